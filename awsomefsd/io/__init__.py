@@ -1,0 +1,1 @@
+"""Where the bytes live, and how they get there and back."""

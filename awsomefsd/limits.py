@@ -1,0 +1,104 @@
+"""Every bound has a name, a unit last in the name, and a relation to the others (asserted at the end)."""
+
+from __future__ import annotations
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+# --- names and attributes (Linux limits) -------------------------------------------------------------------------------
+NAME_BYTES_MAX = 255
+SYMLINK_BYTES_MAX = 4095
+XATTR_NAME_BYTES_MAX = 255
+XATTR_VALUE_BYTES_MAX = 64 * KIB
+XATTRS_BYTES_MAX = 256 * KIB  # of one inode, names and values
+LINKS_MAX = 65_000
+FILE_BYTES_MAX = 1 << 53
+SYMLINK_HOPS_MAX = 40
+
+# --- FUSE ----------------------------------------------------------------------------------------------------------------
+FUSE_WRITE_BYTES_MAX = MIB
+FUSE_HEADER_BYTES_MAX = 4 * KIB  # room before the payload in a slot
+FUSE_READERS = 3  # blocking reader threads, one slot each
+FUSE_SLOTS = FUSE_READERS
+SLOT_REPLY_BYTES_MAX = 4 * KIB  # replies up to this are stored with state "done"
+PARK_BYTES_MAX = 32 * MIB
+PARK_RECALL_BYTES = 4 * MIB  # of PARK_BYTES_MAX, kept for requests that a recall waits for
+OPEN_FILES_MAX = 65_536
+POISON_DEATHS = 2  # a request that was executing at this many deaths is a suspect and runs alone
+WORKER_DEATHS_BEFORE_BACKOFF = 5
+BACKOFF_MS_MAX = 5_000
+
+# --- data ----------------------------------------------------------------------------------------------------------------
+BLOCK_BYTES = 4 * KIB  # checksum unit, and what flushes are padded to
+SEGMENT_BYTES_DEFAULT = 64 * MIB
+SEGMENT_BYTES_MIN = MIB
+SEGMENTS_MIN = 32  # a device that would hold fewer takes smaller segments
+SEGMENTS_RESERVED = 2  # never reserved by writers: metadata of segments, collection
+SEGMENTS_LEASED_AHEAD = 2
+SEGMENTS_PER_SESSION_MAX = 64
+FRAME_BYTES_MAX = MIB  # logical bytes of one frame
+INLINE_BYTES_MAX = 4 * KIB
+EXTENTS_PER_INODE_MAX = 1 << 26
+EXTENTS_PER_COMMIT_MAX = 512
+DIRTY_BYTES_MAX = 96 * MIB  # of the dirty log of one mount
+DIRTY_RECALL_BYTES = 4 * MIB  # of DIRTY_BYTES_MAX, kept for what a recall launders
+DIRTY_FLUSH_BYTES = 24 * MIB  # dirty bytes that start a flush
+DIRTY_AGE_MS_MAX = 5_000
+RESERVE_BATCH_BYTES = 64 * MIB
+READ_AHEAD_BYTES_MAX = 4 * MIB
+READ_CACHE_BYTES_MAX = 24 * MIB
+CHECKSUM_CACHE_BYTES_MAX = 24 * MIB
+
+# --- caches of names in a worker -------------------------------------------------------------------------------------------
+INODES_CACHED_MAX = 50_000
+DENTRIES_CACHED_MAX = 100_000
+DIRECTORY_LISTED_ENTRIES_MAX = 20_000  # larger directories are not cached whole
+
+# --- metadata ------------------------------------------------------------------------------------------------------------
+RPC_FRAME_BYTES_MAX = 4 * MIB
+RPC_INFLIGHT_MAX = 1_024  # of one client
+READDIR_ENTRIES_MAX = 512
+BATCH_ENTRIES_MAX = 512  # proposals in one journal sync
+BATCH_BYTES_MAX = 8 * MIB
+ENTRY_BYTES_MAX = 2 * MIB
+RESULTS_PER_MOUNT_MAX = 4_096  # unacknowledged results; admission refuses more
+ACKS_PER_REQUEST_MAX = 512
+JOURNAL_FILE_BYTES = 16 * MIB
+JOURNAL_RECORD_BYTES_MAX = ENTRY_BYTES_MAX + 4 * KIB
+STORE_MAP_BYTES_MIN = 256 * MIB
+STORE_MAP_USE_MAX_PERCENT = 70
+STORE_COMMIT_ENTRIES = 2_000
+STORE_COMMIT_MS = 1_000
+REAP_EXTENTS_PER_ENTRY = 1_024
+VOLUMES_MAX = 4_096
+VOLUME_NAME_BYTES_MAX = 63
+LOCKS_PER_INODE_MAX = 8_192
+LOCK_WAITERS_PER_INODE_MAX = 1_024
+STREAM_READERS_MAX = 16
+
+# --- sessions and leases ---------------------------------------------------------------------------------------------------
+SESSION_TTL_MS = 10_000
+SESSION_RENEW_MS = 3_000
+SESSION_SELF_FENCE_MS = SESSION_TTL_MS * 2 // 3
+SESSIONS_MAX = 1_024
+CLOCK_JUMP_MS_MAX = 2_000
+
+# --- processes -------------------------------------------------------------------------------------------------------------
+WORKER_MEMORY_BYTES = 256 * MIB
+DAEMON_MEMORY_BYTES = 512 * MIB
+RECONNECT_MS_MIN = 20
+RECONNECT_MS_MAX = 500
+UMOUNT_FLUSH_MS_MAX = 120_000
+
+assert SESSION_RENEW_MS * 2 < SESSION_SELF_FENCE_MS < SESSION_TTL_MS, "two renewals may fail before a session fences itself"
+assert DIRTY_FLUSH_BYTES * 2 < DIRTY_BYTES_MAX - DIRTY_RECALL_BYTES, "flushing starts long before a writer has to wait"
+assert FRAME_BYTES_MAX <= SEGMENT_BYTES_MIN, "a frame fits a segment of any size (in pieces)"
+assert FUSE_WRITE_BYTES_MAX <= DIRTY_RECALL_BYTES, "the largest write fits the part that is kept for recalls"
+assert INLINE_BYTES_MAX <= BLOCK_BYTES
+assert ENTRY_BYTES_MAX + KIB <= RPC_FRAME_BYTES_MAX and ENTRY_BYTES_MAX <= BATCH_BYTES_MAX
+assert JOURNAL_RECORD_BYTES_MAX * 2 <= JOURNAL_FILE_BYTES
+assert XATTR_VALUE_BYTES_MAX < ENTRY_BYTES_MAX
+assert FUSE_SLOTS >= FUSE_READERS
+assert SEGMENTS_MIN > SEGMENTS_RESERVED + SEGMENTS_LEASED_AHEAD
+assert DIRTY_BYTES_MAX + PARK_BYTES_MAX + READ_CACHE_BYTES_MAX + CHECKSUM_CACHE_BYTES_MAX + 64 * MIB <= WORKER_MEMORY_BYTES

@@ -1,0 +1,1 @@
+"""What the names mean, agreed by a quorum."""

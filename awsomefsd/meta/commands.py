@@ -1,0 +1,314 @@
+"""The closed, versioned set of log commands, and the entry that carries one.
+
+Apply is a pure function of (state, entry): time, ids and choices are stamped here by whoever proposes.  A command may be added; the tag
+and the fields of one that was ever written stay (fields may be appended with a default).  tests/golden keeps an encoding of each.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+from msgspec import Struct
+
+from awsomefsd.types import Extent, SegmentProgress
+
+COMMAND_VERSION = 1
+
+
+class Command(Struct, array_like=True, gc=False):
+    """Base of all commands."""
+
+
+class Init(Command, tag=1):
+    """First entry of a cluster."""
+
+    cluster_uuid: str
+    site: int
+
+
+class AddDevice(Command, tag=2):
+    """A formatted device joins the pool; its segments are free."""
+
+    uuid: str
+    bytes: int
+    segment_bytes: int
+    segments: int
+    first_segment_offset: int
+    shared: bool = False
+
+
+class CreateVolume(Command, tag=3):
+    """A volume with an empty root directory (inode 1)."""
+
+    name: str
+    uuid: str
+    quota_bytes: int = 0
+    quota_inodes: int = 0
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+
+
+class SetVolume(Command, tag=4):
+    """-1 leaves a value, "" leaves the name."""
+
+    volume: int
+    quota_bytes: int = -1
+    quota_inodes: int = -1
+    name: str = ""
+
+
+class DeleteVolume(Command, tag=5):
+    """EBUSY while a session holds it; ENOTEMPTY while it has files and `force` is false.  Contents are reaped by Reap entries."""
+
+    volume: int
+    force: bool = False
+
+
+class OpenSession(Command, tag=10):
+    """A worker starts to serve a mount.
+
+    If a live session of this mount exists, the worker takes it over (same id and epoch); segments leased to its predecessor are sealed at
+    their committed length, quarantined unless `predecessor_exited` is proven.  Otherwise a new session with a new epoch, which takes the
+    volume's lease: EBUSY while another live session holds it.
+    """
+
+    mount: int
+    volume: int
+    node: str
+    boot_id: str
+    worker: int  # counts the workers of this mount
+    predecessor_exited: bool = True
+
+
+class EndSession(Command, tag=11):
+    """Ends locks, pins, reservation and leases.  `clean`: its segments are sealed; otherwise sealed and quarantined."""
+
+    session: int
+    epoch: int
+    clean: bool
+
+
+class ClearQuarantine(Command, tag=12):
+    """Proof that no write of this session's workers can still land (process exited and I/O drained, new boot id, operator)."""
+
+    session: int
+    proof: str
+
+
+class LeaseSegments(Command, tag=13):
+    """Up to `count` free segments for the entry's session, freed no later than `safe_index` (every session has passed it)."""
+
+    count: int
+    safe_index: int
+
+
+class Reserve(Command, tag=14):
+    """Promise `bytes` of device space and quota to the entry's session: ENOSPC or EDQUOT if less than `least` can be had.
+
+    Grants between `least` and `bytes`.  Negative `bytes` gives back.
+    """
+
+    volume: int
+    bytes: int
+    least: int
+
+
+class Create(Command, tag=20):
+    """Make any kind of inode under a name.  `mode` holds the S_IFMT bits, umask already applied; EEXIST names no inode.
+
+    With `open_existing` (O_CREAT without O_EXCL) an existing regular file is returned instead.  `pin` opens it for the entry's session.
+    setgid directories: the group is inherited, and the bit too by directories.
+    """
+
+    volume: int
+    parent: int
+    name: bytes
+    mode: int
+    uid: int
+    gid: int
+    rdev: int = 0
+    target: bytes = b""  # of a symbolic link
+    open_existing: bool = False
+
+
+class Link(Command, tag=21):
+    """EPERM for a directory, EMLINK at LINKS_MAX."""
+
+    volume: int
+    ino: int
+    parent: int
+    name: bytes
+
+
+class Unlink(Command, tag=22):
+    """Remove a non-directory name.  `pinned`: the session has the inode open, so the last link makes an orphan row instead of an end."""
+
+    volume: int
+    parent: int
+    name: bytes
+    pinned: bool = False
+
+
+class Rmdir(Command, tag=23):
+    """`pinned` as in Unlink (an open or current directory)."""
+
+    volume: int
+    parent: int
+    name: bytes
+    pinned: bool = False
+
+
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+
+
+class Rename(Command, tag=24):
+    """rename(2) with `flags`; `pinned` speaks of the inode that is replaced."""
+
+    volume: int
+    parent: int
+    name: bytes
+    new_parent: int
+    new_name: bytes
+    flags: int = 0
+    pinned: bool = False
+
+
+SET_MODE, SET_UID, SET_GID, SET_SIZE, SET_ATIME, SET_MTIME, SET_CTIME, SET_KILL_SUIDGID = (1 << bit for bit in range(8))
+
+
+class SetAttr(Command, tag=25):
+    """Change what `mask` names.  A time of None is the entry's time.  SET_KILL_SUIDGID clears setuid, and setgid where group may execute.
+
+    `log`, `sequence`: the dirty log of the mount and its newest record at this moment; commits of records up to it change neither the
+    size nor the times any more (a successor that replays cannot resurrect what was truncated).
+    """
+
+    volume: int
+    ino: int
+    mask: int
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    size: int = 0
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+    log: int = 0
+    sequence: int = 0
+
+
+XATTR_CREATE, XATTR_REPLACE = 1, 2
+
+
+class SetXattr(Command, tag=26):
+    volume: int
+    ino: int
+    name: bytes
+    value: bytes
+    flags: int = 0
+
+
+class RemoveXattr(Command, tag=27):
+    volume: int
+    ino: int
+    name: bytes
+
+
+class ReleaseOrphan(Command, tag=28):
+    """Last close of an inode without names: its pin by the entry's session ends."""
+
+    volume: int
+    inos: list[int]
+
+
+class InodeCommit(Struct, array_like=True, gc=False):
+    """Bytes of one inode become visible.
+
+    Ignored (errno 0) if `sequence` is not newer than what this `log` has committed for the inode or was overtaken by a truncation; ENOENT
+    in the reply if the inode is gone.  `extents` are in order, later ones win; they end inline data, so the first ones must cover it.
+    `inline` patches (offset, bytes) are for inodes without extents (ESTALE otherwise), result at most INLINE_BYTES_MAX.
+    `size` is the file size after these writes if it grew (the machine takes the maximum).
+    """
+
+    ino: int
+    log: int
+    sequence: int
+    size: int
+    mtime_ns: int
+    extents: list[Extent] = []
+    inline: list[tuple[int, bytes]] = []
+
+
+class Commit(Command, tag=30):
+    """Durable bytes become visible; all inodes in one entry.  `consumed_bytes` of the session's reservation are used up."""
+
+    volume: int
+    inodes: list[InodeCommit]
+    consumed_bytes: int
+    segments: list[SegmentProgress]
+
+
+class Reap(Command, tag=31):
+    """Background: free up to REAP_EXTENTS_PER_ENTRY extents of inodes that have no name and no pin, or of deleted volumes."""
+
+    count: int
+
+
+class SetLock(Command, tag=40):
+    """Grant, convert or (lock_type F_UNLCK 2) release a range for the entry's session; EAGAIN if another owner is in the way."""
+
+    volume: int
+    ino: int
+    kind: int
+    owner: int
+    pid: int
+    lock_type: int
+    start: int
+    end: int
+
+
+class RegisterReader(Command, tag=50):
+    """A named reader of the change stream; the log is kept from its cursor on.  Idempotent (keeps an existing cursor)."""
+
+    name: str
+    cursor: int
+
+
+class AdvanceReader(Command, tag=51):
+    name: str
+    cursor: int
+
+
+class RemoveReader(Command, tag=52):
+    name: str
+
+
+AnyCommand = Union[
+    Init, AddDevice, CreateVolume, SetVolume, DeleteVolume, OpenSession, EndSession, ClearQuarantine, LeaseSegments, Reserve,
+    Create, Link, Unlink, Rmdir, Rename, SetAttr, SetXattr, RemoveXattr, ReleaseOrphan, Commit, Reap, SetLock,
+    RegisterReader, AdvanceReader, RemoveReader,
+]  # fmt: skip
+
+
+class Entry(Struct, array_like=True, gc=False):
+    """One entry of the log.  (mount, unique) is the request id; `acks` are ids of the same mount whose results are not needed any more."""
+
+    index: int
+    term: int
+    version: int
+    shard: int
+    site: int
+    stamp: int  # hybrid logical time, see clock.HybridClock
+    time_ns: int  # wall time the operation gets as ctime, mtime
+    mount: int
+    unique: int
+    session: int
+    epoch: int
+    acks: list[int]
+    command: AnyCommand
+
+
+entry_encode = msgspec.msgpack.Encoder().encode
+entry_decode = msgspec.msgpack.Decoder(Entry).decode

@@ -1,0 +1,321 @@
+"""What workers and the daemon say to the metadata service, and what it answers.  docs/PROTOCOL.md is the page for people.
+
+A request is ``Request(call, body)``, an answer ``Answer(call, reply)``; `call` is chosen by the client and unique on its connection.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+from msgspec import Struct
+
+from awsomefsd.meta.commands import AnyCommand
+from awsomefsd.types import Attr, DeviceInfo, Dirent, Extent, Lock, SegmentInfo, StatFs, VolumeInfo
+
+PROTOCOL_VERSION = 1
+
+
+class Message(Struct, array_like=True, gc=False):
+    pass
+
+
+# --- requests ----------------------------------------------------------------------------------------------------------------
+class Hello(Message, tag=1):
+    """First on every connection.  Answered by Welcome, or Failed and the connection closed."""
+
+    version: int
+    mount: int  # 0: a client without a mount (daemon, tools)
+    features: int = 0
+
+
+class Propose(Message, tag=2):
+    """Answered when the command is committed and applied, or at once with the stored result of the same request id."""
+
+    unique: int
+    session: int
+    epoch: int
+    acks: list[int]
+    command: AnyCommand
+
+
+class Lookup(Message, tag=10):
+    """Found, or Failed(ENOENT)."""
+
+    volume: int
+    parent: int
+    name: bytes
+
+
+class GetAttr(Message, tag=11):
+    volume: int
+    ino: int
+
+
+class ReadDir(Message, tag=12):
+    """Entries with cookie > `after`, in cookie order, at most `count`; with attributes if `plus`.  "." and ".." are not among them."""
+
+    volume: int
+    ino: int
+    after: int
+    count: int
+    plus: bool
+
+
+class ReadLink(Message, tag=13):
+    volume: int
+    ino: int
+
+
+class GetXattr(Message, tag=14):
+    """Blob, or Failed(ENODATA)."""
+
+    volume: int
+    ino: int
+    name: bytes
+
+
+class ListXattr(Message, tag=15):
+    volume: int
+    ino: int
+
+
+class GetLayout(Message, tag=16):
+    """Extents that overlap [start, end) in order (holes are gaps), with the segments they name; or the inline data."""
+
+    volume: int
+    ino: int
+    start: int
+    end: int
+
+
+class GetStatFs(Message, tag=17):
+    volume: int
+
+
+class GetSegments(Message, tag=18):
+    segments: list[int]
+
+
+class GetDevices(Message, tag=19):
+    pass
+
+
+class GetVolumes(Message, tag=20):
+    """All volumes, or the one of that name (Failed(ENOENT))."""
+
+    name: str = ""
+
+
+class GetLocks(Message, tag=21):
+    """All locks of a session, as (ino, lock)."""
+
+    session: int
+
+
+class TestLock(Message, tag=22):
+    """Locked(the first lock in the way, or None), for F_GETLK."""
+
+    volume: int
+    ino: int
+    lock: Lock
+
+
+class Renew(Message, tag=23):
+    """Keep a session alive.  Failed(ESTALE) if it has ended.  `seen_index`: nothing older than this is used by the session any more."""
+
+    session: int
+    epoch: int
+    seen_index: int
+
+
+class WaitLock(Message, tag=24):
+    """Like Propose of its SetLock, but answered when it is granted.  Cancel ends it with Failed(EINTR)."""
+
+    unique: int
+    session: int
+    epoch: int
+    acks: list[int]
+    command: AnyCommand
+
+
+class Cancel(Message, tag=25):
+    """End the WaitLock of that request id; not answered itself."""
+
+    unique: int
+
+
+class Follow(Message, tag=26):
+    """Entries with index > `after`, at most `count`; waits up to `wait_ms` for the first."""
+
+    after: int
+    count: int
+    wait_ms: int
+
+
+class GetStatus(Message, tag=27):
+    pass
+
+
+class GetParent(Message, tag=28):
+    """Attr of the parent of a directory, for ".."."""
+
+    volume: int
+    ino: int
+
+
+Body = Union[
+    Hello, Propose, Lookup, GetAttr, ReadDir, ReadLink, GetXattr, ListXattr, GetLayout, GetStatFs, GetSegments, GetDevices,
+    GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent,
+]  # fmt: skip
+
+
+class Request(Struct, array_like=True, gc=False):
+    call: int
+    body: Body
+
+
+# --- replies ----------------------------------------------------------------------------------------------------------------
+class Done(Message, tag=1):
+    pass
+
+
+class Failed(Message, tag=2):
+    """`errno` of errno.h; `detail` for people."""
+
+    errno: int
+    detail: str = ""
+    retry: bool = False
+
+
+class Welcome(Message, tag=3):
+    version: int
+    cluster_uuid: str
+    term: int
+
+
+class Found(Message, tag=4):
+    """An inode; `parent` where the directory changed with it; `created` for Create."""
+
+    attr: Attr
+    parent: Attr | None = None
+    created: bool = False
+
+
+class Removed(Message, tag=5):
+    """After Unlink and Rmdir: the inode as it is now (nlink 0: gone, or an orphan if it was pinned)."""
+
+    attr: Attr
+    parent: Attr
+
+
+class Renamed(Message, tag=6):
+    """`replaced` is the inode that lost the new name (or, with EXCHANGE, the other one)."""
+
+    attr: Attr
+    replaced: Attr | None
+    parent: Attr
+    new_parent: Attr
+
+
+class Committed(Message, tag=7):
+    """Per InodeCommit, in order: errno and, if 0, the inode's attributes now."""
+
+    errnos: list[int]
+    attrs: list[Attr | None]
+
+
+class SessionOpened(Message, tag=8):
+    """`resumed`: the same session as before.  `foreign`: another mount has held the volume since this mount's last session."""
+
+    session: int
+    epoch: int
+    resumed: bool
+    foreign: bool
+    ttl_ms: int
+    volume: VolumeInfo
+    reserved_bytes: int = 0
+
+
+class SegmentsLeased(Message, tag=9):
+    segments: list[SegmentInfo]
+
+
+class Reserved(Message, tag=10):
+    bytes: int
+
+
+class Entries(Message, tag=11):
+    """A page of a directory; `end` if nothing follows."""
+
+    entries: list[Dirent]
+    end: bool
+
+
+class Blob(Message, tag=12):
+    data: bytes
+
+
+class Names(Message, tag=13):
+    names: list[bytes]
+
+
+class Layout(Message, tag=14):
+    size: int
+    extents: list[Extent]
+    segments: list[SegmentInfo]
+    inline: bytes | None = None
+
+
+class StatFsReply(Message, tag=15):
+    stat: StatFs
+
+
+class Segments(Message, tag=16):
+    segments: list[SegmentInfo]
+
+
+class Devices(Message, tag=17):
+    devices: list[DeviceInfo]
+
+
+class Volumes(Message, tag=18):
+    volumes: list[VolumeInfo]
+
+
+class Locks(Message, tag=19):
+    locks: list[tuple[int, Lock]]
+
+
+class Locked(Message, tag=20):
+    lock: Lock | None
+
+
+class Changes(Message, tag=21):
+    """Encoded entries in order, `first_kept` the oldest index still in the log, `last` the newest applied."""
+
+    entries: list[bytes]
+    first_kept: int
+    last: int
+
+
+class Status(Message, tag=22):
+    """Figures by name, for `status` and metrics."""
+
+    figures: dict[str, int | float | str]
+
+
+class Made(Message, tag=23):
+    """The small id of a new volume or device."""
+
+    number: int
+
+
+Reply = Union[
+    Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
+    StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made,
+]  # fmt: skip
+
+
+class Answer(Struct, array_like=True, gc=False):
+    call: int
+    reply: Reply
