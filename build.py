@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""The one entry point of the checkout: set up and show (up, down), test, lint, bench, soak.
+
+Standard library only, and parses on Python 3.9, so that it can start anywhere; it then re-executes itself under Python 3.11 or later,
+or names the package that brings one.  What it does is in buildtools/.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+NEEDED = (3, 11)
+CANDIDATES = ["python3." + str(minor) for minor in (13, 12, 11, 14, 15)] + ["python3"]
+
+
+def works(python):
+    """Whether this interpreter runs and is new enough (a name in PATH may be a shim that does neither)."""
+    code = "import sys; sys.exit(sys.version_info < %r)" % (NEEDED,)
+    try:
+        return subprocess.run([python, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    except OSError:
+        return False
+
+
+def find_python():
+    """A Python that is new enough: the checkout's own first, then the names in PATH and the usual places."""
+    paths = [os.path.join(HERE, ".venv", "bin", "python")]
+    paths += [shutil.which(name) or "" for name in CANDIDATES]
+    paths += [os.path.join(folder, name) for folder in ("/usr/bin", "/usr/local/bin") for name in CANDIDATES]
+    return next((path for path in paths if path and os.path.exists(path) and works(path)), None)
+
+
+def package_to_install():
+    """The command that brings a new enough Python on this distribution."""
+    if shutil.which("apt-get"):
+        return "apt-get update && apt-get install -y python3.11 python3.11-venv"
+    if shutil.which("dnf"):
+        return "dnf install -y python3.11"
+    return "install Python 3.11 or later with your package manager"
+
+
+def ensure_version():
+    if sys.version_info >= NEEDED:
+        return
+    found = find_python()
+    if found is None or os.environ.get("AWSOMEFS_BUILD_REEXEC"):
+        own = "%d.%d" % sys.version_info[:2]
+        sys.exit("build.py needs Python 3.11 or later, this is %s and no other was found: %s" % (own, package_to_install()))
+    os.environ["AWSOMEFS_BUILD_REEXEC"] = "1"
+    os.execv(found, [found, os.path.abspath(__file__), *sys.argv[1:]])
+
+
+def parser():
+    top = argparse.ArgumentParser(prog="build.py", description="awsomefsd: set up and show, test, lint, bench")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    default = os.path.join(os.getcwd(), ".awsomefs-demo")
+    up = commands.add_parser("up", help="prepare everything, start a node, mount a volume, demonstrate that kills harm nobody")
+    up.add_argument("--dir", default=default, help="everything of this node lives here (default ./.awsomefs-demo)")
+    up.add_argument("--size", default="8G", help="size of the sparse file that is the device (default 8G)")
+    down = commands.add_parser("down", help="unmount, stop and remove all of it")
+    down.add_argument("--dir", default=default, help="the directory that was given to up")
+    test = commands.add_parser("test", help="all tests; arguments go to pytest", add_help=False)
+    test.add_argument("rest", nargs=argparse.REMAINDER)
+    commands.add_parser("lint", help="ruff, mypy, import contracts, lengths, dead code")
+    bench = commands.add_parser("bench", help="figures beside ext4 and a null FUSE server, as ratios")
+    bench.add_argument("--quick", action="store_true", help="fewer operations and runs; figures are rough")
+    bench.add_argument("--json", default="", help="write the figures to this file too")
+    soak = commands.add_parser("soak", help="the tests marked soak: longer kill runs", add_help=False)
+    soak.add_argument("rest", nargs=argparse.REMAINDER)
+    return top
+
+
+def main():
+    ensure_version()
+    words = sys.argv[1:]
+    chosen = parser().parse_args(words[:1] if words[:1] in (["test"], ["soak"]) else words)
+    sys.path.insert(0, HERE)
+    from buildtools import commands
+    from buildtools.say import BuildError, bad
+
+    try:
+        return commands.run(chosen, words[1:])
+    except BuildError as err:
+        bad(str(err))
+        return 1
+    except KeyboardInterrupt:
+        bad("interrupted; run the same command again, or: python3 build.py down")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

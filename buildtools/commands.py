@@ -1,0 +1,84 @@
+"""The commands of build.py: each prepares what it needs, then runs the program that does it under the venv's interpreter."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from pathlib import Path
+
+from buildtools import lint, prepare
+from buildtools.nodes import Node
+from buildtools.say import CHECKOUT, bad, good, line, parse_size, size, step
+
+COPY_BYTES_MAX = 300 << 20
+SECONDS_FIRST, SECONDS_AGAIN = 180, 75
+
+
+def _program(*words: str | os.PathLike[str]) -> int:
+    """A program of the checkout under the venv's interpreter, with this terminal."""
+    env = dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)}
+    try:
+        return subprocess.run([prepare.PYTHON, *words], env=env, cwd=CHECKOUT, check=False).returncode
+    except KeyboardInterrupt:
+        return 130
+
+
+def up(directory: Path, size_text: str) -> int:
+    size_bytes = parse_size(size_text)
+    step("What this will do")
+    ready = prepare.venv_is_current()
+    line(f"  about {SECONDS_AGAIN if ready else SECONDS_FIRST} s; up to {size(COPY_BYTES_MAX * 4)} of disk below {directory}")
+    line(f"  (the device is a sparse file of {size(size_bytes)}) and {'nothing more' if ready else '300 MiB in .venv of the checkout'}")
+    step("Checks")
+    blockers = prepare.check_host()
+    if blockers:
+        for text in blockers:
+            bad(text)
+        return 1
+    prepare.check_disk(directory, COPY_BYTES_MAX * 4)
+    prepare.packages()
+    prepare.venv(extras=(CHECKOUT / ".venv" / prepare.STAMP).exists() and prepare.has_test_extras())
+    return _program("-m", "buildtools.demo", "--dir", directory, "--size", str(size_bytes))
+
+
+def down(directory: Path) -> int:
+    if not directory.exists():
+        good(f"{directory} is not there: nothing to do")
+        return 0
+    Node(directory).destroy()
+    good(f"{directory}: unmounted, stopped and removed")
+    return 0
+
+
+def _prepare_for_tests() -> None:
+    if os.geteuid() == 0:
+        prepare.packages(tests=True)
+    prepare.venv(extras=True)
+
+
+def test(arguments: list[str]) -> int:
+    _prepare_for_tests()
+    return _program("-m", "pytest", "--durations=20", "-ra", "-m", "not soak", *arguments)
+
+
+def soak(arguments: list[str]) -> int:
+    _prepare_for_tests()
+    return _program("-m", "pytest", "--durations=20", "-ra", "-m", "soak", "--timeout=14400", *arguments)
+
+
+def run(chosen: argparse.Namespace, arguments: list[str]) -> int:
+    if chosen.command == "up":
+        return up(Path(chosen.dir).absolute(), chosen.size)
+    if chosen.command == "down":
+        return down(Path(chosen.dir).absolute())
+    if chosen.command == "test":
+        return test(arguments)
+    if chosen.command == "soak":
+        return soak(arguments)
+    if chosen.command == "lint":
+        prepare.venv(extras=True)
+        return lint.main()
+    _prepare_for_tests()
+    words = ["--quick"] if chosen.quick else []
+    return _program("-m", "tests.bench.bench", *words, *(["--json", os.path.abspath(chosen.json)] if chosen.json else []))

@@ -1,0 +1,269 @@
+"""One node in one directory: its processes, device, volume and mount; what `up`, `down`, the tests and the benchmark all stand on.
+
+Layout of D: state, run, log, mnt, device.img, disk (a link to the loop device, so that another number after a reboot changes nothing),
+env, and a marker file without which `down` refuses to delete.  Every method looks at what is there and repairs only what is missing,
+so calling it again is harmless.  Crash window: whatever stops half way is found again by the marker in the environment of the
+processes (procs.py), by the backing file of the loop device and by the mount table, so `destroy` needs no memory of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from buildtools import loops, procs
+from buildtools.say import CHECKOUT, BuildError
+
+MARKER = ".awsomefs-node"
+VOLUME = "demo"
+START_S = 30.0
+STOP_S = 20.0
+
+
+def await_true(what: str, check: Callable[[], Any], timeout_s: float, pause_s: float = 0.01) -> Any:
+    """The first true value of `check`; BuildError after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise BuildError(f"{what}: not within {timeout_s:.0f} s")
+        time.sleep(pause_s)
+
+
+class Node:
+    """`pins` goes into AWSOMEFSD_FUSE_PINS; `use_loop` False takes the image file itself as the device."""
+
+    def __init__(
+        self, directory: Path, *, size_bytes: int = 8 << 30, pins: str = "", use_loop: bool | None = None, volume: str = VOLUME
+    ) -> None:
+        self.directory = directory.absolute()
+        self.state, self.run, self.log = (self.directory / name for name in ("state", "run", "log"))
+        self.mountpoint = self.directory / "mnt"
+        self.image, self.disk = self.directory / "device.img", self.directory / "disk"
+        self.size_bytes = size_bytes
+        self.pins = pins
+        self.use_loop = loops.usable() if use_loop is None else use_loop
+        self.volume = volume
+        own = CHECKOUT / ".venv" / "bin"
+        self.python = str(own / "python") if (own / "python").exists() else sys.executable
+        self.program = [str(own / "awsomefsd")] if (own / "awsomefsd").exists() else [self.python, "-m", "awsomefsd"]
+
+    # --- the CLI against this node ----------------------------------------------------------------------------------------
+    @property
+    def command(self) -> list[str]:
+        return [*self.program, "--state-dir", str(self.state), "--run-dir", str(self.run)]
+
+    def environment(self) -> dict[str, str]:
+        """For CLI calls: no setting of the caller's shell may point at another node."""
+        env = {key: value for key, value in os.environ.items() if not key.startswith("AWSOMEFSD_") and key != procs.MARK}
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), env.get("PYTHONPATH", "")]))
+        if self.pins:
+            env["AWSOMEFSD_FUSE_PINS"] = self.pins
+        return env
+
+    def cli(self, *words: str, timeout_s: float = 60, accept: tuple[int, ...] = (0,), stdin: str = "") -> str:
+        """Run one CLI command; its standard output.  An exit code that is not in `accept` is a BuildError with what it said."""
+        argv = [*self.command, *words]
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, env=self.environment(), input=stdin, check=False)
+        except FileNotFoundError:
+            raise BuildError(f"{argv[0]} is not there: python3 build.py up prepares it") from None
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"awsomefsd {' '.join(words)}: no end within {timeout_s:.0f} s") from None
+        if done.returncode not in accept:
+            raise BuildError(f"awsomefsd {' '.join(words)} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}")
+        return done.stdout
+
+    def ask(self, *words: str, **kwargs: Any) -> Any:
+        """A CLI command's JSON."""
+        return json.loads(self.cli(*words, "-o", "json", **kwargs))
+
+    # --- processes --------------------------------------------------------------------------------------------------------
+    def pids(self, role: str) -> list[int]:
+        return procs.pids(str(self.directory), role)
+
+    def pid(self, role: str, timeout_s: float = START_S) -> int:
+        return int(await_true(f"a {role} process", lambda: self.pids(role), timeout_s)[0])
+
+    def kill(self, *roles: str) -> dict[str, int]:
+        """SIGKILL one process of each role, together.  Returns role -> pid that was hit; a role that was not there is a BuildError."""
+        wanted = {self.pid(role): role for role in roles}
+        descriptors = {pid: os.pidfd_open(pid) for pid in wanted}
+        try:
+            for pid in wanted:
+                signal.pidfd_send_signal(descriptors[pid], signal.SIGKILL)
+        except ProcessLookupError:
+            raise BuildError(f"one of {roles} was gone before it was killed") from None
+        finally:
+            for descriptor in descriptors.values():
+                os.close(descriptor)
+        return {role: pid for pid, role in wanted.items()}
+
+    def replaced(self, role: str, old_pid: int, timeout_s: float = START_S) -> int:
+        """The pid of the process that took the place of `old_pid`: the proof that a kill hit."""
+
+        def look() -> int:
+            now = [pid for pid in self.pids(role) if pid != old_pid]
+            return now[0] if now and not procs.alive(old_pid) else 0
+
+        return int(await_true(f"a new {role} after {old_pid}", look, timeout_s, 0.005))
+
+    def kill_everything(self) -> list[int]:
+        """As a machine's death: SIGKILL all, supervisor first so that it restarts nothing; returns the pids."""
+        hit: list[int] = []
+        for _ in range(50):
+            left = procs.owned(str(self.directory))
+            if not left:
+                return hit
+            first = sorted(left, key=lambda pid: ("supervisor", "keeper", "worker", "daemon", "").index(left[pid]))
+            hit += procs.kill(str(self.directory), {pid: left[pid] for pid in first})
+            procs.wait_gone(str(self.directory), 0.2)
+        raise BuildError(f"processes that SIGKILL does not end: {procs.owned(str(self.directory))}")
+
+    # --- up ---------------------------------------------------------------------------------------------------------------
+    def prepare(self) -> None:
+        """Directories and marker.  A directory with other people's files is refused."""
+        if self.directory.exists() and any(self.directory.iterdir()) and not (self.directory / MARKER).exists():
+            raise BuildError(f"{self.directory} is not empty and not one of ours (no {MARKER} in it); choose another --dir")
+        for path in (self.directory, self.state, self.run, self.log):
+            path.mkdir(parents=True, exist_ok=True)
+        if not self.mounted():
+            self.mountpoint.mkdir(exist_ok=True)
+        (self.directory / MARKER).write_text("a node of awsomefsd; build.py down deletes this directory\n")
+
+    def attach(self) -> Path:
+        """The device: a loop device over the sparse image, or the image itself; the same name again after a reboot."""
+        if not self.image.exists():
+            with self.image.open("wb") as file:
+                file.truncate(self.size_bytes)
+        if not self.use_loop:
+            return self.image
+        target = loops.attach(self.image)
+        if not self.disk.is_symlink() or os.readlink(self.disk) != target:
+            self.disk.unlink(missing_ok=True)
+            self.disk.symlink_to(target)
+        return self.disk
+
+    def start(self) -> float:
+        """The supervisor, which keeps keeper and daemon.  Returns the seconds until the daemon answered."""
+        began = time.monotonic()
+        if not (self.state / "node.json").exists():
+            self.cli("init")
+        if not self.pids("supervisor"):
+            env = self.environment() | {procs.MARK: str(self.directory)}
+            with (self.log / "supervisor.log").open("ab") as log:
+                subprocess.Popen(
+                    [*self.command, "supervise", "--log-dir", str(self.log)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=env,
+                    cwd="/",
+                    start_new_session=True,  # survives the terminal
+                )
+        self.await_daemon()
+        return time.monotonic() - began
+
+    def await_daemon(self, timeout_s: float = START_S) -> None:
+        """Wait until the daemon answers the admin API."""
+
+        def answers() -> bool:
+            done = subprocess.run([*self.command, "status"], capture_output=True, env=self.environment(), timeout=START_S, check=False)
+            return done.returncode in (0, 3)
+
+        await_true("the admin socket", (self.run / "admin.sock").exists, timeout_s)
+        await_true(f"an answering daemon (logs in {self.log})", answers, timeout_s)
+
+    def provision(self) -> None:
+        """Device and volume, each only if missing."""
+        if not self.ask("device", "ls"):
+            self.cli("device", "add", str(self.attach()))
+        if self.volume not in {row["name"] for row in self.ask("volume", "ls")}:
+            self.cli("volume", "create", self.volume)
+
+    def mounted(self) -> bool:
+        wanted = str(self.mountpoint).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011").replace("\n", "\\012")
+        with open("/proc/self/mounts") as table:
+            return any(row.split(" ")[1] == wanted for row in table)
+
+    def mount(self) -> None:
+        if self.mounted():
+            try:
+                os.stat(self.mountpoint)
+                return
+            except OSError:  # the keeper that held it is gone for good: the dead mount makes room
+                self.detach_mount()
+        self.mountpoint.mkdir(exist_ok=True)
+        self.cli("mount", self.volume, str(self.mountpoint))
+
+    def up(self) -> None:
+        self.prepare()
+        self.attach()
+        self.start()
+        self.provision()
+        self.mount()
+
+    # --- down -------------------------------------------------------------------------------------------------------------
+    def umount(self) -> None:
+        if self.mounted():
+            self.cli("umount", str(self.mountpoint), timeout_s=180)
+            await_true("the end of the mount", lambda: not self.mounted(), 10)
+            await_true("the end of the worker", lambda: not self.pids("worker"), STOP_S)
+
+    def detach_mount(self) -> None:
+        """Take the mount out of the tree whatever state it is in."""
+        for _ in range(8):
+            if not self.mounted():
+                return
+            subprocess.run(["umount", "-l", str(self.mountpoint)], capture_output=True, check=False)
+        raise BuildError(f"umount -l {self.mountpoint} does not end the mount")
+
+    def stop(self) -> None:
+        """SIGTERM to the supervisor, which ends daemon and keeper; whatever stays after STOP_S is killed."""
+        everything = procs.owned(str(self.directory))
+        supervisors = {pid: role for pid, role in everything.items() if role == "supervisor"}
+        procs.kill(str(self.directory), supervisors or everything, signal.SIGTERM)
+        if procs.wait_gone(str(self.directory), STOP_S):
+            self.kill_everything()
+
+    def destroy(self) -> None:
+        """Everything of this node goes: mount, processes, loop device, directory.  Never anything of another."""
+        if not (self.directory / MARKER).exists():
+            raise BuildError(f"{self.directory} is not one of ours (no {MARKER} in it): nothing was deleted")
+        with contextlib.suppress(BuildError):
+            self.umount()
+        self.detach_mount()
+        self.stop()
+        for device in loops.of_file(self.image):
+            loops.detach(device)
+        await_true("the loop device to go", lambda: not loops.of_file(self.image), 10)
+        with open("/proc/self/mounts") as table:
+            if any(row.split(" ")[1].startswith(f"{self.directory}/") for row in table):
+                raise BuildError(f"something is still mounted below {self.directory}: nothing was deleted")
+        shutil.rmtree(self.directory)
+
+    # --- for scripts ------------------------------------------------------------------------------------------------------
+    def write_env(self) -> Path:
+        """D/env: what scripts source.  The variables are commands of plain words: `$WORKER_PIDS` and `eval "$WORKER_PIDS"` both work."""
+        program = [self.python, str(CHECKOUT / "buildtools" / "procs.py"), str(self.directory)]
+        rows = {
+            "AWSOMEFSD": shlex.join(self.command),
+            "MOUNT": str(self.mountpoint),
+            "WORKER_PIDS": shlex.join([*program, "worker"]),
+            "DAEMON_PIDS": shlex.join([*program, "daemon"]),
+        }
+        path = self.directory / "env"
+        path.write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in rows.items()))
+        return path

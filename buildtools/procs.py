@@ -1,0 +1,93 @@
+# ruff: noqa: T201
+"""Which processes belong to a node directory, and nothing but those.
+
+Every process of a node inherits one environment variable that names its directory, so ownership is read from /proc/<pid>/environ and
+never from a stored number: after a reboot a pid file may name a stranger's process, an environment cannot.  Children of children (a
+worker started by a keeper that a supervisor restarted) are found too.  Rejected: pid files (stale), names (they hit other nodes).
+
+As a program: ``procs.py DIR ROLE`` prints the pids, one a line; that is what WORKER_PIDS and DAEMON_PIDS in D/env run.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+MARK = "AWSOMEFS_NODE_DIR"
+ROLES = {"supervise": "supervisor", "supervisor": "supervisor", "keeper": "keeper", "run": "daemon", "daemon": "daemon", "worker": "worker"}
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def role_of(pid: int) -> str:
+    """supervisor, keeper, daemon, worker, or "" for what is none of them."""
+    for word in _read(f"/proc/{pid}/cmdline").split(b"\0")[1:]:
+        name = os.path.basename(os.fsdecode(word)).removesuffix(".py").rpartition(".")[2]
+        if name in ROLES:
+            return ROLES[name]
+    return ""
+
+
+def alive(pid: int) -> bool:
+    """Running: there, and neither a zombie nor dead."""
+    status = _read(f"/proc/{pid}/stat").rpartition(b") ")[2]
+    return status[:1] not in (b"", b"Z", b"X")
+
+
+def owned(directory: str) -> dict[int, str]:
+    """Every live process of the node in `directory`, with its role."""
+    mark = b"\0" + MARK.encode() + b"=" + os.fsencode(os.path.abspath(directory)) + b"\0"
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and mark in b"\0" + _read(f"/proc/{entry}/environ"):
+            pid = int(entry)
+            if alive(pid):
+                found[pid] = role_of(pid)
+    return found
+
+
+def pids(directory: str, role: str) -> list[int]:
+    return sorted(pid for pid, of in owned(directory).items() if of == role)
+
+
+def kill(directory: str, wanted: dict[int, str], number: int = signal.SIGKILL) -> list[int]:
+    """Signal those of `wanted` that still belong to the node; returns the pids that were hit."""
+    hit = []
+    for pid in wanted:
+        try:
+            descriptor = os.pidfd_open(pid)  # holds the identity while ownership is checked: the number cannot be reused in between
+        except OSError:
+            continue
+        try:
+            if pid in owned(directory):
+                signal.pidfd_send_signal(descriptor, number)
+                hit.append(pid)
+        except OSError:
+            pass
+        finally:
+            os.close(descriptor)
+    return hit
+
+
+def wait_gone(directory: str, timeout_s: float) -> dict[int, str]:
+    """Wait until no process of the node is left; returns those that stayed."""
+    deadline = time.monotonic() + timeout_s
+    left = owned(directory)
+    while left and time.monotonic() < deadline:
+        time.sleep(0.02)  # no event covers processes that are not our children
+        left = owned(directory)
+    return left
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3 or sys.argv[2] not in ROLES.values():
+        sys.exit("usage: procs.py DIR supervisor|keeper|daemon|worker")
+    print("\n".join(str(pid) for pid in pids(sys.argv[1], sys.argv[2])))
