@@ -1,0 +1,274 @@
+"""Settings of a node: built-in values, then one file, then the environment, then the command line; the later one wins.
+
+The file is /etc/awsomefsd/awsomefsd.toml (or .yaml, .yml), or what AWSOMEFSD_CONFIG or --config names; without one everything has a value.
+The environment names a key by its path: AWSOMEFSD_STATE_DIR, AWSOMEFSD_LOG_LEVEL (or AWSOMEFSD_LOG__LEVEL); with _FILE appended the value
+is read from that file (secrets mounted by an orchestrator).  Anything unknown is an error that names the key and the nearest one we know:
+a mistyped state_dir that is silently ignored would start an empty node.
+
+Only the daemon and the CLI import this module (pydantic costs a worker its start time); a worker gets what it needs in its start message.
+"""
+
+from __future__ import annotations
+
+import difflib
+import grp
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
+)
+
+from awsomefsd.errors import ConfigError
+from awsomefsd.limits import DAEMON_MEMORY_BYTES, MIB, READ_AHEAD_BYTES_MAX, WORKER_MEMORY_BYTES
+from awsomefsd.sizes import parse_bytes
+
+DEFAULT_FILES = tuple(Path("/etc/awsomefsd") / f"awsomefsd.{suffix}" for suffix in ("toml", "yaml", "yml"))
+PREFIX = "AWSOMEFSD_"
+# Read elsewhere, not settings: the path of the file itself, pins of the FUSE negotiation, and switches of the test suite.
+NOT_SETTINGS = frozenset({"AWSOMEFSD_CONFIG", "AWSOMEFSD_DEBUG", "AWSOMEFSD_FUSE_PINS", "AWSOMEFSD_SEED", "AWSOMEFSD_UPDATE_GOLDEN"})
+# A Kubernetes service named "awsomefsd" puts these into every pod of its namespace; AWSOMEFSD_TEST_ is free for test rigs.
+NOT_SETTINGS_PREFIXES = ("AWSOMEFSD_SERVICE_", "AWSOMEFSD_PORT", "AWSOMEFSD_TEST_")
+
+
+def _size(value: Any) -> Any:
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))
+
+
+def _listen(value: str) -> str:
+    if value in ("", "unix") or (value.startswith("unix:/") and len(value) > len("unix:/")):
+        return value
+    host, _, port = value.rpartition(":")
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback or not port.isdecimal() or not 0 <= int(port) <= 65_535:
+        raise ValueError('write "" (off), "unix", "unix:/path", or a local address such as "127.0.0.1:9310"')
+    return value
+
+
+def _group(value: str | None) -> str | None:
+    if value:
+        try:
+            grp.getgrnam(value)
+        except KeyError:
+            raise ValueError(
+                f"there is no group {value!r} on this machine; create it with groupadd, or leave admin_group out (root only)"
+            ) from None
+    return value or None
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+Directory = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LogSettings(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class MetricsSettings(Section):
+    listen: Annotated[str, AfterValidator(_listen)] = ""
+
+
+class MemorySettings(Section):
+    daemon: Annotated[Size, Field(ge=128 * MIB)] = DAEMON_MEMORY_BYTES
+    worker: Annotated[Size, Field(ge=WORKER_MEMORY_BYTES)] = WORKER_MEMORY_BYTES
+
+
+class MountSettings(Section):
+    options: str = ""
+    readahead: Annotated[Size, Field(ge=0, le=READ_AHEAD_BYTES_MAX)] = READ_AHEAD_BYTES_MAX
+
+
+class Settings(BaseSettings):
+    """All keys; docs/OPERATIONS.md has the same table for people."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    state_dir: Directory = Path("/var/lib/awsomefsd")
+    run_dir: Directory = Path("/run/awsomefsd")
+    site: Annotated[int, Field(ge=0, le=255)] = 0
+    admin_group: Annotated[str | None, AfterValidator(_group)] = None
+    log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    memory: MemorySettings = MemorySettings()
+    mount: MountSettings = MountSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        assert isinstance(init_settings, InitSettingsSource)
+        chosen = init_settings.init_kwargs
+        inputs: Inputs = chosen.pop("inputs", None) or Inputs({}, None)
+        sources: list[PydanticBaseSettingsSource] = [init_settings, EnvironmentSource(settings_cls, inputs.environ)]
+        if inputs.file is not None:
+            sources.append(_file_source(settings_cls, inputs.file))
+        return tuple(sources)
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.run_dir / "admin.sock"
+
+    @property
+    def meta_socket(self) -> Path:
+        return self.run_dir / "meta.sock"
+
+    @property
+    def keeper_socket(self) -> Path:
+        return self.run_dir / "keeper.sock"
+
+
+class Inputs:
+    """Where settings are read from in one `load`."""
+
+    __slots__ = ("environ", "file")
+
+    def __init__(self, environ: Mapping[str, str], file: Path | None) -> None:
+        self.environ = environ
+        self.file = file
+
+
+def key_paths(model: type[BaseModel] = Settings) -> Iterator[tuple[str, ...]]:
+    """Every key as its path: ("state_dir",), ("log", "level"), …"""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from ((name, *rest) for rest in key_paths(field.annotation))
+        else:
+            yield (name,)
+
+
+def _variables() -> dict[str, tuple[str, ...]]:
+    return {PREFIX + "_".join(path).upper(): path for path in key_paths()}
+
+
+class EnvironmentSource(PydanticBaseSettingsSource):
+    """AWSOMEFSD_<KEY> and AWSOMEFSD_<KEY>_FILE.  Raises ConfigError for a variable that is neither."""
+
+    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self._environ = environ
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False  # the base class asks for it; __call__ answers for all fields at once
+
+    def __call__(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for _variable, path, text in _from_environment(self._environ):
+            place = values
+            for part in path[:-1]:
+                place = place.setdefault(part, {})
+            place[path[-1]] = text
+        return values
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    known = _variables()
+    seen: dict[tuple[str, ...], str] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS or variable.startswith(NOT_SETTINGS_PREFIXES):
+            continue
+        plain = variable.replace("__", "_")
+        path, text = known.get(plain), environ[variable]
+        if path is None and plain.endswith("_FILE"):
+            path = known.get(plain.removesuffix("_FILE"))
+            text = _read_value(variable, text) if path else text
+        if path is None:
+            raise ConfigError(f"{variable} in the environment is no setting{_nearest(plain, known)}; unset it or correct the name")
+        if path in seen:
+            raise ConfigError(f"{seen[path]} and {variable} both set {'.'.join(path)}; unset one of them")
+        seen[path] = variable
+        yield variable, path, text
+
+
+def _read_value(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"{variable} names {path}, which cannot be read: {err}; correct the path or unset the variable") from err
+
+
+def _nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _file_source(settings_cls: type[BaseSettings], path: Path) -> PydanticBaseSettingsSource:
+    if path.suffix not in (".toml", ".yaml", ".yml"):
+        raise ConfigError(f"{path}: a configuration file is called .toml, .yaml or .yml; rename it")
+    try:
+        path.read_bytes()
+        if path.suffix == ".toml":
+            return TomlConfigSettingsSource(settings_cls, toml_file=path)
+        return YamlConfigSettingsSource(settings_cls, yaml_file=path)
+    except OSError as err:
+        raise ConfigError(f"cannot read {path}: {err.strerror}; correct --config or AWSOMEFSD_CONFIG") from err
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as err:
+        raise ConfigError(f"{path} cannot be parsed: {str(err).replace(chr(10), ' ')}") from err
+
+
+def find_file(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """The configuration file to read, None if there is none.  Raises ConfigError if the choice is not clear."""
+    named = explicit or (Path(environ["AWSOMEFSD_CONFIG"]) if environ.get("AWSOMEFSD_CONFIG") else None)
+    if named is not None:
+        return named
+    present = [path for path in DEFAULT_FILES if path.exists()]
+    if len(present) > 1:
+        raise ConfigError(f"{present[0]} and {present[1]} both exist; keep one of them")
+    return present[0] if present else None
+
+
+def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """The settings of this node; `overrides` (from the command line) win, those that are None are left out.  Raises ConfigError only."""
+    environ = os.environ if environ is None else environ
+    file = find_file(file, environ)
+    chosen = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return Settings(inputs=Inputs(environ, file), **chosen)  # type: ignore[call-arg]
+    except ValidationError as err:
+        raise ConfigError("\n".join(_explain(dict(error), environ, file) for error in err.errors())) from err
+
+
+def _explain(error: dict[str, Any], environ: Mapping[str, str], file: Path | None) -> str:
+    path = tuple(str(part) for part in error["loc"])
+    where = origin(path, environ, file)
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key} in {where}{_nearest(key, {'.'.join(known) for known in key_paths()})}; remove or correct it"
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key} = {error['input']!r} in {where}: {message[:1].lower()}{message[1:]}"
+
+
+def origin(path: tuple[str, ...], environ: Mapping[str, str] | None = None, file: Path | None = None) -> str:
+    """Where the value of a key comes from, for people (an override of the command line is not seen here)."""
+    for variable, known, _text in _from_environment(os.environ if environ is None else environ):
+        if known == path:
+            return f"the environment ({variable})"
+    return str(file) if file is not None else "the command line"

@@ -1,0 +1,111 @@
+"""Who this node is: state_dir/node.json, written once by `init` and never changed after; and the lock on the state directory.
+
+The lock is an flock on state_dir/lock, held by the daemon for its life and by `fsck` for its run, so that two processes never write one
+journal.  The kernel drops it with the process, however it ends; a pid file was rejected because it outlives a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from awsomefsd import durable
+from awsomefsd.errors import AlreadyExists, Corrupt, FormatTooNew, NotFound, Refused
+
+FORMAT_VERSION = 1
+SITE_MAX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The identity of this node.  `format` is the version of the whole state directory."""
+
+    cluster: str
+    node: str
+    site: int
+    format: int = FORMAT_VERSION
+
+
+def identity_path(state_dir: Path) -> Path:
+    return state_dir / "node.json"
+
+
+def init(state_dir: Path, site: int = 0) -> Node:
+    """Make a cluster of one.  Raises AlreadyExists if this state directory has an identity: it is never replaced."""
+    path = identity_path(state_dir)
+    make_directory(state_dir, 0o700)
+    with StateLock(state_dir):
+        if path.exists():
+            existing = load(state_dir)
+            raise AlreadyExists(
+                f"{state_dir} already belongs to node {existing.node} of cluster {existing.cluster}; "
+                "start it with `awsomefsd run`, or choose another --state-dir"
+            )
+        node = Node(cluster=str(uuid.uuid4()), node=str(uuid.uuid4()), site=site)
+        durable.write_json(path, asdict(node))
+    return node
+
+
+def load(state_dir: Path) -> Node:
+    """Raises NotFound before `init`, Corrupt or FormatTooNew for a file this build cannot read."""
+    path = identity_path(state_dir)
+    value = durable.read_json(path)
+    if value is None:
+        raise NotFound(f"{state_dir} has no node identity; make one with `awsomefsd init` (or check --state-dir)")
+    if isinstance(value.get("format"), int) and value["format"] > FORMAT_VERSION:
+        raise FormatTooNew(f"{path} has format {value['format']}, this build knows {FORMAT_VERSION}; upgrade awsomefsd on this node")
+    try:
+        node = Node(
+            cluster=str(uuid.UUID(value["cluster"])), node=str(uuid.UUID(value["node"])), site=value["site"], format=value["format"]
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); restore it from a backup") from err
+    if not (isinstance(node.site, int) and isinstance(node.format, int)):
+        raise Corrupt(f"{path} is damaged (site and format are numbers); restore it from a backup")
+    return node
+
+
+def boot_id() -> str:
+    """Constant from boot to boot: what ran under another boot id has certainly ended."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def make_directory(directory: Path, mode: int) -> None:
+    try:
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as err:
+        raise Refused(
+            f"cannot make {directory}: {err.strerror}; run as root, or choose other directories with --state-dir and --run-dir"
+        ) from err
+
+
+class StateLock:
+    """The exclusive lock on a state directory; a context manager.  Raises Refused at once if another process holds it."""
+
+    def __init__(self, state_dir: Path, what: str = "this command") -> None:
+        try:
+            self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as err:
+            raise Refused(f"cannot open {state_dir / 'lock'}: {err.strerror}; run as root, or check --state-dir") from err
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise Refused(f"{state_dir} is in use by process {holder}; {what} needs it alone: stop the daemon first") from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> StateLock:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.release()

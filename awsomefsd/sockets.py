@@ -1,0 +1,108 @@
+"""Unix sockets at any path, who is at the other end, and the word that systemd waits for.
+
+A unix address holds 107 bytes; a deeper path is reached through /proc/self/fd/N of its directory, held open for as long as the socket.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ADDRESS_BYTES_MAX = 107
+SO_PEERGROUPS = 59
+GROUPS_MAX = 65_536  # of the kernel (NGROUPS_MAX)
+_UCRED = struct.Struct("iII")
+
+
+class Peer(NamedTuple):
+    """Who holds the other end; the kernel vouches for it (credentials at connect)."""
+
+    pid: int
+    uid: int
+    gids: frozenset[int]
+
+
+@contextmanager
+def address(path: Path) -> Iterator[str]:
+    """An address for `path` that fits, valid inside the `with`."""
+    if len(os.fsencode(path)) <= ADDRESS_BYTES_MAX:
+        yield str(path)
+        return
+    fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{path.name}"
+    finally:
+        os.close(fd)
+
+
+def listen_unix(path: Path, mode: int, group: int = -1) -> socket.socket:
+    """A listening stream socket at `path`.  A file left there by a dead process is replaced; the lock on the state directory is what
+    keeps two live daemons apart.  The socket gets its owner and mode before anybody can connect."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        path.unlink(missing_ok=True)
+        with address(path) as place:
+            before = os.umask(0o177)
+            try:
+                listener.bind(place)
+            finally:
+                os.umask(before)
+        if group >= 0:
+            os.chown(path, -1, group)
+        os.chmod(path, mode)
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def connect_unix(path: Path) -> socket.socket:
+    """Connected stream socket; raises OSError as connect(2) does."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        with address(path) as place:
+            sock.connect(place)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """SO_PEERCRED and SO_PEERGROUPS of a connected unix socket."""
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1_024)
+    except OSError:
+        raw = _many_groups(sock)
+    return Peer(pid, uid, frozenset(struct.unpack(f"{len(raw) // 4}I", raw)) | {gid})
+
+
+def _many_groups(sock: socket.socket) -> bytes:
+    """SO_PEERGROUPS of a user in more than 256 groups; Python's getsockopt stops at 1,024 bytes."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    raw = ctypes.create_string_buffer(4 * GROUPS_MAX)
+    size = ctypes.c_uint32(len(raw))
+    if libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, raw, ctypes.byref(size)) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return raw.raw[: size.value]
+
+
+def notify_systemd(state: str) -> None:
+    """sd_notify(3): tells the service manager, if there is one ("READY=1", "STOPPING=1")."""
+    place = os.environ.get("NOTIFY_SOCKET")
+    if not place:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(state.encode(), "\0" + place[1:] if place.startswith("@") else place)
+        except OSError:
+            pass  # a manager that is away does not stop a node

@@ -1,0 +1,112 @@
+"""Settings: order of sources, every error names the key, where it came from and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from awsomefsd import config
+from awsomefsd.errors import ConfigError
+
+
+def write(directory: Path, name: str, text: str) -> Path:
+    path = directory / name
+    path.write_text(text)
+    return path
+
+
+def refused(text: str, file: Path | None = None, environ: dict[str, str] | None = None, **overrides: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config.load(file, environ or {}, **overrides)
+    assert text in str(caught.value)
+    return str(caught.value)
+
+
+def test_works_without_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(config, "DEFAULT_FILES", (tmp_path / "awsomefsd.toml",))
+    settings = config.load(environ={})
+    assert settings.state_dir == Path("/var/lib/awsomefsd") and settings.run_dir == Path("/run/awsomefsd")
+    assert settings.admin_socket == Path("/run/awsomefsd/admin.sock") and settings.metrics.listen == ""
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.toml", "state_dir = '/file'\nrun_dir = '/file'\nsite = 1\n[memory]\nworker = '1G'\n")
+    environ = {"AWSOMEFSD_STATE_DIR": "/environment", "AWSOMEFSD_RUN_DIR": "/environment"}
+    settings = config.load(file, environ, state_dir="/command", run_dir=None)
+    assert (str(settings.state_dir), str(settings.run_dir), settings.site) == ("/command", "/environment", 1)
+    assert settings.memory.worker == 1 << 30
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml"])
+def test_yaml(tmp_path: Path, suffix: str) -> None:
+    settings = config.load(write(tmp_path, f"a.{suffix}", "log:\n  level: debug\n  format: json\n"), {})
+    assert (settings.log.level, settings.log.format) == ("debug", "json")
+    assert config.load(write(tmp_path, f"empty.{suffix}", ""), {}).log.level == "info"
+
+
+@pytest.mark.parametrize("name", ["AWSOMEFSD_LOG_LEVEL", "AWSOMEFSD_LOG__LEVEL"])
+def test_nested_key_in_the_environment(name: str) -> None:
+    assert config.load(environ={name: "debug"}).log.level == "debug"
+
+
+def test_value_from_a_file_named_in_the_environment(tmp_path: Path) -> None:
+    secret = write(tmp_path, "level", "warning\n")
+    assert config.load(environ={"AWSOMEFSD_LOG_LEVEL_FILE": str(secret)}).log.level == "warning"
+    refused("AWSOMEFSD_LOG_LEVEL_FILE", environ={"AWSOMEFSD_LOG_LEVEL_FILE": str(tmp_path / "none")})
+    refused("both set log.level", environ={"AWSOMEFSD_LOG_LEVEL_FILE": str(secret), "AWSOMEFSD_LOG_LEVEL": "info"})
+
+
+def test_unknown_keys_name_the_nearest(tmp_path: Path) -> None:
+    file = write(tmp_path, "a.toml", "statedir = '/x'\n[log]\nlvel = 'info'\n")
+    message = refused("did you mean state_dir?", file)
+    assert "log.lvel" in message and "did you mean log.level?" in message and str(file) in message
+    refused("did you mean AWSOMEFSD_STATE_DIR?", environ={"AWSOMEFSD_STATEDIR": "/x"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "key"),
+    [
+        ("AWSOMEFSD_LOG_LEVEL", "loud", "log.level"),
+        ("AWSOMEFSD_SITE", "x", "site"),
+        ("AWSOMEFSD_SITE", "256", "site"),
+        ("AWSOMEFSD_MEMORY_WORKER", "1 apple", "memory.worker"),
+        ("AWSOMEFSD_MEMORY_WORKER", "1M", "memory.worker"),
+        ("AWSOMEFSD_METRICS_LISTEN", "0.0.0.0:9310", "metrics.listen"),
+        ("AWSOMEFSD_METRICS_LISTEN", "127.0.0.1", "metrics.listen"),
+        ("AWSOMEFSD_ADMIN_GROUP", "no-such-group-here", "admin_group"),
+    ],
+)
+def test_bad_values_name_key_and_variable(variable: str, value: str, key: str) -> None:
+    message = refused(key, environ={variable: value})
+    assert variable in message and value in message
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    others = {"AWSOMEFSD": "x", "AWSOMEFSD_SERVICE_HOST": "10.0.0.1", "AWSOMEFSD_PORT_80_TCP": "t", "AWSOMEFSD_SEED": "1", "HOME": "/"}
+    assert config.load(environ=others) == config.load(environ={})
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.toml", "x = ["), ("a.yaml", "- 1"), ("a.yaml", "a: [\n"), ("a.yaml", "3"), ("a.toml", "log = 'x'")]
+)
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, text: str) -> None:
+    refused("a." + name.partition(".")[2], write(tmp_path, name, text))
+
+
+def test_file_must_exist_and_have_a_known_suffix(tmp_path: Path) -> None:
+    refused("none.toml", tmp_path / "none.toml")
+    refused("none.toml", environ={"AWSOMEFSD_CONFIG": str(tmp_path / "none.toml")})
+    refused("rename it", write(tmp_path, "a.ini", ""))
+
+
+def test_two_default_files_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tuple(write(tmp_path, name, "") for name in ("awsomefsd.toml", "awsomefsd.yaml"))
+    monkeypatch.setattr(config, "DEFAULT_FILES", files)
+    refused("keep one of them")
+
+
+def test_every_key_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "OPERATIONS.md").read_text()
+    for path in config.key_paths():
+        assert f"`{'.'.join(path)}`" in page, f"{'.'.join(path)} is missing in docs/OPERATIONS.md"
