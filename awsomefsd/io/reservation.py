@@ -1,0 +1,67 @@
+"""Space and quota promised to this worker ahead of need, so that write(2) itself knows whether there is room.
+
+A write takes its worst case (headers, padding, footer share) from what is left; without enough, the worker asks the leader for a batch,
+and only the leader's no becomes ENOSPC or EDQUOT, at write(2), never later.  What a flush did not need goes back to what is left.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from awsomefsd.errors import FsError
+from awsomefsd.limits import RESERVE_BATCH_BYTES
+from awsomefsd.meta.commands import Reserve
+from awsomefsd.meta.messages import Reserved
+from awsomefsd.wait import Op, Wait
+
+
+class Proposer(Protocol):
+    """How this package changes metadata: the client of the metadata service."""
+
+    def propose(self, command: object, unique: int) -> Wait: ...
+
+
+class Uniques(Protocol):
+    def next_background_unique(self) -> int: ...
+
+
+class Reservation:
+    """Bytes this worker may still promise.  Thread-safe; `take` never waits, `refill` is an Op."""
+
+    def __init__(self, volume: int, proposer: Proposer, uniques: Uniques) -> None:
+        self._volume = volume
+        self._proposer = proposer
+        self._uniques = uniques
+        self._lock = threading.Lock()
+        self._left = 0
+
+    @property
+    def left_bytes(self) -> int:
+        return self._left
+
+    def set_left(self, left_bytes: int) -> None:
+        """After a takeover: what the leader has on its books less what recovered records hold (may be negative)."""
+        with self._lock:
+            self._left = left_bytes
+
+    def take(self, need_bytes: int) -> bool:
+        with self._lock:
+            if self._left < need_bytes:
+                return False
+            self._left -= need_bytes
+            return True
+
+    def give_back(self, unused_bytes: int) -> None:
+        with self._lock:
+            self._left += unused_bytes
+
+    def refill(self, need_bytes: int) -> Op:
+        """Ask for a batch, at least what `need_bytes` lacks.  Raises FsError(ENOSPC or EDQUOT)."""
+        with self._lock:
+            lacking = max(need_bytes - self._left, 1)
+        command = Reserve(self._volume, max(RESERVE_BATCH_BYTES, lacking), lacking)
+        reply = yield self._proposer.propose(command, self._uniques.next_background_unique())
+        if not isinstance(reply, Reserved):
+            raise FsError(5, f"unexpected answer to Reserve: {reply!r}")
+        self.give_back(reply.bytes)
