@@ -1,0 +1,280 @@
+"""The demonstration of `build.py up`: a node, real files on it, programs that trust it, kills that harm nobody, a restart, and the figures.
+
+Runs under the venv's interpreter.  The second `up` on the same directory repairs what is missing, verifies what the first one wrote
+(manifest.json beside the node) and demonstrates again; a failure leaves everything in place to be looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from buildtools import chaos
+from buildtools.nodes import Node
+from buildtools.say import BuildError, bad, good, line, size, step
+
+FILES_MAX = 5_000
+BYTES_MAX = 300 << 20
+KILLS = [("worker",), ("daemon",), ("worker",), ("worker", "daemon"), ("worker",), ("keeper",), ("worker",), ("daemon",)] * 2
+SQLITE_WRITERS = 4
+SQLITE_TRANSFERS = 60
+C_PROGRAM = r"""
+#include <stdio.h>
+#include <string.h>
+int main(int argc, char **argv) {
+    FILE *out = fopen(argv[1], "w+");
+    char line[64] = "";
+    if (!out) return 1;
+    for (int i = 0; i < 1000; i++) fprintf(out, "line %d\n", i);
+    rewind(out);
+    while (fgets(line, sizeof line, out)) {}
+    fclose(out);
+    printf("%s", line);
+    return strcmp(line, "line 999\n") != 0;
+}
+"""
+
+
+@contextlib.contextmanager
+def bar(console: Console, text: str, total: int) -> Iterator[Progress]:
+    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        progress.add_task(text, total=total)
+        yield progress
+
+
+def checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def real_tree() -> list[Path]:
+    """Thousands of real files with their folders: of /usr/share, else of Python's library, up to FILES_MAX and BYTES_MAX."""
+    for root in (Path("/usr/share"), Path(os.__file__).parent):
+        chosen, total = [], 0
+        for folder, folders, names in os.walk(root):
+            folders.sort()
+            for name in sorted(names):
+                path = Path(folder, name)
+                if path.is_symlink() or not path.is_file() or (length := path.stat().st_size) > BYTES_MAX // 10:
+                    continue
+                total += length
+                if len(chosen) == FILES_MAX or total > BYTES_MAX:
+                    return chosen
+                chosen.append(path)
+        if len(chosen) >= 1_000:
+            return chosen
+    return chosen
+
+
+class Demonstration:
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.console = Console()
+        self.figures: list[tuple[str, str]] = []
+        self.manifest_path = node.directory / "manifest.json"
+        self.seed = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
+
+    def figure(self, name: str, value: str) -> None:
+        self.figures.append((name, value))
+        good(f"{name}: {value}")
+
+    # --- the parts --------------------------------------------------------------------------------------------------------
+    def bring_up(self) -> None:
+        step("Starting the node")
+        self.node.prepare()
+        device = self.node.attach()
+        began = time.monotonic()
+        self.node.start()
+        self.figure("keeper and daemon answering after", f"{time.monotonic() - began:.2f} s")
+        self.node.provision()
+        began = time.monotonic()
+        self.node.mount()
+        self.figure("volume mounted after", f"{(time.monotonic() - began) * 1000:.0f} ms")
+        good(f"{self.node.mountpoint} on {device}")
+        self.node.write_env()
+
+    def verify_manifest(self, when: str) -> None:
+        if not self.manifest_path.exists():
+            return
+        manifest = json.loads(self.manifest_path.read_text())
+        drop_caches()
+        wrong = []
+        with bar(self.console, f"verifying {when}", len(manifest)) as progress:
+            for name, wanted in manifest.items():
+                path = self.node.mountpoint / name
+                if not path.exists() or checksum(path) != wanted:
+                    wrong.append(name)
+                progress.advance(progress.task_ids[0])
+        if wrong:
+            raise BuildError(f"{len(wrong)} of {len(manifest)} files are missing or differ {when}: {wrong[:5]}")
+        self.figure(f"checksums equal {when}", f"{len(manifest):,} files")
+
+    def copy_tree(self) -> None:
+        step("Copying a real tree and comparing every checksum")
+        sources = real_tree()
+        target = self.node.mountpoint / "tree"
+        if target.exists():
+            shutil.rmtree(target)
+        manifest, total, began = {}, 0, time.monotonic()
+        with bar(self.console, "copying", len(sources)) as progress:
+            for source in sources:
+                place = target / source.relative_to("/")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, place)
+                manifest[str(place.relative_to(self.node.mountpoint))] = checksum(source)
+                total += source.stat().st_size
+                progress.advance(progress.task_ids[0])
+        took = time.monotonic() - began
+        self.figure("copied", f"{len(sources):,} files, {size(total)} in {took:.1f} s ({len(sources) / took:,.0f} files/s)")
+        self.manifest_path.write_text(json.dumps(manifest))
+        self.verify_manifest("after the copy")
+
+    def build_program(self) -> None:
+        step("Building and running a C program on the mount")
+        folder = self.node.mountpoint / "program"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "main.c").write_text(C_PROGRAM)
+        subprocess.run(["gcc", "-O1", "-o", "main", "main.c"], cwd=folder, check=True)
+        said = subprocess.run(["./main", "out.txt"], cwd=folder, check=True, capture_output=True, text=True).stdout
+        if said != "line 999\n":
+            raise BuildError(f"the program said {said!r}")
+        good("compiled, linked, ran, and read back what it wrote")
+
+    def sqlite(self) -> None:
+        step("sqlite: transfers by concurrent writers, then an integrity check")
+        path = self.node.mountpoint / "accounts.db"
+        for leftover in self.node.mountpoint.glob("accounts.db*"):
+            leftover.unlink()
+        began = time.monotonic()
+        with contextlib.closing(sqlite3.connect(path)) as database, database:
+            database.execute("create table account (id integer primary key, balance integer)")
+            database.executemany("insert into account values (?, 1000)", [(number,) for number in range(20)])
+        problems: list[Exception] = []
+        writers = [threading.Thread(target=transfer, args=(path, self.seed + number, problems)) for number in range(SQLITE_WRITERS)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            total = database.execute("select sum(balance) from account").fetchone()[0]
+            verdict = database.execute("pragma integrity_check").fetchone()[0]
+        if problems or total != 20_000 or verdict != "ok":
+            raise BuildError(f"sqlite: sum {total} (expected 20000), integrity {verdict}, errors {problems}")
+        count = SQLITE_WRITERS * SQLITE_TRANSFERS
+        self.figure("sqlite", f"{count} transactions by {SQLITE_WRITERS} writers, {count / (time.monotonic() - began):.0f}/s, integrity ok")
+
+    def kills(self) -> None:
+        step(f"SIGKILL of worker, daemon and keeper in the middle of verified writes (seed {self.seed})")
+        folder = self.node.mountpoint / "kills"
+        shutil.rmtree(folder, ignore_errors=True)
+        with bar(self.console, "killing", len(KILLS)) as progress:
+            account = chaos.kill_under_load(
+                self.node, folder, KILLS, clients=2, seed=self.seed, between=50, tell=lambda kill: progress.advance(progress.task_ids[0])
+            )
+        if account.errors:
+            raise BuildError(f"errors under kills: {account.errors[:5]}")
+        for row in account.lines():
+            good(row)
+        self.figures.append(("verified operations under kills", f"{account.operations:,} ({account.per_second:,.0f}/s), 0 errors"))
+        self.figures.append(("kills", f"{len(account.kills)} (every one proven by a new pid)"))
+        self.figures.append(("longest stall at a worker's death", f"{account.longest_stall_s('worker') * 1000:.0f} ms"))
+        self.finals = account.finals
+
+    def restart(self) -> None:
+        step("Unmounting, stopping everything, starting everything again")
+        began = time.monotonic()
+        self.node.umount()
+        self.node.stop()
+        self.node.up()
+        self.figure("all stopped and mounted again after", f"{time.monotonic() - began:.1f} s")
+        self.verify_manifest("after the restart")
+        wrong = chaos.check_after_remount(self.finals)
+        if wrong:
+            raise BuildError(f"after the restart: {wrong[:5]}")
+        good("the files of the kill run are byte for byte what was acknowledged")
+
+    def close(self) -> None:
+        step("awsomefsd status")
+        line(self.node.cli("status", accept=(0, 3)))
+        table = Table(title="What was measured", title_justify="left")
+        table.add_column("what")
+        table.add_column("figure", justify="right")
+        for row in self.figures:
+            table.add_row(*row)
+        self.console.print(table)
+        directory, default = self.node.directory, Path.cwd() / ".awsomefs-demo"
+        suffix = "" if directory == default else f" --dir {directory}"
+        line("What to type next:")
+        line(f"  ls {self.node.mountpoint}                # your files go here")
+        line(f"  . {directory / 'env'} && $AWSOMEFSD status   # the CLI against this node")
+        line(f"  . {directory / 'env'} && kill -9 $($WORKER_PIDS)   # harms nobody")
+        line(f"  python3 build.py down{suffix}        # removes all of it")
+
+    def run(self) -> None:
+        self.bring_up()
+        self.verify_manifest("from last time")
+        self.copy_tree()
+        self.build_program()
+        self.sqlite()
+        self.kills()
+        self.restart()
+        self.close()
+
+
+def transfer(path: Path, seed: int, problems: list[Exception]) -> None:
+    """One sqlite writer: moves money between accounts; the sum never changes."""
+    choose = random.Random(seed)
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
+            for _ in range(SQLITE_TRANSFERS):
+                source, target = choose.sample(range(20), 2)
+                amount = choose.randrange(100)
+                database.execute("begin immediate")
+                database.execute("update account set balance = balance - ? where id = ?", (amount, source))
+                database.execute("update account set balance = balance + ? where id = ?", (amount, target))
+                database.execute("commit")
+    except sqlite3.Error as err:
+        problems.append(err)
+
+
+def drop_caches() -> None:
+    """So that what is read comes from the filesystem, not from the page cache; needs root, and some containers refuse."""
+    with contextlib.suppress(OSError):
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--dir", type=Path, required=True)
+    arguments.add_argument("--size", type=int, required=True)
+    chosen = arguments.parse_args()
+    node = Node(chosen.dir, size_bytes=chosen.size)
+    try:
+        Demonstration(node).run()
+    except (BuildError, OSError, subprocess.CalledProcessError) as err:
+        bad(str(err))
+        line(f"  everything is left as it is; logs are in {node.log}; python3 build.py down removes it")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What all tests share: the seed, the figures printed at the end, and nodes that never outlive their test."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from buildtools.nodes import Node  # noqa: E402
+
+SEED = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
+_figures: list[str] = []
+
+
+def pytest_report_header() -> str:
+    return f"seed {SEED} (AWSOMEFSD_SEED={SEED} replays the random tests)"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.failed:
+        report.sections.append(("seed", f"AWSOMEFSD_SEED={SEED} python3 build.py test {item.nodeid!r}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _figures:
+        terminalreporter.section("figures")
+        for row in _figures:
+            terminalreporter.write_line(row)
+
+
+@pytest.fixture
+def seed() -> int:
+    """The seed of this run; a failing test shows how to replay it."""
+    return SEED
+
+
+@pytest.fixture
+def figures() -> list[str]:
+    """Lines appended here are printed at the end of the run, passed or failed."""
+    return _figures
+
+
+def missing_for_mounts() -> str:
+    """Why no mount can be made here, "" if one can."""
+    if os.geteuid() != 0:
+        return "needs root to mount"
+    if not os.path.exists("/dev/fuse"):
+        return "needs /dev/fuse (modprobe fuse)"
+    return ""
+
+
+MakeNode = Callable[..., Node]
+
+
+def _destroy(node: Node) -> None:
+    """End the node; the directory goes with it.  What fails here is an error of the test."""
+    if (node.directory / ".awsomefs-node").exists():
+        node.destroy()
+    shutil.rmtree(node.directory, ignore_errors=True)
+
+
+def _keep_logs(node: Node) -> None:
+    """A failed node's logs, where the tail of the report can name them."""
+    for path in sorted(node.log.glob("*")):
+        text = path.read_text(errors="replace")[-4000:]
+        sys.stderr.write(f"--- {path.name} of {node.directory.name} (its end)\n{text}\n")
+
+
+@pytest.fixture(scope="module")
+def make_node() -> Iterator[MakeNode]:
+    """Makes running, mounted nodes in directories of their own; all are destroyed when the module ends, by their own marks only."""
+    why = missing_for_mounts()
+    if why:
+        pytest.skip(why)
+    nodes: list[Node] = []
+
+    def make(*, up: bool = True, **kwargs: object) -> Node:
+        node = Node(Path(tempfile.mkdtemp(prefix="afs-")), **({"size_bytes": 2 << 30} | kwargs))  # type: ignore[arg-type]
+        nodes.append(node)
+        if up:
+            node.up()
+        return node
+
+    yield make
+    problems = []
+    for node in nodes:
+        _keep_logs(node)
+        try:
+            _destroy(node)
+        except Exception as err:
+            problems.append(f"{node.directory}: {err}")
+    assert not problems, problems
