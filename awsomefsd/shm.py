@@ -110,7 +110,7 @@ def release_pages(mem: Mem, start: int, length: int) -> None:
 
 def write_header(view: memoryview, magic: bytes, version: int, parameters: tuple[int, int, int]) -> None:
     """Store the header of an area: from its last word on the area counts as formatted."""
-    view[: HEADER_BYTES - 8] = _AREA.pack(magic, version, 0, 0, 0, *parameters, 0)[: HEADER_BYTES - 8]
+    view[: HEADER_BYTES - 8] = _AREA.pack(magic, version, 0, 0, 0, *parameters, 0)
     words(view[:HEADER_BYTES])[7] = _header_seal(view)
 
 
@@ -129,7 +129,7 @@ def read_header(view: memoryview, magic: bytes, version_max: int, what: str) -> 
     seal = words(view[:HEADER_BYTES])[7]
     if seal == 0:
         return None
-    found, version, incompat, _, _, a, b, c, _ = _AREA.unpack(bytes(view[: HEADER_BYTES - 8]) + bytes(8))
+    found, version, incompat, _, _, a, b, c, _ = _AREA.unpack(view[: HEADER_BYTES - 8])
     if seal != _header_seal(view):
         raise Corrupt(f"{what}: header checksum mismatch")
     if found != magic:

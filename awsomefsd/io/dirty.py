@@ -1,0 +1,393 @@
+"""The dirty log: what write(2) acknowledged and no commit has made visible yet, in memory that outlives the worker.
+
+A ring of operation records in shared memory.  *Positions* are virtual: they only grow, and position modulo capacity is the place.  Two
+words say what is in the ring: ``tail <= head``; every record between them has a whole header, nothing outside them means anything.
+
+Append, under the lock: sequence word, header with its checksum in the state RESERVED, then the head word, which publishes the record.
+Outside the lock: payload, then one store of the last word, ``state DIRTY | payload checksum``, and the record counts.  Crash windows:
+
+* before the head word: there is no record; its sequence number is skipped.
+* RESERVED: write(2) was not answered and its slot executes again.  The header tells how far to skip, so a slow copy cannot hide a later
+  record that is already acknowledged.  A successor turns it CLEAN.
+* DIRTY: it is flushed by whoever serves the mount.
+
+A record becomes CLEAN by one store, and the tail passes clean records in order by one store.  A kill between a commit and CLEAN makes a
+successor flush the record again; the commit names log id and sequence, so the machine ignores what it has seen.  For that, sequences
+are never used twice in a log, not even when the ring was clean and wrapped: the next one has a word of its own.
+
+When all is clean, the next record starts at the beginning of the ring (tail moves first, then head; tail > head reads as empty): the
+same warm pages are used again and an idle mount stays small.  Records are contiguous; one that does not fit before the end of the ring
+is preceded by a PAD.  Payloads from ALIGN_FROM_BYTES on start on a page, so that O_DIRECT can write straight from the ring.
+
+A re-executed WRITE finds its record by `find_unique` while that is between tail and head.  A clean record that the tail has passed is
+not found: the write is executed again, which is a legal order for a write that was never answered.
+
+Rejected: one checksum over everything, stored last (a record being copied would end the scan before acknowledged later ones); scanning
+for the end of the log instead of a head word (payload is user data, it may look like a header).
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections import deque
+from collections.abc import Iterable
+
+from crc32c import crc32c
+
+from awsomefsd import shm
+from awsomefsd.errors import Corrupt, FormatTooNew
+from awsomefsd.limits import DIRTY_RECALL_BYTES
+
+MAGIC = b"awsmdirt"
+VERSION = 1
+ALIGN_FROM_BYTES = 64 * 1024
+HEADER_BYTES = 128  # of a record; also the unit of positions
+RECORD_MAGIC = 0x4459
+
+KIND_PAD, KIND_WRITE = 0, 1  # TRUNCATE, PUNCH and ATTRS come with a new VERSION
+RESERVED, DIRTY, CLEAN = range(3)
+
+_TAIL, _HEAD, _SEQUENCE = 8, 9, 10  # words of page 0
+# magic, kind, version, generation | sequence | position | ino | offset | unique | time_ns | length, payload delta | span; then the crc
+_HEADER = struct.Struct("<HBBIQQQQQqIII")
+_SUM = struct.Struct("<I")
+_SUMMED_BYTES = _HEADER.size
+_STATE_WORD = 9  # of a record: state, payload checksum
+
+assert _SUMMED_BYTES + _SUM.size == _STATE_WORD * 8 and HEADER_BYTES >= (_STATE_WORD + 1) * 8
+
+
+def required_bytes(capacity: int) -> int:
+    """Size of the memfd for a ring of `capacity` bytes."""
+    return shm.PAGE_BYTES + shm.round_up(capacity, shm.PAGE_BYTES)
+
+
+class DirtyCorrupt(Corrupt):
+    """A dirty record whose bytes are not what was written.  ino is 0 where not even its header can be read."""
+
+    def __init__(
+        self, detail: str, record: Record, sequence: int = 0, ino: int = 0, offset: int = 0, length: int = 0
+    ) -> None:
+        super().__init__(f"dirty log: {detail} (sequence={sequence} ino={ino} offset={offset} length={length})")
+        self.sequence, self.ino, self.offset, self.length = sequence, ino, offset, length
+        self.record = record
+
+
+class Record:
+    """One operation.  `data` may be read until the record is marked clean; later its place is used again."""
+
+    __slots__ = (
+        "_state", "_word", "data", "generation", "ino", "kind", "length", "offset", "position", "sequence", "span", "time_ns", "unique",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: int,
+        sequence: int,
+        position: int,
+        span: int,
+        ino: int = 0,
+        offset: int = 0,
+        length: int = 0,
+        unique: int = 0,
+        time_ns: int = 0,
+        generation: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.sequence = sequence
+        self.position = position
+        self.span = span
+        self.ino = ino
+        self.offset = offset
+        self.length = length
+        self.unique = unique
+        self.time_ns = time_ns
+        self.generation = generation
+        self.data = _NOTHING
+        self._word = 0  # index of the state word in the ring
+        self._state = RESERVED
+
+    @property
+    def is_dirty(self) -> bool:
+        return self._state == DIRTY
+
+    def __repr__(self) -> str:
+        state = ("reserved", "dirty", "clean")[self._state]
+        return f"Record({state} sequence={self.sequence} ino={self.ino} offset={self.offset} length={self.length})"
+
+
+_NOTHING = memoryview(b"")
+
+
+class DirtyLog:
+    """The dirty log of one mount.  Thread-safe.
+
+    `fresh` formats the area; so does an area without header (a worker died while it formatted).  Otherwise `log_id` must be the id it
+    was formatted with, and `recover` is to be called before the first append.  `recall_bytes` stay free for `recall=True`.
+    """
+
+    def __init__(self, mem: shm.Mem, log_id: int, fresh: bool = False, *, recall_bytes: int = DIRTY_RECALL_BYTES) -> None:
+        self._mem = mem
+        self._view = shm.bytes_view(mem)
+        self._words = shm.words(self._view)
+        self.log_id = log_id
+        self.capacity = (len(self._view) - shm.PAGE_BYTES) // shm.PAGE_BYTES * shm.PAGE_BYTES
+        if self.capacity <= recall_bytes:
+            raise Corrupt(f"dirty log: {len(self._view)} bytes are too few")
+        self._ring = self._view[shm.PAGE_BYTES : shm.PAGE_BYTES + self.capacity]
+        self._ring_words = shm.words(self._ring)
+        self._recall_bytes = recall_bytes
+        self._lock = threading.Lock()
+        self._seed = 0
+        self._live: deque[Record] = deque()  # tail to head, pads too
+        self._uniques: dict[int, Record] | None = None
+        self._dirty_bytes = 0
+        self._touched = self.capacity  # the part of the ring, from its start, that may hold pages
+        self.lost: list[DirtyCorrupt] = []  # records whose header cannot be read
+        self.corrupt: list[DirtyCorrupt] = []  # set by recover(): these and the ones whose payload fails its checksum
+        self.formatted = self._open(fresh)
+        self._tail, self._head, self._sequence = (self._words[at] for at in (_TAIL, _HEAD, _SEQUENCE))
+        self._walk()
+
+    # --- what is in it ---------------------------------------------------------------------------------------------------
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Payload bytes of dirty records."""
+        return self._dirty_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the ring between tail and head."""
+        return self._head - self._tail
+
+    @property
+    def last_sequence(self) -> int:
+        """The newest sequence that was given out; 0 before the first."""
+        return self._sequence - 1
+
+    def find_unique(self, unique: int) -> Record | None:
+        """The record that this request made, dirty or clean, if it is still in the log.  Indexed between recover and forget_uniques."""
+        with self._lock:
+            if self._uniques is not None:
+                return self._uniques.get(unique)
+            return next((r for r in self._live if r.unique == unique and r.kind == KIND_WRITE and r._state != RESERVED), None)
+
+    def forget_uniques(self) -> None:
+        """Recovery is over: drop the index."""
+        with self._lock:
+            self._uniques = None
+
+    # --- append ------------------------------------------------------------------------------------------------------------
+
+    def append_write(
+        self, ino: int, offset: int, data: memoryview | bytes, unique: int, time_ns: int, generation: int, *, recall: bool = False
+    ) -> Record | None:
+        """Store a write; when this returns a Record, the bytes survive this process.  None: no room now.
+
+        Raises ValueError for data that this ring can never hold.
+        """
+        length = len(data)
+        checksum = crc32c(data)
+        with self._lock:
+            record = self._reserve(KIND_WRITE, ino, offset, length, unique, time_ns, generation, recall)
+        if record is None:
+            return None
+        try:
+            record.data[:] = data
+        except BaseException:  # RESERVED for ever would keep the tail where it is
+            self.mark_clean((record,))
+            raise
+        with self._lock:
+            record._state = DIRTY
+            self._dirty_bytes += length
+            self._ring_words[record._word] = DIRTY | checksum << 32
+            if self._uniques is not None and unique:
+                self._uniques.setdefault(unique, record)
+        return record
+
+    def _reserve(
+        self, kind: int, ino: int, offset: int, length: int, unique: int, time_ns: int, generation: int, recall: bool
+    ) -> Record | None:
+        """Find a place and publish a header in the state RESERVED (called with the lock)."""
+        if self._head == self._tail and self._head % self.capacity:
+            self._restart()
+        head = self._head
+        place = head % self.capacity
+        delta, span = _extent(place, length)
+        pad = 0
+        if place + span > self.capacity:
+            pad = self.capacity - place
+            delta, span = _extent(0, length)
+        if head + pad + span - self._tail > self.capacity - (0 if recall else self._recall_bytes):
+            if span > self.capacity - self._recall_bytes:
+                raise ValueError(f"{length} bytes never fit a dirty log of {self.capacity}")
+            return None
+        sequence = self._sequence
+        self._sequence = self._words[_SEQUENCE] = sequence + 1
+        if pad:
+            filler = Record(KIND_PAD, sequence, head, pad)
+            self._write_header(filler, HEADER_BYTES, CLEAN)
+            self._live.append(filler)
+            head += pad
+        record = Record(kind, sequence, head, span, ino, offset, length, unique, time_ns, generation)
+        self._write_header(record, delta, RESERVED)
+        self._live.append(record)
+        self._head = self._words[_HEAD] = head + span  # pad and record exist from here on
+        if self._touched < self.capacity:
+            self._touched = max(self._touched, self.capacity if pad else head % self.capacity + span)
+        return record
+
+    def _restart(self) -> None:
+        """All is clean: go on at the start of the ring, with the pages that are in memory already (called with the lock)."""
+        start = shm.round_up(self._head, self.capacity)
+        self._tail = self._words[_TAIL] = start
+        self._head = self._words[_HEAD] = start
+
+    def _write_header(self, record: Record, delta: int, state: int) -> None:
+        place = record.position % self.capacity
+        record._word = place // 8 + _STATE_WORD
+        record._state = state
+        record.data = self._ring[place + delta : place + delta + record.length]
+        head = _HEADER.pack(
+            RECORD_MAGIC, record.kind, VERSION, record.generation, record.sequence, record.position, record.ino, record.offset,
+            record.unique, record.time_ns, record.length, delta, record.span,
+        )  # fmt: skip
+        self._ring_words[record._word] = state
+        self._ring[place : place + _SUMMED_BYTES + _SUM.size] = head + _SUM.pack(crc32c(head, self._seed))
+
+    # --- the way out -------------------------------------------------------------------------------------------------------
+
+    def mark_clean(self, records: Iterable[Record]) -> None:
+        """These need not be flushed (again): committed, or cut off by a truncation.  Their places may be used again at once."""
+        with self._lock:
+            for record in records:
+                if record._state != CLEAN:
+                    if record._state == DIRTY:
+                        self._dirty_bytes -= record.length
+                    record._state = CLEAN
+                    self._ring_words[record._word] = CLEAN
+            self._advance()
+
+    def _advance(self) -> None:
+        """Move the tail over clean records (called with the lock)."""
+        live = self._live
+        tail = self._tail
+        while live and live[0]._state == CLEAN:
+            record = live.popleft()
+            tail = record.position + record.span
+            if self._uniques is not None and self._uniques.get(record.unique) is record:
+                del self._uniques[record.unique]
+        if tail != self._tail:
+            self._tail = self._words[_TAIL] = tail
+
+    def release_pages(self) -> bool:
+        """Give the memory of the ring back if the log is wholly clean (call it when the mount is idle)."""
+        with self._lock:
+            if self._head != self._tail:
+                return False
+            if self._touched:
+                shm.release_pages(self._mem, shm.PAGE_BYTES, self._touched)
+                self._touched = 0
+        return True
+
+    # --- after a crash -----------------------------------------------------------------------------------------------------
+
+    def recover(self) -> list[Record]:
+        """Dirty records in the order of their sequence.
+
+        Those whose payload fails its checksum are left out and reported in `corrupt`; they keep their place until they are marked clean
+        (`error.record`), so that a successor that dies before it has told anybody finds them again.
+        """
+        whole: list[Record] = []
+        self.corrupt = list(self.lost)
+        uniques: dict[int, Record] = {}
+        with self._lock:
+            live = [record for record in self._live if record.kind == KIND_WRITE]
+        for record in live:
+            if record._state == DIRTY:
+                if crc32c(record.data) != self._ring_words[record._word] >> 32:
+                    r = record
+                    self.corrupt.append(DirtyCorrupt("payload fails its checksum", r, r.sequence, r.ino, r.offset, r.length))
+                    continue
+                whole.append(record)
+            if record.unique:
+                uniques.setdefault(record.unique, record)
+        with self._lock:
+            self._uniques = uniques
+        return whole
+
+    def _open(self, fresh: bool) -> bool:
+        """Check or write the header of the area; True if it was formatted."""
+        self._seed = crc32c(self.log_id.to_bytes(8, "little"))
+        found = shm.read_header(self._view, MAGIC, VERSION, "dirty log") if not fresh else None
+        if found is not None:
+            if found != (self.log_id, self.capacity, 0):
+                raise Corrupt(f"dirty log: id {found[0]} of {found[1]} bytes, expected {self.log_id} of {self.capacity}")
+            return False
+        shm.clear_header(self._view)
+        self._words[_TAIL] = self._words[_HEAD] = 0
+        self._words[_SEQUENCE] = 1
+        shm.write_header(self._view, MAGIC, VERSION, (self.log_id, self.capacity, 0))
+        return True
+
+    def _walk(self) -> None:
+        """Read the headers from tail to head.  What was RESERVED belongs to a dead worker and becomes clean."""
+        if self._tail > self._head:  # died inside _restart
+            self._head = self._words[_HEAD] = self._tail
+        if self._head - self._tail > self.capacity or (self._head | self._tail) % HEADER_BYTES:
+            raise Corrupt(f"dirty log: tail {self._tail} and head {self._head} of {self.capacity} bytes")
+        position = self._tail
+        while position < self._head:
+            record = self._parse(position) or self._resync(position)
+            if record._state == RESERVED:
+                record._state = CLEAN
+                self._ring_words[record._word] = CLEAN
+            if record._state == DIRTY:
+                self._dirty_bytes += record.length
+            self._sequence = max(self._sequence, record.sequence + 1)
+            self._live.append(record)
+            position += record.span
+        self._advance()
+
+    def _parse(self, position: int) -> Record | None:
+        """The record at this position, None if there is no whole header of ours."""
+        place = position % self.capacity
+        raw = self._ring[place : place + _SUMMED_BYTES + _SUM.size]
+        if crc32c(raw[:_SUMMED_BYTES], self._seed) != _SUM.unpack_from(raw, _SUMMED_BYTES)[0]:
+            return None
+        fields = _HEADER.unpack_from(raw)
+        magic, kind, version, generation, sequence, at, ino, offset, unique, time_ns, length, delta, span = fields
+        if magic != RECORD_MAGIC or at != position:
+            return None
+        if version > VERSION or kind not in (KIND_PAD, KIND_WRITE):
+            raise FormatTooNew(f"dirty log: record of version {version}, kind {kind}; upgrade this node")
+        state = self._ring_words[place // 8 + _STATE_WORD] & shm.U32
+        fits = HEADER_BYTES <= delta <= span and delta + length <= span and span % HEADER_BYTES == 0
+        if state > CLEAN or not fits or place + span > self.capacity or position + span > self._head:
+            return None
+        record = Record(kind, sequence, position, span, ino, offset, length, unique, time_ns, generation)
+        record.data = self._ring[place + delta : place + delta + length]
+        record._word = place // 8 + _STATE_WORD
+        record._state = state
+        return record
+
+    def _resync(self, position: int) -> Record:
+        """A header is damaged: one placeholder up to the next whole header, reported in `lost`, so that what follows is not lost too."""
+        at = position + HEADER_BYTES
+        while at < self._head and self._parse(at) is None:
+            at += HEADER_BYTES
+        gap = Record(KIND_PAD, 0, position, at - position)
+        gap._word = position % self.capacity // 8 + _STATE_WORD
+        gap._state = DIRTY
+        self.lost.append(DirtyCorrupt(f"record header damaged, {gap.span} bytes skipped", gap))
+        return gap
+
+
+def _extent(place: int, length: int) -> tuple[int, int]:
+    """(payload delta, span) of a record of `length` bytes whose header is at `place` in the ring."""
+    delta = HEADER_BYTES
+    if length >= ALIGN_FROM_BYTES:
+        delta = shm.round_up(place + HEADER_BYTES, shm.PAGE_BYTES) - place
+    return delta, shm.round_up(delta + length, HEADER_BYTES)
