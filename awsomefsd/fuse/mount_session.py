@@ -1,0 +1,177 @@
+"""The session of a mount: opened once, kept by renewals, replaced when the leader has ended it.
+
+A successor worker takes the session of its predecessor over (same epoch, locks and pins).  If the session has ended (the worker was stopped
+for longer than the TTL), a new one is opened and nothing the old one held is assumed:
+- nobody else had the volume since: names and data are as we know them; handles of files with locks, and of files without names, answer EIO
+  until closed, because locks and pins ended with the old session; dirty records go on under the new epoch;
+- another mount had it: dirty records go to the conflict area, every open handle answers EIO, and the kernel forgets what it knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from awsomefsd.errors import Error, FsError, Unavailable
+from awsomefsd.fuse.mount_state import MountState
+from awsomefsd.fuse.vfs_locks import LockOps
+from awsomefsd.io.flusher import record_space
+from awsomefsd.limits import SESSION_RENEW_MS, SESSION_TTL_MS
+from awsomefsd.meta.commands import OpenSession
+from awsomefsd.meta.messages import SessionOpened
+from awsomefsd.wait import Signal
+
+log = logging.getLogger("awsomefsd.session")
+
+
+class SessionClient(Protocol):
+    def start_session(self, command: OpenSession) -> SessionOpened: ...
+    def lease_left_ns(self) -> int: ...
+
+
+class MountLease:
+    """How long the mount may be served, and a Wait for the time when it may be again."""
+
+    def __init__(self, client: SessionClient) -> None:
+        self.left_ns: Callable[[], int] = client.lease_left_ns
+        self._renewed = Signal()
+
+    def renewed(self) -> Signal:
+        return self._renewed
+
+    def announce(self) -> None:
+        """Called after every acknowledged renewal: those who waited look again."""
+        signal, self._renewed = self._renewed, Signal()
+        signal.fire()
+
+
+def open_session(client: SessionClient, command: OpenSession) -> SessionOpened:
+    """Open or take over; waits while a dead holder's session has not expired yet (EBUSY).  Raises Refused-like FsError after that."""
+    deadline = time.monotonic() + (SESSION_TTL_MS + 2 * SESSION_RENEW_MS) / 1_000
+    while True:
+        try:
+            return client.start_session(command)
+        except FsError as err:
+            if err.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
+
+
+class Kernel(Protocol):
+    def invalidate_all(self, inos: list[int]) -> None: ...
+
+
+class SessionKeeper:
+    """Replaces a lost session, on a thread of its own."""
+
+    def __init__(
+        self,
+        client: SessionClient,
+        command: OpenSession,
+        mount: MountState,
+        locks: LockOps,
+        kernel: Kernel,
+        lease: MountLease,
+        conflicts: Callable[[list[Any]], str],
+        abandon_segments: Callable[[], None],
+        opened: Callable[[SessionOpened], None],
+    ) -> None:
+        self._client = client
+        self._command = command
+        self._mount = mount
+        self._locks = locks
+        self._kernel = kernel
+        self._lease = lease
+        self._conflicts = conflicts
+        self._abandon_segments = abandon_segments
+        self._opened = opened
+        self._busy = threading.Lock()
+
+    def lost(self) -> None:
+        """Called by the client when the leader says that the session has ended; returns at once."""
+        if self._busy.acquire(blocking=False):
+            threading.Thread(target=self._replace, name="new-session", daemon=True).start()
+
+    def _replace(self) -> None:
+        try:
+            self._mount.flusher.pause(True)
+            opened = self._open()
+            self._abandon_segments()
+            if not opened.resumed:
+                self._take_stock(opened)
+            self._opened(opened)
+            self._mount.flusher.pause(False)
+            self._lease.announce()
+        finally:
+            self._busy.release()
+
+    def _open(self) -> SessionOpened:
+        while True:
+            try:
+                return open_session(self._client, self._command)
+            except Error as err:
+                log.error("no new session yet, operations wait: %s", err)
+                time.sleep(1)
+
+    def _take_stock(self, opened: SessionOpened) -> None:
+        mount = self._mount
+        log.warning("the session had ended; new one opened session=%d epoch=%d foreign=%s", opened.session, opened.epoch, opened.foreign)
+        lost = set(self._locks.inodes())
+        if opened.foreign:
+            self._put_aside()
+            lost |= {file.ino for file in mount.opens}
+        else:
+            lost |= {file.ino for file in mount.opens if self._nameless(file.ino)}
+        mount.failed_handles |= {file.fh for file in mount.opens if file.ino in lost}
+        self._locks.forget_all()
+        dirty_space = sum(record_space(r.length) for state in mount.files.dirty_states() for r in state.dirty)
+        mount.reservation.set_left(opened.reserved_bytes - dirty_space)
+        known = mount.names.inode_numbers()
+        mount.names.clear()
+        self._kernel.invalidate_all(known)
+
+    def _nameless(self, ino: int) -> bool:
+        attr = self._mount.names.attr(ino)
+        return attr is not None and attr.nlink == 0
+
+    def _put_aside(self) -> None:
+        """Another mount has changed the volume since: our dirty data must not overwrite it, and must not be lost either."""
+        mount = self._mount
+        records = [record for state in mount.files.dirty_states() for record in state.dirty]
+        if records:
+            path = self._conflicts(records)
+            log.error("dirty data of an ended session was put aside: %s (records=%d)", path, len(records))
+        for state in mount.files.dirty_states():
+            state.in_flight = 0
+            mount.files.drop(state.ino)
+
+
+def write_conflicts(directory: str, mount: int, records: list[Any]) -> str:
+    """Store records that may not be committed; returns the directory made for them.
+
+    One file per record named ``<inode>-<offset>-<sequence>``, holding its bytes; everything is synced before this returns.
+    """
+    path = os.path.join(directory, f"{mount:016x}-{time.time_ns()}")
+    os.makedirs(path, mode=0o700)
+    for record in records:
+        name = os.path.join(path, f"{record.ino}-{record.offset}-{record.sequence}")
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(fd, record.data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return path

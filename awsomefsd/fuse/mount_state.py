@@ -1,0 +1,99 @@
+"""What all operations of one mount share: caches, open files, dirty data, and the way to the metadata service."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from awsomefsd.errors import FsError
+from awsomefsd.fuse.names import Names
+from awsomefsd.fuse.opens import OpenTable
+from awsomefsd.io.dirty import DirtyLog
+from awsomefsd.io.files import FileState, FileTable
+from awsomefsd.io.flusher import Flusher, record_space
+from awsomefsd.io.placement import Placement
+from awsomefsd.io.reservation import Reservation, Uniques
+from awsomefsd.meta.messages import Found, GetAttr
+from awsomefsd.types import Attr
+from awsomefsd.wait import Op, Signal, Wait
+
+
+class Metadata(Protocol):
+    """The client of the metadata service, as the vfs uses it."""
+
+    def ask(self, body: Any) -> Wait: ...
+    def propose(self, command: Any, unique: int) -> Wait: ...
+    def ack(self, unique: int) -> None: ...
+
+
+class MountState:
+    """Built complete by worker.py; the subjects of the vfs (namespace, attributes, data, locks) work on it."""
+
+    def __init__(
+        self,
+        volume: int,
+        metadata: Metadata,
+        uniques: Uniques,
+        opens: OpenTable,
+        dirty: DirtyLog,
+        files: FileTable,
+        flusher: Flusher,
+        reservation: Reservation,
+        names: Names,
+        placement: Placement,
+        *,
+        read_only: bool,
+    ) -> None:
+        self.volume = volume
+        self.metadata = metadata
+        self.uniques = uniques
+        self.opens = opens
+        self.dirty = dirty
+        self.files = files
+        self.flusher = flusher
+        self.reservation = reservation
+        self.names = names
+        self.placement = placement
+        self.read_only = read_only
+        self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
+        self.recovering = False  # requests of a dead predecessor are being executed again
+        self.failed_handles: set[int] = set()  # fh that answer EIO until closed: what they held was lost with a session
+
+    def propose(self, command: Any, unique: int) -> Wait:
+        """A change asked for by the kernel request `unique` (a request makes one entry at most under its own id)."""
+        return self.metadata.propose(command, unique)
+
+    def attr_op(self, ino: int) -> Op:
+        """The committed attributes, asked for if they are not remembered.  Raises FsError(ENOENT)."""
+        attr = self.names.attr(ino)
+        if attr is None:
+            reply: Found = yield self.metadata.ask(GetAttr(self.volume, ino))
+            attr = reply.attr
+            self.names.put(attr)
+        return attr
+
+    def shown(self, attr: Attr) -> Attr:
+        """`attr` as stat(2) shall see it now: size and times of writes that are not committed yet count."""
+        state = self.files.get(attr.ino)
+        if state is None or not state.dirty:
+            return attr
+        mtime_ns = state.mtime_ns
+        if mtime_ns is None:
+            mtime_ns = attr.mtime_ns
+        return Attr(
+            attr.ino, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, max(state.size, attr.size),
+            max(attr.stored_bytes, min(attr.stored_bytes + state.dirty_bytes, state.size)),
+            attr.atime_ns, mtime_ns, max(attr.ctime_ns, mtime_ns), attr.btime_ns, attr.inline, attr.xattrs,
+        )  # fmt: skip
+
+    def release_space(self, lengths: list[int]) -> None:
+        """Records of these lengths will not be written: their reservation is free again."""
+        if lengths:
+            self.reservation.give_back(sum(record_space(length) for length in lengths))
+
+    def file(self, attr: Attr) -> FileState:
+        return self.files.state(attr)
+
+    def check_handle(self, fh: int | None) -> None:
+        """Raises FsError(EIO) for a handle that lost its session."""
+        if fh is not None and fh in self.failed_handles:
+            raise FsError(5, "this open file lost its session; close and open it again")

@@ -1,0 +1,101 @@
+"""The POSIX semantics of one mount, knowing no FUSE: handlers, tests and gateways drive it.
+
+Every method returns its result, or an Op (wait.py) where it has to wait; it raises errors.Error with the errno of the system call.
+A worker whose lease may have run out answers nothing from its caches: `served` lets such requests wait until the session is renewed or
+replaced, so what the kernel is told was true within the lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import GeneratorType
+from typing import Any, Protocol
+
+from awsomefsd.fuse.context import Context
+from awsomefsd.fuse.mount_state import MountState
+from awsomefsd.fuse.vfs_attributes import AttributeOps
+from awsomefsd.fuse.vfs_data import DataOps, Pool
+from awsomefsd.fuse.vfs_locks import LockClient, LockOps
+from awsomefsd.fuse.vfs_namespace import NamespaceOps
+from awsomefsd.wait import Op, Wait
+
+KERNEL_TTL_NS_MAX = 10_000_000_000
+
+
+class Lease(Protocol):
+    """How long this worker may serve what it remembers."""
+
+    def left_ns(self) -> int: ...
+    def renewed(self) -> Wait:
+        """Ends when there is a valid lease again."""
+
+
+class Vfs:
+    def __init__(self, mount: MountState, client: LockClient, lease: Lease, pool: Pool) -> None:
+        self.mount = mount
+        self._lease = lease
+        self.locks = LockOps(mount, client)
+        data = DataOps(mount, pool, self.locks.release_flock)
+        names = NamespaceOps(mount, data)
+        attributes = AttributeOps(mount, data)
+        self._data = data
+        served = self._served
+        self.lookup, self.readlink = served(names.lookup), served(names.readlink)
+        self.mknod, self.mkdir, self.symlink = served(names.mknod), served(names.mkdir), served(names.symlink)
+        self.create, self.link = served(names.create), served(names.link)
+        self.unlink, self.rmdir, self.rename = served(names.unlink), served(names.rmdir), served(names.rename)
+        self.opendir, self.readdir, self.releasedir = served(names.opendir), served(names.readdir), names.releasedir
+        self.forget = names.forget
+        self.getattr, self.setattr = served(attributes.getattr), served(attributes.setattr)
+        self.getxattr, self.setxattr = served(attributes.getxattr), served(attributes.setxattr)
+        self.listxattr, self.removexattr = served(attributes.listxattr), served(attributes.removexattr)
+        self.open, self.read, self.write = served(data.open), served(data.read), served(data.write)
+        self.fsync, self.release, self.statfs = served(data.fsync), data.release, served(data.statfs)
+        self.getlk, self.setlk = served(self.locks.getlk), served(self.locks.setlk)
+        self.interrupt = self.locks.interrupt
+        self.fetch_layout = data.fetch_layout
+
+    def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Op | None:
+        """close(2) of a descriptor: POSIX locks of this owner end, see DataOps.flush for the data."""
+        unlock = self.locks.flush_op(ctx, ino, lock_owner)
+        data = self._data.flush(ctx, ino, fh, lock_owner)
+        if unlock is not None and data is not None:
+            return _both(unlock, data)
+        return unlock if unlock is not None else data
+
+    def fsyncdir(self, ctx: Context, ino: int, fh: int, datasync: bool) -> None:
+        """Every change of a directory was in the journal before it was answered."""
+
+    def ttl_ns(self) -> int:
+        """How long the kernel may use what it is told now: never longer than the lease."""
+        return max(0, min(self._lease.left_ns(), KERNEL_TTL_NS_MAX))
+
+    def replied(self, unique: int) -> None:
+        """The kernel has the reply of a request that may have made an entry: its result need not be kept any more."""
+        self.mount.metadata.ack(unique)
+
+    def destroy(self) -> None:
+        """DESTROY is never sent on plain mounts; the worker flushes when the kernel has unmounted."""
+
+    def _served(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        left_ns = self._lease.left_ns
+
+        def served(*args: Any) -> Any:
+            if left_ns() > 0:
+                return method(*args)
+            return self._when_renewed(method, args)
+
+        return served
+
+    def _when_renewed(self, method: Callable[..., Any], args: tuple[Any, ...]) -> Op:
+        while self._lease.left_ns() <= 0:
+            yield self._lease.renewed()
+        result = method(*args)
+        if isinstance(result, GeneratorType):
+            result = yield from result
+        return result
+
+
+def _both(first: Op, second: Op) -> Op:
+    yield from first
+    yield from second

@@ -1,0 +1,108 @@
+"""Attributes and extended attributes."""
+
+from __future__ import annotations
+
+import errno
+
+from awsomefsd.errors import FsError
+from awsomefsd.fuse.context import Context, SetAttrIn
+from awsomefsd.fuse.mount_state import MountState
+from awsomefsd.fuse.vfs_data import DataOps
+from awsomefsd.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
+from awsomefsd.meta.commands import SET_MTIME, SET_SIZE, RemoveXattr, SetAttr, SetXattr
+from awsomefsd.meta.messages import Blob, Found, GetXattr, ListXattr, Names
+from awsomefsd.types import Attr
+from awsomefsd.wait import Op
+
+XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
+
+
+class AttributeOps:
+    def __init__(self, mount: MountState, data: DataOps) -> None:
+        self._mount = mount
+        self._data = data
+
+    def getattr(self, ctx: Context, ino: int, fh: int | None) -> Attr | Op:
+        attr = self._mount.names.attr(ino)
+        if attr is None:
+            return self._getattr(ino)
+        return self._mount.shown(attr)
+
+    def _getattr(self, ino: int) -> Op:
+        attr = yield from self._mount.attr_op(ino)
+        return self._mount.shown(attr)
+
+    def setattr(self, ctx: Context, ino: int, fh: int | None, change: SetAttrIn) -> Op:
+        if self._mount.read_only:
+            raise FsError(errno.EROFS)
+        return self._setattr(ctx, ino, fh, change)
+
+    def _setattr(self, ctx: Context, ino: int, fh: int | None, change: SetAttrIn) -> Op:
+        mount = self._mount
+        mount.check_handle(fh)
+        attr: Attr = yield from mount.attr_op(ino)
+        command = SetAttr(
+            mount.volume, ino, change.mask, change.mode, change.uid, change.gid, change.size,
+            change.atime_ns, change.mtime_ns, change.ctime_ns, mount.dirty.log_id, mount.dirty.last_sequence,
+        )  # fmt: skip
+        if change.mask & SET_SIZE:
+            attr = yield from self._data.set_size(attr, command, ctx.unique)
+            return mount.shown(attr)
+        reply: Found = yield mount.propose(command, ctx.unique)
+        mount.names.put(reply.attr)
+        state = mount.files.get(ino)
+        if state is not None and change.mask & SET_MTIME:
+            state.mtime_ns = None  # what is dirty now was written before
+        return mount.shown(reply.attr)
+
+    # --- extended attributes -----------------------------------------------------------------------------------------------
+
+    def getxattr(self, ctx: Context, ino: int, name: bytes) -> Op:
+        check_xattr_name(name)
+        attr = self._mount.names.attr(ino)
+        if attr is not None and attr.xattrs == 0:
+            raise FsError(errno.ENODATA)
+        return self._getxattr(ino, name)
+
+    def _getxattr(self, ino: int, name: bytes) -> Op:
+        reply: Blob = yield self._mount.metadata.ask(GetXattr(self._mount.volume, ino, name))
+        return reply.data
+
+    def listxattr(self, ctx: Context, ino: int) -> list[bytes] | Op:
+        attr = self._mount.names.attr(ino)
+        if attr is not None and attr.xattrs == 0:
+            return []
+        return self._listxattr(ctx, ino)
+
+    def _listxattr(self, ctx: Context, ino: int) -> Op:
+        reply: Names = yield self._mount.metadata.ask(ListXattr(self._mount.volume, ino))
+        return [name for name in reply.names if ctx.uid == 0 or not name.startswith(b"trusted.")]
+
+    def setxattr(self, ctx: Context, ino: int, name: bytes, value: bytes, flags: int) -> Op:
+        check_xattr_name(name)
+        if self._mount.read_only:
+            raise FsError(errno.EROFS)
+        if len(value) > XATTR_VALUE_BYTES_MAX:
+            raise FsError(errno.E2BIG)
+        return self._change(ctx, SetXattr(self._mount.volume, ino, name, bytes(value), flags))
+
+    def removexattr(self, ctx: Context, ino: int, name: bytes) -> Op:
+        check_xattr_name(name)
+        if self._mount.read_only:
+            raise FsError(errno.EROFS)
+        return self._change(ctx, RemoveXattr(self._mount.volume, ino, name))
+
+    def _change(self, ctx: Context, command: SetXattr | RemoveXattr) -> Op:
+        reply = yield self._mount.propose(command, ctx.unique)
+        if isinstance(reply, Found):
+            self._mount.names.put(reply.attr)
+        else:
+            self._mount.names.drop(command.ino)
+
+
+def check_xattr_name(name: bytes) -> None:
+    """Raises FsError for names that no filesystem takes, and for system.* (POSIX ACLs are not built)."""
+    if len(name) > XATTR_NAME_BYTES_MAX:
+        raise FsError(errno.ERANGE)
+    if not name.startswith(XATTR_PREFIXES):
+        raise FsError(errno.EOPNOTSUPP)

@@ -1,0 +1,256 @@
+"""Open files and their bytes: open, read, write, flush, fsync, release, and truncation, which must meet the dirty data in order."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from awsomefsd.errors import FsError
+from awsomefsd.fuse.context import Context, Opened
+from awsomefsd.fuse.mount_state import MountState
+from awsomefsd.io.files import LAYOUT_WINDOW_BYTES, FileState
+from awsomefsd.io.flusher import record_space
+from awsomefsd.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX, FUSE_WRITE_BYTES_MAX
+from awsomefsd.meta.commands import SET_KILL_SUIDGID, SET_SIZE, ReleaseOrphan, SetAttr
+from awsomefsd.meta.messages import Found, GetLayout, GetStatFs, Layout, StatFsReply
+from awsomefsd.types import Attr
+from awsomefsd.wait import Op, Resume, Wait
+
+FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE = 1 << 0, 1 << 1
+WRITE_KILL_SUIDGID = 1 << 2
+SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+LOOKS_MAX = 4  # at a layout that turned out to be old
+
+_own = threading.local()
+
+
+def read_buffer() -> memoryview:
+    """This thread's page-aligned buffer for one read; a reply leaves for the kernel on the thread that filled it, so one is enough."""
+    buffer = getattr(_own, "buffer", None)
+    if buffer is None:
+        _own.memory = mmap.mmap(-1, FUSE_WRITE_BYTES_MAX, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        buffer = _own.buffer = memoryview(_own.memory)
+    return buffer
+
+
+class Pool(Protocol):
+    """Threads that may block on devices, for operations that already left their reader thread."""
+
+    def submit(self, work: Callable[[], None]) -> None: ...
+
+
+class OnPool:
+    """A Wait that continues its operation on a pool thread, so that the thread that receives answers never does I/O."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def start(self, resume: Resume) -> None:
+        self._pool.submit(lambda: resume(None, None))
+
+
+class DataOps:
+    def __init__(self, mount: MountState, pool: Pool, on_release: Callable[[int, int, int], Wait | None]) -> None:
+        self._mount = mount
+        self._pool = pool
+        self._on_release = on_release  # (ino, lock owner, unique) -> a wait if a flock has to be given up
+
+    # --- open and close ----------------------------------------------------------------------------------------------------
+
+    def open(self, ctx: Context, ino: int, flags: int) -> Opened | Op:
+        mount = self._mount
+        if flags & os.O_ACCMODE != os.O_RDONLY and mount.read_only:
+            raise FsError(errno.EROFS)
+        if flags & os.O_TRUNC or ino in mount.removing or mount.names.attr(ino) is None:
+            return self._open(ctx, ino, flags)
+        return Opened(mount.opens.open(ino, flags, ctx.unique), FOPEN_KEEP_CACHE)
+
+    def _open(self, ctx: Context, ino: int, flags: int) -> Op:
+        mount = self._mount
+        removing = mount.removing.get(ino)
+        if removing is not None:
+            yield removing
+        attr: Attr = yield from mount.attr_op(ino)
+        if attr.nlink == 0 and not mount.opens.count(ino):
+            raise FsError(errno.ENOENT)
+        if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
+            yield from self.truncate_to_zero(attr, ctx.unique)
+        return Opened(mount.opens.open(ino, flags, ctx.unique), FOPEN_KEEP_CACHE)
+
+    def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Op | None:
+        """close(2) of one descriptor.  Data stays dirty, except after a truncation to nothing: old or new content must survive a crash."""
+        state = self._mount.files.get(ino)
+        if state is not None and state.truncated_to_zero and state.dirty:
+            state.truncated_to_zero = False
+            return self._fsync(ino, fh)
+        return None
+
+    def fsync(self, ctx: Context, ino: int, fh: int, datasync: bool) -> Op | None:
+        state = self._mount.files.get(ino)
+        if fh not in self._mount.failed_handles and (state is None or (not state.dirty and state.error is None)):
+            return None
+        return self._fsync(ino, fh)
+
+    def _fsync(self, ino: int, fh: int) -> Op:
+        self._mount.check_handle(fh)
+        yield self._mount.flusher.flush(ino)
+
+    def release(self, ctx: Context, ino: int, fh: int, flags: int, release_flags: int, lock_owner: int) -> Op | None:
+        mount = self._mount
+        mount.failed_handles.discard(fh)
+        mount.opens.close(fh)
+        attr = mount.names.attr(ino)
+        if attr is not None and attr.nlink == 0 and not mount.opens.count(ino):
+            self.release_orphan(ino)
+        if release_flags & 2:  # FUSE_RELEASE_FLOCK_UNLOCK
+            wait = self._on_release(ino, lock_owner, ctx.unique)
+            if wait is not None:
+                return waited(wait)
+        return None
+
+    def release_orphan(self, ino: int) -> None:
+        """Last close of an inode without names: its data is not needed any more.  Nobody waits for it."""
+        mount = self._mount
+        mount.release_space(mount.files.drop(ino))
+        unique = mount.uniques.next_background_unique()
+        mount.metadata.propose(ReleaseOrphan(mount.volume, [ino]), unique).start(lambda value, error: mount.metadata.ack(unique))
+
+    # --- read ----------------------------------------------------------------------------------------------------------------
+
+    def read(self, ctx: Context, ino: int, fh: int, offset: int, size: int) -> list[Any] | Op:
+        mount = self._mount
+        mount.check_handle(fh)
+        attr = mount.names.attr(ino)
+        if attr is None:
+            return self._read(ino, offset, size)
+        buffer = read_buffer()[:size]
+        length = mount.files.read_into(mount.file(attr), offset, buffer)
+        if length < 0:
+            return self._read(ino, offset, size)
+        return [buffer[:length]]
+
+    def _read(self, ino: int, offset: int, size: int) -> Op:
+        """The layout is not known here: ask, then read on a pool thread."""
+        mount = self._mount
+        attr = yield from mount.attr_op(ino)
+        state = mount.file(attr)
+        for look in range(LOOKS_MAX):
+            if state.needs_layout(offset, offset + size):
+                yield from self.fetch_layout(state, offset, size)
+            yield OnPool(self._pool)
+            buffer = read_buffer()[:size]
+            length = mount.files.read_into(state, offset, buffer, last_look=look == LOOKS_MAX - 2)
+            if length >= 0:
+                return [buffer[:length]]
+        raise FsError(errno.EIO, f"layout of inode {ino} did not settle")
+
+    def fetch_layout(self, state: FileState, offset: int, size: int) -> Op:
+        mount = self._mount
+        start = offset - offset % LAYOUT_WINDOW_BYTES
+        end = max(start + LAYOUT_WINDOW_BYTES, offset + size)
+        version = state.version
+        reply: Layout = yield mount.metadata.ask(GetLayout(mount.volume, state.ino, start, end))
+        mount.placement.learn(reply.segments)
+        if state.version == version:  # else a commit came between question and answer; ask again
+            state.learn_layout(start, end, reply.size, reply.extents, reply.inline)
+
+    # --- write ---------------------------------------------------------------------------------------------------------------
+
+    def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Op:
+        mount = self._mount
+        attr = mount.names.attr(ino)
+        if attr is None or fh in mount.failed_handles or mount.recovering or (write_flags & WRITE_KILL_SUIDGID and attr.mode & 0o6000):
+            return self._write(ctx, ino, fh, offset, data, write_flags)
+        if offset + len(data) > FILE_BYTES_MAX:
+            raise FsError(errno.EFBIG)
+        if not self._store(ctx, mount.file(attr), offset, data):
+            return self._write(ctx, ino, fh, offset, data, write_flags)
+        return len(data)
+
+    def _store(self, ctx: Context, state: FileState, offset: int, data: memoryview) -> bool:
+        """One dirty record, if space is reserved and the dirty log has room; what the record stores survives this process."""
+        mount = self._mount
+        need = record_space(len(data))
+        if not mount.reservation.take(need):
+            return False
+        if not state.store(mount.dirty, offset, data, ctx.unique, time.time_ns()):
+            mount.reservation.give_back(need)
+            return False
+        if mount.dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
+            mount.flusher.kick()
+        return True
+
+    def _write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> Op:
+        mount = self._mount
+        mount.check_handle(fh)
+        if mount.recovering and mount.dirty.find_unique(ctx.unique) is not None:
+            return len(data)  # the predecessor had stored it and died before it could say so
+        attr: Attr = yield from mount.attr_op(ino)
+        if write_flags & WRITE_KILL_SUIDGID and attr.mode & 0o6000:
+            unique = mount.uniques.next_background_unique()
+            reply: Found = yield mount.metadata.propose(SetAttr(mount.volume, ino, SET_KILL_SUIDGID), unique)
+            mount.metadata.ack(unique)
+            mount.names.put(reply.attr)
+        state = mount.file(attr)
+        flushed = False
+        while True:
+            room = mount.flusher.room()
+            if self._store(ctx, state, offset, data):
+                return len(data)
+            if mount.reservation.left_bytes >= record_space(len(data)):
+                mount.flusher.kick()
+                yield room
+                continue
+            try:
+                yield from mount.reservation.refill(record_space(len(data)))
+            except FsError as err:
+                if err.errno not in SPACE_ERRORS or flushed:
+                    raise
+                flushed = True  # what dirty records took and do not need comes back when they are flushed
+                yield mount.flusher.flush_all()
+
+    # --- truncate ------------------------------------------------------------------------------------------------------------
+
+    def truncate_to_zero(self, attr: Attr, unique: int) -> Op:
+        attr = yield from self.set_size(attr, SetAttr(self._mount.volume, attr.ino, SET_SIZE), unique)
+        return attr
+
+    def set_size(self, attr: Attr, command: SetAttr, unique: int) -> Op:
+        """Truncate or extend.  Dirty records are flushed first; those of a truncation to nothing just end.
+
+        The command names the newest record, so a successor that replays older ones cannot bring back what was cut off.
+        """
+        mount = self._mount
+        state = mount.file(attr)
+        if command.size > FILE_BYTES_MAX:
+            raise FsError(errno.EFBIG)
+        state.held = command.size == 0
+        try:
+            if state.dirty:
+                yield mount.flusher.flush(attr.ino, in_flight_only=state.held)
+            command.log, command.sequence = mount.dirty.log_id, mount.dirty.last_sequence
+            reply: Found = yield mount.propose(command, unique)
+            if state.held:
+                mount.release_space(mount.files.discard(attr.ino))
+            state.truncate_committed(command.size)
+        finally:
+            state.held = False
+        mount.names.put(reply.attr)
+        return reply.attr
+
+    def statfs(self, ctx: Context, ino: int) -> Op:
+        reply: StatFsReply = yield self._mount.metadata.ask(GetStatFs(self._mount.volume))
+        return reply.stat
+
+
+def waited(wait: Wait) -> Op:
+    """An Op of one wait."""
+    yield wait

@@ -1,0 +1,108 @@
+"""Locks: fcntl ranges, OFD and flock.  The machine decides; a waiting lock parks at the service and holds no thread here.
+
+The kernel sends FLUSH with the owner at every close(2) and RELEASE for flock, so this side remembers which owners hold anything at all:
+a close of a file without locks asks nobody.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, Protocol
+
+from awsomefsd.errors import FsError
+from awsomefsd.fuse.context import Context
+from awsomefsd.fuse.mount_state import MountState
+from awsomefsd.meta.commands import SetLock
+from awsomefsd.meta.messages import Cancel, GetLocks, Locked, Locks, TestLock
+from awsomefsd.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, Lock
+from awsomefsd.wait import Op, Wait
+
+F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2
+
+
+class LockClient(Protocol):
+    """The metadata client's part for locks."""
+
+    def ask(self, body: Any) -> Wait: ...
+    def wait_lock(self, command: SetLock, unique: int) -> Wait: ...
+    def tell(self, body: Any) -> None: ...
+
+
+class LockOps:
+    def __init__(self, mount: MountState, client: LockClient) -> None:
+        self._mount = mount
+        self._client = client
+        self._owners: dict[int, set[tuple[int, int]]] = {}  # inode -> (kind, owner) that may hold locks
+        self._waiting: set[int] = set()  # uniques of requests that wait for a lock
+
+    def getlk(self, ctx: Context, ino: int, fh: int, lock: Lock) -> Op:
+        reply: Locked = yield self._client.ask(TestLock(self._mount.volume, ino, lock))
+        return reply.lock
+
+    def setlk(self, ctx: Context, ino: int, fh: int, lock: Lock, wait: bool) -> Op | None:
+        self._mount.check_handle(fh)
+        if lock.lock_type == F_UNLCK and not self._mount.recovering and not self.holds(ino, lock.kind, lock.owner):
+            return None
+        return self._setlk(ctx, ino, lock, wait)
+
+    def _setlk(self, ctx: Context, ino: int, lock: Lock, wait: bool) -> Op:
+        command = SetLock(self._mount.volume, ino, lock.kind, lock.owner, lock.pid, lock.lock_type, lock.start, lock.end)
+        if lock.lock_type != F_UNLCK:
+            self._owners.setdefault(ino, set()).add((lock.kind, lock.owner))
+        if not wait or lock.lock_type == F_UNLCK:
+            yield self._mount.propose(command, ctx.unique)
+            return
+        self._waiting.add(ctx.unique)
+        try:
+            yield self._client.wait_lock(command, ctx.unique)
+        finally:
+            self._waiting.discard(ctx.unique)
+
+    def interrupt(self, unique: int) -> None:
+        """A signal for the caller of a request: ends a lock wait with EINTR; other requests run to their end."""
+        if unique in self._waiting:
+            self._client.tell(Cancel(unique))
+
+    def holds(self, ino: int, kind: int, owner: int) -> bool:
+        return (kind, owner) in self._owners.get(ino, ())
+
+    def give_up(self, ino: int, kind: int, owner: int, unique: int) -> Wait | None:
+        """Everything this owner holds on the inode ends; None if it never held anything."""
+        owners = self._owners.get(ino)
+        if owners is None or (kind, owner) not in owners:
+            if not self._mount.recovering:
+                return None
+        else:
+            owners.discard((kind, owner))
+            if not owners:
+                self._owners.pop(ino, None)
+        return self._mount.propose(SetLock(self._mount.volume, ino, kind, owner, 0, F_UNLCK, 0, LOCK_END_MAX), unique)
+
+    def flush_op(self, ctx: Context, ino: int, lock_owner: int) -> Op | None:
+        wait = self.give_up(ino, LOCK_POSIX, lock_owner, ctx.unique)
+        return None if wait is None else _waited(wait)
+
+    def release_flock(self, ino: int, lock_owner: int, unique: int) -> Wait | None:
+        return self.give_up(ino, LOCK_FLOCK, lock_owner, unique)
+
+    def inodes(self) -> list[int]:
+        """Inodes on which somebody may hold a lock."""
+        return list(self._owners)
+
+    def forget_all(self) -> None:
+        """The session that owned them has ended."""
+        self._owners.clear()
+
+    def load(self, session: int) -> Op:
+        """After a takeover: what the predecessor's callers hold."""
+        reply: Locks = yield self._client.ask(GetLocks(session))
+        for ino, lock in reply.locks:
+            self._owners.setdefault(ino, set()).add((lock.kind, lock.owner))
+
+
+def _waited(wait: Wait) -> Op:
+    try:
+        yield wait
+    except FsError as err:
+        if err.errno != errno.ENOENT:  # the inode went with its last name
+            raise

@@ -1,0 +1,321 @@
+"""Names: lookup, create and its kin, link, unlink, rename, readdir."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable
+
+from awsomefsd.errors import FsError
+from awsomefsd.fuse.context import Context, Opened
+from awsomefsd.fuse.mount_state import MountState
+from awsomefsd.fuse.names import ABSENT, Directory
+from awsomefsd.fuse.vfs_data import FOPEN_KEEP_CACHE, DataOps
+from awsomefsd.limits import READDIR_ENTRIES_MAX, SYMLINK_BYTES_MAX
+from awsomefsd.meta.commands import RENAME_EXCHANGE, RENAME_NOREPLACE, Create, Link, Rename, Rmdir, Unlink
+from awsomefsd.meta.messages import Blob, Entries, Found, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
+from awsomefsd.types import ROOT_INO, Attr, Dirent
+from awsomefsd.wait import Op, Signal
+
+DOT_COOKIE, DOTDOT_COOKIE, FIRST_COOKIE = 1, 2, 16
+
+
+class Listing:
+    """An open directory's position: the page that is being handed out, and the directory as it was when the listing began."""
+
+    __slots__ = ("after", "directory", "end", "page", "plus")
+
+    def __init__(self, directory: Directory | None) -> None:
+        self.directory = directory  # None: began in the middle, so its end does not make the directory complete
+        self.page: list[Dirent] = []
+        self.after = 0  # the page holds the entries that follow this cookie
+        self.end = False
+        self.plus = False
+
+
+class NamespaceOps:
+    def __init__(self, mount: MountState, data: DataOps) -> None:
+        self._mount = mount
+        self._data = data
+        self._listings: dict[int, Listing] = {}
+
+    # --- lookup ----------------------------------------------------------------------------------------------------------
+
+    def lookup(self, ctx: Context, parent: int, name: bytes) -> Attr | Op:
+        mount = self._mount
+        ino = mount.names.find(parent, name)
+        if ino is not None:
+            if ino == ABSENT:
+                raise FsError(errno.ENOENT)
+            attr = mount.names.attr(ino)
+            if attr is not None:
+                return mount.shown(attr)
+        return self._lookup(parent, name)
+
+    def _lookup(self, parent: int, name: bytes) -> Op:
+        mount = self._mount
+        if name == b".":
+            attr = yield from mount.attr_op(parent)
+            return attr
+        if name == b"..":
+            reply: Found = yield mount.metadata.ask(GetParent(mount.volume, parent))
+            return reply.attr
+        try:
+            reply = yield mount.metadata.ask(Lookup(mount.volume, parent, name))
+        except FsError as err:
+            if err.errno == errno.ENOENT:
+                mount.names.enter(parent, name, ABSENT)
+            raise
+        mount.names.put(reply.attr)
+        mount.names.enter(parent, name, reply.attr.ino)
+        return mount.shown(reply.attr)
+
+    def forget(self, ino: int, nlookup: int) -> None:
+        """The kernel has dropped the inode.  Caches here are bounded on their own; only what is gone for good is dropped with it."""
+        attr = self._mount.names.attr(ino)
+        if attr is not None and attr.nlink == 0 and not self._mount.opens.count(ino):
+            self._mount.names.drop(ino)
+
+    # --- making ----------------------------------------------------------------------------------------------------------
+
+    def _writable(self) -> None:
+        if self._mount.read_only:
+            raise FsError(errno.EROFS)
+
+    def _make(self, ctx: Context, command: Create) -> Op:
+        mount = self._mount
+        reply: Found = yield mount.propose(command, ctx.unique)
+        mount.names.put(reply.attr)
+        if reply.parent is not None:
+            mount.names.put(reply.parent)
+        if reply.created and stat.S_ISDIR(reply.attr.mode):
+            mount.names.directory(reply.attr.ino, complete=True)
+        mount.names.enter(command.parent, command.name, reply.attr.ino)
+        return reply
+
+    def _made(self, ctx: Context, command: Create) -> Op:
+        reply = yield from self._make(ctx, command)
+        return reply.attr
+
+    def mknod(self, ctx: Context, parent: int, name: bytes, mode: int, rdev: int) -> Op:
+        self._writable()
+        return self._made(ctx, Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, rdev))
+
+    def mkdir(self, ctx: Context, parent: int, name: bytes, mode: int) -> Op:
+        self._writable()
+        return self._made(ctx, Create(self._mount.volume, parent, name, stat.S_IFDIR | (mode & 0o7777), ctx.uid, ctx.gid))
+
+    def symlink(self, ctx: Context, parent: int, name: bytes, target: bytes) -> Op:
+        self._writable()
+        if len(target) > SYMLINK_BYTES_MAX:
+            raise FsError(errno.ENAMETOOLONG)
+        return self._made(ctx, Create(self._mount.volume, parent, name, stat.S_IFLNK | 0o777, ctx.uid, ctx.gid, 0, target))
+
+    def create(self, ctx: Context, parent: int, name: bytes, mode: int, flags: int) -> Op:
+        self._writable()
+        mode = stat.S_IFREG | (mode & 0o7777)
+        command = Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, 0, b"", not flags & os.O_EXCL)
+        return self._create(ctx, command, flags)
+
+    def _create(self, ctx: Context, command: Create, flags: int) -> Op:
+        reply = yield from self._make(ctx, command)
+        attr: Attr = reply.attr
+        if not reply.created and flags & os.O_TRUNC:
+            attr = yield from self._data.truncate_to_zero(attr, self._mount.uniques.next_background_unique())
+        fh = self._mount.opens.open(attr.ino, flags, ctx.unique)
+        return self._mount.shown(attr), Opened(fh, FOPEN_KEEP_CACHE)
+
+    def link(self, ctx: Context, ino: int, new_parent: int, new_name: bytes) -> Op:
+        self._writable()
+        mount = self._mount
+        reply: Found = yield mount.propose(Link(mount.volume, ino, new_parent, new_name), ctx.unique)
+        mount.names.put(reply.attr)
+        if reply.parent is not None:
+            mount.names.put(reply.parent)
+        mount.names.enter(new_parent, new_name, ino)
+        return mount.shown(reply.attr)
+
+    def readlink(self, ctx: Context, ino: int) -> Op:
+        reply: Blob = yield self._mount.metadata.ask(ReadLink(self._mount.volume, ino))
+        return reply.data
+
+    # --- removing --------------------------------------------------------------------------------------------------------
+
+    def _ino_of(self, parent: int, name: bytes) -> Op:
+        ino = self._mount.names.find(parent, name)
+        if ino is None:
+            attr = yield from self._lookup(parent, name)
+            ino = attr.ino
+        if ino == ABSENT:
+            raise FsError(errno.ENOENT)
+        return ino
+
+    def unlink(self, ctx: Context, parent: int, name: bytes) -> Op:
+        self._writable()
+        return self._remove(ctx, Unlink(self._mount.volume, parent, name))
+
+    def rmdir(self, ctx: Context, parent: int, name: bytes) -> Op:
+        self._writable()
+        return self._remove(ctx, Rmdir(self._mount.volume, parent, name))
+
+    def _remove(self, ctx: Context, command: Unlink | Rmdir) -> Op:
+        mount = self._mount
+        signal, ino = Signal(), 0
+        try:
+            if not mount.recovering:  # a repeated request may find the name gone: the service has its first answer
+                ino = yield from self._ino_of(command.parent, command.name)
+            mount.removing[ino] = signal
+            command.pinned = mount.recovering or mount.opens.count(ino) > 0
+            reply: Removed = yield mount.propose(command, ctx.unique)
+            mount.names.put(reply.parent)
+            mount.names.enter(command.parent, command.name, ABSENT)
+            self._removed(reply.attr, command.pinned)
+        finally:
+            mount.removing.pop(ino, None)
+            signal.fire()
+
+    def _removed(self, attr: Attr, pinned: bool) -> None:
+        mount = self._mount
+        mount.names.put(attr)
+        if attr.nlink == 0 or (stat.S_ISDIR(attr.mode) and attr.nlink < 2):
+            if not pinned:
+                mount.release_space(mount.files.drop(attr.ino))
+            elif not mount.opens.count(attr.ino):
+                self._data.release_orphan(attr.ino)
+
+    def rename(self, ctx: Context, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Op:
+        self._writable()
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise FsError(errno.EINVAL, "rename flags other than NOREPLACE and EXCHANGE are not supported")
+        return self._rename(ctx, Rename(self._mount.volume, parent, name, new_parent, new_name, flags))
+
+    def _rename(self, ctx: Context, command: Rename) -> Op:
+        mount = self._mount
+        signal, target = Signal(), 0
+        try:
+            if not mount.recovering:
+                source = yield from self._ino_of(command.parent, command.name)
+                target = yield from self._target_of(command)
+                if target:  # replacing: old or new content, never an empty file
+                    yield mount.flusher.flush(source)
+                    mount.removing[target] = signal
+            command.pinned = mount.recovering or (target > 0 and mount.opens.count(target) > 0)
+            reply: Renamed = yield mount.propose(command, ctx.unique)
+            self._renamed(command, reply)
+        finally:
+            mount.removing.pop(target, None)
+            signal.fire()
+
+    def _target_of(self, command: Rename) -> Op:
+        if command.flags & RENAME_NOREPLACE:
+            return 0
+        try:
+            target = yield from self._ino_of(command.new_parent, command.new_name)
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            return 0
+        return target
+
+    def _renamed(self, command: Rename, reply: Renamed) -> None:
+        names = self._mount.names
+        for attr in (reply.attr, reply.parent, reply.new_parent):
+            names.put(attr)
+        names.enter(command.new_parent, command.new_name, reply.attr.ino)
+        if command.flags & RENAME_EXCHANGE and reply.replaced is not None:
+            names.put(reply.replaced)
+            names.enter(command.parent, command.name, reply.replaced.ino)
+            return
+        if (command.parent, command.name) != (command.new_parent, command.new_name):
+            if reply.replaced is not None and reply.replaced.ino == reply.attr.ino:
+                return  # two names of one inode: rename(2) does nothing
+            names.enter(command.parent, command.name, ABSENT)
+        if reply.replaced is not None:
+            self._removed(reply.replaced, command.pinned)
+
+    # --- directories -----------------------------------------------------------------------------------------------------
+
+    def opendir(self, ctx: Context, ino: int, flags: int) -> Opened | Op:
+        if ino in self._mount.removing:
+            return self._opendir(ctx, ino, flags)
+        return Opened(self._mount.opens.open(ino, flags | os.O_DIRECTORY, ctx.unique), 0)
+
+    def _opendir(self, ctx: Context, ino: int, flags: int) -> Op:
+        yield self._mount.removing.get(ino) or fired()
+        yield from self._mount.attr_op(ino)
+        return Opened(self._mount.opens.open(ino, flags | os.O_DIRECTORY, ctx.unique), 0)
+
+    def releasedir(self, ctx: Context, ino: int, fh: int) -> None:
+        self._listings.pop(fh, None)
+        self._mount.failed_handles.discard(fh)
+        self._mount.opens.close(fh)
+        attr = self._mount.names.attr(ino)
+        if attr is not None and attr.nlink == 0 and not self._mount.opens.count(ino):
+            self._data.release_orphan(ino)
+
+    def readdir(self, ctx: Context, ino: int, fh: int, offset: int, plus: bool) -> Iterable[Dirent] | Op:
+        listing = self._listings.get(fh)
+        if listing is not None and offset >= listing.after and listing.page and (plus <= listing.plus):
+            rest = [entry for entry in listing.page if entry.cookie > offset]
+            if rest or listing.end:
+                return self._shown(ino, rest, plus)
+        return self._readdir(ino, fh, offset, plus)
+
+    def _readdir(self, ino: int, fh: int, offset: int, plus: bool) -> Op:
+        mount = self._mount
+        own = yield from mount.attr_op(ino)
+        if offset < FIRST_COOKIE:
+            directory = mount.names.directory(ino)
+            listing = self._listings[fh] = Listing(directory)
+        else:
+            listing = self._listings.get(fh) or Listing(None)
+            if listing.page and listing.page[-1].cookie != offset:
+                listing.directory = None  # seekdir: what is between was not seen in this listing
+            self._listings[fh] = listing
+        ask = ReadDir(mount.volume, ino, max(offset, FIRST_COOKIE - 1), READDIR_ENTRIES_MAX, plus)
+        reply: Entries = yield mount.metadata.ask(ask)
+        dots = yield from self._dots(own, offset, plus)
+        listing.after, listing.end, listing.plus = offset, reply.end, plus
+        listing.page = dots + reply.entries
+        self._remember(ino, listing, reply)
+        return self._shown(ino, listing.page, plus)
+
+    def _dots(self, own: Attr, offset: int, plus: bool) -> Op:
+        dots = []
+        if offset < DOT_COOKIE:
+            dots.append(Dirent(b".", own.ino, stat.S_IFDIR, DOT_COOKIE))
+        if offset < DOTDOT_COOKIE:
+            parent = own.ino
+            if own.ino != ROOT_INO and own.nlink:
+                reply: Found = yield self._mount.metadata.ask(GetParent(self._mount.volume, own.ino))
+                parent = reply.attr.ino
+            dots.append(Dirent(b"..", parent, stat.S_IFDIR, DOTDOT_COOKIE))
+        return dots
+
+    def _remember(self, ino: int, listing: Listing, reply: Entries) -> None:
+        names = self._mount.names
+        for entry in reply.entries:
+            names.enter(ino, entry.name, entry.ino)
+            if entry.attr is not None:
+                names.put(entry.attr)
+        if reply.end and listing.directory is not None and names.directory(ino) is listing.directory:
+            listing.directory.complete = True
+
+    def _shown(self, ino: int, entries: list[Dirent], plus: bool) -> Iterable[Dirent]:
+        """Entries as they are now: the page may be older than a removal or a change of attributes since."""
+        if not plus:
+            return entries
+        return (self._fresh(ino, entry) for entry in entries)
+
+    def _fresh(self, parent: int, entry: Dirent) -> Dirent:
+        attr = self._mount.names.attr(entry.ino) if entry.cookie >= FIRST_COOKIE else None
+        if attr is not None and self._mount.names.find(parent, entry.name) != entry.ino:
+            attr = None
+        return Dirent(entry.name, entry.ino, entry.kind, entry.cookie, self._mount.shown(attr) if attr is not None else None)
+
+
+def fired() -> Signal:
+    signal = Signal()
+    signal.fire()
+    return signal

@@ -1,0 +1,244 @@
+"""The data of files in a worker: what is committed (extents, inline), what is dirty, and one answer to read(2) out of both.
+
+The life of written bytes: `write` stores a record in the dirty log (dirty), the flusher writes it to a segment (durable), a Commit makes it
+visible to others, and only then the record is clean.  A reader lays the dirty records over the committed layout.
+
+Two things may change while a reader copies: a commit turns records clean, whose place in the ring may then be used again, and collection
+frees a segment whose extents were overwritten.  `FileState.version` counts such changes; a reader that finds it changed after its copy
+reads again, so neither can be taken for data.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+from awsomefsd.errors import Corrupt, Error
+from awsomefsd.io.dirty import DirtyLog, Record
+from awsomefsd.io.extent_map import ExtentMap, cut
+from awsomefsd.types import Attr, Extent
+
+LAYOUT_WINDOW_BYTES = 1 << 30  # how much of a layout one request asks for
+FILES_CACHED_MAX = 8_192
+EXTENTS_CACHED_MAX = 200_000
+READ_RETRIES_MAX = 16
+
+
+class ExtentReader(Protocol):
+    def read(self, extent: Extent, volume: int, ino: int, skip: int, length: int, into: memoryview) -> None: ...
+
+
+class FileState:
+    """One inode's data.  `lock` guards all of it and is never held over I/O or a request."""
+
+    __slots__ = (
+        "dirty",
+        "dirty_bytes",
+        "error",
+        "extents",
+        "held",
+        "in_flight",
+        "inline",
+        "ino",
+        "is_inline",
+        "lock",
+        "mtime_ns",
+        "size",
+        "truncated_to_zero",
+        "version",
+    )  # fmt: skip
+
+    def __init__(self, attr: Attr) -> None:
+        self.ino = attr.ino
+        self.lock = threading.Lock()
+        self.size = attr.size
+        self.is_inline = attr.inline
+        self.inline: bytes | None = b"" if attr.inline and attr.stored_bytes == 0 else None  # None: not known
+        self.extents = ExtentMap(known_empty=attr.inline)
+        self.dirty: list[Record] = []
+        self.in_flight = 0  # so many of the first records are being flushed
+        self.held = False  # no flush may begin: a truncation to nothing is about to end these records
+        self.dirty_bytes = 0
+        self.mtime_ns: int | None = None  # of the newest dirty write, None if the committed one stands
+        self.error: Error | None = None  # a failed flush, reported once by fsync
+        self.truncated_to_zero = False
+        self.version = 0
+
+    def needs_layout(self, start: int, end: int) -> bool:
+        """Whether the service must be asked before [start, end) can be read."""
+        if self.is_inline:
+            return self.inline is None
+        return not self.extents.knows(start, min(end, self.size))
+
+    def store(self, log: DirtyLog, offset: int, data: memoryview, unique: int, time_ns: int) -> bool:
+        """Append one write to the dirty log; False if it has no room.
+
+        Under the lock from the sequence number to the list: the machine ignores what is older than the newest committed sequence of an
+        inode, so two writes of one file (write-back sends several at once) may not change places in between.
+        """
+        with self.lock:
+            record = log.append_write(self.ino, offset, data, unique, time_ns, 0)
+            if record is None:
+                return False
+            self._add(record)
+            return True
+
+    def adopt(self, record: Record) -> None:
+        """A record of a dead predecessor, in sequence order."""
+        with self.lock:
+            self._add(record)
+
+    def _add(self, record: Record) -> None:
+        self.dirty.append(record)
+        self.dirty_bytes += record.length
+        self.size = max(self.size, record.offset + record.length)
+        self.mtime_ns = record.time_ns
+
+    def learn_layout(self, start: int, end: int, size: int, extents: list[Extent], inline: bytes | None) -> None:
+        with self.lock:
+            if inline is not None:
+                self.is_inline, self.inline = True, inline
+                return
+            self.is_inline, self.inline = False, None
+            self.extents.learn(start, end, extents)
+
+    def truncate_committed(self, size: int) -> None:
+        """The machine has truncated: nothing committed is at or beyond `size`."""
+        with self.lock:
+            self.version += 1
+            self.size = size
+            self.extents.truncate(size)
+            if self.is_inline and self.inline is not None:
+                self.inline = self.inline[:size]
+            if size == 0:
+                self.truncated_to_zero = True
+
+
+class FileTable:
+    """All FileStates of a mount, and reads over them.  Thread-safe."""
+
+    def __init__(self, volume: int, log: DirtyLog, reader: ExtentReader, corrupt: Callable[[int, int, str], None]) -> None:
+        self.volume = volume
+        self.log = log
+        self._reader = reader
+        self._corrupt = corrupt
+        self._lock = threading.Lock()
+        self._states: OrderedDict[int, FileState] = OrderedDict()
+
+    def get(self, ino: int) -> FileState | None:
+        return self._states.get(ino)
+
+    def state(self, attr: Attr) -> FileState:
+        """The state of a regular file, made from its committed attributes if there is none yet."""
+        state = self._states.get(attr.ino)
+        if state is None:
+            with self._lock:
+                state = self._states.setdefault(attr.ino, FileState(attr))
+                if len(self._states) > FILES_CACHED_MAX:
+                    self._evict()
+        return state
+
+    def dirty_states(self) -> list[FileState]:
+        with self._lock:
+            return [state for state in self._states.values() if state.dirty]
+
+    def discard(self, ino: int) -> list[int]:
+        """The inode is gone, or truncated to nothing: its records, except those in flight, need not be written.  Returns their lengths."""
+        state = self._states.get(ino)
+        if state is None:
+            return []
+        with state.lock:
+            dropped = state.dirty[state.in_flight :]
+            del state.dirty[state.in_flight :]
+            state.dirty_bytes = sum(record.length for record in state.dirty)
+            state.version += 1
+        if dropped:
+            self.log.mark_clean(dropped)
+        return [record.length for record in dropped]
+
+    def drop(self, ino: int) -> list[int]:
+        """Forget a file that is gone; returns the lengths of records that need not be written."""
+        lengths = self.discard(ino)
+        with self._lock:
+            state = self._states.get(ino)
+            if state is not None and not state.dirty:
+                del self._states[ino]
+        return lengths
+
+    def _evict(self) -> None:
+        """Forget the oldest states that hold nothing dirty (called with the table's lock)."""
+        for ino, state in list(self._states.items())[: FILES_CACHED_MAX // 8]:
+            if not state.dirty and state.error is None:
+                del self._states[ino]
+        extents = sum(len(state.extents) for state in self._states.values())
+        if extents > EXTENTS_CACHED_MAX:
+            for state in list(self._states.values())[: len(self._states) // 2]:
+                with state.lock:
+                    if not state.is_inline:
+                        state.extents.forget()
+
+    # --- reading ---------------------------------------------------------------------------------------------------------
+
+    def read_into(self, state: FileState, offset: int, buffer: memoryview, *, last_look: bool = False) -> int:
+        """Fill `buffer` from `offset`; returns bytes read, less at the end of the file, or -1 if the layout must be asked for first.
+
+        A mismatch may only mean that our layout is old, so it is forgotten and asked for again, unless this is the `last_look`: then
+        Corrupt (EIO) is raised and reported.
+        """
+        for _ in range(READ_RETRIES_MAX):
+            with state.lock:
+                version = state.version
+                length = max(0, min(len(buffer), state.size - offset))
+                end = offset + length
+                if length and state.needs_layout(offset, end):
+                    return -1
+                extents = state.extents.overlapping(offset, end) if length and not state.is_inline else []
+                inline = state.inline if state.is_inline else None
+                records = [r for r in state.dirty if r.offset < end and offset < r.offset + r.length]
+            try:
+                self._gather(state, offset, buffer[:length], extents, inline, records)
+            except Corrupt as err:
+                if state.version == version:
+                    if last_look:
+                        self._corrupt(state.ino, offset, str(err))
+                        raise
+                    with state.lock:
+                        state.extents.forget()
+                    return -1
+                continue
+            if state.version == version:
+                return length
+        raise Corrupt(f"inode {state.ino}: layout changed {READ_RETRIES_MAX} times during one read")
+
+    def _gather(
+        self, state: FileState, offset: int, buffer: memoryview, extents: list[Extent], inline: bytes | None, records: list[Record]
+    ) -> None:
+        end = offset + len(buffer)
+        filled = offset
+        for extent in extents:
+            part = cut(extent, offset, end)
+            if part.file_offset > filled:
+                zero(buffer[filled - offset : part.file_offset - offset])
+            filled = part.file_offset + part.length
+            into = buffer[part.file_offset - offset : filled - offset]
+            if not any(r.offset <= part.file_offset and filled <= r.offset + r.length for r in records):
+                self._reader.read(extent, self.volume, state.ino, part.file_offset - extent.file_offset, part.length, into)
+        if filled < end:
+            zero(buffer[filled - offset :])
+        if inline is not None and offset < len(inline):
+            piece = inline[offset:end]
+            buffer[: len(piece)] = piece
+        for record in records:
+            low, high = max(offset, record.offset), min(end, record.offset + record.length)
+            buffer[low - offset : high - offset] = record.data[low - record.offset : high - record.offset]
+
+
+_ZEROS = bytes(1 << 20)
+
+
+def zero(view: memoryview) -> None:
+    for start in range(0, len(view), len(_ZEROS)):
+        part = view[start : start + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]

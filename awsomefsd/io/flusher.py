@@ -1,0 +1,420 @@
+"""Dirty records become durable and then visible: one thread per mount writes segments and commits.
+
+Order of durable effects, here and nowhere else: lay records over each other → write frames → device flush (inside `SegmentWriter.write`) →
+Commit in the log → mark the records clean.  A crash before the Commit leaves orphaned frames and dirty records that a successor flushes
+again; after it, the records carry sequences the machine has seen, so flushing them again changes nothing.
+
+While the service commits one batch, the device already writes the next, but its Commit is not proposed before the first has succeeded: a
+later sequence that overtook a failed one would make the machine ignore the older bytes for ever.
+A failed flush leaves its records dirty, is reported once by fsync of each file it concerned, and is tried again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from awsomefsd.errors import Error, Fenced, FsError
+from awsomefsd.io.dirty import DirtyLog, Record
+from awsomefsd.io.files import FileState, FileTable
+from awsomefsd.io.overlay import Overlay
+from awsomefsd.io.reservation import Reservation, Uniques
+from awsomefsd.io.writer import Piece, Written, space_needed
+from awsomefsd.limits import (
+    DIRTY_AGE_MS_MAX,
+    DIRTY_FLUSH_BYTES,
+    EXTENTS_PER_COMMIT_MAX,
+    FRAME_BYTES_MAX,
+    INLINE_BYTES_MAX,
+    MIB,
+)
+from awsomefsd.meta.commands import Commit, InodeCommit
+from awsomefsd.meta.messages import Committed
+from awsomefsd.types import Attr, SegmentProgress
+from awsomefsd.wait import Signal, Wait
+
+BATCH_BYTES_MAX = 16 * MIB
+BATCH_INODES_MAX = 256
+BATCH_INLINE_BYTES_MAX = 256 * 1024
+RETRY_MS_MIN, RETRY_MS_MAX = 50, 2_000
+
+log = logging.getLogger("awsomefsd.flush")
+
+
+class Writer(Protocol):
+    def write(self, pieces: list[Piece]) -> Written: ...
+    def seal_all(self) -> list[SegmentProgress]: ...
+
+
+class Metadata(Protocol):
+    def propose(self, command: Any, unique: int) -> Wait: ...
+    def ack(self, unique: int) -> None: ...
+
+
+def record_space(record_length: int) -> int:
+    """Bytes of the reservation that one write takes, whatever becomes of it."""
+    return space_needed(record_length)
+
+
+def extents_bound(record_length: int) -> int:
+    """The most extents that one record adds to a commit (it may split another, and be cut at frame and segment ends)."""
+    return 3 + record_length // FRAME_BYTES_MAX
+
+
+class Part:
+    """One inode's share of a batch."""
+
+    __slots__ = ("base", "commit", "count", "pieces", "records", "state")
+
+    def __init__(self, state: FileState, records: list[Record]) -> None:
+        self.state = state
+        self.records = records
+        self.count = len(records)
+        self.base = b""  # inline bytes that become the first extent
+        self.pieces: list[Piece] = []
+        newest = records[-1]
+        size = max(record.offset + record.length for record in records)
+        self.commit = InodeCommit(state.ino, 0, newest.sequence, size, newest.time_ns)
+
+
+class Batch:
+    """What goes to the device and into one Commit together."""
+
+    __slots__ = ("done", "error", "on_attr", "parts", "reply", "unique", "written")
+
+    def __init__(self, parts: list[Part], unique: int, on_attr: Callable[[Attr], None]) -> None:
+        self.on_attr = on_attr
+        self.parts = parts
+        self.unique = unique
+        self.written: Written | None = None
+        self.done = threading.Event()
+        self.reply: Committed | None = None
+        self.error: BaseException | None = None
+
+    def committed(self, reply: Any, error: BaseException | None) -> None:
+        """Runs where answers arrive, so that attributes are taken up in the order in which the service gave them."""
+        self.reply, self.error = reply, error
+        if isinstance(reply, Committed):
+            for attr in reply.attrs:
+                if attr is not None:
+                    self.on_attr(attr)
+        self.done.set()
+
+
+class Flusher:
+    """See the module.  `flush(ino)` and `flush_all()` are Waits; `room()` is fired whenever records became clean."""
+
+    def __init__(
+        self,
+        files: FileTable,
+        dirty: DirtyLog,
+        writer: Writer,
+        metadata: Metadata,
+        reservation: Reservation,
+        uniques: Uniques,
+        fetch_inline: Callable[[int], bytes | None],
+        on_attr: Callable[[Attr], None],
+    ) -> None:
+        self._files = files
+        self._dirty = dirty
+        self._writer = writer
+        self._metadata = metadata
+        self._reservation = reservation
+        self._uniques = uniques
+        self._fetch_inline = fetch_inline
+        self._on_attr = on_attr
+        self._cond = threading.Condition()
+        self._requests: list[tuple[int, int, Signal]] = []  # (ino or 0 for all, up to this sequence, signal)
+        self._room = Signal()
+        self._stopping = False
+        self._kicked = False
+        self._paused = False
+        self._retry_ms = 0
+        self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
+        self.batches = 0
+        self.flushed_bytes = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; what is dirty stays in the dirty log."""
+        with self._cond:
+            self._stopping = True
+            self._cond.notify()
+        self._thread.join()
+
+    def pause(self, paused: bool) -> None:
+        """No new batch while the worker has no session."""
+        with self._cond:
+            self._paused = paused
+            self._cond.notify()
+
+    # --- asked by the vfs ------------------------------------------------------------------------------------------------
+
+    def flush(self, ino: int, *, in_flight_only: bool = False) -> Wait:
+        """Ends when all that is dirty now in this inode is committed; raises the sticky error of a failed flush, once.
+
+        `in_flight_only` waits for what is already on its way and starts nothing.
+        """
+        state = self._files.get(ino)
+        signal = Signal()
+        if state is None:
+            signal.fire()
+            return signal
+        with state.lock:
+            error, state.error = state.error, None
+            last = state.in_flight if in_flight_only else len(state.dirty)
+            target = state.dirty[last - 1].sequence if last else 0
+        if error is not None:
+            signal.fire(None, error)
+        elif not target:
+            signal.fire()
+        else:
+            self._request(ino, target, signal)
+        return signal
+
+    def flush_all(self) -> Wait:
+        """Ends when all that is dirty now, in any inode, is committed."""
+        signal = Signal()
+        target = max((state.dirty[-1].sequence for state in self._files.dirty_states() if state.dirty), default=0)
+        if target:
+            self._request(0, target, signal)
+        else:
+            signal.fire()
+        return signal
+
+    def room(self) -> Signal:
+        """Fired at the next time that records become clean.  Take it before looking whether there is room."""
+        return self._room
+
+    def kick(self) -> None:
+        """Flush what is dirty now, oldest first; called when much is."""
+        if not self._kicked:
+            with self._cond:
+                self._kicked = True
+                self._cond.notify()
+
+    def _request(self, ino: int, target: int, signal: Signal) -> None:
+        with self._cond:
+            self._requests.append((ino, target, signal))
+            self._cond.notify()
+
+    # --- the thread ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        previous: Batch | None = None
+        while True:
+            batch = self._next_batch(wait=previous is None)
+            if batch is None and previous is None:
+                if self._stopping:
+                    return
+                continue
+            if batch is not None:
+                self._write(batch)
+            if previous is not None:
+                previous.done.wait()
+                self._finish(previous)
+                if previous.error is not None and batch is not None:
+                    self._abandon(batch, previous.error)
+                    batch = None
+            if batch is not None and batch.error is None:
+                self._propose(batch)
+            elif batch is not None:
+                self._finish(batch)
+                batch = None
+            previous = batch
+
+    def _next_batch(self, *, wait: bool) -> Batch | None:
+        with self._cond:
+            if wait and not self._work_due():
+                self._cond.wait(self._pause_s())
+            if self._stopping or self._paused:
+                return None
+            states = self._choose()
+            self._kicked = False
+        parts: list[Part] = []
+        room, extents = BATCH_BYTES_MAX, EXTENTS_PER_COMMIT_MAX
+        for state in states:
+            if room <= 0 or extents <= 0 or len(parts) >= BATCH_INODES_MAX:
+                break
+            part = self._take(state, room, extents)
+            if part is not None:
+                parts.append(part)
+                room -= sum(record.length for record in part.records)
+                extents -= sum(extents_bound(record.length) for record in part.records)
+        return Batch(parts, self._uniques.next_background_unique(), self._on_attr) if parts else None
+
+    def _work_due(self) -> bool:
+        return self._stopping or (not self._paused and not self._retry_ms and (self._kicked or bool(self._requests)))
+
+    def _pause_s(self) -> float:
+        return (self._retry_ms or 1_000) / 1_000
+
+    def _choose(self) -> list[FileState]:
+        """Files to flush, most urgent first (called with the condition's lock)."""
+        if any(ino == 0 for ino, _, _ in self._requests) or self._kicked or self._dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
+            states = self._files.dirty_states()
+        else:
+            asked = {ino for ino, _, _ in self._requests}
+            states = [state for state in (self._files.get(ino) for ino in asked) if state is not None]
+            old_ns = time.time_ns() - DIRTY_AGE_MS_MAX * 1_000_000
+            states += [s for s in self._files.dirty_states() if s.ino not in asked and s.dirty and s.dirty[0].time_ns <= old_ns]
+        return sorted(states, key=lambda state: state.dirty[0].sequence if state.dirty else 0)
+
+    def _take(self, state: FileState, room: int, extents: int) -> Part | None:
+        with state.lock:
+            records: list[Record] = []
+            # a file that leaves its inline row does so in one batch: the next must not lay the old inline bytes over it again
+            held = state.held or (state.is_inline and state.in_flight > 0)
+            for record in () if held else state.dirty[state.in_flight :]:
+                bound = extents_bound(record.length)
+                if records and (record.length > room or bound > extents):
+                    break
+                records.append(record)
+                room -= record.length
+                extents -= bound
+            if not records:
+                return None
+            state.in_flight += len(records)
+            return Part(state, records)
+
+    # --- one batch ---------------------------------------------------------------------------------------------------------
+
+    def _write(self, batch: Batch) -> None:
+        try:
+            pieces: list[Piece] = []
+            for part in batch.parts:
+                self._plan(part)
+                pieces += part.pieces
+            batch.written = self._writer.write(pieces) if pieces else Written([], [], 0)
+        except (OSError, Error) as err:
+            batch.error = err
+            return
+        at = 0
+        for part in batch.parts:
+            for extents in batch.written.extents[at : at + len(part.pieces)]:
+                part.commit.extents.extend(extents)
+            at += len(part.pieces)
+
+    def _plan(self, part: Part) -> None:
+        """Inline patches for a small file, else pieces for segments; the first extents also take over what was inline."""
+        state, commit = part.state, part.commit
+        overlay = Overlay()
+        commit.log = self._dirty.log_id
+        commit.extents, commit.inline = [], []
+        with state.lock:
+            is_inline, base = state.is_inline, state.inline
+        if is_inline and commit.size <= INLINE_BYTES_MAX and state.size <= INLINE_BYTES_MAX:
+            for record in part.records:
+                overlay.put(record.offset, record.data)
+            commit.inline = [(start, b"".join(buffers)) for start, buffers in overlay.runs()]
+            return
+        if is_inline and base is None:
+            base = self._fetch_inline(state.ino)
+        if is_inline and base:
+            overlay.put(0, memoryview(base))
+        for record in part.records:
+            overlay.put(record.offset, record.data)
+        part.pieces = [Piece(self._files.volume, state.ino, start, buffers) for start, buffers in overlay.runs()]
+
+    def _propose(self, batch: Batch) -> None:
+        assert batch.written is not None
+        inline_bytes = sum(len(data) for part in batch.parts for _, data in part.commit.inline)
+        command = Commit(
+            self._files.volume,
+            [part.commit for part in batch.parts],
+            batch.written.consumed_bytes + inline_bytes,
+            batch.written.progress,
+        )
+        self._metadata.propose(command, batch.unique).start(batch.committed)
+
+    def _finish(self, batch: Batch) -> None:
+        """Records of a committed batch become clean; of a failed one, dirty again, and the error sticks to the files."""
+        self._metadata.ack(batch.unique)
+        if batch.error is not None:
+            self._abandon(batch, batch.error)
+            return
+        assert batch.reply is not None and batch.written is not None
+        clean: list[Record] = []
+        for part, errno_ in zip(batch.parts, batch.reply.errnos, strict=True):
+            if self._settle(part, errno_):
+                clean += part.records
+        reserved = sum(record_space(record.length) for record in clean)
+        inline_bytes = sum(len(data) for part in batch.parts for _, data in part.commit.inline)
+        self._reservation.give_back(reserved - batch.written.consumed_bytes - inline_bytes)
+        self._dirty.mark_clean(clean)
+        self.batches += 1
+        self.flushed_bytes += sum(record.length for record in clean)
+        self._retry_ms = 0
+        self._announce()
+
+    def _settle(self, part: Part, errno_: int) -> bool:
+        """Take up what the machine did with one inode; False if its records have to be flushed again, as extents this time."""
+        state = part.state
+        with state.lock:
+            state.version += 1
+            if errno_ == errno.ESTALE and part.commit.inline:  # it has extents after all
+                state.is_inline, state.inline, state.in_flight = False, None, 0
+                state.extents.forget()
+                return False
+            del state.dirty[: part.count]
+            state.in_flight -= part.count
+            state.dirty_bytes = sum(record.length for record in state.dirty)
+            if not state.dirty:
+                state.mtime_ns = None
+            if errno_ == 0 and part.commit.extents:
+                if state.is_inline:
+                    state.is_inline, state.inline = False, None
+                for extent in part.commit.extents:
+                    state.extents.insert(extent)
+            elif errno_ == 0 and part.commit.inline and state.inline is not None:
+                state.inline = patch(state.inline, part.commit.inline)
+        return True
+
+    def _abandon(self, batch: Batch, error: BaseException) -> None:
+        log.warning("flush failed, records stay dirty: %s (files=%d)", error, len(batch.parts))
+        sticky = error if isinstance(error, Error) else FsError(getattr(error, "errno", None) or 5, str(error))
+        for part in batch.parts:
+            with part.state.lock:
+                part.state.in_flight = 0
+                if sticky.errno != errno.ESTALE and not isinstance(sticky, Fenced):
+                    part.state.error = sticky
+        self._retry_ms = min(max(self._retry_ms * 2, RETRY_MS_MIN), RETRY_MS_MAX)
+        self._announce(sticky)
+
+    def _announce(self, error: Error | None = None) -> None:
+        """Answer requests whose records are clean, or whose file has failed; wake those who wait for room."""
+        answered: list[tuple[Signal, Error | None]] = []
+        with self._cond:
+            kept = []
+            for ino, target, signal in self._requests:
+                states = self._files.dirty_states() if ino == 0 else [self._files.get(ino)]
+                pending = [s for s in states if s is not None and s.dirty and s.dirty[0].sequence <= target]
+                failed = next((s for s in pending if s.error is not None), None) if error else None
+                if not pending:
+                    answered.append((signal, None))
+                elif failed is not None:
+                    answered.append((signal, failed.error))
+                    failed.error = None
+                else:
+                    kept.append((ino, target, signal))
+            self._requests = kept
+            room, self._room = self._room, Signal()
+        for signal, outcome in answered:
+            signal.fire(None, outcome)
+        room.fire()
+
+
+def patch(base: bytes, patches: list[tuple[int, bytes]]) -> bytes:
+    """Inline data after `patches` (offset, bytes), holes filled with zeros."""
+    data = bytearray(base)
+    for offset, piece in patches:
+        if len(data) < offset:
+            data += bytes(offset - len(data))
+        data[offset : offset + len(piece)] = piece
+    return bytes(data)
