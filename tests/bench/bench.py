@@ -1,0 +1,184 @@
+"""build.py bench: the same client on our mount, on ext4 and on a null FUSE server, in one run, as rates and as ratios.
+
+The places take turns measure by measure and run by run, so that a noisy minute hits all of them; the median of the runs is shown.
+Figures of one machine say little, the ratios of one run say more; `--json` keeps both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from buildtools.nodes import Node, await_true
+from buildtools.say import BuildError, bad, warn
+from tests.bench.measures import FULL, MEASURES, QUICK, Amounts
+from tests.bench.places import Ext4, Null, Ours, Place
+
+RUNS, RUNS_QUICK = 3, 1
+GOALS = {
+    "create + close": "at least 4,000/s, durable",
+    "1 MiB sequential write + fsync": "60 % of ext4, or 400 MiB/s",
+    "1 MiB sequential read, cold": "60 % of ext4, or 400 MiB/s",
+}
+Rates = dict[str, dict[str, list[float]]]
+
+
+# --- rates --------------------------------------------------------------------------------------------------------------------
+def measure_all(places: list[Place], amounts: Amounts, runs: int) -> Rates:
+    rates: Rates = {name: {place.name: [] for place in places} for name, *_ in MEASURES}
+    failed: set[tuple[str, str]] = set()
+    with Progress(transient=True) as progress:
+        task = progress.add_task("measuring", total=runs * len(MEASURES) * len(places))
+        for number in range(runs):
+            for place in places:
+                (place.folder / f"run{number}").mkdir()
+            for name, _, measure, preparation in MEASURES:
+                for place in places:
+                    progress.update(task, description=f"{name} on {place.name}", advance=1)
+                    if preparation == "cold":
+                        place.remount()
+                    try:
+                        rates[name][place.name].append(measure(place.folder / f"run{number}", amounts))
+                    except OSError as err:
+                        if place.name == Ours.name:
+                            raise
+                        failed.add((place.name, f"{name}: {err}"))  # the null server keeps no data, some measures end there
+            for place in places:
+                shutil.rmtree(place.folder / f"run{number}", ignore_errors=place.name == Null.name)
+    for row in sorted(failed):
+        warn(f"not measured on {row[0]}: {row[1]}")
+    return rates
+
+
+def medians(rates: Rates) -> dict[str, dict[str, float]]:
+    return {name: {place: statistics.median(found) for place, found in row.items() if found} for name, row in rates.items()}
+
+
+# --- the node itself ----------------------------------------------------------------------------------------------------------
+def memory_mib(pid: int) -> tuple[float, float]:
+    """(RSS, PSS) in MiB."""
+    rows = dict(row.split(":", 1) for row in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    return tuple(int(rows[key].split()[0]) / 1024 for key in ("Rss", "Pss"))  # type: ignore[return-value]
+
+
+def since_start_ms(pid: int) -> float:
+    """How long a process has been running; its start is known to a clock tick (10 ms)."""
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[19])
+    return (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")) * 1000
+
+
+def worker_start_ms(node: Node) -> float:
+    """From the start of the successor's process to its first answer (statfs is never cached): spawn to ready, and one request more."""
+    old = node.kill("worker")["worker"]
+    os.statvfs(node.mountpoint)
+    return since_start_ms(node.replaced("worker", old))
+
+
+def daemon_start_ms(node: Node) -> float:
+    """From the start of the new daemon's process until its admin socket takes connections."""
+    old = node.kill("daemon")["daemon"]
+    new = node.replaced("daemon", old)
+
+    def connects() -> bool:
+        folder = os.open(node.run, os.O_PATH)
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(f"/proc/self/fd/{folder}/admin.sock")
+                return True
+        except OSError:
+            return False
+        finally:
+            os.close(folder)
+
+    await_true("the admin socket", connects, 20, 0.002)
+    return since_start_ms(new)
+
+
+def measure_node(node: Node, times: int) -> dict[str, float]:
+    rss, pss = memory_mib(node.pid("worker"))
+    return {
+        "idle worker, RSS MiB": rss,
+        "idle worker, PSS MiB": pss,
+        "worker start, ms": statistics.median(worker_start_ms(node) for _ in range(times)),
+        "daemon start, ms": statistics.median(daemon_start_ms(node) for _ in range(times)),
+    }
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------------------
+def show(console: Console, found: dict[str, dict[str, float]], own: dict[str, float], names: list[str]) -> None:
+    table = Table(title="median rates; ratios of ours to the others", title_justify="left")
+    table.add_column("measure")
+    for name in names:
+        table.add_column(name, justify="right")
+    for name in names[1:]:
+        table.add_column(f"to {name}", justify="right")
+    table.add_column("to reach")
+    for name, unit, *_ in MEASURES:
+        row = found[name]
+        cells = [f"{row[place]:,.0f} {unit}" if place in row else "-" for place in names]
+        ratios = [f"{row[names[0]] / row[place]:.2f}" if place in row else "-" for place in names[1:]]
+        table.add_row(name, *cells, *ratios, GOALS.get(name, ""))
+    console.print(table)
+    goals = {"idle worker, RSS MiB": "under 60", "worker start, ms": "under 150", "daemon start, ms": "under 1,000"}
+    extra = Table(title="the node", title_justify="left")
+    for heading in ("what", "figure", "to reach"):
+        extra.add_column(heading, justify="right" if heading == "figure" else "left")
+    for name, value in own.items():
+        extra.add_row(name, f"{value:,.0f}", goals.get(name, ""))
+    console.print(extra)
+
+
+def run(amounts: Amounts, runs: int, json_path: str) -> None:
+    console = Console(width=max(Console().width, 130))
+    with contextlib.ExitStack() as stack:
+        ours = Ours()
+        stack.callback(ours.close)
+        own = measure_node(ours.node, 3 if runs == 1 else 5)
+        places: list[Place] = [ours]
+        for kind in (Ext4, Null):
+            try:
+                place = kind()
+            except BuildError as err:
+                warn(f"without {kind.name}: {err}")
+                continue
+            stack.callback(place.close)
+            places.append(place)
+        rates = measure_all(places, amounts, runs)
+    found = medians(rates)
+    show(console, found, own, [place.name for place in places])
+    if json_path:
+        machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": platform.python_version()}
+        Path(json_path).write_text(json.dumps({"machine": machine, "medians": found, "runs": rates, "node": own}, indent=2) + "\n")
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description="figures beside ext4 and a null FUSE server")
+    arguments.add_argument("--quick", action="store_true")
+    arguments.add_argument("--json", default="")
+    chosen = arguments.parse_args()
+    if os.geteuid() != 0:
+        bad("the benchmark mounts and drops caches: it needs root")
+        return 1
+    try:
+        run(QUICK if chosen.quick else FULL, RUNS_QUICK if chosen.quick else RUNS, chosen.json)
+    except BuildError as err:
+        bad(str(err))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
