@@ -1,0 +1,57 @@
+"""What a request brings beside its own arguments, and the small values that handlers and the filesystem hand each other."""
+
+from __future__ import annotations
+
+
+class Context:
+    """Who asks, and under which id.  `unique` never has RESEND_BIT; `wire_unique` is what the kernel wants to see in the reply."""
+
+    __slots__ = ("gid", "kill_suidgid", "pid", "reply_bytes_max", "uid", "unique", "wire_unique")
+
+    def __init__(self, uid: int, gid: int, pid: int, unique: int, wire_unique: int = 0) -> None:
+        self.uid = uid
+        self.gid = gid
+        self.pid = pid
+        self.unique = unique
+        self.wire_unique = wire_unique or unique
+        self.reply_bytes_max = 0  # room the caller has, for READDIR and the xattr queries
+        self.kill_suidgid = False  # OPEN, CREATE with O_TRUNC: the caller may not keep setuid and setgid bits
+
+    def __repr__(self) -> str:
+        return f"Context(uid={self.uid}, gid={self.gid}, pid={self.pid}, unique={self.unique})"
+
+
+class Opened:
+    """An open file or directory: the handle the kernel gives back with each use, and FOPEN_* flags."""
+
+    __slots__ = ("fh", "fopen_flags")
+
+    def __init__(self, fh: int, fopen_flags: int = 0) -> None:
+        self.fh = fh
+        self.fopen_flags = fopen_flags
+
+
+class SetAttrIn:
+    """A change of attributes; `mask` has the SET_* bits of meta.commands.  A time of None is now."""
+
+    __slots__ = ("atime_ns", "ctime_ns", "gid", "mask", "mode", "mtime_ns", "size", "uid")
+
+    def __init__(
+        self,
+        mask: int,
+        mode: int = 0,
+        uid: int = 0,
+        gid: int = 0,
+        size: int = 0,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+        ctime_ns: int | None = None,
+    ) -> None:
+        self.mask = mask
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.size = size
+        self.atime_ns = atime_ns
+        self.mtime_ns = mtime_ns
+        self.ctime_ns = ctime_ns

@@ -1,0 +1,140 @@
+"""From opcode to handler: one table, indexed by opcode, built once when the mount's INIT is known.
+
+A row is (call, encode, stored): `call(filesystem, context, nodeid, body)` decodes and returns the filesystem's result or Op;
+`encode(filesystem, context, result)` packs the reply, None for requests without one; `stored` says that an answer which may have reached
+the application must not be computed a second time, so it is kept in shared memory until it is sent.
+
+Opcodes without a row are answered ENOSYS: the kernel remembers that and falls back (fallocate to EOPNOTSUPP, lseek and copy_file_range
+to generic code, access to its own check, statx to getattr).  IOCTL is answered ENOTTY, what a file without that ioctl says.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.errors import Error, FsError, ProtocolError
+from awsomefsd.fuse import abi, handlers_attrs, handlers_encode, handlers_files, handlers_names
+from awsomefsd.fuse.abi import Op
+from awsomefsd.fuse.context import Context
+from awsomefsd.fuse.filesystem import Filesystem
+from awsomefsd.fuse.handlers_encode import Encode, Reply
+
+log = logging.getLogger("awsomefsd.fuse")
+
+Call = Callable[[Filesystem, Context, int, memoryview], Any]
+Row = tuple[Call, "Encode | None", bool]
+
+LOG_INTERVAL_S = 60.0  # between two tracebacks of one kind
+
+
+def _refuse(number: int) -> Call:
+    def refuse(fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> Any:
+        raise FsError(number)
+
+    return refuse
+
+
+def _accept(fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> None:
+    """Nothing to do."""
+
+
+UNSUPPORTED: Row = (_refuse(errno.ENOSYS), handlers_encode.nothing, False)
+
+
+def table(flags: int) -> list[Row]:
+    """All rows by opcode, for the negotiated INIT flags."""
+    encode, names, attrs, files = handlers_encode, handlers_names, handlers_attrs, handlers_files
+    setxattr = attrs.setxattr_ext if flags & abi.SETXATTR_EXT else attrs.setxattr
+    rows: dict[Op, Row] = {
+        Op.LOOKUP: (names.lookup, encode.entry, False),
+        Op.FORGET: (names.forget, None, False),
+        Op.BATCH_FORGET: (names.batch_forget, None, False),
+        Op.NOTIFY_REPLY: (_accept, None, False),
+        Op.GETATTR: (attrs.getattr_, encode.attributes, False),
+        Op.SETATTR: (attrs.setattr_, encode.attributes, True),
+        Op.STATFS: (attrs.statfs, encode.statfs, False),
+        Op.READLINK: (names.readlink, encode.plain, False),
+        Op.MKNOD: (names.mknod, encode.entry, True),
+        Op.MKDIR: (names.mkdir, encode.entry, True),
+        Op.SYMLINK: (names.symlink, encode.entry, True),
+        Op.LINK: (names.link, encode.entry, True),
+        Op.UNLINK: (names.unlink, encode.nothing, True),
+        Op.RMDIR: (names.rmdir, encode.nothing, True),
+        Op.RENAME: (names.rename, encode.nothing, True),
+        Op.RENAME2: (names.rename2, encode.nothing, True),
+        Op.CREATE: (files.create, encode.created, True),
+        Op.OPEN: (files.open_, encode.opened, True),
+        Op.READ: (files.read, encode.data, False),
+        Op.WRITE: (files.write, encode.written, True),
+        Op.FLUSH: (files.flush, encode.nothing, True),
+        Op.RELEASE: (files.release, encode.nothing, True),
+        Op.FSYNC: (files.fsync, encode.nothing, False),
+        Op.OPENDIR: (files.opendir, encode.opened, True),
+        Op.READDIR: (files.readdir, encode.directory, False),
+        Op.READDIRPLUS: (files.readdirplus, encode.directory_plus, False),
+        Op.RELEASEDIR: (files.releasedir, encode.nothing, True),
+        Op.FSYNCDIR: (files.fsyncdir, encode.nothing, False),
+        Op.SETXATTR: (setxattr, encode.nothing, True),
+        Op.GETXATTR: (attrs.getxattr, encode.sized, False),
+        Op.LISTXATTR: (attrs.listxattr, encode.names, False),
+        Op.REMOVEXATTR: (attrs.removexattr, encode.nothing, True),
+        Op.GETLK: (files.getlk, encode.lock, False),
+        Op.SETLK: (files.setlk, encode.nothing, True),
+        Op.SETLKW: (files.setlkw, encode.nothing, True),
+        Op.IOCTL: (_refuse(errno.ENOTTY), encode.nothing, False),
+        Op.DESTROY: (_accept, encode.nothing, False),
+    }
+    result = [UNSUPPORTED] * abi.OPCODES
+    for opcode, row in rows.items():
+        result[opcode] = row
+    return result
+
+
+class Failures:
+    """Turns whatever a request raised into its reply; our own bugs are logged once per kind and interval, and answered EIO."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._logged: dict[tuple[int, str, str], float] = {}
+        self.unexpected = 0
+
+    def reply(self, fs: Filesystem, opcode: int, ctx: Context, err: BaseException) -> Reply:
+        if isinstance(err, (ProtocolError, struct.error)):
+            self._report(opcode, ctx, err)
+            return abi.pack_error(ctx.wire_unique, errno.EINVAL)
+        if not isinstance(err, Error):
+            self._report(opcode, ctx, err)
+            return abi.pack_error(ctx.wire_unique, errno.EIO)
+        if opcode == Op.LOOKUP and err.errno == errno.ENOENT:
+            ttl_ns = fs.ttl_ns()
+            if ttl_ns > 0:
+                return abi.pack_negative_entry(ctx.wire_unique, ttl_ns)
+        return abi.pack_error(ctx.wire_unique, err.errno)
+
+    def _report(self, opcode: int, ctx: Context, err: BaseException) -> None:
+        kind = (opcode, type(err).__name__, _place(err))
+        now = time.monotonic()
+        with self._lock:
+            self.unexpected += 1
+            if now - self._logged.get(kind, -LOG_INTERVAL_S) < LOG_INTERVAL_S:
+                return
+            if len(self._logged) > 256:
+                self._logged.clear()
+            self._logged[kind] = now
+        log.error("request failed: opcode %d, %r, unique %d", opcode, type(err).__name__, ctx.unique, exc_info=err)
+
+
+def _place(err: BaseException) -> str:
+    """Where it was raised: file and line of the innermost frame."""
+    frame = err.__traceback__
+    if frame is None:
+        return ""
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    return f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"

@@ -1,0 +1,103 @@
+"""Results of the filesystem as reply bytes.  An encoder gets (filesystem, context, result); a list of buffers goes out in one writev."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from typing import Any, Union
+
+from awsomefsd.errors import FsError
+from awsomefsd.fuse import abi
+from awsomefsd.fuse.context import Context, Opened
+from awsomefsd.fuse.filesystem import Filesystem
+from awsomefsd.types import Attr, Dirent, Lock, StatFs
+
+Reply = Union[bytes, list[Any]]
+Encode = Callable[[Filesystem, Context, Any], Reply]
+PIECES_MAX = 1000  # below IOV_MAX (1024)
+
+
+def nothing(fs: Filesystem, ctx: Context, value: Any) -> bytes:
+    return abi.OUT_HEADER.pack(abi.OUT_HEADER_BYTES, 0, ctx.wire_unique)
+
+
+def entry(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
+    return abi.pack_entry(ctx.wire_unique, value, fs.ttl_ns())
+
+
+def attributes(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
+    return abi.pack_attr(ctx.wire_unique, value, fs.ttl_ns())
+
+
+def opened(fs: Filesystem, ctx: Context, value: Opened) -> bytes:
+    return abi.pack_open(ctx.wire_unique, value.fh, value.fopen_flags)
+
+
+def created(fs: Filesystem, ctx: Context, value: tuple[Attr, Opened]) -> bytes:
+    attr, handle = value
+    return abi.pack_create(ctx.wire_unique, attr, fs.ttl_ns(), handle.fh, handle.fopen_flags)
+
+
+def plain(fs: Filesystem, ctx: Context, value: bytes) -> bytes:
+    return abi.pack_bytes(ctx.wire_unique, value)
+
+
+def data(fs: Filesystem, ctx: Context, value: list[Any]) -> Reply:
+    if len(value) > PIECES_MAX:
+        value = [b"".join(value)]
+    return [abi.OUT_HEADER.pack(abi.OUT_HEADER_BYTES + sum(map(len, value)), 0, ctx.wire_unique), *value]
+
+
+def written(fs: Filesystem, ctx: Context, value: int) -> bytes:
+    return abi.pack_write(ctx.wire_unique, value)
+
+
+def statfs(fs: Filesystem, ctx: Context, value: StatFs) -> bytes:
+    return abi.pack_statfs(ctx.wire_unique, value)
+
+
+def sized(fs: Filesystem, ctx: Context, value: bytes) -> bytes:
+    """getxattr(2) and listxattr(2): 0 asks for the length, too little room is ERANGE."""
+    room = ctx.reply_bytes_max
+    if room == 0:
+        return abi.pack_size(ctx.wire_unique, len(value))
+    if len(value) > room:
+        raise FsError(errno.ERANGE)
+    return abi.pack_bytes(ctx.wire_unique, value)
+
+
+def names(fs: Filesystem, ctx: Context, value: list[bytes]) -> bytes:
+    return sized(fs, ctx, b"".join(name + b"\0" for name in value))
+
+
+def lock(fs: Filesystem, ctx: Context, value: Lock | None) -> bytes:
+    if value is None:
+        return abi.pack_lock(ctx.wire_unique, 0, 0, abi.LK_UNLCK, 0)
+    return abi.pack_lock(ctx.wire_unique, value.start, value.end, value.lock_type, value.pid)
+
+
+def directory(fs: Filesystem, ctx: Context, value: Iterable[Dirent]) -> bytes:
+    room = ctx.reply_bytes_max
+    packed: list[bytes] = []
+    for item in value:
+        record = abi.pack_dirent(item)
+        room -= len(record)
+        if room < 0:
+            break
+        packed.append(record)
+    return abi.pack_bytes(ctx.wire_unique, b"".join(packed))
+
+
+def directory_plus(fs: Filesystem, ctx: Context, value: Iterable[Dirent]) -> bytes:
+    """The kernel counts a lookup for each entry with attributes; one that was asked for and did not fit is forgotten again."""
+    room, ttl_ns = ctx.reply_bytes_max, fs.ttl_ns()
+    packed: list[bytes] = []
+    for item in value:
+        record = abi.pack_direntplus(item, ttl_ns)
+        room -= len(record)
+        if room < 0:
+            if item.attr is not None and item.name not in (b".", b".."):
+                fs.forget(item.ino, 1)
+            break
+        packed.append(record)
+    return abi.pack_bytes(ctx.wire_unique, b"".join(packed))

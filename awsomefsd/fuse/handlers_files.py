@@ -1,0 +1,106 @@
+"""Requests about open files, directories and locks: decode, call the filesystem."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from awsomefsd.errors import ProtocolError
+from awsomefsd.fuse import abi
+from awsomefsd.fuse.context import Context
+from awsomefsd.fuse.filesystem import Filesystem
+from awsomefsd.fuse.handlers_names import text
+from awsomefsd.limits import FUSE_WRITE_BYTES_MAX
+from awsomefsd.types import LOCK_FLOCK, LOCK_POSIX, Lock
+
+
+def create(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+    flags, mode, _, open_flags = abi.CREATE_IN.unpack_from(body)
+    ctx.kill_suidgid = open_flags & abi.OPEN_KILL_SUIDGID != 0
+    return fs.create(ctx, parent, text(body, abi.CREATE_IN.size), mode, flags)
+
+
+def open_(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    flags, open_flags = abi.OPEN_IN.unpack_from(body)
+    ctx.kill_suidgid = open_flags & abi.OPEN_KILL_SUIDGID != 0
+    return fs.open(ctx, ino, flags)
+
+
+def read(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
+    if size > FUSE_WRITE_BYTES_MAX:
+        raise ProtocolError(f"READ of {size} bytes")
+    return fs.read(ctx, ino, fh, offset, size)
+
+
+def write(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, offset, size, write_flags, _, _, _ = abi.WRITE_IN.unpack_from(body)
+    start = abi.WRITE_IN.size
+    if len(body) - start < size:
+        raise ProtocolError("WRITE is cut short")
+    return fs.write(ctx, ino, fh, offset, body[start : start + size], write_flags)
+
+
+def flush(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, _, _, lock_owner = abi.FLUSH_IN.unpack_from(body)
+    return fs.flush(ctx, ino, fh, lock_owner)
+
+
+def release(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, flags, release_flags, lock_owner = abi.RELEASE_IN.unpack_from(body)
+    return fs.release(ctx, ino, fh, flags, release_flags, lock_owner)
+
+
+def fsync(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, fsync_flags, _ = abi.FSYNC_IN.unpack_from(body)
+    return fs.fsync(ctx, ino, fh, fsync_flags & abi.FSYNC_FDATASYNC != 0)
+
+
+def opendir(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    return fs.opendir(ctx, ino, abi.OPEN_IN.unpack_from(body)[0] | os.O_DIRECTORY)
+
+
+def _readdir(fs: Filesystem, ctx: Context, ino: int, body: memoryview, plus: bool) -> Any:
+    fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
+    ctx.reply_bytes_max = min(size, FUSE_WRITE_BYTES_MAX)
+    return fs.readdir(ctx, ino, fh, offset, plus)
+
+
+def readdir(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    return _readdir(fs, ctx, ino, body, False)
+
+
+def readdirplus(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    return _readdir(fs, ctx, ino, body, True)
+
+
+def releasedir(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    return fs.releasedir(ctx, ino, abi.RELEASE_IN.unpack_from(body)[0])
+
+
+def fsyncdir(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, fsync_flags, _ = abi.FSYNC_IN.unpack_from(body)
+    return fs.fsyncdir(ctx, ino, fh, fsync_flags & abi.FSYNC_FDATASYNC != 0)
+
+
+def _lock(body: memoryview) -> tuple[int, Lock]:
+    fh, owner, start, end, lock_type, pid, lk_flags, _ = abi.LK_IN.unpack_from(body)
+    if lock_type > abi.LK_UNLCK:
+        raise ProtocolError(f"lock type {lock_type}")
+    kind = LOCK_FLOCK if lk_flags & abi.LK_FLOCK else LOCK_POSIX
+    return fh, Lock(kind, owner, pid, lock_type, start, end)
+
+
+def getlk(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, lock = _lock(body)
+    return fs.getlk(ctx, ino, fh, lock)
+
+
+def setlk(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, lock = _lock(body)
+    return fs.setlk(ctx, ino, fh, lock, False)
+
+
+def setlkw(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, lock = _lock(body)
+    return fs.setlk(ctx, ino, fh, lock, True)

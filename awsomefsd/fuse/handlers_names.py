@@ -1,0 +1,86 @@
+"""Requests about names: decode, call the filesystem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from awsomefsd.errors import ProtocolError
+from awsomefsd.fuse import abi
+from awsomefsd.fuse.context import Context
+from awsomefsd.fuse.filesystem import Filesystem
+
+
+def text(body: memoryview, start: int) -> bytes:
+    """The one NUL-terminated string that a request ends with.  Raises ProtocolError without its NUL."""
+    raw = bytes(body[start:])
+    if raw[-1:] != b"\0":
+        raise ProtocolError("string without NUL in a request")
+    return raw[:-1]
+
+
+def two_texts(body: memoryview, start: int) -> tuple[bytes, bytes]:
+    first, separator, second = text(body, start).partition(b"\0")
+    if not separator:
+        raise ProtocolError("one string where two belong in a request")
+    return first, second
+
+
+def lookup(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+    return fs.lookup(ctx, parent, text(body, 0))
+
+
+def forget(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> None:
+    fs.forget(ino, abi.FORGET_IN.unpack_from(body)[0])
+
+
+def batch_forget(fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> None:
+    (count, _) = abi.BATCH_FORGET_IN.unpack_from(body)
+    end = abi.BATCH_FORGET_IN.size + count * abi.FORGET_ONE.size
+    if end > len(body):
+        raise ProtocolError("BATCH_FORGET is cut short")
+    for ino, nlookup in abi.FORGET_ONE.iter_unpack(body[abi.BATCH_FORGET_IN.size : end]):
+        fs.forget(ino, nlookup)
+
+
+def readlink(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    return fs.readlink(ctx, ino)
+
+
+def mknod(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+    mode, rdev, _, _ = abi.MKNOD_IN.unpack_from(body)
+    return fs.mknod(ctx, parent, text(body, abi.MKNOD_IN.size), mode, rdev)
+
+
+def mkdir(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+    mode, _ = abi.MKDIR_IN.unpack_from(body)
+    return fs.mkdir(ctx, parent, text(body, abi.MKDIR_IN.size), mode)
+
+
+def symlink(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+    name, target = two_texts(body, 0)
+    return fs.symlink(ctx, parent, name, target)
+
+
+def link(fs: Filesystem, ctx: Context, new_parent: int, body: memoryview) -> Any:
+    (ino,) = abi.LINK_IN.unpack_from(body)
+    return fs.link(ctx, ino, new_parent, text(body, abi.LINK_IN.size))
+
+
+def unlink(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+    return fs.unlink(ctx, parent, text(body, 0))
+
+
+def rmdir(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+    return fs.rmdir(ctx, parent, text(body, 0))
+
+
+def rename(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+    (new_parent,) = abi.RENAME_IN.unpack_from(body)
+    name, new_name = two_texts(body, abi.RENAME_IN.size)
+    return fs.rename(ctx, parent, name, new_parent, new_name, 0)
+
+
+def rename2(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+    new_parent, flags, _ = abi.RENAME2_IN.unpack_from(body)
+    name, new_name = two_texts(body, abi.RENAME2_IN.size)
+    return fs.rename(ctx, parent, name, new_parent, new_name, flags)

@@ -1,0 +1,97 @@
+"""FUSE_INIT: what this mount and the kernel agree on, once, for the life of the mount.
+
+The smaller minor counts.  A flag is asked for only from the minor on that brought it, even where a kernel offers it earlier (backports):
+so a mount pinned to 7.34 in a test sees what a 5.14 kernel gives.  A successor worker never negotiates; it finds the result in the control
+area, because it has to read requests as the kernel writes them to its predecessor.
+
+Not asked for: WRITEBACK_CACHE (the kernel's own dirty pages would be outside every lease), POSIX_ACL, DONT_MASK (the kernel applies the
+umask), EXPLICIT_INVAL_DATA (a reread of cached pages would not ask, KERNEL-FUSE facts), NO_OPEN and NO_OPENDIR (handles are recorded).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from awsomefsd.errors import ProtocolError
+from awsomefsd.fuse import abi
+from awsomefsd.fuse.control import Negotiated
+from awsomefsd.limits import FUSE_WRITE_BYTES_MAX
+
+MAX_PAGES = FUSE_WRITE_BYTES_MAX // 4096
+BACKGROUND_REQUESTS_MAX = 64
+CONGESTION_THRESHOLD = 48
+READAHEAD_BYTES_MAX = FUSE_WRITE_BYTES_MAX
+INIT_EXT_MINOR = 36
+
+WANTED = (
+    abi.ASYNC_READ | abi.BIG_WRITES | abi.ATOMIC_O_TRUNC | abi.EXPORT_SUPPORT | abi.POSIX_LOCKS | abi.FLOCK_LOCKS
+    | abi.DO_READDIRPLUS | abi.READDIRPLUS_AUTO | abi.PARALLEL_DIROPS | abi.AUTO_INVAL_DATA | abi.HANDLE_KILLPRIV_V2
+    | abi.CACHE_SYMLINKS | abi.SETXATTR_EXT | abi.MAX_PAGES | abi.ASYNC_DIO
+)  # fmt: skip
+_SINCE = ((abi.INIT_EXT, INIT_EXT_MINOR), (abi.HAS_RESEND, 40))
+
+
+class Pins(NamedTuple):
+    """What a test (or an operator in need) holds back."""
+
+    minor: int = abi.MINOR_MAX
+    resend: bool = True
+    without: int = 0  # INIT flags never to negotiate
+
+
+class Offer(NamedTuple):
+    """fuse_init_in."""
+
+    major: int
+    minor: int
+    max_readahead: int
+    flags: int
+
+
+def read_offer(body: memoryview) -> Offer:
+    """Raises ProtocolError where fuse_init_in is cut short."""
+    if len(body) < abi.INIT_IN.size:
+        raise ProtocolError(f"INIT of {len(body)} bytes")
+    major, minor, max_readahead, flags = abi.INIT_IN.unpack_from(body)
+    if flags & abi.INIT_EXT and len(body) >= abi.INIT_IN.size + abi.INIT_FLAGS2.size:
+        flags |= abi.INIT_FLAGS2.unpack_from(body, abi.INIT_IN.size)[0] << 32
+    return Offer(major, minor, max_readahead, flags)
+
+
+def agree(offer: Offer, pins: Pins = Pins()) -> Negotiated:
+    """Raises ProtocolError for a kernel that is too old."""
+    minor = min(offer.minor, pins.minor, abi.MINOR_MAX)
+    if offer.major < abi.KERNEL_MAJOR or (offer.major == abi.KERNEL_MAJOR and minor < abi.MINOR_MIN):
+        raise ProtocolError(f"FUSE {offer.major}.{offer.minor} is too old, this needs 7.{abi.MINOR_MIN} (Linux 5.14)")
+    wanted = WANTED
+    for flag, since in _SINCE:
+        if minor >= since:
+            wanted |= flag
+    if not pins.resend:
+        wanted &= ~abi.HAS_RESEND
+    flags = offer.flags & wanted & ~pins.without
+    if not flags & abi.INIT_EXT:
+        flags &= (1 << 32) - 1
+    return Negotiated(
+        minor=minor,
+        flags=flags,
+        max_write=FUSE_WRITE_BYTES_MAX,
+        max_readahead=min(offer.max_readahead, READAHEAD_BYTES_MAX),
+        max_background=BACKGROUND_REQUESTS_MAX,
+        congestion_threshold=CONGESTION_THRESHOLD,
+        max_pages=MAX_PAGES,
+    )
+
+
+def pack_init(unique: int, agreed: Negotiated) -> bytes:
+    return abi.INIT_OUT.pack(
+        abi.INIT_OUT.size, 0, unique, abi.KERNEL_MAJOR, agreed.minor, agreed.max_readahead, agreed.flags & 0xFFFF_FFFF,
+        agreed.max_background, agreed.congestion_threshold, agreed.max_write, agreed.time_gran, agreed.max_pages, 0,
+        agreed.flags >> 32, 0,
+    )  # fmt: skip
+
+
+def pack_major_only(unique: int) -> bytes:
+    """To a kernel with a larger major: it sends INIT again with ours."""
+    empty = Negotiated(0, 0, 0, 0, 0)._replace(time_gran=0)
+    return pack_init(unique, empty)
