@@ -1,0 +1,176 @@
+"""SetAttr and extended attributes.
+
+A truncation is decided here, at once; writes that the worker still holds dirty may be older than it.  So it leaves a *cut* in the inode:
+(sequence, size), the newest dirty record at that moment and how much of older records may be seen.  Cuts are kept with ascending sequences
+and sizes: a record up to several of them obeys the smallest, which is the first that is not older than the record (see commits.py).  They
+go when newer records are committed.  Beyond CUTS_MAX the oldest is dropped: its records are the likeliest to be committed already.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+from awsomefsd.errors import FsError
+from awsomefsd.limits import FILE_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX, XATTRS_BYTES_MAX
+from awsomefsd.meta import keys, rows
+from awsomefsd.meta.commands import (
+    SET_ATIME,
+    SET_CTIME,
+    SET_GID,
+    SET_KILL_SUIDGID,
+    SET_MODE,
+    SET_MTIME,
+    SET_SIZE,
+    SET_UID,
+    XATTR_CREATE,
+    XATTR_REPLACE,
+    Entry,
+    RemoveXattr,
+    SetAttr,
+    SetXattr,
+)
+from awsomefsd.meta.filemap import FileMap
+from awsomefsd.meta.inodes import attr_of, changed, set_mtime
+from awsomefsd.meta.messages import Found, Reply
+from awsomefsd.meta.refuse import inode_of, volume_of
+from awsomefsd.meta.state import State
+
+CUTS_MAX = 64  # truncations of one inode that overtook uncommitted records
+
+
+def set_attr(state: State, entry: Entry, command: SetAttr) -> Reply:
+    volume = volume_of(state, entry, command.volume)
+    row = inode_of(state, command.volume, command.ino)
+    mask = command.mask
+    if mask & SET_SIZE:
+        _check_size(row, command.size)
+    if mask & SET_MODE:
+        row.mode = stat.S_IFMT(row.mode) | stat.S_IMODE(command.mode)
+    if mask & SET_UID:
+        row.uid = command.uid
+    if mask & SET_GID:
+        row.gid = command.gid
+    if mask & SET_KILL_SUIDGID and not stat.S_ISDIR(row.mode):
+        row.mode &= ~stat.S_ISUID
+        if row.mode & stat.S_IXGRP:
+            row.mode &= ~stat.S_ISGID
+    if mask & SET_SIZE:
+        _set_size(state, entry, volume, command, row)
+    _set_times(entry, command, row)
+    if mask:
+        changed(state, entry, command.volume, command.ino, row)
+    return Found(attr_of(command.ino, row))
+
+
+def _check_size(row: rows.InodeRow, size: int) -> None:
+    if stat.S_ISDIR(row.mode):
+        raise FsError(errno.EISDIR)
+    if not stat.S_ISREG(row.mode) or size < 0:
+        raise FsError(errno.EINVAL)
+    if size > FILE_BYTES_MAX:
+        raise FsError(errno.EFBIG)
+
+
+def _set_times(entry: Entry, command: SetAttr, row: rows.InodeRow) -> None:
+    mask = command.mask
+    if mask & SET_ATIME:
+        row.atime_ns = entry.time_ns if command.atime_ns is None else command.atime_ns
+    if mask & SET_MTIME:
+        row.mtime_ns = entry.time_ns if command.mtime_ns is None else command.mtime_ns
+        row.mtime_explicit = command.mtime_ns is not None
+    if mask & SET_CTIME and command.ctime_ns is not None:
+        row.ctime_ns = max(row.ctime_ns, command.ctime_ns)
+    if mask & (SET_MTIME | SET_SIZE) and command.log:
+        follow_log(row, command.log)
+        row.times_sequence = max(row.times_sequence, command.sequence)
+
+
+def _set_size(state: State, entry: Entry, volume: rows.VolumeRow, command: SetAttr, row: rows.InodeRow) -> None:
+    if command.size < row.size:
+        if row.inline:
+            _cut_inline(state, volume, command.ino, row, command.size)
+        else:
+            FileMap(state, volume, command.ino, row).cut(command.size, entry.index)
+    row.size = command.size
+    if not row.size and not row.extents:
+        row.inline = True  # a file that starts again may be small again
+    set_mtime(row, entry.time_ns)
+    if command.log:
+        follow_log(row, command.log)
+        _add_cut(row, command.sequence, command.size)
+
+
+def _cut_inline(state: State, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, size: int) -> None:
+    """Growth needs nothing: an inline row may be shorter than the file and reads as zeros behind its end."""
+    if row.stored_bytes <= size:
+        return
+    held = state.read(keys.inline(volume.volume, ino), rows.INLINE)
+    put_inline(state, volume, ino, row, held.data[:size])
+
+
+def put_inline(state: State, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, data: bytes) -> None:
+    """Make `data` the inline data of an inode; the caller saves the inode."""
+    key = keys.inline(volume.volume, ino)
+    if data:
+        state.write(key, rows.InlineRow(data), rows.INLINE)
+    elif row.stored_bytes:
+        state.txn.delete(key)
+    if len(data) != row.stored_bytes:
+        volume.used_bytes += len(data) - row.stored_bytes
+        row.stored_bytes = len(data)
+        state.save_volume(volume)
+
+
+def follow_log(row: rows.InodeRow, log: int) -> None:
+    """What an older dirty log left behind means nothing any more: its session has ended."""
+    if row.log != log:
+        row.log, row.sequence, row.times_sequence, row.cuts = log, 0, 0, []
+
+
+def _add_cut(row: rows.InodeRow, sequence: int, size: int) -> None:
+    if sequence <= row.sequence:
+        return  # everything older is committed
+    cuts = [cut for cut in row.cuts if cut[1] < size]
+    if cuts and cuts[-1][0] >= sequence:
+        return  # the same records obey a smaller size already
+    cuts.append((sequence, size))
+    row.cuts = cuts[-CUTS_MAX:]
+
+
+# --- extended attributes ------------------------------------------------------------------------------------------------
+def set_xattr(state: State, entry: Entry, command: SetXattr) -> Reply:
+    volume_of(state, entry, command.volume)
+    row = inode_of(state, command.volume, command.ino)
+    if not 0 < len(command.name) <= XATTR_NAME_BYTES_MAX or b"\0" in command.name:
+        raise FsError(errno.ERANGE)
+    if len(command.value) > XATTR_VALUE_BYTES_MAX:
+        raise FsError(errno.E2BIG)
+    key = keys.xattr(command.volume, command.ino, command.name)
+    old = state.read(key, rows.XATTR) if row.xattrs else None
+    if old is None and command.flags & XATTR_REPLACE:
+        raise FsError(errno.ENODATA)
+    if old is not None and command.flags & XATTR_CREATE:
+        raise FsError(errno.EEXIST)
+    held = row.xattr_bytes - (len(command.name) + len(old.value) if old is not None else 0)
+    if held + len(command.name) + len(command.value) > XATTRS_BYTES_MAX:
+        raise FsError(errno.ENOSPC, "the inode has no room for more attributes")
+    state.write(key, rows.XattrRow(command.value), rows.XATTR)
+    row.xattr_bytes = held + len(command.name) + len(command.value)
+    row.xattrs += old is None
+    changed(state, entry, command.volume, command.ino, row)
+    return Found(attr_of(command.ino, row))
+
+
+def remove_xattr(state: State, entry: Entry, command: RemoveXattr) -> Reply:
+    volume_of(state, entry, command.volume)
+    row = inode_of(state, command.volume, command.ino)
+    key = keys.xattr(command.volume, command.ino, command.name)
+    old = state.read(key, rows.XATTR) if row.xattrs and len(command.name) <= XATTR_NAME_BYTES_MAX else None
+    if old is None:
+        raise FsError(errno.ENODATA)
+    state.txn.delete(key)
+    row.xattr_bytes -= len(command.name) + len(old.value)
+    row.xattrs -= 1
+    changed(state, entry, command.volume, command.ino, row)
+    return Found(attr_of(command.ino, row))

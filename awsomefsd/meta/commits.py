@@ -1,0 +1,149 @@
+"""Commit: durable bytes become visible, all inodes of one entry at once.
+
+The entry as a whole is refused (and changes nothing) if a segment is not leased to the session any more or an extent lies outside what is
+durable: a zombie, or a writer whose predecessor's segments were sealed.  An inode by itself is refused with an errno in the reply: gone
+(ENOENT), or not in the shape the worker believes (ESTALE).
+
+A dirty record may come twice (the successor of a dead worker replays its log) or late (behind a truncation).  So a commit names log and
+sequence: what is not newer than the last committed sequence is ignored; what a truncation overtook is clipped to that truncation's size.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+from awsomefsd.errors import FsError
+from awsomefsd.limits import EXTENTS_PER_COMMIT_MAX, EXTENTS_PER_INODE_MAX, FILE_BYTES_MAX, INLINE_BYTES_MAX
+from awsomefsd.meta import extents, keys, rows
+from awsomefsd.meta.attributes import follow_log, put_inline
+from awsomefsd.meta.commands import Commit, Entry, InodeCommit
+from awsomefsd.meta.filemap import FileMap
+from awsomefsd.meta.inodes import attr_of, set_mtime
+from awsomefsd.meta.messages import Committed, Reply
+from awsomefsd.meta.quota import consume
+from awsomefsd.meta.refuse import session_of, volume_of
+from awsomefsd.meta.segments import advance, check_progress
+from awsomefsd.meta.state import State
+from awsomefsd.types import SEGMENT_LEASED, Attr
+
+
+def commit(state: State, entry: Entry, command: Commit) -> Reply:
+    session = session_of(state, entry, command.volume)
+    volume = volume_of(state, entry, command.volume, host=False)
+    _check(state, session.session, command)
+    errnos: list[int] = []
+    attrs: list[Attr | None] = []
+    for step in command.inodes:
+        row = state.inode(command.volume, step.ino)
+        number = _commit_inode(state, entry, volume, row, step) if row is not None else errno.ENOENT
+        errnos.append(number)
+        attrs.append(attr_of(step.ino, row) if row is not None and not number else None)
+    for progress in command.segments:  # sealing comes last: a sealed segment takes no extents
+        advance(state, check_progress(state, session.session, progress), progress)
+    consume(state, session, volume, command.consumed_bytes)
+    return Committed(errnos, attrs)
+
+
+# --- checks of the whole entry ------------------------------------------------------------------------------------------
+def _check(state: State, session: int, command: Commit) -> None:
+    if sum(len(step.extents) for step in command.inodes) > EXTENTS_PER_COMMIT_MAX:
+        raise FsError(errno.E2BIG, f"more than {EXTENTS_PER_COMMIT_MAX} extents")
+    durable: dict[int, int] = {}  # segment -> committed length after this entry
+    for progress in command.segments:
+        if progress.segment in durable:
+            raise FsError(errno.EINVAL, f"segment {progress.segment} is named twice")
+        row = check_progress(state, session, progress)
+        durable[progress.segment] = max(row.committed_bytes, progress.committed_bytes)
+    for step in command.inodes:
+        if step.size < 0 or step.size > FILE_BYTES_MAX:
+            raise FsError(errno.EINVAL, f"inode {step.ino}: size {step.size}")
+        for extent in step.extents:
+            if not extents.valid(extent):
+                raise FsError(errno.EINVAL, f"inode {step.ino}: no such extent can be")
+            segment = state.segment(extent.segment)
+            if (
+                segment is None
+                or segment.state != SEGMENT_LEASED
+                or segment.session != session
+                or segment.incarnation != extent.incarnation
+                or extents.place_end(extent) > durable.get(extent.segment, segment.committed_bytes)
+            ):
+                raise FsError(errno.ESTALE, f"inode {step.ino}: segment {extent.segment} is not this session's, or not so long")
+
+
+# --- one inode ----------------------------------------------------------------------------------------------------------
+def _commit_inode(state: State, entry: Entry, volume: rows.VolumeRow, row: rows.InodeRow, step: InodeCommit) -> int:
+    """The errno of one inode; unless 0 nothing of it was changed."""
+    if not stat.S_ISREG(row.mode) or (step.inline and step.extents):
+        return errno.EINVAL
+    if row.log == step.log and step.sequence <= row.sequence:
+        return 0
+    inline = state.read(keys.inline(volume.volume, step.ino), rows.INLINE) if row.inline and row.stored_bytes else None
+    old = inline.data if inline is not None else b""
+    overtaken = _overtaken(row, step)
+    end = max(row.size, step.size) if overtaken is None else min(overtaken, row.size)
+    patched = old
+    if step.inline:
+        if not row.inline:
+            return errno.ESTALE
+        if any(offset < 0 or offset + len(data) > INLINE_BYTES_MAX for offset, data in step.inline):
+            return errno.ESTALE
+        patched = patch(old, step.inline, end)
+    elif step.extents and old and not extents.covers(step.extents, len(old)):
+        return errno.ESTALE
+    elif row.extents + len(step.extents) > EXTENTS_PER_INODE_MAX:
+        return errno.EFBIG
+    follow_log(row, step.log)
+    if step.extents:
+        if row.inline:
+            put_inline(state, volume, step.ino, row, b"")
+            row.inline = False
+        _insert(state, entry, volume, row, step, end)
+    elif patched != old:
+        put_inline(state, volume, step.ino, row, patched)
+    row.size = max(row.size, end)
+    _finish(state, entry, volume.volume, row, step)
+    return 0
+
+
+def _overtaken(row: rows.InodeRow, step: InodeCommit) -> int | None:
+    """How much of these records may be seen: the size of the first truncation that overtook them, or None."""
+    if row.log == step.log:
+        for sequence, size in row.cuts:
+            if step.sequence <= sequence:
+                return size
+    return None
+
+
+def _insert(state: State, entry: Entry, volume: rows.VolumeRow, row: rows.InodeRow, step: InodeCommit, end: int) -> None:
+    """Lay the extents over the map; nothing may lie behind `end`, the file's size after this entry."""
+    pieces = extents.overlay((extents.piece_of(extent, entry.index) for extent in step.extents), end)
+    filemap = FileMap(state, volume, step.ino, row)
+    for piece in pieces:
+        filemap.insert(piece)
+    row.inline = not end and not row.extents
+
+
+def patch(data: bytes, patches: list[tuple[int, bytes]], end: int) -> bytes:
+    """Inline data after writes at offsets, nothing behind `end`; a gap reads as zeros."""
+    out = bytearray(data)
+    for offset, part in patches:
+        part = part[: max(0, end - offset)]
+        if part:
+            if offset > len(out):
+                out.extend(bytes(offset - len(out)))
+            out[offset : offset + len(part)] = part
+    return bytes(out)
+
+
+def _finish(state: State, entry: Entry, volume: int, row: rows.InodeRow, step: InodeCommit) -> None:
+    """ctime is the time of the write, as mtime is, not of its commit: a flush in the background must not touch what stat(2) shows."""
+    row.sequence = max(row.sequence, step.sequence)
+    if row.cuts:
+        row.cuts = [cut for cut in row.cuts if cut[0] > row.sequence]
+    if step.sequence > row.times_sequence:
+        set_mtime(row, step.mtime_ns)
+        row.ctime_ns = max(row.ctime_ns, step.mtime_ns)
+    row.stamp, row.site = entry.stamp, entry.site
+    state.save_inode(volume, step.ino, row)

@@ -1,0 +1,137 @@
+"""Pure arithmetic on extents: overlay, cut, join.  No state, no I/O.
+
+An extent maps `length` bytes at a file offset to a place in a frame.  Cutting moves the start (`file_offset`, `skip`) or the end, and never
+the frame's identity.  A *piece* is (file offset, ExtentRow): the key and the value of the extent map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from awsomefsd.limits import FILE_BYTES_MAX
+from awsomefsd.meta.rows import ExtentRow
+from awsomefsd.types import Extent
+
+Piece = tuple[int, ExtentRow]
+
+
+def valid(extent: Extent) -> bool:
+    return (
+        extent.length > 0
+        and 0 <= extent.file_offset <= FILE_BYTES_MAX - extent.length
+        and extent.skip >= 0
+        and extent.frame_offset >= 0
+        and extent.header_bytes >= 0
+    )
+
+
+def piece_of(extent: Extent, index: int) -> Piece:
+    return extent.file_offset, ExtentRow(
+        extent.length,
+        extent.segment,
+        extent.incarnation,
+        extent.sequence,
+        extent.frame_offset,
+        extent.header_bytes,
+        extent.skip,
+        index,
+    )
+
+
+def extent_of(offset: int, row: ExtentRow) -> Extent:
+    return Extent(
+        offset, row.length, row.segment, row.incarnation, row.sequence, row.frame_offset, row.header_bytes, row.skip
+    )  # fmt: skip
+
+
+def place_end(extent: Extent) -> int:
+    """Where the extent's last byte ends in its segment."""
+    return extent.frame_offset + extent.header_bytes + extent.skip + extent.length
+
+
+def sub(piece: Piece, start: int, end: int) -> Piece:
+    """The part of a piece inside [start, end); they overlap."""
+    offset, row = piece
+    first, last = max(offset, start), min(offset + row.length, end)
+    return first, ExtentRow(
+        last - first,
+        row.segment,
+        row.incarnation,
+        row.sequence,
+        row.frame_offset,
+        row.header_bytes,
+        row.skip + first - offset,
+        row.index,
+    )
+
+
+def without(piece: Piece, start: int, end: int) -> list[Piece]:
+    """What is left of a piece when [start, end) is taken out: none, one or two pieces."""
+    offset, row = piece
+    stop = offset + row.length
+    if end <= offset or start >= stop:
+        return [piece]
+    left = [sub(piece, offset, start)] if offset < start else []
+    right = [sub(piece, end, stop)] if end < stop else []
+    return left + right
+
+
+def joins(left: Piece, right: Piece) -> bool:
+    """True if the two are neighbours in the file and in the same frame."""
+    (offset, a), (next_offset, b) = left, right
+    return (
+        offset + a.length == next_offset
+        and a.skip + a.length == b.skip
+        and a.segment == b.segment
+        and a.frame_offset == b.frame_offset
+        and a.sequence == b.sequence
+        and a.incarnation == b.incarnation
+        and a.header_bytes == b.header_bytes
+    )
+
+
+def join(left: Piece, right: Piece) -> Piece:
+    offset, a = left
+    b = right[1]
+    return offset, ExtentRow(
+        a.length + b.length, a.segment, a.incarnation, a.sequence, a.frame_offset, a.header_bytes, a.skip, max(a.index, b.index)
+    )
+
+
+def overlay(pieces: Iterable[Piece], limit: int = FILE_BYTES_MAX) -> list[Piece]:
+    """Sorted, disjoint, joined pieces of what is written in order (later ones win), cut at `limit`."""
+    laid: list[Piece] = []
+    for piece in pieces:
+        offset, row = piece
+        if offset >= limit:
+            continue
+        if offset + row.length > limit:
+            piece = sub(piece, offset, limit)
+        if not laid or laid[-1][0] + laid[-1][1].length <= offset:
+            laid.append(piece)  # the usual case: ascending
+        else:
+            end = offset + piece[1].length
+            laid = [rest for old in laid for rest in without(old, offset, end)]
+            laid.append(piece)
+            laid.sort(key=_start)
+    joined: list[Piece] = []
+    for piece in laid:
+        if joined and joins(joined[-1], piece):
+            joined[-1] = join(joined[-1], piece)
+        else:
+            joined.append(piece)
+    return joined
+
+
+def covers(extents: Iterable[Extent], end: int) -> bool:
+    """True if the extents cover [0, end) without a gap."""
+    reached = 0
+    for extent in sorted(extents, key=lambda extent: extent.file_offset):
+        if reached >= end or extent.file_offset > reached:
+            break
+        reached = max(reached, extent.file_offset + extent.length)
+    return reached >= end
+
+
+def _start(piece: Piece) -> int:
+    return piece[0]

@@ -1,0 +1,129 @@
+"""What namespace, attributes and commits share about one inode: its picture for stat(2), its times, its end.
+
+Times that we set only move forward, so a clock that was set back shows no file changing in the past.  The exception is an mtime that
+utimensat(2) set: the next change of the contents may move it back to the present.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from awsomefsd.meta import keys, rows
+from awsomefsd.meta.commands import Entry
+from awsomefsd.meta.extents import Piece
+from awsomefsd.meta.filemap import SMALL_FILE_EXTENTS, drop_extent
+from awsomefsd.meta.state import State
+from awsomefsd.types import Attr
+
+DIRECTORY_BYTES_SHOWN = 4096
+
+
+def attr_of(ino: int, row: rows.InodeRow) -> Attr:
+    return Attr(
+        ino,
+        row.mode,
+        row.nlink,
+        row.uid,
+        row.gid,
+        row.rdev,
+        row.size,
+        row.stored_bytes,
+        row.atime_ns,
+        row.mtime_ns,
+        row.ctime_ns,
+        row.btime_ns,
+        row.inline,
+        row.xattrs,
+    )
+
+
+def changed(state: State, entry: Entry, volume: int, ino: int, row: rows.InodeRow) -> None:
+    """The inode changed: ctime, version, saved."""
+    if entry.time_ns > row.ctime_ns:
+        row.ctime_ns = entry.time_ns
+    row.stamp, row.site = entry.stamp, entry.site
+    state.save_inode(volume, ino, row)
+
+
+def contents_changed(state: State, entry: Entry, volume: int, ino: int, row: rows.InodeRow) -> None:
+    """A directory's names or a file's size changed: mtime too."""
+    set_mtime(row, entry.time_ns)
+    changed(state, entry, volume, ino, row)
+
+
+def set_mtime(row: rows.InodeRow, time_ns: int) -> None:
+    if row.mtime_explicit or time_ns > row.mtime_ns:
+        row.mtime_ns = time_ns
+        row.mtime_explicit = False
+
+
+def tombstone(state: State, entry: Entry, kind: int, volume: int, ino: int, name: bytes = b"") -> None:
+    """Remember a removal while anybody reads the change stream."""
+    if state.cluster.readers:
+        row = rows.TombstoneRow(kind, volume, ino, name, entry.stamp, entry.site)
+        state.write(keys.tombstone(entry.index, state.tombs), row, rows.TOMBSTONE)
+        state.tombs += 1
+
+
+def lost_last_name(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, *, pinned: bool) -> None:
+    """nlink is 0: an orphan while the entry's session has it open, otherwise the end."""
+    changed(state, entry, volume.volume, ino, row)
+    if pinned and entry.session:
+        state.txn.put(keys.orphan(volume.volume, ino, entry.session), rows.MARK)
+        state.txn.put(keys.pinner(entry.session, volume.volume, ino), rows.MARK)
+    else:
+        end_inode(state, entry, volume, ino, row)
+
+
+def unpin(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, session: int) -> None:
+    """A session's pin ends; the inode too if it was the last.  Nothing happens if there is no such pin."""
+    state.txn.delete(keys.pinner(session, volume.volume, ino))
+    if state.txn.delete(keys.orphan(volume.volume, ino, session)) and not state.any_in(keys.orphans_range(volume.volume, ino)):
+        row = state.inode(volume.volume, ino)
+        assert row is not None, "a pin names an inode that is gone"
+        end_inode(state, entry, volume, ino, row)
+
+
+def end_inode(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, row: rows.InodeRow) -> None:
+    """Remove an inode without names and pins; the extents of a large one are left to Reap."""
+    number = volume.volume
+    txn = state.txn
+    if row.xattrs:
+        for key in state.keys_in(keys.xattrs_range(number, ino)):
+            txn.delete(key)
+    if row.inline and row.stored_bytes:
+        txn.delete(keys.inline(number, ino))
+        volume.used_bytes -= row.stored_bytes
+    if not stat.S_ISLNK(row.mode):
+        drop_locks(state, number, ino)
+    if row.trims:
+        for key in state.keys_in(keys.trims_range(number, ino)):
+            state.unqueue_reap(key)
+    if row.extents > SMALL_FILE_EXTENTS:
+        state.queue_reap(keys.reap(keys.REAP_INODE, number, ino, 0), rows.ReapRow())
+    elif row.extents:
+        for piece in extents_of(state, number, ino, SMALL_FILE_EXTENTS):
+            drop_extent(state, volume, ino, piece)
+    state.drop(keys.inode(number, ino))
+    volume.used_inodes -= 1
+    state.save_volume(volume)
+    tombstone(state, entry, rows.TOMB_INODE, number, ino)
+
+
+def extents_of(state: State, volume: int, ino: int, count: int) -> list[Piece]:
+    """The first `count` extents of an inode, hidden or not."""
+    found: list[Piece] = []
+    for key, raw in state.txn.scan(*keys.extents_range(volume, ino)):
+        found.append((keys.last_u64(key), rows.EXTENT.loads(raw)))
+        if len(found) == count:
+            break
+    return found
+
+
+def drop_locks(state: State, volume: int, ino: int) -> None:
+    held = state.read(keys.locks(volume, ino), rows.LOCKS)
+    if held is not None:
+        state.txn.delete(keys.locks(volume, ino))
+        state.unlocked.add((volume, ino))
+        for session in {lock.session for lock in held.locks}:
+            state.txn.delete(keys.locker(session, volume, ino))

@@ -1,0 +1,140 @@
+"""Locks: fcntl ranges, open-file-description locks and flock, owned by (session, owner).
+
+fcntl and OFD locks share one space (LOCK_POSIX: the owner tells them apart), flock has its own; a lock of one kind never meets one of the
+other.  The pure functions work on the list of an inode's locks, kept sorted; one row holds that list, and a marker per (session, inode)
+finds a session's locks when it ends.  A lock that must wait is the service's memory; only its grant is an entry.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from awsomefsd.errors import FsError
+from awsomefsd.limits import LOCKS_PER_INODE_MAX
+from awsomefsd.meta import keys, rows
+from awsomefsd.meta.commands import Entry, SetLock
+from awsomefsd.meta.messages import Done, Reply
+from awsomefsd.meta.refuse import inode_of, session_of, volume_of
+from awsomefsd.meta.state import State
+from awsomefsd.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, Lock
+
+F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2
+
+
+# --- pure ---------------------------------------------------------------------------------------------------------------
+def same_owner(a: Lock, b: Lock) -> bool:
+    return a.kind == b.kind and a.owner == b.owner and a.session == b.session
+
+
+def conflict(held: list[Lock], want: Lock) -> Lock | None:
+    """The first lock in the way of `want`, or None."""
+    if want.lock_type == F_UNLCK:
+        return None
+    for lock in held:
+        if (
+            lock.kind == want.kind
+            and lock.start <= want.end
+            and want.start <= lock.end
+            and (lock.lock_type == F_WRLCK or want.lock_type == F_WRLCK)
+            and not same_owner(lock, want)
+        ):
+            return lock
+    return None
+
+
+def place(held: list[Lock], want: Lock) -> list[Lock]:
+    """The list after `want` is granted (or, F_UNLCK, released): the owner's older locks are cut, split and joined."""
+    result: list[Lock] = []
+    start, end = want.start, want.end
+    for lock in held:
+        if not same_owner(lock, want):
+            result.append(lock)
+        elif lock.lock_type == want.lock_type and lock.start <= end + 1 and start <= lock.end + 1:
+            start, end = min(start, lock.start), max(end, lock.end)  # touches: one lock
+        elif lock.end < want.start or want.end < lock.start:
+            result.append(lock)
+        else:
+            if lock.start < want.start:
+                result.append(_with_range(lock, lock.start, want.start - 1))
+            if want.end < lock.end:
+                result.append(_with_range(lock, want.end + 1, lock.end))
+    if want.lock_type != F_UNLCK:
+        result.append(_with_range(want, start, end))
+    result.sort(key=_order)
+    return result
+
+
+def _with_range(lock: Lock, start: int, end: int) -> Lock:
+    return Lock(lock.kind, lock.owner, lock.pid, lock.lock_type, start, end, lock.session)
+
+
+def _order(lock: Lock) -> tuple[int, int, int, int]:
+    return lock.start, lock.kind, lock.session, lock.owner
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------------
+def of_inode(state: State, volume: int, ino: int) -> list[Lock]:
+    row = state.read(keys.locks(volume, ino), rows.LOCKS)
+    return [] if row is None else row.locks
+
+
+def wanted(kind: int, owner: int, pid: int, lock_type: int, start: int, end: int, session: int) -> Lock:
+    """A lock as it is kept: flock always means the whole file."""
+    if kind not in (LOCK_POSIX, LOCK_FLOCK) or lock_type not in (F_RDLCK, F_WRLCK, F_UNLCK):
+        raise FsError(errno.EINVAL, f"lock kind {kind}, type {lock_type}")
+    if kind == LOCK_FLOCK:
+        start, end = 0, LOCK_END_MAX
+    end = min(end, LOCK_END_MAX)
+    if not 0 <= start <= end:
+        raise FsError(errno.EINVAL, f"lock range {start} to {end}")
+    return Lock(kind, owner, pid, lock_type, start, end, session)
+
+
+def set_lock(state: State, entry: Entry, command: SetLock) -> Reply:
+    session = session_of(state, entry, command.volume)
+    volume_of(state, entry, command.volume, host=False)
+    want = wanted(command.kind, command.owner, command.pid, command.lock_type, command.start, command.end, session.session)
+    inode_of(state, command.volume, command.ino)
+    held = of_inode(state, command.volume, command.ino)
+    if want.lock_type == F_UNLCK and not held:
+        return Done()
+    other = conflict(held, want)
+    if other is not None:
+        raise FsError(errno.EAGAIN, f"pid {other.pid} holds {other.start} to {other.end}")
+    after = place(held, want)
+    if len(after) > LOCKS_PER_INODE_MAX:
+        raise FsError(errno.ENOLCK, f"inode {command.ino} has {len(held)} locks")
+    if want.lock_type != F_WRLCK:
+        state.unlocked.add((command.volume, command.ino))  # released, or converted to a weaker one
+    _keep(state, command.volume, command.ino, session.session, held, after)
+    return Done()
+
+
+def _keep(state: State, volume: int, ino: int, session: int, before: list[Lock], after: list[Lock]) -> None:
+    """Write the list, and the session's marker if it had or has locks here."""
+    if after:
+        state.write(keys.locks(volume, ino), rows.LocksRow(after), rows.LOCKS)
+    elif before:
+        state.txn.delete(keys.locks(volume, ino))
+    had = any(lock.session == session for lock in before)
+    has = any(lock.session == session for lock in after)
+    if has and not had:
+        state.txn.put(keys.locker(session, volume, ino), rows.MARK)
+    elif had and not has:
+        state.txn.delete(keys.locker(session, volume, ino))
+
+
+def end_session_locks(state: State, session: int) -> None:
+    for key in state.keys_in(keys.locker_range(session)):
+        _, volume, ino = keys.place_of(key)
+        held = of_inode(state, volume, ino)
+        _keep(state, volume, ino, session, held, [lock for lock in held if lock.session != session])
+        state.unlocked.add((volume, ino))
+
+
+def of_session(state: State, session: int) -> list[tuple[int, Lock]]:
+    found: list[tuple[int, Lock]] = []
+    for key in state.keys_in(keys.locker_range(session)):
+        _, volume, ino = keys.place_of(key)
+        found.extend((ino, lock) for lock in of_inode(state, volume, ino) if lock.session == session)
+    return found

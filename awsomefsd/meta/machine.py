@@ -1,0 +1,140 @@
+"""The state machine: one entry of the log in, one reply out; a pure function of state and entry.
+
+Order inside an entry: acknowledged results go; a request whose result is held is answered with it and changes nothing; the rule of the
+command runs (a rule checks everything before its first change, so a refusal changes nothing); segments that became wholly dead are freed;
+the reply is kept.  A refusal is the reply Failed, never an exception; Corrupt and FormatTooNew come out as they are, and stop the node.
+
+Refusals by a fence and those with `retry` are not kept as results: they changed nothing, and the same request must be able to succeed later
+(under a new session, after a pause).
+
+Hot rows and results are written back by flush(), which the driver calls before the store commits; a machine made anew from the transaction
+then goes on exactly where this one was.  An entry at or below `applied_index` is a replay and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.errors import FormatTooNew, FsError
+from awsomefsd.meta import attributes, commits, locks, namespace, quota, reaping, segments, sessions, stream_readers, volumes
+from awsomefsd.meta import commands as c
+from awsomefsd.meta.messages import Done, Failed, Reply
+from awsomefsd.meta.refuse import Fence, Later
+from awsomefsd.meta.state import State
+from awsomefsd.meta.txn import Txn
+from awsomefsd.types import HOST_UNIQUE
+
+_RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
+    c.Init: volumes.init,
+    c.AddDevice: segments.add_device,
+    c.CreateVolume: volumes.create,
+    c.SetVolume: volumes.set_volume,
+    c.DeleteVolume: volumes.delete,
+    c.OpenSession: sessions.open_session,
+    c.EndSession: sessions.end_session,
+    c.ClearQuarantine: segments.clear_quarantine,
+    c.LeaseSegments: segments.lease,
+    c.Reserve: quota.reserve,
+    c.Create: namespace.create,
+    c.Link: namespace.link,
+    c.Unlink: namespace.unlink,
+    c.Rmdir: namespace.rmdir,
+    c.Rename: namespace.rename,
+    c.SetAttr: attributes.set_attr,
+    c.SetXattr: attributes.set_xattr,
+    c.RemoveXattr: attributes.remove_xattr,
+    c.ReleaseOrphan: namespace.release_orphan,
+    c.Commit: commits.commit,
+    c.Reap: reaping.reap,
+    c.SetLock: locks.set_lock,
+    c.RegisterReader: stream_readers.register,
+    c.AdvanceReader: stream_readers.advance,
+    c.RemoveReader: stream_readers.remove,
+}
+
+
+class Machine:
+    __slots__ = ("state",)
+
+    def __init__(self, txn: Txn) -> None:
+        self.state = State(txn)
+
+    @property
+    def applied_index(self) -> int:
+        return self.state.cluster.applied_index
+
+    @property
+    def last_stamp(self) -> int:
+        """The newest hybrid time in the state; a proposer's clock must not fall behind it."""
+        return self.state.cluster.last_stamp
+
+    @property
+    def cluster_uuid(self) -> str:
+        """"" before Init."""
+        return self.state.cluster.uuid
+
+    @property
+    def site(self) -> int:
+        return self.state.cluster.site
+
+    def apply(self, entry: c.Entry) -> Reply:
+        state = self.state
+        cluster = state.cluster
+        mount, unique = entry.mount, entry.unique
+        if entry.index <= cluster.applied_index:
+            return state.results.get(mount, unique) or Done()
+        if entry.version > c.COMMAND_VERSION or entry.shard:
+            raise FormatTooNew(f"entry {entry.index}: version {entry.version}, shard {entry.shard}; upgrade this node")
+        state.trim()
+        if entry.acks:
+            state.results.acknowledge(mount, entry.acks)
+        reply = state.results.get(mount, unique) if unique != HOST_UNIQUE else None
+        if reply is None:
+            reply = self._run(entry)
+        cluster.applied_index = entry.index
+        if entry.stamp > cluster.last_stamp:
+            cluster.last_stamp = entry.stamp
+        return reply
+
+    def _run(self, entry: c.Entry) -> Reply:
+        state = self.state
+        state.tombs = 0
+        keep = True
+        try:
+            reply = _RULES[type(entry.command)](state, entry, entry.command)
+        except FsError as err:
+            keep = not isinstance(err, (Fence, Later))
+            reply = Failed(err.errno, str(err.args[0]), err.retry_helps)
+        if state.death_row:
+            segments.free_dead(state, entry.index)
+        if keep and entry.unique != HOST_UNIQUE:
+            state.results.put(entry.mount, entry.unique, reply)
+        return reply
+
+    def flush(self) -> None:
+        """Write back what is only in memory.  Call before the store commits."""
+        self.state.flush()
+
+    # --- what the service asks ------------------------------------------------------------------------------------------
+    def stored_result(self, mount: int, unique: int) -> Reply | None:
+        return self.state.results.get(mount, unique) if unique != HOST_UNIQUE else None
+
+    def results_held(self, mount: int) -> int:
+        return self.state.results.count(mount)
+
+    def reap_pending(self) -> bool:
+        return reaping.pending(self.state)
+
+    def live_sessions(self) -> dict[int, int]:
+        """Session -> epoch."""
+        return {row.session: row.epoch for row in sessions.every(self.state) if not row.ended}
+
+    def reader_cursors(self) -> dict[str, int]:
+        """Cursors of the change stream's registered readers; the log is kept from the smallest on."""
+        return stream_readers.cursors(self.state)
+
+    def take_unlocked(self) -> set[tuple[int, int]]:
+        """(volume, ino) whose locks shrank since the last call: their waiters may try again."""
+        taken, self.state.unlocked = self.state.unlocked, set()
+        return taken

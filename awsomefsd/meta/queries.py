@@ -1,0 +1,184 @@
+"""Reads, answered from the machine's rows, its unflushed ones included.  A query changes nothing a later entry could see."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.errors import FsError
+from awsomefsd.limits import READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
+from awsomefsd.meta import extents, keys, locks, quota, rows, segments, volumes
+from awsomefsd.meta import messages as m
+from awsomefsd.meta.filemap import FileMap
+from awsomefsd.meta.inodes import attr_of
+from awsomefsd.meta.machine import Machine
+from awsomefsd.meta.refuse import check_name, inode_of
+from awsomefsd.meta.state import State
+from awsomefsd.types import DeviceInfo, Dirent
+
+
+def answer(machine: Machine, body: m.Body) -> m.Reply:
+    """The reply to a query; Failed where there is none."""
+    query = _QUERIES.get(type(body))
+    if query is None:
+        return m.Failed(errno.EINVAL, f"{type(body).__name__} is not a query")
+    machine.state.trim()
+    try:
+        return query(machine.state, body)
+    except FsError as err:
+        return m.Failed(err.errno, str(err.args[0]), err.retry_helps)
+
+
+def _inode(state: State, volume: int, ino: int) -> rows.InodeRow:
+    volumes.existing(state, volume)
+    return inode_of(state, volume, ino)
+
+
+def _directory(state: State, volume: int, ino: int) -> rows.InodeRow:
+    row = _inode(state, volume, ino)
+    if not stat.S_ISDIR(row.mode):
+        raise FsError(errno.ENOTDIR)
+    return row
+
+
+def _lookup(state: State, body: m.Lookup) -> m.Reply:
+    _directory(state, body.volume, body.parent)
+    check_name(body.name)
+    dentry = state.read(keys.dentry(body.volume, body.parent, body.name), rows.DENTRY)
+    if dentry is None:
+        raise FsError(errno.ENOENT)
+    return m.Found(attr_of(dentry.ino, inode_of(state, body.volume, dentry.ino)))
+
+
+def _get_attr(state: State, body: m.GetAttr) -> m.Reply:
+    return m.Found(attr_of(body.ino, _inode(state, body.volume, body.ino)))
+
+
+def _get_parent(state: State, body: m.GetParent) -> m.Reply:
+    row = _directory(state, body.volume, body.ino)
+    return m.Found(attr_of(row.parent, inode_of(state, body.volume, row.parent)))
+
+
+def _read_dir(state: State, body: m.ReadDir) -> m.Reply:
+    _directory(state, body.volume, body.ino)
+    count = min(max(body.count, 1), READDIR_ENTRIES_MAX)
+    found: list[Dirent] = []
+    end = True
+    for key, raw in state.txn.scan(*keys.cookies_after(body.volume, body.ino, max(body.after, 0))):
+        if len(found) == count:
+            end = False
+            break
+        row: rows.CookieRow = rows.COOKIE.loads(raw)
+        attr = attr_of(row.ino, inode_of(state, body.volume, row.ino)) if body.plus else None
+        found.append(Dirent(row.name, row.ino, row.kind, keys.last_u64(key), attr))
+    return m.Entries(found, end)
+
+
+def _read_link(state: State, body: m.ReadLink) -> m.Reply:
+    row = _inode(state, body.volume, body.ino)
+    if not stat.S_ISLNK(row.mode):
+        raise FsError(errno.EINVAL)
+    return m.Blob(row.target)
+
+
+def _get_xattr(state: State, body: m.GetXattr) -> m.Reply:
+    row = _inode(state, body.volume, body.ino)
+    if row.xattrs and len(body.name) <= XATTR_NAME_BYTES_MAX:
+        held: rows.XattrRow | None = state.read(keys.xattr(body.volume, body.ino, body.name), rows.XATTR)
+        if held is not None:
+            return m.Blob(held.value)
+    raise FsError(errno.ENODATA)
+
+
+def _list_xattr(state: State, body: m.ListXattr) -> m.Reply:
+    row = _inode(state, body.volume, body.ino)
+    if not row.xattrs:
+        return m.Names([])
+    return m.Names([key[keys.NAME_AT :] for key in state.keys_in(keys.xattrs_range(body.volume, body.ino))])
+
+
+def _get_layout(state: State, body: m.GetLayout) -> m.Reply:
+    row = _inode(state, body.volume, body.ino)
+    if not stat.S_ISREG(row.mode):
+        raise FsError(errno.EINVAL)
+    if row.inline:
+        held = state.read(keys.inline(body.volume, body.ino), rows.INLINE) if row.stored_bytes else None
+        return m.Layout(row.size, [], [], b"" if held is None else held.data)
+    volume = volumes.existing(state, body.volume)
+    pieces = FileMap(state, volume, body.ino, row).visible(max(body.start, 0), min(body.end, row.size))
+    named = {piece.segment: None for _, piece in pieces}  # in order of first use
+    return m.Layout(row.size, [extents.extent_of(*piece) for piece in pieces], [_segment(state, number) for number in named])
+
+
+def _segment(state: State, number: int) -> segments.SegmentInfo:
+    row = segments.find(state, number)
+    if row is None:
+        raise FsError(errno.ENOENT, f"no segment {number}")
+    return segments.describe(state, row)
+
+
+def _get_statfs(state: State, body: m.GetStatFs) -> m.Reply:
+    return m.StatFsReply(quota.statfs(state, volumes.existing(state, body.volume)))
+
+
+def _get_segments(state: State, body: m.GetSegments) -> m.Reply:
+    return m.Segments([_segment(state, number) for number in body.segments])
+
+
+def _get_devices(state: State, body: m.GetDevices) -> m.Reply:
+    return m.Devices(
+        [
+            DeviceInfo(
+                row.device,
+                row.uuid,
+                row.bytes,
+                row.segment_bytes,
+                row.segments,
+                row.segments_free,
+                row.first_segment_offset,
+                "",
+                row.shared,
+            )
+            for row in state.devices()
+        ]
+    )
+
+
+def _get_volumes(state: State, body: m.GetVolumes) -> m.Reply:
+    if not body.name:
+        return m.Volumes([volumes.describe(row) for row in volumes.every(state)])
+    row = volumes.by_name(state, body.name)
+    if row is None:
+        raise FsError(errno.ENOENT, f"no volume {body.name}")
+    return m.Volumes([volumes.describe(row)])
+
+
+def _get_locks(state: State, body: m.GetLocks) -> m.Reply:
+    return m.Locks(locks.of_session(state, body.session))
+
+
+def _test_lock(state: State, body: m.TestLock) -> m.Reply:
+    _inode(state, body.volume, body.ino)
+    lock = body.lock
+    want = locks.wanted(lock.kind, lock.owner, lock.pid, lock.lock_type, lock.start, lock.end, lock.session)
+    return m.Locked(locks.conflict(locks.of_inode(state, body.volume, body.ino), want))
+
+
+_QUERIES: dict[type[m.Message], Callable[[State, Any], m.Reply]] = {
+    m.Lookup: _lookup,
+    m.GetAttr: _get_attr,
+    m.GetParent: _get_parent,
+    m.ReadDir: _read_dir,
+    m.ReadLink: _read_link,
+    m.GetXattr: _get_xattr,
+    m.ListXattr: _list_xattr,
+    m.GetLayout: _get_layout,
+    m.GetStatFs: _get_statfs,
+    m.GetSegments: _get_segments,
+    m.GetDevices: _get_devices,
+    m.GetVolumes: _get_volumes,
+    m.GetLocks: _get_locks,
+    m.TestLock: _test_lock,
+}

@@ -1,0 +1,95 @@
+"""Space and quota: what may be promised (Reserve), what is used up (Commit), what statfs shows.
+
+The promise is made at write(2), before a byte has a place, so acknowledged data always fits later.  A reservation counts against device
+space and the volume's quota until commits consume it, its session gives it back or ends.  SEGMENTS_RESERVED segments are never promised:
+the tail of a segment that a dead worker left is lost until collection, and its successor must find room for the same dirty bytes.
+Used bytes are what extents and inline data hold, hidden ones included until Reap has freed them.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from awsomefsd.errors import FsError
+from awsomefsd.limits import SEGMENTS_RESERVED
+from awsomefsd.meta import rows
+from awsomefsd.meta.commands import Entry, Reserve
+from awsomefsd.meta.messages import Reply, Reserved
+from awsomefsd.meta.refuse import session_of, volume_of
+from awsomefsd.meta.segments import held_by, usable_bytes
+from awsomefsd.meta.state import State
+from awsomefsd.types import SEGMENT_LEASED, StatFs
+
+INODES_FREE_SHOWN = 1 << 32  # where no quota bounds them
+
+
+def device_bytes_available(state: State, session: int) -> int:
+    """What may still be promised to `session` (0: to nobody in particular)."""
+    cluster = state.cluster
+    spare = SEGMENTS_RESERVED * usable_bytes(cluster.segment_bytes_max)
+    room = 0
+    if session:
+        for row in held_by(state, session):
+            if row.state == SEGMENT_LEASED:
+                room += max(0, usable_bytes(state.device(row.device).segment_bytes) - row.committed_bytes)
+    return max(0, cluster.free_bytes - spare + room - cluster.reserved_bytes)
+
+
+def quota_bytes_available(volume: rows.VolumeRow) -> int | None:
+    """None without a quota."""
+    if not volume.quota_bytes:
+        return None
+    return max(0, volume.quota_bytes - volume.used_bytes - volume.reserved_bytes)
+
+
+def reserve(state: State, entry: Entry, command: Reserve) -> Reply:
+    session = session_of(state, entry, command.volume)
+    volume = volume_of(state, entry, command.volume, host=False)
+    if command.bytes < 0:
+        given = min(-command.bytes, session.reserved_bytes)
+        consume(state, session, volume, given)
+        return Reserved(-given)
+    least = min(max(command.least, 0), command.bytes)
+    granted = command.bytes
+    within_quota = quota_bytes_available(volume)
+    if within_quota is not None:
+        if within_quota < least:
+            raise FsError(errno.EDQUOT, f"the quota of volume {volume.name} leaves {within_quota} bytes")
+        granted = min(granted, within_quota)
+    on_device = device_bytes_available(state, session.session)
+    if on_device < least:
+        raise FsError(errno.ENOSPC, f"the devices leave {on_device} bytes")
+    granted = min(granted, on_device)
+    session.reserved_bytes += granted
+    volume.reserved_bytes += granted
+    state.cluster.reserved_bytes += granted
+    state.save_session(session)
+    state.save_volume(volume)
+    return Reserved(granted)
+
+
+def consume(state: State, session: rows.SessionRow, volume: rows.VolumeRow, count: int) -> None:
+    """Take up to `count` bytes off a reservation: used up by a commit, or given back."""
+    taken = min(count, session.reserved_bytes)
+    if taken > 0:
+        session.reserved_bytes -= taken
+        volume.reserved_bytes -= taken
+        state.cluster.reserved_bytes -= taken
+        state.save_session(session)
+        state.save_volume(volume)
+
+
+def check_inode_quota(volume: rows.VolumeRow) -> None:
+    if volume.quota_inodes and volume.used_inodes >= volume.quota_inodes:
+        raise FsError(errno.EDQUOT, f"volume {volume.name} may have {volume.quota_inodes} inodes")
+
+
+def statfs(state: State, volume: rows.VolumeRow) -> StatFs:
+    """The quota where there is one, else the devices.  What this volume has reserved is not free: write(2) has taken it."""
+    device_free = device_bytes_available(state, volume.holder)
+    total, free = state.cluster.total_bytes, device_free
+    within_quota = quota_bytes_available(volume)
+    if within_quota is not None:
+        total, free = volume.quota_bytes, min(within_quota, device_free)
+    inodes_free = max(0, volume.quota_inodes - volume.used_inodes) if volume.quota_inodes else INODES_FREE_SHOWN
+    return StatFs(total, free, volume.quota_inodes or volume.used_inodes + INODES_FREE_SHOWN, inodes_free)

@@ -1,0 +1,63 @@
+"""The exactly-once table: the reply of every request until its worker has acknowledged it.
+
+A request id is (mount, unique), constant over worker, session and leader changes, so the same request sent again finds its reply instead of
+a false EEXIST.  Replies are objects in memory; a flush writes only those that are new and still held, so a request that was answered and
+acknowledged between two flushes never reaches the store.  The bound (RESULTS_PER_MOUNT_MAX) is the service's admission, not a window here.
+"""
+
+from __future__ import annotations
+
+from awsomefsd.meta import keys, rows
+from awsomefsd.meta.messages import Reply
+from awsomefsd.meta.txn import Txn
+
+
+class Results:
+    __slots__ = ("_fresh", "_gone", "_held", "_txn")
+
+    def __init__(self, txn: Txn) -> None:
+        self._txn = txn
+        self._held: dict[int, dict[int, Reply]] = {}
+        self._fresh: set[tuple[int, int]] = set()  # held, not written
+        self._gone: set[tuple[int, int]] = set()  # written, not held
+        for key, raw in txn.scan(*keys.kind_range(0, keys.RESULT)):
+            self._held.setdefault(keys.first_u64(key), {})[keys.last_u64(key)] = rows.RESULT.loads(raw).reply
+
+    def get(self, mount: int, unique: int) -> Reply | None:
+        of_mount = self._held.get(mount)
+        return None if of_mount is None else of_mount.get(unique)
+
+    def count(self, mount: int) -> int:
+        return len(self._held.get(mount, ()))
+
+    def put(self, mount: int, unique: int, reply: Reply) -> None:
+        of_mount = self._held.get(mount)
+        if of_mount is None:
+            of_mount = self._held[mount] = {}
+        of_mount[unique] = reply
+        self._fresh.add((mount, unique))
+
+    def acknowledge(self, mount: int, uniques: list[int]) -> None:
+        of_mount = self._held.get(mount)
+        if of_mount is None:
+            return
+        for unique in uniques:
+            if of_mount.pop(unique, None) is not None:
+                if (mount, unique) in self._fresh:
+                    self._fresh.remove((mount, unique))
+                else:
+                    self._gone.add((mount, unique))
+        if not of_mount:
+            del self._held[mount]
+
+    def forget(self, mount: int) -> None:
+        """The mount is gone for good and sends nothing again."""
+        self.acknowledge(mount, list(self._held.get(mount, ())))
+
+    def flush(self) -> None:
+        for mount, unique in sorted(self._gone - self._fresh):
+            self._txn.delete(keys.result(mount, unique))
+        for mount, unique in sorted(self._fresh):
+            self._txn.put(keys.result(mount, unique), rows.RESULT.dumps(rows.ResultRow(self._held[mount][unique])))
+        self._gone.clear()
+        self._fresh.clear()

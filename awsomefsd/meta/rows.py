@@ -1,0 +1,268 @@
+"""Every row of the state store: what a value holds.  keys.py says under which key.
+
+A row is a sealed msgpack array (codec.Sealed): checksum, schema byte, fields in order.  A field may be appended with a default; a field
+that was ever written stays.  tests/golden/rows.txt keeps one encoding of each.  Inodes and dentries carry (stamp, site) of their last
+change, for replication between sites.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from awsomefsd.codec import Sealed
+from awsomefsd.meta.messages import Reply
+from awsomefsd.types import Lock
+
+FIRST_COOKIE = 16  # smaller ones are "." and ".." and room for more
+
+
+class Row(Struct, array_like=True, gc=False):
+    pass
+
+
+class ClusterRow(Row):
+    """One row: identity, counters that never go back, totals over all devices, and how far the log is applied."""
+
+    uuid: str = ""
+    site: int = 0
+    compat: int = 0
+    ro_compat: int = 0
+    incompat: int = 0
+    applied_index: int = 0
+    last_stamp: int = 0
+    next_session: int = 1
+    next_epoch: int = 1
+    next_volume: int = 1
+    next_device: int = 1
+    next_segment: int = 1
+    volumes: int = 0
+    sessions: int = 0  # live ones
+    readers: int = 0
+    reaps: int = 0  # rows in the reap queue
+    total_bytes: int = 0  # usable bytes of all segments
+    free_bytes: int = 0  # of those, in free segments
+    reserved_bytes: int = 0  # promised to sessions
+    segment_bytes_max: int = 0
+
+
+class DeviceRow(Row):
+    """`first_segment` numbers its segments; those with an index from `unused_from` on were never leased and have no rows."""
+
+    device: int
+    uuid: str
+    bytes: int
+    segment_bytes: int
+    segments: int
+    first_segment_offset: int
+    shared: bool
+    first_segment: int
+    segments_free: int
+    unused_from: int = 0
+
+
+class SegmentRow(Row):
+    """`session`, `worker`: who leased it, or whose writes may still land while it is quarantined; 0 otherwise."""
+
+    segment: int
+    device: int
+    index: int
+    state: int
+    incarnation: int = 0
+    session: int = 0
+    worker: int = 0
+    committed_bytes: int = 0
+    live_bytes: int = 0
+    footer_offset: int = 0
+    footer_bytes: int = 0
+    freed_index: int = 0
+
+
+class FreeRow(Row):
+    segment: int
+    freed_index: int
+
+
+class VolumeRow(Row):
+    """`holder`: session with the volume's lease.  `last_mount`: mount that held it last (for `foreign`)."""
+
+    volume: int
+    uuid: str
+    name: str
+    quota_bytes: int
+    quota_inodes: int
+    used_bytes: int = 0
+    used_inodes: int = 0
+    reserved_bytes: int = 0
+    holder: int = 0
+    last_mount: int = 0
+    next_ino: int = 2
+    deleted: bool = False
+    lineage_parent: int = 0
+    lineage_snapshot: int = 0
+    stamp: int = 0
+    site: int = 0
+
+
+class VolumeNameRow(Row):
+    volume: int
+
+
+class SessionRow(Row):
+    """`ended` rows stay while segments are quarantined because of them, or while Reap still ends their pins."""
+
+    session: int
+    epoch: int
+    mount: int
+    volume: int
+    node: str
+    boot_id: str
+    worker: int
+    reserved_bytes: int = 0
+    ended: bool = False
+    segments_leased: int = 0
+
+
+class MountRow(Row):
+    session: int
+    volume: int
+    node: str
+    boot_id: str
+
+
+class ResultRow(Row):
+    reply: Reply
+
+
+class ReaderRow(Row):
+    cursor: int
+
+
+TOMB_DENTRY, TOMB_INODE, TOMB_VOLUME = 1, 2, 3
+
+
+class TombstoneRow(Row):
+    """Something went away.  For a dentry `ino` is the parent."""
+
+    kind: int
+    volume: int
+    ino: int
+    name: bytes
+    stamp: int
+    site: int
+
+
+class MarkerRow(Row):
+    """The key says it all."""
+
+
+class ReverseRow(Row):
+    incarnation: int
+
+
+class ReapRow(Row):
+    """`start`: file offset (of a trim) up to which nothing is left to free; 0 otherwise."""
+
+    start: int = 0
+
+
+class InodeRow(Row):
+    """`entries`, `next_cookie`, `parent` are a directory's.  `extents`, `stored_bytes` count what is in the extent map, hidden or not.
+
+    `log`, `sequence`: newest record of which dirty log is committed; `cuts`: (sequence, size) of truncations that overtook older records,
+    both ascending; `times_sequence`: records up to it change no times any more.  `mtime_explicit`: utimensat(2) set it, so the next write
+    may move it back.  `trims`: ranges cut by a truncation that Reap has not freed yet.
+    """
+
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    stored_bytes: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    btime_ns: int
+    stamp: int
+    site: int
+    inline: bool = False
+    mtime_explicit: bool = False
+    extents: int = 0
+    xattrs: int = 0
+    xattr_bytes: int = 0
+    trims: int = 0
+    parent: int = 0
+    entries: int = 0
+    next_cookie: int = FIRST_COOKIE
+    target: bytes = b""
+    log: int = 0
+    sequence: int = 0
+    times_sequence: int = 0
+    cuts: list[tuple[int, int]] = []
+
+
+class DentryRow(Row):
+    ino: int
+    kind: int
+    cookie: int
+    stamp: int
+    site: int
+
+
+class CookieRow(Row):
+    ino: int
+    kind: int
+    name: bytes
+
+
+class ExtentRow(Row):
+    """types.Extent without its file offset (in the key); `index` is the entry that committed it."""
+
+    length: int
+    segment: int
+    incarnation: int
+    sequence: int
+    frame_offset: int
+    header_bytes: int
+    skip: int
+    index: int
+
+
+class InlineRow(Row):
+    """May be shorter than the file: what is missing reads as zeros."""
+
+    data: bytes
+
+
+class XattrRow(Row):
+    value: bytes
+
+
+class LocksRow(Row):
+    locks: list[Lock]
+
+
+CLUSTER = Sealed(ClusterRow)
+DEVICE = Sealed(DeviceRow)
+SEGMENT = Sealed(SegmentRow)
+FREE = Sealed(FreeRow)
+VOLUME = Sealed(VolumeRow)
+VOLNAME = Sealed(VolumeNameRow)
+SESSION = Sealed(SessionRow)
+MOUNT = Sealed(MountRow)
+RESULT = Sealed(ResultRow)
+READER = Sealed(ReaderRow)
+TOMBSTONE = Sealed(TombstoneRow)
+MARKER = Sealed(MarkerRow)
+REVERSE = Sealed(ReverseRow)
+REAP = Sealed(ReapRow)
+INODE = Sealed(InodeRow)
+DENTRY = Sealed(DentryRow)
+COOKIE = Sealed(CookieRow)
+EXTENT = Sealed(ExtentRow)
+INLINE = Sealed(InlineRow)
+XATTR = Sealed(XattrRow)
+LOCKS = Sealed(LocksRow)
+
+MARK = MARKER.dumps(MarkerRow())  # the one value of every marker

@@ -1,0 +1,128 @@
+"""Sessions and the volume's lease.
+
+A session belongs to a mount and outlives its workers: a successor takes the live session over, with locks, pins and reservation, but never
+with segments, because writes of the dead worker may still be on their way into them.  Its epoch is the fencing token: drawn from a
+counter, compared in every entry, dead once the session has ended.  In this version a session holds its volume exclusively; that lease is
+the `holder` of the volume row and ends with the session.
+
+A node that comes back with a new boot id has proven that nothing of its earlier boots runs: their sessions end at once and their segments
+need no quarantine, and mounts of those boots will never repeat a request, so their results go.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from awsomefsd.errors import FsError
+from awsomefsd.limits import REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS, SESSIONS_MAX
+from awsomefsd.meta import keys, rows
+from awsomefsd.meta.commands import EndSession, Entry, OpenSession
+from awsomefsd.meta.inodes import unpin
+from awsomefsd.meta.locks import end_session_locks
+from awsomefsd.meta.messages import Done, Reply, SessionOpened
+from awsomefsd.meta.quota import consume
+from awsomefsd.meta.refuse import Fence
+from awsomefsd.meta.segments import end_leases, forget_ended, release_quarantine
+from awsomefsd.meta.state import State
+from awsomefsd.meta.volumes import describe, existing
+
+
+def every(state: State) -> list[rows.SessionRow]:
+    """Live ones and ended ones that still have something in quarantine."""
+    return [row for row in state.scan(keys.kind_range(0, keys.SESSION), rows.SESSION) if row is not None]
+
+
+def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
+    volume = existing(state, command.volume)
+    mount: rows.MountRow | None = state.read(keys.mount(command.mount), rows.MOUNT)
+    old = state.session(mount.session) if mount is not None else None
+    live = old is not None and not old.ended and (old.node, old.boot_id) == (command.node, command.boot_id)
+    if live and old is not None:
+        if old.volume != command.volume:
+            raise FsError(errno.EINVAL, f"mount {command.mount} serves volume {old.volume}")
+        if command.worker <= old.worker:
+            raise FsError(errno.ESTALE, f"worker {command.worker} of this mount has been succeeded by {old.worker}")
+        end_leases(state, old.session, exited=command.predecessor_exited)
+        old.worker = command.worker
+        state.save_session(old)
+        return SessionOpened(old.session, old.epoch, True, False, SESSION_TTL_MS, describe(volume), old.reserved_bytes)
+    holder = state.session(volume.holder) if volume.holder else None
+    if holder is not None and not _earlier_boot(holder, command):
+        raise FsError(errno.EBUSY, f"volume {volume.name} is mounted by session {holder.session} on node {holder.node}")
+    if state.cluster.sessions >= SESSIONS_MAX:
+        raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")
+    _end_earlier_boots(state, entry, command)
+    return _new_session(state, command, volume, known=mount is not None)
+
+
+def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, *, known: bool) -> Reply:
+    cluster = state.cluster
+    foreign = known and volume.last_mount != command.mount
+    row = rows.SessionRow(
+        cluster.next_session, cluster.next_epoch, command.mount, command.volume, command.node, command.boot_id, command.worker
+    )
+    cluster.next_session += 1
+    cluster.next_epoch += 1
+    cluster.sessions += 1
+    state.save_session(row)
+    mount = rows.MountRow(row.session, command.volume, command.node, command.boot_id)
+    state.write(keys.mount(command.mount), mount, rows.MOUNT)
+    volume.holder, volume.last_mount = row.session, command.mount
+    state.save_volume(volume)
+    return SessionOpened(row.session, row.epoch, False, foreign, SESSION_TTL_MS, describe(volume))
+
+
+def _earlier_boot(row: rows.SessionRow | rows.MountRow, command: OpenSession) -> bool:
+    return row.node == command.node and row.boot_id != command.boot_id
+
+
+def _end_earlier_boots(state: State, entry: Entry, command: OpenSession) -> None:
+    for row in every(state):
+        if _earlier_boot(row, command):
+            if not row.ended:
+                end(state, entry, row, exited=True)
+            release_quarantine(state, row.session)
+    mounts = [(keys.last_u64(key), rows.MOUNT.loads(raw)) for key, raw in state.txn.scan(*keys.kind_range(0, keys.MOUNT))]
+    for number, mount in mounts:
+        if _earlier_boot(mount, command):
+            state.results.forget(number)
+            state.txn.delete(keys.mount(number))
+
+
+def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
+    row = state.session(command.session)
+    if row is None or row.ended or row.epoch != command.epoch:
+        raise Fence(f"session {command.session} epoch {command.epoch} has ended already")
+    end(state, entry, row, exited=command.clean)
+    if command.clean:
+        state.results.forget(row.mount)  # unmounted: whoever sent these requests is gone
+    return Done()
+
+
+def end(state: State, entry: Entry, row: rows.SessionRow, *, exited: bool) -> None:
+    """Locks, reservation, leases and the volume go at once; pins up to a bound, the rest by Reap."""
+    volume = state.volume(row.volume)
+    assert volume is not None, "a session without a volume"
+    row.ended = True
+    state.cluster.sessions -= 1
+    state.save_session(row)
+    consume(state, row, volume, row.reserved_bytes)
+    if volume.holder == row.session:
+        volume.holder = 0
+        state.save_volume(volume)
+    end_session_locks(state, row.session)
+    end_leases(state, row.session, exited=exited)
+    if end_pins(state, entry, row.session, REAP_EXTENTS_PER_ENTRY) == REAP_EXTENTS_PER_ENTRY:
+        state.queue_reap(keys.reap(keys.REAP_SESSION, 0, row.session, 0), rows.ReapRow())
+    forget_ended(state, row.session)
+
+
+def end_pins(state: State, entry: Entry, session: int, count: int) -> int:
+    """End up to `count` pins of an ended session; how many there were."""
+    found = state.keys_in(keys.pinner_range(session), count)
+    for key in found:
+        _, number, ino = keys.place_of(key)
+        volume = state.volume(number)
+        assert volume is not None
+        unpin(state, entry, volume, ino, session)
+    return len(found)
