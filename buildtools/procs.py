@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 """Which processes belong to a node directory, and nothing but those.
 
 Every process of a node inherits one environment variable that names its directory, so ownership is read from /proc/<pid>/environ and
@@ -90,4 +89,4 @@ def wait_gone(directory: str, timeout_s: float) -> dict[int, str]:
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[2] not in ROLES.values():
         sys.exit("usage: procs.py DIR supervisor|keeper|daemon|worker")
-    print("\n".join(str(pid) for pid in pids(sys.argv[1], sys.argv[2])))
+    sys.stdout.writelines(f"{pid}\n" for pid in pids(sys.argv[1], sys.argv[2]))
