@@ -29,7 +29,7 @@ def up(directory: Path, size_text: str) -> int:
     step("What this will do")
     ready = prepare.venv_is_current()
     line(f"  about {SECONDS_AGAIN if ready else SECONDS_FIRST} s; up to {size(COPY_BYTES_MAX * 4)} of disk below {directory}")
-    line(f"  (the device is a sparse file of {size(size_bytes)}) and {'nothing more' if ready else '300 MiB in .venv of the checkout'}")
+    line(f"  (the device is a sparse file of {size(size_bytes)}) and {'nothing more' if ready else '100 MiB in .venv of the checkout'}")
     step("Checks")
     blockers = prepare.check_host()
     if blockers:

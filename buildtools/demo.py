@@ -107,7 +107,7 @@ class Demonstration:
         began = time.monotonic()
         self.node.mount()
         self.figure("volume mounted after", f"{(time.monotonic() - began) * 1000:.0f} ms")
-        good(f"{self.node.mountpoint} on {device}")
+        good(f"{self.node.mountpoint} on {device.resolve()}")
         self.node.write_env()
 
     def verify_manifest(self, when: str) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from buildtools import loops, procs
-from buildtools.say import CHECKOUT, BuildError
+from buildtools.say import CHECKOUT, BuildError, warn
 
 MARKER = ".awsomefs-node"
 VOLUME = "demo"
@@ -48,7 +48,7 @@ class Node:
     def __init__(
         self, directory: Path, *, size_bytes: int = 8 << 30, pins: str = "", use_loop: bool | None = None, volume: str = VOLUME
     ) -> None:
-        self.directory = directory.absolute()
+        self.directory = directory.resolve()  # as the mount table names it
         self.state, self.run, self.log = (self.directory / name for name in ("state", "run", "log"))
         self.mountpoint = self.directory / "mnt"
         self.image, self.disk = self.directory / "device.img", self.directory / "disk"
@@ -148,9 +148,13 @@ class Node:
         if not self.image.exists():
             with self.image.open("wb") as file:
                 file.truncate(self.size_bytes)
-        if not self.use_loop:
-            return self.image
-        target = loops.attach(self.image)
+        target = str(self.image)
+        if self.use_loop:
+            try:
+                target = loops.attach(self.image)
+            except BuildError as err:  # a loop driver that this container may not use
+                warn(f"{err}; the file itself is the device")
+                self.use_loop = False
         if not self.disk.is_symlink() or os.readlink(self.disk) != target:
             self.disk.unlink(missing_ok=True)
             self.disk.symlink_to(target)

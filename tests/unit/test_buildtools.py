@@ -83,7 +83,8 @@ def test_prepare_twice_then_destroy_leaves_nothing(tmp_path):
     node = Node(tmp_path / "with space", use_loop=False)
     node.prepare()
     node.prepare()
-    assert node.attach() == node.image
+    assert node.attach() == node.disk
+    assert node.disk.samefile(node.image)
     assert (node.directory / MARKER).exists()
     node.destroy()
     assert not node.directory.exists()
