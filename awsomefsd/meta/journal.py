@@ -285,7 +285,7 @@ class Journal:
         return self._files[0].first
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         return len(self._files) * self._file_bytes
 
     def append(self, term: int, entries: Sequence[bytes]) -> None:

@@ -58,7 +58,7 @@ class FileHeader(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A valid record; `end` is where the next one starts.  HARD_STATE: term, and the vote as payload.  TRUNCATE: entries > index are gone."""
+    """A valid record; `end` is where the next one starts.  HARD_STATE: term, and the vote as payload.  TRUNCATE: entries > index go."""
 
     kind: int
     index: int

@@ -1,0 +1,380 @@
+"""What the metadata service does with a request, whoever sent it and however: no sockets here, and time is told by injected clocks.
+
+One turn: the transport hands in every request that is ready (`handle`), then calls `run`.  Queries are answered at once from the open
+transaction, which holds exactly what is applied, so nothing is seen before it is durable.  Proposals are collected and become one batch:
+one journal sync, then they are applied in order and answered.  Everything runs on one thread; between two calls nothing changes.
+
+The order inside a request that was sent again matters: first the stored result, then admission.  A worker that is refused for holding too
+many results must still get the ones it lost, and the acknowledgements on a refused proposal are counted as if they had been applied.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import structs
+
+from awsomefsd.clock import HybridClock
+from awsomefsd.errors import ProtocolError, Unavailable
+from awsomefsd.limits import (
+    ACKS_PER_REQUEST_MAX,
+    BATCH_BYTES_MAX,
+    BATCH_ENTRIES_MAX,
+    ENTRY_BYTES_MAX,
+    REAP_EXTENTS_PER_ENTRY,
+    RESULTS_PER_MOUNT_MAX,
+    SESSION_TTL_MS,
+)
+from awsomefsd.meta import stream
+from awsomefsd.meta.commands import (
+    COMMAND_VERSION,
+    DeleteVolume,
+    EndSession,
+    Entry,
+    LeaseSegments,
+    OpenSession,
+    Reap,
+    ReleaseOrphan,
+    SetLock,
+)
+from awsomefsd.meta.messages import (
+    PROTOCOL_VERSION,
+    Body,
+    Cancel,
+    Devices,
+    Done,
+    Failed,
+    Follow,
+    GetDevices,
+    GetStatus,
+    Hello,
+    Locked,
+    Propose,
+    Renew,
+    Reply,
+    SessionOpened,
+    Status,
+    TestLock,
+    WaitLock,
+    Welcome,
+)
+from awsomefsd.meta.renewals import CHECK_MS, Renewals
+from awsomefsd.meta.replica import AppliedMachine, Replica
+from awsomefsd.meta.waiting import Follower, Followers, LockWaiters, Origin, Waiter
+from awsomefsd.types import HOST_UNIQUE, Lock
+
+Answer = Callable[[AppliedMachine, Body], Reply]
+_MS = 1_000_000
+_ENTRY_OVERHEAD_BYTES = 512  # of an entry over the request that carries its command
+REAP_PAUSE_MS = 20  # between two Reap entries, or three times what one took if that is longer
+_RETRY = Failed(errno.EAGAIN, "not committed, send it again", True)
+_WATCHED = frozenset({OpenSession, EndSession, ReleaseOrphan, DeleteVolume})
+
+
+class _Nobody:
+    """Origin of the leader's own proposals."""
+
+    mount = 0
+
+    def answer(self, call: int, reply: Reply) -> None:
+        pass
+
+
+class Leader:
+    def __init__(
+        self,
+        replica: Replica,
+        answer: Answer,
+        *,
+        cluster_uuid: str,
+        site: int,
+        device_paths: Callable[[], dict[str, str]],
+        boot_ns: Callable[[], int],
+        wall_ns: Callable[[], int],
+        monotonic_ns: Callable[[], int],
+        transport_figures: Callable[[], dict[str, int]] = dict,
+        session_ttl_ms: int = SESSION_TTL_MS,
+    ) -> None:
+        self._replica = replica
+        self._answer = answer
+        self._cluster_uuid = cluster_uuid
+        self._site = site
+        self._device_paths = device_paths
+        self._boot_ns = boot_ns
+        self._wall_ns = wall_ns
+        self._monotonic_ns = monotonic_ns
+        self._transport_figures = transport_figures
+        self._clock = HybridClock(replica.machine.last_stamp)
+        self._renewals = Renewals(session_ttl_ms)
+        self._waiters = LockWaiters()
+        self._followers = Followers()
+        self._batch: list[Entry] = []
+        self._asked: list[tuple[Origin, int]] = []  # who asked for each of the batch
+        self._batch_bytes = 0
+        self._pending: dict[int, tuple[int, Origin, int]] = {}  # index → term, who asked
+        self._nobody = _Nobody()
+        self._check_ns = 0  # boot time of the next check of sessions
+        self._reap_ns = 0  # monotonic time before which no Reap is proposed
+        self._reaping = False
+        self.refused = 0  # by admission
+        self.expired = 0
+        self._handlers: dict[type, Callable[[Origin, int, Any, int], None]] = {
+            Propose: self._propose,
+            WaitLock: self._wait_lock,
+            Renew: self._renew,
+            Cancel: self._cancel,
+            Follow: self._follow,
+            GetStatus: self._status,
+            GetDevices: self._devices,
+            Hello: self._hello,
+        }
+        self._renewals.update(self._sessions(), boot_ns())
+
+    # --- the turn --------------------------------------------------------------------------------------------------------
+    @property
+    def full(self) -> bool:
+        """No further request before `run`."""
+        return len(self._batch) >= BATCH_ENTRIES_MAX or self._batch_bytes > BATCH_BYTES_MAX - ENTRY_BYTES_MAX
+
+    def handle(self, origin: Origin, call: int, body: Body, size: int) -> None:
+        """One request of `size` encoded bytes.  Raises ProtocolError for what no client of ours sends."""
+        handler = self._handlers.get(type(body))
+        if handler is None:
+            origin.answer(call, self._query(body))
+        else:
+            handler(origin, call, body, size)
+
+    def _sessions(self) -> dict[int, int]:
+        return self._replica.look(lambda machine: machine.live_sessions())
+
+    def _query(self, body: Body) -> Reply:
+        return self._replica.look(lambda machine: self._answer(machine, body))
+
+    def run(self) -> None:
+        """Commit and apply what was collected, then what that made possible."""
+        if self._batch or self._retry_locks():
+            self._run_batch()
+            while self._retry_locks():
+                self._run_batch()
+        if self._followers:
+            self._feed_followers()
+
+    def _run_batch(self) -> None:
+        batch, asked = self._batch, self._asked
+        self._batch, self._asked, self._batch_bytes = [], [], 0
+        self._replica.propose(batch)
+        pending = self._pending
+        for entry, (origin, call) in zip(batch, asked, strict=True):
+            pending[entry.index] = (entry.term, origin, call)
+        try:
+            applied = self._replica.ready()
+        except Unavailable:
+            for entry in batch:
+                del pending[entry.index]
+            for origin, call in asked:
+                origin.answer(call, _RETRY)
+            return
+        for entry, reply in applied:
+            if type(entry.command) in _WATCHED:
+                self._watch(entry, reply)
+            asker = pending.pop(entry.index, None)
+            if asker is not None:
+                asker[1].answer(asker[2], reply if asker[0] == entry.term else _RETRY)
+        for key in self._replica.machine.take_unlocked():
+            self._waiters.unlocked(key)
+
+    def _watch(self, entry: Entry, reply: Reply) -> None:
+        """Keep the leader's memory in step with what was applied."""
+        command = entry.command
+        if isinstance(command, (OpenSession, EndSession)):
+            now = self._boot_ns()
+            self._renewals.update(self._sessions(), now)
+            if isinstance(reply, SessionOpened):
+                self._renewals.opened(reply.session, reply.resumed, entry.index, now)
+            if isinstance(command, EndSession) and isinstance(reply, Done):
+                for waiter in self._waiters.of_session(command.session):
+                    self._end_wait(waiter, Failed(errno.ESTALE, "the session has ended"))
+        self._waiters.unlocked_all()
+
+    def tick(self) -> None:
+        """What time brings: the end of sessions, background work, the store's commit.  Call it once a turn, after `run`."""
+        now = self._boot_ns()
+        if now >= self._check_ns:
+            self._check_ns = now + CHECK_MS * _MS
+            for session, epoch in self._renewals.expired(now):
+                self.expired += 1
+                self._enter(self._nobody, 0, 0, 0, 0, [], EndSession(session, epoch, False), 0)
+        if self._batch:
+            self.run()
+        self._reap()
+        due = self._replica.commit_due_ns()
+        if due is not None and self._monotonic_ns() >= due:
+            self._replica.commit()
+
+    def _reap(self) -> None:
+        self._reaping = self._replica.look(lambda machine: machine.reap_pending())
+        start = self._monotonic_ns()
+        if not self._reaping or start < self._reap_ns:
+            return
+        self._enter(self._nobody, 0, 0, 0, 0, [], Reap(REAP_EXTENTS_PER_ENTRY), 0)
+        self.run()
+        end = self._monotonic_ns()
+        self._reap_ns = end + max(REAP_PAUSE_MS * _MS, 3 * (end - start))
+        self._reaping = self._replica.look(lambda machine: machine.reap_pending())
+
+    def idle_ms(self) -> int:
+        """How long nothing has to be done if nobody asks for anything."""
+        now = self._monotonic_ns()
+        times = [CHECK_MS * _MS]
+        if (due := self._replica.commit_due_ns()) is not None:
+            times.append(due - now)
+        if self._reaping:
+            times.append(self._reap_ns - now)
+        if (deadline := self._followers.next_deadline_ns()) is not None:
+            times.append(deadline - now)
+        return max(-(-min(times) // _MS), 0)
+
+    def drop_origin(self, origin: Origin) -> None:
+        """Its connection is gone.  What it proposed still commits; the result is stored."""
+        self._waiters.drop_origin(origin)
+        self._followers.drop_origin(origin)
+
+    # --- proposals --------------------------------------------------------------------------------------------------------
+    def _propose(self, origin: Origin, call: int, body: Propose, size: int) -> None:
+        mount = origin.mount
+        unique = body.unique if mount else HOST_UNIQUE  # without a mount nothing is sent twice, and nobody would acknowledge a result
+        if unique:
+            stored = self._replica.machine.stored_result(mount, unique)
+            if stored is not None:
+                origin.answer(call, stored)
+                return
+        refusal = self._admit(mount, body.acks, size)
+        if refusal is not None:
+            origin.answer(call, refusal)
+            return
+        command = body.command
+        if type(command) is LeaseSegments:
+            command = LeaseSegments(command.count, self._renewals.safe_index(self._replica.machine.applied_index))
+        self._enter(origin, call, unique, body.session, body.epoch, body.acks, command, size)
+
+    def _admit(self, mount: int, acks: list[int], size: int) -> Failed | None:
+        if len(acks) > ACKS_PER_REQUEST_MAX:
+            raise ProtocolError(f"{len(acks)} acknowledgements in one request")
+        if size > ENTRY_BYTES_MAX - _ENTRY_OVERHEAD_BYTES:
+            return Failed(errno.EMSGSIZE, f"a command of {size} bytes is over the bound of one entry")
+        if mount:
+            held = self._replica.machine.results_held(mount)
+            if held > RESULTS_PER_MOUNT_MAX - BATCH_ENTRIES_MAX:
+                held += sum(entry.mount == mount for entry in self._batch)
+                if held - len(acks) >= RESULTS_PER_MOUNT_MAX:
+                    self.refused += 1
+                    return Failed(errno.EAGAIN, "too many results wait for their acknowledgement", True)
+        return None
+
+    def _enter(self, origin: Origin, call: int, unique: int, session: int, epoch: int, acks: list[int], command: Any, size: int) -> None:
+        stamp, time_ns = self._clock.now(), self._wall_ns()
+        entry = Entry(0, 0, COMMAND_VERSION, 0, self._site, stamp, time_ns, origin.mount, unique, session, epoch, acks, command)
+        self._batch.append(entry)
+        self._asked.append((origin, call))
+        self._batch_bytes += size
+
+    # --- locks that wait -------------------------------------------------------------------------------------------------
+    def _wait_lock(self, origin: Origin, call: int, body: WaitLock, size: int) -> None:
+        command = body.command
+        if not isinstance(command, SetLock) or not body.unique or not origin.mount:
+            raise ProtocolError("WaitLock takes a SetLock of a mount, with an id")
+        stored = self._replica.machine.stored_result(origin.mount, body.unique)
+        if stored is not None:
+            origin.answer(call, stored)
+            return
+        refusal = self._admit(origin.mount, body.acks, size)
+        if refusal is None and not self._waiters.park(Waiter(origin, call, body, command)):
+            refusal = Failed(errno.ENOLCK, "too many wait for a lock on this file")
+        if refusal is not None:
+            origin.answer(call, refusal)
+
+    def _retry_locks(self) -> bool:
+        """Put at most one grantable waiter of each inode into the (empty) batch: what is tested here is what it will be applied to."""
+        for waiters in self._waiters.take_retries():
+            for waiter in waiters:
+                if self.full:
+                    self._waiters.unlocked(waiter.key)
+                elif self._in_nobodys_way(waiter):
+                    body = waiter.body
+                    self._enter(waiter.origin, waiter.call, body.unique, body.session, body.epoch, body.acks, waiter.command, 0)
+                    self._waiters.remove(waiter.origin.mount, body.unique)
+                    self._waiters.unlocked(waiter.key)  # the next one in the next round
+                else:
+                    continue
+                break
+        return bool(self._batch)
+
+    def _in_nobodys_way(self, waiter: Waiter) -> bool:
+        """Also true if there is another error to be had: applying it says which."""
+        command = waiter.command
+        lock = Lock(command.kind, command.owner, command.pid, command.lock_type, command.start, command.end, waiter.body.session)
+        reply = self._query(TestLock(command.volume, command.ino, lock))
+        return not isinstance(reply, Locked) or reply.lock is None
+
+    def _end_wait(self, waiter: Waiter, reply: Failed) -> None:
+        self._waiters.remove(waiter.origin.mount, waiter.body.unique)
+        waiter.origin.answer(waiter.call, reply)
+
+    def _cancel(self, origin: Origin, call: int, body: Cancel, size: int) -> None:
+        waiter = self._waiters.remove(origin.mount, body.unique)
+        if waiter is not None:
+            waiter.origin.answer(waiter.call, Failed(errno.EINTR))
+
+    # --- the rest -----------------------------------------------------------------------------------------------------------
+    def _hello(self, origin: Origin, call: int, body: Hello, size: int) -> None:
+        if body.version != PROTOCOL_VERSION:
+            origin.answer(call, Failed(errno.EPROTONOSUPPORT, f"protocol {body.version}; this daemon speaks {PROTOCOL_VERSION}"))
+        else:
+            origin.answer(call, Welcome(PROTOCOL_VERSION, self._cluster_uuid, self._replica.log.term))
+
+    def _renew(self, origin: Origin, call: int, body: Renew, size: int) -> None:
+        seen = min(body.seen_index, self._replica.machine.applied_index)
+        alive = self._renewals.renew(body.session, body.epoch, seen, self._boot_ns())
+        origin.answer(call, Done() if alive else Failed(errno.ESTALE, "the session has ended"))
+
+    def _follow(self, origin: Origin, call: int, body: Follow, size: int) -> None:
+        applied = self._replica.machine.applied_index
+        count = max(body.count, 1)
+        if body.after != applied or body.wait_ms <= 0:
+            origin.answer(call, stream.page(self._replica.log, body.after, count, applied))
+            return
+        deadline = self._monotonic_ns() + min(body.wait_ms, stream.FOLLOW_WAIT_MS_MAX) * _MS
+        if not self._followers.park(Follower(origin, call, body.after, count, deadline)):
+            origin.answer(call, _RETRY)
+
+    def _feed_followers(self) -> None:
+        applied = self._replica.machine.applied_index
+        for waiting in self._followers.take_due(applied, self._monotonic_ns()):
+            waiting.origin.answer(waiting.call, stream.page(self._replica.log, waiting.after, waiting.count, applied))
+
+    def _devices(self, origin: Origin, call: int, body: GetDevices, size: int) -> None:
+        reply = self._query(body)
+        if isinstance(reply, Devices):
+            paths = self._device_paths()
+            reply = Devices([structs.replace(device, path=paths.get(device.uuid, "")) for device in reply.devices])
+        origin.answer(call, reply)
+
+    def _status(self, origin: Origin, call: int, body: GetStatus, size: int) -> None:
+        reply = self._query(body)
+        figures = dict(reply.figures) if isinstance(reply, Status) else {}
+        origin.answer(call, Status({**figures, **self.figures()}))
+
+    def figures(self) -> dict[str, int | float | str]:
+        return {
+            **self._replica.figures(),
+            "sessions": len(self._renewals),
+            "sessions_expired": self.expired,
+            "clock_jumps": self._renewals.jumps,
+            "lock_waiters": len(self._waiters),
+            "followers": len(self._followers),
+            "admission_refused": self.refused,
+            "reaping": int(self._reaping),
+            **self._transport_figures(),
+        }

@@ -1,0 +1,144 @@
+"""Renews a worker's session on a thread of its own, and says when the session may not serve any more.
+
+The lease counts from *before* the sending of the newest acknowledged renewal, on CLOCK_BOOTTIME, and ends at SESSION_SELF_FENCE_MS: long
+before the leader ends the session.  A renewal that was sent again after a reconnect still counts from its first sending.  A session that
+fenced itself and was not ended resumes with the next acknowledged renewal; one that the leader has ended is lost for good.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from awsomefsd.errors import FsError
+from awsomefsd.limits import SESSION_RENEW_MS, SESSION_SELF_FENCE_MS
+from awsomefsd.meta.messages import Renew, Reply
+from awsomefsd.wait import Resume
+
+log = logging.getLogger(__name__)
+
+_MS = 1_000_000
+
+
+class Submitter(Protocol):
+    """What is used of the client."""
+
+    session: int
+    epoch: int
+
+    def submit(self, body: Renew, resume: Resume) -> None: ...
+
+
+class LeaseKeeper:
+    """`run` is the thread; all else from any thread.  Callbacks run with no lock held."""
+
+    def __init__(
+        self,
+        client: Submitter,
+        boot_ns: Callable[[], int],
+        *,
+        seen_index: Callable[[], int] = int,
+        on_fenced: Callable[[], None] | None = None,
+        on_resumed: Callable[[], None] | None = None,
+        on_session_lost: Callable[[], None] | None = None,
+        renew_ms: int = SESSION_RENEW_MS,
+        fence_ms: int = SESSION_SELF_FENCE_MS,
+    ) -> None:
+        self._client = client
+        self._boot_ns = boot_ns
+        self._seen_index = seen_index
+        self._renew_ns = renew_ms * _MS
+        self._fence_ns = fence_ms * _MS
+        self._callbacks = {"fenced": on_fenced, "resumed": on_resumed, "lost": on_session_lost}
+        self._changed = threading.Condition()
+        self._live = self._stopped = False
+        self._since_ns = 0  # the lease counts from here
+        self._next_ns = 0  # when to renew
+        self._asked = False  # a renewal is outstanding
+        self._fenced = False
+
+    def begin(self, since_ns: int) -> None:
+        with self._changed:
+            self._live, self._fenced, self._since_ns = True, False, since_ns
+            self._next_ns = since_ns + self._renew_ns
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        with self._changed:
+            self._live = False
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """`run` returns."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def left_ns(self) -> int:
+        return max(self._since_ns + self._fence_ns - self._boot_ns(), 0) if self._live else 0
+
+    def doubt(self) -> None:
+        """A proposal was refused as of an ended session: ask at once."""
+        with self._changed:
+            self._next_ns = 0
+            self._changed.notify_all()
+
+    wake = doubt
+
+    def run(self) -> None:
+        while not self._stopped:
+            call, renew = None, False
+            with self._changed:
+                now = self._boot_ns()
+                if self._live and not self._fenced and now >= self._since_ns + self._fence_ns:
+                    self._fenced = True
+                    call = "fenced"
+                elif self._live and not self._asked and now >= self._next_ns:
+                    self._asked = renew = True
+                    self._next_ns = now + self._renew_ns
+                else:
+                    self._changed.wait(self._pause_s(now))
+            if call is not None:
+                self._call(call)
+            if renew:
+                self._renew(now)
+
+    def _pause_s(self, now: int) -> float | None:
+        if not self._live:
+            return None
+        times = [] if self._fenced else [self._since_ns + self._fence_ns]
+        if not self._asked:
+            times.append(self._next_ns)
+        return max(min(times) - now, 0) / 1e9 if times else None
+
+    def _renew(self, sent_ns: int) -> None:
+        client = self._client
+        session = client.session
+
+        def renewed(reply: Reply | None, error: BaseException | None) -> None:
+            call = None
+            with self._changed:
+                self._asked = False
+                if self._live and client.session == session:
+                    if error is None:
+                        self._since_ns = max(self._since_ns, sent_ns)
+                        if self._fenced and self.left_ns():
+                            self._fenced, call = False, "resumed"
+                    elif isinstance(error, FsError) and error.errno == errno.ESTALE:
+                        self._live, call = False, "lost"
+                self._changed.notify_all()
+            if call is not None:
+                self._call(call)
+
+        client.submit(Renew(session, client.epoch, self._seen_index()), renewed)
+
+    def _call(self, name: str) -> None:
+        callback = self._callbacks[name]
+        if callback is not None:
+            try:
+                callback()
+            except Exception:
+                log.exception("the callback for a session that is %s failed", name)

@@ -1,0 +1,225 @@
+"""Log, machine and store of one node: the one place that states the order of durable effects.
+
+    log.propose → log.ready (store, send) → machine.apply → answer            every turn
+    machine.flush → store.commit → log.compact                                every so often
+
+So the store never holds an entry the journal may lose, and the journal drops only what a store commit covers and every registered reader
+has passed.  A crash anywhere leaves a store at some applied index, and the log from there on.  When the map is full, the transaction with
+everything since the last commit is thrown away, the map grows, and the log is applied again: the machine is deterministic, so the replies
+are the same ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from awsomefsd.errors import Corrupt
+from awsomefsd.limits import JOURNAL_FILE_BYTES, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_MAP_BYTES_MIN
+from awsomefsd.meta.commands import Entry
+from awsomefsd.meta.consensus import Consensus
+from awsomefsd.meta.disk import Disk
+from awsomefsd.meta.journal import Journal
+from awsomefsd.meta.messages import Reply
+from awsomefsd.meta.solo import Solo
+from awsomefsd.meta.store import MapFull, Store
+from awsomefsd.meta.txn import Txn
+
+
+class AppliedMachine(Protocol):
+    """What is used of machine.Machine here and in the leader."""
+
+    @property
+    def applied_index(self) -> int: ...
+
+    @property
+    def last_stamp(self) -> int: ...
+
+    def apply(self, entry: Entry) -> Reply: ...
+
+    def flush(self) -> None: ...
+
+    def stored_result(self, mount: int, unique: int) -> Reply | None: ...
+
+    def results_held(self, mount: int) -> int: ...
+
+    def reap_pending(self) -> bool: ...
+
+    def live_sessions(self) -> dict[int, int]:
+        """Session → epoch."""
+
+    def reader_cursors(self) -> dict[str, int]: ...
+
+    def take_unlocked(self) -> set[tuple[int, int]]:
+        """(volume, ino) whose locks shrank since the last call."""
+
+
+T = TypeVar("T")
+MakeMachine = Callable[[Txn], AppliedMachine]
+
+
+class Replica:
+    """Used by the metadata thread only."""
+
+    def __init__(self, log: Consensus, store: Store, make_machine: MakeMachine, commit_entries: int, commit_ms: int) -> None:
+        self.log = log
+        self.store = store
+        self._make_machine = make_machine
+        self._commit_entries = commit_entries
+        self._commit_ns = commit_ms * 1_000_000
+        self.machine = make_machine(store)
+        self._uncommitted = 0  # entries applied since the last commit
+        self._first_ns = 0  # when the first of them was
+        self.commits = 0
+        self.commit_ns_max = 0
+        self.replayed = 0
+        self._check()
+        try:
+            self._replay(set())
+        except MapFull:
+            self._start_over(set())
+
+    @classmethod
+    def open_solo(
+        cls,
+        directory: Path,
+        cluster_uuid: str,
+        node_uuid: str,
+        make_machine: MakeMachine,
+        *,
+        disk: Disk | None = None,
+        journal_file_bytes: int = JOURNAL_FILE_BYTES,
+        map_bytes_min: int = STORE_MAP_BYTES_MIN,
+        commit_entries: int = STORE_COMMIT_ENTRIES,
+        commit_ms: int = STORE_COMMIT_MS,
+    ) -> Replica:
+        """Journal and store under `directory`, made if both are missing.  A store without its journal is Corrupt; so is a gap."""
+        for part in (directory / "journal", directory / "store"):
+            part.mkdir(mode=0o700, parents=True, exist_ok=True)
+        store = Store.open(directory / "store", map_bytes_min=map_bytes_min)
+        journal = None
+        try:
+            cluster, node = uuid_bytes(cluster_uuid), uuid_bytes(node_uuid)
+            create = store.identity is None
+            journal = Journal.open(directory / "journal", cluster, node, create=create, disk=disk, file_bytes=journal_file_bytes)
+            store.claim(cluster_uuid, node_uuid, journal.incarnation)
+            return cls(Solo(journal), store, make_machine, commit_entries, commit_ms)
+        except BaseException:
+            store.close()
+            if journal is not None:
+                journal.close()
+            raise
+
+    def _check(self) -> None:
+        applied = self.machine.applied_index
+        if applied > self.log.committed:
+            raise Corrupt(f"the state store has entry {applied} applied, the journal ends with {self.log.committed}: its end is lost")
+        if applied + 1 < self.log.first_index:
+            raise Corrupt(f"the state store ends with entry {applied}, the journal begins with {self.log.first_index}: entries are missing")
+
+    # --- every turn ------------------------------------------------------------------------------------------------------
+    def propose(self, batch: list[Entry]) -> None:
+        """Stamps index and term."""
+        self.log.propose(batch)
+
+    def ready(self) -> list[tuple[Entry, Reply]]:
+        """What is durable and committed now, applied.  Unavailable: the proposals were given up; JournalFailed: this process must end."""
+        entries = self.log.ready()
+        apply = self.machine.apply
+        try:
+            applied = [(entry, apply(entry)) for entry in entries]
+        except MapFull:
+            return self._start_over({entry.index for entry in entries})
+        if not self._uncommitted:
+            self._first_ns = time.monotonic_ns()
+        self._uncommitted += len(entries)
+        return applied
+
+    def look(self, ask: Callable[[AppliedMachine], T]) -> T:
+        """What a look into the machine gives.  Making room in its cache writes rows, so the map can fill up here too."""
+        try:
+            return ask(self.machine)
+        except MapFull:
+            self._start_over(set())
+            return ask(self.machine)
+
+    def _start_over(self, wanted: set[int]) -> list[tuple[Entry, Reply]]:
+        while True:
+            self.store.abort_and_grow()
+            self.machine = self._make_machine(self.store)
+            try:
+                return self._replay(wanted)
+            except MapFull:
+                continue  # the map has doubled; this ends
+
+    def _replay(self, wanted: set[int]) -> list[tuple[Entry, Reply]]:
+        """Apply what the log has beyond the store; the outcomes of the `wanted` indexes."""
+        self._uncommitted = 0
+        found = []
+        for entry in self.log.replay(self.machine.applied_index):
+            reply = self.machine.apply(entry)
+            self.replayed += 1
+            if entry.index in wanted:
+                found.append((entry, reply))
+            if not self._uncommitted:
+                self._first_ns = time.monotonic_ns()
+            self._uncommitted += 1
+            if self._uncommitted >= self._commit_entries:
+                self._commit()
+        return found
+
+    # --- every so often -------------------------------------------------------------------------------------------------
+    def commit_due_ns(self) -> int | None:
+        """Monotonic time of the next commit; None while there is nothing to commit."""
+        if not self._uncommitted:
+            return None
+        return 0 if self._uncommitted >= self._commit_entries else self._first_ns + self._commit_ns
+
+    def commit(self) -> None:
+        """Write the state back, durably, and let the log drop what nobody needs."""
+        try:
+            self._commit()
+        except MapFull:
+            self._start_over(set())
+            self._commit()
+        durable = self.machine.applied_index
+        cursors = self.look(lambda machine: machine.reader_cursors())
+        self.log.compact(min([durable, *cursors.values()]) + 1)
+
+    def _commit(self) -> None:
+        start = time.monotonic_ns()
+        self.machine.flush()
+        self.store.commit()
+        self._uncommitted = 0
+        self.commits += 1
+        self.commit_ns_max = max(self.commit_ns_max, time.monotonic_ns() - start)
+
+    def close(self) -> None:
+        """Forgets what is not committed, as a crash does; the log has it."""
+        self.store.close()
+        self.log.close()
+
+    def figures(self) -> dict[str, int | float | str]:
+        return {
+            "applied": self.machine.applied_index,
+            "first_index": self.log.first_index,
+            "last_index": self.log.committed,
+            "term": self.log.term,
+            "store_commits": self.commits,
+            "store_commit_ms_max": round(self.commit_ns_max / 1e6, 3),
+            "store_map_bytes": self.store.map_bytes,
+            "store_map_use_percent": round(self.store.map_use_percent, 2),
+            "store_map_grown": self.store.grown,
+            "replayed": self.replayed,
+            **self.log.figures(),
+        }
+
+
+def uuid_bytes(text: str) -> bytes:
+    """The 16 bytes of a UUID in text; ValueError for anything else."""
+    raw = bytes.fromhex(text.replace("-", ""))
+    if len(raw) != 16:
+        raise ValueError(f"{text!r} is not a UUID")
+    return raw

@@ -1,0 +1,248 @@
+"""The metadata service: one thread, one epoll, one turn after the other.
+
+    wait → start every request that is ready → leader.run (one journal sync) → send (one a connection) → leader.tick
+
+The thread owns journal, machine and store: opened on it (LMDB's write transaction belongs to its thread), never touched from another.
+Other threads of the daemon hand in requests through a queue and an eventfd.  If the loop ends by an exception (a failed fsync, damage), the
+store's transaction is dropped, `failed` is set, and the daemon must end: what was acknowledged is in the journal, which is replayed.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from awsomefsd import clock, sockets
+from awsomefsd.errors import ProtocolError, Unavailable
+from awsomefsd.limits import SESSION_TTL_MS
+from awsomefsd.meta.commands import AnyCommand
+from awsomefsd.meta.leader import Answer, Leader
+from awsomefsd.meta.messages import PROTOCOL_VERSION, Body, Failed, Hello, Propose, Reply
+from awsomefsd.meta.replica import MakeMachine, Replica
+from awsomefsd.meta.service_connections import Connection, Connections
+from awsomefsd.types import HOST_UNIQUE
+
+log = logging.getLogger(__name__)
+
+SOCKET_NAME = "meta.sock"
+LOCAL_REQUESTS_MAX = 1_024
+_SLOW_CHECK_NS = 1_000_000_000
+
+
+class _Local:
+    """A request of this process.  Implements waiting.Origin."""
+
+    mount = 0
+
+    def __init__(self, body: Body) -> None:
+        self.body = body
+        self.done = threading.Event()
+        self.reply: Reply | None = None
+
+    def answer(self, call: int, reply: Reply) -> None:
+        self.reply = reply
+        self.done.set()
+
+
+class MetadataService:
+    """start, stop; propose and query from any thread."""
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        socket_path: Path,
+        cluster_uuid: str,
+        node_uuid: str,
+        site: int,
+        make_machine: MakeMachine,
+        answer: Answer,
+        device_paths: Callable[[], dict[str, str]] = dict,
+        boot_ns: Callable[[], int] = clock.boot_ns,
+        wall_ns: Callable[[], int] = clock.wall_ns,
+        session_ttl_ms: int = SESSION_TTL_MS,
+        replica_options: dict[str, Any] | None = None,
+    ) -> None:
+        self._directory = directory
+        self._socket_path = socket_path
+        self._cluster_uuid = cluster_uuid
+        self._node_uuid = node_uuid
+        self._site = site
+        self._make_machine = make_machine
+        self._answer = answer
+        self._device_paths = device_paths
+        self._boot_ns = boot_ns
+        self._wall_ns = wall_ns
+        self._session_ttl_ms = session_ttl_ms
+        self._replica_options = replica_options or {}
+        self._local: deque[_Local] = deque()
+        self._local_lock = threading.Lock()  # guards _local against _accepting
+        self._accepting = False
+        self._stopping = False
+        self._wake_fd = -1
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._slow_check_ns = 0
+        self._replica: Replica | None = None
+        self.failed = threading.Event()
+        self.error: BaseException | None = None
+
+    # --- the daemon's side ------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Recover and listen; raises what recovery raised (Corrupt, FormatTooNew, Refused, OSError)."""
+        assert self._thread is None, "a service starts once"
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._main, name="metadata", daemon=True)
+        self._thread.start()
+        self._ready.wait()
+        if self.error is not None:
+            self._thread.join()
+            raise self.error
+
+    def stop(self) -> None:
+        """Finish the turn, commit the store, close.  Harmless after a failure."""
+        if self._thread is None:
+            return
+        self._stopping = True
+        self._wake()
+        self._thread.join()
+        if self._wake_fd >= 0:
+            with self._local_lock:
+                fd, self._wake_fd = self._wake_fd, -1
+                os.close(fd)
+
+    def propose(self, command: AnyCommand, timeout_s: float) -> Reply:
+        """One command of the daemon itself; Unavailable if there is no answer in time (it may still be committed)."""
+        return self._ask(Propose(HOST_UNIQUE, 0, 0, [], command), timeout_s)
+
+    def query(self, body: Body, timeout_s: float = 10.0) -> Reply:
+        return self._ask(body, timeout_s)
+
+    def copy_store(self, path: Path) -> None:
+        """A consistent copy of the last committed state in one file; takes as long as it takes, on the caller's thread."""
+        replica = self._replica
+        if replica is None or not self._accepting:
+            raise Unavailable("the metadata service does not run")
+        replica.store.copy_to(path)
+
+    def _ask(self, body: Body, timeout_s: float) -> Reply:
+        local = _Local(body)
+        with self._local_lock:
+            if not self._accepting:
+                raise Unavailable("the metadata service does not run")
+            if len(self._local) >= LOCAL_REQUESTS_MAX:
+                raise Unavailable("too many requests of the daemon itself wait for the metadata service")
+            self._local.append(local)
+            self._wake()
+        if not local.done.wait(timeout_s):
+            raise Unavailable(f"the metadata service gave no answer within {timeout_s} s")
+        if local.reply is None:
+            raise Unavailable("the metadata service has ended")
+        return local.reply
+
+    def _wake(self) -> None:
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
+
+    # --- the thread ---------------------------------------------------------------------------------------------------------
+    def _main(self) -> None:
+        connections = None
+        taken: list[_Local] = []
+        try:
+            self._replica = replica = self._open()
+            listener = sockets.listen_unix(self._socket_path, 0o600)
+            connections = Connections(listener, self._wake_fd, time.monotonic_ns)
+            leader = self._make_leader(replica, connections)
+            self._accepting = True
+            self._ready.set()
+            while not self._stopping:
+                self._turn(leader, connections, taken)
+            replica.commit()
+        except BaseException as err:
+            self.error = err
+            self.failed.set()
+            if self._ready.is_set():
+                log.critical("the metadata service failed: %s", err, exc_info=err)
+        finally:
+            self._close(connections, taken)
+            self._ready.set()
+
+    def _open(self) -> Replica:
+        return Replica.open_solo(self._directory, self._cluster_uuid, self._node_uuid, self._make_machine, **self._replica_options)
+
+    def _make_leader(self, replica: Replica, connections: Connections) -> Leader:
+        return Leader(
+            replica,
+            self._answer,
+            cluster_uuid=self._cluster_uuid,
+            site=self._site,
+            device_paths=self._device_paths,
+            boot_ns=self._boot_ns,
+            wall_ns=self._wall_ns,
+            monotonic_ns=time.monotonic_ns,
+            transport_figures=connections.figures,
+            session_ttl_ms=self._session_ttl_ms,
+        )
+
+    def _turn(self, leader: Leader, connections: Connections, taken: list[_Local]) -> None:
+        ready = connections.wait(0 if self._local else leader.idle_ms())
+        for connection in ready:
+            self._start_requests(leader, connections, connection)
+        if self._local or taken:
+            taken[:] = [local for local in taken if not local.done.is_set()]
+        while self._local and not leader.full:
+            local = self._local.popleft()
+            taken.append(local)
+            try:
+                leader.handle(local, 0, local.body, 0)
+            except ProtocolError as err:
+                local.answer(0, Failed(errno.EINVAL, str(err)))
+        leader.run()
+        gone = connections.send_all()
+        gone += [connection for connection in ready if connection.ending and not connection.frames and connection not in gone]
+        now = time.monotonic_ns()
+        if now >= self._slow_check_ns:
+            self._slow_check_ns = now + _SLOW_CHECK_NS
+            gone += connections.slow()
+        for connection in gone:
+            connections.close(connection)
+            leader.drop_origin(connection)
+        leader.tick()
+        if connections.touched:
+            for connection in connections.send_all():
+                connections.close(connection)
+                leader.drop_origin(connection)
+
+    def _start_requests(self, leader: Leader, connections: Connections, connection: Connection) -> None:
+        try:
+            while not leader.full:
+                found = connections.next_request(connection)
+                if found is None:
+                    break
+                request, size = found
+                leader.handle(connection, request.call, request.body, size)
+                if isinstance(request.body, Hello) and request.body.version != PROTOCOL_VERSION:
+                    connections.end(connection)  # after the answer that says why
+        except ProtocolError as err:
+            connections.blame(connection, err)
+        connections.put_back(connection)
+
+    def _close(self, connections: Connections | None, taken: list[_Local]) -> None:
+        """Also after a failure: nothing is written here."""
+        with self._local_lock:
+            self._accepting = False
+            waiting = [*taken, *self._local]
+            self._local.clear()
+        for local in waiting:
+            local.done.set()
+        if connections is not None:
+            connections.close_all()
+        if self._replica is not None:
+            self._replica.close()

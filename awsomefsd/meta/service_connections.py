@@ -1,0 +1,254 @@
+"""The unix connections of the metadata service: bytes in, requests out, answers collected and sent once a turn.
+
+Bounds.  A connection with answers above OUT_PAUSE_BYTES in its buffer is not read and none of its requests is started until the buffer is
+down; one that takes nothing for SLOW_MS_MAX is dropped (its client connects again and asks again).  A connection's unread requests stay in
+the socket: of what was received, only what fits one receive waits here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from awsomefsd.codec import encode
+from awsomefsd.errors import ProtocolError
+from awsomefsd.limits import MIB, RPC_FRAME_BYTES_MAX, SESSIONS_MAX
+from awsomefsd.meta.messages import Answer, Failed, Hello, Reply, Request
+from awsomefsd.rpc import FrameReader, pack_length
+from awsomefsd.sockets import peer_of
+
+log = logging.getLogger(__name__)
+
+RECEIVE_BYTES = 64 << 10
+OUT_PAUSE_BYTES = 2 * RPC_FRAME_BYTES_MAX
+SLOW_MS_MAX = 30_000
+CONNECTIONS_MAX = SESSIONS_MAX + 64
+SEND_BUFFER_BYTES = MIB
+_ACCEPTS_PER_TURN = 64
+_EMSGSIZE = 90
+
+_decode = msgspec.msgpack.Decoder(Request).decode
+
+
+def decode_request(frame: bytes) -> Request:
+    """Raises ProtocolError for anything that is no request."""
+    try:
+        request: Request = _decode(frame)
+        return request
+    except (msgspec.DecodeError, RecursionError) as err:
+        raise ProtocolError(f"not a request: {err}") from err
+
+
+class Connection:
+    """One client.  Implements waiting.Origin."""
+
+    __slots__ = (
+        "_buffer", "_owner", "_replies", "closed", "ending", "fd", "frames", "greeted", "mount", "pid", "reader", "sock", "stuck_ns",
+        "watched",
+    )  # fmt: skip
+
+    def __init__(self, owner: Connections, sock: socket.socket, pid: int) -> None:
+        self._owner = owner
+        self._replies: list[bytes] = []
+        self._buffer = b""  # answers that the socket did not take
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.pid = pid
+        self.mount = 0
+        self.reader = FrameReader()
+        self.frames: deque[bytes] = deque()  # received, not started
+        self.greeted = self.ending = self.closed = False
+        self.stuck_ns = 0  # since when the buffer has not moved; 0 while it is empty
+        self.watched = select.EPOLLIN
+
+    @property
+    def paused(self) -> bool:
+        return len(self._buffer) > OUT_PAUSE_BYTES
+
+    def answer(self, call: int, reply: Reply) -> None:
+        if self.closed:
+            return
+        body = encode(Answer(call, reply))
+        if len(body) > RPC_FRAME_BYTES_MAX:
+            body = encode(Answer(call, Failed(_EMSGSIZE, f"the answer has {len(body)} bytes")))
+        if not self._replies:
+            self._owner.touched.append(self)
+        self._replies.append(pack_length(len(body)))
+        self._replies.append(body)
+
+    def send(self, now_ns: int) -> None:
+        """Hand the socket what it takes.  Raises OSError when the connection is gone."""
+        data = b"".join((self._buffer, *self._replies)) if self._buffer else b"".join(self._replies)
+        self._replies.clear()
+        try:
+            sent = self.sock.send(data) if data else 0
+        except BlockingIOError:
+            sent = 0
+        if sent == len(data):
+            self._buffer, self.stuck_ns = b"", 0
+        else:
+            self._buffer = data[sent:]
+            self.stuck_ns = now_ns if sent or not self.stuck_ns else self.stuck_ns
+
+
+class Connections:
+    """All of them, with the listener, on one epoll."""
+
+    def __init__(self, listener: socket.socket, wake_fd: int, monotonic_ns: Callable[[], int]) -> None:
+        self._listener = listener
+        self._wake_fd = wake_fd
+        self._monotonic_ns = monotonic_ns
+        self._epoll = select.epoll()
+        self._by_fd: dict[int, Connection] = {}
+        self.touched: list[Connection] = []  # with new answers
+        self._backlog: set[Connection] = set()  # with frames not started
+        self.protocol_errors = self.peers_refused = self.slow_dropped = 0
+        listener.setblocking(False)
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        self._epoll.register(wake_fd, select.EPOLLIN)
+
+    def figures(self) -> dict[str, int]:
+        return {
+            "connections": len(self._by_fd),
+            "protocol_errors": self.protocol_errors,
+            "peers_refused": self.peers_refused,
+            "slow_dropped": self.slow_dropped,
+        }
+
+    def wait(self, timeout_ms: int) -> list[Connection]:
+        """Connections with requests to start, after at most `timeout_ms`."""
+        if any(not connection.paused for connection in self._backlog):
+            timeout_ms = 0
+        ready: list[Connection] = []
+        for fd, events in self._epoll.poll(timeout_ms / 1000):
+            connection = self._by_fd.get(fd)
+            if connection is not None:
+                if events & select.EPOLLOUT:
+                    self.touched.append(connection)
+                if events & ~select.EPOLLOUT and not connection.frames and self._receive(connection):
+                    ready.append(connection)
+            elif fd == self._wake_fd:
+                os.eventfd_read(fd)
+            else:
+                self._accept()
+        if self._backlog:
+            ready += [connection for connection in self._backlog if not connection.paused]
+            self._backlog.difference_update(ready)
+        return ready
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as err:  # no descriptors left: who waits in the listen queue is taken later
+                log.warning("cannot accept a connection: %s", err)
+                return
+            peer = peer_of(sock)
+            if peer.uid not in (0, os.geteuid()) or len(self._by_fd) >= CONNECTIONS_MAX:
+                self.peers_refused += 1
+                log.warning("refused a connection of uid %d, pid %d", peer.uid, peer.pid)
+                sock.close()
+                continue
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            connection = Connection(self, sock, peer.pid)
+            self._by_fd[connection.fd] = connection
+            self._epoll.register(connection.fd, connection.watched)
+
+    def _receive(self, connection: Connection) -> bool:
+        try:
+            data = connection.sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            connection.ending = True
+            return True  # so that the service drops it, after what was asked before
+        try:
+            connection.frames.extend(connection.reader.feed(data))
+        except ProtocolError as err:
+            self.blame(connection, err)
+            return True
+        return bool(connection.frames)
+
+    def next_request(self, connection: Connection) -> tuple[Request, int] | None:
+        """The next request and its encoded size; None if there is none now.  Raises ProtocolError."""
+        if not connection.frames or connection.paused:
+            return None
+        frame = connection.frames.popleft()
+        request = decode_request(frame)
+        if not connection.greeted:
+            if type(request.body) is not Hello:
+                raise ProtocolError("the first request must be Hello")
+            connection.greeted = True
+            connection.mount = request.body.mount
+        elif type(request.body) is Hello:
+            raise ProtocolError("a second Hello")
+        return request, len(frame)
+
+    def put_back(self, connection: Connection) -> None:
+        """It has frames that could not be started in this turn."""
+        if connection.frames:
+            self._backlog.add(connection)
+
+    def blame(self, connection: Connection, err: ProtocolError) -> None:
+        self.protocol_errors += 1
+        log.warning("dropped the connection of pid %d: %s", connection.pid, err)
+        self.end(connection)
+
+    def end(self, connection: Connection) -> None:
+        """Nothing more is read from it; the service closes it at the end of the turn."""
+        connection.frames.clear()
+        connection.ending = True
+
+    def send_all(self) -> list[Connection]:
+        """One send for each connection with answers; returns those that are gone or too slow."""
+        gone = []
+        if self.touched:
+            now = self._monotonic_ns()
+            touched, self.touched = self.touched, []
+            for connection in touched:
+                if connection.closed:
+                    continue
+                try:
+                    connection.send(now)
+                except OSError:
+                    gone.append(connection)
+                else:
+                    self._watch(connection)
+        return gone
+
+    def _watch(self, connection: Connection) -> None:
+        wanted = (0 if connection.paused else select.EPOLLIN) | (select.EPOLLOUT if connection.stuck_ns else 0)
+        if wanted != connection.watched:
+            connection.watched = wanted
+            self._epoll.modify(connection.fd, wanted)
+
+    def slow(self) -> list[Connection]:
+        """Connections that have taken nothing for too long."""
+        limit = self._monotonic_ns() - SLOW_MS_MAX * 1_000_000
+        found = [connection for connection in self._by_fd.values() if connection.stuck_ns and connection.stuck_ns < limit]
+        self.slow_dropped += len(found)
+        return found
+
+    def close(self, connection: Connection) -> None:
+        if not connection.closed:
+            connection.closed = True
+            self._backlog.discard(connection)
+            del self._by_fd[connection.fd]
+            connection.sock.close()
+
+    def close_all(self) -> None:
+        for connection in list(self._by_fd.values()):
+            self.close(connection)
+        self._listener.close()
+        self._epoll.close()

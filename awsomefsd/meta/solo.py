@@ -1,0 +1,96 @@
+"""A cluster of one voter: what is durable in the journal is committed.
+
+There is no election, so the term never changes.  All of the journal is committed, also a batch whose sync was never confirmed before a
+crash: nobody was told that it failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from awsomefsd.errors import Corrupt
+from awsomefsd.meta.commands import Entry, entry_decode, entry_encode
+from awsomefsd.meta.journal import Journal
+
+_FIRST_TERM = 1
+
+
+def decode(raw: bytes) -> Entry:
+    """Raises Corrupt for bytes that are no entry."""
+    try:
+        entry: Entry = entry_decode(raw)
+        return entry
+    except (msgspec.DecodeError, RecursionError) as err:
+        raise Corrupt(f"log entry: {err}") from err
+
+
+class Solo:
+    """Implements consensus.Consensus."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._queued: list[Entry] = []
+        self.batches = 0
+        self.entries = 0
+        if journal.term < _FIRST_TERM:
+            journal.set_hard_state(_FIRST_TERM, journal.node)
+
+    @property
+    def term(self) -> int:
+        return self._journal.term
+
+    @property
+    def first_index(self) -> int:
+        return self._journal.first_index
+
+    @property
+    def committed(self) -> int:
+        return self._journal.last_index
+
+    def propose(self, batch: list[Entry]) -> None:
+        index = self._journal.last_index + len(self._queued)
+        term = self._journal.term
+        for entry in batch:
+            index += 1
+            entry.index = index
+            entry.term = term
+        self._queued += batch
+
+    def ready(self) -> list[Entry]:
+        batch, self._queued = self._queued, []
+        if batch:
+            self._journal.append(self._journal.term, [entry_encode(entry) for entry in batch])
+            self._journal.sync()
+            self.batches += 1
+            self.entries += len(batch)
+        return batch
+
+    def replay(self, after: int) -> Iterator[Entry]:
+        while page := self._journal.read(after + 1):
+            for raw in page:
+                entry = decode(raw)
+                after += 1
+                if entry.index != after:
+                    raise Corrupt(f"log entry {after} says that it is {entry.index}")
+                yield entry
+
+    def read(self, index: int, count: int, bytes_max: int) -> list[bytes]:
+        return self._journal.read(index, count, bytes_max)
+
+    def compact(self, index: int) -> None:
+        self._journal.drop_before(index)
+
+    def figures(self) -> dict[str, int | float | str]:
+        journal = self._journal
+        return {
+            "journal_bytes": journal.size_bytes,
+            "journal_syncs": journal.syncs,
+            "journal_sync_ns": journal.sync_ns,
+            "batches": self.batches,
+            "entries": self.entries,
+        }
+
+    def close(self) -> None:
+        self._journal.close()

@@ -1,0 +1,208 @@
+"""The applied state in LMDB: one long-lived write transaction on the metadata thread, committed every so often.
+
+Nothing is acknowledged on the strength of a commit here; that is the journal's part.  The store is a checkpoint that shortens the replay,
+so what counts is only that a commit is atomic and durable *before* the journal drops what it covers: LMDB's sync flags stay on (measured:
+without metasync the last commit is missing after every power cut).  After a crash the rows are as of the last commit, and the applied index
+among them says from where to replay.
+
+A full map fails even deletes, so the map (sparse) grows early, between two transactions.  When it fills up all the same, `MapFull` leaves
+the transaction useless: the driver calls `abort_and_grow`, makes a new machine and replays from the journal.  It is never an operation's
+result.  A long read would keep LMDB from reusing pages, so backups read a copy (`copy_to`).
+
+The identity lives in a database of its own, beside the machine's rows: it is checked before anything is read from them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+from msgspec import Struct
+
+from awsomefsd.codec import Sealed
+from awsomefsd.errors import Error, FormatTooNew, Refused
+from awsomefsd.limits import GIB, STORE_MAP_BYTES_MIN, STORE_MAP_USE_MAX_PERCENT
+
+FORMAT_VERSION = 1
+INCOMPAT_KNOWN = 0  # feature bits without which the rows cannot be read
+RO_COMPAT_KNOWN = 0  # feature bits without which the rows can be read, not written
+MAP_GROW_BYTES_MAX = 4 * GIB  # at most so much at once
+_SCAN_FIRST, _SCAN_MAX = 8, 256
+_IDENTITY_KEY = b"identity"
+
+
+class MapFull(Error):
+    """The transaction is lost, not the entries: abort, grow, replay."""
+
+
+class Identity(Struct, array_like=True, gc=False):
+    """Whose state this is.  `incarnation` is the journal's: a store never runs beside another journal than its own."""
+
+    format_version: int
+    cluster: str
+    node: str
+    incarnation: bytes
+    compat: int = 0
+    ro_compat: int = 0
+    incompat: int = 0
+
+
+IDENTITY = Sealed(Identity)
+
+
+class Store:
+    """Implements txn.Txn.  All calls on the thread that opened it, except `copy_to`."""
+
+    def __init__(self, env: lmdb.Environment, readonly: bool) -> None:
+        self._env = env
+        self._readonly = readonly
+        self._identities = env.open_db(b"identity", create=not readonly)
+        self._rows = env.open_db(b"rows", create=not readonly)
+        self._page_bytes: int = env.stat()["psize"]
+        self.changes = 0  # since the last commit
+        self.grown = 0
+        self.identity: Identity | None = None
+        self._read_identity()
+        self._txn = env.begin(write=not readonly, db=self._rows)
+
+    @classmethod
+    def open(cls, directory: Path, *, map_bytes_min: int = STORE_MAP_BYTES_MIN, readonly: bool = False) -> Store:
+        """Raises FormatTooNew for a store of a later build, Corrupt for a damaged identity."""
+        file = directory / "data.mdb"
+        size = file.stat().st_size if file.exists() else 0
+        map_bytes = map_bytes_min
+        while size * 100 > map_bytes * STORE_MAP_USE_MAX_PERCENT:
+            map_bytes *= 2
+        env = lmdb.open(str(directory), map_size=map_bytes, max_dbs=2, mode=0o600, readonly=readonly, create=not readonly)
+        try:
+            env.reader_check()
+            return cls(env, readonly)
+        except BaseException:
+            env.close()
+            raise
+
+    def _read_identity(self) -> None:
+        with self._env.begin(db=self._identities) as txn:
+            raw = txn.get(_IDENTITY_KEY)
+        if raw is None:
+            return
+        identity = IDENTITY.loads(raw)
+        newer = identity.format_version > FORMAT_VERSION or identity.incompat & ~INCOMPAT_KNOWN
+        if newer or (identity.ro_compat & ~RO_COMPAT_KNOWN and not self._readonly):
+            raise FormatTooNew(
+                f"{self._env.path()}: format version {identity.format_version}, features {identity.incompat:#x}/{identity.ro_compat:#x}: "
+                "written by a newer build; upgrade this node"
+            )
+        self.identity = identity
+
+    def claim(self, cluster: str, node: str, incarnation: bytes) -> None:
+        """The first time, write the identity; later, raise Refused if it is another one."""
+        if self.identity is None:
+            identity = Identity(FORMAT_VERSION, cluster, node, incarnation)
+            self._txn.commit()
+            with self._env.begin(write=True, db=self._identities) as txn:
+                txn.put(_IDENTITY_KEY, IDENTITY.dumps(identity))
+            self.identity = identity
+            self._begin()
+        elif (self.identity.cluster, self.identity.node, self.identity.incarnation) != (cluster, node, incarnation):
+            raise Refused(f"{self._env.path()}: state of cluster {self.identity.cluster}, node {self.identity.node}, or of another journal")
+
+    # --- Txn -------------------------------------------------------------------------------------------------------------------
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._txn.get(key)
+        return value
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.changes += 1
+        try:
+            self._txn.put(key, value)
+        except lmdb.MapFullError as err:
+            raise MapFull(str(err)) from err
+
+    def delete(self, key: bytes) -> bool:
+        self.changes += 1
+        try:
+            return bool(self._txn.delete(key))
+        except lmdb.MapFullError as err:
+            raise MapFull(str(err)) from err
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Fetched in growing pieces, each found by key: what the caller changes meanwhile cannot confuse a cursor."""
+        count = _SCAN_FIRST
+        while True:
+            page: list[tuple[bytes, bytes]] = []
+            with self._txn.cursor() as cursor:
+                if cursor.set_range(start):
+                    for key, value in cursor:
+                        if key >= end or len(page) == count:
+                            break
+                        page.append((key, value))
+            yield from page
+            if len(page) < count:
+                return
+            start = page[-1][0] + b"\0"
+            count = min(count * 4, _SCAN_MAX)
+
+    def last(self, start: bytes, end: bytes) -> tuple[bytes, bytes] | None:
+        with self._txn.cursor() as cursor:
+            found = cursor.prev() if cursor.set_range(end) else cursor.last()
+            if not found or cursor.key() < start:
+                return None
+            key, value = cursor.item()
+            return key, value
+
+    # --- transactions ------------------------------------------------------------------------------------------------------
+    def commit(self) -> None:
+        """Durable when this returns; a new transaction is open.  MapFull as in put."""
+        try:
+            self._txn.commit()
+        except lmdb.MapFullError as err:
+            raise MapFull(str(err)) from err
+        self.changes = 0
+        if self.map_use_percent > STORE_MAP_USE_MAX_PERCENT:
+            self._grow()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._txn = self._env.begin(write=True, db=self._rows)
+
+    def _grow(self) -> None:
+        size = self.map_bytes
+        self._env.set_mapsize(size + min(size, MAP_GROW_BYTES_MAX))
+        self.grown += 1
+
+    def abort_and_grow(self) -> None:
+        """After MapFull: back to the last commit, with more room."""
+        self._txn.abort()
+        self.changes = 0
+        self._grow()
+        self._begin()
+
+    @property
+    def map_bytes(self) -> int:
+        size: int = self._env.info()["map_size"]
+        return size
+
+    @property
+    def map_use_percent(self) -> float:
+        """Of the last commit."""
+        used: int = (self._env.info()["last_pgno"] + 1) * self._page_bytes
+        return used * 100 / self.map_bytes
+
+    def copy_to(self, path: Path) -> None:
+        """A compacted copy of the last commit as one file, durable when this returns.  May run on another thread."""
+        new = path.with_name(path.name + ".new")
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            self._env.copyfd(fd, compact=True)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(new, path)
+
+    def close(self) -> None:
+        """Forgets what was not committed."""
+        self._txn.abort()
+        self._env.close()

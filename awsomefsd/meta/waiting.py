@@ -1,0 +1,136 @@
+"""Requests that wait in the leader's memory: for a lock, and for the next entry of the log.  Pure.
+
+A waiting lock is no entry; only its grant is.  So nothing is lost with this memory: a client that has no answer sends the request again,
+under the same id, to whoever leads.  Waiters of an inode are tried in the order they came, but one that is in nobody's way passes those
+that still wait (as in Linux).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from awsomefsd.limits import LOCK_WAITERS_PER_INODE_MAX, RPC_INFLIGHT_MAX
+from awsomefsd.meta.commands import SetLock
+from awsomefsd.meta.messages import Reply, WaitLock
+
+FOLLOWERS_MAX = RPC_INFLIGHT_MAX
+
+Key = tuple[int, int]  # volume, ino
+
+
+class Origin(Protocol):
+    """Who asked: a connection, or a thread of this process."""
+
+    @property
+    def mount(self) -> int: ...
+
+    def answer(self, call: int, reply: Reply) -> None: ...
+
+
+class Waiter:
+    __slots__ = ("body", "call", "command", "origin")
+
+    def __init__(self, origin: Origin, call: int, body: WaitLock, command: SetLock) -> None:
+        self.origin = origin
+        self.call = call
+        self.body = body
+        self.command = command
+
+    @property
+    def key(self) -> Key:
+        return self.command.volume, self.command.ino
+
+
+class LockWaiters:
+    def __init__(self, per_inode_max: int = LOCK_WAITERS_PER_INODE_MAX) -> None:
+        self._per_inode_max = per_inode_max
+        self._by_key: dict[Key, dict[tuple[int, int], Waiter]] = {}
+        self._by_id: dict[tuple[int, int], Waiter] = {}
+        self._retry: set[Key] = set()
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def park(self, waiter: Waiter) -> bool:
+        """False: too many wait for this inode.  The same request sent again takes its old place."""
+        request = (waiter.origin.mount, waiter.body.unique)
+        waiters = self._by_key.setdefault(waiter.key, {})
+        if request not in waiters and len(waiters) >= self._per_inode_max:
+            return False
+        self._retry.add(waiter.key)
+        waiters[request] = self._by_id[request] = waiter
+        return True
+
+    def remove(self, mount: int, unique: int) -> Waiter | None:
+        waiter = self._by_id.pop((mount, unique), None)
+        if waiter is not None:
+            waiters = self._by_key[waiter.key]
+            del waiters[(mount, unique)]
+            if not waiters:
+                del self._by_key[waiter.key]
+                self._retry.discard(waiter.key)
+        return waiter
+
+    def unlocked(self, key: Key) -> None:
+        """Something in the way of its waiters may be gone."""
+        if key in self._by_key:
+            self._retry.add(key)
+
+    def unlocked_all(self) -> None:
+        self._retry.update(self._by_key)
+
+    def take_retries(self) -> list[list[Waiter]]:
+        """For each inode whose waiters are to be tried: them, in order."""
+        keys, self._retry = self._retry, set()
+        return [list(self._by_key[key].values()) for key in sorted(keys) if key in self._by_key]
+
+    def drop_origin(self, origin: Origin) -> None:
+        """Its connection is gone; it will ask again on the next one."""
+        for waiter in [waiter for waiter in self._by_id.values() if waiter.origin is origin]:
+            self.remove(origin.mount, waiter.body.unique)
+
+    def of_session(self, session: int) -> list[Waiter]:
+        return [waiter for waiter in self._by_id.values() if waiter.body.session == session]
+
+
+class Follower:
+    """Waits for an entry with index > `after`."""
+
+    __slots__ = ("after", "call", "count", "deadline_ns", "origin")
+
+    def __init__(self, origin: Origin, call: int, after: int, count: int, deadline_ns: int) -> None:
+        self.origin = origin
+        self.call = call
+        self.after = after
+        self.count = count
+        self.deadline_ns = deadline_ns
+
+
+class Followers:
+    def __init__(self) -> None:
+        self._waiting: list[Follower] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def park(self, follower: Follower) -> bool:
+        if len(self._waiting) >= FOLLOWERS_MAX:
+            return False
+        self._waiting.append(follower)
+        return True
+
+    def take_due(self, applied: int, now_ns: int) -> Iterator[Follower]:
+        """Those with something to read, and those who have waited long enough."""
+        if self._waiting:
+            due = [waiting for waiting in self._waiting if waiting.after < applied or waiting.deadline_ns <= now_ns]
+            if due:
+                gone = set(map(id, due))
+                self._waiting = [waiting for waiting in self._waiting if id(waiting) not in gone]
+            yield from due
+
+    def next_deadline_ns(self) -> int | None:
+        return min((waiting.deadline_ns for waiting in self._waiting), default=None)
+
+    def drop_origin(self, origin: Origin) -> None:
+        self._waiting = [waiting for waiting in self._waiting if waiting.origin is not origin]
