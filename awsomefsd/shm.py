@@ -101,11 +101,18 @@ def prefault(mem: Mem, start: int, length: int) -> None:
 
 
 def release_pages(mem: Mem, start: int, length: int) -> None:
-    """Give the whole pages inside the range back to the system; they read as zeros afterwards.  On a plain buffer nothing happens."""
+    """Give the whole pages inside the range back to the system; they read as zeros afterwards.
+
+    On a plain buffer nothing happens, nor on a mapping that is locked in RAM.
+    """
     first = round_up(start, PAGE_BYTES)
     end = (start + length) // PAGE_BYTES * PAGE_BYTES
     if end > first and isinstance(mem, mmap.mmap):
-        mem.madvise(mmap.MADV_REMOVE, first, end - first)
+        try:
+            mem.madvise(mmap.MADV_REMOVE, first, end - first)
+        except OSError as err:
+            if err.errno != errno.EINVAL:  # EINVAL: locked pages stay
+                raise
 
 
 def write_header(view: memoryview, magic: bytes, version: int, parameters: tuple[int, int, int]) -> None:

@@ -1,0 +1,202 @@
+"""The control area and the slots, cut between any two stores."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+
+from awsomefsd import shm
+from awsomefsd.errors import Corrupt, FormatTooNew
+from awsomefsd.fuse import slots
+from awsomefsd.fuse.control import BACKGROUND_BLOCK, CONTROL_BYTES, Control, Negotiated, State, Suspect
+from awsomefsd.fuse.slots import DONE, EXECUTING, FREE, RECEIVED, SlotArea
+from awsomefsd.types import BACKGROUND_BIT
+from tests.shm_tape import cuts, record
+
+PAYLOAD = 4096
+
+
+def test_a_memfd_can_neither_shrink_nor_grow() -> None:
+    fd = shm.create_memfd("test", 5000)
+    try:
+        assert os.fstat(fd).st_size == 8192
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, 4096)
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, 12288)
+        mem = shm.map_memfd(fd)
+        mem[4095], mem[4096] = 6, 7
+        shm.prefault(mem, 0, 8192)
+        locked = shm.map_memfd(fd, lock=True)
+        assert mem[4096] == 7 and locked[4096] == 7
+        shm.release_pages(mem, 100, 8092)  # only the whole page inside
+        assert mem[4095] == 6 and mem[4096] in (0, 7) and len(mem) == 8192  # 7 where the other mapping could lock it
+        del locked
+        shm.release_pages(mem, 0, 8192)
+    finally:
+        os.close(fd)
+
+
+def test_control_formatting_may_stop_anywhere() -> None:
+    mem = bytearray(CONTROL_BYTES)
+    for state in cuts(record(mem, lambda: Control(mem, fresh=True))):
+        control = Control(bytearray(state))
+        assert control.state == State() and control.counters() == {}
+        assert control.next_background_unique() == 1 | BACKGROUND_BIT
+
+
+def test_control_formatting_again_may_stop_anywhere() -> None:
+    mem = bytearray(CONTROL_BYTES)
+    control = Control(mem, fresh=True)
+    control.update(mount=5, session=6)
+    control.counter("reads").add(3)
+    old = control.state
+    for state in cuts(record(mem, lambda: Control(mem, fresh=True))):
+        assert Control(bytearray(state)).state in (old, State())
+    assert Control(mem).state == State() and Control(mem).counters() == {}
+
+
+def test_control_update_is_old_or_new() -> None:
+    mem = bytearray(CONTROL_BYTES)
+    control = Control(mem, fresh=True)
+    assert control.formatted
+    control.update(mount=1 << 62, dirty_log=77, volume=3, negotiated=Negotiated(45, 1 << 40, 1 << 20, 1 << 17, 12))
+    for step in range(4):  # both copies, more than once
+        old = control.state
+        changes = {"session": step + 1, "epoch": step + 9, "suspects": [Suspect(step, 1, 16)] * (step * 3)}
+        tape = record(mem, lambda changes=changes: control.update(**changes))
+        seen = {Control(bytearray(state)).state.epoch for state in cuts(tape)}
+        for state in cuts(tape):
+            assert Control(bytearray(state)).state in (old, control.state)
+        assert seen == {old.epoch, step + 9}
+    again = Control(mem)
+    assert not again.formatted and again.state == control.state
+    assert again.state.negotiated is not None and again.state.negotiated.flags == 1 << 40
+
+
+def test_background_uniques_are_never_used_twice() -> None:
+    mem = bytearray(CONTROL_BYTES)
+    control = Control(mem, fresh=True)
+    given: set[int] = set()
+    for _ in range(3):
+        returned: list[int] = []
+        tape = record(mem, lambda returned=returned: returned.append(control.next_background_unique()))
+        for state in cuts(tape):
+            successor = Control(bytearray(state))
+            assert not {successor.next_background_unique() for _ in range(3)} & given, "an id that was returned before the kill"
+        given |= {*returned, *(control.next_background_unique() for _ in range(BACKGROUND_BLOCK))}
+    assert len(given) == 3 + 3 * BACKGROUND_BLOCK and all(value & BACKGROUND_BIT for value in given)
+    assert Control(mem).next_background_unique() > max(given)
+
+
+def test_counters_survive_and_appear_whole() -> None:
+    mem = bytearray(CONTROL_BYTES)
+    control = Control(mem, fresh=True)
+    control.counter("fuse_requests").add(5)
+    tape = record(mem, lambda: control.counter("replayed_replies").add(2))
+    for state in cuts(tape):
+        found = Control(bytearray(state)).counters()
+        assert found in ({"fuse_requests": 5}, {"fuse_requests": 5, "replayed_replies": 0}, {"fuse_requests": 5, "replayed_replies": 2})
+    again = Control(mem)
+    again.counter("fuse_requests").add()
+    assert control.counter("fuse_requests").value == 6 and again.counter("replayed_replies").value == 2
+
+
+def test_a_newer_version_is_refused_and_damage_is_told() -> None:
+    mem = bytearray(CONTROL_BYTES)
+    Control(mem, fresh=True)
+    view = memoryview(mem)
+    shm.write_header(view, b"awsmctl\x00", 2, (0, 0, 0))
+    with pytest.raises(FormatTooNew, match="upgrade this node"):
+        Control(mem)
+    mem[0] ^= 1
+    with pytest.raises(Corrupt, match="checksum"):
+        Control(mem)
+    with pytest.raises(Corrupt):
+        Control(bytearray(100))
+
+
+# --- slots -------------------------------------------------------------------------------------------------------------------
+
+
+def area(mem: bytearray | None = None, fresh: bool = False) -> SlotArea:
+    return SlotArea(mem if mem is not None else bytearray(slots.required_bytes(2, PAYLOAD)), 2, PAYLOAD, fresh)
+
+
+def request(unique: int, body: bytes) -> bytes:
+    return struct.pack("<IIQQIIIHH", 40 + len(body), 16, unique, 1, 0, 0, 0, 0, 0) + body
+
+
+def test_head_and_payload_are_one_request() -> None:
+    mem = bytearray(slots.required_bytes(2, PAYLOAD))
+    slot = area(mem, fresh=True)[1]
+    raw = request(9, bytes(range(200)))
+    assert len(slot.head) == 80 and len(slot.payload) == PAYLOAD
+    slot.begin_read()
+    slot.read_buffer[: len(raw)] = raw
+    slot.received(len(raw))
+    assert slot.request() == raw and slot.request() == bytes(slot.head) + bytes(slot.payload[: len(raw) - 80])
+    assert (len(mem) - len(slot.payload)) % shm.PAGE_BYTES == 0
+    assert area(mem).count == 2 and area(mem)[1].request() == raw and area(mem)[0].state == FREE
+
+
+def test_slot_life_cut_anywhere() -> None:
+    mem = bytearray(slots.required_bytes(2, PAYLOAD))
+    slot = area(mem, fresh=True)[0]
+    first, second = request(101, b"a" * 100), request(102, b"b" * 70)
+
+    def observe(state: bytes) -> tuple[object, ...]:
+        found = SlotArea(bytearray(state))[0]
+        if found.state == FREE:
+            return ("free",)
+        if found.state == DONE:
+            return ("done", found.reply())
+        return ("executing" if found.state == EXECUTING else "received", bytes(found.request()))
+
+    def run(action, *allowed: tuple[object, ...]) -> None:  # type: ignore[no-untyped-def]
+        for state in cuts(record(mem, action)):
+            assert observe(state) in allowed, (observe(state), allowed)
+
+    def kernel(raw: bytes) -> None:
+        slot.read_buffer[: len(raw)] = raw
+
+    run(slot.begin_read, ("free",))
+    kernel(first)
+    assert observe(bytes(mem)) == ("received", first), "handed over, but the worker died before it could say so"
+    run(lambda: slot.received(len(first)), ("received", first))
+    run(slot.executing, ("received", first), ("executing", first))
+    assert slot.add_death() == 1 and slot.add_death() == 2 and slot.state == EXECUTING and slot.length == len(first)
+    run(lambda: slot.store_reply(b"R" * 90), ("executing", first), ("done", b"R" * 90))
+    run(slot.begin_read, ("done", b"R" * 90), ("free",))
+    kernel(second)
+    assert observe(bytes(mem)) == ("received", second)
+    run(lambda: slot.start(len(second)), ("received", second), ("executing", second))
+    assert slot.deaths == 0
+    assert not slot.store_reply(bytes(slots.SLOT_REPLY_BYTES_MAX + 1)) and observe(bytes(mem)) == ("executing", second)
+    run(slot.free, ("executing", second), ("free",))
+
+
+def test_a_death_of_a_request_whose_state_is_derived() -> None:
+    slot = area(fresh=True)[0]
+    slot.begin_read()
+    raw = request(5, b"x" * 8)
+    slot.read_buffer[: len(raw)] = raw
+    assert slot.state == RECEIVED and slot.add_death() == 1
+    assert slot.state == RECEIVED and slot.length == len(raw) and slot.request() == raw
+
+
+def test_slot_damage_is_told() -> None:
+    mem = bytearray(slots.required_bytes(1, PAYLOAD))
+    slot = SlotArea(mem, 1, PAYLOAD, fresh=True)[0]
+    slot.begin_read()
+    slot.head[:4] = b"\xff" * 4
+    with pytest.raises(Corrupt):
+        slot.request()
+    slot.store_reply(b"hello")
+    mem[shm.PAGE_BYTES + 64] ^= 1
+    with pytest.raises(Corrupt):
+        slot.reply()
+    with pytest.raises(Corrupt):
+        SlotArea(bytearray(4096), 1, PAYLOAD)
