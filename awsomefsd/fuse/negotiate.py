@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from awsomefsd.errors import ProtocolError
+from awsomefsd.errors import ConfigError, ProtocolError
 from awsomefsd.fuse import abi
 from awsomefsd.fuse.control import Negotiated
 from awsomefsd.limits import FUSE_WRITE_BYTES_MAX
@@ -37,6 +37,20 @@ class Pins(NamedTuple):
     minor: int = abi.MINOR_MAX
     resend: bool = True
     without: int = 0  # INIT flags never to negotiate
+
+    @classmethod
+    def parse(cls, words: str) -> Pins:
+        """From a setting such as "minor=34,resend=off"; "" pins nothing.  Raises ConfigError."""
+        pins = cls()
+        for word in filter(None, words.split(",")):
+            key, _, value = word.strip().partition("=")
+            if key == "minor" and value.isdigit() and abi.MINOR_MIN <= int(value) <= abi.MINOR_MAX:
+                pins = pins._replace(minor=int(value))
+            elif key == "resend" and value in ("on", "off"):
+                pins = pins._replace(resend=value == "on")
+            else:
+                raise ConfigError(f"FUSE pin {word!r}: minor={abi.MINOR_MIN}..{abi.MINOR_MAX} and resend=on|off are known")
+        return pins
 
 
 class Offer(NamedTuple):

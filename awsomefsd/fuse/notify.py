@@ -1,0 +1,115 @@
+"""Telling the kernel to forget: INVAL_INODE, INVAL_ENTRY and INC_EPOCH, sent from a thread of their own.
+
+A notification may wait for locks that are held until we answer a request (INVAL_ENTRY for the parent directory, INVAL_INODE for reads
+and dirty mmap pages of the range), so no thread that reads or answers requests may send one.  Whoever has to know that a name is not
+used any more must not wait for INVAL_ENTRY either while he owes an answer: two nodes that do so wait for each other for ever.
+INC_EPOCH takes no lock and makes all cached names invalid at once; kernels before 7.44 answer EINVAL, which is remembered.
+
+The queue is bounded.  When it overflows, what was dropped is made good by one INC_EPOCH for names; for pages, and for names where there
+is no INC_EPOCH, only the timeouts protect then, and `dropped` says so.  RESEND is no business of this thread: takeover.py sends it before anything reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections import deque
+
+from awsomefsd.fuse import abi
+
+log = logging.getLogger("awsomefsd.fuse")
+
+QUEUED_MAX = 4096
+_INC_EPOCH = abi.pack_notify(abi.Notify.INC_EPOCH)
+_NOT_CACHED = frozenset((errno.ENOENT, errno.ENOTDIR))
+_ENDED = frozenset((errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED, errno.EBADF))
+
+
+class Notifier:
+    """Queue and thread of one mount.  `close` sends nothing more; it does not wait for a notification that waits in the kernel."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.has_epoch = True  # until the kernel says no
+        self._changed = threading.Condition()
+        self._queue: deque[bytes | list[int]] = deque()
+        self._sending = False
+        self._closed = False
+        self.dropped = 0
+        self.failed = 0
+        self._thread = threading.Thread(target=self._run, name="fuse-notify", daemon=True)
+        self._thread.start()
+
+    def invalidate_inode(self, ino: int, offset: int = 0, length: int = 0) -> None:
+        """Attributes, and cached pages from `offset` on (`length` 0: all of them; `offset` below 0: attributes only)."""
+        self._put(abi.pack_inval_inode(ino, offset, length))
+
+    def invalidate_entry(self, parent: int, name: bytes) -> None:
+        """One name.  Never sweep a directory with this: it detaches what is mounted below."""
+        self._put(abi.pack_inval_entry(parent, name))
+
+    def next_epoch(self) -> bool:
+        """Every cached name.  False (nothing sent) where the kernel is known not to have it."""
+        if self.has_epoch:
+            self._put(_INC_EPOCH)
+        return self.has_epoch
+
+    def invalidate_all(self, inos: list[int]) -> None:
+        """All names, and attributes and pages of `inos`: for a session that was lost."""
+        self.next_epoch()
+        self._put(inos)
+
+    def flushed(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything queued was sent; for background threads only."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._queue or self._sending), timeout_s)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._queue.clear()
+            self._changed.notify_all()
+
+    def _put(self, message: bytes | list[int]) -> None:
+        with self._changed:
+            if len(self._queue) >= QUEUED_MAX:
+                self.dropped += len(self._queue)
+                self._queue.clear()
+                if self.has_epoch:
+                    self._queue.append(_INC_EPOCH)
+                else:
+                    log.warning("too many notifications for the kernel: %d dropped, timeouts remain", self.dropped)
+            self._queue.append(message)
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._sending = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                if self._closed:
+                    return
+                message = self._queue.popleft()
+                self._sending = True
+            if isinstance(message, bytes):
+                self._send(message)
+            else:
+                for ino in message:
+                    self._send(abi.pack_inval_inode(ino, 0, 0))
+
+    def _send(self, message: bytes) -> None:
+        try:
+            os.write(self._fd, message)
+        except OSError as err:
+            if err.errno in _NOT_CACHED:
+                return
+            self.failed += 1
+            if err.errno in _ENDED:
+                self.close()
+            elif err.errno == errno.EINVAL and message == _INC_EPOCH:
+                self.has_epoch = False
+            else:
+                log.error("the kernel refused a notification: %s", err)

@@ -1,0 +1,363 @@
+"""The FUSE session: blocking reader threads, one slot each, and the life of a request from readv(2) to its reply.
+
+A request is read into its reader's slot, marked executing, and its handler is called on the spot.
+
+*It has a result:* the reply is kept in the slot (where repeating the request would change something), written, and the slot is free.
+*It has to wait* (the handler returned an Op that yields a Wait): the first step has run, the wait has not begun yet.  The request is
+copied to the park area, the slot is free, and only then the wait begins: whoever ends it, on whatever thread and however soon, finds the
+entry that carries the request.  In between both copies exist; a successor takes them for one (same unique, takeover.py).
+*Two cases keep their slot until the end,* and their reader with it: a WRITE (its Op may use the payload, which is not copied) and any
+request that finds the park area full.  That is the back-pressure: the other readers go on, and when all wait the kernel queues.
+
+INTERRUPT may overtake the request it speaks of, so its unique is remembered and looked up once the wait has begun.
+
+What a handler raises is answered (handlers.Failures); no request ends a thread.  A reply the kernel does not want (ENOENT: it gave the
+request up, or has the answer already) is harmless.  ENODEV from readv says that the mount is gone: the readers end.
+
+Rejected: a clone of the descriptor for each reader (its requests are aborted when it closes), a queue between readers and executors (a
+thread switch for each request costs as much as the request).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import GeneratorType
+from typing import Any
+
+from awsomefsd.fuse import abi, handlers_encode
+from awsomefsd.fuse.abi import Op
+from awsomefsd.fuse.context import Context
+from awsomefsd.fuse.control import Control, Negotiated
+from awsomefsd.fuse.filesystem import Filesystem
+from awsomefsd.fuse.handlers import Failures, Row, table
+from awsomefsd.fuse.handlers_encode import Reply
+from awsomefsd.fuse.held import UNIQUE_MASK, Carried, Held
+from awsomefsd.fuse.negotiate import Pins, agree, pack_init, pack_major_only, read_offer
+from awsomefsd.fuse.park import ParkArea, ParkEntry
+from awsomefsd.fuse.slots import Slot, SlotArea
+from awsomefsd.fuse.takeover import Takeover
+from awsomefsd.wait import Wait
+
+__all__ = ["Pins", "Session"]
+
+log = logging.getLogger("awsomefsd.fuse")
+
+INTERRUPTS_REMEMBERED = 256
+READ_AGAIN = frozenset((errno.ENOENT, errno.EINTR, errno.EAGAIN))
+READ_ENDED = frozenset((errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN))
+_BODY_AT = abi.IN_HEADER.size
+
+
+class Pending:
+    """A request whose Op waits.  `step` is the Resume it hands to each Wait; `ended` is set last of all."""
+
+    __slots__ = ("_op", "_session", "ctx", "ended", "held", "opcode")
+
+    def __init__(self, session: Session, held: Held, opcode: int, ctx: Context, op: Any) -> None:
+        self._session = session
+        self._op = op
+        self.held = held
+        self.opcode = opcode
+        self.ctx = ctx
+        self.ended = threading.Event()
+
+    def begin(self, wait: Wait) -> None:
+        try:
+            wait.start(self.step)
+        except Exception as err:
+            self.step(None, err)
+
+    def step(self, value: Any, error: BaseException | None) -> None:
+        try:
+            wait = self._op.send(value) if error is None else self._op.throw(error)
+        except StopIteration as stop:
+            self._end(stop.value, None)
+        except Exception as err:
+            self._end(None, err)
+        else:
+            self.begin(wait)
+
+    def _end(self, value: Any, error: Exception | None) -> None:
+        try:
+            self._session.finish(self.held, self.opcode, self.ctx, value, error)
+        finally:
+            self.ended.set()
+
+
+class Session:
+    """One mount's conversation with the kernel.  `recover` once, then `start`; `wait` returns when the kernel has unmounted.
+
+    `fresh`: nobody served this mount before.  `previous` says how the predecessor ended ({"signal": n | None}).  `on_first_reply` is
+    called once.  The caller ends the filesystem after `wait`.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        fs: Filesystem,
+        control: Control,
+        slots: SlotArea,
+        park: ParkArea,
+        *,
+        fresh: bool,
+        pins: Pins = Pins(),
+        previous: Mapping[str, Any] | None = None,
+        on_first_reply: Callable[[], None] | None = None,
+    ) -> None:
+        self.fd = fd
+        self.fs = fs
+        self.control = control
+        self.slots = slots
+        self.park = park
+        self.fresh = fresh
+        self.previous_signal: int | None = (previous or {}).get("signal")
+        self.failures = Failures()
+        self.carried: Carried | None = None  # requests of a predecessor that wait, or whose reply is not claimed yet
+        self.busy: dict[int, threading.Event] = {}  # slots that a takeover left to requests which keep them
+        self._pins = pins
+        self._on_first_reply = on_first_reply
+        self._interrupted: deque[int] = deque(maxlen=INTERRUPTS_REMEMBERED)
+        self._threads: list[threading.Thread] = []
+        self._counts = [control.counter("fuse_unknown")] * abi.OPCODES
+        for op in Op:
+            self._counts[op] = control.counter(f"fuse_{op.name.lower()}")
+        self._unwanted = control.counter("fuse_replies_unwanted")
+        self._failed_writes = control.counter("fuse_replies_failed")
+        self._kept_slots = control.counter("fuse_slots_kept")
+        self._table: list[Row] = []
+        negotiated = control.state.negotiated
+        self._use(negotiated.flags if negotiated is not None else 0)
+
+    @property
+    def negotiated(self) -> Negotiated | None:
+        """None until the kernel has sent INIT."""
+        return self.control.state.negotiated
+
+    # --- life ----------------------------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Take over what a predecessor left; before `start`, and only when that process is gone."""
+        os.set_blocking(self.fd, True)  # a predecessor may have died while it drained resent requests
+        if not self.fresh:
+            Takeover(self).run()
+
+    def start(self) -> None:
+        for slot in self.slots:
+            thread = threading.Thread(target=self._read_loop, args=(slot,), name=f"fuse-{slot.index}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """True when every reader has ended (the kernel has unmounted); false after `timeout_s` for one of them."""
+        for thread in self._threads:
+            thread.join(timeout_s)
+            if thread.is_alive():
+                return False
+        return True
+
+    # --- one request -----------------------------------------------------------------------------------------------------------
+
+    def _read_loop(self, slot: Slot) -> None:
+        busy = self.busy.get(slot.index)
+        if busy is not None:
+            busy.wait()
+        while self.read_one(slot):
+            pass
+
+    def read_one(self, slot: Slot) -> bool:
+        """Read and serve one request (or try to).  False when there will be no more."""
+        slot.begin_read()
+        try:
+            length = os.readv(self.fd, [slot.read_buffer])
+        except OSError as err:
+            if err.errno in READ_AGAIN:
+                return True
+            if err.errno not in READ_ENDED:
+                log.error("cannot read from the FUSE device: %s", err)
+            return False
+        if length < _BODY_AT:
+            return length > 0
+        self.serve(slot, length)
+        return True
+
+    def serve(self, slot: Slot, length: int) -> None:
+        """Execute the request in `slot`.  On return the slot is free."""
+        _, opcode, wire, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(slot.head)
+        ctx = Context(uid, gid, pid, wire & UNIQUE_MASK, wire)
+        slot.start(length)
+        if wire > UNIQUE_MASK and self.carried is not None and self.carried.claim(wire):
+            slot.free()
+            return
+        pending = self.execute(slot, opcode, ctx, nodeid, slot.read_buffer[_BODY_AT:length])
+        if pending is not None and pending.held is slot:
+            pending.ended.wait()
+
+    def execute(self, held: Held, opcode: int, ctx: Context, nodeid: int, body: memoryview) -> Pending | None:
+        """Call the handler; None when the request has ended, else what goes on by itself (and may have ended meanwhile)."""
+        fs = self.fs
+        value: Any = None
+        op: Any = None
+        error: Exception | None = None
+        try:
+            row = self._table[opcode] if opcode < abi.OPCODES else self._table[0]
+            value = row[0](fs, ctx, nodeid, body)
+            if type(value) is GeneratorType:
+                try:
+                    wait = value.send(None)
+                except StopIteration as stop:
+                    value = stop.value
+                else:
+                    op = value
+        except Exception as err:
+            error = err
+        if op is not None and error is None:
+            return self._wait(held, opcode, ctx, op, wait)
+        self.finish(held, opcode, ctx, value, error)
+        return None
+
+    def _wait(self, held: Held, opcode: int, ctx: Context, op: Any, wait: Wait) -> Pending:
+        if isinstance(held, Slot):
+            entry = self._parked(held, opcode)
+            if entry is not None:
+                held = entry
+            else:
+                self._kept_slots.add()
+        pending = Pending(self, held, opcode, ctx, op)
+        pending.begin(wait)
+        if ctx.unique in self._interrupted:
+            try:
+                self.fs.interrupt(ctx.unique)
+            except Exception:
+                log.exception("request %d could not be interrupted", ctx.unique)
+        return pending
+
+    def _parked(self, slot: Slot, opcode: int) -> ParkEntry | None:
+        """The request in its new place, and the slot free; None where it keeps the slot."""
+        if opcode == Op.WRITE:
+            return None
+        try:
+            entry = self.park.park(slot.request())
+        except ValueError:  # longer than anything the kernel sends but a WRITE
+            return None
+        if entry is not None:
+            slot.free()
+        return entry
+
+    def finish(self, held: Held, opcode: int, ctx: Context, value: Any, error: Exception | None) -> None:
+        """The request has ended: reply and let go of its memory.  Never raises."""
+        try:
+            if opcode >= abi.OPCODES:
+                opcode = 0
+            self._counts[opcode].add()
+            _, encode, stored = self._table[opcode]
+            if encode is None:
+                if error is not None:  # for the log
+                    self.failures.reply(self.fs, opcode, ctx, error)
+                held.free()
+                return
+            if error is None:
+                try:
+                    self.deliver(held, ctx, encode(self.fs, ctx, value), stored)
+                    return
+                except Exception as err:
+                    error = err
+            assert error is not None
+            self.deliver(held, ctx, self.failures.reply(self.fs, opcode, ctx, error), stored)
+        except Exception as err:
+            log.exception("request %d (opcode %d) was not answered", ctx.unique, opcode)
+            self.write(ctx.wire_unique, abi.pack_error(ctx.wire_unique, getattr(err, "errno", None) or errno.EIO))
+            held.free()
+
+    def deliver(self, held: Held, ctx: Context, reply: Reply, stored: bool) -> None:
+        """Keep the reply where it must not be computed again, write it, free the memory of the request, in this order."""
+        if stored:
+            assert type(reply) is bytes
+            held.store_reply(reply)
+        self.send(held, ctx.unique, ctx.wire_unique, reply)
+        if stored:
+            self.settle(ctx.unique)
+
+    def send(self, held: Held, unique: int, wire_unique: int, reply: Reply) -> None:
+        """Write a reply, and free the memory of its request."""
+        carried = self.carried
+        if carried is None:
+            self.write(wire_unique, reply)
+            held.free()
+            return
+        if not carried.send(held, unique, reply):
+            self.write(wire_unique, reply)
+            held.free()
+        if carried.is_over:
+            self.carried = None
+
+    def settle(self, unique: int) -> None:
+        """The answer is kept or sent: nobody asks the filesystem for this result again."""
+        try:
+            self.fs.replied(unique)
+        except Exception:
+            log.exception("request %d was answered, but its result could not be given up", unique)
+
+    def write(self, unique: int, reply: Reply) -> bool:
+        """One reply, one system call.  False where the kernel does not know the request (any more)."""
+        try:
+            if isinstance(reply, bytes):
+                os.write(self.fd, reply)
+            else:
+                os.writev(self.fd, reply)
+        except OSError as err:
+            return self._unwritten(unique, err)
+        if self._on_first_reply is not None:
+            self._first_reply()
+        return True
+
+    def _unwritten(self, unique: int, err: OSError) -> bool:
+        if err.errno == errno.ENOENT:
+            self._unwanted.add()
+            return False
+        if err.errno in READ_ENDED:
+            return True  # unmounted: nobody waits
+        self._failed_writes.add()
+        log.error("the kernel refused a reply: %s", err)
+        try:  # one that it cannot refuse, or the caller waits for ever
+            os.write(self.fd, abi.pack_error(unique, errno.EIO))
+        except OSError:
+            pass  # ENOENT: the kernel had ended it with an error of its own
+        return True
+
+    def _first_reply(self) -> None:
+        told, self._on_first_reply = self._on_first_reply, None
+        if told is not None:
+            told()
+
+    # --- requests of the session itself ------------------------------------------------------------------------------------------
+
+    def _use(self, flags: int) -> None:
+        rows = table(flags)
+        rows[Op.INIT] = (self._init, self._init_reply, False)
+        rows[Op.INTERRUPT] = (self._interrupt, None, False)
+        self._table = rows
+
+    def _init(self, fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> Negotiated | None:
+        offer = read_offer(body)
+        if offer.major > abi.KERNEL_MAJOR:
+            return None
+        agreed = agree(offer, self._pins)
+        self.control.update(negotiated=agreed)  # before the reply: from then on a successor may have to know
+        self._use(agreed.flags)
+        return agreed
+
+    def _init_reply(self, fs: Filesystem, ctx: Context, agreed: Negotiated | None) -> bytes:
+        return pack_major_only(ctx.wire_unique) if agreed is None else pack_init(ctx.wire_unique, agreed)
+
+    def _interrupt(self, fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> None:
+        unique = abi.INTERRUPT_IN.unpack_from(body)[0] & UNIQUE_MASK
+        self._interrupted.append(unique)  # first, so that a request which begins to wait now finds it
+        fs.interrupt(unique)
+
+
+assert os.sysconf("SC_IOV_MAX") > handlers_encode.PIECES_MAX

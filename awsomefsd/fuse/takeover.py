@@ -1,0 +1,224 @@
+"""What a successor does with the requests its predecessor had read, before it reads any itself.
+
+Runs on one thread, when the predecessor is known to be gone.  In this order:
+
+1. Collect slots and park entries.  A request that is in both (it was being parked) counts once, as parked, unless the other has its reply.
+2. DONE: its reply is sent again.  If the first one had arrived, the kernel says ENOENT.
+3. Deaths are counted against what was executing, in shared memory, before anything is executed.  A *suspect* was executing at
+   POISON_DEATHS deaths.  A suspect that was the only one executing when the worker died, and not by SIGKILL, is answered EIO: it would kill
+   every worker to come.  The others run alone, one after the other; the control area names the one that runs, so that a further death is
+   laid to its charge and not to that of those whose state still says EXECUTING.  One that waits for something after its first step is
+   not what kills; it gets ALONE_S to end, then the next one runs.
+   A parked request waits, it does not run: SIGKILL (from outside, or the memory limit) does not count against it.
+4. The rest is executed in the order of arrival (unique).
+5. FUSE_NOTIFY_RESEND, where negotiated: the kernel queues again, at the head, what it has no answer for.  These are read and executed here
+   (held.Carried says why single-threaded) until a request comes that is new or none is left.  This is a second line: it finds what slots
+   and park entries do not hold, which should be nothing.
+
+Every step may be interrupted by the next death: states change only by storing a reply or freeing, and counts only grow.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING, NamedTuple
+
+from awsomefsd.errors import Corrupt
+from awsomefsd.fuse import abi
+from awsomefsd.fuse.context import Context
+from awsomefsd.fuse.control import Suspect
+from awsomefsd.fuse.held import UNIQUE_MASK, Carried, Held
+from awsomefsd.fuse.park import ParkEntry
+from awsomefsd.fuse.slots import DONE, EXECUTING, FREE, Slot
+from awsomefsd.limits import POISON_DEATHS
+
+if TYPE_CHECKING:
+    from awsomefsd.fuse.session import Pending, Session
+
+log = logging.getLogger("awsomefsd.fuse")
+
+ALONE_S = 0.2
+_NOT_RESENT = frozenset((abi.Op.FORGET, abi.Op.BATCH_FORGET, abi.Op.INTERRUPT))  # read before anything that is queued
+
+
+class Left(NamedTuple):
+    """One request that the predecessor left."""
+
+    unique: int
+    wire_unique: int
+    opcode: int
+    held: Held
+
+    @property
+    def parked(self) -> bool:
+        return isinstance(self.held, ParkEntry)
+
+
+class Takeover:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        negotiated = session.negotiated
+        self._resend = negotiated is not None and negotiated.flags & abi.HAS_RESEND != 0
+
+    def run(self) -> None:
+        """Answer or start everything that was left; afterwards readers may start."""
+        session = self._session
+        left = self._collect()
+        if left:
+            log.info("takeover: %d requests left by the predecessor", len(left))
+        carried = Carried(session.write)
+        for one in left:
+            carried.add(one.unique)
+        if self._resend:
+            session.carried = carried
+        todo = [one for one in left if not self._answered(one)]
+        executing = self._executing(todo)
+        todo = [one for one in todo if one not in executing or not self._poisoned(one, len(executing))]
+        for one in [one for one in todo if one.held.deaths >= POISON_DEATHS]:
+            self._alone(one)
+            todo.remove(one)
+        session.control.update(suspects=[])
+        for one in todo:
+            self._execute(one)
+        if self._resend:
+            self._ask_again()
+            carried.drained()
+            if carried.is_over:
+                session.carried = None
+
+    # --- collecting --------------------------------------------------------------------------------------------------------------
+
+    def _collect(self) -> list[Left]:
+        """Every request once, by unique; the memory of second copies is freed."""
+        found: dict[int, Left] = {}
+        for held in [*self._session.park.entries(), *self._session.slots]:
+            one = self._read(held)
+            if one is None:
+                continue
+            first = found.setdefault(one.unique, one)
+            if first is one:
+                continue
+            keep, drop = (one, first) if one.held.state == DONE != first.held.state else (first, one)
+            found[one.unique] = keep
+            drop.held.free()
+        return sorted(found.values())
+
+    def _read(self, held: Held) -> Left | None:
+        try:
+            if held.state == FREE:
+                return None
+            if isinstance(held, ParkEntry) and not held.is_intact:
+                raise Corrupt(f"parked request {held.unique} fails its checksum")
+            request = held.request()
+            if len(request) < abi.IN_HEADER.size:
+                raise Corrupt(f"request of {len(request)} bytes")
+            _, opcode, wire, *_ = abi.IN_HEADER.unpack_from(request)
+        except Corrupt as err:
+            log.error("takeover: %s", err)
+            if isinstance(held, ParkEntry):
+                self._session.write(held.unique, abi.pack_error(held.unique, errno.EIO))
+            held.free()
+            return None
+        return Left(wire & UNIQUE_MASK, wire, opcode, held)
+
+    def _answered(self, one: Left) -> bool:
+        """Send the stored reply, if there is one."""
+        if one.held.state != DONE:
+            return False
+        try:
+            reply = one.held.reply()
+        except Corrupt as err:
+            log.error("takeover: %s", err)
+            return False
+        self._reply(one, reply)
+        return True
+
+    def _reply(self, one: Left, reply: bytes) -> None:
+        self._session.send(one.held, one.unique, one.wire_unique, reply)
+        self._session.settle(one.unique)
+
+    # --- suspects ----------------------------------------------------------------------------------------------------------------
+
+    def _poisoned(self, one: Left, executing_count: int) -> bool:
+        """Count the death; true for a request that was answered EIO because it kills."""
+        killed = self._session.previous_signal == signal.SIGKILL
+        if one.parked and killed:
+            return False
+        deaths = one.held.add_death()
+        if killed or deaths < POISON_DEATHS or executing_count > 1:
+            return False
+        log.error("request %d (opcode %d) killed its worker %d times, the last time alone: answered EIO", one.unique, one.opcode, deaths)
+        reply = abi.pack_error(one.wire_unique, errno.EIO)
+        one.held.store_reply(reply)
+        self._reply(one, reply)
+        return True
+
+    def _executing(self, todo: list[Left]) -> list[Left]:
+        """What was executing at the death: the one that ran alone, or all whose state says so."""
+        alone = {suspect.unique for suspect in self._session.control.state.suspects}
+        return [one for one in todo if one.held.state == EXECUTING and (not alone or one.unique in alone)]
+
+    def _alone(self, one: Left) -> None:
+        log.warning("request %d (opcode %d) was executing at %d deaths: it runs alone", one.unique, one.opcode, one.held.deaths)
+        self._session.control.update(suspects=[Suspect(one.unique, one.held.deaths, one.opcode)])
+        pending = self._execute(one)
+        if pending is not None:
+            pending.ended.wait(ALONE_S)
+
+    # --- executing ---------------------------------------------------------------------------------------------------------------
+
+    def _execute(self, one: Left) -> Pending | None:
+        session, held = self._session, one.held
+        if isinstance(held, Slot):
+            held.executing()
+        request = held.request()
+        _, opcode, wire, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(request)
+        ctx = Context(uid, gid, pid, one.unique, wire)
+        pending = session.execute(held, opcode, ctx, nodeid, request[abi.IN_HEADER.size :])
+        if pending is not None and isinstance(pending.held, Slot):
+            session.busy[pending.held.index] = pending.ended
+        return pending
+
+    # --- the second line -----------------------------------------------------------------------------------------------------------
+
+    def _ask_again(self) -> None:
+        session = self._session
+        try:
+            os.write(session.fd, abi.pack_notify(abi.Notify.RESEND))
+        except OSError as err:
+            log.warning("takeover: the kernel refused to send requests again: %s", err)
+            return
+        slot = self._idle_slot()
+        os.set_blocking(session.fd, False)
+        try:
+            while self._read_resent(slot):
+                pass
+        finally:
+            os.set_blocking(session.fd, True)
+
+    def _idle_slot(self) -> Slot:
+        """A slot to read into; where all are kept by requests, the first of them to end."""
+        session = self._session
+        for slot in session.slots:
+            if slot.index not in session.busy:
+                return slot
+        slot = session.slots[0]
+        session.busy.pop(slot.index).wait()
+        return slot
+
+    def _read_resent(self, slot: Slot) -> bool:
+        """One more that may have been resent; false when there is no more."""
+        session = self._session
+        slot.begin_read()
+        try:
+            length = os.readv(session.fd, [slot.read_buffer])
+        except OSError as err:
+            return err.errno in (errno.ENOENT, errno.EINTR)
+        if length < abi.IN_HEADER.size:
+            return False
+        _, opcode, wire, *_ = abi.IN_HEADER.unpack_from(slot.head)
+        session.serve(slot, length)
+        return wire > UNIQUE_MASK or opcode in _NOT_RESENT
