@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ADDRESS_BYTES_MAX = 107
 SO_PEERGROUPS = 59
@@ -74,8 +74,8 @@ def connect_unix(path: Path) -> socket.socket:
     return sock
 
 
-def peer_of(sock: socket.socket) -> Peer:
-    """SO_PEERCRED and SO_PEERGROUPS of a connected unix socket."""
+def peer_of(sock: Any) -> Peer:
+    """SO_PEERCRED and SO_PEERGROUPS of a connected unix socket, the standard library's or trio's."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1_024)
@@ -84,7 +84,7 @@ def peer_of(sock: socket.socket) -> Peer:
     return Peer(pid, uid, frozenset(struct.unpack(f"{len(raw) // 4}I", raw)) | {gid})
 
 
-def _many_groups(sock: socket.socket) -> bytes:
+def _many_groups(sock: Any) -> bytes:
     """SO_PEERGROUPS of a user in more than 256 groups; Python's getsockopt stops at 1,024 bytes."""
     import ctypes
 

@@ -1,0 +1,302 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Status(_message.Message):
+    __slots__ = ("cluster", "node", "site", "version", "state_dir", "run_dir", "pid", "uptime_s", "keeper", "keeper_pid", "devices", "volumes", "mounts", "conflicts", "figures", "reasons", "memory_bytes", "memory_bytes_max")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_DIR_FIELD_NUMBER: _ClassVar[int]
+    RUN_DIR_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    KEEPER_FIELD_NUMBER: _ClassVar[int]
+    KEEPER_PID_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    MOUNTS_FIELD_NUMBER: _ClassVar[int]
+    CONFLICTS_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    node: str
+    site: int
+    version: str
+    state_dir: str
+    run_dir: str
+    pid: int
+    uptime_s: float
+    keeper: bool
+    keeper_pid: int
+    devices: _containers.RepeatedCompositeFieldContainer[Device]
+    volumes: _containers.RepeatedCompositeFieldContainer[Volume]
+    mounts: _containers.RepeatedCompositeFieldContainer[MountPoint]
+    conflicts: _containers.RepeatedCompositeFieldContainer[Conflict]
+    figures: _containers.ScalarMap[str, str]
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    memory_bytes: int
+    memory_bytes_max: int
+    def __init__(self, cluster: _Optional[str] = ..., node: _Optional[str] = ..., site: _Optional[int] = ..., version: _Optional[str] = ..., state_dir: _Optional[str] = ..., run_dir: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., keeper: _Optional[bool] = ..., keeper_pid: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., figures: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., memory_bytes_max: _Optional[int] = ...) -> None: ...
+
+class Conflict(_message.Message):
+    __slots__ = ("path", "bytes")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    bytes: int
+    def __init__(self, path: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Device(_message.Message):
+    __slots__ = ("device", "uuid", "path", "bytes", "segment_bytes", "segments", "segments_free", "shared", "state")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FREE_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    uuid: str
+    path: str
+    bytes: int
+    segment_bytes: int
+    segments: int
+    segments_free: int
+    shared: bool
+    state: str
+    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[str] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., segments: _Optional[int] = ..., segments_free: _Optional[int] = ..., shared: _Optional[bool] = ..., state: _Optional[str] = ...) -> None: ...
+
+class AddDeviceRequest(_message.Message):
+    __slots__ = ("path", "shared", "destroy")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    DESTROY_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    shared: bool
+    destroy: str
+    def __init__(self, path: _Optional[str] = ..., shared: _Optional[bool] = ..., destroy: _Optional[str] = ...) -> None: ...
+
+class ListDevicesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListDevicesReply(_message.Message):
+    __slots__ = ("devices",)
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[Device]
+    def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
+
+class Volume(_message.Message):
+    __slots__ = ("volume", "uuid", "name", "quota_bytes", "quota_inodes", "used_bytes", "used_inodes", "reserved_bytes", "mounted")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_INODES_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_INODES_FIELD_NUMBER: _ClassVar[int]
+    RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MOUNTED_FIELD_NUMBER: _ClassVar[int]
+    volume: int
+    uuid: str
+    name: str
+    quota_bytes: int
+    quota_inodes: int
+    used_bytes: int
+    used_inodes: int
+    reserved_bytes: int
+    mounted: str
+    def __init__(self, volume: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_inodes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., used_inodes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., mounted: _Optional[str] = ...) -> None: ...
+
+class CreateVolumeRequest(_message.Message):
+    __slots__ = ("name", "quota_bytes", "quota_inodes", "mode", "uid", "gid")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_INODES_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    quota_bytes: int
+    quota_inodes: int
+    mode: int
+    uid: int
+    gid: int
+    def __init__(self, name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_inodes: _Optional[int] = ..., mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ...) -> None: ...
+
+class ListVolumesRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListVolumesReply(_message.Message):
+    __slots__ = ("volumes",)
+    VOLUMES_FIELD_NUMBER: _ClassVar[int]
+    volumes: _containers.RepeatedCompositeFieldContainer[Volume]
+    def __init__(self, volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ...) -> None: ...
+
+class SetVolumeRequest(_message.Message):
+    __slots__ = ("name", "quota_bytes", "quota_inodes", "new_name")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
+    QUOTA_INODES_FIELD_NUMBER: _ClassVar[int]
+    NEW_NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    quota_bytes: int
+    quota_inodes: int
+    new_name: str
+    def __init__(self, name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_inodes: _Optional[int] = ..., new_name: _Optional[str] = ...) -> None: ...
+
+class DeleteVolumeRequest(_message.Message):
+    __slots__ = ("name", "destroy")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DESTROY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    destroy: str
+    def __init__(self, name: _Optional[str] = ..., destroy: _Optional[str] = ...) -> None: ...
+
+class DeleteVolumeReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MountPoint(_message.Message):
+    __slots__ = ("mount", "volume", "directory", "options", "state", "worker_pid", "workers", "last_error")
+    MOUNT_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    WORKER_PID_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    mount: str
+    volume: str
+    directory: str
+    options: _containers.RepeatedScalarFieldContainer[str]
+    state: str
+    worker_pid: int
+    workers: int
+    last_error: str
+    def __init__(self, mount: _Optional[str] = ..., volume: _Optional[str] = ..., directory: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., worker_pid: _Optional[int] = ..., workers: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+
+class MountRequest(_message.Message):
+    __slots__ = ("volume", "directory", "options")
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    volume: str
+    directory: str
+    options: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, volume: _Optional[str] = ..., directory: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class UmountRequest(_message.Message):
+    __slots__ = ("target", "force")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    force: bool
+    def __init__(self, target: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class UmountReply(_message.Message):
+    __slots__ = ("directory", "flushed", "detached")
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    FLUSHED_FIELD_NUMBER: _ClassVar[int]
+    DETACHED_FIELD_NUMBER: _ClassVar[int]
+    directory: str
+    flushed: bool
+    detached: bool
+    def __init__(self, directory: _Optional[str] = ..., flushed: _Optional[bool] = ..., detached: _Optional[bool] = ...) -> None: ...
+
+class ListMountsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListMountsReply(_message.Message):
+    __slots__ = ("mounts",)
+    MOUNTS_FIELD_NUMBER: _ClassVar[int]
+    mounts: _containers.RepeatedCompositeFieldContainer[MountPoint]
+    def __init__(self, mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping]]] = ...) -> None: ...
+
+class FlushRequest(_message.Message):
+    __slots__ = ("target",)
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    def __init__(self, target: _Optional[str] = ...) -> None: ...
+
+class FlushReply(_message.Message):
+    __slots__ = ("directory",)
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    directory: str
+    def __init__(self, directory: _Optional[str] = ...) -> None: ...
+
+class FollowRequest(_message.Message):
+    __slots__ = ("after", "follow", "reader")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    READER_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    follow: bool
+    reader: str
+    def __init__(self, after: _Optional[int] = ..., follow: _Optional[bool] = ..., reader: _Optional[str] = ...) -> None: ...
+
+class Change(_message.Message):
+    __slots__ = ("index", "term", "time_ns", "site", "stamp", "mount", "unique", "session", "epoch", "command", "fields", "first_kept", "last")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    STAMP_FIELD_NUMBER: _ClassVar[int]
+    MOUNT_FIELD_NUMBER: _ClassVar[int]
+    UNIQUE_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_KEPT_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    term: int
+    time_ns: int
+    site: int
+    stamp: int
+    mount: int
+    unique: int
+    session: int
+    epoch: int
+    command: str
+    fields: str
+    first_kept: int
+    last: int
+    def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ..., time_ns: _Optional[int] = ..., site: _Optional[int] = ..., stamp: _Optional[int] = ..., mount: _Optional[int] = ..., unique: _Optional[int] = ..., session: _Optional[int] = ..., epoch: _Optional[int] = ..., command: _Optional[str] = ..., fields: _Optional[str] = ..., first_kept: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
+
+class RemoveReaderRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RemoveReaderReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -1,0 +1,81 @@
+"""The admin API as the CLI calls it: domain errors instead of gRPC's, and plain words when nobody answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from awsomefsd import sockets
+from awsomefsd.admin import admin_pb2, admin_pb2_grpc, trailers
+from awsomefsd.errors import Refused, Unavailable
+
+CALL_S = 30.0
+MOUNT_S = 120.0  # longer than the keeper waits for a worker, so that the daemon's own words arrive
+UMOUNT_S = 330.0  # likewise: a flush before and one after umount(2)
+
+
+class AdminClient:
+    """A connection to one daemon; a context manager.  Methods are the RPCs of admin.proto, taking the request's fields as keywords."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        _check(path)
+        self._address = sockets.address(path)
+        place = self._address.__enter__()
+        options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.enable_http_proxy", 0), ("grpc.default_authority", "localhost")]
+        self._channel = grpc.insecure_channel(f"unix:{place}", options=options)
+        self._stub = admin_pb2_grpc.AdminStub(self._channel)
+
+    def __enter__(self) -> AdminClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+        self._address.__exit__(None, None, None)
+
+    def call(self, name: str, timeout_s: float = CALL_S, **fields: Any) -> Any:
+        """The reply of one RPC.  Raises the domain error that the daemon raised."""
+        request = getattr(admin_pb2, f"{name}Request")(**fields)
+        try:
+            return getattr(self._stub, name)(request, timeout=timeout_s)
+        except grpc.RpcError as failure:
+            raise self._explained(failure, timeout_s) from None
+
+    def follow(self, **fields: Any) -> Iterator[Any]:
+        """The change stream; ends when the daemon ends it."""
+        try:
+            yield from self._stub.Follow(admin_pb2.FollowRequest(**fields))
+        except grpc.RpcError as failure:
+            raise self._explained(failure, 0) from None
+
+    def _explained(self, failure: grpc.RpcError, timeout_s: float) -> Exception:
+        assert isinstance(failure, grpc.Call)
+        ours = any(key == trailers.ERROR_KEY for key, _ in failure.trailing_metadata() or ())
+        if not ours and failure.code() == grpc.StatusCode.UNAVAILABLE:
+            return Unavailable(
+                f"the daemon behind {self._path} closed the connection ({failure.details()}); "
+                "it is restarting (try again), or you are neither root nor in its admin group"
+            )
+        if not ours and failure.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return Unavailable(f"no answer within {timeout_s:.0f} s; the operation may still end: look at `awsomefsd status`")
+        return trailers.to_error(failure)
+
+
+def _check(path: Path) -> None:
+    """Say in words what gRPC would call UNAVAILABLE."""
+    try:
+        sockets.connect_unix(path).close()
+    except PermissionError as err:
+        raise Refused(f"{path}: permission denied; run as root or as a member of the admin group (configuration key admin_group)") from err
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as err:
+        raise Unavailable(f"no daemon answers at {path}; start it with `awsomefsd run` (or check --run-dir)") from err
+    except OSError as err:
+        raise Unavailable(f"cannot connect to {path}: {os.strerror(err.errno or 0)}") from err

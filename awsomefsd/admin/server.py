@@ -1,0 +1,130 @@
+"""The admin socket: who may ask is checked by credentials of the kernel before a byte reaches gRPC.
+
+Two sockets.  The inner one is gRPC's, in a directory of mode 0700 that only this daemon's user can enter.  The outer one is
+run_dir/admin.sock, of root and the admin group (mode 0660); every connection is checked by SO_PEERCRED and SO_PEERGROUPS (root, our own
+user, or the group) and then spliced to the inner one.  gRPC's Python server shows a service neither uid nor groups of a unix peer, and a
+file mode alone is lost with one careless chmod or a bind mount: hence the splice.  It costs two copies a message on a path that carries a
+few requests a minute.
+"""
+
+from __future__ import annotations
+
+import grp
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import trio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from awsomefsd import sockets
+from awsomefsd.admin import admin_pb2, admin_pb2_grpc
+from awsomefsd.errors import Refused
+from awsomefsd.metrics import Counter
+from awsomefsd.node import make_directory
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
+CALLS_MAX = 32  # at once; a mount or a follower holds one for as long as it takes
+FOLLOWERS_MAX = CALLS_MAX // 2
+CONNECTIONS_MAX = 128
+CHUNK_BYTES = 64 * 1024
+INNER_DIRECTORY = "admin"
+
+assert FOLLOWERS_MAX < CALLS_MAX, "followers never take all threads from the other calls"
+
+
+class GrpcServer:
+    """gRPC on the inner socket, with health and reflection."""
+
+    def __init__(self, service: admin_pb2_grpc.AdminServicer, run_dir: Path) -> None:
+        directory = run_dir / INNER_DIRECTORY
+        make_directory(directory, 0o700)
+        os.chmod(directory, 0o700)
+        self.path = directory / "grpc.sock"
+        self.path.unlink(missing_ok=True)
+        self._server = grpc.server(ThreadPoolExecutor(CALLS_MAX, "admin"), options=[("grpc.so_reuseport", 0)])
+        admin_pb2_grpc.add_AdminServicer_to_server(service, self._server)
+        self._health = health.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        with sockets.address(self.path) as place:
+            self._server.add_insecure_port(f"unix:{place}")
+        self._server.start()
+        self.set_serving(True)
+
+    def set_serving(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE_NAME):
+            self._health.set(name, status)
+
+    def stop(self, grace_s: float = 1.0) -> None:
+        self._health.enter_graceful_shutdown()
+        self._server.stop(grace_s).wait()
+        self.path.unlink(missing_ok=True)
+
+
+class Door:
+    """The outer socket.  Opened in the constructor, so that a daemon that says it is ready can be asked; `serve` runs until cancelled."""
+
+    def __init__(self, path: Path, inner: Path, group: str | None, refused: Counter) -> None:
+        self._path = path
+        self._inner = inner
+        self._group = grp.getgrnam(group).gr_gid if group else -1
+        self._refused = refused
+        self._limit = trio.CapacityLimiter(CONNECTIONS_MAX)
+        try:
+            listener = sockets.listen_unix(path, 0o660 if group else 0o600, self._group)
+        except OSError as err:
+            raise Refused(f"cannot listen on {path}: {err.strerror}; run as root, or choose another --run-dir") from err
+        listener.setblocking(False)
+        self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+
+    def admits(self, peer: sockets.Peer) -> bool:
+        return peer.uid in (0, os.geteuid()) or (self._group >= 0 and self._group in peer.gids)
+
+    async def serve(self) -> None:
+        try:
+            await trio.serve_listeners(self._visit, [self._listener])
+        finally:
+            self._path.unlink(missing_ok=True)
+
+    async def _visit(self, outer: trio.SocketStream) -> None:
+        """One connection; what goes wrong on it ends it and nothing else."""
+        peer = sockets.peer_of(outer.socket)
+        if not self.admits(peer):
+            self._refused.add()
+            logger.warning(
+                "admin connection refused: not root and not in the admin group", extra={"peer_pid": peer.pid, "peer_uid": peer.uid}
+            )
+            await outer.aclose()
+            return
+        async with self._limit, outer:
+            try:
+                inner = _connect(self._inner)
+            except OSError as err:
+                logger.warning("admin connection dropped: the inner socket does not answer", extra={"errno": err.errno})
+                return
+            async with inner, trio.open_nursery() as nursery:
+                nursery.start_soon(_pump, inner, outer, nursery.cancel_scope)
+                await _pump(outer, inner, nursery.cancel_scope)
+
+
+def _connect(path: Path) -> trio.SocketStream:
+    sock = sockets.connect_unix(path)  # local and listening: does not wait
+    sock.setblocking(False)
+    return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+
+
+async def _pump(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+    """Copies until one side ends, then ends the other: HTTP/2 has no half-closed connections worth keeping."""
+    try:
+        while chunk := await source.receive_some(CHUNK_BYTES):
+            await sink.send_all(chunk)
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+    scope.cancel()

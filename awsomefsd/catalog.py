@@ -1,0 +1,139 @@
+"""Volumes and devices of the cluster, by name, through the metadata service; errors say what to do about them.
+
+What the machine answers is an errno; here it becomes words, because here the names are known.
+"""
+
+from __future__ import annotations
+
+import errno
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.errors import AlreadyExists, ConfigError, Error, FsError, NotFound, Refused, WouldLoseData
+from awsomefsd.limits import VOLUME_NAME_BYTES_MAX, VOLUMES_MAX
+from awsomefsd.meta import messages
+from awsomefsd.meta.commands import (
+    AddDevice,
+    AdvanceReader,
+    AnyCommand,
+    CreateVolume,
+    DeleteVolume,
+    RegisterReader,
+    RemoveReader,
+    SetVolume,
+)
+from awsomefsd.types import HOST_UNIQUE, DeviceInfo, VolumeInfo
+
+Call = Callable[[Any], Any]  # a body of meta.messages in, its reply out; raises domain errors
+
+
+def check_volume_name(name: str) -> str:
+    """A name goes into fstab, the mount table and the command line: letters, digits, '.', '_' and '-', not first '.' or '-'."""
+    if not 0 < len(name.encode()) <= VOLUME_NAME_BYTES_MAX:
+        raise ConfigError(f"a volume name has 1 to {VOLUME_NAME_BYTES_MAX} bytes, {name!r} has {len(name.encode())}; choose another")
+    if name[0] in ".-" or not all(char.isascii() and (char.isalnum() or char in "._-") for char in name):
+        raise ConfigError(f"{name!r} is no volume name: letters, digits, '.', '_' and '-' only, and a letter, digit or '_' first")
+    return name
+
+
+class Catalog:
+    """Thread-safe as far as `call` is."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def figures(self) -> dict[str, int | float | str]:
+        return dict(self._call(messages.GetStatus()).figures)
+
+    def propose(self, command: AnyCommand) -> Any:
+        """Commit one command as the daemon itself."""
+        return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))
+
+    # --- volumes ------------------------------------------------------------------------------------------------------------
+
+    def volumes(self) -> list[VolumeInfo]:
+        return list(self._call(messages.GetVolumes()).volumes)
+
+    def volume(self, name: str) -> VolumeInfo:
+        """Raises NotFound that names the volumes there are."""
+        found = next((volume for volume in self.volumes() if volume.name == name), None)
+        if found is None:
+            names = ", ".join(sorted(volume.name for volume in self.volumes())[:20]) or "none"
+            raise NotFound(f"there is no volume {name!r} (volumes: {names}); create it with `awsomefsd volume create {name}`")
+        return found
+
+    def create_volume(self, name: str, quota_bytes: int, quota_inodes: int, mode: int, uid: int, gid: int) -> VolumeInfo:
+        check_volume_name(name)
+        try:
+            self.propose(CreateVolume(name, str(uuid.uuid4()), quota_bytes, quota_inodes, mode & 0o7777, uid, gid))
+        except FsError as err:
+            if err.errno == errno.EEXIST:
+                raise AlreadyExists(f"there is a volume {name!r} already; choose another name") from err
+            if err.errno in (errno.ENOSPC, errno.EMFILE):
+                raise Refused(f"no more than {VOLUMES_MAX} volumes; delete one first") from err
+            raise _worded(err, f"volume {name} cannot be created") from err
+        return self.volume(name)
+
+    def set_volume(self, name: str, quota_bytes: int, quota_inodes: int, new_name: str) -> VolumeInfo:
+        """-1 and "" leave a value as it is."""
+        volume = self.volume(name)
+        if new_name:
+            check_volume_name(new_name)
+        try:
+            self.propose(SetVolume(volume.volume, quota_bytes, quota_inodes, new_name))
+        except FsError as err:
+            if err.errno == errno.EEXIST:
+                raise AlreadyExists(f"there is a volume {new_name!r} already; choose another name") from err
+            raise _worded(err, f"volume {name} cannot be changed") from err
+        return self.volume(new_name or name)
+
+    def delete_volume(self, name: str, *, destroy: bool) -> None:
+        volume = self.volume(name)
+        try:
+            self.propose(DeleteVolume(volume.volume, destroy))
+        except FsError as err:
+            if err.errno == errno.ENOTEMPTY:
+                raise WouldLoseData(
+                    f"volume {name} has {volume.used_inodes} files and directories; to destroy them: awsomefsd volume delete {name} --force"
+                ) from err
+            if err.errno == errno.EBUSY:
+                raise Refused(f"volume {name} is mounted; umount it first") from err
+            raise _worded(err, f"volume {name} cannot be deleted") from err
+
+    # --- devices ------------------------------------------------------------------------------------------------------------
+
+    def devices(self) -> list[DeviceInfo]:
+        return list(self._call(messages.GetDevices()).devices)
+
+    def add_device(self, command: AddDevice) -> DeviceInfo:
+        try:
+            self.propose(command)
+        except FsError as err:
+            if err.errno == errno.EEXIST:
+                raise AlreadyExists(f"device {command.uuid} belongs to this cluster already; see `awsomefsd device ls`") from err
+            raise _worded(err, "the device cannot be added") from err
+        return next(device for device in self.devices() if device.uuid == command.uuid)
+
+    # --- the change stream ----------------------------------------------------------------------------------------------------
+
+    def follow(self, after: int, count: int, wait_ms: int) -> messages.Changes:
+        reply = self._call(messages.Follow(after, count, wait_ms))
+        assert isinstance(reply, messages.Changes)
+        return reply
+
+    def register_reader(self, name: str, cursor: int) -> None:
+        self.propose(RegisterReader(name, cursor))
+
+    def advance_reader(self, name: str, cursor: int) -> None:
+        self.propose(AdvanceReader(name, cursor))
+
+    def remove_reader(self, name: str) -> None:
+        try:
+            self.propose(RemoveReader(name))
+        except FsError as err:
+            raise NotFound(f"there is no reader {name!r} of the change stream") if err.errno == errno.ENOENT else err from err
+
+
+def _worded(err: FsError, what: str) -> Error:
+    return FsError(err.errno, f"{what}: {err}")

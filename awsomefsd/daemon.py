@@ -1,0 +1,235 @@
+"""The node daemon: the one place that knows all parts, builds them, and ends them.
+
+Order of the start, each step relying on the one before: identity, lock on the state directory, metadata service (recovers; listens on
+meta.sock), admin API, metrics, READY to the service manager; then mounts are brought into line, for as long as the daemon runs.
+Order of the end: the admin API stops taking calls, then the metadata service commits its store.  Workers and keeper go on and wait.
+
+If the metadata thread ends by itself (a failed fsync, damage) the daemon ends with status 1 and a reason: what was acknowledged is in the
+journal, and the next start replays it.  Carrying on with an admin API over a dead service was rejected: nothing would restart us.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import trio
+
+from awsomefsd import node, sockets
+from awsomefsd.catalog import Catalog
+from awsomefsd.config import Settings
+from awsomefsd.devices import NodeDevices
+from awsomefsd.errors import Error, FsError, Unavailable
+from awsomefsd.fuse.keeper_client import KeeperClient
+from awsomefsd.io.devices import DeviceTable
+from awsomefsd.log import bound
+from awsomefsd.meta import queries
+from awsomefsd.meta.commands import Init
+from awsomefsd.meta.machine import Machine
+from awsomefsd.meta.messages import Failed
+from awsomefsd.meta.service import MetadataService
+from awsomefsd.metrics import Registry
+from awsomefsd.mount_options import MountOptions
+from awsomefsd.mounts import Mounts, Wish
+
+logger = logging.getLogger(__name__)
+RECONCILE_S = 1.0
+CALL_S = 10.0
+PINS_VARIABLE = "AWSOMEFSD_FUSE_PINS"
+
+
+class MetadataEnded(Error):
+    """The metadata service ended by itself; the daemon must be started again."""
+
+
+class Parts:
+    """Everything of a running daemon, complete when constructed.  `close` ends it in order; harmless twice."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.node = node.load(settings.state_dir)
+        with ExitStack() as undo:
+            lock = node.StateLock(settings.state_dir, "a second daemon")
+            undo.callback(lock.release)
+            make_run_dir(settings)
+            self.figures = Registry()
+            self.table = DeviceTable(settings.state_dir)
+            self.metadata = _metadata_service(settings, self.node, self.table)
+            self.metadata.start()
+            undo.callback(self.metadata.stop)
+            self.catalog = Catalog(self._call)
+            if not self.catalog.figures()["applied"]:
+                self.catalog.propose(Init(self.node.cluster, self.node.site))
+            self.devices = NodeDevices(self.node.cluster, self.table, self.catalog)
+            self.keeper = KeeperClient(settings.run_dir)
+            readahead_kib = settings.mount.readahead // 1024
+            config = _worker_config(settings, self.node)
+            self.mounts = Mounts(settings.state_dir, node.boot_id(), self.keeper, self.catalog.volume, config, readahead_kib)
+            self._serve(undo)
+            self._undo = undo.pop_all()
+
+    def _serve(self, undo: ExitStack) -> None:
+        """gRPC and metrics are imported here, when the metadata service serves already: workers wait for that one."""
+        from awsomefsd.admin.server import Door, GrpcServer
+        from awsomefsd.admin.service import AdminService
+        from awsomefsd.status import Status
+
+        settings = self.settings
+        status = Status(settings, self.node, self.catalog, self.devices, self.mounts, self.keeper)
+        self.admin = AdminService(self.catalog, self.devices, self.mounts, status)
+        self.grpc = GrpcServer(self.admin, settings.run_dir)
+        undo.callback(self.grpc.stop)
+        undo.callback(self.admin.stopping.set)
+        refused = self.figures.counter("awsomefsd_admin_refused_total", "Admin connections of users that may not ask.")
+        self.door = Door(settings.admin_socket, self.grpc.path, settings.admin_group, refused)
+        self.figures.source(status.samples)
+        if settings.metrics.listen:
+            from awsomefsd.exporter import Exporter
+
+            exporter = Exporter(self.figures, settings.metrics.listen, settings.run_dir)
+            undo.callback(exporter.close)
+            logger.info("metrics are served", extra={"at": exporter.address})
+
+    def _call(self, body: Any) -> Any:
+        """A request to the metadata service; what it refuses is raised."""
+        reply = self.metadata.query(body, CALL_S)
+        if isinstance(reply, Failed):
+            if reply.retry:
+                raise Unavailable(f"{reply.detail or 'the metadata service cannot answer now'}; try again")
+            raise FsError(reply.errno, reply.detail)
+        return reply
+
+    def close(self) -> None:
+        self._undo.close()
+
+
+def make_run_dir(settings: Settings) -> None:
+    """Everybody may pass through (the admin socket is behind it), nobody else may list or write."""
+    node.make_directory(settings.run_dir, 0o711)
+
+
+def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTable) -> MetadataService:
+    directory = settings.state_dir / "meta"
+    node.make_directory(directory, 0o700)
+    return MetadataService(
+        directory=directory,
+        socket_path=settings.meta_socket,
+        cluster_uuid=identity.cluster,
+        node_uuid=identity.node,
+        site=identity.site,
+        make_machine=Machine,
+        answer=queries.answer,  # type: ignore[arg-type]  # the machine it gets is the one that make_machine made
+        device_paths=table.paths,
+    )
+
+
+def _worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, MountOptions], dict[str, Any]]:
+    """What a worker is told: the keeper hands it on unread."""
+    pins = os.environ.get(PINS_VARIABLE, "")  # for tests: what negotiate.Pins holds back
+    boot_id = node.boot_id()
+
+    def config(wish: Wish, options: MountOptions) -> dict[str, Any]:
+        return {
+            "volume": wish.volume,
+            "volume_name": wish.volume_name,
+            "mount": wish.mount,
+            "node": identity.node,
+            "boot_id": boot_id,
+            "meta_sock": str(settings.meta_socket),
+            "state_dir": str(settings.state_dir),
+            "read_only": options.read_only,
+            "log_level": settings.log.level,
+            "log_format": settings.log.format,
+            "memory_bytes": settings.memory.worker,
+            "pins": pins,
+        }
+
+    return config
+
+
+# --- lifecycles -----------------------------------------------------------------------------------------------------------------
+
+
+async def _stop_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            logger.info("daemon stops; mounts go on", extra={"signal": signal.Signals(number).name})
+            sockets.notify_systemd("STOPPING=1")
+            scope.cancel()
+            return
+
+
+async def _watch_metadata(metadata: MetadataService) -> None:
+    """Raises when the service has ended by itself.  Polled: a thread that waits for an Event cannot be cancelled."""
+    while not metadata.failed.is_set():
+        await trio.sleep(0.05)
+    raise MetadataEnded(f"the metadata service ended: {metadata.error}; the daemon must be started again, see its log")
+
+
+async def _keep_mounts(mounts: Mounts) -> None:
+    """Bring mounts into line, again and again; each dead one comes back in a task of its own."""
+    reviving: set[str] = set()
+    away = False
+
+    async def revive(wish: Wish) -> None:
+        try:
+            await trio.to_thread.run_sync(mounts.revive, wish, abandon_on_cancel=True)
+        finally:
+            reviving.discard(wish.directory)
+
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                dead = await trio.to_thread.run_sync(mounts.reconcile, abandon_on_cancel=True)
+            except Error as err:
+                if not away:
+                    logger.warning("mounts cannot be looked at; running ones go on", extra={"reason": str(err)})
+                away, dead = True, []
+            else:
+                away = False
+            for wish in dead:
+                if wish.directory not in reviving:
+                    reviving.add(wish.directory)
+                    nursery.start_soon(revive, wish)
+            await trio.sleep(RECONCILE_S)
+
+
+async def serve(parts: Parts, ready: Callable[[], None]) -> None:
+    """Runs until a signal; raises MetadataEnded."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
+        nursery.start_soon(_watch_metadata, parts.metadata)
+        nursery.start_soon(parts.door.serve)
+        nursery.start_soon(_keep_mounts, parts.mounts)
+        ready()
+
+
+def run(settings: Settings) -> int:
+    """The daemon, in the foreground; the exit status."""
+    began = time.monotonic()
+    os.chdir("/")  # keeps no mount busy
+
+    async def main() -> None:
+        parts = Parts(settings)
+        log = bound(logger, node=parts.node.node, cluster=parts.node.cluster)
+        try:
+            await serve(parts, lambda: _ready(log, began))
+        finally:
+            parts.close()
+
+    try:
+        trio.run(main, strict_exception_groups=False)
+    except MetadataEnded as err:
+        logger.critical("%s", err)
+        return 1
+    return 0
+
+
+def _ready(log: Any, began: float) -> None:
+    log.info("daemon is ready", extra={"ms": round((time.monotonic() - began) * 1000)})
+    sockets.notify_systemd("READY=1")

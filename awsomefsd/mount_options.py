@@ -1,0 +1,117 @@
+"""Mount options as people know them, sorted by who acts on them: the kernel's mount flags, the FUSE layer, this system, or nobody.
+
+Pure.  An unknown option is an error that names it: a mistyped `nosiud` that is silently ignored would be a hole.  `default_permissions` is
+always on (the kernel checks modes), `allow_other` is on unless `noallow_other` asks for a mount that only its owner may enter.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+
+from awsomefsd.errors import ConfigError
+from awsomefsd.limits import KIB, READ_AHEAD_BYTES_MAX
+from awsomefsd.sizes import parse_bytes
+
+# Passed to mount(2) as flags; of opposites the later one wins.
+FLAGS = frozenset((
+    "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "sync", "async", "dirsync", "noatime", "atime", "nodiratime",
+    "diratime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "nosymfollow", "symfollow",
+))  # fmt: skip
+# For mount(8), fstab and systemd; they say nothing to a filesystem.
+BOOKKEEPING = frozenset((
+    "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "nousers", "owner", "noowner", "group",
+    "nogroup", "silent", "loud", "mand", "nomand", "iversion", "noiversion", "default_permissions",
+))  # fmt: skip
+BOOKKEEPING_VALUES = ("comment", "user", "helper", "uhelper")
+VALUES = ("readahead", "uid", "gid", "user_id", "group_id")
+OURS = ("allow_other", "noallow_other")
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What a mount was asked to be.  `flags` in order, `user_id` and `group_id` own the mount (they matter with noallow_other)."""
+
+    flags: tuple[str, ...] = ()
+    read_only: bool = False
+    allow_other: bool = True
+    readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB
+    user_id: int | None = None
+    group_id: int | None = None
+    given: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def fuse_options(self) -> str:
+        """The words of the FUSE layer that the keeper adds to its own (fd, rootmode, user_id, group_id)."""
+        words = ["default_permissions"]
+        if self.allow_other:
+            words.append("allow_other")
+        if self.user_id is not None:
+            words.append(f"user_id={self.user_id}")
+        if self.group_id is not None:
+            words.append(f"group_id={self.group_id}")
+        return ",".join(words)
+
+
+def split(text: str) -> list[str]:
+    """Options of one -o argument; commas inside double quotes do not split (as in fstab)."""
+    options, current, quoted = [], "", False
+    for char in text:
+        if char == '"':
+            quoted = not quoted
+        if char == "," and not quoted:
+            options.append(current)
+            current = ""
+        else:
+            current += char
+    return [option.strip() for option in (*options, current) if option.strip()]
+
+
+def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB) -> MountOptions:
+    """Raises ConfigError that names an unknown option or a bad value."""
+    flags: list[str] = []
+    values: dict[str, int] = {}
+    allow_other = True
+    for option in options:
+        name, equals, value = option.partition("=")
+        if option in FLAGS:
+            flags.append(option)
+        elif option == "noallow_other":
+            allow_other = False
+        elif option == "allow_other":
+            allow_other = True
+        elif option in BOOKKEEPING or name.startswith(("x-", "X-")) or (equals and name in BOOKKEEPING_VALUES):
+            continue
+        elif equals and name in VALUES:
+            values[name] = _number(name, value)
+        else:
+            raise ConfigError(f"unknown mount option {option!r}{_nearest(name)}; correct or remove it")
+    return MountOptions(
+        flags=tuple(flags),
+        read_only=_last(flags, "ro", "rw") == "ro",
+        allow_other=allow_other,
+        readahead_kib=values.get("readahead", readahead_kib * KIB) // KIB,
+        user_id=values.get("user_id", values.get("uid")),
+        group_id=values.get("group_id", values.get("gid")),
+        given=tuple(options),
+    )
+
+
+def _number(name: str, value: str) -> int:
+    try:
+        number = parse_bytes(value) if name == "readahead" else int(value)
+    except ValueError as err:
+        raise ConfigError(f"mount option {name}={value}: {err}") from None
+    bound = READ_AHEAD_BYTES_MAX if name == "readahead" else (1 << 32) - 2
+    if not 0 <= number <= bound:
+        raise ConfigError(f"mount option {name}={value}: give a number from 0 to {bound}")
+    return number
+
+
+def _last(flags: list[str], *names: str) -> str | None:
+    return next((flag for flag in reversed(flags) if flag in names), None)
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, [*FLAGS, *BOOKKEEPING, *VALUES, *OURS], n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""

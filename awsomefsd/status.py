@@ -1,0 +1,154 @@
+"""How this node is: the answer to GetStatus, the reasons why it is degraded, and the same figures as metrics.
+
+Degraded means that an operator should act: the keeper is away, a mount is not served, a device cannot be found, data lies in the conflict
+area, space runs out, memory is over its budget.  Every reason says which thing, and what to look at.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from awsomefsd import __version__
+from awsomefsd.admin import admin_pb2 as pb
+from awsomefsd.admin.service import Devices, device_message, mount_message, volume_message
+from awsomefsd.catalog import Catalog
+from awsomefsd.config import Settings
+from awsomefsd.errors import Error
+from awsomefsd.metrics import Sample
+from awsomefsd.mounts import MOUNTING, SERVING, Mounts
+from awsomefsd.node import Node
+
+DEVICE_FULL_PERCENT = 95
+CONFLICTS_SHOWN_MAX = 100
+_WELL = (SERVING, MOUNTING, "detached", "unmounting")
+
+
+class KeeperPing(Protocol):
+    def ping(self) -> dict[str, Any]:
+        """Its pid under "pid"; raises Unavailable."""
+
+
+class Status:
+    """Asks everybody at every call and keeps nothing."""
+
+    def __init__(self, settings: Settings, node: Node, catalog: Catalog, devices: Devices, mounts: Mounts, keeper: KeeperPing) -> None:
+        self._settings = settings
+        self._node = node
+        self._catalog = catalog
+        self._devices = devices
+        self._mounts = mounts
+        self._keeper = keeper
+        self._started = time.monotonic()
+
+    def __call__(self) -> pb.Status:
+        keeper_pid = self._keeper_pid()
+        mounts = [mount_message(view) for view in self._mounts.views()]
+        where = {mount.volume: mount.directory for mount in mounts}
+        status = pb.Status(
+            cluster=self._node.cluster,
+            node=self._node.node,
+            site=self._node.site,
+            version=__version__,
+            state_dir=str(self._settings.state_dir),
+            run_dir=str(self._settings.run_dir),
+            pid=os.getpid(),
+            uptime_s=round(time.monotonic() - self._started, 3),
+            keeper=keeper_pid > 0,
+            keeper_pid=keeper_pid,
+            devices=[device_message(info, state) for info, state in self._devices.all()],
+            volumes=[volume_message(info, where) for info in sorted(self._catalog.volumes(), key=lambda info: info.name)],
+            mounts=mounts,
+            conflicts=list(conflicts(self._settings.state_dir / "conflicts")),
+            figures={name: str(value) for name, value in self._catalog.figures().items()},
+            memory_bytes=memory_bytes(),
+            memory_bytes_max=self._settings.memory.daemon,
+        )
+        status.reasons.extend(reasons(status))
+        return status
+
+    def _keeper_pid(self) -> int:
+        try:
+            return int(self._keeper.ping()["pid"])
+        except Error:
+            return 0
+
+    def samples(self) -> Iterable[Sample]:
+        """The same as metrics."""
+        yield from samples_of(self())
+
+
+def reasons(status: pb.Status) -> Iterator[str]:
+    """Why this node is degraded; nothing where all is well."""
+    if not status.keeper:
+        yield f"the keeper does not answer at {status.run_dir}/keeper.sock (running mounts go on); start it with `awsomefsd keeper`"
+    for mount in status.mounts:
+        if mount.state == "unwatched":
+            continue  # the keeper's absence is the reason, and said
+        if mount.state not in _WELL:
+            yield f"mount {mount.directory} of volume {mount.volume} is {mount.state}" + (
+                f": {mount.last_error}" if mount.last_error else ""
+            )
+    for device in status.devices:
+        name = device.path or device.uuid
+        if device.state != "ok":
+            yield f"device {name}: {device.state}"
+        elif device.segments and (device.segments - device.segments_free) * 100 >= device.segments * DEVICE_FULL_PERCENT:
+            yield f"device {name} has {device.segments_free} of {device.segments} segments left; delete files or add a device"
+    if status.conflicts:
+        yield f"{len(status.conflicts)} files with data that could not be committed lie in {status.state_dir}/conflicts; look, then delete"
+    if status.memory_bytes > status.memory_bytes_max:
+        yield f"the daemon uses {status.memory_bytes} bytes of memory, its budget (memory.daemon) is {status.memory_bytes_max}"
+
+
+def conflicts(directory: Path) -> Iterator[pb.Conflict]:
+    """What was kept aside, at most CONFLICTS_SHOWN_MAX files."""
+    shown = 0
+    for parent, _directories, files in os.walk(directory):
+        for name in sorted(files):
+            if shown == CONFLICTS_SHOWN_MAX:
+                return
+            shown += 1
+            path = os.path.join(parent, name)
+            try:
+                yield pb.Conflict(path=path, bytes=os.lstat(path).st_size)
+            except OSError:
+                continue  # removed meanwhile
+
+
+def memory_bytes() -> int:
+    """Resident bytes of this process that are its own (what LMDB maps of files is the page cache's)."""
+    resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+
+
+def samples_of(status: pb.Status) -> Iterator[Sample]:
+    yield Sample("awsomefsd_info", "gauge", "What runs here.", 1, (("node", status.node), ("version", status.version)))
+    yield Sample("awsomefsd_degraded_reasons", "gauge", "Reasons for which this node is degraded.", len(status.reasons))
+    yield Sample("awsomefsd_keeper_up", "gauge", "Whether the keeper answers.", int(status.keeper))
+    yield Sample("awsomefsd_daemon_memory_bytes", "gauge", "Memory of the daemon.", status.memory_bytes)
+    yield Sample("awsomefsd_conflict_files", "gauge", "Files in the conflict area.", len(status.conflicts))
+    for device in status.devices:
+        place = (("device", str(device.device)), ("path", device.path))
+        yield Sample("awsomefsd_device_bytes", "gauge", "Size of a device.", device.bytes, place)
+        yield Sample("awsomefsd_device_segments", "gauge", "Segments of a device.", device.segments, place)
+        yield Sample("awsomefsd_device_segments_free", "gauge", "Free segments of a device.", device.segments_free, place)
+        yield Sample("awsomefsd_device_up", "gauge", "Whether this node can use a device.", int(device.state == "ok"), place)
+    for volume in status.volumes:
+        name_label = (("volume", volume.name),)
+        yield Sample("awsomefsd_volume_used_bytes", "gauge", "Bytes used by a volume.", volume.used_bytes, name_label)
+        yield Sample("awsomefsd_volume_used_inodes", "gauge", "Inodes used by a volume.", volume.used_inodes, name_label)
+        yield Sample("awsomefsd_volume_reserved_bytes", "gauge", "Bytes promised to writers.", volume.reserved_bytes, name_label)
+        yield Sample("awsomefsd_volume_quota_bytes", "gauge", "Quota of a volume, 0 for none.", volume.quota_bytes, name_label)
+    for mount in status.mounts:
+        labels = (("volume", mount.volume), ("dir", mount.directory))
+        yield Sample("awsomefsd_mount_up", "gauge", "Whether a mount is served.", int(mount.state == SERVING), labels)
+        yield Sample("awsomefsd_mount_workers_total", "counter", "Workers a mount has had.", mount.workers, labels)
+    for name, value in sorted(status.figures.items()):
+        try:
+            yield Sample(f"awsomefsd_meta_{name}", "gauge", "Figure of the metadata service.", float(value))
+        except ValueError:
+            continue  # a word, not a figure
