@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from awsomefsd.errors import Error, FsError, Unavailable
+from awsomefsd.errors import Error, FsError
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.vfs_locks import LockOps
 from awsomefsd.io.flusher import record_space
@@ -31,36 +31,35 @@ log = logging.getLogger("awsomefsd.session")
 
 class SessionClient(Protocol):
     def start_session(self, command: OpenSession) -> SessionOpened: ...
-    def lease_left_ns(self) -> int: ...
 
 
 class MountLease:
     """How long the mount may be served, and a Wait for the time when it may be again."""
 
-    def __init__(self, client: SessionClient) -> None:
-        self.left_ns: Callable[[], int] = client.lease_left_ns
+    def __init__(self, left_ns: Callable[[], int]) -> None:
+        self.left_ns = left_ns
         self._renewed = Signal()
 
     def renewed(self) -> Signal:
         return self._renewed
 
     def announce(self) -> None:
-        """Called after every acknowledged renewal: those who waited look again."""
+        """The lease is good again: those who waited look again."""
         signal, self._renewed = self._renewed, Signal()
         signal.fire()
 
 
 def open_session(client: SessionClient, command: OpenSession) -> SessionOpened:
-    """Open or take over; waits while a dead holder's session has not expired yet (EBUSY).  Raises Refused-like FsError after that."""
+    """Open or take over; waits for a daemon that is not there, and (bounded) while a dead holder's session has not expired yet.
+
+    Raises FsError(EBUSY) when somebody else still holds the volume after that.
+    """
     deadline = time.monotonic() + (SESSION_TTL_MS + 2 * SESSION_RENEW_MS) / 1_000
     while True:
         try:
             return client.start_session(command)
         except FsError as err:
             if err.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise
-        except Unavailable:
-            if time.monotonic() > deadline:
                 raise
         time.sleep(0.1)
 

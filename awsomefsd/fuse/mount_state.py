@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any, Protocol
 
 from awsomefsd.errors import FsError
@@ -10,11 +11,11 @@ from awsomefsd.fuse.opens import OpenTable
 from awsomefsd.io.dirty import DirtyLog
 from awsomefsd.io.files import FileState, FileTable
 from awsomefsd.io.flusher import Flusher, record_space
-from awsomefsd.io.placement import Placement
+from awsomefsd.io.locations import Locations
 from awsomefsd.io.reservation import Reservation, Uniques
 from awsomefsd.meta.messages import Found, GetAttr
 from awsomefsd.types import Attr
-from awsomefsd.wait import Op, Signal, Wait
+from awsomefsd.wait import Op, Resume, Signal, Wait
 
 
 class Metadata(Protocol):
@@ -23,6 +24,37 @@ class Metadata(Protocol):
     def ask(self, body: Any) -> Wait: ...
     def propose(self, command: Any, unique: int) -> Wait: ...
     def ack(self, unique: int) -> None: ...
+
+
+class Lease(Protocol):
+    """How long this worker may serve what it remembers."""
+
+    def left_ns(self) -> int: ...
+    def renewed(self) -> Wait:
+        """Ends when there is a valid lease again."""
+
+
+class Proposal:
+    """A Wait for one change, under whatever session this mount has: where one has ended meanwhile, the same request id goes out again.
+
+    Only data commits are not repeated so (the flusher decides, once the new session has said whether others were here).
+    """
+
+    __slots__ = ("_command", "_mount", "_unique")
+
+    def __init__(self, mount: MountState, command: Any, unique: int) -> None:
+        self._mount = mount
+        self._command = command
+        self._unique = unique
+
+    def start(self, resume: Resume) -> None:
+        def answered(value: Any, error: BaseException | None) -> None:
+            if isinstance(error, FsError) and error.errno == errno.ESTALE:
+                self._mount.lease.renewed().start(lambda _value, _error: self.start(resume))
+            else:
+                resume(value, error)
+
+        self._mount.metadata.propose(self._command, self._unique).start(answered)
 
 
 class MountState:
@@ -39,7 +71,8 @@ class MountState:
         flusher: Flusher,
         reservation: Reservation,
         names: Names,
-        placement: Placement,
+        locations: Locations,
+        lease: Lease,
         *,
         read_only: bool,
     ) -> None:
@@ -52,7 +85,8 @@ class MountState:
         self.flusher = flusher
         self.reservation = reservation
         self.names = names
-        self.placement = placement
+        self.locations = locations
+        self.lease = lease
         self.read_only = read_only
         self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
         self.recovering = False  # requests of a dead predecessor are being executed again
@@ -60,7 +94,7 @@ class MountState:
 
     def propose(self, command: Any, unique: int) -> Wait:
         """A change asked for by the kernel request `unique` (a request makes one entry at most under its own id)."""
-        return self.metadata.propose(command, unique)
+        return Proposal(self, command, unique)
 
     def attr_op(self, ino: int) -> Op:
         """The committed attributes, asked for if they are not remembered.  Raises FsError(ENOENT)."""
@@ -96,4 +130,4 @@ class MountState:
     def check_handle(self, fh: int | None) -> None:
         """Raises FsError(EIO) for a handle that lost its session."""
         if fh is not None and fh in self.failed_handles:
-            raise FsError(5, "this open file lost its session; close and open it again")
+            raise FsError(errno.EIO, "this open file lost its session; close and open it again")

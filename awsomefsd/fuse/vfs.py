@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import GeneratorType
-from typing import Any, Protocol
+from typing import Any
 
 from awsomefsd.fuse.context import Context
 from awsomefsd.fuse.mount_state import MountState
@@ -17,23 +17,15 @@ from awsomefsd.fuse.vfs_attributes import AttributeOps
 from awsomefsd.fuse.vfs_data import DataOps, Pool
 from awsomefsd.fuse.vfs_locks import LockClient, LockOps
 from awsomefsd.fuse.vfs_namespace import NamespaceOps
-from awsomefsd.wait import Op, Wait
+from awsomefsd.wait import Op
 
 KERNEL_TTL_NS_MAX = 10_000_000_000
 
 
-class Lease(Protocol):
-    """How long this worker may serve what it remembers."""
-
-    def left_ns(self) -> int: ...
-    def renewed(self) -> Wait:
-        """Ends when there is a valid lease again."""
-
-
 class Vfs:
-    def __init__(self, mount: MountState, client: LockClient, lease: Lease, pool: Pool) -> None:
+    def __init__(self, mount: MountState, client: LockClient, pool: Pool) -> None:
         self.mount = mount
-        self._lease = lease
+        self._lease = mount.lease
         self.locks = LockOps(mount, client)
         data = DataOps(mount, pool, self.locks.release_flock)
         names = NamespaceOps(mount, data)

@@ -42,7 +42,7 @@ def read_buffer() -> memoryview:
 class Pool(Protocol):
     """Threads that may block on devices, for operations that already left their reader thread."""
 
-    def submit(self, work: Callable[[], None]) -> None: ...
+    def submit(self, work: Callable[[], None], /) -> Any: ...
 
 
 class OnPool:
@@ -82,7 +82,7 @@ class DataOps:
         if attr.nlink == 0 and not mount.opens.count(ino):
             raise FsError(errno.ENOENT)
         if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
-            yield from self.truncate_to_zero(attr, ctx.unique)
+            yield from self.truncate_to_zero(ctx, attr, ctx.unique)
         return Opened(mount.opens.open(ino, flags, ctx.unique), FOPEN_KEEP_CACHE)
 
     def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Op | None:
@@ -158,7 +158,7 @@ class DataOps:
         end = max(start + LAYOUT_WINDOW_BYTES, offset + size)
         version = state.version
         reply: Layout = yield mount.metadata.ask(GetLayout(mount.volume, state.ino, start, end))
-        mount.placement.learn(reply.segments)
+        mount.locations.learn(reply.segments)
         if state.version == version:  # else a commit came between question and answer; ask again
             state.learn_layout(start, end, reply.size, reply.extents, reply.inline)
 
@@ -219,8 +219,9 @@ class DataOps:
 
     # --- truncate ------------------------------------------------------------------------------------------------------------
 
-    def truncate_to_zero(self, attr: Attr, unique: int) -> Op:
-        attr = yield from self.set_size(attr, SetAttr(self._mount.volume, attr.ino, SET_SIZE), unique)
+    def truncate_to_zero(self, ctx: Context, attr: Attr, unique: int) -> Op:
+        mask = SET_SIZE | (SET_KILL_SUIDGID if ctx.kill_suidgid else 0)
+        attr = yield from self.set_size(attr, SetAttr(self._mount.volume, attr.ino, mask), unique)
         return attr
 
     def set_size(self, attr: Attr, command: SetAttr, unique: int) -> Op:

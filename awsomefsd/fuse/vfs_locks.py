@@ -13,7 +13,7 @@ from awsomefsd.errors import FsError
 from awsomefsd.fuse.context import Context
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.meta.commands import SetLock
-from awsomefsd.meta.messages import Cancel, GetLocks, Locked, Locks, TestLock
+from awsomefsd.meta.messages import GetLocks, Locked, Locks, TestLock
 from awsomefsd.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, Lock
 from awsomefsd.wait import Op, Wait
 
@@ -25,7 +25,7 @@ class LockClient(Protocol):
 
     def ask(self, body: Any) -> Wait: ...
     def wait_lock(self, command: SetLock, unique: int) -> Wait: ...
-    def tell(self, body: Any) -> None: ...
+    def cancel(self, unique: int) -> None: ...
 
 
 class LockOps:
@@ -61,7 +61,7 @@ class LockOps:
     def interrupt(self, unique: int) -> None:
         """A signal for the caller of a request: ends a lock wait with EINTR; other requests run to their end."""
         if unique in self._waiting:
-            self._client.tell(Cancel(unique))
+            self._client.cancel(unique)
 
     def holds(self, ino: int, kind: int, owner: int) -> bool:
         return (kind, owner) in self._owners.get(ino, ())

@@ -122,7 +122,7 @@ class NamespaceOps:
         reply = yield from self._make(ctx, command)
         attr: Attr = reply.attr
         if not reply.created and flags & os.O_TRUNC:
-            attr = yield from self._data.truncate_to_zero(attr, self._mount.uniques.next_background_unique())
+            attr = yield from self._data.truncate_to_zero(ctx, attr, self._mount.uniques.next_background_unique())
         fh = self._mount.opens.open(attr.ino, flags, ctx.unique)
         return self._mount.shown(attr), Opened(fh, FOPEN_KEEP_CACHE)
 

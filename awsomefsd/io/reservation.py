@@ -7,7 +7,7 @@ and only the leader's no becomes ENOSPC or EDQUOT, at write(2), never later.  Wh
 from __future__ import annotations
 
 import threading
-from typing import Protocol
+from typing import Any, Protocol
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import RESERVE_BATCH_BYTES
@@ -19,7 +19,7 @@ from awsomefsd.wait import Op, Wait
 class Proposer(Protocol):
     """How this package changes metadata: the client of the metadata service."""
 
-    def propose(self, command: object, unique: int) -> Wait: ...
+    def propose(self, command: Any, unique: int) -> Wait: ...
 
 
 class Uniques(Protocol):

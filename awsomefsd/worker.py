@@ -1,0 +1,237 @@
+"""The mount worker: builds one mount out of its parts, takes over from a dead predecessor, and ends when the kernel has unmounted.
+
+Started by the keeper with the FUSE descriptor and the shared memory of the mount.  Order at the start, and why: the session first (without
+it nothing may be committed), then the predecessor's dirty records are flushed (so that caches begin with what the service says, not with
+what a record might still change), then its unanswered requests are executed, and only then does this worker read new ones.
+No trio, gRPC or pydantic is imported here: a worker is serving within 150 ms.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from awsomefsd import log as logs
+from awsomefsd.errors import Error, FsError
+from awsomefsd.fuse.keeper_link import KeeperLink
+from awsomefsd.fuse.memory import MountMemory
+from awsomefsd.fuse.mount_session import MountLease, SessionKeeper, open_session, write_conflicts
+from awsomefsd.fuse.mount_state import MountState
+from awsomefsd.fuse.names import Names
+from awsomefsd.fuse.negotiate import Pins
+from awsomefsd.fuse.notify import Notifier
+from awsomefsd.fuse.session import Session
+from awsomefsd.fuse.vfs import Vfs
+from awsomefsd.io.cache import ChecksumCache
+from awsomefsd.io.device import Device
+from awsomefsd.io.files import FileTable
+from awsomefsd.io.flusher import Flusher, record_space
+from awsomefsd.io.locations import Locations
+from awsomefsd.io.reader import SegmentReader
+from awsomefsd.io.reservation import Reservation
+from awsomefsd.io.writer import SegmentWriter
+from awsomefsd.limits import UMOUNT_FLUSH_MS_MAX
+from awsomefsd.meta.client import MetaClient
+from awsomefsd.meta.commands import Commit, EndSession, OpenSession
+from awsomefsd.meta.messages import Devices, GetDevices, SessionOpened
+from awsomefsd.wait import block_on
+
+IO_THREADS = 3
+GIL_SWITCH_S = 0.0005  # KERNEL-FUSE.md: the default of 5 ms hurts threads that block in read(2)
+
+log = logging.getLogger("awsomefsd.worker")
+
+
+class Worker:
+    """One mount, complete."""
+
+    def __init__(self, link: KeeperLink) -> None:
+        start = link.start_message
+        config = start["config"]
+        self.link = link
+        self.mount_id = int(start["mount"], 16)
+        self.config = config
+        self.fresh = bool(start["fresh"])
+        self.memory = MountMemory(link.fds, self.mount_id, config["volume"], fresh=self.fresh)
+        self.client = MetaClient(config["meta_sock"], self.mount_id)
+        self.lease = MountLease(self.client.lease_left_ns)
+        self.open_command = OpenSession(
+            self.mount_id, config["volume"], config["node"], config["boot_id"], start["worker"], start["worker"] == 1 or _exited(start)
+        )
+        self.client.on_renewed = self.lease.announce
+        self.opened = open_session(self.client, self.open_command)
+        self._build_data()
+        self._build_vfs(start)
+
+    # --- building ------------------------------------------------------------------------------------------------------------
+
+    def _build_data(self) -> None:
+        memory = self.memory
+        self.devices = self._open_devices()
+        self.locations = Locations(self._call, self._propose)
+        checksums = ChecksumCache()
+        self.reader = SegmentReader(self.devices, self.locations.locate, checksums)
+        self.writer = SegmentWriter(self.devices, self.locations.lease, checksums)
+        self.files = FileTable(self.config["volume"], memory.dirty, self.reader, self._report_corrupt)
+        self.reservation = Reservation(self.config["volume"], self.client, memory.control)
+        self.names = Names()
+        self.flusher = Flusher(
+            self.files, memory.dirty, self.writer, self.client, self.reservation, memory.control, self._fetch_inline, self.names.put
+        )
+        self.mount = MountState(
+            self.config["volume"], self.client, memory.control, memory.opens, memory.dirty, self.files, self.flusher,
+            self.reservation, self.names, self.locations, self.lease, read_only=self.config["read_only"],
+        )  # fmt: skip
+
+    def _build_vfs(self, start: dict[str, Any]) -> None:
+        memory, link = self.memory, self.link
+        self.pool = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
+        self.vfs = Vfs(self.mount, self.client, self.pool)
+        self.notifier = Notifier(link.fds["fuse"])
+        self.session = Session(
+            link.fds["fuse"], self.vfs, memory.control, memory.slots, memory.park, fresh=self.fresh,
+            pins=pins(self.config.get("pins") or {}), previous=start.get("previous"), on_answered=link.answered,
+        )  # fmt: skip
+        self.sessions = SessionKeeper(
+            self.client, self.open_command, self.mount, self.vfs.locks, self.notifier, self.lease,
+            self._put_aside, self.writer.abandon_all, self._session_opened,
+        )  # fmt: skip
+        self.client.on_session_lost = self.sessions.lost
+
+    def _open_devices(self) -> dict[int, Device]:
+        reply = self._call(GetDevices())
+        assert isinstance(reply, Devices)
+        return {device.device: Device.open(device.path) for device in reply.devices if device.path}
+
+    # --- small services of the parts ----------------------------------------------------------------------------------------
+
+    def _call(self, body: Any) -> Any:
+        return block_on(self.client.ask(body))
+
+    def _propose(self, command: Any) -> Any:
+        unique = self.memory.control.next_background_unique()
+        try:
+            return block_on(self.client.propose(command, unique))
+        finally:
+            self.client.ack(unique)
+
+    def _fetch_inline(self, ino: int) -> bytes | None:
+        state = self.files.get(ino)
+        if state is None:
+            return None
+        block_on(self.vfs.fetch_layout(state, 0, 1))
+        return state.inline
+
+    def _report_corrupt(self, ino: int, offset: int, detail: str) -> None:
+        self.memory.control.counter("corrupt_reads").add()
+        log.error("wrong bytes on the device, read refused: ino=%d offset=%d %s", ino, offset, detail)
+
+    def _put_aside(self, records: list[Any]) -> str:
+        return write_conflicts(os.path.join(self.config["state_dir"], "conflicts"), self.mount_id, records)
+
+    def _session_opened(self, opened: SessionOpened) -> None:
+        self.memory.control.update(session=opened.session, epoch=opened.epoch)
+
+    # --- start and end -------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Take over what a predecessor left, then serve."""
+        self._session_opened(self.opened)
+        self.memory.control.update(workers=self.open_command.worker)
+        records = self.memory.dirty.recover()
+        dirty_space = sum(record_space(record.length) for record in records)
+        self.reservation.set_left(self.opened.reserved_bytes - dirty_space)
+        self.flusher.start()
+        if records:
+            self._flush_recovered(records)
+        if self.opened.resumed:
+            block_on(self.vfs.locks.load(self.opened.session))
+        self.mount.recovering = True
+        self.session.recover()
+        self.mount.recovering = False
+        self.memory.dirty.forget_uniques()
+        self.session.start()
+        self.link.start(self._flush_all)
+        self.link.ready()
+
+    def _flush_recovered(self, records: list[Any]) -> None:
+        """What write(2) acknowledged and the predecessor had not committed.  A device error leaves it dirty, as with any flush."""
+        for record in records:
+            try:
+                attr = block_on(self.mount.attr_op(record.ino))
+            except FsError as err:
+                if err.errno != errno.ENOENT:
+                    raise
+                self.memory.dirty.mark_clean([record])  # removed since; its bytes are nobody's
+                self.mount.release_space([record.length])
+                continue
+            self.files.state(attr).adopt(record)
+        log.info("flushing what the predecessor left records=%d bytes=%d", len(records), sum(r.length for r in records))
+        try:
+            block_on(self.flusher.flush_all())
+        except Error as err:
+            log.error("recovered records stay dirty: %s", err)
+            return
+        for ino in {record.ino for record in records}:
+            self.files.drop(ino)
+        self.names.clear()
+
+    def _flush_all(self) -> None:
+        block_on(self.flusher.flush_all(), UMOUNT_FLUSH_MS_MAX / 1_000)
+
+    def serve(self) -> None:
+        """Until the kernel has unmounted and nothing is dirty any more."""
+        self.session.join()
+        clean = False
+        while not clean:
+            try:
+                block_on(self.flusher.flush_all())
+                clean = True
+            except Error as err:
+                log.error("unmounted, but dirty data could not be flushed yet: %s", err)
+                threading.Event().wait(1)
+        self.flusher.stop()
+        progress = self.writer.seal_all()
+        if progress:
+            self._propose(Commit(self.config["volume"], [], 0, progress))
+        self._propose(EndSession(self.client.session, self.client.epoch, True))
+        self.client.end_session()
+        self.client.close()
+        self.link.bye(True)
+
+
+def _exited(start: dict[str, Any]) -> bool:
+    previous = start.get("previous")
+    return bool(previous and previous.get("exited"))
+
+
+def pins(wanted: dict[str, Any]) -> Pins:
+    """What tests hold back, as the daemon wrote it into the configuration (from AWSOMEFSD_FUSE_PINS)."""
+    return Pins(**{name: value for name, value in wanted.items() if name in Pins._fields})
+
+
+def main(keeper_fd: int) -> int:
+    """Entry of `awsomefsd worker --keeper-fd N`; the exit status is 0 only after an unmount with everything flushed."""
+    sys.setswitchinterval(GIL_SWITCH_S)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    link = KeeperLink(keeper_fd)
+    config = link.start_message["config"]
+    logs.setup("worker", config.get("log_level", "info"), config.get("log_format", "text"))
+    try:
+        worker = Worker(link)
+        worker.start()
+    except Exception:
+        log.exception("the mount cannot be served mount=%s", link.start_message["mount"])
+        return 1
+    gc.collect()
+    gc.freeze()
+    log.info("serving mount=%s dir=%s worker=%d", link.start_message["mount"], link.start_message["dir"], link.start_message["worker"])
+    worker.serve()
+    return 0
