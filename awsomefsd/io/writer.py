@@ -1,0 +1,284 @@
+"""The one who appends: pieces of files become frames in leased segments, durable when `write` returns.
+
+Order of durable effects: plan (no I/O) → frames → footers of segments that got full → flush of every device concerned → only now the plan
+becomes the state of the segments, and extents are handed out.  A crash anywhere before that leaves bytes that nothing names.
+
+After a failed write or flush nobody knows what the device holds, and a block must not be written twice.  So every segment the attempt
+touched is abandoned: it ends at the length that an earlier flush had made durable, without a footer.  All pieces are then written once
+more, to other segments.  If that fails too, the error is raised; the caller still has the data.  While a device goes on failing, each call
+first probes it in the unused part of the abandoned segment, so that a bad hour does not eat one segment a second.
+
+Zero copy: the memory of a large frame is handed to the device as it is, if it is aligned; what is small or unaligned is copied into a
+staging buffer, once.  A checksum is computed once, over the memory that is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from awsomefsd.clock import wall_ns
+from awsomefsd.errors import Error, FsError
+from awsomefsd.io.buffers import aligned_buffer
+from awsomefsd.io.cache import ChecksumCache
+from awsomefsd.io.checksum import seed_of
+from awsomefsd.io.device import BlockDevice
+from awsomefsd.io.frame import Frame, pack_header
+from awsomefsd.io.placement import Placement, Plan, Room, plan, space_needed
+from awsomefsd.io.segment import FrameChecks, checks_of, footer_bytes, pack_footer
+from awsomefsd.io.stream import BlockStream, gather_checksums, slice_views
+from awsomefsd.limits import BLOCK_BYTES, SEGMENTS_LEASED_AHEAD
+from awsomefsd.types import Extent, SegmentInfo, SegmentProgress
+
+__all__ = ["Piece", "SegmentWriter", "Written", "space_needed"]
+
+ATTEMPTS_MAX = 2
+
+log = logging.getLogger("awsomefsd.writer")
+
+
+class Piece(Struct):
+    """Bytes of a file, in as many buffers as they happen to lie in."""
+
+    volume: int
+    ino: int
+    file_offset: int
+    data: list[memoryview]
+
+    @property
+    def length(self) -> int:
+        return sum(map(len, self.data))
+
+
+class Written(Struct):
+    """`extents[i]` are those of `pieces[i]`, in order; `progress` goes into the same Commit.
+
+    `consumed_bytes` is at most `space_needed` of all pieces.
+    """
+
+    extents: list[list[Extent]]
+    progress: list[SegmentProgress]
+    consumed_bytes: int
+
+
+class WriterStatistics(Struct, frozen=True):
+    """Counters since the writer was made."""
+
+    batches: int
+    frames: int
+    data_bytes: int
+    copied_bytes: int
+    flushes: int
+    failures: int
+    segments_abandoned: int
+
+
+class _Segment:
+    """A leased segment as its writer knows it.  `room` is its durable state."""
+
+    __slots__ = ("footer", "frames", "info", "room")
+
+    def __init__(self, info: SegmentInfo) -> None:
+        self.info = info
+        self.room = Room(info.bytes)
+        self.frames: list[FrameChecks] = []
+        self.footer = (0, 0)  # (offset, bytes)
+
+    def progress(self, *, sealed: bool) -> SegmentProgress:
+        return SegmentProgress(self.info.segment, self.info.incarnation, self.room.end, sealed, *self.footer)
+
+
+class SegmentWriter:
+    """Used by one thread.  `lease(count)` gives up to `count` new segments, at least one, or raises an Error."""
+
+    def __init__(
+        self,
+        devices: Mapping[int, BlockDevice],
+        lease: Callable[[int], list[SegmentInfo]],
+        checksums: ChecksumCache | None = None,
+        now_ns: Callable[[], int] = wall_ns,
+    ) -> None:
+        self._devices = devices
+        self._lease = lease
+        self._checksums = checksums
+        self._now_ns = now_ns
+        self._stream = BlockStream()
+        self._leased: deque[_Segment] = deque()  # the first is the one begun
+        self._unreported: list[SegmentProgress] = []  # of segments that ended in an attempt that failed
+        self._suspect: _Segment | None = None  # of the device that failed last, until it was seen to write again
+        self._probe_floor = self._probe_offset = 0
+        self._batches = self._frames = self._data_bytes = self._flushes = self._failures = self._abandoned = 0
+
+    def write(self, pieces: list[Piece]) -> Written:
+        """Write all pieces durably.  Raises OSError or Error with nothing changed that the caller would have to know."""
+        if self._suspect is not None:
+            self._probe(self._suspect)
+        lengths = [piece.length for piece in pieces]
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            planned = plan(lengths, self._next_room)
+            used = [self._leased[slot] for slot in range(len(planned.rooms))]
+            try:
+                frames = self._write_plan(pieces, planned, used)
+            except OSError as err:
+                self._abandon(used, planned, err)
+                if attempt == ATTEMPTS_MAX:
+                    raise
+            else:
+                return self._accept(pieces, planned, used, frames)
+        raise AssertionError("the last attempt returns or raises")
+
+    def seal_all(self) -> list[SegmentProgress]:
+        """End all leased segments, with footers; to be reported in a last Commit.  Never raises: without a footer headers serve."""
+        if self._suspect is not None:
+            self._settle_suspect()
+        ending = list(self._leased)
+        self._leased.clear()
+        footers: list[tuple[int, int]] = []
+        try:
+            for segment in ending:
+                footers.append(self._write_footer(segment, segment.room, segment.frames) if segment.frames else (0, 0))
+            self._flush([segment for segment in ending if segment.frames])
+            for segment, footer in zip(ending, footers, strict=True):
+                segment.footer = footer
+        except OSError as err:
+            log.warning("segments are sealed without footers: %s", err)
+        self._stream.reset()
+        reported, self._unreported = self._unreported, []
+        return reported + [segment.progress(sealed=True) for segment in ending]
+
+    def statistics(self) -> WriterStatistics:
+        return WriterStatistics(
+            self._batches, self._frames, self._data_bytes, self._stream.copied_bytes, self._flushes, self._failures, self._abandoned
+        )
+
+    # --- one attempt -------------------------------------------------------------------------------------------------------
+
+    def _next_room(self, slot: int) -> Room:
+        while len(self._leased) <= slot:
+            leased = self._lease(SEGMENTS_LEASED_AHEAD)
+            if not leased:
+                raise FsError(errno.ENOSPC, "no segment could be leased")
+            for info in leased:
+                if info.device not in self._devices:
+                    raise Error(f"segment {info.segment} lies on device {info.device}, which this node does not have")
+                self._leased.append(_Segment(info))
+        return self._leased[slot].room
+
+    def _write_plan(self, pieces: list[Piece], planned: Plan, used: list[_Segment]) -> list[list[FrameChecks]]:
+        """Frames, footers, flush; returns the new frames of each segment used."""
+        written: list[list[FrameChecks]] = [[] for _ in used]
+        time_ns = self._now_ns()
+        slot = -1
+        for placement in planned.placements:
+            if placement.slot != slot:
+                if slot >= 0:
+                    self._end_segment(used[slot], planned.rooms[slot], written[slot])
+                for passed in range(slot + 1, placement.slot):  # segments that were full already
+                    self._end_segment(used[passed], planned.rooms[passed], written[passed])
+                slot = placement.slot
+                info = used[slot].info
+                self._stream.begin(self._devices[info.device], info.byte_offset, used[slot].room.end)
+            written[slot].append(self._write_frame(pieces[placement.piece], placement, used[slot].info, time_ns))
+        if slot >= 0:
+            self._end_segment(used[slot], planned.rooms[slot], written[slot])
+        self._flush(used)
+        return written
+
+    def _write_frame(self, piece: Piece, placement: Placement, info: SegmentInfo, time_ns: int) -> FrameChecks:
+        stream = self._stream
+        stream.pad_to(placement.frame_offset)
+        header = stream.staged(placement.header_bytes, placement.length)
+        views = slice_views(piece.data, placement.start, placement.start + placement.length)
+        seed = seed_of(info.segment, info.incarnation, placement.sequence)
+        checksums = gather_checksums(stream.add(views, placement.length), seed)
+        frame = Frame(
+            piece.volume, piece.ino, piece.file_offset + placement.start, info.segment, info.incarnation, placement.sequence,
+            placement.length, placement.length, placement.header_bytes, time_ns, checksums,
+        )  # fmt: skip
+        pack_header(frame, header)
+        stream.emit_if_large()
+        return checks_of(frame, placement.frame_offset)
+
+    def _end_segment(self, segment: _Segment, after: Room, frames: list[FrameChecks]) -> None:
+        """All frames of this batch are in; a full segment gets its footer."""
+        if frames:
+            self._stream.finish(after.end)
+        if after.full:
+            segment.footer = self._write_footer(segment, after, segment.frames + frames)
+
+    def _write_footer(self, segment: _Segment, room: Room, frames: list[FrameChecks]) -> tuple[int, int]:
+        size = footer_bytes(room.entries_bytes)
+        buffer = aligned_buffer(size)
+        raw = pack_footer(segment.info.segment, segment.info.incarnation, room.end, frames)
+        assert len(raw) == size and room.end % BLOCK_BYTES == 0 and room.end + size <= segment.info.bytes
+        buffer[:] = raw
+        self._devices[segment.info.device].pwritev([buffer], segment.info.byte_offset + room.end)
+        return room.end, size
+
+    def _flush(self, segments: list[_Segment]) -> None:
+        for device in dict.fromkeys(segment.info.device for segment in segments):
+            self._flushes += 1
+            self._devices[device].flush()
+
+    def _accept(self, pieces: list[Piece], planned: Plan, used: list[_Segment], frames: list[list[FrameChecks]]) -> Written:
+        """The plan has become durable: it is the state now."""
+        self._settle_suspect()
+        progress, self._unreported = self._unreported, []
+        for segment, room, new in zip(used, planned.rooms, frames, strict=True):
+            segment.room = room
+            segment.frames += new
+            progress.append(segment.progress(sealed=room.full))
+            if room.full:
+                self._leased.popleft()
+            for checks in new if self._checksums is not None else ():
+                assert self._checksums is not None
+                self._checksums.remember_frame(checks)
+        extents: list[list[Extent]] = [[] for _ in pieces]
+        for placement in planned.placements:
+            info = used[placement.slot].info
+            piece = pieces[placement.piece]
+            extents[placement.piece].append(
+                Extent(
+                    piece.file_offset + placement.start, placement.length, info.segment, info.incarnation, placement.sequence,
+                    placement.frame_offset, placement.header_bytes, 0,
+                )
+            )  # fmt: skip
+            self._data_bytes += placement.length
+        self._batches += 1
+        self._frames += len(planned.placements)
+        return Written(extents, progress, planned.consumed_bytes)
+
+    # --- failure -----------------------------------------------------------------------------------------------------------
+
+    def _abandon(self, used: list[_Segment], planned: Plan, error: OSError) -> None:
+        """No segment of a failed attempt is written again.  The last one is kept back to probe its device with."""
+        log.warning("writing failed, %d segments are abandoned: %s", len(used), error)
+        self._failures += 1
+        self._stream.reset()
+        self._settle_suspect()
+        for segment in used:
+            assert self._leased.popleft() is segment
+            segment.footer = (0, 0)
+            self._abandoned += 1
+        *others, self._suspect = used
+        self._unreported += [segment.progress(sealed=True) for segment in others]
+        # probes go from the segment's end down to where the failed attempt may have written (the last segment of a plan is never full)
+        self._probe_floor, self._probe_offset = planned.rooms[-1].end, self._suspect.info.bytes
+
+    def _settle_suspect(self) -> None:
+        if self._suspect is not None:
+            self._unreported.append(self._suspect.progress(sealed=True))
+            self._suspect = None
+
+    def _probe(self, suspect: _Segment) -> None:
+        """One block at the end of the abandoned segment, each time another one.  Raises OSError while the device still fails."""
+        self._probe_offset -= BLOCK_BYTES
+        if self._probe_offset >= self._probe_floor:
+            device = self._devices[suspect.info.device]
+            device.pwritev([aligned_buffer(BLOCK_BYTES)], suspect.info.byte_offset + self._probe_offset)
+            device.flush()
+        self._settle_suspect()
