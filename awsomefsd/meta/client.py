@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 import threading
 import time
@@ -36,7 +37,7 @@ from awsomefsd.limits import (
     RPC_INFLIGHT_MAX,
 )
 from awsomefsd.meta.commands import AnyCommand, OpenSession, SetLock
-from awsomefsd.meta.lease import LeaseKeeper
+from awsomefsd.meta.lease import Event, LeaseKeeper
 from awsomefsd.meta.messages import (
     PROTOCOL_VERSION,
     Answer,
@@ -52,13 +53,15 @@ from awsomefsd.meta.messages import (
     Welcome,
 )
 from awsomefsd.rpc import FrameReader, frame
-from awsomefsd.wait import Resume, Wait, block_on
+from awsomefsd.types import BACKGROUND_BIT
+from awsomefsd.wait import Resume, Signal, Wait, block_on
 
 QUEUED_MAX = 64 * RPC_INFLIGHT_MAX
 RECEIVE_BYTES = 256 << 10
 _RETRY_PAUSE_S = 0.02
 _MS = 1_000_000
 _HELLO_CALL = 0
+_SESSION_BIT = 1 << 61  # in the ids of OpenSession, apart from those of a worker's counter
 
 _decode = msgspec.msgpack.Decoder(Answer).decode
 
@@ -101,7 +104,7 @@ class _Ask:
 
 
 class MetaClient:
-    """Thread-safe.  `start` starts the threads, `close` ends them.  `lease_options` are LeaseKeeper's: seen_index and the callbacks."""
+    """Thread-safe.  Connects from the start, for ever; `close` ends its threads.  `lease_options` are LeaseKeeper's."""
 
     def __init__(
         self,
@@ -113,6 +116,10 @@ class MetaClient:
         **lease_options: Any,
     ) -> None:
         self.mount = mount
+        self.seen_index: Callable[[], int] = int  # nothing older than this entry's state is used by this worker any more
+        self.on_fenced: Callable[[], None] | None = None  # the lease ran out; the session may still live
+        self.on_renewed: Callable[[], None] | None = None  # after each acknowledged renewal that leaves some lease
+        self.on_session_lost: Callable[[], None] | None = None  # the leader has ended it
         self.session = self.epoch = 0
         self.cluster_uuid = ""
         self.reconnects = 0
@@ -131,17 +138,15 @@ class MetaClient:
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
         self._retries: deque[tuple[float, _Outstanding]] = deque()  # (monotonic time, refused request)
-        self._keeper = LeaseKeeper(self, boot_ns, **lease_options)
+        self._keeper = LeaseKeeper(self, boot_ns, self._notify, **lease_options)
         self._connected = threading.Event()
-
-    # --- life -----------------------------------------------------------------------------------------------------------------
-    def start(self) -> MetaClient:
-        """Begin to connect; requests may be submitted before there is a connection."""
+        self._opening: tuple[OpenSession, int, Signal] | None = None  # an OpenSession without an answer, when it was sent
         for name, target in (("meta-receive", self._receive_loop), ("meta-send", self._send_loop), ("meta-renew", self._keeper.run)):
             thread = threading.Thread(target=target, name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
-        return self
+
+    # --- life -----------------------------------------------------------------------------------------------------------------
 
     def wait_connected(self, timeout_s: float) -> bool:
         return self._connected.wait(timeout_s)
@@ -171,7 +176,7 @@ class MetaClient:
     def ask(self, body: Body) -> Wait:
         return _Ask(self, lambda: body)
 
-    def call(self, body: Body, timeout_s: float) -> Reply:
+    def call(self, body: Body, timeout_s: float | None) -> Reply:
         """Ask and wait on this thread; FsError for Failed, TimeoutError."""
         reply: Reply = block_on(self.ask(body), timeout_s)
         return reply
@@ -182,6 +187,10 @@ class MetaClient:
     def wait_lock(self, command: SetLock, unique: int) -> Wait:
         """As propose, answered when the lock is granted, or with EINTR after `cancel(unique)`."""
         return _Ask(self, lambda: WaitLock(unique, self.session, self.epoch, self._take_acks(), command))
+
+    def tell(self, body: Cancel) -> None:
+        """What has no answer."""
+        self.cancel(body.unique)
 
     def cancel(self, unique: int) -> None:
         """End the wait_lock of that id, if it still waits."""
@@ -201,12 +210,32 @@ class MetaClient:
         return len(self._outstanding) + len(self._queue)
 
     # --- the session -----------------------------------------------------------------------------------------------------------
-    def start_session(self, command: OpenSession, unique: int, timeout_s: float) -> SessionOpened:
-        """Open the session and begin to renew it.  FsError(EBUSY) while another mount holds the volume."""
-        sent_ns = self._boot_ns()
-        reply = block_on(self.ask(Propose(unique, 0, 0, self._take_acks(), command)), timeout_s)
+    def start_session(self, command: OpenSession, timeout_s: float | None = None) -> SessionOpened:
+        """Open the session and begin to renew it.  FsError(EBUSY) while another mount holds the volume, Unavailable after `timeout_s`.
+
+        The request has an id of its own: opened, answered into a lost connection and opened again it would say `resumed` and hide that
+        it was a new session.  For the same reason a call after a timeout waits for the same request.
+        """
+        if self._opening is None or self._opening[0] != command:
+            signal = Signal()
+            unique = BACKGROUND_BIT | _SESSION_BIT | int.from_bytes(os.urandom(7), "little")
+            self._opening = (command, self._boot_ns(), signal)
+
+            def opened(reply: Reply | None, error: BaseException | None) -> None:
+                self.ack(unique)
+                signal.fire(reply, error)
+
+            self.submit(Propose(unique, 0, 0, self._take_acks(), command), opened)
+        _, sent_ns, signal = self._opening
+        try:
+            reply = block_on(signal, timeout_s)
+        except TimeoutError as err:
+            raise Unavailable("the metadata service gives no answer") from err
+        except Error:
+            self._opening = None
+            raise
+        self._opening = None
         assert isinstance(reply, SessionOpened)
-        self.ack(unique)
         self.set_session(reply.session, reply.epoch, sent_ns)
         return reply
 
@@ -417,6 +446,14 @@ class MetaClient:
             self._retries.popleft()
             self._admit(request)
         return None
+
+    def _notify(self, event: Event) -> None:
+        callback = {"fenced": self.on_fenced, "renewed": self.on_renewed, "lost": self.on_session_lost}[event]
+        try:
+            if callback is not None:
+                callback()
+        except Exception:
+            self._log.exception("the callback for a session that is %s failed", event)
 
     def _resume(self, request: _Outstanding, reply: Reply | None, error: BaseException | None) -> None:
         try:

@@ -8,19 +8,19 @@ fenced itself and was not ended resumes with the next acknowledged renewal; one 
 from __future__ import annotations
 
 import errno
-import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import SESSION_RENEW_MS, SESSION_SELF_FENCE_MS
 from awsomefsd.meta.messages import Renew, Reply
 from awsomefsd.wait import Resume
 
-log = logging.getLogger(__name__)
-
 _MS = 1_000_000
+
+
+Event = Literal["fenced", "renewed", "lost"]
 
 
 class Submitter(Protocol):
@@ -28,31 +28,28 @@ class Submitter(Protocol):
 
     session: int
     epoch: int
+    seen_index: Callable[[], int]
 
     def submit(self, body: Renew, resume: Resume) -> None: ...
 
 
 class LeaseKeeper:
-    """`run` is the thread; all else from any thread.  Callbacks run with no lock held."""
+    """`run` is the thread; all else from any thread.  `notify` is called with no lock held."""
 
     def __init__(
         self,
         client: Submitter,
         boot_ns: Callable[[], int],
+        notify: Callable[[Event], None],
         *,
-        seen_index: Callable[[], int] = int,
-        on_fenced: Callable[[], None] | None = None,
-        on_resumed: Callable[[], None] | None = None,
-        on_session_lost: Callable[[], None] | None = None,
         renew_ms: int = SESSION_RENEW_MS,
         fence_ms: int = SESSION_SELF_FENCE_MS,
     ) -> None:
         self._client = client
         self._boot_ns = boot_ns
-        self._seen_index = seen_index
+        self._notify = notify
         self._renew_ns = renew_ms * _MS
         self._fence_ns = fence_ms * _MS
-        self._callbacks = {"fenced": on_fenced, "resumed": on_resumed, "lost": on_session_lost}
         self._changed = threading.Condition()
         self._live = self._stopped = False
         self._since_ns = 0  # the lease counts from here
@@ -90,7 +87,8 @@ class LeaseKeeper:
 
     def run(self) -> None:
         while not self._stopped:
-            call, renew = None, False
+            call: Event | None = None
+            renew = False
             with self._changed:
                 now = self._boot_ns()
                 if self._live and not self._fenced and now >= self._since_ns + self._fence_ns:
@@ -102,7 +100,7 @@ class LeaseKeeper:
                 else:
                     self._changed.wait(self._pause_s(now))
             if call is not None:
-                self._call(call)
+                self._notify(call)
             if renew:
                 self._renew(now)
 
@@ -119,26 +117,18 @@ class LeaseKeeper:
         session = client.session
 
         def renewed(reply: Reply | None, error: BaseException | None) -> None:
-            call = None
+            call: Event | None = None
             with self._changed:
                 self._asked = False
                 if self._live and client.session == session:
                     if error is None:
                         self._since_ns = max(self._since_ns, sent_ns)
-                        if self._fenced and self.left_ns():
-                            self._fenced, call = False, "resumed"
+                        if self.left_ns():
+                            self._fenced, call = False, "renewed"
                     elif isinstance(error, FsError) and error.errno == errno.ESTALE:
                         self._live, call = False, "lost"
                 self._changed.notify_all()
             if call is not None:
-                self._call(call)
+                self._notify(call)
 
-        client.submit(Renew(session, client.epoch, self._seen_index()), renewed)
-
-    def _call(self, name: str) -> None:
-        callback = self._callbacks[name]
-        if callback is not None:
-            try:
-                callback()
-            except Exception:
-                log.exception("the callback for a session that is %s failed", name)
+        client.submit(Renew(session, client.epoch, client.seen_index()), renewed)

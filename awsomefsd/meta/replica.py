@@ -11,12 +11,14 @@ are the same ones.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from awsomefsd.errors import Corrupt
+from awsomefsd.errors import Corrupt, Refused
 from awsomefsd.limits import JOURNAL_FILE_BYTES, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_MAP_BYTES_MIN
 from awsomefsd.meta.commands import Entry
 from awsomefsd.meta.consensus import Consensus
@@ -63,7 +65,8 @@ MakeMachine = Callable[[Txn], AppliedMachine]
 class Replica:
     """Used by the metadata thread only."""
 
-    def __init__(self, log: Consensus, store: Store, make_machine: MakeMachine, commit_entries: int, commit_ms: int) -> None:
+    def __init__(self, log: Consensus, store: Store, make_machine: MakeMachine, commit_entries: int, commit_ms: int, lock_fd: int) -> None:
+        self._lock_fd = lock_fd
         self.log = log
         self.store = store
         self._make_machine = make_machine
@@ -98,18 +101,21 @@ class Replica:
         """Journal and store under `directory`, made if both are missing.  A store without its journal is Corrupt; so is a gap."""
         for part in (directory / "journal", directory / "store"):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = Store.open(directory / "store", map_bytes_min=map_bytes_min)
-        journal = None
+        lock_fd = lock_directory(directory)
+        store = journal = None
         try:
+            store = Store.open(directory / "store", map_bytes_min=map_bytes_min)
             cluster, node = uuid_bytes(cluster_uuid), uuid_bytes(node_uuid)
             create = store.identity is None
             journal = Journal.open(directory / "journal", cluster, node, create=create, disk=disk, file_bytes=journal_file_bytes)
             store.claim(cluster_uuid, node_uuid, journal.incarnation)
-            return cls(Solo(journal), store, make_machine, commit_entries, commit_ms)
+            return cls(Solo(journal), store, make_machine, commit_entries, commit_ms, lock_fd)
         except BaseException:
-            store.close()
+            if store is not None:
+                store.close()
             if journal is not None:
                 journal.close()
+            os.close(lock_fd)
             raise
 
     def _check(self) -> None:
@@ -200,6 +206,7 @@ class Replica:
         """Forgets what is not committed, as a crash does; the log has it."""
         self.store.close()
         self.log.close()
+        os.close(self._lock_fd)
 
     def figures(self) -> dict[str, int | float | str]:
         return {
@@ -215,6 +222,17 @@ class Replica:
             "replayed": self.replayed,
             **self.log.figures(),
         }
+
+
+def lock_directory(directory: Path) -> int:
+    """Keeps every other process from journal and store while the descriptor is open; Refused if one has it (LMDB would make us wait)."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        os.close(fd)
+        raise Refused(f"{directory}: another process uses it; stop that first") from err
+    return fd
 
 
 def uuid_bytes(text: str) -> bytes:

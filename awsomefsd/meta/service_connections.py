@@ -49,13 +49,14 @@ class Connection:
     """One client.  Implements waiting.Origin."""
 
     __slots__ = (
-        "_buffer", "_owner", "_replies", "closed", "ending", "fd", "frames", "greeted", "mount", "pid", "reader", "sock", "stuck_ns",
-        "watched",
+        "_buffer", "_owner", "_replies", "_reply_bytes", "closed", "ending", "fd", "frames", "greeted", "mount", "pid", "reader", "sock",
+        "stuck_ns", "watched",
     )  # fmt: skip
 
     def __init__(self, owner: Connections, sock: socket.socket, pid: int) -> None:
         self._owner = owner
-        self._replies: list[bytes] = []
+        self._replies: list[bytes] = []  # of this turn
+        self._reply_bytes = 0
         self._buffer = b""  # answers that the socket did not take
         self.sock = sock
         self.fd = sock.fileno()
@@ -69,7 +70,7 @@ class Connection:
 
     @property
     def paused(self) -> bool:
-        return len(self._buffer) > OUT_PAUSE_BYTES
+        return len(self._buffer) + self._reply_bytes > OUT_PAUSE_BYTES
 
     def answer(self, call: int, reply: Reply) -> None:
         if self.closed:
@@ -81,11 +82,13 @@ class Connection:
             self._owner.touched.append(self)
         self._replies.append(pack_length(len(body)))
         self._replies.append(body)
+        self._reply_bytes += len(body)
 
     def send(self, now_ns: int) -> None:
         """Hand the socket what it takes.  Raises OSError when the connection is gone."""
         data = b"".join((self._buffer, *self._replies)) if self._buffer else b"".join(self._replies)
         self._replies.clear()
+        self._reply_bytes = 0
         try:
             sent = self.sock.send(data) if data else 0
         except BlockingIOError:

@@ -1,0 +1,51 @@
+"""How far a reader of the change stream is done: one small file beside what the reader produces.
+
+Why not only in the log (AdvanceReader)?  The reader's own position must become durable with its output, on its disk, for every page; an
+entry for each page would make reading write.  So there are two positions: this file says where to go on, and the registered cursor in the
+log, moved now and then and always behind the file, says what may be dropped.  The file is replaced by rename, so it is the old or the new
+one after a crash; old means that entries are seen twice, never skipped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct
+
+from awsomefsd import durable
+from awsomefsd.codec import Sealed
+from awsomefsd.errors import Refused
+
+
+class Cursor(Struct, array_like=True, gc=False):
+    """Of which stream, whose, and the index of the last entry that is done."""
+
+    cluster_uuid: str
+    reader: str
+    index: int
+
+
+CURSOR = Sealed(Cursor)
+
+
+class CursorFile:
+    def __init__(self, path: Path, cluster_uuid: str, reader: str) -> None:
+        self._path = path
+        self._cluster_uuid = cluster_uuid
+        self._reader = reader
+
+    def load(self) -> int | None:
+        """None if there is no file yet.  Raises Corrupt, and Refused for the file of another stream."""
+        try:
+            raw = self._path.read_bytes()
+        except FileNotFoundError:
+            return None
+        cursor = CURSOR.loads(raw)
+        if (cursor.cluster_uuid, cursor.reader) != (self._cluster_uuid, self._reader):
+            raise Refused(f"{self._path}: cursor of reader {cursor.reader!r} in cluster {cursor.cluster_uuid}, not of this one")
+        index: int = cursor.index
+        return index
+
+    def save(self, index: int) -> None:
+        """Durable when this returns."""
+        durable.write_file(self._path, CURSOR.dumps(Cursor(self._cluster_uuid, self._reader, index)))
