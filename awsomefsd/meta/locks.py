@@ -8,6 +8,7 @@ finds a session's locks when it ends.  A lock that must wait is the service's me
 from __future__ import annotations
 
 import errno
+import stat
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import LOCKS_PER_INODE_MAX
@@ -94,7 +95,8 @@ def set_lock(state: State, entry: Entry, command: SetLock) -> Reply:
     session = session_of(state, entry, command.volume)
     volume_of(state, entry, command.volume, host=False)
     want = wanted(command.kind, command.owner, command.pid, command.lock_type, command.start, command.end, session.session)
-    inode_of(state, command.volume, command.ino)
+    if stat.S_ISLNK(inode_of(state, command.volume, command.ino).mode):
+        raise FsError(errno.EINVAL, "a symbolic link cannot be locked")
     held = of_inode(state, command.volume, command.ino)
     if want.lock_type == F_UNLCK and not held:
         return Done()

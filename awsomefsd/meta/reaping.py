@@ -75,7 +75,7 @@ def _reap_trim(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget
 def _reap_session(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget: int) -> int:
     session = keys.reap_of(key)[2]
     ended = end_pins(state, entry, session, budget)
-    if ended < budget:
+    if not state.any_in(keys.pinner_range(session)):
         state.unqueue_reap(key)
         forget_ended(state, session)
     return max(1, ended)

@@ -112,7 +112,8 @@ def end(state: State, entry: Entry, row: rows.SessionRow, *, exited: bool) -> No
         state.save_volume(volume)
     end_session_locks(state, row.session)
     end_leases(state, row.session, exited=exited)
-    if end_pins(state, entry, row.session, REAP_EXTENTS_PER_ENTRY) == REAP_EXTENTS_PER_ENTRY:
+    end_pins(state, entry, row.session, REAP_EXTENTS_PER_ENTRY)
+    if state.any_in(keys.pinner_range(row.session)):
         state.queue_reap(keys.reap(keys.REAP_SESSION, 0, row.session, 0), rows.ReapRow())
     forget_ended(state, row.session)
 

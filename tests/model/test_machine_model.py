@@ -1,0 +1,412 @@
+"""Random commands against a machine and a plain model of files in memory.
+
+The model knows paths, links, contents and nothing else.  After each run the machine shows the same tree and bytes, the check finds nothing,
+and a second machine that was flushed and made anew between random entries has given the same replies and holds the same rows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import stat
+from dataclasses import dataclass, field
+
+import pytest
+
+from awsomefsd.limits import INLINE_BYTES_MAX
+from awsomefsd.meta import commands as c
+from awsomefsd.meta import filemap, inodes, sessions, state
+from awsomefsd.meta import messages as m
+from awsomefsd.meta.check import check
+from awsomefsd.meta.machine import Machine
+from awsomefsd.types import SegmentInfo
+from tests.memtxn import MemTxn
+from tests.metadrive import HEADER, Drive
+
+SEED = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
+NAMES = [b"a", b"b", b"c", b"d", b"e"]
+
+
+@dataclass
+class Node:
+    kind: int
+    parent: int = 0
+    links: int = 1
+    names: dict[bytes, int] = field(default_factory=dict)
+    data: bytearray = field(default_factory=bytearray)
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
+    pinned: bool = False
+
+
+class Model:
+    """What the machine should show, and the commands that change both."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.drive = Drive(segments=256)
+        self.drive.make_volume()
+        self.drive.open()
+        self.nodes: dict[int, Node] = {1: Node(stat.S_IFDIR, 1, 2)}
+        self.places: dict[tuple[int, int], bytes] = {}  # (segment, frame offset) -> logical bytes of the frame
+        self.segment: SegmentInfo | None = None
+        self.unique = 0
+        self.acks: list[int] = []
+
+    def propose(self, command: c.Command) -> m.Reply:
+        self.unique += 1
+        acks, self.acks = (self.acks, []) if self.random.random() < 0.5 else ([], self.acks)
+        reply = self.drive.apply(command, unique=self.unique, acks=acks)
+        self.acks.append(self.unique)
+        assert self.drive.machine.stored_result(self.drive.mount, self.unique) == reply
+        if self.random.random() < 0.05:  # the same request again: the same answer, and nothing happens
+            assert self.drive.apply(command, unique=self.unique) == reply
+        return reply
+
+    def expect(self, command: c.Command, number: int) -> m.Reply:
+        reply = self.propose(command)
+        got = reply.errno if isinstance(reply, m.Failed) else 0
+        assert got == number, f"{command}: {reply}, expected {errno.errorcode.get(number, number)}"
+        return reply
+
+    # --- choices --------------------------------------------------------------------------------------------------------
+    def directory(self) -> int:
+        return self.random.choice([i for i, n in self.nodes.items() if n.kind == stat.S_IFDIR and n.links])
+
+    def file(self) -> int | None:
+        files = [i for i, n in self.nodes.items() if n.kind == stat.S_IFREG]
+        return self.random.choice(files) if files else None
+
+    def name(self) -> bytes:
+        return self.random.choice(NAMES)
+
+    def below(self, ino: int, ancestor: int) -> bool:
+        while ino != ancestor and ino != 1:
+            ino = self.nodes[ino].parent
+        return ino == ancestor
+
+    # --- names ----------------------------------------------------------------------------------------------------------
+    def create(self) -> None:
+        parent, name = self.directory(), self.name()
+        kind = self.random.choice([stat.S_IFREG, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO])
+        held = self.nodes[parent].names.get(name)
+        opening = self.random.random() < 0.3
+        command = c.Create(self.drive.volume, parent, name, kind | 0o644, 0, 0, 0, b"target" if kind == stat.S_IFLNK else b"", opening)
+        if held is not None:
+            if opening and self.nodes[held].kind == stat.S_IFREG:
+                reply = self.expect(command, 0)
+                assert reply.attr.ino == held and not reply.created
+            else:
+                self.expect(command, errno.EEXIST)
+            return
+        ino = self.expect(command, 0).attr.ino
+        assert ino not in self.nodes
+        self.nodes[parent].names[name] = ino
+        self.nodes[ino] = Node(kind, parent, 2 if kind == stat.S_IFDIR else 1)
+        if kind == stat.S_IFDIR:
+            self.nodes[parent].links += 1
+
+    def link(self) -> None:
+        ino, parent, name = self.random.choice(list(self.nodes)), self.directory(), self.name()
+        node = self.nodes[ino]
+        number = 0
+        if node.kind == stat.S_IFDIR:
+            number = errno.EPERM
+        elif not node.links:
+            number = errno.ENOENT
+        elif name in self.nodes[parent].names:
+            number = errno.EEXIST
+        self.expect(c.Link(self.drive.volume, ino, parent, name), number)
+        if not number:
+            self.nodes[parent].names[name] = ino
+            node.links += 1
+
+    def lose(self, ino: int, pinned: bool) -> None:
+        node = self.nodes[ino]
+        node.links = 0 if node.kind == stat.S_IFDIR else node.links - 1
+        if not node.links:
+            if pinned:
+                node.pinned = True
+            else:
+                del self.nodes[ino]
+
+    def unlink(self) -> None:
+        parent, name, pinned = self.directory(), self.name(), self.random.random() < 0.3
+        ino = self.nodes[parent].names.get(name)
+        number = errno.ENOENT if ino is None else errno.EISDIR if self.nodes[ino].kind == stat.S_IFDIR else 0
+        self.expect(c.Unlink(self.drive.volume, parent, name, pinned), number)
+        if ino is not None and not number:
+            del self.nodes[parent].names[name]
+            self.lose(ino, pinned)
+
+    def rmdir(self) -> None:
+        parent, name, pinned = self.directory(), self.name(), self.random.random() < 0.2
+        ino = self.nodes[parent].names.get(name)
+        node = self.nodes[ino] if ino is not None else None
+        number = 0
+        if node is None:
+            number = errno.ENOENT
+        elif node.kind != stat.S_IFDIR:
+            number = errno.ENOTDIR
+        elif node.names:
+            number = errno.ENOTEMPTY
+        self.expect(c.Rmdir(self.drive.volume, parent, name, pinned), number)
+        if ino is not None and not number:
+            del self.nodes[parent].names[name]
+            self.nodes[parent].links -= 1
+            self.lose(ino, pinned)
+
+    def rename_errno(self, command: c.Rename, ino: int | None, target: int | None) -> int:
+        if ino is None:
+            return errno.ENOENT
+        node = self.nodes[ino]
+        if target is None:
+            if command.flags == 2:
+                return errno.ENOENT
+        elif command.flags == 1:
+            return errno.EEXIST
+        elif target == ino:
+            return 0
+        if node.kind == stat.S_IFDIR and self.below(command.new_parent, ino):
+            return errno.EINVAL
+        if target is None:
+            return 0
+        other = self.nodes[target]
+        if other.kind == stat.S_IFDIR and self.below(command.parent, target):
+            return errno.EINVAL if command.flags == 2 else errno.ENOTEMPTY
+        if command.flags == 2:
+            return 0
+        if other.kind == stat.S_IFDIR and node.kind != stat.S_IFDIR:
+            return errno.EISDIR
+        if other.kind == stat.S_IFDIR and other.names:
+            return errno.ENOTEMPTY
+        return errno.ENOTDIR if other.kind != stat.S_IFDIR and node.kind == stat.S_IFDIR else 0
+
+    def rename(self) -> None:
+        flags, pinned = self.random.choice([0, 0, 1, 2]), self.random.random() < 0.3
+        command = c.Rename(self.drive.volume, self.directory(), self.name(), self.directory(), self.name(), flags, pinned)
+        old, new = self.nodes[command.parent], self.nodes[command.new_parent]
+        ino, target = old.names.get(command.name), new.names.get(command.new_name)
+        number = self.rename_errno(command, ino, target)
+        self.expect(command, number)
+        if number or ino is None or ino == target:
+            return
+        node = self.nodes[ino]
+        if flags == 2 and target is not None:
+            old.names[command.name] = target
+            self.moved(target, new, old, command.parent)
+        else:
+            del old.names[command.name]
+            if target is not None:
+                if self.nodes[target].kind == stat.S_IFDIR:
+                    new.links -= 1
+                self.lose(target, pinned)
+        new.names[command.new_name] = ino
+        self.moved(ino, old, new, command.new_parent)
+        assert node.links
+
+    def moved(self, ino: int, old: Node, new: Node, new_ino: int) -> None:
+        if self.nodes[ino].kind == stat.S_IFDIR:
+            old.links -= 1
+            new.links += 1
+            self.nodes[ino].parent = new_ino
+
+    def release(self) -> None:
+        pinned = [i for i, n in self.nodes.items() if n.pinned]
+        chosen = self.random.sample(pinned, self.random.randint(0, len(pinned)))
+        self.expect(c.ReleaseOrphan(self.drive.volume, [*chosen, 999_999]), 0)
+        for ino in chosen:
+            del self.nodes[ino]
+
+    # --- data -----------------------------------------------------------------------------------------------------------
+    def leased(self) -> SegmentInfo:
+        if self.segment is None or self.drive.frames[self.segment.segment] > self.segment.bytes - (1 << 18):
+            if self.segment is not None:
+                self.expect(self.drive.commit(self.segment, sealed=True), 0)
+            reply = self.propose(c.LeaseSegments(1, self.drive.index))
+            assert isinstance(reply, m.SegmentsLeased), reply
+            self.segment = reply.segments[0]
+            self.drive.frames[self.segment.segment] = 0
+        return self.segment
+
+    def write(self) -> None:
+        """One to four writes of one inode in one commit, as extents or inline patches."""
+        ino = self.file()
+        if ino is None:
+            return
+        node, drive = self.nodes[ino], self.drive
+        attr = drive.ask(m.GetAttr(drive.volume, ino)).attr
+        writes = []
+        for _ in range(self.random.randint(1, 4)):
+            offset = self.random.choice([0, len(node.data), self.random.randrange(9_000)])
+            writes.append((offset, self.random.randbytes(self.random.randint(1, 3_000))))
+        end = max(offset + len(data) for offset, data in writes)
+        inline = attr.inline and end <= INLINE_BYTES_MAX
+        segment = None if inline else self.leased()
+        drive.sequence += 1
+        step = c.InodeCommit(ino, 1, drive.sequence, end, drive.now, [], list(writes) if inline else [])
+        if segment is not None:
+            stored = bytes(node.data[: attr.stored_bytes]) if attr.inline else b""
+            writes = ([(0, stored)] if stored else []) + writes
+            for offset, data in writes:
+                extent = drive.frame(segment, offset, len(data))
+                self.places[(extent.segment, extent.frame_offset)] = data
+                step.extents.append(extent)
+            step.sequence = drive.sequence
+        reply = self.expect(drive.commit(segment, step), 0)
+        assert reply.errnos == [0], reply
+        for offset, data in writes:
+            if len(node.data) < offset + len(data):
+                node.data.extend(bytes(offset + len(data) - len(node.data)))
+            node.data[offset : offset + len(data)] = data
+        assert reply.attrs[0].size == len(node.data)
+
+    def truncate(self) -> None:
+        ino = self.file()
+        if ino is None:
+            return
+        node = self.nodes[ino]
+        size = self.random.choice([0, self.random.randint(0, len(node.data)), self.random.randint(0, 12_000)])
+        self.expect(c.SetAttr(self.drive.volume, ino, c.SET_SIZE, size=size, log=1, sequence=self.drive.sequence), 0)
+        del node.data[size:]
+        node.data.extend(bytes(size - len(node.data)))
+
+    def xattr(self) -> None:
+        ino = self.random.choice(list(self.nodes))
+        node, name = self.nodes[ino], b"user." + self.name()
+        if self.random.random() < 0.4:
+            self.expect(c.RemoveXattr(self.drive.volume, ino, name), 0 if name in node.xattrs else errno.ENODATA)
+            node.xattrs.pop(name, None)
+            return
+        flags, value = self.random.choice([0, 0, 1, 2]), self.random.randbytes(20)
+        number = 0
+        if flags == 1 and name in node.xattrs:
+            number = errno.EEXIST
+        elif flags == 2 and name not in node.xattrs:
+            number = errno.ENODATA
+        self.expect(c.SetXattr(self.drive.volume, ino, name, value, flags), number)
+        if not number:
+            node.xattrs[name] = value
+
+    def background(self) -> None:
+        """What happens beside the files: locks, reservations, readers of the stream, takeovers, new sessions, collection."""
+        drive, what = self.drive, self.random.randrange(7)
+        if what == 0:
+            start = self.random.randrange(100)
+            ino = self.random.choice(list(self.nodes))
+            owner, kind = self.random.randrange(3), self.random.randrange(3)
+            self.propose(c.SetLock(drive.volume, ino, self.random.randrange(2), owner, 9, kind, start, start + self.random.randrange(50)))
+        elif what == 1:
+            self.propose(c.Reserve(drive.volume, self.random.randint(-1 << 20, 1 << 20), 0))
+        elif what == 2:
+            self.propose(c.RegisterReader("r", drive.index))
+        elif what == 3:
+            self.propose(self.random.choice([c.AdvanceReader("r", drive.index - 5), c.RemoveReader("r")]))
+        elif what == 4:
+            self.propose(c.Reap(self.random.randint(1, 40)))
+        elif what == 5:
+            worker = drive.index  # only grows
+            drive.open(worker=worker, predecessor_exited=self.random.random() < 0.5)
+            self.segment = None
+        else:
+            drive.ok(c.EndSession(drive.session, drive.epoch, self.random.random() < 0.5))
+            old, self.segment = drive.session, None
+            drive.open(worker=drive.index)
+            drive.ok(c.ClearQuarantine(old, "the process has exited"))
+            for ino in [i for i, n in self.nodes.items() if n.pinned]:
+                del self.nodes[ino]
+
+    # --- comparison -----------------------------------------------------------------------------------------------------
+    def contents(self, ino: int) -> bytes:
+        layout = self.drive.ask(m.GetLayout(self.drive.volume, ino, 0, 1 << 40))
+        data = bytearray(layout.size)
+        if layout.inline is not None:
+            data[: len(layout.inline)] = layout.inline
+        segments = {info.segment: info for info in layout.segments}
+        for extent in layout.extents:
+            assert segments[extent.segment].incarnation == extent.incarnation and extent.header_bytes == HEADER
+            frame = self.places[(extent.segment, extent.frame_offset)]
+            data[extent.file_offset : extent.file_offset + extent.length] = frame[extent.skip : extent.skip + extent.length]
+        assert len(data) == layout.size
+        return bytes(data)
+
+    def compare(self) -> None:
+        drive = self.drive
+        for ino, node in self.nodes.items():
+            attr = drive.ask(m.GetAttr(drive.volume, ino)).attr
+            assert (stat.S_IFMT(attr.mode), attr.nlink, attr.xattrs) == (node.kind, node.links, len(node.xattrs))
+            assert drive.ask(m.ListXattr(drive.volume, ino)).names == sorted(node.xattrs)
+            if node.kind == stat.S_IFREG:
+                assert self.contents(ino) == node.data
+            if node.kind == stat.S_IFDIR:
+                listed = drive.ask(m.ReadDir(drive.volume, ino, 0, 500, True)).entries
+                assert {entry.name: entry.ino for entry in listed} == node.names
+                assert all(entry.attr.ino == entry.ino for entry in listed)
+                for name, child in node.names.items():
+                    assert drive.ask(m.Lookup(drive.volume, ino, name)).attr.ino == child
+        drive.machine.flush()
+        assert check(drive.txn) == []
+        volume = drive.ask(m.GetVolumes()).volumes[0]
+        if not drive.machine.state.cluster.reaps:  # orphans of ended sessions may wait there
+            assert volume.used_inodes == len(self.nodes)
+
+
+def again(entries: list[c.Entry], chance: random.Random) -> tuple[list[m.Reply], dict[bytes, bytes]]:
+    """The replies and rows of a machine that is made anew now and then, and meets entries twice."""
+    txn = MemTxn()
+    machine = Machine(txn)
+    replies = []
+    for at, entry in enumerate(entries):
+        decoded = c.entry_decode(c.entry_encode(entry))
+        replies.append(machine.apply(decoded))
+        if chance.random() < 0.1:
+            machine.flush()
+            machine = Machine(txn)
+            for old in entries[max(0, at - 3) : at + 1]:
+                machine.apply(old)
+    machine.flush()
+    return replies, txn.rows
+
+
+@pytest.mark.parametrize("run", range(6))
+def test_random_commands(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seed = SEED + run
+    if run % 2:  # bounds so small that truncations and deletions are left to Reap
+        monkeypatch.setattr(filemap, "REAP_EXTENTS_PER_ENTRY", 2)
+        monkeypatch.setattr(inodes, "SMALL_FILE_EXTENTS", 1)
+        monkeypatch.setattr(sessions, "REAP_EXTENTS_PER_ENTRY", 1)
+    print(f"AWSOMEFSD_SEED={SEED} run {run}")
+    model = Model(seed)
+    steps = [model.create, model.link, model.unlink, model.rmdir, model.rename, model.release]
+    steps += [model.write, model.truncate, model.xattr, model.background]
+    weights = [8, 3, 5, 3, 8, 1, 10, 4, 4, 3]
+    for step in range(700):
+        model.random.choices(steps, weights)[0]()
+        if step % 100 == 99:
+            model.compare()
+    model.compare()
+    monkeypatch.setattr(state, "ROWS_CACHED_MAX", 2)  # and a cache that forgets after every entry
+    replies, rows = again(model.drive.entries, random.Random(seed))
+    assert replies == model.drive.replies
+    assert rows == model.drive.txn.rows
+
+
+def test_what_is_deleted_leaves_nothing() -> None:
+    print(f"AWSOMEFSD_SEED={SEED}")
+    model = Model(SEED)
+    for _ in range(300):
+        model.random.choice([model.create, model.write, model.rename, model.xattr])()
+    drive = model.drive
+    drive.ok(c.EndSession(drive.session, drive.epoch, True))
+    drive.session = drive.epoch = 0
+    drive.ok(c.DeleteVolume(drive.volume, True))
+    reaped = 0
+    while drive.machine.reap_pending():
+        drive.ok(c.Reap(50))
+        drive.machine.flush()
+        assert check(drive.txn) == []
+        reaped += 1
+    assert reaped > 1
+    assert all(key[2:6] == bytes(4) for key in drive.txn.rows), "rows of the volume are left"
+    device = drive.ask(m.GetDevices()).devices[0]
+    assert device.segments_free == device.segments
