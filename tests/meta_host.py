@@ -64,7 +64,8 @@ class Host:
 
     def start(self) -> MetadataService:
         self.disk.fail = False
-        replica_options = {"disk": self.disk, "journal_file_bytes": 512 << 10, "commit_ms": 60_000, **self.options.get("replica_options", {})}
+        replica_options = {"disk": self.disk, "journal_file_bytes": 512 << 10, "commit_ms": 60_000}
+        replica_options.update(self.options.get("replica_options", {}))
         self.service = MetadataService(
             directory=self.directory / "meta",
             socket_path=self.socket_path,
