@@ -187,7 +187,7 @@ class _Fetch:
     `prefix` bytes precede block `first` on the device (a header, or the rest of a device block).
     """
 
-    __slots__ = ("_into", "_start", "_views", "bounced_bytes", "first", "last", "parts")
+    __slots__ = ("_into", "_middle", "_start", "_views", "bounced_bytes", "first", "last", "parts")
 
     def __init__(self, start: int, into: memoryview, prefix: int, buffer: memoryview, unit: int) -> None:
         end = start + len(into)
@@ -196,7 +196,8 @@ class _Fetch:
         self.last = align_up(end, BLOCK_BYTES)
         low, high = align_up(start, BLOCK_BYTES), end - end % BLOCK_BYTES
         middle = into[low - start : high - start] if low < high and prefix % unit == 0 else None
-        if middle is not None and is_aligned(middle, unit):
+        self._middle = middle if middle is not None and is_aligned(middle, unit) else None
+        if middle is not None and self._middle is not None:
             lead = buffer[: prefix + low - first]
             tail = buffer[len(lead) : len(lead) + self.last - high]
             self.parts = [part for part in (lead, middle, tail) if len(part)]
@@ -204,7 +205,7 @@ class _Fetch:
         else:
             self.parts = [buffer[: align_up(prefix + self.last - first, BLOCK_BYTES)]]
             self._views = [(first, buffer[prefix : prefix + self.last - first])]
-        self.bounced_bytes = sum(len(view) for position, view in self._views if view is not middle)
+        self.bounced_bytes = sum(len(view) for _, view in self._views if view is not self._middle)
 
     def verify(self, checks: FrameChecks) -> None:
         """Raises _Mismatch unless every block fetched has its checksum."""
@@ -224,7 +225,7 @@ class _Fetch:
         end = self._start + len(self._into)
         for position, view in self._views:
             low, high = max(self._start, position), min(end, position + len(view))
-            if low < high and view.obj is not self._into.obj:
+            if low < high and view is not self._middle:
                 self._into[low - self._start : high - self._start] = view[low - position : high - position]
 
 
