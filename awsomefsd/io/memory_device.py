@@ -2,7 +2,7 @@
 
 It keeps what was written apart from what was flushed.  `crash` gives the device as it could be found after a power cut: everything flushed
 is there, and of what was not, each block is there or not as `survives` decides (a torn write).  It asserts the writer's promise that no
-block is written twice between two calls of `allow_rewrites`.
+block is written twice between two calls of `allow_rewrites`.  A write that fails leaves its first half.
 """
 
 from __future__ import annotations
@@ -56,10 +56,17 @@ class MemoryDevice:
         assert not (self.write_once and self.written_blocks.intersection(blocks)), "a block is written twice"
         self.written_blocks.update(blocks)  # also when it fails: the device may have taken it
         self.writes.append((offset, total))
-        self.on_write(offset, total)
-        for block in blocks:
+        try:
+            self.on_write(offset, total)
+        except OSError:
+            self._store(offset, b"".join(buffers)[: total // 2])
+            raise
+        self._store(offset, b"".join(buffers))
+
+    def _store(self, offset: int, data: bytes) -> None:
+        for block in range(offset // BLOCK_BYTES, -(-(offset + len(data)) // BLOCK_BYTES)):
             self.durable.setdefault(block, bytes(self.content[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]))
-        self.content[offset : offset + total] = b"".join(buffers)
+        self.content[offset : offset + len(data)] = data
 
     def flush(self) -> None:
         self.flushes += 1

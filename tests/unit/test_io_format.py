@@ -25,9 +25,8 @@ OTHER_CLUSTER = "99999999-2222-3333-4444-555555555555"
 OURS = (Corrupt, FormatTooNew, NotFound)
 
 
-def dice() -> random.Random:
-    seed = int(os.environ.get("AWSOMEFSD_SEED", random.randrange(1 << 32)))
-    print(f"AWSOMEFSD_SEED={seed}")
+@pytest.fixture
+def rng(seed: int) -> random.Random:
     return random.Random(seed)
 
 
@@ -102,12 +101,11 @@ def test_superblock_round_trip_and_golden() -> None:
     check_golden("superblock.bin", raw)
 
 
-def test_geometry_keeps_enough_segments() -> None:
+def test_geometry_keeps_enough_segments(rng: random.Random) -> None:
     assert superblock.geometry(4 * GIB) == (64 * MIB, 63)
     assert superblock.geometry(superblock.DEVICE_BYTES_MIN) == (SEGMENT_BYTES_MIN, SEGMENTS_MIN)
     with pytest.raises(Refused, match="at least"):
         superblock.geometry(superblock.DEVICE_BYTES_MIN - 1)
-    rng = dice()
     for _ in range(2_000):
         size = rng.randrange(superblock.DEVICE_BYTES_MIN, 1 << rng.randrange(27, 50))
         segment_bytes, segments = superblock.geometry(size)
@@ -238,8 +236,7 @@ def test_empty_footer() -> None:
 
 
 @pytest.mark.parametrize("what", ["superblock", "frame", "footer"])
-def test_decoders_raise_only_our_errors(what: str) -> None:
-    rng = dice()
+def test_decoders_raise_only_our_errors(what: str, rng: random.Random) -> None:
     good, decode = {
         "superblock": (superblock.pack(a_superblock()), superblock.unpack),
         "frame": (packed_header(a_frame()), frames.unpack_header),
@@ -272,8 +269,7 @@ def some_length(rng: random.Random) -> int:
     return min(3 * MIB, max(1, int(2 ** rng.uniform(0, 21.6)) + rng.choice((-1, 0, 0, 1))))
 
 
-def test_plans_are_sound_and_never_need_more_than_space_needed() -> None:
-    rng = dice()
+def test_plans_are_sound_and_never_need_more_than_space_needed(rng: random.Random) -> None:
     for _ in range(150):
         segment_bytes = rng.choice((1, 1, 2, 4, 64)) * MIB
         rooms = [placement.Room(segment_bytes)]
@@ -313,8 +309,7 @@ def check_plan(lengths: list[int], planned: placement.Plan, before: list[placeme
             assert room.segment_bytes - room.end - footer <= 4 * BLOCK_BYTES, "little is left over"
 
 
-def test_space_needed_may_be_summed_before_writes_are_joined() -> None:
-    rng = dice()
+def test_space_needed_may_be_summed_before_writes_are_joined(rng: random.Random) -> None:
     for _ in range(20_000):
         a, b = some_length(rng), some_length(rng)
         joined = placement.space_needed(a + b)
