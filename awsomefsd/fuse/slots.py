@@ -83,7 +83,9 @@ class Slot:
         self._words[0] = RECEIVED | length << _LENGTH_SHIFT
 
     def executing(self) -> None:
-        self._words[0] = EXECUTING | self._words[0] & ~0xFF
+        """The derived state RECEIVED (the worker died in the gap) becomes real here, with the length that the header tells."""
+        word = self._words[0]
+        self._words[0] = EXECUTING | (word & ~0xFF if word & 0xFF else self.length << _LENGTH_SHIFT)
 
     def start(self, length: int) -> None:
         """RECEIVED and EXECUTING in one store, for a thread that executes what it read at once."""

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from functools import partial
 
 from awsomefsd.errors import FsError
 from awsomefsd.fuse.context import Context, Opened
@@ -306,7 +307,7 @@ class NamespaceOps:
         """Entries as they are now: the page may be older than a removal or a change of attributes since."""
         if not plus:
             return entries
-        return (self._fresh(ino, entry) for entry in entries)
+        return map(partial(self._fresh, ino), entries)  # no generator: that would be taken for an Op
 
     def _fresh(self, parent: int, entry: Dirent) -> Dirent:
         attr = self._mount.names.attr(entry.ino) if entry.cookie >= FIRST_COOKIE else None
