@@ -266,9 +266,30 @@ def _explain(error: dict[str, Any], environ: Mapping[str, str], file: Path | Non
     return f"{key} = {error['input']!r} in {where}: {message[:1].lower()}{message[1:]}"
 
 
-def origin(path: tuple[str, ...], environ: Mapping[str, str] | None = None, file: Path | None = None) -> str:
-    """Where the value of a key comes from, for people (an override of the command line is not seen here)."""
-    for variable, known, _text in _from_environment(os.environ if environ is None else environ):
-        if known == path:
-            return f"the environment ({variable})"
+def variable_of(path: tuple[str, ...], environ: Mapping[str, str]) -> str:
+    """The environment variable that sets a key, "" if none does."""
+    return next((variable for variable, known, _text in _from_environment(environ) if known == path), "")
+
+
+def file_keys(file: Path | None) -> dict[tuple[str, ...], str]:
+    """The keys that a file sets, each with the file's name."""
+    if file is None:
+        return {}
+    content = _file_source(Settings, file)()
+    return {path: str(file) for path in key_paths() if _holds(content, path)}
+
+
+def _holds(content: Any, path: tuple[str, ...]) -> bool:
+    for part in path:
+        if not isinstance(content, dict) or part not in content:
+            return False
+        content = content[part]
+    return True
+
+
+def origin(path: tuple[str, ...], environ: Mapping[str, str], file: Path | None) -> str:
+    """Where a bad value comes from, in words."""
+    variable = variable_of(path, environ)
+    if variable:
+        return f"the environment ({variable})"
     return str(file) if file is not None else "the command line"

@@ -24,7 +24,7 @@ from awsomefsd import node, sockets
 from awsomefsd.catalog import Catalog
 from awsomefsd.config import Settings
 from awsomefsd.devices import NodeDevices
-from awsomefsd.errors import Error, FsError, Unavailable
+from awsomefsd.errors import ConfigError, Error, FsError, Unavailable
 from awsomefsd.fuse.keeper_client import KeeperClient
 from awsomefsd.io.devices import DeviceTable
 from awsomefsd.log import bound
@@ -130,7 +130,7 @@ def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTabl
 
 def _worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, MountOptions], dict[str, Any]]:
     """What a worker is told: the keeper hands it on unread."""
-    pins = os.environ.get(PINS_VARIABLE, "")  # for tests: what negotiate.Pins holds back
+    pins = pins_of(os.environ.get(PINS_VARIABLE, ""))
     boot_id = node.boot_id()
 
     def config(wish: Wish, options: MountOptions) -> dict[str, Any]:
@@ -152,6 +152,23 @@ def _worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, M
     return config
 
 
+def pins_of(text: str) -> dict[str, Any]:
+    """AWSOMEFSD_FUSE_PINS, for tests: "minor=34,resend=off,without=0x40", the fields of negotiate.Pins."""
+    pins: dict[str, Any] = {}
+    for word in filter(None, text.split(",")):
+        name, _, value = word.partition("=")
+        try:
+            if name == "resend":
+                pins[name] = {"on": True, "off": False}[value]
+            elif name in ("minor", "without"):
+                pins[name] = int(value, 0)
+            else:
+                raise KeyError(name)
+        except (KeyError, ValueError):
+            raise ConfigError(f"{PINS_VARIABLE}: {word!r} is not minor=NUMBER, resend=off or without=FLAGS; correct or unset it") from None
+    return pins
+
+
 # --- lifecycles -----------------------------------------------------------------------------------------------------------------
 
 
@@ -164,11 +181,11 @@ async def _stop_on_signal(scope: trio.CancelScope) -> None:
             return
 
 
-async def _watch_metadata(metadata: MetadataService) -> None:
-    """Raises when the service has ended by itself.  Polled: a thread that waits for an Event cannot be cancelled."""
+async def _watch_metadata(metadata: MetadataService, scope: trio.CancelScope) -> None:
+    """Ends the daemon when the service has ended by itself.  Polled: a thread that waits for an Event cannot be cancelled."""
     while not metadata.failed.is_set():
         await trio.sleep(0.05)
-    raise MetadataEnded(f"the metadata service ended: {metadata.error}; the daemon must be started again, see its log")
+    scope.cancel()
 
 
 async def _keep_mounts(mounts: Mounts) -> None:
@@ -203,10 +220,12 @@ async def serve(parts: Parts, ready: Callable[[], None]) -> None:
     """Runs until a signal; raises MetadataEnded."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
-        nursery.start_soon(_watch_metadata, parts.metadata)
+        nursery.start_soon(_watch_metadata, parts.metadata, nursery.cancel_scope)
         nursery.start_soon(parts.door.serve)
         nursery.start_soon(_keep_mounts, parts.mounts)
         ready()
+    if parts.metadata.failed.is_set():
+        raise MetadataEnded(f"the metadata service ended: {parts.metadata.error}; what was acknowledged is safe, start the daemon again")
 
 
 def run(settings: Settings) -> int:
@@ -223,7 +242,7 @@ def run(settings: Settings) -> int:
             parts.close()
 
     try:
-        trio.run(main, strict_exception_groups=False)
+        trio.run(main)
     except MetadataEnded as err:
         logger.critical("%s", err)
         return 1

@@ -41,11 +41,11 @@ class AdminClient:
         self._channel.close()
         self._address.__exit__(None, None, None)
 
-    def call(self, name: str, timeout_s: float = CALL_S, **fields: Any) -> Any:
+    def call(self, rpc: str, /, timeout_s: float = CALL_S, **fields: Any) -> Any:
         """The reply of one RPC.  Raises the domain error that the daemon raised."""
-        request = getattr(admin_pb2, f"{name}Request")(**fields)
+        request = getattr(admin_pb2, f"{rpc}Request")(**fields)
         try:
-            return getattr(self._stub, name)(request, timeout=timeout_s)
+            return getattr(self._stub, rpc)(request, timeout=timeout_s)
         except grpc.RpcError as failure:
             raise self._explained(failure, timeout_s) from None
 

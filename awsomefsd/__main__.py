@@ -1,0 +1,40 @@
+"""One program, several processes: dispatch by the first word, importing only what that process needs.
+
+`worker` and `keeper` are matched before anything else is imported: a worker serves within 150 ms and must not know click, pydantic, trio or
+gRPC; the keeper lives on the standard library.  Everything else is the command line (cli/main.py).
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    first = words[0] if words else ""
+    if first == "worker":
+        return _worker(words[1:])
+    if first == "keeper" and any(word.startswith("--run-dir") for word in words):
+        from awsomefsd.fuse.keeper import main as keeper
+
+        return keeper(words[1:])
+    if first == "supervise" and any(word.startswith("--run-dir") for word in words):
+        from awsomefsd.supervisor import main as supervise
+
+        return supervise(words[1:])
+    from awsomefsd.cli.main import run
+
+    return run(words)
+
+
+def _worker(words: list[str]) -> int:
+    if len(words) != 2 or words[0] != "--keeper-fd" or not words[1].isdecimal():
+        sys.stderr.write("awsomefsd worker is started by the keeper; to mount a volume: awsomefsd mount VOLUME DIR\n")
+        return 2
+    from awsomefsd.worker import main as worker
+
+    return worker(int(words[1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

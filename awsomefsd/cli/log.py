@@ -1,0 +1,58 @@
+"""awsomefsd log follow: the stream of changes, as lines for people or JSON objects for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from awsomefsd.cli.main import Group, Session
+
+
+@click.group(cls=Group)
+def log() -> None:
+    """Follow the stream of changes."""
+
+
+@log.command()
+@click.option("--from", "after", type=click.IntRange(0), default=0, help="Begin behind this index [the oldest that is kept].")
+@click.option("--reader", default="", help="A name: the log is kept from where this reader stands, and it goes on there next time.")
+@click.option("--no-wait", is_flag=True, help="End after the newest entry.")
+@click.option(
+    "-o", "--output", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Lines or JSON objects."
+)
+@click.pass_obj
+def follow(session: Session, after: int, reader: str, no_wait: bool, form: str) -> None:
+    """Print every change of the metadata, in order, as it is committed."""
+    with session.client() as client:
+        for change in client.follow(after=after, follow=not no_wait, reader=reader):
+            click.echo(_json_line(change) if form == "json" else _line(change))
+
+
+@log.command(name="remove-reader")
+@click.argument("name")
+@click.pass_obj
+def remove_reader(session: Session, name: str) -> None:
+    """Forget a reader; the log is not kept for it any more."""
+    with session.client() as client:
+        client.call("RemoveReader", name=name)
+    click.echo(f"reader {name} is forgotten")
+
+
+def _line(change: Any) -> str:
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(change.time_ns / 1e9))
+    fields = " ".join(f"{key}={_short(value)}" for key, value in json.loads(change.fields).items() if value not in (None, "", [], 0, False))
+    origin = f" mount={change.mount:x} unique={change.unique:x}" if change.mount else ""
+    return f"{change.index:>8}  {stamp}  {change.command:<14} {fields}{origin}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _json_line(change: Any) -> str:
+    names = ("index", "term", "time_ns", "site", "stamp", "mount", "unique", "session", "epoch", "command")
+    return json.dumps({**{name: getattr(change, name) for name in names}, "fields": json.loads(change.fields)}, ensure_ascii=False)

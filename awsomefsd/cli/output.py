@@ -1,0 +1,79 @@
+"""What commands print: a table for people, JSON with stable keys for programs (-o table|json)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import click
+
+from awsomefsd.sizes import format_bytes, parse_bytes
+
+output_option = click.option(
+    "-o", "--output", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print."
+)
+
+
+class Size(click.ParamType):
+    """4096, 512MiB, 8G, 1.5T."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_bytes(value)
+        except ValueError as err:
+            self.fail(str(err), param, ctx)
+
+
+SIZE = Size()
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), empty: str = "") -> None:
+    """A table without decoration, as wide as it needs to be where nobody looks (pipes), as wide as the terminal elsewhere."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = list(rows)
+    if not rows and empty:
+        click.echo(empty)
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=10_000)
+    console.print(table)
+
+
+def message_dict(message: Any, convert: dict[str, Callable[[Any], Any]] | None = None) -> dict[str, Any]:
+    """A protobuf message as a dictionary with every field, under its name in admin.proto; 64-bit numbers stay numbers."""
+    fields: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            value = dict(sorted(value.items()))
+        elif field.is_repeated:
+            value = [message_dict(item) if field.message_type is not None else item for item in value]
+        elif field.message_type is not None:
+            value = message_dict(value)
+        if convert and field.name in convert:
+            value = convert[field.name](value)
+        fields[field.name] = value
+    return fields
+
+
+def quota(limit: int) -> str:
+    return format_bytes(limit) if limit else "none"
