@@ -8,7 +8,8 @@ Outside the lock: payload, then one store of the last word, ``state DIRTY | payl
 
 * before the head word: there is no record; its sequence number is skipped.
 * RESERVED: write(2) was not answered and its slot executes again.  The header tells how far to skip, so a slow copy cannot hide a later
-  record that is already acknowledged.  A successor turns it CLEAN.
+  record that is already acknowledged.  A successor makes it ABANDONED, not CLEAN: it must never pass for a write that was carried out
+  when its request looks for it by `find_unique`.
 * DIRTY: it is flushed by whoever serves the mount.
 
 A record becomes CLEAN by one store, and the tail passes clean records in order by one store.  A kill between a commit and CLEAN makes a
@@ -46,7 +47,7 @@ HEADER_BYTES = 128  # of a record; also the unit of positions
 RECORD_MAGIC = 0x4459
 
 KIND_PAD, KIND_WRITE = 0, 1  # TRUNCATE, PUNCH and ATTRS come with a new VERSION
-RESERVED, DIRTY, CLEAN = range(3)
+RESERVED, DIRTY, CLEAN, ABANDONED = range(4)  # the last two: the tail may pass
 
 _TAIL, _HEAD, _SEQUENCE = 8, 9, 10  # words of page 0
 # magic, kind, version, generation | sequence | position | ino | offset | unique | time_ns | length, payload delta | span; then the crc
@@ -113,7 +114,7 @@ class Record:
         return self._state == DIRTY
 
     def __repr__(self) -> str:
-        state = ("reserved", "dirty", "clean")[self._state]
+        state = ("reserved", "dirty", "clean", "abandoned")[self._state]
         return f"Record({state} sequence={self.sequence} ino={self.ino} offset={self.offset} length={self.length})"
 
 
@@ -172,7 +173,7 @@ class DirtyLog:
         with self._lock:
             if self._uniques is not None:
                 return self._uniques.get(unique)
-            return next((r for r in self._live if r.unique == unique and r.kind == KIND_WRITE and r._state != RESERVED), None)
+            return next((r for r in self._live if r.kind == KIND_WRITE and r.unique == unique and r._state in (DIRTY, CLEAN)), None)
 
     def forget_uniques(self) -> None:
         """Recovery is over: drop the index."""
@@ -263,18 +264,22 @@ class DirtyLog:
         """These need not be flushed (again): committed, or cut off by a truncation.  Their places may be used again at once."""
         with self._lock:
             for record in records:
-                if record._state != CLEAN:
-                    if record._state == DIRTY:
-                        self._dirty_bytes -= record.length
-                    record._state = CLEAN
-                    self._ring_words[record._word] = CLEAN
+                if record._state == DIRTY:
+                    self._dirty_bytes -= record.length
+                    self._set_state(record, CLEAN)
+                elif record._state == RESERVED:
+                    self._set_state(record, ABANDONED)
             self._advance()
+
+    def _set_state(self, record: Record, state: int) -> None:
+        record._state = state
+        self._ring_words[record._word] = state
 
     def _advance(self) -> None:
         """Move the tail over clean records (called with the lock)."""
         live = self._live
         tail = self._tail
-        while live and live[0]._state == CLEAN:
+        while live and live[0]._state >= CLEAN:
             record = live.popleft()
             tail = record.position + record.span
             if self._uniques is not None and self._uniques.get(record.unique) is record:
@@ -312,7 +317,7 @@ class DirtyLog:
                     self.corrupt.append(DirtyCorrupt("payload fails its checksum", r, r.sequence, r.ino, r.offset, r.length))
                     continue
                 whole.append(record)
-            if record.unique:
+            if record.unique and record._state != ABANDONED:
                 uniques.setdefault(record.unique, record)
         with self._lock:
             self._uniques = uniques
@@ -333,7 +338,7 @@ class DirtyLog:
         return True
 
     def _walk(self) -> None:
-        """Read the headers from tail to head.  What was RESERVED belongs to a dead worker and becomes clean."""
+        """Read the headers from tail to head.  What was RESERVED belongs to a dead worker and is abandoned."""
         if self._tail > self._head:  # died inside _restart
             self._head = self._words[_HEAD] = self._tail
         if self._head - self._tail > self.capacity or (self._head | self._tail) % HEADER_BYTES:
@@ -342,8 +347,7 @@ class DirtyLog:
         while position < self._head:
             record = self._parse(position) or self._resync(position)
             if record._state == RESERVED:
-                record._state = CLEAN
-                self._ring_words[record._word] = CLEAN
+                self._set_state(record, ABANDONED)
             if record._state == DIRTY:
                 self._dirty_bytes += record.length
             self._sequence = max(self._sequence, record.sequence + 1)
@@ -365,7 +369,7 @@ class DirtyLog:
             raise FormatTooNew(f"dirty log: record of version {version}, kind {kind}; upgrade this node")
         state = self._ring_words[place // 8 + _STATE_WORD] & shm.U32
         fits = HEADER_BYTES <= delta <= span and delta + length <= span and span % HEADER_BYTES == 0
-        if state > CLEAN or not fits or place + span > self.capacity or position + span > self._head:
+        if state > ABANDONED or not fits or place + span > self.capacity or position + span > self._head:
             return None
         record = Record(kind, sequence, position, span, ino, offset, length, unique, time_ns, generation)
         record.data = self._ring[place + delta : place + delta + length]

@@ -164,8 +164,15 @@ def test_a_slow_copy_hides_no_later_record() -> None:
     first = log._reserve(dirty.KIND_WRITE, 5, 0, 300, 11, 0, 0, False)  # another thread is copying
     second = write(log, 12, b"acknowledged")
     assert first is not None and second is not None
-    successor = reopen(mem)
-    assert [r.unique for r in successor.recover()] == [12] and successor.find_unique(11) is None
+    state = bytearray(mem)
+    for _ in range(2):  # a successor, and the successor of that one
+        successor = DirtyLog(state, LOG_ID, recall_bytes=RECALL)
+        assert successor.find_unique(11) is None, "never carried out"
+        assert [r.unique for r in successor.recover()] == [12] and successor.find_unique(11) is None
+    again = write(successor, 11, b"executed again")
+    assert again is not None and successor.find_unique(11) is again
+    successor = DirtyLog(state, LOG_ID, recall_bytes=RECALL)
+    assert [r.unique for r in successor.recover()] == [12, 11] and successor.find_unique(11).is_dirty  # type: ignore[union-attr]
     log.mark_clean([second])
     assert log.used_bytes > 0
     log.mark_clean([first])

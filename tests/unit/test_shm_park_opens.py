@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import struct
+from functools import partial
 
 import pytest
 
@@ -124,6 +125,24 @@ def test_park_history_cut_anywhere(round_: int) -> None:
     for entry in successor.entries():
         entry.free()
     assert successor.park(request(1, bytes(16 * KIB - 700))) is not None
+
+
+def test_what_an_application_wrote_never_reads_as_a_block() -> None:
+    """An emptied area starts again over old bytes; here all of them look like the header of a live block."""
+    forged = struct.pack("<QQ", KIB | 0x5041_524B << 32, EXECUTING | 100 << 32) * (4000 // 16)
+    mem = bytearray(PARK_MEM)
+    area = ParkArea(mem, True, recall_bytes=4 * KIB)
+    old = [area.park(request(unique)[:40] + bytes(8) + forged, recall=True) for unique in range(1, 3)]
+    for entry in old:
+        assert entry is not None
+        entry.free()
+    for unique in range(3, 9):
+        before = parked(bytes(mem))
+        tape = record(mem, partial(area.park, request(unique, b"new")))
+        after = parked(bytes(mem))
+        assert len(after) == len(before) + 1
+        for state in cuts(tape):
+            assert parked(state) in (before, after)
 
 
 def test_a_damaged_parked_request_is_named_not_executed() -> None:
