@@ -75,7 +75,7 @@ def decode_answer(raw: bytes) -> Answer:
     try:
         answer: Answer = _decode(raw)
         return answer
-    except (msgspec.DecodeError, RecursionError) as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise ProtocolError(f"not an answer: {err}") from err
 
 

@@ -43,7 +43,7 @@ def decode_request(frame: bytes) -> Request:
         request: Request = _decode(frame)
         check(request.body)
         return request
-    except (msgspec.DecodeError, RecursionError) as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise ProtocolError(f"not a request: {err}") from err
 
 

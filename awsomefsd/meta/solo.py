@@ -22,7 +22,7 @@ def decode(raw: bytes) -> Entry:
     try:
         entry: Entry = entry_decode(raw)
         return entry
-    except (msgspec.DecodeError, RecursionError) as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise Corrupt(f"log entry: {err}") from err
 
 
