@@ -121,6 +121,8 @@ class Control:
             self._format()
         self._state = self._load()
         self._next_background = self._background_end = self._words[_BACKGROUND_WORD]
+        if not 0 < self._next_background < BACKGROUND_BIT - BACKGROUND_BLOCK:
+            raise Corrupt(f"control area: background id {self._next_background:#x}")
         self._load_counters()
 
     def _format(self) -> None:

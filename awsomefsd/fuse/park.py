@@ -29,7 +29,7 @@ from crc32c import crc32c
 
 from awsomefsd import shm
 from awsomefsd.errors import Corrupt
-from awsomefsd.fuse.slots import DONE, EXECUTING, FREE
+from awsomefsd.fuse.slots import DEATHS_MAX, DONE, EXECUTING, FREE
 from awsomefsd.limits import KIB, MIB, PARK_BYTES_MAX, PARK_RECALL_BYTES
 from awsomefsd.types import RESEND_BIT
 
@@ -58,6 +58,10 @@ def block_bytes(request_bytes: int) -> int:
     if need <= 64 * KIB:
         return max(BLOCK_BYTES_MIN, 1 << (need - 1).bit_length())
     return shm.round_up(need, 64 * KIB)
+
+
+def _unique(request: bytes | memoryview) -> int:
+    return int(_UNIQUE_OF_REQUEST.unpack_from(request, 8)[0]) & ~RESEND_BIT
 
 
 class Arena:
@@ -203,7 +207,7 @@ class ParkEntry:
     def is_intact(self) -> bool:
         """The request passes its checksum.  One that does not is answered with EIO: its unique is all that can be used."""
         fits = REQUEST_BYTES_MIN <= self.length <= self.size - _HEADER_BYTES - PARK_REPLY_BYTES_MAX
-        return fits and crc32c(self.request()) == self._words[_SUM]
+        return fits and _unique(self.request()) == self.unique and crc32c(self.request()) == self._words[_SUM]
 
     def request(self) -> memoryview:
         """The whole request, as it was read from the kernel."""
@@ -231,11 +235,12 @@ class ParkEntry:
     @property
     def deaths(self) -> int:
         """How many workers died while this request was executing."""
-        return int(self._words[_STATE] >> _DEATHS_SHIFT & 0xFF_FFFF)
+        return int(self._words[_STATE] >> _DEATHS_SHIFT & DEATHS_MAX)
 
     def add_death(self) -> int:
         """Count one more; returns the new count."""
-        self._words[_STATE] += 1 << _DEATHS_SHIFT
+        if self.deaths < DEATHS_MAX:
+            self._words[_STATE] += 1 << _DEATHS_SHIFT
         return self.deaths
 
     def free(self) -> None:
@@ -269,6 +274,8 @@ class ParkArea:
         for arena in self._arenas:
             arena.load()
         self._order = max((entry.order for entry in self._entries()), default=0) + 1
+        if self._order >> 62:
+            raise Corrupt(f"park area: order {self._order:#x}")
 
     def park(self, request: bytes | memoryview, *, recall: bool = False) -> ParkEntry | None:
         """Keep a copy of `request` in the state EXECUTING.  None: no room now; `recall` may use the part that is kept for recalls.
@@ -294,7 +301,7 @@ class ParkArea:
             self._order = order + 1
         view, words, word = self.view, self._words, at // 8
         view[at + _HEADER_BYTES : at + _HEADER_BYTES + length] = request
-        words[word + _UNIQUE] = _UNIQUE_OF_REQUEST.unpack_from(request, 8)[0] & ~RESEND_BIT
+        words[word + _UNIQUE] = _unique(request)
         words[word + _ORDER] = order
         words[word + _SUM] = checksum
         words[word + _STATE] = EXECUTING | length << _LENGTH_SHIFT

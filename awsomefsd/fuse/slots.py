@@ -46,7 +46,7 @@ _FRONT_BYTES = 2 * shm.PAGE_BYTES
 _REPLY_AT = 64
 _HEAD_AT = _FRONT_BYTES - HEAD_BYTES
 _DEATHS_SHIFT, _LENGTH_SHIFT = 8, 32
-_DEATHS_MAX = (1 << 24) - 1
+DEATHS_MAX = (1 << 24) - 1
 
 assert _REPLY_AT + SLOT_REPLY_BYTES_MAX <= _HEAD_AT
 assert FREE == 0, "untouched memory is a free slot"
@@ -137,13 +137,14 @@ class Slot:
     @property
     def deaths(self) -> int:
         """How many workers died while this request was executing."""
-        return int(self._words[0] >> _DEATHS_SHIFT & _DEATHS_MAX)
+        return int(self._words[0] >> _DEATHS_SHIFT & DEATHS_MAX)
 
     def add_death(self) -> int:
         """Count one more death against an executing request; returns the new count."""
         if self._words[0] & 0xFF == FREE:
             self._words[0] = RECEIVED | self.length << _LENGTH_SHIFT  # make the derived state real, or the count would make it FREE again
-        self._words[0] += 1 << _DEATHS_SHIFT
+        if self.deaths < DEATHS_MAX:  # never carry into the length
+            self._words[0] += 1 << _DEATHS_SHIFT
         return self.deaths
 
 

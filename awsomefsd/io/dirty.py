@@ -341,8 +341,8 @@ class DirtyLog:
         """Read the headers from tail to head.  What was RESERVED belongs to a dead worker and is abandoned."""
         if self._tail > self._head:  # died inside _restart
             self._head = self._words[_HEAD] = self._tail
-        if self._head - self._tail > self.capacity or (self._head | self._tail) % HEADER_BYTES:
-            raise Corrupt(f"dirty log: tail {self._tail} and head {self._head} of {self.capacity} bytes")
+        if self._sequence >> 62 or self._head >> 62 or self._head - self._tail > self.capacity or (self._head | self._tail) % HEADER_BYTES:
+            raise Corrupt(f"dirty log: tail {self._tail} and head {self._head} of {self.capacity} bytes, sequence {self._sequence}")
         position = self._tail
         while position < self._head:
             record = self._parse(position) or self._resync(position)
