@@ -132,6 +132,9 @@ class Mounts:
                 pid = self._start(wish, parsed)
             except Unavailable:
                 raise  # it may be mounted all the same; reconcile finds out
+            except FsError as err:
+                self._drop(wish.mount)
+                raise FsError(err.errno, without_traceback(str(err))) from err
             except Error:
                 self._drop(wish.mount)
                 raise
@@ -231,7 +234,7 @@ class Mounts:
                 try:
                     self._start(again, mount_options.parse(list(wish.options), self._readahead_kib))
                 except Error as err:
-                    self._errors[again.mount] = str(err)
+                    self._errors[again.mount] = without_traceback(str(err))
                     raise
             bound(logger, mount=again.mount).warning("mounted again: keeper and worker had died", extra={"dir": wish.directory})
         except Error as err:
@@ -350,6 +353,16 @@ def _mount_point(directory: str) -> str:
     if not os.path.isdir(path):
         raise FsError(errno.ENOTDIR, f"{path} is not a directory; mount on a directory")
     return path
+
+
+def without_traceback(words: str) -> str:
+    """What a worker wrote last, as one line for people: the exception without the way to it, which is in the worker's log."""
+    before, trace, after = words.partition("Traceback (most recent call last):")
+    if not trace:
+        return words
+    last = after.replace("\\n", "\n").strip().splitlines()[-1].strip().strip('"')
+    start, _, _ = before.partition("ts=")
+    return f"{start.strip().rstrip(':')}: {last} (the whole story is in the log of the worker)"
 
 
 def is_dead(directory: str) -> bool:
