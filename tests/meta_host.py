@@ -95,7 +95,7 @@ class Host:
         assert self.service is not None
         self.disk.fail = True
         try:
-            self.service.propose(c.RegisterReader("crash", 0), 10)
+            self.service.propose(c.AdvanceReader("nobody", 0), 10)
         except Exception:
             pass
         assert self.service.failed.wait(10)

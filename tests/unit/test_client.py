@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import random
 import socket
 import subprocess
@@ -26,7 +25,6 @@ from awsomefsd.types import Lock
 from awsomefsd.wait import Signal, block_on
 from tests.meta_host import Clock, host
 
-SEED = int(os.environ.get("AWSOMEFSD_SEED", random.SystemRandom().randrange(1 << 32)))
 ROOT = Path(__file__).resolve().parent.parent.parent
 OPEN = c.OpenSession(5, 1, "node", "boot", 1)
 
@@ -294,9 +292,8 @@ def test_close_ends_what_is_outstanding(tmp_path, clients):
         client.call(m.GetStatus(), 10)
 
 
-def test_answer_decoder_fuzz():
-    print(f"AWSOMEFSD_SEED={SEED}")
-    rng = random.Random(SEED)
+def test_answer_decoder_fuzz(seed):
+    rng = random.Random(seed)
     good = encode(m.Answer(2, m.Failed(5, "detail")))
     for _ in range(3000):
         raw = bytearray(good if rng.random() < 0.7 else rng.randbytes(rng.randrange(60)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
@@ -15,8 +14,6 @@ from awsomefsd.meta.stream import StreamGap
 from awsomefsd.repl.cursor import CursorFile
 from awsomefsd.repl.reader import ChangeReader
 from tests.meta_host import CLUSTER, Wire, create, host
-
-SEED = int(os.environ.get("AWSOMEFSD_SEED", random.SystemRandom().randrange(1 << 32)))
 
 
 def test_the_cursor_file_is_the_old_or_the_new_one(tmp_path):
@@ -33,9 +30,8 @@ def test_the_cursor_file_is_the_old_or_the_new_one(tmp_path):
         CursorFile(tmp_path / "cursor", "another cluster", "audit").load()
 
 
-def test_damaged_cursor_files(tmp_path):
-    print(f"AWSOMEFSD_SEED={SEED}")
-    rng = random.Random(SEED)
+def test_damaged_cursor_files(tmp_path, seed):
+    rng = random.Random(seed)
     cursors = CursorFile(tmp_path / "cursor", CLUSTER, "audit")
     cursors.save(1234)
     good = (tmp_path / "cursor").read_bytes()

@@ -18,8 +18,6 @@ from awsomefsd.meta.waiting import LockWaiters
 from awsomefsd.types import Lock
 from tests.meta_host import DEVICE, Clock, Host, Wire, create, host
 
-SEED = int(os.environ.get("AWSOMEFSD_SEED", random.SystemRandom().randrange(1 << 32)))
-
 
 def lookup(name: bytes) -> m.Lookup:
     return m.Lookup(1, 1, name)
@@ -351,9 +349,8 @@ def test_greeting(tmp_path):
         assert node.figures()["protocol_errors"] == 1
 
 
-def test_fuzzed_frames_drop_the_connection_and_nothing_else(tmp_path):
-    print(f"AWSOMEFSD_SEED={SEED}")
-    rng = random.Random(SEED)
+def test_fuzzed_frames_drop_the_connection_and_nothing_else(tmp_path, seed):
+    rng = random.Random(seed)
     good = service_connections.encode(m.Request(2, m.Lookup(1, 1, b"name")))
     with host(tmp_path) as node:
         keeper = Wire(node.socket_path)
@@ -375,9 +372,8 @@ def test_fuzzed_frames_drop_the_connection_and_nothing_else(tmp_path):
         keeper.close()
 
 
-def test_request_decoder_fuzz():
-    print(f"AWSOMEFSD_SEED={SEED}")
-    rng = random.Random(SEED)
+def test_request_decoder_fuzz(seed):
+    rng = random.Random(seed)
     good = service_connections.encode(m.Request(2, m.Propose(1, 2, 3, [4], c.CreateVolume("name", "uuid"))))
     for _ in range(3000):
         raw = bytearray(good if rng.random() < 0.8 else rng.randbytes(rng.randrange(80)))
@@ -474,10 +470,9 @@ def filled(type_):
     return type_(*values)
 
 
-def test_no_request_with_wild_values_ends_the_service(tmp_path):
+def test_no_request_with_wild_values_ends_the_service(tmp_path, seed):
     """What is in the log is applied at every start; so nothing may get there that `apply` trips over."""
-    print(f"AWSOMEFSD_SEED={SEED}")
-    rng = random.Random(SEED)
+    rng = random.Random(seed)
     numbers = [0, 1, 2, -1, 255, 1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 1]
     wild = [*numbers, b"", b"x" * 600, b"a/b", b"\0", "", "x" * 600, "é" * 300]
     bodies = every_body()

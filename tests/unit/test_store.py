@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import lmdb
@@ -13,8 +12,6 @@ from awsomefsd.limits import MIB
 from awsomefsd.meta import store as store_module
 from awsomefsd.meta.store import IDENTITY, Identity, MapFull, Store
 from tests.memtxn import MemTxn
-
-SEED = int(os.environ.get("AWSOMEFSD_SEED", random.SystemRandom().randrange(1 << 32)))
 
 
 @pytest.fixture
@@ -34,9 +31,8 @@ def opened(tmp_path):
             pass
 
 
-def test_same_as_a_sorted_dict(opened):
-    print(f"AWSOMEFSD_SEED={SEED}")
-    rng = random.Random(SEED)
+def test_same_as_a_sorted_dict(opened, seed):
+    rng = random.Random(seed)
     store, model = opened(), MemTxn()
     for _ in range(4000):
         key = b"k%03d" % rng.randrange(600)
