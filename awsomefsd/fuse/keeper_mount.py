@@ -1,0 +1,470 @@
+"""One mount in the keeper: its descriptors, its worker, and the successor of a worker that died.
+
+Invariant: at most one process reads the FUSE descriptor.  A successor starts only after the pidfd of its predecessor has
+fired; a worker that hangs in the kernel is not replaced, its pidfd stays silent.  While no worker lives, requests wait in the
+kernel's queue and in the slots, and nothing of them is lost: the keeper holds every descriptor.
+
+`fresh` stays true until a worker has been ready, because a worker reads no request before it has said so.  A worker that
+unmounts says bye before it exits; both may reach us in one turn, so what it sent is read before its death is judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from awsomefsd.errors import ProtocolError
+from awsomefsd.fuse import keeper_wire as wire
+from awsomefsd.fuse.keeper_loop import Loop, Promise
+from awsomefsd.fuse.keeper_wire import Message, say
+from awsomefsd.fuse.mount_syscall import set_read_ahead
+from awsomefsd.limits import BACKOFF_MS_MAX, MIB, WORKER_DEATHS_BEFORE_BACKOFF
+
+log = logging.getLogger("awsomefsd.keeper")
+
+BACKOFF_MS_MIN = 100
+HEALTHY_MS = BACKOFF_MS_MAX  # a ready worker that lived this long was well, even if nobody asked it anything
+BYE_EXIT_MS_MAX = 5_000  # from bye to the exit; longer, and it is killed
+WORKER_LOG_BYTES_MAX = 4 * MIB  # of one mount; at that size the file is moved to .1
+LAST_LINES_BYTES = 2_000
+_WORKER_FD = 3
+_ENVIRONMENT = ("PATH", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV")
+_SECRETS = ("TOKEN", "SECRET", "PASSWORD")
+
+
+class WorkerFailed(Exception):
+    """The first worker of a mount ended before it was ready."""
+
+
+@dataclass(slots=True)
+class Worker:
+    pid: int
+    pidfd: int
+    sock: socket.socket | None
+    child: bool  # of ours, so its exit status can be had
+    started_s: float = field(default_factory=time.monotonic)
+    ready: bool = False
+    answered: bool = False
+    bye: bool | None = None  # whether it was clean
+
+    def healthy(self) -> bool:
+        return self.answered or (self.ready and (time.monotonic() - self.started_s) * 1000 >= HEALTHY_MS)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a mount needs of the keeper."""
+
+    loop: Loop
+    socket_path: Path
+    log_dir: Path
+    dropped: Callable[[Mount], None]
+
+
+class Mount:
+    """The descriptors and the worker of one mounted volume.
+
+    `spec` is the mount request as it was checked: mount, dir, source, options, fuse_options, readahead_kib, argv, env, config, device.
+    `fds` are ordered: "fuse" first, then the memfds by name.
+    """
+
+    def __init__(self, surroundings: Surroundings, spec: Message, fds: dict[str, int]) -> None:
+        self._in = surroundings
+        self._loop = surroundings.loop
+        self.spec = spec
+        self.fds = fds
+        self.worker: Worker | None = None
+        self.workers = 0
+        self.deaths = 0  # since one answered
+        self.previous: Message | None = None
+        self.was_ready = False
+        self.busy = False  # a umount runs
+        self.forced = False  # no successor any more
+        self.detached = False  # taken out of our tree, still mounted elsewhere
+        self.ready = Promise()  # of the first worker
+        self.gone = Promise()  # value: whether everything was flushed
+        self._flushes: dict[str, Promise] = {}
+
+    @property
+    def id(self) -> str:
+        return str(self.spec["mount"])
+
+    @property
+    def dir(self) -> str:
+        return str(self.spec["dir"])
+
+    @property
+    def device(self) -> str:
+        return str(self.spec["device"])
+
+    @property
+    def log_path(self) -> Path:
+        return self._in.log_dir / f"worker-{self.id}.log"
+
+    # --- start and adoption ------------------------------------------------------------------------------------------------
+
+    def start_worker(self) -> None:
+        """Start the first worker or a successor on the same descriptors; a start that fails counts as a death."""
+        self.workers += 1
+        ours, theirs = wire.pair()
+        try:
+            pid = self._spawn(theirs.fileno())
+            pidfd = os.pidfd_open(pid)
+            ours.setblocking(False)
+            self._attend(Worker(pid, pidfd, ours, child=True))
+            wire.send(ours, self._start_message(), list(self.fds.values()))
+        except OSError as error:
+            say(log, logging.ERROR, "worker not started", mount=self.id, argv=self.spec["argv"][0], why=error)
+            if self.worker is None:
+                ours.close()
+                self._after_death(failed=f"{self.spec['argv'][0]}: {error}")
+        else:
+            say(log, logging.INFO, "worker started", mount=self.id, worker=pid, count=self.workers, previous=self.previous)
+        finally:
+            theirs.close()
+
+    def _spawn(self, fd: int) -> int:
+        argv = [*self.spec["argv"], "--keeper-fd", str(_WORKER_FD)]
+        self._bound_log()
+        actions: list[tuple[Any, ...]] = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(self.log_path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, fd, _WORKER_FD),
+        ]
+        default = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD]
+        # A session of its own: neither a terminal's ^C nor whoever ends our process group reaches it.
+        return os.posix_spawnp(argv[0], argv, self._environment(), file_actions=actions, setsid=True, setsigdef=default)
+
+    def _environment(self) -> dict[str, str]:
+        """Only what a worker may want: nothing that a shell left behind, and no secret."""
+        kept = {key: value for key, value in os.environ.items() if key in _ENVIRONMENT or key.startswith(("LC_", "AWSOMEFS"))}
+        kept = {key: value for key, value in kept.items() if not any(word in key for word in _SECRETS)}
+        root = str(Path(__file__).resolve().parents[2])
+        kept["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])).rstrip(os.pathsep)
+        return kept | self.spec["env"]
+
+    def _bound_log(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self.log_path.stat().st_size > WORKER_LOG_BYTES_MAX:
+                self.log_path.replace(self.log_path.with_suffix(".log.1"))
+
+    def _start_message(self) -> Message:
+        return {
+            "op": "start",
+            "mount": self.id,
+            "dir": self.dir,
+            "worker": self.workers,
+            "fresh": not self.was_ready,
+            "previous": self.previous,
+            "config": self.spec["config"],
+            "fds": list(self.fds),
+            "keeper": str(self._in.socket_path),
+            "spec": {key: value for key, value in self.spec.items() if key != "config"},
+        }
+
+    def _attend(self, worker: Worker) -> None:
+        self.worker = worker
+        self._loop.watch(worker.pidfd, lambda: self._died(worker))
+        if worker.sock is not None:
+            self._loop.watch(worker.sock.fileno(), lambda: self._read(worker))
+
+    def adopt(self, worker: Worker, message: Message) -> None:
+        """Take up a worker that has served under a keeper before us."""
+        self.workers = int(message["worker"])
+        self.take_up(worker, was_ready=bool(message.get("ready")))
+        worker.answered = bool(message.get("answered"))
+        self._tell({"op": "adopted"})
+
+    def take_up(self, worker: Worker, was_ready: bool) -> None:
+        worker.ready = was_ready
+        self.was_ready = self.was_ready or was_ready
+        if self.was_ready:
+            self.ready.resolve()
+        self._attend(worker)
+
+    def replace_socket(self, sock: socket.socket) -> None:
+        """The same worker came with a new connection (it lost the old one)."""
+        assert self.worker is not None
+        self._hang_up(self.worker)
+        self.worker.sock = sock
+        worker = self.worker
+        self._loop.watch(sock.fileno(), lambda: self._read(worker))
+        self._tell({"op": "adopted"})
+        if worker.ready:
+            self._resend_flushes()
+
+    # --- what a worker says ------------------------------------------------------------------------------------------------
+
+    def _read(self, worker: Worker) -> None:
+        while worker.sock is not None:
+            try:
+                received = wire.receive(worker.sock)
+            except BlockingIOError:
+                return
+            except (ProtocolError, OSError) as error:
+                say(log, logging.ERROR, "worker dropped", mount=self.id, worker=worker.pid, why=error)
+                received = None
+            if received is None:
+                self._hang_up(worker)  # it is dead, or about to reconnect; only the pidfd says which
+                return
+            message, fds = received
+            wire.close_all(fds)
+            self._heard(worker, message)
+
+    def _heard(self, worker: Worker, message: Message) -> None:
+        op = message.get("op")
+        if op == "ready":
+            worker.ready = self.was_ready = True
+            self._read_ahead()
+            self.ready.resolve()
+            self._resend_flushes()
+        elif op == "answered":
+            worker.answered = True
+            self.deaths = 0
+            self._read_ahead()  # the answer to INIT has set the kernel's own
+        elif op == "bye":
+            worker.bye = bool(message.get("clean"))
+            say(log, logging.INFO, "worker said bye", mount=self.id, worker=worker.pid, clean=worker.bye)
+            self._loop.later(BYE_EXIT_MS_MAX, lambda: self._end(worker))
+        elif op in ("flushed", "flush_failed"):
+            self._flush_ended(message)
+        else:
+            say(log, logging.WARNING, "worker said what we do not know", mount=self.id, worker=worker.pid, op=op)
+
+    def _read_ahead(self) -> None:
+        kib = self.spec.get("readahead_kib")
+        if kib:
+            try:
+                set_read_ahead(self.device, int(kib))
+            except OSError as error:
+                say(log, logging.WARNING, "read-ahead not set", mount=self.id, why=error)
+
+    def _tell(self, message: Message) -> None:
+        if self.worker is None or self.worker.sock is None:
+            return
+        try:
+            wire.send(self.worker.sock, message)
+        except OSError as error:
+            say(log, logging.WARNING, "worker not told", mount=self.id, worker=self.worker.pid, op=message["op"], why=error)
+
+    def _hang_up(self, worker: Worker) -> None:
+        if worker.sock is not None:
+            self._loop.unwatch(worker.sock.fileno())
+            worker.sock.close()
+            worker.sock = None
+
+    # --- flush -------------------------------------------------------------------------------------------------------------
+
+    def flush(self, request_id: str) -> Promise:
+        """Make everything durable.  A worker that dies meanwhile hands the request to its successor."""
+        promise = Promise()
+        self._flushes[request_id] = promise
+        if self.worker is not None and self.worker.ready:
+            self._tell({"op": "flush", "id": request_id})
+        return promise
+
+    def _resend_flushes(self) -> None:
+        for request_id, promise in list(self._flushes.items()):
+            if promise.done:  # nobody waits any more
+                del self._flushes[request_id]
+            else:
+                self._tell({"op": "flush", "id": request_id})
+
+    def _flush_ended(self, message: Message) -> None:
+        promise = self._flushes.pop(str(message.get("id")), None)
+        if promise is None:
+            return
+        if message["op"] == "flushed":
+            promise.resolve()
+        else:
+            promise.fail(OSError(errno.EIO, f"flush of {self.dir}: {message.get('error', 'failed')}"))
+
+    # --- death -------------------------------------------------------------------------------------------------------------
+
+    def _died(self, worker: Worker) -> None:
+        self._read(worker)
+        self._hang_up(worker)
+        self._loop.unwatch(worker.pidfd)
+        self.previous = _exit_status(worker)
+        os.close(worker.pidfd)
+        self.worker = None
+        level = logging.INFO if worker.bye is not None or self.forced else logging.WARNING
+        say(log, level, "worker ended", mount=self.id, worker=worker.pid, **self.previous)
+        if worker.bye is not None:
+            self.drop(worker.bye)
+        elif self.forced:
+            self.drop(False)
+        else:
+            if worker.healthy():
+                self.deaths = 0
+            code = self.previous["code"]
+            self._after_death(None if code is None else f"worker exited with code {code} before it was ready: {self.last_lines()}")
+
+    def _after_death(self, failed: str | None) -> None:
+        """Start the successor, at once or after a while.  A first worker that ends by itself has no successor: the mount failed."""
+        self.deaths += 1
+        if failed is not None and not self.was_ready:
+            self.forced = True
+            self.ready.fail(WorkerFailed(failed))
+            return
+        delay_ms = backoff_ms(self.deaths)
+        if delay_ms:
+            say(log, logging.ERROR, "worker keeps dying", mount=self.id, deaths=self.deaths, delay_ms=delay_ms, last=self.last_lines())
+            self._loop.later(delay_ms, self._start_again)
+        else:
+            self._start_again()
+
+    def _start_again(self) -> None:
+        if not self.gone.done and not self.forced and self.worker is None:
+            self.start_worker()
+
+    def last_lines(self) -> str:
+        """The end of what the workers wrote to stderr."""
+        try:
+            with self.log_path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_LINES_BYTES))
+                return file.read().decode(errors="replace").strip() or "it wrote nothing"
+        except OSError as error:
+            return f"no log: {error}"
+
+    def end(self) -> None:
+        """SIGKILL the worker, whatever it does; no successor."""
+        self.forced = True
+        if self.worker is not None:
+            self._end(self.worker)
+
+    def _end(self, worker: Worker) -> None:
+        if self.worker is worker:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+
+    def drop(self, clean: bool) -> None:
+        """The mount is no more: let go of everything.  A worker that even SIGKILL did not end keeps what it holds itself."""
+        if self.gone.done:
+            return
+        self.forced = True
+        if self.worker is not None:
+            self._hang_up(self.worker)
+            self._loop.unwatch(self.worker.pidfd)
+            os.close(self.worker.pidfd)
+            self.worker = None
+        wire.close_all(list(self.fds.values()))
+        self.fds = {}
+        for promise in self._flushes.values():
+            promise.fail(OSError(errno.ENODEV, f"{self.dir} was unmounted"))
+        self._in.dropped(self)
+        self.ready.fail(WorkerFailed("unmounted before the worker was ready"))
+        say(log, logging.INFO if clean else logging.ERROR, "mount dropped", mount=self.id, dir=self.dir, clean=clean)
+        self.gone.resolve(clean)
+
+    # --- to look at, and to hand over --------------------------------------------------------------------------------------
+
+    def describe(self) -> Message:
+        worker = self.worker
+        state = "detached" if self.detached else "unmounting" if self.busy else "serving" if worker and worker.ready else "starting"
+        if worker is None:
+            state = "waiting"
+        return {
+            **{key: self.spec[key] for key in ("mount", "dir", "source", "device", "options")},
+            "state": state,
+            "pid": worker.pid if worker else None,
+            "workers": self.workers,
+            "deaths": self.deaths,
+            "last_error": self.last_lines() if self.deaths >= WORKER_DEATHS_BEFORE_BACKOFF else "",
+        }
+
+    def hand_over(self) -> Message:
+        """Everything the next image of this process needs; the descriptors keep their numbers."""
+        worker = self.worker
+        state: Message = {"spec": self.spec, "fds": self.fds, "detached": self.detached, "worker": None}
+        state |= {"workers": self.workers, "deaths": self.deaths, "previous": self.previous, "was_ready": self.was_ready}
+        if worker is not None:
+            sock = None if worker.sock is None else worker.sock.fileno()
+            state["worker"] = {"pid": worker.pid, "pidfd": worker.pidfd, "sock": sock, "child": worker.child, "started_s": worker.started_s}
+            state["worker"] |= {"ready": worker.ready, "answered": worker.answered, "bye": worker.bye}
+        return state
+
+    @classmethod
+    def taken_over(cls, surroundings: Surroundings, state: Message) -> Mount:
+        """The mount that `hand_over` described, in the next image."""
+        mount = cls(surroundings, state["spec"], {name: int(fd) for name, fd in state["fds"].items()})
+        mount.workers, mount.deaths, mount.previous = state["workers"], state["deaths"], state["previous"]
+        mount.detached, mount.was_ready = state["detached"], state["was_ready"]
+        held = state["worker"]
+        if held is not None:
+            sock = None if held["sock"] is None else socket.socket(fileno=held["sock"])
+            worker = Worker(**{**held, "sock": sock})
+            mount.take_up(worker, was_ready=worker.ready)
+        else:
+            mount.start_worker()
+        return mount
+
+    def descriptors(self) -> list[int]:
+        """Every descriptor that must survive the exec."""
+        held = list(self.fds.values())
+        if self.worker is not None:
+            held.append(self.worker.pidfd)
+            if self.worker.sock is not None:
+                held.append(self.worker.sock.fileno())
+        return held
+
+
+def backoff_ms(deaths: int) -> int:
+    """How long to wait after this many deaths without one answered request."""
+    if deaths < WORKER_DEATHS_BEFORE_BACKOFF:
+        return 0
+    return int(min(BACKOFF_MS_MAX, BACKOFF_MS_MIN << min(16, deaths - WORKER_DEATHS_BEFORE_BACKOFF)))
+
+
+def _exit_status(worker: Worker) -> Message:
+    """How it ended; both null where only its parent, a keeper that is no more, could have known."""
+    status: Message = {"signal": None, "code": None, "exited": True}
+    if worker.child:
+        with contextlib.suppress(ChildProcessError):
+            ended = os.waitid(os.P_PIDFD, worker.pidfd, os.WEXITED)
+            if ended is not None:
+                status["code" if ended.si_code == os.CLD_EXITED else "signal"] = ended.si_status
+    return status
+
+
+def default_argv() -> list[str]:
+    """How to start a worker from this very program."""
+    if getattr(sys, "frozen", False) or "__compiled__" in globals():
+        return [sys.argv[0], "worker"]
+    return [sys.executable, "-m", "awsomefsd", "worker"]
+
+
+_SPEC_KINDS: dict[str, type] = {
+    **dict.fromkeys(("mount", "dir", "source", "fuse_options"), str),
+    **dict.fromkeys(("options", "argv"), list),
+    **dict.fromkeys(("env", "config"), dict),
+    "readahead_kib": int,
+}
+
+
+def checked_spec(request: Message) -> Message:
+    """The parts of a mount request that describe the mount, or ProtocolError."""
+    spec: Message = {"options": [], "fuse_options": "", "readahead_kib": 0, "config": {}, "env": {}, "argv": default_argv()}
+    for key, kind in _SPEC_KINDS.items():
+        value = request.get(key, spec.get(key))
+        if not isinstance(value, kind):
+            raise ProtocolError(f"mount: {key} is missing or not of type {kind.__name__}")
+        spec[key] = value
+    if not 0 < len(spec["mount"]) <= 32 or not set(spec["mount"]) <= set("0123456789abcdef"):
+        raise ProtocolError("mount: the id is up to 32 hexadecimal digits")
+    if not spec["dir"].startswith("/") or not spec["argv"]:
+        raise ProtocolError("mount: dir is an absolute path, argv not empty")
+    if not all(isinstance(word, str) for word in [*spec["options"], *spec["argv"], *spec["env"], *spec["env"].values()]):
+        raise ProtocolError("mount: options, argv and env are made of strings")
+    return spec

@@ -1,0 +1,313 @@
+"""The keeper with real mounts, real processes and real signals: who dies, who goes on, and what the kernel's callers see of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from awsomefsd.errors import FsError, Unavailable
+from awsomefsd.fuse import mount_syscall
+from awsomefsd.limits import WORKER_DEATHS_BEFORE_BACKOFF
+
+sys.path.insert(0, str(Path(__file__).parent))
+from keeper_host import Host, end_of, until  # noqa: E402
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="needs root and /dev/fuse"),
+]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    host = Host(tmp_path)
+    host.start()
+    try:
+        yield host
+    except BaseException:
+        print(host.log())
+        raise
+    finally:
+        host.close()
+
+
+def test_mount_serves_and_umount_ends_everything(host: Host) -> None:
+    dir = host.mount()
+    about = host.about(dir)
+    assert about["worker"] == 1 and about["fresh"] and about["previous"] is None
+    assert about["sid"] == about["pid"], "a worker has a session of its own"
+    assert {"PATH", "PYTHONPATH"} <= set(about["env"]) and "HOME" not in about["env"]
+    row = host.row(dir)
+    assert row["state"] == "serving" and row["pid"] == about["pid"] and row["source"] == "vol"
+    assert Path(f"/sys/class/bdi/{row['device']}/read_ahead_kb").read_text().strip() == "512"
+    assert stat.S_IMODE((host.run / "keeper.sock").stat().st_mode) == 0o600
+    assert host.client.umount(str(dir))["flushed"]
+    end_of(about["pid"])
+    assert not host.mounted(dir) and host.client.list() == []
+
+
+def test_the_same_mount_asked_twice_is_one(host: Host) -> None:
+    dir = host.mount(id="a1")
+    host.mount(dir, id="a1")
+    assert host.row(dir)["workers"] == 1
+    with pytest.raises(FsError) as caught:
+        host.mount(dir, id="b2")
+    assert caught.value.errno == errno.EBUSY
+    with pytest.raises(FsError) as caught:
+        host.mount(id="a1")
+    assert caught.value.errno == errno.EEXIST
+
+
+def test_worker_killed_twenty_times(host: Host) -> None:
+    dir = host.mount()
+    stall_s = 0.0
+    for count in range(1, 21):
+        about = host.about(dir)
+        assert about["worker"] == about["starts"] == count, "shared memory outlives the worker"
+        assert about["fresh"] == (count == 1)
+        if count > 1:
+            assert about["previous"] == {"signal": signal.SIGKILL, "code": None, "exited": True}
+        began = time.monotonic()
+        os.kill(about["pid"], signal.SIGKILL)
+        assert os.listdir(dir) == ["about"], "a request without a worker waits for the successor"
+        stall_s = max(stall_s, time.monotonic() - began)
+    assert stall_s < 5
+    assert host.row(dir)["deaths"] <= 1
+
+
+def test_keeper_killed_workers_go_on(host: Host) -> None:
+    dirs = [host.mount(), host.mount()]
+    before = [host.about(dir) for dir in dirs]
+    for _ in range(5):
+        host.kill_keeper()
+        assert [host.about(dir)["pid"] for dir in dirs] == [about["pid"] for about in before]
+        host.start()
+        assert sorted(row["dir"] for row in host.client.list()) == [str(dir) for dir in dirs]
+    os.kill(before[0]["pid"], signal.SIGKILL)
+    after = host.about(dirs[0])
+    assert after["worker"] == 2 and not after["fresh"]
+    assert after["previous"] == {"signal": None, "code": None, "exited": True}, "only its own parent could know"
+    os.kill(after["pid"], signal.SIGKILL)
+    assert host.about(dirs[0])["previous"]["signal"] == signal.SIGKILL
+    for dir in dirs:
+        host.client.umount(str(dir))
+
+
+def test_sigterm_leaves_workers_to_the_next_keeper(host: Host) -> None:
+    dir = host.mount()
+    pid = host.about(dir)["pid"]
+    host.kill_keeper(signal.SIGTERM)
+    assert host.keeper is not None and host.keeper.returncode == 0
+    assert host.about(dir)["pid"] == pid
+    host.start()
+    assert host.row(dir)["pid"] == pid
+
+
+def test_upgrade_keeps_descriptors_and_children(host: Host) -> None:
+    dir = host.mount()
+    about = host.about(dir)
+    for _ in range(3):
+        assert host.keeper is not None
+        assert host.client.upgrade()["pid"] == host.keeper.pid
+    assert host.row(dir)["pid"] == about["pid"]
+    assert "adopt" not in Path(host.run / "log" / "worker-1.log").read_text(), "the worker noticed nothing"
+    os.kill(about["pid"], signal.SIGKILL)
+    after = host.about(dir)
+    assert after["worker"] == 2 and after["previous"]["signal"] == signal.SIGKILL, "it is a child still"
+    host.client.umount(str(dir))
+    assert not host.mounted(dir)
+
+
+def test_umount_of_a_busy_mount_names_who_uses_it(host: Host) -> None:
+    dir = host.mount()
+    with subprocess.Popen(["sleep", "60"], cwd=dir) as sleeper:
+        try:
+            with pytest.raises(FsError) as caught:
+                host.client.umount(str(dir))
+        finally:
+            sleeper.kill()
+    assert caught.value.errno == errno.EBUSY
+    assert f"sleep (pid {sleeper.pid}, working directory)" in str(caught.value)
+    assert host.row(dir)["state"] == "serving" and host.about(dir)["worker"] == 1
+    with (dir / "about").open("rb"), pytest.raises(FsError, match=f"pid {os.getpid()}, has .*about open"):
+        host.client.umount(str(dir))
+    host.client.umount(str(dir))
+
+
+def test_umount_whose_flush_fails_unmounts_nothing(host: Host) -> None:
+    dir = host.mount(flush="fail")
+    with pytest.raises(FsError, match="the device is gone"):
+        host.client.flush(str(dir))
+    with pytest.raises(FsError, match="the device is gone"):
+        host.client.umount(str(dir))
+    assert host.about(dir)["worker"] == 1
+    assert host.client.umount(str(dir), force=True)["flushed"] is False
+    assert not host.mounted(dir) and host.client.list() == []
+
+
+def test_flush_reaches_the_successor_of_a_worker_that_died(host: Host) -> None:
+    dir = host.mount(flush="hang")
+    pid = host.about(dir)["pid"]
+    errors: list[str] = []
+
+    def flush() -> None:
+        try:
+            host.client.flush(str(dir))
+        except (FsError, Unavailable) as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    os.kill(pid, signal.SIGKILL)
+    until("the successor", lambda: host.row(dir)["workers"] == 2)
+    subprocess.run(["umount", "-l", str(dir)], check=True)  # ends it: its flush is answered as unmounted
+    thread.join(10)
+    assert not thread.is_alive() and errors and "unmounted" in errors[0]
+
+
+def test_plain_umount_is_noticed(host: Host) -> None:
+    dir = host.mount()
+    pid = host.about(dir)["pid"]
+    subprocess.run(["umount", str(dir)], check=True)
+    end_of(pid)
+    until("the mount to be dropped", lambda: host.client.list() == [])
+    host.mount(dir, id="f")
+    assert host.about(dir)["worker"] == 1
+
+
+def test_bind_mounts_elsewhere_keep_the_worker(host: Host) -> None:
+    dir, other = host.mount(), host.dir()
+    pid = host.about(dir)["pid"]
+    subprocess.run(["mount", "--bind", str(dir), str(other)], check=True)
+    assert host.client.umount(str(dir))["detached"]
+    assert host.about(other)["pid"] == pid and host.row(dir)["state"] == "detached"
+    subprocess.run(["umount", str(other)], check=True)
+    end_of(pid)
+    until("the mount to be dropped", lambda: host.client.list() == [])
+
+
+def test_stale_mount_is_replaced(host: Host) -> None:
+    dir = host.mount()
+    pid = host.about(dir)["pid"]
+    host.kill_keeper()
+    os.kill(pid, signal.SIGKILL)
+    end_of(pid)
+    with pytest.raises(OSError) as caught:
+        os.statvfs(dir)
+    assert caught.value.errno == errno.ENOTCONN
+    host.start()
+    host.mount(dir, id="c")
+    assert host.about(dir)["worker"] == 1
+    host.client.umount(str(dir))
+    assert not host.mounted(dir), "the dead mount below is gone too"
+
+
+def test_stale_mount_of_another_kind_is_left_alone(host: Host) -> None:
+    dir = host.dir()
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    libc_type, mount_syscall.FSTYPE = mount_syscall.FSTYPE, "fuse.stranger"
+    try:
+        mount_syscall.mount_fuse(fd, str(dir), "s", [], "")
+    finally:
+        mount_syscall.FSTYPE = libc_type
+        os.close(fd)
+    with pytest.raises(FsError):
+        host.mount(dir)
+    assert [entry.fstype for entry in mount_syscall.mounts() if entry.dir == str(dir)] == ["fuse.stranger"]
+
+
+def test_first_worker_that_dies_fails_the_mount(host: Host) -> None:
+    dir = host.dir()
+    with pytest.raises(FsError, match="exited with code 3 before it was ready: cannot start: the test says so"):
+        host.mount(dir, mode="die")
+    assert not host.mounted(dir) and host.client.list() == []
+    with pytest.raises(FsError, match="no-such-program"):
+        host.client.mount("e", str(dir), "vol", argv=["/no-such-program"])
+    assert not host.mounted(dir) and host.client.list() == []
+
+
+def test_first_worker_that_never_is_ready_fails_the_mount(host: Host) -> None:
+    dir = host.dir()
+    with pytest.raises(FsError) as caught:
+        host.mount(dir, mode="mute", timeout_s=0.5)
+    assert caught.value.errno == errno.ETIMEDOUT
+    assert not host.mounted(dir)
+    until("the end of the worker", lambda: not host.workers())
+
+
+def test_back_off_of_a_worker_that_keeps_dying(host: Host, tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    alive.touch()
+    dir = host.mount(mode="die", live_if=str(alive))
+    pid = host.about(dir)["pid"]
+    alive.unlink()
+    os.kill(pid, signal.SIGKILL)
+    row = until("back-off", lambda: (row := host.row(dir))["deaths"] >= WORKER_DEATHS_BEFORE_BACKOFF + 1 and row)
+    assert "cannot start" in row["last_error"]
+    workers = host.row(dir)["workers"]
+    alive.touch()
+    about = host.about(dir)  # waits in the kernel until one lives
+    assert about["worker"] <= workers + 3
+    until("answered resets the count", lambda: host.row(dir)["deaths"] == 0)
+
+
+def test_bad_mounts_are_refused(host: Host) -> None:
+    file = host.directory / "file"
+    file.touch()
+    with pytest.raises(FsError) as caught:
+        host.mount(host.directory / "absent")
+    assert caught.value.errno == errno.ENOENT
+    with pytest.raises(FsError) as caught:
+        host.mount(file)
+    assert caught.value.errno == errno.ENOTDIR
+    with pytest.raises(FsError, match="unknown mount option 'fast'"):
+        host.client.mount("9", str(host.dir()), "vol", options=["fast"])
+    with pytest.raises(FsError, match="hexadecimal"):
+        host.client.mount("../x", str(host.dir()), "vol")
+    with pytest.raises(FsError, match="unknown op"):
+        host.client.ask("dance")
+    with pytest.raises(FsError) as caught:
+        host.client.umount(str(host.directory))
+    assert caught.value.errno == errno.ENOENT
+
+
+def test_a_second_keeper_does_not_start(host: Host) -> None:
+    argv = [sys.executable, "-m", "awsomefsd.fuse.keeper", "--run-dir", str(host.run)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1 and "another keeper runs" in done.stderr
+    assert host.client.ping()["ok"]
+
+
+def test_stop_unmounts_all_or_refuses(host: Host) -> None:
+    dirs = [host.mount(), host.mount()]
+    with (dirs[0] / "about").open("rb"), pytest.raises(FsError, match="busy"):
+        host.client.stop(umount=True)
+    assert host.client.ping()["mounts"] == 1
+    host.client.stop(umount=True)
+    assert host.keeper is not None and host.keeper.wait(10) == 0
+    assert not any(host.mounted(dir) for dir in dirs)
+
+
+def test_long_run_directory(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 60)
+    deep.mkdir(parents=True)
+    host = Host(deep)
+    host.start()
+    try:
+        dir = host.mount()
+        pid = host.about(dir)["pid"]
+        host.kill_keeper()
+        host.start()
+        assert host.row(dir)["pid"] == pid
+    finally:
+        host.close()
