@@ -36,7 +36,7 @@ from awsomefsd.limits import (
     RECONNECT_MS_MIN,
     RPC_INFLIGHT_MAX,
 )
-from awsomefsd.meta.commands import AnyCommand, OpenSession, SetLock
+from awsomefsd.meta.commands import AnyCommand, EndSession, OpenSession, SetLock
 from awsomefsd.meta.lease import Event, LeaseKeeper
 from awsomefsd.meta.messages import (
     PROTOCOL_VERSION,
@@ -182,6 +182,8 @@ class MetaClient:
         return reply
 
     def propose(self, command: AnyCommand, unique: int) -> Wait:
+        if type(command) is EndSession and command.session == self.session:
+            self._keeper.end()  # or its next renewal would find it gone and report a loss
         return _Ask(self, lambda: Propose(unique, self.session, self.epoch, self._take_acks(), command))
 
     def wait_lock(self, command: SetLock, unique: int) -> Wait:
@@ -243,11 +245,6 @@ class MetaClient:
         """Proposals are this session's from now on; its lease counts from `since_ns` (before its opening was sent)."""
         self.session, self.epoch = session, epoch
         self._keeper.begin(self._boot_ns() if since_ns is None else since_ns)
-
-    def end_session(self) -> None:
-        """Stop renewing (after EndSession was answered)."""
-        self.session = self.epoch = 0
-        self._keeper.end()
 
     def lease_left_ns(self) -> int:
         """How long the session may still serve without another renewal; 0: it is fenced or there is none."""

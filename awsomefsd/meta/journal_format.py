@@ -24,6 +24,7 @@ import struct
 from typing import NamedTuple
 
 from crc32c import crc32c
+from msgspec import Struct
 
 from awsomefsd.codec import Bytes
 from awsomefsd.errors import Corrupt, FormatTooNew
@@ -57,7 +58,7 @@ class FileHeader(NamedTuple):
     incompat: int = 0
 
 
-class Record(NamedTuple):
+class Record(Struct, gc=False):
     """A valid record; `end` is where the next one starts.  HARD_STATE: term, and the vote as payload.  TRUNCATE: entries > index go."""
 
     kind: int

@@ -103,7 +103,7 @@ class MetadataService:
         self._thread.start()
         self._ready.wait()
         if self.error is not None:
-            self._thread.join()
+            self.stop()
             raise self.error
 
     def stop(self) -> None:

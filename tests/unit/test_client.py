@@ -203,6 +203,17 @@ def test_the_session_is_lost_when_the_leader_has_ended_it(tmp_path, clients):
         assert again.session != opened.session and client.lease_left_ns() > 0
 
 
+def test_ending_the_session_is_no_loss(tmp_path, clients):
+    lost = threading.Event()
+    with host(tmp_path) as node:
+        client = clients(node.socket_path, renew_ms=1)
+        client.on_session_lost = lost.set
+        opened = client.start_session(OPEN, 10)
+        assert block_on(client.propose(c.EndSession(opened.session, opened.epoch, True), 100), 10) == m.Done()
+        client.call(m.GetStatus(), 10)
+        assert not lost.is_set() and client.lease_left_ns() == 0
+
+
 # --- against a script --------------------------------------------------------------------------------------------------------
 def test_what_has_no_answer_is_sent_again_in_order_with_the_same_ids(tmp_path, script, clients):
     client = clients(tmp_path / "meta.sock")

@@ -187,6 +187,36 @@ def test_a_batch_that_lost_its_front_is_torn_not_corrupt(tmp_path):
     journal.close()
 
 
+def test_power_cuts_keep_what_was_synced(tmp_path, seed):
+    """Of the writes since the last sync any sectors may have reached the disk; then the next life goes on, and is cut again."""
+    rng = random.Random(seed)
+    directory = tmp_path / "life-0"
+    directory.mkdir()
+    synced: list[bytes] = []
+    for life in range(1, 25):
+        journal = open_journal(directory, create=life == 1)
+        found = entries_of(journal)
+        assert found[: len(synced)] == synced, "nothing that was synced is lost"
+        synced = found
+        for _ in range(rng.randrange(4)):
+            batch = [rng.randbytes(rng.randrange(1500)) for _ in range(rng.randrange(1, 8))]
+            journal.append(1, batch)
+            journal.sync()
+            synced = synced + batch
+        before = {path.name: path.read_bytes() for path in directory.glob("*.journal")}
+        journal.append(1, [rng.randbytes(rng.randrange(1500)) for _ in range(rng.randrange(1, 8))])
+        journal.close()
+        next_life = tmp_path / f"life-{life}"
+        next_life.mkdir()
+        for path in directory.glob("*.journal"):
+            after = path.read_bytes()
+            old = before.get(path.name, after)
+            sectors = [(old, after)[rng.random() < 0.5][at : at + 512] for at in range(0, len(after), 512)]
+            (next_life / path.name).write_bytes(b"".join(sectors))
+        shutil.rmtree(directory)
+        directory = next_life
+
+
 def test_a_flipped_bit_in_the_middle_is_corrupt(tmp_path, seed):
     rng = random.Random(seed)
     source = tmp_path / "source"
