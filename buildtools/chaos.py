@@ -1,7 +1,7 @@
 """Kills under load: clients that verify (load.py), a list of whom to kill, and the account of it.
 
 A kill counts only if it is proven (another pid serves in that role afterwards) and if the clients got on since (a kill that hits an idle
-system tests nothing).  Stalls are attributed by time: a slow operation that overlaps the seconds after a kill belongs to that kill.
+system tests nothing).  Stalls are attributed by time: a slow operation belongs to the kill it was under way at, else to the one before it.
 """
 
 from __future__ import annotations
@@ -50,15 +50,19 @@ class Account:
         return sum(1 for kill in self.kills if kill.roles == roles)
 
     def longest_stall_s(self, *roles: str) -> float:
-        """The slowest operation that ran while a kill of exactly these roles was the last one; all kills without an argument."""
+        """The slowest operation that a kill of exactly these roles delayed; of all operations without an argument."""
         if not roles:
             return max((took for _, took, _ in self.slow), default=0.0)
-        longest = 0.0
-        for number, kill in enumerate(self.kills):
-            if kill.roles == roles:
-                end = self.kills[number + 1].at_s if number + 1 < len(self.kills) else kill.at_s + WINDOW_S
-                longest = max([longest, *(took for began, took, _ in self.slow if began < end and began + took > kill.at_s)])
-        return longest
+        owners = ((took, self._owner(began, began + took)) for began, took, _ in self.slow)
+        return max((took for took, owner in owners if owner is not None and owner.roles == roles), default=0.0)
+
+    def _owner(self, began: float, ended: float) -> Kill | None:
+        """The kill that an operation was under way at, else the last one before it, if that is not long ago."""
+        before = [kill for kill in self.kills if kill.at_s <= ended]
+        during = [kill for kill in before if kill.at_s >= began]
+        if during:
+            return during[0]
+        return before[-1] if before and began < before[-1].at_s + WINDOW_S else None
 
     def lines(self) -> list[str]:
         kinds = sorted({kill.roles for kill in self.kills})

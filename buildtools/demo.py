@@ -30,6 +30,7 @@ from buildtools.nodes import Node
 from buildtools.say import BuildError, bad, good, line, size, step
 
 FILES_MAX = 5_000
+FILES_MIN = 1_000  # fewer are no real tree
 BYTES_MAX = 300 << 20
 KILLS = [("worker",), ("daemon",), ("worker",), ("worker", "daemon"), ("worker",), ("keeper",), ("worker",), ("daemon",)] * 2
 SQLITE_WRITERS = 4
@@ -65,28 +66,27 @@ def checksum(path: Path) -> str:
 
 
 def real_tree() -> list[Path]:
-    """Thousands of real files with their folders: of /usr/share, else of Python's library, up to FILES_MAX and BYTES_MAX."""
+    """Thousands of real files: an even sample of /usr/share, else of Python's library, up to FILES_MAX and BYTES_MAX."""
+    chosen: list[Path] = []
     for root in (Path("/usr/share"), Path(os.__file__).parent):
-        chosen, total = [], 0
-        for folder, folders, names in os.walk(root):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(folder, name)
-                if path.is_symlink() or not path.is_file() or (length := path.stat().st_size) > BYTES_MAX // 10:
-                    continue
-                total += length
-                if len(chosen) == FILES_MAX or total > BYTES_MAX:
-                    return chosen
-                chosen.append(path)
-        if len(chosen) >= 1_000:
-            return chosen
-    return chosen
+        found = [Path(folder, name) for folder, _, names in os.walk(root) for name in sorted(names)]
+        files = [path for path in found if not path.is_symlink() and path.is_file()]
+        chosen = sorted(files)[:: max(1, len(files) // FILES_MAX)][:FILES_MAX]
+        if len(chosen) >= FILES_MIN:
+            break
+    total, bounded = 0, []
+    for path in chosen:
+        total += path.stat().st_size
+        if total > BYTES_MAX:
+            break
+        bounded.append(path)
+    return bounded
 
 
 class Demonstration:
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.console = Console()
+        self.console = Console(width=max(100, Console().width))
         self.figures: list[tuple[str, str]] = []
         self.manifest_path = node.directory / "manifest.json"
         self.seed = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
