@@ -20,8 +20,9 @@ When all is clean, the next record starts at the beginning of the ring (tail mov
 same warm pages are used again and an idle mount stays small.  Records are contiguous; one that does not fit before the end of the ring
 is preceded by a PAD.  Payloads from ALIGN_FROM_BYTES on start on a page, so that O_DIRECT can write straight from the ring.
 
-A re-executed WRITE finds its record by `find_unique` while that is between tail and head.  A clean record that the tail has passed is
-not found: the write is executed again, which is a legal order for a write that was never answered.
+A re-executed WRITE finds its record by `find_unique` if that was between tail and head when the worker died; from `recover` to
+`forget_uniques` that stays so although it is flushed meanwhile.  A clean record that the tail had passed is not found: the write is
+executed again, which is a legal order for a write that was never answered.
 
 Rejected: one checksum over everything, stored last (a record being copied would end the scan before acknowledged later ones); scanning
 for the end of the log instead of a head word (payload is user data, it may look like a header).
@@ -169,7 +170,10 @@ class DirtyLog:
         return self._sequence - 1
 
     def find_unique(self, unique: int) -> Record | None:
-        """The record that this request made, dirty or clean, if it is still in the log.  Indexed between recover and forget_uniques."""
+        """The record that this request made, if it is known still; indexed between recover and forget_uniques.
+
+        It may be clean, and then its `data` is not to be read.
+        """
         with self._lock:
             if self._uniques is not None:
                 return self._uniques.get(unique)
@@ -282,8 +286,6 @@ class DirtyLog:
         while live and live[0]._state >= CLEAN:
             record = live.popleft()
             tail = record.position + record.span
-            if self._uniques is not None and self._uniques.get(record.unique) is record:
-                del self._uniques[record.unique]
         if tail != self._tail:
             self._tail = self._words[_TAIL] = tail
 

@@ -61,7 +61,18 @@ def test_a_write_comes_back() -> None:
     assert again.dirty_bytes == 5 and again.used_bytes > 0, "the tail waits for the first"
     assert again.find_unique(4) is two, "clean, and still between tail and head"
     again.mark_clean([one, two])
-    assert again.dirty_bytes == again.used_bytes == 0 and again.recover() == []
+    assert again.dirty_bytes == again.used_bytes == 0 and again.find_unique(4) is None
+    assert again.recover() == []
+
+
+def test_a_recovered_write_is_known_until_recovery_is_over() -> None:
+    mem, log = new()
+    write(log, 1, b"flushed before its request is executed again")
+    again = reopen(mem)
+    again.mark_clean(again.recover())
+    assert again.used_bytes == 0 and again.find_unique(1) is not None
+    again.forget_uniques()
+    assert again.find_unique(1) is None
 
 
 def test_sequences_go_on_when_the_ring_was_clean_and_wrapped() -> None:
