@@ -246,6 +246,11 @@ class MetaClient:
         self.session, self.epoch = session, epoch
         self._keeper.begin(self._boot_ns() if since_ns is None else since_ns)
 
+    def end_session(self) -> None:
+        """Stop renewing; no later proposal is this session's."""
+        self.session = self.epoch = 0
+        self._keeper.end()
+
     def lease_left_ns(self) -> int:
         """How long the session may still serve without another renewal; 0: it is fenced or there is none."""
         return self._keeper.left_ns()
