@@ -15,12 +15,9 @@ from awsomefsd.limits import VOLUME_NAME_BYTES_MAX, VOLUMES_MAX
 from awsomefsd.meta import messages
 from awsomefsd.meta.commands import (
     AddDevice,
-    AdvanceReader,
     AnyCommand,
     CreateVolume,
     DeleteVolume,
-    RegisterReader,
-    RemoveReader,
     SetVolume,
 )
 from awsomefsd.types import HOST_UNIQUE, DeviceInfo, VolumeInfo
@@ -28,12 +25,12 @@ from awsomefsd.types import HOST_UNIQUE, DeviceInfo, VolumeInfo
 Call = Callable[[Any], Any]  # a body of meta.messages in, its reply out; raises domain errors
 
 
-def check_volume_name(name: str) -> str:
-    """A name goes into fstab, the mount table and the command line: letters, digits, '.', '_' and '-', not first '.' or '-'."""
+def check_name(name: str, kind: str) -> str:
+    """A name goes into fstab, file names and the command line: letters, digits, '.', '_' and '-', not first '.' or '-'."""
     if not 0 < len(name.encode()) <= VOLUME_NAME_BYTES_MAX:
-        raise ConfigError(f"a volume name has 1 to {VOLUME_NAME_BYTES_MAX} bytes, {name!r} has {len(name.encode())}; choose another")
+        raise ConfigError(f"a {kind} name has 1 to {VOLUME_NAME_BYTES_MAX} bytes, {name!r} has {len(name.encode())}; choose another")
     if name[0] in ".-" or not all(char.isascii() and (char.isalnum() or char in "._-") for char in name):
-        raise ConfigError(f"{name!r} is no volume name: letters, digits, '.', '_' and '-' only, and a letter, digit or '_' first")
+        raise ConfigError(f"{name!r} is no {kind} name: letters, digits, '.', '_' and '-' only, and a letter, digit or '_' first")
     return name
 
 
@@ -64,7 +61,7 @@ class Catalog:
         return found
 
     def create_volume(self, name: str, quota_bytes: int, quota_inodes: int, mode: int, uid: int, gid: int) -> VolumeInfo:
-        check_volume_name(name)
+        check_name(name, "volume")
         try:
             self.propose(CreateVolume(name, str(uuid.uuid4()), quota_bytes, quota_inodes, mode & 0o7777, uid, gid))
         except FsError as err:
@@ -79,7 +76,7 @@ class Catalog:
         """-1 and "" leave a value as it is."""
         volume = self.volume(name)
         if new_name:
-            check_volume_name(new_name)
+            check_name(new_name, "volume")
         try:
             self.propose(SetVolume(volume.volume, quota_bytes, quota_inodes, new_name))
         except FsError as err:
@@ -121,18 +118,6 @@ class Catalog:
         reply = self._call(messages.Follow(after, count, wait_ms))
         assert isinstance(reply, messages.Changes)
         return reply
-
-    def register_reader(self, name: str, cursor: int) -> None:
-        self.propose(RegisterReader(name, cursor))
-
-    def advance_reader(self, name: str, cursor: int) -> None:
-        self.propose(AdvanceReader(name, cursor))
-
-    def remove_reader(self, name: str) -> None:
-        try:
-            self.propose(RemoveReader(name))
-        except FsError as err:
-            raise NotFound(f"there is no reader {name!r} of the change stream") if err.errno == errno.ENOENT else err from err
 
 
 def _worded(err: FsError, what: str) -> Error:

@@ -77,11 +77,13 @@ class Parts:
         """gRPC and metrics are imported here, when the metadata service serves already: workers wait for that one."""
         from awsomefsd.admin.server import Door, GrpcServer
         from awsomefsd.admin.service import AdminService
+        from awsomefsd.admin.streams import Streams
         from awsomefsd.status import Status
 
         settings = self.settings
         status = Status(settings, self.node, self.catalog, self.devices, self.mounts, self.keeper)
-        self.admin = AdminService(self.catalog, self.devices, self.mounts, status)
+        streams = Streams(settings.state_dir / "readers", self.node.cluster, self._call)
+        self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, status)
         self.grpc = GrpcServer(self.admin, settings.run_dir)
         undo.callback(self.grpc.stop)
         undo.callback(self.admin.stopping.set)

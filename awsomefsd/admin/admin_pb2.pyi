@@ -262,7 +262,7 @@ class FollowRequest(_message.Message):
     def __init__(self, after: _Optional[int] = ..., follow: _Optional[bool] = ..., reader: _Optional[str] = ...) -> None: ...
 
 class Change(_message.Message):
-    __slots__ = ("index", "term", "time_ns", "site", "stamp", "mount", "unique", "session", "epoch", "command", "fields", "first_kept", "last")
+    __slots__ = ("index", "term", "time_ns", "site", "stamp", "mount", "unique", "session", "epoch", "command", "fields")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     TIME_NS_FIELD_NUMBER: _ClassVar[int]
@@ -274,8 +274,6 @@ class Change(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     FIELDS_FIELD_NUMBER: _ClassVar[int]
-    FIRST_KEPT_FIELD_NUMBER: _ClassVar[int]
-    LAST_FIELD_NUMBER: _ClassVar[int]
     index: int
     term: int
     time_ns: int
@@ -287,9 +285,7 @@ class Change(_message.Message):
     epoch: int
     command: str
     fields: str
-    first_kept: int
-    last: int
-    def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ..., time_ns: _Optional[int] = ..., site: _Optional[int] = ..., stamp: _Optional[int] = ..., mount: _Optional[int] = ..., unique: _Optional[int] = ..., session: _Optional[int] = ..., epoch: _Optional[int] = ..., command: _Optional[str] = ..., fields: _Optional[str] = ..., first_kept: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
+    def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ..., time_ns: _Optional[int] = ..., site: _Optional[int] = ..., stamp: _Optional[int] = ..., mount: _Optional[int] = ..., unique: _Optional[int] = ..., session: _Optional[int] = ..., epoch: _Optional[int] = ..., command: _Optional[str] = ..., fields: _Optional[str] = ...) -> None: ...
 
 class RemoveReaderRequest(_message.Message):
     __slots__ = ("name",)

@@ -18,15 +18,14 @@ import msgspec
 from awsomefsd.admin import admin_pb2 as pb
 from awsomefsd.admin import admin_pb2_grpc, trailers
 from awsomefsd.admin.server import FOLLOWERS_MAX
+from awsomefsd.admin.streams import Streams
 from awsomefsd.catalog import Catalog
 from awsomefsd.errors import Error, Overloaded, WouldLoseData
-from awsomefsd.meta import stream
+from awsomefsd.meta.commands import Entry
 from awsomefsd.mounts import Mounts, MountView
 from awsomefsd.types import DeviceInfo, VolumeInfo
 
 logger = logging.getLogger(__name__)
-FOLLOW_ENTRIES = 256
-FOLLOW_WAIT_MS = 1_000  # how late a follower notices that its client went away
 
 
 class Devices(Protocol):
@@ -68,8 +67,9 @@ _REPLIES = {method.name: method.output_type.name for method in pb.DESCRIPTOR.ser
 class AdminService(admin_pb2_grpc.AdminServicer):
     """`status` makes the answer to GetStatus (status.py): it needs more of the daemon than the rest does."""
 
-    def __init__(self, catalog: Catalog, devices: Devices, mounts: Mounts, status: Callable[[], pb.Status]) -> None:
+    def __init__(self, catalog: Catalog, devices: Devices, mounts: Mounts, streams: Streams, status: Callable[[], pb.Status]) -> None:
         self._catalog = catalog
+        self._streams = streams
         self._devices = devices
         self._mounts = mounts
         self._status = status
@@ -157,35 +157,17 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             _fail(context, Overloaded(f"{FOLLOWERS_MAX} followers are connected already; end one first"))
             return
         try:
-            yield from self._changes(request, context)
+            going = lambda: context.is_active() and not self.stopping.is_set()  # noqa: E731
+            for entry in self._streams.follow(request.after, request.reader, for_ever=request.follow, going=going):
+                yield change_message(entry)
         except Error as err:
             _fail(context, err)
         finally:
             self._followers.release()
 
-    def _changes(self, request: pb.FollowRequest, context: grpc.ServicerContext) -> Iterator[pb.Change]:
-        """A page at a time.  The cursor of a named reader moves only when its client has asked for more than the page: gRPC pulls the next
-        message when the last one is on its way, so a client that dies may see a page again and never misses one."""
-        cursor = request.after
-        if request.reader:
-            self._catalog.register_reader(request.reader, cursor)
-        last = self._catalog.follow(cursor, 1, 0).last
-        while context.is_active() and not self.stopping.is_set():
-            reply = self._catalog.follow(cursor, FOLLOW_ENTRIES, FOLLOW_WAIT_MS if request.follow else 0)
-            entries = stream.changes(reply, cursor)
-            for entry in entries:
-                if not request.follow and entry.index > last:
-                    break
-                yield change_message(entry, reply.first_kept, reply.last)
-                cursor = entry.index
-            if request.reader and entries:
-                self._catalog.advance_reader(request.reader, cursor)
-            if not request.follow and (cursor >= last or not entries):
-                return
-
     @_edge
     def RemoveReader(self, request: pb.RemoveReaderRequest, context: grpc.ServicerContext) -> pb.RemoveReaderReply:
-        self._catalog.remove_reader(request.name)
+        self._streams.remove(request.name)
         return pb.RemoveReaderReply()
 
 
@@ -230,7 +212,7 @@ def mount_message(view: MountView) -> pb.MountPoint:
     )
 
 
-def change_message(entry: Any, first_kept: int, last: int) -> pb.Change:
+def change_message(entry: Entry) -> pb.Change:
     command = entry.command
     fields = {name: _plain(getattr(command, name)) for name in command.__struct_fields__}
     return pb.Change(
@@ -245,8 +227,6 @@ def change_message(entry: Any, first_kept: int, last: int) -> pb.Change:
         epoch=entry.epoch,
         command=type(command).__name__,
         fields=json.dumps(fields),
-        first_kept=first_kept,
-        last=last,
     )
 
 

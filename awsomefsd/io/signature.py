@@ -14,7 +14,7 @@ import subprocess
 import time
 import uuid
 
-from awsomefsd.errors import AlreadyExists, Corrupt, Error, FormatTooNew, NotFound, Refused
+from awsomefsd.errors import AlreadyExists, Corrupt, Error, FormatTooNew, NotFound, Refused, WouldLoseData
 from awsomefsd.io.buffers import aligned_buffer
 from awsomefsd.io.device import Device, usage_of
 from awsomefsd.io.superblock import Superblock, geometry, read_superblock, write_superblock
@@ -64,7 +64,7 @@ def describe_tags(tags: dict[str, str]) -> str:
 
 
 def format_device(path: str, cluster_uuid: str, *, force: bool = False) -> Superblock:
-    """Write a superblock.  Raises AlreadyFormatted for a device of this cluster, Refused with what was found and what to do, NotFound."""
+    """Write a superblock.  Raises AlreadyFormatted (of this cluster), WouldLoseData with what was found and what to do, Refused, NotFound."""
     in_use = usage_of(path) if os.path.exists(path) else ""
     if in_use:
         raise Refused(f"{path} is in use: {in_use}; unmount or release it first")
@@ -73,7 +73,7 @@ def format_device(path: str, cluster_uuid: str, *, force: bool = False) -> Super
         _refuse_ours(device, cluster_uuid, force=force)
         found = "" if force else foreign_signature(path)
         if found:
-            raise Refused(f"{path} holds {found}; clear it with `wipefs --all {path}`, or use --force: all data on it is lost")
+            raise WouldLoseData(f"{path} holds {found}; clear it with `wipefs --all {path}`, or use --force: all data on it is lost")
         _wipe_edges(device)
         superblock = Superblock(cluster_uuid, str(uuid.uuid4()), device.bytes, segment_bytes, segments, time.time_ns())
         write_superblock(device, superblock)
@@ -95,7 +95,7 @@ def _refuse_ours(device: Device, cluster_uuid: str, *, force: bool) -> None:
 
 def _unless(force: bool, message: str, cause: Error | None) -> None:
     if not force:
-        raise Refused(message + "; if that cluster is gone, add the device with --force: all data on it is lost") from cause
+        raise WouldLoseData(message + "; if that cluster is gone, add the device with --force: all data on it is lost") from cause
 
 
 def _edges_are_zero(path: str) -> bool:
