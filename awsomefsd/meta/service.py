@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from awsomefsd import clock, sockets
+from awsomefsd.codec import encode
 from awsomefsd.errors import ProtocolError, Unavailable
 from awsomefsd.limits import SESSION_TTL_MS
 from awsomefsd.meta.commands import AnyCommand
 from awsomefsd.meta.leader import Answer, Leader
 from awsomefsd.meta.messages import PROTOCOL_VERSION, Body, Failed, Hello, Propose, Reply
+from awsomefsd.meta.ranges import check
 from awsomefsd.meta.replica import MakeMachine, Replica
 from awsomefsd.meta.service_connections import Connection, Connections
 from awsomefsd.types import HOST_UNIQUE
@@ -41,8 +43,9 @@ class _Local:
 
     mount = 0
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: Body, size: int) -> None:
         self.body = body
+        self.size = size
         self.done = threading.Event()
         self.reply: Reply | None = None
 
@@ -133,7 +136,11 @@ class MetadataService:
         replica.store.copy_to(path)
 
     def _ask(self, body: Body, timeout_s: float) -> Reply:
-        local = _Local(body)
+        try:
+            check(body)  # before it is encoded: a number over 64 bits cannot be
+        except ProtocolError as err:
+            return Failed(errno.EINVAL, str(err))
+        local = _Local(body, len(encode(body)))
         with self._local_lock:
             if not self._accepting:
                 raise Unavailable("the metadata service does not run")
@@ -201,7 +208,7 @@ class MetadataService:
             local = self._local.popleft()
             taken.append(local)
             try:
-                leader.handle(local, 0, local.body, 0)
+                leader.handle(local, 0, local.body, local.size)
             except ProtocolError as err:
                 local.answer(0, Failed(errno.EINVAL, str(err)))
         leader.run()

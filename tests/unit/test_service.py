@@ -425,6 +425,14 @@ def test_an_oversized_command_is_refused(tmp_path):
         wire.close()
 
 
+def test_the_daemons_own_requests_are_checked_too(tmp_path):
+    with host(tmp_path) as node:
+        for command in (c.SetVolume(1 << 40), c.AdvanceReader("r", 1 << 70), c.CreateVolume("n", "x" * (3 << 20))):
+            reply = node.service.propose(command, 10)
+            assert isinstance(reply, m.Failed) and reply.errno in (errno.EINVAL, errno.EMSGSIZE)
+        assert node.figures()["last_index"] == 3
+
+
 def test_devices_get_the_paths_of_this_node(tmp_path):
     with host(tmp_path, device_paths=lambda: {DEVICE: "/dev/somewhere"}) as node:
         assert node.service.query(m.GetDevices()).devices[0].path == "/dev/somewhere"
