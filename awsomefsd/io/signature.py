@@ -64,7 +64,7 @@ def describe_tags(tags: dict[str, str]) -> str:
 
 
 def format_device(path: str, cluster_uuid: str, *, force: bool = False) -> Superblock:
-    """Write a superblock.  Raises AlreadyFormatted (of this cluster), WouldLoseData with what was found and what to do, Refused, NotFound."""
+    """Write a superblock.  Raises AlreadyFormatted (of this cluster), WouldLoseData with what was found and what to do, Refused."""
     in_use = usage_of(path) if os.path.exists(path) else ""
     if in_use:
         raise Refused(f"{path} is in use: {in_use}; unmount or release it first")
