@@ -5,6 +5,10 @@ did not live for HEALTHY_S (a daemon that cannot start must not fill the log).  
 that was killed and comes back takes the running ones up instead of starting a second pair (which their locks would refuse anyway).
 
 SIGTERM ends the daemon, then the keeper, then us.  Workers go on serving: unmount first to end everything.
+
+The logs of the two are bounded: a file over LOG_BYTES_MAX is copied to NAME.1 and emptied in place.  Renaming it would not do, because the
+process holds it open; a pipe through us would not do either, because both must outlive a supervisor that is killed.  Lines written between
+copy and emptying are lost.  As process 1 of a container, orphans (workers whose keeper was killed) are reaped here.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import json
 import logging
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,12 +28,15 @@ import time
 from pathlib import Path
 
 from awsomefsd import log, program
+from awsomefsd.limits import MIB
 
 logger = logging.getLogger("awsomefsd.supervisor")
 RESTART_S = 0.05
 RESTART_SLOW_S = 0.5  # with the start itself still within a second
 HEALTHY_S = 1.0
 STOP_S = 10.0
+LOG_BYTES_MAX = 16 * MIB
+LOG_LOOK_S = 10.0
 
 
 class Child:
@@ -73,6 +81,13 @@ class Child:
         self._process, self.pid, self.pidfd = None, 0, -1
         self.due = time.monotonic() + (RESTART_S if lived >= HEALTHY_S else RESTART_SLOW_S)
 
+    def bound_log(self) -> None:
+        """Keep the last LOG_BYTES_MAX and what came since; it is opened for appending, so its writer goes on at the new end."""
+        with contextlib.suppress(OSError):
+            if self._log_path.stat().st_size > LOG_BYTES_MAX:
+                shutil.copyfile(self._log_path, self._log_path.with_name(self._log_path.name + ".1"))
+                os.truncate(self._log_path, 0)
+
     def stop(self) -> None:
         """SIGTERM, and SIGKILL if that is not enough."""
         if self.pidfd < 0:
@@ -99,25 +114,35 @@ class Supervisor:
         self._children = children
 
     def run(self, wake: int) -> None:
-        """Until a byte arrives on `wake` (the signal handler's pipe)."""
+        """Until the number of a signal that ends us arrives on `wake` (the signal handler's pipe)."""
         self._take_up()
         while True:
             now = time.monotonic()
             for child in self._children:
+                child.bound_log()
                 if child.pidfd < 0 and child.due <= now:
                     child.start()
                     self._remember()
             due = [child.due for child in self._children if child.pidfd < 0]
             watched = {child.pidfd: child for child in self._children if child.pidfd >= 0}
-            timeout = max(0.0, min(due) - now) if due else None
-            readable, _, _ = select.select([wake, *watched], [], [], timeout)
-            if wake in readable:
+            readable, _, _ = select.select([wake, *watched], [], [], min([LOG_LOOK_S, *(max(0.0, at - now) for at in due)]))
+            if wake in readable and set(os.read(wake, 64)) - {signal.SIGCHLD}:
                 break
             for fd in readable:
-                watched[fd].ended()
+                if fd in watched:
+                    watched[fd].ended()
+            if os.getpid() == 1:
+                self._reap_orphans()
         for child in reversed(self._children):  # the daemon, then the keeper
             child.stop()
         self._record.unlink(missing_ok=True)
+
+    def _reap_orphans(self) -> None:
+        """Only what nobody else waits for; our own two are reaped where their end is noted."""
+        own = {child.pid for child in self._children}
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and ended.si_pid not in own:
+                os.waitpid(ended.si_pid, 0)
 
     def _take_up(self) -> None:
         try:
@@ -160,19 +185,24 @@ def _children(words: argparse.Namespace) -> list[Child]:
 def main(argv: list[str]) -> int:
     words = _arguments(argv)
     log.setup("supervisor", words.log_level, words.log_format)
-    for directory in (words.run_dir, words.log_dir):
-        directory.mkdir(parents=True, exist_ok=True)
-    lock = os.open(words.run_dir / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    words.log_dir.mkdir(parents=True, exist_ok=True)
+    return supervise(words.run_dir, _children(words))
+
+
+def supervise(run_dir: Path, children: list[Child]) -> int:
+    """Keep `children` running until SIGTERM; the exit code."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(run_dir / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.stderr.write(f"another supervisor runs in {words.run_dir}; stop it first\n")
+        sys.stderr.write(f"another supervisor runs in {run_dir}; stop it first\n")
         return 1
     os.chdir("/")
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.set_wakeup_fd(writer)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    Supervisor(words.run_dir, _children(words)).run(reader)
+    Supervisor(run_dir, children).run(reader)
     return 0

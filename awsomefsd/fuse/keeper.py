@@ -29,7 +29,7 @@ from awsomefsd import log as logs
 from awsomefsd.errors import Error, ProtocolError
 from awsomefsd.fuse import keeper_wire as wire
 from awsomefsd.fuse.keeper_loop import Loop, Promise, Sequence_
-from awsomefsd.fuse.keeper_mount import Surroundings, Worker
+from awsomefsd.fuse.keeper_mount import Surroundings, Worker, checked_spec
 from awsomefsd.fuse.keeper_ops import Mounts
 from awsomefsd.fuse.keeper_wire import Message, say
 from awsomefsd.fuse.mount_syscall import FSTYPE, mounts
@@ -190,7 +190,10 @@ class Keeper:
             self._forget(client)
             known.replace_socket(client.sock)
             return
-        spec = {**message["spec"], "config": message["config"]}
+        brought = message["spec"]
+        spec = checked_spec({**brought, "config": message["config"]}) | {key: str(brought[key]) for key in ("device", "asked_dir")}
+        if not isinstance(message["worker"], int):
+            raise ProtocolError("worker is a number")
         pidfd = os.pidfd_open(client.pid)
         try:
             os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)

@@ -165,8 +165,9 @@ class Mounts:
                 yield self._loop.chore(work, PATH_CALL_MS_MAX, f"{what} of {mount.dir}")
             except OSError as error:
                 say(log, logging.WARNING, "forced umount", mount=mount.id, step=what, why=error)
-        for end in (lambda: None, mount.end):
-            end()
+        for kill in (False, True):
+            if kill:
+                mount.end()
             try:
                 clean = yield self._loop.within(mount.gone, FORCE_FLUSH_MS_MAX, "the end of the worker")
                 return {"flushed": flushed and clean, "detached": False}

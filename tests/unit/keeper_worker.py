@@ -45,8 +45,8 @@ class Server:
 
     def about(self) -> bytes:
         start = self.link.start_message
-        words = {"worker": start["worker"], "pid": os.getpid(), "starts": self.starts, "fresh": start["fresh"], "previous": start["previous"]}
-        return json.dumps(words | {"sid": os.getsid(0), "env": sorted(os.environ)}).encode()
+        words = {key: start[key] for key in ("worker", "fresh", "previous")}
+        return json.dumps(words | {"pid": os.getpid(), "starts": self.starts, "sid": os.getsid(0), "env": sorted(os.environ)}).encode()
 
     def reply_to(self, opcode: int, node: int, body: bytes) -> bytes | int | None:
         if opcode in (2, 42, 36):  # FORGET, BATCH_FORGET, INTERRUPT

@@ -16,11 +16,10 @@ from pathlib import Path
 import pytest
 
 from awsomefsd.errors import FsError, Unavailable
+from awsomefsd.fuse import keeper_wire as wire
 from awsomefsd.fuse import mount_syscall
 from awsomefsd.limits import WORKER_DEATHS_BEFORE_BACKOFF
-
-sys.path.insert(0, str(Path(__file__).parent))
-from keeper_host import Host, end_of, until  # noqa: E402
+from tests.unit.keeper_host import Host, end_of, until
 
 pytestmark = [
     pytest.mark.root,
@@ -286,6 +285,18 @@ def test_a_second_keeper_does_not_start(host: Host) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 1 and "another keeper runs" in done.stderr
     assert host.client.ping()["ok"]
+
+
+def test_a_second_worker_of_a_mount_is_refused(host: Host) -> None:
+    dir = host.mount()
+    with open("/dev/null") as other:
+        for pid in (os.getpid(), os.getpid() + 1):
+            claim = {"op": "adopt", "mount": "1", "dir": str(dir), "pid": pid, "worker": 1, "fds": ["fuse"], "spec": {}, "config": {}}
+            with wire.connect(host.run / wire.SOCKET_NAME, 10) as sock:
+                wire.send(sock, claim, [other.fileno()])
+                answer = wire.receive(sock)
+            assert answer is not None and answer[0]["op"] == "refused"
+    assert host.about(dir)["worker"] == 1 and host.row(dir)["state"] == "serving"
 
 
 def test_stop_unmounts_all_or_refuses(host: Host) -> None:
