@@ -58,7 +58,7 @@ class Examination:
         """The row, or None and a fault."""
         try:
             return codec.loads(raw)
-        except (Corrupt, FormatTooNew) as err:
+        except (Corrupt, FormatTooNew, UnicodeDecodeError) as err:
             self.fault("undecodable", f"{codec.what} {key.hex()}", str(err))
             return None
 
@@ -73,5 +73,5 @@ class Examination:
         raw = self.txn.get(key)
         try:
             return None if raw is None else codec.loads(raw)
-        except (Corrupt, FormatTooNew):
+        except (Corrupt, FormatTooNew, UnicodeDecodeError):
             return None

@@ -7,7 +7,6 @@ and a second machine that was flushed and made anew between random entries has g
 from __future__ import annotations
 
 import errno
-import os
 import random
 import stat
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from awsomefsd.types import SegmentInfo
 from tests.memtxn import MemTxn
 from tests.metadrive import HEADER, Drive
 
-SEED = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
 NAMES = [b"a", b"b", b"c", b"d", b"e"]
 
 
@@ -369,14 +367,12 @@ def again(entries: list[c.Entry], chance: random.Random) -> tuple[list[m.Reply],
 
 
 @pytest.mark.parametrize("run", range(6))
-def test_random_commands(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seed = SEED + run
+def test_random_commands(seed: int, run: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if run % 2:  # bounds so small that truncations and deletions are left to Reap
         monkeypatch.setattr(filemap, "REAP_EXTENTS_PER_ENTRY", 2)
         monkeypatch.setattr(inodes, "SMALL_FILE_EXTENTS", 1)
         monkeypatch.setattr(sessions, "REAP_EXTENTS_PER_ENTRY", 1)
-    print(f"AWSOMEFSD_SEED={SEED} run {run}")
-    model = Model(seed)
+    model = Model(seed + run)
     steps = [model.create, model.link, model.unlink, model.rmdir, model.rename, model.release]
     steps += [model.write, model.truncate, model.xattr, model.background]
     weights = [8, 3, 5, 3, 8, 1, 10, 4, 4, 3]
@@ -386,14 +382,13 @@ def test_random_commands(run: int, monkeypatch: pytest.MonkeyPatch) -> None:
             model.compare()
     model.compare()
     monkeypatch.setattr(state, "ROWS_CACHED_MAX", 2)  # and a cache that forgets after every entry
-    replies, rows = again(model.drive.entries, random.Random(seed))
+    replies, rows = again(model.drive.entries, random.Random(seed + run))
     assert replies == model.drive.replies
     assert rows == model.drive.txn.rows
 
 
-def test_what_is_deleted_leaves_nothing() -> None:
-    print(f"AWSOMEFSD_SEED={SEED}")
-    model = Model(SEED)
+def test_what_is_deleted_leaves_nothing(seed: int) -> None:
+    model = Model(seed)
     for _ in range(300):
         model.random.choice([model.create, model.write, model.rename, model.xattr])()
     drive = model.drive

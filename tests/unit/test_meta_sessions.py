@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 import random
 
 import pytest
@@ -18,7 +17,6 @@ from awsomefsd.meta.check import check
 from awsomefsd.types import LOCK_END_MAX, SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED, Lock
 from tests.metadrive import MIB, SEGMENT_BYTES, Drive
 
-SEED = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
 USABLE = segments.usable_bytes(SEGMENT_BYTES)
 
 
@@ -205,9 +203,8 @@ def test_byte_quota(drive: Drive) -> None:
 
 
 # --- locks --------------------------------------------------------------------------------------------------------------
-def test_lock_placement_against_a_model() -> None:
-    print(f"AWSOMEFSD_SEED={SEED}")
-    chance = random.Random(SEED)
+def test_lock_placement_against_a_model(seed: int) -> None:
+    chance = random.Random(seed)
     for _ in range(60):
         held: list[Lock] = []
         model: dict[tuple[int, int], int] = {}  # (owner, byte) -> type
