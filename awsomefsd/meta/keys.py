@@ -240,7 +240,3 @@ def first_u64(key: bytes) -> int:
 def last_u64(key: bytes) -> int:
     """The last number of a key: file offset, cookie, unique, session."""
     return int.from_bytes(key[-8:], "big")
-
-
-def last_u32(key: bytes) -> int:
-    return int.from_bytes(key[-4:], "big")

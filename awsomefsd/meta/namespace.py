@@ -16,7 +16,7 @@ from awsomefsd.errors import FsError
 from awsomefsd.limits import LINKS_MAX, SYMLINK_BYTES_MAX
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.commands import RENAME_EXCHANGE, RENAME_NOREPLACE, Create, Entry, Link, ReleaseOrphan, Rename, Rmdir, Unlink
-from awsomefsd.meta.inodes import attr_of, changed, contents_changed, lost_last_name, tombstone, unpin
+from awsomefsd.meta.inodes import DIRECTORY_BYTES_SHOWN, attr_of, changed, contents_changed, lost_last_name, tombstone, unpin
 from awsomefsd.meta.messages import Done, Found, Removed, Renamed, Reply
 from awsomefsd.meta.quota import check_inode_quota
 from awsomefsd.meta.refuse import check_name, inode_of, volume_of
@@ -108,7 +108,7 @@ def new_inode(entry: Entry, command: Create, kind: int, parent: rows.InodeRow) -
     if kind == stat.S_IFREG:
         row.inline = True
     elif kind == stat.S_IFDIR:
-        row.nlink, row.size, row.parent = 2, 4096, command.parent
+        row.nlink, row.size, row.parent = 2, DIRECTORY_BYTES_SHOWN, command.parent
     elif kind == stat.S_IFLNK:
         row.target, row.size = command.target, len(command.target)
     else:

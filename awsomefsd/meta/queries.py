@@ -16,7 +16,7 @@ from awsomefsd.meta.inodes import attr_of
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.refuse import check_name, inode_of
 from awsomefsd.meta.state import State
-from awsomefsd.types import DeviceInfo, Dirent
+from awsomefsd.types import DeviceInfo, Dirent, SegmentInfo
 
 
 def answer(machine: Machine, body: m.Body) -> m.Reply:
@@ -112,7 +112,7 @@ def _get_layout(state: State, body: m.GetLayout) -> m.Reply:
     return m.Layout(row.size, [extents.extent_of(*piece) for piece in pieces], [_segment(state, number) for number in named])
 
 
-def _segment(state: State, number: int) -> segments.SegmentInfo:
+def _segment(state: State, number: int) -> SegmentInfo:
     row = segments.find(state, number)
     if row is None:
         raise FsError(errno.ENOENT, f"no segment {number}")

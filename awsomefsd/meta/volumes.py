@@ -13,7 +13,7 @@ from awsomefsd.errors import FsError
 from awsomefsd.limits import VOLUME_NAME_BYTES_MAX, VOLUMES_MAX
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.commands import CreateVolume, DeleteVolume, Entry, Init, SetVolume
-from awsomefsd.meta.inodes import tombstone
+from awsomefsd.meta.inodes import DIRECTORY_BYTES_SHOWN, tombstone
 from awsomefsd.meta.messages import Done, Made, Reply
 from awsomefsd.meta.state import State
 from awsomefsd.types import ROOT_INO, VolumeInfo
@@ -70,9 +70,9 @@ def create(state: State, entry: Entry, command: CreateVolume) -> Reply:
     row.stamp, row.site = entry.stamp, entry.site
     state.save_volume(row)
     state.write(keys.volname(command.name), rows.VolumeNameRow(number), rows.VOLNAME)
-    now = entry.time_ns
+    now, version = entry.time_ns, (entry.stamp, entry.site)
     mode = stat.S_IFDIR | stat.S_IMODE(command.mode)
-    root = rows.InodeRow(mode, 2, command.uid, command.gid, 0, 4096, 0, now, now, now, now, entry.stamp, entry.site, parent=ROOT_INO)
+    root = rows.InodeRow(mode, 2, command.uid, command.gid, 0, DIRECTORY_BYTES_SHOWN, 0, now, now, now, now, *version, parent=ROOT_INO)
     state.save_inode(number, ROOT_INO, root)
     return Made(number)
 
