@@ -72,9 +72,12 @@ class KeeperClient:
         # The keeper gives up first, and undoes the mount; its search for the directory comes on top.
         return self.ask("mount", timeout_s + 2 * ANSWER_S_MAX, request_id, **fields)
 
-    def umount(self, target: str, *, force: bool = False, request_id: str = "") -> wire.Message:
-        """Flush and unmount a directory or a mount id: {"flushed", "detached"} (detached: still mounted elsewhere, and served)."""
-        return self._of_target("umount", target, UMOUNT_S_MAX, request_id, force=force)
+    def umount(self, target: str, *, force: bool = False, force_flush_ms: int = 5_000, request_id: str = "") -> wire.Message:
+        """Flush and unmount a directory or a mount id: {"flushed", "detached"} (detached: still mounted elsewhere, and served).
+
+        With `force` nothing holds it up: a flush may take `force_flush_ms`, then the connection is aborted.
+        """
+        return self._of_target("umount", target, UMOUNT_S_MAX, request_id, force=force, flush_ms=force_flush_ms)
 
     def flush(self, target: str, *, request_id: str = "") -> wire.Message:
         """Make everything durable that was written to a mount."""

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -35,7 +36,8 @@ log = logging.getLogger("awsomefsd.keeper")
 BACKOFF_MS_MIN = 100
 HEALTHY_MS = BACKOFF_MS_MAX  # a ready worker that lived this long was well, even if nobody asked it anything
 BYE_EXIT_MS_MAX = 5_000  # from bye to the exit; longer, and it is killed
-WORKER_LOG_BYTES_MAX = 4 * MIB  # of one mount; at that size the file is moved to .1
+WORKER_LOG_BYTES_MAX = 4 * MIB  # of one mount; over that size the file is copied to .1 and emptied (its writer has it open)
+LOG_LOOK_MS = 30_000
 LAST_LINES_BYTES = 2_000
 _WORKER_FD = 3
 _ENVIRONMENT = ("PATH", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV")
@@ -94,6 +96,7 @@ class Mount:
         self.ready = Promise()  # of the first worker
         self.gone = Promise()  # value: whether everything was flushed
         self._flushes: dict[str, Promise] = {}
+        self._loop.later(LOG_LOOK_MS, self._bound_log)
 
     @property
     def id(self) -> str:
@@ -135,7 +138,6 @@ class Mount:
 
     def _spawn(self, fd: int) -> int:
         argv = [*self.spec["argv"], "--keeper-fd", str(_WORKER_FD)]
-        self._bound_log()
         actions: list[tuple[Any, ...]] = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(self.log_path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640),
@@ -155,9 +157,13 @@ class Mount:
         return kept | self.spec["env"]
 
     def _bound_log(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        if self.gone.done:
+            return
+        with contextlib.suppress(OSError):
             if self.log_path.stat().st_size > WORKER_LOG_BYTES_MAX:
-                self.log_path.replace(self.log_path.with_suffix(".log.1"))
+                shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
+                os.truncate(self.log_path, 0)
+        self._loop.later(LOG_LOOK_MS, self._bound_log)
 
     def _start_message(self) -> Message:
         return {

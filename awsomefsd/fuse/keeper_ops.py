@@ -114,7 +114,7 @@ class Mounts:
     def umount(self, request: Message) -> Sequence_:
         mount = self.find(request)
         if request.get("force"):
-            return (yield from self._umount_by_force(mount))
+            return (yield from self._umount_by_force(mount, int(request.get("flush_ms", FORCE_FLUSH_MS_MAX))))
         if mount.busy:
             raise OSError(errno.EALREADY, f"{mount.dir} is being unmounted")
         mount.busy = True
@@ -148,11 +148,11 @@ class Mounts:
             return ""
         return f": used by {', '.join(users)}" if users else ""
 
-    def _umount_by_force(self, mount: Mount) -> Sequence_:
-        """Whatever hangs: a short flush, then abort, detach, kill.  Says whether anything acknowledged may be lost."""
+    def _umount_by_force(self, mount: Mount, patience_ms: int) -> Sequence_:
+        """Whatever hangs: a short flush, then abort, detach, kill.  Says whether everything acknowledged is durable."""
         flushed = True
         try:
-            yield self._loop.within(mount.flush(os.urandom(8).hex()), FORCE_FLUSH_MS_MAX, "the flush")
+            yield self._loop.within(mount.flush(os.urandom(8).hex()), patience_ms, "the flush")
         except OSError as error:
             say(log, logging.ERROR, "forced umount without a flush", mount=mount.id, why=error)
             flushed = False
@@ -169,7 +169,7 @@ class Mounts:
             if kill:
                 mount.end()
             try:
-                clean = yield self._loop.within(mount.gone, FORCE_FLUSH_MS_MAX, "the end of the worker")
+                clean = yield self._loop.within(mount.gone, patience_ms, "the end of the worker")
                 return {"flushed": flushed and clean, "detached": False}
             except TimeoutError:
                 continue

@@ -151,7 +151,30 @@ def test_umount_whose_flush_fails_unmounts_nothing(host: Host) -> None:
         host.client.umount(str(dir))
     assert host.about(dir)["worker"] == 1
     assert host.client.umount(str(dir), force=True)["flushed"] is False
+    assert "step=" not in host.log(), "abort and detach worked, with or without fusectl"
     assert not host.mounted(dir) and host.client.list() == []
+
+
+def test_force_frees_callers_of_a_worker_that_hangs(host: Host) -> None:
+    dir = host.mount()
+    pid = host.about(dir)["pid"]
+    errors: list[int | None] = []
+
+    def look() -> None:
+        try:
+            os.listdir(dir)
+        except OSError as error:
+            errors.append(error.errno)
+
+    os.kill(pid, signal.SIGSTOP)
+    thread = threading.Thread(target=look)
+    thread.start()
+    done = host.client.umount(str(dir), force=True, force_flush_ms=100)
+    thread.join(10)
+    assert not thread.is_alive() and errors and errors[0] in (errno.ECONNABORTED, errno.ENOTCONN)
+    end_of(pid)
+    assert done["flushed"] is False and not host.mounted(dir) and host.client.list() == []
+    assert "step=abort" not in host.log(), "the abort itself worked, with or without fusectl"
 
 
 def test_flush_reaches_the_successor_of_a_worker_that_died(host: Host) -> None:
