@@ -8,6 +8,7 @@ No trio, gRPC or pydantic is imported here: a worker is serving within 150 ms.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import logging
@@ -44,6 +45,10 @@ from awsomefsd.meta.messages import Devices, GetDevices, SessionOpened
 from awsomefsd.wait import block_on
 
 IO_THREADS = 3
+IDLE_S = 15.0
+# A session that holds its volume alone uses no older state than its own last change, and readers compare identities: no freed segment has
+# to wait for it before it is leased again.
+SEEN_ALL = (1 << 62) - 1
 GIL_SWITCH_S = 0.0005  # KERNEL-FUSE.md: the default of 5 ms hurts threads that block in read(2)
 
 log = logging.getLogger("awsomefsd.worker")
@@ -59,6 +64,7 @@ class Worker:
         self.mount_id = int(start["mount"], 16)
         self.config = config
         self.fresh = bool(start["fresh"])
+        self._ended = threading.Event()
         self.memory = MountMemory(link.fds, self.mount_id, config["volume"], fresh=self.fresh)
         self.client = MetaClient(config["meta_sock"], self.mount_id)
         self.lease = MountLease(self.client.lease_left_ns)
@@ -66,6 +72,7 @@ class Worker:
             self.mount_id, config["volume"], config["node"], config["boot_id"], start["worker"], start["worker"] == 1 or _exited(start)
         )
         self.client.on_renewed = self.lease.announce
+        self.client.seen_index = lambda: SEEN_ALL
         self.opened = open_session(self.client, self.open_command)
         self._build_data()
         self._build_vfs(start)
@@ -83,7 +90,7 @@ class Worker:
         self.reservation = Reservation(self.config["volume"], self.client, memory.control)
         self.names = Names()
         self.flusher = Flusher(
-            self.files, memory.dirty, self.writer, self.client, self.reservation, memory.control, self._fetch_inline, self.names.put
+            self.files, memory.dirty, self.writer, self.client, self.reservation, memory.control, self._refresh_layout, self.names.put
         )
         self.mount = MountState(
             self.config["volume"], self.client, memory.control, memory.opens, memory.dirty, self.files, self.flusher,
@@ -97,11 +104,11 @@ class Worker:
         self.notifier = Notifier(link.fds["fuse"])
         self.session = Session(
             link.fds["fuse"], self.vfs, memory.control, memory.slots, memory.park, fresh=self.fresh,
-            pins=pins(self.config.get("pins") or {}), previous=start.get("previous"), on_answered=link.answered,
+            pins=pins(self.config.get("pins")), previous=start.get("previous"), on_first_reply=link.answered,
         )  # fmt: skip
         self.sessions = SessionKeeper(
             self.client, self.open_command, self.mount, self.vfs.locks, self.notifier, self.lease,
-            self._put_aside, self.writer.abandon_all, self._session_opened,
+            self._put_aside, self.writer.abandon, self._session_opened,
         )  # fmt: skip
         self.client.on_session_lost = self.sessions.lost
 
@@ -122,12 +129,11 @@ class Worker:
         finally:
             self.client.ack(unique)
 
-    def _fetch_inline(self, ino: int) -> bytes | None:
+    def _refresh_layout(self, ino: int) -> None:
+        """For the flusher: what shape a file has, and its inline data."""
         state = self.files.get(ino)
-        if state is None:
-            return None
-        block_on(self.vfs.fetch_layout(state, 0, 1))
-        return state.inline
+        if state is not None:
+            block_on(self.vfs.fetch_layout(state, 0, 1))
 
     def _report_corrupt(self, ino: int, offset: int, detail: str) -> None:
         self.memory.control.counter("corrupt_reads").add()
@@ -143,52 +149,93 @@ class Worker:
 
     def start(self) -> None:
         """Take over what a predecessor left, then serve."""
-        self._session_opened(self.opened)
-        self.memory.control.update(workers=self.open_command.worker)
-        records = self.memory.dirty.recover()
-        dirty_space = sum(record_space(record.length) for record in records)
-        self.reservation.set_left(self.opened.reserved_bytes - dirty_space)
+        control, opened = self.memory.control, self.opened
+        ended = control.state.session not in (0, opened.session)
+        records = self._recover_records()
+        if ended:  # nobody kept the session alive: what the predecessor's callers had locked is unknown
+            for record in records:
+                self._adopt(record)
+            self.sessions.take_stock(opened, foreign=opened.foreign or opened.resumed, locks_known=False)
+            records = [record for state in self.files.dirty_states() for record in state.dirty]
+        self._session_opened(opened)
+        control.update(workers=self.open_command.worker)
+        self.reservation.set_left(opened.reserved_bytes - sum(record_space(record.length) for record in records))
         self.flusher.start()
-        if records:
+        if records and not ended:
             self._flush_recovered(records)
-        if self.opened.resumed:
-            block_on(self.vfs.locks.load(self.opened.session))
+        if opened.resumed:
+            block_on(self.vfs.locks.load(opened.session))
+        self._repeat_requests()
+        self.session.start()
+        self.link.on_flush = self._flush_all
+        self.link.ready()
+        threading.Thread(target=self._idle_loop, name="idle", daemon=True).start()
+
+    def _recover_records(self) -> list[Any]:
+        """Dirty records of a predecessor; of those that memory has damaged, all that is left is to say so, at fsync and in the log."""
+        dirty = self.memory.dirty
+        records = dirty.recover()
+        for damage in dirty.corrupt:
+            log.error("dirty data is damaged and lost: ino=%d offset=%d length=%d %s", damage.ino, damage.offset, damage.length, damage)
+            self.memory.control.counter("dirty_corrupt").add()
+            if damage.ino:
+                with contextlib.suppress(FsError):
+                    self.files.state(block_on(self.mount.attr_op(damage.ino))).error = damage
+            if damage.record is not None:
+                dirty.mark_clean([damage.record])
+        return records
+
+    def _adopt(self, record: Any) -> None:
+        try:
+            attr = block_on(self.mount.attr_op(record.ino))
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            self.memory.dirty.mark_clean([record])  # removed since; its bytes are nobody's
+            return
+        self.files.state(attr).adopt(record)
+
+    def _repeat_requests(self) -> None:
+        """Execute what the predecessor had read and not answered.
+
+        A request that had been committed gets its first result back, attributes of that time included, so nothing that these answers say is
+        remembered: caches begin anew behind them.
+        """
         self.mount.recovering = True
         self.session.recover()
+        self.session.wait_repeated()
         self.mount.recovering = False
         self.memory.dirty.forget_uniques()
-        self.session.start()
-        self.link.start(self._flush_all)
-        self.link.ready()
+        self._forget_caches()
 
-    def _flush_recovered(self, records: list[Any]) -> None:
-        """What write(2) acknowledged and the predecessor had not committed.  A device error leaves it dirty, as with any flush."""
-        for record in records:
-            try:
-                attr = block_on(self.mount.attr_op(record.ino))
-            except FsError as err:
-                if err.errno != errno.ENOENT:
-                    raise
-                self.memory.dirty.mark_clean([record])  # removed since; its bytes are nobody's
-                self.mount.release_space([record.length])
-                continue
-            self.files.state(attr).adopt(record)
-        log.info("flushing what the predecessor left records=%d bytes=%d", len(records), sum(r.length for r in records))
+    def _forget_caches(self) -> None:
+        """Flush what is dirty, then know nothing.  A device error leaves it dirty, as with any flush."""
         try:
             block_on(self.flusher.flush_all())
         except Error as err:
             log.error("recovered records stay dirty: %s", err)
-            return
-        for ino in {record.ino for record in records}:
-            self.files.drop(ino)
+        self.files.forget_clean()
         self.names.clear()
+
+    def _idle_loop(self) -> None:
+        """Give memory back that a burst of writes left behind."""
+        while not self._ended.wait(IDLE_S):
+            if self.memory.dirty.dirty_bytes == 0:
+                self.memory.dirty.release_pages()
+
+    def _flush_recovered(self, records: list[Any]) -> None:
+        """What write(2) acknowledged and the predecessor had not committed."""
+        for record in records:
+            self._adopt(record)
+        log.info("flushing what the predecessor left records=%d bytes=%d", len(records), sum(r.length for r in records))
+        self._forget_caches()
 
     def _flush_all(self) -> None:
         block_on(self.flusher.flush_all(), UMOUNT_FLUSH_MS_MAX / 1_000)
 
     def serve(self) -> None:
         """Until the kernel has unmounted and nothing is dirty any more."""
-        self.session.join()
+        self.session.wait()
         clean = False
         while not clean:
             try:
@@ -197,6 +244,7 @@ class Worker:
             except Error as err:
                 log.error("unmounted, but dirty data could not be flushed yet: %s", err)
                 threading.Event().wait(1)
+        self._ended.set()
         self.flusher.stop()
         progress = self.writer.seal_all()
         if progress:
@@ -212,9 +260,11 @@ def _exited(start: dict[str, Any]) -> bool:
     return bool(previous and previous.get("exited"))
 
 
-def pins(wanted: dict[str, Any]) -> Pins:
-    """What tests hold back, as the daemon wrote it into the configuration (from AWSOMEFSD_FUSE_PINS)."""
-    return Pins(**{name: value for name, value in wanted.items() if name in Pins._fields})
+def pins(wanted: Any) -> Pins:
+    """What tests hold back, as the daemon wrote it into the configuration (from AWSOMEFSD_FUSE_PINS): "resend=off,minor=34"."""
+    if isinstance(wanted, dict):
+        wanted = ",".join(f"{name}={value}" for name, value in wanted.items())
+    return Pins.parse(wanted or "")
 
 
 def main(keeper_fd: int) -> int:

@@ -105,7 +105,7 @@ class SessionKeeper:
             opened = self._open()
             self._abandon_segments()
             if not opened.resumed:
-                self._take_stock(opened)
+                self.take_stock(opened, foreign=opened.foreign)
             self._opened(opened)
             self._mount.flusher.pause(False)
             self._lease.announce()
@@ -120,16 +120,15 @@ class SessionKeeper:
                 log.error("no new session yet, operations wait: %s", err)
                 time.sleep(1)
 
-    def _take_stock(self, opened: SessionOpened) -> None:
+    def take_stock(self, opened: SessionOpened, *, foreign: bool, locks_known: bool = True) -> None:
+        """What of the ended session may go on.  Without `locks_known` (the worker that knew them is dead) every handle is lost."""
         mount = self._mount
-        log.warning("the session had ended; new one opened session=%d epoch=%d foreign=%s", opened.session, opened.epoch, opened.foreign)
-        lost = set(self._locks.inodes())
-        if opened.foreign:
+        log.warning("the session had ended; new one opened session=%d epoch=%d foreign=%s", opened.session, opened.epoch, foreign)
+        if foreign:
             self._put_aside()
-            lost |= {file.ino for file in mount.opens}
-        else:
-            lost |= {file.ino for file in mount.opens if self._nameless(file.ino)}
-        mount.failed_handles |= {file.fh for file in mount.opens if file.ino in lost}
+        lost = set(self._locks.inodes())
+        everything = foreign or not locks_known
+        mount.failed_handles |= {file.fh for file in mount.opens if everything or file.ino in lost or self._nameless(file.ino)}
         self._locks.forget_all()
         dirty_space = sum(record_space(r.length) for state in mount.files.dirty_states() for r in state.dirty)
         mount.reservation.set_left(opened.reserved_bytes - dirty_space)

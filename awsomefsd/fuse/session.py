@@ -118,6 +118,7 @@ class Session:
         self.previous_signal: int | None = (previous or {}).get("signal")
         self.failures = Failures()
         self.carried: Carried | None = None  # requests of a predecessor that wait, or whose reply is not claimed yet
+        self.repeated: list[Pending] = []  # of a takeover, still waiting when their first step had run
         self.busy: dict[int, threading.Event] = {}  # slots that a takeover left to requests which keep them
         self._pins = pins
         self._on_first_reply = on_first_reply
@@ -145,6 +146,13 @@ class Session:
         os.set_blocking(self.fd, True)  # a predecessor may have died while it drained resent requests
         if not self.fresh:
             Takeover(self).run()
+
+    def wait_repeated(self) -> None:
+        """Until the requests that `recover` began have ended, but for those that wait for a lock, perhaps for ever."""
+        for pending in self.repeated:
+            if pending.opcode != Op.SETLKW:
+                pending.ended.wait()
+        self.repeated.clear()
 
     def start(self) -> None:
         for slot in self.slots:

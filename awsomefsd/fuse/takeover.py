@@ -178,8 +178,10 @@ class Takeover:
         _, opcode, wire, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(request)
         ctx = Context(uid, gid, pid, one.unique, wire)
         pending = session.execute(held, opcode, ctx, nodeid, request[abi.IN_HEADER.size :])
-        if pending is not None and isinstance(pending.held, Slot):
-            session.busy[pending.held.index] = pending.ended
+        if pending is not None:
+            session.repeated.append(pending)
+            if isinstance(pending.held, Slot):
+                session.busy[pending.held.index] = pending.ended
         return pending
 
     # --- the second line -----------------------------------------------------------------------------------------------------------

@@ -167,6 +167,13 @@ class FileTable:
                 del self._states[ino]
         return lengths
 
+    def forget_clean(self) -> None:
+        """Forget every file that holds nothing dirty and no error; the service knows them."""
+        with self._lock:
+            for ino, state in list(self._states.items()):
+                if not state.dirty and state.error is None:
+                    del self._states[ino]
+
     def _evict(self) -> None:
         """Forget the oldest states that hold nothing dirty (called with the table's lock)."""
         for ino, state in list(self._states.items())[: FILES_CACHED_MAX // 8]:

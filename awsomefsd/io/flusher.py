@@ -116,7 +116,7 @@ class Flusher:
         metadata: Metadata,
         reservation: Reservation,
         uniques: Uniques,
-        fetch_inline: Callable[[int], bytes | None],
+        refresh: Callable[[int], None],
         on_attr: Callable[[Attr], None],
     ) -> None:
         self._files = files
@@ -125,7 +125,7 @@ class Flusher:
         self._metadata = metadata
         self._reservation = reservation
         self._uniques = uniques
-        self._fetch_inline = fetch_inline
+        self._refresh = refresh
         self._on_attr = on_attr
         self._cond = threading.Condition()
         self._requests: list[tuple[int, int, Signal]] = []  # (ino or 0 for all, up to this sequence, signal)
@@ -315,7 +315,8 @@ class Flusher:
             commit.inline = [(start, b"".join(buffers)) for start, buffers in overlay.runs()]
             return
         if is_inline and base is None:
-            base = self._fetch_inline(state.ino)
+            self._refresh(state.ino)
+            is_inline, base = state.is_inline, state.inline
         if is_inline and base:
             overlay.put(0, memoryview(base))
         for record in part.records:
@@ -350,18 +351,21 @@ class Flusher:
         self._dirty.mark_clean(clean)
         self.batches += 1
         self.flushed_bytes += sum(record.length for record in clean)
-        self._retry_ms = 0
-        self._announce()
+        if len(clean) == sum(part.count for part in batch.parts):
+            self._retry_ms = 0
+        self._announce(next((part.state.error for part in batch.parts if part.state.error is not None), None))
 
     def _settle(self, part: Part, errno_: int) -> bool:
-        """Take up what the machine did with one inode; False if its records have to be flushed again, as extents this time."""
+        """Take up what the machine did with one inode; False if its records have to be flushed again.
+
+        ENOENT: the inode is gone, its bytes are nobody's.  ESTALE: it is not in the shape we believed (inline or not): ask, then again.
+        """
+        if errno_ not in (0, errno.ENOENT):
+            self._refused(part, errno_)
+            return False
         state = part.state
         with state.lock:
             state.version += 1
-            if errno_ == errno.ESTALE and part.commit.inline:  # it has extents after all
-                state.is_inline, state.inline, state.in_flight = False, None, 0
-                state.extents.forget()
-                return False
             del state.dirty[: part.count]
             state.in_flight -= part.count
             state.dirty_bytes = sum(record.length for record in state.dirty)
@@ -375,6 +379,17 @@ class Flusher:
             elif errno_ == 0 and part.commit.inline and state.inline is not None:
                 state.inline = patch(state.inline, part.commit.inline)
         return True
+
+    def _refused(self, part: Part, errno_: int) -> None:
+        log.warning("commit of one file refused, flushing it again: ino=%d errno=%d", part.state.ino, errno_)
+        with part.state.lock:
+            part.state.version += 1
+            part.state.in_flight = 0
+            part.state.extents.forget()
+            if errno_ != errno.ESTALE:
+                part.state.error = FsError(errno_)
+        self._retry_ms = RETRY_MS_MIN
+        self._refresh(part.state.ino)
 
     def _abandon(self, batch: Batch, error: BaseException) -> None:
         log.warning("flush failed, records stay dirty: %s (files=%d)", error, len(batch.parts))
