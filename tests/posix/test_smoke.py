@@ -244,7 +244,7 @@ def test_statfs_follows_what_is_used(node, place):
     assert before.f_namemax == 255
     assert before.f_blocks * before.f_frsize > 1 << 30
     with open(place / "big", "wb") as file:
-        file.write(os.urandom(1 << 20) * 32)
+        file.write(os.urandom(1 << 20) * 96)  # more than a worker reserves at a time
         os.fsync(file.fileno())
     assert os.statvfs(place).f_bfree < before.f_bfree
 
