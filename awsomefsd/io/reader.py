@@ -36,7 +36,7 @@ log = logging.getLogger("awsomefsd.reader")
 
 
 class ReaderStatistics(Struct, frozen=True):
-    """Counters since the reader was made."""
+    """Counters since the reader was made; `reads` and `data_bytes` count second looks too."""
 
     reads: int
     data_bytes: int
@@ -97,7 +97,6 @@ class SegmentReader:
             except _Mismatch as second:
                 self._count(mismatches=1)
                 raise Corrupt(f"volume {volume} inode {ino} offset {extent.file_offset + skip}: {second}") from None
-        self._count(reads=1, data_bytes=length)
 
     def statistics(self) -> ReaderStatistics:
         with self._counts_lock:
@@ -118,12 +117,14 @@ class SegmentReader:
         # a cold read fetches from the header on
         begin = extent.frame_offset if cold else place + first
         begin -= begin % BLOCK_BYTES
-        with self._buffers.borrow() as buffer:
+        buffer = self._buffers.take()
+        try:
             fetched = _Fetch(start, into, place + first - begin, buffer, device.logical_block_bytes)
-            self._count(device_reads=1, bounced_bytes=fetched.bounced_bytes)
             got = device.preadv(fetched.parts, info.byte_offset + begin)
+            self._count(
+                reads=1, data_bytes=len(into), device_reads=1, bounced_bytes=fetched.bounced_bytes, headers_read=1 if checks is None else 0
+            )
             if checks is None:
-                self._count(headers_read=1)
                 header = extent.frame_offset - begin
                 checks = self._take_header(buffer[header : min(got, header + extent.header_bytes)], extent)
             _check_frame(checks, extent, end)
@@ -131,6 +132,8 @@ class SegmentReader:
                 raise _Mismatch(f"segment {info.segment}: short read, the device ends here")
             fetched.verify(checks)
             fetched.copy_out()
+        finally:
+            self._buffers.give_back(buffer)
 
     def _known(self, device: BlockDevice, info: SegmentInfo, extent: Extent) -> FrameChecks | None:
         """From the caches, or from the footer if the segment has one and it is not in the cache yet."""
@@ -176,9 +179,10 @@ class SegmentReader:
         return checks
 
     def _count(self, **counts: int) -> None:
+        totals = self._counts
         with self._counts_lock:
             for name, count in counts.items():
-                self._counts[name] += count
+                totals[name] += count
 
 
 class _Fetch:

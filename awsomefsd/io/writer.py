@@ -8,6 +8,9 @@ touched is abandoned: it ends at the length that an earlier flush had made durab
 more, to other segments.  If that fails too, the error is raised; the caller still has the data.  While a device goes on failing, each call
 first probes it in the unused part of the abandoned segment, so that a bad hour does not eat one segment a second.
 
+Segments belong to a session.  `abandon`, called from any thread when the session was replaced, ends the use of all of them without a word:
+the machine has sealed them already.  A write that was under way then raises Fenced instead of naming a place in them.
+
 Zero copy: the memory of a large frame is handed to the device as it is, if it is aligned; what is small or unaligned is copied into a
 staging buffer, once.  A checksum is computed once, over the memory that is written.
 """
@@ -22,7 +25,7 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 
 from awsomefsd.clock import wall_ns
-from awsomefsd.errors import Error, FsError
+from awsomefsd.errors import Fenced, FsError, Unavailable
 from awsomefsd.io.buffers import aligned_buffer
 from awsomefsd.io.cache import ChecksumCache
 from awsomefsd.io.checksum import seed_of
@@ -63,6 +66,7 @@ class Written(Struct):
     extents: list[list[Extent]]
     progress: list[SegmentProgress]
     consumed_bytes: int
+    generation: int = 0  # of the leases; for `report_again`
 
 
 class WriterStatistics(Struct, frozen=True):
@@ -80,10 +84,11 @@ class WriterStatistics(Struct, frozen=True):
 class _Segment:
     """A leased segment as its writer knows it.  `room` is its durable state."""
 
-    __slots__ = ("footer", "frames", "info", "room")
+    __slots__ = ("footer", "frames", "generation", "info", "room")
 
-    def __init__(self, info: SegmentInfo) -> None:
+    def __init__(self, info: SegmentInfo, generation: int) -> None:
         self.info = info
+        self.generation = generation
         self.room = Room(info.bytes)
         self.frames: list[FrameChecks] = []
         self.footer = (0, 0)  # (offset, bytes)
@@ -93,7 +98,7 @@ class _Segment:
 
 
 class SegmentWriter:
-    """Used by one thread.  `lease(count)` gives up to `count` new segments, at least one, or raises an Error."""
+    """Used by one thread, but for `abandon`.  `lease(count)` gives up to `count` new segments, at least one, or raises an Error."""
 
     def __init__(
         self,
@@ -111,10 +116,13 @@ class SegmentWriter:
         self._unreported: list[SegmentProgress] = []  # of segments that ended in an attempt that failed
         self._suspect: _Segment | None = None  # of the device that failed last, until it was seen to write again
         self._probe_floor = self._probe_offset = 0
+        self._generation = 0  # counts `abandon`
+        self._cleared = 0  # the generation whose predecessors' segments were dropped
         self._batches = self._frames = self._data_bytes = self._flushes = self._failures = self._abandoned = 0
 
     def write(self, pieces: list[Piece]) -> Written:
         """Write all pieces durably.  Raises OSError or Error with nothing changed that the caller would have to know."""
+        self._drop_abandoned()
         if self._suspect is not None:
             self._probe(self._suspect)
         lengths = [piece.length for piece in pieces]
@@ -128,13 +136,35 @@ class SegmentWriter:
                 if attempt == ATTEMPTS_MAX:
                     raise
             else:
+                if self._cleared != self._generation:
+                    self._drop_abandoned()
+                    self._end([segment for segment in used if segment in self._leased])  # leased to the new session already
+                    raise Fenced("the session was replaced while its segments were written")
                 return self._accept(pieces, planned, used, frames)
         raise AssertionError("the last attempt returns or raises")
 
+    def abandon(self) -> None:
+        """The session that leased the segments is no more: none of them is written or reported again.  Any thread; returns at once."""
+        self._generation += 1
+
+    def report_again(self, written: Written) -> None:
+        """The Commit with this progress was refused: what it said of segments that ended goes into the next one."""
+        if written.generation == self._generation:
+            self._unreported += [step for step in written.progress if step.sealed]
+
+    def _drop_abandoned(self) -> None:
+        if self._cleared == self._generation:
+            return
+        self._cleared = self._generation
+        self._leased = deque(segment for segment in self._leased if segment.generation == self._cleared)
+        self._unreported.clear()
+        self._suspect = None
+        self._stream.reset()
+
     def seal_all(self) -> list[SegmentProgress]:
         """End all leased segments, with footers; to be reported in a last Commit.  Never raises: without a footer headers serve."""
-        if self._suspect is not None:
-            self._settle_suspect()
+        self._drop_abandoned()
+        self._settle_suspect()
         ending = list(self._leased)
         self._leased.clear()
         footers: list[tuple[int, int]] = []
@@ -159,13 +189,17 @@ class SegmentWriter:
 
     def _next_room(self, slot: int) -> Room:
         while len(self._leased) <= slot:
+            generation = self._generation  # read before: what a lease in flight brings may belong to the session that is just ending
             leased = self._lease(SEGMENTS_LEASED_AHEAD)
             if not leased:
                 raise FsError(errno.ENOSPC, "no segment could be leased")
-            for info in leased:
-                if info.device not in self._devices:
-                    raise Error(f"segment {info.segment} lies on device {info.device}, which this node does not have")
-                self._leased.append(_Segment(info))
+            for segment in [_Segment(info, generation) for info in leased]:
+                if segment.info.device in self._devices:
+                    self._leased.append(segment)
+                else:  # given back with the next Commit
+                    self._unreported.append(segment.progress(sealed=True))
+            if all(info.device not in self._devices for info in leased):
+                raise Unavailable(f"new segments lie on device {leased[0].device}, which this node does not have; add it here")
         return self._leased[slot].room
 
     def _write_plan(self, pieces: list[Piece], planned: Plan, used: list[_Segment]) -> list[list[FrameChecks]]:
@@ -250,7 +284,7 @@ class SegmentWriter:
             self._data_bytes += placement.length
         self._batches += 1
         self._frames += len(planned.placements)
-        return Written(extents, progress, planned.consumed_bytes)
+        return Written(extents, progress, planned.consumed_bytes, self._cleared)
 
     # --- failure -----------------------------------------------------------------------------------------------------------
 
@@ -260,14 +294,20 @@ class SegmentWriter:
         self._failures += 1
         self._stream.reset()
         self._settle_suspect()
-        for segment in used:
-            assert self._leased.popleft() is segment
-            segment.footer = (0, 0)
-            self._abandoned += 1
-        *others, self._suspect = used
-        self._unreported += [segment.progress(sealed=True) for segment in others]
+        self._end(used[:-1])
+        self._suspect = used[-1]
+        self._suspect.footer = (0, 0)
+        self._leased.remove(self._suspect)
+        self._abandoned += len(used)
         # probes go from the segment's end down to where the failed attempt may have written (the last segment of a plan is never full)
         self._probe_floor, self._probe_offset = planned.rooms[-1].end, self._suspect.info.bytes
+
+    def _end(self, segments: list[_Segment]) -> None:
+        """They stay at their durable length and are reported with the next Commit."""
+        for segment in segments:
+            segment.footer = (0, 0)
+            self._leased.remove(segment)
+            self._unreported.append(segment.progress(sealed=True))
 
     def _settle_suspect(self) -> None:
         if self._suspect is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.errors import NotFound, Refused
+from awsomefsd.errors import NotFound, Refused, WouldLoseData
 from awsomefsd.io import signature
 from awsomefsd.io.buffers import aligned_buffer
 from awsomefsd.io.cache import ChecksumCache
@@ -132,7 +132,7 @@ def test_format_then_again_then_by_another_cluster(image: Path) -> None:
     with pytest.raises(AlreadyFormatted) as caught:
         format_device(str(image), CLUSTER, force=True)
     assert caught.value.superblock == made
-    with pytest.raises(Refused, match=r"another cluster.*--force"):
+    with pytest.raises(WouldLoseData, match=r"another cluster.*--force"):
         format_device(str(image), OTHER_CLUSTER)
     taken = format_device(str(image), OTHER_CLUSTER, force=True)
     assert taken.cluster_uuid == OTHER_CLUSTER and taken.device_uuid != made.device_uuid
@@ -178,7 +178,7 @@ def test_foreign_signatures_are_named_and_refused(image: Path, tool: list[str], 
         pytest.skip(f"{tool[0]} makes nothing of {SIZE // MIB} MiB: {made.stderr.strip()[-100:]}")
     assert named in foreign_signature(str(image))
     before = image.read_bytes()
-    with pytest.raises(Refused, match=f"{named}.*--force"):
+    with pytest.raises(WouldLoseData, match=f"{named}.*--force"):
         format_device(str(image), CLUSTER)
     assert image.read_bytes() == before, "a refused device is not touched"
     format_device(str(image), CLUSTER, force=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from awsomefsd.errors import Corrupt, Error, FormatTooNew, FsError, Unavailable
+from awsomefsd.errors import Corrupt, Fenced, FormatTooNew, FsError, Unavailable
 from awsomefsd.io.buffers import aligned_buffer
 from awsomefsd.io.cache import ChecksumCache
 from awsomefsd.io.memory_device import MemoryDevice
@@ -409,8 +409,9 @@ def test_without_a_segment_nothing_is_written() -> None:
 def test_a_segment_on_a_device_this_node_has_not() -> None:
     pool = Pool()
     writer = SegmentWriter({}, pool.lease)
-    with pytest.raises(Error, match="does not have"):
+    with pytest.raises(Unavailable, match="does not have"):
         writer.write([Piece(VOLUME, INO, 0, [memoryview(b"x")])])
+    assert {step.segment for step in writer.seal_all()} == {0, 1}, "they are given back"
 
 
 def test_seal_all_without_a_working_device_still_ends_the_segments() -> None:
@@ -422,4 +423,62 @@ def test_seal_all_without_a_working_device_still_ends_the_segments() -> None:
     assert {info.state for info in pool.infos.values()} == {SEGMENT_SEALED}
     assert pool.infos[0].footer_offset == 0 and pool.infos[0].committed_bytes == 12 * KIB
     assert read_back(pool.reader(), extents) == b"1" * 10 * KIB
+    assert writer.seal_all() == []
+
+
+# --- a session that is replaced -----------------------------------------------------------------------------------------------
+
+
+def test_an_abandoned_writer_takes_new_segments_and_reports_no_old_ones() -> None:
+    pool = Pool()
+    writer = pool.writer()
+    write_one(pool, writer, b"1" * 10 * KIB)
+    pool.device.on_flush = fail_at(1)  # leaves an abandoned segment to be reported
+    writer.abandon()
+    written = writer.write([Piece(VOLUME, INO, 0, [aligned(b"2" * 10 * KIB)])])
+    assert {step.segment for step in written.progress} == {2, 3}, "segments 0 and 1 were those of the old session"
+    assert [e.segment for e in written.extents[0]] == [3]
+
+
+def test_a_write_over_a_change_of_session_is_fenced() -> None:
+    pool = Pool()
+    writer = pool.writer()
+    pool.device.on_flush = writer.abandon
+    with pytest.raises(Fenced):
+        writer.write([Piece(VOLUME, INO, 0, [aligned(b"1" * 10 * KIB)])])
+    pool.device.on_flush = lambda: None
+    extents = write_one(pool, writer, b"2" * 10 * KIB)
+    assert [e.segment for e in extents] == [2] and read_back(pool.reader(), extents) == b"2" * 10 * KIB
+
+
+def test_segments_of_the_new_session_that_a_fenced_write_touched_are_not_used_again() -> None:
+    pool = Pool()
+
+    def lease(count: int) -> list[SegmentInfo]:
+        if pool.leases == 1:
+            writer.abandon()  # between the leases of one plan: the second one is the new session's
+            leases, pool.leases = pool.leases, 9
+            assert leases
+            return pool.lease(count)
+        return pool.lease(count)
+
+    writer = SegmentWriter({DEVICE: pool.device}, lease, None, lambda: 42)
+    with pytest.raises(Fenced):
+        writer.write([Piece(VOLUME, INO, 0, [aligned(bytes(5 * MIB))])])
+    written = writer.write([Piece(VOLUME, INO, 0, [aligned(bytes(10))])])
+    assert {e.segment for e in written.extents[0]}.isdisjoint(range(5)), "or a block would be written twice, which the device asserts"
+    assert {step.segment for step in written.progress if step.sealed} == {4, 5}
+
+
+def test_a_refused_commit_does_not_lose_the_end_of_a_segment() -> None:
+    pool = Pool()
+    writer = pool.writer()
+    refused = writer.write([Piece(VOLUME, INO, 0, [aligned(bytes(MIB))])])
+    assert [step.sealed for step in refused.progress] == [True, False]
+    writer.report_again(refused)
+    written = writer.write([Piece(VOLUME, INO, 0, [aligned(bytes(10))])])
+    assert [(step.segment, step.sealed) for step in written.progress] == [(0, True), (1, False)]
+    pool.report(written.progress)
+    writer.abandon()
+    writer.report_again(refused)
     assert writer.seal_all() == []
