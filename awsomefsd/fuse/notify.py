@@ -6,7 +6,8 @@ used any more must not wait for INVAL_ENTRY either while he owes an answer: two 
 INC_EPOCH takes no lock and makes all cached names invalid at once; kernels before 7.44 answer EINVAL, which is remembered.
 
 The queue is bounded.  When it overflows, what was dropped is made good by one INC_EPOCH for names; for pages, and for names where there
-is no INC_EPOCH, only the timeouts protect then, and `dropped` says so.  RESEND is no business of this thread: takeover.py sends it before anything reads.
+is no INC_EPOCH, only the timeouts protect then, and `dropped` says so.  RESEND is no business of this thread: takeover.py sends it before
+anything reads.
 """
 
 from __future__ import annotations
