@@ -141,10 +141,6 @@ class Settings(BaseSettings):
     def meta_socket(self) -> Path:
         return self.run_dir / "meta.sock"
 
-    @property
-    def keeper_socket(self) -> Path:
-        return self.run_dir / "keeper.sock"
-
 
 class Inputs:
     """Where settings are read from in one `load`."""

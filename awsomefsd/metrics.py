@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from awsomefsd.errors import Error
+
 Labels = tuple[tuple[str, str], ...]
 SECONDS_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -93,6 +95,7 @@ class Registry:
     def __init__(self) -> None:
         self._own: list[Counter | Gauge | Histogram] = []
         self._sources: list[Source] = []
+        self._failures = self.counter("awsomefsd_scrape_errors_total", "Sources of figures that could not answer.")
 
     def counter(self, name: str, help: str, **labels: str) -> Counter:
         return self._keep(Counter(name, help, tuple(sorted(labels.items()))))
@@ -112,7 +115,11 @@ class Registry:
         self._sources.append(source)
 
     def samples(self) -> list[Sample]:
-        found = [sample for figure in self._own for sample in figure.samples()]
+        """A source that raises a domain error loses its own figures, counted in awsomefsd_scrape_errors_total; the others are there."""
+        found: list[Sample] = []
         for source in self._sources:
-            found.extend(source())
-        return found
+            try:
+                found.extend(list(source()))
+            except Error:
+                self._failures.add()
+        return [sample for figure in self._own for sample in figure.samples()] + found

@@ -47,7 +47,7 @@ def fsck(session: Session, no_replay: bool, form: str) -> int:
 def examine(state_dir: Path, identity: Any, *, replay: bool) -> tuple[list[dict[str, str]], dict[str, int]]:
     """(faults, what was looked at)."""
     from awsomefsd import devices
-    from awsomefsd.errors import Error
+    from awsomefsd.errors import Error, NotFound
     from awsomefsd.io.devices import DeviceTable
     from awsomefsd.meta.check import check
     from awsomefsd.meta.machine import Machine
@@ -57,6 +57,8 @@ def examine(state_dir: Path, identity: Any, *, replay: bool) -> tuple[list[dict[
     from awsomefsd.meta.store import Store
 
     directory = state_dir / "meta"
+    if not (directory / "store" / "data.mdb").exists():
+        raise NotFound(f"{directory} holds no metadata yet; start the daemon once with `awsomefsd run`")
     if replay:
         replica = Replica.open_solo(directory, identity.cluster, identity.node, Machine)
         try:

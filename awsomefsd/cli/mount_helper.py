@@ -24,11 +24,11 @@ _OURS = {"run_dir": "run_dir", "state_dir": "state_dir", "config": "config_file"
 @click.argument("directory")
 @click.option("-s", "sloppy", is_flag=True, help="Leave out options that are unknown.")
 @click.option("-f", "fake", is_flag=True, help="Check everything, mount nothing.")
-@click.option("-n", "no_mtab", is_flag=True, help="Nothing: there is no mtab any more.")
+@click.option("-n", is_flag=True, expose_value=False, help="Nothing: there is no mtab any more.")
 @click.option("-v", "verbose", is_flag=True)
 @click.option("-o", "options", multiple=True)
-@click.option("-t", "fstype", default="awsomefs")
-@click.option("-N", "namespace", default="")
+@click.option("-t", "fstype", expose_value=False)
+@click.option("-N", "namespace", expose_value=False)
 @click.pass_obj
 def mount_helper(
     session: Session,
@@ -36,11 +36,8 @@ def mount_helper(
     directory: str,
     sloppy: bool,
     fake: bool,
-    no_mtab: bool,
     verbose: bool,
     options: tuple[str, ...],
-    fstype: str,
-    namespace: str,
 ) -> int:
     """mount.awsomefs VOLUME DIR [-sfnv] [-o options]"""
     words = ours_taken(session, [word for text in options for word in mount_options.split(text)])
@@ -68,15 +65,13 @@ def mount_helper(
 @click.argument("directory")
 @click.option("-f", "force", is_flag=True)
 @click.option("-l", "lazy", is_flag=True)
-@click.option("-n", "no_mtab", is_flag=True)
-@click.option("-r", "remount", is_flag=True)
+@click.option("-n", is_flag=True, expose_value=False)
+@click.option("-r", is_flag=True, expose_value=False)
 @click.option("-v", "verbose", is_flag=True)
-@click.option("-t", "fstype", default="")
-@click.option("-N", "namespace", default="")
+@click.option("-t", "fstype", expose_value=False)
+@click.option("-N", "namespace", expose_value=False)
 @click.pass_obj
-def umount_helper(
-    session: Session, directory: str, force: bool, lazy: bool, no_mtab: bool, remount: bool, verbose: bool, fstype: str, namespace: str
-) -> int:
+def umount_helper(session: Session, directory: str, force: bool, lazy: bool, verbose: bool) -> int:
     """umount.fuse.awsomefs DIR [-flnrv]
 
     A lazy umount is made durable first, then taken out of the tree by the kernel: umount -il.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
 from awsomefsd.cli.main import Command, Session
@@ -9,7 +12,7 @@ from awsomefsd.cli.main import Command, Session
 
 @click.command(cls=Command)
 @click.pass_obj
-def run(session: Session) -> int:
+def run(session: Session) -> None:
     """Run the node daemon in the foreground.
 
     Stops on SIGTERM; mounts go on and wait for the next one.
@@ -20,4 +23,8 @@ def run(session: Session) -> int:
     log.setup("daemon", settings.log.level, settings.log.format)
     from awsomefsd import daemon
 
-    return daemon.run(settings)
+    code = daemon.run(settings)
+    # Everything is closed.  A call that still waits for the keeper sits on a thread that the interpreter would wait for, minutes maybe.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

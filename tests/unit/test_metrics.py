@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from awsomefsd import exporter, sockets
-from awsomefsd.errors import ConfigError
+from awsomefsd.errors import ConfigError, Unavailable
 from awsomefsd.metrics import Registry, Sample
 
 
@@ -46,6 +46,15 @@ def test_render(figures: Registry) -> None:
     ):
         assert line + "\n" in text, line
     assert text.count("# TYPE awsomefsd_requests_total") == 1
+
+
+def test_a_source_that_fails_loses_its_own_figures_only(figures: Registry) -> None:
+    def away() -> list[Sample]:
+        raise Unavailable("restarting")
+
+    figures.source(away)
+    text = exporter.render(figures).decode()
+    assert "awsomefsd_scrape_errors_total 1.0" in text and "awsomefsd_mounts 2.0" in text and "awsomefsd_device_bytes" in text
 
 
 def test_served_over_tcp(figures: Registry, tmp_path: Path) -> None:
