@@ -174,6 +174,21 @@ def test_memory_is_bounded_and_the_oldest_go(ahead: ReadAhead, source: Source) -
     assert found.wasted == 1 and found.bytes_used <= found.bytes_max == 4 * MIB
 
 
+def test_a_frame_that_goes_while_its_reader_wakes_is_read_again(ahead: ReadAhead, source: Source) -> None:
+    wanted = extent_of(1)
+    ahead.prefetch([wanted], 1, 2)
+    frame = next(iter(ahead._frames.values()))
+    frame.ready.wait()
+    ahead.prefetch([extent_of(n) for n in (2, 3, 4)], 1, 2)
+    for n in (2, 3, 4):
+        read(ahead, extent_of(n), 0, 1)
+    ahead.prefetch([extent_of(5)], 1, 2)  # takes the buffer of frame 1
+    assert read(ahead, extent_of(5), 0, 1) == content(extent_of(5))[:1]
+    into = aligned_buffer(100)
+    key = (wanted.segment, wanted.incarnation, wanted.sequence, wanted.skip)
+    assert not ahead._take(key, frame, wanted, 0, 100, into, waits=False), "its buffer holds another frame now"
+
+
 def test_small_extents_and_parts_are_read_directly(ahead: ReadAhead, source: Source) -> None:
     small = extent_of(1, PREFETCH_BYTES_MIN - 1)
     ahead.prefetch([small], 1, 2)

@@ -25,13 +25,20 @@ from awsomefsd.types import SEGMENT_LEASED, SegmentInfo
 
 CLUSTER = "11111111-2222-3333-4444-555555555555"
 OTHER_CLUSTER = "99999999-2222-3333-4444-555555555555"
-SIZE = 64 * MIB
+SIZE = DEVICE_BYTES_MIN  # of sparse files
 
 
 def make_file(path: Path, size: int = SIZE) -> Path:
     with path.open("wb") as file:
         file.truncate(size)
     return path
+
+
+def edges(path: Path) -> bytes:
+    with path.open("rb") as file:
+        first = file.read(2 * MIB)
+        file.seek(-2 * MIB, os.SEEK_END)
+        return first + file.read()
 
 
 @pytest.fixture
@@ -149,6 +156,19 @@ def test_a_damaged_superblock_of_ours_is_not_taken_for_an_empty_device(image: Pa
     format_device(str(image), CLUSTER, force=True)
 
 
+def test_formatting_wipes_both_ends_and_nothing_else(image: Path) -> None:
+    places = {64 * KIB: True, MIB - 512: True, 2 * MIB: False, SIZE - 2 * MIB: False, SIZE - MIB + 8 * KIB: True, SIZE - 512: True}
+    with image.open("r+b") as file:
+        for place in places:
+            file.seek(place)
+            file.write(b"_BHRfS_M")
+    format_device(str(image), CLUSTER, force=True)
+    with image.open("rb") as file:
+        for place, wiped in places.items():
+            file.seek(place)
+            assert (file.read(8) == bytes(8)) == wiped, place
+
+
 def test_too_small_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="at least"):
         format_device(str(make_file(tmp_path / "small", DEVICE_BYTES_MIN - MIB)), CLUSTER)
@@ -177,10 +197,10 @@ def test_foreign_signatures_are_named_and_refused(image: Path, tool: list[str], 
     if made.returncode:
         pytest.skip(f"{tool[0]} makes nothing of {SIZE // MIB} MiB: {made.stderr.strip()[-100:]}")
     assert named in foreign_signature(str(image))
-    before = image.read_bytes()
+    before = edges(image)
     with pytest.raises(WouldLoseData, match=f"{named}.*--force"):
         format_device(str(image), CLUSTER)
-    assert image.read_bytes() == before, "a refused device is not touched"
+    assert edges(image) == before, "a refused device is not touched"
     format_device(str(image), CLUSTER, force=True)
     assert foreign_signature(str(image)) == "", "no old signature is found beside ours"
 

@@ -39,10 +39,9 @@ def check_golden(name: str, raw: bytes) -> None:
 
 
 def a_superblock(size: int = 4 * GIB, **changes: object) -> superblock.Superblock:
-    segment_bytes, segments = superblock.geometry(size)
-    made = superblock.Superblock(
-        CLUSTER, "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee", size, segment_bytes, segments, 1_700_000_000_123_456_789
-    )
+    segment_bytes = 64 * MIB if size == 4 * GIB else MIB
+    segments = (size - 2 * MIB) // segment_bytes
+    made = superblock.Superblock(CLUSTER, "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee", size, segment_bytes, segments, 1_700_000_000_123_456_789)
     return replace(made, **changes)
 
 
@@ -102,12 +101,12 @@ def test_superblock_round_trip_and_golden() -> None:
 
 
 def test_geometry_keeps_enough_segments(rng: random.Random) -> None:
-    assert superblock.geometry(4 * GIB) == (64 * MIB, 63)
+    assert superblock.geometry(1024 * GIB) == (64 * MIB, 1024 * 16 - 1)
     assert superblock.geometry(superblock.DEVICE_BYTES_MIN) == (SEGMENT_BYTES_MIN, SEGMENTS_MIN)
     with pytest.raises(Refused, match="at least"):
         superblock.geometry(superblock.DEVICE_BYTES_MIN - 1)
     for _ in range(2_000):
-        size = rng.randrange(superblock.DEVICE_BYTES_MIN, 1 << rng.randrange(27, 50))
+        size = superblock.DEVICE_BYTES_MIN + int(2 ** rng.uniform(0, 50))
         segment_bytes, segments = superblock.geometry(size)
         assert segment_bytes & (segment_bytes - 1) == 0 and SEGMENT_BYTES_MIN <= segment_bytes <= 64 * MIB
         assert segments >= SEGMENTS_MIN
@@ -227,6 +226,13 @@ def test_footer_of_another_segment_or_life_is_refused() -> None:
             unpack_footer(a_footer(), segment, incarnation)
 
 
+def test_a_footer_that_names_impossible_frames_is_refused() -> None:
+    good = some_checks()
+    for frames_, data_end in ((good, 10 * KIB), (good[::-1], 96 * KIB), ([replace(good[0], header_bytes=1)], 96 * KIB)):
+        with pytest.raises(Corrupt, match="footer of segment 17"):
+            unpack_footer(pack_footer(17, 4, data_end, frames_), 17, 4)
+
+
 def test_empty_footer() -> None:
     raw = pack_footer(1, 1, 0, [])
     assert len(raw) == BLOCK_BYTES and len(unpack_footer(raw, 1, 1)) == 0
@@ -294,12 +300,15 @@ def test_plans_are_sound_and_never_need_more_than_space_needed(rng: random.Rando
 def check_plan(lengths: list[int], planned: placement.Plan, before: list[placement.Room]) -> None:
     covered = dict.fromkeys(range(len(lengths)), 0)
     ends = [room.end for room in before]
+    sequences = [room.sequence for room in before]
     for placed in planned.placements:
         assert placed.start == covered[placed.piece] and 0 < placed.length <= FRAME_BYTES_MAX
         covered[placed.piece] += placed.length
         assert placed.frame_offset >= ends[placed.slot] and placed.frame_offset % frames.alignment_of(placed.length) == 0
         ends[placed.slot] = placed.frame_offset + placed.header_bytes + placed.length
         assert placed.header_bytes == frames.header_bytes_of(placed.length)
+        sequences[placed.slot] += 1
+        assert placed.sequence == sequences[placed.slot], "no two frames of a segment share an identity"
     assert list(covered.values()) == lengths
     for slot, room in enumerate(planned.rooms):
         assert ends[slot] <= room.end and room.end % BLOCK_BYTES == 0
@@ -307,6 +316,14 @@ def check_plan(lengths: list[int], planned: placement.Plan, before: list[placeme
         assert room.end + footer <= room.segment_bytes
         if room.full:
             assert room.segment_bytes - room.end - footer <= 4 * BLOCK_BYTES, "little is left over"
+
+
+@pytest.mark.parametrize("length", [1, 4096, 4097, 65_535, 65_536, 131_071, 131_073, MIB, 3 * MIB + 1])
+def test_space_needed_holds_wherever_a_segment_ends(length: int) -> None:
+    for left in range(0, 300 * KIB, BLOCK_BYTES):
+        begun = placement.Room(MIB, end=MIB - left, sequence=1)
+        planned = placement.plan([length], lambda slot, begun=begun: placement.Room(MIB) if slot else begun)
+        assert planned.consumed_bytes <= placement.space_needed(length), left
 
 
 def test_space_needed_may_be_summed_before_writes_are_joined(rng: random.Random) -> None:
