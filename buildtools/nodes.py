@@ -8,7 +8,6 @@ processes (procs.py), by the backing file of the loop device and by the mount ta
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
@@ -112,11 +111,17 @@ class Node:
         return {role: pid for pid, role in wanted.items()}
 
     def replaced(self, role: str, old_pid: int, timeout_s: float = START_S) -> int:
-        """The pid of the process that took the place of `old_pid`: the proof that a kill hit."""
+        """The pid of the process that took the place of `old_pid`: the proof that a kill hit.
+
+        A keeper has taken its place only when it holds the descriptor of the mount again: until then the worker is its only holder,
+        and a kill of that one too is a machine's death for this mount.
+        """
 
         def look() -> int:
             now = [pid for pid in self.pids(role) if pid != old_pid]
-            return now[0] if now and not procs.alive(old_pid) else 0
+            if not now or procs.alive(old_pid) or (role == "keeper" and self.mounted() and not procs.holds(now[0], "/dev/fuse")):
+                return 0
+            return now[0]
 
         return int(await_true(f"a new {role} after {old_pid}", look, timeout_s, 0.005))
 
@@ -246,10 +251,8 @@ class Node:
         """Everything of this node goes: mount, processes, loop device, directory.  Never anything of another."""
         if not (self.directory / MARKER).exists():
             raise BuildError(f"{self.directory} is not one of ours (no {MARKER} in it): nothing was deleted")
-        with contextlib.suppress(BuildError):
-            self.umount()
-        self.detach_mount()
-        self.stop()
+        self.detach_mount()  # without a flush: what it would make durable is deleted below
+        self.kill_everything()
         for device in loops.of_file(self.image):
             loops.detach(device)
         await_true("the loop device to go", lambda: not loops.of_file(self.image), 10)

@@ -53,6 +53,14 @@ def owned(directory: str) -> dict[int, str]:
     return found
 
 
+def holds(pid: int, path: str) -> bool:
+    """Whether the process has this file open."""
+    try:
+        return any(os.readlink(f"/proc/{pid}/fd/{number}") == path for number in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False  # ended, or closed a descriptor meanwhile: the next look tells
+
+
 def pids(directory: str, role: str) -> list[int]:
     return sorted(pid for pid, of in owned(directory).items() if of == role)
 
