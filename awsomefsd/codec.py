@@ -64,5 +64,5 @@ class Sealed:
         _, body = unseal(raw, self.what, self.schema)
         try:
             return self._decode(body)
-        except (msgspec.DecodeError, RecursionError) as err:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
             raise Corrupt(f"{self.what}: {err}") from err

@@ -33,7 +33,8 @@ BACKOFF_MS_MAX = 5_000
 BLOCK_BYTES = 4 * KIB  # checksum unit, and what flushes are padded to
 SEGMENT_BYTES_DEFAULT = 64 * MIB
 SEGMENT_BYTES_MIN = MIB
-SEGMENTS_MIN = 32  # a device that would hold fewer takes smaller segments
+SEGMENTS_MIN = 32  # a device that would hold fewer is refused
+SEGMENTS_WANTED = 512  # a device that would hold fewer takes smaller segments: each restart of a worker seals one that may be nearly empty
 SEGMENTS_RESERVED = 2  # never reserved by writers: metadata of segments, collection
 SEGMENTS_LEASED_AHEAD = 2
 SEGMENTS_PER_SESSION_MAX = 64
@@ -59,6 +60,7 @@ DIRECTORY_LISTED_ENTRIES_MAX = 20_000  # larger directories are not cached whole
 RPC_FRAME_BYTES_MAX = 4 * MIB
 RPC_INFLIGHT_MAX = 1_024  # of one client
 READDIR_ENTRIES_MAX = 512
+LAYOUT_EXTENTS_MAX = 16_384  # of one Layout answer
 BATCH_ENTRIES_MAX = 512  # proposals in one journal sync
 BATCH_BYTES_MAX = 8 * MIB
 ENTRY_BYTES_MAX = 2 * MIB
@@ -97,6 +99,7 @@ assert FRAME_BYTES_MAX <= SEGMENT_BYTES_MIN, "a frame fits a segment of any size
 assert FUSE_WRITE_BYTES_MAX <= DIRTY_RECALL_BYTES, "the largest write fits the part that is kept for recalls"
 assert INLINE_BYTES_MAX <= BLOCK_BYTES
 assert ENTRY_BYTES_MAX + KIB <= RPC_FRAME_BYTES_MAX and ENTRY_BYTES_MAX <= BATCH_BYTES_MAX
+assert LAYOUT_EXTENTS_MAX * 200 < RPC_FRAME_BYTES_MAX, "an extent and the segment it names take less than 200 bytes on the wire"
 assert JOURNAL_RECORD_BYTES_MAX * 2 <= JOURNAL_FILE_BYTES
 assert XATTR_VALUE_BYTES_MAX < ENTRY_BYTES_MAX
 assert FUSE_SLOTS >= FUSE_READERS

@@ -1,4 +1,4 @@
-"""Values that more than one package speaks of.  Integers carry their unit in the name; times are nanoseconds since 1970 (may be negative)."""
+"""Values that more than one package speaks of.  Times are nanoseconds since 1970 (may be negative); units stand in the names."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class StatFs(Struct, array_like=True, gc=False):
 
 
 class Dirent(Struct, array_like=True, gc=False):
-    """One directory entry.  `cookie` is the readdir offset *of* this entry (ask for entries after it); grows, never reused in a directory."""
+    """One directory entry.  `cookie` is the readdir offset of this entry: ask for those after it.  It grows, never reused in a directory."""
 
     name: bytes
     ino: int

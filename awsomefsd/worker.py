@@ -260,11 +260,9 @@ def _exited(start: dict[str, Any]) -> bool:
     return bool(previous and previous.get("exited"))
 
 
-def pins(wanted: Any) -> Pins:
-    """What tests hold back, as the daemon wrote it into the configuration (from AWSOMEFSD_FUSE_PINS): "resend=off,minor=34"."""
-    if isinstance(wanted, dict):
-        wanted = ",".join(f"{name}={value}" for name, value in wanted.items())
-    return Pins.parse(wanted or "")
+def pins(wanted: dict[str, Any] | None) -> Pins:
+    """What tests hold back, as the daemon read it from AWSOMEFSD_FUSE_PINS."""
+    return Pins(**(wanted or {}))
 
 
 def main(keeper_fd: int) -> int:

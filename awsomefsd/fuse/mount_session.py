@@ -26,6 +26,8 @@ from awsomefsd.meta.commands import OpenSession
 from awsomefsd.meta.messages import SessionOpened
 from awsomefsd.wait import Signal
 
+BUSY_PAUSE_S = 0.5
+
 log = logging.getLogger("awsomefsd.session")
 
 
@@ -61,7 +63,7 @@ def open_session(client: SessionClient, command: OpenSession) -> SessionOpened:
         except FsError as err:
             if err.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
-        time.sleep(0.1)
+        time.sleep(BUSY_PAUSE_S)
 
 
 class Kernel(Protocol):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from awsomefsd.errors import FsError
 from awsomefsd.fuse.context import Context, Opened
 from awsomefsd.fuse.mount_state import MountState
-from awsomefsd.io.files import LAYOUT_WINDOW_BYTES, FileState
+from awsomefsd.io.files import LAYOUT_ALIGN_BYTES, LAYOUT_WINDOW_BYTES, FileState
 from awsomefsd.io.flusher import record_space
 from awsomefsd.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX, FUSE_WRITE_BYTES_MAX
 from awsomefsd.meta.commands import SET_KILL_SUIDGID, SET_SIZE, ReleaseOrphan, SetAttr
@@ -154,13 +154,13 @@ class DataOps:
 
     def fetch_layout(self, state: FileState, offset: int, size: int) -> Op:
         mount = self._mount
-        start = offset - offset % LAYOUT_WINDOW_BYTES
+        start = offset - offset % LAYOUT_ALIGN_BYTES
         end = max(start + LAYOUT_WINDOW_BYTES, offset + size)
         version = state.version
         reply: Layout = yield mount.metadata.ask(GetLayout(mount.volume, state.ino, start, end))
         mount.locations.learn(reply.segments)
         if state.version == version:  # else a commit came between question and answer; ask again
-            state.learn_layout(start, end, reply.size, reply.extents, reply.inline)
+            state.learn_layout(start, reply.end, reply.extents, reply.inline)
 
     # --- write ---------------------------------------------------------------------------------------------------------------
 

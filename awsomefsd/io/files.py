@@ -21,6 +21,7 @@ from awsomefsd.io.extent_map import ExtentMap, cut
 from awsomefsd.types import Attr, Extent
 
 LAYOUT_WINDOW_BYTES = 1 << 30  # how much of a layout one request asks for
+LAYOUT_ALIGN_BYTES = 1 << 20  # where it begins: a file of many small extents is told in parts, so not far before what is wanted
 FILES_CACHED_MAX = 8_192
 EXTENTS_CACHED_MAX = 200_000
 READ_RETRIES_MAX = 16
@@ -96,7 +97,7 @@ class FileState:
         self.size = max(self.size, record.offset + record.length)
         self.mtime_ns = record.time_ns
 
-    def learn_layout(self, start: int, end: int, size: int, extents: list[Extent], inline: bytes | None) -> None:
+    def learn_layout(self, start: int, end: int, extents: list[Extent], inline: bytes | None) -> None:
         with self.lock:
             if inline is not None:
                 self.is_inline, self.inline = True, inline

@@ -25,7 +25,7 @@ from awsomefsd.errors import Corrupt, FormatTooNew, NotFound, Refused
 from awsomefsd.io.buffers import aligned_buffer
 from awsomefsd.io.checksum import Bytes
 from awsomefsd.io.device import BlockDevice
-from awsomefsd.limits import BLOCK_BYTES, MIB, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MIN, SEGMENTS_MIN
+from awsomefsd.limits import BLOCK_BYTES, MIB, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MIN, SEGMENTS_MIN, SEGMENTS_WANTED
 
 MAGIC = b"awsomefs"
 VERSION = 1
@@ -70,7 +70,7 @@ def geometry(device_bytes: int) -> tuple[int, int]:
     if device_bytes < DEVICE_BYTES_MIN:
         raise Refused(f"{device_bytes} bytes are too few for a device; it takes at least {DEVICE_BYTES_MIN // MIB} MiB")
     segment_bytes = SEGMENT_BYTES_DEFAULT
-    while segment_bytes > SEGMENT_BYTES_MIN and room // segment_bytes < SEGMENTS_MIN:
+    while segment_bytes > SEGMENT_BYTES_MIN and room // segment_bytes < SEGMENTS_WANTED:
         segment_bytes //= 2
     return segment_bytes, room // segment_bytes
 

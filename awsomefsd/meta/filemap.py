@@ -9,6 +9,8 @@ freed, because their space is not free before.  Rejected: a new data id per trun
 
 from __future__ import annotations
 
+from itertools import islice
+
 from awsomefsd.limits import FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY
 from awsomefsd.meta import extents, keys, rows
 from awsomefsd.meta.extents import Piece
@@ -34,8 +36,8 @@ class FileMap:
         self._trims = trims_of(state, self.volume, ino) if inode.trims else []
 
     # --- reading --------------------------------------------------------------------------------------------------------
-    def stored(self, start: int, end: int) -> list[Piece]:
-        """All pieces that overlap [start, end), hidden ones too, in order."""
+    def stored(self, start: int, end: int, count: int | None = None) -> list[Piece]:
+        """Pieces that overlap [start, end), hidden ones too, in order; the first `count` of them and perhaps one more."""
         found: list[Piece] = []
         if not self._inode.extents or start >= end:
             return found
@@ -47,14 +49,18 @@ class FileMap:
             if offset + row.length > start:
                 found.append((offset, row))
         last = keys.extent(self.volume, self.ino, end) if end < FILE_BYTES_MAX else high
-        found.extend((keys.last_u64(key), rows.EXTENT.loads(raw)) for key, raw in self._state.txn.scan(first, last))
+        scan = islice(self._state.txn.scan(first, last), count)
+        found.extend((keys.last_u64(key), rows.EXTENT.loads(raw)) for key, raw in scan)
         return found
 
-    def visible(self, start: int, end: int) -> list[Piece]:
-        pieces = self.stored(start, end)
+    def visible(self, start: int, end: int, count: int) -> tuple[list[Piece], int]:
+        """Pieces that a reader sees, and up to where they are all: `end`, or less where `count` did not reach."""
+        pieces = self.stored(start, end, count)
+        if len(pieces) >= count:
+            end = min(end, pieces[-1][0] + pieces[-1][1].length)
         if self._trims:
             pieces = [piece for piece in pieces if not hidden(piece, self._trims)]
-        return pieces
+        return pieces, end
 
     # --- changing -------------------------------------------------------------------------------------------------------
     def insert(self, piece: Piece) -> None:

@@ -80,7 +80,10 @@ class ListXattr(Message, tag=15):
 
 
 class GetLayout(Message, tag=16):
-    """Extents that overlap [start, end) in order (holes are gaps), with the segments they name; or the inline data."""
+    """Extents that overlap [start, end) in order (holes are gaps), with the segments they name; or the inline data.
+
+    Much fragmented files are told in parts: see Layout.end.
+    """
 
     volume: int
     ino: int
@@ -260,10 +263,13 @@ class Names(Message, tag=13):
 
 
 class Layout(Message, tag=14):
+    """`end`: up to where this layout is exact (at most the asked end); ask again from there."""
+
     size: int
     extents: list[Extent]
     segments: list[SegmentInfo]
     inline: bytes | None = None
+    end: int = 0
 
 
 class StatFsReply(Message, tag=15):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.errors import FsError
-from awsomefsd.limits import READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
+from awsomefsd.limits import LAYOUT_EXTENTS_MAX, READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
 from awsomefsd.meta import extents, keys, locks, quota, rows, segments, volumes
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.filemap import FileMap
@@ -105,11 +105,14 @@ def _get_layout(state: State, body: m.GetLayout) -> m.Reply:
         raise FsError(errno.EINVAL)
     if row.inline:
         held = state.read(keys.inline(body.volume, body.ino), rows.INLINE) if row.stored_bytes else None
-        return m.Layout(row.size, [], [], b"" if held is None else held.data)
+        return m.Layout(row.size, [], [], b"" if held is None else held.data, body.end)
     volume = volumes.existing(state, body.volume)
-    pieces = FileMap(state, volume, body.ino, row).visible(max(body.start, 0), min(body.end, row.size))
+    wanted_end = min(body.end, row.size)
+    pieces, end = FileMap(state, volume, body.ino, row).visible(max(body.start, 0), wanted_end, LAYOUT_EXTENTS_MAX)
+    if end == wanted_end:
+        end = body.end  # nothing is behind the end of the file
     named = {piece.segment: None for _, piece in pieces}  # in order of first use
-    return m.Layout(row.size, [extents.extent_of(*piece) for piece in pieces], [_segment(state, number) for number in named])
+    return m.Layout(row.size, [extents.extent_of(*piece) for piece in pieces], [_segment(state, number) for number in named], None, end)
 
 
 def _segment(state: State, number: int) -> SegmentInfo:

@@ -222,7 +222,6 @@ def test_rows_with_a_good_checksum_and_a_bad_body(seed: int) -> None:
                 assert type(decoded) is codec.type
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="codec.Sealed.loads does not turn UnicodeDecodeError into Corrupt")
 def test_text_that_is_no_text_is_corrupt() -> None:
     with pytest.raises(Corrupt):
         rows.CLUSTER.loads(seal(1, b"\x92\xa1\xff\x01"))

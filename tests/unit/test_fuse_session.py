@@ -1,0 +1,407 @@
+"""The session without a kernel: requests come over a socket pair, memory is plain bytearrays, the next worker is the next Session."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from awsomefsd.fuse import abi, control, park, slots
+from awsomefsd.fuse.abi import Op
+from awsomefsd.fuse.held import Carried
+from awsomefsd.fuse.notify import Notifier
+from awsomefsd.fuse.session import Pins, Session
+from awsomefsd.types import RESEND_BIT
+from tests.dictfs import DictFs
+
+PAYLOAD = 16 * 4096
+
+
+def request(opcode: int, unique: int, nodeid: int = 1, body: bytes = b"") -> bytes:
+    return abi.IN_HEADER.pack(40 + len(body), opcode, unique, nodeid, 1000, 1000, 77, 0, 0) + body
+
+
+def mkdir(name: bytes, unique: int) -> bytes:
+    return request(Op.MKDIR, unique, 1, abi.MKDIR_IN.pack(0o755, 0) + name + b"\0")
+
+
+def read_late(unique: int) -> bytes:
+    return request(Op.READ, unique, 2, abi.READ_IN.pack(2, 0, 4096, 0, 0, 0, 0))
+
+
+class Kernel:
+    """Our end of the pair, and the memory that outlives sessions."""
+
+    def __init__(self, slot_count: int = 2, park_bytes: int = 64 * 4096) -> None:
+        self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.ours.settimeout(10)
+        self.memory = {
+            "control": bytearray(control.CONTROL_BYTES),
+            "slots": bytearray(slots.required_bytes(slot_count, PAYLOAD)),
+            "park": bytearray(park.required_bytes(park_bytes)),
+        }
+        self.slot_count = slot_count
+        self.fresh = True
+        self.sessions: list[Session] = []
+
+    def session(self, fs: Any, **options: Any) -> Session:
+        fresh, self.fresh = self.fresh, False
+        session = Session(
+            self.theirs.fileno(), fs, control.Control(self.memory["control"], fresh=fresh),
+            slots.SlotArea(self.memory["slots"], self.slot_count, PAYLOAD, fresh=fresh),
+            park.ParkArea(self.memory["park"], fresh=fresh, recall_bytes=0), fresh=fresh, **options,
+        )  # fmt: skip
+        self.sessions.append(session)
+        return session
+
+    def die(self, session: Session, *requests: bytes) -> None:
+        """What a worker leaves that is killed while it executes these."""
+        for slot, raw in zip(session.slots, requests, strict=False):
+            slot.begin_read()
+            slot.read_buffer[: len(raw)] = raw
+            slot.start(len(raw))
+
+    def ask(self, raw: bytes) -> tuple[int, int, bytes]:
+        self.ours.send(raw)
+        return self.answer()
+
+    def answer(self) -> tuple[int, int, bytes]:
+        """(unique, errno, body)"""
+        reply = self.ours.recv(1 << 20)
+        length, error, unique = abi.OUT_HEADER.unpack_from(reply)
+        assert length == len(reply)
+        return unique, -error, reply[16:]
+
+    def nothing_more(self) -> bool:
+        try:
+            self.ours.recv(1 << 20, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        return False
+
+    def close(self) -> None:
+        self.ours.shutdown(socket.SHUT_RDWR)  # readers see the end
+        for session in self.sessions:
+            assert session.wait(10)
+        self.ours.close()
+        self.theirs.close()
+
+
+@pytest.fixture
+def kernel() -> Iterator[Kernel]:
+    kernel = Kernel()
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def fs() -> DictFs:
+    return DictFs()
+
+
+def serve(kernel: Kernel, fs: Any, **options: Any) -> Session:
+    session = kernel.session(fs, **options)
+    session.recover()
+    session.start()
+    return session
+
+
+def init(kernel: Kernel, minor: int = 45) -> None:
+    offer = struct.pack("<IIIII44x", 7, minor, 131072, 0xFFFF_FFFF, 0xFFFF_FFFF)
+    unique, error, body = kernel.ask(request(Op.INIT, 2, 0, offer))
+    assert (unique, error) == (2, 0) and struct.unpack_from("<II", body) == (7, minor)
+
+
+def test_init_is_kept_for_successors(kernel: Kernel, fs: DictFs) -> None:
+    session = serve(kernel, fs, pins=Pins(resend=False))
+    init(kernel)
+    assert session.negotiated is not None and session.negotiated.minor == 45
+    assert kernel.session(fs).negotiated == session.negotiated
+
+
+def test_values_errors_and_unknown_opcodes(kernel: Kernel, fs: DictFs) -> None:
+    first: list[bool] = []
+    serve(kernel, fs, on_first_reply=lambda: first.append(True))
+    assert kernel.ask(mkdir(b"a", 4))[:2] == (4, 0)
+    assert kernel.ask(mkdir(b"a", 6))[:2] == (6, errno.EEXIST)
+    assert kernel.ask(request(999, 8))[:2] == (8, errno.ENOSYS)
+    assert kernel.ask(request(Op.FALLOCATE, 10))[:2] == (10, errno.ENOSYS)
+    assert kernel.ask(request(Op.IOCTL, 12))[:2] == (12, errno.ENOTTY)
+    assert first == [True] and fs.replied_to == [4, 6]
+
+
+def test_missing_name_is_cached_only_within_the_lease(kernel: Kernel, fs: DictFs) -> None:
+    serve(kernel, fs)
+    unique, error, body = kernel.ask(request(Op.LOOKUP, 4, 1, b"missing\0"))
+    assert (unique, error) == (4, 0) and struct.unpack_from("<QQQ", body) == (0, 0, 1)
+    fs.ttl = 0
+    assert kernel.ask(request(Op.LOOKUP, 6, 1, b"missing\0")) == (6, errno.ENOENT, b"")
+
+
+def test_xattr_sizes(kernel: Kernel, fs: DictFs) -> None:
+    serve(kernel, fs)
+    fs.setxattr(None, 2, b"user.a", b"12345", 0)  # type: ignore[arg-type]
+    get = abi.GETXATTR_IN
+    assert kernel.ask(request(Op.GETXATTR, 4, 2, get.pack(0, 0) + b"user.a\0"))[2] == struct.pack("<II", 5, 0)
+    assert kernel.ask(request(Op.GETXATTR, 6, 2, get.pack(4, 0) + b"user.a\0"))[1] == errno.ERANGE
+    assert kernel.ask(request(Op.GETXATTR, 8, 2, get.pack(5, 0) + b"user.a\0"))[2] == b"12345"
+    assert kernel.ask(request(Op.LISTXATTR, 10, 2, get.pack(100, 0)))[2] == b"user.a\0"
+
+
+def test_entry_that_did_not_fit_is_forgotten(kernel: Kernel, fs: DictFs) -> None:
+    serve(kernel, fs)
+    room = 2 * 160 + 160 + 8  # ".", ".." and one more
+    body = kernel.ask(request(Op.READDIRPLUS, 4, 1, abi.READ_IN.pack(1, 0, room, 0, 0, 0, 0)))[2]
+    assert len(body) == 480 and body.endswith(b"sub\0\0\0\0\0")
+    assert fs.forgotten == [(2, 1)]  # "wait" was asked for and not sent
+
+
+def test_forget_and_batch(kernel: Kernel, fs: DictFs) -> None:
+    serve(kernel, fs)
+    kernel.ours.send(request(Op.FORGET, 4, 9, abi.FORGET_IN.pack(3)))
+    kernel.ours.send(request(Op.BATCH_FORGET, 6, 0, struct.pack("<IIQQQQ", 2, 0, 10, 1, 11, 2)))
+    kernel.ours.send(request(Op.BATCH_FORGET, 8, 0, struct.pack("<II", 1 << 30, 0)))  # a lie
+    assert kernel.ask(request(Op.STATFS, 10))[:2] == (10, 0)
+    while len(fs.forgotten) < 3:  # the other reader may not be done
+        threading.Event().wait(0.001)
+    assert sorted(fs.forgotten) == [(9, 3), (10, 1), (11, 2)]
+
+
+def test_parked_requests_leave_all_readers_free(kernel: Kernel, fs: DictFs) -> None:
+    session = serve(kernel, fs)
+    for unique in range(4, 24, 2):
+        kernel.ours.send(read_late(unique))
+    assert kernel.ask(request(Op.STATFS, 100))[0] == 100
+    while len(session.park) < 10:
+        threading.Event().wait(0.001)
+    fs.gate.fire()
+    assert sorted(kernel.answer()[0] for _ in range(10)) == list(range(4, 24, 2))
+    assert kernel.ask(read_late(102))[2] == b"0123456789" and len(session.park) == 0
+
+
+def test_park_area_full_is_back_pressure(fs: DictFs) -> None:
+    kernel = Kernel(slot_count=2, park_bytes=4096)
+    try:
+        session = serve(kernel, fs)
+        for unique in range(4, 16, 2):  # 4 fit the park area, one keeps a slot, one may
+            kernel.ours.send(read_late(unique))
+        while session.control.counters()["fuse_slots_kept"] < 2:
+            threading.Event().wait(0.001)
+        assert len(session.park) == 4
+        fs.gate.fire()
+        assert sorted(kernel.answer()[0] for _ in range(6)) == list(range(4, 16, 2))
+        assert kernel.ask(request(Op.STATFS, 100))[0] == 100
+    finally:
+        kernel.close()
+
+
+def test_interrupt_that_overtakes_its_request(fs: DictFs) -> None:
+    kernel = Kernel(slot_count=1)
+    try:
+        session = serve(kernel, fs)
+        lock = abi.LK_IN.pack(2, 5, 0, 9, abi.LK_WRLCK, 1, 0, 0)
+        assert kernel.ask(request(Op.SETLK, 4, 2, lock))[:2] == (4, 0)
+        kernel.ours.send(request(Op.INTERRUPT, 7, 0, abi.INTERRUPT_IN.pack(6 | RESEND_BIT)))
+        other = abi.LK_IN.pack(2, 6, 0, 9, abi.LK_WRLCK, 1, 0, 0)
+        assert kernel.ask(request(Op.SETLKW, 6, 2, other)) == (6, errno.EINTR, b"")
+        assert fs.interrupted == [6, 6] and len(session.park) == 0
+    finally:
+        kernel.close()
+
+
+def test_getlk_of_nobody(kernel: Kernel, fs: DictFs) -> None:
+    serve(kernel, fs)
+    lock = abi.LK_IN.pack(2, 5, 0, 9, abi.LK_WRLCK, 1, 0, 0)
+    assert struct.unpack_from("<QQI", kernel.ask(request(Op.GETLK, 4, 2, lock))[2])[2] == abi.LK_UNLCK
+
+
+# --- takeover ----------------------------------------------------------------------------------------------------------------
+
+
+def test_done_is_sent_again_and_not_executed(kernel: Kernel, fs: DictFs) -> None:
+    dead = kernel.session(DictFs())
+    kernel.die(dead, mkdir(b"a", 4))
+    dead.slots[0].store_reply(abi.pack_error(4, 0))
+    session = kernel.session(fs, previous={"signal": signal.SIGKILL})
+    session.recover()
+    assert kernel.answer() == (4, 0, b"") and fs.executed == [] and fs.replied_to == [4]
+    assert [slot.state for slot in session.slots] == [slots.FREE] * 2 and kernel.nothing_more()
+
+
+def test_request_being_parked_at_the_death_counts_once(kernel: Kernel, fs: DictFs) -> None:
+    dead = kernel.session(DictFs())
+    kernel.die(dead, mkdir(b"a", 6), mkdir(b"b", 4))
+    dead.park.park(mkdir(b"a", 6))
+    session = kernel.session(fs, previous={"signal": signal.SIGKILL})
+    session.recover()
+    assert [kernel.answer()[:2] for _ in range(2)] == [(4, 0), (6, 0)]  # in the order of arrival
+    assert fs.executed == [("b", 4), ("a", 6)] and len(session.park) == 0 and kernel.nothing_more()
+
+
+def test_suspects_run_alone_and_the_guilty_one_is_answered_eio(kernel: Kernel) -> None:
+    kernel.die(kernel.session(DictFs()), mkdir(b"bad", 4), mkdir(b"good", 6))
+
+    class Dies(DictFs):
+        """The process would be gone: what it left is looked at by the next session."""
+
+        def mkdir(self, ctx: Any, parent: int, name: bytes, mode: int) -> Any:
+            if name == b"bad":
+                raise SystemExit
+            return super().mkdir(ctx, parent, name, mode)
+
+    died = {"signal": signal.SIGSEGV}
+    with pytest.raises(SystemExit):  # 1 death each; executed in order
+        kernel.session(Dies(), previous=died).recover()
+    alone = kernel.session(Dies(), previous=died)
+    with pytest.raises(SystemExit):  # 2 deaths of both: suspects
+        alone.recover()
+    assert [suspect.unique for suspect in alone.control.state.suspects] == [4]
+    fs = DictFs()
+    last = kernel.session(fs, previous=died)
+    last.recover()
+    assert [kernel.answer()[:2] for _ in range(2)] == [(4, errno.EIO), (6, 0)]
+    assert [name for name, _ in fs.executed] == ["good"] and last.control.state.suspects == [] and kernel.nothing_more()
+
+
+def test_parked_requests_are_no_suspects_by_sigkill(kernel: Kernel) -> None:
+    kernel.session(DictFs()).park.park(read_late(4))
+    for _ in range(4):
+        session = kernel.session(fs := DictFs(), previous={"signal": signal.SIGKILL})
+        session.recover()
+        assert session.park.entries()[0].deaths == 0
+    fs.gate.fire()
+    assert kernel.answer() == (4, 0, b"0123456789")
+
+
+def test_damaged_memory_does_not_end_the_takeover(kernel: Kernel, fs: DictFs) -> None:
+    dead = kernel.session(DictFs())
+    entry = dead.park.park(mkdir(b"a", 4))
+    assert entry is not None
+    entry.request()[50] ^= 1
+    kernel.die(dead, mkdir(b"b", 6))
+    kernel.session(fs, previous={"signal": 9}).recover()
+    assert [kernel.answer()[:2] for _ in range(2)] == [(4, errno.EIO), (6, 0)]
+
+
+def test_resent_request_finds_its_reply(kernel: Kernel, fs: DictFs) -> None:
+    """RESEND is sent, and a request that comes again while its first execution waits is dropped."""
+    first = serve(kernel, DictFs())
+    init(kernel)
+    first.park.park(read_late(4))
+    kernel.ours.shutdown(socket.SHUT_WR)  # the first one's readers end
+    assert first.wait(10)
+    kernel.ours.close()
+    kernel.theirs.close()
+    kernel.ours, kernel.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    kernel.ours.settimeout(10)
+    kernel.ours.send(read_late(4 | RESEND_BIT))
+    kernel.ours.send(mkdir(b"new", 8))
+    session = serve(kernel, fs)
+    assert kernel.ours.recv(100) == abi.pack_notify(abi.Notify.RESEND)
+    assert kernel.answer()[:2] == (8, 0)
+    assert len(session.park) == 1 and session.carried is not None
+    fs.gate.fire()
+    assert kernel.answer() == (4, 0, b"0123456789")  # this "kernel" takes any id
+    assert session.carried is None and kernel.nothing_more()
+
+
+class FakeHeld:
+    freed = 0
+
+    def free(self) -> None:
+        self.freed += 1
+
+
+def test_reply_is_kept_until_its_request_comes_by() -> None:
+    known: set[int] = set()
+    written: list[bytes] = []
+
+    def write(unique: int, reply: Any) -> bool:
+        if unique in known:
+            written.append(reply)
+        return unique in known
+
+    carried, held = Carried(write), FakeHeld()
+    carried.add(4)
+    assert not carried.claim(6 | RESEND_BIT)
+    assert carried.send(held, 4, abi.pack_error(4, 0)) and held.freed == 0  # type: ignore[arg-type]
+    known.add(4 | RESEND_BIT)
+    assert carried.claim(4 | RESEND_BIT) and written == [abi.pack_error(4 | RESEND_BIT, 0)] and held.freed == 1
+    assert not carried.claim(4 | RESEND_BIT)
+    answered = FakeHeld()
+    carried.add(8)
+    assert carried.send(answered, 8, abi.pack_error(8, 0)) and answered.freed == 0  # type: ignore[arg-type]
+    assert not carried.is_over
+    carried.drained()
+    assert answered.freed == 1 and carried.is_over
+
+
+# --- fuzz ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_random_requests_get_error_replies_only(seed: int) -> None:
+    """Whatever comes, one reply or none, no thread ends, and the session still serves."""
+    rng = random.Random(seed)
+    kernel = Kernel(slot_count=1)
+    fs = DictFs()
+    fs.gate.fire()
+    good = [
+        mkdir(b"x", 4), read_late(4), request(Op.RENAME2, 4, 1, abi.RENAME2_IN.pack(1, 0, 0) + b"a\0b\0"),
+        request(Op.WRITE, 4, 2, abi.WRITE_IN.pack(2, 0, 4, 0, 0, 0, 0) + b"data"), request(Op.SETXATTR, 4, 2, b"\1\0\0\0\0\0\0\0n\0v"),
+        request(Op.SETATTR, 4, 2, abi.SETATTR_IN.pack(1, *[0] * 15)), request(Op.BATCH_FORGET, 4, 0, struct.pack("<IIQQ", 1, 0, 2, 1)),
+    ]  # fmt: skip
+    try:
+        serve(kernel, fs)
+        for turn in range(1500):
+            if rng.random() < 0.5:
+                opcode = rng.choice([*Op, 0, 7, 54, 4096, 0xFFFF_FFFF])
+                raw = request(opcode, 2 + 2 * turn, rng.choice([0, 1, 2, 3, 1 << 63]), rng.randbytes(rng.randrange(120)))
+            else:
+                mutated = bytearray(rng.choice(good))
+                for _ in range(rng.randrange(1, 4)):
+                    mutated[rng.choice([*range(4, 8), *range(16, len(mutated))])] = rng.randrange(256)
+                raw = bytes(mutated[: rng.randrange(40, len(mutated) + 1)])
+            opcode, unique = struct.unpack_from("<4xIQ", raw)
+            kernel.ours.send(raw)
+            if opcode in abi.WITHOUT_REPLY:
+                continue
+            assert kernel.answer()[0] == unique
+        assert kernel.ask(request(Op.STATFS, 1 << 20))[:2] == (1 << 20, 0) and kernel.nothing_more()
+    finally:
+        kernel.close()
+
+
+# --- notifications ---------------------------------------------------------------------------------------------------------------
+
+
+def test_notifications_go_out_in_order() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    notifier = Notifier(theirs.fileno())
+    try:
+        notifier.invalidate_entry(1, b"name")
+        notifier.invalidate_inode(7)
+        notifier.invalidate_all([8, 9])
+        assert notifier.flushed(10)
+        expected = [abi.pack_inval_entry(1, b"name"), abi.pack_inval_inode(7, 0, 0), abi.pack_notify(abi.Notify.INC_EPOCH)]
+        expected += [abi.pack_inval_inode(8, 0, 0), abi.pack_inval_inode(9, 0, 0)]
+        assert [ours.recv(100) for _ in expected] == expected
+    finally:
+        notifier.close()
+        ours.close()
+        theirs.close()
+
+
+def test_notifier_ends_with_the_mount() -> None:
+    fd = os.open("/dev/null", os.O_RDONLY)  # EBADF on write: the mount is gone
+    notifier = Notifier(fd)
+    notifier.invalidate_inode(7)
+    assert notifier.flushed(10) and notifier.failed == 1
+    os.close(fd)
