@@ -1,22 +1,26 @@
 """A null FUSE server: names and sizes in memory, written bytes are discarded, read ones are zeros.  `nullserver.py DIR` mounts and serves.
 
-The bound of what the interface allows in this language: one blocking loop, no slots, no contexts, no threads, replies packed by the
-project's own abi.  It ends when DIR is unmounted, or by a signal (then the kernel aborts the connection).
+The bound of what the interface allows in this language: blocking loops, no slots, no contexts, replies packed by the project's own abi.
+As many loops as a worker has readers: where cores sleep between requests, several of them wake faster than one.  It ends when DIR is
+unmounted, or by a signal (then the kernel aborts the connection).
 """
 
 from __future__ import annotations
 
 import errno
+import gc
+import itertools
 import os
 import stat
 import sys
+import threading
 import time
 
 from awsomefsd.fuse import abi
 from awsomefsd.fuse.abi import Op
 from awsomefsd.fuse.mount_syscall import mount_fuse
 from awsomefsd.fuse.negotiate import Pins, agree, pack_init, read_offer
-from awsomefsd.limits import FUSE_WRITE_BYTES_MAX
+from awsomefsd.limits import FUSE_READERS, FUSE_WRITE_BYTES_MAX
 from awsomefsd.types import Attr, Dirent, StatFs
 
 TTL_NS = 1_000_000_000
@@ -35,6 +39,7 @@ class NullServer:
         self.attrs: dict[int, Attr] = {}
         self.children: dict[int, dict[bytes, int]] = {}
         self.targets: dict[int, bytes] = {}
+        self.inos = itertools.count(abi.ROOT_ID)
         self.make(0, b"", stat.S_IFDIR | 0o755)
         self.calls = {
             Op.INIT: self.init, Op.LOOKUP: self.lookup, Op.GETATTR: self.getattr, Op.SETATTR: self.setattr, Op.CREATE: self.create,
@@ -47,7 +52,7 @@ class NullServer:
 
     def make(self, parent: int, name: bytes, mode: int) -> Attr:
         now = time.time_ns()
-        attr = Attr(len(self.attrs) + 1, mode, 2 if stat.S_ISDIR(mode) else 1, 0, 0, 0, 0, 0, now, now, now, now)
+        attr = Attr(next(self.inos), mode, 2 if stat.S_ISDIR(mode) else 1, 0, 0, 0, 0, 0, now, now, now, now)
         self.attrs[attr.ino] = attr
         if stat.S_ISDIR(mode):
             self.children[attr.ino] = {}
@@ -179,7 +184,14 @@ class NullServer:
 def main(directory: str) -> None:
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     mount_fuse(fd, directory, "null", ["nosuid", "nodev"], "default_permissions,allow_other")
-    NullServer(fd).serve()
+    server = NullServer(fd)
+    sys.setswitchinterval(0.0005)
+    gc.freeze()
+    threads = [threading.Thread(target=server.serve, daemon=True) for _ in range(FUSE_READERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 if __name__ == "__main__":
