@@ -119,7 +119,7 @@ class StatFs(Struct, array_like=True, gc=False):
 
 
 class Dirent(Struct, array_like=True, gc=False):
-    """One directory entry.  `cookie` is the readdir offset of this entry: ask for those after it.  It grows, never reused in a directory."""
+    """One directory entry.  `cookie` is its readdir offset (ask for entries after it); it only grows, never reused in a directory."""
 
     name: bytes
     ino: int

@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,6 +43,7 @@ from awsomefsd.limits import UMOUNT_FLUSH_MS_MAX
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.meta.commands import Commit, EndSession, OpenSession
 from awsomefsd.meta.messages import Devices, GetDevices, SessionOpened
+from awsomefsd.types import DeviceInfo
 from awsomefsd.wait import block_on
 
 IO_THREADS = 3
@@ -52,6 +54,31 @@ SEEN_ALL = (1 << 62) - 1
 GIL_SWITCH_S = 0.0005  # KERNEL-FUSE.md: the default of 5 ms hurts threads that block in read(2)
 
 log = logging.getLogger("awsomefsd.worker")
+
+
+class OpenDevices(Mapping[int, Device]):
+    """Devices by number, opened when first used: one may be added while a mount is served.  KeyError for one this node does not see."""
+
+    def __init__(self, find: Callable[[], list[DeviceInfo]]) -> None:
+        self._find = find
+        self._open: dict[int, Device] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> Device:
+        device = self._open.get(number)
+        if device is not None:
+            return device
+        with self._lock:
+            for info in self._find():
+                if info.path and info.device not in self._open:
+                    self._open[info.device] = Device.open(info.path)
+            return self._open[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(dict(self._open))
+
+    def __len__(self) -> int:
+        return len(self._open)
 
 
 class Worker:
@@ -81,7 +108,7 @@ class Worker:
 
     def _build_data(self) -> None:
         memory = self.memory
-        self.devices = self._open_devices()
+        self.devices = OpenDevices(self._find_devices)
         self.locations = Locations(self._call, self._propose)
         checksums = ChecksumCache()
         self.reader = SegmentReader(self.devices, self.locations.locate, checksums)
@@ -112,10 +139,10 @@ class Worker:
         )  # fmt: skip
         self.client.on_session_lost = self.sessions.lost
 
-    def _open_devices(self) -> dict[int, Device]:
+    def _find_devices(self) -> list[DeviceInfo]:
         reply = self._call(GetDevices())
         assert isinstance(reply, Devices)
-        return {device.device: Device.open(device.path) for device in reply.devices if device.path}
+        return reply.devices
 
     # --- small services of the parts ----------------------------------------------------------------------------------------
 

@@ -289,7 +289,7 @@ def pack_direntplus(entry: Dirent, ttl_ns: int) -> bytes:
     name, attr = entry.name, entry.attr
     size = len(name)
     if attr is None or name in (b".", b".."):
-        head = (0, 0, 0, 0, 0, 0, *_NO_ATTR)
+        head: tuple[int, ...] = (0, 0, 0, 0, 0, 0, *_NO_ATTR)
     else:
         ttl, ttl_nsec = divmod(ttl_ns, NSEC)
         head = (attr.ino, 0, ttl, ttl, ttl_nsec, ttl_nsec, *_attr(attr))

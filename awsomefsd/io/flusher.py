@@ -47,6 +47,7 @@ log = logging.getLogger("awsomefsd.flush")
 
 class Writer(Protocol):
     def write(self, pieces: list[Piece]) -> Written: ...
+    def report_again(self, written: Written) -> None: ...
     def seal_all(self) -> list[SegmentProgress]: ...
 
 
@@ -256,15 +257,15 @@ class Flusher:
         return (self._retry_ms or 1_000) / 1_000
 
     def _choose(self) -> list[FileState]:
-        """Files to flush, most urgent first (called with the condition's lock)."""
-        if any(ino == 0 for ino, _, _ in self._requests) or self._kicked or self._dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
+        """Files to flush: those that somebody waits for, then the oldest (called with the condition's lock)."""
+        asked = {ino for ino, _, _ in self._requests}
+        if 0 in asked or self._kicked or self._dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
             states = self._files.dirty_states()
         else:
-            asked = {ino for ino, _, _ in self._requests}
             states = [state for state in (self._files.get(ino) for ino in asked) if state is not None]
             old_ns = time.time_ns() - DIRTY_AGE_MS_MAX * 1_000_000
             states += [s for s in self._files.dirty_states() if s.ino not in asked and s.dirty and s.dirty[0].time_ns <= old_ns]
-        return sorted(states, key=lambda state: state.dirty[0].sequence if state.dirty else 0)
+        return sorted(states, key=lambda state: (state.ino not in asked, state.dirty[0].sequence if state.dirty else 0))
 
     def _take(self, state: FileState, room: int, extents: int) -> Part | None:
         with state.lock:
@@ -393,6 +394,8 @@ class Flusher:
 
     def _abandon(self, batch: Batch, error: BaseException) -> None:
         log.warning("flush failed, records stay dirty: %s (files=%d)", error, len(batch.parts))
+        if batch.written is not None:
+            self._writer.report_again(batch.written)
         sticky = error if isinstance(error, Error) else FsError(getattr(error, "errno", None) or 5, str(error))
         for part in batch.parts:
             with part.state.lock:
