@@ -39,6 +39,7 @@ _.raiseExceptions
 _.f_trace_opcodes
 
 # pytest
+pytest_configure
 pytest_report_header
 pytest_runtest_makereport
 pytest_terminal_summary

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 from buildtools import lint, prepare
 from buildtools.nodes import Node
@@ -15,13 +16,11 @@ COPY_BYTES_MAX = 300 << 20
 SECONDS_FIRST, SECONDS_AGAIN = 180, 75
 
 
-def _program(*words: str | os.PathLike[str]) -> int:
-    """A program of the checkout under the venv's interpreter, with this terminal."""
-    env = dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)}
-    try:
-        return subprocess.run([prepare.PYTHON, *words], env=env, cwd=CHECKOUT, check=False).returncode
-    except KeyboardInterrupt:
-        return 130
+def _program(*words: str | os.PathLike[str]) -> NoReturn:
+    """Become a program of the checkout under the venv's interpreter: signals, terminal and exit code are its own."""
+    os.chdir(CHECKOUT)
+    sys.stdout.flush()
+    os.execve(prepare.PYTHON, [prepare.PYTHON, *map(os.fspath, words)], dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)})
 
 
 def up(directory: Path, size_text: str) -> int:
@@ -39,7 +38,7 @@ def up(directory: Path, size_text: str) -> int:
     prepare.check_disk(directory, COPY_BYTES_MAX * 4)
     prepare.packages()
     prepare.venv(extras=(CHECKOUT / ".venv" / prepare.STAMP).exists() and prepare.has_test_extras())
-    return _program("-m", "buildtools.demo", "--dir", directory, "--size", str(size_bytes))
+    _program("-m", "buildtools.demo", "--dir", directory, "--size", str(size_bytes))
 
 
 def down(directory: Path) -> int:
@@ -57,14 +56,14 @@ def _prepare_for_tests() -> None:
     prepare.venv(extras=True)
 
 
-def test(arguments: list[str]) -> int:
+def test(arguments: list[str]) -> NoReturn:
     _prepare_for_tests()
-    return _program("-m", "pytest", "--durations=20", "-ra", "-m", "not soak", *arguments)
+    _program("-m", "pytest", "--durations=20", "-ra", "-m", "not soak", *arguments)
 
 
-def soak(arguments: list[str]) -> int:
+def soak(arguments: list[str]) -> NoReturn:
     _prepare_for_tests()
-    return _program("-m", "pytest", "--durations=20", "-ra", "-m", "soak", "--timeout=14400", *arguments)
+    _program("-m", "pytest", "--durations=20", "-ra", "-m", "soak", "--timeout=14400", *arguments)
 
 
 def run(chosen: argparse.Namespace, arguments: list[str]) -> int:
@@ -73,12 +72,12 @@ def run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     if chosen.command == "down":
         return down(Path(chosen.dir).absolute())
     if chosen.command == "test":
-        return test(arguments)
+        test(arguments)
     if chosen.command == "soak":
-        return soak(arguments)
+        soak(arguments)
     if chosen.command == "lint":
         prepare.venv(extras=True)
         return lint.main()
     _prepare_for_tests()
     words = ["--quick"] if chosen.quick else []
-    return _program("-m", "tests.bench.bench", *words, *(["--json", os.path.abspath(chosen.json)] if chosen.json else []))
+    _program("-m", "tests.bench.bench", *words, *(["--json", os.path.abspath(chosen.json)] if chosen.json else []))

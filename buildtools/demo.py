@@ -27,7 +27,7 @@ from rich.table import Table
 
 from buildtools import chaos
 from buildtools.nodes import Node
-from buildtools.say import BuildError, bad, good, line, size, step
+from buildtools.say import CHECKOUT, BuildError, bad, good, line, size, step
 
 FILES_MAX = 5_000
 FILES_MIN = 1_000  # fewer are no real tree
@@ -220,7 +220,7 @@ class Demonstration:
         for row in self.figures:
             table.add_row(*row)
         self.console.print(table)
-        directory, default = self.node.directory, Path.cwd() / ".awsomefs-demo"
+        directory, default = self.node.directory, CHECKOUT / ".awsomefs-demo"
         suffix = "" if directory == default else f" --dir {directory}"
         line("What to type next:")
         line(f"  ls {self.node.mountpoint}                # your files go here")
@@ -269,8 +269,8 @@ def main() -> int:
     node = Node(chosen.dir, size_bytes=chosen.size)
     try:
         Demonstration(node).run()
-    except (BuildError, OSError, subprocess.CalledProcessError) as err:
-        bad(str(err))
+    except (BuildError, OSError, subprocess.CalledProcessError, KeyboardInterrupt) as err:
+        bad(str(err) or "interrupted")
         line(f"  everything is left as it is; logs are in {node.log}; python3 build.py down removes it")
         return 1
     return 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,9 +19,29 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from buildtools.nodes import Node  # noqa: E402
+from buildtools.say import BuildError  # noqa: E402
 
 SEED = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
+PREFIX, OWNER = "afs-", ".test-run"
 _figures: list[str] = []
+
+
+def _identity(pid: int) -> str:
+    """A process as nobody else can be: its pid and when it started; the pid alone if it is gone."""
+    try:
+        return f"{pid} {Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except OSError:
+        return f"{pid}"
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends a run as Ctrl-C does: fixtures clean up.  What a run that was killed has left is removed by the next one."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for owner in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{OWNER}"):
+        with contextlib.suppress(OSError, BuildError):  # another run removes it at the same time
+            run = owner.read_text()
+            if owner.stat().st_uid == os.geteuid() and run != _identity(int(run.split()[0])):
+                _destroy(Node(owner.parent))
 
 
 def pytest_report_header() -> str:
@@ -88,8 +110,10 @@ def make_node() -> Iterator[MakeNode]:
     nodes: list[Node] = []
 
     def make(*, up: bool = True, **kwargs: object) -> Node:
-        node = Node(Path(tempfile.mkdtemp(prefix="afs-")), **({"size_bytes": 2 << 30} | kwargs))  # type: ignore[arg-type]
+        node = Node(Path(tempfile.mkdtemp(prefix=PREFIX)), **({"size_bytes": 2 << 30} | kwargs))  # type: ignore[arg-type]
         nodes.append(node)
+        node.prepare()
+        (node.directory / OWNER).write_text(_identity(os.getpid()))
         if up:
             node.up()
         return node
