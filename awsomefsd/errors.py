@@ -23,11 +23,15 @@ class FsError(Error):
     status = "FAILED_PRECONDITION"
 
     def __init__(self, errno: int, detail: str = "") -> None:
-        super().__init__(detail or os.strerror(errno))
+        super().__init__(detail)  # the text is made when somebody reads it: ENOENT is the most frequent answer of all
         self.errno = errno
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return self.detail or os.strerror(self.errno)
 
     def __repr__(self) -> str:
-        return f"FsError({_errno.errorcode.get(self.errno, self.errno)}, {self.args[0]!r})"
+        return f"FsError({_errno.errorcode.get(self.errno, self.errno)}, {str(self)!r})"
 
 
 class Corrupt(Error):

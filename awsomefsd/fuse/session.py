@@ -48,9 +48,53 @@ __all__ = ["Pins", "Session"]
 log = logging.getLogger("awsomefsd.fuse")
 
 INTERRUPTS_REMEMBERED = 256
+LONG_REQUEST_BYTES = 32 * 1024  # a WRITE of more is copied and checksummed for so long that the next reader may begin
 READ_AGAIN = frozenset((errno.ENOENT, errno.EINTR, errno.EAGAIN))
 READ_ENDED = frozenset((errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN))
 _BODY_AT = abi.IN_HEADER.size
+
+
+class Ended:
+    """An Event that is set once, at a tenth of its price: every request that waits makes one, and hardly anybody looks at it."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def set(self) -> None:
+        self._lock.release()
+
+    def wait(self, timeout_s: float = -1) -> bool:
+        if not self._lock.acquire(timeout=timeout_s):
+            return False
+        self._lock.release()
+        return True
+
+
+class Turn:
+    """Which reader is in readv(2): one at a time, as long as its requests are short.
+
+    The kernel wakes waiting readers in turns, each on whatever processor it last ran, and that costs more than a lookup.  So a reader goes
+    on reading while it serves what never blocks, and lets the next one read before it does anything that may.
+    """
+
+    __slots__ = ("_lock", "mine")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self.mine = False
+
+    def take(self) -> None:
+        if not self.mine:
+            self._lock.acquire()
+            self.mine = True
+
+    def give(self) -> None:
+        if self.mine:
+            self.mine = False
+            self._lock.release()
 
 
 class Pending:
@@ -64,7 +108,7 @@ class Pending:
         self.held = held
         self.opcode = opcode
         self.ctx = ctx
-        self.ended = threading.Event()
+        self.ended = Ended()
 
     def begin(self, wait: Wait) -> None:
         try:
@@ -119,9 +163,10 @@ class Session:
         self.failures = Failures()
         self.carried: Carried | None = None  # requests of a predecessor that wait, or whose reply is not claimed yet
         self.repeated: list[Pending] = []  # of a takeover, still waiting when their first step had run
-        self.busy: dict[int, threading.Event] = {}  # slots that a takeover left to requests which keep them
+        self.busy: dict[int, Ended] = {}  # slots that a takeover left to requests which keep them
         self._pins = pins
         self._on_first_reply = on_first_reply
+        self._reading = threading.Lock()
         self._interrupted: deque[int] = deque(maxlen=INTERRUPTS_REMEMBERED)
         self._threads: list[threading.Thread] = []
         self._counts = [control.counter("fuse_unknown")] * abi.OPCODES
@@ -174,10 +219,15 @@ class Session:
         busy = self.busy.get(slot.index)
         if busy is not None:
             busy.wait()
-        while self.read_one(slot):
-            pass
+        turn = Turn(self._reading)
+        turn.take()
+        try:
+            while self.read_one(slot, turn):
+                turn.take()
+        finally:
+            turn.give()
 
-    def read_one(self, slot: Slot) -> bool:
+    def read_one(self, slot: Slot, turn: Turn | None = None) -> bool:
         """Read and serve one request (or try to).  False when there will be no more."""
         slot.begin_read()
         try:
@@ -190,10 +240,10 @@ class Session:
             return False
         if length < _BODY_AT:
             return length > 0
-        self.serve(slot, length)
+        self.serve(slot, length, turn)
         return True
 
-    def serve(self, slot: Slot, length: int) -> None:
+    def serve(self, slot: Slot, length: int, turn: Turn | None = None) -> None:
         """Execute the request in `slot`.  On return the slot is free."""
         _, opcode, wire, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(slot.head)
         ctx = Context(uid, gid, pid, wire & UNIQUE_MASK, wire)
@@ -201,8 +251,12 @@ class Session:
         if wire > UNIQUE_MASK and self.carried is not None and self.carried.claim(wire):
             slot.free()
             return
+        if turn is not None and (opcode == Op.READ or length > LONG_REQUEST_BYTES):
+            turn.give()
         pending = self.execute(slot, opcode, ctx, nodeid, slot.read_buffer[_BODY_AT:length])
         if pending is not None and pending.held is slot:
+            if turn is not None:
+                turn.give()
             pending.ended.wait()
 
     def execute(self, held: Held, opcode: int, ctx: Context, nodeid: int, body: memoryview) -> Pending | None:

@@ -139,6 +139,7 @@ class MetaClient:
         self._threads: list[threading.Thread] = []
         self._retries: deque[tuple[float, _Outstanding]] = deque()  # (monotonic time, refused request)
         self._keeper = LeaseKeeper(self, boot_ns, self._notify, **lease_options)
+        self.lease_left_ns = self._keeper.left_ns  # what is left of the lease; 0: the session is fenced, or there is none
         self._connected = threading.Event()
         self._opening: tuple[OpenSession, int, Signal] | None = None  # an OpenSession without an answer, when it was sent
         for name, target in (("meta-receive", self._receive_loop), ("meta-send", self._send_loop), ("meta-renew", self._keeper.run)):
@@ -250,10 +251,6 @@ class MetaClient:
         """Stop renewing; no later proposal is this session's."""
         self.session = self.epoch = 0
         self._keeper.end()
-
-    def lease_left_ns(self) -> int:
-        """How long the session may still serve without another renewal; 0: it is fenced or there is none."""
-        return self._keeper.left_ns()
 
     # --- sending ---------------------------------------------------------------------------------------------------------------
     def _take_acks(self) -> list[int]:

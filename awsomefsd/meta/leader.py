@@ -117,7 +117,7 @@ class Leader:
         self._nobody = _Nobody()
         self._check_ns = 0  # boot time of the next check of sessions
         self._reap_ns = 0  # monotonic time before which no Reap is proposed
-        self._reaping = False
+        self._reaping = True  # there may be something to reap; looked at after a pause, not in every turn
         self.refused = 0  # by admission
         self.expired = 0
         self._handlers: dict[type, Callable[[Origin, int, Any, int], None]] = {
@@ -184,6 +184,7 @@ class Leader:
                 asker[1].answer(asker[2], reply if asker[0] == entry.term else _RETRY)
         for key in self._replica.machine.take_unlocked():
             self._waiters.unlocked(key)
+        self._reaping = True
 
     def _watch(self, entry: Entry, reply: Reply) -> None:
         """Keep the leader's memory in step with what was applied."""
@@ -214,15 +215,17 @@ class Leader:
             self._replica.commit()
 
     def _reap(self) -> None:
-        self._reaping = self._replica.look(lambda machine: machine.reap_pending())
         start = self._monotonic_ns()
         if not self._reaping or start < self._reap_ns:
+            return
+        self._reap_ns = start + REAP_PAUSE_MS * _MS
+        self._reaping = self._replica.look(lambda machine: machine.reap_pending())
+        if not self._reaping:
             return
         self._enter(self._nobody, 0, 0, 0, 0, [], Reap(REAP_EXTENTS_PER_ENTRY), 0)
         self.run()
         end = self._monotonic_ns()
         self._reap_ns = end + max(REAP_PAUSE_MS * _MS, 3 * (end - start))
-        self._reaping = self._replica.look(lambda machine: machine.reap_pending())
 
     def idle_ms(self) -> int:
         """How long nothing has to be done if nobody asks for anything."""

@@ -75,7 +75,8 @@ class LeaseKeeper:
             self._changed.notify_all()
 
     def left_ns(self) -> int:
-        return max(self._since_ns + self._fence_ns - self._boot_ns(), 0) if self._live else 0
+        left = self._since_ns + self._fence_ns - self._boot_ns()
+        return left if left > 0 and self._live else 0
 
     def doubt(self) -> None:
         """A proposal was refused as of an ended session: ask at once."""

@@ -23,7 +23,7 @@ from awsomefsd import clock, sockets
 from awsomefsd.codec import encode
 from awsomefsd.errors import ProtocolError, Unavailable
 from awsomefsd.limits import SESSION_TTL_MS
-from awsomefsd.meta.commands import AnyCommand
+from awsomefsd.meta.commands import AnyCommand, OpenSession
 from awsomefsd.meta.leader import Answer, Leader
 from awsomefsd.meta.messages import PROTOCOL_VERSION, Body, Failed, Hello, Propose, Reply
 from awsomefsd.meta.ranges import check
@@ -201,7 +201,8 @@ class MetadataService:
     def _turn(self, leader: Leader, connections: Connections, taken: list[_Local]) -> None:
         ready = connections.wait(0 if self._local else leader.idle_ms())
         for connection in ready:
-            self._start_requests(leader, connections, connection)
+            if not connection.closed:
+                self._start_requests(leader, connections, connection)
         if self._local or taken:
             taken[:] = [local for local in taken if not local.done.is_set()]
         while self._local and not leader.full:
@@ -213,7 +214,7 @@ class MetadataService:
                 local.answer(0, Failed(errno.EINVAL, str(err)))
         leader.run()
         gone = connections.send_all()
-        gone += [connection for connection in ready if connection.ending and not connection.frames and connection not in gone]
+        gone += [connection for connection in ready if not connection.closed and connection.ending and not connection.frames and connection not in gone]
         now = time.monotonic_ns()
         if now >= self._slow_check_ns:
             self._slow_check_ns = now + _SLOW_CHECK_NS
@@ -234,12 +235,25 @@ class MetadataService:
                 if found is None:
                     break
                 request, size = found
+                if isinstance(request.body, Propose) and isinstance(request.body.command, OpenSession):
+                    self._end_predecessors(leader, connections, connection)
                 leader.handle(connection, request.call, request.body, size)
                 if isinstance(request.body, Hello) and request.body.version != PROTOCOL_VERSION:
                     connections.end(connection)  # after the answer that says why
         except ProtocolError as err:
             connections.blame(connection, err)
         connections.put_back(connection)
+
+    def _end_predecessors(self, leader: Leader, connections: Connections, successor: Connection) -> None:
+        """A worker opens its mount's session: what an earlier one of the mount had sent and we have not read is void.
+
+        The successor repeats it under the same ids; were the unread copy taken after the successor had acknowledged the result, it would
+        be executed twice.
+        """
+        for connection in connections.of_mount(successor.mount):
+            if connection is not successor:
+                connections.close(connection)
+                leader.drop_origin(connection)
 
     def _close(self, connections: Connections | None, taken: list[_Local]) -> None:
         """Also after a failure: nothing is written here."""

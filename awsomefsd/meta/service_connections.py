@@ -252,6 +252,10 @@ class Connections:
             del self._by_fd[connection.fd]
             connection.sock.close()
 
+    def of_mount(self, mount: int) -> list[Connection]:
+        """Open connections of one mount; none for clients without a mount."""
+        return [connection for connection in self._by_fd.values() if mount and connection.mount == mount]
+
     def close_all(self) -> None:
         for connection in list(self._by_fd.values()):
             self.close(connection)

@@ -522,3 +522,15 @@ def with_wild_leaves(body: m.Body, rng: random.Random, wild: list) -> list:
                 at[place] = rng.choice(same)
             break
     return raw
+
+
+def test_a_successor_voids_what_its_predecessor_had_sent(tmp_path):
+    """Unread requests of a dead worker must not be executed after its successor has repeated and acknowledged them."""
+    with host(tmp_path) as node:
+        predecessor, successor, other = Wire(node.socket_path), Wire(node.socket_path), Wire(node.socket_path, mount=6)
+        predecessor.open_session()
+        opening = m.Propose(2, 0, 0, [], c.OpenSession(5, 1, "node", "boot", 2))
+        assert isinstance(successor.ask(opening), m.SessionOpened)
+        assert predecessor.closed()
+        assert isinstance(other.ask(m.GetStatus()), m.Status)
+        assert isinstance(successor.ask(m.GetStatus()), m.Status)
