@@ -214,7 +214,8 @@ class MetadataService:
                 local.answer(0, Failed(errno.EINVAL, str(err)))
         leader.run()
         gone = connections.send_all()
-        gone += [connection for connection in ready if not connection.closed and connection.ending and not connection.frames and connection not in gone]
+        ended = [connection for connection in ready if connection.ending and not connection.frames and not connection.closed]
+        gone += [connection for connection in ended if connection not in gone]
         now = time.monotonic_ns()
         if now >= self._slow_check_ns:
             self._slow_check_ns = now + _SLOW_CHECK_NS
