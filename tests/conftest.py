@@ -21,9 +21,13 @@ if str(ROOT) not in sys.path:
 from buildtools.nodes import Node  # noqa: E402
 from buildtools.say import BuildError  # noqa: E402
 
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers abort children of tests that fork after others have used gRPC
+
 SEED = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
 PREFIX, OWNER = "afs-", ".test-run"
 _figures: list[str] = []
+_nodes: list[Node] = []  # those that live
+LOG_TAIL_CHARS = 30_000
 
 
 def _identity(pid: int) -> str:
@@ -54,6 +58,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.failed:
         report.sections.append(("seed", f"AWSOMEFSD_SEED={SEED} python3 build.py test {item.nodeid!r}"))
+        report.sections += [section for node in _nodes for section in _logs(node)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -94,11 +99,10 @@ def _destroy(node: Node) -> None:
     shutil.rmtree(node.directory, ignore_errors=True)
 
 
-def _keep_logs(node: Node) -> None:
-    """A failed node's logs, where the tail of the report can name them."""
-    for path in sorted(node.log.glob("*")):
-        text = path.read_text(errors="replace")[-4000:]
-        sys.stderr.write(f"--- {path.name} of {node.directory.name} (its end)\n{text}\n")
+def _logs(node: Node) -> list[tuple[str, str]]:
+    """The ends of a node's logs, for the report of a failed test: the node itself is gone when somebody reads it."""
+    paths = sorted(node.log.glob("*"))
+    return [(f"{path.name} of {node.directory.name}", path.read_text(errors="replace")[-LOG_TAIL_CHARS:]) for path in paths]
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,7 @@ def make_node() -> Iterator[MakeNode]:
     def make(*, up: bool = True, **kwargs: object) -> Node:
         node = Node(Path(tempfile.mkdtemp(prefix=PREFIX)), **({"size_bytes": 2 << 30} | kwargs))  # type: ignore[arg-type]
         nodes.append(node)
+        _nodes.append(node)
         node.prepare()
         (node.directory / OWNER).write_text(_identity(os.getpid()))
         if up:
@@ -121,7 +126,7 @@ def make_node() -> Iterator[MakeNode]:
     yield make
     problems = []
     for node in nodes:
-        _keep_logs(node)
+        _nodes.remove(node)
         try:
             _destroy(node)
         except Exception as err:

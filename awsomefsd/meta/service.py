@@ -236,7 +236,7 @@ class MetadataService:
                 if found is None:
                     break
                 request, size = found
-                if isinstance(request.body, Propose) and isinstance(request.body.command, OpenSession):
+                if isinstance(request.body, Propose) and isinstance(request.body.command, OpenSession) and request.body.command.worker > 1:
                     self._end_predecessors(leader, connections, connection)
                 leader.handle(connection, request.call, request.body, size)
                 if isinstance(request.body, Hello) and request.body.version != PROTOCOL_VERSION:

@@ -154,7 +154,7 @@ def test_exactly_once_over_connections_and_crashes(tmp_path):
             reply = wire.ask(create(opened, 100 + number, b"%d" % number))
             assert isinstance(reply, m.Found) and reply.created, reply
             assert wire.ask(create(opened, 100 + number, b"%d" % number)) == reply
-        assert wire.ask(create(opened, 500, b"3", acks=[103])) == m.Failed(errno.EEXIST, os.strerror(errno.EEXIST))
+        assert wire.ask(create(opened, 500, b"3", acks=[103])) == m.Failed(errno.EEXIST)
         wire.close()
 
 
