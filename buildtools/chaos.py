@@ -35,6 +35,7 @@ class Kill:
 class Account:
     """What a run came to."""
 
+    began_s: float = 0.0
     seconds: float = 0.0
     operations: int = 0
     errors: list[str] = field(default_factory=list)
@@ -73,6 +74,10 @@ class Account:
                 f"{self.count(*roles):3d} x {'+'.join(roles):13s} killed: longest stall {self.longest_stall_s(*roles):.2f} s, "
                 f"new process after {again[len(again) // 2] * 1000:.0f} ms (median), {again[-1] * 1000:.0f} ms (worst)"
             )
+        for began, took, name in sorted(self.slow, key=lambda row: -row[1])[:3]:
+            owner = self._owner(began, began + took)
+            killed = "+".join(owner.roles) if owner else "nobody"
+            rows.append(f"    {took:.2f} s {name} at second {began - self.began_s:.1f}, kill of {killed}")
         return rows
 
 
@@ -181,6 +186,7 @@ def kill_under_load(
             account.kills.append(Kill(at, roles, time.monotonic() - at))
             tell(account.kills[-1])
         running.await_progress(between)
+        account.began_s = running.began
         account.seconds = time.monotonic() - running.began
         account.operations = running.operations
         account.finals = running.finish()
