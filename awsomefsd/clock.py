@@ -19,7 +19,7 @@ def wall_ns() -> int:
 class HybridClock:
     """Hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", 2014), packed in 64 bits.
 
-    The upper 48 bits are wall milliseconds, the lower 16 a logical counter.  Values only grow.
+    The upper 48 bits are wall milliseconds, the lower 16 a logical counter.  Values only grow, also beyond `last` (the newest in the log).
     """
 
     __slots__ = ("_last",)
@@ -30,7 +30,3 @@ class HybridClock:
     def now(self) -> int:
         self._last = max(self._last + 1, (wall_ns() // 1_000_000) << 16)
         return self._last
-
-    def witness(self, stamp: int) -> None:
-        """Never fall behind a stamp seen in the log or from a peer."""
-        self._last = max(self._last, stamp)

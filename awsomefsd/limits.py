@@ -14,7 +14,6 @@ XATTR_VALUE_BYTES_MAX = 64 * KIB
 XATTRS_BYTES_MAX = 256 * KIB  # of one inode, names and values
 LINKS_MAX = 65_000
 FILE_BYTES_MAX = 1 << 53
-SYMLINK_HOPS_MAX = 40
 
 # --- FUSE ----------------------------------------------------------------------------------------------------------------
 FUSE_WRITE_BYTES_MAX = MIB
@@ -48,7 +47,6 @@ DIRTY_FLUSH_BYTES = 24 * MIB  # dirty bytes that start a flush
 DIRTY_AGE_MS_MAX = 5_000
 RESERVE_BATCH_BYTES = 64 * MIB
 READ_AHEAD_BYTES_MAX = 4 * MIB
-READ_CACHE_BYTES_MAX = 24 * MIB
 CHECKSUM_CACHE_BYTES_MAX = 24 * MIB
 
 # --- caches of names in a worker -------------------------------------------------------------------------------------------
@@ -104,4 +102,4 @@ assert JOURNAL_RECORD_BYTES_MAX * 2 <= JOURNAL_FILE_BYTES
 assert XATTR_VALUE_BYTES_MAX < ENTRY_BYTES_MAX
 assert FUSE_SLOTS >= FUSE_READERS
 assert SEGMENTS_MIN > SEGMENTS_RESERVED + SEGMENTS_LEASED_AHEAD
-assert DIRTY_BYTES_MAX + PARK_BYTES_MAX + READ_CACHE_BYTES_MAX + CHECKSUM_CACHE_BYTES_MAX + 64 * MIB <= WORKER_MEMORY_BYTES
+assert DIRTY_BYTES_MAX + PARK_BYTES_MAX + CHECKSUM_CACHE_BYTES_MAX + 64 * MIB <= WORKER_MEMORY_BYTES

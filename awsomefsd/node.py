@@ -16,7 +16,6 @@ from awsomefsd import durable
 from awsomefsd.errors import AlreadyExists, Corrupt, FormatTooNew, NotFound, Refused
 
 FORMAT_VERSION = 1
-SITE_MAX = 255
 
 
 @dataclass(frozen=True, slots=True)

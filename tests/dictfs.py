@@ -18,8 +18,10 @@ from awsomefsd.wait import Signal
 
 
 class DictFs:
-    """Names with a meaning: the file "wait" and the directory "sub" are always there; reading and writing "wait" and mkdir "late" wait for `gate`;
-    mkdir "kill-N" and "segv-N" end the process if it is one of the first N workers (`worker` counts from 1); unlink of "boom" is a bug of ours."""
+    """Names with a meaning.  The file "wait" and the directory "sub" are always there; reading and writing "wait" and mkdir "late" wait
+    for `gate`; mkdir "kill-N" and "segv-N" end the process if it is one of the first N workers (`worker` counts from 1); unlink of "boom"
+    is a bug of ours.
+    """
 
     def __init__(self, worker: int = 1) -> None:
         self.worker = worker
@@ -32,7 +34,6 @@ class DictFs:
         self.locks: dict[int, Lock] = {}
         self.ttl = 1_000_000_000
         self.forgotten: list[tuple[int, int]] = []
-        self.last_write_flags = 0
         self.attrs: dict[int, Attr] = {}
         self.data: dict[int, bytearray] = {}
         self.names: dict[int, dict[bytes, int]] = {}
@@ -187,7 +188,6 @@ class DictFs:
         return [bytes(self.data[ino][offset : offset + size])]
 
     def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> Any:
-        self.last_write_flags = write_flags
         if ino == self.late:
             return self._write_late(ino, offset, data)
         return self._store(ino, offset, data)

@@ -23,12 +23,12 @@ from awsomefsd.fuse import abi, handlers_attrs, handlers_encode, handlers_files,
 from awsomefsd.fuse.abi import Op
 from awsomefsd.fuse.context import Context
 from awsomefsd.fuse.filesystem import Filesystem
-from awsomefsd.fuse.handlers_encode import Encode, Reply
+from awsomefsd.fuse.handlers_encode import Reply
 
 log = logging.getLogger("awsomefsd.fuse")
 
 Call = Callable[[Filesystem, Context, int, memoryview], Any]
-Row = tuple[Call, "Encode | None", bool]
+Row = tuple[Call, "Callable[[Filesystem, Context, Any], Reply] | None", bool]
 
 LOG_INTERVAL_S = 60.0  # between two tracebacks of one kind
 
@@ -102,7 +102,6 @@ class Failures:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._logged: dict[tuple[int, str, str], float] = {}
-        self.unexpected = 0
 
     def reply(self, fs: Filesystem, opcode: int, ctx: Context, err: BaseException) -> Reply:
         if isinstance(err, (ProtocolError, struct.error)):
@@ -121,7 +120,6 @@ class Failures:
         kind = (opcode, type(err).__name__, _place(err))
         now = time.monotonic()
         with self._lock:
-            self.unexpected += 1
             if now - self._logged.get(kind, -LOG_INTERVAL_S) < LOG_INTERVAL_S:
                 return
             if len(self._logged) > 256:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Union
 
 from awsomefsd.errors import FsError
@@ -13,7 +13,6 @@ from awsomefsd.fuse.filesystem import Filesystem
 from awsomefsd.types import Attr, Dirent, Lock, StatFs
 
 Reply = Union[bytes, list[Any]]
-Encode = Callable[[Filesystem, Context, Any], Reply]
 PIECES_MAX = 1000  # below IOV_MAX (1024)
 
 

@@ -22,7 +22,7 @@ from awsomefsd.meta.messages import Found, GetLayout, GetStatFs, Layout, StatFsR
 from awsomefsd.types import Attr
 from awsomefsd.wait import Op, Resume, Wait
 
-FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE = 1 << 0, 1 << 1
+FOPEN_KEEP_CACHE = 1 << 1  # nobody else changes the file while this session holds the volume
 WRITE_KILL_SUIDGID = 1 << 2
 SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 LOOKS_MAX = 4  # at a layout that turned out to be old

@@ -39,7 +39,6 @@ from awsomefsd.wait import Signal, Wait
 
 BATCH_BYTES_MAX = 16 * MIB
 BATCH_INODES_MAX = 256
-BATCH_INLINE_BYTES_MAX = 256 * 1024
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 2_000
 
 log = logging.getLogger("awsomefsd.flush")
@@ -137,7 +136,6 @@ class Flusher:
         self._retry_ms = 0
         self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
         self.batches = 0
-        self.flushed_bytes = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -351,7 +349,6 @@ class Flusher:
         self._reservation.give_back(reserved - batch.written.consumed_bytes - inline_bytes)
         self._dirty.mark_clean(clean)
         self.batches += 1
-        self.flushed_bytes += sum(record.length for record in clean)
         if len(clean) == sum(part.count for part in batch.parts):
             self._retry_ms = 0
         self._announce(next((part.state.error for part in batch.parts if part.state.error is not None), None))

@@ -140,7 +140,6 @@ class MetaClient:
         self._retries: deque[tuple[float, _Outstanding]] = deque()  # (monotonic time, refused request)
         self._keeper = LeaseKeeper(self, boot_ns, self._notify, **lease_options)
         self.lease_left_ns = self._keeper.left_ns  # what is left of the lease; 0: the session is fenced, or there is none
-        self._connected = threading.Event()
         self._opening: tuple[OpenSession, int, Signal] | None = None  # an OpenSession without an answer, when it was sent
         for name, target in (("meta-receive", self._receive_loop), ("meta-send", self._send_loop), ("meta-renew", self._keeper.run)):
             thread = threading.Thread(target=target, name=name, daemon=True)
@@ -148,9 +147,6 @@ class MetaClient:
             thread.start()
 
     # --- life -----------------------------------------------------------------------------------------------------------------
-
-    def wait_connected(self, timeout_s: float) -> bool:
-        return self._connected.wait(timeout_s)
 
     def close(self) -> None:
         """End the threads; what is outstanding ends with Unavailable."""
@@ -207,10 +203,6 @@ class MetaClient:
         """The result of this request is not needed any more; said with a later proposal."""
         with self._send_lock:
             self._acks.append(unique)
-
-    @property
-    def outstanding(self) -> int:
-        return len(self._outstanding) + len(self._queue)
 
     # --- the session -----------------------------------------------------------------------------------------------------------
     def start_session(self, command: OpenSession, timeout_s: float | None = None) -> SessionOpened:
@@ -383,12 +375,10 @@ class MetaClient:
                 self._write(request.body, call)
                 if request.cancelled and type(request.body) is WaitLock:
                     self._write(Cancel(request.body.unique), 0)
-        self._connected.set()
         self._keeper.wake()
 
     def _drop_connection(self) -> None:
         """With the lock held."""
-        self._connected.clear()
         if self._sock is not None:
             try:
                 self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that receives; it closes the socket
