@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from awsomefsd.errors import AlreadyExists, ConfigError, Error, FsError, NotFound, Refused, WouldLoseData
@@ -16,8 +17,10 @@ from awsomefsd.meta import messages
 from awsomefsd.meta.commands import (
     AddDevice,
     AnyCommand,
+    ClearQuarantine,
     CreateVolume,
     DeleteVolume,
+    EndSession,
     SetVolume,
 )
 from awsomefsd.types import HOST_UNIQUE, DeviceInfo, VolumeInfo
@@ -46,6 +49,19 @@ class Catalog:
     def propose(self, command: AnyCommand) -> Any:
         """Commit one command as the daemon itself."""
         return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))
+
+    def end_session_of(self, mount: int) -> None:
+        """Every process that served this mount of this node has exited: its session ends now, and nothing of it is in flight.
+
+        Without this a new mount of the volume would wait for the session's TTL.
+        """
+        for session in self._call(messages.GetSessions()).sessions:
+            if session.mount != mount:
+                continue
+            with suppress(FsError):  # it may expire in between
+                if not session.ended:
+                    self.propose(EndSession(session.session, session.epoch, False))
+                self.propose(ClearQuarantine(session.session, "all processes of the mount have exited"))
 
     # --- volumes ------------------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,9 @@ class Parts:
             self.keeper = KeeperClient(settings.run_dir)
             readahead_kib = settings.mount.readahead // 1024
             config = _worker_config(settings, self.node)
-            self.mounts = Mounts(settings.state_dir, node.boot_id(), self.keeper, self.catalog.volume, config, readahead_kib)
+            self.mounts = Mounts(
+                settings.state_dir, node.boot_id(), self.keeper, self.catalog.volume, config, readahead_kib, self.catalog.end_session_of
+            )
             self._serve(undo)
             self._undo = undo.pop_all()
 

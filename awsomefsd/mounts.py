@@ -104,7 +104,14 @@ class Mounts:
     """Thread-safe.  Operations on one volume or directory exclude each other; those on different ones go on side by side."""
 
     def __init__(
-        self, state_dir: Path, boot_id: str, keeper: Keeper, find_volume: FindVolume, worker_config: WorkerConfig, readahead_kib: int
+        self,
+        state_dir: Path,
+        boot_id: str,
+        keeper: Keeper,
+        find_volume: FindVolume,
+        worker_config: WorkerConfig,
+        readahead_kib: int,
+        end_session: Callable[[int], None] = lambda mount: None,
     ) -> None:
         self._path = state_dir / "mounts.json"
         self._boot_id = boot_id
@@ -112,6 +119,7 @@ class Mounts:
         self._find_volume = find_volume
         self._worker_config = worker_config
         self._readahead_kib = readahead_kib
+        self._end_session = end_session
         self._lock = threading.Lock()
         self._busy: set[str] = set()
         self._errors: dict[int, str] = {}
@@ -229,6 +237,7 @@ class Mounts:
         """Mount again what died.  A failure is kept for `status`, and reconcile comes back to it."""
         try:
             with self._exclusive(f"volume {wish.volume_name}", f"directory {wish.directory}"):
+                self._end_session(wish.mount)  # ENOTCONN: every descriptor is closed, so no process of this mount is left
                 again = Wish(secrets.randbelow((1 << 63) - 1) + 1, wish.volume, wish.volume_name, wish.directory, wish.options)
                 self._keep(again, instead_of=wish.mount)
                 try:

@@ -109,6 +109,21 @@ class VolumeInfo(Struct, array_like=True, gc=False):
     lineage_snapshot: int = 0
 
 
+class SessionInfo(Struct, array_like=True, gc=False):
+    """A session that lives, or that has ended and still has segments in quarantine."""
+
+    session: int
+    epoch: int
+    mount: int
+    volume: int
+    node: str
+    boot_id: str
+    worker: int
+    reserved_bytes: int
+    segments_leased: int
+    ended: bool
+
+
 class StatFs(Struct, array_like=True, gc=False):
     """Figures of statvfs(3) in bytes and inodes, of one volume: the quota where there is one, else the devices."""
 

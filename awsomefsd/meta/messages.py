@@ -10,7 +10,7 @@ from typing import Union
 from msgspec import Struct
 
 from awsomefsd.meta.commands import AnyCommand
-from awsomefsd.types import Attr, DeviceInfo, Dirent, Extent, Lock, SegmentInfo, StatFs, VolumeInfo
+from awsomefsd.types import Attr, DeviceInfo, Dirent, Extent, Lock, SegmentInfo, SessionInfo, StatFs, VolumeInfo
 
 PROTOCOL_VERSION = 1
 
@@ -166,9 +166,13 @@ class GetParent(Message, tag=28):
     ino: int
 
 
+class GetSessions(Message, tag=29):
+    pass
+
+
 Body = Union[
     Hello, Propose, Lookup, GetAttr, ReadDir, ReadLink, GetXattr, ListXattr, GetLayout, GetStatFs, GetSegments, GetDevices,
-    GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent,
+    GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent, GetSessions,
 ]  # fmt: skip
 
 
@@ -316,9 +320,13 @@ class Made(Message, tag=23):
     number: int
 
 
+class Sessions(Message, tag=24):
+    sessions: list[SessionInfo]
+
+
 Reply = Union[
     Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
-    StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made,
+    StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions,
 ]  # fmt: skip
 
 

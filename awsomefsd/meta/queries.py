@@ -9,14 +9,14 @@ from typing import Any
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import LAYOUT_EXTENTS_MAX, READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
-from awsomefsd.meta import extents, keys, locks, quota, rows, segments, volumes
+from awsomefsd.meta import extents, keys, locks, quota, rows, segments, sessions, volumes
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.filemap import FileMap
 from awsomefsd.meta.inodes import attr_of
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.refuse import check_name, inode_of
 from awsomefsd.meta.state import State
-from awsomefsd.types import DeviceInfo, Dirent, SegmentInfo
+from awsomefsd.types import DeviceInfo, Dirent, SegmentInfo, SessionInfo
 
 
 def answer(machine: Machine, body: m.Body) -> m.Reply:
@@ -130,6 +130,18 @@ def _get_segments(state: State, body: m.GetSegments) -> m.Reply:
     return m.Segments([_segment(state, number) for number in body.segments])
 
 
+def _get_sessions(state: State, body: m.GetSessions) -> m.Reply:
+    return m.Sessions(
+        [
+            SessionInfo(
+                row.session, row.epoch, row.mount, row.volume, row.node, row.boot_id, row.worker, row.reserved_bytes,
+                row.segments_leased, row.ended,
+            )
+            for row in sessions.every(state)
+        ]
+    )
+
+
 def _get_devices(state: State, body: m.GetDevices) -> m.Reply:
     return m.Devices(
         [
@@ -181,6 +193,7 @@ _QUERIES: dict[type[m.Message], Callable[[State, Any], m.Reply]] = {
     m.GetStatFs: _get_statfs,
     m.GetSegments: _get_segments,
     m.GetDevices: _get_devices,
+    m.GetSessions: _get_sessions,
     m.GetVolumes: _get_volumes,
     m.GetLocks: _get_locks,
     m.TestLock: _test_lock,
