@@ -46,6 +46,10 @@ class Catalog:
     def figures(self) -> dict[str, int | float | str]:
         return dict(self._call(messages.GetStatus()).figures)
 
+    def reports(self) -> dict[int, dict[str, int]]:
+        """What the workers of this node said last of themselves, by mount."""
+        return dict(self._call(messages.GetReports()).figures)
+
     def propose(self, command: AnyCommand) -> Any:
         """Commit one command as the daemon itself."""
         return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))

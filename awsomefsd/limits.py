@@ -58,6 +58,7 @@ DIRECTORY_LISTED_ENTRIES_MAX = 20_000  # larger directories are not cached whole
 RPC_FRAME_BYTES_MAX = 4 * MIB
 RPC_INFLIGHT_MAX = 1_024  # of one client
 READDIR_ENTRIES_MAX = 512
+REPORT_FIGURES_MAX = 512  # of one worker
 LAYOUT_EXTENTS_MAX = 16_384  # of one Layout answer
 BATCH_ENTRIES_MAX = 512  # proposals in one journal sync
 BATCH_BYTES_MAX = 8 * MIB
@@ -88,7 +89,7 @@ CLOCK_JUMP_MS_MAX = 2_000
 WORKER_MEMORY_BYTES = 256 * MIB
 DAEMON_MEMORY_BYTES = 512 * MIB
 RECONNECT_MS_MIN = 20
-RECONNECT_MS_MAX = 500
+RECONNECT_MS_MAX = 100  # a local socket: the daemon is back within a second, as a rule
 UMOUNT_FLUSH_MS_MAX = 120_000
 
 assert SESSION_RENEW_MS * 2 < SESSION_SELF_FENCE_MS < SESSION_TTL_MS, "two renewals may fail before a session fences itself"

@@ -77,8 +77,14 @@ class Status:
             return 0
 
     def samples(self) -> Iterable[Sample]:
-        """The same as metrics."""
-        yield from samples_of(self())
+        """The same as metrics, and what the workers report of themselves."""
+        status = self()
+        yield from samples_of(status)
+        reports = self._catalog.reports()
+        for mount in status.mounts:
+            labels = (("volume", mount.volume), ("dir", mount.directory))
+            for name, value in sorted(reports.get(int(mount.mount, 16), {}).items()):
+                yield Sample(f"awsomefsd_worker_{name}", "gauge", "Figure of a mount's worker.", value, labels)
 
 
 def reasons(status: pb.Status) -> Iterator[str]:

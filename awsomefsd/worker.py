@@ -42,12 +42,12 @@ from awsomefsd.io.writer import SegmentWriter
 from awsomefsd.limits import UMOUNT_FLUSH_MS_MAX
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.meta.commands import Commit, EndSession, OpenSession
-from awsomefsd.meta.messages import Devices, GetDevices, SessionOpened
+from awsomefsd.meta.messages import Devices, GetDevices, Report, SessionOpened
 from awsomefsd.types import DeviceInfo
 from awsomefsd.wait import block_on
 
 IO_THREADS = 3
-IDLE_S = 15.0
+REPORT_S = 5.0
 # A session that holds its volume alone uses no older state than its own last change, and readers compare identities: no freed segment has
 # to wait for it before it is leased again.
 SEEN_ALL = (1 << 62) - 1
@@ -245,10 +245,30 @@ class Worker:
         self.names.clear()
 
     def _idle_loop(self) -> None:
-        """Give memory back that a burst of writes left behind."""
-        while not self._ended.wait(IDLE_S):
-            if self.memory.dirty.dirty_bytes == 0:
-                self.memory.dirty.release_pages()
+        """Say how it goes, and give memory back that a burst of writes left behind."""
+        written = 0
+        while not self._ended.wait(REPORT_S):
+            self.client.submit(Report(self.figures()), lambda _reply, _error: None)
+            dirty = self.memory.dirty
+            if dirty.dirty_bytes == 0 and dirty.last_sequence == written:
+                dirty.release_pages()
+            written = dirty.last_sequence
+
+    def figures(self) -> dict[str, int]:
+        """For metrics: counters that outlive the worker, and how things stand now."""
+        dirty = self.memory.dirty
+        return {
+            **self.memory.control.counters(),
+            "workers": self.open_command.worker,
+            "open_files": len(self.memory.opens),
+            "inodes_cached": len(self.names),
+            "dirty_bytes": dirty.dirty_bytes,
+            "dirty_used_bytes": dirty.used_bytes,
+            "parked_requests": len(self.memory.park),
+            "reserved_bytes_left": max(self.reservation.left_bytes, 0),
+            "flush_batches": self.flusher.batches,
+            "lease_left_ms": self.lease.left_ns() // 1_000_000,
+        }
 
     def _flush_recovered(self, records: list[Any]) -> None:
         """What write(2) acknowledged and the predecessor had not committed."""

@@ -24,6 +24,7 @@ from awsomefsd.limits import (
     BATCH_ENTRIES_MAX,
     ENTRY_BYTES_MAX,
     REAP_EXTENTS_PER_ENTRY,
+    REPORT_FIGURES_MAX,
     RESULTS_PER_MOUNT_MAX,
     SESSION_TTL_MS,
 )
@@ -48,12 +49,15 @@ from awsomefsd.meta.messages import (
     Failed,
     Follow,
     GetDevices,
+    GetReports,
     GetStatus,
     Hello,
     Locked,
     Propose,
     Renew,
     Reply,
+    Report,
+    Reports,
     SessionOpened,
     Status,
     TestLock,
@@ -129,7 +133,10 @@ class Leader:
             GetStatus: self._status,
             GetDevices: self._devices,
             Hello: self._hello,
+            Report: self._report,
+            GetReports: self._reports,
         }
+        self._reported: dict[int, tuple[Origin, dict[str, int]]] = {}  # mount -> whose worker said what last
         self._renewals.update(self._sessions(), boot_ns())
 
     # --- the turn --------------------------------------------------------------------------------------------------------
@@ -243,6 +250,8 @@ class Leader:
         """Its connection is gone.  What it proposed still commits; the result is stored."""
         self._waiters.drop_origin(origin)
         self._followers.drop_origin(origin)
+        if self._reported.get(origin.mount, (None,))[0] is origin:
+            del self._reported[origin.mount]
 
     # --- proposals --------------------------------------------------------------------------------------------------------
     def _propose(self, origin: Origin, call: int, body: Propose, size: int) -> None:
@@ -368,6 +377,14 @@ class Leader:
         reply = self._query(body)
         figures = dict(reply.figures) if isinstance(reply, Status) else {}
         origin.answer(call, Status({**figures, **self.figures()}))
+
+    def _report(self, origin: Origin, call: int, body: Report, size: int) -> None:
+        if origin.mount and len(body.figures) <= REPORT_FIGURES_MAX:
+            self._reported[origin.mount] = (origin, body.figures)
+        origin.answer(call, Done())
+
+    def _reports(self, origin: Origin, call: int, body: GetReports, size: int) -> None:
+        origin.answer(call, Reports({mount: figures for mount, (_, figures) in self._reported.items()}))
 
     def figures(self) -> dict[str, int | float | str]:
         return {

@@ -170,9 +170,20 @@ class GetSessions(Message, tag=29):
     pass
 
 
+class Report(Message, tag=30):
+    """A worker's figures, by name; the newest of each mount are kept while its connection lives."""
+
+    figures: dict[str, int]
+
+
+class GetReports(Message, tag=31):
+    pass
+
+
 Body = Union[
     Hello, Propose, Lookup, GetAttr, ReadDir, ReadLink, GetXattr, ListXattr, GetLayout, GetStatFs, GetSegments, GetDevices,
-    GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent, GetSessions,
+    GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent, GetSessions, Report,
+    GetReports,
 ]  # fmt: skip
 
 
@@ -324,9 +335,15 @@ class Sessions(Message, tag=24):
     sessions: list[SessionInfo]
 
 
+class Reports(Message, tag=25):
+    """Figures by mount."""
+
+    figures: dict[int, dict[str, int]]
+
+
 Reply = Union[
     Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
-    StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions,
+    StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions, Reports,
 ]  # fmt: skip
 
 

@@ -534,3 +534,15 @@ def test_a_successor_voids_what_its_predecessor_had_sent(tmp_path):
         assert predecessor.closed()
         assert isinstance(other.ask(m.GetStatus()), m.Status)
         assert isinstance(successor.ask(m.GetStatus()), m.Status)
+
+
+def test_what_workers_report_is_kept_while_they_are_connected(tmp_path):
+    with host(tmp_path) as node:
+        worker, tool = Wire(node.socket_path), Wire(node.socket_path, mount=0)
+        assert worker.ask(m.Report({"fuse_read": 3})) == m.Done()
+        assert worker.ask(m.Report({"fuse_read": 4})) == m.Done()
+        tool.ask(m.Report({"of": 1}))  # no mount: nobody's figures
+        assert tool.ask(m.GetReports()) == m.Reports({5: {"fuse_read": 4}})
+        worker.close()
+        while tool.ask(m.GetReports()) != m.Reports({}):
+            pass
