@@ -124,7 +124,13 @@ class Leader:
         self._reaping = True  # there may be something to reap; looked at after a pause, not in every turn
         self.refused = 0  # by admission
         self.expired = 0
-        self._handlers: dict[type, Callable[[Origin, int, Any, int], None]] = {
+        self._handlers = self._table()
+        self._reported: dict[int, tuple[Origin, dict[str, int]]] = {}  # mount -> whose worker said what last
+        self._renewals.update(self._sessions(), boot_ns())
+
+    def _table(self) -> dict[type, Callable[[Origin, int, Any, int], None]]:
+        """Requests that are more than a look at the state."""
+        return {
             Propose: self._propose,
             WaitLock: self._wait_lock,
             Renew: self._renew,
@@ -136,8 +142,6 @@ class Leader:
             Report: self._report,
             GetReports: self._reports,
         }
-        self._reported: dict[int, tuple[Origin, dict[str, int]]] = {}  # mount -> whose worker said what last
-        self._renewals.update(self._sessions(), boot_ns())
 
     # --- the turn --------------------------------------------------------------------------------------------------------
     @property
