@@ -123,7 +123,9 @@ class NamespaceOps:
         reply = yield from self._make(ctx, command)
         attr: Attr = reply.attr
         if not reply.created and flags & os.O_TRUNC:
-            attr = yield from self._data.truncate_to_zero(ctx, attr, self._mount.uniques.next_background_unique())
+            unique = self._mount.uniques.next_background_unique()
+            attr = yield from self._data.truncate_to_zero(ctx, attr, unique)
+            self._mount.metadata.ack(unique)
         fh = self._mount.opens.open(attr.ino, flags, ctx.unique)
         return self._mount.shown(attr), Opened(fh, FOPEN_KEEP_CACHE)
 
@@ -275,8 +277,8 @@ class NamespaceOps:
                 listing.directory = None  # seekdir: what is between was not seen in this listing
             self._listings[fh] = listing
         ask = ReadDir(mount.volume, ino, max(offset, FIRST_COOKIE - 1), READDIR_ENTRIES_MAX, plus)
-        reply: Entries = yield mount.metadata.ask(ask)
         dots = yield from self._dots(own, offset, plus)
+        reply: Entries = yield mount.metadata.ask(ask)  # the last wait: the answer is remembered before a later one is seen
         listing.after, listing.end, listing.plus = offset, reply.end, plus
         listing.page = dots + reply.entries
         self._remember(ino, listing, reply)

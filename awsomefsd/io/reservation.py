@@ -20,6 +20,7 @@ class Proposer(Protocol):
     """How this package changes metadata: the client of the metadata service."""
 
     def propose(self, command: Any, unique: int) -> Wait: ...
+    def ack(self, unique: int) -> None: ...
 
 
 class Uniques(Protocol):
@@ -61,7 +62,11 @@ class Reservation:
         with self._lock:
             lacking = max(need_bytes - self._left, 1)
         command = Reserve(self._volume, max(RESERVE_BATCH_BYTES, lacking), lacking)
-        reply = yield self._proposer.propose(command, self._uniques.next_background_unique())
+        unique = self._uniques.next_background_unique()
+        try:
+            reply = yield self._proposer.propose(command, unique)
+        finally:
+            self._proposer.ack(unique)
         if not isinstance(reply, Reserved):
             raise FsError(5, f"unexpected answer to Reserve: {reply!r}")
         self.give_back(reply.bytes)
