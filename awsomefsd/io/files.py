@@ -67,6 +67,14 @@ class FileState:
         self.truncated_to_zero = False
         self.version = 0
 
+    def oldest(self) -> Record | None:
+        """One step without the lock: others take records out at any time."""
+        return next(iter(self.dirty), None)
+
+    def newest(self) -> Record | None:
+        """As `oldest`."""
+        return next(reversed(self.dirty), None)
+
     def needs_layout(self, start: int, end: int) -> bool:
         """Whether the service must be asked before [start, end) can be read."""
         if self.is_inline:

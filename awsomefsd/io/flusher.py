@@ -11,6 +11,7 @@ A failed flush leaves its records dirty, is reported once by fsync of each file 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import threading
@@ -40,6 +41,7 @@ from awsomefsd.wait import Signal, Wait
 BATCH_BYTES_MAX = 16 * MIB
 BATCH_INODES_MAX = 256
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 2_000
+HELD_PAUSE_S = 0.01  # between two looks at records that somebody waits for and a truncation holds back
 
 log = logging.getLogger("awsomefsd.flush")
 
@@ -84,7 +86,7 @@ class Part:
 class Batch:
     """What goes to the device and into one Commit together."""
 
-    __slots__ = ("done", "error", "on_attr", "parts", "reply", "unique", "written")
+    __slots__ = ("done", "error", "on_attr", "parts", "refused", "reply", "unique", "written")
 
     def __init__(self, parts: list[Part], unique: int, on_attr: Callable[[Attr], None]) -> None:
         self.on_attr = on_attr
@@ -94,6 +96,7 @@ class Batch:
         self.done = threading.Event()
         self.reply: Committed | None = None
         self.error: BaseException | None = None
+        self.refused = False  # one of its files was
 
     def committed(self, reply: Any, error: BaseException | None) -> None:
         """Runs where answers arrive, so that attributes are taken up in the order in which the service gave them."""
@@ -128,7 +131,7 @@ class Flusher:
         self._refresh = refresh
         self._on_attr = on_attr
         self._cond = threading.Condition()
-        self._requests: list[tuple[int, int, Signal]] = []  # (ino or 0 for all, up to this sequence, signal)
+        self._requests: list[tuple[int, int, bool, Signal]] = []  # (ino or 0 for all, up to this sequence, only in flight, signal)
         self._room = Signal()
         self._stopping = False
         self._kicked = False
@@ -174,13 +177,13 @@ class Flusher:
         elif not target:
             signal.fire()
         else:
-            self._request(ino, target, signal)
+            self._request(ino, target, signal, in_flight_only)
         return signal
 
     def flush_all(self) -> Wait:
         """Ends when all that is dirty now, in any inode, is committed."""
         signal = Signal()
-        target = max((state.dirty[-1].sequence for state in self._files.dirty_states() if state.dirty), default=0)
+        target = max((record.sequence for state in self._files.dirty_states() if (record := state.newest()) is not None), default=0)
         if target:
             self._request(0, target, signal)
         else:
@@ -198,9 +201,9 @@ class Flusher:
                 self._kicked = True
                 self._cond.notify()
 
-    def _request(self, ino: int, target: int, signal: Signal) -> None:
+    def _request(self, ino: int, target: int, signal: Signal, in_flight_only: bool = False) -> None:
         with self._cond:
-            self._requests.append((ino, target, signal))
+            self._requests.append((ino, target, in_flight_only, signal))
             self._cond.notify()
 
     # --- the thread ------------------------------------------------------------------------------------------------------
@@ -212,14 +215,15 @@ class Flusher:
             if batch is None and previous is None:
                 if self._stopping:
                     return
+                self._nothing_taken()
                 continue
             if batch is not None:
                 self._write(batch)
             if previous is not None:
                 previous.done.wait()
                 self._finish(previous)
-                if previous.error is not None and batch is not None:
-                    self._abandon(batch, previous.error)
+                if batch is not None and (previous.error is not None or previous.refused):
+                    self._abandon(batch, previous.error or FsError(errno.ESTALE, "what was written before was refused"))
                     batch = None
             if batch is not None and batch.error is None:
                 self._propose(batch)
@@ -227,6 +231,14 @@ class Flusher:
                 self._finish(batch)
                 batch = None
             previous = batch
+
+    def _nothing_taken(self) -> None:
+        """Answer those whose records went another way (removed, or committed before the request came); held ones are looked at again."""
+        if self._requests:
+            self._announce()
+            with self._cond:
+                if self._requests and not self._stopping:
+                    self._cond.wait(HELD_PAUSE_S)
 
     def _next_batch(self, *, wait: bool) -> Batch | None:
         with self._cond:
@@ -256,14 +268,20 @@ class Flusher:
 
     def _choose(self) -> list[FileState]:
         """Files to flush: those that somebody waits for, then the oldest (called with the condition's lock)."""
-        asked = {ino for ino, _, _ in self._requests}
+        asked = {request[0] for request in self._requests}
         if 0 in asked or self._kicked or self._dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
             states = self._files.dirty_states()
         else:
             states = [state for state in (self._files.get(ino) for ino in asked) if state is not None]
             old_ns = time.time_ns() - DIRTY_AGE_MS_MAX * 1_000_000
-            states += [s for s in self._files.dirty_states() if s.ino not in asked and s.dirty and s.dirty[0].time_ns <= old_ns]
-        return sorted(states, key=lambda state: (state.ino not in asked, state.dirty[0].sequence if state.dirty else 0))
+            others = [state for state in self._files.dirty_states() if state.ino not in asked]
+            states += [state for state in others if (record := state.oldest()) is not None and record.time_ns <= old_ns]
+
+        def order(state: FileState) -> tuple[bool, int]:
+            record = state.oldest()
+            return state.ino not in asked, record.sequence if record is not None else 0
+
+        return sorted(states, key=order)
 
     def _take(self, state: FileState, room: int, extents: int) -> Part | None:
         with state.lock:
@@ -314,13 +332,24 @@ class Flusher:
             commit.inline = [(start, b"".join(buffers)) for start, buffers in overlay.runs()]
             return
         if is_inline and base is None:
-            self._refresh(state.ino)
+            if not self._ask_layout(state.ino):
+                return  # the commit will say the same
             is_inline, base = state.is_inline, state.inline
         if is_inline and base:
             overlay.put(0, memoryview(base))
         for record in part.records:
             overlay.put(record.offset, record.data)
         part.pieces = [Piece(self._files.volume, state.ino, start, buffers) for start, buffers in overlay.runs()]
+
+    def _ask_layout(self, ino: int) -> bool:
+        """False for an inode that is gone."""
+        try:
+            self._refresh(ino)
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            return False
+        return True
 
     def _propose(self, batch: Batch) -> None:
         assert batch.written is not None
@@ -344,6 +373,8 @@ class Flusher:
         for part, errno_ in zip(batch.parts, batch.reply.errnos, strict=True):
             if self._settle(part, errno_):
                 clean += part.records
+            else:
+                batch.refused = True
         reserved = sum(record_space(record.length) for record in clean)
         inline_bytes = sum(len(data) for part in batch.parts for _, data in part.commit.inline)
         self._reservation.give_back(reserved - batch.written.consumed_bytes - inline_bytes)
@@ -387,7 +418,8 @@ class Flusher:
             if errno_ != errno.ESTALE:
                 part.state.error = FsError(errno_)
         self._retry_ms = RETRY_MS_MIN
-        self._refresh(part.state.ino)
+        with contextlib.suppress(Error):  # not known then; the next commit is refused again, or says that it is gone
+            self._ask_layout(part.state.ino)
 
     def _abandon(self, batch: Batch, error: BaseException) -> None:
         log.warning("flush failed, records stay dirty: %s (files=%d)", error, len(batch.parts))
@@ -407,9 +439,12 @@ class Flusher:
         answered: list[tuple[Signal, Error | None]] = []
         with self._cond:
             kept = []
-            for ino, target, signal in self._requests:
+            for request in self._requests:
+                ino, target, in_flight_only, signal = request
                 states = self._files.dirty_states() if ino == 0 else [self._files.get(ino)]
-                pending = [s for s in states if s is not None and s.dirty and s.dirty[0].sequence <= target]
+                pending = [s for s in states if s is not None and (r := s.oldest()) is not None and r.sequence <= target]
+                if in_flight_only:
+                    pending = [s for s in pending if s.in_flight]
                 failed = next((s for s in pending if s.error is not None), None) if error else None
                 if not pending:
                     answered.append((signal, None))
@@ -417,7 +452,7 @@ class Flusher:
                     answered.append((signal, failed.error))
                     failed.error = None
                 else:
-                    kept.append((ino, target, signal))
+                    kept.append(request)
             self._requests = kept
             room, self._room = self._room, Signal()
         for signal, outcome in answered:
