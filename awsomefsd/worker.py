@@ -219,6 +219,7 @@ class Worker:
             if err.errno != errno.ENOENT:
                 raise
             self.memory.dirty.mark_clean([record])  # removed since; its bytes are nobody's
+            self.reservation.give_back(record_space(record.length))
             return
         self.files.state(attr).adopt(record)
 

@@ -8,8 +8,10 @@ without a flush, and `start` builds its successor over the same memory with the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import GeneratorType
@@ -204,7 +206,7 @@ class Held:
 class Rig:
     """One node, one volume, one mount.  The current worker's parts are `vfs`, `mount`, `flusher`; `device` stays the same."""
 
-    def __init__(self, directory: Path, *, segments: int = 62, segment_bytes: int = MIB, quota_bytes: int = 0, quota_inodes: int = 0) -> None:
+    def __init__(self, directory: Path, *, segments: int = 62, segment_bytes: int = MIB, quota_bytes: int = 0) -> None:
         self.directory = directory
         self.clock = Clock()
         self.lease_clock = Clock()
@@ -218,7 +220,7 @@ class Rig:
         for command in (
             c.Init(CLUSTER, 7),
             c.AddDevice(DEVICE, size, segment_bytes, segments, segment_bytes),
-            c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", quota_bytes, quota_inodes),
+            c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", quota_bytes),
         ):
             assert not isinstance(service.propose(command, 10), m.Failed)
         sizes = {
@@ -433,6 +435,23 @@ class Rig:
 
     def readdir(self, ino: int, fh: int, offset: int, *, plus: bool = False) -> list[Dirent]:
         return list(self.call("readdir", ino, fh, offset, plus))
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """For what another thread does and says nowhere."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end, "it does not come"
+        time.sleep(0.001)
+
+
+def failing(number: int = errno.EIO) -> Callable[..., None]:
+    """For the hooks of the device."""
+
+    def fail(*_: int) -> None:
+        raise OSError(number, "the device says no")
+
+    return fail
 
 
 def error_of(call: Callable[..., Any], *args: Any, **kwargs: Any) -> int:

@@ -125,7 +125,8 @@ class MountState:
             self.reservation.give_back(sum(record_space(length) for length in lengths))
 
     def file(self, attr: Attr) -> FileState:
-        return self.files.state(attr)
+        """Made from the newest attributes: the caller's may be older than a state that was forgotten since."""
+        return self.files.get(attr.ino) or self.files.state(self.names.attr(attr.ino) or attr)
 
     def check_handle(self, fh: int | None) -> None:
         """Raises FsError(EIO) for a handle that lost its session."""

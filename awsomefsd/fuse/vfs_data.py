@@ -16,7 +16,7 @@ from awsomefsd.fuse.context import Context, Opened
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.io.files import LAYOUT_ALIGN_BYTES, LAYOUT_WINDOW_BYTES, FileState
 from awsomefsd.io.flusher import record_space
-from awsomefsd.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX, FUSE_WRITE_BYTES_MAX
+from awsomefsd.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX, FUSE_WRITE_BYTES_MAX, LAYOUT_EXTENTS_MAX
 from awsomefsd.meta.commands import SET_KILL_SUIDGID, SET_SIZE, ReleaseOrphan, SetAttr
 from awsomefsd.meta.messages import Found, GetLayout, GetStatFs, Layout, StatFsReply
 from awsomefsd.types import Attr
@@ -26,6 +26,7 @@ FOPEN_KEEP_CACHE = 1 << 1  # nobody else changes the file while this session hol
 WRITE_KILL_SUIDGID = 1 << 2
 SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 LOOKS_MAX = 4  # at a layout that turned out to be old
+LAYOUT_PARTS_MAX = 2 * (LAYOUT_ALIGN_BYTES + FUSE_WRITE_BYTES_MAX) // LAYOUT_EXTENTS_MAX  # even if every byte is an extent
 
 _own = threading.local()
 
@@ -107,14 +108,27 @@ class DataOps:
         mount = self._mount
         mount.failed_handles.discard(fh)
         mount.opens.close(fh)
+        wait = self._on_release(ino, lock_owner, ctx.unique) if release_flags & 2 else None  # FUSE_RELEASE_FLOCK_UNLOCK
         attr = mount.names.attr(ino)
-        if attr is not None and attr.nlink == 0 and not mount.opens.count(ino):
-            self.release_orphan(ino)
-        if release_flags & 2:  # FUSE_RELEASE_FLOCK_UNLOCK
-            wait = self._on_release(ino, lock_owner, ctx.unique)
-            if wait is not None:
-                return waited(wait)
+        if wait is not None or (attr is None and not mount.opens.count(ino)):
+            return self._release(ino, wait)
+        self.closed(attr)
         return None
+
+    def _release(self, ino: int, wait: Wait | None) -> Op:
+        """The attributes are not remembered, or there is a flock to give up."""
+        try:
+            self.closed((yield from self._mount.attr_op(ino)))
+            if wait is not None:
+                yield wait
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+
+    def closed(self, attr: Attr | None) -> None:
+        """Perhaps that was the last handle of an inode without names."""
+        if attr is not None and attr.nlink == 0 and not self._mount.opens.count(attr.ino):
+            self.release_orphan(attr.ino)
 
     def release_orphan(self, ino: int) -> None:
         """Last close of an inode without names: its data is not needed any more.  Nobody waits for it."""
@@ -143,7 +157,9 @@ class DataOps:
         attr = yield from mount.attr_op(ino)
         state = mount.file(attr)
         for look in range(LOOKS_MAX):
-            if state.needs_layout(offset, offset + size):
+            for _ in range(LAYOUT_PARTS_MAX):
+                if not state.needs_layout(offset, offset + size):
+                    break
                 yield from self.fetch_layout(state, offset, size)
             yield OnPool(self._pool)
             buffer = read_buffer()[:size]
@@ -155,6 +171,8 @@ class DataOps:
     def fetch_layout(self, state: FileState, offset: int, size: int) -> Op:
         mount = self._mount
         start = offset - offset % LAYOUT_ALIGN_BYTES
+        if not state.is_inline and state.extents.knows(start, start) and start < state.extents.known_end:
+            start = state.extents.known_end  # the rest of a layout that is told in parts
         end = max(start + LAYOUT_WINDOW_BYTES, offset + size)
         version = state.version
         reply: Layout = yield mount.metadata.ask(GetLayout(mount.volume, state.ino, start, end))
@@ -166,24 +184,25 @@ class DataOps:
 
     def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Op:
         mount = self._mount
+        if offset + len(data) > FILE_BYTES_MAX:
+            raise FsError(errno.EFBIG)
         attr = mount.names.attr(ino)
         if attr is None or fh in mount.failed_handles or mount.recovering or (write_flags & WRITE_KILL_SUIDGID and attr.mode & 0o6000):
             return self._write(ctx, ino, fh, offset, data, write_flags)
-        if offset + len(data) > FILE_BYTES_MAX:
-            raise FsError(errno.EFBIG)
-        if not self._store(ctx, mount.file(attr), offset, data):
+        if not self._store(ctx, attr, offset, data):
             return self._write(ctx, ino, fh, offset, data, write_flags)
         return len(data)
 
-    def _store(self, ctx: Context, state: FileState, offset: int, data: memoryview) -> bool:
+    def _store(self, ctx: Context, attr: Attr, offset: int, data: memoryview) -> bool:
         """One dirty record, if space is reserved and the dirty log has room; what the record stores survives this process."""
         mount = self._mount
         need = record_space(len(data))
         if not mount.reservation.take(need):
             return False
-        if not state.store(mount.dirty, offset, data, ctx.unique, time.time_ns()):
-            mount.reservation.give_back(need)
-            return False
+        while not (state := mount.file(attr)).store(mount.dirty, offset, data, ctx.unique, time.time_ns()):
+            if not state.forgotten:
+                mount.reservation.give_back(need)
+                return False
         if mount.dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
             mount.flusher.kick()
         return True
@@ -196,14 +215,13 @@ class DataOps:
         attr: Attr = yield from mount.attr_op(ino)
         if write_flags & WRITE_KILL_SUIDGID and attr.mode & 0o6000:
             unique = mount.uniques.next_background_unique()
-            reply: Found = yield mount.metadata.propose(SetAttr(mount.volume, ino, SET_KILL_SUIDGID), unique)
+            reply: Found = yield mount.propose(SetAttr(mount.volume, ino, SET_KILL_SUIDGID), unique)
             mount.metadata.ack(unique)
             mount.names.put(reply.attr)
-        state = mount.file(attr)
         flushed = False
         while True:
             room = mount.flusher.room()
-            if self._store(ctx, state, offset, data):
+            if self._store(ctx, attr, offset, data):
                 return len(data)
             if mount.reservation.left_bytes >= record_space(len(data)):
                 mount.flusher.kick()
@@ -212,6 +230,10 @@ class DataOps:
             try:
                 yield from mount.reservation.refill(record_space(len(data)))
             except FsError as err:
+                if err.errno == errno.ESTALE:  # the session was replaced
+                    yield mount.lease.renewed()
+                    mount.check_handle(fh)
+                    continue
                 if err.errno not in SPACE_ERRORS or flushed:
                     raise
                 flushed = True  # what dirty records took and do not need comes back when they are flushed
@@ -239,12 +261,15 @@ class DataOps:
                 yield mount.flusher.flush(attr.ino, in_flight_only=state.held)
             command.log, command.sequence = mount.dirty.log_id, mount.dirty.last_sequence
             reply: Found = yield mount.propose(command, unique)
+            mount.names.put(reply.attr)
             if state.held:
                 mount.release_space(mount.files.discard(attr.ino))
             state.truncate_committed(command.size)
+            current = mount.files.get(attr.ino)
+            if current is not None and current is not state:  # ours was forgotten meanwhile
+                current.truncate_committed(command.size)
         finally:
             state.held = False
-        mount.names.put(reply.attr)
         return reply.attr
 
     def statfs(self, ctx: Context, ino: int) -> Op:

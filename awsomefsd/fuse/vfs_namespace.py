@@ -249,13 +249,9 @@ class NamespaceOps:
         yield from self._mount.attr_op(ino)
         return Opened(self._mount.opens.open(ino, flags | os.O_DIRECTORY, ctx.unique), 0)
 
-    def releasedir(self, ctx: Context, ino: int, fh: int) -> None:
+    def releasedir(self, ctx: Context, ino: int, fh: int) -> Op | None:
         self._listings.pop(fh, None)
-        self._mount.failed_handles.discard(fh)
-        self._mount.opens.close(fh)
-        attr = self._mount.names.attr(ino)
-        if attr is not None and attr.nlink == 0 and not self._mount.opens.count(ino):
-            self._data.release_orphan(ino)
+        return self._data.release(ctx, ino, fh, 0, 0, 0)
 
     def readdir(self, ctx: Context, ino: int, fh: int, offset: int, plus: bool) -> Iterable[Dirent] | Op:
         listing = self._listings.get(fh)

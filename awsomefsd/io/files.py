@@ -39,6 +39,7 @@ class FileState:
         "dirty_bytes",
         "error",
         "extents",
+        "forgotten",
         "held",
         "in_flight",
         "inline",
@@ -61,6 +62,7 @@ class FileState:
         self.dirty: list[Record] = []
         self.in_flight = 0  # so many of the first records are being flushed
         self.held = False  # no flush may begin: a truncation to nothing is about to end these records
+        self.forgotten = False  # no longer in the table: whoever still holds it has to look there again before a write
         self.dirty_bytes = 0
         self.mtime_ns: int | None = None  # of the newest dirty write, None if the committed one stands
         self.error: Error | None = None  # a failed flush, reported once by fsync
@@ -82,12 +84,14 @@ class FileState:
         return not self.extents.knows(start, min(end, self.size))
 
     def store(self, log: DirtyLog, offset: int, data: memoryview, unique: int, time_ns: int) -> bool:
-        """Append one write to the dirty log; False if it has no room.
+        """Append one write to the dirty log; False if it has no room, or this state was forgotten.
 
         Under the lock from the sequence number to the list: the machine ignores what is older than the newest committed sequence of an
         inode, so two writes of one file (write-back sends several at once) may not change places in between.
         """
         with self.lock:
+            if self.forgotten:
+                return False
             record = log.append_write(self.ino, offset, data, unique, time_ns, 0)
             if record is None:
                 return False
@@ -172,22 +176,29 @@ class FileTable:
         lengths = self.discard(ino)
         with self._lock:
             state = self._states.get(ino)
-            if state is not None and not state.dirty:
-                del self._states[ino]
+            if state is not None:
+                self._forget(state)
         return lengths
 
     def forget_clean(self) -> None:
         """Forget every file that holds nothing dirty and no error; the service knows them."""
         with self._lock:
-            for ino, state in list(self._states.items()):
-                if not state.dirty and state.error is None:
-                    del self._states[ino]
+            for state in list(self._states.values()):
+                if state.error is None:
+                    self._forget(state)
+
+    def _forget(self, state: FileState) -> None:
+        """Unless it holds something dirty (called with the table's lock)."""
+        with state.lock:
+            if not state.dirty:
+                state.forgotten = True
+                del self._states[state.ino]
 
     def _evict(self) -> None:
         """Forget the oldest states that hold nothing dirty (called with the table's lock)."""
-        for ino, state in list(self._states.items())[: FILES_CACHED_MAX // 8]:
-            if not state.dirty and state.error is None:
-                del self._states[ino]
+        for state in list(self._states.values())[: FILES_CACHED_MAX // 8]:
+            if state.error is None:
+                self._forget(state)
         extents = sum(len(state.extents) for state in self._states.values())
         if extents > EXTENTS_CACHED_MAX:
             for state in list(self._states.values())[: len(self._states) // 2]:
