@@ -64,7 +64,10 @@ class Vfs:
 
     def replied(self, unique: int) -> None:
         """The kernel has the reply of a request that may have made an entry: its result need not be kept any more."""
-        self.mount.metadata.ack(unique)
+        if self.mount.recovering:
+            self.mount.metadata.ack_inherited(unique)
+        else:
+            self.mount.metadata.ack(unique)
 
     def destroy(self) -> None:
         """DESTROY is never sent on plain mounts; the worker flushes when the kernel has unmounted."""

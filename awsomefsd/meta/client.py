@@ -134,6 +134,7 @@ class MetaClient:
         self._waiting_locks: dict[int, _Outstanding] = {}  # unique → WaitLock
         self._unsent = bytearray()
         self._acks: list[int] = []
+        self._unacknowledged: set[int] = set()  # ids proposed here; what never was must not stand in the way of what makes room
         self._unsent_ready = threading.Condition(self._send_lock)
         self._closing = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -181,11 +182,11 @@ class MetaClient:
     def propose(self, command: AnyCommand, unique: int) -> Wait:
         if type(command) is EndSession and command.session == self.session:
             self._keeper.end()  # or its next renewal would find it gone and report a loss
-        return _Ask(self, lambda: Propose(unique, self.session, self.epoch, self._take_acks(), command))
+        return _Ask(self, lambda: Propose(self._holds(unique), self.session, self.epoch, self._take_acks(), command))
 
     def wait_lock(self, command: SetLock, unique: int) -> Wait:
         """As propose, answered when the lock is granted, or with EINTR after `cancel(unique)`."""
-        return _Ask(self, lambda: WaitLock(unique, self.session, self.epoch, self._take_acks(), command))
+        return _Ask(self, lambda: WaitLock(self._holds(unique), self.session, self.epoch, self._take_acks(), command))
 
     def tell(self, body: Cancel) -> None:
         """What has no answer."""
@@ -200,9 +201,19 @@ class MetaClient:
                 self._write(Cancel(unique), 0)
 
     def ack(self, unique: int) -> None:
-        """The result of this request is not needed any more; said with a later proposal."""
+        """The result of this request is not needed any more; said with a later proposal.  Most requests never had one."""
+        if unique in self._unacknowledged:
+            self._unacknowledged.discard(unique)
+            self.ack_inherited(unique)
+
+    def ack_inherited(self, unique: int) -> None:
+        """The same for a request that a predecessor may have proposed."""
         with self._send_lock:
             self._acks.append(unique)
+
+    def _holds(self, unique: int) -> int:
+        self._unacknowledged.add(unique)
+        return unique
 
     # --- the session -----------------------------------------------------------------------------------------------------------
     def start_session(self, command: OpenSession, timeout_s: float | None = None) -> SessionOpened:
@@ -217,7 +228,7 @@ class MetaClient:
             self._opening = (command, self._boot_ns(), signal)
 
             def opened(reply: Reply | None, error: BaseException | None) -> None:
-                self.ack(unique)
+                self.ack_inherited(unique)
                 signal.fire(reply, error)
 
             self.submit(Propose(unique, 0, 0, self._take_acks(), command), opened)
@@ -304,7 +315,9 @@ class MetaClient:
                 while not (self._unsent and self._sock is not None):
                     if self._closing.is_set():
                         return
-                    self._unsent_ready.wait(self._retry_due())
+                    pause_s = self._retry_due()
+                    if not self._unsent:  # what was sent again may not have fitted the socket
+                        self._unsent_ready.wait(pause_s)
                 sock, piece = self._sock, bytes(memoryview(self._unsent)[:RECEIVE_BYTES])
             try:
                 sent = sock.send(piece)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.messages import Reply
 from awsomefsd.meta.txn import Txn
+from awsomefsd.types import BACKGROUND_BIT
 
 
 class Results:
@@ -53,6 +54,10 @@ class Results:
     def forget(self, mount: int) -> None:
         """The mount is gone for good and sends nothing again."""
         self.acknowledge(mount, list(self._held.get(mount, ())))
+
+    def forget_background(self, mount: int) -> None:
+        """A worker is dead: what it asked for on its own behalf is never sent again."""
+        self.acknowledge(mount, [unique for unique in self._held.get(mount, ()) if unique & BACKGROUND_BIT])
 
     def flush(self) -> None:
         for mount, unique in sorted(self._gone - self._fresh):

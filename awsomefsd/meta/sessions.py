@@ -43,6 +43,7 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         if command.worker <= old.worker:
             raise FsError(errno.ESTALE, f"worker {command.worker} of this mount has been succeeded by {old.worker}")
         end_leases(state, old.session, exited=command.predecessor_exited)
+        state.results.forget_background(command.mount)
         old.worker = command.worker
         state.save_session(old)
         return SessionOpened(old.session, old.epoch, True, False, SESSION_TTL_MS, describe(volume), old.reserved_bytes)

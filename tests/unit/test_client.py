@@ -218,7 +218,7 @@ def test_ending_the_session_is_no_loss(tmp_path, clients):
 def test_what_has_no_answer_is_sent_again_in_order_with_the_same_ids(tmp_path, script, clients):
     client = clients(tmp_path / "meta.sock")
     script.accept()
-    client.ack(1)
+    client.ack_inherited(1)
     signals = [Signal() for _ in range(3)]
     for unique, signal in enumerate(signals, 10):
         client.propose(make(b"x"), unique).start(signal.fire)
