@@ -183,10 +183,10 @@ class Worker:
             for record in records:
                 self._adopt(record)
             self.sessions.take_stock(opened, foreign=opened.foreign or opened.resumed, locks_known=False)
-            records = [record for state in self.files.dirty_states() for record in state.dirty]
+        else:
+            self.reservation.set_left(opened.reserved_bytes - sum(record_space(record.length) for record in records))
         self._session_opened(opened)
         control.update(workers=self.open_command.worker)
-        self.reservation.set_left(opened.reserved_bytes - sum(record_space(record.length) for record in records))
         self.flusher.start()
         if records and not ended:
             self._flush_recovered(records)

@@ -24,9 +24,10 @@ from awsomefsd.io.flusher import record_space
 from awsomefsd.limits import SESSION_RENEW_MS, SESSION_TTL_MS
 from awsomefsd.meta.commands import OpenSession
 from awsomefsd.meta.messages import SessionOpened
-from awsomefsd.wait import Signal
+from awsomefsd.wait import Signal, block_on
 
 BUSY_PAUSE_S = 0.5
+RETRY_PAUSE_S = 1.0
 
 log = logging.getLogger("awsomefsd.session")
 
@@ -39,16 +40,26 @@ class MountLease:
     """How long the mount may be served, and a Wait for the time when it may be again."""
 
     def __init__(self, left_ns: Callable[[], int]) -> None:
-        self.left_ns = left_ns
+        self._left_ns = left_ns
+        self._held = False
         self._renewed = Signal()
+
+    def left_ns(self) -> int:
+        return 0 if self._held else self._left_ns()
 
     def renewed(self) -> Signal:
         return self._renewed
 
     def announce(self) -> None:
         """The lease is good again: those who waited look again."""
-        signal, self._renewed = self._renewed, Signal()
-        signal.fire()
+        if not self._held:
+            signal, self._renewed = self._renewed, Signal()
+            signal.fire()
+
+    def hold(self, held: bool) -> None:
+        """While held nothing is served, although there is a session: what we remember is of an older one."""
+        self._held = held
+        self.announce()
 
 
 def open_session(client: SessionClient, command: OpenSession) -> SessionOpened:
@@ -99,6 +110,7 @@ class SessionKeeper:
     def lost(self) -> None:
         """Called by the client when the leader says that the session has ended; returns at once."""
         if self._busy.acquire(blocking=False):
+            self._lease.hold(True)
             threading.Thread(target=self._replace, name="new-session", daemon=True).start()
 
     def _replace(self) -> None:
@@ -110,7 +122,7 @@ class SessionKeeper:
                 self.take_stock(opened, foreign=opened.foreign)
             self._opened(opened)
             self._mount.flusher.pause(False)
-            self._lease.announce()
+            self._lease.hold(False)
         finally:
             self._busy.release()
 
@@ -120,7 +132,7 @@ class SessionKeeper:
                 return open_session(self._client, self._command)
             except Error as err:
                 log.error("no new session yet, operations wait: %s", err)
-                time.sleep(1)
+                time.sleep(RETRY_PAUSE_S)
 
     def take_stock(self, opened: SessionOpened, *, foreign: bool, locks_known: bool = True) -> None:
         """What of the ended session may go on.  Without `locks_known` (the worker that knew them is dead) every handle is lost."""
@@ -132,11 +144,21 @@ class SessionKeeper:
         everything = foreign or not locks_known
         mount.failed_handles |= {file.fh for file in mount.opens if everything or file.ino in lost or self._nameless(file.ino)}
         self._locks.forget_all()
-        dirty_space = sum(record_space(r.length) for state in mount.files.dirty_states() for r in state.dirty)
-        mount.reservation.set_left(opened.reserved_bytes - dirty_space)
+        self._reserve_again(opened.reserved_bytes)
         known = mount.names.inode_numbers()
         mount.names.clear()
         self._kernel.invalidate_all(known)
+
+    def _reserve_again(self, reserved_bytes: int) -> None:
+        """What was promised to the dirty data ended with the old session."""
+        mount = self._mount
+        dirty_space = sum(record_space(r.length) for state in mount.files.dirty_states() for r in state.dirty)
+        mount.reservation.set_left(reserved_bytes - dirty_space)
+        if mount.reservation.left_bytes < 0:
+            try:
+                block_on(mount.reservation.refill(0))
+            except FsError as err:
+                log.error("dirty data has no space promised any more, its flush may fail: %s", err)
 
     def _nameless(self, ino: int) -> bool:
         attr = self._mount.names.attr(ino)
@@ -146,12 +168,19 @@ class SessionKeeper:
         """Another mount has changed the volume since: our dirty data must not overwrite it, and must not be lost either."""
         mount = self._mount
         records = [record for state in mount.files.dirty_states() for record in state.dirty]
-        if records:
-            path = self._conflicts(records)
+        while records:
+            try:
+                path = self._conflicts(records)
+            except OSError as err:
+                log.error("dirty data of an ended session cannot be put aside yet, operations wait: %s", err)
+                time.sleep(RETRY_PAUSE_S)
+                continue
             log.error("dirty data of an ended session was put aside: %s (records=%d)", path, len(records))
+            break
         for state in mount.files.dirty_states():
             state.in_flight = 0
             mount.files.drop(state.ino)
+        mount.files.forget_clean()
 
 
 def write_conflicts(directory: str, mount: int, records: list[Any]) -> str:
@@ -165,13 +194,16 @@ def write_conflicts(directory: str, mount: int, records: list[Any]) -> str:
         name = os.path.join(path, f"{record.ino}-{record.offset}-{record.sequence}")
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.write(fd, record.data)
+            done = 0
+            while done < len(record.data):
+                done += os.write(fd, record.data[done:])
             os.fsync(fd)
         finally:
             os.close(fd)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    for parent in (path, directory, os.path.dirname(directory)):
+        fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
     return path

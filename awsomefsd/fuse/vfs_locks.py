@@ -32,7 +32,8 @@ class LockOps:
     def __init__(self, mount: MountState, client: LockClient) -> None:
         self._mount = mount
         self._client = client
-        self._owners: dict[int, set[tuple[int, int]]] = {}  # inode -> (kind, owner) that may hold locks
+        # inode -> (kind, owner) that may hold locks -> handles it took them with (those of a dead worker are not known)
+        self._owners: dict[int, dict[tuple[int, int], set[int]]] = {}
         self._waiting: set[int] = set()  # uniques of requests that wait for a lock
 
     def getlk(self, ctx: Context, ino: int, fh: int, lock: Lock) -> Op:
@@ -43,20 +44,37 @@ class LockOps:
         self._mount.check_handle(fh)
         if lock.lock_type == F_UNLCK and not self._mount.recovering and not self.holds(ino, lock.kind, lock.owner):
             return None
-        return self._setlk(ctx, ino, lock, wait)
+        return self._setlk(ctx, ino, fh, lock, wait)
 
-    def _setlk(self, ctx: Context, ino: int, lock: Lock, wait: bool) -> Op:
+    def _setlk(self, ctx: Context, ino: int, fh: int, lock: Lock, wait: bool) -> Op:
         command = SetLock(self._mount.volume, ino, lock.kind, lock.owner, lock.pid, lock.lock_type, lock.start, lock.end)
-        if lock.lock_type != F_UNLCK:
-            self._owners.setdefault(ino, set()).add((lock.kind, lock.owner))
-        if not wait or lock.lock_type == F_UNLCK:
+        if lock.lock_type == F_UNLCK:
             yield self._mount.propose(command, ctx.unique)
             return
-        self._waiting.add(ctx.unique)
+        self._may_hold(ino, lock).add(fh)
+        if wait:
+            yield from self._wait_lock(command, fh, ctx.unique)
+        else:
+            yield self._mount.propose(command, ctx.unique)
+        self._may_hold(ino, lock).add(fh)  # the session may have been replaced meanwhile, and its owners forgotten
+
+    def _may_hold(self, ino: int, lock: Lock) -> set[int]:
+        return self._owners.setdefault(ino, {}).setdefault((lock.kind, lock.owner), set())
+
+    def _wait_lock(self, command: SetLock, fh: int, unique: int) -> Op:
+        self._waiting.add(unique)
         try:
-            yield self._client.wait_lock(command, ctx.unique)
+            while True:
+                try:
+                    yield self._client.wait_lock(command, unique)
+                    return
+                except FsError as err:
+                    if err.errno != errno.ESTALE:
+                        raise
+                yield self._mount.lease.renewed()
+                self._mount.check_handle(fh)
         finally:
-            self._waiting.discard(ctx.unique)
+            self._waiting.discard(unique)
 
     def interrupt(self, unique: int) -> None:
         """A signal for the caller of a request: ends a lock wait with EINTR; other requests run to their end."""
@@ -73,7 +91,7 @@ class LockOps:
             if not self._mount.recovering:
                 return None
         else:
-            owners.discard((kind, owner))
+            del owners[kind, owner]
             if not owners:
                 self._owners.pop(ino, None)
         return self._mount.propose(SetLock(self._mount.volume, ino, kind, owner, 0, F_UNLCK, 0, LOCK_END_MAX), unique)
@@ -82,8 +100,28 @@ class LockOps:
         wait = self.give_up(ino, LOCK_POSIX, lock_owner, ctx.unique)
         return None if wait is None else _waited(wait)
 
-    def release_flock(self, ino: int, lock_owner: int, unique: int) -> Wait | None:
-        return self.give_up(ino, LOCK_FLOCK, lock_owner, unique)
+    def release_op(self, ino: int, fh: int, flock_owner: int | None, unique: int) -> Op | None:
+        """The last close of a handle: locks taken with it end, and with the inode's last handle all of them.
+
+        The kernel names a flock's owner, but says nothing of open-file-description locks, whose owner is the handle itself.
+        """
+        owners = self._owners.get(ino, {})
+        last = not self._mount.opens.count(ino)
+        ended = {key for key, handles in owners.items() if last or fh in handles}
+        if flock_owner is not None and ((LOCK_FLOCK, flock_owner) in owners or self._mount.recovering):
+            ended.add((LOCK_FLOCK, flock_owner))
+        return self._end(ino, sorted(ended), unique) if ended else None
+
+    def _end(self, ino: int, ended: list[tuple[int, int]], unique: int) -> Op:
+        mount = self._mount
+        own = unique  # of the request for the first one; a request makes one entry at most under its own id
+        for kind, owner in ended:
+            wait = self.give_up(ino, kind, owner, own)
+            if wait is not None:
+                yield from _waited(wait)
+            if own != unique:
+                mount.metadata.ack(own)
+            own = mount.uniques.next_background_unique()
 
     def inodes(self) -> list[int]:
         """Inodes on which somebody may hold a lock."""
@@ -97,7 +135,7 @@ class LockOps:
         """After a takeover: what the predecessor's callers hold."""
         reply: Locks = yield self._client.ask(GetLocks(session))
         for ino, lock in reply.locks:
-            self._owners.setdefault(ino, set()).add((lock.kind, lock.owner))
+            self._may_hold(ino, lock)
 
 
 def _waited(wait: Wait) -> Op:

@@ -86,9 +86,10 @@ class Part:
 class Batch:
     """What goes to the device and into one Commit together."""
 
-    __slots__ = ("done", "error", "on_attr", "parts", "refused", "reply", "unique", "written")
+    __slots__ = ("done", "era", "error", "on_attr", "parts", "refused", "reply", "unique", "written")
 
-    def __init__(self, parts: list[Part], unique: int, on_attr: Callable[[Attr], None]) -> None:
+    def __init__(self, parts: list[Part], unique: int, on_attr: Callable[[Attr], None], era: int) -> None:
+        self.era = era
         self.on_attr = on_attr
         self.parts = parts
         self.unique = unique
@@ -136,6 +137,7 @@ class Flusher:
         self._stopping = False
         self._kicked = False
         self._paused = False
+        self._era = 0  # counts pauses: what was taken before one is not proposed after it, its records may have been put aside
         self._retry_ms = 0
         self._thread = threading.Thread(target=self._run, name="flusher", daemon=True)
         self.batches = 0
@@ -154,6 +156,7 @@ class Flusher:
         """No new batch while the worker has no session."""
         with self._cond:
             self._paused = paused
+            self._era += paused
             self._cond.notify()
 
     # --- asked by the vfs ------------------------------------------------------------------------------------------------
@@ -246,7 +249,7 @@ class Flusher:
                 self._cond.wait(self._pause_s())
             if self._stopping or self._paused:
                 return None
-            states = self._choose()
+            states, era = self._choose(), self._era
             self._kicked = False
         parts: list[Part] = []
         room, extents = BATCH_BYTES_MAX, EXTENTS_PER_COMMIT_MAX
@@ -258,7 +261,7 @@ class Flusher:
                 parts.append(part)
                 room -= sum(record.length for record in part.records)
                 extents -= sum(extents_bound(record.length) for record in part.records)
-        return Batch(parts, self._uniques.next_background_unique(), self._on_attr) if parts else None
+        return Batch(parts, self._uniques.next_background_unique(), self._on_attr, era) if parts else None
 
     def _work_due(self) -> bool:
         return self._stopping or (not self._paused and not self._retry_ms and (self._kicked or bool(self._requests)))
@@ -360,7 +363,11 @@ class Flusher:
             batch.written.consumed_bytes + inline_bytes,
             batch.written.progress,
         )
-        self._metadata.propose(command, batch.unique).start(batch.committed)
+        with self._cond:
+            if batch.era == self._era:
+                self._metadata.propose(command, batch.unique).start(batch.committed)
+                return
+        batch.committed(None, Fenced("the session was replaced since these records were taken"))
 
     def _finish(self, batch: Batch) -> None:
         """Records of a committed batch become clean; of a failed one, dirty again, and the error sticks to the files."""
@@ -450,7 +457,8 @@ class Flusher:
                     answered.append((signal, None))
                 elif failed is not None:
                     answered.append((signal, failed.error))
-                    failed.error = None
+                    if ino:  # where somebody asked for all files, the file's own fsync has still to be told
+                        failed.error = None
                 else:
                     kept.append(request)
             self._requests = kept
