@@ -14,7 +14,7 @@ from typing import Any
 from awsomefsd.fuse.context import Context
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.vfs_attributes import AttributeOps
-from awsomefsd.fuse.vfs_data import DataOps, Pool
+from awsomefsd.fuse.vfs_data import DataOps, OnPool, Pool
 from awsomefsd.fuse.vfs_locks import LockClient, LockOps
 from awsomefsd.fuse.vfs_namespace import NamespaceOps
 from awsomefsd.wait import Op
@@ -26,8 +26,9 @@ class Vfs:
     def __init__(self, mount: MountState, client: LockClient, pool: Pool) -> None:
         self.mount = mount
         self._lease = mount.lease
+        self._pool = pool
         self.locks = LockOps(mount, client)
-        data = DataOps(mount, pool, self.locks.release_flock)
+        data = DataOps(mount, pool, self.locks.release_op)
         names = NamespaceOps(mount, data)
         attributes = AttributeOps(mount, data)
         self._data = data
@@ -85,6 +86,7 @@ class Vfs:
     def _when_renewed(self, method: Callable[..., Any], args: tuple[Any, ...]) -> Op:
         while self._lease.left_ns() <= 0:
             yield self._lease.renewed()
+            yield OnPool(self._pool)  # not on the thread that receives answers: a read that had to wait may wait for one, and for the disk
         result = method(*args)
         if isinstance(result, GeneratorType):
             result = yield from result

@@ -24,6 +24,7 @@ from awsomefsd.wait import Op, Resume, Wait
 
 FOPEN_KEEP_CACHE = 1 << 1  # nobody else changes the file while this session holds the volume
 WRITE_KILL_SUIDGID = 1 << 2
+RELEASE_FLOCK_UNLOCK = 1 << 1
 SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 LOOKS_MAX = 4  # at a layout that turned out to be old
 LAYOUT_PARTS_MAX = 2 * (LAYOUT_ALIGN_BYTES + FUSE_WRITE_BYTES_MAX) // LAYOUT_EXTENTS_MAX  # even if every byte is an extent
@@ -59,10 +60,10 @@ class OnPool:
 
 
 class DataOps:
-    def __init__(self, mount: MountState, pool: Pool, on_release: Callable[[int, int, int], Wait | None]) -> None:
+    def __init__(self, mount: MountState, pool: Pool, on_release: Callable[[int, int, int | None, int], Op | None]) -> None:
         self._mount = mount
         self._pool = pool
-        self._on_release = on_release  # (ino, lock owner, unique) -> a wait if a flock has to be given up
+        self._on_release = on_release  # (ino, fh, flock owner, unique) -> an Op if locks have to be given up
 
     # --- open and close ----------------------------------------------------------------------------------------------------
 
@@ -70,7 +71,8 @@ class DataOps:
         mount = self._mount
         if flags & os.O_ACCMODE != os.O_RDONLY and mount.read_only:
             raise FsError(errno.EROFS)
-        if flags & os.O_TRUNC or ino in mount.removing or mount.names.attr(ino) is None:
+        attr = mount.names.attr(ino)
+        if flags & os.O_TRUNC or ino in mount.removing or attr is None or not attr.nlink:
             return self._open(ctx, ino, flags)
         return Opened(mount.opens.open(ino, flags, ctx.unique), FOPEN_KEEP_CACHE)
 
@@ -108,19 +110,19 @@ class DataOps:
         mount = self._mount
         mount.failed_handles.discard(fh)
         mount.opens.close(fh)
-        wait = self._on_release(ino, lock_owner, ctx.unique) if release_flags & 2 else None  # FUSE_RELEASE_FLOCK_UNLOCK
+        unlock = self._on_release(ino, fh, lock_owner if release_flags & RELEASE_FLOCK_UNLOCK else None, ctx.unique)
         attr = mount.names.attr(ino)
-        if wait is not None or (attr is None and not mount.opens.count(ino)):
-            return self._release(ino, wait)
+        if unlock is not None or (attr is None and not mount.opens.count(ino)):
+            return self._release(ino, unlock)
         self.closed(attr)
         return None
 
-    def _release(self, ino: int, wait: Wait | None) -> Op:
-        """The attributes are not remembered, or there is a flock to give up."""
+    def _release(self, ino: int, unlock: Op | None) -> Op:
+        """The attributes are not remembered, or there are locks to give up."""
         try:
             self.closed((yield from self._mount.attr_op(ino)))
-            if wait is not None:
-                yield wait
+            if unlock is not None:
+                yield from unlock
         except FsError as err:
             if err.errno != errno.ENOENT:
                 raise
