@@ -15,6 +15,7 @@ from awsomefsd.types import Attr
 from awsomefsd.wait import Op
 
 XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
+TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1  # years 1677 to 2262
 
 
 class AttributeOps:
@@ -43,7 +44,8 @@ class AttributeOps:
         attr: Attr = yield from mount.attr_op(ino)
         command = SetAttr(
             mount.volume, ino, change.mask, change.mode, change.uid, change.gid, change.size,
-            change.atime_ns, change.mtime_ns, change.ctime_ns, mount.dirty.log_id, mount.dirty.last_sequence,
+            storable(change.atime_ns), storable(change.mtime_ns), storable(change.ctime_ns),
+            mount.dirty.log_id, mount.dirty.last_sequence,
         )  # fmt: skip
         if change.mask & SET_SIZE:
             attr = yield from self._data.set_size(attr, command, ctx.unique)
@@ -100,9 +102,16 @@ class AttributeOps:
             self._mount.names.drop(command.ino)
 
 
+def storable(time_ns: int | None) -> int | None:
+    """The nearest time that can be stored, as Linux does on every filesystem whose times have an end."""
+    return None if time_ns is None else min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
+
+
 def check_xattr_name(name: bytes) -> None:
     """Raises FsError for names that no filesystem takes, and for system.* (POSIX ACLs are not built)."""
     if len(name) > XATTR_NAME_BYTES_MAX:
         raise FsError(errno.ERANGE)
     if not name.startswith(XATTR_PREFIXES):
         raise FsError(errno.EOPNOTSUPP)
+    if name in XATTR_PREFIXES:
+        raise FsError(errno.EINVAL)

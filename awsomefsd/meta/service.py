@@ -25,7 +25,7 @@ from awsomefsd.errors import ProtocolError, Unavailable
 from awsomefsd.limits import SESSION_TTL_MS
 from awsomefsd.meta.commands import AnyCommand, OpenSession
 from awsomefsd.meta.leader import Answer, Leader
-from awsomefsd.meta.messages import PROTOCOL_VERSION, Body, Failed, Hello, Propose, Reply
+from awsomefsd.meta.messages import PROTOCOL_VERSION, Body, Failed, Hello, Propose, Reply, Request
 from awsomefsd.meta.ranges import check
 from awsomefsd.meta.replica import MakeMachine, Replica
 from awsomefsd.meta.service_connections import Connection, Connections
@@ -236,6 +236,8 @@ class MetadataService:
                 if found is None:
                     break
                 request, size = found
+                if self._refused(connection, request):
+                    continue
                 if isinstance(request.body, Propose) and isinstance(request.body.command, OpenSession) and request.body.command.worker > 1:
                     self._end_predecessors(leader, connections, connection)
                 leader.handle(connection, request.call, request.body, size)
@@ -244,6 +246,15 @@ class MetadataService:
         except ProtocolError as err:
             connections.blame(connection, err)
         connections.put_back(connection)
+
+    def _refused(self, connection: Connection, request: Request) -> bool:
+        """Numbers that cannot be are this request's error alone: a client whose connection ended for it would only send it again."""
+        try:
+            check(request.body)
+        except ProtocolError as err:
+            connection.answer(request.call, Failed(errno.EINVAL, str(err)))
+            return True
+        return False
 
     def _end_predecessors(self, leader: Leader, connections: Connections, successor: Connection) -> None:
         """A worker opens its mount's session: what an earlier one of the mount had sent and we have not read is void.

@@ -20,7 +20,6 @@ from awsomefsd.codec import encode
 from awsomefsd.errors import ProtocolError
 from awsomefsd.limits import MIB, RPC_FRAME_BYTES_MAX, SESSIONS_MAX
 from awsomefsd.meta.messages import Answer, Failed, Hello, Reply, Request
-from awsomefsd.meta.ranges import check
 from awsomefsd.rpc import FrameReader, pack_length
 from awsomefsd.sockets import peer_of
 
@@ -41,7 +40,6 @@ def decode_request(frame: bytes) -> Request:
     """Raises ProtocolError for anything that is no request."""
     try:
         request: Request = _decode(frame)
-        check(request.body)
         return request
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise ProtocolError(f"not a request: {err}") from err

@@ -435,6 +435,18 @@ def test_the_daemons_own_requests_are_checked_too(tmp_path):
         assert node.figures()["last_index"] == 3
 
 
+def test_a_number_that_cannot_be_is_an_error_of_its_request_alone(tmp_path):
+    """A connection that ended for it would only bring it again, and hold up everything else for ever."""
+    with host(tmp_path) as node:
+        wire = Wire(node.socket_path)
+        opened = wire.open_session()
+        command = c.SetAttr(1, 1, c.SET_MTIME, mtime_ns=1 << 63)
+        reply = wire.ask(m.Propose(9, opened.session, opened.epoch, [], command))
+        assert isinstance(reply, m.Failed) and reply.errno == errno.EINVAL
+        assert isinstance(wire.ask(m.GetStatus()), m.Status)
+        wire.close()
+
+
 def test_devices_get_the_paths_of_this_node(tmp_path):
     with host(tmp_path, device_paths=lambda: {DEVICE: "/dev/somewhere"}) as node:
         assert node.service.query(m.GetDevices()).devices[0].path == "/dev/somewhere"
