@@ -111,13 +111,15 @@ class MountState:
         state = self.files.get(attr.ino)
         if state is None or not state.dirty:
             return attr
-        mtime_ns = state.mtime_ns
+        mtime_ns, ctime_ns = state.mtime_ns, attr.ctime_ns
         if mtime_ns is None:
             mtime_ns = attr.mtime_ns
+        else:
+            ctime_ns = max(ctime_ns, mtime_ns)
         return Attr(
             attr.ino, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, max(state.size, attr.size),
             max(attr.stored_bytes, min(attr.stored_bytes + state.dirty_bytes, state.size)),
-            attr.atime_ns, mtime_ns, max(attr.ctime_ns, mtime_ns), attr.btime_ns, attr.inline, attr.xattrs,
+            attr.atime_ns, mtime_ns, ctime_ns, attr.btime_ns, attr.inline, attr.xattrs,
         )  # fmt: skip
 
     def release_space(self, lengths: list[int]) -> None:
