@@ -13,7 +13,7 @@ from awsomefsd.fuse.context import Context, Opened
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import ABSENT, Directory
 from awsomefsd.fuse.vfs_data import FOPEN_KEEP_CACHE, DataOps
-from awsomefsd.limits import READDIR_ENTRIES_MAX, SYMLINK_BYTES_MAX
+from awsomefsd.limits import NAME_BYTES_MAX, READDIR_ENTRIES_MAX, SYMLINK_BYTES_MAX
 from awsomefsd.meta.commands import RENAME_EXCHANGE, RENAME_NOREPLACE, Create, Link, Rename, Rmdir, Unlink
 from awsomefsd.meta.messages import Blob, Entries, Found, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
 from awsomefsd.types import ROOT_INO, Attr, Dirent
@@ -45,6 +45,8 @@ class NamespaceOps:
 
     def lookup(self, ctx: Context, parent: int, name: bytes) -> Attr | Op:
         mount = self._mount
+        if len(name) > NAME_BYTES_MAX:
+            raise FsError(errno.ENAMETOOLONG)
         ino = mount.names.find(parent, name)
         if ino is not None:
             if ino == ABSENT:
@@ -255,7 +257,8 @@ class NamespaceOps:
 
     def readdir(self, ctx: Context, ino: int, fh: int, offset: int, plus: bool) -> Iterable[Dirent] | Op:
         listing = self._listings.get(fh)
-        if listing is not None and offset >= listing.after and listing.page and (plus <= listing.plus):
+        # offset 0 on an open handle is rewinddir(3), which sees the directory as it is now
+        if offset and listing is not None and offset >= listing.after and listing.page and (plus <= listing.plus):
             rest = [entry for entry in listing.page if entry.cookie > offset]
             if rest or listing.end:
                 return self._shown(ino, rest, plus)
