@@ -47,6 +47,7 @@ from awsomefsd.types import DeviceInfo
 from awsomefsd.wait import block_on
 
 IO_THREADS = 3
+THREAD_DIED_EXIT_CODE = 70
 REPORT_S = 5.0
 # A session that holds its volume alone uses no older state than its own last change, and readers compare identities: no freed segment has
 # to wait for it before it is leased again.
@@ -313,10 +314,19 @@ def pins(wanted: dict[str, Any] | None) -> Pins:
     return Pins(**(wanted or {}))
 
 
+def _thread_died(args: threading.ExceptHookArgs) -> None:
+    """A thread ended by a bug: whoever waits for it would wait for ever, and a mount without readers would pass for unmounted.  A successor
+    takes everything up, so this process ends."""
+    log.critical("thread %s died, ending", args.thread.name if args.thread is not None else "?", exc_info=args.exc_value)
+    logging.shutdown()
+    os._exit(THREAD_DIED_EXIT_CODE)
+
+
 def main(keeper_fd: int) -> int:
     """Entry of `awsomefsd worker --keeper-fd N`; the exit status is 0 only after an unmount with everything flushed."""
     sys.setswitchinterval(GIL_SWITCH_S)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.excepthook = _thread_died
     link = KeeperLink(keeper_fd)
     config = link.start_message["config"]
     logs.setup("worker", config.get("log_level", "info"), config.get("log_format", "text"))

@@ -159,7 +159,9 @@ class Session:
         self.slots = slots
         self.park = park
         self.fresh = fresh
-        self.previous_signal: int | None = (previous or {}).get("signal")
+        ended = previous or {}
+        self.previous_signal: int | None = ended.get("signal")
+        self.previous_unknown = "code" in ended and ended["code"] is None and self.previous_signal is None  # its parent was gone
         self.failures = Failures()
         self.carried: Carried | None = None  # requests of a predecessor that wait, or whose reply is not claimed yet
         self.repeated: list[Pending] = []  # of a takeover, still waiting when their first step had run

@@ -144,7 +144,7 @@ class Takeover:
 
     def _poisoned(self, one: Left, executing_count: int) -> bool:
         """Count the death; true for a request that was answered EIO because it kills."""
-        killed = self._session.previous_signal == signal.SIGKILL
+        killed = self._session.previous_signal == signal.SIGKILL or self._session.previous_unknown  # no proof against the request
         if one.parked and killed:
             return False
         deaths = one.held.add_death()
