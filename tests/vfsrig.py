@@ -235,20 +235,21 @@ class Rig:
             os.ftruncate(self.fds[name], round_up(size, PAGE_BYTES))
         self.null = os.open("/dev/null", os.O_RDWR)
         self.workers = 0
+        self.mount_id = MOUNT
         self.unique = 0
         self.worker: RigWorker
         self.alive = False
 
     # --- workers ---------------------------------------------------------------------------------------------------------
 
-    def start(self, *repeat: Callable[[Vfs], Any], mount: int = MOUNT, exited: bool = True) -> Any:
+    def start(self, *repeat: Callable[[Vfs], Any], exited: bool = True) -> Any:
         """A worker: the first one, or the successor of one that was killed.  Returns what the repeated requests gave."""
         self.workers += 1
         config = {
             "volume": VOLUME, "meta_sock": str(self.host.socket_path), "node": "node", "boot_id": "boot",
             "state_dir": str(self.directory), "read_only": False,
         }  # fmt: skip
-        start = {"mount": f"{mount:x}", "fresh": self.workers == 1, "config": config, "worker": self.workers, "dir": "/mnt"}
+        start = {"mount": f"{self.mount_id:x}", "fresh": self.workers == 1, "config": config, "worker": self.workers, "dir": "/mnt"}
         if self.workers > 1:
             start["previous"] = {"exited": exited, "signal": 9}
         self.worker = RigWorker(self, Link({"fuse": self.null, **self.fds}, start), repeat)
@@ -285,7 +286,8 @@ class Rig:
             self.fds[name] = os.memfd_create(name)
             os.ftruncate(self.fds[name], size)
         self.workers = 0
-        self.start(mount=MOUNT + 1 + self.unique)
+        self.mount_id += 1
+        self.start()
 
     def close(self) -> None:
         try:

@@ -197,7 +197,7 @@ class NamespaceOps:
 
     def _rename(self, ctx: Context, command: Rename) -> Op:
         mount = self._mount
-        signal, target = Signal(), 0
+        signal, source, target = Signal(), 0, 0
         try:
             if not mount.recovering:
                 source = yield from self._ino_of(command.parent, command.name)
@@ -207,7 +207,7 @@ class NamespaceOps:
                     mount.removing[target] = signal
             command.pinned = mount.recovering or (target > 0 and mount.opens.count(target) > 0)
             reply: Renamed = yield mount.propose(command, ctx.unique)
-            self._renamed(command, reply)
+            self._renamed(command, reply, nothing=source > 0 and source == target)
         finally:
             mount.removing.pop(target, None)
             signal.fire()
@@ -223,7 +223,8 @@ class NamespaceOps:
             return 0
         return target
 
-    def _renamed(self, command: Rename, reply: Renamed) -> None:
+    def _renamed(self, command: Rename, reply: Renamed, *, nothing: bool) -> None:
+        """`nothing`: both names lead to one inode, so rename(2) does nothing."""
         names = self._mount.names
         for attr in (reply.attr, reply.parent, reply.new_parent):
             names.put(attr)
@@ -232,9 +233,7 @@ class NamespaceOps:
             names.put(reply.replaced)
             names.enter(command.parent, command.name, reply.replaced.ino)
             return
-        if (command.parent, command.name) != (command.new_parent, command.new_name):
-            if reply.replaced is not None and reply.replaced.ino == reply.attr.ino:
-                return  # two names of one inode: rename(2) does nothing
+        if not nothing and (command.parent, command.name) != (command.new_parent, command.new_name):
             names.enter(command.parent, command.name, ABSENT)
         if reply.replaced is not None:
             self._removed(reply.replaced, command.pinned)
