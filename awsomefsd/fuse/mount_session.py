@@ -33,6 +33,8 @@ log = logging.getLogger("awsomefsd.session")
 
 
 class SessionClient(Protocol):
+    session: int
+
     def start_session(self, command: OpenSession) -> SessionOpened: ...
 
 
@@ -106,25 +108,40 @@ class SessionKeeper:
         self._abandon_segments = abandon_segments
         self._opened = opened
         self._busy = threading.Lock()
+        self._lost_session = 0
 
     def lost(self) -> None:
         """Called by the client when the leader says that the session has ended; returns at once."""
+        self._lost_session = self._client.session
         if self._busy.acquire(blocking=False):
             self._lease.hold(True)
-            threading.Thread(target=self._replace, name="new-session", daemon=True).start()
+            threading.Thread(target=self._run, name="new-session", daemon=True).start()
+
+    def _run(self) -> None:
+        """The new session may be lost before it is taken up: a process may be stopped again and again."""
+        while self._is_lost():
+            try:
+                while self._is_lost():
+                    self._lease.hold(True)
+                    self._replace()
+            finally:
+                self._busy.release()
+            if self._is_lost() and not self._busy.acquire(blocking=False):
+                return  # told in between: that call has begun a thread of its own
+
+    def _is_lost(self) -> bool:
+        """A loss may be told twice; a session that was opened since is not the one that was lost."""
+        return self._lost_session == self._client.session
 
     def _replace(self) -> None:
-        try:
-            self._mount.flusher.pause(True)
-            opened = self._open()
-            self._abandon_segments()
-            if not opened.resumed:
-                self.take_stock(opened, foreign=opened.foreign)
-            self._opened(opened)
-            self._mount.flusher.pause(False)
-            self._lease.hold(False)
-        finally:
-            self._busy.release()
+        self._mount.flusher.pause(True)
+        opened = self._open()
+        self._abandon_segments()
+        if not opened.resumed:
+            self.take_stock(opened, foreign=opened.foreign)
+        self._opened(opened)
+        self._mount.flusher.pause(False)
+        self._lease.hold(False)
 
     def _open(self) -> SessionOpened:
         while True:
