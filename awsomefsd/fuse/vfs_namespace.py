@@ -49,7 +49,7 @@ class NamespaceOps:
             raise FsError(errno.ENAMETOOLONG)
         ino = mount.names.find(parent, name)
         if ino is not None:
-            if ino == ABSENT:
+            if ino == ABSENT and name not in (b".", b".."):  # these are in no directory's names
                 raise FsError(errno.ENOENT)
             attr = mount.names.attr(ino)
             if attr is not None:

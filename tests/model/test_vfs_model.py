@@ -1,7 +1,7 @@
 """Random system calls on a whole mount against a dict, with flushes, kills, lost sessions and remounts in between.
 
-The model knows directories, links and contents.  Handles stay open over kills, as the kernel keeps them; files without names live as long as
-their handles.  After each run everything is read back after a remount, space and reservation add up, and the check finds nothing.
+The model knows directories, links and contents.  Handles stay open over kills, as the kernel keeps them; files without names live as
+long as their handles.  After each run everything is read back after a remount, space and reservation add up, and the check finds nothing.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, ROOT_INO, Lock
 from tests.meta_host import Wire
-from tests.vfsrig import BIG, LIMIT_S, Held, Rig, error_of, rig, until
+from tests.vfsrig import BIG, LIMIT_S, Held, Rig, Started, error_of, rig, until
 
 WRITE_LOCK = Lock(LOCK_POSIX, 77, 1000, 1, 0, LOCK_END_MAX)
 
@@ -45,9 +46,12 @@ def lose_to_another(r: Rig, *changes: Any) -> None:
     """Another mount has the volume in between, and makes these commands."""
     worker = r.worker
     before = worker.memory.control.state.session
-    hold, worker.client.on_session_lost = worker.client.on_session_lost, None
+    noticed = threading.Event()
+    lost, worker.client.on_session_lost = worker.client.on_session_lost, noticed.set
     worker.flusher.pause(True)
     r.end_session()
+    worker.client._keeper.doubt()
+    assert noticed.wait(LIMIT_S)
     wire = Wire(r.host.socket_path, 99)
     opened = wire.open_session(99)
     for at, change in enumerate(changes):
@@ -57,8 +61,8 @@ def lose_to_another(r: Rig, *changes: Any) -> None:
             assert set(reply.errnos) == {0}
     wire.ask(m.Propose(2, opened.session, opened.epoch, [], c.EndSession(opened.session, opened.epoch, True)))
     wire.close()
-    worker.client.on_session_lost = hold
-    worker.sessions.lost()
+    worker.client.on_session_lost = lost
+    worker.sessions.lost()  # once, as the client says it
     replaced(r, before)
 
 
@@ -341,8 +345,6 @@ def cut_off(r: Rig, kind: type, method: str, *args: Any, count: int = 1) -> Any:
 
     gate.on_propose = on_propose
     ctx = r.ctx()
-    from tests.vfsrig import Started
-
     Started(getattr(r.vfs, method)(ctx, *args))
     until(lambda: len(held) >= count)
     assert held[-1].answered.wait(LIMIT_S)
