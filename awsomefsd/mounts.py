@@ -124,6 +124,7 @@ class Mounts:
         self._busy: set[str] = set()
         self._errors: dict[int, str] = {}
         self._wishes = {wish.mount: wish for wish in _load(self._path, boot_id)}
+        self._reviving = set(_load_reviving(self._path)) & set(self._wishes)  # whose dead mount may be gone already
 
     # --- what people ask --------------------------------------------------------------------------------------------------
 
@@ -216,6 +217,8 @@ class Mounts:
         """Compare wishes, keeper and kernel.  Takes up what only the keeper knows, drops what was unmounted behind our back, and returns
         the wishes whose processes died: each is for `revive`, which may take as long as the old session lives."""
         listed = {_id_of(row): row for row in self._keeper.list()}
+        for mount in [mount for mount in self._reviving if listed.get(mount, {}).get("state") == SERVING]:
+            self._revived(mount)
         for mount, row in listed.items():
             if mount not in self._wishes and row.get("state") in (SERVING, "starting", "waiting") and not self._is_taken(str(row["dir"])):
                 self._adopt(mount, row)
@@ -226,7 +229,9 @@ class Mounts:
             if self._is_busy(wish):
                 continue
             entry = mount_syscall.topmost(wish.directory)
-            if entry is None or entry.fstype != mount_syscall.FSTYPE:
+            if entry is None and wish.mount in self._reviving:
+                dead.append(wish)
+            elif entry is None or entry.fstype != mount_syscall.FSTYPE:
                 bound(logger, mount=wish.mount).info("unmounted by others", extra={"dir": wish.directory})
                 self._drop(wish.mount)
             elif is_dead(wish.directory):
@@ -239,12 +244,13 @@ class Mounts:
             with self._exclusive(f"volume {wish.volume_name}", f"directory {wish.directory}"):
                 self._end_session(wish.mount)  # ENOTCONN: every descriptor is closed, so no process of this mount is left
                 again = Wish(secrets.randbelow((1 << 63) - 1) + 1, wish.volume, wish.volume_name, wish.directory, wish.options)
-                self._keep(again, instead_of=wish.mount)
+                self._keep(again, instead_of=wish.mount, reviving=True)
                 try:
                     self._start(again, mount_options.parse(list(wish.options), self._readahead_kib))
                 except Error as err:
                     self._errors[again.mount] = without_traceback(str(err))
                     raise
+                self._revived(again.mount)
             bound(logger, mount=again.mount).warning("mounted again: keeper and worker had died", extra={"dir": wish.directory})
         except Error as err:
             logger.warning("mount cannot be brought back yet", extra={"dir": wish.directory, "reason": str(err)})
@@ -286,16 +292,25 @@ class Mounts:
                     f"to see it elsewhere: mount --bind {wish.directory} {directory}"
                 )
 
-    def _keep(self, wish: Wish, instead_of: int = 0) -> None:
+    def _keep(self, wish: Wish, instead_of: int = 0, *, reviving: bool = False) -> None:
         with self._lock:
             self._wishes.pop(instead_of, None)
+            self._reviving.discard(instead_of)
             self._wishes[wish.mount] = wish
+            if reviving:
+                self._reviving.add(wish.mount)
+            self._save()
+
+    def _revived(self, mount: int) -> None:
+        with self._lock:
+            self._reviving.discard(mount)
             self._save()
 
     def _drop(self, mount: int) -> None:
         with self._lock:
             self._wishes.pop(mount, None)
             self._errors.pop(mount, None)
+            self._reviving.discard(mount)
             self._save()
 
     def _save(self) -> None:
@@ -303,7 +318,8 @@ class Mounts:
             f"{wish.mount:x}": {"volume": wish.volume, "name": wish.volume_name, "directory": wish.directory, "options": list(wish.options)}
             for wish in self._wishes.values()
         }
-        durable.write_json(self._path, {"version": 1, "boot_id": self._boot_id, "mounts": rows})
+        reviving = sorted(f"{mount:x}" for mount in self._reviving)
+        durable.write_json(self._path, {"version": 1, "boot_id": self._boot_id, "mounts": rows, "reviving": reviving})
 
     @contextmanager
     def _exclusive(self, *names: str) -> Iterator[None]:
@@ -337,6 +353,13 @@ def _load(path: Path, boot_id: str) -> list[Wish]:
             for mount, row in value["mounts"].items()
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); remove it, running mounts are found again by the keeper") from err
+
+
+def _load_reviving(path: Path) -> list[int]:
+    try:
+        return [int(mount, 16) for mount in durable.read_json(path, {}).get("reviving", ())]
+    except (TypeError, ValueError) as err:
         raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); remove it, running mounts are found again by the keeper") from err
 
 
