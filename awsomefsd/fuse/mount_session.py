@@ -35,6 +35,7 @@ log = logging.getLogger("awsomefsd.session")
 class SessionClient(Protocol):
     session: int
 
+    def lease_left_ns(self) -> int: ...
     def start_session(self, command: OpenSession) -> SessionOpened: ...
 
 
@@ -111,7 +112,9 @@ class SessionKeeper:
         self._lost_session = 0
 
     def lost(self) -> None:
-        """Called by the client when the leader says that the session has ended; returns at once."""
+        """Called by the client when the leader says that the session has ended; returns at once.  Told late, it is of one long replaced."""
+        if self._client.lease_left_ns() > 0:
+            return
         self._lost_session = self._client.session
         if self._busy.acquire(blocking=False):
             self._lease.hold(True)

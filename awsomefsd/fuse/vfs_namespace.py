@@ -170,6 +170,7 @@ class NamespaceOps:
         try:
             if not mount.recovering:  # a repeated request may find the name gone: the service has its first answer
                 ino = yield from self._ino_of(command.parent, command.name)
+                yield from self._removals_of(ino)
             mount.removing[ino] = signal
             command.pinned = mount.recovering or mount.opens.count(ino) > 0
             reply: Removed = yield mount.propose(command, ctx.unique)
@@ -177,8 +178,17 @@ class NamespaceOps:
             mount.names.enter(command.parent, command.name, ABSENT)
             self._removed(reply.attr, command.pinned)
         finally:
-            mount.removing.pop(ino, None)
-            signal.fire()
+            self._removal_ended(ino, signal)
+
+    def _removals_of(self, ino: int) -> Op:
+        """One name of an inode is removed at a time: whether it is the last, and whether the inode is open, must still be so when it is."""
+        while (other := self._mount.removing.get(ino)) is not None:
+            yield other
+
+    def _removal_ended(self, ino: int, signal: Signal) -> None:
+        if self._mount.removing.get(ino) is signal:
+            del self._mount.removing[ino]
+        signal.fire()
 
     def _removed(self, attr: Attr, pinned: bool) -> None:
         mount = self._mount
@@ -204,13 +214,13 @@ class NamespaceOps:
                 target = yield from self._target_of(command)
                 if target:  # replacing: old or new content, never an empty file
                     yield mount.flusher.flush(source)
+                    yield from self._removals_of(target)
                     mount.removing[target] = signal
             command.pinned = mount.recovering or (target > 0 and mount.opens.count(target) > 0)
             reply: Renamed = yield mount.propose(command, ctx.unique)
             self._renamed(command, reply, nothing=source > 0 and source == target)
         finally:
-            mount.removing.pop(target, None)
-            signal.fire()
+            self._removal_ended(target, signal)
 
     def _target_of(self, command: Rename) -> Op:
         if command.flags & RENAME_NOREPLACE:

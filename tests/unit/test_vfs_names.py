@@ -291,3 +291,30 @@ def test_the_number_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     for at in range(1_000):
         cache.enter(1 + at % 8, b"%d" % at, ABSENT)
         assert sum(len(directory.names) for directory in cache._directories.values()) <= 40 + 8 * 10
+
+
+def test_two_names_of_an_inode_are_removed_one_after_the_other(r: Rig) -> None:
+    """Otherwise the first to end would let an open through while the second, told that nobody has it open, takes the inode away."""
+    ino = r.file(b"a", b"x")
+    r.call("link", ino, ROOT_INO, b"b")
+    gate = r.gate()
+    held: list[Held] = []
+
+    def on_propose(command: Any, unique: int) -> Any:
+        if isinstance(command, c.Unlink):
+            held.append(Held(r.worker.client.propose(command, unique)))
+            return held[-1]
+        return None
+
+    gate.on_propose = on_propose
+    first = r.begin("unlink", ROOT_INO, b"a")
+    second = r.begin("unlink", ROOT_INO, b"b")
+    assert len(held) == 1, "both at once"
+    held[0].release()
+    first.result()
+    assert len(held) == 2
+    opening = r.begin("open", ino, os.O_RDWR)
+    assert not opening.ended.is_set()
+    held[1].release()
+    second.result()
+    assert error_of(opening.result) == errno.ENOENT
