@@ -72,7 +72,10 @@ class OpenDevices(Mapping[int, Device]):
         with self._lock:
             for info in self._find():
                 if info.path and info.device not in self._open:
-                    self._open[info.device] = Device.open(info.path)
+                    try:
+                        self._open[info.device] = Device.open(info.path)
+                    except (OSError, Error) as err:  # its own use fails; the others do not
+                        log.error("device cannot be opened device=%d path=%s: %s", info.device, info.path, err)
             return self._open[number]
 
     def __iter__(self) -> Iterator[int]:
