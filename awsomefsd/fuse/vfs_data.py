@@ -20,7 +20,7 @@ from awsomefsd.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX, FUSE_WRITE_BYTES
 from awsomefsd.meta.commands import SET_KILL_SUIDGID, SET_SIZE, ReleaseOrphan, SetAttr
 from awsomefsd.meta.messages import Found, GetLayout, GetStatFs, Layout, StatFsReply
 from awsomefsd.types import Attr
-from awsomefsd.wait import Op, Resume, Wait
+from awsomefsd.wait import Op, Resume
 
 FOPEN_KEEP_CACHE = 1 << 1  # nobody else changes the file while this session holds the volume
 WRITE_KILL_SUIDGID = 1 << 2
@@ -277,8 +277,3 @@ class DataOps:
     def statfs(self, ctx: Context, ino: int) -> Op:
         reply: StatFsReply = yield self._mount.metadata.ask(GetStatFs(self._mount.volume))
         return reply.stat
-
-
-def waited(wait: Wait) -> Op:
-    """An Op of one wait."""
-    yield wait

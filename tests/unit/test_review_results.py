@@ -35,7 +35,8 @@ def few_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leader_module, "RESULTS_PER_MOUNT_MAX", 64)
 
 
-def test_replies_that_made_no_entry_are_not_acknowledged(tmp_path: Path, few_results: None) -> None:
+@pytest.mark.usefixtures("few_results")
+def test_replies_that_made_no_entry_are_not_acknowledged(tmp_path: Path) -> None:
     """A million opens and closes between two changes: their acknowledgements must not stand in the way of those that make room."""
     with host(tmp_path) as node:
         client = MetaClient(node.socket_path, 5)
@@ -50,7 +51,8 @@ def test_replies_that_made_no_entry_are_not_acknowledged(tmp_path: Path, few_res
         client.close()
 
 
-def test_reservations_leave_no_results(tmp_path: Path, few_results: None) -> None:
+@pytest.mark.usefixtures("few_results")
+def test_reservations_leave_no_results(tmp_path: Path) -> None:
     """Refused ones neither: a full device is asked again and again."""
     with host(tmp_path) as node:
         client = MetaClient(node.socket_path, 5)
