@@ -40,6 +40,7 @@ from awsomefsd.wait import Signal, Wait
 
 BATCH_BYTES_MAX = 16 * MIB
 BATCH_INODES_MAX = 256
+PART_RECORDS_MAX = 4_096
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 2_000
 HELD_PAUSE_S = 0.01  # between two looks at records that somebody waits for and a truncation holds back
 
@@ -62,17 +63,18 @@ def record_space(record_length: int) -> int:
     return space_needed(record_length)
 
 
-def extents_bound(record_length: int) -> int:
-    """The most extents that one record adds to a commit (it may split another, and be cut at frame and segment ends)."""
-    return 3 + record_length // FRAME_BYTES_MAX
+def extents_bound(run_length: int) -> int:
+    """The most extents that a run of adjoining records adds to a commit (cut at the ends of frames and segments, see placement.plan)."""
+    return 3 + 2 * (run_length // FRAME_BYTES_MAX)
 
 
 class Part:
     """One inode's share of a batch."""
 
-    __slots__ = ("base", "commit", "count", "pieces", "records", "state")
+    __slots__ = ("base", "commit", "count", "extents_bound", "pieces", "records", "state")
 
-    def __init__(self, state: FileState, records: list[Record]) -> None:
+    def __init__(self, state: FileState, records: list[Record], extents: int) -> None:
+        self.extents_bound = extents
         self.state = state
         self.records = records
         self.count = len(records)
@@ -260,7 +262,7 @@ class Flusher:
             if part is not None:
                 parts.append(part)
                 room -= sum(record.length for record in part.records)
-                extents -= sum(extents_bound(record.length) for record in part.records)
+                extents -= part.extents_bound
         return Batch(parts, self._uniques.next_background_unique(), self._on_attr, era) if parts else None
 
     def _work_due(self) -> bool:
@@ -289,19 +291,23 @@ class Flusher:
     def _take(self, state: FileState, room: int, extents: int) -> Part | None:
         with state.lock:
             records: list[Record] = []
+            run, end, left = 0, -1, extents
             # a file that leaves its inline row does so in one batch: the next must not lay the old inline bytes over it again
             held = state.held or (state.is_inline and state.in_flight > 0)
             for record in () if held else state.dirty[state.in_flight :]:
-                bound = extents_bound(record.length)
-                if records and (record.length > room or bound > extents):
+                before = extents_bound(run) if record.offset == end else 0  # appends join: thousands of lines are one frame
+                run = run + record.length if before else record.length
+                added = extents_bound(run) - before
+                if records and (record.length > room or added > left or len(records) >= PART_RECORDS_MAX):
                     break
                 records.append(record)
                 room -= record.length
-                extents -= bound
+                left -= added
+                end = record.offset + record.length
             if not records:
                 return None
             state.in_flight += len(records)
-            return Part(state, records)
+            return Part(state, records, extents - left)
 
     # --- one batch ---------------------------------------------------------------------------------------------------------
 

@@ -7,19 +7,21 @@ the socket: of what was received, only what fits one receive waits here.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import Any, get_args
 
 import msgspec
 
 from awsomefsd.codec import encode
 from awsomefsd.errors import ProtocolError
 from awsomefsd.limits import MIB, RPC_FRAME_BYTES_MAX, SESSIONS_MAX
-from awsomefsd.meta.messages import Answer, Failed, Hello, Reply, Request
+from awsomefsd.meta.messages import Answer, Body, Failed, Hello, Reply, Request
 from awsomefsd.rpc import FrameReader, pack_length
 from awsomefsd.sockets import peer_of
 
@@ -32,8 +34,10 @@ CONNECTIONS_MAX = SESSIONS_MAX + 64
 SEND_BUFFER_BYTES = MIB
 _ACCEPTS_PER_TURN = 64
 _EMSGSIZE = 90
+_TAG_MAX = max(kind.__struct_config__.tag for kind in get_args(Body))  # of the requests this build knows
 
 _decode = msgspec.msgpack.Decoder(Request).decode
+_decode_envelope = msgspec.msgpack.Decoder(tuple[int, list[Any]]).decode
 
 
 def decode_request(frame: bytes) -> Request:
@@ -188,7 +192,11 @@ class Connections:
         if not connection.frames or connection.paused:
             return None
         frame = connection.frames.popleft()
-        request = decode_request(frame)
+        try:
+            request = decode_request(frame)
+        except ProtocolError:
+            self._answer_unknown(connection, frame)
+            return self.next_request(connection)
         if not connection.greeted:
             if type(request.body) is not Hello:
                 raise ProtocolError("the first request must be Hello")
@@ -197,6 +205,16 @@ class Connections:
         elif type(request.body) is Hello:
             raise ProtocolError("a second Hello")
         return request, len(frame)
+
+    def _answer_unknown(self, connection: Connection, frame: bytes) -> None:
+        """A request of a newer build is refused by itself: dropping its connection would only bring it again.  Raises ProtocolError else."""
+        try:
+            call, body = _decode_envelope(frame)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise ProtocolError("not a request") from None
+        if not connection.greeted or not body or type(body[0]) is not int or body[0] <= _TAG_MAX:
+            raise ProtocolError("not a request")
+        connection.answer(call, Failed(errno.EOPNOTSUPP, "this daemon does not know this request; restart it after an upgrade"))
 
     def put_back(self, connection: Connection) -> None:
         """It has frames that could not be started in this turn."""

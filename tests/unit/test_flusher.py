@@ -344,3 +344,15 @@ def test_nothing_of_a_batch_is_proposed_under_a_session_that_came_after_it_was_t
     go.set()
     done.result()
     assert len(seen) == 1, "the batch of before was dropped, its records went out again"
+
+
+def test_small_appends_share_few_commits(r: Rig) -> None:
+    """A log of short lines is one run: it must not cost a commit, a device flush and a journal sync for every 170 of them."""
+    ino, fh = r.create(b"log")
+    line = b"a line of a log\n"
+    for number in range(3_000):
+        r.write(ino, fh, number * len(line), line)
+    before = r.worker.flusher.batches
+    r.call("fsync", ino, fh, False)
+    assert r.worker.flusher.batches - before <= 3
+    assert r.read(ino, fh, 0, 3_000 * len(line)) == line * 3_000

@@ -8,6 +8,7 @@ import random
 
 import pytest
 
+from awsomefsd.codec import encode
 from awsomefsd.errors import Corrupt, Refused, Unavailable
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import leader as leader_module
@@ -15,6 +16,7 @@ from awsomefsd.meta import messages as m
 from awsomefsd.meta import service_connections
 from awsomefsd.meta.renewals import Renewals
 from awsomefsd.meta.waiting import LockWaiters
+from awsomefsd.rpc import frame
 from awsomefsd.types import Lock
 from tests.meta_host import DEVICE, Clock, Host, Wire, create, host
 
@@ -560,3 +562,15 @@ def test_what_workers_report_is_kept_while_they_are_connected(tmp_path):
         worker.close()
         while tool.ask(m.GetReports()) != m.Reports({}):
             pass
+
+
+def test_a_request_of_a_newer_build_is_refused_and_the_connection_goes_on(tmp_path):
+    """A worker that was started from newer files would otherwise connect and send it again for ever."""
+    with host(tmp_path) as node:
+        wire = Wire(node.socket_path)
+        wire.sock.sendall(frame(encode([7, [9_999, "of the future"]])))
+        (answer,) = wire.receive()
+        assert answer.call == 7 and isinstance(answer.reply, m.Failed) and answer.reply.errno == errno.EOPNOTSUPP
+        assert isinstance(wire.ask(m.GetStatus()), m.Status)
+        wire.sock.sendall(frame(encode([8, [1, 2, 3, 4, 5]])))
+        assert wire.closed()
