@@ -207,7 +207,7 @@ class Connections:
         return request, len(frame)
 
     def _answer_unknown(self, connection: Connection, frame: bytes) -> None:
-        """A request of a newer build is refused by itself; dropping its connection would only bring it again.  Else raises ProtocolError."""
+        """A request of a newer build is refused by itself; to drop its connection would only bring it again.  Else ProtocolError."""
         try:
             call, body = _decode_envelope(frame)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
