@@ -239,6 +239,14 @@ class Node:
             subprocess.run(["umount", "-l", str(self.mountpoint)], capture_output=True, check=False)
         raise BuildError(f"umount -l {self.mountpoint} does not end the mount")
 
+    def further_mounts(self) -> list[str]:
+        """Where else volumes of this node are mounted, as the daemon remembers it."""
+        try:
+            rows = json.loads((self.state / "mounts.json").read_text())["mounts"].values()
+            return [str(row["directory"]) for row in rows if row["directory"] != str(self.mountpoint)]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return []
+
     def stop(self) -> None:
         """SIGTERM to the supervisor, which ends daemon and keeper; whatever stays after STOP_S is killed."""
         everything = procs.owned(str(self.directory))
@@ -251,14 +259,17 @@ class Node:
         """Everything of this node goes: mount, processes, loop device, directory.  Never anything of another."""
         if not (self.directory / MARKER).exists():
             raise BuildError(f"{self.directory} is not one of ours (no {MARKER} in it): nothing was deleted")
-        self.detach_mount()  # without a flush: what it would make durable is deleted below
+        for place in self.further_mounts():  # without a flush: what it would make durable is deleted below
+            subprocess.run(["umount", "-l", place], capture_output=True, check=False)
+        self.detach_mount()
         self.kill_everything()
         for device in loops.of_file(self.image):
             loops.detach(device)
         await_true("the loop device to go", lambda: not loops.of_file(self.image), 10)
         with open("/proc/self/mounts") as table:
-            if any(row.split(" ")[1].startswith(f"{self.directory}/") for row in table):
-                raise BuildError(f"something is still mounted below {self.directory}: nothing was deleted")
+            left = [row.split(" ")[1] for row in table if row.split(" ")[1].startswith(f"{self.directory}/")]
+        if left:
+            raise BuildError(f"{', '.join(left)} still mounted: nothing was deleted; umount it and try again")
         shutil.rmtree(self.directory)
 
     # --- for scripts ------------------------------------------------------------------------------------------------------
