@@ -8,6 +8,7 @@ processes (procs.py), by the backing file of the loop device and by the mount ta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -227,9 +228,10 @@ class Node:
     # --- down -------------------------------------------------------------------------------------------------------------
     def umount(self) -> None:
         if self.mounted():
+            workers = len(self.pids("worker"))  # of further mounts of this node too
             self.cli("umount", str(self.mountpoint), timeout_s=180)
             await_true("the end of the mount", lambda: not self.mounted(), 10)
-            await_true("the end of the worker", lambda: not self.pids("worker"), STOP_S)
+            await_true("the end of the worker", lambda: len(self.pids("worker")) < max(workers, 1), STOP_S)
 
     def detach_mount(self) -> None:
         """Take the mount out of the tree whatever state it is in."""
@@ -248,7 +250,13 @@ class Node:
             return []
 
     def stop(self) -> None:
-        """SIGTERM to the supervisor, which ends daemon and keeper; whatever stays after STOP_S is killed."""
+        """SIGTERM to the supervisor, which ends daemon and keeper; whatever stays after STOP_S is killed.
+
+        Further mounts of the node lose their workers with that; they are flushed before, and the next daemon brings them back.
+        """
+        for place in self.further_mounts():
+            with contextlib.suppress(BuildError):
+                self.cli("flush", place, timeout_s=180)
         everything = procs.owned(str(self.directory))
         supervisors = {pid: role for pid, role in everything.items() if role == "supervisor"}
         procs.kill(str(self.directory), supervisors or everything, signal.SIGTERM)
