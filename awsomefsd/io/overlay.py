@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 
+from awsomefsd.io.stream import slice_views
+
 
 class Overlay:
     """Non-overlapping [start, end) runs, each a list of buffers in order."""
@@ -57,23 +59,11 @@ class Overlay:
         if first >= last:
             return
         left_start, right_end = self._starts[first], self._ends[last - 1]
-        left = cut_buffers(self._data[first], 0, start - left_start) if left_start < start else []
+        left = slice_views(self._data[first], 0, start - left_start) if left_start < start else []
         right_from = end - self._starts[last - 1]
-        right = cut_buffers(self._data[last - 1], right_from, right_end - self._starts[last - 1]) if right_end > end else []
+        right = slice_views(self._data[last - 1], right_from, right_end - self._starts[last - 1]) if right_end > end else []
         del self._starts[first:last], self._ends[first:last], self._data[first:last]
         if right:
             self._add(first, end, right_end, right)
         if left:
             self._add(first, left_start, start, left)
-
-
-def cut_buffers(buffers: list[memoryview], start: int, end: int) -> list[memoryview]:
-    """Bytes [start, end) of the concatenation of `buffers`, without a copy."""
-    cut = []
-    position = 0
-    for buffer in buffers:
-        low, high = max(start - position, 0), min(end - position, len(buffer))
-        if low < high:
-            cut.append(buffer[low:high])
-        position += len(buffer)
-    return cut

@@ -8,7 +8,8 @@ import random
 import pytest
 
 from awsomefsd.io.extent_map import EVERYWHERE, ExtentMap, cut
-from awsomefsd.io.overlay import Overlay, cut_buffers
+from awsomefsd.io.overlay import Overlay
+from awsomefsd.io.stream import slice_views
 from awsomefsd.types import Extent
 
 SEED = int(os.environ.get("AWSOMEFSD_SEED", random.randrange(1 << 32)))
@@ -117,8 +118,8 @@ def test_an_overlay_holds_the_latest_bytes_in_the_fewest_runs(round_: int) -> No
     assert got == model
 
 
-def test_cut_buffers_copies_nothing() -> None:
+def test_slice_views_copies_nothing() -> None:
     source = bytearray(b"abcdef")
-    parts = cut_buffers([memoryview(source)[:3], memoryview(source)[3:]], 2, 5)
+    parts = slice_views([memoryview(source)[:3], memoryview(source)[3:]], 2, 5)
     source[2:5] = b"XYZ"
     assert b"".join(parts) == b"XYZ"
