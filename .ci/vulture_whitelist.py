@@ -44,3 +44,10 @@ pytest_report_header
 pytest_runtest_makereport
 pytest_terminal_summary
 pytestmark
+
+# consensus.Leadership: the service of several voters, which is being built, calls these
+NotLeading
+_.leading
+_.request_read
+_.reads_confirmed
+_.quorum_contact_ns

@@ -86,6 +86,14 @@ class Unavailable(Error):
     retry_helps = True
 
 
+class NotLeading(Unavailable):
+    """This node does not lead the metadata; `leader` is the node that does, "" if this one knows none."""
+
+    def __init__(self, leader: str = "") -> None:
+        super().__init__(f"this node does not lead the metadata, {leader or 'and knows no node that'} does")
+        self.leader = leader
+
+
 class Overloaded(Unavailable):
     """A named bound in limits.py is reached; wait and send again."""
 

@@ -1,19 +1,27 @@
-"""What the replica needs from whoever decides the order of entries: the interface of Raft, and of a single voter.
+"""What the replica needs from whoever decides the order of entries: the interface of Raft (voter.py), and of a single voter (solo.py).
 
 Rules both keep.  `propose` stamps index and term and decides nothing.  `ready` does the durable part in the order store → send, and returns
-what is committed now, in index order, each exactly once; only that may be applied.  An entry may come out with another term than was
-stamped at its index: then somebody else's entry won, and the proposer must send its own again.
+what is committed now, in index order, each exactly once; only that may be applied.  That is also what other leaders proposed.  An entry may
+come out with another term than was stamped at its index: then somebody else's entry won, and the proposer must send its own again.
+
+When `leading` turns false (it is seen after any call of `ready`, `tick` or `receive`), what was proposed here and has not come out of
+`ready` is undecided: it may still come out, or never.  Whoever asked for it asks again, under the same request id.
+
+A query may be answered from the applied state when a ticket drawn after it arrived is confirmed: a quorum said after the drawing that we
+still lead, and `ready` has returned everything that was committed at the drawing (ReadIndex).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from awsomefsd.meta.commands import Entry
 
 
-class Consensus(Protocol):
+class Log(Protocol):
+    """The entries.  Indexes only grow."""
+
     @property
     def term(self) -> int: ...
 
@@ -26,12 +34,12 @@ class Consensus(Protocol):
         """Newest committed index."""
 
     def propose(self, batch: list[Entry]) -> None:
-        """Stamp index and term into each entry and queue them."""
+        """Stamp index and term into each entry and queue them.  Raises NotLeading, and then nothing of it is queued."""
 
     def ready(self) -> list[Entry]:
-        """Store what is queued, durably; then the entries that became committed.
+        """Store what is queued, durably, and send; then the entries that became committed.
 
-        Raises Unavailable if nothing was stored (the queued proposals are given up).
+        Raises Unavailable if nothing was stored: a single voter gives the queued proposals up, one of several keeps them and is silent.
         """
 
     def replay(self, after: int) -> Iterator[Entry]:
@@ -41,8 +49,42 @@ class Consensus(Protocol):
         """Committed entries from `index` on, encoded; raises Dropped for one before first_index."""
 
     def compact(self, index: int) -> None:
-        """Entries < `index` are not needed any more."""
+        """Entries < `index` are not needed any more by this node's store and readers."""
 
     def figures(self) -> dict[str, int | float | str]: ...
 
     def close(self) -> None: ...
+
+
+class Leadership(Protocol):
+    """Who leads, and until when that is known.  Times are boot time (clock.boot_ns)."""
+
+    @property
+    def leading(self) -> bool:
+        """This node leads, and has committed and returned an entry of its own term: the state it applied is complete."""
+
+    @property
+    def leader(self) -> str:
+        """UUID of the node that leads as far as this one knows, "" if it knows none."""
+
+    def request_read(self) -> int:
+        """A ticket for the queries that have arrived; one for all of a turn.  Raises NotLeading."""
+
+    def reads_confirmed(self) -> int:
+        """Queries with a ticket up to this one may be answered from the applied state.  Tickets of an earlier leadership never are."""
+
+    def quorum_contact_ns(self) -> int:
+        """When the newest round was *sent* that a quorum answered; 0 if none was in this leadership."""
+
+    def next_deadline_ns(self) -> int | None:
+        """When `tick` is due again; None: never by time."""
+
+    def tick(self, now_ns: int) -> None:
+        """Time has come to `now_ns`; what follows from it is done by the next `ready`."""
+
+    def receive(self, sender: str, message: Any) -> None:
+        """A decoded message of another voter (peer_messages.Message), from the connection that proved to be node `sender`'s."""
+
+
+class Consensus(Log, Leadership, Protocol):
+    """Both."""

@@ -109,7 +109,7 @@ class Replica:
             create = store.identity is None
             journal = Journal.open(directory / "journal", cluster, node, create=create, disk=disk, file_bytes=journal_file_bytes)
             store.claim(cluster_uuid, node_uuid, journal.incarnation)
-            return cls(Solo(journal), store, make_machine, commit_entries, commit_ms, lock_fd)
+            return cls(Solo(journal, node_uuid), store, make_machine, commit_entries, commit_ms, lock_fd)
         except BaseException:
             if store is not None:
                 store.close()

@@ -6,11 +6,13 @@ crash: nobody was told that it failed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
-from awsomefsd.errors import Corrupt
+from awsomefsd import clock
+from awsomefsd.errors import Corrupt, ProtocolError
 from awsomefsd.meta.commands import Entry, entry_decode, entry_encode
 from awsomefsd.meta.journal import Journal
 
@@ -29,8 +31,11 @@ def decode(raw: bytes) -> Entry:
 class Solo:
     """Implements consensus.Consensus."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, node: str = "", boot_ns: Callable[[], int] = clock.boot_ns) -> None:
         self._journal = journal
+        self._boot_ns = boot_ns
+        self.leader = node
+        self.leading = True
         self._queued: list[Entry] = []
         self.batches = 0
         self.entries = 0
@@ -81,6 +86,25 @@ class Solo:
 
     def compact(self, index: int) -> None:
         self._journal.drop_before(index)
+
+    # --- leadership, which nobody contests ------------------------------------------------------------------------------------
+    def request_read(self) -> int:
+        return 0
+
+    def reads_confirmed(self) -> int:
+        return 0
+
+    def quorum_contact_ns(self) -> int:
+        return self._boot_ns()
+
+    def next_deadline_ns(self) -> int | None:
+        return None
+
+    def tick(self, now_ns: int) -> None:
+        """Time changes nothing."""
+
+    def receive(self, sender: str, message: Any) -> None:
+        raise ProtocolError(f"node {sender} takes this one for a voter beside it; the metadata of this cluster has one voter")
 
     def figures(self) -> dict[str, int | float | str]:
         journal = self._journal

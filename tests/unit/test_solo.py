@@ -1,0 +1,25 @@
+"""A single voter keeps the promises of consensus.Consensus."""
+
+from __future__ import annotations
+
+import pytest
+
+from awsomefsd.errors import ProtocolError
+from awsomefsd.meta.consensus import Consensus
+from awsomefsd.meta.journal import Journal
+from awsomefsd.meta.solo import Solo
+
+
+def test_it_leads_and_confirms_reads_at_once(tmp_path):
+    now = [5]
+    solo: Consensus = Solo(Journal.open(tmp_path, b"c" * 16, b"n" * 16, create=True, file_bytes=64 << 10), "node", lambda: now[0])
+    assert solo.leading and solo.leader == "node"
+    assert solo.reads_confirmed() >= solo.request_read()
+    now[0] = 7
+    assert solo.quorum_contact_ns() == 7
+    assert solo.next_deadline_ns() is None
+    solo.tick(8)
+    assert solo.ready() == [] and solo.leading
+    with pytest.raises(ProtocolError, match="one voter"):
+        solo.receive("other", object())
+    solo.close()
