@@ -26,6 +26,7 @@ class Hello(Message, tag=1):
     version: int
     mount: int  # 0: a client without a mount (daemon, tools)
     features: int = 0
+    connection: int = 0  # counts this client's connections: nothing more is read from earlier ones of the mount (0: not counted)
 
 
 class Propose(Message, tag=2):
@@ -341,9 +342,17 @@ class Reports(Message, tag=25):
     figures: dict[int, dict[str, int]]
 
 
+class NotLeader(Message, tag=50):
+    """Ask `node` at `address` (both "" while nobody is known to lead), with the same ids.  Answers any request, Hello too."""
+
+    node: str
+    address: str
+
+
 Reply = Union[
     Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
     StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions, Reports,
+    NotLeader,
 ]  # fmt: skip
 
 

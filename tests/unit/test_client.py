@@ -15,6 +15,7 @@ import pytest
 from awsomefsd.codec import encode
 from awsomefsd.errors import FsError, ProtocolError, Unavailable
 from awsomefsd.meta import client as client_module
+from awsomefsd.meta import client_core
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import leader as leader_module
 from awsomefsd.meta import messages as m
@@ -254,8 +255,8 @@ def test_an_opening_that_lost_its_answer_is_the_same_request(tmp_path, script, c
 
 
 def test_inflight_is_bounded_and_the_rest_waits_in_order(tmp_path, script, clients, monkeypatch):
-    monkeypatch.setattr(client_module, "RPC_INFLIGHT_MAX", 4)
-    monkeypatch.setattr(client_module, "QUEUED_MAX", 6)
+    monkeypatch.setattr(client_core, "RPC_INFLIGHT_MAX", 4)
+    monkeypatch.setattr(client_core, "CLIENT_QUEUED_MAX", 6)
     client = clients(tmp_path / "meta.sock")
     script.accept()
     signals = [ask(client, m.GetAttr(1, number)) for number in range(10)]
