@@ -1,10 +1,13 @@
-"""The journal's only way to the disk: ten calls, so that a crash test can record every write and sync, drop those that were not synced,
+"""The journal's only way to the disk: a dozen calls, so that a crash test can record every write and sync, drop those that were not synced,
 reorder them inside one sync, and open the journal again on what is left.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from awsomefsd.codec import Bytes
@@ -32,6 +35,12 @@ class Disk(Protocol):
     def unlink(self, path: str) -> None: ...
 
     def names(self, directory: str) -> list[str]: ...
+
+    def lock(self, directory: str) -> int:
+        """Keeps every other process from it until the descriptor is closed; BlockingIOError if one has it."""
+
+    def beside(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Start `work` beside the caller; the function returned waits for its end."""
 
 
 class OsDisk:
@@ -82,3 +91,17 @@ class OsDisk:
 
     def names(self, directory: str) -> list[str]:
         return os.listdir(directory)
+
+    def lock(self, directory: str) -> int:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def beside(self, work: Callable[[], None]) -> Callable[[], None]:
+        thread = threading.Thread(target=work, name="journal-spare", daemon=True)
+        thread.start()
+        return thread.join

@@ -9,28 +9,33 @@ written on a background thread while the present one fills.
 
 Crash windows.  Between the write of a batch and its sync: the batch may be there in part, nobody was answered; what is whole at its front
 counts, the rest is torn (journal_format says how damage is told from that).  Between the rename of a new file and the first sync in it:
-an empty last file.  A failed write or sync is final: the page cache may call a lost page clean, so a second fdatasync that succeeds
-proves nothing.  The process dies and replays what the disk has.
+an empty last file.  Between the rename of a file that resets the log and the end of the old files: recovery goes on removing them.  A
+failed write or sync is final: the page cache may call a lost page clean, so a second fdatasync that succeeds proves nothing.  The process
+dies and replays what the disk has.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import threading
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from awsomefsd.errors import Corrupt, Error, Refused, Unavailable
 from awsomefsd.limits import JOURNAL_FILE_BYTES, MIB
 from awsomefsd.meta import journal_format as form
 from awsomefsd.meta.disk import Disk, OsDisk
+from awsomefsd.meta.journal_terms import Terms
 
 _SUFFIX = ".journal"
 _SPARE = "spare"
 _READ_BYTES = MIB
+VOTE_BYTES_MAX = 128
+
+
+def _name(number: int) -> str:
+    return f"{number:012d}{_SUFFIX}"
 
 
 class JournalFailed(Error):
@@ -77,13 +82,15 @@ class Journal:
         self._end = 0  # where the next record goes
         self._synced = 0  # up to here the last file is durable
         self._failed: BaseException | None = None
-        self._spare: threading.Thread | None = None
+        self._spare: Callable[[], None] | None = None  # waits until the next file is prepared
         self._spare_error: BaseException | None = None
         self._closing = False
         self.cluster = self.node = self.incarnation = bytes(16)
         self.term = 0
         self.vote = b""
         self.last_index = 0
+        self._terms = Terms(0, 0)
+        self.torn = False  # recovery found a bad end that can be a torn write, or damage to the newest batch
         self.syncs = 0
         self.sync_ns = 0
 
@@ -104,14 +111,13 @@ class Journal:
         Raises Corrupt for damage and for a missing journal, FormatTooNew, Refused if another process has it or it is another cluster's.
         """
         directory = str(directory)
-        lock_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self = cls(directory, disk or OsDisk(), file_bytes, lock_fd)
+        disk = disk or OsDisk()
         try:
-            fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._recover(cluster, node, create, incarnation)
+            self = cls(directory, disk, file_bytes, disk.lock(directory))
         except BlockingIOError as err:
-            os.close(lock_fd)
             raise Refused(f"{directory}: another process uses this journal; stop it first") from err
+        try:
+            self._recover(cluster, node, create, incarnation)
         except BaseException:
             self.close()
             raise
@@ -128,22 +134,37 @@ class Journal:
                 raise Corrupt(f"{self._directory}: the journal is gone, but its state store is not; restore it or join as a new node")
             self.cluster, self.node, self.incarnation = cluster, node, incarnation or os.urandom(16)
             self._prepare_spare()
-            self._start_file(1)
-            self.set_hard_state(0, b"")
+            self._start_file(1, 0)
         elif numbers[-1] - numbers[0] != len(numbers) - 1:
             raise Corrupt(f"{self._directory}: a journal file between {numbers[0]} and {numbers[-1]} is missing")
-        for number in numbers:
+        for number in self._remove_void(numbers):
             self._recover_file(number, cluster, node, number == numbers[-1])
         self._prepare_spare()
 
+    def _remove_void(self, numbers: list[int]) -> list[int]:
+        """End what a crash during `reset_to` left; returns the files that count."""
+        for place in range(len(numbers) - 1, 0, -1):
+            path = self._path(_name(numbers[place]))
+            fd = self._disk.open(path, os.O_RDONLY)
+            try:
+                header, _ = form.unpack_header(self._disk.pread(fd, form.HEADER_BYTES, 0), path)
+            finally:
+                self._disk.close(fd)
+            if header.flags & form.RESET:
+                self._unlink([self._path(_name(number)) for number in numbers[:place]])
+                return numbers[place:]
+        return numbers
+
     def _recover_file(self, number: int, cluster: bytes, node: bytes, newest: bool) -> None:
-        path = self._path(f"{number:012d}{_SUFFIX}")
+        path = self._path(_name(number))
         fd = self._disk.open(path, os.O_RDWR)
         try:
             raw = self._disk.pread(fd, self._disk.size(fd), 0)
             header, seed = form.unpack_header(raw, path)
             self._check_identity(path, header, number, cluster, node)
             file = _File(number, path, seed, header.first_index)
+            if not self._files:
+                self._terms = Terms(header.first_index - 1, header.previous_term)
             self._files.append(file)
             self.last_index = header.first_index - 1
             file.end = end = self._walk(file, raw)
@@ -177,10 +198,11 @@ class Journal:
                     raise Corrupt(f"{file.path}: entry {record.index} at {position} follows entry {self.last_index}")
                 offsets.append(position)
                 self.last_index = record.index
+                self._terms.append(record.index, record.term)
             elif record.kind == form.HARD_STATE:
                 self.term, self.vote, file.stated = record.term, record.payload, True
             else:
-                self._forget_after(record.index)
+                self._forget_after(record.index, record.term)
             position = record.end
         return position
 
@@ -192,14 +214,14 @@ class Journal:
         proof = form.proof_of_damage(raw, end, file.seed)
         if proof is not None:
             raise Corrupt(f"{file.path}: bad record at {end}, which was durable when the record at {proof} was written")
+        self.torn = True
 
     # --- files ---------------------------------------------------------------------------------------------------------------
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
 
     def _prepare_spare(self) -> None:
-        self._spare = threading.Thread(target=self._write_spare, name="journal-spare", daemon=True)
-        self._spare.start()
+        self._spare = self._disk.beside(self._write_spare)
 
     def _write_spare(self) -> None:
         """Zeros, in pieces with a sync each: one sync of a whole file would hold up the journal's own."""
@@ -220,7 +242,7 @@ class Journal:
     def _take_spare(self) -> None:
         for attempt in (1, 2):
             assert self._spare is not None
-            self._spare.join()
+            self._spare()
             if self._spare_error is None:
                 return
             error, self._spare_error = self._spare_error, None
@@ -228,26 +250,29 @@ class Journal:
             if attempt == 2:
                 raise JournalFull(f"{self._directory}: no room for the next journal file: {error}") from error
 
-    def _start_file(self, first: int) -> None:
-        """The prepared file becomes the last one; it exists only from the rename on, and then its header is durable."""
+    def _start_file(self, first: int, previous_term: int, flags: int = 0) -> None:
+        """The prepared file becomes the last one; it exists only from the rename on, and then header and hard state are durable."""
         self._take_spare()
         number = self._files[-1].number + 1 if self._files else 1
-        header = form.FileHeader(self.cluster, self.node, self.incarnation, number, first)
+        header = form.FileHeader(self.cluster, self.node, self.incarnation, number, first, previous_term=previous_term, flags=flags)
         block, seed = form.pack_header(header)
-        path = self._path(f"{number:012d}{_SUFFIX}")
+        state = form.pack_record(seed, form.HEADER_BYTES, form.HEADER_BYTES, form.HARD_STATE, 0, self.term, self.vote)
+        path = self._path(_name(number))
         old = self._fd
         if self._files:
             self._files[-1].end = self._end
         try:
             fd = self._disk.open(self._path(_SPARE), os.O_RDWR)
-            self._disk.pwrite(fd, block, 0)
+            self._disk.pwrite(fd, block + state, 0)
             self._disk.fdatasync(fd)
             self._disk.rename(self._path(_SPARE), path)
             self._disk.sync_directory(self._directory)
         except OSError as err:
             self._fail(err)
         self._files.append(_File(number, path, seed, first))
-        self._fd, self._end, self._synced = fd, form.HEADER_BYTES, form.HEADER_BYTES
+        self._files[-1].stated = True
+        self._fd = fd
+        self._end = self._synced = form.HEADER_BYTES + len(state)
         if old >= 0:
             self._disk.close(old)
 
@@ -257,9 +282,8 @@ class Journal:
         state = form.record_bytes(len(self.vote))
         assert form.HEADER_BYTES + state + length <= self._file_bytes, "a batch fits a file"
         self.sync()
-        self._start_file(self.last_index + 1)
+        self._start_file(self.last_index + 1, self._terms.of(self.last_index) or 0)
         self._prepare_spare()
-        self._put(form.HARD_STATE, 0, self.term, self.vote)
 
     def _fail(self, err: BaseException) -> None:
         self._failed = err
@@ -309,6 +333,7 @@ class Journal:
         self._write(b"".join(pieces), start)
         file.offsets.extend(places)
         self._end, self.last_index = end, index
+        self._terms.append(index, term)
 
     def sync(self) -> None:
         """Everything appended is durable when this returns; JournalFailed otherwise, for ever."""
@@ -328,24 +353,47 @@ class Journal:
 
     def set_hard_state(self, term: int, vote: bytes) -> None:
         """Term and vote, durable when this returns."""
-        assert term >= self.term and len(vote) <= 64
+        assert term >= self.term and len(vote) <= VOTE_BYTES_MAX
         self._make_room(form.record_bytes(len(vote)))
         self._put(form.HARD_STATE, 0, term, vote)
         self.sync()
         self.term, self.vote = term, vote
 
+    def term_of(self, index: int) -> int | None:
+        """Of an entry kept, or of the one before the oldest; None for any other."""
+        return self._terms.of(index)
+
     def truncate_after(self, index: int) -> None:
         """Entries > `index` are gone, durably (a follower's that were never committed)."""
         assert self.first_index - 1 <= index <= self.last_index
         self._make_room(form.RECORD_BYTES)
-        self._put(form.TRUNCATE, index, self.term, b"")
+        term = self._terms.of(index)
+        assert term is not None
+        self._put(form.TRUNCATE, index, term, b"")
         self.sync()
-        self._forget_after(index)
+        self._forget_after(index, term)
 
-    def _forget_after(self, index: int) -> None:
+    def _forget_after(self, index: int, term: int) -> None:
         for file in self._files:
             file.forget_after(index)
         self.last_index = index
+        if index < self._terms.base:  # the first file begins behind it: the file before, which had it, is dropped
+            self._terms = Terms(index, term)
+        else:
+            self._terms.truncate_after(index)
+
+    def reset_to(self, index: int, term: int) -> None:
+        """All entries are gone, and the next one is `index` + 1: a snapshot took the place of the log up to `index`, which had `term`.
+
+        After a crash it is the old log, whole, or the new one.  Term and vote stay.  Raises JournalFull (nothing is changed).
+        """
+        self.sync()
+        self._start_file(index + 1, term, form.RESET)
+        self._prepare_spare()
+        old, self._files = self._files[:-1], self._files[-1:]
+        self._terms = Terms(index, term)
+        self.last_index = index
+        self._unlink([file.path for file in old])
 
     def drop_before(self, index: int) -> None:
         """Remove whole files that hold only entries < `index`.  The last file stays."""
@@ -358,13 +406,17 @@ class Journal:
             self._make_room(form.record_bytes(len(self.vote)))
             self._put(form.HARD_STATE, 0, self.term, self.vote)
         self.sync()
+        self._unlink([file.path for file in self._files[:keep]])
+        del self._files[:keep]
+        self._terms.drop_before(self.first_index - 1)
+
+    def _unlink(self, paths: list[str]) -> None:
         try:
-            for file in self._files[:keep]:  # oldest first: a crash in between leaves no gap
-                self._disk.unlink(file.path)
+            for path in paths:  # oldest first: a crash in between leaves no gap
+                self._disk.unlink(path)
             self._disk.sync_directory(self._directory)
         except OSError as err:
             self._fail(err)
-        del self._files[:keep]
 
     def read(self, index: int, count: int = 1 << 62, bytes_max: int = _READ_BYTES) -> list[bytes]:
         """Entries from `index` on: at most `count`, and about `bytes_max` bytes but at least one.  [] behind the end.
@@ -405,7 +457,7 @@ class Journal:
         """Nothing is synced here: what was acknowledged is durable already."""
         self._closing = True
         if self._spare is not None:
-            self._spare.join()
+            self._spare()
         if self._fd >= 0:
             self._disk.close(self._fd)
             self._fd = -1

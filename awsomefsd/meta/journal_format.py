@@ -3,7 +3,10 @@
 File header (HEADER_BYTES, padded with zeros)::
 
     magic 8s "AWSMJRNL" | version u16 | 2x | compat u32 | ro_compat u32 | incompat u32 | cluster uuid 16s | node uuid 16s
-    | incarnation 16s | number u64 | first index u64 | crc32c u32 of all before
+    | incarnation 16s | number u64 | first index u64 | previous term u64 | flags u32 | crc32c u32 of all before
+
+The previous term is that of entry (first index - 1).  Flag RESET: the files before this one are void, for a snapshot of the state up to
+that entry took their place.  Version 1 has neither field: it was written by single voters only, whose entries are all of term 1.
 
 Record (RECORD_BYTES, then the payload, padded with zeros to 8 bytes)::
 
@@ -31,12 +34,14 @@ from awsomefsd.errors import Corrupt, FormatTooNew
 from awsomefsd.limits import JOURNAL_RECORD_BYTES_MAX
 
 MAGIC = b"AWSMJRNL"
-VERSION = 1
+VERSION = 2
+RESET = 1  # flag of a file
 INCOMPAT_KNOWN = 0  # incompatible feature bits this build understands
 HEADER_BYTES = 4096
 ENTRY, HARD_STATE, TRUNCATE = 1, 2, 3
 
-_HEADER = struct.Struct("<8sH2xIII16s16s16sQQ")
+_HEADER_1 = struct.Struct("<8sH2xIII16s16s16sQQ")
+_HEADER = struct.Struct("<8sH2xIII16s16s16sQQQI")
 _CRC = struct.Struct("<I")
 _RECORD = struct.Struct("<IB3xQQII4x")
 _OFFSET = struct.Struct("<Q")
@@ -56,10 +61,13 @@ class FileHeader(NamedTuple):
     compat: int = 0
     ro_compat: int = 0
     incompat: int = 0
+    previous_term: int = 0
+    flags: int = 0
 
 
 class Record(Struct, gc=False):
-    """A valid record; `end` is where the next one starts.  HARD_STATE: term, and the vote as payload.  TRUNCATE: entries > index go."""
+    """A valid record; `end` is where the next one starts.  HARD_STATE: term, and the vote as payload.  TRUNCATE: entries > index go,
+    and term is that of the entry which is now the last."""
 
     kind: int
     index: int
@@ -82,6 +90,8 @@ def pack_header(header: FileHeader) -> tuple[bytes, int]:
         header.incarnation,
         header.number,
         header.first_index,
+        header.previous_term,
+        header.flags,
     )
     seed = crc32c(fields)
     return (fields + _CRC.pack(seed)).ljust(HEADER_BYTES, b"\0"), seed
@@ -91,13 +101,16 @@ def unpack_header(raw: Bytes, what: str) -> tuple[FileHeader, int]:
     """Raises Corrupt, or FormatTooNew for a version or an incompatible feature of a later build."""
     if len(raw) < HEADER_BYTES or bytes(raw[:8]) != MAGIC:
         raise Corrupt(f"{what}: not a journal file")
-    (seed,) = _CRC.unpack_from(raw, _HEADER.size)
-    if crc32c(bytes(raw[: _HEADER.size])) != seed:
+    first = int.from_bytes(raw[8:10], "little") == 1
+    layout = _HEADER_1 if first else _HEADER  # a later version keeps version 2's place of the checksum
+    (seed,) = _CRC.unpack_from(raw, layout.size)
+    if crc32c(bytes(raw[: layout.size])) != seed:
         raise Corrupt(f"{what}: checksum of the file header does not match")
-    _, version, compat, ro_compat, incompat, cluster, node, incarnation, number, first_index = _HEADER.unpack_from(raw)
+    _, version, compat, ro_compat, incompat, cluster, node, incarnation, number, first_index, *rest = layout.unpack_from(raw)
     if version > VERSION or incompat & ~INCOMPAT_KNOWN:
         raise FormatTooNew(f"{what}: format version {version}, features {incompat:#x}: written by a newer build; upgrade this node")
-    return FileHeader(cluster, node, incarnation, number, first_index, compat, ro_compat, incompat), seed
+    previous_term, flags = rest or (int(first_index > 1), 0)
+    return FileHeader(cluster, node, incarnation, number, first_index, compat, ro_compat, incompat, previous_term, flags), seed
 
 
 def record_bytes(payload_bytes: int) -> int:

@@ -92,7 +92,7 @@ def test_what_was_synced_is_read_again(tmp_path):
 def test_a_batch_is_one_write_and_one_sync(tmp_path):
     disk = FaultyDisk()
     journal = open_journal(tmp_path, disk=disk)
-    journal._spare.join()
+    journal._spare()
     disk.writes.clear()
     syncs = disk.syncs
     journal.append(1, [b"entry %d" % number for number in range(200)])
@@ -284,7 +284,7 @@ def test_records_of_another_file_or_place_do_not_pass():
 def test_a_failed_sync_is_final(tmp_path):
     disk = FaultyDisk()
     journal = open_journal(tmp_path, disk=disk)
-    journal._spare.join()
+    journal._spare()
     journal.append(1, [b"lost"])
     disk.fail_sync = True
     with pytest.raises(JournalFailed):
@@ -298,7 +298,7 @@ def test_a_failed_sync_is_final(tmp_path):
 def test_no_room_for_the_next_file_is_not_fatal(tmp_path):
     disk = FaultyDisk()
     journal = open_journal(tmp_path, disk=disk)
-    journal._spare.join()
+    journal._spare()
     journal.append(1, [bytes(20_000)])
     journal.sync()
     (tmp_path / "spare").unlink()
@@ -337,14 +337,14 @@ def test_a_leftover_spare_is_not_used(tmp_path):
     written(tmp_path, [[b"x"]])
     (tmp_path / "spare").write_bytes(newest(tmp_path).read_bytes())
     journal = open_journal(tmp_path, create=False)
-    journal._spare.join()
+    journal._spare()
     assert (tmp_path / "spare").read_bytes() == bytes(FILE_BYTES)
     journal.close()
 
 
 def test_golden_bytes():
     block, seed = form.pack_header(form.FileHeader(bytes(range(16)), bytes(range(16, 32)), bytes(range(32, 48)), 7, 1001, 1, 2, 0))
-    fresh = block[:128] + form.pack_record(seed, 4096, 4096, form.HARD_STATE, 0, 3, bytes(range(16)))
+    fresh = block[:144] + form.pack_record(seed, 4096, 4096, form.HARD_STATE, 0, 3, bytes(range(16)))
     fresh += form.pack_record(seed, 4152, 4096, form.ENTRY, 1001, 3, b"entry")
     fresh += form.pack_record(seed, 4200, 4096, form.TRUNCATE, 1000, 3, b"")
     path = GOLDEN / "journal.bin"
