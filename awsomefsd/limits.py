@@ -78,6 +78,7 @@ VOLUMES_MAX = 4_096
 VOLUME_NAME_BYTES_MAX = 63
 LOCKS_PER_INODE_MAX = 8_192
 LOCK_WAITERS_PER_INODE_MAX = 1_024
+DEADLOCK_SEARCH_MAX = 10_000  # waiting locks that one search for a circle looks at
 STREAM_READERS_MAX = 16
 
 # --- sessions and leases ---------------------------------------------------------------------------------------------------

@@ -157,3 +157,4 @@ class Lock(Struct, array_like=True, gc=False):
     start: int
     end: int
     session: int = 0
+    handle: int = 0  # it was taken with; the end of an open file description ends its locks

@@ -1,4 +1,5 @@
-"""Locks: fcntl ranges, OFD and flock.  The machine decides; a waiting lock parks at the service and holds no thread here.
+"""Locks: fcntl ranges, OFD and flock.  The machine decides; a waiting lock parks at the service and holds no thread here.  The service
+looks for circles of waits (EDEADLK) among fcntl locks; which wait is of an open file description is found out here (callers.py).
 
 The kernel sends FLUSH with the owner at every close(2) and RELEASE for flock, so this side remembers which owners hold anything at all:
 a close of a file without locks asks nobody.
@@ -10,6 +11,7 @@ import errno
 from typing import Any, Protocol
 
 from awsomefsd.errors import FsError
+from awsomefsd.fuse.callers import waits_for_ofd_lock
 from awsomefsd.fuse.context import Context
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.meta.commands import SetLock
@@ -24,7 +26,7 @@ class LockClient(Protocol):
     """The metadata client's part for locks."""
 
     def ask(self, body: Any) -> Wait: ...
-    def wait_lock(self, command: SetLock, unique: int) -> Wait: ...
+    def wait_lock(self, command: SetLock, unique: int, no_deadlock: bool = False) -> Wait: ...
     def cancel(self, unique: int) -> None: ...
 
 
@@ -32,7 +34,7 @@ class LockOps:
     def __init__(self, mount: MountState, client: LockClient) -> None:
         self._mount = mount
         self._client = client
-        # inode -> (kind, owner) that may hold locks -> handles it took them with (those of a dead worker are not known)
+        # inode -> (kind, owner) that may hold locks -> handles it took them with (the last one of each lock, after a takeover)
         self._owners: dict[int, dict[tuple[int, int], set[int]]] = {}
         self._waiting: set[int] = set()  # uniques of requests that wait for a lock
 
@@ -47,13 +49,13 @@ class LockOps:
         return self._setlk(ctx, ino, fh, lock, wait)
 
     def _setlk(self, ctx: Context, ino: int, fh: int, lock: Lock, wait: bool) -> Op:
-        command = SetLock(self._mount.volume, ino, lock.kind, lock.owner, lock.pid, lock.lock_type, lock.start, lock.end)
+        command = SetLock(self._mount.volume, ino, lock.kind, lock.owner, lock.pid, lock.lock_type, lock.start, lock.end, fh)
         if lock.lock_type == F_UNLCK:
             yield self._mount.propose(command, ctx.unique)
             return
         self._may_hold(ino, lock).add(fh)
         if wait:
-            yield from self._wait_lock(command, fh, ctx.unique)
+            yield from self._wait_lock(command, fh, ctx)
         else:
             yield self._mount.propose(command, ctx.unique)
         self._may_hold(ino, lock).add(fh)  # the session may have been replaced meanwhile, and its owners forgotten
@@ -61,12 +63,14 @@ class LockOps:
     def _may_hold(self, ino: int, lock: Lock) -> set[int]:
         return self._owners.setdefault(ino, {}).setdefault((lock.kind, lock.owner), set())
 
-    def _wait_lock(self, command: SetLock, fh: int, unique: int) -> Op:
+    def _wait_lock(self, command: SetLock, fh: int, ctx: Context) -> Op:
+        unique = ctx.unique
+        no_deadlock = command.kind == LOCK_POSIX and waits_for_ofd_lock(ctx.pid)
         self._waiting.add(unique)
         try:
             while True:
                 try:
-                    yield self._client.wait_lock(command, unique)
+                    yield self._client.wait_lock(command, unique, no_deadlock)
                     return
                 except FsError as err:
                     if err.errno != errno.ESTALE:
@@ -135,7 +139,7 @@ class LockOps:
         """After a takeover: what the predecessor's callers hold."""
         reply: Locks = yield self._client.ask(GetLocks(session))
         for ino, lock in reply.locks:
-            self._may_hold(ino, lock)
+            self._may_hold(ino, lock).add(lock.handle)
 
 
 def _waited(wait: Wait) -> Op:

@@ -165,9 +165,10 @@ class MetaClient:
             self._keeper.end()  # or its next renewal would find it gone and report a loss
         return _Ask(self, lambda: Propose(self._core.holds(unique), self.session, self.epoch, self._take_acks(), command))
 
-    def wait_lock(self, command: SetLock, unique: int) -> Wait:
-        """As propose, answered when the lock is granted, or with EINTR after `cancel(unique)`."""
-        return _Ask(self, lambda: WaitLock(self._core.holds(unique), self.session, self.epoch, self._take_acks(), command))
+    def wait_lock(self, command: SetLock, unique: int, no_deadlock: bool = False) -> Wait:
+        """As propose, answered when the lock is granted, with EINTR after `cancel(unique)`, or with EDEADLK."""
+        holds = self._core.holds
+        return _Ask(self, lambda: WaitLock(holds(unique), self.session, self.epoch, self._take_acks(), command, no_deadlock))
 
     def tell(self, body: Cancel) -> None:
         """What has no answer."""

@@ -267,6 +267,7 @@ class SetLock(Command, tag=40):
     lock_type: int
     start: int
     end: int
+    handle: int = 0
 
 
 class RegisterReader(Command, tag=50):

@@ -40,6 +40,7 @@ from awsomefsd.meta.commands import (
     ReleaseOrphan,
     SetLock,
 )
+from awsomefsd.meta.deadlock import Owner, closes_circle
 from awsomefsd.meta.messages import (
     PROTOCOL_VERSION,
     Body,
@@ -52,7 +53,6 @@ from awsomefsd.meta.messages import (
     GetReports,
     GetStatus,
     Hello,
-    Locked,
     Propose,
     Renew,
     Reply,
@@ -60,14 +60,13 @@ from awsomefsd.meta.messages import (
     Reports,
     SessionOpened,
     Status,
-    TestLock,
     WaitLock,
     Welcome,
 )
 from awsomefsd.meta.renewals import CHECK_MS, Renewals
 from awsomefsd.meta.replica import AppliedMachine, Replica
 from awsomefsd.meta.waiting import Follower, Followers, LockWaiters, Origin, Waiter
-from awsomefsd.types import HOST_UNIQUE, Lock
+from awsomefsd.types import HOST_UNIQUE
 
 Answer = Callable[[AppliedMachine, Body], Reply]
 _MS = 1_000_000
@@ -124,6 +123,7 @@ class Leader:
         self._reaping = True  # there may be something to reap; looked at after a pause, not in every turn
         self.refused = 0  # by admission
         self.expired = 0
+        self.deadlocks = 0  # waits that ended with EDEADLK
         self._handlers = self._table()
         self._reported: dict[int, tuple[Origin, dict[str, int]]] = {}  # mount -> whose worker said what last
         self._renewals.update(self._sessions(), boot_ns())
@@ -193,7 +193,7 @@ class Leader:
             asker = pending.pop(entry.index, None)
             if asker is not None:
                 asker[1].answer(asker[2], reply if asker[0] == entry.term else _RETRY)
-        for key in self._replica.machine.take_unlocked():
+        for key in sorted(self._replica.machine.take_unlocked()):
             self._waiters.unlocked(key)
         self._reaping = True
 
@@ -317,22 +317,32 @@ class Leader:
             for waiter in waiters:
                 if self.full:
                     self._waiters.unlocked(waiter.key)
-                elif self._in_nobodys_way(waiter):
+                elif not (blockers := self._blockers(waiter)):
                     body = waiter.body
                     self._enter(waiter.origin, waiter.call, body.unique, body.session, body.epoch, body.acks, waiter.command, 0)
                     self._waiters.remove(waiter.origin.mount, body.unique)
                     self._waiters.unlocked(waiter.key)  # the next one in the next round
                 else:
+                    self._end_deadlock(waiter, blockers)
                     continue
                 break
         return bool(self._batch)
 
-    def _in_nobodys_way(self, waiter: Waiter) -> bool:
-        """Also true if there is another error to be had: applying it says which."""
-        command = waiter.command
-        lock = Lock(command.kind, command.owner, command.pid, command.lock_type, command.start, command.end, waiter.body.session)
-        reply = self._query(TestLock(command.volume, command.ino, lock))
-        return not isinstance(reply, Locked) or reply.lock is None
+    def _blockers(self, waiter: Waiter) -> list[Owner]:
+        """Who is in its way; nobody too if there is another error to be had: applying it says which."""
+        locks = self._replica.look(lambda machine: machine.locks_in_the_way(waiter.body.session, waiter.command))
+        return [(lock.session, lock.owner) for lock in locks]
+
+    def _end_deadlock(self, waiter: Waiter, blockers: list[Owner]) -> None:
+        """Looked for whenever a waiter is tried in vain: when it comes, and when a lock it might have got went to another."""
+        if not waiter.in_graph:
+            return
+        waiting = any(self._waiters.of_owner(owner) for owner in blockers)
+        if waiting and closes_circle(waiter, lambda each: each.owner, self._blockers, self._waiters.of_owner):
+            self.deadlocks += 1
+            self._end_wait(waiter, Failed(errno.EDEADLK, "its owner would wait for itself"))
+        else:
+            self._waiters.enter_graph(waiter)
 
     def _end_wait(self, waiter: Waiter, reply: Failed) -> None:
         self._waiters.remove(waiter.origin.mount, waiter.body.unique)
@@ -397,6 +407,7 @@ class Leader:
             "sessions_expired": self.expired,
             "clock_jumps": self._renewals.jumps,
             "lock_waiters": len(self._waiters),
+            "lock_deadlocks": self.deadlocks,
             "followers": len(self._followers),
             "admission_refused": self.refused,
             "reaping": int(self._reaping),

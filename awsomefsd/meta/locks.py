@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections.abc import Iterator
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import LOCKS_PER_INODE_MAX
@@ -27,10 +28,10 @@ def same_owner(a: Lock, b: Lock) -> bool:
     return a.kind == b.kind and a.owner == b.owner and a.session == b.session
 
 
-def conflict(held: list[Lock], want: Lock) -> Lock | None:
-    """The first lock in the way of `want`, or None."""
+def conflicts(held: list[Lock], want: Lock) -> Iterator[Lock]:
+    """The locks in the way of `want`."""
     if want.lock_type == F_UNLCK:
-        return None
+        return
     for lock in held:
         if (
             lock.kind == want.kind
@@ -39,8 +40,12 @@ def conflict(held: list[Lock], want: Lock) -> Lock | None:
             and (lock.lock_type == F_WRLCK or want.lock_type == F_WRLCK)
             and not same_owner(lock, want)
         ):
-            return lock
-    return None
+            yield lock
+
+
+def conflict(held: list[Lock], want: Lock) -> Lock | None:
+    """The first lock in the way of `want`, or None."""
+    return next(conflicts(held, want), None)
 
 
 def place(held: list[Lock], want: Lock) -> list[Lock]:
@@ -66,7 +71,7 @@ def place(held: list[Lock], want: Lock) -> list[Lock]:
 
 
 def _with_range(lock: Lock, start: int, end: int) -> Lock:
-    return Lock(lock.kind, lock.owner, lock.pid, lock.lock_type, start, end, lock.session)
+    return Lock(lock.kind, lock.owner, lock.pid, lock.lock_type, start, end, lock.session, lock.handle)
 
 
 def _order(lock: Lock) -> tuple[int, int, int, int]:
@@ -79,7 +84,7 @@ def of_inode(state: State, volume: int, ino: int) -> list[Lock]:
     return [] if row is None else row.locks
 
 
-def wanted(kind: int, owner: int, pid: int, lock_type: int, start: int, end: int, session: int) -> Lock:
+def wanted(kind: int, owner: int, pid: int, lock_type: int, start: int, end: int, session: int, handle: int = 0) -> Lock:
     """A lock as it is kept: flock always means the whole file."""
     if kind not in (LOCK_POSIX, LOCK_FLOCK) or lock_type not in (F_RDLCK, F_WRLCK, F_UNLCK):
         raise FsError(errno.EINVAL, f"lock kind {kind}, type {lock_type}")
@@ -88,13 +93,23 @@ def wanted(kind: int, owner: int, pid: int, lock_type: int, start: int, end: int
     end = min(end, LOCK_END_MAX)
     if not 0 <= start <= end:
         raise FsError(errno.EINVAL, f"lock range {start} to {end}")
-    return Lock(kind, owner, pid, lock_type, start, end, session)
+    return Lock(kind, owner, pid, lock_type, start, end, session, handle)
+
+
+def in_the_way(state: State, session: int, command: SetLock) -> list[Lock]:
+    """What `command` of this session has to wait for; empty too where it will fail with another error."""
+    try:
+        want = wanted(command.kind, command.owner, command.pid, command.lock_type, command.start, command.end, session)
+    except FsError:
+        return []
+    return list(conflicts(of_inode(state, command.volume, command.ino), want))
 
 
 def set_lock(state: State, entry: Entry, command: SetLock) -> Reply:
     session = session_of(state, entry, command.volume)
     volume_of(state, entry, command.volume, host=False)
-    want = wanted(command.kind, command.owner, command.pid, command.lock_type, command.start, command.end, session.session)
+    kind, owner, pid, lock_type = command.kind, command.owner, command.pid, command.lock_type
+    want = wanted(kind, owner, pid, lock_type, command.start, command.end, session.session, command.handle)
     if stat.S_ISLNK(inode_of(state, command.volume, command.ino).mode):
         raise FsError(errno.EINVAL, "a symbolic link cannot be locked")
     held = of_inode(state, command.volume, command.ino)

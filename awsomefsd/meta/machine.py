@@ -23,7 +23,7 @@ from awsomefsd.meta.messages import Done, Failed, Reply
 from awsomefsd.meta.refuse import Fence, Later
 from awsomefsd.meta.state import State
 from awsomefsd.meta.txn import Txn
-from awsomefsd.types import HOST_UNIQUE
+from awsomefsd.types import HOST_UNIQUE, Lock
 
 _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.Init: volumes.init,
@@ -125,6 +125,9 @@ class Machine:
 
     def reap_pending(self) -> bool:
         return reaping.pending(self.state)
+
+    def locks_in_the_way(self, session: int, command: c.SetLock) -> list[Lock]:
+        return locks.in_the_way(self.state, session, command)
 
     def live_sessions(self) -> dict[int, int]:
         """Session -> epoch."""

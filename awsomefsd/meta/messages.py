@@ -133,13 +133,17 @@ class Renew(Message, tag=23):
 
 
 class WaitLock(Message, tag=24):
-    """Like Propose of its SetLock, but answered when it is granted.  Cancel ends it with Failed(EINTR)."""
+    """Like Propose of its SetLock, but answered when it is granted.  Cancel ends it with Failed(EINTR).
+
+    `no_deadlock`: of an open file description, which takes no part in the search for circles (EDEADLK).
+    """
 
     unique: int
     session: int
     epoch: int
     acks: list[int]
     command: AnyCommand
+    no_deadlock: bool = False
 
 
 class Cancel(Message, tag=25):

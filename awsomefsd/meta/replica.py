@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from awsomefsd.errors import Corrupt, Refused
 from awsomefsd.limits import JOURNAL_FILE_BYTES, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_MAP_BYTES_MIN
-from awsomefsd.meta.commands import Entry
+from awsomefsd.meta.commands import Entry, SetLock
 from awsomefsd.meta.consensus import Consensus
 from awsomefsd.meta.disk import Disk
 from awsomefsd.meta.journal import Journal
@@ -28,6 +28,7 @@ from awsomefsd.meta.messages import Reply
 from awsomefsd.meta.solo import Solo
 from awsomefsd.meta.store import MapFull, Store
 from awsomefsd.meta.txn import Txn
+from awsomefsd.types import Lock
 
 
 class AppliedMachine(Protocol):
@@ -51,6 +52,8 @@ class AppliedMachine(Protocol):
 
     def live_sessions(self) -> dict[int, int]:
         """Session → epoch."""
+
+    def locks_in_the_way(self, session: int, command: SetLock) -> list[Lock]: ...
 
     def reader_cursors(self) -> dict[str, int]: ...
 

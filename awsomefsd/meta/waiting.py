@@ -12,7 +12,9 @@ from typing import Protocol
 
 from awsomefsd.limits import LOCK_WAITERS_PER_INODE_MAX, RPC_INFLIGHT_MAX
 from awsomefsd.meta.commands import SetLock
+from awsomefsd.meta.deadlock import Owner
 from awsomefsd.meta.messages import Reply, WaitLock
+from awsomefsd.types import LOCK_POSIX
 
 FOLLOWERS_MAX = RPC_INFLIGHT_MAX
 
@@ -41,13 +43,23 @@ class Waiter:
     def key(self) -> Key:
         return self.command.volume, self.command.ino
 
+    @property
+    def owner(self) -> Owner:
+        return self.body.session, self.command.owner
+
+    @property
+    def in_graph(self) -> bool:
+        """Whether it may be part of a deadlock, see deadlock.py."""
+        return self.command.kind == LOCK_POSIX and not self.body.no_deadlock
+
 
 class LockWaiters:
     def __init__(self, per_inode_max: int = LOCK_WAITERS_PER_INODE_MAX) -> None:
         self._per_inode_max = per_inode_max
         self._by_key: dict[Key, dict[tuple[int, int], Waiter]] = {}
         self._by_id: dict[tuple[int, int], Waiter] = {}
-        self._retry: set[Key] = set()
+        self._by_owner: dict[Owner, dict[tuple[int, int], Waiter]] = {}  # those in the graph of waits
+        self._retry: dict[Key, None] = {}  # in the order in which the reasons came
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -58,32 +70,49 @@ class LockWaiters:
         waiters = self._by_key.setdefault(waiter.key, {})
         if request not in waiters and len(waiters) >= self._per_inode_max:
             return False
-        self._retry.add(waiter.key)
+        self._retry[waiter.key] = None
+        self._leave_graph(request)
         waiters[request] = self._by_id[request] = waiter
         return True
 
+    def enter_graph(self, waiter: Waiter) -> None:
+        """It was tried in vain and closes no circle: from now on others may wait for it in turn."""
+        self._by_owner.setdefault(waiter.owner, {})[(waiter.origin.mount, waiter.body.unique)] = waiter
+
+    def _leave_graph(self, request: tuple[int, int]) -> None:
+        waiter = self._by_id.get(request)
+        if waiter is not None and waiter.owner in self._by_owner:
+            self._by_owner[waiter.owner].pop(request, None)
+            if not self._by_owner[waiter.owner]:
+                del self._by_owner[waiter.owner]
+
+    def of_owner(self, owner: Owner) -> list[Waiter]:
+        """What this owner waits for, as far as it can be part of a deadlock."""
+        return list(self._by_owner.get(owner, {}).values())
+
     def remove(self, mount: int, unique: int) -> Waiter | None:
+        self._leave_graph((mount, unique))
         waiter = self._by_id.pop((mount, unique), None)
         if waiter is not None:
             waiters = self._by_key[waiter.key]
             del waiters[(mount, unique)]
             if not waiters:
                 del self._by_key[waiter.key]
-                self._retry.discard(waiter.key)
+                self._retry.pop(waiter.key, None)
         return waiter
 
     def unlocked(self, key: Key) -> None:
         """Something in the way of its waiters may be gone."""
         if key in self._by_key:
-            self._retry.add(key)
+            self._retry[key] = None
 
     def unlocked_all(self) -> None:
-        self._retry.update(self._by_key)
+        self._retry.update(dict.fromkeys(self._by_key))
 
     def take_retries(self) -> list[list[Waiter]]:
         """For each inode whose waiters are to be tried: them, in order."""
-        keys, self._retry = self._retry, set()
-        return [list(self._by_key[key].values()) for key in sorted(keys) if key in self._by_key]
+        keys, self._retry = self._retry, {}
+        return [list(self._by_key[key].values()) for key in keys if key in self._by_key]
 
     def drop_origin(self, origin: Origin) -> None:
         """Its connection is gone; it will ask again on the next one."""
