@@ -69,6 +69,7 @@ def table(flags: int) -> list[Row]:
         Op.RENAME: (names.rename, encode.nothing, True),
         Op.RENAME2: (names.rename2, encode.nothing, True),
         Op.CREATE: (files.create, encode.created, True),
+        Op.TMPFILE: (files.tmpfile, encode.created, True),
         Op.OPEN: (files.open_, encode.opened, True),
         Op.READ: (files.read, encode.data, False),
         Op.WRITE: (files.write, encode.written, True),

@@ -65,7 +65,8 @@ def setxattr(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
 
 
 def setxattr_ext(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
-    """With SETXATTR_EXT negotiated the struct is twice as long; its one flag speaks of ACLs, which are not negotiated."""
+    """With SETXATTR_EXT negotiated the struct is twice as long; its one flag speaks of ACLs."""
+    ctx.kill_sgid = abi.SETXATTR_EXT_IN.unpack_from(body)[2] & abi.SETXATTR_ACL_KILL_SGID != 0
     return _setxattr(fs, ctx, ino, body, abi.SETXATTR_EXT_IN.size)
 
 

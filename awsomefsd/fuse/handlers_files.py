@@ -15,9 +15,15 @@ from awsomefsd.types import LOCK_FLOCK, LOCK_POSIX, Lock
 
 
 def create(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
-    flags, mode, _, open_flags = abi.CREATE_IN.unpack_from(body)
+    flags, mode, ctx.umask, open_flags = abi.CREATE_IN.unpack_from(body)
     ctx.kill_suidgid = open_flags & abi.OPEN_KILL_SUIDGID != 0
     return fs.create(ctx, parent, text(body, abi.CREATE_IN.size), mode, flags)
+
+
+def tmpfile(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+    """The struct of CREATE, and a name that means nothing."""
+    flags, mode, ctx.umask, _ = abi.CREATE_IN.unpack_from(body)
+    return fs.tmpfile(ctx, parent, mode, flags)
 
 
 def open_(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:

@@ -47,12 +47,12 @@ def readlink(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
 
 
 def mknod(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
-    mode, rdev, _, _ = abi.MKNOD_IN.unpack_from(body)
+    mode, rdev, ctx.umask, _ = abi.MKNOD_IN.unpack_from(body)
     return fs.mknod(ctx, parent, text(body, abi.MKNOD_IN.size), mode, rdev)
 
 
 def mkdir(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
-    mode, _ = abi.MKDIR_IN.unpack_from(body)
+    mode, ctx.umask = abi.MKDIR_IN.unpack_from(body)
     return fs.mkdir(ctx, parent, text(body, abi.MKDIR_IN.size), mode)
 
 

@@ -90,6 +90,7 @@ class MountState:
         self.lease = lease
         self.read_only = read_only
         self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
+        self.linking: set[int] = set()  # inodes that get their first name: their last close ends nothing before that is decided
         self.recovering = False  # requests of a dead predecessor are being executed again
         self.failed_handles: set[int] = set()  # fh that answer EIO until closed: what they held was lost with a session
 

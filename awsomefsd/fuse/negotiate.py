@@ -4,8 +4,10 @@ The smaller minor counts.  A flag is asked for only from the minor on that broug
 so a mount pinned to 7.34 in a test sees what a 5.14 kernel gives.  A successor worker never negotiates; it finds the result in the control
 area, because it has to read requests as the kernel writes them to its predecessor.
 
-Not asked for: WRITEBACK_CACHE (the kernel's own dirty pages would be outside every lease), POSIX_ACL, DONT_MASK (the kernel applies the
-umask), EXPLICIT_INVAL_DATA (a reread of cached pages would not ask, KERNEL-FUSE facts), NO_OPEN and NO_OPENDIR (handles are recorded).
+DONT_MASK goes with POSIX_ACL: only here is known whether a directory's default ACL takes the place of the umask.
+
+Not asked for: WRITEBACK_CACHE (the kernel's own dirty pages would be outside every lease), EXPLICIT_INVAL_DATA (a reread of cached pages
+would not ask, KERNEL-FUSE facts), NO_OPEN and NO_OPENDIR (handles are recorded).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ WANTED = (
     abi.ASYNC_READ | abi.BIG_WRITES | abi.ATOMIC_O_TRUNC | abi.EXPORT_SUPPORT | abi.POSIX_LOCKS | abi.FLOCK_LOCKS
     | abi.DO_READDIRPLUS | abi.READDIRPLUS_AUTO | abi.PARALLEL_DIROPS | abi.AUTO_INVAL_DATA | abi.HANDLE_KILLPRIV_V2
     | abi.CACHE_SYMLINKS | abi.SETXATTR_EXT | abi.MAX_PAGES | abi.ASYNC_DIO
+    | abi.POSIX_ACL | abi.DONT_MASK
 )  # fmt: skip
 _SINCE = ((abi.INIT_EXT, INIT_EXT_MINOR), (abi.HAS_RESEND, 40))
 

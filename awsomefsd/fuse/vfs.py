@@ -35,7 +35,7 @@ class Vfs:
         served = self._served
         self.lookup, self.readlink = served(names.lookup), served(names.readlink)
         self.mknod, self.mkdir, self.symlink = served(names.mknod), served(names.mkdir), served(names.symlink)
-        self.create, self.link = served(names.create), served(names.link)
+        self.create, self.tmpfile, self.link = served(names.create), served(names.tmpfile), served(names.link)
         self.unlink, self.rmdir, self.rename = served(names.unlink), served(names.rmdir), served(names.rename)
         self.opendir, self.readdir, self.releasedir = served(names.opendir), served(names.readdir), names.releasedir
         self.forget = names.forget

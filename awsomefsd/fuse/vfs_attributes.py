@@ -9,13 +9,14 @@ from awsomefsd.fuse.context import Context, SetAttrIn
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.vfs_data import DataOps
 from awsomefsd.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
+from awsomefsd.meta import acl
 from awsomefsd.meta.commands import SET_MTIME, SET_SIZE, RemoveXattr, SetAttr, SetXattr
 from awsomefsd.meta.messages import Blob, Found, GetXattr, ListXattr, Names
 from awsomefsd.types import Attr
 from awsomefsd.wait import Op
 
 XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
-TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1  # years 1677 to 2262
+TIME_NS_MIN, TIME_NS_MAX = -9_223_372_036 * 10**9, 18_446_744_073 * 10**9  # years 1677 to 2554, what 64 bits hold; ext4 ends in 2446
 
 
 class AttributeOps:
@@ -86,7 +87,7 @@ class AttributeOps:
             raise FsError(errno.EROFS)
         if len(value) > XATTR_VALUE_BYTES_MAX:
             raise FsError(errno.E2BIG)
-        return self._change(ctx, SetXattr(self._mount.volume, ino, name, bytes(value), flags))
+        return self._change(ctx, SetXattr(self._mount.volume, ino, name, bytes(value), flags, ctx.kill_sgid))
 
     def removexattr(self, ctx: Context, ino: int, name: bytes) -> Op:
         check_xattr_name(name)
@@ -108,9 +109,11 @@ def storable(time_ns: int | None) -> int | None:
 
 
 def check_xattr_name(name: bytes) -> None:
-    """Raises FsError for names that no filesystem takes, and for system.* (POSIX ACLs are not built)."""
+    """Raises FsError for names that no filesystem takes, and for those of system.* that are no POSIX ACL."""
     if len(name) > XATTR_NAME_BYTES_MAX:
         raise FsError(errno.ERANGE)
+    if name in acl.NAMES:
+        return
     if not name.startswith(XATTR_PREFIXES):
         raise FsError(errno.EOPNOTSUPP)
     if name in XATTR_PREFIXES:

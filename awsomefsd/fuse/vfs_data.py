@@ -129,7 +129,8 @@ class DataOps:
 
     def closed(self, attr: Attr | None) -> None:
         """Perhaps that was the last handle of an inode without names."""
-        if attr is not None and attr.nlink == 0 and not self._mount.opens.count(attr.ino):
+        mount = self._mount
+        if attr is not None and attr.nlink == 0 and not mount.opens.count(attr.ino) and attr.ino not in mount.linking:
             self.release_orphan(attr.ino)
 
     def release_orphan(self, ino: int) -> None:

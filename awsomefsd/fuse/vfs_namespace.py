@@ -14,7 +14,17 @@ from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import ABSENT, Directory
 from awsomefsd.fuse.vfs_data import FOPEN_KEEP_CACHE, DataOps
 from awsomefsd.limits import NAME_BYTES_MAX, READDIR_ENTRIES_MAX, SYMLINK_BYTES_MAX
-from awsomefsd.meta.commands import RENAME_EXCHANGE, RENAME_NOREPLACE, Create, Link, Rename, Rmdir, Unlink
+from awsomefsd.meta.commands import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+    Create,
+    Link,
+    Rename,
+    Rmdir,
+    Tmpfile,
+    Unlink,
+)
 from awsomefsd.meta.messages import Blob, Entries, Found, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
 from awsomefsd.types import ROOT_INO, Attr, Dirent
 from awsomefsd.wait import Op, Signal
@@ -103,11 +113,12 @@ class NamespaceOps:
 
     def mknod(self, ctx: Context, parent: int, name: bytes, mode: int, rdev: int) -> Op:
         self._writable()
-        return self._made(ctx, Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, rdev))
+        return self._made(ctx, Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, rdev, umask=ctx.umask))
 
     def mkdir(self, ctx: Context, parent: int, name: bytes, mode: int) -> Op:
         self._writable()
-        return self._made(ctx, Create(self._mount.volume, parent, name, stat.S_IFDIR | (mode & 0o7777), ctx.uid, ctx.gid))
+        mode = stat.S_IFDIR | (mode & 0o7777)
+        return self._made(ctx, Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, umask=ctx.umask))
 
     def symlink(self, ctx: Context, parent: int, name: bytes, target: bytes) -> Op:
         self._writable()
@@ -118,7 +129,7 @@ class NamespaceOps:
     def create(self, ctx: Context, parent: int, name: bytes, mode: int, flags: int) -> Op:
         self._writable()
         mode = stat.S_IFREG | (mode & 0o7777)
-        command = Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, 0, b"", not flags & os.O_EXCL)
+        command = Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, 0, b"", not flags & os.O_EXCL, ctx.umask)
         return self._create(ctx, command, flags)
 
     def _create(self, ctx: Context, command: Create, flags: int) -> Op:
@@ -131,11 +142,34 @@ class NamespaceOps:
         fh = self._mount.opens.open(attr.ino, flags, ctx.unique)
         return self._mount.shown(attr), Opened(fh, FOPEN_KEEP_CACHE)
 
+    def tmpfile(self, ctx: Context, parent: int, mode: int, flags: int) -> Op:
+        self._writable()
+        linkable = not flags & os.O_EXCL
+        return self._tmpfile(ctx, Tmpfile(self._mount.volume, parent, mode, ctx.uid, ctx.gid, ctx.umask, linkable), flags)
+
+    def _tmpfile(self, ctx: Context, command: Tmpfile, flags: int) -> Op:
+        mount = self._mount
+        reply: Found = yield mount.propose(command, ctx.unique)
+        mount.names.put(reply.attr)
+        return reply.attr, Opened(mount.opens.open(reply.attr.ino, flags, ctx.unique), FOPEN_KEEP_CACHE)
+
     def link(self, ctx: Context, ino: int, new_parent: int, new_name: bytes) -> Op:
         self._writable()
+        return self._link(ctx, ino, new_parent, new_name)
+
+    def _link(self, ctx: Context, ino: int, new_parent: int, new_name: bytes) -> Op:
         mount = self._mount
-        reply: Found = yield mount.propose(Link(mount.volume, ino, new_parent, new_name), ctx.unique)
-        mount.names.put(reply.attr)
+        attr = mount.names.attr(ino)
+        first = (attr is None or not attr.nlink) and ino not in mount.linking  # the kernel lets one link(2) of an inode come at a time
+        if first:
+            mount.linking.add(ino)
+        try:
+            reply: Found = yield mount.propose(Link(mount.volume, ino, new_parent, new_name), ctx.unique)
+            mount.names.put(reply.attr)
+        finally:
+            if first:
+                mount.linking.discard(ino)
+                self._data.closed(mount.names.attr(ino))  # perhaps it got no name, and its last close was meanwhile
         if reply.parent is not None:
             mount.names.put(reply.parent)
         mount.names.enter(new_parent, new_name, ino)
@@ -201,9 +235,9 @@ class NamespaceOps:
 
     def rename(self, ctx: Context, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Op:
         self._writable()
-        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
-            raise FsError(errno.EINVAL, "rename flags other than NOREPLACE and EXCHANGE are not supported")
-        return self._rename(ctx, Rename(self._mount.volume, parent, name, new_parent, new_name, flags))
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT):
+            raise FsError(errno.EINVAL, f"rename flags {flags:#x}")
+        return self._rename(ctx, Rename(self._mount.volume, parent, name, new_parent, new_name, flags, False, ctx.uid, ctx.gid))
 
     def _rename(self, ctx: Context, command: Rename) -> Op:
         mount = self._mount
@@ -244,7 +278,9 @@ class NamespaceOps:
             names.enter(command.parent, command.name, reply.replaced.ino)
             return
         if not nothing and (command.parent, command.name) != (command.new_parent, command.new_name):
-            names.enter(command.parent, command.name, ABSENT)
+            names.enter(command.parent, command.name, ABSENT if reply.whiteout is None else reply.whiteout.ino)
+        if reply.whiteout is not None:
+            names.put(reply.whiteout)
         if reply.replaced is not None:
             self._removed(reply.replaced, command.pinned)
 

@@ -1,4 +1,4 @@
-"""SetAttr and extended attributes.
+"""SetAttr and SetAtimes; extended attributes are in xattrs.py.
 
 A truncation is decided here, at once; writes that the worker still holds dirty may be older than it.  So it leaves a *cut* in the inode:
 (sequence, size), the newest dirty record at that moment and how much of older records may be seen.  Cuts are kept with ascending sequences
@@ -12,8 +12,8 @@ import errno
 import stat
 
 from awsomefsd.errors import FsError
-from awsomefsd.limits import FILE_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX, XATTRS_BYTES_MAX
-from awsomefsd.meta import keys, rows
+from awsomefsd.limits import FILE_BYTES_MAX
+from awsomefsd.meta import keys, rows, xattrs
 from awsomefsd.meta.commands import (
     SET_ATIME,
     SET_CTIME,
@@ -23,16 +23,13 @@ from awsomefsd.meta.commands import (
     SET_MTIME,
     SET_SIZE,
     SET_UID,
-    XATTR_CREATE,
-    XATTR_REPLACE,
     Entry,
-    RemoveXattr,
+    SetAtimes,
     SetAttr,
-    SetXattr,
 )
 from awsomefsd.meta.filemap import FileMap
 from awsomefsd.meta.inodes import attr_of, changed, set_mtime
-from awsomefsd.meta.messages import Found, Reply
+from awsomefsd.meta.messages import Committed, Found, Reply
 from awsomefsd.meta.refuse import inode_of, volume_of
 from awsomefsd.meta.state import State
 
@@ -47,6 +44,7 @@ def set_attr(state: State, entry: Entry, command: SetAttr) -> Reply:
         _check_size(row, command.size)
     if mask & SET_MODE:
         row.mode = stat.S_IFMT(row.mode) | stat.S_IMODE(command.mode)
+        xattrs.follow_chmod(state, command.volume, command.ino, row)
     if mask & SET_UID:
         row.uid = command.uid
     if mask & SET_GID:
@@ -55,12 +53,28 @@ def set_attr(state: State, entry: Entry, command: SetAttr) -> Reply:
         row.mode &= ~stat.S_ISUID
         if row.mode & stat.S_IXGRP:
             row.mode &= ~stat.S_ISGID
+    if mask & (SET_UID | SET_GID | SET_SIZE) and row.xattrs and not stat.S_ISDIR(row.mode):
+        xattrs.drop(state, command.volume, command.ino, row, xattrs.CAPABILITY)  # privileges were given to other bytes, by another owner
     if mask & SET_SIZE:
         _set_size(state, entry, volume, command, row)
     _set_times(entry, command, row)
     if mask:
         changed(state, entry, command.volume, command.ino, row)
     return Found(attr_of(command.ino, row))
+
+
+def set_atimes(state: State, entry: Entry, command: SetAtimes) -> Reply:
+    """Neither ctime nor the inode's version: a read changes nothing that anybody else has to hear of."""
+    volume_of(state, entry, command.volume)
+    reply = Committed([], [])
+    for ino, atime_ns in command.atimes:
+        row = state.inode(command.volume, ino)
+        reply.errnos.append(0 if row is not None else errno.ENOENT)
+        if row is not None:
+            row.atime_ns = atime_ns
+            state.save_inode(command.volume, ino, row)
+        reply.attrs.append(attr_of(ino, row) if row is not None else None)
+    return reply
 
 
 def _check_size(row: rows.InodeRow, size: int) -> None:
@@ -136,41 +150,3 @@ def _add_cut(row: rows.InodeRow, sequence: int, size: int) -> None:
         return  # the same records obey a smaller size already
     cuts.append((sequence, size))
     row.cuts = cuts[-CUTS_MAX:]
-
-
-# --- extended attributes ------------------------------------------------------------------------------------------------
-def set_xattr(state: State, entry: Entry, command: SetXattr) -> Reply:
-    volume_of(state, entry, command.volume)
-    row = inode_of(state, command.volume, command.ino)
-    if not 0 < len(command.name) <= XATTR_NAME_BYTES_MAX or b"\0" in command.name:
-        raise FsError(errno.ERANGE)
-    if len(command.value) > XATTR_VALUE_BYTES_MAX:
-        raise FsError(errno.E2BIG)
-    key = keys.xattr(command.volume, command.ino, command.name)
-    old = state.read(key, rows.XATTR) if row.xattrs else None
-    if old is None and command.flags & XATTR_REPLACE:
-        raise FsError(errno.ENODATA)
-    if old is not None and command.flags & XATTR_CREATE:
-        raise FsError(errno.EEXIST)
-    held = row.xattr_bytes - (len(command.name) + len(old.value) if old is not None else 0)
-    if held + len(command.name) + len(command.value) > XATTRS_BYTES_MAX:
-        raise FsError(errno.ENOSPC, "the inode has no room for more attributes")
-    state.write(key, rows.XattrRow(command.value), rows.XATTR)
-    row.xattr_bytes = held + len(command.name) + len(command.value)
-    row.xattrs += old is None
-    changed(state, entry, command.volume, command.ino, row)
-    return Found(attr_of(command.ino, row))
-
-
-def remove_xattr(state: State, entry: Entry, command: RemoveXattr) -> Reply:
-    volume_of(state, entry, command.volume)
-    row = inode_of(state, command.volume, command.ino)
-    key = keys.xattr(command.volume, command.ino, command.name)
-    old = state.read(key, rows.XATTR) if row.xattrs and len(command.name) <= XATTR_NAME_BYTES_MAX else None
-    if old is None:
-        raise FsError(errno.ENODATA)
-    state.txn.delete(key)
-    row.xattr_bytes -= len(command.name) + len(old.value)
-    row.xattrs -= 1
-    changed(state, entry, command.volume, command.ino, row)
-    return Found(attr_of(command.ino, row))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import stat
 from collections import Counter
 
-from awsomefsd.meta import keys, locks, rows
+from awsomefsd.errors import FsError
+from awsomefsd.meta import acl, keys, locks, rows
 from awsomefsd.meta.faults import Examination
 from awsomefsd.types import ROOT_INO
 
@@ -124,9 +125,23 @@ class Tree:
             held[ino] += len(key) - keys.NAME_AT + len(row.value)
             if ino not in self.inodes:
                 self.exam.fault("xattr-without-inode", self.where(ino, key[keys.NAME_AT :]), "the inode does not exist")
+            elif key[keys.NAME_AT :] in acl.NAMES:
+                self._acl(ino, key[keys.NAME_AT :], bytes(row.value))
         for ino, inode in self.inodes.items():
             self.exam.equal("xattr-count", self.where(ino), inode.xattrs, counts[ino])
             self.exam.equal("xattr-count", self.where(ino) + " bytes", inode.xattr_bytes, held[ino])
+
+    def _acl(self, ino: int, name: bytes, value: bytes) -> None:
+        inode = self.inodes[ino]
+        try:
+            entries = acl.parse(value)
+        except FsError as err:
+            self.exam.fault("acl-invalid", self.where(ino, name), str(err))
+            return
+        if name == acl.ACCESS and (acl.is_minimal(entries) or acl.mode_bits(entries) != inode.mode & 0o777):
+            self.exam.fault("acl-mode", self.where(ino, name), f"mode {inode.mode:o}, ACL {entries}")
+        if name == acl.DEFAULT and not stat.S_ISDIR(inode.mode):
+            self.exam.fault("acl-invalid", self.where(ino, name), "a default ACL of what is no directory")
 
     # --- what sessions hold ---------------------------------------------------------------------------------------------
     def _orphans(self) -> set[int]:

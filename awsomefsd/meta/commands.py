@@ -116,8 +116,9 @@ class Reserve(Command, tag=14):
 
 
 class Create(Command, tag=20):
-    """Make any kind of inode under a name.  `mode` holds the S_IFMT bits, umask already applied; EEXIST names no inode.
+    """Make any kind of inode under a name.  `mode` holds the S_IFMT bits; EEXIST names no inode.
 
+    A default ACL of the directory decides the permission bits, else they lose those of `umask` (0 where it was applied already).
     With `open_existing` (O_CREAT without O_EXCL) an existing regular file is returned instead.  `pin` opens it for the entry's session.
     setgid directories: the group is inherited, and the bit too by directories.
     """
@@ -131,10 +132,23 @@ class Create(Command, tag=20):
     rdev: int = 0
     target: bytes = b""  # of a symbolic link
     open_existing: bool = False
+    umask: int = 0
+
+
+class Tmpfile(Command, tag=60):
+    """A regular file without a name (O_TMPFILE), pinned by the entry's session.  `linkable`: Link may give it its first name."""
+
+    volume: int
+    parent: int
+    mode: int
+    uid: int
+    gid: int
+    umask: int = 0
+    linkable: bool = True
 
 
 class Link(Command, tag=21):
-    """EPERM for a directory, EMLINK at LINKS_MAX."""
+    """EPERM for a directory, EMLINK at LINKS_MAX, ENOENT for an inode that has lost its last name."""
 
     volume: int
     ino: int
@@ -160,11 +174,11 @@ class Rmdir(Command, tag=23):
     pinned: bool = False
 
 
-RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
 
 class Rename(Command, tag=24):
-    """rename(2) with `flags`; `pinned` speaks of the inode that is replaced."""
+    """rename(2) with `flags`; `pinned` speaks of the inode that is replaced, `uid` and `gid` of the whiteout that is left behind."""
 
     volume: int
     parent: int
@@ -173,6 +187,8 @@ class Rename(Command, tag=24):
     new_name: bytes
     flags: int = 0
     pinned: bool = False
+    uid: int = 0
+    gid: int = 0
 
 
 SET_MODE, SET_UID, SET_GID, SET_SIZE, SET_ATIME, SET_MTIME, SET_CTIME, SET_KILL_SUIDGID = (1 << bit for bit in range(8))
@@ -199,15 +215,25 @@ class SetAttr(Command, tag=25):
     sequence: int = 0
 
 
+class SetAtimes(Command, tag=61):
+    """Reads of a while, gathered by the worker: (inode, time of access).  Inodes that are gone are passed over."""
+
+    volume: int
+    atimes: list[tuple[int, int]]
+
+
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 
 
 class SetXattr(Command, tag=26):
+    """A POSIX ACL changes the mode too, or is only that; `kill_sgid`: the caller may not keep the setgid bit over it."""
+
     volume: int
     ino: int
     name: bytes
     value: bytes
     flags: int = 0
+    kill_sgid: bool = False
 
 
 class RemoveXattr(Command, tag=27):
@@ -289,6 +315,7 @@ class RemoveReader(Command, tag=52):
 AnyCommand = Union[
     Init, AddDevice, CreateVolume, SetVolume, DeleteVolume, OpenSession, EndSession, ClearQuarantine, LeaseSegments, Reserve,
     Create, Link, Unlink, Rmdir, Rename, SetAttr, SetXattr, RemoveXattr, ReleaseOrphan, Commit, Reap, SetLock,
+    Tmpfile, SetAtimes,
     RegisterReader, AdvanceReader, RemoveReader,
 ]  # fmt: skip
 

@@ -25,7 +25,7 @@ _KINDS = """
     undecodable unknown-key unknown-volume
     root-missing dentry-without-inode inode-without-dentry wrong-kind wrong-nlink wrong-directory-nlink directory-with-two-names
     directory-unreachable wrong-parent wrong-entries dentry-without-cookie cookie-without-dentry cookie-mismatch cookie-counter ino-counter
-    symlink-size xattr-count xattr-without-inode
+    symlink-size xattr-count xattr-without-inode acl-invalid acl-mode
     orphan-without-inode orphan-with-name orphan-of-ended-session orphan-index
     lock-without-inode lock-of-ended-session lock-conflict lock-index
     inline-without-inode inline-with-extents inline-bytes

@@ -69,10 +69,22 @@ def lost_last_name(state: State, entry: Entry, volume: rows.VolumeRow, ino: int,
     """nlink is 0: an orphan while the entry's session has it open, otherwise the end."""
     changed(state, entry, volume.volume, ino, row)
     if pinned and entry.session:
-        state.txn.put(keys.orphan(volume.volume, ino, entry.session), rows.MARK)
-        state.txn.put(keys.pinner(entry.session, volume.volume, ino), rows.MARK)
+        pin(state, entry, volume.volume, ino)
     else:
         end_inode(state, entry, volume, ino, row)
+
+
+def pin(state: State, entry: Entry, volume: int, ino: int) -> None:
+    """An inode without names stays while the entry's session has it open."""
+    state.txn.put(keys.orphan(volume, ino, entry.session), rows.MARK)
+    state.txn.put(keys.pinner(entry.session, volume, ino), rows.MARK)
+
+
+def named_again(state: State, volume: int, ino: int) -> None:
+    """An inode without names got one: no pin keeps it any more."""
+    for key in state.keys_in(keys.orphans_range(volume, ino)):
+        state.txn.delete(key)
+        state.txn.delete(keys.pinner(keys.last_u64(key), volume, ino))
 
 
 def unpin(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, session: int) -> None:

@@ -17,7 +17,20 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.errors import FormatTooNew, FsError
-from awsomefsd.meta import attributes, commits, locks, namespace, quota, reaping, segments, sessions, stream_readers, volumes
+from awsomefsd.meta import (
+    attributes,
+    commits,
+    locks,
+    namespace,
+    quota,
+    reaping,
+    renames,
+    segments,
+    sessions,
+    stream_readers,
+    volumes,
+    xattrs,
+)
 from awsomefsd.meta import commands as c
 from awsomefsd.meta.messages import Done, Failed, Reply
 from awsomefsd.meta.refuse import Fence, Later
@@ -37,13 +50,15 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.LeaseSegments: segments.lease,
     c.Reserve: quota.reserve,
     c.Create: namespace.create,
+    c.Tmpfile: namespace.tmpfile,
     c.Link: namespace.link,
     c.Unlink: namespace.unlink,
     c.Rmdir: namespace.rmdir,
-    c.Rename: namespace.rename,
+    c.Rename: renames.rename,
     c.SetAttr: attributes.set_attr,
-    c.SetXattr: attributes.set_xattr,
-    c.RemoveXattr: attributes.remove_xattr,
+    c.SetAtimes: attributes.set_atimes,
+    c.SetXattr: xattrs.set_xattr,
+    c.RemoveXattr: xattrs.remove_xattr,
     c.ReleaseOrphan: namespace.release_orphan,
     c.Commit: commits.commit,
     c.Reap: reaping.reap,
@@ -71,7 +86,7 @@ class Machine:
 
     @property
     def cluster_uuid(self) -> str:
-        """"" before Init."""
+        """ "" before Init."""
         return self.state.cluster.uuid
 
     @property

@@ -232,12 +232,13 @@ class Removed(Message, tag=5):
 
 
 class Renamed(Message, tag=6):
-    """`replaced` is the inode that lost the new name (or, with EXCHANGE, the other one)."""
+    """`replaced` is the inode that lost the new name (or, with EXCHANGE, the other one), `whiteout` what stands under the old name now."""
 
     attr: Attr
     replaced: Attr | None
     parent: Attr
     new_parent: Attr
+    whiteout: Attr | None = None
 
 
 class Committed(Message, tag=7):

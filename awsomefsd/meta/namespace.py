@@ -1,4 +1,4 @@
-"""Names: create, link, unlink, rmdir, rename, with the semantics of the system calls of the same name.
+"""Names: create, O_TMPFILE, link, unlink, rmdir (rename is in renames.py), with the semantics of the system calls of the same name.
 
 A name is two rows: the dentry, found by name, and the cookie row, found by readdir offset.  Cookies of a directory only grow, and a rename
 gives a new one, so a readdir that goes on after any change neither repeats nor loses an entry that was there all the time.
@@ -14,14 +14,23 @@ import stat
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import LINKS_MAX, SYMLINK_BYTES_MAX
-from awsomefsd.meta import keys, rows
-from awsomefsd.meta.commands import RENAME_EXCHANGE, RENAME_NOREPLACE, Create, Entry, Link, ReleaseOrphan, Rename, Rmdir, Unlink
-from awsomefsd.meta.inodes import DIRECTORY_BYTES_SHOWN, attr_of, changed, contents_changed, lost_last_name, tombstone, unpin
-from awsomefsd.meta.messages import Done, Found, Removed, Renamed, Reply
+from awsomefsd.meta import keys, rows, xattrs
+from awsomefsd.meta.commands import Create, Entry, Link, ReleaseOrphan, Rmdir, Tmpfile, Unlink
+from awsomefsd.meta.inodes import (
+    DIRECTORY_BYTES_SHOWN,
+    attr_of,
+    changed,
+    contents_changed,
+    lost_last_name,
+    named_again,
+    pin,
+    tombstone,
+    unpin,
+)
+from awsomefsd.meta.messages import Done, Found, Removed, Reply
 from awsomefsd.meta.quota import check_inode_quota
 from awsomefsd.meta.refuse import check_name, inode_of, volume_of
 from awsomefsd.meta.state import State
-from awsomefsd.types import ROOT_INO
 
 KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
 
@@ -50,7 +59,7 @@ def find_existing(state: State, volume: int, parent: int, name: bytes) -> tuple[
 
 
 # --- the two rows of a name ---------------------------------------------------------------------------------------------
-def _add_name(state: State, entry: Entry, volume: int, parent: int, row: rows.InodeRow, name: bytes, ino: int, kind: int) -> None:
+def add_name(state: State, entry: Entry, volume: int, parent: int, row: rows.InodeRow, name: bytes, ino: int, kind: int) -> None:
     cookie = row.next_cookie
     row.next_cookie = cookie + 1
     row.entries += 1
@@ -59,7 +68,7 @@ def _add_name(state: State, entry: Entry, volume: int, parent: int, row: rows.In
     put(keys.cookie(volume, parent, cookie), rows.COOKIE.dumps(rows.CookieRow(ino, kind, name)))
 
 
-def _drop_name(
+def drop_name(
     state: State, entry: Entry, volume: int, parent: int, row: rows.InodeRow, name: bytes, dentry: rows.DentryRow
 ) -> None:
     row.entries -= 1
@@ -84,20 +93,43 @@ def create(state: State, entry: Entry, command: Create) -> Reply:
     if kind == stat.S_IFLNK and not 0 < len(command.target) <= SYMLINK_BYTES_MAX:
         raise FsError(errno.ENAMETOOLONG if command.target else errno.ENOENT)
     check_inode_quota(volume)
-    ino = volume.next_ino
-    volume.next_ino = ino + 1
-    volume.used_inodes += 1
-    state.save_volume(volume)
-    row = new_inode(entry, command, kind, parent)
-    state.save_inode(command.volume, ino, row)
+    ino, row = make_inode(state, entry, command, volume, parent)
     if kind == stat.S_IFDIR:
         parent.nlink += 1
-    _add_name(state, entry, command.volume, command.parent, parent, command.name, ino, kind)
+    add_name(state, entry, command.volume, command.parent, parent, command.name, ino, kind)
     contents_changed(state, entry, command.volume, command.parent, parent)
     return Found(attr_of(ino, row), attr_of(command.parent, parent), True)
 
 
-def new_inode(entry: Entry, command: Create, kind: int, parent: rows.InodeRow) -> rows.InodeRow:
+def tmpfile(state: State, entry: Entry, command: Tmpfile) -> Reply:
+    """The directory says whose group and which ACL, and does not change."""
+    volume = volume_of(state, entry, command.volume, host=False)
+    parent = directory_of(state, command.volume, command.parent)
+    check_inode_quota(volume)
+    mode = stat.S_IFREG | stat.S_IMODE(command.mode)
+    create = Create(command.volume, command.parent, b"", mode, command.uid, command.gid, umask=command.umask)
+    ino, row = make_inode(state, entry, create, volume, parent)
+    row.nlink, row.linkable = 0, command.linkable
+    pin(state, entry, command.volume, ino)
+    return Found(attr_of(ino, row), None, True)
+
+
+def make_inode(
+    state: State, entry: Entry, command: Create, volume: rows.VolumeRow, parent: rows.InodeRow
+) -> tuple[int, rows.InodeRow]:
+    """A new inode, saved, without its name; the caller has checked the quota."""
+    ino = volume.next_ino
+    volume.next_ino = ino + 1
+    volume.used_inodes += 1
+    state.save_volume(volume)
+    row = new_inode(entry, command, parent)
+    xattrs.inherit(state, command.volume, ino, row, command.parent, parent, command.umask)
+    state.save_inode(command.volume, ino, row)
+    return ino, row
+
+
+def new_inode(entry: Entry, command: Create, parent: rows.InodeRow) -> rows.InodeRow:
+    kind = stat.S_IFMT(command.mode)
     mode, gid = command.mode, command.gid
     if parent.mode & stat.S_ISGID:
         gid = parent.gid
@@ -123,14 +155,17 @@ def link(state: State, entry: Entry, command: Link) -> Reply:
     row = inode_of(state, command.volume, command.ino)
     if stat.S_ISDIR(row.mode):
         raise FsError(errno.EPERM)
-    if not row.nlink:
+    if not row.nlink and not row.linkable:
         raise FsError(errno.ENOENT, "the inode has lost its last name")
     if find(state, command.volume, command.parent, command.name) is not None:
         raise FsError(errno.EEXIST)
     if row.nlink >= LINKS_MAX:
         raise FsError(errno.EMLINK)
+    if not row.nlink:
+        named_again(state, command.volume, command.ino)
+        row.linkable = False
     row.nlink += 1
-    _add_name(state, entry, command.volume, command.parent, parent, command.name, command.ino, stat.S_IFMT(row.mode))
+    add_name(state, entry, command.volume, command.parent, parent, command.name, command.ino, stat.S_IFMT(row.mode))
     changed(state, entry, command.volume, command.ino, row)
     contents_changed(state, entry, command.volume, command.parent, parent)
     return Found(attr_of(command.ino, row), attr_of(command.parent, parent), True)
@@ -144,9 +179,9 @@ def unlink(state: State, entry: Entry, command: Unlink) -> Reply:
     dentry, row = find_existing(state, command.volume, command.parent, command.name)
     if dentry.kind == stat.S_IFDIR:
         raise FsError(errno.EISDIR)
-    _drop_name(state, entry, command.volume, command.parent, parent, command.name, dentry)
+    drop_name(state, entry, command.volume, command.parent, parent, command.name, dentry)
     contents_changed(state, entry, command.volume, command.parent, parent)
-    _lose_name(state, entry, volume, dentry.ino, row, pinned=command.pinned)
+    lose_name(state, entry, volume, dentry.ino, row, pinned=command.pinned)
     return Removed(attr_of(dentry.ino, row), attr_of(command.parent, parent))
 
 
@@ -159,14 +194,14 @@ def rmdir(state: State, entry: Entry, command: Rmdir) -> Reply:
         raise FsError(errno.ENOTDIR)
     if row.entries:
         raise FsError(errno.ENOTEMPTY)
-    _drop_name(state, entry, command.volume, command.parent, parent, command.name, dentry)
+    drop_name(state, entry, command.volume, command.parent, parent, command.name, dentry)
     parent.nlink -= 1
     contents_changed(state, entry, command.volume, command.parent, parent)
-    _lose_name(state, entry, volume, dentry.ino, row, pinned=command.pinned)
+    lose_name(state, entry, volume, dentry.ino, row, pinned=command.pinned)
     return Removed(attr_of(dentry.ino, row), attr_of(command.parent, parent))
 
 
-def _lose_name(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, *, pinned: bool) -> None:
+def lose_name(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, *, pinned: bool) -> None:
     row.nlink = 0 if stat.S_ISDIR(row.mode) else row.nlink - 1
     if row.nlink:
         changed(state, entry, volume.volume, ino, row)
@@ -179,131 +214,3 @@ def release_orphan(state: State, entry: Entry, command: ReleaseOrphan) -> Reply:
     for ino in command.inos:
         unpin(state, entry, volume, ino, entry.session)
     return Done()
-
-
-# --- rename -------------------------------------------------------------------------------------------------------------
-def rename(state: State, entry: Entry, command: Rename) -> Reply:
-    volume = volume_of(state, entry, command.volume)
-    check_name(command.name)
-    check_name(command.new_name)
-    if command.flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
-        raise FsError(errno.EINVAL, f"rename flags {command.flags:#x}")
-    number = command.volume
-    parent = directory_of(state, number, command.parent)
-    new_parent = directory_of(state, number, command.new_parent)
-    dentry, row = find_existing(state, number, command.parent, command.name)
-    target = find(state, number, command.new_parent, command.new_name)
-    if target is None:
-        if command.flags == RENAME_EXCHANGE:
-            raise FsError(errno.ENOENT)
-    elif command.flags == RENAME_NOREPLACE:
-        raise FsError(errno.EEXIST)
-    elif target.ino == dentry.ino:  # the same name, or two links of one inode: nothing happens
-        return _renamed(command, dentry.ino, row, None, parent, new_parent)
-    other = inode_of(state, number, target.ino) if target is not None else None
-    _check_trees(state, command, dentry, target)
-    if target is not None and other is not None:
-        if command.flags == RENAME_EXCHANGE:
-            return _exchange(state, entry, command, (dentry, row, parent), (target, other, new_parent))
-        _check_replaced(dentry, target, other)
-    return _move(state, entry, command, volume, (dentry, row, parent), new_parent, target, other)
-
-
-_Side = tuple[rows.DentryRow, rows.InodeRow, rows.InodeRow]  # dentry, its inode, its directory
-
-
-def _check_trees(state: State, command: Rename, dentry: rows.DentryRow, target: rows.DentryRow | None) -> None:
-    """A directory never moves below itself."""
-    if command.parent == command.new_parent:
-        return
-    if dentry.kind == stat.S_IFDIR and _below(state, command.volume, command.new_parent, dentry.ino):
-        raise FsError(errno.EINVAL, "a directory cannot move into itself")
-    if target is not None and target.kind == stat.S_IFDIR and _below(state, command.volume, command.parent, target.ino):
-        raise FsError(errno.EINVAL if command.flags == RENAME_EXCHANGE else errno.ENOTEMPTY)
-
-
-def _below(state: State, volume: int, ino: int, ancestor: int) -> bool:
-    while ino != ancestor:
-        if ino == ROOT_INO:
-            return False
-        ino = inode_of(state, volume, ino).parent
-    return True
-
-
-def _check_replaced(dentry: rows.DentryRow, target: rows.DentryRow, other: rows.InodeRow) -> None:
-    if target.kind == stat.S_IFDIR:
-        if dentry.kind != stat.S_IFDIR:
-            raise FsError(errno.EISDIR)
-        if other.entries:
-            raise FsError(errno.ENOTEMPTY)
-    elif dentry.kind == stat.S_IFDIR:
-        raise FsError(errno.ENOTDIR)
-
-
-def _move(
-    state: State,
-    entry: Entry,
-    command: Rename,
-    volume: rows.VolumeRow,
-    source: _Side,
-    new_parent: rows.InodeRow,
-    target: rows.DentryRow | None,
-    other: rows.InodeRow | None,
-) -> Reply:
-    number = command.volume
-    dentry, row, parent = source
-    if target is not None:
-        _drop_name(state, entry, number, command.new_parent, new_parent, command.new_name, target)
-        if target.kind == stat.S_IFDIR:
-            new_parent.nlink -= 1
-    _drop_name(state, entry, number, command.parent, parent, command.name, dentry)
-    _add_name(state, entry, number, command.new_parent, new_parent, command.new_name, dentry.ino, dentry.kind)
-    _reparent(command.new_parent, dentry.kind, row, parent, new_parent)
-    contents_changed(state, entry, number, command.parent, parent)
-    contents_changed(state, entry, number, command.new_parent, new_parent)
-    changed(state, entry, number, dentry.ino, row)
-    if target is not None and other is not None:
-        _lose_name(state, entry, volume, target.ino, other, pinned=command.pinned)
-    replaced = (target.ino, other) if target is not None and other is not None else None
-    return _renamed(command, dentry.ino, row, replaced, parent, new_parent)
-
-
-def _exchange(state: State, entry: Entry, command: Rename, source: _Side, target: _Side) -> Reply:
-    number = command.volume
-    dentry, row, parent = source
-    other_dentry, other, new_parent = target
-    _drop_name(state, entry, number, command.parent, parent, command.name, dentry)
-    _drop_name(state, entry, number, command.new_parent, new_parent, command.new_name, other_dentry)
-    _add_name(state, entry, number, command.new_parent, new_parent, command.new_name, dentry.ino, dentry.kind)
-    _add_name(state, entry, number, command.parent, parent, command.name, other_dentry.ino, other_dentry.kind)
-    _reparent(command.new_parent, dentry.kind, row, parent, new_parent)
-    _reparent(command.parent, other_dentry.kind, other, new_parent, parent)
-    contents_changed(state, entry, number, command.parent, parent)
-    contents_changed(state, entry, number, command.new_parent, new_parent)
-    changed(state, entry, number, dentry.ino, row)
-    changed(state, entry, number, other_dentry.ino, other)
-    return _renamed(command, dentry.ino, row, (other_dentry.ino, other), parent, new_parent)
-
-
-def _reparent(parent_ino: int, kind: int, row: rows.InodeRow, old: rows.InodeRow, new: rows.InodeRow) -> None:
-    """A directory's ".." follows it."""
-    if kind == stat.S_IFDIR:
-        old.nlink -= 1
-        new.nlink += 1
-        row.parent = parent_ino
-
-
-def _renamed(
-    command: Rename,
-    ino: int,
-    row: rows.InodeRow,
-    replaced: tuple[int, rows.InodeRow] | None,
-    parent: rows.InodeRow,
-    new_parent: rows.InodeRow,
-) -> Reply:
-    return Renamed(
-        attr_of(ino, row),
-        attr_of(*replaced) if replaced is not None else None,
-        attr_of(command.parent, parent),
-        attr_of(command.new_parent, new_parent),
-    )

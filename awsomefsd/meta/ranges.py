@@ -14,12 +14,14 @@ from typing import Any
 from msgspec import Struct
 
 from awsomefsd.errors import ProtocolError
+from awsomefsd.limits import ATIMES_PER_ENTRY_MAX
 from awsomefsd.meta import commands, messages
 
 _U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
 _WIDE = frozenset({"owner", "log", "mount"})  # random 64-bit numbers
-_NARROW = frozenset({"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask"})
-_SIGNED = frozenset({"quota_bytes", "quota_inodes", "atime_ns", "mtime_ns", "ctime_ns"})
+_NARROW = frozenset({"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask"})
+_SIGNED = frozenset({"quota_bytes", "quota_inodes"})
+_TIMES = frozenset({"atime_ns", "mtime_ns", "ctime_ns"})  # 1677 to 2554: what msgpack holds in 64 bits
 _SIGNED_OF = {(commands.Reserve, "bytes")}
 
 _Range = tuple[str, int, int]
@@ -57,6 +59,8 @@ def _is_struct(hint: Any) -> bool:
 
 
 def _range(type_: type[Struct], name: str) -> tuple[int, int]:
+    if name in _TIMES:
+        return -_I63 - 1, _U64
     if name in _SIGNED or (type_, name) in _SIGNED_OF:
         return -_I63 - 1, _I63
     return 0, _U32 if name in _NARROW else _U64 if name in _WIDE else _I63
@@ -82,9 +86,17 @@ def check(value: Any) -> None:
         inner = getattr(value, name)
         if inner is not None:
             check(inner)
+    if type(value) is commands.SetAtimes:
+        _check_atimes(value)
     for name in rules.several:
         for inner in getattr(value, name):
             check(inner)
+
+
+def _check_atimes(value: commands.SetAtimes) -> None:
+    low, high = _range(commands.SetAttr, "atime_ns")
+    if len(value.atimes) > ATIMES_PER_ENTRY_MAX or not all(0 <= ino <= _I63 and low <= time_ns <= high for ino, time_ns in value.atimes):
+        raise ProtocolError("SetAtimes: a number is out of range, or there are too many")
 
 
 for _type in (*typing.get_args(messages.Body), *typing.get_args(commands.AnyCommand)):

@@ -170,7 +170,7 @@ class InodeRow(Row):
 
     `log`, `sequence`: newest record of which dirty log is committed; `cuts`: (sequence, size) of truncations that overtook older records,
     both ascending; `times_sequence`: records up to it change no times any more.  `mtime_explicit`: utimensat(2) set it, so the next write
-    may move it back.  `trims`: ranges cut by a truncation that Reap has not freed yet.
+    may move it back.  `trims`: ranges cut by a truncation that Reap has not freed yet.  `linkable`: made without a name, and may get one.
     """
 
     mode: int
@@ -200,6 +200,7 @@ class InodeRow(Row):
     sequence: int = 0
     times_sequence: int = 0
     cuts: list[tuple[int, int]] = []
+    linkable: bool = False
 
 
 class DentryRow(Row):

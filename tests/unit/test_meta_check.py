@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from awsomefsd.codec import Sealed
+from awsomefsd.meta import acl, keys, rows
 from awsomefsd.meta import commands as c
-from awsomefsd.meta import keys, rows
 from awsomefsd.meta.check import check
 from awsomefsd.meta.faults import KINDS
 from awsomefsd.types import SEGMENT_FREE, SEGMENT_SEALED, Lock
@@ -83,6 +83,9 @@ class Ground:
     def first_cookie(self) -> bytes:
         return keys.cookie(self.volume, 1, rows.FIRST_COOKIE)
 
+    def acl(self, name: bytes, value: bytes) -> None:
+        self.txn.put(keys.xattr(self.volume, self.file, name), rows.XATTR.dumps(rows.XattrRow(value)))
+
     def locks(self, *locks: Lock) -> None:
         self.txn.put(keys.locks(self.volume, self.file), rows.LOCKS.dumps(rows.LocksRow(list(locks))))
 
@@ -106,6 +109,7 @@ def end_session(ground: Ground) -> None:
     ground.change(keys.session(1), rows.SESSION, ended=True)
 
 
+NAMED = [(acl.USER_OBJ, 6, 0), (acl.USER, 7, 5), (acl.GROUP_OBJ, 4, 0), (acl.MASK, 4, 0), (acl.OTHER, 4, 0)]
 PLANTS: list[tuple[str, Plant]] = [
     ("undecodable", corrupt),
     ("undecodable", lambda g: g.txn.put(keys.reader("bad"), b"short")),
@@ -132,6 +136,9 @@ PLANTS: list[tuple[str, Plant]] = [
     ("xattr-count", lambda g: g.inode(g.file, xattrs=up)),
     ("xattr-count", lambda g: g.inode(g.file, xattr_bytes=up)),
     ("xattr-without-inode", lambda g: g.txn.put(keys.xattr(g.volume, 99, b"a"), rows.XATTR.dumps(rows.XattrRow(b"v")))),
+    ("acl-invalid", lambda g: g.acl(acl.ACCESS, b"no ACL")),
+    ("acl-invalid", lambda g: g.acl(acl.DEFAULT, acl.pack(NAMED))),
+    ("acl-mode", lambda g: g.acl(acl.ACCESS, acl.pack(acl.with_mode(NAMED, 0o100)))),
     ("orphan-without-inode", lambda g: g.remove(keys.inode(g.volume, g.orphan))),
     ("orphan-with-name", lambda g: g.inode(g.orphan, nlink=1)),
     ("orphan-of-ended-session", end_session),

@@ -138,7 +138,7 @@ def test_rename_kinds(drive: Drive) -> None:
     assert drive.errno(rename(drive, b"d", b"e")) == errno.ENOTEMPTY
     assert drive.errno(rename(drive, b"d", b"x", 0, 1, d)) == errno.EINVAL
     assert drive.errno(rename(drive, b"no", b"x")) == errno.ENOENT
-    assert drive.errno(rename(drive, b"f", b"x", 4)) == errno.EINVAL
+    assert drive.errno(rename(drive, b"f", b"x", 6)) == errno.EINVAL
     assert drive.errno(rename(drive, b"f", b"x", 3)) == errno.EINVAL
     drive.ok(rename(drive, b"e", b"d2"))
     assert drive.ok(rename(drive, b"d2", b"d")).replaced.ino == d, "an empty directory is replaced"

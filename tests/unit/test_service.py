@@ -442,7 +442,7 @@ def test_a_number_that_cannot_be_is_an_error_of_its_request_alone(tmp_path):
     with host(tmp_path) as node:
         wire = Wire(node.socket_path)
         opened = wire.open_session()
-        command = c.SetAttr(1, 1, c.SET_MTIME, mtime_ns=1 << 63)
+        command = c.SetAttr(1, 1, c.SET_SIZE, size=1 << 63)
         reply = wire.ask(m.Propose(9, opened.session, opened.epoch, [], command))
         assert isinstance(reply, m.Failed) and reply.errno == errno.EINVAL
         assert isinstance(wire.ask(m.GetStatus()), m.Status)

@@ -1,0 +1,89 @@
+"""POSIX access control lists as values: their bytes in an extended attribute, and what they mean for a mode.  Pure.
+
+The rules are those of Linux (fs/posix_acl.c), so that a mount answers as ext4 does:
+- the permission bits of a mode and an access ACL are one thing seen twice: owner and other are the entries of these names, the group bits
+  are the mask where there is one, else the group's entry.  Whoever changes one changes the other in the same log entry (xattrs.py,
+  attributes.py);
+- an ACL that says no more than a mode does (three entries) is not kept: it is the mode;
+- a directory's default ACL takes the place of the umask for what is made in it.
+
+Only the kernel checks access by them; here they are kept right.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from awsomefsd.errors import FsError
+
+ACCESS, DEFAULT = b"system.posix_acl_access", b"system.posix_acl_default"
+NAMES = (ACCESS, DEFAULT)
+USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER = 0x01, 0x02, 0x04, 0x08, 0x10, 0x20
+
+_VERSION = 2
+_HEADER = struct.Struct("<I")
+_ENTRY = struct.Struct("<HHI")  # tag, permissions, uid or gid
+_PERMISSIONS, _BITS = 0o7, 0o777
+_ORDER = (USER_OBJ, USER, GROUP_OBJ, GROUP, MASK, OTHER)
+_REPEATED = (USER, GROUP)
+
+Acl = list[tuple[int, int, int]]
+
+
+def parse(value: bytes) -> Acl:
+    """The entries, none for a bare header (which means: no ACL).  Raises FsError(EINVAL) for what is no valid ACL."""
+    if len(value) < _HEADER.size or (len(value) - _HEADER.size) % _ENTRY.size:
+        raise FsError(errno.EINVAL, f"an ACL has no {len(value)} bytes")
+    if _HEADER.unpack_from(value)[0] != _VERSION:
+        raise FsError(errno.EOPNOTSUPP, "an ACL of another version")
+    entries: Acl = list(_ENTRY.iter_unpack(value[_HEADER.size :]))
+    if entries:
+        _check(entries)
+    return entries
+
+
+def _check(entries: Acl) -> None:
+    """Entries in their order, each kind as often as it may be, and a mask where somebody is named."""
+    place = 0
+    tags = [tag for tag, _, _ in entries]
+    for at, (tag, permissions, _) in enumerate(entries):
+        if permissions & ~_PERMISSIONS or tag not in _ORDER:
+            raise FsError(errno.EINVAL, f"ACL entry {tag:#x} with permissions {permissions:#o}")
+        step = _ORDER.index(tag)
+        if step < place or (at and step == place and tag not in _REPEATED):
+            raise FsError(errno.EINVAL, "ACL entries are not in order")
+        place = step
+    if not {USER_OBJ, GROUP_OBJ, OTHER} <= set(tags) or (MASK not in tags and (USER in tags or GROUP in tags)):
+        raise FsError(errno.EINVAL, "an ACL without owner, group, other, or the mask that names need")
+
+
+def pack(entries: Acl) -> bytes:
+    return _HEADER.pack(_VERSION) + b"".join(_ENTRY.pack(*entry) for entry in entries)
+
+
+def is_minimal(entries: Acl) -> bool:
+    """Whether a mode says as much."""
+    return all(tag in (USER_OBJ, GROUP_OBJ, OTHER) for tag, _, _ in entries)
+
+
+def mode_bits(entries: Acl) -> int:
+    """The nine bits of st_mode that go with an access ACL."""
+    found = {tag: permissions for tag, permissions, _ in entries}
+    return found[USER_OBJ] << 6 | found.get(MASK, found[GROUP_OBJ]) << 3 | found[OTHER]
+
+
+def with_mode(entries: Acl, mode: int) -> Acl:
+    """An access ACL after chmod(2): names keep theirs, the mask (or else the group) takes the group bits."""
+    shown = {USER_OBJ: mode >> 6, OTHER: mode, _group_of(entries): mode >> 3}
+    return [(tag, shown[tag] & _PERMISSIONS if tag in shown else permissions, who) for tag, permissions, who in entries]
+
+
+def inherited(default: Acl, mode: int) -> tuple[Acl, int]:
+    """Access ACL and mode of what is made with `mode` in a directory of this default ACL: none gets more than the mode asks for."""
+    entries = with_mode(default, mode & mode_bits(default))
+    return entries, mode & ~_BITS | mode_bits(entries)
+
+
+def _group_of(entries: Acl) -> int:
+    return MASK if any(tag == MASK for tag, _, _ in entries) else GROUP_OBJ
