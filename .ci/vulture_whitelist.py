@@ -46,8 +46,5 @@ pytest_terminal_summary
 pytestmark
 
 # consensus.Leadership: the service of several voters, which is being built, calls these
-NotLeading
-_.leading
-_.request_read
-_.reads_confirmed
 _.quorum_contact_ns
+_.condemn

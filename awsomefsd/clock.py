@@ -22,11 +22,12 @@ class HybridClock:
     The upper 48 bits are wall milliseconds, the lower 16 a logical counter.  Values only grow, also beyond `last` (the newest in the log).
     """
 
-    __slots__ = ("_last",)
+    __slots__ = ("_last", "_wall_ns")
 
-    def __init__(self, last: int = 0) -> None:
+    def __init__(self, last: int = 0, wall_ns: Callable[[], int] = wall_ns) -> None:
         self._last = last
+        self._wall_ns = wall_ns
 
     def now(self) -> int:
-        self._last = max(self._last + 1, (wall_ns() // 1_000_000) << 16)
+        self._last = max(self._last + 1, (self._wall_ns() // 1_000_000) << 16)
         return self._last

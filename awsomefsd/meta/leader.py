@@ -1,11 +1,16 @@
 """What the metadata service does with a request, whoever sent it and however: no sockets here, and time is told by injected clocks.
 
-One turn: the transport hands in every request that is ready (`handle`), then calls `run`.  Queries are answered at once from the open
-transaction, which holds exactly what is applied, so nothing is seen before it is durable.  Proposals are collected and become one batch:
-one journal sync, then they are applied in order and answered.  Everything runs on one thread; between two calls nothing changes.
+One turn: the transport hands in every request that is ready (`handle`), then calls `run`.  Queries are answered from the open
+transaction, which holds exactly what is applied, so nothing is seen before it is durable; at once by a single voter, else when a quorum
+has said that this node still leads (leader_reads.py).  Proposals are collected and become one batch: one journal sync, then they are
+applied in order, when they are committed, and answered.  Everything runs on one thread; between two calls nothing changes.
 
 The order inside a request that was sent again matters: first the stored result, then admission.  A worker that is refused for holding too
 many results must still get the ones it lost, and the acknowledgements on a refused proposal are counted as if they had been applied.
+
+Leadership is a scope.  It begins with the clock of the newest entry, a full TTL for every session, and nobody waiting; it ends with every
+open request answered NotLeader (the client asks the next leader under the same id; the daemon's own proposals, which have none, are told
+that their outcome is unknown) and every connection of a mount closed.  Only a leader ends sessions, reaps and grants waiting locks.
 """
 
 from __future__ import annotations
@@ -14,21 +19,17 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import structs
-
 from awsomefsd.clock import HybridClock
-from awsomefsd.errors import ProtocolError, Unavailable
+from awsomefsd.errors import NotLeading, ProtocolError, Unavailable
 from awsomefsd.limits import (
     ACKS_PER_REQUEST_MAX,
-    BATCH_BYTES_MAX,
     BATCH_ENTRIES_MAX,
     ENTRY_BYTES_MAX,
+    READS_PARKED_MAX,
     REAP_EXTENTS_PER_ENTRY,
-    REPORT_FIGURES_MAX,
     RESULTS_PER_MOUNT_MAX,
     SESSION_TTL_MS,
 )
-from awsomefsd.meta import stream
 from awsomefsd.meta.commands import (
     COMMAND_VERSION,
     DeleteVolume,
@@ -41,11 +42,12 @@ from awsomefsd.meta.commands import (
     SetLock,
 )
 from awsomefsd.meta.deadlock import Owner, closes_circle
+from awsomefsd.meta.leader_desk import Desk
+from awsomefsd.meta.leader_proposals import Proposals
+from awsomefsd.meta.leader_reads import Reads
 from awsomefsd.meta.messages import (
-    PROTOCOL_VERSION,
     Body,
     Cancel,
-    Devices,
     Done,
     Failed,
     Follow,
@@ -53,19 +55,18 @@ from awsomefsd.meta.messages import (
     GetReports,
     GetStatus,
     Hello,
+    NotLeader,
     Propose,
     Renew,
     Reply,
     Report,
-    Reports,
     SessionOpened,
     Status,
     WaitLock,
-    Welcome,
 )
 from awsomefsd.meta.renewals import CHECK_MS, Renewals
 from awsomefsd.meta.replica import AppliedMachine, Replica
-from awsomefsd.meta.waiting import Follower, Followers, LockWaiters, Origin, Waiter
+from awsomefsd.meta.waiting import LockWaiters, Origin, Waiter
 from awsomefsd.types import HOST_UNIQUE
 
 Answer = Callable[[AppliedMachine, Body], Reply]
@@ -73,6 +74,7 @@ _MS = 1_000_000
 _ENTRY_OVERHEAD_BYTES = 512  # of an entry over the request that carries its command
 REAP_PAUSE_MS = 20  # between two Reap entries, or three times what one took if that is longer
 _RETRY = Failed(errno.EAGAIN, "not committed, send it again", True)
+_UNKNOWN = Failed(errno.EAGAIN, "this node stopped leading before it was known whether that was committed", True)
 _WATCHED = frozenset({OpenSession, EndSession, ReleaseOrphan, DeleteVolume})
 
 
@@ -98,25 +100,27 @@ class Leader:
         wall_ns: Callable[[], int],
         monotonic_ns: Callable[[], int],
         transport_figures: Callable[[], dict[str, int]] = dict,
+        address_of: Callable[[str], str] = lambda node: "",
         session_ttl_ms: int = SESSION_TTL_MS,
     ) -> None:
         self._replica = replica
         self._answer = answer
-        self._cluster_uuid = cluster_uuid
         self._site = site
-        self._device_paths = device_paths
         self._boot_ns = boot_ns
         self._wall_ns = wall_ns
         self._monotonic_ns = monotonic_ns
         self._transport_figures = transport_figures
-        self._clock = HybridClock(replica.machine.last_stamp)
+        self._address_of = address_of
+        self._leads = False
+        self._term = 0  # of the leadership
+        self._plain = False  # leads, and every connection may ask
+        self._alone = False  # leads for ever: nothing comes out of the log but what was put in
+        self._clock = HybridClock(replica.machine.last_stamp, wall_ns)
         self._renewals = Renewals(session_ttl_ms)
         self._waiters = LockWaiters()
-        self._followers = Followers()
-        self._batch: list[Entry] = []
-        self._asked: list[tuple[Origin, int]] = []  # who asked for each of the batch
-        self._batch_bytes = 0
-        self._pending: dict[int, tuple[int, Origin, int]] = {}  # index → term, who asked
+        self._reads = Reads(replica.log)
+        self._desk = Desk(replica, cluster_uuid, device_paths, monotonic_ns)
+        self._proposals = Proposals()
         self._nobody = _Nobody()
         self._check_ns = 0  # boot time of the next check of sessions
         self._reap_ns = 0  # monotonic time before which no Reap is proposed
@@ -125,8 +129,7 @@ class Leader:
         self.expired = 0
         self.deadlocks = 0  # waits that ended with EDEADLK
         self._handlers = self._table()
-        self._reported: dict[int, tuple[Origin, dict[str, int]]] = {}  # mount -> whose worker said what last
-        self._renewals.update(self._sessions(), boot_ns())
+        self._notice()
 
     def _table(self) -> dict[type, Callable[[Origin, int, Any, int], None]]:
         """Requests that are more than a look at the state."""
@@ -139,23 +142,77 @@ class Leader:
             GetStatus: self._status,
             GetDevices: self._devices,
             Hello: self._hello,
-            Report: self._report,
-            GetReports: self._reports,
+            Report: self._desk.report,
+            GetReports: self._desk.reports,
         }
 
     # --- the turn --------------------------------------------------------------------------------------------------------
     @property
     def full(self) -> bool:
         """No further request before `run`."""
-        return len(self._batch) >= BATCH_ENTRIES_MAX or self._batch_bytes > BATCH_BYTES_MAX - ENTRY_BYTES_MAX
+        return len(self._proposals.batch) >= BATCH_ENTRIES_MAX or self._proposals.full or self._reads.parked >= READS_PARKED_MAX
 
     def handle(self, origin: Origin, call: int, body: Body, size: int) -> None:
         """One request of `size` encoded bytes.  Raises ProtocolError for what no client of ours sends."""
+        if not self._plain and self._turned_away(origin, call, body):
+            return
         handler = self._handlers.get(type(body))
-        if handler is None:
+        if handler is not None:
+            handler(origin, call, body, size)
+        elif self._reads.at_once():
             origin.answer(call, self._query(body))
         else:
-            handler(origin, call, body, size)
+            self._reads.park(origin, call, body)
+
+    def _turned_away(self, origin: Origin, call: int, body: Body) -> bool:
+        if self._desk.void(origin):
+            return True
+        if self._leads or type(body) is GetStatus:
+            return False
+        origin.answer(call, self._not_leader())
+        return True
+
+    def _not_leader(self) -> NotLeader:
+        log = self._replica.log
+        leader = "" if log.leading else log.leader
+        return NotLeader(leader, self._address_of(leader) if leader else "")
+
+    # --- leadership -------------------------------------------------------------------------------------------------------
+    def _notice(self) -> None:
+        """Begin or end what belongs to a leadership, if the log says so.  Looked at around everything that may change it."""
+        log = self._replica.log
+        if log.leading:
+            if self._leads and log.term == self._term:
+                return
+            self._step_down()
+            self._leads, self._term = True, log.term
+            self._clock = HybridClock(self._replica.machine.last_stamp, self._wall_ns)
+            self._renewals.begin(self._sessions(), self._boot_ns())
+            self._check_ns, self._reaping = 0, True
+            self._alone = log.next_deadline_ns() is None
+        elif self._leads:
+            self._step_down()
+        self._plain = self._leads and not self._desk.any_void
+
+    def _step_down(self) -> None:
+        """Nobody's outcome is known here any more."""
+        if not self._leads:
+            return
+        self._leads = self._plain = self._alone = False
+        asked = self._proposals.take_all()
+        waiting = [(parked.origin, parked.call) for parked in self._reads.take_all()]
+        waiting += [(waiter.origin, waiter.call) for waiter in self._waiters.take_all()]
+        waiting += [(follower.origin, follower.call) for follower in self._desk.followers.take_all()]
+        elsewhere = self._not_leader()
+        for origin, call in asked:
+            origin.answer(call, elsewhere if origin.mount else _UNKNOWN)
+        for origin, call in waiting:
+            origin.answer(call, elsewhere)
+        self._desk.end_all()
+
+    def take_void(self) -> list[Origin]:
+        """Connections that the transport closes after this turn's answers: nothing from them is executed any more."""
+        return self._desk.take_void() if not self._plain else []
 
     def _sessions(self) -> dict[int, int]:
         return self._replica.look(lambda machine: machine.live_sessions())
@@ -165,37 +222,47 @@ class Leader:
 
     def run(self) -> None:
         """Commit and apply what was collected, then what that made possible."""
-        if self._batch or self._retry_locks():
+        self._reads.draw()
+        if not self._alone or self._proposals.batch or self._waiters.to_retry:
+            self._notice()
             self._run_batch()
-            while self._retry_locks():
+            while self._leads and self._retry_locks():
                 self._run_batch()
-        if self._followers:
-            self._feed_followers()
+        if self._reads.parked and self._leads:
+            for parked in self._reads.take_confirmed():
+                self._answer_read(parked.origin, parked.call, parked.body)
+        if self._desk.followers:
+            self._desk.feed_followers()
 
     def _run_batch(self) -> None:
-        batch, asked = self._batch, self._asked
-        self._batch, self._asked, self._batch_bytes = [], [], 0
-        self._replica.propose(batch)
-        pending = self._pending
-        for entry, (origin, call) in zip(batch, asked, strict=True):
-            pending[entry.index] = (entry.term, origin, call)
+        """Hand over what was collected, if anything; apply what is committed, whoever proposed it."""
+        proposals = self._proposals
+        if proposals.batch:
+            try:
+                self._replica.propose(proposals.batch)
+            except NotLeading:
+                self._step_down()
+                return
+            proposals.handed_over()
         try:
             applied = self._replica.ready()
-        except Unavailable:
-            for entry in batch:
-                del pending[entry.index]
-            for origin, call in asked:
+        except Unavailable:  # what was proposed may yet be committed by one of several voters; its id makes asking again harmless
+            for origin, call in proposals.take_all():
                 origin.answer(call, _RETRY)
             return
         for entry, reply in applied:
             if type(entry.command) in _WATCHED:
                 self._watch(entry, reply)
-            asker = pending.pop(entry.index, None)
+            asker = proposals.decided(entry)
             if asker is not None:
+                if proposals.locking and (key := proposals.unlocked(entry.command)):
+                    self._waiters.unlocked(key)
                 asker[1].answer(asker[2], reply if asker[0] == entry.term else _RETRY)
         for key in sorted(self._replica.machine.take_unlocked()):
             self._waiters.unlocked(key)
-        self._reaping = True
+        if applied:
+            self._reaping = True
+        self._notice()
 
     def _watch(self, entry: Entry, reply: Reply) -> None:
         """Keep the leader's memory in step with what was applied."""
@@ -205,6 +272,8 @@ class Leader:
             self._renewals.update(self._sessions(), now)
             if isinstance(reply, SessionOpened):
                 self._renewals.opened(reply.session, reply.resumed, entry.index, now)
+            if isinstance(command, EndSession):
+                self._proposals.ending.discard(command.session)
             if isinstance(command, EndSession) and isinstance(reply, Done):
                 for waiter in self._waiters.of_session(command.session):
                     self._end_wait(waiter, Failed(errno.ESTALE, "the session has ended"))
@@ -212,13 +281,17 @@ class Leader:
 
     def tick(self) -> None:
         """What time brings: the end of sessions, background work, the store's commit.  Call it once a turn, after `run`."""
+        if not self._alone:
+            self._notice()
         now = self._boot_ns()
-        if now >= self._check_ns:
+        if self._leads and now >= self._check_ns:
             self._check_ns = now + CHECK_MS * _MS
             for session, epoch in self._renewals.expired(now):
+                if session in self._proposals.ending:
+                    continue
                 self.expired += 1
                 self._enter(self._nobody, 0, 0, 0, 0, [], EndSession(session, epoch, False), 0)
-        if self._batch:
+        if self._proposals.batch:
             self.run()
         self._reap()
         due = self._replica.commit_due_ns()
@@ -227,7 +300,7 @@ class Leader:
 
     def _reap(self) -> None:
         start = self._monotonic_ns()
-        if not self._reaping or start < self._reap_ns:
+        if not self._reaping or start < self._reap_ns or not self._leads or len(self._proposals):
             return
         self._reap_ns = start + REAP_PAUSE_MS * _MS
         self._reaping = self._replica.look(lambda machine: machine.reap_pending())
@@ -246,16 +319,16 @@ class Leader:
             times.append(due - now)
         if self._reaping:
             times.append(self._reap_ns - now)
-        if (deadline := self._followers.next_deadline_ns()) is not None:
+        if (deadline := self._desk.followers.next_deadline_ns()) is not None:
             times.append(deadline - now)
         return max(-(-min(times) // _MS), 0)
 
     def drop_origin(self, origin: Origin) -> None:
         """Its connection is gone.  What it proposed still commits; the result is stored."""
         self._waiters.drop_origin(origin)
-        self._followers.drop_origin(origin)
-        if self._reported.get(origin.mount, (None,))[0] is origin:
-            del self._reported[origin.mount]
+        self._reads.drop_origin(origin)
+        self._desk.drop_origin(origin)
+        self._plain = self._leads and not self._desk.any_void
 
     # --- proposals --------------------------------------------------------------------------------------------------------
     def _propose(self, origin: Origin, call: int, body: Propose, size: int) -> None:
@@ -282,8 +355,8 @@ class Leader:
             return Failed(errno.EMSGSIZE, f"a command of {size} bytes is over the bound of one entry")
         if mount:
             held = self._replica.machine.results_held(mount)
-            if held > RESULTS_PER_MOUNT_MAX - BATCH_ENTRIES_MAX:
-                held += sum(entry.mount == mount for entry in self._batch)
+            if held + len(self._proposals.batch) + len(self._proposals) >= RESULTS_PER_MOUNT_MAX:
+                held += self._proposals.of_mount(mount)
                 if held - len(acks) >= RESULTS_PER_MOUNT_MAX:
                     self.refused += 1
                     return Failed(errno.EAGAIN, "too many results wait for their acknowledgement", True)
@@ -292,9 +365,7 @@ class Leader:
     def _enter(self, origin: Origin, call: int, unique: int, session: int, epoch: int, acks: list[int], command: Any, size: int) -> None:
         stamp, time_ns = self._clock.now(), self._wall_ns()
         entry = Entry(0, 0, COMMAND_VERSION, 0, self._site, stamp, time_ns, origin.mount, unique, session, epoch, acks, command)
-        self._batch.append(entry)
-        self._asked.append((origin, call))
-        self._batch_bytes += size
+        self._proposals.enter(entry, origin, call, size)
 
     # --- locks that wait -------------------------------------------------------------------------------------------------
     def _wait_lock(self, origin: Origin, call: int, body: WaitLock, size: int) -> None:
@@ -312,8 +383,11 @@ class Leader:
             origin.answer(call, refusal)
 
     def _retry_locks(self) -> bool:
-        """Put at most one grantable waiter of each inode into the (empty) batch: what is tested here is what it will be applied to."""
-        for waiters in self._waiters.take_retries():
+        """Put at most one grantable waiter of each inode into the (empty) batch: what is tested here is what it will be applied to.
+
+        So an inode with a SetLock that is not applied yet has to wait for it.
+        """
+        for waiters in self._waiters.take_retries(self._proposals.locking):
             for waiter in waiters:
                 if self.full:
                     self._waiters.unlocked(waiter.key)
@@ -326,7 +400,7 @@ class Leader:
                     self._end_deadlock(waiter, blockers)
                     continue
                 break
-        return bool(self._batch)
+        return bool(self._proposals.batch)
 
     def _blockers(self, waiter: Waiter) -> list[Owner]:
         """Who is in its way; nobody too if there is another error to be had: applying it says which."""
@@ -355,50 +429,43 @@ class Leader:
 
     # --- the rest -----------------------------------------------------------------------------------------------------------
     def _hello(self, origin: Origin, call: int, body: Hello, size: int) -> None:
-        if body.version != PROTOCOL_VERSION:
-            origin.answer(call, Failed(errno.EPROTONOSUPPORT, f"protocol {body.version}; this daemon speaks {PROTOCOL_VERSION}"))
-        else:
-            origin.answer(call, Welcome(PROTOCOL_VERSION, self._cluster_uuid, self._replica.log.term))
+        self._desk.hello(origin, call, body)
+        self._plain = self._leads and not self._desk.any_void
 
     def _renew(self, origin: Origin, call: int, body: Renew, size: int) -> None:
+        """Acknowledged when a quorum has spoken after it came; not while the end of the session is on its way."""
+        if body.session not in self._proposals.ending and self._reads.at_once():
+            self._answer_read(origin, call, body)
+        else:
+            self._extend(body)
+            self._reads.park(origin, call, body)
+
+    def _extend(self, body: Renew) -> bool:
         seen = min(body.seen_index, self._replica.machine.applied_index)
-        alive = self._renewals.renew(body.session, body.epoch, seen, self._boot_ns())
-        origin.answer(call, Done() if alive else Failed(errno.ESTALE, "the session has ended"))
+        return self._renewals.renew(body.session, body.epoch, seen, self._boot_ns())
+
+    def _answer_read(self, origin: Origin, call: int, body: Body) -> None:
+        """What a ticket was drawn for."""
+        if not isinstance(body, Renew):
+            origin.answer(call, self._desk.with_paths(self._query(body)))
+        elif body.session in self._proposals.ending:
+            self._reads.park(origin, call, body)
+        else:
+            origin.answer(call, Done() if self._extend(body) else Failed(errno.ESTALE, "the session has ended"))
 
     def _follow(self, origin: Origin, call: int, body: Follow, size: int) -> None:
-        applied = self._replica.machine.applied_index
-        count = max(body.count, 1)
-        if body.after != applied or body.wait_ms <= 0:
-            origin.answer(call, stream.page(self._replica.log, body.after, count, applied))
-            return
-        deadline = self._monotonic_ns() + min(body.wait_ms, stream.FOLLOW_WAIT_MS_MAX) * _MS
-        if not self._followers.park(Follower(origin, call, body.after, count, deadline)):
-            origin.answer(call, _RETRY)
-
-    def _feed_followers(self) -> None:
-        applied = self._replica.machine.applied_index
-        for waiting in self._followers.take_due(applied, self._monotonic_ns()):
-            waiting.origin.answer(waiting.call, stream.page(self._replica.log, waiting.after, waiting.count, applied))
+        self._desk.follow(origin, call, body, _RETRY)
 
     def _devices(self, origin: Origin, call: int, body: GetDevices, size: int) -> None:
-        reply = self._query(body)
-        if isinstance(reply, Devices):
-            paths = self._device_paths()
-            reply = Devices([structs.replace(device, path=paths.get(device.uuid, "")) for device in reply.devices])
-        origin.answer(call, reply)
+        if self._reads.at_once():
+            self._answer_read(origin, call, body)
+        else:
+            self._reads.park(origin, call, body)
 
     def _status(self, origin: Origin, call: int, body: GetStatus, size: int) -> None:
         reply = self._query(body)
         figures = dict(reply.figures) if isinstance(reply, Status) else {}
         origin.answer(call, Status({**figures, **self.figures()}))
-
-    def _report(self, origin: Origin, call: int, body: Report, size: int) -> None:
-        if origin.mount and len(body.figures) <= REPORT_FIGURES_MAX:
-            self._reported[origin.mount] = (origin, body.figures)
-        origin.answer(call, Done())
-
-    def _reports(self, origin: Origin, call: int, body: GetReports, size: int) -> None:
-        origin.answer(call, Reports({mount: figures for mount, (_, figures) in self._reported.items()}))
 
     def figures(self) -> dict[str, int | float | str]:
         return {
@@ -408,8 +475,9 @@ class Leader:
             "clock_jumps": self._renewals.jumps,
             "lock_waiters": len(self._waiters),
             "lock_deadlocks": self.deadlocks,
-            "followers": len(self._followers),
+            "followers": len(self._desk.followers),
             "admission_refused": self.refused,
             "reaping": int(self._reaping),
+            "leading": int(self._leads),
             **self._transport_figures(),
         }

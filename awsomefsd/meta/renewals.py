@@ -15,12 +15,13 @@ CHECK_MS = 500  # how often `expired` is to be called
 
 
 class _Live:
-    __slots__ = ("deadline_ns", "epoch", "seen_index")
+    __slots__ = ("condemned", "deadline_ns", "epoch", "seen_index")
 
     def __init__(self, epoch: int, deadline_ns: int, seen_index: int) -> None:
         self.epoch = epoch
         self.deadline_ns = deadline_ns
         self.seen_index = seen_index
+        self.condemned = False
 
 
 class Renewals:
@@ -42,18 +43,35 @@ class Renewals:
             if session not in self._live:
                 self._live[session] = _Live(epoch, now_ns + self._ttl_ns, 0)
 
+    def begin(self, sessions: dict[int, int], now_ns: int) -> None:
+        """A leadership begins: what an earlier one knew is old, and every session has a full TTL."""
+        self._live.clear()
+        self._checked_ns = None
+        self.update(sessions, now_ns)
+
+    def condemn(self, session: int) -> None:
+        """It is not renewed any more; it ends when the lease that it was promised last is over, and not before."""
+        live = self._live.get(session)
+        if live is not None:
+            live.condemned = True
+
+    def condemned(self, session: int) -> bool:
+        live = self._live.get(session)
+        return live is not None and live.condemned
+
     def opened(self, session: int, resumed: bool, index: int, now_ns: int) -> None:
         """Its OpenSession was applied as entry `index`: a new session uses nothing that is older."""
         live = self._live.get(session)
         if live is not None:
-            live.deadline_ns = now_ns + self._ttl_ns
+            if not live.condemned:
+                live.deadline_ns = now_ns + self._ttl_ns
             if not resumed:
                 live.seen_index = max(live.seen_index, index)
 
     def renew(self, session: int, epoch: int, seen_index: int, now_ns: int) -> bool:
         """False: it has ended."""
         live = self._live.get(session)
-        if live is None or live.epoch != epoch:
+        if live is None or live.epoch != epoch or live.condemned:
             return False
         live.deadline_ns = now_ns + self._ttl_ns
         live.seen_index = max(live.seen_index, seen_index)

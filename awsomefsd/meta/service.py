@@ -224,10 +224,12 @@ class MetadataService:
             connections.close(connection)
             leader.drop_origin(connection)
         leader.tick()
-        if connections.touched:
-            for connection in connections.send_all():
-                connections.close(connection)
-                leader.drop_origin(connection)
+        gone = connections.send_all() if connections.touched else []
+        if void := leader.take_void():
+            gone += [origin for origin in void if isinstance(origin, Connection)]
+        for connection in gone:
+            connections.close(connection)
+            leader.drop_origin(connection)
 
     def _start_requests(self, leader: Leader, connections: Connections, connection: Connection) -> None:
         try:

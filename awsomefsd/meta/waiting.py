@@ -7,7 +7,7 @@ that still wait (as in Linux).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Protocol
 
 from awsomefsd.limits import LOCK_WAITERS_PER_INODE_MAX, RPC_INFLIGHT_MAX
@@ -64,6 +64,10 @@ class LockWaiters:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    @property
+    def to_retry(self) -> bool:
+        return bool(self._retry)
+
     def park(self, waiter: Waiter) -> bool:
         """False: too many wait for this inode.  The same request sent again takes its old place."""
         request = (waiter.origin.mount, waiter.body.unique)
@@ -109,15 +113,23 @@ class LockWaiters:
     def unlocked_all(self) -> None:
         self._retry.update(dict.fromkeys(self._by_key))
 
-    def take_retries(self) -> list[list[Waiter]]:
-        """For each inode whose waiters are to be tried: them, in order."""
-        keys, self._retry = self._retry, {}
-        return [list(self._by_key[key].values()) for key in keys if key in self._by_key]
+    def take_retries(self, busy: Container[Key] = ()) -> list[list[Waiter]]:
+        """For each inode whose waiters are to be tried: them, in order.  Not those of inodes that are `busy`; they stay to be tried."""
+        keys = self._retry
+        self._retry = {key: None for key in keys if key in busy}
+        return [list(self._by_key[key].values()) for key in keys if key in self._by_key and key not in busy]
 
     def drop_origin(self, origin: Origin) -> None:
         """Its connection is gone; it will ask again on the next one."""
         for waiter in [waiter for waiter in self._by_id.values() if waiter.origin is origin]:
             self.remove(origin.mount, waiter.body.unique)
+
+    def take_all(self) -> list[Waiter]:
+        """All of them; nobody waits here any more."""
+        found = list(self._by_id.values())
+        for waiter in found:
+            self.remove(waiter.origin.mount, waiter.body.unique)
+        return found
 
     def of_session(self, session: int) -> list[Waiter]:
         return [waiter for waiter in self._by_id.values() if waiter.body.session == session]
@@ -157,6 +169,10 @@ class Followers:
                 gone = set(map(id, due))
                 self._waiting = [waiting for waiting in self._waiting if id(waiting) not in gone]
             yield from due
+
+    def take_all(self) -> list[Follower]:
+        taken, self._waiting = self._waiting, []
+        return taken
 
     def next_deadline_ns(self) -> int | None:
         return min((waiting.deadline_ns for waiting in self._waiting), default=None)

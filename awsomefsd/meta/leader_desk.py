@@ -1,0 +1,130 @@
+"""What the metadata service answers without proposing anything: greetings, the change stream, figures, what workers report.
+
+Also who may ask at all.  A mount's requests are executed once because its newest connection is the only one that is read: the greeting of
+the next one voids those before it, and the end of this node's leadership voids all (client_core.py says why).  What is voided is not
+answered; the transport closes it (`take_void`).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from msgspec import structs
+
+from awsomefsd.limits import REPORT_FIGURES_MAX
+from awsomefsd.meta import stream
+from awsomefsd.meta.messages import (
+    PROTOCOL_VERSION,
+    Devices,
+    Done,
+    Failed,
+    Follow,
+    GetReports,
+    Hello,
+    Reply,
+    Report,
+    Reports,
+    Welcome,
+)
+from awsomefsd.meta.replica import Replica
+from awsomefsd.meta.waiting import Follower, Followers, Origin
+
+_MS = 1_000_000
+
+
+class Desk:
+    def __init__(
+        self,
+        replica: Replica,
+        cluster_uuid: str,
+        device_paths: Callable[[], dict[str, str]],
+        monotonic_ns: Callable[[], int],
+    ) -> None:
+        self._replica = replica
+        self._cluster_uuid = cluster_uuid
+        self._device_paths = device_paths
+        self._monotonic_ns = monotonic_ns
+        self.followers = Followers()
+        self._reported: dict[int, tuple[Origin, dict[str, int]]] = {}  # mount -> whose worker said what last
+        self._greeted: set[Origin] = set()
+        self._newest: dict[int, Origin] = {}  # mount -> its connection with a number
+        self._void: set[Origin] = set()
+        self._void_new: list[Origin] = []
+
+    # --- connections ------------------------------------------------------------------------------------------------------------
+    def hello(self, origin: Origin, call: int, body: Hello) -> None:
+        if body.version != PROTOCOL_VERSION:
+            origin.answer(call, Failed(errno.EPROTONOSUPPORT, f"protocol {body.version}; this daemon speaks {PROTOCOL_VERSION}"))
+            return
+        if body.mount and body.connection:
+            older = self._newest.get(body.mount)
+            if older is not None and older is not origin:
+                self._end(older)
+            self._newest[body.mount] = origin
+        self._greeted.add(origin)
+        origin.answer(call, Welcome(PROTOCOL_VERSION, self._cluster_uuid, self._replica.log.term))
+
+    def _end(self, origin: Origin) -> None:
+        self._void.add(origin)
+        self._void_new.append(origin)
+
+    def end_all(self) -> None:
+        """This node does not lead any more."""
+        for origin in self._greeted - self._void:
+            self._end(origin)
+        self._reported.clear()
+
+    @property
+    def any_void(self) -> bool:
+        return bool(self._void)
+
+    def void(self, origin: Origin) -> bool:
+        """Nothing that comes from there is executed any more."""
+        return origin in self._void
+
+    def take_void(self) -> list[Origin]:
+        """Connections to close once what was answered is sent."""
+        taken, self._void_new = self._void_new, []
+        return taken
+
+    def drop_origin(self, origin: Origin) -> None:
+        self.followers.drop_origin(origin)
+        self._greeted.discard(origin)
+        self._void.discard(origin)
+        if self._newest.get(origin.mount) is origin:
+            del self._newest[origin.mount]
+        if self._reported.get(origin.mount, (None,))[0] is origin:
+            del self._reported[origin.mount]
+
+    # --- the change stream ------------------------------------------------------------------------------------------------------
+    def follow(self, origin: Origin, call: int, body: Follow, retry: Reply) -> None:
+        applied = self._replica.machine.applied_index
+        count = max(body.count, 1)
+        if body.after != applied or body.wait_ms <= 0:
+            origin.answer(call, stream.page(self._replica.log, body.after, count, applied))
+            return
+        deadline = self._monotonic_ns() + min(body.wait_ms, stream.FOLLOW_WAIT_MS_MAX) * _MS
+        if not self.followers.park(Follower(origin, call, body.after, count, deadline)):
+            origin.answer(call, retry)
+
+    def feed_followers(self) -> None:
+        applied = self._replica.machine.applied_index
+        for waiting in self.followers.take_due(applied, self._monotonic_ns()):
+            waiting.origin.answer(waiting.call, stream.page(self._replica.log, waiting.after, waiting.count, applied))
+
+    # --- figures ----------------------------------------------------------------------------------------------------------------
+    def with_paths(self, reply: Reply) -> Reply:
+        """Devices, as this node finds them."""
+        if isinstance(reply, Devices):
+            paths = self._device_paths()
+            return Devices([structs.replace(device, path=paths.get(device.uuid, "")) for device in reply.devices])
+        return reply
+
+    def report(self, origin: Origin, call: int, body: Report, size: int) -> None:
+        if origin.mount and len(body.figures) <= REPORT_FIGURES_MAX:
+            self._reported[origin.mount] = (origin, body.figures)
+        origin.answer(call, Done())
+
+    def reports(self, origin: Origin, call: int, body: GetReports, size: int) -> None:
+        origin.answer(call, Reports({mount: figures for mount, (_, figures) in self._reported.items()}))
