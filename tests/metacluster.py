@@ -14,7 +14,6 @@ from awsomefsd.meta.queries import answer
 from tests.memtxn import MemTxn
 
 T0 = 1_000_000_000_000
-TTL_S = 10
 
 
 class FakeLog:
