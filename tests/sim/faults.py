@@ -1,0 +1,206 @@
+"""What goes wrong, when: one fault after the other and several at once, drawn from the seed; a minority of the voters is harmed for good.
+
+Every fault ends.  `episodes` draws how bad this seed is: some seeds are calm, so that long quiet runs are tried too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.sim.network import Weather
+from tests.sim.world import MS, SECOND
+
+if TYPE_CHECKING:
+    from tests.sim.simulation import Simulation
+
+
+class Faults:
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        self.world = simulation.world
+        self.dice = simulation.world.dice("faults")
+        self.over = False
+        self.every_ns = int(self.dice.choice([3, 6, 12, 30]) * SECOND)
+
+    def begin(self) -> None:
+        self._next()
+
+    def _next(self) -> None:
+        if not self.over:
+            self.world.after(self.dice.expovariate(1) * self.every_ns, self._strike)
+
+    def _strike(self) -> None:
+        if self.over:
+            return
+        kinds: list[Any] = [
+            self._weather, self._weather, self._partition, self._partition, self._one_way, self._bridge, self._isolate_mount,
+            self._kill, self._kill, self._power, self._power, self._power_in_a_turn, self._power_in_a_turn, self._power_everywhere,
+            self._pause, self._slow_disk, self._full_disk, self._failing_sync, self._drift, self._wall_jump, self._suspend, self._full_map,
+            self._kill_worker, self._kill_worker, self._kill_host, self._pause_worker,
+        ]  # fmt: skip
+        strike = self.dice.choice(kinds)
+        self.world.count(f"fault {strike.__name__[1:]}")
+        strike()
+        self._next()
+
+    def end(self) -> None:
+        """Everything is well from now on."""
+        self.over = True
+        simulation = self.simulation
+        simulation.network.heal()
+        simulation.network.calm()
+        for node in simulation.nodes:
+            node.disk.sync_ns = 100_000
+            node.disk.full = False
+            node.disk.fail_sync = 0
+            node.disk.budget = -1
+            node.clock.drift(0.0)
+
+    # --- helpers -----------------------------------------------------------------------------------------------------------------
+    def _node(self) -> Any:
+        """Any node, the leader more often."""
+        leader = self.simulation.leader()
+        if leader is not None and self.dice.random() < 0.4:
+            return leader
+        return self.dice.choice(self.simulation.nodes)
+
+    def _machines(self) -> list[str]:
+        return [node.name for node in self.simulation.nodes] + [host.name for host in self.simulation.hosts]
+
+    def _for_ns(self) -> int:
+        return int(self.dice.choice([0.3, 1, 3, 8, 20]) * self.dice.uniform(0.5, 1.5) * SECOND)
+
+    def _heal_after(self, pairs: set[tuple[str, str]]) -> None:
+        self.world.say(f"cut {sorted(pairs)}")
+        self.world.after(self._for_ns(), self.simulation.network.cut.difference_update, pairs)
+
+    def _cut(self, one: list[str], other: list[str], back_too: bool = True) -> None:
+        network = self.simulation.network
+        before = set(network.cut)
+        network.isolate(one, other, back_too=back_too)
+        self._heal_after(network.cut - before)
+
+    # --- the network ---------------------------------------------------------------------------------------------------------------
+    def _weather(self) -> None:
+        dice = self.dice
+        bad = Weather(
+            loss=dice.choice([0, 0, 0.02, 0.1, 0.3]),
+            double=dice.choice([0, 0.05, 0.3]),
+            late=dice.choice([0, 0.05, 0.3]),
+            late_ns=int(dice.choice([0.05, 0.3, 2]) * SECOND),
+            base_ns=int(dice.choice([0.2, 0.2, 5, 80]) * MS),
+        )
+        self.simulation.network.weather = bad
+        self.world.say(f"weather {bad}")
+        self.world.after(self._for_ns(), self.simulation.network.calm)
+
+    def _partition(self) -> None:
+        machines = self._machines()
+        self.dice.shuffle(machines)
+        at = self.dice.randrange(1, len(machines))
+        self._cut(machines[:at], machines[at:])
+
+    def _one_way(self) -> None:
+        node = self._node().name
+        others = [name for name in self._machines() if name != node]
+        if self.dice.random() < 0.5:
+            self._cut([node], others, back_too=False)
+        else:
+            self._cut(others, [node], back_too=False)
+
+    def _bridge(self) -> None:
+        names = [node.name for node in self.simulation.nodes]
+        self.dice.shuffle(names)
+        middle = len(names) // 2
+        self._cut(names[:middle], names[middle + 1 :])
+
+    def _isolate_mount(self) -> None:
+        host = self.dice.choice(self.simulation.hosts).name
+        self._cut([host], [node.name for node in self.simulation.nodes])
+
+    # --- nodes ---------------------------------------------------------------------------------------------------------------------
+    def _kill(self) -> None:
+        node = self._node()
+        if node.up:
+            node.die_and_return(power=False, after_ns=self._for_ns())
+
+    def _power(self) -> None:
+        node = self._node()
+        if node.up:
+            node.die_and_return(power=True, after_ns=self._for_ns())
+
+    def _power_in_a_turn(self) -> None:
+        """In the middle of whatever it does with its disk or its store next."""
+        node = self._node()
+        if node.up:
+            node.disk.budget = self.dice.randrange(12)
+
+    def _power_everywhere(self) -> None:
+        for node in self.simulation.nodes:
+            if node.up:
+                node.die_and_return(power=True, after_ns=self._for_ns())
+
+    def _pause(self) -> None:
+        node = self._node()
+        if node.up:
+            node.pause(self._for_ns())
+
+    def _slow_disk(self) -> None:
+        node = self._node()
+        node.disk.sync_ns = int(self.dice.choice([5, 50, 400]) * MS)
+        self.world.after(self._for_ns(), setattr, node.disk, "sync_ns", 100_000)
+
+    def _full_disk(self) -> None:
+        node = self._node()
+        node.disk.full = True
+        self.world.after(self._for_ns(), setattr, node.disk, "full", False)
+
+    def _failing_sync(self) -> None:
+        self._node().disk.fail_sync = 1
+
+    def _full_map(self) -> None:
+        node = self._node()
+        if node.replica is not None:
+            node.replica.store.full_at = self.dice.randrange(200)
+
+    # --- clocks --------------------------------------------------------------------------------------------------------------------
+    def _clock(self) -> Any:
+        return self.dice.choice([*self.simulation.nodes, *self.simulation.hosts]).clock
+
+    def _drift(self) -> None:
+        self._clock().drift(self.dice.uniform(-0.02, 0.02))
+
+    def _wall_jump(self) -> None:
+        self._clock().set_wall(int(self.dice.uniform(-3600, 3600) * SECOND))
+
+    def _suspend(self) -> None:
+        """A machine that slept: nothing of it ran, and its boot clock says so."""
+        thing = self.dice.choice([*self.simulation.nodes, *[host.mount for host in self.simulation.hosts]])
+        if thing.up:
+            thing.pause(self._for_ns())
+
+    # --- mounts --------------------------------------------------------------------------------------------------------------------
+    def _host(self) -> Any:
+        return self.dice.choice(self.simulation.hosts)
+
+    def _kill_worker(self) -> None:
+        mount = self._host().mount
+        if mount.up:
+            mount.kill_worker(int(self.dice.choice([0.05, 0.3, 2, 15]) * SECOND))
+
+    def _pause_worker(self) -> None:
+        mount = self._host().mount
+        if mount.up:
+            mount.pause(self._for_ns())
+
+    def _kill_host(self) -> None:
+        host = self._host()
+        if not host.mount.up:
+            return
+        host.mount.die()
+        programs = next(programs for programs in self.simulation.programs if programs.host is host)
+        self.world.after(self._for_ns(), self._boot, host, programs)
+
+    def _boot(self, host: Any, programs: Any) -> None:
+        host.boot()
+        programs.start()

@@ -1,0 +1,197 @@
+"""A node: the production journal, consensus, replica, machine, service and connections, one turn after the other, on simulated everything.
+
+A turn is the production service's own turn (service.MetadataService._turn).  It runs at one moment of simulated time; what it spends on the
+disk moves the node's own clock ahead, delays what it sends afterwards, and makes it busy for so long.  A power cut may come in any call of
+the disk or the store inside a turn: what was sent before is on its way, what comes after never happens.  A process that dies by an error
+that production names (JournalFailed, JournalFull) is started again, as the supervisor does; any other exception breaks the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from awsomefsd.meta import messages as m
+from awsomefsd.meta.journal import Journal, JournalFailed
+from awsomefsd.meta.queries import answer
+from awsomefsd.meta.replica import Replica, uuid_bytes
+from awsomefsd.meta.service import MetadataService
+from awsomefsd.meta.service_connections import Connections
+from awsomefsd.meta.solo import Solo
+from awsomefsd.types import HOST_UNIQUE
+from tests.sim import shims
+from tests.sim.clock import SimClock
+from tests.sim.disk import PowerCut, SimDisk
+from tests.sim.network import Network
+from tests.sim.sockets import Listener
+from tests.sim.store import Durable, SimStore
+from tests.sim.world import MS, SECOND, World
+
+CLUSTER = "11111111-2222-3333-4444-555555555555"
+RESTART_NS = 500 * MS
+JOURNAL_FILE_BYTES = 64 << 10
+
+
+class _Local:
+    """A request of the daemon itself.  Implements waiting.Origin."""
+
+    mount = 0
+
+    def __init__(self, command: Any, answered: Callable[[m.Reply], None]) -> None:
+        self.command, self._answered = command, answered
+
+    def answer(self, call: int, reply: m.Reply) -> None:
+        self._answered(reply)
+
+
+class Node:
+    """One machine with a daemon.  `life` counts its deaths."""
+
+    def __init__(self, world: World, network: Network, uuid: str, name: str, watch: Any) -> None:
+        self.world, self.network = world, network
+        self.uuid, self.name = uuid, name
+        self.life = 0
+        self.up = False
+        self.clock = SimClock(world, name)
+        self.disk = SimDisk(world.dice(f"disk/{name}"), self.spend)
+        self.durable = Durable()
+        self.paused_until_ns = 0
+        self.watch = watch
+        self.replica: Replica | None = None
+        self.epoll = shims.Epoll()
+        self._directory = Path("/sim") / name
+        self._busy_until_ns = 0
+        self._idle_ns = 0
+        self._local: list[_Local] = []
+        self._turn_at_ns = -1  # of the turn that is scheduled
+        self._dice = world.dice(f"node/{name}")
+
+    @property
+    def leading(self) -> bool:
+        return self.replica is not None and self.replica.log.leading  # type: ignore[attr-defined]
+
+    def ask(self, command: Any, answered: Callable[[m.Reply], None]) -> bool:
+        """A command of the daemon itself, in the next turn."""
+        self._local.append(_Local(command, answered))
+        self.wake()
+        return True
+
+    def spend(self, ns: int) -> None:
+        self.clock.ahead_ns += ns
+
+    # --- life and death ----------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        assert not self.up
+        self.up = True
+        self.world.say(f"{self.name} starts")
+        self._in_a_turn(self._open)
+        self.wake()
+
+    def _open(self) -> None:
+        self.service = MetadataService(
+            directory=self._directory,
+            socket_path=self._directory / "meta.sock",
+            cluster_uuid=CLUSTER,
+            node_uuid=self.uuid,
+            site=1,
+            make_machine=self.watch.machine_of(self),
+            answer=answer,
+            boot_ns=self.clock.boot_ns,
+            wall_ns=self.clock.wall_ns,
+        )
+        self.replica = self._open_replica()
+        self.listener = Listener(self)
+        self.connections = Connections(self.listener, 1, self.clock.boot_ns)  # type: ignore[arg-type]
+        self.epoll = self.connections._epoll  # type: ignore[assignment]
+        self.leader = self.service._make_leader(self.replica, self.connections)
+
+    def _open_replica(self) -> Replica:
+        store = SimStore(self.durable, self.spend, self.disk._step)
+        journal = Journal.open(
+            self._directory,
+            uuid_bytes(CLUSTER),
+            uuid_bytes(self.uuid),
+            create=store.identity is None,
+            disk=self.disk,
+            file_bytes=JOURNAL_FILE_BYTES,
+        )
+        store.claim(CLUSTER, self.uuid, journal.incarnation)
+        return Replica(Solo(journal, self.uuid, self.clock.boot_ns), store, self.watch.machine_of(self), 2000, 1000, -1)  # type: ignore[arg-type]
+
+    def die(self, *, power: bool) -> None:
+        """The process ends (`power`: the machine too)."""
+        if not self.up:
+            return
+        self.up = False
+        self.life += 1
+        self._turn_at_ns = -1
+        self.paused_until_ns = 0
+        self.world.say(f"{self.name} {'loses power' if power else 'is killed'}")
+        self._let_go(tells=not power)
+        if power:
+            self.disk.power_cut()
+        else:
+            self.disk.process_died()
+
+    def _let_go(self, *, tells: bool) -> None:
+        if self.replica is None:
+            return
+        for connection in list(self.connections._by_fd.values()):
+            sock: Any = connection.sock
+            sock.link.died(sock.end, tells=tells)
+        self.replica = None
+
+    def die_and_return(self, *, power: bool, after_ns: int) -> None:
+        self.die(power=power)
+        self.world.after(after_ns, self.start, owner=self)
+
+    # --- turns ---------------------------------------------------------------------------------------------------------------
+    def wake(self, at_ns: int | None = None) -> None:
+        """A turn as soon as it can be."""
+        when = max(self.world.now_ns if at_ns is None else at_ns, self._busy_until_ns, self.paused_until_ns)
+        if self.up and (self._turn_at_ns < 0 or when < self._turn_at_ns):
+            self._turn_at_ns = when
+            self.world.at(when, self._turn, when, owner=self)
+
+    def pause(self, for_ns: int) -> None:
+        self.paused_until_ns = max(self.paused_until_ns, self.world.now_ns + for_ns)
+        self.world.say(f"{self.name} is stopped for {for_ns / SECOND:.3f} s")
+
+    def _turn(self, when: int) -> None:
+        if when != self._turn_at_ns:
+            return  # a later one was scheduled before an earlier one
+        self._turn_at_ns = -1
+        if self.world.now_ns < self.paused_until_ns:
+            self.wake()
+            return
+        self._in_a_turn(self._run_service)
+        if self.up:
+            self.watch.after_turn(self)
+            self.wake(self._busy_until_ns + self._idle_ns)
+            if self.epoll.ready:
+                self.wake()
+
+    def _run_service(self) -> None:
+        local, self._local = self._local, []
+        for request in local:
+            self.leader.handle(request, 0, m.Propose(HOST_UNIQUE, 0, 0, [], request.command), 100)
+        self.service._turn(self.leader, self.connections, [])
+        self._idle_ns = self.leader.idle_ms() * MS
+
+    def _in_a_turn(self, call: Any) -> None:
+        self.clock.ahead_ns = 0
+        try:
+            with shims.running(self.clock):
+                call()
+        except PowerCut as cut:
+            self.world.count("power cuts inside a turn")
+            self.world.say(f"{self.name}: power cut at {cut}")
+            self.die_and_return(power=True, after_ns=RESTART_NS + self._dice.randrange(10 * SECOND))
+        except JournalFailed as err:
+            self.world.count("daemons that ended themselves")
+            self.world.say(f"{self.name}: ends itself: {err}")
+            self.die_and_return(power=False, after_ns=RESTART_NS)
+        finally:
+            self._busy_until_ns = self.world.now_ns + self.clock.ahead_ns
+            self.clock.ahead_ns = 0

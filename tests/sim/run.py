@@ -1,0 +1,89 @@
+"""`python -m tests.sim.run --seed N --minutes 3 [--trace]`: one seed again; `--seeds A-B`: many, on all processors."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+from tests.sim.simulation import Plan, Simulation
+
+SHOWN_LINES = 40
+
+
+@dataclass
+class Outcome:
+    """Of one seed; `error` is empty if all held."""
+
+    seed: int
+    error: str
+    digest: int
+    counts: dict[str, int]
+    cpu_s: float
+    tail: list[str]
+
+
+def one(seed: int, minutes: float = 3.0, trace: bool = False) -> Outcome:
+    start = time.process_time()
+    simulation = Simulation(Plan(seed, minutes), trace=print if trace else None)
+    error = ""
+    try:
+        simulation.run()
+    except Exception as err:
+        error = f"{type(err).__name__}: {err}\n{traceback.format_exc()}"
+    world = simulation.world
+    world.counts.setdefault("simulated seconds", world.now_ns // 10**9)
+    return Outcome(seed, error, world.digest, world.counts, time.process_time() - start, list(world.tail) if error else [])
+
+
+def command(seed: int, minutes: float) -> str:
+    return f"{os.path.relpath(sys.executable)} -m tests.sim.run --seed {seed} --minutes {minutes:g} --trace"
+
+
+def report(outcome: Outcome, minutes: float) -> str:
+    tail = "\n".join(outcome.tail[-SHOWN_LINES:])
+    return f"{tail}\nseed {outcome.seed} failed: {outcome.error}\nreplay: {command(outcome.seed, minutes)}"
+
+
+def many(seeds: range, minutes: float, processes: int = 0) -> list[Outcome]:
+    with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
+        return list(pool.map(one, seeds, [minutes] * len(seeds), chunksize=4))
+
+
+def summary(outcomes: list[Outcome]) -> list[str]:
+    total: dict[str, int] = {}
+    for outcome in outcomes:
+        for what, count in outcome.counts.items():
+            total[what] = total.get(what, 0) + count
+    hours = total.get("simulated seconds", 0) / 3600
+    lines = [f"{len(outcomes)} seeds, {hours:.2f} simulated hours, {sum(outcome.cpu_s for outcome in outcomes):.0f} s of CPU"]
+    return [*lines, ", ".join(f"{what} {count}" for what, count in sorted(total.items()))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seeds", help="A-B, both included")
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--trace", action="store_true", help="print everything that happens")
+    parser.add_argument("--processes", type=int, default=0)
+    chosen = parser.parse_args()
+    if chosen.seed is not None:
+        outcomes = [one(chosen.seed, chosen.minutes, chosen.trace)]
+    else:
+        first, last = map(int, (chosen.seeds or "1-20").split("-"))
+        outcomes = many(range(first, last + 1), chosen.minutes, chosen.processes)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    for outcome in failed[:3]:
+        print(report(outcome, chosen.minutes))
+    print("\n".join(summary(outcomes)))
+    print("digest", " ".join(f"{outcome.digest:08x}" for outcome in outcomes[:4]), "failed seeds:", [outcome.seed for outcome in failed])
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Stand-ins for the few things of the machine that production modules take by import: time, threads, epoll, and who a peer is.
+
+They are put into those modules for the length of a run (`installed`), and speak for the node whose turn it is (`running`).  A thread runs
+to its end when it is started: the journal's preparation of its next file is then a part of the turn that starts it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select as real_select
+import sys
+import threading as real_threading
+import time as real_time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+_now: list[Any] = [None]  # the clock of the node whose turn it is
+_dice = [random.Random(0)]
+
+
+@contextmanager
+def running(machine_clock: Any) -> Iterator[None]:
+    before, _now[0] = _now[0], machine_clock
+    try:
+        yield
+    finally:
+        _now[0] = before
+
+
+class _Time:
+    """Module `time` for production code."""
+
+    CLOCK_BOOTTIME = real_time.CLOCK_BOOTTIME
+
+    @staticmethod
+    def monotonic_ns() -> int:
+        return _now[0].boot_ns()
+
+    @staticmethod
+    def monotonic() -> float:
+        return _now[0].boot_ns() / 1e9
+
+    @staticmethod
+    def time_ns() -> int:
+        return _now[0].wall_ns()
+
+    @staticmethod
+    def clock_gettime_ns(_which: int) -> int:
+        return _now[0].boot_ns()
+
+
+class _Thread:
+    def __init__(self, target: Callable[..., None], name: str = "", daemon: bool = False, args: tuple[Any, ...] = ()) -> None:
+        self._target, self._args = target, args
+
+    def start(self) -> None:
+        self._target(*self._args)
+
+    def join(self, timeout: float | None = None) -> None:
+        pass
+
+    def is_alive(self) -> bool:
+        return False
+
+
+class Epoll:
+    """Says which of the simulated sockets have something to read."""
+
+    def __init__(self) -> None:
+        self.sockets: dict[int, Any] = {}
+        self.ready: dict[int, int] = {}  # descriptor → events, in order of arrival
+
+    def register(self, fd: int, events: int) -> None:
+        pass
+
+    def modify(self, fd: int, events: int) -> None:
+        pass
+
+    def unregister(self, fd: int) -> None:
+        self.ready.pop(fd, None)
+
+    def poll(self, _timeout: float = 0) -> list[tuple[int, int]]:
+        found, self.ready = list(self.ready.items()), {}
+        return found
+
+    def close(self) -> None:
+        pass
+
+
+def _urandom(count: int) -> bytes:
+    return _dice[0].randbytes(count)
+
+
+class _Os:
+    """Module `os`, but for its dice, and for the descriptors that only carry a lock: one process plays all nodes."""
+
+    urandom = staticmethod(_urandom)
+
+    @staticmethod
+    def open(*_arguments: Any) -> int:
+        return -1
+
+    @staticmethod
+    def close(_fd: int) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+_TIME, _OS = _Time(), _Os()
+_THREADS = SimpleNamespace(**{name: getattr(real_threading, name) for name in ("Event", "Lock", "RLock", "Condition", "current_thread")})
+_THREADS.Thread = _Thread
+_SELECT = SimpleNamespace(epoll=Epoll, EPOLLIN=real_select.EPOLLIN, EPOLLOUT=real_select.EPOLLOUT)
+_PEER = SimpleNamespace(uid=os.geteuid(), pid=0)
+_WANTED: dict[str, Any] = {"time": _TIME, "threading": _THREADS, "select": _SELECT, "peer_of": lambda sock: _PEER, "os": _OS}
+
+
+def _modules() -> list[Any]:
+    return [module for name, module in sorted(sys.modules.items()) if name == "awsomefsd.clock" or name.startswith("awsomefsd.meta.")]
+
+
+@contextmanager
+def installed(dice: random.Random) -> Iterator[None]:
+    """Production modules see the simulation."""
+    saved = []
+    _dice[0] = dice
+    try:
+        for module in _modules():
+            for name, stand_in in _WANTED.items():
+                if hasattr(module, name):
+                    saved.append((module, name, getattr(module, name)))
+                    setattr(module, name, stand_in)
+        yield
+    finally:
+        for module, name, original in reversed(saved):
+            setattr(module, name, original)

@@ -1,0 +1,140 @@
+"""One run: nodes, mounts and faults of one seed, for so many simulated minutes, and then the end where everything must come to rest.
+
+The last part is liveness: faults are healed, and within HEAL_NS every node must be up and equal, and every program must have finished.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from awsomefsd.meta import commands as c
+from awsomefsd.meta import messages as m
+from tests.sim import shims
+from tests.sim.checks import Checks
+from tests.sim.faults import Faults
+from tests.sim.mount import Host
+from tests.sim.network import Network
+from tests.sim.node import CLUSTER, Node
+from tests.sim.workload import REGISTERS, Programs
+from tests.sim.world import MS, SECOND, World
+
+MIB = 1 << 20
+HEAL_NS = 90 * SECOND
+DEVICE = "dddddddd-dddd-dddd-dddd-dddddddddddd"
+
+
+@dataclass
+class Plan:
+    """What a run is made of; the seed decides where nothing is said."""
+
+    seed: int
+    minutes: float = 3.0
+    voters: int = 0
+    mounts: int = 2
+    faults: bool = True
+
+
+class Simulation:
+    def __init__(self, plan: Plan, trace: Callable[[str], None] | None = None) -> None:
+        self.plan = plan
+        self.world = world = World(plan.seed, trace=trace)
+        self.dice = world.dice("simulation")
+        self.network = Network(world)
+        self.checks = Checks(world)
+        count = plan.voters or 1
+        self.nodes = [Node(world, self.network, self._uuid(), f"n{number + 1}", self.checks) for number in range(count)]
+        self.hosts: list[Host] = []
+        self.programs: list[Programs] = []
+        self.faults = Faults(self)
+
+    def _uuid(self) -> str:
+        return str(uuid.UUID(int=self.dice.getrandbits(128)))
+
+    def run(self) -> World:
+        with shims.installed(self.world.dice("urandom")):
+            self._found()
+            self._begin()
+            if self.plan.faults:
+                self.faults.begin()
+            self.world.run(self.world.now_ns + int(self.plan.minutes * 60 * SECOND))
+            self._end()
+        self.world.count("simulated seconds", self.world.now_ns // SECOND)
+        return self.world
+
+    # --- the beginning -----------------------------------------------------------------------------------------------------------
+    def _found(self) -> None:
+        for node in self.nodes:
+            node.start()
+
+    def _begin(self) -> None:
+        volumes = [f"register{number + 1}" for number in range(REGISTERS)] + [f"home{number}" for number in range(self.plan.mounts)]
+        commands: list[c.Command] = [c.Init(CLUSTER, 1), c.AddDevice(DEVICE, 256 * MIB, MIB, 250, MIB)]
+        commands += [c.CreateVolume(name, self._uuid()) for name in volumes]
+        for command in commands:
+            self._administer(command)
+        for number in range(self.plan.mounts):
+            host = Host(self.world, self.network, f"m{number + 1}", self.nodes, REGISTERS + number + 1, self.checks)
+            self.hosts.append(host)
+            self.programs.append(Programs(host, list(range(1, REGISTERS + 1)), 2))
+            host.boot()
+            self.programs[-1].start()
+
+    def _administer(self, command: c.Command) -> None:
+        """As the daemon of the leader does, before anything fails."""
+        answers: list[m.Reply] = []
+        for _ in range(200):
+            node = self.leader()
+            if node is not None and node.ask(command, answers.append):
+                self.world.run(self.world.now_ns + 5 * SECOND, lambda: bool(answers))
+                if answers:
+                    assert not isinstance(answers[0], m.Failed), answers
+                    return
+            self.world.run(self.world.now_ns + 50 * MS)
+        raise self.world.broken("no leader at the beginning")
+
+    def leader(self) -> Node | None:
+        return next((node for node in self.nodes if node.up and node.leading), None)
+
+    # --- the end -----------------------------------------------------------------------------------------------------------------
+    def _end(self) -> None:
+        world = self.world
+        world.say("everything is healed")
+        self.faults.end()
+        for host in self.hosts:
+            host.stopping = True
+        until = world.now_ns + HEAL_NS
+        while world.now_ns < until:
+            world.run(world.now_ns + SECOND)
+            if self._rests():
+                break
+        else:
+            raise world.broken(f"{HEAL_NS // SECOND} s after the faults ended: {self._restless()}")
+        self._compare()
+
+    def _runners(self) -> list[str]:
+        return [runner.name for programs in self.programs for runner in programs.runners if not runner.done]
+
+    def _applied(self) -> list[int]:
+        return [node.replica.machine.applied_index if node.replica is not None else -1 for node in self.nodes]
+
+    def _rests(self) -> bool:
+        return not self._runners() and set(self._applied()) == {len(self.checks.truth)}
+
+    def _restless(self) -> str:
+        return f"programs {self._runners()}, applied {self._applied()} of {len(self.checks.truth)}, leader {self.leader()}"
+
+    def _compare(self) -> None:
+        """The states of all nodes are the same rows."""
+        states = []
+        for node in self.nodes:
+            assert node.replica is not None
+            with shims.running(node.clock):
+                node.replica.machine.flush()
+            store = node.replica.store
+            states.append({key: store.get(key) for key, _ in store.scan(b"", b"\xff" * 8)})
+        for node, state in zip(self.nodes, states, strict=True):
+            if state != states[0]:
+                keys = [key.hex() for key in sorted(state.keys() | states[0].keys()) if state.get(key) != states[0].get(key)]
+                raise self.world.broken(f"{node.name} and {self.nodes[0].name} have applied the same entries and differ in {keys[:5]}")
