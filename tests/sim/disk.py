@@ -194,12 +194,6 @@ class SimDisk:
         for path in sorted(self._files):
             self._files[path].cut(self._dice, keep)
 
-    def wipe(self) -> None:
-        self._files.clear()
-        self._durable.clear()
-        self._renamings.clear()
-        self._handles.clear()
-
     def used_bytes(self, path: str) -> int:
         return len(bytes(self._files[path].durable).rstrip(b"\0"))
 
