@@ -48,3 +48,6 @@ pytestmark
 # consensus.Leadership: the service of several voters, which is being built, calls these
 _.quorum_contact_ns
 _.condemn
+
+# hypothesis calls it after each example
+_.teardown

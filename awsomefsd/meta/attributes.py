@@ -58,8 +58,7 @@ def set_attr(state: State, entry: Entry, command: SetAttr) -> Reply:
     if mask & SET_SIZE:
         _set_size(state, entry, volume, command, row)
     _set_times(entry, command, row)
-    if mask:
-        changed(state, entry, command.volume, command.ino, row)
+    changed(state, entry, command.volume, command.ino, row)  # chown(-1, -1) too: its mask is empty
     return Found(attr_of(command.ino, row))
 
 

@@ -1,0 +1,32 @@
+"""What random operations have found, kept as lists: the mode of the directory, then steps (user, operation, arguments).
+
+`tests/differential/actor.py` says what the operations do.  A failing run prints its example in this form.  One line of each case says what
+was wrong then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.differential import machine
+from tests.differential.rigging import Pair, pair
+
+pytestmark = pytest.mark.root
+
+CASES: dict[str, tuple[int, list[machine.Step]]] = {
+    # ctime stayed: the request has an empty mask
+    "chown to nobody is a change": (0o777, [("root", "chown", ".", -1, -1, False)]),
+}
+
+
+@pytest.fixture(scope="module")
+def both(make_node, tmp_path_factory) -> Iterator[Pair]:
+    with pair(make_node, tmp_path_factory.mktemp("cases")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(both, name):
+    machine.replay(both.bench(), *CASES[name])
