@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
+from tests.sim.broken import VARIANTS, broken
 from tests.sim.simulation import Plan, Simulation
 
 SHOWN_LINES = 40
@@ -27,7 +30,12 @@ class Outcome:
     tail: list[str]
 
 
-def one(seed: int, minutes: float = 3.0, trace: bool = False) -> Outcome:
+def one(seed: int, minutes: float = 3.0, trace: bool = False, variant: str = "") -> Outcome:
+    with broken(variant) if variant else contextlib.nullcontext():
+        return _one(seed, minutes, trace)
+
+
+def _one(seed: int, minutes: float, trace: bool) -> Outcome:
     start = time.process_time()
     simulation = Simulation(Plan(seed, minutes), trace=print if trace else None)
     error = ""
@@ -54,6 +62,17 @@ def many(seeds: range, minutes: float, processes: int = 0) -> list[Outcome]:
         return list(pool.map(one, seeds, [minutes] * len(seeds), chunksize=4))
 
 
+def first_found(variant: str, seeds: Iterable[int], minutes: float = 3.0) -> tuple[int, str, int]:
+    """The first of these seeds that finds the variant, what it says, and how many were run; seed 0 if none does."""
+    count = 0
+    for seed in seeds:
+        count += 1
+        outcome = one(seed, minutes, variant=variant)
+        if outcome.error:
+            return seed, outcome.error.splitlines()[0], count
+    return 0, "", count
+
+
 def summary(outcomes: list[Outcome]) -> list[str]:
     total: dict[str, int] = {}
     for outcome in outcomes:
@@ -70,12 +89,16 @@ def main() -> int:
     parser.add_argument("--seeds", help="A-B, both included")
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
+    parser.add_argument("--broken", default="", help="with this broken variant of production code: " + "; ".join(VARIANTS))
     parser.add_argument("--processes", type=int, default=0)
     chosen = parser.parse_args()
     if chosen.seed is not None:
-        outcomes = [one(chosen.seed, chosen.minutes, chosen.trace)]
+        outcomes = [one(chosen.seed, chosen.minutes, chosen.trace, chosen.broken)]
     else:
         first, last = map(int, (chosen.seeds or "1-20").split("-"))
+        if chosen.broken:
+            print(*first_found(chosen.broken, range(first, last + 1), chosen.minutes))
+            return 0
         outcomes = many(range(first, last + 1), chosen.minutes, chosen.processes)
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed[:3]:
