@@ -84,6 +84,19 @@ LOCK_WAITERS_PER_INODE_MAX = 1_024
 DEADLOCK_SEARCH_MAX = 10_000  # waiting locks that one search for a circle looks at
 STREAM_READERS_MAX = 16
 
+# --- Raft ----------------------------------------------------------------------------------------------------------------
+RAFT_HEARTBEAT_MS = 200
+RAFT_ELECTION_MS_MIN = 1_000
+RAFT_ELECTION_MS_MAX = 2_000
+RAFT_APPEND_BYTES_MAX = MIB  # payload of one Append, or one entry
+RAFT_INFLIGHT_MESSAGES_MAX = 64  # unanswered Appends to one follower
+RAFT_INFLIGHT_BYTES_MAX = 8 * MIB
+RAFT_APPLY_BYTES_MAX = 8 * MIB  # of committed entries in one Ready, or one entry
+RAFT_CACHE_ENTRIES_MAX = 4_096  # stored and applied entries that stay in memory, for followers that are a little behind
+RAFT_CACHE_BYTES_MAX = 16 * MIB
+RAFT_CHUNK_BYTES = MIB  # of a snapshot
+RAFT_PROMOTE_LAG_ENTRIES_MAX = 10_000  # a learner further behind does not become a voter
+
 # --- sessions and leases ---------------------------------------------------------------------------------------------------
 SESSION_TTL_MS = 10_000
 SESSION_RENEW_MS = 3_000
@@ -105,6 +118,8 @@ assert FUSE_WRITE_BYTES_MAX <= DIRTY_RECALL_BYTES, "the largest write fits the p
 assert INLINE_BYTES_MAX <= BLOCK_BYTES
 assert ENTRY_BYTES_MAX + KIB <= RPC_FRAME_BYTES_MAX and ENTRY_BYTES_MAX <= BATCH_BYTES_MAX
 assert LAYOUT_EXTENTS_MAX * 200 < RPC_FRAME_BYTES_MAX, "an extent and the segment it names take less than 200 bytes on the wire"
+assert RAFT_HEARTBEAT_MS * 4 < RAFT_ELECTION_MS_MIN < RAFT_ELECTION_MS_MAX, "a few lost heartbeats start no election"
+assert RAFT_APPEND_BYTES_MAX + ENTRY_BYTES_MAX < RPC_FRAME_BYTES_MAX and RAFT_CHUNK_BYTES * 2 < RPC_FRAME_BYTES_MAX
 assert JOURNAL_RECORD_BYTES_MAX * 2 <= JOURNAL_FILE_BYTES
 assert XATTR_VALUE_BYTES_MAX < ENTRY_BYTES_MAX
 assert FUSE_SLOTS >= FUSE_READERS
