@@ -11,6 +11,7 @@ from typing import Union
 import msgspec
 from msgspec import Struct
 
+from awsomefsd.meta.raft_membership import Membership
 from awsomefsd.types import Extent, SegmentProgress
 
 COMMAND_VERSION = 1
@@ -312,11 +313,21 @@ class RemoveReader(Command, tag=52):
     name: str
 
 
+class NoOp(Command, tag=70):
+    """First entry of every leader: with it, all that came before is committed."""
+
+
+class ChangeMembership(Command, tag=71):
+    """The members from this entry on (in force when it is appended, not when it is applied).  Proposed by Raft itself only."""
+
+    membership: Membership
+
+
 AnyCommand = Union[
     Init, AddDevice, CreateVolume, SetVolume, DeleteVolume, OpenSession, EndSession, ClearQuarantine, LeaseSegments, Reserve,
     Create, Link, Unlink, Rmdir, Rename, SetAttr, SetXattr, RemoveXattr, ReleaseOrphan, Commit, Reap, SetLock,
     Tmpfile, SetAtimes,
-    RegisterReader, AdvanceReader, RemoveReader,
+    RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership,
 ]  # fmt: skip
 
 

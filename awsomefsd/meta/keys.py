@@ -42,6 +42,7 @@ SHARD = 0  # one shard so far; the field is there so that more need no new forma
 (
     CLUSTER, DEVICE, SEGMENT, FREE, VOLUME, VOLNAME, SESSION, HELD, MOUNT, RESULT, READER, TOMBSTONE, LOCKER, PINNER, REVERSE,
 ) = range(1, 16)  # fmt: skip
+MEMBERSHIP = 0x1E
 REAP = 0x1F
 INODE, DENTRY, COOKIE, EXTENT, INLINE, XATTR, LOCKS, ORPHAN = range(0x20, 0x28)
 
@@ -77,6 +78,10 @@ def volume_range(volume: int) -> Range:
 
 def cluster() -> bytes:
     return _PREFIX.pack(SHARD, 0, CLUSTER)
+
+
+def membership() -> bytes:
+    return _PREFIX.pack(SHARD, 0, MEMBERSHIP)
 
 
 def device(number: int) -> bytes:

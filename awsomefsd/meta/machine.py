@@ -21,6 +21,7 @@ from awsomefsd.meta import (
     attributes,
     commits,
     locks,
+    members,
     namespace,
     quota,
     reaping,
@@ -33,6 +34,7 @@ from awsomefsd.meta import (
 )
 from awsomefsd.meta import commands as c
 from awsomefsd.meta.messages import Done, Failed, Reply
+from awsomefsd.meta.raft_types import MembershipAt
 from awsomefsd.meta.refuse import Fence, Later
 from awsomefsd.meta.state import State
 from awsomefsd.meta.txn import Txn
@@ -66,6 +68,8 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.RegisterReader: stream_readers.register,
     c.AdvanceReader: stream_readers.advance,
     c.RemoveReader: stream_readers.remove,
+    c.NoOp: members.noop,
+    c.ChangeMembership: members.change,
 }
 
 
@@ -151,6 +155,10 @@ class Machine:
     def reader_cursors(self) -> dict[str, int]:
         """Cursors of the change stream's registered readers; the log is kept from the smallest on."""
         return stream_readers.cursors(self.state)
+
+    def membership(self) -> MembershipAt | None:
+        """None if no entry has told one yet: this is the first node, or one that has joined nothing so far."""
+        return members.newest(self.state)
 
     def take_unlocked(self) -> set[tuple[int, int]]:
         """(volume, ino) whose locks shrank since the last call: their waiters may try again."""

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from awsomefsd import limits
-from awsomefsd.errors import Unavailable
 from awsomefsd.meta.raft_membership import Membership
 from awsomefsd.meta.raft_messages import AnyRaftMessage, LogEntry, SnapshotChunk, SnapshotMeta
 
@@ -36,14 +35,6 @@ class Role(enum.Enum):
     PRE_CANDIDATE = "pre-candidate"
     CANDIDATE = "candidate"
     LEADER = "leader"
-
-
-class NotLeading(Unavailable):
-    """Nothing was proposed.  `leader` is the member id to ask, "" if unknown (or if the leadership is just being handed over)."""
-
-    def __init__(self, leader: str) -> None:
-        super().__init__(f"not the leader; that is {leader or 'not known'}")
-        self.leader = leader
 
 
 class HardState(NamedTuple):

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from awsomefsd.codec import Sealed
 from awsomefsd.meta.messages import Reply
+from awsomefsd.meta.raft_membership import Membership
 from awsomefsd.types import Lock
 
 FIRST_COOKIE = 16  # smaller ones are "." and ".." and room for more
@@ -137,6 +138,13 @@ class ReaderRow(Row):
     cursor: int
 
 
+class MembershipRow(Row):
+    """The members of the Raft group as of the entry `index`; a snapshot of the state brings it along."""
+
+    index: int
+    membership: Membership
+
+
 TOMB_DENTRY, TOMB_INODE, TOMB_VOLUME = 1, 2, 3
 
 
@@ -254,6 +262,7 @@ SESSION = Sealed(SessionRow)
 MOUNT = Sealed(MountRow)
 RESULT = Sealed(ResultRow)
 READER = Sealed(ReaderRow)
+MEMBERSHIP = Sealed(MembershipRow)
 TOMBSTONE = Sealed(TombstoneRow)
 MARKER = Sealed(MarkerRow)
 REVERSE = Sealed(ReverseRow)

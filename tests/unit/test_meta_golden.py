@@ -20,6 +20,7 @@ from awsomefsd.meta import commands as c
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.faults import Examination
+from awsomefsd.meta.raft_membership import Member, Membership
 from awsomefsd.types import Attr, Extent, Lock, SegmentProgress
 from tests.memtxn import MemTxn
 
@@ -29,6 +30,7 @@ EXTENT = Extent(4096, 100, 3, 2, 7, 65536, 64, 5)
 PROGRESS = SegmentProgress(3, 2, 70_000, True, 8192, 4096)
 LOCK = Lock(1, 5, 77, 1, 0, 99, 4)
 ATTR = Attr(9, 0o100644, 1, 1000, 1001, 0, 10, 10, 1, 2, 3, 4, True, 1)
+MEMBERSHIP = Membership([Member("node", "journal", True, "host:1"), Member("next", "other", False)], [Member("node", "lost", True)])
 
 COMMANDS: list[c.Command] = [
     c.Init("cluster", 1),
@@ -58,6 +60,8 @@ COMMANDS: list[c.Command] = [
     c.RegisterReader("reader", 1),
     c.AdvanceReader("reader", 2),
     c.RemoveReader("reader"),
+    c.NoOp(),
+    c.ChangeMembership(MEMBERSHIP),
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
@@ -71,6 +75,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.MOUNT, rows.MountRow(1, 2, "node", "boot")),
     (rows.RESULT, rows.ResultRow(m.Found(ATTR, None, True))),
     (rows.READER, rows.ReaderRow(1)),
+    (rows.MEMBERSHIP, rows.MembershipRow(1, MEMBERSHIP)),
     (rows.TOMBSTONE, rows.TombstoneRow(1, 2, 3, b"name", 4, 5)),
     (rows.MARKER, rows.MarkerRow()),
     (rows.REVERSE, rows.ReverseRow(1)),
@@ -86,6 +91,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
 
 KEYS: dict[str, bytes] = {
     "cluster": keys.cluster(),
+    "membership": keys.membership(),
     "device": keys.device(1),
     "segment": keys.segment(2),
     "free": keys.free(1, 2),
@@ -155,7 +161,7 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 24
+    assert len(set(kinds)) == len(kinds) == 25
 
 
 def test_keys_read_back() -> None:
