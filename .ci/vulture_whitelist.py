@@ -51,3 +51,6 @@ _.condemn
 
 # hypothesis calls it after each example
 _.teardown
+
+# collection of sparse segments moves data with it
+_.repoint

@@ -204,6 +204,17 @@ class DictFs:
         self.attrs[ino].size = self.attrs[ino].stored_bytes = len(content)
         return len(data)
 
+    def fallocate(self, ctx: Context, ino: int, fh: int, mode: int, offset: int, length: int) -> None:
+        raise FsError(errno.EOPNOTSUPP)
+
+    def lseek(self, ctx: Context, ino: int, fh: int, offset: int, whence: int) -> int:
+        raise FsError(errno.ENXIO)
+
+    def copy_file_range(
+        self, ctx: Context, ino: int, offset: int, new_ino: int, new_fh: int, new_offset: int, length: int, flags: int
+    ) -> int:
+        raise FsError(errno.EOPNOTSUPP)
+
     def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> None:
         pass
 

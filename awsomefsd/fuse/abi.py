@@ -168,6 +168,10 @@ FSYNC_IN = struct.Struct("<QII")  # fh, fsync_flags, padding
 SETXATTR_IN = struct.Struct("<II")  # size, flags
 SETXATTR_EXT_IN = struct.Struct("<IIII")  # size, flags, setxattr_flags, padding: with SETXATTR_EXT
 GETXATTR_IN = struct.Struct("<II")  # size, padding
+FALLOCATE_IN = struct.Struct("<QQQII")  # fh, offset, length, mode, padding
+LSEEK_IN = struct.Struct("<QQII")  # fh, offset, whence, padding
+# fh_in, off_in, nodeid_out, fh_out, off_out, len, flags
+COPY_FILE_RANGE_IN = struct.Struct("<QQQQQQQ")
 LK_IN = struct.Struct("<QQQQIIII")  # fh, owner, start, end, type, pid, lk_flags, padding
 INTERRUPT_IN = struct.Struct("<Q")
 
@@ -186,6 +190,7 @@ CREATE_OUT = struct.Struct("<IiQ" + _ENTRY + "QII")
 WRITE_OUT = struct.Struct("<IiQII")  # size, padding
 STATFS_OUT = struct.Struct("<IiQQQQQQIII28x")  # blocks, bfree, bavail, files, ffree, bsize, namelen, frsize
 SIZE_OUT = struct.Struct("<IiQII")  # fuse_getxattr_out
+U64_OUT = struct.Struct("<IiQQ")  # fuse_lseek_out, fuse_copy_file_range_out
 LK_OUT = struct.Struct("<IiQQQII")  # start, end, type, pid
 DIRENT = struct.Struct("<QQII")  # ino, off, namelen, type; then the name, padded to 8
 DIRENTPLUS = struct.Struct("<" + _ENTRY + "QQII")
@@ -265,6 +270,11 @@ def pack_write(unique: int, size: int) -> bytes:
 def pack_size(unique: int, size: int) -> bytes:
     """Answer to a getxattr or listxattr that asks how much room it needs."""
     return SIZE_OUT.pack(SIZE_OUT.size, 0, unique, size, 0)
+
+
+def pack_u64(unique: int, value: int) -> bytes:
+    """Answer to LSEEK and COPY_FILE_RANGE_64."""
+    return U64_OUT.pack(U64_OUT.size, 0, unique, value)
 
 
 def pack_statfs(unique: int, figures: StatFs) -> bytes:

@@ -51,6 +51,15 @@ class Filesystem(Protocol):
     def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> Result[int]:
         """`data` is valid until the result is there."""
 
+    def fallocate(self, ctx: Context, ino: int, fh: int, mode: int, offset: int, length: int) -> Result[None]: ...
+    def lseek(self, ctx: Context, ino: int, fh: int, offset: int, whence: int) -> Result[int]:
+        """SEEK_DATA and SEEK_HOLE; the kernel does the others."""
+
+    def copy_file_range(
+        self, ctx: Context, ino: int, offset: int, new_ino: int, new_fh: int, new_offset: int, length: int, flags: int
+    ) -> Result[int]:
+        """May copy less; EOPNOTSUPP or EXDEV make the kernel copy the bytes itself."""
+
     def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Result[None]: ...
     def release(self, ctx: Context, ino: int, fh: int, flags: int, release_flags: int, lock_owner: int) -> Result[None]: ...
     def fsync(self, ctx: Context, ino: int, fh: int, datasync: bool) -> Result[None]: ...

@@ -4,8 +4,8 @@ A row is (call, encode, stored): `call(filesystem, context, nodeid, body)` decod
 `encode(filesystem, context, result)` packs the reply, None for requests without one; `stored` says that an answer which may have reached
 the application must not be computed a second time, so it is kept in shared memory until it is sent.
 
-Opcodes without a row are answered ENOSYS: the kernel remembers that and falls back (fallocate to EOPNOTSUPP, lseek and copy_file_range
-to generic code, access to its own check, statx to getattr).  IOCTL is answered ENOTTY, what a file without that ioctl says.
+Opcodes without a row are answered ENOSYS: the kernel remembers that and falls back (access to its own check, statx
+to getattr).  IOCTL is answered ENOTTY, what a file without that ioctl says.
 """
 
 from __future__ import annotations
@@ -45,6 +45,12 @@ def _accept(fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> None
 
 
 UNSUPPORTED: Row = (_refuse(errno.ENOSYS), handlers_encode.nothing, False)
+_RANGES: dict[Op, Row] = {
+    Op.FALLOCATE: (handlers_files.fallocate, handlers_encode.nothing, True),
+    Op.LSEEK: (handlers_files.lseek, handlers_encode.number, False),
+    Op.COPY_FILE_RANGE: (handlers_files.copy_file_range, handlers_encode.written, True),
+    Op.COPY_FILE_RANGE_64: (handlers_files.copy_file_range_64, handlers_encode.number, True),
+}
 
 
 def table(flags: int) -> list[Row]:
@@ -75,6 +81,7 @@ def table(flags: int) -> list[Row]:
         Op.WRITE: (files.write, encode.written, True),
         Op.FLUSH: (files.flush, encode.nothing, True),
         Op.RELEASE: (files.release, encode.nothing, True),
+        **_RANGES,
         Op.FSYNC: (files.fsync, encode.nothing, False),
         Op.OPENDIR: (files.opendir, encode.opened, True),
         Op.READDIR: (files.readdir, encode.directory, False),

@@ -51,6 +51,10 @@ def written(fs: Filesystem, ctx: Context, value: int) -> bytes:
     return abi.pack_write(ctx.wire_unique, value)
 
 
+def number(fs: Filesystem, ctx: Context, value: int) -> bytes:
+    return abi.pack_u64(ctx.wire_unique, value)
+
+
 def statfs(fs: Filesystem, ctx: Context, value: StatFs) -> bytes:
     return abi.pack_statfs(ctx.wire_unique, value)
 

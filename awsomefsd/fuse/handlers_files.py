@@ -13,6 +13,8 @@ from awsomefsd.fuse.handlers_names import text
 from awsomefsd.limits import FUSE_WRITE_BYTES_MAX
 from awsomefsd.types import LOCK_FLOCK, LOCK_POSIX, Lock
 
+COPIED_BYTES_MAX = (1 << 32) - (1 << 20)
+
 
 def create(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
     flags, mode, ctx.umask, open_flags = abi.CREATE_IN.unpack_from(body)
@@ -45,6 +47,27 @@ def write(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
     if len(body) - start < size:
         raise ProtocolError("WRITE is cut short")
     return fs.write(ctx, ino, fh, offset, body[start : start + size], write_flags)
+
+
+def fallocate(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(body)
+    return fs.fallocate(ctx, ino, fh, mode, offset, length)
+
+
+def lseek(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(body)
+    return fs.lseek(ctx, ino, fh, offset, whence)
+
+
+def copy_file_range_64(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    _, offset, new_ino, new_fh, new_offset, length, flags = abi.COPY_FILE_RANGE_IN.unpack_from(body)
+    return fs.copy_file_range(ctx, ino, offset, new_ino, new_fh, new_offset, length, flags)
+
+
+def copy_file_range(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+    """Its answer has 32 bits for the number of bytes."""
+    _, offset, new_ino, new_fh, new_offset, length, flags = abi.COPY_FILE_RANGE_IN.unpack_from(body)
+    return fs.copy_file_range(ctx, ino, offset, new_ino, new_fh, new_offset, min(length, COPIED_BYTES_MAX), flags)
 
 
 def flush(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:

@@ -17,6 +17,7 @@ from awsomefsd.fuse.vfs_attributes import AttributeOps
 from awsomefsd.fuse.vfs_data import DataOps, OnPool, Pool
 from awsomefsd.fuse.vfs_locks import LockClient, LockOps
 from awsomefsd.fuse.vfs_namespace import NamespaceOps
+from awsomefsd.fuse.vfs_ranges import RangeOps
 from awsomefsd.wait import Op
 
 KERNEL_TTL_NS_MAX = 10_000_000_000
@@ -31,6 +32,7 @@ class Vfs:
         data = DataOps(mount, pool, self.locks.release_op)
         names = NamespaceOps(mount, data)
         attributes = AttributeOps(mount, data)
+        ranges = RangeOps(mount, data)
         self._data = data
         served = self._served
         self.lookup, self.readlink = served(names.lookup), served(names.readlink)
@@ -43,6 +45,7 @@ class Vfs:
         self.getxattr, self.setxattr = served(attributes.getxattr), served(attributes.setxattr)
         self.listxattr, self.removexattr = served(attributes.listxattr), served(attributes.removexattr)
         self.open, self.read, self.write = served(data.open), served(data.read), served(data.write)
+        self.fallocate, self.lseek, self.copy_file_range = served(ranges.fallocate), served(ranges.lseek), served(ranges.copy_file_range)
         self.fsync, self.release, self.statfs = served(data.fsync), data.release, served(data.statfs)
         self.getlk, self.setlk = served(self.locks.getlk), served(self.locks.setlk)
         self.interrupt = self.locks.interrupt

@@ -192,19 +192,25 @@ class DataOps:
         attr = mount.names.attr(ino)
         if attr is None or fh in mount.failed_handles or mount.recovering or (write_flags & WRITE_KILL_SUIDGID and attr.mode & 0o6000):
             return self._write(ctx, ino, fh, offset, data, write_flags)
-        if not self._store(ctx, attr, offset, data):
+        if not self._store(ctx.unique, attr, offset, data):
             return self._write(ctx, ino, fh, offset, data, write_flags)
         return len(data)
 
-    def _store(self, ctx: Context, attr: Attr, offset: int, data: memoryview) -> bool:
+    def _store(self, unique: int, attr: Attr, offset: int, data: memoryview, time_ns: int | None = None) -> bool:
         """One dirty record, if space is reserved and the dirty log has room; what the record stores survives this process."""
         mount = self._mount
         need = record_space(len(data))
         if not mount.reservation.take(need):
             return False
-        while not (state := mount.file(attr)).store(mount.dirty, offset, data, ctx.unique, time.time_ns()):
+        if not self._record(attr, offset, data, unique, time.time_ns() if time_ns is None else time_ns):
+            mount.reservation.give_back(need)
+            return False
+        return True
+
+    def _record(self, attr: Attr, offset: int, data: memoryview, unique: int, time_ns: int) -> bool:
+        mount = self._mount
+        while not (state := mount.file(attr)).store(mount.dirty, offset, data, unique, time_ns):
             if not state.forgotten:
-                mount.reservation.give_back(need)
                 return False
         if mount.dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
             mount.flusher.kick()
@@ -221,11 +227,17 @@ class DataOps:
             reply: Found = yield mount.propose(SetAttr(mount.volume, ino, SET_KILL_SUIDGID), unique)
             mount.metadata.ack(unique)
             mount.names.put(reply.attr)
+        yield from self._store_op(ctx.unique, attr, offset, data, fh=fh)
+        return len(data)
+
+    def _store_op(self, unique: int, attr: Attr, offset: int, data: memoryview, time_ns: int | None = None, fh: int | None = None) -> Op:
+        """`_store`, waiting for room and space."""
+        mount = self._mount
         flushed = False
         while True:
             room = mount.flusher.room()
-            if self._store(ctx, attr, offset, data):
-                return len(data)
+            if self._store(unique, attr, offset, data, time_ns):
+                return
             if mount.reservation.left_bytes >= record_space(len(data)):
                 mount.flusher.kick()
                 yield room
@@ -237,10 +249,45 @@ class DataOps:
                     yield mount.lease.renewed()
                     mount.check_handle(fh)
                     continue
+                if err.errno in SPACE_ERRORS and (yield from self._write_allocated(unique, attr, offset, data)):
+                    return
                 if err.errno not in SPACE_ERRORS or flushed:
                     raise
                 flushed = True  # what dirty records took and do not need comes back when they are flushed
                 yield mount.flusher.flush_all()
+
+    def _write_allocated(self, unique: int, attr: Attr, offset: int, data: memoryview) -> Op:
+        """Nothing can be reserved, but fallocate(2) may have kept space for this range: true if so, and the write is stored."""
+        mount = self._mount
+        if attr.inline or not len(data):
+            return False
+        try:
+            yield from mount.reservation.draw(attr.ino, offset, len(data), record_space(len(data)))
+        except FsError as err:
+            if err.errno not in SPACE_ERRORS:
+                raise
+            return False
+        while True:
+            room = mount.flusher.room()
+            if self._record(attr, offset, data, unique, time.time_ns()):
+                return True
+            mount.flusher.kick()
+            yield room
+
+    def leave_inline(self, attr: Attr) -> Op:
+        """Inline data becomes extents: an empty record, and a flush that takes the inline data along to a segment.
+
+        The record carries no bytes, so it cannot lay old ones over what is written meanwhile; for a successor it is nothing to do.
+        """
+        mount = self._mount
+        state = mount.file(attr)
+        state.leave_inline = True
+        try:
+            if not state.dirty:
+                yield from self._store_op(0, attr, 0, memoryview(b""), attr.mtime_ns)
+            yield mount.flusher.flush(attr.ino)
+        finally:
+            state.leave_inline = False
 
     # --- truncate ------------------------------------------------------------------------------------------------------------
 

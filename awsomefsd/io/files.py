@@ -45,6 +45,7 @@ class FileState:
         "inline",
         "ino",
         "is_inline",
+        "leave_inline",
         "lock",
         "mtime_ns",
         "size",
@@ -62,6 +63,7 @@ class FileState:
         self.dirty: list[Record] = []
         self.in_flight = 0  # so many of the first records are being flushed
         self.held = False  # no flush may begin: a truncation to nothing is about to end these records
+        self.leave_inline = False  # inline data is to become extents at the next flush, however little it is
         self.forgotten = False  # no longer in the table: whoever still holds it has to look there again before a write
         self.dirty_bytes = 0
         self.mtime_ns: int | None = None  # of the newest dirty write, None if the committed one stands
@@ -127,6 +129,39 @@ class FileState:
                 self.inline = self.inline[:size]
             if size == 0:
                 self.truncated_to_zero = True
+
+
+    def forget_layout(self, attr: Attr) -> None:
+        """The machine has changed the layout otherwise than by a commit: these are the attributes now, all else has to be asked for."""
+        with self.lock:
+            self.version += 1
+            self.size = max(self.size, attr.size)
+            self.is_inline = attr.inline
+            self.inline = b"" if attr.inline and attr.stored_bytes == 0 else None
+            self.extents.forget()
+
+    def spans(self, start: int) -> tuple[list[tuple[int, int]], int] | None:
+        """Where bytes are from `start` on, dirty ones too, sorted and disjoint, and up to where that is known; None: ask first."""
+        with self.lock:
+            if self.needs_layout(start, min(start + 1, self.size)):
+                return None
+            if self.is_inline:
+                end = self.size
+                found = [(0, min(len(self.inline or b""), self.size))]
+            else:
+                end = min(self.extents.known_end, self.size)
+                found = [(one.file_offset, one.file_offset + one.length) for one in self.extents.overlapping(start, end)]
+            found += [(record.offset, record.offset + record.length) for record in self.dirty]
+        spans: list[tuple[int, int]] = []
+        for first, last in sorted(found):
+            first, last = max(first, start), min(last, end)
+            if first >= last:
+                continue
+            if spans and first <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], max(last, spans[-1][1]))
+            else:
+                spans.append((first, last))
+        return spans, end
 
 
 class FileTable:

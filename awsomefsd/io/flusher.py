@@ -335,7 +335,8 @@ class Flusher:
         commit.extents, commit.inline = [], []
         with state.lock:
             is_inline, base = state.is_inline, state.inline
-        if is_inline and commit.size <= INLINE_BYTES_MAX and state.size <= INLINE_BYTES_MAX:
+            stays = not state.leave_inline
+        if stays and is_inline and commit.size <= INLINE_BYTES_MAX and state.size <= INLINE_BYTES_MAX:
             for record in part.records:
                 overlay.put(record.offset, record.data)
             commit.inline = [(start, b"".join(buffers)) for start, buffers in overlay.runs()]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import RESERVE_BATCH_BYTES
-from awsomefsd.meta.commands import Reserve
+from awsomefsd.meta.commands import Draw, Reserve
 from awsomefsd.meta.messages import Reserved
 from awsomefsd.wait import Op, Wait
 
@@ -61,12 +61,26 @@ class Reservation:
         """Ask for a batch, at least what `need_bytes` lacks.  Raises FsError(ENOSPC or EDQUOT)."""
         with self._lock:
             lacking = max(need_bytes - self._left, 1)
-        command = Reserve(self._volume, max(RESERVE_BATCH_BYTES, lacking), lacking)
+        reply = yield from self._propose(Reserve(self._volume, max(RESERVE_BATCH_BYTES, lacking), lacking))
+        self.give_back(reply.bytes)
+
+    def draw(self, ino: int, offset: int, length: int, need_bytes: int) -> Op:
+        """Take `need_bytes` out of space that was allocated to this range, for the caller.  Raises FsError(ENOSPC) if not all of it is."""
+        yield from self._propose(Draw(self._volume, ino, offset, length, need_bytes))
+
+    def return_all(self) -> Op:
+        """Give back what nobody needs now: something else wants the space than a write."""
+        with self._lock:
+            unused, self._left = max(self._left, 0), min(self._left, 0)
+        if unused:
+            yield from self._propose(Reserve(self._volume, -unused, 0))
+
+    def _propose(self, command: Reserve | Draw) -> Op:
         unique = self._uniques.next_background_unique()
         try:
             reply = yield self._proposer.propose(command, unique)
         finally:
             self._proposer.ack(unique)
         if not isinstance(reply, Reserved):
-            raise FsError(5, f"unexpected answer to Reserve: {reply!r}")
-        self.give_back(reply.bytes)
+            raise FsError(5, f"unexpected answer to {command!r}: {reply!r}")
+        return reply

@@ -49,10 +49,8 @@ def set_attr(state: State, entry: Entry, command: SetAttr) -> Reply:
         row.uid = command.uid
     if mask & SET_GID:
         row.gid = command.gid
-    if mask & SET_KILL_SUIDGID and not stat.S_ISDIR(row.mode):
-        row.mode &= ~stat.S_ISUID
-        if row.mode & stat.S_IXGRP:
-            row.mode &= ~stat.S_ISGID
+    if mask & SET_KILL_SUIDGID:
+        kill_suidgid(row)
     if mask & (SET_UID | SET_GID | SET_SIZE) and row.xattrs and not stat.S_ISDIR(row.mode):
         xattrs.drop(state, command.volume, command.ino, row, xattrs.CAPABILITY)  # privileges were given to other bytes, by another owner
     if mask & SET_SIZE:
@@ -74,6 +72,22 @@ def set_atimes(state: State, entry: Entry, command: SetAtimes) -> Reply:
             state.save_inode(command.volume, ino, row)
         reply.attrs.append(attr_of(ino, row) if row is not None else None)
     return reply
+
+
+def kill_suidgid(row: rows.InodeRow) -> None:
+    """What a change of the contents by somebody without CAP_FSETID does."""
+    if not stat.S_ISDIR(row.mode):
+        row.mode &= ~stat.S_ISUID
+        if row.mode & stat.S_IXGRP:
+            row.mode &= ~stat.S_ISGID
+
+
+def contents_touched(state: State, volume: int, ino: int, row: rows.InodeRow, *, kill: bool) -> None:
+    """Privileges of a file end when its bytes change: capabilities always, the set-id bits unless the caller has CAP_FSETID."""
+    if row.xattrs:
+        xattrs.drop(state, volume, ino, row, xattrs.CAPABILITY)
+    if kill:
+        kill_suidgid(row)
 
 
 def _check_size(row: rows.InodeRow, size: int) -> None:
@@ -100,11 +114,10 @@ def _set_times(entry: Entry, command: SetAttr, row: rows.InodeRow) -> None:
 
 
 def _set_size(state: State, entry: Entry, volume: rows.VolumeRow, command: SetAttr, row: rows.InodeRow) -> None:
-    if command.size < row.size:
-        if row.inline:
-            _cut_inline(state, volume, command.ino, row, command.size)
-        else:
-            FileMap(state, volume, command.ino, row).cut(command.size, entry.index)
+    if row.inline and command.size < row.size:
+        _cut_inline(state, volume, command.ino, row, command.size)
+    elif command.size < row.size or (command.size == row.size and row.allocated_bytes):  # as ext4: space kept behind the end goes too
+        FileMap(state, volume, command.ino, row).clear(command.size, FILE_BYTES_MAX, entry.index)
     row.size = command.size
     if not row.size and not row.extents:
         row.inline = True  # a file that starts again may be small again

@@ -11,7 +11,7 @@ from typing import Any
 
 from awsomefsd.codec import Sealed
 from awsomefsd.meta import keys, rows
-from awsomefsd.meta.check_data import VolumeBytes
+from awsomefsd.meta.check_data import SharedBytes, VolumeBytes
 from awsomefsd.meta.check_tree import Tree
 from awsomefsd.meta.faults import Examination, Fault
 from awsomefsd.meta.segments import usable_bytes
@@ -20,7 +20,7 @@ from awsomefsd.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, S
 
 __all__ = ["Fault", "check"]
 
-_CLUSTER_KINDS = {*range(keys.CLUSTER, keys.REVERSE + 1), keys.REAP}
+_CLUSTER_KINDS = {*range(keys.CLUSTER, keys.SHARED + 1), keys.MEMBERSHIP, keys.REAP}
 _VOLUME_KINDS = set(range(keys.INODE, keys.ORPHAN + 1))
 
 
@@ -39,6 +39,7 @@ class _Check:
         self.sessions: dict[int, rows.SessionRow] = {row.session: row for row in self._all(keys.SESSION, rows.SESSION)}
         self.live = {number for number, row in self.sessions.items() if not row.ended}
         self.live_bytes: Counter[int] = Counter()
+        self.shared: SharedBytes = {}
         self.ending: set[int] = set()
 
     def _all(self, kind: int, codec: Sealed) -> list[Any]:
@@ -51,8 +52,9 @@ class _Check:
             inodes: dict[int, rows.InodeRow] = {}
             if not volume.deleted:
                 inodes = Tree(self.exam, volume, self.live, self.ending).check()
-            VolumeBytes(self.exam, volume, inodes, self.segments, self.live_bytes).check()
+            VolumeBytes(self.exam, volume, inodes, self.segments, self.live_bytes, self.shared).check()
         self._reverse()
+        self._shared()
         self._volumes()
         self._sessions()
         self._session_indexes()
@@ -108,6 +110,17 @@ class _Check:
             if named != (segment, frame_offset, row.incarnation):
                 where = f"segment {segment} frame {frame_offset}"
                 self.exam.fault("reverse-without-extent", where, f"volume {volume} inode {ino} offset {offset} names {named}")
+
+    def _shared(self) -> None:
+        held = {}
+        for key, row in self.exam.rows(keys.kind_range(0, keys.SHARED), rows.SHARED):
+            segment, frame_offset = keys.first_u64(key), keys.last_u64(key)
+            held[segment, frame_offset] = (row.incarnation, row.runs)
+            self.live_bytes[segment] += sum(end - start for start, end, _ in row.runs)
+        for place in sorted(held.keys() | self.shared.keys()):
+            stored, found = held.get(place), self.shared.get(place)
+            if stored != found:
+                self.exam.fault("shared-bytes", f"segment {place[0]} frame {place[1]}", f"stored {stored}, the extents hold {found}")
 
     # --- volumes ------------------------------------------------------------------------------------------------------------
     def _volumes(self) -> None:
@@ -208,6 +221,7 @@ class _Check:
             free += usable_bytes(device.segment_bytes) * (device.segments - taken[number])
             if device.first_segment + device.segments > self.cluster.next_segment:
                 self.exam.fault("segment-counter", where, f"the next segment is {self.cluster.next_segment}")
+        self.exam.equal("allocated-bytes", "cluster", self.cluster.allocated_bytes, self.live_bytes[0])
         self.exam.equal("cluster-bytes", "cluster total", self.cluster.total_bytes, total)
         self.exam.equal("cluster-bytes", "cluster free", self.cluster.free_bytes, free)
 

@@ -9,23 +9,33 @@ from awsomefsd.limits import INLINE_BYTES_MAX
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.faults import Examination
 from awsomefsd.meta.filemap import Trims, hidden
+from awsomefsd.meta.places import Runs, counted
 from awsomefsd.types import SEGMENT_FREE
 
 Segments = dict[int, rows.SegmentRow]
+SharedBytes = dict[tuple[int, int], tuple[int, Runs]]  # (segment, frame offset) -> incarnation and what marked extents hold
 
 
 class VolumeBytes:
     def __init__(
-        self, exam: Examination, volume: rows.VolumeRow, inodes: dict[int, rows.InodeRow], segments: Segments, live: Counter[int]
+        self,
+        exam: Examination,
+        volume: rows.VolumeRow,
+        inodes: dict[int, rows.InodeRow],
+        segments: Segments,
+        live: Counter[int],
+        shared: SharedBytes,
     ) -> None:
         self.exam = exam
         self.volume = volume
         self.number = volume.volume
         self.inodes = inodes
         self.segments = segments
-        self.live = live  # per segment, over all volumes
+        self.live = live  # per segment, over all volumes; what is shared is counted by frame, what is unwritten under 0
+        self.shared = shared
         self.counts: Counter[int] = Counter()
         self.stored: Counter[int] = Counter()
+        self.allocated: Counter[int] = Counter()
         self.reaping: set[int] = set()
         self.trims: dict[int, Trims] = {}
 
@@ -42,6 +52,7 @@ class VolumeBytes:
             if stat.S_ISREG(row.mode):
                 self.exam.equal("extent-count", self.where(ino), row.extents, self.counts[ino])
                 self.exam.equal("stored-bytes", self.where(ino), row.stored_bytes, self.stored[ino])
+                self.exam.equal("allocated-bytes", self.where(ino), row.allocated_bytes, self.allocated[ino])
             self.exam.equal("trim-count", self.where(ino), row.trims, len(self.trims.get(ino, ())))
         self.exam.equal("used-bytes", f"volume {self.number}", self.volume.used_bytes, sum(self.stored.values()))
 
@@ -55,7 +66,7 @@ class VolumeBytes:
                 if ino in self.inodes:
                     self.exam.fault("reap-stale", self.where(ino), "queued to be reaped, and still there")
             elif kind == keys.REAP_TRIM:
-                self.trims.setdefault(ino, []).append((row.start, index))
+                self.trims.setdefault(ino, []).append((row.start, row.end, index))
                 if ino not in self.inodes and not self.volume.deleted:
                     self.exam.fault("reap-stale", self.where(ino), "a trim of an inode that is gone")
 
@@ -70,12 +81,23 @@ class VolumeBytes:
             last_ino, last_end = ino, offset + row.length
             self.counts[ino] += 1
             self.stored[ino] += row.length
-            self.live[row.segment] += row.length
+            self._holds(ino, row)
             if not self.volume.deleted:
                 self._owner(where, ino, offset, row)
-            self._place(where, row)
-            if self.exam.txn.get(keys.reverse(row.segment, row.frame_offset, self.number, ino, offset)) is None:
+            if row.segment:
+                self._place(where, row)
+            if row.segment and self.exam.txn.get(keys.reverse(row.segment, row.frame_offset, self.number, ino, offset)) is None:
                 self.exam.fault("extent-without-reverse", where, f"segment {row.segment} frame {row.frame_offset}")
+
+    def _holds(self, ino: int, row: rows.ExtentRow) -> None:
+        if row.shared:
+            place = (row.segment, row.frame_offset)
+            runs = self.shared.get(place, (0, []))[1]
+            self.shared[place] = (row.incarnation, counted(runs, row.skip, row.skip + row.length, 1)[0])
+        else:
+            self.live[row.segment] += row.length
+        if not row.segment:
+            self.allocated[ino] += row.length
 
     def _owner(self, where: str, ino: int, offset: int, row: rows.ExtentRow) -> None:
         inode = self.inodes.get(ino)
@@ -85,7 +107,7 @@ class VolumeBytes:
             return
         if inode.inline or not stat.S_ISREG(inode.mode):
             self.exam.fault("inline-with-extents", where, "the inode says that its data is inline, or is no file")
-        if offset + row.length > inode.size and not hidden((offset, row), self.trims.get(ino, [])):
+        if row.segment and offset + row.length > inode.size and not hidden((offset, row), self.trims.get(ino, [])):
             self.exam.fault("extent-past-size", where, f"ends at {offset + row.length}, the file at {inode.size}")
 
     def _place(self, where: str, row: rows.ExtentRow) -> None:

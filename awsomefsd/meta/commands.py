@@ -283,6 +283,54 @@ class Reap(Command, tag=31):
     count: int
 
 
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16  # FALLOC_FL_* of linux/falloc.h
+
+
+class Fallocate(Command, tag=32):
+    """fallocate(2): allocate, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE.  Answered by Ranged.
+
+    What is seen (zeros, size, times) happens in this entry, whatever the number of extents.  Allocation may stop before the end: `reached`
+    says where, and KEEP_SIZE from there with `goes_on` (do not round down) does the rest.  EAGAIN: the inode has inline data, which has to
+    become extents first.  EAGAIN, ENOSPC and EDQUOT change nothing and are not kept as a result.
+    """
+
+    volume: int
+    ino: int
+    mode: int
+    offset: int
+    length: int
+    kill_suidgid: bool = False
+    goes_on: bool = False
+
+
+class CopyRange(Command, tag=33):
+    """copy_file_range(2) by reference: the destination's extents name the same places.  Answered by Ranged; may copy less, never nothing.
+
+    EOPNOTSUPP where bytes have to be copied: the source or the destination has inline data, or a frame has too many owners.
+    """
+
+    volume: int
+    ino: int
+    offset: int
+    new_ino: int
+    new_offset: int
+    length: int
+    kill_suidgid: bool = False
+
+
+class Draw(Command, tag=34):
+    """A write into allocated space for which nothing can be reserved: the unwritten range becomes a hole, and `bytes` are reserved for it.
+
+    Answered by Reserved.  ENOSPC if not all of the range is unwritten.
+    """
+
+    volume: int
+    ino: int
+    offset: int
+    length: int
+    bytes: int
+
+
 class SetLock(Command, tag=40):
     """Grant, convert or (lock_type F_UNLCK 2) release a range for the entry's session; EAGAIN if another owner is in the way."""
 
@@ -327,6 +375,7 @@ AnyCommand = Union[
     Init, AddDevice, CreateVolume, SetVolume, DeleteVolume, OpenSession, EndSession, ClearQuarantine, LeaseSegments, Reserve,
     Create, Link, Unlink, Rmdir, Rename, SetAttr, SetXattr, RemoveXattr, ReleaseOrphan, Commit, Reap, SetLock,
     Tmpfile, SetAtimes,
+    Fallocate, CopyRange, Draw,
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership,
 ]  # fmt: skip
 

@@ -60,8 +60,9 @@ def sub(piece: Piece, start: int, end: int) -> Piece:
         row.sequence,
         row.frame_offset,
         row.header_bytes,
-        row.skip + first - offset,
+        row.skip + first - offset if row.segment else 0,
         row.index,
+        row.shared,
     )
 
 
@@ -87,6 +88,8 @@ def joins(left: Piece, right: Piece) -> bool:
         and a.sequence == b.sequence
         and a.incarnation == b.incarnation
         and a.header_bytes == b.header_bytes
+        and a.shared == b.shared
+        and a.segment != 0
     )
 
 
@@ -94,8 +97,9 @@ def join(left: Piece, right: Piece) -> Piece:
     offset, a = left
     b = right[1]
     return offset, ExtentRow(
-        a.length + b.length, a.segment, a.incarnation, a.sequence, a.frame_offset, a.header_bytes, a.skip, max(a.index, b.index)
-    )
+        a.length + b.length, a.segment, a.incarnation, a.sequence, a.frame_offset, a.header_bytes, a.skip, max(a.index, b.index),
+        a.shared,
+    )  # fmt: skip
 
 
 def overlay(pieces: Iterable[Piece], limit: int = FILE_BYTES_MAX) -> list[Piece]:

@@ -1,10 +1,15 @@
-"""The extent map of a file in the state: read, punch, insert, cut, free; each change keeps reverse rows, live bytes and totals right.
+"""The extent map of a file in the state: read, punch, insert, clear, allocate, free; each change keeps reverse rows, live bytes and totals.
 
-Cutting a huge file must not make an entry long.  A truncation removes up to REAP_EXTENTS_PER_ENTRY extents at once; if there are more, it
-queues a *trim* row (file offset S, index I of the entry) instead: every extent at or behind S that was committed by an entry up to I is
-hidden from then on, and Reap frees them bit by bit.  What is written later has a larger index and is seen.  An extent across S is cut at
-once, so an extent is hidden as a whole or not at all.  Totals (`stored_bytes`, `extents`, `used_bytes`) count hidden extents until they are
-freed, because their space is not free before.  Rejected: a new data id per truncation, which needs an indirection on every read.
+Cutting a huge file must not make an entry long.  A truncation or a hole removes up to REAP_EXTENTS_PER_ENTRY extents at once; if there are
+more, it queues a *trim* row (file offsets S to E, index I of the entry before) instead: every extent in [S, E) that was committed by an
+entry up to I is hidden from then on, and Reap frees them bit by bit.  What is written later has a larger index and is seen.  An extent
+across S or E is cut at once, so an extent is hidden as a whole or not at all.  Totals (`stored_bytes`, `extents`, `used_bytes`) count
+hidden extents until they are freed, because their space is not free before.  Rejected: a new data id per truncation, which needs an
+indirection on every read.
+
+Unwritten extents (segment 0) are space that fallocate(2) promised: counted like data in all totals, in ClusterRow.allocated_bytes so that
+nobody else is promised that space, and never told to a reader, for whom they are holes.  They alone may lie behind the end of the file.
+Extents never overlap, hidden and unwritten ones included: an allocation takes what is hidden out of its way.
 """
 
 from __future__ import annotations
@@ -14,12 +19,13 @@ from itertools import islice
 from awsomefsd.limits import FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY
 from awsomefsd.meta import extents, keys, rows
 from awsomefsd.meta.extents import Piece
-from awsomefsd.meta.segments import add_live, take_live
+from awsomefsd.meta.places import hold, let_go
 from awsomefsd.meta.state import State
+from awsomefsd.types import Extent
 
 SMALL_FILE_EXTENTS = 16  # a deleted file with at most so many is freed by the entry that deletes it
 
-Trims = list[tuple[int, int]]  # (start, index)
+Trims = list[tuple[int, int, int]]  # (start, end or 0, index)
 
 
 class FileMap:
@@ -58,19 +64,28 @@ class FileMap:
         pieces = self.stored(start, end, count)
         if len(pieces) >= count:
             end = min(end, pieces[-1][0] + pieces[-1][1].length)
-        if self._trims:
-            pieces = [piece for piece in pieces if not hidden(piece, self._trims)]
-        return pieces, end
+        return [piece for piece in pieces if piece[1].segment and not self._hidden(piece)], end
+
+    def _hidden(self, piece: Piece) -> bool:
+        return bool(self._trims) and hidden(piece, self._trims)
+
+    def unwritten(self, start: int, end: int, count: int) -> int:
+        """Allocated bytes in [start, end), as far as `count` pieces reach."""
+        found = 0
+        for piece in self.stored(start, end, count):
+            if not piece[1].segment and not self._hidden(piece):
+                found += extents.sub(piece, start, end)[1].length
+        return found
 
     # --- changing -------------------------------------------------------------------------------------------------------
     def insert(self, piece: Piece) -> None:
         """Put a piece in the place of whatever was there."""
         offset, row = piece
         end = offset + row.length
-        if offset < self._inode.size or self._trims:  # nothing lies behind the end of the file but hidden pieces
+        if offset < self._inode.size or self._trims or self._inode.allocated_bytes:  # else nothing lies behind the end of the file
             self.punch(offset, end)
         joined = self._join_left(piece)
-        self._add(joined if joined is not None else piece)
+        self.add(joined if joined is not None else piece)
 
     def _join_left(self, piece: Piece) -> Piece | None:
         """Take out a left neighbour that is the same frame, and return the two as one."""
@@ -92,76 +107,133 @@ class FileMap:
             left = extents.without(piece, start, end)
             self.free(piece)
             for part in left:
-                self._add(part)
+                self.add(part)
 
-    def cut(self, size: int, index: int) -> None:
-        """Nothing behind `size` is seen any more."""
-        across = self.stored(size, size + 1)
-        if across and across[0][0] < size:
-            kept = extents.sub(across[0], 0, size)
-            self.free(across[0])
-            self._add(kept)
-            rest = across[0][0] + across[0][1].length
-        else:
-            rest = size
-        behind = self._first_behind(rest, REAP_EXTENTS_PER_ENTRY + 1)
-        if len(behind) <= REAP_EXTENTS_PER_ENTRY:
-            for piece in behind:
+    def clear(self, start: int, end: int, index: int) -> None:
+        """Nothing in [start, end) is seen any more, however much it is; called by entry `index`, what it adds later is seen."""
+        for at in (start, end):
+            across = self.stored(at, at + 1) if at < FILE_BYTES_MAX else []
+            if across and across[0][0] < at:
+                self.free(across[0])
+                for part in (extents.sub(across[0], 0, at), extents.sub(across[0], at, FILE_BYTES_MAX)):
+                    self.add(part)
+        inside = self.stored(start, end, REAP_EXTENTS_PER_ENTRY + 1)
+        if len(inside) <= REAP_EXTENTS_PER_ENTRY:
+            for piece in inside:
                 self.free(piece)
             return
-        for start, earlier in self._trims:
-            if start >= size:  # the new one hides all that this one hides
+        until = end if end < FILE_BYTES_MAX else 0
+        for first, last, earlier in self._trims:
+            if first >= start and (not until or 0 < last <= until):  # the new one hides all that this one hides
                 self._state.unqueue_reap(keys.reap(keys.REAP_TRIM, self.volume, self.ino, earlier))
                 self._inode.trims -= 1
-        self._state.queue_reap(keys.reap(keys.REAP_TRIM, self.volume, self.ino, index), rows.ReapRow(size))
+        self._state.queue_reap(keys.reap(keys.REAP_TRIM, self.volume, self.ino, index - 1), rows.ReapRow(start, until))
         self._inode.trims += 1
         self._trims = trims_of(self._state, self.volume, self.ino)
 
-    def _first_behind(self, start: int, count: int) -> list[Piece]:
-        found: list[Piece] = []
-        if not self._inode.extents:
-            return found
-        _, high = keys.extents_range(self.volume, self.ino)
-        for key, raw in self._state.txn.scan(keys.extent(self.volume, self.ino, start), high):
-            found.append((keys.last_u64(key), rows.EXTENT.loads(raw)))
-            if len(found) == count:
-                break
-        return found
+    # --- allocation -----------------------------------------------------------------------------------------------------
+    def gaps(self, start: int, end: int, count: int) -> tuple[list[tuple[int, int]], int]:
+        """Ranges of [start, end) that nobody sees and no space is kept for, and up to where they are all."""
+        found: list[tuple[int, int]] = []
+        pieces = self.stored(start, end, count + 1)
+        if len(pieces) > count:
+            end = pieces[count][0]
+            del pieces[count:]
+        at = start
+        for piece in pieces:
+            if self._hidden(piece):
+                continue
+            if at < piece[0]:
+                found.append((at, piece[0]))
+            at = max(at, piece[0] + piece[1].length)
+        if at < end:
+            found.append((at, end))
+        return found, end
+
+    def allocate(self, start: int, end: int, index: int) -> None:
+        """Keep space for a gap; it becomes one with unwritten neighbours."""
+        self.punch(start, end)  # what is hidden there
+        for at in (start - 1, end):
+            for piece in self.stored(at, at + 1) if at >= 0 else []:
+                if not piece[1].segment and not self._hidden(piece):
+                    self.free(piece)
+                    start, end = min(start, piece[0]), max(end, piece[0] + piece[1].length)
+        self.add((start, rows.ExtentRow(end - start, 0, 0, 0, 0, 0, 0, index)))
+
+    # --- places ---------------------------------------------------------------------------------------------------------
+    def share(self, piece: Piece) -> Piece:
+        """The same piece, marked as one whose bytes others may hold too."""
+        offset, row = piece
+        if row.shared:
+            return piece
+        let_go(self._state, row)
+        row.shared = True
+        hold(self._state, row)
+        self._state.write(keys.extent(self.volume, self.ino, offset), row, rows.EXTENT)
+        return piece
+
+    def repoint(self, piece: Piece, place: Extent) -> bool:
+        """The same bytes at another place, if the piece is still what the caller saw: how collection moves data.
+
+        Index and mark stay: hidden pieces stay hidden, and of a shared place each owner is moved by a call of its own.
+        """
+        offset, row = piece
+        raw = self._state.txn.get(keys.extent(self.volume, self.ino, offset))
+        if raw is None or rows.EXTENT.loads(raw) != row or not row.segment:
+            return False
+        self.free(piece)
+        moved = rows.ExtentRow(
+            row.length, place.segment, place.incarnation, place.sequence, place.frame_offset, place.header_bytes, place.skip, row.index,
+            row.shared,
+        )  # fmt: skip
+        self.add((offset, moved))
+        return True
 
     def free(self, piece: Piece) -> None:
         drop_extent(self._state, self._used, self.ino, piece)
-        self._inode.extents -= 1
-        self._inode.stored_bytes -= piece[1].length
+        self._count(piece[1], -1)
 
-    def _add(self, piece: Piece) -> None:
+    def add(self, piece: Piece) -> None:
+        """Where nothing is."""
         offset, row = piece
         put = self._state.txn.put
         put(keys.extent(self.volume, self.ino, offset), rows.EXTENT.dumps(row))
-        put(
-            keys.reverse(row.segment, row.frame_offset, self.volume, self.ino, offset),
-            rows.REVERSE.dumps(rows.ReverseRow(row.incarnation)),
-        )
-        add_live(self._state, row.segment, row.length)
+        if row.segment:
+            put(
+                keys.reverse(row.segment, row.frame_offset, self.volume, self.ino, offset),
+                rows.REVERSE.dumps(rows.ReverseRow(row.incarnation)),
+            )
+        hold(self._state, row)
         self._used.used_bytes += row.length
         self._state.save_volume(self._used)
-        self._inode.extents += 1
-        self._inode.stored_bytes += row.length
+        self._count(row, 1)
+
+    def _count(self, row: rows.ExtentRow, sign: int) -> None:
+        self._inode.extents += sign
+        self._inode.stored_bytes += sign * row.length
+        if not row.segment:
+            self._inode.allocated_bytes += sign * row.length
 
 
 def hidden(piece: Piece, trims: Trims) -> bool:
     offset, row = piece
-    return any(offset >= start and row.index <= index for start, index in trims)
+    return any(offset >= start and (not end or offset < end) and row.index <= index for start, end, index in trims)
 
 
 def trims_of(state: State, volume: int, ino: int) -> Trims:
-    return [(rows.REAP.loads(raw).start, keys.last_u64(key)) for key, raw in state.txn.scan(*keys.trims_range(volume, ino))]
+    found = []
+    for key, raw in state.txn.scan(*keys.trims_range(volume, ino)):
+        row: rows.ReapRow = rows.REAP.loads(raw)
+        found.append((row.start, row.end, keys.last_u64(key)))
+    return found
 
 
 def drop_extent(state: State, volume: rows.VolumeRow, ino: int, piece: Piece) -> None:
     """Delete a piece with its reverse row and all totals but the inode's (which may be gone)."""
     offset, row = piece
     state.txn.delete(keys.extent(volume.volume, ino, offset))
-    state.txn.delete(keys.reverse(row.segment, row.frame_offset, volume.volume, ino, offset))
-    take_live(state, row.segment, row.length)
+    if row.segment:
+        state.txn.delete(keys.reverse(row.segment, row.frame_offset, volume.volume, ino, offset))
+    let_go(state, row)
     volume.used_bytes -= row.length
     state.save_volume(volume)

@@ -19,6 +19,7 @@ Cluster (volume 0)::
     0d locker      session u64 | volume u32 | ino u64                           MarkerRow     where a session has locks
     0e pinner      session u64 | volume u32 | ino u64                           MarkerRow     which orphans a session has open
     0f reverse     segment u64 | frame offset u64 | volume u32 | ino u64 | file offset u64   ReverseRow   who uses a place
+    10 shared      segment u64 | frame offset u64                               SharedRow     who shares the bytes of a frame
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
 
 A volume::
@@ -41,7 +42,8 @@ SHARD = 0  # one shard so far; the field is there so that more need no new forma
 
 (
     CLUSTER, DEVICE, SEGMENT, FREE, VOLUME, VOLNAME, SESSION, HELD, MOUNT, RESULT, READER, TOMBSTONE, LOCKER, PINNER, REVERSE,
-) = range(1, 16)  # fmt: skip
+    SHARED,
+) = range(1, 17)  # fmt: skip
 MEMBERSHIP = 0x1E
 REAP = 0x1F
 INODE, DENTRY, COOKIE, EXTENT, INLINE, XATTR, LOCKS, ORPHAN = range(0x20, 0x28)
@@ -168,6 +170,10 @@ def reverse_range(segment_number: int) -> Range:
 def reverse_of(key: bytes) -> tuple[int, int, int, int, int]:
     """(segment, frame offset, volume, ino, file offset) of a reverse key."""
     return _REVERSE.unpack(key)[3:]
+
+
+def shared(segment_number: int, frame_offset: int) -> bytes:
+    return _TWO.pack(SHARD, 0, SHARED, segment_number, frame_offset)
 
 
 def reap(kind: int, volume_number: int, ino: int, index: int) -> bytes:

@@ -4,8 +4,8 @@ Order inside an entry: acknowledged results go; a request whose result is held i
 command runs (a rule checks everything before its first change, so a refusal changes nothing); segments that became wholly dead are freed;
 the reply is kept.  A refusal is the reply Failed, never an exception; Corrupt and FormatTooNew come out as they are, and stop the node.
 
-Refusals by a fence and those with `retry` are not kept as results: they changed nothing, and the same request must be able to succeed later
-(under a new session, after a pause).
+Refusals by a fence, those with `retry` and NotNow are not kept as results: they changed nothing, and the same request must be able to
+succeed later (under a new session, after a pause).
 
 Hot rows and results are written back by flush(), which the driver calls before the store commits; a machine made anew from the transaction
 then goes on exactly where this one was.  An entry at or below `applied_index` is a replay and changes nothing.
@@ -18,6 +18,7 @@ from typing import Any
 
 from awsomefsd.errors import FormatTooNew, FsError
 from awsomefsd.meta import (
+    allocation,
     attributes,
     commits,
     locks,
@@ -28,6 +29,7 @@ from awsomefsd.meta import (
     renames,
     segments,
     sessions,
+    sharing,
     stream_readers,
     volumes,
     xattrs,
@@ -35,7 +37,7 @@ from awsomefsd.meta import (
 from awsomefsd.meta import commands as c
 from awsomefsd.meta.messages import Done, Failed, Reply
 from awsomefsd.meta.raft_types import MembershipAt
-from awsomefsd.meta.refuse import Fence, Later
+from awsomefsd.meta.refuse import Fence, Later, NotNow
 from awsomefsd.meta.state import State
 from awsomefsd.meta.txn import Txn
 from awsomefsd.types import HOST_UNIQUE, Lock
@@ -64,6 +66,9 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.ReleaseOrphan: namespace.release_orphan,
     c.Commit: commits.commit,
     c.Reap: reaping.reap,
+    c.Fallocate: allocation.fallocate,
+    c.Draw: allocation.draw,
+    c.CopyRange: sharing.copy_range,
     c.SetLock: locks.set_lock,
     c.RegisterReader: stream_readers.register,
     c.AdvanceReader: stream_readers.advance,
@@ -123,7 +128,7 @@ class Machine:
         try:
             reply = _RULES[type(entry.command)](state, entry, entry.command)
         except FsError as err:
-            keep = not isinstance(err, (Fence, Later))
+            keep = not isinstance(err, (Fence, Later, NotNow))
             reply = Failed(err.errno, str(err.args[0]), err.retry_helps)
         if state.death_row:
             segments.free_dead(state, entry.index)

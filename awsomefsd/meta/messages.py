@@ -347,6 +347,13 @@ class Reports(Message, tag=25):
     figures: dict[int, dict[str, int]]
 
 
+class Ranged(Message, tag=30):
+    """After Fallocate and CopyRange: the changed inode, and the file offset that was reached, or the number of bytes copied."""
+
+    attr: Attr
+    reached: int
+
+
 class NotLeader(Message, tag=50):
     """Ask `node` at `address` (both "" while nobody is known to lead), with the same ids.  Answers any request, Hello too."""
 
@@ -357,7 +364,7 @@ class NotLeader(Message, tag=50):
 Reply = Union[
     Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
     StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions, Reports,
-    NotLeader,
+    NotLeader, Ranged,
 ]  # fmt: skip
 
 

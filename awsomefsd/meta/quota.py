@@ -3,7 +3,13 @@
 The promise is made at write(2), before a byte has a place, so acknowledged data always fits later.  A reservation counts against device
 space and the volume's quota until commits consume it, its session gives it back or ends.  SEGMENTS_RESERVED segments are never promised:
 the tail of a segment that a dead worker left is lost until collection, and its successor must find room for the same dirty bytes.
-Used bytes are what extents and inline data hold, hidden ones included until Reap has freed them.
+Used bytes are what extents and inline data hold, hidden ones included until Reap has freed them, and unwritten ones: each file counts what
+it shows, so bytes that two files share count twice in the volume and once on the device.
+
+What fallocate(2) keeps for a file is in used bytes like data, and in ClusterRow.allocated_bytes; that much of the devices, and
+ALLOCATED_SHARE on top, is left alone by Reserve.  A write into it reserves as any write does; only where nothing can be reserved any more,
+Draw turns the kept space into a reservation.  That needs no account of who has used which promise: the range becomes a hole in the same
+entry, so each byte is drawn once, and a session that ends takes nothing along but what it had drawn and not written.
 """
 
 from __future__ import annotations
@@ -15,24 +21,44 @@ from awsomefsd.limits import SEGMENTS_RESERVED
 from awsomefsd.meta import rows
 from awsomefsd.meta.commands import Entry, Reserve
 from awsomefsd.meta.messages import Reply, Reserved
-from awsomefsd.meta.refuse import session_of, volume_of
+from awsomefsd.meta.refuse import NotNow, session_of, volume_of
 from awsomefsd.meta.segments import held_by, usable_bytes
 from awsomefsd.meta.state import State
 from awsomefsd.types import SEGMENT_LEASED, StatFs
 
+ALLOCATED_SHARE = 16  # one part in so many more than was asked for: headers of frames of 64 KiB, padding
 INODES_FREE_SHOWN = 1 << 32  # where no quota bounds them
 
 
 def device_bytes_available(state: State, session: int) -> int:
     """What may still be promised to `session` (0: to nobody in particular)."""
+    spare = SEGMENTS_RESERVED * usable_bytes(state.cluster.segment_bytes_max)
+    return max(0, device_bytes_unpromised(state, session) - spare)
+
+
+def device_bytes_unpromised(state: State, session: int) -> int:
+    """As `device_bytes_available`, the spare segments included; may be negative."""
     cluster = state.cluster
-    spare = SEGMENTS_RESERVED * usable_bytes(cluster.segment_bytes_max)
     room = 0
     if session:
         for row in held_by(state, session):
             if row.state == SEGMENT_LEASED:
                 room += max(0, usable_bytes(state.device(row.device).segment_bytes) - row.committed_bytes)
-    return max(0, cluster.free_bytes - spare + room - cluster.reserved_bytes)
+    return cluster.free_bytes + room - cluster.reserved_bytes - kept_for(cluster.allocated_bytes)
+
+
+def kept_for(allocated_bytes: int) -> int:
+    """Device space that is kept for so much unwritten data."""
+    return allocated_bytes + -(-allocated_bytes // ALLOCATED_SHARE)
+
+
+def check_room(state: State, volume: rows.VolumeRow, session: int, used_bytes: int, allocated_bytes: int) -> None:
+    """For a rule that adds so much to what is used and to what is kept.  Raises NotNow(EDQUOT or ENOSPC)."""
+    within_quota = quota_bytes_available(volume)
+    if within_quota is not None and used_bytes > within_quota:
+        raise NotNow(errno.EDQUOT, f"the quota of volume {volume.name} leaves {within_quota} bytes")
+    if allocated_bytes > 0 and kept_for(allocated_bytes) > device_bytes_available(state, session):
+        raise NotNow(errno.ENOSPC, "the devices leave less")
 
 
 def quota_bytes_available(volume: rows.VolumeRow) -> int | None:
@@ -60,12 +86,16 @@ def reserve(state: State, entry: Entry, command: Reserve) -> Reply:
     if on_device < least:
         raise FsError(errno.ENOSPC, f"the devices leave {on_device} bytes")
     granted = min(granted, on_device)
-    session.reserved_bytes += granted
-    volume.reserved_bytes += granted
-    state.cluster.reserved_bytes += granted
+    promise(state, session, volume, granted)
+    return Reserved(granted)
+
+
+def promise(state: State, session: rows.SessionRow, volume: rows.VolumeRow, count: int) -> None:
+    session.reserved_bytes += count
+    volume.reserved_bytes += count
+    state.cluster.reserved_bytes += count
     state.save_session(session)
     state.save_volume(volume)
-    return Reserved(granted)
 
 
 def consume(state: State, session: rows.SessionRow, volume: rows.VolumeRow, count: int) -> None:

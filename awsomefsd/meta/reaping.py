@@ -47,11 +47,13 @@ def _reap_inode(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budge
 
 
 def _reap_trim(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget: int) -> int:
-    """Extents that a truncation hid.  `start` moves over what was looked at: nothing hidden is left behind it."""
+    """Extents that a truncation or a hole hid.  `start` moves over what was looked at: nothing hidden is left behind it."""
     _, number, ino, index = keys.reap_of(key)
     volume, inode = state.volume(number), state.inode(number, ino)
     assert volume is not None and inode is not None, "a trim of an inode that is gone"
     _, high = keys.extents_range(number, ino)
+    if row.end:
+        high = keys.extent(number, ino, row.end)
     pieces = []
     for found, raw in state.txn.scan(keys.extent(number, ino, row.start), high):
         pieces.append((keys.last_u64(found), rows.EXTENT.loads(raw)))
@@ -65,7 +67,7 @@ def _reap_trim(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget
         state.unqueue_reap(key)
         inode.trims -= 1
     else:
-        state.write(key, rows.ReapRow(pieces[-1][0] + 1), rows.REAP)
+        state.write(key, rows.ReapRow(pieces[-1][0] + 1, row.end), rows.REAP)
     if not inode.size and not inode.extents:
         inode.inline = True
     state.save_inode(number, ino, inode)

@@ -24,6 +24,10 @@ class Later(FsError):
     retry_helps = True
 
 
+class NotNow(FsError):
+    """Nothing was changed and nothing is kept: whoever asked may do something about it, and ask again under the same request id."""
+
+
 def volume_of(state: State, entry: Entry, volume: int, *, host: bool = True) -> rows.VolumeRow:
     """The live volume, if the entry's session (or the host, where that may be) is allowed to change it."""
     if entry.session:

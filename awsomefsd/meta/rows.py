@@ -44,6 +44,7 @@ class ClusterRow(Row):
     free_bytes: int = 0  # of those, in free segments
     reserved_bytes: int = 0  # promised to sessions
     segment_bytes_max: int = 0
+    allocated_bytes: int = 0  # of unwritten extents: device space is kept for them
 
 
 class DeviceRow(Row):
@@ -168,9 +169,17 @@ class ReverseRow(Row):
 
 
 class ReapRow(Row):
-    """`start`: file offset (of a trim) up to which nothing is left to free; 0 otherwise."""
+    """`start`: file offset (of a trim) up to which nothing is left to free; 0 otherwise.  `end`: of a trim, 0 for the end of the file."""
 
     start: int = 0
+    end: int = 0
+
+
+class SharedRow(Row):
+    """Of one frame: (start, end, count), disjoint and ascending: so many extents marked `shared` hold these bytes of it."""
+
+    incarnation: int
+    runs: list[tuple[int, int, int]]
 
 
 class InodeRow(Row):
@@ -178,7 +187,8 @@ class InodeRow(Row):
 
     `log`, `sequence`: newest record of which dirty log is committed; `cuts`: (sequence, size) of truncations that overtook older records,
     both ascending; `times_sequence`: records up to it change no times any more.  `mtime_explicit`: utimensat(2) set it, so the next write
-    may move it back.  `trims`: ranges cut by a truncation that Reap has not freed yet.  `linkable`: made without a name, and may get one.
+    may move it back.  `trims`: ranges cut by a truncation or a hole that Reap has not freed yet.  `allocated_bytes`: of unwritten extents.
+    `linkable`: made without a name, and may get one.
     """
 
     mode: int
@@ -209,6 +219,7 @@ class InodeRow(Row):
     times_sequence: int = 0
     cuts: list[tuple[int, int]] = []
     linkable: bool = False
+    allocated_bytes: int = 0
 
 
 class DentryRow(Row):
@@ -226,7 +237,11 @@ class CookieRow(Row):
 
 
 class ExtentRow(Row):
-    """types.Extent without its file offset (in the key); `index` is the entry that committed it."""
+    """types.Extent without its file offset (in the key); `index` is the entry that committed it.
+
+    Segment 0 is an unwritten extent: it reads as zeros, has no place, and space is kept for it.  `shared`: others may hold the same bytes
+    of the frame, and its SharedRow counts them; bytes of an extent without the mark are nobody else's.
+    """
 
     length: int
     segment: int
@@ -236,6 +251,7 @@ class ExtentRow(Row):
     header_bytes: int
     skip: int
     index: int
+    shared: bool = False
 
 
 class InlineRow(Row):
@@ -267,6 +283,7 @@ TOMBSTONE = Sealed(TombstoneRow)
 MARKER = Sealed(MarkerRow)
 REVERSE = Sealed(ReverseRow)
 REAP = Sealed(ReapRow)
+SHARED = Sealed(SharedRow)
 INODE = Sealed(InodeRow)
 DENTRY = Sealed(DentryRow)
 COOKIE = Sealed(CookieRow)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from awsomefsd.limits import INLINE_BYTES_MAX
+from awsomefsd.meta import allocation, filemap, inodes, sessions, sharing, state
 from awsomefsd.meta import commands as c
-from awsomefsd.meta import filemap, inodes, sessions, state
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.check import check
 from awsomefsd.meta.machine import Machine
@@ -56,8 +56,9 @@ class Model:
         acks, self.acks = (self.acks, []) if self.random.random() < 0.5 else ([], self.acks)
         reply = self.drive.apply(command, unique=self.unique, acks=acks)
         self.acks.append(self.unique)
-        assert self.drive.machine.stored_result(self.drive.mount, self.unique) == reply
-        if self.random.random() < 0.05:  # the same request again: the same answer, and nothing happens
+        kept = self.drive.machine.stored_result(self.drive.mount, self.unique)
+        assert kept == reply or (isinstance(command, c.Draw) and reply.errno == errno.ENOSPC and kept is None)
+        if kept is not None and self.random.random() < 0.05:  # the same request again: the same answer, and nothing happens
             assert self.drive.apply(command, unique=self.unique) == reply
         return reply
 
@@ -269,6 +270,63 @@ class Model:
         del node.data[size:]
         node.data.extend(bytes(size - len(node.data)))
 
+    def fallocate(self) -> None:
+        ino = self.file()
+        if ino is None:
+            return
+        node, drive = self.nodes[ino], self.drive
+        mode = self.random.choice([0, 1, 3, 3, 16, 17])
+        start, length = self.random.randrange(14_000), self.random.randint(1, 9_000)
+        command = c.Fallocate(drive.volume, ino, mode, start, length)
+        attr = drive.ask(m.GetAttr(drive.volume, ino)).attr
+        if mode != 3 and attr.inline and attr.stored_bytes:
+            reply = drive.apply(command, unique=1 << 40)
+            assert reply.errno == errno.EAGAIN and drive.machine.stored_result(drive.mount, 1 << 40) is None
+            return
+        reply = self.expect(command, 0)
+        end = start + length
+        if mode in (3, 16, 17):
+            node.data[start:end] = bytes(max(0, min(end, len(node.data)) - start))
+        if mode in (0, 16):
+            node.data.extend(bytes(max(0, end - len(node.data))))
+        assert reply.attr.size == len(node.data)
+        while mode != 3 and reply.reached < end:
+            before = reply.reached
+            reply = self.expect(c.Fallocate(drive.volume, ino, 1, before, end - before, goes_on=True), 0)
+            assert reply.reached > before
+
+    def copy(self) -> None:
+        ino, new = self.file(), self.file()
+        if ino is None or new is None:
+            return
+        drive, old, node = self.drive, self.nodes[ino], self.nodes[new]
+        start, at = self.random.randrange(len(old.data) + 100), self.random.randrange(len(node.data) + 3_000)
+        length = self.random.randint(1, 6_000)
+        command = c.CopyRange(drive.volume, ino, start, new, at, length)
+        inline = [one.inline and one.stored_bytes for one in (drive.ask(m.GetAttr(drive.volume, i)).attr for i in (ino, new))]
+        if ino == new and abs(start - at) < length:
+            self.expect(command, errno.EINVAL)
+        elif start >= len(old.data):
+            assert self.expect(command, 0).reached == 0
+        elif any(inline):
+            self.expect(command, errno.EOPNOTSUPP)
+        else:
+            count = self.expect(command, 0).reached
+            assert 0 < count <= length
+            data = bytes(old.data[start : start + count])
+            assert len(data) == count
+            node.data.extend(bytes(max(0, at - len(node.data))))
+            node.data[at : at + count] = data
+
+    def draw(self) -> None:
+        ino = self.file()
+        if ino is not None:
+            start, length = self.random.randrange(12_000), self.random.randint(1, 2_000)
+            before = self.drive.ask(m.GetAttr(self.drive.volume, ino)).attr.stored_bytes
+            reply = self.propose(c.Draw(self.drive.volume, ino, start, length, length + 100))
+            taken = length if isinstance(reply, m.Reserved) else 0
+            assert self.drive.ask(m.GetAttr(self.drive.volume, ino)).attr.stored_bytes == before - taken
+
     def xattr(self) -> None:
         ino = self.random.choice(list(self.nodes))
         node, name = self.nodes[ino], b"user." + self.name()
@@ -369,13 +427,17 @@ def again(entries: list[c.Entry], chance: random.Random) -> tuple[list[m.Reply],
 @pytest.mark.parametrize("run", range(6))
 def test_random_commands(seed: int, run: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if run % 2:  # bounds so small that truncations and deletions are left to Reap
-        monkeypatch.setattr(filemap, "REAP_EXTENTS_PER_ENTRY", 2)
+        for module in (filemap, allocation, sharing):
+            monkeypatch.setattr(module, "REAP_EXTENTS_PER_ENTRY", 2)
+        monkeypatch.setattr(sharing, "PIECES_PER_COPY_MAX", 2)
+        monkeypatch.setattr(sharing, "SHARED_RUNS_MAX", 1 << 20)
         monkeypatch.setattr(inodes, "SMALL_FILE_EXTENTS", 1)
         monkeypatch.setattr(sessions, "REAP_EXTENTS_PER_ENTRY", 1)
     model = Model(seed + run)
     steps = [model.create, model.link, model.unlink, model.rmdir, model.rename, model.release]
     steps += [model.write, model.truncate, model.xattr, model.background]
-    weights = [8, 3, 5, 3, 8, 1, 10, 4, 4, 3]
+    steps += [model.fallocate, model.copy, model.draw]
+    weights = [8, 3, 5, 3, 8, 1, 10, 4, 4, 3, 7, 9, 1]
     for step in range(700):
         model.random.choices(steps, weights)[0]()
         if step % 100 == 99:
@@ -390,14 +452,14 @@ def test_random_commands(seed: int, run: int, monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_deleted_leaves_nothing(seed: int) -> None:
     model = Model(seed)
     for _ in range(300):
-        model.random.choice([model.create, model.write, model.rename, model.xattr])()
+        model.random.choice([model.create, model.write, model.rename, model.xattr, model.copy, model.fallocate])()
     drive = model.drive
     drive.ok(c.EndSession(drive.session, drive.epoch, True))
     drive.session = drive.epoch = 0
     drive.ok(c.DeleteVolume(drive.volume, True))
     reaped = 0
     while drive.machine.reap_pending():
-        drive.ok(c.Reap(50))
+        drive.ok(c.Reap(15))
         drive.machine.flush()
         assert check(drive.txn) == []
         reaped += 1

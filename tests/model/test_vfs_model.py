@@ -15,17 +15,19 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd.errors import FsError
 from awsomefsd.fuse import names
 from awsomefsd.fuse.context import SetAttrIn
 from awsomefsd.io import files, flusher
+from awsomefsd.meta import allocation, filemap, queries, sharing
 from awsomefsd.meta import commands as c
-from awsomefsd.meta import queries
 from awsomefsd.types import ROOT_INO
 from tests.vfsrig import Rig, error_of, rig, until
 
 NAMES = [b"a", b"b", b"c", b"d", b"e", b"f"]
 SIZES = [1, 100, 2_000, 4_096, 4_097, 20_000, 150_000]
 STEPS = 350
+KEEP, PUNCH, ZERO = c.FALLOC_KEEP_SIZE, c.FALLOC_PUNCH_HOLE | c.FALLOC_KEEP_SIZE, c.FALLOC_ZERO_RANGE
 
 
 @dataclass
@@ -254,6 +256,62 @@ class Model:
         node.data += bytes(size - len(node.data))
         node.mtime_ns = None
 
+    def fallocate(self) -> None:
+        if not self.handles:
+            return
+        ino, fh = self.random.choice(self.handles)
+        node = self.nodes[ino]
+        mode = self.random.choice([0, KEEP, PUNCH, PUNCH, ZERO, ZERO | KEEP])
+        start = self.random.randrange(len(node.data) + 5_000)
+        end = start + self.random.choice(SIZES)
+        self.note("fallocate", ino, mode, start, end)
+        self.r.call("fallocate", ino, fh, mode, start, end - start)
+        if mode in (PUNCH, ZERO, ZERO | KEEP):
+            node.data[start:end] = bytes(max(0, min(end, len(node.data)) - start))
+        if mode in (0, ZERO):
+            node.data += bytes(max(0, end - len(node.data)))
+        node.mtime_ns = None
+
+    def copy(self) -> None:
+        if not self.handles:
+            return
+        (ino, _), (new, fh) = self.random.choice(self.handles), self.random.choice(self.handles)
+        old, node = self.nodes[ino], self.nodes[new]
+        start, at = self.random.randrange(len(old.data) + 1), self.random.randrange(len(node.data) + 3_000)
+        length = min(self.random.choice(SIZES), abs(start - at) if ino == new else 1 << 20)
+        self.note("copy", ino, start, new, at, length)
+        while length and start < len(old.data):
+            try:
+                count = self.r.call("copy_file_range", ino, start, new, fh, at, length, 0)
+            except FsError as err:
+                if err.errno != errno.EOPNOTSUPP or not (self.r.attr(ino).inline or self.r.attr(new).inline):
+                    raise
+                return
+            assert 0 < count <= length
+            part = bytes(old.data[start : start + count])
+            node.data += bytes(max(0, at - len(node.data)))
+            node.data[at : at + count] = part
+            node.mtime_ns = None
+            start, at, length = start + count, at + count, length - count
+
+    def seek(self) -> None:
+        """What is told to be a hole reads as zeros; data and holes take turns up to the end."""
+        if not self.handles:
+            return
+        ino, fh = self.random.choice(self.handles)
+        data, at = self.nodes[ino].data, 0
+        while at < len(data):
+            hole = self.r.call("lseek", ino, fh, at, os.SEEK_HOLE)
+            assert at <= hole <= len(data)
+            try:
+                at = self.r.call("lseek", ino, fh, hole, os.SEEK_DATA) if hole < len(data) else len(data)
+            except FsError as err:
+                if err.errno != errno.ENXIO:
+                    raise
+                at = len(data)
+            assert at > hole or hole == len(data), (hole, at)
+            assert not any(data[hole:at])
+
     def read(self) -> None:
         if self.handles:
             ino, fh = self.random.choice(self.handles)
@@ -339,8 +397,9 @@ class Model:
     def step(self) -> None:
         kinds = [
             (6, self.create), (3, self.mkdir), (1, self.symlink), (3, self.link), (6, self.unlink), (2, self.rmdir), (8, self.rename),
-            (4, self.open), (5, self.close), (16, self.write), (6, self.truncate), (10, self.read), (3, self.fsync), (2, self.chmod),
+            (4, self.open), (5, self.close), (16, self.write),  (6, self.truncate), (10, self.read), (3, self.fsync), (2, self.chmod),
             (3, self.utimens), (3, self.xattr), (2, self.flush), (3, self.kick), (2, self.forget), (2, self.list_),
+            (6, self.fallocate), (6, self.copy), (3, self.seek),
             (0.8, self.kill), (0.5, self.lose_session), (0.3, self.remount),
         ]  # fmt: skip
         (action,) = self.random.choices([action for _, action in kinds], [weight for weight, _ in kinds])
@@ -415,4 +474,7 @@ def test_random_operations_with_small_caches_and_batches(
     monkeypatch.setattr(files, "EXTENTS_CACHED_MAX", 10)
     monkeypatch.setattr(flusher, "BATCH_BYTES_MAX", 6_000)
     monkeypatch.setattr(queries, "LAYOUT_EXTENTS_MAX", 4)
+    monkeypatch.setattr(sharing, "PIECES_PER_COPY_MAX", 3)
+    for module in (filemap, allocation, sharing):
+        monkeypatch.setattr(module, "REAP_EXTENTS_PER_ENTRY", 5)
     run(tmp_path, seed * 100 + 50 + round_, STEPS)

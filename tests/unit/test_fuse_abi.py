@@ -17,7 +17,9 @@ from awsomefsd.types import Attr, Dirent, StatFs
 SIZES = {  # from include/uapi/linux/fuse.h; replies with the 16 bytes of their header
     "IN_HEADER": 40, "GETATTR_IN": 16, "SETATTR_IN": 88, "MKNOD_IN": 16, "MKDIR_IN": 8, "RENAME_IN": 8, "RENAME2_IN": 16, "LINK_IN": 8,
     "OPEN_IN": 8, "CREATE_IN": 16, "RELEASE_IN": 24, "FLUSH_IN": 24, "READ_IN": 40, "WRITE_IN": 40, "FSYNC_IN": 16, "SETXATTR_IN": 8,
-    "SETXATTR_EXT_IN": 16, "GETXATTR_IN": 8, "LK_IN": 48, "INTERRUPT_IN": 8, "FORGET_IN": 8, "FORGET_ONE": 16, "BATCH_FORGET_IN": 8,
+    "SETXATTR_EXT_IN": 16, "GETXATTR_IN": 8, "LK_IN": 48,
+    "FALLOCATE_IN": 32, "LSEEK_IN": 24, "COPY_FILE_RANGE_IN": 56, "U64_OUT": 16 + 8,
+    "INTERRUPT_IN": 8, "FORGET_IN": 8, "FORGET_ONE": 16, "BATCH_FORGET_IN": 8,
     "OUT_HEADER": 16, "INIT_OUT": 16 + 64, "ENTRY_OUT": 16 + 128, "ATTR_OUT": 16 + 104, "OPEN_OUT": 16 + 16, "CREATE_OUT": 16 + 144,
     "WRITE_OUT": 16 + 8, "STATFS_OUT": 16 + 80, "SIZE_OUT": 16 + 8, "LK_OUT": 16 + 24, "DIRENT": 24, "DIRENTPLUS": 128 + 24,
     "NOTIFY_INVAL_INODE": 16 + 24, "NOTIFY_INVAL_ENTRY": 16 + 16,

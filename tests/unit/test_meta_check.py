@@ -47,6 +47,9 @@ class Ground:
         drive.ok(c.SetLock(self.volume, self.file, 0, 1, 1, 1, 0, 10))
         self.orphan = drive.create(b"orphan")
         drive.ok(c.Unlink(self.volume, 1, b"orphan", True))
+        self.copied = drive.create(b"copied")
+        drive.ok(c.CopyRange(self.volume, self.file, 100, self.copied, 0, 500))
+        drive.ok(c.Fallocate(self.volume, self.file, 1, 10_000, 4096))
         drive.ok(c.Reserve(self.volume, 5000, 5000))
         drive.ok(c.RegisterReader("reader", drive.index))
         drive.machine.flush()
@@ -166,6 +169,11 @@ PLANTS: list[tuple[str, Plant]] = [
     ("extent-without-reverse", lambda g: g.remove(keys.reverse(g.leased, 0, g.volume, g.file, 0))),
     ("reverse-without-extent", lambda g: g.remove(keys.extent(g.volume, g.file, 0))),
     ("reverse-without-extent", lambda g: g.txn.put(keys.reverse(1, 7, 1, 1, 1), rows.REVERSE.dumps(rows.ReverseRow(1)))),
+    ("shared-bytes", lambda g: g.remove(keys.shared(g.leased, 0))),
+    ("shared-bytes", lambda g: g.change(keys.shared(g.leased, 0), rows.SHARED, runs=[(0, 1000, 2)])),
+    ("shared-bytes", lambda g: g.txn.put(keys.shared(g.sealed, 0), rows.SHARED.dumps(rows.SharedRow(1, [(0, 1, 1)])))),
+    ("allocated-bytes", lambda g: g.inode(g.file, allocated_bytes=up)),
+    ("allocated-bytes", lambda g: g.cluster(allocated_bytes=up)),
     ("trim-count", lambda g: g.inode(g.file, trims=up)),
     ("used-bytes", lambda g: g.change(keys.volume(1), rows.VOLUME, used_bytes=up)),
     ("used-inodes", lambda g: g.change(keys.volume(1), rows.VOLUME, used_inodes=up)),

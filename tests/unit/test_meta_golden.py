@@ -57,6 +57,9 @@ COMMANDS: list[c.Command] = [
     c.Commit(1, [c.InodeCommit(2, 3, 4, 5, 6, [EXTENT]), c.InodeCommit(3, 3, 4, 5, 6, [], [(1, b"x")])], 9, [PROGRESS]),
     c.Reap(1024),
     c.SetLock(1, 2, 0, 1 << 63, 4, 1, 0, (1 << 63) - 1),
+    c.Fallocate(1, 2, 17, 1 << 40, 4096, True, True),
+    c.CopyRange(1, 2, 3, 4, 5, 1 << 40, True),
+    c.Draw(1, 2, 3, 4, 5),
     c.RegisterReader("reader", 1),
     c.AdvanceReader("reader", 2),
     c.RemoveReader("reader"),
@@ -65,7 +68,7 @@ COMMANDS: list[c.Command] = [
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
-    (rows.CLUSTER, rows.ClusterRow("cluster", 1, 0, 0, 0, *range(5, 20))),
+    (rows.CLUSTER, rows.ClusterRow("cluster", 1, 0, 0, 0, *range(5, 21))),
     (rows.DEVICE, rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1)),
     (rows.SEGMENT, rows.SegmentRow(*range(1, 13))),
     (rows.FREE, rows.FreeRow(1, 2)),
@@ -79,11 +82,12 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.TOMBSTONE, rows.TombstoneRow(1, 2, 3, b"name", 4, 5)),
     (rows.MARKER, rows.MarkerRow()),
     (rows.REVERSE, rows.ReverseRow(1)),
-    (rows.REAP, rows.ReapRow(1)),
-    (rows.INODE, rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True)),
+    (rows.REAP, rows.ReapRow(1, 2)),
+    (rows.SHARED, rows.SharedRow(1, [(0, 100, 2), (100, 200, 1)])),
+    (rows.INODE, rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True, 11)),
     (rows.DENTRY, rows.DentryRow(1, 0o100000, 16, 4, 5)),
     (rows.COOKIE, rows.CookieRow(1, 0o100000, b"name")),
-    (rows.EXTENT, rows.ExtentRow(*range(1, 9))),
+    (rows.EXTENT, rows.ExtentRow(*range(1, 9), True)),
     (rows.INLINE, rows.InlineRow(b"data")),
     (rows.XATTR, rows.XattrRow(b"value")),
     (rows.LOCKS, rows.LocksRow([LOCK])),
@@ -107,6 +111,7 @@ KEYS: dict[str, bytes] = {
     "pinner": keys.pinner(4, 3, 8),
     "reverse": keys.reverse(2, 65536, 3, 8, 4096),
     "reap": keys.reap(keys.REAP_TRIM, 3, 8, 9),
+    "shared": keys.shared(2, 65536),
     "inode": keys.inode(3, 8),
     "dentry": keys.dentry(3, 1, b"name"),
     "cookie": keys.cookie(3, 1, 16),
@@ -161,7 +166,7 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 25
+    assert len(set(kinds)) == len(kinds) == 26
 
 
 def test_keys_read_back() -> None:
