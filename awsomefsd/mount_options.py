@@ -1,7 +1,8 @@
 """Mount options as people know them, sorted by who acts on them: the kernel's mount flags, the FUSE layer, this system, or nobody.
 
 Pure.  An unknown option is an error that names it: a mistyped `nosiud` that is silently ignored would be a hole.  `default_permissions` is
-always on (the kernel checks modes), `allow_other` is on unless `noallow_other` asks for a mount that only its owner may enter.
+on (the kernel checks modes) unless `nodefault_permissions` leaves that to the worker, `allow_other` is on unless `noallow_other` asks for a
+mount that only its owner may enter.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field
 
+from awsomefsd import id_map
 from awsomefsd.errors import ConfigError
+from awsomefsd.id_map import IdMap
 from awsomefsd.limits import KIB, READ_AHEAD_BYTES_MAX
 from awsomefsd.sizes import parse_bytes
 
@@ -21,11 +24,15 @@ FLAGS = frozenset((
 # For mount(8), fstab and systemd; they say nothing to a filesystem.
 BOOKKEEPING = frozenset((
     "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "nousers", "owner", "noowner", "group",
-    "nogroup", "silent", "loud", "mand", "nomand", "iversion", "noiversion", "default_permissions",
+    "nogroup", "silent", "loud", "mand", "nomand", "iversion", "noiversion",
 ))  # fmt: skip
 BOOKKEEPING_VALUES = ("comment", "user", "helper", "uhelper")
 VALUES = ("readahead", "uid", "gid", "user_id", "group_id")
-OURS = ("allow_other", "noallow_other")
+MAPS = ("map_uid", "map_gid")
+# Of opposites the later one wins.
+OURS = (
+    "allow_other", "noallow_other", "default_permissions", "nodefault_permissions", "root_squash", "no_root_squash",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +45,16 @@ class MountOptions:
     readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB
     user_id: int | None = None
     group_id: int | None = None
+    default_permissions: bool = True
+    root_squash: bool = False
+    map_uid: IdMap = IdMap()
+    map_gid: IdMap = IdMap()
     given: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def fuse_options(self) -> str:
         """The words of the FUSE layer that the keeper adds to its own (fd, rootmode, user_id, group_id)."""
-        words = ["default_permissions"]
+        words = ["default_permissions"] if self.default_permissions else []
         if self.allow_other:
             words.append("allow_other")
         if self.user_id is not None:
@@ -71,15 +82,16 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB) 
     """Raises ConfigError that names an unknown option or a bad value."""
     flags: list[str] = []
     values: dict[str, int] = {}
-    allow_other = True
+    ours: list[str] = []
+    maps: dict[str, IdMap] = {}
     for option in options:
         name, equals, value = option.partition("=")
         if option in FLAGS:
             flags.append(option)
-        elif option == "noallow_other":
-            allow_other = False
-        elif option == "allow_other":
-            allow_other = True
+        elif option in OURS:
+            ours.append(option)
+        elif equals and name in MAPS:
+            maps[name] = id_map.parse(name, value)
         elif option in BOOKKEEPING or name.startswith(("x-", "X-")) or (equals and name in BOOKKEEPING_VALUES):
             continue
         elif equals and name in VALUES:
@@ -89,7 +101,10 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB) 
     return MountOptions(
         flags=tuple(flags),
         read_only=_last(flags, "ro", "rw") == "ro",
-        allow_other=allow_other,
+        allow_other=_last(ours, "allow_other", "noallow_other") != "noallow_other",
+        default_permissions=_last(ours, "default_permissions", "nodefault_permissions") != "nodefault_permissions",
+        root_squash=_last(ours, "root_squash", "no_root_squash") == "root_squash",
+        **maps,
         readahead_kib=values.get("readahead", readahead_kib * KIB) // KIB,
         user_id=values.get("user_id", values.get("uid")),
         group_id=values.get("group_id", values.get("gid")),
@@ -113,5 +128,5 @@ def _last(flags: list[str], *names: str) -> str | None:
 
 
 def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name, [*FLAGS, *BOOKKEEPING, *VALUES, *OURS], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, [*FLAGS, *BOOKKEEPING, *VALUES, *MAPS, *OURS], n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -22,6 +22,7 @@ from typing import Any
 
 from awsomefsd import log as logs
 from awsomefsd.errors import Error, FsError
+from awsomefsd.fuse.identity import identified
 from awsomefsd.fuse.keeper_link import KeeperLink
 from awsomefsd.fuse.memory import MountMemory
 from awsomefsd.fuse.mount_session import MountLease, SessionKeeper, open_session, write_conflicts
@@ -134,7 +135,7 @@ class Worker:
         self.vfs = Vfs(self.mount, self.client, self.pool)
         self.notifier = Notifier(link.fds["fuse"])
         self.session = Session(
-            link.fds["fuse"], self.vfs, memory.control, memory.slots, memory.park, fresh=self.fresh,
+            link.fds["fuse"], identified(self.vfs, self.config), memory.control, memory.slots, memory.park, fresh=self.fresh,
             pins=pins(self.config.get("pins")), previous=start.get("previous"), on_first_reply=link.answered,
         )  # fmt: skip
         self.sessions = SessionKeeper(

@@ -26,6 +26,18 @@ def waits_for_ofd_lock(tid: int) -> bool:
     return False
 
 
+def groups_of(tid: int) -> frozenset[int]:
+    """Supplementary groups of a thread; none if it cannot be seen from here."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as lines:
+            for line in lines:
+                if line.startswith(b"Groups:"):
+                    return frozenset(map(int, line.split()[1:]))
+    except OSError:
+        pass
+    return frozenset()
+
+
 def _system_call(tid: int) -> list[bytes]:
     if tid <= 0:
         return []

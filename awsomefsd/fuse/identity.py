@@ -1,0 +1,316 @@
+"""A filesystem whose callers are somebody else below: mapped ids (map_uid, map_gid), squashed root, modes checked by the server.
+
+It stands between the handlers and the vfs on mounts that ask for it; other mounts never see it.  The order at this boundary: the caller
+becomes who it is inside, modes are checked there with stored ids, the vfs works with stored ids, and what it answers is mapped outwards.
+
+As kernel id-mapped mounts do: an unmapped owner is shown as 65534; a caller without a counterpart creates nothing (EOVERFLOW); nothing is
+given to an unmapped id (EOVERFLOW); a file of an unmapped owner is not opened for writing (EACCES) and its attributes are not changed
+(EOVERFLOW) unless the change gives it a mapped owner.
+
+root_squash: requests of uid 0 are those of 65534.  The kernel believes root (its CAP_DAC_OVERRIDE passes default_permissions), so every
+check of such a caller is made here, and names and attributes are handed out for no time at all: each step of a path asks us.  What cannot
+be seen from here: access(2), chdir(2) and use of a descriptor that somebody else has opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import GeneratorType
+from typing import Any
+
+from msgspec import structs
+
+from awsomefsd.errors import FsError
+from awsomefsd.fuse import permissions
+from awsomefsd.fuse.callers import groups_of
+from awsomefsd.fuse.context import Context, SetAttrIn
+from awsomefsd.fuse.filesystem import Filesystem
+from awsomefsd.fuse.permissions import EXEC, READ, WRITE, Caller
+from awsomefsd.id_map import ACL_NAMES, OVERFLOW_ID, IdMap, map_acl
+from awsomefsd.meta.commands import SET_ATIME, SET_GID, SET_MODE, SET_MTIME, SET_UID
+from awsomefsd.types import Attr, Dirent
+from awsomefsd.wait import Op
+
+_NO_GROUPS: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    users: IdMap = IdMap()
+    groups: IdMap = IdMap()
+    root_squash: bool = False
+    check_all: bool = False  # mounted without default_permissions
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> Identity:
+        """From a worker's config; without the keys (a mount of an older build) nobody is changed."""
+
+        def ranges(name: str) -> IdMap:
+            return IdMap(tuple((int(a), int(b), int(c)) for a, b, c in config.get(name, ())))
+
+        return cls(ranges("map_uid"), ranges("map_gid"), bool(config.get("root_squash")), bool(config.get("check_all")))
+
+    @property
+    def changes_nothing(self) -> bool:
+        return self == Identity()
+
+
+def identified(fs: Filesystem, config: Mapping[str, Any]) -> Filesystem:
+    identity = Identity.of_config(config)
+    return fs if identity.changes_nothing else Identified(fs, identity)  # type: ignore[return-value]
+
+
+class Identified:
+    """fs, seen by other people.  Methods that know neither names nor ids are those of `fs` itself (__getattr__)."""
+
+    def __init__(self, fs: Filesystem, identity: Identity) -> None:
+        self._fs = fs
+        self._id = identity
+        self._checks = identity.root_squash or identity.check_all
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._fs, name)
+        setattr(self, name, method)
+        return method
+
+    def ttl_ns(self) -> int:
+        return 0 if self._checks else self._fs.ttl_ns()
+
+    # --- who ---------------------------------------------------------------------------------------------------------------
+
+    def _enter(self, ctx: Context) -> Caller | None:
+        """Make the caller who it is inside.  Whoever is not None is checked here."""
+        squashed = self._id.root_squash and ctx.uid == 0
+        if squashed:
+            ctx.uid = ctx.gid = OVERFLOW_ID
+            return Caller(OVERFLOW_ID, OVERFLOW_ID)
+        groups = groups_of(ctx.pid) if self._id.check_all else _NO_GROUPS
+        uid, gid = self._id.users.inside(ctx.uid), self._id.groups.inside(ctx.gid)
+        ctx.uid, ctx.gid = OVERFLOW_ID if uid is None else uid, OVERFLOW_ID if gid is None else gid
+        if not self._id.check_all:
+            return None
+        inside = frozenset(mapped for group in groups if (mapped := self._id.groups.inside(group)) is not None)
+        return Caller(ctx.uid, ctx.gid, inside)
+
+    def _enter_as_creator(self, ctx: Context) -> Caller | None:
+        squashed = self._id.root_squash and ctx.uid == 0
+        if not squashed and (self._id.users.inside(ctx.uid) is None or self._id.groups.inside(ctx.gid) is None):
+            raise FsError(errno.EOVERFLOW)
+        return self._enter(ctx)
+
+    # --- what comes back -----------------------------------------------------------------------------------------------------
+
+    def _attr(self, attr: Attr) -> Attr:
+        users, groups = self._id.users, self._id.groups
+        if not users.ranges and not groups.ranges:
+            return attr
+        return structs.replace(attr, uid=users.outside(attr.uid), gid=groups.outside(attr.gid))  # a copy: the caches keep theirs
+
+    def _dirent(self, entry: Dirent) -> Dirent:
+        if entry.attr is None:
+            return entry
+        return Dirent(entry.name, entry.ino, entry.kind, entry.cookie, self._attr(entry.attr))
+
+    def _out(self, value: Any) -> Any:
+        if isinstance(value, Attr):
+            return self._attr(value)
+        if isinstance(value, tuple):
+            return tuple(self._out(part) for part in value)
+        return value
+
+    def _run(self, method: Callable[..., Any], *args: Any) -> Op:
+        return self._out((yield from _result(method(*args))))
+
+    def _see(self, ctx: Context, ino: int) -> Op:
+        attr: Attr = yield from _result(self._fs.getattr(ctx, ino, None))
+        return attr
+
+    def _require(self, caller: Caller | None, ctx: Context, ino: int, wanted: int) -> Op:
+        if caller is not None:
+            permissions.check(caller, (yield from self._see(ctx, ino)), wanted)
+
+    # --- names ---------------------------------------------------------------------------------------------------------------
+
+    def lookup(self, ctx: Context, parent: int, name: bytes) -> Op:
+        caller = self._enter(ctx)
+        if name not in (b".", b".."):
+            yield from self._require(caller, ctx, parent, EXEC)
+        return (yield from self._run(self._fs.lookup, ctx, parent, name))
+
+    def _make(self, method: Callable[..., Any], ctx: Context, parent: int, *args: Any) -> Op:
+        caller = self._enter_as_creator(ctx)
+        yield from self._require(caller, ctx, parent, WRITE | EXEC)
+        return (yield from self._run(method, ctx, parent, *args))
+
+    def mknod(self, ctx: Context, parent: int, name: bytes, mode: int, rdev: int) -> Op:
+        if self._id.root_squash and ctx.uid == 0 and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+            raise FsError(errno.EPERM)
+        return self._make(self._fs.mknod, ctx, parent, name, mode, rdev)
+
+    def mkdir(self, ctx: Context, parent: int, name: bytes, mode: int) -> Op:
+        return self._make(self._fs.mkdir, ctx, parent, name, mode)
+
+    def symlink(self, ctx: Context, parent: int, name: bytes, target: bytes) -> Op:
+        return self._make(self._fs.symlink, ctx, parent, name, target)
+
+    def tmpfile(self, ctx: Context, parent: int, *args: Any) -> Op:
+        return self._make(self._fs.tmpfile, ctx, parent, *args)  # type: ignore[attr-defined]
+
+    def create(self, ctx: Context, parent: int, name: bytes, mode: int, flags: int) -> Op:
+        """The kernel sends it where it knows of no file; one that is there all the same is opened, and checked as open(2) does."""
+        caller = self._enter_as_creator(ctx)
+        if caller is None:
+            return (yield from self._run(self._fs.create, ctx, parent, name, mode, flags))
+        there = yield from self._victim(ctx, parent, name)
+        if there is None:
+            yield from self._require(caller, ctx, parent, WRITE | EXEC)
+        else:
+            yield from self._require(caller, ctx, parent, EXEC)
+            permissions.check(caller, there, permissions.open_wants(flags))
+        return (yield from self._run(self._fs.create, ctx, parent, name, mode, flags))
+
+    def link(self, ctx: Context, ino: int, new_parent: int, new_name: bytes) -> Op:
+        caller = self._enter_as_creator(ctx)
+        yield from self._require(caller, ctx, new_parent, WRITE | EXEC)
+        return (yield from self._run(self._fs.link, ctx, ino, new_parent, new_name))
+
+    def _victim(self, ctx: Context, parent: int, name: bytes) -> Op:
+        """The attributes behind a name, None if there are none; the kernel does not hear of it."""
+        try:
+            attr: Attr = yield from _result(self._fs.lookup(ctx, parent, name))
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            return None
+        self._fs.forget(attr.ino, 1)
+        return attr
+
+    def _may_delete(self, caller: Caller | None, ctx: Context, parent: int, name: bytes) -> Op:
+        if caller is None:
+            return
+        above: Attr = yield from self._see(ctx, parent)
+        permissions.check(caller, above, WRITE | EXEC)
+        if above.mode & stat.S_ISVTX:
+            victim = yield from self._victim(ctx, parent, name)
+            if victim is not None:
+                permissions.check_sticky(caller, above, victim)
+
+    def unlink(self, ctx: Context, parent: int, name: bytes) -> Op:
+        yield from self._may_delete(self._enter(ctx), ctx, parent, name)
+        return (yield from self._run(self._fs.unlink, ctx, parent, name))
+
+    def rmdir(self, ctx: Context, parent: int, name: bytes) -> Op:
+        yield from self._may_delete(self._enter(ctx), ctx, parent, name)
+        return (yield from self._run(self._fs.rmdir, ctx, parent, name))
+
+    def rename(self, ctx: Context, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> Op:
+        caller = self._enter(ctx)
+        yield from self._may_delete(caller, ctx, parent, name)
+        yield from self._may_delete(caller, ctx, new_parent, new_name)
+        if caller is not None and parent != new_parent:
+            moved = yield from self._victim(ctx, parent, name)
+            if moved is not None and stat.S_ISDIR(moved.mode):
+                permissions.check(caller, moved, WRITE)  # its ".." changes
+        return (yield from self._run(self._fs.rename, ctx, parent, name, new_parent, new_name, flags))
+
+    # --- attributes -----------------------------------------------------------------------------------------------------------
+
+    def getattr(self, ctx: Context, ino: int, fh: int | None) -> Op:
+        self._enter(ctx)
+        return (yield from self._run(self._fs.getattr, ctx, ino, fh))
+
+    def setattr(self, ctx: Context, ino: int, fh: int | None, change: SetAttrIn) -> Op:
+        caller = self._enter(ctx)
+        before: Attr = yield from self._see(ctx, ino)
+        self._map_owner(change, before)
+        if caller is not None:
+            now = not (change.mask & SET_ATIME and change.atime_ns is not None or change.mask & SET_MTIME and change.mtime_ns is not None)
+            permissions.check_change(caller, before, change.mask, change.uid, change.gid, fh is not None, now)
+            if change.mask & SET_MODE:
+                change.mode = permissions.mode_kept(caller, before, change.mode)
+        return (yield from self._run(self._fs.setattr, ctx, ino, fh, change))
+
+    def _map_owner(self, change: SetAttrIn, before: Attr) -> None:
+        users, groups = self._id.users, self._id.groups
+        if change.mask & SET_UID:
+            change.uid = _stored(users, change.uid)
+        elif not users.has_outside(before.uid):
+            raise FsError(errno.EOVERFLOW)
+        if change.mask & SET_GID:
+            change.gid = _stored(groups, change.gid)
+        elif not groups.has_outside(before.gid):
+            raise FsError(errno.EOVERFLOW)
+
+    # --- extended attributes ----------------------------------------------------------------------------------------------------
+
+    def _xattr_allowed(self, ctx: Context, ino: int, name: bytes, wanted: int) -> Op:
+        """What xattr_permission and the owner rule of ACLs say."""
+        caller = self._enter(ctx)
+        if caller is None or caller.is_root:
+            return
+        if name.startswith(b"trusted."):
+            raise FsError(errno.EPERM if wanted == WRITE else errno.ENODATA)
+        attr: Attr = yield from self._see(ctx, ino)
+        if name.startswith(b"user."):
+            permissions.check(caller, attr, wanted)
+        elif wanted == WRITE and (name not in ACL_NAMES or caller.uid != attr.uid):
+            raise FsError(errno.EPERM)
+
+    def getxattr(self, ctx: Context, ino: int, name: bytes) -> Op:
+        yield from self._xattr_allowed(ctx, ino, name, READ)
+        value = yield from _result(self._fs.getxattr(ctx, ino, name))
+        return map_acl(value, self._id.users.outside, self._id.groups.outside) if name in ACL_NAMES else value
+
+    def setxattr(self, ctx: Context, ino: int, name: bytes, value: bytes, flags: int, *rest: Any) -> Op:
+        yield from self._xattr_allowed(ctx, ino, name, WRITE)
+        if name in ACL_NAMES:
+            value = map_acl(value, lambda each: _stored(self._id.users, each), lambda each: _stored(self._id.groups, each))
+        return (yield from self._run(self._fs.setxattr, ctx, ino, name, value, flags, *rest))
+
+    def removexattr(self, ctx: Context, ino: int, name: bytes) -> Op:
+        yield from self._xattr_allowed(ctx, ino, name, WRITE)
+        return (yield from self._run(self._fs.removexattr, ctx, ino, name))
+
+    def listxattr(self, ctx: Context, ino: int) -> Op:
+        self._enter(ctx)
+        return (yield from self._run(self._fs.listxattr, ctx, ino))
+
+    # --- files ----------------------------------------------------------------------------------------------------------------
+
+    def open(self, ctx: Context, ino: int, flags: int) -> Op:
+        caller = self._enter(ctx)
+        wanted = permissions.open_wants(flags)
+        if caller is not None or (wanted & WRITE and (self._id.users.ranges or self._id.groups.ranges)):
+            attr: Attr = yield from self._see(ctx, ino)
+            if wanted & WRITE and not (self._id.users.has_outside(attr.uid) and self._id.groups.has_outside(attr.gid)):
+                raise FsError(errno.EACCES)
+            if caller is not None:
+                permissions.check(caller, attr, wanted)
+        return (yield from self._run(self._fs.open, ctx, ino, flags))
+
+    def opendir(self, ctx: Context, ino: int, flags: int) -> Op:
+        yield from self._require(self._enter(ctx), ctx, ino, permissions.open_wants(flags & ~os.O_ACCMODE))
+        return (yield from self._run(self._fs.opendir, ctx, ino, flags))
+
+    def readdir(self, ctx: Context, ino: int, fh: int, offset: int, plus: bool) -> Op:
+        self._enter(ctx)
+        entries = yield from _result(self._fs.readdir(ctx, ino, fh, offset, plus))
+        return map(self._dirent, entries)
+
+
+def _stored(ids: IdMap, outside: int) -> int:
+    inside = ids.inside(outside)
+    if inside is None:
+        raise FsError(errno.EOVERFLOW)
+    return inside
+
+
+def _result(value: Any) -> Op:
+    """Of a Result[T] the T."""
+    if isinstance(value, GeneratorType):
+        return (yield from value)
+    return value

@@ -1,0 +1,84 @@
+"""What the file modes allow a caller, where the kernel cannot decide it: callers that a mount squashes, mounts without
+default_permissions.  Pure.
+
+Modes only: entries of an ACL for the caller itself are not looked at (the group bits hold the mask then, which never grants more than the ACL
+does to its most favoured entry, so nobody gets what the mode and the mask both deny).  The rules are those of Linux' generic_permission,
+may_delete and setattr_prepare.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+
+from awsomefsd.errors import FsError
+from awsomefsd.meta.commands import SET_ATIME, SET_GID, SET_MODE, SET_MTIME, SET_SIZE, SET_UID
+from awsomefsd.types import Attr
+
+READ, WRITE, EXEC = 4, 2, 1
+FMODE_EXEC = 0x20  # in the flags of an open for execve(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    uid: int
+    gid: int
+    groups: frozenset[int] = frozenset()
+
+    @property
+    def is_root(self) -> bool:
+        return self.uid == 0
+
+    def is_in(self, gid: int) -> bool:
+        return gid == self.gid or gid in self.groups
+
+
+def check(caller: Caller, attr: Attr, wanted: int) -> None:
+    """Raises FsError(EACCES)."""
+    if caller.is_root:
+        if wanted & EXEC and not stat.S_ISDIR(attr.mode) and not attr.mode & 0o111:
+            raise FsError(errno.EACCES)
+        return
+    shift = 6 if caller.uid == attr.uid else 3 if caller.is_in(attr.gid) else 0
+    if wanted & ~(attr.mode >> shift):
+        raise FsError(errno.EACCES)
+
+
+def check_sticky(caller: Caller, parent: Attr, victim: Attr) -> None:
+    """Raises FsError(EPERM) where only the owner may remove or rename `victim`."""
+    if parent.mode & stat.S_ISVTX and not caller.is_root and caller.uid not in (victim.uid, parent.uid):
+        raise FsError(errno.EPERM)
+
+
+def open_wants(flags: int) -> int:
+    """Of open(2)."""
+    if flags & FMODE_EXEC:
+        return EXEC
+    wanted = {os.O_RDONLY: READ, os.O_WRONLY: WRITE}.get(flags & os.O_ACCMODE, READ | WRITE)
+    return wanted | (WRITE if flags & os.O_TRUNC else 0)
+
+
+def check_change(caller: Caller, attr: Attr, mask: int, uid: int, gid: int, by_handle: bool, now: bool) -> None:
+    """setattr: raises FsError(EPERM) or FsError(EACCES).  `now`: times are set to the present, which a writer may."""
+    if caller.is_root:
+        return
+    owns = caller.uid == attr.uid
+    if mask & SET_UID and not (owns and uid == attr.uid):
+        raise FsError(errno.EPERM)
+    if mask & SET_GID and not (owns and (gid == attr.gid or caller.is_in(gid))):
+        raise FsError(errno.EPERM)
+    if mask & SET_MODE and not owns:
+        raise FsError(errno.EPERM)
+    if mask & SET_SIZE and not by_handle:
+        check(caller, attr, WRITE)
+    if mask & (SET_ATIME | SET_MTIME) and not owns and not mask & SET_SIZE:
+        if not now:
+            raise FsError(errno.EPERM)
+        check(caller, attr, WRITE)
+
+
+def mode_kept(caller: Caller, attr: Attr, mode: int) -> int:
+    """Of chmod: setgid goes where the caller is not in the file's group."""
+    return mode if caller.is_root or caller.is_in(attr.gid) else mode & ~stat.S_ISGID

@@ -1,0 +1,93 @@
+"""Mapped ids, and what modes allow whom."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import struct
+
+import pytest
+
+from awsomefsd.errors import ConfigError, FsError
+from awsomefsd.fuse import permissions
+from awsomefsd.fuse.permissions import EXEC, READ, WRITE, Caller
+from awsomefsd.id_map import OVERFLOW_ID, IdMap, map_acl, parse
+from awsomefsd.meta.commands import SET_ATIME, SET_GID, SET_MODE, SET_SIZE, SET_UID
+from awsomefsd.mount_options import parse as parse_options
+from awsomefsd.types import Attr
+
+
+def test_both_directions(seed):
+    ids = parse("map_uid", "0:100000:1000+5000:5000:1")
+    assert (ids.inside(0), ids.inside(999), ids.inside(1000), ids.inside(5000)) == (100_000, 100_999, None, 5000)
+    assert (ids.outside(100_999), ids.outside(5000), ids.outside(0), ids.has_outside(0)) == (999, 5000, OVERFLOW_ID, False)
+    dice = random.Random(seed)
+    for _ in range(500):
+        number = dice.randrange(200_000)
+        inside = ids.inside(number)
+        assert inside is None or (ids.outside(inside) == number and ids.has_outside(inside))
+    assert IdMap().inside(7) == IdMap().outside(7) == 7
+
+
+@pytest.mark.parametrize("text", ["", "0:1", "a:0:1", "0:0:0", "0:-1:5", "4294967295:0:1", "0:0:10+5:100:1", "0:0:10+20:9:1", "0:0:1:1", "0:0:1+"])
+def test_bad_maps_are_named(text):
+    with pytest.raises(ConfigError, match="map_gid="):
+        parse_options([f"map_gid={text}"])
+
+
+def test_options():
+    options = parse_options(["root_squash", "map_uid=0:1000:1", "nodefault_permissions"])
+    assert options.root_squash and options.map_uid.inside(0) == 1000 and not options.map_gid.ranges
+    assert options.fuse_options == "allow_other"
+    options = parse_options(["root_squash", "no_root_squash", "nodefault_permissions", "default_permissions"])
+    assert not options.root_squash and options.fuse_options == "default_permissions,allow_other"
+
+
+def test_acl_values():
+    entries = [(1, 6, 0xFFFF_FFFF), (2, 7, 10), (4, 5, 0xFFFF_FFFF), (8, 4, 20), (0x10, 7, 0xFFFF_FFFF), (0x20, 0, 0xFFFF_FFFF)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    mapped = map_acl(value, lambda uid: uid + 1000, lambda gid: gid + 2000)
+    found = list(struct.iter_unpack("<HHI", mapped[4:]))
+    assert found == [(tag, perm, {2: 1010, 8: 2020}.get(tag, number)) for tag, perm, number in entries]
+    for other in (b"", b"\x02\0\0\0abc", struct.pack("<I", 3) + bytes(8)):
+        assert map_acl(other, lambda _: 0, lambda _: 0) == other
+
+
+def attr(mode: int, uid: int = 1, gid: int = 2) -> Attr:
+    return Attr(5, mode, 1, uid, gid, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def allowed(function, *args) -> int:
+    try:
+        function(*args)
+    except FsError as err:
+        return err.errno
+    return 0
+
+
+def test_modes():
+    owner, member, other, root = Caller(1, 9), Caller(8, 9, frozenset({2})), Caller(8, 9), Caller(0, 0)
+    for mode in range(0o1000):
+        for who, bits in ((owner, mode >> 6), (member, mode >> 3), (other, mode)):
+            for wanted in range(1, 8):
+                assert (allowed(permissions.check, who, attr(0o100000 | mode), wanted) == 0) == (bits & wanted == wanted)
+    assert allowed(permissions.check, root, attr(0o100000), READ | WRITE) == 0
+    assert allowed(permissions.check, root, attr(0o100666), EXEC) == errno.EACCES
+    assert [permissions.open_wants(f) for f in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_TRUNC, 0x20)] == [4, 2, 6, 6, 1]
+
+
+def test_sticky_and_changes():
+    me, owner = Caller(8, 9), Caller(1, 9)
+    assert allowed(permissions.check_sticky, me, attr(0o41777), attr(0o100666)) == errno.EPERM
+    assert allowed(permissions.check_sticky, me, attr(0o40777), attr(0o100666)) == 0
+    assert allowed(permissions.check_sticky, me, attr(0o41777), attr(0o100666, 8)) == 0
+
+    def change(who, mask, uid=0, gid=0, by_handle=False, now=False, mode=0o100644):
+        return allowed(permissions.check_change, who, attr(mode), mask, uid, gid, by_handle, now)
+
+    assert change(me, SET_MODE) == change(me, SET_UID, 8) == change(owner, SET_UID, 8) == change(owner, SET_GID, gid=7) == errno.EPERM
+    assert change(owner, SET_MODE) == change(owner, SET_UID, 1) == change(owner, SET_GID, gid=9) == change(Caller(0, 0), SET_UID, 8) == 0
+    assert change(me, SET_SIZE) == change(me, SET_ATIME, now=True) == errno.EACCES and change(me, SET_SIZE, by_handle=True) == 0
+    assert change(me, SET_ATIME) == errno.EPERM and change(me, SET_ATIME, now=True, mode=0o100666) == 0
+    assert permissions.mode_kept(me, attr(0o100755), 0o2755) == 0o755 and permissions.mode_kept(Caller(8, 2), attr(0), 0o2755) == 0o2755
