@@ -19,6 +19,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,12 +30,14 @@ from awsomefsd import durable, mount_options, program
 from awsomefsd.errors import AlreadyExists, Corrupt, Error, FsError, NotFound, Refused, Unavailable
 from awsomefsd.fuse import mount_syscall
 from awsomefsd.fuse.layout import worker_memfds
+from awsomefsd.limits import UMOUNT_FLUSH_MS_MAX
 from awsomefsd.log import bound
 from awsomefsd.mount_options import MountOptions
 from awsomefsd.types import VolumeInfo
 
 logger = logging.getLogger(__name__)
 PROBE_S = 2.0
+UNMOUNTED_LOOK_S = 0.05
 # States beside the keeper's own ("serving", "starting", "waiting" for a worker, "unmounting", "detached").
 SERVING, DEAD, MOUNTING, UNWATCHED = "serving", "dead", "mounting", "unwatched"
 # Asks for the figures of a filesystem without holding this process to the answer: a mount whose server hangs would never give it back.
@@ -134,6 +137,7 @@ class Mounts:
         directory = _mount_point(directory)
         with self._exclusive(f"volume {volume_name}", f"directory {directory}"):
             volume = self._find_volume(volume_name)
+            self._await_unmounted(volume, directory)
             self._refuse_second(volume, directory)
             wish = Wish(secrets.randbelow((1 << 63) - 1) + 1, volume.volume, volume.name, directory, tuple(options))
             self._keep(wish)
@@ -278,6 +282,24 @@ class Mounts:
         self._errors.pop(wish.mount, None)
         return int(reply.get("pid") or 0)
 
+    def _await_unmounted(self, volume: VolumeInfo, directory: str) -> None:
+        """A mount that umount(2) alone has ended is still being flushed by its worker: wait for that instead of refusing.
+
+        umount(8) comes past our helper where it finds the type by statfs(2), and tells nobody.
+        """
+        with self._lock:
+            left = [wish for wish in self._wishes.values() if wish.directory == directory or wish.volume == volume.volume]
+        for wish in left:
+            deadline = time.monotonic() + UMOUNT_FLUSH_MS_MAX / 1_000
+            while _was_unmounted(wish.directory) and time.monotonic() < deadline:
+                row = next((row for row in self._keeper.list() if _id_of(row) == wish.mount), None)
+                if row is None:
+                    self._drop(wish.mount)
+                    break
+                if mount_syscall.superblock_lives(str(row.get("device", ""))):
+                    break  # a bind mount or another namespace has it
+                time.sleep(UNMOUNTED_LOOK_S)
+
     def _refuse_second(self, volume: VolumeInfo, directory: str) -> None:
         with self._lock:
             wishes = list(self._wishes.values())
@@ -354,6 +376,11 @@ def _load(path: Path, boot_id: str) -> list[Wish]:
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); remove it, running mounts are found again by the keeper") from err
+
+
+def _was_unmounted(directory: str) -> bool:
+    entry = mount_syscall.topmost(directory)
+    return entry is None or entry.fstype != mount_syscall.FSTYPE
 
 
 def _load_reviving(path: Path) -> list[int]:

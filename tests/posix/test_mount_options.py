@@ -34,7 +34,7 @@ def mount(node, request) -> Iterator[Mount]:
     made: list[tuple[str, Path]] = []
 
     def make(options: str) -> Path:
-        volume = f"{request.node.originalname[-40:]}-{len(made)}".replace("_", "-")
+        volume = "".join(c if c.isalnum() else "-" for c in f"{request.node.name[-40:]}-{len(made)}").lstrip("-")
         place = node.directory / volume
         place.mkdir()
         node.cli("volume", "create", volume)
@@ -247,12 +247,11 @@ def test_mount_fstab_and_umount(node, mount, helpers):
     run("mount", "-t", "awsomefs", volume, place, "-o", "ro,noexec,_netdev,nofail,x-test=1", env=helpers)
     assert {"ro", "noexec"} <= set(run("findmnt", "-no", "OPTIONS", place).stdout.strip().split(","))
     run("umount", "-l", place, env=helpers)
-    await_true("the volume to be free", lambda: volume not in {row["volume"] for row in node.ask("status")["mounts"]}, 20)
     bad = run("mount", "-t", "awsomefs", volume, place, "-o", "nosiud", env=helpers, check=False)
     assert bad.returncode != 0 and "nosiud" in bad.stderr
     fstab = node.directory / "fstab"
     fstab.write_text(f"{volume} {place} awsomefs defaults,_netdev,nofail,noatime 0 0\n")
-    for _ in range(2):  # a second one changes nothing
+    for _ in range(2):  # the second one finds it mounted
         run("mount", "-a", "-T", fstab, env=helpers)
     assert (place / "f").read_text() == "kept"
     with (place / "f").open():
@@ -317,8 +316,7 @@ def _use_overlay(merged: Path) -> None:
 
 @pytest.mark.parametrize("userxattr", [False, True])
 def test_overlayfs_with_our_mount_above(node, mount, userxattr):
-    """What overlayfs asks of an upper: trusted. (or user.) xattrs, d_type, RENAME_WHITEOUT (without it: slower), no revalidation on a
-    mount that may be changed elsewhere.  The kernel refuses an upper that revalidates names (a FUSE filesystem)."""
+    """The kernel takes an upper that revalidates names, as FUSE does, only with xattrs, d_type and RENAME_WHITEOUT."""
     place = mount("")
     for name in ("lower/dir", "upper", "work", "merged"):
         (place / name).mkdir(parents=True)
@@ -327,8 +325,7 @@ def test_overlayfs_with_our_mount_above(node, mount, userxattr):
     (place / "lower" / "dir" / "f").write_text("in dir")
     options = f"lowerdir={place}/lower,upperdir={place}/upper,workdir={place}/work" + (",userxattr" if userxattr else ",redirect_dir=on")
     done = run("mount", "-t", "overlay", "overlay", "-o", options, place / "merged", check=False)
-    print(done, run("sh", "-c", "dmesg | tail -3", check=False).stdout)
-    assert done.returncode == 0
+    assert done.returncode == 0, (done.stderr, run("sh", "-c", "dmesg | tail -3", check=False).stdout)
     try:
         merged = place / "merged"
         (merged / "gone").unlink()
