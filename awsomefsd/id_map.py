@@ -3,8 +3,8 @@
 Outside is what programs on the mount use and see, inside what the volume stores.  An id outside every range has no counterpart: it is shown
 as OVERFLOW_ID, and nothing may be stored under it.  Without ranges every id is its own counterpart.
 
-Why not FUSE_ALLOW_IDMAP: it lets an administrator put an id-mapped mount (mount_setattr) on top, from Linux 6.12 on and with a user namespace
-made for the purpose; a mapping that fstab can name works on every kernel this runs on.
+Why not FUSE_ALLOW_IDMAP: it lets an administrator put an id-mapped mount (mount_setattr) on top, from Linux 6.12 on and with a user
+namespace made for the purpose; a mapping that fstab can name works on every kernel this runs on.
 """
 
 from __future__ import annotations
@@ -43,6 +43,9 @@ class IdMap:
 
     def has_outside(self, inside: int) -> bool:
         return not self.ranges or any(low <= inside < low + count for _, low, count in self.ranges)
+
+
+EVERYBODY = IdMap()
 
 
 def parse(option: str, text: str) -> IdMap:

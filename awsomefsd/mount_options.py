@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from awsomefsd import id_map
 from awsomefsd.errors import ConfigError
-from awsomefsd.id_map import IdMap
+from awsomefsd.id_map import EVERYBODY, IdMap
 from awsomefsd.limits import KIB, READ_AHEAD_BYTES_MAX
 from awsomefsd.sizes import parse_bytes
 
@@ -47,8 +47,8 @@ class MountOptions:
     group_id: int | None = None
     default_permissions: bool = True
     root_squash: bool = False
-    map_uid: IdMap = IdMap()
-    map_gid: IdMap = IdMap()
+    map_uid: IdMap = EVERYBODY
+    map_gid: IdMap = EVERYBODY
     given: tuple[str, ...] = field(default=(), compare=False)
 
     @property

@@ -30,7 +30,7 @@ from awsomefsd.fuse.callers import groups_of
 from awsomefsd.fuse.context import Context, SetAttrIn
 from awsomefsd.fuse.filesystem import Filesystem
 from awsomefsd.fuse.permissions import EXEC, READ, WRITE, Caller
-from awsomefsd.id_map import ACL_NAMES, OVERFLOW_ID, IdMap, map_acl
+from awsomefsd.id_map import ACL_NAMES, EVERYBODY, OVERFLOW_ID, IdMap, map_acl
 from awsomefsd.meta.commands import SET_ATIME, SET_GID, SET_MODE, SET_MTIME, SET_UID
 from awsomefsd.types import Attr, Dirent
 from awsomefsd.wait import Op
@@ -40,8 +40,8 @@ _NO_GROUPS: frozenset[int] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    users: IdMap = IdMap()
-    groups: IdMap = IdMap()
+    users: IdMap = EVERYBODY
+    groups: IdMap = EVERYBODY
     root_squash: bool = False
     check_all: bool = False  # mounted without default_permissions
 
@@ -228,7 +228,8 @@ class Identified:
         before: Attr = yield from self._see(ctx, ino)
         self._map_owner(change, before)
         if caller is not None:
-            now = not (change.mask & SET_ATIME and change.atime_ns is not None or change.mask & SET_MTIME and change.mtime_ns is not None)
+            given = [time_ns for bit, time_ns in ((SET_ATIME, change.atime_ns), (SET_MTIME, change.mtime_ns)) if change.mask & bit]
+            now = all(time_ns is None for time_ns in given)
             permissions.check_change(caller, before, change.mask, change.uid, change.gid, fh is not None, now)
             if change.mask & SET_MODE:
                 change.mode = permissions.mode_kept(caller, before, change.mode)

@@ -1,9 +1,8 @@
 """What the file modes allow a caller, where the kernel cannot decide it: callers that a mount squashes, mounts without
 default_permissions.  Pure.
 
-Modes only: entries of an ACL for the caller itself are not looked at (the group bits hold the mask then, which never grants more than the ACL
-does to its most favoured entry, so nobody gets what the mode and the mask both deny).  The rules are those of Linux' generic_permission,
-may_delete and setattr_prepare.
+Modes only: entries of an ACL for the caller itself are not looked at.  The rules are those of Linux' generic_permission, may_delete and
+setattr_prepare.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from buildtools.nodes import Node, await_true
+from buildtools.nodes import Node
 
 pytestmark = pytest.mark.root
 SBIN = Path(__file__).resolve().parents[2] / "packaging" / "sbin"
