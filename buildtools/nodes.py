@@ -238,8 +238,8 @@ class Node:
         for _ in range(8):
             if not self.mounted():
                 return
-            subprocess.run(["umount", "-l", str(self.mountpoint)], capture_output=True, check=False)
-        raise BuildError(f"umount -l {self.mountpoint} does not end the mount")
+            done = subprocess.run(["umount", "-l", str(self.mountpoint)], capture_output=True, text=True, check=False)
+        raise BuildError(f"umount -l {self.mountpoint} does not end the mount: {done.stderr.strip()}")
 
     def further_mounts(self) -> list[str]:
         """Where else volumes of this node are mounted, as the daemon remembers it."""

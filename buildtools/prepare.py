@@ -5,12 +5,15 @@ Everything is looked at before it is installed, so a machine that has all of it 
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from buildtools import loops
@@ -28,12 +31,23 @@ TOOLS = {
     "ip": ("iproute2", "iproute", False),
     "nft": ("nftables", "nftables", False),
 }
-TEST_TOOLS = {"mkfs.ext4": ("e2fsprogs", "e2fsprogs", False), "git": ("git", "git", False)}
+TEST_TOOLS = {
+    "mkfs.ext4": ("e2fsprogs", "e2fsprogs", False),
+    "git": ("git", "git", False),
+    "make": ("make", "make", False),
+    "rsync": ("rsync", "rsync", False),
+    "setfacl": ("acl", "acl", False),
+    "fio": ("fio", "fio", False),
+    "initdb": ("postgresql", "postgresql-server", False),
+    "pg_amcheck": ("postgresql-client", "postgresql-contrib", False),
+}
+OUT_OF_PATH = "/usr/lib/postgresql/*/bin"  # where Debian keeps some of them
+POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before it starts a service
 FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def _which(name: str) -> str | None:
-    return shutil.which(name, path=os.environ.get("PATH", "") + ":" + FOLDERS)
+    return shutil.which(name, path=":".join([os.environ.get("PATH", ""), FOLDERS, *glob.glob(OUT_OF_PATH)]))
 
 
 # --- the host -------------------------------------------------------------------------------------------------------------
@@ -98,6 +112,20 @@ def missing_packages(tests: bool) -> tuple[list[str], list[str]]:
     return needed, useful
 
 
+@contextlib.contextmanager
+def _no_services() -> Iterator[None]:
+    """Packages with a service are installed, and the service is not started."""
+    own = not POLICY.exists()
+    try:
+        if own:
+            POLICY.write_text("#!/bin/sh\nexit 101\n")
+            POLICY.chmod(0o755)
+        yield
+    finally:
+        if own:
+            POLICY.unlink(missing_ok=True)
+
+
 def _install(names: list[str]) -> str:
     """Try to install; "" or why not."""
     if _which("apt-get"):
@@ -108,9 +136,10 @@ def _install(names: list[str]) -> str:
     else:
         return "no apt-get and no dnf here"
     problem = ""
-    for argv in commands:
-        done = subprocess.run(argv, capture_output=True, text=True, env=env, check=False, stdin=subprocess.DEVNULL)
-        problem = "" if done.returncode == 0 else (done.stderr or done.stdout).strip()[-600:]
+    with _no_services() if _which("apt-get") else contextlib.nullcontext():
+        for argv in commands:
+            done = subprocess.run(argv, capture_output=True, text=True, env=env, check=False, stdin=subprocess.DEVNULL)
+            problem = "" if done.returncode == 0 else (done.stderr or done.stdout).strip()[-600:]
     return problem
 
 

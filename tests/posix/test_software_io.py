@@ -1,0 +1,53 @@
+"""fio with verification, and Python's own tests of the system calls, on a mount."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.software import killing_workers, need, run
+
+pytestmark = pytest.mark.root
+ENGINES = {
+    "buffered": ("--ioengine=psync",),
+    "direct": ("--ioengine=libaio", "--iodepth=16", "--direct=1"),
+    "mmap": ("--ioengine=mmap",),
+}
+PYTHON_TESTS = ("test_os", "test_shutil", "test_mmap", "test_fcntl")
+
+
+@pytest.fixture(scope="module")
+def node(make_node):
+    return make_node()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fio_reads_what_it_wrote(node, seed, engine):
+    need("fio")
+    words = ("--rw=randrw", "--bsrange=4k-64k", "--bs_unaligned=0", "--size=16m", "--numjobs=2", "--group_reporting", "--fsync=64")
+    verify = ("--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--verify_backlog=128", f"--randseed={seed + 1}")
+    with killing_workers(node):
+        run("fio", f"--name={engine}", f"--directory={node.mountpoint}", *words, *verify, *ENGINES[engine])
+
+
+def outcome(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    folder.mkdir()
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
+    argv = [sys.executable, "-m", "test", "--tempdir", str(folder), name]
+    env |= {"TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(argv, capture_output=True, text=True, env=env, cwd=folder, timeout=200, check=False, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("name", PYTHON_TESTS)
+def test_pythons_own_tests(node, tmp_path, name):
+    """What fails in a local directory too is this machine's affair."""
+    if importlib.util.find_spec(f"test.{name}") is None:
+        pytest.skip("this interpreter came without its tests (Debian: libpython3-testsuite)")
+    done = outcome(name, node.mountpoint / name)
+    if done.returncode and outcome(name, tmp_path / name).returncode == 0:
+        pytest.fail(f"{done.stdout[-8000:]}\n{done.stderr[-3000:]}")
