@@ -151,6 +151,7 @@ def _worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, M
             "map_gid": options.map_gid.ranges,
             "root_squash": options.root_squash,
             "check_all": not options.default_permissions,
+            "atime": options.atime_policy,
             "log_level": settings.log.level,
             "log_format": settings.log.format,
             "memory_bytes": settings.memory.worker,

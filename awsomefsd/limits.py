@@ -13,6 +13,7 @@ XATTR_NAME_BYTES_MAX = 255
 XATTR_VALUE_BYTES_MAX = 64 * KIB
 XATTRS_BYTES_MAX = 256 * KIB  # of one inode, names and values
 LINKS_MAX = 65_000
+ATIMES_PENDING_MAX = 8_192  # times of reads that a worker has not reported yet
 ATIMES_PER_ENTRY_MAX = 1_024
 FILE_BYTES_MAX = 1 << 53
 

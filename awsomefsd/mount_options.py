@@ -8,6 +8,7 @@ mount that only its owner may enter.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from awsomefsd import id_map
@@ -50,6 +51,16 @@ class MountOptions:
     map_uid: IdMap = EVERYBODY
     map_gid: IdMap = EVERYBODY
     given: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def atime_policy(self) -> tuple[str, bool]:
+        """Which of relatime, strictatime, noatime holds, and whether for directories too; as mount(2) reads the flags."""
+        files = "relatime"
+        if _last(self.flags, "noatime", "atime") == "noatime":
+            files = "noatime"
+        if _last(self.flags, "strictatime", "nostrictatime") == "strictatime":
+            files = "strictatime"
+        return files, _last(self.flags, "nodiratime", "diratime") != "nodiratime"
 
     @property
     def fuse_options(self) -> str:
@@ -123,7 +134,7 @@ def _number(name: str, value: str) -> int:
     return number
 
 
-def _last(flags: list[str], *names: str) -> str | None:
+def _last(flags: Sequence[str], *names: str) -> str | None:
     return next((flag for flag in reversed(flags) if flag in names), None)
 
 

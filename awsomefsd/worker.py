@@ -22,6 +22,7 @@ from typing import Any
 
 from awsomefsd import log as logs
 from awsomefsd.errors import Error, FsError
+from awsomefsd.fuse.atimes import Policy
 from awsomefsd.fuse.identity import identified
 from awsomefsd.fuse.keeper_link import KeeperLink
 from awsomefsd.fuse.memory import MountMemory
@@ -127,6 +128,7 @@ class Worker:
         self.mount = MountState(
             self.config["volume"], self.client, memory.control, memory.opens, memory.dirty, self.files, self.flusher,
             self.reservation, self.names, self.locations, self.lease, read_only=self.config["read_only"],
+            atime_policy=Policy(*self.config.get("atime", ())),
         )  # fmt: skip
 
     def _build_vfs(self, start: dict[str, Any]) -> None:
@@ -255,6 +257,7 @@ class Worker:
         written = 0
         while not self._ended.wait(REPORT_S):
             self.client.submit(Report(self.figures()), lambda _reply, _error: None)
+            self.mount.atimes.flush()
             dirty = self.memory.dirty
             if dirty.dirty_bytes == 0 and dirty.last_sequence == written:
                 dirty.release_pages()
@@ -285,6 +288,12 @@ class Worker:
 
     def _flush_all(self) -> None:
         block_on(self.flusher.flush_all(), UMOUNT_FLUSH_MS_MAX / 1_000)
+        self._flush_atimes()
+
+    def _flush_atimes(self) -> None:
+        """Twice: what came while the first was on its way."""
+        for _ in range(2):
+            block_on(self.mount.atimes.flush(), UMOUNT_FLUSH_MS_MAX / 1_000)
 
     def serve(self) -> None:
         """Until the kernel has unmounted and nothing is dirty any more."""
@@ -297,6 +306,7 @@ class Worker:
             except Error as err:
                 log.error("unmounted, but dirty data could not be flushed yet: %s", err)
                 threading.Event().wait(1)
+        self._flush_atimes()
         self._ended.set()
         self.flusher.stop()
         progress = self.writer.seal_all()

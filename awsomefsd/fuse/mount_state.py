@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from awsomefsd.errors import FsError
+from awsomefsd.fuse.atimes import NOATIME, Atimes, Policy
 from awsomefsd.fuse.names import Names
 from awsomefsd.fuse.opens import OpenTable
 from awsomefsd.io.dirty import DirtyLog
@@ -76,6 +79,7 @@ class MountState:
         lease: Lease,
         *,
         read_only: bool,
+        atime_policy: Policy = Policy(),
     ) -> None:
         self.volume = volume
         self.metadata = metadata
@@ -89,6 +93,8 @@ class MountState:
         self.locations = locations
         self.lease = lease
         self.read_only = read_only
+        policy = Policy(NOATIME) if read_only else atime_policy
+        self.atimes = Atimes(volume, metadata, uniques, opens, names.put, policy)
         self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
         self.linking: set[int] = set()  # inodes that get their first name: their last close ends nothing before that is decided
         self.recovering = False  # requests of a dead predecessor are being executed again
@@ -108,10 +114,11 @@ class MountState:
         return attr
 
     def shown(self, attr: Attr) -> Attr:
-        """`attr` as stat(2) shall see it now: size and times of writes that are not committed yet count."""
+        """`attr` as stat(2) shall see it now: size and times of writes and reads that are not committed yet count."""
         state = self.files.get(attr.ino)
+        atime_ns = self.atimes.of(attr.ino)
         if state is None or not state.dirty:
-            return attr
+            return attr if atime_ns is None else replace(attr, atime_ns=atime_ns)
         mtime_ns, ctime_ns = state.mtime_ns, attr.ctime_ns
         if mtime_ns is None:
             mtime_ns = attr.mtime_ns
@@ -120,7 +127,7 @@ class MountState:
         return Attr(
             attr.ino, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, max(state.size, attr.size),
             max(attr.stored_bytes, min(attr.stored_bytes + state.dirty_bytes, state.size)),
-            attr.atime_ns, mtime_ns, ctime_ns, attr.btime_ns, attr.inline, attr.xattrs,
+            attr.atime_ns if atime_ns is None else atime_ns, mtime_ns, ctime_ns, attr.btime_ns, attr.inline, attr.xattrs,
         )  # fmt: skip
 
     def release_space(self, lengths: list[int]) -> None:

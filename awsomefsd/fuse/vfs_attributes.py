@@ -10,7 +10,7 @@ from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.vfs_data import DataOps
 from awsomefsd.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
 from awsomefsd.meta import acl
-from awsomefsd.meta.commands import SET_MTIME, SET_SIZE, RemoveXattr, SetAttr, SetXattr
+from awsomefsd.meta.commands import SET_ATIME, SET_CTIME, SET_MTIME, SET_SIZE, RemoveXattr, SetAttr, SetXattr
 from awsomefsd.meta.messages import Blob, Found, GetXattr, ListXattr, Names
 from awsomefsd.types import Attr
 from awsomefsd.wait import Op
@@ -43,11 +43,13 @@ class AttributeOps:
         mount = self._mount
         mount.check_handle(fh)
         attr: Attr = yield from mount.attr_op(ino)
-        command = SetAttr(
-            mount.volume, ino, change.mask, change.mode, change.uid, change.gid, change.size,
+        command = SetAttr(  # without anything: chown(2) to nobody else, which is a change all the same
+            mount.volume, ino, change.mask or SET_CTIME, change.mode, change.uid, change.gid, change.size,
             storable(change.atime_ns), storable(change.mtime_ns), storable(change.ctime_ns),
             mount.dirty.log_id, mount.dirty.last_sequence,
         )  # fmt: skip
+        if change.mask & SET_ATIME:
+            mount.atimes.discard(ino)
         if change.mask & SET_SIZE:
             attr = yield from self._data.set_size(attr, command, ctx.unique)
             return mount.shown(attr)

@@ -22,7 +22,6 @@ from awsomefsd.meta.messages import Found, GetLayout, GetStatFs, Layout, StatFsR
 from awsomefsd.types import Attr
 from awsomefsd.wait import Op, Resume
 
-FOPEN_KEEP_CACHE = 1 << 1  # nobody else changes the file while this session holds the volume
 WRITE_KILL_SUIDGID = 1 << 2
 RELEASE_FLOCK_UNLOCK = 1 << 1
 SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
@@ -74,7 +73,7 @@ class DataOps:
         attr = mount.names.attr(ino)
         if flags & os.O_TRUNC or ino in mount.removing or attr is None or not attr.nlink:
             return self._open(ctx, ino, flags)
-        return Opened(mount.opens.open(ino, flags, ctx.unique), FOPEN_KEEP_CACHE)
+        return Opened(mount.opens.open(ino, flags, ctx.unique), mount.atimes.fopen_flags(mount.shown(attr), flags))
 
     def _open(self, ctx: Context, ino: int, flags: int) -> Op:
         mount = self._mount
@@ -85,8 +84,8 @@ class DataOps:
         if attr.nlink == 0 and not mount.opens.count(ino):
             raise FsError(errno.ENOENT)
         if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
-            yield from self.truncate_to_zero(ctx, attr, ctx.unique)
-        return Opened(mount.opens.open(ino, flags, ctx.unique), FOPEN_KEEP_CACHE)
+            attr = yield from self.truncate_to_zero(ctx, attr, ctx.unique)
+        return Opened(mount.opens.open(ino, flags, ctx.unique), mount.atimes.fopen_flags(mount.shown(attr), flags))
 
     def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Op | None:
         """close(2) of one descriptor.  Data stays dirty, except after a truncation to nothing: old or new content must survive a crash."""
@@ -147,14 +146,15 @@ class DataOps:
         mount.check_handle(fh)
         attr = mount.names.attr(ino)
         if attr is None:
-            return self._read(ino, offset, size)
+            return self._read(ino, fh, offset, size)
         buffer = read_buffer()[:size]
         length = mount.files.read_into(mount.file(attr), offset, buffer)
         if length < 0:
-            return self._read(ino, offset, size)
+            return self._read(ino, fh, offset, size)
+        mount.atimes.accessed(mount.shown(attr), fh)
         return [buffer[:length]]
 
-    def _read(self, ino: int, offset: int, size: int) -> Op:
+    def _read(self, ino: int, fh: int, offset: int, size: int) -> Op:
         """The layout is not known here: ask, then read on a pool thread."""
         mount = self._mount
         attr = yield from mount.attr_op(ino)
@@ -168,6 +168,7 @@ class DataOps:
             buffer = read_buffer()[:size]
             length = mount.files.read_into(state, offset, buffer, last_look=look == LOOKS_MAX - 2)
             if length >= 0:
+                mount.atimes.accessed(mount.shown(mount.names.attr(ino) or attr), fh)
                 return [buffer[:length]]
         raise FsError(errno.EIO, f"layout of inode {ino} did not settle")
 

@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from functools import partial
 
 from awsomefsd.errors import FsError
+from awsomefsd.fuse.atimes import FOPEN_KEEP_CACHE
 from awsomefsd.fuse.context import Context, Opened
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import ABSENT, Directory
-from awsomefsd.fuse.vfs_data import FOPEN_KEEP_CACHE, DataOps
+from awsomefsd.fuse.vfs_data import DataOps
 from awsomefsd.limits import NAME_BYTES_MAX, READDIR_ENTRIES_MAX, SYMLINK_BYTES_MAX
 from awsomefsd.meta.commands import (
     RENAME_EXCHANGE,
@@ -140,7 +141,8 @@ class NamespaceOps:
             attr = yield from self._data.truncate_to_zero(ctx, attr, unique)
             self._mount.metadata.ack(unique)
         fh = self._mount.opens.open(attr.ino, flags, ctx.unique)
-        return self._mount.shown(attr), Opened(fh, FOPEN_KEEP_CACHE)
+        shown = self._mount.shown(attr)
+        return shown, Opened(fh, FOPEN_KEEP_CACHE if reply.created else self._mount.atimes.fopen_flags(shown, flags))
 
     def tmpfile(self, ctx: Context, parent: int, mode: int, flags: int) -> Op:
         self._writable()
@@ -176,7 +178,10 @@ class NamespaceOps:
         return mount.shown(reply.attr)
 
     def readlink(self, ctx: Context, ino: int) -> Op:
-        reply: Blob = yield self._mount.metadata.ask(ReadLink(self._mount.volume, ino))
+        mount = self._mount
+        reply: Blob = yield mount.metadata.ask(ReadLink(mount.volume, ino))
+        attr = yield from mount.attr_op(ino)
+        mount.atimes.accessed(mount.shown(attr))
         return reply.data
 
     # --- removing --------------------------------------------------------------------------------------------------------
@@ -229,6 +234,7 @@ class NamespaceOps:
         mount.names.put(attr)
         if attr.nlink == 0 or (stat.S_ISDIR(attr.mode) and attr.nlink < 2):
             if not pinned:
+                mount.names.put(mount.shown(attr))  # for those who hold it without having it open (O_PATH)
                 mount.release_space(mount.files.drop(attr.ino))
             elif not mount.opens.count(attr.ino):
                 self._data.release_orphan(attr.ino)
@@ -306,6 +312,7 @@ class NamespaceOps:
         if offset and listing is not None and offset >= listing.after and listing.page and (plus <= listing.plus):
             rest = [entry for entry in listing.page if entry.cookie > offset]
             if rest or listing.end:
+                self._read_by(ino, fh)
                 return self._shown(ino, rest, plus)
         return self._readdir(ino, fh, offset, plus)
 
@@ -326,7 +333,13 @@ class NamespaceOps:
         listing.after, listing.end, listing.plus = offset, reply.end, plus
         listing.page = dots + reply.entries
         self._remember(ino, listing, reply)
+        self._read_by(ino, fh)
         return self._shown(ino, listing.page, plus)
+
+    def _read_by(self, ino: int, fh: int) -> None:
+        attr = self._mount.names.attr(ino)
+        if attr is not None:
+            self._mount.atimes.accessed(self._mount.shown(attr), fh)
 
     def _dots(self, own: Attr, offset: int, plus: bool) -> Op:
         dots = []

@@ -90,6 +90,8 @@ def set_xattr(state: State, entry: Entry, command: SetXattr) -> Reply:
         raise FsError(errno.ENODATA)
     if old is not None and command.flags & XATTR_CREATE:
         raise FsError(errno.EEXIST)
+    if old == command.value:
+        return Found(attr_of(command.ino, row))  # as on ext4: no change, no ctime
     check_room(row, command.name, old, command.value)
     put(state, command.volume, command.ino, row, command.name, old, command.value)
     changed(state, entry, command.volume, command.ino, row)
@@ -105,17 +107,21 @@ def _set_acl(state: State, entry: Entry, command: SetXattr, row: rows.InodeRow) 
         return remove_xattr(state, entry, RemoveXattr(volume, ino, name))
     if name == acl.DEFAULT and not stat.S_ISDIR(row.mode):
         raise FsError(errno.EACCES, "only a directory has a default ACL")
-    minimal = name == acl.ACCESS and acl.is_minimal(entries)
+    mode = row.mode
+    if name == acl.ACCESS:
+        mode = mode & ~0o777 | acl.mode_bits(entries)
+        if command.kill_sgid:
+            mode &= ~stat.S_ISGID
     old = read(state, volume, ino, row, name)
-    if not minimal:
-        check_room(row, name, old, command.value)
-        put(state, volume, ino, row, name, old, command.value)
+    new = None if name == acl.ACCESS and acl.is_minimal(entries) else command.value
+    if (old, row.mode) == (new, mode):
+        return Found(attr_of(ino, row))
+    if new is not None:
+        check_room(row, name, old, new)
+        put(state, volume, ino, row, name, old, new)
     elif old is not None:
         drop(state, volume, ino, row, name)
-    if name == acl.ACCESS:
-        row.mode = row.mode & ~0o777 | acl.mode_bits(entries)
-        if command.kill_sgid:
-            row.mode &= ~stat.S_ISGID
+    row.mode = mode
     changed(state, entry, volume, ino, row)
     return Found(attr_of(ino, row))
 

@@ -161,7 +161,8 @@ def acls(root: str) -> Told:
     os.mkdir("d")
     os.symlink("f", "l")
     for path, name, value in (
-        ("f", ACCESS, NAMED), ("f", ACCESS, MINIMAL), ("f", DEFAULT, NAMED), ("f", ACCESS, b"junk"), ("f", ACCESS, NAMED[:-8]),
+        ("f", ACCESS, NAMED), ("f", ACCESS, NAMED), ("f", ACCESS, MINIMAL), ("f", ACCESS, MINIMAL),
+        ("f", DEFAULT, NAMED), ("f", ACCESS, b"junk"), ("f", ACCESS, NAMED[:-8]),
         ("f", ACCESS, b""), ("f", ACCESS, struct.pack("<I", 2)), ("d", ACCESS, NAMED), ("d", DEFAULT, NAMED), ("d", DEFAULT, MINIMAL),
         ("d", "system.other", b"x"),
     ):  # fmt: skip
