@@ -89,8 +89,8 @@ def split(text: str) -> list[str]:
     return [option.strip() for option in (*options, current) if option.strip()]
 
 
-def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB) -> MountOptions:
-    """Raises ConfigError that names an unknown option or a bad value."""
+def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, by_root: bool = True) -> MountOptions:
+    """Raises ConfigError that names an unknown option or a bad value.  Without root, allow_other has to be asked for (and allowed)."""
     flags: list[str] = []
     values: dict[str, int] = {}
     ours: list[str] = []
@@ -112,7 +112,7 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB) 
     return MountOptions(
         flags=tuple(flags),
         read_only=_last(flags, "ro", "rw") == "ro",
-        allow_other=_last(ours, "allow_other", "noallow_other") != "noallow_other",
+        allow_other=(_last(ours, "allow_other", "noallow_other") or by_root) in ("allow_other", True),
         default_permissions=_last(ours, "default_permissions", "nodefault_permissions") != "nodefault_permissions",
         root_squash=_last(ours, "root_squash", "no_root_squash") == "root_squash",
         **maps,

@@ -133,7 +133,7 @@ class Mounts:
 
     def mount(self, volume_name: str, directory: str, options: list[str]) -> MountView:
         """Mount a volume; returns when it serves.  Raises a domain error that says what is in the way."""
-        parsed = mount_options.parse(options, self._readahead_kib)
+        parsed = mount_options.parse(options, self._readahead_kib, os.geteuid() == 0)
         directory = _mount_point(directory)
         with self._exclusive(f"volume {volume_name}", f"directory {directory}"):
             volume = self._find_volume(volume_name)
@@ -250,7 +250,7 @@ class Mounts:
                 again = Wish(secrets.randbelow((1 << 63) - 1) + 1, wish.volume, wish.volume_name, wish.directory, wish.options)
                 self._keep(again, instead_of=wish.mount, reviving=True)
                 try:
-                    self._start(again, mount_options.parse(list(wish.options), self._readahead_kib))
+                    self._start(again, mount_options.parse(list(wish.options), self._readahead_kib, os.geteuid() == 0))
                 except Error as err:
                     self._errors[again.mount] = without_traceback(str(err))
                     raise

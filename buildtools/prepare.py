@@ -32,6 +32,7 @@ TOOLS = {
     "nft": ("nftables", "nftables", False),
 }
 TEST_TOOLS = {
+    "fusermount3": ("fuse3", "fuse3", False),
     "mkfs.ext4": ("e2fsprogs", "e2fsprogs", False),
     "git": ("git", "git", False),
     "make": ("make", "make", False),

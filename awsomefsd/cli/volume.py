@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -35,8 +36,8 @@ def volume() -> None:
 @click.option("--quota", type=SIZE, default=0, help="Bytes it may use, such as 100G [no bound].")
 @click.option("--quota-files", type=click.IntRange(0), default=0, help="Files and directories it may have [no bound].")
 @click.option("--mode", type=Mode(), default=0o755, help="Mode of the root directory [755].")
-@click.option("--uid", type=click.IntRange(0, 2**32 - 2), default=0, help="Owner of the root directory [0].")
-@click.option("--gid", type=click.IntRange(0, 2**32 - 2), default=0, help="Group of the root directory [0].")
+@click.option("--uid", type=click.IntRange(0, 2**32 - 2), default=os.geteuid, help="Owner of the root directory [you].")
+@click.option("--gid", type=click.IntRange(0, 2**32 - 2), default=os.getegid, help="Group of the root directory [yours].")
 @output_option
 @click.pass_obj
 def create(session: Session, name: str, quota: int, quota_files: int, mode: int, uid: int, gid: int, form: str) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.errors import ProtocolError
-from awsomefsd.fuse import mount_syscall
+from awsomefsd.fuse import fusermount, mount_syscall
 from awsomefsd.fuse.keeper_loop import Loop, Sequence_
 from awsomefsd.fuse.keeper_mount import Mount, Surroundings, WorkerFailed, checked_spec
 from awsomefsd.fuse.keeper_wire import DESCRIPTORS_MAX, Message, close_all, say
@@ -86,15 +87,21 @@ class Mounts:
         for other in self.by_id.values():
             if spec["dir"] in (other.dir, other.spec["asked_dir"]) and not other.detached:
                 raise OSError(errno.EBUSY, f"{other.dir} is a mount of {other.spec['source']} already")
-        fds = _open_descriptors(sizes)
+        fds, theirs = _open_descriptors(sizes)
         spec |= {"asked_dir": spec["dir"], "device": "0:0"}
         mount = self.new(spec, fds)  # from here on the id is taken
         try:
             what = f"mount of {spec['dir']}"
-            place = yield self._loop.chore(lambda: _mount_there(fds["fuse"], spec), PATH_CALL_MS_MAX, what, [fds["fuse"]])
+            fd = fds["fuse"] if theirs is None else theirs.fileno()
+            place = yield self._loop.chore(lambda: _mount_there(fd, spec), PATH_CALL_MS_MAX, what, [fd])
+            if theirs is not None:
+                fds["fuse"] = _taken(fds["fuse"])
         except OSError:
             mount.drop(True)
             raise
+        finally:
+            if theirs is not None:
+                theirs.close()
         spec |= {"dir": place["dir"], "device": place["device"]}
         say(log, logging.INFO, "mounted", mount=mount.id, dir=mount.dir, device=mount.device, stale=place["stale"] or None)
         mount.start_worker()
@@ -202,17 +209,31 @@ def _checked_sizes(sizes: Any) -> dict[str, int]:
     return dict(sizes)
 
 
-def _open_descriptors(sizes: dict[str, int]) -> dict[str, int]:
+def _open_descriptors(sizes: dict[str, int]) -> tuple[dict[str, int], socket.socket | None]:
+    """The descriptors of a mount; without root "fuse" is a socket at first, and fusermount3 gets the other end of it."""
     fds: dict[str, int] = {}
+    theirs: socket.socket | None = None
     try:
-        fds["fuse"] = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        if fusermount.needed():
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            fds["fuse"] = ours.detach()
+        else:
+            fds["fuse"] = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         for name, size in sizes.items():
             fds[name] = _memfd(name)
             os.ftruncate(fds[name], size)
     except OSError as error:
         close_all(list(fds.values()))
         raise OSError(error.errno, f"/dev/fuse and shared memory: {error.strerror}") from None
-    return fds
+    return fds, theirs
+
+
+def _taken(number: int) -> int:
+    """The FUSE descriptor out of the socket with this number, which is closed."""
+    with socket.socket(fileno=os.dup(number)) as sock:
+        fd = fusermount.received(sock)
+    os.close(number)
+    return fd
 
 
 def _memfd(name: str) -> int:
@@ -236,7 +257,10 @@ def _mount_there(fd: int, spec: Message) -> Message:
         number = errno.ENOTDIR if os.path.lexists(dir) else errno.ENOENT
         raise OSError(number, f"{dir}: {os.strerror(number)}")
     try:
-        mount_syscall.mount_fuse(fd, dir, spec["source"], spec["options"], spec["fuse_options"])
+        if fusermount.needed():
+            fusermount.mount(fd, dir, spec["source"], spec["options"], spec["fuse_options"])
+        else:
+            mount_syscall.mount_fuse(fd, dir, spec["source"], spec["options"], spec["fuse_options"])
     except OSError as error:
         raise OSError(error.errno, f"mount of {dir}: {error.strerror}") from None
     entry = mount_syscall.topmost(dir)

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from awsomefsd.fuse import fusermount
+
 FSTYPE = "fuse.awsomefs"
 
 MNT_DETACH = 2
@@ -93,6 +95,10 @@ def mount_fuse(fd: int, dir: str, source: str, options: list[str], fuse_options:
 
 
 def umount(dir: str, flags: int = UMOUNT_NOFOLLOW) -> None:
+    """Without root by fusermount3, which takes only mounts of its caller."""
+    if fusermount.needed():
+        fusermount.umount(dir, bool(flags & MNT_DETACH))
+        return
     _call("umount2", os.fsencode(dir), ctypes.c_int(flags))
 
 
