@@ -67,8 +67,7 @@ def node(make_node, tmp_path_factory) -> Iterator[Node]:
         pytest.skip("fusermount3 is not installed (package fuse3)")
     if not PYTHON:
         pytest.skip(f"no Python {sys.version_info[:2]} that another user can run")
-    made = make_node(up=False, use_loop=False)
-    made.__class__ = UsersNode
+    made = UsersNode(make_node(up=False, use_loop=False).directory, size_bytes=2 << 30, use_loop=False)  # which is destroyed by that one
     made.prepare()
     mode = os.stat("/dev/fuse").st_mode
     os.chmod("/dev/fuse", mode | 0o666)  # as udev does; fusermount3 opens it as its caller
