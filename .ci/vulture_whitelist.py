@@ -45,8 +45,7 @@ pytest_runtest_makereport
 pytest_terminal_summary
 pytestmark
 
-# consensus.Leadership: the service of several voters, which is being built, calls these
-_.quorum_contact_ns
+# the service of several voters, which is being built, calls it
 _.condemn
 
 # hypothesis calls it after each example

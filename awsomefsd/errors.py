@@ -100,6 +100,12 @@ class Overloaded(Unavailable):
     status = "RESOURCE_EXHAUSTED"
 
 
+class StartAnew(Error):
+    """This node's journal or metadata state must not be used any more; set it aside and join again as a new member."""
+
+    status = "DATA_LOSS"
+
+
 class Fenced(Error):
     """The epoch of this session has ended; nothing it held may be used any more."""
 

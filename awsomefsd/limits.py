@@ -98,6 +98,20 @@ RAFT_CACHE_BYTES_MAX = 16 * MIB
 RAFT_CHUNK_BYTES = MIB  # of a snapshot
 RAFT_PROMOTE_LAG_ENTRIES_MAX = 10_000  # a learner further behind does not become a voter
 
+# --- between voters ----------------------------------------------------------------------------------------------------------
+PEER_QUEUE_BYTES_MAX = 16 * MIB  # frames to one peer that wait for its socket; more are dropped, Raft sends again
+PEER_STUCK_MS_MAX = 5_000  # a connection that moves nothing for so long is closed
+PEER_REDIAL_MS_MIN = 50
+PEER_REDIAL_MS_MAX = 1_000
+PEERS_MAX = 64  # connections from others
+VOTER_ANNOUNCE_MS = 250  # between two announcements of a journal that is in no membership
+VOTER_DOUBT_MS = 10_000  # a journal whose end is in doubt takes no part in elections for so long if nobody leads
+VOTER_RETRY_MS = 200  # after the journal found no room
+VOTER_KEEP_ENTRIES = 20_000  # applied entries that every voter keeps for others that are behind
+VOTER_KEEP_ENTRIES_MAX = 200_000  # that a leader keeps for a follower that answers; then it gets a snapshot
+SNAPSHOT_BYTES_PER_S_MAX = 128 * MIB  # sent by one leader, to all
+DIGEST_ENTRIES = 8_192  # voters compare the digests of their states at every multiple of this index
+
 # --- sessions and leases ---------------------------------------------------------------------------------------------------
 SESSION_TTL_MS = 10_000
 SESSION_RENEW_MS = 3_000
@@ -121,6 +135,9 @@ assert ENTRY_BYTES_MAX + KIB <= RPC_FRAME_BYTES_MAX and ENTRY_BYTES_MAX <= BATCH
 assert LAYOUT_EXTENTS_MAX * 200 < RPC_FRAME_BYTES_MAX, "an extent and the segment it names take less than 200 bytes on the wire"
 assert RAFT_HEARTBEAT_MS * 4 < RAFT_ELECTION_MS_MIN < RAFT_ELECTION_MS_MAX, "a few lost heartbeats start no election"
 assert RAFT_APPEND_BYTES_MAX + ENTRY_BYTES_MAX < RPC_FRAME_BYTES_MAX and RAFT_CHUNK_BYTES * 2 < RPC_FRAME_BYTES_MAX
+assert RAFT_ELECTION_MS_MAX * 3 < VOTER_DOUBT_MS, "the others have had time to elect somebody"
+assert VOTER_KEEP_ENTRIES <= VOTER_KEEP_ENTRIES_MAX
+assert RAFT_INFLIGHT_BYTES_MAX + RPC_FRAME_BYTES_MAX < PEER_QUEUE_BYTES_MAX
 assert JOURNAL_RECORD_BYTES_MAX * 2 <= JOURNAL_FILE_BYTES
 assert XATTR_VALUE_BYTES_MAX < ENTRY_BYTES_MAX
 assert FUSE_SLOTS >= FUSE_READERS

@@ -39,7 +39,7 @@ class Log(Protocol):
     def ready(self) -> list[Entry]:
         """Store what is queued, durably, and send; then the entries that became committed.
 
-        Raises Unavailable if nothing was stored: a single voter gives the queued proposals up, one of several keeps them and is silent.
+        Raises Unavailable if nothing was stored and the queued proposals were given up (a single voter; one of several keeps them).
         """
 
     def replay(self, after: int) -> Iterator[Entry]:
@@ -50,6 +50,12 @@ class Log(Protocol):
 
     def compact(self, index: int) -> None:
         """Entries < `index` are not needed any more by this node's store and readers."""
+
+    def note(self, applied: int) -> bytes:
+        """To be committed with the state at entry `applied`, for the next start; b"" if there is nothing to note."""
+
+    def note_digest(self, index: int, digest: bytes) -> None:
+        """Of the state at entry `index`.  Raises StartAnew if it proves to be another one than a majority's."""
 
     def figures(self) -> dict[str, int | float | str]: ...
 
@@ -71,7 +77,10 @@ class Leadership(Protocol):
         """A ticket for the queries that have arrived; one for all of a turn.  Raises NotLeading."""
 
     def reads_confirmed(self) -> int:
-        """Queries with a ticket up to this one may be answered from the applied state.  Tickets of an earlier leadership never are."""
+        """Queries with a ticket up to this one may be answered from the applied state.
+
+        A ticket of a leadership that ended is confirmed by a later one, or never: drop what waits for it.
+        """
 
     def quorum_contact_ns(self) -> int:
         """When the newest round was *sent* that a quorum answered; 0 if none was in this leadership."""

@@ -312,6 +312,11 @@ class Journal:
     def size_bytes(self) -> int:
         return len(self._files) * self._file_bytes
 
+    @property
+    def batch_bytes_max(self) -> int:
+        """Place for the records of one `append`."""
+        return self._file_bytes - form.HEADER_BYTES - form.record_bytes(VOTE_BYTES_MAX)
+
     def append(self, term: int, entries: Sequence[bytes]) -> None:
         """Write entries last_index + 1, … of one term.  They count only after `sync`.
 

@@ -7,6 +7,10 @@ So the store never holds an entry the journal may lose, and the journal drops on
 has passed.  A crash anywhere leaves a store at some applied index, and the log from there on.  When the map is full, the transaction with
 everything since the last commit is thrown away, the map grows, and the log is applied again: the machine is deterministic, so the replies
 are the same ones.
+
+With several voters the state may also be replaced whole, by another voter's snapshot: stage it durably (snapshot.py) → open it → tell the
+log, which begins behind it.  And at every multiple of DIGEST_ENTRIES the digest of the state goes to the log, which compares it with the
+others'.
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from awsomefsd.errors import Corrupt, Refused
-from awsomefsd.limits import JOURNAL_FILE_BYTES, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_MAP_BYTES_MIN
+from awsomefsd.limits import DIGEST_ENTRIES, JOURNAL_FILE_BYTES, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_MAP_BYTES_MIN
 from awsomefsd.meta.commands import Entry, SetLock
 from awsomefsd.meta.consensus import Consensus
 from awsomefsd.meta.disk import Disk
+from awsomefsd.meta.exchange import RAFT_NOTE, Exchange
 from awsomefsd.meta.journal import Journal
 from awsomefsd.meta.messages import Reply
 from awsomefsd.meta.solo import Solo
@@ -68,8 +73,18 @@ MakeMachine = Callable[[Txn], AppliedMachine]
 class Replica:
     """Used by the metadata thread only."""
 
-    def __init__(self, log: Consensus, store: Store, make_machine: MakeMachine, commit_entries: int, commit_ms: int, lock_fd: int) -> None:
+    def __init__(
+        self,
+        log: Consensus,
+        store: Store,
+        make_machine: MakeMachine,
+        commit_entries: int,
+        commit_ms: int,
+        lock_fd: int,
+        exchange: Exchange | None = None,
+    ) -> None:
         self._lock_fd = lock_fd
+        self._exchange = exchange
         self.log = log
         self.store = store
         self._make_machine = make_machine
@@ -138,13 +153,33 @@ class Replica:
         entries = self.log.ready()
         apply = self.machine.apply
         try:
-            applied = [(entry, apply(entry)) for entry in entries]
+            if self._exchange is None:
+                applied = [(entry, apply(entry)) for entry in entries]
+            else:
+                applied = [(entry, self._apply_noted(entry)) for entry in entries]
         except MapFull:
             return self._start_over({entry.index for entry in entries})
         if not self._uncommitted:
             self._first_ns = time.monotonic_ns()
         self._uncommitted += len(entries)
+        if self._exchange is not None and self._exchange.turn(self.log, self.store, self._commit_now):
+            self._replace_store(self._exchange)
         return applied
+
+    def _apply_noted(self, entry: Entry) -> Reply:
+        reply = self.machine.apply(entry)
+        if entry.index % DIGEST_ENTRIES == 0:
+            self.machine.flush()  # the digest is of rows; every voter writes them back at this index
+            self.log.note_digest(entry.index, self.store.digest)
+        return reply
+
+    def _replace_store(self, exchange: Exchange) -> None:
+        """A snapshot is staged and takes the place of the state, whatever happens from here on."""
+        self.store.close()
+        self.store = exchange.open_store()
+        self.machine = self._make_machine(self.store)
+        self._uncommitted = 0
+        exchange.finish(self.log)
 
     def look(self, ask: Callable[[AppliedMachine], T]) -> T:
         """What a look into the machine gives.  Making room in its cache writes rows, so the map can fill up here too."""
@@ -186,13 +221,16 @@ class Replica:
             return None
         return 0 if self._uncommitted >= self._commit_entries else self._first_ns + self._commit_ns
 
-    def commit(self) -> None:
-        """Write the state back, durably, and let the log drop what nobody needs."""
+    def _commit_now(self) -> None:
         try:
             self._commit()
         except MapFull:
             self._start_over(set())
             self._commit()
+
+    def commit(self) -> None:
+        """Write the state back, durably, and let the log drop what nobody needs."""
+        self._commit_now()
         durable = self.machine.applied_index
         cursors = self.look(lambda machine: machine.reader_cursors())
         self.log.compact(min([durable, *cursors.values()]) + 1)
@@ -200,6 +238,8 @@ class Replica:
     def _commit(self) -> None:
         start = time.monotonic_ns()
         self.machine.flush()
+        if note := self.log.note(self.machine.applied_index):
+            self.store.set_note(RAFT_NOTE, note)
         self.store.commit()
         self._uncommitted = 0
         self.commits += 1
@@ -207,6 +247,8 @@ class Replica:
 
     def close(self) -> None:
         """Forgets what is not committed, as a crash does; the log has it."""
+        if self._exchange is not None:
+            self._exchange.close()
         self.store.close()
         self.log.close()
         os.close(self._lock_fd)

@@ -5,6 +5,10 @@
 The thread owns journal, machine and store: opened on it (LMDB's write transaction belongs to its thread), never touched from another.
 Other threads of the daemon hand in requests through a queue and an eventfd.  If the loop ends by an exception (a failed fsync, damage), the
 store's transaction is dropped, `failed` is set, and the daemon must end: what was acknowledged is in the journal, which is replayed.
+
+With several voters (`voters`) the connections to the others are part of the same loop, and time goes to the log in every turn.  Heartbeats
+and votes wait for at most one turn: its journal sync, and what bounds a commit of the store (STORE_COMMIT_ENTRIES).  When this node's
+journal or state must not be used any more (StartAnew), the thread closes everything, sets both aside and begins as a new member.
 """
 
 from __future__ import annotations
@@ -21,14 +25,17 @@ from typing import Any
 
 from awsomefsd import clock, sockets
 from awsomefsd.codec import encode
-from awsomefsd.errors import ProtocolError, Unavailable
+from awsomefsd.errors import ProtocolError, StartAnew, Unavailable
 from awsomefsd.limits import SESSION_TTL_MS
 from awsomefsd.meta.commands import AnyCommand, OpenSession
 from awsomefsd.meta.leader import Answer, Leader
 from awsomefsd.meta.messages import PROTOCOL_VERSION, Body, Failed, Hello, Propose, Reply, Request
+from awsomefsd.meta.opening import Setting, open_voter
+from awsomefsd.meta.peers import Peers, Voters
 from awsomefsd.meta.ranges import check
 from awsomefsd.meta.replica import MakeMachine, Replica
 from awsomefsd.meta.service_connections import Connection, Connections
+from awsomefsd.meta.snapshot import set_aside
 from awsomefsd.types import HOST_UNIQUE
 
 log = logging.getLogger(__name__)
@@ -36,6 +43,7 @@ log = logging.getLogger(__name__)
 SOCKET_NAME = "meta.sock"
 LOCAL_REQUESTS_MAX = 1_024
 _SLOW_CHECK_NS = 1_000_000_000
+_MS = 1_000_000
 
 
 class _Local:
@@ -71,6 +79,7 @@ class MetadataService:
         boot_ns: Callable[[], int] = clock.boot_ns,
         wall_ns: Callable[[], int] = clock.wall_ns,
         session_ttl_ms: int = SESSION_TTL_MS,
+        voters: Voters | None = None,
         replica_options: dict[str, Any] | None = None,
     ) -> None:
         self._directory = directory
@@ -84,6 +93,8 @@ class MetadataService:
         self._boot_ns = boot_ns
         self._wall_ns = wall_ns
         self._session_ttl_ms = session_ttl_ms
+        self._voters = voters
+        self._peers: Peers | None = None
         self._replica_options = replica_options or {}
         self._local: deque[_Local] = deque()
         self._local_lock = threading.Lock()  # guards _local against _accepting
@@ -160,29 +171,90 @@ class MetadataService:
 
     # --- the thread ---------------------------------------------------------------------------------------------------------
     def _main(self) -> None:
-        connections = None
         taken: list[_Local] = []
         try:
-            self._replica = replica = self._open()
-            listener = sockets.listen_unix(self._socket_path, 0o600)
-            connections = Connections(listener, self._wake_fd, time.monotonic_ns)
-            leader = self._make_leader(replica, connections)
-            self._accepting = True
-            self._ready.set()
-            while not self._stopping:
-                self._turn(leader, connections, taken)
-            replica.commit()
+            while self._serve(taken):
+                set_aside(self._directory)
         except BaseException as err:
             self.error = err
             self.failed.set()
             if self._ready.is_set():
                 log.critical("the metadata service failed: %s", err, exc_info=err)
         finally:
-            self._close(connections, taken)
             self._ready.set()
 
+    def _serve(self, taken: list[_Local]) -> bool:
+        """From recovery to the end; true if it is to be done again, without journal and state."""
+        connections = None
+        try:
+            self._replica = replica = self._open()
+            listener = sockets.listen_unix(self._socket_path, 0o600)
+            connections = Connections(listener, self._wake_fd, time.monotonic_ns)
+            if self._peers is not None:
+                connections.watch(self._peers.fd)
+            leader = self._make_leader(replica, connections)
+            self._accepting = True
+            self._ready.set()
+            while not self._stopping:
+                self._turn(leader, connections, taken)
+            replica.commit()
+            return False
+        except StartAnew as err:
+            log.error("this node joins the metadata anew: %s", err)
+            return True
+        finally:
+            self._close(connections, taken)
+
     def _open(self) -> Replica:
-        return Replica.open_solo(self._directory, self._cluster_uuid, self._node_uuid, self._make_machine, **self._replica_options)
+        if self._voters is None:
+            return Replica.open_solo(self._directory, self._cluster_uuid, self._node_uuid, self._make_machine, **self._replica_options)
+        voters = self._voters
+        setting = Setting(
+            self._directory, self._cluster_uuid, self._node_uuid, self._site, voters.texts(), boot_ns=self._boot_ns, wall_ns=self._wall_ns
+        )
+
+        def links(incarnation: str) -> Peers:
+            self._peers = voters.connect(self._cluster_uuid, self._node_uuid, incarnation)
+            return self._peers
+
+        try:
+            return open_voter(setting, links, self._make_machine, **self._replica_options)[0]
+        except BaseException:
+            if self._peers is not None:
+                self._peers.close()
+                self._peers = None
+            raise
+
+    def _transport_figures(self, connections: Connections) -> dict[str, int]:
+        return {**connections.figures(), **(self._peers.figures() if self._peers is not None else {})}
+
+    def _address_of(self, node: str) -> str:
+        return self._voters.texts().get(node, "") if self._voters is not None else ""
+
+    def _hear_peers(self, replica: Replica) -> None:
+        """Time and the other voters' messages, in this order, before what the clients want."""
+        peers = self._peers
+        if peers is None:
+            return
+        peers.tick()
+        replica.log.tick(self._boot_ns())
+        for sender, message in peers.poll():
+            try:
+                replica.log.receive(sender, message)
+            except ProtocolError as err:
+                log.warning("ignored a message of another voter", extra={"peer": sender, "reason": str(err)})
+
+    def _idle_ms(self, leader: Leader, replica: Replica) -> int:
+        idle_ms = leader.idle_ms()
+        if self._peers is None:
+            return idle_ms
+        if self._peers.waiting:
+            return 0
+        deadline_ns = replica.log.next_deadline_ns()
+        waits = [idle_ms, -(-(self._peers.next_deadline_ns() - time.monotonic_ns()) // _MS)]
+        if deadline_ns is not None:
+            waits.append(-(-(deadline_ns - self._boot_ns()) // _MS))
+        return max(min(waits), 0)
 
     def _make_leader(self, replica: Replica, connections: Connections) -> Leader:
         return Leader(
@@ -194,12 +266,16 @@ class MetadataService:
             boot_ns=self._boot_ns,
             wall_ns=self._wall_ns,
             monotonic_ns=time.monotonic_ns,
-            transport_figures=connections.figures,
+            transport_figures=lambda: self._transport_figures(connections),
+            address_of=self._address_of,
             session_ttl_ms=self._session_ttl_ms,
         )
 
     def _turn(self, leader: Leader, connections: Connections, taken: list[_Local]) -> None:
-        ready = connections.wait(0 if self._local else leader.idle_ms())
+        replica = self._replica
+        assert replica is not None
+        ready = connections.wait(0 if self._local else self._idle_ms(leader, replica))
+        self._hear_peers(replica)
         for connection in ready:
             if not connection.closed:
                 self._start_requests(leader, connections, connection)
@@ -279,5 +355,10 @@ class MetadataService:
             local.done.set()
         if connections is not None:
             connections.close_all()
+        taken.clear()
+        if self._peers is not None:
+            self._peers.close()
+            self._peers = None
         if self._replica is not None:
             self._replica.close()
+            self._replica = None

@@ -112,6 +112,7 @@ class Connections:
         self._wake_fd = wake_fd
         self._monotonic_ns = monotonic_ns
         self._epoll = select.epoll()
+        self._foreign: set[int] = set()
         self._by_fd: dict[int, Connection] = {}
         self.touched: list[Connection] = []  # with new answers
         self._backlog: set[Connection] = set()  # with frames not started
@@ -119,6 +120,11 @@ class Connections:
         listener.setblocking(False)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
         self._epoll.register(wake_fd, select.EPOLLIN)
+
+    def watch(self, fd: int) -> None:
+        """`wait` also ends when that descriptor is readable; whoever owns it looks for itself."""
+        self._foreign.add(fd)
+        self._epoll.register(fd, select.EPOLLIN)
 
     def figures(self) -> dict[str, int]:
         return {
@@ -142,7 +148,7 @@ class Connections:
                     ready.append(connection)
             elif fd == self._wake_fd:
                 os.eventfd_read(fd)
-            else:
+            elif fd not in self._foreign:
                 self._accept()
         if self._backlog:
             ready += [connection for connection in self._backlog if not connection.paused]

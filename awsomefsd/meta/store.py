@@ -9,21 +9,26 @@ A full map fails even deletes, so the map (sparse) grows early, between two tran
 the transaction useless: the driver calls `abort_and_grow`, makes a new machine and replays from the journal.  It is never an operation's
 result.  A long read would keep LMDB from reusing pages, so backups read a copy (`copy_to`).
 
-The identity lives in a database of its own, beside the machine's rows: it is checked before anything is read from them.
+The identity lives in a database of its own, beside the machine's rows: it is checked before anything is read from them.  Beside it, and
+committed with the rows: the digest of the rows (digest.py; kept by voters that have others to compare with), and notes of the driver, such
+as the membership as of the applied index.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import lmdb
 from msgspec import Struct
+from msgspec.structs import replace
 
 from awsomefsd.codec import Sealed
-from awsomefsd.errors import Error, FormatTooNew, Refused
+from awsomefsd.errors import Corrupt, Error, FormatTooNew, Refused
 from awsomefsd.limits import GIB, STORE_MAP_BYTES_MIN, STORE_MAP_USE_MAX_PERCENT
+from awsomefsd.meta.digest import digest_of, pack_digest, pair_hash, unpack_digest
 
 FORMAT_VERSION = 1
 INCOMPAT_KNOWN = 0  # feature bits without which the rows cannot be read
@@ -31,6 +36,8 @@ RO_COMPAT_KNOWN = 0  # feature bits without which the rows can be read, not writ
 MAP_GROW_BYTES_MAX = 4 * GIB  # at most so much at once
 _SCAN_FIRST, _SCAN_MAX = 8, 256
 _IDENTITY_KEY = b"identity"
+_DIGEST_KEY = b"digest"
+_NOTE_PREFIX = b"note "
 
 
 class MapFull(Error):
@@ -38,7 +45,11 @@ class MapFull(Error):
 
 
 class Identity(Struct, array_like=True, gc=False):
-    """Whose state this is.  `incarnation` is the journal's: a store never runs beside another journal than its own."""
+    """Whose state this is.  `incarnation` is the journal's: a store never runs beside another journal than its own.
+
+    `snapshot_index`, `snapshot_term`: the entry up to which this store was taken from another node, 0 if it was not; the journal goes on
+    from there.
+    """
 
     format_version: int
     cluster: str
@@ -47,6 +58,8 @@ class Identity(Struct, array_like=True, gc=False):
     compat: int = 0
     ro_compat: int = 0
     incompat: int = 0
+    snapshot_index: int = 0
+    snapshot_term: int = 0
 
 
 IDENTITY = Sealed(Identity)
@@ -55,7 +68,7 @@ IDENTITY = Sealed(Identity)
 class Store:
     """Implements txn.Txn.  All calls on the thread that opened it, except `copy_to`."""
 
-    def __init__(self, env: lmdb.Environment, readonly: bool) -> None:
+    def __init__(self, env: lmdb.Environment, readonly: bool, digesting: bool) -> None:
         self._env = env
         self._readonly = readonly
         self._identities = env.open_db(b"identity", create=not readonly)
@@ -63,22 +76,32 @@ class Store:
         self._page_bytes: int = env.stat()["psize"]
         self.changes = 0  # since the last commit
         self.grown = 0
+        self._map = threading.Lock()  # held by a copy: LMDB may not move its map under a reader
         self.identity: Identity | None = None
         self._read_identity()
         self._txn = env.begin(write=not readonly, db=self._rows)
+        self._digesting = digesting
+        self._digest = 0  # may leave the range of 128 bits until it is asked for
+        self._take_up_digest()
 
     @classmethod
-    def open(cls, directory: Path, *, map_bytes_min: int = STORE_MAP_BYTES_MIN, readonly: bool = False) -> Store:
-        """Raises FormatTooNew for a store of a later build, Corrupt for a damaged identity."""
+    def open(cls, directory: Path, *, map_bytes_min: int = STORE_MAP_BYTES_MIN, readonly: bool = False, digesting: bool = False) -> Store:
+        """`digesting`: keep the digest of the rows; one that was not kept until now is computed from all of them.
+
+        Raises FormatTooNew for a store of a later build, Corrupt for a damaged identity.
+        """
         file = directory / "data.mdb"
         size = file.stat().st_size if file.exists() else 0
         map_bytes = map_bytes_min
         while size * 100 > map_bytes * STORE_MAP_USE_MAX_PERCENT:
             map_bytes *= 2
-        env = lmdb.open(str(directory), map_size=map_bytes, max_dbs=2, mode=0o600, readonly=readonly, create=not readonly)
+        try:
+            env = lmdb.open(str(directory), map_size=map_bytes, max_dbs=2, mode=0o600, readonly=readonly, create=not readonly)
+        except (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError) as err:
+            raise Corrupt(f"{file}: {err}") from err
         try:
             env.reader_check()
-            return cls(env, readonly)
+            return cls(env, readonly, digesting)
         except BaseException:
             env.close()
             raise
@@ -100,14 +123,25 @@ class Store:
     def claim(self, cluster: str, node: str, incarnation: bytes) -> None:
         """The first time, write the identity; later, raise Refused if it is another one."""
         if self.identity is None:
-            identity = Identity(FORMAT_VERSION, cluster, node, incarnation)
-            self._txn.commit()
-            with self._env.begin(write=True, db=self._identities) as txn:
-                txn.put(_IDENTITY_KEY, IDENTITY.dumps(identity))
-            self.identity = identity
-            self._begin()
+            self._write_identity(Identity(FORMAT_VERSION, cluster, node, incarnation))
         elif (self.identity.cluster, self.identity.node, self.identity.incarnation) != (cluster, node, incarnation):
             raise Refused(f"{self._env.path()}: state of cluster {self.identity.cluster}, node {self.identity.node}, or of another journal")
+
+    def adopt(self, cluster: str, node: str, incarnation: bytes, snapshot_index: int, snapshot_term: int) -> None:
+        """Another node's state, up to this entry, becomes this node's.  Refused for one of another cluster."""
+        identity = self.identity
+        if identity is None or identity.cluster != cluster:
+            raise Refused(f"{self._env.path()}: not a state of cluster {cluster}")
+        mine = replace(identity, node=node, incarnation=incarnation, snapshot_index=snapshot_index, snapshot_term=snapshot_term)
+        self._write_identity(mine)
+
+    def _write_identity(self, identity: Identity) -> None:
+        """In a transaction of its own: what was changed before is committed too."""
+        self._txn.commit()
+        with self._env.begin(write=True, db=self._identities) as txn:
+            txn.put(_IDENTITY_KEY, IDENTITY.dumps(identity))
+        self.identity = identity
+        self._begin()
 
     # --- Txn -------------------------------------------------------------------------------------------------------------------
     def get(self, key: bytes) -> bytes | None:
@@ -117,16 +151,25 @@ class Store:
     def put(self, key: bytes, value: bytes) -> None:
         self.changes += 1
         try:
-            self._txn.put(key, value)
+            if self._digesting:
+                old = self._txn.replace(key, value)
+                self._digest += pair_hash(key, value) - (0 if old is None else pair_hash(key, old))
+            else:
+                self._txn.put(key, value)
         except lmdb.MapFullError as err:
             raise MapFull(str(err)) from err
 
     def delete(self, key: bytes) -> bool:
         self.changes += 1
         try:
-            return bool(self._txn.delete(key))
+            if not self._digesting:
+                return bool(self._txn.delete(key))
+            old = self._txn.pop(key)
         except lmdb.MapFullError as err:
             raise MapFull(str(err)) from err
+        if old is not None:
+            self._digest -= pair_hash(key, old)
+        return old is not None
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Fetched in growing pieces, each found by key: what the caller changes meanwhile cannot confuse a cursor."""
@@ -153,16 +196,49 @@ class Store:
             key, value = cursor.item()
             return key, value
 
+    # --- beside the rows ---------------------------------------------------------------------------------------------------------
+    @property
+    def digest(self) -> bytes:
+        """Of all rows as they are now; b"" if it is not kept."""
+        return pack_digest(self._digest) if self._digesting else b""
+
+    def _take_up_digest(self) -> None:
+        raw = self._txn.get(_DIGEST_KEY, db=self._identities)
+        if self._digesting:
+            self._digest = unpack_digest(raw) if raw is not None else digest_of(self._txn.cursor())
+        elif raw is not None and not self._readonly:
+            self._txn.delete(_DIGEST_KEY, db=self._identities)  # from now on it would be wrong
+
+    def note(self, name: bytes) -> bytes:
+        """What was noted last under `name`, b"" if nothing was."""
+        value: bytes = self._txn.get(_NOTE_PREFIX + name, b"", db=self._identities)
+        return value
+
+    def set_note(self, name: bytes, value: bytes) -> None:
+        """Committed with the rows."""
+        self._put_beside(_NOTE_PREFIX + name, value)
+
+    def _put_beside(self, key: bytes, value: bytes) -> None:
+        try:
+            self._txn.put(key, value, db=self._identities)
+        except lmdb.MapFullError as err:
+            raise MapFull(str(err)) from err
+
     # --- transactions ------------------------------------------------------------------------------------------------------
     def commit(self) -> None:
         """Durable when this returns; a new transaction is open.  MapFull as in put."""
+        if self._digesting:
+            self._put_beside(_DIGEST_KEY, self.digest)
         try:
             self._txn.commit()
         except lmdb.MapFullError as err:
             raise MapFull(str(err)) from err
         self.changes = 0
-        if self.map_use_percent > STORE_MAP_USE_MAX_PERCENT:
-            self._grow()
+        if self.map_use_percent > STORE_MAP_USE_MAX_PERCENT and self._map.acquire(blocking=False):
+            try:
+                self._grow()
+            finally:
+                self._map.release()  # while a copy is made, the next commits ask again
         self._begin()
 
     def _begin(self) -> None:
@@ -174,11 +250,13 @@ class Store:
         self.grown += 1
 
     def abort_and_grow(self) -> None:
-        """After MapFull: back to the last commit, with more room."""
+        """After MapFull: back to the last commit, with more room; waits for the end of a copy."""
         self._txn.abort()
         self.changes = 0
-        self._grow()
+        with self._map:
+            self._grow()
         self._begin()
+        self._take_up_digest()
 
     @property
     def map_bytes(self) -> int:
@@ -196,7 +274,8 @@ class Store:
         new = path.with_name(path.name + ".new")
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            self._env.copyfd(fd, compact=True)
+            with self._map:
+                self._env.copyfd(fd, compact=True)
             os.fsync(fd)
         finally:
             os.close(fd)

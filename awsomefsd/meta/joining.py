@@ -1,0 +1,68 @@
+"""How a cluster of voters begins, and how a journal that is not in the membership gets into it.  Pure.
+
+A journal without members announces itself to the nodes of the configuration, again and again.
+
+Founding.  When the one with the smallest node UUID knows, by their announcements, that *all* nodes of the configuration have fresh journals
+(no entry, no vote), it writes the first entry, the membership with all of them as voters, into its own journal and stands for election.
+Nobody else ever founds, and a node that voted or holds an entry is not fresh: so a node that lost its journal cannot found a second
+cluster beside the others, nor vote in the first, where it has another incarnation.  The price: all must be up once at the very beginning.
+
+Joining.  A leader that hears the announcement of a node of its configuration whose journal is not in the membership puts it there as a
+learner, in place of an earlier journal of the same node, and makes it a voter when it has nearly caught up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from awsomefsd.meta.peer_messages import Announce
+from awsomefsd.meta.raft_membership import Member, Membership
+
+
+class Joining:
+    """`nodes`: UUID → address of every node that shall be a voter, by configuration; this node is one of them."""
+
+    def __init__(self, node: str, incarnation: str, nodes: dict[str, str]) -> None:
+        self.mine = Member(node, incarnation, True, nodes[node])
+        self._nodes = nodes
+        self._announced: dict[str, Announce] = {}
+
+    def announcement(self, fresh: bool) -> Announce:
+        return Announce(self.mine.node, self.mine.incarnation, self.mine.address, fresh)
+
+    def others(self) -> list[str]:
+        return [node for node in self._nodes if node != self.mine.node]
+
+    def hear(self, announce: Announce) -> None:
+        if announce.node in self._nodes:
+            self._announced[announce.node] = announce
+
+    def founders(self) -> list[Member] | None:
+        """The voters of the first entry, if this fresh node is to write it now."""
+        if self.mine.node != min(self._nodes):
+            return None
+        heard = [self._announced.get(node) for node in self.others()]
+        if not all(announce is not None and announce.fresh for announce in heard):
+            return None
+        others = [Member(one.node, one.incarnation, True, self._nodes[one.node]) for one in heard if one is not None]
+        return sorted([self.mine, *others], key=lambda member: member.node)
+
+    def next_membership(self, now: Membership, nearly_up_to_date: Callable[[str], bool]) -> list[Member] | None:
+        """For a leader: the next step towards the configuration, if there is one to be made."""
+        if now.joint:
+            return None
+        ids = now.ids()
+        members = {member.node: member for member in now.members}
+        for node, announce in self._announced.items():
+            journal = Member(node, announce.incarnation, False, self._nodes[node])
+            if journal.id not in ids:
+                return sorted([*(member for member in members.values() if member.node != node), journal], key=lambda member: member.node)
+        for member in now.members:
+            if not member.voter and member.node in self._nodes and nearly_up_to_date(member.id):
+                members[member.node] = Member(member.node, member.incarnation, True, member.address)
+                return list(members.values())
+        return None
+
+    def forget(self) -> None:
+        """What was heard is old: whoever still wants to join says so again."""
+        self._announced.clear()

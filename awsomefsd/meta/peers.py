@@ -1,0 +1,337 @@
+"""The connections of a voter to the others: messages out by node, messages in with their proved sender.  Nothing here blocks.
+
+All sockets are on one epoll of their own, whose descriptor is watched by the service's loop (an epoll can be watched like a socket); so
+messages are read, sent and answered on the metadata thread, without a hand-over between threads.  Threads with queues were rejected: two
+switches of the interpreter a message cost more than the read and the write (COSTS: 7 µs for a reply over blocking sockets, about 50 µs more
+where a thread has to be woken).
+
+Whoever cannot be reached is dialled again, at growing intervals.  A message to it, or one over the bound of its queue, is dropped and
+counted: Raft repeats what matters, and what waited would be old.  With TLS the certificates on both sides must name the node's UUID as a
+DNS name, so a node cannot speak for another; without TLS (tests, benchmarks) anybody can.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from awsomefsd.errors import ProtocolError
+from awsomefsd.limits import PEER_REDIAL_MS_MAX, PEER_REDIAL_MS_MIN, PEER_STUCK_MS_MAX, PEERS_MAX
+from awsomefsd.meta.peer_messages import (
+    PEER_PROTOCOL_VERSION,
+    Message,
+    PeerHello,
+    PeerRefused,
+    PeerWelcome,
+    decode_greeting,
+    decode_message,
+    peer_encode,
+)
+from awsomefsd.meta.peer_wire import Wire, prepare
+
+log = logging.getLogger(__name__)
+_MS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Tls:
+    """`server` for those who dial us, `client` for those we dial; both demand a certificate of the cluster."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+def address_text(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass(frozen=True)
+class Voters:
+    """Static membership: the addresses of all nodes that vote, and where this one listens.  `tls` None: no encryption and no proof."""
+
+    addresses: dict[str, tuple[str, int]]
+    listen: tuple[str, int]
+    tls: Tls | None
+
+    def texts(self) -> dict[str, str]:
+        return {node: address_text(address) for node, address in self.addresses.items()}
+
+    def connect(self, cluster: str, node: str, incarnation: str) -> Peers:
+        """Listens from here on; raises OSError."""
+        family = socket.AF_INET6 if ":" in self.listen[0] else socket.AF_INET
+        listener = socket.create_server(self.listen, family=family, backlog=PEERS_MAX)
+        try:
+            return Peers(
+                listener, self.tls, cluster=cluster, node=node, incarnation=incarnation, addresses=self.addresses,
+                monotonic_ns=time.monotonic_ns,
+            )  # fmt: skip
+        except BaseException:
+            listener.close()
+            raise
+
+
+class _Outgoing:
+    """To one node: a connection, or the time of the next attempt."""
+
+    __slots__ = ("address", "due_ns", "moved_ns", "node", "reason", "redial_ms", "welcomed", "wire")
+
+    def __init__(self, node: str, address: tuple[str, int]) -> None:
+        self.node = node
+        self.address = address
+        self.wire: Wire | None = None
+        self.welcomed = False
+        self.redial_ms = PEER_REDIAL_MS_MIN
+        self.due_ns = 0
+        self.moved_ns = 0
+        self.reason = ""  # of the last failure, logged once
+
+
+class _Incoming:
+    __slots__ = ("node", "since_ns", "wire")
+
+    def __init__(self, wire: Wire, now_ns: int) -> None:
+        self.wire = wire
+        self.node = ""  # until it has greeted
+        self.since_ns = now_ns
+
+
+class Peers:
+    """Used by one thread.  `fd` is readable when `poll` has something to do."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        tls: Tls | None,
+        *,
+        cluster: str,
+        node: str,
+        incarnation: str,
+        addresses: dict[str, tuple[str, int]],
+        monotonic_ns: Callable[[], int],
+    ) -> None:
+        self._listener = listener
+        self._tls = tls
+        self._cluster = cluster
+        self._node = node
+        self._incarnation = incarnation
+        self._monotonic_ns = monotonic_ns
+        self._epoll = select.epoll()
+        self.fd = self._epoll.fileno()
+        self._outgoing = {peer: _Outgoing(peer, address) for peer, address in addresses.items() if peer != node}
+        self._by_fd: dict[int, _Outgoing | _Incoming] = {}
+        self._again: set[int] = set()  # with decrypted bytes that no event tells of
+        self._received: list[tuple[str, Message]] = []
+        self.dropped = self.refused = self.errors = self.dials = 0
+        listener.setblocking(False)
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+
+    # --- what the service uses -------------------------------------------------------------------------------------------
+    def send(self, node: str, message: Message) -> None:
+        """As soon as the socket takes it; lost if there is no connection or too much waits."""
+        peer = self._outgoing.get(node)
+        if peer is None or peer.wire is None or not peer.welcomed or not peer.wire.put(peer_encode(message)):
+            self.dropped += 1
+            return
+        self._flush(peer, peer.wire)
+
+    def poll(self) -> list[tuple[str, Message]]:
+        """Messages that have come, each with the node it is from."""
+        for fd, _events in self._epoll.poll(0):
+            self._event(fd)
+        for fd in list(self._again):
+            self._again.discard(fd)
+            self._event(fd)
+        received, self._received = self._received, []
+        return received
+
+    @property
+    def waiting(self) -> bool:
+        """`poll` has something to do though `fd` does not say so."""
+        return bool(self._again)
+
+    def tick(self) -> None:
+        """Dial who is due; give up connections on which nothing moves."""
+        now = self._monotonic_ns()
+        stuck = now - PEER_STUCK_MS_MAX * _MS
+        for peer in self._outgoing.values():
+            if peer.wire is None:
+                if now >= peer.due_ns:
+                    self._dial(peer)
+            elif peer.moved_ns < stuck and (not peer.welcomed or peer.wire.queued_bytes):
+                self._lost(peer, f"nothing moved for {PEER_STUCK_MS_MAX} ms")
+        silent = [one for one in self._by_fd.values() if isinstance(one, _Incoming) and not one.node and one.since_ns < stuck]
+        for incoming in silent:
+            self._end(incoming, "no greeting in time")
+
+    def next_deadline_ns(self) -> int:
+        """When `tick` is due."""
+        waits = [peer.due_ns if peer.wire is None else peer.moved_ns + PEER_STUCK_MS_MAX * _MS for peer in self._outgoing.values()]
+        now = self._monotonic_ns()
+        return max(min(waits, default=now + PEER_STUCK_MS_MAX * _MS), now + _MS)
+
+    def figures(self) -> dict[str, int]:
+        return {
+            "peers_connected": sum(peer.welcomed for peer in self._outgoing.values()),
+            "peers_incoming": sum(isinstance(one, _Incoming) and bool(one.node) for one in self._by_fd.values()),
+            "peers_dials": self.dials,
+            "peers_dropped": self.dropped,
+            "peers_refused_hellos": self.refused,
+            "peers_errors": self.errors,
+        }
+
+    def close(self) -> None:
+        for one in list(self._by_fd.values()):
+            if one.wire is not None:
+                one.wire.close()
+        self._listener.close()
+        self._epoll.close()
+
+    # --- connections -----------------------------------------------------------------------------------------------------------
+    def _dial(self, peer: _Outgoing) -> None:
+        self.dials += 1
+        sock = None
+        try:
+            family, kind, protocol, _, place = socket.getaddrinfo(*peer.address, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
+            sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+            prepare(sock)
+            sock.connect_ex(place)
+            wire = Wire(sock, self._tls.client if self._tls else None, dialled=True, name=peer.node)
+        except OSError as err:
+            if sock is not None:
+                sock.close()
+            self._lost(peer, str(err))
+            return
+        peer.wire, peer.welcomed, peer.moved_ns = wire, False, self._monotonic_ns()
+        self._by_fd[wire.fd] = peer
+        self._epoll.register(wire.fd, wire.events)
+        wire.put(peer_encode(PeerHello(PEER_PROTOCOL_VERSION, self._cluster, self._node, peer.node, self._incarnation)))
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:  # nobody there, or no descriptors left: who waits in the listen queue is taken later
+                return
+            if sum(isinstance(one, _Incoming) for one in self._by_fd.values()) >= PEERS_MAX:
+                self.errors += 1
+                sock.close()
+                continue
+            try:
+                prepare(sock)
+                wire = Wire(sock, self._tls.server if self._tls else None, dialled=False, name="")
+            except OSError:
+                self.errors += 1
+                sock.close()
+                continue
+            self._by_fd[wire.fd] = _Incoming(wire, self._monotonic_ns())
+            self._epoll.register(wire.fd, wire.events)
+
+    def _event(self, fd: int) -> None:
+        if fd == self._listener.fileno():
+            self._accept()
+            return
+        one = self._by_fd.get(fd)
+        if one is None or one.wire is None:
+            return
+        wire = one.wire
+        try:
+            if wire.connected or wire.advance():
+                frames = wire.receive()
+                if isinstance(one, _Outgoing):
+                    self._answers(one, frames)
+                else:
+                    self._messages(one, frames)
+                if wire.pending:
+                    self._again.add(fd)
+                if self._by_fd.get(fd) is one:
+                    self._flush(one, wire)
+            self._watch(one)
+        except (OSError, ProtocolError) as err:
+            self._end(one, str(err))
+
+    def _flush(self, one: _Outgoing | _Incoming, wire: Wire) -> None:
+        """An error is dealt with when the event of it comes: here somebody is in the middle of sending."""
+        try:
+            if wire.connected and wire.flush() and isinstance(one, _Outgoing):
+                one.moved_ns = self._monotonic_ns()
+        except OSError:
+            return
+        self._watch(one)
+
+    def _watch(self, one: _Outgoing | _Incoming) -> None:
+        if one.wire is not None and self._by_fd.get(one.wire.fd) is one:
+            self._epoll.modify(one.wire.fd, one.wire.events)
+
+    def _end(self, one: _Outgoing | _Incoming, why: str) -> None:
+        if isinstance(one, _Outgoing):
+            self._lost(one, why)
+            return
+        if one.node or why != "no greeting in time":
+            log.info("a voter's connection ended", extra={"peer": one.node or "not greeted", "reason": why})
+        self._forget(one.wire)
+
+    def _forget(self, wire: Wire) -> None:
+        self._again.discard(wire.fd)
+        self._by_fd.pop(wire.fd, None)
+        wire.close()
+
+    def _lost(self, peer: _Outgoing, why: str) -> None:
+        if peer.wire is not None:
+            self._forget(peer.wire)
+        if why != peer.reason:
+            log.warning("no connection to a voter", extra={"peer": peer.node, "address": address_text(peer.address), "reason": why})
+        peer.wire, peer.welcomed, peer.reason = None, False, why
+        peer.due_ns = self._monotonic_ns() + peer.redial_ms * _MS
+        peer.redial_ms = min(peer.redial_ms * 2, PEER_REDIAL_MS_MAX)
+
+    # --- the protocol -----------------------------------------------------------------------------------------------------------
+    def _answers(self, peer: _Outgoing, frames: list[bytes]) -> None:
+        """What comes back on a connection that we dialled: the answer to the greeting, and nothing else."""
+        for frame in frames:
+            greeting = decode_greeting(frame)
+            if isinstance(greeting, PeerRefused):
+                raise ProtocolError(f"refused by it: {greeting.reason}")
+            if not isinstance(greeting, PeerWelcome) or peer.welcomed or greeting.node != peer.node:
+                raise ProtocolError("not the answer to a greeting")
+            peer.welcomed, peer.redial_ms, peer.reason = True, PEER_REDIAL_MS_MIN, ""
+            log.info("connected to a voter", extra={"peer": peer.node, "incarnation": greeting.incarnation})
+
+    def _messages(self, incoming: _Incoming, frames: list[bytes]) -> None:
+        for frame in frames:
+            if incoming.node:
+                self._received.append((incoming.node, decode_message(frame)))
+            else:
+                self._greet(incoming, decode_greeting(frame))
+
+    def _greet(self, incoming: _Incoming, hello: object) -> None:
+        if not isinstance(hello, PeerHello):
+            raise ProtocolError("the first message must be a greeting")
+        reason = self._why_refused(incoming, hello)
+        if reason:
+            self.refused += 1
+            incoming.wire.put(peer_encode(PeerRefused(reason)))
+            incoming.wire.flush()
+            raise ProtocolError(f"refused: {reason}")
+        incoming.wire.put(peer_encode(PeerWelcome(self._node, self._incarnation)))
+        for other in [one for one in self._by_fd.values() if isinstance(one, _Incoming) and one.node == hello.node]:
+            self._end(other, "replaced by a newer one")  # it restarted, or its network forgot the old one
+        incoming.node = hello.node
+
+    def _why_refused(self, incoming: _Incoming, hello: PeerHello) -> str:
+        if hello.version != PEER_PROTOCOL_VERSION:
+            return f"protocol {hello.version}; this node speaks {PEER_PROTOCOL_VERSION}"
+        if hello.cluster != self._cluster:
+            return f"cluster {hello.cluster}; this node is of cluster {self._cluster}"
+        if hello.to != self._node:
+            return f"for node {hello.to}; this is node {self._node}"
+        if hello.node not in self._outgoing:
+            return f"node {hello.node} is not among the voters in this node's configuration"
+        if self._tls is not None and hello.node not in incoming.wire.certificate_names():
+            return f"its certificate does not name node {hello.node}"
+        return ""
