@@ -34,20 +34,20 @@ class Replication(SnapshotTransfer):
             if progress.next > log.last_index and not (probing and progress.match < log.last_index):
                 return
             entries = log.slice(progress.next, config.append_bytes_max)
-            if not self._send_append(peer, progress, entries):
-                return
+            if not entries and progress.next <= log.last_index:
+                self._begin_snapshot(peer, progress)
+            else:
+                self._send_append(peer, progress, entries)
 
-    def _send_append(self, peer: str, progress: Progress, entries: list[LogEntry]) -> bool:
-        """False: what it needs is compacted away."""
+    def _send_append(self, peer: str, progress: Progress, entries: list[LogEntry]) -> None:
         previous = progress.next - 1
         term = self.log.term(previous)
-        if term is None or (not entries and progress.next <= self.log.last_index):
+        if term is None:  # compacted away
             self._begin_snapshot(peer, progress)
-            return False
+            return
         self._send(Append(self.id, peer, self.term, previous, term, self.log.commit, entries))
         if entries or progress.state is ProgressState.PROBE:
             progress.sent(previous + len(entries), sum([len(entry[2]) for entry in entries]))
-        return True
 
     def _broadcast_heartbeat(self) -> int:
         """A new round to everybody; its number."""
