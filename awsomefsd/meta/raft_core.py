@@ -151,8 +151,8 @@ class Core:
         if self.role is not Role.LEADER:
             return
         wanted = self.log.membership.membership.ids() - {self.id}
-        for gone in self._progress.keys() - wanted:
+        for gone in sorted(self._progress.keys() - wanted):
             del self._progress[gone]
-        for new in wanted - self._progress.keys():
+        for new in sorted(wanted - self._progress.keys()):  # the order of messages must not depend on hashes
             self._progress[new] = Progress(self.log.last_index + 1, self.now_ms)
         self._flush_due = True
