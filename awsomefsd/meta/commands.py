@@ -371,6 +371,8 @@ class ChangeMembership(Command, tag=71):
     membership: Membership
 
 
+RAFT_COMMANDS = frozenset({NoOp, ChangeMembership})  # no client proposes them
+
 AnyCommand = Union[
     Init, AddDevice, CreateVolume, SetVolume, DeleteVolume, OpenSession, EndSession, ClearQuarantine, LeaseSegments, Reserve,
     Create, Link, Unlink, Rmdir, Rename, SetAttr, SetXattr, RemoveXattr, ReleaseOrphan, Commit, Reap, SetLock,

@@ -32,6 +32,7 @@ from awsomefsd.limits import (
 )
 from awsomefsd.meta.commands import (
     COMMAND_VERSION,
+    RAFT_COMMANDS,
     DeleteVolume,
     EndSession,
     Entry,
@@ -344,6 +345,8 @@ class Leader:
             origin.answer(call, refusal)
             return
         command = body.command
+        if type(command) in RAFT_COMMANDS:
+            raise ProtocolError(f"{type(command).__name__} is Raft's own")  # such an entry is in force as soon as it is in a log
         if type(command) is LeaseSegments:
             command = LeaseSegments(command.count, self._renewals.safe_index(self._replica.machine.applied_index))
         self._enter(origin, call, unique, body.session, body.epoch, body.acks, command, size)

@@ -14,6 +14,7 @@ from awsomefsd.meta import commands as c
 from awsomefsd.meta import leader as leader_module
 from awsomefsd.meta import messages as m
 from awsomefsd.meta import service_connections
+from awsomefsd.meta.raft_membership import Member, Membership
 from awsomefsd.meta.renewals import Renewals
 from awsomefsd.meta.waiting import LockWaiters
 from awsomefsd.rpc import frame
@@ -427,6 +428,15 @@ def test_an_oversized_command_is_refused(tmp_path):
         reply = wire.ask(m.Propose(9, opened.session, opened.epoch, [], command))
         assert isinstance(reply, m.Failed) and reply.errno == errno.EMSGSIZE
         wire.close()
+
+
+def test_the_commands_of_raft_itself_are_refused(tmp_path):
+    with host(tmp_path) as node:
+        before = node.figures()["last_index"]
+        for command in (c.NoOp(), c.ChangeMembership(Membership([Member("intruder", "journal", True)]))):
+            reply = node.service.propose(command, 10)
+            assert isinstance(reply, m.Failed) and "Raft" in reply.detail
+        assert node.figures()["last_index"] == before
 
 
 def test_the_daemons_own_requests_are_checked_too(tmp_path):
