@@ -29,7 +29,7 @@ OPEN_FLAGS = (
     os.O_RDONLY | os.O_DIRECTORY, os.O_RDONLY | os.O_NOFOLLOW, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, os.O_RDWR | os.O_DIRECTORY,
     os.O_RDONLY | os.O_CREAT, os.O_RDWR | os.O_SYNC | os.O_CREAT, os.O_RDWR | os.O_DSYNC, os.O_RDONLY | os.O_CREAT | os.O_DIRECTORY,
 )  # fmt: skip
-TIMES = ("now", "omit", 0, 1, 10**18 + 1, -1, -5 * 10**9 - 3, (1 << 31) * 10**9, -(1 << 31) * 10**9, 9 * 10**18 + 999)
+TIMES = ("now", "omit", 0, 1, 10**18 + 1, -1, -5 * 10**9 - 3, (1 << 31) * 10**9, -(1 << 31) * 10**9, 9 * 10**18 + 9, 15_032_385_535_000_000_000)
 KEYS = ("user.one", "user.two", "trusted.one", "user.", "user." + "k" * 250, "user." + "k" * 251, "other.one", "one")
 UIDS, GIDS = (-1, 0, 4001, 4002, 7), (-1, 0, 5001, 5002, 5003, 7)
 LOCKS = (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK)
@@ -103,7 +103,7 @@ ARGUMENTS: dict[str, tuple[Strategy, ...]] = {
     "unlink": (PATH,),
     "symlink": (one(TARGETS), PATH),
     "link": (PATH, PATH, FOLLOW),
-    "rename": (PATH, PATH, one((0, 1, 2, 3))),
+    "rename": (PATH, PATH, one((0, 1, 2, 3, 4, 5))),
     "readlink": (PATH,),
     "list": (PATH,),
     "stat": (PATH, FOLLOW),
@@ -127,8 +127,12 @@ def _flat(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(part for value in values for part in (value if isinstance(value, tuple) else (value,)))
 
 
-def arguments(kind: str) -> Strategy:
-    return st.tuples(*ARGUMENTS[kind]).map(_flat)
+# without what only a kernel sees: dots, slashes at the end, device nodes
+_PLAIN = {id(PATH): one(PATHS[:17]), id(DEVICE): MODE.map(lambda mode: (stat.S_IFREG | mode, 0)) | st.just((stat.S_IFSOCK | 0o640, 0))}
+
+
+def arguments(kind: str, plain: bool = False) -> Strategy:
+    return st.tuples(*(_PLAIN.get(id(part), part) if plain else part for part in ARGUMENTS[kind])).map(_flat)
 
 
 # --- what a tree may lack ---------------------------------------------------------------------------------------------------------

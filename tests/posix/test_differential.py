@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.differential import machine
+from tests.differential import choices, machine, vfs_side
 from tests.differential.rigging import Pair, pair
+from tests.differential.vfs_side import VfsSide
+from tests.vfsrig import rig
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 
@@ -39,6 +41,18 @@ def test_several_users_see_the_same_while_the_worker_is_killed(both, seed, figur
     bench = both.bench(kills=True)
     run(bench, both, seed, figures, 45, 50)
     assert bench.kills > 20 and len(set(both.killed)) == len(both.killed) == bench.kills
+
+
+def test_the_vfs_without_a_kernel(both, seed, figures, tmp_path):
+    """ext4, vfs and mount: what a kernel adds or hides differs from what ours decides."""
+    with rig(tmp_path) as made:
+        side = VfsSide(made)
+        kinds = tuple(kind for kind in choices.ARGUMENTS if kind in vfs_side.kinds())
+        bench = machine.Bench([both.sides[0], side, both.sides[1]], kinds, users=("root",), plain=True)
+        run(bench, both, seed, figures, 125, 50)
+        assert bench.steps >= 100 * 50
+        made.unmount()
+        made.check()
 
 
 @pytest.mark.soak
