@@ -29,7 +29,8 @@ OPEN_FLAGS = (
     os.O_RDONLY | os.O_DIRECTORY, os.O_RDONLY | os.O_NOFOLLOW, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, os.O_RDWR | os.O_DIRECTORY,
     os.O_RDONLY | os.O_CREAT, os.O_RDWR | os.O_SYNC | os.O_CREAT, os.O_RDWR | os.O_DSYNC, os.O_RDONLY | os.O_CREAT | os.O_DIRECTORY,
 )  # fmt: skip
-TIMES = ("now", "omit", 0, 1, 10**18 + 1, -1, -5 * 10**9 - 3, (1 << 31) * 10**9, -(1 << 31) * 10**9, 9 * 10**18 + 9, 15_032_385_535_000_000_000)
+LATEST_NS = 15_032_385_535 * 10**9  # of ext4: the year 2446
+TIMES = ("now", "omit", 0, 1, 10**18 + 1, -1, -5 * 10**9 - 3, (1 << 31) * 10**9, -(1 << 31) * 10**9, 9 * 10**18 + 9, LATEST_NS)
 KEYS = ("user.one", "user.two", "trusted.one", "user.", "user." + "k" * 250, "user." + "k" * 251, "other.one", "one")
 UIDS, GIDS = (-1, 0, 4001, 4002, 7), (-1, 0, 5001, 5002, 5003, 7)
 LOCKS = (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK)
