@@ -19,9 +19,8 @@ only with a confirmed round, not on the leader's lease: that would trust clocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import Any
 
 from awsomefsd.meta import raft_messages as m
 from awsomefsd.meta.raft_election import Election
@@ -73,7 +72,28 @@ class Raft(Election):
         elif message.term < self.term:
             self._answer_stale(message)
             return
-        _HANDLERS[type(message)](self, message)
+        self._dispatch(message)
+
+    def _dispatch(self, message: m.AnyRaftMessage) -> None:
+        match message:
+            case m.Append():
+                self._on_append(message)
+            case m.AppendReply():
+                self._on_append_reply(message)
+            case m.Heartbeat():
+                self._on_heartbeat(message)
+            case m.HeartbeatReply():
+                self._on_heartbeat_reply(message)
+            case m.VoteRequest():
+                self._on_vote_request(message)
+            case m.VoteReply():
+                self._on_vote_reply(message)
+            case m.TimeoutNow():
+                self._on_timeout_now(message)
+            case m.SnapshotChunk():
+                self._on_snapshot_chunk(message)
+            case m.SnapshotReply():
+                self._on_snapshot_reply(message)
 
     def _follow_term(self, message: m.AnyRaftMessage) -> bool:
         """A larger term than ours: whether the message is looked at further."""
@@ -222,16 +242,3 @@ class Raft(Election):
             PeerStatus(peer, progress.state.value, progress.match, progress.next, len(progress.inflight), progress.heard_ms)
             for peer, progress in sorted(self._progress.items())
         ]
-
-
-_HANDLERS: dict[type[Any], Callable[[Raft, Any], None]] = {
-    m.Append: Raft._on_append,
-    m.AppendReply: Raft._on_append_reply,
-    m.Heartbeat: Raft._on_heartbeat,
-    m.HeartbeatReply: Raft._on_heartbeat_reply,
-    m.VoteRequest: Raft._on_vote_request,
-    m.VoteReply: Raft._on_vote_reply,
-    m.TimeoutNow: Raft._on_timeout_now,
-    m.SnapshotChunk: Raft._on_snapshot_chunk,
-    m.SnapshotReply: Raft._on_snapshot_reply,
-}

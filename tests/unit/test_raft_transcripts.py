@@ -416,6 +416,33 @@ def test_leader_removes_itself() -> Talk:
     return talk
 
 
+def joint_without(*names: str) -> Talk:
+    talk = Talk("a b c +d +e")
+    leader = talk.begin()
+    talk.members("a b c d? e?")
+    talk.wait(200)
+    for name in names:
+        talk.part(name)
+    talk.members("a d e")
+    assert leader.raft.membership.joint and leader.raft.commit == 2, "only one half of the joint has it"
+    talk.heal()
+    talk.wait(450)
+    assert not leader.raft.membership.joint and leader.raft.commit == 4
+    return talk
+
+
+@conversation
+def test_joint_without_the_old_voters() -> Talk:
+    """All of the new voters have the joint configuration: that does not commit it"""
+    return joint_without("b", "c")
+
+
+@conversation
+def test_joint_without_the_new_voters() -> Talk:
+    """All of the old voters have the joint configuration: that does not commit it"""
+    return joint_without("d", "e")
+
+
 @conversation
 def test_leader_dies_in_a_joint() -> Talk:
     """The leader dies with a joint configuration half replicated; its successor completes the change"""
