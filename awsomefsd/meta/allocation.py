@@ -72,10 +72,9 @@ def _zero(state: State, entry: Entry, volume: rows.VolumeRow, command: Fallocate
     if not row.inline:
         FileMap(state, volume, command.ino, row).clear(start, end, entry.index)
     elif row.stored_bytes > start:
-        data = bytearray(state.read(keys.inline(command.volume, command.ino), rows.INLINE).data)
-        end = min(end, len(data))
-        data[start:end] = bytes(end - start)
-        put_inline(state, volume, command.ino, row, bytes(data))
+        data = state.read(keys.inline(command.volume, command.ino), rows.INLINE).data
+        rest = data[end:]  # without one nothing has to be kept: an inline row may be shorter than the file
+        put_inline(state, volume, command.ino, row, data[:start] + (bytes(end - start) + rest if rest else b""))
 
 
 def _keep(state: State, entry: Entry, volume: rows.VolumeRow, command: Fallocate, row: rows.InodeRow) -> int:
