@@ -8,6 +8,27 @@ _.ListMounts
 _.ListVolumes
 _.Umount
 
+# pyfuse3 calls its operations, and reads these of what they return
+_.removexattr
+_.releasedir
+_.fsyncdir
+_.supports_dot_lookup
+_.enable_acl
+_.f_bsize
+_.f_frsize
+_.f_blocks
+_.f_bfree
+_.f_bavail
+_.f_files
+_.f_ffree
+_.f_favail
+_.f_namemax
+_.st_blksize
+_.st_blocks
+_.generation
+_.entry_timeout
+_.attr_timeout
+
 # click looks them up in its groups
 _.command_class
 _.format_commands

@@ -68,7 +68,7 @@ class Parts:
             self.devices = NodeDevices(self.node.cluster, self.table, self.catalog)
             self.keeper = KeeperClient(settings.run_dir)
             readahead_kib = settings.mount.readahead // 1024
-            config = _worker_config(settings, self.node)
+            config = worker_config(settings, self.node)
             self.mounts = Mounts(
                 settings.state_dir, node.boot_id(), self.keeper, self.catalog.volume, config, readahead_kib, self.catalog.end_session_of
             )
@@ -132,7 +132,7 @@ def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTabl
     )
 
 
-def _worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, MountOptions], dict[str, Any]]:
+def worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, MountOptions], dict[str, Any]]:
     """What a worker is told: the keeper hands it on unread."""
     pins = pins_of(os.environ.get(PINS_VARIABLE, ""))
     boot_id = node.boot_id()

@@ -33,6 +33,7 @@ TOOLS = {
 }
 TEST_TOOLS = {
     "fusermount3": ("fuse3", "fuse3", False),
+    "pkg-config": ("pkg-config", "pkgconf-pkg-config", False),
     "mkfs.ext4": ("e2fsprogs", "e2fsprogs", False),
     "git": ("git", "git", False),
     "make": ("make", "make", False),
@@ -104,6 +105,8 @@ def missing_packages(tests: bool) -> tuple[list[str], list[str]]:
     for name, row in (TOOLS | (TEST_TOOLS if tests else {})).items():
         if _which(name) is None:
             (needed if row[2] else useful).append(row[column])
+    if tests and not os.path.exists("/usr/include/fuse3/fuse.h"):
+        useful.append(("libfuse3-dev", "fuse3-devel")[column])  # for the pyfuse3 adapter, as is pkg-config
     if not _compiles():
         needed.append(("libc6-dev", "glibc-devel")[column])
     if not _venv_works():
@@ -181,6 +184,14 @@ def venv_is_current(extras: bool = False) -> bool:
     return os.path.exists(PYTHON) and stamped[:1] == [_stamp()] and (not extras or "test" in stamped[1:])
 
 
+def _optional(extra: str) -> None:
+    """An extra that needs a library this host may not have; its tests are skipped then."""
+    try:
+        run([PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-e", f"{CHECKOUT}[{extra}]"], what=extra, timeout_s=600)
+    except BuildError:
+        warn(f"not installed: {extra} (its tests will be skipped)")
+
+
 def venv(extras: bool = False) -> None:
     """.venv of the checkout with the project in it, editable."""
     if venv_is_current(extras):
@@ -199,5 +210,7 @@ def venv(extras: bool = False) -> None:
             run([*install, "--no-build-isolation", "--no-index"], what="pip install without network")
         except BuildError:
             raise first from None
+    if extras:
+        _optional("pyfuse3")
     (VENV / STAMP).write_text(f"{_stamp()} {'test' if extras else ''}\n")
     good(".venv is ready")

@@ -33,6 +33,7 @@ COMMANDS = {
     "device": ("device:device", "Add and list storage devices."),
     "volume": ("volume:volume", "Create, list, change and delete volumes."),
     "mount": ("mount:mount", "Mount a volume on a directory."),
+    "mount-pyfuse3": ("mount_pyfuse3:mount_pyfuse3", "Mount a volume through libfuse, served by this process."),
     "umount": ("mount:umount", "Make everything durable and unmount."),
     "flush": ("mount:flush", "Make everything written to a mount durable."),
     "fsck": ("fsck:fsck", "Check metadata and devices of a stopped node."),
