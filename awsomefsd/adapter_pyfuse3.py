@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import GeneratorType
 from typing import Any
 
@@ -95,7 +95,7 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]
     async def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         return self._entry(await self._ask(self._fs.lookup, ctx, parent, name))
 
-    async def forget(self, counts: list[tuple[int, int]]) -> None:
+    async def forget(self, counts: Sequence[tuple[int, int]]) -> None:
         for ino, nlookup in counts:
             self._fs.forget(ino, nlookup)
 

@@ -25,7 +25,9 @@ def mount_pyfuse3(session: Session, volume: str, directory: str, options: tuple[
     try:
         from awsomefsd import adapter_pyfuse3
     except ImportError as err:
-        raise Refused(f"pyfuse3 is not there ({err}); pip install 'awsomefsd[pyfuse3]' needs libfuse3-dev, pkg-config and a compiler") from None
+        raise Refused(
+            f"pyfuse3 is not there ({err}); pip install 'awsomefsd[pyfuse3]', which needs libfuse3-dev, pkg-config and a compiler"
+        ) from None
     from awsomefsd.daemon import worker_config
     from awsomefsd.mounts import Wish
 

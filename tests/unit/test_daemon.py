@@ -53,7 +53,7 @@ def test_parts_that_cannot_be_built_leave_nothing_running(settings: config.Setti
 
 def test_workers_are_told_everything(settings: config.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(daemon.PINS_VARIABLE, "minor=34,resend=off,without=0x40")
-    told = daemon._worker_config(settings, node.load(settings.state_dir))(Wish(9, 3, "demo", "/mnt", ("ro",)), parse(["ro"]))
+    told = daemon.worker_config(settings, node.load(settings.state_dir))(Wish(9, 3, "demo", "/mnt", ("ro",)), parse(["ro"]))
     assert told["volume"] == 3 and told["mount"] == 9 and told["read_only"] and told["meta_sock"] == str(settings.meta_socket)
     assert told["pins"] == {"minor": 34, "resend": False, "without": 0x40} and told["boot_id"] == node.boot_id()
     for bad in ("minor", "minor=x", "resend=maybe", "what=1"):
