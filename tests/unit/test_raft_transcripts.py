@@ -36,11 +36,6 @@ def conversation(talk: Callable[[], Talk]) -> Callable[[], None]:
     return run
 
 
-def test_every_transcript_has_its_conversation() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.txt")} == TALKS
-    assert len(TALKS) >= 25
-
-
 # --- elections ------------------------------------------------------------------------------------------------------------------
 @conversation
 def test_election() -> Talk:
@@ -678,3 +673,9 @@ def test_five_nodes_minority() -> Talk:
     talk.wait(700)
     assert len({tuple(node.state) for node in talk.nodes.values()}) == 1
     return talk
+
+
+# --- and that is all --------------------------------------------------------------------------------------------------------------
+def test_every_transcript_has_its_conversation() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == TALKS
+    assert len(TALKS) >= 25
