@@ -220,6 +220,8 @@ class Actor:
         """What SEEK_DATA and SEEK_HOLE say covers the file, and what they call a hole reads as zeros."""
         fd, at, place = self.slots[slot], 0, os.lseek(self.slots[slot], 0, os.SEEK_CUR)
         size = os.fstat(fd).st_size
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            return None
         try:
             for _ in range(SEGMENTS_MAX):
                 try:
@@ -239,7 +241,8 @@ class Actor:
 
     def do_seekend(self, slot: int, beyond: int, whence: int) -> int:
         """At the end and behind it there is neither data nor hole."""
-        return os.lseek(self.slots[slot], os.fstat(self.slots[slot]).st_size + beyond, whence)
+        info = os.fstat(self.slots[slot])
+        return -1 if stat.S_ISDIR(info.st_mode) else os.lseek(self.slots[slot], info.st_size + beyond, whence)
 
     def do_tmpfile(self, slot: int, folder: str, flags: int, mode: int) -> Any:
         return self.keep(slot, os.open(folder, flags | os.O_TMPFILE, mode))
