@@ -1,4 +1,4 @@
-"""Refusals of names and attributes as ext4 gives them, and names of any bytes."""
+"""Refusals of names and attributes as ext4 gives them, names of any bytes, and directories that change while they are read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import stat
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.beside import ANNA, BERT, LIBC, ROOT, Beside, User, ext4, tell
 pytestmark = pytest.mark.root
 USERS = pytest.mark.parametrize("user", [ROOT, ANNA, BERT], ids=["root", "anna", "bert"])
 Told = Iterator[tuple[Any, Any]]
+ENTRIES = 1_200
 
 
 @pytest.fixture(scope="module")
@@ -197,3 +199,110 @@ def test_names_of_all_bytes_and_of_the_greatest_length(beside: Beside) -> None:
         yield "there", [tell(os.path.lexists, name) for name in usable + longest]
 
     beside.same(names)
+
+
+# --- directories that change while they are read ------------------------------------------------------------------------
+LIBC.opendir.restype = ctypes.c_void_p
+LIBC.readdir64.restype = ctypes.c_void_p
+LIBC.telldir.restype = ctypes.c_long
+
+
+class Walk:
+    """readdir(3), telldir and seekdir, which Python does not have."""
+
+    def __init__(self, path: Path) -> None:
+        self.stream = ctypes.c_void_p(LIBC.opendir(os.fsencode(path)))
+        assert self.stream.value
+
+    def next(self) -> str:
+        place = LIBC.readdir64(self.stream)
+        return ctypes.string_at(place + 19).decode() if place else ""
+
+    def rest(self) -> list[str]:
+        return list(iter(self.next, ""))
+
+    def tell(self) -> int:
+        return int(LIBC.telldir(self.stream))
+
+    def seek(self, cookie: int) -> None:
+        LIBC.seekdir(self.stream, ctypes.c_long(cookie))
+
+    def close(self) -> None:
+        LIBC.closedir(self.stream)
+
+
+@pytest.fixture(scope="module")
+def large(node) -> Path:
+    folder = node.mountpoint / "large"
+    folder.mkdir()
+    fill(folder, ENTRIES)
+    return folder
+
+
+def fill(folder: Path, count: int) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for number in range(count):
+            os.mknod(f"{number:06}", stat.S_IFREG | 0o600, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def test_a_walk_sees_each_entry_once_whatever_is_added_and_removed(large: Path) -> None:
+    walk = Walk(large)
+    seen, removed, added = [], set(), 0
+    try:
+        while name := walk.next():
+            seen.append(name)
+            if len(seen) % 100 == 0:
+                gone = f"{(len(seen) * 7) % ENTRIES:06}"
+                if gone not in removed:
+                    os.unlink(large / gone)
+                    removed.add(gone)
+                make(str(large / f"new-{added}"))
+                os.rename(large / f"new-{added}", large / f"moved-{added}")
+                added += 1
+    finally:
+        walk.close()
+    assert len(seen) == len(set(seen)), "a name twice"
+    stayed = {f"{number:06}" for number in range(ENTRIES)} - removed
+    assert stayed <= set(seen) and added > 8
+    assert set(os.listdir(large)) == stayed | {f"moved-{number}" for number in range(added)}
+
+
+def test_telldir_and_seekdir(large: Path) -> None:
+    walk = Walk(large)
+    try:
+        cookies = {}
+        for _ in range(600):
+            cookie = walk.tell()
+            cookies[cookie] = walk.next()
+        following = walk.rest()
+        for cookie in [*list(cookies)[500:], *list(cookies)[::97], next(iter(cookies))]:
+            walk.seek(cookie)
+            assert walk.next() == cookies[cookie]
+        walk.seek(list(cookies)[-1])
+        victim = list(cookies.values())[-1]
+        os.unlink(large / victim)
+        other = Walk(large)
+        other.seek(list(cookies)[-1])
+        assert other.rest()[: len(following)] == following, "a removed entry's cookie still leads to the next"
+        other.close()
+        LIBC.rewinddir(walk.stream)
+        assert victim not in walk.rest()
+    finally:
+        walk.close()
+
+
+def test_everything_is_removed_while_it_is_walked(node) -> None:
+    folder = node.mountpoint / "emptied"
+    folder.mkdir()
+    fill(folder, 600)
+    walk = Walk(folder)
+    try:
+        while name := walk.next():
+            if not name.startswith("."):
+                os.unlink(folder / name)
+    finally:
+        walk.close()
+    folder.rmdir()
