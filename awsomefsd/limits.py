@@ -118,6 +118,9 @@ SESSION_RENEW_MS = 3_000
 SESSION_SELF_FENCE_MS = SESSION_TTL_MS * 2 // 3
 SESSIONS_MAX = 1_024
 CLOCK_JUMP_MS_MAX = 2_000
+LEASES_PER_SESSION_MAX = 65_536  # read leases
+LEASE_WAITERS_PER_INODE_MAX = 1_024
+RECALL_MS = 10_000  # for a recall to be answered, or to show progress
 
 # --- processes -------------------------------------------------------------------------------------------------------------
 WORKER_MEMORY_BYTES = 256 * MIB

@@ -143,6 +143,8 @@ class Dirent(Struct, array_like=True, gc=False):
     attr: Attr | None = None
 
 
+LEASE_NONE, LEASE_READ, LEASE_WRITE = range(3)
+
 LOCK_POSIX, LOCK_FLOCK = 0, 1  # OFD locks arrive as LOCK_POSIX with the open file as owner
 LOCK_END_MAX = (1 << 63) - 1
 

@@ -16,7 +16,7 @@ import stat
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import BLOCK_BYTES, EXTENTS_PER_INODE_MAX, FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY
-from awsomefsd.meta import extents, keys, quota, rows
+from awsomefsd.meta import extents, keys, leases, quota, rows
 from awsomefsd.meta.attributes import contents_touched, put_inline
 from awsomefsd.meta.commands import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE, Draw, Entry, Fallocate
 from awsomefsd.meta.filemap import FileMap
@@ -31,6 +31,7 @@ MODES = (0, FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, FALLOC_ZERO_
 def fallocate(state: State, entry: Entry, command: Fallocate) -> Reply:
     volume = volume_of(state, entry, command.volume)
     row = inode_of(state, command.volume, command.ino)
+    leases.may_change(state, entry, volume, command.ino)
     _check(row, command)
     start, end = command.offset, command.offset + command.length
     reached = end
@@ -44,6 +45,7 @@ def fallocate(state: State, entry: Entry, command: Fallocate) -> Reply:
         row.inline = True
     if not command.goes_on:
         contents_touched(state, command.volume, command.ino, row, kill=command.kill_suidgid)
+    leases.changed(state, entry, volume, command.ino)
     contents_changed(state, entry, command.volume, command.ino, row)
     return Ranged(attr_of(command.ino, row), max(reached, start))
 

@@ -13,7 +13,7 @@ import stat
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import FILE_BYTES_MAX
-from awsomefsd.meta import keys, rows, xattrs
+from awsomefsd.meta import keys, leases, rows, xattrs
 from awsomefsd.meta.commands import (
     SET_ATIME,
     SET_CTIME,
@@ -42,6 +42,7 @@ def set_attr(state: State, entry: Entry, command: SetAttr) -> Reply:
     mask = command.mask
     if mask & SET_SIZE:
         _check_size(row, command.size)
+        leases.may_change(state, entry, volume, command.ino)
     if mask & SET_MODE:
         row.mode = stat.S_IFMT(row.mode) | stat.S_IMODE(command.mode)
         xattrs.follow_chmod(state, command.volume, command.ino, row)
@@ -55,6 +56,7 @@ def set_attr(state: State, entry: Entry, command: SetAttr) -> Reply:
         xattrs.drop(state, command.volume, command.ino, row, xattrs.CAPABILITY)  # privileges were given to other bytes, by another owner
     if mask & SET_SIZE:
         _set_size(state, entry, volume, command, row)
+        leases.changed(state, entry, volume, command.ino)
     _set_times(entry, command, row)
     changed(state, entry, command.volume, command.ino, row)  # chown(-1, -1) too: its mask is empty
     return Found(attr_of(command.ino, row))

@@ -20,8 +20,8 @@ from awsomefsd.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, S
 
 __all__ = ["Fault", "check"]
 
-_CLUSTER_KINDS = {*range(keys.CLUSTER, keys.SHARED + 1), keys.MEMBERSHIP, keys.REAP}
-_VOLUME_KINDS = set(range(keys.INODE, keys.ORPHAN + 1))
+_CLUSTER_KINDS = {*range(keys.CLUSTER, keys.SHARED + 1), keys.LEASER, keys.MEMBERSHIP, keys.REAP}
+_VOLUME_KINDS = {*range(keys.INODE, keys.ORPHAN + 1), keys.LEASE}
 
 
 def check(txn: Txn) -> list[Fault]:
@@ -136,7 +136,9 @@ class _Check:
             if row.volume >= self.cluster.next_volume:
                 self.exam.fault("volume-count", where, f"the next volume is {self.cluster.next_volume}")
             holders = sorted(number for number in self.live if self.sessions[number].volume == row.volume)
-            if holders != ([row.holder] if row.holder else []):
+            sharers = [number for number in holders if self.sessions[number].shared]
+            self.exam.equal("volume-holder", where, row.sharers, len(sharers))
+            if [number for number in holders if number not in sharers] != ([row.holder] if row.holder else []):
                 self.exam.fault("volume-holder", where, f"holder {row.holder}, live sessions {holders}")
             reserved = sum(self.sessions[number].reserved_bytes for number in holders)
             self.exam.equal("volume-reserved", where, row.reserved_bytes, reserved)

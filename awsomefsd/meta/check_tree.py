@@ -39,6 +39,7 @@ class Tree:
         self._reach()
         self._xattrs()
         self._locks()
+        self._leases()
         self.exam.equal("used-inodes", f"volume {self.number}", self.volume.used_inodes, len(self.inodes))
         return self.inodes
 
@@ -159,6 +160,16 @@ class Tree:
             if self.exam.txn.get(keys.pinner(session, self.number, ino)) is None:
                 self.exam.fault("orphan-index", where, f"session {session} does not know of its pin")
         return pinned
+
+    def _leases(self) -> None:
+        for key, row in self.exam.rows(keys.kind_range(self.number, keys.LEASE), rows.LEASE):
+            ino = keys.first_u64(key)
+            if ino not in self.inodes:
+                self.exam.fault("write-lease", self.where(ino), "the inode does not exist")
+            if row.session and row.session not in self.live_sessions:
+                self.exam.fault("write-lease", self.where(ino), f"session {row.session} has ended")
+            elif row.session and self.exam.txn.get(keys.leaser(row.session, self.number, ino)) is None:
+                self.exam.fault("write-lease", self.where(ino), f"session {row.session} does not know of its lease")
 
     def _locks(self) -> None:
         for key, row in self.exam.rows(keys.kind_range(self.number, keys.LOCKS), rows.LOCKS):

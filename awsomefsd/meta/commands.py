@@ -81,6 +81,7 @@ class OpenSession(Command, tag=10):
     boot_id: str
     worker: int  # counts the workers of this mount
     predecessor_exited: bool = True
+    shared: bool = False  # beside other sessions of the volume that share it; then files are held by leases
 
 
 class EndSession(Command, tag=11):
@@ -266,6 +267,7 @@ class InodeCommit(Struct, array_like=True, gc=False):
     mtime_ns: int
     extents: list[Extent] = []
     inline: list[tuple[int, bytes]] = []
+    lease: int = 0  # epoch of the write lease that held these bytes back; 0: none
 
 
 class Commit(Command, tag=30):
@@ -345,6 +347,25 @@ class SetLock(Command, tag=40):
     handle: int = 0
 
 
+class AcquireLease(Command, tag=80):
+    """The write lease of a regular file for the entry's session, which shares the volume.  Holding it already is no error.
+
+    `known`: LeaseRow.changes as the mount knew it (0: it did not); the answer says whether others have changed the data since.
+    """
+
+    volume: int
+    ino: int
+    known: int = 0
+
+
+class ReleaseLease(Command, tag=81):
+    """The write lease with that epoch ends, if the entry's session still holds it."""
+
+    volume: int
+    ino: int
+    lease: int
+
+
 class RegisterReader(Command, tag=50):
     """A named reader of the change stream; the log is kept from its cursor on.  Idempotent (keeps an existing cursor)."""
 
@@ -378,7 +399,7 @@ AnyCommand = Union[
     Create, Link, Unlink, Rmdir, Rename, SetAttr, SetXattr, RemoveXattr, ReleaseOrphan, Commit, Reap, SetLock,
     Tmpfile, SetAtimes,
     Fallocate, CopyRange, Draw,
-    RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership,
+    RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease,
 ]  # fmt: skip
 
 

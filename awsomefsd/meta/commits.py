@@ -15,7 +15,7 @@ import stat
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import EXTENTS_PER_COMMIT_MAX, EXTENTS_PER_INODE_MAX, FILE_BYTES_MAX, INLINE_BYTES_MAX
-from awsomefsd.meta import extents, keys, rows
+from awsomefsd.meta import extents, keys, leases, rows
 from awsomefsd.meta.attributes import follow_log, put_inline
 from awsomefsd.meta.commands import Commit, Entry, InodeCommit
 from awsomefsd.meta.filemap import FileMap
@@ -32,6 +32,8 @@ def commit(state: State, entry: Entry, command: Commit) -> Reply:
     session = session_of(state, entry, command.volume)
     volume = volume_of(state, entry, command.volume, host=False)
     _check(state, session.session, command)
+    for step in command.inodes if volume.sharers else ():
+        leases.may_change(state, entry, volume, step.ino, step.lease)
     errnos: list[int] = []
     attrs: list[Attr | None] = []
     for step in command.inodes:
@@ -95,6 +97,7 @@ def _commit_inode(state: State, entry: Entry, volume: rows.VolumeRow, row: rows.
     elif row.extents + len(step.extents) > EXTENTS_PER_INODE_MAX:
         return errno.EFBIG
     follow_log(row, step.log)
+    leases.changed(state, entry, volume, step.ino)
     if step.extents:
         if row.inline:
             put_inline(state, volume, step.ino, row, b"")

@@ -27,7 +27,7 @@ _KINDS = """
     directory-unreachable wrong-parent wrong-entries dentry-without-cookie cookie-without-dentry cookie-mismatch cookie-counter ino-counter
     symlink-size xattr-count xattr-without-inode acl-invalid acl-mode
     orphan-without-inode orphan-with-name orphan-of-ended-session orphan-index
-    lock-without-inode lock-of-ended-session lock-conflict lock-index
+    lock-without-inode lock-of-ended-session lock-conflict lock-index write-lease
     inline-without-inode inline-with-extents inline-bytes
     extent-without-inode extents-overlap extent-past-size extent-in-free-segment extent-foreign-incarnation extent-past-committed
     extent-count stored-bytes extent-without-reverse shared-bytes allocated-bytes reverse-without-extent trim-count

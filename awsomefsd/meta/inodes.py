@@ -108,6 +108,8 @@ def end_inode(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, row:
         volume.used_bytes -= row.stored_bytes
     if not stat.S_ISLNK(row.mode):
         drop_locks(state, number, ino)
+    if volume.leased:
+        _drop_lease(state, number, ino)
     if row.trims:
         for key in state.keys_in(keys.trims_range(number, ino)):
             state.unqueue_reap(key)
@@ -130,6 +132,14 @@ def extents_of(state: State, volume: int, ino: int, count: int) -> list[Piece]:
         if len(found) == count:
             break
     return found
+
+
+def _drop_lease(state: State, volume: int, ino: int) -> None:
+    row: rows.LeaseRow | None = state.read(keys.lease(volume, ino), rows.LEASE)
+    if row is not None:
+        if row.session:
+            state.txn.delete(keys.leaser(row.session, volume, ino))
+        state.txn.delete(keys.lease(volume, ino))
 
 
 def drop_locks(state: State, volume: int, ino: int) -> None:

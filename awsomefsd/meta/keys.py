@@ -20,6 +20,7 @@ Cluster (volume 0)::
     0e pinner      session u64 | volume u32 | ino u64                           MarkerRow     which orphans a session has open
     0f reverse     segment u64 | frame offset u64 | volume u32 | ino u64 | file offset u64   ReverseRow   who uses a place
     10 shared      segment u64 | frame offset u64                               SharedRow     who shares the bytes of a frame
+    18 leaser      session u64 | volume u32 | ino u64                           MarkerRow     where a session has write leases
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
 
 A volume::
@@ -32,6 +33,7 @@ A volume::
     25 xattr       ino u64 | name                                               XattrRow
     26 locks       ino u64                                                      LocksRow      all locks of an inode
     27 orphan      ino u64 | session u64                                        MarkerRow     unlinked, still open there
+    2c lease       ino u64                                                      LeaseRow      who writes; only of volumes that were shared
 """
 
 from __future__ import annotations
@@ -45,8 +47,10 @@ SHARD = 0  # one shard so far; the field is there so that more need no new forma
     SHARED,
 ) = range(1, 17)  # fmt: skip
 MEMBERSHIP = 0x1E
+LEASER = 0x18
 REAP = 0x1F
 INODE, DENTRY, COOKIE, EXTENT, INLINE, XATTR, LOCKS, ORPHAN = range(0x20, 0x28)
+LEASE = 0x2C
 
 REAP_INODE, REAP_TRIM, REAP_SESSION, REAP_VOLUME = 1, 2, 3, 4  # in this order: a volume's rows go when nothing points into it
 
@@ -154,8 +158,20 @@ def pinner_range(session_number: int) -> Range:
     return _ONE.pack(SHARD, 0, PINNER, session_number), _ONE.pack(SHARD, 0, PINNER, session_number + 1)
 
 
+def leaser(session_number: int, volume_number: int, ino: int) -> bytes:
+    return _PLACE.pack(SHARD, 0, LEASER, session_number, volume_number, ino)
+
+
+def leaser_range(session_number: int) -> Range:
+    return _ONE.pack(SHARD, 0, LEASER, session_number), _ONE.pack(SHARD, 0, LEASER, session_number + 1)
+
+
+def lease(volume_number: int, ino: int) -> bytes:
+    return _ONE.pack(SHARD, volume_number, LEASE, ino)
+
+
 def place_of(key: bytes) -> tuple[int, int, int]:
-    """(session, volume, ino) of a locker or pinner key."""
+    """(session, volume, ino) of a locker, pinner or leaser key."""
     return _PLACE.unpack(key)[3:]
 
 

@@ -42,25 +42,32 @@ from awsomefsd.meta.commands import (
     ReleaseOrphan,
     SetLock,
 )
-from awsomefsd.meta.deadlock import Owner, closes_circle
 from awsomefsd.meta.leader_desk import Desk
+from awsomefsd.meta.leader_leases import LeaseDesk
+from awsomefsd.meta.leader_locks import LockDesk
 from awsomefsd.meta.leader_proposals import Proposals
 from awsomefsd.meta.leader_reads import Reads
 from awsomefsd.meta.messages import (
+    AnswerRecall,
+    AwaitRecalls,
     Body,
     Cancel,
     Done,
+    ExtendRecall,
     Failed,
     Follow,
     GetDevices,
+    GetLease,
     GetReports,
     GetStatus,
     Hello,
     NotLeader,
     Propose,
+    ReleaseLeases,
     Renew,
     Reply,
     Report,
+    ReportLeases,
     SessionOpened,
     Status,
     WaitLock,
@@ -68,7 +75,7 @@ from awsomefsd.meta.messages import (
 from awsomefsd.meta.renewals import CHECK_MS, Renewals
 from awsomefsd.meta.replica import AppliedMachine, Replica
 from awsomefsd.meta.waiting import LockWaiters, Origin, Waiter
-from awsomefsd.types import HOST_UNIQUE
+from awsomefsd.types import HOST_UNIQUE, Lock
 
 Answer = Callable[[AppliedMachine, Body], Reply]
 _MS = 1_000_000
@@ -119,16 +126,17 @@ class Leader:
         self._clock = HybridClock(replica.machine.last_stamp, wall_ns)
         self._renewals = Renewals(session_ttl_ms)
         self._waiters = LockWaiters()
+        self._locks = LockDesk(self._waiters, self._in_the_way, self._enter_lock, lambda: self.full)
         self._reads = Reads(replica.log)
         self._desk = Desk(replica, cluster_uuid, device_paths, monotonic_ns)
         self._proposals = Proposals()
+        self._leases = LeaseDesk(lambda: replica.machine, self._renewals, boot_ns, self._enter_lease)
         self._nobody = _Nobody()
         self._check_ns = 0  # boot time of the next check of sessions
         self._reap_ns = 0  # monotonic time before which no Reap is proposed
         self._reaping = True  # there may be something to reap; looked at after a pause, not in every turn
         self.refused = 0  # by admission
         self.expired = 0
-        self.deadlocks = 0  # waits that ended with EDEADLK
         self._handlers = self._table()
         self._notice()
 
@@ -138,13 +146,19 @@ class Leader:
             Propose: self._propose,
             WaitLock: self._wait_lock,
             Renew: self._renew,
-            Cancel: self._cancel,
+            Cancel: self._locks.cancel,
             Follow: self._follow,
             GetStatus: self._status,
             GetDevices: self._devices,
             Hello: self._hello,
             Report: self._desk.report,
             GetReports: self._desk.reports,
+            GetLease: self._leases.get,
+            ReportLeases: self._leases.report,
+            AwaitRecalls: self._leases.await_recalls,
+            AnswerRecall: self._leases.answer_recall,
+            ExtendRecall: self._leases.extend_recall,
+            ReleaseLeases: self._leases.release,
         }
 
     # --- the turn --------------------------------------------------------------------------------------------------------
@@ -189,6 +203,7 @@ class Leader:
             self._leads, self._term = True, log.term
             self._clock = HybridClock(self._replica.machine.last_stamp, self._wall_ns)
             self._renewals.begin(self._sessions(), self._boot_ns())
+            self._leases.begin(log.term)
             self._check_ns, self._reaping = 0, True
             self._alone = log.next_deadline_ns() is None
         elif self._leads:
@@ -203,6 +218,7 @@ class Leader:
         asked = self._proposals.take_all()
         waiting = [(parked.origin, parked.call) for parked in self._reads.take_all()]
         waiting += [(waiter.origin, waiter.call) for waiter in self._waiters.take_all()]
+        waiting += self._leases.take_waiting()
         waiting += [(follower.origin, follower.call) for follower in self._desk.followers.take_all()]
         elsewhere = self._not_leader()
         for origin, call in asked:
@@ -224,10 +240,10 @@ class Leader:
     def run(self) -> None:
         """Commit and apply what was collected, then what that made possible."""
         self._reads.draw()
-        if not self._alone or self._proposals.batch or self._waiters.to_retry:
+        if not self._alone or self._proposals.batch or self._waiters.to_retry or self._leases.active:
             self._notice()
             self._run_batch()
-            while self._leads and self._retry_locks():
+            while self._leads and (self._retry_locks() or self._retry_leases()):
                 self._run_batch()
         if self._reads.parked and self._leads:
             for parked in self._reads.take_confirmed():
@@ -271,13 +287,16 @@ class Leader:
         if isinstance(command, (OpenSession, EndSession)):
             now = self._boot_ns()
             self._renewals.update(self._sessions(), now)
+            if isinstance(reply, SessionOpened) and isinstance(command, OpenSession):
+                self._leases.opened(command, reply)
+            self._leases.live(self._sessions())
             if isinstance(reply, SessionOpened):
                 self._renewals.opened(reply.session, reply.resumed, entry.index, now)
             if isinstance(command, EndSession):
                 self._proposals.ending.discard(command.session)
             if isinstance(command, EndSession) and isinstance(reply, Done):
                 for waiter in self._waiters.of_session(command.session):
-                    self._end_wait(waiter, Failed(errno.ESTALE, "the session has ended"))
+                    self._locks.end(waiter, Failed(errno.ESTALE, "the session has ended"))
         self._waiters.unlocked_all()
 
     def tick(self) -> None:
@@ -287,6 +306,7 @@ class Leader:
         now = self._boot_ns()
         if self._leads and now >= self._check_ns:
             self._check_ns = now + CHECK_MS * _MS
+            self._leases.tick(now)
             for session, epoch in self._renewals.expired(now):
                 if session in self._proposals.ending:
                     continue
@@ -328,6 +348,7 @@ class Leader:
         """Its connection is gone.  What it proposed still commits; the result is stored."""
         self._waiters.drop_origin(origin)
         self._reads.drop_origin(origin)
+        self._leases.drop_origin(origin)
         self._desk.drop_origin(origin)
         self._plain = self._leads and not self._desk.any_void
 
@@ -347,6 +368,14 @@ class Leader:
         command = body.command
         if type(command) in RAFT_COMMANDS:
             raise ProtocolError(f"{type(command).__name__} is Raft's own")  # such an entry is in force as soon as it is in a log
+        if self._leases.active:
+            if type(command) is EndSession and not mount and not self._leases.may_end(command):
+                origin.answer(call, Failed(errno.EAGAIN, "the lease of that session runs out first", True))
+                return
+            admitted = self._leases.admit(origin, call, body, size)
+            if admitted is None:
+                return
+            origin = admitted
         if type(command) is LeaseSegments:
             command = LeaseSegments(command.count, self._renewals.safe_index(self._replica.machine.applied_index))
         self._enter(origin, call, unique, body.session, body.epoch, body.acks, command, size)
@@ -370,6 +399,16 @@ class Leader:
         entry = Entry(0, 0, COMMAND_VERSION, 0, self._site, stamp, time_ns, origin.mount, unique, session, epoch, acks, command)
         self._proposals.enter(entry, origin, call, size)
 
+    def _enter_lease(self, origin: Origin, call: int, session: int, epoch: int, command: Any) -> None:
+        self._enter(origin, call, HOST_UNIQUE, session, epoch, [], command, 0)
+
+    def _retry_leases(self) -> bool:
+        """Handle again what waited for a lease."""
+        if self._leases.active:
+            for parked in self._leases.take_ready():
+                self.handle(parked.origin, parked.call, parked.body, parked.size)
+        return bool(self._proposals.batch)
+
     # --- locks that wait -------------------------------------------------------------------------------------------------
     def _wait_lock(self, origin: Origin, call: int, body: WaitLock, size: int) -> None:
         command = body.command
@@ -386,49 +425,16 @@ class Leader:
             origin.answer(call, refusal)
 
     def _retry_locks(self) -> bool:
-        """Put at most one grantable waiter of each inode into the (empty) batch: what is tested here is what it will be applied to.
-
-        So an inode with a SetLock that is not applied yet has to wait for it.
-        """
-        for waiters in self._waiters.take_retries(self._proposals.locking):
-            for waiter in waiters:
-                if self.full:
-                    self._waiters.unlocked(waiter.key)
-                elif not (blockers := self._blockers(waiter)):
-                    body = waiter.body
-                    self._enter(waiter.origin, waiter.call, body.unique, body.session, body.epoch, body.acks, waiter.command, 0)
-                    self._waiters.remove(waiter.origin.mount, body.unique)
-                    self._waiters.unlocked(waiter.key)  # the next one in the next round
-                else:
-                    self._end_deadlock(waiter, blockers)
-                    continue
-                break
+        if self._waiters.to_retry:
+            self._locks.retry(self._proposals.locking)
         return bool(self._proposals.batch)
 
-    def _blockers(self, waiter: Waiter) -> list[Owner]:
-        """Who is in its way; nobody too if there is another error to be had: applying it says which."""
-        locks = self._replica.look(lambda machine: machine.locks_in_the_way(waiter.body.session, waiter.command))
-        return [(lock.session, lock.owner) for lock in locks]
+    def _enter_lock(self, waiter: Waiter) -> None:
+        body = waiter.body
+        self._enter(waiter.origin, waiter.call, body.unique, body.session, body.epoch, body.acks, waiter.command, 0)
 
-    def _end_deadlock(self, waiter: Waiter, blockers: list[Owner]) -> None:
-        """Looked for whenever a waiter is tried in vain: when it comes, and when a lock it might have got went to another."""
-        if not waiter.in_graph:
-            return
-        waiting = any(self._waiters.of_owner(owner) for owner in blockers)
-        if waiting and closes_circle(waiter, lambda each: each.owner, self._blockers, self._waiters.of_owner):
-            self.deadlocks += 1
-            self._end_wait(waiter, Failed(errno.EDEADLK, "its owner would wait for itself"))
-        else:
-            self._waiters.enter_graph(waiter)
-
-    def _end_wait(self, waiter: Waiter, reply: Failed) -> None:
-        self._waiters.remove(waiter.origin.mount, waiter.body.unique)
-        waiter.origin.answer(waiter.call, reply)
-
-    def _cancel(self, origin: Origin, call: int, body: Cancel, size: int) -> None:
-        waiter = self._waiters.remove(origin.mount, body.unique)
-        if waiter is not None:
-            waiter.origin.answer(waiter.call, Failed(errno.EINTR))
+    def _in_the_way(self, session: int, command: Any) -> list[Lock]:
+        return self._replica.look(lambda machine: machine.locks_in_the_way(session, command))
 
     # --- the rest -----------------------------------------------------------------------------------------------------------
     def _hello(self, origin: Origin, call: int, body: Hello, size: int) -> None:
@@ -477,10 +483,11 @@ class Leader:
             "sessions_expired": self.expired,
             "clock_jumps": self._renewals.jumps,
             "lock_waiters": len(self._waiters),
-            "lock_deadlocks": self.deadlocks,
+            "lock_deadlocks": self._locks.deadlocks,
             "followers": len(self._desk.followers),
             "admission_refused": self.refused,
             "reaping": int(self._reaping),
             "leading": int(self._leads),
+            "lease_waiters": self._leases.waiting,
             **self._transport_figures(),
         }

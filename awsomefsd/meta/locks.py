@@ -15,6 +15,7 @@ from awsomefsd.errors import FsError
 from awsomefsd.limits import LOCKS_PER_INODE_MAX
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.commands import Entry, SetLock
+from awsomefsd.meta.leases import lock_lost
 from awsomefsd.meta.messages import Done, Reply
 from awsomefsd.meta.refuse import inode_of, session_of, volume_of
 from awsomefsd.meta.state import State
@@ -141,11 +142,14 @@ def _keep(state: State, volume: int, ino: int, session: int, before: list[Lock],
         state.txn.delete(keys.locker(session, volume, ino))
 
 
-def end_session_locks(state: State, session: int) -> None:
+def end_session_locks(state: State, session: int, *, shared: bool = False) -> None:
+    """`shared`: others use the volume too, and what the locks protected may change behind their owner's back."""
     for key in state.keys_in(keys.locker_range(session)):
         _, volume, ino = keys.place_of(key)
         held = of_inode(state, volume, ino)
         _keep(state, volume, ino, session, held, [lock for lock in held if lock.session != session])
+        if shared:
+            lock_lost(state, volume, ino)
         state.unlocked.add((volume, ino))
 
 

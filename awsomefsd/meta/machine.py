@@ -21,12 +21,15 @@ from awsomefsd.meta import (
     allocation,
     attributes,
     commits,
+    keys,
+    leases,
     locks,
     members,
     namespace,
     quota,
     reaping,
     renames,
+    rows,
     segments,
     sessions,
     sharing,
@@ -70,6 +73,8 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.Draw: allocation.draw,
     c.CopyRange: sharing.copy_range,
     c.SetLock: locks.set_lock,
+    c.AcquireLease: leases.acquire,
+    c.ReleaseLease: leases.release,
     c.RegisterReader: stream_readers.register,
     c.AdvanceReader: stream_readers.advance,
     c.RemoveReader: stream_readers.remove,
@@ -156,6 +161,23 @@ class Machine:
     def live_sessions(self) -> dict[int, int]:
         """Session -> epoch."""
         return {row.session: row.epoch for row in sessions.every(self.state) if not row.ended}
+
+    def sharing_sessions(self) -> dict[int, int]:
+        """Live sessions that share their volume -> volume."""
+        return {row.session: row.volume for row in sessions.every(self.state) if row.shared and not row.ended}
+
+    def write_leases(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(volume, ino) -> (session, lease epoch)."""
+        return leases.every(self.state)
+
+    def foreign_changes(self, volume: int, ino: int) -> int:
+        """LeaseRow.changes of an inode."""
+        return leases.of_inode(self.state, volume, ino).changes
+
+    def child(self, volume: int, parent: int, name: bytes) -> int:
+        """The inode of a name; 0 if there is none."""
+        row: rows.DentryRow | None = self.state.read(keys.dentry(volume, parent, name), rows.DENTRY)
+        return 0 if row is None else row.ino
 
     def reader_cursors(self) -> dict[str, int]:
         """Cursors of the change stream's registered readers; the log is kept from the smallest on."""

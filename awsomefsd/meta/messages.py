@@ -185,10 +185,70 @@ class GetReports(Message, tag=31):
     pass
 
 
+class GetLease(Message, tag=50):
+    """A lease on an inode (a directory: with all its names) for a session that shares its volume.  Leased, when nothing is in the way.
+
+    `known` as in AcquireLease.
+    """
+
+    session: int
+    epoch: int
+    volume: int
+    ino: int
+    mode: int  # LEASE_READ or LEASE_WRITE
+    known: int = 0
+
+
+class ReportLeases(Message, tag=51):
+    """To a leader of a new term: the read leases that are held.  Nothing older than this term is honoured by the session any more."""
+
+    session: int
+    epoch: int
+    term: int
+    inos: list[int]
+
+
+class AwaitRecalls(Message, tag=52):
+    """Answered by Recalls with all open recalls of the session once there is one with a sequence > `after`."""
+
+    session: int
+    epoch: int
+    after: int
+
+
+class AnswerRecall(Message, tag=53):
+    """What the recall asked for is done: data held back is committed, caches are dropped.  Nothing older than it is honoured any more."""
+
+    session: int
+    epoch: int
+    term: int
+    sequence: int
+
+
+class ExtendRecall(Message, tag=54):
+    """Still at it: `done` counts what was laundered so far, and only a growing number moves the deadline."""
+
+    session: int
+    epoch: int
+    term: int
+    sequence: int
+    done: int
+
+
+class ReleaseLeases(Message, tag=55):
+    """Leases that are not needed any more; not those granted with a sequence > `sequence`, which the session has not seen yet."""
+
+    session: int
+    epoch: int
+    term: int
+    sequence: int
+    inos: list[int]
+
+
 Body = Union[
     Hello, Propose, Lookup, GetAttr, ReadDir, ReadLink, GetXattr, ListXattr, GetLayout, GetStatFs, GetSegments, GetDevices,
     GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent, GetSessions, Report,
-    GetReports,
+    GetReports, GetLease, ReportLeases, AwaitRecalls, AnswerRecall, ExtendRecall, ReleaseLeases,
 ]  # fmt: skip
 
 
@@ -354,6 +414,27 @@ class Ranged(Message, tag=30):
     reached: int
 
 
+class Leased(Message, tag=40):
+    """A grant, number `sequence` of what the leader of `term` told the session.  `epoch`: of a write lease, for commits.
+
+    `changes` as in LeaseRow; `foreign`: it differs from what the session said it knew.
+    """
+
+    term: int
+    sequence: int
+    mode: int
+    epoch: int
+    changes: int
+    foreign: bool
+
+
+class Recalls(Message, tag=41):
+    """(sequence, inode, mode that may stay) of the open recalls, in order."""
+
+    term: int
+    recalls: list[tuple[int, int, int]]
+
+
 class NotLeader(Message, tag=50):
     """Ask `node` at `address` (both "" while nobody is known to lead), with the same ids.  Answers any request, Hello too."""
 
@@ -364,7 +445,7 @@ class NotLeader(Message, tag=50):
 Reply = Union[
     Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
     StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions, Reports,
-    NotLeader, Ranged,
+    NotLeader, Ranged, Leased, Recalls,
 ]  # fmt: skip
 
 

@@ -55,9 +55,10 @@ class Renewals:
         if live is not None:
             live.condemned = True
 
-    def condemned(self, session: int) -> bool:
+    def alive(self, session: int, epoch: int) -> bool:
+        """It may ask for things: it has not ended and is not condemned."""
         live = self._live.get(session)
-        return live is not None and live.condemned
+        return live is not None and live.epoch == epoch and not live.condemned
 
     def opened(self, session: int, resumed: bool, index: int, now_ns: int) -> None:
         """Its OpenSession was applied as entry `index`: a new session uses nothing that is older."""

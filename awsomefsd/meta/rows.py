@@ -103,6 +103,9 @@ class VolumeRow(Row):
     lineage_snapshot: int = 0
     stamp: int = 0
     site: int = 0
+    sharers: int = 0  # live sessions that share it
+    leased: bool = False  # was shared once: there may be LeaseRows
+    exclusives: int = 0  # how often a session that holds it whole was opened
 
 
 class VolumeNameRow(Row):
@@ -122,6 +125,7 @@ class SessionRow(Row):
     reserved_bytes: int = 0
     ended: bool = False
     segments_leased: int = 0
+    shared: bool = False
 
 
 class MountRow(Row):
@@ -129,6 +133,7 @@ class MountRow(Row):
     volume: int
     node: str
     boot_id: str
+    exclusives: int = 0  # VolumeRow.exclusives when its session was opened
 
 
 class ResultRow(Row):
@@ -268,6 +273,15 @@ class LocksRow(Row):
     locks: list[Lock]
 
 
+class LeaseRow(Row):
+    """`session` holds the write lease (0: nobody) under `epoch`.  `changes` counts foreign changes, `mount` made the last one."""
+
+    session: int = 0
+    epoch: int = 0
+    changes: int = 1
+    mount: int = 0
+
+
 CLUSTER = Sealed(ClusterRow)
 DEVICE = Sealed(DeviceRow)
 SEGMENT = Sealed(SegmentRow)
@@ -291,5 +305,6 @@ EXTENT = Sealed(ExtentRow)
 INLINE = Sealed(InlineRow)
 XATTR = Sealed(XattrRow)
 LOCKS = Sealed(LocksRow)
+LEASE = Sealed(LeaseRow)
 
 MARK = MARKER.dumps(MarkerRow())  # the one value of every marker

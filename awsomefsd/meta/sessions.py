@@ -18,6 +18,7 @@ from awsomefsd.limits import REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS, SESSIONS_MA
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.commands import EndSession, Entry, OpenSession
 from awsomefsd.meta.inodes import unpin
+from awsomefsd.meta.leases import end_session_write_leases
 from awsomefsd.meta.locks import end_session_locks
 from awsomefsd.meta.messages import Done, Reply, SessionOpened
 from awsomefsd.meta.quota import consume
@@ -40,6 +41,8 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
     if live and old is not None:
         if old.volume != command.volume:
             raise FsError(errno.EINVAL, f"mount {command.mount} serves volume {old.volume}")
+        if command.shared != old.shared:
+            raise FsError(errno.EINVAL, f"session {old.session} was opened {'shared' if old.shared else 'for the whole volume'}")
         if command.worker <= old.worker:
             raise FsError(errno.ESTALE, f"worker {command.worker} of this mount has been succeeded by {old.worker}")
         end_leases(state, old.session, exited=command.predecessor_exited)
@@ -50,31 +53,50 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
     holder = state.session(volume.holder) if volume.holder else None
     if holder is not None and not _earlier_boot(holder, command):
         raise FsError(errno.EBUSY, f"volume {volume.name} is mounted by session {holder.session} on node {holder.node}")
+    if not command.shared and volume.sharers and any(_in_the_way(row, command) for row in every(state)):
+        raise FsError(errno.EBUSY, f"volume {volume.name} is shared by {volume.sharers} sessions")
     if state.cluster.sessions >= SESSIONS_MAX:
         raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")
     _end_earlier_boots(state, entry, command)
-    return _new_session(state, command, volume, known=mount is not None)
+    return _new_session(state, command, volume, mount)
 
 
-def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, *, known: bool) -> Reply:
+def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, old: rows.MountRow | None) -> Reply:
     cluster = state.cluster
-    foreign = known and volume.last_mount != command.mount
+    foreign = old is not None and (volume.exclusives != old.exclusives if command.shared else volume.last_mount != command.mount)
     row = rows.SessionRow(
-        cluster.next_session, cluster.next_epoch, command.mount, command.volume, command.node, command.boot_id, command.worker
+        cluster.next_session,
+        cluster.next_epoch,
+        command.mount,
+        command.volume,
+        command.node,
+        command.boot_id,
+        command.worker,
+        shared=command.shared,
     )
     cluster.next_session += 1
     cluster.next_epoch += 1
     cluster.sessions += 1
     state.save_session(row)
-    mount = rows.MountRow(row.session, command.volume, command.node, command.boot_id)
+    if command.shared:
+        volume.sharers += 1
+        volume.leased = True
+        volume.last_mount = command.mount if volume.last_mount == command.mount else 0
+    else:
+        volume.exclusives += 1
+        volume.holder, volume.last_mount = row.session, command.mount
+    mount = rows.MountRow(row.session, command.volume, command.node, command.boot_id, volume.exclusives)
     state.write(keys.mount(command.mount), mount, rows.MOUNT)
-    volume.holder, volume.last_mount = row.session, command.mount
     state.save_volume(volume)
     return SessionOpened(row.session, row.epoch, False, foreign, SESSION_TTL_MS, describe(volume))
 
 
 def _earlier_boot(row: rows.SessionRow | rows.MountRow, command: OpenSession) -> bool:
     return row.node == command.node and row.boot_id != command.boot_id
+
+
+def _in_the_way(row: rows.SessionRow, command: OpenSession) -> bool:
+    return row.volume == command.volume and not row.ended and not _earlier_boot(row, command)
 
 
 def _end_earlier_boots(state: State, entry: Entry, command: OpenSession) -> None:
@@ -111,7 +133,11 @@ def end(state: State, entry: Entry, row: rows.SessionRow, *, exited: bool) -> No
     if volume.holder == row.session:
         volume.holder = 0
         state.save_volume(volume)
-    end_session_locks(state, row.session)
+    end_session_locks(state, row.session, shared=row.shared)
+    if row.shared:
+        end_session_write_leases(state, row.session)
+        volume.sharers -= 1
+        state.save_volume(volume)
     end_leases(state, row.session, exited=exited)
     end_pins(state, entry, row.session, REAP_EXTENTS_PER_ENTRY)
     if state.any_in(keys.pinner_range(row.session)):

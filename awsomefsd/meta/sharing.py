@@ -12,7 +12,7 @@ import stat
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import EXTENTS_PER_INODE_MAX, FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY
-from awsomefsd.meta import extents, quota, rows
+from awsomefsd.meta import extents, leases, quota, rows
 from awsomefsd.meta.attributes import contents_touched
 from awsomefsd.meta.commands import CopyRange, Entry
 from awsomefsd.meta.extents import Piece
@@ -30,6 +30,7 @@ def copy_range(state: State, entry: Entry, command: CopyRange) -> Reply:
     volume = volume_of(state, entry, command.volume)
     source = inode_of(state, command.volume, command.ino)
     target = inode_of(state, command.volume, command.new_ino)
+    leases.may_change(state, entry, volume, command.new_ino)
     _check(source, target, command)
     start, at = command.offset, command.new_offset
     length = min(command.length, source.size - start)
@@ -50,6 +51,7 @@ def copy_range(state: State, entry: Entry, command: CopyRange) -> Reply:
     target.size = max(target.size, at + length)
     target.inline = False
     contents_touched(state, command.volume, command.new_ino, target, kill=command.kill_suidgid)
+    leases.changed(state, entry, volume, command.new_ino)
     contents_changed(state, entry, command.volume, command.new_ino, target)
     return Ranged(attr_of(command.new_ino, target), length)
 

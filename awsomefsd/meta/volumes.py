@@ -115,6 +115,8 @@ def set_volume(state: State, entry: Entry, command: SetVolume) -> Reply:
 
 def delete(state: State, entry: Entry, command: DeleteVolume) -> Reply:
     row = existing(state, command.volume)
+    if row.sharers:
+        raise FsError(errno.EBUSY, f"{row.sharers} sessions have volume {row.name} mounted")
     if row.holder:
         raise FsError(errno.EBUSY, f"session {row.holder} has volume {row.name} mounted")
     root = state.inode(command.volume, ROOT_INO)

@@ -38,7 +38,7 @@ COMMANDS: list[c.Command] = [
     c.CreateVolume("vol", "uuid", 1 << 40, 1000, 0o1777, 1, 2),
     c.SetVolume(1, 2, 3, "new"),
     c.DeleteVolume(1, True),
-    c.OpenSession(1 << 63, 1, "node", "boot", 2, False),
+    c.OpenSession(1 << 63, 1, "node", "boot", 2, False, True),
     c.EndSession(1, 2, True),
     c.ClearQuarantine(1, "proof"),
     c.LeaseSegments(2, 1 << 33),
@@ -60,6 +60,8 @@ COMMANDS: list[c.Command] = [
     c.Fallocate(1, 2, 17, 1 << 40, 4096, True, True),
     c.CopyRange(1, 2, 3, 4, 5, 1 << 40, True),
     c.Draw(1, 2, 3, 4, 5),
+    c.AcquireLease(1, 2, 3),
+    c.ReleaseLease(1, 2, 3),
     c.RegisterReader("reader", 1),
     c.AdvanceReader("reader", 2),
     c.RemoveReader("reader"),
@@ -72,10 +74,10 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.DEVICE, rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1)),
     (rows.SEGMENT, rows.SegmentRow(*range(1, 13))),
     (rows.FREE, rows.FreeRow(1, 2)),
-    (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15)),
+    (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17)),
     (rows.VOLNAME, rows.VolumeNameRow(1)),
-    (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7)),
-    (rows.MOUNT, rows.MountRow(1, 2, "node", "boot")),
+    (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True)),
+    (rows.MOUNT, rows.MountRow(1, 2, "node", "boot", 3)),
     (rows.RESULT, rows.ResultRow(m.Found(ATTR, None, True))),
     (rows.READER, rows.ReaderRow(1)),
     (rows.MEMBERSHIP, rows.MembershipRow(1, MEMBERSHIP)),
@@ -91,6 +93,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.INLINE, rows.InlineRow(b"data")),
     (rows.XATTR, rows.XattrRow(b"value")),
     (rows.LOCKS, rows.LocksRow([LOCK])),
+    (rows.LEASE, rows.LeaseRow(1, 2, 3, 1 << 63)),
 ]
 
 KEYS: dict[str, bytes] = {
@@ -120,6 +123,8 @@ KEYS: dict[str, bytes] = {
     "xattr": keys.xattr(3, 8, b"user.a"),
     "locks": keys.locks(3, 8),
     "orphan": keys.orphan(3, 8, 4),
+    "leaser": keys.leaser(4, 3, 8),
+    "lease": keys.lease(3, 8),
 }
 
 
@@ -166,7 +171,7 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 26
+    assert len(set(kinds)) == len(kinds) == 28
 
 
 def test_keys_read_back() -> None:

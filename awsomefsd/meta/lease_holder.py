@@ -1,0 +1,146 @@
+"""The worker's side of leases: what it holds, and what of that it may still believe.  Pure.
+
+A lease is worth what the session is: until the session's own fence (lease_core.py: two thirds of the TTL, counted from before the newest
+acknowledged renewal was sent).  So `until_ns` is asked before use, and once more after an I/O and before its reply.
+
+What a leader says carries (term, sequence).  Everything older than the newest term reported to, and everything up to the newest recall
+answered or the newest number named in a release, is ignored, whichever connection brings it: a grant that was on its way meanwhile gives
+nothing.
+
+What is cached under a lease was asked for after the lease was granted: `stamp` before the question, `valid` before the answer is kept.
+A recall is answered only after its callback has laundered: committed what was held back, dropped what was cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from awsomefsd.meta.messages import AnswerRecall, AwaitRecalls, Leased, Recalls, ReleaseLeases, ReportLeases
+from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
+
+Launder = Callable[[int, int, Callable[[], None]], None]
+
+
+class Held:
+    __slots__ = ("changes", "epoch", "mode", "stamp")
+
+    def __init__(self, mode: int, epoch: int, changes: int, stamp: int) -> None:
+        self.mode = mode
+        self.epoch = epoch
+        self.changes = changes
+        self.stamp = stamp
+
+
+class LeaseHolder:
+    """`launder(ino, mode, done)`: commit and drop what `mode` does not cover, then call `done`; it may take long."""
+
+    def __init__(self, launder: Launder, session_left_ns: Callable[[], int]) -> None:
+        self._launder = launder
+        self._left_ns = session_left_ns
+        self._held: dict[int, Held] = {}
+        self._recalling: dict[int, tuple[int, int]] = {}  # ino → (term, sequence) that is being laundered
+        self._stamps = 0
+        self._floor = (0, 0)  # (term, sequence): nothing up to this is honoured
+        self._reported = False
+        self._seen = 0  # newest sequence of the term
+        self.session = self.epoch = 0
+        self.replies: list[AnswerRecall] = []  # to be sent
+
+    # --- sessions and leaders ---------------------------------------------------------------------------------------------------
+    def begin(self, session: int, epoch: int) -> None:
+        """A new session holds nothing."""
+        self.session, self.epoch = session, epoch
+        self._held.clear()
+        self._recalling.clear()
+        self.replies.clear()
+        self._floor, self._reported, self._seen = (0, 0), False, 0
+
+    def greeted(self, term: int) -> ReportLeases | None:
+        """A leader of that term has greeted: what to tell it.  None: it has been told, or is an older one than was."""
+        if not self.session or term < self._floor[0] or (term == self._floor[0] and self._reported):
+            return None
+        if term > self._floor[0]:
+            self._floor, self._seen = (term, 0), 0
+            self._recalling.clear()  # the next leader asks again, under a number of its own
+            self.replies.clear()
+        self._reported = True
+        inos = [ino for ino, held in self._held.items() if held.mode == LEASE_READ]
+        return ReportLeases(self.session, self.epoch, term, inos)
+
+    def awaits(self) -> AwaitRecalls:
+        return AwaitRecalls(self.session, self.epoch, self._seen if self._floor[0] else 0)
+
+    # --- what a leader says -----------------------------------------------------------------------------------------------------
+    def granted(self, ino: int, reply: Leased) -> bool:
+        """False: too old to mean anything; ask again."""
+        if (reply.term, reply.sequence) <= self._floor or reply.term != self._floor[0]:
+            return False
+        self._seen = max(self._seen, reply.sequence)
+        held = self._held.get(ino)
+        if held is not None and held.mode > reply.mode:
+            return True  # asked for less while holding more
+        self._stamps += 1
+        stamp = self._stamps if held is None else held.stamp
+        self._held[ino] = Held(reply.mode, reply.epoch, reply.changes, stamp)
+        return True
+
+    def recalled(self, recalls: Recalls) -> None:
+        """Launder what is new in it; `replies` fills as that ends."""
+        for sequence, ino, mode in recalls.recalls:
+            if recalls.term != self._floor[0] or sequence <= self._recalling.get(ino, (0, 0))[1]:
+                continue
+            self._seen = max(self._seen, sequence)
+            self._recalling[ino] = (recalls.term, sequence)
+            held = self._held.get(ino)
+            if held is None or held.mode <= mode:
+                self._answer(ino, mode, recalls.term, sequence)
+            else:
+                self._launder(ino, mode, partial(self._answer, ino, mode, recalls.term, sequence))
+
+    def _answer(self, ino: int, mode: int, term: int, sequence: int) -> None:
+        if self._recalling.get(ino) != (term, sequence):
+            return  # another leader, a stronger recall, or another session
+        del self._recalling[ino]
+        held = self._held.get(ino)
+        if held is not None and held.mode > mode:
+            if mode == LEASE_NONE:
+                del self._held[ino]
+            else:
+                self._held[ino] = Held(mode, 0, held.changes, held.stamp)
+        self._floor = max(self._floor, (term, sequence))
+        self.replies.append(AnswerRecall(self.session, self.epoch, term, sequence))
+
+    # --- use --------------------------------------------------------------------------------------------------------------------
+    def mode(self, ino: int) -> int:
+        """What may be done under the lease now; LEASE_NONE without one, or when the session is fenced."""
+        held = self._held.get(ino)
+        return LEASE_NONE if held is None or self._left_ns() <= 0 else held.mode
+
+    def may_hold_back(self, ino: int) -> int:
+        """The epoch under which new data may be held back; 0: none may (no write lease, fenced, or being recalled)."""
+        held = self._held.get(ino)
+        if held is None or held.mode != LEASE_WRITE or ino in self._recalling or self._left_ns() <= 0:
+            return 0
+        return held.epoch
+
+    def stamp(self, ino: int) -> int:
+        """Draw it before a question whose answer is to be cached; 0: nothing may be."""
+        held = self._held.get(ino)
+        return 0 if held is None or self._left_ns() <= 0 else held.stamp
+
+    def valid(self, ino: int, stamp: int) -> bool:
+        """Whether the lease has been held ever since."""
+        return stamp > 0 and self.stamp(ino) == stamp
+
+    def release(self, inos: list[int]) -> ReleaseLeases:
+        """Give up leases of which nothing is held back any more."""
+        for ino in inos:
+            self._held.pop(ino, None)
+        self._floor = (self._floor[0], max(self._floor[1], self._seen))  # the leader takes grants up to here for given up
+        return ReleaseLeases(self.session, self.epoch, self._floor[0], self._seen, inos)
+
+    def known(self, ino: int) -> int:
+        """`changes` as it was told with the lease; for the next GetLease."""
+        held = self._held.get(ino)
+        return 0 if held is None else held.changes

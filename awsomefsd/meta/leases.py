@@ -1,0 +1,108 @@
+"""Write leases on inodes: the entries.  Who holds one, and whether anybody else has changed the data since (apply's side).
+
+A session that shares its volume holds back data, size and times of an inode only under a write lease, of which an inode has one at a time.
+It is an entry: it survives a change of leader, and ends with its session.  Read leases are the leader's memory (lease_table.py).
+
+Each grant has an *epoch*, new for every holder; a commit that names another one is refused, so what an ended lease held back can never
+land (the fence at the resource).  A commit or a truncation without a lease is refused while another session holds one: the leader recalls
+first, and this is what stands if it did not.
+
+`changes` counts *foreign* changes: it grows when a mount changes the data after another mount did, and when a lock is lost with its
+session.  A mount that comes back names the value it knew; another one means that its old handles and dirty data are stale.  A volume
+that is held whole (OpenSession without `shared`) needs none of this, and pays one comparison.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+
+from awsomefsd.errors import FsError
+from awsomefsd.meta import keys, rows
+from awsomefsd.meta.commands import AcquireLease, Entry, ReleaseLease
+from awsomefsd.meta.messages import Done, Leased, Reply
+from awsomefsd.meta.refuse import Fence, Later, inode_of, session_of, volume_of
+from awsomefsd.meta.state import State
+from awsomefsd.types import LEASE_WRITE
+
+
+def of_inode(state: State, volume: int, ino: int) -> rows.LeaseRow:
+    row: rows.LeaseRow | None = state.read(keys.lease(volume, ino), rows.LEASE)
+    return rows.LeaseRow() if row is None else row
+
+
+def acquire(state: State, entry: Entry, command: AcquireLease) -> Reply:
+    session = session_of(state, entry, command.volume)
+    volume_of(state, entry, command.volume, host=False)
+    if not session.shared:
+        raise FsError(errno.EINVAL, f"session {session.session} holds its volume whole")
+    if not stat.S_ISREG(inode_of(state, command.volume, command.ino).mode):
+        raise FsError(errno.EINVAL, "write leases are for regular files")
+    row = of_inode(state, command.volume, command.ino)
+    if row.session not in (0, session.session):
+        raise Later(errno.EAGAIN, f"session {row.session} holds the write lease of inode {command.ino}")
+    if not row.session:
+        row.session = session.session
+        row.epoch += 1
+        state.txn.put(keys.leaser(session.session, command.volume, command.ino), rows.MARK)
+        state.write(keys.lease(command.volume, command.ino), row, rows.LEASE)
+    return Leased(0, 0, LEASE_WRITE, row.epoch, row.changes, bool(command.known) and command.known != row.changes)
+
+
+def release(state: State, entry: Entry, command: ReleaseLease) -> Reply:
+    session = session_of(state, entry, command.volume)
+    row = of_inode(state, command.volume, command.ino)
+    if (row.session, row.epoch) == (session.session, command.lease):
+        _drop(state, command.volume, command.ino, row)
+    return Done()
+
+
+def _drop(state: State, volume: int, ino: int, row: rows.LeaseRow) -> None:
+    state.txn.delete(keys.leaser(row.session, volume, ino))
+    row.session = 0
+    state.write(keys.lease(volume, ino), row, rows.LEASE)
+
+
+def end_session_write_leases(state: State, session: int) -> None:
+    for key in state.keys_in(keys.leaser_range(session)):
+        _, volume, ino = keys.place_of(key)
+        _drop(state, volume, ino, of_inode(state, volume, ino))
+
+
+def may_change(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, lease: int = 0) -> None:
+    """The data of an inode, under the lease of that epoch (0: under none).  Fence, or Later, if not."""
+    if not volume.sharers:
+        return
+    row = of_inode(state, volume.volume, ino)
+    if lease and (row.session, row.epoch) != (entry.session, lease):
+        raise Fence(f"lease {lease} of inode {ino} has ended")
+    if not lease and row.session not in (0, entry.session):
+        raise Later(errno.EAGAIN, f"session {row.session} holds the write lease of inode {ino}")
+
+
+def changed(state: State, entry: Entry, volume: rows.VolumeRow, ino: int) -> None:
+    """The entry changes its data; to be said once nothing can refuse it any more."""
+    if not volume.sharers:
+        return
+    row = of_inode(state, volume.volume, ino)
+    if row.mount != entry.mount:
+        row.mount = entry.mount
+        row.changes += 1
+        state.write(keys.lease(volume.volume, ino), row, rows.LEASE)
+
+
+def lock_lost(state: State, volume: int, ino: int) -> None:
+    """A session ended with a lock here."""
+    row = of_inode(state, volume, ino)
+    row.mount = 0
+    row.changes += 1
+    state.write(keys.lease(volume, ino), row, rows.LEASE)
+
+
+def every(state: State) -> dict[tuple[int, int], tuple[int, int]]:
+    """(volume, ino) → (session, epoch) of all write leases that are held; for a leader that begins."""
+    held: dict[tuple[int, int], tuple[int, int]] = {}
+    for key in state.keys_in(keys.kind_range(0, keys.LEASER)):
+        session, volume, ino = keys.place_of(key)
+        held[(volume, ino)] = (session, of_inode(state, volume, ino).epoch)
+    return held

@@ -1,0 +1,360 @@
+"""Leases end to end over leaders that come and go: holders, the leader's table, and what is true in time.
+
+`Mount` is a worker: a LeaseHolder, a session lease counted from sending, and connections whose answers a test may delay and reorder.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+
+from awsomefsd.meta import commands as c
+from awsomefsd.meta import messages as m
+from awsomefsd.meta.lease_core import LeaseCore
+from awsomefsd.meta.lease_holder import LeaseHolder
+from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
+from tests.metacluster import Cluster, Wire
+
+INO = 2
+
+
+class Mount:
+    """Asks over `wire`; answers wait in it until `take`."""
+
+    def __init__(self, cluster: Cluster, mount: int) -> None:
+        self.cluster = cluster
+        self.mount = mount
+        self.lease = LeaseCore()
+        self.slow = False  # does not answer recalls by itself
+        self.laundering: list = []
+        self.holder = LeaseHolder(self._launder, lambda: self.lease.left_ns(cluster.now))
+        self.asked: dict[tuple[Wire, int], m.Body] = {}
+        self.sent: dict[tuple[Wire, int], int] = {}
+        self.wire: Wire | None = None
+        self.term = 0
+        self.connect(next(name for name, voter in cluster.voters.items() if voter.log.leading))
+        self.lease.begin(cluster.now)
+        opened = self.wire.open(shared=True)
+        self.session, self.epoch = opened.session, opened.epoch
+        self.holder.begin(self.session, self.epoch)
+        self.greet()
+
+    def _launder(self, ino: int, mode: int, done) -> None:
+        if self.slow:
+            self.laundering.append(done)
+        else:
+            done()
+
+    def connect(self, node: str) -> bool:
+        self.wire = self.cluster.wire(node, self.mount, 1)
+        if isinstance(self.wire.greeting, m.Welcome):
+            self.term = self.wire.greeting.term
+            return True
+        self.wire = None
+        return False
+
+    def greet(self) -> None:
+        report = self.holder.greeted(self.term)
+        if report is not None:
+            self.send(report)
+        self.send(self.holder.awaits())
+
+    def send(self, body: m.Body) -> None:
+        if self.wire is not None:
+            call = self.wire.send(body)
+            self.asked[(self.wire, call)], self.sent[(self.wire, call)] = body, self.cluster.now
+
+    def get(self, mode: int, ino: int = INO) -> None:
+        self.send(m.GetLease(self.session, self.epoch, 1, ino, mode, self.holder.known(ino)))
+
+    def renew(self) -> None:
+        self.send(m.Renew(self.session, self.epoch, 0))
+
+    def take(self, wire: Wire, call: int) -> None:
+        """An answer arrives."""
+        reply, body = wire.answers.pop(call), self.asked.pop((wire, call))
+        sent = self.sent.pop((wire, call))
+        if isinstance(body, m.GetLease) and isinstance(reply, m.Leased):
+            self.holder.granted(body.ino, reply)
+        elif isinstance(reply, m.Recalls):
+            self.holder.recalled(reply)
+            if wire is self.wire:
+                self.send(self.holder.awaits())
+        elif isinstance(body, m.Renew):
+            error = None if reply == m.Done() else self.lost(reply)
+            if error is not False:
+                self.lease.answered(sent, error, True, self.cluster.now)
+        self.flush()
+
+    def lost(self, reply: m.Reply):
+        from awsomefsd.errors import FsError
+
+        return FsError(errno.ESTALE) if isinstance(reply, m.Failed) and reply.errno == errno.ESTALE else False
+
+    def flush(self) -> None:
+        replies, self.holder.replies = self.holder.replies, []
+        for reply in replies:
+            self.send(reply)
+
+    def arrivals(self) -> list[tuple[Wire, int]]:
+        return [key for key in self.asked if key[1] in key[0].answers]
+
+    def settle(self) -> None:
+        while True:
+            self.cluster.turn()
+            found = self.arrivals()
+            if not found:
+                return
+            for key in found:
+                self.take(*key)
+
+
+def settle(*mounts: Mount) -> None:
+    for _ in range(6):
+        for mount in mounts:
+            mount.settle()
+
+
+def two() -> tuple[Cluster, Mount, Mount]:
+    cluster = Cluster()
+    one, other = Mount(cluster, 1), Mount(cluster, 2)
+    one.send(m.Propose(7, one.session, one.epoch, [], c.Create(1, 1, b"f", 0o100644, 0, 0)))
+    settle(one, other)
+    return cluster, one, other
+
+
+def test_readers_share_and_a_writer_waits_for_them_to_let_go():
+    _, one, other = two()
+    one.get(LEASE_READ)
+    other.get(LEASE_READ)
+    settle(one, other)
+    assert one.holder.mode(INO) == other.holder.mode(INO) == LEASE_READ
+    stamp = other.holder.stamp(INO)
+    assert other.holder.valid(INO, stamp)
+    other.slow = True
+    one.get(LEASE_WRITE)
+    settle(one, other)
+    assert one.holder.mode(INO) == LEASE_READ and other.holder.mode(INO) == LEASE_READ, "asked, and not answered yet"
+    other.laundering.pop()()
+    other.flush()
+    settle(one, other)
+    assert one.holder.mode(INO) == LEASE_WRITE and one.holder.may_hold_back(INO) and not other.holder.valid(INO, stamp)
+    other.get(LEASE_READ)
+    settle(one, other)
+    assert one.holder.mode(INO) == other.holder.mode(INO) == LEASE_READ, "a reader makes the writer a reader"
+    assert not one.holder.may_hold_back(INO)
+
+
+def test_two_readers_that_both_want_to_write_do_not_block_each_other():
+    _, one, other = two()
+    for mount in (one, other):
+        mount.get(LEASE_READ)
+    settle(one, other)
+    one.get(LEASE_WRITE)
+    other.get(LEASE_WRITE)
+    settle(one, other)
+    assert sorted((one.holder.mode(INO), other.holder.mode(INO))) == [LEASE_NONE, LEASE_WRITE]
+
+
+def test_names_and_attributes_change_after_readers_let_go_and_grants_wait_for_changes():
+    cluster, one, other = two()
+    other.get(LEASE_READ, 1)
+    other.get(LEASE_READ)
+    settle(one, other)
+    other.slow = True
+    one.send(m.Propose(8, one.session, one.epoch, [], c.Unlink(1, 1, b"f")))
+    settle(one, other)
+    assert len(other.laundering) == 2 and not any(isinstance(entry.command, c.Unlink) for entry in cluster.entries)
+    log = cluster.voters["n1"].log
+    log.auto = False
+    for done in other.laundering:
+        done()
+    other.flush()
+    settle(one, other)
+    other.get(LEASE_READ, 1)
+    settle(one, other)
+    assert log.proposed and other.holder.mode(1) == LEASE_NONE, "no grant while a change of the names is on its way"
+    log.auto = True
+    settle(one, other)
+    assert other.holder.mode(1) == LEASE_READ
+
+
+def test_the_holder_under_recall_overtakes_and_the_machine_fences_it_afterwards():
+    cluster, one, other = two()
+    one.get(LEASE_WRITE)
+    settle(one, other)
+    epoch = one.holder.may_hold_back(INO)
+    one.slow = True
+    other.send(m.Propose(9, other.session, other.epoch, [], c.SetAttr(1, INO, c.SET_SIZE, size=0)))
+    settle(one, other)
+    step = c.InodeCommit(INO, 1, 1, 3, 5, [], [(0, b"abc")], epoch)
+    one.send(m.Propose(10, one.session, one.epoch, [], c.Commit(1, [step], 0, [])))
+    settle(one, other)
+    assert [type(entry.command) for entry in cluster.entries][-1] is c.Commit, "before the truncation that waits"
+    one.laundering.pop()()
+    one.flush()
+    settle(one, other)
+    assert type(cluster.entries[-1].command) is c.SetAttr
+    call = one.wire.send(m.Propose(11, one.session, one.epoch, [], c.Commit(1, [step], 0, [])))
+    one.wire.voter.turn()
+    assert one.wire.answers.pop(call).errno == errno.ESTALE
+
+
+def test_a_recall_that_is_not_answered_ends_the_session_after_its_lease_and_progress_moves_the_deadline():
+    cluster, one, other = two()
+    one.get(LEASE_WRITE)
+    settle(one, other)
+    one.slow = True
+    other.get(LEASE_WRITE)
+    settle(one, other)
+    sequence = one.holder._recalling[INO][1]
+    for second in range(45):
+        cluster.advance(1)
+        if second < 12 and second % 4 == 0:
+            one.send(m.ExtendRecall(one.session, one.epoch, one.term, sequence, second + 1))
+        for mount in (one, other):
+            if mount.lease.poll(cluster.now) == "renew":
+                mount.renew()
+        settle(one, other)
+        if other.holder.mode(INO) == LEASE_WRITE:
+            break
+        if second < 17:
+            assert one.holder.mode(INO) == LEASE_WRITE, second
+    assert other.holder.mode(INO) == LEASE_WRITE and one.holder.mode(INO) == LEASE_NONE and second >= 18
+
+
+def test_a_new_leader_changes_nothing_until_all_have_said_what_they_read():
+    cluster, one, other = two()
+    other.get(LEASE_READ)
+    settle(one, other)
+    cluster.lead("n2")
+    assert one.connect("n2")
+    one.greet()
+    one.get(LEASE_WRITE)
+    settle(one)
+    assert one.holder.mode(INO) == LEASE_NONE and other.holder.mode(INO) == LEASE_READ
+    assert other.connect("n2")
+    other.greet()
+    settle(one, other)
+    assert one.holder.mode(INO) == LEASE_WRITE and other.holder.mode(INO) == LEASE_NONE, "reported, then recalled"
+
+
+def test_one_that_never_reports_is_ended_and_only_then_others_go_on():
+    cluster, one, other = two()
+    other.get(LEASE_READ)
+    settle(one, other)
+    cluster.lead("n2")
+    one.connect("n2")
+    one.greet()
+    one.get(LEASE_WRITE)
+    other.connect("n2")  # renews, and does not report
+    for _ in range(60):
+        cluster.advance(0.5)
+        for mount in (one, other):
+            if mount.lease.poll(cluster.now) == "renew":
+                mount.renew()
+        settle(one, other)
+        assert not (one.holder.mode(INO) == LEASE_WRITE and other.holder.mode(INO))
+    assert one.holder.mode(INO) == LEASE_WRITE
+
+
+def test_grants_that_come_after_a_newer_recall_or_term_give_nothing():
+    cluster, one, other = two()
+    one.get(LEASE_READ)
+    cluster.turn()
+    late = one.arrivals()
+    assert late
+    other.get(LEASE_WRITE)
+    cluster.turn()
+    for key in [key for key in one.arrivals() if key not in late]:
+        one.take(*key)  # the recall came first
+    settle(other)
+    for key in late:
+        one.take(*key)
+    assert one.holder.mode(INO) == LEASE_NONE
+    settle(one, other)
+    assert other.holder.mode(INO) == LEASE_WRITE
+    other.get(LEASE_READ, 1)
+    cluster.turn()
+    late = other.arrivals()
+    cluster.lead("n2")
+    other.connect("n2")
+    other.greet()
+    for key in late:
+        other.take(*key)
+    assert other.holder.mode(1) == LEASE_NONE and other.holder.mode(INO) == LEASE_WRITE, "write leases are entries"
+
+
+def test_a_release_does_not_end_a_grant_that_it_has_not_seen():
+    cluster, one, other = two()
+    one.get(LEASE_READ)
+    settle(one, other)
+    one.get(LEASE_READ)
+    cluster.turn()  # granted again, and on its way
+    late = one.arrivals()
+    one.send(one.holder.release([INO]))
+    other.get(LEASE_WRITE)
+    cluster.turn()
+    for key in late:
+        one.take(*key)
+    other.settle()
+    assert not (one.holder.mode(INO) and other.holder.mode(INO))
+    settle(one, other)
+    assert other.holder.mode(INO) == LEASE_WRITE and not one.holder.mode(INO)
+
+
+def conflicts(mounts: list[Mount], inos: range) -> list[int]:
+    """Inodes that one may write while another may read or write them, now."""
+    bad = []
+    for ino in inos:
+        modes = sorted(mount.holder.mode(ino) for mount in mounts)
+        if modes[-1] == LEASE_WRITE and modes[-2] != LEASE_NONE:
+            bad.append(ino)
+    return bad
+
+
+def test_leases_never_conflict_in_true_time(seed):
+    """Random requests, delays, reordered answers, slow launderers, silent mounts and leaders that change."""
+    rng = random.Random(seed)
+    cluster = Cluster()
+    mounts = [Mount(cluster, number) for number in (1, 2, 3)]
+    for number in range(3):
+        mounts[0].send(m.Propose(7 + number, mounts[0].session, mounts[0].epoch, [], c.Create(1, 1, b"%d" % number, 0o100644, 0, 0)))
+    settle(*mounts)
+    silent: dict[int, int] = {}
+    granted = 0
+    for _ in range(1_500):
+        cluster.advance(rng.random() * 0.15)
+        roll = rng.random()
+        mount = rng.choice(mounts)
+        if roll < 0.006:
+            node = rng.choice(list(cluster.voters))
+            cluster.lead(node)
+        elif roll < 0.012:
+            silent[mount.mount] = cluster.now + int(rng.random() * 20e9)
+        mount.slow = rng.random() < 0.3
+        for each in mounts:
+            if silent.get(each.mount, 0) > cluster.now:
+                continue
+            leading = next(name for name, voter in cluster.voters.items() if voter.log.leading)
+            if each.wire is None or each.wire.voter is not cluster.voters[leading] or each.term != cluster.term or rng.random() < 0.01:
+                if rng.random() < 0.3 and each.connect(leading):
+                    each.greet()
+                continue
+            if each.lease.poll(cluster.now) == "renew":
+                each.renew()
+            if rng.random() < 0.2:
+                each.get(rng.choice((LEASE_READ, LEASE_WRITE)), rng.randrange(2, 5))
+            if rng.random() < 0.03:
+                each.send(each.holder.release([rng.randrange(2, 5)]))
+            if each.laundering and rng.random() < 0.2:
+                each.laundering.pop(rng.randrange(len(each.laundering)))()
+                each.flush()
+            for key in each.arrivals():
+                if rng.random() < 0.5:
+                    each.take(*key)
+                    assert conflicts(mounts, range(2, 5)) == []
+        cluster.turn()
+        assert conflicts(mounts, range(2, 5)) == []
+        granted += any(mount.holder.mode(ino) == LEASE_WRITE for mount in mounts for ino in range(2, 5))
+    assert granted > 50, "otherwise this shows nothing"
