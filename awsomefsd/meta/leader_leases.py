@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from awsomefsd.meta import messages as m
-from awsomefsd.meta.commands import AcquireLease, Commit, Create, EndSession, OpenSession, ReleaseLease, SetLock
+from awsomefsd.meta.commands import AcquireLease, Commit, Create, EndSession, Link, OpenSession, ReleaseLease, SetLock
 from awsomefsd.meta.lease_table import LeaseTable
 from awsomefsd.meta.renewals import Renewals
 from awsomefsd.meta.replica import AppliedMachine
@@ -82,7 +82,8 @@ def keys_of(command: Any, child: Callable[[int, int, bytes], int]) -> tuple[list
     if isinstance(command, Commit):
         return [(volume, step.ino) for step in command.inodes if not step.lease], []
     inos = [getattr(command, name, 0) for name in ("parent", "new_parent", "ino", "new_ino")]
-    names = [(command.parent, command.name)] if hasattr(command, "parent") and not isinstance(command, Create) else []
+    looks_up = hasattr(command, "parent") and hasattr(command, "name") and not isinstance(command, (Create, Link))
+    names = [(command.parent, command.name)] if looks_up else []
     if hasattr(command, "new_parent"):
         names.append((command.new_parent, command.new_name))
     inos += [child(volume, parent, name) for parent, name in names]

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.errors import FormatTooNew, FsError
+from awsomefsd.limits import NAME_BYTES_MAX
 from awsomefsd.meta import (
     allocation,
     attributes,
@@ -176,6 +177,8 @@ class Machine:
 
     def child(self, volume: int, parent: int, name: bytes) -> int:
         """The inode of a name; 0 if there is none."""
+        if len(name) > NAME_BYTES_MAX:
+            return 0
         row: rows.DentryRow | None = self.state.read(keys.dentry(volume, parent, name), rows.DENTRY)
         return 0 if row is None else row.ino
 
