@@ -301,13 +301,14 @@ class VfsSide:
         self.set(self.there(path).ino, c.SET_MODE, mode=mode)
 
     def do_utime(self, path: str, atime: int | str, mtime: int | str, follow: bool) -> None:
+        if atime == mtime == "omit":
+            return  # even of what is not there
         found = self.there(path, follow)
         mask, values = 0, {}
         for name, bit, value in (("atime_ns", c.SET_ATIME, atime), ("mtime_ns", c.SET_MTIME, mtime)):
             mask |= 0 if value == "omit" else bit
             values[name] = value if isinstance(value, int) else None
-        if mask:
-            self.set(found.ino, mask, **values)
+        self.set(found.ino, mask, **values)
 
     def key(self, path: str, key: str, follow: bool = True) -> tuple[int, bytes]:
         if len(key) > 255:
