@@ -37,6 +37,7 @@ _.params
 
 # pydantic and pydantic-settings
 _.model_config
+_._complete
 _.get_field_value
 _.settings_customise_sources
 dotenv_settings

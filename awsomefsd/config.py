@@ -15,12 +15,13 @@ import grp
 import ipaddress
 import os
 import tomllib
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -97,6 +98,60 @@ class MemorySettings(Section):
     worker: Annotated[Size, Field(ge=WORKER_MEMORY_BYTES)] = WORKER_MEMORY_BYTES
 
 
+def _endpoint(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+        if port.isdecimal() and 0 < int(port) <= 65_535:
+            return value
+    except ValueError:
+        pass
+    raise ValueError('write an IP address and a port, such as "10.0.0.1:7620" or "[fd00::1]:7620"')
+
+
+def _voters(value: str) -> str:
+    entries = parse_voters(value)
+    if len(entries) not in (0, 1, 3, 5):
+        raise ValueError(f"{len(entries)} voters; a cluster has 1, 3 or 5")
+    return value
+
+
+def parse_voters(text: str) -> dict[str, tuple[str, int]]:
+    """UUID → (host, port) of "UUID=ADDRESS:PORT, …"; ValueError for anything else."""
+    found: dict[str, tuple[str, int]] = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        node, _, place = word.partition("=")
+        try:
+            name = str(uuid.UUID(node))
+        except ValueError:
+            raise ValueError(f"{word!r}: write the node's UUID, '=', and its address") from None
+        if name in found:
+            raise ValueError(f"node {name} is named twice")
+        found[name] = parse_endpoint(place)
+    return found
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    host, _, port = _endpoint(text).rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+class MetadataSettings(Section):
+    """The nodes that carry the metadata, this one among them.  Empty: this node alone."""
+
+    voters: Annotated[str, AfterValidator(_voters)] = ""  # "UUID=ADDRESS:PORT, …"
+    listen: Annotated[str, AfterValidator(lambda value: _endpoint(value) if value else value)] = ""  # default: this node's of voters
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> MetadataSettings:
+        if self.voters and not (self.ca and self.certificate and self.key):
+            raise ValueError("with metadata.voters, metadata.ca, metadata.certificate and metadata.key name PEM files")
+        return self
+
+
 class MountSettings(Section):
     options: str = ""
     readahead: Annotated[Size, Field(ge=0, le=READ_AHEAD_BYTES_MAX)] = READ_AHEAD_BYTES_MAX
@@ -115,6 +170,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     memory: MemorySettings = MemorySettings()
     mount: MountSettings = MountSettings()
+    metadata: MetadataSettings = MetadataSettings()
 
     @classmethod
     def settings_customise_sources(

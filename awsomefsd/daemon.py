@@ -22,7 +22,7 @@ import trio
 
 from awsomefsd import node, sockets
 from awsomefsd.catalog import Catalog
-from awsomefsd.config import Settings
+from awsomefsd.config import Settings, parse_endpoint, parse_voters
 from awsomefsd.devices import NodeDevices
 from awsomefsd.errors import ConfigError, Error, FsError, Unavailable
 from awsomefsd.fuse.keeper_client import KeeperClient
@@ -31,7 +31,8 @@ from awsomefsd.log import bound
 from awsomefsd.meta import queries
 from awsomefsd.meta.commands import Init
 from awsomefsd.meta.machine import Machine
-from awsomefsd.meta.messages import Failed
+from awsomefsd.meta.messages import Failed, NotLeader
+from awsomefsd.meta.peers import Voters, tls_of
 from awsomefsd.meta.service import MetadataService
 from awsomefsd.metrics import Registry
 from awsomefsd.mount_options import MountOptions
@@ -63,7 +64,7 @@ class Parts:
             self.metadata.start()
             undo.callback(self.metadata.stop)
             self.catalog = Catalog(self._call)
-            if not self.catalog.figures()["applied"]:
+            if not settings.metadata.voters and not self.catalog.figures()["applied"]:
                 self.catalog.propose(Init(self.node.cluster, self.node.site))
             self.devices = NodeDevices(self.node.cluster, self.table, self.catalog)
             self.keeper = KeeperClient(settings.run_dir)
@@ -102,6 +103,8 @@ class Parts:
     def _call(self, body: Any) -> Any:
         """A request to the metadata service; what it refuses is raised."""
         reply = self.metadata.query(body, CALL_S)
+        if isinstance(reply, NotLeader):
+            raise Unavailable(f"the metadata is led by {reply.node or 'nobody now'} {reply.address}; ask there".replace("  ", " "))
         if isinstance(reply, Failed):
             if reply.retry:
                 raise Unavailable(f"{reply.detail or 'the metadata service cannot answer now'}; try again")
@@ -129,7 +132,25 @@ def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTabl
         make_machine=Machine,
         answer=queries.answer,  # type: ignore[arg-type]  # the machine it gets is the one that make_machine made
         device_paths=table.paths,
+        voters=_voters(settings, identity),
     )
+
+
+def _voters(settings: Settings, identity: node.Node) -> Voters | None:
+    """The other nodes that carry the metadata, by configuration; None: this one alone."""
+    chosen = settings.metadata
+    if not chosen.voters:
+        return None
+    addresses = parse_voters(chosen.voters)
+    if identity.node not in addresses:
+        raise ConfigError(f"metadata.voters does not name this node, {identity.node}; correct it, or leave it out")
+    if not (chosen.ca and chosen.certificate and chosen.key):
+        raise ConfigError("metadata.ca, metadata.certificate and metadata.key are needed with metadata.voters")
+    listen = parse_endpoint(chosen.listen) if chosen.listen else addresses[identity.node]
+    try:
+        return Voters(addresses, listen, tls_of(chosen.ca, chosen.certificate, chosen.key))
+    except OSError as err:
+        raise ConfigError(f"the certificates of metadata.ca, metadata.certificate and metadata.key cannot be used: {err}") from err
 
 
 def worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, MountOptions], dict[str, Any]]:
@@ -197,6 +218,20 @@ async def _watch_metadata(metadata: MetadataService, scope: trio.CancelScope) ->
     scope.cancel()
 
 
+async def _initialise(parts: Parts) -> None:
+    """With several voters: the first one that leads writes the cluster's first row; who leads later finds it there."""
+    command = Init(parts.node.cluster, parts.node.site)
+    while True:
+        try:
+            await trio.to_thread.run_sync(parts.catalog.propose, command, abandon_on_cancel=True)
+        except FsError:
+            return
+        except Error:
+            await trio.sleep(RECONCILE_S)
+        else:
+            return
+
+
 async def _keep_mounts(mounts: Mounts) -> None:
     """Bring mounts into line, again and again; each dead one comes back in a task of its own."""
     reviving: set[str] = set()
@@ -232,6 +267,8 @@ async def serve(parts: Parts, ready: Callable[[], None]) -> None:
         nursery.start_soon(_watch_metadata, parts.metadata, nursery.cancel_scope)
         nursery.start_soon(parts.door.serve)
         nursery.start_soon(_keep_mounts, parts.mounts)
+        if parts.settings.metadata.voters:
+            nursery.start_soon(_initialise, parts)
         ready()
     if parts.metadata.failed.is_set():
         raise MetadataEnded(f"the metadata service ended: {parts.metadata.error}; what was acknowledged is safe, start the daemon again")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from awsomefsd.admin import admin_pb2 as pb
 from awsomefsd.admin.service import Devices, device_message, mount_message, volume_message
 from awsomefsd.catalog import Catalog
 from awsomefsd.config import Settings
-from awsomefsd.errors import Error
+from awsomefsd.errors import Error, Unavailable
 from awsomefsd.metrics import Sample
 from awsomefsd.mounts import MOUNTING, SERVING, Mounts
 from awsomefsd.node import Node
@@ -46,6 +46,8 @@ class Status:
 
     def __call__(self) -> pb.Status:
         keeper_pid = self._keeper_pid()
+        figures = self._catalog.figures()
+        devices, volumes = self._of_the_leader(self._devices.all), self._of_the_leader(self._catalog.volumes)
         mounts = [mount_message(view) for view in self._mounts.views()]
         where = {mount.volume: mount.directory for mount in mounts}
         status = pb.Status(
@@ -59,16 +61,23 @@ class Status:
             uptime_s=round(time.monotonic() - self._started, 3),
             keeper=keeper_pid > 0,
             keeper_pid=keeper_pid,
-            devices=[device_message(info, state) for info, state in self._devices.all()],
-            volumes=[volume_message(info, where) for info in sorted(self._catalog.volumes(), key=lambda info: info.name)],
+            devices=[device_message(info, state) for info, state in devices],
+            volumes=[volume_message(info, where) for info in sorted(volumes, key=lambda info: info.name)],
             mounts=mounts,
             conflicts=list(conflicts(self._settings.state_dir / "conflicts")),
-            figures={name: str(value) for name, value in self._catalog.figures().items()},
+            figures={name: str(value) for name, value in figures.items()},
             memory_bytes=memory_bytes(),
             memory_bytes_max=self._settings.memory.daemon,
         )
         status.reasons.extend(reasons(status))
         return status
+
+    def _of_the_leader(self, ask: Callable[[], Iterable[Any]]) -> list[Any]:
+        """Only the node that leads the metadata can tell; the others show nothing there, and who leads."""
+        try:
+            return list(ask())
+        except Unavailable:
+            return []
 
     def _keeper_pid(self) -> int:
         try:
@@ -80,7 +89,10 @@ class Status:
         """The same as metrics, and what the workers report of themselves."""
         status = self()
         yield from samples_of(status)
-        reports = self._catalog.reports()
+        try:
+            reports = self._catalog.reports()
+        except Unavailable:
+            return
         for mount in status.mounts:
             labels = (("volume", mount.volume), ("dir", mount.directory))
             for name, value in sorted(reports.get(int(mount.mount, 16), {}).items()):
@@ -91,6 +103,12 @@ def reasons(status: pb.Status) -> Iterator[str]:
     """Why this node is degraded; nothing where all is well."""
     if not status.keeper:
         yield f"the keeper does not answer at {status.run_dir}/keeper.sock (running mounts go on); start it with `awsomefsd keeper`"
+    if "leader" in status.figures and not status.figures["leader"]:
+        yield "no node is known to lead the metadata: changes and lookups wait; see that more than half of the voters run and are connected"
+    if status.figures.get("members_diverged", "0") != "0":
+        yield f"{status.figures['members_diverged']} times a voter's state differed from the others' and was rebuilt; check its disk"
+    if status.figures.get("journal_full", "0") != "0":
+        yield f"the journal in {status.state_dir}/meta has no room; this voter is silent until there is some"
     for mount in status.mounts:
         if mount.state == "unwatched":
             continue  # the keeper's absence is the reason, and said

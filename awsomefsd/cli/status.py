@@ -11,7 +11,10 @@ from awsomefsd.cli.output import message_dict, output_option, print_json
 from awsomefsd.cli.tables import print_devices, print_mounts, print_volumes
 from awsomefsd.sizes import format_bytes
 
-_FIGURES = ("applied", "last_index", "first_index", "sessions", "store_map_bytes", "store_map_use_percent", "store_commit_ms_max")
+_FIGURES = (
+    "role", "leader", "term", "applied", "last_index", "first_index", "sessions", "store_map_bytes", "store_map_use_percent",
+    "store_commit_ms_max",
+)  # fmt: skip
 
 
 @click.command(cls=Command)
@@ -38,6 +41,8 @@ def _print(reply: Any, verbose: bool) -> None:
     figures = dict(reply.figures)
     shown = sorted(figures) if verbose else [name for name in _FIGURES if name in figures]
     click.echo("     metadata " + ", ".join(f"{name} {figures[name]}" for name in shown))
+    for name in sorted(name for name in figures if name.startswith("lag_")):
+        click.echo(f"     voter {name.removeprefix('lag_')} is {figures[name]} entries behind")
     for reason in reply.reasons:
         click.echo(click.style(f"  !  {reason}", fg="yellow"))
     click.echo("")

@@ -19,6 +19,7 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from awsomefsd.errors import ProtocolError
 from awsomefsd.limits import PEER_REDIAL_MS_MAX, PEER_REDIAL_MS_MIN, PEER_STUCK_MS_MAX, PEERS_MAX
@@ -44,6 +45,17 @@ class Tls:
 
     server: ssl.SSLContext
     client: ssl.SSLContext
+
+
+def tls_of(ca: Path, certificate: Path, key: Path) -> Tls:
+    """TLS 1.3 with certificates on both sides, from PEM files.  Raises OSError (ssl.SSLError is one)."""
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for context in (server, client):
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(ca)
+        context.load_cert_chain(certificate, key)
+    return Tls(server, client)
 
 
 def address_text(address: tuple[str, int]) -> str:

@@ -231,10 +231,10 @@ class MetadataService:
     def _address_of(self, node: str) -> str:
         return self._voters.texts().get(node, "") if self._voters is not None else ""
 
-    def _hear_peers(self, replica: Replica) -> None:
+    def _hear_peers(self) -> None:
         """Time and the other voters' messages, in this order, before what the clients want."""
-        peers = self._peers
-        if peers is None:
+        peers, replica = self._peers, self._replica
+        if peers is None or replica is None:
             return
         peers.tick()
         replica.log.tick(self._boot_ns())
@@ -244,9 +244,10 @@ class MetadataService:
             except ProtocolError as err:
                 log.warning("ignored a message of another voter", extra={"peer": sender, "reason": str(err)})
 
-    def _idle_ms(self, leader: Leader, replica: Replica) -> int:
+    def _idle_ms(self, leader: Leader) -> int:
         idle_ms = leader.idle_ms()
-        if self._peers is None:
+        replica = self._replica
+        if self._peers is None or replica is None:
             return idle_ms
         if self._peers.waiting:
             return 0
@@ -272,10 +273,8 @@ class MetadataService:
         )
 
     def _turn(self, leader: Leader, connections: Connections, taken: list[_Local]) -> None:
-        replica = self._replica
-        assert replica is not None
-        ready = connections.wait(0 if self._local else self._idle_ms(leader, replica))
-        self._hear_peers(replica)
+        ready = connections.wait(0 if self._local else self._idle_ms(leader))
+        self._hear_peers()
         for connection in ready:
             if not connection.closed:
                 self._start_requests(leader, connections, connection)
