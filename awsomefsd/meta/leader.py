@@ -338,7 +338,7 @@ class Leader:
         times = [CHECK_MS * _MS]
         if (due := self._replica.commit_due_ns()) is not None:
             times.append(due - now)
-        if self._reaping:
+        if self._reaping and self._leads and not len(self._proposals):  # as _reap: else nothing would come of being awake
             times.append(self._reap_ns - now)
         if (deadline := self._desk.followers.next_deadline_ns()) is not None:
             times.append(deadline - now)

@@ -286,3 +286,17 @@ def test_exactly_once_over_random_leaders_with_the_clients_core(seed):
     machine = next(voter for voter in cluster.voters.values() if voter.log.leading).replica.machine
     assert machine.state.inode(1, 1).entries == 150
     assert sorted(set(names)) == sorted(b"%d" % (100 + number) for number in range(150))
+
+
+def test_who_does_not_lead_or_waits_for_the_log_sleeps():
+    """Nothing is reaped then, so nothing may be due for it: the metadata thread of a follower would never wait."""
+    cluster = Cluster()
+    for name in ("n2", "n3"):
+        assert cluster.voters[name].leader.idle_ms() > 0
+    leader = cluster.voters["n1"]
+    leader.turn()
+    leader.log.auto = False
+    cluster.wire("n1", 0).send(m.Propose(0, 0, 0, [], c.CreateVolume("more", "uuid2")))
+    leader.turn()
+    assert len(leader.leader._proposals) == 1
+    assert leader.leader.idle_ms() > 0
