@@ -19,6 +19,7 @@ from awsomefsd.errors import FsError
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.machine import Machine
+from awsomefsd.meta.raft_types import Role
 from awsomefsd.types import HOST_UNIQUE
 from tests.sim.world import World
 
@@ -53,6 +54,9 @@ class Checks:
         self._writes: dict[int, list[int]] = {}  # register → indexes of its writes
         self._next_value = 100
         self._locks: dict[Any, dict[tuple[int, int], int]] = {}
+        self._voters: dict[str, Any] = {}
+        self._leaders: dict[int, str] = {}  # term → member
+        self._entries: dict[tuple[int, int], tuple[int, int]] = {}  # (index, term) → checksum, term of the entry before
         self._sessions: dict[int, Any] = {}  # session → its mount
         self._boots: dict[int, tuple[str, str]] = {}  # session → node and its boot
         self._ended: set[int] = set()  # sessions
@@ -96,8 +100,37 @@ class Checks:
             self._ended.update(other for other, (node, was) in self._boots.items() if node == command.node and was != command.boot_id)
             self._boots[reply.session] = (command.node, command.boot_id)
 
+    # --- raft ------------------------------------------------------------------------------------------------------------------
+    def opened(self, node: Any, voter: Any) -> None:
+        self._voters[node.name] = voter
+
     def after_turn(self, node: Any) -> None:
-        pass
+        """Election safety and leader completeness, when a node has come to lead."""
+        voter = self._voters.get(node.name)
+        if voter is None or node.replica is None or node.replica.log is not voter:
+            return
+        raft = voter._raft
+        if raft.role is not Role.LEADER:
+            return
+        known = self._leaders.get(raft.term)
+        if known == raft.id:
+            return
+        if known is not None:
+            raise self.world.broken(f"{raft.id} and {known} lead in term {raft.term}")
+        self._leaders[raft.term] = raft.id
+        self.world.count("leaderships")
+        self.world.say(f"{node.name} leads in term {raft.term}")
+        for index in range(max(raft.log.first_index, 1), len(self.truth) + 1):
+            if raft.log.term(index) != self.truth[index - 1][0]:
+                raise self.world.broken(f"the leader of term {raft.term}, {node.name}, lacks the committed entry {index}")
+
+    def journaled(self, term: int, first: int, before: int, payloads: list[bytes]) -> None:
+        """Log matching: one entry and one predecessor for each (index, term), by whomever it is written."""
+        for index, payload in enumerate(payloads, first):
+            mine = (crc32(payload), before)
+            if self._entries.setdefault((index, term), mine) != mine:
+                raise self.world.broken(f"two different entries {index} of term {term}, or with different ones before them")
+            before = term
 
     # --- requests ----------------------------------------------------------------------------------------------------------------
     def invoked(self, mount: int, unique: int, command: c.Command) -> None:

@@ -79,7 +79,7 @@ class SimDisk:
         self.write_ns = 5_000
         self.syncs = 0
 
-    def _step(self, name: str) -> None:
+    def step(self, name: str) -> None:
         if self.budget >= 0:
             self.budget -= 1
             if self.budget < 0:
@@ -87,7 +87,7 @@ class SimDisk:
 
     # --- Disk --------------------------------------------------------------------------------------------------------------
     def open(self, path: str, flags: int) -> int:
-        self._step("open")
+        self.step("open")
         file = self._files.get(path)
         if file is None:
             if not flags & os.O_CREAT:
@@ -114,33 +114,33 @@ class SimDisk:
         return bytes(self._handles[fd].now[offset : offset + length])
 
     def pwrite(self, fd: int, data, offset: int) -> None:
-        self._step("pwrite")
+        self.step("pwrite")
         file = self._handles[fd]
         raw = bytes(data)
         if self.full and offset + len(raw) > len(file.now):
             raise OSError(errno.ENOSPC, "the disk is full")
         file.write(offset, raw)
         self._spend(self.write_ns)
-        self._step("pwritten")
+        self.step("pwritten")
 
     def fdatasync(self, fd: int) -> None:
-        self._step("fdatasync")
+        self.step("fdatasync")
         if self.fail_sync:
             self.fail_sync -= 1
             raise OSError(errno.EIO, "the disk does not answer")
         self._spend(int(self.sync_ns * (0.5 + self._dice.random())))
         self._handles[fd].sync()
         self.syncs += 1
-        self._step("synced")
+        self.step("synced")
 
     def sync_directory(self, path: str) -> None:
-        self._step("sync_directory")
+        self.step("sync_directory")
         self._durable = dict(self._files)
         self._renamings.clear()
-        self._step("directory synced")
+        self.step("directory synced")
 
     def rename(self, old: str, new: str) -> None:
-        self._step("rename")
+        self.step("rename")
         file = self._files[old]
 
         def change(names: dict[str, _File]) -> None:
@@ -148,14 +148,14 @@ class SimDisk:
             names[new] = file
 
         self._rename(change)
-        self._step("renamed")
+        self.step("renamed")
 
     def unlink(self, path: str) -> None:
-        self._step("unlink")
+        self.step("unlink")
         if path not in self._files:
             raise FileNotFoundError(errno.ENOENT, "no such file", path)
         self._rename(lambda names: names.pop(path, None))
-        self._step("unlinked")
+        self.step("unlinked")
 
     def names(self, directory: str) -> list[str]:
         prefix = directory.rstrip("/") + "/"
@@ -193,6 +193,11 @@ class SimDisk:
         keep = self._dice.choice([0.0, 0.3, 0.7, 0.95, 1.0])
         for path in sorted(self._files):
             self._files[path].cut(self._dice, keep)
+
+    def wipe(self) -> None:
+        self._files.clear()
+        self._durable.clear()
+        self._renamings.clear()
 
     def used_bytes(self, path: str) -> int:
         return len(bytes(self._files[path].durable).rstrip(b"\0"))

@@ -9,11 +9,13 @@ that production names (JournalFailed, JournalFull) is started again, as the supe
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from awsomefsd.errors import StartAnew
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.journal import Journal, JournalFailed
+from awsomefsd.meta.opening import Setting, open_voter
+from awsomefsd.meta.peer_messages import decode_message, peer_encode
 from awsomefsd.meta.queries import answer
 from awsomefsd.meta.replica import Replica, uuid_bytes
 from awsomefsd.meta.service import MetadataService
@@ -23,14 +25,15 @@ from awsomefsd.types import HOST_UNIQUE
 from tests.sim import shims
 from tests.sim.clock import SimClock
 from tests.sim.disk import PowerCut, SimDisk
+from tests.sim.files import SimFiles, SimPath
 from tests.sim.network import Network
 from tests.sim.sockets import Listener
-from tests.sim.store import Durable, SimStore
 from tests.sim.world import MS, SECOND, World
 
 CLUSTER = "11111111-2222-3333-4444-555555555555"
 RESTART_NS = 500 * MS
 JOURNAL_FILE_BYTES = 64 << 10
+COMMIT_ENTRIES = 300
 
 
 class _Local:
@@ -45,6 +48,32 @@ class _Local:
         self._answered(reply)
 
 
+class SimPeers:
+    """What is used of peers.Peers: messages as datagrams, which may be lost, doubled and late."""
+
+    waiting = False
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def send(self, node: str, message: Any) -> None:
+        me = self._node
+        target = me.peers[node]
+        me.network.send(
+            me.name, target.name, target.hear, me.uuid, peer_encode(message), owner=target, ahead_ns=me.clock.ahead_ns
+        )
+
+    def poll(self) -> list[tuple[str, Any]]:
+        heard, self._node._heard = self._node._heard, []
+        return heard
+
+    def tick(self) -> None:
+        """Connections are no matter of this simulation's voters."""
+
+    def next_deadline_ns(self) -> int:
+        return self._node.clock.boot_ns() + SECOND
+
+
 class Node:
     """One machine with a daemon.  `life` counts its deaths."""
 
@@ -55,15 +84,17 @@ class Node:
         self.up = False
         self.clock = SimClock(world, name)
         self.disk = SimDisk(world.dice(f"disk/{name}"), self.spend)
-        self.durable = Durable()
+        self.files = SimFiles(self)
         self.paused_until_ns = 0
         self.watch = watch
         self.replica: Replica | None = None
         self.epoll = shims.Epoll()
-        self._directory = Path("/sim") / name
+        self.directory = SimPath("/sim") / name
         self._busy_until_ns = 0
         self._idle_ns = 0
         self._local: list[_Local] = []
+        self._heard: list[tuple[str, Any]] = []
+        self.peers: dict[str, Node] = {}
         self._turn_at_ns = -1  # of the turn that is scheduled
         self._dice = world.dice(f"node/{name}")
 
@@ -90,8 +121,8 @@ class Node:
 
     def _open(self) -> None:
         self.service = MetadataService(
-            directory=self._directory,
-            socket_path=self._directory / "meta.sock",
+            directory=self.directory,  # type: ignore[arg-type]
+            socket_path=self.directory / "meta.sock",  # type: ignore[arg-type]
             cluster_uuid=CLUSTER,
             node_uuid=self.uuid,
             site=1,
@@ -100,16 +131,22 @@ class Node:
             boot_ns=self.clock.boot_ns,
             wall_ns=self.clock.wall_ns,
         )
-        self.replica = self._open_replica()
+        self._heard.clear()
+        several = len(self.peers) > 1
+        self.replica = self._open_voter() if several else self._open_solo()
         self.listener = Listener(self)
         self.connections = Connections(self.listener, 1, self.clock.boot_ns)  # type: ignore[arg-type]
         self.epoll = self.connections._epoll  # type: ignore[assignment]
+        self.service._replica = self.replica
+        if several:
+            self.service._peers = SimPeers(self)  # type: ignore[assignment]
+            self.service._voters = self  # type: ignore[assignment]
         self.leader = self.service._make_leader(self.replica, self.connections)
 
-    def _open_replica(self) -> Replica:
-        store = SimStore(self.durable, self.spend, self.disk._step)
+    def _open_solo(self) -> Replica:
+        store = self.files.open_store()
         journal = Journal.open(
-            self._directory,
+            str(self.directory / "journal"),
             uuid_bytes(CLUSTER),
             uuid_bytes(self.uuid),
             create=store.identity is None,
@@ -117,7 +154,43 @@ class Node:
             file_bytes=JOURNAL_FILE_BYTES,
         )
         store.claim(CLUSTER, self.uuid, journal.incarnation)
-        return Replica(Solo(journal, self.uuid, self.clock.boot_ns), store, self.watch.machine_of(self), 2000, 1000, -1)  # type: ignore[arg-type]
+        solo = Solo(journal, self.uuid, self.clock.boot_ns)
+        return Replica(solo, store, self.watch.machine_of(self), COMMIT_ENTRIES, 1000, -1)  # type: ignore[arg-type]
+
+    def _open_voter(self) -> Replica:
+        setting = Setting(
+            self.directory,  # type: ignore[arg-type]
+            CLUSTER,
+            self.uuid,
+            1,
+            self.texts(),
+            boot_ns=self.clock.boot_ns,
+            wall_ns=self.clock.wall_ns,
+            dice=self._dice.random,
+        )
+        machine = self.watch.machine_of(self)
+        with shims.files_of(self):
+            opened = open_voter(
+                setting, lambda _: SimPeers(self), machine, disk=self.disk, journal_file_bytes=JOURNAL_FILE_BYTES, commit_entries=COMMIT_ENTRIES
+            )
+        self.watch.opened(self, opened[1])
+        return opened[0]
+
+    def texts(self) -> dict[str, str]:
+        """peers.Voters: where each node is."""
+        return {uuid: node.name for uuid, node in self.peers.items()}
+
+    def set_aside(self) -> None:
+        """The journal and the state are not used again (snapshot.set_aside)."""
+        self.world.count("journals set aside")
+        self.world.say(f"{self.name} begins anew")
+        self.disk.wipe()
+        self.files.set_aside()
+
+    def hear(self, sender: str, raw: bytes) -> None:
+        if self.up:
+            self._heard.append((sender, decode_message(raw)))
+            self.wake()
 
     def die(self, *, power: bool) -> None:
         """The process ends (`power`: the machine too)."""
@@ -129,6 +202,7 @@ class Node:
         self.paused_until_ns = 0
         self.world.say(f"{self.name} {'loses power' if power else 'is killed'}")
         self._let_go(tells=not power)
+        self.files.process_died()
         if power:
             self.disk.power_cut()
         else:
@@ -176,8 +250,9 @@ class Node:
         local, self._local = self._local, []
         for request in local:
             self.leader.handle(request, 0, m.Propose(HOST_UNIQUE, 0, 0, [], request.command), 100)
+        assert self.replica is not None
         self.service._turn(self.leader, self.connections, [])
-        self._idle_ns = self.leader.idle_ms() * MS
+        self._idle_ns = self.service._idle_ms(self.leader, self.replica) * MS
 
     def _in_a_turn(self, call: Any) -> None:
         self.clock.ahead_ns = 0
@@ -188,6 +263,9 @@ class Node:
             self.world.count("power cuts inside a turn")
             self.world.say(f"{self.name}: power cut at {cut}")
             self.die_and_return(power=True, after_ns=RESTART_NS + self._dice.randrange(10 * SECOND))
+        except StartAnew:
+            self.set_aside()
+            self.die_and_return(power=False, after_ns=RESTART_NS)
         except JournalFailed as err:
             self.world.count("daemons that ended themselves")
             self.world.say(f"{self.name}: ends itself: {err}")

@@ -14,9 +14,16 @@ import threading as real_threading
 import time as real_time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from awsomefsd.meta import opening, voter
+from awsomefsd.meta.journal import Journal
+from awsomefsd.meta.raft_types import Config
+
+CHUNK_BYTES = 8 << 10  # small, so that a snapshot has some
+KEEP_ENTRIES = (60, 200)  # few, so that followers need snapshots
 _now: list[Any] = [None]  # the clock of the node whose turn it is
 _dice = [random.Random(0)]
 
@@ -124,11 +131,35 @@ def _modules() -> list[Any]:
 
 
 @contextmanager
-def installed(dice: random.Random) -> Iterator[None]:
-    """Production modules see the simulation."""
-    saved = []
+def files_of(node: Any) -> Iterator[None]:
+    """While a voter is opened: its files, its lock and its way to begin anew are the simulated node's."""
+    saved = opening.SnapshotFiles, opening.set_aside, opening.lock_directory
+    opening.SnapshotFiles = lambda *_arguments: node.files  # type: ignore[assignment,misc]
+    opening.set_aside = lambda _directory: node.set_aside()
+    opening.lock_directory = lambda _directory: -1
+    try:
+        yield
+    finally:
+        opening.SnapshotFiles, opening.set_aside, opening.lock_directory = saved  # type: ignore[misc]
+
+
+@contextmanager
+def installed(dice: random.Random, journaled: Callable[[int, int, int, list[bytes]], None]) -> Iterator[None]:
+    """Production modules see the simulation; `journaled` sees what any journal takes."""
+    append = Journal.append
+
+    def watched(self: Any, term: int, entries: Any) -> None:
+        first, before = self.last_index + 1, self.term_of(self.last_index) or 0
+        append(self, term, entries)
+        journaled(term, first, before, list(entries))
+
+    saved: list[tuple[Any, str, Any]] = [(Journal, "append", append)]
+    saved += [(voter, name, getattr(voter, name)) for name in ("Config", "VOTER_KEEP_ENTRIES", "VOTER_KEEP_ENTRIES_MAX")]
     _dice[0] = dice
     try:
+        Journal.append = watched  # type: ignore[method-assign]
+        voter.Config = partial(Config, chunk_bytes=CHUNK_BYTES)  # type: ignore[misc,assignment,attr-defined]
+        voter.VOTER_KEEP_ENTRIES, voter.VOTER_KEEP_ENTRIES_MAX = KEEP_ENTRIES  # type: ignore[attr-defined]
         for module in _modules():
             for name, stand_in in _WANTED.items():
                 if hasattr(module, name):

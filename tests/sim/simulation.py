@@ -43,8 +43,10 @@ class Simulation:
         self.dice = world.dice("simulation")
         self.network = Network(world)
         self.checks = Checks(world)
-        count = plan.voters or 1
+        count = plan.voters or self.dice.choice([1, 3, 3, 3, 5])
         self.nodes = [Node(world, self.network, self._uuid(), f"n{number + 1}", self.checks) for number in range(count)]
+        for node in self.nodes:
+            node.peers = {peer.uuid: peer for peer in self.nodes}
         self.hosts: list[Host] = []
         self.programs: list[Programs] = []
         self.faults = Faults(self)
@@ -53,7 +55,7 @@ class Simulation:
         return str(uuid.UUID(int=self.dice.getrandbits(128)))
 
     def run(self) -> World:
-        with shims.installed(self.world.dice("urandom")):
+        with shims.installed(self.world.dice("urandom"), self.checks.journaled):
             self._found()
             self._begin()
             if self.plan.faults:

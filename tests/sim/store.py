@@ -10,7 +10,10 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 
+from msgspec.structs import replace
+
 from awsomefsd.errors import Refused
+from awsomefsd.meta.digest import digest_of, pack_digest, pair_hash
 from awsomefsd.meta.store import FORMAT_VERSION, Identity, MapFull
 
 
@@ -20,6 +23,7 @@ class Durable:
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}
         self.identity: Identity | None = None
+        self.notes: dict[bytes, bytes] = {}
         self.commits = 0
 
 
@@ -31,6 +35,8 @@ class SimStore:
         self._rows = dict(durable.rows)
         self._order = sorted(self._rows)
         self._undo: dict[bytes, bytes | None] = {}
+        self._notes = dict(durable.notes)
+        self._digest = digest_of(self._rows.items())
         self.changes = 0
         self.grown = 0
         self.full_at = -1
@@ -47,6 +53,24 @@ class SimStore:
         elif (mine.cluster, mine.node, mine.incarnation) != (cluster, node, incarnation):
             raise Refused("state of another cluster, node or journal")
 
+    def adopt(self, cluster: str, node: str, incarnation: bytes, snapshot_index: int, snapshot_term: int) -> None:
+        mine = self._durable.identity
+        if mine is None or mine.cluster != cluster:
+            raise Refused("not a state of this cluster")
+        self._durable.identity = replace(
+            mine, node=node, incarnation=incarnation, snapshot_index=snapshot_index, snapshot_term=snapshot_term
+        )
+
+    def note(self, name: bytes) -> bytes:
+        return self._notes.get(name, b"")
+
+    def set_note(self, name: bytes, value: bytes) -> None:
+        self._notes[name] = value
+
+    @property
+    def digest(self) -> bytes:
+        return pack_digest(self._digest)
+
     # --- Txn ---------------------------------------------------------------------------------------------------------------
     def get(self, key: bytes) -> bytes | None:
         return self._rows.get(key)
@@ -55,7 +79,8 @@ class SimStore:
         self._changed(key)
         if key not in self._rows:
             insort(self._order, key)
-        self._rows[key] = bytes(value)
+        self._rows[key] = value
+        self._digest += pair_hash(key, value)
 
     def delete(self, key: bytes) -> bool:
         self._changed(key)
@@ -70,8 +95,11 @@ class SimStore:
             if self.full_at < 0:
                 raise MapFull("simulated")
         self.changes += 1
+        old = self._rows.get(key)
+        if old is not None:
+            self._digest -= pair_hash(key, old)
         if key not in self._undo:
-            self._undo[key] = self._rows.get(key)
+            self._undo[key] = old
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         before = self.changes
@@ -99,6 +127,7 @@ class SimStore:
             else:
                 durable.pop(key, None)
         self._undo.clear()
+        self._durable.notes = dict(self._notes)
         self.changes = 0
         self._durable.commits += 1
         self._step("store committed")
@@ -107,6 +136,8 @@ class SimStore:
         self._rows = dict(self._durable.rows)
         self._order = sorted(self._rows)
         self._undo.clear()
+        self._notes = dict(self._durable.notes)
+        self._digest = digest_of(self._rows.items())
         self.changes = 0
         self.grown += 1
 
