@@ -1,7 +1,7 @@
 """Deliberately broken variants of production code, one at a time: the simulator must find each, or it would not find the real ones.
 
 A variant changes methods of production classes for the length of a run; nothing else differs from a normal run.  `FOUND` says with which
-seed each is found (from 1 on); the normal run proves those, `build.py soak` searches anew.
+seed each was found; the normal run looks at those first, `build.py soak` searches from seed 1 on.
 """
 
 from __future__ import annotations
@@ -14,8 +14,15 @@ from awsomefsd.limits import SESSION_TTL_MS
 from awsomefsd.meta.journal import Journal
 from awsomefsd.meta.leader_desk import Desk
 from awsomefsd.meta.lease_core import LeaseCore
+from awsomefsd.meta.raft import Raft
+from awsomefsd.meta.raft_election import Election
+from awsomefsd.meta.raft_membership import Membership, Quorum
+from awsomefsd.meta.raft_messages import HeartbeatReply
+from awsomefsd.meta.raft_replication import Replication
 from awsomefsd.meta.renewals import Renewals
 from awsomefsd.meta.results import Results
+from awsomefsd.meta.voter import Voter
+from tests.sim.files import SimFiles
 
 _MS = 1_000_000
 Patch = tuple[Any, str, Any]
@@ -69,10 +76,81 @@ def _old_connections_are_read() -> list[Patch]:
     return [(Desk, "_end", lambda self, origin: None)]
 
 
-def _damage_is_a_torn_write() -> list[Patch]:
-    from awsomefsd.meta import journal_format
+def _vote_not_persisted() -> list[Patch]:
+    def remember(self: Any, term: int, vote: bytes) -> None:
+        self.term, self.vote = term, vote
 
-    return [(journal_format, "proof_of_damage", lambda raw, bad, seed: None)]
+    return [(Journal, "set_hard_state", remember)]
+
+
+def _older_terms_by_counting() -> list[Patch]:
+    """Figure 3.7 of the thesis: an entry of an older term on a majority is not committed by that."""
+    return [(Replication, "_may_commit", lambda self, index: True)]
+
+
+def _read_without_confirmation() -> list[Patch]:
+    return [(Voter, "reads_confirmed", lambda self: self._ticket)]
+
+
+def _half_is_a_majority() -> list[Patch]:
+    def reached(self: Any, agreed: Callable[[str], bool]) -> bool:
+        return bool(self._halves) and all(sum(map(agreed, half)) * 2 >= len(half) - 1 for half in self._halves)
+
+    return [(Quorum, "reached", reached)]
+
+
+def _vote_for_a_shorter_log() -> list[Patch]:
+    return [(Election, "_log_is_up_to_date", lambda self, request: True)]
+
+
+def _acknowledged_before_stored() -> list[Patch]:
+    """A follower says what is not durable: promises go with the messages that may go first."""
+    ready = Raft.ready
+
+    def hasty(self: Any) -> Any:
+        found = ready(self)
+        found.messages, found.messages_after_store = found.messages + found.messages_after_store, []
+        return found
+
+    return [(Raft, "ready", hasty)]
+
+
+def _snapshot_installed_halfway() -> list[Patch]:
+    """The state is the snapshot's, but for some of its rows; the journal goes on from it."""
+    stage = SimFiles.stage
+
+    def halfway(self: Any, *arguments: Any) -> None:
+        stage(self, *arguments)
+        rows = self._ready.rows
+        for key in sorted(rows)[len(rows) // 2 :]:
+            del rows[key]
+
+    return [(SimFiles, "stage", halfway)]
+
+
+def _wiped_voter_votes() -> list[Patch]:
+    """A journal that is lost comes back under the incarnation of the old one."""
+    recover = Journal._recover
+
+    def same(self: Any, cluster: bytes, node: bytes, create: bool, incarnation: bytes) -> None:
+        recover(self, cluster, node, create, bytes(reversed(node)))
+
+    return [(Journal, "_recover", same)]
+
+
+def _learner_counts() -> list[Patch]:
+    return [(Membership, "voters", lambda self: frozenset(member.id for member in self.members))]
+
+
+def _commit_ahead_of_the_match() -> list[Patch]:
+    """A follower believes a leader's commit index for entries that it has not compared."""
+
+    def believing(self: Any, message: Any) -> None:
+        self._heard_leader(message.sender)
+        self.log.commit_to(self.log.last_index)
+        self._send(HeartbeatReply(self.id, message.sender, self.term, message.round))
+
+    return [(Replication, "_on_heartbeat", believing)]
 
 
 VARIANTS: dict[str, Callable[[], list[Patch]]] = {
@@ -81,7 +159,16 @@ VARIANTS: dict[str, Callable[[], list[Patch]]] = {
     "lease without margin": _lease_counts_from_the_answer,
     "a new leader grants no full TTL": _no_full_ttl_at_the_beginning,
     "old connections are read": _old_connections_are_read,
-    "damage taken for a torn write": _damage_is_a_torn_write,
+    "vote not persisted": _vote_not_persisted,
+    "older terms committed by counting": _older_terms_by_counting,
+    "read index without confirmation": _read_without_confirmation,
+    "half is a majority": _half_is_a_majority,
+    "vote for a shorter log": _vote_for_a_shorter_log,
+    "acknowledged before it is stored": _acknowledged_before_stored,
+    "snapshot installed halfway": _snapshot_installed_halfway,
+    "a wiped voter that votes": _wiped_voter_votes,
+    "learner counted as voter": _learner_counts,
+    "commit ahead of the match": _commit_ahead_of_the_match,
 }
 
 

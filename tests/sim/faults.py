@@ -5,8 +5,10 @@ Every fault ends.  `episodes` draws how bad this seed is: some seeds are calm, s
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
+from awsomefsd.errors import Error
 from tests.sim.network import Weather
 from tests.sim.world import MS, SECOND
 
@@ -20,6 +22,7 @@ class Faults:
         self.world = simulation.world
         self.dice = simulation.world.dice("faults")
         self.over = False
+        self._harm_again_ns = 0
         self.every_ns = int(self.dice.choice([3, 6, 12, 30]) * SECOND)
 
     def begin(self) -> None:
@@ -38,6 +41,8 @@ class Faults:
             self._pause, self._slow_disk, self._full_disk, self._failing_sync, self._drift, self._wall_jump, self._suspend, self._full_map,
             self._kill_worker, self._kill_worker, self._kill_host, self._pause_worker,
         ]  # fmt: skip
+        if len(self.simulation.nodes) > 1:
+            kinds += [self._lose_journal, self._flip_bits, self._transfer, self._transfer, self._lag]
         strike = self.dice.choice(kinds)
         self.world.count(f"fault {strike.__name__[1:]}")
         strike()
@@ -162,6 +167,49 @@ class Faults:
         node = self._node()
         if node.replica is not None:
             node.replica.store.full_at = self.dice.randrange(200)
+
+    def _harmable(self) -> Any:
+        """A voter whose journal may be lost now: all others are up, have journals of long standing, and form a majority without it."""
+        nodes = self.simulation.nodes
+        if self.world.now_ns < self._harm_again_ns or any(not node.up for node in nodes) or self.simulation.leader() is None:
+            return None
+        applied = [node.replica.machine.applied_index for node in nodes]
+        if min(applied) < len(self.simulation.checks.truth) - 5:
+            return None  # somebody else is still behind: two would be a majority
+        self._harm_again_ns = self.world.now_ns + 40 * SECOND
+        return self._node()
+
+    def _lose_journal(self) -> None:
+        node = self._harmable()
+        if node is not None:
+            self.world.count("journals lost")
+            node.die_and_return(power=True, after_ns=self._for_ns())
+            node.disk.wipe()
+
+    def _flip_bits(self) -> None:
+        node = self._harmable()
+        if node is not None:
+            self.world.count("journals damaged")
+            node.die_and_return(power=False, after_ns=self._for_ns())
+            path = self.dice.choice([path for path in node.disk.paths() if path.endswith(".journal")])
+            node.disk.flip(path, self.dice.randrange(max(node.disk.used_bytes(path), 1)))
+
+    def _transfer(self) -> None:
+        leader = self.simulation.leader()
+        if leader is None or leader.replica is None:
+            return
+        raft: Any = leader.replica.log._raft  # type: ignore[attr-defined]
+        others = [voter for voter in sorted(raft.membership.voters()) if voter != raft.id]
+        if others:
+            with contextlib.suppress(Error):
+                raft.transfer(self.dice.choice(others))
+            leader.wake()
+
+    def _lag(self) -> None:
+        """A follower so far behind that it needs a snapshot."""
+        node = self.dice.choice(self.simulation.nodes)
+        if node.up:
+            node.die_and_return(power=False, after_ns=self.dice.randrange(30, 60) * SECOND)
 
     # --- clocks --------------------------------------------------------------------------------------------------------------------
     def _clock(self) -> Any:

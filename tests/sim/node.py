@@ -170,9 +170,8 @@ class Node:
         )
         machine = self.watch.machine_of(self)
         with shims.files_of(self):
-            opened = open_voter(
-                setting, lambda _: SimPeers(self), machine, disk=self.disk, journal_file_bytes=JOURNAL_FILE_BYTES, commit_entries=COMMIT_ENTRIES
-            )
+            sizes = {"journal_file_bytes": JOURNAL_FILE_BYTES, "commit_entries": COMMIT_ENTRIES}
+            opened = open_voter(setting, lambda _: SimPeers(self), machine, disk=self.disk, **sizes)
         self.watch.opened(self, opened[1])
         return opened[0]
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+
+import pytest
 
 from tests.sim import run
+from tests.sim.broken import VARIANTS
+from tests.sim.known import FOUND, REGRESSIONS
 
 SEEDS = 200
 MINUTES = 3.0
+SOAK_MINUTES = 60.0
+SOAK_SECONDS = float(os.environ.get("AWSOMEFSD_SIM_SECONDS", "3600"))
+VARIANT_SEEDS = 500
 
 
 def test_two_runs_of_a_seed_are_the_same_run():
@@ -28,3 +36,45 @@ def test_seeds(seed, figures):
     figures += [f"simulator: {row}" for row in run.summary(outcomes)]
     failed = [outcome for outcome in outcomes if outcome.error]
     assert not failed, run.report(failed[0], MINUTES) + f"\nfailed seeds: {[outcome.seed for outcome in failed]}"
+
+
+@pytest.mark.parametrize("name", sorted(REGRESSIONS))
+def test_what_was_found_once(name):
+    """Seeds that failed before something was fixed."""
+    for seed in REGRESSIONS[name]:
+        outcome = run.one(seed, MINUTES)
+        assert not outcome.error, run.report(outcome, MINUTES)
+
+
+@pytest.mark.parametrize("variant", sorted(FOUND))
+def test_a_broken_variant_is_found(variant):
+    """With the seed that is known to find it; when the simulator changed so that it does not, a few others are tried."""
+    found, what, _ = run.first_found(variant, [FOUND[variant], *range(1, 40)], MINUTES)
+    assert found, f"{variant} was not found"
+    assert what
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+def test_search_for_a_broken_variant(variant, figures):
+    found, what, count = run.first_found(variant, range(1, VARIANT_SEEDS + 1), MINUTES)
+    figures.append(f"simulator: {variant}: seed {found} of {count}: {what}")
+    assert found, f"{variant} was not found within {VARIANT_SEEDS} seeds"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_seeds_of_an_hour(seed, figures):
+    """As long as one likes: AWSOMEFSD_SIM_SECONDS of wall time (one hour without it)."""
+    outcomes: list[run.Outcome] = []
+    end = time.monotonic() + SOAK_SECONDS
+    number = seed * 1000
+    while time.monotonic() < end:
+        count = 2 * (os.cpu_count() or 1)
+        batch = run.many(range(number, number + count), SOAK_MINUTES)
+        number += count
+        outcomes += batch
+        failed = [outcome for outcome in batch if outcome.error]
+        assert not failed, run.report(failed[0], SOAK_MINUTES)
+    figures += [f"simulator: {row}" for row in run.summary(outcomes)]
