@@ -251,7 +251,7 @@ class Node:
             self.leader.handle(request, 0, m.Propose(HOST_UNIQUE, 0, 0, [], request.command), 100)
         assert self.replica is not None
         self.service._turn(self.leader, self.connections, [])
-        self._idle_ns = self.service._idle_ms(self.leader, self.replica) * MS
+        self._idle_ns = self.service._idle_ms(self.leader) * MS
 
     def _in_a_turn(self, call: Any) -> None:
         self.clock.ahead_ns = 0
