@@ -31,6 +31,7 @@ def test_two_runs_of_a_seed_are_the_same_run():
     assert len(digests) == 1, digests
 
 
+@pytest.mark.timeout(1800)
 def test_seeds(seed, figures):
     outcomes = run.many(range(seed * 1000, seed * 1000 + SEEDS), MINUTES)
     figures += [f"simulator: {row}" for row in run.summary(outcomes)]
@@ -46,6 +47,7 @@ def test_what_was_found_once(name):
         assert not outcome.error, run.report(outcome, MINUTES)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("variant", sorted(FOUND))
 def test_a_broken_variant_is_found(variant):
     """With the seed that is known to find it; when the simulator changed so that it does not, a few others are tried."""
