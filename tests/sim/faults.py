@@ -42,7 +42,7 @@ class Faults:
             self._kill_worker, self._kill_worker, self._kill_host, self._pause_worker,
         ]  # fmt: skip
         if len(self.simulation.nodes) > 1:
-            kinds += [self._lose_journal, self._flip_bits, self._transfer, self._transfer, self._lag]
+            kinds += [self._lose_journal, self._flip_bits, self._transfer, self._coup, self._coup, self._lag]
         strike = self.dice.choice(kinds)
         self.world.count(f"fault {strike.__name__[1:]}")
         strike()
@@ -204,6 +204,17 @@ class Faults:
             with contextlib.suppress(Error):
                 raft.transfer(self.dice.choice(others))
             leader.wake()
+
+    def _coup(self) -> None:
+        """Somebody else is elected at once, the leader cannot hear of it, and a mount goes over: whoever stays reads what is old."""
+        leader = self.simulation.leader()
+        if leader is None:
+            return
+        host = self._host()
+        self._cut([*(node.name for node in self.simulation.nodes if node is not leader), host.name], [leader.name], back_too=False)
+        self._transfer()
+        if host.mount.up:
+            host.mount.kill_worker(30 * MS)
 
     def _lag(self) -> None:
         """A follower so far behind that it needs a snapshot."""
