@@ -6,7 +6,13 @@ REGRESSIONS: dict[str, list[int]] = {
 
 FOUND: dict[str, int] = {
     "answer before sync": 2,
-    "dedupe that forgets": 3,
-    "lease without margin": 45,
-    "a new leader grants no full TTL": 2,
+    "vote not persisted": 3,
+    "dedupe that forgets": 1,
+    "a new leader grants no full TTL": 1,
+    "read index without confirmation": 19,
+    "half is a majority": 7,
+    "vote for a shorter log": 3,
+    "snapshot installed halfway": 3,
+    "learner counted as voter": 3,
+    "commit ahead of the match": 1,
 }
