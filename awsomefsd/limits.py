@@ -36,7 +36,8 @@ SEGMENT_BYTES_DEFAULT = 64 * MIB
 SEGMENT_BYTES_MIN = MIB
 SEGMENTS_MIN = 32  # a device that would hold fewer is refused
 SEGMENTS_WANTED = 512  # a device that would hold fewer takes smaller segments: each restart of a worker seals one that may be nearly empty
-SEGMENTS_RESERVED = 2  # never reserved by writers: metadata of segments, collection
+SEGMENTS_RESERVED = 3  # never promised to writers: two for what dead workers leave unused, one for collection
+SEGMENTS_FOR_COLLECTION = 1  # of SEGMENTS_RESERVED: never leased to a writer
 SEGMENTS_LEASED_AHEAD = 2
 SEGMENTS_PER_SESSION_MAX = 64
 FRAME_BYTES_MAX = MIB  # logical bytes of one frame
@@ -145,4 +146,5 @@ assert JOURNAL_RECORD_BYTES_MAX * 2 <= JOURNAL_FILE_BYTES
 assert XATTR_VALUE_BYTES_MAX < ENTRY_BYTES_MAX
 assert FUSE_SLOTS >= FUSE_READERS
 assert SEGMENTS_MIN > SEGMENTS_RESERVED + SEGMENTS_LEASED_AHEAD
+assert SEGMENTS_FOR_COLLECTION < SEGMENTS_RESERVED
 assert DIRTY_BYTES_MAX + PARK_BYTES_MAX + CHECKSUM_CACHE_BYTES_MAX + 64 * MIB <= WORKER_MEMORY_BYTES

@@ -15,7 +15,7 @@ import errno
 import stat
 
 from awsomefsd.errors import FsError
-from awsomefsd.limits import BLOCK_BYTES, EXTENTS_PER_INODE_MAX, FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY
+from awsomefsd.limits import BLOCK_BYTES, EXTENTS_PER_INODE_MAX, FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY, SEGMENTS_FOR_COLLECTION
 from awsomefsd.meta import extents, keys, leases, quota, rows
 from awsomefsd.meta.attributes import contents_touched, put_inline
 from awsomefsd.meta.commands import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE, Draw, Entry, Fallocate
@@ -23,6 +23,7 @@ from awsomefsd.meta.filemap import FileMap
 from awsomefsd.meta.inodes import attr_of, contents_changed
 from awsomefsd.meta.messages import Ranged, Reply, Reserved
 from awsomefsd.meta.refuse import NotNow, inode_of, session_of, volume_of
+from awsomefsd.meta.segments import usable_bytes
 from awsomefsd.meta.state import State
 
 MODES = (0, FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, FALLOC_ZERO_RANGE, FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE)
@@ -115,7 +116,8 @@ def draw(state: State, entry: Entry, command: Draw) -> Reply:
     end = command.offset + command.length
     if not row.allocated_bytes or filemap.unwritten(command.offset, end, REAP_EXTENTS_PER_ENTRY) < command.length:
         raise NotNow(errno.ENOSPC, "not all of the range is allocated")
-    if quota.device_bytes_unpromised(state, session.session) + quota.kept_for(command.length) < command.bytes:
+    spare = SEGMENTS_FOR_COLLECTION * usable_bytes(state.cluster.segment_bytes_max)
+    if quota.device_bytes_unpromised(state, session.session) + quota.kept_for(command.length) - spare < command.bytes:
         raise NotNow(errno.ENOSPC, "the spare segments are used up")
     filemap.punch(command.offset, end)
     if not row.size and not row.extents:

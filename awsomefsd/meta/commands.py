@@ -333,6 +333,36 @@ class Draw(Command, tag=34):
     bytes: int
 
 
+class OpenCollector(Command, tag=37):
+    """The daemon of a node begins to collect sparse segments: a session without a mount or a volume.  Answered by CollectorOpened.
+
+    Earlier ones of the node end at once, without quarantine: a node has one daemon, and it asks only while none of its writes is under
+    way.  EBUSY while another node's lives.
+    """
+
+    node: str
+    boot_id: str
+
+
+class Relocation(Struct, array_like=True, gc=False):
+    """One extent, as it is if nobody changed it meanwhile, and where copies of its bytes lie: `places` cover it exactly, in order."""
+
+    volume: int
+    ino: int
+    extent: Extent
+    places: list[Extent]
+
+
+class Relocate(Command, tag=38):
+    """Collection: extents name copies of their bytes.  Each by compare-and-swap: what was overwritten, cut or freed meanwhile is skipped.
+
+    Refused as a whole, like Commit, if a place is not in a segment of the collector's session, or not durable.  Answered by Relocated.
+    """
+
+    moves: list[Relocation]
+    segments: list[SegmentProgress]
+
+
 class SetLock(Command, tag=40):
     """Grant, convert or (lock_type F_UNLCK 2) release a range for the entry's session; EAGAIN if another owner is in the way."""
 
@@ -398,7 +428,7 @@ AnyCommand = Union[
     Init, AddDevice, CreateVolume, SetVolume, DeleteVolume, OpenSession, EndSession, ClearQuarantine, LeaseSegments, Reserve,
     Create, Link, Unlink, Rmdir, Rename, SetAttr, SetXattr, RemoveXattr, ReleaseOrphan, Commit, Reap, SetLock,
     Tmpfile, SetAtimes,
-    Fallocate, CopyRange, Draw,
+    Fallocate, CopyRange, Draw, OpenCollector, Relocate,
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease,
 ]  # fmt: skip
 

@@ -23,9 +23,9 @@ from awsomefsd.meta.inodes import attr_of, set_mtime
 from awsomefsd.meta.messages import Committed, Reply
 from awsomefsd.meta.quota import consume
 from awsomefsd.meta.refuse import session_of, volume_of
-from awsomefsd.meta.segments import advance, check_progress
+from awsomefsd.meta.segments import advance, check_place, check_progress, durable_lengths
 from awsomefsd.meta.state import State
-from awsomefsd.types import SEGMENT_LEASED, Attr
+from awsomefsd.types import Attr
 
 
 def commit(state: State, entry: Entry, command: Commit) -> Reply:
@@ -51,27 +51,12 @@ def commit(state: State, entry: Entry, command: Commit) -> Reply:
 def _check(state: State, session: int, command: Commit) -> None:
     if sum(len(step.extents) for step in command.inodes) > EXTENTS_PER_COMMIT_MAX:
         raise FsError(errno.E2BIG, f"more than {EXTENTS_PER_COMMIT_MAX} extents")
-    durable: dict[int, int] = {}  # segment -> committed length after this entry
-    for progress in command.segments:
-        if progress.segment in durable:
-            raise FsError(errno.EINVAL, f"segment {progress.segment} is named twice")
-        row = check_progress(state, session, progress)
-        durable[progress.segment] = max(row.committed_bytes, progress.committed_bytes)
+    durable = durable_lengths(state, session, command.segments)
     for step in command.inodes:
         if step.size < 0 or step.size > FILE_BYTES_MAX:
             raise FsError(errno.EINVAL, f"inode {step.ino}: size {step.size}")
         for extent in step.extents:
-            if not extents.valid(extent):
-                raise FsError(errno.EINVAL, f"inode {step.ino}: no such extent can be")
-            segment = state.segment(extent.segment)
-            if (
-                segment is None
-                or segment.state != SEGMENT_LEASED
-                or segment.session != session
-                or segment.incarnation != extent.incarnation
-                or extents.place_end(extent) > durable.get(extent.segment, segment.committed_bytes)
-            ):
-                raise FsError(errno.ESTALE, f"inode {step.ino}: segment {extent.segment} is not this session's, or not so long")
+            check_place(state, session, step.ino, extent, durable)
 
 
 # --- one inode ----------------------------------------------------------------------------------------------------------

@@ -172,21 +172,21 @@ class FileMap:
         self._state.write(keys.extent(self.volume, self.ino, offset), row, rows.EXTENT)
         return piece
 
-    def repoint(self, piece: Piece, place: Extent) -> bool:
-        """The same bytes at another place, if the piece is still what the caller saw: how collection moves data.
+    def repoint(self, extent: Extent, places: list[Extent]) -> bool:
+        """The same bytes at other places, if the extent still names what the caller saw: how collection moves data.
 
-        Index and mark stay: hidden pieces stay hidden, and of a shared place each owner is moved by a call of its own.
+        Index and mark stay what they are: hidden pieces stay hidden, and of a shared place each owner is moved by a call of its own.
         """
-        offset, row = piece
-        raw = self._state.txn.get(keys.extent(self.volume, self.ino, offset))
-        if raw is None or rows.EXTENT.loads(raw) != row or not row.segment:
+        raw = self._state.txn.get(keys.extent(self.volume, self.ino, extent.file_offset))
+        row = rows.EXTENT.loads(raw) if raw is not None else None
+        if row is None or not row.segment or extents.extent_of(extent.file_offset, row) != extent:
             return False
-        self.free(piece)
-        moved = rows.ExtentRow(
-            row.length, place.segment, place.incarnation, place.sequence, place.frame_offset, place.header_bytes, place.skip, row.index,
-            row.shared,
-        )  # fmt: skip
-        self.add((offset, moved))
+        self.free((extent.file_offset, row))
+        for place in places:
+            offset, moved = extents.piece_of(place, row.index)
+            moved.shared = row.shared
+            joined = self._join_left((offset, moved))
+            self.add(joined if joined is not None else (offset, moved))
         return True
 
     def free(self, piece: Piece) -> None:

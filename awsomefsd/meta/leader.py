@@ -37,6 +37,7 @@ from awsomefsd.meta.commands import (
     EndSession,
     Entry,
     LeaseSegments,
+    OpenCollector,
     OpenSession,
     Reap,
     ReleaseOrphan,
@@ -83,7 +84,7 @@ _ENTRY_OVERHEAD_BYTES = 512  # of an entry over the request that carries its com
 REAP_PAUSE_MS = 20  # between two Reap entries, or three times what one took if that is longer
 _RETRY = Failed(errno.EAGAIN, "not committed, send it again", True)
 _UNKNOWN = Failed(errno.EAGAIN, "this node stopped leading before it was known whether that was committed", True)
-_WATCHED = frozenset({OpenSession, EndSession, ReleaseOrphan, DeleteVolume})
+_WATCHED = frozenset({OpenSession, OpenCollector, EndSession, ReleaseOrphan, DeleteVolume})
 
 
 class _Nobody:
@@ -284,7 +285,7 @@ class Leader:
     def _watch(self, entry: Entry, reply: Reply) -> None:
         """Keep the leader's memory in step with what was applied."""
         command = entry.command
-        if isinstance(command, (OpenSession, EndSession)):
+        if isinstance(command, (OpenSession, OpenCollector, EndSession)):
             now = self._boot_ns()
             self._renewals.update(self._sessions(), now)
             if isinstance(reply, SessionOpened) and isinstance(command, OpenSession):

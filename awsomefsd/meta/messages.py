@@ -9,14 +9,20 @@ from typing import Union
 
 from msgspec import Struct
 
+from awsomefsd.meta.collection_messages import (
+    CollectorOpened,
+    GetFilePieces,
+    GetPieces,
+    GetSparse,
+    Pieces,
+    Relocated,
+    Sparse,
+)
 from awsomefsd.meta.commands import AnyCommand
+from awsomefsd.meta.message import Message
 from awsomefsd.types import Attr, DeviceInfo, Dirent, Extent, Lock, SegmentInfo, SessionInfo, StatFs, VolumeInfo
 
 PROTOCOL_VERSION = 1
-
-
-class Message(Struct, array_like=True, gc=False):
-    pass
 
 
 # --- requests ----------------------------------------------------------------------------------------------------------------
@@ -248,7 +254,8 @@ class ReleaseLeases(Message, tag=55):
 Body = Union[
     Hello, Propose, Lookup, GetAttr, ReadDir, ReadLink, GetXattr, ListXattr, GetLayout, GetStatFs, GetSegments, GetDevices,
     GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent, GetSessions, Report,
-    GetReports, GetLease, ReportLeases, AwaitRecalls, AnswerRecall, ExtendRecall, ReleaseLeases,
+    GetReports, GetLease, ReportLeases, AwaitRecalls, AnswerRecall, ExtendRecall, ReleaseLeases, GetSparse, GetPieces,
+    GetFilePieces,
 ]  # fmt: skip
 
 
@@ -445,7 +452,7 @@ class NotLeader(Message, tag=50):
 Reply = Union[
     Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
     StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions, Reports,
-    NotLeader, Ranged, Leased, Recalls,
+    NotLeader, Ranged, Leased, Recalls, CollectorOpened, Relocated, Sparse, Pieces,
 ]  # fmt: skip
 
 

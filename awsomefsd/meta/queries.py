@@ -9,11 +9,13 @@ from typing import Any
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import LAYOUT_EXTENTS_MAX, READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
-from awsomefsd.meta import extents, keys, locks, quota, rows, segments, sessions, volumes
+from awsomefsd.meta import extents, keys, locks, quota, relocation, rows, segments, sessions, volumes
 from awsomefsd.meta import messages as m
+from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse
 from awsomefsd.meta.filemap import FileMap
 from awsomefsd.meta.inodes import attr_of
 from awsomefsd.meta.machine import Machine
+from awsomefsd.meta.message import Message
 from awsomefsd.meta.refuse import check_name, inode_of
 from awsomefsd.meta.state import State
 from awsomefsd.types import DeviceInfo, Dirent, SegmentInfo, SessionInfo
@@ -181,7 +183,7 @@ def _test_lock(state: State, body: m.TestLock) -> m.Reply:
     return m.Locked(locks.conflict(locks.of_inode(state, body.volume, body.ino), want))
 
 
-_QUERIES: dict[type[m.Message], Callable[[State, Any], m.Reply]] = {
+_QUERIES: dict[type[Message], Callable[[State, Any], m.Reply]] = {
     m.Lookup: _lookup,
     m.GetAttr: _get_attr,
     m.GetParent: _get_parent,
@@ -197,4 +199,7 @@ _QUERIES: dict[type[m.Message], Callable[[State, Any], m.Reply]] = {
     m.GetVolumes: _get_volumes,
     m.GetLocks: _get_locks,
     m.TestLock: _test_lock,
+    GetSparse: relocation.sparse,
+    GetPieces: relocation.pieces,
+    GetFilePieces: relocation.file_pieces,
 }

@@ -13,13 +13,14 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.errors import FsError
-from awsomefsd.limits import SEGMENTS_PER_SESSION_MAX
+from awsomefsd.limits import SEGMENTS_FOR_COLLECTION, SEGMENTS_PER_SESSION_MAX, SEGMENTS_RESERVED
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.commands import AddDevice, ClearQuarantine, Entry, LeaseSegments
+from awsomefsd.meta.extents import place_end, valid
 from awsomefsd.meta.messages import Done, Made, Reply, SegmentsLeased
-from awsomefsd.meta.refuse import Later, session_of
+from awsomefsd.meta.refuse import Later, NotNow, session_of
 from awsomefsd.meta.state import State
-from awsomefsd.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED, SegmentInfo, SegmentProgress
+from awsomefsd.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED, Extent, SegmentInfo, SegmentProgress
 
 FOOTER_SHARE = 64  # one part in so many of a segment is kept for its footer
 
@@ -94,11 +95,16 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         raise FsError(errno.EINVAL, "no segments asked for")
     if count <= 0:
         raise FsError(errno.EDQUOT, f"session {session.session} holds {session.segments_leased} segments already")
+    free = sum(device.segments_free for device in state.devices())
+    if session.volume:  # what is scarce is not leased ahead, and the last one is left to collection
+        count = min(count, 1 if free - count < SEGMENTS_RESERVED else count, free - SEGMENTS_FOR_COLLECTION)
+    if count <= 0:
+        raise NotNow(errno.ENOSPC, "no free segment but the one that collection needs")
     chosen = _lowest_free(state, count, command.safe_index)
     if not chosen:
-        if any(device.segments_free for device in state.devices()):
+        if free:
             raise Later(errno.EAGAIN, "the free segments wait until every session has passed their freeing")
-        raise FsError(errno.ENOSPC, "no free segment")
+        raise NotNow(errno.ENOSPC, "no free segment")
     leased = []
     for row in chosen:
         device = state.device(row.device)
@@ -157,6 +163,32 @@ def check_progress(state: State, session: int, step: SegmentProgress) -> rows.Se
     if step.sealed and not 0 <= step.footer_offset <= step.footer_offset + step.footer_bytes <= device.segment_bytes:
         raise FsError(errno.EINVAL, f"segment {step.segment}: footer outside")
     return row
+
+
+def durable_lengths(state: State, session: int, steps: list[SegmentProgress]) -> dict[int, int]:
+    """Segment -> committed length after these steps.  Changes nothing."""
+    durable: dict[int, int] = {}
+    for step in steps:
+        if step.segment in durable:
+            raise FsError(errno.EINVAL, f"segment {step.segment} is named twice")
+        row = check_progress(state, session, step)
+        durable[step.segment] = max(row.committed_bytes, step.committed_bytes)
+    return durable
+
+
+def check_place(state: State, session: int, ino: int, extent: Extent, durable: dict[int, int]) -> None:
+    """Only durable bytes of the session's own segments may become a file's."""
+    if not valid(extent):
+        raise FsError(errno.EINVAL, f"inode {ino}: no such extent can be")
+    segment = state.segment(extent.segment)
+    if (
+        segment is None
+        or segment.state != SEGMENT_LEASED
+        or segment.session != session
+        or segment.incarnation != extent.incarnation
+        or place_end(extent) > durable.get(extent.segment, segment.committed_bytes)
+    ):
+        raise FsError(errno.ESTALE, f"inode {ino}: segment {extent.segment} is not this session's, or not so long")
 
 
 def advance(state: State, row: rows.SegmentRow, step: SegmentProgress) -> None:

@@ -16,7 +16,8 @@ import errno
 from awsomefsd.errors import FsError
 from awsomefsd.limits import REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS, SESSIONS_MAX
 from awsomefsd.meta import keys, rows
-from awsomefsd.meta.commands import EndSession, Entry, OpenSession
+from awsomefsd.meta.collection_messages import CollectorOpened
+from awsomefsd.meta.commands import EndSession, Entry, OpenCollector, OpenSession
 from awsomefsd.meta.inodes import unpin
 from awsomefsd.meta.leases import end_session_write_leases
 from awsomefsd.meta.locks import end_session_locks
@@ -91,6 +92,28 @@ def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, old
     return SessionOpened(row.session, row.epoch, False, foreign, SESSION_TTL_MS, describe(volume))
 
 
+def open_collector(state: State, entry: Entry, command: OpenCollector) -> Reply:
+    """The session of whoever collects: no mount, no volume, only segments."""
+    cluster = state.cluster
+    earlier = [row for row in every(state) if not row.volume]
+    for row in earlier:
+        if row.node != command.node and not row.ended:
+            raise FsError(errno.EBUSY, f"node {row.node} collects already")
+    if cluster.sessions >= SESSIONS_MAX:
+        raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")
+    for row in earlier:
+        if row.node == command.node:
+            if not row.ended:
+                end(state, entry, row, exited=True)
+            release_quarantine(state, row.session)
+    opened = rows.SessionRow(cluster.next_session, cluster.next_epoch, 0, 0, command.node, command.boot_id, 0)
+    cluster.next_session += 1
+    cluster.next_epoch += 1
+    cluster.sessions += 1
+    state.save_session(opened)
+    return CollectorOpened(opened.session, opened.epoch)
+
+
 def _earlier_boot(row: rows.SessionRow | rows.MountRow, command: OpenSession) -> bool:
     return row.node == command.node and row.boot_id != command.boot_id
 
@@ -124,11 +147,21 @@ def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
 
 def end(state: State, entry: Entry, row: rows.SessionRow, *, exited: bool) -> None:
     """Locks, reservation, leases and the volume go at once; pins up to a bound, the rest by Reap."""
-    volume = state.volume(row.volume)
-    assert volume is not None, "a session without a volume"
     row.ended = True
     state.cluster.sessions -= 1
     state.save_session(row)
+    if row.volume:  # else a collector's, which holds segments only
+        _end_of_volume(state, row)
+    end_leases(state, row.session, exited=exited)
+    end_pins(state, entry, row.session, REAP_EXTENTS_PER_ENTRY)
+    if state.any_in(keys.pinner_range(row.session)):
+        state.queue_reap(keys.reap(keys.REAP_SESSION, 0, row.session, 0), rows.ReapRow())
+    forget_ended(state, row.session)
+
+
+def _end_of_volume(state: State, row: rows.SessionRow) -> None:
+    volume = state.volume(row.volume)
+    assert volume is not None, "a session without its volume"
     consume(state, row, volume, row.reserved_bytes)
     if volume.holder == row.session:
         volume.holder = 0
@@ -138,11 +171,6 @@ def end(state: State, entry: Entry, row: rows.SessionRow, *, exited: bool) -> No
         end_session_write_leases(state, row.session)
         volume.sharers -= 1
         state.save_volume(volume)
-    end_leases(state, row.session, exited=exited)
-    end_pins(state, entry, row.session, REAP_EXTENTS_PER_ENTRY)
-    if state.any_in(keys.pinner_range(row.session)):
-        state.queue_reap(keys.reap(keys.REAP_SESSION, 0, row.session, 0), rows.ReapRow())
-    forget_ended(state, row.session)
 
 
 def end_pins(state: State, entry: Entry, session: int, count: int) -> int:

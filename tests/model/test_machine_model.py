@@ -12,14 +12,16 @@ import stat
 from dataclasses import dataclass, field
 
 import pytest
+from msgspec.structs import replace
 
 from awsomefsd.limits import INLINE_BYTES_MAX
 from awsomefsd.meta import allocation, filemap, inodes, sessions, sharing, state
+from awsomefsd.meta import collection_messages as cm
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.check import check
 from awsomefsd.meta.machine import Machine
-from awsomefsd.types import SegmentInfo
+from awsomefsd.types import Extent, SegmentInfo
 from tests.memtxn import MemTxn
 from tests.metadrive import HEADER, Drive
 
@@ -47,6 +49,7 @@ class Model:
         self.drive.open()
         self.nodes: dict[int, Node] = {1: Node(stat.S_IFDIR, 1, 2)}
         self.places: dict[tuple[int, int], bytes] = {}  # (segment, frame offset) -> logical bytes of the frame
+        self.copies: dict[tuple[int, ...], list[tuple[int, Extent]]] = {}  # by new segment and old frame
         self.segment: SegmentInfo | None = None
         self.unique = 0
         self.acks: list[int] = []
@@ -372,6 +375,51 @@ class Model:
             for ino in [i for i, n in self.nodes.items() if n.pinned]:
                 del self.nodes[ino]
 
+    def collect(self) -> None:
+        """As the collector: copy what lives in one segment, with changes of others between the look and the entry."""
+        drive = self.drive
+        sparse = drive.ask(cm.GetSparse(0, 1_000)).segments
+        if not sparse:
+            return
+        place: tuple[int, ...] | None = (0, 0, 0, 0)
+        victim, found = self.random.choice(sparse), []
+        while place is not None:
+            reply = drive.ask(cm.GetPieces(victim.segment, *place, self.random.randint(1, 9)))
+            found, place = found + reply.pieces, reply.after
+        own = (drive.session, drive.epoch, drive.mount)
+        opened = drive.ok(c.OpenCollector("n1", "b1"), session=0, epoch=0, mount=0)
+        drive.session, drive.epoch, drive.mount = opened.session, opened.epoch, 0
+        info = drive.lease(safe_index=drive.index)[0]
+        moves = [c.Relocation(one.volume, one.ino, one.extent, self.copied(info, one.extent)) for one in found]
+        command = c.Relocate(moves, [drive.progress(info, self.random.random() < 0.5)])
+        collector = (drive.session, drive.epoch, drive.mount)
+        drive.session, drive.epoch, drive.mount = own
+        for _ in range(self.random.randrange(3)):
+            self.random.choice([self.write, self.truncate, self.copy, self.fallocate, self.unlink, self.rename])()
+        drive.session, drive.epoch, drive.mount = collector
+        before = sum(one.length for one in (piece.extent for piece in found))
+        done = drive.ok(command)
+        assert done.moved_bytes + done.skipped_bytes == before
+        drive.session, drive.epoch, drive.mount = own
+
+    def copied(self, info: SegmentInfo, extent: Extent) -> list[Extent]:
+        """Copies of an extent's bytes; of each frame one copy in a segment, so that shared bytes stay shared."""
+        key = (info.segment, info.incarnation, extent.segment, extent.incarnation, extent.frame_offset)
+        if key not in self.copies:
+            data = self.places[(extent.segment, extent.frame_offset)]
+            cut = self.random.choice([0, self.random.randint(0, len(data))])
+            halves = [(start, end) for start, end in ((0, cut), (cut, len(data))) if start < end]
+            self.copies[key] = [(start, self.drive.frame(info, 0, end - start)) for start, end in halves]
+            for start, copy in self.copies[key]:
+                self.places[(copy.segment, copy.frame_offset)] = data[start : start + copy.length]
+        placed = []
+        for start, copy in self.copies[key]:
+            low, high = max(start, extent.skip), min(start + copy.length, extent.skip + extent.length)
+            if low < high:
+                at = extent.file_offset + low - extent.skip
+                placed.append(replace(copy, file_offset=at, length=high - low, skip=low - start))
+        return placed
+
     # --- comparison -----------------------------------------------------------------------------------------------------
     def contents(self, ino: int) -> bytes:
         layout = self.drive.ask(m.GetLayout(self.drive.volume, ino, 0, 1 << 40))
@@ -436,8 +484,8 @@ def test_random_commands(seed: int, run: int, monkeypatch: pytest.MonkeyPatch) -
     model = Model(seed + run)
     steps = [model.create, model.link, model.unlink, model.rmdir, model.rename, model.release]
     steps += [model.write, model.truncate, model.xattr, model.background]
-    steps += [model.fallocate, model.copy, model.draw]
-    weights = [8, 3, 5, 3, 8, 1, 10, 4, 4, 3, 7, 9, 1]
+    steps += [model.fallocate, model.copy, model.draw, model.collect]
+    weights = [8, 3, 5, 3, 8, 1, 10, 4, 4, 3, 7, 9, 1, 4]
     for step in range(700):
         model.random.choices(steps, weights)[0]()
         if step % 100 == 99:

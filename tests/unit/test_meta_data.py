@@ -347,8 +347,9 @@ def test_a_piece_moves_to_another_place_only_if_it_is_still_there() -> None:
         volume, row = state.volume(drive.volume), state.inode(drive.volume, number)
         assert volume is not None and row is not None
         filemap = FileMap(state, volume, number, row)
-        (piece,) = filemap.stored(0, 5_000)
-        assert filemap.repoint(piece, extent) and not filemap.repoint(piece, extent)
+        ((offset, held),) = filemap.stored(0, 5_000)
+        piece = extents.extent_of(offset, held)
+        assert filemap.repoint(piece, [extent]) and not filemap.repoint(piece, [extent])
         state.save_inode(drive.volume, number, row)
         assert [one.segment for one in drive.ask(m.GetLayout(drive.volume, number, 0, 9_000)).extents] == [new.segment]
     drive.ok(c.Reap(1))

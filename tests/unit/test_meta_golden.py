@@ -60,6 +60,10 @@ COMMANDS: list[c.Command] = [
     c.Fallocate(1, 2, 17, 1 << 40, 4096, True, True),
     c.CopyRange(1, 2, 3, 4, 5, 1 << 40, True),
     c.Draw(1, 2, 3, 4, 5),
+    c.OpenCollector("node", "boot"),
+    c.Relocate(
+        [c.Relocation(1, 2, Extent(3, 4, 5, 6, 7, 8, 9, 10), [Extent(3, 4, 11, 12, 13, 14, 15, 16)])], [SegmentProgress(11, 12, 13)]
+    ),
     c.AcquireLease(1, 2, 3),
     c.ReleaseLease(1, 2, 3),
     c.RegisterReader("reader", 1),

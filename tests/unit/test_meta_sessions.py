@@ -150,12 +150,13 @@ def test_leases_are_lowest_first_and_bounded(drive: Drive) -> None:
 
 
 def test_nothing_to_lease() -> None:
-    drive = Drive(segments=2)
+    drive = Drive(segments=3)
     drive.make_volume()
     drive.open()
-    drive.lease(2)
-    assert drive.errno(c.LeaseSegments(1, 1 << 40)) == errno.ENOSPC
+    assert [len(drive.lease(2)) for _ in range(2)] == [1, 1], "nothing ahead where it is scarce"
+    assert drive.errno(c.LeaseSegments(1, 1 << 40)) == errno.ENOSPC, "the last one is collection's"
     drive.open(worker=2)
+    drive.lease(1, 0)
     reply = drive.apply(c.LeaseSegments(1, 0), unique=9)
     assert isinstance(reply, m.Failed) and reply.retry and drive.machine.stored_result(7, 9) is None
 
