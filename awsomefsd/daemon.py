@@ -167,6 +167,7 @@ def worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, Mo
             "boot_id": boot_id,
             "meta_sock": str(settings.meta_socket),
             "state_dir": str(settings.state_dir),
+            "options": wish.options,  # as they were asked for: a lost mounts.json is made again from it
             "read_only": options.read_only,
             "map_uid": options.map_uid.ranges,
             "map_gid": options.map_gid.ranges,

@@ -55,6 +55,7 @@ CHECKSUM_CACHE_BYTES_MAX = 24 * MIB
 # --- caches of names in a worker -------------------------------------------------------------------------------------------
 INODES_CACHED_MAX = 50_000
 DENTRIES_CACHED_MAX = 100_000
+ACLS_CACHED_MAX = 4_096  # access ACLs that a worker keeps where it checks callers itself
 DIRECTORY_LISTED_ENTRIES_MAX = 20_000  # larger directories are not cached whole
 
 # --- metadata ------------------------------------------------------------------------------------------------------------

@@ -261,7 +261,10 @@ class Mounts:
 
     def _adopt(self, mount: int, row: dict[str, Any]) -> None:
         volume = self._find_volume(str(row["source"]))
-        self._keep(Wish(mount, volume.volume, volume.name, str(row["dir"]), tuple(map(str, row.get("options", ())))))
+        config = row.get("config")
+        asked = config.get("options") if isinstance(config, dict) else None
+        options = row.get("options", ()) if asked is None else asked  # a mount of an older build: what the kernel was told is all there is
+        self._keep(Wish(mount, volume.volume, volume.name, str(row["dir"]), tuple(map(str, options))))
         bound(logger, mount=mount).warning("mount taken up from the keeper", extra={"dir": row["dir"]})
 
     # --- details ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A filesystem whose callers are somebody else below: mapped ids (map_uid, map_gid), squashed root, modes checked by the server.
+"""A filesystem whose callers are somebody else below: mapped ids (map_uid, map_gid), squashed root, modes and ACLs checked by the server.
 
 It stands between the handlers and the vfs on mounts that ask for it; other mounts never see it.  The order at this boundary: the caller
 becomes who it is inside, modes are checked there with stored ids, the vfs works with stored ids, and what it answers is mapped outwards.
@@ -31,6 +31,8 @@ from awsomefsd.fuse.context import Context, SetAttrIn
 from awsomefsd.fuse.filesystem import Filesystem
 from awsomefsd.fuse.permissions import EXEC, READ, WRITE, Caller
 from awsomefsd.id_map import ACL_NAMES, EVERYBODY, OVERFLOW_ID, IdMap, map_acl
+from awsomefsd.limits import ACLS_CACHED_MAX
+from awsomefsd.meta import acl
 from awsomefsd.meta.commands import SET_ATIME, SET_GID, SET_MODE, SET_MTIME, SET_UID
 from awsomefsd.types import Attr, Dirent
 from awsomefsd.wait import Op
@@ -71,6 +73,7 @@ class Identified:
         self._fs = fs
         self._id = identity
         self._checks = identity.root_squash or identity.check_all
+        self._acls: dict[int, tuple[int, acl.Acl]] = {}  # ino -> (the ctime it was asked for under, its access ACL)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._fs, name)
@@ -131,7 +134,28 @@ class Identified:
 
     def _require(self, caller: Caller | None, ctx: Context, ino: int, wanted: int) -> Op:
         if caller is not None:
-            permissions.check(caller, (yield from self._see(ctx, ino)), wanted)
+            yield from self._check(caller, ctx, (yield from self._see(ctx, ino)), wanted)
+
+    def _check(self, caller: Caller, ctx: Context, attr: Attr, wanted: int) -> Op:
+        permissions.check(caller, attr, wanted, (yield from self._access(caller, ctx, attr)))
+
+    def _access(self, caller: Caller, ctx: Context, attr: Attr) -> Op:
+        """The access ACL where one decides, asked for once: whoever changes it changes ctime, and mode and ACL change together."""
+        if not attr.xattrs or not permissions.needs_acl(caller, attr):
+            return []
+        known = self._acls.get(attr.ino)
+        if known is not None and known[0] == attr.ctime_ns:
+            return known[1]
+        try:
+            entries = acl.parse((yield from _result(self._fs.getxattr(ctx, attr.ino, acl.ACCESS))))
+        except FsError as err:
+            if err.errno != errno.ENODATA:
+                raise
+            entries = []
+        if len(self._acls) >= ACLS_CACHED_MAX:
+            self._acls.clear()
+        self._acls[attr.ino] = attr.ctime_ns, entries
+        return entries
 
     # --- names ---------------------------------------------------------------------------------------------------------------
 
@@ -170,7 +194,7 @@ class Identified:
             yield from self._require(caller, ctx, parent, WRITE | EXEC)
         else:
             yield from self._require(caller, ctx, parent, EXEC)
-            permissions.check(caller, there, permissions.open_wants(flags))
+            yield from self._check(caller, ctx, there, permissions.open_wants(flags))
         return (yield from self._run(self._fs.create, ctx, parent, name, mode, flags))
 
     def link(self, ctx: Context, ino: int, new_parent: int, new_name: bytes) -> Op:
@@ -193,7 +217,7 @@ class Identified:
         if caller is None:
             return
         above: Attr = yield from self._see(ctx, parent)
-        permissions.check(caller, above, WRITE | EXEC)
+        yield from self._check(caller, ctx, above, WRITE | EXEC)
         if above.mode & stat.S_ISVTX:
             victim = yield from self._victim(ctx, parent, name)
             if victim is not None:
@@ -214,7 +238,7 @@ class Identified:
         if caller is not None and parent != new_parent:
             moved = yield from self._victim(ctx, parent, name)
             if moved is not None and stat.S_ISDIR(moved.mode):
-                permissions.check(caller, moved, WRITE)  # its ".." changes
+                yield from self._check(caller, ctx, moved, WRITE)  # its ".." changes
         return (yield from self._run(self._fs.rename, ctx, parent, name, new_parent, new_name, flags))
 
     # --- attributes -----------------------------------------------------------------------------------------------------------
@@ -230,7 +254,8 @@ class Identified:
         if caller is not None:
             given = [time_ns for bit, time_ns in ((SET_ATIME, change.atime_ns), (SET_MTIME, change.mtime_ns)) if change.mask & bit]
             now = all(time_ns is None for time_ns in given)
-            permissions.check_change(caller, before, change.mask, change.uid, change.gid, fh is not None, now)
+            access = yield from self._access(caller, ctx, before)
+            permissions.check_change(caller, before, change.mask, change.uid, change.gid, fh is not None, now, access)
             if change.mask & SET_MODE:
                 change.mode = permissions.mode_kept(caller, before, change.mode)
         return (yield from self._run(self._fs.setattr, ctx, ino, fh, change))
@@ -257,7 +282,7 @@ class Identified:
             raise FsError(errno.EPERM if wanted == WRITE else errno.ENODATA)
         attr: Attr = yield from self._see(ctx, ino)
         if name.startswith(b"user."):
-            permissions.check(caller, attr, wanted)
+            yield from self._check(caller, ctx, attr, wanted)
         elif wanted == WRITE and (name not in ACL_NAMES or caller.uid != attr.uid):
             raise FsError(errno.EPERM)
 
@@ -290,7 +315,7 @@ class Identified:
             if wanted & WRITE and not (self._id.users.has_outside(attr.uid) and self._id.groups.has_outside(attr.gid)):
                 raise FsError(errno.EACCES)
             if caller is not None:
-                permissions.check(caller, attr, wanted)
+                yield from self._check(caller, ctx, attr, wanted)
         return (yield from self._run(self._fs.open, ctx, ino, flags))
 
     def opendir(self, ctx: Context, ino: int, flags: int) -> Op:

@@ -96,7 +96,7 @@ class KeeperClient:
             return self.ask(op, timeout_s, request_id, dir=real, **fields)
 
     def list(self) -> list[dict[str, Any]]:
-        """The mounts: mount, dir, source, device, options, state, pid, workers, deaths, last_error."""
+        """The mounts: mount, dir, source, device, options, config, state, pid, workers, deaths, last_error."""
         return list(self.ask("list")["mounts"])
 
     def ping(self) -> wire.Message:

@@ -382,7 +382,7 @@ class Mount:
         if worker is None:
             state = "waiting"
         return {
-            **{key: self.spec[key] for key in ("mount", "dir", "source", "device", "options")},
+            **{key: self.spec[key] for key in ("mount", "dir", "source", "device", "options", "config")},
             "state": state,
             "pid": worker.pid if worker else None,
             "workers": self.workers,

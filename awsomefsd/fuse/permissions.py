@@ -1,8 +1,7 @@
-"""What the file modes allow a caller, where the kernel cannot decide it: callers that a mount squashes, mounts without
+"""What modes and access ACLs allow a caller, where the kernel cannot decide it: callers that a mount squashes, mounts without
 default_permissions.  Pure.
 
-Modes only: entries of an ACL for the caller itself are not looked at.  The rules are those of Linux' generic_permission, may_delete and
-setattr_prepare.
+The rules are those of Linux' generic_permission, may_delete and setattr_prepare.  `access` is the inode's access ACL, empty without one.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import stat
 from dataclasses import dataclass
 
 from awsomefsd.errors import FsError
+from awsomefsd.meta import acl
 from awsomefsd.meta.commands import SET_ATIME, SET_GID, SET_MODE, SET_MTIME, SET_SIZE, SET_UID
 from awsomefsd.types import Attr
 
@@ -34,15 +34,24 @@ class Caller:
         return gid == self.gid or gid in self.groups
 
 
-def check(caller: Caller, attr: Attr, wanted: int) -> None:
+def check(caller: Caller, attr: Attr, wanted: int, access: acl.Acl) -> None:
     """Raises FsError(EACCES)."""
     if caller.is_root:
         if wanted & EXEC and not stat.S_ISDIR(attr.mode) and not attr.mode & 0o111:
             raise FsError(errno.EACCES)
         return
-    shift = 6 if caller.uid == attr.uid else 3 if caller.is_in(attr.gid) else 0
-    if wanted & ~(attr.mode >> shift):
+    if access and needs_acl(caller, attr):
+        granted = acl.grants(access, (attr.uid, attr.gid), caller.uid, caller.is_in, wanted)
+    else:
+        shift = 6 if caller.uid == attr.uid else 3 if caller.is_in(attr.gid) else 0
+        granted = not wanted & ~(attr.mode >> shift)
+    if not granted:
         raise FsError(errno.EACCES)
+
+
+def needs_acl(caller: Caller, attr: Attr) -> bool:
+    """Whether an access ACL decides: not for the owner, nor where its mask lets nobody do anything (then Linux goes by the mode)."""
+    return not caller.is_root and caller.uid != attr.uid and attr.mode & stat.S_IRWXG != 0
 
 
 def check_sticky(caller: Caller, parent: Attr, victim: Attr) -> None:
@@ -59,7 +68,7 @@ def open_wants(flags: int) -> int:
     return wanted | (WRITE if flags & os.O_TRUNC else 0)
 
 
-def check_change(caller: Caller, attr: Attr, mask: int, uid: int, gid: int, by_handle: bool, now: bool) -> None:
+def check_change(caller: Caller, attr: Attr, mask: int, uid: int, gid: int, by_handle: bool, now: bool, access: acl.Acl) -> None:
     """setattr: raises FsError(EPERM) or FsError(EACCES).  `now`: times are set to the present, which a writer may."""
     if caller.is_root:
         return
@@ -71,11 +80,11 @@ def check_change(caller: Caller, attr: Attr, mask: int, uid: int, gid: int, by_h
     if mask & SET_MODE and not owns:
         raise FsError(errno.EPERM)
     if mask & SET_SIZE and not by_handle:
-        check(caller, attr, WRITE)
+        check(caller, attr, WRITE, access)
     if mask & (SET_ATIME | SET_MTIME) and not owns and not mask & SET_SIZE:
         if not now:
             raise FsError(errno.EPERM)
-        check(caller, attr, WRITE)
+        check(caller, attr, WRITE, access)
 
 
 def mode_kept(caller: Caller, attr: Attr, mode: int) -> int:

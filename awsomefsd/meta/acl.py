@@ -7,13 +7,14 @@ The rules are those of Linux (fs/posix_acl.c), so that a mount answers as ext4 d
 - an ACL that says no more than a mode does (three entries) is not kept: it is the mode;
 - a directory's default ACL takes the place of the umask for what is made in it.
 
-Only the kernel checks access by them; here they are kept right.
+Access by them is checked by the kernel; `grants` is for callers whom only the server can check (fuse/permissions.py).
 """
 
 from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable
 
 from awsomefsd.errors import FsError
 
@@ -77,6 +78,24 @@ def with_mode(entries: Acl, mode: int) -> Acl:
     """An access ACL after chmod(2): names keep theirs, the mask (or else the group) takes the group bits."""
     shown = {USER_OBJ: mode >> 6, OTHER: mode, _group_of(entries): mode >> 3}
     return [(tag, shown[tag] & _PERMISSIONS if tag in shown else permissions, who) for tag, permissions, who in entries]
+
+
+def grants(entries: Acl, owner: tuple[int, int], uid: int, is_in: Callable[[int], bool], wanted: int) -> bool:
+    """Whether an access ACL allows a caller all that is wanted; `owner` are uid and gid of the inode, as posix_acl_permission has it."""
+    mask = next((permissions for tag, permissions, _ in entries if tag == MASK), 0o7)
+    in_group = False
+    for tag, permissions, who in entries:
+        if tag == USER_OBJ and uid == owner[0]:
+            return not wanted & ~permissions
+        if tag == USER and uid == who:
+            return not wanted & ~(permissions & mask)
+        if (tag == GROUP_OBJ and is_in(owner[1])) or (tag == GROUP and is_in(who)):
+            in_group = True
+            if not wanted & ~permissions:
+                return not wanted & ~mask
+        if tag == OTHER:
+            return not in_group and not wanted & ~permissions
+    return False
 
 
 def inherited(default: Acl, mode: int) -> tuple[Acl, int]:

@@ -218,6 +218,88 @@ def test_the_worker_checks_modes_where_the_kernel_does_not(node, mount):
     assert (place / "group").read_text() == "group"
 
 
+# --- ACLs behind such mounts ----------------------------------------------------------------------------------------------------
+def access_acl(place: Path, entries: str) -> None:
+    run("setfacl", "-m", entries, place)
+
+
+def prepare_acls(place: Path) -> None:
+    """`named` is 7's and lets 9 and group 60 read, `dir` lets 9 make files; everybody else is shut out."""
+    (place / "named").write_text("for some")
+    (place / "dir").mkdir(mode=0o700)
+    (place / "dir" / "f").write_text("inside")
+    (place / "dir" / "f").chmod(0o644)
+    os.chown(place / "named", 7, 7)
+    (place / "named").chmod(0o600)
+    access_acl(place / "named", f"u:9:r,g:60:r,u:{NOBODY}:r")
+    access_acl(place / "dir", f"u:9:rwx,u:{NOBODY}:rwx")
+
+
+READ = "print(open(sys.argv[1]).read())"
+APPEND = "open(sys.argv[1], 'a').close()\nprint('ok')"
+MAKE = "os.mkdir(sys.argv[1])\nprint('ok')"
+
+
+def test_access_acls_where_the_worker_checks(node, mount):
+    entered(node)
+    place = mount("nodefault_permissions")
+    prepare_acls(place)
+    named, folder = place / "named", place / "dir"
+    assert python(READ, named, user=9) == python(READ, named, user=8, groups=(60,)) == python(READ, named, user=7) == "for some"
+    assert python(READ, named, user=8) == python(APPEND, named, user=9) == "EACCES" and python(APPEND, named, user=7) == "ok"
+    assert python(READ, folder / "f", user=9) == "inside" and python(READ, folder / "f", user=8) == "EACCES"
+    assert python(MAKE, folder / "made", user=9) == "ok" and python(MAKE, folder / "other", user=8) == "EACCES"
+    named.chmod(0o600)  # the mask goes to nothing, and the ACL with it
+    assert python(READ, named, user=9) == "EACCES"
+    access_acl(named, "m::rw,u:9:rw")
+    assert python(APPEND, named, user=9) == "ok" and python(READ, named, user=8, groups=(60,)) == "for some"
+    run("setfacl", "-b", named)
+    assert python(READ, named, user=9) == "EACCES"
+
+
+def test_access_acls_of_a_squashed_root(node, mount):
+    entered(node)
+    place = mount("")
+    prepare_acls(place)
+    remount(node, place, "root_squash")
+    assert (place / "named").read_text() == "for some" and (place / "dir" / "f").read_text() == "inside"
+    with fails(errno.EACCES):
+        (place / "named").open("a")
+    (place / "dir" / "mine").write_text("x")
+    assert os.stat(place / "dir" / "mine").st_uid == NOBODY
+    assert (
+        python("import subprocess\nsubprocess.run(['setfacl', '-b', sys.argv[1]], check=True)\nprint('ok')", place / "named", user=7)
+        == "ok"
+    )
+    with fails(errno.EACCES):
+        (place / "named").read_text()
+
+
+def test_acls_of_mapped_ids(node, mount):
+    """What is named in an ACL is mapped both ways, and an id without a counterpart cannot be named."""
+    entered(node)
+    place = mount("")
+    (place / "f").write_text("mapped")
+    (place / "d").mkdir()
+    for name in ("f", "d"):
+        os.chown(place / name, 101_000, 101_000)
+        (place / name).chmod(0o700)
+    access_acl(place / "f", "u:100009:r,g:100060:r,u:5:rw")
+    remount(node, place, "map_uid=0:100000:2000,map_gid=0:100000:2000")
+    said = run("getfacl", "-n", "-p", place / "f").stdout.split()
+    assert {"user:9:r--", "group:60:r--", f"user:{NOBODY}:rw-"} <= set(said)
+    assert python(READ, place / "f", user=9) == python(READ, place / "f", user=8, groups=(60,)) == "mapped"
+    assert python(READ, place / "f", user=8) == python(APPEND, place / "f", user=9) == "EACCES"
+    run("setfacl", "-m", "u:10:rwx,d:u:10:rwx,d:g:61:rx", place / "d")
+    assert python(MAKE, place / "d" / "sub", user=10) == "ok" and python(MAKE, place / "d" / "other", user=11) == "EACCES"
+    refused = run("setfacl", "-m", "u:5000:r", place / "d", check=False)
+    assert refused.returncode != 0 and "too large" in refused.stderr
+    remount(node, place, "")
+    assert {"user:100010:rwx", "group:100061:r-x", "default:user:100010:rwx"} <= set(
+        run("getfacl", "-n", "-p", place / "d" / "sub").stdout.split()
+    )
+
+
 # --- mount(8), fstab, umount ------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def helpers(node) -> Iterator[dict[str, str]]:
@@ -226,7 +308,7 @@ def helpers(node) -> Iterator[dict[str, str]]:
     if any(target.exists() for target in targets):
         pytest.skip("the mount helpers of an installation are in /sbin")
     program = node.directory / "program"
-    program.write_text(f"#!/bin/sh\nexec {' '.join(node.command)} \"$@\"\n")
+    program.write_text(f'#!/bin/sh\nexec {" ".join(node.command)} "$@"\n')
     program.chmod(0o755)
     try:
         for path, target in zip(SBIN.iterdir(), targets, strict=True):

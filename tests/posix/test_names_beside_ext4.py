@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.beside import ANNA, BERT, LIBC, ROOT, Beside, User, ext4, tell
+from tests.walk import Walk
 
 pytestmark = pytest.mark.root
 USERS = pytest.mark.parametrize("user", [ROOT, ANNA, BERT], ids=["root", "anna", "bert"])
@@ -202,35 +203,6 @@ def test_names_of_all_bytes_and_of_the_greatest_length(beside: Beside) -> None:
 
 
 # --- directories that change while they are read ------------------------------------------------------------------------
-LIBC.opendir.restype = ctypes.c_void_p
-LIBC.readdir64.restype = ctypes.c_void_p
-LIBC.telldir.restype = ctypes.c_long
-
-
-class Walk:
-    """readdir(3), telldir and seekdir, which Python does not have."""
-
-    def __init__(self, path: Path) -> None:
-        self.stream = ctypes.c_void_p(LIBC.opendir(os.fsencode(path)))
-        assert self.stream.value
-
-    def next(self) -> str:
-        place = LIBC.readdir64(self.stream)
-        return ctypes.string_at(place + 19).decode() if place else ""
-
-    def rest(self) -> list[str]:
-        return list(iter(self.next, ""))
-
-    def tell(self) -> int:
-        return int(LIBC.telldir(self.stream))
-
-    def seek(self, cookie: int) -> None:
-        LIBC.seekdir(self.stream, ctypes.c_long(cookie))
-
-    def close(self) -> None:
-        LIBC.closedir(self.stream)
-
-
 @pytest.fixture(scope="module")
 def large(node) -> Path:
     folder = node.mountpoint / "large"
@@ -288,7 +260,7 @@ def test_telldir_and_seekdir(large: Path) -> None:
         other.seek(list(cookies)[-1])
         assert other.rest()[: len(following)] == following, "a removed entry's cookie still leads to the next"
         other.close()
-        LIBC.rewinddir(walk.stream)
+        walk.rewind()
         assert victim not in walk.rest()
     finally:
         walk.close()

@@ -27,12 +27,12 @@ def node(make_node):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_fio_reads_what_it_wrote(node, seed, engine):
+def test_fio_reads_what_it_wrote(node, seed, tmp_path, engine):
     need("fio")
     words = ("--rw=randrw", "--bsrange=4k-64k", "--bs_unaligned=0", "--size=16m", "--numjobs=2", "--group_reporting", "--fsync=64")
     verify = ("--verify=crc32c", "--do_verify=1", "--verify_fatal=1", "--verify_backlog=128", f"--randseed={seed + 1}")
     with killing_workers(node):
-        run("fio", f"--name={engine}", f"--directory={node.mountpoint}", *words, *verify, *ENGINES[engine])
+        run("fio", f"--name={engine}", f"--directory={node.mountpoint}", *words, *verify, *ENGINES[engine], cwd=tmp_path)
 
 
 def outcome(name: str, folder: Path) -> subprocess.CompletedProcess[str]:

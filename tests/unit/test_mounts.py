@@ -13,7 +13,8 @@ import pytest
 from awsomefsd import durable, mounts
 from awsomefsd.errors import AlreadyExists, ConfigError, Corrupt, Error, FsError, NotFound, Refused, Unavailable
 from awsomefsd.fuse.mount_syscall import FSTYPE, MountEntry
-from awsomefsd.mounts import Mounts
+from awsomefsd.mount_options import MountOptions
+from awsomefsd.mounts import Mounts, Wish
 from awsomefsd.types import VolumeInfo
 
 VOLUMES = {name: VolumeInfo(number, f"uuid-{name}", name, 0, 0, 0, 1) for number, name in enumerate(("alpha", "beta"), 1)}
@@ -34,6 +35,7 @@ class FakeKeeper:
         self._answer("mount", (mount, dir, source, fields))
         self.inside()
         self.rows[mount] = {"mount": mount, "dir": dir, "source": source, "options": [], "state": "serving", "pid": 7, "workers": 1}
+        self.rows[mount]["config"] = fields["config"]
         self.table[dir] = source
         return {"pid": 7, "dir": dir}
 
@@ -63,6 +65,10 @@ class FakeKeeper:
         return MountEntry("0:99", "/", directory, FSTYPE, self.table[directory]) if directory in self.table else None
 
 
+def config_of(wish: Wish, options: MountOptions) -> dict[str, Any]:
+    return {"options": wish.options, "read_only": options.read_only}
+
+
 class Rig:
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state_dir = tmp_path / "state"
@@ -78,7 +84,7 @@ class Rig:
 
     def daemon(self, boot_id: str = "boot") -> Mounts:
         """A daemon that has just been started."""
-        return Mounts(self.state_dir, boot_id, self.keeper, self.find, lambda wish, options: {"read_only": options.read_only}, 128)
+        return Mounts(self.state_dir, boot_id, self.keeper, self.find, config_of, 128)
 
     def find(self, name: str) -> VolumeInfo:
         if name not in VOLUMES:
@@ -103,7 +109,7 @@ def test_mount_asks_the_keeper_and_is_remembered(rig: Rig) -> None:
     view = rig.mounts.mount("alpha", rig.directories[0], ["ro", "noatime", "x-a=b"])
     op, (mount, directory, source, fields) = rig.keeper.asked[0]
     assert (op, directory, source) == ("mount", rig.directories[0], "alpha") and int(mount, 16) == view.mount and 0 < view.mount < 1 << 63
-    assert list(fields["options"]) == ["ro", "noatime"] and fields["config"] == {"read_only": True} and fields["readahead_kib"] == 128
+    assert list(fields["options"]) == ["ro", "noatime"] and fields["config"]["read_only"] and fields["readahead_kib"] == 128
     assert set(fields["memfds"]) == {"control", "slots", "park", "dirty", "opens"} and fields["argv"][-1] == "worker"
     assert list(rig.file()) == [mount]
     assert [found.state for found in rig.daemon().views()] == ["serving"]
@@ -211,6 +217,20 @@ def test_lost_file_is_made_again_from_the_keeper(rig: Rig) -> None:
     assert again.views() == []
     again.reconcile()
     assert [found.mount for found in again.views()] == [view.mount] and len(rig.file()) == 1
+
+
+def test_a_mount_taken_up_from_the_keeper_keeps_its_options_when_it_is_revived(rig: Rig) -> None:
+    """The kernel's flags alone would lose root_squash and the mapping of ids."""
+    wanted = ["noatime", "root_squash", "map_uid=0:100000:2000"]
+    rig.mounts.mount("alpha", rig.directories[0], wanted)
+    (rig.state_dir / "mounts.json").unlink()
+    again = rig.daemon()
+    again.reconcile()
+    assert [list(found.options) for found in again.views()] == [wanted]
+    rig.lose_all_processes()
+    (dead,) = again.reconcile()
+    again.revive(dead)
+    assert rig.keeper.asked[-1][1][3]["config"]["options"] == tuple(wanted)
 
 
 def test_wishes_of_an_earlier_boot_are_dropped(rig: Rig) -> None:
