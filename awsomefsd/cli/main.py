@@ -36,7 +36,7 @@ COMMANDS = {
     "mount-pyfuse3": ("mount_pyfuse3:mount_pyfuse3", "Mount a volume through libfuse, served by this process."),
     "umount": ("mount:umount", "Make everything durable and unmount."),
     "flush": ("mount:flush", "Make everything written to a mount durable."),
-    "fsck": ("fsck:fsck", "Check metadata and devices of a stopped node."),
+    "fsck": ("fsck:fsck", "Check and repair a stopped node."),
     "log": ("log:log", "Follow the stream of changes."),
     "config": ("config:config", "Show and check the configuration."),
     "version": ("version:version", "Show the version."),

@@ -79,6 +79,8 @@ class SegmentReader:
         assert 0 <= skip <= skip + length <= extent.length and length <= len(into)
         if not length:
             return
+        if not extent.segment:
+            raise Corrupt(f"volume {volume} inode {ino} offset {extent.file_offset + skip}: these bytes are lost, as fsck found")
         info = self._locate(extent.segment)
         if info.incarnation != extent.incarnation:
             raise Corrupt(f"segment {extent.segment} is in incarnation {info.incarnation}, the extent names {extent.incarnation}")

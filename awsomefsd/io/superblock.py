@@ -133,6 +133,12 @@ def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, rep
     return newest
 
 
+def copies_agree(device: BlockDevice) -> bool:
+    """Whether both copies are good and say the same; the device has one good copy at least."""
+    newest = read_superblock(device)
+    return all(_read_copy(device, offset) == newest for offset in (0, second_copy_offset(newest.device_bytes)))
+
+
 def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
     """Both copies, durably, the second first: an interrupted format is not taken for a device whose second copy rotted."""
     buffer = aligned_buffer(SUPERBLOCK_BYTES)

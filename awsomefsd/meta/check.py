@@ -14,14 +14,15 @@ from awsomefsd.meta import keys, rows
 from awsomefsd.meta.check_data import SharedBytes, VolumeBytes
 from awsomefsd.meta.check_tree import Tree
 from awsomefsd.meta.faults import Examination, Fault
+from awsomefsd.meta.row_kinds import CODEC_OF
 from awsomefsd.meta.segments import usable_bytes
 from awsomefsd.meta.txn import Txn
 from awsomefsd.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED
 
 __all__ = ["Fault", "check"]
 
-_CLUSTER_KINDS = {*range(keys.CLUSTER, keys.SHARED + 1), keys.LEASER, keys.MEMBERSHIP, keys.REAP}
-_VOLUME_KINDS = {*range(keys.INODE, keys.ORPHAN + 1), keys.LEASE}
+_CLUSTER_KINDS = {kind for kind in CODEC_OF if kind < keys.INODE}
+_VOLUME_KINDS = CODEC_OF.keys() - _CLUSTER_KINDS
 
 
 def check(txn: Txn) -> list[Fault]:

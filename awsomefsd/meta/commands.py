@@ -422,14 +422,25 @@ class ChangeMembership(Command, tag=71):
     membership: Membership
 
 
+class RepairRows(Command, tag=95):
+    """Rows as fsck wants them: what has to go, and what has to be there.  Proposed by fsck on a stopped node only.
+
+    Values and keys as they are in the store, so that it mends what this machine cannot read itself; applied index and stamp stay.
+    """
+
+    deletes: list[bytes]
+    puts: list[tuple[bytes, bytes]]
+
+
 RAFT_COMMANDS = frozenset({NoOp, ChangeMembership})  # no client proposes them
+UNPROPOSED_COMMANDS = RAFT_COMMANDS | {RepairRows}  # nobody proposes these to a running service
 
 AnyCommand = Union[
     Init, AddDevice, CreateVolume, SetVolume, DeleteVolume, OpenSession, EndSession, ClearQuarantine, LeaseSegments, Reserve,
     Create, Link, Unlink, Rmdir, Rename, SetAttr, SetXattr, RemoveXattr, ReleaseOrphan, Commit, Reap, SetLock,
     Tmpfile, SetAtimes,
     Fallocate, CopyRange, Draw, OpenCollector, Relocate,
-    RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease,
+    RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
 ]  # fmt: skip
 
 

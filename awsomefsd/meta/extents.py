@@ -63,6 +63,7 @@ def sub(piece: Piece, start: int, end: int) -> Piece:
         row.skip + first - offset if row.segment else 0,
         row.index,
         row.shared,
+        row.lost,
     )
 
 

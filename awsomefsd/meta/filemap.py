@@ -9,6 +9,7 @@ indirection on every read.
 
 Unwritten extents (segment 0) are space that fallocate(2) promised: counted like data in all totals, in ClusterRow.allocated_bytes so that
 nobody else is promised that space, and never told to a reader, for whom they are holes.  They alone may lie behind the end of the file.
+Lost extents (segment 0 too, made by fsck only) are counted the same way and told to a reader, for whom they are EIO.
 Extents never overlap, hidden and unwritten ones included: an allocation takes what is hidden out of its way.
 """
 
@@ -64,7 +65,7 @@ class FileMap:
         pieces = self.stored(start, end, count)
         if len(pieces) >= count:
             end = min(end, pieces[-1][0] + pieces[-1][1].length)
-        return [piece for piece in pieces if piece[1].segment and not self._hidden(piece)], end
+        return [piece for piece in pieces if (piece[1].segment or piece[1].lost) and not self._hidden(piece)], end
 
     def _hidden(self, piece: Piece) -> bool:
         return bool(self._trims) and hidden(piece, self._trims)
@@ -73,7 +74,7 @@ class FileMap:
         """Allocated bytes in [start, end), as far as `count` pieces reach."""
         found = 0
         for piece in self.stored(start, end, count):
-            if not piece[1].segment and not self._hidden(piece):
+            if not piece[1].segment and not piece[1].lost and not self._hidden(piece):
                 found += extents.sub(piece, start, end)[1].length
         return found
 
@@ -155,7 +156,7 @@ class FileMap:
         self.punch(start, end)  # what is hidden there
         for at in (start - 1, end):
             for piece in self.stored(at, at + 1) if at >= 0 else []:
-                if not piece[1].segment and not self._hidden(piece):
+                if not piece[1].segment and not piece[1].lost and not self._hidden(piece):
                     self.free(piece)
                     start, end = min(start, piece[0]), max(end, piece[0] + piece[1].length)
         self.add((start, rows.ExtentRow(end - start, 0, 0, 0, 0, 0, 0, index)))

@@ -32,7 +32,7 @@ from awsomefsd.limits import (
 )
 from awsomefsd.meta.commands import (
     COMMAND_VERSION,
-    RAFT_COMMANDS,
+    UNPROPOSED_COMMANDS,
     DeleteVolume,
     EndSession,
     Entry,
@@ -367,8 +367,8 @@ class Leader:
             origin.answer(call, refusal)
             return
         command = body.command
-        if type(command) in RAFT_COMMANDS:
-            raise ProtocolError(f"{type(command).__name__} is Raft's own")  # such an entry is in force as soon as it is in a log
+        if type(command) in UNPROPOSED_COMMANDS:
+            raise ProtocolError(f"{type(command).__name__} is not for clients")  # one of Raft's is in force as soon as it is in a log
         if self._leases.active:
             if type(command) is EndSession and not mount and not self._leases.may_end(command):
                 origin.answer(call, Failed(errno.EAGAIN, "the lease of that session runs out first", True))

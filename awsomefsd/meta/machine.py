@@ -31,6 +31,7 @@ from awsomefsd.meta import (
     reaping,
     relocation,
     renames,
+    repairing,
     rows,
     segments,
     sessions,
@@ -84,6 +85,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.RemoveReader: stream_readers.remove,
     c.NoOp: members.noop,
     c.ChangeMembership: members.change,
+    c.RepairRows: repairing.repair_rows,
 }
 
 

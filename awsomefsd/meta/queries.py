@@ -107,13 +107,18 @@ def _get_layout(state: State, body: m.GetLayout) -> m.Reply:
         raise FsError(errno.EINVAL)
     if row.inline:
         held = state.read(keys.inline(body.volume, body.ino), rows.INLINE) if row.stored_bytes else None
+        if (0 if held is None else len(held.data)) != row.stored_bytes:
+            raise FsError(errno.EIO, f"volume {body.volume} inode {body.ino}: its inline data is not what was stored; run awsomefsd fsck")
         return m.Layout(row.size, [], [], b"" if held is None else held.data, body.end)
     volume = volumes.existing(state, body.volume)
     wanted_end = min(body.end, row.size)
     pieces, end = FileMap(state, volume, body.ino, row).visible(max(body.start, 0), wanted_end, LAYOUT_EXTENTS_MAX)
     if end == wanted_end:
         end = body.end  # nothing is behind the end of the file
-    named = {piece.segment: None for _, piece in pieces}  # in order of first use
+    whole = body.start <= 0 and end == body.end and wanted_end == row.size and not row.trims and not row.allocated_bytes
+    if whole and len(pieces) != row.extents:  # a row that is gone would be a hole
+        raise FsError(errno.EIO, f"volume {body.volume} inode {body.ino}: {len(pieces)} of {row.extents} extents; run awsomefsd fsck")
+    named = {piece.segment: None for _, piece in pieces if piece.segment}  # in order of first use; lost ones have no place
     return m.Layout(row.size, [extents.extent_of(*piece) for piece in pieces], [_segment(state, number) for number in named], None, end)
 
 

@@ -24,6 +24,7 @@ from typing import Protocol, TypeVar
 
 from awsomefsd.errors import Corrupt, Refused
 from awsomefsd.limits import DIGEST_ENTRIES, JOURNAL_FILE_BYTES, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_MAP_BYTES_MIN
+from awsomefsd.meta import keys
 from awsomefsd.meta.commands import Entry, SetLock
 from awsomefsd.meta.consensus import Consensus
 from awsomefsd.meta.disk import Disk
@@ -75,6 +76,7 @@ class AppliedMachine(Protocol):
 
 
 T = TypeVar("T")
+CLUSTER_NOTE = b"cluster"  # a second copy of the row without which nothing can be said of the others
 MakeMachine = Callable[[Txn], AppliedMachine]
 
 
@@ -141,6 +143,26 @@ class Replica:
                 store.close()
             if journal is not None:
                 journal.close()
+            os.close(lock_fd)
+            raise
+
+    @classmethod
+    def rebuild_solo(cls, directory: Path, cluster_uuid: str, node_uuid: str, make_machine: MakeMachine) -> Replica:
+        """A new store from the whole journal; the old one is out of the way.  Corrupt if the journal has dropped its first entries."""
+        (directory / "store").mkdir(mode=0o700)
+        lock_fd = lock_directory(directory)
+        store = journal = None
+        try:
+            journal = Journal.open(directory / "journal", uuid_bytes(cluster_uuid), uuid_bytes(node_uuid), create=False)
+            if journal.first_index > 1:
+                raise Corrupt(f"the journal begins with entry {journal.first_index}, the ones before are in the store only")
+            store = Store.open(directory / "store")
+            store.claim(cluster_uuid, node_uuid, journal.incarnation)
+            return cls(Solo(journal, node_uuid), store, make_machine, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, lock_fd)
+        except BaseException:
+            for part in (store, journal):
+                if part is not None:
+                    part.close()
             os.close(lock_fd)
             raise
 
@@ -248,6 +270,8 @@ class Replica:
         self.machine.flush()
         if note := self.log.note(self.machine.applied_index):
             self.store.set_note(RAFT_NOTE, note)
+        if (cluster := self.store.get(keys.cluster())) is not None:
+            self.store.set_note(CLUSTER_NOTE, cluster)
         self.store.commit()
         self._uncommitted = 0
         self.commits += 1

@@ -245,7 +245,8 @@ class ExtentRow(Row):
     """types.Extent without its file offset (in the key); `index` is the entry that committed it.
 
     Segment 0 is an unwritten extent: it reads as zeros, has no place, and space is kept for it.  `shared`: others may hold the same bytes
-    of the frame, and its SharedRow counts them; bytes of an extent without the mark are nobody else's.
+    of the frame, and its SharedRow counts them; bytes of an extent without the mark are nobody else's.  `lost` (segment 0): there were
+    bytes here, nobody knows them any more, and reading is EIO until they are overwritten or cut; counted like an unwritten extent.
     """
 
     length: int
@@ -257,6 +258,7 @@ class ExtentRow(Row):
     skip: int
     index: int
     shared: bool = False
+    lost: bool = False
 
 
 class InlineRow(Row):

@@ -84,6 +84,8 @@ def _bounded(state: State, frommap: FileMap, tomap: FileMap, start: int, at: int
     """How much of the range one entry copies.  Raises FsError(EOPNOTSUPP) if the first frame has too many owners."""
     pieces, end = frommap.visible(start, start + length, PIECES_PER_COPY_MAX)
     length = min(length, end - start)
+    if any(row.lost for _, row in pieces):
+        raise FsError(errno.EIO, "bytes of the source are lost")
     for offset, row in pieces:
         if runs_of(state, row) >= SHARED_RUNS_MAX:
             length = min(length, max(0, offset - start))

@@ -75,6 +75,16 @@ class State:
         self.results.flush()
         self.txn.put(keys.cluster(), rows.CLUSTER.dumps(self.cluster))
 
+    def forget_all(self) -> None:
+        """The rows were changed beneath this cache, which was flushed before; the cluster's object stays the same."""
+        self._cache.clear()
+        self.results = Results(self.txn)
+        raw = self.txn.get(keys.cluster())
+        found: rows.ClusterRow = rows.CLUSTER.loads(raw) if raw is not None else rows.ClusterRow()
+        for name in rows.ClusterRow.__struct_fields__:
+            if name not in ("applied_index", "last_stamp"):
+                setattr(self.cluster, name, getattr(found, name))
+
     def scan(self, span: keys.Range, codec: Sealed) -> Iterator[Any]:
         """Rows of a cached kind in key order, as the shared objects."""
         self.write_back()

@@ -181,6 +181,8 @@ class Store:
                     for key, value in cursor:
                         if key >= end or len(page) == count:
                             break
+                        if key < start or (page and key <= page[-1][0]):
+                            raise Corrupt(f"the pages of {self._env.path()} are damaged: keys are out of order")
                         page.append((key, value))
             yield from page
             if len(page) < count:

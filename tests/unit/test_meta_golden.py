@@ -69,6 +69,7 @@ COMMANDS: list[c.Command] = [
     c.RegisterReader("reader", 1),
     c.AdvanceReader("reader", 2),
     c.RemoveReader("reader"),
+    c.RepairRows([b"gone"], [(b"key", b"value")]),
     c.NoOp(),
     c.ChangeMembership(MEMBERSHIP),
 ]  # fmt: skip
@@ -93,7 +94,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.INODE, rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True, 11)),
     (rows.DENTRY, rows.DentryRow(1, 0o100000, 16, 4, 5)),
     (rows.COOKIE, rows.CookieRow(1, 0o100000, b"name")),
-    (rows.EXTENT, rows.ExtentRow(*range(1, 9), True)),
+    (rows.EXTENT, rows.ExtentRow(*range(1, 9), True, True)),
     (rows.INLINE, rows.InlineRow(b"data")),
     (rows.XATTR, rows.XattrRow(b"value")),
     (rows.LOCKS, rows.LocksRow([LOCK])),

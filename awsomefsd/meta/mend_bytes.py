@@ -1,0 +1,292 @@
+"""Third step of a repair, a volume at a time: what files hold, and where.
+
+The rule above all others: a byte that is not known any more is EIO, never a zero.  An extent that is gone would be a hole, and a hole reads
+as zeros; so where an inode counts more extents than there are, what is missing is made again from the reverse rows and the frames on the
+device if its length follows from the inode's totals, and else becomes a *lost* extent.  It stays until the range is overwritten or cut.
+An extent whose place is used by somebody else, or is unknown, becomes lost too.  Of two that overlap, the later one is believed.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import Counter
+from itertools import pairwise
+
+from awsomefsd.meta import extents, keys, rows
+from awsomefsd.meta.extents import Piece
+from awsomefsd.meta.filemap import Trims, hidden
+from awsomefsd.meta.mend_rows import lose_untold, lost
+from awsomefsd.meta.mender import FrameFacts, Mender
+from awsomefsd.meta.places import Runs, counted
+from awsomefsd.types import SEGMENT_FREE, SEGMENT_SEALED
+
+Shared = dict[tuple[int, int], tuple[int, Runs]]
+Reverse = dict[tuple[int, int], list[tuple[int, int, int, int]]]  # (volume, ino) -> (file offset, segment, frame offset, incarnation)
+
+
+class Places:
+    """All segments, and what the extents of all volumes hold of them."""
+
+    def __init__(self, mender: Mender) -> None:
+        self.mender = mender
+        self.segments: dict[int, rows.SegmentRow] = {
+            row.segment: row for _, row in mender.scan(keys.kind_range(0, keys.SEGMENT), rows.SEGMENT)
+        }
+        self.shared: Shared = {}
+        self.reverse: dict[bytes, bytes] = {}
+        self.live: Counter[int] = Counter()
+        self.stale: Reverse = {}
+        for key, row in mender.scan(keys.kind_range(0, keys.REVERSE), rows.REVERSE):
+            segment, frame_offset, volume, ino, offset = keys.reverse_of(key)
+            if mender.txn.get(keys.extent(volume, ino, offset)) is None:
+                self.stale.setdefault((volume, ino), []).append((offset, segment, frame_offset, row.incarnation))
+
+    def usable(self, where: str, row: rows.ExtentRow) -> bool:
+        """Whether the place of an extent can still hold its bytes; the segment's row is mended to say so."""
+        segment = self.segments.get(row.segment)
+        device = self.mender.device_of(row.segment)
+        end = row.frame_offset + row.header_bytes + row.skip + row.length
+        if device is None or end > device.segment_bytes:
+            return False
+        if segment is None:
+            segment = self.segments[row.segment] = rows.SegmentRow(
+                row.segment, device.device, row.segment - device.first_segment, SEGMENT_SEALED, row.incarnation
+            )
+            self.mender.did(f"segment {row.segment}", f"its row is made anew, for {where}")
+        if segment.incarnation != row.incarnation:
+            return False
+        if segment.state == SEGMENT_FREE:
+            segment.state, segment.freed_index = SEGMENT_SEALED, 0
+            self.mender.did(f"segment {row.segment}", f"is not free: it holds bytes of {where}")
+        if segment.committed_bytes < end:
+            self.mender.correct(f"segment {row.segment}", segment, committed_bytes=end)
+        return True
+
+    def hold(self, volume: int, ino: int, offset: int, row: rows.ExtentRow) -> None:
+        if row.segment:
+            key = keys.reverse(row.segment, row.frame_offset, volume, ino, offset)
+            self.reverse[key] = rows.REVERSE.dumps(rows.ReverseRow(row.incarnation))
+        if row.shared:
+            place = (row.segment, row.frame_offset)
+            runs = self.shared.get(place, (0, []))[1]
+            self.shared[place] = (row.incarnation, counted(runs, row.skip, row.skip + row.length, 1)[0])
+        else:
+            self.live[row.segment] += row.length
+
+    def frame(self, segment: int, frame_offset: int) -> FrameFacts | None:
+        device = self.mender.device_of(segment)
+        if device is None:
+            return None
+        at = device.first_segment_offset + (segment - device.first_segment) * device.segment_bytes + frame_offset
+        return self.mender.hints.frame(device.uuid, at)
+
+    def finish(self) -> None:
+        """Once all volumes have told what they hold."""
+        for (segment, _), (_, runs) in self.shared.items():
+            self.live[segment] += sum(end - start for start, end, _ in runs)
+        expected = {
+            keys.shared(*place): rows.SHARED.dumps(rows.SharedRow(incarnation, runs)) for place, (incarnation, runs) in self.shared.items()
+        }
+        self.mender.index(keys.kind_range(0, keys.SHARED), expected, "counts of shared places")
+        self.mender.index(keys.kind_range(0, keys.REVERSE), self.reverse, "reverse rows")
+        for row in self.segments.values():
+            self.mender.correct(f"segment {row.segment}", row, live_bytes=self.live[row.segment])
+            self.mender.put(keys.segment(row.segment), row, rows.SEGMENT)
+
+
+class VolumeBytes:
+    def __init__(self, mender: Mender, volume: rows.VolumeRow, places: Places) -> None:
+        self.mender = mender
+        self.volume = volume
+        self.number = volume.volume
+        self.places = places
+        self.inodes: dict[int, rows.InodeRow] = {
+            keys.first_u64(key): row for key, row in mender.scan(keys.kind_range(self.number, keys.INODE), rows.INODE)
+        }
+        self.used = 0
+        self.trims: dict[int, Trims] = {}
+        self.reaping: set[int] = set()
+
+    def where(self, ino: int) -> str:
+        return f"volume {self.number} inode {ino}"
+
+    def mend(self) -> None:
+        self._reaps()
+        for ino, row in self.inodes.items():
+            if row.trims > len(self.trims.get(ino, ())) and row.extents:
+                lose_untold(self.mender, self.number, ino, self.mender.cluster().applied_index)
+            self.mender.correct(self.where(ino), row, trims=len(self.trims.get(ino, ())))
+        found: dict[int, list[Piece]] = {}
+        for key, extent in self.mender.scan(keys.kind_range(self.number, keys.EXTENT), rows.EXTENT):
+            found.setdefault(keys.first_u64(key), []).append((keys.last_u64(key), extent))
+        inline = {keys.first_u64(key): row for key, row in self.mender.scan(keys.kind_range(self.number, keys.INLINE), rows.INLINE)}
+        for ino in sorted(self.inodes.keys() | found.keys() | inline.keys()):
+            self._file(ino, found.get(ino, []), inline.get(ino))
+        self.mender.correct(f"volume {self.number}", self.volume, used_bytes=self.used)
+        for ino, row in self.inodes.items():
+            self.mender.put(keys.inode(self.number, ino), row, rows.INODE)
+        self.mender.put(keys.volume(self.number), self.volume, rows.VOLUME)
+
+    def _reaps(self) -> None:
+        for key, row in self.mender.scan(keys.kind_range(0, keys.REAP), rows.REAP):
+            kind, volume, ino, index = keys.reap_of(key)
+            if volume != self.number or kind not in (keys.REAP_INODE, keys.REAP_TRIM):
+                continue
+            if (kind == keys.REAP_INODE) == (ino in self.inodes) and not self.volume.deleted:
+                self.mender.txn.delete(key)
+                self.mender.did(self.where(ino), "what was queued to be freed of it is not any more")
+            elif kind == keys.REAP_INODE:
+                self.reaping.add(ino)
+            else:
+                self.trims.setdefault(ino, []).append((row.start, row.end, index))
+
+    def _file(self, ino: int, pieces: list[Piece], inline: rows.InlineRow | None) -> None:
+        row = self.inodes.get(ino)
+        old = list(pieces)
+        if row is None:
+            if ino not in self.reaping and not self.volume.deleted:
+                pieces = []
+            inline = inline if self.volume.deleted else None
+        elif not stat.S_ISREG(row.mode):
+            pieces, inline = [], None
+        else:
+            pieces, inline = self._inline(ino, row, pieces, inline)
+            pieces = self._complete(ino, row, pieces)
+            pieces = self._cut(ino, row, pieces)
+        pieces = [self._placed(ino, piece) for piece in self._disjoint(ino, pieces)]
+        self._write(ino, old, pieces, inline)
+        stored = sum(piece[1].length for piece in pieces) + (len(inline.data) if inline is not None else 0)
+        self.used += stored
+        if row is not None:
+            totals = {"extents": len(pieces), "stored_bytes": stored}
+            totals["allocated_bytes"] = sum(piece[1].length for piece in pieces if not piece[1].segment)
+            if stat.S_ISREG(row.mode) and (pieces or inline is not None) and row.inline != (inline is not None):
+                self.mender.correct(self.where(ino), row, inline=inline is not None)
+            if stat.S_ISREG(row.mode):
+                self.mender.correct(self.where(ino), row, **totals)
+
+    def _write(self, ino: int, old: list[Piece], pieces: list[Piece], inline: rows.InlineRow | None) -> None:
+        txn = self.mender.txn
+        kept = {offset for offset, _ in pieces}
+        gone = [offset for offset, _ in old if offset not in kept]
+        for offset in gone:
+            txn.delete(keys.extent(self.number, ino, offset))
+        for offset, extent in pieces:
+            self.mender.put(keys.extent(self.number, ino, offset), extent, rows.EXTENT)
+            self.places.hold(self.number, ino, offset, extent)
+        if gone:
+            self.mender.did(self.where(ino), f"{len(gone)} extents are removed or lie elsewhere now")
+        if inline is None:
+            if txn.delete(keys.inline(self.number, ino)):
+                self.mender.did(self.where(ino), "inline data is removed: it belongs to nothing")
+        else:
+            self.mender.put(keys.inline(self.number, ino), inline, rows.INLINE)
+
+    # --- what is missing ---------------------------------------------------------------------------------------------------------
+    def _inline(
+        self, ino: int, row: rows.InodeRow, pieces: list[Piece], inline: rows.InlineRow | None
+    ) -> tuple[list[Piece], rows.InlineRow | None]:
+        """Inline data or extents, never both."""
+        if inline is not None and (pieces or row.extents):
+            if row.extents or not row.inline:
+                return pieces, None
+            return [], inline
+        if inline is not None:
+            data = inline.data[: row.size]
+            return [], rows.InlineRow(data) if data else None
+        if row.inline and row.stored_bytes and not pieces:
+            self.mender.did(self.where(ino), f"its {row.stored_bytes} bytes are lost: reading them is EIO", loss=True)
+            length = min(row.stored_bytes, row.size)
+            pieces = [(0, lost(length, self.mender.cluster().applied_index))] if length else []
+            row.extents, row.stored_bytes = len(pieces), length
+        return pieces, None
+
+    def _complete(self, ino: int, row: rows.InodeRow, pieces: list[Piece]) -> list[Piece]:
+        """With what takes the place of extents that are gone."""
+        missing = row.extents - len(pieces)
+        if missing <= 0:
+            return pieces
+        stored = sum(piece[1].length for piece in pieces)
+        allocated = sum(piece[1].length for piece in pieces if not piece[1].segment)
+        if row.stored_bytes - stored == row.allocated_bytes - allocated:
+            return pieces  # only kept space is gone
+        known = sorted(self.places.stale.get((self.number, ino), ()))
+        remade = [self._remake(ino, row, pieces, known, at) for at in range(len(known))] if missing == len(known) else []
+        good = [piece for piece in remade if piece is not None]
+        if not row.trims and len(good) == missing and sum(piece[1].length for piece in good) == row.stored_bytes - stored:
+            self.mender.did(self.where(ino), f"{missing} extents are made anew from the frames on the device")
+            return sorted([*pieces, *good], key=lambda piece: piece[0])
+        self.mender.did(self.where(ino), f"{missing} extents are gone: reading there is EIO", loss=True)
+        index = self.mender.cluster().applied_index
+        gaps = _gaps(pieces, row.size)
+        if missing == len(known):  # then each is in the gap that its reverse row names
+            gaps = [(max(start, min(at[0] for at in known if start <= at[0] < end)), end)
+                    for start, end in gaps if any(start <= at[0] < end for at in known)]  # fmt: skip
+        return sorted([*pieces, *((start, lost(end - start, index)) for start, end in gaps)], key=lambda piece: piece[0])
+
+    def _remake(
+        self, ino: int, row: rows.InodeRow, pieces: list[Piece], known: list[tuple[int, int, int, int]], at: int
+    ) -> Piece | None:
+        """The longest extent that can have been there, if the frame says that it is this file's."""
+        offset, segment, frame_offset, incarnation = known[at]
+        frame = self.places.frame(segment, frame_offset)
+        if frame is None or (frame.volume, frame.ino, frame.segment, frame.incarnation) != (self.number, ino, segment, incarnation):
+            return None
+        skip = offset - frame.file_offset
+        starts = [piece[0] for piece in pieces] + [place[0] for place in known]
+        next_starts = [start for start in starts if start > offset]
+        length = min([frame.logical_bytes - skip, row.size - offset, *(start - offset for start in next_starts)])
+        if skip < 0 or length <= 0:
+            return None
+        shared = self.mender.txn.get(keys.shared(segment, frame_offset)) is not None
+        return offset, rows.ExtentRow(
+            length, segment, incarnation, frame.sequence, frame_offset, frame.header_bytes, skip,
+            self.mender.cluster().applied_index, shared,
+        )  # fmt: skip
+
+    # --- what is there, and wrong ------------------------------------------------------------------------------------------------
+    def _cut(self, ino: int, row: rows.InodeRow, pieces: list[Piece]) -> list[Piece]:
+        """Nothing behind the end of the file but kept space and what is hidden."""
+        trims = self.trims.get(ino, [])
+        left = []
+        for piece in pieces:
+            offset, extent = piece
+            if extent.segment and offset + extent.length > row.size and not hidden(piece, trims):
+                self.mender.did(f"{self.where(ino)} offset {offset}", f"ended behind the end of the file, {row.size}")
+                if offset >= row.size:
+                    continue
+                piece = extents.sub(piece, offset, row.size)
+            left.append(piece)
+        return left
+
+    def _disjoint(self, ino: int, pieces: list[Piece]) -> list[Piece]:
+        pieces = [piece for piece in pieces if piece[1].length > 0]
+        ordered = all(a[0] + a[1].length <= b[0] for a, b in pairwise(pieces))
+        if ordered:
+            return pieces
+        self.mender.did(self.where(ino), "extents overlap: the later one is believed")
+        laid: list[Piece] = []
+        for piece in sorted(pieces, key=lambda piece: (piece[1].index, piece[1].sequence)):
+            offset, extent = piece
+            laid = [rest for old in laid for rest in extents.without(old, offset, offset + extent.length)]
+            laid.append(piece)
+        return sorted(laid, key=lambda piece: piece[0])
+
+    def _placed(self, ino: int, piece: Piece) -> Piece:
+        offset, extent = piece
+        where = f"{self.where(ino)} offset {offset}"
+        if not extent.segment or self.places.usable(where, extent):
+            return piece
+        self.mender.did(where, f"{extent.length} bytes are lost: segment {extent.segment} does not hold them any more", loss=True)
+        return offset, lost(extent.length, extent.index)
+
+
+def _gaps(pieces: list[Piece], size: int) -> list[tuple[int, int]]:
+    gaps, at = [], 0
+    for offset, row in pieces:
+        if at < min(offset, size):
+            gaps.append((at, min(offset, size)))
+        at = max(at, offset + row.length)
+    if at < size:
+        gaps.append((at, size))
+    return gaps

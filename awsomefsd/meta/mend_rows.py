@@ -1,0 +1,197 @@
+"""First step of a repair: what does not decode, and keys that nobody writes.
+
+A row that does not decode is worth no more than one that is missing, so it goes; what it said comes back in the later steps from rows that
+say the same (a dentry from its cookie, an extent from its reverse row and its frame, an index from what it indexes).  Here are the kinds
+for which that needs more: the cluster's row (a copy is noted beside the rows), devices (their superblocks), volumes (the name row), trims
+(what they hid cannot be told from what they did not) and access ACLs (whose mask was the group's permission bits).
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+import uuid
+from typing import Any
+
+from awsomefsd.meta import acl, keys, rows
+from awsomefsd.meta.mender import Mender
+from awsomefsd.meta.row_kinds import CODEC_OF
+from awsomefsd.types import ROOT_INO
+
+_VOLUME_KINDS = range(keys.INODE, keys.LEASE + 1)
+_MARKERS = (keys.HELD, keys.LOCKER, keys.PINNER, keys.LEASER, keys.ORPHAN)
+_LOSSES = {  # kinds whose loss a user may notice, in words
+    keys.RESULT: "the answer of a request is gone: if that request is sent again, it is executed again",
+    keys.READER: "a reader of the change stream is gone: it has to resynchronise",
+    keys.XATTR: "an extended attribute is lost",
+    keys.LOCKS: "the locks of a file are gone",
+    keys.DEVICE: "a device is not known any more",
+    keys.SESSION: "a session is gone: what its mount has not flushed cannot be committed",
+}
+
+
+def mend_rows(mender: Mender) -> None:
+    _cluster(mender)
+    _volumes(mender)
+    _devices(mender)
+    numbers = {row.volume for row in mender.volumes()}
+    bad: list[tuple[bytes, str]] = []
+    for key, raw in mender.txn.scan(b"", b"\xff" * 8):
+        if not _possible(key):
+            bad.append((key, "no row has such a key"))
+            continue
+        _, volume, kind = keys.kind_of(key)
+        if volume and volume not in numbers:
+            bad.append((key, f"volume {volume} does not exist"))
+        elif mender.decode(raw, CODEC_OF[kind]) is None:
+            bad.append((key, ""))
+    for key, why in bad:
+        if why:
+            mender.txn.delete(key)
+            mender.did(f"row {key.hex()}", f"removed: {why}", loss=why.startswith("volume"))
+        else:
+            _undecodable(mender, key)
+
+
+def _possible(key: bytes) -> bool:
+    if len(key) < keys.PREFIX_BYTES:
+        return False
+    shard, volume, kind = keys.kind_of(key)
+    if shard != keys.SHARD or kind not in CODEC_OF or (kind in _VOLUME_KINDS) != bool(volume):
+        return False
+    try:
+        if kind in (keys.LOCKER, keys.PINNER, keys.LEASER):
+            keys.place_of(key)
+        elif kind == keys.REVERSE:
+            keys.reverse_of(key)
+        elif kind == keys.REAP:
+            keys.reap_of(key)
+        elif kind in (keys.VOLNAME, keys.READER):
+            key[keys.PREFIX_BYTES :].decode()
+        elif kind in _VOLUME_KINDS and len(key) < keys.NAME_AT:
+            return False
+    except (struct.error, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _undecodable(mender: Mender, key: bytes) -> None:
+    _, volume, kind = keys.kind_of(key)
+    where = f"{CODEC_OF[kind].what} {key.hex()}"
+    if kind in _MARKERS:
+        mender.txn.put(key, rows.MARK)
+        mender.did(where, "written anew: the key says it all")
+    elif kind == keys.LEASE:
+        changes = mender.cluster().applied_index + 1  # not a number that any mount knows
+        mender.put(key, rows.LeaseRow(changes=changes), rows.LEASE)
+        mender.did(where, "written anew: nobody holds the write lease")
+    elif kind == keys.REAP:
+        _reap(mender, key, where)
+    elif kind in (keys.CLUSTER, keys.MEMBERSHIP):
+        return  # stays as what remains
+    else:
+        mender.txn.delete(key)
+        mender.did(where, "does not decode: " + _LOSSES.get(kind, "removed, to be made anew from what is known"), loss=kind in _LOSSES)
+        if kind == keys.INODE:
+            mender.damaged_inodes.add((volume, keys.first_u64(key)))
+        elif kind == keys.XATTR and key[keys.NAME_AT :] == acl.ACCESS:
+            _without_acl(mender, volume, keys.first_u64(key))
+
+
+def _without_acl(mender: Mender, volume: int, ino: int) -> None:
+    """The group's bits were the mask: they might give more than the ACL did."""
+    row: rows.InodeRow | None = mender.get(keys.inode(volume, ino), rows.INODE)
+    if row is not None:
+        row.mode &= ~0o070
+        mender.put(keys.inode(volume, ino), row, rows.INODE)
+        mender.did(f"volume {volume} inode {ino}", f"its ACL is lost, so its group may nothing any more: mode {row.mode:o}", loss=True)
+
+
+def _reap(mender: Mender, key: bytes, where: str) -> None:
+    kind, volume, ino, index = keys.reap_of(key)
+    if kind != keys.REAP_TRIM:
+        mender.put(key, rows.ReapRow(), rows.REAP)
+        mender.did(where, "written anew: it begins again")
+        return
+    mender.txn.delete(key)
+    lose_untold(mender, volume, ino, index)
+
+
+def lose_untold(mender: Mender, volume: int, ino: int, index: int) -> None:
+    """A trim is lost: of all that was committed up to entry `index`, nobody knows what it hid."""
+    span = keys.extents_range(volume, ino)
+    for key, row in mender.scan(span, rows.EXTENT):
+        if row.index <= index and row.segment:
+            mender.put(key, lost(row.length, row.index), rows.EXTENT)
+    mender.did(f"volume {volume} inode {ino}", "what a truncation had cut off is not known any more: its older bytes are lost", loss=True)
+
+
+def lost(length: int, index: int) -> rows.ExtentRow:
+    return rows.ExtentRow(length, 0, 0, 0, 0, 0, 0, index, lost=True)
+
+
+# --- rows of which there is one each ------------------------------------------------------------------------------------------
+def _cluster(mender: Mender) -> None:
+    if mender.get(keys.cluster(), rows.CLUSTER) is not None or not mender.hints.cluster_copy:
+        return
+    copy = mender.decode(mender.hints.cluster_copy, rows.CLUSTER)
+    if copy is not None:
+        mender.save_cluster(copy)
+        mender.did("cluster", "its row is taken from the copy of the last commit")
+
+
+def _volumes(mender: Mender) -> None:
+    """A volume with a root and no row of its own is too much to lose."""
+    names = {row.volume: key[keys.PREFIX_BYTES :].decode(errors="replace") for key, row in _names(mender)}
+    known = {row.volume for row in mender.volumes()}
+    damaged = {int.from_bytes(key[keys.PREFIX_BYTES :], "big") for key, _ in mender.txn.scan(*keys.kind_range(0, keys.VOLUME))} - known
+    wanted = sorted(damaged | set(names))
+    seen = known | set(wanted)
+    at = keys.volume_range(1)[0]
+    while (found := next(iter(mender.txn.scan(at, b"\xff" * 8)), None)) is not None:  # one look a volume
+        key = found[0]
+        volume = keys.kind_of(key)[1] if len(key) >= keys.PREFIX_BYTES else 0
+        if volume and volume not in seen and mender.get(keys.inode(volume, ROOT_INO), rows.INODE) is not None:
+            wanted.append(volume)
+        seen.add(volume)
+        at = keys.volume_range(volume)[1] if volume else key + b"\0"
+    for number in wanted:
+        if number in known or not number:
+            continue
+        row = _volume(mender, number, names.get(number, f"recovered-{number}"))
+        mender.put(keys.volume(number), row, rows.VOLUME)
+        mender.did(f"volume {number}", f"made anew as {row.name}: its quotas and its uuid are lost", loss=True)
+
+
+def _names(mender: Mender) -> list[tuple[bytes, Any]]:
+    return mender.scan(keys.kind_range(0, keys.VOLNAME), rows.VOLNAME)
+
+
+def _volume(mender: Mender, number: int, name: str) -> rows.VolumeRow:
+    root: rows.InodeRow | None = mender.get(keys.inode(number, ROOT_INO), rows.INODE)
+    made = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{mender.cluster().uuid} {number}"))
+    row = rows.VolumeRow(number, made, name, 0, 0)
+    if root is not None and stat.S_ISDIR(root.mode):
+        row.stamp, row.site = root.stamp, root.site
+    row.exclusives = mender.cluster().next_session  # more often than any mount knows
+    queued = mender.txn.get(keys.reap(keys.REAP_VOLUME, number, 0, 0))
+    row.deleted = queued is not None
+    return row
+
+
+def _devices(mender: Mender) -> None:
+    """A device without a row, if one superblock alone can be meant."""
+    cluster = mender.cluster()
+    known = {row.device: row for row in mender.devices()}
+    missing = [number for number in range(1, cluster.next_device) if number not in known]
+    unclaimed = [facts for facts in mender.hints.devices if facts.uuid not in {row.uuid for row in known.values()}]
+    if len(missing) != 1 or len(unclaimed) != 1:
+        return
+    number, facts = missing[0], unclaimed[0]
+    before = [row.first_segment + row.segments for row in known.values() if row.device < number]
+    row = rows.DeviceRow(
+        number, facts.uuid, facts.bytes, facts.segment_bytes, facts.segments, facts.first_segment_offset, False,
+        max(before, default=1), 0,
+    )  # fmt: skip
+    mender.put(keys.device(number), row, rows.DEVICE)
+    mender.did(f"device {number}", "made anew from the superblock of the device")

@@ -1,0 +1,37 @@
+"""Which codec the rows of each kind have: for those who walk all rows (fsck, scrub)."""
+
+from __future__ import annotations
+
+from awsomefsd.codec import Sealed
+from awsomefsd.meta import keys, rows
+
+CODEC_OF: dict[int, Sealed] = {
+    keys.CLUSTER: rows.CLUSTER,
+    keys.DEVICE: rows.DEVICE,
+    keys.SEGMENT: rows.SEGMENT,
+    keys.FREE: rows.FREE,
+    keys.VOLUME: rows.VOLUME,
+    keys.VOLNAME: rows.VOLNAME,
+    keys.SESSION: rows.SESSION,
+    keys.HELD: rows.MARKER,
+    keys.MOUNT: rows.MOUNT,
+    keys.RESULT: rows.RESULT,
+    keys.READER: rows.READER,
+    keys.TOMBSTONE: rows.TOMBSTONE,
+    keys.LOCKER: rows.MARKER,
+    keys.PINNER: rows.MARKER,
+    keys.REVERSE: rows.REVERSE,
+    keys.SHARED: rows.SHARED,
+    keys.LEASER: rows.MARKER,
+    keys.MEMBERSHIP: rows.MEMBERSHIP,
+    keys.REAP: rows.REAP,
+    keys.INODE: rows.INODE,
+    keys.DENTRY: rows.DENTRY,
+    keys.COOKIE: rows.COOKIE,
+    keys.EXTENT: rows.EXTENT,
+    keys.INLINE: rows.INLINE,
+    keys.XATTR: rows.XATTR,
+    keys.LOCKS: rows.LOCKS,
+    keys.ORPHAN: rows.MARKER,
+    keys.LEASE: rows.LEASE,
+}
