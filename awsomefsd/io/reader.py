@@ -79,7 +79,7 @@ class SegmentReader:
         assert 0 <= skip <= skip + length <= extent.length and length <= len(into)
         if not length:
             return
-        if not extent.segment:
+        if not extent.segment and not extent.incarnation:
             raise Corrupt(f"volume {volume} inode {ino} offset {extent.file_offset + skip}: these bytes are lost, as fsck found")
         info = self._locate(extent.segment)
         if info.incarnation != extent.incarnation:
