@@ -203,8 +203,25 @@ class Held:
         self._go.fire()
 
 
+def shared_memory() -> dict[str, int]:
+    """Memfds of a mount, as a keeper makes them."""
+    sizes = {
+        "control": control.CONTROL_BYTES,
+        "slots": slots.required_bytes(),
+        "park": park.required_bytes(8 * MIB),
+        "dirty": dirty.required_bytes(RING_BYTES),
+        "opens": opens.required_bytes(),
+    }
+    fds = {name: os.memfd_create(name) for name in sizes}
+    for name, size in sizes.items():
+        os.ftruncate(fds[name], round_up(size, PAGE_BYTES))
+    return fds
+
+
 class Rig:
     """One node, one volume, one mount.  The current worker's parts are `vfs`, `mount`, `flusher`; `device` stays the same."""
+
+    boot_id = "boot"
 
     def __init__(self, directory: Path, *, segments: int = 62, segment_bytes: int = MIB, quota_bytes: int = 0) -> None:
         self.directory = directory
@@ -223,16 +240,7 @@ class Rig:
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", quota_bytes),
         ):
             assert not isinstance(service.propose(command, 10), m.Failed)
-        sizes = {
-            "control": control.CONTROL_BYTES,
-            "slots": slots.required_bytes(),
-            "park": park.required_bytes(8 * MIB),
-            "dirty": dirty.required_bytes(RING_BYTES),
-            "opens": opens.required_bytes(),
-        }
-        self.fds = {name: os.memfd_create(name) for name in sizes}
-        for name, size in sizes.items():
-            os.ftruncate(self.fds[name], round_up(size, PAGE_BYTES))
+        self.fds = shared_memory()
         self.null = os.open("/dev/null", os.O_RDWR)
         self.workers = 0
         self.mount_id = MOUNT
@@ -246,7 +254,7 @@ class Rig:
         """A worker: the first one, or the successor of one that was killed.  Returns what the repeated requests gave."""
         self.workers += 1
         config = {
-            "volume": VOLUME, "meta_sock": str(self.host.socket_path), "node": "node", "boot_id": "boot",
+            "volume": VOLUME, "meta_sock": str(self.host.socket_path), "node": "node", "boot_id": self.boot_id,
             "state_dir": str(self.directory), "read_only": False,
         }  # fmt: skip
         start = {"mount": f"{self.mount_id:x}", "fresh": self.workers == 1, "config": config, "worker": self.workers, "dir": "/mnt"}

@@ -14,6 +14,7 @@ from awsomefsd.errors import Error
 from awsomefsd.meta.journal import JournalFailed, JournalFull
 from awsomefsd.meta.raft_messages import SnapshotMeta
 from awsomefsd.meta.snapshot import RAFT_NOTE
+from awsomefsd.meta.state_store import StateStore
 from awsomefsd.meta.store import Store
 from awsomefsd.meta.voter import Voter
 
@@ -28,7 +29,7 @@ class StateFiles(Protocol):
 
     def open_store(self) -> Store: ...
 
-    def start_copy(self, store: Store) -> None: ...
+    def start_copy(self, store: StateStore) -> None: ...
 
     def copied(self) -> SnapshotMeta | None: ...
 
@@ -50,7 +51,7 @@ class Exchange:
         self._staged: SnapshotMeta | None = None
         self._wait_turns = 0
 
-    def turn(self, log_: object, store: Store, commit: Callable[[], None]) -> bool:
+    def turn(self, log_: object, store: StateStore, commit: Callable[[], None]) -> bool:
         """True: a snapshot is staged; close the store, `open_store`, then `finish`."""
         voter = self._voter
         assert log_ is voter

@@ -467,5 +467,5 @@ class Journal:
             self._disk.close(self._fd)
             self._fd = -1
         if self._lock_fd >= 0:
-            os.close(self._lock_fd)
+            self._disk.close(self._lock_fd)
             self._lock_fd = -1

@@ -32,6 +32,7 @@ from awsomefsd.meta.exchange import RAFT_NOTE, Exchange
 from awsomefsd.meta.journal import Journal
 from awsomefsd.meta.messages import Reply
 from awsomefsd.meta.solo import Solo
+from awsomefsd.meta.state_store import StateStore
 from awsomefsd.meta.store import MapFull, Store
 from awsomefsd.meta.txn import Txn
 from awsomefsd.types import Lock
@@ -86,7 +87,7 @@ class Replica:
     def __init__(
         self,
         log: Consensus,
-        store: Store,
+        store: StateStore,
         make_machine: MakeMachine,
         commit_entries: int,
         commit_ms: int,
@@ -125,6 +126,7 @@ class Replica:
         map_bytes_min: int = STORE_MAP_BYTES_MIN,
         commit_entries: int = STORE_COMMIT_ENTRIES,
         commit_ms: int = STORE_COMMIT_MS,
+        open_store: Callable[..., StateStore] = Store.open,
     ) -> Replica:
         """Journal and store under `directory`, made if both are missing.  A store without its journal is Corrupt; so is a gap."""
         for part in (directory / "journal", directory / "store"):
@@ -132,7 +134,7 @@ class Replica:
         lock_fd = lock_directory(directory)
         store = journal = None
         try:
-            store = Store.open(directory / "store", map_bytes_min=map_bytes_min)
+            store = open_store(directory / "store", map_bytes_min=map_bytes_min)
             cluster, node = uuid_bytes(cluster_uuid), uuid_bytes(node_uuid)
             create = store.identity is None
             journal = Journal.open(directory / "journal", cluster, node, create=create, disk=disk, file_bytes=journal_file_bytes)

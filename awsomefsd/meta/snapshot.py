@@ -30,6 +30,7 @@ from awsomefsd.errors import Corrupt
 from awsomefsd.limits import MIB, STORE_MAP_BYTES_MIN
 from awsomefsd.meta.raft_membership import Membership
 from awsomefsd.meta.raft_messages import SnapshotChunk, SnapshotMeta
+from awsomefsd.meta.state_store import StateStore
 from awsomefsd.meta.store import Store
 
 RAFT_NOTE = b"raft"
@@ -108,14 +109,14 @@ class SnapshotFiles:
         return Store.open(path, map_bytes_min=self._map_bytes_min, digesting=True)
 
     # --- sending ------------------------------------------------------------------------------------------------------------
-    def start_copy(self, store: Store) -> None:
+    def start_copy(self, store: StateStore) -> None:
         """Of the last commit.  One at a time; `copied` says when it is there."""
         if self._copying is not None:
             return
         self._made.clear()
         self._copying = self._beside(lambda: self._copy(store))
 
-    def _copy(self, store: Store) -> None:
+    def _copy(self, store: StateStore) -> None:
         directory = self._directory / _OUTGOING
         try:
             directory.mkdir(mode=0o700, exist_ok=True)

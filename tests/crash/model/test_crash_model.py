@@ -1,0 +1,131 @@
+"""Power cuts at every point of short workloads, and deaths of the worker at its calls; see tape.py, oracle.py, takeover.py.
+
+Broken variants of the product prove that the model can see: each must be caught by a few workloads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from awsomefsd.fuse.vfs_data import DataOps
+from awsomefsd.fuse.vfs_namespace import NamespaceOps
+from awsomefsd.io.writer import SegmentWriter
+from awsomefsd.meta.journal import Journal
+from awsomefsd.meta.replica import Replica
+from tests.crash.model.run import Model, first_image
+from tests.crash.model.takeover import Takeovers
+from tests.crash.model.workloads import OPERATIONS, Workload, sample, singles
+
+SAMPLE, SAMPLE_SOAK = 500, 5_000
+TAKEOVERS, TAKEOVERS_SOAK = 150, 1_500
+
+
+def run_all(directory: Path, seed: int, workloads: Iterable[Workload]) -> Model:
+    model = Model(directory, first_image(directory), seed)
+    for workload in workloads:
+        model.run(workload)
+    return model
+
+
+def tell(figures: list[str], title: str, model: Model, began: float) -> None:
+    figures.append(f"crash model, {title} ({time.monotonic() - began:.0f} s):")
+    figures += [f"  {row}" for row in model.account.lines()]
+
+
+@pytest.mark.timeout(900)
+def test_every_workload_of_one_operation(tmp_path, seed, figures):
+    began = time.monotonic()
+    model = run_all(tmp_path, seed, singles())
+    tell(figures, f"all of one operation out of {len(OPERATIONS)}", model, began)
+    assert model.account.refused < model.account.calls / 5, "workloads that do nothing prove nothing"
+
+
+@pytest.mark.timeout(900)
+def test_a_sample_of_two_and_three_operations(tmp_path, seed, figures):
+    began = time.monotonic()
+    model = run_all(tmp_path, seed, sample(Random(seed), SAMPLE))
+    tell(figures, "two and three operations", model, began)
+    assert model.account.workloads == SAMPLE
+    assert model.account.refused < model.account.calls / 3
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(14_400)
+def test_many_of_two_and_three_operations(tmp_path, seed, figures):
+    began = time.monotonic()
+    model = run_all(tmp_path, seed, sample(Random(seed + 1), SAMPLE_SOAK))
+    tell(figures, "two and three operations, soak", model, began)
+    assert model.account.workloads == SAMPLE_SOAK
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("count", [TAKEOVERS, pytest.param(TAKEOVERS_SOAK, marks=pytest.mark.soak)])
+def test_a_worker_that_dies_at_any_call_is_not_missed(tmp_path, seed, figures, count):
+    takeovers = Takeovers(tmp_path, first_image(tmp_path), seed)
+    for workload in sample(Random(seed + 2), count):
+        takeovers.run(workload, tries=3)
+    figures.append(
+        f"crash model, worker dies at a call: {takeovers.workloads} workloads, {takeovers.points} points, {takeovers.deaths} deaths"
+    )
+    assert takeovers.deaths > takeovers.points * 0.9, "the deaths have to happen"
+
+
+# --- broken variants ------------------------------------------------------------------------------------------------------------
+def journal_that_does_not_sync(patch):
+    def sync(self):
+        self._synced = self._end
+
+    patch.setattr(Journal, "_sync_file", sync)
+
+
+def device_that_is_not_flushed(patch):
+    patch.setattr(SegmentWriter, "_flush", lambda self, segments: None)
+
+
+def store_that_is_not_committed_before_the_journal_drops(patch):
+    def commit(self):
+        self.machine.flush()
+        self._uncommitted = 0
+
+    patch.setattr(Replica, "_commit", commit)
+
+
+def rename_that_does_not_flush(patch):
+    def nothing(self, command):
+        yield from ()
+        return 0
+
+    patch.setattr(NamespaceOps, "_target_of", nothing)
+
+
+def close_that_does_not_flush_after_a_truncation(patch):
+    patch.setattr(DataOps, "flush", lambda self, ctx, ino, fh, lock_owner: None)
+
+
+def fsync_that_does_nothing(patch):
+    patch.setattr(DataOps, "fsync", lambda self, ctx, ino, fh, datasync: None)
+
+
+LONG = [("setxattr", "foo", "user.a", 3_000)] * 12  # more than a journal file holds
+BROKEN = [
+    (journal_that_does_not_sync, [("creat", "new")]),
+    (device_that_is_not_flushed, [("append", "foo", 9_000), ("fsync", "foo", False)]),
+    (store_that_is_not_committed_before_the_journal_drops, LONG),
+    (rename_that_does_not_flush, [("append", "foo", 9_000), ("rename", "foo", "bar", 0)]),
+    (close_that_does_not_flush_after_a_truncation, [("opentrunc", "foo", "k"), ("tmpwrite", "k", 6_000), ("closeall",)]),
+    (fsync_that_does_nothing, [("append", "foo", 9_000), ("fsync", "foo", False)]),
+]
+
+
+@pytest.mark.parametrize(("broken", "workload"), BROKEN, ids=[broken.__name__ for broken, _ in BROKEN])
+def test_the_model_sees_a(broken, workload, tmp_path, seed, monkeypatch):
+    base = first_image(tmp_path)
+    Model(tmp_path, base, seed).run(workload)
+    broken(monkeypatch)
+    with pytest.raises(AssertionError):
+        Model(tmp_path, base, seed).run(workload)
