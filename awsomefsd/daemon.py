@@ -22,6 +22,7 @@ import trio
 
 from awsomefsd import node, sockets
 from awsomefsd.catalog import Catalog
+from awsomefsd.checkpoints import Checkpointer
 from awsomefsd.config import Settings, parse_endpoint, parse_voters
 from awsomefsd.devices import NodeDevices
 from awsomefsd.errors import ConfigError, Error, FsError, Unavailable
@@ -30,6 +31,7 @@ from awsomefsd.io.devices import DeviceTable
 from awsomefsd.log import bound
 from awsomefsd.meta import queries
 from awsomefsd.meta.commands import Init
+from awsomefsd.meta.device_index import OFF, UNKNOWN, DeviceIndex
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.messages import Failed, NotLeader
 from awsomefsd.meta.peers import Voters, tls_of
@@ -60,14 +62,22 @@ class Parts:
             make_run_dir(settings)
             self.figures = Registry()
             self.table = DeviceTable(settings.state_dir)
-            self.metadata = _metadata_service(settings, self.node, self.table)
+            alone = not settings.metadata.voters
+            self.on_device = DeviceIndex(UNKNOWN if alone else OFF)
+            self.metadata = _metadata_service(settings, self.node, self.table, self.on_device)
             self.metadata.start()
             undo.callback(self.metadata.stop)
             self.catalog = Catalog(self._call)
-            if not settings.metadata.voters and not self.catalog.figures()["applied"]:
+            if alone and not self.catalog.figures()["applied"]:
                 self.catalog.propose(Init(self.node.cluster, self.node.site))
             self.devices = NodeDevices(self.node.cluster, self.table, self.catalog)
             self.keeper = KeeperClient(settings.run_dir)
+            self.checkpoints = Checkpointer(
+                settings.state_dir, self.node, self._call, self.metadata.copy_store, self.on_device, self.table.paths
+            )
+            if alone:
+                undo.callback(self.checkpoints.stop)
+                self.checkpoints.start()
             readahead_kib = settings.mount.readahead // 1024
             config = worker_config(settings, self.node)
             self.mounts = Mounts(
@@ -84,7 +94,7 @@ class Parts:
         from awsomefsd.status import Status
 
         settings = self.settings
-        status = Status(settings, self.node, self.catalog, self.devices, self.mounts, self.keeper)
+        status = Status(settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.checkpoints.figures)
         streams = Streams(settings.state_dir / "readers", self.node.cluster, self._call)
         self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, status)
         self.grpc = GrpcServer(self.admin, settings.run_dir)
@@ -120,7 +130,7 @@ def make_run_dir(settings: Settings) -> None:
     node.make_directory(settings.run_dir, 0o711)
 
 
-def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTable) -> MetadataService:
+def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTable, on_device: DeviceIndex) -> MetadataService:
     directory = settings.state_dir / "meta"
     node.make_directory(directory, 0o700)
     return MetadataService(
@@ -133,6 +143,7 @@ def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTabl
         answer=queries.answer,  # type: ignore[arg-type]  # the machine it gets is the one that make_machine made
         device_paths=table.paths,
         voters=_voters(settings, identity),
+        on_device=on_device,
     )
 
 

@@ -35,18 +35,30 @@ class KeeperPing(Protocol):
 class Status:
     """Asks everybody at every call and keeps nothing."""
 
-    def __init__(self, settings: Settings, node: Node, catalog: Catalog, devices: Devices, mounts: Mounts, keeper: KeeperPing) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        node: Node,
+        catalog: Catalog,
+        devices: Devices,
+        mounts: Mounts,
+        keeper: KeeperPing,
+        checkpoints: Callable[[int], dict[str, int | float | str]] = lambda applied: {},
+    ) -> None:
+        """`checkpoints`: their figures when so many entries are applied."""
         self._settings = settings
         self._node = node
         self._catalog = catalog
         self._devices = devices
         self._mounts = mounts
         self._keeper = keeper
+        self._checkpoints = checkpoints
         self._started = time.monotonic()
 
     def __call__(self) -> pb.Status:
         keeper_pid = self._keeper_pid()
         figures = self._catalog.figures()
+        figures |= self._checkpoints(int(figures["applied"]))
         devices, volumes = self._of_the_leader(self._devices.all), self._of_the_leader(self._catalog.volumes)
         mounts = [mount_message(view) for view in self._mounts.views()]
         where = {mount.volume: mount.directory for mount in mounts}
@@ -109,6 +121,9 @@ def reasons(status: pb.Status) -> Iterator[str]:
         yield f"{status.figures['members_diverged']} times a voter's state differed from the others' and was rebuilt; check its disk"
     if status.figures.get("journal_full", "0") != "0":
         yield f"the journal in {status.state_dir}/meta has no room; this voter is silent until there is some"
+    if status.figures.get("checkpoint", "").startswith("suspended"):
+        lost = f"the device could not bring all back if {status.state_dir} were lost"
+        yield f"checkpoints on the device are {status.figures['checkpoint']}; {lost}"
     for mount in status.mounts:
         if mount.state == "unwatched":
             continue  # the keeper's absence is the reason, and said

@@ -66,6 +66,7 @@ class SegmentInfo(Struct, array_like=True, gc=False):
 
 
 SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_SEALED, SEGMENT_QUARANTINED = range(4)
+SEGMENT_METADATA = 4  # kept by the metadata for itself
 
 
 class SegmentProgress(Struct, array_like=True, gc=False):

@@ -86,6 +86,14 @@ class Node:
             raise BuildError(f"awsomefsd {' '.join(words)} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}")
         return done.stdout
 
+    def cli_error(self, *words: str) -> str:
+        """What a command says that must be refused."""
+        argv = [*self.command, *words]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=self.environment(), check=False)
+        if not done.returncode:
+            raise BuildError(f"awsomefsd {' '.join(words)} was not refused")
+        return done.stderr
+
     def ask(self, *words: str, **kwargs: Any) -> Any:
         """A CLI command's JSON."""
         return json.loads(self.cli(*words, "-o", "json", **kwargs))

@@ -1,4 +1,4 @@
-"""awsomefsd device add|ls|show."""
+"""awsomefsd device add|ls|show|recover."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from awsomefsd.cli.device_recover import recover
 from awsomefsd.cli.main import Group, Session
 from awsomefsd.cli.output import message_dict, output_option, print_json
 from awsomefsd.cli.tables import print_devices
@@ -15,7 +16,10 @@ from awsomefsd.errors import NotFound, WouldLoseData
 
 @click.group(cls=Group)
 def device() -> None:
-    """Add and list storage devices."""
+    """Add and list storage devices; recover a cluster from them."""
+
+
+device.add_command(recover)
 
 
 @device.command()

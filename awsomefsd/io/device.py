@@ -117,6 +117,13 @@ class Device:
     def flush(self) -> None:
         os.fdatasync(self._fd)
 
+    def lock(self) -> None:
+        """Until it is closed, nobody else on this machine gets the lock.  Raises Refused."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(f"{self.path} is in use by a daemon on this machine; stop it first") from None
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

@@ -17,7 +17,7 @@ from awsomefsd.meta.faults import Examination, Fault
 from awsomefsd.meta.row_kinds import CODEC_OF
 from awsomefsd.meta.segments import usable_bytes
 from awsomefsd.meta.txn import Txn
-from awsomefsd.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED
+from awsomefsd.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_METADATA, SEGMENT_QUARANTINED, SEGMENT_SEALED
 
 __all__ = ["Fault", "check"]
 
@@ -166,6 +166,7 @@ class _Check:
         for key, _ in self.exam.rows(keys.kind_range(0, keys.HELD), rows.MARKER):
             held.add((keys.first_u64(key), keys.last_u64(key)))
         expected = {(r.session, r.segment) for r in self.segments.values() if r.state in (SEGMENT_LEASED, SEGMENT_QUARANTINED)}
+        expected |= {(0, r.segment) for r in self.segments.values() if r.state == SEGMENT_METADATA}
         for session, segment in sorted(held ^ expected):
             side = "row without segment" if (session, segment) in held else "segment without row"
             self.exam.fault("held-index", f"session {session} segment {segment}", side)
@@ -191,6 +192,8 @@ class _Check:
                 self.exam.fault("segment-bytes", where, f"committed {row.committed_bytes} of {device.segment_bytes}")
             if row.state == SEGMENT_SEALED and not row.live_bytes:
                 self.exam.fault("segment-dead", where, "sealed without live bytes, and not freed")
+            if row.state == SEGMENT_METADATA and (row.session or row.live_bytes):
+                self.exam.fault("metadata-segment", where, f"session {row.session}, {row.live_bytes} live bytes")
             if row.state == SEGMENT_LEASED and row.session not in self.live:
                 self.exam.fault("lease-of-ended-session", where, f"session {row.session} has ended")
             if row.state == SEGMENT_QUARANTINED and row.session not in self.sessions:

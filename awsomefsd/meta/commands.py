@@ -412,6 +412,30 @@ class RemoveReader(Command, tag=52):
     name: str
 
 
+class KeepSegments(Command, tag=90):
+    """The metadata takes `count` free segments of a device for itself, all or none.  `safe_index`: as in LeaseSegments."""
+
+    device: int
+    count: int
+    safe_index: int = 0
+
+
+class DropSegments(Command, tag=91):
+    """Segments that the metadata kept are free again."""
+
+    segments: list[int]
+
+
+class Recover(Command, tag=92):
+    """First entry after the state was rebuilt from a device alone (own_segments.py).  `incarnation_seen`: the newest found on the devices.
+
+    `proof`: why nobody from before can still write.
+    """
+
+    incarnation_seen: int
+    proof: str
+
+
 class NoOp(Command, tag=70):
     """First entry of every leader: with it, all that came before is committed."""
 
@@ -441,6 +465,7 @@ AnyCommand = Union[
     Tmpfile, SetAtimes,
     Fallocate, CopyRange, Draw, OpenCollector, Relocate,
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
+    KeepSegments, DropSegments, Recover,
 ]  # fmt: skip
 
 

@@ -19,6 +19,8 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from awsomefsd.clock import HybridClock
 from awsomefsd.errors import NotLeading, ProtocolError, Unavailable
 from awsomefsd.limits import (
@@ -36,6 +38,7 @@ from awsomefsd.meta.commands import (
     DeleteVolume,
     EndSession,
     Entry,
+    KeepSegments,
     LeaseSegments,
     OpenCollector,
     OpenSession,
@@ -377,8 +380,10 @@ class Leader:
             if admitted is None:
                 return
             origin = admitted
-        if type(command) is LeaseSegments:
-            command = LeaseSegments(command.count, self._renewals.safe_index(self._replica.machine.applied_index))
+        if type(command) is LeaseSegments or type(command) is KeepSegments:
+            applied = self._replica.machine.applied_index
+            safe = min(self._renewals.safe_index(applied), self._replica.on_device.safe_index(applied))
+            command = replace(command, safe_index=safe)
         self._enter(origin, call, unique, body.session, body.epoch, body.acks, command, size)
 
     def _admit(self, mount: int, acks: list[int], size: int) -> Failed | None:

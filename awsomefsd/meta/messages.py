@@ -106,6 +106,10 @@ class GetSegments(Message, tag=18):
     segments: list[int]
 
 
+class GetOwnSegments(Message, tag=72):
+    """Those that the metadata keeps for itself.  Answered by Segments."""
+
+
 class GetDevices(Message, tag=19):
     pass
 
@@ -255,7 +259,7 @@ Body = Union[
     Hello, Propose, Lookup, GetAttr, ReadDir, ReadLink, GetXattr, ListXattr, GetLayout, GetStatFs, GetSegments, GetDevices,
     GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent, GetSessions, Report,
     GetReports, GetLease, ReportLeases, AwaitRecalls, AnswerRecall, ExtendRecall, ReleaseLeases, GetSparse, GetPieces,
-    GetFilePieces,
+    GetFilePieces, GetOwnSegments,
 ]  # fmt: skip
 
 

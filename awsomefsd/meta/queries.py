@@ -9,7 +9,7 @@ from typing import Any
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import LAYOUT_EXTENTS_MAX, READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
-from awsomefsd.meta import extents, keys, locks, quota, relocation, rows, segments, sessions, volumes
+from awsomefsd.meta import extents, keys, locks, own_segments, quota, relocation, rows, segments, sessions, volumes
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse
 from awsomefsd.meta.filemap import FileMap
@@ -137,6 +137,10 @@ def _get_segments(state: State, body: m.GetSegments) -> m.Reply:
     return m.Segments([_segment(state, number) for number in body.segments])
 
 
+def _get_own_segments(state: State, body: m.GetOwnSegments) -> m.Reply:
+    return m.Segments([segments.describe(state, row) for row in own_segments.kept(state)])
+
+
 def _get_sessions(state: State, body: m.GetSessions) -> m.Reply:
     return m.Sessions(
         [
@@ -199,6 +203,7 @@ _QUERIES: dict[type[Message], Callable[[State, Any], m.Reply]] = {
     m.GetLayout: _get_layout,
     m.GetStatFs: _get_statfs,
     m.GetSegments: _get_segments,
+    m.GetOwnSegments: _get_own_segments,
     m.GetDevices: _get_devices,
     m.GetSessions: _get_sessions,
     m.GetVolumes: _get_volumes,

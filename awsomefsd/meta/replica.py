@@ -27,6 +27,7 @@ from awsomefsd.limits import DIGEST_ENTRIES, JOURNAL_FILE_BYTES, STORE_COMMIT_EN
 from awsomefsd.meta import keys
 from awsomefsd.meta.commands import Entry, SetLock
 from awsomefsd.meta.consensus import Consensus
+from awsomefsd.meta.device_index import DeviceIndex
 from awsomefsd.meta.disk import Disk
 from awsomefsd.meta.exchange import RAFT_NOTE, Exchange
 from awsomefsd.meta.journal import Journal
@@ -96,6 +97,7 @@ class Replica:
     ) -> None:
         self._lock_fd = lock_fd
         self._exchange = exchange
+        self.on_device = DeviceIndex()
         self.log = log
         self.store = store
         self._make_machine = make_machine
@@ -265,7 +267,7 @@ class Replica:
         self._commit_now()
         durable = self.machine.applied_index
         cursors = self.look(lambda machine: machine.reader_cursors())
-        self.log.compact(min([durable, *cursors.values()]) + 1)
+        self.log.compact(min([durable, self.on_device.kept_from(durable), *cursors.values()]) + 1)
 
     def _commit(self) -> None:
         start = time.monotonic_ns()

@@ -45,6 +45,7 @@ class ClusterRow(Row):
     reserved_bytes: int = 0  # promised to sessions
     segment_bytes_max: int = 0
     allocated_bytes: int = 0  # of unwritten extents: device space is kept for them
+    incarnation_base: int = 0  # every new incarnation of a segment is above it
 
 
 class DeviceRow(Row):

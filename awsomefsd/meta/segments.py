@@ -1,5 +1,7 @@
 """Segments and devices: FREE -> LEASED -> SEALED -> FREE, with QUARANTINED between LEASED and SEALED where late writes may land.
 
+METADATA ones are own_segments.py's.
+
 A lease starts a new incarnation, so an extent that names (segment, incarnation) can never mean a later use of the same place.  A sealed
 segment without live bytes is freed by the entry that took the last one; the index of that entry is kept, and it is leased again only when
 every session has passed it (`safe_index`): a reader that still holds an old layout never sees foreign bytes.
@@ -100,35 +102,40 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         count = min(count, 1 if free - count < SEGMENTS_RESERVED else count, free - SEGMENTS_FOR_COLLECTION)
     if count <= 0:
         raise NotNow(errno.ENOSPC, "no free segment but the one that collection needs")
-    chosen = _lowest_free(state, count, command.safe_index)
+    chosen = lowest_free(state, state.devices(), count, command.safe_index)
     if not chosen:
         if free:
             raise Later(errno.EAGAIN, "the free segments wait until every session has passed their freeing")
         raise NotNow(errno.ENOSPC, "no free segment")
     leased = []
     for row in chosen:
-        device = state.device(row.device)
-        if row.index < device.unused_from:
-            state.txn.delete(keys.free(row.device, row.index))
-        device.unused_from = max(device.unused_from, row.index + 1)
-        device.segments_free -= 1
-        state.save_device(device)
-        state.cluster.free_bytes -= usable_bytes(device.segment_bytes)
-        row = rows.SegmentRow(
-            row.segment, row.device, row.index, SEGMENT_LEASED, row.incarnation + 1, session.session, session.worker
-        )  # committed and live bytes start at 0
-        state.save_segment(row)
-        state.txn.put(keys.held(session.session, row.segment), rows.MARK)
+        row = take(state, row, SEGMENT_LEASED, session.session, session.worker)
         session.segments_leased += 1
         leased.append(describe(state, row))
     state.save_session(session)
     return SegmentsLeased(leased)
 
 
-def _lowest_free(state: State, count: int, safe_index: int) -> list[rows.SegmentRow]:
+def take(state: State, row: rows.SegmentRow, new_state: int, session: int, worker: int) -> rows.SegmentRow:
+    """A free segment begins a new incarnation."""
+    device = state.device(row.device)
+    if row.index < device.unused_from:
+        state.txn.delete(keys.free(row.device, row.index))
+    device.unused_from = max(device.unused_from, row.index + 1)
+    device.segments_free -= 1
+    state.save_device(device)
+    state.cluster.free_bytes -= usable_bytes(device.segment_bytes)
+    incarnation = max(row.incarnation, state.cluster.incarnation_base) + 1
+    row = rows.SegmentRow(row.segment, row.device, row.index, new_state, incarnation, session, worker)  # with no bytes
+    state.save_segment(row)
+    state.txn.put(keys.held(session, row.segment), rows.MARK)
+    return row
+
+
+def lowest_free(state: State, devices: list[rows.DeviceRow], count: int, safe_index: int) -> list[rows.SegmentRow]:
     """By device, then index: freed ones that are safe, then ones never leased."""
     chosen: list[rows.SegmentRow] = []
-    for device in state.devices():
+    for device in devices:
         for _, raw in state.txn.scan(*keys.free_range(device.device)):
             if len(chosen) == count:
                 return chosen

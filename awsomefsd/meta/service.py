@@ -28,6 +28,7 @@ from awsomefsd.codec import encode
 from awsomefsd.errors import ProtocolError, StartAnew, Unavailable
 from awsomefsd.limits import SESSION_TTL_MS
 from awsomefsd.meta.commands import AnyCommand, OpenSession
+from awsomefsd.meta.device_index import DeviceIndex
 from awsomefsd.meta.leader import Answer, Leader
 from awsomefsd.meta.messages import PROTOCOL_VERSION, Body, Failed, Hello, Propose, Reply, Request
 from awsomefsd.meta.opening import Setting, open_voter
@@ -81,6 +82,7 @@ class MetadataService:
         session_ttl_ms: int = SESSION_TTL_MS,
         voters: Voters | None = None,
         replica_options: dict[str, Any] | None = None,
+        on_device: DeviceIndex | None = None,
     ) -> None:
         self._directory = directory
         self._socket_path = socket_path
@@ -96,6 +98,7 @@ class MetadataService:
         self._voters = voters
         self._peers: Peers | None = None
         self._replica_options = replica_options or {}
+        self._on_device = on_device or DeviceIndex()
         self._local: deque[_Local] = deque()
         self._local_lock = threading.Lock()  # guards _local against _accepting
         self._accepting = False
@@ -188,6 +191,7 @@ class MetadataService:
         connections = None
         try:
             self._replica = replica = self._open()
+            replica.on_device = self._on_device
             listener = sockets.listen_unix(self._socket_path, 0o600)
             connections = Connections(listener, self._wake_fd, time.monotonic_ns)
             if self._peers is not None:

@@ -213,13 +213,13 @@ class SnapshotFiles:
             self._fd = -1
 
 
-def set_aside(directory: Path) -> None:
+def set_aside(directory: Path, names: tuple[str, ...] = ("journal", _STORE)) -> None:
     """Journal and store are not to be used any more: kept for people to look at (the newest ASIDE_MAX of each), replaced by the next ones.
 
     The journal goes first: a store without its journal is set aside at the start, so a crash in between ends in the same place.
     """
     shutil.rmtree(directory / _READY, ignore_errors=True)
-    for name in ("journal", _STORE):
+    for name in names:
         path = directory / name
         if not path.exists():
             continue

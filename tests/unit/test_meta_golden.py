@@ -72,10 +72,13 @@ COMMANDS: list[c.Command] = [
     c.RepairRows([b"gone"], [(b"key", b"value")]),
     c.NoOp(),
     c.ChangeMembership(MEMBERSHIP),
+    c.KeepSegments(1, 2, 1 << 33),
+    c.DropSegments([2, 3]),
+    c.Recover(1 << 33, "proof"),
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
-    (rows.CLUSTER, rows.ClusterRow("cluster", 1, 0, 0, 0, *range(5, 21))),
+    (rows.CLUSTER, rows.ClusterRow("cluster", 1, 0, 0, 0, *range(5, 22))),
     (rows.DEVICE, rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1)),
     (rows.SEGMENT, rows.SegmentRow(*range(1, 13))),
     (rows.FREE, rows.FreeRow(1, 2)),

@@ -1,0 +1,106 @@
+"""Segments that the metadata keeps for itself (state METADATA): checkpoints of state and journal are written there (io/checkpoint.py).
+
+They belong to no session: their `held` rows are those of session 0.  Which of them hold what is written in the segments themselves, so
+that it can be found without any state; here is only that nobody else may use them.  They are never taken from space that is promised to
+writers, and never more than one in KEPT_SHARE of a device.
+
+`recover` is the first entry after a state was rebuilt from a device alone.  Everything that the lost end of the log may have handed out
+must never be handed out again: incarnations of segments, sessions, epochs and inode numbers all jump.  Its proposer vouches that nobody
+from before still writes; so every session ends, and no quarantine is left.  Registered readers of the change stream go: their cursors
+may lie behind the end of this log, in a future that did not happen.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from awsomefsd.errors import FsError
+from awsomefsd.meta import keys, rows, sessions
+from awsomefsd.meta.commands import DropSegments, Entry, KeepSegments, Recover
+from awsomefsd.meta.messages import Done, Reply, SegmentsLeased
+from awsomefsd.meta.quota import device_bytes_available
+from awsomefsd.meta.refuse import Later, NotNow
+from awsomefsd.meta.segments import describe, lowest_free, release_quarantine, take, usable_bytes
+from awsomefsd.meta.state import State
+from awsomefsd.types import SEGMENT_METADATA, SEGMENT_SEALED
+
+KEPT_SHARE = 8  # at most one in so many segments of a device
+NUMBERS_JUMP = 1 << 32  # sessions, epochs, incarnations: more than one lost future hands out
+INODES_JUMP = 1 << 24
+
+
+def kept(state: State) -> list[rows.SegmentRow]:
+    found = []
+    for key in state.keys_in(keys.held_range(0)):
+        row = state.segment(keys.last_u64(key))
+        assert row is not None and row.state == SEGMENT_METADATA, "a segment held by session 0 is the metadata's"
+        found.append(row)
+    return found
+
+
+def _of_the_daemon(entry: Entry) -> None:
+    if entry.mount or entry.session:
+        raise FsError(errno.EPERM, "the metadata's own segments are the daemon's business")
+
+
+def keep(state: State, entry: Entry, command: KeepSegments) -> Reply:
+    _of_the_daemon(entry)
+    if command.count <= 0 or not 0 < command.device < state.cluster.next_device:
+        raise FsError(errno.EINVAL, "no such device, or no segments asked for")
+    device = state.device(command.device)
+    held = sum(row.device == command.device for row in kept(state))
+    if (held + command.count) * KEPT_SHARE > device.segments:
+        raise NotNow(errno.EDQUOT, f"the metadata keeps {held} of {device.segments} segments of device {command.device}")
+    if command.count * usable_bytes(device.segment_bytes) > device_bytes_available(state, 0):
+        raise NotNow(errno.ENOSPC, "what is free is promised to writers")
+    chosen = lowest_free(state, [device], command.count, command.safe_index)
+    if len(chosen) < command.count:
+        raise Later(errno.EAGAIN, "too few segments are free and safe to use again")
+    leased = []
+    for row in chosen:
+        row = take(state, row, SEGMENT_METADATA, 0, 0)
+        leased.append(describe(state, row))
+    return SegmentsLeased(leased)
+
+
+def drop(state: State, entry: Entry, command: DropSegments) -> Reply:
+    _of_the_daemon(entry)
+    found = []
+    for number in dict.fromkeys(command.segments):
+        row = state.segment(number)
+        if row is None or row.state != SEGMENT_METADATA:
+            raise FsError(errno.EINVAL, f"segment {number} is not the metadata's")
+        found.append(row)
+    for row in found:
+        state.txn.delete(keys.held(0, row.segment))
+        row.state = SEGMENT_SEALED
+        state.save_segment(row)
+        state.death_row.add(row.segment)  # nothing lives in it: freed at the end of this entry
+    return Done()
+
+
+def recover(state: State, entry: Entry, command: Recover) -> Reply:
+    _of_the_daemon(entry)
+    if not command.proof:
+        raise FsError(errno.EINVAL, "a recovery needs the proof that nobody from before still writes")
+    cluster = state.cluster
+    for row in list(sessions.every(state)):
+        if not row.ended:
+            sessions.end(state, entry, row, exited=True)
+        release_quarantine(state, row.session)
+    for key in state.keys_in(keys.kind_range(0, keys.MOUNT)):
+        state.results.forget(keys.last_u64(key))
+        state.txn.delete(key)
+    for key in state.keys_in(keys.kind_range(0, keys.READER)):
+        state.txn.delete(key)
+        cluster.readers -= 1
+    newest = max(command.incarnation_seen, cluster.incarnation_base)
+    cluster.incarnation_base = (newest // NUMBERS_JUMP + 1) * NUMBERS_JUMP
+    cluster.next_session = (cluster.next_session // NUMBERS_JUMP + 1) * NUMBERS_JUMP
+    cluster.next_epoch = (cluster.next_epoch // NUMBERS_JUMP + 1) * NUMBERS_JUMP
+    for number in range(1, cluster.next_volume):
+        volume = state.volume(number)
+        if volume is not None:
+            volume.next_ino += INODES_JUMP
+            state.save_volume(volume)
+    return Done()

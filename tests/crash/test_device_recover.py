@@ -1,0 +1,127 @@
+"""The loss of a node's local disk: its state directory is deleted, and the cluster comes back from the device alone.
+
+Void if nothing was running, or too few files were fsynced before the loss.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from buildtools.nodes import Node, await_true
+from tests.crash.test_machine_death import confirmed, write_until, wrong_files
+
+ROUNDS = 3
+FILES_MIN = 60
+
+
+def durable_index(node: Node) -> tuple[int, int]:
+    """(up to which entry the device has the log, the last applied one)."""
+    figures = node.ask("status", accept=(0, 3))["figures"]
+    return int(figures["checkpoint_durable"]), int(figures["applied"])
+
+
+def await_durable(node: Node) -> None:
+    """What is applied now is on the device."""
+    _, applied = durable_index(node)
+    await_true("the tail on the device", lambda: durable_index(node)[0] >= applied, 60, 0.1)
+
+
+def recovered(node: Node) -> dict:
+    report = node.ask("device", "recover", str(node.disk), "--confirm-nobody-writes", timeout_s=120)
+    assert report["done"] and report["faults"] == [] and report["missing_devices"] == []
+    node.cli("fsck", timeout_s=120)
+    return report
+
+
+@pytest.mark.root
+@pytest.mark.timeout(400)
+def test_a_node_comes_back_from_its_device_alone(make_node, figures, seed, tmp_path):
+    choose = random.Random(seed)
+    node = make_node()
+    directory = node.mountpoint / "fsynced"
+    directory.mkdir()
+    manifest = tmp_path / "manifest"
+    lost = 0
+    for number in range(ROUNDS):
+        writer = write_until(directory, manifest, seed + number, FILES_MIN)
+        try:
+            await_durable(node)
+            promised = confirmed(manifest)  # what was told before this moment; what comes now may be lost
+            await_durable(node)
+            time.sleep(choose.random() * 1.5)  # so that the loss hits a batch of the tail anywhere
+            assert node.kill_everything()
+            node.detach_mount()
+        finally:
+            writer.kill()
+            writer.wait(30)
+        shutil.rmtree(node.state)
+        assert "--confirm-nobody-writes" in node.cli_error("device", "recover", str(node.disk))
+        report = recovered(node)
+        node.up()
+        everything = confirmed(manifest)
+        assert len(promised) >= FILES_MIN, "void: too few files were on the device"
+        assert wrong_files(directory, promised) == []
+        later = {name: digest for name, digest in everything.items() if name not in promised}
+        wrong = wrong_files(directory, later)
+        assert all("missing" in row or "differs" in row for row in wrong)
+        lost += len(wrong)
+        assert consistent_prefix(directory, list(everything)), "an older file is missing while a newer one is there"
+        manifest.write_text(
+            "".join(
+                f"{name} {digest}\n"
+                for name, digest in everything.items()
+                if (directory / name).exists() and not wrong_files(directory, {name: digest})
+            )
+        )
+        (directory / f"after-{number}").write_bytes(b"writing goes on")
+        assert report["index"] > 0
+    node.umount()
+    node.stop()
+    node.cli("fsck", timeout_s=120)
+    figures.append(f"loss of the local disk: {ROUNDS} times, {len(confirmed(manifest))} files there, {lost} of the last moment lost")
+
+
+def consistent_prefix(directory: Path, names: list[str]) -> bool:
+    """The log is cut at one entry: of the files in the order in which they were made, those that are missing are the last ones."""
+    there = [(directory / name).exists() for name in names]
+    return there == sorted(there, reverse=True)
+
+
+@pytest.mark.root
+@pytest.mark.timeout(300)
+def test_damaged_store_and_journal_are_repaired_in_place(make_node, seed):
+    node = make_node()
+    (node.mountpoint / "kept").write_bytes(b"x" * 100_000)
+    subprocess.run(["sync", str(node.mountpoint / "kept")], check=True)
+    await_durable(node)
+    node.kill_everything()
+    node.detach_mount()
+    assert "sound" in node.cli_error("device", "recover", str(node.disk), "--in-place")
+    store = node.state / "meta" / "store" / "data.mdb"
+    store.write_bytes(random.Random(seed).randbytes(store.stat().st_size))
+    report = node.ask("device", "recover", str(node.disk), "--in-place")
+    assert (report["source"], report["faults"]) == ("device and journal", [])
+    assert (node.state / "meta" / "store.aside.1").exists()
+    node.up()
+    assert (node.mountpoint / "kept").read_bytes() == b"x" * 100_000
+    await_durable(node)
+    node.kill_everything()
+    node.detach_mount()
+    shutil.rmtree(node.state / "meta" / "store")
+    for path in (node.state / "meta" / "journal").glob("*.journal"):
+        with path.open("r+b") as file:
+            file.seek(5000)
+            file.write(b"rot" * 50)
+    report = node.ask("device", "recover", str(node.disk), "--in-place", "--confirm-nobody-writes")
+    assert (report["source"], report["faults"]) == ("device", [])
+    node.up()
+    assert (node.mountpoint / "kept").read_bytes() == b"x" * 100_000
+    node.umount()
+    node.stop()
+    node.cli("fsck", timeout_s=120)
