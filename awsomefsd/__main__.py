@@ -6,12 +6,15 @@ gRPC; the keeper lives on the standard library.  Everything else is the command 
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> int:
     words = sys.argv[1:]
     first = words[0] if words else ""
+    if "AWSOMEFSD_FAULTS" in os.environ:
+        _inject(words)
     if first == "worker":
         return _worker(words[1:])
     if first == "keeper" and any(word.startswith("--run-dir") for word in words):
@@ -25,6 +28,13 @@ def main() -> int:
     from awsomefsd.cli.main import run
 
     return run(words)
+
+
+def _inject(words: list[str]) -> None:
+    """Tests only: faults at the seams of this process."""
+    from awsomefsd.injection import install
+
+    install("run" if "run" in words else words[0] if words else "")
 
 
 def _worker(words: list[str]) -> int:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import msgspec
+
 from awsomefsd import log as logs
 from awsomefsd.errors import Error, FsError
 from awsomefsd.fuse.atimes import Policy
@@ -106,9 +108,13 @@ class Worker:
         )
         self.client.on_renewed = self.lease.announce
         self.client.seen_index = lambda: SEEN_ALL
-        self.opened = open_session(self.client, self.open_command)
+        taking_over = msgspec.structs.replace(self.open_command, unanswered=self._unanswered())  # said once, before any is repeated
+        self.opened = open_session(self.client, taking_over)
         self._build_data()
         self._build_vfs(start)
+
+    def _unanswered(self) -> list[int] | None:
+        return self.memory.unanswered()
 
     # --- building ------------------------------------------------------------------------------------------------------------
 
@@ -192,6 +198,7 @@ class Worker:
             self.sessions.take_stock(opened, foreign=opened.foreign or opened.resumed, locks_known=False)
         else:
             self.reservation.set_left(opened.reserved_bytes - sum(record_space(record.length) for record in records))
+        self._take_up_handles(opened)
         self._session_opened(opened)
         control.update(workers=self.open_command.worker)
         self.flusher.start()
@@ -200,10 +207,17 @@ class Worker:
         if opened.resumed:
             block_on(self.vfs.locks.load(opened.session))
         self._repeat_requests()
+        self.vfs.tell_orphans()
         self.session.start()
         self.link.on_flush = self._flush_all
         self.link.ready()
         threading.Thread(target=self._idle_loop, name="idle", daemon=True).start()
+
+    def _take_up_handles(self, opened: SessionOpened) -> None:
+        """Before anything is opened or repeated: whose the handles are, and which of them an earlier session has lost."""
+        opens = self.memory.opens
+        opens.epoch = opened.epoch
+        self.mount.failed_handles |= opens.lost()
 
     def _recover_records(self) -> list[Any]:
         """Dirty records of a predecessor; of those that memory has damaged, all that is left is to say so, at fsync and in the log."""

@@ -8,11 +8,14 @@ every file once more and prints a last line with `final`: errors, the slow opera
 (name -> size, SHA-256) that `check_manifest` compares after a remount.
 
 An operation counts only if its effect was checked.  Any OSError is an error: no operation here may fail, whatever is killed meanwhile.
+While faults are injected some may: with ``--accept EIO`` an operation may be refused so, and must then have changed nothing that the model
+does not know of (a failed fsync keeps the data).  The last check accepts nothing: the faults have ended by then.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import hashlib
 import json
@@ -53,7 +56,9 @@ class Nothing(Exception):
 
 
 class Client:
-    def __init__(self, directory: str, seed: int) -> None:
+    def __init__(self, directory: str, seed: int, accept: frozenset[int] = frozenset()) -> None:
+        self.accept = accept
+        self.refused = 0
         self.random = random.Random(seed)
         self.shared = directory
         self.directory = os.path.join(directory, f"client-{seed}")
@@ -278,6 +283,9 @@ class Client:
         except Nothing:
             return
         except (OSError, Wrong) as err:
+            if isinstance(err, OSError) and err.errno in self.accept:
+                self.refused += 1
+                return
             self.errors.append(f"{time.monotonic():.3f} {name}: {type(err).__name__} {err}")
         took = time.monotonic() - began
         if took > SLOW_S:
@@ -289,6 +297,7 @@ class Client:
         self.same_bytes(self.checked)
 
     def check_everything(self) -> None:
+        self.accept = frozenset()
         self.timed(self.listing)
         for name in list(self.model):
             self.checked = name
@@ -296,6 +305,7 @@ class Client:
 
     def report(self, final: bool) -> dict[str, object]:
         row: dict[str, object] = {"ops": sum(self.counts.values()), "errors": self.errors[:ERRORS_MAX], "slow": self.slow[-1:]}
+        row["refused"] = self.refused
         if final:
             row |= {"final": True, "counts": self.counts, "slow": self.slow, "increments": self.increments, "directory": self.directory}
             row["manifest"] = {name: [len(data), hashlib.sha256(data).hexdigest()] for name, data in self.model.items()}
@@ -319,11 +329,13 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("directory", type=Path)
     arguments.add_argument("--seed", type=int, required=True)
+    arguments.add_argument("--accept", default="", help="names of errnos, with commas")
     chosen = arguments.parse_args()
+    accept = frozenset(getattr(errno, name) for name in filter(None, chosen.accept.split(",")))
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stop.append(number))
     signal.siginterrupt(signal.SIGTERM, False)
-    client = Client(str(chosen.directory), chosen.seed)
+    client = Client(str(chosen.directory), chosen.seed, accept)
     told = 0.0
     while not stop and len(client.errors) < ERRORS_MAX:
         client.one()

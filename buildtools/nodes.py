@@ -28,6 +28,7 @@ MARKER = ".awsomefs-node"
 VOLUME = "demo"
 START_S = 30.0
 STOP_S = 20.0
+FAULTS_SEEN_S = 0.05
 
 
 def await_true(what: str, check: Callable[[], Any], timeout_s: float, pause_s: float = 0.01) -> Any:
@@ -43,12 +44,21 @@ def await_true(what: str, check: Callable[[], Any], timeout_s: float, pause_s: f
 
 
 class Node:
-    """`pins` goes into AWSOMEFSD_FUSE_PINS; `use_loop` False takes the image file itself as the device."""
+    """`pins` goes into AWSOMEFSD_FUSE_PINS; `use_loop` False takes the image file itself as the device; with `faults` its processes read
+    the rules of `inject`."""
 
     def __init__(
-        self, directory: Path, *, size_bytes: int = 8 << 30, pins: str = "", use_loop: bool | None = None, volume: str = VOLUME
+        self,
+        directory: Path,
+        *,
+        size_bytes: int = 8 << 30,
+        pins: str = "",
+        use_loop: bool | None = None,
+        volume: str = VOLUME,
+        faults: bool = False,
     ) -> None:
         self.directory = directory.resolve()  # as the mount table names it
+        self.faults = self.directory / "faults" if faults else None  # what awsomefsd/injection.py reads
         self.state, self.run, self.log = (self.directory / name for name in ("state", "run", "log"))
         self.mountpoint = self.directory / "mnt"
         self.image, self.disk = self.directory / "device.img", self.directory / "disk"
@@ -72,6 +82,21 @@ class Node:
         if self.pins:
             env["AWSOMEFSD_FUSE_PINS"] = self.pins
         return env
+
+    # --- faults on purpose ------------------------------------------------------------------------------------------------
+    def inject(self, rules: str) -> None:
+        """These faults and no others from now on; "" ends all."""
+        assert self.faults is not None, "a node made with faults=True"
+        new = self.faults.with_suffix(".new")
+        new.write_text(rules)
+        new.rename(self.faults)
+        time.sleep(FAULTS_SEEN_S)  # its processes look by themselves; no event says that all have
+
+    def fault_hits(self, seam: str = "") -> int:
+        """How many faults were dealt out at a seam, or at all of them."""
+        assert self.faults is not None, "a node made with faults=True"
+        hits = self.faults.with_suffix(".hits")
+        return sum(row.startswith(seam) for row in hits.read_text().splitlines()) if hits.exists() else 0
 
     def cli(self, *words: str, timeout_s: float = 60, accept: tuple[int, ...] = (0,), stdin: str = "") -> str:
         """Run one CLI command; its standard output.  An exit code that is not in `accept` is a BuildError with what it said."""
@@ -181,6 +206,8 @@ class Node:
             self.cli("init")
         if not self.pids("supervisor"):
             env = self.environment() | {procs.MARK: str(self.directory)}
+            if self.faults is not None:
+                env["AWSOMEFSD_FAULTS"] = str(self.faults)
             with (self.log / "supervisor.log").open("ab") as log:
                 subprocess.Popen(
                     [*self.command, "supervise", "--log-dir", str(self.log)],

@@ -145,6 +145,9 @@ class RigWorker(Worker):
         self.notifier.close()
         self.sessions._kernel = self.kernel = Kernel()
 
+    def _unanswered(self) -> list[int] | None:
+        return self.rig.unanswered
+
 
 class Gate:
     """Lets chosen requests to the metadata service, or their answers, wait or fail."""
@@ -243,6 +246,7 @@ class Rig:
         self.fds = shared_memory()
         self.null = os.open("/dev/null", os.O_RDWR)
         self.workers = 0
+        self.unanswered: list[int] | None = None  # what a successor finds in slots and park area, which the rig does not fill
         self.mount_id = MOUNT
         self.unique = 0
         self.worker: RigWorker

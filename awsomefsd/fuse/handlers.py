@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.errors import Error, FsError, ProtocolError
+from awsomefsd.errors import Error, FsError, ProtocolError, Unavailable
 from awsomefsd.fuse import abi, handlers_attrs, handlers_encode, handlers_files, handlers_names
 from awsomefsd.fuse.abi import Op
 from awsomefsd.fuse.context import Context
@@ -117,6 +117,9 @@ class Failures:
             return abi.pack_error(ctx.wire_unique, errno.EINVAL)
         if not isinstance(err, Error):
             self._report(opcode, ctx, err)
+            return abi.pack_error(ctx.wire_unique, errno.EIO)
+        if isinstance(err, Unavailable):  # a device that cannot be opened, say: EAGAIN from a blocking descriptor means something else
+            log.error("request %d (opcode %d): %s", ctx.unique, opcode, err)
             return abi.pack_error(ctx.wire_unique, errno.EIO)
         if opcode == Op.LOOKUP and err.errno == errno.ENOENT:
             ttl_ns = fs.ttl_ns()

@@ -42,6 +42,7 @@ ADOPT_GRACE_MS = 2 * RECONNECT_MS_MAX
 STATE_VARIABLE = "AWSOMEFSD_KEEPER_STATE_FD"
 STATE_VERSION = 1
 CLIENTS_MAX = 256
+ACCEPT_PAUSE_MS = 500
 
 
 class Client:
@@ -112,15 +113,23 @@ class Keeper:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        try:
             sock, _ = self._listener.accept()
-            sock.setblocking(False)
-            client = Client(sock)
-            if client.uid not in (0, os.getuid()) or len(self._clients) >= CLIENTS_MAX:
-                say(log, logging.WARNING, "connection refused", peer=client.pid, uid=client.uid)
-                sock.close()
-                return
-            self._attend(client)
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError as error:  # no descriptors left: who waits in the listen queue is taken later, without looking all the time
+            say(log, logging.WARNING, "cannot accept a connection", why=error.strerror or error)
+            fd = self._listener.fileno()
+            self.loop.unwatch(fd)
+            self.loop.later(ACCEPT_PAUSE_MS, lambda: self.loop.watch(fd, self._accept))
+            return
+        sock.setblocking(False)
+        client = Client(sock)
+        if client.uid not in (0, os.getuid()) or len(self._clients) >= CLIENTS_MAX:
+            say(log, logging.WARNING, "connection refused", peer=client.pid, uid=client.uid)
+            sock.close()
+            return
+        self._attend(client)
 
     def _attend(self, client: Client) -> None:
         client.sock.setblocking(False)

@@ -119,22 +119,24 @@ class Mount:
     def start_worker(self) -> None:
         """Start the first worker or a successor on the same descriptors; a start that fails counts as a death."""
         self.workers += 1
-        ours, theirs = wire.pair()
-        try:
-            pid = self._spawn(theirs.fileno())
-            pidfd = os.pidfd_open(pid)
-            ours.setblocking(False)
-            self._attend(Worker(pid, pidfd, ours, child=True))
-            wire.send(ours, self._start_message(), list(self.fds.values()))
-        except OSError as error:
-            say(log, logging.ERROR, "worker not started", mount=self.id, argv=self.spec["argv"][0], why=error)
-            if self.worker is None:
-                ours.close()
-                self._after_death(failed=f"{self.spec['argv'][0]}: {error}")
-        else:
-            say(log, logging.INFO, "worker started", mount=self.id, worker=pid, count=self.workers, previous=self.previous)
-        finally:
-            theirs.close()
+        with contextlib.ExitStack() as ends:
+            try:
+                ours, theirs = wire.pair()
+                ends.callback(theirs.close)
+                unused = ends.enter_context(contextlib.ExitStack())
+                unused.callback(ours.close)
+                pid = self._spawn(theirs.fileno())
+                worker = Worker(pid, _pidfd_of_child(pid), ours, child=True)
+                unused.pop_all()
+                ours.setblocking(False)
+                self._attend(worker)
+                wire.send(ours, self._start_message(), list(self.fds.values()))
+            except OSError as error:  # no descriptors or processes left, too: it is tried again
+                say(log, logging.ERROR, "worker not started", mount=self.id, argv=self.spec["argv"][0], why=error)
+                if self.worker is None:
+                    self._after_death(failed=f"{self.spec['argv'][0]}: {error}")
+            else:
+                say(log, logging.INFO, "worker started", mount=self.id, worker=pid, count=self.workers, previous=self.previous)
 
     def _spawn(self, fd: int) -> int:
         argv = [*self.spec["argv"], "--keeper-fd", str(_WORKER_FD)]
@@ -431,6 +433,16 @@ def backoff_ms(deaths: int) -> int:
     if deaths < WORKER_DEATHS_BEFORE_BACKOFF:
         return 0
     return int(min(BACKOFF_MS_MAX, BACKOFF_MS_MIN << min(16, deaths - WORKER_DEATHS_BEFORE_BACKOFF)))
+
+
+def _pidfd_of_child(pid: int) -> int:
+    """One that nobody could watch must not serve."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _exit_status(worker: Worker) -> Message:

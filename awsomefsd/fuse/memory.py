@@ -6,10 +6,13 @@ import secrets
 from collections.abc import Mapping
 
 from awsomefsd import shm
+from awsomefsd.errors import Corrupt
+from awsomefsd.fuse import abi
 from awsomefsd.fuse.control import Control
+from awsomefsd.fuse.held import UNIQUE_MASK
 from awsomefsd.fuse.opens import OpenTable
 from awsomefsd.fuse.park import ParkArea
-from awsomefsd.fuse.slots import SlotArea
+from awsomefsd.fuse.slots import FREE, SlotArea
 from awsomefsd.io.dirty import DirtyLog
 
 
@@ -27,3 +30,15 @@ class MountMemory:
         self.park = ParkArea(maps["park"], fresh)
         self.opens = OpenTable(maps["opens"], fresh)
         self.dirty = DirtyLog(maps["dirty"], self.control.state.dirty_log, fresh)
+
+    def unanswered(self) -> list[int] | None:
+        """Requests that a predecessor has read and perhaps not answered: a slot or entry is freed only behind its reply, so the kernel has
+        the answer of every other one.  None where a damaged slot hides which it was."""
+        found = {entry.unique & UNIQUE_MASK for entry in self.park.entries()}
+        try:
+            for slot in self.slots:
+                if slot.state != FREE:
+                    found.add(abi.IN_HEADER.unpack_from(slot.head)[2] & UNIQUE_MASK)
+        except Corrupt:
+            return None
+        return sorted(found)

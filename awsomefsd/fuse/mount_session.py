@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from awsomefsd.errors import Error, FsError
 from awsomefsd.fuse.mount_state import MountState
+from awsomefsd.fuse.opens import OpenFile
 from awsomefsd.fuse.vfs_locks import LockOps
 from awsomefsd.io.flusher import record_space
 from awsomefsd.limits import SESSION_RENEW_MS, SESSION_TTL_MS
@@ -162,7 +163,12 @@ class SessionKeeper:
             self._put_aside()
         lost = set(self._locks.inodes())
         everything = foreign or not locks_known
-        mount.failed_handles |= {file.fh for file in mount.opens if everything or file.ino in lost or self._nameless(file.ino)}
+        failed = mount.failed_handles
+
+        def goes_on(file: OpenFile) -> bool:
+            return not (everything or file.fh in failed or file.ino in lost or self._nameless(file.ino))
+
+        failed |= mount.opens.renew(opened.epoch, goes_on)
         self._locks.forget_all()
         self._reserve_again(opened.reserved_bytes)
         known = mount.names.inode_numbers()

@@ -66,6 +66,11 @@ class Vfs:
         """How long the kernel may use what it is told now: never longer than the lease."""
         return max(0, min(self._lease.left_ns(), KERNEL_TTL_NS_MAX))
 
+    def tell_orphans(self) -> None:
+        """A predecessor died before it could tell of a last close, or hear that it had."""
+        for ino in self.mount.opens.orphans():
+            self._data.tell_orphan(ino)
+
     def replied(self, unique: int) -> None:
         """The kernel has the reply of a request that may have made an entry: its result need not be kept any more."""
         if self.mount.recovering:

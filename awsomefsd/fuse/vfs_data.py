@@ -136,8 +136,19 @@ class DataOps:
         """Last close of an inode without names: its data is not needed any more.  Nobody waits for it."""
         mount = self._mount
         mount.release_space(mount.files.drop(ino))
+        mount.opens.orphaned(ino)
+        self.tell_orphan(ino)
+
+    def tell_orphan(self, ino: int) -> None:
+        mount = self._mount
         unique = mount.uniques.next_background_unique()
-        mount.metadata.propose(ReleaseOrphan(mount.volume, [ino]), unique).start(lambda value, error: mount.metadata.ack(unique))
+
+        def told(_value: Any, error: BaseException | None) -> None:
+            mount.metadata.ack(unique)
+            if error is None or isinstance(error, FsError):  # ESTALE: it ended with its session
+                mount.opens.orphan_ended(ino)
+
+        mount.metadata.propose(ReleaseOrphan(mount.volume, [ino]), unique).start(told)
 
     # --- read ----------------------------------------------------------------------------------------------------------------
 

@@ -130,6 +130,7 @@ class NamespaceOps:
     def create(self, ctx: Context, parent: int, name: bytes, mode: int, flags: int) -> Op:
         self._writable()
         mode = stat.S_IFREG | (mode & 0o7777)
+        self._mount.opens.check_room(ctx.unique)
         command = Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, 0, b"", not flags & os.O_EXCL, ctx.umask)
         return self._create(ctx, command, flags)
 
@@ -146,6 +147,7 @@ class NamespaceOps:
 
     def tmpfile(self, ctx: Context, parent: int, mode: int, flags: int) -> Op:
         self._writable()
+        self._mount.opens.check_room(ctx.unique)
         linkable = not flags & os.O_EXCL
         return self._tmpfile(ctx, Tmpfile(self._mount.volume, parent, mode, ctx.uid, ctx.gid, ctx.umask, linkable), flags)
 

@@ -10,12 +10,14 @@ reads again, so neither can be taken for data.
 
 from __future__ import annotations
 
+import errno
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
-from awsomefsd.errors import Corrupt, Error
+from awsomefsd.errors import Corrupt, Error, FsError
 from awsomefsd.io.dirty import DirtyLog, Record
 from awsomefsd.io.extent_map import ExtentMap, cut
 from awsomefsd.types import Attr, Extent
@@ -25,6 +27,8 @@ LAYOUT_ALIGN_BYTES = 1 << 20  # where it begins: a file of many small extents is
 FILES_CACHED_MAX = 8_192
 EXTENTS_CACHED_MAX = 200_000
 READ_RETRIES_MAX = 16
+
+log = logging.getLogger("awsomefsd.files")
 
 
 class ExtentReader(Protocol):
@@ -261,6 +265,9 @@ class FileTable:
                 records = [r for r in state.dirty if r.offset < end and offset < r.offset + r.length]
             try:
                 self._gather(state, offset, buffer[:length], extents, inline, records)
+            except OSError as err:  # the device's; the application shall know which file it was
+                log.error("device read failed: ino=%d offset=%d length=%d %s", state.ino, offset, length, err)
+                raise FsError(errno.EIO, f"device read failed: {err}") from err
             except Corrupt as err:
                 if state.version == version:
                     if last_look:

@@ -278,9 +278,10 @@ class Flusher:
             states = self._files.dirty_states()
         else:
             states = [state for state in (self._files.get(ino) for ino in asked) if state is not None]
-            old_ns = time.time_ns() - DIRTY_AGE_MS_MAX * 1_000_000
+            now_ns = time.time_ns()
+            young = range(now_ns - DIRTY_AGE_MS_MAX * 1_000_000 + 1, now_ns + 1)  # of a time to come: the clock was set back
             others = [state for state in self._files.dirty_states() if state.ino not in asked]
-            states += [state for state in others if (record := state.oldest()) is not None and record.time_ns <= old_ns]
+            states += [state for state in others if (record := state.oldest()) is not None and record.time_ns not in young]
 
         def order(state: FileState) -> tuple[bool, int]:
             record = state.oldest()

@@ -73,6 +73,8 @@ class OpenSession(Command, tag=10):
     If a live session of this mount exists, the worker takes it over (same id and epoch); segments leased to its predecessor are sealed at
     their committed length, quarantined unless `predecessor_exited` is proven.  Otherwise a new session with a new epoch, which takes the
     volume's lease: EBUSY while another live session holds it.
+
+    `unanswered` names the kernel requests that the worker may send again: results of all others of this mount go.  None says nothing.
     """
 
     mount: int
@@ -82,6 +84,7 @@ class OpenSession(Command, tag=10):
     worker: int  # counts the workers of this mount
     predecessor_exited: bool = True
     shared: bool = False  # beside other sessions of the volume that share it; then files are held by leases
+    unanswered: list[int] | None = None
 
 
 class EndSession(Command, tag=11):

@@ -263,6 +263,9 @@ class Journal:
             self._files[-1].end = self._end
         try:
             fd = self._disk.open(self._path(_SPARE), os.O_RDWR)
+        except OSError as err:  # no descriptor left: nothing has changed
+            raise JournalFull(f"{self._directory}: the next journal file cannot be opened: {err}") from err
+        try:
             self._disk.pwrite(fd, block + state, 0)
             self._disk.fdatasync(fd)
             self._disk.rename(self._path(_SPARE), path)

@@ -55,6 +55,11 @@ class Results:
         """The mount is gone for good and sends nothing again."""
         self.acknowledge(mount, list(self._held.get(mount, ())))
 
+    def keep_only(self, mount: int, uniques: list[int]) -> None:
+        """A worker is dead, and its successor has found these requests alone: the kernel has the answers of all others."""
+        kept = set(uniques)
+        self.acknowledge(mount, [unique for unique in self._held.get(mount, ()) if unique not in kept])
+
     def forget_background(self, mount: int) -> None:
         """A worker is dead: what it asked for on its own behalf is never sent again."""
         self.acknowledge(mount, [unique for unique in self._held.get(mount, ()) if unique & BACKGROUND_BIT])

@@ -109,6 +109,7 @@ class Connections:
 
     def __init__(self, listener: socket.socket, wake_fd: int, monotonic_ns: Callable[[], int]) -> None:
         self._listener = listener
+        self._deaf = False  # to new connections, for want of descriptors
         self._wake_fd = wake_fd
         self._monotonic_ns = monotonic_ns
         self._epoll = select.epoll()
@@ -161,8 +162,10 @@ class Connections:
                 sock, _ = self._listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
-            except OSError as err:  # no descriptors left: who waits in the listen queue is taken later
+            except OSError as err:  # no descriptors left: who waits in the listen queue is taken later, without looking all the time
                 log.warning("cannot accept a connection: %s", err)
+                self._epoll.unregister(self._listener.fileno())
+                self._deaf = True
                 return
             peer = peer_of(sock)
             if peer.uid not in (0, os.geteuid()) or len(self._by_fd) >= CONNECTIONS_MAX:
@@ -261,7 +264,10 @@ class Connections:
             self._epoll.modify(connection.fd, wanted)
 
     def slow(self) -> list[Connection]:
-        """Connections that have taken nothing for too long."""
+        """Connections that have taken nothing for too long.  Asked every second: then new ones are looked for again, too."""
+        if self._deaf:
+            self._deaf = False
+            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         limit = self._monotonic_ns() - SLOW_MS_MAX * 1_000_000
         found = [connection for connection in self._by_fd.values() if connection.stuck_ns and connection.stuck_ns < limit]
         self.slow_dropped += len(found)

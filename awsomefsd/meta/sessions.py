@@ -48,6 +48,7 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
             raise FsError(errno.ESTALE, f"worker {command.worker} of this mount has been succeeded by {old.worker}")
         end_leases(state, old.session, exited=command.predecessor_exited)
         state.results.forget_background(command.mount)
+        _forget_answered(state, command)
         old.worker = command.worker
         state.save_session(old)
         return SessionOpened(old.session, old.epoch, True, False, SESSION_TTL_MS, describe(volume), old.reserved_bytes)
@@ -59,7 +60,14 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
     if state.cluster.sessions >= SESSIONS_MAX:
         raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")
     _end_earlier_boots(state, entry, command)
+    _forget_answered(state, command)
     return _new_session(state, command, volume, mount)
+
+
+def _forget_answered(state: State, command: OpenSession) -> None:
+    """What the dead worker proposed was decided before this entry: its connections were ended when the request for it arrived."""
+    if command.unanswered is not None:
+        state.results.keep_only(command.mount, command.unanswered)
 
 
 def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, old: rows.MountRow | None) -> Reply:

@@ -356,3 +356,13 @@ def test_small_appends_share_few_commits(r: Rig) -> None:
     r.call("fsync", ino, fh, False)
     assert r.worker.flusher.batches - before <= 3
     assert r.read(ino, fh, 0, 3_000 * len(line)) == line * 3_000
+
+
+def test_what_was_written_before_the_clock_was_set_back_is_flushed_by_age(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time is a day to come; only an fsync would have flushed it until then."""
+    ino, fh = r.create(b"a")
+    real_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + 86_400_000_000_000)
+    r.write(ino, fh, 0, b"a" * BIG)
+    monkeypatch.undo()
+    until(lambda: r.mount.dirty.dirty_bytes == 0)

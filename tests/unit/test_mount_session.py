@@ -19,7 +19,7 @@ from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, ROOT_INO, Lock
 from tests.meta_host import Wire
-from tests.vfsrig import BIG, LIMIT_S, Held, Rig, Started, error_of, rig, until
+from tests.vfsrig import BIG, LIMIT_S, After, Held, Rig, Started, error_of, finish, rig, until
 
 WRITE_LOCK = Lock(LOCK_POSIX, 77, 1000, 1, 0, LOCK_END_MAX)
 
@@ -398,6 +398,51 @@ def test_rename_again(r: Rig, replaces: bool) -> None:
     assert result is None
     assert r.listdir() == {b"b": ino} and r.content(ino) == b"new" * 100
     assert r.volume().used_inodes == 2
+
+
+def test_a_successor_keeps_the_results_of_what_it_repeats_and_no_others(r: Rig) -> None:
+    """Answered but not acknowledged at a kill: nobody asks for these again, and they took room until the unmount."""
+    ctx = r.ctx()
+    for number in range(20):
+        finish(r.vfs.mkdir(r.ctx(), ROOT_INO, b"d%d" % number, 0o755))  # `replied` is never called: the worker dies before
+    first = finish(r.vfs.mkdir(ctx, ROOT_INO, b"again", 0o755))
+    results = r.host.service._replica.machine.results_held  # type: ignore[union-attr]
+    assert results(r.mount_id) >= 21
+    r.unanswered = [ctx.unique]
+    (again,) = r.restart(lambda vfs: vfs.mkdir(r.ctx(ctx.unique), ROOT_INO, b"again", 0o755))
+    assert again.ino == first.ino, "repeated under its id: one directory, the first answer"
+    assert results(r.mount_id) <= 3
+    r.vfs.replied(ctx.unique)
+    assert len(r.listdir()) == 21
+
+
+def test_handles_that_a_session_lost_fail_in_a_successor_too(r: Rig) -> None:
+    ino, locked = r.create(b"a")
+    _, plain = r.create(b"b")
+    r.call("setlk", ino, locked, WRITE_LOCK, False)
+    lose(r)
+    assert error_of(r.write, ino, locked, 0, b"x") == errno.EIO
+    r.write(r.lookup(b"b").ino, plain, 0, b"y")
+    r.restart()
+    assert error_of(r.write, ino, locked, 0, b"x") == errno.EIO
+    r.write(r.lookup(b"b").ino, plain, 1, b"z")
+    r.restart()
+    assert error_of(r.write, ino, locked, 0, b"x") == errno.EIO
+
+
+def test_an_orphan_whose_end_nobody_heard_of_is_told_again(r: Rig) -> None:
+    """The worker dies between the last close and the request behind it."""
+    ino, fh = r.create(b"a")
+    r.write(ino, fh, 0, b"x" * BIG)
+    r.fsync(ino, fh)
+    r.call("unlink", ROOT_INO, b"a")
+    r.gate().on_propose = lambda command, unique: After(None) if isinstance(command, c.ReleaseOrphan) else None
+    r.close_file(ino, fh)
+    assert r.volume().used_inodes == 2
+    r.restart()
+    until(lambda: r.volume().used_inodes == 1 and r.volume().used_bytes == 0)
+    until(lambda: not r.worker.memory.opens.orphans())
+    add_up(r)
 
 
 def test_open_with_truncation_again(r: Rig) -> None:

@@ -179,7 +179,8 @@ def test_handles_are_the_same_for_a_successor() -> None:
     mem = bytearray(OPENS_MEM)
     table = OpenTable(mem, True)
     a = table.open(5, os.O_RDWR, 100)
-    b = table.open(5, os.O_RDONLY | os.O_DIRECTORY, 101, epoch=9)
+    table.epoch = 9
+    b = table.open(5, os.O_RDONLY | os.O_DIRECTORY, 101)
     assert table.open(5, os.O_RDWR, 100) == a, "a re-executed OPEN"
     again = OpenTable(mem)
     assert list(again) == list(table) and len(again) == 2 and again.count(5) == 2 and again.count(6) == 0
@@ -191,6 +192,31 @@ def test_handles_are_the_same_for_a_successor() -> None:
     assert closed == file and again.close(b) is None and again.find_unique(101) is None
     c = OpenTable(mem).open(7, 0, 103)
     assert c > b, "the highest handle is not used again after its close"
+
+
+def test_sessions_and_orphans_are_remembered_over_compactions() -> None:
+    mem = bytearray(OPENS_MEM)
+    table = OpenTable(mem, True)
+    old, table.epoch = table.open(1, 0, 1), 5
+    a, b = table.open(2, 0, 2), table.open(3, 0, 3)
+    assert not table.lost(), "one that never had an epoch is nobody's loss"
+    assert table.renew(6, lambda file: file.fh == a) == {old, b}
+    table.orphaned(77)
+    table.orphaned(78)
+    table.orphan_ended(77)
+    for unique in range(10, 4000):
+        table.close(table.open(9, 0, unique))
+        if unique % 1000 == 0:
+            table = OpenTable(mem)
+            table.epoch = 6
+    assert shm.words(memoryview(mem))[8] > 1, "a compaction"
+    again = OpenTable(mem)
+    again.epoch = 6
+    assert again.lost() == {old, b} and len(again) == 3 and again.count(2) == 1 and again.orphans() == [78]
+    assert again.renew(6, lambda file: False) == {old, a, b}, "also a session that a dead worker had begun to take up"
+    third = OpenTable(mem)
+    third.epoch = 6
+    assert third.lost() == {old, a, b}
 
 
 def test_too_many_open_files() -> None:
