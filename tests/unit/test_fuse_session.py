@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from awsomefsd.errors import Unavailable
 from awsomefsd.fuse import abi, control, park, slots
 from awsomefsd.fuse.abi import Op
 from awsomefsd.fuse.held import Carried
@@ -133,6 +134,17 @@ def test_values_errors_and_unknown_opcodes(kernel: Kernel, fs: DictFs) -> None:
     assert kernel.ask(request(Op.BMAP, 10))[:2] == (10, errno.ENOSYS)
     assert kernel.ask(request(Op.IOCTL, 12))[:2] == (12, errno.ENOTTY)
     assert first == [True] and fs.replied_to == [4, 6]
+
+
+def test_a_device_that_is_not_there_is_eio(kernel: Kernel, fs: DictFs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not EAGAIN, which says of a descriptor in blocking mode what cannot be."""
+
+    def gone(*arguments: Any) -> None:
+        raise Unavailable("device 1 is not on this node")
+
+    monkeypatch.setattr(fs, "mkdir", gone)
+    serve(kernel, fs)
+    assert kernel.ask(mkdir(b"a", 4))[:2] == (4, errno.EIO)
 
 
 def test_missing_name_is_cached_only_within_the_lease(kernel: Kernel, fs: DictFs) -> None:
