@@ -66,6 +66,7 @@ def parser():
     test.add_argument("rest", nargs=argparse.REMAINDER)
     commands.add_parser("lint", help="ruff, mypy, import contracts, lengths, dead code")
     bench = commands.add_parser("bench", help="figures beside ext4 and a null FUSE server, as ratios")
+    bench.add_argument("--voters", action="store_true", help="instead: metadata on several voters beside etcd, many inodes, catching up")
     bench.add_argument("--quick", action="store_true", help="fewer operations and runs; figures are rough")
     bench.add_argument("--json", default="", help="write the figures to this file too")
     soak = commands.add_parser("soak", help="the tests marked soak: longer kill runs", add_help=False)

@@ -1,7 +1,7 @@
 """Log, machine and store of one node: the one place that states the order of durable effects.
 
     log.propose → log.ready (store, send) → machine.apply → answer            every turn
-    machine.flush → store.commit → log.compact                                every so often
+    machine.flush → store.commit → log.compact                                every so often (commit_pace.py)
 
 So the store never holds an entry the journal may lose, and the journal drops only what a store commit covers and every registered reader
 has passed.  A crash anywhere leaves a store at some applied index, and the log from there on.  When the map is full, the transaction with
@@ -26,6 +26,7 @@ from awsomefsd.errors import Corrupt, Refused
 from awsomefsd.limits import DIGEST_ENTRIES, JOURNAL_FILE_BYTES, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_MAP_BYTES_MIN
 from awsomefsd.meta import keys
 from awsomefsd.meta.commands import Entry, SetLock
+from awsomefsd.meta.commit_pace import CommitPace
 from awsomefsd.meta.consensus import Consensus
 from awsomefsd.meta.device_index import DeviceIndex
 from awsomefsd.meta.disk import Disk
@@ -104,6 +105,7 @@ class Replica:
         self._commit_entries = commit_entries
         self._commit_ns = commit_ms * 1_000_000
         self.machine = make_machine(store)
+        self._pace = CommitPace(commit_entries)
         self._uncommitted = 0  # entries applied since the last commit
         self._first_ns = 0  # when the first of them was
         self.commits = 0
@@ -253,7 +255,7 @@ class Replica:
         """Monotonic time of the next commit; None while there is nothing to commit."""
         if not self._uncommitted:
             return None
-        return 0 if self._uncommitted >= self._commit_entries else self._first_ns + self._commit_ns
+        return min(self._pace.due_ns(self._uncommitted), self._first_ns + self._commit_ns)
 
     def _commit_now(self) -> None:
         try:
@@ -277,9 +279,11 @@ class Replica:
         if (cluster := self.store.get(keys.cluster())) is not None:
             self.store.set_note(CLUSTER_NOTE, cluster)
         self.store.commit()
+        now = time.monotonic_ns()
+        self._pace.took(self._uncommitted, now - start, now)
         self._uncommitted = 0
         self.commits += 1
-        self.commit_ns_max = max(self.commit_ns_max, time.monotonic_ns() - start)
+        self.commit_ns_max = max(self.commit_ns_max, now - start)
 
     def close(self) -> None:
         """Forgets what is not committed, as a crash does; the log has it."""
@@ -296,6 +300,7 @@ class Replica:
             "last_index": self.log.committed,
             "term": self.log.term,
             "store_commits": self.commits,
+            "store_commit_entries": self._pace.entries,
             "store_commit_ms_max": round(self.commit_ns_max / 1e6, 3),
             "store_map_bytes": self.store.map_bytes,
             "store_map_use_percent": round(self.store.map_use_percent, 2),
