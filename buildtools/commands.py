@@ -80,4 +80,5 @@ def run(chosen: argparse.Namespace, arguments: list[str]) -> int:
         return lint.main()
     _prepare_for_tests()
     words = ["--quick"] if chosen.quick else []
-    _program("-m", "tests.bench.voters" if chosen.voters else "tests.bench.bench", *words, *(["--json", os.path.abspath(chosen.json)] if chosen.json else []))
+    words += ["--json", os.path.abspath(chosen.json)] if chosen.json else []
+    _program("-m", "tests.bench.voters" if chosen.voters else "tests.bench.bench", *words)
