@@ -23,6 +23,7 @@ import trio
 from awsomefsd import node, sockets
 from awsomefsd.catalog import Catalog
 from awsomefsd.checkpoints import Checkpointer
+from awsomefsd.collection import Collection
 from awsomefsd.config import Settings, parse_endpoint, parse_voters
 from awsomefsd.devices import NodeDevices
 from awsomefsd.errors import ConfigError, Error, FsError, Unavailable
@@ -83,6 +84,9 @@ class Parts:
             self.mounts = Mounts(
                 settings.state_dir, node.boot_id(), self.keeper, self.catalog.volume, config, readahead_kib, self.catalog.end_session_of
             )
+            self.collection = Collection(self._call, self.catalog.devices, self.node.node, node.boot_id())
+            self.collection.start()
+            undo.callback(self.collection.stop)
             self._serve(undo)
             self._undo = undo.pop_all()
 
@@ -94,9 +98,11 @@ class Parts:
         from awsomefsd.status import Status
 
         settings = self.settings
-        status = Status(settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.checkpoints.figures)
+        status = Status(
+            settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.collection, self.checkpoints.figures
+        )  # fmt: skip
         streams = Streams(settings.state_dir / "readers", self.node.cluster, self._call)
-        self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, status)
+        self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status)
         self.grpc = GrpcServer(self.admin, settings.run_dir)
         undo.callback(self.grpc.stop)
         undo.callback(self.admin.stopping.set)

@@ -52,6 +52,11 @@ RESERVE_BATCH_BYTES = 64 * MIB
 READ_AHEAD_BYTES_MAX = 4 * MIB
 CHECKSUM_CACHE_BYTES_MAX = 24 * MIB
 
+COLLECT_LOW_FREE_PERCENT = 12  # of all segments: with less free, collection does not rest and takes segments with little dead
+COLLECT_DEAD_PERCENT = 50  # of a segment, from which it is collected while space is not low
+COLLECT_DEAD_PERCENT_LOW = 12  # the same while space is low, or when told to
+COLLECT_BYTES_PER_S_MAX = 64 * MIB  # copied, while space is not low
+
 # --- caches of names in a worker -------------------------------------------------------------------------------------------
 INODES_CACHED_MAX = 50_000
 DENTRIES_CACHED_MAX = 100_000

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from awsomefsd import __version__
 from awsomefsd.admin import admin_pb2 as pb
-from awsomefsd.admin.service import Devices, device_message, mount_message, volume_message
+from awsomefsd.admin.service import Collecting, Devices, device_message, mount_message, volume_message
 from awsomefsd.catalog import Catalog
 from awsomefsd.config import Settings
 from awsomefsd.errors import Error, Unavailable
@@ -43,6 +43,7 @@ class Status:
         devices: Devices,
         mounts: Mounts,
         keeper: KeeperPing,
+        collection: Collecting,
         checkpoints: Callable[[int], dict[str, int | float | str]] = lambda applied: {},
     ) -> None:
         """`checkpoints`: their figures when so many entries are applied."""
@@ -52,12 +53,13 @@ class Status:
         self._devices = devices
         self._mounts = mounts
         self._keeper = keeper
+        self._collection = collection
         self._checkpoints = checkpoints
         self._started = time.monotonic()
 
     def __call__(self) -> pb.Status:
         keeper_pid = self._keeper_pid()
-        figures = self._catalog.figures()
+        figures = {**self._catalog.figures(), **self._collected()}
         figures |= self._checkpoints(int(figures["applied"]))
         devices, volumes = self._of_the_leader(self._devices.all), self._of_the_leader(self._catalog.volumes)
         mounts = [mount_message(view) for view in self._mounts.views()]
@@ -90,6 +92,11 @@ class Status:
             return list(ask())
         except Unavailable:
             return []
+
+    def _collected(self) -> dict[str, int | str]:
+        state, figures, error = self._collection.told()
+        named = {f"collect_{name}": value for name, value in figures.items()}
+        return {"collect_state": state, **named, **({"collect_last_error": error} if error else {})}
 
     def _keeper_pid(self) -> int:
         try:
@@ -137,6 +144,8 @@ def reasons(status: pb.Status) -> Iterator[str]:
             yield f"device {name}: {device.state}"
         elif device.segments and (device.segments - device.segments_free) * 100 >= device.segments * DEVICE_FULL_PERCENT:
             yield f"device {name} has {device.segments_free} of {device.segments} segments left; delete files or add a device"
+    if damaged := int(status.figures.get("collect_corrupt_pieces", "0")):
+        yield f"collection has found {damaged} extents with wrong bytes on a device; the daemon's log names the files"
     if status.conflicts:
         yield f"{len(status.conflicts)} files with data that could not be committed lie in {status.state_dir}/conflicts; look, then delete"
     if status.memory_bytes > status.memory_bytes_max:
@@ -188,6 +197,7 @@ def samples_of(status: pb.Status) -> Iterator[Sample]:
         yield Sample("awsomefsd_mount_workers_total", "counter", "Workers a mount has had.", mount.workers, labels)
     for name, value in sorted(status.figures.items()):
         try:
-            yield Sample(f"awsomefsd_meta_{name}", "gauge", "Figure of the metadata service.", float(value))
+            whose = ("", "Figure of collection.") if name.startswith("collect_") else ("meta_", "Figure of the metadata service.")
+            yield Sample(f"awsomefsd_{whose[0]}{name}", "gauge", whose[1], float(value))
         except ValueError:
             continue  # a word, not a figure

@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,10 +35,10 @@ from awsomefsd.fuse.notify import Notifier
 from awsomefsd.fuse.session import Session
 from awsomefsd.fuse.vfs import Vfs
 from awsomefsd.io.cache import ChecksumCache
-from awsomefsd.io.device import Device
 from awsomefsd.io.files import FileTable
 from awsomefsd.io.flusher import Flusher, record_space
 from awsomefsd.io.locations import Locations
+from awsomefsd.io.open_devices import OpenDevices
 from awsomefsd.io.reader import SegmentReader
 from awsomefsd.io.reservation import Reservation
 from awsomefsd.io.writer import SegmentWriter
@@ -59,34 +58,6 @@ SEEN_ALL = (1 << 62) - 1
 GIL_SWITCH_S = 0.0005  # KERNEL-FUSE.md: the default of 5 ms hurts threads that block in read(2)
 
 log = logging.getLogger("awsomefsd.worker")
-
-
-class OpenDevices(Mapping[int, Device]):
-    """Devices by number, opened when first used: one may be added while a mount is served.  KeyError for one this node does not see."""
-
-    def __init__(self, find: Callable[[], list[DeviceInfo]]) -> None:
-        self._find = find
-        self._open: dict[int, Device] = {}
-        self._lock = threading.Lock()
-
-    def __getitem__(self, number: int) -> Device:
-        device = self._open.get(number)
-        if device is not None:
-            return device
-        with self._lock:
-            for info in self._find():
-                if info.path and info.device not in self._open:
-                    try:
-                        self._open[info.device] = Device.open(info.path)
-                    except (OSError, Error) as err:  # its own use fails; the others do not
-                        log.error("device cannot be opened device=%d path=%s: %s", info.device, info.path, err)
-            return self._open[number]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(dict(self._open))
-
-    def __len__(self) -> int:
-        return len(self._open)
 
 
 class Worker:

@@ -107,6 +107,29 @@ class ListDevicesReply(_message.Message):
     devices: _containers.RepeatedCompositeFieldContainer[Device]
     def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
 
+class CollectRequest(_message.Message):
+    __slots__ = ("action",)
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    action: str
+    def __init__(self, action: _Optional[str] = ...) -> None: ...
+
+class CollectReply(_message.Message):
+    __slots__ = ("state", "figures", "last_error")
+    class FiguresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    figures: _containers.ScalarMap[str, int]
+    last_error: str
+    def __init__(self, state: _Optional[str] = ..., figures: _Optional[_Mapping[str, int]] = ..., last_error: _Optional[str] = ...) -> None: ...
+
 class Volume(_message.Message):
     __slots__ = ("volume", "uuid", "name", "quota_bytes", "quota_inodes", "used_bytes", "used_inodes", "reserved_bytes", "mounted")
     VOLUME_FIELD_NUMBER: _ClassVar[int]

@@ -49,6 +49,11 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListDevicesRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListDevicesReply.FromString,
                 _registered_method=True)
+        self.Collect = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/Collect',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.CollectRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.CollectReply.FromString,
+                _registered_method=True)
         self.CreateVolume = channel.unary_unary(
                 '/awsomefsd.admin.v1.Admin/CreateVolume',
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.CreateVolumeRequest.SerializeToString,
@@ -120,6 +125,13 @@ class AdminServicer:
 
     def ListDevices(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Collect(self, request, context):
+        """Collection of sparse segments: `action` is "start" (now, as long as it gives anything), "stop" (until it is started) or "" (just tell).
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -206,6 +218,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListDevices,
                     request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListDevicesRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListDevicesReply.SerializeToString,
+            ),
+            'Collect': grpc.unary_unary_rpc_method_handler(
+                    servicer.Collect,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.CollectRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.CollectReply.SerializeToString,
             ),
             'CreateVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateVolume,
@@ -339,6 +356,33 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/ListDevices',
             awsomefsd_dot_admin_dot_admin__pb2.ListDevicesRequest.SerializeToString,
             awsomefsd_dot_admin_dot_admin__pb2.ListDevicesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Collect(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/Collect',
+            awsomefsd_dot_admin_dot_admin__pb2.CollectRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.CollectReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,14 @@ class Devices(Protocol):
         """With each its state on this node: "ok", or why it cannot be used."""
 
 
+class Collecting(Protocol):
+    """Collection of sparse segments on this node (collection.py)."""
+
+    def order(self, action: str) -> None: ...
+    def told(self) -> tuple[str, dict[str, int], str]:
+        """State, figures, the last error."""
+
+
 def _edge(rpc: Callable[..., Any]) -> Callable[..., Any]:
     """Domain errors become what gRPC sends."""
 
@@ -67,11 +75,20 @@ _REPLIES = {method.name: method.output_type.name for method in pb.DESCRIPTOR.ser
 class AdminService(admin_pb2_grpc.AdminServicer):
     """`status` makes the answer to GetStatus (status.py): it needs more of the daemon than the rest does."""
 
-    def __init__(self, catalog: Catalog, devices: Devices, mounts: Mounts, streams: Streams, status: Callable[[], pb.Status]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        devices: Devices,
+        mounts: Mounts,
+        streams: Streams,
+        collection: Collecting,
+        status: Callable[[], pb.Status],
+    ) -> None:
         self._catalog = catalog
         self._streams = streams
         self._devices = devices
         self._mounts = mounts
+        self._collection = collection
         self._status = status
         self._followers = threading.BoundedSemaphore(FOLLOWERS_MAX)
         self.stopping = threading.Event()
@@ -95,6 +112,14 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     @_edge
     def ListDevices(self, request: pb.ListDevicesRequest, context: grpc.ServicerContext) -> pb.ListDevicesReply:
         return pb.ListDevicesReply(devices=[device_message(info, state) for info, state in self._devices.all()])
+
+    @_edge
+    def Collect(self, request: pb.CollectRequest, context: grpc.ServicerContext) -> pb.CollectReply:
+        if request.action:
+            self._collection.order(request.action)
+            logger.info("collection ordered", extra={"action": request.action})
+        state, figures, error = self._collection.told()
+        return pb.CollectReply(state=state, figures=figures, last_error=error)
 
     # --- volumes ------------------------------------------------------------------------------------------------------------
 

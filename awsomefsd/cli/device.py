@@ -1,4 +1,4 @@
-"""awsomefsd device add|ls|show|recover."""
+"""awsomefsd device add|ls|show|collect|recover."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from awsomefsd.cli.main import Group, Session
 from awsomefsd.cli.output import message_dict, output_option, print_json
 from awsomefsd.cli.tables import print_devices
 from awsomefsd.errors import NotFound, WouldLoseData
+from awsomefsd.sizes import format_bytes
 
 
 @click.group(cls=Group)
@@ -80,6 +81,28 @@ def show(session: Session, which: str, form: str) -> None:
         return
     for name, value in message_dict(found).items():
         click.echo(f"{name:<16}{value}")
+
+
+@device.command()
+@click.argument("action", type=click.Choice(["start", "status", "stop"]))
+@output_option
+@click.pass_obj
+def collect(session: Session, action: str, form: str) -> None:
+    """Collect sparse segments: copy what lives in them together, so that whole segments become free.
+
+    It starts by itself when space is low or much of it is dead.  `start` goes on as long as it gives anything; `stop` holds until `start`,
+    or until the daemon is started again.
+    """
+    with session.client() as client:
+        told = client.call("Collect", action="" if action == "status" else action)
+    if form == "json":
+        print_json(message_dict(told))
+        return
+    click.echo(f"{'state':<20}{told.state}")
+    for name, value in sorted(told.figures.items()):
+        click.echo(f"{name:<20}{format_bytes(value) if name.endswith('_bytes') else value}")
+    if told.last_error:
+        click.echo(f"{'last error':<20}{told.last_error}")
 
 
 def _find(devices: Any, which: str) -> Any:

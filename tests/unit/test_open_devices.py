@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd.io.open_devices import OpenDevices
 from awsomefsd.types import DeviceInfo
-from awsomefsd.worker import OpenDevices
 
 MIB = 1 << 20
 

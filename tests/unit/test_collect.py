@@ -1,0 +1,351 @@
+"""Collection under a live mount: contents, readers, damage, deaths, and how much space comes back."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awsomefsd.errors import FsError, Unavailable
+from awsomefsd.io.collect import Collector
+from awsomefsd.limits import KIB
+from awsomefsd.meta import messages as m
+from awsomefsd.meta.collection_messages import GetSparse
+from awsomefsd.meta.commands import LeaseSegments, Relocate
+from awsomefsd.types import ROOT_INO
+from awsomefsd.wait import Signal, Task, block_on
+from tests.meta_host import MIB
+from tests.vfsrig import LIMIT_S, VOLUME, Rig, rig, until
+
+
+@pytest.fixture
+def r(tmp_path: Path) -> Iterator[Rig]:
+    with rig(tmp_path) as made:
+        yield made
+
+
+class Asked:
+    """The daemon's way to the service; `before(body)` may do something first, or raise."""
+
+    def __init__(self, r: Rig) -> None:
+        self.r = r
+        self.before: Any = lambda body: None
+
+    def __call__(self, body: Any) -> Any:
+        self.before(body)
+        assert self.r.host.service is not None
+        reply = self.r.host.service.query(body, 10)
+        if isinstance(reply, m.Failed):
+            raise Unavailable(reply.detail) if reply.retry else FsError(reply.errno, reply.detail)
+        return reply
+
+
+def collector(r: Rig) -> Collector:
+    return Collector(Asked(r), {1: r.device}, "node", "boot", time.monotonic_ns)
+
+
+def collect(made: Collector, percent: int = 12, *, merge: bool = True) -> int:
+    """Until nothing is left to do; how many rounds that took."""
+    rounds = 0
+    while chosen := made.choose(made.look(), percent):
+        made.round(chosen, merge=merge)
+        rounds += 1
+        assert rounds < 200, "collection does not end"
+    made.rest()
+    return rounds
+
+
+def segments(made: Collector) -> int:
+    """In use."""
+    made.look()
+    return made.figures.segments_total - made.figures.segments_free
+
+
+def remove(r: Rig, name: bytes) -> None:
+    r.call("unlink", ROOT_INO, name)
+
+
+def passed(r: Rig) -> None:
+    """The worker's session says that it uses nothing old: what was freed may be leased again.  (The rig's clock stands still.)"""
+    state = r.worker.memory.control.state
+    Asked(r)(m.Renew(state.session, state.epoch, (1 << 62) - 1))
+
+
+def content(r: Rig, ino: int) -> bytes:
+    """As a reply to the kernel: the bytes are taken on the thread that read them, whose buffer is then used for the next one."""
+    fh = r.open(ino, os.O_RDONLY)
+    taken = Signal()
+    result = r.vfs.read(r.ctx(), ino, fh, 0, MIB)
+    if isinstance(result, list):
+        taken.fire(b"".join(map(bytes, result)))
+    else:
+        Task(result, lambda value, error: taken.fire(b"" if error else b"".join(map(bytes, value)), error)).start()
+    found: bytes = block_on(taken, LIMIT_S)
+    r.close_file(ino, fh)
+    return found
+
+
+def extents(r: Rig, ino: int) -> list[Any]:
+    assert r.host.service is not None
+    found: list[Any] = r.host.service.query(m.GetLayout(VOLUME, ino, 0, 1 << 40)).extents  # type: ignore[union-attr]
+    return found
+
+
+def test_sparse_segments_become_free_and_contents_stay(r: Rig, seed: int) -> None:
+    chance = random.Random(seed)
+    files = {}
+    for number in range(64):
+        ino, fh = r.create(b"f%d" % number)
+        data = chance.randbytes(200 * KIB)
+        r.write(ino, fh, 0, data)
+        files[ino] = (number, data)
+        r.close_file(ino, fh)
+    r.flush()
+    kept = {}
+    for ino, (number, data) in files.items():
+        if number % 4:
+            remove(r, b"f%d" % number)
+        else:
+            kept[ino] = data
+    made = collector(r)
+    before = segments(made)
+    assert collect(made) > 0
+    after = segments(made)
+    live = sum(map(len, kept.values()))
+    assert after <= live // MIB + 3 < before - 5
+    assert made.figures.moved_bytes >= made.figures.copied_bytes - made.figures.skipped_bytes > 0
+    for ino, data in kept.items():
+        assert r.content(ino) == data, "through a layout that is old by now"
+    assert collect(made) == 0, "nothing is copied round and round"
+    r.restart()
+    for ino, data in kept.items():
+        assert r.content(ino) == data
+    r.check()
+
+
+def test_what_was_overwritten_at_random_becomes_large_frames_again(r: Rig, seed: int) -> None:
+    chance = random.Random(seed)
+    size = 4 * MIB
+    ino, fh = r.create(b"f")
+    data = bytearray(chance.randbytes(size))
+    for offset in range(0, size, MIB):
+        r.write(ino, fh, offset, bytes(data[offset : offset + MIB]))
+    r.fsync(ino, fh)
+    for _ in range(20):
+        for _ in range(60):
+            offset = chance.randrange(size // 4096) * 4096
+            piece = chance.randbytes(4096)
+            data[offset : offset + 4096] = piece
+            r.write(ino, fh, offset, piece)
+        r.fsync(ino, fh)
+    scattered = len(extents(r, ino))
+    made = collector(r)
+    rounds = collect(made)
+    merged = len(extents(r, ino))
+    assert rounds and merged * 4 < scattered, (scattered, merged)
+    assert r.content(ino, size) == data
+    r.restart()
+    assert r.content(ino, size) == data
+    r.check()
+
+
+def test_shared_bytes_stay_shared(r: Rig, seed: int) -> None:
+    """Copies by reference, overwritten in part: contents stay, and no byte is stored twice after moving."""
+    chance = random.Random(seed)
+    ino, fh = r.create(b"f")
+    data = chance.randbytes(MIB)
+    r.write(ino, fh, 0, data)
+    r.fsync(ino, fh)
+    contents = {ino: bytearray(data)}
+    for number in range(6):
+        new, new_fh = r.create(b"copy%d" % number)
+        start = chance.randrange(0, MIB // 2)
+        copied = r.call("copy_file_range", ino, start, new, new_fh, 0, MIB // 2, 0)
+        contents[new] = bytearray(data[start : start + copied])
+        for _ in range(5):
+            offset, piece = chance.randrange(copied - 5_000), chance.randbytes(5_000)
+            r.write(new, new_fh, offset, piece)
+            contents[new][offset : offset + 5_000] = piece
+        r.fsync(new, new_fh)
+    for _ in range(30):  # most of the first copy dies, what is shared with the others lives on
+        offset, piece = chance.randrange(MIB - 30_000), chance.randbytes(30_000)
+        r.write(ino, fh, offset, piece)
+        contents[ino][offset : offset + 30_000] = piece
+        r.fsync(ino, fh)
+    r.restart()  # seals what is open
+
+    def live() -> int:
+        return sum(info.live_bytes for info in Asked(r)(m.GetSegments(list(range(1, 40)))).segments)
+
+    before = live()
+    made = collector(r)
+    made.round(made.look(), merge=True)
+    made.rest()
+    assert made.figures.moved_bytes > made.figures.copied_bytes > 0, "owners of shared bytes move by one copy"
+    assert live() <= before
+    for number, wanted in contents.items():
+        assert r.content(number) == wanted
+    r.check()
+
+
+def test_a_damaged_block_is_never_copied_as_good(r: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    inos = {}
+    for number in range(40):
+        inos[number] = r.file(b"f%d" % number, bytes([number]) * 100_000)
+    r.flush()
+    r.restart()
+    for number in range(40):
+        if number % 5:
+            remove(r, b"f%d" % number)
+    (broken,) = extents(r, inos[10])
+    (info,) = Asked(r)(m.GetSegments([broken.segment])).segments
+    r.device.content[info.byte_offset + broken.frame_offset + broken.header_bytes + 50_000] ^= 1
+    made = collector(r)
+    assert collect(made) > 0
+    assert made.figures.corrupt_pieces == 1 and f"not moved: volume=1 ino={inos[10]} offset=0" in caplog.text
+    assert extents(r, inos[10]) == [broken], "it stays where it is"
+    for number in range(0, 40, 5):
+        if number != 10:
+            assert r.content(inos[number]) == bytes([number]) * 100_000
+    with pytest.raises(Exception, match="checksum mismatch"):
+        r.content(inos[10])
+
+
+def test_readers_are_never_disturbed(r: Rig, seed: int) -> None:
+    """Reads of files that move again and again, while the places they had are written by others."""
+    chance = random.Random(seed)
+    files = {}
+    for number in range(30):
+        data = chance.randbytes(60_000)
+        files[r.file(b"f%d" % number, data)] = data
+    r.flush()
+    errors: list[BaseException] = []
+    stop = threading.Event()
+    reads = [0]
+
+    def read() -> None:
+        own = random.Random(seed)
+        try:
+            while not stop.is_set():
+                ino = own.choice(list(files))
+                assert content(r, ino) == files[ino]
+                reads[0] += 1
+        except BaseException as err:
+            errors.append(err)
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    made = collector(r)
+    moved = 0
+    for turn in range(12):
+        for number in range(8):
+            r.file(b"g%d-%d" % (turn, number), chance.randbytes(200_000))
+        r.flush()
+        for number in range(8):
+            remove(r, b"g%d-%d" % (turn, number))
+        found = made.look()
+        if found:
+            made.round(found, merge=True)  # whether it pays or not
+            made.rest()
+        passed(r)
+        moved = made.figures.moved_bytes
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not errors, errors
+    assert reads[0] > 50 and moved > 3 * 30 * 60_000, (reads, moved)
+    assert r.counter("corrupt_reads") == 0
+    r.check()
+
+
+@pytest.mark.parametrize("when", ["lease", "relocate", "relocated", "renew"])
+def test_a_collector_that_dies_loses_nothing(r: Rig, seed: int, when: str) -> None:
+    """The daemon is killed at each step: its successor goes on, and no space is lost."""
+    chance = random.Random(seed)
+    kept = {}
+    for number in range(60):
+        data = chance.randbytes(150_000)
+        ino = r.file(b"f%d" % number, data)
+        if number % 3 == 0:
+            kept[ino] = data
+    r.flush()
+    r.restart()
+    for number in range(60):
+        if number % 3:
+            remove(r, b"f%d" % number)
+    passed(r)
+
+    class Killed(Exception):
+        pass
+
+    def die(body: Any) -> None:
+        command = getattr(body, "command", None)
+        if when == "lease" and isinstance(command, LeaseSegments):
+            raise Killed
+        if when == "relocate" and isinstance(command, Relocate):
+            raise Killed
+        if when == "relocated" and isinstance(command, Relocate):
+            asked.before = lambda _: None
+            asked(body)
+            raise Killed
+        if when == "renew" and isinstance(body, m.Renew):
+            raise Killed
+
+    for _ in range(3):
+        dying = collector(r)
+        asked: Any = dying._ask
+        asked.before = die
+        with pytest.raises(Killed):
+            dying.round(dying.choose(dying.look(), 12), merge=True)
+    r.restart()
+    made = collector(r)
+    collect(made)
+    passed(r)
+    for ino, data in kept.items():
+        assert r.content(ino) == data
+    assert segments(made) <= sum(map(len, kept.values())) // MIB + 4
+    assert Asked(r)(GetSparse(0, 1)).free + segments(made) == 62
+    r.check()
+
+
+def fill(r: Rig, prefix: bytes, chance: random.Random, files: dict[bytes, tuple[int, int]]) -> None:
+    """Files, open still, until there is no space."""
+    while True:
+        name = b"%s-%d" % (prefix, len(files))
+        files[name] = ino, fh = r.create(name)
+        size = chance.choice([3_000, 50_000, 900_000])
+        for offset in range(0, size, 300_000):
+            r.write(ino, fh, offset, b"x" * min(300_000, size - offset))
+
+
+def test_filled_emptied_and_refilled_it_ends_as_it_began(r: Rig, seed: int) -> None:
+    chance = random.Random(seed)
+    made = collector(r)
+    used = []
+    room = []
+    for turn in range(10):
+        files: dict[bytes, tuple[int, int]] = {}
+        free = r.call("statfs", ROOT_INO).bytes_free
+        room.append(free)
+        with pytest.raises(FsError, match="the devices leave"):
+            fill(r, b"t%d" % turn, chance, files)
+        written = sum(r.attr(ino).size for ino, _ in files.values())
+        assert 0.8 * free < written < 1.02 * free, "statfs told what can be written"
+        for ino, fh in files.values():
+            r.fsync(ino, fh)  # all that was accepted
+            r.close_file(ino, fh)
+        for name in files:
+            remove(r, name)
+        until(lambda: not Asked(r)(m.GetStatus()).figures["reaping"])
+        collect(made)
+        passed(r)
+        used.append(segments(made))
+    assert max(used) <= 3 and max(room) - min(room) <= 3 * MIB, (used, room)
+    r.check()
