@@ -1,4 +1,4 @@
-"""What programs that use no extended attributes pay for them: requests of the kernel to the worker, and none of the worker to the daemon."""
+"""What programs without extended attributes pay for them: requests of the kernel to the worker, and none of the worker to the daemon."""
 
 from __future__ import annotations
 
