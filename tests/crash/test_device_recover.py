@@ -5,9 +5,11 @@ Void if nothing was running, or too few files were fsynced before the loss.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -125,3 +127,69 @@ def test_damaged_store_and_journal_are_repaired_in_place(make_node, seed):
     node.umount()
     node.stop()
     node.cli("fsck", timeout_s=120)
+
+
+CHURN = r"""
+import errno, hashlib, os, random, sys
+directory, seed = sys.argv[1], int(sys.argv[2])
+choose = random.Random(seed)
+names = []
+def remove():
+    os.unlink(os.path.join(directory, names.pop(choose.randrange(len(names)))))
+number = 0
+while True:
+    data = choose.randbytes(choose.choice((3000, 300_000, 2_000_000)))
+    path = os.path.join(directory, "new")
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        name = hashlib.sha256(data).hexdigest()
+        os.rename(path, os.path.join(directory, name))
+        names.append(name)
+        number += 1
+        print(number, flush=True)
+    except OSError as err:
+        if err.errno != errno.ENOSPC or not names:
+            raise
+        for _ in range(min(len(names), 8)):
+            remove()
+"""
+
+
+@pytest.mark.root
+@pytest.mark.timeout(400)
+def test_freed_segments_are_not_used_again_before_the_device_knows(make_node, figures, seed, tmp_path):
+    """A nearly full device under churn, killed at any moment: each name that the device brings back has its bytes, though many of the
+    segments that it used to name were freed and written again."""
+    choose = random.Random(seed)
+    node = make_node(size_bytes=130 << 20)
+    leased = 0
+    for number in range(ROUNDS - 1):
+        out = tmp_path / f"churn-{number}"
+        for old in node.mountpoint.iterdir():
+            if number and choose.random() < 0.5:
+                old.unlink()
+        with out.open("wb") as said:
+            churn = subprocess.Popen([sys.executable, "-c", CHURN, str(node.mountpoint), str(seed + number)], stdout=said)
+        try:
+            await_true("churn on a full device", lambda: churn.poll() is not None or out.read_bytes().count(b"\n") >= 120, 120)
+            assert churn.poll() is None, "the writer failed: a full device has to give back what was freed"
+            figures_now = node.ask("status", accept=(0, 3))["figures"]
+            assert figures_now["checkpoint"] == "ok"
+            time.sleep(choose.random())
+            node.kill_everything()
+            node.detach_mount()
+        finally:
+            churn.kill()
+            churn.wait(30)
+        leased = int(figures_now["checkpoints_written"])
+        shutil.rmtree(node.state)
+        recovered(node)
+        node.up()
+        names = [path for path in node.mountpoint.iterdir() if path.name != "new"]
+        assert names, "void: nothing came back"
+        for path in names:
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name, f"{path.name} has other bytes"
+    figures.append(f"churn on a full device: {ROUNDS - 1} losses, each file that came back has its bytes; {leased} checkpoints in the last")
