@@ -158,9 +158,13 @@ while True:
 """
 
 
+def await_churn(churn: subprocess.Popen[bytes], out: Path) -> None:
+    await_true("churn on a full device", lambda: churn.poll() is not None or out.read_bytes().count(b"\n") >= 120, 120)
+
+
 @pytest.mark.root
 @pytest.mark.timeout(400)
-def test_freed_segments_are_not_used_again_before_the_device_knows(make_node, figures, seed, tmp_path):
+def test_what_comes_back_to_a_full_device_has_its_bytes(make_node, figures, seed, tmp_path):
     """A nearly full device under churn, killed at any moment: each name that the device brings back has its bytes, though many of the
     segments that it used to name were freed and written again."""
     choose = random.Random(seed)
@@ -174,7 +178,7 @@ def test_freed_segments_are_not_used_again_before_the_device_knows(make_node, fi
         with out.open("wb") as said:
             churn = subprocess.Popen([sys.executable, "-c", CHURN, str(node.mountpoint), str(seed + number)], stdout=said)
         try:
-            await_true("churn on a full device", lambda: churn.poll() is not None or out.read_bytes().count(b"\n") >= 120, 120)
+            await_churn(churn, out)
             assert churn.poll() is None, "the writer failed: a full device has to give back what was freed"
             figures_now = node.ask("status", accept=(0, 3))["figures"]
             assert figures_now["checkpoint"] == "ok"

@@ -174,8 +174,8 @@ def test_every_flipped_bit_costs_the_end_and_nothing_else(seed: int) -> None:
     area, starts = best(on) or pytest.fail("no checkpoint")
     assert area.last == 30
     on.content[used - 3 * BLOCK_BYTES + 70] ^= 1
+    on.content[MIB + 2 * BLOCK_BYTES] ^= 1
     with pytest.raises(Corrupt):
-        on.content[MIB + 2 * BLOCK_BYTES] ^= 1
         restored(on, area, starts)
 
 

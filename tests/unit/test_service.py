@@ -14,6 +14,7 @@ from awsomefsd.meta import commands as c
 from awsomefsd.meta import leader as leader_module
 from awsomefsd.meta import messages as m
 from awsomefsd.meta import service_connections
+from awsomefsd.meta.device_index import DeviceIndex
 from awsomefsd.meta.raft_membership import Member, Membership
 from awsomefsd.meta.renewals import Renewals
 from awsomefsd.meta.waiting import LockWaiters
@@ -265,6 +266,20 @@ def test_the_service_stamps_safe_index(tmp_path):
         reply = wire.ask(m.Propose(9, opened.session, opened.epoch, [], c.LeaseSegments(1, 1 << 40)))
         assert len(reply.segments) == 1
         assert node.log()[-1].command.safe_index == 4
+        wire.close()
+
+
+def test_what_the_device_does_not_hold_is_not_safe(tmp_path):
+    index = DeviceIndex(3)
+    with host(tmp_path, on_device=index) as node:
+        wire = Wire(node.socket_path)
+        opened = wire.open_session()
+        wire.ask(m.Renew(opened.session, opened.epoch, 4))
+        wire.ask(m.Propose(9, opened.session, opened.epoch, [], c.LeaseSegments(1, 1 << 40)))
+        assert node.log()[-1].command.safe_index == 3 and index.wanted.is_set(), "and the tail is wanted at once"
+        index.durable = 1 << 40
+        wire.ask(m.Propose(10, opened.session, opened.epoch, [], c.LeaseSegments(1, 1 << 40)))
+        assert node.log()[-1].command.safe_index == 4, "the sessions count as well"
         wire.close()
 
 
