@@ -8,6 +8,9 @@ _.ListDevices
 _.ListMounts
 _.ListVolumes
 _.Umount
+_.ScrubStart
+_.ScrubStatus
+_.ScrubStop
 
 # pyfuse3 calls its operations, and reads these of what they return
 _.removexattr

@@ -95,6 +95,7 @@ class Parts:
         from awsomefsd.admin.server import Door, GrpcServer
         from awsomefsd.admin.service import AdminService
         from awsomefsd.admin.streams import Streams
+        from awsomefsd.scrub import Scrub
         from awsomefsd.status import Status
 
         settings = self.settings
@@ -102,13 +103,17 @@ class Parts:
             settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.collection, self.checkpoints.figures
         )  # fmt: skip
         streams = Streams(settings.state_dir / "readers", self.node.cluster, self._call)
-        self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status)
+        self.scrub = Scrub(settings.state_dir, self.node.cluster, self._call, self.metadata.copy_pages)
+        undo.callback(self.scrub.close)
+        self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status, self.scrub)
         self.grpc = GrpcServer(self.admin, settings.run_dir)
         undo.callback(self.grpc.stop)
         undo.callback(self.admin.stopping.set)
         refused = self.figures.counter("awsomefsd_admin_refused_total", "Admin connections of users that may not ask.")
         self.door = Door(settings.admin_socket, self.grpc.path, settings.admin_group, refused)
         self.figures.source(status.samples)
+        self.figures.source(self.scrub.samples)
+        self.scrub.resume()
         if settings.metrics.listen:
             from awsomefsd.exporter import Exporter
 

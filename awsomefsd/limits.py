@@ -171,3 +171,5 @@ assert DIRTY_BYTES_MAX + PARK_BYTES_MAX + CHECKSUM_CACHE_BYTES_MAX + 64 * MIB <=
 # --- repair and scrub
 REPAIR_ENTRY_ROWS = 1_000  # rows in one entry of fsck
 REPAIR_ENTRY_BYTES = 512 * KIB  # and their bytes
+SCRUB_BYTES_PER_S = 64 * MIB
+SCRUB_FINDINGS_MAX = 1_000  # kept and shown; all are counted and logged

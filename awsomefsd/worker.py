@@ -46,10 +46,12 @@ from awsomefsd.limits import UMOUNT_FLUSH_MS_MAX
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.meta.commands import Commit, EndSession, OpenSession
 from awsomefsd.meta.messages import Devices, GetDevices, Report, SessionOpened
+from awsomefsd.meta.paths import path_of
 from awsomefsd.types import DeviceInfo
 from awsomefsd.wait import block_on
 
 IO_THREADS = 3
+PATH_PAGES_MAX = 1_000
 THREAD_DIED_EXIT_CODE = 70
 REPORT_S = 5.0
 # A session that holds its volume alone uses no older state than its own last change, and readers compare identities: no freed segment has
@@ -71,6 +73,7 @@ class Worker:
         self.config = config
         self.fresh = bool(start["fresh"])
         self._ended = threading.Event()
+        self._naming = threading.Lock()
         self.memory = MountMemory(link.fds, self.mount_id, config["volume"], fresh=self.fresh)
         self.client = MetaClient(config["meta_sock"], self.mount_id)
         self.lease = MountLease(self.client.lease_left_ns)
@@ -149,6 +152,16 @@ class Worker:
     def _report_corrupt(self, ino: int, offset: int, detail: str) -> None:
         self.memory.control.counter("corrupt_reads").add()
         log.error("wrong bytes on the device, read refused: ino=%d offset=%d %s", ino, offset, detail)
+        if self._naming.acquire(blocking=False):  # the reader does not wait for the daemon; one name at a time is enough
+            threading.Thread(target=self._name_corrupt, args=(ino, offset), name="corrupt", daemon=True).start()
+
+    def _name_corrupt(self, ino: int, offset: int) -> None:
+        try:
+            volume = self.config["volume"]
+            path = path_of(self._call, volume, ino, PATH_PAGES_MAX)
+            log.error("the file with wrong bytes", extra={"volume": self.config["volume_name"], "path": path, "ino": ino, "offset": offset})
+        finally:
+            self._naming.release()
 
     def _put_aside(self, records: list[Any]) -> str:
         return write_conflicts(os.path.join(self.config["state_dir"], "conflicts"), self.mount_id, records)

@@ -319,3 +319,63 @@ class RemoveReaderRequest(_message.Message):
 class RemoveReaderReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ScrubStartRequest(_message.Message):
+    __slots__ = ("bytes_per_s",)
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    bytes_per_s: int
+    def __init__(self, bytes_per_s: _Optional[int] = ...) -> None: ...
+
+class ScrubStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ScrubStopRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Scrub(_message.Message):
+    __slots__ = ("state", "bytes_per_s", "started_ns", "ended_ns", "segments", "extents", "bytes", "rechecked", "found", "repaired", "reason", "findings")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    STARTED_NS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_NS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    EXTENTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECHECKED_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    REPAIRED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    bytes_per_s: int
+    started_ns: int
+    ended_ns: int
+    segments: int
+    extents: int
+    bytes: int
+    rechecked: int
+    found: int
+    repaired: int
+    reason: str
+    findings: _containers.RepeatedCompositeFieldContainer[ScrubFinding]
+    def __init__(self, state: _Optional[str] = ..., bytes_per_s: _Optional[int] = ..., started_ns: _Optional[int] = ..., ended_ns: _Optional[int] = ..., segments: _Optional[int] = ..., extents: _Optional[int] = ..., bytes: _Optional[int] = ..., rechecked: _Optional[int] = ..., found: _Optional[int] = ..., repaired: _Optional[int] = ..., reason: _Optional[str] = ..., findings: _Optional[_Iterable[_Union[ScrubFinding, _Mapping]]] = ...) -> None: ...
+
+class ScrubFinding(_message.Message):
+    __slots__ = ("kind", "where", "what", "volume", "path", "offset", "repaired")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    REPAIRED_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    where: str
+    what: str
+    volume: str
+    path: str
+    offset: int
+    repaired: bool
+    def __init__(self, kind: _Optional[str] = ..., where: _Optional[str] = ..., what: _Optional[str] = ..., volume: _Optional[str] = ..., path: _Optional[str] = ..., offset: _Optional[int] = ..., repaired: _Optional[bool] = ...) -> None: ...

@@ -104,6 +104,21 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderReply.FromString,
                 _registered_method=True)
+        self.ScrubStart = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ScrubStart',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ScrubStartRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.Scrub.FromString,
+                _registered_method=True)
+        self.ScrubStatus = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ScrubStatus',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ScrubStatusRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.Scrub.FromString,
+                _registered_method=True)
+        self.ScrubStop = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ScrubStop',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ScrubStopRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.Scrub.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -201,6 +216,25 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScrubStart(self, request, context):
+        """Looks at all rows and all live data once; FAILED_PRECONDITION while one goes on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScrubStatus(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScrubStop(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -273,6 +307,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RemoveReader,
                     request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderReply.SerializeToString,
+            ),
+            'ScrubStart': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScrubStart,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ScrubStartRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.Scrub.SerializeToString,
+            ),
+            'ScrubStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScrubStatus,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ScrubStatusRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.Scrub.SerializeToString,
+            ),
+            'ScrubStop': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScrubStop,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ScrubStopRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.Scrub.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -653,6 +702,87 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/RemoveReader',
             awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderRequest.SerializeToString,
             awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScrubStart(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ScrubStart',
+            awsomefsd_dot_admin_dot_admin__pb2.ScrubStartRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.Scrub.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScrubStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ScrubStatus',
+            awsomefsd_dot_admin_dot_admin__pb2.ScrubStatusRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.Scrub.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScrubStop(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ScrubStop',
+            awsomefsd_dot_admin_dot_admin__pb2.ScrubStopRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.Scrub.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,6 +23,7 @@ from awsomefsd.catalog import Catalog
 from awsomefsd.errors import Error, Overloaded, WouldLoseData
 from awsomefsd.meta.commands import Entry
 from awsomefsd.mounts import Mounts, MountView
+from awsomefsd.scrub import Progress, Scrub
 from awsomefsd.types import DeviceInfo, VolumeInfo
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         streams: Streams,
         collection: Collecting,
         status: Callable[[], pb.Status],
+        scrub: Scrub,
     ) -> None:
         self._catalog = catalog
         self._streams = streams
@@ -90,6 +92,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._mounts = mounts
         self._collection = collection
         self._status = status
+        self._scrub = scrub
         self._followers = threading.BoundedSemaphore(FOLLOWERS_MAX)
         self.stopping = threading.Event()
 
@@ -152,6 +155,22 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._catalog.delete_volume(request.name, destroy=bool(request.destroy))
         logger.warning("volume deleted", extra={"volume": request.name, "destroyed": bool(request.destroy)})
         return pb.DeleteVolumeReply()
+
+    # --- scrub --------------------------------------------------------------------------------------------------------------
+
+    @_edge
+    def ScrubStart(self, request: pb.ScrubStartRequest, context: grpc.ServicerContext) -> pb.Scrub:
+        logger.info("scrub started", extra={"bytes_per_s": request.bytes_per_s})
+        return scrub_message(self._scrub.start(request.bytes_per_s))
+
+    @_edge
+    def ScrubStatus(self, request: pb.ScrubStatusRequest, context: grpc.ServicerContext) -> pb.Scrub:
+        return scrub_message(self._scrub.status())
+
+    @_edge
+    def ScrubStop(self, request: pb.ScrubStopRequest, context: grpc.ServicerContext) -> pb.Scrub:
+        logger.info("scrub stopped")
+        return scrub_message(self._scrub.stop())
 
     def _where(self) -> dict[str, str]:
         return {view.volume_name: view.directory for view in self._mounts.views()}
@@ -235,6 +254,12 @@ def mount_message(view: MountView) -> pb.MountPoint:
         workers=view.workers,
         last_error=view.last_error,
     )
+
+
+def scrub_message(progress: Progress) -> pb.Scrub:
+    shown = [field.name for field in pb.Scrub.DESCRIPTOR.fields if field.name != "findings"]
+    findings = [pb.ScrubFinding(**msgspec.structs.asdict(finding)) for finding in progress.findings]
+    return pb.Scrub(findings=findings, **{name: getattr(progress, name) for name in shown})
 
 
 def change_message(entry: Entry) -> pb.Change:

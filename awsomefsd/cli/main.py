@@ -37,13 +37,15 @@ COMMANDS = {
     "umount": ("mount:umount", "Make everything durable and unmount."),
     "flush": ("mount:flush", "Make everything written to a mount durable."),
     "fsck": ("fsck:fsck", "Check and repair a stopped node."),
+    "scrub": ("scrub:scrub", "Look at everything that is stored, beside running mounts."),
     "log": ("log:log", "Follow the stream of changes."),
     "config": ("config:config", "Show and check the configuration."),
     "version": ("version:version", "Show the version."),
     "mount-helper": ("mount_helper:mount_helper", "What /sbin/mount.awsomefs runs."),
+    "check-copy": ("check_copy:check_copy", "Check a copy of the state store (for scrub)."),
     "umount-helper": ("mount_helper:umount_helper", "What /sbin/umount.fuse.awsomefs runs."),
 }
-HIDDEN = frozenset({"mount-helper", "umount-helper"})
+HIDDEN = frozenset({"mount-helper", "umount-helper", "check-copy"})
 
 
 class Session:

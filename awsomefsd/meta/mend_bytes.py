@@ -18,7 +18,7 @@ from awsomefsd.meta.filemap import Trims, hidden
 from awsomefsd.meta.mend_rows import lose_untold, lost
 from awsomefsd.meta.mender import FrameFacts, Mender
 from awsomefsd.meta.places import Runs, counted
-from awsomefsd.types import SEGMENT_FREE, SEGMENT_SEALED
+from awsomefsd.types import SEGMENT_FREE, SEGMENT_METADATA, SEGMENT_SEALED
 
 Shared = dict[tuple[int, int], tuple[int, Runs]]
 Reverse = dict[tuple[int, int], list[tuple[int, int, int, int]]]  # (volume, ino) -> (file offset, segment, frame offset, incarnation)
@@ -53,7 +53,7 @@ class Places:
                 row.segment, device.device, row.segment - device.first_segment, SEGMENT_SEALED, row.incarnation
             )
             self.mender.did(f"segment {row.segment}", f"its row is made anew, for {where}")
-        if segment.incarnation != row.incarnation:
+        if segment.incarnation != row.incarnation or segment.state == SEGMENT_METADATA:
             return False
         if segment.state == SEGMENT_FREE:
             segment.state, segment.freed_index = SEGMENT_SEALED, 0

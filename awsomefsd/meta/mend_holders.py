@@ -2,7 +2,7 @@
 
 A session whose row is gone may still have a living worker that writes: what it had leased is put into quarantine under an ended session of
 the same number, as after an expiry, and freed by the same proof.  A segment without a row is free, in an incarnation that no lease can have
-reached: each lease is an entry of the log, so none is above the applied index.
+reached: each lease is an entry of the log, so none is above the base of incarnations and the applied index.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from awsomefsd.meta import keys, rows
 from awsomefsd.meta.mend_bytes import Places
 from awsomefsd.meta.mender import Mender
 from awsomefsd.meta.segments import usable_bytes
-from awsomefsd.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED
+from awsomefsd.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_METADATA, SEGMENT_QUARANTINED, SEGMENT_SEALED
 
 _HELD_STATES = (SEGMENT_LEASED, SEGMENT_QUARANTINED)
 
@@ -97,12 +97,15 @@ class Holders:
 
     def _missing(self, device: rows.DeviceRow, index: int, held: dict[int, int]) -> None:
         number = device.first_segment + index
-        session = held.get(number, 0)
+        session = held.get(number)
         row = self.segments.get(number)
         if row is None:
-            self.segments[number] = row = rows.SegmentRow(number, device.device, index, SEGMENT_FREE, self.cluster.applied_index)
+            reached = self.cluster.incarnation_base + self.cluster.applied_index
+            self.segments[number] = row = rows.SegmentRow(number, device.device, index, SEGMENT_FREE, reached)
             self.mender.did(f"segment {number}", "its row is made anew")
-            if session:
+            if session == 0:
+                row.state = SEGMENT_METADATA
+            elif session:
                 row.state, row.session = SEGMENT_QUARANTINED, session
         elif session and row.state == SEGMENT_SEALED and not self.mender.txn.get(keys.segment(number)):
             row.state, row.session = SEGMENT_QUARANTINED, session  # made anew for its extents, and somebody may still write there
@@ -170,7 +173,8 @@ class Holders:
 
     # --- indexes and totals ------------------------------------------------------------------------------------------------------------
     def _indexes(self) -> None:
-        held = {keys.held(row.session, row.segment): rows.MARK for row in self.segments.values() if row.state in _HELD_STATES}
+        holding = (*_HELD_STATES, SEGMENT_METADATA)
+        held = {keys.held(row.session, row.segment): rows.MARK for row in self.segments.values() if row.state in holding}
         self.mender.index(keys.kind_range(0, keys.HELD), held, "segments held by sessions")
         free = {
             keys.free(row.device, row.index): rows.FREE.dumps(rows.FreeRow(row.segment, row.freed_index))

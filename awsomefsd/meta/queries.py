@@ -9,7 +9,19 @@ from typing import Any
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import LAYOUT_EXTENTS_MAX, READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
-from awsomefsd.meta import extents, keys, locks, own_segments, quota, relocation, rows, segments, sessions, volumes
+from awsomefsd.meta import (
+    extents,
+    keys,
+    locks,
+    own_segments,
+    quota,
+    relocation,
+    rows,
+    scrub_queries,
+    segments,
+    sessions,
+    volumes,
+)  # fmt: skip
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse
 from awsomefsd.meta.filemap import FileMap
@@ -17,6 +29,7 @@ from awsomefsd.meta.inodes import attr_of
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.message import Message
 from awsomefsd.meta.refuse import check_name, inode_of
+from awsomefsd.meta.scrub_messages import GetLiveSegments, GetNames
 from awsomefsd.meta.state import State
 from awsomefsd.types import DeviceInfo, Dirent, SegmentInfo, SessionInfo
 
@@ -211,5 +224,7 @@ _QUERIES: dict[type[Message], Callable[[State, Any], m.Reply]] = {
     m.TestLock: _test_lock,
     GetSparse: relocation.sparse,
     GetPieces: relocation.pieces,
+    GetLiveSegments: scrub_queries.live_segments,
+    GetNames: scrub_queries.names,
     GetFilePieces: relocation.file_pieces,
 }

@@ -149,6 +149,13 @@ class MetadataService:
             raise Unavailable("the metadata service does not run")
         replica.store.copy_to(path)
 
+    def copy_pages(self, path: Path) -> None:
+        """The same, page by page and not walked: a damaged one copies like any other."""
+        replica = self._replica
+        if replica is None or not self._accepting:
+            raise Unavailable("the metadata service does not run")
+        replica.store.copy_pages_to(path)
+
     def _ask(self, body: Body, timeout_s: float) -> Reply:
         try:
             check(body)  # before it is encoded: a number over 64 bits cannot be

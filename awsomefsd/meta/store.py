@@ -26,13 +26,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from awsomefsd.codec import Sealed
-from awsomefsd.errors import Corrupt, Error, FormatTooNew, Refused
-from awsomefsd.limits import GIB, STORE_MAP_BYTES_MIN, STORE_MAP_USE_MAX_PERCENT
+from awsomefsd.errors import Corrupt, Error, FormatTooNew, Refused, Unavailable
+from awsomefsd.limits import GIB, MIB, STORE_MAP_BYTES_MIN, STORE_MAP_USE_MAX_PERCENT
 from awsomefsd.meta.digest import digest_of, pack_digest, pair_hash, unpack_digest
 
 FORMAT_VERSION = 1
 INCOMPAT_KNOWN = 0  # feature bits without which the rows cannot be read
 RO_COMPAT_KNOWN = 0  # feature bits without which the rows can be read, not written
+COPY_TRIES_MAX = 5
 MAP_GROW_BYTES_MAX = 4 * GIB  # at most so much at once
 _SCAN_FIRST, _SCAN_MAX = 8, 256
 _IDENTITY_KEY = b"identity"
@@ -282,6 +283,26 @@ class Store:
         finally:
             os.close(fd)
         os.rename(new, path)
+
+    def copy_pages_to(self, path: Path) -> None:
+        """The pages of the last commit, copied as they lie, for a look by another process.  May run on another thread.
+
+        A read transaction keeps them from being used again; the two meta pages go first, so the copy begins where that one did.  Should
+        a commit have come in between, the copy names another transaction, and it is made again.
+        """
+        for _ in range(COPY_TRIES_MAX):
+            with self._map, self._env.begin() as txn:
+                self._copy_file(path)
+                with lmdb.open(str(path), subdir=False, readonly=True, lock=False, create=False) as copy:
+                    if copy.info()["last_txnid"] == txn.id():
+                        return
+        raise Unavailable("the state store is committed too often to be copied now")
+
+    def _copy_file(self, path: Path) -> None:
+        with Path(self._env.path(), "data.mdb").open("rb") as source, path.open("wb") as target:
+            target.write(source.read(2 * self._page_bytes))
+            while piece := source.read(MIB):
+                target.write(piece)
 
     def close(self) -> None:
         """Forgets what was not committed."""

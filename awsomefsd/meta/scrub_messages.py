@@ -1,0 +1,36 @@
+"""What scrub asks the metadata service, and the answers; part of messages.py."""
+
+from __future__ import annotations
+
+from awsomefsd.meta.message import Message
+from awsomefsd.types import SegmentInfo
+
+
+class GetLiveSegments(Message, tag=71):
+    """Segments with live bytes, of whatever state, `count` rows looked at from number `start` on.  Answered by LiveSegments."""
+
+    start: int
+    count: int
+
+
+class GetNames(Message, tag=72):
+    """Names of an inode, `count` dentries looked at behind the key `after` (b"": from the first).  Answered by NamePage."""
+
+    volume: int
+    ino: int
+    after: bytes
+    count: int
+
+
+class LiveSegments(Message, tag=61):
+    """`after`: where to go on, 0 at the end."""
+
+    segments: list[SegmentInfo]
+    after: int
+
+
+class NamePage(Message, tag=62):
+    """(directory, name), and the key to go on behind, b"" at the end."""
+
+    names: list[tuple[int, bytes]]
+    after: bytes
