@@ -21,7 +21,7 @@ from awsomefsd.meta import (
     segments,
     sessions,
     volumes,
-)  # fmt: skip
+)
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse
 from awsomefsd.meta.filemap import FileMap
