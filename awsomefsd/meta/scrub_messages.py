@@ -6,14 +6,14 @@ from awsomefsd.meta.message import Message
 from awsomefsd.types import SegmentInfo
 
 
-class GetLiveSegments(Message, tag=71):
+class GetLiveSegments(Message, tag=73):
     """Segments with live bytes, of whatever state, `count` rows looked at from number `start` on.  Answered by LiveSegments."""
 
     start: int
     count: int
 
 
-class GetNames(Message, tag=72):
+class GetNames(Message, tag=74):
     """Names of an inode, `count` dentries looked at behind the key `after` (b"": from the first).  Answered by NamePage."""
 
     volume: int
