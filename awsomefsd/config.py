@@ -33,7 +33,7 @@ from pydantic_settings import (
 )
 
 from awsomefsd.errors import ConfigError
-from awsomefsd.limits import DAEMON_MEMORY_BYTES, MIB, READ_AHEAD_BYTES_MAX, WORKER_MEMORY_BYTES
+from awsomefsd.limits import DAEMON_MEMORY_BYTES, MIB, READ_AHEAD_BYTES_MAX, WORKER_MEMORY_BYTES, WORKER_MEMORY_BYTES_MIN
 from awsomefsd.sizes import parse_bytes
 
 DEFAULT_FILES = tuple(Path("/etc/awsomefsd") / f"awsomefsd.{suffix}" for suffix in ("toml", "yaml", "yml"))
@@ -96,7 +96,7 @@ class MetricsSettings(Section):
 
 class MemorySettings(Section):
     daemon: Annotated[Size, Field(ge=128 * MIB)] = DAEMON_MEMORY_BYTES
-    worker: Annotated[Size, Field(ge=WORKER_MEMORY_BYTES)] = WORKER_MEMORY_BYTES
+    worker: Annotated[Size, Field(ge=WORKER_MEMORY_BYTES_MIN)] = WORKER_MEMORY_BYTES
 
 
 def _endpoint(value: str) -> str:

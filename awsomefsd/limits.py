@@ -144,6 +144,7 @@ RECALL_MS = 10_000  # for a recall to be answered, or to show progress
 
 # --- processes -------------------------------------------------------------------------------------------------------------
 WORKER_MEMORY_BYTES = 256 * MIB
+WORKER_MEMORY_BYTES_MIN = 128 * MIB  # that a budget may be
 DAEMON_MEMORY_BYTES = 512 * MIB
 RECONNECT_MS_MIN = 20
 RECONNECT_MS_MAX = 100  # a local socket: the daemon is back within a second, as a rule

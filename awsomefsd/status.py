@@ -84,7 +84,20 @@ class Status:
             memory_bytes_max=self._settings.memory.daemon,
         )
         status.reasons.extend(reasons(status))
+        status.reasons.extend(self._workers_over_budget(mounts))
         return status
+
+    def _workers_over_budget(self, mounts: list[pb.MountPoint]) -> Iterator[str]:
+        """A worker gives up its caches first; this is for what is left when that was not enough."""
+        try:
+            reports = self._catalog.reports()
+        except Unavailable:
+            return
+        for mount in mounts:
+            figures = reports.get(int(mount.mount, 16), {})
+            used, budget = figures.get("memory_bytes", 0), figures.get("memory_budget_bytes", 0)
+            if used > budget and figures.get("memory_cache_percent", 100) < 100:
+                yield f"the worker of {mount.directory} uses {used} bytes of memory, its budget (memory.worker) is {budget}"
 
     def _of_the_leader(self, ask: Callable[[], Iterable[Any]]) -> list[Any]:
         """Only the node that leads the metadata can tell; the others show nothing there, and who leads."""

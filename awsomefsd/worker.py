@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -42,13 +43,14 @@ from awsomefsd.io.open_devices import OpenDevices
 from awsomefsd.io.reader import SegmentReader
 from awsomefsd.io.reservation import Reservation
 from awsomefsd.io.writer import SegmentWriter
-from awsomefsd.limits import UMOUNT_FLUSH_MS_MAX
+from awsomefsd.limits import UMOUNT_FLUSH_MS_MAX, WORKER_MEMORY_BYTES
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.meta.commands import Commit, EndSession, OpenSession
 from awsomefsd.meta.messages import Devices, GetDevices, Report, SessionOpened
 from awsomefsd.meta.paths import path_of
 from awsomefsd.types import DeviceInfo
 from awsomefsd.wait import block_on
+from awsomefsd.worker_memory import LOOK_S, MemoryBudget
 
 IO_THREADS = 3
 PATH_PAGES_MAX = 1_000
@@ -102,6 +104,9 @@ class Worker:
         self.files = FileTable(self.config["volume"], memory.dirty, self.reader, self._report_corrupt)
         self.reservation = Reservation(self.config["volume"], self.client, memory.control)
         self.names = Names()
+        memfds = [fd for name, fd in self.link.fds.items() if name != "fuse"]
+        budget_bytes = self.config.get("memory_bytes", WORKER_MEMORY_BYTES)
+        self.budget = MemoryBudget(budget_bytes, memfds, (self.names, self.files, checksums), memory.dirty)
         self.flusher = Flusher(
             self.files, memory.dirty, self.writer, self.client, self.reservation, memory.control, self._refresh_layout, self.names.put
         )
@@ -252,8 +257,12 @@ class Worker:
 
     def _idle_loop(self) -> None:
         """Say how it goes, and give memory back that a burst of writes left behind."""
-        written = 0
-        while not self._ended.wait(REPORT_S):
+        written, reported = 0, time.monotonic()
+        while not self._ended.wait(LOOK_S):
+            self.budget.look()
+            if time.monotonic() < reported + REPORT_S:
+                continue
+            reported = time.monotonic()
             self.client.submit(Report(self.figures()), lambda _reply, _error: None)
             self.mount.atimes.flush()
             dirty = self.memory.dirty
@@ -266,6 +275,7 @@ class Worker:
         dirty = self.memory.dirty
         return {
             **self.memory.control.counters(),
+            **self.budget.figures(),
             "workers": self.open_command.worker,
             "open_files": len(self.memory.opens),
             "inodes_cached": len(self.names),

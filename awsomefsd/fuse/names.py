@@ -27,6 +27,7 @@ class Names:
     """Bounded caches.  Single dict operations only, so readers on other threads need no lock."""
 
     def __init__(self) -> None:
+        self._share = 1.0
         self._attrs: dict[int, Attr] = {}
         self._directories: dict[int, Directory] = {}
         self._name_count = 0
@@ -40,9 +41,16 @@ class Names:
     def put(self, attr: Attr) -> None:
         attrs = self._attrs
         attrs[attr.ino] = attr
-        if len(attrs) > INODES_CACHED_MAX:
-            for ino in list(attrs)[: INODES_CACHED_MAX // 16]:  # oldest first: dicts keep the order of insertion
-                attrs.pop(ino, None)
+        if len(attrs) > INODES_CACHED_MAX * self._share:
+            self._evict_attrs(len(attrs) - int(INODES_CACHED_MAX * self._share * 15 / 16))
+
+    def _evict_attrs(self, count: int) -> None:
+        for ino in list(self._attrs)[:count]:  # oldest first: dicts keep the order of insertion
+            self._attrs.pop(ino, None)
+
+    def bound(self, share: float) -> None:
+        """So much of the bounds holds from now on; what is over it goes with what comes next.  Any thread."""
+        self._share = share
 
     def drop(self, ino: int) -> None:
         self._attrs.pop(ino, None)
@@ -71,7 +79,7 @@ class Names:
         """The remembered directory, begun now if need be; `complete` is for one that was just created."""
         directory = self._directories.get(ino)
         if directory is None:
-            if self._name_count > DENTRIES_CACHED_MAX:
+            if self._name_count > DENTRIES_CACHED_MAX * self._share:
                 self._evict()
             directory = self._directories[ino] = Directory(complete=complete)
         return directory
@@ -84,7 +92,7 @@ class Names:
             return
         if name not in directory.names:
             self._name_count += 1
-            if len(directory.names) >= DIRECTORY_LISTED_ENTRIES_MAX and self._name_count > DENTRIES_CACHED_MAX:
+            if len(directory.names) >= DIRECTORY_LISTED_ENTRIES_MAX and self._name_count > DENTRIES_CACHED_MAX * self._share:
                 self._evict()
                 directory = self.directory(parent)
         directory.names[name] = ino
@@ -95,5 +103,5 @@ class Names:
             directory = self._directories.pop(ino, None)
             if directory is not None:
                 self._name_count -= len(directory.names)
-            if self._name_count <= DENTRIES_CACHED_MAX // 2:
+            if self._name_count <= DENTRIES_CACHED_MAX * self._share / 2:
                 return

@@ -65,11 +65,22 @@ class ByteLru(Generic[K, V]):
             else:
                 self._entries[key] = (value, size)
                 self._bytes += size
-            while self._bytes > self._bytes_max:
-                _, (victim, victim_size) = self._entries.popitem(last=False)
-                self._bytes -= victim_size
-                self._evictions += 1
-                dropped.append(victim)
+            dropped += self._evict()
+        self._dropped(dropped)
+
+    def _evict(self) -> list[V]:
+        dropped: list[V] = []
+        while self._bytes > self._bytes_max:
+            _, (victim, victim_size) = self._entries.popitem(last=False)
+            self._bytes -= victim_size
+            self._evictions += 1
+            dropped.append(victim)
+        return dropped
+
+    def bound(self, bytes_max: int) -> None:
+        with self._lock:
+            self._bytes_max = bytes_max
+            dropped = self._evict()
         self._dropped(dropped)
 
     def discard(self, key: K) -> None:
@@ -103,6 +114,11 @@ class ChecksumCache:
     def __init__(self, bytes_max: int = CHECKSUM_CACHE_BYTES_MAX) -> None:
         self._tables: ByteLru[tuple[int, int], ChecksumTable] = ByteLru(bytes_max // 2)
         self._frames: ByteLru[tuple[int, int, int], FrameChecks] = ByteLru(bytes_max - bytes_max // 2)
+
+    def bound(self, share: float) -> None:
+        """So much of CHECKSUM_CACHE_BYTES_MAX from now on."""
+        for cache in (self._tables, self._frames):
+            cache.bound(int(CHECKSUM_CACHE_BYTES_MAX // 2 * share))
 
     def table(self, segment: int, incarnation: int) -> ChecksumTable | None:
         return self._tables.get((segment, incarnation))

@@ -39,13 +39,15 @@ from crc32c import crc32c
 
 from awsomefsd import shm
 from awsomefsd.errors import Corrupt, FormatTooNew
-from awsomefsd.limits import DIRTY_RECALL_BYTES
+from awsomefsd.limits import DIRTY_RECALL_BYTES, MIB
 
 MAGIC = b"awsmdirt"
 VERSION = 1
 ALIGN_FROM_BYTES = 64 * 1024
 HEADER_BYTES = 128  # of a record; also the unit of positions
 RECORD_MAGIC = 0x4459
+LIMIT_BYTES_MIN = DIRTY_RECALL_BYTES + 12 * MIB  # a few of the largest writes
+RELEASE_STEP_BYTES = 2 * MIB
 
 KIND_PAD, KIND_WRITE = 0, 1  # TRUNCATE, PUNCH and ATTRS come with a new VERSION
 RESERVED, DIRTY, CLEAN, ABANDONED = range(4)  # the last two: the tail may pass
@@ -140,6 +142,8 @@ class DirtyLog:
         self._ring = self._view[shm.PAGE_BYTES : shm.PAGE_BYTES + self.capacity]
         self._ring_words = shm.words(self._ring)
         self._recall_bytes = recall_bytes
+        self._limit_bytes = self.capacity
+        self._released = 0  # where a bound ring has given back the pages of what the tail has passed
         self._lock = threading.Lock()
         self._seed = 0
         self._live: deque[Record] = deque()  # tail to head, pads too
@@ -225,7 +229,7 @@ class DirtyLog:
         if place + span > self.capacity:
             pad = self.capacity - place
             delta, span = _extent(0, length)
-        if head + pad + span - self._tail > self.capacity - (0 if recall else self._recall_bytes):
+        if head + pad + span - self._tail > self._limit_bytes - (0 if recall else self._recall_bytes):
             if span > self.capacity - self._recall_bytes:
                 raise ValueError(f"{length} bytes never fit a dirty log of {self.capacity}")
             return None
@@ -288,6 +292,25 @@ class DirtyLog:
             tail = record.position + record.span
         if tail != self._tail:
             self._tail = self._words[_TAIL] = tail
+            if self._limit_bytes < self.capacity:
+                self._release_passed()
+
+    def bound(self, limit_bytes: int) -> None:
+        """Use no more than that of the ring from now on, at least LIMIT_BYTES_MIN: pages that the tail passes are given back."""
+        with self._lock:
+            self._released = max(self._released, self._tail)
+            self._limit_bytes = min(max(limit_bytes, LIMIT_BYTES_MIN), self.capacity)
+
+    def _release_passed(self) -> None:
+        """In steps: it costs a system call (called with the lock).  Nothing whose place is in use again."""
+        start = max(self._released, self._head - self.capacity)
+        if self._tail - start < RELEASE_STEP_BYTES:
+            return
+        self._released = self._tail
+        first, length = start % self.capacity, self._tail - start
+        for at, size in ((first, min(length, self.capacity - first)), (0, first + length - self.capacity)):
+            if size > 0:
+                shm.release_pages(self._mem, shm.PAGE_BYTES + at, size)
 
     def release_pages(self) -> bool:
         """Give the memory of the ring back if the log is wholly clean (call it when the mount is idle)."""

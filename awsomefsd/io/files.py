@@ -178,6 +178,7 @@ class FileTable:
         self._corrupt = corrupt
         self._lock = threading.Lock()
         self._states: OrderedDict[int, FileState] = OrderedDict()
+        self._share = 1.0
 
     def get(self, ino: int) -> FileState | None:
         return self._states.get(ino)
@@ -188,7 +189,7 @@ class FileTable:
         if state is None:
             with self._lock:
                 state = self._states.setdefault(attr.ino, FileState(attr))
-                if len(self._states) > FILES_CACHED_MAX:
+                if len(self._states) > FILES_CACHED_MAX * self._share:
                     self._evict()
         return state
 
@@ -226,6 +227,12 @@ class FileTable:
                 if state.error is None:
                     self._forget(state)
 
+    def bound(self, share: float) -> None:
+        """So much of the bounds holds from now on.  Called every so often: the extents of a single file may be too many."""
+        with self._lock:
+            self._share = share
+            self._evict()
+
     def _forget(self, state: FileState) -> None:
         """Unless it holds something dirty (called with the table's lock)."""
         with state.lock:
@@ -235,11 +242,12 @@ class FileTable:
 
     def _evict(self) -> None:
         """Forget the oldest states that hold nothing dirty (called with the table's lock)."""
-        for state in list(self._states.values())[: FILES_CACHED_MAX // 8]:
+        over = len(self._states) - int(FILES_CACHED_MAX * self._share * 7 / 8)
+        for state in list(self._states.values())[: max(over, 0)]:
             if state.error is None:
                 self._forget(state)
         extents = sum(len(state.extents) for state in self._states.values())
-        if extents > EXTENTS_CACHED_MAX:
+        if extents > EXTENTS_CACHED_MAX * self._share:
             for state in list(self._states.values())[: len(self._states) // 2]:
                 with state.lock:
                     if not state.is_inline:

@@ -162,6 +162,10 @@ class Machine:
     def results_held(self, mount: int) -> int:
         return self.state.results.count(mount)
 
+    @property
+    def results_total(self) -> int:
+        return self.state.results.total
+
     def reap_pending(self) -> bool:
         return reaping.pending(self.state)
 

@@ -57,6 +57,9 @@ class AppliedMachine(Protocol):
 
     def results_held(self, mount: int) -> int: ...
 
+    @property
+    def results_total(self) -> int: ...
+
     def reap_pending(self) -> bool: ...
 
     def live_sessions(self) -> dict[int, int]:
@@ -306,6 +309,7 @@ class Replica:
             "store_map_use_percent": round(self.store.map_use_percent, 2),
             "store_map_grown": self.store.grown,
             "replayed": self.replayed,
+            "results_held": self.machine.results_total,
             **self.log.figures(),
         }
 

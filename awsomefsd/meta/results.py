@@ -31,6 +31,11 @@ class Results:
     def count(self, mount: int) -> int:
         return len(self._held.get(mount, ()))
 
+    @property
+    def total(self) -> int:
+        """Of all mounts."""
+        return sum(map(len, self._held.values()))
+
     def put(self, mount: int, unique: int, reply: Reply) -> None:
         of_mount = self._held.get(mount)
         if of_mount is None:

@@ -71,6 +71,18 @@ def errors_of(finals: list[dict[str, Any]]) -> list[str]:
     return [error for final in finals for error in final["errors"]]
 
 
+def held(pid: int) -> dict[str, int]:
+    """What a process holds now: private memory in KiB, pages of its memfds in KiB, descriptors, threads."""
+    status = dict(row.split(":", 1) for row in Path(f"/proc/{pid}/status").read_text().splitlines())
+    memfds = 0
+    names = os.listdir(f"/proc/{pid}/fd")
+    for name in names:
+        path = f"/proc/{pid}/fd/{name}"
+        if os.readlink(path).startswith("/memfd:"):
+            memfds += os.stat(path).st_blocks // 2
+    return {"anon_kib": int(status["RssAnon"].split()[0]), "memfd_kib": memfds, "fds": len(names), "threads": int(status["Threads"])}
+
+
 def newest_index(node: Node) -> int:
     return int(node.ask("status")["figures"]["last_index"])
 

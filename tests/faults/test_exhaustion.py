@@ -17,7 +17,7 @@ import pytest
 from awsomefsd.limits import OPEN_FILES_MAX
 from buildtools import chaos
 from buildtools.nodes import await_true
-from tests.faults.rig import errors_of, fsync_until_true
+from tests.faults.rig import errors_of, fsync_until_true, held
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 MIB = 1 << 20
@@ -197,6 +197,32 @@ def test_the_journal_directory_gone_read_only(node, seed):
                 running.abandon()
     assert errors_of(finals) == []
     assert node.pid("worker") == worker
+
+
+def test_a_small_memory_budget_is_kept(make_node, figures):
+    """memory.worker: much is written, and more files are looked at than the caches may hold then."""
+    node = make_node(up=False)
+    environment = node.environment
+    node.environment = lambda: environment() | {"AWSOMEFSD_MEMORY_WORKER": "128M"}
+    node.up()
+    data = os.urandom(MIB)
+    worst = 0
+    for number in range(4):
+        with open(node.mountpoint / f"large{number}", "wb", buffering=0) as file:
+            for _ in range(100):
+                file.write(data)
+            worst = max(worst, memory_kib(node))
+            os.fsync(file.fileno())
+    for number in range(4):
+        assert (node.mountpoint / f"large{number}").read_bytes() == data * 100
+    worst = max(worst, memory_kib(node))
+    figures.append(f"memory.worker=128M: at most {worst / 1024:.0f} MiB while 400 MiB were written and read")
+    assert worst < 128 * 1024
+
+
+def memory_kib(node) -> int:
+    now = held(node.pid("worker"))
+    return now["anon_kib"] + now["memfd_kib"]
 
 
 def test_a_full_state_disk(make_node, seed):
