@@ -255,16 +255,16 @@ class Checkpointer:
             shutil.rmtree(self._scratch, ignore_errors=True)
         writer.complete(applied, term, wall_ns())
         self._copying = False
-        self._switch(Current(writer, applied, term))
+        self._switch(Current(writer, applied, term), info)
         self._written += 1
         self._bytes, self._snapshot_index = writer.complete_bytes, applied
         self._trim_kept(info, writer)
 
-    def _switch(self, new: Current) -> None:
+    def _switch(self, new: Current, info: DeviceInfo) -> None:
         """The new area's tail reaches what the old one's had; until then the old one is the better one, and untouched."""
         self._current = new
-        if not self._tail():
-            raise FsError(28, "the area is full before its tail has caught up")
+        while not self._tail():
+            self._more(new.writer, info)  # much was committed since the store's last commit
         self._kept_areas = {info.segment for info in new.writer.segments}
         self.state = "ok"
 
