@@ -268,7 +268,15 @@ class Worker:
             dirty = self.memory.dirty
             if dirty.dirty_bytes == 0 and dirty.last_sequence == written:
                 dirty.release_pages()
+                self._give_back()
             written = dirty.last_sequence
+
+    def _give_back(self) -> None:
+        """Nothing was written for a while: what is promised to this mount is for others to use.  The next write asks again."""
+        try:
+            block_on(self.reservation.return_all(), REPORT_S)
+        except (Error, TimeoutError) as err:
+            log.info("reserved space is not given back now: %s", err)
 
     def figures(self) -> dict[str, int]:
         """For metrics: counters that outlive the worker, and how things stand now."""

@@ -15,14 +15,16 @@ overwritten at random becomes large frames again; not while space is low, and no
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from msgspec.structs import replace
 
-from awsomefsd.errors import Corrupt, Error, FsError
+from awsomefsd.errors import Corrupt, Error, FsError, Unavailable
 from awsomefsd.io.buffers import aligned_buffer
 from awsomefsd.io.collect_plan import Copy, Key, alone, choose, dead_bytes, in_parts, key_of, lay_together, packed_bytes, relocations
 from awsomefsd.io.device import BlockDevice
@@ -39,6 +41,7 @@ CHUNK_BYTES = 8 * MIB  # of one write, flush and entry
 CHUNK_COPIES = EXTENTS_PER_COMMIT_MAX  # of one write and flush; their moves may take several entries
 PART_PIECES = 16_384  # in memory at once
 PAGE_ROWS = 2_048  # of one question
+LEASE_NAP_S, LEASE_ATTEMPTS = 0.25, 30  # together more than two renewals of every session
 MERGE_BELOW_BYTES = 64 << 10  # neighbours smaller than this are pulled along
 SEEN_ALL = (1 << 62) - 1  # the collector remembers nothing from one entry to the next but what compare-and-swap checks
 
@@ -88,6 +91,7 @@ class Collector:
         boot_id: str,
         now_ns: Callable[[], int],
         pace: Callable[[int], None] = lambda copied: None,
+        nap: Callable[[float], object] = time.sleep,
     ) -> None:
         self._ask = ask
         self._devices = devices
@@ -95,6 +99,7 @@ class Collector:
         self._boot_id = boot_id
         self._now_ns = now_ns
         self._pace = pace
+        self._nap = nap
         self._session = self._epoch = 0
         self._renew_ns = 0
         self._infos: dict[int, SegmentInfo] = {}
@@ -169,7 +174,6 @@ class Collector:
             progress = self._writer.seal_all()
             if progress:
                 self._propose(Relocate([], progress))
-            self._ask(Propose(HOST_UNIQUE, 0, 0, [], EndSession(self._session, self._epoch, True)))
         finally:
             self._leave()
 
@@ -297,9 +301,12 @@ class Collector:
         self._keep_alive()
 
     def _leave(self) -> None:
-        """What the session still has is nobody's: its successor ends it, and its segments with it."""
-        self._session = self._epoch = 0
+        """None of our writes is under way, so the session ends clean.  If nobody hears that it expires, and its successor says it."""
+        session, self._session = self._session, 0
         self._writer.abandon()
+        if session:
+            with contextlib.suppress(Error):
+                self._ask(Propose(HOST_UNIQUE, 0, 0, [], EndSession(session, self._epoch, True)))
 
     def _keep_alive(self) -> None:
         if self._session and self._now_ns() >= self._renew_ns:
@@ -310,9 +317,18 @@ class Collector:
         return self._ask(Propose(HOST_UNIQUE, self._session, self._epoch, [], command))
 
     def _lease(self, count: int) -> list[SegmentInfo]:
-        """One at a time: collection works where hardly any is left."""
-        leased: list[SegmentInfo] = self._propose(LeaseSegments(1, 0)).segments
-        return leased
+        """One at a time: collection works where hardly any is left.  What was just freed can be leased when all sessions have renewed."""
+        for attempt in range(LEASE_ATTEMPTS):
+            try:
+                leased: list[SegmentInfo] = self._propose(LeaseSegments(1, 0)).segments
+                return leased
+            except Unavailable:
+                if attempt == LEASE_ATTEMPTS - 1:
+                    raise
+            self._nap(LEASE_NAP_S)
+            self._renew_ns = 0
+            self._keep_alive()
+        raise AssertionError("the last attempt returns or raises")
 
     def _locate(self, segment: int) -> SegmentInfo:
         info = self._infos.get(segment)

@@ -27,6 +27,7 @@ from awsomefsd.meta.state import State
 from awsomefsd.types import SEGMENT_LEASED, StatFs
 
 ALLOCATED_SHARE = 16  # one part in so many more than was asked for: headers of frames of 64 KiB, padding
+GRANT_SHARE = 8  # at most one part in so many of what is left goes to one who asks ahead of need: others find something too
 INODES_FREE_SHOWN = 1 << 32  # where no quota bounds them
 
 
@@ -85,7 +86,7 @@ def reserve(state: State, entry: Entry, command: Reserve) -> Reply:
     on_device = device_bytes_available(state, session.session)
     if on_device < least:
         raise FsError(errno.ENOSPC, f"the devices leave {on_device} bytes")
-    granted = min(granted, on_device)
+    granted = min(granted, max(least, on_device // GRANT_SHARE))
     promise(state, session, volume, granted)
     return Reserved(granted)
 

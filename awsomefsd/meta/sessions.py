@@ -49,6 +49,7 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         end_leases(state, old.session, exited=command.predecessor_exited)
         state.results.forget_background(command.mount)
         _forget_answered(state, command)
+        _predecessor_ended(state, command)
         old.worker = command.worker
         state.save_session(old)
         return SessionOpened(old.session, old.epoch, True, False, SESSION_TTL_MS, describe(volume), old.reserved_bytes)
@@ -61,6 +62,7 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")
     _end_earlier_boots(state, entry, command)
     _forget_answered(state, command)
+    _predecessor_ended(state, command)
     return _new_session(state, command, volume, mount)
 
 
@@ -122,6 +124,18 @@ def open_collector(state: State, entry: Entry, command: OpenCollector) -> Reply:
     return CollectorOpened(opened.session, opened.epoch)
 
 
+def _predecessor_ended(state: State, command: OpenSession) -> None:
+    if command.predecessor_exited:
+        _vouched(state, command.mount, command.worker - 1)
+
+
+def _vouched(state: State, mount: int, worker: int) -> None:
+    """No write of this worker of the mount can land any more: its sessions that had expired need no quarantine."""
+    for row in every(state) if mount else ():
+        if row.ended and (row.mount, row.worker) == (mount, worker):
+            release_quarantine(state, row.session)
+
+
 def _earlier_boot(row: rows.SessionRow | rows.MountRow, command: OpenSession) -> bool:
     return row.node == command.node and row.boot_id != command.boot_id
 
@@ -149,6 +163,7 @@ def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
         raise Fence(f"session {command.session} epoch {command.epoch} has ended already")
     end(state, entry, row, exited=command.clean)
     if command.clean:
+        _vouched(state, row.mount, row.worker)
         state.results.forget(row.mount)  # unmounted: whoever sent these requests is gone
     return Done()
 

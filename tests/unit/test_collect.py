@@ -47,7 +47,7 @@ class Asked:
 
 
 def collector(r: Rig) -> Collector:
-    return Collector(Asked(r), {1: r.device}, "node", "boot", time.monotonic_ns)
+    return Collector(Asked(r), {1: r.device}, "node", "boot", time.monotonic_ns, nap=lambda _: passed(r))
 
 
 def collect(made: Collector, percent: int = 12, *, merge: bool = True) -> int:
@@ -244,7 +244,7 @@ def test_readers_are_never_disturbed(r: Rig, seed: int) -> None:
         thread.start()
     made = collector(r)
     moved = 0
-    for turn in range(12):
+    for turn in range(6):
         for number in range(8):
             r.file(b"g%d-%d" % (turn, number), chance.randbytes(200_000))
         r.flush()
@@ -260,7 +260,7 @@ def test_readers_are_never_disturbed(r: Rig, seed: int) -> None:
     for thread in threads:
         thread.join()
     assert not errors, errors
-    assert reads[0] > 50 and moved > 3 * 30 * 60_000, (reads, moved)
+    assert reads[0] > 20 and moved > 2 * 30 * 60_000, (reads, moved)
     assert r.counter("corrupt_reads") == 0
     r.check()
 
@@ -348,4 +348,120 @@ def test_filled_emptied_and_refilled_it_ends_as_it_began(r: Rig, seed: int) -> N
         passed(r)
         used.append(segments(made))
     assert max(used) <= 3 and max(room) - min(room) <= 3 * MIB, (used, room)
+    r.check()
+
+
+@pytest.mark.parametrize("pattern", ["big", "appends", "overwrites", "small"])
+def test_no_space_is_said_by_write_and_never_later(tmp_path: Path, seed: int, pattern: str) -> None:
+    """Until ENOSPC by one pattern; then fsync holds for all that was accepted, and what is removed can be written again."""
+    chance = random.Random(seed)
+    with rig(tmp_path, segments=40) as r:
+        ino, fh = r.create(b"big")
+        data = bytearray(chance.randbytes(30 * MIB if pattern != "big" else MIB))
+        for offset in range(0, len(data), MIB):
+            r.write(ino, fh, offset, bytes(data[offset : offset + MIB]))
+        r.fsync(ino, fh)
+        small: dict[int, bytes] = {}
+        handles = {ino: fh}
+
+        def one() -> None:
+            if pattern == "big":
+                r.write(ino, fh, len(data), b"B" * MIB)
+                data.extend(b"B" * MIB)
+            elif pattern == "appends":
+                r.write(ino, fh, len(data), b"a")
+                data.append(97)
+            elif pattern == "overwrites":
+                offset, piece = chance.randrange(len(data) - 4096), chance.randbytes(4096)
+                r.write(ino, fh, offset, piece)
+                data[offset : offset + 4096] = piece
+            else:
+                made, handle = r.create(b"s%d" % len(small))
+                handles[made] = handle
+                small[made] = b""
+                piece = chance.randbytes(chance.randint(5_000, 50_000))
+                r.write(made, handle, 0, piece)
+                small[made] = piece
+
+        def until_full(limit: int) -> None:
+            for number in range(limit):
+                one()
+                if pattern == "overwrites" and number % 100 == 99:
+                    r.fsync(ino, fh)
+
+        if pattern == "appends":
+            r.flush()
+            left = r.call("statfs", ROOT_INO).bytes_free - 200_000
+            filler, filler_fh = r.create(b"filler")
+            for offset in range(0, left - left % 100_000, 100_000):
+                r.write(filler, filler_fh, offset, b"f" * 100_000)
+            r.fsync(filler, filler_fh)
+            until_full(3_000)  # one byte after the other is one run: its space comes back with each flush
+        else:
+            with pytest.raises(FsError, match="the devices leave"):
+                until_full(20_000)
+        for number, handle in handles.items():
+            r.fsync(number, handle)
+        assert r.content(ino, 40 * MIB) == data
+        for number, wanted in small.items():
+            assert r.content(number) == wanted
+        r.truncate(ino, 5 * MIB)
+        r.call("mkdir", ROOT_INO, b"names are made on a full device", 0o755)
+        until(lambda: not Asked(r)(m.GetStatus()).figures["reaping"])
+        collect(collector(r))
+        passed(r)
+        before = r.call("statfs", ROOT_INO).bytes_free
+        again, again_fh = r.create(b"again")
+        for offset in range(0, 10 * MIB, MIB):
+            r.write(again, again_fh, offset, b"z" * MIB)
+        r.fsync(again, again_fh)
+        assert before > 10 * MIB and r.content(again, 12 * MIB) == b"z" * (10 * MIB)
+        assert r.content(ino, 6 * MIB) == data[: 5 * MIB]
+        r.check()
+
+
+def test_random_overwrites_for_long_stay_within_bounds(r: Rig, seed: int, figures: list[str]) -> None:
+    """Six times the device in random overwrites of half of it: segments in use and extents of a MiB stay bounded."""
+    chance = random.Random(seed)
+    size = 24 * MIB
+    ino, fh = r.create(b"f")
+    data = bytearray(chance.randbytes(size))
+    for offset in range(0, size, MIB):
+        r.write(ino, fh, offset, bytes(data[offset : offset + MIB]))
+    r.fsync(ino, fh)
+    made = collector(r)
+    most = 0
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(0.02):
+            passed(r)
+
+    renewing = threading.Thread(target=renew, daemon=True)
+    renewing.start()
+    for _ in range(60):
+        for _ in range(96):
+            offset = chance.randrange(size // 16_384) * 16_384
+            piece = chance.randbytes(16_384)
+            data[offset : offset + 16_384] = piece
+            r.write(ino, fh, offset, piece)
+        r.fsync(ino, fh)
+        low = made.free_percent() < 25
+        while chosen := made.choose(made.look(), 12 if low else 50):
+            made.round(chosen, merge=not low)
+        made.rest()
+        most = max(most, segments(made))
+    collect(made)
+    stop.set()
+    renewing.join()
+    share = segments(made) * MIB / size
+    density = len(extents(r, ino)) / (size / MIB)
+    written = 60 * 96 * 16_384
+    copied = made.figures.copied_bytes / written
+    figures.append(
+        f"random overwrites: at most {most} of 62 segments, {share:.2f} of the live bytes at the end, "
+        f"{density:.1f} extents a MiB (64 were written), {copied:.2f} bytes copied for each written"
+    )
+    assert most <= 2 * size // MIB and share <= 1.3 and density <= 32
+    assert r.content(ino, size) == data
     r.check()

@@ -14,6 +14,7 @@ from awsomefsd.meta import commands as c
 from awsomefsd.meta import keys, locks, segments
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.check import check
+from awsomefsd.meta.quota import GRANT_SHARE
 from awsomefsd.types import LOCK_END_MAX, SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED, Lock
 from tests.metadrive import MIB, SEGMENT_BYTES, Drive
 
@@ -175,11 +176,13 @@ def test_device_space() -> None:
     drive.open()
     free = USABLE * (6 - SEGMENTS_RESERVED)
     assert drive.ask(m.GetStatFs(drive.volume)).stat.bytes_free == free
-    assert drive.ok(c.Reserve(drive.volume, 1 << 40, 1)).bytes == free
+    assert drive.ok(c.Reserve(drive.volume, 1 << 40, 1)).bytes == free // GRANT_SHARE, "others find something too"
+    rest = free - free // GRANT_SHARE
+    assert drive.ok(c.Reserve(drive.volume, rest, rest)).bytes == rest
     assert drive.errno(c.Reserve(drive.volume, 10, 1)) == errno.ENOSPC
     assert drive.ok(c.Reserve(drive.volume, 10, 0)).bytes == 0
     assert drive.ok(c.Reserve(drive.volume, -500, 0)).bytes == -500
-    assert drive.ok(c.Reserve(drive.volume, 1000, 1)).bytes == 500
+    assert drive.ok(c.Reserve(drive.volume, 1000, 500)).bytes == 500
     segment, file = drive.lease()[0], drive.create(b"f")
     assert drive.errno(c.Reserve(drive.volume, 10, 1)) == errno.ENOSPC, "leasing does not make space"
     drive.write(segment, file, 0, 1000, consumed=1064)
@@ -354,4 +357,33 @@ def test_tombstones_while_somebody_reads(drive: Drive) -> None:
     drive.ok(c.RemoveReader("site-b"))
     assert not drive.machine.state.any_in(span)
     assert drive.errno(c.RemoveReader("site-b")) == drive.errno(c.AdvanceReader("x", 1)) == errno.ENOENT
+    sound(drive)
+
+
+def test_segments_of_an_expired_session_are_free_when_its_worker_is_proven_dead(drive: Drive) -> None:
+    """A worker was stopped, lost its session and opened another: its old segments wait for the end of that process, not for a reboot."""
+    first = drive.open(worker=3)
+    (late,) = drive.lease()
+    drive.ok(c.EndSession(first.session, first.epoch, False), session=0, epoch=0, mount=0)
+    drive.open(worker=3)
+
+    def state() -> int:
+        return int(drive.ask(m.GetSegments([late.segment])).segments[0].state)
+
+    assert state() == SEGMENT_QUARANTINED, "the same process goes on: a write of it may still land"
+    drive.open(worker=4, predecessor_exited=False)
+    assert state() == SEGMENT_QUARANTINED
+    sound(drive)
+    second = drive.open(worker=5)
+    assert state() == SEGMENT_QUARANTINED, "worker 4 has ended; of worker 3 nobody has said so"
+    drive.ok(c.ClearQuarantine(first.session, "an operator"))
+    (late,) = drive.lease()
+    drive.ok(c.EndSession(second.session, second.epoch, False), session=0, epoch=0, mount=0)
+    drive.open(worker=6)
+    assert state() == SEGMENT_FREE
+    (late,) = drive.lease()
+    drive.ok(c.EndSession(drive.session, drive.epoch, False), session=0, epoch=0, mount=0)
+    opened = drive.open(worker=6)
+    drive.ok(c.EndSession(opened.session, opened.epoch, True))
+    assert state() == SEGMENT_FREE, "unmounted: whoever writes ends first"
     sound(drive)
