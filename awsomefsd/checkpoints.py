@@ -133,7 +133,7 @@ class Checkpointer:
             self._thread.join()
 
     def figures(self, applied: int) -> dict[str, int | float | str]:
-        durable = max(self._index.durable, 0) if self.state == "ok" else 0
+        durable = max(self._index.durable, 0)  # OFF is below
         lag = max(applied - durable, 0)
         return {
             "checkpoint": self.state,

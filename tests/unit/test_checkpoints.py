@@ -171,7 +171,7 @@ def test_after_a_restart_what_was_durable_counts_and_a_new_checkpoint_follows(tm
         await_true("a first word", lambda: seen.append(made.index.durable) or made.index.durable, 20)
         assert made.index.durable >= last, "nothing that was freed before is in doubt"
         made.await_durable()
-        assert checkpointer.figures(0)["checkpoints_written"] == 1
+        await_true("a new checkpoint", lambda: checkpointer.figures(0)["checkpoints_written"] == 1, 20)
         assert len(made.call(m.GetOwnSegments()).segments) <= len(held) + 1, "two generations, whatever the number of starts"
 
 
