@@ -197,6 +197,34 @@ def test_metrics_are_served(node: Node, capsys: pytest.CaptureFixture[str]) -> N
     assert "awsomefsd_meta_applied 1.0" in text and "awsomefsd_keeper_up 0.0" in text
 
 
+def test_scrub_beside_a_daemon(node: Node, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    node.cli(capsys, "init")
+    node.start()
+    disk = tmp_path / "disk"
+    with disk.open("wb") as file:
+        file.truncate(64 * MIB)
+    assert node.cli(capsys, "device", "add", str(disk))[0] == 0
+    assert node.cli(capsys, "volume", "create", "demo")[0] == 0
+    code, out, _ = node.cli(capsys, "scrub", "status")
+    assert code == 0 and "scrub never" in out
+    with disk.open("r+b") as file:
+        file.seek(60)
+        file.write(b"\xff")
+    assert node.cli(capsys, "scrub", "start", "--rate", "1G")[0] == 0
+    deadline = time.monotonic() + 60
+    while True:
+        code, out, _ = node.cli(capsys, "scrub", "status", "-o", "json")
+        found = json.loads(out)
+        if found["state"] not in ("rows", "devices", "segments"):
+            break
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+    assert code == 0 and found["state"] == "done", found
+    assert [finding["kind"] for finding in found["findings"]] == ["superblock"] and int(found["repaired"]) == 1
+    code, out, _ = node.cli(capsys, "scrub", "stop")
+    assert code == 0 and "[repaired]" in out
+
+
 def test_second_daemon_and_no_identity(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     done = subprocess.run(program.command("run", *node.options), capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 1 and "awsomefsd init" in done.stderr and "Traceback" not in done.stderr
