@@ -39,7 +39,9 @@ from awsomefsd.sizes import parse_bytes
 DEFAULT_FILES = tuple(Path("/etc/awsomefsd") / f"awsomefsd.{suffix}" for suffix in ("toml", "yaml", "yml"))
 PREFIX = "AWSOMEFSD_"
 # Read elsewhere, not settings: the path of the file itself, pins of the FUSE negotiation, and switches of the test suite.
-_OTHERS = ("CONFIG", "DEBUG", "FAULTS", "FUSE_PINS", "KEEPER_STATE_FD", "PROGRAM", "SEED", "UPDATE_GOLDEN")
+_OTHERS = (
+    "CONFIG", "DEBUG", "FAILPOINTS", "FAILPOINTS_FILE", "FAULTS", "FUSE_PINS", "KEEPER_STATE_FD", "PROGRAM", "SEED", "UPDATE_GOLDEN",
+)  # fmt: skip
 NOT_SETTINGS = frozenset(PREFIX + name for name in _OTHERS)
 # A Kubernetes service named "awsomefsd" puts these into every pod of its namespace; AWSOMEFSD_TEST_ is free for test rigs.
 NOT_SETTINGS_PREFIXES = ("AWSOMEFSD_SERVICE_", "AWSOMEFSD_PORT", "AWSOMEFSD_TEST_")

@@ -24,6 +24,7 @@ import msgspec
 
 from awsomefsd import log as logs
 from awsomefsd.errors import Error, FsError
+from awsomefsd.failpoints import hit
 from awsomefsd.fuse.atimes import Policy
 from awsomefsd.fuse.identity import identified
 from awsomefsd.fuse.keeper_link import KeeperLink
@@ -86,6 +87,7 @@ class Worker:
         self.client.seen_index = lambda: SEEN_ALL
         taking_over = msgspec.structs.replace(self.open_command, unanswered=self._unanswered())  # said once, before any is repeated
         self.opened = open_session(self.client, taking_over)
+        hit("takeover.session.opened")
         self._build_data()
         self._build_vfs(start)
 
@@ -181,6 +183,7 @@ class Worker:
         control, opened = self.memory.control, self.opened
         ended = control.state.session not in (0, opened.session)
         records = self._recover_records()
+        hit("takeover.records.found")
         if ended:  # nobody kept the session alive: what the predecessor's callers had locked is unknown
             for record in records:
                 self._adopt(record)
@@ -193,12 +196,15 @@ class Worker:
         self.flusher.start()
         if records and not ended:
             self._flush_recovered(records)
+            hit("takeover.records.flushed")
         if opened.resumed:
             block_on(self.vfs.locks.load(opened.session))
         self._repeat_requests()
+        hit("takeover.requests.repeated")
         self.vfs.tell_orphans()
         self.session.start()
         self.link.on_flush = self._flush_all
+        hit("takeover.ready")
         self.link.ready()
         threading.Thread(target=self._idle_loop, name="idle", daemon=True).start()
 
@@ -315,6 +321,7 @@ class Worker:
         """Until the kernel has unmounted and nothing is dirty any more."""
         self.session.wait()
         clean = False
+        hit("unmount.flush.before")
         while not clean:
             try:
                 block_on(self.flusher.flush_all())
@@ -323,12 +330,15 @@ class Worker:
                 log.error("unmounted, but dirty data could not be flushed yet: %s", err)
                 threading.Event().wait(1)
         self._flush_atimes()
+        hit("unmount.flush.after")
         self._ended.set()
         self.flusher.stop()
         progress = self.writer.seal_all()
+        hit("segment.seal.after")
         if progress:
             self._propose(Commit(self.config["volume"], [], 0, progress))
         self._propose(EndSession(self.client.session, self.client.epoch, True))
+        hit("unmount.session.ended")
         self.client.end_session()
         self.client.close()
         self.link.bye(True)

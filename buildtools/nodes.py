@@ -64,6 +64,7 @@ class Node:
         self.image, self.disk = self.directory / "device.img", self.directory / "disk"
         self.size_bytes = size_bytes
         self.pins = pins
+        self.failpoints: Path | None = None  # a file made by failpoints.Control; read by processes that start
         self.use_loop = loops.usable() if use_loop is None else use_loop
         self.volume = volume
         own = CHECKOUT / ".venv" / "bin"
@@ -81,6 +82,8 @@ class Node:
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), env.get("PYTHONPATH", "")]))
         if self.pins:
             env["AWSOMEFSD_FUSE_PINS"] = self.pins
+        if self.failpoints is not None:
+            env["AWSOMEFSD_FAILPOINTS_FILE"] = str(self.failpoints)
         return env
 
     # --- faults on purpose ------------------------------------------------------------------------------------------------

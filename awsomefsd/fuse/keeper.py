@@ -27,6 +27,7 @@ from pathlib import Path
 from awsomefsd import __version__
 from awsomefsd import log as logs
 from awsomefsd.errors import Error, ProtocolError
+from awsomefsd.failpoints import hit
 from awsomefsd.fuse import keeper_wire as wire
 from awsomefsd.fuse.keeper_loop import Loop, Promise, Sequence_
 from awsomefsd.fuse.keeper_mount import Surroundings, Worker, checked_spec
@@ -91,6 +92,7 @@ class Keeper:
 
     def resume(self, state: Message) -> None:
         """Go on where the image before the exec stopped."""
+        hit("keeper.exec.after")
         self._lock = state["lock"]
         self._listen(socket.socket(fileno=state["listener"]))
         self._settled.resolve()
@@ -210,8 +212,10 @@ class Keeper:
         except ChildProcessError:
             child = False
         self._forget(client)
+        hit("keeper.adopt.before")
         worker = Worker(client.pid, pidfd, client.sock, child)
         self._mounts.new(spec, dict(zip(names, fds, strict=True))).adopt(worker, message)
+        hit("keeper.adopt.after")
         self._settle_early()
         say(log, logging.INFO, "worker adopted", mount=message["mount"], dir=message["dir"], worker=client.pid, count=message["worker"])
 
@@ -297,6 +301,7 @@ class Keeper:
         state |= {"mounts": [mount.hand_over() for mount in self._mounts.by_id.values()]}
         memfd = os.memfd_create("awsomefs-keeper-state")
         try:
+            hit("keeper.exec.before")
             os.write(memfd, json.dumps(state).encode())
             os.lseek(memfd, 0, os.SEEK_SET)
             passed = [memfd, self._lock, self._listener.fileno(), *kept]

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from awsomefsd.errors import ProtocolError
+from awsomefsd.failpoints import hit
 from awsomefsd.fuse import keeper_wire as wire
 from awsomefsd.fuse.keeper_loop import Loop, Promise
 from awsomefsd.fuse.keeper_wire import Message, say
@@ -148,7 +149,10 @@ class Mount:
         ]
         default = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD]
         # A session of its own: neither a terminal's ^C nor whoever ends our process group reaches it.
-        return os.posix_spawnp(argv[0], argv, self._environment(), file_actions=actions, setsid=True, setsigdef=default)
+        hit("keeper.spawn.before")
+        pid = os.posix_spawnp(argv[0], argv, self._environment(), file_actions=actions, setsid=True, setsigdef=default)
+        hit("keeper.spawn.after")
+        return pid
 
     def _environment(self) -> dict[str, str]:
         """Only what a worker may want: nothing that a shell left behind, and no secret."""
@@ -301,6 +305,7 @@ class Mount:
     # --- death -------------------------------------------------------------------------------------------------------------
 
     def _died(self, worker: Worker) -> None:
+        hit("keeper.death.seen")
         self._read(worker)
         self._hang_up(worker)
         self._loop.unwatch(worker.pidfd)

@@ -29,6 +29,7 @@ from collections.abc import Callable, Mapping
 from types import GeneratorType
 from typing import Any
 
+from awsomefsd.failpoints import hit
 from awsomefsd.fuse import abi, handlers_encode
 from awsomefsd.fuse.abi import Op
 from awsomefsd.fuse.context import Context
@@ -267,6 +268,7 @@ class Session:
         value: Any = None
         op: Any = None
         error: Exception | None = None
+        hit("request.execute.before")
         try:
             row = self._table[opcode] if opcode < abi.OPCODES else self._table[0]
             value = row[0](fs, ctx, nodeid, body)
@@ -342,7 +344,9 @@ class Session:
         if stored:
             assert type(reply) is bytes
             held.store_reply(reply)
+            hit("request.reply.stored")
         self.send(held, ctx.unique, ctx.wire_unique, reply)
+        hit("request.reply.sent")
         if stored:
             self.settle(ctx.unique)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from awsomefsd.errors import FsError
+from awsomefsd.failpoints import hit
 from awsomefsd.fuse.context import Context, Opened
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.io.files import LAYOUT_ALIGN_BYTES, LAYOUT_WINDOW_BYTES, FileState
@@ -103,7 +104,9 @@ class DataOps:
 
     def _fsync(self, ino: int, fh: int) -> Op:
         self._mount.check_handle(fh)
+        hit("fsync.before")
         yield self._mount.flusher.flush(ino)
+        hit("fsync.after")
 
     def release(self, ctx: Context, ino: int, fh: int, flags: int, release_flags: int, lock_owner: int) -> Op | None:
         mount = self._mount
@@ -221,9 +224,11 @@ class DataOps:
 
     def _record(self, attr: Attr, offset: int, data: memoryview, unique: int, time_ns: int) -> bool:
         mount = self._mount
+        hit("dirty.store.before")
         while not (state := mount.file(attr)).store(mount.dirty, offset, data, unique, time_ns):
             if not state.forgotten:
                 return False
+        hit("dirty.store.after")
         if mount.dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
             mount.flusher.kick()
         return True
@@ -322,7 +327,9 @@ class DataOps:
             if state.dirty:
                 yield mount.flusher.flush(attr.ino, in_flight_only=state.held)
             command.log, command.sequence = mount.dirty.log_id, mount.dirty.last_sequence
+            hit("truncate.entry.before")
             reply: Found = yield mount.propose(command, unique)
+            hit("truncate.entry.after")
             mount.names.put(reply.attr)
             if state.held:
                 mount.release_space(mount.files.discard(attr.ino))

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from awsomefsd.errors import Error, Fenced, FsError
+from awsomefsd.failpoints import hit
 from awsomefsd.io.dirty import DirtyLog, Record
 from awsomefsd.io.files import FileState, FileTable
 from awsomefsd.io.overlay import Overlay
@@ -318,7 +319,9 @@ class Flusher:
             for part in batch.parts:
                 self._plan(part)
                 pieces += part.pieces
+            hit("flush.write.before")
             batch.written = self._writer.write(pieces) if pieces else Written([], [], 0)
+            hit("flush.write.after")
         except (OSError, Error) as err:
             batch.error = err
             return
@@ -371,6 +374,7 @@ class Flusher:
             batch.written.consumed_bytes + inline_bytes,
             batch.written.progress,
         )
+        hit("flush.commit.before")
         with self._cond:
             if batch.era == self._era:
                 self._metadata.propose(command, batch.unique).start(batch.committed)
@@ -384,6 +388,7 @@ class Flusher:
             self._abandon(batch, batch.error)
             return
         assert batch.reply is not None and batch.written is not None
+        hit("flush.commit.after")
         clean: list[Record] = []
         for part, errno_ in zip(batch.parts, batch.reply.errnos, strict=True):
             if self._settle(part, errno_):
@@ -393,7 +398,9 @@ class Flusher:
         reserved = sum(record_space(record.length) for record in clean)
         inline_bytes = sum(len(data) for part in batch.parts for _, data in part.commit.inline)
         self._reservation.give_back(reserved - batch.written.consumed_bytes - inline_bytes)
+        hit("dirty.clean.before")
         self._dirty.mark_clean(clean)
+        hit("dirty.clean.after")
         self.batches += 1
         if len(clean) == sum(part.count for part in batch.parts):
             self._retry_ms = 0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from awsomefsd.errors import Corrupt
+from awsomefsd.failpoints import hit
 from awsomefsd.meta.commands import LeaseSegments
 from awsomefsd.meta.messages import GetSegments, Segments, SegmentsLeased
 from awsomefsd.types import SegmentInfo
@@ -42,7 +43,9 @@ class Locations:
 
     def lease(self, count: int) -> list[SegmentInfo]:
         """New segments for this session's writer.  Raises FsError(ENOSPC) if none is free."""
+        hit("segment.lease.before")
         reply = self._propose(LeaseSegments(count, 0))
+        hit("segment.lease.after")
         assert isinstance(reply, SegmentsLeased)
         self.learn(reply.segments)
         return reply.segments

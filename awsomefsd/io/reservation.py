@@ -10,6 +10,7 @@ import threading
 from typing import Any, Protocol
 
 from awsomefsd.errors import FsError
+from awsomefsd.failpoints import hit
 from awsomefsd.limits import RESERVE_BATCH_BYTES
 from awsomefsd.meta.commands import Draw, Reserve
 from awsomefsd.meta.messages import Reserved
@@ -61,7 +62,9 @@ class Reservation:
         """Ask for a batch, at least what `need_bytes` lacks.  Raises FsError(ENOSPC or EDQUOT)."""
         with self._lock:
             lacking = max(need_bytes - self._left, 1)
+        hit("reservation.grant.before")
         reply = yield from self._propose(Reserve(self._volume, max(RESERVE_BATCH_BYTES, lacking), lacking))
+        hit("reservation.grant.after")
         self.give_back(reply.bytes)
 
     def draw(self, ino: int, offset: int, length: int, need_bytes: int) -> Op:

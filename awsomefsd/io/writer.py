@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from awsomefsd.clock import wall_ns
 from awsomefsd.errors import Fenced, FsError, Unavailable
+from awsomefsd.failpoints import hit
 from awsomefsd.io.buffers import aligned_buffer
 from awsomefsd.io.cache import ChecksumCache
 from awsomefsd.io.checksum import seed_of
@@ -163,6 +164,7 @@ class SegmentWriter:
 
     def seal_all(self) -> list[SegmentProgress]:
         """End all leased segments, with footers; to be reported in a last Commit.  Never raises: without a footer headers serve."""
+        hit("segment.seal.before")
         self._drop_abandoned()
         self._settle_suspect()
         ending = list(self._leased)
@@ -250,13 +252,17 @@ class SegmentWriter:
         raw = pack_footer(segment.info.segment, segment.info.incarnation, room.end, frames)
         assert len(raw) == size and room.end % BLOCK_BYTES == 0 and room.end + size <= segment.info.bytes
         buffer[:] = raw
+        hit("segment.footer.before")
         self._devices[segment.info.device].pwritev([buffer], segment.info.byte_offset + room.end)
+        hit("segment.footer.after")
         return room.end, size
 
     def _flush(self, segments: list[_Segment]) -> None:
         for device in dict.fromkeys(segment.info.device for segment in segments):
             self._flushes += 1
+            hit("device.flush.before")
             self._devices[device].flush()
+            hit("device.flush.after")
 
     def _accept(self, pieces: list[Piece], planned: Plan, used: list[_Segment], frames: list[list[FrameChecks]]) -> Written:
         """The plan has become durable: it is the state now."""

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from awsomefsd.errors import Corrupt, Error, Refused, Unavailable
+from awsomefsd.failpoints import hit
 from awsomefsd.limits import JOURNAL_FILE_BYTES, MIB
 from awsomefsd.meta import journal_format as form
 from awsomefsd.meta.disk import Disk, OsDisk
@@ -117,7 +118,9 @@ class Journal:
         except BlockingIOError as err:
             raise Refused(f"{directory}: another process uses this journal; stop it first") from err
         try:
+            hit("journal.recover.before")
             self._recover(cluster, node, create, incarnation)
+            hit("journal.recover.after")
         except BaseException:
             self.close()
             raise
@@ -268,8 +271,11 @@ class Journal:
         try:
             self._disk.pwrite(fd, block + state, 0)
             self._disk.fdatasync(fd)
+            hit("journal.file.before")
             self._disk.rename(self._path(_SPARE), path)
+            hit("journal.file.named")
             self._disk.sync_directory(self._directory)
+            hit("journal.file.after")
         except OSError as err:
             self._fail(err)
         self._files.append(_File(number, path, seed, first))
@@ -338,7 +344,9 @@ class Journal:
             places.append(end)
             pieces.append(record)
             end += len(record)
+        hit("journal.write.before")
         self._write(b"".join(pieces), start)
+        hit("journal.write.after")
         file.offsets.extend(places)
         self._end, self.last_index = end, index
         self._terms.append(index, term)
@@ -352,7 +360,9 @@ class Journal:
     def _sync_file(self) -> None:
         start = time.monotonic_ns()
         try:
+            hit("journal.sync.before")
             self._disk.fdatasync(self._fd)
+            hit("journal.sync.after")
         except OSError as err:
             self._fail(err)
         self._synced = self._end
@@ -414,7 +424,9 @@ class Journal:
             self._make_room(form.record_bytes(len(self.vote)))
             self._put(form.HARD_STATE, 0, self.term, self.vote)
         self.sync()
+        hit("journal.drop.before")
         self._unlink([file.path for file in self._files[:keep]])
+        hit("journal.drop.after")
         del self._files[:keep]
         self._terms.drop_before(self.first_index - 1)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from awsomefsd.errors import Corrupt, Refused
+from awsomefsd.failpoints import hit
 from awsomefsd.limits import DIGEST_ENTRIES, JOURNAL_FILE_BYTES, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_MAP_BYTES_MIN
 from awsomefsd.meta import keys
 from awsomefsd.meta.commands import Entry, SetLock
@@ -116,7 +117,9 @@ class Replica:
         self.replayed = 0
         self._check()
         try:
+            hit("log.replay.before")
             self._replay(set())
+            hit("log.replay.after")
         except MapFull:
             self._start_over(set())
 
@@ -190,6 +193,8 @@ class Replica:
     def ready(self) -> list[tuple[Entry, Reply]]:
         """What is durable and committed now, applied.  Unavailable: the proposals were given up; JournalFailed: this process must end."""
         entries = self.log.ready()
+        if entries:
+            hit("log.apply.before")
         apply = self.machine.apply
         try:
             if self._exchange is None:
@@ -198,6 +203,8 @@ class Replica:
                 applied = [(entry, self._apply_noted(entry)) for entry in entries]
         except MapFull:
             return self._start_over({entry.index for entry in entries})
+        if entries:
+            hit("log.apply.after")
         if not self._uncommitted:
             self._first_ns = time.monotonic_ns()
         self._uncommitted += len(entries)
@@ -276,12 +283,15 @@ class Replica:
 
     def _commit(self) -> None:
         start = time.monotonic_ns()
+        hit("store.flush.before")
         self.machine.flush()
         if note := self.log.note(self.machine.applied_index):
             self.store.set_note(RAFT_NOTE, note)
         if (cluster := self.store.get(keys.cluster())) is not None:
             self.store.set_note(CLUSTER_NOTE, cluster)
+        hit("store.commit.before")
         self.store.commit()
+        hit("store.commit.after")
         now = time.monotonic_ns()
         self._pace.took(self._uncommitted, now - start, now)
         self._uncommitted = 0

@@ -26,6 +26,7 @@ from typing import Any
 from awsomefsd import clock, sockets
 from awsomefsd.codec import encode
 from awsomefsd.errors import ProtocolError, StartAnew, Unavailable
+from awsomefsd.failpoints import hit
 from awsomefsd.limits import SESSION_TTL_MS
 from awsomefsd.meta.commands import AnyCommand, OpenSession
 from awsomefsd.meta.device_index import DeviceIndex
@@ -200,6 +201,7 @@ class MetadataService:
             self._replica = replica = self._open()
             replica.on_device = self._on_device
             listener = sockets.listen_unix(self._socket_path, 0o600)
+            hit("service.listen.after")
             connections = Connections(listener, self._wake_fd, time.monotonic_ns)
             if self._peers is not None:
                 connections.watch(self._peers.fd)
@@ -299,7 +301,9 @@ class MetadataService:
             except ProtocolError as err:
                 local.answer(0, Failed(errno.EINVAL, str(err)))
         leader.run()
+        hit("service.answer.before")
         gone = connections.send_all()
+        hit("service.answer.after")
         ended = [connection for connection in ready if connection.ending and not connection.frames and not connection.closed]
         gone += [connection for connection in ended if connection not in gone]
         now = time.monotonic_ns()
