@@ -22,7 +22,8 @@ import struct
 import time
 from pathlib import Path
 
-# name -> what brings a process there: the load, the start of a daemon, a worker's take-over, a keeper's return, a mount, an unmount
+# name -> what brings a process there: the load, a daemon's start, a worker's take-over, a keeper's return, the start of a successor (a kill
+# of the keeper there ends the mount's memory, as a kill of keeper and worker at once), an upgrade of the keeper, an unmount
 POINTS: dict[str, str] = {
     "journal.write.before": "load",
     "journal.write.after": "load",
@@ -75,7 +76,7 @@ POINTS: dict[str, str] = {
     "takeover.ready": "worker",
     "keeper.death.seen": "spawn",
     "keeper.spawn.before": "spawn",
-    "keeper.spawn.after": "worker",
+    "keeper.spawn.after": "spawn",
     "keeper.adopt.before": "keeper",
     "keeper.adopt.after": "keeper",
     "keeper.exec.before": "upgrade",
