@@ -51,6 +51,7 @@ class CrashRig(Rig):
         self.null = os.open("/dev/null", os.O_RDWR)
         self.fds: dict[str, int] = {}
         self.workers = self.unique = 0
+        self.unanswered = None
         self.alive = False
 
     def boot(self) -> CrashRig:
