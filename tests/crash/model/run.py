@@ -148,10 +148,11 @@ class Account:
 
 
 class Model:
-    def __init__(self, directory: Path, base: Image, seed: int, *, samples: int = 1, second_every: int = 40) -> None:
+    def __init__(self, directory: Path, base: Image, seed: int, *, samples: int = 1, second_every: int = 40, commit_every: int = 0) -> None:
         self.directory, self.base = directory, base
         self.seed, self.samples, self.second_every = seed, samples, second_every
         self.account = Account()
+        self.commit_every = commit_every  # entries; 0: another number for each workload
         self._known: dict[str, Found] = {}
 
     def run(self, workload: Workload) -> None:
@@ -183,7 +184,7 @@ class Model:
         return f"seed {self.seed}, workload {workload}\ncut behind event {number}, {way}: {wrong}\n  {told}"
 
     def _record(self, workload: Workload, oracle: Oracle, tape: Tape, dice: Random) -> None:
-        with booted(self.directory, self.base, tape, dice.choice((1, 2, 5, 1_000))) as made:
+        with booted(self.directory, self.base, tape, self.commit_every or dice.choice((1, 2, 5, 1_000))) as made:
             made.start()
             tree = tree_of(made)
             oracle.begin(tree, contents_of(made, tree))

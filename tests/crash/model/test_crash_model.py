@@ -128,4 +128,4 @@ def test_the_model_sees_a(broken, workload, tmp_path, seed, monkeypatch):
     Model(tmp_path, base, seed).run(workload)
     broken(monkeypatch)
     with pytest.raises(AssertionError):
-        Model(tmp_path, base, seed).run(workload)
+        Model(tmp_path, base, seed, commit_every=1).run(workload)
