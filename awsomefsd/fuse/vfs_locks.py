@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 from typing import Any, Protocol
 
+import msgspec
+
 from awsomefsd.errors import FsError
 from awsomefsd.fuse.callers import waits_for_ofd_lock
 from awsomefsd.fuse.context import Context
@@ -58,7 +60,20 @@ class LockOps:
             yield from self._wait_lock(command, fh, ctx)
         else:
             yield self._mount.propose(command, ctx.unique)
-        self._may_hold(ino, lock).add(fh)  # the session may have been replaced meanwhile, and its owners forgotten
+        try:
+            self._mount.check_handle(fh)
+        except FsError:
+            # Its session was replaced meanwhile.  The answer may be the stored one, of a lock that went with the old session; a lock that
+            # was granted under the new one nobody would give back.
+            yield from self._take_back(command)
+            raise
+        self._may_hold(ino, lock).add(fh)
+
+    def _take_back(self, command: SetLock) -> Op:
+        mount = self._mount
+        unique = mount.uniques.next_background_unique()
+        yield from _waited(mount.propose(msgspec.structs.replace(command, lock_type=F_UNLCK), unique))
+        mount.metadata.ack(unique)
 
     def _may_hold(self, ino: int, lock: Lock) -> set[int]:
         return self._owners.setdefault(ino, {}).setdefault((lock.kind, lock.owner), set())

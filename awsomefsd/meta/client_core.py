@@ -10,8 +10,9 @@ left behind on an older connection must never be executed after its result was a
 them, and one that does not lead greets nobody.
 
 Following the leader.  NotLeader names the endpoint to go to; what is outstanding goes there.  Where nobody is named (an election), or the
-named one cannot be reached, the configured endpoints are tried in turn, with a pause that grows.  With more than one place to go, a
-connection that owes an answer and says nothing for CLIENT_SILENCE_MS is given up: its node may be cut off from the others.
+named one cannot be reached, the configured endpoints are tried in turn, with a pause that grows.  With more than one place to go, or over
+a network, a connection that owes an answer and says nothing for CLIENT_SILENCE_MS is given up: its node may be cut off from the others, or
+be gone without a word.  A local socket ends with its daemon.
 
 Time-outs.  A request with a deadline ends with OutcomeUnknown: it may have been executed, or may yet be.  Nothing else times out.
 """
@@ -35,10 +36,12 @@ from awsomefsd.limits import (
 from awsomefsd.meta.messages import (
     PROTOCOL_VERSION,
     Answer,
+    AwaitRecalls,
     Body,
     Cancel,
     Failed,
     Follow,
+    GetLease,
     Hello,
     NotLeader,
     Propose,
@@ -51,7 +54,7 @@ from awsomefsd.wait import Resume
 RETRY_PAUSE_MS = 20
 HELLO_CALL = 0
 _MS = 1_000_000
-_WAITING = frozenset({WaitLock, Follow})  # an answer to these is owed only when something happens
+_WAITING = frozenset({WaitLock, Follow, GetLease, AwaitRecalls})  # an answer to these is owed only when something happens
 
 
 class Refused(Error):
@@ -72,7 +75,7 @@ class Outstanding:
         self.resume = resume
         self.deadline_ns = deadline_ns
         self.cancelled = False
-        self.sent_ns = 0  # told apart only where there is another node to ask
+        self.sent_ns = 0  # told only where silence means something
 
 
 class Ended(NamedTuple):
@@ -227,7 +230,7 @@ class ClientCore:
         if request is None:
             return None
         reply = answer.reply
-        if self._moves:
+        if self._impatient:
             self._heard_ns = self._now_ns()
         if type(reply) is NotLeader:
             self._outstanding[answer.call] = request  # sent again, in its order, to whoever leads
@@ -249,7 +252,7 @@ class ClientCore:
         now = self._now_ns()
         while self._retries and self._retries[0][0] <= now:
             self._admit(self._retries.popleft()[1])
-        if self._connected and self._moves and self._patience_ns() <= now:
+        if self._connected and self._impatient and self._patience_ns() <= now:
             self.disconnected()
         return self._time_out(now) if self._timed else []
 
@@ -258,13 +261,13 @@ class ClientCore:
         times = [self._retries[0][0]] if self._retries else []
         if self._timed:
             times += [request.deadline_ns for request in self._open() if request.deadline_ns is not None]
-        if self._connected and self._moves:
+        if self._connected and self._impatient:
             times.append(self._patience_ns())
         return min(times, default=None)
 
     @property
-    def _moves(self) -> bool:
-        return len(self._endpoints) > 1 or self.endpoint != self._endpoints[0]
+    def _impatient(self) -> bool:
+        return len(self._endpoints) > 1 or self.endpoint != self._endpoints[0] or not self.endpoint.startswith("/")
 
     def _patience_ns(self) -> int:
         """Until when the present connection may say nothing."""
@@ -301,7 +304,7 @@ class ClientCore:
             self._write(self._calls, request)
 
     def _write(self, call: int, request: Outstanding) -> None:
-        if self._moves:
+        if self._impatient:
             request.sent_ns = self._now_ns()
         self._send(call, request.body)
         if request.cancelled and type(request.body) is WaitLock:

@@ -82,7 +82,7 @@ def _commit_inode(state: State, entry: Entry, volume: rows.VolumeRow, row: rows.
     elif row.extents + len(step.extents) > EXTENTS_PER_INODE_MAX:
         return errno.EFBIG
     follow_log(row, step.log)
-    leases.changed(state, entry, volume, step.ino)
+    leases.changed(state, entry, volume, step.ino, step.lease)
     if step.extents:
         if row.inline:
             put_inline(state, volume, step.ino, row, b"")

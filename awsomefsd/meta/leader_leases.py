@@ -211,12 +211,11 @@ class LeaseDesk:
             command = AcquireLease(body.volume, body.ino, body.known)
             self._enter(_Acquiring(origin, table, key, session), call, session, body.epoch, command)
         else:
-            origin.answer(call, self._grant(session, key, body.known))
+            origin.answer(call, self._grant(session, key, origin.mount, body.known))
 
-    def _grant(self, session: int, key: Key, known: int) -> m.Reply:
+    def _grant(self, session: int, key: Key, mount: int, known: int) -> m.Reply:
         """To read; or, once more, what it has already, at once: an entry would let an older release end the newer grant."""
-        changes = self._machine().foreign_changes(*key)
-        foreign = bool(known) and known != changes
+        changes, foreign = self._machine().foreign_changes(*key, mount, known)
         writer = self._table.writers.get(key)
         if writer is not None:
             sequence = self._table.acquired(session, key, writer[1])

@@ -8,6 +8,8 @@ answered or the newest number named in a release, is ignored, whichever connecti
 nothing.
 
 What is cached under a lease was asked for after the lease was granted: `stamp` before the question, `valid` before the answer is kept.
+The leader recalls from others, not from who changes something: what a mount changes itself it drops before it asks (`change`), and keeps
+no answer until the outcome is known (`changed`); else another mount could see the change while this one still answers from its cache.
 A recall is answered only after its callback has laundered: committed what was held back, dropped what was cached.
 """
 
@@ -41,6 +43,7 @@ class LeaseHolder:
         self._held: dict[int, Held] = {}
         self._recalling: dict[int, tuple[int, int]] = {}  # ino → (term, sequence) that is being laundered
         self._stamps = 0
+        self._changing: dict[int, int] = {}  # ino → how many changes of this mount have no outcome yet
         self._floor = (0, 0)  # (term, sequence): nothing up to this is honoured
         self._reported = False
         self._seen = 0  # newest sequence of the term
@@ -49,12 +52,20 @@ class LeaseHolder:
 
     # --- sessions and leaders ---------------------------------------------------------------------------------------------------
     def begin(self, session: int, epoch: int) -> None:
-        """A new session holds nothing."""
+        """A new session holds nothing.  What this mount has on its way to be changed stays known."""
         self.session, self.epoch = session, epoch
         self._held.clear()
         self._recalling.clear()
         self.replies.clear()
         self._floor, self._reported, self._seen = (0, 0), False, 0
+
+    def adopt(self, inos: dict[int, int]) -> None:
+        """A successor goes on with the session: ino → epoch of the write leases under which it found data held back.
+
+        They are entries, and no recall of them was answered: that comes after the data is committed.
+        """
+        for ino, epoch in inos.items():
+            self._hold(ino, LEASE_WRITE, epoch, 0)
 
     def greeted(self, term: int) -> ReportLeases | None:
         """A leader of that term has greeted: what to tell it.  None: it has been told, or is an older one than was."""
@@ -68,6 +79,11 @@ class LeaseHolder:
         inos = [ino for ino, held in self._held.items() if held.mode == LEASE_READ]
         return ReportLeases(self.session, self.epoch, term, inos)
 
+    @property
+    def term(self) -> int:
+        """The newest that was reported to; leaders of older ones say nothing that counts."""
+        return self._floor[0]
+
     def awaits(self) -> AwaitRecalls:
         return AwaitRecalls(self.session, self.epoch, self._seen if self._floor[0] else 0)
 
@@ -80,10 +96,14 @@ class LeaseHolder:
         held = self._held.get(ino)
         if held is not None and held.mode > reply.mode:
             return True  # asked for less while holding more
-        self._stamps += 1
-        stamp = self._stamps if held is None else held.stamp
-        self._held[ino] = Held(reply.mode, reply.epoch, reply.changes, stamp)
+        self._hold(ino, reply.mode, reply.epoch, reply.changes)
         return True
+
+    def _hold(self, ino: int, mode: int, epoch: int, changes: int) -> None:
+        """A lease that is asked for again while it is held is still the same one."""
+        held = self._held.get(ino)
+        self._stamps += held is None
+        self._held[ino] = Held(mode, epoch, changes, self._stamps if held is None else held.stamp)
 
     def recalled(self, recalls: Recalls) -> None:
         """Launder what is new in it; `replies` fills as that ends."""
@@ -127,11 +147,31 @@ class LeaseHolder:
     def stamp(self, ino: int) -> int:
         """Draw it before a question whose answer is to be cached; 0: nothing may be."""
         held = self._held.get(ino)
-        return 0 if held is None or self._left_ns() <= 0 else held.stamp
+        return 0 if held is None or ino in self._changing or self._left_ns() <= 0 else held.stamp
 
     def valid(self, ino: int, stamp: int) -> bool:
         """Whether the lease has been held ever since."""
         return stamp > 0 and self.stamp(ino) == stamp
+
+    def change(self, inos: list[int]) -> None:
+        """This mount is about to change them: nothing that was asked for before is valid."""
+        for ino in inos:
+            self._changing[ino] = self._changing.get(ino, 0) + 1
+            self.touch(ino)
+
+    def changed(self, inos: list[int]) -> None:
+        """The outcome is known."""
+        for ino in inos:
+            self._changing[ino] -= 1
+            if not self._changing[ino]:
+                del self._changing[ino]
+
+    def touch(self, ino: int) -> None:
+        """Data was held back: an answer that is on its way does not have it."""
+        held = self._held.get(ino)
+        if held is not None:
+            self._stamps += 1
+            held.stamp = self._stamps
 
     def release(self, inos: list[int]) -> ReleaseLeases:
         """Give up leases of which nothing is held back any more."""

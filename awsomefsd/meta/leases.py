@@ -7,8 +7,8 @@ Each grant has an *epoch*, new for every holder; a commit that names another one
 land (the fence at the resource).  A commit or a truncation without a lease is refused while another session holds one: the leader recalls
 first, and this is what stands if it did not.
 
-`changes` counts *foreign* changes: it grows when a mount changes the data after another mount did, and when a lock is lost with its
-session.  A mount that comes back names the value it knew; another one means that its old handles and dirty data are stale.  A volume
+`changes` counts changes of the data, those under one write lease as one, and locks lost with their session.  A mount that comes back names
+the value it knew; if another mount has made any of what came since, its old handles and dirty data are stale (`foreign`).  A volume
 that is held whole (OpenSession without `shared`) needs none of this, and pays one comparison.
 """
 
@@ -46,7 +46,12 @@ def acquire(state: State, entry: Entry, command: AcquireLease) -> Reply:
         row.epoch += 1
         state.txn.put(keys.leaser(session.session, command.volume, command.ino), rows.MARK)
         state.write(keys.lease(command.volume, command.ino), row, rows.LEASE)
-    return Leased(0, 0, LEASE_WRITE, row.epoch, row.changes, bool(command.known) and command.known != row.changes)
+    return Leased(0, 0, LEASE_WRITE, row.epoch, row.changes, foreign(row, entry.mount, command.known))
+
+
+def foreign(row: rows.LeaseRow, mount: int, known: int) -> bool:
+    """Somebody else has changed the data since `mount` was told `known` (0: it knows nothing)."""
+    return bool(known) and row.changes != known and not (row.mount == mount and row.changes - row.run <= known)
 
 
 def release(state: State, entry: Entry, command: ReleaseLease) -> Reply:
@@ -80,23 +85,26 @@ def may_change(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, lea
         raise Later(errno.EAGAIN, f"session {row.session} holds the write lease of inode {ino}")
 
 
-def changed(state: State, entry: Entry, volume: rows.VolumeRow, ino: int) -> None:
-    """The entry changes its data; to be said once nothing can refuse it any more."""
+def changed(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, lease: int = 0) -> None:
+    """The entry changes its data, under the lease of that epoch (0: under none); to be said once nothing can refuse it any more."""
     if not volume.sharers:
         return
     row = of_inode(state, volume.volume, ino)
-    if row.mount != entry.mount:
-        row.mount = entry.mount
-        row.changes += 1
-        state.write(keys.lease(volume.volume, ino), row, rows.LEASE)
+    if lease and row.lease == lease and row.mount == entry.mount:
+        return
+    _count(state, volume.volume, ino, row, entry.mount, lease)
+
+
+def _count(state: State, volume: int, ino: int, row: rows.LeaseRow, mount: int, lease: int) -> None:
+    row.run = row.run + 1 if row.mount == mount else 1
+    row.changes += 1
+    row.mount, row.lease = mount, lease
+    state.write(keys.lease(volume, ino), row, rows.LEASE)
 
 
 def lock_lost(state: State, volume: int, ino: int) -> None:
-    """A session ended with a lock here."""
-    row = of_inode(state, volume, ino)
-    row.mount = 0
-    row.changes += 1
-    state.write(keys.lease(volume, ino), row, rows.LEASE)
+    """A session ended with a lock here: to everybody, somebody else's change."""
+    _count(state, volume, ino, of_inode(state, volume, ino), 0, 0)
 
 
 def every(state: State) -> dict[tuple[int, int], tuple[int, int]]:

@@ -184,9 +184,10 @@ class Machine:
         """(volume, ino) -> (session, lease epoch)."""
         return leases.every(self.state)
 
-    def foreign_changes(self, volume: int, ino: int) -> int:
-        """LeaseRow.changes of an inode."""
-        return leases.of_inode(self.state, volume, ino).changes
+    def foreign_changes(self, volume: int, ino: int, mount: int, known: int) -> tuple[int, bool]:
+        """LeaseRow.changes of an inode, and whether somebody else than `mount` made it more than `known`."""
+        row = leases.of_inode(self.state, volume, ino)
+        return row.changes, leases.foreign(row, mount, known)
 
     def child(self, volume: int, parent: int, name: bytes) -> int:
         """The inode of a name; 0 if there is none."""

@@ -277,12 +277,17 @@ class LocksRow(Row):
 
 
 class LeaseRow(Row):
-    """`session` holds the write lease (0: nobody) under `epoch`.  `changes` counts foreign changes, `mount` made the last one."""
+    """`session` holds the write lease (0: nobody) under `epoch`.  `changes` counts changes, and `mount` made the last `run` of them.
+
+    Those under one write lease (`lease`: its epoch, of the last change) count once: nobody else was told of one in between.
+    """
 
     session: int = 0
     epoch: int = 0
     changes: int = 1
     mount: int = 0
+    run: int = 1
+    lease: int = 0
 
 
 CLUSTER = Sealed(ClusterRow)

@@ -1,6 +1,7 @@
 """A cluster of one voter: what is durable in the journal is committed.
 
-There is no election, so the term never changes.  All of the journal is committed, also a batch whose sync was never confirmed before a
+There is no election, but every start is a new term: what a leader keeps in memory (leases, the numbers of recalls) is gone, and sessions
+report to a new term only.  All of the journal is committed, also a batch whose sync was never confirmed before a
 crash: nobody was told that it failed.
 """
 
@@ -15,8 +16,6 @@ from awsomefsd import clock
 from awsomefsd.errors import Corrupt, ProtocolError
 from awsomefsd.meta.commands import Entry, entry_decode, entry_encode
 from awsomefsd.meta.journal import Journal
-
-_FIRST_TERM = 1
 
 
 def decode(raw: bytes) -> Entry:
@@ -39,8 +38,7 @@ class Solo:
         self._queued: list[Entry] = []
         self.batches = 0
         self.entries = 0
-        if journal.term < _FIRST_TERM:
-            journal.set_hard_state(_FIRST_TERM, journal.node)
+        journal.set_hard_state(journal.term + 1, journal.node)
 
     @property
     def term(self) -> int:

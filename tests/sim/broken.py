@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from awsomefsd.limits import SESSION_TTL_MS
+from awsomefsd.meta import leases
 from awsomefsd.meta.journal import Journal
 from awsomefsd.meta.leader_desk import Desk
+from awsomefsd.meta.lease_client import LeaseClient
 from awsomefsd.meta.lease_core import LeaseCore
+from awsomefsd.meta.lease_holder import LeaseHolder
+from awsomefsd.meta.lease_table import LeaseTable
 from awsomefsd.meta.raft import Raft
 from awsomefsd.meta.raft_election import Election
 from awsomefsd.meta.raft_membership import Membership, Quorum
@@ -153,6 +157,47 @@ def _commit_ahead_of_the_match() -> list[Patch]:
     return [(Replication, "_on_heartbeat", believing)]
 
 
+def _recall_acknowledged_too_early() -> list[Patch]:
+    """Before what was held back is committed, and what was cached is dropped."""
+
+    def hasty(self: Any, ino: int, mode: int, done: Callable[[], None]) -> None:
+        done()
+        self._answer()
+
+    return [(LeaseClient, "_laundered", hasty)]
+
+
+def _stale_grant_accepted() -> list[Patch]:
+    """(term, sequence) of a grant mean nothing."""
+    granted = LeaseHolder.granted
+
+    def trusting(self: Any, ino: int, reply: Any) -> bool:
+        floor, self._floor = self._floor, (reply.term, -1)
+        try:
+            return granted(self, ino, reply)
+        finally:
+            self._floor = floor
+
+    return [(LeaseHolder, "granted", trusting)]
+
+
+def _ended_lease_commits() -> list[Patch]:
+    """The fence at the resource is gone: a commit of any epoch, also one that has ended, is applied."""
+    return [(leases, "may_change", lambda state, entry, volume, ino, lease=0: None)]
+
+
+def _no_wait_for_reports() -> list[Patch]:
+    """A new leader takes nobody to hold anything until told."""
+    begin = LeaseTable.begin
+
+    def forgetful(self: Any, *arguments: Any) -> None:
+        begin(self, *arguments)
+        for holder in self.holders.values():
+            holder.report_ns = None
+
+    return [(LeaseTable, "begin", forgetful)]
+
+
 VARIANTS: dict[str, Callable[[], list[Patch]]] = {
     "answer before sync": _answer_before_sync,
     "dedupe that forgets": _dedupe_forgets_at_a_flush,
@@ -169,6 +214,10 @@ VARIANTS: dict[str, Callable[[], list[Patch]]] = {
     "a wiped voter that votes": _wiped_voter_votes,
     "learner counted as voter": _learner_counts,
     "commit ahead of the match": _commit_ahead_of_the_match,
+    "a recall acknowledged too early": _recall_acknowledged_too_early,
+    "a stale grant is accepted": _stale_grant_accepted,
+    "an ended lease commits": _ended_lease_commits,
+    "a new leader does not wait for reports": _no_wait_for_reports,
 }
 
 

@@ -21,6 +21,7 @@ from awsomefsd.meta import messages as m
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.raft_types import Role
 from awsomefsd.types import HOST_UNIQUE
+from tests.sim.lease_checks import LeaseChecks
 from tests.sim.world import World
 
 
@@ -60,6 +61,7 @@ class Checks:
         self._sessions: dict[int, Any] = {}  # session → its mount
         self._boots: dict[int, tuple[str, str]] = {}  # session → node and its boot
         self._ended: set[int] = set()  # sessions
+        self.leases = LeaseChecks(world)
 
     def machine_of(self, node: Any) -> Any:
         return lambda txn: _Watched(txn, self, node)
@@ -91,13 +93,16 @@ class Checks:
                 raise self.world.broken(f"request {request} was applied twice, as entries {first[0]} and {entry.index}: {command}")
             if first[0] != entry.index:
                 return
+        self.leases.applied(entry, reply)
         if isinstance(command, c.SetVolume) and isinstance(reply, m.Done):
             self._values[command.quota_inodes] = (command.volume, entry.index)
             self._writes.setdefault(command.volume, []).append(entry.index)
         elif isinstance(command, c.EndSession) and isinstance(reply, m.Done):
             self._session_ended(command.session)
         elif isinstance(command, c.OpenSession) and isinstance(reply, m.SessionOpened):
-            self._ended.update(other for other, (node, was) in self._boots.items() if node == command.node and was != command.boot_id)
+            ended = [other for other, (node, was) in self._boots.items() if node == command.node and was != command.boot_id]
+            self._ended.update(ended)
+            self.leases.sessions_ended(ended)
             self._boots[reply.session] = (command.node, command.boot_id)
 
     # --- raft ------------------------------------------------------------------------------------------------------------------
@@ -180,6 +185,7 @@ class Checks:
     def _session_ended(self, session: int) -> None:
         """A session is ended only when its worker, by its own clock, serves no more: the lease is over in true time."""
         self._ended.add(session)
+        self.leases.sessions_ended([session])
         mount = self._sessions.get(session)
         if mount is not None and mount.up and mount.session == session and not mount.dead:
             left = mount.lease.left_ns(mount.host.clock.boot_ns())

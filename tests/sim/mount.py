@@ -23,6 +23,7 @@ from awsomefsd.types import BACKGROUND_BIT
 from tests.sim.clock import SimClock
 from tests.sim.links import End, Link
 from tests.sim.network import Network
+from tests.sim.sharing import Sharing
 from tests.sim.world import MS, SECOND, World
 
 _SESSION_BIT = 1 << 61
@@ -32,8 +33,11 @@ Resume = Callable[[Any, "BaseException | None"], None]
 class Host:
     """The machine of one mount."""
 
-    def __init__(self, world: World, network: Network, name: str, nodes: list[Any], volume: int, checks: Any) -> None:
+    def __init__(
+        self, world: World, network: Network, name: str, nodes: list[Any], volume: int, checks: Any, shared: bool = False
+    ) -> None:
         self.world, self.network, self.name, self.nodes, self.volume, self.checks = world, network, name, nodes, volume, checks
+        self.shared = shared
         self.clock = SimClock(world, name)
         self.boots = 0
         self.mount: Mount | None = None
@@ -64,10 +68,12 @@ class Mount:
         self._queries = 0
         self._unacknowledged: set[int] = set()  # answered, and the service was not told yet that nobody needs the result
         self.session = self.epoch = 0
+        self._final: set[int] = set()
         self.last_answered = 0  # unique of the proposal whose answer is being told
         self._waiting: list[int] = []  # uniques that wait for a session
         self._tick_at = -1
         self.paused_until_ns = 0
+        self.sharing = Sharing(self)
 
     # --- life ----------------------------------------------------------------------------------------------------------------
     def start_worker(self) -> None:
@@ -78,6 +84,7 @@ class Mount:
         self.dice.shuffle(names)
         self.core = ClientCore(self.number, names, self._write, self.host.clock.boot_ns)
         self.lease = LeaseCore()
+        self.sharing.start_worker()
         self._link: Link | None = None
         self._end: End | None = None
         self._opening = False
@@ -100,6 +107,7 @@ class Mount:
         """The machine is gone, and with it what was executing: unknown outcomes."""
         self._stop("dies with its machine")
         self.dead = True
+        self.sharing.died()
 
     def _stop(self, how: str) -> None:
         self.world.say(f"{self.host.name}: worker {self.workers} {how}")
@@ -171,6 +179,7 @@ class Mount:
             self._greeted = True
             if self.core.greeted(answer.reply):
                 self.lease.doubt()
+                self.sharing.client.greeted(answer.reply.term)
         else:
             ended = self.core.take(answer)
             if ended is not None:
@@ -216,7 +225,7 @@ class Mount:
         self.world.say(f"{self.host.name} is stopped for {for_ns / SECOND:.3f} s")
 
     # --- the session -------------------------------------------------------------------------------------------------------------
-    def _submit(self, body: m.Body, resume: Resume) -> None:
+    def submit(self, body: m.Body, resume: Resume) -> None:
         life = self.life
 
         def guarded(reply: Any, error: BaseException | None) -> None:
@@ -236,13 +245,14 @@ class Mount:
             if event == "lost":
                 self._session_lost()
 
-        self._submit(m.Renew(session, self.epoch, 0), answered)
+        self.submit(m.Renew(session, self.epoch, 0), answered)
 
     def _session_lost(self) -> None:
         self.world.count("sessions lost")
         self.world.say(f"{self.host.name}: session {self.session} has ended")
         self.session = self.epoch = 0
         self.lease.end()
+        self.sharing.lost()
         self._open_session()
 
     def _open_session(self) -> None:
@@ -252,7 +262,7 @@ class Mount:
         host = self.host
         sent_ns = host.clock.boot_ns()
         unique = BACKGROUND_BIT | _SESSION_BIT | self.dice.getrandbits(56)
-        command = c.OpenSession(self.number, host.volume, host.name, f"boot{host.boots}", self.workers)
+        command = c.OpenSession(self.number, host.volume, host.name, f"boot{host.boots}", self.workers, shared=host.shared)
 
         def opened(reply: Any, error: BaseException | None) -> None:
             self._opening = False
@@ -264,16 +274,18 @@ class Mount:
             self.session, self.epoch = reply.session, reply.epoch
             self.lease.begin(sent_ns)
             host.checks.session_opened(self, reply)
+            if host.shared:
+                self.sharing.begin(reply.session, reply.epoch)
             waiting, self._waiting = self._waiting, []
             for number in waiting:
                 self._ask(number)
             self._arm()
 
-        self._submit(m.Propose(unique, 0, 0, self.core.take_acks(), command), opened)
+        self.submit(m.Propose(unique, 0, 0, self.core.take_acks(), command), opened)
 
     # --- requests of the workload --------------------------------------------------------------------------------------------------
-    def propose(self, command: c.Command, resume: Resume, *, wait: bool = False) -> int:
-        """Under an id of the mount; sent again by successors and new sessions until it has an outcome."""
+    def propose(self, command: c.Command, resume: Resume, *, wait: bool = False, final: bool = False) -> int:
+        """Under an id of the mount; sent again by successors and new sessions until it has an outcome (`final`: ESTALE is one)."""
         self.unique += 1
         unique = self.unique
         kind = m.WaitLock if wait else m.Propose
@@ -282,6 +294,8 @@ class Mount:
             return kind(self.core.holds(unique), self.session, self.epoch, self.core.take_acks(), command)
 
         self.executing[unique] = (body, resume)
+        if final:
+            self._final.add(unique)
         self.host.checks.invoked(self.number, unique, command)
         self._ask(unique)
         return unique
@@ -294,7 +308,10 @@ class Mount:
 
         def ended(reply: Any, error: BaseException | None) -> None:
             if isinstance(error, FsError) and error.errno == errno.ESTALE:
-                self._stale(unique)
+                if unique not in self._final:
+                    self._stale(unique)
+                    return
+                self._refused_for_good(unique, reply, error, resume)
                 return
             del self.executing[unique]
             outcome = reply if error is None else error
@@ -307,7 +324,13 @@ class Mount:
             self.last_answered = unique
             resume(reply, error)
 
-        self._submit(body(), ended)
+        self.submit(body(), ended)
+
+    def _refused_for_good(self, unique: int, reply: Any, error: BaseException, resume: Resume) -> None:
+        """A refusal that is the end of it; no result is kept."""
+        del self.executing[unique]
+        self._acknowledge(unique)
+        resume(reply, error)
 
     def _acknowledge(self, unique: int) -> None:
         self._unacknowledged.discard(unique)
@@ -334,7 +357,7 @@ class Mount:
             resume(reply, error)
 
         if self.up:
-            self._submit(body, ended)
+            self.submit(body, ended)
 
     def cancel(self, unique: int) -> None:
         self.core.cancel(unique)

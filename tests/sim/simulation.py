@@ -17,6 +17,7 @@ from tests.sim.faults import Faults
 from tests.sim.mount import Host
 from tests.sim.network import Network
 from tests.sim.node import CLUSTER, Node
+from tests.sim.shared_programs import SharedPrograms
 from tests.sim.workload import REGISTERS, Programs
 from tests.sim.world import MS, SECOND, World
 
@@ -33,6 +34,7 @@ class Plan:
     minutes: float = 3.0
     voters: int = 0
     mounts: int = 2
+    shared: int = -1  # mounts that share a volume; one less has a volume of its own then
     faults: bool = True
 
 
@@ -48,7 +50,7 @@ class Simulation:
         for node in self.nodes:
             node.peers = {peer.uuid: peer for peer in self.nodes}
         self.hosts: list[Host] = []
-        self.programs: list[Programs] = []
+        self.programs: list[Programs | SharedPrograms] = []
         self.faults = Faults(self)
 
     def _uuid(self) -> str:
@@ -72,15 +74,20 @@ class Simulation:
 
     def _begin(self) -> None:
         volumes = [f"register{number + 1}" for number in range(REGISTERS)] + [f"home{number}" for number in range(self.plan.mounts)]
+        volumes.append("shared")
         commands: list[c.Command] = [c.Init(CLUSTER, 1), c.AddDevice(DEVICE, 256 * MIB, MIB, 250, MIB)]
         commands += [c.CreateVolume(name, self._uuid()) for name in volumes]
         for command in commands:
             self._administer(command)
-        for number in range(self.plan.mounts):
-            host = Host(self.world, self.network, f"m{number + 1}", self.nodes, REGISTERS + number + 1, self.checks)
+        shared = self.dice.choice([0, 2, 2, 3]) if self.plan.shared < 0 else self.plan.shared
+        self.checks.leases.volume = REGISTERS + self.plan.mounts + 1
+        alone = self.plan.mounts - 1 if shared else self.plan.mounts
+        for number in range(alone + shared):
+            volume = REGISTERS + number + 1 if number < alone else self.checks.leases.volume
+            host = Host(self.world, self.network, f"m{number + 1}", self.nodes, volume, self.checks, number >= alone)
             self.hosts.append(host)
-            self.programs.append(Programs(host, list(range(1, REGISTERS + 1)), 2))
             host.boot()
+            self.programs.append(SharedPrograms(host, 2) if host.shared else Programs(host, list(range(1, REGISTERS + 1)), 2))
             self.programs[-1].start()
 
     def _administer(self, command: c.Command) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,13 @@ class Propose:
 @dataclass
 class Query:
     body: m.Body
+
+
+@dataclass
+class Call:
+    """Something of the mount that calls back when it is done."""
+
+    start: Callable[[Callable[[], None]], None]
 
 
 @dataclass
@@ -82,6 +89,8 @@ class Runner:
             self._started = True
         if isinstance(wanted, Pause):
             self.world.after(wanted.ns, self._step, (None, None))
+        elif isinstance(wanted, Call):
+            wanted.start(lambda: self.world.after(0, self._step, (None, None)))
         elif isinstance(wanted, Query):
             self.mount.query(wanted.body, self._resume)
         else:

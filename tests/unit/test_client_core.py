@@ -117,6 +117,22 @@ def test_a_deadline_ends_a_request_wherever_it_is_and_its_late_answer_is_nobodys
     assert bench.answer(bench.sent[-1][0], m.Done()).request is patient
 
 
+def test_the_only_node_is_given_up_too_if_it_is_behind_a_network():
+    bench = Bench("10.0.0.1:7000")
+    bench.greet()
+    bench.submit(m.AwaitRecalls(1, 1, 0))
+    bench.submit(m.GetLease(1, 1, 1, 2, 1))
+    bench.now += CLIENT_SILENCE_MS * MS
+    bench.core.tick()
+    assert bench.core.connected, "these wait for others"
+    bench.propose(10)
+    bench.now += CLIENT_SILENCE_MS * MS
+    bench.core.tick()
+    assert not bench.core.connected and bench.core.endpoint == "10.0.0.1:7000"
+    bench.greet()
+    assert bench.uniques()[-1] == 10
+
+
 def test_a_silent_node_is_given_up_only_if_there_is_another_and_an_answer_is_owed():
     alone = Bench("/a")
     alone.greet()

@@ -303,6 +303,39 @@ def test_a_release_does_not_end_a_grant_that_it_has_not_seen():
     assert other.holder.mode(INO) == LEASE_WRITE and not one.holder.mode(INO)
 
 
+def test_what_a_mount_changes_itself_is_not_valid_before_the_outcome_is_known():
+    _, one, other = two()
+    one.get(LEASE_READ)
+    settle(one, other)
+    holder = one.holder
+    stamp = holder.stamp(INO)
+    holder.change([INO])
+    assert not holder.valid(INO, stamp) and not holder.stamp(INO), "an answer may be from before or after the change"
+    holder.changed([INO])
+    assert holder.stamp(INO) and not holder.valid(INO, stamp), "nor what was asked for before it"
+    stamp = holder.stamp(INO)
+    holder.touch(INO)
+    assert not holder.valid(INO, stamp)
+
+
+def test_a_successor_goes_on_with_the_write_leases_under_which_data_is_held_back():
+    _, one, other = two()
+    one.get(LEASE_WRITE)
+    settle(one, other)
+    epoch = one.holder.may_hold_back(INO)
+    one.holder.begin(one.session, one.epoch)
+    one.holder.adopt({INO: epoch})
+    one.send(one.holder.greeted(one.term))
+    one.slow = True
+    other.get(LEASE_READ)
+    settle(one, other)
+    assert one.laundering and not other.holder.mode(INO), "its data is committed first"
+    one.laundering.pop()()
+    one.flush()
+    settle(one, other)
+    assert one.holder.mode(INO) == other.holder.mode(INO) == LEASE_READ
+
+
 def conflicts(mounts: list[Mount], inos: range) -> list[int]:
     """Inodes that one may write while another may read or write them, now."""
     bad = []

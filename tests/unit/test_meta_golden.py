@@ -101,7 +101,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.INLINE, rows.InlineRow(b"data")),
     (rows.XATTR, rows.XattrRow(b"value")),
     (rows.LOCKS, rows.LocksRow([LOCK])),
-    (rows.LEASE, rows.LeaseRow(1, 2, 3, 1 << 63)),
+    (rows.LEASE, rows.LeaseRow(1, 2, 3, 1 << 63, 4, 5)),
 ]
 
 KEYS: dict[str, bytes] = {

@@ -126,6 +126,26 @@ def test_foreign_changes_are_told(drive):
     assert two.acquire(back.changes).foreign
 
 
+def test_own_changes_are_not_foreign_and_every_change_of_another_is(drive):
+    one, two = share(drive, 1), share(drive, 2)
+    lease = two.acquire()
+    drive.ok(two.inline(lease.epoch), **two.fields)
+    two.release(lease.epoch)
+    lease = one.acquire()
+    for sequence in (1, 2):
+        drive.ok(one.inline(lease.epoch, sequence), **one.fields)
+    one.release(lease.epoch)
+    drive.ok(one.inline(0, 3), **one.fields)
+    assert not one.acquire(lease.changes).foreign, "all of it was its own, after the other's that it knew of"
+    one.release(one.acquire().epoch)
+    lease = two.acquire(lease.changes)
+    assert lease.foreign
+    two.release(lease.epoch)
+    known = lease.changes
+    drive.ok(one.inline(0, 4), **one.fields)
+    assert two.acquire(known).foreign, "by the same mount as before, but later than what was told"
+
+
 def test_a_lock_that_was_lost_is_a_foreign_change(drive):
     one = share(drive, 1)
     known = one.acquire().changes

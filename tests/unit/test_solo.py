@@ -23,3 +23,13 @@ def test_it_leads_and_confirms_reads_at_once(tmp_path):
     with pytest.raises(ProtocolError, match="one voter"):
         solo.receive("other", object())
     solo.close()
+
+
+def test_every_start_is_a_new_term(tmp_path):
+    """Sessions report their leases to a new term only, and what a leader numbered is gone with its process."""
+    terms = []
+    for create in (True, False, False):
+        solo = Solo(Journal.open(tmp_path, b"c" * 16, b"n" * 16, create=create, file_bytes=64 << 10), "node", lambda: 0)
+        terms.append(solo.term)
+        solo.close()
+    assert terms == [1, 2, 3]

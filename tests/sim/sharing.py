@@ -1,0 +1,211 @@
+"""A mount that shares its volume: caches under read leases, data held back under write leases, recalls; production LeaseClient.
+
+What a successor inherits (the keeper's shared memory) is here too: data held back with the epoch of its lease, and what the mount is
+changing.  What the program asked for and nobody has answered yet is asked again by successors and new sessions.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from awsomefsd.errors import FsError
+from awsomefsd.meta import commands as c
+from awsomefsd.meta.lease_client import LeaseClient
+from awsomefsd.types import LEASE_NONE
+from tests.sim.world import MS, SECOND
+
+ASK_AGAIN_NS = 50 * MS
+FLUSH_NS = 3 * SECOND
+Done = Callable[[], None]
+
+
+@dataclass
+class HeldBack:
+    """The newest data of a file, acknowledged to a program and not committed."""
+
+    value: bytes
+    sequence: int
+    session: int
+    epoch: int
+    flushing: bool = False
+    waiting: list[Done] = field(default_factory=list)
+
+
+class Sharing:
+    def __init__(self, mount: Any) -> None:
+        self.mount, self.world, self.judge = mount, mount.world, mount.host.checks.leases
+        self.volume = mount.host.volume
+        self.dirty: dict[int, HeldBack] = {}
+        self.changing: list[list[int]] = []
+        self.writing: set[int] = set()  # files with a write of a program under way: they are in order
+        self._known: dict[int, int] = {}
+        self._sequence = 0
+        self._wanting: dict[int, tuple[int, int, Done]] = {}
+        self._wants = 0
+
+    # --- the worker's life --------------------------------------------------------------------------------------------------------
+    def start_worker(self) -> None:
+        mount = self.mount
+        life = mount.life
+        self.cache: dict[int, tuple[int, Any]] = {}  # inode → stamp, what was answered
+
+        def submit(body: Any, resume: Any) -> None:
+            if mount.life == life:
+                mount.submit(body, resume)
+
+        self.client = LeaseClient(submit, self._launder, lambda: mount.lease.left_ns(mount.host.clock.boot_ns()), mount.lease.doubt)
+        self.holder = self.client.holder
+        for inos in self.changing:
+            self.holder.change(inos)
+
+    def begin(self, session: int, epoch: int) -> None:
+        """A session was opened.  Data of another one is lost to it, and what is on its way of that must be refused."""
+        self.cache.clear()
+        for ino, held in sorted(self.dirty.items()):
+            if held.session != session:
+                self.drop(ino)
+                if not held.flushing:
+                    self.mount.propose(self._commit(ino, held), self._refused, final=True)
+        self.client.begin(session, epoch, {ino: held.epoch for ino, held in sorted(self.dirty.items())})
+        for ino in sorted(self.dirty):
+            self._flush_later(ino)
+        for number in sorted(self._wanting):
+            self._want(number)
+
+    def _refused(self, reply: Any, error: BaseException | None) -> None:
+        if not isinstance(error, FsError) or error.errno != errno.ESTALE:
+            raise self.world.broken(f"{self.mount.host.name}: a commit of an ended session's lease is answered {reply} {error!r}")
+        self.world.count("commits under ended leases refused")
+
+    def lost(self) -> None:
+        """The session has ended, as far as this mount can know."""
+        self.client.begin(0, 0, {})
+        self.cache.clear()
+
+    def drop(self, ino: int) -> None:
+        """Data that was held back goes to the conflict area."""
+        held = self.dirty.pop(ino)
+        self.judge.dropped(ino, self.mount, held.sequence)
+        self.world.count("held back and lost with a session")
+        for done in held.waiting:
+            done()
+
+    def died(self) -> None:
+        for ino, held in sorted(self.dirty.items()):
+            self.judge.dropped(ino, self.mount, held.sequence)
+
+    # --- leases -------------------------------------------------------------------------------------------------------------------
+    def want(self, ino: int, mode: int, resume: Done) -> None:
+        """Ask for a lease until something was granted; look at `holder.mode` then."""
+        self._wants += 1
+        self._wanting[self._wants] = (ino, mode, resume)
+        self._want(self._wants)
+
+    def _want(self, number: int) -> None:
+        mount = self.mount
+        if not mount.up or not mount.session or number not in self._wanting:
+            return  # asked with the next session
+        ino, mode, resume = self._wanting[number]
+        known, session = self._known.get(ino, 0), mount.session
+
+        def asked(reply: Any, error: BaseException | None) -> None:
+            if number not in self._wanting:
+                return
+            if error is not None and (not isinstance(error, FsError) or error.errno != errno.ESTALE):
+                raise self.world.broken(f"{mount.host.name}: a lease on {ino} is answered {error!r}")
+            if reply is None:
+                self.world.count("grants that came too late" if error is None else "leases refused with their session")
+                if mount.session == session:
+                    self.world.after(ASK_AGAIN_NS, self._want, number, owner=mount)
+                return
+            del self._wanting[number]
+            self._known[ino] = reply.changes
+            self.judge.granted(mount, ino, reply, known)
+            resume()
+
+        self.client.ask(self.volume, ino, mode, known, asked)
+
+    def _launder(self, ino: int, mode: int, done: Done) -> None:
+        self.world.count("recalls laundered")
+        if mode == LEASE_NONE:
+            self.cache.pop(ino, None)
+        life = self.mount.life
+        self.flush(ino, lambda: done() if self.mount.life == life else None)
+
+    def release(self, ino: int) -> None:
+        if ino not in self.dirty and ino not in self.writing and self.mount.up and self.holder.mode(ino):
+            self.cache.pop(ino, None)
+            self.client.release([ino])
+            self.world.count("leases released")
+
+    # --- data ---------------------------------------------------------------------------------------------------------------------
+    def next_sequence(self) -> int:
+        self._sequence += 1
+        return self._sequence
+
+    def hold_back(self, ino: int, value: bytes, epoch: int) -> None:
+        """A program's write, acknowledged."""
+        before = self.dirty.get(ino)
+        held = HeldBack(value, self.next_sequence(), self.mount.session, epoch)
+        if before is not None:
+            held.waiting, before.waiting = before.waiting, []
+        self.dirty[ino] = held
+        self.cache.pop(ino, None)
+        self.holder.touch(ino)
+        self.judge.held_back(self.mount, ino, held.value, held.sequence, epoch)
+        self._flush_later(ino)
+
+    def _flush_later(self, ino: int) -> None:
+        self.world.after(self.mount.dice.expovariate(1) * FLUSH_NS, self.flush, ino, lambda: None, owner=self.mount)
+
+    def _commit(self, ino: int, held: HeldBack) -> c.Commit:
+        return commit(self.volume, ino, self.mount.number, held.sequence, held.value, held.epoch)
+
+    def flush(self, ino: int, done: Done) -> None:
+        """`done` when nothing of the file is held back."""
+        held = self.dirty.get(ino)
+        if held is None:
+            done()
+            return
+        held.waiting.append(done)
+        if held.flushing:
+            return
+        held.flushing = True
+
+        def committed(reply: Any, error: BaseException | None) -> None:
+            mine = self.dirty.get(ino) is held
+            if error is not None:
+                self._refused(reply, error)
+                if mine:
+                    self.judge.may_refuse(self.mount, held.session)
+                    self.drop(ino)
+                return
+            if reply.errnos != [0]:
+                raise self.world.broken(f"{self.mount.host.name}: commit of inode {ino}: {reply}")
+            if mine:
+                del self.dirty[ino]
+            for waiting in held.waiting:
+                waiting()
+            if not mine and ino in self.dirty:  # more was held back meanwhile
+                self.flush(ino, lambda: None)
+
+        self.mount.propose(self._commit(ino, held), committed, final=True)
+
+    def change(self, inos: list[int]) -> None:
+        self.changing.append(inos)
+        if self.mount.up:
+            self.holder.change(inos)
+        for ino in inos:
+            self.cache.pop(ino, None)
+
+    def changed(self, inos: list[int]) -> None:
+        self.changing.remove(inos)
+        if self.mount.up:
+            self.holder.changed(inos)
+
+
+def commit(volume: int, ino: int, log: int, sequence: int, value: bytes, lease: int) -> c.Commit:
+    return c.Commit(volume, [c.InodeCommit(ino, log, sequence, len(value), 0, [], [(0, value)], lease)], 0, [])
