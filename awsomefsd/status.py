@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -135,8 +135,7 @@ def reasons(status: pb.Status) -> Iterator[str]:
     """Why this node is degraded; nothing where all is well."""
     if not status.keeper:
         yield f"the keeper does not answer at {status.run_dir}/keeper.sock (running mounts go on); start it with `awsomefsd keeper`"
-    if "leader" in status.figures and not status.figures["leader"]:
-        yield "no node is known to lead the metadata: changes and lookups wait; see that more than half of the voters run and are connected"
+    yield from _without_leader(status.figures)
     if status.figures.get("members_diverged", "0") != "0":
         yield f"{status.figures['members_diverged']} times a voter's state differed from the others' and was rebuilt; check its disk"
     if status.figures.get("journal_full", "0") != "0":
@@ -163,6 +162,18 @@ def reasons(status: pb.Status) -> Iterator[str]:
         yield f"{len(status.conflicts)} files with data that could not be committed lie in {status.state_dir}/conflicts; look, then delete"
     if status.memory_bytes > status.memory_bytes_max:
         yield f"the daemon uses {status.memory_bytes} bytes of memory, its budget (memory.daemon) is {status.memory_bytes_max}"
+
+
+def _without_leader(figures: Mapping[str, str]) -> Iterator[str]:
+    """One of several voters that knows nobody who leads."""
+    if figures.get("leader", "alone"):
+        return
+    if missing := figures.get("founding_waits_for"):
+        yield f"the metadata cluster is not founded yet: all voters must be up once; not heard of yet: {missing.replace(' ', ', ')}"
+    elif figures.get("members") == "0":
+        yield "this voter is in no metadata cluster yet; it joins when a leader, or all other voters without a log, hear of it"
+    else:
+        yield "no node is known to lead the metadata: changes and lookups wait; see that more than half of the voters run and are connected"
 
 
 def conflicts(directory: Path) -> Iterator[pb.Conflict]:

@@ -41,6 +41,9 @@ def _print(reply: Any, verbose: bool) -> None:
     figures = dict(reply.figures)
     shown = sorted(figures) if verbose else [name for name in _FIGURES if name in figures]
     click.echo("     metadata " + ", ".join(f"{name} {figures[name]}" for name in shown))
+    if figures.get("role", "leader") != "leader":
+        leader = f"node {figures['leader']}" if figures.get("leader") else "nobody now"
+        click.echo(f"     the metadata is led by {leader}; devices and volumes are shown there")
     for name in sorted(name for name in figures if name.startswith("lag_")):
         click.echo(f"     voter {name.removeprefix('lag_')} is {figures[name]} entries behind")
     for reason in reply.reasons:

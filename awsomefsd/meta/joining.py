@@ -47,6 +47,10 @@ class Joining:
         others = [Member(one.node, one.incarnation, True, self._nodes[one.node]) for one in heard if one is not None]
         return sorted([self.mine, *others], key=lambda member: member.node)
 
+    def unheard(self) -> list[str]:
+        """Nodes of the configuration that have not announced themselves here: founding waits for them."""
+        return sorted(node for node in self.others() if node not in self._announced)
+
     def next_membership(self, now: Membership, nearly_up_to_date: Callable[[str], bool]) -> list[Member] | None:
         """For a leader: the next step towards the configuration, if there is one to be made."""
         if now.joint:

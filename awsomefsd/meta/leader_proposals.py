@@ -9,23 +9,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from awsomefsd.limits import BATCH_BYTES_MAX, ENTRY_BYTES_MAX, PROPOSALS_PENDING_MAX
+from awsomefsd.limits import BATCH_BYTES_MAX, ENTRY_BYTES_MAX, PROPOSALS_PENDING_BYTES_MAX, PROPOSALS_PENDING_MAX
 from awsomefsd.meta.commands import EndSession, Entry, SetLock
 from awsomefsd.meta.waiting import Key, Origin
 
 Asker = tuple[Origin, int]
+Pending = tuple[int, Origin, int, int]  # stamped term, who asked, size
 
 
 class Proposals:
-    __slots__ = ("_asked", "_pending", "batch", "bytes", "ending", "locking")
+    __slots__ = ("_asked", "_pending", "_pending_bytes", "batch", "bytes", "ending", "locking")
 
     def __init__(self) -> None:
         self.batch: list[Entry] = []
         self.bytes = 0
         self.locking: dict[Key, int] = {}  # inodes with SetLocks that are not decided, and how many
         self.ending: set[int] = set()  # sessions with an EndSession that is not decided
-        self._asked: list[Asker] = []  # who asked for each of the batch
-        self._pending: dict[int, tuple[int, Origin, int]] = {}  # index → term, who asked
+        self._asked: list[tuple[Origin, int, int]] = []  # who asked for each of the batch, and its size
+        self._pending: dict[int, Pending] = {}  # by index
+        self._pending_bytes = 0
 
     def __len__(self) -> int:
         """How many are handed over and not decided."""
@@ -33,11 +35,14 @@ class Proposals:
 
     @property
     def full(self) -> bool:
-        return self.bytes > BATCH_BYTES_MAX - ENTRY_BYTES_MAX or len(self._pending) >= PROPOSALS_PENDING_MAX
+        """No more is taken before something is decided: a leader that is cut off must not collect without end."""
+        if self.bytes > BATCH_BYTES_MAX - ENTRY_BYTES_MAX:
+            return True
+        return len(self._pending) >= PROPOSALS_PENDING_MAX or self._pending_bytes >= PROPOSALS_PENDING_BYTES_MAX
 
     def enter(self, entry: Entry, origin: Origin, call: int, size: int) -> None:
         self.batch.append(entry)
-        self._asked.append((origin, call))
+        self._asked.append((origin, call, size))
         self.bytes += size
         command = entry.command
         if type(command) is SetLock:
@@ -49,17 +54,21 @@ class Proposals:
     def handed_over(self) -> None:
         """The batch is stamped and with the log."""
         pending = self._pending
-        for entry, (origin, call) in zip(self.batch, self._asked, strict=True):
-            pending[entry.index] = (entry.term, origin, call)
+        for entry, (origin, call, size) in zip(self.batch, self._asked, strict=True):
+            pending[entry.index] = (entry.term, origin, call, size)
+        self._pending_bytes += self.bytes
         self.batch, self._asked, self.bytes = [], [], 0
 
     def of_mount(self, mount: int) -> int:
         """Undecided ones of a mount."""
-        return sum(origin.mount == mount for origin, _ in self._asked) + sum(asker[1].mount == mount for asker in self._pending.values())
+        return sum(asked[0].mount == mount for asked in self._asked) + sum(asker[1].mount == mount for asker in self._pending.values())
 
-    def decided(self, entry: Entry) -> tuple[int, Origin, int] | None:
-        """(stamped term, who asked) if the entry's index was proposed here."""
-        return self._pending.pop(entry.index, None)
+    def decided(self, entry: Entry) -> Pending | None:
+        """What is known of the proposal, if the entry's index was proposed here."""
+        found = self._pending.pop(entry.index, None)
+        if found is not None:
+            self._pending_bytes -= found[3]
+        return found
 
     def unlocked(self, command: Any) -> Key | None:
         """The inode of a decided SetLock, if that was the last on its way."""
@@ -74,9 +83,10 @@ class Proposals:
 
     def take_all(self) -> list[Asker]:
         """Everybody whose outcome will not be known here."""
-        found = self._asked + [asker[1:] for asker in self._pending.values()]
+        found = [asked[:2] for asked in self._asked] + [pending[1:3] for pending in self._pending.values()]
         self.batch, self._asked, self.bytes = [], [], 0
         self._pending.clear()
+        self._pending_bytes = 0
         self.locking.clear()
         self.ending.clear()
         return found

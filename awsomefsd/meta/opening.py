@@ -31,7 +31,7 @@ from awsomefsd.meta.journal import Journal
 from awsomefsd.meta.raft_entries import RaftEntries
 from awsomefsd.meta.replica import MakeMachine, Replica, lock_directory, uuid_bytes
 from awsomefsd.meta.snapshot import RAFT_NOTE, AppliedAt, SnapshotFiles, set_aside, unpack_note
-from awsomefsd.meta.store import Store
+from awsomefsd.meta.store import DAMAGE, Store
 from awsomefsd.meta.voter import Links, Voter
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Setting:
     dice: Callable[[], float] = random.SystemRandom().random
 
 
-MakeLinks = Callable[[str], Links]  # takes the incarnation of the journal
+MakeLinks = Callable[[str], Links]  # takes the incarnation of the journal; a second call is for another journal, in place of the first
 
 
 def open_voter(
@@ -69,29 +69,45 @@ def open_voter(
     disk = disk or OsDisk()
     setting.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock_fd = lock_directory(setting.directory)
+    how = _How(make_links, make_machine, disk, journal_file_bytes, commit_entries, commit_ms, lock_fd)
     try:
         files = SnapshotFiles(setting.directory, disk.beside, map_bytes_min)
         try:
-            journal, store, applied = _open_parts(setting, files, disk, journal_file_bytes)
-        except Corrupt as err:
+            return _begin(setting, files, how)
+        except DAMAGE as err:
             log.error("journal and metadata state are set aside, this node joins anew: %s", err)
             set_aside(setting.directory)
-            journal, store, applied = _open_parts(setting, files, disk, journal_file_bytes)
-        try:
-            incarnation = journal.incarnation.hex()
-            joining = Joining(setting.node, incarnation, setting.nodes)
-            hybrid = HybridClock(0, setting.wall_ns)
-            entries = RaftEntries(lambda: (hybrid.now(), setting.wall_ns()), setting.site)
-            links = make_links(incarnation)
-            voter = Voter(journal, links, files, joining, entries, applied=applied, boot_ns=setting.boot_ns, random=setting.dice)
-            exchange = Exchange(voter, files, setting.cluster, setting.node, journal.incarnation)
-            return Replica(voter, store, make_machine, commit_entries, commit_ms, lock_fd, exchange), voter
-        except BaseException:
-            journal.close()
-            store.close()
-            raise
+            return _begin(setting, files, how)
     except BaseException:
         os.close(lock_fd)
+        raise
+
+
+@dataclass(frozen=True)
+class _How:
+    make_links: MakeLinks
+    make_machine: MakeMachine
+    disk: Disk
+    journal_file_bytes: int
+    commit_entries: int
+    commit_ms: int
+    lock_fd: int
+
+
+def _begin(setting: Setting, files: SnapshotFiles, how: _How) -> tuple[Replica, Voter]:
+    journal, store, applied = _open_parts(setting, files, how.disk, how.journal_file_bytes)
+    try:
+        incarnation = journal.incarnation.hex()
+        joining = Joining(setting.node, incarnation, setting.nodes)
+        hybrid = HybridClock(0, setting.wall_ns)
+        entries = RaftEntries(lambda: (hybrid.now(), setting.wall_ns()), setting.site)
+        links = how.make_links(incarnation)
+        voter = Voter(journal, links, files, joining, entries, applied=applied, boot_ns=setting.boot_ns, random=setting.dice)
+        exchange = Exchange(voter, files, setting.cluster, setting.node, journal.incarnation)
+        return Replica(voter, store, how.make_machine, how.commit_entries, how.commit_ms, how.lock_fd, exchange), voter
+    except BaseException:
+        journal.close()
+        store.close()
         raise
 
 

@@ -1,9 +1,8 @@
 """The connections of a voter to the others: messages out by node, messages in with their proved sender.  Nothing here blocks.
 
 All sockets are on one epoll of their own, whose descriptor is watched by the service's loop (an epoll can be watched like a socket); so
-messages are read, sent and answered on the metadata thread, without a hand-over between threads.  Threads with queues were rejected: two
-switches of the interpreter a message cost more than the read and the write (COSTS: 7 µs for a reply over blocking sockets, about 50 µs more
-where a thread has to be woken).
+messages are read, sent and answered on the metadata thread, without a hand-over between threads.  Threads with queues were rejected: each
+message would wake a thread, and wait for the interpreter's lock on the way in and on the way out.
 
 Whoever cannot be reached is dialled again, at growing intervals.  A message to it, or one over the bound of its queue, is dropped and
 counted: Raft repeats what matters, and what waited would be old.  With TLS the certificates on both sides must name the node's UUID as a

@@ -7,12 +7,17 @@ Other threads of the daemon hand in requests through a queue and an eventfd.  If
 store's transaction is dropped, `failed` is set, and the daemon must end: what was acknowledged is in the journal, which is replayed.
 
 With several voters (`voters`) the connections to the others are part of the same loop, and time goes to the log in every turn.  Heartbeats
-and votes wait for at most one turn: its journal sync, and what bounds a commit of the store (STORE_COMMIT_ENTRIES).  When this node's
-journal or state must not be used any more (StartAnew), the thread closes everything, sets both aside and begins as a new member.
+and votes wait for at most one turn: its journal sync, and what bounds a commit of the store (commit_pace.py).  When this node's journal or
+state must not be used any more (StartAnew), the thread closes everything, sets both aside and begins as a new member.
+
+Damage that is met in use ends a single voter.  One of several sets journal and state aside too, but only when another node has led for
+DAMAGE_PAUSE_MS since it was met first: a leader applies every entry before its followers, so what stops this node does not stop that one.
+Were it a fault of the program, which stops everybody at the same entry, nobody would lead, and nobody gives up what it has.
 """
 
 from __future__ import annotations
 
+import enum
 import errno
 import logging
 import os
@@ -27,7 +32,7 @@ from awsomefsd import clock, sockets
 from awsomefsd.codec import encode
 from awsomefsd.errors import ProtocolError, StartAnew, Unavailable
 from awsomefsd.failpoints import hit
-from awsomefsd.limits import SESSION_TTL_MS
+from awsomefsd.limits import DAMAGE_PAUSE_MS, SESSION_TTL_MS
 from awsomefsd.meta.commands import AnyCommand, OpenSession
 from awsomefsd.meta.device_index import DeviceIndex
 from awsomefsd.meta.leader import Answer, Leader
@@ -38,6 +43,7 @@ from awsomefsd.meta.ranges import check
 from awsomefsd.meta.replica import MakeMachine, Replica
 from awsomefsd.meta.service_connections import Connection, Connections
 from awsomefsd.meta.snapshot import set_aside
+from awsomefsd.meta.store import DAMAGE
 from awsomefsd.types import HOST_UNIQUE
 
 log = logging.getLogger(__name__)
@@ -46,6 +52,14 @@ SOCKET_NAME = "meta.sock"
 LOCAL_REQUESTS_MAX = 1_024
 _SLOW_CHECK_NS = 1_000_000_000
 _MS = 1_000_000
+
+
+class _Next(enum.Enum):
+    """What follows an end of the service."""
+
+    END = enum.auto()
+    AGAIN = enum.auto()  # with the same journal and state
+    ANEW = enum.auto()  # without
 
 
 class _Local:
@@ -109,6 +123,8 @@ class MetadataService:
         self._ready = threading.Event()
         self._slow_check_ns = 0
         self._replica: Replica | None = None
+        self._damaged_ns = 0  # when damage was met first
+        self._pause_ns = 0
         self.failed = threading.Event()
         self.error: BaseException | None = None
 
@@ -184,8 +200,10 @@ class MetadataService:
     def _main(self) -> None:
         taken: list[_Local] = []
         try:
-            while self._serve(taken):
-                set_aside(self._directory)
+            while (following := self._serve(taken)) is not _Next.END:
+                self._pause()
+                if following is _Next.ANEW:
+                    set_aside(self._directory)
         except BaseException as err:
             self.error = err
             self.failed.set()
@@ -194,8 +212,8 @@ class MetadataService:
         finally:
             self._ready.set()
 
-    def _serve(self, taken: list[_Local]) -> bool:
-        """From recovery to the end; true if it is to be done again, without journal and state."""
+    def _serve(self, taken: list[_Local]) -> _Next:
+        """From recovery to the end."""
         connections = None
         try:
             self._replica = replica = self._open()
@@ -211,12 +229,33 @@ class MetadataService:
             while not self._stopping:
                 self._turn(leader, connections, taken)
             replica.commit()
-            return False
+            return _Next.END
         except StartAnew as err:
             log.error("this node joins the metadata anew: %s", err)
-            return True
+            return _Next.ANEW
+        except DAMAGE as err:
+            if self._voters is None or self._replica is None or self._replica.log.leader in ("", self._node_uuid):
+                raise
+            return self._after_damage(err)
         finally:
             self._close(connections, taken)
+
+    def _after_damage(self, err: BaseException) -> _Next:
+        """Somebody else leads.  Begin again with what there is, after a pause; the second time without it."""
+        now = time.monotonic_ns()
+        if self._damaged_ns and now - self._damaged_ns >= DAMAGE_PAUSE_MS * _MS:
+            self._damaged_ns = 0
+            log.error("journal and metadata state are set aside, this node joins anew: %s", err)
+            return _Next.ANEW
+        self._damaged_ns = self._damaged_ns or now
+        log.error("damage in the metadata; looked at again in %d ms: %s", DAMAGE_PAUSE_MS, err)
+        self._pause_ns = now + DAMAGE_PAUSE_MS * _MS
+        return _Next.AGAIN
+
+    def _pause(self) -> None:
+        """As if this node were down."""
+        while not self._stopping and time.monotonic_ns() < self._pause_ns:
+            time.sleep(0.02)
 
     def _open(self) -> Replica:
         if self._voters is None:
@@ -227,6 +266,8 @@ class MetadataService:
         )
 
         def links(incarnation: str) -> Peers:
+            if self._peers is not None:
+                self._peers.close()
             self._peers = voters.connect(self._cluster_uuid, self._node_uuid, incarnation)
             return self._peers
 

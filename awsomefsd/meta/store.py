@@ -34,6 +34,7 @@ FORMAT_VERSION = 1
 INCOMPAT_KNOWN = 0  # feature bits without which the rows cannot be read
 RO_COMPAT_KNOWN = 0  # feature bits without which the rows can be read, not written
 COPY_TRIES_MAX = 5
+DAMAGE = (Corrupt, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)  # a damaged state, met while it is used
 MAP_GROW_BYTES_MAX = 4 * GIB  # at most so much at once
 _SCAN_FIRST, _SCAN_MAX = 8, 256
 _IDENTITY_KEY = b"identity"

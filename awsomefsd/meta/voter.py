@@ -452,7 +452,10 @@ class Voter:
     # --- how it is ------------------------------------------------------------------------------------------------------------------
     def figures(self) -> dict[str, int | float | str]:
         journal, raft = self._journal, self._raft
-        lags = {f"lag_{node_of(peer.id)}": raft.last_index - peer.match for peer in raft.peers()} if raft.role is Role.LEADER else {}
+        lags: dict[str, int] = {}
+        for peer in raft.peers() if raft.role is Role.LEADER else ():
+            lags[f"lag_{node_of(peer.id)}"] = raft.last_index - peer.match
+            lags[f"silent_ms_{node_of(peer.id)}"] = max(self._boot_ns() // _MS - peer.heard_ms, 0)
         return {
             "journal_bytes": journal.size_bytes,
             "journal_syncs": journal.syncs,
@@ -469,6 +472,7 @@ class Voter:
             "snapshot_bad_chunks": self.bad_chunks,
             "journal_in_doubt": int(self._doubt_until_ns > 0),
             "journal_full": int(self._unstored is not None),
+            "founding_waits_for": " ".join(self._joining.unheard()) if self._fresh else "",
             **lags,
         }
 

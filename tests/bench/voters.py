@@ -192,7 +192,7 @@ def run(console: Console, chosen: argparse.Namespace) -> dict[str, Any]:
         except BuildError as err:
             warn(f"without etcd: {err}")
             tool = None
-        found["commits"] = commits(1 if chosen.quick else chosen.runs, 5 if chosen.quick else 1, tool)
+        found["commits"] = commits(chosen.runs, 5 if chosen.quick else 1, tool)
         show_commits(console, found["commits"])
     if "start" in chosen.parts:
         for count in [100_000] if chosen.quick else chosen.inodes:
@@ -209,7 +209,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description="metadata on several voters, beside etcd")
     arguments.add_argument("parts", nargs="*", default=["commits", "start", "catchup"], help="commits, start, catchup (default: all)")
     arguments.add_argument("--quick", action="store_true")
-    arguments.add_argument("--runs", type=int, default=5)
+    arguments.add_argument("--runs", type=int, default=5, help="of the commits")
     arguments.add_argument("--inodes", type=int, nargs="*", default=[1_000_000, 10_000_000])
     arguments.add_argument("--tool", default=str(Path.home() / ".cache/awsomefsd-bench"), help="place of etcd's benchmark tool")
     arguments.add_argument("--json", default="")

@@ -1,0 +1,47 @@
+"""What a leader takes and cannot decide is bounded, in number and in bytes."""
+
+from __future__ import annotations
+
+from awsomefsd.limits import BATCH_BYTES_MAX, PROPOSALS_PENDING_BYTES_MAX, PROPOSALS_PENDING_MAX
+from awsomefsd.meta import commands as c
+from awsomefsd.meta.leader_proposals import Proposals
+from awsomefsd.meta.messages import Reply
+
+
+class Nobody:
+    mount = 0
+
+    def answer(self, call: int, reply: Reply) -> None:
+        raise AssertionError("nothing is answered here")
+
+
+def entry(index: int) -> c.Entry:
+    return c.Entry(index, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, [], c.NoOp())
+
+
+def hand_over(proposals: Proposals, index: int, size: int) -> None:
+    proposals.enter(entry(index), Nobody(), index, size)
+    proposals.handed_over()
+
+
+def test_large_proposals_that_are_not_decided_end_admission() -> None:
+    proposals = Proposals()
+    size = BATCH_BYTES_MAX // 8
+    count = 0
+    while not proposals.full:
+        count += 1
+        hand_over(proposals, count, size)
+    assert count == PROPOSALS_PENDING_BYTES_MAX // size
+    assert proposals.decided(entry(1)) is not None and not proposals.full
+    assert proposals.decided(entry(1)) is None
+    hand_over(proposals, count + 1, size)
+    assert proposals.full
+    assert len(proposals.take_all()) == count and not proposals.full
+
+
+def test_many_small_ones_too() -> None:
+    proposals = Proposals()
+    for index in range(PROPOSALS_PENDING_MAX):
+        assert not proposals.full
+        hand_over(proposals, index, 10)
+    assert proposals.full
