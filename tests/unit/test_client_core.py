@@ -130,7 +130,7 @@ def test_the_only_node_is_given_up_too_if_it_is_behind_a_network():
     bench.core.tick()
     assert not bench.core.connected and bench.core.endpoint == "10.0.0.1:7000"
     bench.greet()
-    assert bench.uniques()[-1] == 10
+    assert bench.sent[-1][1].unique == 10
 
 
 def test_a_silent_node_is_given_up_only_if_there_is_another_and_an_answer_is_owed():
