@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import stat
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -136,7 +137,12 @@ class MountState:
             self.reservation.give_back(sum(record_space(length) for length in lengths))
 
     def file(self, attr: Attr) -> FileState:
-        """Made from the newest attributes: the caller's may be older than a state that was forgotten since."""
+        """Made from the newest attributes: the caller's may be older than a state that was forgotten since.
+
+        EINVAL unless it is a regular file: a record of anything else could never be committed, and would be flushed for ever.
+        """
+        if not stat.S_ISREG(attr.mode):
+            raise FsError(errno.EINVAL, f"inode {attr.ino} is not a regular file")
         return self.files.get(attr.ino) or self.files.state(self.names.attr(attr.ino) or attr)
 
     def check_handle(self, fh: int | None) -> None:

@@ -214,6 +214,8 @@ class DataOps:
     def _store(self, unique: int, attr: Attr, offset: int, data: memoryview, time_ns: int | None = None) -> bool:
         """One dirty record, if space is reserved and the dirty log has room; what the record stores survives this process."""
         mount = self._mount
+        if attr.mode & 0o170000 != stat.S_IFREG:
+            raise FsError(errno.EINVAL, "only regular files are written")
         need = record_space(len(data))
         if not mount.reservation.take(need):
             return False

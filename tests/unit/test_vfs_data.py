@@ -176,6 +176,14 @@ def test_write_then_utimens_then_flush_keeps_the_time(r: Rig) -> None:
 
 
 # --- bounds and space -----------------------------------------------------------------------------------------------------
+def test_a_write_to_a_directory_is_refused_and_leaves_nothing_to_flush(r: Rig) -> None:
+    """No kernel asks for it; a record that no commit takes would be flushed for ever, and with it every later fsync would wait."""
+    before = r.mount.reservation.left_bytes
+    assert error_of(lambda: r.write(ROOT_INO, 1, 0, b"bytes")) == errno.EINVAL
+    assert r.mount.dirty.dirty_bytes == 0
+    assert r.mount.reservation.left_bytes == before
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_write_beyond_the_largest_file_is_refused_and_poisons_nothing(r: Rig, known: bool) -> None:
     ino, fh = r.create(b"a")

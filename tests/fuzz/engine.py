@@ -1,0 +1,138 @@
+"""`python -m tests.fuzz.engine TARGET [--seconds N] [--runs N] [--seed N] [--input HEX]`: one decoder, fuzzed in a process of its own.
+
+Coverage guides it where atheris is installed (its libFuzzer mutates what reached new code); without it, random mutations of the good
+inputs.  Three things are finds: an error that is not documented, more than a second of CPU for one input, and memory that grows.
+A find is printed as hex, to be given back with --input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.fuzz.target import Target
+
+CPU_NS_MAX = 1_000_000_000
+INPUT_BYTES_MAX = 4_096
+GROWTH_BYTES_MAX = 100 << 20
+WARM_RUNS = 20_000  # caches are full, and the fuzzer's own tables
+PAGE = resource.getpagesize()
+
+
+def targets() -> dict[str, Target]:
+    from tests.fuzz import formats, requests, settings
+
+    return {target.name: target for target in [*formats.TARGETS, *requests.TARGETS, *settings.TARGETS]}
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+class Watched:
+    """Calls the decoder and watches time and memory."""
+
+    def __init__(self, decode: Callable[[bytes], None]) -> None:
+        self._decode = decode
+        self.runs = 0
+        self._warm = 0
+        self.grown = 0
+
+    def __call__(self, data: bytes) -> None:
+        if not data:
+            return
+        self.runs += 1
+        before = time.thread_time_ns()
+        try:
+            self._decode(data)
+        except BaseException:
+            print(f"found: --input {data.hex()}", file=sys.stderr, flush=True)
+            raise
+        spent = time.thread_time_ns() - before
+        assert spent < CPU_NS_MAX, f"{spent / 1e9:.1f} s of CPU for --input {data.hex()}"
+        if self.runs % 4_096 == 0:
+            self._look()
+
+    def _look(self) -> None:
+        now = _resident()
+        if self.runs >= WARM_RUNS and not self._warm:
+            self._warm = now
+        if self._warm:
+            self.grown = max(self.grown, now - self._warm)
+            assert self.grown < GROWTH_BYTES_MAX, f"grew by {self.grown >> 20} MiB in {self.runs} inputs"
+
+
+def mutated(rng: random.Random, good: list[bytes]) -> bytes:
+    data = bytearray(rng.choice(good))
+    for _ in range(rng.randrange(1, 6)):
+        at = rng.randrange(len(data) + 1)
+        match rng.randrange(5):
+            case 0:
+                data[at : at + 1] = bytes([rng.randrange(256)])
+            case 1:
+                del data[at : at + rng.randrange(1, 9)]
+            case 2:
+                data[at:at] = rng.randbytes(rng.randrange(1, 9))
+            case 3:
+                data[at : at + 8] = rng.choice((bytes(8), b"\xff" * 8, b"\x80" + bytes(7), rng.randbytes(8)))
+            case _:
+                other = rng.choice(good)
+                data[at:] = other[rng.randrange(len(other)) :]
+    return bytes(data[:INPUT_BYTES_MAX])
+
+
+def without_guidance(watched: Watched, good: list[bytes], options: argparse.Namespace) -> None:
+    rng = random.Random(options.seed)
+    end = time.monotonic() + options.seconds
+    while watched.runs != options.runs and (watched.runs % 64 or time.monotonic() < end):
+        watched(mutated(rng, good))
+
+
+def guided(watched: Watched, good: list[bytes], options: argparse.Namespace) -> None:
+    """Does not return: libFuzzer ends the process."""
+    import atheris
+
+    corpus = tempfile.mkdtemp(prefix="afs-corpus-")
+    for number, data in enumerate(good):
+        (Path(corpus) / f"{number}").write_bytes(data)
+    arguments = [sys.argv[0], corpus, f"-seed={options.seed + 1}", f"-max_len={INPUT_BYTES_MAX}", "-timeout=60", "-rss_limit_mb=2048"]
+    arguments += [f"-runs={options.runs}", f"-max_total_time={options.seconds}", f"-artifact_prefix={corpus}/"]
+    atheris.Setup(arguments, watched)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target")
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--runs", type=int, default=-1, help="-1: no bound")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--input", help="one input in hex, instead of fuzzing")
+    options = parser.parse_args()
+    try:
+        import atheris
+    except ImportError:
+        atheris = None
+    with contextlib.ExitStack() as stack:
+        if atheris is not None and options.input is None:
+            stack.enter_context(atheris.instrument_imports(include=["awsomefsd"], enable_loader_override=False))
+        target = targets()[options.target]
+    watched = Watched(target.make())
+    if options.input is not None:
+        watched(bytes.fromhex(options.input))
+        return
+    if atheris is not None:
+        guided(watched, target.seeds(), options)
+    without_guidance(watched, target.seeds(), options)
+    print(f"Done {watched.runs} runs", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Every decoder against inputs that nobody meant: a minute each, two at a time; `build.py soak tests/fuzz` until 10 million executions."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NAMES = ["superblock", "frame", "journal", "values", "shared memory", "commands", "frames", "FUSE requests", "settings"]
+SECONDS = int(os.environ.get("AWSOMEFSD_FUZZ_SECONDS", "60"))
+SOAK_RUNS = int(os.environ.get("AWSOMEFSD_FUZZ_RUNS", "10000000"))
+SOAK_SECONDS = 3_600  # for one decoder in the soak, however slow it is
+MARGIN_S = 120
+
+
+def fuzz(name: str, seed: int, *options: str) -> tuple[int, str]:
+    """(executions, what was found).  At the lowest priority: what runs beside it has programs that wait for it."""
+    with tempfile.TemporaryDirectory(prefix="afs-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as scratch:
+        argv = ["nice", "-n", "10", sys.executable, "-m", "tests.fuzz.engine", name, "--seed", str(seed), *options]
+        done = subprocess.run(
+            argv, cwd=ROOT, env=dict(os.environ) | {"TMPDIR": scratch, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+            errors="replace", check=False, timeout=SOAK_SECONDS + MARGIN_S,
+        )  # fmt: skip
+    ran = re.search(r"^Done (\d+) runs", done.stderr, re.MULTILINE)
+    if done.returncode == 0 and ran:
+        return int(ran[1]), ""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "#", "WARNING", "\tNEW_FUNC"))]
+    return 0, f"{name}: status {done.returncode}; replay: python -m tests.fuzz.engine {name!r} --input …\n" + "\n".join(lines[-40:])
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest) -> dict[str, Future[tuple[int, str]]]:
+    """All that were asked for have begun: as many at a time as there are processors."""
+    from tests.conftest import SEED
+
+    pool = ThreadPoolExecutor(os.cpu_count() or 2)
+    asked = [item.callspec.params["name"] for item in request.session.items if getattr(item, "originalname", "") == "test_decoder"]
+    return {name: pool.submit(fuzz, name, SEED, "--seconds", str(SECONDS)) for name in NAMES if name in asked}
+
+
+@pytest.mark.timeout(SECONDS * len(NAMES) + MARGIN_S)
+@pytest.mark.parametrize("name", NAMES)
+def test_decoder(name: str, running: dict[str, Future[tuple[int, str]]], figures: list[str]) -> None:
+    runs, found = running[name].result()
+    assert not found, found
+    assert runs > 100, f"{name}: only {runs} inputs in {SECONDS} s; this run is void"
+    figures.append(f"fuzz {name}: {runs} inputs in {SECONDS} s, {engine()}")
+
+
+def engine() -> str:
+    try:
+        import atheris  # noqa: F401
+    except ImportError:
+        return "random mutations (atheris is not installed)"
+    return "guided by coverage"
+
+
+def test_all_targets_are_run() -> None:
+    from tests.fuzz.engine import targets
+
+    assert sorted(targets()) == sorted(NAMES)
+
+
+@pytest.mark.soak
+def test_ten_million(seed: int, figures: list[str]) -> None:
+    """An equal share for each decoder; the slow ones are ended by time."""
+    share = SOAK_RUNS // len(NAMES)
+    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
+        done = pool.map(lambda name: fuzz(name, seed, "--runs", str(share), "--seconds", str(SOAK_SECONDS)), NAMES)
+        results = dict(zip(NAMES, done, strict=True))
+    for name, (runs, found) in results.items():
+        figures.append(f"fuzz {name}: {runs} inputs")
+        assert not found, found
+    figures.append(f"fuzz: {sum(runs for runs, _ in results.values())} inputs in all")
