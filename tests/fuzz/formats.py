@@ -185,9 +185,9 @@ def journal_seeds() -> list[bytes]:
 
 
 def journal_run() -> Callable[[bytes], None]:
-    """0: a header, 1: a record, 2: a whole journal with some bytes changed (offset u16, xor u8), which must open as a prefix or not at all."""
+    """0: a header, 1: a record, 2: a whole journal with bytes changed (offset u16, xor u8): it opens as a prefix or not at all."""
     good = _journal_files()
-    block, seed = journal_format.pack_header(journal_format.FileHeader(CLUSTER, NODE, INCARNATION, 1, 1))
+    _, seed = journal_format.pack_header(journal_format.FileHeader(CLUSTER, NODE, INCARNATION, 1, 1))
     kept = [ENTRIES[0], ENTRIES[1], ENTRIES[2], ENTRIES[4], ENTRIES[5]]
 
     def whole(patches: bytes) -> None:

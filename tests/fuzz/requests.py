@@ -149,9 +149,11 @@ def fuse_seeds() -> list[bytes]:
         request(Op.GETXATTR, 1, struct.pack("<II", 100, 0) + b"user.n\0"), request(Op.LISTXATTR, 1, struct.pack("<II", 100, 0)),
         request(Op.FALLOCATE, 1, struct.pack("<QQQII", 1, 0, 8192, 0, 0)), request(Op.LSEEK, 1, struct.pack("<QQII", 1, 0, 3, 0)),
         request(Op.COPY_FILE_RANGE, 1, struct.pack("<QQQQQQQ", 1, 0, 2, 1, 4096, 100, 0)),
-        request(Op.SETLK, 1, struct.pack("<QQQQIIII", 1, 7, 0, 9, 1, 5, 0, 0)), request(Op.READDIR, 0, struct.pack("<QQIIQII", 1, 0, 999, 0, 0, 0, 0)),
+        request(Op.SETLK, 1, struct.pack("<QQQQIIII", 1, 7, 0, 9, 1, 5, 0, 0)),
+        request(Op.READDIR, 0, struct.pack("<QQIIQII", 1, 0, 999, 0, 0, 0, 0)),
         request(Op.READDIRPLUS, 0, struct.pack("<QQIIQII", 1, 0, 999, 0, 0, 0, 0)), request(Op.OPENDIR, 0, bytes(8)),
-        request(Op.BATCH_FORGET, 0, struct.pack("<IIQQ", 1, 0, 2, 1)), request(Op.TMPFILE, 0, struct.pack("<IIII", 2, 0o600, 0, 0) + b"#\0"),
+        request(Op.BATCH_FORGET, 0, struct.pack("<IIQQ", 1, 0, 2, 1)),
+        request(Op.TMPFILE, 0, struct.pack("<IIII", 2, 0o600, 0, 0) + b"#\0"),
     ]  # fmt: skip
 
 
@@ -184,7 +186,8 @@ def fuse_run() -> Callable[[bytes], None]:
                 encode(rig.vfs, ctx, result)
         except (Error, struct.error) as err:
             failures.reply(rig.vfs, opcode, ctx, err)
-            assert isinstance(err, (ProtocolError, struct.error)) or err.errno != errno.EIO, f"EIO without a fault: {err}"
+            if not isinstance(err, (ProtocolError, struct.error)) and err.errno == errno.EIO:
+                raise AssertionError("EIO without a fault") from err
         rig.vfs.replied(ctx.unique)
 
     return run

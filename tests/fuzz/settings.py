@@ -18,6 +18,15 @@ WORDS = {
 }  # fmt: skip
 
 
+READERS: dict[int, Callable[[str], object]] = {
+    4: sizes.parse_bytes,
+    5: lambda text: mount_options.parse(mount_options.split(text)),
+    6: lambda text: id_map.parse("map_uid", text),
+    7: config.parse_voters,
+    8: config.parse_endpoint,
+}
+
+
 def seeds() -> list[bytes]:
     plain = [bytes([kind]) + word for kind, words in WORDS.items() for word in words]
     return [b"\0" + TOML, b"\1" + YAML, b"\2AWSOMEFSD_LOG__LEVEL=debug", b"\3AWSOMEFSD_MEMORY__WORKER=200M", *plain]
@@ -36,18 +45,15 @@ def make() -> Callable[[bytes], None]:
         if kind < 4:
             name, _, value = text.replace("\0", "").partition("=")
             return config.load(None, {f"AWSOMEFSD_{name.removeprefix('AWSOMEFSD_')}": value})
-        return {
-            4: sizes.parse_bytes, 5: lambda text: mount_options.parse(mount_options.split(text)), 6: lambda text: id_map.parse("map_uid", text),
-            7: config.parse_voters, 8: config.parse_endpoint,
-        }[kind](text)  # type: ignore[operator]  # fmt: skip
+        return READERS[kind](text)
 
     def run(data: bytes) -> None:
         kind = data[0] % 9
         try:
             read(kind, data[1:])
         except (Error, ValueError) as err:
-            assert kind >= 4 or isinstance(err, ConfigError), f"{type(err).__name__} from a configuration: {err}"
-            assert str(err), "an error that says nothing"
+            if (kind < 4 and not isinstance(err, ConfigError)) or not str(err):
+                raise AssertionError("not an error for people") from err
 
     return run
 

@@ -21,9 +21,9 @@ MARGIN_S = 120
 
 
 def fuzz(name: str, seed: int, *options: str) -> tuple[int, str]:
-    """(executions, what was found).  At the lowest priority: what runs beside it has programs that wait for it."""
+    """(executions, what was found)."""
     with tempfile.TemporaryDirectory(prefix="afs-fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as scratch:
-        argv = ["nice", "-n", "10", sys.executable, "-m", "tests.fuzz.engine", name, "--seed", str(seed), *options]
+        argv = [sys.executable, "-m", "tests.fuzz.engine", name, "--seed", str(seed), *options]
         done = subprocess.run(
             argv, cwd=ROOT, env=dict(os.environ) | {"TMPDIR": scratch, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
             errors="replace", check=False, timeout=SOAK_SECONDS + MARGIN_S,
