@@ -98,8 +98,9 @@ def beside(make_node, tmp_path_factory) -> Iterator[Beside]:
         yield Beside(node.mountpoint, other)
 
 
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("user", [ROOT, ANNA], ids=["root", "anna"])
+@pytest.mark.parametrize(
+    ("user", "name"), [*((ROOT, name) for name in CALLS), (ANNA, "rename"), (ANNA, "link")], ids=[*CALLS, "rename-anna", "link-anna"]
+)
 def test_every_pair_of_paths(beside: Beside, user: User, name: str) -> None:
     told = beside.same(partial(pairs, name), user)
     results = {str(result) for what, result in told if len(what) == 3}
