@@ -285,6 +285,8 @@ def _file_source(settings_cls: type[BaseSettings], path: Path) -> PydanticBaseSe
         return YamlConfigSettingsSource(settings_cls, yaml_file=path)
     except OSError as err:
         raise ConfigError(f"cannot read {path}: {err.strerror}; correct --config or AWSOMEFSD_CONFIG") from err
+    except (AttributeError, RecursionError) as err:  # a YAML key that is no text, and nesting without end
+        raise ConfigError(f"{path} cannot be parsed: keys are words, nested no deeper than sections") from err
     except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as err:
         raise ConfigError(f"{path} cannot be parsed: {str(err).replace(chr(10), ' ')}") from err
 

@@ -110,3 +110,12 @@ def test_every_key_is_documented() -> None:
     page = (Path(__file__).parents[2] / "docs" / "OPERATIONS.md").read_text()
     for path in config.key_paths():
         assert f"`{'.'.join(path)}`" in page, f"{'.'.join(path)} is missing in docs/OPERATIONS.md"
+
+
+@pytest.mark.parametrize("text", ["~: 1\n", "? [a]\n: b\n", "a: " + "[" * 3_000, "log: {1: 2}\n", "1: {}\n"])
+def test_a_yaml_file_of_the_wrong_shape_is_an_error_in_words(tmp_path, text):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        config.load(file, {})
+    assert str(file) in str(caught.value)
