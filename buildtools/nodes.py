@@ -272,11 +272,11 @@ class Node:
             await_true("the end of the worker", lambda: len(self.pids("worker")) < max(workers, 1), STOP_S)
 
     def detach_mount(self) -> None:
-        """Take the mount out of the tree whatever state it is in."""
+        """Take the mount out of the tree whatever state it is in, past a helper in /sbin that may be of another installation."""
         for _ in range(8):
             if not self.mounted():
                 return
-            done = subprocess.run(["umount", "-l", str(self.mountpoint)], capture_output=True, text=True, check=False)
+            done = subprocess.run(["umount", "-i", "-l", str(self.mountpoint)], capture_output=True, text=True, check=False)
         raise BuildError(f"umount -l {self.mountpoint} does not end the mount: {done.stderr.strip()}")
 
     def further_mounts(self) -> list[str]:
@@ -306,7 +306,7 @@ class Node:
         if not (self.directory / MARKER).exists():
             raise BuildError(f"{self.directory} is not one of ours (no {MARKER} in it): nothing was deleted")
         for place in self.further_mounts():  # without a flush: what it would make durable is deleted below
-            subprocess.run(["umount", "-l", place], capture_output=True, check=False)
+            subprocess.run(["umount", "-i", "-l", place], capture_output=True, check=False)
         self.detach_mount()
         self.kill_everything()
         for device in loops.of_file(self.image):

@@ -111,7 +111,7 @@ def ext4(folder: Path, options: str = "noatime") -> Iterator[Path]:
         try:
             yield place
         finally:
-            subprocess.run(["umount", "-l", str(place)], check=False)
+            subprocess.run(["umount", "-i", "-l", str(place)], check=False)
     finally:
         loops.detach(device)
         image.unlink()

@@ -76,7 +76,7 @@ def adapter(make_node) -> Iterator[Adapter]:
     finally:
         if made.process.poll() is None:
             made.stop(signal.SIGKILL)
-        subprocess.run(["umount", "-l", str(made.place)], capture_output=True, check=False)
+        subprocess.run(["umount", "-i", "-l", str(made.place)], capture_output=True, check=False)
 
 
 @pytest.fixture
