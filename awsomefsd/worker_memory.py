@@ -15,7 +15,6 @@ import ctypes
 import logging
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Protocol
 
 from awsomefsd.limits import DIRTY_BYTES_MAX
@@ -45,12 +44,13 @@ class MemoryBudget:
         self.budget_bytes = budget_bytes
         self._memfds = list(memfds)
         self._caches = list(caches)
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # held: a process out of descriptors still looks
         self.share = 1.0
         self.used_bytes = 0
         ring.bound(min(int(budget_bytes * DIRTY_PART), DIRTY_BYTES_MAX))
 
     def look(self) -> None:
-        self.used_bytes = private_bytes() + sum(os.fstat(fd).st_blocks * 512 for fd in self._memfds)
+        self.used_bytes = private_bytes(self._statm) + sum(os.fstat(fd).st_blocks * 512 for fd in self._memfds)
         before = self.share
         if self.used_bytes > self.budget_bytes:
             self.share = max(before / 2, SHARE_MIN)
@@ -71,9 +71,9 @@ class MemoryBudget:
         }
 
 
-def private_bytes() -> int:
+def private_bytes(statm: int) -> int:
     """Resident pages of this process that nobody shares; memfds are counted apart."""
-    resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
+    resident, shared = os.pread(statm, 128, 0).split()[1:3]
     return (int(resident) - int(shared)) * _PAGE_BYTES
 
 

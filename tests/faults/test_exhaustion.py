@@ -258,7 +258,7 @@ def test_a_full_state_disk(make_node, seed):
     finally:
         node.detach_mount()
         node.kill_everything()
-        subprocess.run(["umount", "-l", str(node.state)], check=True)
+        subprocess.run(["umount", "-i", "-l", str(node.state)], check=True)
 
 
 def fill(path) -> None:

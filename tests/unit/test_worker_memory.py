@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 
 import pytest
 
@@ -26,7 +27,7 @@ class Bounded:
 
 def test_caches_give_way_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     used = 300 * MIB
-    monkeypatch.setattr(worker_memory, "private_bytes", lambda: used)
+    monkeypatch.setattr(worker_memory, "private_bytes", lambda _statm: used)
     cache, ring = Bounded(), Bounded()
     budget = MemoryBudget(256 * MIB, [], [cache], ring)
     assert ring.last == 96 * MIB, "the default budget leaves the dirty log what it has"
@@ -57,6 +58,18 @@ def test_memfds_count() -> None:
         assert budget.used_bytes - before > 12 * MIB
     finally:
         os.close(fd)
+
+
+def test_a_look_needs_no_descriptor() -> None:
+    """It ran on a thread whose end is the end of the worker."""
+    budget = MemoryBudget(1 << 40, [], [], Bounded())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        budget.look()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert budget.used_bytes > 1 << 20
 
 
 def attr(ino: int) -> Attr:
