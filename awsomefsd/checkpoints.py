@@ -29,6 +29,7 @@ from typing import Any
 
 from awsomefsd.clock import wall_ns
 from awsomefsd.errors import Error, FsError, Unavailable
+from awsomefsd.failpoints import hit
 from awsomefsd.io.checkpoint import Area, AreaWriter, checkpoints_of, scan_segments
 from awsomefsd.io.checkpoint_format import AreaHeader
 from awsomefsd.io.device import Device
@@ -243,7 +244,9 @@ class Checkpointer:
         self._scratch.mkdir(mode=0o700)
         try:
             copy = self._scratch / "data.mdb"
+            hit("checkpoint.copy.before")
             self._copy_store(copy)
+            hit("checkpoint.copy.after")
             applied, term = applied_of(self._scratch), int(figures["term"])
             self._index.hold = applied
             self._number += 1
@@ -255,7 +258,9 @@ class Checkpointer:
             shutil.rmtree(self._scratch, ignore_errors=True)
         writer.complete(applied, term, wall_ns())
         self._copying = False
+        hit("checkpoint.switch.before")
         self._switch(Current(writer, applied, term), info)
+        hit("checkpoint.switch.after")
         self._written += 1
         self._bytes, self._snapshot_index = writer.complete_bytes, applied
         self._trim_kept(info, writer)

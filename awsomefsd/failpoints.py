@@ -23,7 +23,8 @@ import time
 from pathlib import Path
 
 # name -> what brings a process there: the load, a daemon's start, a worker's take-over, a keeper's return, the start of a successor (a kill
-# of the keeper there ends the mount's memory, as a kill of keeper and worker at once), an upgrade of the keeper, an unmount
+# of the keeper there ends the mount's memory, as a kill of keeper and worker at once), an upgrade of the keeper, an unmount, a scrub,
+# collection, a voter's state that is sent to another one
 POINTS: dict[str, str] = {
     "journal.write.before": "load",
     "journal.write.after": "load",
@@ -69,6 +70,38 @@ POINTS: dict[str, str] = {
     "truncate.entry.after": "load",
     "fsync.before": "load",
     "fsync.after": "load",
+    "checkpoint.tail.before": "load",
+    "checkpoint.tail.after": "load",
+    "checkpoint.copy.before": "daemon",
+    "checkpoint.copy.after": "daemon",
+    "checkpoint.flush.before": "daemon",
+    "checkpoint.flush.after": "daemon",
+    "checkpoint.final.before": "daemon",
+    "checkpoint.final.after": "daemon",
+    "checkpoint.switch.before": "daemon",
+    "checkpoint.switch.after": "daemon",
+    "scrub.save.before": "scrub",
+    "scrub.save.after": "scrub",
+    "scrub.copy.before": "scrub",
+    "scrub.copy.after": "scrub",
+    "scrub.segment.before": "scrub",
+    "collect.write.before": "collect",
+    "collect.write.after": "collect",
+    "collect.relocate.before": "collect",
+    "collect.relocate.after": "collect",
+    "collect.seal.before": "collect",
+    "collect.seal.after": "collect",
+    "snapshot.copy.before": "snapshot",
+    "snapshot.copy.after": "snapshot",
+    "snapshot.sync.before": "snapshot",
+    "snapshot.sync.after": "snapshot",
+    "snapshot.ready.before": "snapshot",
+    "snapshot.ready.after": "snapshot",
+    "snapshot.replace.before": "snapshot",
+    "snapshot.replace.removed": "snapshot",
+    "snapshot.replace.after": "snapshot",
+    "exchange.install.before": "snapshot",
+    "exchange.install.after": "snapshot",
     "takeover.session.opened": "worker",
     "takeover.records.found": "worker",
     "takeover.records.flushed": "worker",
@@ -89,7 +122,7 @@ POINTS: dict[str, str] = {
 }
 
 _NAMES = list(POINTS)
-_RECORD = struct.Struct("<QQQ")  # hits, fires at so many hits from now (0: not armed), times fired
+_RECORD = struct.Struct("<QQQQ")  # hits, fires at so many hits from now (0: not armed), times fired, who died last
 FILE_BYTES = len(_NAMES) * _RECORD.size
 
 
@@ -125,9 +158,9 @@ class _Points:
             action.run(name)
 
     def _count(self, memory: mmap.mmap, offset: int) -> None:
-        hits, left, fired = _RECORD.unpack_from(memory, offset)
+        hits, left, fired, who = _RECORD.unpack_from(memory, offset)
         dies = left == 1
-        _RECORD.pack_into(memory, offset, hits + 1, max(left - 1, 0), fired + dies)
+        _RECORD.pack_into(memory, offset, hits + 1, max(left - 1, 0), fired + dies, os.getpid() if dies else who)
         if dies:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -177,14 +210,18 @@ class Control:
     def arm(self, name: str, nth: int) -> None:
         """The `nth` hit from now on is its process' last act; 0 takes that back."""
         offset = _NAMES.index(name) * _RECORD.size
-        hits, _, fired = _RECORD.unpack_from(self._memory, offset)
-        _RECORD.pack_into(self._memory, offset, hits, nth, fired)
+        hits, _, fired, who = _RECORD.unpack_from(self._memory, offset)
+        _RECORD.pack_into(self._memory, offset, hits, nth, fired, who)
 
     def hits(self, name: str) -> int:
         return int(_RECORD.unpack_from(self._memory, _NAMES.index(name) * _RECORD.size)[0])
 
     def fired(self, name: str) -> int:
         return int(_RECORD.unpack_from(self._memory, _NAMES.index(name) * _RECORD.size)[2])
+
+    def died(self, name: str) -> int:
+        """The pid of the process that this point killed last; 0: none."""
+        return int(_RECORD.unpack_from(self._memory, _NAMES.index(name) * _RECORD.size)[3])
 
     def close(self) -> None:
         self._memory.close()

@@ -29,6 +29,7 @@ from msgspec.structs import replace
 
 from awsomefsd import durable, program
 from awsomefsd.errors import Corrupt, Error, FormatTooNew, Refused
+from awsomefsd.failpoints import hit
 from awsomefsd.io.buffers import BOUNCE_BYTES, aligned_buffer
 from awsomefsd.io.cache import ChecksumCache
 from awsomefsd.io.device import BlockDevice, Device
@@ -197,7 +198,9 @@ class Scrub:
             raise Stopped
 
     def _save(self) -> None:
+        hit("scrub.save.before")
         durable.write_json(self._path, msgspec.to_builtins(self._progress))
+        hit("scrub.save.after")
         self._saved = time.monotonic()
 
     def _found(self, finding: Finding) -> None:
@@ -216,7 +219,9 @@ class Scrub:
         self._copies.mkdir(mode=0o700, exist_ok=True)
         copy = self._copies / "data.mdb"
         try:
+            hit("scrub.copy.before")
             self._copy_store(copy)
+            hit("scrub.copy.after")
             for fault in self._check_copy():
                 volume, path = self._named(fault["where"])
                 self._found(Finding(fault["kind"], fault["where"], fault["what"], volume, path))
@@ -290,6 +295,7 @@ class Scrub:
             p.segment = max(p.segment, page.after)
 
     def _segment(self, device: BlockDevice, info: SegmentInfo) -> None:
+        hit("scrub.segment.before")
         self._footer(device, info)
         reader = SegmentReader({info.device: device}, lambda _: replace(info, footer_bytes=0), ChecksumCache())
         after: tuple[int, int, int, int] | None = (0, 0, 0, 0)

@@ -23,6 +23,7 @@ from msgspec import Struct
 from xxhash import xxh3_128
 
 from awsomefsd.errors import Corrupt, FormatTooNew, FsError
+from awsomefsd.failpoints import hit
 from awsomefsd.io import checkpoint_format as form
 from awsomefsd.io.buffers import aligned_buffer
 from awsomefsd.io.device import BlockDevice
@@ -130,10 +131,14 @@ class AreaWriter:
     def complete(self, index: int, term: int, time_ns: int) -> None:
         """The copy ends with entry `index`; a checkpoint when this returns."""
         self._emit(self._squeeze.flush(), least=1)
+        hit("checkpoint.flush.before")
         self._device.flush()
+        hit("checkpoint.flush.after")
         payload = form.pack_complete(self._raw, self._stored, self._digest.digest())
         self._put(form.COMPLETE, form.END, payload, last=index, term=term, time_ns=time_ns)
+        hit("checkpoint.final.before")
         self._device.flush()
+        hit("checkpoint.final.after")
         self.complete_bytes = self._stored
 
     # --- the tail ---------------------------------------------------------------------------------------------------------------
@@ -149,7 +154,9 @@ class AreaWriter:
             count = min(self._fit(), len(packed))
             self._put(form.TAIL, form.END if count == len(packed) else 0, bytes(packed[:count]), first, last, term, time_ns)
             packed = packed[count:]
+        hit("checkpoint.tail.before")
         self._device.flush()
+        hit("checkpoint.tail.after")
         return before - self.room_bytes
 
 

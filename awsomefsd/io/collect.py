@@ -25,6 +25,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from awsomefsd.errors import Corrupt, Error, FsError, Unavailable
+from awsomefsd.failpoints import hit
 from awsomefsd.io.buffers import aligned_buffer
 from awsomefsd.io.collect_plan import Copy, Key, alone, choose, dead_bytes, in_parts, key_of, lay_together, packed_bytes, relocations
 from awsomefsd.io.device import BlockDevice
@@ -171,9 +172,11 @@ class Collector:
         if not self._session:
             return
         try:
+            hit("collect.seal.before")
             progress = self._writer.seal_all()
             if progress:
                 self._propose(Relocate([], progress))
+            hit("collect.seal.after")
         finally:
             self._leave()
 
@@ -231,7 +234,9 @@ class Collector:
             at = align_up(at + copy.length, BLOCK_BYTES)
         if not pieces:
             return
+        hit("collect.write.before")
         written = self._writer.write(pieces)
+        hit("collect.write.after")
         moves = [move for copy, extents in zip(copies, written.extents, strict=True) for move in relocations(copy, extents)]
         copied = sum(copy.length for copy in copies)
         self.figures.copied_bytes += copied
@@ -243,7 +248,9 @@ class Collector:
         parts = list(in_parts(moves, EXTENTS_PER_COMMIT_MAX, lambda move: len(move.places)))
         for number, part in enumerate(parts, 1):
             open_steps = [SegmentProgress(one.segment, one.incarnation, one.committed_bytes) for one in progress]
+            hit("collect.relocate.before")
             reply = self._propose(Relocate(part, progress if number == len(parts) else open_steps))
+            hit("collect.relocate.after")
             self.figures.moved_bytes += reply.moved_bytes
             self.figures.skipped_bytes += reply.skipped_bytes
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from awsomefsd.errors import Error
+from awsomefsd.failpoints import hit
 from awsomefsd.meta.journal import JournalFailed, JournalFull
 from awsomefsd.meta.raft_messages import SnapshotMeta
 from awsomefsd.meta.snapshot import RAFT_NOTE
@@ -89,10 +90,12 @@ class Exchange:
         """The state is the snapshot's: the journal begins behind it.  JournalFailed: the next start does that."""
         assert log_ is self._voter and self._staged is not None
         meta, self._staged = self._staged, None
+        hit("exchange.install.before")
         try:
             self._voter.installed(meta)
         except JournalFull as err:
             raise JournalFailed(f"the state is the snapshot's, the journal could not follow: {err}") from err
+        hit("exchange.install.after")
         log.info("took over a snapshot of the metadata state", extra={"index": meta.index, "bytes": meta.size})
 
     def close(self) -> None:

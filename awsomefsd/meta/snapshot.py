@@ -27,6 +27,7 @@ from xxhash import xxh3_128
 
 from awsomefsd.durable import sync_directory
 from awsomefsd.errors import Corrupt
+from awsomefsd.failpoints import hit
 from awsomefsd.limits import MIB, STORE_MAP_BYTES_MIN
 from awsomefsd.meta.raft_membership import Membership
 from awsomefsd.meta.raft_messages import SnapshotChunk, SnapshotMeta
@@ -101,9 +102,12 @@ class SnapshotFiles:
         """The store in use; ends an exchange that a crash interrupted."""
         ready = self._directory / _READY
         if ready.is_dir():
+            hit("snapshot.replace.before")
             self._remove(_STORE)
+            hit("snapshot.replace.removed")
             ready.rename(self._directory / _STORE)
             sync_directory(self._directory)
+            hit("snapshot.replace.after")
         path = self._directory / _STORE
         path.mkdir(mode=0o700, exist_ok=True)
         return Store.open(path, map_bytes_min=self._map_bytes_min, digesting=True)
@@ -122,7 +126,9 @@ class SnapshotFiles:
             directory.mkdir(mode=0o700, exist_ok=True)
             scratch = directory / "scratch"
             scratch.mkdir(mode=0o700, exist_ok=True)
+            hit("snapshot.copy.before")
             store.copy_to(scratch / "data.mdb")
+            hit("snapshot.copy.after")
             copy = Store.open(scratch, readonly=True)
             try:
                 note = unpack_note(copy.note(RAFT_NOTE))
@@ -177,7 +183,9 @@ class SnapshotFiles:
 
     def stage(self, meta: SnapshotMeta, cluster: str, node: str, incarnation: bytes) -> None:
         """What was received becomes this node's store, from the next `open_store` on, crash or not.  Raises Corrupt, or as Store.open."""
+        hit("snapshot.sync.before")
         os.fsync(self._fd)
+        hit("snapshot.sync.after")
         os.close(self._fd)
         self._fd = -1
         incoming, staged = self._directory / _INCOMING, self._directory / _STAGED
@@ -199,8 +207,10 @@ class SnapshotFiles:
         except BaseException:
             self._remove(_INCOMING, _STAGED)
             raise
+        hit("snapshot.ready.before")
         staged.rename(self._directory / _READY)
         sync_directory(self._directory)
+        hit("snapshot.ready.after")
 
     def _check(self, incoming: Path, meta: SnapshotMeta) -> None:
         if incoming.stat().st_size != meta.size or not meta.name.endswith("-" + hash_of(incoming)):

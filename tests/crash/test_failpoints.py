@@ -1,208 +1,228 @@
-"""A kill at every failpoint in turn, under load on a real node: what fsync confirmed is there after each, and fsck is clean.
+"""Every failpoint is reached, and a process that dies at one takes nothing with it that fsync has confirmed; fsck is clean.
 
-The writer confirms a file by a line outside the mount, only after fsync of the file returned.  It goes on after errors: where keeper and
-worker die together, its open files are gone, as docs/CONSISTENCY.md says.  Counts are of all processes of the node, from a shared file.
+The normal run reaches every point of the table: counted in this process (data and metadata path, journal, collection, voters) and on a
+node (daemon, keeper, workers), where some of them kill; each point of a snapshot's way kills a child.  In the soak each of the others kills
+its process in turn.  Counts are of all processes, from a shared file.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from awsomefsd import failpoints
 from awsomefsd.failpoints import POINTS, Control
 from awsomefsd.fuse.keeper_client import KeeperClient
+from awsomefsd.meta import voter as voter_module
+from awsomefsd.meta.disk import OsDisk
+from awsomefsd.meta.raft_types import Config
+from awsomefsd.meta.snapshot import RAFT_NOTE, AppliedAt, SnapshotFiles, pack_note
 from buildtools.nodes import Node, await_true
-from buildtools.say import BuildError
+from tests.crash.failpoint_rounds import Load, Round
+from tests.unit import test_collect as collecting
+from tests.unit import test_voter as voting
+from tests.vfsrig import rig as mounted
 
 POINTS_MIN = 40
-FIRE_S, GO_ON_S, AGAIN_S = 60.0, 60.0, 15.0  # a start under load takes seconds; killed again meanwhile, it reaches nothing
-SELDOM = ("journal.file", "journal.drop", "segment", "reservation", "store", "truncate")
-ORDER = ("load", "worker", "daemon", "keeper", "upgrade", "spawn", "unmount")
-
-WRITER = r"""
-import hashlib, os, random, sys, time
-directory, manifest, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
-choose = random.Random(seed)
-number = 0
-kept = []
-with open(manifest, "a", buffering=1) as told:
-    while True:
-        number += 1
-        path = os.path.join(directory, f"{seed}-{number}")
-        try:
-            data = choose.randbytes(choose.choice((1, 500, 4096, 30_000, 200_000, 200_000, 3_000_000)))
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR)
-            try:
-                os.write(fd, data[: len(data) // 2])
-                for piece in range(choose.choice((1, 1, 1, 8))):
-                    os.setxattr(fd, "user.a", choose.randbytes(60_000))
-                os.pwrite(fd, data[len(data) // 2 :], len(data) // 2)
-                os.ftruncate(fd, len(data) // 2 + 1)
-                os.pwrite(fd, data[len(data) // 2 + 1 :], len(data) // 2 + 1)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.rename(path, path + ".final")
-            told.write(f"+ {os.path.basename(path)}.final {hashlib.sha256(data).hexdigest()}\n")
-            kept.append(path + ".final")
-            if len(kept) > 60:
-                told.write(f"- {os.path.basename(kept[0])} -\n")
-                os.unlink(kept.pop(0))
-            with open(path + ".loose", "wb") as loose:  # not fsynced: may be lost
-                loose.write(data[:5000])
-            os.unlink(path + ".loose")
-        except OSError as err:
-            told.write(f"! {err.errno} -\n")
-            time.sleep(0.02)
+ORDER = ("load", "worker", "daemon", "scrub", "collect", "keeper", "upgrade", "spawn", "unmount")
+CHOSEN = (
+    "journal.sync.before", "journal.sync.after", "request.reply.stored", "dirty.store.after", "device.flush.before", "flush.commit.after",
+    "checkpoint.tail.before", "takeover.records.found", "takeover.requests.repeated", "log.replay.before", "checkpoint.final.before",
+    "scrub.copy.after", "collect.relocate.after", "keeper.adopt.before", "keeper.exec.after", "segment.seal.after",
+)  # fmt: skip
+SNAPSHOT_KILLS = [name for name in POINTS if name.startswith("snapshot.")]
+EXCHANGE = r"""
+import sys
+from pathlib import Path
+from awsomefsd.meta.disk import OsDisk
+from awsomefsd.meta.raft_messages import SnapshotChunk
+from awsomefsd.meta.snapshot import SnapshotFiles
+source, target = (SnapshotFiles(Path(name), OsDisk().beside, 1 << 22) for name in sys.argv[1:])
+store = source.open_store()
+source.start_copy(store)
+while (meta := source.copied()) is None:
+    pass
+target.write(SnapshotChunk("a", "b", 3, meta, 0, meta.size, source.read(meta.name, 0, meta.size)))
+target.stage(meta, "cluster", "me", b"i" * 16)
+target.open_store().close()
 """
 
 
-class Load:
-    def __init__(self, node: Node, manifest: Path, seed: int) -> None:
-        self.node, self.manifest, self.seed = node, manifest, seed
-        self.process: subprocess.Popen[bytes] | None = None
-        self.directory = node.mountpoint / "written"
-
-    def start(self) -> None:
-        self.directory.mkdir(exist_ok=True)
-        self.seed += 1
-        self.process = subprocess.Popen([sys.executable, "-c", WRITER, str(self.directory), str(self.manifest), str(self.seed)])
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(30)
-            self.process = None
-
-    def rows(self) -> list[list[str]]:
-        """Whole lines; the last one may have been cut by the kill of the writer."""
-        text = self.manifest.read_text() if self.manifest.exists() else ""
-        return [row.split(" ") for row in text.rpartition("\n")[0].splitlines()]
-
-    def confirmed(self) -> int:
-        return sum(row[0] == "+" for row in self.rows())
-
-    def errors(self) -> int:
-        return sum(row[0] == "!" for row in self.rows())
-
-    def await_progress(self, more: int = 1) -> None:
-        before = self.confirmed()
-        assert self.process is not None
-        await_true("files confirmed after a kill", lambda: self.confirmed() >= before + more, GO_ON_S, 0.02)
-        assert self.process.poll() is None
-
-    def wrong(self) -> list[str]:
-        wanted: dict[str, str] = {}
-        for sign, name, digest in self.rows():
-            if sign == "+":
-                wanted[name] = digest
-            elif sign == "-":
-                wanted.pop(name, None)
-        found = []
-        for name, digest in wanted.items():
-            try:
-                if hashlib.sha256((self.directory / name).read_bytes()).hexdigest() != digest:
-                    found.append(f"{name} differs")
-            except OSError as err:
-                found.append(f"{name}: {err}")
-        return found
+# --- counted in this process ----------------------------------------------------------------------------------------------------
+@contextmanager
+def counting(control: Control) -> Iterator[None]:
+    failpoints.configure("", str(control.path))
+    try:
+        yield
+    finally:
+        failpoints.configure("", "")
 
 
-class Round:
-    """One failpoint: armed, brought about, and the node serving again."""
+def a_mount(directory: Path, dice: Random) -> None:
+    """Segments and journal files of a worker and service are filled, sealed, collected and dropped."""
+    with mounted(directory) as r:
+        kept = {}
+        for number in range(48):
+            ino, fh = r.create(b"f%d" % number)
+            data = dice.randbytes(200_000)
+            r.write(ino, fh, 0, data)
+            r.call("setxattr", ino, b"user.a", dice.randbytes(30_000), 0)
+            r.close_file(ino, fh)
+            if number % 4 == 0:
+                r.flush()
+                r.truncate(ino, 150_000)
+                kept[ino] = data[:150_000]
+        r.flush()
+        for number in range(48):
+            if number % 4:
+                collecting.remove(r, b"f%d" % number)
+        assert collecting.collect(collecting.collector(r)) > 0
+        r.restart()
+        assert all(r.content(ino) == data for ino, data in kept.items())
+        r.unmount()
+        r.check()
 
-    def __init__(self, node: Node, control: Control, load: Load, dice: Random) -> None:
-        self.node, self.control, self.load, self.dice = node, control, load, dice
 
-    def run(self, name: str) -> None:
-        before = self.control.fired(name)
-        self.control.arm(name, 1 if name.startswith(SELDOM) or POINTS[name] != "load" else self.dice.randint(1, 8))
-        deadline = time.monotonic() + FIRE_S
-        while self.control.fired(name) == before:
-            assert time.monotonic() < deadline, f"{name} is not reached by: {POINTS[name]}"
-            self.bring_about(POINTS[name])
-            self.await_fired(name, before)
-        if POINTS[name] == "unmount":
-            self.mounted_again()
-        else:
-            self.load.await_progress()
+def voters(directory: Path, seed: int, patch: pytest.MonkeyPatch) -> None:
+    """A follower so far behind that it gets a snapshot; journals of 16 KiB are begun and dropped on the way."""
+    patch.setattr(voter_module, "VOTER_KEEP_ENTRIES", 20)
+    patch.setattr(voter_module, "VOTER_KEEP_ENTRIES_MAX", 100)
+    patch.setattr(voter_module, "Config", partial(Config, cache_entries_max=10, chunk_bytes=4_096))
+    rig = voting.Rig(directory, seed)
+    rig.file_bytes = 16 << 10
+    try:
+        rig.start()
+        rig.propose(50)
+        late = rig.others(rig.led())[0]
+        late.stop()
+        voting.forget_the_past(rig)
+        late.start()
+        rig.until(rig.same)
+        assert late.voter is not None and late.voter.snapshots_installed == 1
+        late.stop()
+        late.start()
+    finally:
+        for node in rig.all.values():
+            node.stop()
 
-    def await_fired(self, name: str, before: int) -> None:
-        end = time.monotonic() + (FIRE_S if POINTS[name] == "load" else AGAIN_S)
-        while self.control.fired(name) == before and time.monotonic() < end:
-            time.sleep(0.005)
 
-    def bring_about(self, kind: str) -> None:
-        if kind in ("worker", "daemon", "keeper", "spawn"):
-            self.node.kill("worker" if kind == "spawn" else kind)
-        elif kind == "upgrade":
-            try:
-                KeeperClient(self.node.run).upgrade()
-            except Exception as err:  # it dies before it answers
-                print(f"upgrade: {err}")
-        elif kind == "unmount":
-            self.load.stop()
-            self.unmount()
+# --- kills ----------------------------------------------------------------------------------------------------------------------
+def state_of(directory: Path) -> tuple[bytes | None, int]:
+    store = SnapshotFiles(directory, OsDisk().beside, 1 << 22).open_store()
+    try:
+        assert store.identity is not None
+        return store.get(b"key"), store.identity.snapshot_index
+    finally:
+        store.close()
 
-    def unmount(self) -> None:
-        try:
-            self.node.umount()
-        except BuildError as err:
-            print(f"umount: {err}")
 
-    def mounted_again(self) -> None:
-        def mounted() -> bool:
-            self.unmount()
-            try:
-                self.node.mount()
-            except BuildError as err:
-                print(f"mount: {err}")
-                return False
-            return True
+def exchange_that_dies(directory: Path, control: Control, name: str) -> None:
+    """The state after it is the old one or the new one, and the next exchange works."""
+    for part, index in (("source", 9), ("target", 2)):
+        (directory / part).mkdir(parents=True)
+        store = SnapshotFiles(directory / part, OsDisk().beside, 1 << 22).open_store()
+        store.claim("cluster", part, b"i" * 16)
+        store.put(b"key", part.encode())
+        store.set_note(RAFT_NOTE, pack_note(AppliedAt(index, 3)))
+        store.commit()
+        store.close()
+    argv = [sys.executable, "-c", EXCHANGE, str(directory / "source"), str(directory / "target")]
+    env = os.environ | {"AWSOMEFSD_FAILPOINTS_FILE": str(control.path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    control.arm(name, 1)
+    assert subprocess.run(argv, env=env, check=False, timeout=60).returncode == -signal.SIGKILL, name
+    assert control.fired(name) == 1
+    new = name in ("snapshot.ready.after", "snapshot.replace.before", "snapshot.replace.removed", "snapshot.replace.after")
+    assert state_of(directory / "target") == ((b"source", 9) if new else (b"target", 0)), name
+    assert state_of(directory / "source") == (b"source", 0)
+    assert subprocess.run(argv, env=env, check=False, timeout=60).returncode == 0
+    assert state_of(directory / "target") == (b"source", 9)
 
-        await_true("the mount after a kill while it was unmounted", mounted, GO_ON_S, 0.1)
-        assert self.load.wrong() == []
-        self.load.start()
-        self.load.await_progress()
+
+def kills_on_a_node(node: Node, control: Control, load: Load, dice: Random, names: list[str]) -> None:
+    """Each in turn, under load; then unmounted, and clean."""
+    errors_before_spawn = -1
+    try:
+        load.start()
+        load.await_progress()
+        for name in names:
+            if POINTS[name] in ORDER[ORDER.index("spawn") :] and errors_before_spawn < 0:
+                errors_before_spawn = load.errors()
+            began = time.monotonic()
+            Round(node, control, load, dice).run(name)
+            print(f"{name}: {time.monotonic() - began:.1f} s")
+    finally:
+        load.stop()
+    assert errors_before_spawn <= 0, "no operation fails as long as keeper and worker do not die together"
+    assert load.wrong() == []
+    assert [name for name in names if not control.fired(name)] == []
+
+
+def clean_end(node: Node, load: Load) -> None:
+    node.umount()
+    node.stop()
+    node.cli("fsck", timeout_s=120)
+    assert load.confirmed() > 0
+
+
+def begin(make_node, control: Control) -> Node:
+    node: Node = make_node(up=False)
+    node.failpoints = control.path
+    node.up()
+    return node
+
+
+def tell(figures: list[str], control: Control, title: str, began: float) -> None:
+    figures.append(f"failpoints, {title} ({time.monotonic() - began:.0f} s): {len(POINTS)} names; hits:")
+    figures += [f"  {name:28s} {control.hits(name):10,d}  kills {control.fired(name)}" for name in POINTS]
+
+
+@pytest.mark.root
+@pytest.mark.timeout(600)
+def test_every_failpoint_is_reached(make_node, figures, seed, tmp_path, monkeypatch):
+    assert len(POINTS) >= POINTS_MIN
+    began = time.monotonic()
+    control = Control(tmp_path / "failpoints")
+    with counting(control):
+        (tmp_path / "rig").mkdir()
+        a_mount(tmp_path / "rig", Random(seed))
+        voters(tmp_path / "voters", seed, monkeypatch)
+    for name in SNAPSHOT_KILLS:
+        exchange_that_dies(tmp_path / name, control, name)
+    print(f"in process: {time.monotonic() - began:.1f} s")
+    node = begin(make_node, control)
+    load = Load(node, tmp_path / "manifest", seed * 1000)
+    kills_on_a_node(node, control, load, Random(seed), list(CHOSEN))
+    node.cli("scrub", "start")
+    await_true("the end of the scrub", lambda: node.ask("scrub", "status")["state"] == "done", 60, 0.1)
+    KeeperClient(node.run).upgrade()
+    clean_end(node, load)
+    tell(figures, control, f"{len(CHOSEN) + len(SNAPSHOT_KILLS)} kills, {load.confirmed():,} fsynced files", began)
+    assert [name for name in POINTS if not control.hits(name)] == [], "never reached"
 
 
 @pytest.mark.root
 @pytest.mark.soak
-@pytest.mark.timeout(1_800)
+@pytest.mark.timeout(3_600)
 def test_a_kill_at_each_failpoint(make_node, figures, seed, tmp_path):
-    assert len(POINTS) >= POINTS_MIN
     dice = Random(seed)
-    control = Control(tmp_path / "failpoints")
-    node = make_node(up=False)
-    node.failpoints = control.path
-    node.up()
-    load = Load(node, tmp_path / "manifest", seed * 1000)
     began = time.monotonic()
-    errors_before_spawn = 0
-    try:
-        load.start()
-        load.await_progress()
-        for kind in ORDER:
-            names = [name for name in POINTS if POINTS[name] == kind]
-            dice.shuffle(names)
-            if kind == "spawn":
-                errors_before_spawn = load.errors()
-            for name in names:
-                Round(node, control, load, dice).run(name)
-    finally:
-        load.stop()
-    assert errors_before_spawn == 0, "no operation fails as long as keeper and worker do not die together"
-    assert load.wrong() == []
-    node.umount()
-    node.stop()
-    node.cli("fsck", timeout_s=120)
-    took = time.monotonic() - began
-    figures.append(f"failpoints: {len(POINTS)} names, a kill at each, {load.confirmed():,} fsynced files ({took:.0f} s); hits:")
-    figures += [f"  {name:28s} {control.hits(name):10,d}  kills {control.fired(name)}" for name in POINTS]
-    assert [name for name in POINTS if not control.fired(name)] == []
+    control = Control(tmp_path / "failpoints")
+    node = begin(make_node, control)
+    load = Load(node, tmp_path / "manifest", seed * 1000)
+    names = [name for name in POINTS if POINTS[name] in ORDER]
+    dice.shuffle(names)
+    names.sort(key=lambda name: ORDER.index(POINTS[name]))
+    kills_on_a_node(node, control, load, dice, names)
+    clean_end(node, load)
+    tell(figures, control, f"a kill at each, {load.confirmed():,} fsynced files", began)
+    assert sorted({*POINTS} - {*names}) == sorted(name for name in POINTS if POINTS[name] == "snapshot"), "those kill in the normal run"
