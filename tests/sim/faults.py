@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from awsomefsd.errors import Error
 from tests.sim.network import Weather
 from tests.sim.world import MS, SECOND
@@ -39,10 +41,10 @@ class Faults:
             self._weather, self._weather, self._partition, self._partition, self._one_way, self._bridge, self._isolate_mount,
             self._kill, self._kill, self._power, self._power, self._power_in_a_turn, self._power_in_a_turn, self._power_everywhere,
             self._pause, self._slow_disk, self._full_disk, self._failing_sync, self._drift, self._wall_jump, self._suspend, self._full_map,
-            self._kill_worker, self._kill_worker, self._kill_host, self._pause_worker,
+            self._kill_worker, self._kill_worker, self._kill_host, self._pause_worker, self._late_answers,
         ]  # fmt: skip
         if len(self.simulation.nodes) > 1:
-            kinds += [self._lose_journal, self._flip_bits, self._transfer, self._coup, self._coup, self._lag]
+            kinds += [self._lose_journal, self._flip_bits, self._transfer, self._coup, self._coup, self._lag, self._membership]
         strike = self.dice.choice(kinds)
         self.world.count(f"fault {strike.__name__[1:]}")
         strike()
@@ -119,6 +121,21 @@ class Faults:
         middle = len(names) // 2
         self._cut(names[:middle], names[middle + 1 :])
 
+    def _late_answers(self) -> None:
+        """A mount hears late, and then nothing at all: what it believes of its lease begins late."""
+        host = self._host()
+        self.simulation.network.weather = Weather(base_ns=int(self.dice.uniform(0.5, 1) * SECOND))
+        self.world.after(4 * SECOND, self._hear_nothing, host.name)
+
+    def _hear_nothing(self, name: str) -> None:
+        self.simulation.network.calm()
+        if self.over:
+            return
+        network = self.simulation.network
+        before = set(network.cut)
+        network.isolate([name], [node.name for node in self.simulation.nodes])
+        self.world.after(14 * SECOND, network.cut.difference_update, network.cut - before)
+
     def _isolate_mount(self) -> None:
         host = self.dice.choice(self.simulation.hosts).name
         self._cut([host], [node.name for node in self.simulation.nodes])
@@ -176,6 +193,10 @@ class Faults:
         applied = [node.replica.machine.applied_index for node in nodes]
         if min(applied) < len(self.simulation.checks.truth) - 5:
             return None  # somebody else is still behind: two would be a majority
+        leader: Any = self.simulation.leader()
+        membership = leader.replica.log._raft.membership
+        if membership.joint or len(membership.voters()) < len(nodes):
+            return None
         self._harm_again_ns = self.world.now_ns + 40 * SECOND
         return self._node()
 
@@ -204,6 +225,30 @@ class Faults:
             with contextlib.suppress(Error):
                 raft.transfer(self.dice.choice(others))
             leader.wake()
+
+    def _membership(self) -> None:
+        """A member becomes a learner, and a voter again by itself (joining.py); or it is removed, wiped, and comes back as a new member."""
+        node = self._harmable()
+        leader = self.simulation.leader()
+        if node is None or leader is None or leader.replica is None:
+            return
+        raft: Any = leader.replica.log._raft  # type: ignore[attr-defined]
+        members = [member for member in raft.membership.members if member.node != node.uuid]
+        removed = self.dice.random() < 0.4
+        if not removed:
+            members += [structs.replace(member, voter=False) for member in raft.membership.members if member.node == node.uuid]
+        with contextlib.suppress(Error):
+            raft.propose_membership(members)
+            self.world.say(f"{node.name} shall be {'no member' if removed else 'a learner'}")
+            self.world.count("members removed" if removed else "voters made learners")
+            leader.wake()
+            if removed:
+                self.world.after(2 * SECOND, self._wipe, node)
+
+    def _wipe(self, node: Any) -> None:
+        if node.up:
+            node.die_and_return(power=True, after_ns=self._for_ns())
+            node.disk.wipe()
 
     def _coup(self) -> None:
         """Somebody else is elected at once, the leader cannot hear of it, and a mount goes over: whoever stays reads what is old."""
