@@ -139,10 +139,10 @@ class MountState:
     def file(self, attr: Attr) -> FileState:
         """Made from the newest attributes: the caller's may be older than a state that was forgotten since.
 
-        EINVAL unless it is a regular file: a record of anything else could never be committed, and would be flushed for ever.
+        EISDIR or EINVAL unless it is a regular file: a record of anything else could never be committed, and would be flushed for ever.
         """
         if not stat.S_ISREG(attr.mode):
-            raise FsError(errno.EINVAL, f"inode {attr.ino} is not a regular file")
+            raise FsError(errno.EISDIR if stat.S_ISDIR(attr.mode) else errno.EINVAL, f"inode {attr.ino} is not a regular file")
         return self.files.get(attr.ino) or self.files.state(self.names.attr(attr.ino) or attr)
 
     def check_handle(self, fh: int | None) -> None:

@@ -85,7 +85,9 @@ def opens_memory() -> bytearray:
     table = OpenTable(mem, fresh=True)
     table.close(table.open(5, os.O_RDONLY, 1))
     table._compact()
-    table.open(6, os.O_RDWR, 258, epoch=9)
+    table.epoch = 9
+    table.open(6, os.O_RDWR, 258)
+    table.epoch = 0
     table.close(table.open(7, os.O_RDONLY, 259))
     table.open(1, os.O_DIRECTORY, 260)
     return mem
