@@ -174,7 +174,7 @@ class Journal:
             self._check_tail(file, raw, end, newest)
             if newest:
                 self._fd, self._end, self._synced = fd, end, end
-                tail = len(raw[end:].rstrip(b"\0"))
+                tail = len(form.without_zeros(raw, end))
                 if tail:
                     self._write(bytes(tail), end)
                 self._sync_file()  # what was read may never have been synced; it counts from now on
@@ -210,7 +210,7 @@ class Journal:
         return position
 
     def _check_tail(self, file: _File, raw: bytes, end: int, newest: bool) -> None:
-        if not raw[end:].rstrip(b"\0"):
+        if not form.without_zeros(raw, end):
             return
         if not newest:
             raise Corrupt(f"{file.path}: bad record at {end}, and a later file follows")

@@ -43,6 +43,7 @@ ENTRY, HARD_STATE, TRUNCATE = 1, 2, 3
 _HEADER_1 = struct.Struct("<8sH2xIII16s16s16sQQ")
 _HEADER = struct.Struct("<8sH2xIII16s16s16sQQQI")
 _CRC = struct.Struct("<I")
+_ZEROS = bytes(64 << 10)
 _RECORD = struct.Struct("<IB3xQQII4x")
 _OFFSET = struct.Struct("<Q")
 RECORD_BYTES = _RECORD.size + _CRC.size
@@ -141,9 +142,17 @@ def unpack_record(raw: Bytes, position: int, seed: int, offset: int) -> Record |
     return Record(kind, index, term, payload, synced, position + record_bytes(length))
 
 
+def without_zeros(raw: Bytes, start: int) -> bytes:
+    """`raw` from `start` on, without the zeros at its end; whole pieces of them are compared, which is some ten times as fast as rstrip."""
+    end = len(raw)
+    while end - start >= len(_ZEROS) and raw[end - len(_ZEROS) : end] == _ZEROS:
+        end -= len(_ZEROS)
+    return bytes(raw[start:end]).rstrip(b"\0")
+
+
 def proof_of_damage(raw: Bytes, bad: int, seed: int) -> int | None:
     """Offset of a valid record behind the bad one at `bad` that was written after the bad one's place was durable; None: a torn write."""
-    end = len(bytes(raw[bad:]).rstrip(b"\0")) + bad
+    end = len(without_zeros(raw, bad)) + bad
     for position in range(bad + _ALIGN, end, _ALIGN):
         if not ENTRY <= raw[position + 4] <= TRUNCATE if position + RECORD_BYTES <= len(raw) else True:
             continue

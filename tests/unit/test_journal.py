@@ -370,3 +370,11 @@ def test_fuzz_decoder(seed):
             form.unpack_header(raw, "fuzz")
         except (Corrupt, FormatTooNew):
             pass
+
+
+@pytest.mark.parametrize("zeros", [0, 1, (64 << 10) - 1, 64 << 10, (64 << 10) + 1, 300_000])
+@pytest.mark.parametrize("front", [b"", b"abc", b"a\0b" + bytes(70_000) + b"c"])
+def test_the_zeros_behind_the_records_are_left_out(front, zeros):
+    raw = front + bytes(zeros)
+    for start in (0, len(front) // 2, len(front), len(raw)):
+        assert form.without_zeros(raw, start) == raw[start:].rstrip(b"\0")
