@@ -134,6 +134,8 @@ class Round:
             assert time.monotonic() < deadline, f"{name} is not reached by: {POINTS[name]}"
             self.bring_about(POINTS[name])
             self.await_fired(name, before)
+            if self.control.fired(name) == before and POINTS[name] == "worker":
+                self.load.await_progress()  # a worker that dies before it has served is held back for longer and longer
         pid = self.control.died(name)
         await_true(f"the death of {pid} at {name}", lambda: not procs.alive(pid), GO_ON_S)
         if POINTS[name] == "unmount":
@@ -165,8 +167,9 @@ class Round:
             self.unmount()
 
     def ask(self, *words: str) -> None:
-        """The daemon may die of it, or be on its way up: the next attempt finds it."""
+        """The daemon may die of it."""
         try:
+            self.node.await_daemon(GO_ON_S)
             self.node.cli(*words)
         except BuildError as err:
             print(f"{words}: {err}")
