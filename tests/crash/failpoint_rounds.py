@@ -155,16 +155,20 @@ class Round:
             self.node.kill("worker" if kind == "spawn" else kind)
         elif kind == "upgrade":
             try:
-                client = KeeperClient(self.node.run)
-                await_true("an answering keeper", lambda: answers(client), GO_ON_S)
-                client.upgrade()
+                self.await_keeper().upgrade()
             except Exception as err:  # it dies before it answers
                 print(f"upgrade: {err}")
         elif kind in ("scrub", "collect"):
             self.ask(*(("scrub", "start") if kind == "scrub" else ("device", "collect", "start")))
         elif kind == "unmount":
             self.load.stop()
+            self.await_keeper()
             self.unmount()
+
+    def await_keeper(self) -> KeeperClient:
+        client = KeeperClient(self.node.run)
+        await_true("an answering keeper", lambda: answers(client), GO_ON_S)
+        return client
 
     def ask(self, *words: str) -> None:
         """The daemon may die of it."""
