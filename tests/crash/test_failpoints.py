@@ -41,6 +41,8 @@ CHOSEN = (
     "scrub.copy.after", "collect.relocate.after", "keeper.adopt.before", "keeper.exec.after", "segment.seal.after",
 )  # fmt: skip
 SNAPSHOT_KILLS = [name for name in POINTS if name.startswith("snapshot.")]
+INSTALL_KILLS = [name for name in POINTS if name.startswith("exchange.")]
+INSTALL = "import pathlib, sys; from tests.crash.test_failpoints import voters; voters(pathlib.Path(sys.argv[1]), int(sys.argv[2]))"
 EXCHANGE = r"""
 import sys
 from pathlib import Path
@@ -93,14 +95,24 @@ def a_mount(directory: Path, dice: Random) -> None:
         r.check()
 
 
-def voters(directory: Path, seed: int, patch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def three_voters(directory: Path, seed: int) -> Iterator[voting.Rig]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(voter_module, "VOTER_KEEP_ENTRIES", 20)
+        patch.setattr(voter_module, "VOTER_KEEP_ENTRIES_MAX", 100)
+        patch.setattr(voter_module, "Config", partial(Config, cache_entries_max=10, chunk_bytes=4_096))
+        rig = voting.Rig(directory, seed)
+        rig.file_bytes = 16 << 10
+        try:
+            yield rig
+        finally:
+            for node in rig.all.values():
+                node.stop()
+
+
+def voters(directory: Path, seed: int) -> None:
     """A follower so far behind that it gets a snapshot; journals of 16 KiB are begun and dropped on the way."""
-    patch.setattr(voter_module, "VOTER_KEEP_ENTRIES", 20)
-    patch.setattr(voter_module, "VOTER_KEEP_ENTRIES_MAX", 100)
-    patch.setattr(voter_module, "Config", partial(Config, cache_entries_max=10, chunk_bytes=4_096))
-    rig = voting.Rig(directory, seed)
-    rig.file_bytes = 16 << 10
-    try:
+    with three_voters(directory, seed) as rig:
         rig.start()
         rig.propose(50)
         late = rig.others(rig.led())[0]
@@ -111,9 +123,6 @@ def voters(directory: Path, seed: int, patch: pytest.MonkeyPatch) -> None:
         assert late.voter is not None and late.voter.snapshots_installed == 1
         late.stop()
         late.start()
-    finally:
-        for node in rig.all.values():
-            node.stop()
 
 
 # --- kills ----------------------------------------------------------------------------------------------------------------------
@@ -146,6 +155,19 @@ def exchange_that_dies(directory: Path, control: Control, name: str) -> None:
     assert state_of(directory / "source") == (b"source", 0)
     assert subprocess.run(argv, env=env, check=False, timeout=60).returncode == 0
     assert state_of(directory / "target") == (b"source", 9)
+
+
+def install_that_dies(directory: Path, control: Control, name: str, seed: int) -> None:
+    """All three voters are one process here; started again they go on, and hold the same."""
+    env = os.environ | {"AWSOMEFSD_FAILPOINTS_FILE": str(control.path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    control.arm(name, 1)
+    argv = [sys.executable, "-c", INSTALL, str(directory), str(seed)]
+    assert subprocess.run(argv, env=env, check=False, timeout=120).returncode == -signal.SIGKILL, name
+    with three_voters(directory, seed) as rig:
+        rig.start()
+        assert min(node.voter.first_index for node in rig.all.values()) > 50, "the late one stands behind the snapshot"
+        rig.propose(5)
+        rig.until(rig.same)
 
 
 def kills_on_a_node(node: Node, control: Control, load: Load, dice: Random, names: list[str]) -> None:
@@ -188,16 +210,18 @@ def tell(figures: list[str], control: Control, title: str, began: float) -> None
 
 @pytest.mark.root
 @pytest.mark.timeout(600)
-def test_every_failpoint_is_reached(make_node, figures, seed, tmp_path, monkeypatch):
+def test_every_failpoint_is_reached(make_node, figures, seed, tmp_path):
     assert len(POINTS) >= POINTS_MIN
     began = time.monotonic()
     control = Control(tmp_path / "failpoints")
     with counting(control):
         (tmp_path / "rig").mkdir()
         a_mount(tmp_path / "rig", Random(seed))
-        voters(tmp_path / "voters", seed, monkeypatch)
+        voters(tmp_path / "voters", seed)
     for name in SNAPSHOT_KILLS:
         exchange_that_dies(tmp_path / name, control, name)
+    for name in INSTALL_KILLS:
+        install_that_dies(tmp_path / name, control, name, seed)
     print(f"in process: {time.monotonic() - began:.1f} s")
     node = begin(make_node, control)
     load = Load(node, tmp_path / "manifest", seed * 1000)
@@ -206,7 +230,7 @@ def test_every_failpoint_is_reached(make_node, figures, seed, tmp_path, monkeypa
     await_true("the end of the scrub", lambda: node.ask("scrub", "status")["state"] == "done", 60, 0.1)
     KeeperClient(node.run).upgrade()
     clean_end(node, load)
-    tell(figures, control, f"{len(CHOSEN) + len(SNAPSHOT_KILLS)} kills, {load.confirmed():,} fsynced files", began)
+    tell(figures, control, f"{len(CHOSEN) + len(SNAPSHOT_KILLS) + len(INSTALL_KILLS)} kills, {load.confirmed():,} fsynced files", began)
     assert [name for name in POINTS if not control.hits(name)] == [], "never reached"
 
 
