@@ -335,10 +335,10 @@ class DataOps:
             mount.names.put(reply.attr)
             if state.held:
                 mount.release_space(mount.files.discard(attr.ino))
-            state.truncate_committed(command.size)
+            state.truncate_committed(command.size, command.sequence)
             current = mount.files.get(attr.ino)
             if current is not None and current is not state:  # ours was forgotten meanwhile
-                current.truncate_committed(command.size)
+                current.truncate_committed(command.size, command.sequence)
         finally:
             state.held = False
         return reply.attr

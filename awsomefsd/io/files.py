@@ -6,6 +6,10 @@ visible to others, and only then the record is clean.  A reader lays the dirty r
 Two things may change while a reader copies: a commit turns records clean, whose place in the ring may then be used again, and collection
 frees a segment whose extents were overwritten.  `FileState.version` counts such changes; a reader that finds it changed after its copy
 reads again, so neither can be taken for data.
+
+A truncation, hole or copy may meet records that are dirty or whose commit is answered and not taken up yet.  Which of the two came first in
+the log nobody knows here, nor how far the machine has clipped the records.  Such a state is `unsure`: it learns nothing from its commits,
+and is forgotten with the last of them.
 """
 
 from __future__ import annotations
@@ -54,6 +58,7 @@ class FileState:
         "mtime_ns",
         "size",
         "truncated_to_zero",
+        "unsure",
         "version",
     )  # fmt: skip
 
@@ -73,6 +78,7 @@ class FileState:
         self.mtime_ns: int | None = None  # of the newest dirty write, None if the committed one stands
         self.error: Error | None = None  # a failed flush, reported once by fsync
         self.truncated_to_zero = False
+        self.unsure = False  # a change from beside met dirty records: what their commits leave behind, only the service knows
         self.version = 0
 
     def oldest(self) -> Record | None:
@@ -123,26 +129,40 @@ class FileState:
             self.is_inline, self.inline = False, None
             self.extents.learn(start, end, extents)
 
-    def truncate_committed(self, size: int) -> None:
-        """The machine has truncated: nothing committed is at or beyond `size`."""
+    def truncate_committed(self, size: int, sequence: int) -> None:
+        """The machine has truncated: nothing committed is at or beyond `size`, nor will be of records up to `sequence`."""
         with self.lock:
             self.version += 1
-            self.size = size
+            self.size = max([size, *(record.offset + record.length for record in self.dirty if record.sequence > sequence)])
+            self.unsure = self.unsure or bool(self.dirty)
             self.extents.truncate(size)
             if self.is_inline and self.inline is not None:
                 self.inline = self.inline[:size]
             if size == 0:
                 self.truncated_to_zero = True
 
-
     def forget_layout(self, attr: Attr) -> None:
         """The machine has changed the layout otherwise than by a commit: these are the attributes now, all else has to be asked for."""
         with self.lock:
             self.version += 1
+            self.unsure = self.unsure or bool(self.dirty)
             self.size = max(self.size, attr.size)
             self.is_inline = attr.inline
             self.inline = b"" if attr.inline and attr.stored_bytes == 0 else None
             self.extents.forget()
+
+    def committed(self, extents: list[Extent], patched: Callable[[bytes], bytes] | None) -> None:
+        """The machine has taken these extents, or patches of inline data, out of records of ours (called with the lock)."""
+        if self.unsure:
+            self.extents.forget()
+            self.inline = None
+        elif extents:
+            if self.is_inline:
+                self.is_inline, self.inline = False, None
+            for extent in extents:
+                self.extents.insert(extent)
+        elif patched is not None and self.inline is not None:
+            self.inline = patched(self.inline)
 
     def spans(self, start: int) -> tuple[list[tuple[int, int]], int] | None:
         """Where bytes are from `start` on, dirty ones too, sorted and disjoint, and up to where that is known; None: ask first."""
@@ -225,6 +245,13 @@ class FileTable:
         with self._lock:
             for state in list(self._states.values()):
                 if state.error is None:
+                    self._forget(state)
+
+    def settled(self, state: FileState) -> None:
+        """Its records are committed.  One that is unsure is made anew, from the attributes that the service told last."""
+        if state.unsure and state.error is None and not state.held:
+            with self._lock:
+                if self._states.get(state.ino) is state:
                     self._forget(state)
 
     def bound(self, share: float) -> None:

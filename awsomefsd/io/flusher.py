@@ -422,13 +422,10 @@ class Flusher:
             state.dirty_bytes = sum(record.length for record in state.dirty)
             if not state.dirty:
                 state.mtime_ns = None
-            if errno_ == 0 and part.commit.extents:
-                if state.is_inline:
-                    state.is_inline, state.inline = False, None
-                for extent in part.commit.extents:
-                    state.extents.insert(extent)
-            elif errno_ == 0 and part.commit.inline and state.inline is not None:
-                state.inline = patch(state.inline, part.commit.inline)
+            if errno_ == 0:
+                patches = part.commit.inline
+                state.committed(part.commit.extents, (lambda base: patch(base, patches)) if patches else None)
+        self._files.settled(state)
         return True
 
     def _refused(self, part: Part, errno_: int) -> None:

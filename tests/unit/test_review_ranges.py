@@ -1,0 +1,108 @@
+"""Truncations, holes and commits of one file that overlap in time: what a worker remembers afterwards is what the service says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awsomefsd.meta import commands as c
+from tests.vfsrig import Rig, rig
+
+PUNCH = c.FALLOC_KEEP_SIZE | c.FALLOC_PUNCH_HOLE
+
+
+def between(r: Rig, kind: type[Any], act: Callable[[], None]) -> None:
+    """`act` runs once, when the vfs has decided on a command of this kind and not sent it yet."""
+    gate = r.gate()
+    done: list[bool] = []
+
+    def hook(command: Any, unique: int) -> None:
+        if isinstance(command, kind) and not done:
+            done.append(True)
+            act()
+
+    gate.on_propose = hook
+
+
+def committed_not_settled(r: Rig, write: Callable[[], None]) -> tuple[Callable[[], None], threading.Event]:
+    """A write whose Commit is answered, while the flusher has not taken the answer up until the event is set."""
+    flusher = r.worker.flusher
+    begun, go = threading.Event(), threading.Event()
+    finish = flusher._finish
+
+    def slow(batch: Any) -> None:
+        begun.set()
+        assert go.wait(20)
+        finish(batch)
+
+    def act() -> None:
+        flusher._finish = slow
+        write()
+        flusher.kick()
+        assert begun.wait(20)
+
+    return act, go
+
+
+def same_after_forgetting(r: Rig, ino: int) -> bytes:
+    r.flush()
+    seen = r.content(ino)
+    r.restart()
+    assert r.content(ino) == seen
+    r.check()
+    return seen
+
+
+def test_a_write_beside_a_truncation_keeps_the_size(tmp_path: Path) -> None:
+    with rig(tmp_path) as r:
+        ino, fh = r.create(b"f")
+        r.write(ino, fh, 0, b"a" * 100_000)
+        r.flush()
+        between(r, c.SetAttr, lambda: r.write(ino, fh, 100_000, b"b" * 10_000))
+        r.truncate(ino, 50_000)
+        same_after_forgetting(r, ino)
+
+
+def test_a_commit_that_is_taken_up_after_a_truncation_brings_nothing_back(tmp_path: Path) -> None:
+    with rig(tmp_path) as r:
+        ino, fh = r.create(b"f")
+        r.write(ino, fh, 0, b"a" * 100_000)
+        r.flush()
+        act, go = committed_not_settled(r, lambda: r.write(ino, fh, 100_000, b"b" * 10_000))
+        between(r, c.SetAttr, act)
+        r.truncate(ino, 50_000)
+        go.set()
+        r.flush()
+        r.truncate(ino, 200_000)
+        assert same_after_forgetting(r, ino) == b"a" * 50_000 + bytes(150_000)
+
+
+@pytest.mark.parametrize("size", [1_000, 100_000])
+def test_a_commit_that_is_taken_up_after_a_hole_does_not_fill_it(tmp_path: Path, size: int) -> None:
+    with rig(tmp_path) as r:
+        ino, fh = r.create(b"f")
+        r.write(ino, fh, 0, b"a" * size)
+        r.flush()
+        act, go = committed_not_settled(r, lambda: r.write(ino, fh, 0, b"b" * 500))
+        between(r, c.Fallocate, act)
+        r.call("fallocate", ino, fh, PUNCH, 0, size)
+        go.set()
+        assert same_after_forgetting(r, ino) == bytes(size)
+
+
+def test_a_commit_that_is_taken_up_after_a_copy_does_not_undo_it(tmp_path: Path) -> None:
+    with rig(tmp_path) as r:
+        other, other_fh = r.create(b"g")
+        r.write(other, other_fh, 0, b"c" * 100_000)
+        ino, fh = r.create(b"f")
+        r.write(ino, fh, 0, b"a" * 100_000)
+        r.flush()
+        act, go = committed_not_settled(r, lambda: r.write(ino, fh, 0, b"b" * 5_000))
+        between(r, c.CopyRange, act)
+        assert r.call("copy_file_range", other, 0, ino, fh, 0, 100_000, 0) == 100_000
+        go.set()
+        assert same_after_forgetting(r, ino) == b"c" * 100_000
