@@ -140,7 +140,7 @@ def _version(context: click.Context, _parameter: click.Parameter, value: bool) -
 
 cli = LazyGroup(
     name="awsomefsd",
-    help="One program that turns the storage of a group of machines into one POSIX filesystem.",
+    help="One program that turns the storage of a Linux machine into a POSIX filesystem.",
     params=[
         *_global_options(),
         click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."),
