@@ -50,9 +50,9 @@ def down(directory: Path) -> int:
     return 0
 
 
-def _prepare_for_tests() -> None:
+def _prepare_for_tests(soak: bool = False) -> None:
     if os.geteuid() == 0:
-        prepare.packages(tests=True)
+        prepare.packages(tests=True, soak=soak)
     prepare.venv(extras=True)
 
 
@@ -62,7 +62,7 @@ def test(arguments: list[str]) -> NoReturn:
 
 
 def soak(arguments: list[str]) -> NoReturn:
-    _prepare_for_tests()
+    _prepare_for_tests(soak=True)
     _program("-m", "pytest", "--durations=20", "-ra", "-m", "soak", "--timeout=14400", *arguments)
 
 

@@ -43,6 +43,10 @@ TEST_TOOLS = {
     "initdb": ("postgresql", "postgresql-server", False),
     "pg_amcheck": ("postgresql-client", "postgresql-contrib", False),
 }
+SOAK_TOOLS = {  # of tests/crash/vm
+    "qemu-system-x86_64": ("qemu-system-x86", "qemu-system-x86-core", False),
+    "dmsetup": ("dmsetup", "device-mapper", False),
+}
 OUT_OF_PATH = "/usr/lib/postgresql/*/bin"  # where Debian keeps some of them
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before it starts a service
 FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -98,11 +102,11 @@ def _venv_works() -> bool:
     return os.path.exists(PYTHON) or all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
 
 
-def missing_packages(tests: bool) -> tuple[list[str], list[str]]:
+def missing_packages(tests: bool, soak: bool = False) -> tuple[list[str], list[str]]:
     """(needed, useful) packages of this distribution for what is not there."""
     column = 1 if _which("dnf") and not _which("apt-get") else 0
     needed, useful = [], []
-    for name, row in (TOOLS | (TEST_TOOLS if tests else {})).items():
+    for name, row in (TOOLS | (TEST_TOOLS if tests else {}) | (SOAK_TOOLS if soak else {})).items():
         if _which(name) is None:
             (needed if row[2] else useful).append(row[column])
     if tests and not os.path.exists("/usr/include/fuse3/fuse.h"):
@@ -147,14 +151,14 @@ def _install(names: list[str]) -> str:
     return problem
 
 
-def packages(tests: bool = False) -> None:
-    needed, useful = missing_packages(tests)
+def packages(tests: bool = False, soak: bool = False) -> None:
+    needed, useful = missing_packages(tests, soak)
     if not needed and not useful:
         good("distribution packages: all there")
         return
     step(f"Installing {' '.join(needed + useful)}")
     problem = _install(needed + useful)
-    needed, useful = missing_packages(tests)
+    needed, useful = missing_packages(tests, soak)
     if needed:
         raise BuildError(f"could not install {' '.join(needed)}; do it by hand and run this again. {problem}")
     if useful:

@@ -1,0 +1,80 @@
+"""What a power cut has left: the filesystem with the state directory recovers, the node opens, its check is clean, the files are as
+told.
+
+In this process, without a mount: the journal is replayed into the state store as the daemon does it at its start, and files are read
+through the reader that workers use, from the image of the device.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from awsomefsd import node
+from awsomefsd.io.buffers import aligned_buffer
+from awsomefsd.io.device import Device
+from awsomefsd.io.reader import SegmentReader
+from awsomefsd.io.superblock import read_superblock
+from awsomefsd.limits import READDIR_ENTRIES_MAX
+from awsomefsd.meta import messages as m
+from awsomefsd.meta.check import check
+from awsomefsd.meta.machine import Machine
+from awsomefsd.meta.queries import answer
+from awsomefsd.meta.replica import Replica
+from awsomefsd.types import ROOT_INO
+from tests.crash.vm import story
+
+END = 1 << 62
+Ask = Callable[[Any], Any]
+
+
+def files_of(ask: Ask, device: Device, volume: int, folder: int) -> story.Files:
+    found: story.Files = {}
+    for entry in ask(m.ReadDir(volume, folder, 0, READDIR_ENTRIES_MAX, False)).entries:
+        if entry.name in (b".", b".."):
+            continue
+        attr = ask(m.GetAttr(volume, entry.ino)).attr
+        if stat.S_ISREG(attr.mode) and not entry.name.startswith(b"loose"):
+            found[entry.name.decode()] = _content(ask, device, volume, entry.ino, attr.size)
+    return found
+
+
+def _content(ask: Ask, device: Device, volume: int, ino: int, size: int) -> bytes:
+    layout = ask(m.GetLayout(volume, ino, 0, END))
+    if layout.inline is not None:
+        return bytes(layout.inline.ljust(size, b"\0"))
+    content = bytearray(size)
+    places = {info.segment: info for info in layout.segments}
+    reader = SegmentReader({info.device: device for info in layout.segments}, places.__getitem__)
+    for extent in layout.extents:
+        buffer = aligned_buffer(extent.length)
+        reader.read(extent, volume, ino, 0, extent.length, buffer)
+        content[extent.file_offset : extent.file_offset + extent.length] = buffer
+    return bytes(content)
+
+
+def faults(state: Path, image: Path, volume: str, wrong: Callable[[int, story.Files], list[str]], tellers: int) -> list[str]:
+    """What is wrong with a state directory and its device; [] if nothing."""
+    identity = node.load(state)
+    replica = Replica.open_solo(state / "meta", identity.cluster, identity.node, Machine)
+    try:
+        replica.machine.flush()
+        said = [f"fsck: {fault}" for fault in check(replica.store)]
+
+        def ask(body: Any) -> Any:
+            reply = answer(replica.machine, body)
+            if isinstance(reply, m.Failed):
+                raise OSError(reply.errno, f"{body}: {reply.detail}")
+            return reply
+
+        number = next(row.volume for row in ask(m.GetVolumes("")).volumes if row.name == volume)
+        with Device.open(image, read_only=True) as device:
+            read_superblock(device, identity.cluster)
+            for teller in range(tellers):
+                folder = ask(m.Lookup(number, ROOT_INO, str(teller).encode())).attr.ino
+                said += [f"teller {teller}: {row}" for row in wrong(teller, files_of(ask, device, number, folder))]
+    finally:
+        replica.close()
+    return said
