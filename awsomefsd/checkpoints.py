@@ -186,8 +186,7 @@ class Checkpointer:
             return
         info, path = chosen
         with carrying(path) as device:
-            if self._index.durable == UNKNOWN:
-                self._take_up(device, info)
+            self._take_up(device, info)
             self._new_checkpoint(device, info)
             while not self._stop.is_set():
                 self._index.wanted.wait(CHECKPOINT_TAIL_MS / 1_000)
@@ -217,15 +216,15 @@ class Checkpointer:
         return None
 
     def _take_up(self, device: Device, info: DeviceInfo) -> None:
-        """After a start: what an earlier daemon has made durable still counts, and its newest area is not overwritten."""
+        """Before anything is written: whatever an earlier daemon, or another leader, has made durable still counts, and the newest area is
+        not overwritten.  Each time, since the device may come late, when freed segments are leased again without it already (OFF)."""
         found = scan_segments(device, [own.byte_offset for own in self._own() if own.device == info.device], self._cluster)
         areas: list[Area] = checkpoints_of(device, found)
-        self._number = max((header.number for headers in found.areas.values() for header, _ in headers), default=0)
+        self._number = max((header.number for headers in found.areas.values() for header, _ in headers), default=self._number)
         if areas:
             self._kept_areas = set(areas[0].segments)
-            self._index.durable = areas[0].last
-        else:
-            self._index.durable = OFF
+        if self._index.durable == UNKNOWN:
+            self._index.durable = areas[0].last if areas else OFF
 
     @property
     def _cluster(self) -> bytes:

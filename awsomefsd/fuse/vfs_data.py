@@ -268,24 +268,29 @@ class DataOps:
                     yield mount.lease.renewed()
                     mount.check_handle(fh)
                     continue
-                if err.errno in SPACE_ERRORS and (yield from self._write_allocated(unique, attr, offset, data)):
+                if err.errno in SPACE_ERRORS and (yield from self._write_allocated(unique, attr, offset, data, fh)):
                     return
                 if err.errno not in SPACE_ERRORS or flushed:
                     raise
                 flushed = True  # what dirty records took and do not need comes back when they are flushed
                 yield mount.flusher.flush_all()
 
-    def _write_allocated(self, unique: int, attr: Attr, offset: int, data: memoryview) -> Op:
+    def _write_allocated(self, unique: int, attr: Attr, offset: int, data: memoryview, fh: int | None) -> Op:
         """Nothing can be reserved, but fallocate(2) may have kept space for this range: true if so, and the write is stored."""
         mount = self._mount
         if attr.inline or not len(data):
             return False
-        try:
-            yield from mount.reservation.draw(attr.ino, offset, len(data), record_space(len(data)))
-        except FsError as err:
-            if err.errno not in SPACE_ERRORS:
-                raise
-            return False
+        while True:
+            try:
+                yield from mount.reservation.draw(attr.ino, offset, len(data), record_space(len(data)))
+                break
+            except FsError as err:
+                if err.errno in SPACE_ERRORS:
+                    return False
+                if err.errno != errno.ESTALE:
+                    raise
+            yield mount.lease.renewed()  # the session was replaced
+            mount.check_handle(fh)
         while True:
             room = mount.flusher.room()
             if self._record(attr, offset, data, unique, time.time_ns()):

@@ -6,6 +6,7 @@ and only the leader's no becomes ENOSPC or EDQUOT, at write(2), never later.  Wh
 
 from __future__ import annotations
 
+import errno
 import threading
 from typing import Any, Protocol
 
@@ -72,11 +73,16 @@ class Reservation:
         yield from self._propose(Draw(self._volume, ino, offset, length, need_bytes))
 
     def return_all(self) -> Op:
-        """Give back what nobody needs now: something else wants the space than a write."""
+        """Give back what nobody needs now: something else wants the space than a write.  With the session it was given back already."""
         with self._lock:
             unused, self._left = max(self._left, 0), min(self._left, 0)
-        if unused:
+        if not unused:
+            return
+        try:
             yield from self._propose(Reserve(self._volume, -unused, 0))
+        except FsError as err:
+            if err.errno != errno.ESTALE:
+                raise
 
     def _propose(self, command: Reserve | Draw) -> Op:
         unique = self._uniques.next_background_unique()

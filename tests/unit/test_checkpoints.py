@@ -208,3 +208,28 @@ def test_a_full_tail_begins_a_new_checkpoint(tmp_path, seed):
         made.stop()
         applied = made.applied
     assert recovery.recover(tmp_path / "new", [str(made.path)], "test", dry_run=False).index == applied
+
+
+@pytest.mark.parametrize("why", ["not found", "in use"])
+def test_a_device_that_comes_late_keeps_its_newest_checkpoint_until_the_next_one_is_done(tmp_path, monkeypatch, why):
+    monkeypatch.setattr("awsomefsd.checkpoints.CHECKPOINT_RETRY_MS", 20)
+    with rig(tmp_path) as made:
+        made.start()
+        made.await_durable()
+        made.propose(c.CreateVolume("kept", "uuid-kept"))
+        made.await_durable()
+        made.stop()
+        made.index.durable = UNKNOWN
+        with monkeypatch.context() as broken:
+            # the next copy is cut short, as by a crash
+            broken.setattr(Device, "flush", lambda _self: (_ for _ in ()).throw(OSError(errno.EIO, "cut")))
+            with monkeypatch.context() as absent, Device.open(made.path) as other:
+                if why == "in use":
+                    other.lock()
+                else:
+                    absent.setattr(Checkpointer, "_choose", lambda *_: None)
+                checkpointer = made.start()
+                await_true("suspended", lambda: made.index.durable == OFF, 20)
+            await_true("a try that fails", lambda: "cut" in checkpointer.state, 20)
+            made.stop()
+    assert recovery.recover(tmp_path / "new", [str(made.path)], "test", dry_run=True).index > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from awsomefsd.errors import FsError
 from awsomefsd.meta import commands as c
 from tests.vfsrig import Rig, rig
 
+MIB = 1 << 20
 PUNCH = c.FALLOC_KEEP_SIZE | c.FALLOC_PUNCH_HOLE
 
 
@@ -106,3 +109,52 @@ def test_a_commit_that_is_taken_up_after_a_copy_does_not_undo_it(tmp_path: Path)
         assert r.call("copy_file_range", other, 0, ino, fh, 0, 100_000, 0) == 100_000
         go.set()
         assert same_after_forgetting(r, ino) == b"c" * 100_000
+
+
+class SessionEnds:
+    """In front of the client for the reservation: the session ends when a command of this kind is about to be proposed, once."""
+
+    def __init__(self, r: Rig, wanted: Callable[[Any], bool]) -> None:
+        self._r = r
+        self._wanted = wanted
+        self.ended = 0
+
+    def propose(self, command: Any, unique: int) -> Any:
+        if not self.ended and self._wanted(command):
+            self.ended += 1
+            self._r.end_session()
+        return self._r.worker.client.propose(command, unique)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._r.worker.client, name)
+
+
+def test_fallocate_outlives_a_session_that_ends_while_space_is_given_back(tmp_path: Path) -> None:
+    with rig(tmp_path, quota_bytes=20 * MIB) as r:
+        ino, fh = r.create(b"f")
+        r.write(ino, fh, 0, b"x" * 10_000)
+        r.flush()
+        ends = r.mount.reservation._proposer = SessionEnds(r, lambda command: isinstance(command, c.Reserve) and command.bytes < 0)
+        r.call("fallocate", ino, fh, 0, 0, 15 * MIB)
+        assert ends.ended and r.attr(ino).size == 15 * MIB
+        r.write(ino, fh, 0, b"y" * 5_000)
+        r.fsync(ino, fh)
+        r.check()
+
+
+def test_a_write_outlives_a_session_that_ends_while_kept_space_is_drawn(tmp_path: Path) -> None:
+    with rig(tmp_path, quota_bytes=12 * MIB) as r:
+        ino, fh = r.create(b"f")
+        r.call("fallocate", ino, fh, 0, 0, 4 * MIB)
+        other, other_fh = r.create(b"other")
+        with contextlib.suppress(FsError):
+            for at in range(0, 64 * MIB, MIB // 4):
+                r.write(other, other_fh, at, b"o" * (MIB // 4))
+        r.flush()
+        ends = r.mount.reservation._proposer = SessionEnds(r, lambda command: isinstance(command, c.Draw))
+        for at in range(0, 4 * MIB, MIB // 4):
+            r.write(ino, fh, at, b"k" * (MIB // 4))
+        assert ends.ended
+        r.fsync(ino, fh)
+        assert r.content(ino) == b"k" * (4 * MIB)
+        r.check()
