@@ -132,12 +132,14 @@ class Cluster:
 
     def lead(self, node: str) -> Voter:
         self.term += 1
-        for name, voter in self.voters.items():
-            voter.log.leading = name == node
+        for voter in self.voters.values():
+            voter.log.leading = False
             voter.log.leader, voter.log.term = node, self.term
             voter.log.proposed = []
             voter.log.confirmed = -1
             voter.log.tickets = 0
+        self.turn()  # as Raft.serving: it leads once it has applied all that was committed
+        self.voters[node].log.leading = True
         self.turn()
         return self.voters[node]
 

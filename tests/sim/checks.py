@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
@@ -62,6 +63,7 @@ class Checks:
         self._boots: dict[int, tuple[str, str]] = {}  # session → node and its boot
         self._ended: set[int] = set()  # sessions
         self.leases = LeaseChecks(world)
+        self.turned: Callable[[], None] = lambda: None  # after each turn of any node
 
     def machine_of(self, node: Any) -> Any:
         return lambda txn: _Watched(txn, self, node)
@@ -161,6 +163,10 @@ class Checks:
     def new_value(self) -> int:
         self._next_value += 1
         return self._next_value
+
+    def told(self, value: int) -> None:
+        """Somebody was told that this value was written."""
+        self._known = max(self._known, self._values[value][1])
 
     def before_read(self) -> int:
         return self._known

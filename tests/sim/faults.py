@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from awsomefsd.errors import Error
+from tests.sim.directed import Directed
 from tests.sim.network import Weather
 from tests.sim.world import MS, SECOND
 
@@ -26,9 +27,13 @@ class Faults:
         self.over = False
         self._harm_again_ns = 0
         self.every_ns = int(self.dice.choice([3, 6, 12, 30]) * SECOND)
+        self.focus = simulation.plan.focus
+        self.directed = Directed(self, self.focus)
 
     def begin(self) -> None:
-        self._next()
+        self.directed.begin()
+        if not self.focus:
+            self._next()
 
     def _next(self) -> None:
         if not self.over:
@@ -53,6 +58,7 @@ class Faults:
     def end(self) -> None:
         """Everything is well from now on."""
         self.over = True
+        self.directed.end()
         simulation = self.simulation
         simulation.network.heal()
         simulation.network.calm()
@@ -62,6 +68,8 @@ class Faults:
             node.disk.fail_sync = 0
             node.disk.budget = -1
             node.clock.drift(0.0)
+        for host in simulation.hosts:
+            host.clock.drift(0.0)
 
     # --- helpers -----------------------------------------------------------------------------------------------------------------
     def _node(self) -> Any:

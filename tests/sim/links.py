@@ -61,6 +61,7 @@ class Link:
         if end.machine == self._other(end).machine:
             return LOCAL_NS
         delay = weather.base_ns + int(self._dice.random() * weather.spread_ns)
+        delay += self._network.slow.get((end.machine, self._other(end).machine), 0)
         while weather.loss and self._dice.random() < weather.loss:
             delay += RESEND_NS
         if weather.late and self._dice.random() < weather.late:

@@ -33,6 +33,7 @@ class Network:
     world: World
     weather: Weather = field(default_factory=Weather)
     cut: set[tuple[str, str]] = field(default_factory=set)
+    slow: dict[tuple[str, str], int] = field(default_factory=dict)  # what this way takes longer
 
     def __post_init__(self) -> None:
         self._dice = self.world.dice("network")
@@ -55,7 +56,7 @@ class Network:
             times = 2
             world.count("messages doubled")
         for _ in range(times):
-            delay = weather.base_ns + int(dice.random() * weather.spread_ns)
+            delay = weather.base_ns + int(dice.random() * weather.spread_ns) + self.slow.get((source, target), 0)
             if weather.late and dice.random() < weather.late:
                 delay += int(dice.random() * weather.late_ns)
                 world.count("messages late")
@@ -78,6 +79,7 @@ class Network:
 
     def heal(self) -> None:
         self.cut.clear()
+        self.slow.clear()
 
     def calm(self) -> None:
         self.weather = Weather()

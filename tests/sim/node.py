@@ -41,8 +41,8 @@ class _Local:
 
     mount = 0
 
-    def __init__(self, command: Any, answered: Callable[[m.Reply], None]) -> None:
-        self.command, self._answered = command, answered
+    def __init__(self, body: m.Body, answered: Callable[[m.Reply], None]) -> None:
+        self.body, self._answered = body, answered
 
     def answer(self, call: int, reply: m.Reply) -> None:
         self._answered(reply)
@@ -104,9 +104,13 @@ class Node:
 
     def ask(self, command: Any, answered: Callable[[m.Reply], None]) -> bool:
         """A command of the daemon itself, in the next turn."""
-        self._local.append(_Local(command, answered))
-        self.wake()
+        self.request(m.Propose(HOST_UNIQUE, 0, 0, [], command), answered)
         return True
+
+    def request(self, body: m.Body, answered: Callable[[m.Reply], None]) -> None:
+        """In the next turn; lost if the node dies."""
+        self._local.append(_Local(body, answered))
+        self.wake()
 
     def spend(self, ns: int) -> None:
         self.clock.ahead_ns += ns
@@ -241,6 +245,8 @@ class Node:
         self._in_a_turn(self._run_service)
         if self.up:
             self.watch.after_turn(self)
+            self.watch.turned()
+        if self.up:
             self.wake(self._busy_until_ns + self._idle_ns)
             if self.epoll.ready:
                 self.wake()
@@ -248,7 +254,7 @@ class Node:
     def _run_service(self) -> None:
         local, self._local = self._local, []
         for request in local:
-            self.leader.handle(request, 0, m.Propose(HOST_UNIQUE, 0, 0, [], request.command), 100)
+            self.leader.handle(request, 0, request.body, 100)
         assert self.replica is not None
         self.service._turn(self.leader, self.connections, [])
         self._idle_ns = self.service._idle_ms(self.leader) * MS

@@ -144,7 +144,7 @@ def files_of(node: Any) -> Iterator[None]:
 
 
 @contextmanager
-def installed(dice: random.Random, journaled: Callable[[int, int, int, list[bytes]], None]) -> Iterator[None]:
+def installed(dice: random.Random, journaled: Callable[[int, int, int, list[bytes]], None], append_bytes: int) -> Iterator[None]:
     """Production modules see the simulation; `journaled` sees what any journal takes."""
     append = Journal.append
 
@@ -158,7 +158,7 @@ def installed(dice: random.Random, journaled: Callable[[int, int, int, list[byte
     _dice[0] = dice
     try:
         Journal.append = watched  # type: ignore[method-assign]
-        voter.Config = partial(Config, chunk_bytes=CHUNK_BYTES)  # type: ignore[misc,assignment,attr-defined]
+        voter.Config = partial(Config, chunk_bytes=CHUNK_BYTES, append_bytes_max=append_bytes)  # type: ignore[misc,assignment,attr-defined]
         voter.VOTER_KEEP_ENTRIES, voter.VOTER_KEEP_ENTRIES_MAX = KEEP_ENTRIES  # type: ignore[attr-defined]
         for module in _modules():
             for name, stand_in in _WANTED.items():

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from awsomefsd.limits import RAFT_APPEND_BYTES_MAX
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from tests.sim import shims
@@ -23,6 +24,7 @@ from tests.sim.world import MS, SECOND, World
 
 MIB = 1 << 20
 HEAL_NS = 90 * SECOND
+SMALL_APPENDS = 256  # bytes: a few entries a message, so that a majority may have some of what an election's winner sends
 DEVICE = "dddddddd-dddd-dddd-dddd-dddddddddddd"
 
 
@@ -36,6 +38,7 @@ class Plan:
     mounts: int = 2
     shared: int = -1  # mounts that share a volume; one less has a volume of its own then
     faults: bool = True
+    focus: str = ""  # one of directed.EPISODES: that one again and again, and nothing else
 
 
 class Simulation:
@@ -45,7 +48,7 @@ class Simulation:
         self.dice = world.dice("simulation")
         self.network = Network(world)
         self.checks = Checks(world)
-        count = plan.voters or self.dice.choice([1, 3, 3, 3, 5])
+        count = plan.voters or self.dice.choice([3, 3, 5] if plan.focus else [1, 3, 3, 3, 5])
         self.nodes = [Node(world, self.network, self._uuid(), f"n{number + 1}", self.checks) for number in range(count)]
         for node in self.nodes:
             node.peers = {peer.uuid: peer for peer in self.nodes}
@@ -57,7 +60,8 @@ class Simulation:
         return str(uuid.UUID(int=self.dice.getrandbits(128)))
 
     def run(self) -> World:
-        with shims.installed(self.world.dice("urandom"), self.checks.journaled):
+        small = bool(self.plan.focus) or self.world.dice("appends").random() < 0.5
+        with shims.installed(self.world.dice("urandom"), self.checks.journaled, SMALL_APPENDS if small else RAFT_APPEND_BYTES_MAX):
             self._found()
             self._begin()
             if self.plan.faults:

@@ -11,9 +11,12 @@ import pytest
 
 from tests.sim import run
 from tests.sim.broken import VARIANTS
+from tests.sim.directed import EPISODES
 from tests.sim.known import FOUND, REGRESSIONS
 
 SEEDS = 200
+EPISODE_SEEDS = 3
+EPISODE_MINUTES = 1.0
 MINUTES = 3.0
 SOAK_MINUTES = 60.0
 SOAK_SECONDS = float(os.environ.get("AWSOMEFSD_SIM_SECONDS", "3600"))
@@ -39,6 +42,15 @@ def test_seeds(seed, figures):
     assert not failed, run.report(failed[0], MINUTES) + f"\nfailed seeds: {[outcome.seed for outcome in failed]}"
 
 
+@pytest.mark.parametrize("focus", sorted(EPISODES))
+def test_episodes_by_themselves(focus, seed):
+    """Production code under each kind of episode, played again and again."""
+    for number in range(seed * 1000, seed * 1000 + EPISODE_SEEDS):
+        outcome = run.one(number, EPISODE_MINUTES, focus=focus)
+        assert not outcome.error, run.report(outcome, EPISODE_MINUTES, focus)
+        assert outcome.counts["episodes"] > outcome.counts.get("episodes given up", 0), "none came to its end"
+
+
 @pytest.mark.parametrize("name", sorted(REGRESSIONS))
 def test_what_was_found_once(name):
     """Seeds that failed before something was fixed."""
@@ -51,7 +63,8 @@ def test_what_was_found_once(name):
 @pytest.mark.parametrize("variant", sorted(FOUND))
 def test_a_broken_variant_is_found(variant):
     """With the seed that is known to find it; when the simulator changed so that it does not, a few others are tried."""
-    found, what, _ = run.first_found(variant, [FOUND[variant], *range(1, 40)], MINUTES)
+    seed, focus = FOUND[variant]
+    found, what, _ = run.first_found(variant, [seed, *range(1, 40)], MINUTES, focus)
     assert found, f"{variant} was not found"
     assert what
 
@@ -60,7 +73,8 @@ def test_a_broken_variant_is_found(variant):
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_search_for_a_broken_variant(variant, figures):
-    found, what, count = run.first_found(variant, range(1, VARIANT_SEEDS + 1), MINUTES)
+    focus = FOUND[variant].focus if variant in FOUND else ""
+    found, what, count = run.first_found(variant, range(1, VARIANT_SEEDS + 1), MINUTES, focus)
     figures.append(f"simulator: {variant}: seed {found} of {count}: {what}")
     assert found, f"{variant} was not found within {VARIANT_SEEDS} seeds"
 

@@ -16,6 +16,8 @@ from zlib import crc32
 MS = 1_000_000
 SECOND = 1_000_000_000
 TAIL_LINES = 400
+EVENTS_MAX = 500_000  # to begin with, and for each simulated second so many more (700 are usual)
+EVENTS_A_SECOND_MAX = 10_000
 
 
 class Broken(AssertionError):
@@ -61,6 +63,8 @@ class World:
                 continue
             self.now_ns = when
             self.events += 1
+            if self.events > EVENTS_MAX + when // SECOND * EVENTS_A_SECOND_MAX:
+                raise self.broken(f"{self.events} events, and no end: the newest is {call} {arguments}"[:400])
             call(*arguments)
             if done is not None and done():
                 return True
