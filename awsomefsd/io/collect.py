@@ -267,13 +267,23 @@ class Collector:
     def _read(self, copy: Copy, at: int) -> bool:
         for source in copy.sources:
             try:
-                self._reader.read(source, copy.volume, copy.ino, 0, source.length, self._arena[at : at + source.length])
+                self._read_source(copy, source, self._arena[at : at + source.length])
             except (Corrupt, OSError) as err:
                 if len(copy.sources) == 1 and self._still_there(copy):
                     self._leave_alone(copy, source, err)
                 return False
             at += source.length
         return True
+
+    def _read_source(self, copy: Copy, source: Extent, into: memoryview) -> None:
+        """A segment may have been freed and leased again since its row was asked for: then what we know of it is not what is there."""
+        try:
+            self._reader.read(source, copy.volume, copy.ino, 0, source.length, into)
+        except Corrupt:
+            known = self._infos.pop(source.segment, None)
+            if known is None or known.incarnation == source.incarnation:
+                raise
+            self._reader.read(source, copy.volume, copy.ino, 0, source.length, into)
 
     def _still_there(self, copy: Copy) -> bool:
         """A piece that was overwritten and freed since we looked is no damage."""
