@@ -27,7 +27,7 @@ from random import Random
 import pytest
 
 from buildtools import loops
-from buildtools.nodes import Node
+from buildtools.nodes import Node, await_true
 from buildtools.say import CHECKOUT, BuildError
 from tests.conftest import PREFIX, missing_for_mounts
 from tests.crash.vm import kernel, replay, story, verdict
@@ -54,7 +54,8 @@ def mounted(image: Path, directory: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        run("umount", directory)
+        words = ["umount", str(directory)]  # what was killed just now may still hold a file for a moment
+        await_true(f"the end of {directory}", lambda: subprocess.run(words, capture_output=True, check=False).returncode == 0, 30, 0.05)
 
 
 class Bench:
@@ -91,10 +92,12 @@ class Bench:
                 story.begin(str(self.node.mountpoint / str(teller)))
             self.stop()
 
-    def stop(self) -> None:
-        """By SIGKILL: nothing here waits for an orderly end."""
+    def stop(self, *, check: bool = False) -> None:
+        """By SIGKILL: nothing here waits for an orderly end.  fsck needs the device, so it runs before that goes."""
         self.node.kill_everything()
         self.node.detach_mount()
+        if check:
+            self.node.cli("fsck", timeout_s=120)
         for device in loops.of_file(self.node.image):
             loops.detach(device)
 
@@ -144,9 +147,9 @@ class Bench:
                         same = set(files[disk.done.get(teller, 0)].items()) & set(files[disk.begun.get(teller, 0)].items())
                         said += [name for name, data in same if (directory / name).read_bytes() != data]
                         (directory / "after").write_bytes(b"writing goes on")
+                    self.stop(check=True)
                 finally:
                     self.stop()
-                self.node.cli("fsck", timeout_s=120)
         except (BuildError, OSError) as err:
             said.append(f"{type(err).__name__}: {err}")
         finally:
