@@ -298,7 +298,9 @@ def recover_in_place(state_dir: Path, paths: list[str], proof: str, *, dry_run: 
         if journal is not None and applied is not None and journal[0] <= applied + 1 and applied <= journal[1]:
             raise Refused(f"store and journal of {state_dir} are sound; nothing was done")
         shutil.rmtree(building, ignore_errors=True)
-        if journal is not None and applied is None and journal[0] <= found.best.index + 1 <= journal[1] + 1:
+        ours = found.best.header.node == uuid.UUID(identity.node).bytes  # else the device may have been recovered elsewhere meanwhile:
+        # entries of that history and of this journal have the same numbers, and must not be mixed
+        if ours and journal is not None and applied is None and journal[0] <= found.best.index + 1 <= journal[1] + 1:
             return _only_store(meta, building, found, identity, journal, dry_run=dry_run)
         base = meta / "store" if applied is not None and applied >= found.best.last else None
         if dry_run:

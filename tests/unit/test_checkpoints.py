@@ -6,13 +6,14 @@ import errno
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from awsomefsd import durable, recovery
 from awsomefsd import node as node_module
-from awsomefsd import recovery
 from awsomefsd.checkpoints import Checkpointer
 from awsomefsd.errors import AlreadyExists, FsError, NotFound, Refused
 from awsomefsd.io.device import Device
@@ -233,3 +234,22 @@ def test_a_device_that_comes_late_keeps_its_newest_checkpoint_until_the_next_one
             await_true("a try that fails", lambda: "cut" in checkpointer.state, 20)
             made.stop()
     assert recovery.recover(tmp_path / "new", [str(made.path)], "test", dry_run=True).index > 0
+
+
+def test_a_journal_is_never_laid_over_the_checkpoint_of_another_recovery(tmp_path):
+    """Once the device was recovered elsewhere, its entries and those of the old node's journal tell two stories under the same numbers."""
+    with rig(tmp_path) as made:
+        made.start()
+        made.await_durable()
+        made.stop()
+        for number in range(20):
+            made.propose(c.CreateVolume(f"old{number}", f"uuid-old-{number}"))
+    recovery.recover(tmp_path / "new", [str(made.path)], "test", dry_run=False)
+    durable.write_json(node_module.identity_path(tmp_path), asdict(node_module.Node(CLUSTER, NODE, 7)))
+    (tmp_path / "meta" / "store" / "data.mdb").unlink()
+    report = recovery.recover_in_place(tmp_path, [str(made.path)], "test", dry_run=False)
+    assert (report.source, report.faults) == ("device", [])
+    replica, machine = recovered_machine(tmp_path)
+    assert machine.state.cluster.next_session > 1 << 32, "what the first recovery made to jump"
+    assert not any((row := machine.state.volume(number)) and row.name == "old19" for number in range(1, 40))
+    replica.close()
