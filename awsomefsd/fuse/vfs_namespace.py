@@ -26,7 +26,7 @@ from awsomefsd.meta.commands import (
     Tmpfile,
     Unlink,
 )
-from awsomefsd.meta.messages import Blob, Entries, Found, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
+from awsomefsd.meta.messages import Blob, Entries, Found, GetAttr, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
 from awsomefsd.types import ROOT_INO, Attr, Dirent
 from awsomefsd.wait import Op, Signal
 
@@ -153,7 +153,12 @@ class NamespaceOps:
 
     def _tmpfile(self, ctx: Context, command: Tmpfile, flags: int) -> Op:
         mount = self._mount
+        epoch = mount.opens.epoch
         reply: Found = yield mount.propose(command, ctx.unique)
+        if (mount.recovering or mount.opens.epoch != epoch) and (yield from self._gone(reply.attr.ino)):
+            unique = mount.uniques.next_background_unique()  # made under a session that has ended, and the file with it
+            reply = yield mount.propose(command, unique)
+            mount.metadata.ack(unique)
         mount.names.put(reply.attr)
         return reply.attr, Opened(mount.opens.open(reply.attr.ino, flags, ctx.unique), FOPEN_KEEP_CACHE)
 
@@ -214,12 +219,33 @@ class NamespaceOps:
                 yield from self._removals_of(ino)
             mount.removing[ino] = signal
             command.pinned = mount.recovering or mount.opens.count(ino) > 0
+            epoch = mount.opens.epoch
             reply: Removed = yield mount.propose(command, ctx.unique)
+            if mount.opens.epoch != epoch:
+                yield from self._lost_with_session(reply.attr)
             mount.names.put(reply.parent)
             mount.names.enter(command.parent, command.name, ABSENT)
             self._removed(reply.attr, command.pinned)
         finally:
             self._removal_ended(ino, signal)
+
+    def _gone(self, ino: int) -> Op:
+        try:
+            yield self._mount.metadata.ask(GetAttr(self._mount.volume, ino))
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            return True
+        return False
+
+    def _lost_with_session(self, attr: Attr) -> Op:
+        """The session was replaced while the last name went.  If it went under the old one, its pin ended too: open handles are lost."""
+        mount = self._mount
+        if attr.nlink or not mount.opens.count(attr.ino) or not (yield from self._gone(attr.ino)):
+            return
+        failed = mount.failed_handles
+        failed |= mount.opens.renew(mount.opens.epoch, lambda file: file.ino != attr.ino and file.fh not in failed)
+        mount.release_space(mount.files.drop(attr.ino))
 
     def _removals_of(self, ino: int) -> Op:
         """One name of an inode is removed at a time: whether it is the last, and whether the inode is open, must still be so when it is."""
@@ -259,7 +285,10 @@ class NamespaceOps:
                     yield from self._removals_of(target)
                     mount.removing[target] = signal
             command.pinned = mount.recovering or (target > 0 and mount.opens.count(target) > 0)
+            epoch = mount.opens.epoch
             reply: Renamed = yield mount.propose(command, ctx.unique)
+            if mount.opens.epoch != epoch and reply.replaced is not None:
+                yield from self._lost_with_session(reply.replaced)
             self._renamed(command, reply, nothing=source > 0 and source == target)
         finally:
             self._removal_ended(target, signal)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from awsomefsd.errors import FsError
 from awsomefsd.meta import commands as c
-from tests.vfsrig import Rig, rig
+from tests.vfsrig import VOLUME, Rig, error_of, rig
 
 MIB = 1 << 20
 PUNCH = c.FALLOC_KEEP_SIZE | c.FALLOC_PUNCH_HOLE
@@ -157,4 +159,62 @@ def test_a_write_outlives_a_session_that_ends_while_kept_space_is_drawn(tmp_path
         assert ends.ended
         r.fsync(ino, fh)
         assert r.content(ino) == b"k" * (4 * MIB)
+        r.check()
+
+
+class InDoubt:
+    """The request goes out and is executed; then the session ends, and of the answer is left that the session has ended."""
+
+    def __init__(self, r: Rig, what: Any) -> None:
+        self._r = r
+        self._what = what
+
+    def start(self, resume: Any) -> None:
+        def came(_value: Any, _error: Any) -> None:
+            threading.Thread(target=self._end, args=(resume,), daemon=True).start()
+
+        self._what.start(came)
+
+    def _end(self, resume: Any) -> None:
+        self._r.end_session()
+        unique = self._r.mount.uniques.next_background_unique()
+        noticed = self._r.worker.client.propose(c.Reserve(VOLUME, 0, 0), unique)
+        noticed.start(lambda _value, _error: resume(None, FsError(errno.ESTALE, "the session has ended")))
+
+
+def in_doubt(r: Rig, kind: type[Any]) -> None:
+    gate = r.gate()
+    done: list[bool] = []
+
+    def hook(command: Any, unique: int) -> Any:
+        if isinstance(command, kind) and not done:
+            done.append(True)
+            return InDoubt(r, r.worker.client.propose(command, unique))
+        return None
+
+    gate.on_propose = hook
+
+
+def test_a_file_without_a_name_is_there_although_its_session_ended(tmp_path: Path) -> None:
+    with rig(tmp_path) as r:
+        in_doubt(r, c.Tmpfile)
+        attr, opened = r.call("tmpfile", 1, 0o600, os.O_RDWR)
+        r.write(attr.ino, opened.fh, 0, b"x" * 10_000)
+        r.fsync(attr.ino, opened.fh)
+        r.call("link", attr.ino, 1, b"named")
+        assert r.content(r.lookup(b"named").ino) == b"x" * 10_000
+        r.check()
+
+
+def test_an_open_file_whose_last_name_went_with_the_session_says_so(tmp_path: Path) -> None:
+    with rig(tmp_path) as r:
+        ino, fh = r.create(b"f")
+        r.write(ino, fh, 0, b"x" * 10_000)
+        r.fsync(ino, fh)
+        in_doubt(r, c.Unlink)
+        r.call("unlink", 1, b"f")
+        for call in (lambda: r.write(ino, fh, 0, b"y"), lambda: r.read(ino, fh, 0, 10), lambda: r.fsync(ino, fh)):
+            assert error_of(call) == errno.EIO
+        r.restart()
+        assert error_of(r.fsync, ino, fh) == errno.EIO
         r.check()
