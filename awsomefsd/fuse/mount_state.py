@@ -115,10 +115,15 @@ class MountState:
         return attr
 
     def shown(self, attr: Attr) -> Attr:
-        """`attr` as stat(2) shall see it now: size and times of writes and reads that are not committed yet count."""
+        """`attr` as stat(2) shall see it now: size and times of writes and reads that are not committed yet count.
+
+        A commit puts the new attributes among the names before its records are clean: who finds nothing dirty looks there again, because
+        `attr` may be from before the commit.
+        """
         state = self.files.get(attr.ino)
         atime_ns = self.atimes.of(attr.ino)
         if state is None or not state.dirty:
+            attr = self.names.attr(attr.ino) or attr
             return attr if atime_ns is None else replace(attr, atime_ns=atime_ns)
         mtime_ns, ctime_ns = state.mtime_ns, attr.ctime_ns
         if mtime_ns is None:

@@ -175,6 +175,24 @@ def test_write_then_utimens_then_flush_keeps_the_time(r: Rig) -> None:
     assert r.attr(ino).mtime_ns > 123
 
 
+def test_stat_that_meets_a_commit_shows_the_size_after_the_write(r: Rig) -> None:
+    """The commit is taken up between the look at the attributes and the look at what is dirty."""
+    ino, fh = r.create(b"a")
+    r.write(ino, fh, 0, b"x" * 120)
+    r.flush()
+    r.write(ino, fh, 120, b"y" * 26)
+    names, look = r.mount.names, r.mount.names.attr
+
+    def overtaken(number: int) -> Any:
+        attr = look(number)
+        names.attr = look
+        r.flush()
+        return attr
+
+    names.attr = overtaken
+    assert r.attr(ino).size == 146
+
+
 # --- bounds and space -----------------------------------------------------------------------------------------------------
 def test_a_write_to_a_directory_is_refused_and_leaves_nothing_to_flush(r: Rig) -> None:
     """No kernel asks for it; a record that no commit takes would be flushed for ever, and with it every later fsync would wait."""
