@@ -126,7 +126,8 @@ class Voter:
     def _join(self, now_ns: int) -> None:
         """What is to be done every VOTER_ANNOUNCE_MS: say that we want to take part; as a leader, take in who does."""
         raft = self._raft
-        if raft.membership.find(self._id) is None:
+        member = raft.membership.find(self._id) is not None
+        if not member or not raft.leader:  # without a leader: this journal may have been taken out, and nobody tells it
             announcement = self._joining.announcement(self._fresh)
             for node in self._joining.others():
                 self._links.send(node, announcement)
@@ -139,8 +140,9 @@ class Voter:
                     raft.propose_membership(members)
                 except (ChangeRefused, NotLeading) as err:
                     log.debug("the membership is not changed now: %s", err)
-            self._joining.forget()
             self._drop_copies()
+        if member:  # who follows forgets too: it may lead later, when a journal that announced itself has been lost since
+            self._joining.forget()
 
     # --- Log ------------------------------------------------------------------------------------------------------------------
     @property

@@ -203,10 +203,14 @@ class Checks:
             raise self.world.broken(f"{mount.host.name}: cannot open a session: {error!r}")
         self.world.say(f"{mount.host.name}: no session: {error}")
 
-    def locked(self, key: Any, mount: int, unique: int, owner: int) -> bool:
-        """A lock was granted.  False: to a session that has ended since, so its worker fails the handle."""
-        session = self._outcomes[(mount, unique)][2]
+    def locked(self, key: Any, mount: Any, unique: int, owner: int, handle_session: int) -> bool:
+        """A lock was granted.  False: the worker knows that its session was replaced, or may not serve, so the handle fails."""
+        if mount.session != handle_session:
+            return False
+        session = self._outcomes[(mount.number, unique)][2]
         if session in self._ended:
+            if mount.lease.left_ns(mount.host.clock.boot_ns()) > 0:
+                raise self.world.broken(f"{mount.host.name} serves a lock on {key} of session {session}, which has ended")
             return False
         holders = self._locks.setdefault(key, {})
         for other in [other for other in holders if other[0] in self._ended]:

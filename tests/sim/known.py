@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 REGRESSIONS: dict[str, list[int]] = {
     "a follower never sleeps": [4],  # leader.idle_ms gave 0 for ever where nothing could be reaped
+    "an old announcement takes a newer journal out": [40],  # kept by a follower, it was used when that one came to lead, much later
 }
 
 
@@ -22,16 +23,16 @@ FOUND: dict[str, Found] = {
     "older terms committed by counting": Found(1, "figure 8"),
     "lease without margin": Found(1, "a lease is renewed late"),
     "a recall acknowledged too early": Found(1),
-    "dedupe that forgets": Found(1),
+    "dedupe that forgets": Found(2),
     "snapshot installed halfway": Found(4),
     "a wiped voter that votes": Found(1, "a voter is wiped"),
     "read index without confirmation": Found(1, "a deposed leader is asked"),
-    "learner counted as voter": Found(1),
+    "learner counted as voter": Found(4),
     "a new leader grants no full TTL": Found(3),
-    "half is a majority": Found(3),
+    "half is a majority": Found(1),
     "vote for a shorter log": Found(1, "a laggard stands for election"),
     "acknowledged before it is stored": Found(1, "power cuts in a promise"),
     "commit ahead of the match": Found(1, "figure 8"),
-    "an ended lease commits": Found(1),
+    "an ended lease commits": Found(4),
     "a new leader does not wait for reports": Found(1),
 }

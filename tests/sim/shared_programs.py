@@ -105,8 +105,8 @@ class SharedPrograms:
         sharing = mount.sharing
         while not (mount.up and (epoch := sharing.holder.may_hold_back(ino))):
             yield from self._lease(mount, ino, LEASE_WRITE)
-            if not sharing.holder.may_hold_back(ino):
-                yield Pause(20 * MS)  # it is being recalled
+            if not (mount.up and sharing.holder.may_hold_back(ino)):
+                yield Pause(20 * MS)  # it is being recalled, or the worker is dead
         sharing.hold_back(ino, self._value(mount), epoch)
 
     def _value(self, mount: Mount) -> bytes:

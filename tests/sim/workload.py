@@ -273,13 +273,14 @@ class Programs:
 
     def _lock_once(self, mount: Mount, owner: int) -> Program:
         volume, ino = self.host.volume, self.lock_file
+        session = mount.session  # which the handle is of
         _, error = yield Propose(c.SetLock(volume, ino, LOCK_POSIX, owner, 1, F_WRLCK, 0, 99), wait=mount.dice.random() < 0.7)
         if error is not None:
             self._expect("lock", error, errno.EAGAIN)
             return
-        if not self.checks.locked((volume, ino), mount.number, mount.last_answered, owner):
-            return
-        yield Pause(int(mount.dice.expovariate(1) * SECOND))
-        self.checks.unlocking((volume, ino), owner)
+        if self.checks.locked((volume, ino), mount, mount.last_answered, owner, session):
+            yield Pause(int(mount.dice.expovariate(1) * SECOND))
+            self.checks.unlocking((volume, ino), owner)
+        # If the handle failed, vfs_locks takes the lock back: nobody else would.
         _, error = yield Propose(c.SetLock(volume, ino, LOCK_POSIX, owner, 1, F_UNLCK, 0, 99))
         self._expect("unlock", error, 0)

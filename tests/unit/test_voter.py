@@ -18,7 +18,7 @@ from awsomefsd.meta import replica as replica_module
 from awsomefsd.meta import voter as voter_module
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.opening import Setting, open_voter
-from awsomefsd.meta.peer_messages import Acknowledged, decode_message, peer_encode
+from awsomefsd.meta.peer_messages import Acknowledged, Announce, decode_message, peer_encode
 from awsomefsd.meta.raft_messages import SnapshotChunk, VoteRequest
 from awsomefsd.meta.raft_types import Config
 from awsomefsd.meta.replica import Replica
@@ -325,6 +325,43 @@ def test_a_lost_journal_comes_back_as_another_member(rig: Rig) -> None:
     victim.start()
     assert victim.voter._id != old_id
     rig.until(lambda: victim.voter._id in voters(rig.led()) and len(voters(rig.led())) == 3 and old_id not in voters(rig.led()))
+    rig.until(rig.same)
+
+
+def test_what_a_follower_heard_long_ago_takes_no_journal_out_when_it_leads(rig: Rig) -> None:
+    """It heard the first journal of the victim at the founding, and nothing of the one that the leader took in since."""
+    rig.start()
+    rig.propose(50)
+    leader = rig.led()
+    victim, heir = rig.others(leader)
+    old_id = victim.voter._id
+    victim.stop()
+    shutil.rmtree(victim.directory / "journal")
+    rig.passes = lambda source, target, message: not isinstance(message, Announce) or target != heir.uuid
+    victim.start()
+    rig.until(lambda: victim.voter._id in voters(leader) and old_id not in voters(leader) and len(voters(leader)) == 3)
+    members = voters(leader)
+    while rig.leader() is not heir:
+        if (leader := rig.leader()) is not None:
+            leader.voter._raft.transfer(heir.voter._id)
+        for _ in range(150):
+            rig.turn()
+    for _ in range(100):
+        rig.turn()
+        assert heir.voter._raft.membership.ids() == members
+    rig.until(rig.same)
+
+
+def test_one_that_was_taken_out_and_not_told_comes_back(rig: Rig) -> None:
+    rig.start()
+    rig.propose(5)
+    leader = rig.led()
+    victim = rig.others(leader)[0]
+    rig.passes = lambda source, target, message: victim.uuid not in (source, target)
+    leader.voter._raft.propose_membership([each for each in leader.voter._raft.membership.members if each.id != victim.voter._id])
+    rig.until(lambda: victim.voter._id not in leader.voter._raft.membership.ids())
+    rig.passes = lambda source, target, message: True
+    rig.until(lambda: victim.voter._id in voters(rig.led()))
     rig.until(rig.same)
 
 
