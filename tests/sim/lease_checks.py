@@ -138,12 +138,16 @@ class LeaseChecks:
         watched = self._watched.get(ino)
         total = 0 if watched is None else sum(watched.changes.values()) - watched.changes.get(mount.number, 0)
         before = self._knew.get((mount.number, ino, known))
+        self.world.count("foreign changes told", int(reply.foreign))
+        if not mount.sharing.holder.mode(ino):
+            return  # it came so late that it is worth nothing, and others may have changed the data since
         self._knew.setdefault((mount.number, ino, reply.changes), total)
-        if reply.foreign != (bool(known) and before != total) and mount.sharing.holder.mode(ino):
+        if known and before is None:
+            return  # that was told too late
+        if reply.foreign != (bool(known) and before != total):
             raise self.world.broken(
                 f"{mount.host.name}: lease on {ino} says foreign {reply.foreign}; changes of others {total}, {before} when it was told"
             )
-        self.world.count("foreign changes told", int(reply.foreign))
 
     def held_back(self, mount: Any, ino: int, value: bytes, sequence: int, epoch: int) -> None:
         self.overlap(ino)
