@@ -217,12 +217,14 @@ class Checkpointer:
 
     def _take_up(self, device: Device, info: DeviceInfo) -> None:
         """Before anything is written: whatever an earlier daemon, or another leader, has made durable still counts, and the newest area is
-        not overwritten.  Each time, since the device may come late, when freed segments are leased again without it already (OFF)."""
-        found = scan_segments(device, [own.byte_offset for own in self._own() if own.device == info.device], self._cluster)
+        not overwritten, nor what cannot be read now.  Each time, since the device may come late, when freed segments are leased again
+        without it already (OFF)."""
+        segments = {own.byte_offset: own.segment for own in self._own() if own.device == info.device}
+        found = scan_segments(device, segments, self._cluster)
         areas: list[Area] = checkpoints_of(device, found)
         self._number = max((header.number for headers in found.areas.values() for header, _ in headers), default=self._number)
-        if areas:
-            self._kept_areas = set(areas[0].segments)
+        if areas or found.unreadable:
+            self._kept_areas = {*(areas[0].segments if areas else ()), *(segments[offset] for offset in found.unreadable)}
         if self._index.durable == UNKNOWN:
             self._index.durable = areas[0].last if areas else OFF
 

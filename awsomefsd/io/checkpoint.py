@@ -162,11 +162,13 @@ class AreaWriter:
 
 # --- reading ----------------------------------------------------------------------------------------------------------------------
 class Found(Struct):
-    """What a look at every segment's start gives: area id → headers with the offsets of their segments; newest incarnation of any frame."""
+    """What a look at every segment's start gives: area id → headers with the offsets of their segments; newest incarnation of any frame;
+    the offsets that could not be read."""
 
     areas: dict[bytes, list[tuple[form.AreaHeader, int]]]
     incarnation_seen: int = 0
     term_seen: int = 0
+    unreadable: list[int] = []
 
 
 def scan_device(device: BlockDevice, superblock: Superblock) -> Found:
@@ -185,6 +187,7 @@ def scan_segments(device: BlockDevice, offsets: Iterable[int], cluster: bytes) -
             if device.pread_into(buffer, offset) < BLOCK_BYTES:
                 continue
         except OSError:
+            found.unreadable.append(offset)
             continue
         header = form.unpack_area(buffer)
         if header is None:

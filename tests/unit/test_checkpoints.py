@@ -236,6 +236,21 @@ def test_a_device_that_comes_late_keeps_its_newest_checkpoint_until_the_next_one
     assert recovery.recover(tmp_path / "new", [str(made.path)], "test", dry_run=True).index > 0
 
 
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_written_over(tmp_path, monkeypatch):
+    with rig(tmp_path) as made:
+        made.start()
+        made.await_durable()
+        made.stop()
+        made.index.durable = UNKNOWN
+        with monkeypatch.context() as broken:
+            broken.setattr(Device, "pread_into", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "not now")))
+            broken.setattr(Device, "flush", lambda _self: (_ for _ in ()).throw(OSError(errno.EIO, "cut")))
+            checkpointer = made.start()
+            await_true("a try that fails", lambda: "cut" in checkpointer.state, 20)
+            made.stop()
+    assert recovery.recover(tmp_path / "new", [str(made.path)], "test", dry_run=True).index > 0
+
+
 def test_a_journal_is_never_laid_over_the_checkpoint_of_another_recovery(tmp_path):
     """Once the device was recovered elsewhere, its entries and those of the old node's journal tell two stories under the same numbers."""
     with rig(tmp_path) as made:
