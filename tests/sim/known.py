@@ -7,6 +7,8 @@ from typing import NamedTuple
 REGRESSIONS: dict[str, list[int]] = {
     "a follower never sleeps": [4],  # leader.idle_ms gave 0 for ever where nothing could be reaped
     "an old announcement takes a newer journal out": [40],  # kept by a follower, it was used when that one came to lead, much later
+    "a program of a dead worker spins": [35],  # in the simulator itself: the seed did not end
+    "a journal that begins on a full disk": [145],  # in the simulator itself: the daemon ends and is started again
 }
 
 
@@ -23,7 +25,7 @@ FOUND: dict[str, Found] = {
     "older terms committed by counting": Found(1, "figure 8"),
     "lease without margin": Found(1, "a lease is renewed late"),
     "a recall acknowledged too early": Found(1),
-    "dedupe that forgets": Found(2),
+    "dedupe that forgets": Found(1),
     "snapshot installed halfway": Found(4),
     "a wiped voter that votes": Found(1, "a voter is wiped"),
     "read index without confirmation": Found(1, "a deposed leader is asked"),
@@ -33,6 +35,6 @@ FOUND: dict[str, Found] = {
     "vote for a shorter log": Found(1, "a laggard stands for election"),
     "acknowledged before it is stored": Found(1, "power cuts in a promise"),
     "commit ahead of the match": Found(1, "figure 8"),
-    "an ended lease commits": Found(4),
+    "an ended lease commits": Found(1),
     "a new leader does not wait for reports": Found(1),
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 from awsomefsd.errors import StartAnew
 from awsomefsd.meta import messages as m
-from awsomefsd.meta.journal import Journal, JournalFailed
+from awsomefsd.meta.journal import Journal, JournalFailed, JournalFull
 from awsomefsd.meta.opening import Setting, open_voter
 from awsomefsd.meta.peer_messages import decode_message, peer_encode
 from awsomefsd.meta.queries import answer
@@ -270,6 +270,11 @@ class Node:
             self.die_and_return(power=True, after_ns=RESTART_NS + self._dice.randrange(10 * SECOND))
         except StartAnew:
             self.set_aside()
+            self.die_and_return(power=False, after_ns=RESTART_NS)
+        except JournalFull as err:
+            if self.replica is not None:
+                raise
+            self.world.say(f"{self.name}: cannot begin: {err}")
             self.die_and_return(power=False, after_ns=RESTART_NS)
         except JournalFailed as err:
             self.world.count("daemons that ended themselves")
