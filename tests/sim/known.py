@@ -35,6 +35,5 @@ FOUND: dict[str, Found] = {
     "vote for a shorter log": Found(1, "a laggard stands for election"),
     "acknowledged before it is stored": Found(1, "power cuts in a promise"),
     "commit ahead of the match": Found(1, "figure 8"),
-    "an ended lease commits": Found(1),
     "a new leader does not wait for reports": Found(1),
 }
