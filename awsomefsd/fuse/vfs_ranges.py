@@ -108,7 +108,8 @@ class RangeOps:
         return self._lseek(ino, fh, offset, whence)
 
     def _lseek(self, ino: int, fh: int, offset: int, whence: int) -> Op:
-        """From window to window of the layout, as far as they say the same."""
+        """From part to part of the layout, as far as they say the same.  All that is left is asked for at once: a window at a time would
+        take a million requests for the hole of a file of terabytes."""
         mount = self._mount
         mount.check_handle(fh)
         attr: Attr = yield from mount.attr_op(ino)
@@ -121,7 +122,7 @@ class RangeOps:
                 raise FsError(errno.ENXIO)
             known = state.spans(at)
             if known is None:
-                yield from self._data.fetch_layout(state, at, 1)
+                yield from self._data.fetch_layout(state, at, state.size - at)
                 continue
             spans, end = known
             if whence == os.SEEK_DATA and spans:

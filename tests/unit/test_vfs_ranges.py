@@ -15,6 +15,7 @@ from awsomefsd.fuse.context import SetAttrIn
 from awsomefsd.io import flusher as flushing
 from awsomefsd.meta import allocation, filemap, sharing
 from awsomefsd.meta import commands as c
+from awsomefsd.meta import messages as m
 from tests.vfsrig import After, Held, Rig, Started, error_of, finish, rig, until
 
 KEEP, PUNCH, ZERO = c.FALLOC_KEEP_SIZE, c.FALLOC_PUNCH_HOLE | c.FALLOC_KEEP_SIZE, c.FALLOC_ZERO_RANGE
@@ -266,6 +267,19 @@ def test_fallocate_gets_back_what_the_worker_reserved_for_nothing(tmp_path: Path
         r.call("fallocate", ino, fh, 0, 0, 15 * MIB)
         assert r.attr(ino).stored_bytes == 15 * MIB
         r.check()
+
+
+def test_the_hole_of_a_huge_file_is_one_question(tmp_path: Path) -> None:
+    with rig(tmp_path) as r:
+        ino, fh = made(r)
+        r.write(ino, fh, (1 << 44) - 5000, b"a" * 5000)
+        r.flush()
+        r.restart()
+        asked = []
+        r.gate().on_ask = lambda body: asked.append(body) if isinstance(body, m.GetLayout) else None
+        assert r.call("lseek", ino, fh, 0, os.SEEK_DATA) == (1 << 44) - 5000
+        assert r.call("lseek", ino, fh, 0, os.SEEK_HOLE) == 0
+        assert len(asked) <= 2
 
 
 # --- lseek ------------------------------------------------------------------------------------------------------------------
