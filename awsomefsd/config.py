@@ -311,6 +311,10 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **o
         return Settings(inputs=Inputs(environ, file), **chosen)  # type: ignore[call-arg]
     except ValidationError as err:
         raise ConfigError("\n".join(_explain(dict(error), environ, file) for error in err.errors())) from err
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as err:  # of a shape that no parser of ours foresaw
+        raise ConfigError(f"the configuration ({file or 'environment'}) cannot be read: {err}; start from a smaller one") from err
 
 
 def _explain(error: dict[str, Any], environ: Mapping[str, str], file: Path | None) -> str:
