@@ -243,21 +243,27 @@ class AreaReader:
         if copied is None:
             return None
         area, rest = copied
+        for _ in self._tail(area, rest):
+            pass
+        return area
+
+    def _tail(self, area: Area, records: Iterator[form.Record]) -> Iterator[list[bytes]]:
+        """The batches of entries behind the copy, as far as they are whole and without a gap; each moves the end of `area` first."""
         pieces = bytearray()
-        for record in rest:
+        for record in records:
             if record.kind != form.TAIL or record.first != area.last + 1:
-                break
+                return
             pieces += record.payload
             if record.flags & form.END:
                 try:
                     entries = form.unpack_entries(zlib.decompress(pieces))
                 except (zlib.error, Corrupt):
-                    break
+                    return
                 if len(entries) != record.last - record.first + 1:
-                    break
+                    return
                 area.last, area.term, area.time_ns = record.last, record.term, record.time_ns
                 pieces.clear()
-        return area
+                yield entries
 
     def _walk(self, take: Callable[[bytes], object]) -> tuple[Area, Iterator[form.Record]] | None:
         """The copy goes to `take` in pieces; the area as of COMPLETE, and the records behind it."""
@@ -290,22 +296,7 @@ class AreaReader:
         copied = self._walk(file.write)
         if copied is None:
             raise Corrupt("the checkpoint cannot be read again")
-        area, rest = copied
-        pieces = bytearray()
-        for record in rest:
-            if record.kind != form.TAIL or record.first != area.last + 1:
-                return
-            pieces += record.payload
-            if record.flags & form.END:
-                try:
-                    entries = form.unpack_entries(zlib.decompress(pieces))
-                except (zlib.error, Corrupt):
-                    return
-                if len(entries) != record.last - record.first + 1:
-                    return
-                yield entries
-                area.last = record.last
-                pieces.clear()
+        yield from self._tail(*copied)
 
 
 def checkpoints_of(device: BlockDevice, found: Found) -> list[Area]:

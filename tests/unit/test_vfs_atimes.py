@@ -201,10 +201,8 @@ def test_a_repeated_request_makes_one_unnamed_file(r: Rig) -> None:
     assert (again[0].ino, again[1].fh) == (made.ino, opened.fh) and r.volume().used_inodes == used + 1
 
 
-def test_a_last_close_during_the_first_link_ends_nothing(r: Rig) -> None:
-    ino, fh = tmpfile(r)
-    r.write(ino, fh, 0, b"data")
-    gate = r.gate()
+def held_links(r: Rig) -> list[After]:
+    """Links wait here until they are released."""
     late: list[After] = []
 
     def propose(command: object, unique: int) -> object:
@@ -213,7 +211,14 @@ def test_a_last_close_during_the_first_link_ends_nothing(r: Rig) -> None:
         late.append(After(r.worker.client.propose(command, unique)))
         return late[-1]
 
-    gate.on_propose = propose
+    r.gate().on_propose = propose
+    return late
+
+
+def test_a_last_close_during_the_first_link_ends_nothing(r: Rig) -> None:
+    ino, fh = tmpfile(r)
+    r.write(ino, fh, 0, b"data")
+    late = held_links(r)
     linking = r.begin("link", ino, ROOT_INO, b"name")
     r.close_file(ino, fh)
     late[0].release()
@@ -224,16 +229,7 @@ def test_a_last_close_during_the_first_link_ends_nothing(r: Rig) -> None:
 def test_a_first_link_that_fails_ends_a_closed_file(r: Rig) -> None:
     r.file(b"there")
     ino, fh = tmpfile(r)
-    gate = r.gate()
-    late: list[After] = []
-
-    def propose(command: object, unique: int) -> object:
-        if not isinstance(command, c.Link):
-            return None
-        late.append(After(r.worker.client.propose(command, unique)))
-        return late[-1]
-
-    gate.on_propose = propose
+    late = held_links(r)
     linking = r.begin("link", ino, ROOT_INO, b"there")
     r.close_file(ino, fh)
     late[0].release()
