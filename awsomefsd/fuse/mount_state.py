@@ -146,9 +146,12 @@ class MountState:
 
         EISDIR or EINVAL unless it is a regular file: a record of anything else could never be committed, and would be flushed for ever.
         """
-        if not stat.S_ISREG(attr.mode):
-            raise FsError(errno.EISDIR if stat.S_ISDIR(attr.mode) else errno.EINVAL, f"inode {attr.ino} is not a regular file")
-        return self.files.get(attr.ino) or self.files.state(self.names.attr(attr.ino) or attr)
+        state = self.files.get(attr.ino)
+        if state is None:
+            if not stat.S_ISREG(attr.mode):
+                raise FsError(errno.EISDIR if stat.S_ISDIR(attr.mode) else errno.EINVAL, f"inode {attr.ino} is not a regular file")
+            state = self.files.state(self.names.attr(attr.ino) or attr)
+        return state
 
     def check_handle(self, fh: int | None) -> None:
         """Raises FsError(EIO) for a handle that lost its session."""
