@@ -79,3 +79,13 @@ _.teardown
 
 # collection of sparse segments moves data with it
 _.repoint
+
+# fields of the cluster's configuration and messages that other parts read
+
+advertise
+voter_replace_after
+discovery
+issuer
+heard_ms_ago
+carry
+ca_bundle

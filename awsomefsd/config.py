@@ -14,6 +14,7 @@ import difflib
 import grp
 import ipaddress
 import os
+import re
 import tomllib
 import uuid
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -33,7 +34,17 @@ from pydantic_settings import (
 )
 
 from awsomefsd.errors import ConfigError
-from awsomefsd.limits import DAEMON_MEMORY_BYTES, MIB, READ_AHEAD_BYTES_MAX, WORKER_MEMORY_BYTES, WORKER_MEMORY_BYTES_MIN
+from awsomefsd.limits import (
+    DAEMON_MEMORY_BYTES,
+    MIB,
+    NODE_LABEL_BYTES_MAX,
+    NODE_LABELS_MAX,
+    NODE_NAME_BYTES_MAX,
+    READ_AHEAD_BYTES_MAX,
+    TOKEN_BYTES_MAX,
+    WORKER_MEMORY_BYTES,
+    WORKER_MEMORY_BYTES_MIN,
+)
 from awsomefsd.sizes import parse_bytes
 
 DEFAULT_FILES = tuple(Path("/etc/awsomefsd") / f"awsomefsd.{suffix}" for suffix in ("toml", "yaml", "yml"))
@@ -139,11 +150,78 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+Listen = Annotated[str, AfterValidator(lambda value: _endpoint(value) if value else value)]
+
+
+def _host(value: str) -> str:
+    """What others can reach this node by: an address or a DNS name, without a port."""
+    try:
+        ipaddress.ip_address(value.strip("[]"))
+    except ValueError:
+        if value and not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", value):
+            raise ValueError('write an address or a host name without a port, such as "10.0.0.1" or "node1.example.net"') from None
+    return value.strip("[]")
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """"zone=a, rack=7"; ValueError for anything else."""
+    found: dict[str, str] = {}
+    for word in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (part.strip() for part in word.partition("="))
+        if not (key and equals and key.isprintable() and value.isprintable()):
+            raise ValueError(f'{word!r}: write labels as "zone=a, rack=7"')
+        if max(len(key.encode()), len(value.encode())) > NODE_LABEL_BYTES_MAX:
+            raise ValueError(f"{word!r}: a label's key and value have at most {NODE_LABEL_BYTES_MAX} bytes each")
+        if key in found:
+            raise ValueError(f"label {key!r} is given twice")
+        found[key] = value
+    if len(found) > NODE_LABELS_MAX:
+        raise ValueError(f"a node has at most {NODE_LABELS_MAX} labels")
+    return found
+
+
+def _labels(value: str) -> str:
+    parse_labels(value)
+    return value
+
+
+def _node_name(value: str) -> str:
+    if len(value.encode()) > NODE_NAME_BYTES_MAX or not value.isprintable() or any(char.isspace() for char in value):
+        raise ValueError(f"a node's name has at most {NODE_NAME_BYTES_MAX} printable bytes and no space")
+    return value
+
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def parse_seconds(text: str) -> int:
+    """"90s", "10m", "24h", "30d"; ValueError for anything else."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in _UNITS_S or not number.isdecimal() or not 0 < int(number) * _UNITS_S[unit] <= 100 * 365 * 86_400:
+        raise ValueError(f'{text!r} is no length of time; write a number with s, m, h or d, such as "10m" or "24h"')
+    return int(number) * _UNITS_S[unit]
+
+
+def _seconds(value: Any) -> Any:
+    return parse_seconds(value) if isinstance(value, str) else value
+
+
+class ClusterSettings(Section):
+    """How this node meets the others.  `listen` empty: it stands alone."""
+
+    listen: Listen = "0.0.0.0:7440"
+    advertise: Annotated[str, AfterValidator(_host)] = ""  # default: the address of the interface that routes to the others
+    name: Annotated[str, AfterValidator(_node_name)] = ""  # default: the host's name
+    labels: Annotated[str, AfterValidator(_labels)] = ""
+    voter_replace_after: Annotated[int, BeforeValidator(_seconds), Field(ge=1)] = 600  # seconds
+    discovery: bool = True
+
+
 class MetadataSettings(Section):
     """The nodes that carry the metadata, this one among them.  Empty: this node alone."""
 
     voters: Annotated[str, AfterValidator(_voters)] = ""  # "UUID=ADDRESS:PORT, …"
-    listen: Annotated[str, AfterValidator(lambda value: _endpoint(value) if value else value)] = ""  # default: this node's of voters
+    listen: Listen = "0.0.0.0:7441"  # "": off; with voters the default is this node's address there
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
@@ -160,6 +238,13 @@ class MountSettings(Section):
     readahead: Annotated[Size, Field(ge=0, le=READ_AHEAD_BYTES_MAX)] = READ_AHEAD_BYTES_MAX
 
 
+def _token(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value().strip()
+    if len(text) > TOKEN_BYTES_MAX or any(char.isspace() for char in text):
+        raise ValueError("this is not a token: one word that begins with afs1-")
+    return SecretStr(text)
+
+
 class Settings(BaseSettings):
     """All keys; docs/OPERATIONS.md has the same table for people."""
 
@@ -174,6 +259,8 @@ class Settings(BaseSettings):
     memory: MemorySettings = MemorySettings()
     mount: MountSettings = MountSettings()
     metadata: MetadataSettings = MetadataSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    token: Annotated[SecretStr, AfterValidator(_token)] = SecretStr("")
 
     @classmethod
     def settings_customise_sources(
@@ -321,6 +408,8 @@ def _explain(error: dict[str, Any], environ: Mapping[str, str], file: Path | Non
     path = tuple(str(part) for part in error["loc"])
     where = origin(path, environ, file)
     key = ".".join(path)
+    if path[:1] == ("token",):  # never shown, whatever it holds
+        return f"token in {where}: {error['msg'].removeprefix('Value error, ')}"
     if error["type"] == "extra_forbidden":
         return f"unknown key {key} in {where}{_nearest(key, {'.'.join(known) for known in key_paths()})}; remove or correct it"
     message = error["msg"].removeprefix("Value error, ")

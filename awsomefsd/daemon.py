@@ -168,7 +168,7 @@ def _voters(settings: Settings, identity: node.Node) -> Voters | None:
         raise ConfigError(f"metadata.voters does not name this node, {identity.node}; correct it, or leave it out")
     if not (chosen.ca and chosen.certificate and chosen.key):
         raise ConfigError("metadata.ca, metadata.certificate and metadata.key are needed with metadata.voters")
-    listen = parse_endpoint(chosen.listen) if chosen.listen else addresses[identity.node]
+    listen = parse_endpoint(chosen.listen) if chosen.listen and "listen" in chosen.model_fields_set else addresses[identity.node]
     try:
         return Voters(addresses, listen, tls_of(chosen.ca, chosen.certificate, chosen.key))
     except OSError as err:

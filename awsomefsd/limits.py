@@ -144,6 +144,17 @@ LEASES_PER_SESSION_MAX = 65_536  # read leases
 LEASE_WAITERS_PER_INODE_MAX = 1_024
 RECALL_MS = 10_000  # for a recall to be answered, or to show progress
 
+# --- nodes ---------------------------------------------------------------------------------------------------------------------
+NODES_MAX = 256  # not counting removed ones
+NODE_NAME_BYTES_MAX = 253
+NODE_LABELS_MAX = 32
+NODE_LABEL_BYTES_MAX = 63  # of a key, or a value
+REMOVED_NODE_KEPT_MS = 60 * 86_400_000  # its row: twice the life of a certificate
+TOKENS_MAX = 1_024
+TOKEN_BYTES_MAX = 4_096  # of the printed string
+DEAD_TOKEN_KEPT_MS = 7 * 86_400_000  # so long `token list` and a late joiner still learn what became of it
+CAS_MAX = 8
+
 # --- processes -------------------------------------------------------------------------------------------------------------
 WORKER_MEMORY_BYTES = 256 * MIB
 WORKER_MEMORY_BYTES_MIN = 128 * MIB  # that a budget may be

@@ -80,6 +80,7 @@ class Node:
         """For CLI calls: no setting of the caller's shell may point at another node."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("AWSOMEFSD_") and key != procs.MARK}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), env.get("PYTHONPATH", "")]))
+        env["AWSOMEFSD_CLUSTER_LISTEN"] = env["AWSOMEFSD_METADATA_LISTEN"] = ""  # it stands alone: many of them run on one machine
         if self.pins:
             env["AWSOMEFSD_FUSE_PINS"] = self.pins
         if self.failpoints is not None:

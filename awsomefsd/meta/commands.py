@@ -11,14 +11,18 @@ from typing import Union
 import msgspec
 from msgspec import Struct
 
+from awsomefsd.meta.command import Command as Command
+from awsomefsd.meta.node_commands import AddNode as AddNode
+from awsomefsd.meta.node_commands import DescribeNode as DescribeNode
+from awsomefsd.meta.node_commands import DropCa as DropCa
+from awsomefsd.meta.node_commands import PutCa as PutCa
+from awsomefsd.meta.node_commands import PutToken as PutToken
+from awsomefsd.meta.node_commands import RevokeToken as RevokeToken
+from awsomefsd.meta.node_commands import SetNodeState as SetNodeState
 from awsomefsd.meta.raft_membership import Membership
 from awsomefsd.types import Extent, SegmentProgress
 
 COMMAND_VERSION = 1
-
-
-class Command(Struct, array_like=True, gc=False):
-    """Base of all commands."""
 
 
 class Init(Command, tag=1):
@@ -468,7 +472,7 @@ AnyCommand = Union[
     Tmpfile, SetAtimes,
     Fallocate, CopyRange, Draw, OpenCollector, Relocate,
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
-    KeepSegments, DropSegments, Recover,
+    KeepSegments, DropSegments, Recover, AddNode, DescribeNode, SetNodeState, PutToken, RevokeToken, PutCa, DropCa,
 ]  # fmt: skip
 
 

@@ -20,6 +20,9 @@ Cluster (volume 0)::
     0e pinner      session u64 | volume u32 | ino u64                           MarkerRow     which orphans a session has open
     0f reverse     segment u64 | frame offset u64 | volume u32 | ino u64 | file offset u64   ReverseRow   who uses a place
     10 shared      segment u64 | frame offset u64                               SharedRow     who shares the bytes of a frame
+    11 node        node                                                         NodeRow       removed ones stay for a while
+    12 token       id                                                           TokenRow
+    13 ca          id                                                           CaRow         with its key: no dump shows it
     18 leaser      session u64 | volume u32 | ino u64                           MarkerRow     where a session has write leases
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
 
@@ -46,6 +49,7 @@ SHARD = 0  # one shard so far; the field is there so that more need no new forma
     CLUSTER, DEVICE, SEGMENT, FREE, VOLUME, VOLNAME, SESSION, HELD, MOUNT, RESULT, READER, TOMBSTONE, LOCKER, PINNER, REVERSE,
     SHARED,
 ) = range(1, 17)  # fmt: skip
+NODE, TOKEN, CA = 0x11, 0x12, 0x13
 MEMBERSHIP = 0x1E
 LEASER = 0x18
 REAP = 0x1F
@@ -88,6 +92,18 @@ def cluster() -> bytes:
 
 def membership() -> bytes:
     return _PREFIX.pack(SHARD, 0, MEMBERSHIP)
+
+
+def node(uuid: str) -> bytes:
+    return _PREFIX.pack(SHARD, 0, NODE) + uuid.encode()
+
+
+def token(identity: str) -> bytes:
+    return _PREFIX.pack(SHARD, 0, TOKEN) + identity.encode()
+
+
+def ca(identity: str) -> bytes:
+    return _PREFIX.pack(SHARD, 0, CA) + identity.encode()
 
 
 def device(number: int) -> bytes:

@@ -27,6 +27,7 @@ from awsomefsd.meta import (
     locks,
     members,
     namespace,
+    nodes,
     own_segments,
     quota,
     reaping,
@@ -90,6 +91,13 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.NoOp: members.noop,
     c.ChangeMembership: members.change,
     c.RepairRows: repairing.repair_rows,
+    c.AddNode: nodes.add,
+    c.DescribeNode: nodes.describe_node,
+    c.SetNodeState: nodes.set_state,
+    c.PutToken: nodes.put_token,
+    c.RevokeToken: nodes.revoke_token,
+    c.PutCa: nodes.put_ca,
+    c.DropCa: nodes.drop_ca,
 }
 
 

@@ -20,6 +20,7 @@ from awsomefsd.meta.collection_messages import (
 )
 from awsomefsd.meta.commands import AnyCommand
 from awsomefsd.meta.message import Message
+from awsomefsd.meta.node_messages import Cas, GetNode, ListCas, ListNodes, ListTokens, NodeOrders, NodeReport, Nodes, Tokens
 from awsomefsd.meta.scrub_messages import GetLiveSegments, GetNames, LiveSegments, NamePage
 from awsomefsd.types import Attr, DeviceInfo, Dirent, Extent, Lock, SegmentInfo, SessionInfo, StatFs, VolumeInfo
 
@@ -260,7 +261,7 @@ Body = Union[
     Hello, Propose, Lookup, GetAttr, ReadDir, ReadLink, GetXattr, ListXattr, GetLayout, GetStatFs, GetSegments, GetDevices,
     GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent, GetSessions, Report,
     GetReports, GetLease, ReportLeases, AwaitRecalls, AnswerRecall, ExtendRecall, ReleaseLeases, GetSparse, GetPieces,
-    GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames,
+    GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, ListNodes, ListTokens, NodeReport, ListCas, GetNode,
 ]  # fmt: skip
 
 
@@ -458,6 +459,7 @@ Reply = Union[
     Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
     StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions, Reports,
     NotLeader, Ranged, Leased, Recalls, CollectorOpened, Relocated, Sparse, Pieces, LiveSegments, NamePage,
+    Nodes, Tokens, NodeOrders, Cas,
 ]  # fmt: skip
 
 

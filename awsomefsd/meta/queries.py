@@ -13,6 +13,7 @@ from awsomefsd.meta import (
     extents,
     keys,
     locks,
+    nodes,
     own_segments,
     quota,
     relocation,
@@ -28,6 +29,7 @@ from awsomefsd.meta.filemap import FileMap
 from awsomefsd.meta.inodes import attr_of
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.message import Message
+from awsomefsd.meta.node_messages import GetNode, GetSigner, GetVerifier, ListCas, ListNodes, ListTokens
 from awsomefsd.meta.refuse import check_name, inode_of
 from awsomefsd.meta.scrub_messages import GetLiveSegments, GetNames
 from awsomefsd.meta.state import State
@@ -41,7 +43,8 @@ def answer(machine: Machine, body: m.Body) -> m.Reply:
         return m.Failed(errno.EINVAL, f"{type(body).__name__} is not a query")
     machine.state.trim()
     try:
-        return query(machine.state, body)
+        reply: m.Reply = query(machine.state, body)
+        return reply
     except FsError as err:
         return m.Failed(err.errno, str(err.args[0]), err.retry_helps)
 
@@ -205,7 +208,7 @@ def _test_lock(state: State, body: m.TestLock) -> m.Reply:
     return m.Locked(locks.conflict(locks.of_inode(state, body.volume, body.ino), want))
 
 
-_QUERIES: dict[type[Message], Callable[[State, Any], m.Reply]] = {
+_QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies within this process are no m.Reply
     m.Lookup: _lookup,
     m.GetAttr: _get_attr,
     m.GetParent: _get_parent,
@@ -227,4 +230,10 @@ _QUERIES: dict[type[Message], Callable[[State, Any], m.Reply]] = {
     GetLiveSegments: scrub_queries.live_segments,
     GetNames: scrub_queries.names,
     GetFilePieces: relocation.file_pieces,
+    ListNodes: nodes.list_nodes,
+    GetNode: nodes.get_node,
+    ListTokens: nodes.list_tokens,
+    ListCas: nodes.list_cas,
+    GetSigner: nodes.get_signer,
+    GetVerifier: nodes.get_verifier,
 }

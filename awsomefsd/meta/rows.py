@@ -290,6 +290,47 @@ class LeaseRow(Row):
     lease: int = 0
 
 
+class NodeRow(Row):
+    """`key`: SHA-256 of the public key of its certificates.  `carries`: it shall carry the metadata."""
+
+    node: str
+    name: str
+    role: str
+    state: str
+    control: str
+    metadata: str
+    labels: dict[str, str]
+    joined_ms: int
+    version: str
+    level: int
+    carries: bool
+    changed_ms: int
+    key: bytes
+
+
+class TokenRow(Row):
+    """`verifier`: hash of the secret ("join"), or keys derived from it ("founding").  `uses_left` -1: no bound."""
+
+    id: str
+    kind: str
+    role: str
+    verifier: bytes
+    expires_ms: int
+    uses_left: int
+    created_ms: int
+    revoked: bool
+
+
+class CaRow(Row):
+    """`state`: "active" signs, "trusted" is believed only."""
+
+    id: str
+    certificate: str
+    key: str
+    state: str
+    created_ms: int
+
+
 CLUSTER = Sealed(ClusterRow)
 DEVICE = Sealed(DeviceRow)
 SEGMENT = Sealed(SegmentRow)
@@ -314,5 +355,8 @@ INLINE = Sealed(InlineRow)
 XATTR = Sealed(XattrRow)
 LOCKS = Sealed(LocksRow)
 LEASE = Sealed(LeaseRow)
+NODE = Sealed(NodeRow)
+TOKEN = Sealed(TokenRow)
+CA = Sealed(CaRow)
 
 MARK = MARKER.dumps(MarkerRow())  # the one value of every marker

@@ -119,3 +119,34 @@ def test_a_yaml_file_of_the_wrong_shape_is_an_error_in_words(tmp_path, text):
     with pytest.raises(ConfigError) as caught:
         config.load(file, {})
     assert str(file) in str(caught.value)
+
+
+def test_a_token_is_shown_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("afs1-secretsecret\n")
+    settings = config.load(environ={"AWSOMEFSD_TOKEN_FILE": str(tmp_path / "token")})
+    assert settings.token.get_secret_value() == "afs1-secretsecret"
+    assert "secretsecret" not in f"{settings} {settings!r} {settings.model_dump_json()}"
+    for environ in ({"AWSOMEFSD_TOKEN": "afs1 secretsecret"}, {"AWSOMEFSD_TOKEN": "secretsecret" * 1_000}):
+        with pytest.raises(ConfigError, match="AWSOMEFSD_TOKEN.*not a token") as caught:
+            config.load(environ=environ)
+        assert "secretsecret" not in str(caught.value)
+    (tmp_path / "c.toml").write_text('token = ["secretsecret"]\n')
+    with pytest.raises(ConfigError, match="token in") as caught:
+        config.load(tmp_path / "c.toml", environ={})
+    assert "secretsecret" not in str(caught.value)
+
+
+def test_the_cluster_section() -> None:
+    chosen = config.load(environ={}).cluster
+    assert (chosen.listen, chosen.voter_replace_after, chosen.discovery) == ("0.0.0.0:7440", 600, True)
+    environ = {"AWSOMEFSD_CLUSTER_LISTEN": "", "AWSOMEFSD_CLUSTER_ADVERTISE": "[fd00::1]", "AWSOMEFSD_CLUSTER_VOTER_REPLACE_AFTER": "90s"}
+    chosen = config.load(environ={**environ, "AWSOMEFSD_CLUSTER_LABELS": "zone=a, rack = 7"}).cluster
+    assert (chosen.listen, chosen.advertise, chosen.voter_replace_after) == ("", "fd00::1", 90)
+    assert config.parse_labels(chosen.labels) == {"zone": "a", "rack": "7"}
+    for key, value in (
+        ("LISTEN", "localhost"), ("ADVERTISE", "host:80"), ("ADVERTISE", "a b"), ("VOTER_REPLACE_AFTER", "soon"),
+        ("VOTER_REPLACE_AFTER", "0s"),
+        ("LABELS", "zone"), ("LABELS", "a=1,a=2"), ("LABELS", "a=" + "x" * 64), ("NAME", "two words"), ("DISCOVERY", "perhaps"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"cluster.{key.lower()}"):
+            config.load(environ={f"AWSOMEFSD_CLUSTER_{key}": value})

@@ -75,6 +75,13 @@ COMMANDS: list[c.Command] = [
     c.KeepSegments(1, 2, 1 << 33),
     c.DropSegments([2, 3]),
     c.Recover(1 << 33, "proof"),
+    c.AddNode("node", "name", "node", b"key", "token", "host:1", "host:2", {"zone": "a"}, "1.2.3", 4),
+    c.DescribeNode("node", "name", "host:1", "host:2", {"zone": "a"}, "1.2.3", 4),
+    c.SetNodeState("node", "cordoned"),
+    c.PutToken("token", "join", "client", b"verifier", 1 << 41, 5),
+    c.RevokeToken("token"),
+    c.PutCa("ca", "certificate", "key", "active"),
+    c.DropCa("ca"),
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
@@ -102,6 +109,9 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.XATTR, rows.XattrRow(b"value")),
     (rows.LOCKS, rows.LocksRow([LOCK])),
     (rows.LEASE, rows.LeaseRow(1, 2, 3, 1 << 63, 4, 5)),
+    (rows.NODE, rows.NodeRow("node", "name", "node", "active", "host:1", "host:2", {"zone": "a"}, 1, "1.2.3", 2, True, 3, b"key")),
+    (rows.TOKEN, rows.TokenRow("token", "join", "node", b"verifier", 1, 2, 3, True)),
+    (rows.CA, rows.CaRow("ca", "certificate", "key", "active", 1)),
 ]
 
 KEYS: dict[str, bytes] = {
@@ -133,6 +143,9 @@ KEYS: dict[str, bytes] = {
     "orphan": keys.orphan(3, 8, 4),
     "leaser": keys.leaser(4, 3, 8),
     "lease": keys.lease(3, 8),
+    "node": keys.node("node"),
+    "token": keys.token("token"),
+    "ca": keys.ca("ca"),
 }
 
 
@@ -179,7 +192,7 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 28
+    assert len(set(kinds)) == len(kinds) == 31
 
 
 def test_keys_read_back() -> None:
