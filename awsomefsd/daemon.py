@@ -21,6 +21,7 @@ from typing import Any
 import trio
 
 from awsomefsd import node, sockets
+from awsomefsd.backup import Backups
 from awsomefsd.catalog import Catalog
 from awsomefsd.checkpoints import Checkpointer
 from awsomefsd.collection import Collection
@@ -105,7 +106,8 @@ class Parts:
         streams = Streams(settings.state_dir / "readers", self.node.cluster, self._call)
         self.scrub = Scrub(settings.state_dir, self.node.cluster, self._call, self.metadata.copy_pages)
         undo.callback(self.scrub.close)
-        self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status, self.scrub)
+        backups = Backups(settings.state_dir / "backup", self.node, self.catalog.figures, self.metadata.copy_store)
+        self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status, self.scrub, backups)
         self.grpc = GrpcServer(self.admin, settings.run_dir)
         undo.callback(self.grpc.stop)
         undo.callback(self.admin.stopping.set)

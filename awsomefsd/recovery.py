@@ -145,15 +145,15 @@ def _build(directory: Path, found: Survey, identity: node.Node, proof: str, base
     (directory / "journal").mkdir(mode=0o700)
     entries = _state_files(directory / "store" / "data.mdb", found, base)
     incarnation = os.urandom(16)
-    index, term = _adopt(directory / "store", identity, incarnation, found.best.copy_term)
-    last = _fill_journal(directory / "journal", identity, incarnation, found.term_seen + 1, index, term, entries)
+    index, term = adopt(directory / "store", identity, incarnation, found.best.copy_term)
+    last = fill_journal(directory / "journal", identity, incarnation, found.term_seen + 1, index, term, entries)
     replica = Replica.open_solo(directory, identity.cluster, identity.node, Machine)
     try:
         machine = replica.machine
         assert isinstance(machine, Machine)
         if machine.applied_index != last:
             raise Corrupt(f"the journal was filled up to entry {last}, the state ends with {machine.applied_index}")
-        _propose(replica, Recover(found.incarnation_seen, proof))
+        propose_one(replica, Recover(found.incarnation_seen, proof))
         replica.commit()
         report = _report(found, identity.node, last, "device" if base is None else "store", done=True)
         known = answer(machine, GetDevices())
@@ -189,7 +189,7 @@ def _state_files(target: Path, found: Survey, base: Path | None) -> Iterator[lis
     return every()
 
 
-def _adopt(directory: Path, identity: node.Node, incarnation: bytes, term: int) -> tuple[int, int]:
+def adopt(directory: Path, identity: node.Node, incarnation: bytes, term: int) -> tuple[int, int]:
     """The store becomes this node's; (the entry it ends with, its term)."""
     store = Store.open(directory)
     try:
@@ -200,7 +200,7 @@ def _adopt(directory: Path, identity: node.Node, incarnation: bytes, term: int) 
         store.close()
 
 
-def _fill_journal(
+def fill_journal(
     directory: Path, identity: node.Node, incarnation: bytes, new_term: int, index: int, term: int, batches: Iterator[list[bytes]]
 ) -> int:
     """A journal that goes on behind entry `index`, with these entries in it; the last one's index."""
@@ -223,7 +223,7 @@ def _fill_journal(
         journal.close()
 
 
-def _propose(replica: Replica, command: AnyCommand) -> object:
+def propose_one(replica: Replica, command: AnyCommand) -> object:
     """One entry, applied; FsError if it was refused."""
     machine = replica.machine
     stamp = HybridClock(machine.last_stamp, wall_ns).now()
@@ -276,7 +276,7 @@ def _devices(replica: Replica) -> list:  # type: ignore[type-arg]
 
 
 def _keep(replica: Replica, device: int, safe_index: int) -> list[SegmentInfo]:
-    reply = _propose(replica, KeepSegments(device, 1, safe_index))
+    reply = propose_one(replica, KeepSegments(device, 1, safe_index))
     assert isinstance(reply, SegmentsLeased)
     return reply.segments
 
@@ -356,7 +356,7 @@ def _only_store(
         return report
     (building / "store").mkdir(parents=True, mode=0o700)
     _state_files(building / "store" / "data.mdb", found, None)
-    _adopt(building / "store", identity, journal[2], found.best.copy_term)
+    adopt(building / "store", identity, journal[2], found.best.copy_term)
     durable.write_file(building / _DONE, b"")
     _move_in(meta, building)
     replica = Replica.open_solo(meta, identity.cluster, identity.node, Machine)

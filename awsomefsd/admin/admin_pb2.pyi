@@ -379,3 +379,13 @@ class ScrubFinding(_message.Message):
     offset: int
     repaired: bool
     def __init__(self, kind: _Optional[str] = ..., where: _Optional[str] = ..., what: _Optional[str] = ..., volume: _Optional[str] = ..., path: _Optional[str] = ..., offset: _Optional[int] = ..., repaired: _Optional[bool] = ...) -> None: ...
+
+class BackupMetadataRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BackupPiece(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...

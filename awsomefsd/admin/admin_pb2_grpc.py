@@ -104,6 +104,11 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderReply.FromString,
                 _registered_method=True)
+        self.BackupMetadata = channel.unary_stream(
+                '/awsomefsd.admin.v1.Admin/BackupMetadata',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.BackupMetadataRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.BackupPiece.FromString,
+                _registered_method=True)
         self.ScrubStart = channel.unary_unary(
                 '/awsomefsd.admin.v1.Admin/ScrubStart',
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ScrubStartRequest.SerializeToString,
@@ -216,6 +221,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BackupMetadata(self, request, context):
+        """A consistent copy of the metadata in backup.py's format, in pieces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ScrubStart(self, request, context):
         """Looks at all rows and all live data once; FAILED_PRECONDITION while one goes on.
         """
@@ -307,6 +319,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RemoveReader,
                     request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderReply.SerializeToString,
+            ),
+            'BackupMetadata': grpc.unary_stream_rpc_method_handler(
+                    servicer.BackupMetadata,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.BackupMetadataRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.BackupPiece.SerializeToString,
             ),
             'ScrubStart': grpc.unary_unary_rpc_method_handler(
                     servicer.ScrubStart,
@@ -702,6 +719,33 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/RemoveReader',
             awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderRequest.SerializeToString,
             awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BackupMetadata(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/BackupMetadata',
+            awsomefsd_dot_admin_dot_admin__pb2.BackupMetadataRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.BackupPiece.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,14 @@ class AdminClient:
         except grpc.RpcError as failure:
             raise self._explained(failure, 0) from None
 
+    def backup(self) -> Iterator[bytes]:
+        """The pieces of a backup of the metadata."""
+        try:
+            for piece in self._stub.BackupMetadata(admin_pb2.BackupMetadataRequest()):
+                yield piece.data
+        except grpc.RpcError as failure:
+            raise self._explained(failure, 0) from None
+
     def _explained(self, failure: grpc.RpcError, timeout_s: float) -> Exception:
         assert isinstance(failure, grpc.Call)
         ours = any(key == trailers.ERROR_KEY for key, _ in failure.trailing_metadata() or ())

@@ -19,6 +19,7 @@ from awsomefsd.admin import admin_pb2 as pb
 from awsomefsd.admin import admin_pb2_grpc, trailers
 from awsomefsd.admin.server import FOLLOWERS_MAX
 from awsomefsd.admin.streams import Streams
+from awsomefsd.backup import Backups
 from awsomefsd.catalog import Catalog
 from awsomefsd.errors import Error, Overloaded, WouldLoseData
 from awsomefsd.meta.commands import Entry
@@ -85,6 +86,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         collection: Collecting,
         status: Callable[[], pb.Status],
         scrub: Scrub,
+        backups: Backups,
     ) -> None:
         self._catalog = catalog
         self._streams = streams
@@ -93,6 +95,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._collection = collection
         self._status = status
         self._scrub = scrub
+        self._backups = backups
         self._followers = threading.BoundedSemaphore(FOLLOWERS_MAX)
         self.stopping = threading.Event()
 
@@ -208,6 +211,13 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             _fail(context, err)
         finally:
             self._followers.release()
+
+    def BackupMetadata(self, request: pb.BackupMetadataRequest, context: grpc.ServicerContext) -> Iterator[pb.BackupPiece]:
+        try:
+            for piece in self._backups.pieces():
+                yield pb.BackupPiece(data=piece)
+        except Error as err:
+            _fail(context, err)
 
     @_edge
     def RemoveReader(self, request: pb.RemoveReaderRequest, context: grpc.ServicerContext) -> pb.RemoveReaderReply:

@@ -38,6 +38,7 @@ COMMANDS = {
     "flush": ("mount:flush", "Make everything written to a mount durable."),
     "fsck": ("fsck:fsck", "Check and repair a stopped node."),
     "scrub": ("scrub:scrub", "Look at everything that is stored, beside running mounts."),
+    "meta": ("meta:meta", "Back up, restore, dump and load the metadata."),
     "log": ("log:log", "Follow the stream of changes."),
     "config": ("config:config", "Show and check the configuration."),
     "version": ("version:version", "Show the version."),

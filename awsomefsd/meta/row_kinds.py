@@ -38,3 +38,5 @@ CODEC_OF: dict[int, Sealed] = {
     keys.ORPHAN: rows.MARKER,
     keys.LEASE: rows.LEASE,
 }
+
+SECRET_KINDS: frozenset[int] = frozenset()  # rows that no dump, stream or message shows
