@@ -64,6 +64,9 @@ class Node:
         self.image, self.disk = self.directory / "device.img", self.directory / "disk"
         self.size_bytes = size_bytes
         self.pins = pins
+        self.entering: list[str] = []  # stands before all its commands: into a network namespace (netns.py)
+        self.settings: dict[str, str] = {}  # AWSOMEFSD_… of this node
+        self.founds = True  # `launch` makes a cluster of one of a node without identity
         self.failpoints: Path | None = None  # a file made by failpoints.Control; read by processes that start
         self.use_loop = loops.usable() if use_loop is None else use_loop
         self.volume = volume
@@ -85,7 +88,7 @@ class Node:
             env["AWSOMEFSD_FUSE_PINS"] = self.pins
         if self.failpoints is not None:
             env["AWSOMEFSD_FAILPOINTS_FILE"] = str(self.failpoints)
-        return env
+        return env | self.settings
 
     # --- faults on purpose ------------------------------------------------------------------------------------------------
     def inject(self, rules: str) -> None:
@@ -104,7 +107,7 @@ class Node:
 
     def cli(self, *words: str, timeout_s: float = 60, accept: tuple[int, ...] = (0,), stdin: str = "") -> str:
         """Run one CLI command; its standard output.  An exit code that is not in `accept` is a BuildError with what it said."""
-        argv = [*self.command, *words]
+        argv = [*self.entering, *self.command, *words]
         try:
             done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, env=self.environment(), input=stdin, check=False)
         except FileNotFoundError:
@@ -117,7 +120,7 @@ class Node:
 
     def cli_error(self, *words: str) -> str:
         """What a command says that must be refused."""
-        argv = [*self.command, *words]
+        argv = [*self.entering, *self.command, *words]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env=self.environment(), check=False)
         if not done.returncode:
             raise BuildError(f"awsomefsd {' '.join(words)} was not refused")
@@ -206,7 +209,13 @@ class Node:
     def start(self) -> float:
         """The supervisor, which keeps keeper and daemon.  Returns the seconds until the daemon answered."""
         began = time.monotonic()
-        if not (self.state / "node.json").exists():
+        self.launch()
+        self.await_daemon()
+        return time.monotonic() - began
+
+    def launch(self) -> None:
+        """`start` without the wait."""
+        if self.founds and not (self.state / "node.json").exists():
             self.cli("init")
         if not self.pids("supervisor"):
             env = self.environment() | {procs.MARK: str(self.directory)}
@@ -214,7 +223,7 @@ class Node:
                 env["AWSOMEFSD_FAULTS"] = str(self.faults)
             with (self.log / "supervisor.log").open("ab") as log:
                 subprocess.Popen(
-                    [*self.command, "supervise", "--log-dir", str(self.log)],
+                    [*self.entering, *self.command, "supervise", "--log-dir", str(self.log)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -222,8 +231,6 @@ class Node:
                     cwd="/",
                     start_new_session=True,  # survives the terminal
                 )
-        self.await_daemon()
-        return time.monotonic() - began
 
     def await_daemon(self, timeout_s: float = START_S) -> None:
         """Wait until the daemon answers the admin API."""

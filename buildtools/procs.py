@@ -35,10 +35,14 @@ def role_of(pid: int) -> str:
     return ""
 
 
+def state(pid: int) -> str:
+    """As in /proc: R, S, T (stopped), Z…; "" if it is gone."""
+    return os.fsdecode(_read(f"/proc/{pid}/stat").rpartition(b") ")[2][:1])
+
+
 def alive(pid: int) -> bool:
     """Running: there, and neither a zombie nor dead."""
-    status = _read(f"/proc/{pid}/stat").rpartition(b") ")[2]
-    return status[:1] not in (b"", b"Z", b"X")
+    return state(pid) not in ("", "Z", "X")
 
 
 def owned(directory: str) -> dict[int, str]:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from buildtools import cluster, netns  # noqa: E402
+from buildtools.cluster import Cluster  # noqa: E402
 from buildtools.nodes import Node  # noqa: E402
 from buildtools.say import BuildError  # noqa: E402
 
@@ -26,7 +28,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers abort chi
 SEED = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
 PREFIX, OWNER = "afs-", ".test-run"
 _figures: list[str] = []
-_nodes: list[Node] = []  # those that live
+_nodes: list[Node | Cluster] = []  # those that live
 LOG_TAIL_CHARS = 30_000
 
 
@@ -45,7 +47,7 @@ def pytest_configure() -> None:
         with contextlib.suppress(OSError, BuildError):  # another run removes it at the same time
             run = owner.read_text()
             if owner.stat().st_uid == os.geteuid() and run != _identity(int(run.split()[0])):
-                _destroy(Node(owner.parent))
+                _destroy(_found_again(owner.parent))
 
 
 def pytest_report_header() -> str:
@@ -58,7 +60,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.failed:
         report.sections.append(("seed", f"AWSOMEFSD_SEED={SEED} python3 build.py test {item.nodeid!r}"))
-        report.sections += [section for node in _nodes for section in _logs(node)]
+        report.sections += [section for node in _all_nodes() for section in _logs(node)]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -89,12 +91,26 @@ def missing_for_mounts() -> str:
     return ""
 
 
+def missing_for_namespaces() -> str:
+    """Why no network of nodes can be made here, "" if one can."""
+    return missing_for_mounts() or netns.missing()
+
+
 MakeNode = Callable[..., Node]
+MakeCluster = Callable[..., Cluster]
 
 
-def _destroy(node: Node) -> None:
+def _all_nodes() -> list[Node]:
+    return [node for made in _nodes for node in (made.nodes if isinstance(made, Cluster) else [made])]
+
+
+def _found_again(directory: Path) -> Node | Cluster:
+    return Cluster(directory) if (directory / cluster.MARKER).exists() else Node(directory)
+
+
+def _destroy(node: Node | Cluster) -> None:
     """End the node; the directory goes with it.  What fails here is an error of the test."""
-    if (node.directory / ".awsomefs-node").exists():
+    if (node.directory / ".awsomefs-node").exists() or (node.directory / cluster.MARKER).exists():
         node.destroy()
     shutil.rmtree(node.directory, ignore_errors=True)
 
@@ -124,11 +140,36 @@ def make_node() -> Iterator[MakeNode]:
         return node
 
     yield make
+    _destroy_all(nodes)
+
+
+def _destroy_all(made: Sequence[Node | Cluster]) -> None:
     problems = []
-    for node in nodes:
+    for node in made:
         _nodes.remove(node)
         try:
             _destroy(node)
         except Exception as err:
             problems.append(f"{node.directory}: {err}")
     assert not problems, problems
+
+
+@pytest.fixture(scope="module")
+def make_cluster() -> Iterator[MakeCluster]:
+    """Makes prepared clusters (buildtools/cluster.py): each node in a network namespace, none started; all are destroyed at the end."""
+    why = missing_for_namespaces()
+    if why:
+        pytest.skip(why)
+    clusters: list[Cluster] = []
+
+    def make(count: int = 3, **kwargs: object) -> Cluster:
+        made = Cluster(Path(tempfile.mkdtemp(prefix=PREFIX)), count, **({"size_bytes": 1 << 30} | kwargs))  # type: ignore[arg-type]
+        clusters.append(made)
+        _nodes.append(made)
+        made.directory.joinpath(cluster.MARKER).touch()
+        made.directory.joinpath(OWNER).write_text(_identity(os.getpid()))
+        made.prepare()
+        return made
+
+    yield make
+    _destroy_all(clusters)

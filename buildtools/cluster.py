@@ -1,0 +1,116 @@
+"""Several nodes on one machine, each in a network namespace: what `up` and every test of several nodes stand on.
+
+Layout of D: n1, n2, … (each a node's directory, nodes.py), a marker, and what the owner puts beside them.  Who the nodes are to each other
+(voters by configuration, one token, a founding token) is the owner's: it writes `settings` and files before `launch`.  Like a node, a
+cluster needs no memory: `destroy` finds namespaces by the directory's name, processes by their marks.  Standard library only, but for
+`leader`, which speaks to the metadata service and is imported where the venv runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from buildtools import netns, procs
+from buildtools.nodes import Node, await_true
+from buildtools.say import BuildError
+
+MARKER = ".awsomefs-cluster"
+LEADER_S = 60.0
+
+
+class Cluster:
+    """`nodes[0]` is machine 1; keywords go to every Node."""
+
+    def __init__(self, directory: Path, count: int = 3, **keywords: Any) -> None:
+        self.directory = directory.resolve()
+        self.network = netns.Network(self.directory, count)
+        self.nodes = [Node(self.directory / f"n{machine}", **keywords) for machine in range(1, count + 1)]
+        for node in self.nodes:
+            node.entering = self.network.entering(self.machine(node))
+
+    def machine(self, node: Node) -> int:
+        return self.nodes.index(node) + 1
+
+    def address(self, node: Node) -> str:
+        return self.network.address(self.machine(node))
+
+    def namespace(self, node: Node) -> str:
+        return self.network.namespace(self.machine(node))
+
+    def prepare(self) -> None:
+        """Directories and namespaces; a directory with other people's files is refused."""
+        if self.directory.exists() and any(self.directory.iterdir()) and not (self.directory / MARKER).exists():
+            raise BuildError(f"{self.directory} is not empty and not one of ours (no {MARKER} in it); choose another --dir")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / MARKER).write_text("nodes of awsomefsd; build.py down deletes this directory\n")
+        for node in self.nodes:
+            node.prepare()
+        self.network.make()
+
+    def launch(self) -> None:
+        """Start the supervisor of every node that has none; nobody is waited for."""
+        for node in self.nodes:
+            node.launch()
+
+    # --- who leads --------------------------------------------------------------------------------------------------------
+    def leader(self, among: Iterable[Node] | None = None) -> Node | None:
+        """Who says that it leads, in the newest term; None while nobody does."""
+        from buildtools.leader import leading_term
+
+        found = {node: leading_term(node.run / "meta.sock") for node in (self.nodes if among is None else among)}
+        best = max(found, key=lambda node: found[node], default=None)
+        return best if best is not None and found[best] > 0 else None
+
+    def await_leader(self, among: Iterable[Node] | None = None, timeout_s: float = LEADER_S) -> Node:
+        chosen = self.nodes if among is None else list(among)
+        node: Node = await_true("a leader", lambda: self.leader(chosen), timeout_s, 0.02)
+        return node
+
+    # --- faults of nodes --------------------------------------------------------------------------------------------------
+    def pause(self, node: Node) -> list[int]:
+        """SIGSTOP all processes of a node, the supervisor first; returns the pids, all of which have stopped."""
+        hit: list[int] = []
+        for role in ("supervisor", "keeper", "daemon", "worker", ""):
+            wanted = {pid: of for pid, of in procs.owned(str(node.directory)).items() if of == role}
+            hit += procs.kill(str(node.directory), wanted, signal.SIGSTOP)
+        await_true("stopped processes", lambda: all(procs.state(pid) in ("T", "") for pid in hit), 10)
+        return hit
+
+    def resume(self, node: Node) -> None:
+        procs.kill(str(node.directory), procs.owned(str(node.directory)), signal.SIGCONT)
+
+    def wipe(self, node: Node, *, between: Callable[[], object] = lambda: None) -> None:
+        """The machine dies and loses its metadata, and comes back; `between` runs while it is gone."""
+        node.kill_everything()
+        shutil.rmtree(node.state / "meta")
+        between()
+        node.launch()
+
+    # --- the end ----------------------------------------------------------------------------------------------------------
+    def stop(self) -> None:
+        for node in self.nodes:
+            self.resume(node)
+            node.stop()
+
+    def destroy(self) -> None:
+        """Everything goes: nodes, namespaces, directory; all that can go, goes, also when one part resists."""
+        if not (self.directory / MARKER).exists():
+            raise BuildError(f"{self.directory} is not one of ours (no {MARKER} in it): nothing was deleted")
+        problems = []
+        for directory in sorted(self.directory.glob("n*")):  # also those of a cluster that had more nodes
+            try:
+                if directory.is_dir():
+                    Node(directory).destroy()
+            except (BuildError, OSError) as err:
+                problems.append(str(err))
+        try:
+            self.network.destroy()
+        except (BuildError, OSError) as err:
+            problems.append(str(err))
+        if problems:
+            raise BuildError("; ".join(problems))
+        shutil.rmtree(self.directory)
