@@ -17,7 +17,9 @@ def main() -> int:
         _inject(words)
     if first == "worker":
         return _worker(words[1:])
-    if first == "keeper" and any(word.startswith("--run-dir") for word in words):
+    if first == "probe":
+        return _probe(words[1:])
+    if first == "keeper" and any(word.startswith("--run-dir") for word in words) and "--upgrade" not in words:
         from awsomefsd.fuse.keeper import main as keeper
 
         return keeper(words[1:])
@@ -44,6 +46,15 @@ def _worker(words: list[str]) -> int:
     from awsomefsd.worker import main as worker
 
     return worker(int(words[1]))
+
+
+def _probe(words: list[str]) -> int:
+    """For the daemon (mounts.is_dead): the errno of asking for the figures of a filesystem; may hang with its server."""
+    try:
+        os.statvfs(words[0])
+    except OSError as error:
+        return error.errno or 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from awsomefsd.meta.service import MetadataService
 from awsomefsd.metrics import Registry
 from awsomefsd.mount_options import MountOptions
 from awsomefsd.mounts import Mounts, Wish
+from awsomefsd.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 RECONCILE_S = 1.0
@@ -157,6 +158,7 @@ def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTabl
         device_paths=table.paths,
         voters=_voters(settings, identity),
         on_device=on_device,
+        alive=Watchdog().feed,
     )
 
 

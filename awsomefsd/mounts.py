@@ -17,7 +17,6 @@ import logging
 import os
 import secrets
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,8 +39,6 @@ PROBE_S = 2.0
 UNMOUNTED_LOOK_S = 0.05
 # States beside the keeper's own ("serving", "starting", "waiting" for a worker, "unmounting", "detached").
 SERVING, DEAD, MOUNTING, UNWATCHED = "serving", "dead", "mounting", "unwatched"
-# Asks for the figures of a filesystem without holding this process to the answer: a mount whose server hangs would never give it back.
-_PROBE = "import os, sys\ntry: os.statvfs(sys.argv[1])\nexcept OSError as error: sys.exit(error.errno)"
 
 
 class Keeper(Protocol):
@@ -428,9 +425,13 @@ def without_traceback(words: str) -> str:
 
 
 def is_dead(directory: str) -> bool:
-    """Whether nobody serves the mount at `directory` any more, nor can: its last /dev/fuse descriptor is closed."""
+    """Whether nobody serves the mount at `directory` any more, nor can: its last /dev/fuse descriptor is closed.
+
+    A process of its own asks for the figures of the filesystem: a mount whose server hangs never gives back who asked.
+    """
+    argv = program.command("probe", directory)
     try:
-        done = subprocess.run([sys.executable, "-ISc", _PROBE, directory], timeout=PROBE_S, check=False, capture_output=True)
+        done = subprocess.run(argv, timeout=PROBE_S, check=False, capture_output=True, env=program.environment())
     except subprocess.TimeoutExpired:
         return False  # somebody holds the descriptor, answered or not
     return done.returncode in (errno.ENOTCONN, errno.ECONNABORTED)

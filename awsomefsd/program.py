@@ -1,6 +1,11 @@
-"""How one of our processes starts another: this interpreter, this package, the subcommand first.
+"""How one of our processes starts another: this very program, the subcommand first.
 
 The subcommand comes before any option, so that a process can be told from its command line whatever the directories are called.
+
+Interpreted, the program is this interpreter with this package; compiled (packaging/binary), it is the executable itself.  Its path is taken
+when the process starts: after an upgrade the same path names the new build, which is what shall be started then, while /proc/self/exe
+names the deleted file.  sys.executable and sys.argv[0] were rejected: the compiled form has no interpreter, and argv[0] is what the caller
+chose to write there.
 """
 
 from __future__ import annotations
@@ -9,14 +14,23 @@ import os
 import sys
 from pathlib import Path
 
+COMPILED = "__compiled__" in globals()
 ROOT = Path(__file__).resolve().parents[1]
+_PROGRAM = [os.readlink("/proc/self/exe").removesuffix(" (deleted)")] if COMPILED else [sys.executable, "-m", "awsomefsd"]
 
 
 def command(subcommand: str, *words: str) -> list[str]:
-    return [sys.executable, "-m", "awsomefsd", subcommand, *words]
+    return [*_PROGRAM, subcommand, *words]
+
+
+def again() -> list[str]:
+    """The command line that started this process."""
+    return [*_PROGRAM, *sys.argv[1:]] if COMPILED else [sys.executable, *sys.orig_argv[1:]]
 
 
 def environment() -> dict[str, str]:
     """Our own environment, in which `command` finds this very package from any directory (a checkout is not installed)."""
+    if COMPILED:
+        return dict(os.environ)
     places = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}

@@ -41,6 +41,7 @@ COMMANDS = {
     "meta": ("meta:meta", "Back up, restore, dump and load the metadata."),
     "log": ("log:log", "Follow the stream of changes."),
     "config": ("config:config", "Show and check the configuration."),
+    "self-check": ("self_check:self_check", "Check that this program works on this host."),
     "version": ("version:version", "Show the version."),
     "mount-helper": ("mount_helper:mount_helper", "What /sbin/mount.awsomefs runs."),
     "check-copy": ("check_copy:check_copy", "Check a copy of the state store (for scrub)."),

@@ -7,9 +7,10 @@ import os
 import click
 
 from awsomefsd import mount_options
-from awsomefsd.cli.main import Command, Session
+from awsomefsd.cli.main import ERROR, OK, Command, Session
 from awsomefsd.cli.output import message_dict, output_option, print_json
 from awsomefsd.cli.tables import print_mounts
+from awsomefsd.errors import Error
 
 
 @click.command(cls=Command)
@@ -52,13 +53,37 @@ def perform_mount(session: Session, volume: str, directory: str, options: list[s
 
 
 @click.command(cls=Command)
-@click.argument("target")
+@click.argument("target", required=False)
+@click.option("--all", "-a", "everything", is_flag=True, help="Every mount of this node, the last one first.")
 @click.option("--force", "-f", is_flag=True, help="Abort requests that hang; waits only shortly for a flush.")
 @output_option
 @click.pass_obj
-def umount(session: Session, target: str, force: bool, form: str) -> None:
+def umount(session: Session, target: str | None, everything: bool, force: bool, form: str) -> int:
     """Make everything durable and unmount TARGET: a directory, a volume or a mount id."""
-    done = perform_umount(session, target, force)
+    if everything == (target is not None):
+        raise click.UsageError("what? awsomefsd umount DIRECTORY, or --all")
+    if target is not None:
+        _say_unmounted(perform_umount(session, target, force), form)
+        return OK
+    with session.client() as client:
+        directories = sorted((str(found.directory) for found in client.call("ListMounts").mounts), reverse=True)
+    failed = False
+    ended = []
+    for directory in directories:  # what lies below another one goes first
+        try:
+            ended.append(perform_umount(session, directory, force))
+        except Error as err:
+            failed = True
+            click.echo(f"awsomefsd: {directory}: {err}", err=True)
+    if form == "json":
+        print_json(ended)
+    else:
+        for done in ended:
+            _say_unmounted(done, form)
+    return ERROR if failed else OK
+
+
+def _say_unmounted(done: dict[str, object], form: str) -> None:
     if form == "json":
         print_json(done)
         return

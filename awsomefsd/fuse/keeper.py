@@ -24,7 +24,7 @@ import socket
 import sys
 from pathlib import Path
 
-from awsomefsd import __version__
+from awsomefsd import __version__, program
 from awsomefsd import log as logs
 from awsomefsd.errors import Error, ProtocolError
 from awsomefsd.failpoints import hit
@@ -307,9 +307,7 @@ class Keeper:
             passed = [memfd, self._lock, self._listener.fileno(), *kept]
             for fd in passed:
                 os.set_inheritable(fd, True)
-            root = str(Path(__file__).resolve().parents[2])
-            path = os.pathsep.join(dict.fromkeys([root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
-            os.execve(self._exec_argv[0], self._exec_argv, {**os.environ, STATE_VARIABLE: str(memfd), "PYTHONPATH": path})
+            os.execve(self._exec_argv[0], self._exec_argv, {**program.environment(), STATE_VARIABLE: str(memfd)})
         finally:  # only reached when exec failed
             for fd in [self._lock, self._listener.fileno(), *kept]:
                 os.set_inheritable(fd, False)
@@ -360,18 +358,11 @@ def _inherited_state() -> Message | None:
     return state
 
 
-def default_exec_argv() -> list[str]:
-    """The command line that started this process."""
-    if getattr(sys, "frozen", False) or "__compiled__" in globals():
-        return [os.path.abspath(sys.argv[0]), *sys.argv[1:]]
-    return [sys.executable, *sys.orig_argv[1:]]
-
-
 def run_keeper(run_dir: Path | str, *, log_dir: Path | str | None = None, exec_argv: list[str] | None = None) -> int:
     """Serve until `stop` or SIGTERM; the exit code.  Workers stay.  `log_dir` is where workers write (default run_dir/log)."""
     run_dir = Path(run_dir).absolute()
     log_dir = Path(log_dir).absolute() if log_dir else run_dir / "log"
-    argv = exec_argv or default_exec_argv()
+    argv = exec_argv or program.again()
     for directory in (run_dir, log_dir):
         directory.mkdir(parents=True, exist_ok=True)
     os.chdir("/")  # keeps no mount busy

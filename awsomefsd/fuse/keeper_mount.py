@@ -17,13 +17,13 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from awsomefsd import program
 from awsomefsd.errors import ProtocolError
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse import keeper_wire as wire
@@ -158,9 +158,8 @@ class Mount:
         """Only what a worker may want: nothing that a shell left behind, and no secret."""
         kept = {key: value for key, value in os.environ.items() if key in _ENVIRONMENT or key.startswith(("LC_", "AWSOMEFS"))}
         kept = {key: value for key, value in kept.items() if not any(word in key for word in _SECRETS)}
-        root = str(Path(__file__).resolve().parents[2])
-        kept["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])).rstrip(os.pathsep)
-        return kept | self.spec["env"]
+        path = program.environment().get("PYTHONPATH")
+        return kept | ({"PYTHONPATH": path} if path else {}) | self.spec["env"]
 
     def _bound_log(self) -> None:
         if self.gone.done:
@@ -463,9 +462,7 @@ def _exit_status(worker: Worker) -> Message:
 
 def default_argv() -> list[str]:
     """How to start a worker from this very program."""
-    if getattr(sys, "frozen", False) or "__compiled__" in globals():
-        return [sys.argv[0], "worker"]
-    return [sys.executable, "-m", "awsomefsd", "worker"]
+    return program.command("worker")
 
 
 _SPEC_KINDS: dict[str, type] = {

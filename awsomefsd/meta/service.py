@@ -98,6 +98,7 @@ class MetadataService:
         voters: Voters | None = None,
         replica_options: dict[str, Any] | None = None,
         on_device: DeviceIndex | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._directory = directory
         self._socket_path = socket_path
@@ -114,6 +115,7 @@ class MetadataService:
         self._peers: Peers | None = None
         self._replica_options = replica_options or {}
         self._on_device = on_device or DeviceIndex()
+        self._alive = alive  # called in every turn, on the thread
         self._local: deque[_Local] = deque()
         self._local_lock = threading.Lock()  # guards _local against _accepting
         self._accepting = False
@@ -228,6 +230,7 @@ class MetadataService:
             self._ready.set()
             while not self._stopping:
                 self._turn(leader, connections, taken)
+                self._alive()
             replica.commit()
             return _Next.END
         except StartAnew as err:
@@ -255,6 +258,7 @@ class MetadataService:
     def _pause(self) -> None:
         """As if this node were down."""
         while not self._stopping and time.monotonic_ns() < self._pause_ns:
+            self._alive()
             time.sleep(0.02)
 
     def _open(self) -> Replica:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ class Node:
         self.directory = directory
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, **environment: str) -> float:
-        """Returns how long it took to be ready, in seconds."""
+    def start(self, after: Callable[[Any], None] | None = None, **environment: str) -> float:
+        """Returns how long it took to be ready, in seconds.  `after` gets the manager's socket when it is."""
         began = time.monotonic()
         log = (self.directory / "daemon.log").open("ab")
         environ = {key: value for key, value in program.environment().items() if not key.startswith("AWSOMEFSD_")} | environment
@@ -45,8 +45,13 @@ class Node:
             self.process = subprocess.Popen(program.command("run", *self.options), stdout=log, stderr=log, env=environ)
             if not select.select([manager], [], [], 30)[0]:
                 raise AssertionError((self.directory / "daemon.log").read_text())
-            assert manager.recv(64) == b"READY=1"
-        return time.monotonic() - began
+            manager.settimeout(60)
+            while (word := manager.recv(64)) != b"READY=1":
+                assert word == b"WATCHDOG=1"  # the metadata serves before the daemon does
+            seconds = time.monotonic() - began
+            if after is not None:
+                after(manager)
+        return seconds
 
     def _manager(self) -> Any:
         import socket
@@ -351,3 +356,23 @@ def test_client_of_tests_looks_like_the_real_one() -> None:
     import inspect
 
     assert list(inspect.signature(AdminClient.call).parameters)[:3] == list(inspect.signature(FakeClient.call).parameters)[:3]
+
+
+def test_umount_all_goes_on_after_a_failure(
+    asked: list[tuple[str, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Deeper ones first; what cannot be unmounted is named, and the rest is unmounted all the same."""
+
+    def call(self: FakeClient, rpc: str, timeout_s: float = 0, **fields: Any) -> Any:
+        if rpc == "ListMounts":
+            return pb.ListMountsReply(mounts=[pb.MountPoint(directory=name) for name in ("/a", "/a/b", "/c")])
+        FakeClient.asked.append((rpc, fields))
+        if fields["target"] == "/a/b":
+            raise WouldLoseData("somebody is in it")
+        return pb.UmountReply(directory=fields["target"], flushed=True)
+
+    monkeypatch.setattr(FakeClient, "call", call)
+    code, out, err = run(capsys, "umount", "--all")
+    assert code == 1 and "/a/b: somebody is in it" in err and "unmounted /c" in out
+    assert [fields["target"] for _, fields in asked] == ["/c", "/a/b", "/a"]
+    assert run(capsys, "umount")[0] == run(capsys, "umount", "--all", "x")[0] == 2

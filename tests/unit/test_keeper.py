@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd import program
 from awsomefsd.errors import FsError, Unavailable
 from awsomefsd.fuse import keeper_wire as wire
 from awsomefsd.fuse import mount_syscall
@@ -345,3 +346,13 @@ def test_long_run_directory(tmp_path: Path) -> None:
         assert host.row(dir)["pid"] == pid
     finally:
         host.close()
+
+
+def test_the_command_that_systemd_reloads_with(host: Host) -> None:
+    dir = host.mount()
+    assert host.keeper is not None
+    argv = program.command("keeper", "--upgrade", "--run-dir", str(host.run))
+    done = subprocess.run(argv, env=program.environment(), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and f"keeper pid {host.keeper.pid} is of version" in done.stdout, done
+    assert "keeper upgraded" in host.log()
+    host.client.umount(str(dir))

@@ -1,0 +1,70 @@
+"""The words for a service manager's watchdog: from the metadata loop, and only while it turns."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from awsomefsd.watchdog import Watchdog
+from tests.unit.test_cli import Node, node  # noqa: F401 - the fixture
+
+INTERVAL_US = 400_000
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made.bind(str(tmp_path / "n"))
+    made.setblocking(False)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
+    monkeypatch.setenv("WATCHDOG_USEC", str(INTERVAL_US))
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    return made
+
+
+def words(manager: socket.socket) -> int:
+    count = 0
+    while True:
+        try:
+            assert manager.recv(64) == b"WATCHDOG=1"
+        except BlockingIOError:
+            return count
+        count += 1
+
+
+def test_a_word_each_quarter_of_the_interval(manager: socket.socket) -> None:
+    now = 0
+    watchdog = Watchdog(lambda: now)
+    assert watchdog.watched
+    for now in range(0, 1_000_000_001, 1_000_000):  # noqa: B007 - the clock reads it
+        watchdog.feed()
+    assert words(manager) == 11
+    manager.close()
+
+
+@pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "x"}, {"WATCHDOG_USEC": "400000", "WATCHDOG_PID": "1"}])
+def test_silent_where_nobody_watches(environment: dict[str, str], manager: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    watchdog = Watchdog()
+    watchdog.feed()
+    assert not watchdog.watched and words(manager) == 0
+    monkeypatch.setenv("WATCHDOG_USEC", str(INTERVAL_US))
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    assert Watchdog().watched
+    manager.close()
+
+
+def test_an_idle_daemon_feeds(node: Node) -> None:  # noqa: F811
+    """Its manager hears READY=1, then words without anybody asking the daemon for anything."""
+    import awsomefsd.cli.main as command_line
+
+    assert command_line.run([*node.options, "init"]) == 0
+    heard: list[bytes] = []
+    node.start(after=lambda manager: heard.extend(manager.recv(64) for _ in range(3)), WATCHDOG_USEC=str(INTERVAL_US))
+    assert heard == [b"WATCHDOG=1"] * 3
+    assert node.stop() == 0
