@@ -63,6 +63,7 @@ _.features
 # the standard library reads them
 _.raiseExceptions
 _.f_trace_opcodes
+_.num_tickets
 
 # pytest
 pytest_configure

@@ -36,11 +36,12 @@ from awsomefsd.meta.commands import Init
 from awsomefsd.meta.device_index import OFF, UNKNOWN, DeviceIndex
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.messages import Failed, NotLeader
-from awsomefsd.meta.peers import Voters, tls_of
+from awsomefsd.meta.peers import Voters
 from awsomefsd.meta.service import MetadataService
 from awsomefsd.metrics import Registry
 from awsomefsd.mount_options import MountOptions
 from awsomefsd.mounts import Mounts, Wish
+from awsomefsd.tls import TlsFiles
 from awsomefsd.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -173,8 +174,10 @@ def _voters(settings: Settings, identity: node.Node) -> Voters | None:
     if not (chosen.ca and chosen.certificate and chosen.key):
         raise ConfigError("metadata.ca, metadata.certificate and metadata.key are needed with metadata.voters")
     listen = parse_endpoint(chosen.listen) if chosen.listen and "listen" in chosen.model_fields_set else addresses[identity.node]
+    tls = TlsFiles(chosen.ca, chosen.certificate, chosen.key)
     try:
-        return Voters(addresses, listen, tls_of(chosen.ca, chosen.certificate, chosen.key))
+        tls()
+        return Voters(lambda: addresses, listen, tls, frozenset(addresses))
     except OSError as err:
         raise ConfigError(f"the certificates of metadata.ca, metadata.certificate and metadata.key cannot be used: {err}") from err
 

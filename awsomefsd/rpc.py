@@ -22,14 +22,15 @@ def frame(body: bytes) -> bytes:
 class FrameReader:
     """Collects received bytes and hands out whole frames, whatever the pieces they come in."""
 
-    __slots__ = ("_buffer",)
+    __slots__ = ("_buffer", "bytes_max")
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_max: int = RPC_FRAME_BYTES_MAX) -> None:
         self._buffer = bytearray()
+        self.bytes_max = bytes_max  # of a frame that begins from now on
 
     def feed(self, data: bytes) -> list[bytes]:
         """Bodies completed by `data`, in order.  Raises ProtocolError for a length over the bound."""
-        if not self._buffer and len(data) >= LENGTH_BYTES and _LENGTH.unpack_from(data)[0] == len(data) - LENGTH_BYTES:
+        if not self._buffer and LENGTH_BYTES <= len(data) <= self.bytes_max and _LENGTH.unpack_from(data)[0] == len(data) - LENGTH_BYTES:
             return [data[LENGTH_BYTES:]]  # the usual case: exactly one frame, no copy through the buffer
         buffer = self._buffer
         buffer += data
@@ -37,8 +38,8 @@ class FrameReader:
         start = 0
         while len(buffer) - start >= LENGTH_BYTES:
             (length,) = _LENGTH.unpack_from(buffer, start)
-            if length > RPC_FRAME_BYTES_MAX:
-                raise ProtocolError(f"frame of {length} bytes is over the bound of {RPC_FRAME_BYTES_MAX}")
+            if length > self.bytes_max:
+                raise ProtocolError(f"frame of {length} bytes is over the bound of {self.bytes_max}")
             if len(buffer) - start < LENGTH_BYTES + length:
                 break
             frames.append(bytes(memoryview(buffer)[start + LENGTH_BYTES : start + LENGTH_BYTES + length]))

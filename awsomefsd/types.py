@@ -7,7 +7,21 @@ from msgspec import Struct
 ROOT_INO = 1
 BACKGROUND_BIT = 1 << 62  # set in the `unique` of requests that no FUSE request stands behind
 RESEND_BIT = 1 << 63  # the kernel sets it in resent requests; never part of an id
-HOST_UNIQUE = 0  # requests of the daemon itself (admin API, expiry): not deduplicated
+HOST_UNIQUE = 0  # requests without an id (the leader's own, tools): not deduplicated
+NODE_UNIQUE_BITS = 24  # of the ids of a daemon's requests count them, those above are drawn when the daemon starts
+NODE_MOUNT_BIT = 1 << 63  # set in the number under which a node's daemon asks; the numbers of mounts are smaller
+
+
+def node_mount(node: str) -> int:
+    """The number under which that node's daemon asks, as a worker does under its mount's; 0 for what is no UUID."""
+    try:
+        return NODE_MOUNT_BIT | int(node.replace("-", ""), 16) & (NODE_MOUNT_BIT - 1)
+    except ValueError:
+        return 0
+
+
+def is_node_mount(mount: int) -> bool:
+    return mount >= NODE_MOUNT_BIT
 
 
 class Attr(Struct, array_like=True, gc=False):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import trustme
 
-from awsomefsd.meta.peers import Tls
+from awsomefsd.tls import TlsNow, contexts
 
 
 class Authority:
@@ -16,20 +17,25 @@ class Authority:
     def __init__(self) -> None:
         self._ca = trustme.CA()
 
-    def tls(self, node: str) -> Tls:
-        certificate = self._ca.issue_cert(node)
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        for context in (server, client):
-            context.minimum_version = ssl.TLSVersion.TLSv1_3
-            context.verify_mode = ssl.CERT_REQUIRED
+    def tls(self, node: str, role: str = "node", **options: Any) -> TlsNow:
+        certificate = self._ca.issue_cert(node, organization_unit_name=role, **options)
+
+        def configure(context: ssl.SSLContext) -> None:
             certificate.configure_cert(context)
             self._ca.configure_trust(context)
-        return Tls(server, client)
+
+        made = contexts(configure)
+        return lambda: made
+
+    def bare(self) -> ssl.SSLContext:
+        """Of a client that believes the authority and shows no certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._ca.configure_trust(context)
+        return context
 
     def write(self, node: str, directory: Path) -> tuple[Path, Path, Path]:
         """(authority, certificate, key) as PEM files."""
-        certificate = self._ca.issue_cert(node)
+        certificate = self._ca.issue_cert(node, organization_unit_name="node")
         files = (directory / "ca.pem", directory / "cert.pem", directory / "key.pem")
         self._ca.cert_pem.write_to_path(str(files[0]))
         files[1].write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))

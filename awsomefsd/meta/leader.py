@@ -79,7 +79,7 @@ from awsomefsd.meta.messages import (
 from awsomefsd.meta.renewals import CHECK_MS, Renewals
 from awsomefsd.meta.replica import AppliedMachine, Replica
 from awsomefsd.meta.waiting import LockWaiters, Origin, Waiter
-from awsomefsd.types import HOST_UNIQUE, Lock
+from awsomefsd.types import HOST_UNIQUE, Lock, is_node_mount
 
 Answer = Callable[[AppliedMachine, Body], Reply]
 _MS = 1_000_000
@@ -365,7 +365,8 @@ class Leader:
             if stored is not None:
                 origin.answer(call, stored)
                 return
-        refusal = self._admit(mount, body.acks, size)
+        acks = self._desk.acks(mount, unique, body.acks)
+        refusal = self._admit(mount, acks, size)
         if refusal is not None:
             origin.answer(call, refusal)
             return
@@ -373,7 +374,7 @@ class Leader:
         if type(command) in UNPROPOSED_COMMANDS:
             raise ProtocolError(f"{type(command).__name__} is not for clients")  # one of Raft's is in force as soon as it is in a log
         if self._leases.active:
-            if type(command) is EndSession and not mount and not self._leases.may_end(command):
+            if type(command) is EndSession and (not mount or is_node_mount(mount)) and not self._leases.may_end(command):
                 origin.answer(call, Failed(errno.EAGAIN, "the lease of that session runs out first", True))
                 return
             admitted = self._leases.admit(origin, call, body, size)
@@ -384,7 +385,7 @@ class Leader:
             applied = self._replica.machine.applied_index
             safe = min(self._renewals.safe_index(applied), self._replica.on_device.safe_index(applied))
             command = replace(command, safe_index=safe)
-        self._enter(origin, call, unique, body.session, body.epoch, body.acks, command, size)
+        self._enter(origin, call, unique, body.session, body.epoch, acks, command, size)
 
     def _admit(self, mount: int, acks: list[int], size: int) -> Failed | None:
         if len(acks) > ACKS_PER_REQUEST_MAX:

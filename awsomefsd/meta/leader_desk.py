@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from msgspec import structs
 
-from awsomefsd.limits import REPORT_FIGURES_MAX
+from awsomefsd.limits import ACKS_PER_REQUEST_MAX, REPORT_FIGURES_MAX
 from awsomefsd.meta import stream
 from awsomefsd.meta.messages import (
     PROTOCOL_VERSION,
@@ -29,6 +29,7 @@ from awsomefsd.meta.messages import (
 )
 from awsomefsd.meta.replica import Replica
 from awsomefsd.meta.waiting import Follower, Followers, Origin
+from awsomefsd.types import is_node_mount
 
 _MS = 1_000_000
 
@@ -96,6 +97,13 @@ class Desk:
             del self._newest[origin.mount]
         if self._reported.get(origin.mount, (None,))[0] is origin:
             del self._reported[origin.mount]
+
+    def acks(self, mount: int, unique: int, acks: list[int]) -> list[int]:
+        """Of a proposal, and of a node's daemon what its earlier runs never acknowledged: they are dead, and nobody asks again."""
+        room = ACKS_PER_REQUEST_MAX - len(acks)
+        if room <= 0 or not is_node_mount(mount):
+            return acks
+        return acks + self._replica.machine.results_of_others(mount, unique)[:room]
 
     # --- the change stream ------------------------------------------------------------------------------------------------------
     def follow(self, origin: Origin, call: int, body: Follow, retry: Reply) -> None:

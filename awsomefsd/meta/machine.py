@@ -212,6 +212,24 @@ class Machine:
         """None if no entry has told one yet: this is the first node, or one that has joined nothing so far."""
         return members.newest(self.state)
 
+    def node_rows(self) -> list[rows.NodeRow]:
+        """Removed ones too, for as long as they are remembered."""
+        return nodes.every(self.state)
+
+    def session_node(self, session: int) -> str | None:
+        """Whose session it is; None for one that is not known (any more)."""
+        row = self.state.session(session)
+        return None if row is None else row.node
+
+    def mount_node(self, mount: int) -> str | None:
+        """Where the mount of that number had a session; None if there never was one."""
+        row: rows.MountRow | None = self.state.read(keys.mount(mount), rows.MOUNT)
+        return None if row is None else row.node
+
+    def results_of_others(self, mount: int, unique: int) -> list[int]:
+        """Ids of results of a node's earlier daemons, given an id of the present one."""
+        return self.state.results.of_others(mount, unique)
+
     def take_unlocked(self) -> set[tuple[int, int]]:
         """(volume, ino) whose locks shrank since the last call: their waiters may try again."""
         taken, self.state.unlocked = self.state.unlocked, set()

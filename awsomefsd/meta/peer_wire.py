@@ -1,4 +1,4 @@
-"""One connection between two voters: bytes and TLS, no protocol.  Nothing blocks; what the socket does not take waits in a bounded buffer.
+"""One connection between two nodes: bytes and TLS, no protocol.  Nothing blocks; what the socket does not take waits in a bounded buffer.
 
 A TLS socket may want to read before it can write and the other way round; so every event leads to the same three steps: connect or shake
 hands if that is not done, read what there is, write what waits.
@@ -13,8 +13,9 @@ import socket
 import ssl
 from typing import Any
 
-from awsomefsd.limits import PEER_QUEUE_BYTES_MAX, PEER_STUCK_MS_MAX
+from awsomefsd.limits import GREETING_BYTES_MAX, PEER_QUEUE_BYTES_MAX, PEER_STUCK_MS_MAX, RPC_FRAME_BYTES_MAX
 from awsomefsd.rpc import FrameReader, pack_length
+from awsomefsd.tls import PEER_PROTOCOL, Identity, identity_of
 
 RECEIVE_BYTES = 256 << 10
 RECEIVES_PER_EVENT = 16  # then the others have their turn
@@ -41,7 +42,7 @@ class Wire:
         self.fd = sock.fileno()
         self._shaking = tls is not None
         self._tls = tls is not None
-        self._reader = FrameReader()
+        self._reader = FrameReader(GREETING_BYTES_MAX)
         self._out = bytearray()
         self._write_wanted = dialled
 
@@ -57,12 +58,22 @@ class Wire:
     def events(self) -> int:
         return select.EPOLLIN | (select.EPOLLOUT if self._write_wanted or (self._out and self.connected) else 0)
 
-    def certificate_names(self) -> frozenset[str]:
-        """DNS names in the peer's verified certificate."""
+    @property
+    def protocol(self) -> str:
+        """What the other side wants to talk about, "" if it did not say; without TLS there are voters only."""
+        return (self.sock.selected_alpn_protocol() or "") if isinstance(self.sock, ssl.SSLSocket) else PEER_PROTOCOL
+
+    @property
+    def identity(self) -> Identity | None:
+        """Proved by the peer's certificate; None without TLS, or when it names no node."""
         if not isinstance(self.sock, ssl.SSLSocket):
-            return frozenset()
-        names: Any = (self.sock.getpeercert() or {}).get("subjectAltName", ())
-        return frozenset(str(value) for kind, value in names if kind == "DNS")
+            return None
+        certificate: Any = self.sock.getpeercert()
+        return identity_of(certificate)
+
+    def greeted(self) -> None:
+        """Frames may be large from now on."""
+        self._reader.bytes_max = RPC_FRAME_BYTES_MAX
 
     def put(self, body: bytes) -> bool:
         """Queue one frame; False if it was dropped because too much waits."""

@@ -4,9 +4,11 @@ All sockets are on one epoll of their own, whose descriptor is watched by the se
 messages are read, sent and answered on the metadata thread, without a hand-over between threads.  Threads with queues were rejected: each
 message would wake a thread, and wait for the interpreter's lock on the way in and on the way out.
 
-Whoever cannot be reached is dialled again, at growing intervals.  A message to it, or one over the bound of its queue, is dropped and
-counted: Raft repeats what matters, and what waited would be old.  With TLS the certificates on both sides must name the node's UUID as a
-DNS name, so a node cannot speak for another; without TLS (tests, benchmarks) anybody can.
+Who the others are is asked again and again (`addresses`): a node that appears is dialled, one that is there no more loses its connections,
+both ways.  Whoever cannot be reached is dialled again, at growing intervals.  A message to it, or one over the bound of its queue, is
+dropped and counted: Raft repeats what matters, and what waited would be old.  With TLS the certificates on both sides must name the node's
+UUID as a DNS name, so a node cannot speak for another; without TLS (tests, benchmarks) anybody can.  Connections of others come from the
+metadata port (port.py), with their handshake done.
 """
 
 from __future__ import annotations
@@ -14,14 +16,12 @@ from __future__ import annotations
 import logging
 import select
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from awsomefsd.errors import ProtocolError
-from awsomefsd.limits import PEER_REDIAL_MS_MAX, PEER_REDIAL_MS_MIN, PEER_STUCK_MS_MAX, PEERS_MAX
+from awsomefsd.limits import PEER_REDIAL_MS_MAX, PEER_REDIAL_MS_MIN, PEER_STUCK_MS_MAX, PEERS_MAX, STANDING_MS
 from awsomefsd.meta.peer_messages import (
     PEER_PROTOCOL_VERSION,
     Message,
@@ -33,28 +33,10 @@ from awsomefsd.meta.peer_messages import (
     peer_encode,
 )
 from awsomefsd.meta.peer_wire import Wire, prepare
+from awsomefsd.tls import Identity, TlsNow
 
 log = logging.getLogger(__name__)
 _MS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Tls:
-    """`server` for those who dial us, `client` for those we dial; both demand a certificate of the cluster."""
-
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-
-
-def tls_of(ca: Path, certificate: Path, key: Path) -> Tls:
-    """TLS 1.3 with certificates on both sides, from PEM files.  Raises OSError (ssl.SSLError is one)."""
-    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    for context in (server, client):
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(ca)
-        context.load_cert_chain(certificate, key)
-    return Tls(server, client)
 
 
 def address_text(address: tuple[str, int]) -> str:
@@ -62,29 +44,29 @@ def address_text(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+Addresses = Callable[[], dict[str, tuple[str, int]]]
+Refusal = Callable[[Identity | None], str]  # why the node of a certificate may not talk to us, "" if it may
+
+
 @dataclass(frozen=True)
 class Voters:
-    """Static membership: the addresses of all nodes that vote, and where this one listens.  `tls` None: no encryption and no proof."""
+    """How a metadata service is reached by other nodes, and reaches them.
 
-    addresses: dict[str, tuple[str, int]]
+    `addresses`: of the metadata ports of all nodes that carry the metadata or may be asked to, IP addresses, this one's among them; asked
+    again and again.  `listen`: of this node's port.  `tls` None: no encryption and no proof, voters only.  `members`: nodes of a static
+    configuration, which the rows do not know.
+    """
+
+    addresses: Addresses
     listen: tuple[str, int]
-    tls: Tls | None
+    tls: TlsNow | None
+    members: frozenset[str] = frozenset()
 
     def texts(self) -> dict[str, str]:
-        return {node: address_text(address) for node, address in self.addresses.items()}
+        return {node: address_text(address) for node, address in self.addresses().items()}
 
-    def connect(self, cluster: str, node: str, incarnation: str) -> Peers:
-        """Listens from here on; raises OSError."""
-        family = socket.AF_INET6 if ":" in self.listen[0] else socket.AF_INET
-        listener = socket.create_server(self.listen, family=family, backlog=PEERS_MAX)
-        try:
-            return Peers(
-                listener, self.tls, cluster=cluster, node=node, incarnation=incarnation, addresses=self.addresses,
-                monotonic_ns=time.monotonic_ns,
-            )  # fmt: skip
-        except BaseException:
-            listener.close()
-            raise
+    def connect(self, cluster: str, node: str, incarnation: str, refusal: Refusal) -> Peers:
+        return Peers(self.tls, cluster=cluster, node=node, incarnation=incarnation, addresses=self.addresses, refusal=refusal)
 
 
 class _Outgoing:
@@ -117,30 +99,32 @@ class Peers:
 
     def __init__(
         self,
-        listener: socket.socket,
-        tls: Tls | None,
+        tls: TlsNow | None,
         *,
         cluster: str,
         node: str,
         incarnation: str,
-        addresses: dict[str, tuple[str, int]],
-        monotonic_ns: Callable[[], int],
+        addresses: Addresses,
+        refusal: Refusal = lambda identity: "",
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._listener = listener
+        """`addresses`: of all nodes that may be voters, IP addresses; this one may be among them."""
         self._tls = tls
+        self._addresses = addresses
+        self._refusal = refusal
         self._cluster = cluster
         self._node = node
         self._incarnation = incarnation
         self._monotonic_ns = monotonic_ns
         self._epoll = select.epoll()
         self.fd = self._epoll.fileno()
-        self._outgoing = {peer: _Outgoing(peer, address) for peer, address in addresses.items() if peer != node}
+        self._outgoing: dict[str, _Outgoing] = {}
         self._by_fd: dict[int, _Outgoing | _Incoming] = {}
         self._again: set[int] = set()  # with decrypted bytes that no event tells of
         self._received: list[tuple[str, Message]] = []
         self.dropped = self.refused = self.errors = self.dials = 0
-        listener.setblocking(False)
-        self._epoll.register(listener.fileno(), select.EPOLLIN)
+        self._look_ns = 0  # when the addresses are due again
+        self._follow_addresses()
 
     # --- what the service uses -------------------------------------------------------------------------------------------
     def send(self, node: str, message: Message) -> None:
@@ -169,6 +153,8 @@ class Peers:
     def tick(self) -> None:
         """Dial who is due; give up connections on which nothing moves."""
         now = self._monotonic_ns()
+        if now >= self._look_ns:
+            self._follow_addresses()
         stuck = now - PEER_STUCK_MS_MAX * _MS
         for peer in self._outgoing.values():
             if peer.wire is None:
@@ -183,8 +169,7 @@ class Peers:
     def next_deadline_ns(self) -> int:
         """When `tick` is due."""
         waits = [peer.due_ns if peer.wire is None else peer.moved_ns + PEER_STUCK_MS_MAX * _MS for peer in self._outgoing.values()]
-        now = self._monotonic_ns()
-        return max(min(waits, default=now + PEER_STUCK_MS_MAX * _MS), now + _MS)
+        return max(min(self._look_ns, *waits), self._monotonic_ns() + _MS) if waits else self._look_ns
 
     def figures(self) -> dict[str, int]:
         return {
@@ -200,7 +185,6 @@ class Peers:
         for one in list(self._by_fd.values()):
             if one.wire is not None:
                 one.wire.close()
-        self._listener.close()
         self._epoll.close()
 
     # --- connections -----------------------------------------------------------------------------------------------------------
@@ -212,7 +196,7 @@ class Peers:
             sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
             prepare(sock)
             sock.connect_ex(place)
-            wire = Wire(sock, self._tls.client if self._tls else None, dialled=True, name=peer.node)
+            wire = Wire(sock, self._tls().peer if self._tls else None, dialled=True, name=peer.node)
         except OSError as err:
             if sock is not None:
                 sock.close()
@@ -223,30 +207,38 @@ class Peers:
         self._epoll.register(wire.fd, wire.events)
         wire.put(peer_encode(PeerHello(PEER_PROTOCOL_VERSION, self._cluster, self._node, peer.node, self._incarnation)))
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:  # nobody there, or no descriptors left: who waits in the listen queue is taken later
-                return
-            if sum(isinstance(one, _Incoming) for one in self._by_fd.values()) >= PEERS_MAX:
-                self.errors += 1
-                sock.close()
-                continue
-            try:
-                prepare(sock)
-                wire = Wire(sock, self._tls.server if self._tls else None, dialled=False, name="")
-            except OSError:
-                self.errors += 1
-                sock.close()
-                continue
-            self._by_fd[wire.fd] = _Incoming(wire, self._monotonic_ns())
-            self._epoll.register(wire.fd, wire.events)
+    def adopt(self, wire: Wire) -> None:
+        """Another node's connection; it proved who it is, and has not greeted."""
+        if sum(isinstance(one, _Incoming) for one in self._by_fd.values()) >= PEERS_MAX:
+            self.errors += 1
+            wire.close()
+            return
+        self._by_fd[wire.fd] = _Incoming(wire, self._monotonic_ns())
+        self._epoll.register(wire.fd, wire.events)
+        self._again.add(wire.fd)  # what came with the end of the handshake may be decrypted already
+
+    def _follow_addresses(self) -> None:
+        """Who is new is dialled at once; who moved, at the new place; who is gone, or may not talk any more, is cut off."""
+        self._look_ns = self._monotonic_ns() + STANDING_MS * _MS
+        now = {node: address for node, address in self._addresses().items() if node != self._node}
+        for node, peer in list(self._outgoing.items()):
+            if node not in now:
+                if peer.wire is not None:
+                    self._forget(peer.wire)
+                del self._outgoing[node]
+            elif peer.address != now[node]:
+                peer.address = now[node]
+                if peer.wire is None or not peer.welcomed:
+                    peer.due_ns, peer.redial_ms = 0, PEER_REDIAL_MS_MIN
+        for node, address in now.items():
+            if node not in self._outgoing:
+                self._outgoing[node] = _Outgoing(node, address)
+        for one in [one for one in self._by_fd.values() if isinstance(one, _Incoming) and one.node]:
+            reason = self._refusal(one.wire.identity) if one.node in now else "it may not be a voter any more"
+            if reason:
+                self._end(one, reason)
 
     def _event(self, fd: int) -> None:
-        if fd == self._listener.fileno():
-            self._accept()
-            return
         one = self._by_fd.get(fd)
         if one is None or one.wire is None:
             return
@@ -263,7 +255,10 @@ class Peers:
                 if self._by_fd.get(fd) is one:
                     self._flush(one, wire)
             self._watch(one)
-        except (OSError, ProtocolError) as err:
+        except ProtocolError as err:
+            self.errors += 1
+            self._end(one, str(err))
+        except OSError as err:
             self._end(one, str(err))
 
     def _flush(self, one: _Outgoing | _Incoming, wire: Wire) -> None:
@@ -311,6 +306,9 @@ class Peers:
             if not isinstance(greeting, PeerWelcome) or peer.welcomed or greeting.node != peer.node:
                 raise ProtocolError("not the answer to a greeting")
             peer.welcomed, peer.redial_ms, peer.reason = True, PEER_REDIAL_MS_MIN, ""
+            wire = peer.wire
+            if wire is not None:
+                wire.greeted()
             log.info("connected to a voter", extra={"peer": peer.node, "incarnation": greeting.incarnation})
 
     def _messages(self, incoming: _Incoming, frames: list[bytes]) -> None:
@@ -326,13 +324,15 @@ class Peers:
         reason = self._why_refused(incoming, hello)
         if reason:
             self.refused += 1
+            log.warning("refused a voter's greeting", extra={"peer": hello.node, "reason": reason})
             incoming.wire.put(peer_encode(PeerRefused(reason)))
             incoming.wire.flush()
-            raise ProtocolError(f"refused: {reason}")
+            raise ConnectionAbortedError(f"refused: {reason}")
         incoming.wire.put(peer_encode(PeerWelcome(self._node, self._incarnation)))
         for other in [one for one in self._by_fd.values() if isinstance(one, _Incoming) and one.node == hello.node]:
             self._end(other, "replaced by a newer one")  # it restarted, or its network forgot the old one
         incoming.node = hello.node
+        incoming.wire.greeted()
 
     def _why_refused(self, incoming: _Incoming, hello: PeerHello) -> str:
         if hello.version != PEER_PROTOCOL_VERSION:
@@ -342,7 +342,10 @@ class Peers:
         if hello.to != self._node:
             return f"for node {hello.to}; this is node {self._node}"
         if hello.node not in self._outgoing:
-            return f"node {hello.node} is not among the voters in this node's configuration"
-        if self._tls is not None and hello.node not in incoming.wire.certificate_names():
+            return f"node {hello.node} is not among the voters that this node knows"
+        if self._tls is None:
+            return ""
+        identity = incoming.wire.identity
+        if identity is None or identity.node != hello.node:
             return f"its certificate does not name node {hello.node}"
-        return ""
+        return self._refusal(identity)

@@ -34,6 +34,7 @@ from awsomefsd.meta.disk import Disk
 from awsomefsd.meta.exchange import RAFT_NOTE, Exchange
 from awsomefsd.meta.journal import Journal
 from awsomefsd.meta.messages import Reply
+from awsomefsd.meta.rows import NodeRow
 from awsomefsd.meta.solo import Solo
 from awsomefsd.meta.state_store import StateStore
 from awsomefsd.meta.store import MapFull, Store
@@ -67,6 +68,16 @@ class AppliedMachine(Protocol):
         """Session → epoch."""
 
     def locks_in_the_way(self, session: int, command: SetLock) -> list[Lock]: ...
+
+    def node_rows(self) -> list[NodeRow]: ...
+
+    def session_node(self, session: int) -> str | None:
+        """None for a session that is not known (any more)."""
+
+    def mount_node(self, mount: int) -> str | None: ...
+
+    def results_of_others(self, mount: int, unique: int) -> list[int]:
+        """Ids of results of a node's earlier daemons, given an id of the present one (client.node_unique)."""
 
     def sharing_sessions(self) -> dict[int, int]: ...
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.messages import Reply
 from awsomefsd.meta.txn import Txn
-from awsomefsd.types import BACKGROUND_BIT
+from awsomefsd.types import BACKGROUND_BIT, NODE_UNIQUE_BITS
 
 
 class Results:
@@ -42,6 +42,10 @@ class Results:
             of_mount = self._held[mount] = {}
         of_mount[unique] = reply
         self._fresh.add((mount, unique))
+
+    def of_others(self, mount: int, unique: int) -> list[int]:
+        """Ids of this node's number that another run of its daemon drew."""
+        return [held for held in self._held.get(mount, ()) if held >> NODE_UNIQUE_BITS != unique >> NODE_UNIQUE_BITS]
 
     def acknowledge(self, mount: int, uniques: list[int]) -> None:
         of_mount = self._held.get(mount)

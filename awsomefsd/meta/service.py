@@ -35,15 +35,18 @@ from awsomefsd.failpoints import hit
 from awsomefsd.limits import DAMAGE_PAUSE_MS, SESSION_TTL_MS
 from awsomefsd.meta.commands import AnyCommand, OpenSession
 from awsomefsd.meta.device_index import DeviceIndex
+from awsomefsd.meta.guard import Guard
 from awsomefsd.meta.leader import Answer, Leader
 from awsomefsd.meta.messages import PROTOCOL_VERSION, Body, Failed, Hello, Propose, Reply, Request
 from awsomefsd.meta.opening import Setting, open_voter
 from awsomefsd.meta.peers import Peers, Voters
+from awsomefsd.meta.port import MetadataPort
 from awsomefsd.meta.ranges import check
-from awsomefsd.meta.replica import MakeMachine, Replica
+from awsomefsd.meta.replica import AppliedMachine, MakeMachine, Replica
 from awsomefsd.meta.service_connections import Connection, Connections
 from awsomefsd.meta.snapshot import set_aside
 from awsomefsd.meta.store import DAMAGE
+from awsomefsd.tls import CLIENT_PROTOCOL
 from awsomefsd.types import HOST_UNIQUE
 
 log = logging.getLogger(__name__)
@@ -113,6 +116,8 @@ class MetadataService:
         self._session_ttl_ms = session_ttl_ms
         self._voters = voters
         self._peers: Peers | None = None
+        self._port: MetadataPort | None = None
+        self._guard = Guard(self._rows, self._leads, voters.members if voters is not None else frozenset(), time.monotonic_ns)
         self._replica_options = replica_options or {}
         self._on_device = on_device or DeviceIndex()
         self._alive = alive  # called in every turn, on the thread
@@ -225,6 +230,9 @@ class MetadataService:
             connections = Connections(listener, self._wake_fd, time.monotonic_ns)
             if self._peers is not None:
                 connections.watch(self._peers.fd)
+            if self._voters is not None:
+                self._port = MetadataPort.listen(self._voters.listen, self._voters.tls)
+                connections.watch(self._port.fd)
             leader = self._make_leader(replica, connections)
             self._accepting = True
             self._ready.set()
@@ -272,7 +280,7 @@ class MetadataService:
         def links(incarnation: str) -> Peers:
             if self._peers is not None:
                 self._peers.close()
-            self._peers = voters.connect(self._cluster_uuid, self._node_uuid, incarnation)
+            self._peers = voters.connect(self._cluster_uuid, self._node_uuid, incarnation, self._guard.no_voter)
             return self._peers
 
         try:
@@ -283,11 +291,34 @@ class MetadataService:
                 self._peers = None
             raise
 
+    def _rows(self) -> AppliedMachine:
+        assert self._replica is not None
+        return self._replica.machine
+
+    def _leads(self) -> bool:
+        return self._replica is not None and self._replica.log.leading
+
     def _transport_figures(self, connections: Connections) -> dict[str, int]:
-        return {**connections.figures(), **(self._peers.figures() if self._peers is not None else {})}
+        several = (self._peers, self._port)
+        others = {name: value for one in several if one is not None for name, value in one.figures().items()}
+        return {**connections.figures(), "requests_not_allowed": self._guard.refused, **others}
 
     def _address_of(self, node: str) -> str:
         return self._voters.texts().get(node, "") if self._voters is not None else ""
+
+    def _hear_port(self, connections: Connections) -> None:
+        """Who has proved himself goes where his protocol says."""
+        port = self._port
+        if port is None:
+            return
+        port.tick()
+        for wire in port.poll():
+            if wire.protocol == CLIENT_PROTOCOL:
+                connections.adopt(wire)
+            elif self._peers is not None:
+                self._peers.adopt(wire)
+            else:
+                wire.close()
 
     def _hear_peers(self) -> None:
         """Time and the other voters' messages, in this order, before what the clients want."""
@@ -311,6 +342,8 @@ class MetadataService:
             return 0
         deadline_ns = replica.log.next_deadline_ns()
         waits = [idle_ms, -(-(self._peers.next_deadline_ns() - time.monotonic_ns()) // _MS)]
+        if self._port is not None and (due_ns := self._port.next_deadline_ns()) is not None:
+            waits.append(-(-(due_ns - time.monotonic_ns()) // _MS))
         if deadline_ns is not None:
             waits.append(-(-(deadline_ns - self._boot_ns()) // _MS))
         return max(min(waits), 0)
@@ -332,6 +365,7 @@ class MetadataService:
 
     def _turn(self, leader: Leader, connections: Connections, taken: list[_Local]) -> None:
         ready = connections.wait(0 if self._local else self._idle_ms(leader))
+        self._hear_port(connections)
         self._hear_peers()
         for connection in ready:
             if not connection.closed:
@@ -355,6 +389,7 @@ class MetadataService:
         if now >= self._slow_check_ns:
             self._slow_check_ns = now + _SLOW_CHECK_NS
             gone += connections.slow()
+        gone += self._fallen(connections)
         for connection in gone:
             connections.close(connection)
             leader.drop_origin(connection)
@@ -373,7 +408,7 @@ class MetadataService:
                 if found is None:
                     break
                 request, size = found
-                if self._refused(connection, request):
+                if self._refused(connection, request) or not self._allowed(connections, connection, request):
                     continue
                 if isinstance(request.body, Propose) and isinstance(request.body.command, OpenSession) and request.body.command.worker > 1:
                     self._end_predecessors(leader, connections, connection)
@@ -392,6 +427,25 @@ class MetadataService:
             connection.answer(request.call, Failed(errno.EINVAL, str(err)))
             return True
         return False
+
+    def _allowed(self, connections: Connections, connection: Connection, request: Request) -> bool:
+        """Whether the node at the other end may ask that; it is told why not."""
+        if connection.who is None:
+            return True
+        reason = self._guard.refusal(connection.who, connection.mount, request.body)
+        if not reason:
+            return True
+        log.warning("refused a request", extra={"peer": connection.who.node, "reason": reason})
+        connection.answer(request.call, Failed(errno.EACCES, reason))
+        if isinstance(request.body, Hello):
+            connections.end(connection)
+        return False
+
+    def _fallen(self, connections: Connections) -> list[Connection]:
+        """Connections of nodes that were removed, or whose role changed."""
+        if self._port is None or not self._guard.look():
+            return []
+        return [one for one in connections.remote() if one.greeted and one.who is not None and self._guard.no_client(one.who)]
 
     def _end_predecessors(self, leader: Leader, connections: Connections, successor: Connection) -> None:
         """A worker opens its mount's session: what an earlier one of the mount had sent and we have not read is void.
@@ -415,6 +469,9 @@ class MetadataService:
         if connections is not None:
             connections.close_all()
         taken.clear()
+        if self._port is not None:
+            self._port.close()
+            self._port = None
         if self._peers is not None:
             self._peers.close()
             self._peers = None

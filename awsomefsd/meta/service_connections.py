@@ -1,4 +1,7 @@
-"""The unix connections of the metadata service: bytes in, requests out, answers collected and sent once a turn.
+"""The clients' connections of the metadata service: bytes in, requests out, answers collected and sent once a turn.
+
+They come over the unix socket (root of this machine), or from the metadata port (port.py), with their handshake done and their node known:
+those have to greet in time, and with a small frame.
 
 Bounds.  A connection with answers above OUT_PAUSE_BYTES in its buffer is not read and none of its requests is started until the buffer is
 down; one that takes nothing for SLOW_MS_MAX is dropped (its client connects again and asks again).  A connection's unread requests stay in
@@ -12,6 +15,7 @@ import logging
 import os
 import select
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any, get_args
@@ -20,10 +24,12 @@ import msgspec
 
 from awsomefsd.codec import encode
 from awsomefsd.errors import ProtocolError
-from awsomefsd.limits import MIB, RPC_FRAME_BYTES_MAX, SESSIONS_MAX
+from awsomefsd.limits import GREETING_BYTES_MAX, HANDSHAKE_MS_MAX, MIB, RPC_FRAME_BYTES_MAX, SESSIONS_MAX
 from awsomefsd.meta.messages import Answer, Body, Failed, Hello, Reply, Request
+from awsomefsd.meta.peer_wire import Wire
 from awsomefsd.rpc import FrameReader, pack_length
 from awsomefsd.sockets import peer_of
+from awsomefsd.tls import Identity
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +40,9 @@ CONNECTIONS_MAX = SESSIONS_MAX + 64
 SEND_BUFFER_BYTES = MIB
 _ACCEPTS_PER_TURN = 64
 _EMSGSIZE = 90
+_TLS_RECORD_BYTES = 16 << 10
+_RECEIVES_PER_TURN = 8  # of TLS records, which are what one recv gives at most
+_WAITING = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _TAG_MAX = max(kind.__struct_config__.tag for kind in get_args(Body))  # of the requests this build knows
 
 _decode = msgspec.msgpack.Decoder(Request).decode
@@ -53,8 +62,8 @@ class Connection:
     """One client.  Implements waiting.Origin."""
 
     __slots__ = (
-        "_buffer", "_owner", "_replies", "_reply_bytes", "closed", "ending", "fd", "frames", "greeted", "mount", "pid", "reader", "sock",
-        "stuck_ns", "watched",
+        "_buffer", "_owner", "_replies", "_reply_bytes", "closed", "ending", "fd", "frames", "greeted", "mount", "pid", "reader",
+        "since_ns", "sock", "stuck_ns", "watched", "who",
     )  # fmt: skip
 
     def __init__(self, owner: Connections, sock: socket.socket, pid: int) -> None:
@@ -65,6 +74,8 @@ class Connection:
         self.sock = sock
         self.fd = sock.fileno()
         self.pid = pid
+        self.who: Identity | None = None  # over the network: whose certificate it is
+        self.since_ns = 0
         self.mount = 0
         self.reader = FrameReader()
         self.frames: deque[bytes] = deque()  # received, not started
@@ -93,10 +104,14 @@ class Connection:
         data = b"".join((self._buffer, *self._replies)) if self._buffer else b"".join(self._replies)
         self._replies.clear()
         self._reply_bytes = 0
+        sent = 0
         try:
-            sent = self.sock.send(data) if data else 0
-        except BlockingIOError:
-            sent = 0
+            if data:
+                sent = self.sock.send(data)
+                while self.who is not None and sent < len(data):  # one TLS record a time
+                    sent += self.sock.send(data[sent : sent + OUT_PAUSE_BYTES])
+        except _WAITING:
+            pass
         if sent == len(data):
             self._buffer, self.stuck_ns = b"", 0
         else:
@@ -179,13 +194,44 @@ class Connections:
             self._by_fd[connection.fd] = connection
             self._epoll.register(connection.fd, connection.watched)
 
-    def _receive(self, connection: Connection) -> bool:
+    def adopt(self, wire: Wire) -> None:
+        """A client of another node, or of this one that came over the network; it proved its node, and has not greeted."""
+        who = wire.identity
+        if who is None or len(self._by_fd) >= CONNECTIONS_MAX:
+            self.peers_refused += 1
+            log.warning("refused a connection of another node", extra={"peer": who.node if who else "unknown"})
+            wire.close()
+            return
+        connection = Connection(self, wire.sock, 0)
+        connection.who, connection.since_ns = who, self._monotonic_ns()
+        connection.reader.bytes_max = GREETING_BYTES_MAX
+        self._by_fd[connection.fd] = connection
+        self._epoll.register(connection.fd, connection.watched)
+        if self._receive(connection):  # what came with the end of the handshake may be decrypted already
+            self._backlog.add(connection)
+
+    def remote(self) -> list[Connection]:
+        """Those that came over the network."""
+        return [connection for connection in self._by_fd.values() if connection.who is not None]
+
+    def _data(self, connection: Connection) -> bytes | None:
+        """b"" at the end, None if nothing is there."""
+        pieces: list[bytes] = []
         try:
-            data = connection.sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return False
+            pieces.append(connection.sock.recv(RECEIVE_BYTES))
+            while connection.who is not None and len(pieces[-1]) == _TLS_RECORD_BYTES and len(pieces) < _RECEIVES_PER_TURN:
+                pieces.append(connection.sock.recv(RECEIVE_BYTES))
+        except _WAITING:
+            if not pieces:
+                return None
         except OSError:
-            data = b""
+            return b""
+        return b"".join(pieces)
+
+    def _receive(self, connection: Connection) -> bool:
+        data = self._data(connection)
+        if data is None:
+            return False
         if not data:
             connection.ending = True
             return True  # so that the service drops it, after what was asked before
@@ -211,6 +257,7 @@ class Connections:
                 raise ProtocolError("the first request must be Hello")
             connection.greeted = True
             connection.mount = request.body.mount
+            connection.reader.bytes_max = RPC_FRAME_BYTES_MAX
         elif type(request.body) is Hello:
             raise ProtocolError("a second Hello")
         return request, len(frame)
@@ -232,7 +279,8 @@ class Connections:
 
     def blame(self, connection: Connection, err: ProtocolError) -> None:
         self.protocol_errors += 1
-        log.warning("dropped the connection of pid %d: %s", connection.pid, err)
+        whose = f"pid {connection.pid}" if connection.who is None else f"node {connection.who.node}"
+        log.warning("dropped the connection of %s: %s", whose, err)
         self.end(connection)
 
     def end(self, connection: Connection) -> None:
@@ -268,8 +316,11 @@ class Connections:
         if self._deaf:
             self._deaf = False
             self._epoll.register(self._listener.fileno(), select.EPOLLIN)
-        limit = self._monotonic_ns() - SLOW_MS_MAX * 1_000_000
+        now = self._monotonic_ns()
+        limit = now - SLOW_MS_MAX * 1_000_000
         found = [connection for connection in self._by_fd.values() if connection.stuck_ns and connection.stuck_ns < limit]
+        late = now - HANDSHAKE_MS_MAX * 1_000_000
+        found += [one for one in self._by_fd.values() if one.who is not None and not one.greeted and one.since_ns < late]
         self.slow_dropped += len(found)
         return found
 

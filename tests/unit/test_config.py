@@ -127,7 +127,7 @@ def test_a_token_is_shown_nowhere(tmp_path: Path) -> None:
     assert settings.token.get_secret_value() == "afs1-secretsecret"
     assert "secretsecret" not in f"{settings} {settings!r} {settings.model_dump_json()}"
     for environ in ({"AWSOMEFSD_TOKEN": "afs1 secretsecret"}, {"AWSOMEFSD_TOKEN": "secretsecret" * 1_000}):
-        with pytest.raises(ConfigError, match="AWSOMEFSD_TOKEN.*not a token") as caught:
+        with pytest.raises(ConfigError, match=r"AWSOMEFSD_TOKEN.*not a token") as caught:
             config.load(environ=environ)
         assert "secretsecret" not in str(caught.value)
     (tmp_path / "c.toml").write_text('token = ["secretsecret"]\n')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import select
+import selectors
 import socket
 import time
 import uuid
@@ -13,9 +13,11 @@ import pytest
 from awsomefsd.errors import ProtocolError
 from awsomefsd.limits import PEER_QUEUE_BYTES_MAX, RPC_FRAME_BYTES_MAX
 from awsomefsd.meta.peer_messages import Announce, Message, PeerHello, decode_message, peer_encode
-from awsomefsd.meta.peers import Peers, Tls
+from awsomefsd.meta.peers import Peers
+from awsomefsd.meta.port import MetadataPort
 from awsomefsd.meta.raft_messages import Append, Heartbeat
 from awsomefsd.rpc import FrameReader, frame
+from awsomefsd.tls import TlsNow
 from tests.voter_tls import Authority
 
 CLUSTER = "cccccccc-0000-0000-0000-000000000000"
@@ -27,6 +29,7 @@ class Net:
 
     def __init__(self) -> None:
         self.addresses: dict[str, tuple[str, int]] = {}
+        self.ports: dict[str, MetadataPort] = {}
         self.listeners: dict[str, socket.socket] = {}
         self.peers: dict[str, Peers] = {}
         self.got: dict[str, list[tuple[str, Message]]] = {}
@@ -35,27 +38,34 @@ class Net:
         self.listeners[node] = listener = socket.create_server(self.addresses.get(node, ("127.0.0.1", 0)))
         self.addresses[node] = listener.getsockname()
 
-    def start(self, node: str, tls: Tls | None = None, cluster: str = CLUSTER, addresses=None) -> Peers:
+    def start(self, node: str, tls: TlsNow | None = None, cluster: str = CLUSTER, addresses=None, refusal=None) -> Peers:
         made = Peers(
-            self.listeners[node], tls, cluster=cluster, node=node, incarnation="i", addresses=addresses or self.addresses,
-            monotonic_ns=time.monotonic_ns,
+            tls, cluster=cluster, node=node, incarnation="i", addresses=lambda: addresses or self.addresses,
+            refusal=refusal or (lambda identity: ""),
         )  # fmt: skip
+        self.ports[node] = MetadataPort(self.listeners[node], tls)
         self.peers[node] = made
         self.got[node] = []
         return made
 
     def stop(self, node: str) -> None:
         self.peers.pop(node).close()
+        self.ports.pop(node).close()
 
     def until(self, so: Callable[[], bool]) -> None:
-        end = time.monotonic() + 20
-        while not so():
-            assert time.monotonic() < end, "it never became so"
-            wait = [peers.fd for peers in self.peers.values()]
-            select.select(wait, [], [], 0 if any(peers.waiting for peers in self.peers.values()) else 0.01)
-            for node, peers in self.peers.items():
-                peers.tick()
-                self.got[node] += peers.poll()
+        end = time.monotonic() + 60
+        with selectors.DefaultSelector() as look:
+            for one in (*self.peers.values(), *self.ports.values()):
+                look.register(one.fd, selectors.EVENT_READ)
+            while not so():
+                assert time.monotonic() < end, "it never became so"
+                look.select(0 if any(peers.waiting for peers in self.peers.values()) else 0.01)
+                for node, peers in self.peers.items():
+                    self.ports[node].tick()
+                    for wire in self.ports[node].poll():
+                        peers.adopt(wire)
+                    peers.tick()
+                    self.got[node] += peers.poll()
 
     def connected(self, node: str) -> bool:
         return self.peers[node].figures()["peers_connected"] > 0
