@@ -90,3 +90,5 @@ issuer
 heard_ms_ago
 carry
 ca_bundle
+split_endpoint
+bundle_hash

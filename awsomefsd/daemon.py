@@ -24,6 +24,7 @@ from awsomefsd import node, sockets
 from awsomefsd.backup import Backups
 from awsomefsd.catalog import Catalog
 from awsomefsd.checkpoints import Checkpointer
+from awsomefsd.cluster.founder import enter_founder
 from awsomefsd.collection import Collection
 from awsomefsd.config import Settings, parse_endpoint, parse_voters
 from awsomefsd.devices import NodeDevices
@@ -74,6 +75,8 @@ class Parts:
             self.catalog = Catalog(self._call)
             if alone and not self.catalog.figures()["applied"]:
                 self.catalog.propose(Init(self.node.cluster, self.node.site))
+            if alone:
+                enter_founder(settings, self.node, self.catalog.propose)
             self.devices = NodeDevices(self.node.cluster, self.table, self.catalog)
             self.keeper = KeeperClient(settings.run_dir)
             self.checkpoints = Checkpointer(

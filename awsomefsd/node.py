@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,8 +33,11 @@ def identity_path(state_dir: Path) -> Path:
     return state_dir / "node.json"
 
 
-def init(state_dir: Path, site: int = 0) -> Node:
-    """Make a cluster of one.  Raises AlreadyExists if this state directory has an identity: it is never replaced."""
+def init(state_dir: Path, site: int = 0, cluster: str = "", node: str = "", prepare: Callable[[Node], object] | None = None) -> Node:
+    """Write this node's identity, by default that of a new cluster of one.  AlreadyExists if there is one: it is never replaced.
+
+    `prepare` makes what has to be there first (the certificate): node.json comes last, whoever sees it may start.
+    """
     path = identity_path(state_dir)
     make_directory(state_dir, 0o700)
     with StateLock(state_dir):
@@ -43,9 +47,11 @@ def init(state_dir: Path, site: int = 0) -> Node:
                 f"{state_dir} already belongs to node {existing.node} of cluster {existing.cluster}; "
                 "start it with `awsomefsd run`, or choose another --state-dir"
             )
-        node = Node(cluster=str(uuid.uuid4()), node=str(uuid.uuid4()), site=site)
-        durable.write_json(path, asdict(node))
-    return node
+        made = Node(cluster=cluster or str(uuid.uuid4()), node=node or str(uuid.uuid4()), site=site)
+        if prepare is not None:
+            prepare(made)
+        durable.write_json(path, asdict(made))
+    return made
 
 
 def load(state_dir: Path) -> Node:

@@ -15,12 +15,17 @@ from awsomefsd.cli.output import output_option, print_json
 def init(session: Session, site: int | None, form: str) -> None:
     """Make this machine the first node of a new cluster.
 
-    Writes STATE_DIR/node.json, once: a second init of the same directory is an error.
+    Writes STATE_DIR/node.json, once: a second init of the same directory is an error.  Makes the cluster's certificate authority and this
+    node's certificate too (STATE_DIR/pki).
     """
     from awsomefsd import node
+    from awsomefsd.cluster.pki_files import PkiFiles
 
     settings = session.settings
-    made = node.init(settings.state_dir, settings.site if site is None else site)
+    files = PkiFiles(settings.state_dir)
+    made = node.init(
+        settings.state_dir, settings.site if site is None else site, prepare=lambda made: files.found(made.cluster, made.node)
+    )
     if form == "json":
         print_json({"cluster": made.cluster, "node": made.node, "site": made.site, "state_dir": str(settings.state_dir)})
         return

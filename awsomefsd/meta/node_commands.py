@@ -53,6 +53,9 @@ class PutToken(Command, tag=113):
     expires_ms: int
     uses: int
 
+    def __repr__(self) -> str:
+        return f"PutToken({self.id!r}, {self.kind!r}, {self.role!r}, …)"
+
 
 class RevokeToken(Command, tag=114):
     id: str
@@ -68,6 +71,9 @@ class PutCa(Command, tag=115):
     certificate: str
     key: str
     state: str
+
+    def __repr__(self) -> str:
+        return f"PutCa({self.id!r}, {self.state!r}, …)"
 
 
 class DropCa(Command, tag=116):

@@ -145,7 +145,13 @@ class Signer(Message, tag=114):
     key: str
     bundle: str
 
+    def __repr__(self) -> str:
+        return f"Signer({self.id!r}, …)"
+
 
 class Verifier(Message, tag=115):
     token: TokenInfo
     verifier: bytes
+
+    def __repr__(self) -> str:
+        return f"Verifier({self.token!r}, …)"

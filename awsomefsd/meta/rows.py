@@ -320,6 +320,9 @@ class TokenRow(Row):
     created_ms: int
     revoked: bool
 
+    def __repr__(self) -> str:
+        return f"TokenRow({self.id!r}, {self.kind!r}, {self.role!r}, …)"
+
 
 class CaRow(Row):
     """`state`: "active" signs, "trusted" is believed only."""
@@ -329,6 +332,9 @@ class CaRow(Row):
     key: str
     state: str
     created_ms: int
+
+    def __repr__(self) -> str:
+        return f"CaRow({self.id!r}, {self.state!r}, …)"
 
 
 CLUSTER = Sealed(ClusterRow)

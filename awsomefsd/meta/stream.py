@@ -12,6 +12,7 @@ from awsomefsd.limits import RPC_FRAME_BYTES_MAX
 from awsomefsd.meta.commands import Entry
 from awsomefsd.meta.consensus import Consensus
 from awsomefsd.meta.messages import Changes
+from awsomefsd.meta.secret_fields import hidden
 from awsomefsd.meta.solo import decode
 
 CHANGES_PER_REPLY_MAX = 512
@@ -36,7 +37,7 @@ def page(log: Consensus, after: int, count: int, applied: int) -> Changes:
     if after + 1 < first or after >= applied:
         return Changes([], first, applied)
     count = min(count, CHANGES_PER_REPLY_MAX, applied - after)
-    return Changes(log.read(after + 1, count, CHANGES_BYTES_MAX), first, applied)
+    return Changes([hidden(raw) for raw in log.read(after + 1, count, CHANGES_BYTES_MAX)], first, applied)
 
 
 def changes(reply: Changes, after: int) -> list[Entry]:

@@ -13,6 +13,7 @@ from awsomefsd.meta import keys, rows
 from awsomefsd.meta import messages as m
 from awsomefsd.meta import node_messages as n
 from awsomefsd.meta.check import check
+from awsomefsd.meta.secret_fields import hidden
 from tests.metadrive import START_NS, Drive
 
 NOW_MS = START_NS // 1_000_000
@@ -167,3 +168,23 @@ def test_rows_survive_a_reload() -> None:
     drive.reload()
     assert rows.NODE.loads(drive.txn.get(keys.node("n1")) or b"").key == KEY
     assert drive.ask(n.ListTokens()).tokens[0].created_ms >= NOW_MS
+
+
+def test_no_stream_and_no_text_shows_a_secret() -> None:
+    secret_row = rows.CA.dumps(rows.CaRow("a", "A.", "key-a", "active", 1))
+    for number, command in enumerate((
+        c.PutCa("a", "A.", "key-a", "active"),
+        token(),
+        c.RepairRows([], [(keys.ca("a"), secret_row), (keys.token("t"), b"hash-of-t"), (keys.node("n"), b"row")]),
+    )):  # fmt: skip
+        raw = c.entry_encode(c.Entry(number, 1, 1, 0, 1, 5, 6, 0, 0, 0, 0, [], command))
+        assert b"key-a" in raw or b"hash-of" in raw
+        shown = hidden(raw)
+        assert b"key-a" not in shown and b"hash-of" not in shown
+        assert type(c.entry_decode(shown).command) is type(command) and "key-a" not in repr(c.entry_decode(shown))
+        if not isinstance(command, c.RepairRows):
+            assert "key-a" not in repr(command) and "hash-of" not in f"{command!r}{command}"
+    plain = c.entry_encode(c.Entry(9, 1, 1, 0, 1, 5, 6, 0, 0, 0, 0, [], c.Create(1, 2, b"\x95\x73\x97\x71", 0o100644, 0, 0)))
+    assert hidden(plain) is plain
+    for shown_row in (rows.CaRow("a", "A.", "key-a", "active", 1), n.Signer("a", "A.", "key-a", "A.")):
+        assert "key-a" not in repr(shown_row)

@@ -1,0 +1,1 @@
+"""How machines become one cluster: tokens, certificates, the control port, who carries the metadata."""

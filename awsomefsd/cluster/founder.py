@@ -1,0 +1,40 @@
+"""The first start of a founder: its authority and its own row go into the state, then ca.key leaves the disk.
+
+In this order, and each step may come again after a crash: the entries are the same ones, and a cluster without its authority's key in the
+state would never sign anything.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd import __version__
+from awsomefsd.cluster.addresses import described
+from awsomefsd.config import Settings, parse_labels
+from awsomefsd.meta.commands import AddNode, PutCa
+from awsomefsd.node import Node
+
+
+def node_name(settings: Settings) -> str:
+    return settings.cluster.name or socket.gethostname() or "node"
+
+
+def enter_founder(settings: Settings, node: Node, propose: Callable[[Any], Any]) -> None:
+    """Nothing, unless this node has just been made the first one of its cluster."""
+    from awsomefsd.cluster.pki_files import PkiFiles
+
+    if not (settings.state_dir / "pki" / "ca.key").exists():
+        return  # also: no import of cryptography at every start
+    from awsomefsd.cluster import ca
+
+    files = PkiFiles(settings.state_dir)
+    authority = files.founded()
+    assert authority is not None
+    propose(PutCa(authority.id, authority.certificate, authority.key, "active"))
+    control, metadata = described(settings)
+    labels = parse_labels(settings.cluster.labels)
+    key = ca.identity(files.read_certificate()).key
+    propose(AddNode(node.node, node_name(settings), "node", key, "", control, metadata, labels, __version__))
+    files.authority_stored()
