@@ -1,0 +1,175 @@
+"""What goes wrong, and the proof that it did: faults of the leader, of its network, of voters, one after the other, while clients work.
+
+A fault is over when the cluster is whole again (one leader, every voter heard) and every client has got on since.  Each proves itself: a
+kill by the new process, a pause by stopped processes, a cut by packets that were dropped, and all that depose a leader by a newer term.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from buildtools import procs
+from buildtools.cluster import Cluster
+from buildtools.leader import figures
+from buildtools.nodes import Node, await_true
+from tests.linear import OPEN, Operation
+
+WHOLE_S = 120.0
+HEARD_MS = 2_000
+HOLD_S = 2.0  # a cut or a pause lasts on after the others have a new leader
+
+
+class Fault(NamedTuple):
+    kind: str
+    began: float
+    led_again: float  # somebody leads, and was not there before or has gone on
+    whole: float
+
+
+class Nemesis:
+    """`operations()`: what each client has done, to wait for progress."""
+
+    def __init__(self, cluster: Cluster, seed: int, operations: Callable[[], Sequence[int]], hold_s: float = HOLD_S) -> None:
+        self.cluster, self.network = cluster, cluster.network
+        self.dice = random.Random(seed)
+        self.faults: list[Fault] = []
+        self._operations = operations
+        self._hold_s = hold_s
+        self.kinds: dict[str, Callable[[Node], object]] = {
+            "kill": self.kill,
+            "stop": self.stop,
+            "pause": self.pause,
+            "cut": lambda node: self._cut(node),
+            "deaf": lambda node: self._cut(node, speaks=True),
+            "mumble": lambda node: self._cut(node, hears=True),
+            "wipe leader": self.wipe,
+            "wipe follower": lambda node: self.wipe(self.dice.choice(self.others(node))),
+            "loss": self.loss,
+            "partition": self.partition,
+        }
+
+    def others(self, node: Node) -> list[Node]:
+        return [other for other in self.cluster.nodes if other is not node]
+
+    def inflict(self, kind: str) -> Fault:
+        """One fault on who leads now, from beginning to end."""
+        leader = self.cluster.await_leader()
+        began = time.monotonic()
+        self._led_again = 0.0
+        try:
+            self.kinds[kind](leader)
+        finally:
+            self.network.heal()
+            for node in self.cluster.nodes:
+                self.cluster.resume(node)
+        self.cluster.await_leader()
+        led_again = self._led_again or time.monotonic()
+        self.await_whole()
+        self.await_progress(3)
+        self.faults.append(Fault(kind, began, led_again, time.monotonic()))
+        return self.faults[-1]
+
+    def await_progress(self, more: int) -> None:
+        before = list(self._operations())
+        await_true(
+            f"{more} more operations of every client after {before}",
+            lambda: all(now >= then + more for now, then in zip(self._operations(), before, strict=True)),
+            WHOLE_S,
+            0.05,
+        )
+
+    def await_whole(self) -> None:
+        await_true(f"{len(self.cluster.nodes)} voters that are heard", lambda: whole(self.cluster), WHOLE_S, 0.05)
+
+    # --- the faults -------------------------------------------------------------------------------------------------------
+    def kill(self, node: Node) -> None:
+        hit = node.kill("daemon")
+        node.replaced("daemon", hit["daemon"], WHOLE_S)
+
+    def stop(self, node: Node) -> None:
+        """SIGTERM, as an upgrade would; the supervisor starts it again."""
+        pid = node.pid("daemon")
+        assert procs.kill(str(node.directory), {pid: "daemon"}, signal.SIGTERM) == [pid]
+        node.replaced("daemon", pid, WHOLE_S)
+
+    def pause(self, node: Node) -> None:
+        assert self.cluster.pause(node)
+        self._deposed(node)
+        self.cluster.resume(node)
+
+    def _cut(self, node: Node, **direction: bool) -> None:
+        self.network.isolate(self.cluster.machine(node), **direction)
+        self._deposed(node)
+        assert sum(self.network.dropped(self.cluster.machine(each)) for each in self.cluster.nodes) > 0, "nothing was cut"
+        self.network.heal()
+
+    def _deposed(self, node: Node) -> None:
+        """The others have one of their own; and it lasts."""
+        self.cluster.await_leader(self.others(node), WHOLE_S)
+        self._led_again = time.monotonic()
+        time.sleep(self._hold_s)  # the fault's length, not a wait for an event
+
+    def wipe(self, node: Node) -> None:
+        """The daemon dies and its journal and rows are gone; the supervisor is held meanwhile."""
+        directory = str(node.directory)
+        with held(directory, "supervisor"):
+            hit = node.kill("daemon")
+            await_true("its end", lambda: not procs.alive(hit["daemon"]), 10)
+            shutil.rmtree(node.state / "meta")
+        node.replaced("daemon", hit["daemon"], WHOLE_S)
+
+    def loss(self, node: Node) -> None:
+        for each in self.cluster.nodes:
+            self.network.lose(self.cluster.machine(each), 0.2)
+        time.sleep(self._hold_s)
+        assert sum(self.network.dropped(self.cluster.machine(each)) for each in self.cluster.nodes) > 0, "nothing was lost"
+
+    def partition(self, node: Node) -> None:
+        """By chance: halves, one-way cuts, single paths, flapping."""
+        machines = [self.cluster.machine(each) for each in self.cluster.nodes]
+        for _ in range(self.dice.choice([1, 1, 3])):
+            side = self.dice.sample(machines, self.dice.randrange(1, len(machines)))
+            rest = [machine for machine in machines if machine not in side]
+            if self.dice.random() < 0.3:  # a bridge: one of them is seen by both sides
+                rest = rest[:-1] or rest
+            self.network.cut(side, rest, one_way=self.dice.random() < 0.4)
+            time.sleep(self.dice.uniform(0.3, 1 + self._hold_s))
+            self.network.heal()
+
+
+@contextlib.contextmanager
+def held(directory: str, role: str) -> Iterator[None]:
+    """Processes of this role stand still."""
+    wanted = dict.fromkeys(procs.pids(directory, role), role)
+    procs.kill(directory, wanted, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        procs.kill(directory, wanted, signal.SIGCONT)
+
+
+def whole(cluster: Cluster) -> bool:
+    """One leads, counts everybody as a voter, and has heard all of them lately."""
+    leader = cluster.leader()
+    if leader is None:
+        return False
+    said = figures(leader.run / "meta.sock")
+    silent: list[Any] = [value for name, value in said.items() if name.startswith("silent_ms_")]
+    return said.get("voters") == len(cluster.nodes) == len(silent) + 1 and all(value < HEARD_MS for value in silent)
+
+
+def stalls(faults: Sequence[Fault], history: Sequence[Operation]) -> dict[str, list[float]]:
+    """For each kind of fault the longest operation that was under way between its beginning and its end, of each time it happened."""
+    found: dict[str, list[float]] = {}
+    for fault in faults:
+        hit = [
+            row.returned - row.called for row in history if row.returned != OPEN and row.called < fault.whole and row.returned > fault.began
+        ]
+        found.setdefault(fault.kind, []).append(max(hit, default=0.0))
+    return found
