@@ -143,6 +143,14 @@ VOTER_KEEP_ENTRIES_MAX = 200_000  # that a leader keeps for a follower that answ
 SNAPSHOT_BYTES_PER_S_MAX = 128 * MIB  # sent by one leader, to all
 DIGEST_ENTRIES = 8_192  # voters compare the digests of their states at every multiple of this index
 
+# --- founding a cluster --------------------------------------------------------------------------------------------------------
+FOUNDING_NODES_MAX = 64  # that may share one founding token
+FOUNDING_STEP_MS = 150  # the second node by name waits so long for the first to propose, the third twice as long, …
+FOUNDING_ATTEMPT_MS = 3_000  # for a quorum to answer both rounds, with a synced write in each
+FOUNDING_BACKOFF_MS = 200  # after a failed attempt; doubles
+FOUNDING_BACKOFF_MS_MAX = 5_000
+FOUNDING_FRAME_BYTES_MAX = 64 * KIB
+
 # --- sessions and leases ---------------------------------------------------------------------------------------------------
 SESSION_TTL_MS = 10_000
 SESSION_RENEW_MS = 3_000
