@@ -92,3 +92,9 @@ carry
 ca_bundle
 split_endpoint
 bundle_hash
+
+# what the proofs of founding cover: encoded as a whole
+nonce_dialling
+nonce_listening
+ca_dialling
+ca_listening

@@ -165,9 +165,7 @@ class Wire:
             raise ProtocolError(f"not a founding message: {err}") from err
 
     async def close(self) -> None:
-        with trio.move_on_after(1) as scope:
-            scope.shield = True
-            await trio.aclose_forcefully(self.stream)
+        await trio.aclose_forcefully(self.stream)
 
 
 class Redirected(Unavailable):
@@ -229,12 +227,3 @@ async def first(wire: Wire) -> Hello:
     if not isinstance(hello, Hello):
         raise ProtocolError("a conversation begins with Hello")
     return hello
-
-
-async def reject(wire: Wire, answer: Elsewhere | Rejected) -> None:
-    """Say so, and give the other end the time to read it."""
-    with trio.move_on_after(HANDSHAKE_S):
-        await wire.send(answer)
-        await wire.stream.aclose()
-
-

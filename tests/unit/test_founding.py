@@ -1,4 +1,4 @@
-"""Founding's decision under loss, reordering, duplicates, crashes between a store and its sends, late nodes: never two, and one in the end."""
+"""Founding's decision under loss, reordering, duplicates, crashes between a store and its sends, late nodes: never two, one in the end."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from awsomefsd.cluster.founding_wire import Peer, Side, Wire
 from awsomefsd.errors import ConfigError, Error, ProtocolError, Refused
 
 FAR_MS = 4_000_000_000_000
-Tap = Callable[[str, bytes], bytes]
 
 
 def token(**changes: Any) -> token_founding.FoundingToken:
