@@ -134,6 +134,7 @@ GREETING_BYTES_MAX = 4 * KIB  # of a frame before the greeting is accepted
 PORT_DEAF_MS = 1_000  # without descriptors no connection is accepted for so long
 STANDING_MS = 500  # the rows of the nodes are looked at so often: a removed one is cut off within a second
 PEM_BYTES_MAX = MIB
+HAND_OVER_MS_MAX = 1_000  # that a clean stop waits until another voter leads
 VOTER_ANNOUNCE_MS = 250  # between two announcements of a journal that is in no membership
 VOTER_DOUBT_MS = 10_000  # a journal whose end is in doubt takes no part in elections for so long if nobody leads
 DAMAGE_PAUSE_MS = 5_000  # a voter that met damage in its state looks again so much later; then it joins anew

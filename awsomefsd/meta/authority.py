@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse
+from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, TransferLead
 from awsomefsd.meta.node_messages import GetNode, ListCas, ListNodes, ListTokens, NodeReport
 from awsomefsd.meta.scrub_messages import GetLiveSegments, GetNames
 from awsomefsd.types import is_node_mount, node_mount
@@ -79,6 +80,9 @@ REQUESTS: dict[type, May] = {
     GetNode: May.NODE,
     ListTokens: May.NODE,
     ListCas: May.NODE,
+    GetMembers: May.NODE,
+    ChangeMembers: May.NOBODY,  # the manager asks the service of its own process
+    TransferLead: May.NOBODY,
     NodeReport: May.SELF,
 }
 
@@ -103,7 +107,7 @@ COMMANDS: dict[type, May] = {
         ),
         May.NODE,
     ),
-    **dict.fromkeys((c.Reap, c.NoOp, c.ChangeMembership, c.RepairRows), May.NOBODY),
+    **dict.fromkeys((c.Reap, c.NoOp, c.ChangeMembership, c.RepairRows, c.SetCarries), May.NOBODY),
 }  # fmt: skip
 
 

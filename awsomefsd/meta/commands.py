@@ -18,6 +18,7 @@ from awsomefsd.meta.node_commands import DropCa as DropCa
 from awsomefsd.meta.node_commands import PutCa as PutCa
 from awsomefsd.meta.node_commands import PutToken as PutToken
 from awsomefsd.meta.node_commands import RevokeToken as RevokeToken
+from awsomefsd.meta.node_commands import SetCarries as SetCarries
 from awsomefsd.meta.node_commands import SetNodeState as SetNodeState
 from awsomefsd.meta.raft_membership import Membership
 from awsomefsd.types import Extent, SegmentProgress
@@ -473,6 +474,7 @@ AnyCommand = Union[
     Fallocate, CopyRange, Draw, OpenCollector, Relocate,
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
     KeepSegments, DropSegments, Recover, AddNode, DescribeNode, SetNodeState, PutToken, RevokeToken, PutCa, DropCa,
+    SetCarries,
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from awsomefsd.meta.commands import Entry
+from awsomefsd.meta.member_messages import ChangeMembers, Members
 
 
 class Log(Protocol):
@@ -84,6 +85,15 @@ class Leadership(Protocol):
 
     def quorum_contact_ns(self) -> int:
         """When the newest round was *sent* that a quorum answered; 0 if none was in this leadership."""
+
+    def members(self) -> Members:
+        """Of the leader: who is a member, how near each is, and who wants to be one."""
+
+    def change_members(self, step: ChangeMembers) -> None:
+        """Queue one step of the membership.  Raises NotLeading, Refused for one that cannot be taken (now)."""
+
+    def hand_over(self, node: str = "") -> bool:
+        """Begin to give the leadership to the voter on that node, or the nearest one; False if nobody can take it.  Raises NotLeading."""
 
     def next_deadline_ns(self) -> int | None:
         """When `tick` is due again; None: never by time."""

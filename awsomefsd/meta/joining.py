@@ -7,16 +7,46 @@ Founding.  When the one with the smallest node UUID knows, by their announcement
 Nobody else ever founds, and a node that voted or holds an entry is not fresh: so a node that lost its journal cannot found a second
 cluster beside the others, nor vote in the first, where it has another incarnation.  The price: all must be up once at the very beginning.
 
-Joining.  A leader that hears the announcement of a node of its configuration whose journal is not in the membership puts it there as a
-learner, in place of an earlier journal of the same node, and makes it a voter when it has nearly caught up.
+Joining, by configuration.  A leader that hears the announcement of a node of its configuration whose journal is not in the membership puts
+it there as a learner, in place of an earlier journal of the same node, and makes it a voter when it has nearly caught up.
+
+Joining, by order (Growing).  Nobody is in a configuration: the first membership holds one voter (solo.py), and each further step is asked
+for by the manager of the node that leads (cluster/manager.py), which knows the nodes.  Journals announce themselves as above; what was
+heard is kept for a while, so that the manager finds it, and dropped when it is not said again: a journal lost since must not be taken in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
+from awsomefsd.limits import PEERS_MAX
 from awsomefsd.meta.peer_messages import Announce
 from awsomefsd.meta.raft_membership import Member, Membership
+
+KEPT_ROUNDS = 12  # of VOTER_ANNOUNCE_MS
+
+
+class Way(Protocol):
+    """How a journal gets into the membership; Joining and Growing are the two."""
+
+    mine: Member
+
+    def announcement(self, fresh: bool) -> Announce: ...
+
+    def others(self) -> list[str]: ...
+
+    def hear(self, announce: Announce) -> None: ...
+
+    def founders(self) -> list[Member] | None: ...
+
+    def unheard(self) -> list[str]: ...
+
+    def next_membership(self, now: Membership, nearly_up_to_date: Callable[[str], bool]) -> list[Member] | None: ...
+
+    def forget(self) -> None: ...
+
+    def announced(self) -> list[Member]: ...
 
 
 class Joining:
@@ -70,3 +100,45 @@ class Joining:
     def forget(self) -> None:
         """What was heard is old: whoever still wants to join says so again."""
         self._announced.clear()
+
+    def announced(self) -> list[Member]:
+        return []
+
+
+class Growing:
+    """`addresses`: UUID → address of the nodes that may carry the metadata, as this node knows them now."""
+
+    def __init__(self, node: str, incarnation: str, address: str, addresses: Callable[[], dict[str, str]]) -> None:
+        self.mine = Member(node, incarnation, True, address)
+        self._addresses = addresses
+        self._announced: dict[str, tuple[Announce, int]] = {}  # node → what it said, rounds since
+
+    def announcement(self, fresh: bool) -> Announce:
+        return Announce(self.mine.node, self.mine.incarnation, self.mine.address, fresh)
+
+    def others(self) -> list[str]:
+        return sorted(node for node in self._addresses() if node != self.mine.node)
+
+    def hear(self, announce: Announce) -> None:
+        if announce.node in self._announced or len(self._announced) < PEERS_MAX:
+            self._announced[announce.node] = (announce, 0)
+
+    def founders(self) -> list[Member] | None:
+        """Nobody founds by announcements: the first voter was alone before."""
+        return None
+
+    def unheard(self) -> list[str]:
+        return []
+
+    def next_membership(self, now: Membership, nearly_up_to_date: Callable[[str], bool]) -> list[Member] | None:
+        """Nothing without an order."""
+        return None
+
+    def forget(self) -> None:
+        """Once a round: what was not said again goes."""
+        aged = {node: (announce, rounds + 1) for node, (announce, rounds) in self._announced.items()}
+        self._announced = {node: said for node, said in aged.items() if said[1] <= KEPT_ROUNDS}
+
+    def announced(self) -> list[Member]:
+        """Journals that want to take part."""
+        return [Member(said.node, said.incarnation, False, said.address) for _, (said, _) in sorted(self._announced.items())]

@@ -62,7 +62,6 @@ from awsomefsd.meta.messages import (
     Follow,
     GetDevices,
     GetLease,
-    GetReports,
     GetStatus,
     Hello,
     NotLeader,
@@ -70,7 +69,6 @@ from awsomefsd.meta.messages import (
     ReleaseLeases,
     Renew,
     Reply,
-    Report,
     ReportLeases,
     SessionOpened,
     Status,
@@ -155,8 +153,7 @@ class Leader:
             GetStatus: self._status,
             GetDevices: self._devices,
             Hello: self._hello,
-            Report: self._desk.report,
-            GetReports: self._desk.reports,
+            **self._desk.handlers(),
             GetLease: self._leases.get,
             ReportLeases: self._leases.report,
             AwaitRecalls: self._leases.await_recalls,
@@ -315,7 +312,7 @@ class Leader:
                 if session in self._proposals.ending:
                     continue
                 self.expired += 1
-                self._enter(self._nobody, 0, 0, 0, 0, [], EndSession(session, epoch, False), 0)
+                self.enter_own(EndSession(session, epoch, False))
         if self._proposals.batch:
             self.run()
         self._reap()
@@ -331,7 +328,7 @@ class Leader:
         self._reaping = self._replica.look(lambda machine: machine.reap_pending())
         if not self._reaping:
             return
-        self._enter(self._nobody, 0, 0, 0, 0, [], Reap(REAP_EXTENTS_PER_ENTRY), 0)
+        self.enter_own(Reap(REAP_EXTENTS_PER_ENTRY))
         self.run()
         end = self._monotonic_ns()
         self._reap_ns = end + max(REAP_PAUSE_MS * _MS, 3 * (end - start))
@@ -406,6 +403,10 @@ class Leader:
         entry = Entry(0, 0, COMMAND_VERSION, 0, self._site, stamp, time_ns, origin.mount, unique, session, epoch, acks, command)
         self._proposals.enter(entry, origin, call, size)
 
+    def enter_own(self, command: Any) -> None:
+        """A command of the service itself, with the next batch."""
+        self._enter(self._nobody, 0, 0, 0, 0, [], command, 0)
+
     def _enter_lease(self, origin: Origin, call: int, session: int, epoch: int, command: Any) -> None:
         self._enter(origin, call, HOST_UNIQUE, session, epoch, [], command, 0)
 
@@ -421,8 +422,7 @@ class Leader:
         command = body.command
         if not isinstance(command, SetLock) or not body.unique or not origin.mount:
             raise ProtocolError("WaitLock takes a SetLock of a mount, with an id")
-        stored = self._replica.machine.stored_result(origin.mount, body.unique)
-        if stored is not None:
+        if (stored := self._replica.machine.stored_result(origin.mount, body.unique)) is not None:
             origin.answer(call, stored)
             return
         refusal = self._admit(origin.mount, body.acks, size)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import structs
 
+from awsomefsd.errors import NotLeading, Refused
 from awsomefsd.limits import ACKS_PER_REQUEST_MAX, REPORT_FIGURES_MAX
 from awsomefsd.meta import stream
+from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, TransferLead
 from awsomefsd.meta.messages import (
     PROTOCOL_VERSION,
     Devices,
@@ -136,3 +139,34 @@ class Desk:
 
     def reports(self, origin: Origin, call: int, body: GetReports, size: int) -> None:
         origin.answer(call, Reports({mount: figures for mount, (_, figures) in self._reported.items()}))
+
+    # --- the membership ---------------------------------------------------------------------------------------------------------
+    def members(self, origin: Origin, call: int, body: GetMembers, size: int) -> None:
+        origin.answer(call, self._replica.log.members())
+
+    def change_members(self, origin: Origin, call: int, body: ChangeMembers, size: int) -> None:
+        self._try(origin, call, lambda: self._replica.log.change_members(body))
+
+    def transfer(self, origin: Origin, call: int, body: TransferLead, size: int) -> None:
+        def hand_over() -> None:
+            if not self._replica.log.hand_over(body.node):
+                raise Refused(f"{body.node or 'no other voter'} cannot lead now")
+
+        self._try(origin, call, hand_over)
+
+    def _try(self, origin: Origin, call: int, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except (Refused, NotLeading) as err:
+            origin.answer(call, Failed(errno.EAGAIN, str(err), True))
+        else:
+            origin.answer(call, Done())
+
+    def handlers(self) -> dict[type, Callable[[Origin, int, Any, int], None]]:
+        return {
+            Report: self.report,
+            GetReports: self.reports,
+            GetMembers: self.members,
+            ChangeMembers: self.change_members,
+            TransferLead: self.transfer,
+        }

@@ -98,6 +98,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.RevokeToken: nodes.revoke_token,
     c.PutCa: nodes.put_ca,
     c.DropCa: nodes.drop_ca,
+    c.SetCarries: nodes.set_carries,
 }
 
 

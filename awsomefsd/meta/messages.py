@@ -19,6 +19,7 @@ from awsomefsd.meta.collection_messages import (
     Sparse,
 )
 from awsomefsd.meta.commands import AnyCommand
+from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, Members, TransferLead
 from awsomefsd.meta.message import Message
 from awsomefsd.meta.node_messages import Cas, GetNode, ListCas, ListNodes, ListTokens, NodeOrders, NodeReport, Nodes, Tokens
 from awsomefsd.meta.scrub_messages import GetLiveSegments, GetNames, LiveSegments, NamePage
@@ -262,6 +263,7 @@ Body = Union[
     GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent, GetSessions, Report,
     GetReports, GetLease, ReportLeases, AwaitRecalls, AnswerRecall, ExtendRecall, ReleaseLeases, GetSparse, GetPieces,
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, ListNodes, ListTokens, NodeReport, ListCas, GetNode,
+    GetMembers, ChangeMembers, TransferLead,
 ]  # fmt: skip
 
 
@@ -459,7 +461,7 @@ Reply = Union[
     Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
     StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions, Reports,
     NotLeader, Ranged, Leased, Recalls, CollectorOpened, Relocated, Sparse, Pieces, LiveSegments, NamePage,
-    Nodes, Tokens, NodeOrders, Cas,
+    Nodes, Tokens, NodeOrders, Cas, Members,
 ]  # fmt: skip
 
 

@@ -80,3 +80,10 @@ class DropCa(Command, tag=116):
     """EBUSY for the one that signs."""
 
     id: str
+
+
+class SetCarries(Command, tag=120):
+    """Whether a node shall carry the metadata: run the service, and be a voter once it is made one.  ENOENT for one that is not there."""
+
+    node: str
+    carries: bool

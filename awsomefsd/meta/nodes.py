@@ -27,7 +27,7 @@ from awsomefsd.limits import (
 )
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta import node_messages as m
-from awsomefsd.meta.commands import AddNode, DescribeNode, DropCa, Entry, PutCa, PutToken, RevokeToken, SetNodeState
+from awsomefsd.meta.commands import AddNode, DescribeNode, DropCa, Entry, PutCa, PutToken, RevokeToken, SetCarries, SetNodeState
 from awsomefsd.meta.message import Message
 from awsomefsd.meta.messages import Done, Reply
 from awsomefsd.meta.state import State
@@ -150,6 +150,16 @@ def set_state(state: State, entry: Entry, command: SetNodeState) -> Reply:
     if row.state != command.state:
         row.state, row.changed_ms = command.state, _now_ms(entry)
         row.carries = row.carries and row.state != "removed"
+        state.write(keys.node(row.node), row, rows.NODE)
+    return Done()
+
+
+def set_carries(state: State, entry: Entry, command: SetCarries) -> Reply:
+    row = _present(state, command.node)
+    if command.carries and row.role != "node":
+        raise FsError(errno.EPERM, f"node {command.node} is a client: it carries no metadata")
+    if row.carries != command.carries:
+        row.carries, row.changed_ms = command.carries, _now_ms(entry)
         state.write(keys.node(row.node), row, rows.NODE)
     return Done()
 

@@ -5,6 +5,7 @@ nothing                                              a fresh journal, which foun
 both, the store not ahead of the journal             go on; the leader says what is committed beyond the store
 a store taken from a snapshot, the journal without   the crash came between the two: the journal is reset to the snapshot's entry
 a journal from its first entry on, no store          the state is built again from the log
+a store and journal that one voter alone kept        go on with them; its last entries hold the first membership (solo.py)
 anything else: damage in the journal, a store        both are set aside, and the node joins under another incarnation: with the others
 without its journal, a gap or an end lost            alive nothing is lost, and nothing contradicts what the old journal said
 
@@ -26,9 +27,11 @@ from awsomefsd.errors import Corrupt
 from awsomefsd.limits import JOURNAL_FILE_BYTES, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_MAP_BYTES_MIN
 from awsomefsd.meta.disk import Disk, OsDisk
 from awsomefsd.meta.exchange import Exchange
-from awsomefsd.meta.joining import Joining
+from awsomefsd.meta.joining import Growing, Joining, Way
 from awsomefsd.meta.journal import Journal
 from awsomefsd.meta.raft_entries import RaftEntries
+from awsomefsd.meta.raft_membership import Membership
+from awsomefsd.meta.raft_types import MembershipAt
 from awsomefsd.meta.replica import MakeMachine, Replica, lock_directory, uuid_bytes
 from awsomefsd.meta.snapshot import RAFT_NOTE, AppliedAt, SnapshotFiles, set_aside, unpack_note
 from awsomefsd.meta.store import DAMAGE, Store
@@ -39,13 +42,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setting:
-    """Whose voter it is, and with whom.  `nodes`: UUID → address as text, of all nodes that shall be voters by configuration."""
+    """Whose voter it is, and with whom.  `nodes`: UUID → address as text, of all nodes that shall be voters by configuration.
+
+    `growing`: the membership is in the log instead, and this gives the addresses of the nodes there are; `address` is this node's own.
+    """
 
     directory: Path
     cluster: str
     node: str
     site: int
     nodes: dict[str, str]
+    growing: Callable[[], dict[str, str]] | None = None
+    address: str = ""
     boot_ns: Callable[[], int] = clock.boot_ns
     wall_ns: Callable[[], int] = clock.wall_ns
     dice: Callable[[], float] = random.SystemRandom().random
@@ -95,10 +103,13 @@ class _How:
 
 
 def _begin(setting: Setting, files: SnapshotFiles, how: _How) -> tuple[Replica, Voter]:
-    journal, store, applied = _open_parts(setting, files, how.disk, how.journal_file_bytes)
+    journal, store, applied = _open_parts(setting, files, how)
     try:
         incarnation = journal.incarnation.hex()
-        joining = Joining(setting.node, incarnation, setting.nodes)
+        if setting.growing is not None:
+            joining: Way = Growing(setting.node, incarnation, setting.address, setting.growing)
+        else:
+            joining = Joining(setting.node, incarnation, setting.nodes)
         hybrid = HybridClock(0, setting.wall_ns)
         entries = RaftEntries(lambda: (hybrid.now(), setting.wall_ns()), setting.site)
         links = how.make_links(incarnation)
@@ -111,16 +122,16 @@ def _begin(setting: Setting, files: SnapshotFiles, how: _How) -> tuple[Replica, 
         raise
 
 
-def _open_parts(setting: Setting, files: SnapshotFiles, disk: Disk, file_bytes: int) -> tuple[Journal, Store, AppliedAt]:
+def _open_parts(setting: Setting, files: SnapshotFiles, how: _How) -> tuple[Journal, Store, AppliedAt]:
     store = files.open_store()
     journal = None
     try:
         cluster, node = uuid_bytes(setting.cluster), uuid_bytes(setting.node)
         place = setting.directory / "journal"
         place.mkdir(mode=0o700, exist_ok=True)
-        journal = Journal.open(place, cluster, node, create=store.identity is None, disk=disk, file_bytes=file_bytes)
+        journal = Journal.open(place, cluster, node, create=store.identity is None, disk=how.disk, file_bytes=how.journal_file_bytes)
         store.claim(setting.cluster, setting.node, journal.incarnation)
-        applied = unpack_note(store.note(RAFT_NOTE))
+        applied = unpack_note(store.note(RAFT_NOTE)) if store.note(RAFT_NOTE) else _applied_alone(store, journal, how.make_machine)
         _follow_snapshot(journal, store)
         if applied.index > journal.last_index:
             raise Corrupt(f"the metadata state has entry {applied.index} applied, the journal ends with {journal.last_index}")
@@ -132,6 +143,13 @@ def _open_parts(setting: Setting, files: SnapshotFiles, disk: Disk, file_bytes: 
         if journal is not None:
             journal.close()
         raise
+
+
+def _applied_alone(store: Store, journal: Journal, make_machine: MakeMachine) -> AppliedAt:
+    """No note was ever committed: an empty state, or one that a single voter kept (solo.py)."""
+    machine = make_machine(store)
+    index, at = machine.applied_index, machine.membership() or MembershipAt(0, Membership())
+    return AppliedAt(index, journal.term_of(index) or 0, at.index, at.membership) if index else AppliedAt()
 
 
 def _follow_snapshot(journal: Journal, store: Store) -> None:

@@ -55,12 +55,17 @@ class Voters:
     `addresses`: of the metadata ports of all nodes that carry the metadata or may be asked to, IP addresses, this one's among them; asked
     again and again.  `listen`: of this node's port.  `tls` None: no encryption and no proof, voters only.  `members`: nodes of a static
     configuration, which the rows do not know.
+
+    `founds`: the membership is in the log and not in a configuration; true if nobody else is known to carry the metadata, so that this node
+    is the first one if its directory is empty.  `address`: of this node's port, for the others.
     """
 
     addresses: Addresses
     listen: tuple[str, int]
     tls: TlsNow | None
     members: frozenset[str] = frozenset()
+    founds: Callable[[], bool] | None = None
+    address: str = ""
 
     def texts(self) -> dict[str, str]:
         return {node: address_text(address) for node, address in self.addresses().items()}

@@ -63,6 +63,8 @@ class Core:
         self._chunks: list[SnapshotChunk] = []
         self._install: SnapshotMeta | None = None
         self._draw_election_time()
+        if self._voters == {self.id}:
+            self._election_at_ms = now_ms  # the only voter waits for nobody
 
     # --- messages -----------------------------------------------------------------------------------------------------------
     def _send(self, message: AnyRaftMessage) -> None:

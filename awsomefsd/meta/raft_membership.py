@@ -37,10 +37,14 @@ class Member(Struct, array_like=True, frozen=True):
 
 
 class Membership(Struct, array_like=True):
-    """`members` is the configuration, or the new one of a joint; `outgoing` then holds the voters of the old one, otherwise nothing."""
+    """`members` is the configuration, or the new one of a joint; `outgoing` then holds the voters of the old one, otherwise nothing.
+
+    `generation` counts how often a node was made the only voter by force, after the others were lost: nobody of an earlier one is believed.
+    """
 
     members: list[Member] = []
     outgoing: list[Member] = []
+    generation: int = 0
 
     @property
     def joint(self) -> bool:
@@ -94,13 +98,13 @@ def step_to(now: Membership, target: Iterable[Member]) -> Membership:
         raise ChangeRefused("a change of the membership is under way")
     if len(set(nodes)) != len(nodes):
         raise ChangeRefused("a node is named twice")
-    wanted = Membership(members)
+    wanted = Membership(members, generation=now.generation)
     if not wanted.voters():
         raise ChangeRefused("a cluster needs a voter")
     if wanted.voters() == now.voters():
         return wanted
-    return Membership(members, [member for member in now.members if member.voter])
+    return Membership(members, [member for member in now.members if member.voter], now.generation)
 
 
 def leave_joint(now: Membership) -> Membership:
-    return Membership(now.members)
+    return Membership(now.members, generation=now.generation)

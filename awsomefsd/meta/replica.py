@@ -34,8 +34,9 @@ from awsomefsd.meta.disk import Disk
 from awsomefsd.meta.exchange import RAFT_NOTE, Exchange
 from awsomefsd.meta.journal import Journal
 from awsomefsd.meta.messages import Reply
+from awsomefsd.meta.raft_types import MembershipAt
 from awsomefsd.meta.rows import NodeRow
-from awsomefsd.meta.solo import Solo
+from awsomefsd.meta.solo import SeveralVoters, Solo
 from awsomefsd.meta.state_store import StateStore
 from awsomefsd.meta.store import MapFull, Store
 from awsomefsd.meta.txn import Txn
@@ -50,6 +51,8 @@ class AppliedMachine(Protocol):
 
     @property
     def last_stamp(self) -> int: ...
+
+    def membership(self) -> MembershipAt | None: ...
 
     def apply(self, entry: Entry) -> Reply: ...
 
@@ -148,19 +151,25 @@ class Replica:
         commit_entries: int = STORE_COMMIT_ENTRIES,
         commit_ms: int = STORE_COMMIT_MS,
         open_store: Callable[..., StateStore] = Store.open,
+        single: bool = False,
     ) -> Replica:
-        """Journal and store under `directory`, made if both are missing.  A store without its journal is Corrupt; so is a gap."""
+        """Journal and store under `directory`, made if both are missing.  A store without its journal is Corrupt; so is a gap.
+
+        `single`: SeveralVoters for a journal or state of several voters; nothing is written to it then.
+        """
         for part in (directory / "journal", directory / "store"):
             part.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock_fd = lock_directory(directory)
         store = journal = None
         try:
             store = open_store(directory / "store", map_bytes_min=map_bytes_min)
+            if single and (store.note(RAFT_NOTE) or store.get(keys.membership()) is not None):
+                raise SeveralVoters(f"{directory} is one of several voters'")
             cluster, node = uuid_bytes(cluster_uuid), uuid_bytes(node_uuid)
             create = store.identity is None
             journal = Journal.open(directory / "journal", cluster, node, create=create, disk=disk, file_bytes=journal_file_bytes)
             store.claim(cluster_uuid, node_uuid, journal.incarnation)
-            return cls(Solo(journal, node_uuid), store, make_machine, commit_entries, commit_ms, lock_fd)
+            return cls(Solo(journal, node_uuid, single=single), store, make_machine, commit_entries, commit_ms, lock_fd)
         except BaseException:
             if store is not None:
                 store.close()

@@ -25,19 +25,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from awsomefsd import clock, sockets
 from awsomefsd.codec import encode
-from awsomefsd.errors import ProtocolError, StartAnew, Unavailable
+from awsomefsd.errors import NotLeading, ProtocolError, StartAnew, Unavailable
 from awsomefsd.failpoints import hit
-from awsomefsd.limits import DAMAGE_PAUSE_MS, SESSION_TTL_MS
-from awsomefsd.meta.commands import AnyCommand, OpenSession
-from awsomefsd.meta.device_index import DeviceIndex
+from awsomefsd.limits import DAMAGE_PAUSE_MS, HAND_OVER_MS_MAX, SESSION_TTL_MS
+from awsomefsd.meta.commands import AnyCommand, ChangeMembership
+from awsomefsd.meta.device_index import OFF, DeviceIndex
 from awsomefsd.meta.guard import Guard
+from awsomefsd.meta.intake import Intake
 from awsomefsd.meta.leader import Answer, Leader
-from awsomefsd.meta.messages import PROTOCOL_VERSION, Body, Failed, Hello, Propose, Reply, Request
+from awsomefsd.meta.messages import Body, Failed, Propose, Reply
 from awsomefsd.meta.opening import Setting, open_voter
 from awsomefsd.meta.peers import Peers, Voters
 from awsomefsd.meta.port import MetadataPort
@@ -45,6 +47,7 @@ from awsomefsd.meta.ranges import check
 from awsomefsd.meta.replica import AppliedMachine, MakeMachine, Replica
 from awsomefsd.meta.service_connections import Connection, Connections
 from awsomefsd.meta.snapshot import set_aside
+from awsomefsd.meta.solo import SeveralVoters, Solo
 from awsomefsd.meta.store import DAMAGE
 from awsomefsd.tls import CLIENT_PROTOCOL
 from awsomefsd.types import HOST_UNIQUE
@@ -118,20 +121,20 @@ class MetadataService:
         self._peers: Peers | None = None
         self._port: MetadataPort | None = None
         self._guard = Guard(self._rows, self._leads, voters.members if voters is not None else frozenset(), time.monotonic_ns)
+        self._intake = Intake(self._guard)
         self._replica_options = replica_options or {}
         self._on_device = on_device or DeviceIndex()
         self._alive = alive  # called in every turn, on the thread
         self._local: deque[_Local] = deque()
         self._local_lock = threading.Lock()  # guards _local against _accepting
-        self._accepting = False
-        self._stopping = False
+        self._accepting = self._stopping = False
         self._wake_fd = -1
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
-        self._slow_check_ns = 0
         self._replica: Replica | None = None
-        self._damaged_ns = 0  # when damage was met first
-        self._pause_ns = 0
+        self._slow_check_ns = self._pause_ns = self._damaged_ns = 0  # the last: when damage was met first
+        self._growing = self._handing_over = False
+        self._handed_over = threading.Event()
         self.failed = threading.Event()
         self.error: BaseException | None = None
 
@@ -158,6 +161,24 @@ class MetadataService:
             with self._local_lock:
                 fd, self._wake_fd = self._wake_fd, -1
                 os.close(fd)
+
+    def hand_over(self) -> None:
+        """Before a clean stop: another voter leads when this returns, if there is one that can; bounded."""
+        if self._thread is not None and self._accepting:
+            self._handing_over = True
+            self._wake()
+            self._handed_over.wait(HAND_OVER_MS_MAX / 1_000)
+
+    def grow(self) -> None:
+        """One voter alone becomes the first of several, in place; harmless for one that is.  `alone` tells when it is done."""
+        self._growing = True
+        self._wake()
+
+    @property
+    def alone(self) -> bool:
+        """One voter, whose word alone decides (solo.py)."""
+        replica = self._replica
+        return replica is not None and isinstance(replica.log, Solo)
 
     def propose(self, command: AnyCommand, timeout_s: float) -> Reply:
         """One command of the daemon itself; Unavailable if there is no answer in time (it may still be committed)."""
@@ -239,6 +260,10 @@ class MetadataService:
             while not self._stopping:
                 self._turn(leader, connections, taken)
                 self._alive()
+                if self._growing and self._grown(leader, replica):
+                    return _Next.AGAIN
+                if self._handing_over:
+                    self._give_away(replica)
             replica.commit()
             return _Next.END
         except StartAnew as err:
@@ -250,6 +275,36 @@ class MetadataService:
             return self._after_damage(err)
         finally:
             self._close(connections, taken)
+
+    def _grown(self, leader: Leader, replica: Replica) -> bool:
+        """The first membership is proposed, or (True) applied: this journal and state go on as one of several voters'."""
+        if not isinstance(replica.log, Solo) or self._voters is None or self._voters.founds is None:
+            self._growing = False
+            return False
+        if replica.machine.membership() is None:
+            hit("service.grow.before")
+            leader.enter_own(ChangeMembership(replica.log.first_membership(self._voters.address)))
+            leader.run()
+        if replica.machine.membership() is None:
+            return False  # no room in the journal; tried again
+        hit("service.grow.proposed")
+        replica.commit()
+        hit("service.grow.committed")
+        self._on_device.durable = OFF
+        self._growing = False
+        log.info("the metadata of this node can be kept by several voters from now on")
+        return True
+
+    def _give_away(self, replica: Replica) -> None:
+        if not replica.log.leading:
+            self._handed_over.set()
+            return
+        try:
+            begun = replica.log.hand_over()
+        except NotLeading:
+            return  # it is under way
+        if not begun:
+            self._handed_over.set()
 
     def _after_damage(self, err: BaseException) -> _Next:
         """Somebody else leads.  Begin again with what there is, after a pause; the second time without it."""
@@ -270,12 +325,19 @@ class MetadataService:
             time.sleep(0.02)
 
     def _open(self) -> Replica:
-        if self._voters is None:
-            return Replica.open_solo(self._directory, self._cluster_uuid, self._node_uuid, self._make_machine, **self._replica_options)
         voters = self._voters
+        if voters is None:
+            return self._open_solo()
         setting = Setting(
             self._directory, self._cluster_uuid, self._node_uuid, self._site, voters.texts(), boot_ns=self._boot_ns, wall_ns=self._wall_ns
         )
+        if voters.founds is not None:
+            if voters.founds():
+                try:
+                    return self._open_solo()
+                except SeveralVoters:
+                    pass
+            setting = replace(setting, growing=voters.texts, address=voters.address)
 
         def links(incarnation: str) -> Peers:
             if self._peers is not None:
@@ -297,6 +359,10 @@ class MetadataService:
 
     def _leads(self) -> bool:
         return self._replica is not None and self._replica.log.leading
+
+    def _open_solo(self) -> Replica:
+        options = self._replica_options
+        return Replica.open_solo(self._directory, self._cluster_uuid, self._node_uuid, self._make_machine, single=True, **options)
 
     def _transport_figures(self, connections: Connections) -> dict[str, int]:
         several = (self._peers, self._port)
@@ -369,7 +435,7 @@ class MetadataService:
         self._hear_peers()
         for connection in ready:
             if not connection.closed:
-                self._start_requests(leader, connections, connection)
+                self._intake.start(leader, connections, connection)
         if self._local or taken:
             taken[:] = [local for local in taken if not local.done.is_set()]
         while self._local and not leader.full:
@@ -389,7 +455,7 @@ class MetadataService:
         if now >= self._slow_check_ns:
             self._slow_check_ns = now + _SLOW_CHECK_NS
             gone += connections.slow()
-        gone += self._fallen(connections)
+        gone += self._intake.fallen(connections) if self._port is not None else []
         for connection in gone:
             connections.close(connection)
             leader.drop_origin(connection)
@@ -400,63 +466,6 @@ class MetadataService:
         for connection in gone:
             connections.close(connection)
             leader.drop_origin(connection)
-
-    def _start_requests(self, leader: Leader, connections: Connections, connection: Connection) -> None:
-        try:
-            while not leader.full:
-                found = connections.next_request(connection)
-                if found is None:
-                    break
-                request, size = found
-                if self._refused(connection, request) or not self._allowed(connections, connection, request):
-                    continue
-                if isinstance(request.body, Propose) and isinstance(request.body.command, OpenSession) and request.body.command.worker > 1:
-                    self._end_predecessors(leader, connections, connection)
-                leader.handle(connection, request.call, request.body, size)
-                if isinstance(request.body, Hello) and request.body.version != PROTOCOL_VERSION:
-                    connections.end(connection)  # after the answer that says why
-        except ProtocolError as err:
-            connections.blame(connection, err)
-        connections.put_back(connection)
-
-    def _refused(self, connection: Connection, request: Request) -> bool:
-        """Numbers that cannot be are this request's error alone: a client whose connection ended for it would only send it again."""
-        try:
-            check(request.body)
-        except ProtocolError as err:
-            connection.answer(request.call, Failed(errno.EINVAL, str(err)))
-            return True
-        return False
-
-    def _allowed(self, connections: Connections, connection: Connection, request: Request) -> bool:
-        """Whether the node at the other end may ask that; it is told why not."""
-        if connection.who is None:
-            return True
-        reason = self._guard.refusal(connection.who, connection.mount, request.body)
-        if not reason:
-            return True
-        log.warning("refused a request", extra={"peer": connection.who.node, "reason": reason})
-        connection.answer(request.call, Failed(errno.EACCES, reason))
-        if isinstance(request.body, Hello):
-            connections.end(connection)
-        return False
-
-    def _fallen(self, connections: Connections) -> list[Connection]:
-        """Connections of nodes that were removed, or whose role changed."""
-        if self._port is None or not self._guard.look():
-            return []
-        return [one for one in connections.remote() if one.greeted and one.who is not None and self._guard.no_client(one.who)]
-
-    def _end_predecessors(self, leader: Leader, connections: Connections, successor: Connection) -> None:
-        """A worker opens its mount's session: what an earlier one of the mount had sent and we have not read is void.
-
-        The successor repeats it under the same ids; were the unread copy taken after the successor had acknowledged the result, it would
-        be executed twice.
-        """
-        for connection in connections.of_mount(successor.mount):
-            if connection is not successor:
-                connections.close(connection)
-                leader.drop_origin(connection)
 
     def _close(self, connections: Connections | None, taken: list[_Local]) -> None:
         """Also after a failure: nothing is written here."""

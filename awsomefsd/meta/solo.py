@@ -3,6 +3,9 @@
 There is no election, but every start is a new term: what a leader keeps in memory (leases, the numbers of recalls) is gone, and sessions
 report to a new term only.  All of the journal is committed, also a batch whose sync was never confirmed before a
 crash: nobody was told that it failed.
+
+From one to several.  `first_membership` is the entry that ends the time alone: from it on the same journal and state are one of several
+voters' (opening.py).  Whether it is in the journal is the only thing that counts, so a crash comes before it or after it.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from typing import Any
 import msgspec
 
 from awsomefsd import clock
-from awsomefsd.errors import Corrupt, ProtocolError
-from awsomefsd.meta.commands import Entry, entry_decode, entry_encode
+from awsomefsd.errors import Corrupt, ProtocolError, Refused
+from awsomefsd.meta.commands import ChangeMembership, Entry, entry_decode, entry_encode
 from awsomefsd.meta.journal import Journal
+from awsomefsd.meta.member_messages import ChangeMembers, MemberInfo, Members
+from awsomefsd.meta.raft_membership import Member, Membership
 
 
 def decode(raw: bytes) -> Entry:
@@ -27,11 +32,16 @@ def decode(raw: bytes) -> Entry:
         raise Corrupt(f"log entry: {err}") from err
 
 
-class Solo:
-    """Implements consensus.Consensus."""
+class SeveralVoters(Refused):
+    """This journal or state is one of several voters': what its log ends with is not this node's alone to decide."""
 
-    def __init__(self, journal: Journal, node: str = "", boot_ns: Callable[[], int] = clock.boot_ns) -> None:
+
+class Solo:
+    """Implements consensus.Consensus.  `single`: raise SeveralVoters for a journal that is one of several voters'."""
+
+    def __init__(self, journal: Journal, node: str = "", boot_ns: Callable[[], int] = clock.boot_ns, *, single: bool = False) -> None:
         self._journal = journal
+        self._single = single
         self._boot_ns = boot_ns
         self.leader = node
         self.leading = True
@@ -77,6 +87,8 @@ class Solo:
                 after += 1
                 if entry.index != after:
                     raise Corrupt(f"log entry {after} says that it is {entry.index}")
+                if self._single and isinstance(entry.command, ChangeMembership):
+                    raise SeveralVoters("the journal is one of several voters'")
                 yield entry
 
     def read(self, index: int, count: int, bytes_max: int) -> list[bytes]:
@@ -91,7 +103,21 @@ class Solo:
     def note_digest(self, index: int, digest: bytes) -> None:
         """There is nobody to compare it with."""
 
+    def first_membership(self, address: str) -> Membership:
+        """This node, as the only voter of several to come."""
+        return Membership([Member(self.leader, self._journal.incarnation.hex(), True, address)])
+
     # --- leadership, which nobody contests ------------------------------------------------------------------------------------
+    def members(self) -> Members:
+        alone = MemberInfo(self.leader, self._journal.incarnation.hex(), True, "", 0, 0, True)
+        return Members(0, False, self.leader, [alone], [])
+
+    def change_members(self, step: ChangeMembers) -> None:
+        raise Refused("the metadata of this cluster has one voter, and is not kept as one of several yet")
+
+    def hand_over(self, node: str = "") -> bool:
+        return False
+
     def request_read(self) -> int:
         return 0
 

@@ -32,9 +32,11 @@ from awsomefsd.limits import (
 from awsomefsd.meta.chunks import ChunkFiles, ChunkSender, unsealed
 from awsomefsd.meta.commands import ChangeMembership, Entry, entry_encode
 from awsomefsd.meta.digests import Digests
-from awsomefsd.meta.joining import Joining
+from awsomefsd.meta.joining import Way
 from awsomefsd.meta.journal import Journal, JournalFull
 from awsomefsd.meta.journal_log import JournalLog
+from awsomefsd.meta.member_messages import ChangeMembers, Members
+from awsomefsd.meta.membership_steps import members_after
 from awsomefsd.meta.peer_messages import Acknowledged, Announce, DigestReport, Diverged, Message
 from awsomefsd.meta.raft import Raft
 from awsomefsd.meta.raft_entries import RaftEntries
@@ -43,6 +45,7 @@ from awsomefsd.meta.raft_messages import AnyRaftMessage, Append, AppendReply, He
 from awsomefsd.meta.raft_types import Config, HardState, MembershipAt, Ready, Role
 from awsomefsd.meta.snapshot import AppliedAt, pack_note
 from awsomefsd.meta.solo import decode
+from awsomefsd.meta.voter_view import lags, members, nearest, node_of
 
 log = logging.getLogger(__name__)
 _MS = 1_000_000
@@ -54,10 +57,6 @@ class Links(Protocol):
     def send(self, node: str, message: Message) -> None: ...
 
 
-def node_of(member_id: str) -> str:
-    return member_id.partition("/")[0]
-
-
 class Voter:
     """Implements consensus.Consensus.  `applied`: what the state store has."""
 
@@ -66,7 +65,7 @@ class Voter:
         journal: Journal,
         links: Links,
         files: ChunkFiles,
-        joining: Joining,
+        joining: Way,
         entries: RaftEntries,
         *,
         applied: AppliedAt,
@@ -101,7 +100,8 @@ class Voter:
 
     def _make_raft(self) -> Raft:
         journal = self._journal
-        state = HardState(journal.term, journal.vote.decode())
+        own = journal.vote == journal.node  # so a single voter votes for itself (solo.py)
+        state = HardState(journal.term, self._id if own else journal.vote.decode())
         config = Config(self._id, self._random)
         now_ms = self._boot_ns() // _MS
         return Raft(config, JournalLog(journal), self._entries, state, self._returned, self._membership, now_ms)
@@ -356,6 +356,18 @@ class Voter:
     def leader(self) -> str:
         return node_of(self._raft.leader)
 
+    def members(self) -> Members:
+        return members(self._raft, self._joining.announced(), self._boot_ns() // _MS)
+
+    def change_members(self, step: ChangeMembers) -> None:
+        self._raft.propose_membership(members_after(self._raft.log.membership, step, self._joining.announced()))
+
+    def hand_over(self, node: str = "") -> bool:
+        to = nearest(self._raft, self._boot_ns() // _MS, node) if self.leading else ""
+        if to:
+            self._raft.transfer(to)
+        return bool(to)
+
     def request_read(self) -> int:
         self._raft.read_index(self._ticket + 1)
         self._ticket += 1
@@ -454,10 +466,6 @@ class Voter:
     # --- how it is ------------------------------------------------------------------------------------------------------------------
     def figures(self) -> dict[str, int | float | str]:
         journal, raft = self._journal, self._raft
-        lags: dict[str, int] = {}
-        for peer in raft.peers() if raft.role is Role.LEADER else ():
-            lags[f"lag_{node_of(peer.id)}"] = raft.last_index - peer.match
-            lags[f"silent_ms_{node_of(peer.id)}"] = max(self._boot_ns() // _MS - peer.heard_ms, 0)
         return {
             "journal_bytes": journal.size_bytes,
             "journal_syncs": journal.syncs,
@@ -475,7 +483,7 @@ class Voter:
             "journal_in_doubt": int(self._doubt_until_ns > 0),
             "journal_full": int(self._unstored is not None),
             "founding_waits_for": " ".join(self._joining.unheard()) if self._fresh else "",
-            **lags,
+            **lags(raft, self._boot_ns() // _MS),
         }
 
     def close(self) -> None:

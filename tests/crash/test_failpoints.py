@@ -30,6 +30,7 @@ from awsomefsd.meta.snapshot import RAFT_NOTE, AppliedAt, SnapshotFiles, pack_no
 from buildtools.nodes import Node, await_true
 from tests.crash.failpoint_rounds import Load, Round
 from tests.unit import test_collect as collecting
+from tests.unit import test_growing as growing
 from tests.unit import test_voter as voting
 from tests.vfsrig import rig as mounted
 
@@ -218,6 +219,8 @@ def test_every_failpoint_is_reached(make_node, figures, seed, tmp_path):
         (tmp_path / "rig").mkdir()
         a_mount(tmp_path / "rig", Random(seed))
         voters(tmp_path / "voters", seed)
+        (tmp_path / "growing").mkdir()
+        growing.grow_alone(tmp_path / "growing")
     for name in SNAPSHOT_KILLS:
         exchange_that_dies(tmp_path / name, control, name)
     for name in INSTALL_KILLS:

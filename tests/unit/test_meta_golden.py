@@ -82,6 +82,7 @@ COMMANDS: list[c.Command] = [
     c.RevokeToken("token"),
     c.PutCa("ca", "certificate", "key", "active"),
     c.DropCa("ca"),
+    c.SetCarries("node", True),
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [

@@ -1,0 +1,38 @@
+"""One step of the membership, as it is asked for: who is a member after it.  Pure.
+
+Everything that could go wrong between the asker's look and the step is checked here again by the leader: the membership is still the one
+that was looked at, the journal to be added has announced itself, and a learner that is to vote is the one that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from awsomefsd.meta.member_messages import ChangeMembers
+from awsomefsd.meta.raft_membership import ChangeRefused, Member, Membership
+from awsomefsd.meta.raft_types import MembershipAt
+
+
+def members_after(now: MembershipAt, step: ChangeMembers, announced: Iterable[Member]) -> list[Member]:
+    """Raises ChangeRefused."""
+    if step.index != now.index:
+        raise ChangeRefused("the membership has changed since it was looked at")
+    gone = {*step.remove}
+    members = {member.node: member for member in now.membership.members if member.node not in gone}
+    if step.add:
+        members[step.add] = _to_add(now.membership, step.add, announced)
+    if step.promote:
+        member = members.get(step.promote)
+        if member is None:
+            raise ChangeRefused(f"node {step.promote} is no member")
+        members[step.promote] = Member(member.node, member.incarnation, True, member.address)
+    return sorted(members.values(), key=lambda member: member.node)
+
+
+def _to_add(now: Membership, node: str, announced: Iterable[Member]) -> Member:
+    journal = next((member for member in announced if member.node == node), None)
+    if journal is None:
+        raise ChangeRefused(f"no journal of node {node} wants to take part now")
+    if now.find(journal.id) is not None:
+        raise ChangeRefused(f"the journal of node {node} is a member already")
+    return journal

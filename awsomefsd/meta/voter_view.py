@@ -1,0 +1,53 @@
+"""What a voter's Raft core knows of the members, for people and for the manager of the membership.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from awsomefsd.limits import VOTER_KEEP_ENTRIES
+from awsomefsd.meta.member_messages import MemberInfo, Members
+from awsomefsd.meta.raft import Raft
+from awsomefsd.meta.raft_membership import Member
+from awsomefsd.meta.raft_types import Role
+
+
+def node_of(member_id: str) -> str:
+    return member_id.partition("/")[0]
+
+
+def lags(raft: Raft, now_ms: int) -> dict[str, int]:
+    """Figures about the others; a leader's."""
+    found: dict[str, int] = {}
+    for peer in raft.peers() if raft.role is Role.LEADER else ():
+        found[f"lag_{node_of(peer.id)}"] = raft.last_index - peer.match
+        found[f"silent_ms_{node_of(peer.id)}"] = max(now_ms - peer.heard_ms, 0)
+    return found
+
+
+def members(raft: Raft, announced: Iterable[Member], now_ms: int) -> Members:
+    """Of a leader.  A member whose node is in twice (its journal is being replaced) is told once, by its new one."""
+    peers = {peer.id: peer for peer in raft.peers()}
+    near_from = raft.last_index - VOTER_KEEP_ENTRIES // 4
+    told = []
+    for member in raft.membership.members:
+        peer = peers.get(member.id)
+        match = raft.last_index if peer is None else peer.match
+        silent_ms = 0 if peer is None else max(now_ms - peer.heard_ms, 0)
+        near = 0 < match >= near_from
+        told.append(
+            MemberInfo(member.node, member.incarnation, member.voter, member.address, raft.last_index - match, silent_ms, near)
+        )  # fmt: skip
+    at = raft.log.membership
+    wanting = [(member.node, member.incarnation) for member in announced]
+    return Members(at.index, at.membership.joint, node_of(raft.leader), told, wanting)
+
+
+def nearest(raft: Raft, now_ms: int, wanted: str) -> str:
+    """The voter that can take the leadership over soonest, of `wanted` if that is a node; "" if nobody can."""
+    voters = raft.membership.voters()
+    fit = [
+        (peer.match, peer.heard_ms, peer.id)
+        for peer in raft.peers()
+        if peer.id in voters and now_ms - peer.heard_ms < raft.config.election_ms_min and wanted in ("", node_of(peer.id))
+    ]
+    return max(fit)[2] if fit else ""
