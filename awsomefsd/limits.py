@@ -69,6 +69,7 @@ RPC_INFLIGHT_MAX = 1_024  # of one client
 CLIENT_QUEUED_MAX = 64 * RPC_INFLIGHT_MAX  # requests that wait in a client, over RPC_INFLIGHT_MAX
 CLIENT_SILENCE_MS = 2_000  # a connection that owes an answer this long is given up, if there is another node to ask
 READDIR_ENTRIES_MAX = 512
+LISTINGS_MAX = 64  # pages of so many entries that a worker keeps for open directories; others ask again
 REPORT_FIGURES_MAX = 512  # of one worker
 LAYOUT_EXTENTS_MAX = 16_384  # of one Layout answer
 BATCH_ENTRIES_MAX = 512  # proposals in one journal sync

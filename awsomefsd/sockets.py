@@ -1,14 +1,16 @@
-"""Unix sockets at any path, who is at the other end, and the word that systemd waits for.
+"""Unix sockets at any path, who is at the other end, waiting for descriptors, and the word that systemd waits for.
 
 A unix address holds 107 bytes; a deeper path is reached through /proc/self/fd/N of its directory, held open for as long as the socket.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,6 +96,14 @@ def _many_groups(sock: Any) -> bytes:
     if libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, raw, ctypes.byref(size)) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return raw.raw[: size.value]
+
+
+def readable(fds: Iterable[int], timeout_s: float) -> list[int]:
+    """Those of `fds` with something to read, or at their end; none after `timeout_s`.  poll has no bound on the numbers of descriptors."""
+    waiting = select.poll()
+    for fd in fds:
+        waiting.register(fd, select.POLLIN)
+    return [fd for fd, _ in waiting.poll(math.ceil(timeout_s * 1_000))]
 
 
 def notify_systemd(state: str) -> None:

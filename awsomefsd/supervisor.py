@@ -19,7 +19,6 @@ import fcntl
 import json
 import logging
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -29,6 +28,7 @@ from pathlib import Path
 
 from awsomefsd import log, program
 from awsomefsd.limits import MIB
+from awsomefsd.sockets import readable
 
 logger = logging.getLogger("awsomefsd.supervisor")
 RESTART_S = 0.05
@@ -95,7 +95,7 @@ class Child:
         for number, patience_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, number)
-            if select.select([self.pidfd], [], [], patience_s)[0]:
+            if readable([self.pidfd], patience_s):
                 self.ended()
                 return
 
@@ -125,10 +125,10 @@ class Supervisor:
                     self._remember()
             due = [child.due for child in self._children if child.pidfd < 0]
             watched = {child.pidfd: child for child in self._children if child.pidfd >= 0}
-            readable, _, _ = select.select([wake, *watched], [], [], min([LOG_LOOK_S, *(max(0.0, at - now) for at in due)]))
-            if wake in readable and set(os.read(wake, 64)) - {signal.SIGCHLD}:
+            ready = readable([wake, *watched], min([LOG_LOOK_S, *(max(0.0, at - now) for at in due)]))
+            if wake in ready and set(os.read(wake, 64)) - {signal.SIGCHLD}:
                 break
-            for fd in readable:
+            for fd in ready:
                 if fd in watched:
                     watched[fd].ended()
             if os.getpid() == 1:

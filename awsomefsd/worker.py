@@ -341,6 +341,7 @@ class Worker:
         hit("unmount.session.ended")
         self.client.end_session()
         self.client.close()
+        self.budget.close()
         self.link.bye(True)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import threading
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -45,11 +46,24 @@ class MemoryBudget:
         self._memfds = list(memfds)
         self._caches = list(caches)
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)  # held: a process out of descriptors still looks
+        self._looking = threading.Lock()  # nobody closes it under a look
         self.share = 1.0
         self.used_bytes = 0
         ring.bound(min(int(budget_bytes * DIRTY_PART), DIRTY_BYTES_MAX))
 
     def look(self) -> None:
+        with self._looking:
+            if self._statm >= 0:
+                self._look()
+
+    def close(self) -> None:
+        """Later looks see nothing."""
+        with self._looking:
+            if self._statm >= 0:
+                os.close(self._statm)
+                self._statm = -1
+
+    def _look(self) -> None:
         self.used_bytes = private_bytes(self._statm) + sum(os.fstat(fd).st_blocks * 512 for fd in self._memfds)
         before = self.share
         if self.used_bytes > self.budget_bytes:

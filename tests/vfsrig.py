@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import threading
 import time
@@ -40,6 +41,7 @@ from tests.meta_host import CLUSTER, DEVICE, MIB, Clock, CountingDisk, Host
 
 LIMIT_S = 20.0
 RING_BYTES = 16 * MIB
+COLLECT_EVERY = 80  # rigs: their circles of objects hold the mappings of five memfds, a descriptor each
 VOLUME, MOUNT = 1, 5
 BIG = INLINE_BYTES_MAX * 4  # of a file that is never inline
 
@@ -225,6 +227,7 @@ class Rig:
     """One node, one volume, one mount.  The current worker's parts are `vfs`, `mount`, `flusher`; `device` stays the same."""
 
     boot_id = "boot"
+    closed = 0  # in this process
 
     def __init__(self, directory: Path, *, segments: int = 62, segment_bytes: int = MIB, quota_bytes: int = 0) -> None:
         self.directory = directory
@@ -278,6 +281,7 @@ class Rig:
         worker.client.close()
         worker.flusher.stop()
         worker.pool.shutdown()
+        worker.budget.close()
 
     def restart(self, *repeat: Callable[[Vfs], Any]) -> Any:
         self.kill()
@@ -310,6 +314,9 @@ class Rig:
                 self.host.service.stop()
             for fd in [*self.fds.values(), self.null]:
                 os.close(fd)
+            Rig.closed += 1
+            if Rig.closed % COLLECT_EVERY == 0:
+                gc.collect()
 
     def check(self) -> None:
         """Ends the service; what is in its store must be sound."""

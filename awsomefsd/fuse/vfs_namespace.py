@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterable
 from functools import partial
 
@@ -14,7 +15,7 @@ from awsomefsd.fuse.context import Context, Opened
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import ABSENT, Directory
 from awsomefsd.fuse.vfs_data import DataOps
-from awsomefsd.limits import NAME_BYTES_MAX, READDIR_ENTRIES_MAX, SYMLINK_BYTES_MAX
+from awsomefsd.limits import LISTINGS_MAX, NAME_BYTES_MAX, READDIR_ENTRIES_MAX, SYMLINK_BYTES_MAX
 from awsomefsd.meta.commands import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
@@ -50,7 +51,8 @@ class NamespaceOps:
     def __init__(self, mount: MountState, data: DataOps) -> None:
         self._mount = mount
         self._data = data
-        self._listings: dict[int, Listing] = {}
+        self._listings: dict[int, Listing] = {}  # by handle, the longest unread first
+        self._listing = threading.Lock()
 
     # --- lookup ----------------------------------------------------------------------------------------------------------
 
@@ -334,7 +336,8 @@ class NamespaceOps:
         return Opened(self._mount.opens.open(ino, flags | os.O_DIRECTORY, ctx.unique), 0)
 
     def releasedir(self, ctx: Context, ino: int, fh: int) -> Op | None:
-        self._listings.pop(fh, None)
+        with self._listing:
+            self._listings.pop(fh, None)
         return self._data.release(ctx, ino, fh, 0, 0, 0)
 
     def readdir(self, ctx: Context, ino: int, fh: int, offset: int, plus: bool) -> Iterable[Dirent] | Op:
@@ -352,12 +355,12 @@ class NamespaceOps:
         own = yield from mount.attr_op(ino)
         if offset < FIRST_COOKIE:
             directory = mount.names.directory(ino)
-            listing = self._listings[fh] = Listing(directory)
+            listing = Listing(directory)
         else:
             listing = self._listings.get(fh) or Listing(None)
             if listing.page and listing.page[-1].cookie != offset:
                 listing.directory = None  # seekdir: what is between was not seen in this listing
-            self._listings[fh] = listing
+        self._keep(fh, listing)
         ask = ReadDir(mount.volume, ino, max(offset, FIRST_COOKIE - 1), READDIR_ENTRIES_MAX, plus)
         dots = yield from self._dots(own, offset, plus)
         reply: Entries = yield mount.metadata.ask(ask)  # the last wait: the answer is remembered before a later one is seen
@@ -366,6 +369,14 @@ class NamespaceOps:
         self._remember(ino, listing, reply)
         self._read_by(ino, fh)
         return self._shown(ino, listing.page, plus)
+
+    def _keep(self, fh: int, listing: Listing) -> None:
+        """A program may hold very many directories open: those beyond the bound go on as after seekdir."""
+        with self._listing:
+            self._listings.pop(fh, None)
+            self._listings[fh] = listing
+            if len(self._listings) > LISTINGS_MAX:
+                del self._listings[next(iter(self._listings))]
 
     def _read_by(self, ino: int, fh: int) -> None:
         attr = self._mount.names.attr(ino)

@@ -2,18 +2,22 @@
 
 Coverage guides it where atheris is installed (its libFuzzer mutates what reached new code); without it, random mutations of the good
 inputs.  Three things are finds: an error that is not documented, more than a second of CPU for one input, and memory that grows.
-A find is printed as hex, to be given back with --input.
+A find is printed as a line "found: " with its inputs in hex, to be given back with --input, then its traceback.  One input is enough
+where a decoder has no state; where it has, the inputs before it that are needed too are searched for SHRINK_S.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import random
 import resource
 import sys
 import tempfile
 import time
+import traceback
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +28,8 @@ INPUT_BYTES_MAX = 4_096
 GROWTH_BYTES_MAX = 100 << 20
 WARM_RUNS = 20_000  # caches are full, and the fuzzer's own tables
 PAGE = resource.getpagesize()
+HISTORY = 10_000  # inputs that are remembered, in case a find needs them
+SHRINK_S = 30.0
 
 
 def targets() -> dict[str, Target]:
@@ -39,8 +45,10 @@ def _resident() -> int:
 class Watched:
     """Calls the decoder and watches time and memory."""
 
-    def __init__(self, decode: Callable[[bytes], None]) -> None:
-        self._decode = decode
+    def __init__(self, make: Callable[[], Callable[[bytes], None]]) -> None:
+        self._make = make
+        self._decode = make()
+        self._history: deque[bytes] = deque(maxlen=HISTORY)
         self.runs = 0
         self._warm = 0
         self.grown = 0
@@ -49,16 +57,24 @@ class Watched:
         if not data:
             return
         self.runs += 1
-        before = time.thread_time_ns()
+        self._history.append(data)
         try:
-            self._decode(data)
-        except BaseException:
-            print(f"found: --input {data.hex()}", file=sys.stderr, flush=True)
+            self._timed(data)
+        except BaseException as err:
+            tell(enough(self._make, list(self._history), type(err)), err)
             raise
-        spent = time.thread_time_ns() - before
-        assert spent < CPU_NS_MAX, f"{spent / 1e9:.1f} s of CPU for --input {data.hex()}"
         if self.runs % 4_096 == 0:
-            self._look()
+            try:
+                self._look()
+            except AssertionError as err:  # it is no input's fault alone
+                tell([data], err)
+                raise
+
+    def _timed(self, data: bytes) -> None:
+        before = time.thread_time_ns()
+        self._decode(data)
+        spent = time.thread_time_ns() - before
+        assert spent < CPU_NS_MAX, f"{spent / 1e9:.1f} s of CPU for one input"
 
     def _look(self) -> None:
         now = _resident()
@@ -67,6 +83,43 @@ class Watched:
         if self._warm:
             self.grown = max(self.grown, now - self._warm)
             assert self.grown < GROWTH_BYTES_MAX, f"grew by {self.grown >> 20} MiB in {self.runs} inputs"
+
+
+def tell(inputs: list[bytes], err: BaseException) -> None:
+    words = " ".join(f"--input {data.hex()}" for data in inputs)
+    print(f"found: {words}", *traceback.format_exception(err), sep="\n", file=sys.stderr, flush=True)
+
+
+def enough(make: Callable[[], Callable[[bytes], None]], history: list[bytes], kind: type[BaseException]) -> list[bytes]:
+    """The inputs of `history` that raise `kind` when they are all that a new decoder sees; the last one alone if that is not found out."""
+    deadline = time.monotonic() + SHRINK_S
+
+    def raises(inputs: list[bytes]) -> bool:
+        with contextlib.suppress(Exception):
+            decode = make()
+            try:
+                for data in inputs:
+                    if time.monotonic() > deadline:
+                        return False
+                    decode(data)
+            except kind:
+                return True
+        return False
+
+    length = 1
+    while length < len(history) and not raises(history[-length:]):
+        length = min(length * 8, len(history))
+    found = history[-length:]
+    if length == 1 or not raises(found):
+        return history[-1:]
+    part = length // 2
+    while part:
+        for at in range(len(found) - 1 - part, -1, -part):
+            shorter = found[:at] + found[at + part :]
+            if raises(shorter):
+                found = shorter
+        part //= 2
+    return found
 
 
 def mutated(rng: random.Random, good: list[bytes]) -> bytes:
@@ -114,7 +167,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--runs", type=int, default=-1, help="-1: no bound")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--input", help="one input in hex, instead of fuzzing")
+    parser.add_argument("--input", action="append", help="one input in hex, instead of fuzzing; several are given in turn")
     options = parser.parse_args()
     try:
         import atheris
@@ -124,10 +177,12 @@ def main() -> None:
         if atheris is not None and options.input is None:
             stack.enter_context(atheris.instrument_imports(include=["awsomefsd"], enable_loader_override=False))
         target = targets()[options.target]
-    watched = Watched(target.make())
+    watched = Watched(target.make)
     if options.input is not None:
-        watched(bytes.fromhex(options.input))
+        for text in options.input:
+            watched(bytes.fromhex(text))
         return
+    logging.disable(logging.CRITICAL)  # refusals are what most inputs are for
     if atheris is not None:
         guided(watched, target.seeds(), options)
     without_guidance(watched, target.seeds(), options)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import faulthandler
+import gc
 import json
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -35,6 +37,7 @@ from tests.vfsrig import LIMIT_S, Rig, Started
 
 FSCK_EVERY = 256  # accepted commands
 ANEW_EVERY = 4_096
+FUSE_ANEW_EVERY = 8_192
 _command = msgspec.msgpack.Decoder(c.AnyCommand).decode
 _encode = msgspec.msgpack.Encoder().encode
 _BAD = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -155,21 +158,34 @@ def fuse_seeds() -> list[bytes]:
         request(Op.READDIRPLUS, 0, struct.pack("<QQIIQII", 1, 0, 999, 0, 0, 0, 0)), request(Op.OPENDIR, 0, bytes(8)),
         request(Op.BATCH_FORGET, 0, struct.pack("<IIQQ", 1, 0, 2, 1)),
         request(Op.TMPFILE, 0, struct.pack("<IIII", 2, 0o600, 0, 0) + b"#\0"),
+        request(Op.READDIRPLUS, 77, bytes(10) + b"\1\x22" + bytes(7) + b"\1" + bytes(6) + b"\x81\x83" + bytes(14)),  # a handle nobody has
     ]  # fmt: skip
 
 
-def fuse_run() -> Callable[[bytes], None]:
-    """opcode u8, inode by place u8, body: through the handlers' table into a real vfs over a real metadata service."""
+def _mounted() -> Rig:
     rig = Rig(Path(tempfile.mkdtemp(prefix="afs-fuzz-")))
     rig.start()
+    return rig
+
+
+def fuse_run() -> Callable[[bytes], None]:
+    """opcode u8, inode by place u8, body: through the handlers' table into a real vfs over a real metadata service.  Files stay open and
+    the device fills, so there is a new one every FUSE_ANEW_EVERY inputs."""
+    rig = _mounted()
     rows = handlers.table(FLAGS)
     failures = handlers.Failures()
-    count = 1
+    count, runs = 1, 0
 
     def run(data: bytes) -> None:
-        nonlocal count
+        nonlocal count, rig, runs
         if len(data) < 2:
             return
+        runs += 1
+        if runs % FUSE_ANEW_EVERY == 0:
+            rig.close()
+            shutil.rmtree(rig.directory)
+            rig = _mounted()
+            gc.collect()
         opcode = data[0] % len(rows)
         if opcode == Op.SETLKW:  # one caller: a lock in its own way would wait for ever
             opcode = int(Op.SETLK)

@@ -17,7 +17,9 @@ NAMES = ["superblock", "frame", "journal", "values", "shared memory", "commands"
 SECONDS = int(os.environ.get("AWSOMEFSD_FUZZ_SECONDS", "60"))
 SOAK_RUNS = int(os.environ.get("AWSOMEFSD_FUZZ_RUNS", "10000000"))
 SOAK_SECONDS = 3_600  # for one decoder in the soak, however slow it is
-MARGIN_S = 120
+MARGIN_S = 180
+LINES_MAX = 40
+LINE_CHARS_MAX = 400  # of a line that is not the find
 
 
 def fuzz(name: str, seed: int, *options: str) -> tuple[int, str]:
@@ -31,8 +33,18 @@ def fuzz(name: str, seed: int, *options: str) -> tuple[int, str]:
     ran = re.search(r"^Done (\d+) runs", done.stderr, re.MULTILINE)
     if done.returncode == 0 and ran:
         return int(ran[1]), ""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(("INFO", "#", "WARNING", "\tNEW_FUNC"))]
-    return 0, f"{name}: status {done.returncode}; replay: python -m tests.fuzz.engine {name!r} --input …\n" + "\n".join(lines[-40:])
+    replay = f"replay: python -m tests.fuzz.engine {name!r} --input …"
+    return 0, f"{name}: status {done.returncode}, seed {seed}; {replay}\n" + excerpt(done.stderr)
+
+
+def excerpt(stderr: str) -> str:
+    """What a find can be replayed and understood by: its inputs whole, the first exception, and the end."""
+    lines = [line for line in stderr.splitlines() if not line.startswith(("INFO", "#", "WARNING", "\tNEW_FUNC"))]
+    first = next((at for at, line in enumerate(lines) if line.startswith("found:")), None)
+    if first is None:  # the process was ended: libFuzzer itself says by which input
+        return "\n".join(lines[-LINES_MAX:])
+    told, rest = lines[first + 1 :][:LINES_MAX], lines[first + 1 :][LINES_MAX:][-LINES_MAX:]
+    return "\n".join([lines[first], *(line[:LINE_CHARS_MAX] for line in [*told, *rest])])
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +72,32 @@ def engine() -> str:
     except ImportError:
         return "random mutations (atheris is not installed)"
     return "guided by coverage"
+
+
+def test_a_find_can_be_replayed_from_what_is_told() -> None:
+    from tests.fuzz.engine import enough
+
+    def make():
+        seen = set()
+
+        def decode(data: bytes) -> None:
+            seen.add(data)
+            if {b"3", b"77", b"99"} <= seen:
+                raise KeyError("together")
+            if data == b"single":
+                raise ValueError
+
+        return decode
+
+    history = [str(at).encode() for at in range(100)]
+    assert enough(make, history, KeyError) == [b"3", b"77", b"99"]
+    assert enough(make, [*history[:20], b"single"], ValueError) == [b"single"]
+    assert enough(make, history[:50], KeyError) == [b"49"], "no inputs are enough: memory that grew, say"
+    noise = "\n".join(["#1 INITED", "noise"] * 200)
+    found = f"found: --input {'ab' * 4096}\nTraceback (most recent call last):\nValueError: first"
+    told = excerpt(f"{noise}\n{found}\n{noise}\nSUMMARY: {'x' * 999}")
+    assert told.startswith(found) and "SUMMARY" in told
+    assert len(told) < 20_000
 
 
 def test_all_targets_are_run() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import subprocess
 import sys
 import time
@@ -12,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd.sockets import readable
+
 pytestmark = pytest.mark.root
+ANSWER_S = 60
 
 # A process that does what it is told, a line at a time, and answers each with a line: "ok" or an errno's name.
 PARTY = r"""
@@ -67,8 +69,8 @@ class Party:
 
     def answer(self) -> str:
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], 30)
-        return self.process.stdout.readline().strip() if ready else "no answer within 30 s"
+        ready = readable([self.process.stdout.fileno()], ANSWER_S)
+        return self.process.stdout.readline().strip() if ready else f"no answer within {ANSWER_S} s"
 
     def do(self, verb: str, file: Path | str, *numbers: int) -> str:
         self.begin(verb, file, *numbers)

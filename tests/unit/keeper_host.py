@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 from awsomefsd.errors import FsError, Unavailable
 from awsomefsd.fuse import mount_syscall
 from awsomefsd.fuse.keeper_client import KeeperClient
+from awsomefsd.sockets import readable
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = [sys.executable, str(Path(__file__).with_name("keeper_worker.py"))]
@@ -41,7 +41,7 @@ def end_of(pid: int, timeout_s: float = 10.0) -> None:
     except ProcessLookupError:
         return
     try:
-        assert select.select([pidfd], [], [], timeout_s)[0], f"pid {pid} did not end"
+        assert readable([pidfd], timeout_s), f"pid {pid} did not end"
     finally:
         os.close(pidfd)
 

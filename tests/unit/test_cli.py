@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from awsomefsd.cli import main as command_line
 from awsomefsd.cli import mount_helper
 from awsomefsd.cli.main import COMMANDS, Session
 from awsomefsd.errors import WouldLoseData
+from awsomefsd.sockets import readable
 
 MIB = 1 << 20
 HELP_S = 0.25
@@ -43,7 +43,7 @@ class Node:
         with log, self._manager() as manager:
             environ["NOTIFY_SOCKET"] = str(self.directory / "notify")
             self.process = subprocess.Popen(program.command("run", *self.options), stdout=log, stderr=log, env=environ)
-            if not select.select([manager], [], [], 30)[0]:
+            if not readable([manager.fileno()], 60):
                 raise AssertionError((self.directory / "daemon.log").read_text())
             manager.settimeout(60)
             while (word := manager.recv(64)) != b"READY=1":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import random
-import select
 import signal
 import socket
 import struct
@@ -21,6 +20,7 @@ from awsomefsd.fuse.abi import Op
 from awsomefsd.fuse.held import Carried
 from awsomefsd.fuse.notify import Notifier
 from awsomefsd.fuse.session import Pins, Session
+from awsomefsd.sockets import readable
 from awsomefsd.types import RESEND_BIT
 from tests.dictfs import DictFs
 
@@ -83,7 +83,7 @@ class Kernel:
         return unique, -error, reply[16:]
 
     def nothing_more(self) -> bool:
-        return not select.select([self.ours], [], [], 0)[0]
+        return not readable([self.ours.fileno()], 0)
 
     def close(self) -> None:
         self.ours.shutdown(socket.SHUT_RDWR)  # readers see the end

@@ -96,6 +96,28 @@ def test_seekdir_goes_anywhere_and_does_not_make_the_directory_complete(r: Rig, 
     assert [entry.name for entry in r.readdir(ROOT_INO, fh, 0)][:2] == [b".", b".."]
 
 
+def test_more_directories_open_than_listings_are_kept(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vfs_namespace, "READDIR_ENTRIES_MAX", 4)
+    monkeypatch.setattr(vfs_namespace, "LISTINGS_MAX", 3)
+    made = many(r, 30)
+    r.mount.names.clear()
+    handles = [r.call("opendir", ROOT_INO, 0).fh for _ in range(8)]
+    found: dict[int, list[bytes]] = {fh: [] for fh in handles}
+    offsets = dict.fromkeys(handles, 0)
+    while offsets:
+        for fh in list(offsets):
+            entries = r.readdir(ROOT_INO, fh, offsets.pop(fh))[:3]  # the rest of a page that may be gone by then
+            found[fh] += [entry.name for entry in entries]
+            if entries:
+                offsets[fh] = entries[-1].cookie
+    assert all(names == [b".", b"..", *made] for names in found.values())
+    assert len(r.vfs.releasedir.__self__._listings) == 3
+    for fh in handles:
+        r.call("releasedir", ROOT_INO, fh)
+    assert not r.vfs.releasedir.__self__._listings
+    assert [r.lookup(name).ino for name in made] == list(made.values()) and error_of(r.lookup, b"not there") == errno.ENOENT
+
+
 def test_a_page_does_not_bring_a_removed_name_back(r: Rig) -> None:
     """The removal is answered after the page and before the listing's last wait."""
     directory = r.mkdir(b"d")

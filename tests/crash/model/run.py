@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +27,6 @@ SEGMENTS, SEGMENT_BYTES = 24, 128 << 10
 DEVICE_BYTES = (SEGMENTS + 1) * SEGMENT_BYTES
 JOURNAL_FILE_BYTES = 32 << 10
 EMPTY = Image({}, {}, None, {})
-COLLECT_EVERY = 200
 
 
 class CrashRig(Rig):
@@ -88,8 +86,6 @@ def booted(
     finally:
         awsomefsd.worker.MetaClient = plain  # type: ignore[misc]
         made.close()
-        if CrashRig.boots % COLLECT_EVERY == 0:
-            gc.collect()
 
 
 def first_image(directory: Path) -> Image:
