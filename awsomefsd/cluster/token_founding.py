@@ -60,8 +60,8 @@ def make(expect: int, endpoints: tuple[str, ...], expires_ms: int, nodes: int = 
         raise ConfigError(f"--expect is from 1 to {FOUNDING_NODES_MAX // 2}, not {expect}")
     if not expect <= nodes < 2 * expect:
         raise ConfigError(
-            f"--uses is from {expect} to {2 * expect - 1} with --expect {expect}, not {nodes}: those that are expected must be more than half "
-            "of all that may use the token, or two clusters could form; let further nodes join with awsomefsd token create"
+            f"--uses is from {expect} to {2 * expect - 1} with --expect {expect}, not {nodes}: those that are expected must be more than "
+            "half of all that may use the token, or two clusters could form; let further nodes join with awsomefsd token create"
         )
     if len(endpoints) > ENDPOINTS_MAX:
         raise ConfigError(f"a token has at most {ENDPOINTS_MAX} endpoints")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -112,7 +113,8 @@ def test_life_of_a_node(node: Node, capsys: pytest.CaptureFixture[str], tmp_path
     assert code == 3 and status["degraded"] and "keeper" in status["reasons"][0] and len(status["devices"]) == 1
     code, out, _ = node.cli(capsys, "log", "follow", "--no-wait", "-o", "json")
     changes = [json.loads(line) for line in out.splitlines()]
-    assert [change["command"] for change in changes] == ["Init", "AddDevice", "CreateVolume"] and changes[2]["fields"]["name"] == "demo"
+    asked = [change for change in changes if change["command"] in ("Init", "AddDevice", "CreateVolume")]  # a daemon adds some of its own
+    assert [change["command"] for change in asked] == ["Init", "AddDevice", "CreateVolume"] and asked[2]["fields"]["name"] == "demo"
     assert node.stop(signal.SIGKILL) == -signal.SIGKILL
     assert node.start() < 5
     code, out, _ = node.cli(capsys, "volume", "ls", "-o", "json")
@@ -185,9 +187,11 @@ def test_follow_with_a_reader_goes_on_where_it_stood(node: Node, capsys: pytest.
         assert code == 0, err
         return [json.loads(line)["command"] for line in out.splitlines()]
 
-    assert commands("--reader", "audit")[:2] == ["Init", "CreateVolume"]
+    first = commands("--reader", "audit")
+    assert first[0] == "Init" and first.count("Init") == first.count("CreateVolume") == 1
     node.cli(capsys, "volume", "create", "two")
-    assert [command for command in commands("--reader", "audit") if command == "CreateVolume"] == ["CreateVolume"]
+    then = commands("--reader", "audit")
+    assert then.count("CreateVolume") == 1 and "Init" not in then
     assert node.cli(capsys, "log", "remove-reader", "audit")[0] == 0 and node.cli(capsys, "log", "remove-reader", "audit")[0] == 1
 
 
@@ -199,7 +203,8 @@ def test_metrics_are_served(node: Node, capsys: pytest.CaptureFixture[str]) -> N
     with sockets.connect_unix(node.directory / "run" / "metrics.sock") as sock:
         sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         text = sock.makefile("rb").read().decode()
-    assert "awsomefsd_meta_applied 1.0" in text and "awsomefsd_keeper_up 0.0" in text
+    applied = re.search(r"^awsomefsd_meta_applied (\S+)$", text, re.MULTILINE)
+    assert applied and float(applied[1]) >= 1 and "awsomefsd_keeper_up 0.0" in text
 
 
 def test_scrub_beside_a_daemon(node: Node, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
