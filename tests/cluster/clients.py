@@ -173,10 +173,13 @@ class FileClient(Recorder):
             value = b"%d-%d" % (self.identity, next(_uids))
             self.seen(which, ("write", value), c.SetXattr(volume, ino, KEY, value), lambda reply: None)
         else:
-            called = time.monotonic()
-            result = self.seen(which, ("read",), m.GetXattr(volume, ino, KEY), lambda reply: reply.data)
-            if result == "ENODATA":  # never written
-                self.history.append(Operation(which, self.identity, ("read",), None, called, time.monotonic()))
+            self.read(which, ino)
+
+    def read(self, which: Any, ino: int) -> None:
+        called = time.monotonic()
+        result = self.seen(which, ("read",), m.GetXattr(self.objects.volume, ino, KEY), lambda reply: reply.data)
+        if result == "ENODATA":  # never written
+            self.history.append(Operation(which, self.identity, ("read",), None, called, time.monotonic()))
 
     def _found(self, reply: Any) -> Any:
         self._inodes[reply.attr.uid] = reply.attr.ino
@@ -222,6 +225,21 @@ class FileClient(Recorder):
             return frozenset((entry.name, entry.attr.uid) for entry in reply.entries)
 
         return self.seen(which, ("list",), m.ReadDir(self.objects.volume, parent, 0, 100, True), result)
+
+
+class ReadingClient(FileClient):
+    """Changes nothing, so nothing makes it wait for a quorum: where a leader that nobody follows any more answers, it sees old values."""
+
+    def one(self) -> None:
+        directory = self.dice.randrange(DIRECTORIES)
+        number = self.dice.randrange(REGISTERS)
+        choice = self.dice.randrange(3)
+        if choice == 0:
+            self.read(("register", number), self.objects.registers[number])
+        elif choice == 1:
+            self.lookup(("directory", directory), self.objects.directories[directory])
+        else:
+            self.list(("directory", directory), self.objects.directories[directory])
 
 
 class LockClient(Recorder):

@@ -15,13 +15,13 @@ import pytest
 from buildtools.cluster import Cluster
 from buildtools.leader import figures as figures_of
 from buildtools.nodes import await_true
-from tests.cluster.clients import FileClient, LockClient, Objects, Recorder, model_of
+from tests.cluster.clients import FileClient, LockClient, Objects, ReadingClient, Recorder, model_of
 from tests.cluster.nemesis import Fault, Nemesis, stalls
 from tests.linear import Operation, Verdict, check_all
 from tests.netns import found_static
 
 RATE_MIN = 100.0
-FILE_CLIENTS, LOCK_CLIENTS = 10, 3
+FILE_CLIENTS, READING_CLIENTS, LOCK_CLIENTS = 8, 3, 3
 GAP_S = 10.0  # from one kill to the next
 FAULTS = ["kill", "pause", "kill", "cut", "stop", "deaf", "wipe follower", "mumble", "wipe leader", "loss", "kill"]
 
@@ -40,6 +40,7 @@ class Run(NamedTuple):
 def work_through(cluster: Cluster, objects: Objects, seed: int, kinds: Sequence[str], gap_s: float, **keywords: Any) -> Run:
     """Clients work while these faults come, `gap_s` between the beginnings (or when the one before is over)."""
     clients: list[Recorder] = [FileClient(cluster, objects, seed + number) for number in range(FILE_CLIENTS)]
+    clients += [ReadingClient(cluster, objects, seed + 500 + number) for number in range(READING_CLIENTS)]
     clients += [LockClient(cluster, objects, seed + 1_000 + number) for number in range(LOCK_CLIENTS)]
     nemesis = Nemesis(cluster, seed, lambda: [len(client.history) for client in clients], **keywords)
     began = time.monotonic()
