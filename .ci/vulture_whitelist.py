@@ -98,3 +98,5 @@ nonce_dialling
 nonce_listening
 ca_dialling
 ca_listening
+GetUpgrade
+FinalizeUpgrade

@@ -50,6 +50,9 @@ class Catalog:
         """What the workers of this node said last of themselves, by mount."""
         return dict(self._call(messages.GetReports()).figures)
 
+    def ask(self, body: Any) -> Any:
+        return self._call(body)
+
     def propose(self, command: AnyCommand) -> Any:
         """Commit one command as the daemon itself."""
         return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))

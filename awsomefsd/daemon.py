@@ -16,11 +16,12 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import trio
 
-from awsomefsd import node, sockets
+from awsomefsd import levels, node, sockets
 from awsomefsd.backup import Backups
 from awsomefsd.catalog import Catalog
 from awsomefsd.checkpoints import Checkpointer
@@ -74,7 +75,7 @@ class Parts:
             undo.callback(self.metadata.stop)
             self.catalog = Catalog(self._call)
             if alone and not self.catalog.figures()["applied"]:
-                self.catalog.propose(Init(self.node.cluster, self.node.site))
+                self.catalog.propose(Init(self.node.cluster, self.node.site, levels.supported()))
             if alone:
                 enter_founder(settings, self.node, self.catalog.propose)
             self.devices = NodeDevices(self.node.cluster, self.table, self.catalog)
@@ -157,7 +158,7 @@ def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTabl
         cluster_uuid=identity.cluster,
         node_uuid=identity.node,
         site=identity.site,
-        make_machine=Machine,
+        make_machine=partial(Machine, level=levels.supported()),
         answer=queries.answer,  # type: ignore[arg-type]  # the machine it gets is the one that make_machine made
         device_paths=table.paths,
         voters=_voters(settings, identity),
@@ -253,7 +254,7 @@ async def _watch_metadata(metadata: MetadataService, scope: trio.CancelScope) ->
 
 async def _initialise(parts: Parts) -> None:
     """With several voters: the first one that leads writes the cluster's first row; who leads later finds it there."""
-    command = Init(parts.node.cluster, parts.node.site)
+    command = Init(parts.node.cluster, parts.node.site, levels.supported())
     while True:
         try:
             await trio.to_thread.run_sync(parts.catalog.propose, command, abandon_on_cancel=True)

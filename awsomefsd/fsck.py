@@ -31,7 +31,7 @@ from awsomefsd.io.frame import unpack_header
 from awsomefsd.io.superblock import copies_agree, read_superblock
 from awsomefsd.limits import BLOCK_BYTES
 from awsomefsd.meta import keys, repair
-from awsomefsd.meta.commands import COMMAND_VERSION, Entry, RepairRows
+from awsomefsd.meta.commands import Entry, RepairRows
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.mender import DeviceFacts, FrameFacts, Hints
 from awsomefsd.meta.messages import Failed
@@ -232,7 +232,7 @@ def _told(fault: Any) -> dict[str, str]:
 
 def _propose(replica: Replica, command: RepairRows, site: int) -> None:
     stamp = replica.machine.last_stamp + 1
-    entry = Entry(0, 0, COMMAND_VERSION, 0, site, stamp, clock.wall_ns(), 0, HOST_UNIQUE, 0, 0, [], command)
+    entry = Entry(0, 0, command.since, 0, site, stamp, clock.wall_ns(), 0, HOST_UNIQUE, 0, 0, [], command)
     replica.propose([entry])
     for _, reply in replica.ready():
         if isinstance(reply, Failed):

@@ -34,7 +34,7 @@ from awsomefsd.io.devices import DeviceTable
 from awsomefsd.io.superblock import Superblock, read_superblock
 from awsomefsd.limits import CHECKPOINT_BATCH_BYTES_MAX, MIB
 from awsomefsd.meta.check import check
-from awsomefsd.meta.commands import COMMAND_VERSION, AnyCommand, Entry, KeepSegments, Recover
+from awsomefsd.meta.commands import AnyCommand, Entry, KeepSegments, Recover
 from awsomefsd.meta.journal import Journal
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.messages import Devices, Failed, GetDevices, GetOwnSegments, Segments, SegmentsLeased
@@ -228,7 +228,7 @@ def propose_one(replica: Replica, command: AnyCommand) -> object:
     machine = replica.machine
     stamp = HybridClock(machine.last_stamp, wall_ns).now()
     site = machine.site if isinstance(machine, Machine) else 0
-    replica.propose([Entry(0, 0, COMMAND_VERSION, 0, site, stamp, wall_ns(), 0, HOST_UNIQUE, 0, 0, [], command)])
+    replica.propose([Entry(0, 0, command.since, 0, site, stamp, wall_ns(), 0, HOST_UNIQUE, 0, 0, [], command)])
     ((_, reply),) = replica.ready()
     if isinstance(reply, Failed):
         raise FsError(reply.errno, reply.detail)

@@ -42,7 +42,7 @@ class Drive:
         return c.Entry(
             self.index,
             1,
-            c.COMMAND_VERSION,
+            command.since,
             0,
             1,
             self.index << 16,

@@ -389,3 +389,33 @@ class BackupPiece(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class GetUpgradeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class FinalizeUpgradeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UpgradeStatus(_message.Message):
+    __slots__ = ("level", "known", "nodes")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    known: int
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeLevel]
+    def __init__(self, level: _Optional[int] = ..., known: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeLevel, _Mapping]]] = ...) -> None: ...
+
+class NodeLevel(_message.Message):
+    __slots__ = ("node", "name", "version", "level")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    name: str
+    version: str
+    level: int
+    def __init__(self, node: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., level: _Optional[int] = ...) -> None: ...

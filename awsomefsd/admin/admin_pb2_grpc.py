@@ -104,6 +104,16 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderReply.FromString,
                 _registered_method=True)
+        self.GetUpgrade = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/GetUpgrade',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.GetUpgradeRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.UpgradeStatus.FromString,
+                _registered_method=True)
+        self.FinalizeUpgrade = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/FinalizeUpgrade',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.FinalizeUpgradeRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.UpgradeStatus.FromString,
+                _registered_method=True)
         self.BackupMetadata = channel.unary_stream(
                 '/awsomefsd.admin.v1.Admin/BackupMetadata',
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.BackupMetadataRequest.SerializeToString,
@@ -221,6 +231,20 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUpgrade(self, request, context):
+        """At which level the cluster acts, and what each node knows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FinalizeUpgrade(self, request, context):
+        """Raises it to the highest level that every node knows; FAILED_PRECONDITION if that is not higher.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BackupMetadata(self, request, context):
         """A consistent copy of the metadata in backup.py's format, in pieces.
         """
@@ -319,6 +343,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RemoveReader,
                     request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderReply.SerializeToString,
+            ),
+            'GetUpgrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUpgrade,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.GetUpgradeRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.UpgradeStatus.SerializeToString,
+            ),
+            'FinalizeUpgrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinalizeUpgrade,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.FinalizeUpgradeRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.UpgradeStatus.SerializeToString,
             ),
             'BackupMetadata': grpc.unary_stream_rpc_method_handler(
                     servicer.BackupMetadata,
@@ -719,6 +753,60 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/RemoveReader',
             awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderRequest.SerializeToString,
             awsomefsd_dot_admin_dot_admin__pb2.RemoveReaderReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUpgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/GetUpgrade',
+            awsomefsd_dot_admin_dot_admin__pb2.GetUpgradeRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.UpgradeStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinalizeUpgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/FinalizeUpgrade',
+            awsomefsd_dot_admin_dot_admin__pb2.FinalizeUpgradeRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.UpgradeStatus.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,6 +26,7 @@ from awsomefsd.meta.commands import Entry
 from awsomefsd.mounts import Mounts, MountView
 from awsomefsd.scrub import Progress, Scrub
 from awsomefsd.types import DeviceInfo, VolumeInfo
+from awsomefsd.upgrade import Levels, Upgrade
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._status = status
         self._scrub = scrub
         self._backups = backups
+        self._upgrade = Upgrade(catalog)
         self._followers = threading.BoundedSemaphore(FOLLOWERS_MAX)
         self.stopping = threading.Event()
 
@@ -212,6 +214,16 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         finally:
             self._followers.release()
 
+    @_edge
+    def GetUpgrade(self, request: pb.GetUpgradeRequest, context: grpc.ServicerContext) -> pb.UpgradeStatus:
+        return upgrade_message(self._upgrade.status())
+
+    @_edge
+    def FinalizeUpgrade(self, request: pb.FinalizeUpgradeRequest, context: grpc.ServicerContext) -> pb.UpgradeStatus:
+        done = self._upgrade.finalize()
+        logger.warning("the cluster's level was raised", extra={"level": done.level})
+        return upgrade_message(done)
+
     def BackupMetadata(self, request: pb.BackupMetadataRequest, context: grpc.ServicerContext) -> Iterator[pb.BackupPiece]:
         try:
             for piece in self._backups.pieces():
@@ -223,6 +235,11 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     def RemoveReader(self, request: pb.RemoveReaderRequest, context: grpc.ServicerContext) -> pb.RemoveReaderReply:
         self._streams.remove(request.name)
         return pb.RemoveReaderReply()
+
+
+def upgrade_message(found: Levels) -> pb.UpgradeStatus:
+    nodes = [pb.NodeLevel(node=node.node, name=node.name, version=node.version, level=node.level) for node in found.nodes]
+    return pb.UpgradeStatus(level=found.level, known=found.known, nodes=nodes)
 
 
 def device_message(info: DeviceInfo, state: str) -> pb.Device:

@@ -39,6 +39,7 @@ COMMANDS = {
     "fsck": ("fsck:fsck", "Check and repair a stopped node."),
     "scrub": ("scrub:scrub", "Look at everything that is stored, beside running mounts."),
     "meta": ("meta:meta", "Back up, restore, dump and load the metadata."),
+    "upgrade": ("upgrade:upgrade", "Follow and finish a rolling upgrade."),
     "log": ("log:log", "Follow the stream of changes."),
     "config": ("config:config", "Show and check the configuration."),
     "self-check": ("self_check:self_check", "Check that this program works on this host."),

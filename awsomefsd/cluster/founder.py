@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd import __version__
+from awsomefsd import __version__, levels
 from awsomefsd.cluster.addresses import described
 from awsomefsd.config import Settings, parse_labels
 from awsomefsd.meta.commands import AddNode, PutCa
@@ -36,5 +36,5 @@ def enter_founder(settings: Settings, node: Node, propose: Callable[[Any], Any])
     control, metadata = described(settings)
     labels = parse_labels(settings.cluster.labels)
     key = ca.identity(files.read_certificate()).key
-    propose(AddNode(node.node, node_name(settings), "node", key, "", control, metadata, labels, __version__))
+    propose(AddNode(node.node, node_name(settings), "node", key, "", control, metadata, labels, __version__, levels.supported()))
     files.authority_stored()

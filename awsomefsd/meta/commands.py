@@ -15,15 +15,17 @@ from awsomefsd.meta.command import Command as Command
 from awsomefsd.meta.node_commands import AddNode as AddNode
 from awsomefsd.meta.node_commands import DescribeNode as DescribeNode
 from awsomefsd.meta.node_commands import DropCa as DropCa
+from awsomefsd.meta.node_commands import NodeCommand
 from awsomefsd.meta.node_commands import PutCa as PutCa
 from awsomefsd.meta.node_commands import PutToken as PutToken
+from awsomefsd.meta.node_commands import RaiseLevel as RaiseLevel
 from awsomefsd.meta.node_commands import RevokeToken as RevokeToken
 from awsomefsd.meta.node_commands import SetCarries as SetCarries
 from awsomefsd.meta.node_commands import SetNodeState as SetNodeState
 from awsomefsd.meta.raft_membership import Membership
 from awsomefsd.types import Extent, SegmentProgress
 
-COMMAND_VERSION = 1
+COMMAND_VERSION = 2  # the highest level of a command; levels.LEVEL is the same
 
 
 class Init(Command, tag=1):
@@ -31,6 +33,7 @@ class Init(Command, tag=1):
 
     cluster_uuid: str
     site: int
+    start_level: int = 1  # at which the cluster acts
 
 
 class AddDevice(Command, tag=2):
@@ -470,11 +473,9 @@ UNPROPOSED_COMMANDS = RAFT_COMMANDS | {RepairRows}  # nobody proposes these to a
 AnyCommand = Union[
     Init, AddDevice, CreateVolume, SetVolume, DeleteVolume, OpenSession, EndSession, ClearQuarantine, LeaseSegments, Reserve,
     Create, Link, Unlink, Rmdir, Rename, SetAttr, SetXattr, RemoveXattr, ReleaseOrphan, Commit, Reap, SetLock,
-    Tmpfile, SetAtimes,
-    Fallocate, CopyRange, Draw, OpenCollector, Relocate,
+    Tmpfile, SetAtimes, Fallocate, CopyRange, Draw, OpenCollector, Relocate,
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
-    KeepSegments, DropSegments, Recover, AddNode, DescribeNode, SetNodeState, PutToken, RevokeToken, PutCa, DropCa,
-    SetCarries,
+    KeepSegments, DropSegments, Recover, NodeCommand,
 ]  # fmt: skip
 
 

@@ -24,16 +24,12 @@ from msgspec.structs import replace
 from awsomefsd.clock import HybridClock
 from awsomefsd.errors import NotLeading, ProtocolError, Unavailable
 from awsomefsd.limits import (
-    ACKS_PER_REQUEST_MAX,
     BATCH_ENTRIES_MAX,
-    ENTRY_BYTES_MAX,
     READS_PARKED_MAX,
     REAP_EXTENTS_PER_ENTRY,
-    RESULTS_PER_MOUNT_MAX,
     SESSION_TTL_MS,
 )
 from awsomefsd.meta.commands import (
-    COMMAND_VERSION,
     UNPROPOSED_COMMANDS,
     DeleteVolume,
     EndSession,
@@ -81,7 +77,6 @@ from awsomefsd.types import HOST_UNIQUE, Lock, is_node_mount
 
 Answer = Callable[[AppliedMachine, Body], Reply]
 _MS = 1_000_000
-_ENTRY_OVERHEAD_BYTES = 512  # of an entry over the request that carries its command
 REAP_PAUSE_MS = 20  # between two Reap entries, or three times what one took if that is longer
 _RETRY = Failed(errno.EAGAIN, "not committed, send it again", True)
 _UNKNOWN = Failed(errno.EAGAIN, "this node stopped leading before it was known whether that was committed", True)
@@ -137,7 +132,6 @@ class Leader:
         self._check_ns = 0  # boot time of the next check of sessions
         self._reap_ns = 0  # monotonic time before which no Reap is proposed
         self._reaping = True  # there may be something to reap; looked at after a pause, not in every turn
-        self.refused = 0  # by admission
         self.expired = 0
         self._handlers = self._table()
         self._notice()
@@ -363,7 +357,7 @@ class Leader:
                 origin.answer(call, stored)
                 return
         acks = self._desk.acks(mount, unique, body.acks)
-        refusal = self._admit(mount, acks, size)
+        refusal = self._proposals.refusal(self._replica.machine, mount, acks, body.command, size)
         if refusal is not None:
             origin.answer(call, refusal)
             return
@@ -384,23 +378,9 @@ class Leader:
             command = replace(command, safe_index=safe)
         self._enter(origin, call, unique, body.session, body.epoch, acks, command, size)
 
-    def _admit(self, mount: int, acks: list[int], size: int) -> Failed | None:
-        if len(acks) > ACKS_PER_REQUEST_MAX:
-            raise ProtocolError(f"{len(acks)} acknowledgements in one request")
-        if size > ENTRY_BYTES_MAX - _ENTRY_OVERHEAD_BYTES:
-            return Failed(errno.EMSGSIZE, f"a command of {size} bytes is over the bound of one entry")
-        if mount:
-            held = self._replica.machine.results_held(mount)
-            if held + len(self._proposals.batch) + len(self._proposals) >= RESULTS_PER_MOUNT_MAX:
-                held += self._proposals.of_mount(mount)
-                if held - len(acks) >= RESULTS_PER_MOUNT_MAX:
-                    self.refused += 1
-                    return Failed(errno.EAGAIN, "too many results wait for their acknowledgement", True)
-        return None
-
     def _enter(self, origin: Origin, call: int, unique: int, session: int, epoch: int, acks: list[int], command: Any, size: int) -> None:
         stamp, time_ns = self._clock.now(), self._wall_ns()
-        entry = Entry(0, 0, COMMAND_VERSION, 0, self._site, stamp, time_ns, origin.mount, unique, session, epoch, acks, command)
+        entry = Entry(0, 0, command.since, 0, self._site, stamp, time_ns, origin.mount, unique, session, epoch, acks, command)
         self._proposals.enter(entry, origin, call, size)
 
     def enter_own(self, command: Any) -> None:
@@ -425,7 +405,7 @@ class Leader:
         if (stored := self._replica.machine.stored_result(origin.mount, body.unique)) is not None:
             origin.answer(call, stored)
             return
-        refusal = self._admit(origin.mount, body.acks, size)
+        refusal = self._proposals.refusal(self._replica.machine, origin.mount, body.acks, body.command, size)
         if refusal is None and not self._waiters.park(Waiter(origin, call, body, command)):
             refusal = Failed(errno.ENOLCK, "too many wait for a lock on this file")
         if refusal is not None:
@@ -486,13 +466,14 @@ class Leader:
     def figures(self) -> dict[str, int | float | str]:
         return {
             **self._replica.figures(),
+            "level": self._replica.machine.level,
             "sessions": len(self._renewals),
             "sessions_expired": self.expired,
             "clock_jumps": self._renewals.jumps,
             "lock_waiters": len(self._waiters),
             "lock_deadlocks": self._locks.deadlocks,
             "followers": len(self._desk.followers),
-            "admission_refused": self.refused,
+            "admission_refused": self._proposals.refused,
             "reaping": int(self._reaping),
             "leading": int(self._leads),
             "lease_waiters": self._leases.waiting,

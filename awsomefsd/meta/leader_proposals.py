@@ -7,23 +7,36 @@ nothing is on its way that would change the outcome; and ends of sessions, becau
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
-from awsomefsd.limits import BATCH_BYTES_MAX, ENTRY_BYTES_MAX, PROPOSALS_PENDING_BYTES_MAX, PROPOSALS_PENDING_MAX
+from awsomefsd.errors import ProtocolError
+from awsomefsd.limits import (
+    ACKS_PER_REQUEST_MAX,
+    BATCH_BYTES_MAX,
+    ENTRY_BYTES_MAX,
+    PROPOSALS_PENDING_BYTES_MAX,
+    PROPOSALS_PENDING_MAX,
+    RESULTS_PER_MOUNT_MAX,
+)
 from awsomefsd.meta.commands import EndSession, Entry, SetLock
+from awsomefsd.meta.messages import Failed
+from awsomefsd.meta.replica import AppliedMachine
 from awsomefsd.meta.waiting import Key, Origin
 
 Asker = tuple[Origin, int]
 Pending = tuple[int, Origin, int, int]  # stamped term, who asked, size
+_ENTRY_OVERHEAD_BYTES = 512  # of an entry over the request that carries its command
 
 
 class Proposals:
-    __slots__ = ("_asked", "_pending", "_pending_bytes", "batch", "bytes", "ending", "locking")
+    __slots__ = ("_asked", "_pending", "_pending_bytes", "batch", "bytes", "ending", "locking", "refused")
 
     def __init__(self) -> None:
         self.batch: list[Entry] = []
         self.bytes = 0
         self.locking: dict[Key, int] = {}  # inodes with SetLocks that are not decided, and how many
+        self.refused = 0  # for too many results
         self.ending: set[int] = set()  # sessions with an EndSession that is not decided
         self._asked: list[tuple[Origin, int, int]] = []  # who asked for each of the batch, and its size
         self._pending: dict[int, Pending] = {}  # by index
@@ -39,6 +52,27 @@ class Proposals:
         if self.bytes > BATCH_BYTES_MAX - ENTRY_BYTES_MAX:
             return True
         return len(self._pending) >= PROPOSALS_PENDING_MAX or self._pending_bytes >= PROPOSALS_PENDING_BYTES_MAX
+
+    def refusal(self, machine: AppliedMachine, mount: int, acks: list[int], command: Any, size: int) -> Failed | None:
+        """Why a command may not be proposed now; None if it may."""
+        if len(acks) > ACKS_PER_REQUEST_MAX:
+            raise ProtocolError(f"{len(acks)} acknowledgements in one request")
+        if size > ENTRY_BYTES_MAX - _ENTRY_OVERHEAD_BYTES:
+            return Failed(errno.EMSGSIZE, f"a command of {size} bytes is over the bound of one entry")
+        if command.since > machine.level:
+            return Failed(
+                errno.EOPNOTSUPP,
+                f"this needs level {command.since}, the cluster acts at level {machine.level}: "
+                "upgrade the nodes that `awsomefsd upgrade status` names, then `awsomefsd upgrade finalize`",
+            )
+        if mount:
+            held = machine.results_held(mount)
+            if held + len(self.batch) + len(self) >= RESULTS_PER_MOUNT_MAX:
+                held += self.of_mount(mount)
+                if held - len(acks) >= RESULTS_PER_MOUNT_MAX:
+                    self.refused += 1
+                    return Failed(errno.EAGAIN, "too many results wait for their acknowledgement", True)
+        return None
 
     def enter(self, entry: Entry, origin: Origin, call: int, size: int) -> None:
         self.batch.append(entry)

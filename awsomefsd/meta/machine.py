@@ -99,14 +99,18 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.PutCa: nodes.put_ca,
     c.DropCa: nodes.drop_ca,
     c.SetCarries: nodes.set_carries,
+    c.RaiseLevel: nodes.raise_level,
 }
 
 
 class Machine:
-    __slots__ = ("state",)
+    """`level`: the highest of a command that this node takes (levels.py)."""
 
-    def __init__(self, txn: Txn) -> None:
+    __slots__ = ("_level", "state")
+
+    def __init__(self, txn: Txn, level: int = c.COMMAND_VERSION) -> None:
         self.state = State(txn)
+        self._level = level
 
     @property
     def applied_index(self) -> int:
@@ -123,6 +127,11 @@ class Machine:
         return self.state.cluster.uuid
 
     @property
+    def level(self) -> int:
+        """At which the cluster acts; what this machine knows may be more."""
+        return min(self.state.cluster.level, self._level)
+
+    @property
     def site(self) -> int:
         return self.state.cluster.site
 
@@ -132,7 +141,7 @@ class Machine:
         mount, unique = entry.mount, entry.unique
         if entry.index <= cluster.applied_index:
             return state.results.get(mount, unique) or Done()
-        if entry.version > c.COMMAND_VERSION or entry.shard:
+        if entry.version > self._level or entry.shard:
             raise FormatTooNew(f"entry {entry.index}: version {entry.version}, shard {entry.shard}; upgrade this node")
         state.trim()
         if entry.acks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Union
+
 from awsomefsd.meta.command import Command
 
 
@@ -87,3 +89,12 @@ class SetCarries(Command, tag=120):
 
     node: str
     carries: bool
+
+
+class RaiseLevel(Command, tag=125):
+    """The cluster acts at `target` from now on; EPERM while a node does not know it."""
+
+    target: int
+
+
+NodeCommand = Union[AddNode, DescribeNode, SetNodeState, PutToken, RevokeToken, PutCa, DropCa, SetCarries, RaiseLevel]

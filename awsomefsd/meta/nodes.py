@@ -27,7 +27,18 @@ from awsomefsd.limits import (
 )
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta import node_messages as m
-from awsomefsd.meta.commands import AddNode, DescribeNode, DropCa, Entry, PutCa, PutToken, RevokeToken, SetCarries, SetNodeState
+from awsomefsd.meta.commands import (
+    AddNode,
+    DescribeNode,
+    DropCa,
+    Entry,
+    PutCa,
+    PutToken,
+    RaiseLevel,
+    RevokeToken,
+    SetCarries,
+    SetNodeState,
+)
 from awsomefsd.meta.message import Message
 from awsomefsd.meta.messages import Done, Reply
 from awsomefsd.meta.state import State
@@ -78,6 +89,7 @@ def add(state: State, entry: Entry, command: AddNode) -> Reply:
     row = find(state, command.node)
     if row is not None:
         return _again(row, command)
+    _check_level(state, command.level)
     token = _usable_token(state, entry, command) if command.token else None
     now = _now_ms(entry)
     alive = _drop_long_removed(state, now)
@@ -169,6 +181,23 @@ def _present(state: State, node: str) -> rows.NodeRow:
     if row is None or row.state == "removed":
         raise FsError(errno.ENOENT, f"node {node} {'was removed' if row is not None else 'is not in the cluster'}")
     return row
+
+
+def _check_level(state: State, level: int) -> None:
+    if max(level, 1) < state.cluster.level:
+        acts = f"the cluster acts at level {state.cluster.level}"
+        raise FsError(errno.EPERM, f"{acts}, this node knows {level}: upgrade awsomefsd on it first")
+
+
+def raise_level(state: State, entry: Entry, command: RaiseLevel) -> Reply:
+    """What every node knows, it may meet in the log from now on."""
+    if command.target <= state.cluster.level:
+        return Done()
+    old = [row.name for row in every(state) if row.state != "removed" and row.level < command.target]
+    if old:
+        raise FsError(errno.EPERM, f"not all nodes know level {command.target}: upgrade or remove {', '.join(sorted(old)[:20])} first")
+    state.cluster.level = command.target
+    return Done()
 
 
 def _check_id(identity: str, what: str) -> None:

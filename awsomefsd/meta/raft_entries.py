@@ -35,7 +35,7 @@ class RaftEntries:
 
     def _encode(self, index: int, term: int, command: c.AnyCommand) -> bytes:
         stamp, time_ns = self._stamp()
-        return c.entry_encode(c.Entry(index, term, c.COMMAND_VERSION, 0, self._site, stamp, time_ns, 0, HOST_UNIQUE, 0, 0, [], command))
+        return c.entry_encode(c.Entry(index, term, command.since, 0, self._site, stamp, time_ns, 0, HOST_UNIQUE, 0, 0, [], command))
 
     def membership_of(self, payload: bytes) -> Membership | None:
         if _MARK not in payload:

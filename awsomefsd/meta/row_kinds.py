@@ -27,6 +27,9 @@ CODEC_OF: dict[int, Sealed] = {
     keys.CA: rows.CA,
     keys.LEASER: rows.MARKER,
     keys.MEMBERSHIP: rows.MEMBERSHIP,
+    keys.NODE: rows.NODE,
+    keys.TOKEN: rows.TOKEN,
+    keys.CA: rows.CA,
     keys.REAP: rows.REAP,
     keys.INODE: rows.INODE,
     keys.DENTRY: rows.DENTRY,
@@ -39,4 +42,4 @@ CODEC_OF: dict[int, Sealed] = {
     keys.LEASE: rows.LEASE,
 }
 
-SECRET_KINDS: frozenset[int] = frozenset()  # rows that no dump, stream or message shows
+SECRET_KINDS = frozenset({keys.TOKEN, keys.CA})  # rows that no dump, stream or log shows

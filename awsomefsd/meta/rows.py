@@ -46,6 +46,7 @@ class ClusterRow(Row):
     segment_bytes_max: int = 0
     allocated_bytes: int = 0  # of unwritten extents: device space is kept for them
     incarnation_base: int = 0  # every new incarnation of a segment is above it
+    level: int = 1  # commands above it are refused (levels.py)
 
 
 class DeviceRow(Row):

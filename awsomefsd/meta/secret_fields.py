@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from awsomefsd.codec import encode
 from awsomefsd.meta import keys
 from awsomefsd.meta.commands import AnyCommand, PutCa, PutToken, RepairRows, entry_decode
+from awsomefsd.meta.row_kinds import SECRET_KINDS
 
 _TAGS = bytes(kind.__struct_config__.tag for kind in (RepairRows, PutToken, PutCa))  # type: ignore[misc]
 _PERHAPS = re.compile(b"[\x90-\x9f][" + re.escape(_TAGS) + b"]").search  # an array of fields, and the tag
-_SECRET_KINDS = (keys.TOKEN, keys.CA)
 
 
 def hidden(raw: bytes) -> bytes:
@@ -43,4 +43,4 @@ def without_secrets(command: AnyCommand) -> AnyCommand:
 
 
 def _secret(key: bytes) -> bool:
-    return len(key) >= keys.PREFIX_BYTES and keys.kind_of(key)[2] in _SECRET_KINDS and keys.kind_of(key)[1] == 0
+    return len(key) >= keys.PREFIX_BYTES and keys.kind_of(key)[2] in SECRET_KINDS and keys.kind_of(key)[1] == 0

@@ -26,7 +26,7 @@ def init(state: State, entry: Entry, command: Init) -> Reply:
         if state.cluster.uuid != command.cluster_uuid:
             raise FsError(errno.EEXIST, f"this is cluster {state.cluster.uuid} already")
         return Done()
-    state.cluster.uuid, state.cluster.site = command.cluster_uuid, command.site
+    state.cluster.uuid, state.cluster.site, state.cluster.level = command.cluster_uuid, command.site, command.start_level
     return Done()
 
 

@@ -22,7 +22,7 @@ NOW = 1_700_000_000_000_000_000
 
 def _apply(replica: Replica, command: Any) -> Any:
     stamp = NOW + replica.log.committed
-    replica.propose([c.Entry(0, 0, c.COMMAND_VERSION, 0, 1, stamp, NOW, 0, 0, 0, 0, [], command)])
+    replica.propose([c.Entry(0, 0, command.since, 0, 1, stamp, NOW, 0, 0, 0, 0, [], command)])
     return replica.ready()[0][1]
 
 

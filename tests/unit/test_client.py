@@ -15,7 +15,7 @@ import pytest
 from awsomefsd.codec import encode
 from awsomefsd.errors import FsError, ProtocolError, Unavailable
 from awsomefsd.meta import client as client_module
-from awsomefsd.meta import client_core
+from awsomefsd.meta import client_core, leader_proposals
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import leader as leader_module
 from awsomefsd.meta import messages as m
@@ -169,7 +169,7 @@ def test_a_wait_for_a_lock_over_a_crash_and_its_cancellation(tmp_path, clients):
 
 
 def test_refused_proposals_are_sent_again_with_the_acks_that_make_room(tmp_path, clients, monkeypatch):
-    monkeypatch.setattr(leader_module, "RESULTS_PER_MOUNT_MAX", 8)
+    monkeypatch.setattr(leader_proposals, "RESULTS_PER_MOUNT_MAX", 8)
     monkeypatch.setattr(leader_module, "BATCH_ENTRIES_MAX", 4)
     with host(tmp_path) as node:
         client = clients(node.socket_path)

@@ -83,10 +83,11 @@ COMMANDS: list[c.Command] = [
     c.PutCa("ca", "certificate", "key", "active"),
     c.DropCa("ca"),
     c.SetCarries("node", True),
+    c.RaiseLevel(2),
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
-    (rows.CLUSTER, rows.ClusterRow("cluster", 1, 0, 0, 0, *range(5, 22))),
+    (rows.CLUSTER, rows.ClusterRow("cluster", 1, 0, 0, 0, *range(5, 23))),
     (rows.DEVICE, rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1)),
     (rows.SEGMENT, rows.SegmentRow(*range(1, 13))),
     (rows.FREE, rows.FreeRow(1, 2)),
@@ -151,7 +152,7 @@ KEYS: dict[str, bytes] = {
 
 
 def entry_of(command: c.Command) -> c.Entry:
-    return c.Entry(10, 2, c.COMMAND_VERSION, 0, 1, 123 << 16, -5, 1 << 63, (1 << 62) + 1, 3, 4, [7, 8], command)  # type: ignore[arg-type]
+    return c.Entry(10, 2, command.since, 0, 1, 123 << 16, -5, 1 << 63, (1 << 62) + 1, 3, 4, [7, 8], command)  # type: ignore[arg-type]
 
 
 def lines_of(made: dict[str, bytes]) -> str:

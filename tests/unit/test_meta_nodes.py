@@ -7,12 +7,14 @@ import errno
 import msgspec
 import pytest
 
+from awsomefsd.errors import FormatTooNew
 from awsomefsd.limits import CAS_MAX, DEAD_TOKEN_KEPT_MS, NODES_MAX, REMOVED_NODE_KEPT_MS
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta import messages as m
 from awsomefsd.meta import node_messages as n
 from awsomefsd.meta.check import check
+from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.secret_fields import hidden
 from tests.metadrive import START_NS, Drive
 
@@ -56,6 +58,31 @@ def test_a_node_is_added_described_and_removed() -> None:
     assert "was removed" in refusal(drive, add())
     drive.machine.flush()
     assert check(drive.txn) == []
+
+
+def test_the_level_goes_up_when_every_node_knows_it() -> None:
+    drive = Drive()
+    drive.ok(add("n1", level=2, version="2"))
+    drive.ok(add("n2", level=1, version="1"))
+    assert "name-n2" in refusal(drive, c.RaiseLevel(2)) and drive.machine.level == 1
+    drive.ok(c.DescribeNode("n2", "name-n2", "", "", {}, "2", 2))
+    drive.ok(c.RaiseLevel(2))
+    drive.ok(c.RaiseLevel(1))
+    drive.reload()
+    assert drive.machine.level == 2, "it never goes back"
+    assert "upgrade awsomefsd on it" in refusal(drive, add("n3", level=1))
+    drive.ok(add("n3", level=2))
+    assert "name-n3" in refusal(drive, c.RaiseLevel(3))
+    drive.ok(c.SetNodeState("n3", "removed"))
+
+
+def test_a_build_pinned_to_a_lower_level_takes_no_newer_entry() -> None:
+    drive = Drive()
+    old = Machine(drive.txn, level=1)
+    entry = drive.entry(add())
+    entry.version = 2
+    with pytest.raises(FormatTooNew, match="upgrade this node"):
+        old.apply(entry)
 
 
 def test_uses_of_a_token_are_counted_once_a_node() -> None:

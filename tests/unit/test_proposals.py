@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from awsomefsd.limits import BATCH_BYTES_MAX, PROPOSALS_PENDING_BYTES_MAX, PROPOSALS_PENDING_MAX
 from awsomefsd.meta import commands as c
 from awsomefsd.meta.leader_proposals import Proposals
@@ -45,3 +47,19 @@ def test_many_small_ones_too() -> None:
         assert not proposals.full
         hand_over(proposals, index, 10)
     assert proposals.full
+
+
+def test_a_command_above_the_clusters_level_is_refused_before_it_is_in_a_log():
+    class Later(c.Command):
+        since = 2
+
+    class At:
+        level = 1
+
+    proposals = Proposals()
+    refusal = proposals.refusal(At(), 0, [], Later(), 100)
+    assert refusal.errno == errno.EOPNOTSUPP and "upgrade finalize" in refusal.detail
+    At.level = 2
+    assert proposals.refusal(At(), 0, [], Later(), 100) is None
+    At.level = 1
+    assert proposals.refusal(At(), 0, [], c.NoOp(), 100) is None

@@ -9,7 +9,7 @@ import pytest
 
 from awsomefsd.io.reservation import Reservation
 from awsomefsd.meta import commands as c
-from awsomefsd.meta import leader as leader_module
+from awsomefsd.meta import leader_proposals
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.types import BACKGROUND_BIT
@@ -32,7 +32,7 @@ class Uniques:
 
 @pytest.fixture
 def few_results(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leader_module, "RESULTS_PER_MOUNT_MAX", 64)
+    monkeypatch.setattr(leader_proposals, "RESULTS_PER_MOUNT_MAX", 64)
 
 
 @pytest.mark.usefixtures("few_results")

@@ -12,8 +12,8 @@ from awsomefsd.codec import encode
 from awsomefsd.errors import Corrupt, Refused, Unavailable
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import leader as leader_module
+from awsomefsd.meta import leader_proposals, service_connections
 from awsomefsd.meta import messages as m
-from awsomefsd.meta import service_connections
 from awsomefsd.meta.device_index import DeviceIndex
 from awsomefsd.meta.raft_membership import Member, Membership
 from awsomefsd.meta.renewals import Renewals
@@ -163,7 +163,7 @@ def test_exactly_once_over_connections_and_crashes(tmp_path):
 
 
 def test_admission_bounds_results_and_acks_make_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(leader_module, "RESULTS_PER_MOUNT_MAX", 10)
+    monkeypatch.setattr(leader_proposals, "RESULTS_PER_MOUNT_MAX", 10)
     monkeypatch.setattr(leader_module, "BATCH_ENTRIES_MAX", 8)
     with host(tmp_path) as node:
         wire = Wire(node.socket_path)
