@@ -22,6 +22,9 @@ from awsomefsd.meta.node_commands import RaiseLevel as RaiseLevel
 from awsomefsd.meta.node_commands import RevokeToken as RevokeToken
 from awsomefsd.meta.node_commands import SetCarries as SetCarries
 from awsomefsd.meta.node_commands import SetNodeState as SetNodeState
+from awsomefsd.meta.own_segment_commands import DropSegments as DropSegments
+from awsomefsd.meta.own_segment_commands import KeepSegments as KeepSegments
+from awsomefsd.meta.own_segment_commands import Recover as Recover
 from awsomefsd.meta.raft_membership import Membership
 from awsomefsd.types import Extent, SegmentProgress
 
@@ -421,30 +424,6 @@ class AdvanceReader(Command, tag=51):
 
 class RemoveReader(Command, tag=52):
     name: str
-
-
-class KeepSegments(Command, tag=90):
-    """The metadata takes `count` free segments of a device for itself, all or none.  `safe_index`: as in LeaseSegments."""
-
-    device: int
-    count: int
-    safe_index: int = 0
-
-
-class DropSegments(Command, tag=91):
-    """Segments that the metadata kept are free again."""
-
-    segments: list[int]
-
-
-class Recover(Command, tag=92):
-    """First entry after the state was rebuilt from a device alone (own_segments.py).  `incarnation_seen`: the newest found on the devices.
-
-    `proof`: why nobody from before can still write.
-    """
-
-    incarnation_seen: int
-    proof: str
 
 
 class NoOp(Command, tag=70):
