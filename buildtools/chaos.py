@@ -172,17 +172,20 @@ def kill_under_load(
     seed: int,
     between: int = 5,
     tell: Callable[[Kill], None] = lambda kill: None,
+    strike: Callable[[tuple[str, ...]], None] | None = None,
 ) -> Account:
-    """Kill the roles of each round in turn, letting every client do `between` operations before each and after the last."""
+    """Kill the roles of each round in turn, letting every client do `between` operations before each and after the last.
+
+    `strike` does it and returns when others have taken their place; by default it is the node's own processes.
+    """
     account = Account()
+    strike = strike or node.strike
     running = Clients(directory, clients, seed)
     try:
         for roles in rounds:
             running.await_progress(between)
             at = time.monotonic()
-            hit = node.kill(*roles)
-            for role, pid in hit.items():
-                node.replaced(role, pid)
+            strike(roles)
             account.kills.append(Kill(at, roles, time.monotonic() - at))
             tell(account.kills[-1])
         running.await_progress(between)

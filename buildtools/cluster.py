@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from buildtools import netns, procs
-from buildtools.nodes import Node, await_true
-from buildtools.say import BuildError
+from buildtools.nodes import Node, await_true, write_env
+from buildtools.say import CHECKOUT, BuildError
 
 MARKER = ".awsomefs-cluster"
 LEADER_S = 60.0
+HEARD_MS = 2_000
 
 
 class Cluster:
@@ -47,9 +48,12 @@ class Cluster:
             raise BuildError(f"{self.directory} is not empty and not one of ours (no {MARKER} in it); choose another --dir")
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / MARKER).write_text("nodes of awsomefsd; build.py down deletes this directory\n")
+        if not self.network.complete():  # what still runs would stay in namespaces that are gone
+            for node in self.nodes:
+                node.kill_everything()
+            self.network.make()
         for node in self.nodes:
             node.prepare()
-        self.network.make()
 
     def launch(self) -> None:
         """Start the supervisor of every node that has none; nobody is waited for."""
@@ -70,6 +74,15 @@ class Cluster:
         node: Node = await_true("a leader", lambda: self.leader(chosen), timeout_s, 0.02)
         return node
 
+    def whole(self) -> bool:
+        """One leads, counts every node as a voter, and has heard all of them lately."""
+        from buildtools.leader import figures
+
+        leader = self.leader()
+        said = figures(leader.run / "meta.sock") if leader is not None else {}
+        silent: list[Any] = [value for name, value in said.items() if name.startswith("silent_ms_")]
+        return said.get("voters") == len(self.nodes) == len(silent) + 1 and all(value < HEARD_MS for value in silent)
+
     # --- faults of nodes --------------------------------------------------------------------------------------------------
     def pause(self, node: Node) -> list[int]:
         """SIGSTOP all processes of a node, the supervisor first; returns the pids, all of which have stopped."""
@@ -89,6 +102,20 @@ class Cluster:
         shutil.rmtree(node.state / "meta")
         between()
         node.launch()
+
+    # --- for scripts ------------------------------------------------------------------------------------------------------
+    def write_env(self) -> Path:
+        """D/env: the first node's own words; the pids are those of all nodes; LEADER_PID prints nothing while nobody leads."""
+        first, places = self.nodes[0], [str(node.directory) for node in self.nodes]
+        tools = CHECKOUT / "buildtools"
+        rows = first.env_rows()
+        for name, role in (("WORKER_PIDS", "worker"), ("DAEMON_PIDS", "daemon")):
+            rows[name] = [first.python, str(tools / "procs.py"), *places, role]
+        rows["LEADER_PID"] = [first.python, str(tools / "leader.py"), *places]
+        for node in self.nodes:
+            rows[f"AWSOMEFSD{self.machine(node)}"] = node.command
+            rows[f"NETNS{self.machine(node)}"] = [self.namespace(node)]
+        return write_env(self.directory / "env", rows)
 
     # --- the end ----------------------------------------------------------------------------------------------------------
     def stop(self) -> None:

@@ -80,12 +80,17 @@ class Network:
         """The namespaces of this network that exist."""
         return sorted(path.name for path in NAMES.glob(f"{self._name}-*"))
 
+    def _names(self) -> set[str]:
+        return {self._hub, *map(self.namespace, self._machines())}
+
+    def complete(self) -> bool:
+        return set(self.present()) == self._names()
+
     def make(self) -> None:
-        wanted = {self._hub, *map(self.namespace, self._machines())}
-        if set(self.present()) == wanted:
+        if self.complete():
             return
         self.destroy()
-        for name in sorted(wanted):
+        for name in sorted(self._names()):
             _run("ip", "netns", "add", name)
         rows = ["link add br0 type bridge mcast_snooping 0", "link set br0 up"]  # nobody asks for groups here: multicast goes to all
         for machine in self._machines():

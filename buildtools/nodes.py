@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,11 @@ class Node:
             return now[0]
 
         return int(await_true(f"a new {role} after {old_pid}", look, timeout_s, 0.005))
+
+    def strike(self, roles: Sequence[str]) -> None:
+        """SIGKILL one process of each role, and see that others have taken their place."""
+        for role, pid in self.kill(*roles).items():
+            self.replaced(role, pid)
 
     def kill_everything(self) -> list[int]:
         """As a machine's death: SIGKILL all, supervisor first so that it restarts nothing; returns the pids."""
@@ -327,15 +332,23 @@ class Node:
         shutil.rmtree(self.directory)
 
     # --- for scripts ------------------------------------------------------------------------------------------------------
-    def write_env(self) -> Path:
-        """D/env: what scripts source.  The variables are commands of plain words: `$WORKER_PIDS` and `eval "$WORKER_PIDS"` both work."""
+    def env_rows(self) -> dict[str, list[str]]:
+        """What D/env holds; all but MOUNT are commands of plain words: `$WORKER_PIDS` and `eval "$WORKER_PIDS"` both work."""
         program = [self.python, str(CHECKOUT / "buildtools" / "procs.py"), str(self.directory)]
-        rows = {
-            "AWSOMEFSD": shlex.join(self.command),
-            "MOUNT": str(self.mountpoint),
-            "WORKER_PIDS": shlex.join([*program, "worker"]),
-            "DAEMON_PIDS": shlex.join([*program, "daemon"]),
+        return {
+            "AWSOMEFSD": self.command,
+            "MOUNT": [str(self.mountpoint)],
+            "WORKER_PIDS": [*program, "worker"],
+            "DAEMON_PIDS": [*program, "daemon"],
         }
-        path = self.directory / "env"
-        path.write_text("".join(f"{key}={shlex.quote(value)}\n" for key, value in rows.items()))
-        return path
+
+    def write_env(self) -> Path:
+        """D/env: what scripts source."""
+        return write_env(self.directory / "env", self.env_rows())
+
+
+def write_env(path: Path, rows: dict[str, list[str]]) -> Path:
+    """One variable a line; a single word stands as it is, several as a command that a shell splits again."""
+    values = {name: words[0] if len(words) == 1 else shlex.join(words) for name, words in rows.items()}
+    path.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()))
+    return path

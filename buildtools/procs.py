@@ -4,7 +4,7 @@ Every process of a node inherits one environment variable that names its directo
 never from a stored number: after a reboot a pid file may name a stranger's process, an environment cannot.  Children of children (a
 worker started by a keeper that a supervisor restarted) are found too.  Rejected: pid files (stale), names (they hit other nodes).
 
-As a program: ``procs.py DIR ROLE`` prints the pids, one a line; that is what WORKER_PIDS and DAEMON_PIDS in D/env run.
+As a program: ``procs.py DIR… ROLE`` prints the pids, one a line; that is what WORKER_PIDS and DAEMON_PIDS in D/env run.
 """
 
 from __future__ import annotations
@@ -99,6 +99,6 @@ def wait_gone(directory: str, timeout_s: float) -> dict[int, str]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[2] not in ROLES.values():
-        sys.exit("usage: procs.py DIR supervisor|keeper|daemon|worker")
-    sys.stdout.writelines(f"{pid}\n" for pid in pids(sys.argv[1], sys.argv[2]))
+    if len(sys.argv) < 3 or sys.argv[-1] not in ROLES.values():
+        sys.exit("usage: procs.py DIR… supervisor|keeper|daemon|worker")
+    sys.stdout.writelines(f"{pid}\n" for place in sys.argv[1:-1] for pid in pids(place, sys.argv[-1]))

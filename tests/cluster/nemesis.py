@@ -12,16 +12,14 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from buildtools import procs
 from buildtools.cluster import Cluster
-from buildtools.leader import figures
 from buildtools.nodes import Node, await_true
 from tests.linear import OPEN, Operation
 
 WHOLE_S = 120.0
-HEARD_MS = 2_000
 HOLD_S = 2.0  # a cut or a pause lasts on after the others have a new leader
 
 
@@ -85,7 +83,7 @@ class Nemesis:
         )
 
     def await_whole(self) -> None:
-        await_true(f"{len(self.cluster.nodes)} voters that are heard", lambda: whole(self.cluster), WHOLE_S, 0.05)
+        await_true(f"{len(self.cluster.nodes)} voters that are heard", self.cluster.whole, WHOLE_S, 0.05)
 
     # --- the faults -------------------------------------------------------------------------------------------------------
     def kill(self, node: Node) -> None:
@@ -152,16 +150,6 @@ def held(directory: str, role: str) -> Iterator[None]:
         yield
     finally:
         procs.kill(directory, wanted, signal.SIGCONT)
-
-
-def whole(cluster: Cluster) -> bool:
-    """One leads, counts everybody as a voter, and has heard all of them lately."""
-    leader = cluster.leader()
-    if leader is None:
-        return False
-    said = figures(leader.run / "meta.sock")
-    silent: list[Any] = [value for name, value in said.items() if name.startswith("silent_ms_")]
-    return said.get("voters") == len(cluster.nodes) == len(silent) + 1 and all(value < HEARD_MS for value in silent)
 
 
 def stalls(faults: Sequence[Fault], history: Sequence[Operation]) -> dict[str, list[float]]:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -159,3 +160,25 @@ def test_addresses_of_two_networks_do_not_meet(make_cluster) -> None:
     assert set(first.network.present()).isdisjoint(second.network.present())
     with contextlib.closing(socket.socket()) as probe, pytest.raises(OSError):  # nor the host
         probe.bind((first.network.address(1), 0))
+
+
+def said(env: Path, command: str) -> list[str]:
+    script = f'. "$1"; {command}'
+    return subprocess.run(["sh", "-c", script, "sh", env], capture_output=True, text=True, check=True, timeout=60).stdout.split()
+
+
+def test_env_names_the_leader_and_nobody_while_there_is_none(healed: Cluster) -> None:
+    env = healed.write_env()
+    leader = healed.await_leader()
+    assert said(env, "$LEADER_PID") == [str(leader.pid("daemon"))]
+    assert said(env, "$DAEMON_PIDS") == [str(node.pid("daemon")) for node in healed.nodes]
+    assert said(env, 'echo "$NETNS1" "$NETNS2" "$NETNS3"') == [healed.namespace(node) for node in healed.nodes]
+    assert said(env, "$AWSOMEFSD3 version") == said(env, "$AWSOMEFSD version")
+    for node in followers(healed):
+        healed.pause(node)
+    try:
+        await_true("nobody to lead", lambda: not said(env, "$LEADER_PID"), WAIT_S)
+    finally:
+        for node in healed.nodes:
+            healed.resume(node)
+    assert healed.await_leader()
