@@ -90,7 +90,6 @@ issuer
 heard_ms_ago
 carry
 ca_bundle
-split_endpoint
 bundle_hash
 
 # what the proofs of founding cover: encoded as a whole
@@ -100,3 +99,7 @@ ca_dialling
 ca_listening
 GetUpgrade
 FinalizeUpgrade
+own_certificate
+call_leader
+read_token
+forget_token

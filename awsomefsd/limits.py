@@ -173,6 +173,13 @@ TOKENS_MAX = 1_024
 TOKEN_BYTES_MAX = 4_096  # of the printed string
 DEAD_TOKEN_KEPT_MS = 7 * 86_400_000  # so long `token list` and a late joiner still learn what became of it
 CAS_MAX = 8
+CONTROL_FRAME_BYTES_MAX = 512 * KIB  # the list of NODES_MAX nodes is the largest
+CONTROL_CONNECTIONS_MAX = 64
+CONTROL_HANDSHAKE_MS = 5_000
+CONTROL_IDLE_MS = 15_000  # between two frames of a connection, and for one to arrive
+CONTROL_CALL_MS = 30_000  # for one answer, seen from the client
+JOIN_MS = 60_000  # so long a join looks for somebody who leads
+RENEW_RETRY_MS = 60_000  # after a renewal that failed
 
 # --- processes -------------------------------------------------------------------------------------------------------------
 WORKER_MEMORY_BYTES = 256 * MIB

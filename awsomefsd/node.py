@@ -21,12 +21,17 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The identity of this node.  `format` is the version of the whole state directory."""
+    """The identity of this node.  `format` is the version of the whole state directory.
+
+    `role`: "node", or "client", which carries no metadata.  `founder`: it made the cluster; another one joined it, and begins no log.
+    """
 
     cluster: str
     node: str
     site: int
     format: int = FORMAT_VERSION
+    role: str = "node"
+    founder: bool = True
 
 
 def identity_path(state_dir: Path) -> Path:
@@ -50,8 +55,13 @@ def init(state_dir: Path, site: int = 0, cluster: str = "", node: str = "", prep
         made = Node(cluster=cluster or str(uuid.uuid4()), node=node or str(uuid.uuid4()), site=site)
         if prepare is not None:
             prepare(made)
-        durable.write_json(path, asdict(made))
+        write(state_dir, made)
     return made
+
+
+def write(state_dir: Path, node: Node) -> None:
+    """The commit point of a join: whoever sees node.json may start."""
+    durable.write_json(identity_path(state_dir), asdict(node))
 
 
 def load(state_dir: Path) -> Node:
@@ -63,11 +73,12 @@ def load(state_dir: Path) -> Node:
     if isinstance(value.get("format"), int) and value["format"] > FORMAT_VERSION:
         raise FormatTooNew(f"{path} has format {value['format']}, this build knows {FORMAT_VERSION}; upgrade awsomefsd on this node")
     try:
-        node = Node(
-            cluster=str(uuid.UUID(value["cluster"])), node=str(uuid.UUID(value["node"])), site=value["site"], format=value["format"]
-        )
+        known = str(uuid.UUID(value["cluster"])), str(uuid.UUID(value["node"]))
+        node = Node(*known, value["site"], value["format"], value.get("role", "node"), value.get("founder", True))
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); restore it from a backup") from err
+    if node.role not in ("node", "client"):
+        raise Corrupt(f"{path} is damaged (role {node.role!r}); restore it from a backup")
     if not (isinstance(node.site, int) and isinstance(node.format, int)):
         raise Corrupt(f"{path} is damaged (site and format are numbers); restore it from a backup")
     return node

@@ -41,7 +41,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def advertised(settings: Settings, listen: str, toward: str = "") -> str:
-    """"host:port" of a port of this node for others.  "" if it is off; ConfigError if no address can be found out."""
+    """ "host:port" of a port of this node for others.  "" if it is off; ConfigError if no address can be found out."""
     if not listen:
         return ""
     host, port = parse_endpoint(listen)

@@ -57,9 +57,7 @@ def now() -> datetime.datetime:
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
 
 
 def _private(pem: str) -> ec.EllipticCurvePrivateKey:
@@ -77,6 +75,29 @@ def load(pem: str) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pem.encode())
     except ValueError as err:
         raise Corrupt(f"a certificate is damaged: {err}") from err
+
+
+def load_der(raw: bytes) -> x509.Certificate:
+    try:
+        return x509.load_der_x509_certificate(raw)
+    except ValueError as err:
+        raise Corrupt(f"a certificate is damaged: {err}") from err
+
+
+def in_time(certificate: x509.Certificate, at: datetime.datetime | None = None) -> bool:
+    """Clocks may differ by SKEW."""
+    at = at or now()
+    return certificate.not_valid_before_utc - SKEW <= at <= certificate.not_valid_after_utc + SKEW
+
+
+def check_node(node: str) -> None:
+    """Raises Refused for what is no UUID in its usual form."""
+    try:
+        if str(uuid.UUID(node)) == node:
+            return
+    except ValueError:
+        pass
+    raise Refused("a node is named by a UUID in small letters")
 
 
 def load_bundle(pem: str) -> list[x509.Certificate]:
@@ -135,8 +156,11 @@ def make_key() -> str:
 def make_request(key: str, node: str) -> bytes:
     """A certificate request, DER."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node)])
-    return x509.CertificateSigningRequestBuilder().subject_name(subject).sign(_private(key), hashes.SHA256()).public_bytes(
-        serialization.Encoding.DER
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(subject)
+        .sign(_private(key), hashes.SHA256())
+        .public_bytes(serialization.Encoding.DER)
     )
 
 
