@@ -20,6 +20,8 @@ from buildtools.nodes import Node, await_true
 from tests.linear import OPEN, Operation
 
 WHOLE_S = 120.0
+SLOW_BYTES_S = 60_000
+DAY_S = 86_400
 HOLD_S = 2.0  # a cut or a pause lasts on after the others have a new leader
 
 
@@ -49,6 +51,8 @@ class Nemesis:
             "wipe leader": self.wipe,
             "wipe follower": lambda node: self.wipe(self.dice.choice(self.others(node))),
             "loss": self.loss,
+            "slow": self.slow,
+            "skew": self.skew,
             "partition": self.partition,
         }
 
@@ -127,6 +131,22 @@ class Nemesis:
             self.network.lose(self.cluster.machine(each), 0.2)
         time.sleep(self._hold_s)
         assert sum(self.network.dropped(self.cluster.machine(each)) for each in self.cluster.nodes) > 0, "nothing was lost"
+
+    def slow(self, node: Node) -> None:
+        """What arrives at the others above a rate is lost; large enough for heartbeats."""
+        for each in self.others(node):
+            self.network.slow(self.cluster.machine(each), SLOW_BYTES_S)
+        time.sleep(self._hold_s)
+
+    def skew(self, node: Node) -> None:
+        """The leader's clock is a day ahead, then another one leads and time must not go back."""
+        node.inject(f"clock=+{DAY_S}")
+        try:
+            self.await_progress(3)
+            self.kill(node)
+            self.cluster.await_leader()
+        finally:
+            node.inject("")
 
     def partition(self, node: Node) -> None:
         """By chance: halves, one-way cuts, single paths, flapping."""

@@ -23,7 +23,7 @@ from tests.netns import found_static
 RATE_MIN = 100.0
 FILE_CLIENTS, READING_CLIENTS, LOCK_CLIENTS = 8, 3, 3
 GAP_S = 10.0  # from one kill to the next
-FAULTS = ["kill", "pause", "kill", "cut", "stop", "deaf", "wipe follower", "mumble", "wipe leader", "loss", "kill"]
+FAULTS = ["kill", "pause", "kill", "cut", "stop", "deaf", "wipe follower", "mumble", "wipe leader", "loss", "skew", "slow", "kill"]
 
 
 class Run(NamedTuple):
@@ -103,7 +103,7 @@ def until_not_void(attempt: Callable[[], Run]) -> Run:
 
 
 def started(make_cluster: Callable[..., Cluster], count: int) -> Cluster:
-    cluster = make_cluster(count)
+    cluster = make_cluster(count, faults=True)
     found_static(cluster)
     cluster.launch()
     cluster.await_leader()
