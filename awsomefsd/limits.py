@@ -181,6 +181,11 @@ CONTROL_CALL_MS = 30_000  # for one answer, seen from the client
 JOIN_MS = 60_000  # so long a join looks for somebody who leads
 RENEW_RETRY_MS = 60_000  # after a renewal that failed
 
+NODE_REPORT_MS = 2_000  # between two reports of a node to the leader
+NODE_HEALTHY_MS = 10_000  # a node that reported since then may become a voter
+VOTER_LIVING_MS = 3_000  # a voter that answered since then is counted on
+MANAGER_MS = 1_000  # between two looks of the leader at who shall vote
+
 # --- processes -------------------------------------------------------------------------------------------------------------
 WORKER_MEMORY_BYTES = 256 * MIB
 WORKER_MEMORY_BYTES_MIN = 128 * MIB  # that a budget may be

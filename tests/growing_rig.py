@@ -132,7 +132,7 @@ class GrowingRig:
         """As a learner, and then a voter."""
         self.step(add=node)
         await_(f"{node} is near", lambda: any(member.node == node and member.near for member in self.members().members))
-        self.step(promote=node)
+        self.step(promote=[node])
         await_(f"{node} votes", lambda: node in self.voters())
 
     def level(self) -> None:

@@ -14,13 +14,13 @@ class GetMembers(Message, tag=120):
 class ChangeMembers(Message, tag=121):
     """One step from the membership of entry `index`, which must still be the newest (EAGAIN otherwise, and while another is under way).
 
-    `add`: a node whose announced journal becomes a learner, in place of an earlier journal of the node.  `promote`: a node whose learner
-    becomes a voter.  `remove`: nodes that are members no longer.  Several at once are one joint change.  Done: it is in the leader's log.
+    `add`: a node whose announced journal becomes a learner, in place of an earlier journal of the node.  `promote`: nodes whose learners
+    become voters.  `remove`: nodes that are members no longer.  Several at once are one joint change.  Done: it is in the leader's log.
     """
 
     index: int
     add: str = ""
-    promote: str = ""
+    promote: list[str] = []
     remove: list[str] = []
 
 

@@ -21,11 +21,11 @@ def members_after(now: MembershipAt, step: ChangeMembers, announced: Iterable[Me
     members = {member.node: member for member in now.membership.members if member.node not in gone}
     if step.add:
         members[step.add] = _to_add(now.membership, step.add, announced)
-    if step.promote:
-        member = members.get(step.promote)
+    for node in step.promote:
+        member = members.get(node)
         if member is None:
-            raise ChangeRefused(f"node {step.promote} is no member")
-        members[step.promote] = Member(member.node, member.incarnation, True, member.address)
+            raise ChangeRefused(f"node {node} is no member")
+        members[node] = Member(member.node, member.incarnation, True, member.address)
     return sorted(members.values(), key=lambda member: member.node)
 
 

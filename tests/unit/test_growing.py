@@ -95,7 +95,7 @@ def test_a_voter_is_taken_out_and_another_put_in_at_once(tmp_path: Path) -> None
         rig.all[NODES[3]].start()
         rig.step(add=NODES[3])
         await_("near", lambda: any(member.node == NODES[3] and member.near for member in rig.members().members))
-        rig.step(promote=NODES[3], remove=[gone])
+        rig.step(promote=[NODES[3]], remove=[gone])
         await_("done", lambda: rig.voters() == ({*NODES[:4]} - {gone}))
         create(rig, "after")
         stale = m.ChangeMembers(1, add=gone)
