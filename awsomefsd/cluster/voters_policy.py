@@ -7,8 +7,8 @@
                desired leave in one joint change (Change.promote, remove) → who left is told to carry nothing (Carry)
 
 So the number of voters is never even for long, and a voter is replaced without a moment in which fewer can fail.  A node that was removed
-leaves at once, without waiting for another.  No change is asked for after which the voters that live would be no majority: it would never be
-committed, and nothing could be changed any more.  A leader that is to go hands over first.
+leaves at once, without waiting for another.  No change is asked for after which the voters that live would be no majority: it would never
+be committed, and nothing could be changed any more.  A leader that is to go hands over first.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ COMMANDS: dict[type, May] = {
         (
             c.Init, c.AddDevice, c.CreateVolume, c.SetVolume, c.DeleteVolume, c.Relocate, c.RegisterReader, c.AdvanceReader,
             c.RemoveReader, c.KeepSegments, c.DropSegments, c.Recover,
-            c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa,
+            c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
         ),
         May.NODE,
     ),

@@ -70,6 +70,7 @@ from awsomefsd.meta.messages import (
     Status,
     WaitLock,
 )
+from awsomefsd.meta.node_messages import GetNode, ListNodes, NodeReport
 from awsomefsd.meta.renewals import CHECK_MS, Renewals
 from awsomefsd.meta.replica import AppliedMachine, Replica
 from awsomefsd.meta.waiting import LockWaiters, Origin, Waiter
@@ -125,7 +126,7 @@ class Leader:
         self._waiters = LockWaiters()
         self._locks = LockDesk(self._waiters, self._in_the_way, self._enter_lock, lambda: self.full)
         self._reads = Reads(replica.log)
-        self._desk = Desk(replica, cluster_uuid, device_paths, monotonic_ns)
+        self._desk = Desk(replica, cluster_uuid, device_paths, monotonic_ns, self.enter_own)
         self._proposals = Proposals()
         self._leases = LeaseDesk(lambda: replica.machine, self._renewals, boot_ns, self._enter_lease)
         self._nobody = _Nobody()
@@ -145,7 +146,7 @@ class Leader:
             Cancel: self._locks.cancel,
             Follow: self._follow,
             GetStatus: self._status,
-            GetDevices: self._devices,
+            **dict.fromkeys((GetDevices, NodeReport, ListNodes, GetNode), self._completed),
             Hello: self._hello,
             **self._desk.handlers(),
             GetLease: self._leases.get,
@@ -443,7 +444,7 @@ class Leader:
     def _answer_read(self, origin: Origin, call: int, body: Body) -> None:
         """What a ticket was drawn for."""
         if not isinstance(body, Renew):
-            origin.answer(call, self._desk.with_paths(self._query(body)))
+            origin.answer(call, self._desk.completed(body, self._query(body)))
         elif body.session in self._proposals.ending:
             self._reads.park(origin, call, body)
         else:
@@ -452,7 +453,7 @@ class Leader:
     def _follow(self, origin: Origin, call: int, body: Follow, size: int) -> None:
         self._desk.follow(origin, call, body, _RETRY)
 
-    def _devices(self, origin: Origin, call: int, body: GetDevices, size: int) -> None:
+    def _completed(self, origin: Origin, call: int, body: Body, size: int) -> None:
         if self._reads.at_once():
             self._answer_read(origin, call, body)
         else:

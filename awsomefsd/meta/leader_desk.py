@@ -16,9 +16,11 @@ from msgspec import structs
 from awsomefsd.errors import NotLeading, Refused
 from awsomefsd.limits import ACKS_PER_REQUEST_MAX, REPORT_FIGURES_MAX
 from awsomefsd.meta import stream
+from awsomefsd.meta.leader_nodes import NodeDesk
 from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, TransferLead
 from awsomefsd.meta.messages import (
     PROTOCOL_VERSION,
+    Body,
     Devices,
     Done,
     Failed,
@@ -30,6 +32,7 @@ from awsomefsd.meta.messages import (
     Reports,
     Welcome,
 )
+from awsomefsd.meta.node_messages import NodeReport, Nodes
 from awsomefsd.meta.replica import Replica
 from awsomefsd.meta.waiting import Follower, Followers, Origin
 from awsomefsd.types import is_node_mount
@@ -44,8 +47,10 @@ class Desk:
         cluster_uuid: str,
         device_paths: Callable[[], dict[str, str]],
         monotonic_ns: Callable[[], int],
+        enter: Callable[[Any], None],
     ) -> None:
         self._replica = replica
+        self.nodes = NodeDesk(replica, monotonic_ns, enter)
         self._cluster_uuid = cluster_uuid
         self._device_paths = device_paths
         self._monotonic_ns = monotonic_ns
@@ -78,6 +83,7 @@ class Desk:
         for origin in self._greeted - self._void:
             self._end(origin)
         self._reported.clear()
+        self.nodes.forget()
 
     @property
     def any_void(self) -> bool:
@@ -125,8 +131,12 @@ class Desk:
             waiting.origin.answer(waiting.call, stream.page(self._replica.log, waiting.after, waiting.count, applied))
 
     # --- figures ----------------------------------------------------------------------------------------------------------------
-    def with_paths(self, reply: Reply) -> Reply:
-        """Devices, as this node finds them."""
+    def completed(self, body: Body, reply: Reply) -> Reply:
+        """With what is not in the state: devices as this node finds them, and what the leader knows of the nodes."""
+        if isinstance(body, NodeReport):
+            self.nodes.heard(body, reply)
+        elif isinstance(reply, Nodes):
+            return self.nodes.completed(reply)
         if isinstance(reply, Devices):
             paths = self._device_paths()
             return Devices([structs.replace(device, path=paths.get(device.uuid, "")) for device in reply.devices])

@@ -309,6 +309,15 @@ def get_node(state: State, body: m.GetNode) -> Reply:
     return m.Nodes([info(row)])
 
 
+def orders(state: State, body: m.NodeReport) -> Reply:
+    """To a node that reports."""
+    row = find(state, body.node)
+    if row is None or row.state == "removed":
+        raise FsError(errno.EPERM, f"node {body.node} {'is not in' if row is None else 'was removed from'} this cluster")
+    found = [m.NodeEndpoint(one.node, one.name, one.control, one.metadata, one.carries) for one in every(state) if one.state != "removed"]
+    return m.NodeOrders(row.state, row.carries, [one for one in found if one.control or one.metadata], bundle(state), state.cluster.level)
+
+
 def _token_info(row: rows.TokenRow) -> m.TokenInfo:
     return m.TokenInfo(row.id, row.kind, row.role, row.expires_ms, row.uses_left, row.created_ms, row.revoked)
 

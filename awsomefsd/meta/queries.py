@@ -29,7 +29,7 @@ from awsomefsd.meta.filemap import FileMap
 from awsomefsd.meta.inodes import attr_of
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.message import Message
-from awsomefsd.meta.node_messages import GetNode, GetSigner, GetVerifier, ListCas, ListNodes, ListTokens
+from awsomefsd.meta.node_messages import GetNode, GetSigner, GetVerifier, ListCas, ListNodes, ListTokens, NodeReport
 from awsomefsd.meta.refuse import check_name, inode_of
 from awsomefsd.meta.scrub_messages import GetLiveSegments, GetNames
 from awsomefsd.meta.state import State
@@ -231,6 +231,7 @@ _QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies w
     GetNames: scrub_queries.names,
     GetFilePieces: relocation.file_pieces,
     ListNodes: nodes.list_nodes,
+    NodeReport: nodes.orders,
     GetNode: nodes.get_node,
     ListTokens: nodes.list_tokens,
     ListCas: nodes.list_cas,

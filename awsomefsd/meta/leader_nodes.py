@@ -1,0 +1,62 @@
+"""What the leader knows of the nodes beside their rows: when each reported last, and how near each member is.
+
+In memory only, from the beginning of a leadership: a new leader has heard nobody, and says so (`heard_ms_ago` -1).  What a node says of
+itself, when it differs from its row, becomes an entry, once: one that the machine refuses is not proposed again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import structs
+
+from awsomefsd.errors import NotLeading
+from awsomefsd.meta.commands import DescribeNode
+from awsomefsd.meta.node_messages import NodeInfo, NodeOrders, NodeReport, Nodes
+from awsomefsd.meta.replica import Replica
+
+_MS = 1_000_000
+
+
+class NodeDesk:
+    def __init__(self, replica: Replica, monotonic_ns: Callable[[], int], enter: Callable[[Any], None]) -> None:
+        self._replica = replica
+        self._monotonic_ns = monotonic_ns
+        self._enter = enter
+        self._heard: dict[str, tuple[int, NodeReport]] = {}
+        self._described: dict[str, DescribeNode] = {}  # proposed in this leadership
+
+    def forget(self) -> None:
+        """The leadership has ended."""
+        self._heard.clear()
+        self._described.clear()
+
+    def heard(self, report: NodeReport, reply: Any) -> None:
+        """A report was answered."""
+        if not isinstance(reply, NodeOrders):
+            return
+        self._heard[report.node] = (self._monotonic_ns(), report)
+        row = next((row for row in self._replica.machine.node_rows() if row.node == report.node), None)
+        said = DescribeNode(
+            report.node, report.name, report.control, report.metadata, report.labels, report.version, report.level
+        )  # fmt: skip
+        known = row and DescribeNode(row.node, row.name, row.control, row.metadata, row.labels, row.version, row.level)
+        if said != known and said != self._described.get(report.node):
+            self._described[report.node] = said
+            self._enter(said)
+
+    def completed(self, reply: Nodes) -> Nodes:
+        try:
+            told = self._replica.log.members()
+        except NotLeading:
+            return reply
+        members = {member.node: member for member in told.members}
+        return Nodes([self._complete(node, members.get(node.node), told.leader) for node in reply.nodes])
+
+    def _complete(self, node: NodeInfo, member: Any, leader: str) -> NodeInfo:
+        at_ns, report = self._heard.get(node.node, (0, None))
+        said = {"heard_ms_ago": (self._monotonic_ns() - at_ns) // _MS, "bundle": report.bundle, "issuer": report.issuer} if report else {}
+        if member is not None:
+            said |= {"member": "voter" if member.voter else "learner", "lag": member.lag, "leader": member.node == leader}
+        return structs.replace(node, **said)
