@@ -192,6 +192,10 @@ WORKER_MEMORY_BYTES_MIN = 128 * MIB  # that a budget may be
 DAEMON_MEMORY_BYTES = 512 * MIB
 RECONNECT_MS_MIN = 20
 RECONNECT_MS_MAX = 100  # a local socket: the daemon is back within a second, as a rule
+RECONNECT_REMOTE_MS_MAX = 400  # other nodes: each try costs them a handshake
+CLIENT_CONNECT_MS = 1_000  # for connect(2) to another node
+CLIENT_STUCK_MS_MAX = 10_000  # bytes that another node does not acknowledge for so long end the connection
+CLIENT_GREETING_MS = 2_000  # for handshake and greeting each, where there is another place to go
 UMOUNT_FLUSH_MS_MAX = 120_000
 
 assert SESSION_RENEW_MS * 2 < SESSION_SELF_FENCE_MS < SESSION_TTL_MS, "two renewals may fail before a session fences itself"

@@ -37,6 +37,7 @@ from awsomefsd.fuse.notify import Notifier
 from awsomefsd.fuse.session import Session
 from awsomefsd.fuse.vfs import Vfs
 from awsomefsd.io.cache import ChecksumCache
+from awsomefsd.io.devices import with_paths
 from awsomefsd.io.files import FileTable
 from awsomefsd.io.flusher import Flusher, record_space
 from awsomefsd.io.locations import Locations
@@ -47,6 +48,7 @@ from awsomefsd.io.writer import SegmentWriter
 from awsomefsd.limits import UMOUNT_FLUSH_MS_MAX, WORKER_MEMORY_BYTES
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.meta.commands import Commit, EndSession, OpenSession
+from awsomefsd.meta.endpoints import of_worker
 from awsomefsd.meta.messages import Devices, GetDevices, Report, SessionOpened
 from awsomefsd.meta.paths import path_of
 from awsomefsd.types import DeviceInfo
@@ -78,7 +80,7 @@ class Worker:
         self._ended = threading.Event()
         self._naming = threading.Lock()
         self.memory = MountMemory(link.fds, self.mount_id, config["volume"], fresh=self.fresh)
-        self.client = MetaClient(config["meta_sock"], self.mount_id)
+        self.client = MetaClient(of_worker(config), self.mount_id)
         self.lease = MountLease(self.client.lease_left_ns)
         self.open_command = OpenSession(
             self.mount_id, config["volume"], config["node"], config["boot_id"], start["worker"], start["worker"] == 1 or _exited(start)
@@ -136,7 +138,7 @@ class Worker:
     def _find_devices(self) -> list[DeviceInfo]:
         reply = self._call(GetDevices())
         assert isinstance(reply, Devices)
-        return reply.devices
+        return with_paths(reply.devices, self.config["state_dir"])
 
     # --- small services of the parts ----------------------------------------------------------------------------------------
 

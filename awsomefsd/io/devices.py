@@ -1,16 +1,21 @@
 """Where this node finds the cluster's devices: state_dir/devices.json, device uuid → path.
 
 The daemon writes it when a device is added, before the log says that the device exists; so a device that the log knows always has a path
-here, and a path without a device in the log is harmless (the add can be repeated).  Workers get it with the answer to GetDevices.
+here, and a path without a device in the log is harmless (the add can be repeated).  The metadata service of this node says it with the
+answer to GetDevices; one of another node cannot, and leaves the path out: then whoever asked looks here.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from pathlib import Path
+
+from msgspec import structs
 
 from awsomefsd import durable
 from awsomefsd.errors import Corrupt
+from awsomefsd.types import DeviceInfo
 
 
 class DeviceTable:
@@ -32,6 +37,15 @@ class DeviceTable:
             paths[uuid] = path
             durable.write_json(self._path, paths)
             self._paths = paths
+
+
+def with_paths(devices: Iterable[DeviceInfo], state_dir: Path | str) -> list[DeviceInfo]:
+    """As this node finds them."""
+    known = list(devices)
+    if all(device.path for device in known):
+        return known
+    paths = _load(Path(state_dir) / "devices.json")
+    return [structs.replace(device, path=device.path or paths.get(device.uuid, "")) for device in known]
 
 
 def _load(path: Path) -> dict[str, str]:

@@ -5,6 +5,9 @@ What is open, what is sent again, when and to whom is client_core.ClientCore's; 
 No submitter blocks.  A frame is sent from the submitting thread with MSG_DONTWAIT; when the socket is full, the rest is left to a sender
 thread and later frames queue behind it.
 
+The service is this node's, over its unix socket, or another node's, over TLS (tls_layer.py; loaded when that is needed first).  Where to
+ask is endpoints.py's to say.
+
 The session's lease is kept by lease.LeaseKeeper, which renews through this client.
 
 Resumes and callbacks run with no lock held.
@@ -19,21 +22,26 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from awsomefsd import clock, sockets
 from awsomefsd.codec import encode
 from awsomefsd.errors import Error, ProtocolError, Unavailable
+from awsomefsd.limits import CLIENT_CONNECT_MS, CLIENT_GREETING_MS, CLIENT_STUCK_MS_MAX
 from awsomefsd.meta.client_core import HELLO_CALL, ClientCore, Ended, Outstanding, Refused
 from awsomefsd.meta.commands import AnyCommand, EndSession, OpenSession, SetLock
+from awsomefsd.meta.endpoints import Endpoints, OnThisHost, split
 from awsomefsd.meta.lease import LeaseKeeper
 from awsomefsd.meta.lease_core import Event
-from awsomefsd.meta.messages import Answer, Body, Cancel, Propose, Reply, Request, SessionOpened, WaitLock
+from awsomefsd.meta.messages import Answer, Body, Cancel, NotLeader, Propose, Reply, Request, SessionOpened, WaitLock
 from awsomefsd.rpc import FrameReader, frame
 from awsomefsd.types import BACKGROUND_BIT
 from awsomefsd.wait import Resume, Signal, Wait, block_on
+
+if TYPE_CHECKING:
+    from awsomefsd.meta.tls_layer import TlsLayer
 
 RECEIVE_BYTES = 256 << 10
 GREETING_TIMEOUT_S = 10
@@ -53,10 +61,26 @@ def decode_answer(raw: bytes) -> Answer:
 
 
 def connect(endpoint: str) -> socket.socket:
-    """A connection to the socket of a metadata service on this host; OSError.  Other hosts: not before nodes know each other."""
-    if not endpoint.startswith("/"):
-        raise ConnectionRefusedError(f"{endpoint} is not the path of a socket")
-    return sockets.connect_unix(Path(endpoint))
+    """A connection to a metadata service (endpoints.py says what an endpoint is), no handshake yet; OSError."""
+    if endpoint.startswith("/"):
+        return sockets.connect_unix(Path(endpoint))
+    _, host, port = split(endpoint)
+    sock = socket.create_connection((host, port), CLIENT_CONNECT_MS / 1_000)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, CLIENT_STUCK_MS_MAX)
+    return sock
+
+
+def _jitter() -> float:
+    """Clients that lost the same leader do not come back at the same moment."""
+    return 0.5 + os.urandom(1)[0] / 512
+
+
+def _nobody(reply: Reply) -> str:
+    if isinstance(reply, NotLeader) and reply.node:
+        return f"node {reply.node} leads the metadata"
+    return "no node is known to lead the metadata"
 
 
 class _Ask:
@@ -75,12 +99,12 @@ class _Ask:
 class MetaClient:
     """Thread-safe.  Connects from the start, for ever; `close` ends its threads.  `lease_options` are LeaseKeeper's.
 
-    `path` is the service's socket, or several, to be tried in turn.
+    `places` says where the service may be; a path, or several to be tried in turn, are sockets on this host.
     """
 
     def __init__(
         self,
-        path: Path | str | Sequence[Path | str],
+        places: Endpoints | Path | str | Sequence[Path | str],
         mount: int,
         *,
         log: Any = None,
@@ -97,10 +121,14 @@ class MetaClient:
         self._log = log or logging.getLogger(__name__)
         self._boot_ns = boot_ns
         self._connect_to = connect
-        paths = [path] if isinstance(path, (str, Path)) else path
+        if not isinstance(places, Endpoints):
+            places = OnThisHost([places] if isinstance(places, (str, Path)) else places)
+        self._places = places
         self._send_lock = threading.Lock()  # guards the core and what follows, up to _unsent
-        self._core = ClientCore(mount, [str(one) for one in paths], self._write, time.monotonic_ns)
+        self._core = ClientCore(mount, places.now(), self._write, time.monotonic_ns)
         self._sock: socket.socket | None = None
+        self._layer: TlsLayer | None = None  # over _sock
+        self.trouble = ""  # why there is no connection now
         self._unsent = bytearray()
         self._unsent_ready = threading.Condition(self._send_lock)
         self._closing = threading.Event()
@@ -241,16 +269,23 @@ class MetaClient:
         """The core's way out, with the lock held; what is dropped here is sent again when reconnecting."""
         if self._sock is None:
             return
-        data = frame(encode(Request(call, body)))
-        if self._unsent:
-            self._unsent += data
-            return
+        self._send(frame(encode(Request(call, body))))
+
+    def _send(self, data: bytes) -> None:
+        """With the lock held.  `data` may be nothing but what TLS has to say."""
+        assert self._sock is not None
         try:
+            if self._layer is not None:
+                data = self._layer.seal(data)
+            if self._unsent:
+                self._unsent += data
+                return
             sent = self._sock.send(data, socket.MSG_DONTWAIT)
         except BlockingIOError:
             sent = 0
         except OSError:
-            return  # the receive thread sees it too, and connects again
+            self._drop_connection()  # the receive thread connects again
+            return
         if sent < len(data):
             self._unsent += memoryview(data)[sent:]
             self._unsent_ready.notify_all()
@@ -290,55 +325,90 @@ class MetaClient:
     # --- receiving -------------------------------------------------------------------------------------------------------------
     def _receive_loop(self) -> None:
         while not self._closing.is_set():
+            places = self._places.now()
             with self._send_lock:
+                self._core.learn(places)
                 endpoint, pause_ns, hello = self._core.endpoint, self._core.connect_ns - time.monotonic_ns(), self._core.hello()
-            if pause_ns > 0 and self._closing.wait(pause_ns / 1e9):
+            if pause_ns > 0 and self._closing.wait(pause_ns / 1e9 * _jitter()):
                 return
             sock = None
             try:
-                sock = self._connect_to(endpoint)
-                self._serve(sock, Request(HELLO_CALL, hello))
+                place = self._places.resolve(endpoint)
+                sock = self._connect_to(place)
+                self._serve(sock, place, Request(HELLO_CALL, hello))
             except Refused as err:
-                self._log.error("the metadata service refuses this client: %s", err)
+                self._note_trouble(endpoint, err)
             except (OSError, ProtocolError) as err:
-                if not self._closing.is_set():
-                    self._log.log(logging.DEBUG if self._sock is None else logging.WARNING, "metadata service %s: %s", endpoint, err)
+                self._note_trouble(endpoint, err)
                 with self._send_lock:
-                    self._core.disconnected()
+                    if self._core.endpoint == endpoint:  # or it was told already where to go
+                        self._core.disconnected()
             with self._send_lock:
                 self._drop_connection()
             if sock is not None:
                 sock.close()
 
-    def _serve(self, sock: socket.socket, hello: Request) -> None:
-        """Greet, send everything outstanding, receive; returns when the core wants to be elsewhere."""
-        sock.settimeout(GREETING_TIMEOUT_S)
-        sock.sendall(frame(encode(hello)))
+    def _note_trouble(self, endpoint: str, err: Exception) -> None:
+        """Logged when it is another one than before; somebody who is asked again and again does not say so again and again."""
+        told = f"{endpoint}: {err}"
+        if self._closing.is_set():
+            return
+        if isinstance(err, Refused) and told != self.trouble:
+            self._log.error("the metadata service refuses this client: %s", told)
+        elif not isinstance(err, Refused):
+            self._log.log(logging.DEBUG if self._sock is None else logging.WARNING, "metadata service %s", told)
+        self.trouble = told
+
+    def _serve(self, sock: socket.socket, place: str, hello: Request) -> None:
+        """Shake hands, greet, send everything outstanding, receive; returns when the core wants to be elsewhere."""
+        sock.settimeout(CLIENT_GREETING_MS / 1_000 if self._core.impatient else GREETING_TIMEOUT_S)
+        layer = self._shake(sock, place)
+        greeting = frame(encode(hello))
+        sock.sendall(greeting if layer is None else layer.seal(greeting))
         reader = FrameReader()
         frames: list[bytes] = []
         while not frames:
-            frames = self._frames(sock, reader)
+            frames = self._frames(sock, layer, reader)
         sock.settimeout(None)
         with self._send_lock:
             if self._closing.is_set():
                 return
             self._unsent.clear()
-            self._sock = sock
-            if not self._core.greeted(decode_answer(frames.pop(0)).reply):
+            self._sock, self._layer = sock, layer
+            reply = decode_answer(frames.pop(0)).reply
+            if not self._core.greeted(reply):
+                self.trouble = f"{place}: {_nobody(reply)}"
                 return
+            self.trouble = ""
             self._unsent_ready.notify_all()
         self._keeper.wake()
         while True:
             for raw in frames:
                 if not self._take(decode_answer(raw)):
                     return
-            frames = self._frames(sock, reader)
+            frames = self._frames(sock, layer, reader)
 
-    def _frames(self, sock: socket.socket, reader: FrameReader) -> list[bytes]:
+    def _shake(self, sock: socket.socket, place: str) -> TlsLayer | None:
+        if place.startswith("/"):
+            return None
+        from awsomefsd.meta.tls_layer import TlsLayer
+
+        layer = TlsLayer(self._places.tls()().client, split(place)[0])
+        layer.shake(sock)
+        return layer
+
+    def _frames(self, sock: socket.socket, layer: TlsLayer | None, reader: FrameReader) -> list[bytes]:
         data = sock.recv(RECEIVE_BYTES)
         if not data:
             raise ConnectionResetError("closed by the service")
-        return reader.feed(data)
+        if layer is None:
+            return reader.feed(data)
+        data = layer.open(data)
+        if layer.has_to_say:
+            with self._send_lock:
+                if self._sock is sock:
+                    self._send(b"")
+        return reader.feed(data) if data else []
 
     def _drop_connection(self) -> None:
         """With the lock held."""
@@ -347,7 +417,7 @@ class MetaClient:
                 self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that receives; it closes the socket
             except OSError:
                 pass
-            self._sock = None
+            self._sock = self._layer = None
         self._unsent.clear()
 
     def _take(self, answer: Answer) -> bool:

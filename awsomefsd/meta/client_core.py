@@ -31,8 +31,10 @@ from awsomefsd.limits import (
     CLIENT_SILENCE_MS,
     RECONNECT_MS_MAX,
     RECONNECT_MS_MIN,
+    RECONNECT_REMOTE_MS_MAX,
     RPC_INFLIGHT_MAX,
 )
+from awsomefsd.meta.endpoints import endpoint_of
 from awsomefsd.meta.messages import (
     PROTOCOL_VERSION,
     Answer,
@@ -176,6 +178,10 @@ class ClientCore:
         return [self._end(request, None, Unavailable("the metadata client is closed")) for request in ended]
 
     # --- the connection ---------------------------------------------------------------------------------------------------------
+    def learn(self, endpoints: Sequence[str]) -> None:
+        """Where to ask from now on when nobody names the leader."""
+        self._endpoints = list(endpoints)
+
     def hello(self) -> Hello:
         """The first request on a new connection, with call HELLO_CALL."""
         self._numbers += 1
@@ -206,9 +212,10 @@ class ClientCore:
         self._go(self._endpoints[self._turn % len(self._endpoints)])
 
     def _follow(self, reply: NotLeader) -> None:
-        if reply.address and reply.address != self.endpoint:
+        endpoint = endpoint_of(reply.node, reply.address)
+        if endpoint and endpoint != self.endpoint:
             self._connected = False
-            self._go(reply.address)
+            self._go(endpoint)
         else:
             self.disconnected()
 
@@ -216,7 +223,8 @@ class ClientCore:
         """At once the first time; later ones pause longer and longer, until somebody greets."""
         self.endpoint = endpoint
         self.connect_ns = self._now_ns() + self._pause_ms * _MS
-        self._pause_ms = min(max(self._pause_ms * 2, RECONNECT_MS_MIN), RECONNECT_MS_MAX)
+        pause_ms_max = RECONNECT_REMOTE_MS_MAX if "@" in endpoint else RECONNECT_MS_MAX
+        self._pause_ms = min(max(self._pause_ms * 2, RECONNECT_MS_MIN), pause_ms_max)
 
     @property
     def connected(self) -> bool:
@@ -230,7 +238,7 @@ class ClientCore:
         if request is None:
             return None
         reply = answer.reply
-        if self._impatient:
+        if self.impatient:
             self._heard_ns = self._now_ns()
         if type(reply) is NotLeader:
             self._outstanding[answer.call] = request  # sent again, in its order, to whoever leads
@@ -252,7 +260,7 @@ class ClientCore:
         now = self._now_ns()
         while self._retries and self._retries[0][0] <= now:
             self._admit(self._retries.popleft()[1])
-        if self._connected and self._impatient and self._patience_ns() <= now:
+        if self._connected and self.impatient and self._patience_ns() <= now:
             self.disconnected()
         return self._time_out(now) if self._timed else []
 
@@ -261,12 +269,13 @@ class ClientCore:
         times = [self._retries[0][0]] if self._retries else []
         if self._timed:
             times += [request.deadline_ns for request in self._open() if request.deadline_ns is not None]
-        if self._connected and self._impatient:
+        if self._connected and self.impatient:
             times.append(self._patience_ns())
         return min(times, default=None)
 
     @property
-    def _impatient(self) -> bool:
+    def impatient(self) -> bool:
+        """There is another place to ask, or a network in between."""
         return len(self._endpoints) > 1 or self.endpoint != self._endpoints[0] or not self.endpoint.startswith("/")
 
     def _patience_ns(self) -> int:
@@ -304,7 +313,7 @@ class ClientCore:
             self._write(self._calls, request)
 
     def _write(self, call: int, request: Outstanding) -> None:
-        if self._impatient:
+        if self.impatient:
             request.sent_ns = self._now_ns()
         self._send(call, request.body)
         if request.cancelled and type(request.body) is WaitLock:

@@ -444,7 +444,7 @@ class Leader:
     def _answer_read(self, origin: Origin, call: int, body: Body) -> None:
         """What a ticket was drawn for."""
         if not isinstance(body, Renew):
-            origin.answer(call, self._desk.completed(body, self._query(body)))
+            origin.answer(call, self._desk.completed(origin, body, self._query(body)))
         elif body.session in self._proposals.ending:
             self._reads.park(origin, call, body)
         else:

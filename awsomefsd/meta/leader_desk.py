@@ -131,13 +131,14 @@ class Desk:
             waiting.origin.answer(waiting.call, stream.page(self._replica.log, waiting.after, waiting.count, applied))
 
     # --- figures ----------------------------------------------------------------------------------------------------------------
-    def completed(self, body: Body, reply: Reply) -> Reply:
-        """With what is not in the state: devices as this node finds them, and what the leader knows of the nodes."""
+    def completed(self, origin: Origin, body: Body, reply: Reply) -> Reply:
+        """With what is not in the state: devices as this node finds them (other nodes look at home, io/devices.py), and what the leader
+        knows of the nodes."""
         if isinstance(body, NodeReport):
             self.nodes.heard(body, reply)
         elif isinstance(reply, Nodes):
             return self.nodes.completed(reply)
-        if isinstance(reply, Devices):
+        if isinstance(reply, Devices) and getattr(origin, "who", None) is None:
             paths = self._device_paths()
             return Devices([structs.replace(device, path=paths.get(device.uuid, "")) for device in reply.devices])
         return reply
