@@ -22,6 +22,7 @@ from typing import Any
 import trio
 
 from awsomefsd import levels, node, sockets
+from awsomefsd.access import MetaAccess
 from awsomefsd.backup import Backups
 from awsomefsd.catalog import Catalog
 from awsomefsd.checkpoints import Checkpointer
@@ -29,16 +30,16 @@ from awsomefsd.cluster.founder import enter_founder
 from awsomefsd.collection import Collection
 from awsomefsd.config import Settings, parse_endpoint, parse_voters
 from awsomefsd.devices import NodeDevices
-from awsomefsd.errors import ConfigError, Error, FsError, Unavailable
+from awsomefsd.errors import ConfigError, Error, FsError
 from awsomefsd.fuse.keeper_client import KeeperClient
 from awsomefsd.io.devices import DeviceTable
 from awsomefsd.log import bound
 from awsomefsd.meta import queries
 from awsomefsd.meta.commands import Init
 from awsomefsd.meta.device_index import OFF, UNKNOWN, DeviceIndex
+from awsomefsd.meta.endpoints import ENDPOINTS_NAME, Endpoints
 from awsomefsd.meta.machine import Machine
-from awsomefsd.meta.messages import Failed, NotLeader
-from awsomefsd.meta.peers import Voters
+from awsomefsd.meta.peers import Voters, address_text
 from awsomefsd.meta.service import MetadataService
 from awsomefsd.metrics import Registry
 from awsomefsd.mount_options import MountOptions
@@ -48,7 +49,6 @@ from awsomefsd.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 RECONCILE_S = 1.0
-CALL_S = 10.0
 PINS_VARIABLE = "AWSOMEFSD_FUSE_PINS"
 
 
@@ -73,7 +73,9 @@ class Parts:
             self.metadata = _metadata_service(settings, self.node, self.table, self.on_device)
             self.metadata.start()
             undo.callback(self.metadata.stop)
-            self.catalog = Catalog(self._call)
+            self.access = MetaAccess(_endpoints(settings, self.node), self.node.node, settings.state_dir, lambda: self.metadata.query)
+            undo.callback(self.access.close)
+            self.catalog = Catalog(self.access)
             if alone and not self.catalog.figures()["applied"]:
                 self.catalog.propose(Init(self.node.cluster, self.node.site, levels.supported()))
             if alone:
@@ -81,7 +83,7 @@ class Parts:
             self.devices = NodeDevices(self.node.cluster, self.table, self.catalog)
             self.keeper = KeeperClient(settings.run_dir)
             self.checkpoints = Checkpointer(
-                settings.state_dir, self.node, self._call, self.metadata.copy_store, self.on_device, self.table.paths
+                settings.state_dir, self.node, self.access, self.metadata.copy_store, self.on_device, self.table.paths
             )
             if alone:
                 undo.callback(self.checkpoints.stop)
@@ -91,7 +93,7 @@ class Parts:
             self.mounts = Mounts(
                 settings.state_dir, node.boot_id(), self.keeper, self.catalog.volume, config, readahead_kib, self.catalog.end_session_of
             )
-            self.collection = Collection(self._call, self.catalog.devices, self.node.node, node.boot_id())
+            self.collection = Collection(self.access, self.catalog.devices, self.node.node, node.boot_id())
             self.collection.start()
             undo.callback(self.collection.stop)
             self._serve(undo)
@@ -109,8 +111,8 @@ class Parts:
         status = Status(
             settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.collection, self.checkpoints.figures
         )  # fmt: skip
-        streams = Streams(settings.state_dir / "readers", self.node.cluster, self._call)
-        self.scrub = Scrub(settings.state_dir, self.node.cluster, self._call, self.metadata.copy_pages)
+        streams = Streams(settings.state_dir / "readers", self.node.cluster, self.access)
+        self.scrub = Scrub(settings.state_dir, self.node.cluster, self.access, self.metadata.copy_pages)
         undo.callback(self.scrub.close)
         backups = Backups(settings.state_dir / "backup", self.node, self.catalog.figures, self.metadata.copy_store)
         self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status, self.scrub, backups)
@@ -128,17 +130,6 @@ class Parts:
             exporter = Exporter(self.figures, settings.metrics.listen, settings.run_dir)
             undo.callback(exporter.close)
             logger.info("metrics are served", extra={"at": exporter.address})
-
-    def _call(self, body: Any) -> Any:
-        """A request to the metadata service; what it refuses is raised."""
-        reply = self.metadata.query(body, CALL_S)
-        if isinstance(reply, NotLeader):
-            raise Unavailable(f"the metadata is led by {reply.node or 'nobody now'} {reply.address}; ask there".replace("  ", " "))
-        if isinstance(reply, Failed):
-            if reply.retry:
-                raise Unavailable(f"{reply.detail or 'the metadata service cannot answer now'}; try again")
-            raise FsError(reply.errno, reply.detail)
-        return reply
 
     def close(self) -> None:
         self._undo.close()
@@ -186,6 +177,29 @@ def _voters(settings: Settings, identity: node.Node) -> Voters | None:
         raise ConfigError(f"the certificates of metadata.ca, metadata.certificate and metadata.key cannot be used: {err}") from err
 
 
+def certificates(settings: Settings) -> tuple[str, str, str]:
+    """(authorities, certificate, key): PEM files of this node."""
+    chosen, pki = settings.metadata, settings.state_dir / "pki"
+    if chosen.voters:
+        return str(chosen.ca), str(chosen.certificate), str(chosen.key)
+    return str(pki / "ca.pem"), str(pki / "node.pem"), str(pki / "node.key")
+
+
+def places(settings: Settings) -> dict[str, str]:
+    """node → metadata port, by a static configuration."""
+    return {node: address_text(address) for node, address in parse_voters(settings.metadata.voters).items()}
+
+
+def _endpoints(settings: Settings, identity: node.Node) -> Endpoints:
+    return Endpoints(
+        settings.meta_socket,
+        node=identity.node,
+        file=settings.state_dir / ENDPOINTS_NAME,
+        fixed=places(settings),
+        tls=lambda: TlsFiles(*certificates(settings)),
+    )
+
+
 def worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, MountOptions], dict[str, Any]]:
     """What a worker is told: the keeper hands it on unread."""
     pins = pins_of(os.environ.get(PINS_VARIABLE, ""))
@@ -200,6 +214,9 @@ def worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, Mo
             "boot_id": boot_id,
             "meta_sock": str(settings.meta_socket),
             "state_dir": str(settings.state_dir),
+            "tls": certificates(settings),
+            "endpoints": str(settings.state_dir / ENDPOINTS_NAME),
+            "places": places(settings),
             "options": wish.options,  # as they were asked for: a lost mounts.json is made again from it
             "read_only": options.read_only,
             "map_uid": options.map_uid.ranges,

@@ -129,6 +129,7 @@ class MetaClient:
         self._sock: socket.socket | None = None
         self._layer: TlsLayer | None = None  # over _sock
         self.trouble = ""  # why there is no connection now
+        self.away_ns = time.monotonic_ns()  # since when, if there is none
         self._unsent = bytearray()
         self._unsent_ready = threading.Condition(self._send_lock)
         self._closing = threading.Event()
@@ -145,6 +146,10 @@ class MetaClient:
     def cluster_uuid(self) -> str:
         """"" before the first connection."""
         return self._core.cluster_uuid
+
+    @property
+    def connected(self) -> bool:
+        return self._sock is not None
 
     @property
     def reconnects(self) -> int:
@@ -192,6 +197,10 @@ class MetaClient:
         if type(command) is EndSession and command.session == self.session:
             self._keeper.end()  # or its next renewal would find it gone and report a loss
         return _Ask(self, lambda: Propose(self._core.holds(unique), self.session, self.epoch, self._take_acks(), command))
+
+    def identified(self, body: Propose, unique: int) -> Propose:
+        """A proposal with that id and the acknowledgements that wait; acknowledge it like any other."""
+        return Propose(self._core.holds(unique), body.session, body.epoch, self._take_acks(), body.command)
 
     def wait_lock(self, command: SetLock, unique: int, no_deadlock: bool = False) -> Wait:
         """As propose, answered when the lock is granted, with EINTR after `cancel(unique)`, or with EDEADLK."""
@@ -413,6 +422,7 @@ class MetaClient:
     def _drop_connection(self) -> None:
         """With the lock held."""
         if self._sock is not None:
+            self.away_ns = time.monotonic_ns()
             try:
                 self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that receives; it closes the socket
             except OSError:

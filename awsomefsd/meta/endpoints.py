@@ -97,7 +97,7 @@ class OnThisHost(Endpoints):
 
 def of_worker(config: Mapping[str, Any]) -> Endpoints:
     """As a worker's configuration says (daemon.worker_config); without the certificates' paths it asks its own node only."""
-    files = config.get("tls")
+    files: Sequence[str] = config.get("tls", ())
 
     def tls() -> TlsNow:
         from awsomefsd.tls import TlsFiles

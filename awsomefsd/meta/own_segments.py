@@ -22,7 +22,7 @@ from awsomefsd.meta.quota import device_bytes_available
 from awsomefsd.meta.refuse import Later, NotNow
 from awsomefsd.meta.segments import describe, lowest_free, release_quarantine, take, usable_bytes
 from awsomefsd.meta.state import State
-from awsomefsd.types import SEGMENT_METADATA, SEGMENT_SEALED
+from awsomefsd.types import SEGMENT_METADATA, SEGMENT_SEALED, is_node_mount
 
 KEPT_SHARE = 8  # at most one in so many segments of a device
 NUMBERS_JUMP = 1 << 32  # sessions, epochs, incarnations: more than one lost future hands out
@@ -39,7 +39,7 @@ def kept(state: State) -> list[rows.SegmentRow]:
 
 
 def _of_the_daemon(entry: Entry) -> None:
-    if entry.mount or entry.session:
+    if entry.session or (entry.mount and not is_node_mount(entry.mount)):
         raise FsError(errno.EPERM, "the metadata's own segments are the daemon's business")
 
 

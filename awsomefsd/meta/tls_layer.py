@@ -55,7 +55,7 @@ class TlsLayer:
 
     def open(self, raw: bytes) -> bytes:
         """The data in what was received; b"" if none is complete."""
-        pieces = []
+        pieces: list[bytes] = []
         with self._lock:
             self._incoming.write(raw)
             while True:

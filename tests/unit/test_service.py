@@ -513,7 +513,10 @@ def filled(type_):
             values.append(Lock(0, 1, 1, 1, 0, 9))
         elif origin is list:
             inner = typing.get_args(hint)[0]
-            values.append([] if typing.get_origin(inner) is tuple else [filled(inner)] if hasattr(inner, "__struct_fields__") else [1])
+            plain = {bytes: b"bytes", str: "text"}.get(inner, 1)
+            values.append([] if typing.get_origin(inner) is tuple else [filled(inner)] if hasattr(inner, "__struct_fields__") else [plain])
+        elif origin is dict:
+            values.append({})
         else:
             values.append({int: 1, str: "text", bytes: b"bytes", bool: True}.get(hint, 1))
     return type_(*values)
