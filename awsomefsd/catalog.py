@@ -23,6 +23,8 @@ from awsomefsd.meta.commands import (
     EndSession,
     SetVolume,
 )
+from awsomefsd.meta.homes import UNDECIDED
+from awsomefsd.meta.node_messages import ListNodes
 from awsomefsd.types import HOST_UNIQUE, DeviceInfo, VolumeInfo
 
 Call = Callable[[Any], Any]  # a body of meta.messages in, its reply out; raises domain errors
@@ -74,6 +76,17 @@ class Catalog:
 
     def volumes(self) -> list[VolumeInfo]:
         return list(self._call(messages.GetVolumes()).volumes)
+
+    def mountable(self, name: str, node: str) -> VolumeInfo:
+        """As `volume`; Refused where its data is on another node's devices."""
+        found = self.volume(name)
+        if found.home not in ("", UNDECIDED, node):
+            named = {row.node: row.name for row in self.ask(ListNodes()).nodes}
+            where = f"{named[found.home]} ({found.home})" if found.home in named else found.home
+            raise Refused(
+                f"the data of volume {name!r} is on devices of node {where}; mount it there (devices that all nodes see are shared)"
+            )
+        return found
 
     def volume(self, name: str) -> VolumeInfo:
         """Raises NotFound that names the volumes there are."""

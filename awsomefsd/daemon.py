@@ -80,7 +80,7 @@ class Parts:
                 self.catalog.propose(Init(self.node.cluster, self.node.site, levels.supported()))
             if alone:
                 enter_founder(settings, self.node, self.catalog.propose)
-            self.devices = NodeDevices(self.node.cluster, self.table, self.catalog)
+            self.devices = NodeDevices(self.node.cluster, self.node.node, self.table, self.catalog)
             self.keeper = KeeperClient(settings.run_dir)
             self.checkpoints = Checkpointer(
                 settings.state_dir, self.node, self.access, self.metadata.copy_store, self.on_device, self.table.paths
@@ -90,9 +90,8 @@ class Parts:
                 self.checkpoints.start()
             readahead_kib = settings.mount.readahead // 1024
             config = worker_config(settings, self.node)
-            self.mounts = Mounts(
-                settings.state_dir, node.boot_id(), self.keeper, self.catalog.volume, config, readahead_kib, self.catalog.end_session_of
-            )
+            find = partial(self.catalog.mountable, node=self.node.node)
+            self.mounts = Mounts(settings.state_dir, node.boot_id(), self.keeper, find, config, readahead_kib, self.catalog.end_session_of)
             self.collection = Collection(self.access, self.catalog.devices, self.node.node, node.boot_id())
             self.collection.start()
             undo.callback(self.collection.stop)

@@ -22,8 +22,9 @@ from awsomefsd.types import DeviceInfo
 class NodeDevices:
     """Thread-safe; adds exclude each other by the uuid in the log."""
 
-    def __init__(self, cluster_uuid: str, table: DeviceTable, catalog: Catalog) -> None:
+    def __init__(self, cluster_uuid: str, node_uuid: str, table: DeviceTable, catalog: Catalog) -> None:
         self._cluster_uuid = cluster_uuid
+        self._node_uuid = node_uuid
         self._table = table
         self._catalog = catalog
 
@@ -40,6 +41,7 @@ class NodeDevices:
             superblock.segments,
             superblock.first_segment_offset,
             shared,
+            "" if shared else self._node_uuid,
         )
         info = self._catalog.add_device(command)
         return info, self.state(info)
@@ -64,6 +66,8 @@ class NodeDevices:
 
     def state(self, info: DeviceInfo) -> str:
         """ "ok", or why this node cannot use the device and what to do."""
+        if not info.path and not info.shared and info.home not in ("", self._node_uuid):
+            return f"of node {info.home}"
         if not info.path:
             return "not found on this node; add it here with `awsomefsd device add PATH`"
         try:

@@ -153,7 +153,7 @@ def _build(directory: Path, found: Survey, identity: node.Node, proof: str, base
         assert isinstance(machine, Machine)
         if machine.applied_index != last:
             raise Corrupt(f"the journal was filled up to entry {last}, the state ends with {machine.applied_index}")
-        propose_one(replica, Recover(found.incarnation_seen, proof))
+        propose_one(replica, Recover(found.incarnation_seen, proof, identity.node))
         replica.commit()
         report = _report(found, identity.node, last, "device" if base is None else "store", done=True)
         known = answer(machine, GetDevices())

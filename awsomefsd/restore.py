@@ -136,7 +136,7 @@ def _alone(store_directory: Path) -> None:
 def _first_entry(directory: Path, identity: node.Node, found: Found, proof: str) -> tuple[Restored, int]:
     replica = Replica.open_solo(directory, identity.cluster, identity.node, Machine)
     try:
-        propose_one(replica, Recover(found.incarnation, proof))
+        propose_one(replica, Recover(found.incarnation, proof, identity.node))
         replica.commit()
         faults = [f"{fault.where}: {fault.detail}" for fault in check(replica.store)]
         machine = replica.machine

@@ -106,6 +106,7 @@ class DeviceInfo(Struct, array_like=True, gc=False):
     first_segment_offset: int
     path: str = ""
     shared: bool = False
+    home: str = ""  # the node it is in, if it is not shared
 
 
 class VolumeInfo(Struct, array_like=True, gc=False):
@@ -122,6 +123,7 @@ class VolumeInfo(Struct, array_like=True, gc=False):
     holder: int = 0  # session that holds the volume's lease, 0 if none
     lineage_parent: int = 0  # volume this one was cloned from
     lineage_snapshot: int = 0
+    home: str = ""  # the node on whose devices its data is; "" shared devices, "*" not settled (meta/homes.py)
 
 
 class SessionInfo(Struct, array_like=True, gc=False):

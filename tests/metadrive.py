@@ -20,7 +20,7 @@ HEADER = 64
 class Drive:
     """A cluster with one device; `apply` proposes as the host unless a session is open and used."""
 
-    def __init__(self, segments: int = 64, txn: MemTxn | None = None) -> None:
+    def __init__(self, segments: int = 64, txn: MemTxn | None = None, *, device: bool = True) -> None:
         self.txn = txn or MemTxn()
         self.machine = Machine(self.txn)
         self.index = 0
@@ -33,6 +33,7 @@ class Drive:
         self.replies: list[m.Reply] = []
         if txn is None:
             self.ok(c.Init("c-uuid", 1))
+        if txn is None and device:
             self.ok(c.AddDevice("d-uuid", SEGMENT_BYTES * segments + MIB, SEGMENT_BYTES, segments, MIB))
 
     def entry(self, command: Any, *, unique: int = 0, acks: list[int] | None = None, **fields: Any) -> c.Entry:

@@ -266,6 +266,7 @@ def volume_message(info: VolumeInfo, mounted: dict[str, str]) -> pb.Volume:
         used_bytes=info.used_bytes,
         used_inodes=info.used_inodes,
         reserved_bytes=info.reserved_bytes,
+        home=info.home,
         mounted=mounted.get(info.name, ""),
     )
 

@@ -35,7 +35,7 @@ from awsomefsd.io.writer import Piece, SegmentWriter
 from awsomefsd.limits import BLOCK_BYTES, EXTENTS_PER_COMMIT_MAX, FRAME_BYTES_MAX, MIB, SESSION_RENEW_MS
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse, LivePiece
 from awsomefsd.meta.commands import EndSession, LeaseSegments, OpenCollector, Relocate, Relocation
-from awsomefsd.meta.messages import GetSegments, Propose, Renew
+from awsomefsd.meta.messages import GetDevices, GetSegments, Propose, Renew
 from awsomefsd.types import HOST_UNIQUE, Extent, SegmentInfo, SegmentProgress
 
 CHUNK_BYTES = 8 * MIB  # of one write, flush and entry
@@ -102,6 +102,8 @@ class Collector:
         self._pace = pace
         self._nap = nap
         self._session = self._epoch = 0
+        self._like = 0  # the copies go to devices of the same kind as this one
+        self._kinds: dict[int, str] = {}
         self._renew_ns = 0
         self._infos: dict[int, SegmentInfo] = {}
         self._measured: dict[Key, int] = {}
@@ -114,6 +116,7 @@ class Collector:
     # --- looking ------------------------------------------------------------------------------------------------------------
     def look(self) -> list[SegmentInfo]:
         """All segments that might be collected."""
+        self._kinds = {info.device: "" if info.shared else info.home for info in self._ask(GetDevices()).devices}
         found: list[SegmentInfo] = []
         start = 0
         while True:
@@ -139,6 +142,12 @@ class Collector:
 
     def choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
         """A set of segments that gives one back when what lives in it is packed; [] where there is none."""
+        kinds: dict[str, list[SegmentInfo]] = {}
+        for info in found:
+            kinds.setdefault(self._kinds.get(info.device, ""), []).append(info)
+        return next(filter(None, (self._choose(kind, dead_percent_min) for kind in kinds.values())), [])
+
+    def _choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
         while True:
             chosen = choose(found, self._measured, dead_percent_min)
             unknown = [info for info in chosen if key_of(info) not in self._measured]
@@ -150,6 +159,9 @@ class Collector:
     # --- a round ------------------------------------------------------------------------------------------------------------
     def round(self, chosen: list[SegmentInfo], *, merge: bool) -> None:
         """Copy what lives in these segments.  Raises Error or OSError; what was moved until then is moved."""
+        if self._like and self._kinds.get(self._like) != self._kinds.get(chosen[0].device):
+            self.rest()  # the open segment is on a device of another kind
+        self._like = chosen[0].device
         self._open()
         try:
             for pieces in self._parts(chosen):
@@ -337,7 +349,7 @@ class Collector:
         """One at a time: collection works where hardly any is left.  What was just freed can be leased when all sessions have renewed."""
         for attempt in range(LEASE_ATTEMPTS):
             try:
-                leased: list[SegmentInfo] = self._propose(LeaseSegments(1, 0)).segments
+                leased: list[SegmentInfo] = self._propose(LeaseSegments(1, 0, self._like)).segments
                 return leased
             except Unavailable:
                 if attempt == LEASE_ATTEMPTS - 1:

@@ -117,7 +117,7 @@ def draw(state: State, entry: Entry, command: Draw) -> Reply:
     if not row.allocated_bytes or filemap.unwritten(command.offset, end, REAP_EXTENTS_PER_ENTRY) < command.length:
         raise NotNow(errno.ENOSPC, "not all of the range is allocated")
     spare = SEGMENTS_FOR_COLLECTION * usable_bytes(state.cluster.segment_bytes_max)
-    if quota.device_bytes_unpromised(state, session.session) + quota.kept_for(command.length) - spare < command.bytes:
+    if quota.device_bytes_unpromised(state, session.session, volume.home) + quota.kept_for(command.length) - spare < command.bytes:
         raise NotNow(errno.ENOSPC, "the spare segments are used up")
     filemap.punch(command.offset, end)
     if not row.size and not row.extents:

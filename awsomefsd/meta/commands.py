@@ -48,6 +48,7 @@ class AddDevice(Command, tag=2):
     segments: int
     first_segment_offset: int
     shared: bool = False
+    home: str = ""
 
 
 class CreateVolume(Command, tag=3):
@@ -114,10 +115,14 @@ class ClearQuarantine(Command, tag=12):
 
 
 class LeaseSegments(Command, tag=13):
-    """Up to `count` free segments for the entry's session, freed no later than `safe_index` (every session has passed it)."""
+    """Up to `count` free segments for the entry's session, freed no later than `safe_index` (every session has passed it).
+
+    `like`: for the session that collects, on devices of the same kind as this one (homes.py); 0 for the session of a volume.
+    """
 
     count: int
     safe_index: int
+    like: int = 0
 
 
 class Reserve(Command, tag=14):

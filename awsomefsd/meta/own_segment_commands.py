@@ -27,3 +27,4 @@ class Recover(Command, tag=92):
 
     incarnation_seen: int
     proof: str
+    node: str = ""  # that has all devices from now on

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.errors import FsError
-from awsomefsd.meta import keys, rows, sessions
+from awsomefsd.meta import homes, keys, rows, sessions
 from awsomefsd.meta.commands import DropSegments, Entry, KeepSegments, Recover
 from awsomefsd.meta.messages import Done, Reply, SegmentsLeased
 from awsomefsd.meta.quota import device_bytes_available
@@ -51,7 +51,7 @@ def keep(state: State, entry: Entry, command: KeepSegments) -> Reply:
     held = sum(row.device == command.device for row in kept(state))
     if (held + command.count) * KEPT_SHARE > device.segments:
         raise NotNow(errno.EDQUOT, f"the metadata keeps {held} of {device.segments} segments of device {command.device}")
-    if command.count * usable_bytes(device.segment_bytes) > device_bytes_available(state, 0):
+    if command.count * usable_bytes(device.segment_bytes) > device_bytes_available(state, 0, homes.of_device(device)):
         raise NotNow(errno.ENOSPC, "what is free is promised to writers")
     chosen = lowest_free(state, [device], command.count, command.safe_index)
     if len(chosen) < command.count:
@@ -103,4 +103,6 @@ def recover(state: State, entry: Entry, command: Recover) -> Reply:
         if volume is not None:
             volume.next_ino += INODES_JUMP
             state.save_volume(volume)
+    if command.node:
+        homes.move_all(state, command.node)
     return Done()

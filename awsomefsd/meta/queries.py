@@ -182,6 +182,7 @@ def _get_devices(state: State, body: m.GetDevices) -> m.Reply:
                 row.first_segment_offset,
                 "",
                 row.shared,
+                row.home,
             )
             for row in state.devices()
         ]

@@ -18,7 +18,7 @@ import errno
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import SEGMENTS_RESERVED
-from awsomefsd.meta import rows
+from awsomefsd.meta import homes, rows
 from awsomefsd.meta.commands import Entry, Reserve
 from awsomefsd.meta.messages import Reply, Reserved
 from awsomefsd.meta.refuse import NotNow, session_of, volume_of
@@ -31,13 +31,13 @@ GRANT_SHARE = 8  # at most one part in so many of what is left goes to one who a
 INODES_FREE_SHOWN = 1 << 32  # where no quota bounds them
 
 
-def device_bytes_available(state: State, session: int) -> int:
-    """What may still be promised to `session` (0: to nobody in particular)."""
+def device_bytes_available(state: State, session: int, home: str) -> int:
+    """What may still be promised to `session` (0: to nobody in particular), on the devices of `home` (homes.py)."""
     spare = SEGMENTS_RESERVED * usable_bytes(state.cluster.segment_bytes_max)
-    return max(0, device_bytes_unpromised(state, session) - spare)
+    return max(0, device_bytes_unpromised(state, session, home) - spare)
 
 
-def device_bytes_unpromised(state: State, session: int) -> int:
+def device_bytes_unpromised(state: State, session: int, home: str) -> int:
     """As `device_bytes_available`, the spare segments included; may be negative."""
     cluster = state.cluster
     room = 0
@@ -45,7 +45,10 @@ def device_bytes_unpromised(state: State, session: int) -> int:
         for row in held_by(state, session):
             if row.state == SEGMENT_LEASED:
                 room += max(0, usable_bytes(state.device(row.device).segment_bytes) - row.committed_bytes)
-    return cluster.free_bytes + room - cluster.reserved_bytes - kept_for(cluster.allocated_bytes)
+    if homes.one_for_all(state):
+        return cluster.free_bytes + room - cluster.reserved_bytes - kept_for(cluster.allocated_bytes)
+    free = sum(device.segments_free * usable_bytes(device.segment_bytes) for device in homes.devices_of(state, home))
+    return free + room - homes.reserved_bytes(state, home) - kept_for(cluster.allocated_bytes)
 
 
 def kept_for(allocated_bytes: int) -> int:
@@ -58,7 +61,7 @@ def check_room(state: State, volume: rows.VolumeRow, session: int, used_bytes: i
     within_quota = quota_bytes_available(volume)
     if within_quota is not None and used_bytes > within_quota:
         raise NotNow(errno.EDQUOT, f"the quota of volume {volume.name} leaves {within_quota} bytes")
-    if allocated_bytes > 0 and kept_for(allocated_bytes) > device_bytes_available(state, session):
+    if allocated_bytes > 0 and kept_for(allocated_bytes) > device_bytes_available(state, session, volume.home):
         raise NotNow(errno.ENOSPC, "the devices leave less")
 
 
@@ -83,7 +86,7 @@ def reserve(state: State, entry: Entry, command: Reserve) -> Reply:
         if within_quota < least:
             raise FsError(errno.EDQUOT, f"the quota of volume {volume.name} leaves {within_quota} bytes")
         granted = min(granted, within_quota)
-    on_device = device_bytes_available(state, session.session)
+    on_device = device_bytes_available(state, session.session, homes.of_session(state, session))
     if on_device < least:
         raise FsError(errno.ENOSPC, f"the devices leave {on_device} bytes")
     granted = min(granted, max(least, on_device // GRANT_SHARE))
@@ -115,10 +118,16 @@ def check_inode_quota(volume: rows.VolumeRow) -> None:
         raise FsError(errno.EDQUOT, f"volume {volume.name} may have {volume.quota_inodes} inodes")
 
 
+def _total_bytes(state: State, home: str) -> int:
+    if homes.one_for_all(state):
+        return state.cluster.total_bytes
+    return sum(device.segments * usable_bytes(device.segment_bytes) for device in homes.devices_of(state, home))
+
+
 def statfs(state: State, volume: rows.VolumeRow) -> StatFs:
     """The quota where there is one, else the devices.  What this volume has reserved is not free: write(2) has taken it."""
-    device_free = device_bytes_available(state, volume.holder)
-    total, free = state.cluster.total_bytes, device_free
+    device_free = device_bytes_available(state, volume.holder, volume.home)
+    total, free = _total_bytes(state, volume.home), device_free
     within_quota = quota_bytes_available(volume)
     if within_quota is not None:
         total, free = volume.quota_bytes, min(within_quota, device_free)

@@ -62,6 +62,7 @@ class DeviceRow(Row):
     first_segment: int
     segments_free: int
     unused_from: int = 0
+    home: str = ""  # the node it is in, unless it is shared (homes.py)
 
 
 class SegmentRow(Row):
@@ -108,6 +109,7 @@ class VolumeRow(Row):
     sharers: int = 0  # live sessions that share it
     leased: bool = False  # was shared once: there may be LeaseRows
     exclusives: int = 0  # how often a session that holds it whole was opened
+    home: str = ""  # where its data may lie (homes.py)
 
 
 class VolumeNameRow(Row):

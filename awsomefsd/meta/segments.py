@@ -16,7 +16,7 @@ import errno
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import SEGMENTS_FOR_COLLECTION, SEGMENTS_PER_SESSION_MAX, SEGMENTS_RESERVED
-from awsomefsd.meta import keys, rows
+from awsomefsd.meta import homes, keys, rows
 from awsomefsd.meta.commands import AddDevice, ClearQuarantine, Entry, LeaseSegments
 from awsomefsd.meta.extents import place_end, valid
 from awsomefsd.meta.messages import Done, Made, Reply, SegmentsLeased
@@ -78,6 +78,7 @@ def add_device(state: State, entry: Entry, command: AddDevice) -> Reply:
         command.shared,
         cluster.next_segment,
         command.segments,
+        home="" if command.shared else command.home,
     )
     cluster.next_device += 1
     cluster.next_segment += command.segments
@@ -97,12 +98,16 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         raise FsError(errno.EINVAL, "no segments asked for")
     if count <= 0:
         raise FsError(errno.EDQUOT, f"session {session.session} holds {session.segments_leased} segments already")
-    free = sum(device.segments_free for device in state.devices())
+    if session.volume:
+        devices = homes.devices_of(state, homes.of_session(state, session))
+    else:
+        devices = homes.devices_of(state, homes.of_device(state.device(command.like))) if command.like else state.devices()
+    free = sum(device.segments_free for device in devices)
     if session.volume:  # what is scarce is not leased ahead, and the last one is left to collection
         count = min(count, 1 if free - count < SEGMENTS_RESERVED else count, free - SEGMENTS_FOR_COLLECTION)
     if count <= 0:
         raise NotNow(errno.ENOSPC, "no free segment but the one that collection needs")
-    chosen = lowest_free(state, state.devices(), count, command.safe_index)
+    chosen = lowest_free(state, devices, count, command.safe_index)
     if not chosen:
         if free:
             raise Later(errno.EAGAIN, "the free segments wait until every session has passed their freeing")

@@ -15,7 +15,7 @@ import errno
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS, SESSIONS_MAX
-from awsomefsd.meta import keys, rows
+from awsomefsd.meta import homes, keys, rows
 from awsomefsd.meta.collection_messages import CollectorOpened
 from awsomefsd.meta.commands import EndSession, Entry, OpenCollector, OpenSession
 from awsomefsd.meta.inodes import unpin
@@ -60,6 +60,7 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         raise FsError(errno.EBUSY, f"volume {volume.name} is shared by {volume.sharers} sessions")
     if state.cluster.sessions >= SESSIONS_MAX:
         raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")
+    homes.settle(state, volume, command.node)
     _end_earlier_boots(state, entry, command)
     _forget_answered(state, command)
     _predecessor_ended(state, command)

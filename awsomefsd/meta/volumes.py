@@ -13,6 +13,7 @@ from awsomefsd.errors import FsError
 from awsomefsd.limits import VOLUME_NAME_BYTES_MAX, VOLUMES_MAX
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.commands import CreateVolume, DeleteVolume, Entry, Init, SetVolume
+from awsomefsd.meta.homes import UNDECIDED
 from awsomefsd.meta.inodes import DIRECTORY_BYTES_SHOWN, tombstone
 from awsomefsd.meta.messages import Done, Made, Reply
 from awsomefsd.meta.state import State
@@ -43,6 +44,7 @@ def describe(row: rows.VolumeRow) -> VolumeInfo:
         row.holder,
         row.lineage_parent,
         row.lineage_snapshot,
+        row.home,
     )
 
 
@@ -66,7 +68,7 @@ def create(state: State, entry: Entry, command: CreateVolume) -> Reply:
     number = state.cluster.next_volume
     state.cluster.next_volume += 1
     state.cluster.volumes += 1
-    row = rows.VolumeRow(number, command.uuid, command.name, command.quota_bytes, command.quota_inodes, used_inodes=1)
+    row = rows.VolumeRow(number, command.uuid, command.name, command.quota_bytes, command.quota_inodes, used_inodes=1, home=UNDECIDED)
     row.stamp, row.site = entry.stamp, entry.site
     state.save_volume(row)
     state.write(keys.volname(command.name), rows.VolumeNameRow(number), rows.VOLNAME)
