@@ -12,6 +12,33 @@ _.ScrubStart
 _.ScrubStatus
 _.ScrubStop
 
+# gRPC calls the methods of the CSI driver by their names in csi.proto and registration.proto
+_.ControllerGetCapabilities
+_.ControllerExpandVolume
+_.ControllerModifyVolume
+_.ValidateVolumeCapabilities
+_.ControllerPublishVolume
+_.ControllerUnpublishVolume
+_.ControllerGetVolume
+_.GetCapacity
+_.ControllerGetVolumeHealth
+_.ControllerListVolumeHealth
+_.GetPluginInfo
+_.GetPluginCapabilities
+_.Probe
+_.NodeGetCapabilities
+_.NodeGetInfo
+_.NodeStageVolume
+_.NodeUnstageVolume
+_.NodePublishVolume
+_.NodeUnpublishVolume
+_.NodeExpandVolume
+_.NodeGetVolumeStats
+_.NodeGetVolumeHealth
+_.NodeGetStorageHealth
+_.GetInfo
+_.NotifyRegistrationStatus
+
 # pyfuse3 calls its operations, and reads these of what they return
 _.removexattr
 _.releasedir

@@ -246,6 +246,29 @@ def _token(value: SecretStr) -> SecretStr:
     return SecretStr(text)
 
 
+def _topology(value: str) -> str:
+    """A label's value of Kubernetes."""
+    plain = value.replace("-", "").replace("_", "").replace(".", "")
+    if value and not (len(value) <= 63 and value.isascii() and plain.isalnum() and value[0].isalnum() and value[-1].isalnum()):
+        raise ValueError("write letters, digits, '-', '_' and '.', at most 63, the first and the last a letter or digit")
+    return value
+
+
+class CsiSettings(Section):
+    """The CSI driver, for Kubernetes and its like (docs/KUBERNETES.md)."""
+
+    enabled: bool = False
+    kubelet_dir: Directory = Path("/var/lib/kubelet")
+    socket: Directory | None = None  # default: below kubelet_dir
+    register_plugin: bool = True
+    registration_dir: Directory | None = None  # default: kubelet_dir/plugins_registry
+    health_api: Literal["1.12", "1.13", "off"] = "1.12"
+    attach: bool = False
+    zone: Annotated[str, AfterValidator(_topology)] = ""
+    rack: Annotated[str, AfterValidator(_topology)] = ""
+    max_volumes: Annotated[int, Field(ge=0, le=100_000)] = 0
+
+
 class Settings(BaseSettings):
     """All keys; docs/OPERATIONS.md has the same table for people."""
 
@@ -262,6 +285,7 @@ class Settings(BaseSettings):
     metadata: MetadataSettings = MetadataSettings()
     cluster: ClusterSettings = ClusterSettings()
     token: Annotated[SecretStr, AfterValidator(_token)] = SecretStr("")
+    csi: CsiSettings = CsiSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -47,8 +47,12 @@ from awsomefsd.mounts import Mounts, Wish
 from awsomefsd.tls import TlsFiles
 from awsomefsd.watchdog import Watchdog
 
+if TYPE_CHECKING:
+    from awsomefsd.csi.server import CsiServer
+
 logger = logging.getLogger(__name__)
 RECONCILE_S = 1.0
+CSI_LOOK_S = 2.0
 PINS_VARIABLE = "AWSOMEFSD_FUSE_PINS"
 
 
@@ -120,6 +124,9 @@ class Parts:
         undo.callback(self.admin.stopping.set)
         refused = self.figures.counter("awsomefsd_admin_refused_total", "Admin connections of users that may not ask.")
         self.door = Door(settings.admin_socket, self.grpc.path, settings.admin_group, refused)
+        self.csi = self._serve_csi()
+        if self.csi is not None:
+            undo.callback(self.csi.close)
         self.figures.source(status.samples)
         self.figures.source(self.scrub.samples)
         self.scrub.resume()
@@ -129,6 +136,13 @@ class Parts:
             exporter = Exporter(self.figures, settings.metrics.listen, settings.run_dir)
             undo.callback(exporter.close)
             logger.info("metrics are served", extra={"at": exporter.address})
+
+    def _serve_csi(self) -> CsiServer | None:
+        if not self.settings.csi.enabled:
+            return None
+        from awsomefsd.csi.server import serve_csi
+
+        return serve_csi(self.settings, self.node, self.access, self.catalog, self.mounts, self.keeper, self.figures)
 
     def close(self) -> None:
         self._undo.close()
@@ -310,6 +324,12 @@ async def _keep_mounts(mounts: Mounts) -> None:
             await trio.sleep(RECONCILE_S)
 
 
+async def _keep_csi(csi: CsiServer) -> None:
+    while True:
+        await trio.to_thread.run_sync(csi.look, abandon_on_cancel=True)
+        await trio.sleep(CSI_LOOK_S)
+
+
 async def serve(parts: Parts, ready: Callable[[], None]) -> None:
     """Runs until a signal; raises MetadataEnded."""
     async with trio.open_nursery() as nursery:
@@ -317,6 +337,8 @@ async def serve(parts: Parts, ready: Callable[[], None]) -> None:
         nursery.start_soon(_watch_metadata, parts.metadata, nursery.cancel_scope)
         nursery.start_soon(parts.door.serve)
         nursery.start_soon(_keep_mounts, parts.mounts)
+        if parts.csi is not None:
+            nursery.start_soon(_keep_csi, parts.csi)
         if parts.settings.metadata.voters:
             nursery.start_soon(_initialise, parts)
         ready()

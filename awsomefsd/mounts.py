@@ -182,6 +182,12 @@ class Mounts:
         known = ", ".join(view.directory for view in views) or "none"
         raise NotFound(f"{target} is no mount of this node (mounts: {known}); give a directory, a volume or a mount id")
 
+    def of_volume(self, volume: int) -> MountView | None:
+        """The mount of a volume on this node, if there is one."""
+        with self._lock:
+            wish = next((wish for wish in self._wishes.values() if wish.volume == volume), None)
+        return None if wish is None else next((view for view in self.views() if view.mount == wish.mount), None)
+
     def views(self) -> list[MountView]:
         """All mounts, also when the keeper is away (their state is then "unwatched")."""
         try:

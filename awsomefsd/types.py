@@ -126,6 +126,31 @@ class VolumeInfo(Struct, array_like=True, gc=False):
     home: str = ""  # the node on whose devices its data is; "" shared devices, "*" not settled (meta/homes.py)
 
 
+class CsiVolumeInfo(Struct, array_like=True, gc=False):
+    """A volume that an orchestrator asked for; CsiVolumeRow says what its fields are."""
+
+    id: str
+    name: str
+    volume: int
+    path: str
+    own: bool
+    capacity: int
+    block: bool
+    settings: list[tuple[str, str]]
+
+
+class ClaimInfo(Struct, array_like=True, gc=False):
+    """A node that uses a volume or a directory of it."""
+
+    volume: int
+    path: str
+    node: str
+    boot_id: str
+    epoch: int
+    exclusive: bool
+    attached: bool
+
+
 class SessionInfo(Struct, array_like=True, gc=False):
     """A session that lives, or that has ended and still has segments in quarantine."""
 

@@ -68,6 +68,7 @@ class MountEntry:
     dir: str
     fstype: str
     source: str
+    options: str = ""  # of this mount, not of the filesystem
 
     @property
     def minor(self) -> int:
@@ -122,7 +123,8 @@ def _parse(line: bytes) -> MountEntry | None:
     if not separator or len(before) < 5 or not after:
         return None
     source = after[1] if len(after) > 1 else b""
-    return MountEntry(before[2].decode(), _unescape(before[3]), _unescape(before[4]), after[0].decode(), _unescape(source))
+    options = before[5].decode() if len(before) > 5 else ""
+    return MountEntry(before[2].decode(), _unescape(before[3]), _unescape(before[4]), after[0].decode(), _unescape(source), options)
 
 
 def _unescape(field: bytes) -> str:

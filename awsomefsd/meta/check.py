@@ -11,6 +11,7 @@ from typing import Any
 
 from awsomefsd.codec import Sealed
 from awsomefsd.meta import keys, rows
+from awsomefsd.meta.check_csi import check_csi
 from awsomefsd.meta.check_data import SharedBytes, VolumeBytes
 from awsomefsd.meta.check_tree import Tree
 from awsomefsd.meta.faults import Examination, Fault
@@ -63,6 +64,7 @@ class _Check:
         self._free_lists()
         self._devices()
         self._stream()
+        check_csi(self.exam, self.volumes, self.cluster.next_epoch)
         return self.exam.faults
 
     def _keys(self) -> None:

@@ -12,6 +12,11 @@ import msgspec
 from msgspec import Struct
 
 from awsomefsd.meta.command import Command as Command
+from awsomefsd.meta.csi_commands import ClaimVolume as ClaimVolume
+from awsomefsd.meta.csi_commands import DropCsiVolume as DropCsiVolume
+from awsomefsd.meta.csi_commands import EndClaims as EndClaims
+from awsomefsd.meta.csi_commands import MakeCsiVolume as MakeCsiVolume
+from awsomefsd.meta.csi_commands import SetCsiVolume as SetCsiVolume
 from awsomefsd.meta.node_commands import AddNode as AddNode
 from awsomefsd.meta.node_commands import DescribeNode as DescribeNode
 from awsomefsd.meta.node_commands import DropCa as DropCa
@@ -460,6 +465,7 @@ AnyCommand = Union[
     Tmpfile, SetAtimes, Fallocate, CopyRange, Draw, OpenCollector, Relocate,
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
     KeepSegments, DropSegments, Recover, NodeCommand,
+    MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims,
 ]  # fmt: skip
 
 

@@ -24,6 +24,9 @@ Cluster (volume 0)::
     12 token       id                                                           TokenRow
     13 ca          id                                                           CaRow         with its key: no dump shows it
     18 leaser      session u64 | volume u32 | ino u64                           MarkerRow     where a session has write leases
+    19 csivolume   id                                                           CsiVolumeRow  what an orchestrator asked for
+    1a csiname     name                                                         CsiNameRow    as the orchestrator calls it
+    1b claim       volume u32 | node | 0 | path                                 ClaimRow      which node uses it
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
 
 A volume::
@@ -52,6 +55,7 @@ SHARD = 0  # one shard so far; the field is there so that more need no new forma
 NODE, TOKEN, CA = 0x11, 0x12, 0x13
 MEMBERSHIP = 0x1E
 LEASER = 0x18
+CSI_VOLUME, CSI_NAME, CLAIM = 0x19, 0x1A, 0x1B
 REAP = 0x1F
 INODE, DENTRY, COOKIE, EXTENT, INLINE, XATTR, LOCKS, ORPHAN = range(0x20, 0x28)
 LEASE = 0x2C
@@ -184,6 +188,23 @@ def leaser_range(session_number: int) -> Range:
 
 def lease(volume_number: int, ino: int) -> bytes:
     return _ONE.pack(SHARD, volume_number, LEASE, ino)
+
+
+def csi_volume(id: str) -> bytes:
+    return _PREFIX.pack(SHARD, 0, CSI_VOLUME) + id.encode()
+
+
+def csi_name(name: str) -> bytes:
+    return _PREFIX.pack(SHARD, 0, CSI_NAME) + name.encode()
+
+
+def claim(volume_number: int, node: str, path: str) -> bytes:
+    return _U32.pack(SHARD, 0, CLAIM, volume_number) + node.encode() + b"\0" + path.encode()
+
+
+def claims_range(volume_number: int) -> Range:
+    low = _U32.pack(SHARD, 0, CLAIM, volume_number)
+    return low, low + b"\xff" * 4
 
 
 def place_of(key: bytes) -> tuple[int, int, int]:

@@ -22,6 +22,7 @@ from awsomefsd.meta import (
     allocation,
     attributes,
     commits,
+    csi_volumes,
     keys,
     leases,
     locks,
@@ -55,7 +56,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.AddDevice: segments.add_device,
     c.CreateVolume: volumes.create,
     c.SetVolume: volumes.set_volume,
-    c.DeleteVolume: volumes.delete,
+    c.DeleteVolume: csi_volumes.delete_volume,
     c.OpenSession: sessions.open_session,
     c.EndSession: sessions.end_session,
     c.ClearQuarantine: segments.clear_quarantine,
@@ -100,6 +101,11 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.DropCa: nodes.drop_ca,
     c.SetCarries: nodes.set_carries,
     c.RaiseLevel: nodes.raise_level,
+    c.MakeCsiVolume: csi_volumes.make,
+    c.SetCsiVolume: csi_volumes.change,
+    c.DropCsiVolume: csi_volumes.drop,
+    c.ClaimVolume: csi_volumes.claim,
+    c.EndClaims: csi_volumes.end_claims,
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 
 from awsomefsd.meta import keys, rows
+from awsomefsd.meta.check_csi import mend_csi
 from awsomefsd.meta.mend_bytes import Places
 from awsomefsd.meta.mender import Mender
 from awsomefsd.meta.segments import usable_bytes
@@ -41,6 +42,7 @@ class Holders:
         self._devices()
         self._counters()
         self.mender.save_cluster(self.cluster)
+        mend_csi(self.mender)
 
     def _queue(self) -> None:
         """Only what can be reaped is queued, and every deleted volume is."""

@@ -26,6 +26,8 @@ _LOSSES = {  # kinds whose loss a user may notice, in words
     keys.XATTR: "an extended attribute is lost",
     keys.LOCKS: "the locks of a file are gone",
     keys.DEVICE: "a device is not known any more",
+    keys.CSI_VOLUME: "what an orchestrator knows of a volume is lost: the volume stays, its owner has to be told of it by hand",
+    keys.CLAIM: "nobody knows any more that a node uses a volume",
     keys.SESSION: "a session is gone: what its mount has not flushed cannot be committed",
 }
 
@@ -66,7 +68,7 @@ def _possible(key: bytes) -> bool:
             keys.reverse_of(key)
         elif kind == keys.REAP:
             keys.reap_of(key)
-        elif kind in (keys.VOLNAME, keys.READER):
+        elif kind in (keys.VOLNAME, keys.READER, keys.CSI_NAME, keys.CSI_VOLUME):
             key[keys.PREFIX_BYTES :].decode()
         elif kind in _VOLUME_KINDS and len(key) < keys.NAME_AT:
             return False

@@ -25,7 +25,7 @@ from awsomefsd.limits import (
     REMOVED_NODE_KEPT_MS,
     TOKENS_MAX,
 )
-from awsomefsd.meta import keys, rows
+from awsomefsd.meta import csi_volumes, keys, rows
 from awsomefsd.meta import node_messages as m
 from awsomefsd.meta.commands import (
     AddNode,
@@ -163,6 +163,8 @@ def set_state(state: State, entry: Entry, command: SetNodeState) -> Reply:
         row.state, row.changed_ms = command.state, _now_ms(entry)
         row.carries = row.carries and row.state != "removed"
         state.write(keys.node(row.node), row, rows.NODE)
+        if row.state == "removed":
+            csi_volumes.end_of_node(state, row.node)
     return Done()
 
 

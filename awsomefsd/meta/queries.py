@@ -10,6 +10,7 @@ from typing import Any
 from awsomefsd.errors import FsError
 from awsomefsd.limits import LAYOUT_EXTENTS_MAX, READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
 from awsomefsd.meta import (
+    csi_volumes,
     extents,
     keys,
     locks,
@@ -25,6 +26,7 @@ from awsomefsd.meta import (
 )
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse
+from awsomefsd.meta.csi_messages import GetClaims, GetCsiVolumes
 from awsomefsd.meta.filemap import FileMap
 from awsomefsd.meta.inodes import attr_of
 from awsomefsd.meta.machine import Machine
@@ -238,4 +240,6 @@ _QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies w
     ListCas: nodes.list_cas,
     GetSigner: nodes.get_signer,
     GetVerifier: nodes.get_verifier,
+    GetCsiVolumes: csi_volumes.records,
+    GetClaims: csi_volumes.claims,
 }

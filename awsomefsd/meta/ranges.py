@@ -22,7 +22,7 @@ _WIDE = frozenset({"owner", "log", "mount"})  # random 64-bit numbers
 _NARROW = frozenset({"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask"})
 _SIGNED = frozenset({"quota_bytes", "quota_inodes"})
 _TIMES = frozenset({"atime_ns", "mtime_ns", "ctime_ns"})  # 1677 to 2554: what msgpack holds in 64 bits
-_SIGNED_OF = {(commands.Reserve, "bytes"), (commands.PutToken, "uses")}
+_SIGNED_OF = {(commands.Reserve, "bytes"), (commands.PutToken, "uses"), (commands.SetCsiVolume, "capacity")}
 
 _Range = tuple[str, int, int]
 

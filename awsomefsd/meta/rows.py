@@ -340,6 +340,35 @@ class CaRow(Row):
         return f"CaRow({self.id!r}, {self.state!r}, …)"
 
 
+class CsiVolumeRow(Row):
+    """What an orchestrator asked for.  `own`: the volume was made for it alone; else it is the directory `path` of a volume."""
+
+    id: str
+    name: str
+    volume: int
+    path: str
+    own: bool
+    capacity: int
+    block: bool
+    settings: list[tuple[str, str]] = []
+
+
+class CsiNameRow(Row):
+    id: str
+
+
+class ClaimRow(Row):
+    """A node uses a volume or a directory of it.  `attached`: the orchestrator said so, and only it ends it."""
+
+    volume: int
+    path: str
+    node: str
+    boot_id: str
+    epoch: int
+    exclusive: bool = False
+    attached: bool = False
+
+
 CLUSTER = Sealed(ClusterRow)
 DEVICE = Sealed(DeviceRow)
 SEGMENT = Sealed(SegmentRow)
@@ -367,5 +396,8 @@ LEASE = Sealed(LeaseRow)
 NODE = Sealed(NodeRow)
 TOKEN = Sealed(TokenRow)
 CA = Sealed(CaRow)
+CSI_VOLUME = Sealed(CsiVolumeRow)
+CSI_NAME = Sealed(CsiNameRow)
+CLAIM = Sealed(ClaimRow)
 
 MARK = MARKER.dumps(MarkerRow())  # the one value of every marker

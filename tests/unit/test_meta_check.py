@@ -14,7 +14,7 @@ from awsomefsd.meta import acl, keys, rows
 from awsomefsd.meta import commands as c
 from awsomefsd.meta.check import check
 from awsomefsd.meta.faults import KINDS
-from awsomefsd.types import SEGMENT_FREE, SEGMENT_SEALED, Lock
+from awsomefsd.types import SEGMENT_FREE, SEGMENT_METADATA, SEGMENT_SEALED, Lock
 from tests.metadrive import Drive
 
 Plant = Callable[["Ground"], None]
@@ -205,6 +205,10 @@ PLANTS: list[tuple[str, Plant]] = [
     ("cluster-bytes", lambda g: g.cluster(free_bytes=up)),
     ("segment-counter", lambda g: g.cluster(next_segment=3)),
     ("device-missing", lambda g: g.remove(keys.device(1))),
+    ("metadata-segment", lambda g: g.segment(g.sealed, state=SEGMENT_METADATA)),
+    ("csi-volume", lambda g: g.txn.put(keys.csi_volume("i"), rows.CSI_VOLUME.dumps(rows.CsiVolumeRow("i", "n", 99, "", True, 1, False)))),
+    ("csi-name", lambda g: g.txn.put(keys.csi_name("n"), rows.CSI_NAME.dumps(rows.CsiNameRow("i")))),
+    ("claim", lambda g: g.txn.put(keys.claim(99, "n", ""), rows.CLAIM.dumps(rows.ClaimRow(99, "", "n", "b", 1)))),
     ("reap-count", lambda g: g.cluster(reaps=up)),
     ("reap-stale", lambda g: g.txn.put(keys.reap(keys.REAP_INODE, 1, g.file, 0), rows.REAP.dumps(rows.ReapRow()))),
     ("reap-stale", lambda g: g.txn.put(keys.reap(keys.REAP_TRIM, 1, 99, 1), rows.REAP.dumps(rows.ReapRow()))),

@@ -32,6 +32,8 @@ LOCK = Lock(1, 5, 77, 1, 0, 99, 4)
 ATTR = Attr(9, 0o100644, 1, 1000, 1001, 0, 10, 10, 1, 2, 3, 4, True, 1)
 MEMBERSHIP = Membership([Member("node", "journal", True, "host:1"), Member("next", "other", False)], [Member("node", "lost", True)])
 
+UUID = "0190c1a2-0000-4000-8000-000000000001"
+
 COMMANDS: list[c.Command] = [
     c.Init("cluster", 1),
     c.AddDevice("device", 1 << 30, 1 << 26, 15, 1 << 20, True),
@@ -84,6 +86,11 @@ COMMANDS: list[c.Command] = [
     c.DropCa("ca"),
     c.SetCarries("node", True),
     c.RaiseLevel(2),
+    c.MakeCsiVolume(UUID, "pvc", 1 << 40, True, [("a", "b")], 2, "some/path", 3, 4, 0o700, 5, 6),
+    c.SetCsiVolume(UUID, 1, 2, 3, [("a", "b")]),
+    c.DropCsiVolume(UUID, True),
+    c.ClaimVolume(1, "some/path", "node", "boot", True, True),
+    c.EndClaims("node", 1, "some/path", "proof", 2, "boot", True),
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
@@ -110,6 +117,9 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.INLINE, rows.InlineRow(b"data")),
     (rows.XATTR, rows.XattrRow(b"value")),
     (rows.LOCKS, rows.LocksRow([LOCK])),
+    (rows.CSI_VOLUME, rows.CsiVolumeRow(UUID, "pvc", 1, "path", True, 2, True, [("a", "b")])),
+    (rows.CSI_NAME, rows.CsiNameRow(UUID)),
+    (rows.CLAIM, rows.ClaimRow(1, "path", "node", "boot", 2, True, True)),
     (rows.LEASE, rows.LeaseRow(1, 2, 3, 1 << 63, 4, 5)),
     (rows.NODE, rows.NodeRow("node", "name", "node", "active", "host:1", "host:2", {"zone": "a"}, 1, "1.2.3", 2, True, 3, b"key")),
     (rows.TOKEN, rows.TokenRow("token", "join", "node", b"verifier", 1, 2, 3, True)),
@@ -144,6 +154,9 @@ KEYS: dict[str, bytes] = {
     "locks": keys.locks(3, 8),
     "orphan": keys.orphan(3, 8, 4),
     "leaser": keys.leaser(4, 3, 8),
+    "csi_volume": keys.csi_volume(UUID),
+    "csi_name": keys.csi_name("pvc-é"),
+    "claim": keys.claim(3, "node", "path"),
     "lease": keys.lease(3, 8),
     "node": keys.node("node"),
     "token": keys.token("token"),
@@ -194,7 +207,7 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 31
+    assert len(set(kinds)) == len(kinds) == 34
 
 
 def test_keys_read_back() -> None:
@@ -215,6 +228,7 @@ def test_ranges_hold_exactly_their_rows() -> None:
         (keys.held_range(4), keys.held(4, keys.U64_MAX), keys.held(5, 0)),
         (keys.reverse_range(2), keys.reverse(2, 1 << 60, 9, 9, 9), keys.reverse(3, 0, 0, 0, 0)),
         (keys.trims_range(3, 8), keys.reap(keys.REAP_TRIM, 3, 8, 1 << 60), keys.reap(keys.REAP_TRIM, 3, 9, 0)),
+        (keys.claims_range(3), keys.claim(3, "\U0010ffff" * 16, "p"), keys.claim(4, "", "")),
         (keys.xattrs_range(3, 8), keys.xattr(3, 8, b"\xff" * 255), keys.xattr(3, 9, b"")),
     ):
         assert span[0] <= inside < span[1] <= outside

@@ -1,0 +1,1 @@
+"""The CSI driver of a node: volumes for orchestrators such as Kubernetes."""

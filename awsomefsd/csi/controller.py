@@ -1,0 +1,281 @@
+"""The controller's half: volumes are made, changed, listed and deleted.  Every node answers it; state is in the metadata only.
+
+CreateVolume is idempotent by name: the record that one entry makes together with the volume is found again, and compared with what is asked
+now.  A directory of a shared volume is only recorded here and made by the node that first stages it: nothing is mounted to create.
+To delete one it has to: its files go through a mount of this node.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import uuid
+from typing import Protocol
+
+import grpc
+
+from awsomefsd.csi import controller_lists, rules
+from awsomefsd.csi.busy import Busy
+from awsomefsd.csi.edge import Figures, rpc
+from awsomefsd.csi.errors import CsiError, invalid, not_found, precondition
+from awsomefsd.csi.pb import csi_pb2 as pb
+from awsomefsd.csi.pb import csi_pb2_grpc
+from awsomefsd.csi.settings import Driver
+from awsomefsd.csi.volumes import Found, Volumes
+from awsomefsd.errors import FsError
+from awsomefsd.meta.commands import ClaimVolume, DropCsiVolume, EndClaims, MakeCsiVolume, SetCsiVolume
+from awsomefsd.types import CsiVolumeInfo, VolumeInfo
+
+logger = logging.getLogger(__name__)
+_Rpc = pb.ControllerServiceCapability.RPC
+CAPABILITIES = [
+    _Rpc.CREATE_DELETE_VOLUME, _Rpc.LIST_VOLUMES, _Rpc.GET_CAPACITY, _Rpc.EXPAND_VOLUME, _Rpc.GET_VOLUME,
+    _Rpc.SINGLE_NODE_MULTI_WRITER, _Rpc.MODIFY_VOLUME,
+]  # fmt: skip
+ATTACH_CAPABILITIES = [_Rpc.PUBLISH_UNPUBLISH_VOLUME, _Rpc.PUBLISH_READONLY, _Rpc.LIST_VOLUMES_PUBLISHED_NODES]
+HEALTH_CAPABILITIES = {"1.12": [_Rpc.VOLUME_CONDITION], "1.13": [_Rpc.GET_VOLUME_HEALTH, _Rpc.LIST_VOLUME_HEALTH], "off": []}
+
+
+class Homes(Protocol):
+    """What the controller needs of the mounts of its node."""
+
+    def remove_directory(self, volume: VolumeInfo, path: str) -> None:
+        """With all that is in it; harmless if it is not there."""
+
+
+class Controller(csi_pb2_grpc.ControllerServicer):
+    def __init__(self, driver: Driver, volumes: Volumes, homes: Homes, busy: Busy, figures: Figures) -> None:
+        self._driver = driver
+        self._volumes = volumes
+        self._homes = homes
+        self._busy = busy
+        self._figures = figures
+        self._lists = controller_lists.Lists(driver, volumes)
+
+    @rpc
+    def ControllerGetCapabilities(
+        self, request: pb.ControllerGetCapabilitiesRequest, context: grpc.ServicerContext
+    ) -> pb.ControllerGetCapabilitiesResponse:
+        found = [*CAPABILITIES, *(ATTACH_CAPABILITIES if self._driver.attach else ()), *HEALTH_CAPABILITIES[self._driver.health_api]]
+        return pb.ControllerGetCapabilitiesResponse(capabilities=[pb.ControllerServiceCapability(rpc=_Rpc(type=one)) for one in found])
+
+    # --- make and delete ----------------------------------------------------------------------------------------------------
+
+    @rpc
+    def CreateVolume(self, request: pb.CreateVolumeRequest, context: grpc.ServicerContext) -> pb.CreateVolumeResponse:
+        rules.check_name(request.name)
+        block = rules.check_capabilities(request.volume_capabilities)
+        if request.HasField("volume_content_source"):
+            raise invalid("snapshots and clones are not supported: leave volume_content_source out")
+        wanted = rules.read_parameters(request.parameters, request.mutable_parameters, block=block, name=request.name)
+        size = rules.capacity_of(request.capacity_range, block=block)
+        self._check_topology(request)
+        with self._busy.alone(f"name {request.name}"):
+            record = self._volumes.record(name=request.name) or self._make(request.name, wanted, size, block)
+            self._compare(record, request, wanted, block)
+        return pb.CreateVolumeResponse(volume=self._lists.volume(record))
+
+    def _make(self, name: str, wanted: rules.Wanted, size: int, block: bool) -> CsiVolumeInfo | None:
+        shared = self._volumes.named(wanted.volume) if wanted.volume else None
+        command = MakeCsiVolume(
+            id=str(uuid.uuid4()),
+            name=name,
+            capacity=size,
+            block=block,
+            settings=sorted(wanted.settings.items()),
+            volume=shared.volume if shared else 0,
+            path=wanted.subdirectory,
+            quota_bytes=size if wanted.hard else 0,
+            quota_inodes=wanted.inodes,
+            mode=wanted.mode,
+            uid=wanted.uid,
+            gid=wanted.gid,
+        )
+        try:
+            self._volumes.propose(command)
+            logger.info("csi volume created", extra={"volume": command.id, "named": name, "bytes": size})
+        except FsError as err:
+            if err.errno != errno.EEXIST:  # made by another node at the same moment
+                raise
+        return self._volumes.record(name=name)
+
+    def _compare(self, record: CsiVolumeInfo | None, request: pb.CreateVolumeRequest, wanted: rules.Wanted, block: bool) -> None:
+        if record is None:
+            raise CsiError("ABORTED", f"{request.name} was deleted while it was made; try again")
+        if record.block != block or not rules.fits(record.capacity, request.capacity_range):
+            raise CsiError(
+                "ALREADY_EXISTS",
+                f"{request.name} is there with {record.capacity} bytes as a {'block device' if record.block else 'file system'}",
+            )
+        fixed = {key: value for key, value in record.settings if key in rules.FIXED}
+        if fixed != {key: value for key, value in wanted.settings.items() if key in rules.FIXED}:
+            raise CsiError("ALREADY_EXISTS", f"{request.name} is there with other parameters")
+
+    def _check_topology(self, request: pb.CreateVolumeRequest) -> None:
+        asked = request.accessibility_requirements.requisite
+        ours = self._driver.reachable
+        if asked and not any(all(one.segments.get(key, value) == value for key, value in ours.items()) for one in asked):
+            raise CsiError("RESOURCE_EXHAUSTED", "none of the places asked for is a node of this cluster")
+
+    @rpc
+    def DeleteVolume(self, request: pb.DeleteVolumeRequest, context: grpc.ServicerContext) -> pb.DeleteVolumeResponse:
+        if not request.volume_id:
+            raise invalid("volume_id is missing")
+        record = self._volumes.record(id=request.volume_id) if len(request.volume_id) <= 128 else None
+        if record is None:
+            return pb.DeleteVolumeResponse()
+        with self._busy.alone(f"name {record.name}"):
+            destroy = dict(record.settings).get("onDelete", "delete") == "delete"
+            if any(claim.path == record.path for claim in self._volumes.claims(record.volume)):
+                raise precondition(f"volume {record.id} is in use by a node; it is deleted when that has ended")
+            if destroy and not record.own:
+                volume = next((one for one in self._volumes.every() if one.volume == record.volume), None)
+                if volume is not None:
+                    with self._busy.alone(f"volume {volume.uuid}"):
+                        self._homes.remove_directory(volume, record.path)
+            try:
+                self._volumes.propose(DropCsiVolume(record.id, destroy))
+                logger.warning("csi volume deleted", extra={"volume": record.id, "destroyed": destroy})
+            except FsError as err:
+                if err.errno != errno.ENOENT:
+                    raise
+        return pb.DeleteVolumeResponse()
+
+    # --- change -------------------------------------------------------------------------------------------------------------
+
+    def _record(self, volume_id: str) -> CsiVolumeInfo:
+        found = self._volumes.find(volume_id)
+        if found.record is None:
+            raise invalid(f"{volume_id} was not made by this driver; change it with `awsomefsd volume set`")
+        return found.record
+
+    @rpc
+    def ControllerExpandVolume(
+        self, request: pb.ControllerExpandVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.ControllerExpandVolumeResponse:
+        rules.check_name(request.volume_id, "volume_id")
+        if not (request.capacity_range.required_bytes or request.capacity_range.limit_bytes):
+            raise invalid("capacity_range is missing")
+        record = self._record(request.volume_id)
+        if request.HasField("volume_capability"):
+            rules.check_capability(request.volume_capability, of_block=record.block)
+        size = max(rules.capacity_of(request.capacity_range, block=record.block, default=record.capacity), record.capacity)
+        if request.capacity_range.limit_bytes and size > request.capacity_range.limit_bytes:
+            raise CsiError("OUT_OF_RANGE", f"the volume has {record.capacity} bytes, and is never made smaller")
+        with self._busy.alone(f"name {record.name}"):
+            if size > record.capacity:
+                hard = record.own and not record.block and dict(record.settings).get("quota", "hard") == "hard"
+                self._volumes.propose(SetCsiVolume(record.id, size, size if hard else -1))
+        return pb.ControllerExpandVolumeResponse(capacity_bytes=size, node_expansion_required=record.block)
+
+    @rpc
+    def ControllerModifyVolume(
+        self, request: pb.ControllerModifyVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.ControllerModifyVolumeResponse:
+        rules.check_name(request.volume_id, "volume_id")
+        rules.check_mutable(request.mutable_parameters)
+        record = self._record(request.volume_id)
+        settings = dict(record.settings) | dict(request.mutable_parameters)
+        fixed = {key: value for key, value in settings.items() if key in rules.FIXED}
+        wanted = rules.read_parameters(fixed, {key: settings[key] for key in settings.keys() - fixed}, block=record.block, name=record.name)
+        quota = (record.capacity if wanted.hard else 0) if record.own else -1
+        with self._busy.alone(f"name {record.name}"):
+            inodes = wanted.inodes if record.own else -1
+            self._volumes.propose(SetCsiVolume(record.id, -1, quota, inodes, sorted(settings.items())))
+        return pb.ControllerModifyVolumeResponse()
+
+    @rpc
+    def ValidateVolumeCapabilities(
+        self, request: pb.ValidateVolumeCapabilitiesRequest, context: grpc.ServicerContext
+    ) -> pb.ValidateVolumeCapabilitiesResponse:
+        rules.check_name(request.volume_id, "volume_id")
+        if not request.volume_capabilities:
+            raise invalid("volume_capabilities are missing")
+        found = self._volumes.find(request.volume_id)
+        try:
+            rules.check_capabilities(request.volume_capabilities, of_block=found.block)
+            rules.check_mutable(request.mutable_parameters)
+            self._check_parameters(found, request)
+        except CsiError as err:
+            return pb.ValidateVolumeCapabilitiesResponse(message=str(err))
+        confirmed = pb.ValidateVolumeCapabilitiesResponse.Confirmed(
+            volume_context=request.volume_context,
+            volume_capabilities=request.volume_capabilities,
+            parameters=request.parameters,
+            mutable_parameters=request.mutable_parameters,
+        )
+        return pb.ValidateVolumeCapabilitiesResponse(confirmed=confirmed)
+
+    def _check_parameters(self, found: Found, request: pb.ValidateVolumeCapabilitiesRequest) -> None:
+        for key, value in {**request.parameters, **request.mutable_parameters}.items():
+            if not key.startswith(rules.KUBERNETES) and found.settings.get(key) != value:
+                raise invalid(f"the volume was not made with parameter {key}: {value!r}")
+
+    # --- which node may use it ------------------------------------------------------------------------------------------------
+
+    @rpc
+    def ControllerPublishVolume(
+        self, request: pb.ControllerPublishVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.ControllerPublishVolumeResponse:
+        rules.check_name(request.volume_id, "volume_id")
+        if not request.node_id or not request.HasField("volume_capability"):
+            raise invalid("node_id or volume_capability is missing")
+        found = self._volumes.find(request.volume_id)
+        rules.check_capability(request.volume_capability, of_block=found.block)
+        if request.node_id != self._driver.node and request.node_id not in self._volumes.nodes():
+            raise not_found(f"there is no node {request.node_id!r} in this cluster")
+        exclusive = request.volume_capability.access_mode.mode in rules.EXCLUSIVE
+        claim(self._volumes, found, request.node_id, "", exclusive=exclusive, attached=True)
+        return pb.ControllerPublishVolumeResponse()
+
+    @rpc
+    def ControllerUnpublishVolume(
+        self, request: pb.ControllerUnpublishVolumeRequest, context: grpc.ServicerContext
+    ) -> pb.ControllerUnpublishVolumeResponse:
+        if not request.volume_id:
+            raise invalid("volume_id is missing")
+        try:
+            found = self._volumes.find(request.volume_id)
+        except CsiError:
+            return pb.ControllerUnpublishVolumeResponse()
+        for one in self._volumes.claims(found.volume.volume):
+            if one.path == found.path and request.node_id in ("", one.node):
+                self._volumes.propose(EndClaims(one.node, one.volume, one.path, "detached by the orchestrator", attached=True))
+        return pb.ControllerUnpublishVolumeResponse()
+
+    # --- questions ----------------------------------------------------------------------------------------------------------
+
+    @rpc
+    def ListVolumes(self, request: pb.ListVolumesRequest, context: grpc.ServicerContext) -> pb.ListVolumesResponse:
+        return self._lists.page(request)
+
+    @rpc
+    def ControllerGetVolume(self, request: pb.ControllerGetVolumeRequest, context: grpc.ServicerContext) -> pb.ControllerGetVolumeResponse:
+        return self._lists.one(self._volumes.find(request.volume_id))
+
+    @rpc
+    def GetCapacity(self, request: pb.GetCapacityRequest, context: grpc.ServicerContext) -> pb.GetCapacityResponse:
+        return self._lists.capacity(request)
+
+    @rpc
+    def ControllerGetVolumeHealth(
+        self, request: pb.ControllerGetVolumeHealthRequest, context: grpc.ServicerContext
+    ) -> pb.ControllerGetVolumeHealthResponse:
+        return pb.ControllerGetVolumeHealthResponse(volume_health=self._lists.health(self._volumes.find(request.volume_id)))
+
+    @rpc
+    def ControllerListVolumeHealth(
+        self, request: pb.ControllerListVolumeHealthRequest, context: grpc.ServicerContext
+    ) -> pb.ControllerListVolumeHealthResponse:
+        return self._lists.health_page(request)
+
+
+def claim(volumes: Volumes, found: Found, node: str, boot_id: str, *, exclusive: bool, attached: bool = False) -> int:
+    """The node may use the volume from now on; FAILED_PRECONDITION names who has it instead."""
+    try:
+        epoch: int = volumes.propose(ClaimVolume(found.volume.volume, found.path, node, boot_id, exclusive, attached)).epoch
+        return epoch
+    except FsError as err:
+        if err.errno == errno.EBUSY:
+            raise precondition(f"volume {found.handle} cannot be used by node {node} now: {err}") from err
+        raise

@@ -1,0 +1,41 @@
+"""What an RPC of the driver answers instead of a result: a status of gRPC by name, and words for whoever reads the events of a pod."""
+
+from __future__ import annotations
+
+import errno
+
+from awsomefsd.errors import Error, FsError
+
+_OF_ERRNO = {
+    errno.ENOENT: "NOT_FOUND",
+    errno.EEXIST: "ALREADY_EXISTS",
+    errno.EBUSY: "FAILED_PRECONDITION",
+    errno.EINVAL: "INVALID_ARGUMENT",
+    errno.ENOSPC: "RESOURCE_EXHAUSTED",
+    errno.EDQUOT: "RESOURCE_EXHAUSTED",
+    errno.ENFILE: "RESOURCE_EXHAUSTED",
+    errno.EROFS: "FAILED_PRECONDITION",
+}
+
+
+class CsiError(Error):
+    def __init__(self, status: str, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+def invalid(words: str) -> CsiError:
+    return CsiError("INVALID_ARGUMENT", words)
+
+
+def precondition(words: str) -> CsiError:
+    return CsiError("FAILED_PRECONDITION", words)
+
+
+def not_found(words: str) -> CsiError:
+    return CsiError("NOT_FOUND", words)
+
+
+def status_of(error: Error) -> str:
+    """The name of the status that the specification wants for it."""
+    return _OF_ERRNO.get(error.errno, "INTERNAL") if isinstance(error, FsError) else error.status

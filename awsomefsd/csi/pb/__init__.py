@@ -1,0 +1,1 @@
+"""Generated from csi.proto and registration.proto by grpcio-tools."""

@@ -1,0 +1,28 @@
+"""kubelet's plugin registration, without a sidecar: kubelet finds the socket in its directory and asks who is there."""
+
+from __future__ import annotations
+
+import logging
+
+import grpc
+
+from awsomefsd.csi.pb import registration_pb2 as pb
+from awsomefsd.csi.pb import registration_pb2_grpc
+from awsomefsd.csi.settings import DRIVER
+
+logger = logging.getLogger(__name__)
+
+
+class Registration(registration_pb2_grpc.RegistrationServicer):
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+
+    def GetInfo(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.PluginInfo:
+        return pb.PluginInfo(type="CSIPlugin", name=DRIVER, endpoint=self._endpoint, supported_versions=["1.0.0"])
+
+    def NotifyRegistrationStatus(self, request: pb.RegistrationStatus, context: grpc.ServicerContext) -> pb.RegistrationStatusResponse:
+        if request.plugin_registered:
+            logger.info("registered with kubelet")
+        else:
+            logger.error("kubelet refuses the registration; it tries again by itself", extra={"reason": request.error[:2000]})
+        return pb.RegistrationStatusResponse()

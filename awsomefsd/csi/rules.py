@@ -1,0 +1,243 @@
+"""What may be asked of the driver: names, sizes, access modes, mount options, parameters of a StorageClass.  Pure.
+
+Everything that is not understood is refused with the words that are: a parameter that is silently ignored would promise what no volume
+keeps.  A parameter of something that is not built yet is known by name, and takes only the value that is true today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from awsomefsd import mount_options
+from awsomefsd.csi.errors import CsiError, invalid
+from awsomefsd.csi.pb import csi_pb2 as pb
+from awsomefsd.errors import ConfigError
+from awsomefsd.limits import BLOCK_BYTES, CSI_NAME_BYTES_MAX, CSI_PATH_BYTES_MAX, FILE_BYTES_MAX, GIB
+from awsomefsd.sizes import parse_bytes
+
+Mode = pb.VolumeCapability.AccessMode
+EXCLUSIVE = {Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_READER_ONLY, Mode.SINGLE_NODE_SINGLE_WRITER, Mode.SINGLE_NODE_MULTI_WRITER}
+READERS = {Mode.SINGLE_NODE_READER_ONLY, Mode.MULTI_NODE_READER_ONLY}
+ONE_TARGET = {Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_SINGLE_WRITER}
+MODES = EXCLUSIVE | {Mode.MULTI_NODE_READER_ONLY, Mode.MULTI_NODE_MULTI_WRITER}
+BLOCK_BYTES_DEFAULT = GIB
+FS_TYPES = ("", "awsomefs")
+# Options of one mount of a volume that is mounted at several places; all others are the same for all of them.
+BIND_FLAGS = ("ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "nosymfollow", "symfollow")
+_IGNORED = ("defaults", "_netdev")
+_VOLUME_FLAGS = mount_options.FLAGS - set(BIND_FLAGS)
+_VOLUME_WORDS = ("root_squash", "no_root_squash", "default_permissions", "nodefault_permissions")
+_VOLUME_VALUES = ("readahead", "map_uid", "map_gid")
+
+KUBERNETES = "csi.storage.k8s.io/"
+# parameter -> the values it takes; None: checked where it is read
+FIXED: dict[str, tuple[str, ...] | None] = {
+    "volume": None,
+    "subdirectory": None,
+    "onDelete": ("delete", "retain"),
+    "devices": ("all",),
+    "mode": None,
+    "uid": None,
+    "gid": None,
+}
+MUTABLE: dict[str, tuple[str, ...] | None] = {
+    "quota": ("hard", "none"),
+    "inodes": None,
+    "consistency": ("strict",),
+    "cache": ("auto",),
+}
+_NOT_BUILT = {
+    "devices": "volumes use all devices of the cluster; sets of devices are not built",
+    "consistency": "relaxed consistency is not built",
+    "cache": "other ways of caching are not built",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Parameters of a StorageClass, read."""
+
+    settings: dict[str, str] = field(default_factory=dict)
+    volume: str = ""  # shared: a directory of it stands for each volume
+    subdirectory: str = ""
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    inodes: int = 0
+    hard: bool = True
+
+
+def check_name(name: str, what: str = "name") -> str:
+    if not name:
+        raise invalid(f"{what} is missing")
+    if len(name.encode()) > CSI_NAME_BYTES_MAX:
+        raise invalid(f"{what} has {len(name.encode())} bytes, the specification allows {CSI_NAME_BYTES_MAX}")
+    return name
+
+
+def check_capability(capability: pb.VolumeCapability, *, of_block: bool | None = None) -> bool:
+    """Whether it asks for a block device.  `of_block`: what the volume is."""
+    kind = capability.WhichOneof("access_type")
+    if kind is None:
+        raise invalid("volume_capability has neither mount nor block")
+    if capability.access_mode.mode not in MODES:
+        names = ", ".join(sorted(Mode.Mode.Name(mode) for mode in MODES))
+        raise invalid(f"access mode {capability.access_mode.mode} is not supported; supported are {names}")
+    block = kind == "block"
+    if block and capability.access_mode.mode == Mode.MULTI_NODE_MULTI_WRITER:
+        raise invalid("a block volume has one writing node: MULTI_NODE_MULTI_WRITER is for file systems")
+    if not block:
+        if capability.mount.fs_type not in FS_TYPES:
+            raise invalid(f"fs_type {capability.mount.fs_type!r} is not supported; leave it out")
+        split_flags(capability.mount.mount_flags)
+    if of_block is not None and block != of_block:
+        raise invalid("the volume is a block device" if of_block else "the volume is a file system")
+    return block
+
+
+def check_capabilities(capabilities: Iterable[pb.VolumeCapability], *, of_block: bool | None = None) -> bool:
+    kinds = {check_capability(capability, of_block=of_block) for capability in capabilities}
+    if len(kinds) != 1:
+        raise invalid("volume_capabilities are missing" if not kinds else "a volume is a block device or a file system, not both")
+    return kinds.pop()
+
+
+def split_flags(flags: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(options of this mount, options of the volume's mount) of mount flags; all are checked."""
+    bind, whole = [], []
+    for flag in flags:
+        for option in mount_options.split(flag):
+            name = option.partition("=")[0]
+            if option in BIND_FLAGS:
+                bind.append(option)
+            elif option in _VOLUME_FLAGS or option in _VOLUME_WORDS or ("=" in option and name in _VOLUME_VALUES):
+                whole.append(option)
+            elif option not in _IGNORED:
+                known = ", ".join(sorted([*BIND_FLAGS, *_VOLUME_FLAGS, *_VOLUME_WORDS, *(f"{name}=" for name in _VOLUME_VALUES)]))
+                raise invalid(f"mount option {option!r} is not allowed; known are {known}")
+    try:
+        mount_options.parse(whole)
+    except ConfigError as err:
+        raise invalid(str(err)) from err
+    return bind, whole
+
+
+def capacity_of(asked: pb.CapacityRange, *, block: bool, default: int | None = None) -> int:
+    """The size to make; 0: none was asked for, and a file system needs none."""
+    required, limit = asked.required_bytes, asked.limit_bytes
+    if required < 0 or limit < 0:
+        raise invalid("capacity_range has a negative size")
+    if limit and required > limit:
+        raise CsiError("OUT_OF_RANGE", f"required_bytes {required} is above limit_bytes {limit}")
+    if required > FILE_BYTES_MAX:
+        raise CsiError("OUT_OF_RANGE", f"required_bytes {required} is above {FILE_BYTES_MAX}, the largest there is")
+    size = required or (min(limit, FILE_BYTES_MAX) if limit else (default or (BLOCK_BYTES_DEFAULT if block else 0)))
+    if block and not required:
+        size = min(size, BLOCK_BYTES_DEFAULT)
+    rounded = -(-size // BLOCK_BYTES) * BLOCK_BYTES
+    if limit and rounded > limit:
+        rounded = size
+        if block:
+            rounded = limit // BLOCK_BYTES * BLOCK_BYTES
+            if not rounded or rounded < required:
+                raise CsiError("OUT_OF_RANGE", f"no multiple of {BLOCK_BYTES} between required_bytes {required} and limit_bytes {limit}")
+    return rounded
+
+
+def fits(capacity: int, asked: pb.CapacityRange) -> bool:
+    return capacity >= asked.required_bytes and not (asked.limit_bytes and capacity > asked.limit_bytes)
+
+
+def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, block: bool, name: str) -> Wanted:
+    """Those of CreateVolume.  A mutable one may stand in both maps; the mutable map wins, as the specification says."""
+    settings = {key: value for key, value in fixed.items() if not key.startswith(KUBERNETES)}
+    for key in settings.keys() - FIXED.keys() - MUTABLE.keys():
+        raise invalid(f"parameter {key!r} is unknown; known are {', '.join(sorted([*FIXED, *MUTABLE]))}")
+    check_mutable(mutable)
+    settings |= mutable
+    for key, value in settings.items():
+        _check_value(key, value)
+    shared = settings.get("volume", "")
+    if settings.get("subdirectory") and not shared:
+        raise invalid("parameter subdirectory needs parameter volume: which volume the directory is of")
+    if shared and block:
+        raise invalid("a block volume has a volume of its own: leave parameter volume out")
+    if shared and settings.get("quota", "none") != "none":
+        raise invalid("a directory of a shared volume has no quota of its own: write quota: none, or leave parameter volume out")
+    if shared and "inodes" in settings:
+        raise invalid("a directory of a shared volume has no quota of its own: leave parameter inodes out")
+    path = expand(settings.get("subdirectory") or "${name}", {**fixed, "name": name}) if shared else ""
+    return Wanted(
+        settings=settings,
+        volume=shared,
+        subdirectory=path,
+        mode=_number(settings, "mode", 8, 0o7777, 0o700 if block else 0o755),
+        uid=_number(settings, "uid", 10, (1 << 32) - 2, 0),
+        gid=_number(settings, "gid", 10, (1 << 32) - 2, 0),
+        inodes=_count(settings.get("inodes", "0")),
+        hard=settings.get("quota", "none" if shared else "hard") == "hard" and not block,
+    )
+
+
+def check_mutable(mutable: Mapping[str, str]) -> None:
+    for key, value in mutable.items():
+        if key not in MUTABLE:
+            raise invalid(f"mutable parameter {key!r} is unknown; known are {', '.join(sorted(MUTABLE))}")
+        _check_value(key, value)
+
+
+def _check_value(key: str, value: str) -> None:
+    allowed = FIXED.get(key) or MUTABLE.get(key)
+    if allowed and value not in allowed:
+        why = f" ({_NOT_BUILT[key]})" if key in _NOT_BUILT else ""
+        raise invalid(f"parameter {key}: {value!r} is not supported{why}; write {' or '.join(allowed)}")
+    if key == "inodes":
+        _count(value)
+
+
+def _count(text: str) -> int:
+    try:
+        number = parse_bytes(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 62:
+        raise invalid(f"parameter inodes: {text!r} is no number")
+    return number
+
+
+def _number(settings: Mapping[str, str], key: str, base: int, largest: int, default: int) -> int:
+    text = settings.get(key, "")
+    if not text:
+        return default
+    if text.isascii() and text.isdigit():
+        try:
+            if (number := int(text, base)) <= largest:
+                return number
+        except ValueError:
+            pass
+    raise invalid(f"parameter {key}: {text!r} is no number{' in octal' if base == 8 else ''} up to {largest:{'o' if base == 8 else 'd'}}")
+
+
+def expand(pattern: str, known: Mapping[str, str]) -> str:
+    """A directory from a pattern: ${name} of the volume, ${pvc.name}, ${pvc.namespace}, ${pv.name} where the provisioner tells them."""
+    path = pattern
+    words = {"name": known["name"]}
+    for word in ("pvc.name", "pvc.namespace", "pv.name"):
+        if (value := known.get(KUBERNETES + word.replace(".", "/"))) is not None:
+            words[word] = value
+    for word, value in words.items():
+        if f"${{{word}}}" in path and ("/" in value or value in ("", ".", "..")):
+            raise invalid(f"{value!r} cannot be part of a directory's name")
+        path = path.replace(f"${{{word}}}", value)
+    if "${" in path:
+        raise invalid(f"parameter subdirectory {pattern!r}: known are ${{name}} and, with --extra-create-metadata, ${{pvc.name}} and so on")
+    return check_path(path)
+
+
+def check_path(path: str) -> str:
+    """A path inside a volume: plain names only."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\0" in path or len(path.encode()) > CSI_PATH_BYTES_MAX:
+        raise invalid(f"{path!r} is no path inside a volume: plain names with / between them, up to {CSI_PATH_BYTES_MAX} bytes")
+    return path

@@ -1,0 +1,166 @@
+"""The driver's two sockets: CSI for kubelet and the sidecars, and the registration.
+
+Both are bound under another name, get their mode, and are then renamed into place, so nobody ever connects to one that is open to
+all, and the socket of a dead daemon is replaced without a gap.  Root may ask, and nobody else: mounting is for root, and
+so is kubelet.  `look` makes them anew when somebody has removed them: kubelet watches its directory, and so do we.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+
+from awsomefsd import node, sockets
+from awsomefsd.catalog import Call, Catalog
+from awsomefsd.config import Settings
+from awsomefsd.csi.busy import Busy
+from awsomefsd.csi.controller import Controller
+from awsomefsd.csi.edge import Figures
+from awsomefsd.csi.homes import Homes
+from awsomefsd.csi.identity import Identity
+from awsomefsd.csi.node import Node
+from awsomefsd.csi.pb import csi_pb2_grpc, registration_pb2_grpc
+from awsomefsd.csi.registration import Registration
+from awsomefsd.csi.settings import DRIVER, REGISTRATION_SOCKET_NAME, SOCKET_NAME, Driver
+from awsomefsd.csi.volumes import Volumes
+from awsomefsd.errors import ConfigError, Error, Refused
+from awsomefsd.meta.commands import EndClaims
+from awsomefsd.metrics import Registry
+from awsomefsd.mounts import Keeper, Mounts
+
+logger = logging.getLogger(__name__)
+CALLS_MAX = 32  # at once; one that mounts takes its thread for as long
+STOP_S = 2.0
+
+
+class Socket:
+    """A gRPC server on a unix socket of mode 0600."""
+
+    def __init__(self, path: Path, calls_max: int) -> None:
+        self._path = path
+        self._calls_max = calls_max
+        self._server: grpc.Server | None = None
+        self._inode = 0
+
+    def open(self, *servicers: tuple[object, object]) -> None:
+        """`servicers`: (the function that adds one, the servicer)."""
+        if len(os.fsencode(self._path)) > sockets.ADDRESS_BYTES_MAX:
+            raise ConfigError(f"csi: {self._path} is longer than a unix socket's path may be ({sockets.ADDRESS_BYTES_MAX} bytes)")
+        try:
+            self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            early = self._path.parent / f".{self._path.name[:32]}.new"
+            early.unlink(missing_ok=True)
+            server = grpc.server(ThreadPoolExecutor(self._calls_max, "csi"), options=[("grpc.so_reuseport", 0)])
+            for add, servicer in servicers:
+                add(servicer, server)  # type: ignore[operator]
+            with sockets.address(early) as place:
+                server.add_insecure_port(f"unix:{place}")
+            os.chmod(early, 0o600)
+            server.start()
+            os.rename(early, self._path)
+            self._inode = os.lstat(self._path).st_ino
+        except (OSError, RuntimeError) as err:
+            raise Refused(f"cannot listen on {self._path}: {err}; run as root, or set csi.kubelet_dir") from err
+        self._server = server
+
+    def present(self) -> bool:
+        try:
+            return os.lstat(self._path).st_ino == self._inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        if self._server is None:
+            return
+        if self.present():
+            self._path.unlink(missing_ok=True)
+        self._server.stop(STOP_S).wait()
+        self._server = None
+
+
+def serve_csi(
+    settings: Settings, identity: node.Node, call: Call, catalog: Catalog, mounts: Mounts, keeper: Keeper, registry: Registry
+) -> CsiServer:
+    """The driver as the configuration wants it."""
+    chosen = settings.csi
+    plugins = chosen.registration_dir or chosen.kubelet_dir / "plugins_registry"
+    driver = Driver(
+        node=identity.node,
+        cluster=identity.cluster,
+        boot_id=node.boot_id(),
+        socket=chosen.socket or chosen.kubelet_dir / "plugins" / DRIVER / SOCKET_NAME,
+        kubelet_dir=chosen.kubelet_dir,
+        registration_dir=plugins if chosen.register_plugin else None,
+        health_api=chosen.health_api,
+        attach=chosen.attach,
+        zone=chosen.zone,
+        rack=chosen.rack,
+        max_volumes=chosen.max_volumes,
+    )
+    return CsiServer(driver, call, catalog, mounts, keeper, registry)
+
+
+class CsiServer:
+    def __init__(self, driver: Driver, call: Call, catalog: Catalog, mounts: Mounts, keeper: Keeper, registry: Registry) -> None:
+        if os.geteuid() != 0:
+            raise ConfigError("csi.enabled needs root: the driver mounts for others; run the daemon as root, or switch it off")
+        self._driver = driver
+        self._volumes = Volumes(call, catalog)
+        self._keeper = keeper
+        busy, figures = Busy(), Figures(registry)
+        homes = Homes(driver.volumes_dir, mounts)
+        self._servicers = (
+            (csi_pb2_grpc.add_IdentityServicer_to_server, Identity(self._ready, figures)),
+            (csi_pb2_grpc.add_ControllerServicer_to_server, Controller(driver, self._volumes, homes, busy, figures)),
+            (csi_pb2_grpc.add_NodeServicer_to_server, Node(driver, self._volumes, homes, busy, figures)),
+        )
+        self._registration = Registration(str(driver.socket))
+        self._csi = Socket(driver.socket, CALLS_MAX)
+        self._kubelet: Socket | None = None
+        self._cleared = False
+        self._csi.open(*self._servicers)
+        self._open_registration()
+
+    def _ready(self) -> None:
+        self._volumes.figures()
+        self._volumes.claims()
+        self._keeper.list()
+
+    def _open_registration(self) -> None:
+        directory = self._driver.registration_dir
+        if directory is None or not directory.is_dir():  # no kubelet yet; `look` comes back to it
+            return
+        self._kubelet = Socket(directory / REGISTRATION_SOCKET_NAME, 2)
+        self._kubelet.open((registration_pb2_grpc.add_RegistrationServicer_to_server, self._registration))
+
+    def look(self) -> None:
+        """Called again and again: sockets that somebody removed come back, and what an earlier boot of this node claimed ends."""
+        if not self._cleared:
+            try:
+                command = EndClaims(self._driver.node, 0, "", "this node was booted since", keep_boot_id=self._driver.boot_id)
+                if any(one.node == self._driver.node and one.boot_id != self._driver.boot_id for one in self._volumes.claims()):
+                    self._volumes.propose(command)
+                self._cleared = True
+            except Error as err:
+                logger.debug("claims of earlier boots cannot be looked at yet", extra={"reason": str(err)})
+        try:
+            if not self._csi.present():
+                self._csi.close()
+                self._csi.open(*self._servicers)
+                logger.warning("the CSI socket was gone; it is there again")
+            if self._kubelet is None or not self._kubelet.present():
+                if self._kubelet is not None:
+                    self._kubelet.close()
+                    self._kubelet = None
+                self._open_registration()
+        except Error as err:
+            logger.warning("a socket of the CSI driver cannot be made anew yet", extra={"reason": str(err)})
+
+    def close(self) -> None:
+        if self._kubelet is not None:
+            self._kubelet.close()
+        self._csi.close()

@@ -1,0 +1,42 @@
+"""What the driver is told by the configuration, without pydantic, and what it calls itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DRIVER = "csi.awsomefs.io"
+TOPOLOGY = "topology.awsomefs.io/"
+SOCKET_NAME = "csi.sock"
+REGISTRATION_SOCKET_NAME = f"{DRIVER}-reg.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """`health_api`: which of the two incompatible ways to tell about health is advertised."""
+
+    node: str
+    cluster: str
+    boot_id: str
+    socket: Path
+    kubelet_dir: Path
+    registration_dir: Path | None
+    health_api: str = "1.12"
+    attach: bool = False
+    zone: str = ""
+    rack: str = ""
+    max_volumes: int = 0
+
+    @property
+    def topology(self) -> dict[str, str]:
+        """Every volume is reached from all nodes of its cluster, and from no other."""
+        words = {"cluster": self.cluster, "zone": self.zone, "rack": self.rack}
+        return {TOPOLOGY + name: value for name, value in words.items() if value}
+
+    @property
+    def reachable(self) -> dict[str, str]:
+        return {TOPOLOGY + "cluster": self.cluster}
+
+    @property
+    def volumes_dir(self) -> Path:
+        return self.kubelet_dir / "plugins" / DRIVER / "volumes"

@@ -1,0 +1,113 @@
+"""Volumes as the driver knows them: by the handle that the orchestrator keeps.
+
+A handle is the UUID of a record (made by CreateVolume); or, for volumes that people made, NAME or UUID of a volume, with /PATH for a
+directory in it, and with #WORDS where two PersistentVolumes of one thing need different handles.  Nothing is kept here: every question
+goes to the metadata service.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from awsomefsd.catalog import Call, Catalog
+from awsomefsd.csi import rules
+from awsomefsd.csi.errors import CsiError, not_found
+from awsomefsd.meta import csi_messages, messages, node_messages
+from awsomefsd.meta.commands import AnyCommand
+from awsomefsd.types import ClaimInfo, CsiVolumeInfo, StatFs, VolumeInfo
+
+BLOCK_FILE = "block.img"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a handle stands for.  `path` is "" for a whole volume."""
+
+    handle: str
+    volume: VolumeInfo
+    path: str
+    record: CsiVolumeInfo | None
+
+    @property
+    def block(self) -> bool | None:
+        return None if self.record is None else self.record.block
+
+    @property
+    def lock(self) -> str:
+        return f"volume {self.volume.uuid}"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {} if self.record is None else dict(self.record.settings)
+
+
+class Volumes:
+    def __init__(self, call: Call, catalog: Catalog) -> None:
+        self._call = call
+        self._catalog = catalog
+
+    def propose(self, command: AnyCommand) -> Any:
+        return self._catalog.propose(command)
+
+    def every(self) -> list[VolumeInfo]:
+        return self._catalog.volumes()
+
+    def record(self, *, id: str = "", name: str = "") -> CsiVolumeInfo | None:
+        rows = self._call(csi_messages.GetCsiVolumes("", 1, id, name)).volumes
+        return rows[0] if rows else None
+
+    def page(self, after: str, count: int) -> list[CsiVolumeInfo]:
+        return list(self._call(csi_messages.GetCsiVolumes(after, count)).volumes)
+
+    def claims(self, volume: int = 0) -> list[ClaimInfo]:
+        return list(self._call(csi_messages.GetClaims(volume)).claims)
+
+    def statfs(self, volume: int) -> StatFs:
+        stat: StatFs = self._call(messages.GetStatFs(volume)).stat
+        return stat
+
+    def nodes(self) -> set[str]:
+        """Those of the cluster."""
+        return {row.node for row in self._call(node_messages.ListNodes()).nodes if row.state != "removed"}
+
+    def figures(self) -> dict[str, int | float | str]:
+        return self._catalog.figures()
+
+    def free_bytes(self) -> int:
+        return sum(device.segments_free * device.segment_bytes for device in self._catalog.devices())
+
+    def find(self, handle: str) -> Found:
+        """Raises NOT_FOUND."""
+        rules.check_name(handle, "volume_id")
+        volumes = self.every()
+        if is_uuid(handle) and (record := self.record(id=handle)) is not None:
+            return Found(handle, self.of_record(record, volumes), record.path, record)
+        name, slash, path = handle.partition("#")[0].partition("/")
+        found = next((volume for volume in volumes if name in (volume.name, volume.uuid)), None)
+        if found is None or (slash and not path):
+            raise not_found(f"there is no volume {handle!r}")
+        return Found(handle, found, rules.check_path(path) if path else "", None)
+
+    def of_record(self, record: CsiVolumeInfo, volumes: Iterable[VolumeInfo]) -> VolumeInfo:
+        found = next((volume for volume in volumes if volume.volume == record.volume), None)
+        if found is None:
+            raise not_found(f"the volume of {record.id} was deleted")
+        return found
+
+    def named(self, name: str) -> VolumeInfo:
+        found = next((volume for volume in self.every() if name in (volume.name, volume.uuid)), None)
+        if found is None:
+            raise CsiError(
+                "INVALID_ARGUMENT", f"parameter volume: there is no volume {name!r}; create it with `awsomefsd volume create {name}`"
+            )
+        return found
+
+
+def is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
