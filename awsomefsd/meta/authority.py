@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse
+from awsomefsd.meta.csi_messages import GetClaims, GetCsiVolumes
 from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, TransferLead
 from awsomefsd.meta.node_messages import GetNode, ListCas, ListNodes, ListTokens, NodeReport
 from awsomefsd.meta.scrub_messages import GetLiveSegments, GetNames
@@ -36,6 +37,7 @@ class May(enum.Enum):
     OWN_OR_NODE = enum.auto()
     SELF = enum.auto()
     NODE_SELF = enum.auto()
+    SELF_OR_NODE = enum.auto()
     NOBODY = enum.auto()
 
 
@@ -72,6 +74,8 @@ REQUESTS: dict[type, May] = {
     m.ReleaseLeases: May.OWN,
     m.Follow: May.NODE,
     m.GetOwnSegments: May.NODE,
+    GetCsiVolumes: May.MEMBER,  # every node stages what others made
+    GetClaims: May.MEMBER,
     GetSparse: May.NODE,
     GetPieces: May.NODE,
     GetFilePieces: May.NODE,
@@ -99,11 +103,14 @@ COMMANDS: dict[type, May] = {
     c.ClearQuarantine: May.OWN_OR_NODE,
     c.OpenCollector: May.NODE_SELF,
     c.DescribeNode: May.SELF,
+    c.ClaimVolume: May.SELF_OR_NODE,  # the driver of a node attaches for others
+    c.EndClaims: May.SELF_OR_NODE,
     **dict.fromkeys(
         (
             c.Init, c.AddDevice, c.CreateVolume, c.SetVolume, c.DeleteVolume, c.Relocate, c.RegisterReader, c.AdvanceReader,
             c.RemoveReader, c.KeepSegments, c.DropSegments, c.Recover,
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
+            c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume,
         ),
         May.NODE,
     ),
@@ -140,6 +147,8 @@ def _why_not(asker: Asker, may: May, what: str, sessions: Iterable[int], about: 
         return f"{what} is for nodes; node {asker.node} is a {asker.role or 'stranger'} of this cluster"
     if may in (May.SELF, May.NODE_SELF) and about != asker.node:
         return f"{what} is for a node itself; node {asker.node} asked it for {about or 'nobody'}"
+    if may is May.SELF_OR_NODE and about != asker.node and asker.role != "node":
+        return f"{what} for other nodes is for nodes; node {asker.node} is a {asker.role or 'stranger'} of this cluster"
     if may is May.OWN or (may is May.OWN_OR_NODE and asker.role != "node"):
         for session in sessions:
             if not asker.owns(session):
