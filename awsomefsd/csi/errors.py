@@ -15,6 +15,7 @@ _OF_ERRNO = {
     errno.EDQUOT: "RESOURCE_EXHAUSTED",
     errno.ENFILE: "RESOURCE_EXHAUSTED",
     errno.EROFS: "FAILED_PRECONDITION",
+    errno.EOPNOTSUPP: "FAILED_PRECONDITION",  # the level of the cluster is below it
 }
 
 
