@@ -26,6 +26,7 @@ from awsomefsd.access import MetaAccess
 from awsomefsd.backup import Backups
 from awsomefsd.catalog import Catalog
 from awsomefsd.checkpoints import Checkpointer
+from awsomefsd.cluster.control_part import ControlPart
 from awsomefsd.cluster.founder import enter_founder
 from awsomefsd.collection import Collection
 from awsomefsd.config import Settings, parse_endpoint, parse_voters
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 RECONCILE_S = 1.0
 CSI_LOOK_S = 2.0
+LEAVE_ANSWER_S = 0.3
 PINS_VARIABLE = "AWSOMEFSD_FUSE_PINS"
 
 
@@ -96,6 +98,7 @@ class Parts:
             config = worker_config(settings, self.node)
             find = partial(self.catalog.mountable, node=self.node.node)
             self.mounts = Mounts(settings.state_dir, node.boot_id(), self.keeper, find, config, readahead_kib, self.catalog.end_session_of)
+            self.control = ControlPart(settings, self.node, self.metadata.query, self.access)
             self.collection = Collection(self.access, self.catalog.devices, self.node.node, node.boot_id())
             self.collection.start()
             undo.callback(self.collection.stop)
@@ -119,6 +122,7 @@ class Parts:
         undo.callback(self.scrub.close)
         backups = Backups(settings.state_dir / "backup", self.node, self.catalog.figures, self.metadata.copy_store)
         self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status, self.scrub, backups)
+        self.admin.cluster = self.control
         self.grpc = GrpcServer(self.admin, settings.run_dir)
         undo.callback(self.grpc.stop)
         undo.callback(self.admin.stopping.set)
@@ -282,6 +286,14 @@ async def _watch_metadata(metadata: MetadataService, scope: trio.CancelScope) ->
     scope.cancel()
 
 
+async def _watch_leaving(control: ControlPart, scope: trio.CancelScope) -> None:
+    """Ends the daemon when this node has left its cluster and its state is to go."""
+    while not control.purge.is_set():
+        await trio.sleep(0.05)
+    await trio.sleep(LEAVE_ANSWER_S)  # the answer to whoever asked for it is on its way
+    scope.cancel()
+
+
 async def _initialise(parts: Parts) -> None:
     """With several voters: the first one that leads writes the cluster's first row; who leads later finds it there."""
     command = Init(parts.node.cluster, parts.node.site, levels.supported())
@@ -339,6 +351,8 @@ async def serve(parts: Parts, ready: Callable[[], None]) -> None:
         nursery.start_soon(_keep_mounts, parts.mounts)
         if parts.csi is not None:
             nursery.start_soon(_keep_csi, parts.csi)
+        nursery.start_soon(parts.control.run)
+        nursery.start_soon(_watch_leaving, parts.control, nursery.cancel_scope)
         if parts.settings.metadata.voters:
             nursery.start_soon(_initialise, parts)
         ready()
@@ -358,6 +372,9 @@ def run(settings: Settings) -> int:
             await serve(parts, lambda: _ready(log, began))
         finally:
             parts.close()
+        if parts.control.purge.is_set():
+            node.purge(settings.state_dir)
+            log.warning("this node has left its cluster; its state is deleted")
 
     try:
         trio.run(main)

@@ -177,6 +177,7 @@ TOKENS_MAX = 1_024
 TOKEN_BYTES_MAX = 4_096  # of the printed string
 DEAD_TOKEN_KEPT_MS = 7 * 86_400_000  # so long `token list` and a late joiner still learn what became of it
 CAS_MAX = 8
+TOKEN_ENDPOINTS_MAX = 8
 CONTROL_FRAME_BYTES_MAX = 512 * KIB  # the list of NODES_MAX nodes is the largest
 CONTROL_CONNECTIONS_MAX = 64
 CONTROL_HANDSHAKE_MS = 5_000

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -62,6 +63,18 @@ def init(state_dir: Path, site: int = 0, cluster: str = "", node: str = "", prep
 def write(state_dir: Path, node: Node) -> None:
     """The commit point of a join: whoever sees node.json may start."""
     durable.write_json(identity_path(state_dir), asdict(node))
+
+
+def purge(state_dir: Path) -> None:
+    """Delete all state of a node that has left; node.json first, so that nobody takes what is left for a node."""
+    with StateLock(state_dir):
+        identity_path(state_dir).unlink(missing_ok=True)
+        durable.sync_directory(state_dir)
+        for entry in state_dir.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
 
 
 def load(state_dir: Path) -> Node:

@@ -421,3 +421,172 @@ class NodeLevel(_message.Message):
     version: str
     level: int
     def __init__(self, node: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., level: _Optional[int] = ...) -> None: ...
+
+class ListNodesRequest(_message.Message):
+    __slots__ = ("removed",)
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    removed: bool
+    def __init__(self, removed: _Optional[bool] = ...) -> None: ...
+
+class ListNodesReply(_message.Message):
+    __slots__ = ("nodes",)
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ...) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("node", "name", "role", "state", "control", "metadata", "labels", "joined_ms", "version", "level", "member", "leader", "heard_ms_ago", "lag", "issuer")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    JOINED_MS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    HEARD_MS_AGO_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
+    ISSUER_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    name: str
+    role: str
+    state: str
+    control: str
+    metadata: str
+    labels: _containers.ScalarMap[str, str]
+    joined_ms: int
+    version: str
+    level: int
+    member: str
+    leader: bool
+    heard_ms_ago: int
+    lag: int
+    issuer: str
+    def __init__(self, node: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., control: _Optional[str] = ..., metadata: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., joined_ms: _Optional[int] = ..., version: _Optional[str] = ..., level: _Optional[int] = ..., member: _Optional[str] = ..., leader: _Optional[bool] = ..., heard_ms_ago: _Optional[int] = ..., lag: _Optional[int] = ..., issuer: _Optional[str] = ...) -> None: ...
+
+class SetNodeRequest(_message.Message):
+    __slots__ = ("node", "action", "force")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    action: str
+    force: bool
+    def __init__(self, node: _Optional[str] = ..., action: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class LeaveRequest(_message.Message):
+    __slots__ = ("force", "purge")
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    PURGE_FIELD_NUMBER: _ClassVar[int]
+    force: bool
+    purge: bool
+    def __init__(self, force: _Optional[bool] = ..., purge: _Optional[bool] = ...) -> None: ...
+
+class LeaveReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CreateTokenRequest(_message.Message):
+    __slots__ = ("role", "ttl_s", "uses", "endpoints")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    USES_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    ttl_s: int
+    uses: int
+    endpoints: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, role: _Optional[str] = ..., ttl_s: _Optional[int] = ..., uses: _Optional[int] = ..., endpoints: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Token(_message.Message):
+    __slots__ = ("id", "kind", "role", "expires_ms", "uses_left", "created_ms", "revoked", "text")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_MS_FIELD_NUMBER: _ClassVar[int]
+    USES_LEFT_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    role: str
+    expires_ms: int
+    uses_left: int
+    created_ms: int
+    revoked: bool
+    text: str
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., role: _Optional[str] = ..., expires_ms: _Optional[int] = ..., uses_left: _Optional[int] = ..., created_ms: _Optional[int] = ..., revoked: _Optional[bool] = ..., text: _Optional[str] = ...) -> None: ...
+
+class ListTokensRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTokensReply(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[Token]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[Token, _Mapping]]] = ...) -> None: ...
+
+class RevokeTokenRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class RevokeTokenReply(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RotateTokenRequest(_message.Message):
+    __slots__ = ("id", "ttl_s", "endpoints")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    ttl_s: int
+    endpoints: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., ttl_s: _Optional[int] = ..., endpoints: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ListCasRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListCasReply(_message.Message):
+    __slots__ = ("cas",)
+    CAS_FIELD_NUMBER: _ClassVar[int]
+    cas: _containers.RepeatedCompositeFieldContainer[Ca]
+    def __init__(self, cas: _Optional[_Iterable[_Union[Ca, _Mapping]]] = ...) -> None: ...
+
+class Ca(_message.Message):
+    __slots__ = ("id", "state", "created_ms", "certificate")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_MS_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    state: str
+    created_ms: int
+    certificate: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[str] = ..., created_ms: _Optional[int] = ..., certificate: _Optional[str] = ...) -> None: ...
+
+class RotateCaRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RotateCaReply(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...

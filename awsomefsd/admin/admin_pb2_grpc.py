@@ -134,6 +134,51 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ScrubStopRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.Scrub.FromString,
                 _registered_method=True)
+        self.ListNodes = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ListNodes',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListNodesRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListNodesReply.FromString,
+                _registered_method=True)
+        self.SetNode = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/SetNode',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.SetNodeRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.Node.FromString,
+                _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/Leave',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.LeaveRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.LeaveReply.FromString,
+                _registered_method=True)
+        self.CreateToken = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/CreateToken',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.CreateTokenRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.Token.FromString,
+                _registered_method=True)
+        self.ListTokens = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ListTokens',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListTokensRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListTokensReply.FromString,
+                _registered_method=True)
+        self.RevokeToken = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/RevokeToken',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.RevokeTokenRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RevokeTokenReply.FromString,
+                _registered_method=True)
+        self.RotateToken = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/RotateToken',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.RotateTokenRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.Token.FromString,
+                _registered_method=True)
+        self.ListCas = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ListCas',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListCasRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListCasReply.FromString,
+                _registered_method=True)
+        self.RotateCa = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/RotateCa',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.RotateCaRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RotateCaReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -271,6 +316,66 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListNodes(self, request, context):
+        """Nodes of the cluster.  SetNode: `action` is "cordon", "uncordon", "drain" or "remove"; drain and remove are refused (WouldLoseData)
+        while the node has data or mounts, remove not if `force`; nothing removes the majority of the metadata.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Leave(self, request, context):
+        """This node leaves the cluster.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateToken(self, request, context):
+        """Tokens by which machines join.  `text` is the printed string; it is told once, by who makes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTokens(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeToken(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateToken(self, request, context):
+        """A new one like it; then the old one is revoked.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCas(self, request, context):
+        """Certificate authorities.  RotateCa makes a new one; the rest of the rotation goes on by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateCa(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -373,6 +478,51 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ScrubStop,
                     request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ScrubStopRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_admin__pb2.Scrub.SerializeToString,
+            ),
+            'ListNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListNodes,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListNodesRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListNodesReply.SerializeToString,
+            ),
+            'SetNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetNode,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.SetNodeRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.Node.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.LeaveRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.LeaveReply.SerializeToString,
+            ),
+            'CreateToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateToken,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.CreateTokenRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.Token.SerializeToString,
+            ),
+            'ListTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokens,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListTokensRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListTokensReply.SerializeToString,
+            ),
+            'RevokeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeToken,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RevokeTokenRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.RevokeTokenReply.SerializeToString,
+            ),
+            'RotateToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateToken,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RotateTokenRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.Token.SerializeToString,
+            ),
+            'ListCas': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCas,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListCasRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListCasReply.SerializeToString,
+            ),
+            'RotateCa': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateCa,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RotateCaRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.RotateCaReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -915,6 +1065,249 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/ScrubStop',
             awsomefsd_dot_admin_dot_admin__pb2.ScrubStopRequest.SerializeToString,
             awsomefsd_dot_admin_dot_admin__pb2.Scrub.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ListNodes',
+            awsomefsd_dot_admin_dot_admin__pb2.ListNodesRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.ListNodesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/SetNode',
+            awsomefsd_dot_admin_dot_admin__pb2.SetNodeRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.Node.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/Leave',
+            awsomefsd_dot_admin_dot_admin__pb2.LeaveRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.LeaveReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/CreateToken',
+            awsomefsd_dot_admin_dot_admin__pb2.CreateTokenRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.Token.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ListTokens',
+            awsomefsd_dot_admin_dot_admin__pb2.ListTokensRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.ListTokensReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/RevokeToken',
+            awsomefsd_dot_admin_dot_admin__pb2.RevokeTokenRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.RevokeTokenReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/RotateToken',
+            awsomefsd_dot_admin_dot_admin__pb2.RotateTokenRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.Token.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ListCas',
+            awsomefsd_dot_admin_dot_admin__pb2.ListCasRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.ListCasReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateCa(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/RotateCa',
+            awsomefsd_dot_admin_dot_admin__pb2.RotateCaRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.RotateCaReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,7 +5,6 @@ Domain errors become a status here, in one place (`_edge`); anything else is a b
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import threading
@@ -16,7 +15,10 @@ import grpc
 import msgspec
 
 from awsomefsd.admin import admin_pb2 as pb
-from awsomefsd.admin import admin_pb2_grpc, trailers
+from awsomefsd.admin import admin_pb2_grpc
+from awsomefsd.admin.cluster_service import ClusterRpcs
+from awsomefsd.admin.edge import edge as _edge
+from awsomefsd.admin.edge import fail as _fail
 from awsomefsd.admin.server import FOLLOWERS_MAX
 from awsomefsd.admin.streams import Streams
 from awsomefsd.backup import Backups
@@ -47,35 +49,7 @@ class Collecting(Protocol):
         """State, figures, the last error."""
 
 
-def _edge(rpc: Callable[..., Any]) -> Callable[..., Any]:
-    """Domain errors become what gRPC sends."""
-
-    @functools.wraps(rpc)
-    def call(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return rpc(self, request, context)
-        except Error as err:
-            logger.info("admin call refused", extra={"rpc": rpc.__name__, "reason": str(err)})
-            _fail(context, err)
-        except Exception:
-            logger.exception("admin call failed", extra={"rpc": rpc.__name__})
-            context.set_code(grpc.StatusCode.INTERNAL)
-            context.set_details("a bug in the daemon; its log has the details")
-        return getattr(pb, _REPLIES[rpc.__name__])()
-
-    return call
-
-
-def _fail(context: grpc.ServicerContext, err: Error) -> None:
-    context.set_trailing_metadata(trailers.trailing(err))
-    context.set_code(trailers.status_of(err))
-    context.set_details(str(err))
-
-
-_REPLIES = {method.name: method.output_type.name for method in pb.DESCRIPTOR.services_by_name["Admin"].methods}
-
-
-class AdminService(admin_pb2_grpc.AdminServicer):
+class AdminService(ClusterRpcs, admin_pb2_grpc.AdminServicer):
     """`status` makes the answer to GetStatus (status.py): it needs more of the daemon than the rest does."""
 
     def __init__(

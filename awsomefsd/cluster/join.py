@@ -108,5 +108,3 @@ def forget_token(environ: dict[str, str] | None = None) -> None:
     """No child process inherits the token that this one was given."""
     place: dict[str, str] | os._Environ[str] = os.environ if environ is None else environ
     place.pop("AWSOMEFSD_TOKEN", None)
-
-

@@ -36,6 +36,7 @@ class Renewal:
         self._now = now
         self._spread = spread()
         self._reason = ""
+        self._not_before = datetime.datetime.min.replace(tzinfo=datetime.UTC)
         self.renewed = 0
         self.failed = 0
 
@@ -49,6 +50,19 @@ class Renewal:
     def due(self) -> datetime.datetime:
         held = self.identity()
         return held.renew_at() + (held.ends - held.begins) * self._spread
+
+    def look(self, signs: str) -> None:
+        """Renew if it is time, or if the authority with the id `signs` is to sign and has not signed this one."""
+        now = self._now()
+        if now < self._not_before:
+            return
+        other = bool(signs) and self.issuer() != signs
+        if other or self.due() <= now:
+            self._not_before = now + datetime.timedelta(seconds=RENEW_RETRY_MS / 1_000)
+            failed = self.failed
+            self.step(at_once=True)
+            if self.failed == failed and (not signs or self.issuer() == signs):
+                self._not_before = now
 
     def step(self, at_once: bool = False) -> float:
         """Renew if it is time; seconds until the next look."""

@@ -121,7 +121,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.CSI_NAME, rows.CsiNameRow(UUID)),
     (rows.CLAIM, rows.ClaimRow(1, "path", "node", "boot", 2, True, True)),
     (rows.LEASE, rows.LeaseRow(1, 2, 3, 1 << 63, 4, 5)),
-    (rows.NODE, rows.NodeRow("node", "name", "node", "active", "host:1", "host:2", {"zone": "a"}, 1, "1.2.3", 2, True, 3, b"key")),
+    (rows.NODE, rows.NodeRow("node", "name", "node", "active", "h:1", "h:2", {"zone": "a"}, 1, "1.2.3", 2, True, 3, b"key")),
     (rows.TOKEN, rows.TokenRow("token", "join", "node", b"verifier", 1, 2, 3, True)),
     (rows.CA, rows.CaRow("ca", "certificate", "key", "active", 1)),
 ]

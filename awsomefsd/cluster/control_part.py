@@ -1,0 +1,199 @@
+"""The daemon's share in the cluster's certificates: serves the control port, renews its own certificate, moves a rotation on.
+
+Signing needs the authority's key, so a node signs only while its own metadata service leads; any other answers with where to ask.  Without
+`cluster.listen` nobody is served, and the certificate is renewed all the same.  A port that cannot be had is tried for again and again: a
+daemon that ended for it would take the metadata of this node with it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from awsomefsd.cluster import ca, endpoints, rotation
+from awsomefsd.cluster.control import Caller, ControlServer, Method, ServerTls, methods
+from awsomefsd.cluster.control_client import call_leader
+from awsomefsd.cluster.control_messages import Leave, Message, Renew, Renewed, RotateCa
+from awsomefsd.cluster.node_admin import NodeAdmin
+from awsomefsd.cluster.pki_files import PkiFiles
+from awsomefsd.cluster.renewal import Renewal
+from awsomefsd.cluster.signing import Signing
+from awsomefsd.config import Settings, parse_endpoint
+from awsomefsd.errors import Corrupt, Error, FsError, NotFound, NotLeading, Refused, Unavailable
+from awsomefsd.limits import CONTROL_CALL_MS
+from awsomefsd.meta.messages import Failed, NotLeader
+from awsomefsd.meta.node_messages import GetNode, ListCas, ListNodes
+from awsomefsd.node import Node
+
+logger = logging.getLogger(__name__)
+LOOK_S = 2.0  # between two looks at the certificate, and a rotation
+PORT_RETRY_S = 2.0
+CALL_S = 10.0
+
+
+class ControlPart:
+    """`query`: this node's metadata service (Unavailable while it has none); `call`: the leader's, wherever it is."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Node,
+        query: Callable[[Any, float], Any],
+        call: Callable[[Any], Any],
+        life: datetime.timedelta = ca.NODE_LIFE,
+    ) -> None:
+        self._settings = settings
+        self._node = identity
+        self._query = query
+        self._call = call
+        self._life = life
+        self.files = PkiFiles(settings.state_dir)
+        self.signing = Signing(identity.cluster, identity.site, self.ask_here, life=life)
+        self.admin = NodeAdmin(identity.cluster, call)
+        self.renewal = Renewal(self.files, self._renewed)
+        self.table: dict[type, Method] = methods(self.signing, self.files.read_bundle, self._removed)
+        self.server: ControlServer | None = None
+        self.purge = threading.Event()  # this node has left, and its state is to go
+        self.trouble = ""  # why the port is not served
+
+    # --- who leads ---------------------------------------------------------------------------------------------------------
+    def ask_here(self, body: Any) -> Any:
+        """Raises NotLeading unless this node's own metadata service leads."""
+        reply = self._query(body, CALL_S)
+        if isinstance(reply, NotLeader):
+            raise NotLeading(reply.node)
+        if isinstance(reply, Failed):
+            if reply.retry:
+                raise Unavailable(reply.detail or "the metadata service cannot answer now; try again")
+            raise FsError(reply.errno, reply.detail)
+        return reply
+
+    def leader_at(self, node: str) -> str:
+        """The control port of a node; of "", of any other one that carries the metadata."""
+        known = endpoints.read(self._settings.state_dir)
+        if node:
+            return known[node].control if node in known else ""
+        return next((one.control for one in known.values() if one.carries and one.node != self._node.node), "")
+
+    def call_leader(self, body: Message) -> Any:
+        """A control call to whoever leads, this node too."""
+        try:
+            return self._call_here(body)
+        except NotLeading as err:
+            first = self.leader_at(err.leader)
+        except Unavailable:
+            first = ""
+        others = [one.control for one in endpoints.read(self._settings.state_dir).values() if one.node != self._node.node and one.control]
+        return call_leader(self.files, dict.fromkeys([first, *others] if first else others), body, CONTROL_CALL_MS / 1_000)
+
+    def _call_here(self, body: Message) -> Message:
+        row = self.signing.member(self._node.node)
+        return self.table[type(body)].run(body, Caller(None, row, b""))
+
+    def _renewed(self, body: Renew) -> Renewed:
+        answer: Renewed = self.call_leader(body)
+        return answer
+
+    def rotate(self) -> str:
+        """Begin a rotation; the new authority's id."""
+        return str(self.call_leader(RotateCa()).id)
+
+    def leave(self, *, force: bool, purge: bool) -> None:
+        """Raises WouldLoseData."""
+        self.call_leader(Leave(force))
+        if purge:
+            self.purge.set()
+
+    def check_open(self) -> None:
+        """Raises Refused while this node takes nothing new."""
+        if self._node.role != "node":
+            return
+        with suppress(FsError):  # a node of an older build has no row
+            row = self._call(GetNode(self._node.node)).nodes[0]
+            if row.state in ("cordoned", "draining"):
+                raise Refused(f"this node is {row.state} and takes no new mounts; `awsomefsd node uncordon {row.name}` ends that")
+
+    def _removed(self, node: str, force: bool) -> None:
+        """Here, while this node leads."""
+        admin = NodeAdmin(self._node.cluster, self.ask_here)
+        if not force:
+            admin.drain(node)
+        admin.remove(node, force=force)
+
+    # --- tasks -------------------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Until cancelled.  Nothing for a node without certificates (of an older build, or a static configuration)."""
+        if not self.files.there():
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep, self._look_at_certificate)
+            if self._node.role == "node":
+                nursery.start_soon(self._keep, self._look_at_rotation)
+                if self._settings.cluster.listen:
+                    nursery.start_soon(self._serve)
+
+    async def _serve(self) -> None:
+        host, port = parse_endpoint(self._settings.cluster.listen)
+        tls = ServerTls(self.files.bundle, self.files.certificate, self.files.key)
+        self.server = ControlServer(tls, self.table, self.signing.member, self.leader_at)
+        while True:
+            try:
+                await self.server.serve(host, port)
+            except OSError as err:
+                trouble = f"cluster.listen {self._settings.cluster.listen}: {err.strerror or err}; nobody can join here, or renew"
+                if trouble != self.trouble:
+                    logger.warning("%s", trouble)
+                self.trouble = trouble
+                await trio.sleep(PORT_RETRY_S)
+
+    async def _keep(self, look: Callable[[], None]) -> None:
+        said = ""
+        while True:
+            try:
+                await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+                said = ""
+            except (NotLeading, Unavailable, FsError):
+                pass  # the next look, or another node
+            except (Error, OSError) as err:
+                if str(err) != said:
+                    said = str(err)
+                    logger.warning("%s", err)
+            await trio.sleep(LOOK_S)
+
+    def _look_at_certificate(self) -> None:
+        self.renewal.look(self._first_authority())
+
+    def _first_authority(self) -> str:
+        """The one that signs: it comes first in the bundle."""
+        try:
+            return ca.id_of(ca.load_bundle(self.files.read_bundle())[0])
+        except (NotFound, Corrupt, IndexError):
+            return ""
+
+    def _look_at_rotation(self) -> None:
+        cas = self.ask_here(ListCas()).cas
+        if len(cas) < 2:
+            return
+        bundle = ca.bundle_hash("".join(row.certificate for row in cas))
+        now_ms = int(ca.now().timestamp() * 1_000)
+        step = rotation.next_step(cas, self.ask_here(ListNodes()).nodes, bundle, now_ms, int(self._life.total_seconds() * 1_000))
+        if step is not None:
+            self.signing.propose(step)
+            logger.warning("the certificate authority's rotation goes on", extra={"step": type(step).__name__, "authority": step.id})
+
+
+def own_certificate(state_dir: Path) -> tuple[str, str]:
+    """(hash of the bundle, id of the issuer) of what this node holds, for its reports; "" where it holds nothing."""
+    files = PkiFiles(state_dir)
+    try:
+        bundle = files.read_bundle()
+        return ca.bundle_hash(bundle), ca.issuer_of(ca.load(files.read_certificate()), ca.load_bundle(bundle))
+    except (NotFound, Corrupt):
+        return "", ""
