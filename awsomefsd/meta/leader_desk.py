@@ -135,8 +135,8 @@ class Desk:
         """With what is not in the state: devices as this node finds them (other nodes look at home, io/devices.py), and what the leader
         knows of the nodes."""
         if isinstance(body, NodeReport):
-            self.nodes.heard(body, reply)
-        elif isinstance(reply, Nodes):
+            return self.nodes.heard(body, reply)
+        if isinstance(reply, Nodes):
             return self.nodes.completed(reply)
         if isinstance(reply, Devices) and getattr(origin, "who", None) is None:
             paths = self._device_paths()

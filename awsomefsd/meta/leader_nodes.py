@@ -11,7 +11,6 @@ from typing import Any
 
 from msgspec import structs
 
-from awsomefsd.errors import NotLeading
 from awsomefsd.meta.commands import DescribeNode
 from awsomefsd.meta.node_messages import NodeInfo, NodeOrders, NodeReport, Nodes
 from awsomefsd.meta.replica import Replica
@@ -32,10 +31,10 @@ class NodeDesk:
         self._heard.clear()
         self._described.clear()
 
-    def heard(self, report: NodeReport, reply: Any) -> None:
-        """A report was answered."""
+    def heard(self, report: NodeReport, reply: Any) -> Any:
+        """A report is answered: `carry` for every member, whatever its row says: who is told to stop must not be needed any more."""
         if not isinstance(reply, NodeOrders):
-            return
+            return reply
         self._heard[report.node] = (self._monotonic_ns(), report)
         row = next((row for row in self._replica.machine.node_rows() if row.node == report.node), None)
         said = DescribeNode(
@@ -45,12 +44,14 @@ class NodeDesk:
         if said != known and said != self._described.get(report.node):
             self._described[report.node] = said
             self._enter(said)
+        return structs.replace(reply, carry=reply.carry or report.node in self._members())
+
+    def _members(self) -> set[str]:
+        told = self._replica.log.members()
+        return {told.leader, *(member.node for member in told.members)}
 
     def completed(self, reply: Nodes) -> Nodes:
-        try:
-            told = self._replica.log.members()
-        except NotLeading:
-            return reply
+        told = self._replica.log.members()
         members = {member.node: member for member in told.members}
         return Nodes([self._complete(node, members.get(node.node), told.leader) for node in reply.nodes])
 

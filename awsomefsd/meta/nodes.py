@@ -43,6 +43,7 @@ from awsomefsd.meta.message import Message
 from awsomefsd.meta.messages import Done, Reply
 from awsomefsd.meta.state import State
 
+WAS_REMOVED = "was removed from"  # in what a removed node is told, here and by authority.why_no_member
 ROLES = ("node", "client")
 STATES = ("active", "cordoned", "draining", "removed")
 TOKEN_KINDS = ("join", "founding")
@@ -315,7 +316,7 @@ def orders(state: State, body: m.NodeReport) -> Reply:
     """To a node that reports."""
     row = find(state, body.node)
     if row is None or row.state == "removed":
-        raise FsError(errno.EPERM, f"node {body.node} {'is not in' if row is None else 'was removed from'} this cluster")
+        raise FsError(errno.EPERM, f"node {body.node} {'is not in' if row is None else WAS_REMOVED} this cluster")
     found = [m.NodeEndpoint(one.node, one.name, one.control, one.metadata, one.carries) for one in every(state) if one.state != "removed"]
     return m.NodeOrders(row.state, row.carries, [one for one in found if one.control or one.metadata], bundle(state), state.cluster.level)
 

@@ -25,7 +25,10 @@ def lags(raft: Raft, now_ms: int) -> dict[str, int]:
 
 
 def members(raft: Raft, announced: Iterable[Member], now_ms: int) -> Members:
-    """Of a leader.  A member whose node is in twice (its journal is being replaced) is told once, by its new one."""
+    """Of a leader.  A member whose node is in twice (its journal is being replaced) is told once, by its new one.
+
+    In a joint membership those that are leaving are not told; until it is over nobody acts on what is told.
+    """
     peers = {peer.id: peer for peer in raft.peers()}
     near_from = raft.last_index - VOTER_KEEP_ENTRIES // 4
     told = []
