@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The one entry point of the checkout: set up and show (up, down), test, lint, bench, soak.
+"""The one entry point of the checkout: set up and show (up, down), test, lint, bench, soak, binary, packages, release.
 
 Standard library only, and parses on Python 3.9, so that it can start anywhere; it then re-executes itself under Python 3.11 or later,
 or names the package that brings one.  What it does is in buildtools/.
@@ -69,6 +69,12 @@ def parser():
     bench.add_argument("--voters", action="store_true", help="instead: metadata on several voters beside etcd, many inodes, catching up")
     bench.add_argument("--quick", action="store_true", help="fewer operations and runs; figures are rough")
     bench.add_argument("--json", default="", help="write the figures to this file too")
+    for name, what in (
+        ("binary", "the compiled program, dist/awsomefsd-VERSION-ARCH (Debian 12; 12 minutes of CPU the first time)"),
+        ("packages", "the binary, and .deb and .rpm of it, in dist/"),
+        ("release", "binary, archive, packages, list of contents and checksums in dist/"),
+    ):
+        commands.add_parser(name, help=what).add_argument("--jobs", type=int, default=0, help="C compilers at once (default: one a core)")
     soak = commands.add_parser("soak", help="the tests marked soak: longer kill runs", add_help=False)
     soak.add_argument("rest", nargs=argparse.REMAINDER)
     return top

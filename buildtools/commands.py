@@ -78,6 +78,9 @@ def run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     if chosen.command == "lint":
         prepare.venv(extras=True)
         return lint.main()
+    if chosen.command in ("binary", "packages", "release"):
+        prepare.venv(extras=(CHECKOUT / ".venv" / prepare.STAMP).exists() and prepare.has_test_extras())
+        _program("-m", "buildtools.making", chosen.command, "--jobs", str(chosen.jobs))
     _prepare_for_tests()
     words = ["--quick"] if chosen.quick else []
     words += ["--json", os.path.abspath(chosen.json)] if chosen.json else []

@@ -43,6 +43,17 @@ def await_true(what: str, check: Callable[[], Any], timeout_s: float, pause_s: f
         time.sleep(pause_s)
 
 
+def program(python: str = sys.executable) -> list[str]:
+    """What tests and demos run: the compiled program that AWSOMEFSD_BINARY names, else the checkout's."""
+    named = os.environ.get("AWSOMEFSD_BINARY")
+    if named:
+        if not os.access(named, os.X_OK):
+            raise BuildError(f"AWSOMEFSD_BINARY names {named}, which is no program")
+        return [os.path.abspath(named)]
+    own = CHECKOUT / ".venv" / "bin" / "awsomefsd"
+    return [str(own)] if own.exists() else [python, "-m", "awsomefsd"]
+
+
 class Node:
     """`pins` goes into AWSOMEFSD_FUSE_PINS; `use_loop` False takes the image file itself as the device; with `faults` its processes read
     the rules of `inject`."""
@@ -72,7 +83,7 @@ class Node:
         self.volume = volume
         own = CHECKOUT / ".venv" / "bin"
         self.python = str(own / "python") if (own / "python").exists() else sys.executable
-        self.program = [str(own / "awsomefsd")] if (own / "awsomefsd").exists() else [self.python, "-m", "awsomefsd"]
+        self.program = program(self.python)
 
     # --- the CLI against this node ----------------------------------------------------------------------------------------
     @property

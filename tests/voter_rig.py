@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -18,6 +17,7 @@ from typing import Any
 
 from awsomefsd import durable
 from awsomefsd.meta.messages import GetStatus, Status
+from buildtools import nodes
 from tests.bench.voter_load import Client
 from tests.voter_tls import Authority
 
@@ -75,7 +75,7 @@ class Daemon:
 
     def start(self) -> None:
         with (self.directory / "log").open("ab") as log:
-            argv = [sys.executable, "-m", "awsomefsd", "run"]
+            argv = [*nodes.program(), "run"]
             self.process = subprocess.Popen(argv, env=self.env, cwd=self.directory, stdout=log, stderr=log)
 
     def end(self, number: int = signal.SIGKILL) -> None:
@@ -85,7 +85,7 @@ class Daemon:
             self.process = None
 
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "awsomefsd", *words]
+        argv = [*nodes.program(), *words]
         return subprocess.run(argv, env=self.env, cwd=self.directory, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
     def asked(self) -> dict[str, Any]:

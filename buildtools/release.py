@@ -1,0 +1,57 @@
+"""build.py release: everything that is handed out, in dist/, with checksums; and what could not be checked, in words."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from pathlib import Path
+
+from buildtools import binary, bom, packages
+from buildtools.say import CHECKOUT, BuildError, good, line, size, step, warn
+
+SUMS = "SHA256SUMS"
+
+
+def current_binary(jobs: int) -> Path:
+    """The last build if it is of these very sources, else a new one."""
+    target = binary.directory()
+    stamp = target.parent / (target.name + ".sources")
+    if (target / "awsomefsd").exists() and stamp.exists() and stamp.read_text().strip() == binary.sources_digest():
+        good(f"{target.name} is of these sources")
+        return target
+    return binary.build(jobs)
+
+
+def _known_vulnerabilities(target: Path) -> None:
+    """Asked only where pip-audit is installed: its database is no part of a package registry."""
+    program = shutil.which("pip-audit")
+    if program is None:
+        warn("not looked for: known vulnerabilities of what is bundled (pip-audit is not installed)")
+        return
+    lock = binary.RECIPE / "requirements.lock"
+    done = subprocess.run([program, "-r", str(lock), "--disable-pip"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"pip-audit:\n{done.stdout}{done.stderr}")
+    good(f"pip-audit knows nothing against {target.name}")
+
+
+def sums(paths: list[Path]) -> Path:
+    target = paths[0].parent / SUMS
+    target.write_text("".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(paths)))
+    return target
+
+
+def build(jobs: int = 0) -> list[Path]:
+    if subprocess.run(["git", "-C", str(CHECKOUT), "status", "--porcelain"], capture_output=True, text=True, check=False).stdout.strip():
+        warn("the checkout has changes that are not committed: this is no release of its commit")
+    target = current_binary(jobs)
+    made = [binary.archive(target), *packages.build(target)]
+    listed = target.parent / f"{target.name}.{bom.SBOM}"
+    shutil.copy(target / bom.SBOM, listed)
+    _known_vulnerabilities(target)
+    step("Checksums")
+    for path in [*made, listed]:
+        good(f"{path.name}, {size(path.stat().st_size)}")
+    line(f"  {sums([*made, listed])}")
+    return made

@@ -1,0 +1,114 @@
+"""What packages are made of, without a build: units, scripts, configuration, manual, completions, locks."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from awsomefsd import config, program
+from awsomefsd.cli.main import COMMANDS, HIDDEN
+from buildtools import binary, elf, manual, packages
+from buildtools.say import CHECKOUT
+
+UNITS = sorted((packages.SOURCE / "systemd").iterdir())
+
+
+def test_units_are_understood(tmp_path: Path) -> None:
+    """systemd knows every key of ours, and every unit that is named; the program stands in by one that exists."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("no systemd-analyze")
+    copies = []
+    for unit in UNITS:
+        copies.append(tmp_path / unit.name.replace("@", "@demo"))
+        copies[-1].write_text(unit.read_text().replace("/usr/bin/awsomefsd", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *copies], capture_output=True, text=True, timeout=120, check=False)
+    ours = [row for row in done.stderr.splitlines() if any(copy.name in row for copy in copies)]
+    assert not ours and done.returncode == 0, done.stderr
+
+
+def test_units_make_no_mount_namespace() -> None:
+    """Mounts made in one would never reach the host."""
+    names = r"Protect\w+|Private\w+|ReadOnlyPaths|ReadWritePaths|InaccessiblePaths|TemporaryFileSystem|RootDirectory|DynamicUser|BindPaths"
+    forbidden = re.compile(rf"^({names})=", re.M)
+    for unit in UNITS:
+        assert not forbidden.search(unit.read_text()), unit
+    keeper = (packages.SOURCE / "systemd/awsomefsd-keeper.service").read_text()
+    assert "KillMode=process" in keeper and "OOMPolicy=continue" in keeper, "workers outlive the keeper and each other"
+
+
+@pytest.mark.parametrize("kind", sorted(packages._DEB))
+@pytest.mark.parametrize("frames", [packages._DEB, packages._RPM], ids=["deb", "rpm"])
+def test_scripts_are_shell(kind: str, frames: dict[str, str]) -> None:
+    text = packages.script(kind, frames)
+    assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
+    assert "{" not in text.replace("{print", "") and "systemctl start" not in text
+
+
+def test_configuration_shows_the_built_in_values(tmp_path: Path) -> None:
+    shipped = (packages.SOURCE / "files/awsomefsd.toml").read_text()
+    file = tmp_path / "a.toml"
+    file.write_text(shipped)
+    built_in = config.load(None, environ={})
+    assert config.load(file, environ={}) == built_in
+    file.write_text(re.sub(r"^# (?=\w+ = )", "", shipped, flags=re.M).replace('"awsomefs"', '"root"'))
+    assert len(tomllib.loads(file.read_text())) >= 7
+    assert config.load(file, environ={}).model_dump() == built_in.model_dump() | {"admin_group": "root"}
+
+
+def test_manual_has_every_command() -> None:
+    page = manual.page(0)
+    for name in COMMANDS:
+        assert (f"awsomefsd {name.replace('-', chr(92) + '-')}" in page) == (name not in HIDDEN), name
+    if shutil.which("groff"):
+        for text in (page, *manual.helper_pages(0).values()):
+            done = subprocess.run(["groff", "-man", "-Tutf8", "-wall", "-z"], input=text, capture_output=True, text=True, check=False)
+            assert not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("shell", sorted(manual.SHELLS))
+def test_completions_ask_the_program(shell: str) -> None:
+    assert f"_AWSOMEFSD_COMPLETE={shell}_complete" in manual.completion(shell)
+    words = {"COMP_WORDS": "awsomefsd vol", "COMP_CWORD": "1" if shell != "fish" else "vol", "_AWSOMEFSD_COMPLETE": f"{shell}_complete"}
+    argv = [sys.executable, "-m", "awsomefsd"]
+    done = subprocess.run(argv, env=program.environment() | words, capture_output=True, text=True, timeout=60, check=False)
+    assert "volume" in done.stdout and "keeper" not in done.stdout, done
+
+
+def test_locks_cover_what_is_required() -> None:
+    """Each dependency stands there once, with hashes, and nothing names a place to get it from."""
+    required = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[\[<>=;]", text)[0] for text in required["dependencies"] + required["optional-dependencies"]["pyfuse3"]}
+    lock = (binary.RECIPE / "requirements.lock").read_text()
+    pinned = re.findall(r"^([a-z0-9.-]+)==[\w.]+ \\\n    --hash=sha256:[0-9a-f]{64}", lock, re.M)
+    assert names <= set(pinned) and len(pinned) == len(set(pinned)) == len(re.findall("^[a-z].*==", lock, re.M))
+    for name in ("requirements.lock", "tools.lock"):
+        assert not re.search(r"https?:|--index|--find-links", (binary.RECIPE / name).read_text())
+
+
+def test_version_is_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    from awsomefsd import __version__
+    from buildtools.say import BuildError
+
+    monkeypatch.setattr(binary, "_git", lambda *words: "")
+    assert binary.version() == __version__
+    monkeypatch.setattr(binary, "_git", lambda *words: "v9.9.9")
+    with pytest.raises(BuildError, match="tag"):
+        binary.version()
+
+
+def test_elf_reader_agrees_with_objdump() -> None:
+    if shutil.which("objdump") is None:
+        pytest.skip("no objdump")
+    path = Path(os.path.realpath("/bin/sh"))
+    said = subprocess.run(["objdump", "-p", str(path)], capture_output=True, text=True, check=True).stdout
+    found = elf.needs(path)
+    assert list(found.libraries) == re.findall(r"NEEDED +(\S+)", said)
+    assert {version for _, version in found.versions} == set(re.findall(r"0x[0-9a-f]+ 0x00 \d+ (\S+)", said))
+    assert elf.glibc("GLIBC_2.34") == (2, 34) > elf.glibc("GLIBC_2.4") and elf.glibc("GLIBC_PRIVATE") == elf.glibc("ZLIB_1.2") == ()
