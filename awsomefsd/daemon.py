@@ -1,8 +1,9 @@
 """The node daemon: the one place that knows all parts, builds them, and ends them.
 
-Order of the start, each step relying on the one before: identity, lock on the state directory, metadata service (recovers; listens on
-meta.sock), admin API, metrics, READY to the service manager; then mounts are brought into line, for as long as the daemon runs.
-Order of the end: the admin API stops taking calls, then the metadata service commits its store.  Workers and keeper go on and wait.
+A node without an identity waits for one first (cluster/waiting.py).  Order of the start, each step relying on the one before: identity,
+lock on the state directory, metadata service (recovers; listens on meta.sock), admin API, metrics, READY to the service manager; then
+mounts are brought into line, for as long as the daemon runs.  Order of the end: the admin API stops taking calls, then the metadata service
+commits its store.  Workers and keeper go on and wait.
 
 If the metadata thread ends by itself (a failed fsync, damage) the daemon ends with status 1 and a reason: what was acknowledged is in the
 journal, and the next start replays it.  Carrying on with an admin API over a dead service was rejected: nothing would restart us.
@@ -28,6 +29,7 @@ from awsomefsd.catalog import Catalog
 from awsomefsd.checkpoints import Checkpointer
 from awsomefsd.cluster.control_part import ControlPart
 from awsomefsd.cluster.founder import enter_founder
+from awsomefsd.cluster.waiting import wait
 from awsomefsd.collection import Collection
 from awsomefsd.config import Settings, parse_endpoint, parse_voters
 from awsomefsd.devices import NodeDevices
@@ -364,6 +366,8 @@ def run(settings: Settings) -> int:
     """The daemon, in the foreground; the exit status."""
     began = time.monotonic()
     os.chdir("/")  # keeps no mount busy
+    if not wait(settings):
+        return 0
 
     async def main() -> None:
         parts = Parts(settings)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 # name -> what brings a process there: the load, a daemon's start, a worker's take-over, a keeper's return, the start of a successor (a kill
 # of the keeper there ends the mount's memory, as a kill of keeper and worker at once), an upgrade of the keeper, an unmount, a scrub,
-# collection, a voter's state that is sent to another one
+# collection, a voter's state that is sent to another one, nodes that found a cluster
 POINTS: dict[str, str] = {
     "journal.write.before": "load",
     "journal.write.after": "load",
@@ -122,6 +122,15 @@ POINTS: dict[str, str] = {
     "segment.seal.before": "unmount",
     "segment.seal.after": "unmount",
     "unmount.session.ended": "unmount",
+    "founding.store.before": "founding",
+    "founding.store.after": "founding",
+    "founding.send.before": "founding",
+    "founding.ask.before": "founding",
+    "founding.ask.after": "founding",
+    "founding.identity.before": "founding",
+    "founding.identity.after": "founding",
+    "founding.token.before": "founding",
+    "founding.token.after": "founding",
 }
 
 _NAMES = list(POINTS)

@@ -55,12 +55,17 @@ class Child:
     def start(self) -> None:
         with self._log_path.open("ab") as file:
             self._process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=program.environment(), cwd="/", start_new_session=True
+                self._argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self._environment(), cwd="/", start_new_session=True
             )
         self._started = time.monotonic()
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
         logger.info("started", extra={"child": self.name, "child_pid": self.pid})
+
+    def _environment(self) -> dict[str, str]:
+        """The token is for the daemon; keeper and workers live long, and need none."""
+        given = program.environment()
+        return given if self.name == "daemon" else {name: value for name, value in given.items() if name != "AWSOMEFSD_TOKEN"}
 
     def adopt(self, pid: int, start_time: str) -> None:
         """Watch a process that a supervisor before us has started, if it is still that one."""

@@ -33,6 +33,10 @@ def status(session: Session, verbose: bool, form: str) -> int:
 
 
 def _print(reply: Any, verbose: bool) -> None:
+    if not reply.node:  # a daemon without an identity (cluster/waiting.py)
+        for reason in reply.reasons:
+            click.echo(reason)
+        return
     health = click.style("degraded", fg="yellow") if reply.reasons else click.style("ok", fg="green")
     click.echo(f"{health}   node {reply.node} of cluster {reply.cluster}, site {reply.site}, version {reply.version}")
     keeper = f"pid {reply.keeper_pid}" if reply.keeper else "does not answer"

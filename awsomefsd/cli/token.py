@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from awsomefsd.cli import token_join
+from awsomefsd.cli import token_generate, token_join
 from awsomefsd.cli.main import Group
 
 
@@ -13,5 +13,5 @@ def token() -> None:
     """Make tokens that bring machines into one cluster."""
 
 
-for _command in (token_join.create, token_join.list_tokens, token_join.revoke, token_join.rotate):
+for _command in (token_join.create, token_join.list_tokens, token_join.revoke, token_join.rotate, token_generate.generate):
     token.add_command(_command)

@@ -12,16 +12,16 @@ from __future__ import annotations
 import enum
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import trio
 
-from awsomefsd.cluster import ca
+from awsomefsd.cluster import ca, founding_wire
 from awsomefsd.cluster import control_messages as m
 from awsomefsd.cluster.signing import Signing
-from awsomefsd.errors import Corrupt, Error, NotLeading, ProtocolError, Refused
+from awsomefsd.errors import Corrupt, Error, NotLeading, ProtocolError, Refused, Unavailable
 from awsomefsd.limits import CONTROL_CONNECTIONS_MAX, CONTROL_HANDSHAKE_MS, CONTROL_IDLE_MS
 from awsomefsd.meta.node_messages import NodeInfo
 
@@ -86,7 +86,7 @@ class ServerTls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             context.num_tickets = 0
-            context.set_alpn_protocols([m.PROTOCOL])
+            context.set_alpn_protocols([m.PROTOCOL, founding_wire.ALPN])
             context.verify_mode = ssl.CERT_OPTIONAL
             context.load_verify_locations(str(bundle))
             context.load_cert_chain(str(certificate), str(key))
@@ -98,7 +98,8 @@ class ServerTls:
 class ControlServer:
     """`tls`: context and own certificate for the next connection.  `standing`: the row of a node that is in the cluster, or Refused.
 
-    `leader_at`: where the control port of a node is, "" if nobody knows.
+    `leader_at`: where the control port of a node is, "" if nobody knows.  `founding`: takes connections that speak founding
+    (founding_door.py), with this server's certificate and where they come from.
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class ControlServer:
         table: dict[type, Method],
         standing: Callable[[str], NodeInfo],
         leader_at: Callable[[str], str],
+        founding: Callable[[Any, bytes, str], Awaitable[None]] | None = None,
     ) -> None:
+        self._founding = founding
         self._tls = tls
         self._table = table
         self._standing = standing
@@ -142,7 +145,7 @@ class ControlServer:
         self._open += 1
         try:
             await self._talk(stream)
-        except (ProtocolError, trio.TooSlowError, trio.BrokenResourceError) as err:
+        except (ProtocolError, Unavailable, trio.TooSlowError, trio.BrokenResourceError) as err:
             self.dropped += 1
             logger.info("a control connection was dropped", extra={"reason": str(err) or type(err).__name__})
         except OSError as err:
@@ -157,6 +160,9 @@ class ControlServer:
         stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
         with trio.fail_after(CONTROL_HANDSHAKE_MS / 1_000):
             await stream.do_handshake()
+        if self._founding is not None and stream.selected_alpn_protocol() == founding_wire.ALPN:
+            await self._founding(stream, own, str(plain.socket.getpeername()[0]))
+            return
         shown = stream.getpeercert(binary_form=True)
         try:
             identity = ca.identity(shown) if shown else None

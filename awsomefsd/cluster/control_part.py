@@ -18,9 +18,11 @@ from typing import Any
 import trio
 
 from awsomefsd.cluster import ca, endpoints, rotation
+from awsomefsd.cluster.addresses import advertised
 from awsomefsd.cluster.control import Caller, ControlServer, Method, ServerTls, methods
 from awsomefsd.cluster.control_client import call_leader
 from awsomefsd.cluster.control_messages import Leave, Message, Renew, Renewed, RotateCa
+from awsomefsd.cluster.founding_door import FoundingDoor
 from awsomefsd.cluster.node_admin import NodeAdmin
 from awsomefsd.cluster.pki_files import PkiFiles
 from awsomefsd.cluster.renewal import Renewal
@@ -142,7 +144,8 @@ class ControlPart:
     async def _serve(self) -> None:
         host, port = parse_endpoint(self._settings.cluster.listen)
         tls = ServerTls(self.files.bundle, self.files.certificate, self.files.key)
-        self.server = ControlServer(tls, self.table, self.signing.member, self.leader_at)
+        founding = FoundingDoor(self._node.node, self.ask_here, self.signing, self.leader_at, self._control_toward)
+        self.server = ControlServer(tls, self.table, self.signing.member, self.leader_at, founding)
         while True:
             try:
                 await self.server.serve(host, port)
@@ -152,6 +155,9 @@ class ControlPart:
                     logger.warning("%s", trouble)
                 self.trouble = trouble
                 await trio.sleep(PORT_RETRY_S)
+
+    def _control_toward(self, host: str) -> str:
+        return advertised(self._settings, self._settings.cluster.listen, host)
 
     async def _keep(self, look: Callable[[], None]) -> None:
         said = ""

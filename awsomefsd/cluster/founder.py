@@ -8,23 +8,46 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from awsomefsd import __version__, levels
+from awsomefsd import __version__, durable, failpoints, levels
 from awsomefsd.cluster.addresses import described
 from awsomefsd.config import Settings, parse_labels
-from awsomefsd.meta.commands import AddNode, PutCa
+from awsomefsd.errors import Corrupt
+from awsomefsd.meta.commands import AddNode, PutCa, PutToken
 from awsomefsd.node import Node
+
+TOKEN_ROW = "founding-token.json"
 
 
 def node_name(settings: Settings) -> str:
     return settings.cluster.name or socket.gethostname() or "node"
 
 
+def enter_token(state_dir: Path, propose: Callable[[Any], Any]) -> None:
+    """The founding token, for its other holders; before ca.key goes.  Nothing, unless this node was made by one (founding_files.py)."""
+    path = state_dir / "pki" / TOKEN_ROW
+    row = durable.read_json(path)
+    if row is None:
+        return
+    try:
+        command = PutToken(row["id"], "founding", "node", bytes.fromhex(row["verifier"]), row["expires_ms"], row["uses"])
+    except (KeyError, TypeError, ValueError) as err:
+        raise Corrupt(f"{path} is damaged; restore it from a backup") from err
+    failpoints.hit("founding.token.before")
+    if command.uses:
+        propose(command)
+    failpoints.hit("founding.token.after")
+    path.unlink()
+    durable.sync_directory(path.parent)
+
+
 def enter_founder(settings: Settings, node: Node, propose: Callable[[Any], Any]) -> None:
     """Nothing, unless this node has just been made the first one of its cluster."""
     from awsomefsd.cluster.pki_files import PkiFiles
 
+    enter_token(settings.state_dir, propose)
     if not (settings.state_dir / "pki" / "ca.key").exists():
         return  # also: no import of cryptography at every start
     from awsomefsd.cluster import ca

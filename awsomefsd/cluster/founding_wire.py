@@ -23,6 +23,7 @@ from awsomefsd.cluster import founding, proof
 from awsomefsd.cluster.proof import Transcript
 from awsomefsd.errors import ProtocolError, Refused, Unavailable
 from awsomefsd.limits import FOUNDING_FRAME_BYTES_MAX
+from awsomefsd.meta.node_messages import NodeEndpoint
 from awsomefsd.rpc import FrameReader, frame
 
 ALPN = "awsomefs-founding/1"
@@ -79,12 +80,14 @@ class Ask(msgspec.Struct, frozen=True, tag=26):
     metadata: str
     labels: dict[str, str]
     version: str
+    level: int
 
 
 class Admitted(msgspec.Struct, frozen=True, tag=27):
     certificate: str
     bundle: str
-    endpoints: bytes  # JSON, the contents of endpoints.json
+    site: int
+    nodes: list[NodeEndpoint]
 
 
 Frame: TypeAlias = (
