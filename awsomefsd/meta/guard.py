@@ -7,6 +7,7 @@ greets whom it does not know (it only says who leads), and answers him nothing e
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,7 +17,9 @@ from awsomefsd.meta.messages import Body, Hello
 from awsomefsd.meta.rows import NodeRow
 from awsomefsd.tls import Identity
 
+log = logging.getLogger(__name__)
 _MS = 1_000_000
+_LOG_NS = 1_000 * _MS
 
 
 class Rows(Protocol):
@@ -47,6 +50,7 @@ class Guard:
         self._applied = -1
         self._look_ns = 0
         self._owners: dict[int, str] = {}  # session → node; numbers are never used again
+        self._log_ns = 0
         self.refused = 0
 
     def look(self) -> bool:
@@ -99,6 +103,10 @@ class Guard:
             reason = reason or why_not(Asker(who.node, self._role(who), lambda session: self._owns(who.node, session)), body)
         if reason:
             self.refused += 1
+            now = self._monotonic_ns()
+            if now >= self._log_ns:  # one that asks again and again does not fill the log
+                self._log_ns = now + _LOG_NS
+                log.warning("refused a request", extra={"peer": who.node, "reason": reason, "refused": self.refused})
         return reason
 
     def _owns(self, node: str, session: int) -> bool:

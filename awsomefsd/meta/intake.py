@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 
 from awsomefsd.errors import ProtocolError
 from awsomefsd.meta.commands import OpenSession
@@ -12,8 +11,6 @@ from awsomefsd.meta.leader import Leader
 from awsomefsd.meta.messages import PROTOCOL_VERSION, Failed, Hello, Propose, Request
 from awsomefsd.meta.ranges import check
 from awsomefsd.meta.service_connections import Connection, Connections
-
-log = logging.getLogger(__name__)
 
 
 class Intake:
@@ -56,7 +53,6 @@ class Intake:
         reason = self._guard.refusal(connection.who, connection.mount, request.body)
         if not reason:
             return True
-        log.warning("refused a request", extra={"peer": connection.who.node, "reason": reason})
         connection.answer(request.call, Failed(errno.EACCES, reason))
         if isinstance(request.body, Hello):
             connections.end(connection)

@@ -517,6 +517,10 @@ def filled(type_):
             values.append([] if typing.get_origin(inner) is tuple else [filled(inner)] if hasattr(inner, "__struct_fields__") else [plain])
         elif origin is dict:
             values.append({})
+        elif type(None) in typing.get_args(hint):
+            values.append(None)
+        elif hasattr(hint, "__struct_fields__"):
+            values.append(filled(hint))
         else:
             values.append({int: 1, str: "text", bytes: b"bytes", bool: True}.get(hint, 1))
     return type_(*values)
