@@ -11,7 +11,7 @@ import os
 import sys
 from pathlib import Path
 
-from awsomefsd import __version__, node
+from awsomefsd import __version__, levels, node
 from awsomefsd.cluster import ca, endpoints, token
 from awsomefsd.cluster import control_messages as m
 from awsomefsd.cluster.addresses import described, split_endpoint
@@ -82,7 +82,7 @@ def _ask(settings: Settings, wanted: token.JoinToken, uuid: str, request: bytes,
             control, metadata = described(settings, split_endpoint(endpoint)[0] if not settings.cluster.advertise else "")
             answer: m.Answer = connection.call(
                 m.Join(wanted.id, wanted.secret, uuid, node_name(settings), request, control, metadata,
-                       parse_labels(settings.cluster.labels), __version__)
+                       parse_labels(settings.cluster.labels), __version__, levels.supported())
             )  # fmt: skip
             return answer
 
