@@ -29,6 +29,8 @@ from awsomefsd.catalog import Catalog
 from awsomefsd.checkpoints import Checkpointer
 from awsomefsd.cluster.control_part import ControlPart
 from awsomefsd.cluster.founder import enter_founder
+from awsomefsd.cluster.host import MetadataHost, begins
+from awsomefsd.cluster.membership import Membership, cluster_voters, in_cluster
 from awsomefsd.cluster.waiting import wait
 from awsomefsd.collection import Collection
 from awsomefsd.config import Settings, parse_endpoint, parse_voters
@@ -76,12 +78,17 @@ class Parts:
             make_run_dir(settings)
             self.figures = Registry()
             self.table = DeviceTable(settings.state_dir)
-            alone = not settings.metadata.voters
-            self.on_device = DeviceIndex(UNKNOWN if alone else OFF)
-            self.metadata = _metadata_service(settings, self.node, self.table, self.on_device)
-            self.metadata.start()
+            self.on_device = DeviceIndex(OFF if settings.metadata.voters else UNKNOWN)
+            self.metadata = MetadataHost(
+                settings.state_dir / "meta", lambda: _metadata_service(settings, self.node, self.table, self.on_device)
+            )
             undo.callback(self.metadata.stop)
-            self.access = MetaAccess(_endpoints(settings, self.node), self.node.node, settings.state_dir, lambda: self.metadata.query)
+            if not in_cluster(settings, self.node) or begins(settings.state_dir, self.node):
+                self.metadata.start()
+            alone = self.metadata.alone
+            if not alone:
+                self.on_device.durable = OFF
+            self.access = MetaAccess(_endpoints(settings, self.node), self.node.node, settings.state_dir, self._own)
             undo.callback(self.access.close)
             self.catalog = Catalog(self.access)
             if alone and not self.catalog.figures()["applied"]:
@@ -104,6 +111,7 @@ class Parts:
             self.collection = Collection(self.access, self.catalog.devices, self.node.node, node.boot_id())
             self.collection.start()
             undo.callback(self.collection.stop)
+            self.membership = Membership(settings, self.node, self.access, self.metadata, self.checkpoints.stop)
             self._serve(undo)
             self._undo = undo.pop_all()
 
@@ -150,6 +158,10 @@ class Parts:
 
         return serve_csi(self.settings, self.node, self.access, self.catalog, self.mounts, self.keeper, self.figures)
 
+    def _own(self) -> Callable[[Any, float], Any] | None:
+        """How this node's own service is asked, if it runs one."""
+        return self.metadata.query if self.metadata.carries else None
+
     def close(self) -> None:
         self._undo.close()
 
@@ -181,7 +193,7 @@ def _voters(settings: Settings, identity: node.Node) -> Voters | None:
     """The other nodes that carry the metadata, by configuration; None: this one alone."""
     chosen = settings.metadata
     if not chosen.voters:
-        return None
+        return cluster_voters(settings, identity) if in_cluster(settings, identity) and chosen.listen else None
     addresses = parse_voters(chosen.voters)
     if identity.node not in addresses:
         raise ConfigError(f"metadata.voters does not name this node, {identity.node}; correct it, or leave it out")
@@ -272,18 +284,20 @@ def pins_of(text: str) -> dict[str, Any]:
 # --- lifecycles -----------------------------------------------------------------------------------------------------------------
 
 
-async def _stop_on_signal(scope: trio.CancelScope) -> None:
+async def _stop_on_signal(metadata: MetadataHost, scope: trio.CancelScope) -> None:
+    """The leadership goes to another voter before anything ends, so that its clients wait for one election without a timeout."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             logger.info("daemon stops; mounts go on", extra={"signal": signal.Signals(number).name})
             sockets.notify_systemd("STOPPING=1")
+            await trio.to_thread.run_sync(metadata.hand_over)
             scope.cancel()
             return
 
 
-async def _watch_metadata(metadata: MetadataService, scope: trio.CancelScope) -> None:
+async def _watch_metadata(metadata: MetadataHost, scope: trio.CancelScope) -> None:
     """Ends the daemon when the service has ended by itself.  Polled: a thread that waits for an Event cannot be cancelled."""
-    while not metadata.failed.is_set():
+    while metadata.error is None:
         await trio.sleep(0.05)
     scope.cancel()
 
@@ -347,7 +361,7 @@ async def _keep_csi(csi: CsiServer) -> None:
 async def serve(parts: Parts, ready: Callable[[], None]) -> None:
     """Runs until a signal; raises MetadataEnded."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
+        nursery.start_soon(_stop_on_signal, parts.metadata, nursery.cancel_scope)
         nursery.start_soon(_watch_metadata, parts.metadata, nursery.cancel_scope)
         nursery.start_soon(parts.door.serve)
         nursery.start_soon(_keep_mounts, parts.mounts)
@@ -357,8 +371,10 @@ async def serve(parts: Parts, ready: Callable[[], None]) -> None:
         nursery.start_soon(_watch_leaving, parts.control, nursery.cancel_scope)
         if parts.settings.metadata.voters:
             nursery.start_soon(_initialise, parts)
+        if in_cluster(parts.settings, parts.node):
+            nursery.start_soon(parts.membership.run)
         ready()
-    if parts.metadata.failed.is_set():
+    if parts.metadata.error is not None:
         raise MetadataEnded(f"the metadata service ended: {parts.metadata.error}; what was acknowledged is safe, start the daemon again")
 
 

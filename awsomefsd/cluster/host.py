@@ -1,8 +1,8 @@
 """The metadata service of this node, or none: it runs while the node carries the metadata, and is started and stopped by order.
 
-Whether a node begins with one is decided by what it has: journal or state on its disk; else the list of nodes that it holds, if it is in it;
-else whether it founded the cluster.  An order to stop comes when the node is no member any more, so nothing is lost: journal and state are
-set aside, never used again, and a later order begins with a fresh journal under another incarnation.
+Whether a node begins with one is decided by what it has: journal or state on its disk; else the list of nodes that it holds, if it is in
+it; else whether it founded the cluster.  An order to stop comes when the node is no member any more, so nothing is lost: journal and
+state are set aside, never used again, and a later order begins with a fresh journal under another incarnation.
 
 `founds` keeps a node whose directory was lost from beginning a second, empty cluster beside the others: only a founder that knows of nobody
 else who carries the metadata does.
@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 def has_state(directory: Path) -> bool:
     """There is a journal or a state of this node."""
-    return any((directory / "journal").glob("*.journal")) or (directory / "store" / "data.mdb").exists() or (directory / "store.ready").exists()
+    held = (directory / "store" / "data.mdb", directory / "store.ready")
+    return any((directory / "journal").glob("*.journal")) or any(path.exists() for path in held)
 
 
 def others_carry(state_dir: Path, node: str) -> bool:
@@ -77,9 +78,7 @@ class MetadataHost:
     def error(self) -> BaseException | None:
         """Why the service ended by itself, if it did."""
         service = self._service
-        if service is None or not service.failed.is_set():
-            return None
-        return service.error or Unavailable("the metadata service ended")
+        return service.error if service is not None and service.failed.is_set() else None
 
     def start(self) -> None:
         """Raises what MetadataService.start raises."""

@@ -15,8 +15,8 @@ from awsomefsd.cluster.host import MetadataHost
 from awsomefsd.cluster.voters_policy import Carry, Change, Grow, NodeView, Step, Transfer, View, next_step
 from awsomefsd.meta.commands import SetCarries
 from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, Members, TransferLead
-from awsomefsd.meta.messages import Failed, ListNodes, NotLeader, Propose
-from awsomefsd.meta.node_messages import NodeInfo, Nodes
+from awsomefsd.meta.messages import Failed, NotLeader, Propose
+from awsomefsd.meta.node_messages import ListNodes, NodeInfo, Nodes
 
 log = logging.getLogger(__name__)
 ASK_S = 5.0

@@ -198,8 +198,8 @@ def test_from_one_to_three_and_a_wiped_and_a_dead_one(make_town: Callable[[int],
     town.add(3)
     town.await_voters(*({0, 1, 2, 3} - {dead}))
     town.all[NODES[dead]].start()
-    await_("it is told to stop", lambda: not town.all[NODES[dead]].host.carries)
-    assert not has_state(town.all[NODES[dead]].state / "meta")
+    await_("it is told to stop", lambda: not has_state(town.all[NODES[dead]].state / "meta"))
+    assert not town.all[NODES[dead]].host.carries
     assert list((town.all[NODES[dead]].state / "meta").glob("journal.aside.*"))
 
 
@@ -225,7 +225,8 @@ def test_where_a_node_begins(tmp_path: Path) -> None:
     founder, joined = Node(CLUSTER, NODES[0], 1, founder=True), Node(CLUSTER, NODES[1], 1, founder=False)
     (tmp_path / "meta").mkdir()
     assert begins(tmp_path, founder) and not begins(tmp_path, joined) and not others_carry(tmp_path, NODES[0])
-    endpoints.write(tmp_path, CLUSTER, [endpoints.Endpoint(NODES[0], "", "", "h:1", False), endpoints.Endpoint(NODES[1], "", "", "h:2", True)])
+    listed = [endpoints.Endpoint(NODES[0], "", "", "h:1", False), endpoints.Endpoint(NODES[1], "", "", "h:2", True)]
+    endpoints.write(tmp_path, CLUSTER, listed)
     assert not begins(tmp_path, founder) and begins(tmp_path, joined) and others_carry(tmp_path, NODES[0])
     (tmp_path / "meta" / "journal").mkdir()
     durable.write_file(tmp_path / "meta" / "journal" / "000000000001.journal", b"")

@@ -31,8 +31,8 @@ async def test_ends_when_the_metadata_service_does(settings: config.Settings) ->
     parts = daemon.Parts(settings)
 
     def fail() -> None:
-        parts.metadata.error = OSError(5, "fdatasync failed")
-        parts.metadata.failed.set()
+        parts.metadata.service.error = OSError(5, "fdatasync failed")
+        parts.metadata.service.failed.set()
 
     try:
         with trio.fail_after(10), pytest.raises(daemon.MetadataEnded, match="fdatasync failed"):

@@ -1,0 +1,110 @@
+"""What keeps a node in its cluster: reports and orders (agent.py), and, where this node leads, the choice of voters (manager.py).
+
+Two loops, each on a thread of its own while it looks, so that neither waits for the other's answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from awsomefsd.cluster import endpoints
+from awsomefsd.cluster.addresses import described, split_endpoint
+from awsomefsd.cluster.agent import Agent
+from awsomefsd.cluster.host import MetadataHost, others_carry
+from awsomefsd.cluster.manager import Manager
+from awsomefsd.config import Settings, parse_endpoint
+from awsomefsd.errors import ConfigError, Error
+from awsomefsd.limits import MANAGER_MS, NODE_REPORT_MS
+from awsomefsd.meta.peers import Voters
+from awsomefsd.node import Node
+from awsomefsd.tls import TlsFiles
+
+log = logging.getLogger(__name__)
+
+
+def in_cluster(settings: Settings, identity: Node) -> bool:
+    """This node meets others: it has joined them, or it has a port by which they can; and no static list of voters."""
+    joined = identity.role != "node" or not identity.founder
+    if settings.metadata.voters or not (joined or settings.metadata.listen):
+        return False
+    return (settings.state_dir / "pki" / "node.pem").exists()
+
+
+def cluster_voters(settings: Settings, identity: Node) -> Voters:
+    """How the metadata service of this node meets the others.  Raises ConfigError for certificates that cannot be used."""
+    pki = settings.state_dir / "pki"
+    tls = TlsFiles(pki / "ca.pem", pki / "node.pem", pki / "node.key")
+    try:
+        tls()
+    except OSError as err:
+        raise ConfigError(f"the certificates in {pki} cannot be used: {err}") from err
+    known = _Known(settings, identity.node)
+    listen = parse_endpoint(settings.metadata.listen)
+    return Voters(known, listen, tls, frozenset(), lambda: not others_carry(settings.state_dir, identity.node), described(settings)[1])
+
+
+class _Known:
+    """Addresses of the nodes that carry the metadata, from endpoints.json, which is read when it has changed."""
+
+    def __init__(self, settings: Settings, node: str) -> None:
+        self._settings = settings
+        self._node = node
+        self._stamp: tuple[int, int] = (-1, -1)
+        self._found: dict[str, tuple[str, int]] = {}
+
+    def __call__(self) -> dict[str, tuple[str, int]]:
+        try:
+            found = (self._settings.state_dir / endpoints.FILE).stat()
+        except OSError:
+            return self._found
+        if (stamp := (found.st_mtime_ns, found.st_ino)) != self._stamp:
+            self._stamp = stamp
+            self._read()
+        return self._found
+
+    def _read(self) -> None:
+        try:
+            held = endpoints.read(self._settings.state_dir)
+        except Error:
+            return
+        self._found = {}
+        for one in held.values():
+            if one.carries and one.metadata:
+                try:
+                    self._found[one.node] = split_endpoint(one.metadata)
+                except ConfigError:
+                    log.warning("node %s has no usable address: %s", one.name, one.metadata)
+
+
+class Membership:
+    """`call` asks whoever leads.  `grown`: called before one voter alone becomes the first of several."""
+
+    def __init__(
+        self, settings: Settings, identity: Node, call: Callable[[Any], Any], host: MetadataHost, grown: Callable[[], None]
+    ) -> None:
+        self.agent = Agent(settings, identity, call, host)
+        self._manager = Manager(host, settings.cluster.voter_replace_after * 1_000, grown)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_again, self.agent.look, NODE_REPORT_MS, "this node has no orders from a leader now")
+            nursery.start_soon(_again, self._manager.look, MANAGER_MS, "the membership of the metadata cannot be looked at")
+
+
+async def _again(look: Callable[[], object], pause_ms: int, trouble: str) -> None:
+    """Each new trouble is said once."""
+    said = ""
+    while True:
+        try:
+            await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        except Error as err:
+            if str(err) != said:
+                said = str(err)
+                log.warning("%s", trouble, extra={"reason": said})
+        else:
+            said = ""
+        await trio.sleep(pause_ms / 1_000)
