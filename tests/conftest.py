@@ -150,6 +150,11 @@ def _logs(node: Node) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def make_node() -> Iterator[MakeNode]:
     """Makes running, mounted nodes in directories of their own; all are destroyed when the module ends, by their own marks only."""
+    yield from making_nodes()
+
+
+def making_nodes() -> Iterator[MakeNode]:
+    """For fixtures of other scopes too."""
     why = missing_for_mounts()
     if why:
         pytest.skip(why)

@@ -45,7 +45,7 @@ def _syscall(number: int, *arguments: object) -> int:
 
 def open_beneath(directory: int, path: str, flags: int = os.O_PATH) -> int:
     """A descriptor of `path` below `directory`, through no symlink; OSError."""
-    how = _HOW.pack(flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
+    how = _HOW.pack(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
     while True:
         try:
             return _syscall(_OPENAT2, ctypes.c_int(directory), os.fsencode(path), how, ctypes.c_size_t(len(how)))
