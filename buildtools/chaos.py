@@ -20,7 +20,7 @@ from buildtools import load
 from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError
 
-PROGRESS_S = 60.0
+PROGRESS_S = 120.0
 WINDOW_S = 8.0
 
 

@@ -26,8 +26,8 @@ from buildtools.say import CHECKOUT, BuildError, warn
 
 MARKER = ".awsomefs-node"
 VOLUME = "demo"
-START_S = 30.0
-STOP_S = 20.0
+START_S = 60.0
+STOP_S = 60.0
 FAULTS_SEEN_S = 0.05
 
 

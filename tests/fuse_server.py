@@ -31,7 +31,7 @@ from tests.dictfs import DictFs
 
 PARK_BYTES = 1 << 20
 MNT_FORCE = 1
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 
 
 class Served:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.peers import Voters
 from awsomefsd.meta.queries import answer
 from awsomefsd.meta.service import MetadataService
+from tests.ports import free_ports
 
 CLUSTER = "cccccccc-0000-0000-0000-000000000000"
 NODES = [f"{number}0000000-0000-0000-0000-000000000000" for number in range(1, 6)]
@@ -72,10 +72,7 @@ class Grower:
 class GrowingRig:
     def __init__(self, directory: Path, count: int = 3) -> None:
         self.directory = directory
-        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-        self.known = {node: listener.getsockname() for node, listener in zip(NODES, listeners, strict=False)}
-        for listener in listeners:
-            listener.close()
+        self.known = {node: ("127.0.0.1", port) for node, port in zip(NODES, free_ports(count), strict=False)}
         self.founder = NODES[0]
         self.all = {node: Grower(self, node) for node in self.known}
 

@@ -95,10 +95,10 @@ class Host:
         assert self.service is not None
         self.disk.fail = True
         try:
-            self.service.propose(c.AdvanceReader("nobody", 0), 10)
+            self.service.propose(c.AdvanceReader("nobody", 0), 60)
         except Exception:
             pass
-        assert self.service.failed.wait(10)
+        assert self.service.failed.wait(60)
         self.service.stop()
         self.service = None
 

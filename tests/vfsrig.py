@@ -39,7 +39,7 @@ from awsomefsd.wait import Signal, Task, Wait, block_on
 from awsomefsd.worker import Worker
 from tests.meta_host import CLUSTER, DEVICE, MIB, Clock, CountingDisk, Host
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 RING_BYTES = 16 * MIB
 COLLECT_EVERY = 80  # rigs: their circles of objects hold the mappings of five memfds, a descriptor each
 VOLUME, MOUNT = 1, 5
@@ -354,7 +354,7 @@ class Rig:
         """The leader ends the mount's session, as if it had expired."""
         assert self.host.service is not None
         state = self.worker.memory.control.state
-        reply = self.host.service.propose(c.EndSession(state.session, state.epoch, False), 10)
+        reply = self.host.service.propose(c.EndSession(state.session, state.epoch, False), 60)
         assert not isinstance(reply, m.Failed), reply
 
     def counter(self, name: str) -> int:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,18 +18,10 @@ from awsomefsd import durable
 from awsomefsd.meta.messages import GetStatus, Status
 from buildtools import nodes
 from tests.bench.voter_load import Client
+from tests.ports import free_ports
 from tests.voter_tls import Authority
 
 WAIT_S = 60
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [sock.getsockname()[1] for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
 
 
 def awaited(what: str, look: Callable[[], Any], pause_s: float = 0.05) -> Any:

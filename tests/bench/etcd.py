@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 
 from buildtools.say import BuildError
-from tests.voter_rig import awaited, free_ports
+from tests.ports import free_ports
+from tests.voter_rig import awaited
 from tests.voter_tls import Authority
 
 TOOL = "go.etcd.io/etcd/tools/benchmark@v0.5.0-alpha.5.0.20210226220824-aa7126864d82"

@@ -122,7 +122,7 @@ class Nemesis:
         directory = str(node.directory)
         with held(directory, "supervisor"):
             hit = node.kill("daemon")
-            await_true("its end", lambda: not procs.alive(hit["daemon"]), 10)
+            await_true("its end", lambda: not procs.alive(hit["daemon"]), 60)
             shutil.rmtree(node.state / "meta")
         node.replaced("daemon", hit["daemon"], WHOLE_S)
 

@@ -1,7 +1,8 @@
 """Nothing that was acknowledged is lost, done twice or read stale, whatever happens to the leader: real nodes, judged histories.
 
 The normal run is shorter than it could be (the CI has two cores for everything): each kind of fault once or more; soak has the long ones.
-A run whose clients did fewer than RATE_MIN checked operations a second has tested too little: it is void, repeated once, then it fails.
+Before the first fault and after each one every client does BETWEEN operations, however long that takes, so each fault hits clients at work;
+the rate is a figure, which depends on the machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tests.cluster.nemesis import Fault, Nemesis, stalls
 from tests.linear import Operation, Verdict, check_all
 from tests.netns import found_static
 
-RATE_MIN = 100.0
+BETWEEN = 20
 FILE_CLIENTS, READING_CLIENTS, LOCK_CLIENTS = 8, 3, 3
 GAP_S = 10.0  # from one kill to the next
 FAULTS = ["kill", "pause", "kill", "cut", "stop", "deaf", "wipe follower", "mumble", "wipe leader", "loss", "skew", "slow", "kill"]
@@ -47,10 +48,11 @@ def work_through(cluster: Cluster, objects: Objects, seed: int, kinds: Sequence[
     for client in clients:
         client.start()
     try:
-        nemesis.await_progress(20)
+        nemesis.await_progress(BETWEEN)
         for kind in kinds:
             due = time.monotonic() + gap_s
             nemesis.inflict(kind)
+            nemesis.await_progress(BETWEEN)
             assert not any(client.wrong for client in clients), [client.wrong for client in clients]
             time.sleep(max(0.0, due - time.monotonic()))
     finally:
@@ -91,17 +93,6 @@ def tell(run: Run, cluster: Cluster, figures: list[str]) -> None:
         figures.append(f"    {kind:14s} {len(longest):3d} x: longest stall of a client {max(longest):.2f} s, median {middle:.2f} s")
 
 
-def until_not_void(attempt: Callable[[], Run]) -> Run:
-    """A run below the rate is repeated once."""
-    run = attempt()
-    judge(run)
-    if run.rate < RATE_MIN:
-        run = attempt()
-        judge(run)
-    assert run.rate >= RATE_MIN, f"void: {run.rate:.0f} operations a second, {RATE_MIN:.0f} are needed"
-    return run
-
-
 def started(make_cluster: Callable[..., Cluster], count: int) -> Cluster:
     cluster = make_cluster(count, faults=True)
     found_static(cluster)
@@ -114,7 +105,8 @@ def chaos(
     make_cluster: Callable[..., Cluster], figures: list[str], seed: int, count: int, kinds: Sequence[str], gap_s: float, **keywords: Any
 ) -> None:
     cluster = started(make_cluster, count)
-    run = until_not_void(lambda: work_through(cluster, Objects(cluster), seed, kinds, gap_s, **keywords))
+    run = work_through(cluster, Objects(cluster), seed, kinds, gap_s, **keywords)
+    judge(run)
     level(cluster)
     tell(run, cluster, figures)
 

@@ -75,7 +75,7 @@ class Load:
     def stop(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait(30)
+            self.process.wait(60)
             self.process = None
 
     def rows(self) -> list[list[str]]:

@@ -89,7 +89,7 @@ def test_kills_during_collection(make_node, figures, seed) -> None:
         node.cli("device", "collect", "start")
         if turn:
             roles = [("daemon",), ("worker",), ("daemon", "worker")][turn - 1]
-            await_true("copying", lambda: state(node)["state"] == "collecting" or int(state(node)["figures"].get("rounds", 0)), 20)
+            await_true("copying", lambda: state(node)["state"] == "collecting" or int(state(node)["figures"].get("rounds", 0)), 60)
             for role, pid in node.kill(*roles).items():
                 node.replaced(role, pid)
             node.await_daemon()

@@ -61,7 +61,7 @@ def test_a_node_comes_back_from_its_device_alone(make_node, figures, seed, tmp_p
             node.detach_mount()
         finally:
             writer.kill()
-            writer.wait(30)
+            writer.wait(60)
         shutil.rmtree(node.state)
         assert "--confirm-nobody-writes" in node.cli_error("device", "recover", str(node.disk))
         report = recovered(node)
@@ -187,7 +187,7 @@ def test_what_comes_back_to_a_full_device_has_its_bytes(make_node, figures, seed
             node.detach_mount()
         finally:
             churn.kill()
-            churn.wait(30)
+            churn.wait(60)
         leased = int(figures_now["checkpoints_written"])
         shutil.rmtree(node.state)
         recovered(node)

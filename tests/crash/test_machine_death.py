@@ -99,7 +99,7 @@ def test_everything_fsynced_survives_the_death_of_everything(make_node, figures,
             node.detach_mount()
         finally:
             writer.kill()
-            writer.wait(30)
+            writer.wait(60)
         node.cli("fsck", timeout_s=120)
         node.up()
         wanted = confirmed(manifest)

@@ -52,7 +52,7 @@ class Process:
             if pipe is not None:
                 pipe.close()
         try:
-            self.child.wait(20)
+            self.child.wait(60)
         except subprocess.TimeoutExpired:
             self.child.kill()
             self.child.wait()

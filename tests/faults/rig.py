@@ -14,7 +14,7 @@ from typing import Any
 from buildtools import chaos
 from buildtools.nodes import Node, await_true
 
-RETRY_S = 30.0
+RETRY_S = 60.0
 
 
 @contextmanager

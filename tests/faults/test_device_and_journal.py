@@ -72,7 +72,7 @@ def test_a_flush_that_failed_behind_the_back_is_told_once(node, undisturbed):
         with faults(node, "device.write=ENOSPC", hits="device.write"):
             os.write(fd, bytes(MIB))
             before = node.fault_hits("device.write")
-            await_true("a flush by age", lambda: node.fault_hits("device.write") > before, 20)
+            await_true("a flush by age", lambda: node.fault_hits("device.write") > before, 60)
         await_true("the next try of the flusher", lambda: committed(node, start, os.fstat(fd).st_ino), 20, 0.2)
         assert refused(lambda: os.fsync(fd)) == errno.ENOSPC
         assert refused(lambda: os.fsync(fd)) == 0
@@ -133,7 +133,7 @@ def test_a_journal_that_fails_ends_the_daemon_and_it_comes_back(node, figures, s
         for rules in ("journal.sync=EIO:x1", "journal.write=EIO:x1", "journal.write=ENOSPC:x1", "store.commit=EIO:x1"):
             daemon = node.pid("daemon")
             with faults(node, rules, hits=rules.partition("=")[0]):
-                await_true(f"the end of the daemon by {rules}", lambda pid=daemon: pid not in node.pids("daemon"), 20)
+                await_true(f"the end of the daemon by {rules}", lambda pid=daemon: pid not in node.pids("daemon"), 60)
             node.replaced("daemon", daemon)
             running.await_progress(5)
         finals = running.finish()
@@ -174,7 +174,7 @@ def test_a_full_dirty_log_makes_writers_wait(node, undisturbed):
         writer = threading.Thread(target=flood, daemon=True)
         writer.start()
         hits = node.fault_hits("device.flush")
-        await_true("flushes that fail", lambda: node.fault_hits("device.flush") > hits + 5, 30)
+        await_true("flushes that fail", lambda: node.fault_hits("device.flush") > hits + 5, 60)
         assert not done.is_set()
     assert done.wait(60)
     fsync_until_true(path)

@@ -142,7 +142,7 @@ def test_more_open_files_than_a_mount_has_room_for(node):
         assert holders.can_read(), "a full table is taken over"
     finally:
         holders.end()
-    await_true("room again", lambda: can_make(node.mountpoint / "again"), 20)
+    await_true("room again", lambda: can_make(node.mountpoint / "again"), 60)
 
 
 def can_make(path) -> bool:
@@ -184,12 +184,12 @@ def test_a_keeper_without_descriptors_starts_the_successor_when_it_has_some(node
         node.kill("worker")
         reader.start()
         log = node.log / "keeper.log"
-        await_true("a start that failed", lambda: log.read_text().count("worker not started") > 2, 20)
+        await_true("a start that failed", lambda: log.read_text().count("worker not started") > 2, 60)
         assert not answered.is_set() and node.pid("keeper") == keeper
     finally:
         resource.prlimit(keeper, resource.RLIMIT_NOFILE, limits)
     node.replaced("worker", worker)
-    assert answered.wait(30)
+    assert answered.wait(60)
     assert path.read_bytes() == b"before" and node.pid("keeper") == keeper
 
 
@@ -207,7 +207,7 @@ def test_the_journal_directory_gone_read_only(node, seed):
         node.kill("daemon")
         log = node.log / "supervisor.log"
         ended = log.read_text().count("child=daemon")
-        await_true("starts that fail", lambda: log.read_text().count("child=daemon") > ended + 3, 30)
+        await_true("starts that fail", lambda: log.read_text().count("child=daemon") > ended + 3, 60)
     finally:
         subprocess.run(["umount", place], check=True)
         if running is not None:

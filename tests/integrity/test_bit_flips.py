@@ -41,7 +41,7 @@ from tests.unit.test_scrub import CLUSTER, Ground
 
 SUPERBLOCKS, SEGMENTS, JOURNAL, STORE, MEMORY = 120, 380, 120, 200, 180
 assert SUPERBLOCKS + SEGMENTS + JOURNAL + STORE + MEMORY == 1_000
-CHILD_S = 20
+CHILD_S = 120
 
 
 def flipped(raw: bytes | bytearray, at: int, chance: random.Random) -> bytearray:

@@ -29,7 +29,7 @@ def test_a_further_mount_comes_back_with_its_node(make_node, tmp_path: Path) -> 
         except OSError:  # ENOTCONN until the daemon has mounted it again
             return False
 
-    await_true("the further mount", there, 30)
+    await_true("the further mount", there, 60)
     assert (node.mountpoint / "b").read_text() == "also"
     assert node.further_mounts() == [str(further)]
     node.destroy()

@@ -58,7 +58,7 @@ class Adapter:
         assert self.process.stdout is not None
         said = self.process.stdout.readline()
         assert said.startswith("serving"), said + self.process.stdout.read()
-        await_true("the mount", lambda: os.path.ismount(self.place), 10)
+        await_true("the mount", lambda: os.path.ismount(self.place), 60)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)

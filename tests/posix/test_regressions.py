@@ -38,7 +38,7 @@ def fails(code: int):
 def test_a_time_beyond_what_is_stored_is_the_nearest_one(place, seconds):
     """The service dropped the worker's connection for the number, and the worker sent it again for ever: the mount hung."""
     (place / "file").touch()
-    subprocess.run(["touch", "-d", f"@{seconds}", place / "file"], timeout=20, check=True)
+    subprocess.run(["touch", "-d", f"@{seconds}", place / "file"], timeout=60, check=True)
     shown = (place / "file").stat()
     assert shown.st_mtime_ns == shown.st_atime_ns == (TIME_NS_MAX if seconds > 0 else TIME_NS_MIN)
 
@@ -62,7 +62,7 @@ def lock_by_handle(fd: int) -> bool:
 
 
 def eventually(check) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not check():
         if time.monotonic() > deadline:
             return False

@@ -395,7 +395,7 @@ def test_waiting_lock_ends_with_a_signal(place):
         "try: fcntl.lockf(file, fcntl.LOCK_EX, 10, 100)\nexcept Rang: sys.exit(9)"
     )
     with holder(path, "fcntl") as process:
-        assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=20, check=False).returncode == 9
+        assert subprocess.run([sys.executable, "-c", code, str(path)], timeout=60, check=False).returncode == 9
         process.kill()
 
 

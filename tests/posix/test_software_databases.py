@@ -121,7 +121,7 @@ class Postgres:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        await_true("the end of the server", lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 30)
+        await_true("the end of the server", lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 60)
 
     def check(self) -> list[str]:
         """Money is neither made nor lost, and the indexes agree with their tables.  Returns the sums."""
@@ -168,7 +168,7 @@ def test_postgresql(node, server, figures):
         server.kill()
     finally:
         load.kill()
-        load.wait(30)
+        load.wait(60)
     began = time.monotonic()
     server.start()
     server.check()

@@ -210,7 +210,7 @@ def reads(root: str) -> Told:
 
 
 def run(path: str) -> None:
-    subprocess.run([f"./{path}"], check=True, timeout=20)
+    subprocess.run([f"./{path}"], check=True, timeout=60)
 
 
 def test_reads_under_each_policy(policy: Beside) -> None:

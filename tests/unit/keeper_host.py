@@ -22,10 +22,10 @@ from awsomefsd.sockets import readable
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = [sys.executable, str(Path(__file__).with_name("keeper_worker.py"))]
 
-WATCHDOG_S = 60.0
+WATCHDOG_S = 240.0  # below pytest's own limit
 
 
-def until(what: str, true: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+def until(what: str, true: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Ask again until it is true; for what has no event."""
     deadline = time.monotonic() + timeout_s
     while not (found := true()):
@@ -34,7 +34,7 @@ def until(what: str, true: Callable[[], Any], timeout_s: float = 10.0) -> Any:
     return found
 
 
-def end_of(pid: int, timeout_s: float = 10.0) -> None:
+def end_of(pid: int, timeout_s: float = 60.0) -> None:
     """Wait until a process is gone, ours or not."""
     try:
         pidfd = os.pidfd_open(pid)
@@ -84,7 +84,7 @@ class Host:
     def kill_keeper(self, number: int = signal.SIGKILL) -> None:
         assert self.keeper is not None
         self.keeper.send_signal(number)
-        self.keeper.wait(10)
+        self.keeper.wait(60)
 
     def log(self) -> str:
         return (self.directory / "keeper.log").read_text(errors="replace")
@@ -96,7 +96,7 @@ class Host:
         self.dirs.append(path)
         return path
 
-    def mount(self, dir: Path | None = None, id: str = "", timeout_s: float = 20.0, **config: Any) -> Path:
+    def mount(self, dir: Path | None = None, id: str = "", timeout_s: float = 60.0, **config: Any) -> Path:
         dir = dir or self.dir()
         id = id or f"{self._serial:x}"
         memfds = {"control": 65536, "slot": 1 << 17}

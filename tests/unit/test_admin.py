@@ -86,9 +86,9 @@ async def test_calls_pass_the_door_and_errors_come_back_as_they_were(inner: serv
 async def test_health_and_reflection(inner: server.GrpcServer) -> None:
     def look(path: Path) -> tuple[int, list[str]]:
         with sockets.address(path) as place, grpc.insecure_channel(f"unix:{place}", [("grpc.default_authority", "localhost")]) as channel:
-            check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=server.SERVICE_NAME), timeout=10)
+            check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=server.SERVICE_NAME), timeout=60)
             request = reflection_pb2.ServerReflectionRequest(list_services="")
-            (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]), timeout=10)
+            (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]), timeout=60)
             return check.status, [service.name for service in answer.list_services_response.service]
 
     async with opened(inner) as (_door, path, _refused):

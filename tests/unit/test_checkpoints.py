@@ -77,7 +77,7 @@ class Rig:
     def await_durable(self) -> int:
         applied = self.applied
         self.index.wanted.set()
-        await_true("the device has it", lambda: self.index.durable >= applied, 20)
+        await_true("the device has it", lambda: self.index.durable >= applied, 60)
         return applied
 
 
@@ -169,10 +169,10 @@ def test_after_a_restart_what_was_durable_counts_and_a_new_checkpoint_follows(tm
         made.index.durable = UNKNOWN
         seen: list[int] = []
         checkpointer = made.start()
-        await_true("a first word", lambda: seen.append(made.index.durable) or made.index.durable, 20)
+        await_true("a first word", lambda: seen.append(made.index.durable) or made.index.durable, 60)
         assert made.index.durable >= last, "nothing that was freed before is in doubt"
         made.await_durable()
-        await_true("a new checkpoint", lambda: checkpointer.figures(0)["checkpoints_written"] == 1, 20)
+        await_true("a new checkpoint", lambda: checkpointer.figures(0)["checkpoints_written"] == 1, 60)
         assert len(made.call(m.GetOwnSegments()).segments) <= len(held) + 1, "two generations, whatever the number of starts"
 
 
@@ -188,10 +188,10 @@ def test_a_device_that_fails_suspends_checkpoints_and_ends_it_when_it_works(tmp_
             patch.setattr(Device, "flush", fail)
             made.propose(c.CreateVolume("while-broken", "uuid"))
             made.index.wanted.set()
-            await_true("suspended", lambda: checkpointer.state.startswith("suspended") and "broken" in checkpointer.state, 20)
+            await_true("suspended", lambda: checkpointer.state.startswith("suspended") and "broken" in checkpointer.state, 60)
             assert made.index.durable == OFF, "freed segments can be leased"
         made.await_durable()
-        await_true("ok again", lambda: checkpointer.state == "ok", 20)
+        await_true("ok again", lambda: checkpointer.state == "ok", 60)
 
 
 def test_a_full_tail_begins_a_new_checkpoint(tmp_path, seed):
@@ -230,8 +230,8 @@ def test_a_device_that_comes_late_keeps_its_newest_checkpoint_until_the_next_one
                 else:
                     absent.setattr(Checkpointer, "_choose", lambda *_: None)
                 checkpointer = made.start()
-                await_true("suspended", lambda: made.index.durable == OFF, 20)
-            await_true("a try that fails", lambda: "cut" in checkpointer.state, 20)
+                await_true("suspended", lambda: made.index.durable == OFF, 60)
+            await_true("a try that fails", lambda: "cut" in checkpointer.state, 60)
             made.stop()
     assert recovery.recover(tmp_path / "new", [str(made.path)], "test", dry_run=True).index > 0
 
@@ -246,7 +246,7 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_written_over(tmp_path,
             broken.setattr(Device, "pread_into", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "not now")))
             broken.setattr(Device, "flush", lambda _self: (_ for _ in ()).throw(OSError(errno.EIO, "cut")))
             checkpointer = made.start()
-            await_true("a try that fails", lambda: "cut" in checkpointer.state, 20)
+            await_true("a try that fails", lambda: "cut" in checkpointer.state, 60)
             made.stop()
     assert recovery.recover(tmp_path / "new", [str(made.path)], "test", dry_run=True).index > 0
 

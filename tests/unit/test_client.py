@@ -105,14 +105,14 @@ def ask(client: MetaClient, body: m.Body) -> Signal:
 def test_requests_of_many_threads_over_crashes_of_the_service(tmp_path, clients):
     with host(tmp_path) as node:
         client = clients(node.socket_path)
-        client.start_session(OPEN, 10)
+        client.start_session(OPEN, 60)
         failed: list[BaseException] = []
 
         def work(thread: int) -> None:
             try:
                 for number in range(60):
                     unique = 1000 + thread * 100 + number
-                    reply = block_on(client.propose(make(b"%d" % unique), unique), 30)
+                    reply = block_on(client.propose(make(b"%d" % unique), unique), 60)
                     assert reply.created, reply
                     client.ack(unique)
             except BaseException as err:
@@ -122,7 +122,7 @@ def test_requests_of_many_threads_over_crashes_of_the_service(tmp_path, clients)
         for thread in threads:
             thread.start()
         for number in range(4):
-            client.call(m.Follow(20 + 40 * number, 1, 10_000), 30)  # until the log has come so far
+            client.call(m.Follow(20 + 40 * number, 1, 10_000), 60)  # until the log has come so far
             node.crash()
             node.start()
         for thread in threads:
@@ -137,7 +137,7 @@ def test_errors_come_as_fserror_and_calls_as_replies(tmp_path, clients):
     with host(tmp_path) as node:
         client = clients(node.socket_path)
         with pytest.raises(FsError) as caught:
-            client.call(m.Lookup(1, 1, b"none"), 10)
+            client.call(m.Lookup(1, 1, b"none"), 60)
         assert caught.value.errno == errno.ENOENT
         assert client.call(m.GetAttr(1, 1), 10).attr.ino == 1
         assert client.cluster_uuid
@@ -146,24 +146,24 @@ def test_errors_come_as_fserror_and_calls_as_replies(tmp_path, clients):
 def test_a_wait_for_a_lock_over_a_crash_and_its_cancellation(tmp_path, clients):
     with host(tmp_path) as node:
         client = clients(node.socket_path)
-        client.start_session(OPEN, 10)
+        client.start_session(OPEN, 60)
         ino = block_on(client.propose(make(b"f"), 100), 10).attr.ino
 
         def lock(owner: int, kind: int = 1) -> c.SetLock:
             return c.SetLock(1, ino, 0, owner, 1, kind, 0, 9)
 
-        block_on(client.propose(lock(1), 101), 10)
+        block_on(client.propose(lock(1), 101), 60)
         granted, cancelled = Signal(), Signal()
         client.wait_lock(lock(2), 102).start(granted.fire)
         client.wait_lock(lock(3), 103).start(cancelled.fire)
-        client.call(m.GetStatus(), 10)
+        client.call(m.GetStatus(), 60)
         node.crash()
         client.cancel(103)
         node.start()
         with pytest.raises(FsError) as caught:
-            block_on(cancelled, 20)
+            block_on(cancelled, 60)
         assert caught.value.errno == errno.EINTR
-        block_on(client.propose(lock(1, kind=2), 104), 20)
+        block_on(client.propose(lock(1, kind=2), 104), 60)
         assert block_on(granted, 20) == m.Done()
         assert client.call(m.TestLock(1, ino, Lock(0, 7, 0, 1, 0, 1)), 10).lock.owner == 2
 
@@ -173,7 +173,7 @@ def test_refused_proposals_are_sent_again_with_the_acks_that_make_room(tmp_path,
     monkeypatch.setattr(leader_module, "BATCH_ENTRIES_MAX", 4)
     with host(tmp_path) as node:
         client = clients(node.socket_path)
-        client.start_session(OPEN, 10)
+        client.start_session(OPEN, 60)
         signals = []
         for unique in range(100, 130):
             signal = Signal()
@@ -193,14 +193,14 @@ def test_the_session_is_lost_when_the_leader_has_ended_it(tmp_path, clients):
     with host(tmp_path) as node:
         client = clients(node.socket_path)
         client.on_session_lost, client.on_fenced = lost.set, fenced.set
-        opened = client.start_session(OPEN, 10)
+        opened = client.start_session(OPEN, 60)
         assert 0 < client.lease_left_ns() <= client_module.clock.boot_ns()
-        node.service.propose(c.EndSession(opened.session, opened.epoch, True), 10)
+        node.service.propose(c.EndSession(opened.session, opened.epoch, True), 60)
         with pytest.raises(FsError) as caught:
-            block_on(client.propose(make(b"late"), 100), 10)
+            block_on(client.propose(make(b"late"), 100), 60)
         assert caught.value.errno == errno.ESTALE
-        assert lost.wait(10) and client.lease_left_ns() == 0 and not fenced.is_set()
-        again = client.start_session(OPEN, 10)
+        assert lost.wait(60) and client.lease_left_ns() == 0 and not fenced.is_set()
+        again = client.start_session(OPEN, 60)
         assert again.session != opened.session and client.lease_left_ns() > 0
 
 
@@ -209,9 +209,9 @@ def test_ending_the_session_is_no_loss(tmp_path, clients):
     with host(tmp_path) as node:
         client = clients(node.socket_path, renew_ms=1)
         client.on_session_lost = lost.set
-        opened = client.start_session(OPEN, 10)
+        opened = client.start_session(OPEN, 60)
         assert block_on(client.propose(c.EndSession(opened.session, opened.epoch, True), 100), 10) == m.Done()
-        client.call(m.GetStatus(), 10)
+        client.call(m.GetStatus(), 60)
         assert not lost.is_set() and client.lease_left_ns() == 0
 
 
@@ -250,7 +250,7 @@ def test_an_opening_that_lost_its_answer_is_the_same_request(tmp_path, script, c
     assert first.body == second.body and first.body.unique
     volume = m.VolumeInfo(1, "u", "v", 0, 0, 0, 0)
     script.answer(second.call, m.SessionOpened(3, 4, False, True, 10_000, volume))
-    opened = client.start_session(OPEN, 10)
+    opened = client.start_session(OPEN, 60)
     assert opened.foreign and (client.session, client.epoch) == (3, 4)
 
 
@@ -262,7 +262,7 @@ def test_inflight_is_bounded_and_the_rest_waits_in_order(tmp_path, script, clien
     signals = [ask(client, m.GetAttr(1, number)) for number in range(10)]
     over = ask(client, m.GetAttr(1, 99))
     with pytest.raises(Unavailable):
-        block_on(over, 10)
+        block_on(over, 60)
     for number in range(10):
         request = script.take()
         assert request.body.ino == number
@@ -299,9 +299,9 @@ def test_close_ends_what_is_outstanding(tmp_path, clients):
     signal = ask(client, m.GetStatus())
     client.close()
     with pytest.raises(Unavailable):
-        block_on(signal, 10)
+        block_on(signal, 60)
     with pytest.raises(Unavailable):
-        client.call(m.GetStatus(), 10)
+        client.call(m.GetStatus(), 60)
 
 
 def test_answer_decoder_fuzz(seed):
@@ -352,24 +352,24 @@ def test_the_lease_counts_from_the_sending_and_ends_before_the_leader_acts():
         keeper.begin(clock())
         clock.advance(3)
         keeper.wake()
-        assert renewer.submitted.acquire(timeout=10)
+        assert renewer.submitted.acquire(timeout=60)
         body, resume = renewer.renewals.pop()
         assert body == m.Renew(3, 4, 17)
         clock.advance(3)
         resume(m.Done(), None)
-        assert told.acquire(timeout=10) and events == ["renewed"]
+        assert told.acquire(timeout=60) and events == ["renewed"]
         assert keeper.left_ns() == 3_666_000_000, "counted from when it was sent"
-        assert renewer.submitted.acquire(timeout=10), "an old renewal is followed by a new one at once"
+        assert renewer.submitted.acquire(timeout=60), "an old renewal is followed by a new one at once"
         _, resume = renewer.renewals.pop()
         clock.advance(4)
         keeper.wake()
-        assert told.acquire(timeout=10) and events == ["renewed", "fenced"] and keeper.left_ns() == 0
+        assert told.acquire(timeout=60) and events == ["renewed", "fenced"] and keeper.left_ns() == 0
         resume(m.Done(), None)
-        assert told.acquire(timeout=10) and events[-1] == "renewed" and keeper.left_ns() > 0
-        assert renewer.submitted.acquire(timeout=10)
+        assert told.acquire(timeout=60) and events[-1] == "renewed" and keeper.left_ns() > 0
+        assert renewer.submitted.acquire(timeout=60)
         _, resume = renewer.renewals.pop()
         resume(None, FsError(errno.ESTALE))
-        assert told.acquire(timeout=10) and events[-1] == "lost" and keeper.left_ns() == 0
+        assert told.acquire(timeout=60) and events[-1] == "lost" and keeper.left_ns() == 0
     finally:
         keeper.stop()
         thread.join()

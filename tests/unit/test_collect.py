@@ -41,7 +41,7 @@ class Asked:
     def __call__(self, body: Any) -> Any:
         self.before(body)
         assert self.r.host.service is not None
-        reply = self.r.host.service.query(body, 10)
+        reply = self.r.host.service.query(body, 60)
         if isinstance(reply, m.Failed):
             raise Unavailable(reply.detail) if reply.retry else FsError(reply.errno, reply.detail)
         return reply

@@ -129,6 +129,6 @@ def test_supervisor_restarts_takes_up_and_ends(tmp_path: Path) -> None:
         os.close(again.pidfd)
     finally:
         os.write(writer, b"x")
-        thread.join(20)
+        thread.join(60)
         os.close(writer)
     assert child.pid == 0 and not (tmp_path / "supervisor.json").exists()

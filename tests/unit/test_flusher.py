@@ -294,7 +294,7 @@ def test_reservations_are_acknowledged(r: Rig) -> None:
 
 
 def test_a_full_device_does_not_stop_the_mount(r: Rig) -> None:
-    r.host.service.propose(c.SetVolume(1, quota_bytes=10_000), 10)  # type: ignore[union-attr]
+    r.host.service.propose(c.SetVolume(1, quota_bytes=10_000), 60)  # type: ignore[union-attr]
     r.mount.reservation.set_left(0)
     ino, fh = r.create(b"a")
     before = held_results(r)

@@ -88,7 +88,7 @@ class Kernel:
     def close(self) -> None:
         self.ours.shutdown(socket.SHUT_RDWR)  # readers see the end
         for session in self.sessions:
-            assert session.wait(10)
+            assert session.wait(60)
         self.ours.close()
         self.theirs.close()
 
@@ -308,7 +308,7 @@ def test_resent_request_finds_its_reply(kernel: Kernel, fs: DictFs) -> None:
     init(kernel)
     first.park.park(read_late(4))
     kernel.ours.shutdown(socket.SHUT_WR)  # the first one's readers end
-    assert first.wait(10)
+    assert first.wait(60)
     kernel.ours.close()
     kernel.theirs.close()
     kernel.ours, kernel.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

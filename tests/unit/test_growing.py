@@ -166,5 +166,5 @@ def test_an_empty_directory_founds_nothing_where_others_carry_the_metadata(rig: 
     rig.founder = ""
     rig.all[NODES[0]].start()
     assert not rig.all[NODES[0]].service.alone
-    reply = rig.all[NODES[0]].service.propose(c.Init(CLUSTER, 1), 5)
+    reply = rig.all[NODES[0]].service.propose(c.Init(CLUSTER, 1), 60)
     assert isinstance(reply, m.NotLeader), "it waits to be taken in"

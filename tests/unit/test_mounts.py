@@ -249,19 +249,19 @@ def test_one_operation_at_a_time_for_a_volume(rig: Rig) -> None:
 
     def wait() -> None:
         inside.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
 
     rig.keeper.inside = wait
     first = threading.Thread(target=rig.mounts.mount, args=("alpha", rig.directories[0], []))
     first.start()
     try:
-        assert inside.wait(10)
+        assert inside.wait(60)
         with pytest.raises(Refused, match="right now"):
             rig.mounts.mount("alpha", rig.directories[1], [])
         assert [view.state for view in rig.mounts.views()] == ["mounting"] and rig.mounts.reconcile() == []
     finally:
         go_on.set()
-        first.join(10)
+        first.join(60)
     assert rig.mounts.views()[0].state == "serving"
 
 

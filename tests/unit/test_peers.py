@@ -18,6 +18,7 @@ from awsomefsd.meta.port import MetadataPort
 from awsomefsd.meta.raft_messages import Append, Heartbeat
 from awsomefsd.rpc import FrameReader, frame
 from awsomefsd.tls import TlsNow
+from tests.ports import free_ports
 from tests.voter_tls import Authority
 
 CLUSTER = "cccccccc-0000-0000-0000-000000000000"
@@ -35,7 +36,7 @@ class Net:
         self.got: dict[str, list[tuple[str, Message]]] = {}
 
     def listen(self, node: str) -> None:
-        self.listeners[node] = listener = socket.create_server(self.addresses.get(node, ("127.0.0.1", 0)))
+        self.listeners[node] = listener = socket.create_server(self.addresses.get(node) or ("127.0.0.1", free_ports(1)[0]))
         self.addresses[node] = listener.getsockname()
 
     def start(self, node: str, tls: TlsNow | None = None, cluster: str = CLUSTER, addresses=None, refusal=None) -> Peers:

@@ -21,7 +21,7 @@ from awsomefsd.meta.messages import Committed
 from awsomefsd.types import Attr, Extent
 from awsomefsd.wait import Resume, Wait, block_on
 
-WAIT_S = 5
+WAIT_S = 60
 
 
 def attr(ino: int, size: int = 0, stored: int = 0, inline: bool = True) -> Attr:

@@ -41,14 +41,14 @@ def committed_not_settled(r: Rig, write: Callable[[], None]) -> tuple[Callable[[
 
     def slow(batch: Any) -> None:
         begun.set()
-        assert go.wait(20)
+        assert go.wait(60)
         finish(batch)
 
     def act() -> None:
         flusher._finish = slow
         write()
         flusher.kick()
-        assert begun.wait(20)
+        assert begun.wait(60)
 
     return act, go
 

@@ -18,7 +18,7 @@ from tests.meta_host import MIB, host
 from tests.metadrive import Drive
 from tests.unit.test_client import OPEN, Script, make
 
-WAIT_S = 5
+WAIT_S = 60
 
 
 class Uniques:

@@ -50,5 +50,5 @@ def test_a_worker_whose_thread_dies_ends() -> None:
         "threading.Thread(target=lambda: 1 / 0, daemon=True).start()\n"
         "time.sleep(20)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], timeout=15, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
     assert ended.returncode == 70 and "ZeroDivisionError" in ended.stderr

@@ -194,11 +194,11 @@ def test_stop_resume_and_a_second_start(ground: Ground) -> None:
 
         if isinstance(body, GetPieces):
             waiting.set()
-            go.wait(20)
+            go.wait(60)
 
     ground.before_answer = hold
     scrub.start()
-    assert waiting.wait(20)
+    assert waiting.wait(60)
     with pytest.raises(Refused):
         scrub.start()
     closer = threading.Thread(target=scrub.close)  # the daemon ends

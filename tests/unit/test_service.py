@@ -63,7 +63,7 @@ def test_a_clean_stop_leaves_nothing_to_replay(tmp_path):
         node.service.stop()
         node.start()
         assert node.figures()["replayed"] == 0
-        node.service.propose(c.RegisterReader("r", 0), 5)
+        node.service.propose(c.RegisterReader("r", 0), 60)
         last = node.log()[-1]
         assert last.stamp > stamp and last.site == 7
 
@@ -75,7 +75,7 @@ def test_a_failed_sync_ends_the_service_and_nobody_is_told_that_it_worked(tmp_pa
         node.disk.fail = True
         wire.send(create(opened, 10, b"lost"))
         assert wire.closed()
-        assert node.service.failed.wait(10) and isinstance(node.service.error, Exception)
+        assert node.service.failed.wait(60) and isinstance(node.service.error, Exception)
         with pytest.raises(Unavailable):
             node.service.query(m.GetStatus())
         node.service.stop()
@@ -449,7 +449,7 @@ def test_the_commands_of_raft_itself_are_refused(tmp_path):
     with host(tmp_path) as node:
         before = node.figures()["last_index"]
         for command in (c.NoOp(), c.ChangeMembership(Membership([Member("intruder", "journal", True)]))):
-            reply = node.service.propose(command, 10)
+            reply = node.service.propose(command, 60)
             assert isinstance(reply, m.Failed) and "not for clients" in reply.detail
         assert node.figures()["last_index"] == before
 
@@ -457,7 +457,7 @@ def test_the_commands_of_raft_itself_are_refused(tmp_path):
 def test_the_daemons_own_requests_are_checked_too(tmp_path):
     with host(tmp_path) as node:
         for command in (c.SetVolume(1 << 40), c.AdvanceReader("r", 1 << 70), c.CreateVolume("n", "x" * (3 << 20))):
-            reply = node.service.propose(command, 10)
+            reply = node.service.propose(command, 60)
             assert isinstance(reply, m.Failed) and reply.errno in (errno.EINVAL, errno.EMSGSIZE)
         assert node.figures()["last_index"] == 3
 

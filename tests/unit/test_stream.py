@@ -39,7 +39,7 @@ def test_follow_waits_for_the_next_entry_and_no_longer_than_asked(tmp_path):
         assert reply == m.Changes([], 1, 3)
         assert wire.ask(m.Follow(3, 10, 30)) == m.Changes([], 1, 3)
         wire.send(m.Follow(3, 10, 30_000))
-        node.service.propose(c.RegisterReader("r", 0), 10)
+        node.service.propose(c.RegisterReader("r", 0), 60)
         (answer,) = wire.receive()
         assert [entry.index for entry in stream.changes(answer.reply, 3)] == [4]
         assert node.figures()["followers"] == 0
@@ -60,11 +60,11 @@ def test_compaction_keeps_what_a_registered_reader_has_not_passed(tmp_path):
     with host(tmp_path, replica_options={"commit_entries": 20, "commit_ms": 60_000, "journal_file_bytes": 4 << 20}) as node:
         wire = Wire(node.socket_path)
         opened = wire.open_session()
-        node.service.propose(c.RegisterReader("reader", 4), 10)
+        node.service.propose(c.RegisterReader("reader", 4), 60)
         fill(wire, opened, 1_000, 1_200)
         assert node.figures()["first_index"] == 1 and node.figures()["journal_bytes"] >= 12 << 20
         assert [entry.index for entry in node.log(4)][:3] == [5, 6, 7]
-        node.service.propose(c.AdvanceReader("reader", 600), 10)
+        node.service.propose(c.AdvanceReader("reader", 600), 60)
         fill(wire, opened, 3_000, 40)
         kept = node.figures()["first_index"]
         assert 1 < kept <= 601
@@ -75,7 +75,7 @@ def test_compaction_keeps_what_a_registered_reader_has_not_passed(tmp_path):
         assert node.figures()["first_index"] == kept
         with pytest.raises(stream.StreamGap):
             stream.changes(node.service.query(m.Follow(4, 10, 0)), 4)
-        node.service.propose(c.RemoveReader("reader"), 10)
+        node.service.propose(c.RemoveReader("reader"), 60)
         wire = Wire(node.socket_path)
         fill(wire, opened, 4_000, 40)
         assert node.figures()["first_index"] > 601
@@ -99,7 +99,7 @@ def test_entries_are_followed_while_they_are_made(tmp_path):
         thread.start()
         wire.send(*(create(opened, 100 + number, b"%03d" % number) for number in range(100)))
         wire.receive(100)
-        thread.join(20)
+        thread.join(60)
         assert names == [b"%03d" % number for number in range(100)]
         wire.close()
         reader.close()

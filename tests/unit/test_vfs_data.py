@@ -110,7 +110,7 @@ def test_a_kill_after_a_truncation_does_not_bring_dirty_data_back(r: Rig) -> Non
     gate.on_propose = on_propose
     ctx = r.ctx()
     r.begin("setattr", ino, None, SetAttrIn(c.SET_SIZE, size=0))
-    assert held[0].answered.wait(5)
+    assert held[0].answered.wait(60)
     r.kill()
     r.start(lambda vfs: vfs.setattr(r.ctx(ctx.unique + 2), ino, None, SetAttrIn(c.SET_SIZE, size=0)))
     assert r.attr(ino).size == 0 and r.content(ino) == b""
@@ -132,7 +132,7 @@ def test_a_truncation_meets_a_state_that_was_forgotten_meanwhile(r: Rig) -> None
 
     gate.on_propose = on_propose
     cut = r.begin("setattr", ino, None, SetAttrIn(c.SET_SIZE, size=5))
-    assert held[0].answered.wait(5)
+    assert held[0].answered.wait(60)
     r.mount.files.forget_clean()
     assert len(r.content(ino)) == BIG
     held[0].release()
@@ -309,7 +309,7 @@ def test_reservations_always_add_up(r: Rig, seed: int) -> None:
 def test_a_kill_after_a_removal_gives_the_reservation_of_its_dirty_data_back(r: Rig) -> None:
     r.file(b"a", b"a" * BIG)
     r.kill()
-    r.host.service.propose(c.Unlink(1, ROOT_INO, b"a"), 10)  # type: ignore[union-attr]
+    r.host.service.propose(c.Unlink(1, ROOT_INO, b"a"), 60)  # type: ignore[union-attr]
     r.start()
     balanced(r)
 
