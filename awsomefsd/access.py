@@ -99,6 +99,9 @@ class MetaAccess:
             reply: Reply = block_on(signal)
             return reply
         except OutcomeUnknown as err:
+            refusal = self._client.refusal
+            if refusal is not None and not self._client.connected:
+                raise FsError(refusal.errno, str(refusal)) from err
             if reason := self.trouble:
                 raise Unavailable(f"nobody who leads the metadata can be asked now: {reason}") from err
             raise Unavailable(f"the metadata gave no answer within {timeout_s:g} s; it may still do what was asked") from err

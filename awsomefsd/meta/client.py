@@ -129,6 +129,7 @@ class MetaClient:
         self._sock: socket.socket | None = None
         self._layer: TlsLayer | None = None  # over _sock
         self.trouble = ""  # why there is no connection now
+        self.refusal: Refused | None = None  # what was said to the newest greeting that was answered
         self.away_ns = time.monotonic_ns()  # since when, if there is none
         self._unsent = bytearray()
         self._unsent_ready = threading.Condition(self._send_lock)
@@ -362,10 +363,14 @@ class MetaClient:
         told = f"{endpoint}: {err}"
         if self._closing.is_set():
             return
-        if isinstance(err, Refused) and told != self.trouble:
-            self._log.error("the metadata service refuses this client: %s", told)
-        elif not isinstance(err, Refused):
+        if isinstance(err, Refused):
+            if self.refusal is None or str(self.refusal) != str(err):
+                self._log.error("the metadata service refuses this client: %s", told)
+            self.refusal = err
+        else:
             self._log.log(logging.DEBUG if self._sock is None else logging.WARNING, "metadata service %s", told)
+        if endpoint.startswith("/") and self._core.impatient and self.trouble:
+            return  # a node without a service of its own has no socket; what others say is the trouble
         self.trouble = told
 
     def _serve(self, sock: socket.socket, place: str, hello: Request) -> None:
@@ -388,7 +393,7 @@ class MetaClient:
             if not self._core.greeted(reply):
                 self.trouble = f"{place}: {_nobody(reply)}"
                 return
-            self.trouble = ""
+            self.trouble, self.refusal = "", None
             self._unsent_ready.notify_all()
         self._keeper.wake()
         while True:

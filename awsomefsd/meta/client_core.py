@@ -60,7 +60,11 @@ _WAITING = frozenset({WaitLock, Follow, GetLease, AwaitRecalls})  # an answer to
 
 
 class Refused(Error):
-    """The service does not speak our protocol version; going on would not help."""
+    """The service does not speak our protocol version, or our node is not (any more) of its cluster; going on would not help."""
+
+    def __init__(self, detail: str, number: int = errno.EPROTO) -> None:
+        super().__init__(detail)
+        self.errno = number
 
 
 class OutcomeUnknown(Unavailable):
@@ -194,7 +198,7 @@ class ClientCore:
             return False
         if not isinstance(reply, Welcome):
             self.disconnected()
-            raise Refused(reply.detail if isinstance(reply, Failed) else str(reply))
+            raise Refused(reply.detail, reply.errno) if isinstance(reply, Failed) else Refused(str(reply))
         self.cluster_uuid = reply.cluster_uuid
         self.connections += 1
         self._connected = True

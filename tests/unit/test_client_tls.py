@@ -19,6 +19,7 @@ from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.meta.endpoints import Endpoints, endpoint_of, of_worker, split
+from awsomefsd.meta.nodes import WAS_REMOVED
 from awsomefsd.types import node_mount
 from awsomefsd.wait import Signal, block_on
 from tests.meta_host import NODE
@@ -171,6 +172,21 @@ def test_the_daemon_asks_from_a_node_without_metadata_and_its_commands_are_done_
             assert machine.results_held(node_mount(MEMBER)) == 1, "what the run before left is forgotten"
         finally:
             again.close()
+
+
+def test_a_removed_node_is_told_so(tmp_path, authority, monkeypatch):
+    from awsomefsd import access as module
+
+    monkeypatch.setattr(module, "GRACE_S", 0.5)
+    with tls_host(tmp_path, authority) as host:
+        access = MetaAccess(host.places(REMOVED), REMOVED, tmp_path, lambda: None)
+        try:
+            awaited(lambda: access.trouble.endswith("(an empty state directory)"))
+            with pytest.raises(FsError, match=WAS_REMOVED) as caught:
+                access(m.GetVolumes())
+            assert caught.value.errno == errno.EACCES
+        finally:
+            access.close()
 
 
 def test_without_anybody_to_ask_calls_end_soon_with_the_reason(tmp_path, authority, monkeypatch):
