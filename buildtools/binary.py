@@ -38,7 +38,8 @@ OF_THE_MACHINE = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "li
 # Never imported by what we ship, or only where somebody develops.
 LEFT_OUT = (
     "pip", "setuptools", "pkg_resources", "_distutils_hack", "wheel", "distutils", "pytest", "_pytest", "unittest", "pydoc", "doctest",
-    "lmdb.cffi", "lmdb.tool", "tkinter", "test", "lib2to3", "idlelib", "ensurepip", "venv", "sqlite3", "curses", "readline", "pygments", "markdown_it", "mdurl",
+    "lmdb.cffi", "lmdb.tool",
+    "tkinter", "test", "lib2to3", "idlelib", "ensurepip", "venv", "sqlite3", "curses", "readline", "pygments", "markdown_it", "mdurl",
     "pydantic.v1", "pydantic.mypy", "pycparser", "trio.testing", "trio._tests", "hypothesis", "grpc_tools", "IPython", "numpy", "twisted",
     "rich.markdown", "rich.syntax", "Cython", "pdb", "bdb", "cmd", "code", "codeop", "xmlrpc", "turtle", "lzma", "bz2", "_lzma", "_bz2",
 )  # fmt: skip
