@@ -32,7 +32,7 @@ CAPABILITIES = [
     _Rpc.CREATE_DELETE_VOLUME, _Rpc.LIST_VOLUMES, _Rpc.GET_CAPACITY, _Rpc.EXPAND_VOLUME, _Rpc.GET_VOLUME,
     _Rpc.SINGLE_NODE_MULTI_WRITER, _Rpc.MODIFY_VOLUME,
 ]  # fmt: skip
-ATTACH_CAPABILITIES = [_Rpc.PUBLISH_UNPUBLISH_VOLUME, _Rpc.PUBLISH_READONLY, _Rpc.LIST_VOLUMES_PUBLISHED_NODES]
+ATTACH_CAPABILITIES = [_Rpc.PUBLISH_UNPUBLISH_VOLUME, _Rpc.LIST_VOLUMES_PUBLISHED_NODES]
 HEALTH_CAPABILITIES = {"1.12": [_Rpc.VOLUME_CONDITION], "1.13": [_Rpc.GET_VOLUME_HEALTH, _Rpc.LIST_VOLUME_HEALTH], "off": []}
 
 
@@ -225,6 +225,9 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         if request.node_id != self._driver.node and request.node_id not in self._volumes.nodes():
             raise not_found(f"there is no node {request.node_id!r} in this cluster")
         exclusive = request.volume_capability.access_mode.mode in rules.EXCLUSIVE
+        for one in self._volumes.claims(found.volume.volume):
+            if (one.path, one.node) == (found.path, request.node_id) and one.attached and one.exclusive != exclusive:
+                raise CsiError("ALREADY_EXISTS", f"{found.handle} is published to node {request.node_id} with another access mode")
         claim(self._volumes, found, request.node_id, "", exclusive=exclusive, attached=True)
         return pb.ControllerPublishVolumeResponse()
 
