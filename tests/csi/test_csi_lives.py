@@ -31,6 +31,11 @@ def test_a_life_with_kills_between_all_steps(player: Player, figures: list[str])
     target = Path(player.target("pod-1"))
     open_file = (target / "log").open("w")
     open_file.write("before\n")
+    for rpc, request in (
+        ("NodeGetVolumeHealth", pb.NodeGetVolumeHealthRequest(volume_id=volume)),
+        ("ControllerGetVolumeHealth", pb.ControllerGetVolumeHealthRequest(volume_id=volume)),
+    ):
+        assert not player.call(rpc, request).volume_health.health_statuses, "well"
     player.kill_daemon()
     assert player.create("pvc-life") == volume, "found again by its name"
     player.stage(volume)
