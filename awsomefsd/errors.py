@@ -106,6 +106,12 @@ class StartAnew(Error):
     status = "DATA_LOSS"
 
 
+class Forsaken(Refused):
+    """The membership was made anew by force, without this node; its journal and state are for people to look at."""
+
+    status = "DATA_LOSS"
+
+
 class Fenced(Error):
     """The epoch of this session has ended; nothing it held may be used any more."""
 

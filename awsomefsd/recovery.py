@@ -45,7 +45,7 @@ from awsomefsd.meta.solo import decode
 from awsomefsd.meta.store import Store
 from awsomefsd.types import HOST_UNIQUE, SegmentInfo
 
-_MARKER, _BUILDING, _DONE = "recovering", "recovering", "done"
+MARKER, BUILDING, DONE = "recovering", "recovering", "done"
 
 
 class Survey(Struct):
@@ -104,7 +104,7 @@ def survey(paths: list[str], undo: ExitStack) -> Survey:
 # --- on a fresh state directory ---------------------------------------------------------------------------------------------------
 def recover(state_dir: Path, paths: list[str], proof: str, *, dry_run: bool) -> Report:
     """Raises AlreadyExists if the state directory has an identity or metadata."""
-    marker, meta = state_dir / _MARKER, state_dir / "meta"
+    marker, meta = state_dir / MARKER, state_dir / "meta"
     if (state_dir / "node.json").exists() or (meta.exists() and not marker.exists()):
         raise AlreadyExists(f"{state_dir} holds a node already; choose another --state-dir, or repair this one with --in-place")
     with ExitStack() as undo:
@@ -288,9 +288,9 @@ def recover_in_place(state_dir: Path, paths: list[str], proof: str, *, dry_run: 
     meta = state_dir / "meta"
     with ExitStack() as undo:
         undo.enter_context(node.StateLock(state_dir, "device recover"))
-        building = meta / _BUILDING
-        if (building / _DONE).exists():
-            _move_in(meta, building)
+        building = meta / BUILDING
+        if (building / DONE).exists():
+            move_in(meta, building)
         found = survey(paths, undo)
         if found.cluster != identity.cluster:
             raise Refused(f"the devices belong to cluster {found.cluster}, this node to {identity.cluster}")
@@ -307,8 +307,8 @@ def recover_in_place(state_dir: Path, paths: list[str], proof: str, *, dry_run: 
             return _report(found, identity.node, applied or 0 if base else found.best.last, "store" if base else "device", done=False)
         _need(proof)
         report, _ = _build(building, found, identity, proof, base)
-        durable.write_file(building / _DONE, b"")
-        _move_in(meta, building)
+        durable.write_file(building / DONE, b"")
+        move_in(meta, building)
         return report
 
 
@@ -357,8 +357,8 @@ def _only_store(
     (building / "store").mkdir(parents=True, mode=0o700)
     _state_files(building / "store" / "data.mdb", found, None)
     adopt(building / "store", identity, journal[2], found.best.copy_term)
-    durable.write_file(building / _DONE, b"")
-    _move_in(meta, building)
+    durable.write_file(building / DONE, b"")
+    move_in(meta, building)
     replica = Replica.open_solo(meta, identity.cluster, identity.node, Machine)
     try:
         replica.commit()
@@ -368,7 +368,7 @@ def _only_store(
     return report
 
 
-def _move_in(meta: Path, building: Path) -> None:
+def move_in(meta: Path, building: Path) -> None:
     """What was built takes its place; what was there is set aside.  May be repeated after a crash anywhere."""
     for name in ("journal", "store"):
         if (building / name).exists():

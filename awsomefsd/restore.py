@@ -31,6 +31,7 @@ from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.messages import Devices, GetDevices
 from awsomefsd.meta.queries import answer
 from awsomefsd.meta.replica import Replica
+from awsomefsd.meta.snapshot import RAFT_NOTE
 from awsomefsd.meta.store import Store
 from awsomefsd.recovery import adopt, fill_journal, propose_one
 
@@ -97,7 +98,7 @@ def finish(state_dir: Path, cluster: str, term: int, paths: list[str], proof: st
     if not proof:
         raise Refused("a process of before that still writes would destroy data: say that there is none with --confirm-nobody-writes")
     incarnation = os.urandom(16)
-    _alone(building / "store")
+    alone(building / "store")
     index, _ = adopt(building / "store", identity, incarnation, term)
     fill_journal(building / "journal", identity, incarnation, max(term, found.term) + 1, index, term, iter(()))
     report, site = _first_entry(building, identity, found, proof)
@@ -123,12 +124,13 @@ def _missing(store_directory: Path, found: Found) -> list[str]:
         store.close()
 
 
-def _alone(store_directory: Path) -> None:
+def alone(store_directory: Path) -> None:
     """The voters of before are none of this cluster."""
     store = Store.open(store_directory)
     try:
-        if store.delete(keys.membership()):
-            store.commit()
+        store.delete(keys.membership())
+        store.set_note(RAFT_NOTE, b"")
+        store.commit()
     finally:
         store.close()
 

@@ -49,6 +49,12 @@ class Grower:
         )  # fmt: skip
         self.service.start()
 
+    def start_unsure(self) -> MetadataService:
+        """One that may end by itself."""
+        self.start()
+        assert self.service is not None
+        return self.service
+
     def stop(self) -> None:
         if self.service is not None:
             self.service.stop()

@@ -159,3 +159,30 @@ def load(session: Session, file: Path, devices: tuple[str, ...], confirm_nobody_
         header: Any = load_dump(file, begin(session.settings.state_dir, undo))
         proof = "the operator confirmed that nobody writes" if confirm_nobody_writes else ""
         return _say(finish(session.settings.state_dir, header.cluster, header.term, list(devices), proof, undo), form)
+
+
+@meta.command(cls=Command)
+@click.option("--force-single", is_flag=True, required=True, help="Make this stopped node the only voter.")
+@click.option("--confirm-majority-lost", is_flag=True, help="The majority of the voters is lost for good.")
+@output_option
+@click.pass_obj
+def recover(session: Session, force_single: bool, confirm_majority_lost: bool, form: str) -> None:
+    """Go on with this node alone, when the majority of the voters is lost for good.
+
+    Take the node that was the most up to date ("last_index" of its status), with its daemon stopped.  What only the lost ones had is lost.
+    Voters of before that come back later take no part any more, and say so.
+    """
+    from awsomefsd import force_single as forcing
+    from awsomefsd.cluster.addresses import described
+
+    settings = session.settings
+    made = forcing.force_single(settings.state_dir, described(settings)[1], confirmed=confirm_majority_lost)
+    if form == "json":
+        print_json(asdict(made))
+        return
+    click.echo(f"node {made.node} is the only voter now, with everything up to entry {made.index} (generation {made.generation})")
+    for lost in made.lost:
+        click.echo(f"left behind: node {lost}; remove it (awsomefsd node remove), or move its state_dir/meta away before it starts again")
+    for fault in made.faults:
+        click.echo(f"fault: {fault}; run awsomefsd fsck")
+    click.echo("next: awsomefsd run")

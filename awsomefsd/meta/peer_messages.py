@@ -43,6 +43,7 @@ class Announce(Struct, array_like=True, tag=63):
     incarnation: str
     address: str
     fresh: bool
+    generation: int = 0  # of the membership that the journal knows
 
 
 class DigestReport(Struct, array_like=True, tag=64):
@@ -69,7 +70,14 @@ class Acknowledged(Struct, array_like=True, tag=66):
     index: int
 
 
-Message = Union[AnyRaftMessage, Announce, DigestReport, Diverged, Acknowledged]
+class LeftBehind(Struct, array_like=True, tag=67):
+    """To a node that is no member: the membership was made anew by force; a journal of an earlier generation takes no part any more."""
+
+    node: str
+    generation: int
+
+
+Message = Union[AnyRaftMessage, Announce, DigestReport, Diverged, Acknowledged, LeftBehind]
 Greeting = Union[PeerHello, PeerWelcome, PeerRefused]
 
 peer_encode = msgspec.msgpack.Encoder().encode

@@ -29,9 +29,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from awsomefsd import clock, sockets
+from awsomefsd import clock, durable, sockets
 from awsomefsd.codec import encode
-from awsomefsd.errors import NotLeading, ProtocolError, StartAnew, Unavailable
+from awsomefsd.errors import Forsaken, NotLeading, ProtocolError, StartAnew, Unavailable
 from awsomefsd.failpoints import hit
 from awsomefsd.limits import DAMAGE_PAUSE_MS, HAND_OVER_MS_MAX, SESSION_TTL_MS
 from awsomefsd.meta.commands import AnyCommand, ChangeMembership
@@ -55,6 +55,7 @@ from awsomefsd.types import HOST_UNIQUE
 log = logging.getLogger(__name__)
 
 SOCKET_NAME = "meta.sock"
+FORSAKEN = "left-behind"  # in the directory: why this journal and state are not to be used
 LOCAL_REQUESTS_MAX = 1_024
 _SLOW_CHECK_NS = 1_000_000_000
 _MS = 1_000_000
@@ -266,6 +267,9 @@ class MetadataService:
                     self._give_away(replica)
             replica.commit()
             return _Next.END
+        except Forsaken as err:
+            durable.write_file(self._directory / FORSAKEN, str(err).encode())
+            raise
         except StartAnew as err:
             log.error("this node joins the metadata anew: %s", err)
             return _Next.ANEW
@@ -326,6 +330,8 @@ class MetadataService:
 
     def _open(self) -> Replica:
         voters = self._voters
+        if (self._directory / FORSAKEN).exists():
+            raise Forsaken((self._directory / FORSAKEN).read_text())
         if voters is None:
             return self._open_solo()
         setting = Setting(

@@ -20,7 +20,9 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from awsomefsd.errors import Corrupt, NotLeading, ProtocolError, StartAnew
+from msgspec.structs import replace
+
+from awsomefsd.errors import Corrupt, Forsaken, NotLeading, ProtocolError, StartAnew
 from awsomefsd.limits import (
     RAFT_APPLY_BYTES_MAX,
     VOTER_ANNOUNCE_MS,
@@ -37,7 +39,7 @@ from awsomefsd.meta.journal import Journal, JournalFull
 from awsomefsd.meta.journal_log import JournalLog
 from awsomefsd.meta.member_messages import ChangeMembers, Members
 from awsomefsd.meta.membership_steps import members_after
-from awsomefsd.meta.peer_messages import Acknowledged, Announce, DigestReport, Diverged, Message
+from awsomefsd.meta.peer_messages import Acknowledged, Announce, DigestReport, Diverged, LeftBehind, Message
 from awsomefsd.meta.raft import Raft
 from awsomefsd.meta.raft_entries import RaftEntries
 from awsomefsd.meta.raft_membership import ChangeRefused, Membership
@@ -45,7 +47,7 @@ from awsomefsd.meta.raft_messages import AnyRaftMessage, Append, AppendReply, He
 from awsomefsd.meta.raft_types import Config, HardState, MembershipAt, Ready, Role
 from awsomefsd.meta.snapshot import AppliedAt, pack_note
 from awsomefsd.meta.solo import decode
-from awsomefsd.meta.voter_view import lags, members, nearest, node_of
+from awsomefsd.meta.voter_view import forsaken_words, lags, members, nearest, node_of, strangers
 
 log = logging.getLogger(__name__)
 _MS = 1_000_000
@@ -128,7 +130,7 @@ class Voter:
         raft = self._raft
         member = raft.membership.find(self._id) is not None
         if not member or not raft.leader:  # without a leader: this journal may have been taken out, and nobody tells it
-            announcement = self._joining.announcement(self._fresh)
+            announcement = replace(self._joining.announcement(self._fresh), generation=raft.membership.generation)
             for node in self._joining.others():
                 self._links.send(node, announcement)
         elif raft.role is Role.LEADER:
@@ -141,6 +143,8 @@ class Voter:
                 except (ChangeRefused, NotLeading) as err:
                     log.debug("the membership is not changed now: %s", err)
             self._drop_copies()
+            for node in strangers(raft.membership, self._joining.others()):
+                self._links.send(node, LeftBehind(node_of(self._id), raft.membership.generation))
         if member:  # who follows forgets too: it may lead later, when a journal that announced itself has been lost since
             self._joining.forget()
 
@@ -407,9 +411,15 @@ class Voter:
     def receive(self, sender: str, message: Message) -> None:
         """Raises ProtocolError for what `sender` may not say, StartAnew if it proves that this journal is no good."""
         if isinstance(message, Announce):
-            if message.node == sender:
+            generation = self._raft.membership.generation
+            if not message.fresh and message.generation < generation:  # nobody knows what it holds that is missing here
+                self._links.send(sender, LeftBehind(node_of(self._id), generation))
+            elif message.node == sender:
                 self._joining.hear(message)
                 self._found()
+        elif isinstance(message, LeftBehind):
+            if message.generation > self._raft.membership.generation and self._raft.last_index:
+                raise Forsaken(forsaken_words(sender))
         elif isinstance(message, DigestReport):
             if node_of(message.member) == sender and self._raft.role is Role.LEADER:
                 self._compare(message)

@@ -7,12 +7,27 @@ from collections.abc import Iterable
 from awsomefsd.limits import VOTER_KEEP_ENTRIES
 from awsomefsd.meta.member_messages import MemberInfo, Members
 from awsomefsd.meta.raft import Raft
-from awsomefsd.meta.raft_membership import Member
+from awsomefsd.meta.raft_membership import Member, Membership
 from awsomefsd.meta.raft_types import Role
 
 
 def node_of(member_id: str) -> str:
     return member_id.partition("/")[0]
+
+
+def forsaken_words(by: str) -> str:
+    return (
+        f"node {by} was made the only voter by force (meta recover --force-single), and this node's journal is of before: it takes no part "
+        "any more.  Read docs/OPERATIONS.md; to join again with what the cluster has now, move state_dir/meta away and start the daemon"
+    )
+
+
+def strangers(membership: Membership, others: Iterable[str]) -> list[str]:
+    """Nodes that were members, perhaps, before the membership was made anew by force."""
+    if not membership.generation:
+        return []
+    members = {member.node for member in membership.members}
+    return [node for node in others if node not in members]
 
 
 def lags(raft: Raft, now_ms: int) -> dict[str, int]:

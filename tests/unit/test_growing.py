@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd import durable
+from awsomefsd.errors import Forsaken, NotFound, Refused
 from awsomefsd.failpoints import Control
+from awsomefsd.force_single import force_single
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from tests.growing_rig import CLUSTER, NODES, GrowingRig, await_
@@ -168,3 +171,55 @@ def test_an_empty_directory_founds_nothing_where_others_carry_the_metadata(rig: 
     assert not rig.all[NODES[0]].service.alone
     reply = rig.all[NODES[0]].service.propose(c.Init(CLUSTER, 1), 60)
     assert isinstance(reply, m.NotLeader), "it waits to be taken in"
+
+
+def test_the_last_of_three_goes_on_alone_and_the_others_stay_out(rig: GrowingRig, tmp_path: Path) -> None:
+    rig.found()
+    rig.grow()
+    for node in NODES[1:3]:
+        rig.all[node].start()
+        rig.add(node)
+    create(rig, "kept")
+    rig.level()
+    for one in rig.all.values():
+        one.stop()
+    state = tmp_path / "state"
+    state.mkdir()
+    rig.all[NODES[1]].directory.rename(state / "meta")
+    durable.write_json(state / "node.json", {"cluster": CLUSTER, "node": NODES[1], "site": 1, "format": 1})
+    with pytest.raises(Refused, match="confirm"):
+        force_single(state, "127.0.0.1:1", confirmed=False)
+    made = force_single(state, f"127.0.0.1:{rig.known[NODES[1]][1]}", confirmed=True)
+    assert (made.generation, made.lost, made.faults) == (1, [NODES[0], NODES[2]], [])
+    (state / "meta").rename(rig.all[NODES[1]].directory)
+
+    rig.founder = ""
+    rig.all[NODES[1]].start()
+    assert volumes(rig) == ["kept"] and rig.voters() == {NODES[1]}
+    create(rig, "after")
+    for old in (NODES[0], NODES[2]):  # a majority of before: they could elect one of them
+        service = rig.all[old].start_unsure()
+        await_("left behind", service.failed.is_set)
+        assert isinstance(service.error, Forsaken) and NODES[1] in str(service.error)
+        rig.all[old].stop()
+        with pytest.raises(Forsaken):
+            rig.all[old].start()
+        rig.all[old].service = None
+    rig.all[NODES[0]].directory.rename(tmp_path / "aside")
+    rig.all[NODES[0]].directory.mkdir()
+    rig.all[NODES[0]].start()
+    rig.add(NODES[0])
+    assert rig.voters() == set(NODES[:2]) and volumes(rig) == ["kept", "after"]
+
+
+def test_one_that_is_alone_anyway_is_not_recovered(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        force_single(tmp_path, "", confirmed=True)
+    rig = GrowingRig(tmp_path)
+    rig.found()
+    rig.close()
+    durable.write_json(tmp_path / "node.json", {"cluster": CLUSTER, "node": NODES[0], "site": 1, "format": 1})
+    rig.all[NODES[0]].directory.rename(tmp_path / "meta")
+    with pytest.raises(Refused, match="only voter"):
+        force_single(tmp_path, "", confirmed=True)
+    assert not (tmp_path / "meta" / "recovering").exists()
