@@ -28,7 +28,7 @@ from awsomefsd.cluster.pki_files import PkiFiles
 from awsomefsd.cluster.renewal import Renewal
 from awsomefsd.cluster.signing import Signing
 from awsomefsd.config import Settings, parse_endpoint
-from awsomefsd.errors import Corrupt, Error, FsError, NotFound, NotLeading, Refused, Unavailable
+from awsomefsd.errors import ConfigError, Corrupt, Error, FsError, NotFound, NotLeading, Refused, Unavailable
 from awsomefsd.limits import CONTROL_CALL_MS
 from awsomefsd.meta.messages import Failed, NotLeader
 from awsomefsd.meta.node_messages import GetNode, ListCas, ListNodes
@@ -140,6 +140,7 @@ class ControlPart:
                 nursery.start_soon(self._keep, self._look_at_rotation)
                 if self._settings.cluster.listen:
                     nursery.start_soon(self._serve)
+                    nursery.start_soon(self._announce)
 
     async def _serve(self) -> None:
         host, port = parse_endpoint(self._settings.cluster.listen)
@@ -155,6 +156,15 @@ class ControlPart:
                     logger.warning("%s", trouble)
                 self.trouble = trouble
                 await trio.sleep(PORT_RETRY_S)
+
+    async def _announce(self) -> None:
+        """By multicast, for nodes with a founding token that come later."""
+        if not self._settings.cluster.discovery:
+            return
+        from awsomefsd.cluster.discovery import announce
+
+        with suppress(ConfigError):  # no route to anybody: nobody to tell
+            await announce(self._node.cluster, self._node.node, self._control_toward(""))
 
     def _control_toward(self, host: str) -> str:
         return advertised(self._settings, self._settings.cluster.listen, host)

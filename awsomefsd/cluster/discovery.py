@@ -85,3 +85,15 @@ class Discovery:
         if zeroconf is not None:
             with contextlib.suppress(Exception):
                 zeroconf.close()
+
+
+async def announce(cluster: str, node: str, control: str) -> None:
+    """For nodes that come later, until cancelled.  The library's calls may wait, so they are made on a thread."""
+    import trio
+
+    discovery = await trio.to_thread.run_sync(Discovery, cluster, node, control)
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(discovery.close)

@@ -14,7 +14,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import trio
@@ -136,10 +136,11 @@ def _work(settings: Settings, undo: ExitStack, said: Said) -> Callable[[], Any]:
     driver = Driver(settings, token, lambda: found(), lambda: time.time_ns() // 1_000_000)
     said.source(driver.describe)
     if settings.cluster.discovery:
-        control = advertised(settings, settings.cluster.listen)
-        discovery = Discovery(token.cluster_uuid, driver.core.me, control)
-        undo.callback(discovery.close)
-        found = discovery.addresses
+        with suppress(ConfigError):  # no route to anybody: multicast has none either
+            control = advertised(settings, settings.cluster.listen)
+            discovery = Discovery(token.cluster_uuid, driver.core.me, control)
+            undo.callback(discovery.close)
+            found = discovery.addresses
     return driver.run
 
 

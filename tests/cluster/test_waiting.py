@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -19,13 +20,15 @@ from awsomefsd.admin.client import AdminClient
 from awsomefsd.cli.main import run
 from awsomefsd.cluster import token_founding
 from awsomefsd.errors import Error
-from tests.founding_rig import free_ports
+from tests.founding_rig import free_ports, one_cluster
 
 WAIT_S = 120
 
 
 class Daemon:
-    def __init__(self, directory: Path, port: int, **variables: str) -> None:
+    """Its control port is `port`; its metadata port, for other nodes, `metadata` (0: off)."""
+
+    def __init__(self, directory: Path, port: int, metadata: int = 0, **variables: str) -> None:
         self.state, self.run = directory / "state", directory / "run"
         directory.mkdir()
         self.log = directory / "log"
@@ -33,7 +36,7 @@ class Daemon:
             "AWSOMEFSD_STATE_DIR": str(self.state),
             "AWSOMEFSD_RUN_DIR": str(self.run),
             "AWSOMEFSD_CLUSTER_LISTEN": f"127.0.0.1:{port}",
-            "AWSOMEFSD_METADATA_LISTEN": "",
+            "AWSOMEFSD_METADATA_LISTEN": f"127.0.0.1:{metadata}" if metadata else "",
             "AWSOMEFSD_CLUSTER_DISCOVERY": "false",
             "AWSOMEFSD_CLUSTER_NAME": directory.name,
         }
@@ -122,6 +125,23 @@ def test_a_token_makes_a_cluster_of_one_and_is_never_used_again(tmp_path: Path, 
     first.says(held.cluster)
     assert node.load(first.state) == held
     assert text[8:] not in first.log.read_text()
+
+
+def test_three_daemons_started_at_once_are_one_cluster(tmp_path: Path, daemons: list[Daemon]) -> None:
+    ports = free_ports(6)
+    text = generated("--expect", "3", "--endpoint", f"127.0.0.1:{ports[1]}")
+    for number in range(3):
+        daemons.append(Daemon(tmp_path / f"n{number}", ports[number], ports[number + 3], AWSOMEFSD_TOKEN=text))
+    for one in daemons:
+        one.start()
+    for one in daemons:
+        one.says('cluster: "')
+    one_cluster([one.state for one in daemons], token_founding.parse(text))
+    founder = next(one for one in daemons if node.load(one.state).founder)
+    rows = json.loads(founder.cli("node", "ls", "-o", "json").stdout)
+    assert {row["node"] for row in rows} == {node.load(one.state).node for one in daemons}
+    for one in daemons:
+        assert text[8:] not in one.log.read_text()
 
 
 def test_what_can_never_work_ends_it_with_the_reason(tmp_path: Path, daemons: list[Daemon]) -> None:
