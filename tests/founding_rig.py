@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -33,14 +32,6 @@ from awsomefsd.meta.queries import answer
 from tests.metadrive import Drive
 
 WAIT_S = 120
-
-
-def free_ports(count: int) -> list[int]:
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(one.getsockname()[1]) for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 def settings_of(directory: Path, port: int) -> config.Settings:

@@ -15,7 +15,8 @@ from awsomefsd.cluster import token_founding
 from awsomefsd.cluster.founding_files import FoundingFiles
 from awsomefsd.errors import Refused, Unavailable
 from awsomefsd.meta.node_messages import ListNodes, ListTokens
-from tests.founding_rig import WAIT_S, Group, Member, free_ports, one_cluster, run_node, settings_of, spawn, wall_ms
+from tests.founding_rig import WAIT_S, Group, Member, one_cluster, run_node, settings_of, spawn, wall_ms
+from tests.ports import free_ports
 
 ORDERS = 30
 AT_ONCE = 5

@@ -20,7 +20,8 @@ from awsomefsd.admin.client import AdminClient
 from awsomefsd.cli.main import run
 from awsomefsd.cluster import token_founding
 from awsomefsd.errors import Error
-from tests.founding_rig import free_ports, one_cluster
+from tests.founding_rig import one_cluster
+from tests.ports import free_ports
 
 WAIT_S = 120
 
