@@ -129,4 +129,3 @@ ca_listening
 GetUpgrade
 FinalizeUpgrade
 own_certificate
-forget_token

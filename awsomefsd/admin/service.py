@@ -158,6 +158,7 @@ class AdminService(ClusterRpcs, admin_pb2_grpc.AdminServicer):
 
     @_edge
     def Mount(self, request: pb.MountRequest, context: grpc.ServicerContext) -> pb.MountPoint:
+        self.cluster.check_open()
         return mount_message(self._mounts.mount(request.volume, request.directory, list(request.options)))
 
     @_edge

@@ -7,7 +7,6 @@ is a node.  A node whose certificate has expired joins again in the same way, as
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -102,9 +101,3 @@ def accept(settings: Settings, files: PkiFiles, cluster: str, uuid: str, role: s
     files.write_certificate(joined.certificate)
     endpoints.write(settings.state_dir, cluster, joined.nodes)
     return node.Node(cluster, uuid, joined.site, role=role, founder=False)
-
-
-def forget_token(environ: dict[str, str] | None = None) -> None:
-    """No child process inherits the token that this one was given."""
-    place: dict[str, str] | os._Environ[str] = os.environ if environ is None else environ
-    place.pop("AWSOMEFSD_TOKEN", None)
