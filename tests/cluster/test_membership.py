@@ -145,6 +145,7 @@ def test_voters_come_are_wiped_die_and_are_replaced(machines: Machines, figures:
     assert second.figures()["term"] == term + 1, "by one election that the leader asked for"
     assert "one" in second.cli("volume", "ls")
 
+    machines.token = second.cli("token", "create").split()[-1]  # the first one names the first node only
     machines.join(3)
     machines.await_voters(*({"n0", "n1", "n2", "n3"} - {leader.name}))
     leader.start()
