@@ -27,7 +27,7 @@ from crc32c import crc32c
 from msgspec import Struct
 
 from awsomefsd.clock import wall_ns
-from awsomefsd.errors import Corrupt, FormatTooNew, Overloaded, Unavailable
+from awsomefsd.errors import Corrupt, FormatTooNew, Overloaded, Refused, Unavailable
 from awsomefsd.limits import BACKUP_PIECE_BYTES, BACKUP_WAIT_S
 from awsomefsd.meta.machine import Machine
 from awsomefsd.meta.store import Store
@@ -148,7 +148,8 @@ def _inflate(body: bytes, path: Path) -> bytes:
 class Backups:
     """On a running node: one at a time.
 
-    `figures` are the leader's; `copy_store` gives a copy of the last commit of this node's state, or raises Unavailable.
+    `figures` are those of this node's service, which must lead; `copy_store` gives a copy of the last commit of its state, or raises
+    Unavailable.
     """
 
     def __init__(self, directory: Path, identity: Node, figures: Callable[[], dict[str, Any]], copy_store: Callable[[Path], None]) -> None:
@@ -174,6 +175,9 @@ class Backups:
 
     def _copy(self) -> BackupHeader:
         figures = self._figures()
+        if not int(figures.get("leading", 1)):
+            leader = figures.get("leader") or "nobody now"
+            raise Refused(f"this node does not lead the metadata, so its state may miss the last moments; take the backup on {leader}")
         wanted, term = int(figures["applied"]), int(figures["term"])
         end = time.monotonic() + BACKUP_WAIT_S
         while True:

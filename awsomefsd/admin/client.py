@@ -9,12 +9,14 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from awsomefsd import sockets
 from awsomefsd.admin import admin_pb2, admin_pb2_grpc, trailers
 from awsomefsd.errors import Refused, Unavailable
 
 CALL_S = 30.0
+PROBE_S = 10.0
 MOUNT_S = 120.0  # longer than the keeper waits for a worker, so that the daemon's own words arrive
 UMOUNT_S = 330.0  # likewise: a flush before and one after umount(2)
 
@@ -55,6 +57,15 @@ class AdminClient:
             yield from self._stub.Follow(admin_pb2.FollowRequest(**fields))
         except grpc.RpcError as failure:
             raise self._explained(failure, 0) from None
+
+    def probe(self) -> None:
+        """Returns if the daemon serves; raises Unavailable."""
+        try:
+            reply = health_pb2_grpc.HealthStub(self._channel).Check(health_pb2.HealthCheckRequest(), timeout=PROBE_S)
+        except grpc.RpcError as failure:
+            raise self._explained(failure, PROBE_S) from None
+        if reply.status != health_pb2.HealthCheckResponse.SERVING:
+            raise Unavailable("the daemon does not serve")
 
     def backup(self) -> Iterator[bytes]:
         """The pieces of a backup of the metadata."""

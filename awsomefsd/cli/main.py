@@ -45,6 +45,7 @@ COMMANDS = {
     "scrub": ("scrub:scrub", "Look at everything that is stored, beside running mounts."),
     "meta": ("meta:meta", "Back up, restore, dump and load the metadata."),
     "upgrade": ("upgrade:upgrade", "Follow and finish a rolling upgrade."),
+    "probe": ("probe:probe", "Ask whether the daemon of this node answers."),
     "log": ("log:log", "Follow the stream of changes."),
     "config": ("config:config", "Show and check the configuration."),
     "self-check": ("self_check:self_check", "Check that this program works on this host."),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.backup import BackupHeader, pieces, read_backup
+from awsomefsd.backup import BackupHeader, Backups, pieces, read_backup
 from awsomefsd.dump import lines, load
-from awsomefsd.errors import Corrupt, FormatTooNew
+from awsomefsd.errors import Corrupt, FormatTooNew, Refused
 from awsomefsd.meta import keys, row_kinds, rows
 from awsomefsd.meta.check import check
 from awsomefsd.meta.machine import Machine
@@ -182,3 +182,9 @@ def test_a_backup_of_format_1_can_still_be_read(tmp_path: Path) -> None:
     header = read_backup(golden, tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b"state" * 1_000
     assert (header.version, header.cluster, header.node, header.site, header.index, header.term) == (1, "c" * 8, "n" * 8, 3, 77, 5)
+
+
+def test_a_node_that_does_not_lead_refuses(tmp_path: Path) -> None:
+    asked = Backups(tmp_path / "b", None, lambda: {"applied": 5, "term": 1, "leading": 0, "leader": "n7"}, lambda path: None)  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="n7"):
+        list(asked.pieces())

@@ -1,0 +1,57 @@
+{{- define "awsomefs.labels" -}}
+app.kubernetes.io/name: awsomefs
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "awsomefs.selector" -}}
+app.kubernetes.io/name: awsomefs
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "awsomefs.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- define "awsomefs.secret" -}}
+{{ .Values.existingTokenSecret | default "awsomefs-token" }}
+{{- end }}
+
+{{- define "awsomefs.plugin" -}}
+{{ .Values.kubeletDir }}/plugins/{{ .Values.driver.name }}
+{{- end }}
+
+{{- define "awsomefs.nodeLabels" -}}
+{{- $pairs := list -}}
+{{- range $key, $value := .Values.node.labels }}{{- $pairs = append $pairs (printf "%s=%s" $key $value) }}{{- end -}}
+{{ join "," $pairs }}
+{{- end }}
+
+{{- define "awsomefs.sidecar" -}}
+- name: {{ .name }}
+  image: {{ .image.repository }}:{{ .image.tag }}
+  args:
+    - --csi-address=/csi/csi.sock
+    - --leader-election
+    - --leader-election-namespace=$(NAMESPACE)
+    - --timeout={{ .root.Values.controller.timeout }}
+{{- range .args }}
+    - {{ . }}
+{{- end }}
+  env:
+    - name: NAMESPACE
+      valueFrom:
+        fieldRef:
+          fieldPath: metadata.namespace
+  securityContext:
+    allowPrivilegeEscalation: false
+    capabilities:
+      drop: [ALL]
+    readOnlyRootFilesystem: true
+  resources: {{- toYaml .root.Values.controller.resources | nindent 4 }}
+  volumeMounts:
+    - name: plugin
+      mountPath: /csi
+{{- end }}

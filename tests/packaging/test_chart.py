@@ -1,0 +1,153 @@
+"""The Helm chart: what helm says of it, what it renders, and that it names settings and metrics that exist.
+
+helm comes as a Go module; where it cannot be had, the tests that need it are skipped with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from awsomefsd import config
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CHART = ROOT / "packaging" / "helm" / "awsomefs"
+RENDERED = ROOT / "packaging" / "k8s" / "awsomefs.yaml"
+HELM = "helm.sh/helm/v3/cmd/helm@v3.16.4"
+OF_THE_PACKAGE = ["--set", "existingTokenSecret=awsomefs-token", "--namespace", "awsomefs"]
+TEMPLATE = ["template", "awsomefs", str(CHART), "--kube-version", "1.30.0"]  # helm as a Go module believes in an old one
+INSTALL_S = 900
+TOKEN = "afs1-" + "a" * 40
+
+
+@cache
+def helm() -> str:
+    found = shutil.which("helm") or shutil.which("helm", path=os.path.expanduser("~/go/bin"))
+    if found:
+        return found
+    go = shutil.which("go")
+    if go is None:
+        pytest.skip("neither helm nor go is installed")
+    done = subprocess.run([go, "install", HELM], capture_output=True, text=True, timeout=INSTALL_S, check=False)
+    place = subprocess.run([go, "env", "GOPATH"], capture_output=True, text=True, check=True).stdout.strip()
+    found = shutil.which("helm", path=f"{place}/bin")
+    if done.returncode or not found:
+        pytest.skip(f"helm cannot be installed as a Go module: {done.stderr.strip()[-300:]}")
+    return found
+
+
+def run(*words: str, fails: bool = False) -> str:
+    done = subprocess.run([helm(), *words], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode != 0) == fails, done.stderr + done.stdout
+    return done.stderr if fails else done.stdout
+
+
+def rendered(*words: str) -> dict[tuple[str, str], dict]:
+    """By kind and name."""
+    made = [one for one in yaml.safe_load_all(run(*TEMPLATE, *words)) if one]
+    return {(one["kind"], one["metadata"]["name"]): one for one in made}
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_helm_finds_no_fault() -> None:
+    assert "0 chart(s) failed" in run("lint", "--strict", str(CHART), "--set", f"token={TOKEN}")
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_a_wrong_value_is_refused_with_a_word() -> None:
+    assert "awsomefsd token generate" in run(*TEMPLATE, fails=True)
+    for wrong, word in (
+        ("token=rubbish", "token"),
+        ("kubeletDir=relative", "kubeletDir"),
+        ("driver.healthApi=1.14", "healthApi"),
+        ("ports.control=0", "control"),
+        ("nodee.labels.a=b", "nodee"),
+    ):
+        assert word in run(*TEMPLATE, "--set", f"token={TOKEN}", "--set-string" if "healthApi" in wrong else "--set", wrong, fails=True)
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_the_node_pod_can_do_its_work_and_tells_no_secret() -> None:
+    made = rendered("--set", f"token={TOKEN}", "--set", "kubeletDir=/other/kubelet")
+    assert [key for key, one in made.items() if TOKEN in json.dumps(one)] == [("Secret", "awsomefs-token")]
+    pod = made["DaemonSet", "awsomefs-node"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert pod["hostNetwork"] and pod["hostPID"] and pod["priorityClassName"] == "system-node-critical"
+    assert container["securityContext"] == {"privileged": True}
+    assert mounts["kubelet"]["mountPropagation"] == "Bidirectional" and mounts["kubelet"]["mountPath"] == "/other/kubelet"
+    assert pod["tolerations"] == [{"operator": "Exists"}] and "limits" not in container["resources"]
+    assert {"name": "AWSOMEFSD_CSI_SOCKET", "value": "/other/kubelet/plugins/csi.awsomefs.io/csi.sock"} in container["env"]
+    controller = made["Deployment", "awsomefs-controller"]["spec"]["template"]["spec"]
+    assert {one["name"] for one in controller["containers"]} == {"provisioner", "resizer"}
+    assert all("--leader-election" in one["args"] and "--node-deployment" not in one["args"] for one in controller["containers"])
+    assert not any(one["image"].endswith((":latest", ":")) for one in [*controller["containers"], container])
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_selectors_choose_their_pods() -> None:
+    made = rendered("--set", f"token={TOKEN}", "--set", "metrics.serviceMonitor.enabled=true", "--set", "metrics.dashboard.enabled=true")
+    node, controller = made["DaemonSet", "awsomefs-node"]["spec"], made["Deployment", "awsomefs-controller"]["spec"]
+    labels = {name: spec["template"]["metadata"]["labels"] for name, spec in (("node", node), ("controller", controller))}
+    chosen = [
+        ("node", node["selector"]["matchLabels"]),
+        ("controller", controller["selector"]["matchLabels"]),
+        ("controller", made["PodDisruptionBudget", "awsomefs-controller"]["spec"]["selector"]["matchLabels"]),
+        ("controller", made["NetworkPolicy", "awsomefs-controller"]["spec"]["podSelector"]["matchLabels"]),
+        ("node", made["Service", "awsomefs-metrics"]["spec"]["selector"]),
+    ]
+    for name, wanted in chosen:
+        assert [pod for pod, has in labels.items() if wanted.items() <= has.items()] == [name]
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_attach_and_snapshots_are_behind_their_switches() -> None:
+    made = rendered("--set", f"token={TOKEN}", "--set", "driver.attachRequired=true", "--set", "sidecars.snapshotterEnabled=true")
+    names = {one["name"] for one in made["Deployment", "awsomefs-controller"]["spec"]["template"]["spec"]["containers"]}
+    assert names == {"provisioner", "resizer", "attacher", "snapshotter"}
+    assert made["CSIDriver", "csi.awsomefs.io"]["spec"]["attachRequired"] is True
+    without = json.dumps(rendered("--set", f"token={TOKEN}")["ClusterRole", "awsomefs-controller"])
+    assert "volumeattachments" not in without and "snapshot.storage.k8s.io" not in without
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_the_rendered_manifests_are_the_charts() -> None:
+    made = run(*TEMPLATE, *OF_THE_PACKAGE)
+    if os.environ.get("AWSOMEFSD_UPDATE_GOLDEN"):
+        RENDERED.write_text(made)
+    assert RENDERED.read_text() == made, "AWSOMEFSD_UPDATE_GOLDEN=1 renders them anew"
+
+
+# --- without helm ---------------------------------------------------------------------------------------------------------------
+def test_every_setting_of_the_pod_exists() -> None:
+    named = set(re.findall(r"AWSOMEFSD_[A-Z_]+", (CHART / "templates" / "node.yaml").read_text()))
+    known = {config.PREFIX + "_".join(path).upper() for path in config.key_paths()}
+    assert len(named) > 10
+    assert {name for name in named if name not in known and name.removesuffix("_FILE") not in known} == set()
+
+
+def test_every_metric_of_the_dashboard_exists() -> None:
+    shown = set(re.findall(r"awsomefsd_[a-z_]+", (CHART / "dashboards" / "awsomefs.json").read_text()))
+    source = "".join(path.read_text() for path in (ROOT / "awsomefsd").glob("*.py"))
+    assert len(shown) > 8
+    assert {name for name in shown if f'"{name}"' not in source and f"{name}" not in source} == set()
+
+
+def test_every_template_of_values_is_in_the_schema() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(values) <= set(schema["properties"])
+
+
+def test_the_rendered_manifests_are_sound_yaml() -> None:
+    made = [one for one in yaml.safe_load_all(RENDERED.read_text()) if one]
+    assert {"DaemonSet", "Deployment", "CSIDriver", "StorageClass", "ServiceAccount", "ClusterRole"} <= {one["kind"] for one in made}
+    assert all(one["metadata"]["name"] for one in made)
