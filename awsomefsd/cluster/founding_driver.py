@@ -221,6 +221,8 @@ class Driver:
         wire = Wire(trio.SSLStream(stream, self._listening, server_side=True, https_compatible=True))
         remote = "?"
         try:
+            if not self._visits.available_tokens:
+                return  # whoever it is comes again
             async with self._visits:
                 remote = str(stream.socket.getpeername()[0])
                 hello = await founding_wire.first(wire)

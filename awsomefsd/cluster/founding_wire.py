@@ -29,6 +29,7 @@ from awsomefsd.rpc import FrameReader, frame
 ALPN = "awsomefs-founding/1"
 VERSION = 1
 HANDSHAKE_S = 10.0
+WORDS_MAX = 300
 _CHUNK_BYTES = 64 * 1024
 
 
@@ -141,7 +142,7 @@ class Wire:
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
-        self._frames = FrameReader()
+        self._frames = FrameReader(FOUNDING_FRAME_BYTES_MAX)
         self._ready: list[bytes] = []
 
     async def send(self, message: Frame) -> None:
@@ -160,8 +161,6 @@ class Wire:
             if not data:
                 raise Unavailable("the other end closed the connection")
             self._ready = self._frames.feed(bytes(data))
-            if any(len(body) > FOUNDING_FRAME_BYTES_MAX for body in self._ready):
-                raise ProtocolError(f"a founding message of more than {FOUNDING_FRAME_BYTES_MAX} bytes")
         try:
             return _decode(self._ready.pop(0))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
@@ -190,9 +189,9 @@ async def dial(wire: Wire, side: Side, control: str) -> Peer:
         await wire.send(Hello(VERSION, side.token, side.node, nonce, side.ca, side.key, control))
         answer = await wire.receive()
         if isinstance(answer, Elsewhere):
-            raise Redirected(answer.control)
+            raise Redirected(_plain(answer.control))
         if isinstance(answer, Rejected):
-            raise Refused(answer.reason)
+            raise Refused(_plain(answer.reason))
         if not isinstance(answer, Welcome) or len(answer.nonce) != proof.NONCE_BYTES:
             raise ProtocolError("no welcome came")
         if answer.node == side.node:
@@ -204,6 +203,11 @@ async def dial(wire: Wire, side: Side, control: str) -> Peer:
             raise ProtocolError("the other end does not prove the token's secret: another token, or somebody between us")
         await wire.send(Proof(proof.of_dialling(side.keys, transcript)))
         return Peer(answer.node, answer.control, answer.ca, answer.formed, "")
+
+
+def _plain(words: str) -> str:
+    """Of somebody who has proved nothing, for people to read."""
+    return "".join(letter if letter.isprintable() else "?" for letter in words[:WORDS_MAX])
 
 
 async def listen(wire: Wire, hello: Hello, side: Side, certificate: bytes, control: str) -> Peer:

@@ -139,6 +139,7 @@ def test_three_daemons_started_at_once_are_one_cluster(tmp_path: Path, daemons: 
         one.says('cluster: "')
     one_cluster([one.state for one in daemons], token_founding.parse(text))
     founder = next(one for one in daemons if node.load(one.state).founder)
+    founder.says('key: "voters"\n  value: "3"')
     rows = json.loads(founder.cli("node", "ls", "-o", "json").stdout)
     assert {row["node"] for row in rows} == {node.load(one.state).node for one in daemons}
     for one in daemons:

@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from awsomefsd.cluster import ca, founding_wire, proof, token_founding, token_text
 from awsomefsd.cluster.founding_wire import Peer, Side, Wire
 from awsomefsd.errors import ConfigError, Error, ProtocolError, Refused
+from awsomefsd.limits import FOUNDING_FRAME_BYTES_MAX
+from awsomefsd.rpc import frame
 
 FAR_MS = 4_000_000_000_000
 
@@ -125,10 +127,25 @@ async def test_a_relay_gets_no_proof_through(tmp_path: Path, changes: str | None
 
 
 @pytest.mark.trio
+async def test_words_of_a_stranger_cannot_write_on_a_terminal(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, token(), token())
+    near, far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        stranger = pair.shown.listening(far)
+        nursery.start_soon(pair._end, "dialling", wire := dialling(near), founding_wire.dial(wire, pair.dials, "10.0.0.1:7440"))
+        await founding_wire.first(stranger)
+        await stranger.send(founding_wire.Rejected("\x1b[2J" + "x" * 1_000))
+    words = str(pair.outcome["dialling"])
+    assert isinstance(pair.outcome["dialling"], Refused) and words.startswith("?[2Jx") and len(words) == founding_wire.WORDS_MAX
+
+
+@pytest.mark.trio
 async def test_nonsense_before_the_proof_ends_the_conversation(tmp_path: Path) -> None:
     shared = token()
-    for nonsense in (founding_wire.Nodes({}), founding_wire.Proof(bytes(32))):
-        directory = tmp_path / type(nonsense).__name__
+    too_long = frame(bytes(FOUNDING_FRAME_BYTES_MAX + 1))[:8]  # its head alone is enough
+    encoded = [frame(msgspec.msgpack.encode(message)) for message in (founding_wire.Nodes({}), founding_wire.Proof(bytes(32)))]
+    for number, nonsense in enumerate((*encoded, frame(b"\xc1"), frame(b""), too_long)):
+        directory = tmp_path / str(number)
         directory.mkdir()
         pair = Pair(directory, shared, shared)
         near, far = trio.testing.memory_stream_pair()
@@ -136,7 +153,7 @@ async def test_nonsense_before_the_proof_ends_the_conversation(tmp_path: Path) -
             nursery.start_soon(pair._end, "listening", wire := pair.shown.listening(far), pair._listen(wire))
             stranger = dialling(near)
             await stranger.stream.do_handshake()
-            await stranger.send(nonsense)
+            await stranger.stream.send_all(nonsense)
         assert isinstance(pair.outcome["listening"], ProtocolError)
 
 
