@@ -144,6 +144,21 @@ async def test_nodes_find_each_other_by_what_multicast_tells_alone(tmp_path: Pat
 
 
 @pytest.mark.trio
+async def test_a_late_node_that_asks_one_that_does_not_lead_is_sent_on(tmp_path: Path) -> None:
+    ports = free_ports(3)
+    group = Group(tmp_path / "g", make_token(2, []), ports)
+    async with trio.open_nursery() as nursery:
+        for number, other in ((0, 1), (1, 0)):
+            group.start(nursery, number, found=lambda other=other: [f"127.0.0.1:{ports[other]}"])
+        await group.formed(2)
+        [member] = [number for number, one in group.members.items() if not one.node.founder]
+        group.start(nursery, 2, found=lambda: [f"127.0.0.1:{ports[member]}"])
+        await group.formed(3)
+        nursery.cancel_scope.cancel()
+    group.check(3)
+
+
+@pytest.mark.trio
 async def test_a_founder_that_is_away_is_waited_for_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It dies between the decision and the cluster; nobody else founds; it comes back and does."""
     ports = free_ports(3)
