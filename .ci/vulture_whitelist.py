@@ -113,13 +113,6 @@ _.repoint
 
 # fields of the cluster's configuration and messages that other parts read
 
-advertise
-voter_replace_after
-discovery
-issuer
-heard_ms_ago
-carry
-ca_bundle
 
 # what the proofs of founding cover: encoded as a whole
 nonce_dialling
@@ -128,4 +121,3 @@ ca_dialling
 ca_listening
 GetUpgrade
 FinalizeUpgrade
-own_certificate

@@ -28,7 +28,7 @@ from awsomefsd.backup import Backups
 from awsomefsd.catalog import Catalog
 from awsomefsd.checkpoints import Checkpointer
 from awsomefsd.cluster.control_part import ControlPart
-from awsomefsd.cluster.founder import enter_founder
+from awsomefsd.cluster.founder import certify_alone, enter_founder
 from awsomefsd.cluster.host import MetadataHost, begins
 from awsomefsd.cluster.membership import Membership, cluster_voters, in_cluster
 from awsomefsd.cluster.waiting import wait
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 RECONCILE_S = 1.0
+CALL_S = 10.0
 CSI_LOOK_S = 2.0
 LEAVE_ANSWER_S = 0.3
 PINS_VARIABLE = "AWSOMEFSD_FUSE_PINS"
@@ -95,6 +96,7 @@ class Parts:
                 self.catalog.propose(Init(self.node.cluster, self.node.site, levels.supported()))
             if alone:
                 enter_founder(settings, self.node, self.catalog.propose)
+                certify_alone(settings, self.node, self.catalog.propose, lambda body: self.metadata.query(body, CALL_S))
             self.devices = NodeDevices(self.node.cluster, self.node.node, self.table, self.catalog)
             self.keeper = KeeperClient(settings.run_dir)
             self.checkpoints = Checkpointer(

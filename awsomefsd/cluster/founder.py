@@ -2,10 +2,14 @@
 
 In this order, and each step may come again after a crash: the entries are the same ones, and a cluster without its authority's key in the
 state would never sign anything.
+
+A node alone that has no certificate (its state was restored, recovered, loaded, or made by an older build) gets one in the same way, by the
+authority in the state or, where there is none, by a new one.
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +20,7 @@ from awsomefsd.cluster.addresses import described
 from awsomefsd.config import Settings, parse_labels
 from awsomefsd.errors import Corrupt
 from awsomefsd.meta.commands import AddNode, PutCa, PutToken
+from awsomefsd.meta.node_messages import GetSigner, Signer
 from awsomefsd.node import Node
 
 TOKEN_ROW = "founding-token.json"
@@ -56,8 +61,34 @@ def enter_founder(settings: Settings, node: Node, propose: Callable[[Any], Any])
     authority = files.founded()
     assert authority is not None
     propose(PutCa(authority.id, authority.certificate, authority.key, "active"))
+    _enter_node(settings, node, ca.identity(files.read_certificate()).key, propose)
+    files.authority_stored()
+
+
+def _enter_node(settings: Settings, node: Node, key: bytes, propose: Callable[[Any], Any]) -> None:
     control, metadata = described(settings)
     labels = parse_labels(settings.cluster.labels)
-    key = ca.identity(files.read_certificate()).key
     propose(AddNode(node.node, node_name(settings), "node", key, "", control, metadata, labels, __version__, levels.supported()))
-    files.authority_stored()
+
+
+def certify_alone(settings: Settings, node: Node, propose: Callable[[Any], Any], ask: Callable[[Any], Any]) -> None:
+    """For the only node that carries the metadata.  Nothing, if it has a certificate, or is to stand alone for good."""
+    from awsomefsd.cluster.pki_files import PkiFiles
+
+    files = PkiFiles(settings.state_dir)
+    if not settings.cluster.listen or files.there():
+        return
+    from awsomefsd.cluster import ca
+
+    signer = ask(GetSigner())
+    if not isinstance(signer, Signer):
+        if getattr(signer, "errno", 0) != errno.ENOENT:
+            return  # not known; the next start asks again
+        files.found(node.cluster, node.node)
+        enter_founder(settings, node, propose)
+        return
+    key = files.own_key()
+    _enter_node(settings, node, ca.key_hash(key), propose)
+    files.write_bundle(signer.bundle)
+    authority = ca.Authority(signer.id, signer.certificate, signer.key)
+    files.write_certificate(ca.sign(authority, ca.make_request(key, node.node), node.node, "node"))

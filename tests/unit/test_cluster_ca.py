@@ -17,10 +17,11 @@ from cryptography.x509.oid import NameOID
 from awsomefsd import config
 from awsomefsd import node as node_module
 from awsomefsd.cluster import ca
-from awsomefsd.cluster.founder import enter_founder
+from awsomefsd.cluster.founder import certify_alone, enter_founder
 from awsomefsd.cluster.pki_files import PkiFiles
 from awsomefsd.errors import Corrupt, Refused
-from awsomefsd.meta.node_messages import GetSigner, ListNodes
+from awsomefsd.meta.node_messages import GetSigner, ListCas, ListNodes
+from awsomefsd.meta.queries import answer
 from tests.metadrive import Drive
 
 CLUSTER, NODE = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
@@ -101,3 +102,25 @@ def test_the_authority_of_a_founder_goes_into_the_state_and_leaves_the_disk(tmp_
     assert (row.node, row.role, row.control, row.metadata) == (node.node, "node", "10.0.0.1:7440", "10.0.0.1:7441")
     assert row.key == ca.identity(files.read_certificate()).key
     enter_founder(settings, node, lambda command: pytest.fail("a second time"))
+
+
+def test_a_node_alone_without_a_certificate_gets_one(tmp_path: Path) -> None:
+    """Of a new authority if the state has none, else of that one: after a restore, or an older build."""
+    drive = Drive()
+
+    def ask(body: object) -> object:
+        drive.machine.flush()
+        return answer(drive.machine, body)  # type: ignore[arg-type]
+
+    for number in (1, 2):
+        environ = {"AWSOMEFSD_STATE_DIR": str(tmp_path / str(number)), "AWSOMEFSD_CLUSTER_ADVERTISE": "10.0.0.1"}
+        node = node_module.init(tmp_path / str(number), cluster=CLUSTER)
+        off = config.load(environ={**environ, "AWSOMEFSD_CLUSTER_LISTEN": ""})
+        certify_alone(off, node, drive.ok, ask)
+        files = PkiFiles(tmp_path / str(number))
+        assert not files.there(), "it is to stand alone"
+        for _ in range(2):
+            certify_alone(config.load(environ=environ), node, drive.ok, ask)
+        assert ca.identity(files.read_certificate()).node == node.node and not files.authority_key.exists()
+        assert ca.issuer_of(ca.load(files.read_certificate()), ca.load_bundle(files.read_bundle())) == drive.ask(GetSigner()).id
+    assert len(drive.ask(ListNodes()).nodes) == 2 and len(drive.ask(ListCas()).cas) == 1

@@ -364,3 +364,17 @@ def test_connections_are_bounded(cluster: Cluster, monkeypatch: pytest.MonkeyPat
     assert server.figures()["control_turned_away"] == 1
     with first, second:
         assert second.call(m.Greet(1)).version == m.VERSION
+
+
+def test_a_node_whose_certificate_has_expired_joins_again_as_the_same(cluster: Cluster, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path / "n2")
+    made = join(settings, text(cluster.token()))
+    files = PkiFiles(tmp_path / "n2")
+    authority = ca.Authority(cluster.pin, cluster.files.read_bundle(), cluster.drive.ask(GetSigner()).key)
+    request = ca.make_request(files.own_key(), made.node)
+    files.write_certificate(ca.sign(authority, request, made.node, "node", ca.now() - datetime.timedelta(days=40)))
+    again = cluster.token()
+    assert join(settings, text(again)) == made and ca.identity(files.read_certificate()).ends > ca.now()
+    assert len(cluster.states()) == 2
+    left = {row.id: row.uses_left for row in cluster.ask(ListTokens()).tokens}
+    assert left[again.id] == 1, "it was a member already: nothing is used up"
