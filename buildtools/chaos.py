@@ -84,12 +84,12 @@ class Account:
 class Clients:
     """Several load.py processes in one directory, and what they last said."""
 
-    def __init__(self, directory: Path, count: int, seed: int, accept: str = "") -> None:
+    def __init__(self, directory: Path, count: int, seed: int, accept: str = "", think_s: float = 0.0) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.latest: list[dict[str, Any]] = [{"ops": 0, "errors": []} for _ in range(count)]
         self.began = time.monotonic()
-        program = [sys.executable, str(Path(load.__file__)), str(directory), "--accept", accept]
+        program = [sys.executable, str(Path(load.__file__)), str(directory), "--accept", accept, "--think", str(think_s)]
         self.processes = [
             subprocess.Popen([*program, "--seed", str(seed * 100 + number)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for number in range(count)

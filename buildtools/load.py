@@ -330,6 +330,7 @@ def main() -> int:
     arguments.add_argument("directory", type=Path)
     arguments.add_argument("--seed", type=int, required=True)
     arguments.add_argument("--accept", default="", help="names of errnos, with commas")
+    arguments.add_argument("--think", type=float, default=0.0, help="seconds to wait at most after each operation")
     chosen = arguments.parse_args()
     accept = frozenset(getattr(errno, name) for name in filter(None, chosen.accept.split(",")))
     stop: list[int] = []
@@ -339,6 +340,8 @@ def main() -> int:
     told = 0.0
     while not stop and len(client.errors) < ERRORS_MAX:
         client.one()
+        if chosen.think:
+            time.sleep(client.random.random() * chosen.think)
         if time.monotonic() - told > 0.2:
             told = time.monotonic()
             print(json.dumps(client.report(final=False)), flush=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 from buildtools.say import BuildError
 
 NET = "10.77.0"
+GATEWAY = f"{NET}.254"  # the hub: a machine has a default route, though nothing is behind it
 TABLE = "inet awsomefs_faults"
 NAMES = Path("/run/netns")
 FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -92,13 +93,14 @@ class Network:
         self.destroy()
         for name in sorted(self._names()):
             _run("ip", "netns", "add", name)
-        rows = ["link add br0 type bridge mcast_snooping 0", "link set br0 up"]  # nobody asks for groups here: multicast goes to all
+        rows = ["link add br0 type bridge mcast_snooping 0", f"addr add {GATEWAY}/24 dev br0", "link set br0 up"]
         for machine in self._machines():
             rows.append(f"link add m{machine} type veth peer name eth0 netns {self.namespace(machine)}")
             rows.append(f"link set m{machine} master br0 up")
         _run("ip", "-n", self._hub, "-batch", "-", stdin="\n".join(rows))
         for machine in self._machines():
             rows = [f"addr add {self.address(machine)}/24 dev eth0", "link set eth0 up", "link set lo up"]
+            rows.append(f"route add default via {GATEWAY}")
             _run("ip", "-n", self.namespace(machine), "-batch", "-", stdin="\n".join(rows))
 
     def destroy(self) -> None:

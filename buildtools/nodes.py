@@ -94,7 +94,8 @@ class Node:
         """For CLI calls: no setting of the caller's shell may point at another node."""
         env = {key: value for key, value in os.environ.items() if not key.startswith("AWSOMEFSD_") and key != procs.MARK}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), env.get("PYTHONPATH", "")]))
-        env["AWSOMEFSD_CLUSTER_LISTEN"] = env["AWSOMEFSD_METADATA_LISTEN"] = ""  # it stands alone: many of them run on one machine
+        if not self.entering:  # it stands alone: many of them run in one network
+            env["AWSOMEFSD_CLUSTER_LISTEN"] = env["AWSOMEFSD_METADATA_LISTEN"] = ""
         if self.pins:
             env["AWSOMEFSD_FUSE_PINS"] = self.pins
         if self.failpoints is not None:
@@ -260,7 +261,7 @@ class Node:
 
     def provision(self) -> None:
         """Device and volume, each only if missing."""
-        if not self.ask("device", "ls"):
+        if not any(row["path"] for row in self.ask("device", "ls")):  # others may be in other nodes
             self.cli("device", "add", str(self.attach()))
         if self.volume not in {row["name"] for row in self.ask("volume", "ls")}:
             self.cli("volume", "create", self.volume)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import random
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +21,9 @@ from typing import Any
 from awsomefsd.errors import FsError, Unavailable
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
-from awsomefsd.meta.client import MetaClient, connect
+from awsomefsd.meta.client import MetaClient
+from awsomefsd.meta.endpoints import OnThisHost, split
+from awsomefsd.node import boot_id
 from buildtools.cluster import Cluster
 from tests.linear import DIRECTORY, LOCK, OPEN, REGISTER, Model, Operation
 
@@ -37,19 +39,19 @@ _mounts = itertools.count(MOUNT_FIRST)
 _uids = itertools.count(1_000)
 
 
-def dialer(cluster: Cluster) -> tuple[list[str], Callable[[str], socket.socket]]:
-    """The sockets of all nodes, and how to reach the endpoints that they name."""
-    by_address = {cluster.address(node): str(node.run / "meta.sock") for node in cluster.nodes}
+class Sockets(OnThisHost):
+    """The sockets of all nodes, also for the addresses that they name."""
 
-    def reach(endpoint: str) -> socket.socket:
-        return connect(by_address.get(endpoint.rpartition(":")[0], endpoint))
+    def __init__(self, cluster: Cluster) -> None:
+        self._by_address = {cluster.address(node): str(node.run / "meta.sock") for node in cluster.nodes}
+        super().__init__(list(self._by_address.values()))
 
-    return list(by_address.values()), reach
+    def resolve(self, endpoint: str) -> str:
+        return endpoint if endpoint.startswith("/") else self._by_address[split(endpoint)[1]]
 
 
 def new_client(cluster: Cluster) -> MetaClient:
-    paths, reach = dialer(cluster)
-    return MetaClient(paths, next(_mounts), connect=reach)
+    return MetaClient(Sockets(cluster), next(_mounts))
 
 
 class Objects:
@@ -57,6 +59,7 @@ class Objects:
 
     def __init__(self, cluster: Cluster) -> None:
         leader = cluster.await_leader()
+        self.home: str = json.loads((cluster.nodes[0].state / "node.json").read_text())["node"]  # a node with a device, if any has one
         number = next(_uids)
         names = f"chaos-{number}", f"locks-{number}"
         for name in names:
@@ -286,7 +289,7 @@ class LockClient(Recorder):
         self.identity = self.client.mount
 
     def _begin(self) -> None:
-        command = c.OpenSession(self.identity, self.objects.lock_volume, f"host-{self.identity}", "boot", 1, shared=True)
+        command = c.OpenSession(self.identity, self.objects.lock_volume, self.objects.home, boot_id(), 1, shared=True)
         self.client.start_session(command)
         self.sessions += 1
         self._begun = True
