@@ -51,7 +51,7 @@ DEFAULT_FILES = tuple(Path("/etc/awsomefsd") / f"awsomefsd.{suffix}" for suffix 
 PREFIX = "AWSOMEFSD_"
 # Read elsewhere, not settings: the path of the file itself, pins of the FUSE negotiation, and switches of the test suite.
 _OTHERS = (
-    "BINARY", "CONFIG", "DEBUG", "FAILPOINTS", "FAILPOINTS_FILE", "FAULTS", "FUSE_PINS", "KEEPER_STATE_FD", "PROGRAM", "SEED",
+    "BINARY", "CONFIG", "DEBUG", "FAILPOINTS", "FAILPOINTS_FILE", "FAULTS", "FUSE_PINS", "KEEPER_STATE_FD", "LEVEL", "PROGRAM", "SEED",
     "UPDATE_GOLDEN",
 )  # fmt: skip
 NOT_SETTINGS = frozenset(PREFIX + name for name in _OTHERS)

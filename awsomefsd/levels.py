@@ -5,6 +5,8 @@ command above it is refused before it gets into the log, so that a node of an ol
 exchanged one node at a time, and when all nodes know the next level, `awsomefsd upgrade finalize` raises the cluster's.  A level never goes
 back, so until then, and only until then, every node may go back to the older build.
 
+Wire protocols are agreed on for each connection (`agreed`), so a new build speaks with an old one in words that both know.
+
 AWSOMEFSD_LEVEL pins this build to a lower level: it then behaves like an older one, and refuses what that could not read.
 """
 
@@ -26,3 +28,12 @@ def supported() -> int:
     if not text.isdecimal() or not 1 <= int(text) <= LEVEL:
         raise ConfigError(f"{VARIABLE}={text!r} is no level of this build (1 to {LEVEL}); correct or unset it")
     return int(text)
+
+
+def agreed(theirs: int, oldest: int, newest: int) -> int:
+    """Which version of a wire protocol two sides speak: the newest that both know; 0 if there is none.
+
+    Who greets names its newest, who answers names the agreed one, and who greeted looks whether it still knows that one.
+    """
+    version = min(theirs, newest)
+    return version if version >= oldest else 0

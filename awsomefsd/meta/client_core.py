@@ -36,6 +36,7 @@ from awsomefsd.limits import (
 )
 from awsomefsd.meta.endpoints import endpoint_of
 from awsomefsd.meta.messages import (
+    PROTOCOL_OLDEST,
     PROTOCOL_VERSION,
     Answer,
     AwaitRecalls,
@@ -199,6 +200,9 @@ class ClientCore:
         if not isinstance(reply, Welcome):
             self.disconnected()
             raise Refused(reply.detail, reply.errno) if isinstance(reply, Failed) else Refused(str(reply))
+        if not PROTOCOL_OLDEST <= reply.version <= PROTOCOL_VERSION:
+            self.disconnected()
+            raise Refused(f"protocol {reply.version}; this process speaks {PROTOCOL_OLDEST} to {PROTOCOL_VERSION}: upgrade the older one")
         self.cluster_uuid = reply.cluster_uuid
         self.connections += 1
         self._connected = True

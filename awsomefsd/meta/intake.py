@@ -8,7 +8,7 @@ from awsomefsd.errors import ProtocolError
 from awsomefsd.meta.commands import OpenSession
 from awsomefsd.meta.guard import Guard
 from awsomefsd.meta.leader import Leader
-from awsomefsd.meta.messages import PROTOCOL_VERSION, Failed, Hello, Propose, Request
+from awsomefsd.meta.messages import PROTOCOL_OLDEST, Failed, Hello, Propose, Request
 from awsomefsd.meta.ranges import check
 from awsomefsd.meta.service_connections import Connection, Connections
 
@@ -31,7 +31,7 @@ class Intake:
                 if isinstance(request.body, Propose) and isinstance(request.body.command, OpenSession) and request.body.command.worker > 1:
                     self._end_predecessors(leader, connections, connection)
                 leader.handle(connection, request.call, request.body, size)
-                if isinstance(request.body, Hello) and request.body.version != PROTOCOL_VERSION:
+                if isinstance(request.body, Hello) and request.body.version < PROTOCOL_OLDEST:
                     connections.end(connection)  # after the answer that says why
         except ProtocolError as err:
             connections.blame(connection, err)

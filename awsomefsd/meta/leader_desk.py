@@ -14,11 +14,13 @@ from typing import Any
 from msgspec import structs
 
 from awsomefsd.errors import NotLeading, Refused
+from awsomefsd.levels import agreed
 from awsomefsd.limits import ACKS_PER_REQUEST_MAX, REPORT_FIGURES_MAX
 from awsomefsd.meta import stream
 from awsomefsd.meta.leader_nodes import NodeDesk
 from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, TransferLead
 from awsomefsd.meta.messages import (
+    PROTOCOL_OLDEST,
     PROTOCOL_VERSION,
     Body,
     Devices,
@@ -63,8 +65,11 @@ class Desk:
 
     # --- connections ------------------------------------------------------------------------------------------------------------
     def hello(self, origin: Origin, call: int, body: Hello) -> None:
-        if body.version != PROTOCOL_VERSION:
-            origin.answer(call, Failed(errno.EPROTONOSUPPORT, f"protocol {body.version}; this daemon speaks {PROTOCOL_VERSION}"))
+        version = agreed(body.version, PROTOCOL_OLDEST, PROTOCOL_VERSION)
+        if not version:
+            spoken = f"{PROTOCOL_OLDEST} to {PROTOCOL_VERSION}"
+            why = f"protocol {body.version}; this daemon speaks {spoken}: upgrade the older one"
+            origin.answer(call, Failed(errno.EPROTONOSUPPORT, why))
             return
         if body.mount and body.connection:
             older = self._newest.get(body.mount)
@@ -72,7 +77,7 @@ class Desk:
                 self._end(older)
             self._newest[body.mount] = origin
         self._greeted.add(origin)
-        origin.answer(call, Welcome(PROTOCOL_VERSION, self._cluster_uuid, self._replica.log.term))
+        origin.answer(call, Welcome(version, self._cluster_uuid, self._replica.log.term))
 
     def _end(self, origin: Origin) -> None:
         self._void.add(origin)

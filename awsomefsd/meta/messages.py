@@ -27,6 +27,7 @@ from awsomefsd.meta.scrub_messages import GetLiveSegments, GetNames, LiveSegment
 from awsomefsd.types import Attr, DeviceInfo, Dirent, Extent, Lock, SegmentInfo, SessionInfo, StatFs, VolumeInfo
 
 PROTOCOL_VERSION = 1
+PROTOCOL_OLDEST = 1  # that is still spoken
 
 
 # --- requests ----------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from awsomefsd.errors import ProtocolError
 from awsomefsd.meta.raft_messages import AnyRaftMessage
 
 PEER_PROTOCOL_VERSION = 1
+PEER_PROTOCOL_OLDEST = 1  # that is still spoken
 
 
 class PeerHello(Struct, array_like=True, tag=60):
@@ -28,8 +29,11 @@ class PeerHello(Struct, array_like=True, tag=60):
 
 
 class PeerWelcome(Struct, array_like=True, tag=61):
+    """`version`: the one that both know (levels.agreed)."""
+
     node: str
     incarnation: str
+    version: int = 1
 
 
 class PeerRefused(Struct, array_like=True, tag=62):

@@ -21,8 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from awsomefsd.errors import ProtocolError
+from awsomefsd.levels import agreed
 from awsomefsd.limits import PEER_REDIAL_MS_MAX, PEER_REDIAL_MS_MIN, PEER_STUCK_MS_MAX, PEERS_MAX, STANDING_MS
 from awsomefsd.meta.peer_messages import (
+    PEER_PROTOCOL_OLDEST,
     PEER_PROTOCOL_VERSION,
     Message,
     PeerHello,
@@ -310,6 +312,8 @@ class Peers:
                 raise ProtocolError(f"refused by it: {greeting.reason}")
             if not isinstance(greeting, PeerWelcome) or peer.welcomed or greeting.node != peer.node:
                 raise ProtocolError("not the answer to a greeting")
+            if not PEER_PROTOCOL_OLDEST <= greeting.version <= PEER_PROTOCOL_VERSION:
+                raise ProtocolError(f"protocol {greeting.version}; this node speaks {PEER_PROTOCOL_OLDEST} to {PEER_PROTOCOL_VERSION}")
             peer.welcomed, peer.redial_ms, peer.reason = True, PEER_REDIAL_MS_MIN, ""
             wire = peer.wire
             if wire is not None:
@@ -333,15 +337,16 @@ class Peers:
             incoming.wire.put(peer_encode(PeerRefused(reason)))
             incoming.wire.flush()
             raise ConnectionAbortedError(f"refused: {reason}")
-        incoming.wire.put(peer_encode(PeerWelcome(self._node, self._incarnation)))
+        version = agreed(hello.version, PEER_PROTOCOL_OLDEST, PEER_PROTOCOL_VERSION)
+        incoming.wire.put(peer_encode(PeerWelcome(self._node, self._incarnation, version)))
         for other in [one for one in self._by_fd.values() if isinstance(one, _Incoming) and one.node == hello.node]:
             self._end(other, "replaced by a newer one")  # it restarted, or its network forgot the old one
         incoming.node = hello.node
         incoming.wire.greeted()
 
     def _why_refused(self, incoming: _Incoming, hello: PeerHello) -> str:
-        if hello.version != PEER_PROTOCOL_VERSION:
-            return f"protocol {hello.version}; this node speaks {PEER_PROTOCOL_VERSION}"
+        if not agreed(hello.version, PEER_PROTOCOL_OLDEST, PEER_PROTOCOL_VERSION):
+            return f"protocol {hello.version}; this node speaks {PEER_PROTOCOL_OLDEST} to {PEER_PROTOCOL_VERSION}"
         if hello.cluster != self._cluster:
             return f"cluster {hello.cluster}; this node is of cluster {self._cluster}"
         if hello.to != self._node:

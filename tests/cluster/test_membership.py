@@ -54,6 +54,13 @@ class Machine:
         assert done.returncode in accept, done.stdout + done.stderr
         return done.stdout
 
+    def failed(self, *words: str) -> str:
+        """What a command says that ends with 1."""
+        argv = [sys.executable, "-m", "awsomefsd", *words]
+        done = subprocess.run(argv, env=self.env, cwd=self.directory, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        assert done.returncode == 1, done.stdout + done.stderr
+        return done.stderr
+
     def figures(self) -> dict[str, Any]:
         """Of its own metadata service; {} if it has none, or it does not answer."""
         try:

@@ -143,7 +143,7 @@ def test_who_takes_nothing_is_not_waited_for(net: Net) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"version": 99}, "protocol 99"),
+        ({"version": 0}, "protocol 0"),
         ({"cluster": "other"}, "cluster other"),
         ({"to": "other"}, "for node other"),
         ({"node": "stranger"}, "not among the voters"),

@@ -360,7 +360,7 @@ def test_waiters_of_an_inode_are_bounded():
 def test_greeting(tmp_path):
     with host(tmp_path) as node:
         stranger = Wire(node.socket_path, greet=False)
-        reply = stranger.ask(m.Hello(99, 1))
+        reply = stranger.ask(m.Hello(0, 1))
         assert isinstance(reply, m.Failed) and reply.errno == errno.EPROTONOSUPPORT and stranger.closed()
         rude = Wire(node.socket_path, greet=False)
         rude.send(m.GetStatus())
