@@ -150,7 +150,8 @@ class MetaClient:
 
     @property
     def connected(self) -> bool:
-        return self._sock is not None
+        """Greeted: a leader takes requests."""
+        return self._sock is not None and self._core.connected
 
     @property
     def reconnects(self) -> int:
