@@ -131,7 +131,9 @@ def _config(library: Any) -> None:
 
 
 def _ssl(library: Any) -> None:
-    assert library.create_default_context().minimum_version >= library.TLSVersion.TLSv1_2
+    context = library.create_default_context()
+    context.minimum_version = library.TLSVersion.TLSv1_3
+    assert library.HAS_TLSv1_3 and context.minimum_version == library.TLSVersion.TLSv1_3
 
 
 def _prometheus(library: Any) -> None:

@@ -33,8 +33,12 @@ STATIC = "/usr/lib/python3.11/config-3.11-{arch}-linux-gnu/libpython3.11.a"
 FLOOR = (2, 34)  # glibc of RHEL 9; Ubuntu 22.04 has 2.35, Debian 12 2.36
 SIZE_MAX = 90 << 20
 BUILD_S_MAX = 7_200
-# Of glibc, and the loader: every machine has them.
-OF_THE_MACHINE = {"libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libutil.so.1", "libresolv.so.2"}
+# Of glibc; and what the wheels too expect everywhere (manylinux): Debian's own build of libstdc++ would need a newer glibc than FLOOR.
+OF_THE_MACHINE = {
+    "libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libutil.so.1", "libresolv.so.2",
+    "libgcc_s.so.1", "libstdc++.so.6", "libz.so.1",
+}  # fmt: skip
+EXPAT = "/usr/lib/{arch}-linux-gnu/libexpat.a"
 # Never imported by what we ship, or only where somebody develops.
 LEFT_OUT = (
     "pip", "setuptools", "pkg_resources", "_distutils_hack", "wheel", "distutils", "pytest", "_pytest", "unittest", "pydoc", "doctest",
@@ -130,7 +134,8 @@ def _nuitka(python: Path, source: Path, jobs: int) -> list[str]:
         str(python), "-m", "nuitka", "--standalone", "--static-libpython=yes", "--deployment", "--assume-yes-for-downloads",
         "--python-flag=no_site,no_warnings", f"--jobs={jobs}", f"--output-dir={WORK / 'out'}", "--output-filename=awsomefsd",
         f"--user-plugin={RECIPE / 'bytecode_plugin.py'}", "--include-package=awsomefsd", "--include-package=grpc_health.v1",
-        "--include-package=grpc_reflection.v1alpha", "--include-module=pyfuse3", f"--nofollow-import-to={','.join(LEFT_OUT)}",
+        "--include-package=grpc_reflection.v1alpha", "--include-package=lmdb", "--lto=no", "--include-module=pyfuse3",
+        f"--nofollow-import-to={','.join(LEFT_OUT)}",
         f"--report={WORK / 'report.xml'}", "--noinclude-unittest-mode=nofollow", "--noinclude-setuptools-mode=nofollow",
         "--noinclude-pytest-mode=nofollow", str(source / "entry.py"),
     ]  # fmt: skip
@@ -164,6 +169,13 @@ def _fuse_library() -> Path:
     raise BuildError("libfuse3.so.3 is not there: apt-get install -y libfuse3-3")
 
 
+def _expat(target: Path) -> None:
+    """Debian's expat as a library that asks for no function of glibc 2.36 (packaging/binary/arc4random.c)."""
+    words = ["gcc", "-O2", "-fPIC", "-shared", "-o", str(target), "-Wl,-soname,libexpat.so.1", str(RECIPE / "arc4random.c")]
+    words += ["-Wl,--build-id=none,--wrap=arc4random_buf,--whole-archive", EXPAT.format(arch=platform.machine()), "-Wl,--no-whole-archive"]
+    run(words, what="linking libexpat.so.1")
+
+
 def assemble(built: Path) -> Path:
     """dist/awsomefsd-VERSION-ARCH, complete."""
     target = directory()
@@ -171,10 +183,12 @@ def assemble(built: Path) -> Path:
     target.parent.mkdir(exist_ok=True)
     shutil.copytree(built, target)
     shutil.copy(_fuse_library(), target / "libfuse3.so.3")  # of the pyfuse3 adapter alone; may be replaced by another build of it
+    if (target / "libexpat.so.1").exists():
+        _expat(target / "libexpat.so.1")
     run(["strip", "--strip-unneeded", str(target / "awsomefsd")], what="strip")  # ours only
     bom.write(target, VENV / "bin" / "python", version(), int(epoch()))
     for path in [target, *target.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() or path.name == "awsomefsd" else 0o644)
+        path.chmod(0o755 if path.is_dir() or path == target / "awsomefsd" else 0o644)
         os.utime(path, (int(epoch()),) * 2)
     return target
 
@@ -190,7 +204,7 @@ def check(target: Path) -> None:
     foreign = {name: paths for name, paths in wanted.items() if name not in OF_THE_MACHINE and "ld-linux" not in name}
     if foreign:
         raise BuildError(f"takes libraries from the machine: {', '.join(f'{name} for {paths[0].name}' for name, paths in foreign.items())}")
-    good("takes no library from the machine but glibc's")
+    good("takes no library from the machine but glibc's, libstdc++ and zlib")
     done = subprocess.run([target / "awsomefsd", "self-check"], capture_output=True, text=True, env={"PATH": "/usr/bin"}, check=False)
     if done.returncode:
         raise BuildError(f"its self-check says no:\n{done.stdout}{done.stderr}")
@@ -202,7 +216,8 @@ def check(target: Path) -> None:
 def sources_digest() -> str:
     """Of everything that goes in; a build with another one is old."""
     digest = hashlib.sha256()
-    for path in sorted([*(CHECKOUT / "awsomefsd").rglob("*.py"), *RECIPE.iterdir(), CHECKOUT / "pyproject.toml"]):
+    recipe = (path for path in RECIPE.iterdir() if path.is_file())
+    for path in sorted([*(CHECKOUT / "awsomefsd").rglob("*.py"), *recipe, CHECKOUT / "pyproject.toml"]):
         digest.update(str(path.relative_to(CHECKOUT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

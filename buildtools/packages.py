@@ -128,9 +128,10 @@ def description(root: Path, release: int) -> dict[str, Any]:
         "name": "awsomefsd", "arch": ARCHITECTURES[platform.machine()], "platform": "linux", "version": version(), "release": str(release),
         "section": "admin", "priority": "optional", "maintainer": MAINTAINER, "license": "MIT",
         "description": DESCRIPTION, "mtime": mtime, "contents": contents(root), "umask": 0o022,
+        "recommends": ["fuse3"],
         "overrides": {
-            "deb": {"depends": [f"libc6 (>= {floor})"], "recommends": ["fuse3"], "scripts": _scripts("deb", _DEB)},
-            "rpm": {"depends": [f"glibc >= {floor}"], "recommends": ["fuse3"], "scripts": _scripts("rpm", _RPM)},
+            "deb": {"depends": [f"libc6 (>= {floor})", "libstdc++6", "libgcc-s1", "zlib1g"], "scripts": _scripts("deb", _DEB)},
+            "rpm": {"depends": [f"glibc >= {floor}", "libstdc++", "libgcc", "zlib"], "scripts": _scripts("rpm", _RPM)},
         },
         "deb": {"compression": "xz"},
         "rpm": {"compression": "zstd", "group": "System Environment/Daemons", "summary": SUMMARY, "buildhost": "localhost"},
