@@ -16,6 +16,7 @@ PACKAGES = {
     "annotated_types", "attr", "attrs", "awsomefsd", "cffi", "click", "crc32c", "cryptography", "dotenv", "google", "grpc", "grpc_health",
     "grpc_reflection", "idna", "lmdb", "msgspec", "outcome", "prometheus_client", "pydantic", "pydantic_core", "pydantic_settings",
     "pyfuse3", "rich", "sniffio", "sortedcontainers", "trio", "typing_extensions", "typing_inspection", "xxhash", "yaml",
+    "ifaddr", "zeroconf",
 }  # fmt: skip
 
 

@@ -87,7 +87,8 @@ def test_locks_cover_what_is_required() -> None:
     names = {re.split(r"[\[<>=;]", text)[0] for text in required["dependencies"] + required["optional-dependencies"]["pyfuse3"]}
     lock = (binary.RECIPE / "requirements.lock").read_text()
     pinned = re.findall(r"^([a-z0-9.-]+)==[\w.]+ \\\n    --hash=sha256:[0-9a-f]{64}", lock, re.M)
-    assert names <= set(pinned) and len(pinned) == len(set(pinned)) == len(re.findall("^[a-z].*==", lock, re.M))
+    assert names <= set(pinned), f"{names - set(pinned)}: docs/PACKAGING.md has the command that makes requirements.lock anew"
+    assert len(pinned) == len(set(pinned)) == len(re.findall("^[a-z].*==", lock, re.M))
     for name in ("requirements.lock", "tools.lock"):
         assert not re.search(r"https?:|--index|--find-links", (binary.RECIPE / name).read_text())
 
