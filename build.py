@@ -57,7 +57,7 @@ def parser():
     top = argparse.ArgumentParser(prog="build.py", description="awsomefsd: set up and show, test, lint, bench")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     default = os.path.join(os.getcwd(), ".awsomefs-demo")
-    up = commands.add_parser("up", help="prepare everything, start a node, mount a volume, demonstrate that kills harm nobody")
+    up = commands.add_parser("up", help="prepare everything, found three nodes, mount a volume, demonstrate that kills harm nobody")
     up.add_argument("--dir", default=default, help="everything of this node lives here (default ./.awsomefs-demo)")
     up.add_argument("--size", default="8G", help="size of the sparse file that is the device (default 8G)")
     down = commands.add_parser("down", help="unmount, stop and remove all of it")

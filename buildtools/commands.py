@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from buildtools import lint, prepare
+from buildtools import cluster, lint, prepare
+from buildtools.cluster import Cluster
 from buildtools.nodes import Node
 from buildtools.say import CHECKOUT, bad, good, line, parse_size, size, step
 
 COPY_BYTES_MAX = 300 << 20
-SECONDS_FIRST, SECONDS_AGAIN = 180, 75
+SECONDS_FIRST, SECONDS_AGAIN = 240, 150
 
 
 def _program(*words: str | os.PathLike[str]) -> NoReturn:
@@ -45,7 +46,7 @@ def down(directory: Path) -> int:
     if not directory.exists():
         good(f"{directory} is not there: nothing to do")
         return 0
-    Node(directory).destroy()
+    (Cluster(directory) if (directory / cluster.MARKER).exists() else Node(directory)).destroy()
     good(f"{directory}: unmounted, stopped and removed")
     return 0
 

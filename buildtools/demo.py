@@ -1,4 +1,4 @@
-"""The demonstration of `build.py up`: a node, real files on it, programs that trust it, kills that harm nobody, a restart, and the figures.
+"""The demonstration of `build.py up`: three nodes by one token, real files, programs that trust them, kills that harm nobody, a restart.
 
 Runs under the venv's interpreter.  The second `up` on the same directory repairs what is missing, verifies what the first one wrote
 (manifest.json beside the node) and demonstrates again; a failure leaves everything in place to be looked at.
@@ -26,13 +26,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from buildtools import chaos
-from buildtools.nodes import Node
+from buildtools.cluster import Cluster
+from buildtools.nodes import await_true
 from buildtools.say import CHECKOUT, BuildError, bad, good, line, size, step
 
-FILES_MAX = 5_000
+FILES_MAX = 1_500  # each is replicated to three nodes before it is there
 FILES_MIN = 1_000  # fewer are no real tree
 BYTES_MAX = 300 << 20
-KILLS = [("worker",), ("daemon",), ("worker",), ("worker", "daemon"), ("worker",), ("keeper",), ("worker",), ("daemon",)] * 2
+KILLS = [("worker",), ("daemon",), ("worker",), ("worker", "daemon"), ("worker",), ("keeper",), ("worker",), ("daemon",)]
+LEADER_KILLS = [("leader",)] * 5
+FORM_S = 120.0
 SQLITE_WRITERS = 4
 SQLITE_TRANSFERS = 60
 C_PROGRAM = r"""
@@ -84,11 +87,13 @@ def real_tree() -> list[Path]:
 
 
 class Demonstration:
-    def __init__(self, node: Node) -> None:
-        self.node = node
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.node = cluster.nodes[0]  # its device, its volume, its mount
         self.console = Console(width=max(100, Console().width))
         self.figures: list[tuple[str, str]] = []
-        self.manifest_path = node.directory / "manifest.json"
+        self.manifest_path = cluster.directory / "manifest.json"
+        self.token_path = cluster.directory / "token"
         self.seed = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
 
     def figure(self, name: str, value: str) -> None:
@@ -97,18 +102,41 @@ class Demonstration:
 
     # --- the parts --------------------------------------------------------------------------------------------------------
     def bring_up(self) -> None:
-        step("Starting the node")
-        self.node.prepare()
+        count = len(self.cluster.nodes)
+        step(f"Founding a cluster: {count} nodes, each in a network namespace, one token")
+        began = time.monotonic()
+        self.cluster.prepare()
         device = self.node.attach()
-        began = time.monotonic()
-        self.node.start()
-        self.figure("keeper and daemon answering after", f"{time.monotonic() - began:.2f} s")
+        self.write_token()
+        fresh = not (self.node.state / "node.json").exists()
+        self.launch()
+        took = time.monotonic() - began
+        self.figure("nothing but a token to one cluster" if fresh else "nodes running again after", f"{count} voters in {took:.1f} s")
         self.node.provision()
-        began = time.monotonic()
         self.node.mount()
-        self.figure("volume mounted after", f"{(time.monotonic() - began) * 1000:.0f} ms")
-        good(f"{self.node.mountpoint} on {device.resolve()}")
-        self.node.write_env()
+        self.figure("and to a mounted volume", f"{time.monotonic() - began:.1f} s")
+        good(f"{self.node.mountpoint} on {device.resolve()}, the device of node 1")
+        for node in self.cluster.nodes:
+            good(f"node {self.cluster.machine(node)}: {self.cluster.address(node)} in namespace {self.cluster.namespace(node)}")
+        self.cluster.write_env()
+
+    def write_token(self) -> None:
+        """The same for all; made offline, before there is any cluster.  It is in a file of root's, never in an argument."""
+        if not self.token_path.exists():
+            token = self.node.cli("token", "generate", "--expect", str(len(self.cluster.nodes)))
+            descriptor = os.open(self.token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(token)
+        for node in self.cluster.nodes:
+            node.founds = False
+            node.settings |= {"AWSOMEFSD_TOKEN_FILE": str(self.token_path), "AWSOMEFSD_CLUSTER_NAME": node.directory.name}
+
+    def launch(self) -> None:
+        """All at once; until all are voters that the leader hears."""
+        self.cluster.launch()
+        for node in self.cluster.nodes:
+            node.await_daemon(FORM_S)
+        await_true(f"one cluster (logs in {self.cluster.directory}/n*/log)", self.cluster.whole, FORM_S, 0.05)
 
     def verify_manifest(self, when: str) -> None:
         if not self.manifest_path.exists():
@@ -198,12 +226,42 @@ class Demonstration:
         self.figures.append(("longest stall at a worker's death", f"{account.longest_stall_s('worker') * 1000:.0f} ms"))
         self.finals = account.finals
 
+    def leader_kills(self) -> None:
+        step("SIGKILL of the leader while files are written")
+        folder = self.node.mountpoint / "leaders"
+        shutil.rmtree(folder, ignore_errors=True)
+        with bar(self.console, "killing", len(LEADER_KILLS)) as progress:
+            account = chaos.kill_under_load(
+                self.node,
+                folder,
+                LEADER_KILLS,
+                clients=2,
+                seed=self.seed + 1,
+                between=50,
+                tell=lambda kill: progress.advance(progress.task_ids[0]),
+                strike=lambda roles: self.strike_leader(),
+            )
+        if account.errors:
+            raise BuildError(f"errors while leaders were killed: {account.errors[:5]}")
+        for row in account.lines():
+            good(row)
+        self.figure("leaders killed", f"{len(account.kills)}, {account.operations:,} verified operations, 0 errors")
+        self.figures.append(("longest stall at a leader's death", f"{account.longest_stall_s('leader'):.2f} s"))
+        self.figures.append(("its daemon was started again within", f"{max(kill.replaced_s for kill in account.kills):.2f} s"))
+        await_true("three voters again", self.cluster.whole, FORM_S, 0.05)
+        self.finals += account.finals
+
+    def strike_leader(self) -> None:
+        leader = self.cluster.await_leader()
+        leader.strike(["daemon"])
+
     def restart(self) -> None:
         step("Unmounting, stopping everything, starting everything again")
         began = time.monotonic()
         self.node.umount()
-        self.node.stop()
-        self.node.up()
+        self.cluster.stop()
+        self.launch()
+        self.node.mount()
         self.figure("all stopped and mounted again after", f"{time.monotonic() - began:.1f} s")
         self.verify_manifest("after the restart")
         wrong = chaos.check_after_remount(self.finals)
@@ -220,12 +278,14 @@ class Demonstration:
         for row in self.figures:
             table.add_row(*row)
         self.console.print(table)
-        directory, default = self.node.directory, CHECKOUT / ".awsomefs-demo"
+        directory, default = self.cluster.directory, CHECKOUT / ".awsomefs-demo"
         suffix = "" if directory == default else f" --dir {directory}"
         line("What to type next:")
         line(f"  ls {self.node.mountpoint}                # your files go here")
         line(f"  . {directory / 'env'} && $AWSOMEFSD status   # the CLI against this node")
         line(f"  . {directory / 'env'} && kill -9 $($WORKER_PIDS)   # harms nobody")
+        line(f"  . {directory / 'env'} && kill -9 $($LEADER_PID)    # a pause; $AWSOMEFSD2 status says who leads then")
+        line(f"  . {directory / 'env'} && ip netns exec $NETNS3 ping -c1 {self.cluster.address(self.node)}")
         line(f"  python3 build.py down{suffix}        # removes all of it")
 
     def run(self) -> None:
@@ -235,6 +295,7 @@ class Demonstration:
         self.build_program()
         self.sqlite()
         self.kills()
+        self.leader_kills()
         self.restart()
         self.close()
 
@@ -266,12 +327,12 @@ def main() -> int:
     arguments.add_argument("--dir", type=Path, required=True)
     arguments.add_argument("--size", type=int, required=True)
     chosen = arguments.parse_args()
-    node = Node(chosen.dir, size_bytes=chosen.size)
+    cluster = Cluster(chosen.dir, size_bytes=chosen.size)
     try:
-        Demonstration(node).run()
+        Demonstration(cluster).run()
     except (BuildError, OSError, subprocess.CalledProcessError, KeyboardInterrupt) as err:
         bad(str(err) or "interrupted")
-        line(f"  everything is left as it is; logs are in {node.log}; python3 build.py down removes it")
+        line(f"  everything is left as it is; logs are in {cluster.directory}/n*/log; python3 build.py down removes it")
         return 1
     return 0
 

@@ -28,7 +28,8 @@ TOOLS = {
     "gcc": ("gcc", "gcc", True),
     "losetup": ("mount", "util-linux", True),
     "mountpoint": ("util-linux", "util-linux", True),
-    "ip": ("iproute2", "iproute", False),
+    "nsenter": ("util-linux", "util-linux", True),
+    "ip": ("iproute2", "iproute", True),
     "nft": ("nftables", "nftables", False),
 }
 TEST_TOOLS = {
@@ -78,9 +79,9 @@ def check_host() -> list[str]:
     else:
         warn("no loop driver (/dev/loop-control; modprobe loop brings it): the sparse file itself will be the device")
     if _has_namespaces():
-        good("network namespaces")
+        good("network namespaces: each of the three nodes gets one")
     else:
-        warn("no network namespaces (root in a container without SYS_ADMIN?): nothing here needs them; tests of several nodes will")
+        blockers.append("no network namespaces: each node needs one. Be root; in a container: --cap-add SYS_ADMIN,NET_ADMIN")
     return blockers
 
 
