@@ -18,6 +18,8 @@ from awsomefsd.io.superblock import Superblock, read_superblock
 from awsomefsd.meta.commands import AddDevice
 from awsomefsd.types import DeviceInfo
 
+OF_NODE = "of node "  # begins the state of a device that is in another node
+
 
 class NodeDevices:
     """Thread-safe; adds exclude each other by the uuid in the log."""
@@ -67,7 +69,7 @@ class NodeDevices:
     def state(self, info: DeviceInfo) -> str:
         """ "ok", or why this node cannot use the device and what to do."""
         if not info.path and not info.shared and info.home not in ("", self._node_uuid):
-            return f"of node {info.home}"
+            return f"{OF_NODE}{info.home}"
         if not info.path:
             return "not found on this node; add it here with `awsomefsd device add PATH`"
         try:

@@ -17,6 +17,7 @@ from awsomefsd.admin import admin_pb2 as pb
 from awsomefsd.admin.service import Collecting, Devices, device_message, mount_message, volume_message
 from awsomefsd.catalog import Catalog
 from awsomefsd.config import Settings
+from awsomefsd.devices import OF_NODE
 from awsomefsd.errors import Error, Unavailable
 from awsomefsd.metrics import Sample
 from awsomefsd.mounts import MOUNTING, SERVING, Mounts
@@ -152,6 +153,8 @@ def reasons(status: pb.Status) -> Iterator[str]:
             )
     for device in status.devices:
         name = device.path or device.uuid
+        if device.state.startswith(OF_NODE):
+            continue  # in order there or not: that node's status says so
         if device.state != "ok":
             yield f"device {name}: {device.state}"
         elif device.segments and (device.segments - device.segments_free) * 100 >= device.segments * DEVICE_FULL_PERCENT:

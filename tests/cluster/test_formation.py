@@ -48,6 +48,7 @@ def test_from_bare_nodes_to_a_mounted_volume(make_cluster, figures: list[str]) -
     took = time.monotonic() - began
     (node.mountpoint / "file").write_text("here")
     figures.append(f"from three bare nodes to one cluster {formed:.1f} s, to a mounted volume {took:.1f} s")
+    assert "device" not in str(cluster.nodes[2].ask("status")["reasons"]), "a device of another node is no trouble of this one"
     assert not [place for each in cluster.nodes for place in secret_places(each, token)]
     for each in cluster.nodes:
         for pid in [pid for role in ("supervisor", "keeper", "daemon", "worker") for pid in each.pids(role)]:
