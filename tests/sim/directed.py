@@ -41,7 +41,7 @@ Episode = Generator["int | Until", None, None]
 
 
 def raft_of(node: Any) -> Any:
-    return node.replica.log._raft if node.up and node.replica is not None else None
+    return getattr(node.replica.log, "_raft", None) if node.up and node.replica is not None else None
 
 
 @dataclass

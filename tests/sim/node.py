@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.errors import StartAnew
+from awsomefsd.meta import keys
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.journal import Journal, JournalFailed, JournalFull
 from awsomefsd.meta.opening import Setting, open_voter
@@ -20,7 +21,9 @@ from awsomefsd.meta.queries import answer
 from awsomefsd.meta.replica import Replica, uuid_bytes
 from awsomefsd.meta.service import MetadataService
 from awsomefsd.meta.service_connections import Connections
-from awsomefsd.meta.solo import Solo
+from awsomefsd.meta.snapshot import RAFT_NOTE
+from awsomefsd.meta.solo import SeveralVoters, Solo
+from awsomefsd.meta.voter import Voter
 from awsomefsd.types import HOST_UNIQUE
 from tests.sim import shims
 from tests.sim.clock import SimClock
@@ -34,6 +37,10 @@ CLUSTER = "11111111-2222-3333-4444-555555555555"
 RESTART_NS = 500 * MS
 JOURNAL_FILE_BYTES = 64 << 10
 COMMIT_ENTRIES = 300
+
+
+class _Again(Exception):
+    """service._Next.AGAIN."""
 
 
 class _Local:
@@ -95,6 +102,9 @@ class Node:
         self._local: list[_Local] = []
         self._heard: list[tuple[str, Any]] = []
         self.peers: dict[str, Node] = {}
+        self.grows = False  # the membership is in the log, and simulation.py chooses the voters by the policy
+        self.founder = self.grow_wanted = False
+        self.address = name
         self._turn_at_ns = -1  # of the turn that is scheduled
         self._dice = world.dice(f"node/{name}")
 
@@ -136,19 +146,37 @@ class Node:
             wall_ns=self.clock.wall_ns,
         )
         self._heard.clear()
-        several = len(self.peers) > 1
-        self.replica = self._open_voter() if several else self._open_solo()
+        self.replica = self._open_replica()
+        several = isinstance(self.replica.log, Voter)
         self.listener = Listener(self)
         self.connections = Connections(self.listener, 1, self.clock.boot_ns)  # type: ignore[arg-type]
         self.epoll = self.connections._epoll  # type: ignore[assignment]
         self.service._replica = self.replica
         if several:
             self.service._peers = SimPeers(self)  # type: ignore[assignment]
+        if several or self.grows:
             self.service._voters = self  # type: ignore[assignment]
         self.leader = self.service._make_leader(self.replica, self.connections)
 
+    def founds(self) -> bool:
+        """peers.Voters: nobody else carries the metadata, as far as this node knows."""
+        return self.founder
+
+    def _open_replica(self) -> Replica:
+        if len(self.peers) == 1:
+            return self._open_solo()
+        if self.grows and self.founder:
+            try:
+                return self._open_solo()
+            except SeveralVoters:
+                self.files.process_died()
+                self.disk.process_died()
+        return self._open_voter()
+
     def _open_solo(self) -> Replica:
         store = self.files.open_store()
+        if store.note(RAFT_NOTE) or store.get(keys.membership()) is not None:
+            raise SeveralVoters("as Replica.open_solo")
         journal = Journal.open(
             str(self.directory / "journal"),
             uuid_bytes(CLUSTER),
@@ -158,7 +186,7 @@ class Node:
             file_bytes=JOURNAL_FILE_BYTES,
         )
         store.claim(CLUSTER, self.uuid, journal.incarnation)
-        solo = Solo(journal, self.uuid, self.clock.boot_ns)
+        solo = Solo(journal, self.uuid, self.clock.boot_ns, single=True)
         return Replica(solo, store, self.watch.machine_of(self), COMMIT_ENTRIES, 1000, -1)  # type: ignore[arg-type]
 
     def _open_voter(self) -> Replica:
@@ -171,6 +199,8 @@ class Node:
             boot_ns=self.clock.boot_ns,
             wall_ns=self.clock.wall_ns,
             dice=self._dice.random,
+            growing=self.texts if self.grows else None,
+            address=self.address,
         )
         machine = self.watch.machine_of(self)
         with shims.files_of(self):
@@ -257,6 +287,10 @@ class Node:
             self.leader.handle(request, 0, request.body, 100)
         assert self.replica is not None
         self.service._turn(self.leader, self.connections, [])
+        if self.grow_wanted:
+            self.grow_wanted = isinstance(self.replica.log, Solo)
+            if self.service._grown(self.leader, self.replica):
+                raise _Again
         self._idle_ns = self.service._idle_ms(self.leader) * MS
 
     def _in_a_turn(self, call: Any) -> None:
@@ -268,6 +302,10 @@ class Node:
             self.world.count("power cuts inside a turn")
             self.world.say(f"{self.name}: power cut at {cut}")
             self.die_and_return(power=True, after_ns=RESTART_NS + self._dice.randrange(10 * SECOND))
+        except _Again:
+            self.world.count("voters alone that became the first of several")
+            self.founder = self.grow_wanted = False
+            self.die_and_return(power=False, after_ns=MS)
         except StartAnew:
             self.set_aside()
             self.die_and_return(power=False, after_ns=RESTART_NS)

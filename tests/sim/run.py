@@ -35,14 +35,14 @@ class Outcome:
     tail: list[str]
 
 
-def one(seed: int, minutes: float = 3.0, trace: bool = False, variant: str = "", focus: str = "") -> Outcome:
+def one(seed: int, minutes: float = 3.0, trace: bool = False, variant: str = "", focus: str = "", grows: bool = False) -> Outcome:
     with broken(variant) if variant else contextlib.nullcontext():
-        return _one(seed, minutes, trace, focus)
+        return _one(seed, minutes, trace, focus, grows)
 
 
-def _one(seed: int, minutes: float, trace: bool, focus: str) -> Outcome:
+def _one(seed: int, minutes: float, trace: bool, focus: str, grows: bool) -> Outcome:
     start = time.process_time()
-    simulation = Simulation(Plan(seed, minutes, focus=focus), trace=print if trace else None)
+    simulation = Simulation(Plan(seed, minutes, focus=focus, grows=grows), trace=print if trace else None)
     error = ""
     try:
         with _bounded(minutes):
@@ -81,9 +81,9 @@ def report(outcome: Outcome, minutes: float, focus: str = "") -> str:
     return f"{tail}\nseed {outcome.seed} failed: {outcome.error}\nreplay: {command(outcome.seed, minutes, focus)}"
 
 
-def many(seeds: range, minutes: float, processes: int = 0, focus: str = "") -> list[Outcome]:
+def many(seeds: range, minutes: float, processes: int = 0, focus: str = "", grows: bool = False) -> list[Outcome]:
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-        return list(pool.map(partial(one, minutes=minutes, focus=focus), seeds, chunksize=4))
+        return list(pool.map(partial(one, minutes=minutes, focus=focus, grows=grows), seeds, chunksize=4))
 
 
 def first_found(variant: str, seeds: Iterable[int], minutes: float = 3.0, focus: str = "") -> tuple[int, str, int]:
@@ -115,16 +115,17 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="print everything that happens")
     parser.add_argument("--broken", default="", help="with this broken variant of production code: " + "; ".join(VARIANTS))
     parser.add_argument("--focus", default="", choices=["", *EPISODES], help="one kind of episode, again and again, and no other faults")
+    parser.add_argument("--grows", action="store_true", help="begin with one voter; the policy takes in the others")
     parser.add_argument("--processes", type=int, default=0)
     chosen = parser.parse_args()
     if chosen.seed is not None:
-        outcomes = [one(chosen.seed, chosen.minutes, chosen.trace, chosen.broken, chosen.focus)]
+        outcomes = [one(chosen.seed, chosen.minutes, chosen.trace, chosen.broken, chosen.focus, chosen.grows)]
     else:
         first, last = map(int, (chosen.seeds or "1-20").split("-"))
         if chosen.broken:
             print(*first_found(chosen.broken, range(first, last + 1), chosen.minutes, chosen.focus))
             return 0
-        outcomes = many(range(first, last + 1), chosen.minutes, chosen.processes, chosen.focus)
+        outcomes = many(range(first, last + 1), chosen.minutes, chosen.processes, chosen.focus, chosen.grows)
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed[:3]:
         print(report(outcome, chosen.minutes, chosen.focus))

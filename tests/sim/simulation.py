@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from awsomefsd.cluster.voters_policy import Change, Grow, NodeView, View, next_step
 from awsomefsd.limits import RAFT_APPEND_BYTES_MAX
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
@@ -24,6 +25,7 @@ from tests.sim.world import MS, SECOND, World
 
 MIB = 1 << 20
 HEAL_NS = 90 * SECOND
+GROWS_NS = 20 * SECOND
 SMALL_APPENDS = 256  # bytes: a few entries a message, so that a majority may have some of what an election's winner sends
 DEVICE = "dddddddd-dddd-dddd-dddd-dddddddddddd"
 
@@ -38,6 +40,7 @@ class Plan:
     mounts: int = 2
     shared: int = -1  # mounts that share a volume; one less has a volume of its own then
     faults: bool = True
+    grows: bool = False  # from one voter to all of them, by the policy
     focus: str = ""  # one of directed.EPISODES: that one again and again, and nothing else
 
 
@@ -52,6 +55,9 @@ class Simulation:
         self.nodes = [Node(world, self.network, self._uuid(), f"n{number + 1}", self.checks) for number in range(count)]
         for node in self.nodes:
             node.peers = {peer.uuid: peer for peer in self.nodes}
+        self.grows = plan.grows and count > 1
+        for node in self.nodes:
+            node.grows, node.founder = self.grows, self.grows and node is self.nodes[0]
         self.hosts: list[Host] = []
         self.programs: list[Programs | SharedPrograms] = []
         self.faults = Faults(self)
@@ -75,6 +81,25 @@ class Simulation:
     def _found(self) -> None:
         for node in self.nodes:
             node.start()
+
+        if self.grows:
+            self.world.after(self.world.dice("grows").random() * GROWS_NS, self._manage)  # among the faults, mostly
+
+    def _manage(self) -> None:
+        """As cluster/manager.py on the node that leads: all nodes shall vote."""
+        self.world.after(SECOND, self._manage)
+        leader = self.leader()
+        if leader is None or leader.replica is None:
+            return
+        told = leader.replica.log.members()
+        nodes = [NodeView(node.uuid, carries=True, silent_ms=0 if node.up else 1 << 40) for node in self.nodes]
+        step = next_step(View(nodes, told, 600_000))
+        if isinstance(step, Grow):
+            leader.grow_wanted = True
+            leader.wake()
+        elif isinstance(step, Change):
+            self.world.count("steps of the membership asked for")
+            leader.request(m.ChangeMembers(told.index, step.add, [*step.promote], [*step.remove]), lambda reply: None)
 
     def _begin(self) -> None:
         volumes = [f"register{number + 1}" for number in range(REGISTERS)] + [f"home{number}" for number in range(self.plan.mounts)]

@@ -19,6 +19,7 @@ EPISODE_SEEDS = 3
 EPISODE_MINUTES = 1.0
 MINUTES = 3.0
 SOAK_MINUTES = 60.0
+GROWING_SEEDS, GROWING_MINUTES = 16, 1.0
 SOAK_SECONDS = float(os.environ.get("AWSOMEFSD_SIM_SECONDS", "3600"))
 VARIANT_SEEDS = 500
 
@@ -94,3 +95,14 @@ def test_seeds_of_an_hour(seed, figures):
         failed = [outcome for outcome in batch if outcome.error]
         assert not failed, run.report(failed[0], SOAK_MINUTES)
     figures += [f"simulator: {row}" for row in run.summary(outcomes)]
+
+
+def test_one_voter_becomes_several_among_faults(seed, figures):
+    """The membership is in the log, and the policy brings in whoever is new, wiped or was taken out."""
+    outcomes = run.many(range(seed * 1000, seed * 1000 + GROWING_SEEDS), GROWING_MINUTES, grows=True)
+    figures += [f"simulator, growing: {row}" for row in run.summary(outcomes)]
+    failed = [outcome for outcome in outcomes if outcome.error]
+    assert not failed, run.report(failed[0], GROWING_MINUTES) + f"\nwith --grows; failed seeds: {[outcome.seed for outcome in failed]}"
+    counts = [outcome.counts for outcome in outcomes if "steps of the membership asked for" in outcome.counts]
+    assert len(counts) > GROWING_SEEDS // 2, "the others have one node"
+    assert all(count["voters alone that became the first of several"] == 1 for count in counts)
