@@ -132,6 +132,7 @@ class Checkpointer:
         self._index.wanted.set()
         if self._thread.ident is not None:
             self._thread.join()
+        self.state = "off: several nodes carry the metadata, or the daemon ends"
 
     def figures(self, applied: int) -> dict[str, int | float | str]:
         durable = max(self._index.durable, 0)  # OFF is below

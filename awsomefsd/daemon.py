@@ -30,6 +30,7 @@ from awsomefsd.checkpoints import Checkpointer
 from awsomefsd.cluster.control_part import ControlPart
 from awsomefsd.cluster.founder import certify_alone, enter_founder
 from awsomefsd.cluster.host import MetadataHost, begins
+from awsomefsd.cluster.look import ClusterLook
 from awsomefsd.cluster.membership import Membership, cluster_voters, in_cluster
 from awsomefsd.cluster.waiting import wait
 from awsomefsd.collection import Collection
@@ -126,12 +127,17 @@ class Parts:
         from awsomefsd.status import Status
 
         settings = self.settings
-        status = Status(
-            settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.collection, self.checkpoints.figures
-        )  # fmt: skip
-        streams = Streams(settings.state_dir / "readers", self.node.cluster, self.access)
         self.scrub = Scrub(settings.state_dir, self.node.cluster, self.access, self.metadata.copy_pages)
         undo.callback(self.scrub.close)
+        look = ClusterLook(
+            self.node, settings.state_dir, self.access, lambda: self.metadata.carries, self.membership.agent, certificates(settings),
+            lambda: self.control.trouble,
+        )  # fmt: skip
+        status = Status(
+            settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.collection, self.checkpoints.figures, look,
+            self.scrub.status,
+        )  # fmt: skip
+        streams = Streams(settings.state_dir / "readers", self.node.cluster, self.access)
         backups = Backups(settings.state_dir / "backup", self.node, self.catalog.figures, self.metadata.copy_store)
         self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status, self.scrub, backups)
         self.admin.cluster = self.control

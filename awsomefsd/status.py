@@ -1,31 +1,32 @@
-"""How this node is: the answer to GetStatus, the reasons why it is degraded, and the same figures as metrics.
+"""How this node is: the answer to GetStatus, what is found by the rules of health_rules.py, and the same figures as metrics.
 
-Degraded means that an operator should act: the keeper is away, a mount is not served, a device cannot be found, data lies in the conflict
-area, space runs out, memory is over its budget.  Every reason says which thing, and what to look at.
+Works on every node, with and without metadata, and without a leader: what cannot be asked is left out, and a finding says so.  Degraded
+means that somebody should act (health.py); `reasons` are those findings in words, for who read them before there were codes.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from awsomefsd import __version__
+from awsomefsd import __version__, health_rules
 from awsomefsd.admin import admin_pb2 as pb
 from awsomefsd.admin.service import Collecting, Devices, device_message, mount_message, volume_message
 from awsomefsd.catalog import Catalog
+from awsomefsd.cluster_view import ClusterView
 from awsomefsd.config import Settings
-from awsomefsd.devices import OF_NODE
-from awsomefsd.errors import Error, Unavailable
+from awsomefsd.errors import Error, FsError, Unavailable
+from awsomefsd.health import CODES, INFO, Finding
+from awsomefsd.meta.messages import GetSessions
 from awsomefsd.metrics import Sample
-from awsomefsd.mounts import MOUNTING, SERVING, Mounts
+from awsomefsd.mounts import SERVING, Mounts
 from awsomefsd.node import Node
+from awsomefsd.scrub import FAILED, Progress
 
-DEVICE_FULL_PERCENT = 95
 CONFLICTS_SHOWN_MAX = 100
-_WELL = (SERVING, MOUNTING, "detached", "unmounting")
 
 
 class KeeperPing(Protocol):
@@ -45,7 +46,9 @@ class Status:
         mounts: Mounts,
         keeper: KeeperPing,
         collection: Collecting,
-        checkpoints: Callable[[int], dict[str, int | float | str]] = lambda applied: {},
+        checkpoints: Callable[[int], dict[str, int | float | str]],
+        cluster: Callable[[], ClusterView],
+        scrub: Callable[[], Progress],
     ) -> None:
         """`checkpoints`: their figures when so many entries are applied."""
         self._settings = settings
@@ -56,12 +59,13 @@ class Status:
         self._keeper = keeper
         self._collection = collection
         self._checkpoints = checkpoints
+        self._cluster = cluster
+        self._scrub = scrub
         self._started = time.monotonic()
 
     def __call__(self) -> pb.Status:
         keeper_pid = self._keeper_pid()
-        figures = {**self._catalog.figures(), **self._collected()}
-        figures |= self._checkpoints(int(figures["applied"]))
+        view = self._cluster()
         devices, volumes = self._of_the_leader(self._devices.all), self._of_the_leader(self._catalog.volumes)
         mounts = [mount_message(view) for view in self._mounts.views()]
         where = {mount.volume: mount.directory for mount in mounts}
@@ -80,15 +84,34 @@ class Status:
             volumes=[volume_message(info, where) for info in sorted(volumes, key=lambda info: info.name)],
             mounts=mounts,
             conflicts=list(conflicts(self._settings.state_dir / "conflicts")),
-            figures={name: str(value) for name, value in figures.items()},
+            figures={name: str(value) for name, value in self._figures(view).items()},
             memory_bytes=memory_bytes(),
             memory_bytes_max=self._settings.memory.daemon,
+            metadata=metadata_message(view),
         )
-        status.reasons.extend(reasons(status))
-        status.reasons.extend(self._workers_over_budget(mounts))
+        tell(status, health_rules.find(status, view, self._facts(view, mounts)))
         return status
 
-    def _workers_over_budget(self, mounts: list[pb.MountPoint]) -> Iterator[str]:
+    def _figures(self, view: ClusterView) -> dict[str, int | float | str]:
+        """Of this node's metadata service; of one without, the little that it knows of the leader's."""
+        if not view.carries:
+            known = {"term": view.term, "level": view.level} if view.asked else {}
+            return {**known, "role": "none", "leader": view.leader, **self._collected()}
+        figures = {**view.figures, **self._collected()}
+        return figures | self._checkpoints(int(figures.get("applied", 0)))
+
+    def _facts(self, view: ClusterView, mounts: list[pb.MountPoint]) -> health_rules.Facts:
+        scrub = self._scrub()
+        ended = [one for one in self._of_the_leader(lambda: self._catalog.ask(GetSessions()).sessions) if one.quarantined]
+        return health_rules.Facts(
+            scrub_open=scrub.found - scrub.repaired,
+            scrub_failed=scrub.reason if scrub.state == FAILED else "",
+            quarantined=sum(one.quarantined for one in ended),
+            quarantined_of=sorted({view.name(one.node) for one in ended}),
+            workers=list(self._workers_over_budget(mounts)),
+        )
+
+    def _workers_over_budget(self, mounts: list[pb.MountPoint]) -> Iterator[tuple[str, int, int]]:
         """A worker gives up its caches first; this is for what is left when that was not enough."""
         try:
             reports = self._catalog.reports()
@@ -98,13 +121,13 @@ class Status:
             figures = reports.get(int(mount.mount, 16), {})
             used, budget = figures.get("memory_bytes", 0), figures.get("memory_budget_bytes", 0)
             if used > budget and figures.get("memory_cache_percent", 100) < 100:
-                yield f"the worker of {mount.directory} uses {used} bytes of memory, its budget (memory.worker) is {budget}"
+                yield mount.directory, used, budget
 
     def _of_the_leader(self, ask: Callable[[], Iterable[Any]]) -> list[Any]:
-        """Only the node that leads the metadata can tell; the others show nothing there, and who leads."""
+        """Nothing while nobody who leads can be asked, or from a node that may not ask this."""
         try:
             return list(ask())
-        except Unavailable:
+        except (Unavailable, FsError):
             return []
 
     def _collected(self) -> dict[str, int | str]:
@@ -132,51 +155,35 @@ class Status:
                 yield Sample(f"awsomefsd_worker_{name}", "gauge", "Figure of a mount's worker.", value, labels)
 
 
-def reasons(status: pb.Status) -> Iterator[str]:
-    """Why this node is degraded; nothing where all is well."""
-    if not status.keeper:
-        yield f"the keeper does not answer at {status.run_dir}/keeper.sock (running mounts go on); start it with `awsomefsd keeper`"
-    yield from _without_leader(status.figures)
-    if status.figures.get("members_diverged", "0") != "0":
-        yield f"{status.figures['members_diverged']} times a voter's state differed from the others' and was rebuilt; check its disk"
-    if status.figures.get("journal_full", "0") != "0":
-        yield f"the journal in {status.state_dir}/meta has no room; this voter is silent until there is some"
-    if status.figures.get("checkpoint", "").startswith("suspended"):
-        lost = f"the device could not bring all back if {status.state_dir} were lost"
-        yield f"checkpoints on the device are {status.figures['checkpoint']}; {lost}"
-    for mount in status.mounts:
-        if mount.state == "unwatched":
-            continue  # the keeper's absence is the reason, and said
-        if mount.state not in _WELL:
-            yield f"mount {mount.directory} of volume {mount.volume} is {mount.state}" + (
-                f": {mount.last_error}" if mount.last_error else ""
+def tell(status: pb.Status, found: Iterable[Finding]) -> None:
+    """Put into the answer what was found."""
+    for one in found:
+        status.health.add(code=one.code, severity=one.severity, what=one.what, fix=one.remedy())
+        if one.severity != INFO:
+            status.reasons.append(one.words())
+
+
+def metadata_message(view: ClusterView) -> pb.Metadata:
+    return pb.Metadata(
+        leader=view.leader,
+        leader_name=view.name(view.leader) if view.leader else "",
+        term=view.term,
+        level=view.level,
+        voters=view.voters,
+        voters_heard=view.voters_heard,
+        failures_survived=view.failures_survived,
+        members=[
+            pb.Member(
+                node=one.node, name=one.name, member=one.member, leader=one.leader, heard=one.heard, lag=one.lag, silent_ms=one.silent_ms
             )
-    for device in status.devices:
-        name = device.path or device.uuid
-        if device.state.startswith(OF_NODE):
-            continue  # in order there or not: that node's status says so
-        if device.state != "ok":
-            yield f"device {name}: {device.state}"
-        elif device.segments and (device.segments - device.segments_free) * 100 >= device.segments * DEVICE_FULL_PERCENT:
-            yield f"device {name} has {device.segments_free} of {device.segments} segments left; delete files or add a device"
-    if damaged := int(status.figures.get("collect_corrupt_pieces", "0")):
-        yield f"collection has found {damaged} extents with wrong bytes on a device; the daemon's log names the files"
-    if status.conflicts:
-        yield f"{len(status.conflicts)} files with data that could not be committed lie in {status.state_dir}/conflicts; look, then delete"
-    if status.memory_bytes > status.memory_bytes_max:
-        yield f"the daemon uses {status.memory_bytes} bytes of memory, its budget (memory.daemon) is {status.memory_bytes_max}"
-
-
-def _without_leader(figures: Mapping[str, str]) -> Iterator[str]:
-    """One of several voters that knows nobody who leads."""
-    if figures.get("leader", "alone"):
-        return
-    if missing := figures.get("founding_waits_for"):
-        yield f"the metadata cluster is not founded yet: all voters must be up once; not heard of yet: {missing.replace(' ', ', ')}"
-    elif figures.get("members") == "0":
-        yield "this voter is in no metadata cluster yet; it joins when a leader, or all other voters without a log, hear of it"
-    else:
-        yield "no node is known to lead the metadata: changes and lookups wait; see that more than half of the voters run and are connected"
+            for one in view.members
+        ],
+        without_leader_s=view.without_leader_s,
+        last_leader=view.last_leader,
+        last_leader_name=view.name(view.last_leader) if view.last_leader else "",
+        carries=view.carries,
+        trouble=view.trouble,
+    )
 
 
 def conflicts(directory: Path) -> Iterator[pb.Conflict]:
@@ -203,6 +210,13 @@ def memory_bytes() -> int:
 def samples_of(status: pb.Status) -> Iterator[Sample]:
     yield Sample("awsomefsd_info", "gauge", "What runs here.", 1, (("node", status.node), ("version", status.version)))
     yield Sample("awsomefsd_degraded_reasons", "gauge", "Reasons for which this node is degraded.", len(status.reasons))
+    here = {one.code for one in status.health}
+    for code in CODES.values():
+        labels = (("code", code.name), ("severity", code.severity))
+        yield Sample(
+            "awsomefsd_health", "gauge", "Whether a health code is found (awsomefsd status --codes).", int(code.name in here), labels
+        )
+    yield from _samples_of_cluster(status.metadata)
     yield Sample("awsomefsd_keeper_up", "gauge", "Whether the keeper answers.", int(status.keeper))
     yield Sample("awsomefsd_daemon_memory_bytes", "gauge", "Memory of the daemon.", status.memory_bytes)
     yield Sample("awsomefsd_conflict_files", "gauge", "Files in the conflict area.", len(status.conflicts))
@@ -228,3 +242,15 @@ def samples_of(status: pb.Status) -> Iterator[Sample]:
             yield Sample(f"awsomefsd_{whose[0]}{name}", "gauge", whose[1], float(value))
         except ValueError:
             continue  # a word, not a figure
+
+
+def _samples_of_cluster(metadata: pb.Metadata) -> Iterator[Sample]:
+    for name, what, value in (
+        ("leader_known", "Whether this node knows who leads the metadata.", int(bool(metadata.leader))),
+        ("term", "Term of the metadata's log.", metadata.term),
+        ("level", "Level at which the cluster acts.", metadata.level),
+        ("voters", "Voters of the metadata.", metadata.voters),
+        ("voters_heard", "Voters that the leader hears, itself among them; 0 where no leader answers.", metadata.voters_heard),
+        ("failures_survived", "So many more voters may fail; -1 where no leader answers.", metadata.failures_survived),
+    ):
+        yield Sample(f"awsomefsd_{name}", "gauge", what, value)

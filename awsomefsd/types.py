@@ -164,6 +164,7 @@ class SessionInfo(Struct, array_like=True, gc=False):
     reserved_bytes: int
     segments_leased: int
     ended: bool
+    quarantined: int = 0  # segments
 
 
 class StatFs(Struct, array_like=True, gc=False):

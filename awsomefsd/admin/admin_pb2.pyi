@@ -11,7 +11,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("cluster", "node", "site", "version", "state_dir", "run_dir", "pid", "uptime_s", "keeper", "keeper_pid", "devices", "volumes", "mounts", "conflicts", "figures", "reasons", "memory_bytes", "memory_bytes_max")
+    __slots__ = ("cluster", "node", "site", "version", "state_dir", "run_dir", "pid", "uptime_s", "keeper", "keeper_pid", "devices", "volumes", "mounts", "conflicts", "figures", "reasons", "memory_bytes", "memory_bytes_max", "health", "metadata")
     class FiguresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -37,6 +37,8 @@ class Status(_message.Message):
     REASONS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     node: str
     site: int
@@ -55,7 +57,69 @@ class Status(_message.Message):
     reasons: _containers.RepeatedScalarFieldContainer[str]
     memory_bytes: int
     memory_bytes_max: int
-    def __init__(self, cluster: _Optional[str] = ..., node: _Optional[str] = ..., site: _Optional[int] = ..., version: _Optional[str] = ..., state_dir: _Optional[str] = ..., run_dir: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., keeper: _Optional[bool] = ..., keeper_pid: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., figures: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., memory_bytes_max: _Optional[int] = ...) -> None: ...
+    health: _containers.RepeatedCompositeFieldContainer[Health]
+    metadata: Metadata
+    def __init__(self, cluster: _Optional[str] = ..., node: _Optional[str] = ..., site: _Optional[int] = ..., version: _Optional[str] = ..., state_dir: _Optional[str] = ..., run_dir: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., keeper: _Optional[bool] = ..., keeper_pid: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., figures: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., memory_bytes_max: _Optional[int] = ..., health: _Optional[_Iterable[_Union[Health, _Mapping]]] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ...) -> None: ...
+
+class Health(_message.Message):
+    __slots__ = ("code", "severity", "what", "fix")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    FIX_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    severity: str
+    what: str
+    fix: str
+    def __init__(self, code: _Optional[str] = ..., severity: _Optional[str] = ..., what: _Optional[str] = ..., fix: _Optional[str] = ...) -> None: ...
+
+class Metadata(_message.Message):
+    __slots__ = ("leader", "leader_name", "term", "level", "voters", "voters_heard", "failures_survived", "members", "without_leader_s", "last_leader", "last_leader_name", "carries", "trouble")
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    LEADER_NAME_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_HEARD_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_SURVIVED_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_LEADER_S_FIELD_NUMBER: _ClassVar[int]
+    LAST_LEADER_FIELD_NUMBER: _ClassVar[int]
+    LAST_LEADER_NAME_FIELD_NUMBER: _ClassVar[int]
+    CARRIES_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    leader: str
+    leader_name: str
+    term: int
+    level: int
+    voters: int
+    voters_heard: int
+    failures_survived: int
+    members: _containers.RepeatedCompositeFieldContainer[Member]
+    without_leader_s: float
+    last_leader: str
+    last_leader_name: str
+    carries: bool
+    trouble: str
+    def __init__(self, leader: _Optional[str] = ..., leader_name: _Optional[str] = ..., term: _Optional[int] = ..., level: _Optional[int] = ..., voters: _Optional[int] = ..., voters_heard: _Optional[int] = ..., failures_survived: _Optional[int] = ..., members: _Optional[_Iterable[_Union[Member, _Mapping]]] = ..., without_leader_s: _Optional[float] = ..., last_leader: _Optional[str] = ..., last_leader_name: _Optional[str] = ..., carries: _Optional[bool] = ..., trouble: _Optional[str] = ...) -> None: ...
+
+class Member(_message.Message):
+    __slots__ = ("node", "name", "member", "leader", "heard", "lag", "silent_ms")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
+    LAG_FIELD_NUMBER: _ClassVar[int]
+    SILENT_MS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    name: str
+    member: str
+    leader: bool
+    heard: bool
+    lag: int
+    silent_ms: int
+    def __init__(self, node: _Optional[str] = ..., name: _Optional[str] = ..., member: _Optional[str] = ..., leader: _Optional[bool] = ..., heard: _Optional[bool] = ..., lag: _Optional[int] = ..., silent_ms: _Optional[int] = ...) -> None: ...
 
 class Conflict(_message.Message):
     __slots__ = ("path", "bytes")

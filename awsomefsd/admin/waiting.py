@@ -13,6 +13,7 @@ from awsomefsd.admin import admin_pb2 as pb
 from awsomefsd.admin import admin_pb2_grpc, trailers
 from awsomefsd.config import Settings
 from awsomefsd.errors import Unavailable
+from awsomefsd.health import CODES
 
 
 class WaitingService(admin_pb2_grpc.AdminServicer):
@@ -23,14 +24,16 @@ class WaitingService(admin_pb2_grpc.AdminServicer):
             setattr(self, method.name, self._status if method.name == "GetStatus" else self._refuse)
 
     def _status(self, _request: Any, _context: grpc.ServicerContext) -> pb.Status:
-        settings = self._settings
+        settings, said = self._settings, self._said()
+        code = CODES["WAITING_FOR_CLUSTER"]
         return pb.Status(
             version=__version__,
             site=settings.site,
             state_dir=str(settings.state_dir),
             run_dir=str(settings.run_dir),
             pid=os.getpid(),
-            reasons=self._said(),
+            reasons=said,
+            health=[pb.Health(code=code.name, severity=code.severity, what=words, fix=code.fix) for words in said],
         )
 
     def _refuse(self, _request: Any, context: grpc.ServicerContext) -> Any:

@@ -1,4 +1,4 @@
-"""awsomefsd status: how this node is.  Exit status 3 when something needs an operator."""
+"""awsomefsd status: how this node and its cluster are.  Exit status 3 when something needs an operator."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from awsomefsd.cli.main import DEGRADED, OK, Command, Session
-from awsomefsd.cli.output import message_dict, output_option, print_json
+from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
 from awsomefsd.cli.tables import print_devices, print_mounts, print_volumes
+from awsomefsd.health import CODES
 from awsomefsd.sizes import format_bytes
 
 _FIGURES = (
@@ -17,12 +18,19 @@ _FIGURES = (
 )  # fmt: skip
 
 
+_COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
+
+
 @click.command(cls=Command)
 @click.option("--verbose", "-v", is_flag=True, help="All figures of the metadata service.")
+@click.option("--codes", is_flag=True, help="List all health codes and their fixes instead; asks no daemon.")
 @output_option
 @click.pass_obj
-def status(session: Session, verbose: bool, form: str) -> int:
-    """Show how this node is; exit status 3 if something needs you."""
+def status(session: Session, verbose: bool, codes: bool, form: str) -> int:
+    """Show how this node and its cluster are; exit status 3 if something needs you."""
+    if codes:
+        _print_codes(form)
+        return OK
     with session.client() as client:
         reply = client.call("GetStatus")
     if form == "json":
@@ -30,6 +38,14 @@ def status(session: Session, verbose: bool, form: str) -> int:
     else:
         _print(reply, verbose)
     return DEGRADED if reply.reasons else OK
+
+
+def _print_codes(form: str) -> None:
+    if form == "json":
+        print_json([code._asdict() for code in CODES.values()])
+        return
+    rows = [[code.name, code.severity, code.says, code.fix.replace("`", "")] for code in CODES.values()]
+    print_table(["CODE", "SEVERITY", "WHAT", "FIX"], rows)
 
 
 def _print(reply: Any, verbose: bool) -> None:
@@ -45,13 +61,11 @@ def _print(reply: Any, verbose: bool) -> None:
     figures = dict(reply.figures)
     shown = sorted(figures) if verbose else [name for name in _FIGURES if name in figures]
     click.echo("     metadata " + ", ".join(f"{name} {figures[name]}" for name in shown))
-    if figures.get("role", "leader") != "leader":
-        leader = f"node {figures['leader']}" if figures.get("leader") else "nobody now"
-        click.echo(f"     the metadata is led by {leader}; devices and volumes are shown there")
-    for name in sorted(name for name in figures if name.startswith("lag_")):
-        click.echo(f"     voter {name.removeprefix('lag_')} is {figures[name]} entries behind")
-    for reason in reply.reasons:
-        click.echo(click.style(f"  !  {reason}", fg="yellow"))
+    _print_cluster(reply.metadata)
+    for one in reply.health:
+        mark = " i" if one.severity == "info" else " !"
+        click.echo(click.style(f" {mark}  {one.code}  {one.what}", fg=_COLOURS.get(one.severity)))
+        click.echo(f"       fix: {one.fix}")
     click.echo("")
     print_devices(reply.devices)
     click.echo("")
@@ -60,6 +74,29 @@ def _print(reply: Any, verbose: bool) -> None:
     print_mounts(reply.mounts)
     for conflict in reply.conflicts:
         click.echo(f"kept aside: {conflict.path} ({format_bytes(conflict.bytes)})")
+
+
+def _print_cluster(metadata: Any) -> None:
+    if metadata.leader:
+        heard = f", {metadata.voters_heard} of {_count(metadata.voters, 'voter')} heard" if metadata.voters_heard else ""
+        where = "" if metadata.carries else "; this node carries none"
+        name = f"{metadata.leader_name} ({metadata.leader})" if metadata.leader_name != metadata.leader else metadata.leader
+        click.echo(f"     led by node {name}, term {metadata.term}, level {metadata.level}{heard}{where}")
+    else:
+        last = metadata.last_leader_name or "none"
+        click.echo(f"     no leader since {_duration(metadata.without_leader_s)} ago; the last known: {last}")
+    if metadata.failures_survived > 0:
+        click.echo(f"     {_count(metadata.failures_survived, 'more voter')} can fail, and the metadata goes on")
+    elif metadata.failures_survived == 0:
+        click.echo("     the metadata stops when one more voter fails")
+    for one in metadata.members:
+        if not one.leader:
+            since = f"heard {one.silent_ms / 1_000:.1f} s ago" if one.heard else f"not heard for {one.silent_ms / 1_000:.0f} s"
+            click.echo(f"     {one.member} {one.name} is {one.lag} entries behind, {since}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _duration(seconds: float) -> str:

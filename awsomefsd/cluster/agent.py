@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,8 @@ class Agent:
         self._boot_id = boot_id()
         self._told: list[Any] = []
         self.orders: NodeOrders | None = None
+        self.told_s = 0.0  # when the orders came, time.monotonic
+        self.removed = ""  # why this node is no member any more
 
     def look(self) -> None:
         """One report.  Raises Unavailable while nobody leads, and what starting the service raises."""
@@ -56,7 +59,7 @@ class Agent:
             if err.errno in (errno.EPERM, errno.EACCES) and WAS_REMOVED in str(err):
                 self._removed(str(err))
             raise
-        self.orders = orders
+        self.orders, self.told_s, self.removed = orders, time.monotonic(), ""
         if orders.nodes and orders.nodes != self._told:
             endpoints.write(self._settings.state_dir, self._identity.cluster, orders.nodes)
             self._told = orders.nodes
@@ -72,6 +75,7 @@ class Agent:
         )  # fmt: skip
 
     def _removed(self, why: str) -> None:
+        self.removed = why
         if self._host.carries:
             log.error("this node carries the metadata no longer: %s", why)
             self._host.carry(False)

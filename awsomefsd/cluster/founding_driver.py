@@ -64,9 +64,7 @@ class Place:
 class Driver:
     """`found` tells addresses that multicast has found.  `run` returns when this node is in the cluster."""
 
-    def __init__(
-        self, settings: Settings, token: FoundingToken, found: Callable[[], Iterable[str]], wall_ms: Callable[[], int]
-    ) -> None:
+    def __init__(self, settings: Settings, token: FoundingToken, found: Callable[[], Iterable[str]], wall_ms: Callable[[], int]) -> None:
         self._wall_ms = wall_ms
         self._settings = settings
         self._token = token

@@ -29,9 +29,7 @@ logger = logging.getLogger(__name__)
 LOOK_S = 0.1
 JOIN_TRY_S = 5.0
 TELL_S = 0.5
-WAITS = (
-    "waiting: this node is in no cluster; make one with awsomefsd init, join one with awsomefsd join, or set a token (AWSOMEFSD_TOKEN)"
-)
+WAITS = "waiting: this node is in no cluster; make one with awsomefsd init, join one with awsomefsd join, or set a token (AWSOMEFSD_TOKEN)"
 
 
 class Said:

@@ -25,17 +25,21 @@ class NodeDesk:
         self._enter = enter
         self._heard: dict[str, tuple[int, NodeReport]] = {}
         self._described: dict[str, DescribeNode] = {}  # proposed in this leadership
+        self._first_ns = 0  # when the first report of this leadership came
 
     def forget(self) -> None:
         """The leadership has ended."""
         self._heard.clear()
         self._described.clear()
+        self._first_ns = 0
 
     def heard(self, report: NodeReport, reply: Any) -> Any:
         """A report is answered: `carry` for every member, whatever its row says: who is told to stop must not be needed any more."""
         if not isinstance(reply, NodeOrders):
             return reply
-        self._heard[report.node] = (self._monotonic_ns(), report)
+        now = self._monotonic_ns()
+        self._first_ns = self._first_ns or now
+        self._heard[report.node] = (now, report)
         row = next((row for row in self._replica.machine.node_rows() if row.node == report.node), None)
         said = DescribeNode(
             report.node, report.name, report.control, report.metadata, report.labels, report.version, report.level
@@ -44,20 +48,20 @@ class NodeDesk:
         if said != known and said != self._described.get(report.node):
             self._described[report.node] = said
             self._enter(said)
-        return structs.replace(reply, carry=reply.carry or report.node in self._members())
-
-    def _members(self) -> set[str]:
         told = self._replica.log.members()
-        return {told.leader, *(member.node for member in told.members)}
+        members = {told.leader, *(member.node for member in told.members)}
+        return structs.replace(reply, carry=reply.carry or report.node in members, leader=told.leader)
 
     def completed(self, reply: Nodes) -> Nodes:
         told = self._replica.log.members()
         members = {member.node: member for member in told.members}
-        return Nodes([self._complete(node, members.get(node.node), told.leader) for node in reply.nodes])
+        led_ms = (self._monotonic_ns() - self._first_ns) // _MS if self._first_ns else 0
+        return Nodes([self._complete(node, members.get(node.node), told.leader) for node in reply.nodes], led_ms)
 
     def _complete(self, node: NodeInfo, member: Any, leader: str) -> NodeInfo:
         at_ns, report = self._heard.get(node.node, (0, None))
         said = {"heard_ms_ago": (self._monotonic_ns() - at_ns) // _MS, "bundle": report.bundle, "issuer": report.issuer} if report else {}
         if member is not None:
             said |= {"member": "voter" if member.voter else "learner", "lag": member.lag, "leader": member.node == leader}
+            said["silent_ms"] = member.silent_ms
         return structs.replace(node, **said)

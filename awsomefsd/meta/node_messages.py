@@ -63,7 +63,10 @@ class GetNode(Message, tag=116):
 
 # --- replies ------------------------------------------------------------------------------------------------------------------
 class NodeInfo(Struct, array_like=True, gc=False):
-    """`heard_ms_ago` -1: not since this leader leads.  `member`: "voter", "learner" or "".  `lag`: entries behind, -1 unknown."""
+    """`heard_ms_ago` -1: not since this leader leads.  `member`: "voter", "learner" or "".  `lag`: entries behind, -1 unknown.
+
+    `silent_ms`: since the leader's voter heard this member's, -1: no member.
+    """
 
     node: str
     name: str
@@ -84,10 +87,14 @@ class NodeInfo(Struct, array_like=True, gc=False):
     leader: bool = False
     bundle: str = ""
     issuer: str = ""
+    silent_ms: int = -1
 
 
 class Nodes(Message, tag=110):
+    """`led_ms`: for so long this leader has heard reports; who did not report in that time is really silent."""
+
     nodes: list[NodeInfo]
+    led_ms: int = 0
 
 
 class TokenInfo(Struct, array_like=True, gc=False):
@@ -117,7 +124,7 @@ class NodeEndpoint(Struct, array_like=True, gc=False):
 class NodeOrders(Message, tag=112):
     """`carry`: this node shall carry the metadata.  `ca_bundle`: PEM of all trusted authorities.  `level`: at which the cluster acts.
 
-    `renew`: get a new certificate now, whatever its age (its authority is about to go).
+    `renew`: get a new certificate now, whatever its age (its authority is about to go).  `leader`: the node that answers.
     """
 
     state: str
@@ -126,6 +133,7 @@ class NodeOrders(Message, tag=112):
     ca_bundle: str
     level: int
     renew: bool = False
+    leader: str = ""
 
 
 class CaInfo(Struct, array_like=True, gc=False):

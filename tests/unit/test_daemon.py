@@ -13,9 +13,10 @@ import trio
 from awsomefsd import config, daemon, node
 from awsomefsd.admin import admin_pb2 as pb
 from awsomefsd.errors import ConfigError, Refused
+from awsomefsd.health_rules import of_node
 from awsomefsd.mount_options import parse
 from awsomefsd.mounts import Wish
-from awsomefsd.status import conflicts, memory_bytes, reasons, samples_of
+from awsomefsd.status import conflicts, memory_bytes, samples_of, tell
 from awsomefsd.supervisor import Child, Supervisor, start_time_of
 
 
@@ -66,14 +67,15 @@ def test_reasons_name_what_is_wrong() -> None:
     well = pb.Status(keeper=True, memory_bytes=1, memory_bytes_max=2)
     well.devices.add(path="/dev/a", state="ok", segments=100, segments_free=50)
     well.mounts.add(directory="/m", volume="v", state="serving")
-    assert list(reasons(well)) == []
+    assert list(of_node(well)) == []
     ill = pb.Status(keeper=False, memory_bytes=3, memory_bytes_max=2, state_dir="/s")
     ill.devices.add(path="/dev/a", state="ok", segments=100, segments_free=5)
     ill.devices.add(uuid="u", state="not found on this node")
     ill.mounts.add(directory="/m", volume="v", state="dead", last_error="no device")
     ill.mounts.add(directory="/n", volume="w", state="unwatched")
     ill.conflicts.add(path="/s/conflicts/x", bytes=1)
-    text = "\n".join(reasons(ill))
+    tell(ill, of_node(ill))
+    text = "\n".join(ill.reasons)
     for words in (
         "keeper",
         "/dev/a has 5 of 100",
@@ -84,6 +86,9 @@ def test_reasons_name_what_is_wrong() -> None:
     ):
         assert words in text, words
     assert len(text.splitlines()) == 6
+    assert [one.code for one in ill.health] == [
+        "KEEPER_GONE", "MOUNT_DEAD", "DEVICE_FULL", "DEVICE_MISSING", "CONFLICT_FILES", "DAEMON_MEMORY",
+    ]  # fmt: skip
     names = {sample.name for sample in samples_of(ill)}
     assert {"awsomefsd_keeper_up", "awsomefsd_mount_up", "awsomefsd_device_segments_free"} <= names
 

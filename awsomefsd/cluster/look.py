@@ -1,0 +1,114 @@
+"""What this node knows of its cluster, asked anew for every answer to GetStatus: of the leader if it can be asked, else what is left.
+
+Only what a leaderless time needs is kept: when somebody who leads last answered, and who that was.  The agent hears that every other
+second on a node of a cluster, so `without_leader_s` is exact to NODE_REPORT_MS; where voters are configured by hand there is no agent, and
+it counts from the last look.  A client may not list nodes; it knows what its orders say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from awsomefsd.cluster import ca, endpoints
+from awsomefsd.cluster.agent import Agent
+from awsomefsd.cluster_view import Certificate, ClusterView, of_members, of_nodes
+from awsomefsd.errors import Corrupt, Error, FsError, Unavailable
+from awsomefsd.meta.member_messages import GetMembers
+from awsomefsd.meta.messages import GetStatus
+from awsomefsd.meta.node_messages import ListNodes
+from awsomefsd.meta.nodes import WAS_REMOVED
+from awsomefsd.node import Node
+
+
+class ClusterLook:
+    """`call` asks whoever leads.  `carries`: this node has a metadata service.  `files`: PEM of the authorities and of this node."""
+
+    def __init__(
+        self,
+        identity: Node,
+        state_dir: Path,
+        call: Callable[[Any], Any],
+        carries: Callable[[], bool],
+        agent: Agent,
+        files: tuple[str, str, str],
+        control_trouble: Callable[[], str] = lambda: "",
+    ) -> None:
+        self._identity = identity
+        self._state_dir = state_dir
+        self._call = call
+        self._carries = carries
+        self._agent = agent
+        self._authorities, self._certificate, _ = files
+        self._control_trouble = control_trouble
+        self._asked_s = time.monotonic()  # the start counts: nobody led before, as far as this node knows
+        self._led = ""
+
+    def __call__(self) -> ClusterView:
+        """Raises nothing."""
+        carries = self._carries()
+        view = ClusterView(
+            me=self._identity.node,
+            carries=carries,
+            names=self._names(),
+            removed=self._agent.removed,
+            control_trouble=self._control_trouble(),
+            now_s=time.time(),
+            certificate=_life(self._certificate),
+            authority=_life(self._authorities),
+        )
+        try:
+            figures: Mapping[str, Any] = self._call(GetStatus()).figures
+            view = replace(view, figures=figures if carries else {}, term=int(figures["term"]), level=int(figures["level"]))
+            view = replace(view, leader=str(figures.get("leader", "")) if carries else "")
+            return self._told(self._asked(view))
+        except (Unavailable, FsError) as err:
+            removed = view.removed or (str(err) if WAS_REMOVED in str(err) else "")
+            return self._alone(replace(view, trouble=str(err), removed=removed))
+
+    def _asked(self, view: ClusterView) -> ClusterView:
+        """The leader's answer."""
+        if self._identity.role != "node":
+            orders = self._agent.orders
+            return replace(view, asked=True, leader=orders.leader if orders is not None else "")
+        listed = self._call(ListNodes())
+        names = {**view.names, **{row.node: row.name for row in listed.nodes}}
+        if any(row.leader for row in listed.nodes):
+            members = of_nodes(listed.nodes)
+            leader = next(row.node for row in listed.nodes if row.leader)
+        else:
+            told = self._call(GetMembers())
+            leader, members = told.leader, of_members(told.members, told.leader)
+            members = [replace(one, name=names.get(one.node, one.name)) for one in members]
+        return replace(view, asked=True, leader=leader, nodes=listed.nodes, members=members, names=names, led_ms=listed.led_ms)
+
+    def _told(self, view: ClusterView) -> ClusterView:
+        self._asked_s, self._led = time.monotonic(), view.leader
+        return view
+
+    def _alone(self, view: ClusterView) -> ClusterView:
+        """Nobody who leads has answered."""
+        asked_s, led = self._asked_s, self._led
+        if self._agent.orders is not None and self._agent.told_s > asked_s:
+            asked_s, led = self._agent.told_s, self._agent.orders.leader
+        return replace(view, without_leader_s=time.monotonic() - asked_s, last_leader=led)
+
+    def _names(self) -> dict[str, str]:
+        try:
+            return {node: one.name for node, one in endpoints.read(self._state_dir).items()}
+        except Error:
+            return {}
+
+
+def _life(path: str) -> Certificate | None:
+    """Of the first certificate in a file: of the authorities, the one that signs."""
+    try:
+        held: x509.Certificate = ca.load_bundle(Path(path).read_text())[0]
+    except (OSError, Corrupt, IndexError):
+        return None
+    return Certificate(held.not_valid_before_utc.timestamp(), held.not_valid_after_utc.timestamp())

@@ -1,0 +1,217 @@
+"""What is found in a given state of node and cluster: the rules behind the codes of health.py.  Pure.
+
+A rule speaks only of what it knows: a new leader has heard nobody yet, so nobody is gone until it has led for as long as a node may be
+silent; where no leader answers, nothing is said about the others.  A device at another node is no fault of this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from awsomefsd.cluster_view import Certificate, ClusterView, majority
+from awsomefsd.devices import OF_NODE
+from awsomefsd.health import Finding
+from awsomefsd.limits import NODE_HEALTHY_MS, VOTER_KEEP_ENTRIES
+from awsomefsd.meta.node_messages import NodeInfo
+
+if TYPE_CHECKING:
+    from awsomefsd.admin import admin_pb2 as pb
+
+DEVICE_FULL_PERCENT = 95
+QUARANTINE_PERCENT = 5
+CHECKPOINT_LATE_MS = 600_000
+CERTIFICATE_LEFT = 1 / 4  # of its life; it is renewed when a third is left
+AUTHORITY_LEFT = 1 / 40  # three months of ten years
+VOTER_LAG_MAX = VOTER_KEEP_ENTRIES // 4
+MISSING = "not found on this node"
+_WELL = ("serving", "mounting", "detached", "unmounting")
+_NAMES_SHOWN = 10
+
+
+class Facts(NamedTuple):
+    """What the answer to GetStatus has no field for."""
+
+    scrub_open: int = 0  # found and not repaired
+    scrub_failed: str = ""
+    quarantined: int = 0  # segments
+    quarantined_of: Sequence[str] = ()  # nodes, by name
+    workers: Sequence[tuple[str, int, int]] = ()  # (directory, bytes, budget) of those that are over
+
+
+def find(status: pb.Status, view: ClusterView, facts: Facts) -> list[Finding]:
+    """All that is to be said, this node first."""
+    return [*of_node(status), *of_facts(status, facts), *of_cluster(view)]
+
+
+# --- this node -------------------------------------------------------------------------------------------------------------------
+def of_node(status: pb.Status) -> Iterator[Finding]:
+    if not status.keeper:
+        yield Finding("KEEPER_GONE", f"the keeper does not answer at {status.run_dir}/keeper.sock (running mounts go on)")
+    yield from _of_metadata(status)
+    yield from _of_mounts(status)
+    yield from _of_devices(status)
+    if damaged := int(status.figures.get("collect_corrupt_pieces", "0")):
+        yield Finding("CORRUPT_EXTENTS", f"collection has found {damaged} extents with wrong bytes on a device")
+    if status.conflicts:
+        yield Finding(
+            "CONFLICT_FILES", f"{len(status.conflicts)} files with data that could not be committed lie in {status.state_dir}/conflicts"
+        )
+    if status.memory_bytes > status.memory_bytes_max:
+        yield Finding(
+            "DAEMON_MEMORY",
+            f"the daemon uses {status.memory_bytes} bytes of memory, its budget (memory.daemon) is {status.memory_bytes_max}",
+        )
+
+
+def _of_metadata(status: pb.Status) -> Iterator[Finding]:
+    figures = status.figures
+    if (times := figures.get("members_diverged", "0")) != "0":
+        yield Finding("STORE_DIVERGED", f"{times} times a voter's state differed from the others' and was rebuilt")
+    if figures.get("journal_full", "0") != "0":
+        yield Finding("JOURNAL_FULL", f"the journal in {status.state_dir}/meta has no room; this voter is silent until there is some")
+    state = figures.get("checkpoint", "")
+    if state.startswith("suspended"):
+        lost = f"the device could not bring all back if {status.state_dir} were lost"
+        yield Finding("CHECKPOINT_SUSPENDED", f"checkpoints on the device are {state}; {lost}")
+    elif state == "ok" and (late_ms := int(figures.get("checkpoint_lag_ms", "0"))) > CHECKPOINT_LATE_MS:
+        yield Finding(
+            "CHECKPOINT_LATE",
+            f"the metadata's copy on the device is {late_ms // 1_000} s and {figures.get('checkpoint_lag_entries', '?')} entries behind",
+        )
+
+
+def _of_mounts(status: pb.Status) -> Iterator[Finding]:
+    for mount in status.mounts:
+        if mount.state == "unwatched" or mount.state in _WELL:
+            continue  # the keeper's absence is the finding, and said
+        why = f": {mount.last_error}" if mount.last_error else ""
+        code = "MOUNT_DEAD" if mount.state == "dead" else "MOUNT_WAITS"
+        yield Finding(code, f"mount {mount.directory} of volume {mount.volume} is {mount.state}{why}")
+
+
+def _of_devices(status: pb.Status) -> Iterator[Finding]:
+    for device in status.devices:
+        name = device.path or device.uuid
+        if device.state.startswith(OF_NODE):
+            continue  # in order there or not: that node's status says so
+        if device.state != "ok":
+            yield Finding("DEVICE_MISSING" if device.state.startswith(MISSING) else "DEVICE_UNUSABLE", f"device {name}: {device.state}")
+        elif device.segments and (device.segments - device.segments_free) * 100 >= device.segments * DEVICE_FULL_PERCENT:
+            yield Finding("DEVICE_FULL", f"device {name} has {device.segments_free} of {device.segments} segments left")
+
+
+def of_facts(status: pb.Status, facts: Facts) -> Iterator[Finding]:
+    for directory, used, budget in facts.workers:
+        yield Finding("WORKER_MEMORY", f"the worker of {directory} uses {used} bytes of memory, its budget (memory.worker) is {budget}")
+    if facts.scrub_open:
+        yield Finding("SCRUB_FINDINGS", f"scrub has found {facts.scrub_open} things that it could not repair")
+    if facts.scrub_failed:
+        yield Finding("SCRUB_FAILED", f"scrub failed: {facts.scrub_failed}")
+    if facts.quarantined:
+        much = facts.quarantined * 100 >= sum(device.segments for device in status.devices) * QUARANTINE_PERCENT
+        held = f"{facts.quarantined} segments are in quarantine, of mounts of {_listed(facts.quarantined_of)}"
+        yield Finding("QUARANTINE_GROWS" if much else "SEGMENTS_QUARANTINED", held)
+
+
+# --- the cluster -----------------------------------------------------------------------------------------------------------------
+def of_cluster(view: ClusterView) -> Iterator[Finding]:
+    if view.removed:
+        yield Finding("NODE_REMOVED", f"this node was removed from the cluster: {view.removed}")
+    elif not view.asked:
+        yield from _without_answer(view)
+    else:
+        yield from _of_voters(view)
+        yield from _of_nodes(view)
+        yield from _of_levels(view)
+    yield from _of_certificates(view)
+    if view.control_trouble:
+        yield Finding("CONTROL_PORT_CLOSED", view.control_trouble)
+
+
+def _without_answer(view: ClusterView) -> Iterator[Finding]:
+    figures = view.figures
+    why = f" ({view.trouble})" if view.trouble else ""
+    if view.leader:
+        yield Finding("LEADER_UNREACHABLE", f"node {view.name(view.leader)} leads the metadata, and this one cannot ask it{why}")
+    elif missing := str(figures.get("founding_waits_for", "")):
+        names = missing.replace(" ", ", ")
+        yield Finding("NOT_FOUNDED", f"the metadata cluster is not founded yet: all voters must be up once; not heard of yet: {names}")
+    elif str(figures.get("members", "")) == "0":
+        yield Finding("NO_MEMBER", "this voter is in no metadata cluster yet")
+    else:
+        since = f" for {view.without_leader_s:.0f} s; the last known: {view.name(view.last_leader) if view.last_leader else 'nobody'}"
+        yield Finding("NO_LEADER", f"no node is known to lead the metadata{since}: changes and lookups wait{why}")
+        voters, connected = int(figures.get("voters", 0)), int(figures.get("peers_connected", 0)) + 1
+        if voters and connected < majority(voters):
+            yield Finding(
+                "NO_QUORUM",
+                f"this voter is connected to {connected - 1} of the {voters - 1} others; {majority(voters)} of {voters} are needed",
+            )
+
+
+def _of_voters(view: ClusterView) -> Iterator[Finding]:
+    for one in view.members:
+        if one.member == "voter" and not one.heard:
+            yield Finding("VOTER_GONE", f"voter {one.name} was not heard for {max(one.silent_ms, 0) / 1_000:.0f} s")
+        elif one.heard and one.lag > VOTER_LAG_MAX:
+            yield Finding("VOTER_LAGS", f"{one.member} {one.name} is {one.lag} entries behind")
+    carriers = max(view.voters, sum(row.role == "node" and row.state != "removed" for row in view.nodes))
+    if view.failures_survived == 0 and carriers >= 2:
+        few = "" if view.voters > 1 else f" ({carriers} nodes: with three, all three vote)"
+        yield Finding(
+            "ONE_FAILURE_FROM_LOSS", f"{view.voters_heard} of {view.voters} voters are heard{few}: one more failure stops the metadata"
+        )
+
+
+def _of_nodes(view: ClusterView) -> Iterator[Finding]:
+    for row in view.nodes:
+        if row.state == "removed":
+            continue
+        if gone_ms := _silent_ms(row, view.led_ms):
+            since = f"for {gone_ms / 1_000:.0f} s" if row.heard_ms_ago >= 0 else "since the present leader leads"
+            code, kind = ("NODE_GONE", "node") if row.role == "node" else ("CLIENT_GONE", "client")
+            yield Finding(code, f"{kind} {row.name} has not reported {since}")
+        if row.state == "cordoned":
+            yield Finding(
+                "NODE_CORDONED", f"node {row.name} is cordoned", f"`awsomefsd node uncordon {row.name}` when it shall take new work"
+            )
+        if row.state == "draining":
+            yield Finding("NODE_DRAINING", f"node {row.name} is being drained")
+
+
+def _silent_ms(row: NodeInfo, led_ms: int) -> int:
+    """How long a node has been gone; 0 if it is not, or nobody can know yet."""
+    silent_ms = row.heard_ms_ago if row.heard_ms_ago >= 0 else led_ms
+    return silent_ms if silent_ms > NODE_HEALTHY_MS else 0
+
+
+def _of_levels(view: ClusterView) -> Iterator[Finding]:
+    known = {row.name: max(row.level, 1) for row in view.nodes if row.state != "removed"}
+    if not known or not view.level:
+        return
+    highest, lowest = max(known.values()), min(known.values())
+    if lowest < highest:
+        behind = sorted(name for name, level in known.items() if level < highest)
+        yield Finding("LEVEL_BEHIND", f"{_listed(behind)} do not know level {highest} yet; the cluster acts at level {view.level}")
+    if lowest > view.level:
+        yield Finding("UPGRADE_READY", f"the cluster acts at level {view.level}, all nodes know level {lowest}")
+
+
+def _of_certificates(view: ClusterView) -> Iterator[Finding]:
+    for code, what, held, share in (
+        ("CERTIFICATE_EXPIRES", "this node's certificate", view.certificate, CERTIFICATE_LEFT),
+        ("CA_EXPIRES", "the cluster's certificate authority", view.authority, AUTHORITY_LEFT),
+    ):
+        if held is not None and _ends_soon(held, view.now_s, share):
+            left_h = (held.ends_s - view.now_s) / 3_600
+            yield Finding(code, f"{what} ends in {left_h:.0f} hours" if left_h > 0 else f"{what} has ended {-left_h:.0f} hours ago")
+
+
+def _ends_soon(held: Certificate, now_s: float, share: float) -> bool:
+    return held.ends_s - now_s < (held.ends_s - held.begins_s) * share
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN]) or "nobody"
+    return shown + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")
