@@ -193,7 +193,8 @@ class Fsck:
                     raise Error("this node has no path for it; add it with `awsomefsd device add PATH`")
                 found = devices.check(where, self.identity.cluster, uuid)
                 facts = DeviceFacts(uuid, found.device_bytes, found.segment_bytes, found.segments, found.first_segment_offset)
-                self.hints.devices.append(facts)
+                if found.generation == 1:  # one that has grown has several runs of segment numbers: its superblock alone does not say which
+                    self.hints.devices.append(facts)
                 self._copies(where)
             except (Error, OSError) as err:
                 self._fault("device", f"device {where or uuid}", str(err))
@@ -208,7 +209,9 @@ class Fsck:
             found = []
             for _, raw in store.scan(*keys.kind_range(0, keys.DEVICE)):
                 try:
-                    found.append(rows.DEVICE.loads(raw).uuid)
+                    row: rows.DeviceRow = rows.DEVICE.loads(raw)
+                    if not row.removed:
+                        found.append(row.uuid)
                 except (Corrupt, FormatTooNew):
                     return []  # then all that have a path here
             return found

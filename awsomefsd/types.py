@@ -107,6 +107,7 @@ class DeviceInfo(Struct, array_like=True, gc=False):
     path: str = ""
     shared: bool = False
     home: str = ""  # the node it is in, if it is not shared
+    draining: bool = False
 
 
 class VolumeInfo(Struct, array_like=True, gc=False):

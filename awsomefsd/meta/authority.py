@@ -24,6 +24,7 @@ from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse
 from awsomefsd.meta.csi_messages import GetClaims, GetCsiVolumes
+from awsomefsd.meta.device_messages import GetQuarantine, GetSightings, ReportDevices
 from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, TransferLead
 from awsomefsd.meta.node_messages import GetNode, ListCas, ListNodes, ListTokens, NodeReport
 from awsomefsd.meta.scrub_messages import GetLiveSegments, GetNames
@@ -88,6 +89,9 @@ REQUESTS: dict[type, May] = {
     ChangeMembers: May.NOBODY,  # the manager asks the service of its own process
     TransferLead: May.NOBODY,
     NodeReport: May.SELF,
+    ReportDevices: May.SELF,
+    GetSightings: May.NODE,
+    GetQuarantine: May.NODE,
 }
 
 COMMANDS: dict[type, May] = {
@@ -110,7 +114,7 @@ COMMANDS: dict[type, May] = {
             c.Init, c.AddDevice, c.CreateVolume, c.SetVolume, c.DeleteVolume, c.Relocate, c.RegisterReader, c.AdvanceReader,
             c.RemoveReader, c.KeepSegments, c.DropSegments, c.Recover,
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
-            c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume,
+            c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
         ),
         May.NODE,
     ),

@@ -14,6 +14,7 @@ from awsomefsd.meta import keys, rows
 from awsomefsd.meta.check_csi import check_csi
 from awsomefsd.meta.check_data import SharedBytes, VolumeBytes
 from awsomefsd.meta.check_tree import Tree
+from awsomefsd.meta.device_numbers import last_number, number_of
 from awsomefsd.meta.faults import Examination, Fault
 from awsomefsd.meta.row_kinds import CODEC_OF
 from awsomefsd.meta.segments import usable_bytes
@@ -188,7 +189,7 @@ class _Check:
             where = f"segment {number}"
             self.exam.equal("segment-live-bytes", where, row.live_bytes, self.live_bytes[number])
             device = self.devices.get(row.device)
-            if device is None or not 0 <= row.index < device.unused_from or device.first_segment + row.index != number:
+            if device is None or not 0 <= row.index < device.unused_from or number_of(device, row.index) != number:
                 self.exam.fault("segment-device", where, f"device {row.device} index {row.index}")
             elif max(row.committed_bytes, row.footer_offset + row.footer_bytes) > device.segment_bytes:
                 self.exam.fault("segment-bytes", where, f"committed {row.committed_bytes} of {device.segment_bytes}")
@@ -227,7 +228,7 @@ class _Check:
             self.exam.equal("device-counters", f"{where} segments used before", device.unused_from, rows_of)
             total += usable_bytes(device.segment_bytes) * device.segments
             free += usable_bytes(device.segment_bytes) * (device.segments - taken[number])
-            if device.first_segment + device.segments > self.cluster.next_segment:
+            if last_number(device) > self.cluster.next_segment:
                 self.exam.fault("segment-counter", where, f"the next segment is {self.cluster.next_segment}")
         self.exam.equal("allocated-bytes", "cluster", self.cluster.allocated_bytes, self.live_bytes[0])
         self.exam.equal("cluster-bytes", "cluster total", self.cluster.total_bytes, total)

@@ -17,6 +17,9 @@ from awsomefsd.meta.csi_commands import DropCsiVolume as DropCsiVolume
 from awsomefsd.meta.csi_commands import EndClaims as EndClaims
 from awsomefsd.meta.csi_commands import MakeCsiVolume as MakeCsiVolume
 from awsomefsd.meta.csi_commands import SetCsiVolume as SetCsiVolume
+from awsomefsd.meta.device_commands import DrainDevice as DrainDevice
+from awsomefsd.meta.device_commands import GrowDevice as GrowDevice
+from awsomefsd.meta.device_commands import RemoveDevice as RemoveDevice
 from awsomefsd.meta.node_commands import AddNode as AddNode
 from awsomefsd.meta.node_commands import DescribeNode as DescribeNode
 from awsomefsd.meta.node_commands import DropCa as DropCa
@@ -465,7 +468,7 @@ AnyCommand = Union[
     Tmpfile, SetAtimes, Fallocate, CopyRange, Draw, OpenCollector, Relocate,
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
     KeepSegments, DropSegments, Recover, NodeCommand,
-    MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims,
+    MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims, GrowDevice, DrainDevice, RemoveDevice,
 ]  # fmt: skip
 
 

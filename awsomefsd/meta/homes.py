@@ -26,6 +26,11 @@ def devices_of(state: State, home: str) -> list[rows.DeviceRow]:
     return [device for device in state.devices() if of_device(device) == home]
 
 
+def leasable(devices: list[rows.DeviceRow]) -> list[rows.DeviceRow]:
+    """Those that take new data."""
+    return [device for device in devices if not device.draining]
+
+
 def settle(state: State, volume: rows.VolumeRow, node: str) -> None:
     """For a session on `node`.  Raises FsError(ENXIO) where the volume cannot be served."""
     if volume.home == UNDECIDED:
@@ -51,8 +56,9 @@ def of_session(state: State, session: rows.SessionRow) -> str:
 
 
 def one_for_all(state: State) -> bool:
-    """All devices are of one kind: the cluster's totals are its totals."""
-    return len({of_device(device) for device in state.devices()}) <= 1
+    """All devices are of one kind and take data: the cluster's totals are its totals."""
+    devices = state.devices()
+    return len({of_device(device) for device in devices}) <= 1 and not any(device.draining for device in devices)
 
 
 def reserved_bytes(state: State, home: str) -> int:

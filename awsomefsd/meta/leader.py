@@ -42,6 +42,7 @@ from awsomefsd.meta.commands import (
     ReleaseOrphan,
     SetLock,
 )
+from awsomefsd.meta.device_messages import ReportDevices
 from awsomefsd.meta.leader_desk import Desk
 from awsomefsd.meta.leader_leases import LeaseDesk
 from awsomefsd.meta.leader_locks import LockDesk
@@ -146,7 +147,7 @@ class Leader:
             Cancel: self._locks.cancel,
             Follow: self._follow,
             GetStatus: self._status,
-            **dict.fromkeys((GetDevices, NodeReport, ListNodes, GetNode), self._completed),
+            **dict.fromkeys((GetDevices, NodeReport, ListNodes, GetNode, ReportDevices), self._completed),
             Hello: self._hello,
             **self._desk.handlers(),
             GetLease: self._leases.get,

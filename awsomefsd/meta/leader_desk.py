@@ -17,6 +17,7 @@ from awsomefsd.errors import NotLeading, Refused
 from awsomefsd.levels import agreed
 from awsomefsd.limits import ACKS_PER_REQUEST_MAX, REPORT_FIGURES_MAX
 from awsomefsd.meta import stream
+from awsomefsd.meta.device_messages import GetSightings, ReportDevices
 from awsomefsd.meta.leader_nodes import NodeDesk
 from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, TransferLead
 from awsomefsd.meta.messages import (
@@ -36,6 +37,7 @@ from awsomefsd.meta.messages import (
 )
 from awsomefsd.meta.node_messages import NodeReport, Nodes
 from awsomefsd.meta.replica import Replica
+from awsomefsd.meta.sightings import SightingDesk
 from awsomefsd.meta.waiting import Follower, Followers, Origin
 from awsomefsd.types import is_node_mount
 
@@ -53,6 +55,7 @@ class Desk:
     ) -> None:
         self._replica = replica
         self.nodes = NodeDesk(replica, monotonic_ns, enter)
+        self.sightings = SightingDesk()
         self._cluster_uuid = cluster_uuid
         self._device_paths = device_paths
         self._monotonic_ns = monotonic_ns
@@ -89,6 +92,7 @@ class Desk:
             self._end(origin)
         self._reported.clear()
         self.nodes.forget()
+        self.sightings.forget()
 
     @property
     def any_void(self) -> bool:
@@ -141,6 +145,9 @@ class Desk:
         knows of the nodes."""
         if isinstance(body, NodeReport):
             return self.nodes.heard(body, reply)
+        if isinstance(body, ReportDevices) and isinstance(reply, Devices):
+            shared = [device.uuid for device in reply.devices if device.shared]
+            self.sightings.heard(body, shared, self._monotonic_ns() // _MS)
         if isinstance(reply, Nodes):
             return self.nodes.completed(reply)
         if isinstance(reply, Devices) and getattr(origin, "who", None) is None:
@@ -155,6 +162,10 @@ class Desk:
 
     def reports(self, origin: Origin, call: int, body: GetReports, size: int) -> None:
         origin.answer(call, Reports({mount: figures for mount, (_, figures) in self._reported.items()}))
+
+    def seen(self, origin: Origin, call: int, body: GetSightings, size: int) -> None:
+        names = {row.node: row.name for row in self._replica.machine.node_rows()}
+        origin.answer(call, self.sightings.told(names, self._monotonic_ns() // _MS))
 
     # --- the membership ---------------------------------------------------------------------------------------------------------
     def members(self, origin: Origin, call: int, body: GetMembers, size: int) -> None:
@@ -185,4 +196,5 @@ class Desk:
             GetMembers: self.members,
             ChangeMembers: self.change_members,
             TransferLead: self.transfer,
+            GetSightings: self.seen,
         }

@@ -30,6 +30,7 @@ from awsomefsd.meta import (
     namespace,
     nodes,
     own_segments,
+    pool,
     quota,
     reaping,
     relocation,
@@ -54,6 +55,9 @@ from awsomefsd.types import HOST_UNIQUE, Lock
 _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.Init: volumes.init,
     c.AddDevice: segments.add_device,
+    c.GrowDevice: pool.grow,
+    c.DrainDevice: pool.drain,
+    c.RemoveDevice: pool.remove,
     c.CreateVolume: volumes.create,
     c.SetVolume: volumes.set_volume,
     c.DeleteVolume: csi_volumes.delete_volume,

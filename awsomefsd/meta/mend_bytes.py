@@ -13,6 +13,7 @@ from collections import Counter
 from itertools import pairwise
 
 from awsomefsd.meta import extents, keys, rows
+from awsomefsd.meta.device_numbers import index_of
 from awsomefsd.meta.extents import Piece
 from awsomefsd.meta.filemap import Trims, hidden
 from awsomefsd.meta.mend_rows import lose_untold, lost
@@ -50,7 +51,7 @@ class Places:
             return False
         if segment is None:
             segment = self.segments[row.segment] = rows.SegmentRow(
-                row.segment, device.device, row.segment - device.first_segment, SEGMENT_SEALED, row.incarnation
+                row.segment, device.device, index_of(device, row.segment), SEGMENT_SEALED, row.incarnation
             )
             self.mender.did(f"segment {row.segment}", f"its row is made anew, for {where}")
         if segment.incarnation != row.incarnation or segment.state == SEGMENT_METADATA:
@@ -77,7 +78,7 @@ class Places:
         device = self.mender.device_of(segment)
         if device is None:
             return None
-        at = device.first_segment_offset + (segment - device.first_segment) * device.segment_bytes + frame_offset
+        at = device.first_segment_offset + index_of(device, segment) * device.segment_bytes + frame_offset
         return self.mender.hints.frame(device.uuid, at)
 
     def finish(self) -> None:

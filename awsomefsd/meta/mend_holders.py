@@ -11,6 +11,7 @@ from collections import Counter
 
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.check_csi import mend_csi
+from awsomefsd.meta.device_numbers import index_of, last_number, number_of
 from awsomefsd.meta.mend_bytes import Places
 from awsomefsd.meta.mender import Mender
 from awsomefsd.meta.segments import usable_bytes
@@ -84,21 +85,21 @@ class Holders:
                 self.mender.txn.delete(keys.segment(number))
                 self.mender.did(f"segment {number}", "removed: no device has it")
                 continue
-            self.mender.correct(f"segment {number}", row, device=device.device, index=number - device.first_segment)
+            self.mender.correct(f"segment {number}", row, device=device.device, index=index_of(device, number))
             if max(row.committed_bytes, row.footer_offset + row.footer_bytes) > device.segment_bytes:
                 self.mender.correct(f"segment {number}", row, committed_bytes=device.segment_bytes, footer_offset=0, footer_bytes=0)
         held = {keys.last_u64(key): keys.first_u64(key) for key, _ in self.mender.txn.scan(*keys.kind_range(0, keys.HELD))}
         for device in self.devices.values():
             indexes = [row.index for row in self.segments.values() if row.device == device.device]
             listed = [keys.last_u64(key) & 0xFFFFFFFF for key, _ in self.mender.txn.scan(*keys.free_range(device.device))]
-            used = [number - device.first_segment for number in held if 0 <= number - device.first_segment < device.segments]
+            used = [index for number in held if (index := index_of(device, number)) >= 0]
             end = min(max([device.unused_from - 1, *indexes, *listed, *used]) + 1, device.segments)
             for index in range(end):
                 self._missing(device, index, held)
             self.mender.correct(f"device {device.device}", device, unused_from=end)
 
     def _missing(self, device: rows.DeviceRow, index: int, held: dict[int, int]) -> None:
-        number = device.first_segment + index
+        number = number_of(device, index)
         session = held.get(number)
         row = self.segments.get(number)
         if row is None:
@@ -205,7 +206,7 @@ class Holders:
             self.mender.put(keys.device(device.device), device, rows.DEVICE)
             total += usable_bytes(device.segment_bytes) * device.segments
             free += usable_bytes(device.segment_bytes) * device.segments_free
-        bytes_max = max((device.segment_bytes for device in self.devices.values()), default=0)
+        bytes_max = max((device.segment_bytes for device in self.devices.values() if not device.removed), default=0)
         self.mender.correct("cluster", self.cluster, total_bytes=total, free_bytes=free, segment_bytes_max=bytes_max)
 
     def _counters(self) -> None:
@@ -220,7 +221,7 @@ class Holders:
             next_epoch=max([cluster.next_epoch - 1, *(row.epoch for row in self.sessions.values())]) + 1,
             next_volume=max([cluster.next_volume - 1, *self.volumes]) + 1,
             next_device=max([cluster.next_device - 1, *self.devices]) + 1,
-            next_segment=max([cluster.next_segment, *(row.first_segment + row.segments for row in self.devices.values())]),
+            next_segment=max([cluster.next_segment, *(last_number(row) for row in self.devices.values())]),
             sessions=sum(not row.ended for row in self.sessions.values()),
             reserved_bytes=sum(row.reserved_bytes for row in self.sessions.values()),
             readers=sum(1 for _ in txn.scan(*keys.kind_range(0, keys.READER))),

@@ -14,6 +14,7 @@ import uuid
 from typing import Any
 
 from awsomefsd.meta import acl, keys, rows
+from awsomefsd.meta.device_numbers import last_number
 from awsomefsd.meta.mender import Mender
 from awsomefsd.meta.row_kinds import CODEC_OF
 from awsomefsd.types import ROOT_INO
@@ -190,7 +191,7 @@ def _devices(mender: Mender) -> None:
     if len(missing) != 1 or len(unclaimed) != 1:
         return
     number, facts = missing[0], unclaimed[0]
-    before = [row.first_segment + row.segments for row in known.values() if row.device < number]
+    before = [last_number(row) for row in known.values() if row.device < number]
     row = rows.DeviceRow(
         number, facts.uuid, facts.bytes, facts.segment_bytes, facts.segments, facts.first_segment_offset, False,
         max(before, default=1), 0,

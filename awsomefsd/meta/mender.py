@@ -14,6 +14,7 @@ from msgspec import Struct
 from awsomefsd.codec import Sealed
 from awsomefsd.errors import Corrupt, FormatTooNew
 from awsomefsd.meta import keys, rows
+from awsomefsd.meta.device_numbers import index_of
 from awsomefsd.meta.txn import Txn
 
 
@@ -178,7 +179,7 @@ class Mender:
 
     def device_of(self, segment: int) -> rows.DeviceRow | None:
         for device in self.devices():
-            if device.first_segment <= segment < device.first_segment + device.segments:
+            if index_of(device, segment) >= 0:
                 return device
         return None
 

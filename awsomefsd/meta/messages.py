@@ -20,6 +20,7 @@ from awsomefsd.meta.collection_messages import (
 )
 from awsomefsd.meta.commands import AnyCommand
 from awsomefsd.meta.csi_messages import Claimed, Claims, CsiVolumes, GetClaims, GetCsiVolumes
+from awsomefsd.meta.device_messages import GetQuarantine, GetSightings, Quarantine, ReportDevices, Sightings
 from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, Members, TransferLead
 from awsomefsd.meta.message import Message
 from awsomefsd.meta.node_messages import Cas, GetNode, ListCas, ListNodes, ListTokens, NodeOrders, NodeReport, Nodes, Tokens
@@ -266,7 +267,7 @@ Body = Union[
     GetReports, GetLease, ReportLeases, AwaitRecalls, AnswerRecall, ExtendRecall, ReleaseLeases, GetSparse, GetPieces,
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, ListNodes, ListTokens, NodeReport, ListCas, GetNode,
     GetMembers, ChangeMembers, TransferLead,
-    GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims,
+    GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims, ReportDevices, GetSightings, GetQuarantine,
 ]  # fmt: skip
 
 
@@ -465,7 +466,7 @@ Reply = Union[
     StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions, Reports,
     NotLeader, Ranged, Leased, Recalls, CollectorOpened, Relocated, Sparse, Pieces, LiveSegments, NamePage,
     Nodes, Tokens, NodeOrders, Cas, Members,
-    Claimed, CsiVolumes, Claims,
+    Claimed, CsiVolumes, Claims, Sightings, Quarantine,
 ]  # fmt: skip
 
 

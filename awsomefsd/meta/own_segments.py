@@ -48,6 +48,8 @@ def keep(state: State, entry: Entry, command: KeepSegments) -> Reply:
     if command.count <= 0 or not 0 < command.device < state.cluster.next_device:
         raise FsError(errno.EINVAL, "no such device, or no segments asked for")
     device = state.device(command.device)
+    if device.draining or device.removed:
+        raise NotNow(errno.EBUSY, f"device {command.device} takes nothing new")
     held = sum(row.device == command.device for row in kept(state))
     if (held + command.count) * KEPT_SHARE > device.segments:
         raise NotNow(errno.EDQUOT, f"the metadata keeps {held} of {device.segments} segments of device {command.device}")

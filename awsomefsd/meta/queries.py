@@ -16,6 +16,7 @@ from awsomefsd.meta import (
     locks,
     nodes,
     own_segments,
+    quarantine,
     quota,
     relocation,
     rows,
@@ -27,6 +28,7 @@ from awsomefsd.meta import (
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse
 from awsomefsd.meta.csi_messages import GetClaims, GetCsiVolumes
+from awsomefsd.meta.device_messages import GetQuarantine, ReportDevices
 from awsomefsd.meta.filemap import FileMap
 from awsomefsd.meta.inodes import attr_of
 from awsomefsd.meta.machine import Machine
@@ -171,7 +173,7 @@ def _get_sessions(state: State, body: m.GetSessions) -> m.Reply:
     )
 
 
-def _get_devices(state: State, body: m.GetDevices) -> m.Reply:
+def _get_devices(state: State, body: m.GetDevices | ReportDevices) -> m.Reply:
     return m.Devices(
         [
             DeviceInfo(
@@ -185,6 +187,7 @@ def _get_devices(state: State, body: m.GetDevices) -> m.Reply:
                 "",
                 row.shared,
                 row.home,
+                row.draining,
             )
             for row in state.devices()
         ]
@@ -224,6 +227,8 @@ _QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies w
     m.GetSegments: _get_segments,
     m.GetOwnSegments: _get_own_segments,
     m.GetDevices: _get_devices,
+    ReportDevices: _get_devices,
+    GetQuarantine: quarantine.told,
     m.GetSessions: _get_sessions,
     m.GetVolumes: _get_volumes,
     m.GetLocks: _get_locks,

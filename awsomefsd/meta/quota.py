@@ -43,11 +43,12 @@ def device_bytes_unpromised(state: State, session: int, home: str) -> int:
     room = 0
     if session:
         for row in held_by(state, session):
-            if row.state == SEGMENT_LEASED:
-                room += max(0, usable_bytes(state.device(row.device).segment_bytes) - row.committed_bytes)
+            device = state.device(row.device)
+            if row.state == SEGMENT_LEASED and not device.draining:
+                room += max(0, usable_bytes(device.segment_bytes) - row.committed_bytes)
     if homes.one_for_all(state):
         return cluster.free_bytes + room - cluster.reserved_bytes - kept_for(cluster.allocated_bytes)
-    free = sum(device.segments_free * usable_bytes(device.segment_bytes) for device in homes.devices_of(state, home))
+    free = sum(device.segments_free * usable_bytes(device.segment_bytes) for device in homes.leasable(homes.devices_of(state, home)))
     return free + room - homes.reserved_bytes(state, home) - kept_for(cluster.allocated_bytes)
 
 
@@ -121,7 +122,7 @@ def check_inode_quota(volume: rows.VolumeRow) -> None:
 def _total_bytes(state: State, home: str) -> int:
     if homes.one_for_all(state):
         return state.cluster.total_bytes
-    return sum(device.segments * usable_bytes(device.segment_bytes) for device in homes.devices_of(state, home))
+    return sum(device.segments * usable_bytes(device.segment_bytes) for device in homes.leasable(homes.devices_of(state, home)))
 
 
 def statfs(state: State, volume: rows.VolumeRow) -> StatFs:

@@ -19,7 +19,7 @@ import errno
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import EXTENTS_PER_COMMIT_MAX, EXTENTS_PER_INODE_MAX
-from awsomefsd.meta import extents, keys, rows
+from awsomefsd.meta import extents, homes, keys, rows
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse, LivePiece, Pieces, Relocated, Sparse
 from awsomefsd.meta.commands import Entry, Relocate, Relocation
 from awsomefsd.meta.extents import Piece
@@ -84,7 +84,7 @@ def sparse(state: State, body: GetSparse) -> Reply:
     after = keys.last_u64(looked[count]) if len(looked) > count else 0
     held = [row for key in looked[:count] if (row := state.segment(keys.last_u64(key))) is not None]
     found = [describe(state, row) for row in held if row.state == SEGMENT_SEALED and row.live_bytes]
-    devices = state.devices()
+    devices = homes.leasable(state.devices())
     return Sparse(found, after, sum(row.segments_free for row in devices), sum(row.segments for row in devices))
 
 

@@ -63,6 +63,9 @@ class DeviceRow(Row):
     segments_free: int
     unused_from: int = 0
     home: str = ""  # the node it is in, unless it is shared (homes.py)
+    draining: bool = False  # nothing is leased there any more (pool.py)
+    removed: bool = False  # has no segments, and is in no list
+    grown: list[tuple[int, int]] = []  # further runs of segment numbers (device_numbers.py)
 
 
 class SegmentRow(Row):
@@ -130,6 +133,7 @@ class SessionRow(Row):
     ended: bool = False
     segments_leased: int = 0
     shared: bool = False
+    ended_ms: int = 0  # wall time
 
 
 class MountRow(Row):

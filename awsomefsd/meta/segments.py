@@ -15,11 +15,13 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.errors import FsError
-from awsomefsd.limits import SEGMENTS_FOR_COLLECTION, SEGMENTS_PER_SESSION_MAX, SEGMENTS_RESERVED
+from awsomefsd.limits import SEGMENTS_PER_SESSION_MAX
 from awsomefsd.meta import homes, keys, rows
 from awsomefsd.meta.commands import AddDevice, ClearQuarantine, Entry, LeaseSegments
+from awsomefsd.meta.device_numbers import index_of, number_of
 from awsomefsd.meta.extents import place_end, valid
 from awsomefsd.meta.messages import Done, Made, Reply, SegmentsLeased
+from awsomefsd.meta.quarantine import may_lease
 from awsomefsd.meta.refuse import Later, NotNow, session_of
 from awsomefsd.meta.state import State
 from awsomefsd.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED, Extent, SegmentInfo, SegmentProgress
@@ -54,8 +56,8 @@ def find(state: State, number: int) -> rows.SegmentRow | None:
     if row is not None:
         return row
     for device in state.devices():
-        if device.first_segment <= number < device.first_segment + device.segments:
-            return rows.SegmentRow(number, device.device, number - device.first_segment, SEGMENT_FREE)
+        if (index := index_of(device, number)) >= 0:
+            return rows.SegmentRow(number, device.device, index, SEGMENT_FREE)
     return None
 
 
@@ -102,9 +104,11 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         devices = homes.devices_of(state, homes.of_session(state, session))
     else:
         devices = homes.devices_of(state, homes.of_device(state.device(command.like))) if command.like else state.devices()
+    devices = homes.leasable(devices)
     free = sum(device.segments_free for device in devices)
     if session.volume:  # what is scarce is not leased ahead, and the last one is left to collection
-        count = min(count, 1 if free - count < SEGMENTS_RESERVED else count, free - SEGMENTS_FOR_COLLECTION)
+        total = sum(device.segments for device in devices)
+        count = may_lease(state, count, free, total, _promised_to_others(state, session))
     if count <= 0:
         raise NotNow(errno.ENOSPC, "no free segment but the one that collection needs")
     chosen = lowest_free(state, devices, count, command.safe_index)
@@ -119,6 +123,12 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         leased.append(describe(state, row))
     state.save_session(session)
     return SegmentsLeased(leased)
+
+
+def _promised_to_others(state: State, session: rows.SessionRow) -> int:
+    """In segments of the largest size, rounded up."""
+    promised = homes.reserved_bytes(state, homes.of_session(state, session)) - session.reserved_bytes
+    return -(-promised // usable_bytes(state.cluster.segment_bytes_max or FOOTER_SHARE))
 
 
 def take(state: State, row: rows.SegmentRow, new_state: int, session: int, worker: int) -> rows.SegmentRow:
@@ -150,7 +160,7 @@ def lowest_free(state: State, devices: list[rows.DeviceRow], count: int, safe_in
                 assert row is not None and row.state == SEGMENT_FREE, f"free list names segment {free.segment}"
                 chosen.append(row)
         for index in range(device.unused_from, min(device.segments, device.unused_from + count - len(chosen))):
-            chosen.append(rows.SegmentRow(device.first_segment + index, device.device, index, SEGMENT_FREE))
+            chosen.append(rows.SegmentRow(number_of(device, index), device.device, index, SEGMENT_FREE))
     return chosen
 
 

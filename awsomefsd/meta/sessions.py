@@ -171,7 +171,7 @@ def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
 
 def end(state: State, entry: Entry, row: rows.SessionRow, *, exited: bool) -> None:
     """Locks, reservation, leases and the volume go at once; pins up to a bound, the rest by Reap."""
-    row.ended = True
+    row.ended, row.ended_ms = True, entry.time_ns // 1_000_000
     state.cluster.sessions -= 1
     state.save_session(row)
     if row.volume:  # else a collector's, which holds segments only

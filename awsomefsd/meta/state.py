@@ -126,8 +126,8 @@ class State:
         self.save(keys.device(row.device), row, rows.DEVICE)
 
     def devices(self) -> list[rows.DeviceRow]:
-        """All devices; few, and numbered without gaps."""
-        return [self.device(number) for number in range(1, self.cluster.next_device)]
+        """All devices; few, and numbered without gaps, but for those that were removed."""
+        return [row for number in range(1, self.cluster.next_device) if not (row := self.device(number)).removed]
 
     def segment(self, number: int) -> rows.SegmentRow | None:
         return self.load(keys.segment(number), rows.SEGMENT)

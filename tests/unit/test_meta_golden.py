@@ -90,17 +90,20 @@ COMMANDS: list[c.Command] = [
     c.SetCsiVolume(UUID, 1, 2, 3, [("a", "b")]),
     c.DropCsiVolume(UUID, True),
     c.ClaimVolume(1, "some/path", "node", "boot", True, True),
+    c.GrowDevice(1, 1 << 40, 20),
+    c.DrainDevice(1, True),
+    c.RemoveDevice(1, 4096),
     c.EndClaims("node", 1, "some/path", "proof", 2, "boot", True),
 ]  # fmt: skip
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.CLUSTER, rows.ClusterRow("cluster", 1, 0, 0, 0, *range(5, 23))),
-    (rows.DEVICE, rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1, "home")),
+    (rows.DEVICE, rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1, "home", True, True, [(15, 100)])),
     (rows.SEGMENT, rows.SegmentRow(*range(1, 13))),
     (rows.FREE, rows.FreeRow(1, 2)),
     (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home")),
     (rows.VOLNAME, rows.VolumeNameRow(1)),
-    (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True)),
+    (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True, 8)),
     (rows.MOUNT, rows.MountRow(1, 2, "node", "boot", 3)),
     (rows.RESULT, rows.ResultRow(m.Found(ATTR, None, True))),
     (rows.READER, rows.ReaderRow(1)),
