@@ -17,8 +17,12 @@ def main() -> int:
         _inject(words)
     if first == "worker":
         return _worker(words[1:])
-    if first == "probe":
-        return _probe(words[1:])
+    if first == "probe" and len(words) == 2 and words[1].startswith("/"):
+        return _probe(words[1])
+    if first == "enter-host":
+        from awsomefsd.enter_host import main as enter_host
+
+        return enter_host(words[1:])
     if first == "keeper" and any(word.startswith("--run-dir") for word in words) and "--upgrade" not in words:
         from awsomefsd.fuse.keeper import main as keeper
 
@@ -48,10 +52,10 @@ def _worker(words: list[str]) -> int:
     return worker(int(words[1]))
 
 
-def _probe(words: list[str]) -> int:
+def _probe(directory: str) -> int:
     """For the daemon (mounts.is_dead): the errno of asking for the figures of a filesystem; may hang with its server."""
     try:
-        os.statvfs(words[0])
+        os.statvfs(directory)
     except OSError as error:
         return error.errno or 1
     return 0

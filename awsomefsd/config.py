@@ -269,6 +269,12 @@ class CsiSettings(Section):
     max_volumes: Annotated[int, Field(ge=0, le=100_000)] = 0
 
 
+class KubernetesSettings(Section):
+    """`host_keeper`: the daemon is in a pod, and has its keeper outside of it (host_keeper.py)."""
+
+    host_keeper: bool = False
+
+
 class Settings(BaseSettings):
     """All keys; docs/OPERATIONS.md has the same table for people."""
 
@@ -286,6 +292,7 @@ class Settings(BaseSettings):
     cluster: ClusterSettings = ClusterSettings()
     token: Annotated[SecretStr, AfterValidator(_token)] = SecretStr("")
     csi: CsiSettings = CsiSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -38,6 +38,7 @@ from awsomefsd.config import Settings, parse_endpoint, parse_voters
 from awsomefsd.devices import NodeDevices
 from awsomefsd.errors import ConfigError, Error, FsError
 from awsomefsd.fuse.keeper_client import KeeperClient
+from awsomefsd.host_keeper import HostKeeper
 from awsomefsd.io.devices import DeviceTable
 from awsomefsd.log import bound
 from awsomefsd.meta import queries
@@ -49,7 +50,7 @@ from awsomefsd.meta.peers import Voters, address_text
 from awsomefsd.meta.service import MetadataService
 from awsomefsd.metrics import Registry
 from awsomefsd.mount_options import MountOptions
-from awsomefsd.mounts import Mounts, Wish
+from awsomefsd.mounts import Mounts, Wish, own_worker
 from awsomefsd.tls import TlsFiles
 from awsomefsd.watchdog import Watchdog
 
@@ -100,6 +101,7 @@ class Parts:
                 certify_alone(settings, self.node, self.catalog.propose, lambda body: self.metadata.query(body, CALL_S))
             self.devices = NodeDevices(self.node.cluster, self.node.node, self.table, self.catalog)
             self.keeper = KeeperClient(settings.run_dir)
+            self.host_keeper = HostKeeper(settings, self.keeper) if settings.kubernetes.host_keeper else None
             self.checkpoints = Checkpointer(
                 settings.state_dir, self.node, self.access, self.metadata.copy_store, self.on_device, self.table.paths
             )
@@ -109,7 +111,10 @@ class Parts:
             readahead_kib = settings.mount.readahead // 1024
             config = worker_config(settings, self.node)
             find = partial(self.catalog.mountable, node=self.node.node)
-            self.mounts = Mounts(settings.state_dir, node.boot_id(), self.keeper, find, config, readahead_kib, self.catalog.end_session_of)
+            worker = own_worker if self.host_keeper is None else self.host_keeper.worker
+            self.mounts = Mounts(
+                settings.state_dir, node.boot_id(), self.keeper, find, config, readahead_kib, self.catalog.end_session_of, worker
+            )
             self.control = ControlPart(settings, self.node, self.metadata.query, self.access)
             self.collection = Collection(self.access, self.catalog.devices, self.node.node, node.boot_id())
             self.collection.start()
@@ -137,6 +142,8 @@ class Parts:
             settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.collection, self.checkpoints.figures, look,
             self.scrub.status,
         )  # fmt: skip
+        if self.host_keeper is not None:
+            status.host_problem = self.host_keeper.what_is_wrong
         streams = Streams(settings.state_dir / "readers", self.node.cluster, self.access)
         backups = Backups(settings.state_dir / "backup", self.node, self.catalog.figures, self.metadata.copy_store)
         self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status, self.scrub, backups)
@@ -360,6 +367,12 @@ async def _keep_mounts(mounts: Mounts) -> None:
             await trio.sleep(RECONCILE_S)
 
 
+async def _keep_host(keeper: HostKeeper) -> None:
+    while True:
+        await trio.to_thread.run_sync(keeper.look, abandon_on_cancel=True)
+        await trio.sleep(RECONCILE_S)
+
+
 async def _keep_csi(csi: CsiServer) -> None:
     while True:
         await trio.to_thread.run_sync(csi.look, abandon_on_cancel=True)
@@ -373,6 +386,8 @@ async def serve(parts: Parts, ready: Callable[[], None]) -> None:
         nursery.start_soon(_watch_metadata, parts.metadata, nursery.cancel_scope)
         nursery.start_soon(parts.door.serve)
         nursery.start_soon(_keep_mounts, parts.mounts)
+        if parts.host_keeper is not None:
+            nursery.start_soon(_keep_host, parts.host_keeper)
         if parts.csi is not None:
             nursery.start_soon(_keep_csi, parts.csi)
         nursery.start_soon(parts.control.run)

@@ -156,6 +156,12 @@ _TABLE = (
         "look at the device's health and load (`status -v`, dmesg)",
     ),
     # --- mounts, devices, data
+    Code(
+        "HOST_PROGRAM",
+        WARNING,
+        "the daemon in a pod could not start a keeper on the host, or bring keeper and workers to its version",
+        "see the reason, and the daemon's log; it tries again every few seconds",
+    ),
     Code("KEEPER_GONE", ERROR, "the keeper does not answer; running mounts go on", "start it with `awsomefsd keeper`"),
     Code(
         "MOUNT_DEAD", ERROR, "a mount has no process that serves it", "it is being brought back; if it stays so, look at its reason and log"

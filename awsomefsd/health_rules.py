@@ -37,6 +37,7 @@ class Facts(NamedTuple):
     quarantined: int = 0  # segments
     quarantined_of: Sequence[str] = ()  # nodes, by name
     workers: Sequence[tuple[str, int, int]] = ()  # (directory, bytes, budget) of those that are over
+    host: str = ""  # why keeper and workers outside of the daemon's pod are not as they should be
 
 
 def find(status: pb.Status, view: ClusterView, facts: Facts) -> list[Finding]:
@@ -104,6 +105,8 @@ def _of_devices(status: pb.Status) -> Iterator[Finding]:
 def of_facts(status: pb.Status, facts: Facts) -> Iterator[Finding]:
     for directory, used, budget in facts.workers:
         yield Finding("WORKER_MEMORY", f"the worker of {directory} uses {used} bytes of memory, its budget (memory.worker) is {budget}")
+    if facts.host:
+        yield Finding("HOST_PROGRAM", f"keeper and workers outside of the daemon's pod: {facts.host}")
     if facts.scrub_open:
         yield Finding("SCRUB_FINDINGS", f"scrub has found {facts.scrub_open} things that it could not repair")
     if facts.scrub_failed:

@@ -56,6 +56,7 @@ class Keeper(Protocol):
         memfds: Mapping[str, int],
         config: Mapping[str, Any],
         argv: Sequence[str],
+        env: Mapping[str, str],
     ) -> dict[str, Any]: ...
     def umount(self, target: str, *, force: bool) -> dict[str, Any]: ...
     def flush(self, target: str) -> dict[str, Any]: ...
@@ -85,6 +86,7 @@ class MountView:
     worker_pid: int = 0
     workers: int = 0
     last_error: str = ""
+    version: str = ""  # of the worker's program
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,12 @@ class Unmounted:
 
 WorkerConfig = Callable[[Wish, MountOptions], dict[str, Any]]
 FindVolume = Callable[[str], VolumeInfo]
+WorkerProgram = Callable[[], tuple[list[str], dict[str, str]]]
+
+
+def own_worker() -> tuple[list[str], dict[str, str]]:
+    """Workers of this very program: argv, and nothing for the environment."""
+    return program.command("worker"), {}
 
 
 class Mounts:
@@ -112,6 +120,7 @@ class Mounts:
         worker_config: WorkerConfig,
         readahead_kib: int,
         end_session: Callable[[int], None] = lambda mount: None,
+        worker_program: WorkerProgram = own_worker,
     ) -> None:
         self._path = state_dir / "mounts.json"
         self._boot_id = boot_id
@@ -120,6 +129,7 @@ class Mounts:
         self._worker_config = worker_config
         self._readahead_kib = readahead_kib
         self._end_session = end_session
+        self._worker_program = worker_program
         self._lock = threading.Lock()
         self._busy: set[str] = set()
         self._errors: dict[int, str] = {}
@@ -216,6 +226,7 @@ class Mounts:
             worker_pid=int(row.get("pid") or 0),
             workers=int(row.get("workers") or 0),
             last_error=str(row.get("last_error") or self._errors.get(wish.mount, "")),
+            version=str(row.get("version") or ""),
         )
 
     # --- bringing the node into line ----------------------------------------------------------------------------------------
@@ -274,6 +285,7 @@ class Mounts:
 
     def _start(self, wish: Wish, options: MountOptions) -> int:
         """Ask the keeper; returns the pid of the worker."""
+        argv, env = self._worker_program()
         reply = self._keeper.mount(
             f"{wish.mount:x}",
             wish.directory,
@@ -283,7 +295,8 @@ class Mounts:
             readahead_kib=options.readahead_kib,
             memfds=worker_memfds(),
             config=self._worker_config(wish, options),
-            argv=program.command("worker"),
+            argv=argv,
+            env=env,
         )
         self._errors.pop(wish.mount, None)
         return int(reply.get("pid") or 0)

@@ -17,6 +17,7 @@ from pathlib import Path
 COMPILED = "__compiled__" in globals()
 ROOT = Path(__file__).resolve().parents[1]
 _PROGRAM = [os.readlink("/proc/self/exe").removesuffix(" (deleted)")] if COMPILED else [sys.executable, "-m", "awsomefsd"]
+HOME = os.path.dirname(_PROGRAM[0]) if COMPILED else str(ROOT)  # the directory that makes this program this build
 
 
 def command(subcommand: str, *words: str) -> list[str]:

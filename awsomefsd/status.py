@@ -62,9 +62,10 @@ class Status:
         self._cluster = cluster
         self._scrub = scrub
         self._started = time.monotonic()
+        self.host_problem: Callable[[], str] = lambda: ""  # of what the daemon puts on the host
 
     def __call__(self) -> pb.Status:
-        keeper_pid = self._keeper_pid()
+        keeper_pid, keeper_version = self._keeper_is()
         view = self._cluster()
         devices, volumes = self._of_the_leader(self._devices.all), self._of_the_leader(self._catalog.volumes)
         mounts = [mount_message(view) for view in self._mounts.views()]
@@ -80,6 +81,7 @@ class Status:
             uptime_s=round(time.monotonic() - self._started, 3),
             keeper=keeper_pid > 0,
             keeper_pid=keeper_pid,
+            keeper_version=keeper_version,
             devices=[device_message(info, state) for info, state in devices],
             volumes=[volume_message(info, where) for info in sorted(volumes, key=lambda info: info.name)],
             mounts=mounts,
@@ -109,6 +111,7 @@ class Status:
             quarantined=sum(one.quarantined for one in ended),
             quarantined_of=sorted({view.name(one.node) for one in ended}),
             workers=list(self._workers_over_budget(mounts)),
+            host=self.host_problem(),
         )
 
     def _workers_over_budget(self, mounts: list[pb.MountPoint]) -> Iterator[tuple[str, int, int]]:
@@ -135,11 +138,13 @@ class Status:
         named = {f"collect_{name}": value for name, value in figures.items()}
         return {"collect_state": state, **named, **({"collect_last_error": error} if error else {})}
 
-    def _keeper_pid(self) -> int:
+    def _keeper_is(self) -> tuple[int, str]:
+        """Its pid and version; 0 where none answers."""
         try:
-            return int(self._keeper.ping()["pid"])
+            keeper = self._keeper.ping()
         except Error:
-            return 0
+            return 0, ""
+        return int(keeper["pid"]), str(keeper.get("version", ""))
 
     def samples(self) -> Iterable[Sample]:
         """The same as metrics, and what the workers report of themselves."""

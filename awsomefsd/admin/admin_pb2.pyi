@@ -11,7 +11,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("cluster", "node", "site", "version", "state_dir", "run_dir", "pid", "uptime_s", "keeper", "keeper_pid", "devices", "volumes", "mounts", "conflicts", "figures", "reasons", "memory_bytes", "memory_bytes_max", "health", "metadata")
+    __slots__ = ("cluster", "node", "site", "version", "state_dir", "run_dir", "pid", "uptime_s", "keeper", "keeper_pid", "devices", "volumes", "mounts", "conflicts", "figures", "reasons", "memory_bytes", "memory_bytes_max", "health", "metadata", "keeper_version")
     class FiguresEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,7 @@ class Status(_message.Message):
     MEMORY_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    KEEPER_VERSION_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     node: str
     site: int
@@ -59,7 +60,8 @@ class Status(_message.Message):
     memory_bytes_max: int
     health: _containers.RepeatedCompositeFieldContainer[Health]
     metadata: Metadata
-    def __init__(self, cluster: _Optional[str] = ..., node: _Optional[str] = ..., site: _Optional[int] = ..., version: _Optional[str] = ..., state_dir: _Optional[str] = ..., run_dir: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., keeper: _Optional[bool] = ..., keeper_pid: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., figures: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., memory_bytes_max: _Optional[int] = ..., health: _Optional[_Iterable[_Union[Health, _Mapping]]] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ...) -> None: ...
+    keeper_version: str
+    def __init__(self, cluster: _Optional[str] = ..., node: _Optional[str] = ..., site: _Optional[int] = ..., version: _Optional[str] = ..., state_dir: _Optional[str] = ..., run_dir: _Optional[str] = ..., pid: _Optional[int] = ..., uptime_s: _Optional[float] = ..., keeper: _Optional[bool] = ..., keeper_pid: _Optional[int] = ..., devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ..., volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ..., mounts: _Optional[_Iterable[_Union[MountPoint, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., figures: _Optional[_Mapping[str, str]] = ..., reasons: _Optional[_Iterable[str]] = ..., memory_bytes: _Optional[int] = ..., memory_bytes_max: _Optional[int] = ..., health: _Optional[_Iterable[_Union[Health, _Mapping]]] = ..., metadata: _Optional[_Union[Metadata, _Mapping]] = ..., keeper_version: _Optional[str] = ...) -> None: ...
 
 class Health(_message.Message):
     __slots__ = ("code", "severity", "what", "fix")
@@ -271,7 +273,7 @@ class DeleteVolumeReply(_message.Message):
     def __init__(self) -> None: ...
 
 class MountPoint(_message.Message):
-    __slots__ = ("mount", "volume", "directory", "options", "state", "worker_pid", "workers", "last_error")
+    __slots__ = ("mount", "volume", "directory", "options", "state", "worker_pid", "workers", "last_error", "worker_version")
     MOUNT_FIELD_NUMBER: _ClassVar[int]
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_FIELD_NUMBER: _ClassVar[int]
@@ -280,6 +282,7 @@ class MountPoint(_message.Message):
     WORKER_PID_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
+    WORKER_VERSION_FIELD_NUMBER: _ClassVar[int]
     mount: str
     volume: str
     directory: str
@@ -288,7 +291,8 @@ class MountPoint(_message.Message):
     worker_pid: int
     workers: int
     last_error: str
-    def __init__(self, mount: _Optional[str] = ..., volume: _Optional[str] = ..., directory: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., worker_pid: _Optional[int] = ..., workers: _Optional[int] = ..., last_error: _Optional[str] = ...) -> None: ...
+    worker_version: str
+    def __init__(self, mount: _Optional[str] = ..., volume: _Optional[str] = ..., directory: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., worker_pid: _Optional[int] = ..., workers: _Optional[int] = ..., last_error: _Optional[str] = ..., worker_version: _Optional[str] = ...) -> None: ...
 
 class MountRequest(_message.Message):
     __slots__ = ("volume", "directory", "options")

@@ -256,6 +256,7 @@ def mount_message(view: MountView) -> pb.MountPoint:
         worker_pid=view.worker_pid,
         workers=view.workers,
         last_error=view.last_error,
+        worker_version=view.version,
     )
 
 

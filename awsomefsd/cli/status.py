@@ -55,7 +55,7 @@ def _print(reply: Any, verbose: bool) -> None:
         return
     health = click.style("degraded", fg="yellow") if reply.reasons else click.style("ok", fg="green")
     click.echo(f"{health}   node {reply.node} of cluster {reply.cluster}, site {reply.site}, version {reply.version}")
-    keeper = f"pid {reply.keeper_pid}" if reply.keeper else "does not answer"
+    keeper = f"pid {reply.keeper_pid}, version {reply.keeper_version}" if reply.keeper else "does not answer"
     memory = f"{format_bytes(reply.memory_bytes)} of {format_bytes(reply.memory_bytes_max)}"
     click.echo(f"     daemon pid {reply.pid} up {_duration(reply.uptime_s)}, memory {memory}; keeper {keeper}")
     figures = dict(reply.figures)

@@ -50,13 +50,14 @@ def print_volumes(volumes: Iterable[Any]) -> None:
 
 def print_mounts(mounts: Iterable[Any]) -> None:
     print_table(
-        ["MOUNT", "VOLUME", "STATE", "WORKER", "RESTARTS", "OPTIONS"],
+        ["MOUNT", "VOLUME", "STATE", "WORKER", "VERSION", "RESTARTS", "OPTIONS"],
         [
             [
                 mount.directory,
                 mount.volume,
                 mount.state,
                 f"pid {mount.worker_pid}" if mount.worker_pid else "-",
+                mount.worker_version or "-",
                 max(mount.workers - 1, 0),
                 ",".join(mount.options) or "-",
             ]

@@ -30,8 +30,9 @@ from awsomefsd.errors import Error, ProtocolError
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse import keeper_wire as wire
 from awsomefsd.fuse.keeper_loop import Loop, Promise, Sequence_
-from awsomefsd.fuse.keeper_mount import Surroundings, Worker, checked_spec
+from awsomefsd.fuse.keeper_mount import Surroundings, checked_spec
 from awsomefsd.fuse.keeper_ops import Mounts
+from awsomefsd.fuse.keeper_process import Worker
 from awsomefsd.fuse.keeper_wire import Message, say
 from awsomefsd.fuse.mount_syscall import FSTYPE, mounts
 from awsomefsd.limits import RECONNECT_MS_MAX
@@ -230,6 +231,7 @@ class Keeper:
             "mount": self._mounts.mount,
             "umount": self._mounts.umount,
             "flush": self._mounts.flush,
+            "replace": self._mounts.replace,
             "stop": self._stop,
         }
         if op == "upgrade":
@@ -261,7 +263,7 @@ class Keeper:
 
     def _ping(self, _request: Message) -> Sequence_:
         yield from ()
-        return {"pid": os.getpid(), "version": __version__, "mounts": len(self._mounts.by_id)}
+        return {"pid": os.getpid(), "version": __version__, "home": program.HOME, "mounts": len(self._mounts.by_id)}
 
     def _list(self, _request: Message) -> Sequence_:
         yield from ()
@@ -281,18 +283,19 @@ class Keeper:
     # --- upgrade -----------------------------------------------------------------------------------------------------------
 
     def _upgrade(self, client: Client, request: Message) -> None:
-        """Become the program that is installed now.  The answer comes from the new image: that it came up is what was asked."""
+        """Become the program that is installed now, or the one that the request names (argv, env).  The answer comes from the new image:
+        that it came up is what was asked."""
         if self._requests or self.loop.chores:
             error = OSError(errno.EBUSY, f"{self._requests} requests are being served; ask again")
             self._answer(client, _failure(request, error))
             return
         try:
-            self._exec(client, request)
-        except OSError as error:
+            self._exec(client, request, *_program_of(request, self._exec_argv))
+        except (OSError, ProtocolError) as error:
             say(log, logging.ERROR, "upgrade failed", why=error)
             self._answer(client, _failure(request, error))
 
-    def _exec(self, client: Client, request: Message) -> None:
+    def _exec(self, client: Client, request: Message, argv: list[str], env: dict[str, str]) -> None:
         assert self._listener is not None
         held = [mount.descriptors() for mount in self._mounts.by_id.values()]
         kept = [fd for of_mount in held for fd in of_mount] + [client.sock.fileno()]
@@ -307,11 +310,19 @@ class Keeper:
             passed = [memfd, self._lock, self._listener.fileno(), *kept]
             for fd in passed:
                 os.set_inheritable(fd, True)
-            os.execve(self._exec_argv[0], self._exec_argv, {**program.environment(), STATE_VARIABLE: str(memfd)})
+            os.execve(argv[0], argv, {**env, STATE_VARIABLE: str(memfd)})
         finally:  # only reached when exec failed
             for fd in [self._lock, self._listener.fileno(), *kept]:
                 os.set_inheritable(fd, False)
             os.close(memfd)
+
+
+def _program_of(request: Message, installed: list[str]) -> tuple[list[str], dict[str, str]]:
+    """What to become, and its environment."""
+    argv, env = request.get("argv") or installed, request.get("env") or {}
+    if not isinstance(argv, list) or not isinstance(env, dict) or not all(isinstance(word, str) for word in [*argv, *env, *env.values()]):
+        raise ProtocolError("upgrade: argv and env are made of strings")
+    return argv, {**program.environment(), **env}
 
 
 def _failure(request: Message, error: Exception) -> Message:

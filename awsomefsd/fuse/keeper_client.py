@@ -19,6 +19,7 @@ from awsomefsd.limits import UMOUNT_FLUSH_MS_MAX
 ANSWER_S_MAX = 10.0
 MOUNT_S_MAX = 60.0
 FLUSH_S_MAX = UMOUNT_FLUSH_MS_MAX / 1000 + 10.0
+REPLACE_S_MAX = 150.0  # above the keeper's own limits for loading, flushing and taking over
 UMOUNT_S_MAX = 2 * UMOUNT_FLUSH_MS_MAX / 1000 + 20.0  # a flush before and one after umount2
 
 
@@ -102,9 +103,13 @@ class KeeperClient:
     def ping(self) -> wire.Message:
         return self.ask("ping")
 
-    def upgrade(self) -> wire.Message:
-        """Have the keeper become the program that is installed now; the answer comes from that one."""
-        return self.ask("upgrade", timeout_s=MOUNT_S_MAX)
+    def upgrade(self, argv: Sequence[str] = (), env: Mapping[str, str] | None = None) -> wire.Message:
+        """Have the keeper become the program that is installed now, or another one; the answer comes from that one."""
+        return self.ask("upgrade", timeout_s=MOUNT_S_MAX, argv=list(argv), env=dict(env or {}))
+
+    def replace(self, mount: str, argv: Sequence[str], env: Mapping[str, str]) -> wire.Message:
+        """Have a worker of another program serve a mount: {"pid", "version"} once it does."""
+        return self.ask("replace", REPLACE_S_MAX, mount=mount, argv=list(argv), env=dict(env))
 
     def stop(self, *, umount: bool = False, force: bool = False) -> None:
         """End the keeper; workers stay, unless everything is to be unmounted first (fails, and ends nothing, if one is busy)."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from awsomefsd import __version__, program
 from awsomefsd.errors import ProtocolError
 from awsomefsd.fuse import keeper_wire as wire
 from awsomefsd.fuse.keeper_wire import Message, say
@@ -27,6 +28,7 @@ EAGER_MS = 5_000  # a keeper that was killed is back within this, as a rule: ask
 EAGER_RECONNECT_MS_MAX = 100
 ADOPT_S_MAX = 10.0
 REFUSED_EXIT_CODE = 75
+_PROGRAM = {"version": __version__, "home": program.HOME}
 
 
 class KeeperLink:
@@ -40,6 +42,7 @@ class KeeperLink:
         os.set_inheritable(fd, False)
         self._sock: socket.socket | None = socket.socket(fileno=fd)
         self._sock.setblocking(True)
+        wire.send(self._sock, {"op": "loaded"})  # a successor waits here until its predecessor is gone
         received = wire.receive(self._sock)
         if received is None:
             raise ProtocolError("the keeper ended before it said start")
@@ -60,7 +63,7 @@ class KeeperLink:
         """This worker is about to read requests (and has read none)."""
         with self._lock:
             self._ready = True
-            self._say({"op": "ready"})
+            self._say({"op": "ready", **_PROGRAM})
 
     def answered(self) -> None:
         """A request was answered; cheap to call again."""
@@ -150,7 +153,7 @@ class KeeperLink:
     def _be_adopted(self, sock: socket.socket) -> bool:
         try:
             with self._lock:  # nothing may be said between the message and the moment when this is the connection
-                said = {"pid": os.getpid(), "ready": self._ready, "answered": self._answered}
+                said = {"pid": os.getpid(), "ready": self._ready, "answered": self._answered, **_PROGRAM}
                 wire.send(sock, {**self.start_message, "op": "adopt", **said}, list(self.fds.values()))
                 received = wire.receive(sock)
                 if received is not None and received[0].get("op") == "adopted":

@@ -15,53 +15,35 @@ import errno
 import logging
 import os
 import shutil
-import signal
 import socket
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from awsomefsd import program
 from awsomefsd.errors import ProtocolError
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse import keeper_wire as wire
-from awsomefsd.fuse.keeper_loop import Loop, Promise
+from awsomefsd.fuse.keeper_loop import Loop, Promise, Sequence_
+from awsomefsd.fuse.keeper_process import Worker, backoff_ms, exit_status, pidfd_of_child, spawn
 from awsomefsd.fuse.keeper_wire import Message, say
 from awsomefsd.fuse.mount_syscall import set_read_ahead
-from awsomefsd.limits import BACKOFF_MS_MAX, MIB, WORKER_DEATHS_BEFORE_BACKOFF
+from awsomefsd.limits import MIB, WORKER_DEATHS_BEFORE_BACKOFF
 
 log = logging.getLogger("awsomefsd.keeper")
 
-BACKOFF_MS_MIN = 100
-HEALTHY_MS = BACKOFF_MS_MAX  # a ready worker that lived this long was well, even if nobody asked it anything
 BYE_EXIT_MS_MAX = 5_000  # from bye to the exit; longer, and it is killed
 WORKER_LOG_BYTES_MAX = 4 * MIB  # of one mount; over that size the file is copied to .1 and emptied (its writer has it open)
 LOG_LOOK_MS = 30_000
 LAST_LINES_BYTES = 2_000
-_WORKER_FD = 3
-_ENVIRONMENT = ("PATH", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV")
-_SECRETS = ("TOKEN", "SECRET", "PASSWORD")
+HEIR_LOADED_MS_MAX = 60_000  # from the start of an heir to its word that it waits
+HEIR_FLUSH_MS_MAX = 10_000  # what it need not flush itself
+HEIR_SERVES_MS_MAX = 60_000
+HEIR_LOOK_MS = 5
 
 
 class WorkerFailed(Exception):
     """The first worker of a mount ended before it was ready."""
-
-
-@dataclass(slots=True)
-class Worker:
-    pid: int
-    pidfd: int
-    sock: socket.socket | None
-    child: bool  # of ours, so its exit status can be had
-    started_s: float = field(default_factory=time.monotonic)
-    ready: bool = False
-    answered: bool = False
-    bye: bool | None = None  # whether it was clean
-
-    def healthy(self) -> bool:
-        return self.answered or (self.ready and (time.monotonic() - self.started_s) * 1000 >= HEALTHY_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +57,7 @@ class Surroundings:
 
 
 class Mount:
-    """The descriptors and the worker of one mounted volume.
-
-    `spec` is the mount request as it was checked: mount, dir, source, options, fuse_options, readahead_kib, argv, env, config, device.
+    """`spec` is the mount request as it was checked: mount, dir, source, options, fuse_options, readahead_kib, argv, env, config, device.
     `fds` are ordered: "fuse" first, then the memfds by name.
     """
 
@@ -89,6 +69,9 @@ class Mount:
         self.worker: Worker | None = None
         self.workers = 0
         self.deaths = 0  # since one answered
+        self._heir: Worker | None = None  # loaded, or loading; reads nothing
+        self._heir_spec: Message = {}  # argv and env it was started with
+        self._heir_takes_over = False
         self.previous: Message | None = None
         self.was_ready = False
         self.busy = False  # a umount runs
@@ -120,46 +103,34 @@ class Mount:
     def start_worker(self) -> None:
         """Start the first worker or a successor on the same descriptors; a start that fails counts as a death."""
         self.workers += 1
-        with contextlib.ExitStack() as ends:
-            try:
-                ours, theirs = wire.pair()
-                ends.callback(theirs.close)
-                unused = ends.enter_context(contextlib.ExitStack())
-                unused.callback(ours.close)
-                pid = self._spawn(theirs.fileno())
-                worker = Worker(pid, _pidfd_of_child(pid), ours, child=True)
-                unused.pop_all()
-                ours.setblocking(False)
+        heir = self._heir_that_waits()
+        try:
+            worker = heir or self._spawned(self.spec["argv"], self.spec["env"])
+            if heir is None:
                 self._attend(worker)
-                wire.send(ours, self._start_message(), list(self.fds.values()))
-            except OSError as error:  # no descriptors or processes left, too: it is tried again
-                say(log, logging.ERROR, "worker not started", mount=self.id, argv=self.spec["argv"][0], why=error)
-                if self.worker is None:
-                    self._after_death(failed=f"{self.spec['argv'][0]}: {error}")
-            else:
-                say(log, logging.INFO, "worker started", mount=self.id, worker=pid, count=self.workers, previous=self.previous)
+            self.worker = worker
+            assert worker.sock is not None
+            wire.send(worker.sock, self._start_message(), list(self.fds.values()))
+        except OSError as error:  # no descriptors or processes left, too: it is tried again
+            say(log, logging.ERROR, "worker not started", mount=self.id, argv=self.spec["argv"][0], why=error)
+            if self.worker is None:
+                self._after_death(failed=f"{self.spec['argv'][0]}: {error}")
+        else:
+            say(log, logging.INFO, "worker started", mount=self.id, worker=worker.pid, count=self.workers, previous=self.previous)
 
-    def _spawn(self, fd: int) -> int:
-        argv = [*self.spec["argv"], "--keeper-fd", str(_WORKER_FD)]
-        actions: list[tuple[Any, ...]] = [
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(self.log_path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_DUP2, fd, _WORKER_FD),
-        ]
-        default = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD]
-        # A session of its own: neither a terminal's ^C nor whoever ends our process group reaches it.
-        hit("keeper.spawn.before")
-        pid = os.posix_spawnp(argv[0], argv, self._environment(), file_actions=actions, setsid=True, setsigdef=default)
-        hit("keeper.spawn.after")
-        return pid
-
-    def _environment(self) -> dict[str, str]:
-        """Only what a worker may want: nothing that a shell left behind, and no secret."""
-        kept = {key: value for key, value in os.environ.items() if key in _ENVIRONMENT or key.startswith(("LC_", "AWSOMEFS"))}
-        kept = {key: value for key, value in kept.items() if not any(word in key for word in _SECRETS)}
-        path = program.environment().get("PYTHONPATH")
-        return kept | ({"PYTHONPATH": path} if path else {}) | self.spec["env"]
+    def _spawned(self, argv: list[str], env: dict[str, str]) -> Worker:
+        """A new process that waits for its start message."""
+        ours, theirs = wire.pair()
+        try:
+            pid = spawn(argv, env, self.log_path, theirs.fileno())
+            worker = Worker(pid, pidfd_of_child(pid), ours, child=True)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        return worker
 
     def _bound_log(self) -> None:
         if self.gone.done:
@@ -185,7 +156,6 @@ class Mount:
         }
 
     def _attend(self, worker: Worker) -> None:
-        self.worker = worker
         self._loop.watch(worker.pidfd, lambda: self._died(worker))
         if worker.sock is not None:
             self._loop.watch(worker.sock.fileno(), lambda: self._read(worker))
@@ -193,6 +163,7 @@ class Mount:
     def adopt(self, worker: Worker, message: Message) -> None:
         """Take up a worker that has served under a keeper before us."""
         self.workers = int(message["worker"])
+        worker.tell_from(message)
         self.take_up(worker, was_ready=bool(message.get("ready")))
         worker.answered = bool(message.get("answered"))
         self._tell({"op": "adopted"})
@@ -202,6 +173,7 @@ class Mount:
         self.was_ready = self.was_ready or was_ready
         if self.was_ready:
             self.ready.resolve()
+        self.worker = worker
         self._attend(worker)
 
     def replace_socket(self, sock: socket.socket) -> None:
@@ -237,6 +209,7 @@ class Mount:
         op = message.get("op")
         if op == "ready":
             worker.ready = self.was_ready = True
+            worker.tell_from(message)
             self._read_ahead()
             self.ready.resolve()
             self._resend_flushes()
@@ -244,10 +217,12 @@ class Mount:
             worker.answered = True
             self.deaths = 0
             self._read_ahead()  # the answer to INIT has set the kernel's own
+        elif op == "loaded":
+            worker.loaded.resolve()
         elif op == "bye":
             worker.bye = bool(message.get("clean"))
             say(log, logging.INFO, "worker said bye", mount=self.id, worker=worker.pid, clean=worker.bye)
-            self._loop.later(BYE_EXIT_MS_MAX, lambda: self._end(worker))
+            self._loop.later(BYE_EXIT_MS_MAX, worker.kill)
         elif op in ("flushed", "flush_failed"):
             self._flush_ended(message)
         else:
@@ -308,15 +283,20 @@ class Mount:
         self._read(worker)
         self._hang_up(worker)
         self._loop.unwatch(worker.pidfd)
-        self.previous = _exit_status(worker)
+        status = exit_status(worker)
         os.close(worker.pidfd)
-        self.worker = None
+        if worker is not self.worker:
+            self._heir_died(worker, status)
+            return
+        self.previous, self.worker = status, None
         level = logging.INFO if worker.bye is not None or self.forced else logging.WARNING
         say(log, level, "worker ended", mount=self.id, worker=worker.pid, **self.previous)
         if worker.bye is not None:
             self.drop(worker.bye)
         elif self.forced:
             self.drop(False)
+        elif self._heir_takes_over:
+            self.start_worker()
         else:
             if worker.healthy():
                 self.deaths = 0
@@ -354,18 +334,14 @@ class Mount:
         """SIGKILL the worker, whatever it does; no successor."""
         self.forced = True
         if self.worker is not None:
-            self._end(self.worker)
-
-    def _end(self, worker: Worker) -> None:
-        if self.worker is worker:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+            self.worker.kill()
 
     def drop(self, clean: bool) -> None:
         """The mount is no more: let go of everything.  A worker that even SIGKILL did not end keeps what it holds itself."""
         if self.gone.done:
             return
         self.forced = True
+        self._disown()
         if self.worker is not None:
             self._hang_up(self.worker)
             self._loop.unwatch(self.worker.pidfd)
@@ -380,6 +356,62 @@ class Mount:
         say(log, logging.INFO if clean else logging.ERROR, "mount dropped", mount=self.id, dir=self.dir, clean=clean)
         self.gone.resolve(clean)
 
+    # --- another program ---------------------------------------------------------------------------------------------------
+
+    def replace(self, argv: list[str], env: dict[str, str]) -> Sequence_:
+        """Have a worker of another program take this one's place.  It is started and loaded before this one is ended, so that callers wait
+        for the takeover and not for a start; one that does not come up changes nothing."""
+        if self._heir is not None or self.busy or self.worker is None or not self.worker.ready:
+            raise OSError(errno.EBUSY, f"the worker of {self.dir} is not serving, or is being replaced; ask again")
+        heir = self._heir = self._spawned(argv, env)
+        self._heir_spec = {"argv": argv, "env": env}
+        self._attend(heir)
+        before = self.worker
+        try:
+            yield self._loop.within(heir.loaded, HEIR_LOADED_MS_MAX, f"the start of {argv[0]}")
+            yield from self._flush_before()
+        except OSError:
+            self._disown()
+            raise
+        if self._heir is heir and self.worker is before:
+            self._heir_takes_over = True
+            before.kill()
+        deadline = self._loop.within(self.gone, HEIR_SERVES_MS_MAX, "the takeover")
+        while not heir.ready and not deadline.done and heir in (self._heir, self.worker):
+            yield self._loop.sleep(HEIR_LOOK_MS)
+        if not heir.ready:
+            raise OSError(errno.EIO, f"{self.dir}: the worker of {argv[0]} did not take over: {self.last_lines()}")
+        return {"pid": heir.pid, "version": heir.version}
+
+    def _flush_before(self) -> Sequence_:
+        """Less for the heir to do before it serves; what cannot be flushed now is no reason to stay."""
+        try:
+            yield self._loop.within(self.flush(f"heir-{os.urandom(4).hex()}"), HEIR_FLUSH_MS_MAX, f"the flush of {self.dir}")
+        except OSError as error:
+            say(log, logging.WARNING, "worker replaced without a flush", mount=self.id, why=error)
+
+    def _heir_that_waits(self) -> Worker | None:
+        """The heir that takes over now, with its program as the mount's from here on."""
+        heir, self._heir, self._heir_takes_over = self._heir, None, False
+        if heir is None:
+            return None
+        if not heir.loaded.done or heir.loaded.error is not None:
+            heir.kill()  # its pidfd has it reaped
+            return None
+        self.spec |= self._heir_spec
+        return heir
+
+    def _disown(self) -> None:
+        heir, self._heir = self._heir, None
+        if heir is not None:
+            heir.kill()
+
+    def _heir_died(self, heir: Worker, status: Message) -> None:
+        say(log, logging.WARNING, "worker ended before it took over", mount=self.id, worker=heir.pid, **status)
+        if self._heir is heir:
+            self._heir = None
+        heir.loaded.fail(OSError(errno.EIO, f"the worker that shall take over {self.dir} ended: {self.last_lines()}"))
+
     # --- to look at, and to hand over --------------------------------------------------------------------------------------
 
     def describe(self) -> Message:
@@ -393,6 +425,9 @@ class Mount:
             "pid": worker.pid if worker else None,
             "workers": self.workers,
             "deaths": self.deaths,
+            "version": worker.version if worker else "",
+            "home": worker.home if worker else "",
+            "starts": {key: self.spec[key] for key in ("argv", "env")},
             "last_error": self.last_lines() if self.deaths >= WORKER_DEATHS_BEFORE_BACKOFF else "",
         }
 
@@ -405,6 +440,7 @@ class Mount:
             sock = None if worker.sock is None else worker.sock.fileno()
             state["worker"] = {"pid": worker.pid, "pidfd": worker.pidfd, "sock": sock, "child": worker.child, "started_s": worker.started_s}
             state["worker"] |= {"ready": worker.ready, "answered": worker.answered, "bye": worker.bye}
+            state["worker_program"] = {"version": worker.version, "home": worker.home}
         return state
 
     @classmethod
@@ -417,6 +453,7 @@ class Mount:
         if held is not None:
             sock = None if held["sock"] is None else socket.socket(fileno=held["sock"])
             worker = Worker(**{**held, "sock": sock})
+            worker.tell_from(state.get("worker_program", {}))
             mount.take_up(worker, was_ready=worker.ready)
         else:
             mount.start_worker()
@@ -430,34 +467,6 @@ class Mount:
             if self.worker.sock is not None:
                 held.append(self.worker.sock.fileno())
         return held
-
-
-def backoff_ms(deaths: int) -> int:
-    """How long to wait after this many deaths without one answered request."""
-    if deaths < WORKER_DEATHS_BEFORE_BACKOFF:
-        return 0
-    return int(min(BACKOFF_MS_MAX, BACKOFF_MS_MIN << min(16, deaths - WORKER_DEATHS_BEFORE_BACKOFF)))
-
-
-def _pidfd_of_child(pid: int) -> int:
-    """One that nobody could watch must not serve."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
-
-
-def _exit_status(worker: Worker) -> Message:
-    """How it ended; both null where only its parent, a keeper that is no more, could have known."""
-    status: Message = {"signal": None, "code": None, "exited": True}
-    if worker.child:
-        with contextlib.suppress(ChildProcessError):
-            ended = os.waitid(os.P_PIDFD, worker.pidfd, os.WEXITED)
-            if ended is not None:
-                status["code" if ended.si_code == os.CLD_EXITED else "signal"] = ended.si_status
-    return status
 
 
 def default_argv() -> list[str]:

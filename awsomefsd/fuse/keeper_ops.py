@@ -190,6 +190,11 @@ class Mounts:
         yield self._loop.within(mount.flush(request["request_id"]), UMOUNT_FLUSH_MS_MAX, f"the flush of {mount.dir}")
         return {}
 
+    def replace(self, request: Message) -> Sequence_:
+        mount = self.find(request)
+        spec = checked_spec({**mount.spec, **{key: request[key] for key in ("argv", "env") if key in request}})
+        return (yield from mount.replace(spec["argv"], spec["env"]))
+
     def umount_all(self, request: Message) -> Sequence_:
         failed = []
         for mount in list(self.by_id.values()):

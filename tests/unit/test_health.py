@@ -88,6 +88,7 @@ OF_NODE = [
 ]
 OF_FACTS = [
     ("WORKER_MEMORY", Facts(workers=[("/m", 9, 8)]), "/m uses 9"),
+    ("HOST_PROGRAM", Facts(host="no space left"), "no space left"),
     ("SCRUB_FINDINGS", Facts(scrub_open=4), "4 things"),
     ("SCRUB_FAILED", Facts(scrub_failed="no device"), "no device"),
     ("SEGMENTS_QUARANTINED", Facts(quarantined=9, quarantined_of=["n2"]), "9 segments are in quarantine, of mounts of n2"),

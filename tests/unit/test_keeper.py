@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import stat
@@ -14,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd import program
+from awsomefsd import __version__, program
 from awsomefsd.errors import FsError, Unavailable
 from awsomefsd.fuse import keeper_wire as wire
 from awsomefsd.fuse import mount_syscall
 from awsomefsd.limits import WORKER_DEATHS_BEFORE_BACKOFF
-from tests.unit.keeper_host import Host, end_of, until
+from tests.unit.keeper_host import ROOT, WORKER, Host, end_of, until
 
 pytestmark = [
     pytest.mark.root,
@@ -351,3 +352,44 @@ def test_the_command_that_systemd_reloads_with(host: Host) -> None:
     assert done.returncode == 0 and f"keeper pid {host.keeper.pid} is of version" in done.stdout, done
     assert "keeper upgraded" in host.log()
     host.client.umount(str(dir))
+
+
+def test_a_worker_of_another_program_takes_over_when_it_has_loaded(host: Host) -> None:
+    dir = host.mount()
+    before = host.about(dir)
+    with (dir / "about").open("rb") as held:
+        answer = host.client.replace("1", WORKER, {"PYTHONPATH": str(ROOT), "AWSOMEFS_OTHER": "x"})
+        after = host.about(dir)
+        assert after["pid"] == answer["pid"] != before["pid"] and after["worker"] == after["starts"] == 2
+        assert "AWSOMEFS_OTHER" in after["env"] and "AWSOMEFS_OTHER" not in before["env"]
+        assert json.loads(os.pread(held.fileno(), 4096, 0))["pid"] == answer["pid"], "what was open is open"
+    end_of(before["pid"])
+    row = host.row(dir)
+    assert row["starts"]["env"]["AWSOMEFS_OTHER"] == "x" and row["home"] == program.HOME
+    assert row["version"] == answer["version"] == __version__
+    assert row["deaths"] == 0
+    host.client.upgrade()
+    assert host.row(dir)["version"] == __version__
+    os.kill(after["pid"], signal.SIGKILL)
+    assert "AWSOMEFS_OTHER" in host.about(dir)["env"], "successors are of the new program"
+
+
+@pytest.mark.parametrize("argv", [["/nowhere/awsomefsd"], [sys.executable, "-c", "raise SystemExit(3)"]])
+def test_a_program_that_does_not_come_up_replaces_nobody(host: Host, argv: list[str]) -> None:
+    dir = host.mount()
+    before = host.about(dir)
+    with pytest.raises(FsError):
+        host.client.replace("1", argv, {})
+    assert host.about(dir)["pid"] == before["pid"] and host.row(dir)["starts"]["argv"] == WORKER
+    host.client.replace("1", WORKER, {})
+    assert host.about(dir)["worker"] == 2
+
+
+def test_the_keeper_becomes_the_program_that_it_is_told(host: Host) -> None:
+    dir = host.mount()
+    with pytest.raises(FsError):
+        host.client.upgrade(["/nowhere/awsomefsd", "keeper"])
+    assert host.about(dir)["worker"] == 1
+    argv = [sys.executable, "-m", "awsomefsd.fuse.keeper", "--run-dir", str(host.run), "--log-level", "warning"]
+    assert host.keeper is not None and host.client.upgrade(argv, {"PYTHONPATH": str(ROOT)})["pid"] == host.keeper.pid
+    assert b"warning" in Path(f"/proc/{host.keeper.pid}/cmdline").read_bytes() and host.about(dir)["worker"] == 1
