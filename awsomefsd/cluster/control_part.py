@@ -28,16 +28,17 @@ from awsomefsd.cluster.pki_files import PkiFiles
 from awsomefsd.cluster.renewal import Renewal
 from awsomefsd.cluster.signing import Signing
 from awsomefsd.config import Settings, parse_endpoint
-from awsomefsd.errors import ConfigError, Corrupt, Error, FsError, NotFound, NotLeading, Refused, Unavailable
-from awsomefsd.limits import CONTROL_CALL_MS
+from awsomefsd.errors import ConfigError, Corrupt, Error, FsError, NotFound, NotLeading, Refused, Unavailable, WouldLoseData
 from awsomefsd.meta.messages import Failed, NotLeader
 from awsomefsd.meta.node_messages import GetNode, ListCas, ListNodes
+from awsomefsd.meta.nodes import WAS_REMOVED
 from awsomefsd.node import Node
 
 logger = logging.getLogger(__name__)
 LOOK_S = 2.0  # between two looks at the certificate, and a rotation
 PORT_RETRY_S = 2.0
 CALL_S = 10.0
+LEADER_S = 20.0  # less than what the command line waits for, so that it is told the reason
 
 
 class ControlPart:
@@ -93,7 +94,7 @@ class ControlPart:
         except Unavailable:
             first = ""
         others = [one.control for one in endpoints.read(self._settings.state_dir).values() if one.node != self._node.node and one.control]
-        return call_leader(self.files, dict.fromkeys([first, *others] if first else others), body, CONTROL_CALL_MS / 1_000)
+        return call_leader(self.files, dict.fromkeys([first, *others] if first else others), body, LEADER_S)
 
     def _call_here(self, body: Message) -> Message:
         row = self.signing.member(self._node.node)
@@ -108,8 +109,12 @@ class ControlPart:
         return str(self.call_leader(RotateCa()).id)
 
     def leave(self, *, force: bool, purge: bool) -> None:
-        """Raises WouldLoseData."""
-        self.call_leader(Leave(force))
+        """Raises WouldLoseData.  Whoever was removed before has nothing to ask for, and may go."""
+        try:
+            self.call_leader(Leave(force))
+        except Refused as err:
+            if isinstance(err, WouldLoseData) or not (purge and WAS_REMOVED in str(err)):
+                raise
         if purge:
             self.purge.set()
 

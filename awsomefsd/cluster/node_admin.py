@@ -25,16 +25,27 @@ from awsomefsd.types import HOST_UNIQUE
 
 Call = Callable[[Any], Any]
 HEARD_MS_MAX = 10_000  # a node not heard for so long does not count in a majority
+VOTES_WAIT_S = 15.0  # for the vote of a node that was removed before to be taken away; it takes a second or two
+_PAUSE_S = 0.25
 _PAGE = 4_096
 
 
 class NodeAdmin:
     """Thread-safe as far as `call` is."""
 
-    def __init__(self, cluster: str, call: Call, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        call: Call,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._cluster = cluster
         self._call = call
         self._now_ms = now_ms
+        self._monotonic = monotonic
+        self._sleep = sleep
 
     def _propose(self, command: Any) -> Any:
         return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))
@@ -82,9 +93,23 @@ class NodeAdmin:
         left = [] if force else self._in_the_way(row)
         if left:
             raise WouldLoseData(f"node {row.name} is not empty: {'; '.join(left)}.  To lose that: awsomefsd node remove {row.name} --force")
-        self._set(row, "removed")
+        self._take_out(row)
         self._end_sessions(row.node)
         return row
+
+    def _take_out(self, row: NodeInfo) -> None:
+        """Waits while the vote of one that was removed just before is still counted."""
+        until = self._monotonic() + VOTES_WAIT_S
+        while True:
+            try:
+                self._set(row, "removed")
+                return
+            except FsError as err:
+                if err.errno != errno.EBUSY:
+                    raise
+                if self._monotonic() >= until:
+                    raise WouldLoseData(str(err)) from err
+            self._sleep(_PAUSE_S)
 
     def _end_sessions(self, node: str) -> None:
         for session in self._call(messages.GetSessions()).sessions:

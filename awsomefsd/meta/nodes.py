@@ -4,6 +4,9 @@ A token's use is counted by the entry that adds the node, so a use is neither lo
 is there with the same key was added by an earlier try, and nothing is used up.  Time is the entry's.  The row of a removed node stays until
 its last certificate has long expired: who asks with one is told that it was removed.
 
+A voter's row is removed only while the other voters that are not removed are a majority of the membership as it is then: two removals in one
+moment would else leave a membership that nobody can change any more.
+
 Authorities: all trusted ones are believed, the one active one signs.  Its key is in the state (any leader must sign) and leaves it by
 GetSigner only, which no connection can ask.
 """
@@ -25,7 +28,7 @@ from awsomefsd.limits import (
     REMOVED_NODE_KEPT_MS,
     TOKENS_MAX,
 )
-from awsomefsd.meta import csi_volumes, keys, rows
+from awsomefsd.meta import csi_volumes, keys, members, rows
 from awsomefsd.meta import node_messages as m
 from awsomefsd.meta.commands import (
     AddNode,
@@ -160,6 +163,8 @@ def set_state(state: State, entry: Entry, command: SetNodeState) -> Reply:
     if row is not None and row.state == command.state == "removed":
         return Done()
     row = _present(state, command.node)
+    if command.state == "removed":
+        _check_votes(state, command.node)
     if row.state != command.state:
         row.state, row.changed_ms = command.state, _now_ms(entry)
         row.carries = row.carries and row.state != "removed"
@@ -167,6 +172,19 @@ def set_state(state: State, entry: Entry, command: SetNodeState) -> Reply:
         if row.state == "removed":
             csi_volumes.end_of_node(state, row.node)
     return Done()
+
+
+def _check_votes(state: State, node: str) -> None:
+    """A removed voter is cut off at once, and still counts in the majority that takes its vote away: so one after the other."""
+    at = members.newest(state)
+    if at is None:
+        return
+    gone = {row.node for row in every(state) if row.state == "removed"} | {node}
+    for voters in (at.membership.voters(), at.membership.outgoing_voters()):
+        staying = [voter for voter in voters if voter.partition("/")[0] not in gone]
+        if voters and len(staying) * 2 <= len(voters):
+            why = f"only {len(staying)} of {len(voters)} nodes that vote on the metadata now would be left: no majority"
+            raise FsError(errno.EBUSY, f"without node {node} {why}; a vote is taken away within seconds, then try again")
 
 
 def set_carries(state: State, entry: Entry, command: SetCarries) -> Reply:

@@ -15,6 +15,7 @@ from awsomefsd.meta import messages as m
 from awsomefsd.meta import node_messages as n
 from awsomefsd.meta.check import check
 from awsomefsd.meta.machine import Machine
+from awsomefsd.meta.raft_membership import Member, Membership
 from awsomefsd.meta.secret_fields import hidden
 from tests.metadrive import START_NS, Drive
 
@@ -215,3 +216,22 @@ def test_no_stream_and_no_text_shows_a_secret() -> None:
     assert hidden(plain) is plain
     for shown_row in (rows.CaRow("a", "A.", "key-a", "active", 1), n.Signer("a", "A.", "key-a", "A.")):
         assert "key-a" not in repr(shown_row)
+
+
+def test_votes_are_taken_away_one_after_the_other() -> None:
+    """Two removals in one moment, of three voters, would leave one that can never change the membership again."""
+    drive = Drive()
+    for name in ("n1", "n2", "n3"):
+        drive.ok(add(name, name.encode() * 16))
+    voters = [Member(name, "aa", True) for name in ("n1", "n2", "n3")]
+    drive.ok(c.ChangeMembership(Membership(voters)))
+    drive.ok(c.SetNodeState("n2", "removed"))
+    assert drive.errno(c.SetNodeState("n3", "removed")) == errno.EBUSY
+    drive.ok(c.ChangeMembership(Membership([voters[0], voters[2]], outgoing=voters)))
+    assert drive.errno(c.SetNodeState("n3", "removed")) == errno.EBUSY
+    drive.ok(c.ChangeMembership(Membership([voters[0], voters[2]])))
+    assert drive.errno(c.SetNodeState("n3", "removed")) == errno.EBUSY
+    drive.ok(c.ChangeMembership(Membership([voters[0]])))
+    drive.ok(c.SetNodeState("n3", "removed"))
+    assert drive.errno(c.SetNodeState("n1", "removed")) == errno.EBUSY
+    assert nodes(drive) == {"n1": "active", "n2": "removed", "n3": "removed"}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from awsomefsd.cluster import rotation, token
+from awsomefsd.cluster.control_part import ControlPart
 from awsomefsd.cluster.node_admin import NodeAdmin
-from awsomefsd.errors import ConfigError, FsError, NotFound, Refused, WouldLoseData
+from awsomefsd.config import Settings
+from awsomefsd.errors import ConfigError, FsError, NotFound, Refused, Unavailable, WouldLoseData
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.node_messages import CaInfo, ListNodes, NodeInfo, Nodes
+from awsomefsd.meta.raft_membership import Member, Membership
+from awsomefsd.node import Node
 from tests.metadrive import START_NS, Drive
 
 CLUSTER = "00000000-0000-4000-8000-000000000001"
@@ -110,6 +115,26 @@ def test_nothing_removes_the_majority() -> None:
     assert rig.states() == {"n1": "active", "n2": "removed", "n3": "removed"}
 
 
+def test_a_removal_waits_for_the_vote_of_the_one_before() -> None:
+    rig = Rig(4)
+    voters = [Member(f"node-{number}", "aa", True) for number in (1, 2, 3)]
+    rig.drive.ok(c.ChangeMembership(Membership(voters)))
+    waits: list[float] = []
+    clock = iter(range(10_000))
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            rig.drive.ok(c.ChangeMembership(Membership(voters[:1])))
+
+    rig.admin = NodeAdmin(CLUSTER, rig.call, lambda: NOW_MS, lambda: float(next(clock)), sleep)
+    rig.admin.remove("n2", force=False)
+    assert rig.admin.remove("n3", force=False).state == "removed" and len(waits) == 3
+    rig.known["node-4"]["member"] = "voter"
+    with pytest.raises(WouldLoseData, match="no majority"):
+        rig.admin.remove("n1", force=False)
+
+
 def test_tokens_name_the_nodes_that_can_be_joined_at() -> None:
     rig = Rig()
     info, text = rig.admin.create_token("client", 3_600, 2, ())
@@ -128,9 +153,7 @@ def test_tokens_name_the_nodes_that_can_be_joined_at() -> None:
 
 # --- rotation -----------------------------------------------------------------------------------------------------------------
 def row(name: str, *, bundle: str = "B", issuer: str = "old", heard_ms_ago: int = 5, state: str = "active") -> NodeInfo:
-    return NodeInfo(
-        name, name, "node", state, "", "", {}, 0, "", 0, False, 0, b"", heard_ms_ago=heard_ms_ago, bundle=bundle, issuer=issuer
-    )
+    return NodeInfo(name, name, "node", state, "", "", {}, 0, "", 0, False, 0, b"", heard_ms_ago=heard_ms_ago, bundle=bundle, issuer=issuer)
 
 
 def test_a_rotation_waits_for_every_node_and_no_longer_than_a_certificate_lives() -> None:
@@ -150,3 +173,22 @@ def test_a_rotation_waits_for_every_node_and_no_longer_than_a_certificate_lives(
     assert step([old, new], [row("a", issuer="new"), row("b", issuer="new")]) == c.DropCa("old")
     assert step([old, new], [row("a", issuer="new"), row("b")], NOW_MS + 2 * life + 1) == c.DropCa("old")
     assert step([new], [row("a", issuer="new")]) is None
+
+
+def test_a_node_that_was_removed_may_purge_itself(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    part = ControlPart(settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: None, lambda body: None)
+
+    def call_leader(body: Any) -> Any:
+        raise refusal
+
+    part.call_leader = call_leader  # type: ignore[method-assign]
+    for refusal in (WouldLoseData("it has mounted v"), Refused("no"), Unavailable("nobody")):
+        with pytest.raises(type(refusal)):
+            part.leave(force=False, purge=True)
+    refusal = Refused("node node-1 was removed from this cluster; join with a new identity (an empty state directory)")
+    with pytest.raises(Refused):
+        part.leave(force=False, purge=False)
+    assert not part.purge.is_set()
+    part.leave(force=False, purge=True)
+    assert part.purge.is_set()
