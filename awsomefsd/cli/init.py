@@ -23,7 +23,9 @@ def init(session: Session, site: int | None, form: str) -> None:
 
     settings = session.settings
     files = PkiFiles(settings.state_dir)
-    made = node.init(settings.state_dir, settings.site if site is None else site, prepare=lambda made: files.found(made.cluster, made.node))
+    made = node.init(
+        settings.state_dir, settings.site if site is None else site, prepare=lambda made: files.found(made.cluster, made.node)
+    )
     if form == "json":
         print_json({"cluster": made.cluster, "node": made.node, "site": made.site, "state_dir": str(settings.state_dir)})
         return

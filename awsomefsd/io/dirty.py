@@ -70,7 +70,9 @@ def required_bytes(capacity: int) -> int:
 class DirtyCorrupt(Corrupt):
     """A dirty record whose bytes are not what was written.  ino is 0 where not even its header can be read."""
 
-    def __init__(self, detail: str, record: Record, sequence: int = 0, ino: int = 0, offset: int = 0, length: int = 0) -> None:
+    def __init__(
+        self, detail: str, record: Record, sequence: int = 0, ino: int = 0, offset: int = 0, length: int = 0
+    ) -> None:
         super().__init__(f"dirty log: {detail} (sequence={sequence} ino={ino} offset={offset} length={length})")
         self.sequence, self.ino, self.offset, self.length = sequence, ino, offset, length
         self.record = record

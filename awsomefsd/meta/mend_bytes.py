@@ -225,7 +225,9 @@ class VolumeBytes:
                     for start, end in gaps if any(start <= at[0] < end for at in known)]  # fmt: skip
         return sorted([*pieces, *((start, lost(end - start, index)) for start, end in gaps)], key=lambda piece: piece[0])
 
-    def _remake(self, ino: int, row: rows.InodeRow, pieces: list[Piece], known: list[tuple[int, int, int, int]], at: int) -> Piece | None:
+    def _remake(
+        self, ino: int, row: rows.InodeRow, pieces: list[Piece], known: list[tuple[int, int, int, int]], at: int
+    ) -> Piece | None:
         """The longest extent that can have been there, if the frame says that it is this file's."""
         offset, segment, frame_offset, incarnation = known[at]
         frame = self.places.frame(segment, frame_offset)

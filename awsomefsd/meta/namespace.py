@@ -68,7 +68,9 @@ def add_name(state: State, entry: Entry, volume: int, parent: int, row: rows.Ino
     put(keys.cookie(volume, parent, cookie), rows.COOKIE.dumps(rows.CookieRow(ino, kind, name)))
 
 
-def drop_name(state: State, entry: Entry, volume: int, parent: int, row: rows.InodeRow, name: bytes, dentry: rows.DentryRow) -> None:
+def drop_name(
+    state: State, entry: Entry, volume: int, parent: int, row: rows.InodeRow, name: bytes, dentry: rows.DentryRow
+) -> None:
     row.entries -= 1
     state.txn.delete(keys.dentry(volume, parent, name))
     state.txn.delete(keys.cookie(volume, parent, dentry.cookie))
@@ -112,7 +114,9 @@ def tmpfile(state: State, entry: Entry, command: Tmpfile) -> Reply:
     return Found(attr_of(ino, row), None, True)
 
 
-def make_inode(state: State, entry: Entry, command: Create, volume: rows.VolumeRow, parent: rows.InodeRow) -> tuple[int, rows.InodeRow]:
+def make_inode(
+    state: State, entry: Entry, command: Create, volume: rows.VolumeRow, parent: rows.InodeRow
+) -> tuple[int, rows.InodeRow]:
     """A new inode, saved, without its name; the caller has checked the quota."""
     ino = volume.next_ino
     volume.next_ino = ino + 1

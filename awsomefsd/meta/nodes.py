@@ -4,8 +4,8 @@ A token's use is counted by the entry that adds the node, so a use is neither lo
 is there with the same key was added by an earlier try, and nothing is used up.  Time is the entry's.  The row of a removed node stays until
 its last certificate has long expired: who asks with one is told that it was removed.
 
-A voter's row is removed only while the other voters that are not removed are a majority of the membership as it is then: two removals in one
-moment would else leave a membership that nobody can change any more.
+A voter's row is removed only while the other voters that are not removed are a majority of the membership as it is then: two removals in
+one moment would else leave a membership that nobody can change any more.
 
 Authorities: all trusted ones are believed, the one active one signs.  Its key is in the state (any leader must sign) and leaves it by
 GetSigner only, which no connection can ask.

@@ -464,7 +464,9 @@ def test_random_operations(tmp_path: Path, seed: int, round_: int) -> None:
 
 
 @pytest.mark.parametrize("round_", range(4))
-def test_random_operations_with_small_caches_and_batches(tmp_path: Path, seed: int, round_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_operations_with_small_caches_and_batches(
+    tmp_path: Path, seed: int, round_: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(names, "INODES_CACHED_MAX", 16)
     monkeypatch.setattr(names, "DENTRIES_CACHED_MAX", 6)
     monkeypatch.setattr(names, "DIRECTORY_LISTED_ENTRIES_MAX", 3)

@@ -62,7 +62,7 @@ class Load:
         self._report.unlink(missing_ok=True)
         argv = FIO.format(directory=MOUNT, seconds=seconds, output="/var/fio.json").split()
         self._process = subprocess.Popen(container.argv(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        until("fio's files", lambda: container.run("ls", MOUNT)[1].count("verify") == 2)
+        until("fio's files", lambda: (container.run("ls", MOUNT)[1].count("verify") == 2))
 
     def end(self) -> int:
         """Operations done; asserts that none failed."""

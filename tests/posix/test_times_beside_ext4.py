@@ -291,7 +291,7 @@ LOSING: dict[str, Callable[[str], Any]] = {
     "setxattr": lambda path: os.setxattr(path, "user.a", b"1"),
     "setfacl": lambda path: os.setxattr(path, "system.posix_acl_access", ACL),
 }
-ACL = bytes.fromhex("0200000001000700ffffffff02000700d207000004000500ffffffff10000700ffffffff20000500ffffffff")
+ACL = bytes.fromhex("02000000" "01000700ffffffff" "02000700d2070000" "04000500ffffffff" "10000700ffffffff" "20000500ffffffff")
 
 
 @pytest.mark.parametrize("user", [ROOT, ANNA, BERT], ids=["root", "anna", "bert"])

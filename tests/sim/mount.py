@@ -33,7 +33,9 @@ Resume = Callable[[Any, "BaseException | None"], None]
 class Host:
     """The machine of one mount."""
 
-    def __init__(self, world: World, network: Network, name: str, nodes: list[Any], volume: int, checks: Any, shared: bool = False) -> None:
+    def __init__(
+        self, world: World, network: Network, name: str, nodes: list[Any], volume: int, checks: Any, shared: bool = False
+    ) -> None:
         self.world, self.network, self.name, self.nodes, self.volume, self.checks = world, network, name, nodes, volume, checks
         self.shared = shared
         self.clock = SimClock(world, name)

@@ -66,7 +66,9 @@ class SimPeers:
     def send(self, node: str, message: Any) -> None:
         me = self._node
         target = me.peers[node]
-        me.network.send(me.name, target.name, target.hear, me.uuid, peer_encode(message), owner=target, ahead_ns=me.clock.ahead_ns)
+        me.network.send(
+            me.name, target.name, target.hear, me.uuid, peer_encode(message), owner=target, ahead_ns=me.clock.ahead_ns
+        )
 
     def poll(self) -> list[tuple[str, Any]]:
         heard, self._node._heard = self._node._heard, []

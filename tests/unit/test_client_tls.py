@@ -232,3 +232,4 @@ def test_tls_is_loaded_only_when_it_is_needed():
     code = "import sys, awsomefsd.worker; print([name for name in ('ssl', 'awsomefsd.tls', 'asyncio') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert found.stdout.strip() == "[]"
+

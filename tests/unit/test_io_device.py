@@ -268,7 +268,8 @@ def test_write_and_read_on_a_real_device(loop: str) -> None:
     size = superblock.segment_bytes
     with Device.open(loop) as device:
         free = [
-            SegmentInfo(n, 1, 7, superblock.first_segment_offset + n * size, size, SEGMENT_LEASED, 0) for n in range(superblock.segments)
+            SegmentInfo(n, 1, 7, superblock.first_segment_offset + n * size, size, SEGMENT_LEASED, 0)
+            for n in range(superblock.segments)
         ]
         infos = {info.segment: info for info in free}
         writer = SegmentWriter({7: device}, lambda count: [free.pop(0) for _ in range(count)])

@@ -107,7 +107,7 @@ class Oracle:
 
     # --- what a crash left ------------------------------------------------------------------------------------------------
     def judge(self, done: int, tree: Tree, contents: dict[int, bytes]) -> str:
-        """ "" or what is wrong, after `done` calls had returned."""
+        """"" or what is wrong, after `done` calls had returned."""
         before = self.moments[done]
         after = self.moments[min(done + 1, len(self.moments) - 1)]
         wrong = self._differs(before, after, tree, contents)
