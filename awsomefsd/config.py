@@ -22,7 +22,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -67,16 +77,16 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path.expanduser()))
 
 
-def _listen(value: str) -> str:
+def _listen(value: str, info: ValidationInfo) -> str:
     if value in ("", "unix") or (value.startswith("unix:/") and len(value) > len("unix:/")):
         return value
     host, _, port = value.rpartition(":")
     try:
-        loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+        allowed = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback or info.data.get("public", False)
     except ValueError:
-        loopback = False
-    if not loopback or not port.isdecimal() or not 0 <= int(port) <= 65_535:
-        raise ValueError('write "" (off), "unix", "unix:/path", or a local address such as "127.0.0.1:9310"')
+        allowed = False
+    if not allowed or not port.isdecimal() or not 0 <= int(port) <= 65_535:
+        raise ValueError('write "" (off), "unix", "unix:/path", or a local address such as "127.0.0.1:9310"; any with metrics.public')
     return value
 
 
@@ -105,6 +115,7 @@ class LogSettings(Section):
 
 
 class MetricsSettings(Section):
+    public: bool = False  # before `listen`, which looks at it
     listen: Annotated[str, AfterValidator(_listen)] = ""
 
 

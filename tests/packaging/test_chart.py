@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from awsomefsd import config
+from awsomefsd.csi.settings import DRIVER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHART = ROOT / "packaging" / "helm" / "awsomefs"
@@ -88,6 +89,11 @@ def test_the_node_pod_can_do_its_work_and_tells_no_secret() -> None:
     assert {"name": "AWSOMEFSD_CSI_SOCKET", "value": "/other/kubelet/plugins/csi.awsomefs.io/csi.sock"} in container["env"]
     controller = made["Deployment", "awsomefs-controller"]["spec"]["template"]["spec"]
     assert {one["name"] for one in controller["containers"]} == {"provisioner", "resizer"}
+    provisioner = next(one for one in controller["containers"] if one["name"] == "provisioner")
+    assert {"--feature-gates=Topology=true", "--extra-create-metadata", "--enable-capacity"} <= set(provisioner["args"])
+    driver = made["CSIDriver", DRIVER]["spec"]
+    wanted = {"podInfoOnMount": False, "storageCapacity": True, "seLinuxMount": False, "fsGroupPolicy": "File"}
+    assert wanted.items() <= driver.items()
     assert all("--leader-election" in one["args"] and "--node-deployment" not in one["args"] for one in controller["containers"])
     assert not any(one["image"].endswith((":latest", ":")) for one in [*controller["containers"], container])
 
@@ -126,12 +132,46 @@ def test_the_rendered_manifests_are_the_charts() -> None:
     assert RENDERED.read_text() == made, "AWSOMEFSD_UPDATE_GOLDEN=1 renders them anew"
 
 
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_kubernetes_knows_every_field(tmp_path: Path) -> None:
+    """Against the schemas that kubectl-validate carries; without what a CRD defines (ServiceMonitor, VolumeSnapshotClass)."""
+    places = [path for path in (os.environ.get("GOPATH", ""), os.path.expanduser("~/go")) if path]
+    found = shutil.which("kubectl-validate") or shutil.which("kubectl-validate", path=os.pathsep.join(f"{place}/bin" for place in places))
+    if found is None:
+        pytest.skip("kubectl-validate is not in PATH or GOPATH/bin; `go install sigs.k8s.io/kubectl-validate@latest` takes minutes")
+    chosen = ("driver.attachRequired=true", "driver.zoneLabel=topology.kubernetes.io/zone", "metrics.dashboard.enabled=true")
+    every = [word for value in chosen for word in ("--set", value)]
+    for name, words in (("plain", []), ("every", every)):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(run(*TEMPLATE, *OF_THE_PACKAGE, *words))
+        done = subprocess.run([found, "--version", "1.30", str(file)], capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        hurt = tmp_path / "hurt.yaml"
+        hurt.write_text(file.read_text().replace("hostPID: true", "hostPIDs: true"))
+        assert subprocess.run([found, "--version", "1.30", str(hurt)], capture_output=True, check=False, timeout=120).returncode != 0
+
+
 # --- without helm ---------------------------------------------------------------------------------------------------------------
 def test_every_setting_of_the_pod_exists() -> None:
     named = set(re.findall(r"AWSOMEFSD_[A-Z_]+", (CHART / "templates" / "node.yaml").read_text()))
     known = {config.PREFIX + "_".join(path).upper() for path in config.key_paths()}
     assert len(named) > 10
     assert {name for name in named if name not in known and name.removesuffix("_FILE") not in known} == set()
+
+
+def test_the_daemon_takes_the_settings_of_the_pod(tmp_path: Path) -> None:
+    [pod] = [one["spec"]["template"]["spec"] for one in yaml.safe_load_all(RENDERED.read_text()) if one and one["kind"] == "DaemonSet"]
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    given = {"status.hostIP": "10.0.0.1", "spec.nodeName": "node-1.example.net"}
+    rows = pod["containers"][0]["env"]
+    env = {one["name"]: one["value"] if "value" in one else given[one["valueFrom"]["fieldRef"]["fieldPath"]] for one in rows}
+    settings = config.load(environ=env | {"AWSOMEFSD_TOKEN_FILE": str(token)})
+    assert settings.kubernetes.host_keeper and settings.csi.enabled and settings.cluster.name == "node-1.example.net"
+    assert settings.metrics.listen == "0.0.0.0:9460" and settings.token.get_secret_value() == TOKEN
+    mounted = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    for place in (settings.state_dir, settings.run_dir, settings.csi.kubelet_dir):
+        assert str(place) in mounted, "the same path inside and outside"
 
 
 def test_every_metric_of_the_dashboard_exists() -> None:

@@ -82,6 +82,12 @@ def test_bad_values_name_key_and_variable(variable: str, value: str, key: str) -
     assert variable in message and value in message
 
 
+def test_metrics_are_public_only_by_their_own_switch() -> None:
+    chosen = config.load(environ={"AWSOMEFSD_METRICS_LISTEN": "0.0.0.0:9310", "AWSOMEFSD_METRICS_PUBLIC": "true"}).metrics
+    assert chosen.public and chosen.listen == "0.0.0.0:9310"
+    refused("metrics.listen", environ={"AWSOMEFSD_METRICS_LISTEN": "example:9310", "AWSOMEFSD_METRICS_PUBLIC": "true"})
+
+
 def test_variables_of_others_are_left_alone() -> None:
     others = {"AWSOMEFSD": "x", "AWSOMEFSD_SERVICE_HOST": "10.0.0.1", "AWSOMEFSD_PORT_80_TCP": "t", "AWSOMEFSD_SEED": "1", "HOME": "/"}
     assert config.load(environ=others) == config.load(environ={})

@@ -19,8 +19,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ .Values.existingTokenSecret | default "awsomefs-token" }}
 {{- end }}
 
+{{- define "awsomefs.driver" -}}
+csi.awsomefs.io
+{{- end }}
+
 {{- define "awsomefs.plugin" -}}
-{{ .Values.kubeletDir }}/plugins/{{ .Values.driver.name }}
+{{ .Values.kubeletDir }}/plugins/{{ include "awsomefs.driver" . }}
 {{- end }}
 
 {{- define "awsomefs.nodeLabels" -}}
@@ -45,6 +49,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
       valueFrom:
         fieldRef:
           fieldPath: metadata.namespace
+    - name: POD_NAME
+      valueFrom:
+        fieldRef:
+          fieldPath: metadata.name
   securityContext:
     allowPrivilegeEscalation: false
     capabilities:
