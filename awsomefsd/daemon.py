@@ -52,7 +52,7 @@ from awsomefsd.metrics import Registry
 from awsomefsd.mount_options import MountOptions
 from awsomefsd.mounts import Mounts, Wish, own_worker
 from awsomefsd.tls import TlsFiles
-from awsomefsd.watchdog import Watchdog
+from awsomefsd.watchdog import Watchdog, keep_fed
 
 if TYPE_CHECKING:
     from awsomefsd.csi.server import CsiServer
@@ -384,6 +384,7 @@ async def serve(parts: Parts, ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, parts.metadata, nursery.cancel_scope)
         nursery.start_soon(_watch_metadata, parts.metadata, nursery.cancel_scope)
+        nursery.start_soon(keep_fed, lambda: not parts.metadata.carries)
         nursery.start_soon(parts.door.serve)
         nursery.start_soon(_keep_mounts, parts.mounts)
         if parts.host_keeper is not None:

@@ -3,6 +3,8 @@
 The metadata thread feeds it, once a turn: a daemon whose admin API answers while its log stands still is dead to every mount, and a thread
 that only feeds would hide that.  The interval is the manager's (WATCHDOG_USEC); a quarter of it passes between two words, and an idle
 metadata thread turns more often than that.  Before READY=1 nothing is expected, so a long replay at the start needs no words.
+
+A daemon that has no metadata thread (it waits for a cluster, or its node carries no metadata) is fed by its event loop: `keep_fed`.
 """
 
 from __future__ import annotations
@@ -11,9 +13,12 @@ import os
 import time
 from collections.abc import Callable
 
+import trio
+
 from awsomefsd.sockets import notify_systemd
 
 _WORDS_AN_INTERVAL = 4
+LOOK_S = 0.05
 
 
 class Watchdog:
@@ -35,6 +40,15 @@ class Watchdog:
         if now >= self._due_ns:
             self._due_ns = now + self._interval_ns
             notify_systemd("WATCHDOG=1")
+
+
+async def keep_fed(idle: Callable[[], bool]) -> None:
+    """While `idle` there is no metadata thread that could.  Ends at once where nobody watches."""
+    watchdog = Watchdog()
+    while watchdog.watched:
+        if idle():
+            watchdog.feed()
+        await trio.sleep(LOOK_S)
 
 
 def _interval_us() -> int:

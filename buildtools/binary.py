@@ -239,8 +239,9 @@ def build(jobs: int = 0) -> Path:
     """All of it; returns the directory."""
     began, cpu = time.monotonic(), os.times()
     check_tools()
+    sources = sources_digest()  # as they are copied, not as they are edited meanwhile
     target = assemble(compile_program(jobs or os.cpu_count() or 1))
-    (target.parent / (target.name + ".sources")).write_text(sources_digest() + "\n")
+    (target.parent / (target.name + ".sources")).write_text(sources + "\n")
     step("Checks")
     check(target)
     spent = os.times()

@@ -24,6 +24,7 @@ from awsomefsd.cluster.addresses import advertised
 from awsomefsd.config import Settings
 from awsomefsd.errors import AlreadyExists, ConfigError, Error, Unavailable
 from awsomefsd.metrics import Registry
+from awsomefsd.watchdog import keep_fed
 
 logger = logging.getLogger(__name__)
 LOOK_S = 0.1
@@ -70,6 +71,7 @@ async def _wait(settings: Settings, failed: list[Error]) -> None:
                 nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
                 nursery.start_soon(door.serve)
                 nursery.start_soon(_tell, said)
+                nursery.start_soon(keep_fed, lambda: True)
                 try:
                     await work()
                     while not node.identity_path(settings.state_dir).exists():

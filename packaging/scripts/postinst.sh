@@ -16,8 +16,8 @@ if [ "$kind" = upgrade ] && [ -d /run/systemd/system ]; then
 fi
 if [ "$kind" = install ]; then
     if [ -e /var/lib/awsomefsd/node.json ]; then
-        echo "awsomefsd: a node's state is in /var/lib/awsomefsd; it goes on with: systemctl enable --now awsomefsd awsomefsd-mounts"
+        echo "awsomefsd: a node's state is in /var/lib/awsomefsd; it goes on with: systemctl enable --now awsomefsd"
     else
-        echo "awsomefsd: nothing was started.  Next: awsomefsd self-check; awsomefsd init; systemctl enable --now awsomefsd-keeper awsomefsd awsomefsd-mounts"
+        echo "awsomefsd: nothing was started.  Next: systemctl enable --now awsomefsd; then awsomefsd init, or awsomefsd join TOKEN"
     fi
 fi

@@ -43,6 +43,15 @@ def test_units_make_no_mount_namespace() -> None:
     assert "KillMode=process" in keeper and "OOMPolicy=continue" in keeper, "workers outlive the keeper and each other"
 
 
+def test_enabling_the_daemon_is_enough() -> None:
+    """It starts where there is no node yet (it waits), and brings the keeper and what unmounts at shutdown."""
+    for unit in UNITS:
+        assert "Condition" not in unit.read_text(), unit
+    daemon = (packages.SOURCE / "systemd/awsomefsd.service").read_text()
+    wanted = set(re.findall(r"^Wants=(.*)", daemon, re.M)[0].split())
+    assert {"awsomefsd-keeper.service", "awsomefsd-mounts.service"} <= wanted
+
+
 @pytest.mark.parametrize("kind", sorted(packages._DEB))
 @pytest.mark.parametrize("frames", [packages._DEB, packages._RPM], ids=["deb", "rpm"])
 def test_scripts_are_shell(kind: str, frames: dict[str, str]) -> None:

@@ -47,7 +47,7 @@ class Node:
             if not readable([manager.fileno()], 60):
                 raise AssertionError((self.directory / "daemon.log").read_text())
             manager.settimeout(60)
-            while (word := manager.recv(64)) != b"READY=1":
+            while not (word := manager.recv(512)).startswith(b"READY=1"):
                 assert word == b"WATCHDOG=1"  # the metadata serves before the daemon does
             seconds = time.monotonic() - began
             if after is not None:

@@ -7,8 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
-from awsomefsd.watchdog import Watchdog
+from awsomefsd.watchdog import Watchdog, keep_fed
 from tests.unit.test_cli import Node, node  # noqa: F401 - the fixture
 
 INTERVAL_US = 400_000
@@ -56,6 +58,38 @@ def test_silent_where_nobody_watches(environment: dict[str, str], manager: socke
     monkeypatch.setenv("WATCHDOG_USEC", str(INTERVAL_US))
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     assert Watchdog().watched
+    manager.close()
+
+
+def test_a_daemon_that_waits_for_its_cluster_feeds(node: Node) -> None:  # noqa: F811
+    """It is READY long before there is a metadata thread, and its manager would kill it."""
+    heard: list[bytes] = []
+
+    def listen(manager: socket.socket) -> None:
+        heard.extend(manager.recv(512) for _ in range(4))
+
+    node.start(after=listen, WATCHDOG_USEC=str(INTERVAL_US))
+    assert heard.count(b"WATCHDOG=1") >= 3, heard
+    assert node.stop() == 0
+
+
+def test_fed_from_the_event_loop_while_there_is_no_metadata_thread(manager: socket.socket) -> None:
+    idle = True
+
+    async def main() -> None:
+        nonlocal idle
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_fed, lambda: idle)
+            while not words(manager):
+                await trio.sleep(0.01)
+            idle = False
+            await trio.testing.wait_all_tasks_blocked()
+            words(manager)
+            await trio.sleep(INTERVAL_US / 1_000_000)
+            assert words(manager) == 0
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
     manager.close()
 
 
