@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
-from types import GeneratorType
 from typing import Any
 
 import pyfuse3
@@ -24,6 +23,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
 from awsomefsd.errors import Error
 from awsomefsd.fuse.context import Context, SetAttrIn
+from awsomefsd.fuse.generators import GENERATORS
 from awsomefsd.fuse.layout import worker_memfds
 from awsomefsd.meta.commands import SET_ATIME, SET_CTIME, SET_GID, SET_MODE, SET_MTIME, SET_SIZE, SET_UID
 from awsomefsd.types import Attr
@@ -73,7 +73,7 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]
         ctx = Context(who.uid, who.gid, who.pid, self._next_unique()) if who is not None else Context(0, 0, 0, self._next_unique())
         try:
             value = method(ctx, *args)
-            if isinstance(value, GeneratorType):
+            if type(value) in GENERATORS:
                 value = await trio.to_thread.run_sync(block_on, value)
             return value
         except Error as err:

@@ -19,7 +19,6 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import GeneratorType
 from typing import Any
 
 from msgspec import structs
@@ -29,6 +28,7 @@ from awsomefsd.fuse import permissions
 from awsomefsd.fuse.callers import groups_of
 from awsomefsd.fuse.context import Context, SetAttrIn
 from awsomefsd.fuse.filesystem import Filesystem
+from awsomefsd.fuse.generators import GENERATORS
 from awsomefsd.fuse.permissions import EXEC, READ, WRITE, Caller
 from awsomefsd.id_map import ACL_NAMES, EVERYBODY, OVERFLOW_ID, IdMap, map_acl
 from awsomefsd.limits import ACLS_CACHED_MAX
@@ -337,6 +337,6 @@ def _stored(ids: IdMap, outside: int) -> int:
 
 def _result(value: Any) -> Op:
     """Of a Result[T] the T."""
-    if isinstance(value, GeneratorType):
+    if type(value) in GENERATORS:
         return (yield from value)
     return value

@@ -26,7 +26,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import GeneratorType
 from typing import Any
 
 from awsomefsd.failpoints import hit
@@ -35,6 +34,7 @@ from awsomefsd.fuse.abi import Op
 from awsomefsd.fuse.context import Context
 from awsomefsd.fuse.control import Control, Negotiated
 from awsomefsd.fuse.filesystem import Filesystem
+from awsomefsd.fuse.generators import GENERATORS
 from awsomefsd.fuse.handlers import Failures, Row, table
 from awsomefsd.fuse.handlers_encode import Reply
 from awsomefsd.fuse.held import UNIQUE_MASK, Carried, Held
@@ -272,7 +272,7 @@ class Session:
         try:
             row = self._table[opcode] if opcode < abi.OPCODES else self._table[0]
             value = row[0](fs, ctx, nodeid, body)
-            if type(value) is GeneratorType:
+            if type(value) in GENERATORS:
                 try:
                     wait = value.send(None)
                 except StopIteration as stop:

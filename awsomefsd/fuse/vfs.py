@@ -8,10 +8,10 @@ replaced, so what the kernel is told was true within the lease.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import GeneratorType
 from typing import Any
 
 from awsomefsd.fuse.context import Context
+from awsomefsd.fuse.generators import GENERATORS
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.vfs_attributes import AttributeOps
 from awsomefsd.fuse.vfs_data import DataOps, OnPool, Pool
@@ -96,7 +96,7 @@ class Vfs:
             yield self._lease.renewed()
             yield OnPool(self._pool)  # not on the thread that receives answers: a read that had to wait may wait for one, and for the disk
         result = method(*args)
-        if isinstance(result, GeneratorType):
+        if type(result) in GENERATORS:
             result = yield from result
         return result
 

@@ -44,10 +44,12 @@ def until(what: str, check: Callable[[], bool], timeout_s: float = BOOT_S) -> No
 
 
 class Container:
-    """Booted when constructed; `close` leaves nothing."""
+    """Booted when constructed; `close` leaves nothing.  `network` is a network namespace to stand in, else one without a network."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, network: Path | None = None) -> None:
         self.root = directory / "root"
+        self._network = "--private-network" if network is None else f"--network-namespace-path={network}"
+        self._machine = f"awsomefsd-test-{os.getpid()}-{directory.name}"
         self._log = (directory / "console.log").open("wb")
         make_base()
         subprocess.run(["cp", "-a", "--reflink=auto", str(BASE), str(self.root)], check=True)
@@ -58,8 +60,8 @@ class Container:
 
     def boot(self) -> None:
         argv = [
-            "systemd-nspawn", "-q", "-D", str(self.root), f"--machine=awsomefsd-test-{os.getpid()}", "--boot", "--console=pipe",
-            "--register=no", "--keep-unit", "--bind=/dev/fuse", "--private-network", "--capability=all",
+            "systemd-nspawn", "-q", "-D", str(self.root), f"--machine={self._machine}", "--boot", "--console=pipe",
+            "--register=no", "--keep-unit", "--bind=/dev/fuse", self._network, "--capability=all",
         ]  # fmt: skip
         self._nspawn = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True)
         until("process 1 of the container", self._find_leader)

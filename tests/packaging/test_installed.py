@@ -62,7 +62,7 @@ class Load:
         self._report.unlink(missing_ok=True)
         argv = FIO.format(directory=MOUNT, seconds=seconds, output="/var/fio.json").split()
         self._process = subprocess.Popen(container.argv(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        until("fio's files", lambda: (container.run("ls", MOUNT)[1].count("verify") == 2))
+        until("fio's files", lambda: container.run("ls", MOUNT)[1].count("verify") == 2)
 
     def end(self) -> int:
         """Operations done; asserts that none failed."""
@@ -76,7 +76,7 @@ class Load:
 
 def test_install_starts_nothing(container: Container, debs: list[Path]) -> None:
     said = container.run("dpkg", "-i", f"/root/{debs[0].name}")[1]
-    assert "nothing was started" in said and "awsomefsd init" in said
+    assert "nothing was started" in said and "awsomefsd init" in said and "awsomefsd join" in said
     for unit in ("awsomefsd", "awsomefsd-keeper", "awsomefsd-mounts"):
         assert container.run("systemctl", "is-active", unit, check=False)[1].strip() == "inactive"
     assert "awsomefs:" in container.run("getent", "group", "awsomefs")[1]
@@ -85,8 +85,15 @@ def test_install_starts_nothing(container: Container, debs: list[Path]) -> None:
 
 
 def test_first_node(container: Container) -> None:
+    container.run("systemctl", "enable", "--now", "awsomefsd")
+    for unit in ("awsomefsd", "awsomefsd-keeper", "awsomefsd-mounts"):
+        until(unit, lambda unit=unit: container.run("systemctl", "is-active", unit, check=False)[1].strip() == "active")  # type: ignore[misc]
+    daemon = container.pid("awsomefsd")
+    code, said = container.run("awsomefsd", "status", check=False)
+    assert code == 3 and "waiting" in said, "it is ready and waits"
     container.run("awsomefsd", "init")
-    container.run("systemctl", "enable", "--now", "awsomefsd-keeper", "awsomefsd", "awsomefsd-mounts")
+    until("a node", lambda: "waiting" not in container.run("awsomefsd", "status", check=False)[1])
+    assert container.pid("awsomefsd") == daemon, "the waiting daemon went on"
     container.shell("truncate -s 4G /var/disk.img")
     container.run("awsomefsd", "device", "add", "/var/disk.img")
     container.run("awsomefsd", "volume", "create", "demo")
@@ -108,6 +115,15 @@ def test_upgrade_under_load(container: Container, debs: list[Path], figures: obj
     assert container.pid("awsomefsd") not in (0, daemon)
     assert load.end() > 0
     assert "debug" in container.shell("cat /etc/awsomefsd/awsomefsd.toml"), "what was changed by hand is kept"
+    assert container.shell(f"cat {MOUNT}/kept") == "kept\n"
+
+
+def test_downgrade_to_a_build_of_the_same_state(container: Container, debs: list[Path]) -> None:
+    keeper = container.pid("awsomefsd-keeper")
+    load = Load(container, 12)
+    said = container.run("dpkg", "-i", f"/root/{debs[0].name}")[1]
+    assert "downgrading" in said and container.pid("awsomefsd-keeper") == keeper
+    assert load.end() > 0
     assert container.shell(f"cat {MOUNT}/kept") == "kept\n"
 
 

@@ -122,3 +122,9 @@ def test_elf_reader_agrees_with_objdump() -> None:
     assert list(found.libraries) == re.findall(r"NEEDED +(\S+)", said)
     assert {version for _, version in found.versions} == set(re.findall(r"0x[0-9a-f]+ 0x00 \d+ (\S+)", said))
     assert elf.glibc("GLIBC_2.34") == (2, 34) > elf.glibc("GLIBC_2.4") and elf.glibc("GLIBC_PRIVATE") == elf.glibc("ZLIB_1.2") == ()
+
+
+def test_nobody_compares_with_the_type_of_bytecode_generators() -> None:
+    """Generators of compiled code are of another type (fuse/generators.py)."""
+    asking = [path for path in (CHECKOUT / "awsomefsd").rglob("*.py") if "GeneratorType" in path.read_text()]
+    assert [path.name for path in asking] == ["generators.py"]
