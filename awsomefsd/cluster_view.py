@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from awsomefsd.limits import VOTER_LIVING_MS
+from awsomefsd.limits import NODE_HEALTHY_MS, VOTER_LIVING_MS
 from awsomefsd.meta.member_messages import MemberInfo
 from awsomefsd.meta.node_messages import NodeInfo
 
@@ -83,6 +83,18 @@ class ClusterView:
         if not self.asked or not self.members:
             return UNKNOWN
         return max(self.voters_heard - majority(self.voters), 0)
+
+
+def silent_ms(row: NodeInfo, led_ms: int) -> int:
+    """How long a node has been gone; 0 if it is not, or nobody can know yet."""
+    silent = row.heard_ms_ago if row.heard_ms_ago >= 0 else led_ms
+    return silent if silent > NODE_HEALTHY_MS else 0
+
+
+def readiness(row: NodeInfo, led_ms: int) -> str:
+    if silent_ms(row, led_ms):
+        return "not-ready"
+    return "ready" if row.heard_ms_ago >= 0 else "unknown"
 
 
 def majority(voters: int) -> int:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from awsomefsd.cluster_view import Certificate, ClusterView, majority
+from awsomefsd.cluster_view import Certificate, ClusterView, majority, silent_ms
 from awsomefsd.devices import OF_NODE
 from awsomefsd.health import Finding
-from awsomefsd.limits import NODE_HEALTHY_MS, VOTER_KEEP_ENTRIES
-from awsomefsd.meta.node_messages import NodeInfo
+from awsomefsd.limits import VOTER_KEEP_ENTRIES
 
 if TYPE_CHECKING:
     from awsomefsd.admin import admin_pb2 as pb
@@ -171,7 +170,7 @@ def _of_nodes(view: ClusterView) -> Iterator[Finding]:
     for row in view.nodes:
         if row.state == "removed":
             continue
-        if gone_ms := _silent_ms(row, view.led_ms):
+        if gone_ms := silent_ms(row, view.led_ms):
             since = f"for {gone_ms / 1_000:.0f} s" if row.heard_ms_ago >= 0 else "since the present leader leads"
             code, kind = ("NODE_GONE", "node") if row.role == "node" else ("CLIENT_GONE", "client")
             yield Finding(code, f"{kind} {row.name} has not reported {since}")
@@ -181,12 +180,6 @@ def _of_nodes(view: ClusterView) -> Iterator[Finding]:
             )
         if row.state == "draining":
             yield Finding("NODE_DRAINING", f"node {row.name} is being drained")
-
-
-def _silent_ms(row: NodeInfo, led_ms: int) -> int:
-    """How long a node has been gone; 0 if it is not, or nobody can know yet."""
-    silent_ms = row.heard_ms_ago if row.heard_ms_ago >= 0 else led_ms
-    return silent_ms if silent_ms > NODE_HEALTHY_MS else 0
 
 
 def _of_levels(view: ClusterView) -> Iterator[Finding]:

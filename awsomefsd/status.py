@@ -67,7 +67,7 @@ class Status:
     def __call__(self) -> pb.Status:
         keeper_pid, keeper_version = self._keeper_is()
         view = self._cluster()
-        devices, volumes = self._of_the_leader(self._devices.all), self._of_the_leader(self._catalog.volumes)
+        devices, volumes = self._of_the_leader(view, self._devices.all), self._of_the_leader(view, self._catalog.volumes)
         mounts = [mount_message(view) for view in self._mounts.views()]
         where = {mount.volume: mount.directory for mount in mounts}
         status = pb.Status(
@@ -104,13 +104,13 @@ class Status:
 
     def _facts(self, view: ClusterView, mounts: list[pb.MountPoint]) -> health_rules.Facts:
         scrub = self._scrub()
-        ended = [one for one in self._of_the_leader(lambda: self._catalog.ask(GetSessions()).sessions) if one.quarantined]
+        ended = [one for one in self._of_the_leader(view, lambda: self._catalog.ask(GetSessions()).sessions) if one.quarantined]
         return health_rules.Facts(
             scrub_open=scrub.found - scrub.repaired,
             scrub_failed=scrub.reason if scrub.state == FAILED else "",
             quarantined=sum(one.quarantined for one in ended),
             quarantined_of=sorted({view.name(one.node) for one in ended}),
-            workers=list(self._workers_over_budget(mounts)),
+            workers=list(self._workers_over_budget(mounts)) if view.asked else [],
             host=self.host_problem(),
         )
 
@@ -126,8 +126,10 @@ class Status:
             if used > budget and figures.get("memory_cache_percent", 100) < 100:
                 yield mount.directory, used, budget
 
-    def _of_the_leader(self, ask: Callable[[], Iterable[Any]]) -> list[Any]:
-        """Nothing while nobody who leads can be asked, or from a node that may not ask this."""
+    def _of_the_leader(self, view: ClusterView, ask: Callable[[], Iterable[Any]]) -> list[Any]:
+        """Nothing while nobody who leads answers (each call would wait for somebody), or from a node that may not ask this."""
+        if not view.asked:
+            return []
         try:
             return list(ask())
         except (Unavailable, FsError):

@@ -503,7 +503,7 @@ class ListNodesReply(_message.Message):
     def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("node", "name", "role", "state", "control", "metadata", "labels", "joined_ms", "version", "level", "member", "leader", "heard_ms_ago", "lag", "issuer")
+    __slots__ = ("node", "name", "role", "state", "control", "metadata", "labels", "joined_ms", "version", "level", "member", "leader", "heard_ms_ago", "lag", "issuer", "silent_ms", "carries", "readiness")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -526,6 +526,9 @@ class Node(_message.Message):
     HEARD_MS_AGO_FIELD_NUMBER: _ClassVar[int]
     LAG_FIELD_NUMBER: _ClassVar[int]
     ISSUER_FIELD_NUMBER: _ClassVar[int]
+    SILENT_MS_FIELD_NUMBER: _ClassVar[int]
+    CARRIES_FIELD_NUMBER: _ClassVar[int]
+    READINESS_FIELD_NUMBER: _ClassVar[int]
     node: str
     name: str
     role: str
@@ -541,7 +544,10 @@ class Node(_message.Message):
     heard_ms_ago: int
     lag: int
     issuer: str
-    def __init__(self, node: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., control: _Optional[str] = ..., metadata: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., joined_ms: _Optional[int] = ..., version: _Optional[str] = ..., level: _Optional[int] = ..., member: _Optional[str] = ..., leader: _Optional[bool] = ..., heard_ms_ago: _Optional[int] = ..., lag: _Optional[int] = ..., issuer: _Optional[str] = ...) -> None: ...
+    silent_ms: int
+    carries: bool
+    readiness: str
+    def __init__(self, node: _Optional[str] = ..., name: _Optional[str] = ..., role: _Optional[str] = ..., state: _Optional[str] = ..., control: _Optional[str] = ..., metadata: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., joined_ms: _Optional[int] = ..., version: _Optional[str] = ..., level: _Optional[int] = ..., member: _Optional[str] = ..., leader: _Optional[bool] = ..., heard_ms_ago: _Optional[int] = ..., lag: _Optional[int] = ..., issuer: _Optional[str] = ..., silent_ms: _Optional[int] = ..., carries: _Optional[bool] = ..., readiness: _Optional[str] = ...) -> None: ...
 
 class SetNodeRequest(_message.Message):
     __slots__ = ("node", "action", "force")

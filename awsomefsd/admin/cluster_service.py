@@ -10,6 +10,7 @@ import grpc
 from awsomefsd.admin import admin_pb2 as pb
 from awsomefsd.admin.edge import edge
 from awsomefsd.cluster.control_part import ControlPart
+from awsomefsd.cluster_view import readiness
 from awsomefsd.errors import ConfigError
 from awsomefsd.meta.node_messages import NodeInfo, TokenInfo
 
@@ -23,7 +24,8 @@ class ClusterRpcs:
 
     @edge
     def ListNodes(self, request: pb.ListNodesRequest, context: grpc.ServicerContext) -> pb.ListNodesReply:
-        return pb.ListNodesReply(nodes=[_node(row) for row in self.cluster.admin.nodes(request.removed)])
+        listed = self.cluster.admin.listed(request.removed)
+        return pb.ListNodesReply(nodes=[_node(row, listed.led_ms) for row in listed.nodes])
 
     @edge
     def SetNode(self, request: pb.SetNodeRequest, context: grpc.ServicerContext) -> pb.Node:
@@ -79,11 +81,12 @@ class ClusterRpcs:
         return pb.RotateCaReply(id=made)
 
 
-def _node(row: NodeInfo) -> pb.Node:
+def _node(row: NodeInfo, led_ms: int = 0) -> pb.Node:
     return pb.Node(
         node=row.node, name=row.name, role=row.role, state=row.state, control=row.control, metadata=row.metadata, labels=row.labels,
         joined_ms=row.joined_ms, version=row.version, level=row.level, member=row.member, leader=row.leader,
         heard_ms_ago=row.heard_ms_ago, lag=row.lag, issuer=row.issuer,
+        silent_ms=row.silent_ms, carries=row.carries, readiness=readiness(row, led_ms),
     )  # fmt: skip
 
 

@@ -36,9 +36,12 @@ def ls(session: Session, removed: bool, form: str) -> None:
         print_json([message_dict(row) for row in found])
         return
     rows = [
-        [row.name, row.node, row.role, row.state, _metadata(row), row.control or "-", _heard(row), row.version or "-"] for row in found
+        [row.name, _state(row), row.role, _metadata(row), row.labels.get("zone", "-"), _age(row.joined_ms), _heard(row), row.version or "-",
+         row.level, row.control or "-", row.node]
+        for row in found
     ]  # fmt: skip
-    print_table(["NAME", "NODE", "ROLE", "STATE", "METADATA", "ADDRESS", "HEARD", "VERSION"], rows, empty="no nodes")
+    columns = ["NAME", "STATUS", "ROLE", "METADATA", "ZONE", "AGE", "HEARD", "VERSION", "LEVEL", "ADDRESS", "NODE"]
+    print_table(columns, rows, right=("LEVEL",), empty="no nodes")
 
 
 @node.command()
@@ -53,15 +56,42 @@ def show(session: Session, name: str, form: str) -> None:
     if form == "json":
         print_json(message_dict(row))
         return
+    lag = "-" if not row.member else f"{row.lag} entries, heard {row.silent_ms / 1_000:.1f} s ago" if row.silent_ms >= 0 else "unknown"
+    joined = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.joined_ms / 1_000))
     shown = {
-        **message_dict(row),
+        "name": row.name,
+        "node": row.node,
+        "status": _state(row),
+        "role": row.role,
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(row.labels.items())) or "none",
-        "joined_ms": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.joined_ms / 1_000)),
-        "heard_ms_ago": _heard(row),
+        "joined": f"{joined} ({_age(row.joined_ms)} ago)",
+        "heard": _heard(row),
+        "version": f"{row.version or '-'}, knows level {row.level}",
+        "control": row.control or "-",
+        "metadata": row.metadata or "-",
+        "carries": "yes" if row.carries or row.member else "no",
+        "member": _metadata(row),
+        "behind": lag,
+        "issuer": row.issuer or "-",
     }
-    names = {"joined_ms": "joined", "heard_ms_ago": "heard"}
     for key, value in shown.items():
-        click.echo(f"{names.get(key, key):<10}{value}")
+        click.echo(f"{key:<10}{value}")
+
+
+def _state(row: Any) -> str:
+    """As kubectl says it: whether it is there, and what it was told."""
+    if row.state == "removed":
+        return "removed"
+    return row.readiness + (f",{row.state}" if row.state != "active" else "")
+
+
+def _age(joined_ms: int) -> str:
+    """Of a node, as kubectl rounds it."""
+    seconds = max(int(time.time() - joined_ms / 1_000), 0)
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
 
 
 def _pick(found: Any, name: str) -> Any:

@@ -25,6 +25,8 @@ from awsomefsd.meta.node_messages import ListNodes
 from awsomefsd.meta.nodes import WAS_REMOVED
 from awsomefsd.node import Node
 
+ANSWER_S = 2.0  # a leader has answered long before; longer than that, whoever asks for the status shall hear that nobody does
+
 
 class ClusterLook:
     """`call` asks whoever leads.  `carries`: this node has a metadata service.  `files`: PEM of the authorities and of this node."""
@@ -33,7 +35,7 @@ class ClusterLook:
         self,
         identity: Node,
         state_dir: Path,
-        call: Callable[[Any], Any],
+        call: Callable[[Any, float], Any],
         carries: Callable[[], bool],
         agent: Agent,
         files: tuple[str, str, str],
@@ -63,7 +65,7 @@ class ClusterLook:
             authority=_life(self._authorities),
         )
         try:
-            figures: Mapping[str, Any] = self._call(GetStatus()).figures
+            figures: Mapping[str, Any] = self._call(GetStatus(), ANSWER_S).figures
             view = replace(view, figures=figures if carries else {}, term=int(figures["term"]), level=int(figures["level"]))
             view = replace(view, leader=str(figures.get("leader", "")) if carries else "")
             return self._told(self._asked(view))
@@ -76,13 +78,13 @@ class ClusterLook:
         if self._identity.role != "node":
             orders = self._agent.orders
             return replace(view, asked=True, leader=orders.leader if orders is not None else "")
-        listed = self._call(ListNodes())
+        listed = self._call(ListNodes(), ANSWER_S)
         names = {**view.names, **{row.node: row.name for row in listed.nodes}}
         if any(row.leader for row in listed.nodes):
             members = of_nodes(listed.nodes)
             leader = next(row.node for row in listed.nodes if row.leader)
         else:
-            told = self._call(GetMembers())
+            told = self._call(GetMembers(), ANSWER_S)
             leader, members = told.leader, of_members(told.members, told.leader)
             members = [replace(one, name=names.get(one.node, one.name)) for one in members]
         return replace(view, asked=True, leader=leader, nodes=listed.nodes, members=members, names=names, led_ms=listed.led_ms)

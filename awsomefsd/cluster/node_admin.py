@@ -19,7 +19,7 @@ from awsomefsd.errors import ConfigError, Error, FsError, NotFound, Refused, Wou
 from awsomefsd.limits import TOKEN_ENDPOINTS_MAX
 from awsomefsd.meta import messages
 from awsomefsd.meta.commands import EndSession, PutToken, RevokeToken, SetNodeState
-from awsomefsd.meta.node_messages import CaInfo, ListCas, ListNodes, ListTokens, NodeInfo, TokenInfo
+from awsomefsd.meta.node_messages import CaInfo, ListCas, ListNodes, ListTokens, NodeInfo, Nodes, TokenInfo
 from awsomefsd.meta.scrub_messages import GetLiveSegments
 from awsomefsd.types import HOST_UNIQUE
 
@@ -51,8 +51,14 @@ class NodeAdmin:
         return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))
 
     # --- nodes -------------------------------------------------------------------------------------------------------------
+    def listed(self, removed: bool = False) -> Nodes:
+        """In the order in which they joined."""
+        found: Nodes = self._call(ListNodes(removed))
+        found.nodes.sort(key=lambda row: (row.joined_ms, row.node))
+        return found
+
     def nodes(self, removed: bool = False) -> list[NodeInfo]:
-        return sorted(self._call(ListNodes(removed)).nodes, key=lambda row: (row.joined_ms, row.node))
+        return self.listed(removed).nodes
 
     def find(self, name: str) -> NodeInfo:
         """By UUID, the beginning of one (four letters or more), or name.  Raises NotFound, Refused if several fit."""

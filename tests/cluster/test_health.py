@@ -1,0 +1,88 @@
+"""What `status` and `node ls` say of a real cluster, on a voter, on a node without metadata, and when nobody leads."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import Any
+
+import pytest
+
+from awsomefsd.admin.client import AdminClient
+from awsomefsd.cli.output import message_dict
+from buildtools.cluster import Cluster
+from buildtools.nodes import Node, await_true
+from tests.netns import found_by_join
+
+WAIT_S = 120
+
+
+def told(node: Node) -> dict[str, Any]:
+    """Asked without the command line, whose start costs more than the question."""
+    with AdminClient(node.run / "admin.sock") as client:
+        return message_dict(client.call("GetStatus"))
+
+
+def codes(node: Node) -> set[str]:
+    return {one["code"] for one in told(node)["health"]}
+
+
+def metrics(node: Node) -> str:
+    """Of /metrics on the node's unix socket."""
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as sock:
+        sock.settimeout(WAIT_S)
+        sock.connect(str(node.run / "metrics.sock"))
+        sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        return b"".join(iter(lambda: sock.recv(1 << 16), b"")).decode()
+
+
+@pytest.fixture(scope="module")
+def cluster(make_cluster: Any) -> Cluster:
+    """Four nodes: three vote, and one carries nothing, as soon as the policy has had its way."""
+    made: Cluster = make_cluster(4)
+    for node in made.nodes:
+        node.settings |= {"AWSOMEFSD_METRICS_LISTEN": "unix", "AWSOMEFSD_CLUSTER_LABELS": f"zone=z{made.machine(node)}"}
+    found_by_join(made)
+    await_true("three voters, all heard", lambda: told(made.nodes[0])["metadata"]["voters_heard"] == 3, WAIT_S)
+    return made
+
+
+def test_of_a_cluster_and_its_failures(cluster: Cluster) -> None:
+    await_true("nothing to say anywhere", lambda: not any(codes(node) for node in cluster.nodes), WAIT_S)
+    rows = {row["name"]: row for row in cluster.nodes[0].ask("node", "ls")}
+    [leader] = [name for name, row in rows.items() if row["leader"]]
+    [outside] = [name for name, row in rows.items() if not row["member"]]
+    assert {row["readiness"] for row in rows.values()} == {"ready"}
+    listed = cluster.nodes[0].cli("node", "ls")
+    assert all(word in listed for word in ("STATUS", "AGE", "LEVEL", "ready", "leader", "voter", "z1", "z4"))
+    assert "ready" in cluster.nodes[0].cli("node", "show", leader) and "zone=" in cluster.nodes[0].cli("node", "show", leader)
+    by_name = {node.directory.name: node for node in cluster.nodes}
+    for node in cluster.nodes:
+        seen = told(node)["metadata"]
+        assert (seen["leader_name"], seen["voters"], seen["voters_heard"], seen["failures_survived"]) == (leader, 3, 3, 1)
+        assert seen["carries"] == (node is not by_name[outside])
+    for name in (leader, outside):
+        text = by_name[name].cli("status")
+        assert text.startswith("ok") and f"led by node {leader}" in text and "1 more voter can fail" in text
+        assert text.count("entries behind") == 2
+    exported = metrics(by_name[outside])
+    assert "awsomefsd_voters_heard 3.0" in exported and 'awsomefsd_health{code="NO_LEADER",severity="error"} 0.0' in exported
+
+    cluster.nodes[0].cli("node", "cordon", outside)
+    assert codes(by_name[leader]) == {"NODE_CORDONED"} and not told(by_name[leader])["reasons"]
+    assert "ready,cordoned" in cluster.nodes[0].cli("node", "ls")
+
+    victim = next(node for name, node in by_name.items() if name not in (leader, outside))
+    victim.kill_everything()
+    await_true("a voter that is gone", lambda: {"VOTER_GONE", "ONE_FAILURE_FROM_LOSS", "NODE_GONE"} <= codes(by_name[outside]), WAIT_S)
+    assert told(by_name[outside])["reasons"] and "not-ready" in by_name[leader].cli("node", "ls")
+
+    by_name[leader].kill_everything()
+    last = next(node for name, node in by_name.items() if name not in (leader, outside) and node is not victim)
+    await_true("no leader, and too few", lambda: {"NO_LEADER", "NO_QUORUM"} <= codes(last), WAIT_S)
+    for node in (last, by_name[outside]):
+        await_true("no leader", lambda node=node: not told(node)["metadata"]["leader"], WAIT_S)
+        seen = told(node)["metadata"]
+        assert seen["last_leader_name"] == leader and seen["without_leader_s"] > 0 and seen["failures_survived"] == -1
+    assert f"the last known: {leader}" in by_name[outside].cli("status", accept=(3,))
+    assert 'awsomefsd_health{code="NO_LEADER",severity="error"} 1.0' in metrics(last)
