@@ -152,6 +152,8 @@ class Status:
         """The same as metrics, and what the workers report of themselves."""
         status = self()
         yield from samples_of(status)
+        if status.metadata.trouble:
+            return  # nobody would answer
         try:
             reports = self._catalog.reports()
         except Unavailable:

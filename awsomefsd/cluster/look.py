@@ -25,7 +25,7 @@ from awsomefsd.meta.node_messages import ListNodes
 from awsomefsd.meta.nodes import WAS_REMOVED
 from awsomefsd.node import Node
 
-ANSWER_S = 2.0  # a leader has answered long before; longer than that, whoever asks for the status shall hear that nobody does
+ANSWER_S = 5.0  # longer than an election; then whoever asks for the status shall hear that nobody answers
 
 
 class ClusterLook:
