@@ -140,6 +140,7 @@ HANDSHAKES_PER_TURN = 8  # steps of those, of about a millisecond each; then the
 HANDSHAKE_MS_MAX = 5_000  # from accept(2) to the proof, and from there to the greeting
 GREETING_BYTES_MAX = 4 * KIB  # of a frame before the greeting is accepted
 PORT_DEAF_MS = 1_000  # without descriptors no connection is accepted for so long
+NAME_LOOK_MS = 5_000  # a host name of another node is looked up so often
 STANDING_MS = 500  # the rows of the nodes are looked at so often: a removed one is cut off within a second
 PEM_BYTES_MAX = MIB
 HAND_OVER_MS_MAX = 1_000  # that a clean stop waits until another voter leads

@@ -16,6 +16,7 @@ from awsomefsd.cluster.addresses import described, split_endpoint
 from awsomefsd.cluster.agent import Agent
 from awsomefsd.cluster.host import MetadataHost, others_carry
 from awsomefsd.cluster.manager import Manager
+from awsomefsd.cluster.names import Names
 from awsomefsd.config import Settings, parse_endpoint
 from awsomefsd.errors import ConfigError, Error
 from awsomefsd.limits import MANAGER_MS, NODE_REPORT_MS
@@ -24,6 +25,7 @@ from awsomefsd.node import Node
 from awsomefsd.tls import TlsFiles
 
 log = logging.getLogger(__name__)
+UNKNOWN = "0.0.0.0"  # nobody listens there under another node's certificate
 
 
 def in_cluster(settings: Settings, identity: Node) -> bool:
@@ -48,34 +50,40 @@ def cluster_voters(settings: Settings, identity: Node) -> Voters:
 
 
 class _Known:
-    """Addresses of the nodes that carry the metadata, from endpoints.json, which is read when it has changed."""
+    """Addresses of the nodes that carry the metadata, from endpoints.json, which is read when it has changed; names.py for host names."""
 
     def __init__(self, settings: Settings, node: str) -> None:
         self._settings = settings
         self._node = node
         self._stamp: tuple[int, int] = (-1, -1)
-        self._found: dict[str, tuple[str, int]] = {}
+        self._places: dict[str, tuple[str, int]] = {}  # host and port as they are written
+        self._names = Names()
 
     def __call__(self) -> dict[str, tuple[str, int]]:
         try:
             found = (self._settings.state_dir / endpoints.FILE).stat()
         except OSError:
-            return self._found
+            return self._now()
         if (stamp := (found.st_mtime_ns, found.st_ino)) != self._stamp:
             self._stamp = stamp
             self._read()
-        return self._found
+        return self._now()
+
+    def _now(self) -> dict[str, tuple[str, int]]:
+        found = {node: (self._names.address(host), port) for node, (host, port) in self._places.items()}
+        # A node whose name is not known yet is one that may talk to us all the same: it is dialled in vain, and says where it is.
+        return {node: (address or UNKNOWN, port) for node, (address, port) in found.items()}
 
     def _read(self) -> None:
         try:
             held = endpoints.read(self._settings.state_dir)
         except Error:
             return
-        self._found = {}
+        self._places = {}
         for one in held.values():
             if one.carries and one.metadata:
                 try:
-                    self._found[one.node] = split_endpoint(one.metadata)
+                    self._places[one.node] = split_endpoint(one.metadata)
                 except ConfigError:
                     log.warning("node %s has no usable address: %s", one.name, one.metadata)
 

@@ -19,13 +19,14 @@ PEER_PROTOCOL_OLDEST = 1  # that is still spoken
 
 
 class PeerHello(Struct, array_like=True, tag=60):
-    """`node` speaks, and takes the other side for `to`."""
+    """`node` speaks, and takes the other side for `to`.  `address`: "IP:PORT" of its metadata port, "" if it does not know."""
 
     version: int
     cluster: str
     node: str
     to: str
     incarnation: str
+    address: str = ""
 
 
 class PeerWelcome(Struct, array_like=True, tag=61):

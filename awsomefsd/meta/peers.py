@@ -5,7 +5,10 @@ messages are read, sent and answered on the metadata thread, without a hand-over
 message would wake a thread, and wait for the interpreter's lock on the way in and on the way out.
 
 Who the others are is asked again and again (`addresses`): a node that appears is dialled, one that is there no more loses its connections,
-both ways.  Whoever cannot be reached is dialled again, at growing intervals.  A message to it, or one over the bound of its queue, is
+both ways.  What is known may be old: a node that moved says in its greeting where it is, and is dialled there, if its certificate proves
+who it is; so voters find each other again while of each two one is where the other believes.
+
+Whoever cannot be reached is dialled again, at growing intervals.  A message to it, or one over the bound of its queue, is
 dropped and counted: Raft repeats what matters, and what waited would be old.  With TLS the certificates on both sides must name the node's
 UUID as a DNS name, so a node cannot speak for another; without TLS (tests, benchmarks) anybody can.  Connections of others come from the
 metadata port (port.py), with their handshake done.
@@ -13,6 +16,7 @@ metadata port (port.py), with their handshake done.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import select
 import socket
@@ -46,6 +50,16 @@ def address_text(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def parse_address(text: str) -> tuple[str, int] | None:
+    """Of what address_text makes; None for anything else, host names too."""
+    host, _, port = text.rpartition(":")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+    return (host.strip("[]"), int(port)) if port.isdecimal() and 0 < int(port[:6]) <= 65_535 else None
+
+
 Addresses = Callable[[], dict[str, tuple[str, int]]]
 Refusal = Callable[[Identity | None], str]  # why the node of a certificate may not talk to us, "" if it may
 
@@ -73,7 +87,9 @@ class Voters:
         return {node: address_text(address) for node, address in self.addresses().items()}
 
     def connect(self, cluster: str, node: str, incarnation: str, refusal: Refusal) -> Peers:
-        return Peers(self.tls, cluster=cluster, node=node, incarnation=incarnation, addresses=self.addresses, refusal=refusal)
+        return Peers(
+            self.tls, cluster=cluster, node=node, incarnation=incarnation, addresses=self.addresses, refusal=refusal, address=self.address
+        )
 
 
 class _Outgoing:
@@ -114,14 +130,17 @@ class Peers:
         addresses: Addresses,
         refusal: Refusal = lambda identity: "",
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        address: str = "",
     ) -> None:
-        """`addresses`: of all nodes that may be voters, IP addresses; this one may be among them."""
+        """`addresses`: of all nodes that may be voters, IP addresses; this one may be among them.  `address`: this node's own, to tell."""
         self._tls = tls
         self._addresses = addresses
         self._refusal = refusal
         self._cluster = cluster
         self._node = node
         self._incarnation = incarnation
+        self._address = address
+        self._told: dict[str, tuple[tuple[str, int], tuple[str, int] | None]] = {}  # node → where it said it is, what was known then
         self._monotonic_ns = monotonic_ns
         self._epoll = select.epoll()
         self.fd = self._epoll.fileno()
@@ -212,7 +231,8 @@ class Peers:
         peer.wire, peer.welcomed, peer.moved_ns = wire, False, self._monotonic_ns()
         self._by_fd[wire.fd] = peer
         self._epoll.register(wire.fd, wire.events)
-        wire.put(peer_encode(PeerHello(PEER_PROTOCOL_VERSION, self._cluster, self._node, peer.node, self._incarnation)))
+        hello = PeerHello(PEER_PROTOCOL_VERSION, self._cluster, self._node, peer.node, self._incarnation, self._address)
+        wire.put(peer_encode(hello))
 
     def adopt(self, wire: Wire) -> None:
         """Another node's connection; it proved who it is, and has not greeted."""
@@ -227,7 +247,7 @@ class Peers:
     def _follow_addresses(self) -> None:
         """Who is new is dialled at once; who moved, at the new place; who is gone, or may not talk any more, is cut off."""
         self._look_ns = self._monotonic_ns() + STANDING_MS * _MS
-        now = {node: address for node, address in self._addresses().items() if node != self._node}
+        now = {node: self._where(node, address) for node, address in self._addresses().items() if node != self._node}
         for node, peer in list(self._outgoing.items()):
             if node not in now:
                 if peer.wire is not None:
@@ -244,6 +264,16 @@ class Peers:
             reason = self._refusal(one.wire.identity) if one.node in now else "it may not be a voter any more"
             if reason:
                 self._end(one, reason)
+
+    def _where(self, node: str, known: tuple[str, int]) -> tuple[str, int]:
+        """What it said itself, until something newer is known."""
+        told, before = self._told.get(node, (known, known))
+        if before is None:
+            self._told[node] = (told, known)
+        elif before != known:
+            self._told.pop(node, None)
+            return known
+        return told
 
     def _event(self, fd: int) -> None:
         one = self._by_fd.get(fd)
@@ -343,6 +373,11 @@ class Peers:
             self._end(other, "replaced by a newer one")  # it restarted, or its network forgot the old one
         incoming.node = hello.node
         incoming.wire.greeted()
+        told = parse_address(hello.address)
+        if told is not None and incoming.wire.identity is not None and told != self._outgoing[hello.node].address:
+            log.info("a voter is elsewhere than was known", extra={"peer": hello.node, "address": hello.address})
+            self._told[hello.node] = (told, None)
+            self._look_ns = 0
 
     def _why_refused(self, incoming: _Incoming, hello: PeerHello) -> str:
         if not agreed(hello.version, PEER_PROTOCOL_OLDEST, PEER_PROTOCOL_VERSION):

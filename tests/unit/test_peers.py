@@ -13,7 +13,7 @@ import pytest
 from awsomefsd.errors import ProtocolError
 from awsomefsd.limits import PEER_QUEUE_BYTES_MAX, RPC_FRAME_BYTES_MAX
 from awsomefsd.meta.peer_messages import Announce, Message, PeerHello, decode_message, peer_encode
-from awsomefsd.meta.peers import Peers
+from awsomefsd.meta.peers import Peers, address_text, parse_address
 from awsomefsd.meta.port import MetadataPort
 from awsomefsd.meta.raft_messages import Append, Heartbeat
 from awsomefsd.rpc import FrameReader, frame
@@ -39,10 +39,10 @@ class Net:
         self.listeners[node] = listener = socket.create_server(self.addresses.get(node) or ("127.0.0.1", free_ports(1)[0]))
         self.addresses[node] = listener.getsockname()
 
-    def start(self, node: str, tls: TlsNow | None = None, cluster: str = CLUSTER, addresses=None, refusal=None) -> Peers:
+    def start(self, node: str, tls: TlsNow | None = None, cluster: str = CLUSTER, addresses=None, refusal=None, address: str = "") -> Peers:
         made = Peers(
             tls, cluster=cluster, node=node, incarnation="i", addresses=lambda: addresses or self.addresses,
-            refusal=refusal or (lambda identity: ""),
+            refusal=refusal or (lambda identity: ""), address=address,
         )  # fmt: skip
         self.ports[node] = MetadataPort(self.listeners[node], tls)
         self.peers[node] = made
@@ -138,6 +138,28 @@ def test_who_takes_nothing_is_not_waited_for(net: Net) -> None:
     net.peers[B] = stopped
     net.until(lambda: len(net.got[B]) == 60 - a.dropped)
     assert all(got == (A, message) for got in net.got[B])
+
+
+def test_a_voter_that_moved_is_dialled_where_it_says(net: Net) -> None:
+    """B moved while everybody was down: A still believes the old place.  Only B reaches A, and tells."""
+    authority = Authority()
+    nowhere = ("127.0.0.1", free_ports(1)[0])
+    a = net.start(A, authority.tls(A), addresses={A: net.addresses[A], B: nowhere})
+    net.start(B, authority.tls(B), address=address_text(net.addresses[B]))
+    net.until(lambda: net.connected(B))
+    net.until(lambda: net.connected(A))
+    a.send(B, beat(1))
+    net.until(lambda: net.got[B] == [(A, beat(1))])
+
+
+def test_without_a_certificate_nobody_is_believed_to_have_moved(net: Net) -> None:
+    net.start(A)
+    net.start(B, address="127.0.0.1:9")
+    net.until(lambda: net.connected(A) and net.connected(B))
+    assert net.peers[A].figures()["peers_dials"] == 1
+    for text in ("", "host:1", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "127.0.0.1:²", "[::1]:x", ":7"):
+        assert parse_address(text) is None
+    assert parse_address("[::1]:7441") == ("::1", 7441) and parse_address("10.0.0.1:1") == ("10.0.0.1", 1)
 
 
 @pytest.mark.parametrize(
