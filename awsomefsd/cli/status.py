@@ -87,7 +87,7 @@ def _print_cluster(metadata: Any) -> None:
         click.echo(f"     no leader since {_duration(metadata.without_leader_s)} ago; the last known: {last}")
     if metadata.failures_survived > 0:
         click.echo(f"     {_count(metadata.failures_survived, 'more voter')} can fail, and the metadata goes on")
-    elif metadata.failures_survived == 0:
+    elif metadata.failures_survived == 0 and metadata.voters > 1:
         click.echo("     the metadata stops when one more voter fails")
     for one in metadata.members:
         if not one.leader:

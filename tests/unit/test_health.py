@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from msgspec import structs
 
 from awsomefsd.admin import admin_pb2 as pb
+from awsomefsd.cli import main as command_line
 from awsomefsd.cluster_view import Certificate, ClusterView, majority, of_members, of_nodes
 from awsomefsd.health import CODES, INFO, SEVERITIES, Finding, degraded
 from awsomefsd.health_rules import CHECKPOINT_LATE_MS, VOTER_LAG_MAX, Facts, find, of_cluster, of_facts, of_node
@@ -200,6 +202,15 @@ def test_metrics() -> None:
     cluster = ("leader_known", "term", "level", "voters", "voters_heard", "failures_survived")
     assert [found[f"awsomefsd_{name}", ""] for name in cluster] == [1, 3, 2, 3, 3, 1]
     assert found["awsomefsd_degraded_reasons", ""] == 0
+
+
+def test_the_command_line_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a daemon."""
+    assert command_line.run(["status", "--codes"]) == 0
+    shown = capsys.readouterr().out
+    assert all(code.name in shown and code.severity in shown for code in CODES.values())
+    assert command_line.run(["status", "--codes", "-o", "json"]) == 0
+    assert [one["name"] for one in json.loads(capsys.readouterr().out)] == list(CODES)
 
 
 def test_the_documentation_has_the_same_table() -> None:
