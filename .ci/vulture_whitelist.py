@@ -10,6 +10,7 @@ _.Flush
 _.ListDevices
 _.ListMounts
 _.ListVolumes
+_.ReleaseVolume
 _.Umount
 _.ScrubStart
 _.ScrubStatus

@@ -20,9 +20,11 @@ from awsomefsd.meta.commands import (
     ClearQuarantine,
     CreateVolume,
     DeleteVolume,
+    EndClaims,
     EndSession,
     SetVolume,
 )
+from awsomefsd.meta.csi_messages import GetClaims
 from awsomefsd.meta.homes import UNDECIDED
 from awsomefsd.meta.node_messages import ListNodes
 from awsomefsd.types import HOST_UNIQUE, DeviceInfo, VolumeInfo
@@ -133,6 +135,22 @@ class Catalog:
             if err.errno == errno.EBUSY:
                 raise Refused(f"volume {name} is mounted; umount it first") from err
             raise _worded(err, f"volume {name} cannot be deleted") from err
+
+    def release_volume(self, name: str, node: str) -> list[str]:
+        """End what a node (its UUID or name) claims of a volume; the paths.  Refused while a session of it lives: then it is not gone."""
+        volume = self.volume(name)
+        named = {row.node: row.name for row in self.ask(ListNodes(removed=True)).nodes}
+        claims = self._call(GetClaims(volume.volume)).claims
+        held = [one for one in claims if node in (one.node, named.get(one.node))]
+        if not held:
+            others = ", ".join(sorted({named.get(one.node) or one.node for one in claims})) or "none"
+            raise NotFound(f"node {node} claims nothing of volume {name} (nodes that do: {others})")
+        sessions = self._call(messages.GetSessions()).sessions
+        if any(one.volume == volume.volume and one.node == held[0].node and not one.ended for one in sessions):
+            raise Refused(f"node {node} has volume {name} mounted, and is heard; unmount it there, or end that node first")
+        for one in held:
+            self.propose(EndClaims(one.node, one.volume, one.path, "released by an operator", epoch=one.epoch, attached=True))
+        return [one.path for one in held]
 
     # --- devices ------------------------------------------------------------------------------------------------------------
 

@@ -272,6 +272,22 @@ class DeleteVolumeReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ReleaseVolumeRequest(_message.Message):
+    __slots__ = ("name", "node", "confirm")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CONFIRM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    node: str
+    confirm: str
+    def __init__(self, name: _Optional[str] = ..., node: _Optional[str] = ..., confirm: _Optional[str] = ...) -> None: ...
+
+class ReleaseVolumeReply(_message.Message):
+    __slots__ = ("paths",)
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, paths: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class MountPoint(_message.Message):
     __slots__ = ("mount", "volume", "directory", "options", "state", "worker_pid", "workers", "last_error", "worker_version")
     MOUNT_FIELD_NUMBER: _ClassVar[int]

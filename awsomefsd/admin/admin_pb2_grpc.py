@@ -74,6 +74,11 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.DeleteVolumeRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.DeleteVolumeReply.FromString,
                 _registered_method=True)
+        self.ReleaseVolume = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ReleaseVolume',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ReleaseVolumeRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ReleaseVolumeReply.FromString,
+                _registered_method=True)
         self.Mount = channel.unary_unary(
                 '/awsomefsd.admin.v1.Admin/Mount',
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.MountRequest.SerializeToString,
@@ -231,6 +236,13 @@ class AdminServicer:
 
     def DeleteVolume(self, request, context):
         """Refused (WouldLoseData) if the volume has files, unless `destroy` repeats its name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseVolume(self, request, context):
+        """What a node that is gone for good claims of a volume (docs/KUBERNETES.md) ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -418,6 +430,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.DeleteVolume,
                     request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.DeleteVolumeRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_admin__pb2.DeleteVolumeReply.SerializeToString,
+            ),
+            'ReleaseVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseVolume,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ReleaseVolumeRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.ReleaseVolumeReply.SerializeToString,
             ),
             'Mount': grpc.unary_unary_rpc_method_handler(
                     servicer.Mount,
@@ -741,6 +758,33 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/DeleteVolume',
             awsomefsd_dot_admin_dot_admin__pb2.DeleteVolumeRequest.SerializeToString,
             awsomefsd_dot_admin_dot_admin__pb2.DeleteVolumeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ReleaseVolume',
+            awsomefsd_dot_admin_dot_admin__pb2.ReleaseVolumeRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.ReleaseVolumeReply.FromString,
             options,
             channel_credentials,
             insecure,

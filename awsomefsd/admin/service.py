@@ -135,6 +135,14 @@ class AdminService(ClusterRpcs, admin_pb2_grpc.AdminServicer):
         logger.warning("volume deleted", extra={"volume": request.name, "destroyed": bool(request.destroy)})
         return pb.DeleteVolumeReply()
 
+    @_edge
+    def ReleaseVolume(self, request: pb.ReleaseVolumeRequest, context: grpc.ServicerContext) -> pb.ReleaseVolumeReply:
+        if request.confirm != request.node:
+            raise WouldLoseData(f"the confirmation {request.confirm!r} is not the node {request.node!r}; nothing was done")
+        paths = self._catalog.release_volume(request.name, request.node)
+        logger.warning("claims of a node released", extra={"volume": request.name, "of": request.node, "paths": paths})
+        return pb.ReleaseVolumeReply(paths=paths)
+
     # --- scrub --------------------------------------------------------------------------------------------------------------
 
     @_edge

@@ -1,4 +1,4 @@
-"""awsomefsd volume create|ls|show|set|delete."""
+"""awsomefsd volume create|ls|show|set|delete|release."""
 
 from __future__ import annotations
 
@@ -105,6 +105,28 @@ def delete(session: Session, name: str, force: bool, yes_destroy: str) -> None:
     with session.client() as client:
         client.call("DeleteVolume", name=name, destroy=destroy)
     click.echo(f"deleted volume {name}")
+
+
+@volume.command()
+@click.argument("name")
+@click.option("--node", required=True, metavar="NODE", help="The node (name or UUID) that claims it, and is gone.")
+@click.option("--yes-release", metavar="NODE", default="", help="For scripts: the node once more instead of the question.")
+@click.pass_obj
+def release(session: Session, name: str, node: str, yes_release: str) -> None:
+    """End a node's claim on a volume, so that others may use it.
+
+    For volumes of one node (Kubernetes: ReadWriteOnce) whose node died for good.  If it lives, two nodes use the volume afterwards: see
+    first that the machine is off.  A node that is removed from the cluster (`node remove`) loses all its claims.
+    """
+    if not yes_release:
+        click.echo(f"If node {node} still runs, files of volume {name} may be damaged by what runs on both.", err=True)
+        yes_release = click.prompt("Type the node to go on", default="", show_default=False, err=True)
+    if yes_release != node:
+        raise WouldLoseData(f"the confirmation {yes_release!r} is not {node!r}; nothing was done")
+    with session.client() as client:
+        paths = client.call("ReleaseVolume", name=name, node=node, confirm=yes_release).paths
+    for path in paths:
+        click.echo(f"released {name}{f'/{path}' if path else ''} of node {node}")
 
 
 def _print_one(found: Any, form: str, words: str) -> None:

@@ -173,6 +173,9 @@ def test_volumes(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(out)["quota_inodes"] == 10, "what is not given stays"
     assert node.cli(capsys, "volume", "set", "two")[0] == 2 and node.cli(capsys, "volume", "set", "two", "--quota", "lots")[0] == 2
     assert node.cli(capsys, "volume", "delete", "two", "--force", "--yes-destroy", "one")[0] == 4
+    assert node.cli(capsys, "volume", "release", "two", "--node", "gone", "--yes-release", "other")[0] == 4
+    code, _, err = node.cli(capsys, "volume", "release", "two", "--node", "gone", "--yes-release", "gone")
+    assert code == 1 and "claims nothing of volume two (nodes that do: none)" in err
     assert node.cli(capsys, "volume", "delete", "two")[0] == 0
     assert json.loads(node.cli(capsys, "volume", "ls", "-o", "json")[1]) == []
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd.catalog import Catalog
+from awsomefsd.errors import NotFound, Refused
 from awsomefsd.meta import check as check_module
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import csi_messages as cm
@@ -164,3 +166,20 @@ def test_fsck_sees_and_mends_what_cannot_be() -> None:
     for key, value in mender.txn.edits.items():
         txn.delete(key) if value is None else txn.put(key, value)
     assert check(txn) == []
+
+
+def test_an_operator_ends_what_a_dead_node_claims() -> None:
+    drive = Drive()
+    volume = make(drive)
+    name = next(one.name for one in drive.ask(m.GetVolumes()).volumes if one.volume == volume)
+    for one in (claim(volume, "a", "", attached=True), claim(volume, "a", "sub"), claim(volume, "b", "other")):
+        drive.ok(one)
+    catalog = Catalog(lambda body: drive.ok(body.command) if isinstance(body, m.Propose) else drive.ask(body))
+    with pytest.raises(NotFound, match="nodes that do: a, b"):
+        catalog.release_volume(name, "c")
+    opened = drive.ok(c.OpenSession(7, volume, "a", "b1", 1, True), mount=7)
+    with pytest.raises(Refused, match="unmount it there"):
+        catalog.release_volume(name, "a")
+    assert catalog.release_volume(name, "b") == ["other"]
+    drive.ok(c.EndSession(opened.session, opened.epoch, True), mount=7, session=opened.session, epoch=opened.epoch)
+    assert sorted(catalog.release_volume(name, "a")) == ["", "sub"] and claims(drive) == []
