@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
+from awsomefsd import config
 from awsomefsd.admin import admin_pb2 as pb
+from awsomefsd.admin.waiting import WaitingService
 from awsomefsd.cli import main as command_line
 from awsomefsd.cluster_view import Certificate, ClusterView, majority, of_members, of_nodes
 from awsomefsd.health import CODES, INFO, SEVERITIES, Finding, degraded
@@ -143,11 +145,18 @@ def test_of_a_cluster(code: str, seen: ClusterView, words: str) -> None:
 
 
 def test_every_code_is_reached() -> None:
-    elsewhere = {"WAITING_FOR_CLUSTER"}  # admin/waiting.py, tests/cluster/test_waiting.py
+    elsewhere = {"WAITING_FOR_CLUSTER"}  # the next test
     assert {case[0] for case in (*OF_NODE, *OF_FACTS, *OF_CLUSTER)} | elsewhere == set(CODES)
     for code in CODES.values():
         assert re.fullmatch(r"[A-Z]+(_[A-Z]+)*", code.name) and code.severity in SEVERITIES and code.says and code.fix
         assert "|" not in code.says + code.fix and code.says[-1] != "." and code.fix[-1] != "."
+
+
+def test_a_daemon_that_waits_has_a_code(tmp_path: Path) -> None:
+    settings = config.load(environ={}, state_dir=tmp_path, run_dir=tmp_path)
+    told = WaitingService(settings, lambda: ["waiting: for two more"]).GetStatus(pb.GetStatusRequest(), None)
+    assert [(one.code, one.what) for one in told.health] == [("WAITING_FOR_CLUSTER", "waiting: for two more")]
+    assert list(told.reasons) == ["waiting: for two more"]
 
 
 def test_a_sound_state_has_nothing_to_say() -> None:
