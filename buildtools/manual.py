@@ -64,7 +64,7 @@ def _command(words: tuple[str, ...], command: click.Command, parent: click.Conte
                 rows += _command((*words, name), inner, context, shared)
         return rows
     usage = " ".join(command.collect_usage_pieces(context))
-    rows = [f".SS \"awsomefsd {_escaped(' '.join(words))} {_escaped(usage)}\"", _paragraphs(command.help or "")]
+    rows = [f'.SS "awsomefsd {_escaped(" ".join(words))} {_escaped(usage)}"', _paragraphs(command.help or "")]
     return rows + _options(command, context, shared)
 
 

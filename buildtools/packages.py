@@ -25,7 +25,7 @@ SOURCE = CHECKOUT / "packaging"
 WORK = CHECKOUT / "build" / "packages"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 MAINTAINER = "awsomefsd maintainers <maintainers@awsomefsd.invalid>"
-SUMMARY = "storage of Linux machines as one POSIX filesystem"
+SUMMARY = "Storage of Linux machines as one POSIX filesystem"
 DESCRIPTION = f"""{SUMMARY}
 awsomefsd turns the storage of a Linux machine into a POSIX filesystem whose
 mounts outlive the processes that serve them. It is one program that needs
@@ -40,6 +40,12 @@ _RPM = {
     "prerm": 'if [ "$1" = 0 ]; then\n{body}fi\n',
     "postrm": 'if [ "$1" = 0 ]; then\n{body}fi\n',
 }  # fmt: skip
+_DOCUMENTS = ("/usr/share/doc/", "/usr/share/man/")
+_OF_DEB = {  # place in the .deb -> place in the .rpm, "" if it has none
+    "/usr/share/doc/awsomefsd/changelog.Debian.gz": "",
+    "/usr/share/lintian/overrides/awsomefsd": "",
+    "/usr/share/zsh/vendor-completions/_awsomefsd": "/usr/share/zsh/site-functions/_awsomefsd",
+}
 _HOOKS = {"postinst": "postinstall", "prerm": "preremove", "postrm": "postremove"}
 
 
@@ -107,6 +113,17 @@ def _scripts(name: str, frames: dict[str, str]) -> dict[str, str]:
     return {_HOOKS[kind]: str(folder / kind) for kind in frames}
 
 
+def _doc(place: str) -> dict[str, str]:
+    return {"type": "doc"} if place.startswith(_DOCUMENTS) else {}
+
+
+def libraries(root: Path) -> list[str]:
+    """What the program takes from the machine, in rpm's words, which are the same on every distribution."""
+    found = {name for name in elf.foreign_libraries(root) if "ld-linux" not in name}
+    floor = ".".join(map(str, max(elf.glibc_floor(root)[0], FLOOR)))
+    return [f"libc.so.6(GLIBC_{floor})(64bit)", *(f"{name}()(64bit)" for name in sorted(found))]
+
+
 def contents(root: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for path in sorted(root.rglob("*")):
@@ -115,9 +132,17 @@ def contents(root: Path) -> list[dict[str, Any]]:
             rows.append({"src": os.readlink(path), "dst": place, "type": "symlink"})
         elif path.is_file():
             row = {"src": str(path), "dst": place, "file_info": {"mode": path.stat().st_mode & 0o777}}
+            if place.startswith(_DOCUMENTS) or place in _OF_DEB:  # each format has its own word for these, or its own place
+                rows.append(row | {"packager": "deb"})
+                if _OF_DEB.get(place, place):
+                    rows.append(row | {"packager": "rpm", "dst": _OF_DEB.get(place, place)} | _doc(place))
+                continue
             rows.append(row | ({"type": "config|noreplace"} if place.startswith("/etc/") else {}))
-    rows.append({"dst": "/etc/awsomefsd/mounts", "type": "dir", "file_info": {"mode": 0o755}})
-    rows.append({"dst": "/usr/lib/awsomefsd", "type": "dir", "file_info": {"mode": 0o755}})
+    for place in ("/etc/awsomefsd", "/etc/awsomefsd/mounts"):
+        rows.append({"dst": place, "type": "dir", "file_info": {"mode": 0o755}})
+    for path in [program := root / "usr/lib/awsomefsd", root / "usr/share/doc/awsomefsd", *sorted(program.rglob("*"))]:
+        if path.is_dir():  # else rpm leaves them behind
+            rows.append({"dst": "/" + str(path.relative_to(root)), "type": "dir", "file_info": {"mode": 0o755}})
     return rows
 
 
@@ -131,7 +156,7 @@ def description(root: Path, release: int) -> dict[str, Any]:
         "recommends": ["fuse3"],
         "overrides": {
             "deb": {"depends": [f"libc6 (>= {floor})", "libstdc++6", "libgcc-s1", "zlib1g"], "scripts": _scripts("deb", _DEB)},
-            "rpm": {"depends": [f"glibc >= {floor}", "libstdc++", "libgcc", "zlib"], "scripts": _scripts("rpm", _RPM)},
+            "rpm": {"depends": ["/bin/sh", *libraries(root)], "scripts": _scripts("rpm", _RPM)},
         },
         "deb": {"compression": "xz"},
         "rpm": {"compression": "zstd", "group": "System Environment/Daemons", "summary": SUMMARY, "buildhost": "localhost"},

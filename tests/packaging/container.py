@@ -43,6 +43,13 @@ def until(what: str, check: Callable[[], bool], timeout_s: float = BOOT_S) -> No
         time.sleep(0.1)
 
 
+def _is_init(pid: str) -> bool:
+    with contextlib.suppress(OSError):
+        rows = dict(row.split(":", 1) for row in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return rows["NSpid"].split()[1:] == ["1"] and rows["Name"].strip() == "systemd"
+    return False
+
+
 class Container:
     """Booted when constructed; `close` leaves nothing.  `network` is a network namespace to stand in, else one without a network."""
 
@@ -72,7 +79,7 @@ class Container:
     def _find_leader(self) -> bool:
         assert self._nspawn is not None and self._nspawn.poll() is None, "systemd-nspawn ended"
         children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
-        self.leader = int(children[0]) if children else 0
+        self.leader = next((int(pid) for pid in children if _is_init(pid)), 0)  # not the helper that starts it
         return self.leader > 0
 
     def argv(self, *words: str) -> list[str]:
