@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The one entry point of the checkout: set up and show (up, down), test, lint, bench, soak, binary, packages, release.
+"""The one entry point of the checkout: set up and show (up, down), test, lint, bench, soak, binary, packages, release, dev-env, deploy.
 
 Standard library only, and parses on Python 3.9, so that it can start anywhere; it then re-executes itself under Python 3.11 or later,
 or names the package that brings one.  What it does is in buildtools/.
@@ -75,6 +75,11 @@ def parser():
         ("release", "binary, archive, packages, list of contents and checksums in dist/"),
     ):
         commands.add_parser(name, help=what).add_argument("--jobs", type=int, default=0, help="C compilers at once (default: one a core)")
+    env = commands.add_parser("dev-env", help="a Kubernetes of containers (kind) whose nodes share one loop device")
+    env.add_argument("--dir", default=os.path.join(os.getcwd(), ".awsomefs-kind"), help="the device is here (default ./.awsomefs-kind)")
+    env.add_argument("--size", default="8G", help="size of the sparse file that is the device (default 8G)")
+    env.add_argument("--remove", action="store_true", help="instead: remove cluster, loop device and directory")
+    commands.add_parser("deploy", help="the image of dist/, and the chart, in the cluster of dev-env")
     soak = commands.add_parser("soak", help="the tests marked soak: longer kill runs", add_help=False)
     soak.add_argument("rest", nargs=argparse.REMAINDER)
     return top

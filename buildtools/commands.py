@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from buildtools import cluster, lint, prepare
+from buildtools import cluster, kind, lint, prepare
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node
 from buildtools.say import CHECKOUT, bad, good, line, parse_size, size, step
@@ -79,6 +79,11 @@ def run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     if chosen.command == "lint":
         prepare.venv(extras=True)
         return lint.main()
+    if chosen.command == "dev-env":
+        place = Path(chosen.dir).absolute()
+        return kind.remove(place) if chosen.remove else kind.dev_env(place, parse_size(chosen.size))
+    if chosen.command == "deploy":
+        return kind.deploy()
     if chosen.command in ("binary", "packages", "release"):
         prepare.venv(extras=(CHECKOUT / ".venv" / prepare.STAMP).exists() and prepare.has_test_extras())
         _program("-m", "buildtools.making", chosen.command, "--jobs", str(chosen.jobs))
