@@ -161,6 +161,11 @@ class Peers:
             return
         self._flush(peer, peer.wire)
 
+    def address_of(self, node: str) -> str:
+        """Where a node is dialled now, "" for one that is not."""
+        peer = self._outgoing.get(node)
+        return address_text(peer.address) if peer is not None else ""
+
     def poll(self) -> list[tuple[str, Message]]:
         """Messages that have come, each with the node it is from."""
         for fd, _events in self._epoll.poll(0):

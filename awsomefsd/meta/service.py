@@ -376,7 +376,9 @@ class MetadataService:
         return {**connections.figures(), "requests_not_allowed": self._guard.refused, **others}
 
     def _address_of(self, node: str) -> str:
-        return self._voters.texts().get(node, "") if self._voters is not None else ""
+        """For clients: where a voter said itself that it is, before what is known of it."""
+        told = self._peers.address_of(node) if self._peers is not None else ""
+        return told or (self._voters.texts().get(node, "") if self._voters is not None else "")
 
     def _hear_port(self, connections: Connections) -> None:
         """Who has proved himself goes where his protocol says."""

@@ -150,6 +150,7 @@ def test_a_voter_that_moved_is_dialled_where_it_says(net: Net) -> None:
     net.until(lambda: net.connected(A))
     a.send(B, beat(1))
     net.until(lambda: net.got[B] == [(A, beat(1))])
+    assert a.address_of(B) == address_text(net.addresses[B]) and a.address_of("stranger") == ""
 
 
 def test_without_a_certificate_nobody_is_believed_to_have_moved(net: Net) -> None:
