@@ -19,14 +19,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from awsomefsd import enter_host
+from awsomefsd import __version__, enter_host
 from buildtools import procs
 from buildtools.nodes import Node, await_true
 from buildtools.say import CHECKOUT
 
 UP_S = 120.0
-_IN_POD = """set -e; echo $$ > "$GROUP"; mount -t tmpfs image "$IMAGE"; cp -r "$FROM/awsomefsd" "$IMAGE/"
-echo "__version__ = '$VERSION'" >> "$IMAGE/awsomefsd/__init__.py"; cd /; exec "$@"
+COMPILED = os.environ.get("AWSOMEFSD_BINARY", "")
+_IN_POD = """set -e; echo $$ > "$GROUP"; mount -t tmpfs image "$IMAGE"
+if [ -n "$COMPILED" ]; then cp -r "${COMPILED%/*}/." "$IMAGE/"; echo "$VERSION" > "$IMAGE/build"
+else cp -r "$FROM/awsomefsd" "$IMAGE/"; echo "__version__ = '$VERSION'" >> "$IMAGE/awsomefsd/__init__.py"; fi
+cd /; exec "$@"
 """
 
 
@@ -47,14 +50,16 @@ class Pod:
     """The daemon of `node` in a pod of its own."""
 
     def __init__(self, node: Node, root: Path, init: int, version: str) -> None:
-        self.node, self.version = node, version
+        self.node = node
+        self.version = __version__ if COMPILED else version  # compiled, only the bytes of the build can be others
         self.group = root / f"afs-pod-{os.getpid()}-{time.monotonic_ns()}"
         self.group.mkdir()
         self.log = node.log / f"pod-{self.group.name}.log"
         image = node.directory / "image"
         env = node.environment() | {procs.MARK: str(node.directory), "PYTHONPATH": str(image), "AWSOMEFSD_TEST_INIT": str(init)}
         env |= {"GROUP": str(self.group / "cgroup.procs"), "IMAGE": str(image), "FROM": str(CHECKOUT), "VERSION": version}
-        argv = [sys.executable, "-m", "awsomefsd", "run"]
+        env["COMPILED"] = os.path.abspath(COMPILED) if COMPILED else ""
+        argv = [str(image / "awsomefsd"), "run"] if COMPILED else [sys.executable, "-m", "awsomefsd", "run"]
         env |= {"AWSOMEFSD_STATE_DIR": str(node.state), "AWSOMEFSD_RUN_DIR": str(node.run)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -18,7 +18,7 @@ from buildtools import procs
 from buildtools.nodes import await_true
 from buildtools.say import CHECKOUT
 from tests.conftest import making_nodes, missing_for_mounts
-from tests.csi.pod import App, Pod, PodNode, group_root, pod_node
+from tests.csi.pod import COMPILED, App, Pod, PodNode, group_root, pod_node
 from tests.csi.rig import Player
 
 nodes = contextmanager(making_nodes)
@@ -82,11 +82,11 @@ def groups_of(pid: int) -> str:
 @pytest.mark.timeout(300)
 def test_nothing_that_serves_a_mount_is_the_pods(place: tuple[PodNode, Player, Pod, Path]) -> None:
     made, _player, pod, _target = place
-    bin_dir = made.node.state / "bin"
     for pid in keeper_and_worker(made):
         assert pod.group.name not in groups_of(pid) and "/awsomefs\n" in groups_of(pid)
         assert os.stat(f"/proc/{pid}/ns/mnt") == os.stat("/proc/self/ns/mnt")
-        assert str(bin_dir) in Path(f"/proc/{pid}/environ").read_text(), "it runs from the copy"
+        where = os.readlink(f"/proc/{pid}/exe") if COMPILED else Path(f"/proc/{pid}/environ").read_text()
+        assert str(made.node.state / "bin") in where, "it runs from the copy"
         assert not procs.holds(pid, str(pod.log))
     assert os.stat(f"/proc/{pod.process.pid}/ns/mnt") != os.stat("/proc/self/ns/mnt") and pod.group.name in groups_of(pod.process.pid)
     assert pod.process.pid not in [parent_of(pid) for pid in keeper_and_worker(made)]
@@ -96,6 +96,7 @@ def test_nothing_that_serves_a_mount_is_the_pods(place: tuple[PodNode, Player, P
 def test_the_pod_is_killed_and_another_version_takes_over(place: tuple[PodNode, Player, Pod, Path], figures: list[str]) -> None:
     made, _player, pod, target = place
     keeper, worker = keeper_and_worker(made)
+    [copy] = (made.node.state / "bin").iterdir()
     load = apps_on(made, target)
 
     killed = pod.kill()
@@ -112,10 +113,12 @@ def test_the_pod_is_killed_and_another_version_takes_over(place: tuple[PodNode, 
     time.sleep(0.5)
     assert all(app.runs() for app in load), [app.text()[-2_000:] for app in load]
     status = made.node.ask("status")
-    assert status["version"] == status["keeper_version"] == SECOND and [row["worker_version"] for row in status["mounts"]] == [SECOND]
+    assert status["version"] == status["keeper_version"] == new.version
+    assert [row["worker_version"] for row in status["mounts"]] == [new.version]
     assert made.node.pid("keeper") == keeper, "by exec"
     assert made.node.pid("worker") != worker and status["mounts"][0]["workers"] == 2
-    assert [path.name.partition("-")[0] for path in (made.node.state / "bin").iterdir()] == [SECOND], "the unused copy is gone"
+    [other] = (made.node.state / "bin").iterdir()
+    assert other != copy and other.name.startswith(f"{new.version}-"), "the unused copy is gone"
     assert not status["degraded"], status["reasons"]
 
     finals = [app.last() for app in load[:2]]

@@ -393,3 +393,66 @@ def test_the_keeper_becomes_the_program_that_it_is_told(host: Host) -> None:
     argv = [sys.executable, "-m", "awsomefsd.fuse.keeper", "--run-dir", str(host.run), "--log-level", "warning"]
     assert host.keeper is not None and host.client.upgrade(argv, {"PYTHONPATH": str(ROOT)})["pid"] == host.keeper.pid
     assert b"warning" in Path(f"/proc/{host.keeper.pid}/cmdline").read_bytes() and host.about(dir)["worker"] == 1
+
+
+def slow_heir(host: Host) -> tuple[list[str], Path, Path]:
+    """argv of a worker that does not load before the second file is there; the first says that it was started."""
+    begun, go = host.directory / "begun", host.directory / "go"
+    wait = 'touch "$0"; while [ ! -e "$1" ]; do sleep 0.01; done; shift; exec "$@"'
+    return ["/bin/sh", "-c", wait, str(begun), str(go), *WORKER], begun, go
+
+
+def replace_in_the_background(host: Host, argv: list[str]) -> tuple[threading.Thread, list[Exception]]:
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            host.client.replace("1", argv, {})
+        except (FsError, Unavailable) as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread, errors
+
+
+def test_a_worker_that_dies_before_its_heir_has_loaded_gets_a_successor(host: Host) -> None:
+    dir = host.mount()
+    argv, begun, _go = slow_heir(host)
+    thread, errors = replace_in_the_background(host, argv)
+    until("an heir", begun.exists)
+    with pytest.raises(FsError) as caught:
+        host.client.replace("1", WORKER, {})
+    assert caught.value.errno == errno.EBUSY, "one at a time"
+    os.kill(host.about(dir)["pid"], signal.SIGKILL)
+    assert host.about(dir)["worker"] == 2 and host.row(dir)["starts"]["argv"] == WORKER
+    thread.join(60)
+    assert len(errors) == 1
+    assert len(host.workers()) == 1, "the heir is gone"
+
+
+def test_an_umount_ends_the_heir_too(host: Host) -> None:
+    dir = host.mount()
+    argv, begun, go = slow_heir(host)
+    thread, errors = replace_in_the_background(host, argv)
+    until("an heir", begun.exists)
+    host.client.umount(str(dir))
+    go.touch()
+    thread.join(60)
+    assert len(errors) == 1 and host.client.list() == []
+    until("no worker", lambda: not host.workers())
+
+
+def test_a_keeper_that_dies_during_a_hand_over_leaves_the_worker(host: Host) -> None:
+    dir = host.mount()
+    before = host.about(dir)["pid"]
+    argv, begun, go = slow_heir(host)
+    thread, errors = replace_in_the_background(host, argv)
+    until("an heir", begun.exists)
+    host.kill_keeper()
+    go.touch()
+    thread.join(60)
+    assert isinstance(errors[0], Unavailable)
+    host.start()
+    assert host.about(dir)["pid"] == before and host.row(dir)["version"] == __version__
+    until("no heir", lambda: host.workers() == [before])
