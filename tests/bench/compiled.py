@@ -17,6 +17,7 @@ from pathlib import Path
 from buildtools import binary
 from buildtools.say import BuildError, line
 from tests.bench import measures
+from tests.bench.bench import daemon_start_ms, worker_start_ms
 from tests.bench.places import Ours, drop_caches
 
 SIDES = ("interpreted", "compiled")
@@ -33,11 +34,7 @@ def _round(place: Ours, number: int, amounts: measures.Amounts) -> dict[str, flo
     began = time.perf_counter()
     subprocess.run([*node.program, "--help"], check=True, stdout=subprocess.DEVNULL, env=node.environment())
     found["--help, ms"] = (time.perf_counter() - began) * 1000
-    pid = node.kill("worker")["worker"]
-    began = time.perf_counter()
-    os.stat(folder)
-    node.replaced("worker", pid)
-    found["worker killed until a stat is answered, ms"] = (time.perf_counter() - began) * 1000
+    found["worker start, ms"], found["daemon start, ms"] = worker_start_ms(node), daemon_start_ms(node)
     return found
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from buildtools import binary, packages
 from tests.packaging.container import Container, missing, until
 
 pytestmark = [pytest.mark.soak, pytest.mark.root, pytest.mark.timeout(3_600)]
@@ -24,20 +23,6 @@ FIO = (
     "fio --name=verify --directory={directory} --rw=randrw --bs=4k-64k --size=64m --numjobs=2 --time_based --runtime={seconds}"
     " --verify=crc32c --verify_fatal=1 --fallocate=none --ioengine=psync --fsync=64 --output-format=json --output={output}"
 )
-
-
-@pytest.fixture(scope="module")
-def debs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The package, and a newer one of the same program."""
-    target = binary.directory()
-    if not (target / "awsomefsd").exists():
-        pytest.skip("no binary in dist/: python3 build.py binary")
-    folder = tmp_path_factory.mktemp("debs")
-    found = []
-    for release in (1, 2):
-        made = packages.build(target, release=release, kinds=("deb",), folder=folder)
-        found += made
-    return found
 
 
 @pytest.fixture(scope="module")

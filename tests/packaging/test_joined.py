@@ -15,14 +15,13 @@ import pytest
 
 from buildtools import netns
 from tests.packaging.container import Container, missing, until
-from tests.packaging.test_installed import debs  # noqa: F401 - the fixture
 
 pytestmark = [pytest.mark.soak, pytest.mark.root, pytest.mark.timeout(1_800)]
 MOUNT = "/srv/demo"
 
 
 @pytest.fixture
-def machines(tmp_path: Path, debs: list[Path]) -> Iterator[list[Container]]:  # noqa: F811
+def machines(tmp_path: Path, debs: list[Path]) -> Iterator[list[Container]]:
     why = missing() or netns.missing()
     if why:
         pytest.skip(why)
@@ -47,7 +46,7 @@ def states(machine: Container) -> list[str]:
     return sorted(row["state"] for row in json.loads(said)) if code == 0 else []
 
 
-def test_three_machines_join(machines: list[Container], debs: list[Path]) -> None:  # noqa: F811
+def test_three_machines_join(machines: list[Container], debs: list[Path]) -> None:
     for machine in machines:
         machine.run("dpkg", "-i", f"/root/{debs[0].name}")
         machine.run("systemctl", "enable", "--now", "awsomefsd")
