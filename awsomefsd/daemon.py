@@ -32,6 +32,7 @@ from awsomefsd.cluster.founder import certify_alone, enter_founder
 from awsomefsd.cluster.host import MetadataHost, begins
 from awsomefsd.cluster.look import ClusterLook
 from awsomefsd.cluster.membership import Membership, cluster_voters, in_cluster
+from awsomefsd.cluster.self_renewal import renew_ended
 from awsomefsd.cluster.waiting import wait
 from awsomefsd.collection import Collection
 from awsomefsd.config import Settings, parse_endpoint, parse_voters
@@ -189,6 +190,7 @@ def make_run_dir(settings: Settings) -> None:
 def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTable, on_device: DeviceIndex) -> MetadataService:
     directory = settings.state_dir / "meta"
     node.make_directory(directory, 0o700)
+    renew_ended(settings, identity)
     return MetadataService(
         directory=directory,
         socket_path=settings.meta_socket,

@@ -119,7 +119,8 @@ _TABLE = (
         "CERTIFICATE_EXPIRES",
         WARNING,
         "this node's certificate ends soon, or has ended: it should have been renewed long before",
-        "see that this node reaches the leader's control port, and that its clock is right; the log says why renewal fails",
+        "see that this node reaches the leader's control port, and that its clock is right; once it has ended, restart the daemon, or "
+        "where that does not help stop it and `awsomefsd join` with a new token",
     ),
     Code("CA_EXPIRES", WARNING, "the cluster's certificate authority ends soon, or has ended", "`awsomefsd ca rotate`"),
     Code("CONTROL_PORT_CLOSED", WARNING, "this node cannot open its control port", "free the address of cluster.listen, or choose another"),

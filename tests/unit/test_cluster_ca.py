@@ -19,9 +19,11 @@ from awsomefsd import node as node_module
 from awsomefsd.cluster import ca
 from awsomefsd.cluster.founder import certify_alone, enter_founder
 from awsomefsd.cluster.pki_files import PkiFiles
+from awsomefsd.cluster.self_renewal import renew_ended
 from awsomefsd.errors import Corrupt, Refused
 from awsomefsd.meta.node_messages import GetSigner, ListCas, ListNodes
 from awsomefsd.meta.queries import answer
+from awsomefsd.meta.store import Store
 from tests.metadrive import Drive
 
 CLUSTER, NODE = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
@@ -102,6 +104,31 @@ def test_the_authority_of_a_founder_goes_into_the_state_and_leaves_the_disk(tmp_
     assert (row.node, row.role, row.control, row.metadata) == (node.node, "node", "10.0.0.1:7440", "10.0.0.1:7441")
     assert row.key == ca.identity(files.read_certificate()).key
     enter_founder(settings, node, lambda command: pytest.fail("a second time"))
+
+
+def test_a_voter_that_was_off_for_long_signs_for_itself(tmp_path: Path) -> None:
+    """Else a cluster whose nodes were all off for a month would be lost; a node that never carried metadata cannot."""
+    settings = config.load(environ={"AWSOMEFSD_STATE_DIR": str(tmp_path), "AWSOMEFSD_CLUSTER_ADVERTISE": "10.0.0.1"})
+    files = PkiFiles(tmp_path)
+    node = node_module.init(tmp_path, prepare=lambda made: files.found(made.cluster, made.node))
+    held, later = files.read_certificate(), ca.now() + datetime.timedelta(days=40)
+    assert not renew_ended(settings, node, lambda: later), "there is no state"
+    directory = tmp_path / "meta" / "store"
+    directory.mkdir(parents=True)
+    store = Store.open(directory)
+    drive = Drive(txn=store)  # type: ignore[arg-type]
+    enter_founder(settings, node, drive.ok)
+    drive.machine.flush()
+    store.commit()
+    store.close()
+    assert not renew_ended(settings, node) and files.read_certificate() == held
+    assert renew_ended(settings, node, lambda: later)
+    made = ca.identity(files.read_certificate())
+    assert (made.node, made.role, made.key) == (node.node, "node", ca.identity(held).key) and made.ends > later
+    assert ca.issuer_of(ca.load(files.read_certificate()), ca.load_bundle(files.read_bundle()))
+    assert not renew_ended(settings, node, lambda: later)
+    (directory / "data.mdb").write_bytes(b"damage" * 2_000)
+    assert not renew_ended(settings, node, lambda: later + datetime.timedelta(days=40))
 
 
 def test_a_node_alone_without_a_certificate_gets_one(tmp_path: Path) -> None:
