@@ -120,6 +120,7 @@ def test_the_pod_is_killed_and_another_version_takes_over(place: tuple[PodNode, 
     [other] = (made.node.state / "bin").iterdir()
     assert other != copy and other.name.startswith(f"{new.version}-"), "the unused copy is gone"
     assert not status["degraded"], status["reasons"]
+    made.node.cli("probe", "--ready")
 
     finals = [app.last() for app in load[:2]]
     for app in load[2:]:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from awsomefsd import __version__, enter_host, host_keeper, host_program, program
+from awsomefsd.admin import admin_pb2 as pb
+from awsomefsd.cli.probe import not_ready
 from awsomefsd.errors import FsError, Unavailable
 
 
@@ -168,6 +170,27 @@ def test_without_a_copy_nothing_is_mounted(tmp_path: Path, monkeypatch: pytest.M
     made = host(tmp_path, FakeKeeper())
     with pytest.raises(Unavailable, match="No space left"):
         made.worker()
+
+
+def status(leader: str = "a", keeper: bool = True, **own: Any) -> pb.Status:
+    members = [pb.Member(node="a", leader=True, heard=True), pb.Member(node="b", **own)] if own else []
+    return pb.Status(node="b", keeper=keeper, metadata=pb.Metadata(leader=leader, members=members))
+
+
+@pytest.mark.parametrize(
+    ("seen", "word"),
+    [
+        (status(), ""),
+        (status(heard=True), ""),
+        (status(leader=""), "lead"),
+        (status(heard=False), "not heard"),
+        (status(keeper=False), "keeper"),
+        (pb.Status(reasons=["waits for 2 more"]), "2 more"),
+    ],
+)
+def test_who_is_ready(seen: pb.Status, word: str) -> None:
+    found = not_ready(seen)
+    assert word in found and bool(found) == bool(word)
 
 
 def test_the_probe_of_a_pod_asks_the_daemon(tmp_path: Path) -> None:
