@@ -26,7 +26,8 @@ from buildtools.say import CHECKOUT
 
 UP_S = 120.0
 COMPILED = os.environ.get("AWSOMEFSD_BINARY", "")
-_IN_POD = """set -e; echo $$ > "$GROUP"; mount -t tmpfs image "$IMAGE"
+_BEFORE = 'echo $$ > "$GROUP" && exec unshare --mount --cgroup --propagation unchanged sh -c "$@"'  # as a container: its group is its root
+_IN_POD = """set -e; mount -t tmpfs image "$IMAGE"
 if [ -n "$COMPILED" ]; then cp -r "${COMPILED%/*}/." "$IMAGE/"; echo "$VERSION" > "$IMAGE/build"
 else cp -r "$FROM/awsomefsd" "$IMAGE/"; echo "__version__ = '$VERSION'" >> "$IMAGE/awsomefsd/__init__.py"; fi
 cd /; exec "$@"
@@ -63,7 +64,7 @@ class Pod:
         env |= {"AWSOMEFSD_STATE_DIR": str(node.state), "AWSOMEFSD_RUN_DIR": str(node.run)}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", _IN_POD, "pod", *argv],
+                ["sh", "-c", _BEFORE, "pod", _IN_POD, "pod", *argv],
                 env=env, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 

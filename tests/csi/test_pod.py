@@ -89,6 +89,7 @@ def test_nothing_that_serves_a_mount_is_the_pods(place: tuple[PodNode, Player, P
         assert str(made.node.state / "bin") in where, "it runs from the copy"
         assert not procs.holds(pid, str(pod.log))
     assert os.stat(f"/proc/{pod.process.pid}/ns/mnt") != os.stat("/proc/self/ns/mnt") and pod.group.name in groups_of(pod.process.pid)
+    assert "cgroup, mnt" in pod.log.read_text(), "what was entered"
     assert pod.process.pid not in [parent_of(pid) for pid in keeper_and_worker(made)]
 
 
