@@ -84,7 +84,8 @@ def restore(session: Session, file: Path, devices: tuple[str, ...], confirm_nobo
     """Make a cluster of one node from a backup, on a state directory without a node.
 
     DEVICES are the paths of the cluster's devices, where the files' data is.  What changed after the backup was made is lost; bytes that
-    were overwritten since read as I/O errors, never as something else.  Other nodes join again.
+    were overwritten since read as I/O errors, never as something else.  All nodes of before are
+    removed from it: they join again, with empty state directories.
     """
     from awsomefsd.backup import read_backup
     from awsomefsd.restore import begin, finish

@@ -174,6 +174,15 @@ def set_state(state: State, entry: Entry, command: SetNodeState) -> Reply:
     return Done()
 
 
+def leave_behind(state: State, entry: Entry, stays: str) -> None:
+    """The cluster was made again from a copy of its state: who was in it before may still run, as it was, and is none of this one."""
+    for row in every(state):
+        if row.node != stays and row.state != "removed":
+            row.state, row.carries, row.changed_ms = "removed", False, _now_ms(entry)
+            state.write(keys.node(row.node), row, rows.NODE)
+            csi_volumes.end_of_node(state, row.node)
+
+
 def _check_votes(state: State, node: str) -> None:
     """A removed voter is cut off at once, and still counts in the majority that takes its vote away: so one after the other."""
     at = members.newest(state)

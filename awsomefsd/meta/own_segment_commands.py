@@ -27,4 +27,4 @@ class Recover(Command, tag=92):
 
     incarnation_seen: int
     proof: str
-    node: str = ""  # that has all devices from now on
+    node: str = ""  # that has all devices from now on; all others are removed

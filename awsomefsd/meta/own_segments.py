@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.errors import FsError
-from awsomefsd.meta import homes, keys, rows, sessions
+from awsomefsd.meta import homes, keys, nodes, rows, sessions
 from awsomefsd.meta.commands import DropSegments, Entry, KeepSegments, Recover
 from awsomefsd.meta.messages import Done, Reply, SegmentsLeased
 from awsomefsd.meta.quota import device_bytes_available
@@ -107,4 +107,5 @@ def recover(state: State, entry: Entry, command: Recover) -> Reply:
             state.save_volume(volume)
     if command.node:
         homes.move_all(state, command.node)
+        nodes.leave_behind(state, entry, command.node)
     return Done()

@@ -235,3 +235,17 @@ def test_votes_are_taken_away_one_after_the_other() -> None:
     drive.ok(c.SetNodeState("n3", "removed"))
     assert drive.errno(c.SetNodeState("n1", "removed")) == errno.EBUSY
     assert nodes(drive) == {"n1": "active", "n2": "removed", "n3": "removed"}
+
+
+def test_who_was_there_before_a_recovery_is_removed() -> None:
+    """They may still run, as a cluster of the same name; here they count in no majority, no level and no rotation, and are refused."""
+    drive = Drive()
+    for name in ("n1", "n2", "n3"):
+        drive.ok(add(name, name.encode() * 16))
+    drive.ok(c.SetCarries("n2", True))
+    drive.ok(c.Recover(5, "proof", "n3"))
+    assert nodes(drive) == {"n1": "removed", "n2": "removed", "n3": "active"}
+    assert not drive.ask(n.GetNode("n2")).nodes[0].carries
+    assert "was removed" in refusal(drive, add("n1", b"n1" * 16))
+    drive.machine.flush()
+    assert check(drive.txn) == []
