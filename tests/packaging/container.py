@@ -61,6 +61,7 @@ class Container:
         make_base()
         subprocess.run(["cp", "-a", "--reflink=auto", str(BASE), str(self.root)], check=True)
         (self.root / "etc/machine-id").write_text("uninitialized\n")
+        (self.root / "etc/hostname").unlink(missing_ok=True)  # the name of the machine instead
         waits = self.root / "etc/systemd/system/systemd-networkd-wait-online.service"  # two minutes where no network comes
         waits.symlink_to("/dev/null")
         self._nspawn: subprocess.Popen[bytes] | None = None
