@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -56,9 +57,12 @@ class Machine:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def start(self) -> None:
+    def launch(self) -> None:
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen([*nodes.program(), "run"], env=self.environ, stdout=log, stderr=log)
+
+    def start(self) -> None:
+        self.launch()
         awaited("the daemon answers", lambda: self.cli("node", "ls").returncode == 0)
 
     def end(self) -> None:
@@ -117,6 +121,24 @@ def test_a_client_joins(founder: Machine, tmp_path: Path) -> None:
     made = machine(founder, "client").ask("join", AWSOMEFSD_TOKEN_FILE=str(tmp_path / "token"))
     assert made["role"] == "client"
     assert next(row for row in founder.ask("node", "ls") if row["name"] == "client")["role"] == "client"
+
+
+def test_a_node_without_metadata_feeds_its_watchdog(founder: Machine) -> None:
+    """No metadata thread does it there, and a service manager would kill the daemon."""
+    client = machine(founder, "watched")
+    client.ask("join", "-", stdin=founder.token("--role", "client")[1])
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(client.directory / "notify"))
+        manager.settimeout(WAIT_S)
+        client.environ |= {"NOTIFY_SOCKET": str(client.directory / "notify"), "WATCHDOG_USEC": "400000"}
+        client.launch()
+        try:
+            heard = [manager.recv(512)]
+            while heard.count(b"WATCHDOG=1") < 3:
+                heard.append(manager.recv(512))
+        finally:
+            client.end()
+    assert heard[0].startswith(b"READY=1"), heard
 
 
 def test_bad_tokens_say_what_is_wrong_with_them(founder: Machine) -> None:

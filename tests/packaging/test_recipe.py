@@ -128,3 +128,26 @@ def test_nobody_compares_with_the_type_of_bytecode_generators() -> None:
     """Generators of compiled code are of another type (fuse/generators.py)."""
     asking = [path for path in (CHECKOUT / "awsomefsd").rglob("*.py") if "GeneratorType" in path.read_text()]
     assert [path.name for path in asking] == ["generators.py"]
+
+
+def test_what_differs_between_the_two_formats(tmp_path: Path) -> None:
+    """rpm marks documents, removes only directories that it owns, and has other places; each file is in a package once."""
+    for place in ("usr/lib/awsomefsd/a/b.so", "usr/share/doc/awsomefsd/copyright", "usr/share/zsh/vendor-completions/_awsomefsd"):
+        packages._install(Path(__file__), tmp_path / place)
+    for place in ("usr/share/lintian/overrides/awsomefsd", "etc/awsomefsd/awsomefsd.toml"):
+        packages._install(Path(__file__), tmp_path / place)
+    rows = packages.contents(tmp_path)
+    found = {kind: {row["dst"]: row.get("type", "") for row in rows if row.get("packager", kind) == kind} for kind in ("deb", "rpm")}
+    for kind, places in found.items():
+        assert len(places) == sum(row.get("packager", kind) == kind for row in rows)
+        assert places["/usr/lib/awsomefsd/a"] == "dir" and places["/etc/awsomefsd"] == "dir"
+        assert places["/etc/awsomefsd/awsomefsd.toml"] == "config|noreplace" and places["/usr/lib/awsomefsd/a/b.so"] == ""
+    assert found["rpm"]["/usr/share/doc/awsomefsd/copyright"] == "doc" and found["deb"]["/usr/share/doc/awsomefsd/copyright"] == ""
+    only = {kind: set(places) - set(found["rpm" if kind == "deb" else "deb"]) for kind, places in found.items()}
+    assert only["rpm"] == {"/usr/share/zsh/site-functions/_awsomefsd"}
+    assert only["deb"] == {"/usr/share/zsh/vendor-completions/_awsomefsd", "/usr/share/lintian/overrides/awsomefsd"}
+
+
+def test_dependencies_of_the_rpm_are_those_of_the_files(tmp_path: Path) -> None:
+    shutil.copy(os.path.realpath("/bin/sh"), tmp_path / "program")
+    assert {"libc.so.6(GLIBC_2.34)(64bit)", "libc.so.6()(64bit)"} <= set(packages.libraries(tmp_path))
