@@ -110,7 +110,11 @@ def check_pin(connection: Connection, greeting: m.Greeting, pin: bytes, cluster:
     try:
         shown = ca.load_der(connection.certificate)
         pinned = next((found for found in ca.load_bundle(greeting.bundle) if bytes.fromhex(ca.id_of(found)) == pin), None)
-        if pinned is not None and ca.issuer_of(shown, [pinned]) and ca.identity(shown).role == "node" and ca.in_time(shown):
+        if pinned is not None and ca.issuer_of(shown, [pinned]) and ca.identity(shown).role == "node":
+            if not ca.in_time(shown):
+                held = f"{shown.not_valid_before_utc:%Y-%m-%d %H:%M} to {shown.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+                clock = f"this machine's clock says {ca.now():%Y-%m-%d %H:%M}"
+                raise WrongAuthority(f"{place} has a certificate from {held}, and {clock}: set the clock; the token's secret was not sent")
             if greeting.cluster != cluster:
                 raise WrongAuthority(f"{place} is of cluster {greeting.cluster}, the token is for {cluster}; nothing was sent")
             return

@@ -7,7 +7,9 @@ is a node.  A node whose certificate has expired joins again in the same way, as
 
 from __future__ import annotations
 
+import datetime
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from awsomefsd import __version__, levels, node
@@ -91,12 +93,25 @@ def _ask(settings: Settings, wanted: token.JoinToken, uuid: str, request: bytes,
     return answer
 
 
-def accept(settings: Settings, files: PkiFiles, cluster: str, uuid: str, role: str, joined: m.Joined) -> node.Node:
-    """Keep what the cluster gave; all but node.json.  Raises Refused if it is not what was asked for."""
+def accept(
+    settings: Settings,
+    files: PkiFiles,
+    cluster: str,
+    uuid: str,
+    role: str,
+    joined: m.Joined,
+    now: Callable[[], datetime.datetime] = ca.now,
+) -> node.Node:
+    """Keep what the cluster gave; all but node.json.  Raises Refused if it is not what was asked for, or not good by this clock."""
     certificate = ca.load(joined.certificate)
     said = ca.identity(certificate)
     if (said.node, said.role) != (uuid, role) or not ca.issuer_of(certificate, ca.load_bundle(joined.bundle)):
         raise Refused("the cluster issued a certificate that is not for this node; look at the clocks and versions of its nodes")
+    if not said.begins <= now() < said.ends:
+        raise Refused(
+            f"the certificate that the cluster issued is good from {said.begins:%Y-%m-%d %H:%M} to {said.ends:%Y-%m-%d %H:%M} UTC, and "
+            f"this machine's clock says {now():%Y-%m-%d %H:%M}: set the clocks, then join with the same token (nothing more of it is used up)"
+        )
     files.write_bundle(joined.bundle)
     files.write_certificate(joined.certificate)
     endpoints.write(settings.state_dir, cluster, joined.nodes)
