@@ -110,7 +110,7 @@ def accept(
     if not said.begins <= now() < said.ends:
         raise Refused(
             f"the certificate that the cluster issued is good from {said.begins:%Y-%m-%d %H:%M} to {said.ends:%Y-%m-%d %H:%M} UTC, and "
-            f"this machine's clock says {now():%Y-%m-%d %H:%M}: set the clocks, then join with the same token (nothing more of it is used up)"
+            f"this machine's clock says {now():%Y-%m-%d %H:%M}: set the clocks, then join with the same token (no further use of it counts)"
         )
     files.write_bundle(joined.bundle)
     files.write_certificate(joined.certificate)
