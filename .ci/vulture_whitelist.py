@@ -8,6 +8,10 @@ _.RotateToken
 _.Collect
 _.Flush
 _.ListDevices
+_.ScanDevices
+_.IdentifyDevice
+_.ListQuarantine
+_.ReleaseQuarantine
 _.ListMounts
 _.ListVolumes
 _.ReleaseVolume

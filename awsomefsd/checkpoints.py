@@ -189,7 +189,8 @@ class Checkpointer:
         with carrying(path) as device:
             self._take_up(device, info)
             self._new_checkpoint(device, info)
-            while not self._stop.is_set():
+            self._clear_others(info)
+            while not self._stop.is_set() and not self._moves(info):
                 self._index.wanted.wait(CHECKPOINT_TAIL_MS / 1_000)
                 self._index.wanted.clear()
                 if not self._tail() or self._old():
@@ -209,12 +210,24 @@ class Checkpointer:
         return self._call(m.Propose(HOST_UNIQUE, 0, 0, [], command))
 
     def _choose(self, own: set[int]) -> tuple[DeviceInfo, str] | None:
+        """The device that has them, unless it is being drained and another one can take them."""
         paths = self._paths()
-        for info in self._call(m.GetDevices()).devices:
-            fits = info.device in own if own else info.segments >= CHECKPOINT_SEGMENTS_MIN
-            if fits and info.uuid in paths:
-                return info, paths[info.uuid]
-        return None
+        here = [info for info in self._call(m.GetDevices()).devices if info.uuid in paths]
+        having = [info for info in here if info.device in own]
+        fitting = [info for info in here if info.segments >= CHECKPOINT_SEGMENTS_MIN and not info.draining]
+        stays = [info for info in having if not info.draining]
+        chosen = stays or (fitting if having or not own else []) or having
+        return (chosen[0], paths[chosen[0].uuid]) if chosen else None
+
+    def _moves(self, info: DeviceInfo) -> bool:
+        chosen = self._choose({own.device for own in self._own()})
+        return chosen is not None and chosen[0].device != info.device
+
+    def _clear_others(self, info: DeviceInfo) -> None:
+        """There is a checkpoint on this device: what others have is not needed any more."""
+        others = [own.segment for own in self._own() if own.device != info.device]
+        if others:
+            self._propose(DropSegments(others))
 
     def _take_up(self, device: Device, info: DeviceInfo) -> None:
         """Before anything is written: whatever an earlier daemon, or another leader, has made durable still counts, and the newest area is

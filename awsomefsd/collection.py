@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from awsomefsd.errors import Error, Refused, Unavailable
@@ -47,8 +47,14 @@ class Collection:
         self._busy = False
         self._hurry = False
         self._error = ""
-        self._chunk_s = self._look_s = 0.0  # when the chunk began; when all segments are looked at next
+        self._draining = False
+        self._chunk_s = self._look_s = self._drain_s = 0.0  # when the chunk began; when all segments are looked at next, if one drains too
         self._thread = threading.Thread(target=self._run, name="collection", daemon=True)
+
+    @property
+    def sessions(self) -> Container[int]:
+        """All that this daemon has collected under."""
+        return self._collector.sessions
 
     def start(self) -> None:
         self._thread.start()
@@ -108,12 +114,14 @@ class Collection:
 
     def _turn(self) -> None:
         """Everything that is to be done now."""
-        if self._off or not self._devices():
+        devices = self._devices()
+        if self._off or not devices:
             self._collector.rest()
             return
         forced = self._forced
         self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT
-        if not (forced or time.monotonic() >= self._look_s):
+        self._draining = any(one.draining and one.segments_free < one.segments for one in devices)
+        if not (forced or time.monotonic() >= (self._drain_s if self._draining else self._look_s)):
             return
         self._busy = True
         while self._some(forced):
@@ -130,6 +138,7 @@ class Collection:
         chosen = self._collector.choose(found, COLLECT_DEAD_PERCENT_LOW if self._hurry or forced else COLLECT_DEAD_PERCENT)
         took = time.monotonic() - began
         self._look_s = time.monotonic() + max(LOOK_SHARE * took, 0.0 if self._hurry else FULL_LOOK_S)
+        self._drain_s = time.monotonic() + LOOK_SHARE * took
         if chosen:
             self._chunk_s = time.monotonic()
             self._collector.round(chosen, merge=not self._hurry)

@@ -265,6 +265,16 @@ def _topology(value: str) -> str:
     return value
 
 
+class DeviceSettings(Section):
+    """`scan`: further paths that are looked at for devices of the cluster, such as files; separated by commas."""
+
+    scan: str = ""
+
+    @property
+    def extra(self) -> list[str]:
+        return [path.strip() for path in self.scan.split(",") if path.strip()]
+
+
 class CsiSettings(Section):
     """The CSI driver, for Kubernetes and its like (docs/KUBERNETES.md)."""
 
@@ -304,6 +314,7 @@ class Settings(BaseSettings):
     token: Annotated[SecretStr, AfterValidator(_token)] = SecretStr("")
     csi: CsiSettings = CsiSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    devices: DeviceSettings = DeviceSettings()
 
     @classmethod
     def settings_customise_sources(

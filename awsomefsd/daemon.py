@@ -31,16 +31,19 @@ from awsomefsd.cluster.control_part import ControlPart
 from awsomefsd.cluster.founder import certify_alone, enter_founder
 from awsomefsd.cluster.host import MetadataHost, begins
 from awsomefsd.cluster.look import ClusterLook
-from awsomefsd.cluster.membership import Membership, cluster_voters, in_cluster
+from awsomefsd.cluster.membership import Membership, again, cluster_voters, in_cluster
 from awsomefsd.cluster.self_renewal import renew_ended
 from awsomefsd.cluster.waiting import wait
 from awsomefsd.collection import Collection
 from awsomefsd.config import Settings, parse_endpoint, parse_voters
+from awsomefsd.device_pool import DevicePool
+from awsomefsd.device_watch import DeviceWatch
 from awsomefsd.devices import NodeDevices
 from awsomefsd.errors import ConfigError, Error, FsError
 from awsomefsd.fuse.keeper_client import KeeperClient
 from awsomefsd.host_keeper import HostKeeper
 from awsomefsd.io.devices import DeviceTable
+from awsomefsd.limits import DEVICE_REPORT_MS, VOUCH_MS
 from awsomefsd.log import bound
 from awsomefsd.meta import queries
 from awsomefsd.meta.commands import Init
@@ -52,7 +55,10 @@ from awsomefsd.meta.service import MetadataService
 from awsomefsd.metrics import Registry
 from awsomefsd.mount_options import MountOptions
 from awsomefsd.mounts import Mounts, Wish, own_worker
+from awsomefsd.quarantine import QuarantineDesk
 from awsomefsd.tls import TlsFiles
+from awsomefsd.types import VolumeInfo
+from awsomefsd.vouching import Vouching
 from awsomefsd.watchdog import Watchdog, keep_fed
 
 if TYPE_CHECKING:
@@ -101,6 +107,7 @@ class Parts:
                 enter_founder(settings, self.node, self.catalog.propose)
                 certify_alone(settings, self.node, self.catalog.propose, lambda body: self.metadata.query(body, CALL_S))
             self.devices = NodeDevices(self.node.cluster, self.node.node, self.table, self.catalog)
+            self.watch = DeviceWatch(self.node.cluster, self.node.node, self.table, self.access, settings.devices.extra)
             self.keeper = KeeperClient(settings.run_dir)
             self.host_keeper = HostKeeper(settings, self.keeper) if settings.kubernetes.host_keeper else None
             self.checkpoints = Checkpointer(
@@ -111,18 +118,27 @@ class Parts:
                 self.checkpoints.start()
             readahead_kib = settings.mount.readahead // 1024
             config = worker_config(settings, self.node)
-            find = partial(self.catalog.mountable, node=self.node.node)
             worker = own_worker if self.host_keeper is None else self.host_keeper.worker
             self.mounts = Mounts(
-                settings.state_dir, node.boot_id(), self.keeper, find, config, readahead_kib, self.catalog.end_session_of, worker
-            )
+                settings.state_dir, node.boot_id(), self.keeper, self._mountable, config, readahead_kib, self.catalog.end_session_of, worker
+            )  # fmt: skip
             self.control = ControlPart(settings, self.node, self.metadata.query, self.access)
-            self.collection = Collection(self.access, self.catalog.devices, self.node.node, node.boot_id())
-            self.collection.start()
-            undo.callback(self.collection.stop)
+            self._start_collecting(undo)
             self.membership = Membership(settings, self.node, self.access, self.metadata, self.checkpoints.stop)
             self._serve(undo)
             self._undo = undo.pop_all()
+
+    def _start_collecting(self, undo: ExitStack) -> None:
+        place = self.node.node, node.boot_id()
+        self.collection = Collection(self.access, self.catalog.devices, *place)
+        self.vouching = Vouching(self.settings.state_dir, *place, self.access, self.catalog.propose, self.collection.sessions)
+        self.collection.start()
+        undo.callback(self.collection.stop)
+
+    def _mountable(self, name: str) -> VolumeInfo:
+        found = self.catalog.mountable(name, node=self.node.node)
+        self.devices.require(found.home)
+        return found
 
     def _serve(self, undo: ExitStack) -> None:
         """gRPC and metrics are imported here, when the metadata service serves already: workers wait for that one."""
@@ -149,6 +165,9 @@ class Parts:
         backups = Backups(settings.state_dir / "backup", self.node, self.catalog.figures, self.metadata.copy_store)
         self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status, self.scrub, backups)
         self.admin.cluster = self.control
+        self.admin.pool = DevicePool(self.node.cluster, self.access, self.catalog, self.table, self.watch)
+        self.admin.watch, self.admin.node_devices = self.watch, self.devices
+        self.admin.quarantine = QuarantineDesk(self.node.node, self.access, self.catalog.propose)
         self.grpc = GrpcServer(self.admin, settings.run_dir)
         undo.callback(self.grpc.stop)
         undo.callback(self.admin.stopping.set)
@@ -393,6 +412,8 @@ async def serve(parts: Parts, ready: Callable[[], None]) -> None:
             nursery.start_soon(_keep_host, parts.host_keeper)
         if parts.csi is not None:
             nursery.start_soon(_keep_csi, parts.csi)
+        nursery.start_soon(again, parts.watch.look, DEVICE_REPORT_MS, "the leader is not told of this node's devices now")
+        nursery.start_soon(again, parts.vouching.look, VOUCH_MS, "quarantine cannot be looked at now")
         nursery.start_soon(parts.control.run)
         nursery.start_soon(_watch_leaving, parts.control, nursery.cancel_scope)
         if parts.settings.metadata.voters:

@@ -70,6 +70,8 @@ class NodeDevices:
         """ "ok", or why this node cannot use the device and what to do."""
         if not info.path and not info.shared and info.home not in ("", self._node_uuid):
             return f"{OF_NODE}{info.home}"
+        if not info.path and info.shared:
+            return "not found on this node; attach it here, then `awsomefsd device scan`"
         if not info.path:
             return "not found on this node; add it here with `awsomefsd device add PATH`"
         try:
@@ -77,6 +79,13 @@ class NodeDevices:
         except (Error, OSError) as err:
             return str(err)
         return "ok"
+
+
+    def require(self, home: str) -> None:
+        """Raises Refused if a volume on shared devices would have bytes that this node cannot reach."""
+        for info, state in self.all() if home == "" else ():
+            if info.shared and state != "ok":
+                raise Refused(f"the volume is on shared devices, and device {info.device} cannot be used here: {state}")
 
 
 def check(path: str, cluster_uuid: str, uuid: str) -> Superblock:

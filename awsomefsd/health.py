@@ -169,19 +169,25 @@ _TABLE = (
     ),
     Code("MOUNT_WAITS", WARNING, "a mount is not served yet", "wait; if it stays so, look at its reason and log"),
     Code("DEVICE_MISSING", ERROR, "this node does not find a device", "connect it, then `awsomefsd device add PATH`"),
+    Code(
+        "DEVICE_ALONE",
+        WARNING,
+        "a shared device is seen by one node only: volumes on it cannot be mounted elsewhere",
+        "connect it to the other nodes, then `awsomefsd device scan` there; `awsomefsd device show` says who sees it",
+    ),
     Code("DEVICE_UNUSABLE", ERROR, "this node cannot use a device", "see its reason, and dmesg"),
     Code("DEVICE_FULL", WARNING, "a device is nearly full", "delete files or add a device"),
     Code(
         "QUARANTINE_GROWS",
         WARNING,
         "much space is held because late writes of workers that are gone could still land there",
-        "bring the nodes of those mounts back, or restart them: a proof that their processes have ended frees it",
+        "bring those nodes back: they prove that their processes have ended; if one is gone for good: `awsomefsd quarantine ls`",
     ),
     Code(
         "SEGMENTS_QUARANTINED",
         INFO,
         "space is held until it is proved that workers that are gone have ended",
-        "wait; a mount of the same node frees it",
+        "wait until that node is back; if it is gone for good: `awsomefsd quarantine ls`",
     ),
     Code(
         "CORRUPT_EXTENTS",

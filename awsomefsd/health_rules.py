@@ -6,13 +6,14 @@ silent; where no leader answers, nothing is said about the others.  A device at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from awsomefsd.cluster_view import Certificate, ClusterView, majority, silent_ms
 from awsomefsd.devices import OF_NODE
 from awsomefsd.health import Finding
-from awsomefsd.limits import VOTER_KEEP_ENTRIES
+from awsomefsd.limits import DEVICE_ALONE_MS, VOTER_KEEP_ENTRIES
 
 if TYPE_CHECKING:
     from awsomefsd.admin import admin_pb2 as pb
@@ -35,6 +36,7 @@ class Facts(NamedTuple):
     scrub_failed: str = ""
     quarantined: int = 0  # segments
     quarantined_of: Sequence[str] = ()  # nodes, by name
+    alone_ms: Mapping[str, int] = MappingProxyType({})  # shared devices that one node at most sees
     workers: Sequence[tuple[str, int, int]] = ()  # (directory, bytes, budget) of those that are over
     host: str = ""  # why keeper and workers outside of the daemon's pod are not as they should be
 
@@ -96,7 +98,9 @@ def _of_devices(status: pb.Status) -> Iterator[Finding]:
         if device.state.startswith(OF_NODE):
             continue  # in order there or not: that node's status says so
         if device.state != "ok":
-            yield Finding("DEVICE_MISSING" if device.state.startswith(MISSING) else "DEVICE_UNUSABLE", f"device {name}: {device.state}")
+            code = "DEVICE_MISSING" if device.state.startswith(MISSING) else "DEVICE_UNUSABLE"
+            fix = "attach it here, then `awsomefsd device scan`" if device.shared and code == "DEVICE_MISSING" else ""
+            yield Finding(code, f"device {name}: {device.state}", fix)
         elif device.segments and (device.segments - device.segments_free) * 100 >= device.segments * DEVICE_FULL_PERCENT:
             yield Finding("DEVICE_FULL", f"device {name} has {device.segments_free} of {device.segments} segments left")
 
@@ -110,6 +114,9 @@ def of_facts(status: pb.Status, facts: Facts) -> Iterator[Finding]:
         yield Finding("SCRUB_FINDINGS", f"scrub has found {facts.scrub_open} things that it could not repair")
     if facts.scrub_failed:
         yield Finding("SCRUB_FAILED", f"scrub failed: {facts.scrub_failed}")
+    for device in status.devices:
+        if facts.alone_ms.get(device.uuid, 0) >= DEVICE_ALONE_MS:
+            yield Finding("DEVICE_ALONE", f"shared device {device.path or device.uuid} is seen by one node at most")
     if facts.quarantined:
         much = facts.quarantined * 100 >= sum(device.segments for device in status.devices) * QUARANTINE_PERCENT
         held = f"{facts.quarantined} segments are in quarantine, of mounts of {_listed(facts.quarantined_of)}"

@@ -14,12 +14,14 @@ from typing import Any, Protocol
 
 from awsomefsd import __version__, health_rules
 from awsomefsd.admin import admin_pb2 as pb
-from awsomefsd.admin.service import Collecting, Devices, device_message, mount_message, volume_message
+from awsomefsd.admin.device_service import device_message
+from awsomefsd.admin.service import Collecting, Devices, mount_message, volume_message
 from awsomefsd.catalog import Catalog
 from awsomefsd.cluster_view import ClusterView
 from awsomefsd.config import Settings
 from awsomefsd.errors import Error, FsError, Unavailable
 from awsomefsd.health import CODES, INFO, Finding
+from awsomefsd.meta.device_messages import GetSightings
 from awsomefsd.meta.messages import GetSessions
 from awsomefsd.metrics import Sample
 from awsomefsd.mounts import SERVING, Mounts
@@ -110,6 +112,7 @@ class Status:
             scrub_failed=scrub.reason if scrub.state == FAILED else "",
             quarantined=sum(one.quarantined for one in ended),
             quarantined_of=sorted({view.name(one.node) for one in ended}),
+            alone_ms=dict(self._of_the_leader(view, lambda: self._catalog.ask(GetSightings()).alone_ms.items())),
             workers=list(self._workers_over_budget(mounts)) if view.asked else [],
             host=self.host_problem(),
         )

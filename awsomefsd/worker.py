@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from awsomefsd import log as logs
+from awsomefsd import proofs
 from awsomefsd.errors import Error, FsError
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse.atimes import Policy
@@ -40,6 +41,7 @@ from awsomefsd.io.cache import ChecksumCache
 from awsomefsd.io.devices import with_paths
 from awsomefsd.io.files import FileTable
 from awsomefsd.io.flusher import Flusher, record_space
+from awsomefsd.io.leaving import Leaving
 from awsomefsd.io.locations import Locations
 from awsomefsd.io.open_devices import OpenDevices
 from awsomefsd.io.reader import SegmentReader
@@ -51,7 +53,7 @@ from awsomefsd.meta.commands import Commit, EndSession, OpenSession
 from awsomefsd.meta.endpoints import of_worker
 from awsomefsd.meta.messages import Devices, GetDevices, Report, SessionOpened
 from awsomefsd.meta.paths import path_of
-from awsomefsd.types import DeviceInfo
+from awsomefsd.types import DeviceInfo, SegmentProgress
 from awsomefsd.wait import block_on
 from awsomefsd.worker_memory import LOOK_S, MemoryBudget
 
@@ -82,6 +84,7 @@ class Worker:
         self.memory = MountMemory(link.fds, self.mount_id, config["volume"], fresh=self.fresh)
         self.client = MetaClient(of_worker(config), self.mount_id)
         self.lease = MountLease(self.client.lease_left_ns)
+        self.proof = proofs.hold(config["state_dir"], self.mount_id, start["worker"])  # before there is a session
         self.open_command = OpenSession(
             self.mount_id, config["volume"], config["node"], config["boot_id"], start["worker"], start["worker"] == 1 or _exited(start)
         )
@@ -112,8 +115,9 @@ class Worker:
         budget_bytes = self.config.get("memory_bytes", WORKER_MEMORY_BYTES)
         self.budget = MemoryBudget(budget_bytes, memfds, (self.names, self.files, checksums), memory.dirty)
         self.flusher = Flusher(
-            self.files, memory.dirty, self.writer, self.client, self.reservation, memory.control, self._refresh_layout, self.names.put
-        )
+            self.files, memory.dirty, self.writer, self.client, self.reservation, memory.control, self._refresh_layout, self.names.put,
+            Leaving(self.writer, self._draining, self._report_leaving).look,
+        )  # fmt: skip
         self.mount = MountState(
             self.config["volume"], self.client, memory.control, memory.opens, memory.dirty, self.files, self.flusher,
             self.reservation, self.names, self.locations, self.lease, read_only=self.config["read_only"],
@@ -139,6 +143,12 @@ class Worker:
         reply = self._call(GetDevices())
         assert isinstance(reply, Devices)
         return with_paths(reply.devices, self.config["state_dir"])
+
+    def _draining(self) -> set[int]:
+        return {info.device for info in self._call(GetDevices()).devices if info.draining}
+
+    def _report_leaving(self, progress: list[SegmentProgress]) -> None:
+        self._propose(Commit(self.config["volume"], [], 0, progress))
 
     # --- small services of the parts ----------------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ class Conflict(_message.Message):
     def __init__(self, path: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("device", "uuid", "path", "bytes", "segment_bytes", "segments", "segments_free", "shared", "state")
+    __slots__ = ("device", "uuid", "path", "bytes", "segment_bytes", "segments", "segments_free", "shared", "state", "draining", "home", "seen", "alone_ms")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,10 @@ class Device(_message.Message):
     SEGMENTS_FREE_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    HOME_FIELD_NUMBER: _ClassVar[int]
+    SEEN_FIELD_NUMBER: _ClassVar[int]
+    ALONE_MS_FIELD_NUMBER: _ClassVar[int]
     device: int
     uuid: str
     path: str
@@ -151,7 +155,159 @@ class Device(_message.Message):
     segments_free: int
     shared: bool
     state: str
-    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[str] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., segments: _Optional[int] = ..., segments_free: _Optional[int] = ..., shared: _Optional[bool] = ..., state: _Optional[str] = ...) -> None: ...
+    draining: bool
+    home: str
+    seen: _containers.RepeatedCompositeFieldContainer[DeviceSeen]
+    alone_ms: int
+    def __init__(self, device: _Optional[int] = ..., uuid: _Optional[str] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., segment_bytes: _Optional[int] = ..., segments: _Optional[int] = ..., segments_free: _Optional[int] = ..., shared: _Optional[bool] = ..., state: _Optional[str] = ..., draining: _Optional[bool] = ..., home: _Optional[str] = ..., seen: _Optional[_Iterable[_Union[DeviceSeen, _Mapping]]] = ..., alone_ms: _Optional[int] = ...) -> None: ...
+
+class DeviceSeen(_message.Message):
+    __slots__ = ("node", "name", "path", "bytes", "state", "heard_ms_ago")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    HEARD_MS_AGO_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    name: str
+    path: str
+    bytes: int
+    state: str
+    heard_ms_ago: int
+    def __init__(self, node: _Optional[str] = ..., name: _Optional[str] = ..., path: _Optional[str] = ..., bytes: _Optional[int] = ..., state: _Optional[str] = ..., heard_ms_ago: _Optional[int] = ...) -> None: ...
+
+class ScanDevicesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ScanDevicesReply(_message.Message):
+    __slots__ = ("devices",)
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[ScannedDevice]
+    def __init__(self, devices: _Optional[_Iterable[_Union[ScannedDevice, _Mapping]]] = ...) -> None: ...
+
+class ScannedDevice(_message.Message):
+    __slots__ = ("path", "uuid", "bytes", "verdict", "serial")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    SERIAL_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    uuid: str
+    bytes: int
+    verdict: str
+    serial: str
+    def __init__(self, path: _Optional[str] = ..., uuid: _Optional[str] = ..., bytes: _Optional[int] = ..., verdict: _Optional[str] = ..., serial: _Optional[str] = ...) -> None: ...
+
+class GrowDeviceRequest(_message.Message):
+    __slots__ = ("device",)
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    def __init__(self, device: _Optional[str] = ...) -> None: ...
+
+class DrainDeviceRequest(_message.Message):
+    __slots__ = ("device", "undo", "look")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
+    LOOK_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    undo: bool
+    look: bool
+    def __init__(self, device: _Optional[str] = ..., undo: _Optional[bool] = ..., look: _Optional[bool] = ...) -> None: ...
+
+class DrainDeviceReply(_message.Message):
+    __slots__ = ("device", "segments_used", "live_bytes")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_USED_FIELD_NUMBER: _ClassVar[int]
+    LIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    device: Device
+    segments_used: int
+    live_bytes: int
+    def __init__(self, device: _Optional[_Union[Device, _Mapping]] = ..., segments_used: _Optional[int] = ..., live_bytes: _Optional[int] = ...) -> None: ...
+
+class RemoveDeviceRequest(_message.Message):
+    __slots__ = ("device",)
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    def __init__(self, device: _Optional[str] = ...) -> None: ...
+
+class RemoveDeviceReply(_message.Message):
+    __slots__ = ("done",)
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    done: str
+    def __init__(self, done: _Optional[str] = ...) -> None: ...
+
+class IdentifyDeviceRequest(_message.Message):
+    __slots__ = ("device",)
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    def __init__(self, device: _Optional[str] = ...) -> None: ...
+
+class IdentifyDeviceReply(_message.Message):
+    __slots__ = ("facts",)
+    FACTS_FIELD_NUMBER: _ClassVar[int]
+    facts: _containers.RepeatedCompositeFieldContainer[DeviceFact]
+    def __init__(self, facts: _Optional[_Iterable[_Union[DeviceFact, _Mapping]]] = ...) -> None: ...
+
+class DeviceFact(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class ListQuarantineRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListQuarantineReply(_message.Message):
+    __slots__ = ("sessions", "segments")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[Quarantined]
+    segments: int
+    def __init__(self, sessions: _Optional[_Iterable[_Union[Quarantined, _Mapping]]] = ..., segments: _Optional[int] = ...) -> None: ...
+
+class Quarantined(_message.Message):
+    __slots__ = ("session", "mount", "volume", "node", "node_name", "ended_ms", "segments", "bytes", "live_bytes")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    MOUNT_FIELD_NUMBER: _ClassVar[int]
+    VOLUME_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    NODE_NAME_FIELD_NUMBER: _ClassVar[int]
+    ENDED_MS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    LIVE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    mount: str
+    volume: str
+    node: str
+    node_name: str
+    ended_ms: int
+    segments: int
+    bytes: int
+    live_bytes: int
+    def __init__(self, session: _Optional[int] = ..., mount: _Optional[str] = ..., volume: _Optional[str] = ..., node: _Optional[str] = ..., node_name: _Optional[str] = ..., ended_ms: _Optional[int] = ..., segments: _Optional[int] = ..., bytes: _Optional[int] = ..., live_bytes: _Optional[int] = ...) -> None: ...
+
+class ReleaseQuarantineRequest(_message.Message):
+    __slots__ = ("session", "reason", "confirm")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CONFIRM_FIELD_NUMBER: _ClassVar[int]
+    session: int
+    reason: str
+    confirm: str
+    def __init__(self, session: _Optional[int] = ..., reason: _Optional[str] = ..., confirm: _Optional[str] = ...) -> None: ...
+
+class ReleaseQuarantineReply(_message.Message):
+    __slots__ = ("segments",)
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    segments: int
+    def __init__(self, segments: _Optional[int] = ...) -> None: ...
 
 class AddDeviceRequest(_message.Message):
     __slots__ = ("path", "shared", "destroy")

@@ -49,6 +49,41 @@ class AdminStub:
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListDevicesRequest.SerializeToString,
                 response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListDevicesReply.FromString,
                 _registered_method=True)
+        self.ScanDevices = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ScanDevices',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ScanDevicesRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ScanDevicesReply.FromString,
+                _registered_method=True)
+        self.GrowDevice = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/GrowDevice',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.GrowDeviceRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.Device.FromString,
+                _registered_method=True)
+        self.DrainDevice = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/DrainDevice',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.DrainDeviceRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.DrainDeviceReply.FromString,
+                _registered_method=True)
+        self.RemoveDevice = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/RemoveDevice',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveDeviceRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveDeviceReply.FromString,
+                _registered_method=True)
+        self.IdentifyDevice = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/IdentifyDevice',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.IdentifyDeviceRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.IdentifyDeviceReply.FromString,
+                _registered_method=True)
+        self.ListQuarantine = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ListQuarantine',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListQuarantineRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListQuarantineReply.FromString,
+                _registered_method=True)
+        self.ReleaseQuarantine = channel.unary_unary(
+                '/awsomefsd.admin.v1.Admin/ReleaseQuarantine',
+                request_serializer=awsomefsd_dot_admin_dot_admin__pb2.ReleaseQuarantineRequest.SerializeToString,
+                response_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ReleaseQuarantineReply.FromString,
+                _registered_method=True)
         self.Collect = channel.unary_unary(
                 '/awsomefsd.admin.v1.Admin/Collect',
                 request_serializer=awsomefsd_dot_admin_dot_admin__pb2.CollectRequest.SerializeToString,
@@ -205,6 +240,55 @@ class AdminServicer:
 
     def ListDevices(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScanDevices(self, request, context):
+        """Looks at all block devices of this node, and takes up those of the cluster.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GrowDevice(self, request, context):
+        """The device has become larger: its new room is used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainDevice(self, request, context):
+        """Nothing new is put there, and what is there is moved away; `undo` ends that.  Returns at once, with how far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveDevice(self, request, context):
+        """An empty device leaves the pool.  Refused (WouldLoseData) while anything is on it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IdentifyDevice(self, request, context):
+        """Which piece of hardware it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListQuarantine(self, request, context):
+        """Segments that a late write of an ended session may still reach.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseQuarantine(self, request, context):
+        """The operator's word that nothing of that session can write any more.  Refused (WouldLoseData) unless `confirm` is its node's id or name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -405,6 +489,41 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.ListDevices,
                     request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListDevicesRequest.FromString,
                     response_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListDevicesReply.SerializeToString,
+            ),
+            'ScanDevices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScanDevices,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ScanDevicesRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.ScanDevicesReply.SerializeToString,
+            ),
+            'GrowDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.GrowDevice,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.GrowDeviceRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.Device.SerializeToString,
+            ),
+            'DrainDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainDevice,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.DrainDeviceRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.DrainDeviceReply.SerializeToString,
+            ),
+            'RemoveDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveDevice,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveDeviceRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.RemoveDeviceReply.SerializeToString,
+            ),
+            'IdentifyDevice': grpc.unary_unary_rpc_method_handler(
+                    servicer.IdentifyDevice,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.IdentifyDeviceRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.IdentifyDeviceReply.SerializeToString,
+            ),
+            'ListQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantine,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ListQuarantineRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.ListQuarantineReply.SerializeToString,
+            ),
+            'ReleaseQuarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseQuarantine,
+                    request_deserializer=awsomefsd_dot_admin_dot_admin__pb2.ReleaseQuarantineRequest.FromString,
+                    response_serializer=awsomefsd_dot_admin_dot_admin__pb2.ReleaseQuarantineReply.SerializeToString,
             ),
             'Collect': grpc.unary_unary_rpc_method_handler(
                     servicer.Collect,
@@ -623,6 +742,195 @@ class Admin:
             '/awsomefsd.admin.v1.Admin/ListDevices',
             awsomefsd_dot_admin_dot_admin__pb2.ListDevicesRequest.SerializeToString,
             awsomefsd_dot_admin_dot_admin__pb2.ListDevicesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScanDevices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ScanDevices',
+            awsomefsd_dot_admin_dot_admin__pb2.ScanDevicesRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.ScanDevicesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GrowDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/GrowDevice',
+            awsomefsd_dot_admin_dot_admin__pb2.GrowDeviceRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.Device.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/DrainDevice',
+            awsomefsd_dot_admin_dot_admin__pb2.DrainDeviceRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.DrainDeviceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/RemoveDevice',
+            awsomefsd_dot_admin_dot_admin__pb2.RemoveDeviceRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.RemoveDeviceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IdentifyDevice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/IdentifyDevice',
+            awsomefsd_dot_admin_dot_admin__pb2.IdentifyDeviceRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.IdentifyDeviceReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ListQuarantine',
+            awsomefsd_dot_admin_dot_admin__pb2.ListQuarantineRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.ListQuarantineReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseQuarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/awsomefsd.admin.v1.Admin/ReleaseQuarantine',
+            awsomefsd_dot_admin_dot_admin__pb2.ReleaseQuarantineRequest.SerializeToString,
+            awsomefsd_dot_admin_dot_admin__pb2.ReleaseQuarantineReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,6 +17,7 @@ import msgspec
 from awsomefsd.admin import admin_pb2 as pb
 from awsomefsd.admin import admin_pb2_grpc
 from awsomefsd.admin.cluster_service import ClusterRpcs
+from awsomefsd.admin.device_service import DeviceRpcs, device_message
 from awsomefsd.admin.edge import edge as _edge
 from awsomefsd.admin.edge import fail as _fail
 from awsomefsd.admin.server import FOLLOWERS_MAX
@@ -49,7 +50,7 @@ class Collecting(Protocol):
         """State, figures, the last error."""
 
 
-class AdminService(ClusterRpcs, admin_pb2_grpc.AdminServicer):
+class AdminService(ClusterRpcs, DeviceRpcs, admin_pb2_grpc.AdminServicer):
     """`status` makes the answer to GetStatus (status.py): it needs more of the daemon than the rest does."""
 
     def __init__(
@@ -93,7 +94,9 @@ class AdminService(ClusterRpcs, admin_pb2_grpc.AdminServicer):
 
     @_edge
     def ListDevices(self, request: pb.ListDevicesRequest, context: grpc.ServicerContext) -> pb.ListDevicesReply:
-        return pb.ListDevicesReply(devices=[device_message(info, state) for info, state in self._devices.all()])
+        told = self.pool.seen()
+        rows = [device_message(info, state, told.seen, told.alone_ms.get(info.uuid, 0)) for info, state in self._devices.all()]
+        return pb.ListDevicesReply(devices=rows)
 
     @_edge
     def Collect(self, request: pb.CollectRequest, context: grpc.ServicerContext) -> pb.CollectReply:
@@ -223,20 +226,6 @@ class AdminService(ClusterRpcs, admin_pb2_grpc.AdminServicer):
 def upgrade_message(found: Levels) -> pb.UpgradeStatus:
     nodes = [pb.NodeLevel(node=node.node, name=node.name, version=node.version, level=node.level) for node in found.nodes]
     return pb.UpgradeStatus(level=found.level, known=found.known, nodes=nodes)
-
-
-def device_message(info: DeviceInfo, state: str) -> pb.Device:
-    return pb.Device(
-        device=info.device,
-        uuid=info.uuid,
-        path=info.path,
-        bytes=info.bytes,
-        segment_bytes=info.segment_bytes,
-        segments=info.segments,
-        segments_free=info.segments_free,
-        shared=info.shared,
-        state=state,
-    )
 
 
 def volume_message(info: VolumeInfo, mounted: dict[str, str]) -> pb.Volume:

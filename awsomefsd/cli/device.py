@@ -1,4 +1,4 @@
-"""awsomefsd device add|ls|show|collect|recover."""
+"""awsomefsd device add|ls|show|collect|recover; device_pool.py has scan|grow|drain|remove|identify."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from awsomefsd.cli.device_pool import drain, grow, identify, remove, scan
 from awsomefsd.cli.device_recover import recover
 from awsomefsd.cli.main import Group, Session
 from awsomefsd.cli.output import message_dict, output_option, print_json
@@ -17,10 +18,11 @@ from awsomefsd.sizes import format_bytes
 
 @click.group(cls=Group)
 def device() -> None:
-    """Add and list storage devices; recover a cluster from them."""
+    """Add, list, grow and remove storage devices; recover a cluster from them."""
 
 
-device.add_command(recover)
+for _command in (recover, scan, grow, drain, remove, identify):
+    device.add_command(_command)
 
 
 @device.command()
@@ -79,8 +81,13 @@ def show(session: Session, which: str, form: str) -> None:
     if form == "json":
         print_json(message_dict(found))
         return
-    for name, value in message_dict(found).items():
+    shown = message_dict(found)
+    seen = shown.pop("seen")
+    for name, value in shown.items():
         click.echo(f"{name:<16}{value}")
+    for one in seen:
+        where = f"at {one['path']}" if one["path"] else "not found"
+        click.echo(f"{'seen by':<16}{one['name']} {where}: {one['state']} ({one['heard_ms_ago'] / 1_000:.1f} s ago)")
 
 
 @device.command()

@@ -36,6 +36,7 @@ COMMANDS = {
     "ca": ("ca:ca", "List and rotate the certificate authority."),
     "status": ("status:status", "Show how this node is; exit status 3 if something needs you."),
     "device": ("device:device", "Add and list storage devices."),
+    "quarantine": ("quarantine:quarantine", "List and release what late writes could still reach."),
     "volume": ("volume:volume", "Create, list, change and delete volumes."),
     "mount": ("mount:mount", "Mount a volume on a directory."),
     "mount-pyfuse3": ("mount_pyfuse3:mount_pyfuse3", "Mount a volume through libfuse, served by this process."),

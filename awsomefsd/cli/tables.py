@@ -20,7 +20,7 @@ def print_devices(devices: Iterable[Any]) -> None:
                 format_bytes((device.segments - device.segments_free) * device.segment_bytes),
                 f"{device.segments} x {format_bytes(device.segment_bytes)}",
                 device.segments_free,
-                device.state,
+                f"{device.state}, draining" if device.draining else device.state,
             ]
             for device in devices
         ],

@@ -99,11 +99,11 @@ class Membership:
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_again, self.agent.look, NODE_REPORT_MS, "this node has no orders from a leader now")
-            nursery.start_soon(_again, self._manager.look, MANAGER_MS, "the membership of the metadata cannot be looked at")
+            nursery.start_soon(again, self.agent.look, NODE_REPORT_MS, "this node has no orders from a leader now")
+            nursery.start_soon(again, self._manager.look, MANAGER_MS, "the membership of the metadata cannot be looked at")
 
 
-async def _again(look: Callable[[], object], pause_ms: int, trouble: str) -> None:
+async def again(look: Callable[[], object], pause_ms: int, trouble: str) -> None:
     """Each new trouble is said once."""
     said = ""
     while True:

@@ -43,6 +43,7 @@ CHUNK_COPIES = EXTENTS_PER_COMMIT_MAX  # of one write and flush; their moves may
 PART_PIECES = 16_384  # in memory at once
 PAGE_ROWS = 2_048  # of one question
 LEASE_NAP_S, LEASE_ATTEMPTS = 0.25, 30  # together more than two renewals of every session
+DRAINED_AT_ONCE = 8  # segments of a draining device in one round
 MERGE_BELOW_BYTES = 64 << 10  # neighbours smaller than this are pulled along
 SEEN_ALL = (1 << 62) - 1  # the collector remembers nothing from one entry to the next but what compare-and-swap checks
 
@@ -104,6 +105,8 @@ class Collector:
         self._session = self._epoch = 0
         self._like = 0  # the copies go to devices of the same kind as this one
         self._kinds: dict[int, str] = {}
+        self._draining: set[int] = set()
+        self.sessions: set[int] = set()  # all that were opened here
         self._renew_ns = 0
         self._infos: dict[int, SegmentInfo] = {}
         self._measured: dict[Key, int] = {}
@@ -116,7 +119,9 @@ class Collector:
     # --- looking ------------------------------------------------------------------------------------------------------------
     def look(self) -> list[SegmentInfo]:
         """All segments that might be collected."""
-        self._kinds = {info.device: "" if info.shared else info.home for info in self._ask(GetDevices()).devices}
+        devices = self._ask(GetDevices()).devices
+        self._kinds = {info.device: "" if info.shared else info.home for info in devices}
+        self._draining = {info.device for info in devices if info.draining}
         found: list[SegmentInfo] = []
         start = 0
         while True:
@@ -141,7 +146,11 @@ class Collector:
         return info.device in self._devices and (info.segment, info.incarnation) not in self._left_alone
 
     def choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
-        """A set of segments that gives one back when what lives in it is packed; [] where there is none."""
+        """A set of segments that gives one back when what lives in it is packed; first, of a draining device, whatever lives there."""
+        for device in self._draining:
+            if leaving := [info for info in found if info.device == device]:
+                return leaving[:DRAINED_AT_ONCE]
+        found = [info for info in found if info.device not in self._draining]
         kinds: dict[str, list[SegmentInfo]] = {}
         for info in found:
             kinds.setdefault(self._kinds.get(info.device, ""), []).append(info)
@@ -326,6 +335,7 @@ class Collector:
                 raise Elsewhere(str(err)) from err
             raise
         self._session, self._epoch = opened.session, opened.epoch
+        self.sessions.add(opened.session)
         self._renew_ns = 0
         self._keep_alive()
 

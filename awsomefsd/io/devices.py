@@ -38,6 +38,13 @@ class DeviceTable:
             durable.write_json(self._path, paths)
             self._paths = paths
 
+    def forget(self, uuid: str) -> None:
+        """It is no device of the cluster any more."""
+        with self._lock:
+            paths = {known: place for known, place in self._paths.items() if known != uuid}
+            durable.write_json(self._path, paths)
+            self._paths = paths
+
 
 def with_paths(devices: Iterable[DeviceInfo], state_dir: Path | str) -> list[DeviceInfo]:
     """As this node finds them."""

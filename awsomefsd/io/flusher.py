@@ -125,7 +125,9 @@ class Flusher:
         uniques: Uniques,
         refresh: Callable[[int], None],
         on_attr: Callable[[Attr], None],
+        idle: Callable[[], None] = lambda: None,
     ) -> None:
+        self._idle = idle  # called by the thread that writes when it has nothing to write
         self._files = files
         self._dirty = dirty
         self._writer = writer
@@ -222,6 +224,8 @@ class Flusher:
                 if self._stopping:
                     return
                 self._nothing_taken()
+                if not self._paused:
+                    self._idle()
                 continue
             if batch is not None:
                 self._write(batch)

@@ -114,9 +114,10 @@ def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, rep
     than `cluster_uuid` or has become smaller than it was.
     """
     copies: list[Superblock | Exception] = [_read_copy(device, 0), _read_copy(device, second_copy_offset(device.bytes))]
-    first = copies[0]
-    if isinstance(first, Superblock) and first.device_bytes < device.bytes:  # the device grew: its copy is where the end was
-        copies[1] = _read_copy(device, second_copy_offset(first.device_bytes))
+    first, last = copies
+    ours = isinstance(first, Superblock) and isinstance(last, Superblock) and first.device_uuid == last.device_uuid
+    if isinstance(first, Superblock) and first.device_bytes < device.bytes and not ours:  # what lies behind the old end is anybody's
+        copies[1] = _read_copy(device, second_copy_offset(first.device_bytes))  # the device grew: its copy is where the end was
     good = [copy for copy in copies if isinstance(copy, Superblock)]
     for copy in copies:
         if isinstance(copy, FormatTooNew):
@@ -131,6 +132,12 @@ def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, rep
     if repair and any(copy != newest for copy in copies):
         write_superblock(device, newest)
     return newest
+
+
+def first_copy(device: BlockDevice) -> Superblock | None:
+    """The one at the start of the device, whatever it says; None if there is none that can be read."""
+    copy = _read_copy(device, 0)
+    return copy if isinstance(copy, Superblock) else None
 
 
 def copies_agree(device: BlockDevice) -> bool:
@@ -148,9 +155,19 @@ def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
         device.flush()
 
 
-def next_generation(superblock: Superblock) -> Superblock:
-    """The same superblock as a later one, for whoever changes a field."""
-    return replace(superblock, generation=superblock.generation + 1)
+def grown(superblock: Superblock, device_bytes: int) -> Superblock:
+    """As a later one of a device that has become larger: segments keep their size and place."""
+    room = second_copy_offset(device_bytes) - superblock.first_segment_offset
+    segments = max(room // superblock.segment_bytes, superblock.segments)
+    return replace(superblock, device_bytes=device_bytes, segments=segments, generation=superblock.generation + 1)
+
+
+def wipe_superblock(device: BlockDevice, superblock: Superblock) -> None:
+    """Both copies become zeros, durably; nobody takes the device for one of ours any more."""
+    zeros = aligned_buffer(SUPERBLOCK_BYTES)
+    for offset in (0, second_copy_offset(superblock.device_bytes)):
+        device.pwritev([zeros], offset)
+    device.flush()
 
 
 def _read_copy(device: BlockDevice, offset: int) -> Superblock | Exception:

@@ -169,6 +169,11 @@ class SegmentWriter:
         self._settle_suspect()
         ending = list(self._leased)
         self._leased.clear()
+        done = self._sealed(ending)
+        reported, self._unreported = self._unreported, []
+        return reported + done
+
+    def _sealed(self, ending: list[_Segment]) -> list[SegmentProgress]:
         footers: list[tuple[int, int]] = []
         try:
             for segment in ending:
@@ -179,8 +184,18 @@ class SegmentWriter:
         except OSError as err:
             log.warning("segments are sealed without footers: %s", err)
         self._stream.reset()
-        reported, self._unreported = self._unreported, []
-        return reported + [segment.progress(sealed=True) for segment in ending]
+        return [segment.progress(sealed=True) for segment in ending]
+
+    def devices_in_use(self) -> set[int]:
+        """Where segments are leased."""
+        return {segment.info.device for segment in self._leased}
+
+    def leave(self, devices: set[int]) -> list[SegmentProgress]:
+        """Seal what is leased on these devices, to be reported in a commit.  Without its footer where that cannot be written."""
+        self._drop_abandoned()
+        ending = [segment for segment in self._leased if segment.info.device in devices]
+        self._leased = deque(segment for segment in self._leased if segment not in ending)
+        return self._sealed(ending)
 
     def statistics(self) -> WriterStatistics:
         return WriterStatistics(

@@ -95,6 +95,7 @@ OF_FACTS = [
     ("HOST_PROGRAM", Facts(host="no space left"), "no space left"),
     ("SCRUB_FINDINGS", Facts(scrub_open=4), "4 things"),
     ("SCRUB_FAILED", Facts(scrub_failed="no device"), "no device"),
+    ("DEVICE_ALONE", Facts(alone_ms={"u": 60_000}), "device u is seen by one node"),
     ("SEGMENTS_QUARANTINED", Facts(quarantined=9, quarantined_of=["n2"]), "9 segments are in quarantine, of mounts of n2"),
     ("QUARANTINE_GROWS", Facts(quarantined=10, quarantined_of=[f"n{number}" for number in range(12)]), "and 2 more"),
 ]

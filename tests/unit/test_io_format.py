@@ -149,7 +149,7 @@ def test_newest_copy_wins_and_refusals() -> None:
         superblock.read_superblock(device)
     made = a_superblock(size)
     superblock.write_superblock(device, made)
-    newer = superblock.next_generation(made)
+    newer = superblock.grown(made, made.device_bytes)
     device.content[:BLOCK_BYTES] = superblock.pack(newer)
     assert superblock.read_superblock(device) == newer
     with pytest.raises(Refused, match="another cluster"):
