@@ -109,7 +109,7 @@ async def again(look: Callable[[], object], pause_ms: int, trouble: str) -> None
     while True:
         try:
             await trio.to_thread.run_sync(look, abandon_on_cancel=True)
-        except Error as err:
+        except (Error, OSError) as err:
             if str(err) != said:
                 said = str(err)
                 log.warning("%s", trouble, extra={"reason": said})

@@ -106,6 +106,7 @@ class Collector:
         self._like = 0  # the copies go to devices of the same kind as this one
         self._kinds: dict[int, str] = {}
         self._draining: set[int] = set()
+        self._tried: set[Key] = set()  # of draining devices
         self.sessions: set[int] = set()  # all that were opened here
         self._renew_ns = 0
         self._infos: dict[int, SegmentInfo] = {}
@@ -147,9 +148,12 @@ class Collector:
 
     def choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
         """A set of segments that gives one back when what lives in it is packed; first, of a draining device, whatever lives there."""
-        for device in self._draining:
-            if leaving := [info for info in found if info.device == device]:
-                return leaving[:DRAINED_AT_ONCE]
+        untried = [info for info in found if info.device in self._draining and key_of(info) not in self._tried]
+        if untried:
+            alike = [info for info in untried if self._kinds[info.device] == self._kinds[untried[0].device]][:DRAINED_AT_ONCE]
+            self._tried.update(map(key_of, alike))
+            return alike
+        self._tried.clear()  # what could not be moved now may be later
         found = [info for info in found if info.device not in self._draining]
         kinds: dict[str, list[SegmentInfo]] = {}
         for info in found:
