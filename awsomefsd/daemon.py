@@ -168,6 +168,7 @@ class Parts:
         self.admin.pool = DevicePool(self.node.cluster, self.access, self.catalog, self.table, self.watch)
         self.admin.watch, self.admin.node_devices = self.watch, self.devices
         self.admin.quarantine = QuarantineDesk(self.node.node, self.access, self.catalog.propose)
+        self.control.state_told = self.membership.agent.state
         self.grpc = GrpcServer(self.admin, settings.run_dir)
         undo.callback(self.grpc.stop)
         undo.callback(self.admin.stopping.set)

@@ -66,6 +66,10 @@ class Agent:
         self._keep_bundle(orders.ca_bundle)
         self._host.carry(orders.carry)
 
+    def state(self) -> str:
+        """This node's, as it was told last."""
+        return self.orders.state if self.orders is not None else ""
+
     def report(self) -> NodeReport:
         settings = self._settings
         control, metadata = described(settings)

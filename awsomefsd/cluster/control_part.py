@@ -35,6 +35,7 @@ from awsomefsd.meta.nodes import WAS_REMOVED
 from awsomefsd.node import Node
 
 logger = logging.getLogger(__name__)
+CLOSED = ("cordoned", "draining")
 LOOK_S = 2.0  # between two looks at the certificate, and a rotation
 PORT_RETRY_S = 2.0
 CALL_S = 10.0
@@ -64,6 +65,7 @@ class ControlPart:
         self.table: dict[type, Method] = methods(self.signing, self.files.read_bundle, self._removed)
         self.server: ControlServer | None = None
         self.purge = threading.Event()  # this node has left, and its state is to go
+        self.state_told: Callable[[], str] = str  # this node's, by the leader's orders; "" before the first
         self.trouble = ""  # why the port is not served
 
     # --- who leads ---------------------------------------------------------------------------------------------------------
@@ -120,11 +122,13 @@ class ControlPart:
 
     def check_open(self) -> None:
         """Raises Refused while this node takes nothing new."""
-        if self._node.role != "node":
+        if self._node.role != "node":  # it may not see the rows of nodes
+            if (state := self.state_told()) in CLOSED:
+                raise Refused(f"this node is {state} and takes no new mounts; `awsomefsd node uncordon` on another node ends that")
             return
         with suppress(FsError):  # a node of an older build has no row
             row = self._call(GetNode(self._node.node)).nodes[0]
-            if row.state in ("cordoned", "draining"):
+            if row.state in CLOSED:
                 raise Refused(f"this node is {row.state} and takes no new mounts; `awsomefsd node uncordon {row.name}` ends that")
 
     def _removed(self, node: str, force: bool) -> None:

@@ -175,6 +175,23 @@ def test_a_rotation_waits_for_every_node_and_no_longer_than_a_certificate_lives(
     assert step([new], [row("a", issuer="new")]) is None
 
 
+def test_a_client_that_is_cordoned_takes_no_mounts(tmp_path: Path) -> None:
+    """It may not ask for its row; the leader's orders tell it."""
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+
+    def call(body: Any) -> Any:
+        raise FsError(1, f"{type(body).__name__} is for nodes")
+
+    part = ControlPart(settings, Node(CLUSTER, "node-1", 0, role="client"), lambda body, timeout_s: None, call)
+    part.check_open()
+    for state in ("cordoned", "draining"):
+        part.state_told = lambda state=state: state  # type: ignore[misc]
+        with pytest.raises(Refused, match=state):
+            part.check_open()
+    part.state_told = lambda: "active"
+    part.check_open()
+
+
 def test_a_node_that_was_removed_may_purge_itself(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
     part = ControlPart(settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: None, lambda body: None)
