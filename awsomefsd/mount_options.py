@@ -32,7 +32,7 @@ VALUES = ("readahead", "uid", "gid", "user_id", "group_id")
 MAPS = ("map_uid", "map_gid")
 # Of opposites the later one wins.
 OURS = (
-    "allow_other", "noallow_other", "default_permissions", "nodefault_permissions", "root_squash", "no_root_squash",
+    "allow_other", "noallow_other", "default_permissions", "nodefault_permissions", "root_squash", "no_root_squash", "shared",
 )  # fmt: skip
 
 
@@ -48,6 +48,7 @@ class MountOptions:
     group_id: int | None = None
     default_permissions: bool = True
     root_squash: bool = False
+    shared: bool = False  # with mounts of the volume on other nodes
     map_uid: IdMap = EVERYBODY
     map_gid: IdMap = EVERYBODY
     given: tuple[str, ...] = field(default=(), compare=False)
@@ -115,6 +116,7 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
         allow_other=(_last(ours, "allow_other", "noallow_other") or by_root) in ("allow_other", True),
         default_permissions=_last(ours, "default_permissions", "nodefault_permissions") != "nodefault_permissions",
         root_squash=_last(ours, "root_squash", "no_root_squash") == "root_squash",
+        shared="shared" in ours,
         **maps,
         readahead_kib=values.get("readahead", readahead_kib * KIB) // KIB,
         user_id=values.get("user_id", values.get("uid")),

@@ -37,6 +37,7 @@ from awsomefsd.fuse.negotiate import Pins
 from awsomefsd.fuse.notify import Notifier
 from awsomefsd.fuse.session import Session
 from awsomefsd.fuse.vfs import Vfs
+from awsomefsd.fuse.vfs_shared import SharedDataOps, Unremembered
 from awsomefsd.io.cache import ChecksumCache
 from awsomefsd.io.devices import with_paths
 from awsomefsd.io.files import FileTable
@@ -46,10 +47,11 @@ from awsomefsd.io.locations import Locations
 from awsomefsd.io.open_devices import OpenDevices
 from awsomefsd.io.reader import SegmentReader
 from awsomefsd.io.reservation import Reservation
+from awsomefsd.io.write_through import WriteThrough
 from awsomefsd.io.writer import SegmentWriter
-from awsomefsd.limits import UMOUNT_FLUSH_MS_MAX, WORKER_MEMORY_BYTES
+from awsomefsd.limits import ORPHANS_LOOK_MS, UMOUNT_FLUSH_MS_MAX, WORKER_MEMORY_BYTES
 from awsomefsd.meta.client import MetaClient
-from awsomefsd.meta.commands import Commit, EndSession, OpenSession
+from awsomefsd.meta.commands import Commit, EndSession, OpenSession, OpenShared
 from awsomefsd.meta.endpoints import of_worker
 from awsomefsd.meta.messages import Devices, GetDevices, Report, SessionOpened
 from awsomefsd.meta.paths import path_of
@@ -85,8 +87,10 @@ class Worker:
         self.client = MetaClient(of_worker(config), self.mount_id)
         self.lease = MountLease(self.client.lease_left_ns)
         self.proof = proofs.hold(config["state_dir"], self.mount_id, start["worker"])  # before there is a session
-        self.open_command = OpenSession(
-            self.mount_id, config["volume"], config["node"], config["boot_id"], start["worker"], start["worker"] == 1 or _exited(start)
+        opening = OpenShared if config.get("shared") else OpenSession
+        self.open_command = opening(
+            self.mount_id, config["volume"], config["node"], config["boot_id"], start["worker"], start["worker"] == 1 or _exited(start),
+            shared=bool(config.get("shared")),
         )
         self.client.on_renewed = self.lease.announce
         self.client.seen_index = lambda: SEEN_ALL
@@ -110,7 +114,9 @@ class Worker:
         self.writer = SegmentWriter(self.devices, self.locations.lease, checksums)
         self.files = FileTable(self.config["volume"], memory.dirty, self.reader, self._report_corrupt)
         self.reservation = Reservation(self.config["volume"], self.client, memory.control)
-        self.names = Names()
+        shared = bool(self.config.get("shared"))
+        self.names = Unremembered() if shared else Names()
+        self.through = WriteThrough(self.config["volume"], self.writer) if shared else None
         memfds = [fd for name, fd in self.link.fds.items() if name != "fuse"]
         budget_bytes = self.config.get("memory_bytes", WORKER_MEMORY_BYTES)
         self.budget = MemoryBudget(budget_bytes, memfds, (self.names, self.files, checksums), memory.dirty)
@@ -121,13 +127,13 @@ class Worker:
         self.mount = MountState(
             self.config["volume"], self.client, memory.control, memory.opens, memory.dirty, self.files, self.flusher,
             self.reservation, self.names, self.locations, self.lease, read_only=self.config["read_only"],
-            atime_policy=Policy(*self.config.get("atime", ())),
+            atime_policy=Policy(*self.config.get("atime", ())), shared=shared,
         )  # fmt: skip
 
     def _build_vfs(self, start: dict[str, Any]) -> None:
         memory, link = self.memory, self.link
         self.pool = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
-        self.vfs = Vfs(self.mount, self.client, self.pool)
+        self.vfs = Vfs(self.mount, self.client, self.pool, self.through)
         self.notifier = Notifier(link.fds["fuse"])
         self.session = Session(
             link.fds["fuse"], identified(self.vfs, self.config), memory.control, memory.slots, memory.park, fresh=self.fresh,
@@ -206,6 +212,8 @@ class Worker:
         self._session_opened(opened)
         control.update(workers=self.open_command.worker)
         self.flusher.start()
+        if self.through is not None:
+            self.through.start()
         if records and not ended:
             self._flush_recovered(records)
             hit("takeover.records.flushed")
@@ -219,6 +227,8 @@ class Worker:
         hit("takeover.ready")
         self.link.ready()
         threading.Thread(target=self._idle_loop, name="idle", daemon=True).start()
+        if self.vfs.sharing is not None:
+            threading.Thread(target=self._orphans_loop, args=(self.vfs.sharing,), name="orphans", daemon=True).start()
 
     def _take_up_handles(self, opened: SessionOpened) -> None:
         """Before anything is opened or repeated: whose the handles are, and which of them an earlier session has lost."""
@@ -272,6 +282,12 @@ class Worker:
             log.error("recovered records stay dirty: %s", err)
         self.files.forget_clean()
         self.names.clear()
+
+    def _orphans_loop(self, sharing: SharedDataOps) -> None:
+        """What lost its last name on another node is kept for this one until it says that it does not have it open."""
+        while not self._ended.wait(ORPHANS_LOOK_MS / 1_000):
+            with contextlib.suppress(Error):  # no leader now: later
+                block_on(sharing.release_unopened(self.client.session))
 
     def _idle_loop(self) -> None:
         """Say how it goes, and give memory back that a burst of writes left behind."""
@@ -345,6 +361,8 @@ class Worker:
         hit("unmount.flush.after")
         self._ended.set()
         self.flusher.stop()
+        if self.through is not None:
+            self.through.stop()
         progress = self.writer.seal_all()
         hit("segment.seal.after")
         if progress:

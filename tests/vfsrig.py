@@ -227,6 +227,8 @@ class Rig:
     """One node, one volume, one mount.  The current worker's parts are `vfs`, `mount`, `flusher`; `device` stays the same."""
 
     boot_id = "boot"
+    node = "node"
+    shared = False  # with mounts of other nodes
     closed = 0  # in this process
 
     def __init__(self, directory: Path, *, segments: int = 62, segment_bytes: int = MIB, quota_bytes: int = 0) -> None:
@@ -241,7 +243,7 @@ class Rig:
         self.device.write_once = False  # places of freed segments are used again
         service = self.host.start()
         for command in (
-            c.Init(CLUSTER, 7),
+            c.Init(CLUSTER, 7, 2),
             c.AddDevice(DEVICE, size, segment_bytes, segments, segment_bytes),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", quota_bytes),
         ):
@@ -261,8 +263,8 @@ class Rig:
         """A worker: the first one, or the successor of one that was killed.  Returns what the repeated requests gave."""
         self.workers += 1
         config = {
-            "volume": VOLUME, "meta_sock": str(self.host.socket_path), "node": "node", "boot_id": self.boot_id,
-            "state_dir": str(self.directory), "read_only": False,
+            "volume": VOLUME, "meta_sock": str(self.host.socket_path), "node": self.node, "boot_id": self.boot_id,
+            "state_dir": str(self.directory), "read_only": False, "shared": self.shared,
         }  # fmt: skip
         start = {"mount": f"{self.mount_id:x}", "fresh": self.workers == 1, "config": config, "worker": self.workers, "dir": "/mnt"}
         if self.workers > 1:
@@ -280,6 +282,8 @@ class Rig:
         worker.client.on_session_lost = worker.client.on_renewed = None
         worker.client.close()
         worker.flusher.stop()
+        if worker.through is not None:
+            worker.through.stop()
         worker.pool.shutdown()
         worker.budget.close()
 

@@ -9,7 +9,7 @@ import click
 
 from awsomefsd import mount_options, node
 from awsomefsd.cli.main import Command, Session
-from awsomefsd.errors import NotFound, Refused
+from awsomefsd.errors import ConfigError, NotFound, Refused
 
 
 @click.command(name="mount-pyfuse3", cls=Command)
@@ -38,6 +38,8 @@ def mount_pyfuse3(session: Session, volume: str, directory: str, options: tuple[
         raise NotFound(f"there is no volume {volume}")
     directory = os.path.abspath(directory)
     wish = Wish(secrets.randbelow((1 << 63) - 1) + 1, found.volume, volume, directory, options)
+    if parsed.shared:
+        raise ConfigError("mount option shared: a mount through libfuse has its volume alone; use `awsomefsd mount`")
     config = worker_config(session.settings, node.load(session.settings.state_dir))(wish, parsed)
     words = [*filter(None, parsed.fuse_options.split(",")), *parsed.flags]
     adapter_pyfuse3.serve(

@@ -6,7 +6,7 @@ from __future__ import annotations
 class Context:
     """Who asks, and under which id.  `unique` never has RESEND_BIT; `wire_unique` is what the kernel wants to see in the reply."""
 
-    __slots__ = ("gid", "kill_sgid", "kill_suidgid", "pid", "reply_bytes_max", "uid", "umask", "unique", "wire_unique")
+    __slots__ = ("gid", "kill_sgid", "kill_suidgid", "open_flags", "pid", "reply_bytes_max", "uid", "umask", "unique", "wire_unique")
 
     def __init__(self, uid: int, gid: int, pid: int, unique: int, wire_unique: int = 0) -> None:
         self.uid = uid
@@ -17,6 +17,7 @@ class Context:
         self.reply_bytes_max = 0  # room the caller has, for READDIR and the xattr queries
         self.umask = 0  # of the caller, for what it makes
         self.kill_sgid = False  # SETXATTR of an access ACL: the caller may not keep the setgid bit
+        self.open_flags = 0  # WRITE: of the descriptor, O_APPEND as it is now
         self.kill_suidgid = False  # OPEN, CREATE with O_TRUNC: the caller may not keep setuid and setgid bits
 
     def __repr__(self) -> str:

@@ -42,7 +42,7 @@ def read(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
 
 
 def write(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
-    fh, offset, size, write_flags, _, _, _ = abi.WRITE_IN.unpack_from(body)
+    fh, offset, size, write_flags, _, ctx.open_flags, _ = abi.WRITE_IN.unpack_from(body)
     start = abi.WRITE_IN.size
     if len(body) - start < size:
         raise ProtocolError("WRITE is cut short")

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from awsomefsd.errors import FsError
-from awsomefsd.fuse.atimes import NOATIME, Atimes, Policy
+from awsomefsd.fuse.abi import FOPEN_DIRECT_IO
+from awsomefsd.fuse.atimes import FOPEN_KEEP_CACHE, NOATIME, Atimes, Policy
 from awsomefsd.fuse.names import Names
 from awsomefsd.fuse.opens import OpenTable
 from awsomefsd.io.dirty import DirtyLog
@@ -81,6 +82,7 @@ class MountState:
         *,
         read_only: bool,
         atime_policy: Policy = Policy(),
+        shared: bool = False,
     ) -> None:
         self.volume = volume
         self.metadata = metadata
@@ -94,7 +96,8 @@ class MountState:
         self.locations = locations
         self.lease = lease
         self.read_only = read_only
-        policy = Policy(NOATIME) if read_only else atime_policy
+        self.shared = shared  # other nodes change the volume too: nothing is remembered beyond one operation (vfs_shared.py)
+        policy = Policy(NOATIME) if read_only or shared else atime_policy
         self.atimes = Atimes(volume, metadata, uniques, opens, names.put, policy)
         self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
         self.linking: set[int] = set()  # inodes that get their first name: their last close ends nothing before that is decided
@@ -136,6 +139,17 @@ class MountState:
             attr.atime_ns if atime_ns is None else atime_ns, mtime_ns, ctime_ns, attr.btime_ns, attr.inline, attr.xattrs,
         )  # fmt: skip
 
+    def fopen_flags(self, attr: Attr, flags: int, *, made: bool = False) -> int:
+        """FOPEN_* for an open file; `made`: by this very request, so the kernel has no pages of it."""
+        if self.shared:
+            return FOPEN_DIRECT_IO
+        return FOPEN_KEEP_CACHE if made else self.atimes.fopen_flags(attr, flags)
+
+    def pins(self, ino: int) -> bool:
+        """Whether an inode that loses its last name now has to stay for this mount.  Where a repeated request, or another node, may have
+        changed what the name means, it does: what is not open is given up once the answer says which it was."""
+        return self.recovering or self.shared or (ino > 0 and self.opens.count(ino) > 0)
+
     def release_space(self, lengths: list[int]) -> None:
         """Records of these lengths will not be written: their reservation is free again."""
         if lengths:
@@ -146,10 +160,12 @@ class MountState:
 
         EISDIR or EINVAL unless it is a regular file: a record of anything else could never be committed, and would be flushed for ever.
         """
-        state = self.files.get(attr.ino)
+        state = None if self.shared else self.files.get(attr.ino)
         if state is None:
             if not stat.S_ISREG(attr.mode):
                 raise FsError(errno.EISDIR if stat.S_ISDIR(attr.mode) else errno.EINVAL, f"inode {attr.ino} is not a regular file")
+            if self.shared:
+                return FileState(attr)
             state = self.files.state(self.names.attr(attr.ino) or attr)
         return state
 

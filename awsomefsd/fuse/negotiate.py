@@ -31,7 +31,7 @@ WANTED = (
     | abi.CACHE_SYMLINKS | abi.SETXATTR_EXT | abi.MAX_PAGES | abi.ASYNC_DIO
     | abi.POSIX_ACL | abi.DONT_MASK
 )  # fmt: skip
-_SINCE = ((abi.INIT_EXT, INIT_EXT_MINOR), (abi.HAS_RESEND, 40))
+_SINCE = ((abi.INIT_EXT, INIT_EXT_MINOR), (abi.DIRECT_IO_ALLOW_MMAP, 39), (abi.HAS_RESEND, 40))
 
 
 class Pins(NamedTuple):

@@ -18,18 +18,23 @@ from awsomefsd.fuse.vfs_data import DataOps, OnPool, Pool
 from awsomefsd.fuse.vfs_locks import LockClient, LockOps
 from awsomefsd.fuse.vfs_namespace import NamespaceOps
 from awsomefsd.fuse.vfs_ranges import RangeOps
+from awsomefsd.fuse.vfs_shared import SharedDataOps
+from awsomefsd.io.write_through import WriteThrough
 from awsomefsd.wait import Op
 
 KERNEL_TTL_NS_MAX = 10_000_000_000
 
 
 class Vfs:
-    def __init__(self, mount: MountState, client: LockClient, pool: Pool) -> None:
+    def __init__(self, mount: MountState, client: LockClient, pool: Pool, through: WriteThrough | None = None) -> None:
+        """`through`: for a mount that shares its volume with other nodes."""
         self.mount = mount
         self._lease = mount.lease
         self._pool = pool
         self.locks = LockOps(mount, client)
-        data = DataOps(mount, pool, self.locks.release_op)
+        on_release = self.locks.release_op
+        self.sharing = None if through is None else SharedDataOps(mount, pool, on_release, through)
+        data = self.sharing or DataOps(mount, pool, on_release)
         names = NamespaceOps(mount, data)
         attributes = AttributeOps(mount, data)
         ranges = RangeOps(mount, data)
@@ -63,7 +68,10 @@ class Vfs:
         """Every change of a directory was in the journal before it was answered."""
 
     def ttl_ns(self) -> int:
-        """How long the kernel may use what it is told now: never longer than the lease."""
+        """How long the kernel may use what it is told now: never longer than the lease, and not at all where
+        other nodes may change it."""
+        if self.mount.shared:
+            return 0
         return max(0, min(self._lease.left_ns(), KERNEL_TTL_NS_MAX))
 
     def tell_orphans(self) -> None:

@@ -74,7 +74,7 @@ class DataOps:
         attr = mount.names.attr(ino)
         if flags & os.O_TRUNC or ino in mount.removing or attr is None or not attr.nlink:
             return self._open(ctx, ino, flags)
-        return Opened(mount.opens.open(ino, flags, ctx.unique), mount.atimes.fopen_flags(mount.shown(attr), flags))
+        return Opened(mount.opens.open(ino, flags, ctx.unique), mount.fopen_flags(mount.shown(attr), flags))
 
     def _open(self, ctx: Context, ino: int, flags: int) -> Op:
         mount = self._mount
@@ -86,7 +86,7 @@ class DataOps:
             raise FsError(errno.ENOENT)
         if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
             attr = yield from self.truncate_to_zero(ctx, attr, ctx.unique)
-        return Opened(mount.opens.open(ino, flags, ctx.unique), mount.atimes.fopen_flags(mount.shown(attr), flags))
+        return Opened(mount.opens.open(ino, flags, ctx.unique), mount.fopen_flags(mount.shown(attr), flags))
 
     def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Op | None:
         """close(2) of one descriptor.  Data stays dirty, except after a truncation to nothing: old or new content must survive a crash."""

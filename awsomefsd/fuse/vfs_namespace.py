@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from functools import partial
 
 from awsomefsd.errors import FsError
-from awsomefsd.fuse.atimes import FOPEN_KEEP_CACHE
 from awsomefsd.fuse.context import Context, Opened
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import ABSENT, Directory
@@ -145,7 +144,7 @@ class NamespaceOps:
             self._mount.metadata.ack(unique)
         fh = self._mount.opens.open(attr.ino, flags, ctx.unique)
         shown = self._mount.shown(attr)
-        return shown, Opened(fh, FOPEN_KEEP_CACHE if reply.created else self._mount.atimes.fopen_flags(shown, flags))
+        return shown, Opened(fh, self._mount.fopen_flags(shown, flags, made=reply.created))
 
     def tmpfile(self, ctx: Context, parent: int, mode: int, flags: int) -> Op:
         self._writable()
@@ -162,7 +161,7 @@ class NamespaceOps:
             reply = yield mount.propose(command, unique)
             mount.metadata.ack(unique)
         mount.names.put(reply.attr)
-        return reply.attr, Opened(mount.opens.open(reply.attr.ino, flags, ctx.unique), FOPEN_KEEP_CACHE)
+        return reply.attr, Opened(mount.opens.open(reply.attr.ino, flags, ctx.unique), mount.fopen_flags(reply.attr, flags, made=True))
 
     def link(self, ctx: Context, ino: int, new_parent: int, new_name: bytes) -> Op:
         self._writable()
@@ -220,7 +219,7 @@ class NamespaceOps:
                 ino = yield from self._ino_of(command.parent, command.name)
                 yield from self._removals_of(ino)
             mount.removing[ino] = signal
-            command.pinned = mount.recovering or mount.opens.count(ino) > 0
+            command.pinned = mount.pins(ino)
             epoch = mount.opens.epoch
             reply: Removed = yield mount.propose(command, ctx.unique)
             if mount.opens.epoch != epoch:
@@ -286,7 +285,7 @@ class NamespaceOps:
                     yield mount.flusher.flush(source)
                     yield from self._removals_of(target)
                     mount.removing[target] = signal
-            command.pinned = mount.recovering or (target > 0 and mount.opens.count(target) > 0)
+            command.pinned = mount.pins(target)
             epoch = mount.opens.epoch
             reply: Renamed = yield mount.propose(command, ctx.unique)
             if mount.opens.epoch != epoch and reply.replaced is not None:
@@ -341,7 +340,7 @@ class NamespaceOps:
         return self._data.release(ctx, ino, fh, 0, 0, 0)
 
     def readdir(self, ctx: Context, ino: int, fh: int, offset: int, plus: bool) -> Iterable[Dirent] | Op:
-        listing = self._listings.get(fh)
+        listing = None if self._mount.shared else self._listings.get(fh)
         # offset 0 on an open handle is rewinddir(3), which sees the directory as it is now
         if offset and listing is not None and offset >= listing.after and listing.page and (plus <= listing.plus):
             rest = [entry for entry in listing.page if entry.cookie > offset]

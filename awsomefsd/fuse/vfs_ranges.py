@@ -114,8 +114,10 @@ class RangeOps:
         mount.check_handle(fh)
         attr: Attr = yield from mount.attr_op(ino)
         at = offset
+        state = mount.file(attr)
         while True:
-            state = mount.file(attr)
+            if state.forgotten:
+                state = mount.file(attr)
             if at >= state.size:
                 if at > offset and whence == os.SEEK_HOLE:
                     return state.size

@@ -66,6 +66,7 @@ REQUESTS: dict[type, May] = {
     m.Cancel: May.MEMBER,  # of a wait of the connection's mount
     GetNames: May.MEMBER,  # a worker names the file with wrong bytes
     m.GetLocks: May.OWN,
+    m.GetOrphans: May.OWN,
     m.Renew: May.OWN,
     m.GetLease: May.OWN,
     m.ReportLeases: May.OWN,
@@ -98,11 +99,13 @@ COMMANDS: dict[type, May] = {
     **dict.fromkeys(
         (
             c.LeaseSegments, c.Reserve, c.Create, c.Link, c.Unlink, c.Rmdir, c.Rename, c.SetAttr, c.SetXattr, c.RemoveXattr,
-            c.ReleaseOrphan, c.Commit, c.SetLock, c.Tmpfile, c.SetAtimes, c.Fallocate, c.CopyRange, c.Draw, c.AcquireLease, c.ReleaseLease,
+            c.ReleaseOrphan, c.Commit, c.WriteData, c.SetLock, c.Tmpfile, c.SetAtimes, c.Fallocate, c.CopyRange, c.Draw,
+            c.AcquireLease, c.ReleaseLease,
         ),
         May.OWN,
     ),
     c.OpenSession: May.SELF,
+    c.OpenShared: May.SELF,
     c.EndSession: May.OWN_OR_NODE,
     c.ClearQuarantine: May.OWN_OR_NODE,
     c.OpenCollector: May.NODE_SELF,

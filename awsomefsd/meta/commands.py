@@ -34,6 +34,9 @@ from awsomefsd.meta.own_segment_commands import DropSegments as DropSegments
 from awsomefsd.meta.own_segment_commands import KeepSegments as KeepSegments
 from awsomefsd.meta.own_segment_commands import Recover as Recover
 from awsomefsd.meta.raft_membership import Membership
+from awsomefsd.meta.session_commands import OpenSession as OpenSession
+from awsomefsd.meta.session_commands import OpenShared as OpenShared
+from awsomefsd.meta.session_commands import WriteData as WriteData
 from awsomefsd.types import Extent, SegmentProgress
 
 COMMAND_VERSION = 2  # the highest level of a command; levels.LEVEL is the same
@@ -85,26 +88,6 @@ class DeleteVolume(Command, tag=5):
 
     volume: int
     force: bool = False
-
-
-class OpenSession(Command, tag=10):
-    """A worker starts to serve a mount.
-
-    If a live session of this mount exists, the worker takes it over (same id and epoch); segments leased to its predecessor are sealed at
-    their committed length, quarantined unless `predecessor_exited` is proven.  Otherwise a new session with a new epoch, which takes the
-    volume's lease: EBUSY while another live session holds it.
-
-    `unanswered` names the kernel requests that the worker may send again: results of all others of this mount go.  None says nothing.
-    """
-
-    mount: int
-    volume: int
-    node: str
-    boot_id: str
-    worker: int  # counts the workers of this mount
-    predecessor_exited: bool = True
-    shared: bool = False  # beside other sessions of the volume that share it; then files are held by leases
-    unanswered: list[int] | None = None
 
 
 class EndSession(Command, tag=11):
@@ -469,6 +452,7 @@ AnyCommand = Union[
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
     KeepSegments, DropSegments, Recover, NodeCommand,
     MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims, GrowDevice, DrainDevice, RemoveDevice,
+    OpenShared, WriteData,
 ]  # fmt: skip
 
 

@@ -46,6 +46,14 @@ def settle(state: State, volume: rows.VolumeRow, node: str) -> None:
         raise FsError(errno.ENXIO, f"the data of volume {volume.name} is on devices of node {volume.home}; mount it there")
 
 
+def check_shared(state: State, volume: rows.VolumeRow) -> None:
+    """Raises FsError(ENXIO) unless every node that sees the shared devices can serve the volume."""
+    if volume.home not in ("", UNDECIDED):
+        raise FsError(errno.ENXIO, f"the data of volume {volume.name} is on devices of node {volume.home}; mount it there alone")
+    if not devices_of(state, ""):
+        raise FsError(errno.ENXIO, "there is no shared device; add one with `awsomefsd device add --shared`, on each node that mounts")
+
+
 def of_session(state: State, session: rows.SessionRow) -> str:
     """Where a session's volume has its data; UNDECIDED without any device yet."""
     volume = state.volume(session.volume)

@@ -66,18 +66,27 @@ def tombstone(state: State, entry: Entry, kind: int, volume: int, ino: int, name
 
 
 def lost_last_name(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, *, pinned: bool) -> None:
-    """nlink is 0: an orphan while the entry's session has it open, otherwise the end."""
+    """nlink is 0: an orphan while the entry's session has it open, or others that share the volume may have; otherwise the end."""
     changed(state, entry, volume.volume, ino, row)
+    holders = _uncached_sessions(state, volume) if volume.sharers else set()
     if pinned and entry.session:
-        pin(state, entry, volume.volume, ino)
-    else:
+        holders.add(entry.session)
+    for session in sorted(holders):
+        pin(state, session, volume.volume, ino)
+    if not holders:
         end_inode(state, entry, volume, ino, row)
 
 
-def pin(state: State, entry: Entry, volume: int, ino: int) -> None:
-    """An inode without names stays while the entry's session has it open."""
-    state.txn.put(keys.orphan(volume, ino, entry.session), rows.MARK)
-    state.txn.put(keys.pinner(entry.session, volume, ino), rows.MARK)
+def _uncached_sessions(state: State, volume: rows.VolumeRow) -> set[int]:
+    """Live ones, which do not say what they open."""
+    found = state.scan(keys.kind_range(0, keys.SESSION), rows.SESSION)
+    return {row.session for row in found if row is not None and row.uncached and row.volume == volume.volume and not row.ended}
+
+
+def pin(state: State, session: int, volume: int, ino: int) -> None:
+    """An inode without names stays while the session has it open."""
+    state.txn.put(keys.orphan(volume, ino, session), rows.MARK)
+    state.txn.put(keys.pinner(session, volume, ino), rows.MARK)
 
 
 def named_again(state: State, volume: int, ino: int) -> None:

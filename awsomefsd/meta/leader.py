@@ -38,6 +38,7 @@ from awsomefsd.meta.commands import (
     LeaseSegments,
     OpenCollector,
     OpenSession,
+    OpenShared,
     Reap,
     ReleaseOrphan,
     SetLock,
@@ -82,7 +83,7 @@ _MS = 1_000_000
 REAP_PAUSE_MS = 20  # between two Reap entries, or three times what one took if that is longer
 _RETRY = Failed(errno.EAGAIN, "not committed, send it again", True)
 _UNKNOWN = Failed(errno.EAGAIN, "this node stopped leading before it was known whether that was committed", True)
-_WATCHED = frozenset({OpenSession, OpenCollector, EndSession, ReleaseOrphan, DeleteVolume})
+_WATCHED = frozenset({OpenSession, OpenShared, OpenCollector, EndSession, ReleaseOrphan, DeleteVolume})
 
 
 class _Nobody:

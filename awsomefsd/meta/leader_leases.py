@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from awsomefsd.meta import messages as m
-from awsomefsd.meta.commands import AcquireLease, Commit, Create, EndSession, Link, OpenSession, ReleaseLease, SetLock
+from awsomefsd.meta.commands import AcquireLease, Commit, Create, EndSession, Link, OpenSession, OpenShared, ReleaseLease, SetLock
 from awsomefsd.meta.lease_table import LeaseTable
 from awsomefsd.meta.renewals import Renewals
 from awsomefsd.meta.replica import AppliedMachine
@@ -130,7 +130,7 @@ class LeaseDesk:
             del self._awaiting[session]
 
     def opened(self, command: OpenSession, reply: m.SessionOpened) -> None:
-        if command.shared:
+        if command.shared and not isinstance(command, OpenShared):
             self._table.opened(reply.session, command.volume)
 
     def live(self, sessions: Iterable[int]) -> None:

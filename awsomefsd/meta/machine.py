@@ -42,6 +42,7 @@ from awsomefsd.meta import (
     sharing,
     stream_readers,
     volumes,
+    writes,
     xattrs,
 )
 from awsomefsd.meta import commands as c
@@ -62,6 +63,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.SetVolume: volumes.set_volume,
     c.DeleteVolume: csi_volumes.delete_volume,
     c.OpenSession: sessions.open_session,
+    c.OpenShared: sessions.open_session,
     c.EndSession: sessions.end_session,
     c.ClearQuarantine: segments.clear_quarantine,
     c.LeaseSegments: segments.lease,
@@ -81,6 +83,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.RemoveXattr: xattrs.remove_xattr,
     c.ReleaseOrphan: namespace.release_orphan,
     c.Commit: commits.commit,
+    c.WriteData: writes.write_data,
     c.Reap: reaping.reap,
     c.Fallocate: allocation.fallocate,
     c.Draw: allocation.draw,
@@ -205,8 +208,8 @@ class Machine:
         return {row.session: row.epoch for row in sessions.every(self.state) if not row.ended}
 
     def sharing_sessions(self) -> dict[int, int]:
-        """Live sessions that share their volume -> volume."""
-        return {row.session: row.volume for row in sessions.every(self.state) if row.shared and not row.ended}
+        """Live sessions that share their volume and cache under leases -> volume."""
+        return {row.session: row.volume for row in sessions.every(self.state) if row.shared and not row.uncached and not row.ended}
 
     def write_leases(self) -> dict[tuple[int, int], tuple[int, int]]:
         """(volume, ino) -> (session, lease epoch)."""

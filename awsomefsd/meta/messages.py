@@ -261,6 +261,12 @@ class ReleaseLeases(Message, tag=55):
     inos: list[int]
 
 
+class GetOrphans(Message, tag=135):
+    """Inodes(those without a name that stay because the session may have them open)."""
+
+    session: int
+
+
 Body = Union[
     Hello, Propose, Lookup, GetAttr, ReadDir, ReadLink, GetXattr, ListXattr, GetLayout, GetStatFs, GetSegments, GetDevices,
     GetVolumes, GetLocks, TestLock, Renew, WaitLock, Cancel, Follow, GetStatus, GetParent, GetSessions, Report,
@@ -268,6 +274,7 @@ Body = Union[
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, ListNodes, ListTokens, NodeReport, ListCas, GetNode,
     GetMembers, ChangeMembers, TransferLead,
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims, ReportDevices, GetSightings, GetQuarantine,
+    GetOrphans,
 ]  # fmt: skip
 
 
@@ -461,12 +468,17 @@ class NotLeader(Message, tag=50):
     address: str
 
 
+class Inodes(Message, tag=135):
+    inos: list[int]
+
+
 Reply = Union[
     Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
     StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions, Reports,
     NotLeader, Ranged, Leased, Recalls, CollectorOpened, Relocated, Sparse, Pieces, LiveSegments, NamePage,
     Nodes, Tokens, NodeOrders, Cas, Members,
     Claimed, CsiVolumes, Claims, Sightings, Quarantine,
+    Inodes,
 ]  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def tmpfile(state: State, entry: Entry, command: Tmpfile) -> Reply:
     create = Create(command.volume, command.parent, b"", mode, command.uid, command.gid, umask=command.umask)
     ino, row = make_inode(state, entry, create, volume, parent)
     row.nlink, row.linkable = 0, command.linkable
-    pin(state, entry, command.volume, ino)
+    pin(state, entry.session, command.volume, ino)
     return Found(attr_of(ino, row), None, True)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.errors import FsError
-from awsomefsd.limits import LAYOUT_EXTENTS_MAX, READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
+from awsomefsd.limits import LAYOUT_EXTENTS_MAX, ORPHANS_PER_LOOK_MAX, READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
 from awsomefsd.meta import (
     csi_volumes,
     extents,
@@ -203,6 +203,10 @@ def _get_volumes(state: State, body: m.GetVolumes) -> m.Reply:
     return m.Volumes([volumes.describe(row)])
 
 
+def _get_orphans(state: State, body: m.GetOrphans) -> m.Reply:
+    return m.Inodes([keys.place_of(key)[2] for key in state.keys_in(keys.pinner_range(body.session), ORPHANS_PER_LOOK_MAX)])
+
+
 def _get_locks(state: State, body: m.GetLocks) -> m.Reply:
     return m.Locks(locks.of_session(state, body.session))
 
@@ -232,6 +236,7 @@ _QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies w
     m.GetSessions: _get_sessions,
     m.GetVolumes: _get_volumes,
     m.GetLocks: _get_locks,
+    m.GetOrphans: _get_orphans,
     m.TestLock: _test_lock,
     GetSparse: relocation.sparse,
     GetPieces: relocation.pieces,

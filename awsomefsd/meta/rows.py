@@ -134,6 +134,7 @@ class SessionRow(Row):
     segments_leased: int = 0
     shared: bool = False
     ended_ms: int = 0  # wall time
+    uncached: bool = False  # shared, and without leases (OpenShared)
 
 
 class MountRow(Row):

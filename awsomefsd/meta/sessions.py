@@ -17,7 +17,7 @@ from awsomefsd.errors import FsError
 from awsomefsd.limits import REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS, SESSIONS_MAX
 from awsomefsd.meta import homes, keys, rows
 from awsomefsd.meta.collection_messages import CollectorOpened
-from awsomefsd.meta.commands import EndSession, Entry, OpenCollector, OpenSession
+from awsomefsd.meta.commands import EndSession, Entry, OpenCollector, OpenSession, OpenShared
 from awsomefsd.meta.inodes import unpin
 from awsomefsd.meta.leases import end_session_write_leases
 from awsomefsd.meta.locks import end_session_locks
@@ -42,7 +42,7 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
     if live and old is not None:
         if old.volume != command.volume:
             raise FsError(errno.EINVAL, f"mount {command.mount} serves volume {old.volume}")
-        if command.shared != old.shared:
+        if (command.shared, isinstance(command, OpenShared)) != (old.shared, old.uncached):
             raise FsError(errno.EINVAL, f"session {old.session} was opened {'shared' if old.shared else 'for the whole volume'}")
         if command.worker <= old.worker:
             raise FsError(errno.ESTALE, f"worker {command.worker} of this mount has been succeeded by {old.worker}")
@@ -60,6 +60,8 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         raise FsError(errno.EBUSY, f"volume {volume.name} is shared by {volume.sharers} sessions")
     if state.cluster.sessions >= SESSIONS_MAX:
         raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")
+    if isinstance(command, OpenShared):
+        homes.check_shared(state, volume)
     homes.settle(state, volume, command.node)
     _end_earlier_boots(state, entry, command)
     _forget_answered(state, command)
@@ -85,6 +87,7 @@ def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, old
         command.boot_id,
         command.worker,
         shared=command.shared,
+        uncached=isinstance(command, OpenShared),
     )
     cluster.next_session += 1
     cluster.next_epoch += 1

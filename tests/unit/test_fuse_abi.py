@@ -74,7 +74,7 @@ def test_small_replies() -> None:
 
 def test_newest_kernel_gets_all_that_is_wanted() -> None:
     agreed = agree(Offer(7, 45, 131072, (1 << 64) - 1))
-    assert agreed.minor == 45 and agreed.flags == WANTED | abi.INIT_EXT | abi.HAS_RESEND
+    assert agreed.minor == 45 and agreed.flags == WANTED | abi.INIT_EXT | abi.DIRECT_IO_ALLOW_MMAP | abi.HAS_RESEND
     assert agreed.max_write == 1 << 20 and agreed.max_pages == 256 and agreed.max_readahead == 131072
     reply = pack_init(UNIQUE, agreed)
     major, minor, _, flags, _, _, max_write, time_gran, max_pages, _, flags2 = struct.unpack_from("<IIIIHHIIHHI", reply, 16)

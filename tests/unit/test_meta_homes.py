@@ -109,3 +109,24 @@ def test_a_recovered_node_has_all_devices(home: str) -> None:
     open_on(drive, "n7", 1, 12)
     row = drive.machine.state.device(1)
     assert isinstance(row, rows.DeviceRow) and row.home == ("n7" if home else "")
+
+
+def test_only_what_is_on_shared_devices_can_be_shared() -> None:
+    drive = fresh()
+    for name in ("one", "two"):
+        drive.ok(c.CreateVolume(name, name), session=0, epoch=0, mount=0)
+    add_device(drive, "d1", 40, home="n1")
+    wanted = c.OpenShared(11, 1, "n1", "boot", 1, shared=True)
+    refused = drive.apply(wanted, mount=11, session=0, epoch=0)
+    assert refused.errno == errno.ENXIO and "--shared" in refused.detail
+    assert drive.machine.state.volume(1).home == UNDECIDED, "a refusal changes nothing"
+    opened = open_on(drive, "n1", 2, 12)
+    drive.ok(c.EndSession(opened.session, opened.epoch, True), session=0, epoch=0, mount=0)
+    add_device(drive, "d2", 40, shared=True)
+    refused = drive.apply(c.OpenShared(13, 2, "n1", "boot", 1, shared=True), mount=13, session=0, epoch=0)
+    assert refused.errno == errno.ENXIO and "node n1" in refused.detail
+    drive.ok(wanted, mount=11, session=0, epoch=0)
+    drive.ok(c.OpenShared(14, 1, "n2", "boot", 1, shared=True), mount=14, session=0, epoch=0)
+    assert drive.machine.state.volume(1).sharers == 2
+    drive.machine.flush()
+    assert check(drive.txn) == []

@@ -27,6 +27,11 @@ def test_the_later_of_opposites_wins() -> None:
     assert parse(["noallow_other", "allow_other"]).allow_other
 
 
+def test_shared_has_to_be_asked_for() -> None:
+    assert parse(["shared"]).shared and not parse([]).shared
+    assert parse(["shared"]).flags == ()
+
+
 def test_split_keeps_quoted_commas() -> None:
     assert split('ro,context="system_u:object_r:tmp_t:s0:c1,c2",,nodev ') == ["ro", 'context="system_u:object_r:tmp_t:s0:c1,c2"', "nodev"]
 

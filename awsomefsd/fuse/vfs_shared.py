@@ -1,0 +1,175 @@
+"""Open files and their bytes where several nodes have the volume mounted at once, without any cache.
+
+Whatever is asked is asked of the leader, whose answers are newer than all that was acknowledged before (ReadIndex); whatever is changed is
+an entry before it is answered.  So "once an operation has returned on one node, every later operation on any node sees it" holds without
+leases.  What that needs beside this class: names and attributes are not remembered (`Unremembered`), file states are made for one operation
+and thrown away (MountState.file), the kernel is told to keep nothing (`MountState.fopen_flags`, `Vfs.ttl_ns`).
+
+A file that loses its last name on one node may be open on another.  Nobody knows, so the machine keeps it for every such session, and each
+gives up what it does not have open: at once where it removed the name itself, else when it asks (`release_unopened`).  An open asks for
+the attributes, and answers arrive in the order of the log: one that was answered before the removal is in the table of open files before
+the answer that tells of the removal is looked at.
+
+A place that was freed and used again while it was read shows another identity (Corrupt): the layout is asked for again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Any
+
+from awsomefsd.errors import Fenced, FsError
+from awsomefsd.fuse.context import Context
+from awsomefsd.fuse.mount_state import MountState
+from awsomefsd.fuse.names import Directory, Names
+from awsomefsd.fuse.vfs_data import LAYOUT_PARTS_MAX, WRITE_KILL_SUIDGID, DataOps, OnPool, Pool, read_buffer
+from awsomefsd.io.files import FileState
+from awsomefsd.io.write_through import Write, WriteThrough
+from awsomefsd.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX
+from awsomefsd.meta.commands import SetAttr
+from awsomefsd.meta.messages import Found, GetLayout, GetOrphans, Inodes, Layout
+from awsomefsd.types import Attr
+from awsomefsd.wait import Op
+
+WRITE_CACHE = 1 << 0  # pages of a mapping, at their own place whatever the descriptor says
+LOOKS_MAX = 16  # at a layout that turned out to be old; nothing keeps freed places from being used again meanwhile
+
+
+class Unremembered(Names):
+    """The policy of caches of a shared mount: nothing that was learnt is used for another operation."""
+
+    def put(self, attr: Attr) -> None:
+        pass
+
+    def enter(self, parent: int, name: bytes, ino: int) -> None:
+        pass
+
+    def directory(self, ino: int, *, complete: bool = False) -> Directory:
+        return Directory(complete=False)
+
+
+class SharedDataOps(DataOps):
+    def __init__(self, mount: MountState, pool: Pool, on_release: Any, through: WriteThrough) -> None:
+        super().__init__(mount, pool, on_release)
+        self._through = through
+
+    # --- read ----------------------------------------------------------------------------------------------------------------
+
+    def read(self, ctx: Context, ino: int, fh: int, offset: int, size: int) -> Op:
+        self._mount.check_handle(fh)
+        return self._read(ino, fh, offset, size)
+
+    def _read(self, ino: int, fh: int, offset: int, size: int) -> Op:
+        for look in range(LOOKS_MAX):
+            state = yield from self._look(ino, offset, size)
+            yield OnPool(self._pool)
+            buffer = read_buffer()[:size]
+            length = self._mount.files.read_into(state, offset, buffer, last_look=look == LOOKS_MAX - 1)
+            if length >= 0:
+                return [buffer[:length]]
+        raise FsError(errno.EIO, f"layout of inode {ino} did not settle")
+
+    def _look(self, ino: int, offset: int, size: int) -> Op:
+        """Size and layout of this moment.  Very many extents come in parts, each of its own moment; the size is that of the first."""
+        state: FileState | None = None
+        at, end = offset, offset + size
+        for _ in range(LAYOUT_PARTS_MAX):
+            try:
+                reply: Layout = yield self._mount.metadata.ask(GetLayout(self._mount.volume, ino, at, end))
+            except FsError as err:
+                if err.errno == errno.ENOENT:  # pins end with the session
+                    raise FsError(errno.EIO, f"inode {ino} is gone, with the session that had it open") from err
+                raise
+            self._mount.locations.learn(reply.segments)
+            if state is None:
+                state = FileState(Attr(ino, stat.S_IFREG, 1, 0, 0, 0, reply.size, 0, 0, 0, 0, 0, False, 0))
+            state.learn_layout(at, reply.end, reply.extents, reply.inline)
+            if not state.needs_layout(offset, end):
+                return state
+            at = reply.end
+        raise FsError(errno.EIO, f"layout of inode {ino} has no end")
+
+    # --- write ---------------------------------------------------------------------------------------------------------------
+
+    def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> Op:
+        append = ctx.open_flags & os.O_APPEND != 0 and not write_flags & WRITE_CACHE
+        if not append and offset + len(data) > FILE_BYTES_MAX:
+            raise FsError(errno.EFBIG)
+        kill = write_flags & WRITE_KILL_SUIDGID != 0
+        return self._write_through(fh, lambda: Write(ctx.unique, ino, offset, data, append=append, kill_suidgid=kill))
+
+    def _write_through(self, fh: int | None, make: Any) -> Op:
+        """Until it is decided, under whatever session: a write whose session ended is written again, under the same id."""
+        mount = self._mount
+        while True:
+            mount.check_handle(fh)
+            one: Write = make()
+            try:
+                yield from self._decided(one)
+                return len(one.data)
+            except FsError as err:
+                if err.errno == errno.EAGAIN and not one.inline:
+                    yield from self._leave_inline(one.ino)
+                    continue
+                if err.errno == errno.ENOENT:
+                    raise FsError(errno.EIO, f"inode {one.ino} is gone, with the session that had it open") from err
+                if err.errno != errno.ESTALE:
+                    raise
+            except Fenced:
+                pass
+            yield mount.lease.renewed()
+
+    def _decided(self, one: Write) -> Op:
+        yield from self._reserve(one.space)
+        try:
+            yield self._through.write(one, self._mount.metadata)
+        except FsError as err:
+            if err.errno != errno.ESTALE:  # else it went with the session
+                self._mount.reservation.give_back(one.space)
+            raise
+
+    def _reserve(self, need: int) -> Op:
+        """Space for one write.  What was kept for allocated ranges is not drawn on."""
+        reservation = self._mount.reservation
+        while not reservation.take(need):
+            yield from reservation.refill(need)
+
+    def leave_inline(self, attr: Attr) -> Op:
+        yield from self._leave_inline(attr.ino)
+
+    def _leave_inline(self, ino: int) -> Op:
+        """Another kind of mount has left inline data: it becomes an extent, unless it changes meanwhile (then the caller looks again)."""
+        mount = self._mount
+        reply: Layout = yield mount.metadata.ask(GetLayout(mount.volume, ino, 0, INLINE_BYTES_MAX))
+        if not reply.inline:
+            return
+        base = reply.inline
+        unique = mount.uniques.next_background_unique()
+        try:
+            yield from self._write_through(None, lambda: Write(unique, ino, 0, memoryview(base), inline=base))
+        except FsError as err:
+            if err.errno != errno.EAGAIN:
+                raise
+        finally:
+            mount.metadata.ack(unique)
+
+    # --- truncate ------------------------------------------------------------------------------------------------------------
+
+    def set_size(self, attr: Attr, command: SetAttr, unique: int) -> Op:
+        if command.size > FILE_BYTES_MAX:
+            raise FsError(errno.EFBIG)
+        command.log = command.sequence = 0  # no record is dirty that it could overtake
+        reply: Found = yield self._mount.propose(command, unique)
+        return reply.attr
+
+    # --- files without a name ------------------------------------------------------------------------------------------------
+
+    def release_unopened(self, session: int) -> Op:
+        """Give up what is kept for this session and is not open here."""
+        mount = self._mount
+        reply: Inodes = yield mount.metadata.ask(GetOrphans(session))
+        for ino in reply.inos:
+            if not mount.opens.count(ino) and ino not in mount.linking:
+                self.tell_orphan(ino)

@@ -1,0 +1,149 @@
+"""Writes of a shared mount: durable and visible to every node before they are answered, several of one device flush together.
+
+One thread.  Order of durable effects: frames → device flush (inside `SegmentWriter.write`) → one WriteData for each write → the answers.
+While it waits for one batch, the next gathers, so the cost of a flush is shared by all who wait for one.
+
+Nothing is dirty here: until it is answered a write lies in the slot of its request, and a successor executes that again, under the same id.
+A crash before the entry leaves frames that nothing names; after it, the repetition writes such frames and gets the stored result.
+
+The last entry of a batch alone reports segments that are full: the others, before it in the log, name places in them.  If it is refused,
+the next batch reports them.
+
+Frames of appended bytes name no inode, because their place in the file is decided by the entry: fsck never takes them for lost extents
+of a file at another place.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from awsomefsd.errors import Error, FsError
+from awsomefsd.failpoints import hit
+from awsomefsd.io.writer import Piece, Written, space_needed
+from awsomefsd.limits import EXTENTS_PER_COMMIT_MAX, FRAME_BYTES_MAX, FUSE_WRITE_BYTES_MAX, MIB
+from awsomefsd.meta.commands import WriteData
+from awsomefsd.types import SegmentProgress
+from awsomefsd.wait import Signal, Wait
+
+BATCH_BYTES_MAX = 16 * MIB
+assert 3 + 2 * (FUSE_WRITE_BYTES_MAX // FRAME_BYTES_MAX) <= EXTENTS_PER_COMMIT_MAX
+
+
+class Writer(Protocol):
+    def write(self, pieces: list[Piece]) -> Written: ...
+    def report_again(self, written: Written) -> None: ...
+
+
+class Metadata(Protocol):
+    def propose(self, command: Any, unique: int) -> Wait: ...
+
+
+class Write:
+    """One write(2): `unique` is the id of its entry.  With `inline`, `data` is that and moves to a segment; nothing is written."""
+
+    __slots__ = ("append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "outcome", "unique")
+
+    def __init__(
+        self, unique: int, ino: int, offset: int, data: memoryview, *, append: bool = False, kill_suidgid: bool = False, inline: bytes = b""
+    ) -> None:
+        self.unique = unique
+        self.ino = ino
+        self.offset = 0 if append else offset
+        self.data = data
+        self.append = append
+        self.kill_suidgid = kill_suidgid
+        self.inline = inline
+        self.done = Signal()
+        self.outcome: tuple[Any, BaseException | None] = (None, None)
+
+    @property
+    def space(self) -> int:
+        return space_needed(len(self.data))
+
+
+class WriteThrough:
+    """`write` is a Wait that ends with the inode's attributes (Found), or raises: ESTALE if the session ended before it was decided."""
+
+    def __init__(self, volume: int, writer: Writer) -> None:
+        self._volume = volume
+        self._writer = writer
+        self._cond = threading.Condition()
+        self._waiting: deque[tuple[Write, Metadata]] = deque()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="write-through", daemon=True)
+        self.batches = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread, after what waits."""
+        with self._cond:
+            self._stopping = True
+            self._cond.notify()
+        self._thread.join()
+
+    def write(self, one: Write, metadata: Metadata) -> Wait:
+        with self._cond:
+            self._waiting.append((one, metadata))
+            self._cond.notify()
+        return one.done
+
+    def _run(self) -> None:
+        while batch := self._next():
+            self._do(batch)
+
+    def _next(self) -> list[tuple[Write, Metadata]]:
+        with self._cond:
+            while not self._waiting and not self._stopping:
+                self._cond.wait()
+            batch: list[tuple[Write, Metadata]] = []
+            room = BATCH_BYTES_MAX
+            while self._waiting and room > 0:
+                batch.append(self._waiting.popleft())
+                room -= len(batch[-1][0].data)
+            return batch
+
+    def _do(self, batch: list[tuple[Write, Metadata]]) -> None:
+        pieces = [Piece(self._volume, 0 if one.append else one.ino, one.offset, [one.data]) for one, _ in batch]
+        hit("through.write.before")
+        try:
+            written = self._writer.write(pieces)
+        except (OSError, Error) as err:
+            sticky = err if isinstance(err, Error) else FsError(err.errno or 5, f"device write failed: {err}")
+            for one, _ in batch:
+                one.done.fire(None, sticky)
+            return
+        hit("through.write.after")
+        self._propose(batch, written)
+        self.batches += 1
+        for one, _ in batch:
+            one.done.fire(*one.outcome)
+
+    def _propose(self, batch: list[tuple[Write, Metadata]], written: Written) -> None:
+        """All entries of a batch, in order; returns when each has its outcome."""
+        unsealed = [replace(step, sealed=False, footer_offset=0, footer_bytes=0) for step in written.progress]
+        left = threading.Semaphore(0)
+        for number, (one, metadata) in enumerate(batch):
+            last = number == len(batch) - 1
+            command = self._command(one, written.extents[number], written.progress if last else unsealed)
+
+            def decided(value: Any, error: BaseException | None, one: Write = one) -> None:
+                one.outcome = (value, error)
+                left.release()
+
+            metadata.propose(command, one.unique).start(decided)
+        for _ in batch:
+            left.acquire()
+        if batch[-1][0].outcome[1] is not None:
+            self._writer.report_again(written)
+
+    def _command(self, one: Write, extents: list[Any], progress: list[SegmentProgress]) -> WriteData:
+        length = 0 if one.inline else len(one.data)
+        return WriteData(
+            self._volume, one.ino, one.offset, length, one.append, one.kill_suidgid, extents, one.space, progress, one.inline
+        )

@@ -1,0 +1,58 @@
+"""Commands that open sessions, and the write of those that share a volume without leases (writes.py)."""
+
+from __future__ import annotations
+
+from awsomefsd.meta.command import Command
+from awsomefsd.types import Extent, SegmentProgress
+
+
+class OpenSession(Command, tag=10):
+    """A worker starts to serve a mount.
+
+    If a live session of this mount exists, the worker takes it over (same id and epoch); segments leased to its predecessor are sealed at
+    their committed length, quarantined unless `predecessor_exited` is proven.  Otherwise a new session with a new epoch, which takes the
+    volume's lease: EBUSY while another live session holds it.
+
+    `unanswered` names the kernel requests that the worker may send again: results of all others of this mount go.  None says nothing.
+    """
+
+    mount: int
+    volume: int
+    node: str
+    boot_id: str
+    worker: int  # counts the workers of this mount
+    predecessor_exited: bool = True
+    shared: bool = False  # beside other sessions of the volume that share it; then files are held by leases
+    unanswered: list[int] | None = None
+
+
+class OpenShared(OpenSession, tag=136):
+    """OpenSession of a mount that shares its volume and remembers nothing: it takes no leases, asks for everything, and writes through.
+
+    ENXIO unless the volume's data is on shared devices.  What loses its last name stays for such sessions until each has said that it does
+    not have it open (GetOrphans, ReleaseOrphan).
+    """
+
+    since = 2
+
+
+class WriteData(Command, tag=135):
+    """One write(2) on a shared mount: its durable bytes become visible.  Answered by Found.
+
+    `extents` are in order and cover [offset, offset + length), or, with `append`, [0, length) counted from the file's size at this entry.
+    `inline` is what the inode held inline when the writer looked; it is among the extents then.  EAGAIN if it is something else now.
+    EAGAIN, and ESTALE for places that are not the session's (any more), change nothing and are not kept.
+    """
+
+    since = 2
+
+    volume: int
+    ino: int
+    offset: int
+    length: int
+    append: bool
+    kill_suidgid: bool
+    extents: list[Extent]
+    consumed_bytes: int
+    segments: list[SegmentProgress]
+    inline: bytes = b""
