@@ -227,7 +227,9 @@ def archive(target: Path) -> Path:
     packed = target.with_name(target.name + ".tar.xz")
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        return member.replace(uid=0, gid=0, uname="root", gname="root")
+        member.uid = member.gid = 0
+        member.uname = member.gname = "root"
+        return member
 
     with tarfile.open(packed, "w:xz", preset=6) as tar:
         for path in [target, *sorted(target.rglob("*"))]:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -151,3 +152,13 @@ def test_what_differs_between_the_two_formats(tmp_path: Path) -> None:
 def test_dependencies_of_the_rpm_are_those_of_the_files(tmp_path: Path) -> None:
     shutil.copy(os.path.realpath("/bin/sh"), tmp_path / "program")
     assert {"libc.so.6(GLIBC_2.34)(64bit)", "libc.so.6()(64bit)"} <= set(packages.libraries(tmp_path))
+
+
+def test_archive_is_the_same_for_the_same_content(tmp_path: Path) -> None:
+    target = tmp_path / "awsomefsd-1"
+    packages._install(Path(__file__), target / "folder" / "file", 0o755)
+    first = binary.archive(target).read_bytes()
+    assert binary.archive(target).read_bytes() == first
+    with tarfile.open(tmp_path / "awsomefsd-1.tar.xz") as tar:
+        names = {member.name: (member.mode & 0o777, member.uid, member.uname) for member in tar}
+    assert names["awsomefsd-1/folder/file"] == (0o755, 0, "root") and len(names) == 3
