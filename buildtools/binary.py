@@ -227,8 +227,8 @@ def archive(target: Path) -> Path:
     packed = target.with_name(target.name + ".tar.xz")
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-        member.uid = member.gid = 0
-        member.uname = member.gname = "root"
+        for name, value in {"uid": 0, "gid": 0, "uname": "root", "gname": "root"}.items():
+            setattr(member, name, value)
         return member
 
     with tarfile.open(packed, "w:xz", preset=6) as tar:
