@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from buildtools.cluster import Cluster
+from buildtools.leader import leading_term
 from buildtools.nodes import Node, await_true
 from tests.netns import found_static
 
@@ -281,18 +282,23 @@ def test_locks_exclude_block_and_wake(places: list[Path], kind: str) -> None:
             assert said(second)
 
 
-def test_a_killed_worker_loses_nothing_and_keeps_its_locks(nodes: list[Node], places: list[Path]) -> None:
+def leader(nodes: list[Node]) -> Node:
+    terms = {node: leading_term(node.run / "meta.sock") for node in nodes}
+    return max(nodes, key=lambda node: terms[node])
+
+
+def test_a_killed_worker_or_leader_loses_nothing_and_keeps_locks(nodes: list[Node], places: list[Path]) -> None:
     failed: list[BaseException] = []
     (places[0] / "log").touch()
     (places[1] / "f").touch()
     with holding(places[1] / "f", "lockf") as holder:
         assert said(holder)
         threads = [appending(place / "log", number, MANY, 100, failed) for number, place in enumerate(places)]
-        for _ in range(2):
+        for role in ("worker", "worker", "daemon"):
             size = (places[0] / "log").stat().st_size
             await_true("appends", lambda size=size: (places[0] / "log").stat().st_size > size + 3_000, END_S)
             assert threads[1].is_alive(), "nothing is written while its worker dies"
-            nodes[1].strike(["worker"])
+            (nodes[1] if role == "worker" else leader(nodes)).strike([role])
         for thread in threads:
             thread.join(END_S)
         assert not failed, failed
