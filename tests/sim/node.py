@@ -74,6 +74,10 @@ class SimPeers:
         heard, self._node._heard = self._node._heard, []
         return heard
 
+    def address_of(self, node: str) -> str:
+        """Nobody moves."""
+        return ""
+
     def tick(self) -> None:
         """Connections are no matter of this simulation's voters."""
 
