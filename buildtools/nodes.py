@@ -223,6 +223,10 @@ class Node:
             self.disk.symlink_to(target)
         return self.disk
 
+    def uuid(self) -> str:
+        """Who it is in its cluster."""
+        return str(json.loads((self.state / "node.json").read_text())["node"])
+
     def start(self) -> float:
         """The supervisor, which keeps keeper and daemon.  Returns the seconds until the daemon answered."""
         began = time.monotonic()

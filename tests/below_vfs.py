@@ -38,7 +38,7 @@ class Below:
         found = self._client.call(GetVolumes(self._node.volume), ANSWER_S)
         assert isinstance(found, Volumes)
         self.volume = found.volumes[0].volume
-        open_session(self._client, OpenSession(mount, self.volume, "tests", "tests", 1))
+        open_session(self._client, OpenSession(mount, self.volume, self._node.uuid(), "tests", 1))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:

