@@ -17,6 +17,7 @@ from pathlib import Path
 COMPILED = "__compiled__" in globals()
 ROOT = Path(__file__).resolve().parents[1]
 _PROGRAM = [os.readlink("/proc/self/exe").removesuffix(" (deleted)")] if COMPILED else [sys.executable, "-m", "awsomefsd"]
+TOKEN, TOKEN_FILE, FD_PREFIX = "AWSOMEFSD_TOKEN", "AWSOMEFSD_TOKEN_FILE", "/proc/self/fd/"
 HOME = os.path.dirname(_PROGRAM[0]) if COMPILED else str(ROOT)  # the directory that makes this program this build
 
 
@@ -35,3 +36,22 @@ def environment() -> dict[str, str]:
         return dict(os.environ)
     places = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
+
+
+def hide_token() -> None:
+    """Become this program again with the token in a descriptor: what is in the environment shows in /proc/PID/environ for life."""
+    text = os.environ.get(TOKEN, "")
+    if not text or TOKEN_FILE in os.environ:
+        return
+    fd = os.memfd_create("token", 0)  # stays open over exec
+    os.write(fd, text.encode())
+    kept = {name: value for name, value in environment().items() if name != TOKEN}
+    argv = again()
+    os.execve(argv[0], argv, kept | {TOKEN_FILE: f"{FD_PREFIX}{fd}"})
+
+
+def token_descriptors(environ: dict[str, str]) -> list[int]:
+    """What a child has to inherit that shall find the token where `environ` says."""
+    place = environ.get(TOKEN_FILE, "")
+    number = place.removeprefix(FD_PREFIX)
+    return [int(number)] if place.startswith(FD_PREFIX) and number.isdecimal() else []

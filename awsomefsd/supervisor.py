@@ -53,10 +53,12 @@ class Child:
         self.due = 0.0  # when to start it
 
     def start(self) -> None:
+        env = self._environment()
         with self._log_path.open("ab") as file:
             self._process = subprocess.Popen(
-                self._argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self._environment(), cwd="/", start_new_session=True
-            )
+                self._argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, cwd="/", start_new_session=True,
+                pass_fds=program.token_descriptors(env),
+            )  # fmt: skip
         self._started = time.monotonic()
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
@@ -65,7 +67,8 @@ class Child:
     def _environment(self) -> dict[str, str]:
         """The token is for the daemon; keeper and workers live long, and need none."""
         given = program.environment()
-        return given if self.name == "daemon" else {name: value for name, value in given.items() if name != "AWSOMEFSD_TOKEN"}
+        secret = (program.TOKEN, program.TOKEN_FILE)
+        return given if self.name == "daemon" else {name: value for name, value in given.items() if name not in secret}
 
     def adopt(self, pid: int, start_time: str) -> None:
         """Watch a process that a supervisor before us has started, if it is still that one."""

@@ -17,8 +17,9 @@ def run(session: Session) -> None:
 
     Stops on SIGTERM; mounts go on and wait for the next one.
     """
-    from awsomefsd import log
+    from awsomefsd import log, program
 
+    program.hide_token()
     settings = session.settings
     log.setup("daemon", settings.log.level, settings.log.format)
     from awsomefsd import daemon

@@ -19,6 +19,7 @@ def supervise(session: Session, log_dir: Path | None) -> None:
 
     One that ends is started again within a second.  SIGTERM ends both; mounts go on until they are unmounted.
     """
+    program.hide_token()
     settings = session.settings
     words = ["--run-dir", str(settings.run_dir), "--state-dir", str(settings.state_dir)]
     words += ["--log-dir", str((log_dir or settings.state_dir / "log").absolute())]

@@ -50,6 +50,11 @@ class Daemon:
                 [sys.executable, "-m", "awsomefsd", "run"], env=self._environ | self._variables, stdout=log, stderr=log
             )
 
+    def shown(self) -> bytes:
+        """What anybody who may look sees of the process: arguments and environment."""
+        assert self._process is not None
+        return b"".join(Path(f"/proc/{self._process.pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
+
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "awsomefsd", *words]
         return subprocess.run(command, env=self._environ, capture_output=True, text=True, timeout=WAIT_S, check=False)
@@ -126,6 +131,7 @@ def test_a_token_makes_a_cluster_of_one_and_is_never_used_again(tmp_path: Path, 
     first.says(held.cluster)
     assert node.load(first.state) == held
     assert text[8:] not in first.log.read_text()
+    assert another[8:].encode() not in first.shown() and b"AWSOMEFSD_TOKEN_FILE=/proc/self/fd/" in first.shown()
 
 
 def test_three_daemons_started_at_once_are_one_cluster(tmp_path: Path, daemons: list[Daemon]) -> None:
