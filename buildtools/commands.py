@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from buildtools import cluster, kind, lint, prepare
+from buildtools import cluster, halves, kind, lint, prepare
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node
 from buildtools.say import CHECKOUT, bad, good, line, parse_size, size, step
@@ -59,6 +59,8 @@ def _prepare_for_tests(soak: bool = False) -> None:
 
 def test(arguments: list[str]) -> NoReturn:
     _prepare_for_tests()
+    if not arguments:
+        sys.exit(halves.run(prepare.PYTHON))
     _program("-m", "pytest", "--durations=20", "-ra", "-m", "not soak", *arguments)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from buildtools import chaos, lint, load, procs
+from buildtools import chaos, halves, lint, load, procs
 from buildtools.nodes import MARKER, Node
 from buildtools.say import BuildError, parse_size, size
 
@@ -218,3 +218,33 @@ def test_random_choice_is_replayed_by_the_seed(tmp_path):
         return sorted(client.model)
 
     assert names(tmp_path / "one") == names(tmp_path / "two")
+
+
+def test_the_two_halves_are_all_tests_and_none_twice() -> None:
+    def chosen(words: list[str], path: str) -> bool:
+        left_out = [word.removeprefix("--ignore=") for word in words if word.startswith("--ignore=")]
+        return any(path.startswith(f"{word}/") for word in words) and not any(path.startswith(f"{word}/") for word in left_out)
+
+    files = [str(path.relative_to(halves.CHECKOUT)) for path in (halves.CHECKOUT / "tests").rglob("test_*.py")]
+    assert len(files) > 100
+    for path in files:
+        assert sum(chosen(words, path) for words in halves.halves()) == 1, path
+
+
+def test_a_half_that_fails_fails_the_whole_and_reports_stand_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    for name, text in (
+        ("good", "import pytest\n@pytest.mark.skip(reason='no such tool')\ndef test_a(): pass\n"),
+        ("bad", "def test_b(): assert 0\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"test_{name}.py").write_text(text)
+    monkeypatch.setattr(halves, "halves", lambda: [[str(tmp_path / "good")], [str(tmp_path / "bad")]])
+    monkeypatch.setattr(halves, "OPTIONS", ("-ra", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)))
+    kept = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert halves.run(sys.executable) == 1
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
+            signal.signal(number, handler)
+    said = capfd.readouterr().out
+    assert "test_bad.py::test_b" in said and said.index("What was skipped") < said.rindex("no such tool")

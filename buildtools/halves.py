@@ -1,0 +1,84 @@
+"""All tests, in two processes side by side: most of them wait for disks, elections and timeouts, so two cores are idle half of the time.
+
+Progress is shown as it comes.  What a half has to say at its end (failures, the slowest, what was skipped and why) is kept and printed in
+one piece, so that two reports never mix.  Both halves get one seed.  A signal that ends this ends both, and their fixtures clean up.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from buildtools.say import CHECKOUT, bad, good, line, step
+
+# What computes, and what mounts on one node; everything else that lies in tests/ is the other half.
+FIRST = ("unit", "model", "sim", "posix", "integrity", "packaging", "differential", "crash/model", "fuzz")
+OPTIONS = ("--durations=20", "-ra", "-m", "not soak")
+
+
+def halves() -> list[list[str]]:
+    """Arguments of pytest for each half."""
+    first = [f"tests/{name}" for name in FIRST if (CHECKOUT / "tests" / name).is_dir()]
+    others = [path for path in sorted((CHECKOUT / "tests").iterdir()) if path.is_dir() and any(path.rglob("test_*.py"))]
+    rest = [f"tests/{path.name}" for path in others if path.name not in FIRST]
+    return [first, [*rest, *(f"--ignore={name}" for name in first)]]
+
+
+class _Half:
+    def __init__(self, argv: list[str], environ: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            argv, env=environ, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            start_new_session=True,  # a Ctrl-C reaches it once, through us
+        )  # fmt: skip
+        self.report: list[str] = []
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        titles = 0
+        for text in self.process.stdout:
+            titles += text.startswith("====")
+            if titles > 1:  # the first one says that the session starts
+                self.report.append(text)
+            else:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+
+    def wait(self) -> int:
+        code = self.process.wait()
+        self._thread.join()
+        return code
+
+
+def run(python: Path | str) -> int:
+    seed = os.environ.get("AWSOMEFSD_SEED") or str(random.SystemRandom().randrange(1 << 20))
+    environ = dict(os.environ) | {"PYTHONPATH": str(CHECKOUT), "AWSOMEFSD_SEED": seed, "PYTHONUNBUFFERED": "1"}
+    started = [_Half([str(python), "-m", "pytest", *OPTIONS, *words], environ) for words in halves()]
+
+    def end(number: int, _frame: object) -> None:
+        for half in started:
+            half.process.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    codes = [half.wait() for half in started]
+    for half in started:
+        sys.stdout.write("".join(half.report))
+    _sum_up(started, codes)
+    return max(codes, key=abs)
+
+
+def _sum_up(started: list[_Half], codes: list[int]) -> None:
+    """Last of all, so that nobody has to look for it."""
+    step("What was skipped, and why")
+    skipped = [text.rstrip() for half in started for text in half.report if text.startswith("SKIPPED")]
+    for text in skipped or ["nothing"]:
+        line(f"  {text}")
+    for half, code in zip(started, codes, strict=True):
+        (bad if code else good)((half.report or ["no report"])[-1].strip("= \n"))
