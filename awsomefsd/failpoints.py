@@ -24,7 +24,7 @@ from pathlib import Path
 
 # name -> what brings a process there: the load, a daemon's start, a worker's take-over, a keeper's return, the start of a successor (a kill
 # of the keeper there ends the mount's memory, as a kill of keeper and worker at once), an upgrade of the keeper, an unmount, a scrub,
-# collection, a voter's state that is sent to another one, nodes that found a cluster
+# collection, a voter's state that is sent to another one, a write on a shared mount, nodes that found a cluster
 POINTS: dict[str, str] = {
     "journal.write.before": "load",
     "journal.write.after": "load",
@@ -122,6 +122,8 @@ POINTS: dict[str, str] = {
     "segment.seal.before": "unmount",
     "segment.seal.after": "unmount",
     "unmount.session.ended": "unmount",
+    "through.write.before": "shared",
+    "through.write.after": "shared",
     "founding.store.before": "founding",
     "founding.store.after": "founding",
     "founding.send.before": "founding",

@@ -32,6 +32,7 @@ from tests.crash.failpoint_rounds import Load, Round
 from tests.unit import test_collect as collecting
 from tests.unit import test_growing as growing
 from tests.unit import test_voter as voting
+from tests.unit.test_vfs_shared import Sharing
 from tests.vfsrig import rig as mounted
 
 POINTS_MIN = 40
@@ -94,6 +95,21 @@ def a_mount(directory: Path, dice: Random) -> None:
         assert all(r.content(ino) == data for ino, data in kept.items())
         r.unmount()
         r.check()
+
+
+def a_shared_mount(directory: Path) -> None:
+    """A write that goes through to the device at once."""
+    node = Sharing(directory)
+    try:
+        node.start()
+        ino, fh = node.create(b"shared")
+        node.write(ino, fh, 0, b"through" * 10_000)
+        node.close_file(ino, fh)
+        assert node.content(ino) == b"through" * 10_000
+        node.unmount()
+        node.check()
+    finally:
+        node.close()
 
 
 @contextmanager
@@ -218,6 +234,8 @@ def test_every_failpoint_is_reached(make_node, figures, seed, tmp_path):
     with counting(control):
         (tmp_path / "rig").mkdir()
         a_mount(tmp_path / "rig", Random(seed))
+        (tmp_path / "shared").mkdir()
+        a_shared_mount(tmp_path / "shared")
         voters(tmp_path / "voters", seed)
         (tmp_path / "growing").mkdir()
         growing.grow_alone(tmp_path / "growing")
@@ -253,5 +271,5 @@ def test_a_kill_at_each_failpoint(make_node, figures, seed, tmp_path):
     kills_on_a_node(node, control, load, dice, names)
     clean_end(node, load)
     tell(figures, control, f"a kill at each, {load.confirmed():,} fsynced files", began)
-    elsewhere = sorted(name for name in POINTS if POINTS[name] in ("snapshot", "founding"))
+    elsewhere = sorted(name for name in POINTS if POINTS[name] in ("snapshot", "founding", "shared"))
     assert sorted({*POINTS} - {*names}) == elsewhere, "those kill in the normal run"

@@ -460,7 +460,7 @@ def test_voted_out_but_needed() -> Talk:
     """Only the node that is voted out has the entry that says so: it must be able to lead once more (thesis 4.2.2)"""
     talk = Talk("a b")
     leader = talk.begin()
-    talk.lost = lambda message: isinstance(message, m.Append) and any(b"\x90" in row[2][-1:] for row in message.entries)
+    talk.lost = lambda message: isinstance(message, m.Append) and any(row[2][-2:-1] == b"\x90" for row in message.entries)
     talk.members("b a?")
     assert not leader.raft.membership.joint and talk.nodes["b"].raft.membership.joint
     talk.crash("a")
