@@ -231,6 +231,8 @@ class Rig:
     shared = False  # with mounts of other nodes
     closed = 0  # in this process
 
+    atime: tuple[object, ...] = ()  # Policy of the mount
+
     def __init__(self, directory: Path, *, segments: int = 62, segment_bytes: int = MIB, quota_bytes: int = 0) -> None:
         self.directory = directory
         self.clock = Clock()
@@ -264,7 +266,7 @@ class Rig:
         self.workers += 1
         config = {
             "volume": VOLUME, "meta_sock": str(self.host.socket_path), "node": self.node, "boot_id": self.boot_id,
-            "state_dir": str(self.directory), "read_only": False, "shared": self.shared,
+            "state_dir": str(self.directory), "read_only": False, "shared": self.shared, "atime": self.atime,
         }  # fmt: skip
         start = {"mount": f"{self.mount_id:x}", "fresh": self.workers == 1, "config": config, "worker": self.workers, "dir": "/mnt"}
         if self.workers > 1:

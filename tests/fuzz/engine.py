@@ -155,7 +155,9 @@ def guided(watched: Watched, good: list[bytes], options: argparse.Namespace) -> 
     corpus = tempfile.mkdtemp(prefix="afs-corpus-")
     for number, data in enumerate(good):
         (Path(corpus) / f"{number}").write_bytes(data)
-    arguments = [sys.argv[0], corpus, f"-seed={options.seed + 1}", f"-max_len={INPUT_BYTES_MAX}", "-timeout=240", "-rss_limit_mb=2048"]
+    # no limit of resident memory: the kernel counts the largest of whoever started us too, and Watched looks at growth
+    arguments = [sys.argv[0], corpus, f"-seed={options.seed + 1}", f"-max_len={INPUT_BYTES_MAX}", "-timeout=240"]
+    arguments += ["-rss_limit_mb=0", "-malloc_limit_mb=2048"]
     arguments += [f"-runs={options.runs}", f"-max_total_time={options.seconds}", f"-artifact_prefix={corpus}/"]
     atheris.Setup(arguments, watched)
     atheris.Fuzz()

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from awsomefsd.fuse.atimes import NOATIME
 from tests.differential import choices, machine, vfs_side
 from tests.differential.rigging import Pair, pair
 from tests.differential.vfs_side import VfsSide
-from tests.vfsrig import rig
+from tests.vfsrig import Rig, rig
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 
@@ -43,8 +44,9 @@ def test_several_users_see_the_same_while_the_worker_is_killed(both, seed, figur
     assert bench.kills > 20 and len(set(both.killed)) == len(both.killed) == bench.kills
 
 
-def test_the_vfs_without_a_kernel(both, seed, figures, tmp_path):
-    """ext4, vfs and mount: what a kernel adds or hides differs from what ours decides."""
+def test_the_vfs_without_a_kernel(both, seed, figures, tmp_path, monkeypatch):
+    """ext4, vfs and mount: what a kernel adds or hides differs from what ours decides.  All three are without atimes."""
+    monkeypatch.setattr(Rig, "atime", (NOATIME, False))
     with rig(tmp_path) as made:
         side = VfsSide(made)
         kinds = tuple(kind for kind in choices.ARGUMENTS if kind in vfs_side.kinds())
