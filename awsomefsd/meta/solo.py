@@ -41,7 +41,7 @@ class Solo:
 
     def __init__(self, journal: Journal, node: str = "", boot_ns: Callable[[], int] = clock.boot_ns, *, single: bool = False) -> None:
         self._journal = journal
-        self._single = single
+        self._several_until = journal.last_index if single else 0  # what this process appends itself, growing included, it may replay
         self._boot_ns = boot_ns
         self.leader = node
         self.leading = True
@@ -87,7 +87,7 @@ class Solo:
                 after += 1
                 if entry.index != after:
                     raise Corrupt(f"log entry {after} says that it is {entry.index}")
-                if self._single and isinstance(entry.command, ChangeMembership):
+                if entry.index <= self._several_until and isinstance(entry.command, ChangeMembership):
                     raise SeveralVoters("the journal is one of several voters'")
                 yield entry
 
