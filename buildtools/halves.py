@@ -57,7 +57,7 @@ class _Half:
 
 
 def seed_of_tree() -> int:
-    """The same for the same files, so that what was tried before a change went in is what is tried after; `soak` and single tests draw one."""
+    """The same for the same files: what was tried before a change went in is tried after it.  `soak` and single tests draw one."""
     told = subprocess.run(["git", "rev-parse", "HEAD^{tree}"], cwd=CHECKOUT, capture_output=True, text=True, check=False).stdout
     return int(told[:5], 16) if told else random.SystemRandom().randrange(1 << 20)
 
