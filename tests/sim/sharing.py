@@ -33,6 +33,12 @@ class HeldBack:
     flushing: bool = False
     waiting: list[Done] = field(default_factory=list)
 
+    def resume(self) -> None:
+        """Once: data that was given up with its session may have been committed before, and that answer comes later."""
+        waiting, self.waiting = self.waiting, []
+        for done in waiting:
+            done()
+
 
 class Sharing:
     def __init__(self, mount: Any) -> None:
@@ -90,8 +96,7 @@ class Sharing:
         held = self.dirty.pop(ino)
         self.judge.dropped(ino, self.mount, held.sequence)
         self.world.count("held back and lost with a session")
-        for done in held.waiting:
-            done()
+        held.resume()
 
     def died(self) -> None:
         for ino, held in sorted(self.dirty.items()):
@@ -187,8 +192,7 @@ class Sharing:
                 raise self.world.broken(f"{self.mount.host.name}: commit of inode {ino}: {reply}")
             if mine:
                 del self.dirty[ino]
-            for waiting in held.waiting:
-                waiting()
+            held.resume()
             if not mine and ino in self.dirty:  # more was held back meanwhile
                 self.flush(ino, lambda: None)
 
