@@ -288,6 +288,7 @@ def worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, Mo
             "options": wish.options,  # as they were asked for: a lost mounts.json is made again from it
             "read_only": options.read_only,
             "shared": options.shared,
+            "on_lease_loss": options.on_lease_loss,
             "map_uid": options.map_uid.ranges,
             "map_gid": options.map_gid.ranges,
             "root_squash": options.root_squash,

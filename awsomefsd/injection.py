@@ -8,12 +8,15 @@ look every LOOK_S at most), so a fault begins and ends while everything runs.  T
     device.read=short:10%          a part is transferred
     journal.sync=delay:50ms:10%    it takes longer
     journal.sync=EIO:x1            the next one of each process
+    device.write=hold              it waits until no rule holds it any more, and is done then, however late that is
     store.map=262144               the size of the map of a store that is opened
     clock=+86400                   CLOCK_REALTIME of our processes, in seconds off
 
 Seams: device.read, .write, .flush (worker); journal.open, .read, .write, .sync, .rename and store.commit, store.full (daemon); client.send,
 .receive (the worker's end of meta.sock) and service.send, .receive (the daemon's).  An error on a socket also ends its connection, as any
-real one does.  Every fault that was dealt out is a line of FILE.hits: a test that cannot show its faults has shown nothing.
+real one does.  Every fault that was dealt out is a line of FILE.hits: a test that cannot show its faults has shown nothing.  What was held
+has a second line, `SEAM released PID`, when it goes on: a write of a zombie is one that is released after its session has ended.  A held
+transfer goes with its process, as one that the kernel has not taken yet.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from typing import Any, NamedTuple
 
 VARIABLE = "AWSOMEFSD_FAULTS"
 LOOK_S = 0.02
-SHORT, DELAY = "short", "delay"
+SHORT, DELAY, HOLD = "short", "delay", "hold"
 BLOCK_BYTES = 4096  # short transfers of a device end between two blocks
 
 log = logging.getLogger("awsomefsd.injection")
@@ -38,7 +41,7 @@ log = logging.getLogger("awsomefsd.injection")
 
 class Rule(NamedTuple):
     seam: str
-    action: str  # name of an errno, SHORT or DELAY
+    action: str  # name of an errno, SHORT, DELAY or HOLD
     probability: float = 1.0
     delay_s: float = 0.0
     times: int = 0  # at most; 0: for ever
@@ -58,7 +61,7 @@ def parse(text: str) -> tuple[list[Rule], dict[str, int]]:
             continue
         except ValueError:
             pass
-        if not equals or not (parts[0] in (SHORT, DELAY) or hasattr(errno, parts[0])):
+        if not equals or not (parts[0] in (SHORT, DELAY, HOLD) or hasattr(errno, parts[0])):
             raise ValueError(f"{VARIABLE}: {word!r} is no rule")
         rule = Rule(seam, parts[0])
         for part in parts[1:]:
@@ -121,10 +124,20 @@ class Faults:
                     continue
                 self._used[rule] = used + 1
             self._tell(f"{seam} {rule.action} {os.getpid()}\n")
-            if rule.action != DELAY:
+            if rule.action == HOLD:
+                self._hold(seam)
+            elif rule.action == DELAY:
+                time.sleep(rule.delay_s)
+            else:
                 return rule.action
-            time.sleep(rule.delay_s)
         return ""
+
+    def _hold(self, seam: str) -> None:
+        """Until the file has no such rule; its chance and its count say how many are held, not for how long."""
+        while any(rule.seam == seam and rule.action == HOLD for rule in self._rules):
+            time.sleep(LOOK_S)
+            self.refresh()
+        self._tell(f"{seam} released {os.getpid()}\n")
 
     def check(self, seam: str) -> bool:
         """Raises the OSError that is to happen; true for a short transfer."""

@@ -30,6 +30,7 @@ BOOKKEEPING = frozenset((
 BOOKKEEPING_VALUES = ("comment", "user", "helper", "uhelper")
 VALUES = ("readahead", "uid", "gid", "user_id", "group_id")
 MAPS = ("map_uid", "map_gid")
+CHOICES = {"on-lease-loss": ("block", "error")}  # the first one is the default
 # Of opposites the later one wins.
 OURS = (
     "allow_other", "noallow_other", "default_permissions", "nodefault_permissions", "root_squash", "no_root_squash", "shared",
@@ -49,6 +50,7 @@ class MountOptions:
     default_permissions: bool = True
     root_squash: bool = False
     shared: bool = False  # with mounts of the volume on other nodes
+    on_lease_loss: str = "block"  # what operations do when no quorum renews the lease
     map_uid: IdMap = EVERYBODY
     map_gid: IdMap = EVERYBODY
     given: tuple[str, ...] = field(default=(), compare=False)
@@ -96,6 +98,7 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
     values: dict[str, int] = {}
     ours: list[str] = []
     maps: dict[str, IdMap] = {}
+    choices = {name: words[0] for name, words in CHOICES.items()}
     for option in options:
         name, equals, value = option.partition("=")
         if option in FLAGS:
@@ -104,6 +107,8 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
             ours.append(option)
         elif equals and name in MAPS:
             maps[name] = id_map.parse(name, value)
+        elif equals and name in CHOICES:
+            choices[name] = _choice(name, value)
         elif option in BOOKKEEPING or name.startswith(("x-", "X-")) or (equals and name in BOOKKEEPING_VALUES):
             continue
         elif equals and name in VALUES:
@@ -117,6 +122,7 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
         default_permissions=_last(ours, "default_permissions", "nodefault_permissions") != "nodefault_permissions",
         root_squash=_last(ours, "root_squash", "no_root_squash") == "root_squash",
         shared="shared" in ours,
+        on_lease_loss=choices["on-lease-loss"],
         **maps,
         readahead_kib=values.get("readahead", readahead_kib * KIB) // KIB,
         user_id=values.get("user_id", values.get("uid")),
@@ -136,10 +142,16 @@ def _number(name: str, value: str) -> int:
     return number
 
 
+def _choice(name: str, value: str) -> str:
+    if value not in CHOICES[name]:
+        raise ConfigError(f"mount option {name}={value}: choose one of {', '.join(CHOICES[name])}")
+    return value
+
+
 def _last(flags: Sequence[str], *names: str) -> str | None:
     return next((flag for flag in reversed(flags) if flag in names), None)
 
 
 def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name, [*FLAGS, *BOOKKEEPING, *VALUES, *MAPS, *OURS], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, [*FLAGS, *BOOKKEEPING, *VALUES, *MAPS, *CHOICES, *OURS], n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -85,14 +85,14 @@ class Worker:
         self._naming = threading.Lock()
         self.memory = MountMemory(link.fds, self.mount_id, config["volume"], fresh=self.fresh)
         self.client = MetaClient(of_worker(config), self.mount_id)
-        self.lease = MountLease(self.client.lease_left_ns)
+        self.lease = MountLease(self.client.lease_left_ns, fails=config.get("on_lease_loss") == "error")
         self.proof = proofs.hold(config["state_dir"], self.mount_id, start["worker"])  # before there is a session
         opening = OpenShared if config.get("shared") else OpenSession
         self.open_command = opening(
             self.mount_id, config["volume"], config["node"], config["boot_id"], start["worker"], start["worker"] == 1 or _exited(start),
             shared=bool(config.get("shared")),
         )
-        self.client.on_renewed = self.lease.announce
+        self.client.on_renewed, self.client.on_fenced = self.lease.announce, self.lease.lost
         self.client.seen_index = lambda: SEEN_ALL
         taking_over = msgspec.structs.replace(self.open_command, unanswered=self._unanswered())  # said once, before any is repeated
         self.opened = open_session(self.client, taking_over)
@@ -134,6 +134,7 @@ class Worker:
         memory, link = self.memory, self.link
         self.pool = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self.vfs = Vfs(self.mount, self.client, self.pool, self.through)
+        self.lease.on_loss = self.vfs.fenced
         self.notifier = Notifier(link.fds["fuse"])
         self.session = Session(
             link.fds["fuse"], identified(self.vfs, self.config), memory.control, memory.slots, memory.park, fresh=self.fresh,

@@ -229,6 +229,7 @@ class Rig:
     boot_id = "boot"
     node = "node"
     shared = False  # with mounts of other nodes
+    on_lease_loss = "block"
     closed = 0  # in this process
 
     atime: tuple[object, ...] = ()  # Policy of the mount
@@ -267,6 +268,7 @@ class Rig:
         config = {
             "volume": VOLUME, "meta_sock": str(self.host.socket_path), "node": self.node, "boot_id": self.boot_id,
             "state_dir": str(self.directory), "read_only": False, "shared": self.shared, "atime": self.atime,
+            "on_lease_loss": self.on_lease_loss,
         }  # fmt: skip
         start = {"mount": f"{self.mount_id:x}", "fresh": self.workers == 1, "config": config, "worker": self.workers, "dir": "/mnt"}
         if self.workers > 1:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from awsomefsd.errors import Error, FsError
+from awsomefsd.fuse.giving_up import timed_out
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.opens import OpenFile
 from awsomefsd.fuse.vfs_locks import LockOps
@@ -41,10 +42,15 @@ class SessionClient(Protocol):
 
 
 class MountLease:
-    """How long the mount may be served, and a Wait for the time when it may be again."""
+    """How long the mount may be served, and a Wait for the time when it may be again.
 
-    def __init__(self, left_ns: Callable[[], int]) -> None:
+    With `fails` (on-lease-loss=error) that Wait ends with ETIMEDOUT where there is no lease, and `on_loss` is called when there is none.
+    """
+
+    def __init__(self, left_ns: Callable[[], int], *, fails: bool = False) -> None:
         self._left_ns = left_ns
+        self.fails = fails
+        self.on_loss: Callable[[], None] = lambda: None
         self._held = False
         self._renewed = Signal()
 
@@ -52,7 +58,18 @@ class MountLease:
         return 0 if self._held else self._left_ns()
 
     def renewed(self) -> Signal:
-        return self._renewed
+        renewed = self._renewed
+        if self.fails and self.left_ns() <= 0:
+            renewed = Signal()
+            renewed.fire(None, timed_out())
+        return renewed
+
+    def lost(self) -> None:
+        """It has run out."""
+        if self.fails:
+            signal, self._renewed = self._renewed, Signal()
+            signal.fire(None, timed_out())
+            self.on_loss()
 
     def announce(self) -> None:
         """The lease is good again: those who waited look again."""
@@ -63,6 +80,8 @@ class MountLease:
     def hold(self, held: bool) -> None:
         """While held nothing is served, although there is a session: what we remember is of an older one."""
         self._held = held
+        if held:
+            self.lost()
         self.announce()
 
 

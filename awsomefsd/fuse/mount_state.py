@@ -35,6 +35,8 @@ class Metadata(Protocol):
 class Lease(Protocol):
     """How long this worker may serve what it remembers."""
 
+    fails: bool  # what would wait for it ends with ETIMEDOUT
+
     def left_ns(self) -> int: ...
     def renewed(self) -> Wait:
         """Ends when there is a valid lease again."""
@@ -54,9 +56,15 @@ class Proposal:
         self._unique = unique
 
     def start(self, resume: Resume) -> None:
+        def again(_value: Any, error: BaseException | None) -> None:
+            if error is None:
+                self.start(resume)
+            else:
+                resume(None, error)
+
         def answered(value: Any, error: BaseException | None) -> None:
             if isinstance(error, FsError) and error.errno == errno.ESTALE:
-                self._mount.lease.renewed().start(lambda _value, _error: self.start(resume))
+                self._mount.lease.renewed().start(again)
             else:
                 resume(value, error)
 

@@ -2,16 +2,19 @@
 
 Every method returns its result, or an Op (wait.py) where it has to wait; it raises errors.Error with the errno of the system call.
 A worker whose lease may have run out answers nothing from its caches: `served` lets such requests wait until the session is renewed or
-replaced, so what the kernel is told was true within the lease.
+replaced, so what the kernel is told was true within the lease.  A mount may ask for an error instead (giving_up.py).
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.fuse.context import Context
+from awsomefsd.errors import FsError
+from awsomefsd.fuse.context import Context, Opened
 from awsomefsd.fuse.generators import GENERATORS
+from awsomefsd.fuse.giving_up import GivingUp, timed_out
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.vfs_attributes import AttributeOps
 from awsomefsd.fuse.vfs_data import DataOps, OnPool, Pool
@@ -31,6 +34,7 @@ class Vfs:
         self.mount = mount
         self._lease = mount.lease
         self._pool = pool
+        self._giving_up = GivingUp(mount.lease.left_ns) if mount.lease.fails else None
         self.locks = LockOps(mount, client)
         on_release = self.locks.release_op
         self.sharing = None if through is None else SharedDataOps(mount, pool, on_release, through)
@@ -60,9 +64,10 @@ class Vfs:
         """close(2) of a descriptor: POSIX locks of this owner end, see DataOps.flush for the data."""
         unlock = self.locks.flush_op(ctx, ino, lock_owner)
         data = self._data.flush(ctx, ino, fh, lock_owner)
-        if unlock is not None and data is not None:
-            return _both(unlock, data)
-        return unlock if unlock is not None else data
+        op = _both(unlock, data) if unlock is not None and data is not None else unlock if unlock is not None else data
+        if op is None or self._giving_up is None:
+            return op
+        return self._giving_up.bounded(ctx.unique, op, lambda _value, _error: self.mount.metadata.ack(ctx.unique))
 
     def fsyncdir(self, ctx: Context, ino: int, fh: int, datasync: bool) -> None:
         """Every change of a directory was in the journal before it was answered."""
@@ -81,6 +86,8 @@ class Vfs:
 
     def replied(self, unique: int) -> None:
         """The kernel has the reply of a request that may have made an entry: its result need not be kept any more."""
+        if self._giving_up is not None and self._giving_up.goes_on(unique):
+            return
         if self.mount.recovering:
             self.mount.metadata.ack_inherited(unique)
         else:
@@ -89,13 +96,52 @@ class Vfs:
     def destroy(self) -> None:
         """DESTROY is never sent on plain mounts; the worker flushes when the kernel has unmounted."""
 
+    def fenced(self) -> None:
+        """The lease has run out: with on-lease-loss=error everything under way is answered."""
+        if self._giving_up is not None:
+            for unique in self._giving_up.fenced():
+                self.locks.interrupt(unique)
+
+    def _ended_late(self, unique: int, value: Any, error: BaseException | None, synced: int) -> None:
+        """A request that had been answered ETIMEDOUT; `synced`: the inode of an fsync."""
+        mount = self.mount
+        opened = value[-1] if isinstance(value, tuple) else value
+        if isinstance(opened, Opened):  # nobody was given the handle
+            file = mount.opens.close(opened.fh)
+            if file is not None:
+                self._data.closed(mount.names.attr(file.ino))
+        state = mount.files.get(synced)
+        if state is not None and isinstance(error, FsError) and error.errno != errno.ETIMEDOUT:
+            with state.lock:
+                state.error = state.error or error
+        mount.metadata.ack(unique)
+
     def _served(self, method: Callable[..., Any]) -> Callable[..., Any]:
         left_ns = self._lease.left_ns
+        giving_up = self._giving_up
+        if giving_up is not None:
+            return self._or_refused(method, giving_up)
 
         def served(*args: Any) -> Any:
             if left_ns() > 0:
                 return method(*args)
             return self._when_renewed(method, args)
+
+        return served
+
+    def _or_refused(self, method: Callable[..., Any], giving_up: GivingUp) -> Callable[..., Any]:
+        left_ns = self._lease.left_ns
+        syncs = method == self._data.fsync
+
+        def served(ctx: Context, *args: Any) -> Any:
+            if left_ns() <= 0:
+                raise timed_out()
+            # the slot of a request may be free before it ends
+            result = method(ctx, *(memoryview(bytes(arg)) if type(arg) is memoryview else arg for arg in args))
+            if type(result) not in GENERATORS:
+                return result
+            synced = args[0] if syncs else 0
+            return giving_up.bounded(ctx.unique, result, lambda value, error: self._ended_late(ctx.unique, value, error, synced))
 
         return served
 

@@ -1,0 +1,25 @@
+"""Faults on purpose: what is held goes on when its rule is gone, and says so."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from awsomefsd.injection import Faults
+from tests.vfsrig import until
+
+
+def test_a_held_transfer_goes_on_when_the_rule_is_gone(tmp_path: Path) -> None:
+    rules, hits = tmp_path / "faults", tmp_path / "faults.hits"
+    rules.write_text("device.write=hold:x1")
+    faults = Faults(str(rules))
+    passed: list[str] = []
+    held = threading.Thread(target=lambda: passed.append(faults.at("device.write")))
+    held.start()
+    until(lambda: hits.exists() and hits.read_text().startswith("device.write hold "))
+    assert faults.at("device.write") == "", "one was to be held"
+    assert held.is_alive() and not passed
+    (tmp_path / "new").write_text("device.read=EIO")
+    (tmp_path / "new").rename(rules)
+    held.join(60)
+    assert passed == [""] and hits.read_text().splitlines()[1].startswith("device.write released ")
