@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The one entry point of the checkout: set up and show (up, down), test, lint, bench, soak, binary, packages, release, dev-env, deploy.
+"""The one entry point of the checkout: set up and show (up, down), test, lint, bench, soak; binary, packages, image, audit, release;
+dev-env, deploy.
 
 Standard library only, and parses on Python 3.9, so that it can start anywhere; it then re-executes itself under Python 3.11 or later,
 or names the package that brings one.  What it does is in buildtools/.
@@ -72,9 +73,13 @@ def parser():
     for name, what in (
         ("binary", "the compiled program, dist/awsomefsd-VERSION-ARCH (Debian 12; 12 minutes of CPU the first time)"),
         ("packages", "the binary, and .deb and .rpm of it, in dist/"),
-        ("release", "binary, archive, packages, list of contents and checksums in dist/"),
+        ("image", "the binary, and a container image of it (an OCI archive, made without a container engine), in dist/"),
+        ("audit", "known vulnerabilities of what is bundled, where a database can be had (exit 3 where not)"),
+        ("release", "binary, archive, packages, image, repositories, list of contents and checksums in dist/"),
     ):
-        commands.add_parser(name, help=what).add_argument("--jobs", type=int, default=0, help="C compilers at once (default: one a core)")
+        made = commands.add_parser(name, help=what)
+        made.add_argument("--jobs", type=int, default=0, help="C compilers at once (default: one a core)")
+        made.add_argument("--key", default="", help="a key of gpg's that signs repositories" if name == "release" else argparse.SUPPRESS)
     env = commands.add_parser("dev-env", help="a Kubernetes of containers (kind) whose nodes share one loop device")
     env.add_argument("--dir", default=os.path.join(os.getcwd(), ".awsomefs-kind"), help="the device is here (default ./.awsomefs-kind)")
     env.add_argument("--size", default="8G", help="size of the sparse file that is the device (default 8G)")

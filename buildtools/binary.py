@@ -29,6 +29,7 @@ RECIPE = CHECKOUT / "packaging" / "binary"
 WORK = CHECKOUT / "build" / "binary"
 VENV = WORK / "venv"
 PYTHON = Path("/usr/bin/python3.11")
+INPUTS = ("awsomefsd", "packaging/binary", "pyproject.toml", "LICENSE")  # of a build, beside the machine's own packages
 STATIC = "/usr/lib/python3.11/config-3.11-{arch}-linux-gnu/libpython3.11.a"
 FLOOR = (2, 34)  # glibc of RHEL 9; Ubuntu 22.04 has 2.35, Debian 12 2.36
 SIZE_MAX = 90 << 20
@@ -76,8 +77,15 @@ def _git(*words: str) -> str:
 
 
 def epoch() -> str:
-    """The time in everything that has one: SOURCE_DATE_EPOCH, else the commit's."""
-    return os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct") or "0"
+    """The time in everything that has one: SOURCE_DATE_EPOCH, else that of the last commit of INPUTS, so that a commit of something else
+    changes no byte."""
+    return os.environ.get("SOURCE_DATE_EPOCH") or _git("log", "-1", "--format=%ct", "--", *INPUTS) or "0"
+
+
+def revision() -> str:
+    """The last commit of INPUTS; with a word when they have changed since, "" where there is no git."""
+    commit = _git("log", "-1", "--format=%H", "--", *INPUTS)
+    return f"{commit}-changed" if commit and _git("status", "--porcelain", "--", *INPUTS) else commit
 
 
 def directory() -> Path:

@@ -68,11 +68,11 @@ def write(target: Path, python: Path, version: str, epoch: int) -> None:
     for row in _packages(python):
         _keep(folder / row["name"], row["texts"], row["licence"])
         purl = f"pkg:pypi/{row['name'].lower().replace('_', '-')}@{row['version']}"
-        components.append(_component(row["name"], row["version"], purl, row["licence"]))
+        components.append(component(row["name"], row["version"], purl, row["licence"]))
     for name, of in _debian(target).items():
         _keep(folder / name, [f"/usr/share/doc/{name}/copyright"], "")
-        components.append(_component(name, of, f"pkg:deb/debian/{name}@{of}", ""))
-    product = _component("awsomefsd", version, f"pkg:generic/awsomefsd@{version}", "MIT")
+        components.append(component(name, of, f"pkg:deb/debian/{name}@{of}", ""))
+    product = component("awsomefsd", version, f"pkg:generic/awsomefsd@{version}", "MIT")
     digest = hashlib.sha256((target / "awsomefsd").read_bytes()).hexdigest()
     product["hashes"] = [{"alg": "SHA-256", "content": digest}]
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
@@ -80,7 +80,7 @@ def write(target: Path, python: Path, version: str, epoch: int) -> None:
     (target / SBOM).write_text(json.dumps(document | {"components": components}, indent=1) + "\n")
 
 
-def _component(name: str, version: str, purl: str, licence: str) -> dict[str, Any]:
+def component(name: str, version: str, purl: str, licence: str) -> dict[str, Any]:
     found: dict[str, Any] = {"type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl}
     return found | ({"licenses": [{"license": {"name": licence}}]} if licence else {})
 

@@ -86,9 +86,9 @@ def run(chosen: argparse.Namespace, arguments: list[str]) -> int:
         return kind.remove(place) if chosen.remove else kind.dev_env(place, parse_size(chosen.size))
     if chosen.command == "deploy":
         return kind.deploy()
-    if chosen.command in ("binary", "packages", "release"):
+    if chosen.command in ("binary", "packages", "image", "audit", "release"):
         prepare.venv(extras=(CHECKOUT / ".venv" / prepare.STAMP).exists() and prepare.has_test_extras())
-        _program("-m", "buildtools.making", chosen.command, "--jobs", str(chosen.jobs))
+        _program("-m", "buildtools.making", chosen.command, "--jobs", str(chosen.jobs), "--key", chosen.key)
     _prepare_for_tests()
     words = ["--quick"] if chosen.quick else []
     words += ["--json", os.path.abspath(chosen.json)] if chosen.json else []

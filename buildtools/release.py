@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from buildtools import binary, bom, packages
+from buildtools import audit, binary, bom, image, packages, repository
 from buildtools.say import CHECKOUT, BuildError, good, line, size, step, warn
 
 SUMS = "SHA256SUMS"
@@ -23,17 +23,9 @@ def current_binary(jobs: int) -> Path:
     return binary.build(jobs)
 
 
-def _known_vulnerabilities(target: Path) -> None:
-    """Asked only where pip-audit is installed: its database is no part of a package registry."""
-    program = shutil.which("pip-audit")
-    if program is None:
-        warn("not looked for: known vulnerabilities of what is bundled (pip-audit is not installed)")
-        return
-    lock = binary.RECIPE / "requirements.lock"
-    done = subprocess.run([program, "-r", str(lock), "--disable-pip"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise BuildError(f"pip-audit:\n{done.stdout}{done.stderr}")
-    good(f"pip-audit knows nothing against {target.name}")
+def _known_vulnerabilities() -> None:
+    if audit.build(binary.RECIPE / "requirements.lock") == 1:
+        raise BuildError("vulnerabilities are known of what would be released")
 
 
 def sums(paths: list[Path]) -> Path:
@@ -42,14 +34,15 @@ def sums(paths: list[Path]) -> Path:
     return target
 
 
-def build(jobs: int = 0) -> list[Path]:
+def build(jobs: int = 0, key: str = "") -> list[Path]:
     if subprocess.run(["git", "-C", str(CHECKOUT), "status", "--porcelain"], capture_output=True, text=True, check=False).stdout.strip():
         warn("the checkout has changes that are not committed: this is no release of its commit")
     target = current_binary(jobs)
-    made = [binary.archive(target), *packages.build(target)]
+    _known_vulnerabilities()
+    made = [binary.archive(target), *packages.build(target), image.build(target)]
     listed = target.parent / f"{target.name}.{bom.SBOM}"
     shutil.copy(target / bom.SBOM, listed)
-    _known_vulnerabilities(target)
+    repository.build(target.parent / "repository", made, int(binary.epoch()), key)
     step("Checksums")
     for path in [*made, listed]:
         good(f"{path.name}, {size(path.stat().st_size)}")

@@ -1,7 +1,8 @@
-"""The package of the last build, made once for all tests that install it."""
+"""The compiled program, where there is one of these sources, and its package, made once for all tests that install it."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,4 +21,15 @@ def debs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for release in (1, 2):
         made = packages.build(target, release=release, kinds=("deb",), folder=folder)
         found += made
+    return found
+
+
+@pytest.fixture(scope="session")
+def program() -> Path:
+    found = binary.executable()
+    if found is None:
+        pytest.skip("no binary: python3 build.py binary, or AWSOMEFSD_BINARY")
+    stamp = found.parent.with_name(found.parent.name + ".sources")
+    if "AWSOMEFSD_BINARY" not in os.environ and (not stamp.exists() or stamp.read_text().strip() != binary.sources_digest()):
+        pytest.skip("the binary in dist/ is of other sources: python3 build.py binary")
     return found

@@ -16,17 +16,6 @@ from buildtools import binary, bom, elf
 from buildtools.nodes import Node
 
 
-@pytest.fixture(scope="module")
-def program() -> Path:
-    found = binary.executable()
-    if found is None:
-        pytest.skip("no binary: python3 build.py binary, or AWSOMEFSD_BINARY")
-    stamp = found.parent.with_name(found.parent.name + ".sources")
-    if "AWSOMEFSD_BINARY" not in os.environ and (not stamp.exists() or stamp.read_text().strip() != binary.sources_digest()):
-        pytest.skip("the binary in dist/ is of other sources: python3 build.py binary")
-    return found
-
-
 def test_runs_on_the_promised_glibc_with_nothing_else(program: Path) -> None:
     floor, _ = elf.glibc_floor(program.parent)
     assert (2, 17) < floor <= binary.FLOOR
