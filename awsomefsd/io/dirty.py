@@ -24,6 +24,11 @@ A re-executed WRITE finds its record by `find_unique` if that was between tail a
 `forget_uniques` that stays so although it is flushed meanwhile.  A clean record that the tail had passed is not found: the write is
 executed again, which is a legal order for a write that was never answered.
 
+On a volume that several nodes share, a record names the write lease under which it was held back: the epoch of the session that had it, the
+lease's epoch, and how many changes of the file were known with it (meta/leases.py).  That is version 2 of a record: 28 bytes behind the
+state word, with a checksum of their own, so that a build which knows version 1 only finds a whole header and refuses it by its version.
+The newest record of a file speaks for all of its older ones: data that goes on under another lease gets an empty record that names it.
+
 Rejected: one checksum over everything, stored last (a record being copied would end the scan before acknowledged later ones); scanning
 for the end of the log instead of a head word (payload is user data, it may look like a header).
 """
@@ -34,6 +39,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from crc32c import crc32c
 
@@ -42,7 +48,8 @@ from awsomefsd.errors import Corrupt, FormatTooNew
 from awsomefsd.limits import DIRTY_RECALL_BYTES, MIB
 
 MAGIC = b"awsmdirt"
-VERSION = 1
+VERSION = 1  # of the area
+RECORD_VERSION, RECORD_VERSION_LEASE = 1, 2
 ALIGN_FROM_BYTES = 64 * 1024
 HEADER_BYTES = 128  # of a record; also the unit of positions
 RECORD_MAGIC = 0x4459
@@ -53,13 +60,26 @@ KIND_PAD, KIND_WRITE = 0, 1  # TRUNCATE, PUNCH and ATTRS come with a new VERSION
 RESERVED, DIRTY, CLEAN, ABANDONED = range(4)  # the last two: the tail may pass
 
 _TAIL, _HEAD, _SEQUENCE = 8, 9, 10  # words of page 0
-# magic, kind, version, generation | sequence | position | ino | offset | unique | time_ns | length, payload delta | span; then the crc
+# magic, kind, version, generation (0) | sequence | position | ino | offset | unique | time_ns | length, payload delta | span; then the crc
 _HEADER = struct.Struct("<HBBIQQQQQqIII")
 _SUM = struct.Struct("<I")
 _SUMMED_BYTES = _HEADER.size
 _STATE_WORD = 9  # of a record: state, payload checksum
+_LEASE = struct.Struct("<QQQ")  # version 2, behind the state word: epoch of the session, of the lease, changes known; then the crc
+_LEASE_AT = (_STATE_WORD + 1) * 8
 
-assert _SUMMED_BYTES + _SUM.size == _STATE_WORD * 8 and HEADER_BYTES >= (_STATE_WORD + 1) * 8
+assert _SUMMED_BYTES + _SUM.size == _STATE_WORD * 8 and _LEASE_AT + _LEASE.size + _SUM.size <= HEADER_BYTES
+
+
+class Under(NamedTuple):
+    """The write lease under which a record was held back; all 0: the mount has its volume for itself."""
+
+    session: int = 0  # its epoch
+    lease: int = 0  # epoch
+    known: int = 0  # changes of the file that were told with it
+
+
+ALONE = Under()
 
 
 def required_bytes(capacity: int) -> int:
@@ -82,7 +102,8 @@ class Record:
     """One operation.  `data` may be read until the record is marked clean; later its place is used again."""
 
     __slots__ = (
-        "_state", "_word", "data", "generation", "ino", "kind", "length", "offset", "position", "sequence", "span", "time_ns", "unique",
+        "_state", "_word", "data", "generation", "ino", "kind", "length", "offset", "position", "sequence", "span", "time_ns", "under",
+        "unique",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +118,7 @@ class Record:
         unique: int = 0,
         time_ns: int = 0,
         generation: int = 0,
+        under: Under = ALONE,
     ) -> None:
         self.kind = kind
         self.sequence = sequence
@@ -108,6 +130,7 @@ class Record:
         self.unique = unique
         self.time_ns = time_ns
         self.generation = generation
+        self.under = under
         self.data = _NOTHING
         self._word = 0  # index of the state word in the ring
         self._state = RESERVED
@@ -191,8 +214,9 @@ class DirtyLog:
     # --- append ------------------------------------------------------------------------------------------------------------
 
     def append_write(
-        self, ino: int, offset: int, data: memoryview | bytes, unique: int, time_ns: int, generation: int, *, recall: bool = False
-    ) -> Record | None:
+        self, ino: int, offset: int, data: memoryview | bytes, unique: int, time_ns: int, generation: int, *, recall: bool = False,
+        under: Under = ALONE,
+    ) -> Record | None:  # fmt: skip
         """Store a write; when this returns a Record, the bytes survive this process.  None: no room now.
 
         Raises ValueError for data that this ring can never hold.
@@ -200,7 +224,7 @@ class DirtyLog:
         length = len(data)
         checksum = crc32c(data)
         with self._lock:
-            record = self._reserve(KIND_WRITE, ino, offset, length, unique, time_ns, generation, recall)
+            record = self._reserve(KIND_WRITE, ino, offset, length, unique, time_ns, generation, recall, under)
         if record is None:
             return None
         try:
@@ -217,8 +241,9 @@ class DirtyLog:
         return record
 
     def _reserve(
-        self, kind: int, ino: int, offset: int, length: int, unique: int, time_ns: int, generation: int, recall: bool
-    ) -> Record | None:
+        self, kind: int, ino: int, offset: int, length: int, unique: int, time_ns: int, generation: int, recall: bool,
+        under: Under = ALONE,
+    ) -> Record | None:  # fmt: skip
         """Find a place and publish a header in the state RESERVED (called with the lock)."""
         if self._head == self._tail and self._head % self.capacity:
             self._restart()
@@ -240,7 +265,7 @@ class DirtyLog:
             self._write_header(filler, HEADER_BYTES, CLEAN)
             self._live.append(filler)
             head += pad
-        record = Record(kind, sequence, head, span, ino, offset, length, unique, time_ns, generation)
+        record = Record(kind, sequence, head, span, ino, offset, length, unique, time_ns, generation, under)
         self._write_header(record, delta, RESERVED)
         self._live.append(record)
         self._head = self._words[_HEAD] = head + span  # pad and record exist from here on
@@ -259,12 +284,16 @@ class DirtyLog:
         record._word = place // 8 + _STATE_WORD
         record._state = state
         record.data = self._ring[place + delta : place + delta + record.length]
+        version = RECORD_VERSION_LEASE if record.under.lease else RECORD_VERSION
         head = _HEADER.pack(
-            RECORD_MAGIC, record.kind, VERSION, record.generation, record.sequence, record.position, record.ino, record.offset,
+            RECORD_MAGIC, record.kind, version, record.generation, record.sequence, record.position, record.ino, record.offset,
             record.unique, record.time_ns, record.length, delta, record.span,
         )  # fmt: skip
         self._ring_words[record._word] = state
         self._ring[place : place + _SUMMED_BYTES + _SUM.size] = head + _SUM.pack(crc32c(head, self._seed))
+        if version >= RECORD_VERSION_LEASE:
+            lease = _LEASE.pack(*record.under)
+            self._ring[place + _LEASE_AT : place + _LEASE_AT + len(lease) + _SUM.size] = lease + _SUM.pack(crc32c(lease, self._seed))
 
     # --- the way out -------------------------------------------------------------------------------------------------------
 
@@ -390,13 +419,19 @@ class DirtyLog:
         magic, kind, version, generation, sequence, at, ino, offset, unique, time_ns, length, delta, span = fields
         if magic != RECORD_MAGIC or at != position:
             return None
-        if version > VERSION or kind not in (KIND_PAD, KIND_WRITE):
+        if version > RECORD_VERSION_LEASE or kind not in (KIND_PAD, KIND_WRITE):
             raise FormatTooNew(f"dirty log: record of version {version}, kind {kind}; upgrade this node")
         state = self._ring_words[place // 8 + _STATE_WORD] & shm.U32
         fits = HEADER_BYTES <= delta <= span and delta + length <= span and span % HEADER_BYTES == 0
         if state > ABANDONED or not fits or place + span > self.capacity or position + span > self._head:
             return None
-        record = Record(kind, sequence, position, span, ino, offset, length, unique, time_ns, generation)
+        under = ALONE
+        if version >= RECORD_VERSION_LEASE:
+            raw = self._ring[place + _LEASE_AT : place + _LEASE_AT + _LEASE.size + _SUM.size]
+            if crc32c(raw[: _LEASE.size], self._seed) != _SUM.unpack_from(raw, _LEASE.size)[0]:
+                return None
+            under = Under(*_LEASE.unpack_from(raw))
+        record = Record(kind, sequence, position, span, ino, offset, length, unique, time_ns, generation, under)
         record.data = self._ring[place + delta : place + delta + length]
         record._word = place // 8 + _STATE_WORD
         record._state = state

@@ -10,6 +10,10 @@ reads again, so neither can be taken for data.
 A truncation, hole or copy may meet records that are dirty or whose commit is answered and not taken up yet.  Which of the two came first in
 the log nobody knows here, nor how far the machine has clipped the records.  Such a state is `unsure`: it learns nothing from its commits,
 and is forgotten with the last of them.
+
+Where several nodes share the volume, `FileState.under` is the write lease under which data may be held back now.  It is looked at and
+changed under the state's lock only: whoever gives the lease up takes it out first, and then waits for what is dirty, so nothing slips in
+between.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from awsomefsd.errors import Corrupt, Error, FsError
-from awsomefsd.io.dirty import DirtyLog, Record
+from awsomefsd.io.dirty import ALONE, DirtyLog, Record, Under
 from awsomefsd.io.extent_map import ExtentMap, cut
 from awsomefsd.types import Attr, Extent
 
@@ -58,12 +62,14 @@ class FileState:
         "mtime_ns",
         "size",
         "truncated_to_zero",
+        "under",
         "unsure",
         "version",
     )  # fmt: skip
 
-    def __init__(self, attr: Attr) -> None:
+    def __init__(self, attr: Attr, under: Under | None = ALONE) -> None:
         self.ino = attr.ino
+        self.under = under  # None: nothing may be held back
         self.lock = threading.Lock()
         self.size = attr.size
         self.is_inline = attr.inline
@@ -95,20 +101,40 @@ class FileState:
             return self.inline is None
         return not self.extents.knows(start, min(end, self.size))
 
-    def store(self, log: DirtyLog, offset: int, data: memoryview, unique: int, time_ns: int) -> bool:
-        """Append one write to the dirty log; False if it has no room, or this state was forgotten.
+    def store(
+        self, log: DirtyLog, offset: int, data: memoryview, unique: int, time_ns: int, *, append: bool = False, recall: bool = False
+    ) -> bool:
+        """Append one write to the dirty log; False if it has no room, this state was forgotten, or no lease is held that it needs.
 
-        Under the lock from the sequence number to the list: the machine ignores what is older than the newest committed sequence of an
-        inode, so two writes of one file (write-back sends several at once) may not change places in between.
+        `append`: at the end of the file instead of `offset`.  Under the lock from the sequence number to the list: the machine ignores what
+        is older than the newest committed sequence of an inode, so two writes of one file (write-back sends several at once) may not change
+        places in between.
         """
         with self.lock:
-            if self.forgotten:
+            if self.forgotten or self.under is None:
                 return False
-            record = log.append_write(self.ino, offset, data, unique, time_ns, 0)
+            at = self.size if append else offset
+            record = log.append_write(self.ino, at, data, unique, time_ns, 0, recall=recall, under=self.under)
             if record is None:
                 return False
             self._add(record)
             return True
+
+    def hold(self, under: Under) -> None:
+        """A write lease is held from now on."""
+        with self.lock:
+            if not self.forgotten:
+                self.under = under
+
+    def let_go(self) -> None:
+        """Nothing more is held back; what is stays until it is committed."""
+        with self.lock:
+            self.under = None
+
+    @property
+    def lease(self) -> int:
+        """The epoch under which what is dirty may be committed: the newest record speaks for all (called with the lock)."""
+        return self.dirty[-1].under.lease if self.dirty else 0
 
     def adopt(self, record: Record) -> None:
         """A record of a dead predecessor, in sequence order."""
@@ -191,7 +217,11 @@ class FileState:
 class FileTable:
     """All FileStates of a mount, and reads over them.  Thread-safe."""
 
-    def __init__(self, volume: int, log: DirtyLog, reader: ExtentReader, corrupt: Callable[[int, int, str], None]) -> None:
+    def __init__(
+        self, volume: int, log: DirtyLog, reader: ExtentReader, corrupt: Callable[[int, int, str], None], *, leased: bool = False
+    ) -> None:
+        """`leased`: nothing is held back of a file but under a write lease."""
+        self._under = None if leased else ALONE
         self.volume = volume
         self.log = log
         self._reader = reader
@@ -208,7 +238,7 @@ class FileTable:
         state = self._states.get(attr.ino)
         if state is None:
             with self._lock:
-                state = self._states.setdefault(attr.ino, FileState(attr))
+                state = self._states.setdefault(attr.ino, FileState(attr, self._under))
                 if len(self._states) > FILES_CACHED_MAX * self._share:
                     self._evict()
         return state

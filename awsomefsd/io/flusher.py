@@ -7,6 +7,9 @@ again; after it, the records carry sequences the machine has seen, so flushing t
 While the service commits one batch, the device already writes the next, but its Commit is not proposed before the first has succeeded: a
 later sequence that overtook a failed one would make the machine ignore the older bytes for ever.
 A failed flush leaves its records dirty, is reported once by fsync of each file it concerned, and is tried again.
+
+On a shared volume a commit names the write lease under which the data was held back.  If that has ended (ENOLCK in the reply, of that file
+alone), somebody else may have changed the file: its records are given to `lost`, which puts them aside, and are committed never.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any, Protocol
 
 from awsomefsd.errors import Error, Fenced, FsError
 from awsomefsd.failpoints import hit
+from awsomefsd.io.batch import Batch, Part, extents_bound
 from awsomefsd.io.dirty import DirtyLog, Record
 from awsomefsd.io.files import FileState, FileTable
 from awsomefsd.io.overlay import Overlay
@@ -30,12 +34,10 @@ from awsomefsd.limits import (
     DIRTY_AGE_MS_MAX,
     DIRTY_FLUSH_BYTES,
     EXTENTS_PER_COMMIT_MAX,
-    FRAME_BYTES_MAX,
     INLINE_BYTES_MAX,
     MIB,
 )
-from awsomefsd.meta.commands import Commit, InodeCommit
-from awsomefsd.meta.messages import Committed
+from awsomefsd.meta.commands import Commit
 from awsomefsd.types import Attr, SegmentProgress
 from awsomefsd.wait import Signal, Wait
 
@@ -64,54 +66,6 @@ def record_space(record_length: int) -> int:
     return space_needed(record_length)
 
 
-def extents_bound(run_length: int) -> int:
-    """The most extents that a run of adjoining records adds to a commit (cut at the ends of frames and segments, see placement.plan)."""
-    return 3 + 2 * (run_length // FRAME_BYTES_MAX)
-
-
-class Part:
-    """One inode's share of a batch."""
-
-    __slots__ = ("base", "commit", "count", "extents_bound", "pieces", "records", "state")
-
-    def __init__(self, state: FileState, records: list[Record], extents: int) -> None:
-        self.extents_bound = extents
-        self.state = state
-        self.records = records
-        self.count = len(records)
-        self.base = b""  # inline bytes that become the first extent
-        self.pieces: list[Piece] = []
-        newest = records[-1]
-        size = max(record.offset + record.length for record in records)
-        self.commit = InodeCommit(state.ino, 0, newest.sequence, size, newest.time_ns)
-
-
-class Batch:
-    """What goes to the device and into one Commit together."""
-
-    __slots__ = ("done", "era", "error", "on_attr", "parts", "refused", "reply", "unique", "written")
-
-    def __init__(self, parts: list[Part], unique: int, on_attr: Callable[[Attr], None], era: int) -> None:
-        self.era = era
-        self.on_attr = on_attr
-        self.parts = parts
-        self.unique = unique
-        self.written: Written | None = None
-        self.done = threading.Event()
-        self.reply: Committed | None = None
-        self.error: BaseException | None = None
-        self.refused = False  # one of its files was
-
-    def committed(self, reply: Any, error: BaseException | None) -> None:
-        """Runs where answers arrive, so that attributes are taken up in the order in which the service gave them."""
-        self.reply, self.error = reply, error
-        if isinstance(reply, Committed):
-            for attr in reply.attrs:
-                if attr is not None:
-                    self.on_attr(attr)
-        self.done.set()
-
-
 class Flusher:
     """See the module.  `flush(ino)` and `flush_all()` are Waits; `room()` is fired whenever records became clean."""
 
@@ -126,8 +80,10 @@ class Flusher:
         refresh: Callable[[int], None],
         on_attr: Callable[[Attr], None],
         idle: Callable[[], None] = lambda: None,
+        lost: Callable[[FileState], None] | None = None,
     ) -> None:
         self._idle = idle  # called by the thread that writes when it has nothing to write
+        self._lost = lost
         self._files = files
         self._dirty = dirty
         self._writer = writer
@@ -415,6 +371,13 @@ class Flusher:
 
         ENOENT: the inode is gone, its bytes are nobody's.  ESTALE: it is not in the shape we believed (inline or not): ask, then again.
         """
+        if errno_ == errno.ENOLCK and self._lost is not None:
+            log.error("the write lease of a file had ended before its data was committed: ino=%d", part.state.ino)
+            with part.state.lock:
+                part.state.version += 1
+                part.state.in_flight = 0
+            self._lost(part.state)
+            return False
         if errno_ not in (0, errno.ENOENT):
             self._refused(part, errno_)
             return False

@@ -2,7 +2,7 @@
 
 The entry as a whole is refused (and changes nothing) if a segment is not leased to the session any more or an extent lies outside what is
 durable: a zombie, or a writer whose predecessor's segments were sealed.  An inode by itself is refused with an errno in the reply: gone
-(ENOENT), or not in the shape the worker believes (ESTALE).
+(ENOENT), not in the shape the worker believes (ESTALE), or changed under a write lease that has ended (ENOLCK; leases.py).
 
 A dirty record may come twice (the successor of a dead worker replays its log) or late (behind a truncation).  So a commit names log and
 sequence: what is not newer than the last committed sequence is ignored; what a truncation overtook is clipped to that truncation's size.
@@ -32,8 +32,9 @@ def commit(state: State, entry: Entry, command: Commit) -> Reply:
     session = session_of(state, entry, command.volume)
     volume = volume_of(state, entry, command.volume, host=False)
     _check(state, session.session, command)
-    for step in command.inodes if volume.sharers else ():
-        leases.may_change(state, entry, volume, step.ino, step.lease)
+    for step in command.inodes:
+        if not step.lease:
+            leases.may_change(state, entry, volume, step.ino)
     errnos: list[int] = []
     attrs: list[Attr | None] = []
     for step in command.inodes:
@@ -66,6 +67,8 @@ def _commit_inode(state: State, entry: Entry, volume: rows.VolumeRow, row: rows.
         return errno.EINVAL
     if row.log == step.log and step.sequence <= row.sequence:
         return 0
+    if step.lease and not leases.is_held(state, entry, volume, step.ino, step.lease):
+        return errno.ENOLCK
     inline = state.read(keys.inline(volume.volume, step.ino), rows.INLINE) if row.inline and row.stored_bytes else None
     old = inline.data if inline is not None else b""
     overtaken = _overtaken(row, step)

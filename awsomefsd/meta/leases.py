@@ -21,7 +21,7 @@ from awsomefsd.errors import FsError
 from awsomefsd.meta import keys, rows
 from awsomefsd.meta.commands import AcquireLease, Entry, ReleaseLease
 from awsomefsd.meta.messages import Done, Leased, Reply
-from awsomefsd.meta.refuse import Fence, Later, inode_of, session_of, volume_of
+from awsomefsd.meta.refuse import Later, inode_of, session_of, volume_of
 from awsomefsd.meta.state import State
 from awsomefsd.types import LEASE_WRITE
 
@@ -74,14 +74,20 @@ def end_session_write_leases(state: State, session: int) -> None:
         _drop(state, volume, ino, of_inode(state, volume, ino))
 
 
-def may_change(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, lease: int = 0) -> None:
-    """The data of an inode, under the lease of that epoch (0: under none).  Fence, or Later, if not."""
+def is_held(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, lease: int) -> bool:
+    """Whether the entry's session holds the write lease of that epoch (needless where it holds its volume whole)."""
+    if not volume.sharers:
+        return True
+    row = of_inode(state, volume.volume, ino)
+    return (row.session, row.epoch) == (entry.session, lease)
+
+
+def may_change(state: State, entry: Entry, volume: rows.VolumeRow, ino: int) -> None:
+    """The data of an inode, under no lease.  Later, if somebody holds one."""
     if not volume.sharers:
         return
     row = of_inode(state, volume.volume, ino)
-    if lease and (row.session, row.epoch) != (entry.session, lease):
-        raise Fence(f"lease {lease} of inode {ino} has ended")
-    if not lease and row.session not in (0, entry.session):
+    if row.session not in (0, entry.session):
         raise Later(errno.EAGAIN, f"session {row.session} holds the write lease of inode {ino}")
 
 

@@ -183,7 +183,10 @@ def _stale_grant_accepted() -> list[Patch]:
 
 def _ended_lease_commits() -> list[Patch]:
     """The fence at the resource is gone: a commit of any epoch, also one that has ended, is applied."""
-    return [(leases, "may_change", lambda state, entry, volume, ino, lease=0: None)]
+    return [
+        (leases, "may_change", lambda state, entry, volume, ino: None),
+        (leases, "is_held", lambda state, entry, volume, ino, lease: True),
+    ]
 
 
 def _no_wait_for_reports() -> list[Patch]:

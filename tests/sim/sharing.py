@@ -82,7 +82,8 @@ class Sharing:
             self._want(number)
 
     def _refused(self, reply: Any, error: BaseException | None) -> None:
-        if not isinstance(error, FsError) or error.errno != errno.ESTALE:
+        lease_ended = error is None and reply.errnos == [errno.ENOLCK]
+        if not lease_ended and (not isinstance(error, FsError) or error.errno != errno.ESTALE):
             raise self.world.broken(f"{self.mount.host.name}: a commit of an ended session's lease is answered {reply} {error!r}")
         self.world.count("commits under ended leases refused")
 
@@ -182,7 +183,7 @@ class Sharing:
 
         def committed(reply: Any, error: BaseException | None) -> None:
             mine = self.dirty.get(ino) is held
-            if error is not None:
+            if error is not None or reply.errnos == [errno.ENOLCK]:
                 self._refused(reply, error)
                 if mine:
                     self.judge.may_refuse(self.mount, held.session)

@@ -12,7 +12,7 @@ import pytest
 from awsomefsd import shm
 from awsomefsd.errors import Corrupt, FormatTooNew
 from awsomefsd.io import dirty
-from awsomefsd.io.dirty import ALIGN_FROM_BYTES, DirtyLog, Record, required_bytes
+from awsomefsd.io.dirty import ALIGN_FROM_BYTES, ALONE, DirtyLog, Record, Under, required_bytes
 from tests.conftest import SEED
 from tests.shm_tape import cuts, record
 
@@ -228,11 +228,29 @@ def test_another_log_or_a_newer_record_is_refused(monkeypatch: pytest.MonkeyPatc
     write(log, 1, b"x")
     with pytest.raises(Corrupt, match="expected"):
         DirtyLog(mem, LOG_ID + 1, recall_bytes=RECALL)
-    monkeypatch.setattr(dirty, "VERSION", 2)
+    monkeypatch.setattr(dirty, "RECORD_VERSION", 3)
     write(log, 2, b"y")
-    monkeypatch.setattr(dirty, "VERSION", 1)
+    monkeypatch.undo()
     with pytest.raises(FormatTooNew):
         reopen(mem)
+
+
+def test_a_record_says_under_which_lease_it_was_held_back() -> None:
+    """A build that knows version 1 refuses it by its version; it does not take it for damage."""
+    mem, log = new()
+    write(log, 1, b"alone")
+    log.append_write(3, 4, b"leased", 9, 1, 0, under=Under(2**63, 2**40, 5))
+    one, two = reopen(mem).recover()
+    assert one.under == ALONE and two.under == Under(2**63, 2**40, 5) and bytes(two.data) == b"leased"
+    at = shm.PAGE_BYTES + two.position + 80
+    mem[at] ^= 1
+    damaged = reopen(mem)
+    assert [r.sequence for r in damaged.recover()] == [one.sequence] and len(damaged.lost) == 1
+    mem[at] ^= 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dirty, "RECORD_VERSION_LEASE", 1)
+        with pytest.raises(FormatTooNew):
+            reopen(mem)
 
 
 def test_threads_append_and_clean_at_once() -> None:

@@ -20,7 +20,7 @@ from awsomefsd.fuse.control import CONTROL_BYTES, Control, Negotiated, Suspect
 from awsomefsd.fuse.opens import OpenTable
 from awsomefsd.fuse.park import ParkArea
 from awsomefsd.fuse.slots import DONE, SlotArea
-from awsomefsd.io.dirty import DirtyLog, required_bytes
+from awsomefsd.io.dirty import ALONE, DirtyLog, Under, required_bytes
 from tests.conftest import SEED
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -107,15 +107,17 @@ def dirty_memory() -> bytearray:
     log._reserve(1, 7, 0, 10, 260, 0, 0, False)
     third = log.append_write(8, 1, b"third", 261, 0, 0)
     assert first is not None and third is not None
+    log.append_write(9, 2, b"fourth", 263, 5, 0, under=Under(11, 12, 13))
     log.mark_clean([first, third])
     return mem
 
 
 def dirty_check(mem: bytearray) -> None:
     log = DirtyLog(mem, 77, recall_bytes=1024)
-    (record,) = log.recover()
+    record, leased = log.recover()
     assert (record.sequence, record.ino, record.offset, record.unique, record.time_ns, record.generation) == (2, 6, 0, 259, -1, 4)
-    assert record.data == b"second" and log.last_sequence == 4
+    assert record.data == b"second" and record.under == ALONE and log.last_sequence == 5
+    assert leased.data == b"fourth" and leased.under == Under(11, 12, 13)
     third = log.find_unique(261)
     assert third is not None and not third.is_dirty and log.find_unique(260) is None
 
