@@ -177,6 +177,12 @@ CLOCK_JUMP_MS_MAX = 2_000
 LEASES_PER_SESSION_MAX = 65_536  # read leases
 LEASE_WAITERS_PER_INODE_MAX = 1_024
 RECALL_MS = 10_000  # for a recall to be answered, or to show progress
+CONTEST_RECALLS = 4  # of one inode within CONTEST_WINDOW_MS make it contested
+CONTEST_WINDOW_MS = 2_000
+CONTEST_QUIET_MS = 250  # so long a contested inode has to be quiet before a lease on it is granted; doubles with each further recall
+CONTEST_QUIET_MS_MAX = 4_000
+CONTEST_FORGET_MS = 30_000  # after the last recall
+CONTEST_INODES_MAX = 4_096  # that are remembered
 
 # --- nodes ---------------------------------------------------------------------------------------------------------------------
 NODES_MAX = 256  # not counting removed ones
@@ -215,6 +221,7 @@ CLIENT_GREETING_MS = 2_000  # for handshake and greeting each, where there is an
 UMOUNT_FLUSH_MS_MAX = 120_000
 
 assert SESSION_RENEW_MS * 2 < SESSION_SELF_FENCE_MS < SESSION_TTL_MS, "two renewals may fail before a session fences itself"
+assert CONTEST_QUIET_MS < CONTEST_QUIET_MS_MAX < SESSION_TTL_MS < CONTEST_FORGET_MS
 assert DIRTY_FLUSH_BYTES * 2 < DIRTY_BYTES_MAX - DIRTY_RECALL_BYTES, "flushing starts long before a writer has to wait"
 assert FRAME_BYTES_MAX <= SEGMENT_BYTES_MIN, "a frame fits a segment of any size (in pieces)"
 assert FUSE_WRITE_BYTES_MAX <= DIRTY_RECALL_BYTES, "the largest write fits the part that is kept for recalls"

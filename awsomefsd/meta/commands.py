@@ -145,6 +145,7 @@ class Create(Command, tag=20):
     target: bytes = b""  # of a symbolic link
     open_existing: bool = False
     umask: int = 0
+    lease: bool = False  # a regular file that is made here: with its write lease, for a session that shares the volume and caches
 
 
 class Tmpfile(Command, tag=60):
@@ -157,6 +158,7 @@ class Tmpfile(Command, tag=60):
     gid: int
     umask: int = 0
     linkable: bool = True
+    lease: bool = False  # as in Create
 
 
 class Link(Command, tag=21):

@@ -23,14 +23,11 @@ from msgspec.structs import replace
 
 from awsomefsd.clock import HybridClock
 from awsomefsd.errors import NotLeading, ProtocolError, Unavailable
-from awsomefsd.limits import (
-    BATCH_ENTRIES_MAX,
-    READS_PARKED_MAX,
-    REAP_EXTENTS_PER_ENTRY,
-    SESSION_TTL_MS,
-)
+from awsomefsd.limits import BATCH_ENTRIES_MAX, READS_PARKED_MAX, REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS
 from awsomefsd.meta.commands import (
     UNPROPOSED_COMMANDS,
+    AcquireLease,
+    Create,
     DeleteVolume,
     EndSession,
     Entry,
@@ -40,8 +37,10 @@ from awsomefsd.meta.commands import (
     OpenSession,
     OpenShared,
     Reap,
+    ReleaseLease,
     ReleaseOrphan,
     SetLock,
+    Tmpfile,
 )
 from awsomefsd.meta.device_messages import ReportDevices
 from awsomefsd.meta.leader_desk import Desk
@@ -49,6 +48,7 @@ from awsomefsd.meta.leader_leases import LeaseDesk
 from awsomefsd.meta.leader_locks import LockDesk
 from awsomefsd.meta.leader_proposals import Proposals
 from awsomefsd.meta.leader_reads import Reads
+from awsomefsd.meta.lease_keys import QUESTIONS
 from awsomefsd.meta.messages import (
     AnswerRecall,
     AwaitRecalls,
@@ -75,7 +75,7 @@ from awsomefsd.meta.messages import (
 from awsomefsd.meta.node_messages import GetNode, ListNodes, NodeReport
 from awsomefsd.meta.renewals import CHECK_MS, Renewals
 from awsomefsd.meta.replica import AppliedMachine, Replica
-from awsomefsd.meta.waiting import LockWaiters, Origin, Waiter
+from awsomefsd.meta.waiting import LockWaiters, Origin, Silent, Waiter
 from awsomefsd.types import HOST_UNIQUE, Lock, is_node_mount
 
 Answer = Callable[[AppliedMachine, Body], Reply]
@@ -84,15 +84,7 @@ REAP_PAUSE_MS = 20  # between two Reap entries, or three times what one took if 
 _RETRY = Failed(errno.EAGAIN, "not committed, send it again", True)
 _UNKNOWN = Failed(errno.EAGAIN, "this node stopped leading before it was known whether that was committed", True)
 _WATCHED = frozenset({OpenSession, OpenShared, OpenCollector, EndSession, ReleaseOrphan, DeleteVolume})
-
-
-class _Nobody:
-    """Origin of the leader's own proposals."""
-
-    mount = 0
-
-    def answer(self, call: int, reply: Reply) -> None:
-        pass
+_LEASING = frozenset({AcquireLease, ReleaseLease, Create, Tmpfile})
 
 
 class Leader:
@@ -131,7 +123,7 @@ class Leader:
         self._desk = Desk(replica, cluster_uuid, device_paths, monotonic_ns, self.enter_own)
         self._proposals = Proposals()
         self._leases = LeaseDesk(lambda: replica.machine, self._renewals, boot_ns, self._enter_lease)
-        self._nobody = _Nobody()
+        self._nobody = Silent()
         self._check_ns = 0  # boot time of the next check of sessions
         self._reap_ns = 0  # monotonic time before which no Reap is proposed
         self._reaping = True  # there may be something to reap; looked at after a pause, not in every turn
@@ -172,9 +164,19 @@ class Leader:
         handler = self._handlers.get(type(body))
         if handler is not None:
             handler(origin, call, body, size)
+        elif self._leases.active:
+            self._leased_query(origin, call, body)
         elif self._reads.at_once():
             origin.answer(call, self._query(body))
         else:
+            self._reads.park(origin, call, body)
+
+    def _leased_query(self, origin: Origin, call: int, body: Body) -> None:
+        """As every query; and what it asks for may be held back by somebody."""
+        if self._reads.at_once():
+            self._answer_read(origin, call, body)
+        else:
+            self._leases.expect(origin, body)
             self._reads.park(origin, call, body)
 
     def _turned_away(self, origin: Origin, call: int, body: Body) -> bool:
@@ -246,6 +248,8 @@ class Leader:
         if self._reads.parked and self._leads:
             for parked in self._reads.take_confirmed():
                 self._answer_read(parked.origin, parked.call, parked.body)
+            while self._leads and self._retry_leases():  # tells whom the questions wait for
+                self._run_batch()
         if self._desk.followers:
             self._desk.feed_followers()
 
@@ -268,6 +272,8 @@ class Leader:
         for entry, reply in applied:
             if type(entry.command) in _WATCHED:
                 self._watch(entry, reply)
+            elif type(entry.command) in _LEASING:
+                self._leases.applied(entry, reply)
             asker = proposals.decided(entry)
             if asker is not None:
                 if proposals.locking and (key := proposals.unlocked(entry.command)):
@@ -357,7 +363,7 @@ class Leader:
         if unique:
             stored = self._replica.machine.stored_result(mount, unique)
             if stored is not None:
-                origin.answer(call, stored)
+                origin.answer(call, self._leases.stored(body, stored))
                 return
         acks = self._desk.acks(mount, unique, body.acks)
         refusal = self._proposals.refusal(self._replica.machine, mount, acks, body.command, size)
@@ -396,8 +402,12 @@ class Leader:
     def _retry_leases(self) -> bool:
         """Handle again what waited for a lease."""
         if self._leases.active:
-            for parked in self._leases.take_ready():
-                self.handle(parked.origin, parked.call, parked.body, parked.size)
+            for parked in self._leases.take_woken():
+                if type(parked.body) in QUESTIONS:
+                    self._answer_read(parked.origin, parked.call, parked.body)
+                else:
+                    self.handle(parked.origin, parked.call, parked.body, parked.size)
+            self._leases.tell()
         return bool(self._proposals.batch)
 
     # --- locks that wait -------------------------------------------------------------------------------------------------
@@ -446,7 +456,10 @@ class Leader:
     def _answer_read(self, origin: Origin, call: int, body: Body) -> None:
         """What a ticket was drawn for."""
         if not isinstance(body, Renew):
-            origin.answer(call, self._desk.completed(origin, body, self._query(body)))
+            if self._leases.active and self._leases.holds_up(origin, call, body):
+                return
+            reply = self._leases.shown(origin, body, self._query(body)) if self._leases.active else self._query(body)
+            origin.answer(call, self._desk.completed(origin, body, reply))
         elif body.session in self._proposals.ending:
             self._reads.park(origin, call, body)
         else:
@@ -479,6 +492,6 @@ class Leader:
             "admission_refused": self._proposals.refused,
             "reaping": int(self._reaping),
             "leading": int(self._leads),
-            "lease_waiters": self._leases.waiting,
+            **self._leases.figures(),
             **self._transport_figures(),
         }

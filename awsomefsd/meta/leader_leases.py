@@ -4,6 +4,14 @@ lease_table.py knows who holds what; here that meets the log.  A proposal that c
 they have let go, and then handled again from the beginning.  While one is on its way, nothing is granted under its keys, so a grant is
 ordered with the proposals on the same key: what is read after it is what it covers.
 
+So is a question, of a mount or a tool, whose answer another mount may hold back under a write lease: it is parked until that is recalled
+to a read lease.  That is looked at when the answer would be given, not when the question comes, so what is told is all there is then.
+A question that was parked has been confirmed (leader_reads.py) before: when it is woken it is answered at once, or a writer that comes
+back quickly could starve it.
+
+What the table knows of write leases it learns from the entries as they are applied, whoever proposed them: an answer that was given up as
+"outcome unknown" may yet become a lease.
+
 Only volumes whose sessions share them are concerned; for all others the leader pays one look at an empty table.
 """
 
@@ -13,15 +21,17 @@ import errno
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from awsomefsd.meta import messages as m
-from awsomefsd.meta.commands import AcquireLease, Commit, Create, EndSession, Link, OpenSession, OpenShared, ReleaseLease, SetLock
+from awsomefsd.meta.commands import AcquireLease, Create, EndSession, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
+from awsomefsd.meta.lease_keys import QUESTIONS, asked, touched
 from awsomefsd.meta.lease_table import LeaseTable
 from awsomefsd.meta.renewals import Renewals
 from awsomefsd.meta.replica import AppliedMachine
-from awsomefsd.meta.waiting import Key, Origin
+from awsomefsd.meta.waiting import Key, Origin, Silent
 from awsomefsd.types import LEASE_READ, LEASE_WRITE
 
-_UNCACHED = (SetLock, AcquireLease, ReleaseLease, OpenSession, EndSession)
 _ENDED = m.Failed(errno.ESTALE, "the session has ended")
 _LATER = m.Failed(errno.EAGAIN, "the leases of the session are not reported, or too many wait", True)
 
@@ -60,34 +70,30 @@ class _Acquiring(_Deciding):
     def _seen(self, reply: m.Reply) -> m.Reply:
         if not isinstance(reply, m.Leased):
             return reply
-        sequence = self._table.acquired(self._session, self._keys[0], reply.epoch)
-        return m.Leased(self._table.term, sequence, reply.mode, reply.epoch, reply.changes, reply.foreign)
+        return self._table.numbered(self._session, self._keys[0], reply)
 
 
-class _Releasing(_Deciding):
-    def __init__(self, origin: Origin, table: LeaseTable, key: Key) -> None:
-        super().__init__(origin, table, [key])
+class _Making(_Deciding):
+    """A Create or Tmpfile that asks for the write lease of what it makes."""
+
+    def __init__(self, origin: Origin, table: LeaseTable, keys: list[Key], session: int, volume: int) -> None:
+        super().__init__(origin, table, keys)
+        self._session = session
+        self._volume = volume
 
     def _seen(self, reply: m.Reply) -> m.Reply:
-        if isinstance(reply, m.Done):
-            self._table.released(self._keys[0])
+        return made(self._table, self._session, self._volume, reply)
+
+
+def made(table: LeaseTable, session: int, volume: int, reply: m.Reply) -> m.Reply:
+    """The answer with a number for its grant; without the grant if the session holds it no more."""
+    if not isinstance(reply, m.Found) or reply.leased is None:
         return reply
-
-
-def keys_of(command: Any, child: Callable[[int, int, bytes], int]) -> tuple[list[Key], list[Key]]:
-    """(what the command changes that a read lease covers, the directories in which it looks names up for that)."""
-    if isinstance(command, _UNCACHED):
-        return [], []
-    volume = getattr(command, "volume", 0)
-    if isinstance(command, Commit):
-        return [(volume, step.ino) for step in command.inodes if not step.lease], []
-    inos = [getattr(command, name, 0) for name in ("parent", "new_parent", "ino", "new_ino")]
-    looks_up = hasattr(command, "parent") and hasattr(command, "name") and not isinstance(command, (Create, Link))
-    names = [(command.parent, command.name)] if looks_up else []
-    if hasattr(command, "new_parent"):
-        names.append((command.new_parent, command.new_name))
-    inos += [child(volume, parent, name) for parent, name in names]
-    return [(volume, ino) for ino in dict.fromkeys(inos) if ino], [(volume, parent) for parent, _ in names]
+    key = (volume, reply.attr.ino)
+    grant = None
+    if table.writers.get(key) == (session, reply.leased.epoch):
+        grant = table.numbered(session, key, reply.leased)
+    return replace(reply, leased=grant)
 
 
 class LeaseDesk:
@@ -104,9 +110,8 @@ class LeaseDesk:
         """There are sessions that share a volume."""
         return bool(self._table.holders)
 
-    @property
-    def waiting(self) -> int:
-        return self._table.waiting
+    def figures(self) -> dict[str, int]:
+        return self._table.figures(self._boot_ns())
 
     # --- the leadership ---------------------------------------------------------------------------------------------------------
     def begin(self, term: int) -> None:
@@ -114,6 +119,21 @@ class LeaseDesk:
         self._table = LeaseTable(term)
         sharing = machine.sharing_sessions()
         self._table.begin(sharing, machine.write_leases() if sharing else {}, self._boot_ns())
+
+    def applied(self, entry: Entry, reply: m.Reply) -> None:
+        """An entry that may begin or end a write lease."""
+        if not self.active:
+            return
+        command = entry.command
+        if isinstance(command, AcquireLease):
+            if isinstance(reply, m.Leased):
+                self._table.writes(entry.session, (command.volume, command.ino), reply.epoch)
+        elif isinstance(command, ReleaseLease):
+            key = (command.volume, command.ino)
+            if isinstance(reply, m.Done) and self._table.writers.get(key) == (entry.session, command.lease):
+                self._table.released(key)
+        elif isinstance(command, (Create, Tmpfile)) and isinstance(reply, m.Found) and reply.leased is not None:
+            self._table.writes(entry.session, (command.volume, reply.attr.ino), reply.leased.epoch)
 
     def take_waiting(self) -> list[tuple[Origin, int]]:
         """Who is told to ask the next leader."""
@@ -131,7 +151,7 @@ class LeaseDesk:
 
     def opened(self, command: OpenSession, reply: m.SessionOpened) -> None:
         if command.shared and not isinstance(command, OpenShared):
-            self._table.opened(reply.session, command.volume)
+            self._table.opened(reply.session, command.volume, command.mount)
 
     def live(self, sessions: Iterable[int]) -> None:
         """After sessions were opened or ended."""
@@ -154,32 +174,79 @@ class LeaseDesk:
         self._renewals.condemn(command.session)
         return False
 
-    def take_ready(self) -> list[Parked]:
-        """What waited and may be handled again; tells sessions of new recalls on the way."""
+    def take_woken(self) -> list[Parked]:
+        """What waited and may be handled again."""
+        return self._table.take_woken()
+
+    def tell(self) -> None:
+        """Sessions of new recalls; after what was woken, which may need more of them."""
         for session in self._table.take_told():
             waiting = self._awaiting.get(session)
             if waiting is not None and (recalls := self._table.open_recalls(session, waiting[2])):
                 del self._awaiting[session]
                 waiting[0].answer(waiting[1], m.Recalls(self._table.term, recalls))
-        return self._table.take_woken()
 
     # --- proposals --------------------------------------------------------------------------------------------------------------
     def admit(self, origin: Origin, call: int, body: m.Propose, size: int) -> Origin | None:
         """For whom to propose it; None: it waits, or was refused."""
         table = self._table
-        keys, looked_up = keys_of(body.command, self._machine().child)
-        if not any(holder.volume == volume for volume, _ in keys[:1] for holder in table.holders.values()):
+        command = body.command
+        changes, reads, looked_up = touched(command, self._machine().child)
+        volume = getattr(command, "volume", 0)
+        if not any(holder.volume == volume for holder in table.holders.values()):
             return origin
         now, blocked = self._boot_ns(), next((key for key in looked_up if table.busy(key)), None)
-        for key in keys:
-            clear = table.clear(body.session, key, LEASE_WRITE, now)  # asks all who are in the way, of all keys
+        for key, mode in [*((key, LEASE_WRITE) for key in changes), *((key, LEASE_READ) for key in reads)]:
+            clear = table.clear(body.session, key, mode, now)  # asks all who are in the way, of all keys
+            table.contests.used(key, origin.mount, mode, now)
             if blocked is None and not (clear and (not table.queued(key) or table.recalled(body.session, key))):
                 blocked = key
         if blocked is not None:
             self._park(blocked, origin, call, body, size)
             return None
+        keys = changes + reads
         table.enter(keys)
-        return _Deciding(origin, table, keys)
+        if isinstance(command, (Create, Tmpfile)) and command.lease:
+            return _Making(origin, table, keys, body.session, volume)
+        return _Deciding(origin, table, keys) if keys else origin
+
+    def stored(self, body: m.Propose, reply: m.Reply) -> m.Reply:
+        """The result of a request that was executed before: its grant is told anew, or not at all."""
+        return made(self._table, body.session, getattr(body.command, "volume", 0), reply)
+
+    # --- questions --------------------------------------------------------------------------------------------------------------
+    def expect(self, origin: Origin, body: m.Body) -> None:
+        """A question waits for its confirmation: whoever will be in its way is asked meanwhile."""
+        if type(body) in QUESTIONS and self._table.writers:
+            key = asked(body, self._machine().child)
+            if key is not None:
+                self._table.told(origin.mount, key, self._boot_ns())
+
+    def holds_up(self, origin: Origin, call: int, body: m.Body) -> bool:
+        """Whether a question that could be answered now waits, or was refused."""
+        if type(body) not in QUESTIONS:
+            return False
+        key = asked(body, self._machine().child)
+        if key is None:
+            return False
+        now = self._boot_ns()
+        self._table.contests.used(key, origin.mount, LEASE_READ, now)
+        if self._table.told(origin.mount, key, now):
+            return False
+        self._park(key, origin, call, body, 0)
+        return True
+
+    def shown(self, origin: Origin, body: m.Body, reply: m.Reply) -> m.Reply:
+        """A page of a directory without the attributes of files that another mount writes."""
+        table = self._table
+        if not isinstance(body, m.ReadDir) or not body.plus or not isinstance(reply, m.Entries) or not table.writers:
+            return reply
+        volume, mount = body.volume, origin.mount
+        entries = [
+            replace(entry, attr=None) if entry.attr is not None and table.held_back(mount, (volume, entry.ino)) else entry
+            for entry in reply.entries
+        ]
+        return m.Entries(entries, reply.end)
 
     def _park(self, key: Key, origin: Origin, call: int, body: m.Body, size: int) -> None:
         if not self._table.park(key, Parked(origin, call, body, size)):
@@ -202,8 +269,14 @@ class LeaseDesk:
         if not table.reported(session):
             origin.answer(call, _LATER)
             return
-        key = (body.volume, body.ino)
-        clear = table.clear(session, key, body.mode, self._boot_ns())
+        key, now = (body.volume, body.ino), self._boot_ns()
+        if table.writers.get(key, (0, 0))[0] != session:
+            table.contests.used(key, origin.mount, body.mode, now)
+            pause_ms = table.contests.pause_ms(key, origin.mount, body.mode, now)
+            if pause_ms:
+                origin.answer(call, m.Contested(pause_ms))
+                return
+        clear = table.clear(session, key, body.mode, now)
         if not clear or table.busy(key) or table.queued(key):
             self._park(key, origin, call, body, size)
         elif body.mode == LEASE_WRITE and key not in table.writers:
@@ -218,8 +291,7 @@ class LeaseDesk:
         changes, foreign = self._machine().foreign_changes(*key, mount, known)
         writer = self._table.writers.get(key)
         if writer is not None:
-            sequence = self._table.acquired(session, key, writer[1])
-            return m.Leased(self._table.term, sequence, LEASE_WRITE, writer[1], changes, foreign)
+            return self._table.numbered(session, key, m.Leased(0, 0, LEASE_WRITE, writer[1], changes, foreign))
         granted = self._table.grant_read(session, key)
         if granted is None:
             return m.Failed(errno.ENOLCK, "the session holds too many leases")
@@ -246,7 +318,7 @@ class LeaseDesk:
         if not self._alive(origin, call, body.session, body.epoch):
             return
         recall = self._table.recall_of(body.session, body.term, body.sequence)
-        epoch = 0 if recall is None else self._table.answered(body.session, recall)
+        epoch = 0 if recall is None else self._table.answered(body.session, recall, self._boot_ns())
         if recall is not None and epoch:
             self._release(origin, call, body.session, body.epoch, recall.key, epoch)
         else:
@@ -254,7 +326,7 @@ class LeaseDesk:
 
     def _release(self, origin: Origin, call: int, session: int, session_epoch: int, key: Key, epoch: int) -> None:
         self._table.enter([key])
-        self._enter(_Releasing(origin, self._table, key), call, session, session_epoch, ReleaseLease(*key, epoch))
+        self._enter(_Deciding(origin, self._table, [key]), call, session, session_epoch, ReleaseLease(*key, epoch))
 
     def extend_recall(self, origin: Origin, call: int, body: m.ExtendRecall, size: int) -> None:
         if self._alive(origin, call, body.session, body.epoch):
@@ -271,14 +343,4 @@ class LeaseDesk:
         for ino in body.inos:
             epoch = self._table.give_up(body.session, body.term, body.sequence, ino)
             if epoch:
-                self._release(_Silent(origin.mount), 0, body.session, body.epoch, (volume, ino), epoch)
-
-
-class _Silent:
-    """Nobody waits for it."""
-
-    def __init__(self, mount: int) -> None:
-        self.mount = mount
-
-    def answer(self, call: int, reply: m.Reply) -> None:
-        pass
+                self._release(Silent(origin.mount), 0, body.session, body.epoch, (volume, ino), epoch)

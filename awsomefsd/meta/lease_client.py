@@ -14,10 +14,10 @@ from typing import Any
 
 from awsomefsd.errors import FsError
 from awsomefsd.meta.lease_holder import Launder, LeaseHolder
-from awsomefsd.meta.messages import Body, GetLease, Leased
+from awsomefsd.meta.messages import Body, Contested, Found, GetLease, Leased
 from awsomefsd.wait import Resume
 
-Asked = Callable[["Leased | None", "BaseException | None"], None]
+Asked = Callable[["Leased | Contested | None", "BaseException | None"], None]
 
 
 class LeaseClient:
@@ -91,7 +91,10 @@ class LeaseClient:
 
     # --- requests ---------------------------------------------------------------------------------------------------------------
     def ask(self, volume: int, ino: int, mode: int, known: int, asked: Asked) -> None:
-        """A lease; `asked` gets the grant, or nothing if it came too late to mean anything: ask again after a pause."""
+        """A lease; `asked` gets the grant, or nothing if it came too late to mean anything: ask again after a pause.
+
+        Or Contested: go on without a lease, and do not ask before its pause is over.
+        """
         holder = self.holder
         session = holder.session
 
@@ -99,10 +102,17 @@ class LeaseClient:
             if error is not None:
                 self._refused(reply, error)
                 asked(None, error)
+            elif isinstance(reply, Contested):
+                asked(reply, None)
             else:
                 asked(reply if holder.session == session and holder.granted(ino, reply) else None, None)
 
         self._submit(GetLease(session, holder.epoch, volume, ino, mode, known), answered)
+
+    def made(self, session: int, found: Found) -> bool:
+        """The answer of a Create or Tmpfile with `lease`, proposed under that session: whether the write lease came with it, in time."""
+        leased = found.leased
+        return leased is not None and self.holder.session == session and self.holder.granted(found.attr.ino, leased)
 
     def release(self, inos: list[int]) -> None:
         """Give up leases of which nothing is held back."""

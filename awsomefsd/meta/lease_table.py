@@ -10,26 +10,34 @@ Whatever a session is told carries (term, sequence).  The sequence grows per ses
 reported to a term, or answered a recall, ignores everything older, so late and reordered grants are harmless.  In the other direction a
 release names the newest sequence it has seen, and ends no grant that is newer.
 
+A question of a mount (or a tool) about what somebody else may hold back under a write lease waits in the same queues until that is
+recalled to a read lease (`told`); questions about anything else never wait.
+
 A recall has a deadline that only progress moves.  Requests that wait for a key wait in its queue, in order; those of a session that is
 asked to let go of that very key overtake them, or the recall could not be answered.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from awsomefsd.limits import LEASE_WAITERS_PER_INODE_MAX, LEASES_PER_SESSION_MAX, RECALL_MS, SESSION_TTL_MS
+from awsomefsd.meta.contests import Contests
+from awsomefsd.meta.messages import Leased
 from awsomefsd.meta.waiting import Key
 from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 
 _MS = 1_000_000
+RECALL_BOUNDS_MS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
 
 
 class Recall:
-    __slots__ = ("deadline_ns", "done", "key", "mode", "sequence")
+    __slots__ = ("begun_ns", "deadline_ns", "done", "key", "mode", "sequence")
 
-    def __init__(self, sequence: int, key: Key, mode: int, deadline_ns: int) -> None:
+    def __init__(self, sequence: int, key: Key, mode: int, begun_ns: int, deadline_ns: int) -> None:
+        self.begun_ns = begun_ns
         self.sequence = sequence
         self.key = key
         self.mode = mode  # what may stay
@@ -40,10 +48,11 @@ class Recall:
 class Holder:
     """A session that shares a volume."""
 
-    __slots__ = ("reads", "recalls", "report_ns", "sequence", "volume")
+    __slots__ = ("mount", "reads", "recalls", "report_ns", "sequence", "volume")
 
-    def __init__(self, volume: int, report_ns: int | None) -> None:
+    def __init__(self, volume: int, mount: int, report_ns: int | None) -> None:
         self.volume = volume
+        self.mount = mount
         self.report_ns = report_ns  # until when it has to report; None: it has
         self.sequence = 0
         self.reads: dict[Key, int] = {}  # key → sequence of the grant
@@ -60,17 +69,20 @@ class LeaseTable:
         self._queues: dict[Key, list[Any]] = {}
         self._woken: dict[Key, None] = {}
         self._to_tell: set[int] = set()  # sessions with new recalls
+        self.contests = Contests()
+        self.recalls = 0
+        self.recall_ms = [0] * (len(RECALL_BOUNDS_MS) + 1)  # how many were answered within each bound, the last: later
 
     # --- sessions ---------------------------------------------------------------------------------------------------------------
-    def begin(self, sessions: dict[int, int], writers: dict[Key, tuple[int, int]], now_ns: int) -> None:
-        """A leadership begins: session → volume of all that share one, and the write leases of the state."""
-        self.holders = {session: Holder(volume, now_ns + SESSION_TTL_MS * _MS) for session, volume in sessions.items()}
+    def begin(self, sessions: dict[int, tuple[int, int]], writers: dict[Key, tuple[int, int]], now_ns: int) -> None:
+        """A leadership begins: session → (volume, mount) of all that cache, and the write leases of the state."""
+        self.holders = {session: Holder(*of, now_ns + SESSION_TTL_MS * _MS) for session, of in sessions.items()}
         self.writers = dict(writers)
 
-    def opened(self, session: int, volume: int) -> None:
+    def opened(self, session: int, volume: int, mount: int) -> None:
         """A new session holds nothing; one that a successor took over holds no read leases any more."""
         self.ended(session)
-        self.holders[session] = Holder(volume, None)
+        self.holders[session] = Holder(volume, mount, None)
         self._wake_volume(volume)
 
     def ended(self, session: int) -> None:
@@ -129,6 +141,23 @@ class LeaseTable:
                     clear = False
         return clear
 
+    def told(self, mount: int, key: Key, now_ns: int) -> bool:
+        """Whether what is committed is all there is, for a question of that mount (0: of none).  False: the writer is asked to commit."""
+        writer = self.writers.get(key)
+        if writer is None:
+            return True
+        holder = self.holders.get(writer[0])
+        if mount and holder is not None and holder.mount == mount:
+            return True
+        self._recall(writer[0], key, LEASE_READ, now_ns)
+        return False
+
+    def held_back(self, mount: int, key: Key) -> bool:
+        """Another mount than this one may hold something of it back."""
+        writer = self.writers.get(key)
+        holder = None if writer is None else self.holders.get(writer[0])
+        return writer is not None and not (mount and holder is not None and holder.mount == mount)
+
     def _recall(self, session: int, key: Key, mode: int, now_ns: int) -> None:
         holder = self.holders.get(session)
         if holder is None:
@@ -136,8 +165,13 @@ class LeaseTable:
         recall = holder.recalls.get(key)
         if recall is None or recall.mode > mode:
             holder.sequence += 1
-            deadline = now_ns + RECALL_MS * _MS if recall is None else recall.deadline_ns
-            holder.recalls[key] = Recall(holder.sequence, key, mode, deadline)
+            if recall is None:
+                begun, deadline = now_ns, now_ns + RECALL_MS * _MS
+                self.recalls += 1
+                self.contests.recalled(key, now_ns)
+            else:
+                begun, deadline = recall.begun_ns, recall.deadline_ns
+            holder.recalls[key] = Recall(holder.sequence, key, mode, begun, deadline)
             self._to_tell.add(session)
 
     def recalled(self, session: int, key: Key) -> bool:
@@ -155,15 +189,19 @@ class LeaseTable:
         self._add_read(session, holder, key)
         return sequence
 
-    def acquired(self, session: int, key: Key, epoch: int) -> int:
+    def writes(self, session: int, key: Key, epoch: int) -> None:
         """The entry that makes it the writer was applied."""
         self.writers[key] = (session, epoch)
+
+    def numbered(self, session: int, key: Key, grant: Leased) -> Leased:
+        """The writer is about to be told."""
         holder = self.holders.get(session)
-        if holder is None:
-            return 0
-        if key in holder.reads:
-            self._drop_read(session, holder, key)  # writing includes reading
-        return self._next(holder, key)
+        sequence = 0
+        if holder is not None:
+            if key in holder.reads:
+                self._drop_read(session, holder, key)  # writing includes reading
+            sequence = self._next(holder, key)
+        return Leased(self.term, sequence, LEASE_WRITE, grant.epoch, grant.changes, grant.foreign)
 
     def _next(self, holder: Holder, key: Key) -> int:
         """The number of a grant.  It overtakes an open recall of the key, whose answer would speak of what was held before: ask anew."""
@@ -209,10 +247,11 @@ class LeaseTable:
             return None
         return next((recall for recall in holder.recalls.values() if recall.sequence == sequence), None)
 
-    def answered(self, session: int, recall: Recall) -> int:
+    def answered(self, session: int, recall: Recall, now_ns: int) -> int:
         """It has let go.  The epoch of the write lease that an entry has to end now; 0: nothing more is to be done."""
         holder = self.holders[session]
         del holder.recalls[recall.key]
+        self.recall_ms[bisect_left(RECALL_BOUNDS_MS, (now_ns - recall.begun_ns) / _MS)] += 1
         writer = self.writers.get(recall.key)
         if writer is not None and writer[0] == session:
             if recall.mode == LEASE_READ:
@@ -298,3 +337,16 @@ class LeaseTable:
     @property
     def waiting(self) -> int:
         return sum(map(len, self._queues.values()))
+
+    def figures(self, now_ns: int) -> dict[str, int]:
+        late = sum(self.recall_ms[RECALL_BOUNDS_MS.index(1_000) + 1 :])
+        return {
+            "lease_waiters": self.waiting,
+            "leases_read": sum(len(holder.reads) for holder in self.holders.values()),
+            "leases_write": len(self.writers),
+            "lease_recalls": self.recalls,
+            "lease_recalls_open": sum(len(holder.recalls) for holder in self.holders.values()),
+            "lease_recalls_over_1s": late,
+            "lease_contests": self.contests.begun,
+            "lease_contested_inodes": self.contests.contested(now_ns),
+        }

@@ -49,6 +49,17 @@ def acquire(state: State, entry: Entry, command: AcquireLease) -> Reply:
     return Leased(0, 0, LEASE_WRITE, row.epoch, row.changes, foreign(row, entry.mount, command.known))
 
 
+def with_inode(state: State, entry: Entry, volume: int, ino: int) -> Leased | None:
+    """The write lease of an inode that this entry makes; for a session that holds its volume whole, or remembers nothing, none."""
+    session = state.session(entry.session) if entry.session else None
+    if session is None or not session.shared or session.uncached:
+        return None
+    row = rows.LeaseRow(session.session, 1)
+    state.txn.put(keys.leaser(session.session, volume, ino), rows.MARK)
+    state.write(keys.lease(volume, ino), row, rows.LEASE)
+    return Leased(0, 0, LEASE_WRITE, row.epoch, row.changes, False)
+
+
 def foreign(row: rows.LeaseRow, mount: int, known: int) -> bool:
     """Somebody else has changed the data since `mount` was told `known` (0: it knows nothing)."""
     return bool(known) and row.changes != known and not (row.mount == mount and row.changes - row.run <= known)

@@ -207,9 +207,10 @@ class Machine:
         """Session -> epoch."""
         return {row.session: row.epoch for row in sessions.every(self.state) if not row.ended}
 
-    def sharing_sessions(self) -> dict[int, int]:
-        """Live sessions that share their volume and cache under leases -> volume."""
-        return {row.session: row.volume for row in sessions.every(self.state) if row.shared and not row.uncached and not row.ended}
+    def sharing_sessions(self) -> dict[int, tuple[int, int]]:
+        """Live sessions that share their volume and cache under leases -> (volume, mount)."""
+        caching = (row for row in sessions.every(self.state) if row.shared and not row.uncached and not row.ended)
+        return {row.session: (row.volume, row.mount) for row in caching}
 
     def write_leases(self) -> dict[tuple[int, int], tuple[int, int]]:
         """(volume, ino) -> (session, lease epoch)."""

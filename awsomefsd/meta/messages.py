@@ -202,7 +202,8 @@ class GetReports(Message, tag=31):
 
 
 class GetLease(Message, tag=50):
-    """A lease on an inode (a directory: with all its names) for a session that shares its volume.  Leased, when nothing is in the way.
+    """A lease on an inode (a directory: with all its names) for a session that shares its volume.  Leased, when nothing is in the way,
+    or Contested at once.
 
     `known` as in AcquireLease.
     """
@@ -302,12 +303,27 @@ class Welcome(Message, tag=3):
     term: int
 
 
+class Leased(Message, tag=40):
+    """A grant, number `sequence` of what the leader of `term` told the session.  `epoch`: of a write lease, for commits.
+
+    `changes` as in LeaseRow; `foreign`: it differs from what the session said it knew.
+    """
+
+    term: int
+    sequence: int
+    mode: int
+    epoch: int
+    changes: int
+    foreign: bool
+
+
 class Found(Message, tag=4):
-    """An inode; `parent` where the directory changed with it; `created` for Create."""
+    """An inode; `parent` where the directory changed with it; `created` for Create; `leased`: with the write lease it asked for."""
 
     attr: Attr
     parent: Attr | None = None
     created: bool = False
+    leased: Leased | None = None
 
 
 class Removed(Message, tag=5):
@@ -440,25 +456,17 @@ class Ranged(Message, tag=30):
     reached: int
 
 
-class Leased(Message, tag=40):
-    """A grant, number `sequence` of what the leader of `term` told the session.  `epoch`: of a write lease, for commits.
-
-    `changes` as in LeaseRow; `foreign`: it differs from what the session said it knew.
-    """
-
-    term: int
-    sequence: int
-    mode: int
-    epoch: int
-    changes: int
-    foreign: bool
-
-
 class Recalls(Message, tag=41):
     """(sequence, inode, mode that may stay) of the open recalls, in order."""
 
     term: int
     recalls: list[tuple[int, int, int]]
+
+
+class Contested(Message, tag=144):
+    """To GetLease: others use it so much that none is granted before `pause_ms` are over, at least.  Ask for everything, write through."""
+
+    pause_ms: int
 
 
 class NotLeader(Message, tag=50):
@@ -478,7 +486,7 @@ Reply = Union[
     NotLeader, Ranged, Leased, Recalls, CollectorOpened, Relocated, Sparse, Pieces, LiveSegments, NamePage,
     Nodes, Tokens, NodeOrders, Cas, Members,
     Claimed, CsiVolumes, Claims, Sightings, Quarantine,
-    Inodes,
+    Inodes, Contested,
 ]  # fmt: skip
 
 

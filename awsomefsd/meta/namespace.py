@@ -14,7 +14,7 @@ import stat
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import LINKS_MAX, SYMLINK_BYTES_MAX
-from awsomefsd.meta import keys, rows, xattrs
+from awsomefsd.meta import keys, leases, rows, xattrs
 from awsomefsd.meta.commands import Create, Entry, Link, ReleaseOrphan, Rmdir, Tmpfile, Unlink
 from awsomefsd.meta.inodes import (
     DIRECTORY_BYTES_SHOWN,
@@ -98,7 +98,8 @@ def create(state: State, entry: Entry, command: Create) -> Reply:
         parent.nlink += 1
     add_name(state, entry, command.volume, command.parent, parent, command.name, ino, kind)
     contents_changed(state, entry, command.volume, command.parent, parent)
-    return Found(attr_of(ino, row), attr_of(command.parent, parent), True)
+    leased = leases.with_inode(state, entry, command.volume, ino) if command.lease and kind == stat.S_IFREG else None
+    return Found(attr_of(ino, row), attr_of(command.parent, parent), True, leased)
 
 
 def tmpfile(state: State, entry: Entry, command: Tmpfile) -> Reply:
@@ -111,7 +112,7 @@ def tmpfile(state: State, entry: Entry, command: Tmpfile) -> Reply:
     ino, row = make_inode(state, entry, create, volume, parent)
     row.nlink, row.linkable = 0, command.linkable
     pin(state, entry.session, command.volume, ino)
-    return Found(attr_of(ino, row), None, True)
+    return Found(attr_of(ino, row), None, True, leases.with_inode(state, entry, command.volume, ino) if command.lease else None)
 
 
 def make_inode(

@@ -30,6 +30,16 @@ class Origin(Protocol):
     def answer(self, call: int, reply: Reply) -> None: ...
 
 
+class Silent:
+    """Nobody waits for the answer: what the leader proposes itself."""
+
+    def __init__(self, mount: int = 0) -> None:
+        self.mount = mount
+
+    def answer(self, call: int, reply: Reply) -> None:
+        pass
+
+
 class Waiter:
     __slots__ = ("body", "call", "command", "origin")
 

@@ -14,6 +14,7 @@ from typing import Any
 from awsomefsd.errors import FsError
 from awsomefsd.meta import commands as c
 from awsomefsd.meta.lease_client import LeaseClient
+from awsomefsd.meta.messages import Contested
 from awsomefsd.types import LEASE_NONE
 from tests.sim.world import MS, SECOND
 
@@ -122,6 +123,10 @@ class Sharing:
                 return
             if error is not None and (not isinstance(error, FsError) or error.errno != errno.ESTALE):
                 raise self.world.broken(f"{mount.host.name}: a lease on {ino} is answered {error!r}")
+            if isinstance(reply, Contested):
+                self.world.count("leases refused as contested")
+                self.world.after(reply.pause_ms * MS, self._want, number, owner=mount)
+                return
             if reply is None:
                 self.world.count("grants that came too late" if error is None else "leases refused with their session")
                 if mount.session == session:

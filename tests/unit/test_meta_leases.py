@@ -186,3 +186,20 @@ def test_a_lease_goes_with_its_inode(drive):
     drive.ok(c.Unlink(1, 1, b"f"), **one.fields)
     drive.machine.flush()
     assert not drive.machine.write_leases()
+
+
+def test_a_file_is_made_with_its_lease_by_those_who_may_hold_one(drive):
+    one, two = share(drive, 1), share(drive, 2)
+    found = drive.ok(c.Create(1, 1, b"g", 0o100644, 0, 0, lease=True), **one.fields)
+    assert (found.leased.mode, found.leased.epoch, found.leased.sequence) == (LEASE_WRITE, 1, 0)
+    drive.ino = found.attr.ino
+    drive.ok(one.inline(found.leased.epoch), **one.fields)
+    assert drive.apply(c.AcquireLease(1, drive.ino), **two.fields).retry
+    assert one.acquire() == m.Leased(0, 0, LEASE_WRITE, 1, found.leased.changes + 1, False)
+    one.release(1)
+    assert two.acquire().epoch == 2
+    assert drive.ok(c.Create(1, 1, b"d", 0o40755, 0, 0, lease=True), **one.fields).leased is None, "only files"
+    one.end()
+    two.end()
+    drive.open(3, node="n3")
+    assert drive.ok(c.Create(1, 1, b"h", 0o100644, 0, 0, lease=True)).leased is None, "the volume is held whole"
