@@ -39,7 +39,7 @@ HEALTH_CAPABILITIES = {"1.12": [_Rpc.VOLUME_CONDITION], "1.13": [_Rpc.GET_VOLUME
 class Homes(Protocol):
     """What the controller needs of the mounts of its node."""
 
-    def remove_directory(self, volume: VolumeInfo, path: str) -> None:
+    def remove_directory(self, volume: VolumeInfo, path: str, *, shared: bool) -> None:
         """With all that is in it; harmless if it is not there."""
 
 
@@ -132,7 +132,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
                 volume = next((one for one in self._volumes.every() if one.volume == record.volume), None)
                 if volume is not None:
                     with self._busy.alone(f"volume {volume.uuid}"):
-                        self._homes.remove_directory(volume, record.path)
+                        self._homes.remove_directory(volume, record.path, shared=self._volumes.sharable(volume))
             try:
                 self._volumes.propose(DropCsiVolume(record.id, destroy))
                 logger.warning("csi volume deleted", extra={"volume": record.id, "destroyed": destroy})

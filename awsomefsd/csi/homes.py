@@ -1,8 +1,9 @@
 """The one mount of a volume on this node, which all staging paths and targets of it are binds of.
 
 A volume is mounted once on a node (decision 1).  So it gets a home, a directory of the driver below kubelet's plugins directory, unless
-somebody has mounted it elsewhere already: then that mount is the home, and stays when the driver is done with it.  A home of the driver is
-unmounted when the kernel's mount table shows no other mount of the same superblock, and no loop device has a file in it.  Each volume is a
+somebody has mounted it elsewhere already: then that mount is the home, and stays when the driver is done with it.  It is mounted with
+`shared` where other nodes may have the volume at the same time; a home that is shared serves those too that need it for one node, the
+other way round is refused.  A home of the driver is unmounted when the kernel's mount table shows no other mount of the same superblock, and no loop device has a file in it.  Each volume is a
 superblock of its own, as SELinux labels want it.
 """
 
@@ -14,6 +15,7 @@ import os
 import shutil
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from awsomefsd import mount_options
@@ -48,8 +50,9 @@ class Homes:
         found = mount_syscall.topmost(view.directory) if view is not None and view.state == SERVING else None
         return found if found is not None and found.fstype == mount_syscall.FSTYPE else None
 
-    def enter(self, volume: VolumeInfo, options: list[str]) -> MountEntry:
+    def enter(self, volume: VolumeInfo, options: list[str], *, shared: bool) -> MountEntry:
         """The home, mounted now if it was not.  FAILED_PRECONDITION if it is there with other options for the whole volume."""
+        options = [*options, "shared"] if shared else options
         view = self._mounts.of_volume(volume.volume)
         if view is not None:
             return self._present(volume, view, options)
@@ -65,9 +68,10 @@ class Homes:
 
     def _present(self, volume: VolumeInfo, view: MountView, options: list[str]) -> MountEntry:
         ours = view.directory == self.place_of(volume)
-        if ours and _essence(list(view.options)) != _essence(options):
-            there, asked = " ".join(view.options) or "none", " ".join(options) or "none"
-            raise precondition(f"volume {volume.name} is mounted on this node with options {there}, and is asked for with {asked}")
+        there, wanted = mount_options.parse(list(view.options)), mount_options.parse(options)
+        if ours and (replace(there, shared=False) != replace(wanted, shared=False) or wanted.shared > there.shared):
+            has, asked = " ".join(view.options) or "none", " ".join(options) or "none"
+            raise precondition(f"volume {volume.name} is mounted on this node with options {has}, and is asked for with {asked}")
         deadline = time.monotonic() + BACK_S  # it may be about to come back after its processes were killed
         while (found := self.entry(volume)) is None:
             if time.monotonic() > deadline:
@@ -118,10 +122,10 @@ class Homes:
         finally:
             os.close(root)
 
-    def remove_directory(self, volume: VolumeInfo, path: str) -> None:
+    def remove_directory(self, volume: VolumeInfo, path: str, *, shared: bool) -> None:
         """With all that is in it; harmless if it is not there."""
         head, _, name = path.rpartition("/")
-        home = self.enter(volume, [])
+        home = self.enter(volume, [], shared=shared)
         try:
             root = os.open(home.dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -140,11 +144,6 @@ class Homes:
                 os.close(parent)
         finally:
             self.leave(volume)
-
-
-def _essence(options: list[str]) -> mount_options.MountOptions:
-    """Options as they act: equal where their order or their spelling alone differs."""
-    return mount_options.parse(options)
 
 
 def _make_directories(root: int, path: str, wanted: rules.Wanted) -> None:

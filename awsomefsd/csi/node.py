@@ -71,7 +71,8 @@ class Node(csi_pb2_grpc.NodeServicer):
             with self._busy.alone(found.lock, f"path {place.path}"):
                 claim(self._volumes, found, self._driver.node, self._driver.boot_id, exclusive=mode in rules.EXCLUSIVE)
                 flags, whole = ([], []) if block else rules.split_flags(request.volume_capability.mount.mount_flags)
-                home = self._homes.enter(found.volume, whole)
+                alone = mode in rules.EXCLUSIVE and not found.path  # other directories of the volume may be on other nodes
+                home = self._homes.enter(found.volume, whole, shared=not alone and self._volumes.sharable(found.volume))
                 if block:
                     self._stage_block(found, home, read_only=mode in rules.READERS)
                 else:

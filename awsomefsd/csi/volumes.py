@@ -17,6 +17,7 @@ from awsomefsd.csi import rules
 from awsomefsd.csi.errors import CsiError, not_found
 from awsomefsd.meta import csi_messages, messages, node_messages
 from awsomefsd.meta.commands import AnyCommand
+from awsomefsd.meta.homes import UNDECIDED
 from awsomefsd.types import ClaimInfo, CsiVolumeInfo, StatFs, VolumeInfo
 
 BLOCK_FILE = "block.img"
@@ -78,6 +79,10 @@ class Volumes:
 
     def free_bytes(self) -> int:
         return sum(device.segments_free * device.segment_bytes for device in self._catalog.devices())
+
+    def sharable(self, volume: VolumeInfo) -> bool:
+        """Whether its data is, or will be, where other nodes see it."""
+        return volume.home in ("", UNDECIDED) and any(device.shared for device in self._catalog.devices())
 
     def find(self, handle: str) -> Found:
         """Raises NOT_FOUND."""

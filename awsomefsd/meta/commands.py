@@ -91,11 +91,13 @@ class DeleteVolume(Command, tag=5):
 
 
 class EndSession(Command, tag=11):
-    """Ends locks, pins, reservation and leases.  `clean`: its segments are sealed; otherwise sealed and quarantined."""
+    """Ends locks, pins, reservation and leases.  `clean`: its segments are sealed; otherwise sealed and quarantined.  `expired`: nobody has
+    renewed it, says the leader."""
 
     session: int
     epoch: int
     clean: bool
+    expired: bool = False
 
 
 class ClearQuarantine(Command, tag=12):

@@ -5,6 +5,11 @@ path, node).  An exclusive one stands alone: no other node claims the same volum
 even where the orchestrator stops nobody.  A claim outlives processes, as a session does, and ends by its node's word (unstaged, or seen
 alive under another boot id), by fencing, or with the node; `end_of_node` is for whoever decides that.  Its epoch is the fencing token: a
 release that carries an old one ends nothing.
+
+Fencing: when a session that had a whole volume alone expires, its node's claim of that volume is marked.  Another node may claim over the
+mark while no session of the marked node lives.  If that one comes back it cannot open the volume while the new node has a session, so two
+nodes never write.  A directory of a volume, and a volume mounted with `shared`, are not taken over like that: there the session that comes
+back would be let in.
 """
 
 from __future__ import annotations
@@ -170,14 +175,32 @@ def claim(state: State, entry: Entry, command: ClaimVolume) -> Reply:
             continue
         if row.node == command.node:
             mine = row
+        elif _is_fenced(state, row):
+            state.txn.delete(keys.claim(row.volume, row.node, row.path))
         elif row.exclusive or command.exclusive:
             raise FsError(errno.EBUSY, f"node {row.node} uses it{' alone' if row.exclusive else ''}")
     row = mine or rows.ClaimRow(command.volume, command.path, command.node, command.boot_id, state.cluster.next_epoch)
     if mine is None:
         state.cluster.next_epoch += 1
     row.boot_id, row.exclusive, row.attached = command.boot_id, command.exclusive, command.attached or row.attached
+    row.fenced = False
     state.write(keys.claim(row.volume, row.node, row.path), row, rows.CLAIM)
     return Claimed(row.epoch)
+
+
+def fence(state: State, volume: int, node: str) -> None:
+    """A session of this node that had the volume alone has expired."""
+    for row in of_volume(state, volume):
+        if row.node == node and not row.path and not row.attached:
+            row.fenced = True
+            state.write(keys.claim(row.volume, row.node, row.path), row, rows.CLAIM)
+
+
+def _is_fenced(state: State, row: rows.ClaimRow) -> bool:
+    if not row.fenced or row.path or row.attached:
+        return False
+    sessions = state.scan(keys.kind_range(0, keys.SESSION), rows.SESSION)
+    return not any(one.node == row.node and one.volume == row.volume and not one.ended for one in sessions)
 
 
 def end_claims(state: State, entry: Entry, command: EndClaims) -> Reply:

@@ -315,7 +315,7 @@ class Leader:
                 if session in self._proposals.ending:
                     continue
                 self.expired += 1
-                self.enter_own(EndSession(session, epoch, False))
+                self.enter_own(EndSession(session, epoch, False, expired=True))
         if self._proposals.batch:
             self.run()
         self._reap()

@@ -363,7 +363,8 @@ class CsiNameRow(Row):
 
 
 class ClaimRow(Row):
-    """A node uses a volume or a directory of it.  `attached`: the orchestrator said so, and only it ends it."""
+    """A node uses a volume or a directory of it.  `attached`: the orchestrator said so, and only it ends it.  `fenced`: a session that had
+    the volume alone has expired on that node since."""
 
     volume: int
     path: str
@@ -372,6 +373,7 @@ class ClaimRow(Row):
     epoch: int
     exclusive: bool = False
     attached: bool = False
+    fenced: bool = False
 
 
 CLUSTER = Sealed(ClusterRow)

@@ -15,7 +15,7 @@ import errno
 
 from awsomefsd.errors import FsError
 from awsomefsd.limits import REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS, SESSIONS_MAX
-from awsomefsd.meta import homes, keys, rows
+from awsomefsd.meta import csi_volumes, homes, keys, rows
 from awsomefsd.meta.collection_messages import CollectorOpened
 from awsomefsd.meta.commands import EndSession, Entry, OpenCollector, OpenSession, OpenShared
 from awsomefsd.meta.inodes import unpin
@@ -166,6 +166,8 @@ def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
     if row is None or row.ended or row.epoch != command.epoch:
         raise Fence(f"session {command.session} epoch {command.epoch} has ended already")
     end(state, entry, row, exited=command.clean)
+    if command.expired and row.volume and not row.shared:
+        csi_volumes.fence(state, row.volume, row.node)
     if command.clean:
         _vouched(state, row.mount, row.worker)
         state.results.forget(row.mount)  # unmounted: whoever sent these requests is gone

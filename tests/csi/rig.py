@@ -67,6 +67,17 @@ class Player:
                     raise
                 time.sleep(0.1)
 
+    def insist(self, rpc: str, request: Any) -> Any:
+        """As kubelet: again after every refusal, until it is done."""
+        deadline = time.monotonic() + CALL_S
+        while True:
+            try:
+                return self.call(rpc, request)
+            except grpc.RpcError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
     def refused(self, rpc: str, request: Any) -> tuple[str, str]:
         """The status and the words of a call that must fail."""
         try:
@@ -158,12 +169,19 @@ def _backing(path: Path) -> str:
 @contextmanager
 def playing(node: Node) -> Iterator[Player]:
     player = Player(node)
-    player.up()
-    try:
+    with cleared(player):
+        player.up()
         yield player
+
+
+@contextmanager
+def cleared(player: Player) -> Iterator[None]:
+    """What a test that failed leaves, goes."""
+    try:
+        yield
     finally:
         player.close()
-        for entry in reversed(mount_syscall.mounts()):  # of a test that failed
+        for entry in reversed(mount_syscall.mounts()):
             if entry.dir.startswith(f"{player.kubelet}/"):
                 mount_syscall.umount(entry.dir, mount_syscall.MNT_DETACH | mount_syscall.UMOUNT_NOFOLLOW)
         for path in Path("/sys/block").glob("loop*/loop/backing_file"):

@@ -183,3 +183,36 @@ def test_an_operator_ends_what_a_dead_node_claims() -> None:
     assert catalog.release_volume(name, "b") == ["other"]
     drive.ok(c.EndSession(opened.session, opened.epoch, True), mount=7, session=opened.session, epoch=opened.epoch)
     assert sorted(catalog.release_volume(name, "a")) == ["", "sub"] and claims(drive) == []
+
+
+@pytest.mark.parametrize("path", ["", "dir"])
+def test_a_session_that_expires_fences_the_claim_of_a_whole_volume(path: str) -> None:
+    drive = Drive()
+    volume = make(drive)
+    first = drive.ok(claim(volume, path=path)).epoch
+    opening = c.OpenSession(7, volume, "a", "b1", 1, True)
+    opened = drive.ok(opening, mount=7)
+    assert drive.errno(claim(volume, "b", path)) == errno.EBUSY
+    drive.ok(c.EndSession(opened.session, opened.epoch, False))
+    assert drive.errno(claim(volume, "b", path)) == errno.EBUSY, "the node itself has ended it, and mounts again"
+    opened = drive.ok(opening, mount=7)
+    drive.ok(c.EndSession(opened.session, opened.epoch, False, expired=True))
+    back = drive.ok(opening, mount=7)
+    assert drive.errno(claim(volume, "b", path)) == errno.EBUSY, "it is back"
+    drive.ok(c.EndSession(back.session, back.epoch, False, expired=True))
+    if path:
+        assert drive.errno(claim(volume, "b", path)) == errno.EBUSY, "who comes back would be let in"
+        return
+    assert drive.ok(claim(volume, "b")).epoch > first and claims(drive) == [("b", "")]
+    drive.ok(c.OpenSession(8, volume, "b", "b1", 1, True), mount=8)
+    assert drive.errno(opening, mount=7) == errno.EBUSY, "the fenced one stays out"
+    sound(drive)
+
+
+def test_an_attached_claim_is_not_fenced() -> None:
+    drive = Drive()
+    volume = make(drive)
+    drive.ok(claim(volume, attached=True))
+    opened = drive.ok(c.OpenSession(7, volume, "a", "b1", 1, True), mount=7)
+    drive.ok(c.EndSession(opened.session, opened.epoch, False, expired=True))
+    assert drive.errno(claim(volume, "b")) == errno.EBUSY, "the orchestrator ends it"

@@ -1,0 +1,238 @@
+"""Whole lives of volumes on three nodes that share a disk: kubelets and sidecars are played over each node's socket, daemons die meanwhile.
+
+Each node is in a network namespace, with a kubelet directory of its own; all see one loop device.  A sidecar talks to whichever node it runs
+on, so every call of the controller goes to a node by chance.  Calls are repeated as kubelet repeats them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awsomefsd.csi.pb import csi_pb2 as pb
+from buildtools.cluster import Cluster
+from buildtools.nodes import await_true
+from tests.csi.rig import GIB, Mode, Player, capability, cleared
+from tests.netns import found_static
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+ALONE, TOGETHER = capability(Mode.SINGLE_NODE_WRITER), capability(Mode.MULTI_NODE_MULTI_WRITER)
+MANY, THREADS = 18, 9
+END_S = 120.0
+
+
+class NodePlayer(Player):
+    """Counts the calls that are on their way."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._counting = threading.Lock()
+        self.flying = 0
+
+    def once(self, rpc: str, request: Any) -> Any:
+        with self._counting:
+            self.flying += 1
+        try:
+            return super().once(rpc, request)
+        finally:
+            with self._counting:
+                self.flying -= 1
+
+
+@pytest.fixture(scope="module")
+def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
+    made = make_cluster(3, size_bytes=32 << 30)
+    found_static(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def players(cluster: Cluster) -> Iterator[list[NodePlayer]]:
+    made = [NodePlayer(node) for node in cluster.nodes]
+    with ExitStack() as stack:
+        for player in made:
+            stack.enter_context(cleared(player))
+        cluster.launch()
+        cluster.await_leader()
+        for node in cluster.nodes:
+            node.await_daemon()
+        disk = os.path.realpath(cluster.nodes[0].attach())
+        cluster.nodes[0].cli("device", "add", "--shared", disk)
+        for node in cluster.nodes[1:]:
+            node.cli("device", "add", "--shared", disk, accept=(0, 1, 2, 3, 4, 5, 6, 7, 8))
+            assert node.ask("device", "ls")[0]["path"] == disk
+        yield made
+
+
+def nothing_left(players: list[NodePlayer]) -> None:
+    for player in players:
+        player.await_nothing_left()
+
+
+def expand(player: Player, volume: str, size: int) -> None:
+    request = pb.ControllerExpandVolumeRequest(volume_id=volume, capacity_range=pb.CapacityRange(required_bytes=size))
+    assert player.call("ControllerExpandVolume", request).capacity_bytes == size
+
+
+def bytes_of(place: Path) -> int:
+    found = os.statvfs(place)
+    return found.f_blocks * found.f_frsize
+
+
+def live_alone(players: list[NodePlayer], number: int, seed: int) -> None:
+    """A claim for one node: to a pod, to a pod on another node, larger, gone."""
+    dice = random.Random(f"{seed}-{number}")
+    first, second = dice.sample(players, 2)
+    volume = dice.choice(players).create(f"pvc-{number}", GIB, ALONE)
+    pod = f"pod-{number}"
+    first.stage(volume, ALONE)
+    with (first.publish(volume, pod, ALONE) / "file").open("w") as file:
+        file.write(volume)
+    first.unpublish(volume, pod)
+    first.unstage(volume)
+    second.stage(volume, ALONE)
+    place = second.publish(volume, pod, ALONE)
+    assert (place / "file").read_text() == volume
+    expand(dice.choice(players), volume, 2 * GIB)
+    assert bytes_of(place) == 2 * GIB
+    second.unpublish(volume, pod)
+    second.unstage(volume)
+    for _ in range(2):
+        dice.choice(players).delete(volume)
+
+
+def live_together(players: list[NodePlayer], number: int, seed: int) -> None:
+    """A claim for many nodes: on all three at once; what one writes, the others read."""
+    dice = random.Random(f"{seed}-{number}")
+    volume, pod = dice.choice(players).create(f"pvc-{number}", GIB, TOGETHER), f"pod-{number}"
+    places = []
+    for player in players:
+        player.stage(volume, TOGETHER)
+        places.append(player.publish(volume, pod, TOGETHER))
+    for turn, place in enumerate(places):
+        (place / f"of-{turn}").write_text(f"{volume} {turn}")
+        assert [(other / f"of-{turn}").read_text() for other in places] == [f"{volume} {turn}"] * 3
+    expand(dice.choice(players), volume, 2 * GIB)
+    assert [bytes_of(place) for place in places] == [2 * GIB] * 3
+    for player in dice.sample(players, 3):
+        player.unpublish(volume, pod)
+        player.unstage(volume)
+    dice.choice(players).delete(volume)
+
+
+def live(players: list[NodePlayer], number: int, seed: int) -> float:
+    began = time.monotonic()
+    (live_together if number % 3 == 0 else live_alone)(players, number, seed)
+    return time.monotonic() - began
+
+
+def many(players: list[NodePlayer], count: int, threads: int, seed: int) -> tuple[list[float], float]:
+    """Each daemon is killed once, with calls on their way to it; how long each life took, and all of them."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(threads) as pool:
+        going = [pool.submit(live, players, number, seed) for number in range(count)]
+        for victim in random.Random(seed).sample(players, 3):
+            await_true("calls on their way", lambda victim=victim: victim.flying >= 2 or all(one.done() for one in going), END_S, 0.002)
+            assert victim.flying, "all was over before every daemon was killed"
+            victim.kill_daemon()
+        took = [one.result() for one in going]
+    return took, time.monotonic() - began
+
+
+def test_a_volume_for_one_node_moves_and_one_for_many_is_everywhere(players: list[NodePlayer], seed: int) -> None:
+    live_alone(players, 1, seed)
+    live_together(players, 3, seed)
+    nothing_left(players)
+
+
+def test_a_volume_of_one_node_is_refused_on_others_until_it_is_unstaged(players: list[NodePlayer]) -> None:
+    first, second, third = players
+    for mode in (Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_SINGLE_WRITER, Mode.SINGLE_NODE_MULTI_WRITER, Mode.SINGLE_NODE_READER_ONLY):
+        cap = capability(mode)
+        volume = second.create("pvc-one-node", GIB, cap)
+        first.stage(volume, cap)
+        for other in (second, third):
+            request = pb.NodeStageVolumeRequest(volume_id=volume, staging_target_path=other.staging(volume), volume_capability=cap)
+            status, words = other.refused("NodeStageVolume", request)
+            assert status == "FAILED_PRECONDITION" and first.node.uuid() in words, words
+        assert third.refused("DeleteVolume", pb.DeleteVolumeRequest(volume_id=volume))[0] == "FAILED_PRECONDITION"
+        first.unstage(volume)
+        third.stage(volume, cap)
+        third.unstage(volume)
+        second.delete(volume)
+    nothing_left(players)
+
+
+def test_directories_of_one_volume_are_on_different_nodes(players: list[NodePlayer]) -> None:
+    first, second, third = players
+    first.node.cli("volume", "create", "teams")
+    made = [player.create(f"pvc-team-{n}", GIB, ALONE, volume="teams") for n, player in enumerate((third, first))]
+    for player, volume in zip((first, second), made, strict=True):
+        player.stage(volume, ALONE)
+        (player.publish(volume, "team", ALONE) / "who").write_text(volume)
+    assert third.refused("NodeStageVolume", pb.NodeStageVolumeRequest(
+        volume_id=made[0], staging_target_path=third.staging(made[0]), volume_capability=ALONE))[0] == "FAILED_PRECONDITION"  # fmt: skip
+    third.stage("teams#all")
+    everything = third.publish("teams#all", "admin")
+    assert sorted(path.read_text() for path in everything.glob("*/who")) == sorted(made)
+    for player, volume in zip((first, second), made, strict=True):
+        player.unpublish(volume, "team")
+        player.unstage(volume)
+        third.delete(volume)
+    assert not list(everything.iterdir())
+    third.unpublish("teams#all", "admin")
+    third.unstage("teams#all")
+    first.node.cli("volume", "delete", "teams", "--force", stdin="teams\n")
+    nothing_left(players)
+
+
+def test_many_lives_at_once_with_kills(players: list[NodePlayer], seed: int, figures: list[str]) -> None:
+    took, whole = many(players, MANY, THREADS, seed)
+    nothing_left(players)
+    figures.append(f"CSI on three nodes: {MANY} lives of volumes, {THREADS} at once, three daemons killed: {whole:.0f} s, longest {max(took):.1f} s")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_two_hundred_lives_at_once_with_kills(players: list[NodePlayer], seed: int, figures: list[str]) -> None:
+    took, whole = many(players, 200, 200, seed)
+    nothing_left(players)
+    figures.append(f"CSI on three nodes: 200 lives at once, three daemons killed: {whole:.0f} s, median {sorted(took)[100]:.1f} s")
+
+
+def test_a_dead_node_loses_its_volumes_to_others(players: list[NodePlayer], cluster: Cluster) -> None:
+    """Last: its session expires, which fences it; what was fsynced is there."""
+    dead, heir, _ = sorted(players, key=lambda player: cluster.leader() is player.node)
+    volume = heir.create("pvc-fenced", GIB, ALONE)
+    dead.stage(volume, ALONE)
+    with (dead.publish(volume, "pod", ALONE) / "file").open("w") as file:
+        file.write("kept")
+        file.flush()
+        os.fsync(file.fileno())
+    dead.node.kill_everything()
+    request = pb.NodeStageVolumeRequest(volume_id=volume, staging_target_path=heir.staging(volume), volume_capability=ALONE)
+    status, words = heir.refused("NodeStageVolume", request)
+    assert status == "FAILED_PRECONDITION" and dead.node.uuid() in words, words
+    heir.insist("NodeStageVolume", request)
+    assert (heir.publish(volume, "pod", ALONE) / "file").read_text() == "kept"
+    dead.node.start()
+    dead.insist("NodeUnpublishVolume", pb.NodeUnpublishVolumeRequest(volume_id=volume, target_path=dead.target("pod")))
+    (dead.kubelet / "pods" / "pod").rmdir()
+    dead.insist("NodeUnstageVolume", pb.NodeUnstageVolumeRequest(volume_id=volume, staging_target_path=dead.staging(volume)))
+    assert Path(heir.target("pod"), "file").read_text() == "kept", "the dead node's unstage ends its own claim only"
+    status, _ = dead.refused("NodeStageVolume", pb.NodeStageVolumeRequest(
+        volume_id=volume, staging_target_path=dead.staging(volume), volume_capability=ALONE))  # fmt: skip
+    assert status == "FAILED_PRECONDITION"
+    heir.unpublish(volume, "pod")
+    heir.unstage(volume)
+    heir.delete(volume)
+    nothing_left(players)
