@@ -142,11 +142,14 @@ class Player:
 
     # --- afterwards ---------------------------------------------------------------------------------------------------------
     def left(self) -> list[str]:
-        """What of the driver is still there: mounts, loop devices, directories, volumes, claims."""
+        """What of the driver is still there: mounts, loop devices, directories, volumes."""
+        return self.left_here() + [row["name"] for row in self.node.ask("volume", "ls") if row["name"] != self.node.volume]
+
+    def left_here(self) -> list[str]:
+        """On this node alone."""
         found = [entry.dir for entry in mount_syscall.mounts() if entry.dir.startswith(f"{self.kubelet}/")]
         for place in ("staging", "pods", f"plugins/{DRIVER}/volumes"):
             found += [str(path) for path in (self.kubelet / place).glob("*")]
-        found += [row["name"] for row in self.node.ask("volume", "ls") if row["name"] != self.node.volume]
         found += [str(path) for path in Path("/sys/block").glob("loop*/loop/backing_file") if _backing(path).startswith(str(self.kubelet))]
         return found
 

@@ -1,7 +1,7 @@
 """Whole lives of volumes on three nodes that share a disk: kubelets and sidecars are played over each node's socket, daemons die meanwhile.
 
-Each node is in a network namespace, with a kubelet directory of its own; all see one loop device.  A sidecar talks to whichever node it runs
-on, so every call of the controller goes to a node by chance.  Calls are repeated as kubelet repeats them.
+Each node is in a network namespace, with a kubelet directory of its own; all see one loop device.  A sidecar talks to the node that it
+runs on, whichever that is, so every call of the controller goes to a node by chance.  Calls are repeated as kubelet repeats them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.netns import found_static
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 ALONE, TOGETHER = capability(Mode.SINGLE_NODE_WRITER), capability(Mode.MULTI_NODE_MULTI_WRITER)
-MANY, THREADS = 18, 9
+MANY, THREADS = 12, 6
 END_S = 120.0
 
 
@@ -74,8 +74,11 @@ def players(cluster: Cluster) -> Iterator[list[NodePlayer]]:
 
 
 def nothing_left(players: list[NodePlayer]) -> None:
+    """On any node; volumes, and the segments they had, are the same wherever one asks."""
     for player in players:
-        player.await_nothing_left()
+        await_true("nothing left over", lambda player=player: not player.left_here(), END_S)
+    players[0].await_nothing_left()
+    assert not players[0].call("ListVolumes", pb.ListVolumesRequest()).entries
 
 
 def expand(player: Player, volume: str, size: int) -> None:
@@ -156,7 +159,7 @@ def test_a_volume_for_one_node_moves_and_one_for_many_is_everywhere(players: lis
 
 def test_a_volume_of_one_node_is_refused_on_others_until_it_is_unstaged(players: list[NodePlayer]) -> None:
     first, second, third = players
-    for mode in (Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_SINGLE_WRITER, Mode.SINGLE_NODE_MULTI_WRITER, Mode.SINGLE_NODE_READER_ONLY):
+    for mode in (Mode.SINGLE_NODE_SINGLE_WRITER, Mode.SINGLE_NODE_READER_ONLY):
         cap = capability(mode)
         volume = second.create("pvc-one-node", GIB, cap)
         first.stage(volume, cap)
@@ -198,7 +201,7 @@ def test_directories_of_one_volume_are_on_different_nodes(players: list[NodePlay
 def test_many_lives_at_once_with_kills(players: list[NodePlayer], seed: int, figures: list[str]) -> None:
     took, whole = many(players, MANY, THREADS, seed)
     nothing_left(players)
-    figures.append(f"CSI on three nodes: {MANY} lives of volumes, {THREADS} at once, three daemons killed: {whole:.0f} s, longest {max(took):.1f} s")
+    figures.append(f"CSI on three nodes: {MANY} lives, {THREADS} at once, three daemons killed: {whole:.0f} s, longest {max(took):.1f} s")
 
 
 @pytest.mark.soak
