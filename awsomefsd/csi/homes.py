@@ -2,9 +2,9 @@
 
 A volume is mounted once on a node (decision 1).  So it gets a home, a directory of the driver below kubelet's plugins directory, unless
 somebody has mounted it elsewhere already: then that mount is the home, and stays when the driver is done with it.  It is mounted with
-`shared` where other nodes may have the volume at the same time.  A home that is shared serves those too that need it for one node, the
-other way round is refused.  A home of the driver is unmounted when the kernel's mount table shows no other mount of the same superblock, and no
-loop device has a file in it.  Each volume is a superblock of its own, as SELinux labels want it.
+`shared` where other nodes may have the volume at the same time.  A home that is shared serves those too that need it for one node; the
+other way round is refused.  A home of the driver is unmounted when the kernel's mount table shows no other mount of the same
+superblock, and no loop device has a file in it.  Each volume is a superblock of its own, as SELinux labels want it.
 """
 
 from __future__ import annotations
