@@ -30,7 +30,7 @@ BOOKKEEPING = frozenset((
 BOOKKEEPING_VALUES = ("comment", "user", "helper", "uhelper")
 VALUES = ("readahead", "uid", "gid", "user_id", "group_id")
 MAPS = ("map_uid", "map_gid")
-CHOICES = {"on-lease-loss": ("block", "error")}  # the first one is the default
+CHOICES = {"on-lease-loss": ("block", "error"), "cache": ("leases", "none")}  # the first one is the default
 # Of opposites the later one wins.
 OURS = (
     "allow_other", "noallow_other", "default_permissions", "nodefault_permissions", "root_squash", "no_root_squash", "shared",
@@ -51,6 +51,7 @@ class MountOptions:
     root_squash: bool = False
     shared: bool = False  # with mounts of the volume on other nodes
     on_lease_loss: str = "block"  # what operations do when no quorum renews the lease
+    caches: bool = True  # of a shared mount: under leases
     map_uid: IdMap = EVERYBODY
     map_gid: IdMap = EVERYBODY
     given: tuple[str, ...] = field(default=(), compare=False)
@@ -115,6 +116,8 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
             values[name] = _number(name, value)
         else:
             raise ConfigError(f"unknown mount option {option!r}{_nearest(name)}; correct or remove it")
+    if choices["cache"] == "none" and "shared" not in ours:
+        raise ConfigError("mount option cache=none speaks of a mount with option shared: add that, or leave cache away")
     return MountOptions(
         flags=tuple(flags),
         read_only=_last(flags, "ro", "rw") == "ro",
@@ -123,6 +126,7 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
         root_squash=_last(ours, "root_squash", "no_root_squash") == "root_squash",
         shared="shared" in ours,
         on_lease_loss=choices["on-lease-loss"],
+        caches=choices["cache"] != "none",
         **maps,
         readahead_kib=values.get("readahead", readahead_kib * KIB) // KIB,
         user_id=values.get("user_id", values.get("uid")),

@@ -54,6 +54,7 @@ from awsomefsd.meta.client import MetaClient
 from awsomefsd.meta.commands import Commit, EndSession, OpenSession, OpenShared
 from awsomefsd.meta.endpoints import of_worker
 from awsomefsd.meta.messages import Devices, GetDevices, Report, SessionOpened
+from awsomefsd.meta.mount_leases import MountLeases
 from awsomefsd.meta.paths import path_of
 from awsomefsd.types import DeviceInfo, SegmentProgress
 from awsomefsd.wait import block_on
@@ -87,11 +88,8 @@ class Worker:
         self.client = MetaClient(of_worker(config), self.mount_id)
         self.lease = MountLease(self.client.lease_left_ns, fails=config.get("on_lease_loss") == "error")
         self.proof = proofs.hold(config["state_dir"], self.mount_id, start["worker"])  # before there is a session
-        opening = OpenShared if config.get("shared") else OpenSession
-        self.open_command = opening(
-            self.mount_id, config["volume"], config["node"], config["boot_id"], start["worker"], start["worker"] == 1 or _exited(start),
-            shared=bool(config.get("shared")),
-        )
+        self.leases = MountLeases(self.client, config["volume"]) if config.get("caches") else None
+        self.open_command = opening(config, self.mount_id, start["worker"], start["worker"] == 1 or _exited(start))
         self.client.on_renewed, self.client.on_fenced = self.lease.announce, self.lease.lost
         self.client.seen_index = lambda: SEEN_ALL
         taking_over = msgspec.structs.replace(self.open_command, unanswered=self._unanswered())  # said once, before any is repeated
@@ -127,7 +125,7 @@ class Worker:
         self.mount = MountState(
             self.config["volume"], self.client, memory.control, memory.opens, memory.dirty, self.files, self.flusher,
             self.reservation, self.names, self.locations, self.lease, read_only=self.config["read_only"],
-            atime_policy=Policy(*self.config.get("atime", ())), shared=shared,
+            atime_policy=Policy(*self.config.get("atime", ())), shared=shared, leases=self.leases,
         )  # fmt: skip
 
     def _build_vfs(self, start: dict[str, Any]) -> None:
@@ -194,6 +192,8 @@ class Worker:
 
     def _session_opened(self, opened: SessionOpened) -> None:
         self.memory.control.update(session=opened.session, epoch=opened.epoch)
+        if self.leases is not None:
+            self.leases.begin(opened.session, opened.epoch)
 
     # --- start and end -------------------------------------------------------------------------------------------------------
 
@@ -372,8 +372,17 @@ class Worker:
         hit("unmount.session.ended")
         self.client.end_session()
         self.client.close()
+        if self.leases is not None:
+            self.leases.close()
         self.budget.close()
         self.link.bye(True)
+
+
+def opening(config: dict[str, Any], mount: int, worker: int, exited: bool) -> OpenSession:
+    where = (mount, config["volume"], config["node"], config["boot_id"], worker, exited)
+    if config.get("shared"):
+        return OpenShared(*where, shared=True, caches=bool(config.get("caches")))
+    return OpenSession(*where)
 
 
 def _exited(start: dict[str, Any]) -> bool:

@@ -136,6 +136,8 @@ class SessionKeeper:
         if self._client.lease_left_ns() > 0:
             return
         self._lost_session = self._client.session
+        if self._mount.leases is not None:
+            self._mount.leases.lost()
         if self._busy.acquire(blocking=False):
             self._lease.hold(True)
             threading.Thread(target=self._run, name="new-session", daemon=True).start()

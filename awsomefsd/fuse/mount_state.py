@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -18,7 +19,9 @@ from awsomefsd.io.files import FileState, FileTable
 from awsomefsd.io.flusher import Flusher, record_space
 from awsomefsd.io.locations import Locations
 from awsomefsd.io.reservation import Reservation, Uniques
+from awsomefsd.meta.commands import SetLock
 from awsomefsd.meta.messages import Found, GetAttr
+from awsomefsd.meta.mount_leases import MountLeases
 from awsomefsd.types import Attr
 from awsomefsd.wait import Op, Resume, Signal, Wait
 
@@ -48,17 +51,31 @@ class Proposal:
     Only data commits are not repeated so (the flusher decides, once the new session has said whether others were here).
     """
 
-    __slots__ = ("_command", "_mount", "_unique")
+    __slots__ = ("_command", "_mount", "_touches", "_unique")
 
-    def __init__(self, mount: MountState, command: Any, unique: int) -> None:
+    def __init__(self, mount: MountState, command: Any, unique: int, touches: list[int]) -> None:
         self._mount = mount
         self._command = command
         self._unique = unique
+        self._touches = touches
 
     def start(self, resume: Resume) -> None:
+        leases, touches = self._mount.leases, self._touches
+        if leases is None or not touches:
+            self._start(resume)
+            return
+
+        def decided(value: Any, error: BaseException | None) -> None:
+            leases.changed(touches)
+            resume(value, error)
+
+        leases.change(touches)
+        self._start(decided)
+
+    def _start(self, resume: Resume) -> None:
         def again(_value: Any, error: BaseException | None) -> None:
             if error is None:
-                self.start(resume)
+                self._start(resume)
             else:
                 resume(None, error)
 
@@ -69,6 +86,14 @@ class Proposal:
                 resume(value, error)
 
         self._mount.metadata.propose(self._command, self._unique).start(answered)
+
+
+def touched(command: Any, named: Iterable[int] = ()) -> list[int]:
+    """The inodes that a command changes, of what a read lease covers; 0 (EVERY_INODE) where one has a name and no number yet."""
+    if isinstance(command, SetLock):
+        return []
+    inos = [getattr(command, name, 0) for name in ("parent", "new_parent", "ino", "new_ino")]
+    return [*dict.fromkeys(filter(None, inos)), *dict.fromkeys(named)]
 
 
 class MountState:
@@ -91,6 +116,7 @@ class MountState:
         read_only: bool,
         atime_policy: Policy = Policy(),
         shared: bool = False,
+        leases: MountLeases | None = None,
     ) -> None:
         self.volume = volume
         self.metadata = metadata
@@ -104,7 +130,8 @@ class MountState:
         self.locations = locations
         self.lease = lease
         self.read_only = read_only
-        self.shared = shared  # other nodes change the volume too: nothing is remembered beyond one operation (vfs_shared.py)
+        self.shared = shared  # other nodes change the volume too: nothing is remembered beyond one operation, but under a lease
+        self.leases = leases  # of a shared mount that caches
         policy = Policy(NOATIME) if read_only or shared else atime_policy
         self.atimes = Atimes(volume, metadata, uniques, opens, names.put, policy)
         self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
@@ -112,9 +139,13 @@ class MountState:
         self.recovering = False  # requests of a dead predecessor are being executed again
         self.failed_handles: set[int] = set()  # fh that answer EIO until closed: what they held was lost with a session
 
-    def propose(self, command: Any, unique: int) -> Wait:
-        """A change asked for by the kernel request `unique` (a request makes one entry at most under its own id)."""
-        return Proposal(self, command, unique)
+    def propose(self, command: Any, unique: int, *named: int) -> Wait:
+        """A change asked for by the kernel request `unique` (a request makes one entry at most under its own id).
+
+        `named`: inodes that it changes by their names, as far as they are known (0: one that is not).
+        """
+        touches = [] if self.leases is None else touched(command, named)
+        return Proposal(self, command, unique, touches)
 
     def attr_op(self, ino: int) -> Op:
         """The committed attributes, asked for if they are not remembered.  Raises FsError(ENOENT)."""

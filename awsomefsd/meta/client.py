@@ -35,7 +35,7 @@ from awsomefsd.meta.commands import AnyCommand, EndSession, OpenSession, SetLock
 from awsomefsd.meta.endpoints import Endpoints, OnThisHost, split
 from awsomefsd.meta.lease import LeaseKeeper
 from awsomefsd.meta.lease_core import Event
-from awsomefsd.meta.messages import Answer, Body, Cancel, NotLeader, Propose, Reply, Request, SessionOpened, WaitLock
+from awsomefsd.meta.messages import Answer, Body, Cancel, NotLeader, Propose, Reply, Request, SessionOpened, WaitLock, Welcome
 from awsomefsd.rpc import FrameReader, frame
 from awsomefsd.types import BACKGROUND_BIT
 from awsomefsd.wait import Resume, Signal, Wait, block_on
@@ -117,6 +117,8 @@ class MetaClient:
         self.on_fenced: Callable[[], None] | None = None  # the lease ran out; the session may still live
         self.on_renewed: Callable[[], None] | None = None  # after each acknowledged renewal that leaves some lease
         self.on_session_lost: Callable[[], None] | None = None  # the leader has ended it
+        self._on_greeted: Callable[[int], None] | None = None
+        self._greeted_term = 0  # of the leader that greeted last
         self.session = self.epoch = 0
         self._log = log or logging.getLogger(__name__)
         self._boot_ns = boot_ns
@@ -137,6 +139,7 @@ class MetaClient:
         self._threads: list[threading.Thread] = []
         self._keeper = LeaseKeeper(self, boot_ns, self._notify, **lease_options)
         self.lease_left_ns = self._keeper.left_ns  # what is left of the lease; 0: the session is fenced, or there is none
+        self.doubt_session = self._keeper.doubt  # something was refused as of an ended session: ask at once
         self._opening: tuple[OpenSession, int, Signal] | None = None  # an OpenSession without an answer, when it was sent
         for name, target in (("meta-receive", self._receive_loop), ("meta-send", self._send_loop), ("meta-renew", self._keeper.run)):
             thread = threading.Thread(target=target, name=name, daemon=True)
@@ -158,6 +161,11 @@ class MetaClient:
         return self._core.connections
 
     # --- life -----------------------------------------------------------------------------------------------------------------
+    def on_greeted(self, greeted: Callable[[int], None]) -> None:
+        """Call it with the leader's term: for the present connection, and on each later one once what was outstanding is sent again."""
+        self._on_greeted = greeted
+        if self._greeted_term:
+            greeted(self._greeted_term)
 
     def close(self) -> None:
         """End the threads; what is outstanding ends with Unavailable."""
@@ -397,6 +405,9 @@ class MetaClient:
             self.trouble, self.refusal = "", None
             self._unsent_ready.notify_all()
         self._keeper.wake()
+        self._greeted_term = reply.term if isinstance(reply, Welcome) else 0
+        if self._on_greeted is not None:
+            self._on_greeted(self._greeted_term)
         while True:
             for raw in frames:
                 if not self._take(decode_answer(raw)):

@@ -150,8 +150,9 @@ class LeaseDesk:
             del self._awaiting[session]
 
     def opened(self, command: OpenSession, reply: m.SessionOpened) -> None:
-        if command.shared and not isinstance(command, OpenShared):
-            self._table.opened(reply.session, command.volume, command.mount)
+        """A successor reports what it has made the kernel forget: until then the session is taken to hold everything."""
+        if command.shared and (not isinstance(command, OpenShared) or command.caches):
+            self._table.opened(reply.session, command.volume, command.mount, self._boot_ns() if reply.resumed else None)
 
     def live(self, sessions: Iterable[int]) -> None:
         """After sessions were opened or ended."""

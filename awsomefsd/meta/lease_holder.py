@@ -21,17 +21,19 @@ from functools import partial
 from awsomefsd.meta.messages import AnswerRecall, AwaitRecalls, Leased, Recalls, ReleaseLeases, ReportLeases
 from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 
+EVERY_INODE = 0  # in a list of inodes that are changed: one of them is not known by number
 Launder = Callable[[int, int, Callable[[], None]], None]
 
 
 class Held:
-    __slots__ = ("changes", "epoch", "mode", "stamp")
+    __slots__ = ("changes", "epoch", "grant", "mode", "stamp")
 
-    def __init__(self, mode: int, epoch: int, changes: int, stamp: int) -> None:
+    def __init__(self, mode: int, epoch: int, changes: int, stamp: int, grant: int) -> None:
         self.mode = mode
         self.epoch = epoch
         self.changes = changes
-        self.stamp = stamp
+        self.stamp = stamp  # another one after each change of this mount
+        self.grant = grant  # the same as long as the lease is held
 
 
 class LeaseHolder:
@@ -43,6 +45,7 @@ class LeaseHolder:
         self._held: dict[int, Held] = {}
         self._recalling: dict[int, tuple[int, int]] = {}  # ino → (term, sequence) that is being laundered
         self._stamps = 0
+        self._stamp_min = 0  # when all were touched
         self._changing: dict[int, int] = {}  # ino → how many changes of this mount have no outcome yet
         self._floor = (0, 0)  # (term, sequence): nothing up to this is honoured
         self._reported = False
@@ -103,7 +106,8 @@ class LeaseHolder:
         """A lease that is asked for again while it is held is still the same one."""
         held = self._held.get(ino)
         self._stamps += held is None
-        self._held[ino] = Held(mode, epoch, changes, self._stamps if held is None else held.stamp)
+        stamp, grant = (self._stamps, self._stamps) if held is None else (held.stamp, held.grant)
+        self._held[ino] = Held(mode, epoch, changes, stamp, grant)
 
     def recalled(self, recalls: Recalls) -> None:
         """Launder what is new in it; `replies` fills as that ends."""
@@ -127,7 +131,7 @@ class LeaseHolder:
             if mode == LEASE_NONE:
                 del self._held[ino]
             else:
-                self._held[ino] = Held(mode, 0, held.changes, held.stamp)
+                self._held[ino] = Held(mode, 0, held.changes, held.stamp, held.grant)
         self._floor = max(self._floor, (term, sequence))
         self.replies.append(AnswerRecall(self.session, self.epoch, term, sequence))
 
@@ -147,17 +151,38 @@ class LeaseHolder:
     def stamp(self, ino: int) -> int:
         """Draw it before a question whose answer is to be cached; 0: nothing may be."""
         held = self._held.get(ino)
-        return 0 if held is None or ino in self._changing or self._left_ns() <= 0 else held.stamp
+        changing = ino in self._changing or EVERY_INODE in self._changing
+        return 0 if held is None or changing or self._left_ns() <= 0 else max(held.stamp, self._stamp_min)
 
     def valid(self, ino: int, stamp: int) -> bool:
         """Whether the lease has been held ever since."""
         return stamp > 0 and self.stamp(ino) == stamp
 
+    def grant(self, ino: int) -> int:
+        """The number of the lease as long as it is held, also while this mount changes something; 0: none, or fenced."""
+        held = self._held.get(ino)
+        return 0 if held is None or self._left_ns() <= 0 else held.grant
+
+    def serves(self, ino: int) -> int:
+        """As `grant`; 0 also while a change of this mount has no outcome."""
+        return 0 if ino in self._changing or EVERY_INODE in self._changing else self.grant(ino)
+
+    def leaving(self, ino: int) -> bool:
+        """It is being recalled: nothing may be promised beyond this moment."""
+        return ino in self._recalling
+
+    def held(self) -> list[int]:
+        """Inodes with a lease."""
+        return list(self._held)
+
     def change(self, inos: list[int]) -> None:
-        """This mount is about to change them: nothing that was asked for before is valid."""
+        """This mount is about to change them: nothing that was asked for before is valid.  EVERY_INODE stands for one that is not known."""
         for ino in inos:
             self._changing[ino] = self._changing.get(ino, 0) + 1
             self.touch(ino)
+            if ino == EVERY_INODE:
+                self._stamps += 1
+                self._stamp_min = self._stamps
 
     def changed(self, inos: list[int]) -> None:
         """The outcome is known."""

@@ -79,10 +79,11 @@ class LeaseTable:
         self.holders = {session: Holder(*of, now_ns + SESSION_TTL_MS * _MS) for session, of in sessions.items()}
         self.writers = dict(writers)
 
-    def opened(self, session: int, volume: int, mount: int) -> None:
-        """A new session holds nothing; one that a successor took over holds no read leases any more."""
+    def opened(self, session: int, volume: int, mount: int, resumed_ns: int | None = None) -> None:
+        """A new session holds nothing.  One that a successor took over is taken to hold all, as when a leader begins: the kernel still
+        believes what its predecessor promised."""
         self.ended(session)
-        self.holders[session] = Holder(volume, mount, None)
+        self.holders[session] = Holder(volume, mount, None if resumed_ns is None else resumed_ns + SESSION_TTL_MS * _MS)
         self._wake_volume(volume)
 
     def ended(self, session: int) -> None:

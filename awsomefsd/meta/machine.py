@@ -209,7 +209,7 @@ class Machine:
 
     def sharing_sessions(self) -> dict[int, tuple[int, int]]:
         """Live sessions that share their volume and cache under leases -> (volume, mount)."""
-        caching = (row for row in sessions.every(self.state) if row.shared and not row.uncached and not row.ended)
+        caching = (row for row in sessions.every(self.state) if row.shared and (row.caches or not row.uncached) and not row.ended)
         return {row.session: (row.volume, row.mount) for row in caching}
 
     def write_leases(self) -> dict[tuple[int, int], tuple[int, int]]:

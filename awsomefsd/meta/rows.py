@@ -134,7 +134,8 @@ class SessionRow(Row):
     segments_leased: int = 0
     shared: bool = False
     ended_ms: int = 0  # wall time
-    uncached: bool = False  # shared, and without leases (OpenShared)
+    uncached: bool = False  # OpenShared: does not say what it has open
+    caches: bool = False  # OpenShared with leases
 
 
 class MountRow(Row):

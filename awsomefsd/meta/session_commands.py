@@ -27,13 +27,15 @@ class OpenSession(Command, tag=10):
 
 
 class OpenShared(OpenSession, tag=136):
-    """OpenSession of a mount that shares its volume and remembers nothing: it takes no leases, asks for everything, and writes through.
+    """OpenSession of a mount that shares its volume and does not say what it has open.
 
     ENXIO unless the volume's data is on shared devices.  What loses its last name stays for such sessions until each has said that it does
-    not have it open (GetOrphans, ReleaseOrphan).
+    not have it open (GetOrphans, ReleaseOrphan).  Without `caches` it takes no leases, asks for everything, and writes through.
     """
 
     since = 2
+
+    caches: bool = False  # under leases
 
 
 class WriteData(Command, tag=135):

@@ -42,7 +42,7 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
     if live and old is not None:
         if old.volume != command.volume:
             raise FsError(errno.EINVAL, f"mount {command.mount} serves volume {old.volume}")
-        if (command.shared, isinstance(command, OpenShared)) != (old.shared, old.uncached):
+        if (command.shared, isinstance(command, OpenShared), _caches(command)) != (old.shared, old.uncached, old.caches):
             raise FsError(errno.EINVAL, f"session {old.session} was opened {'shared' if old.shared else 'for the whole volume'}")
         if command.worker <= old.worker:
             raise FsError(errno.ESTALE, f"worker {command.worker} of this mount has been succeeded by {old.worker}")
@@ -69,6 +69,10 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
     return _new_session(state, command, volume, mount)
 
 
+def _caches(command: OpenSession) -> bool:
+    return isinstance(command, OpenShared) and command.caches
+
+
 def _forget_answered(state: State, command: OpenSession) -> None:
     """What the dead worker proposed was decided before this entry: its connections were ended when the request for it arrived."""
     if command.unanswered is not None:
@@ -88,6 +92,7 @@ def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, old
         command.worker,
         shared=command.shared,
         uncached=isinstance(command, OpenShared),
+        caches=_caches(command),
     )
     cluster.next_session += 1
     cluster.next_epoch += 1

@@ -105,7 +105,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.FREE, rows.FreeRow(1, 2)),
     (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home")),
     (rows.VOLNAME, rows.VolumeNameRow(1)),
-    (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True, 8, True)),
+    (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True, 8, True, True)),
     (rows.MOUNT, rows.MountRow(1, 2, "node", "boot", 3)),
     (rows.RESULT, rows.ResultRow(m.Found(ATTR, None, True))),
     (rows.READER, rows.ReaderRow(1)),

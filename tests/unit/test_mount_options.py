@@ -53,3 +53,12 @@ def test_typo_names_the_nearest() -> None:
 def test_the_keeper_knows_every_flag() -> None:
     assert mount_syscall.flags_of(sorted(FLAGS)) >= 0
     assert mount_syscall.flags_of(["ro"]) == 1
+
+
+def test_a_shared_mount_caches_unless_it_is_told_not_to() -> None:
+    assert parse(["shared"]).caches and not parse(["shared", "cache=none"]).caches
+    assert parse(["cache=none", "shared", "cache=leases"]).caches
+    with pytest.raises(ConfigError, match=r"cache=some: choose one of leases, none"):
+        parse(["shared", "cache=some"])
+    with pytest.raises(ConfigError, match="option shared"):
+        parse(["cache=none"])

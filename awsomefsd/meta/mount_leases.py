@@ -1,0 +1,162 @@
+"""The leases of one mount, for many threads: LeaseClient under a lock, over the worker's MetaClient, with a thread that launders recalls.
+
+lease_holder.py has the rules, lease_client.py the conversation.  Here is who calls them: threads that serve the kernel ask what is held
+(`holder.mode`, `keeps`, `serves`: single looks, no lock), and say what they change; the thread that receives answers brings grants and
+recalls; the launder thread does what a recall asks for, through the functions in `launderers`, in their order, each of which gets (inode,
+what may stay, done) and calls `done` whenever it has finished, on any thread.  Only after the last of them the recall is answered.
+
+No function of others is called with the lock held: what a grant wakes may serve a request to its end.
+
+What came as an answer may be kept if the lease is held when the answer is taken up on the receiving thread: answers come in the order in
+which the leader gave them, so one that follows the grant was computed after it, and while the lease is held only this mount changes what
+it covers (`keeps`).  It may be used while the same grant is held, the session's fence is ahead, and nothing of this mount is on its way to
+change it (`serves`): before the outcome is known others may have seen the new and we would show the old.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from awsomefsd.meta.lease_client import LeaseClient
+from awsomefsd.meta.messages import Body, Leased
+from awsomefsd.types import LEASE_READ
+from awsomefsd.wait import Resume, Wait
+
+Done = Callable[[], None]
+Launderer = Callable[[int, int, Done], None]
+
+log = logging.getLogger("awsomefsd.leases")
+
+
+class Client(Protocol):
+    def on_greeted(self, greeted: Callable[[int], None]) -> None: ...
+    def submit(self, body: Body, resume: Resume) -> None: ...
+    def lease_left_ns(self) -> int: ...
+    def doubt_session(self) -> None: ...
+
+
+class _Asking:
+    """A Wait for a lease: ends with the grant (Leased), None where it came too late to count, or the error."""
+
+    __slots__ = ("_ino", "_leases", "_mode")
+
+    def __init__(self, leases: MountLeases, ino: int, mode: int) -> None:
+        self._leases = leases
+        self._ino = ino
+        self._mode = mode
+
+    def start(self, resume: Resume) -> None:
+        self._leases.ask(self._ino, self._mode, resume)
+
+
+class MountLeases:
+    def __init__(self, client: Client, volume: int) -> None:
+        self.launderers: list[Launderer] = []  # complete before `begin`
+        self.on_granted: Callable[[int, Leased, int], None] | None = None  # (inode, grant, what was known); on the receiving thread
+        self._client = client
+        self._volume = volume
+        self._lock = threading.RLock()
+        self._due: list[Callable[[], None]] = []  # to be called when the lock is free again
+        self._depth = 0  # a closed client answers at once
+        self._talk = LeaseClient(self._submit, self._launder, client.lease_left_ns, client.doubt_session)
+        self.holder = self._talk.holder
+        self._known: dict[int, int] = {}
+        self._laundry: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="launder", daemon=True)
+        self._thread.start()
+        client.on_greeted(self._greeted)
+
+    # --- sessions and leaders ---------------------------------------------------------------------------------------------------
+    def begin(self, session: int, epoch: int, adopted: dict[int, int] | None = None) -> None:
+        """A session was opened; `adopted` as LeaseHolder.adopt.  Nothing is remembered of an older one."""
+        self._locked(self._talk.begin, session, epoch, adopted or {})
+
+    def lost(self) -> None:
+        """The session has ended: nothing is held."""
+        self._locked(self._talk.begin, 0, 0, {})
+
+    def close(self) -> None:
+        self._laundry.put(None)
+        self._thread.join()
+
+    def _greeted(self, term: int) -> None:
+        self._locked(self._talk.greeted, term)
+
+    def _locked(self, call: Callable[..., Any], *args: Any) -> None:
+        """What it makes due is called on this same thread: answers are taken up in their order."""
+        with self._lock:
+            self._depth += 1
+            try:
+                call(*args)
+            finally:
+                self._depth -= 1
+            due: list[Callable[[], None]] = []
+            if not self._depth:
+                due, self._due = self._due, due
+        for one in due:
+            one()
+
+    def _submit(self, body: Body, resume: Resume) -> None:
+        """With the lock held; the client never blocks."""
+        self._client.submit(body, partial(self._locked, resume))
+
+    # --- recalls ----------------------------------------------------------------------------------------------------------------
+    def _launder(self, ino: int, mode: int, done: Done) -> None:
+        """With the lock held."""
+        self._laundry.put(partial(self._step, ino, mode, partial(self._locked, done), 0))
+
+    def _step(self, ino: int, mode: int, done: Done, number: int) -> None:
+        if number == len(self.launderers):
+            done()
+        else:
+            self.launderers[number](ino, mode, partial(self._step, ino, mode, done, number + 1))
+
+    def _run(self) -> None:
+        while (work := self._laundry.get()) is not None:
+            try:
+                work()
+            except Exception:
+                log.exception("a recall cannot be answered: the leader will end this session")
+
+    # --- asking -----------------------------------------------------------------------------------------------------------------
+    def want(self, ino: int, mode: int = LEASE_READ) -> Wait:
+        return _Asking(self, ino, mode)
+
+    def ask(self, ino: int, mode: int, resume: Resume) -> None:
+        """Ask for a lease; whoever asks something else behind it on the same connection may keep that answer, if this was granted."""
+        known = self._known.get(ino, 0)
+
+        def asked(reply: Leased | None, error: BaseException | None) -> None:
+            if reply is not None:
+                self._known[ino] = reply.changes
+                if self.on_granted is not None:
+                    self.on_granted(ino, reply, known)
+            self._due.append(lambda: resume(reply, error))
+
+        self._locked(self._talk.ask, self._volume, ino, mode, known, asked)
+
+    def release(self, inos: list[int]) -> None:
+        """Nothing is held back or remembered under these any more."""
+        for ino in inos:
+            self._known.pop(ino, None)
+        self._locked(self._talk.release, inos)
+
+    # --- use --------------------------------------------------------------------------------------------------------------------
+    def serves(self, ino: int, grant: int) -> bool:
+        """Whether what was kept under that grant may be used."""
+        return grant > 0 and self.holder.serves(ino) == grant
+
+    def change(self, inos: list[int]) -> None:
+        """Before it is proposed: this mount changes these."""
+        with self._lock:
+            self.holder.change(inos)
+
+    def changed(self, inos: list[int]) -> None:
+        """The outcome is known, and what it means here is taken up next, on this thread."""
+        with self._lock:
+            self.holder.changed(inos)
