@@ -30,17 +30,18 @@ from awsomefsd.fuse.atimes import Policy
 from awsomefsd.fuse.identity import identified
 from awsomefsd.fuse.keeper_link import KeeperLink
 from awsomefsd.fuse.memory import MountMemory
-from awsomefsd.fuse.mount_session import MountLease, SessionKeeper, open_session, write_conflicts
+from awsomefsd.fuse.mount_session import MountLease, SessionKeeper, open_session
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import Names
 from awsomefsd.fuse.negotiate import Pins
 from awsomefsd.fuse.notify import Notifier
+from awsomefsd.fuse.put_aside import PutAside, write_conflicts
 from awsomefsd.fuse.session import Session
 from awsomefsd.fuse.vfs import Vfs
 from awsomefsd.fuse.vfs_shared import SharedDataOps, Unremembered
 from awsomefsd.io.cache import ChecksumCache
 from awsomefsd.io.devices import with_paths
-from awsomefsd.io.files import FileTable
+from awsomefsd.io.files import FileState, FileTable
 from awsomefsd.io.flusher import Flusher, record_space
 from awsomefsd.io.leaving import Leaving
 from awsomefsd.io.locations import Locations
@@ -120,7 +121,7 @@ class Worker:
         self.budget = MemoryBudget(budget_bytes, memfds, (self.names, self.files, checksums), memory.dirty)
         self.flusher = Flusher(
             self.files, memory.dirty, self.writer, self.client, self.reservation, memory.control, self._refresh_layout, self.names.put,
-            Leaving(self.writer, self._draining, self._report_leaving).look,
+            Leaving(self.writer, self._draining, self._report_leaving).look, self._lease_lost,
         )  # fmt: skip
         self.mount = MountState(
             self.config["volume"], self.client, memory.control, memory.opens, memory.dirty, self.files, self.flusher,
@@ -130,6 +131,7 @@ class Worker:
 
     def _build_vfs(self, start: dict[str, Any]) -> None:
         memory, link = self.memory, self.link
+        self.aside = PutAside(self.mount, self._keep, memory.control.counter("files_put_aside").add)
         self.pool = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self.vfs = Vfs(self.mount, self.client, self.pool, self.through)
         self.lease.on_loss = self.vfs.fenced
@@ -140,7 +142,7 @@ class Worker:
         )  # fmt: skip
         self.sessions = SessionKeeper(
             self.client, self.open_command, self.mount, self.vfs.locks, self.notifier, self.lease,
-            self._put_aside, self.writer.abandon, self._session_opened,
+            self.aside, self.writer.abandon, self._session_opened,
         )  # fmt: skip
         self.client.on_session_lost = self.sessions.lost
 
@@ -187,8 +189,12 @@ class Worker:
         finally:
             self._naming.release()
 
-    def _put_aside(self, records: list[Any]) -> str:
+    def _keep(self, records: list[Any]) -> str:
         return write_conflicts(os.path.join(self.config["state_dir"], "conflicts"), self.mount_id, records)
+
+    def _lease_lost(self, state: FileState) -> None:
+        """For the flusher."""
+        self.aside.files([state], "a write lease had ended")
 
     def _session_opened(self, opened: SessionOpened) -> None:
         self.memory.control.update(session=opened.session, epoch=opened.epoch)

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from awsomefsd.errors import Error, FsError
 from awsomefsd.fuse.giving_up import timed_out
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.opens import OpenFile
+from awsomefsd.fuse.put_aside import RETRY_PAUSE_S, PutAside
 from awsomefsd.fuse.vfs_locks import LockOps
 from awsomefsd.io.flusher import record_space
 from awsomefsd.limits import SESSION_RENEW_MS, SESSION_TTL_MS
@@ -29,7 +29,6 @@ from awsomefsd.meta.messages import SessionOpened
 from awsomefsd.wait import Signal, block_on
 
 BUSY_PAUSE_S = 0.5
-RETRY_PAUSE_S = 1.0
 
 log = logging.getLogger("awsomefsd.session")
 
@@ -115,7 +114,7 @@ class SessionKeeper:
         locks: LockOps,
         kernel: Kernel,
         lease: MountLease,
-        conflicts: Callable[[list[Any]], str],
+        aside: PutAside,
         abandon_segments: Callable[[], None],
         opened: Callable[[SessionOpened], None],
     ) -> None:
@@ -125,7 +124,7 @@ class SessionKeeper:
         self._locks = locks
         self._kernel = kernel
         self._lease = lease
-        self._conflicts = conflicts
+        self._aside = aside
         self._abandon_segments = abandon_segments
         self._opened = opened
         self._busy = threading.Lock()
@@ -181,7 +180,8 @@ class SessionKeeper:
         mount = self._mount
         log.warning("the session had ended; new one opened session=%d epoch=%d foreign=%s", opened.session, opened.epoch, foreign)
         if foreign:
-            self._put_aside()
+            self._aside.files(mount.files.dirty_states(), "the session had ended, and another mount had the volume")
+            mount.files.forget_clean()
         lost = set(self._locks.inodes())
         everything = foreign or not locks_known
         failed = mount.failed_handles
@@ -210,47 +210,3 @@ class SessionKeeper:
     def _nameless(self, ino: int) -> bool:
         attr = self._mount.names.attr(ino)
         return attr is not None and attr.nlink == 0
-
-    def _put_aside(self) -> None:
-        """Another mount has changed the volume since: our dirty data must not overwrite it, and must not be lost either."""
-        mount = self._mount
-        records = [record for state in mount.files.dirty_states() for record in state.dirty]
-        while records:
-            try:
-                path = self._conflicts(records)
-            except OSError as err:
-                log.error("dirty data of an ended session cannot be put aside yet, operations wait: %s", err)
-                time.sleep(RETRY_PAUSE_S)
-                continue
-            log.error("dirty data of an ended session was put aside: %s (records=%d)", path, len(records))
-            break
-        for state in mount.files.dirty_states():
-            state.in_flight = 0
-            mount.files.drop(state.ino)
-        mount.files.forget_clean()
-
-
-def write_conflicts(directory: str, mount: int, records: list[Any]) -> str:
-    """Store records that may not be committed; returns the directory made for them.
-
-    One file per record named ``<inode>-<offset>-<sequence>``, holding its bytes; everything is synced before this returns.
-    """
-    path = os.path.join(directory, f"{mount:016x}-{time.time_ns()}")
-    os.makedirs(path, mode=0o700)
-    for record in records:
-        name = os.path.join(path, f"{record.ino}-{record.offset}-{record.sequence}")
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            done = 0
-            while done < len(record.data):
-                done += os.write(fd, record.data[done:])
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    for parent in (path, directory, os.path.dirname(directory)):
-        fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    return path

@@ -137,6 +137,15 @@ class OpenTable:
                         self._open_again(file, LOST)
         return lost
 
+    def lose(self, inos: set[int]) -> set[int]:
+        """What was held back of these files is lost to their handles, under this session; returns them."""
+        with self._lock:
+            lost = [file for file in self._files.values() if file.ino in inos]
+            for file in lost:
+                if file.epoch != LOST:
+                    self._open_again(file, LOST)
+        return {file.fh for file in lost}
+
     def _open_again(self, file: OpenFile, epoch: int) -> None:
         fh, ino, flags, kind, unique, _ = file
         self._append(_RECORD.pack(flags & shm.U32, OPEN, kind, 0, fh, ino, unique, epoch))

@@ -106,6 +106,7 @@ class DataOps:
         self._mount.check_handle(fh)
         hit("fsync.before")
         yield self._mount.flusher.flush(ino)
+        self._mount.check_handle(fh)  # the records may have been put aside meanwhile
         hit("fsync.after")
 
     def release(self, ctx: Context, ino: int, fh: int, flags: int, release_flags: int, lock_owner: int) -> Op | None:

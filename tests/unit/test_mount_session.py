@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.fuse import mount_session
+from awsomefsd.errors import FsError
+from awsomefsd.fuse import put_aside as put_aside_module
 from awsomefsd.fuse.context import SetAttrIn
-from awsomefsd.fuse.mount_session import write_conflicts
+from awsomefsd.fuse.put_aside import write_conflicts
 from awsomefsd.limits import SESSION_SELF_FENCE_MS
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, ROOT_INO, Lock
+from awsomefsd.wait import Signal, block_on
 from tests.meta_host import Wire
 from tests.vfsrig import BIG, LIMIT_S, After, Held, Rig, Started, error_of, finish, rig, until
 
@@ -267,12 +269,63 @@ def test_a_successor_puts_aside_what_another_mount_has_overtaken(r: Rig) -> None
     add_up(r)
 
 
+def test_an_fsync_that_waits_while_its_data_is_put_aside_is_told(r: Rig) -> None:
+    ino, fh = r.create(b"a")
+    r.write(ino, fh, 0, b"x" * BIG)
+    r.worker.flusher.pause(True)
+    waiting = r.begin("fsync", ino, fh, False)
+    lose_to_another(r, c.Create(1, ROOT_INO, b"theirs", 0o100644, 0, 0))
+    with pytest.raises(FsError) as told:
+        waiting.result()
+    assert told.value.errno == errno.EIO and list(conflicts(r).values()) == [b"x" * BIG]
+    assert r.counter("files_put_aside") == 1
+
+
+def test_a_lease_that_has_ended_costs_the_data_of_its_file_alone(r: Rig) -> None:
+    """As the machine answers on a shared volume; the other file of the batch is committed, and a successor knows the lost handles."""
+    ino, fh = r.create(b"a")
+    other, other_fh = r.create(b"b")
+    r.write(ino, fh, 0, b"x" * BIG)
+    r.write(other, other_fh, 0, b"y" * BIG)
+    gate, refused = r.gate(), Refused(ino)
+    gate.on_propose = lambda command, unique: refused.answer(r, command, unique)
+    assert error_of(r.fsync, ino, fh) == errno.EIO
+    r.fsync(other, other_fh)
+    assert list(conflicts(r).values()) == [b"x" * BIG] and r.content(other) == b"y" * BIG
+    assert error_of(r.write, ino, fh, 0, b"z") == errno.EIO
+    r.restart()
+    assert error_of(r.read, ino, fh, 0, 1) == errno.EIO and r.read(other, other_fh, 0, 1) == b"y"
+    r.close_file(ino, fh)
+    again = r.open(ino)
+    assert r.read(ino, again, 0, 1) == b""
+    r.write(ino, again, 0, b"new")
+    r.fsync(ino, again)
+
+
+class Refused:
+    """Answers ENOLCK for one file, as if its lease had ended."""
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+
+    def answer(self, r: Rig, command: Any, unique: int) -> Any:
+        if not isinstance(command, c.Commit) or self.ino not in [step.ino for step in command.inodes]:
+            return None
+        rest = [step for step in command.inodes if step.ino != self.ino]
+        reply = block_on(r.worker.client.propose(c.Commit(command.volume, rest, command.consumed_bytes, command.segments), unique), LIMIT_S)
+        others = iter(zip(reply.errnos, reply.attrs, strict=True))
+        pairs = [(errno.ENOLCK, None) if step.ino == self.ino else next(others) for step in command.inodes]
+        signal = Signal()
+        signal.fire(m.Committed([pair[0] for pair in pairs], [pair[1] for pair in pairs]))
+        return signal
+
+
 def test_what_cannot_be_put_aside_is_kept_until_it_can(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     ino, fh = r.create(b"a")
     r.write(ino, fh, 0, b"x" * BIG)
     tries: list[int] = []
-    put_aside = r.worker.sessions._conflicts
-    monkeypatch.setattr(mount_session, "RETRY_PAUSE_S", 0.01)
+    put_aside = r.worker.aside._store
+    monkeypatch.setattr(put_aside_module, "RETRY_PAUSE_S", 0.01)
 
     def fail_twice(records: list[Any]) -> str:
         tries.append(1)
@@ -280,7 +333,7 @@ def test_what_cannot_be_put_aside_is_kept_until_it_can(r: Rig, monkeypatch: pyte
             raise OSError(errno.ENOSPC, "full")
         return put_aside(records)
 
-    r.worker.sessions._conflicts = fail_twice
+    r.worker.aside._store = fail_twice
     lose_to_another(r, c.Create(1, ROOT_INO, b"theirs", 0o100644, 0, 0))
     until(lambda: not r.worker.sessions._busy.locked())
     assert list(conflicts(r).values()) == [b"x" * BIG]
@@ -291,7 +344,7 @@ def test_nothing_is_served_before_stock_is_taken(r: Rig) -> None:
     """A write accepted between the new session and the decision about old data would go to the conflicts, or into the new volume."""
     ino, fh = r.create(b"a")
     r.write(ino, fh, 0, b"x" * BIG)
-    put_aside = r.worker.sessions._conflicts
+    put_aside = r.worker.aside._store
     begun: list[Any] = []
 
     def meanwhile(records: list[Any]) -> str:
@@ -300,7 +353,7 @@ def test_nothing_is_served_before_stock_is_taken(r: Rig) -> None:
         assert not any(one.ended.is_set() for one in begun), "answered from what may be old"
         return put_aside(records)
 
-    r.worker.sessions._conflicts = meanwhile
+    r.worker.aside._store = meanwhile
     lose_to_another(r, c.SetAttr(1, ino, c.SET_SIZE, size=3))
     assert error_of(begun[0].result) == errno.EIO
     assert begun[1].result().size == 3
