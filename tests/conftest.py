@@ -188,6 +188,11 @@ def _destroy_all(made: Sequence[Node | Cluster]) -> None:
 @pytest.fixture(scope="module")
 def make_cluster() -> Iterator[MakeCluster]:
     """Makes prepared clusters (buildtools/cluster.py): each node in a network namespace, none started; all are destroyed at the end."""
+    yield from making_clusters()
+
+
+def making_clusters() -> Iterator[MakeCluster]:
+    """For fixtures of other scopes too."""
     why = missing_for_namespaces()
     if why:
         pytest.skip(why)

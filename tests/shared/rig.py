@@ -1,0 +1,123 @@
+"""Three nodes in network namespaces, one loop device that all of them see, and volumes on it, each mounted on all three.
+
+A mode says with which options each node mounts.  All tests run in the main mode (AWSOMEFSD_TEST_SHARED names another); those that are
+cheap, and cover all kinds of operations, run in every mode that this build knows.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from awsomefsd import mount_options
+from awsomefsd.errors import ConfigError
+from buildtools.cluster import Cluster
+from buildtools.nodes import await_true
+from tests.netns import found_static
+
+WAIT_S = 120.0
+UNCACHED = "shared,cache=none"
+MODES = {"cached": ("shared",) * 3, "uncached": (UNCACHED,) * 3, "mixed": ("shared", UNCACHED, "shared")}
+MAIN = os.environ.get("AWSOMEFSD_TEST_SHARED") or "cached"
+
+
+def known(option: str) -> bool:
+    try:
+        mount_options.parse(option.split(","))
+    except ConfigError:
+        return False
+    return True
+
+
+def all_modes() -> list[str]:
+    """The main one first."""
+    others = [name for name, options in MODES.items() if name != MAIN and all(map(known, options))]
+    return [MAIN, *others]
+
+
+class Trio:
+    """A volume on three nodes."""
+
+    def __init__(self, machines: Machines, mode: str) -> None:
+        self.machines, self.mode = machines, mode
+        self.roots = [node.directory / f"mnt-{mode}" for node in machines.nodes]
+        self._made = 0
+
+    def mount(self) -> None:
+        self.machines.nodes[0].cli("volume", "create", self.mode)
+        for number, root in enumerate(self.roots):
+            root.mkdir()
+            self.machines.nodes[number].cli("mount", self.mode, str(root), "-O", MODES[self.mode][number])
+
+    def umount(self) -> None:
+        for node, root in zip(self.machines.nodes, self.roots, strict=True):
+            node.cli("umount", str(root), timeout_s=WAIT_S)
+
+    def places(self, name: str = "") -> list[Path]:
+        """A new directory, as each node shows it."""
+        self._made += 1
+        made = f"{self._made}-{name}"[:200]
+        (self.roots[0] / made).mkdir()
+        return [root / made for root in self.roots]
+
+
+class Machines:
+    """The nodes, for all modes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.nodes = cluster, cluster.nodes
+        self.mounted: dict[str, Trio] = {}
+
+    def found(self) -> None:
+        found_static(self.cluster)
+        self.cluster.launch()
+        self.cluster.await_leader()
+        first, *others = self.nodes
+        for node in self.nodes:
+            node.await_daemon()
+        disk = os.path.realpath(first.attach())
+        first.cli("device", "add", "--shared", disk)
+        for node in others:  # it is in the cluster: this node learns where it sees it
+            node.cli("device", "add", "--shared", disk, accept=tuple(range(9)))
+            assert node.ask("device", "ls")[0]["path"] == disk
+
+    def trio(self, mode: str) -> Trio:
+        if mode not in self.mounted:
+            made = Trio(self, mode)
+            made.mount()
+            self.mounted[mode] = made
+        return self.mounted[mode]
+
+    # --- faults -----------------------------------------------------------------------------------------------------------
+    def kill(self, number: int) -> None:
+        """The machine dies: all of the node's processes, and what its programs have open is dead."""
+        assert self.nodes[number].kill_everything()
+
+    def revive(self, number: int) -> None:
+        """It comes up again, and its mounts with it."""
+        for trio in self.mounted.values():
+            subprocess.run(["umount", "-i", "-l", str(trio.roots[number])], capture_output=True, check=False)
+        self.nodes[number].start()
+        for mode, trio in self.mounted.items():
+            again: Callable[[], str] = lambda m=mode, t=trio: self._mount_again(number, m, t)  # type: ignore[misc]
+            await_true(f"the mount of {mode}", again, WAIT_S, 0.1)
+
+    def _mount_again(self, number: int, mode: str, trio: Trio) -> bool:
+        if not os.path.ismount(trio.roots[number]):
+            self.nodes[number].cli("mount", mode, str(trio.roots[number]), "-O", MODES[mode][number])
+        return os.path.ismount(trio.roots[number])
+
+    def leader(self) -> int:
+        return self.nodes.index(self.cluster.await_leader())
+
+    # --- the end ----------------------------------------------------------------------------------------------------------
+    def end(self) -> list[str]:
+        """All is unmounted and stopped; what fsck of each node says."""
+        for trio in self.mounted.values():
+            trio.umount()
+        self.cluster.stop()
+        return [node.cli("fsck", timeout_s=WAIT_S) for node in self.nodes]
+
+
