@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from awsomefsd import mount_options
@@ -101,7 +100,8 @@ class Machines:
             subprocess.run(["umount", "-i", "-l", str(trio.roots[number])], capture_output=True, check=False)
         self.nodes[number].start()
         for mode, trio in self.mounted.items():
-            again: Callable[[], str] = lambda m=mode, t=trio: self._mount_again(number, m, t)  # type: ignore[misc]
+            def again(m=mode, t=trio) -> str:
+                return self._mount_again(number, m, t)  # type: ignore[misc]
             await_true(f"the mount of {mode}", again, WAIT_S, 0.1)
 
     def _mount_again(self, number: int, mode: str, trio: Trio) -> bool:

@@ -1,7 +1,7 @@
 """What a node shows of a small directory, by all ways there are, and what it goes on to show through what was opened before.
 
-`Watcher(place, names)` opens and reads all of these, so that whatever may be cached on that node is.  `look()` asks again: paths, names that are
-not there, listings, links, attributes, extended attributes, contents; the descriptors of before; a new mapping.
+`Watcher(place, names)` opens and reads all of these, so that whatever may be cached on that node is.  `look()` asks again: paths,
+names that are not there, listings, links, attributes, extended attributes, contents; the descriptors of before; a new mapping.
 """
 
 from __future__ import annotations

@@ -1,0 +1,157 @@
+"""Locks between programs on three nodes: they exclude, block, wake, find deadlocks, and end with process, node and session."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.shared.hands import Hand, Told, hands
+from tests.shared.rig import Machines, Trio
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+READ, WRITE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
+KINDS = ("posix", "ofd", "flock")
+TAKEN = (errno.EAGAIN, errno.EACCES)
+
+
+@pytest.fixture
+def programs(places: list[Path]) -> Iterator[list[Hand]]:
+    """One on each node, with the file open."""
+    (places[0] / "f").write_bytes(b"x" * 100)
+    with hands(3) as made:
+        for hand, place in zip(made, places, strict=True):
+            hand.call("open", 0, str(place / "f"))
+        yield made
+
+
+def refused(hand: Hand, how: str, kind: int, start: int = 0, length: int = 0) -> None:
+    with pytest.raises(Told) as told:
+        hand.call("lock", 0, how, kind, start, length)
+    assert told.value.errno in TAKEN, told.value
+
+
+def waits(hand: Hand, how: str, kind: int, start: int = 0, length: int = 0) -> None:
+    """It asks, and has no answer; that it has asked is known only by its silence."""
+    hand.start("lock", 0, how, kind, start, length, True)
+    assert not hand.answered(0.3)
+
+
+@pytest.mark.parametrize("how", KINDS)
+def test_they_exclude_block_and_wake(programs: list[Hand], how: str) -> None:
+    one, two, three = programs
+    one.call("lock", 0, how, WRITE)
+    for other in (two, three):
+        refused(other, how, WRITE)
+        refused(other, how, READ)
+    waits(two, how, READ)
+    waits(three, how, READ)
+    one.call("lock", 0, how, UNLOCK)
+    two.result()
+    three.result()
+    refused(one, how, WRITE)
+    waits(one, how, WRITE)
+    two.call("lock", 0, how, UNLOCK)
+    assert not one.answered(0.3)
+    three.call("close", 0)
+    one.result()
+
+
+@pytest.mark.parametrize("how", ["posix", "ofd"])
+def test_ranges(programs: list[Hand], how: str) -> None:
+    one, two, three = programs
+    one.call("lock", 0, how, WRITE, 10, 20)
+    two.call("lock", 0, how, WRITE, 30, 5)
+    two.call("lock", 0, how, READ, 0, 10)
+    three.call("lock", 0, how, READ, 0, 10)
+    refused(three, how, READ, 29, 1)
+    refused(three, how, READ, 30, 1)
+    refused(one, how, WRITE, 9, 1)
+    one.call("lock", 0, how, UNLOCK, 15, 5)  # the middle of its range
+    three.call("lock", 0, how, WRITE, 15, 5)
+    refused(two, how, READ, 14, 1)
+    refused(two, how, READ, 20, 1)
+    waits(two, how, WRITE, 15, 1)
+    three.call("lock", 0, how, UNLOCK, 0, 0)
+    two.result()
+
+
+def test_deadlocks_are_found_across_nodes(programs: list[Hand]) -> None:
+    for number, hand in enumerate(programs):
+        hand.call("lock", 0, "posix", WRITE, number, 1)
+    waits(programs[0], "posix", WRITE, 1, 1)
+    waits(programs[1], "posix", WRITE, 2, 1)
+    with pytest.raises(Told) as told:
+        programs[2].call("lock", 0, "posix", WRITE, 0, 1, True)
+    assert told.value.errno == errno.EDEADLK
+    programs[2].call("lock", 0, "posix", UNLOCK, 2, 1)
+    programs[1].result()
+    programs[1].call("lock", 0, "posix", UNLOCK, 1, 1)
+    programs[0].result()
+
+
+@pytest.mark.parametrize("how", KINDS)
+def test_they_end_with_their_process_and_not_with_the_worker(machines: Machines, programs: list[Hand], how: str) -> None:
+    one, two, three = programs
+    one.call("lock", 0, how, WRITE)
+    waits(two, how, WRITE)
+    machines.nodes[0].strike(["worker"])
+    machines.nodes[1].strike(["worker"])
+    refused(three, how, READ)
+    assert not two.answered(0.3)
+    one.kill()
+    two.result()
+    refused(three, how, READ)
+
+
+def test_a_leader_that_dies_keeps_them_and_the_waits(machines: Machines, programs: list[Hand]) -> None:
+    one, two, three = programs
+    for how, start in (("posix", 0), ("ofd", 50)):
+        one.call("lock", 0, how, WRITE, start, 10)
+    waits(two, "posix", WRITE, 5, 1)
+    waits(three, "ofd", READ, 50, 1)
+    machines.nodes[machines.leader()].strike(["daemon"])
+    assert not two.answered(1) and not three.answered(1)
+    one.call("lock", 0, "posix", UNLOCK, 0, 10)
+    two.result()
+    one.call("lock", 0, "ofd", UNLOCK, 50, 10)
+    three.result()
+
+
+def test_they_end_with_the_session_of_a_node_that_is_stopped(machines: Machines, trio: Trio, places: list[Path]) -> None:
+    """Stopped for longer than its session lasts: another has the lock; the old holder is told when it goes on."""
+    (places[0] / "f").write_bytes(b"x")
+    with hands(2) as (holder, heir):
+        holder.call("open", 0, str(places[2] / "f"))
+        holder.call("lock", 0, "posix", WRITE)
+        heir.call("open", 0, str(places[0] / "f"))
+        waits(heir, "posix", WRITE)
+        machines.cluster.pause(machines.nodes[2])
+        try:
+            heir.result()
+        finally:
+            machines.cluster.resume(machines.nodes[2])
+        with pytest.raises(Told) as told:
+            holder.call("pread", 0, 1, 0)
+        assert told.value.errno == errno.EIO
+        holder.call("close", 0)
+        holder.call("open", 0, str(places[2] / "f"))
+        assert holder.call("pread", 0, 1, 0) == b"x"
+        refused(holder, "posix", WRITE)
+
+
+def test_they_end_with_the_node(machines: Machines, trio: Trio, places: list[Path]) -> None:
+    (places[0] / "f").write_bytes(b"x")
+    with hands(2) as (holder, heir):
+        holder.call("open", 0, str(places[1] / "f"))
+        holder.call("lock", 0, "flock", WRITE)
+        heir.call("open", 0, str(places[2] / "f"))
+        waits(heir, "flock", WRITE)
+        machines.kill(1)
+        heir.result()
+        holder.kill()
+        machines.revive(1)
+    assert (places[1] / "f").read_bytes() == b"x"
