@@ -23,12 +23,15 @@ from awsomefsd.errors import Error, FsError, Unavailable
 from awsomefsd.health import CODES, INFO, Finding
 from awsomefsd.meta.device_messages import GetSightings
 from awsomefsd.meta.messages import GetSessions
+from awsomefsd.meta.traffic import REQUESTS
 from awsomefsd.metrics import Sample
 from awsomefsd.mounts import SERVING, Mounts
 from awsomefsd.node import Node
 from awsomefsd.scrub import FAILED, Progress
 
 CONFLICTS_SHOWN_MAX = 100
+_REQUESTS_HELP = "Requests that the metadata service took while it led, by what they want."
+_BYTES_HELP = "Bytes of requests (way client) and of the log's copies (way voter) with a node, before TLS; peer local: not over a network."
 
 
 class KeeperPing(Protocol):
@@ -249,11 +252,23 @@ def samples_of(status: pb.Status) -> Iterator[Sample]:
         yield Sample("awsomefsd_mount_up", "gauge", "Whether a mount is served.", int(mount.state == SERVING), labels)
         yield Sample("awsomefsd_mount_workers_total", "counter", "Workers a mount has had.", mount.workers, labels)
     for name, value in sorted(status.figures.items()):
+        if ":" in name:
+            yield _sample_of_traffic(name.split(":"), int(value))
+            continue
         try:
             whose = ("", "Figure of collection.") if name.startswith("collect_") else ("meta_", "Figure of the metadata service.")
             yield Sample(f"awsomefsd_{whose[0]}{name}", "gauge", whose[1], float(value))
         except ValueError:
             continue  # a word, not a figure
+
+
+def _sample_of_traffic(words: list[str], value: int) -> Sample:
+    """As meta/traffic.py names them."""
+    if words[0] == REQUESTS:
+        return Sample("awsomefsd_leader_requests_total", "counter", _REQUESTS_HELP, value, (("kind", words[1]),))
+    _, way, peer, direction = words
+    labels = (("peer", peer), ("way", way), ("direction", direction))
+    return Sample("awsomefsd_peer_bytes_total", "counter", _BYTES_HELP, value, labels)
 
 
 def _samples_of_cluster(metadata: pb.Metadata) -> Iterator[Sample]:

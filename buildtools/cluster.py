@@ -1,6 +1,7 @@
 """Several nodes on one machine, each in a network namespace: what `up` and every test of several nodes stand on.
 
-Layout of D: n1, n2, … (each a node's directory, nodes.py), a marker, and what the owner puts beside them.  Who the nodes are to each other
+Layout of D: n1, n2, … (each a node's directory, nodes.py), a marker, and what the owner puts beside them.  With `share` the device in n1
+is everybody's: the others find it by its superblock.  Who the nodes are to each other
 (voters by configuration, one token, a founding token) is the owner's: it writes `settings` and files before `launch`.  Like a node, a
 cluster needs no memory: `destroy` finds namespaces by the directory's name, processes by their marks.  Standard library only, but for
 `leader`, which speaks to the metadata service and is imported where the venv runs.
@@ -8,8 +9,11 @@ cluster needs no memory: `destroy` finds namespaces by the directory's name, pro
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,12 @@ from buildtools.say import CHECKOUT, BuildError
 MARKER = ".awsomefs-cluster"
 LEADER_S = 60.0
 HEARD_MS = 2_000
+
+
+def sees(node: Node) -> bool:
+    """Every device of the cluster, and well."""
+    devices = node.ask("device", "ls")
+    return bool(devices) and all(row["path"] and row["state"] == "ok" for row in devices)
 
 
 class Cluster:
@@ -42,10 +52,16 @@ class Cluster:
     def namespace(self, node: Node) -> str:
         return self.network.namespace(self.machine(node))
 
-    def prepare(self) -> None:
-        """Directories and namespaces; a directory with other people's files is refused."""
+    def check_place(self) -> None:
+        """A directory with other people's files is refused."""
+        if self.directory.exists() and not self.directory.is_dir():
+            raise BuildError(f"{self.directory} is no directory; choose another --dir")
         if self.directory.exists() and any(self.directory.iterdir()) and not (self.directory / MARKER).exists():
             raise BuildError(f"{self.directory} is not empty and not one of ours (no {MARKER} in it); choose another --dir")
+
+    def prepare(self) -> None:
+        """Directories and namespaces."""
+        self.check_place()
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / MARKER).write_text("nodes of awsomefsd; build.py down deletes this directory\n")
         if not self.network.complete():  # what still runs would stay in namespaces that are gone
@@ -83,6 +99,42 @@ class Cluster:
         silent: list[Any] = [value for name, value in said.items() if name.startswith("silent_ms_")]
         return said.get("voters") == len(self.nodes) == len(silent) + 1 and all(value < HEARD_MS for value in silent)
 
+    def requests(self) -> Counter[str]:
+        """Requests to the leaders so far, by kind, whoever led."""
+        from buildtools.leader import requests
+
+        found: Counter[str] = Counter()
+        for node in self.nodes:
+            found.update(requests(node.run / "meta.sock"))
+        return found
+
+    # --- one disk for all -------------------------------------------------------------------------------------------------
+    def share(self, options: str = "shared") -> None:
+        """Before `launch`: the first node's device is everybody's, and every node mounts the volume with these options."""
+        first = self.nodes[0]
+        for node in self.nodes:
+            node.shared, node.mount_options = True, options
+        disk = os.path.realpath(first.attach())
+        if not first.use_loop:  # a file is looked at only where it is named
+            for node in self.nodes:
+                node.settings["AWSOMEFSD_DEVICES_SCAN"] = disk
+
+    def provision(self, timeout_s: float = LEADER_S) -> float:
+        """Device and volume where missing, by the first node.  Returns the seconds until all others had found the device themselves."""
+        self.nodes[0].provision()
+        began = time.monotonic()
+        for node in self.nodes:
+            await_true(f"the device to be found by {node.directory.name}", lambda node=node: sees(node), timeout_s, 0.2)
+        return time.monotonic() - began
+
+    def mount(self) -> None:
+        for node in self.nodes:
+            node.mount()
+
+    def umount(self) -> None:
+        for node in self.nodes:
+            node.umount()
+
     # --- faults of nodes --------------------------------------------------------------------------------------------------
     def pause(self, node: Node) -> list[int]:
         """SIGSTOP all processes of a node, the supervisor first; returns the pids, all of which have stopped."""
@@ -114,6 +166,8 @@ class Cluster:
         rows["LEADER_PID"] = [first.python, str(tools / "leader.py"), *places]
         for node in self.nodes:
             rows[f"AWSOMEFSD{self.machine(node)}"] = node.command
+            if node.shared:
+                rows[f"MOUNT{self.machine(node)}"] = [str(node.mountpoint)]
             rows[f"NETNS{self.machine(node)}"] = [self.namespace(node)]
         return write_env(self.directory / "env", rows)
 
@@ -128,12 +182,13 @@ class Cluster:
         if not (self.directory / MARKER).exists():
             raise BuildError(f"{self.directory} is not one of ours (no {MARKER} in it): nothing was deleted")
         problems = []
-        for directory in sorted(self.directory.glob("n*")):  # also those of a cluster that had more nodes
-            try:
-                if directory.is_dir():
-                    Node(directory).destroy()
-            except (BuildError, OSError) as err:
-                problems.append(str(err))
+        nodes = [Node(directory) for directory in sorted(self.directory.glob("n*")) if directory.is_dir()]  # also of one that had more
+        for step in (Node.end, Node.destroy):  # a disk is free when no node has it open
+            for node in nodes:
+                try:
+                    step(node)
+                except (BuildError, OSError) as err:
+                    problems.append(str(err))
         try:
             self.network.destroy()
         except (BuildError, OSError) as err:

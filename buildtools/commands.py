@@ -11,9 +11,10 @@ from typing import NoReturn
 from buildtools import cluster, halves, kind, lint, prepare
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node
-from buildtools.say import CHECKOUT, bad, good, line, parse_size, size, step
+from buildtools.say import CHECKOUT, BuildError, bad, good, line, parse_size, size, step
 
 COPY_BYTES_MAX = 300 << 20
+DISK_BYTES_MIN = 2 << 30  # the tree twice, and what kills leave half full
 SECONDS_FIRST, SECONDS_AGAIN = 240, 150
 
 
@@ -26,6 +27,9 @@ def _program(*words: str | os.PathLike[str]) -> NoReturn:
 
 def up(directory: Path, size_text: str) -> int:
     size_bytes = parse_size(size_text)
+    if size_bytes < DISK_BYTES_MIN:
+        raise BuildError(f"--size {size_text} is too small for what `up` writes: at least {size(DISK_BYTES_MIN)}, as in --size 2G")
+    Cluster(directory).check_place()
     step("What this will do")
     ready = prepare.venv_is_current()
     line(f"  about {SECONDS_AGAIN if ready else SECONDS_FIRST} s; up to {size(COPY_BYTES_MAX * 4)} of disk below {directory}")

@@ -1,4 +1,5 @@
-"""The demonstration of `build.py up`: three nodes by one token, real files, programs that trust them, kills that harm nobody, a restart.
+"""The demonstration of `build.py up`: three nodes by one token on one disk, real files, programs that trust them, kills that harm nobody,
+a restart, and a node's death.
 
 Runs under the venv's interpreter.  The second `up` on the same directory repairs what is missing, verifies what the first one wrote
 (manifest.json beside the node) and demonstrates again; a failure leaves everything in place to be looked at.
@@ -19,15 +20,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from buildtools import chaos
+from awsomefsd.limits import SESSION_TTL_MS
+from buildtools import chaos, sharing
 from buildtools.cluster import Cluster
-from buildtools.nodes import await_true
+from buildtools.nodes import Node, await_true
 from buildtools.say import CHECKOUT, BuildError, bad, good, line, size, step
 
 FILES_MAX = 1_500  # each is replicated to three nodes before it is there
@@ -36,6 +39,9 @@ BYTES_MAX = 300 << 20
 KILLS = [("worker",), ("daemon",), ("worker",), ("worker", "daemon"), ("worker",), ("keeper",), ("worker",), ("daemon",)]
 LEADER_KILLS = [("leader",)] * 5
 FORM_S = 120.0
+READERS = 8
+SAMPLE = 100
+ALONE = ""  # no mount options: the volume is one node's
 SQLITE_WRITERS = 4
 SQLITE_TRANSFERS = 60
 C_PROGRAM = r"""
@@ -106,18 +112,21 @@ class Demonstration:
         step(f"Founding a cluster: {count} nodes, each in a network namespace, one token")
         began = time.monotonic()
         self.cluster.prepare()
-        device = self.node.attach()
+        self.cluster.share()
         self.write_token()
         fresh = not (self.node.state / "node.json").exists()
         self.launch()
         took = time.monotonic() - began
         self.figure("nothing but a token to one cluster" if fresh else "nodes running again after", f"{count} voters in {took:.1f} s")
-        self.node.provision()
-        self.node.mount()
+        self.cluster.umount()  # what the last `up` ended with
+        found = self.cluster.provision()
+        good(f"one disk, {self.node.disk.resolve()}: added on node 1, found by the others by its superblock within {found:.1f} s")
+        self.node.mount(ALONE)
         self.figure("and to a mounted volume", f"{time.monotonic() - began:.1f} s")
-        good(f"{self.node.mountpoint} on {device.resolve()}, the device of node 1")
         for node in self.cluster.nodes:
-            good(f"node {self.cluster.machine(node)}: {self.cluster.address(node)} in namespace {self.cluster.namespace(node)}")
+            machine = self.cluster.machine(node)
+            good(f"node {machine}: {self.cluster.address(node)} in namespace {self.cluster.namespace(node)}")
+        good(f"{self.node.mountpoint}, of node 1 alone until the end: what comes first is about one mount, with all its caches")
         self.cluster.write_env()
 
     def write_token(self) -> None:
@@ -138,21 +147,27 @@ class Demonstration:
             node.await_daemon(FORM_S)
         await_true(f"one cluster (logs in {self.cluster.directory}/n*/log)", self.cluster.whole, FORM_S, 0.05)
 
-    def verify_manifest(self, when: str) -> None:
+    def verify_manifest(self, when: str, node: Node | None = None, count: int = 0) -> None:
+        """All files, or so many of them; several readers, for where each file costs round trips."""
+        mountpoint = (node or self.node).mountpoint
         if not self.manifest_path.exists():
             return
         manifest = json.loads(self.manifest_path.read_text())
+        names = sorted(manifest)[:: max(1, len(manifest) // count)] if count else list(manifest)
         drop_caches()
+
+        def is_wrong(name: str) -> bool:
+            path = mountpoint / name
+            return not path.exists() or checksum(path) != manifest[name]
+
         wrong = []
-        with bar(self.console, f"verifying {when}", len(manifest)) as progress:
-            for name, wanted in manifest.items():
-                path = self.node.mountpoint / name
-                if not path.exists() or checksum(path) != wanted:
-                    wrong.append(name)
+        with bar(self.console, f"verifying {when}", len(names)) as progress, ThreadPoolExecutor(READERS) as readers:
+            for name, bad_one in zip(names, readers.map(is_wrong, names), strict=True):
+                wrong += [name] if bad_one else []
                 progress.advance(progress.task_ids[0])
         if wrong:
-            raise BuildError(f"{len(wrong)} of {len(manifest)} files are missing or differ {when}: {wrong[:5]}")
-        self.figure(f"checksums equal {when}", f"{len(manifest):,} files")
+            raise BuildError(f"{len(wrong)} of {len(names)} files are missing or differ {when}: {wrong[:5]}")
+        self.figure(f"checksums equal {when}", f"{len(names):,} files")
 
     def copy_tree(self) -> None:
         step("Copying a real tree and comparing every checksum")
@@ -256,18 +271,35 @@ class Demonstration:
         leader.strike(["daemon"])
 
     def restart(self) -> None:
-        step("Unmounting, stopping everything, starting everything again")
+        step("Unmounting, stopping everything, starting everything again, and mounting the volume on every node")
         began = time.monotonic()
-        self.node.umount()
+        self.cluster.umount()
         self.cluster.stop()
         self.launch()
-        self.node.mount()
-        self.figure("all stopped and mounted again after", f"{time.monotonic() - began:.1f} s")
-        self.verify_manifest("after the restart")
+        self.cluster.provision()
+        self.cluster.mount()
+        self.figure("all stopped, and mounted again on every node, after", f"{time.monotonic() - began:.1f} s")
+        self.verify_manifest("after the restart, on node 3", self.cluster.nodes[-1])
         wrong = chaos.check_after_remount(self.finals)
         if wrong:
             raise BuildError(f"after the restart: {wrong[:5]}")
         good("the files of the kill run are byte for byte what was acknowledged")
+
+    def one_disk(self) -> None:
+        step("One disk: what one node writes, the others read")
+        passed = sharing.pass_file(self.cluster, self.seed)
+        rates = ", ".join(f"{size(passed.bytes / took)}/s" for took in passed.read_s)
+        self.figure(f"{size(passed.bytes)} written on node 1", f"{size(passed.bytes / passed.wrote_s)}/s; read on nodes 2 and 3: {rates}")
+        good(f"{sharing.append_in_turn(self.cluster)} lines appended by three nodes in turn, each seen by all at once")
+        victim = self.cluster.nodes[-1]
+        step("SIGKILL of all of node 3, where a program holds a lock")
+        death = sharing.node_dies(self.cluster, victim, good)
+        which = "which led, " if death.led else ""
+        lives = f"sessions live {SESSION_TTL_MS // 1_000} s"
+        self.figure(f"node 3, {which}is dead: its lock is node 1's", f"after {death.heir_s:.1f} s ({lives})")
+        self.figure("node 3 started and mounted again", f"after {death.again_s:.1f} s")
+        self.verify_manifest("after the death, on node 3", victim, SAMPLE)
+        await_true("three voters again", self.cluster.whole, FORM_S, 0.05)
 
     def close(self) -> None:
         step("awsomefsd status")
@@ -281,7 +313,8 @@ class Demonstration:
         directory, default = self.cluster.directory, CHECKOUT / ".awsomefs-demo"
         suffix = "" if directory == default else f" --dir {directory}"
         line("What to type next:")
-        line(f"  ls {self.node.mountpoint}                # your files go here")
+        first, second, third = (node.mountpoint for node in self.cluster.nodes)
+        line(f"  echo hello > {first}/a; cat {second}/a {third}/a   # $MOUNT1, $MOUNT2, $MOUNT3: three nodes, one disk")
         line(f"  . {directory / 'env'} && $AWSOMEFSD status   # the CLI against this node")
         line(f"  . {directory / 'env'} && kill -9 $($WORKER_PIDS)   # harms nobody")
         line(f"  . {directory / 'env'} && kill -9 $($LEADER_PID)    # a pause; $AWSOMEFSD2 status says who leads then")
@@ -297,6 +330,7 @@ class Demonstration:
         self.kills()
         self.leader_kills()
         self.restart()
+        self.one_disk()
         self.close()
 
 

@@ -16,6 +16,7 @@ if str(CHECKOUT) not in sys.path:
 
 from awsomefsd.codec import encode  # noqa: E402
 from awsomefsd.meta import messages as m  # noqa: E402
+from awsomefsd.meta import traffic  # noqa: E402
 from awsomefsd.rpc import FrameReader, frame  # noqa: E402
 from buildtools import procs  # noqa: E402
 
@@ -47,6 +48,12 @@ def leading_term(path: Path) -> int:
     """The term in which it leads, 0 if it does not."""
     said = figures(path)
     return max(int(said.get("term", 0)), 1) if said.get("leading") == 1 else 0
+
+
+def requests(path: Path) -> dict[str, int]:
+    """How many requests of each kind it took while it led."""
+    prefix = f"{traffic.REQUESTS}:"
+    return {name.removeprefix(prefix): int(value) for name, value in figures(path).items() if name.startswith(prefix)}
 
 
 def main(directories: list[str]) -> None:

@@ -169,6 +169,12 @@ class Network:
                 rows += [f"table {TABLE} {{", "chain arrives {", *(f"{rule};" for rule in body), "}", "}"]
             _run(*self.entering(machine), str(_which("nft")), "-f", "-", stdin="\n".join(rows) + "\n")
 
+    def carried(self, machine: int) -> int:
+        """Bytes that its interface has received and sent so far, as its kernel counts them."""
+        rows = _run(*self.entering(machine), "cat", "/proc/self/net/dev").splitlines()
+        words = next(row for row in rows if row.strip().startswith("eth0:")).partition(":")[2].split()
+        return int(words[0]) + int(words[8])
+
     def dropped(self, machine: int) -> int:
         """Packets that the rules in force have dropped there."""
         listing = json.loads(_run(*self.entering(machine), str(_which("nft")), "-j", "list", "ruleset"))

@@ -81,6 +81,8 @@ class Node:
         self.failpoints: Path | None = None  # a file made by failpoints.Control; read by processes that start
         self.use_loop = loops.usable() if use_loop is None else use_loop
         self.volume = volume
+        self.shared = False  # its device is one that several nodes see
+        self.mount_options = ""  # of `mount`, as after -O
         own = CHECKOUT / ".venv" / "bin"
         self.python = str(own / "python") if (own / "python").exists() else sys.executable
         self.program = program(self.python)
@@ -266,7 +268,8 @@ class Node:
     def provision(self) -> None:
         """Device and volume, each only if missing."""
         if not any(row["path"] for row in self.ask("device", "ls")):  # others may be in other nodes
-            self.cli("device", "add", str(self.attach()))
+            disk = self.attach()
+            self.cli("device", "add", *(["--shared", os.path.realpath(disk)] if self.shared else [str(disk)]))
         if self.volume not in {row["name"] for row in self.ask("volume", "ls")}:
             self.cli("volume", "create", self.volume)
 
@@ -275,7 +278,9 @@ class Node:
         with open("/proc/self/mounts") as table:
             return any(row.split(" ")[1] == wanted for row in table)
 
-    def mount(self) -> None:
+    def mount(self, options: str | None = None) -> None:
+        """With `options` instead of the node's own."""
+        options = self.mount_options if options is None else options
         if self.mounted():
             try:
                 os.stat(self.mountpoint)
@@ -283,7 +288,7 @@ class Node:
             except OSError:  # the keeper that held it is gone for good: the dead mount makes room
                 self.detach_mount()
         self.mountpoint.mkdir(exist_ok=True)
-        self.cli("mount", self.volume, str(self.mountpoint))
+        self.cli("mount", self.volume, str(self.mountpoint), *(["-O", options] if options else []))
 
     def up(self) -> None:
         self.prepare()
@@ -330,14 +335,18 @@ class Node:
         if procs.wait_gone(str(self.directory), STOP_S):
             self.kill_everything()
 
-    def destroy(self) -> None:
-        """Everything of this node goes: mount, processes, loop device, directory.  Never anything of another."""
+    def end(self) -> None:
+        """Mounts and processes go, without a flush: what it would make durable is deleted next."""
         if not (self.directory / MARKER).exists():
             raise BuildError(f"{self.directory} is not one of ours (no {MARKER} in it): nothing was deleted")
-        for place in self.further_mounts():  # without a flush: what it would make durable is deleted below
+        for place in self.further_mounts():
             subprocess.run(["umount", "-i", "-l", place], capture_output=True, check=False)
         self.detach_mount()
         self.kill_everything()
+
+    def destroy(self) -> None:
+        """Everything of this node goes: mount, processes, loop device, directory.  Never anything of another."""
+        self.end()
         for device in loops.of_file(self.image):
             loops.detach(device)
         await_true("the loop device to go", lambda: not loops.of_file(self.image), 10)

@@ -75,6 +75,7 @@ from awsomefsd.meta.messages import (
 from awsomefsd.meta.node_messages import GetNode, ListNodes, NodeReport
 from awsomefsd.meta.renewals import CHECK_MS, Renewals
 from awsomefsd.meta.replica import AppliedMachine, Replica
+from awsomefsd.meta.traffic import Asked
 from awsomefsd.meta.waiting import LockWaiters, Origin, Silent, Waiter
 from awsomefsd.types import HOST_UNIQUE, Lock, is_node_mount
 
@@ -124,6 +125,7 @@ class Leader:
         self._proposals = Proposals()
         self._leases = LeaseDesk(lambda: replica.machine, self._renewals, boot_ns, self._enter_lease)
         self._nobody = Silent()
+        self._asked = Asked()
         self._check_ns = 0  # boot time of the next check of sessions
         self._reap_ns = 0  # monotonic time before which no Reap is proposed
         self._reaping = True  # there may be something to reap; looked at after a pause, not in every turn
@@ -138,7 +140,7 @@ class Leader:
             WaitLock: self._wait_lock,
             Renew: self._renew,
             Cancel: self._locks.cancel,
-            Follow: self._follow,
+            Follow: lambda origin, call, body, size: self._desk.follow(origin, call, body, _RETRY),
             GetStatus: self._status,
             **dict.fromkeys((GetDevices, NodeReport, ListNodes, GetNode, ReportDevices), self._completed),
             Hello: self._hello,
@@ -161,6 +163,7 @@ class Leader:
         """One request of `size` encoded bytes.  Raises ProtocolError for what no client of ours sends."""
         if not self._plain and self._turned_away(origin, call, body):
             return
+        self._asked.count(body)
         handler = self._handlers.get(type(body))
         if handler is not None:
             handler(origin, call, body, size)
@@ -465,9 +468,6 @@ class Leader:
         else:
             origin.answer(call, Done() if self._extend(body) else Failed(errno.ESTALE, "the session has ended"))
 
-    def _follow(self, origin: Origin, call: int, body: Follow, size: int) -> None:
-        self._desk.follow(origin, call, body, _RETRY)
-
     def _completed(self, origin: Origin, call: int, body: Body, size: int) -> None:
         if self._reads.at_once():
             self._answer_read(origin, call, body)
@@ -493,5 +493,6 @@ class Leader:
             "reaping": int(self._reaping),
             "leading": int(self._leads),
             **self._leases.figures(),
+            **self._asked.figures(),
             **self._transport_figures(),
         }

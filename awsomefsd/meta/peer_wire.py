@@ -14,6 +14,7 @@ import ssl
 from typing import Any
 
 from awsomefsd.limits import GREETING_BYTES_MAX, PEER_QUEUE_BYTES_MAX, PEER_STUCK_MS_MAX, RPC_FRAME_BYTES_MAX
+from awsomefsd.meta.traffic import Tally
 from awsomefsd.rpc import FrameReader, pack_length
 from awsomefsd.tls import PEER_PROTOCOL, Identity, identity_of
 
@@ -45,6 +46,7 @@ class Wire:
         self._reader = FrameReader(GREETING_BYTES_MAX)
         self._out = bytearray()
         self._write_wanted = dialled
+        self.tally = Tally()  # the node's, once it is known who that is
 
     @property
     def connected(self) -> bool:
@@ -119,6 +121,7 @@ class Wire:
                 break
             if not data:
                 raise ConnectionResetError(errno.ECONNRESET, "the peer closed the connection")
+            self.tally.received += len(data)
             frames += self._reader.feed(data)
             if len(data) < RECEIVE_BYTES and not self._tls:
                 break
@@ -132,6 +135,7 @@ class Wire:
                 sent = self.sock.send(self._out)
             except _WAITING:
                 break
+            self.tally.sent += sent
             del self._out[:sent]
             moved = True
         return moved

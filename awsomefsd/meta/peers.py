@@ -39,6 +39,7 @@ from awsomefsd.meta.peer_messages import (
     peer_encode,
 )
 from awsomefsd.meta.peer_wire import Wire, prepare
+from awsomefsd.meta.traffic import VOTER, Traffic
 from awsomefsd.tls import Identity, TlsNow
 
 log = logging.getLogger(__name__)
@@ -146,6 +147,7 @@ class Peers:
         self.fd = self._epoll.fileno()
         self._outgoing: dict[str, _Outgoing] = {}
         self._by_fd: dict[int, _Outgoing | _Incoming] = {}
+        self._traffic = Traffic(VOTER)
         self._again: set[int] = set()  # with decrypted bytes that no event tells of
         self._received: list[tuple[str, Message]] = []
         self.dropped = self.refused = self.errors = self.dials = 0
@@ -210,6 +212,7 @@ class Peers:
             "peers_dropped": self.dropped,
             "peers_refused_hellos": self.refused,
             "peers_errors": self.errors,
+            **self._traffic.figures(),
         }
 
     def close(self) -> None:
@@ -233,6 +236,7 @@ class Peers:
                 sock.close()
             self._lost(peer, str(err))
             return
+        wire.tally = self._traffic.of(peer.node)
         peer.wire, peer.welcomed, peer.moved_ns = wire, False, self._monotonic_ns()
         self._by_fd[wire.fd] = peer
         self._epoll.register(wire.fd, wire.events)
@@ -376,7 +380,7 @@ class Peers:
         incoming.wire.put(peer_encode(PeerWelcome(self._node, self._incarnation, version)))
         for other in [one for one in self._by_fd.values() if isinstance(one, _Incoming) and one.node == hello.node]:
             self._end(other, "replaced by a newer one")  # it restarted, or its network forgot the old one
-        incoming.node = hello.node
+        incoming.node, incoming.wire.tally = hello.node, self._traffic.of(hello.node)
         incoming.wire.greeted()
         told = parse_address(hello.address)
         if told is not None and incoming.wire.identity is not None and told != self._outgoing[hello.node].address:

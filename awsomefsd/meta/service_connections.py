@@ -27,6 +27,7 @@ from awsomefsd.errors import ProtocolError
 from awsomefsd.limits import GREETING_BYTES_MAX, HANDSHAKE_MS_MAX, MIB, RPC_FRAME_BYTES_MAX, SESSIONS_MAX
 from awsomefsd.meta.messages import Answer, Body, Failed, Hello, Reply, Request
 from awsomefsd.meta.peer_wire import Wire
+from awsomefsd.meta.traffic import CLIENT, LOCAL, Tally, Traffic
 from awsomefsd.rpc import FrameReader, pack_length
 from awsomefsd.sockets import peer_of
 from awsomefsd.tls import Identity
@@ -63,7 +64,7 @@ class Connection:
 
     __slots__ = (
         "_buffer", "_owner", "_replies", "_reply_bytes", "closed", "ending", "fd", "frames", "greeted", "mount", "pid", "reader",
-        "since_ns", "sock", "stuck_ns", "watched", "who",
+        "since_ns", "sock", "stuck_ns", "tally", "watched", "who",
     )  # fmt: skip
 
     def __init__(self, owner: Connections, sock: socket.socket, pid: int) -> None:
@@ -74,6 +75,7 @@ class Connection:
         self.sock = sock
         self.fd = sock.fileno()
         self.pid = pid
+        self.tally = Tally()
         self.who: Identity | None = None  # over the network: whose certificate it is
         self.since_ns = 0
         self.mount = 0
@@ -112,6 +114,7 @@ class Connection:
                     sent += self.sock.send(data[sent : sent + OUT_PAUSE_BYTES])
         except _WAITING:
             pass
+        self.tally.sent += sent
         if sent == len(data):
             self._buffer, self.stuck_ns = b"", 0
         else:
@@ -130,6 +133,7 @@ class Connections:
         self._epoll = select.epoll()
         self._foreign: set[int] = set()
         self._by_fd: dict[int, Connection] = {}
+        self._traffic = Traffic(CLIENT)
         self.touched: list[Connection] = []  # with new answers
         self._backlog: set[Connection] = set()  # with frames not started
         self.protocol_errors = self.peers_refused = self.slow_dropped = 0
@@ -148,6 +152,7 @@ class Connections:
             "protocol_errors": self.protocol_errors,
             "peers_refused": self.peers_refused,
             "slow_dropped": self.slow_dropped,
+            **self._traffic.figures(),
         }
 
     def wait(self, timeout_ms: int) -> list[Connection]:
@@ -191,6 +196,7 @@ class Connections:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             connection = Connection(self, sock, peer.pid)
+            connection.tally = self._traffic.of(LOCAL)
             self._by_fd[connection.fd] = connection
             self._epoll.register(connection.fd, connection.watched)
 
@@ -203,7 +209,7 @@ class Connections:
             wire.close()
             return
         connection = Connection(self, wire.sock, 0)
-        connection.who, connection.since_ns = who, self._monotonic_ns()
+        connection.who, connection.since_ns, connection.tally = who, self._monotonic_ns(), self._traffic.of(who.node)
         connection.reader.bytes_max = GREETING_BYTES_MAX
         self._by_fd[connection.fd] = connection
         self._epoll.register(connection.fd, connection.watched)
@@ -235,6 +241,7 @@ class Connections:
         if not data:
             connection.ending = True
             return True  # so that the service drops it, after what was asked before
+        connection.tally.received += len(data)
         try:
             connection.frames.extend(connection.reader.feed(data))
         except ProtocolError as err:

@@ -27,6 +27,9 @@ from tests.netns import found_static
 VOLUME = "together"
 STEPS, FILE_BYTES, APPENDS, MANY = 40, 200_000, 40, 200
 END_S = 120.0
+STREAM_MIB = 128
+REQUESTS_PER_GIB_MAX = 4_096  # docs/PERFORMANCE.md; a write(2) of 1 MiB that goes through is one, its place is drawn for many
+IN_TIME = frozenset(("Renew", "Report", "NodeReport", "ReportDevices", "GetStatus", "GetReports", "GetSessions", "ListNodes", "Hello"))
 
 
 def mount(node: Node) -> None:
@@ -34,8 +37,12 @@ def mount(node: Node) -> None:
 
 
 @pytest.fixture(scope="module")
-def nodes(make_cluster: Callable[..., Cluster]) -> Iterator[list[Node]]:
-    cluster = make_cluster(3)
+def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
+    return make_cluster(3)
+
+
+@pytest.fixture(scope="module")
+def nodes(cluster: Cluster) -> Iterator[list[Node]]:
     found_static(cluster)
     cluster.launch()
     cluster.await_leader()
@@ -216,6 +223,27 @@ def test_appends_from_all_nodes_are_whole_and_all_there(places: list[Path], roun
         assert [line.split(b".")[0] for line in mine] == [b"%d-%d" % (number, turn) for turn in range(rounds)]
         assert all(len(line) == size and not line.split(b".")[1].strip(b"%d\n" % number) for line in mine)
     assert len(lines) == 3 * rounds
+
+
+def test_data_passes_by_the_leader(cluster: Cluster, places: list[Path], figures: list[str]) -> None:
+    """While a node writes, its bytes go to the disk: the leader is asked for places, not given data."""
+    leading = cluster.await_leader()
+    number = next(at for at, node in enumerate(cluster.nodes) if node is not leading)
+    data = os.urandom(1 << 20)
+    carried, asked = cluster.network.carried(cluster.machine(leading)), cluster.requests()
+    with (places[number] / "big").open("wb", buffering=0) as file:
+        for _ in range(STREAM_MIB):
+            assert file.write(data) == len(data)
+        os.fsync(file.fileno())
+    passed = cluster.network.carried(cluster.machine(leading)) - carried
+    made = cluster.requests() - asked
+    busy = sum(count for kind, count in made.items() if kind not in IN_TIME)
+    share = passed / (STREAM_MIB << 20)
+    row = f"{STREAM_MIB} MiB written on a shared mount: {share:.2%} of it on the leader's interface"
+    figures.append(f"{row}, {busy * 1024 // STREAM_MIB} requests/GiB")
+    assert cluster.await_leader() is leading, "another leads now: nothing was measured"
+    assert passed > 0 and share < 0.01 and STREAM_MIB // 64 < busy < REQUESTS_PER_GIB_MAX * STREAM_MIB / 1024, (share, made)
+    assert (places[number - 1] / "big").stat().st_size == STREAM_MIB << 20
 
 
 def used_inodes(nodes: list[Node]) -> int:
