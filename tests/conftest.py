@@ -47,8 +47,9 @@ def _identity(pid: int) -> str:
 def pytest_configure() -> None:
     """SIGTERM ends a run as Ctrl-C does: fixtures clean up.  What a run that was killed has left is removed by the next one."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    for owner in Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{OWNER}"):
-        with contextlib.suppress(OSError, BuildError):  # another run removes it at the same time
+    for found in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        owner = found / OWNER
+        with contextlib.suppress(OSError, BuildError):  # another run removes it at the same time, or has a mount there that ends
             run = owner.read_text()
             if owner.stat().st_uid == os.geteuid() and run != _identity(int(run.split()[0])):
                 _destroy(_found_again(owner.parent))

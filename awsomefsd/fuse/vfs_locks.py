@@ -27,6 +27,8 @@ F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2
 class LockClient(Protocol):
     """The metadata client's part for locks."""
 
+    session: int
+
     def ask(self, body: Any) -> Wait: ...
     def wait_lock(self, command: SetLock, unique: int, no_deadlock: bool = False) -> Wait: ...
     def cancel(self, unique: int) -> None: ...
@@ -41,7 +43,8 @@ class LockOps:
         self._waiting: set[int] = set()  # uniques of requests that wait for a lock
 
     def getlk(self, ctx: Context, ino: int, fh: int, lock: Lock) -> Op:
-        reply: Locked = yield self._client.ask(TestLock(self._mount.volume, ino, lock))
+        own = msgspec.structs.replace(lock, session=self._client.session)  # else the caller's own locks were in its way
+        reply: Locked = yield self._client.ask(TestLock(self._mount.volume, ino, own))
         return reply.lock
 
     def setlk(self, ctx: Context, ino: int, fh: int, lock: Lock, wait: bool) -> Op | None:

@@ -18,6 +18,11 @@ pytestmark = pytest.mark.root
 CASES: dict[str, tuple[int, list[machine.Step]]] = {
     # ctime stayed: the request has an empty mask
     "chown to nobody is a change": (0o777, [("root", "chown", ".", -1, -1, False)]),
+    # F_GETLK named the caller's own lock
+    "no lock of one's own is in the way": (
+        0o777,
+        [("root", "open", 0, "a", 66, 420), ("root", "lock", 0, 6, 1, 0, 0), ("root", "getlk", 0, 5, 0, 0, 0)],
+    ),
 }
 
 
