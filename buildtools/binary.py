@@ -29,7 +29,8 @@ RECIPE = CHECKOUT / "packaging" / "binary"
 WORK = CHECKOUT / "build" / "binary"
 VENV = WORK / "venv"
 PYTHON = Path("/usr/bin/python3.11")
-INPUTS = ("awsomefsd", "packaging/binary", "pyproject.toml", "LICENSE")  # of a build, beside the machine's own packages
+# Of a build, beside the machine's own packages.
+INPUTS = ("awsomefsd", "packaging/binary", "pyproject.toml", "LICENSE", "buildtools/binary.py", "buildtools/bom.py")
 STATIC = "/usr/lib/python3.11/config-3.11-{arch}-linux-gnu/libpython3.11.a"
 FLOOR = (2, 34)  # glibc of RHEL 9; Ubuntu 22.04 has 2.35, Debian 12 2.36
 SIZE_MAX = 90 << 20
@@ -40,12 +41,14 @@ OF_THE_MACHINE = {
     "libgcc_s.so.1", "libstdc++.so.6", "libz.so.1",
 }  # fmt: skip
 EXPAT = "/usr/lib/{arch}-linux-gnu/libexpat.a"
+C_FLAGS = "-g0"  # of what pip compiles here (pyfuse3): Debian's Python would add 2 MiB of debug information
 # Never imported by what we ship, or only where somebody develops.
 LEFT_OUT = (
     "pip", "setuptools", "pkg_resources", "_distutils_hack", "wheel", "distutils", "pytest", "_pytest", "unittest", "pydoc", "doctest",
     "lmdb.cffi", "lmdb.tool",
     "tkinter", "test", "lib2to3", "idlelib", "ensurepip", "venv", "sqlite3", "curses", "readline", "pygments", "markdown_it", "mdurl",
     "pydantic.v1", "pydantic.mypy", "pycparser", "trio.testing", "trio._tests", "hypothesis", "grpc_tools", "IPython", "numpy", "twisted",
+    "_codecs_cn", "_codecs_hk", "_codecs_iso2022", "_codecs_jp", "_codecs_kr", "_codecs_tw",  # names and files are UTF-8
     "rich.markdown", "rich.syntax", "Cython", "pdb", "bdb", "cmd", "code", "codeop", "xmlrpc", "turtle", "lzma", "bz2", "_lzma", "_bz2",
 )  # fmt: skip
 NEEDED = {  # file -> Debian package
@@ -101,6 +104,14 @@ def executable() -> Path | None:
     return path.absolute() if path.exists() else None
 
 
+def current() -> Path | None:
+    """The executable in dist/ if it is of these very sources."""
+    target = directory()
+    stamp = target.parent / (target.name + ".sources")
+    found = (target / "awsomefsd").exists() and stamp.exists() and stamp.read_text().strip() == sources_digest()
+    return target / "awsomefsd" if found else None
+
+
 # --- the build ---------------------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +133,7 @@ def _environment() -> dict[str, str]:
 def make_venv() -> Path:
     """The locked packages and tools and nothing else; made anew when a lock changes."""
     locks = [RECIPE / "requirements.lock", RECIPE / "tools.lock"]
-    stamp, wanted = VENV / "stamp", hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()
+    stamp, wanted = VENV / "stamp", hashlib.sha256(b"".join(lock.read_bytes() for lock in locks) + C_FLAGS.encode()).hexdigest()
     python = VENV / "bin" / "python"
     if stamp.exists() and stamp.read_text() == wanted:
         return python
@@ -132,7 +143,7 @@ def make_venv() -> Path:
     install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes"]
     sources = ["--only-binary", ":all:", "--no-binary", "pyfuse3,nuitka"]
     for lock in locks:
-        run([*install, *sources, "-r", str(lock)], what=f"pip install {lock.name}", timeout_s=1800)
+        run([*install, *sources, "-r", str(lock)], what=f"pip install {lock.name}", timeout_s=1800, env={**os.environ, "CFLAGS": C_FLAGS})
     stamp.write_text(wanted)
     return python
 
@@ -224,8 +235,11 @@ def check(target: Path) -> None:
 def sources_digest() -> str:
     """Of everything that goes in; a build with another one is old."""
     digest = hashlib.sha256()
-    recipe = (path for path in RECIPE.iterdir() if path.is_file())
-    for path in sorted([*(CHECKOUT / "awsomefsd").rglob("*.py"), *recipe, CHECKOUT / "pyproject.toml"]):
+    places = [CHECKOUT / name for name in INPUTS]
+    within = [path for place in places if place.is_dir() for path in place.rglob("*") if path.is_file()]
+    for path in sorted([*within, *(place for place in places if place.is_file())]):
+        if "__pycache__" in path.parts:
+            continue
         digest.update(str(path.relative_to(CHECKOUT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -249,6 +263,7 @@ def build(jobs: int = 0) -> Path:
     """All of it; returns the directory."""
     began, cpu = time.monotonic(), os.times()
     check_tools()
+    os.environ.setdefault("SOURCE_DATE_EPOCH", epoch())  # a commit that comes meanwhile changes nothing
     sources = sources_digest()  # as they are copied, not as they are edited meanwhile
     target = assemble(compile_program(jobs or os.cpu_count() or 1))
     (target.parent / (target.name + ".sources")).write_text(sources + "\n")

@@ -14,6 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
+from buildtools import ready
 from buildtools.say import CHECKOUT, bad, good, line, step
 
 # What computes, and what mounts on one node; everything else that lies in tests/ is the other half.
@@ -63,6 +64,7 @@ def seed_of_tree() -> int:
 
 
 def run(python: Path | str) -> int:
+    compiled = ready.for_tests()
     seed = os.environ.get("AWSOMEFSD_SEED") or str(seed_of_tree())
     environ = dict(os.environ) | {"PYTHONPATH": str(CHECKOUT), "AWSOMEFSD_SEED": seed, "PYTHONUNBUFFERED": "1"}
     started = [_Half([str(python), "-m", "pytest", *OPTIONS, *words], environ) for words in halves()]
@@ -76,15 +78,16 @@ def run(python: Path | str) -> int:
     codes = [half.wait() for half in started]
     for half in started:
         sys.stdout.write("".join(half.report))
-    _sum_up(started, codes)
+    _sum_up(started, codes, compiled)
     return max(codes, key=abs)
 
 
-def _sum_up(started: list[_Half], codes: list[int]) -> None:
+def _sum_up(started: list[_Half], codes: list[int], compiled: str) -> None:
     """Last of all, so that nobody has to look for it."""
     step("What was skipped, and why")
     skipped = [text.rstrip() for half in started for text in half.report if text.startswith("SKIPPED")]
     for text in skipped or ["nothing"]:
         line(f"  {text}")
+    line(f"  the compiled program: {compiled}")
     for half, code in zip(started, codes, strict=True):
         (bad if code else good)((half.report or ["no report"])[-1].strip("= \n"))

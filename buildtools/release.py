@@ -15,11 +15,9 @@ SUMS = "SHA256SUMS"
 
 def current_binary(jobs: int) -> Path:
     """The last build if it is of these very sources, else a new one."""
-    target = binary.directory()
-    stamp = target.parent / (target.name + ".sources")
-    if (target / "awsomefsd").exists() and stamp.exists() and stamp.read_text().strip() == binary.sources_digest():
-        good(f"{target.name} is of these sources")
-        return target
+    if found := binary.current():
+        good(f"{found.parent.name} is of these sources")
+        return found.parent
     return binary.build(jobs)
 
 

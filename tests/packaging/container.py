@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ BASE = Path(os.environ.get("AWSOMEFSD_TEST_ROOT", "/var/tmp/awsomefsd-test-root"
 INCLUDED = "systemd,systemd-sysv,dbus,fio,procps,iproute2,kmod,man-db"
 TOOLS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "nsenter": "util-linux"}
 BOOT_S = 120.0
+OOM_BYTES = 256 << 10  # less than a process of ours asks for in its next moment
 
 
 def missing() -> str:
@@ -27,6 +29,15 @@ def missing() -> str:
         return "needs root and /dev/fuse"
     lacking = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
     return f"not installed: {' '.join(lacking)}" if lacking else ""
+
+
+def memory_group() -> Path | None:
+    """Where control groups with a limit of memory can be made, of version 1 or 2; None if nowhere."""
+    for root in (Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")):
+        control = root / "cgroup.subtree_control"
+        if (root / "memory.limit_in_bytes").exists() or (control.exists() and "memory" in control.read_text()):
+            return root if os.access(root, os.W_OK) else None
+    return None
 
 
 def make_base() -> None:
@@ -99,6 +110,32 @@ class Container:
 
     def pid(self, unit: str) -> int:
         return int(self.run("systemctl", "show", "-P", "MainPID", unit)[1])
+
+    def host_pid(self, pid: int) -> int:
+        """What the host calls a process of the container."""
+        space = os.readlink(f"/proc/{self.leader}/ns/pid")
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                numbers = re.search(r"^NSpid:.*\t(\d+)$", (path / "status").read_text(), re.M)
+                if numbers and int(numbers.group(1)) == pid and os.readlink(path / "ns/pid") == space:
+                    return int(path.name)
+        raise AssertionError(f"no process {pid} in the container")
+
+    def starve(self, pid: int) -> None:
+        """The kernel kills this process for want of memory: it is put into a control group that has next to none.  Returns when it did."""
+        root = memory_group()
+        assert root is not None
+        group = root / f"afs-oom-{os.getpid()}-{pid}"
+        group.mkdir()
+        names = ("memory.max", "memory.events"), ("memory.limit_in_bytes", "memory.oom_control")
+        limit, count = names[0 if (group / "memory.max").exists() else 1]
+        try:
+            (group / limit).write_text(str(OOM_BYTES))
+            (group / "cgroup.procs").write_text(str(self.host_pid(pid)))
+            until(f"the death of {pid}", lambda: re.search(r"^oom_kill [1-9]", (group / count).read_text(), re.M) is not None)
+            until("an empty group", lambda: not (group / "cgroup.procs").read_text())
+        finally:
+            group.rmdir()
 
     def power_off(self) -> None:
         """As `poweroff` does; returns when every process inside has ended."""

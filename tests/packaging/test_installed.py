@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.container import Container, missing, until
+from tests.packaging.container import Container, memory_group, missing, until
 
 pytestmark = [pytest.mark.soak, pytest.mark.root, pytest.mark.timeout(3_600)]
 
@@ -125,6 +125,33 @@ def test_deaths_under_systemd(container: Container) -> None:
         until("a node that answers", lambda: container.run("awsomefsd", "status", check=False)[0] in (0, 3))
     assert load.end() > 0
     assert "watchdog" in container.run("journalctl", "-u", "awsomefsd", "--no-pager")[1].lower()
+
+
+def test_deaths_for_want_of_memory(container: Container) -> None:
+    """The kernel kills the daemon, then a worker, by the limit of a control group: others follow, keeper and mounts go on, fio pauses.
+
+    The limit is set from outside.  What `MemoryMax=` of a unit leads to is the same kill, but the control groups of version 1 that the
+    container may run under give systemd no memory controller there.
+    """
+    if memory_group() is None:
+        pytest.skip("no control groups with a limit of memory can be made here")
+    keeper = container.pid("awsomefsd-keeper")
+    load = Load(container, 30)
+    before = container.pid("awsomefsd")
+    container.starve(before)
+    until("another daemon", lambda: container.pid("awsomefsd") not in (0, before))
+    until("a node that answers", lambda: container.run("awsomefsd", "status", check=False)[0] == 0)
+    worker = workers(container)[0]
+    container.starve(worker)
+    until("another worker", lambda: any(pid != worker for pid in workers(container)))
+    assert load.end() > 0
+    assert container.pid("awsomefsd-keeper") == keeper, "the keeper is the same process"
+    assert container.shell(f"cat {MOUNT}/kept") == "kept\n"
+    assert container.run("systemctl", "is-active", "awsomefsd-keeper")[1].strip() == "active"
+
+
+def workers(container: Container) -> list[int]:
+    return list(map(int, container.shell("pgrep -f '^/usr/lib/awsomefsd/awsomefsd worker' || true").split()))
 
 
 def test_restart_of_the_machine(container: Container) -> None:
