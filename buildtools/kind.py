@@ -13,13 +13,12 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from buildtools import binary, loops
+from buildtools import binary, image, loops
 from buildtools.nodes import program
 from buildtools.say import CHECKOUT, BuildError, good, line, step
 
 CLUSTER = "awsomefs"
 NODES = 3
-IMAGE = "awsomefs/awsomefsd"
 MARKER = ".awsomefs-kind"
 _WHERE = {
     "kind": "https://kind.sigs.k8s.io",
@@ -77,7 +76,7 @@ def dev_env(directory: Path, size_bytes: int) -> int:
     if CLUSTER not in _run("kind", "get", "clusters").split():
         _run("kind", "create", "cluster", "--config", "-", "--wait", "300s", stdin=config(disk))
     good(f"cluster {CLUSTER}, context kind-{CLUSTER}")
-    line("  next: python3 build.py binary; python3 build.py deploy")
+    line("  next: python3 build.py image; python3 build.py deploy")
     return 0
 
 
@@ -100,21 +99,20 @@ def _kubectl(*words: str, stdin: str | None = None) -> str:
 def deploy() -> int:
     step("The chart in the cluster of build.py dev-env")
     require("kind", "kubectl", "helm")
-    containers = engine()
-    place = binary.directory()
-    if not (place / "awsomefsd").exists():
-        raise BuildError(f"{place} is not there: python3 build.py binary makes it")
+    engine()
+    archive = image.path_of(binary.directory())
+    if not archive.exists():
+        raise BuildError(f"{archive} is not there: python3 build.py image makes it")
     if CLUSTER not in _run("kind", "get", "clusters").split():
         raise BuildError(f"there is no kind cluster {CLUSTER}: python3 build.py dev-env makes it")
-    image = f"{IMAGE}:{binary.version()}"
-    _run(containers, "build", "--file", CHECKOUT / "packaging" / "k8s" / "Dockerfile", "--tag", image, place)
-    _run("kind", "load", "docker-image", image, "--name", CLUSTER)
-    good(f"image {image} is on the nodes")
+    _run("kind", "load", "image-archive", archive, "--name", CLUSTER)
+    good(f"{archive.name} is on the nodes")
     _kubectl("apply", "-f", "-", stdin=NAMESPACE)
     if not _kubectl("-n", CLUSTER, "get", "secret", "awsomefs-token", "--ignore-not-found", "-o", "name").strip():
         _kubectl("-n", CLUSTER, "create", "-f", "-", stdin=_secret())
     chart = CHECKOUT / "packaging" / "helm" / "awsomefs"
-    chosen = ("existingTokenSecret=awsomefs-token", "image.pullPolicy=Never", f"image.repository={IMAGE}", f"image.tag={binary.version()}")
+    chosen = ["existingTokenSecret=awsomefs-token", "image.pullPolicy=Never"]
+    chosen += [f"image.repository={image.NAME}", f"image.tag={binary.version()}"]
     words: list[str] = [word for value in chosen for word in ("--set-string", value)]
     _run("helm", "--kube-context", f"kind-{CLUSTER}", "upgrade", "--install", CLUSTER, chart, "--namespace", CLUSTER, *words)
     _kubectl("-n", CLUSTER, "rollout", "status", "daemonset/awsomefs-node", "--timeout", "600s")

@@ -66,7 +66,7 @@ class Engine:
         return name
 
     def run(self, image: str, *words: str, options: tuple[str, ...] = (), check: bool = True) -> tuple[int, str]:
-        """A container from its start to its end; what it said."""
+        """A container from its start to its end; what it said.  Words take the place of the image's own, entry point included."""
         return self._ctr("run", "--rm", *options, image, f"once-{next(self._ids)}", *words, check=check)
 
     def start(self, image: str, name: str, *words: str, options: tuple[str, ...] = ()) -> None:

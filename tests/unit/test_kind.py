@@ -88,13 +88,12 @@ def test_deploy_shows_no_token_in_arguments(tools: Tools, tmp_path: Path, monkey
     monkeypatch.setattr(binary, "directory", lambda: tmp_path / "dist")
     monkeypatch.setattr(binary, "version", lambda: "0.0.9")
     calls = tools("docker", "kind", "kubectl", "helm", clusters=kind.CLUSTER, nodes="10.0.0.1 10.0.0.2")
-    with pytest.raises(BuildError, match="binary makes it"):
+    with pytest.raises(BuildError, match="image makes it"):
         kind.deploy()
-    (tmp_path / "dist").mkdir()
-    (tmp_path / "dist" / "awsomefsd").touch()
+    (tmp_path / "dist.oci.tar").touch()
     assert kind.deploy() == 0
     made = calls_of(calls)
     secret = next(json.loads(call[-1]) for call in made if "create" in call)
     assert secret["stringData"]["token"].startswith("afs1-")
     assert all("afs1-" not in word for call in made for word in call[:-1])
-    assert [call[0] for call in made if call[0] in ("docker", "helm")][-1] == "helm" and any("load" in call for call in made)
+    assert made[-2][0] == "helm" and any("image-archive" in call and str(tmp_path / "dist.oci.tar") in call for call in made)
