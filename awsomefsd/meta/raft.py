@@ -43,8 +43,8 @@ class Raft(Election):
         elif self.now_ms >= self._election_at_ms:
             if self._may_campaign():
                 self._pre_campaign()
-            else:
-                self._draw_election_time()
+            else:  # a learner may have been forgotten with the leader that took it in, and says so only while it knows of none
+                self._become_follower(self.term, "")
 
     def _tick_leader(self) -> None:
         if not self._hears_quorum():

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from awsomefsd.limits import SESSION_TTL_MS
-from awsomefsd.meta import leases
+from awsomefsd.meta import leases, sessions
 from awsomefsd.meta.journal import Journal
 from awsomefsd.meta.leader_desk import Desk
+from awsomefsd.meta.leader_leases import LeaseDesk
 from awsomefsd.meta.lease_client import LeaseClient
 from awsomefsd.meta.lease_core import LeaseCore
 from awsomefsd.meta.lease_holder import LeaseHolder
@@ -189,6 +190,17 @@ def _ended_lease_commits() -> list[Patch]:
     ]
 
 
+def _questions_pass_a_writer() -> list[Patch]:
+    """What is committed is told, whatever somebody holds back."""
+    return [(LeaseDesk, "holds_up", lambda self, origin, call, body: False)]
+
+
+def _no_quarantine() -> list[Patch]:
+    """Time is taken for proof: what an expired session held is free at once, while its writes may be on their way."""
+    end_leases = sessions.end_leases
+    return [(sessions, "end_leases", lambda state, session, exited: end_leases(state, session, exited=True))]
+
+
 def _no_wait_for_reports() -> list[Patch]:
     """A new leader takes nobody to hold anything until told."""
     begin = LeaseTable.begin
@@ -221,6 +233,8 @@ VARIANTS: dict[str, Callable[[], list[Patch]]] = {
     "a stale grant is accepted": _stale_grant_accepted,
     "an ended lease commits": _ended_lease_commits,
     "a new leader does not wait for reports": _no_wait_for_reports,
+    "questions pass a writer": _questions_pass_a_writer,
+    "quarantine is ended by time": _no_quarantine,
 }
 
 

@@ -71,6 +71,7 @@ class Faults:
             node.clock.drift(0.0)
         for host in simulation.hosts:
             host.clock.drift(0.0)
+        simulation.checks.leases.device.heal()
 
     # --- helpers -----------------------------------------------------------------------------------------------------------------
     def _node(self) -> Any:

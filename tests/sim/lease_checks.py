@@ -14,6 +14,7 @@ from typing import Any
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
+from tests.sim.device import Device
 from tests.sim.world import World
 
 
@@ -41,10 +42,14 @@ class LeaseChecks:
         self._writers: dict[int, tuple[int, int]] = {}  # inode → session, epoch, as the log says
         self._knew: dict[tuple[int, int, int], int] = {}  # mount, inode, what it was told → changes of others then
         self._ended: set[int] = set()
+        self.device = Device(world)
+        self.device.ended = self._ended
 
     # --- what the log says --------------------------------------------------------------------------------------------------------
     def applied(self, entry: c.Entry, reply: m.Reply) -> None:
         command = entry.command
+        if isinstance(reply, m.SegmentsLeased):
+            self.device.leased(entry.session, reply.segments)
         if getattr(command, "volume", -1) != self.volume or isinstance(reply, m.Failed):
             return
         if isinstance(command, c.AcquireLease) and isinstance(reply, m.Leased):
@@ -56,6 +61,8 @@ class LeaseChecks:
             for step, number in zip(command.inodes, reply.errnos, strict=True):
                 if not number:
                     self._committed(entry, step)
+        elif isinstance(command, c.WriteData):
+            self._written(entry, command.ino, self.device.value_of(command.extents))
         else:
             self._named(entry, command, reply)
 
@@ -76,26 +83,33 @@ class LeaseChecks:
                 self._event(ino)
 
     def _committed(self, entry: c.Entry, step: c.InodeCommit) -> None:
+        watched = self._watched.setdefault(step.ino, Watched(b""))
+        if step.log == watched.log[0] and step.sequence <= watched.log[1]:
+            return  # committed before, also if the lease has ended since
         writer = self._writers.get(step.ino, (0, 0))
         if writer != (entry.session, step.lease) if step.lease else writer[0] not in (0, entry.session):
             raise self.world.broken(
                 f"inode {step.ino}: session {entry.session} committed under lease {step.lease}; session, epoch of the lease: {writer}"
             )
-        watched = self._watched.setdefault(step.ino, Watched(b""))
-        if step.log == watched.log[0] and step.sequence <= watched.log[1]:
-            return
-        self._nobody_else(entry.session, step.ino)
-        watched.log, watched.committed = (step.log, step.sequence), step.inline[0][1]
-        watched.changes[entry.mount] = watched.changes.get(entry.mount, 0) + 1
+        watched.log = (step.log, step.sequence)
         if watched.held is not None and watched.held[:2] == (entry.mount, step.sequence):
             watched.held = None
-        self._event(step.ino)
+        self._written(entry, step.ino, step.inline[0][1] if step.inline else self.device.value_of(step.extents))
+
+    def _written(self, entry: c.Entry, ino: int, value: bytes) -> None:
+        self._nobody_else(entry.session, ino)
+        watched = self._watched.setdefault(ino, Watched(b""))
+        watched.committed = value
+        watched.changes[entry.mount] = watched.changes.get(entry.mount, 0) + 1
+        self._event(ino)
 
     def _named(self, entry: c.Entry, command: Any, reply: m.Reply) -> None:
         watched = self._watched[1]
         names = dict(watched.committed)
         if isinstance(command, c.Create) and isinstance(reply, m.Found):
             names[command.name] = reply.attr.ino
+            if reply.leased is not None:
+                self._writers[reply.attr.ino] = (entry.session, reply.leased.epoch)
         elif isinstance(command, c.Unlink):
             del names[command.name]
         elif isinstance(command, c.Rename) and command.name in names:

@@ -26,6 +26,7 @@ from tests.sim.network import Network
 from tests.sim.sharing import Sharing
 from tests.sim.world import MS, SECOND, World
 
+SEEN_ALL = (1 << 62) - 1  # readers compare identities, as production workers do
 _SESSION_BIT = 1 << 61
 Resume = Callable[[Any, "BaseException | None"], None]
 
@@ -34,10 +35,11 @@ class Host:
     """The machine of one mount."""
 
     def __init__(
-        self, world: World, network: Network, name: str, nodes: list[Any], volume: int, checks: Any, shared: bool = False
+        self, world: World, network: Network, name: str, nodes: list[Any], volume: int, checks: Any, shared: bool = False,
+        uncached: bool = False,
     ) -> None:
         self.world, self.network, self.name, self.nodes, self.volume, self.checks = world, network, name, nodes, volume, checks
-        self.shared = shared
+        self.shared, self.uncached = shared, uncached
         self.clock = SimClock(world, name)
         self.boots = 0
         self.mount: Mount | None = None
@@ -45,6 +47,8 @@ class Host:
 
     def boot(self) -> Mount:
         self.boots += 1
+        if self.mount is not None:
+            self.checks.leases.device.drain(self.mount)
         number = self.world.dice(f"mounts/{self.name}").getrandbits(48) | 1
         self.mount = Mount(self, number)
         self.mount.start_worker()
@@ -245,7 +249,7 @@ class Mount:
             if event == "lost":
                 self._session_lost()
 
-        self.submit(m.Renew(session, self.epoch, 0), answered)
+        self.submit(m.Renew(session, self.epoch, SEEN_ALL), answered)
 
     def _session_lost(self) -> None:
         self.world.count("sessions lost")
@@ -262,7 +266,8 @@ class Mount:
         host = self.host
         sent_ns = host.clock.boot_ns()
         unique = BACKGROUND_BIT | _SESSION_BIT | self.dice.getrandbits(56)
-        command = c.OpenSession(self.number, host.volume, host.name, f"boot{host.boots}", self.workers, shared=host.shared)
+        kind = c.OpenShared if host.uncached else c.OpenSession
+        command = kind(self.number, host.volume, host.name, f"boot{host.boots}", self.workers, shared=host.shared)
 
         def opened(reply: Any, error: BaseException | None) -> None:
             self._opening = False
@@ -274,7 +279,7 @@ class Mount:
             self.session, self.epoch = reply.session, reply.epoch
             self.lease.begin(sent_ns)
             host.checks.session_opened(self, reply)
-            if host.shared:
+            if host.shared and not host.uncached:
                 self.sharing.begin(reply.session, reply.epoch)
             waiting, self._waiting = self._waiting, []
             for number in waiting:

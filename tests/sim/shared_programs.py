@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.types import LEASE_READ, LEASE_WRITE
 from tests.sim.mount import Host, Mount
-from tests.sim.sharing import commit
+from tests.sim.sharing import commit, on_device
 from tests.sim.workload import Call, Pause, Program, Propose, Query, Runner, number_of
 from tests.sim.world import MS
 
 FILES = 3
+MADE = 40  # names of files that are made with their lease
+Look = Callable[[int], Generator[Any, tuple[Any, Any], Any]]
 PAUSE_NS = 900 * MS
 ROOT = 1
 
@@ -32,39 +34,52 @@ class SharedPrograms:
         mount = self.host.mount
         assert mount is not None
         self.checks.leases.mounts[self.host.name] = mount
-        self.runners = [Runner(mount, self._program(mount), f"{self.host.name} shared{number}") for number in range(self.count)]
+        name = self.host.name
+        self.runners = [Runner(mount, self._program(mount, number == 0), f"{name} shared{number}") for number in range(self.count)]
         for runner in self.runners:
             runner.start()
 
     def _wrong(self, what: str) -> None:
         raise self.world.broken(f"{self.host.name}: {what}")
 
-    def _program(self, mount: Mount) -> Program:
+    def _program(self, mount: Mount, first: bool) -> Program:
         files = []
         for number in range(FILES):
             name = b"file%d" % number
             reply = yield from self._change(mount, c.Create(self.host.volume, ROOT, name, stat.S_IFREG | 0o644, 0, 0, open_existing=True))
             files.append(reply.attr.ino)
-        works = [self._read] * 4 + [self._write_back] * 3 + [self._list] * 2
-        works += [self._write_through, self._sync, self._release, self._name]
+        if self.host.uncached:
+            works = [self._read] * 6 + [self._list] * 2 + [self._write_through] * 3 + [self._name, self._make]
+        else:
+            works = [self._read] * 4 + [self._write_back] * 3 + [self._list] * 2
+            works += [self._write_through, self._sync, self._release, self._name, self._make, self._all_at_once]
+        if first and self.host.uncached:
+            works += [self._orphan] * 2
         while not self.host.stopping:
             yield Pause(int(mount.dice.expovariate(1) * PAUSE_NS) + MS)
             yield from mount.dice.choice(works)(mount, mount.dice.choice(files))
-        for ino in files:
+        for ino in sorted(mount.sharing.dirty):
             yield Call(lambda resume, ino=ino: mount.sharing.flush(ino, resume))
 
-    def _lease(self, mount: Mount, ino: int, mode: int) -> Program:
-        """Until it is held: a grant may be recalled at once, or come while the session is fenced."""
-        while mount.sharing.holder.mode(ino) < mode:
-            yield Call(lambda resume: mount.sharing.want(ino, mode, resume))
-            if mount.sharing.holder.mode(ino) < mode:
+    def _lease(self, mount: Mount, ino: int, mode: int) -> Generator[Any, tuple[Any, Any], bool]:
+        """Until it is held: a grant may be recalled at once, or come while the session is fenced.  False: the inode is contested."""
+        sharing = mount.sharing
+        while sharing.holder.mode(ino) < mode:
+            if sharing.contested(ino) and ino not in sharing.dirty:
+                return False
+            yield Call(lambda resume: sharing.want(ino, mode, resume))
+            if sharing.holder.mode(ino) < mode:
                 yield Pause(20 * MS)
+        return True
 
     # --- reads ----------------------------------------------------------------------------------------------------------------------
-    def _ask(self, mount: Mount, ino: int, body: m.Body, value_of: Any) -> Program:
-        """From the cache, or asked for under a lease and then cached."""
+    def _ask(self, mount: Mount, ino: int, look: Look) -> Program:
+        """From the cache, or asked for under a lease and then cached; without a lease asked for each time."""
         sharing, now = mount.sharing, self.world.now_ns
-        yield from self._lease(mount, ino, LEASE_READ)
+        if self.host.uncached or not (yield from self._lease(mount, ino, LEASE_READ)):
+            value = yield from look(ino)
+            self.checks.leases.read(mount, ino, value, now, "uncached" if self.host.uncached else "contested")
+            return
         held = sharing.dirty.get(ino)
         stamp, value = sharing.cache.get(ino, (0, None))
         if held is not None:
@@ -74,20 +89,38 @@ class SharedPrograms:
         else:
             stamp, life = sharing.holder.stamp(ino), mount.life
             now = self.world.now_ns
-            reply, error = yield Query(body)
-            if error is not None:
-                self._wrong(f"{body}: {error!r}")
-            value = value_of(reply)
+            value = yield from look(ino)
             self.checks.leases.read(mount, ino, value, now, "asked")
             if mount.up and mount.life == life and sharing.holder.valid(ino, stamp):
                 sharing.cache[ino] = (stamp, value)
 
+    def _query(self, body: m.Body) -> Generator[Any, tuple[Any, Any], Any]:
+        reply, error = yield Query(body)
+        if error is not None:
+            self._wrong(f"{body}: {error!r}")
+        return reply
+
+    def _data(self, ino: int) -> Generator[Any, tuple[Any, Any], bytes]:
+        """As io/reader.py: what is not at its place any more is asked for again."""
+        while True:
+            reply = yield from self._query(m.GetLayout(self.host.volume, ino, 0, 4096))
+            if not reply.extents:
+                return reply.inline or b""
+            yield Pause(MS)
+            value = self.checks.leases.device.read(reply.extents)
+            if value is not None:
+                return value
+            self.world.count("places used again before they were read")
+
+    def _names(self, ino: int) -> Generator[Any, tuple[Any, Any], Any]:
+        reply = yield from self._query(m.ReadDir(self.host.volume, ino, 0, 1000, True))
+        return frozenset((entry.name, entry.ino) for entry in reply.entries)
+
     def _read(self, mount: Mount, ino: int) -> Program:
-        yield from self._ask(mount, ino, m.GetLayout(self.host.volume, ino, 0, 4096), lambda reply: reply.inline or b"")
+        yield from self._ask(mount, ino, self._data)
 
     def _list(self, mount: Mount, _ino: int) -> Program:
-        body = m.ReadDir(self.host.volume, ROOT, 0, 100, False)
-        yield from self._ask(mount, ROOT, body, lambda reply: frozenset((entry.name, entry.ino) for entry in reply.entries))
+        yield from self._ask(mount, ROOT, self._names)
 
     # --- writes ---------------------------------------------------------------------------------------------------------------------
     def _alone(self, mount: Mount, ino: int, program: Program) -> Program:
@@ -104,10 +137,18 @@ class SharedPrograms:
     def _hold_back(self, mount: Mount, ino: int) -> Program:
         sharing = mount.sharing
         while not (mount.up and (epoch := sharing.holder.may_hold_back(ino))):
-            yield from self._lease(mount, ino, LEASE_WRITE)
+            if not (yield from self._lease(mount, ino, LEASE_WRITE)):
+                yield from self._commit(mount, ino)
+                return
             if not (mount.up and sharing.holder.may_hold_back(ino)):
                 yield Pause(20 * MS)  # it is being recalled, or the worker is dead
         sharing.hold_back(ino, self._value(mount), epoch)
+
+    def _all_at_once(self, mount: Mount, ino: int) -> Program:
+        """Often in a short time: with another mount that does the same, it becomes contested."""
+        for _ in range(mount.dice.randrange(4, 12)):
+            yield from mount.dice.choice([self._write_back, self._read])(mount, ino)
+            yield Pause(int(mount.dice.expovariate(1) * 60 * MS) + MS)
 
     def _value(self, mount: Mount) -> bytes:
         return b"%016x" % mount.dice.getrandbits(64)
@@ -118,12 +159,24 @@ class SharedPrograms:
     def _commit(self, mount: Mount, ino: int) -> Program:
         sharing = mount.sharing
         yield Call(lambda resume: sharing.flush(ino, resume))
-        sharing.change([ino])
-        command = commit(self.host.volume, ino, mount.number, sharing.next_sequence(), self._value(mount), 0)
-        reply, error = yield Propose(command)
-        sharing.changed([ino])
-        if error is not None or reply.errnos != [0]:
-            self._wrong(f"{command}: {reply} {error!r}")
+        while True:
+            value, sequence, places = self._value(mount), sharing.next_sequence(), []
+            if on_device(ino):
+                yield Call(lambda resume: sharing.place(value, sequence, lambda *place: (places.append(place), resume())))  # noqa: B023
+                if places[0][0] is None:
+                    continue
+            extent, progress = places[0] if places else (None, None)
+            command: Any = commit(self.host.volume, ino, mount.number, sequence, value, 0, extent, progress)
+            if extent is not None and mount.dice.random() < 0.5:
+                command = c.WriteData(self.host.volume, ino, 0, len(value), False, False, [extent], 0, [progress])
+            sharing.change([ino])
+            reply, error = yield Propose(command, final=extent is not None)
+            sharing.changed([ino])
+            if number_of(error) == errno.ESTALE and extent is not None:
+                continue  # its segment was a dead worker's, or an ended session's
+            if error is not None or not (isinstance(reply, m.Found) or reply.errnos == [0]):
+                self._wrong(f"{command}: {reply} {error!r}")
+            return
 
     def _sync(self, mount: Mount, ino: int) -> Program:
         yield Call(lambda resume: mount.sharing.flush(ino, resume))
@@ -149,3 +202,38 @@ class SharedPrograms:
         if number_of(error) not in (0, errno.EEXIST, errno.ENOENT):
             self._wrong(f"{command}: {error!r}")
         return reply
+
+    def _make(self, mount: Mount, _ino: int) -> Program:
+        """A file that is made with its write lease is written at once; one that is there is read."""
+        sharing, session, life = mount.sharing, mount.session, mount.life
+        command = c.Create(
+            self.host.volume, ROOT, b"made%d" % mount.dice.randrange(MADE), stat.S_IFREG | 0o644, 0, 0, open_existing=True, lease=True
+        )
+        found = yield from self._change(mount, command)
+        ino = found.attr.ino
+        if mount.up and mount.life == life and found.created and sharing.client.made(session, found) and ino not in sharing.writing:
+            self.world.count("files made with their lease")
+            epoch = sharing.holder.may_hold_back(ino)
+            if epoch:
+                sharing.hold_back(ino, self._value(mount), epoch)
+        elif mount.dice.random() < 0.5:
+            yield from self._ask(mount, ino, self._data)
+        else:
+            yield from self._write_through(mount, ino)
+
+    def _orphan(self, mount: Mount, _ino: int) -> Program:
+        """What a mount has open stays when another one takes its last name, until it is told that nobody has it open any more."""
+        volume, session = self.host.volume, mount.session
+        reply, error = yield Query(m.Lookup(volume, ROOT, b"%d" % mount.dice.randrange(6)))
+        if error is None:
+            yield Pause(int(mount.dice.expovariate(1) * 4_000 * MS))
+            _, error = yield Query(m.GetAttr(volume, reply.attr.ino))
+            if error is not None and session == mount.session and mount.lease.left_ns(self.host.clock.boot_ns()) > 0:
+                self._wrong(f"inode {reply.attr.ino}, which is open, is gone: {error!r}")
+        session = mount.session
+        orphans = (yield from self._query(m.GetOrphans(session))).inos if session else []
+        if orphans and session == mount.session:
+            self.world.count("orphans released", len(orphans))
+            _, error = yield Propose(c.ReleaseOrphan(volume, orphans))
+            if error is not None:
+                self._wrong(f"ReleaseOrphan: {error!r}")

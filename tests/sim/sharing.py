@@ -1,5 +1,7 @@
 """A mount that shares its volume: caches under read leases, data held back under write leases, recalls; production LeaseClient.
 
+Data of half the files goes to the device that all see (device.py), into segments of this worker and session.
+
 What a successor inherits (the keeper's shared memory) is here too: data held back with the epoch of its lease, and what the mount is
 changing.  What the program asked for and nobody has answered yet is asked again by successors and new sessions.
 """
@@ -15,12 +17,14 @@ from awsomefsd.errors import FsError
 from awsomefsd.meta import commands as c
 from awsomefsd.meta.lease_client import LeaseClient
 from awsomefsd.meta.messages import Contested
-from awsomefsd.types import LEASE_NONE
+from awsomefsd.types import LEASE_NONE, Extent, SegmentProgress
+from tests.sim.device import Segments
 from tests.sim.world import MS, SECOND
 
 ASK_AGAIN_NS = 50 * MS
 FLUSH_NS = 3 * SECOND
 Done = Callable[[], None]
+Placed = Callable[["Extent | None", "SegmentProgress | None"], None]
 
 
 @dataclass
@@ -52,12 +56,20 @@ class Sharing:
         self._sequence = 0
         self._wanting: dict[int, tuple[int, int, Done]] = {}
         self._wants = 0
+        self._contested: dict[int, int] = {}
+        self._placing: dict[int, Placed] = {}
+        self._placings = 0
+        self._segments: Segments | None = None
 
     # --- the worker's life --------------------------------------------------------------------------------------------------------
     def start_worker(self) -> None:
         mount = self.mount
         life = mount.life
         self.cache: dict[int, tuple[int, Any]] = {}  # inode → stamp, what was answered
+        self._segments = None
+        self.judge.device.drain(mount)
+        for number in sorted(self._placing):
+            self._not_placed(number)
 
         def submit(body: Any, resume: Any) -> None:
             if mount.life == life:
@@ -106,10 +118,14 @@ class Sharing:
 
     # --- leases -------------------------------------------------------------------------------------------------------------------
     def want(self, ino: int, mode: int, resume: Done) -> None:
-        """Ask for a lease until something was granted; look at `holder.mode` then."""
+        """Ask for a lease until something was granted, or the inode is contested; look at `holder.mode` and `contested` then."""
         self._wants += 1
         self._wanting[self._wants] = (ino, mode, resume)
         self._want(self._wants)
+
+    def contested(self, ino: int) -> bool:
+        """No lease is to be had for a while."""
+        return self._contested.get(ino, -1) > self.world.now_ns
 
     def _want(self, number: int) -> None:
         mount = self.mount
@@ -125,7 +141,9 @@ class Sharing:
                 raise self.world.broken(f"{mount.host.name}: a lease on {ino} is answered {error!r}")
             if isinstance(reply, Contested):
                 self.world.count("leases refused as contested")
-                self.world.after(reply.pause_ms * MS, self._want, number, owner=mount)
+                del self._wanting[number]
+                self._contested[ino] = self.world.now_ns + reply.pause_ms * MS
+                resume()
                 return
             if reply is None:
                 self.world.count("grants that came too late" if error is None else "leases refused with their session")
@@ -152,6 +170,44 @@ class Sharing:
             self.client.release([ino])
             self.world.count("leases released")
 
+    # --- bytes on the device --------------------------------------------------------------------------------------------------------
+    def place(self, value: bytes, sequence: int, then: Placed) -> None:
+        """Write it to a segment of this worker and session.  `then` gets its place; nothing if the worker or the session ended before."""
+        self._placings += 1
+        self._placing[self._placings] = then
+        self._place(self._placings, value, sequence)
+
+    def _not_placed(self, number: int) -> None:
+        if number in self._placing:
+            then = self._placing.pop(number)
+            self.world.after(MS, then, None, None)
+
+    def _place(self, number: int, value: bytes, sequence: int) -> None:
+        mount = self.mount
+        if number not in self._placing:
+            return
+        if not mount.up or not mount.session:
+            self._not_placed(number)
+            return
+        if self._segments is None or self._segments.session != mount.session:
+            self._segments = Segments(self.judge.device, mount)
+        segments, life = self._segments, mount.life
+        if segments.ready:
+            segments.place(value, sequence, lambda extent, progress: self._placing.pop(number)(extent, progress))
+            return
+
+        def leased(reply: Any, error: BaseException | None) -> None:
+            if mount.life != life or self._segments is not segments:
+                self._not_placed(number)
+                return
+            if error is None:
+                segments.leased(reply.segments)
+            elif not isinstance(error, FsError) or error.errno not in (errno.ESTALE, errno.ENOSPC, errno.EAGAIN):
+                raise self.world.broken(f"{mount.host.name}: no segment is leased: {error!r}")
+            self.world.after(0 if error is None else ASK_AGAIN_NS, self._place, number, value, sequence, owner=mount)
+
+        mount.propose(c.LeaseSegments(1, 0), leased, final=True)
+
     # --- data ---------------------------------------------------------------------------------------------------------------------
     def next_sequence(self) -> int:
         self._sequence += 1
@@ -172,8 +228,8 @@ class Sharing:
     def _flush_later(self, ino: int) -> None:
         self.world.after(self.mount.dice.expovariate(1) * FLUSH_NS, self.flush, ino, lambda: None, owner=self.mount)
 
-    def _commit(self, ino: int, held: HeldBack) -> c.Commit:
-        return commit(self.volume, ino, self.mount.number, held.sequence, held.value, held.epoch)
+    def _commit(self, ino: int, held: HeldBack, extent: Extent | None = None, progress: SegmentProgress | None = None) -> c.Commit:
+        return commit(self.volume, ino, self.mount.number, held.sequence, held.value, held.epoch, extent, progress)
 
     def flush(self, ino: int, done: Done) -> None:
         """`done` when nothing of the file is held back."""
@@ -185,14 +241,27 @@ class Sharing:
         if held.flushing:
             return
         held.flushing = True
+        if not on_device(ino):
+            self._propose(ino, held, None, None)
+            return
 
+        def placed(extent: Extent | None, progress: SegmentProgress | None) -> None:
+            if extent is not None:
+                self._propose(ino, held, extent, progress)  # also if it was given up meanwhile: then it must be refused
+                return
+            held.flushing = False
+            if self.dirty.get(ino) is held:
+                self.flush(ino, lambda: None)
+
+        self.place(held.value, held.sequence, placed)
+
+    def _propose(self, ino: int, held: HeldBack, extent: Extent | None, progress: SegmentProgress | None) -> None:
         def committed(reply: Any, error: BaseException | None) -> None:
             mine = self.dirty.get(ino) is held
             if error is not None or reply.errnos == [errno.ENOLCK]:
                 self._refused(reply, error)
                 if mine:
-                    self.judge.may_refuse(self.mount, held.session)
-                    self.drop(ino)
+                    self._again(ino, held)
                 return
             if reply.errnos != [0]:
                 raise self.world.broken(f"{self.mount.host.name}: commit of inode {ino}: {reply}")
@@ -202,7 +271,16 @@ class Sharing:
             if not mine and ino in self.dirty:  # more was held back meanwhile
                 self.flush(ino, lambda: None)
 
-        self.mount.propose(self._commit(ino, held), committed, final=True)
+        self.mount.propose(self._commit(ino, held, extent, progress), committed, final=True)
+
+    def _again(self, ino: int, held: HeldBack) -> None:
+        """A commit was refused: its segment was a dead worker's, or the session has ended."""
+        if on_device(ino) and held.session not in self.judge.device.ended:
+            held.flushing = False
+            self.world.after(ASK_AGAIN_NS, self.flush, ino, lambda: None, owner=self.mount)
+            return
+        self.judge.may_refuse(self.mount, held.session)
+        self.drop(ino)
 
     def change(self, inos: list[int]) -> None:
         self.changing.append(inos)
@@ -217,5 +295,22 @@ class Sharing:
             self.holder.changed(inos)
 
 
-def commit(volume: int, ino: int, log: int, sequence: int, value: bytes, lease: int) -> c.Commit:
-    return c.Commit(volume, [c.InodeCommit(ino, log, sequence, len(value), 0, [], [(0, value)], lease)], 0, [])
+def on_device(ino: int) -> bool:
+    """Where the data of a file goes: to segments, or inline into the state."""
+    return bool(ino % 2)
+
+
+def commit(
+    volume: int,
+    ino: int,
+    log: int,
+    sequence: int,
+    value: bytes,
+    lease: int,
+    extent: Extent | None = None,
+    progress: SegmentProgress | None = None,
+) -> c.Commit:
+    extents, inline = ([], [(0, value)]) if extent is None else ([extent], [])
+    return c.Commit(
+        volume, [c.InodeCommit(ino, log, sequence, len(value), 0, extents, inline, lease)], 0, [] if progress is None else [progress]
+    )

@@ -104,16 +104,18 @@ class Simulation:
     def _begin(self) -> None:
         volumes = [f"register{number + 1}" for number in range(REGISTERS)] + [f"home{number}" for number in range(self.plan.mounts)]
         volumes.append("shared")
-        commands: list[c.Command] = [c.Init(CLUSTER, 1), c.AddDevice(DEVICE, 256 * MIB, MIB, 250, MIB)]
+        commands: list[c.Command] = [c.Init(CLUSTER, 1, 2), c.AddDevice(DEVICE, 256 * MIB, MIB, 250, MIB, shared=True)]
         commands += [c.CreateVolume(name, self._uuid()) for name in volumes]
         for command in commands:
             self._administer(command)
         shared = self.dice.choice([0, 2, 2, 3]) if self.plan.shared < 0 else self.plan.shared
+        uncached = self.dice.random() < 0.5  # the last one
         self.checks.leases.volume = REGISTERS + self.plan.mounts + 1
         alone = self.plan.mounts - 1 if shared else self.plan.mounts
         for number in range(alone + shared):
             volume = REGISTERS + number + 1 if number < alone else self.checks.leases.volume
-            host = Host(self.world, self.network, f"m{number + 1}", self.nodes, volume, self.checks, number >= alone)
+            without = uncached and alone < number == alone + shared - 1
+            host = Host(self.world, self.network, f"m{number + 1}", self.nodes, volume, self.checks, number >= alone, without)
             self.hosts.append(host)
             host.boot()
             self.programs.append(SharedPrograms(host, 2) if host.shared else Programs(host, list(range(1, REGISTERS + 1)), 2))

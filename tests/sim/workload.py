@@ -31,6 +31,7 @@ LOCK_FILE = b"locked"
 class Propose:
     command: c.Command
     wait: bool = False
+    final: bool = False  # ESTALE is an outcome
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Runner:
         elif isinstance(wanted, Query):
             self.mount.query(wanted.body, self._resume)
         else:
-            self.mount.propose(wanted.command, self._resume, wait=wanted.wait)
+            self.mount.propose(wanted.command, self._resume, wait=wanted.wait, final=wanted.final)
 
     _started = False
 

@@ -255,3 +255,18 @@ def test_nothing_to_do_after_everything_was_done() -> None:
     rig.settle()
     assert not any(node.raft.has_ready() for node in rig.nodes.values())
     assert rig.nodes["a"].raft.ready() == Ready()
+
+
+def test_a_learner_knows_of_no_leader_when_none_speaks_to_it_any_more() -> None:
+    """The entry that took it in may be lost with the leader that wrote it; only without a leader does it say again that it is there."""
+    rig = Rig("a b c")
+    leader = rig.elect("a")
+    node = rig.add("d", membership=Membership())
+    leader.raft.propose_membership([*leader.raft.membership.members, Member("d", "1", False)])
+    rig.settle()
+    rig.advance(200)
+    assert node.raft.leader == leader.raft.id and node.raft.membership.find(node.raft.id)
+    rig.advance(5_000, passes=lambda message: message.to != node.raft.id)
+    assert node.raft.leader == "" and node.raft.role is Role.FOLLOWER
+    rig.advance(1_000)
+    assert node.raft.leader
