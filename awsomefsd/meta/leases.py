@@ -52,7 +52,7 @@ def acquire(state: State, entry: Entry, command: AcquireLease) -> Reply:
 def with_inode(state: State, entry: Entry, volume: int, ino: int) -> Leased | None:
     """The write lease of an inode that this entry makes; for a session that holds its volume whole, or remembers nothing, none."""
     session = state.session(entry.session) if entry.session else None
-    if session is None or not session.shared or session.uncached:
+    if session is None or not session.shared or (session.uncached and not session.caches):
         return None
     row = rows.LeaseRow(session.session, 1)
     state.txn.put(keys.leaser(session.session, volume, ino), rows.MARK)
