@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -270,3 +271,22 @@ STRESS: dict[str, Callable[[random.Random, str, str], object]] = {
 
 def do_picture(place: str) -> dict[str, Any]:
     return picture(Path(place))
+
+
+# --- looking all the time ---------------------------------------------------------------------------------------------------------
+def do_hammer(place: str, names: list[str], over: str) -> int:
+    """Looks at everything in every way until a file `over` (not on the mount) is there: requests are always on their way."""
+    looks, fds = 0, {name: os.open(os.path.join(place, name), os.O_RDONLY) for name in names}
+    while not os.path.exists(over):
+        for name, fd in fds.items():
+            os.pread(fd, 1 << 20, 0)
+            os.fstat(fd)
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(os.path.join(place, name))
+                with open(os.path.join(place, name), "rb") as file:
+                    file.read()
+            looks += 1
+        os.listdir(place)
+    for fd in fds.values():
+        os.close(fd)
+    return looks
