@@ -24,6 +24,7 @@ import msgspec
 
 from awsomefsd import log as logs
 from awsomefsd import proofs
+from awsomefsd.drained import Drained
 from awsomefsd.errors import Error, FsError
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse.atimes import Policy
@@ -119,6 +120,9 @@ class Worker:
         memfds = [fd for name, fd in self.link.fds.items() if name != "fuse"]
         budget_bytes = self.config.get("memory_bytes", WORKER_MEMORY_BYTES)
         self.budget = MemoryBudget(budget_bytes, memfds, (self.names, self.files, checksums), memory.dirty)
+        self.drained = Drained(
+            self.config["state_dir"], self.mount_id, self.open_command.worker, self.writer.await_drained, self._propose, self._ended
+        )
         self.flusher = Flusher(
             self.files, memory.dirty, self.writer, self.client, self.reservation, memory.control, self._refresh_layout, self.names.put,
             Leaving(self.writer, self._draining, self._report_leaving).look, self._lease_lost,
@@ -142,7 +146,7 @@ class Worker:
         )  # fmt: skip
         self.sessions = SessionKeeper(
             self.client, self.open_command, self.mount, self.vfs.locks, self.notifier, self.lease,
-            self.aside, self.writer.abandon, self._session_opened,
+            self.aside, self._abandon_segments, self._session_opened,
         )  # fmt: skip
         self.client.on_session_lost = self.sessions.lost
 
@@ -195,6 +199,13 @@ class Worker:
     def _lease_lost(self, state: FileState) -> None:
         """For the flusher."""
         self.aside.files([state], "a write lease had ended")
+
+    def _abandon_segments(self) -> None:
+        """Those of the session before, which the leader has ended."""
+        self.writer.abandon()
+        lost = self.memory.control.state.session
+        if lost not in (0, self.client.session):
+            self.drained.look(lost)
 
     def _session_opened(self, opened: SessionOpened) -> None:
         self.memory.control.update(session=opened.session, epoch=opened.epoch)

@@ -9,7 +9,8 @@ more, to other segments.  If that fails too, the error is raised; the caller sti
 first probes it in the unused part of the abandoned segment, so that a bad hour does not eat one segment a second.
 
 Segments belong to a session.  `abandon`, called from any thread when the session was replaced, ends the use of all of them without a word:
-the machine has sealed them already.  A write that was under way then raises Fenced instead of naming a place in them.
+the machine has sealed them already.  A write that was under way then raises Fenced instead of naming a place in them.  `await_drained`
+returns when none is under way: every transfer has returned to this process, so nothing can land in them any more.
 
 Zero copy: the memory of a large frame is handed to the device as it is, if it is aligned; what is small or unaligned is copied into a
 staging buffer, once.  A checksum is computed once, over the memory that is written.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 
@@ -99,7 +101,7 @@ class _Segment:
 
 
 class SegmentWriter:
-    """Used by one thread, but for `abandon`.  `lease(count)` gives up to `count` new segments, at least one, or raises an Error."""
+    """Thread-safe; writes are one after the other.  `lease(count)` gives up to `count` new segments, at least one, or raises an Error."""
 
     def __init__(
         self,
@@ -117,12 +119,17 @@ class SegmentWriter:
         self._unreported: list[SegmentProgress] = []  # of segments that ended in an attempt that failed
         self._suspect: _Segment | None = None  # of the device that failed last, until it was seen to write again
         self._probe_floor = self._probe_offset = 0
+        self._using = threading.Lock()
         self._generation = 0  # counts `abandon`
         self._cleared = 0  # the generation whose predecessors' segments were dropped
         self._batches = self._frames = self._data_bytes = self._flushes = self._failures = self._abandoned = 0
 
     def write(self, pieces: list[Piece]) -> Written:
         """Write all pieces durably.  Raises OSError or Error with nothing changed that the caller would have to know."""
+        with self._using:
+            return self._write(pieces)
+
+    def _write(self, pieces: list[Piece]) -> Written:
         self._drop_abandoned()
         if self._suspect is not None:
             self._probe(self._suspect)
@@ -148,6 +155,11 @@ class SegmentWriter:
         """The session that leased the segments is no more: none of them is written or reported again.  Any thread; returns at once."""
         self._generation += 1
 
+    def await_drained(self) -> None:
+        """Until nothing that was begun before the last `abandon` is on its way to a device."""
+        with self._using:
+            self._drop_abandoned()
+
     def report_again(self, written: Written) -> None:
         """The Commit with this progress was refused: what it said of segments that ended goes into the next one."""
         if written.generation == self._generation:
@@ -165,13 +177,14 @@ class SegmentWriter:
     def seal_all(self) -> list[SegmentProgress]:
         """End all leased segments, with footers; to be reported in a last Commit.  Never raises: without a footer headers serve."""
         hit("segment.seal.before")
-        self._drop_abandoned()
-        self._settle_suspect()
-        ending = list(self._leased)
-        self._leased.clear()
-        done = self._sealed(ending)
-        reported, self._unreported = self._unreported, []
-        return reported + done
+        with self._using:
+            self._drop_abandoned()
+            self._settle_suspect()
+            ending = list(self._leased)
+            self._leased.clear()
+            done = self._sealed(ending)
+            reported, self._unreported = self._unreported, []
+            return reported + done
 
     def _sealed(self, ending: list[_Segment]) -> list[SegmentProgress]:
         footers: list[tuple[int, int]] = []
@@ -192,10 +205,11 @@ class SegmentWriter:
 
     def leave(self, devices: set[int]) -> list[SegmentProgress]:
         """Seal what is leased on these devices, to be reported in a commit.  Without its footer where that cannot be written."""
-        self._drop_abandoned()
-        ending = [segment for segment in self._leased if segment.info.device in devices]
-        self._leased = deque(segment for segment in self._leased if segment not in ending)
-        return self._sealed(ending)
+        with self._using:
+            self._drop_abandoned()
+            ending = [segment for segment in self._leased if segment.info.device in devices]
+            self._leased = deque(segment for segment in self._leased if segment not in ending)
+            return self._sealed(ending)
 
     def statistics(self) -> WriterStatistics:
         return WriterStatistics(

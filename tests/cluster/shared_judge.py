@@ -1,0 +1,240 @@
+"""What programs on shared mounts wrote down (shared_client.py), judged: nothing stale, lost, torn, doubled, and no error without a reason.
+
+Registers, compare-and-sets and directories have to be linearizable (tests/linear.py); an operation that failed or whose program died may
+have happened or not.  Of a register that is decided beforehand, which keeps the search small and loses nothing: values are unique, so a
+write nobody saw is left out, and one that somebody on another node saw had happened by then.  What only programs of the same node saw of
+a write that was never acknowledged as durable is not judged: a node may show its own programs what it then loses with them.  For the same
+reason a write to a z register, which is not synced, is unknown if its node lost its memory or its session within DIRTY_S.
+
+Appended records: each acknowledged one is there once, in its program's order; an unknown one at most once; sizes that were seen are never
+smaller than what had been acknowledged before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.cluster.shared_client import RECORD_BYTES, read_record
+from tests.linear import OPEN, Model, Operation, Verdict, check_all
+
+DIRTY_S = 40.0
+GRACE_S = 8.0  # after a fault an error may still be told
+LATE = frozenset({"EIO"})
+GONE = frozenset({"EIO", "ENOTCONN", "ECONNABORTED", "ENOENT", "EINTR", "ENODEV"})
+ALLOWED: dict[str, frozenset[str]] = {
+    "kill worker": frozenset(), "kill daemon": frozenset(), "change leader": frozenset(),
+    "stop node": LATE, "stop worker": LATE, "cut": LATE, "kill keeper and worker": GONE, "kill node": GONE,
+}  # fmt: skip
+LOSING = frozenset(kind for kind, errors in ALLOWED.items() if errors)
+
+
+class Trouble(NamedTuple):
+    """A fault of one node; `node` is its number."""
+
+    kind: str
+    node: int
+    began: float
+    whole: float
+
+
+class Row(NamedTuple):
+    which: str
+    client: int
+    node: int
+    call: tuple[Any, ...]
+    result: Any
+    called: float
+    returned: float  # OPEN: nobody knows the outcome
+
+    @property
+    def known(self) -> bool:
+        return self.returned != OPEN
+
+
+class Written(NamedTuple):
+    rows: list[Row]
+    wrong: list[str]
+    errors: list[tuple[int, str, str, float, float]]  # node, what, errno, from, to
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+
+
+def read_log(path: Path, client: int, node: int, into: Written) -> None:
+    called: dict[int, tuple[str, Any, float]] = {}
+    for line in path.read_bytes().splitlines():
+        try:
+            kind, *rest = json.loads(line)
+        except ValueError:
+            continue  # the program was killed while it wrote this
+        if kind == "c":
+            number, which, call, at = rest
+            called[number] = which, _tuple(call), at
+        elif kind == "w":
+            into.wrong.append(f"client {client} on node {node} at {rest[1]:.2f}: {rest[0]}")
+        elif kind == "o":
+            into.errors.append((node, rest[0], rest[1], rest[2], rest[2]))
+        else:
+            number, result, at = rest
+            which, call, began = called.pop(number)
+            if kind == "e":
+                into.errors.append((node, f"{which} {call}", result, began, at))
+                into.rows.append(Row(which, client, node, call, None, began, OPEN))
+            else:
+                into.rows.append(Row(which, client, node, call, _tuple(result), began, at))
+    into.rows.extend(Row(which, client, node, call, None, began, OPEN) for which, call, began in called.values())
+
+
+# --- models -----------------------------------------------------------------------------------------------------------------------
+def _register(value: int, call: tuple[Any, ...]) -> list[tuple[Any, Any]]:
+    if call[0] == "write":
+        return [(None, call[1])]
+    if call[0] == "cas":
+        return [("ok", call[2])] if value == call[1] else [("lock broken", value)]
+    return [(value, value)]
+
+
+def _names(names: frozenset[tuple[str, int]], call: tuple[Any, ...]) -> list[tuple[Any, Any]]:
+    kind, *rest = call
+    of = dict(names)
+    if kind == "look":
+        return [(of.get(rest[0], "ENOENT"), names)]
+    if kind == "add":
+        return [("EEXIST", names)] if rest[0] in of else [("ok", names | {(rest[0], rest[1])})]
+    if rest[0] not in of:
+        return [("ENOENT", names)]
+    left = names - {(rest[0], of[rest[0]])}
+    if kind == "move":
+        left = (left - {(rest[1], of.get(rest[1], 0))}) | {(rest[1], of[rest[0]])}
+    return [("ok", left)]
+
+
+REGISTER = Model(0, _register, frozenset({"read"}))
+NAMES = Model(frozenset(), _names, frozenset({"look", "ENOENT", "EEXIST"}))
+
+
+def model_of(which: Any) -> Model:
+    return NAMES if which[0] == "d" else REGISTER
+
+
+# --- what is unknown ----------------------------------------------------------------------------------------------------------------
+def settle(rows: Iterable[Row], troubles: Sequence[Trouble]) -> list[Row]:
+    """Outcomes that cannot be believed are unknown, and those of registers decided; see above."""
+    found = [_unless_lost(row, troubles) for row in rows]
+    registers: dict[str, list[Row]] = {}
+    others: list[Row] = []
+    for row in found:
+        if row.which[0] in "rzc":
+            registers.setdefault(row.which, []).append(row)
+        else:
+            others.append(row)
+    return others + [row for part in registers.values() for row in _decided(part)]
+
+
+def _unless_lost(row: Row, troubles: Sequence[Trouble]) -> Row:
+    if not row.known:
+        return row
+    mine = [one for one in troubles if one.node == row.node and one.kind in LOSING]
+    gone = row.result == "ENOENT" and any(
+        ALLOWED[one.kind] is GONE and row.called < one.whole + GRACE_S and row.returned > one.began for one in mine
+    )
+    lost = (
+        row.which[0] == "z"
+        and row.call[0] == "write"
+        and any(row.called < one.whole and one.began < row.returned + DIRTY_S for one in mine)
+    )
+    return row._replace(result=None, returned=OPEN) if gone or lost else row
+
+
+def _seen(row: Row) -> Any:
+    """The value that an operation shows it saw."""
+    if row.call[0] == "read":
+        return row.result if row.known else None
+    return row.call[1] if row.call[0] == "cas" else None
+
+
+def _wrote(row: Row) -> Any:
+    return row.call[-1] if row.call[0] in ("write", "cas") else None
+
+
+def _decided(rows: list[Row]) -> list[Row]:
+    unknown = {_wrote(row): row for row in rows if not row.known and _wrote(row) is not None}
+    bound: dict[Any, float] = {}
+    sure = [row for row in rows if row.known]
+    todo = [(_seen(row), row.returned, row.node, row.call[0] == "cas") for row in sure]
+    while todo:
+        value, at, node, firm = todo.pop()
+        writer = unknown.get(value)
+        if writer is None or (writer.node == node and not firm) or bound.get(value, OPEN) <= at:
+            continue
+        bound[value] = at
+        if writer.call[0] == "cas":
+            todo.append((writer.call[1], at, node, True))
+    found = [row for row in sure if not (_seen(row) in unknown and _seen(row) not in bound)]
+    for value, at in bound.items():
+        row = unknown[value]
+        found.append(row._replace(result="ok" if row.call[0] == "cas" else None, returned=max(at, row.called)))
+    return found
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------------------------------
+def of_histories(rows: Sequence[Row], troubles: Sequence[Trouble]) -> list[str]:
+    judged = [
+        Operation(row.which, row.client, row.call, row.result, row.called, row.returned)
+        for row in settle(rows, troubles)
+        if row.which[0] in "rzcd"
+    ]
+    judged.sort(key=lambda row: row.called)
+    return [
+        f"{one.object}: {one.verdict.value}\n  {one.detail}"
+        for one in check_all(model_of, judged)
+        if one.verdict is not Verdict.LINEARIZABLE
+    ]
+
+
+def of_appends(rows: Sequence[Row], contents: Mapping[str, bytes]) -> list[str]:
+    wrong = []
+    for which, data in contents.items():
+        mine = [row for row in rows if row.which == which]
+        found = [read_record(data[at : at + RECORD_BYTES]) for at in range(0, len(data), RECORD_BYTES)]
+        whole = [one for one in found if one is not None]
+        if len(whole) != len(found):
+            wrong.append(f"{which}: {len(found) - len(whole)} of {len(found)} records are torn or foreign")
+        if len(set(whole)) != len(whole):
+            wrong.append(f"{which}: records twice: {sorted(one for one in set(whole) if whole.count(one) > 1)[:5]}")
+        appended = {(row.client, row.call[1]): row for row in mine if row.call[0] == "append"}
+        if lost := [row for one, row in appended.items() if row.known and one not in set(whole)]:
+            wrong.append(f"{which}: {len(lost)} acknowledged records are lost: {lost[:5]}")
+        if foreign := set(whole) - set(appended):
+            wrong.append(f"{which}: records that nobody appended: {sorted(foreign)[:5]}")
+        for client in {one[0] for one in whole}:
+            numbers = [number for of, number in whole if of == client]
+            if numbers != sorted(numbers):
+                wrong.append(f"{which}: the records of client {client} are out of order")
+        wrong += _of_sizes(which, mine)
+    return wrong
+
+
+def _of_sizes(which: str, rows: Sequence[Row]) -> list[str]:
+    acknowledged = sorted(row.returned for row in rows if row.call[0] == "append" and row.known)
+    wrong, count = [], 0
+    for row in sorted((row for row in rows if row.call[0] == "size" and row.known), key=lambda row: row.called):
+        while count < len(acknowledged) and acknowledged[count] < row.called:
+            count += 1
+        if row.result < count * RECORD_BYTES:
+            wrong.append(f"{which}: client {row.client} saw {row.result} bytes after {count} records were acknowledged: {row}")
+    return wrong
+
+
+def of_errors(written: Written, troubles: Sequence[Trouble]) -> list[str]:
+    """Those that no fault of that node explains."""
+    wrong = []
+    for node, what, name, began, ended in written.errors:
+        near = [one for one in troubles if one.node == node and began < one.whole + GRACE_S and ended > one.began]
+        if not any(name in ALLOWED[one.kind] for one in near):
+            wrong.append(f"{name} of {what} on node {node} from {began:.2f} to {ended:.2f}; faults there: {near}")
+    return wrong

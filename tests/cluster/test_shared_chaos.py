@@ -1,0 +1,135 @@
+"""One volume mounted on three nodes, programs on all of them in the same files, and every kind of fault: nothing stale, lost or torn.
+
+The normal run has each kind of fault once, in an order of its seed (about three minutes); the soak goes on for half an hour, by chance.
+AWSOMEFSD_TEST_SHARED names the mount options, `shared` if it is not set.  How many operations a second were checked is a figure: it
+depends on the machine.  (The rate wanted is 100.)
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from buildtools.cluster import Cluster
+from buildtools.nodes import await_true
+from tests.cluster import shared_client
+from tests.cluster.shared_chaos import VOLUME, WAIT_S, Programs, SharedNemesis, mount, quarantine, rate, tree
+from tests.cluster.shared_judge import ALLOWED, LOSING, Trouble, Written, of_appends, of_errors, of_histories
+from tests.netns import found_static
+
+OPTIONS = os.environ.get("AWSOMEFSD_TEST_SHARED", "shared")
+FAULTS = list(ALLOWED)
+SOAK_S = 1_800.0
+RATE_WANTED = 100
+
+
+@pytest.fixture(scope="module")
+def cluster(make_cluster: Callable[..., Cluster]) -> Iterator[Cluster]:
+    made = make_cluster(3, faults=True)
+    found_static(made)
+    made.launch()
+    made.await_leader()
+    first, *others = made.nodes
+    for node in made.nodes:
+        node.await_daemon()
+    disk = os.path.realpath(first.attach())
+    first.cli("device", "add", "--shared", disk)
+    for node in others:
+        node.cli("device", "add", "--shared", disk, accept=(0, 1, 2, 3, 4, 5, 6, 7, 8))
+        await_true("the device", lambda node=node: [row["path"] for row in node.ask("device", "ls")] == [disk], WAIT_S, 0.3)
+    first.cli("volume", "create", VOLUME)
+    for node in made.nodes:
+        mount(node, OPTIONS)
+    yield made
+    for node in made.nodes:
+        node.umount()
+    made.stop()
+    for node in made.nodes:
+        node.cli("fsck", timeout_s=WAIT_S)
+
+
+def chaos(cluster: Cluster, kinds: Iterator[str], seed: int, root: str, figures: list[str]) -> None:
+    shared_client.prepare(cluster.nodes[0].mountpoint / root)
+    programs = Programs(cluster, root, seed)
+    nemesis = SharedNemesis(cluster, programs, seed, OPTIONS)
+    began = time.monotonic()
+    try:
+        for node in cluster.nodes:
+            programs.start(node)
+        programs.await_progress()
+        for kind in kinds:
+            nemesis.inflict(kind)
+            programs.await_progress()
+        seconds = time.monotonic() - began
+        written = programs.finish()
+    finally:
+        programs.abandon()
+    tell(written, nemesis, seconds, figures)
+    judge(cluster, root, written, nemesis.troubles)
+
+
+def tell(written: Written, nemesis: SharedNemesis, seconds: float, figures: list[str]) -> None:
+    checked = rate(written.rows, seconds)
+    low = "" if checked >= RATE_WANTED else f", fewer than the {RATE_WANTED} wanted"
+    unknown = sum(not row.known for row in written.rows)
+    figures.append(
+        f"chaos on shared mounts ({OPTIONS}): {len(written.rows):,} operations in {seconds:.0f} s, {checked:.0f} checked a second{low}; "
+        f"{unknown} of unknown outcome, {len(written.errors)} errors, {len(nemesis.troubles)} faults, "
+        f"{nemesis.late_writes} writes of zombies"
+    )
+    for kind in ALLOWED:
+        mine = [one for one in nemesis.troubles if one.kind == kind]
+        if mine:
+            errors = sorted(
+                {name for node, _, name, _, at in written.errors for one in mine if one.node == node and one.began <= at <= one.whole}
+            )
+            longest = max(one.whole - one.began for one in mine)
+            figures.append(
+                f"    {kind:22s} {len(mine):3d} x, over after {longest:.1f} s at most; errors there: {', '.join(errors) or 'none'}"
+            )
+
+
+def judge(cluster: Cluster, root: str, written: Written, troubles: Sequence[Trouble]) -> None:
+    assert not written.wrong, "\n".join(written.wrong[:20])
+    trees = [tree(node.mountpoint / root) for node in cluster.nodes]
+    for other in trees[1:]:
+        assert other.keys() == trees[0].keys(), other.keys() ^ trees[0].keys()
+        differing = {name: [each[name][:5] for each in trees] for name in other if other[name] != trees[0][name]}
+        assert not differing, differing
+    logs = {f"l{number}": trees[0][f"l{number}"][-1] for number in range(shared_client.LOGS)}
+    wrong = of_appends(written.rows, logs) + of_histories(written.rows, troubles) + of_errors(written, troubles)
+    assert not wrong, "\n".join(wrong[:20])
+    tidy(cluster, troubles)
+
+
+def tidy(cluster: Cluster, troubles: Sequence[Trouble]) -> None:
+    """Nothing is left of what has ended."""
+    first = cluster.nodes[0]
+    await_true("the end of every quarantine", lambda: not quarantine(first), WAIT_S, 0.3)
+    shown = len(tree(first.mountpoint)) + 1
+
+    def used() -> int:
+        return int(next(row for row in first.ask("volume", "ls") if row["name"] == VOLUME)["used_inodes"])
+
+    linked = {row[0] for row in tree(first.mountpoint).values()}
+    await_true(f"{len(linked)} files ({shown} names) and no other", lambda: used() in (len(linked), len(linked) + 1), WAIT_S, 0.3)
+    for node in cluster.nodes:
+        lost = any(one.node == cluster.machine(node) and one.kind in LOSING for one in troubles)
+        assert lost or not list((node.state / "conflicts").glob("*")), f"conflicts on {node.directory.name} without a reason"
+
+
+@pytest.mark.timeout(1_500)
+def test_every_kind_of_fault_under_programs_on_all_nodes(cluster: Cluster, figures: list[str], seed: int) -> None:
+    kinds = random.Random(seed).sample(FAULTS, len(FAULTS))
+    chaos(cluster, iter(kinds), seed, f"run-{seed}", figures)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(4 * 3_600)
+def test_half_an_hour_of_faults(cluster: Cluster, figures: list[str], seed: int) -> None:
+    dice, end = random.Random(seed), time.monotonic() + float(os.environ.get("AWSOMEFSD_TEST_SOAK_S", SOAK_S))
+    chaos(cluster, iter(lambda: dice.choice(FAULTS) if time.monotonic() < end else "", ""), seed, f"soak-{seed}", figures)
