@@ -68,6 +68,7 @@ def parser():
     commands.add_parser("lint", help="ruff, mypy, import contracts, lengths, dead code")
     bench = commands.add_parser("bench", help="figures beside ext4 and a null FUSE server, as ratios")
     bench.add_argument("--voters", action="store_true", help="instead: metadata on several voters beside etcd, many inodes, catching up")
+    bench.add_argument("--shared", action="store_true", help="instead: three nodes, one disk, beside MooseFS and GlusterFS")
     bench.add_argument("--quick", action="store_true", help="fewer operations and runs; figures are rough")
     bench.add_argument("--json", default="", help="write the figures to this file too")
     for name, what in (

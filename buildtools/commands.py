@@ -96,4 +96,7 @@ def run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     _prepare_for_tests()
     words = ["--quick"] if chosen.quick else []
     words += ["--json", os.path.abspath(chosen.json)] if chosen.json else []
-    _program("-m", "tests.bench.voters" if chosen.voters else "tests.bench.bench", *words)
+    if chosen.shared:
+        prepare.others()
+    which = "voters" if chosen.voters else "shared" if chosen.shared else "bench"
+    _program("-m", f"tests.bench.{which}", *words)

@@ -293,10 +293,10 @@ class Demonstration:
         good(f"{sharing.append_in_turn(self.cluster)} lines appended by three nodes in turn, each seen by all at once")
         victim = self.cluster.nodes[-1]
         step("SIGKILL of all of node 3, where a program holds a lock")
-        death = sharing.node_dies(self.cluster, victim, good)
-        which = "which led, " if death.led else ""
+        death = sharing.node_ends(self.cluster, victim, good)
+        which = ", which led," if death.led else ""
         lives = f"sessions live {SESSION_TTL_MS // 1_000} s"
-        self.figure(f"node 3, {which}is dead: its lock is node 1's", f"after {death.heir_s:.1f} s ({lives})")
+        self.figure(f"node 3{which} is dead: its lock is node 1's", f"after {death.heir_s:.1f} s ({lives})")
         self.figure("node 3 started and mounted again", f"after {death.again_s:.1f} s")
         self.verify_manifest("after the death, on node 3", victim, SAMPLE)
         await_true("three voters again", self.cluster.whole, FORM_S, 0.05)

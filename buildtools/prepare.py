@@ -48,6 +48,7 @@ SOAK_TOOLS = {  # of tests/crash/vm
     "qemu-system-x86_64": ("qemu-system-x86", "qemu-system-x86-core", False),
     "dmsetup": ("dmsetup", "device-mapper", False),
 }
+OTHERS = ("moosefs-master", "moosefs-chunkserver", "moosefs-client", "glusterfs-server", "glusterfs-client")  # for bench --shared
 OUT_OF_PATH = "/usr/lib/postgresql/*/bin"  # where Debian keeps some of them
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before it starts a service
 FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -164,6 +165,16 @@ def packages(tests: bool = False, soak: bool = False) -> None:
         raise BuildError(f"could not install {' '.join(needed)}; do it by hand and run this again. {problem}")
     if useful:
         warn(f"not installed: {' '.join(useful)} (this goes on without: some tests will be skipped)")
+
+
+def others() -> None:
+    """Filesystems that the benchmark runs beside ours, as Debian has them; without them it says so and goes on."""
+    if all(_which(name) for name in ("mfsmaster", "mfschunkserver", "mfsmount", "glusterd", "glusterfs")):
+        return
+    step(f"Installing {' '.join(OTHERS)}")
+    problem = _install(list(OTHERS)) if _which("apt-get") else "no apt-get here"
+    if problem:
+        warn(f"not installed: {problem}")
 
 
 # --- the venv -------------------------------------------------------------------------------------------------------------

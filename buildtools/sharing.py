@@ -11,6 +11,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -103,8 +104,21 @@ class Death:
     again_s: float
 
 
-def node_dies(cluster: Cluster, victim: Node, tell: Callable[[str], None]) -> Death:
-    """All processes of a node are killed while a program there holds a lock that another node waits for."""
+def kill(victim: Node) -> None:
+    victim.kill_everything()
+
+
+def stop(victim: Node) -> None:
+    """Cleanly, though programs still use its mount: what it holds it gives back."""
+    victim.cli("umount", "--force", str(victim.mountpoint), timeout_s=180)
+    victim.stop()
+
+
+def node_ends(cluster: Cluster, victim: Node, tell: Callable[[str], None], how: Callable[[Node], None] = kill) -> Death:
+    """A node ends, by default by SIGKILL of all its processes, while a program there holds a lock that another node waits for.
+
+    Afterwards it is started and mounted again.
+    """
     heir, witness = (node for node in cluster.nodes if node is not victim)
     path = victim.mountpoint / "lock"
     path.unlink(missing_ok=True)
@@ -115,15 +129,17 @@ def node_dies(cluster: Cluster, victim: Node, tell: Callable[[str], None]) -> De
             raise BuildError(f"no lock on {path}")
         second = programs.enter_context(holder(heir.mountpoint / "lock", "heir"))
         began = time.monotonic()
-        hit = victim.kill_everything()
-        tell(f"{victim.directory.name} is dead: {len(hit)} processes killed; its lock is waited for on {heir.directory.name}")
+        ending = threading.Thread(target=how, args=(victim,))
+        ending.start()
         if not held(second):
-            raise BuildError(f"no lock on {heir.mountpoint}/lock after the death of {victim.directory.name}")
+            raise BuildError(f"no lock on {heir.mountpoint}/lock after the end of {victim.directory.name}")
         heir_s = time.monotonic() - began
+        ending.join()
+        tell(f"{victim.directory.name} ended while a program on it held a lock that {heir.directory.name} waited for")
         if (witness.mountpoint / "lock").read_text() != "victim heir":
             raise BuildError(f"{witness.mountpoint}/lock is not what both holders wrote")
     began = time.monotonic()
-    victim.detach_mount()
+    victim.detach_mount()  # of one that was killed it is still there
     victim.start()
     victim.mount()
     return Death(led, heir_s, time.monotonic() - began)
