@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any
 
 from awsomefsd.limits import LEASE_WAITERS_PER_INODE_MAX, LEASES_PER_SESSION_MAX, RECALL_MS, SESSION_TTL_MS
@@ -340,14 +341,15 @@ class LeaseTable:
         return sum(map(len, self._queues.values()))
 
     def figures(self, now_ns: int) -> dict[str, int]:
-        late = sum(self.recall_ms[RECALL_BOUNDS_MS.index(1_000) + 1 :])
+        within = zip(RECALL_BOUNDS_MS, accumulate(self.recall_ms), strict=False)
         return {
+            **{f"lease_recalls_within_{bound}ms": count for bound, count in within},
+            "lease_recalls_answered": sum(self.recall_ms),
             "lease_waiters": self.waiting,
             "leases_read": sum(len(holder.reads) for holder in self.holders.values()),
             "leases_write": len(self.writers),
             "lease_recalls": self.recalls,
             "lease_recalls_open": sum(len(holder.recalls) for holder in self.holders.values()),
-            "lease_recalls_over_1s": late,
             "lease_contests": self.contests.begun,
             "lease_contested_inodes": self.contests.contested(now_ns),
         }
