@@ -1,7 +1,7 @@
 """One program, several processes: dispatch by the first word, importing only what that process needs.
 
-`worker` and `keeper` are matched before anything else is imported: a worker serves within 150 ms and must not know click, pydantic, trio or
-gRPC; the keeper lives on the standard library.  Everything else is the command line (cli/main.py).
+`worker`, `forker` and `keeper` are matched before anything else is imported: a worker serves within 150 ms and must not know click,
+pydantic, trio or gRPC; the keeper lives on the standard library.  Everything else is the command line (cli/main.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ def main() -> int:
         _inject(words)
     if first == "worker":
         return _worker(words[1:])
+    if first == "forker":
+        return _forker(words[1:])
     if first == "probe" and len(words) == 2 and words[1].startswith("/"):
         return _probe(words[1])
     if first == "enter-host":
@@ -50,6 +52,15 @@ def _worker(words: list[str]) -> int:
     from awsomefsd.worker import main as worker
 
     return worker(int(words[1]))
+
+
+def _forker(words: list[str]) -> int:
+    if len(words) != 2 or words[0] != "--keeper-fd" or not words[1].isdecimal():
+        sys.stderr.write("awsomefsd forker is started by the keeper\n")
+        return 2
+    from awsomefsd.forker import main as forker
+
+    return forker(int(words[1]))
 
 
 def _probe(directory: str) -> int:

@@ -61,6 +61,7 @@ class Keeper(Protocol):
     def umount(self, target: str, *, force: bool) -> dict[str, Any]: ...
     def flush(self, target: str) -> dict[str, Any]: ...
     def list(self) -> list[dict[str, Any]]: ...
+    def warm(self, argv: Sequence[str], env: Mapping[str, str]) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,10 @@ class Mounts:
         fields = {"dir": view.directory, "force": force, "flushed": done.flushed, "detached": done.detached}
         bound(logger, mount=view.mount).info("unmounted", extra=fields)
         return done
+
+    def warm(self) -> bool:
+        """Have the keeper load the workers' program before one is needed; whether it has.  Raises what the keeper raises."""
+        return self._keeper.warm(*self._worker_program())
 
     def flush(self, target: str) -> str:
         """Everything written to the mount until now is durable when this returns."""

@@ -113,6 +113,8 @@ class CsiServer:
         self._keeper = keeper
         busy, figures = Busy(), Figures(registry)
         homes = Homes(driver.volumes_dir, mounts)
+        self._mounts = mounts
+        self._warm = False
         self._servicers = (
             (csi_pb2_grpc.add_IdentityServicer_to_server, Identity(self._ready, figures)),
             (csi_pb2_grpc.add_ControllerServicer_to_server, Controller(driver, self._volumes, homes, busy, figures)),
@@ -138,7 +140,8 @@ class CsiServer:
         self._kubelet.open((registration_pb2_grpc.add_RegistrationServicer_to_server, self._registration))
 
     def look(self) -> None:
-        """Called again and again: sockets that somebody removed come back, and what an earlier boot of this node claimed ends."""
+        """Called again and again: sockets that somebody removed come back, what an earlier boot of this node claimed ends, and the first
+        volume finds its worker's program loaded."""
         if not self._cleared:
             try:
                 command = EndClaims(self._driver.node, 0, "", "this node was booted since", keep_boot_id=self._driver.boot_id)
@@ -147,6 +150,11 @@ class CsiServer:
                 self._cleared = True
             except Error as err:
                 logger.debug("claims of earlier boots cannot be looked at yet", extra={"reason": str(err)})
+        if not self._warm:
+            try:
+                self._warm = self._mounts.warm()
+            except Error as err:
+                logger.debug("workers cannot be prepared yet", extra={"reason": str(err)})
         try:
             if not self._csi.present():
                 self._csi.close()

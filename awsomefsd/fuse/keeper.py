@@ -29,6 +29,7 @@ from awsomefsd import log as logs
 from awsomefsd.errors import Error, ProtocolError
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse import keeper_wire as wire
+from awsomefsd.fuse.keeper_forker import Forker
 from awsomefsd.fuse.keeper_loop import Loop, Promise, Sequence_
 from awsomefsd.fuse.keeper_mount import Surroundings, checked_spec
 from awsomefsd.fuse.keeper_ops import Mounts
@@ -64,7 +65,9 @@ class Keeper:
         self._exec_argv = exec_argv
         self._run_dir = run_dir
         self.loop = Loop()
-        self._mounts = Mounts(self.loop, lambda dropped: Surroundings(self.loop, run_dir / wire.SOCKET_NAME, log_dir, dropped))
+        self._forker = Forker(self.loop, log_dir)
+        place = run_dir / wire.SOCKET_NAME
+        self._mounts = Mounts(self.loop, lambda dropped: Surroundings(self.loop, place, log_dir, self._forker, dropped))
         self._clients: dict[int, Client] = {}
         self._requests = 0  # that have not been answered
         self._settled = Promise()  # whoever had something to bring has had the time
@@ -233,6 +236,7 @@ class Keeper:
             "flush": self._mounts.flush,
             "replace": self._mounts.replace,
             "stop": self._stop,
+            "warm": self._warm,
         }
         if op == "upgrade":
             self._upgrade(client, request)
@@ -268,6 +272,14 @@ class Keeper:
     def _list(self, _request: Message) -> Sequence_:
         yield from ()
         return {"mounts": [mount.describe() for mount in self._mounts.by_id.values()]}
+
+    def _warm(self, request: Message) -> Sequence_:
+        """Load the program of workers that may come; `ready` when it is loaded."""
+        yield from ()
+        if not request.get("argv"):
+            raise ProtocolError("warm: argv is missing")
+        argv, env = _program_words(request, [], "warm")
+        return {"ready": self._forker.warm(argv, env)}
 
     def _stop(self, request: Message) -> Sequence_:
         if request.get("umount"):
@@ -305,6 +317,7 @@ class Keeper:
         memfd = os.memfd_create("awsomefs-keeper-state")
         try:
             hit("keeper.exec.before")
+            self._forker.close()
             os.write(memfd, json.dumps(state).encode())
             os.lseek(memfd, 0, os.SEEK_SET)
             passed = [memfd, self._lock, self._listener.fileno(), *kept]
@@ -319,10 +332,15 @@ class Keeper:
 
 def _program_of(request: Message, installed: list[str]) -> tuple[list[str], dict[str, str]]:
     """What to become, and its environment."""
+    argv, env = _program_words(request, installed, "upgrade")
+    return argv, {**program.environment(), **env}
+
+
+def _program_words(request: Message, installed: list[str], op: str) -> tuple[list[str], dict[str, str]]:
     argv, env = request.get("argv") or installed, request.get("env") or {}
     if not isinstance(argv, list) or not isinstance(env, dict) or not all(isinstance(word, str) for word in [*argv, *env, *env.values()]):
-        raise ProtocolError("upgrade: argv and env are made of strings")
-    return argv, {**program.environment(), **env}
+        raise ProtocolError(f"{op}: argv and env are made of strings")
+    return argv, env
 
 
 def _failure(request: Message, error: Exception) -> Message:

@@ -111,6 +111,10 @@ class KeeperClient:
         """Have a worker of another program serve a mount: {"pid", "version"} once it does."""
         return self.ask("replace", REPLACE_S_MAX, mount=mount, argv=list(argv), env=dict(env))
 
+    def warm(self, argv: Sequence[str], env: Mapping[str, str]) -> bool:
+        """Have the program of workers loaded before one is needed; whether it is."""
+        return bool(self.ask("warm", argv=list(argv), env=dict(env))["ready"])
+
     def stop(self, *, umount: bool = False, force: bool = False) -> None:
         """End the keeper; workers stay, unless everything is to be unmounted first (fails, and ends nothing, if one is busy)."""
         self.ask("stop", UMOUNT_S_MAX if umount else ANSWER_S_MAX, umount=umount, force=force)

@@ -24,8 +24,9 @@ from awsomefsd import program
 from awsomefsd.errors import ProtocolError
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse import keeper_wire as wire
+from awsomefsd.fuse.keeper_forker import Forker
 from awsomefsd.fuse.keeper_loop import Loop, Promise, Sequence_
-from awsomefsd.fuse.keeper_process import Worker, backoff_ms, exit_status, pidfd_of_child, spawn
+from awsomefsd.fuse.keeper_process import Worker, backoff_ms, exit_status
 from awsomefsd.fuse.keeper_wire import Message, say
 from awsomefsd.fuse.mount_syscall import set_read_ahead
 from awsomefsd.limits import MIB, WORKER_DEATHS_BEFORE_BACKOFF
@@ -53,6 +54,7 @@ class Surroundings:
     loop: Loop
     socket_path: Path
     log_dir: Path
+    forker: Forker
     dropped: Callable[[Mount], None]
 
 
@@ -105,7 +107,7 @@ class Mount:
         self.workers += 1
         heir = self._heir_that_waits()
         try:
-            worker = heir or self._spawned(self.spec["argv"], self.spec["env"])
+            worker = heir or self._in.forker.start(self.spec["argv"], self.spec["env"], self.log_path)
             if heir is None:
                 self._attend(worker)
             self.worker = worker
@@ -117,20 +119,6 @@ class Mount:
                 self._after_death(failed=f"{self.spec['argv'][0]}: {error}")
         else:
             say(log, logging.INFO, "worker started", mount=self.id, worker=worker.pid, count=self.workers, previous=self.previous)
-
-    def _spawned(self, argv: list[str], env: dict[str, str]) -> Worker:
-        """A new process that waits for its start message."""
-        ours, theirs = wire.pair()
-        try:
-            pid = spawn(argv, env, self.log_path, theirs.fileno())
-            worker = Worker(pid, pidfd_of_child(pid), ours, child=True)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        ours.setblocking(False)
-        return worker
 
     def _bound_log(self) -> None:
         if self.gone.done:
@@ -363,7 +351,7 @@ class Mount:
         for the takeover and not for a start; one that does not come up changes nothing."""
         if self._heir is not None or self.busy or self.worker is None or not self.worker.ready:
             raise OSError(errno.EBUSY, f"the worker of {self.dir} is not serving, or is being replaced; ask again")
-        heir = self._heir = self._spawned(argv, env)
+        heir = self._heir = self._in.forker.start(argv, env, self.log_path)
         self._heir_spec = {"argv": argv, "env": env}
         self._attend(heir)
         before = self.worker
