@@ -11,6 +11,7 @@ look every LOOK_S at most), so a fault begins and ends while everything runs.  T
     device.write=hold              it waits until no rule holds it any more, and is done then, however late that is
     store.map=262144               the size of the map of a store that is opened
     clock=+86400                   CLOCK_REALTIME of our processes, in seconds off
+    boot=2                         the node was booted anew: another boot id, from the next start of its daemon on
 
 Seams: device.read, .write, .flush (worker); journal.open, .read, .write, .sync, .rename and store.commit, store.full (daemon); client.send,
 .receive (the worker's end of meta.sock) and service.send, .receive (the daemon's).  An error on a socket also ends its connection, as any
@@ -282,8 +283,13 @@ def _install_worker(faults: Faults) -> None:
 
 
 def _install_daemon(faults: Faults) -> None:
+    from awsomefsd import node
     from awsomefsd.meta import disk, service_connections, store
 
+    boot = faults.numbers.get("boot", 0)
+    if boot:
+        booted = f"{node.boot_id()}-{boot}"
+        setattr(node, "boot_id", lambda: booted)  # noqa: B010
     setattr(disk, "os", JournalOs(faults))  # noqa: B010
     begin = service_connections.Connection.__init__
 

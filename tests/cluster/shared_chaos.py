@@ -6,13 +6,14 @@ still, packets that were dropped, a session that the others have ended, writes t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
 from tests.cluster import shared_client
 from tests.cluster.shared_judge import Row, Trouble, Written, read_log
+from tests.cluster.test_shared_mount import holding, said
 
 TTL_S = SESSION_TTL_MS / 1_000
 WAIT_S = 180.0
@@ -123,15 +125,24 @@ class SharedNemesis:
         self.dice = random.Random(seed)
         self.troubles: list[Trouble] = []
         self.late_writes = 0
-        self.kinds = {
-            "kill worker": self.kill_worker, "kill daemon": self.kill_daemon, "change leader": self.change_leader,
-            "kill keeper and worker": self.kill_keeper_and_worker, "kill node": self.kill_node,
-            "stop node": self.stop_node, "stop worker": self.stop_worker, "cut": self.cut,
-        }  # fmt: skip
+        self.again_s: dict[str, list[float]] = {}  # until a lock of what ended could be had, and a file that it was writing be written
+        self._boots = dict.fromkeys(cluster.nodes, 0)
+        self.kinds: dict[str, Callable[[Node], None]] = {
+            "kill worker": self.kill_worker,
+            "kill daemon": self.kill_daemon,
+            "change leader": self.change_leader,
+            "kill keeper and worker": self.kill_keeper_and_worker,
+            "kill node": self.kill_node,
+            "kill leading node": self.kill_leading_node,
+            "unmount": self.unmount,
+            "stop node": self.stop_node,
+            "stop worker": self.stop_worker,
+            "cut": self.cut,
+        }
 
     def inflict(self, kind: str) -> Trouble:
         cluster = self.cluster
-        node = cluster.await_leader() if kind == "change leader" else self.dice.choice(cluster.nodes)
+        node = cluster.await_leader() if "lead" in kind else self.dice.choice(cluster.nodes)
         began = time.monotonic()
         try:
             self.kinds[kind](node)
@@ -139,7 +150,7 @@ class SharedNemesis:
             cluster.network.heal()
             for each in cluster.nodes:
                 cluster.resume(each)
-                each.inject("")
+                self._inject(each, "")
         await_true("a whole cluster", cluster.whole, WAIT_S, 0.05)
         self.programs.await_progress()
         self.troubles.append(Trouble(kind, cluster.machine(node), began, time.monotonic()))
@@ -161,14 +172,54 @@ class SharedNemesis:
         hit = node.kill("keeper", "worker")
         node.replaced("worker", hit["worker"], WAIT_S)
 
-    def kill_node(self, node: Node) -> None:
-        node.kill_everything()
+    def kill_node(self, node: Node, what: str = "a node died") -> None:
+        """And is booted anew, which its boot id says."""
+        with self._heir(node, what):
+            node.kill_everything()
         self.programs.kill(node)
         node.detach_mount()
         self.programs.await_progress(besides=node)  # locks and leases of the dead included
+        self._boots[node] += 1
+        self._inject(node, "")
         node.start()
         mount(node, self.options)
         self.programs.start(node)
+
+    def kill_leading_node(self, node: Node) -> None:
+        self.kill_node(node, "the leading node died")
+
+    def unmount(self, node: Node) -> None:
+        """The programs of the node end, and its mount."""
+        with self._heir(node, "a mount ended") as holder:
+            self.programs.kill(node)
+            holder.kill()
+            holder.wait(WAIT_S)
+            node.umount()
+        mount(node, self.options)
+        self.programs.start(node)
+
+    @contextlib.contextmanager
+    def _heir(self, node: Node, what: str) -> Iterator[subprocess.Popen[str]]:
+        """A program on `node` has a lock and has written; when another node has both, counted from the end of the block."""
+        other = self.dice.choice(self.others(node))
+        name = f"heir-{len(self.troubles)}"
+        here, there = node.mountpoint / name, other.mountpoint / name
+        here.write_bytes(b"before")
+        with holding(here, "lockf") as holder:
+            assert said(holder)
+            here.write_bytes(b"dirty")
+            with holding(there, "lockf") as heir:
+                yield holder
+                since = time.monotonic()
+                assert said(heir)
+                there.write_bytes(b"after")
+                self.again_s.setdefault(what, []).append(time.monotonic() - since)
+                assert there.read_bytes() == b"after"
+        there.unlink()
+
+    def _inject(self, node: Node, rules: str) -> None:
+        boots = f"boot={self._boots[node]}" if self._boots[node] else ""
+        node.inject(",".join(filter(None, [boots, rules])))
 
     # --- pauses and cuts ----------------------------------------------------------------------------------------------------
     def stop_node(self, node: Node) -> None:
@@ -182,13 +233,13 @@ class SharedNemesis:
     def stop_worker(self, node: Node) -> None:
         worker = node.pid("worker")
         assert procs.kill(str(node.directory), {worker: "worker"}, signal.SIGSTOP) == [worker]
-        self._ended(node)
+        self._ended(node, self.cluster.nodes)
         self.programs.await_progress(besides=node)
 
     def cut(self, node: Node) -> None:
         """The dangerous case: without the network, with the disk, and with writes on their way until long after."""
         held, released = node.fault_hits("device.write hold"), node.fault_hits("device.write released")
-        node.inject("device.write=hold")
+        self._inject(node, "device.write=hold")
         await_true("a write on its way", lambda: node.fault_hits("device.write hold") > held, WAIT_S)
         self.cluster.network.isolate(self.cluster.machine(node))
         self._ended(node)
@@ -199,13 +250,13 @@ class SharedNemesis:
             await_true("a whole cluster", self.cluster.whole, WAIT_S, 0.05)
             time.sleep(self.dice.random() * TTL_S)
         assert node.fault_hits("device.write released") == released
-        node.inject("")
+        self._inject(node, "")
         await_true("the late write", lambda: node.fault_hits("device.write released") > released, WAIT_S)
         self.late_writes += node.fault_hits("device.write released") - released
 
-    def _ended(self, node: Node) -> None:
+    def _ended(self, node: Node, watching: Sequence[Node] = ()) -> None:
         """The others have ended its session, and what it may still write to is in quarantine."""
-        uuid, watching = node.uuid(), self.others(node)
+        uuid, watching = node.uuid(), watching or self.others(node)
 
         def look() -> bool:
             leader = self.cluster.leader(watching)

@@ -23,10 +23,11 @@ from tests.linear import OPEN, Model, Operation, Verdict, check_all
 DIRTY_S = 40.0
 GRACE_S = 8.0  # after a fault an error may still be told
 LATE = frozenset({"EIO"})
-GONE = frozenset({"EIO", "ENOTCONN", "ECONNABORTED", "ENOENT", "EINTR", "ENODEV"})
+GONE = frozenset({"EIO", "ENOTCONN", "ECONNABORTED", "ENOENT", "EEXIST", "EINTR", "ENODEV"})  # EEXIST: of makedirs
 ALLOWED: dict[str, frozenset[str]] = {
     "kill worker": frozenset(), "kill daemon": frozenset(), "change leader": frozenset(),
     "stop node": LATE, "stop worker": LATE, "cut": LATE, "kill keeper and worker": GONE, "kill node": GONE,
+    "kill leading node": GONE, "unmount": GONE,
 }  # fmt: skip
 LOSING = frozenset(kind for kind, errors in ALLOWED.items() if errors)
 

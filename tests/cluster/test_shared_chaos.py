@@ -17,7 +17,7 @@ import pytest
 from buildtools.cluster import Cluster
 from buildtools.nodes import await_true
 from tests.cluster import shared_client
-from tests.cluster.shared_chaos import VOLUME, WAIT_S, Programs, SharedNemesis, mount, quarantine, rate, tree
+from tests.cluster.shared_chaos import TTL_S, VOLUME, WAIT_S, Programs, SharedNemesis, mount, quarantine, rate, tree
 from tests.cluster.shared_judge import ALLOWED, LOSING, Trouble, Written, of_appends, of_errors, of_histories
 from tests.netns import found_static
 
@@ -81,6 +81,10 @@ def tell(written: Written, nemesis: SharedNemesis, seconds: float, figures: list
         f"{unknown} of unknown outcome, {len(written.errors)} errors, {len(nemesis.troubles)} faults, "
         f"{nemesis.late_writes} writes of zombies"
     )
+    for what, seconds_each in sorted(nemesis.again_s.items()):
+        took = ", ".join(f"{one:.1f}" for one in seconds_each)
+        figures.append(f"    after {what}, its lock and its file were another node's in {took} s (TTL {TTL_S:.0f} s)")
+    figures.append(f"    quarantines ended by proof: {proofs_of(nemesis.cluster)}")
     for kind in ALLOWED:
         mine = [one for one in nemesis.troubles if one.kind == kind]
         if mine:
@@ -91,6 +95,14 @@ def tell(written: Written, nemesis: SharedNemesis, seconds: float, figures: list
             figures.append(
                 f"    {kind:22s} {len(mine):3d} x, over after {longest:.1f} s at most; errors there: {', '.join(errors) or 'none'}"
             )
+
+
+def proofs_of(cluster: Cluster) -> str:
+    """What the logs of workers and daemons say."""
+    logs = "".join(path.read_text(errors="replace") for node in cluster.nodes for path in node.log.glob("*.log"))
+    lines = [line for line in logs.splitlines() if "a quarantine ended by proof" in line]
+    found = {what: sum(word in line for line in lines) for what, word in {"exited": "has exited", "booted": "has booted since"}.items()}
+    return ", ".join(f"{count} {what}" for what, count in (found | {"drained": len(lines) - sum(found.values())}).items())
 
 
 def judge(cluster: Cluster, root: str, written: Written, troubles: Sequence[Trouble]) -> None:
