@@ -146,7 +146,7 @@ def contents(root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def description(root: Path, release: int) -> dict[str, Any]:
+def description(root: Path, release: int, packed: str = "xz") -> dict[str, Any]:
     floor = ".".join(map(str, max(elf.glibc_floor(root)[0], FLOOR)))
     mtime = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(epoch())))
     return {
@@ -158,18 +158,20 @@ def description(root: Path, release: int) -> dict[str, Any]:
             "deb": {"depends": [f"libc6 (>= {floor})", "libstdc++6", "libgcc-s1", "zlib1g"], "scripts": _scripts("deb", _DEB)},
             "rpm": {"depends": ["/bin/sh", *libraries(root)], "scripts": _scripts("rpm", _RPM)},
         },
-        "deb": {"compression": "xz"},
+        "deb": {"compression": packed},
         "rpm": {"compression": "zstd", "group": "System Environment/Daemons", "summary": SUMMARY, "buildhost": "localhost"},
     }  # fmt: skip
 
 
-def build(binary: Path, release: int = 1, kinds: tuple[str, ...] = ("deb", "rpm"), folder: Path | None = None) -> list[Path]:
-    """The packages of a binary, in `folder`, else beside it."""
+def build(
+    binary: Path, release: int = 1, kinds: tuple[str, ...] = ("deb", "rpm"), folder: Path | None = None, packed: str = "xz"
+) -> list[Path]:
+    """The packages of a binary, in `folder`, else beside it; the .deb is packed with xz, gzip or none."""
     make_venv()
     step("Packages")
     (WORK / "deb").mkdir(parents=True, exist_ok=True)
     recipe = WORK / "nfpm.json"
-    recipe.write_text(json.dumps(description(stage(binary), release), indent=1))
+    recipe.write_text(json.dumps(description(stage(binary), release, packed), indent=1))
     arch, full = platform.machine(), f"{version()}-{release}"
     names = {"deb": f"awsomefsd_{full}_{ARCHITECTURES[arch]}.deb", "rpm": f"awsomefsd-{full}.{arch}.rpm"}
     made = []

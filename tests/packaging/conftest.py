@@ -19,7 +19,7 @@ def debs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("debs")
     found = []
     for release in (1, 2):
-        made = packages.build(target, release=release, kinds=("deb",), folder=folder)
+        made = packages.build(target, release=release, kinds=("deb",), folder=folder, packed="none")
         found += made
     return found
 
