@@ -383,7 +383,7 @@ class Leader:
             admitted = self._leases.admit(origin, call, body, size)
             if admitted is None:
                 return
-            origin = admitted
+            origin, command = admitted, self._leases.bounded(body.session, command)
         if type(command) is LeaseSegments or type(command) is KeepSegments:
             applied = self._replica.machine.applied_index
             safe = min(self._renewals.safe_index(applied), self._replica.on_device.safe_index(applied))

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
+from awsomefsd.limits import LEASES_SWEPT_A_CHECK
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.commands import AcquireLease, Create, EndSession, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
 from awsomefsd.meta.lease_keys import QUESTIONS, asked, touched
@@ -33,6 +34,7 @@ from awsomefsd.meta.waiting import Key, Origin, Silent
 from awsomefsd.types import LEASE_READ, LEASE_WRITE
 
 _ENDED = m.Failed(errno.ESTALE, "the session has ended")
+_TOO_MANY = m.Failed(errno.ENOLCK, "the session holds too many leases")
 _LATER = m.Failed(errno.EAGAIN, "the leases of the session are not reported, or too many wait", True)
 
 Enter = Callable[[Origin, int, int, int, Any], None]  # origin, call, session, epoch, command
@@ -103,6 +105,7 @@ class LeaseDesk:
         self._boot_ns = boot_ns
         self._enter = enter
         self._table = LeaseTable()
+        self._unswept: list[Key] = []
         self._awaiting: dict[int, tuple[Origin, int, int]] = {}  # session → who waits for recalls, after which
 
     @property
@@ -167,6 +170,18 @@ class LeaseDesk:
     def tick(self, now_ns: int) -> None:
         for session in self._table.overdue(now_ns):
             self._renewals.condemn(session)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Leases that ended with their inode, some at a time: no entry of theirs says so."""
+        table, machine = self._table, self._machine()
+        if not self._unswept:
+            self._unswept = list(table.writers)
+        some, self._unswept = self._unswept[-LEASES_SWEPT_A_CHECK:], self._unswept[:-LEASES_SWEPT_A_CHECK]
+        for key in some:
+            writer = table.writers.get(key)
+            if writer is not None and machine.write_lease(*key) != writer:
+                table.released(key)
 
     def may_end(self, command: EndSession) -> bool:
         """Not while a worker may still serve under its lease: it is condemned, and ends when that is over."""
@@ -210,6 +225,12 @@ class LeaseDesk:
         if isinstance(command, (Create, Tmpfile)) and command.lease:
             return _Making(origin, table, keys, body.session, volume)
         return _Deciding(origin, table, keys) if keys else origin
+
+    def bounded(self, session: int, command: Any) -> Any:
+        """What is proposed in the place of a command: a session with too many leases gets no more of them."""
+        if isinstance(command, (Create, Tmpfile)) and command.lease and self._table.full(session):
+            return replace(command, lease=False)
+        return command
 
     def stored(self, body: m.Propose, reply: m.Reply) -> m.Reply:
         """The result of a request that was executed before: its grant is told anew, or not at all."""
@@ -281,6 +302,9 @@ class LeaseDesk:
         if not clear or table.busy(key) or table.queued(key):
             self._park(key, origin, call, body, size)
         elif body.mode == LEASE_WRITE and key not in table.writers:
+            if table.full(session):
+                origin.answer(call, _TOO_MANY)
+                return
             table.enter([key])
             command = AcquireLease(body.volume, body.ino, body.known)
             self._enter(_Acquiring(origin, table, key, session), call, session, body.epoch, command)
@@ -295,7 +319,7 @@ class LeaseDesk:
             return self._table.numbered(session, key, m.Leased(0, 0, LEASE_WRITE, writer[1], changes, foreign))
         granted = self._table.grant_read(session, key)
         if granted is None:
-            return m.Failed(errno.ENOLCK, "the session holds too many leases")
+            return _TOO_MANY
         return m.Leased(self._table.term, granted, LEASE_READ, 0, changes, foreign)
 
     def report(self, origin: Origin, call: int, body: m.ReportLeases, size: int) -> None:

@@ -49,7 +49,7 @@ class Recall:
 class Holder:
     """A session that shares a volume."""
 
-    __slots__ = ("mount", "reads", "recalls", "report_ns", "sequence", "volume")
+    __slots__ = ("mount", "reads", "recalls", "report_ns", "sequence", "volume", "writes")
 
     def __init__(self, volume: int, mount: int, report_ns: int | None) -> None:
         self.volume = volume
@@ -58,6 +58,7 @@ class Holder:
         self.sequence = 0
         self.reads: dict[Key, int] = {}  # key → sequence of the grant
         self.recalls: dict[Key, Recall] = {}
+        self.writes = 0  # write leases
 
 
 class LeaseTable:
@@ -78,13 +79,17 @@ class LeaseTable:
     def begin(self, sessions: dict[int, tuple[int, int]], writers: dict[Key, tuple[int, int]], now_ns: int) -> None:
         """A leadership begins: session → (volume, mount) of all that cache, and the write leases of the state."""
         self.holders = {session: Holder(*of, now_ns + SESSION_TTL_MS * _MS) for session, of in sessions.items()}
-        self.writers = dict(writers)
+        self.writers = {}
+        for key, (session, epoch) in writers.items():
+            self.writes(session, key, epoch)
 
     def opened(self, session: int, volume: int, mount: int, resumed_ns: int | None = None) -> None:
         """A new session holds nothing.  One that a successor took over is taken to hold all, as when a leader begins: the kernel still
         believes what its predecessor promised."""
+        writes = self.holders[session].writes if session in self.holders else 0
         self.ended(session)
         self.holders[session] = Holder(volume, mount, None if resumed_ns is None else resumed_ns + SESSION_TTL_MS * _MS)
+        self.holders[session].writes = writes
         self._wake_volume(volume)
 
     def ended(self, session: int) -> None:
@@ -193,7 +198,22 @@ class LeaseTable:
 
     def writes(self, session: int, key: Key, epoch: int) -> None:
         """The entry that makes it the writer was applied."""
+        self._forget_writer(key)
         self.writers[key] = (session, epoch)
+        holder = self.holders.get(session)
+        if holder is not None:
+            holder.writes += 1
+
+    def _forget_writer(self, key: Key) -> None:
+        writer = self.writers.pop(key, None)
+        holder = None if writer is None else self.holders.get(writer[0])
+        if holder is not None:
+            holder.writes -= 1
+
+    def full(self, session: int) -> bool:
+        """It holds so many write leases that it gets no more."""
+        holder = self.holders.get(session)
+        return holder is not None and holder.writes >= LEASES_PER_SESSION_MAX
 
     def numbered(self, session: int, key: Key, grant: Leased) -> Leased:
         """The writer is about to be told."""
@@ -214,7 +234,7 @@ class LeaseTable:
 
     def released(self, key: Key) -> None:
         """The entry that ends a write lease was applied."""
-        self.writers.pop(key, None)
+        self._forget_writer(key)
         self.wake(key)
 
     def _add_read(self, session: int, holder: Holder, key: Key) -> None:

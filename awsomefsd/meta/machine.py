@@ -216,6 +216,11 @@ class Machine:
         """(volume, ino) -> (session, lease epoch)."""
         return leases.every(self.state)
 
+    def write_lease(self, volume: int, ino: int) -> tuple[int, int]:
+        """(session, epoch); session 0: nobody holds it."""
+        row = leases.of_inode(self.state, volume, ino)
+        return row.session, row.epoch
+
     def foreign_changes(self, volume: int, ino: int, mount: int, known: int) -> tuple[int, bool]:
         """LeaseRow.changes of an inode, and whether somebody else than `mount` made it more than `known`."""
         row = leases.of_inode(self.state, volume, ino)

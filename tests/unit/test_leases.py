@@ -552,6 +552,26 @@ def test_an_inode_that_is_taken_back_and_forth_is_contested_until_it_is_quiet():
     assert one.holder.mode(INO) == other.holder.mode(INO) == LEASE_READ, "nobody writes any more"
 
 
+def test_leases_that_ended_with_their_inode_are_forgotten_and_there_is_a_bound_for_each_session(monkeypatch):
+    monkeypatch.setattr("awsomefsd.meta.lease_table.LEASES_PER_SESSION_MAX", 2)
+    cluster, one, other = two()
+    figures = cluster.voters["n1"].leader.figures
+    made = []
+    for number in range(4):
+        command = c.Create(1, 1, b"t%d" % number, 0o100644, 0, 0, lease=True)
+        made.append(one.wire.ask(m.Propose(20 + number, one.session, one.epoch, [], command)).leased is not None)
+    assert made == [True, True, False, False] and figures()["leases_write"] == 2
+    assert one.wire.ask(m.GetLease(one.session, one.epoch, 1, 5, LEASE_WRITE, 0)).errno == errno.ENOLCK
+    assert isinstance(other.wire.ask(m.GetLease(other.session, other.epoch, 1, 5, LEASE_WRITE, 0)), m.Leased)
+    for number in range(2):
+        one.wire.ask(m.Propose(30 + number, one.session, one.epoch, [], c.Unlink(1, 1, b"t%d" % number)))
+    for _ in range(3):
+        cluster.advance(1)
+        cluster.turn()
+    assert figures()["leases_write"] == 1, "the other one's"
+    assert isinstance(one.wire.ask(m.GetLease(one.session, one.epoch, 1, 6, LEASE_WRITE, 0)), m.Leased)
+
+
 def conflicts(mounts: list[Mount], inos: range) -> list[int]:
     """Inodes that one may write while another may read or write them, now."""
     bad = []
