@@ -29,7 +29,7 @@ class Amounts:
     turns: int
 
 
-FULL = Amounts(stream_mib=64, creates=300, appends=100, turns=60)
+FULL = Amounts(stream_mib=32, creates=100, appends=100, turns=60)
 QUICK = Amounts(stream_mib=8, creates=20, appends=10, turns=8)
 
 
