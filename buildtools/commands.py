@@ -15,7 +15,7 @@ from buildtools.say import CHECKOUT, BuildError, bad, good, line, parse_size, si
 
 COPY_BYTES_MAX = 300 << 20
 DISK_BYTES_MIN = 2 << 30  # the tree twice, and what kills leave half full
-SECONDS_FIRST, SECONDS_AGAIN = 240, 150
+SECONDS_FIRST, SECONDS_AGAIN = 270, 180
 
 
 def _program(*words: str | os.PathLike[str]) -> NoReturn:
