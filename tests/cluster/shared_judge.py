@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from tests.cluster.shared_client import RECORD_BYTES, read_record
 from tests.linear import OPEN, Model, Operation, Verdict, check_all
 
-DIRTY_S = 40.0
+DIRTY_S = 40.0  # an acknowledged write is committed when it is 5 s old, begun then
 GRACE_S = 8.0  # after a fault an error may still be told
 LATE = frozenset({"EIO"})
 GONE = frozenset({"EIO", "ENOTCONN", "ECONNABORTED", "ENOENT", "EEXIST", "EINTR", "ENODEV"})  # EEXIST: of makedirs
@@ -49,6 +49,7 @@ class Row(NamedTuple):
     result: Any
     called: float
     returned: float  # OPEN: nobody knows the outcome
+    doubted: bool = False  # it returned, and may have been lost since
 
     @property
     def known(self) -> bool:
@@ -148,7 +149,7 @@ def _unless_lost(row: Row, troubles: Sequence[Trouble]) -> Row:
         and row.call[0] == "write"
         and any(row.called < one.whole and one.began < row.returned + DIRTY_S for one in mine)
     )
-    return row._replace(result=None, returned=OPEN) if gone or lost else row
+    return row._replace(result=None, returned=OPEN) if gone else row._replace(doubted=lost)
 
 
 def _seen(row: Row) -> Any:
@@ -163,9 +164,9 @@ def _wrote(row: Row) -> Any:
 
 
 def _decided(rows: list[Row]) -> list[Row]:
-    unknown = {_wrote(row): row for row in rows if not row.known and _wrote(row) is not None}
+    unknown = {_wrote(row): row for row in rows if (row.doubted or not row.known) and _wrote(row) is not None}
     bound: dict[Any, float] = {}
-    sure = [row for row in rows if row.known]
+    sure = [row for row in rows if row.known and not row.doubted]
     todo = [(_seen(row), row.returned, row.node, row.call[0] == "cas") for row in sure]
     while todo:
         value, at, node, firm = todo.pop()
@@ -178,6 +179,9 @@ def _decided(rows: list[Row]) -> list[Row]:
     found = [row for row in sure if not (_seen(row) in unknown and _seen(row) not in bound)]
     for value, at in bound.items():
         row = unknown[value]
+        if row.doubted:  # it was not lost, so it was there when it returned
+            found.append(row)
+            continue
         found.append(row._replace(result="ok" if row.call[0] == "cas" else None, returned=max(at, row.called)))
     return found
 
@@ -208,9 +212,10 @@ def of_appends(rows: Sequence[Row], contents: Mapping[str, bytes]) -> list[str]:
         if len(set(whole)) != len(whole):
             wrong.append(f"{which}: records twice: {sorted(one for one in set(whole) if whole.count(one) > 1)[:5]}")
         appended = {(row.client, row.call[1]): row for row in mine if row.call[0] == "append"}
-        if lost := [row for one, row in appended.items() if row.known and one not in set(whole)]:
+        there = set(whole)
+        if lost := [row for one, row in appended.items() if row.known and one not in there]:
             wrong.append(f"{which}: {len(lost)} acknowledged records are lost: {lost[:5]}")
-        if foreign := set(whole) - set(appended):
+        if foreign := there - set(appended):
             wrong.append(f"{which}: records that nobody appended: {sorted(foreign)[:5]}")
         for client in {one[0] for one in whole}:
             numbers = [number for of, number in whole if of == client]

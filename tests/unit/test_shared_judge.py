@@ -40,6 +40,8 @@ def test_what_a_node_showed_itself_and_lost_is_not_judged() -> None:
     lazy = [row("z0", ("write", 5), None, 1, 2), row("z0", ("read",), 0, 30, 31, node=2, client=2)]
     assert of_histories(lazy, []) and not of_histories(lazy, [Trouble("kill node", 1, 10, 20)])
     assert of_histories(lazy, [Trouble("kill worker", 1, 10, 20)])
+    seen = row("z0", ("read",), 5, 3, 4, node=3, client=3)
+    assert of_histories([*lazy, seen], [Trouble("kill node", 1, 10, 20)]), "another node saw it: it was durable"
 
 
 def test_names() -> None:
