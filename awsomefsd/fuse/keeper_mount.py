@@ -272,7 +272,7 @@ class Mount:
         self._hang_up(worker)
         self._loop.unwatch(worker.pidfd)
         status = exit_status(worker)
-        os.close(worker.pidfd)
+        worker.let_go()
         if worker is not self.worker:
             self._heir_died(worker, status)
             return
@@ -333,7 +333,7 @@ class Mount:
         if self.worker is not None:
             self._hang_up(self.worker)
             self._loop.unwatch(self.worker.pidfd)
-            os.close(self.worker.pidfd)
+            self.worker.let_go()
             self.worker = None
         wire.close_all(list(self.fds.values()))
         self.fds = {}

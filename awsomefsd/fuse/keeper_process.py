@@ -46,8 +46,15 @@ class Worker:
         self.version, self.home = str(message.get("version", "")), str(message.get("home", ""))
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        """Timers call this too, when it may have ended long ago: its descriptor's number may be another's by then."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """It is nothing of ours any more."""
+        os.close(self.pidfd)
+        self.pidfd = -1
 
 
 def spawn(argv: list[str], env: dict[str, str], log_path: Path, fd: int) -> int:

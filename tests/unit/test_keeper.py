@@ -19,6 +19,7 @@ from awsomefsd import __version__, program
 from awsomefsd.errors import FsError, Unavailable
 from awsomefsd.fuse import keeper_wire as wire
 from awsomefsd.fuse import mount_syscall
+from awsomefsd.fuse.keeper_process import Worker
 from awsomefsd.limits import WORKER_DEATHS_BEFORE_BACKOFF
 from tests.unit.keeper_host import ROOT, WORKER, Host, end_of, until
 
@@ -317,6 +318,24 @@ def test_a_second_worker_of_a_mount_is_refused(host: Host) -> None:
                 answer = wire.receive(sock)
             assert answer is not None and answer[0]["op"] == "refused"
     assert host.about(dir)["worker"] == 1 and host.row(dir)["state"] == "serving"
+
+
+def test_a_late_kill_hits_nobody_else() -> None:
+    """The timer that follows a worker's goodbye fires when it is gone; its descriptor's number may be that of another by then."""
+    with subprocess.Popen(["sleep", "60"]) as one, subprocess.Popen(["sleep", "60"]) as two:
+        worker = Worker(one.pid, os.pidfd_open(one.pid), None, child=True)
+        number = worker.pidfd
+        one.kill()
+        worker.let_go()
+        other = os.pidfd_open(two.pid)
+        try:
+            assert other == number
+            worker.kill()
+            with pytest.raises(subprocess.TimeoutExpired):
+                two.wait(0.3)
+        finally:
+            os.close(other)
+            two.kill()
 
 
 def test_stop_unmounts_all_or_refuses(host: Host) -> None:
