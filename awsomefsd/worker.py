@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -30,6 +31,7 @@ from awsomefsd.failpoints import hit
 from awsomefsd.fuse.atimes import Policy
 from awsomefsd.fuse.identity import identified
 from awsomefsd.fuse.keeper_link import KeeperLink
+from awsomefsd.fuse.lease_stock import LeaseStock, adopted
 from awsomefsd.fuse.memory import MountMemory
 from awsomefsd.fuse.mount_session import MountLease, SessionKeeper, open_session
 from awsomefsd.fuse.mount_state import MountState
@@ -42,6 +44,7 @@ from awsomefsd.fuse.vfs import Vfs
 from awsomefsd.fuse.vfs_shared import SharedDataOps, Unremembered
 from awsomefsd.io.cache import ChecksumCache
 from awsomefsd.io.devices import with_paths
+from awsomefsd.io.dirty import Record
 from awsomefsd.io.files import FileState, FileTable
 from awsomefsd.io.flusher import Flusher, record_space
 from awsomefsd.io.leaving import Leaving
@@ -112,9 +115,9 @@ class Worker:
         checksums = ChecksumCache()
         self.reader = SegmentReader(self.devices, self.locations.locate, checksums)
         self.writer = SegmentWriter(self.devices, self.locations.lease, checksums)
-        self.files = FileTable(self.config["volume"], memory.dirty, self.reader, self._report_corrupt)
-        self.reservation = Reservation(self.config["volume"], self.client, memory.control)
         shared = bool(self.config.get("shared"))
+        self.files = FileTable(self.config["volume"], memory.dirty, self.reader, self._report_corrupt, leased=shared)
+        self.reservation = Reservation(self.config["volume"], self.client, memory.control)
         self.names = Unremembered() if shared else Names()
         self.through = WriteThrough(self.config["volume"], self.writer) if shared else None
         memfds = [fd for name, fd in self.link.fds.items() if name != "fuse"]
@@ -207,10 +210,11 @@ class Worker:
         if lost not in (0, self.client.session):
             self.drained.look(lost)
 
-    def _session_opened(self, opened: SessionOpened) -> None:
+    def _session_opened(self, opened: SessionOpened, inherited: Iterable[Record] = ()) -> None:
         self.memory.control.update(session=opened.session, epoch=opened.epoch)
         if self.leases is not None:
-            self.leases.begin(opened.session, opened.epoch)
+            self.leases.begin(opened.session, opened.epoch, adopted(inherited, opened.epoch))
+            LeaseStock(self.mount, self.leases, self.aside).take()
 
     # --- start and end -------------------------------------------------------------------------------------------------------
 
@@ -220,14 +224,16 @@ class Worker:
         ended = control.state.session not in (0, opened.session)
         records = self._recover_records()
         hit("takeover.records.found")
-        if ended:  # nobody kept the session alive: what the predecessor's callers had locked is unknown
+        if ended or self.leases is not None:
             for record in records:
                 self._adopt(record)
-            self.sessions.take_stock(opened, foreign=opened.foreign or opened.resumed, locks_known=False)
+        if ended:  # nobody kept the session alive: what the predecessor's callers had locked is unknown
+            undecided = opened.resumed and self.leases is None
+            self.sessions.take_stock(opened, foreign=opened.foreign or undecided, locks_known=False)
         else:
             self.reservation.set_left(opened.reserved_bytes - sum(record_space(record.length) for record in records))
         self._take_up_handles(opened)
-        self._session_opened(opened)
+        self._session_opened(opened, records)
         control.update(workers=self.open_command.worker)
         self.flusher.start()
         if self.through is not None:
@@ -349,8 +355,9 @@ class Worker:
 
     def _flush_recovered(self, records: list[Any]) -> None:
         """What write(2) acknowledged and the predecessor had not committed."""
-        for record in records:
-            self._adopt(record)
+        if self.leases is None:
+            for record in records:
+                self._adopt(record)
         log.info("flushing what the predecessor left records=%d bytes=%d", len(records), sum(r.length for r in records))
         self._forget_caches()
 

@@ -229,6 +229,7 @@ class Rig:
     boot_id = "boot"
     node = "node"
     shared = False  # with mounts of other nodes
+    caches = False  # and under leases
     on_lease_loss = "block"
     closed = 0  # in this process
 
@@ -267,7 +268,7 @@ class Rig:
         self.workers += 1
         config = {
             "volume": VOLUME, "meta_sock": str(self.host.socket_path), "node": self.node, "boot_id": self.boot_id,
-            "state_dir": str(self.directory), "read_only": False, "shared": self.shared, "atime": self.atime,
+            "state_dir": str(self.directory), "read_only": False, "shared": self.shared, "caches": self.caches, "atime": self.atime,
             "on_lease_loss": self.on_lease_loss,
         }  # fmt: skip
         start = {"mount": f"{self.mount_id:x}", "fresh": self.workers == 1, "config": config, "worker": self.workers, "dir": "/mnt"}
@@ -288,6 +289,8 @@ class Rig:
         worker.flusher.stop()
         if worker.through is not None:
             worker.through.stop()
+        if worker.leases is not None:
+            worker.leases.close()
         worker.pool.shutdown()
         worker.budget.close()
 

@@ -199,14 +199,23 @@ class MountState:
 
         EISDIR or EINVAL unless it is a regular file: a record of anything else could never be committed, and would be flushed for ever.
         """
-        state = None if self.shared else self.files.get(attr.ino)
+        state = self.known_file(attr.ino)
         if state is None:
             if not stat.S_ISREG(attr.mode):
                 raise FsError(errno.EISDIR if stat.S_ISDIR(attr.mode) else errno.EINVAL, f"inode {attr.ino} is not a regular file")
             if self.shared:
-                return FileState(attr)
+                return FileState(attr, None)
             state = self.files.state(self.names.attr(attr.ino) or attr)
         return state
+
+    def known_file(self, ino: int) -> FileState | None:
+        """What is known of a file's data now.  On a shared mount: while the lease is held under which it was learnt."""
+        state = self.files.get(ino)
+        if state is None or not self.shared:
+            return state
+        if self.leases is None:
+            return None
+        return state if state.dirty or (state.grant and self.leases.holder.grant(ino) == state.grant) else None
 
     def check_handle(self, fh: int | None) -> None:
         """Raises FsError(EIO) for a handle that lost its session."""

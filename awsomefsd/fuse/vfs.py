@@ -18,6 +18,7 @@ from awsomefsd.fuse.giving_up import GivingUp, timed_out
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.vfs_attributes import AttributeOps
 from awsomefsd.fuse.vfs_data import DataOps, OnPool, Pool
+from awsomefsd.fuse.vfs_leased import LeasedDataOps
 from awsomefsd.fuse.vfs_locks import LockClient, LockOps
 from awsomefsd.fuse.vfs_namespace import NamespaceOps
 from awsomefsd.fuse.vfs_ranges import RangeOps
@@ -37,7 +38,7 @@ class Vfs:
         self._giving_up = GivingUp(mount.lease.left_ns) if mount.lease.fails else None
         self.locks = LockOps(mount, client)
         on_release = self.locks.release_op
-        self.sharing = None if through is None else SharedDataOps(mount, pool, on_release, through)
+        self.sharing = None if through is None else shared_data(mount, pool, on_release, through)
         data = self.sharing or DataOps(mount, pool, on_release)
         names = NamespaceOps(mount, data)
         attributes = AttributeOps(mount, data)
@@ -153,6 +154,12 @@ class Vfs:
         if type(result) in GENERATORS:
             result = yield from result
         return result
+
+
+def shared_data(mount: MountState, pool: Pool, on_release: Any, through: WriteThrough) -> SharedDataOps:
+    if mount.leases is not None:
+        return LeasedDataOps(mount, pool, on_release, through, mount.leases)
+    return SharedDataOps(mount, pool, on_release, through)
 
 
 def _both(first: Op, second: Op) -> Op:

@@ -26,7 +26,7 @@ from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import Directory, Names
 from awsomefsd.fuse.vfs_data import LAYOUT_PARTS_MAX, WRITE_KILL_SUIDGID, DataOps, OnPool, Pool, read_buffer
 from awsomefsd.io.files import FileState
-from awsomefsd.io.write_through import Write, WriteThrough
+from awsomefsd.io.write_through import Metadata, Write, WriteThrough
 from awsomefsd.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX
 from awsomefsd.meta.commands import SetAttr
 from awsomefsd.meta.messages import Found, GetLayout, GetOrphans, Inodes, Layout
@@ -57,7 +57,7 @@ class SharedDataOps(DataOps):
 
     # --- read ----------------------------------------------------------------------------------------------------------------
 
-    def read(self, ctx: Context, ino: int, fh: int, offset: int, size: int) -> Op:
+    def read(self, ctx: Context, ino: int, fh: int, offset: int, size: int) -> list[Any] | Op:
         self._mount.check_handle(fh)
         return self._read(ino, fh, offset, size)
 
@@ -93,7 +93,7 @@ class SharedDataOps(DataOps):
 
     # --- write ---------------------------------------------------------------------------------------------------------------
 
-    def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> Op:
+    def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Op:
         append = ctx.open_flags & os.O_APPEND != 0 and not write_flags & WRITE_CACHE
         if not append and offset + len(data) > FILE_BYTES_MAX:
             raise FsError(errno.EFBIG)
@@ -124,11 +124,14 @@ class SharedDataOps(DataOps):
     def _decided(self, one: Write) -> Op:
         yield from self._reserve(one.space)
         try:
-            yield self._through.write(one, self._mount.metadata)
+            yield self._through.write(one, self._metadata())
         except FsError as err:
             if err.errno != errno.ESTALE:  # else it went with the session
                 self._mount.reservation.give_back(one.space)
             raise
+
+    def _metadata(self) -> Metadata:
+        return self._mount.metadata
 
     def _reserve(self, need: int) -> Op:
         """Space for one write.  What was kept for allocated ranges is not drawn on."""

@@ -52,6 +52,7 @@ class FileState:
         "error",
         "extents",
         "forgotten",
+        "grant",
         "held",
         "in_flight",
         "inline",
@@ -59,6 +60,7 @@ class FileState:
         "is_inline",
         "leave_inline",
         "lock",
+        "mtime_min_ns",
         "mtime_ns",
         "size",
         "truncated_to_zero",
@@ -70,6 +72,8 @@ class FileState:
     def __init__(self, attr: Attr, under: Under | None = ALONE) -> None:
         self.ino = attr.ino
         self.under = under  # None: nothing may be held back
+        self.grant = 0  # number of the lease under which this was learnt
+        self.mtime_min_ns = 0  # the next write has to show a later mtime
         self.lock = threading.Lock()
         self.size = attr.size
         self.is_inline = attr.inline
@@ -119,12 +123,6 @@ class FileState:
                 return False
             self._add(record)
             return True
-
-    def hold(self, under: Under) -> None:
-        """A write lease is held from now on."""
-        with self.lock:
-            if not self.forgotten:
-                self.under = under
 
     def let_go(self) -> None:
         """Nothing more is held back; what is stays until it is committed."""
@@ -243,9 +241,41 @@ class FileTable:
                     self._evict()
         return state
 
+    def every(self) -> list[FileState]:
+        with self._lock:
+            return list(self._states.values())
+
     def dirty_states(self) -> list[FileState]:
         with self._lock:
             return [state for state in self._states.values() if state.dirty]
+
+    def hold(self, attr: Attr, grant: int, under: Under, held: Callable[[], bool]) -> FileState | None:
+        """The state under which data is held back from now on, made from attributes that were told under this grant.
+
+        None if the lease is not `held` any more: that is looked at under the state's lock, and who is asked to give it up takes `under` out
+        afterwards.  A state of an earlier grant says nothing, unless it holds what is dirty under this very lease (a successor's).
+        """
+        with self._lock:
+            old = self._states.get(attr.ino)
+            if old is not None and old.grant != grant and not old.dirty:
+                self._forget(old)
+            state = self._states.setdefault(attr.ino, FileState(attr, None))
+            if old is not None and old is not state:
+                state.error = old.error
+            if len(self._states) > FILES_CACHED_MAX * self._share:
+                self._evict()
+            with state.lock:
+                if state.forgotten or not held():
+                    return None
+                state.grant, state.under = grant, under
+                state.mtime_min_ns = max(state.mtime_min_ns, attr.mtime_ns)
+                return state
+
+    def forget(self, state: FileState) -> None:
+        """What is known of it is not believed any more, unless it holds something dirty or an error."""
+        with self._lock:
+            if self._states.get(state.ino) is state and state.error is None:
+                self._forget(state)
 
     def discard(self, ino: int) -> list[int]:
         """The inode is gone, or truncated to nothing: its records, except those in flight, need not be written.  Returns their lengths."""

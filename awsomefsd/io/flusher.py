@@ -20,7 +20,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from awsomefsd.errors import Error, Fenced, FsError
 from awsomefsd.failpoints import hit
@@ -66,6 +66,14 @@ def record_space(record_length: int) -> int:
     return space_needed(record_length)
 
 
+class _Request(NamedTuple):
+    ino: int  # 0: all
+    target: int  # up to this sequence
+    signal: Signal
+    in_flight_only: bool = False
+    patient: bool = False  # a failure is not its end
+
+
 class Flusher:
     """See the module.  `flush(ino)` and `flush_all()` are Waits; `room()` is fired whenever records became clean."""
 
@@ -93,7 +101,7 @@ class Flusher:
         self._refresh = refresh
         self._on_attr = on_attr
         self._cond = threading.Condition()
-        self._requests: list[tuple[int, int, bool, Signal]] = []  # (ino or 0 for all, up to this sequence, only in flight, signal)
+        self._requests: list[_Request] = []
         self._room = Signal()
         self._stopping = False
         self._kicked = False
@@ -141,7 +149,17 @@ class Flusher:
         elif not target:
             signal.fire()
         else:
-            self._request(ino, target, signal, in_flight_only)
+            self._request(_Request(ino, target, signal, in_flight_only))
+        return signal
+
+    def drained(self, ino: int) -> Wait:
+        """As `flush`, however often it fails; who waits for the file's errors is told of them all the same."""
+        state, signal = self._files.get(ino), Signal()
+        newest = None if state is None else state.newest()
+        if newest is None:
+            signal.fire()
+        else:
+            self._request(_Request(ino, newest.sequence, signal, patient=True))
         return signal
 
     def flush_all(self) -> Wait:
@@ -149,7 +167,7 @@ class Flusher:
         signal = Signal()
         target = max((record.sequence for state in self._files.dirty_states() if (record := state.newest()) is not None), default=0)
         if target:
-            self._request(0, target, signal)
+            self._request(_Request(0, target, signal))
         else:
             signal.fire()
         return signal
@@ -165,9 +183,9 @@ class Flusher:
                 self._kicked = True
                 self._cond.notify()
 
-    def _request(self, ino: int, target: int, signal: Signal, in_flight_only: bool = False) -> None:
+    def _request(self, request: _Request) -> None:
         with self._cond:
-            self._requests.append((ino, target, in_flight_only, signal))
+            self._requests.append(request)
             self._cond.notify()
 
     # --- the thread ------------------------------------------------------------------------------------------------------
@@ -426,12 +444,12 @@ class Flusher:
         with self._cond:
             kept = []
             for request in self._requests:
-                ino, target, in_flight_only, signal = request
+                ino, target, signal, in_flight_only, patient = request
                 states = self._files.dirty_states() if ino == 0 else [self._files.get(ino)]
                 pending = [s for s in states if s is not None and (r := s.oldest()) is not None and r.sequence <= target]
                 if in_flight_only:
                     pending = [s for s in pending if s.in_flight]
-                failed = next((s for s in pending if s.error is not None), None) if error else None
+                failed = next((s for s in pending if s.error is not None), None) if error and not patient else None
                 if not pending:
                     answered.append((signal, None))
                 elif failed is not None:

@@ -89,6 +89,11 @@ class LeaseClient:
         for answer in answers:
             self._submit(answer, self._refused)
 
+    def progress(self, ino: int, done: int) -> None:
+        extend = self.holder.extend(ino, done)
+        if extend is not None:
+            self._submit(extend, self._refused)
+
     # --- requests ---------------------------------------------------------------------------------------------------------------
     def ask(self, volume: int, ino: int, mode: int, known: int, asked: Asked) -> None:
         """A lease; `asked` gets the grant, or nothing if it came too late to mean anything: ask again after a pause.

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from awsomefsd.meta.messages import AnswerRecall, AwaitRecalls, Leased, Recalls, ReleaseLeases, ReportLeases
+from awsomefsd.meta.messages import AnswerRecall, AwaitRecalls, ExtendRecall, Leased, Recalls, ReleaseLeases, ReportLeases
 from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 
 EVERY_INODE = 0  # in a list of inodes that are changed: one of them is not known by number
@@ -134,6 +134,11 @@ class LeaseHolder:
                 self._held[ino] = Held(mode, 0, held.changes, held.stamp, held.grant)
         self._floor = max(self._floor, (term, sequence))
         self.replies.append(AnswerRecall(self.session, self.epoch, term, sequence))
+
+    def extend(self, ino: int, done: int) -> ExtendRecall | None:
+        """Still at it: something was laundered since."""
+        recall = self._recalling.get(ino)
+        return None if recall is None else ExtendRecall(self.session, self.epoch, *recall, done)
 
     # --- use --------------------------------------------------------------------------------------------------------------------
     def mode(self, ino: int) -> int:

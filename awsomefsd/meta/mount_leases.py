@@ -127,6 +127,15 @@ class MountLeases:
     def want(self, ino: int, mode: int = LEASE_READ) -> Wait:
         return _Asking(self, ino, mode)
 
+    def want_knowing(self, ino: int, mode: int, known: int) -> Wait:
+        """As `want`, by one who knows the file as it was after so many changes."""
+        self._known[ino] = known
+        return self.want(ino, mode)
+
+    def progress(self, ino: int, done: int) -> None:
+        """A recall of it is being laundered; only a growing `done` moves the leader's deadline."""
+        self._locked(self._talk.progress, ino, done)
+
     def ask(self, ino: int, mode: int, resume: Resume) -> None:
         """Ask for a lease; whoever asks something else behind it on the same connection may keep that answer, if this was granted."""
         known = self._known.get(ino, 0)

@@ -19,7 +19,7 @@ from awsomefsd.meta import messages as m
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.types import LOCK_POSIX, ROOT_INO, Lock
 from awsomefsd.wait import block_on
-from tests.vfsrig import BIG, LIMIT_S, VOLUME, After, Rig, Started, error_of, shared_memory, until
+from tests.vfsrig import BIG, LIMIT_S, VOLUME, After, Rig, Started, error_of, finish, shared_memory, until
 
 FIRST = 100
 
@@ -73,7 +73,7 @@ def sound(nodes: list[Sharing]) -> None:
 def append(node: Rig, ino: int, fh: int, data: bytes, unique: int | None = None) -> int:
     ctx = node.ctx(unique)
     ctx.open_flags = os.O_APPEND
-    written: int = block_on(node.vfs.write(ctx, ino, fh, 0, memoryview(data), 0), LIMIT_S)
+    written: int = finish(node.vfs.write(ctx, ino, fh, 0, memoryview(data), 0))
     return written
 
 

@@ -1,0 +1,345 @@
+"""Mounts of one volume on two nodes that hold data back under write leases (vfs_leased.py, lease_stock.py)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import awsomefsd.worker
+from awsomefsd.errors import FsError
+from awsomefsd.fuse.context import SetAttrIn
+from awsomefsd.meta import commands as c
+from awsomefsd.meta import messages as m
+from awsomefsd.meta.client import MetaClient
+from awsomefsd.types import LEASE_NONE, LEASE_WRITE, ROOT_INO
+from awsomefsd.wait import Signal
+from tests.unit.test_vfs_shared import FIRST, Sharing, append, sound
+from tests.vfsrig import BIG, LIMIT_S, error_of, until
+
+MANY = 60
+
+
+class Leased(Sharing):
+    caches = True
+
+    def holds(self, ino: int) -> int:
+        mode: int = self.worker.leases.holder.mode(ino)  # type: ignore[union-attr]
+        return mode
+
+    def end_session(self) -> None:
+        """At once, whatever is left of its lease."""
+        assert self.host.service is not None
+        state = self.worker.memory.control.state
+        reply = self.host.service.propose(c.EndSession(state.session, state.epoch, True), 60)
+        assert not isinstance(reply, m.Failed), reply
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[Leased]]:
+    renewed = awsomefsd.worker.MetaClient
+    first = Leased(tmp_path)
+    awsomefsd.worker.MetaClient = lambda *args: MetaClient(*args, boot_ns=first.lease_clock)  # type: ignore[assignment, misc]
+    second = Leased(tmp_path, first, FIRST + 1)
+    try:
+        first.start()
+        second.start()
+        yield [first, second]
+    finally:
+        awsomefsd.worker.MetaClient = renewed  # type: ignore[misc]
+        second.close()
+        first.close()
+
+
+def test_data_is_held_back_and_seen_at_once_by_the_other(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"hello")
+    assert one.holds(ino) == LEASE_WRITE and one.mount.dirty.dirty_bytes == 5
+    assert one.attr(ino).size == 5 and one.read(ino, fh, 0, 99) == b"hello"
+    shown = one.attr(ino)
+    there = two.open(ino)
+    seen = two.attr(ino)
+    assert (seen.size, seen.mtime_ns) == (5, shown.mtime_ns) and two.read(ino, there, 0, 99) == b"hello"
+    assert not one.mount.dirty.dirty_bytes, "it was committed before the other was told"
+    one.write(ino, fh, 5, b" there")
+    assert two.read(ino, there, 0, 99) == b"hello there" == one.read(ino, fh, 0, 99)
+    two.write(ino, there, 0, b"J")
+    assert one.read(ino, fh, 0, 99) == b"Jello there" and one.attr(ino).mtime_ns > shown.mtime_ns
+    sound(nodes)
+
+
+def test_two_nodes_write_one_file_in_turn_and_every_byte_is_right(nodes: list[Leased], seed: int) -> None:
+    dice, expected = random.Random(seed), bytearray(20_000)
+    ino, fh = nodes[0].create(b"f")
+    handles = [fh, nodes[1].open(ino)]
+    nodes[0].truncate(ino, len(expected))
+    for turn in range(MANY):
+        number = dice.randrange(2)
+        for _ in range(dice.randrange(3)):
+            at, data = dice.randrange(len(expected) - 500), dice.randbytes(dice.randrange(1, 500))
+            nodes[number].write(ino, handles[number], at, data)
+            expected[at : at + len(data)] = data
+        if dice.random() < 0.3:
+            size = dice.randrange(10_000, 20_000)
+            nodes[number].truncate(ino, size)
+            nodes[number].truncate(ino, len(expected))
+            expected[size:] = bytes(len(expected) - size)
+        reader = dice.randrange(2)
+        assert nodes[reader].read(ino, handles[reader], 0, 30_000) == bytes(expected), (turn, number, reader)
+    sound(nodes)
+
+
+def test_both_nodes_write_at_once_and_end(nodes: list[Leased]) -> None:
+    ino, fh = nodes[0].create(b"f")
+    handles = [fh, nodes[1].open(ino)]
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for step in range(MANY):
+                nodes[number].write(ino, handles[number], (2 * step + number) * 100, b"%d" % number * 100)
+        except BaseException as err:
+            errors.append(err)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT_S)
+    assert not errors and not any(thread.is_alive() for thread in threads)
+    expected = (b"0" * 100 + b"1" * 100) * MANY
+    assert nodes[0].read(ino, handles[0], 0, 1 << 20) == expected == nodes[1].read(ino, handles[1], 0, 1 << 20)
+    sound(nodes)
+
+
+def test_appends_are_all_there(nodes: list[Leased]) -> None:
+    ino, _ = nodes[0].create(b"log")
+    lines = [[b"%d-%d\n" % (n, i) for i in range(MANY)] for n in (0, 1)]
+
+    def work(number: int) -> None:
+        fh = nodes[number].open(ino, os.O_WRONLY | os.O_APPEND)
+        for line in lines[number]:
+            assert append(nodes[number], ino, fh, line) == len(line)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(LIMIT_S)
+    got = nodes[0].content(ino).splitlines(keepends=True)
+    assert [line for line in got if line[:1] == b"0"] == lines[0] and [line for line in got if line[:1] == b"1"] == lines[1]
+    sound(nodes)
+
+
+def test_an_append_goes_to_the_end_whatever_the_kernel_believes(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f", flags=os.O_RDWR | os.O_APPEND)
+    append(one, ino, fh, b"a")
+    append(one, ino, fh, b"b")
+    assert one.mount.dirty.dirty_bytes == 2
+    assert two.content(ino) == b"ab"
+    append(two, ino, two.open(ino), b"c")
+    append(one, ino, fh, b"d")
+    assert one.content(ino) == b"abcd" == two.content(ino)
+    sound(nodes)
+
+
+def test_a_truncation_and_ranges_meet_held_data_in_order(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    there = two.open(ino)
+    one.write(ino, fh, 0, b"x" * BIG)
+    two.truncate(ino, 10)
+    assert one.attr(ino).size == 10 and one.read(ino, fh, 0, BIG) == b"x" * 10
+    one.write(ino, fh, 10, b"y" * 10)
+    one.truncate(ino, 0)
+    one.write(ino, fh, 0, b"new")
+    one.call("flush", ino, fh, 0)
+    assert not one.mount.dirty.dirty_bytes, "what follows a truncation to nothing is flushed by close"
+    one.write(ino, fh, 100, b"tail")
+    two.call("fallocate", ino, there, 3, 0, 2)
+    assert one.read(ino, fh, 0, 200) == b"\0\0w" + bytes(97) + b"tail"
+    one.write(ino, fh, 0, b"N")
+    target, to = two.create(b"g")
+    two.write(target, to, 0, b"12345")
+    assert two.call("lseek", ino, there, 0, os.SEEK_DATA) == 0 and two.read(ino, there, 0, 3) == b"N\0w"
+    two.write(target, to, 0, b"12345" * BIG)
+    assert one.call("copy_file_range", target, 5, ino, fh, 0, 5, 0) == 5
+    assert two.read(ino, there, 0, 6) == b"12345\0"
+    sound(nodes)
+
+
+def test_a_rename_over_a_name_shows_the_new_content_held_back_elsewhere(nodes: list[Leased]) -> None:
+    one, two = nodes
+    old, _ = one.create(b"f")
+    ino, fh = one.create(b"tmp")
+    one.write(ino, fh, 0, b"new" * 3_000)
+    two.call("rename", ROOT_INO, b"tmp", ROOT_INO, b"f", 0)
+    assert not one.mount.dirty.dirty_bytes
+    assert two.content(two.lookup(b"f").ino) == b"new" * 3_000
+    sound(nodes)
+
+
+def test_a_killed_worker_loses_nothing_it_acknowledged(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    other, other_fh = one.create(b"g")
+    one.write(ino, fh, 0, b"held")
+    one.write(other, other_fh, 0, b"z" * BIG)
+    one.kill()
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(two.content(ino)))
+    reader.start()  # its question recalls a lease that nobody can give up now
+    one.start()
+    reader.join(LIMIT_S)
+    assert got == [b"held"] and two.content(other) == b"z" * BIG
+    one.write(ino, fh, 4, b" on")
+    assert two.content(ino) == b"held on"
+    sound(nodes)
+
+
+def test_committed_and_not_marked_clean_is_not_laid_over_what_came_later(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"old!")
+    one.fsync(ino, fh)
+    one.write(ino, fh, 0, b"mine")
+    one.mount.dirty.mark_clean = lambda records: None  # the worker dies behind its commit
+    one.fsync(ino, fh)
+    one.restart()
+    there = two.open(ino)
+    two.write(ino, there, 0, b"ours")
+    one.restart()
+    assert one.read(ino, fh, 0, 9) == b"ours" == two.read(ino, there, 0, 9)
+    sound(nodes)
+
+
+def test_a_write_that_went_through_is_not_held_back_a_second_time(nodes: list[Leased]) -> None:
+    """Killed between the entry and the answer; the other node has written since."""
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.vfs.sharing._contested[ino] = float("inf")
+    one.write(ino, fh, 0, b"AAAA", unique=1_000)
+    assert not one.mount.dirty.dirty_bytes
+    there = two.open(ino)
+    two.write(ino, there, 0, b"BBBB")
+    two.fsync(ino, there)
+    one.unanswered = [1_000]
+    assert one.restart(lambda vfs: vfs.write(one.ctx(1_000), ino, fh, 0, memoryview(b"AAAA"), 0)) == [4]
+    assert two.read(ino, there, 0, 9) == b"BBBB" == one.read(ino, fh, 0, 9)
+    sound(nodes)
+
+
+def lose(node: Leased) -> None:
+    before = node.worker.memory.control.state.session
+    node.worker.client._keeper.doubt()
+    until(lambda: node.worker.memory.control.state.session != before and not node.worker.sessions._busy.locked())
+
+
+def test_what_others_did_not_touch_goes_on_under_a_new_session(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    other, other_fh = one.create(b"g")
+    for number, handle in ((ino, fh), (other, other_fh)):
+        one.write(number, handle, 0, b"held back")
+    one.worker.flusher.pause(True)
+    one.end_session()
+    there = two.open(other)
+    two.write(other, there, 0, b"THEIRS")
+    lose(one)
+    assert error_of(one.write, other, other_fh, 0, b"x") == errno.EIO == error_of(one.fsync, other, other_fh)
+    one.fsync(ino, fh)
+    assert two.content(ino) == b"held back" and two.content(other) == b"THEIRS"
+    assert one.counter("files_put_aside") == 1
+    kept = [path.read_bytes() for path in (one.directory / "conflicts").glob("*/*")]
+    assert kept == [b"held back"]
+    one.close_file(other, other_fh)
+    again = one.open(other)
+    one.write(other, again, 6, b"!")
+    assert two.content(other) == b"THEIRS!"
+    one.write(ino, fh, 9, b", and on")
+    assert two.content(ino) == b"held back, and on"
+    sound(nodes)
+
+
+def test_a_worker_that_dies_after_its_session_was_replaced_leaves_what_its_successor_can_take_up(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"held back")
+    one.worker.flusher.pause(True)
+    one.worker.flusher.pause = lambda paused: None  # type: ignore[method-assign]
+    one.end_session()
+    lose(one)
+    assert one.mount.dirty.dirty_bytes == 9
+    one.restart()
+    assert two.content(ino) == b"held back" == one.content(ino)
+    sound(nodes)
+
+
+def test_a_worker_that_was_dead_while_its_session_ended_asks_file_by_file(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    other, other_fh = one.create(b"g")
+    one.write(ino, fh, 0, b"held back")
+    one.write(other, other_fh, 0, b"held back")
+    one.kill()
+    one.end_session()
+    there = two.open(other)
+    two.write(other, there, 0, b"THEIRS")
+    two.fsync(other, there)
+    one.start()
+    assert two.content(ino) == b"held back" and two.content(other) == b"THEIRS"
+    assert error_of(one.fsync, other, other_fh) == errno.EIO
+    sound(nodes)
+
+
+def test_a_full_volume_is_told_by_write(nodes: list[Leased]) -> None:
+    one, _ = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"x")
+    gate = one.gate()
+    full = {"on": True}
+
+    def no_room(command: Any, unique: int) -> Any:
+        if not full["on"] or not isinstance(command, c.Reserve) or command.bytes <= 0:
+            return None
+        signal = Signal()
+        signal.fire(None, FsError(errno.ENOSPC))
+        return signal
+
+    gate.on_propose = no_room
+    one.mount.reservation._proposer = gate
+    one.mount.reservation.set_left(0)
+    assert error_of(one.write, ino, fh, 0, b"y" * BIG) == errno.ENOSPC
+    full["on"] = False
+    one.write(ino, fh, 0, b"y" * BIG)
+    assert one.content(ino) == b"y" * BIG
+
+
+def test_setuid_goes_before_the_bytes(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.call("setattr", ino, None, SetAttrIn(c.SET_MODE, mode=0o4755))
+    assert one.call("write", ino, fh, 0, memoryview(b"x"), 4) == 1
+    assert two.attr(ino).mode & 0o7777 == 0o755
+    sound(nodes)
+
+
+def test_an_unmount_leaves_nothing_behind(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"last")
+    one.unmount()
+    assert two.content(ino) == b"last"
+    there = two.open(ino)
+    two.write(ino, there, 0, b"L")
+    assert two.holds(ino) == LEASE_WRITE and one.holds(ino) == LEASE_NONE
+    two.unmount()
+    one.check()
