@@ -38,7 +38,7 @@ log = logging.getLogger("awsomefsd.session")
 
 
 def adopted(records: Iterable[Record], session_epoch: int) -> dict[int, int]:
-    """ino → epoch of the write leases of this session under which a predecessor held data back; `records` in the order of their sequence."""
+    """ino → epoch of the write leases of this session under which a predecessor held data back; `records` by sequence."""
     newest = {record.ino: record.under for record in records}
     return {ino: under.lease for ino, under in newest.items() if under.lease and under.session == session_epoch}
 

@@ -20,13 +20,13 @@ Crash windows.  Session and lease outlive a worker, so its successor adopts the 
 recalls; they are flushed before it serves:
 
 * killed before the commit: the records are committed by the successor, under the lease that nobody else can have got meanwhile;
-* killed between commit and clean: the same (log, sequence) comes again.  Nobody else has written: a recall is answered only when records are
+* killed between commit and clean: the same (log, sequence) comes again.  Nobody else has written: a recall is answered when records are
   clean, and the machine ignores what it has seen;
 * killed between clean and the answer to a recall: there is no record, the successor holds nothing back and answers at once;
 * the session has ended meanwhile, and with it the lease: lease_stock.py.
 
-A write that a dead worker had not answered is found in the dirty log, or goes through under its own id: the machine has the result if it had
-been an entry before.  Holding it back instead could lay it a second time, over what another node has written since.
+A write that a dead worker had not answered is found in the dirty log, or goes through under its own id: the machine has the result if it
+had been an entry before.  Holding it back instead could lay it a second time, over what another node has written since.
 
 A write that was stored while the session's fence passed is answered when the session is good again, or with EIO if its data went aside.
 """

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from awsomefsd.meta.lease_client import LeaseClient
-from awsomefsd.meta.messages import Body, Leased
+from awsomefsd.meta.messages import Body, Contested, Leased
 from awsomefsd.types import LEASE_READ
 from awsomefsd.wait import Resume, Wait
 
@@ -140,8 +140,8 @@ class MountLeases:
         """Ask for a lease; whoever asks something else behind it on the same connection may keep that answer, if this was granted."""
         known = self._known.get(ino, 0)
 
-        def asked(reply: Leased | None, error: BaseException | None) -> None:
-            if reply is not None:
+        def asked(reply: Leased | Contested | None, error: BaseException | None) -> None:
+            if isinstance(reply, Leased):
                 self._known[ino] = reply.changes
                 if self.on_granted is not None:
                     self.on_granted(ino, reply, known)

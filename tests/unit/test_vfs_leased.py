@@ -178,7 +178,7 @@ def test_a_truncation_and_ranges_meet_held_data_in_order(nodes: list[Leased]) ->
 
 def test_a_rename_over_a_name_shows_the_new_content_held_back_elsewhere(nodes: list[Leased]) -> None:
     one, two = nodes
-    old, _ = one.create(b"f")
+    one.create(b"f")
     ino, fh = one.create(b"tmp")
     one.write(ino, fh, 0, b"new" * 3_000)
     two.call("rename", ROOT_INO, b"tmp", ROOT_INO, b"f", 0)
@@ -343,3 +343,16 @@ def test_an_unmount_leaves_nothing_behind(nodes: list[Leased]) -> None:
     assert two.holds(ino) == LEASE_WRITE and one.holds(ino) == LEASE_NONE
     two.unmount()
     one.check()
+
+
+def test_a_contested_file_is_written_through(nodes: list[Leased]) -> None:
+    """Both go on changing it: the leader grants nothing for a while, and nothing waits."""
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    there = two.open(ino)
+    for turn in range(12):
+        one.write(ino, fh, turn, b"a")
+        two.write(ino, there, 50 + turn, b"b")
+    assert one.vfs.sharing._contested or two.vfs.sharing._contested
+    assert one.read(ino, fh, 0, 99) == b"a" * 12 + bytes(38) + b"b" * 12 == two.read(ino, there, 0, 99)
+    sound(nodes)
