@@ -351,7 +351,9 @@ def test_a_contested_file_is_written_through(nodes: list[Leased]) -> None:
     ino, fh = one.create(b"f")
     there = two.open(ino)
     for turn in range(12):
+        one.clock.advance(0.001)
         one.write(ino, fh, turn, b"a")
+        one.clock.advance(0.001)
         two.write(ino, there, 50 + turn, b"b")
     assert one.vfs.sharing._contested or two.vfs.sharing._contested
     assert one.read(ino, fh, 0, 99) == b"a" * 12 + bytes(38) + b"b" * 12 == two.read(ino, there, 0, 99)
