@@ -121,8 +121,13 @@ class Container:
                     return int(path.name)
         raise AssertionError(f"no process {pid} in the container")
 
-    def starve(self, pid: int) -> None:
-        """The kernel kills this process for want of memory: it is put into a control group that has next to none.  Returns when it did."""
+    def starve(self, pid: int, busy: Callable[[], object]) -> None:
+        """The kernel kills this process for want of memory, when it did: it is in a control group that has next to none, and kept busy."""
+
+        def killed() -> bool:
+            busy()  # else it asks for no memory
+            return re.search(r"^oom_kill [1-9]", (group / count).read_text(), re.M) is not None
+
         root = memory_group()
         assert root is not None
         group = root / f"afs-oom-{os.getpid()}-{pid}"
@@ -132,7 +137,7 @@ class Container:
         try:
             (group / limit).write_text(str(OOM_BYTES))
             (group / "cgroup.procs").write_text(str(self.host_pid(pid)))
-            until(f"the death of {pid}", lambda: re.search(r"^oom_kill [1-9]", (group / count).read_text(), re.M) is not None)
+            until(f"the death of {pid}", killed)
             until("an empty group", lambda: not (group / "cgroup.procs").read_text())
         finally:
             group.rmdir()

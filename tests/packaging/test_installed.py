@@ -138,11 +138,11 @@ def test_deaths_for_want_of_memory(container: Container) -> None:
     keeper = container.pid("awsomefsd-keeper")
     load = Load(container, 30)
     before = container.pid("awsomefsd")
-    container.starve(before)
+    container.starve(before, lambda: container.run("awsomefsd", "status", check=False))
     until("another daemon", lambda: container.pid("awsomefsd") not in (0, before))
     until("a node that answers", lambda: container.run("awsomefsd", "status", check=False)[0] == 0)
     worker = workers(container)[0]
-    container.starve(worker)
+    container.starve(worker, lambda: container.shell(f"head -c 4000000 /dev/urandom > {MOUNT}/more; sync {MOUNT}/more"))
     until("another worker", lambda: any(pid != worker for pid in workers(container)))
     assert load.end() > 0
     assert container.pid("awsomefsd-keeper") == keeper, "the keeper is the same process"
