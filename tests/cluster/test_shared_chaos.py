@@ -1,7 +1,7 @@
 """One volume mounted on three nodes, programs on all of them in the same files, and every kind of fault: nothing stale, lost or torn.
 
 The normal run has each kind of fault once, in an order of its seed (about three minutes); the soak goes on for half an hour, by chance.
-AWSOMEFSD_TEST_SHARED names the mount options, `shared` if it is not set.  How many operations a second were checked is a figure: it
+AWSOMEFSD_TEST_SHARED_OPTIONS names the mount options, `shared` if it is not set.  How many operations a second were checked is a figure: it
 depends on the machine.  (The rate wanted is 100.)
 """
 
@@ -21,7 +21,7 @@ from tests.cluster.shared_chaos import TTL_S, VOLUME, WAIT_S, Programs, SharedNe
 from tests.cluster.shared_judge import ALLOWED, LOSING, Trouble, Written, of_appends, of_errors, of_histories
 from tests.netns import found_static
 
-OPTIONS = os.environ.get("AWSOMEFSD_TEST_SHARED", "shared")
+OPTIONS = os.environ.get("AWSOMEFSD_TEST_SHARED_OPTIONS", "shared")
 FAULTS = list(ALLOWED)
 SOAK_S = 1_800.0
 RATE_WANTED = 100

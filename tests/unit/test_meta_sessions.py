@@ -112,6 +112,26 @@ def test_a_new_boot_is_proof(drive: Drive) -> None:
     sound(drive)
 
 
+def test_nodes_that_share_a_boot_are_told_apart(drive: Drive) -> None:
+    """As in namespaces of one machine: a node that comes back, or is booted anew, says nothing of the others, whose boot had the same id."""
+    held: dict[str, int] = {}
+    drive.ok(c.EndSession(drive.session, drive.epoch, True))
+    for number, node in enumerate(("n1", "n2", "n3"), 11):
+        volume = drive.ok(c.CreateVolume(f"of-{node}", f"u-{node}")).number
+        drive.open(number, node=node, volume=volume)
+        held[node] = drive.lease()[0].segment
+        if node != "n3":
+            drive.ok(c.EndSession(drive.session, drive.epoch, False))
+    assert states(drive, *held.values()) == [SEGMENT_QUARANTINED, SEGMENT_QUARANTINED, SEGMENT_LEASED]
+    drive.open(21, node="n2", volume=drive.ok(c.CreateVolume("another", "u-another")).number)
+    assert states(drive, *held.values()) == [SEGMENT_QUARANTINED, SEGMENT_QUARANTINED, SEGMENT_LEASED], "the same boot proves nothing"
+    drive.open(22, node="n2", boot_id="b2", volume=drive.ok(c.CreateVolume("third", "u-third")).number)
+    assert states(drive, *held.values()) == [SEGMENT_QUARANTINED, SEGMENT_FREE, SEGMENT_LEASED], "only what ran on that node has ended"
+    drive.open(11, node="n1", boot_id="b2", volume=drive.ok(c.CreateVolume("fourth", "u-fourth")).number)
+    assert states(drive, *held.values()) == [SEGMENT_FREE, SEGMENT_FREE, SEGMENT_LEASED]
+    sound(drive)
+
+
 def test_wrong_epoch_and_wrong_volume(drive: Drive) -> None:
     command = c.Create(drive.volume, 1, b"x", 0o100644, 0, 0)
     assert drive.errno(command, epoch=drive.epoch + 1) == errno.ESTALE
