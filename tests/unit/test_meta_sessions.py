@@ -113,7 +113,7 @@ def test_a_new_boot_is_proof(drive: Drive) -> None:
 
 
 def test_nodes_that_share_a_boot_are_told_apart(drive: Drive) -> None:
-    """As in namespaces of one machine: a node that comes back, or is booted anew, says nothing of the others, whose boot had the same id."""
+    """As in namespaces of one machine: a node that comes back, or is booted anew, says nothing of the others."""
     held: dict[str, int] = {}
     drive.ok(c.EndSession(drive.session, drive.epoch, True))
     for number, node in enumerate(("n1", "n2", "n3"), 11):
