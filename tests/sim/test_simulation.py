@@ -17,7 +17,8 @@ from tests.sim.known import FOUND, REGRESSIONS
 SEEDS = 200
 EPISODE_SEEDS = 3
 EPISODE_MINUTES = 1.0
-MINUTES = 2.0
+MINUTES = 1.0
+KNOWN_MINUTES = 2.0  # of seeds that were found once, and of broken variants
 SOAK_MINUTES = 60.0
 GROWING_SEEDS, GROWING_MINUTES = 16, 1.0
 SOAK_SECONDS = float(os.environ.get("AWSOMEFSD_SIM_SECONDS", "3600"))
@@ -45,19 +46,21 @@ def test_seeds(seed, figures):
 
 @pytest.mark.parametrize("focus", sorted(EPISODES))
 def test_episodes_by_themselves(focus, seed):
-    """Production code under each kind of episode, played again and again."""
+    """Production code under each kind of episode, played again and again; one that does not come about as it should is given up."""
+    ended = 0
     for number in range(seed * 1000, seed * 1000 + EPISODE_SEEDS):
         outcome = run.one(number, EPISODE_MINUTES, focus=focus)
         assert not outcome.error, run.report(outcome, EPISODE_MINUTES, focus)
-        assert outcome.counts["episodes"] > outcome.counts.get("episodes given up", 0), "none came to its end"
+        ended += outcome.counts["episodes"] - outcome.counts.get("episodes given up", 0)
+    assert ended, "none came to its end"
 
 
 @pytest.mark.parametrize("name", sorted(REGRESSIONS))
 def test_what_was_found_once(name):
     """Seeds that failed before something was fixed."""
     for seed in REGRESSIONS[name]:
-        outcome = run.one(seed, MINUTES)
-        assert not outcome.error, run.report(outcome, MINUTES)
+        outcome = run.one(seed, KNOWN_MINUTES)
+        assert not outcome.error, run.report(outcome, KNOWN_MINUTES)
 
 
 @pytest.mark.timeout(600)
@@ -65,7 +68,7 @@ def test_what_was_found_once(name):
 def test_a_broken_variant_is_found(variant):
     """With the seed that is known to find it; when the simulator changed so that it does not, a few others are tried."""
     seed, focus = FOUND[variant]
-    found, what, _ = run.first_found(variant, [seed, *range(1, 40)], MINUTES, focus)
+    found, what, _ = run.first_found(variant, [seed, *range(1, 40)], KNOWN_MINUTES, focus)
     assert found, f"{variant} was not found"
     assert what
 
@@ -75,7 +78,7 @@ def test_a_broken_variant_is_found(variant):
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_search_for_a_broken_variant(variant, figures):
     focus = FOUND[variant].focus if variant in FOUND else ""
-    found, what, count = run.first_found(variant, range(1, VARIANT_SEEDS + 1), MINUTES, focus)
+    found, what, count = run.first_found(variant, range(1, VARIANT_SEEDS + 1), KNOWN_MINUTES, focus)
     figures.append(f"simulator: {variant}: seed {found} of {count}: {what}")
     assert found, f"{variant} was not found within {VARIANT_SEEDS} seeds"
 
