@@ -54,7 +54,7 @@ from awsomefsd.meta.commands import SET_KILL_SUIDGID, SetAttr
 from awsomefsd.meta.messages import Contested, Found
 from awsomefsd.meta.mount_leases import Done, MountLeases
 from awsomefsd.types import LEASE_NONE, LEASE_WRITE, Attr
-from awsomefsd.wait import Op, Resume, Wait
+from awsomefsd.wait import Op
 
 CONTESTED_MAX = 4_096  # inodes of which is remembered that no lease was to be had
 
@@ -63,7 +63,6 @@ class LeasedDataOps(SharedDataOps):
     def __init__(self, mount: MountState, pool: Pool, on_release: Any, through: WriteThrough, leases: MountLeases) -> None:
         super().__init__(mount, pool, on_release, through)
         self._leases = leases
-        self._told = Told(mount, leases)
         self._contested: dict[int, float] = {}  # inode → until when (monotonic) no lease is asked for
         self._emptied: set[int] = set()  # open files that were truncated to nothing while no lease was held
         leases.launderers.insert(0, self._launder)
@@ -210,6 +209,8 @@ class LeasedDataOps(SharedDataOps):
         if not stat.S_ISREG(attr.mode):
             raise FsError(errno.EINVAL, "only regular files are written")
         state = mount.files.hold(attr, grant, under, lambda: holder.may_hold_back(ino) == epoch and holder.grant(ino) == grant)
+        if state is not None:
+            self._leases.touch(ino)  # layouts that were told before lack what is held back from now on
         if state is not None and ino in self._emptied:
             self._emptied.discard(ino)
             state.truncated_to_zero = True
@@ -242,8 +243,11 @@ class LeasedDataOps(SharedDataOps):
             yield self._mount.flusher.drained(ino)
         return (yield from super()._write_through(fh, make))
 
-    def _metadata(self) -> Told:
-        return self._told
+    def _learn_write(self, one: Write, value: Any) -> None:
+        super()._learn_write(one, value)
+        state = self._mount.files.get(one.ino)
+        if state is not None and isinstance(value, Found):
+            state.forget_layout(value.attr)
 
     def leave_inline(self, attr: Attr) -> Op:
         state = self._mount.known_file(attr.ino)
@@ -304,38 +308,3 @@ class Laundering:
             self._mount.files.forget(self._state)
         self._done()
 
-
-class Told:
-    """The metadata client for writes that go through: what they change is taken up as of any other change of this mount."""
-
-    def __init__(self, mount: MountState, leases: MountLeases) -> None:
-        self._mount = mount
-        self._leases = leases
-
-    def propose(self, command: Any, unique: int) -> Wait:
-        return _Proposed(self._mount, self._leases, command, unique)
-
-
-class _Proposed:
-    __slots__ = ("_command", "_leases", "_mount", "_unique")
-
-    def __init__(self, mount: MountState, leases: MountLeases, command: Any, unique: int) -> None:
-        self._mount = mount
-        self._leases = leases
-        self._command = command
-        self._unique = unique
-
-    def start(self, resume: Resume) -> None:
-        mount, inos = self._mount, [self._command.ino]
-
-        def decided(value: Any, error: BaseException | None) -> None:
-            self._leases.changed(inos)
-            if isinstance(value, Found):
-                mount.names.put(value.attr)
-                state = mount.files.get(value.attr.ino)
-                if state is not None:
-                    state.forget_layout(value.attr)
-            resume(value, error)
-
-        self._leases.change(inos)
-        mount.metadata.propose(self._command, self._unique).start(decided)

@@ -26,7 +26,7 @@ from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import Directory, Names
 from awsomefsd.fuse.vfs_data import LAYOUT_PARTS_MAX, WRITE_KILL_SUIDGID, DataOps, OnPool, Pool, read_buffer
 from awsomefsd.io.files import FileState
-from awsomefsd.io.write_through import Metadata, Write, WriteThrough
+from awsomefsd.io.write_through import Write, WriteThrough
 from awsomefsd.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX
 from awsomefsd.meta.commands import SetAttr
 from awsomefsd.meta.messages import Found, GetLayout, GetOrphans, Inodes, Layout
@@ -122,16 +122,28 @@ class SharedDataOps(DataOps):
             yield mount.lease.renewed()
 
     def _decided(self, one: Write) -> Op:
+        mount = self._mount
         yield from self._reserve(one.space)
+        if mount.leases is not None:
+            mount.leases.change([one.ino])
+            one.on_decided = self._learn_write
         try:
-            yield self._through.write(one, self._metadata())
+            yield self._through.write(one, mount.metadata)
         except FsError as err:
             if err.errno != errno.ESTALE:  # else it went with the session
-                self._mount.reservation.give_back(one.space)
+                mount.reservation.give_back(one.space)
             raise
+        finally:
+            if one.on_decided is not None:  # the device failed: it was not proposed
+                one.on_decided(one, None)
 
-    def _metadata(self) -> Metadata:
-        return self._mount.metadata
+    def _learn_write(self, one: Write, value: Any) -> None:
+        """The outcome, on the thread that receives answers."""
+        one.on_decided = None
+        assert self._mount.leases is not None
+        self._mount.leases.changed([one.ino])
+        if isinstance(value, Found):
+            self._mount.names.put(value.attr)
 
     def _reserve(self, need: int) -> Op:
         """Space for one write.  What was kept for allocated ranges is not drawn on."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -45,7 +46,7 @@ class Metadata(Protocol):
 class Write:
     """One write(2): `unique` is the id of its entry.  With `inline`, `data` is that and moves to a segment; nothing is written."""
 
-    __slots__ = ("append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "outcome", "unique")
+    __slots__ = ("append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "on_decided", "outcome", "unique")
 
     def __init__(
         self, unique: int, ino: int, offset: int, data: memoryview, *, append: bool = False, kill_suidgid: bool = False, inline: bytes = b""
@@ -59,6 +60,7 @@ class Write:
         self.inline = inline
         self.done = Signal()
         self.outcome: tuple[Any, BaseException | None] = (None, None)
+        self.on_decided: Callable[[Write, Any], None] | None = None  # with the answer (None: it failed), where answers are taken up
 
     @property
     def space(self) -> int:
@@ -134,6 +136,8 @@ class WriteThrough:
 
             def decided(value: Any, error: BaseException | None, one: Write = one) -> None:
                 one.outcome = (value, error)
+                if one.on_decided is not None:
+                    one.on_decided(one, value)
                 left.release()
 
             metadata.propose(command, one.unique).start(decided)

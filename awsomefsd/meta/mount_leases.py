@@ -169,3 +169,8 @@ class MountLeases:
         """The outcome is known, and what it means here is taken up next, on this thread."""
         with self._lock:
             self.holder.changed(inos)
+
+    def touch(self, ino: int) -> None:
+        """Data is held back: answers that were kept do not have it."""
+        with self._lock:
+            self.holder.touch(ino)
