@@ -132,13 +132,16 @@ def measure_all(amounts: Amounts, rounds: int, beside: bool, die: bool) -> dict[
             places.append(place)
         modes = ["shared", *([UNCACHED] if knows(UNCACHED) else [])]
         step("Measuring")
-        for number in range(rounds):
-            for mode in modes:
-                ours.remount(mode)
-                run.measure(ours, number)
-            for place in places:
-                run.measure(place, number)
-            loads.append(os.getloadavg()[0])
+        try:
+            for number in range(rounds):
+                for mode in modes:
+                    ours.remount(mode)
+                    run.measure(ours, number)
+                for place in places:
+                    run.measure(place, number)
+                loads.append(os.getloadavg()[0])
+        except KeyboardInterrupt:
+            warn("interrupted: figures are of fewer rounds")
         if die:
             step("Nodes that end")
             ours.remount("shared")

@@ -175,7 +175,8 @@ class Gluster(_Foreign):
     def start(self) -> None:
         place, address = self.directory, self.network.address(1)
         hidden = {"lib": "/var/lib/glusterd", "run": "/run", "log": "/var/log/glusterfs"}
-        steps = []
+        # a mount namespace holds everybody's mounts, also after they were unmounted outside: their servers would never end
+        steps = ["""awk '$3 ~ "^fuse" && $3 != "fusectl" {print $2}' /proc/self/mounts | xargs -r -n1 umount -i -l"""]
         for name, where in hidden.items():  # its fixed places are its own, in a mount namespace
             (place / name).mkdir()
             steps.append(f"mkdir -p {where} && mount --bind {place / name} {where}")
