@@ -71,7 +71,8 @@ def rpm(folder: Path, rpms: list[Path], epoch: int, key: str = "") -> Path:
     for package in rpms:
         copy = Path(shutil.copy(package, folder))
         if key:
-            run(["rpmsign", "--define", f"_gpg_name {key}", "--addsign", copy], what="rpmsign")
+            gpg = f"__gpg {shutil.which('gpg') or 'gpg'}"  # distributions differ in what rpm calls it
+            run(["rpmsign", "--define", f"_gpg_name {key}", "--define", gpg, "--addsign", copy], what="rpmsign")
         os.utime(copy, (epoch, epoch))  # stands in the list
     words = ["--quiet", "--no-database", "--compress-type=gz", f"--revision={epoch}", "--set-timestamp-to-revision", str(folder)]
     run(["createrepo_c", *words], what="createrepo_c")

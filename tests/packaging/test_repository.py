@@ -39,7 +39,7 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     home = tmp_path / "gnupg"
     home.mkdir(mode=0o700)
     monkeypatch.setenv("GNUPGHOME", str(home))
-    made = ["gpg", "--batch", "--passphrase", "", "--quick-generate-key", "test@awsomefsd.invalid", "ed25519", "sign"]
+    made = ["gpg", "--batch", "--passphrase", "", "--quick-generate-key", "test@awsomefsd.invalid", "rsa2048", "sign"]
     subprocess.run(made, check=True, capture_output=True)
     said = subprocess.run(["gpg", "--list-keys", "--with-colons"], capture_output=True, text=True, check=True).stdout
     return re.findall(r"^fpr:+([0-9A-F]{40})", said, re.M)[0]
@@ -88,6 +88,35 @@ def test_without_a_key_it_is_the_same_twice_and_says_who_trusts_it(tmp_path: Pat
 def test_a_key_that_gpg_does_not_have(tmp_path: Path, key: str) -> None:
     with pytest.raises(BuildError, match="gpg"):
         repository.apt(tmp_path / "apt", [a_deb(tmp_path, "one")], EPOCH, "nobody@nowhere.invalid")
+
+
+SPEC = "Name: one\nVersion: 1\nRelease: 1\nSummary: s\nLicense: MIT\nBuildArch: noarch\n%description\nd\n%files\n"
+
+
+@pytest.fixture
+def an_rpm(tmp_path: Path) -> Path:
+    if lacking := [tool for tool in ("rpmbuild", "rpmsign", "rpmkeys") if shutil.which(tool) is None]:
+        pytest.skip(f"not installed: {' '.join(lacking)}")
+    (tmp_path / "one.spec").write_text(SPEC)
+    argv = ["rpmbuild", "-bb", "--define", f"_topdir {tmp_path / 'top'}", str(tmp_path / "one.spec")]
+    subprocess.run(argv, check=True, capture_output=True)
+    [made] = tmp_path.glob("top/RPMS/noarch/*.rpm")
+    return made
+
+
+def test_rpm_knows_the_signature_and_a_change(tmp_path: Path, an_rpm: Path, key: str) -> None:
+    unsigned = an_rpm.read_bytes()
+    folder = repository.rpm(tmp_path / "rpm", [an_rpm], EPOCH, key)
+    assert an_rpm.read_bytes() == unsigned, "only what is handed out is signed"
+    keys = ["rpmkeys", "--dbpath", str(tmp_path / "db")]
+    (tmp_path / "db").mkdir()
+    subprocess.run([*keys, "--import", folder / repository.KEY_FILE], check=True, capture_output=True)
+    [package] = folder.glob("*.rpm")
+    done = subprocess.run([*keys, "--checksig", package], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "signatures OK" in done.stdout, done
+    assert "signatures OK" not in subprocess.run([*keys, "--checksig", an_rpm], capture_output=True, text=True, check=False).stdout
+    package.write_bytes(package.read_bytes()[:-1] + b"x")
+    assert subprocess.run([*keys, "--checksig", package], capture_output=True, check=False).returncode != 0
 
 
 def test_dnf_s_list_is_of_the_packages_and_signed(tmp_path: Path, key: str) -> None:
