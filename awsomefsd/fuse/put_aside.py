@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.failpoints import hit
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.io.files import FileState
 
@@ -42,7 +41,6 @@ class PutAside:
         if records:
             log.error("%s: dirty data was put aside: %s (files=%d records=%d)", reason, self._keep(records), len(inos), len(records))
             self._count(len(inos))
-        hit("conflicts.kept")
         for state in states:
             state.in_flight = 0
             mount.release_space(mount.files.drop(state.ino))

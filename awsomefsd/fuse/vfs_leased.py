@@ -148,13 +148,13 @@ class LeasedDataOps(SharedDataOps):
         need = record_space(len(data))
         if not mount.reservation.take(need):
             return False
-        hit("dirty.store.before")
+        hit("held.store.before")
         now_ns = state.mtime_min_ns = max(time.time_ns(), state.mtime_min_ns + 1)  # whatever the clocks of other writers say
         fits = not append or state.size + len(data) <= FILE_BYTES_MAX
         if not fits or not state.store(mount.dirty, offset, data, unique, now_ns, append=append):
             mount.reservation.give_back(need)
             return False
-        hit("dirty.store.after")
+        hit("held.store.after")
         if mount.dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
             mount.flusher.kick()
         return True

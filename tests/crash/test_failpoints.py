@@ -32,7 +32,8 @@ from tests.crash.failpoint_rounds import Load, Round
 from tests.unit import test_collect as collecting
 from tests.unit import test_growing as growing
 from tests.unit import test_voter as voting
-from tests.unit.test_vfs_shared import Sharing
+from tests.unit.test_vfs_held_back import Leased
+from tests.unit.test_vfs_shared import FIRST, Sharing
 from tests.vfsrig import rig as mounted
 
 POINTS_MIN = 40
@@ -98,8 +99,9 @@ def a_mount(directory: Path, dice: Random) -> None:
 
 
 def a_shared_mount(directory: Path) -> None:
-    """A write that goes through to the device at once."""
-    node = Sharing(directory)
+    """A write that goes through to the device at once, and one that is held back until another mount reads it."""
+    (directory / "through").mkdir()
+    node = Sharing(directory / "through")
     try:
         node.start()
         ino, fh = node.create(b"shared")
@@ -109,6 +111,20 @@ def a_shared_mount(directory: Path) -> None:
         node.unmount()
         node.check()
     finally:
+        node.close()
+    node = Leased(directory)
+    other = Leased(directory, node, FIRST + 1)
+    try:
+        node.start()
+        other.start()
+        ino, fh = node.create(b"held")
+        node.write(ino, fh, 0, b"back")
+        assert other.content(ino) == b"back"
+        other.unmount()
+        node.unmount()
+        node.check()
+    finally:
+        other.close()
         node.close()
 
 
