@@ -204,6 +204,7 @@ class Program:
             except FileExistsError:
                 return "EEXIST"
             except FileNotFoundError:
+                os.stat(self.path(MARKER))  # else it is the whole tree that is not there
                 return "ENOENT"
 
         return attempt

@@ -132,7 +132,7 @@ def settle(rows: Iterable[Row], troubles: Sequence[Trouble]) -> list[Row]:
     for row in found:
         if row.which[0] in "rzc":
             registers.setdefault(row.which, []).append(row)
-        else:
+        elif row.known or row.call[0] != "look":
             others.append(row)
     return others + [row for part in registers.values() for row in _decided(part)]
 
@@ -141,15 +141,12 @@ def _unless_lost(row: Row, troubles: Sequence[Trouble]) -> Row:
     if not row.known:
         return row
     mine = [one for one in troubles if one.node == row.node and one.kind in LOSING]
-    gone = row.result == "ENOENT" and any(
-        ALLOWED[one.kind] is GONE and row.called < one.whole + GRACE_S and row.returned > one.began for one in mine
-    )
     lost = (
         row.which[0] == "z"
         and row.call[0] == "write"
         and any(row.called < one.whole and one.began < row.returned + DIRTY_S for one in mine)
     )
-    return row._replace(result=None, returned=OPEN) if gone else row._replace(doubted=lost)
+    return row._replace(doubted=lost)
 
 
 def _seen(row: Row) -> Any:
