@@ -6,7 +6,6 @@ requests under way while the changes happen, and the test asks right after each 
 
 from __future__ import annotations
 
-import mmap
 import os
 import random
 from collections.abc import Iterator
@@ -21,6 +20,9 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 everywhere = pytest.mark.parametrize("trio", rig.all_modes(), indirect=True)
 NAMES = ["one", "two"]
 BYTES_MAX = 60_000
+# Not lseek to the end and not mappings: both take the size that this node's kernel believes, and of two answers under way at the same
+# time the kernel may keep the older one (docs/KNOWN-ISSUES.md).
+WAYS = ("pread", "read", "fstat", "stat")
 
 
 @pytest.fixture
@@ -95,21 +97,18 @@ class Race:
             self.names.remove(extra)
 
     def look(self, name: str, node: int) -> None:
+        way = self.dice.choice(WAYS)
+        if not self.right(way, name, node):
+            ways = {again: self.right(again, name, node) for again in (way, *WAYS)}
+            raise AssertionError(f"{way} of {name} on node {node} shows something old, then {ways}; seed {self.seed}: {self.history[-5:]}")
+
+    def right(self, way: str, name: str, node: int) -> bool:
         fd, path, model = self.fds[node][name], self.places[node] / name, bytes(self.bytes[name])
-        way = self.dice.choice(("pread", "read", "fstat", "stat", "end", "map"))
         if way == "pread":
-            right = os.pread(fd, BYTES_MAX * 2, 0) == model
-        elif way == "read":
-            right = path.read_bytes() == model
-        elif way == "map" and model:
-            os.fstat(fd)
-            with mmap.mmap(fd, len(model), mmap.MAP_SHARED, mmap.PROT_READ) as area:
-                right = area[:] == model
-        elif way == "end":
-            right = os.lseek(fd, 0, os.SEEK_END) == len(model)
-        else:
-            right = (os.fstat(fd) if way == "fstat" else path.stat()).st_size == len(model)
-        assert right, f"{way} of {name} on node {node} shows something old, seed {self.seed}: {self.history[-5:]}"
+            return os.pread(fd, BYTES_MAX * 2, 0) == model
+        if way == "read":
+            return path.read_bytes() == model
+        return (os.fstat(fd) if way == "fstat" else path.stat()).st_size == len(model)
 
 
 def raced(looked_at: list[Path], seed: int, steps: int) -> None:
