@@ -8,7 +8,9 @@ caches: there it is always said and never built, unless the variable allows as l
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,12 +39,23 @@ def _allowed_s() -> float:
 def _make(seconds: float) -> str:
     """"" or why there is still none."""
     step(f"The compiled program, because what goes into it has changed (at most {seconds:.0f} s)")
-    argv = ["nice", "-n", "5", sys.executable, "-m", "buildtools.making", "binary"]
-    try:
-        done = subprocess.run(argv, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
+    code = _run_all(["nice", "-n", "5", sys.executable, "-m", "buildtools.making", "binary"], seconds)
+    if code is None:
         return f"it took longer than {seconds:.0f} s"
-    return f"its build ended with {done.returncode}, see above" if done.returncode else ""
+    return f"its build ended with {code}, see above" if code else ""
+
+
+def _run_all(argv: list[str], seconds: float) -> int | None:
+    """The exit code; None if it took longer.  Compilers that it started end with it, however it ends."""
+    process = subprocess.Popen(argv, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)}, start_new_session=True)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def for_tests() -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from buildtools import binary, ready
+from buildtools import binary, procs, ready
+from buildtools.nodes import await_true
 from buildtools.say import CHECKOUT, BuildError
 
 PROGRAM = CHECKOUT / "dist" / "awsomefsd"
@@ -59,6 +60,15 @@ def test_what_stands_in_the_way_is_said(made: list[float], monkeypatch: pytest.M
     monkeypatch.setenv(ready.VARIABLE, "soon")
     with pytest.raises(BuildError, match="seconds"):
         ready.for_tests()
+
+
+def test_a_build_that_takes_too_long_ends_with_its_compilers(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = f"sleep 600 & echo $! > {note}.new; mv {note}.new {note}; wait"
+    assert ready._run_all(["sh", "-c", "exit 3"], 60.0) == 3
+    assert ready._run_all(["sh", "-c", script], 2.0) is None
+    if note.exists():  # the machine was quick enough to begin it
+        await_true("the end of the compiler", lambda: not procs.alive(int(note.read_text())), 60.0)
 
 
 def test_a_build_of_other_sources_is_not_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
