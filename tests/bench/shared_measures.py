@@ -144,7 +144,7 @@ def append_all(folders: list[Path], amounts: Amounts) -> float:
     took = together([lambda folder=folder: work(folder) for folder in folders])
     made, there = len(folders) * amounts.appends, os.stat(folders[0] / "log").st_size // len(BLOCK)
     if there != made:
-        raise Wrong(f"{made - there} of {made} lost")
+        raise Wrong(f"{made - there} of {made} not seen")
     return made / took
 
 

@@ -176,12 +176,12 @@ class Gluster(_Foreign):
         place, address = self.directory, self.network.address(1)
         hidden = {"lib": "/var/lib/glusterd", "run": "/run", "log": "/var/log/glusterfs"}
         # a mount namespace holds everybody's mounts, also after they were unmounted outside: their servers would never end
-        steps = ["""awk '$3 ~ "^fuse" && $3 != "fusectl" {print $2}' /proc/self/mounts | xargs -r -n1 umount -i -l"""]
+        steps = ["""awk '$3 ~ "^fuse" && $3 != "fusectl" {print $2}' /proc/self/mounts | xargs -r -n1 umount -i -l 2>/dev/null || true"""]
         for name, where in hidden.items():  # its fixed places are its own, in a mount namespace
             (place / name).mkdir()
             steps.append(f"mkdir -p {where} && mount --bind {place / name} {where}")
         (place / "run" / "gluster").mkdir()
-        script = " && ".join([*steps, f"glusterd --pid-file={place}/pid --log-file={place}/log/glusterd.log"])
+        script = "; ".join([steps[0], " && ".join([*steps[1:], f"glusterd --pid-file={place}/pid --log-file={place}/log/glusterd.log"])])
         self.run(1, "unshare", "--mount", "--propagation", "private", "sh", "-c", script)
         pid = await_true("glusterd", lambda: (place / "pid").exists() and (place / "pid").read_text().strip(), WAIT_S, 0.1)
         bricks = [f"{address}:{place}/brick{number}" for number in range(CLIENTS)]
