@@ -2,12 +2,14 @@
 
 Pure; times are given.  An inode of which leases were recalled several times within a short window is *contested*.  From then on a lease on
 it is granted only when it has been quiet for a while: nothing recalled by anybody, nothing changed by another mount, and, for a lease to
-write, nothing read by another mount either.  Each further recall doubles that while, up to a bound; without any for long enough the inode
-is forgotten.  Meanwhile mounts ask for everything and write through: that is what is right at any speed, and it needs no recall at all.
+write, nothing read by another mount either.  A recall that follows the one before within two such whiles was not worth its lease and
+doubles the while, up to a bound; one that comes later halves it, until the inode is contested no more; without any for long enough it is
+forgotten.  Meanwhile mounts ask for everything and write through: that is what is right at any speed, and it needs no recall at all.
 
 So a file that several nodes go on using costs at most one recall in each such while; readers of a file that nobody writes any more have
-leases again after one; and a writer that is alone with it again too.  A pause by the clock alone would be simpler, and would either be so
-long that it punishes those who are alone again, or so short that a storm comes back after each.
+leases again after one; and a writer that is alone with it again too.  Who looks at a file once a second while another node writes it costs
+that node a flush each time, which is far less than writing through would: a few recalls a second are no contest.  A pause by the clock
+alone would be simpler, and would either be so long that it punishes those who are alone again, or so short that a storm comes back.
 
 A leader that begins knows nothing of this, and learns it again.  Mounts are told apart by their numbers; 0 is everybody without one.
 """
@@ -51,10 +53,13 @@ class Contests:
         self._inodes[key] = inode
         if inode.times and inode.times[-1] == now_ns:
             return
+        soon = now_ns - inode.last_ns < 2 * inode.quiet_ms * _MS
         inode.last_ns = now_ns
         inode.times = [*inode.times[1 - CONTEST_RECALLS :], now_ns]
-        if inode.quiet_ms:
+        if soon:
             inode.quiet_ms = min(inode.quiet_ms * 2, CONTEST_QUIET_MS_MAX)
+        elif inode.quiet_ms:
+            inode.quiet_ms = inode.quiet_ms // 2 if inode.quiet_ms > CONTEST_QUIET_MS else 0
         elif len(inode.times) == CONTEST_RECALLS and now_ns - inode.times[0] <= CONTEST_WINDOW_MS * _MS:
             inode.quiet_ms = CONTEST_QUIET_MS
             self.begun += 1

@@ -146,9 +146,9 @@ class SharedPrograms:
 
     def _all_at_once(self, mount: Mount, ino: int) -> Program:
         """Often in a short time: with another mount that does the same, it becomes contested."""
-        for _ in range(mount.dice.randrange(4, 12)):
+        for _ in range(mount.dice.randrange(8, 24)):
             yield from mount.dice.choice([self._write_back, self._read])(mount, ino)
-            yield Pause(int(mount.dice.expovariate(1) * 60 * MS) + MS)
+            yield Pause(int(mount.dice.expovariate(1) * 15 * MS) + MS)
 
     def _value(self, mount: Mount) -> bytes:
         return b"%016x" % mount.dice.getrandbits(64)

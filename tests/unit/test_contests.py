@@ -66,7 +66,7 @@ def test_while_two_go_on_neither_gets_one(made):
         assert made.pause_ms(KEY, mount, LEASE_WRITE, now) > 0
 
 
-def test_each_further_recall_doubles_the_while_up_to_a_bound_and_it_is_forgotten(made):
+def test_recalls_that_come_soon_double_the_while_up_to_a_bound_later_ones_halve_it(made):
     now, quiet = NOW, CONTEST_QUIET_MS
     for _ in range(8):
         now += quiet * MS
@@ -75,10 +75,28 @@ def test_each_further_recall_doubles_the_while_up_to_a_bound_and_it_is_forgotten
         quiet = min(2 * quiet, CONTEST_QUIET_MS_MAX)
         assert made.pause_ms(KEY, 1, LEASE_WRITE, now) == quiet
     assert quiet == CONTEST_QUIET_MS_MAX
-    later = now + (CONTEST_FORGET_MS + 1) * MS
+    while quiet > CONTEST_QUIET_MS:
+        now += 2 * quiet * MS
+        made.recalled(KEY, now)
+        quiet //= 2
+        assert made.pause_ms(KEY, 1, LEASE_WRITE, now) == quiet
+    now += 2 * quiet * MS
+    made.recalled(KEY, now)
+    assert not made.pause_ms(KEY, 1, LEASE_WRITE, now) and not made.contested(now)
+
+
+def test_a_contest_is_forgotten(made):
+    later = NOW + (CONTEST_FORGET_MS + 1) * MS
     assert not made.contested(later)
     made.recalled(KEY, later)
     assert not made.pause_ms(KEY, 1, LEASE_WRITE, later), "it begins anew"
+
+
+def test_who_looks_a_few_times_a_second_does_not_make_it_contested():
+    contests = Contests()
+    for number in range(100):
+        contests.recalled(KEY, START + number * 200 * MS)
+    assert not contests.begun
 
 
 def test_memory_is_bounded(made):

@@ -527,7 +527,7 @@ def test_a_lease_whose_answer_was_given_up_is_known_when_it_is_applied():
 def test_an_inode_that_is_taken_back_and_forth_is_contested_until_it_is_quiet():
     cluster, one, other = two()
     mounts = [one, other]
-    for turn in range(20):
+    for turn in range(30):
         taker = mounts[turn % 2]
         taker.get(LEASE_WRITE)
         settle(one, other)
@@ -535,7 +535,7 @@ def test_an_inode_that_is_taken_back_and_forth_is_contested_until_it_is_quiet():
             break
         cluster.advance(0.01)
     reply = taker.wire.ask(m.GetLease(taker.session, taker.epoch, 1, INO, LEASE_WRITE, 0))
-    assert 2 < turn < 8 and isinstance(reply, m.Contested) and 0 < reply.pause_ms <= CONTEST_QUIET_MS
+    assert 4 < turn < 20 and isinstance(reply, m.Contested) and 0 < reply.pause_ms <= CONTEST_QUIET_MS
     figures = cluster.voters["n1"].leader.figures()
     assert figures["lease_contested_inodes"] == figures["lease_contests"] == 1 and figures["lease_recalls"] > 2
     for _ in range(10):  # both write through: nothing is recalled, and nothing waits
