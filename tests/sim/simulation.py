@@ -8,10 +8,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from unittest import mock
 
 from awsomefsd.cluster.voters_policy import Change, Grow, NodeView, View, next_step
 from awsomefsd.limits import RAFT_APPEND_BYTES_MAX
 from awsomefsd.meta import commands as c
+from awsomefsd.meta import contests
 from awsomefsd.meta import messages as m
 from tests.sim import shims
 from tests.sim.checks import Checks
@@ -24,6 +26,7 @@ from tests.sim.workload import REGISTERS, Programs
 from tests.sim.world import MS, SECOND, World
 
 MIB = 1 << 20
+CONTEST_RECALLS = 3  # instead of the product's: these programs are slower than real ones
 HEAL_NS = 90 * SECOND
 GROWS_NS = 20 * SECOND
 SMALL_APPENDS = 256  # bytes: a few entries a message, so that a majority may have some of what an election's winner sends
@@ -67,7 +70,9 @@ class Simulation:
 
     def run(self) -> World:
         small = bool(self.plan.focus) or self.world.dice("appends").random() < 0.5
-        with shims.installed(self.world.dice("urandom"), self.checks.journaled, SMALL_APPENDS if small else RAFT_APPEND_BYTES_MAX):
+        contested = mock.patch.object(contests, "CONTEST_RECALLS", CONTEST_RECALLS)
+        appends = SMALL_APPENDS if small else RAFT_APPEND_BYTES_MAX
+        with contested, shims.installed(self.world.dice("urandom"), self.checks.journaled, appends):
             self._found()
             self._begin()
             if self.plan.faults:
