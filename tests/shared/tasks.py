@@ -186,6 +186,17 @@ def filling(seed: int, start: int, end: int) -> bytes:
     return bytes(1 + (seed * 89 + at * 7 + at // 251) % 255 for at in range(start, end))
 
 
+def do_map_read(path: str, size: int, start: int, length: int) -> bytes:
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ) as area:
+        return area[start : start + length]
+
+
+def do_map_write(path: str, size: int, start: int, data: bytes) -> None:
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), size) as area:
+        area[start : start + len(data)] = data
+        area.flush()
+
+
 # --- any load ---------------------------------------------------------------------------------------------------------------------
 STRESS_ERRORS = (
     errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.ENODATA, errno.ELOOP, errno.ESTALE,
