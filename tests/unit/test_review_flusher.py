@@ -14,7 +14,7 @@ from awsomefsd import shm
 from awsomefsd.errors import FsError
 from awsomefsd.io.dirty import DirtyLog, required_bytes
 from awsomefsd.io.files import FileState, FileTable
-from awsomefsd.io.flusher import Flusher
+from awsomefsd.io.flusher import Flusher, _Request
 from awsomefsd.io.writer import Piece, Written
 from awsomefsd.meta.commands import Commit
 from awsomefsd.meta.messages import Committed
@@ -115,7 +115,7 @@ def test_a_request_that_comes_when_its_records_are_committed_already_is_answered
     block_on(rig.flusher.flush(10), WAIT_S)
     late = rig.flusher.flush_all()  # a Signal to hang the late request on
     late = type(late)()
-    rig.flusher._request(10, target, late)
+    rig.flusher._request(_Request(10, target, late))
     block_on(late, WAIT_S)
 
 
