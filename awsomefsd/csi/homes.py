@@ -72,12 +72,20 @@ class Homes:
         if ours and (replace(there, shared=False) != replace(wanted, shared=False) or wanted.shared > there.shared):
             has, asked = " ".join(view.options) or "none", " ".join(options) or "none"
             raise precondition(f"volume {volume.name} is mounted on this node with options {has}, and is asked for with {asked}")
+        return self._serving(volume, view)
+
+    def _serving(self, volume: VolumeInfo, view: MountView) -> MountEntry:
         deadline = time.monotonic() + BACK_S  # it may be about to come back after its processes were killed
         while (found := self.entry(volume)) is None:
             if time.monotonic() > deadline:
                 raise CsiError("UNAVAILABLE", f"the mount of volume {volume.name} at {view.directory} is {view.state}; try again")
             time.sleep(0.05)
         return found
+
+    def entered(self, volume: VolumeInfo) -> MountEntry | None:
+        """The home, None if there is none.  UNAVAILABLE if there is one that nobody can be asked about, or that is not served now."""
+        view = self._mounts.of_volume(volume.volume)
+        return None if view is None else self._serving(volume, view)
 
     def used(self, device: str, but: str) -> list[MountEntry]:
         """All mounts of a superblock but the one at `but`."""

@@ -204,7 +204,7 @@ class Node(csi_pb2_grpc.NodeServicer):
             found = self._volumes.find(request.volume_id)
             block = rules.check_capability(request.volume_capability, of_block=found.block)
             with self._busy.alone(found.lock, f"path {place.path}"):
-                home = self._homes.entry(found.volume)
+                home = self._homes.entered(found.volume)
                 if home is None:
                     raise precondition(f"{found.handle} is not staged on this node")
                 if block:

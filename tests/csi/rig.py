@@ -35,11 +35,16 @@ class Player:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.patience_s = CALL_S  # kubelet's has no end
         self.kubelet = node.directory / "kubelet"
         (self.kubelet / "plugins_registry").mkdir(parents=True)
         (self.kubelet / "pods").mkdir()
         (self.kubelet / "staging").mkdir()
-        node.settings |= {"AWSOMEFSD_CSI_ENABLED": "true", "AWSOMEFSD_CSI_KUBELET_DIR": str(self.kubelet)}
+        node.settings |= {
+            "AWSOMEFSD_CSI_ENABLED": "true",
+            "AWSOMEFSD_CSI_KUBELET_DIR": str(self.kubelet),
+            "AWSOMEFSD_CSI_ATTACH": "true",  # what is not attached works as without it
+        }
         self.socket = self.kubelet / "plugins" / DRIVER / "csi.sock"
         self.channel = grpc.insecure_channel(f"unix://{self.socket}", options=[("grpc.initial_reconnect_backoff_ms", 100)])
 
@@ -58,7 +63,7 @@ class Player:
 
     def call(self, rpc: str, request: Any) -> Any:
         """Until it is neither refused for now nor cut off."""
-        deadline = time.monotonic() + CALL_S
+        deadline = time.monotonic() + self.patience_s
         while True:
             try:
                 return self.once(rpc, request)
@@ -69,7 +74,7 @@ class Player:
 
     def insist(self, rpc: str, request: Any) -> Any:
         """As kubelet: again after every refusal, until it is done."""
-        deadline = time.monotonic() + CALL_S
+        deadline = time.monotonic() + self.patience_s
         while True:
             try:
                 return self.call(rpc, request)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +110,73 @@ def test_names_and_parameters(player: Player) -> None:
     assert made("../../etc", volume="demo")[0] == made("..", volume="demo")[0] == "INVALID_ARGUMENT"
     for name in ("../../etc/passwd", "a\0b", "$(reboot)", "'; drop", "\n\n", "x" * 128, "💾" * 32):
         player.delete(player.create(name))
+
+
+def test_missing_fields(player: Player, volume: str) -> None:
+    """Every field that the specification requires, one missing at a time; and nothing at all."""
+    target, staging = f"{player.kubelet}/pods/missing", player.staging(volume)
+    whole = {
+        "CreateVolume": pb.CreateVolumeRequest(name="missing", volume_capabilities=[capability()]),
+        "DeleteVolume": pb.DeleteVolumeRequest(volume_id=volume),
+        "ControllerPublishVolume": pb.ControllerPublishVolumeRequest(
+            volume_id=volume, node_id=player.node.uuid(), volume_capability=capability()
+        ),
+        "ValidateVolumeCapabilities": pb.ValidateVolumeCapabilitiesRequest(volume_id=volume, volume_capabilities=[capability()]),
+        "ControllerExpandVolume": pb.ControllerExpandVolumeRequest(
+            volume_id=volume, capacity_range=pb.CapacityRange(required_bytes=2 << 30)
+        ),
+        "NodeStageVolume": pb.NodeStageVolumeRequest(volume_id=volume, staging_target_path=staging, volume_capability=capability()),
+        "NodeUnstageVolume": pb.NodeUnstageVolumeRequest(volume_id=volume, staging_target_path=staging),
+        "NodePublishVolume": pb.NodePublishVolumeRequest(volume_id=volume, target_path=target, volume_capability=capability()),
+        "NodeUnpublishVolume": pb.NodeUnpublishVolumeRequest(volume_id=volume, target_path=target),
+        "NodeGetVolumeStats": pb.NodeGetVolumeStatsRequest(volume_id=volume, volume_path=target),
+        "NodeExpandVolume": pb.NodeExpandVolumeRequest(volume_id=volume, volume_path=target),
+    }
+    for rpc, request in whole.items():
+        for name in [field.name for field, _ in request.ListFields()]:
+            short = type(request)()
+            short.CopyFrom(request)
+            short.ClearField(name)
+            assert player.refused(rpc, short)[0] == "INVALID_ARGUMENT", (rpc, name)
+        assert player.refused(rpc, type(request)())[0] == "INVALID_ARGUMENT", rpc
+    assert not Path(target).exists() and mount_syscall.topmost(staging) is not None
+
+
+def test_a_directory_that_turns_into_a_symlink_meanwhile(player: Player, volume: str, outside: Path) -> None:
+    """Somebody swaps the target's parent for a link to elsewhere, again and again, while the driver works below it."""
+    pods, ended = player.kubelet / "pods", threading.Event()
+    (pods / "real").mkdir()
+
+    def swap() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError):
+                os.rename(pods / "swapped", pods / "real")
+            with contextlib.suppress(OSError):
+                (pods / "swapped").symlink_to(outside)
+                (pods / "swapped").unlink()
+            with contextlib.suppress(OSError):
+                os.rename(pods / "real", pods / "swapped")
+
+    path = f"{pods}/swapped/mount"
+    publish = pb.NodePublishVolumeRequest(
+        volume_id=volume, staging_target_path=player.staging(volume), target_path=path, volume_capability=capability()
+    )
+    unpublish = pb.NodeUnpublishVolumeRequest(volume_id=volume, target_path=path)
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        for _ in range(40):
+            for rpc, request in (("NodePublishVolume", publish), ("NodeUnpublishVolume", unpublish)):
+                with contextlib.suppress(grpc.RpcError):
+                    player.once(rpc, request)
+    finally:
+        ended.set()
+        swapping.join()
+    for name in ("real", "swapped"):
+        if (pods / name).is_dir() and not (pods / name).is_symlink():
+            player.call("NodeUnpublishVolume", pb.NodeUnpublishVolumeRequest(volume_id=volume, target_path=f"{pods}/{name}/mount"))
+            (pods / name).rmdir()
+    assert not os.path.lexists(pods / "swapped") and not os.path.lexists(pods / "real")
 
 
 def test_fuzzed_protobufs(player: Player, volume: str, outside: Path, seed: int) -> None:

@@ -198,6 +198,43 @@ def test_directories_of_one_volume_are_on_different_nodes(players: list[NodePlay
     nothing_left(players)
 
 
+def attachment(volume: str, to: Player, cap: pb.VolumeCapability = ALONE) -> pb.ControllerPublishVolumeRequest:
+    return pb.ControllerPublishVolumeRequest(volume_id=volume, node_id=to.node.uuid(), volume_capability=cap)
+
+
+def attached(player: Player, volume: str) -> list[str]:
+    found = player.call("ListVolumes", pb.ListVolumesRequest()).entries
+    return sorted(next(list(one.status.published_node_ids) for one in found if one.volume.volume_id == volume))
+
+
+def test_what_is_attached_to_one_node_goes_to_no_other(players: list[NodePlayer]) -> None:
+    """A force-detach (out-of-service) is a ControllerUnpublish.  Each node is asked about itself: voters by configuration have no node rows."""
+    first, second, third = players
+    volume = third.create("pvc-attached", GIB, ALONE)
+    for _ in range(2):
+        first.call("ControllerPublishVolume", attachment(volume, first))
+    assert attached(second, volume) == [first.node.uuid()]
+    first.stage(volume, ALONE)
+    status, words = second.refused("ControllerPublishVolume", attachment(volume, second))
+    assert status == "FAILED_PRECONDITION" and first.node.uuid() in words
+    other = attachment(volume, first, capability(Mode.MULTI_NODE_MULTI_WRITER))
+    assert first.refused("ControllerPublishVolume", other)[0] == "ALREADY_EXISTS"
+    stranger = pb.ControllerPublishVolumeRequest(volume_id=volume, node_id="nobody", volume_capability=ALONE)
+    assert third.refused("ControllerPublishVolume", stranger)[0] == "NOT_FOUND"
+    first.unstage(volume)
+    assert attached(third, volume) == [first.node.uuid()], "only the orchestrator ends it"
+    for _ in range(2):
+        third.call("ControllerUnpublishVolume", pb.ControllerUnpublishVolumeRequest(volume_id=volume, node_id=first.node.uuid()))
+    second.call("ControllerPublishVolume", attachment(volume, second))
+    second.stage(volume, ALONE)
+    second.unstage(volume)
+    assert third.refused("DeleteVolume", pb.DeleteVolumeRequest(volume_id=volume))[0] == "FAILED_PRECONDITION"
+    third.call("ControllerUnpublishVolume", pb.ControllerUnpublishVolumeRequest(volume_id=volume, node_id=""))
+    assert attached(third, volume) == []
+    third.delete(volume)
+    nothing_left(players)
+
+
 def test_many_lives_at_once_with_kills(players: list[NodePlayer], seed: int, figures: list[str]) -> None:
     took, whole = many(players, MANY, THREADS, seed)
     nothing_left(players)
@@ -207,6 +244,8 @@ def test_many_lives_at_once_with_kills(players: list[NodePlayer], seed: int, fig
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_two_hundred_lives_at_once_with_kills(players: list[NodePlayer], seed: int, figures: list[str]) -> None:
+    for player in players:
+        player.patience_s = 1_800
     took, whole = many(players, 200, 200, seed)
     nothing_left(players)
     figures.append(f"CSI on three nodes: 200 lives at once, three daemons killed: {whole:.0f} s, median {sorted(took)[100]:.1f} s")

@@ -46,6 +46,6 @@ def test_csi_sanity(kind: str, player: Player, program: Path, figures: list[str]
     assert done.returncode == 0, done.stdout[-12_000:]
     told = re.search(r"(\d+) Passed \| 0 Failed \| (\d+) Pending \| (\d+) Skipped", done.stdout)
     assert told and int(told[1]) >= 57, done.stdout[-2000:]
-    why = "of capabilities that are not declared: snapshots, groups, attaching"
+    why = "of capabilities that are not declared: snapshots, clones, groups"
     figures.append(f"csi-sanity {VERSION}, {kind}: {told[1]} specs passed, {int(told[2]) + int(told[3])} skipped ({why})")
     player.await_nothing_left()
