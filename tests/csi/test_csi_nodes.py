@@ -208,7 +208,7 @@ def attached(player: Player, volume: str) -> list[str]:
 
 
 def test_what_is_attached_to_one_node_goes_to_no_other(players: list[NodePlayer]) -> None:
-    """A force-detach (out-of-service) is a ControllerUnpublish.  Each node is asked about itself: voters by configuration have no node rows."""
+    """A force-detach is a ControllerUnpublish.  Each node is asked about itself: voters by configuration have no node rows."""
     first, second, third = players
     volume = third.create("pvc-attached", GIB, ALONE)
     for _ in range(2):
