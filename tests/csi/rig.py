@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,8 @@ def cleared(player: Player) -> Iterator[None]:
         player.close()
         for entry in reversed(mount_syscall.mounts()):
             if entry.dir.startswith(f"{player.kubelet}/"):
-                mount_syscall.umount(entry.dir, mount_syscall.MNT_DETACH | mount_syscall.UMOUNT_NOFOLLOW)
+                with suppress(OSError):  # gone meanwhile
+                    mount_syscall.umount(entry.dir, mount_syscall.MNT_DETACH | mount_syscall.UMOUNT_NOFOLLOW)
         for path in Path("/sys/block").glob("loop*/loop/backing_file"):
             if str(player.kubelet) in _backing(path):
                 loops.detach(f"/dev/{path.parts[3]}")
