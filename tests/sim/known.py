@@ -36,7 +36,7 @@ FOUND: dict[str, Found] = {
     "acknowledged before it is stored": Found(1, "power cuts in a promise"),
     "commit ahead of the match": Found(1, "figure 8"),
     "a new leader does not wait for reports": Found(1),
-    "questions pass a writer": Found(1),
-    "quarantine is ended by time": Found(10),
-    "an ended lease commits": Found(7),
+    "questions pass a writer": Found(4),
+    "quarantine is ended by time": Found(11),
+    "an ended lease commits": Found(4),
 }
