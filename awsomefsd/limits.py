@@ -68,6 +68,7 @@ COLLECT_BYTES_PER_S_MAX = 64 * MIB  # copied, while space is not low
 # --- caches of names in a worker -------------------------------------------------------------------------------------------
 INODES_CACHED_MAX = 50_000
 DENTRIES_CACHED_MAX = 100_000
+MEMOS_CACHED_MAX = 8_192  # xattrs and link targets
 ACLS_CACHED_MAX = 4_096  # access ACLs that a worker keeps where it checks callers itself
 DIRECTORY_LISTED_ENTRIES_MAX = 20_000  # larger directories are not cached whole
 
@@ -178,6 +179,7 @@ LEASES_PER_SESSION_MAX = 65_536  # of each kind
 LEASES_SWEPT_A_CHECK = 256  # write leases that the leader compares with the state, twice a second
 LEASE_WAITERS_PER_INODE_MAX = 1_024
 RECALL_MS = 10_000  # for a recall to be answered, or to show progress
+PAGES_MS = 500  # of it, for the kernel to give up the pages of a file that is recalled
 CONTEST_RECALLS = 8  # of one inode within CONTEST_WINDOW_MS make it contested
 CONTEST_WINDOW_MS = 1_000
 CONTEST_QUIET_MS = 250  # so long a contested inode has to be quiet before a lease on it is granted; doubles with recalls that come soon

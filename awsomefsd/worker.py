@@ -31,7 +31,9 @@ from awsomefsd.failpoints import hit
 from awsomefsd.fuse.atimes import Policy
 from awsomefsd.fuse.identity import identified
 from awsomefsd.fuse.keeper_link import KeeperLink
+from awsomefsd.fuse.kernel_cache import KernelCache
 from awsomefsd.fuse.lease_stock import LeaseStock, adopted
+from awsomefsd.fuse.leased_names import LeasedNames
 from awsomefsd.fuse.memory import MountMemory
 from awsomefsd.fuse.mount_session import MountLease, SessionKeeper, open_session
 from awsomefsd.fuse.mount_state import MountState
@@ -54,18 +56,19 @@ from awsomefsd.io.reader import SegmentReader
 from awsomefsd.io.reservation import Reservation
 from awsomefsd.io.write_through import WriteThrough
 from awsomefsd.io.writer import SegmentWriter
-from awsomefsd.limits import ORPHANS_LOOK_MS, UMOUNT_FLUSH_MS_MAX, WORKER_MEMORY_BYTES
+from awsomefsd.limits import ORPHANS_LOOK_MS, SESSION_SELF_FENCE_MS, UMOUNT_FLUSH_MS_MAX, WORKER_MEMORY_BYTES
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.meta.commands import Commit, EndSession, OpenSession, OpenShared
 from awsomefsd.meta.endpoints import of_worker
-from awsomefsd.meta.messages import Devices, GetDevices, Report, SessionOpened
+from awsomefsd.meta.messages import Devices, GetDevices, GetInherited, Report, SessionOpened
 from awsomefsd.meta.mount_leases import MountLeases
 from awsomefsd.meta.paths import path_of
-from awsomefsd.types import DeviceInfo, SegmentProgress
+from awsomefsd.types import Attr, DeviceInfo, SegmentProgress
 from awsomefsd.wait import block_on
 from awsomefsd.worker_memory import LOOK_S, MemoryBudget
 
 IO_THREADS = 3
+PAGE_THREADS = 4  # that wait for the kernel to give up pages
 PATH_PAGES_MAX = 1_000
 THREAD_DIED_EXIT_CODE = 70
 REPORT_S = 5.0
@@ -118,7 +121,7 @@ class Worker:
         shared = bool(self.config.get("shared"))
         self.files = FileTable(self.config["volume"], memory.dirty, self.reader, self._report_corrupt, leased=shared)
         self.reservation = Reservation(self.config["volume"], self.client, memory.control)
-        self.names = Unremembered() if shared else Names()
+        self.names = Names() if not shared else Unremembered() if self.leases is None else LeasedNames(self.leases)
         self.through = WriteThrough(self.config["volume"], self.writer) if shared else None
         memfds = [fd for name, fd in self.link.fds.items() if name != "fuse"]
         budget_bytes = self.config.get("memory_bytes", WORKER_MEMORY_BYTES)
@@ -127,7 +130,7 @@ class Worker:
             self.config["state_dir"], self.mount_id, self.open_command.worker, self.writer.await_drained, self._propose, self._ended
         )
         self.flusher = Flusher(
-            self.files, memory.dirty, self.writer, self.client, self.reservation, memory.control, self._refresh_layout, self.names.put,
+            self.files, memory.dirty, self.writer, self.client, self.reservation, memory.control, self._refresh_layout, self._committed,
             Leaving(self.writer, self._draining, self._report_leaving).look, self._lease_lost,
         )  # fmt: skip
         self.mount = MountState(
@@ -143,6 +146,9 @@ class Worker:
         self.vfs = Vfs(self.mount, self.client, self.pool, self.through)
         self.lease.on_loss = self.vfs.fenced
         self.notifier = Notifier(link.fds["fuse"])
+        if self.leases is not None:
+            pages = ThreadPoolExecutor(PAGE_THREADS, thread_name_prefix="pages")
+            self.mount.kernel = KernelCache(self.leases, self.names, self.notifier, pages, self.lease.left_ns, self._minor)
         self.session = Session(
             link.fds["fuse"], identified(self.vfs, self.config), memory.control, memory.slots, memory.park, fresh=self.fresh,
             pins=pins(self.config.get("pins")), previous=start.get("previous"), on_first_reply=link.answered,
@@ -152,6 +158,10 @@ class Worker:
             self.aside, self._abandon_segments, self._session_opened,
         )  # fmt: skip
         self.client.on_session_lost = self.sessions.lost
+
+    def _minor(self) -> int:
+        negotiated = self.session.negotiated
+        return 0 if negotiated is None else negotiated.minor
 
     def _find_devices(self) -> list[DeviceInfo]:
         reply = self._call(GetDevices())
@@ -210,11 +220,31 @@ class Worker:
         if lost not in (0, self.client.session):
             self.drained.look(lost)
 
+    def _committed(self, attr: Attr) -> None:
+        self.mount.committed(attr)
+
     def _session_opened(self, opened: SessionOpened, inherited: Iterable[Record] = ()) -> None:
         self.memory.control.update(session=opened.session, epoch=opened.epoch)
-        if self.leases is not None:
-            self.leases.begin(opened.session, opened.epoch, adopted(inherited, opened.epoch))
-            LeaseStock(self.mount, self.leases, self.aside).take()
+        if self.leases is None:
+            return
+        if opened.resumed:
+            self._inherit(self.mount.kernel, opened)
+        self.leases.begin(opened.session, opened.epoch, adopted(inherited, opened.epoch))
+        LeaseStock(self.mount, self.leases, self.aside).take()
+
+    def _inherit(self, kernel: KernelCache | None, opened: SessionOpened) -> None:
+        """The kernel forgets what the predecessor told it; nobody else changes any of that before we report.
+
+        Where the leader is a new one too, nobody knows what it was: wait until all that may have been promised is over.
+        """
+        assert kernel is not None
+        inos: list[int] | None = None
+        with contextlib.suppress(FsError):
+            inos = self._call(GetInherited(opened.session, opened.epoch)).inos
+        kernel.inherit(inos or [])
+        if inos is None:
+            log.warning("the leader does not know what the kernel was promised: waiting until that is over")
+            time.sleep(SESSION_SELF_FENCE_MS / 1_000)
 
     # --- start and end -------------------------------------------------------------------------------------------------------
 

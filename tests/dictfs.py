@@ -82,6 +82,12 @@ class DictFs:
     def ttl_ns(self) -> int:
         return self.ttl
 
+    def attr_ttl_ns(self, attr: Attr) -> int:
+        return self.ttl
+
+    def name_ttl_ns(self, parent: int, name: bytes, ino: int) -> int:
+        return self.ttl
+
     def interrupt(self, unique: int) -> None:
         self.interrupted.append(unique)
         wait = self.lock_waits.get(unique)

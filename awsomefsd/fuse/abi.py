@@ -234,9 +234,11 @@ def _attr(attr: Attr) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-def pack_entry(unique: int, attr: Attr, ttl_ns: int) -> bytes:
-    ttl, ttl_nsec = divmod(ttl_ns, NSEC)
-    return ENTRY_OUT.pack(ENTRY_OUT.size, 0, unique, attr.ino, 0, ttl, ttl, ttl_nsec, ttl_nsec, *_attr(attr))
+def pack_entry(unique: int, attr: Attr, name_ns: int, attr_ns: int) -> bytes:
+    """How long the name may be used, and how long the attributes."""
+    name, name_nsec = divmod(name_ns, NSEC)
+    ttl, ttl_nsec = divmod(attr_ns, NSEC)
+    return ENTRY_OUT.pack(ENTRY_OUT.size, 0, unique, attr.ino, 0, name, ttl, name_nsec, ttl_nsec, *_attr(attr))
 
 
 _NO_ATTR = (0,) * 16
@@ -296,15 +298,16 @@ def pack_dirent(entry: Dirent) -> bytes:
     return DIRENT.pack(entry.ino, entry.cookie, size, (entry.kind >> 12) & 15) + name + _PADS[size & 7]
 
 
-def pack_direntplus(entry: Dirent, ttl_ns: int) -> bytes:
+def pack_direntplus(entry: Dirent, name_ns: int, attr_ns: int) -> bytes:
     """With a node id of 0 where there is no attr: then the kernel takes it as a plain entry and counts no lookup."""
     name, attr = entry.name, entry.attr
     size = len(name)
     if attr is None or name in (b".", b".."):
         head: tuple[int, ...] = (0, 0, 0, 0, 0, 0, *_NO_ATTR)
     else:
-        ttl, ttl_nsec = divmod(ttl_ns, NSEC)
-        head = (attr.ino, 0, ttl, ttl, ttl_nsec, ttl_nsec, *_attr(attr))
+        name_s, name_nsec = divmod(name_ns, NSEC)
+        ttl, ttl_nsec = divmod(attr_ns, NSEC)
+        head = (attr.ino, 0, name_s, ttl, name_nsec, ttl_nsec, *_attr(attr))
     return DIRENTPLUS.pack(*head, entry.ino, entry.cookie, size, (entry.kind >> 12) & 15) + name + _PADS[size & 7]
 
 

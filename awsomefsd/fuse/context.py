@@ -6,7 +6,10 @@ from __future__ import annotations
 class Context:
     """Who asks, and under which id.  `unique` never has RESEND_BIT; `wire_unique` is what the kernel wants to see in the reply."""
 
-    __slots__ = ("gid", "kill_sgid", "kill_suidgid", "open_flags", "pid", "reply_bytes_max", "uid", "umask", "unique", "wire_unique")
+    __slots__ = (
+        "gid", "kill_sgid", "kill_suidgid", "name", "open_flags", "parent", "pid", "reply_bytes_max", "uid", "umask", "unique",
+        "wire_unique",
+    )  # fmt: skip
 
     def __init__(self, uid: int, gid: int, pid: int, unique: int, wire_unique: int = 0) -> None:
         self.uid = uid
@@ -15,6 +18,8 @@ class Context:
         self.unique = unique
         self.wire_unique = wire_unique or unique
         self.reply_bytes_max = 0  # room the caller has, for READDIR and the xattr queries
+        self.parent = 0  # LOOKUP, READDIRPLUS: the directory of the names in the answer
+        self.name = b""  # LOOKUP
         self.umask = 0  # of the caller, for what it makes
         self.kill_sgid = False  # SETXATTR of an access ACL: the caller may not keep the setgid bit
         self.open_flags = 0  # WRITE: of the descriptor, O_APPEND as it is now

@@ -19,7 +19,13 @@ Result = Union[T, Op]
 
 class Filesystem(Protocol):
     def ttl_ns(self) -> int:
-        """How long the kernel may use names and attributes it is told now."""
+        """How long the kernel may use names and attributes it is told now, by whatever reply."""
+
+    def attr_ttl_ns(self, attr: Attr) -> int:
+        """The same for what GETATTR says."""
+
+    def name_ttl_ns(self, parent: int, name: bytes, ino: int) -> int:
+        """The same for a name that LOOKUP or READDIRPLUS says; 0: that there is none."""
 
     def interrupt(self, unique: int) -> None:
         """The caller of a waiting request got a signal."""

@@ -58,11 +58,11 @@ def table(flags: int) -> list[Row]:
     encode, names, attrs, files = handlers_encode, handlers_names, handlers_attrs, handlers_files
     setxattr = attrs.setxattr_ext if flags & abi.SETXATTR_EXT else attrs.setxattr
     rows: dict[Op, Row] = {
-        Op.LOOKUP: (names.lookup, encode.entry, False),
+        Op.LOOKUP: (names.lookup, encode.looked_up, False),
         Op.FORGET: (names.forget, None, False),
         Op.BATCH_FORGET: (names.batch_forget, None, False),
         Op.NOTIFY_REPLY: (_accept, None, False),
-        Op.GETATTR: (attrs.getattr_, encode.attributes, False),
+        Op.GETATTR: (attrs.getattr_, encode.asked, False),
         Op.SETATTR: (attrs.setattr_, encode.attributes, True),
         Op.STATFS: (attrs.statfs, encode.statfs, False),
         Op.READLINK: (names.readlink, encode.plain, False),
@@ -122,7 +122,7 @@ class Failures:
             log.error("request %d (opcode %d): %s", ctx.unique, opcode, err)
             return abi.pack_error(ctx.wire_unique, errno.EIO)
         if opcode == Op.LOOKUP and err.errno == errno.ENOENT:
-            ttl_ns = fs.ttl_ns()
+            ttl_ns = fs.name_ttl_ns(ctx.parent, ctx.name, 0)
             if ttl_ns > 0:
                 return abi.pack_negative_entry(ctx.wire_unique, ttl_ns)
         return abi.pack_error(ctx.wire_unique, err.errno)

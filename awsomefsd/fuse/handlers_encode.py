@@ -21,7 +21,17 @@ def nothing(fs: Filesystem, ctx: Context, value: Any) -> bytes:
 
 
 def entry(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
-    return abi.pack_entry(ctx.wire_unique, value, fs.ttl_ns())
+    ttl_ns = fs.ttl_ns()
+    return abi.pack_entry(ctx.wire_unique, value, ttl_ns, ttl_ns)
+
+
+def looked_up(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
+    return abi.pack_entry(ctx.wire_unique, value, fs.name_ttl_ns(ctx.parent, ctx.name, value.ino), fs.ttl_ns())
+
+
+def asked(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
+    """GETATTR, and nothing else."""
+    return abi.pack_attr(ctx.wire_unique, value, fs.attr_ttl_ns(value))
 
 
 def attributes(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
@@ -96,7 +106,8 @@ def directory_plus(fs: Filesystem, ctx: Context, value: Iterable[Dirent]) -> byt
     room, ttl_ns = ctx.reply_bytes_max, fs.ttl_ns()
     packed: list[bytes] = []
     for item in value:
-        record = abi.pack_direntplus(item, ttl_ns)
+        name_ns = 0 if item.attr is None else fs.name_ttl_ns(ctx.parent, item.name, item.ino)
+        record = abi.pack_direntplus(item, name_ns, ttl_ns)
         room -= len(record)
         if room < 0:
             if item.attr is not None and item.name not in (b".", b".."):

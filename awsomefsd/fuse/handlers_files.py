@@ -91,7 +91,7 @@ def opendir(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
 
 def _readdir(fs: Filesystem, ctx: Context, ino: int, body: memoryview, plus: bool) -> Any:
     fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
-    ctx.reply_bytes_max = min(size, FUSE_WRITE_BYTES_MAX)
+    ctx.reply_bytes_max, ctx.parent = min(size, FUSE_WRITE_BYTES_MAX), ino
     return fs.readdir(ctx, ino, fh, offset, plus)
 
 

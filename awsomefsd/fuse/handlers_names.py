@@ -26,7 +26,8 @@ def two_texts(body: memoryview, start: int) -> tuple[bytes, bytes]:
 
 
 def lookup(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
-    return fs.lookup(ctx, parent, text(body, 0))
+    ctx.parent, ctx.name = parent, text(body, 0)
+    return fs.lookup(ctx, parent, ctx.name)
 
 
 def forget(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> None:

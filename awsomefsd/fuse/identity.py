@@ -83,6 +83,13 @@ class Identified:
     def ttl_ns(self) -> int:
         return 0 if self._checks else self._fs.ttl_ns()
 
+    def attr_ttl_ns(self, attr: Attr) -> int:
+        """Of stored attributes; mapped ones are another's."""
+        return 0 if self._checks or self._id.users.ranges or self._id.groups.ranges else self._fs.attr_ttl_ns(attr)
+
+    def name_ttl_ns(self, parent: int, name: bytes, ino: int) -> int:
+        return 0 if self._checks else self._fs.name_ttl_ns(parent, name, ino)
+
     # --- who ---------------------------------------------------------------------------------------------------------------
 
     def _enter(self, ctx: Context) -> Caller | None:

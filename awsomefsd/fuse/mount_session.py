@@ -192,7 +192,7 @@ class SessionKeeper:
         failed |= mount.opens.renew(opened.epoch, goes_on)
         self._locks.forget_all()
         self._reserve_again(opened.reserved_bytes)
-        known = mount.names.inode_numbers()
+        known = mount.names.inode_numbers() if mount.kernel is None else mount.kernel.known()
         mount.names.clear()
         self._kernel.invalidate_all(known)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from awsomefsd.errors import FsError
 from awsomefsd.fuse.abi import FOPEN_DIRECT_IO
 from awsomefsd.fuse.atimes import FOPEN_KEEP_CACHE, NOATIME, Atimes, Policy
+from awsomefsd.fuse.kernel_cache import KernelCache
 from awsomefsd.fuse.names import Names
 from awsomefsd.fuse.opens import OpenTable
 from awsomefsd.io.dirty import DirtyLog
@@ -69,7 +71,7 @@ class Proposal:
             leases.changed(touches)
             resume(value, error)
 
-        leases.change(touches)
+        self._mount.begin_change(touches)
         self._start(decided)
 
     def _start(self, resume: Resume) -> None:
@@ -132,6 +134,7 @@ class MountState:
         self.read_only = read_only
         self.shared = shared  # other nodes change the volume too: nothing is remembered beyond one operation, but under a lease
         self.leases = leases  # of a shared mount that caches
+        self.kernel: KernelCache | None = None  # set once the mount's descriptor is served; with `leases` only
         policy = Policy(NOATIME) if read_only or shared else atime_policy
         self.atimes = Atimes(volume, metadata, uniques, opens, names.put, policy)
         self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
@@ -147,10 +150,36 @@ class MountState:
         touches = [] if self.leases is None else touched(command, named)
         return Proposal(self, command, unique, touches)
 
+    def begin_change(self, inos: list[int]) -> None:
+        """What this mount changes is not shown from memory until the outcome is known (leases.changed)."""
+        assert self.leases is not None
+        self.leases.change(inos)
+        if self.kernel is not None:
+            self.kernel.change(inos)
+
+    def held_back(self, ino: int) -> None:
+        """Data was held back: what was told of the file before, or is on its way, does not have it."""
+        if self.leases is not None:
+            self.leases.touch(ino)
+        if self.kernel is not None:
+            self.kernel.change([ino])
+
+    def committed(self, attr: Attr) -> None:
+        """Of the flusher, where answers are taken up: what it held back is everybody's, and the layout another."""
+        if self.leases is not None:
+            self.leases.touch(attr.ino)
+        self.names.put(attr)
+
+    def cover(self, ino: int) -> None:
+        """Ask for a read lease on what is asked about next, so that the answer may be kept: no round trip more."""
+        if self.leases is not None:
+            self.leases.cover(ino)
+
     def attr_op(self, ino: int) -> Op:
         """The committed attributes, asked for if they are not remembered.  Raises FsError(ENOENT)."""
         attr = self.names.attr(ino)
         if attr is None:
+            self.cover(ino)
             reply: Found = yield self.metadata.ask(GetAttr(self.volume, ino))
             attr = reply.attr
             self.names.put(attr)
@@ -181,8 +210,15 @@ class MountState:
     def fopen_flags(self, attr: Attr, flags: int, *, made: bool = False) -> int:
         """FOPEN_* for an open file; `made`: by this very request, so the kernel has no pages of it."""
         if self.shared:
-            return FOPEN_DIRECT_IO
+            if self.kernel is None or not self._keeps_pages(attr, flags):
+                return FOPEN_DIRECT_IO
+            return FOPEN_KEEP_CACHE if self.kernel.clean(attr.ino) else 0
         return FOPEN_KEEP_CACHE if made else self.atimes.fopen_flags(attr, flags)
+
+    def _keeps_pages(self, attr: Attr, flags: int) -> bool:
+        """Whoever only reads, while no other node is in the way."""
+        assert self.leases is not None
+        return flags & (os.O_ACCMODE | os.O_DIRECT | os.O_TRUNC) == os.O_RDONLY and self.leases.keeps(attr.ino) > 0
 
     def pins(self, ino: int) -> bool:
         """Whether an inode that loses its last name now has to stay for this mount.  Where a repeated request, or another node, may have

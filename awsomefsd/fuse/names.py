@@ -7,8 +7,10 @@ which the service executed them: that order is what makes the cache right.  All 
 
 from __future__ import annotations
 
+from typing import Any
+
 from awsomefsd.limits import DENTRIES_CACHED_MAX, DIRECTORY_LISTED_ENTRIES_MAX, INODES_CACHED_MAX
-from awsomefsd.types import Attr
+from awsomefsd.types import Attr, Dirent
 
 ABSENT = 0
 
@@ -16,11 +18,12 @@ ABSENT = 0
 class Directory:
     """Remembered names of one directory; `complete`: a name that is not here does not exist."""
 
-    __slots__ = ("complete", "names")
+    __slots__ = ("complete", "grant", "names")
 
     def __init__(self, *, complete: bool) -> None:
         self.names: dict[bytes, int] = {}
         self.complete = complete
+        self.grant = 0  # of the lease under which it is remembered, where there are leases
 
 
 class Names:
@@ -65,6 +68,19 @@ class Names:
 
     def inode_numbers(self) -> list[int]:
         return list(self._attrs)
+
+    # --- what only leases make cheap to keep ---------------------------------------------------------------------------------
+    def listing(self, ino: int, offset: int) -> list[Dirent] | None:
+        return None
+
+    def keep_listing(self, ino: int, stamp: int, entries: list[Dirent]) -> None:
+        pass
+
+    def memo(self, ino: int, what: bytes) -> Any:
+        return None
+
+    def keep_memo(self, ino: int, what: bytes, value: Any) -> None:
+        pass
 
     # --- directories -----------------------------------------------------------------------------------------------------
 

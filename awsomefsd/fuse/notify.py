@@ -62,6 +62,20 @@ class Notifier:
         self.next_epoch()
         self._put(inos)
 
+    # --- at once, on the calling thread: these take no lock that is held while a request waits for its answer ---------------------
+    def forget_attributes(self, ino: int) -> None:
+        """Attributes and ACLs, no pages.  What was asked for before and is answered later does not count in the kernel either."""
+        self._send(abi.pack_inval_inode(ino, -1, 0))
+
+    def forget_names(self) -> None:
+        """Every cached name."""
+        if self.has_epoch:
+            self._send(_INC_EPOCH)
+
+    def forget_pages(self, ino: int) -> None:
+        """Attributes and all pages.  Waits for reads that are not answered and for writes of mapped pages: on a thread of its own only."""
+        self._send(abi.pack_inval_inode(ino, 0, 0))
+
     def flushed(self, timeout_s: float | None = None) -> bool:
         """Wait until everything queued was sent; for background threads only."""
         with self._changed:

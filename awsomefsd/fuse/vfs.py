@@ -24,6 +24,7 @@ from awsomefsd.fuse.vfs_namespace import NamespaceOps
 from awsomefsd.fuse.vfs_ranges import RangeOps
 from awsomefsd.fuse.vfs_shared import SharedDataOps
 from awsomefsd.io.write_through import WriteThrough
+from awsomefsd.types import Attr
 from awsomefsd.wait import Op
 
 KERNEL_TTL_NS_MAX = 10_000_000_000
@@ -79,6 +80,16 @@ class Vfs:
         if self.mount.shared:
             return 0
         return max(0, min(self._lease.left_ns(), KERNEL_TTL_NS_MAX))
+
+    def attr_ttl_ns(self, attr: Attr) -> int:
+        """For GETATTR, where leases make more possible."""
+        kernel = self.mount.kernel
+        return self.ttl_ns() if kernel is None else kernel.attr_ttl_ns(attr)
+
+    def name_ttl_ns(self, parent: int, name: bytes, ino: int) -> int:
+        """For LOOKUP and READDIRPLUS."""
+        kernel = self.mount.kernel
+        return self.ttl_ns() if kernel is None else kernel.name_ttl_ns(parent, name, ino)
 
     def tell_orphans(self) -> None:
         """A predecessor died before it could tell of a last close, or hear that it had."""

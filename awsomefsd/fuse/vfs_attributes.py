@@ -25,12 +25,17 @@ class AttributeOps:
         self._data = data
 
     def getattr(self, ctx: Context, ino: int, fh: int | None) -> Attr | Op:
+        kernel = self._mount.kernel
         attr = self._mount.names.attr(ino)
-        if attr is None:
+        if attr is None or (kernel is not None and not kernel.clean(ino)):
             return self._getattr(ino)
         return self._mount.shown(attr)
 
     def _getattr(self, ino: int) -> Op:
+        """The kernel believes in its pages when it has the answer: those that may be old go before."""
+        kernel = self._mount.kernel
+        if kernel is not None and not kernel.clean(ino):
+            yield kernel.refreshed(ino)
         attr = yield from self._mount.attr_op(ino)
         return self._mount.shown(attr)
 
@@ -70,8 +75,22 @@ class AttributeOps:
         return self._getxattr(ino, name)
 
     def _getxattr(self, ino: int, name: bytes) -> Op:
-        reply: Blob = yield self._mount.metadata.ask(GetXattr(self._mount.volume, ino, name))
-        return reply.data
+        names = self._mount.names
+        known = names.memo(ino, name)
+        if known is None:
+            self._mount.cover(ino)
+            try:
+                reply: Blob = yield self._mount.metadata.ask(GetXattr(self._mount.volume, ino, name))
+            except FsError as err:
+                if err.errno != errno.ENODATA:
+                    raise
+                known = (None,)
+            else:
+                known = (reply.data,)
+            names.keep_memo(ino, name, known)
+        if known[0] is None:
+            raise FsError(errno.ENODATA)
+        return known[0]
 
     def listxattr(self, ctx: Context, ino: int) -> list[bytes] | Op:
         attr = self._mount.names.attr(ino)
@@ -80,8 +99,13 @@ class AttributeOps:
         return self._listxattr(ctx, ino)
 
     def _listxattr(self, ctx: Context, ino: int) -> Op:
-        reply: Names = yield self._mount.metadata.ask(ListXattr(self._mount.volume, ino))
-        return [name for name in reply.names if ctx.uid == 0 or not name.startswith(b"trusted.")]
+        known = self._mount.names.memo(ino, b"")
+        if known is None:
+            self._mount.cover(ino)
+            reply: Names = yield self._mount.metadata.ask(ListXattr(self._mount.volume, ino))
+            known = reply.names
+            self._mount.names.keep_memo(ino, b"", known)
+        return [name for name in known if ctx.uid == 0 or not name.startswith(b"trusted.")]
 
     def setxattr(self, ctx: Context, ino: int, name: bytes, value: bytes, flags: int) -> Op:
         check_xattr_name(name)

@@ -19,7 +19,7 @@ from awsomefsd.io.files import LAYOUT_ALIGN_BYTES, LAYOUT_WINDOW_BYTES, FileStat
 from awsomefsd.io.flusher import record_space
 from awsomefsd.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX, FUSE_WRITE_BYTES_MAX, LAYOUT_EXTENTS_MAX
 from awsomefsd.meta.commands import SET_KILL_SUIDGID, SET_SIZE, ReleaseOrphan, SetAttr
-from awsomefsd.meta.messages import Found, GetLayout, GetStatFs, Layout, StatFsReply
+from awsomefsd.meta.messages import Found, GetAttr, GetLayout, GetStatFs, Layout, StatFsReply
 from awsomefsd.types import Attr
 from awsomefsd.wait import Op, Resume
 
@@ -74,7 +74,11 @@ class DataOps:
         attr = mount.names.attr(ino)
         if flags & os.O_TRUNC or ino in mount.removing or attr is None or not attr.nlink:
             return self._open(ctx, ino, flags)
-        return Opened(mount.opens.open(ino, flags, ctx.unique), mount.fopen_flags(mount.shown(attr), flags))
+        fh = mount.opens.open(ino, flags, ctx.unique)
+        if mount.leases is not None and mount.names.attr(ino) is None:  # recalled in between: its last name may have gone
+            mount.opens.close(fh)
+            return self._open(ctx, ino, flags)
+        return Opened(fh, mount.fopen_flags(mount.shown(attr), flags))
 
     def _open(self, ctx: Context, ino: int, flags: int) -> Op:
         mount = self._mount
@@ -86,7 +90,21 @@ class DataOps:
             raise FsError(errno.ENOENT)
         if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
             attr = yield from self.truncate_to_zero(ctx, attr, ctx.unique)
-        return Opened(mount.opens.open(ino, flags, ctx.unique), mount.fopen_flags(mount.shown(attr), flags))
+        fh = mount.opens.open(ino, flags, ctx.unique)
+        if mount.leases is not None:
+            yield from self._still_there(ino, fh)
+        return Opened(fh, mount.fopen_flags(mount.shown(attr), flags))
+
+    def _still_there(self, ino: int, fh: int) -> Op:
+        """The attributes may have been remembered, and their lease recalled before the handle was in the table."""
+        mount = self._mount
+        if mount.names.attr(ino) is not None:
+            return
+        try:
+            yield mount.metadata.ask(GetAttr(mount.volume, ino))
+        except FsError:
+            mount.opens.close(fh)
+            raise
 
     def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Op | None:
         """close(2) of one descriptor.  Data stays dirty, except after a truncation to nothing: old or new content must survive a crash."""

@@ -42,6 +42,7 @@ from typing import Any
 from awsomefsd.errors import FsError
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse.context import Context
+from awsomefsd.fuse.kernel_cache import UNKNOWN
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.vfs_data import SPACE_ERRORS, WRITE_KILL_SUIDGID, DataOps, Pool, read_buffer
 from awsomefsd.fuse.vfs_shared import WRITE_CACHE, SharedDataOps
@@ -84,9 +85,14 @@ class LeasedDataOps(SharedDataOps):
         if state is None:
             return super().read(ctx, ino, fh, offset, size)
         mount.check_handle(fh)
+        stamp = self._stamp(ino)
         buffer = read_buffer()[:size]
         length = mount.files.read_into(state, offset, buffer)
-        return [buffer[:length]] if length >= 0 else DataOps._read(self, ino, fh, offset, size)
+        if length >= 0:
+            self._was_read(ino, stamp)
+            return [buffer[:length]]
+        self._was_read(ino, UNKNOWN)
+        return DataOps._read(self, ino, fh, offset, size)
 
     # --- write -----------------------------------------------------------------------------------------------------------------
     def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Op:
@@ -154,6 +160,7 @@ class LeasedDataOps(SharedDataOps):
         if not fits or not state.store(mount.dirty, offset, data, unique, now_ns, append=append):
             mount.reservation.give_back(need)
             return False
+        mount.held_back(state.ino)
         hit("held.store.after")
         if mount.dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
             mount.flusher.kick()

@@ -14,7 +14,7 @@ from awsomefsd.fuse.context import Context, Opened
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import ABSENT, Directory
 from awsomefsd.fuse.vfs_data import DataOps
-from awsomefsd.limits import LISTINGS_MAX, NAME_BYTES_MAX, READDIR_ENTRIES_MAX, SYMLINK_BYTES_MAX
+from awsomefsd.limits import DIRECTORY_LISTED_ENTRIES_MAX, LISTINGS_MAX, NAME_BYTES_MAX, READDIR_ENTRIES_MAX, SYMLINK_BYTES_MAX
 from awsomefsd.meta.commands import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
@@ -26,17 +26,19 @@ from awsomefsd.meta.commands import (
     Tmpfile,
     Unlink,
 )
+from awsomefsd.meta.lease_holder import EVERY_INODE
 from awsomefsd.meta.messages import Blob, Entries, Found, GetAttr, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
 from awsomefsd.types import ROOT_INO, Attr, Dirent
 from awsomefsd.wait import Op, Signal
 
+TARGET = b"/target"  # among the memos of names.py; no xattr is named so
 DOT_COOKIE, DOTDOT_COOKIE, FIRST_COOKIE = 1, 2, 16
 
 
 class Listing:
     """An open directory's position: the page that is being handed out, and the directory as it was when the listing began."""
 
-    __slots__ = ("after", "directory", "end", "page", "plus")
+    __slots__ = ("after", "all", "directory", "end", "page", "plus", "stamp")
 
     def __init__(self, directory: Directory | None) -> None:
         self.directory = directory  # None: began in the middle, so its end does not make the directory complete
@@ -44,6 +46,8 @@ class Listing:
         self.after = 0  # the page holds the entries that follow this cookie
         self.end = False
         self.plus = False
+        self.all: list[Dirent] = []  # what came before the page, as long as it is all and of one stamp
+        self.stamp = 0  # of the directory's lease when the page came
 
 
 class NamespaceOps:
@@ -76,6 +80,7 @@ class NamespaceOps:
         if name == b"..":
             reply: Found = yield mount.metadata.ask(GetParent(mount.volume, parent))
             return reply.attr
+        mount.cover(parent)
         try:
             reply = yield mount.metadata.ask(Lookup(mount.volume, parent, name))
         except FsError as err:
@@ -187,10 +192,15 @@ class NamespaceOps:
 
     def readlink(self, ctx: Context, ino: int) -> Op:
         mount = self._mount
-        reply: Blob = yield mount.metadata.ask(ReadLink(mount.volume, ino))
+        target = mount.names.memo(ino, TARGET)
+        if target is None:
+            mount.cover(ino)
+            reply: Blob = yield mount.metadata.ask(ReadLink(mount.volume, ino))
+            target = reply.data
+            mount.names.keep_memo(ino, TARGET, target)
         attr = yield from mount.attr_op(ino)
         mount.atimes.accessed(mount.shown(attr))
-        return reply.data
+        return target
 
     # --- removing --------------------------------------------------------------------------------------------------------
 
@@ -221,7 +231,8 @@ class NamespaceOps:
             mount.removing[ino] = signal
             command.pinned = mount.pins(ino)
             epoch = mount.opens.epoch
-            reply: Removed = yield mount.propose(command, ctx.unique)
+            reply: Removed = yield mount.propose(command, ctx.unique, self._sure(command.parent, command.name, ino))
+            self._was(ino, reply.attr)
             if mount.opens.epoch != epoch:
                 yield from self._lost_with_session(reply.attr)
             mount.names.put(reply.parent)
@@ -247,6 +258,16 @@ class NamespaceOps:
         failed = mount.failed_handles
         failed |= mount.opens.renew(mount.opens.epoch, lambda file: file.ino != attr.ino and file.fh not in failed)
         mount.release_space(mount.files.drop(attr.ino))
+
+    def _sure(self, parent: int, name: bytes, ino: int) -> int:
+        """The inode behind a name, 0 where another node may have given the name to another one since."""
+        known = self._mount.names.find(parent, name)
+        return EVERY_INODE if known is None or known != ino else ino
+
+    def _was(self, expected: int, attr: Attr | None) -> None:
+        """What a name meant is known now."""
+        if attr is not None and attr.ino != expected and self._mount.kernel is not None:
+            self._mount.kernel.change([attr.ino])
 
     def _removals_of(self, ino: int) -> Op:
         """One name of an inode is removed at a time: whether it is the last, and whether the inode is open, must still be so when it is."""
@@ -287,7 +308,10 @@ class NamespaceOps:
                     mount.removing[target] = signal
             command.pinned = mount.pins(target)
             epoch = mount.opens.epoch
-            reply: Renamed = yield mount.propose(command, ctx.unique)
+            named = (self._sure(command.parent, command.name, source), self._sure(command.new_parent, command.new_name, target))
+            reply: Renamed = yield mount.propose(command, ctx.unique, *named)
+            self._was(source, reply.attr)
+            self._was(target, reply.replaced)
             if mount.opens.epoch != epoch and reply.replaced is not None:
                 yield from self._lost_with_session(reply.replaced)
             self._renamed(command, reply, nothing=source > 0 and source == target)
@@ -340,13 +364,18 @@ class NamespaceOps:
         return self._data.release(ctx, ino, fh, 0, 0, 0)
 
     def readdir(self, ctx: Context, ino: int, fh: int, offset: int, plus: bool) -> Iterable[Dirent] | Op:
-        listing = None if self._mount.shared else self._listings.get(fh)
+        listing = self._listings.get(fh)
+        if listing is not None and self._mount.shared and not self._stands(ino, listing):
+            listing = None
         # offset 0 on an open handle is rewinddir(3), which sees the directory as it is now
         if offset and listing is not None and offset >= listing.after and listing.page and (plus <= listing.plus):
             rest = [entry for entry in listing.page if entry.cookie > offset]
             if rest or listing.end:
                 self._read_by(ino, fh)
                 return self._shown(ino, rest, plus)
+        known = self._mount.names.listing(ino, offset)
+        if known is not None:
+            return self._shown(ino, known, plus)
         return self._readdir(ino, fh, offset, plus)
 
     def _readdir(self, ino: int, fh: int, offset: int, plus: bool) -> Op:
@@ -360,12 +389,17 @@ class NamespaceOps:
             if listing.page and listing.page[-1].cookie != offset:
                 listing.directory = None  # seekdir: what is between was not seen in this listing
         self._keep(fh, listing)
+        mount.cover(ino)
         ask = ReadDir(mount.volume, ino, max(offset, FIRST_COOKIE - 1), READDIR_ENTRIES_MAX, plus)
         dots = yield from self._dots(own, offset, plus)
         reply: Entries = yield mount.metadata.ask(ask)  # the last wait: the answer is remembered before a later one is seen
         listing.after, listing.end, listing.plus = offset, reply.end, plus
         listing.page = dots + reply.entries
+        if offset < FIRST_COOKIE:
+            listing.directory = mount.names.directory(ino)  # under a lease that came with the answer
         self._remember(ino, listing, reply)
+        if mount.leases is not None:
+            self._list(ino, offset, listing, mount.leases.holder.stamp(ino))
         self._read_by(ino, fh)
         return self._shown(ino, listing.page, plus)
 
@@ -402,6 +436,22 @@ class NamespaceOps:
                 names.put(entry.attr)
         if reply.end and listing.directory is not None and names.directory(ino) is listing.directory:
             listing.directory.complete = True
+
+    def _list(self, ino: int, offset: int, listing: Listing, stamp: int) -> None:
+        """A directory that was read from its beginning to its end under one stamp is remembered with its cookies."""
+        goes_on = not offset or (stamp == listing.stamp and bool(listing.all) and listing.all[-1].cookie == offset)
+        before = listing.all if offset and goes_on else []
+        listing.stamp, listing.all = stamp, []
+        if not stamp or not goes_on or len(before) > DIRECTORY_LISTED_ENTRIES_MAX:
+            return
+        listing.all = before + [Dirent(entry.name, entry.ino, entry.kind, entry.cookie) for entry in listing.page]
+        if listing.end:
+            self._mount.names.keep_listing(ino, stamp, listing.all)
+
+    def _stands(self, ino: int, listing: Listing) -> bool:
+        """Its page is what the directory holds now."""
+        leases = self._mount.leases
+        return leases is not None and listing.stamp > 0 and leases.holder.stamp(ino) == listing.stamp
 
     def _shown(self, ino: int, entries: list[Dirent], plus: bool) -> Iterable[Dirent]:
         """Entries as they are now: the page may be older than a removal or a change of attributes since."""

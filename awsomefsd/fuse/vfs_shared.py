@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import OrderedDict
 from typing import Any
 
 from awsomefsd.errors import Fenced, FsError
@@ -25,7 +26,7 @@ from awsomefsd.fuse.context import Context
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import Directory, Names
 from awsomefsd.fuse.vfs_data import LAYOUT_PARTS_MAX, WRITE_KILL_SUIDGID, DataOps, OnPool, Pool, read_buffer
-from awsomefsd.io.files import FileState
+from awsomefsd.io.files import EXTENTS_CACHED_MAX, FILES_CACHED_MAX, LAYOUT_ALIGN_BYTES, LAYOUT_WINDOW_BYTES, FileState
 from awsomefsd.io.write_through import Write, WriteThrough
 from awsomefsd.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX
 from awsomefsd.meta.commands import SetAttr
@@ -34,6 +35,7 @@ from awsomefsd.types import Attr
 from awsomefsd.wait import Op
 
 WRITE_CACHE = 1 << 0  # pages of a mapping, at their own place whatever the descriptor says
+EXTENTS_COUNTED = EXTENTS_CACHED_MAX // 64  # a layout of more makes all of them be counted
 LOOKS_MAX = 16  # at a layout that turned out to be old; nothing keeps freed places from being used again meanwhile
 
 
@@ -54,42 +56,99 @@ class SharedDataOps(DataOps):
     def __init__(self, mount: MountState, pool: Pool, on_release: Any, through: WriteThrough) -> None:
         super().__init__(mount, pool, on_release)
         self._through = through
+        self._layouts: OrderedDict[int, tuple[int, FileState]] = OrderedDict()  # inode → stamp of its lease, what was told under it
 
     # --- read ----------------------------------------------------------------------------------------------------------------
 
     def read(self, ctx: Context, ino: int, fh: int, offset: int, size: int) -> list[Any] | Op:
         self._mount.check_handle(fh)
+        stamp, state = self._kept(ino)
+        if state is not None:
+            buffer = read_buffer()[:size]
+            length = self._mount.files.read_into(state, offset, buffer)
+            if length >= 0:
+                self._was_read(ino, stamp)
+                return [buffer[:length]]
         return self._read(ino, fh, offset, size)
 
     def _read(self, ino: int, fh: int, offset: int, size: int) -> Op:
         for look in range(LOOKS_MAX):
-            state = yield from self._look(ino, offset, size)
+            self._mount.cover(ino)
+            stamp, state = yield from self._look(ino, offset, size)
             yield OnPool(self._pool)
             buffer = read_buffer()[:size]
             length = self._mount.files.read_into(state, offset, buffer, last_look=look == LOOKS_MAX - 1)
             if length >= 0:
+                self._was_read(ino, stamp)
                 return [buffer[:length]]
         raise FsError(errno.EIO, f"layout of inode {ino} did not settle")
 
+    def _stamp(self, ino: int) -> int:
+        """Of the lease under which something may be remembered now; 0: none."""
+        leases = self._mount.leases
+        return 0 if leases is None else leases.holder.stamp(ino)
+
+    def _was_read(self, ino: int, stamp: int) -> None:
+        if self._mount.kernel is not None:
+            self._mount.kernel.was_read(ino, stamp)
+
+    def _kept(self, ino: int) -> tuple[int, FileState | None]:
+        stamp, state = self._layouts.get(ino, (0, None))
+        return (stamp, state) if stamp and stamp == self._stamp(ino) else (0, None)
+
+    def _keep(self, ino: int, stamp: int, state: FileState) -> None:
+        layouts = self._layouts
+        layouts[ino] = (stamp, state)
+        layouts.move_to_end(ino)
+        while len(layouts) > FILES_CACHED_MAX:
+            layouts.popitem(last=False)
+        if len(state.extents) > EXTENTS_COUNTED:
+            while len(layouts) > 1 and sum(len(kept.extents) for _, kept in list(layouts.values())) > EXTENTS_CACHED_MAX:
+                layouts.popitem(last=False)
+
     def _look(self, ino: int, offset: int, size: int) -> Op:
-        """Size and layout of this moment.  Very many extents come in parts, each of its own moment; the size is that of the first."""
-        state: FileState | None = None
-        at, end = offset, offset + size
+        """(stamp of the lease that covers it or 0, size and layout of this moment).
+
+        Very many extents come in parts; without a lease each is of its own moment, and the size is that of the first.
+        """
+        end = offset + size
+        stamp, state = self._kept(ino)
+        at, until = offset, end
+        if self._mount.leases is not None:
+            at -= at % LAYOUT_ALIGN_BYTES
+            until = max(at + LAYOUT_WINDOW_BYTES, end)
         for _ in range(LAYOUT_PARTS_MAX):
-            try:
-                reply: Layout = yield self._mount.metadata.ask(GetLayout(self._mount.volume, ino, at, end))
-            except FsError as err:
-                if err.errno == errno.ENOENT:  # pins end with the session
-                    raise FsError(errno.EIO, f"inode {ino} is gone, with the session that had it open") from err
-                raise
-            self._mount.locations.learn(reply.segments)
+            if state is not None:
+                if not state.needs_layout(offset, end):
+                    return stamp, state
+                if state.extents.knows(at, at) and at < state.extents.known_end:
+                    at = state.extents.known_end
+            reply = yield from self._part(ino, at, until)
+            now = self._stamp(ino)
+            if state is not None and stamp and now != stamp:  # others may be looking at what was true until now
+                state, stamp = None, 0
+                continue
             if state is None:
-                state = FileState(Attr(ino, stat.S_IFREG, 1, 0, 0, 0, reply.size, 0, 0, 0, 0, 0, False, 0))
+                state, stamp = FileState(Attr(ino, stat.S_IFREG, 1, 0, 0, 0, reply.size, 0, 0, 0, 0, 0, False, 0)), now
+            elif now != stamp:
+                stamp = 0
             state.learn_layout(at, reply.end, reply.extents, reply.inline)
+            if stamp:
+                self._keep(ino, stamp, state)
             if not state.needs_layout(offset, end):
-                return state
+                return stamp, state
             at = reply.end
         raise FsError(errno.EIO, f"layout of inode {ino} has no end")
+
+    def _part(self, ino: int, at: int, until: int) -> Op:
+        try:
+            reply: Layout = yield self._mount.metadata.ask(GetLayout(self._mount.volume, ino, at, until))
+        except FsError as err:
+            if err.errno == errno.ENOENT:  # pins end with the session
+                raise FsError(errno.EIO, f"inode {ino} is gone, with the session that had it open") from err
+            raise
+        self._mount.locations.learn(reply.segments)
+        return reply
 
     # --- write ---------------------------------------------------------------------------------------------------------------
 
@@ -125,7 +184,7 @@ class SharedDataOps(DataOps):
         mount = self._mount
         yield from self._reserve(one.space)
         if mount.leases is not None:
-            mount.leases.change([one.ino])
+            mount.begin_change([one.ino])
             one.on_decided = self._learn_write
         try:
             yield self._through.write(one, mount.metadata)
@@ -177,6 +236,7 @@ class SharedDataOps(DataOps):
             raise FsError(errno.EFBIG)
         command.log = command.sequence = 0  # no record is dirty that it could overtake
         reply: Found = yield self._mount.propose(command, unique)
+        self._mount.names.put(reply.attr)
         return reply.attr
 
     # --- files without a name ------------------------------------------------------------------------------------------------

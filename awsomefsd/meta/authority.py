@@ -67,6 +67,7 @@ REQUESTS: dict[type, May] = {
     GetNames: May.MEMBER,  # a worker names the file with wrong bytes
     m.GetLocks: May.OWN,
     m.GetOrphans: May.OWN,
+    m.GetInherited: May.OWN,
     m.Renew: May.OWN,
     m.GetLease: May.OWN,
     m.ReportLeases: May.OWN,

@@ -59,6 +59,7 @@ from awsomefsd.meta.messages import (
     Failed,
     Follow,
     GetDevices,
+    GetInherited,
     GetLease,
     GetStatus,
     Hello,
@@ -151,6 +152,7 @@ class Leader:
             AnswerRecall: self._leases.answer_recall,
             ExtendRecall: self._leases.extend_recall,
             ReleaseLeases: self._leases.release,
+            GetInherited: self._leases.inherited,
         }
 
     # --- the turn --------------------------------------------------------------------------------------------------------

@@ -322,6 +322,11 @@ class LeaseDesk:
             return _TOO_MANY
         return m.Leased(self._table.term, granted, LEASE_READ, 0, changes, foreign)
 
+    def inherited(self, origin: Origin, call: int, body: m.GetInherited, size: int) -> None:
+        if self._alive(origin, call, body.session, body.epoch):
+            inos = self._table.inherited(body.session)
+            origin.answer(call, m.Failed(errno.ENODATA, "this leader began since") if inos is None else m.Inodes(inos))
+
     def report(self, origin: Origin, call: int, body: m.ReportLeases, size: int) -> None:
         if self._alive(origin, call, body.session, body.epoch):
             known = self._table.report(body.session, body.term, body.inos)

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 
 from awsomefsd.meta.messages import AnswerRecall, AwaitRecalls, ExtendRecall, Leased, Recalls, ReleaseLeases, ReportLeases
 from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 
-EVERY_INODE = 0  # in a list of inodes that are changed: one of them is not known by number
+EVERY_INODE = 0  # in a list of inodes that are changed: the attributes of one that is not known by number, no data
 Launder = Callable[[int, int, Callable[[], None]], None]
 
 
@@ -44,8 +45,8 @@ class LeaseHolder:
         self._left_ns = session_left_ns
         self._held: dict[int, Held] = {}
         self._recalling: dict[int, tuple[int, int]] = {}  # ino → (term, sequence) that is being laundered
+        self._leaving: set[int] = set()  # inodes that are about to be released
         self._stamps = 0
-        self._stamp_min = 0  # when all were touched
         self._changing: dict[int, int] = {}  # ino → how many changes of this mount have no outcome yet
         self._floor = (0, 0)  # (term, sequence): nothing up to this is honoured
         self._reported = False
@@ -59,6 +60,7 @@ class LeaseHolder:
         self.session, self.epoch = session, epoch
         self._held.clear()
         self._recalling.clear()
+        self._leaving.clear()
         self.replies.clear()
         self._floor, self._reported, self._seen = (0, 0), False, 0
 
@@ -156,8 +158,7 @@ class LeaseHolder:
     def stamp(self, ino: int) -> int:
         """Draw it before a question whose answer is to be cached; 0: nothing may be."""
         held = self._held.get(ino)
-        changing = ino in self._changing or EVERY_INODE in self._changing
-        return 0 if held is None or changing or self._left_ns() <= 0 else max(held.stamp, self._stamp_min)
+        return 0 if held is None or ino in self._changing or self._left_ns() <= 0 else held.stamp
 
     def valid(self, ino: int, stamp: int) -> bool:
         """Whether the lease has been held ever since."""
@@ -173,21 +174,27 @@ class LeaseHolder:
         return 0 if ino in self._changing or EVERY_INODE in self._changing else self.grant(ino)
 
     def leaving(self, ino: int) -> bool:
-        """It is being recalled: nothing may be promised beyond this moment."""
-        return ino in self._recalling
+        """It is being recalled or given up: nothing may be promised beyond this moment."""
+        return ino in self._recalling or ino in self._leaving
 
-    def held(self) -> list[int]:
-        """Inodes with a lease."""
-        return list(self._held)
+    @property
+    def count(self) -> int:
+        return len(self._held)
+
+    def oldest_reads(self, count: int) -> list[int]:
+        """Read leases that nobody recalls, those granted first."""
+        found = (ino for ino, held in self._held.items() if held.mode == LEASE_READ and ino not in self._recalling)
+        return list(islice(found, count))
+
+    def leave(self, inos: list[int]) -> None:
+        """They are about to be released."""
+        self._leaving.update(inos)
 
     def change(self, inos: list[int]) -> None:
         """This mount is about to change them: nothing that was asked for before is valid.  EVERY_INODE stands for one that is not known."""
         for ino in inos:
             self._changing[ino] = self._changing.get(ino, 0) + 1
             self.touch(ino)
-            if ino == EVERY_INODE:
-                self._stamps += 1
-                self._stamp_min = self._stamps
 
     def changed(self, inos: list[int]) -> None:
         """The outcome is known."""
@@ -207,6 +214,7 @@ class LeaseHolder:
         """Give up leases of which nothing is held back any more."""
         for ino in inos:
             self._held.pop(ino, None)
+            self._leaving.discard(ino)
         self._floor = (self._floor[0], max(self._floor[1], self._seen))  # the leader takes grants up to here for given up
         return ReleaseLeases(self.session, self.epoch, self._floor[0], self._seen, inos)
 

@@ -49,12 +49,13 @@ class Recall:
 class Holder:
     """A session that shares a volume."""
 
-    __slots__ = ("mount", "reads", "recalls", "report_ns", "sequence", "volume", "writes")
+    __slots__ = ("inherited", "mount", "reads", "recalls", "report_ns", "sequence", "volume", "writes")
 
     def __init__(self, volume: int, mount: int, report_ns: int | None) -> None:
         self.volume = volume
         self.mount = mount
         self.report_ns = report_ns  # until when it has to report; None: it has
+        self.inherited: list[int] | None = None  # inodes with read leases of the worker before
         self.sequence = 0
         self.reads: dict[Key, int] = {}  # key → sequence of the grant
         self.recalls: dict[Key, Recall] = {}
@@ -86,11 +87,20 @@ class LeaseTable:
     def opened(self, session: int, volume: int, mount: int, resumed_ns: int | None = None) -> None:
         """A new session holds nothing.  One that a successor took over is taken to hold all, as when a leader begins: the kernel still
         believes what its predecessor promised."""
-        writes = self.holders[session].writes if session in self.holders else 0
+        before = self.holders.get(session)
+        inherited, writes = (None, 0) if before is None else (before.inherited, before.writes)
+        if before is not None and before.report_ns is None:
+            inherited = [ino for _, ino in before.reads]
         self.ended(session)
-        self.holders[session] = Holder(volume, mount, None if resumed_ns is None else resumed_ns + SESSION_TTL_MS * _MS)
-        self.holders[session].writes = writes
+        holder = self.holders[session] = Holder(volume, mount, None if resumed_ns is None else resumed_ns + SESSION_TTL_MS * _MS)
+        holder.inherited, holder.writes = inherited, writes
         self._wake_volume(volume)
+
+    def inherited(self, session: int) -> list[int] | None:
+        """What the predecessor of the worker that opened the session last held; None: nobody here knows."""
+        reads = self.holders[session].inherited
+        writes = [key[1] for key, (writer, _) in self.writers.items() if writer == session]
+        return None if reads is None else sorted({*reads, *writes})
 
     def ended(self, session: int) -> None:
         """Its write leases ended with the same entry."""

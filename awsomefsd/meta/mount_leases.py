@@ -18,17 +18,23 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from awsomefsd.limits import LEASES_PER_SESSION_MAX
 from awsomefsd.meta.lease_client import LeaseClient
 from awsomefsd.meta.messages import Body, Contested, Leased
-from awsomefsd.types import LEASE_READ
+from awsomefsd.types import LEASE_NONE, LEASE_READ
 from awsomefsd.wait import Resume, Wait
 
 Done = Callable[[], None]
 Launderer = Callable[[int, int, Done], None]
+
+REFUSED_PAUSE_MS = 1_000
+LEASES_PAUSED_MAX = 4_096  # inodes that are remembered as contested
+LEASES_KEPT_MAX = LEASES_PER_SESSION_MAX * 3 // 4  # from which the oldest are given up
 
 log = logging.getLogger("awsomefsd.leases")
 
@@ -38,6 +44,10 @@ class Client(Protocol):
     def submit(self, body: Body, resume: Resume) -> None: ...
     def lease_left_ns(self) -> int: ...
     def doubt_session(self) -> None: ...
+
+
+def _nobody(_value: Any, _error: BaseException | None) -> None:
+    """What was asked for besides."""
 
 
 class _Asking:
@@ -57,7 +67,6 @@ class _Asking:
 class MountLeases:
     def __init__(self, client: Client, volume: int) -> None:
         self.launderers: list[Launderer] = []  # complete before `begin`
-        self.on_granted: Callable[[int, Leased, int], None] | None = None  # (inode, grant, what was known); on the receiving thread
         self._client = client
         self._volume = volume
         self._lock = threading.RLock()
@@ -66,6 +75,9 @@ class MountLeases:
         self._talk = LeaseClient(self._submit, self._launder, client.lease_left_ns, client.doubt_session)
         self.holder = self._talk.holder
         self._known: dict[int, int] = {}
+        self._asking: set[int] = set()  # of `cover`
+        self._paused: dict[int, float] = {}  # inode → monotonic time before which no lease is asked for
+        self._evicting = False
         self._laundry: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="launder", daemon=True)
         self._thread.start()
@@ -141,13 +153,48 @@ class MountLeases:
         known = self._known.get(ino, 0)
 
         def asked(reply: Leased | Contested | None, error: BaseException | None) -> None:
+            self._asking.discard(ino)
             if isinstance(reply, Leased):
                 self._known[ino] = reply.changes
-                if self.on_granted is not None:
-                    self.on_granted(ino, reply, known)
+                self._paused.pop(ino, None)
+            elif reply is not None or error is not None:
+                self._pause(ino, REFUSED_PAUSE_MS if reply is None else reply.pause_ms)
             self._due.append(lambda: resume(reply, error))
 
         self._locked(self._talk.ask, self._volume, ino, mode, known, asked)
+
+    def _pause(self, ino: int, pause_ms: int) -> None:
+        self._paused[ino] = time.monotonic() + pause_ms / 1_000
+        if len(self._paused) > LEASES_PAUSED_MAX:
+            del self._paused[next(iter(self._paused))]
+
+    def cover(self, ino: int) -> None:
+        """A read lease for what is asked next, if none is held and it may be asked for; nobody waits for it."""
+        if self.holder.grant(ino) or ino in self._asking or self._paused.get(ino, 0) > time.monotonic() or not self.holder.session:
+            return
+        self._asking.add(ino)
+        self.ask(ino, LEASE_READ, _nobody)
+        if self.holder.count > LEASES_KEPT_MAX and not self._evicting:
+            self._evicting = True
+            self._laundry.put(self._evict)
+
+    def _evict(self) -> None:
+        """Give up the oldest read leases."""
+        with self._lock:
+            inos = self.holder.oldest_reads(LEASES_KEPT_MAX // 16)
+            self.holder.leave(inos)
+        left = [len(inos)]
+
+        def done() -> None:
+            left[0] -= 1
+            if not left[0]:
+                self.release(inos)
+                self._evicting = False
+
+        for ino in inos:
+            self._step(ino, LEASE_NONE, done, 0)
+        if not inos:
+            self._evicting = False
 
     def release(self, inos: list[int]) -> None:
         """Nothing is held back or remembered under these any more."""
@@ -156,6 +203,10 @@ class MountLeases:
         self._locked(self._talk.release, inos)
 
     # --- use --------------------------------------------------------------------------------------------------------------------
+    def keeps(self, ino: int) -> int:
+        """The number of the grant under which an answer that is being taken up may be kept; 0: it may not."""
+        return self.holder.grant(ino)
+
     def serves(self, ino: int, grant: int) -> bool:
         """Whether what was kept under that grant may be used."""
         return grant > 0 and self.holder.serves(ino) == grant

@@ -96,7 +96,7 @@ class NullServer:
         return ino
 
     def lookup(self, opcode: int, unique: int, nodeid: int, body: memoryview) -> bytes:
-        return abi.pack_entry(unique, self.attrs[self._find(nodeid, bytes(body[:-1]))], TTL_NS)
+        return abi.pack_entry(unique, self.attrs[self._find(nodeid, bytes(body[:-1]))], TTL_NS, TTL_NS)
 
     def getattr(self, opcode: int, unique: int, nodeid: int, body: memoryview) -> bytes:
         return abi.pack_attr(unique, self.attrs[nodeid], TTL_NS)
@@ -121,13 +121,13 @@ class NullServer:
         attr = self.make(nodeid, name, mode)
         if opcode == Op.CREATE:
             return abi.pack_create(unique, attr, TTL_NS, attr.ino, abi.FOPEN_KEEP_CACHE)
-        return abi.pack_entry(unique, attr, TTL_NS)
+        return abi.pack_entry(unique, attr, TTL_NS, TTL_NS)
 
     def symlink(self, opcode: int, unique: int, nodeid: int, body: memoryview) -> bytes:
         name, target = bytes(body[:-1]).split(b"\0")
         attr = self.make(nodeid, name, stat.S_IFLNK | 0o777)
         self.targets[attr.ino] = target
-        return abi.pack_entry(unique, attr, TTL_NS)
+        return abi.pack_entry(unique, attr, TTL_NS, TTL_NS)
 
     def readlink(self, opcode: int, unique: int, nodeid: int, body: memoryview) -> bytes:
         return abi.pack_bytes(unique, self.targets[nodeid])
@@ -168,7 +168,7 @@ class NullServer:
         packed = b""
         for cookie, (name, ino) in enumerate(list(self.children[nodeid].items())[offset:], offset + 1):
             entry = Dirent(name, ino, stat.S_IFMT(self.attrs[ino].mode), cookie, self.attrs[ino])
-            record = abi.pack_direntplus(entry, TTL_NS) if opcode == Op.READDIRPLUS else abi.pack_dirent(entry)
+            record = abi.pack_direntplus(entry, TTL_NS, TTL_NS) if opcode == Op.READDIRPLUS else abi.pack_dirent(entry)
             if len(packed) + len(record) > room:
                 break
             packed += record

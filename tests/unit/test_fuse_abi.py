@@ -41,7 +41,7 @@ def test_module_is_pure() -> None:
 
 
 def test_entry() -> None:
-    reply = abi.pack_entry(UNIQUE, ATTR, 1_500_000_000)
+    reply = abi.pack_entry(UNIQUE, ATTR, 1_500_000_000, 1_500_000_000)
     assert struct.unpack_from("<IiQ", reply) == (len(reply), 0, UNIQUE)
     assert struct.unpack_from("<QQQQII", reply, 16) == (7, 0, 1, 1, 500_000_000, 500_000_000)
     ino, size, blocks, atime, mtime, ctime, atime_nsec, mtime_nsec, *_ = struct.unpack_from("<QQQqqqIII", reply, 56)
@@ -54,11 +54,11 @@ def test_entry() -> None:
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 255])
 def test_directory_records_are_padded(length: int) -> None:
     entry = Dirent(b"n" * length, 9, stat.S_IFDIR, 33, ATTR)
-    plain, plus = abi.pack_dirent(entry), abi.pack_direntplus(entry, 0)
+    plain, plus = abi.pack_dirent(entry), abi.pack_direntplus(entry, 0, 0)
     assert len(plain) == 24 + (length + 7) // 8 * 8 and len(plus) == len(plain) + 128
     assert abi.DIRENT.unpack_from(plain) == (9, 33, length, 4) and plain[24 : 24 + length] == entry.name
     assert plus[128:] == plain and struct.unpack_from("<Q", plus) == (7,)
-    assert struct.unpack_from("<Q", abi.pack_direntplus(Dirent(b"..", 1, stat.S_IFDIR, 2, ATTR), 0)) == (0,)
+    assert struct.unpack_from("<Q", abi.pack_direntplus(Dirent(b"..", 1, stat.S_IFDIR, 2, ATTR), 0, 0)) == (0,)
 
 
 def test_small_replies() -> None:

@@ -1,0 +1,234 @@
+"""Two mounts of one volume that cache under leases: what is asked again and what is not, and that nothing is old."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import awsomefsd.worker
+from awsomefsd.fuse.abi import FOPEN_DIRECT_IO
+from awsomefsd.fuse.context import SetAttrIn
+from awsomefsd.fuse.notify import Notifier
+from awsomefsd.meta import commands as c
+from awsomefsd.meta import messages as m
+from awsomefsd.meta.client import MetaClient
+from awsomefsd.types import ROOT_INO
+from tests.unit.test_vfs_shared import FIRST, Sharing
+from tests.vfsrig import BIG, error_of, until
+
+
+class FakeKernel:
+    """Takes down what it is told."""
+
+    has_epoch = True
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def forget_attributes(self, ino: int) -> None:
+        self.told.append(("attributes", ino))
+
+    def forget_names(self) -> None:
+        self.told.append(("names", 0))
+
+    def forget_pages(self, ino: int) -> None:
+        self.told.append(("pages", ino))
+
+
+class Caching(Sharing):
+    caches = True
+    inherited: list[int] | None = None  # attributes that a successor makes the kernel forget when it starts
+
+    def start(self, *repeat: Any, exited: bool = True) -> Any:
+        forget = Notifier.forget_attributes
+        inherited = self.inherited
+        if inherited is not None:
+            Notifier.forget_attributes = lambda notifier, ino: inherited.append(ino)  # type: ignore[method-assign]
+        try:
+            results = super().start(*repeat, exited=exited)
+        finally:
+            Notifier.forget_attributes = forget  # type: ignore[method-assign]
+        self.kernel = FakeKernel()
+        cache = self.mount.kernel
+        cache._kernel, cache._minor = self.kernel, lambda: 45
+        self.asked: list[str] = []
+        ask = self.worker.client.submit
+
+        def counted(body: Any, resume: Any, *args: Any) -> None:
+            if isinstance(body, (m.GetAttr, m.Lookup, m.ReadDir, m.GetLayout, m.GetXattr, m.ListXattr, m.ReadLink, m.GetLease)):
+                self.asked.append(type(body).__name__)
+            ask(body, resume, *args)
+
+        self.worker.client.submit = counted  # type: ignore[method-assign]
+        return results
+
+    def questions(self) -> list[str]:
+        asked, self.asked = self.asked, []
+        return asked
+
+    def listed(self, ino: int) -> list[bytes]:
+        fh = self.call("opendir", ino, 0).fh
+        names: list[bytes] = []
+        offset = 0
+        while page := list(self.call("readdir", ino, fh, offset, False)):
+            names += [entry.name for entry in page]
+            offset = page[-1].cookie
+        self.call("releasedir", ino, fh)
+        return names
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[list[Caching]]:
+    renewed = awsomefsd.worker.MetaClient
+    first = Caching(tmp_path)
+    awsomefsd.worker.MetaClient = lambda *args: MetaClient(*args, boot_ns=first.lease_clock)  # type: ignore[assignment, misc]
+    second = Caching(tmp_path, first, FIRST + 1)
+    try:
+        first.start()
+        second.start()
+        yield [first, second]
+    finally:
+        second.close()
+        first.close()
+        awsomefsd.worker.MetaClient = renewed  # type: ignore[misc]
+
+
+def test_what_is_held_is_asked_once_and_what_others_change_is_seen_at_once(nodes: list[Caching]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"a" * BIG)
+    there = two.call("open", two.lookup(b"f").ino, os.O_RDONLY).fh
+    assert two.read(ino, there, 0, 9) == b"a" * 9 and two.attr(ino).size == BIG and two.listed(ROOT_INO)[2:] == [b"f"]
+    two.questions()
+    for _ in range(3):
+        assert two.lookup(b"f").ino == ino and two.attr(ino).size == BIG and two.read(ino, there, 5, 9) == b"a" * 9
+        assert error_of(two.lookup, b"g") == errno.ENOENT and two.listed(ROOT_INO)[2:] == [b"f"]
+    assert two.questions() == []
+    one.write(ino, fh, 5, b"b" * 10 + bytes(BIG))
+    assert two.read(ino, there, 0, 9) == b"aaaaabbbb" and two.attr(ino).size == BIG + 15
+    one.call("setattr", ino, None, SetAttrIn(c.SET_MODE, mode=0o600))
+    assert two.attr(ino).mode & 0o777 == 0o600
+    one.file(b"g")
+    assert two.lookup(b"g").ino != ino and two.listed(ROOT_INO)[2:] == [b"f", b"g"]
+    one.call("rename", ROOT_INO, b"f", ROOT_INO, b"h", 0)
+    assert error_of(two.lookup, b"f") == errno.ENOENT and two.lookup(b"h").ino == ino
+    one.call("unlink", ROOT_INO, b"h")
+    assert error_of(two.lookup, b"h") == errno.ENOENT and two.attr(ino).nlink == 0
+    assert two.read(ino, there, 0, 9) == b"aaaaabbbb"
+
+
+def test_own_changes_are_remembered_without_asking(nodes: list[Caching]) -> None:
+    one, _ = nodes
+    one.listed(ROOT_INO)
+    one.attr(ROOT_INO)
+    assert error_of(one.lookup, b"f") == errno.ENOENT
+    one.questions()
+    ino = one.file(b"f")
+    one.call("rename", ROOT_INO, b"f", ROOT_INO, b"g", 0)
+    assert one.lookup(b"g").ino == ino and error_of(one.lookup, b"f") == errno.ENOENT
+    assert one.attr(ROOT_INO).mtime_ns > 0
+    assert [name for name in one.questions() if name != "GetLease"].count("Lookup") <= 1
+    one.call("unlink", ROOT_INO, b"g")
+    assert error_of(one.lookup, b"g") == errno.ENOENT and one.listed(ROOT_INO)[2:] == []
+
+
+def ttl(node: Caching, ino: int) -> int:
+    return node.vfs.attr_ttl_ns(node.attr(ino))
+
+
+def test_the_kernel_is_promised_what_is_held_and_told_before_it_ends(nodes: list[Caching]) -> None:
+    one, two = nodes
+    ino, _ = one.create(b"f")
+    two.attr(ino)
+    assert error_of(two.lookup, b"x") == errno.ENOENT
+    assert two.lookup(b"f").ino == ino
+    left = two.mount.lease.left_ns()
+    assert 0 < ttl(two, ino) <= left and 0 < two.vfs.name_ttl_ns(ROOT_INO, b"f", ino) <= left
+    assert two.vfs.name_ttl_ns(ROOT_INO, b"x", 0) > 0 == two.vfs.name_ttl_ns(ROOT_INO, b"f", ino + 1)
+    assert two.vfs.ttl_ns() == 0, "replies that INVAL_INODE does not reach"
+    two.kernel.told.clear()
+    one.call("setattr", ino, None, SetAttrIn(c.SET_MODE, mode=0o600))
+    assert ("attributes", ino) in two.kernel.told and ("names", 0) not in two.kernel.told
+    one.call("unlink", ROOT_INO, b"f")
+    assert ("names", 0) in two.kernel.told and ("attributes", ROOT_INO) in two.kernel.told
+    assert two.vfs.name_ttl_ns(ROOT_INO, b"f", ino) == 0
+
+
+def test_attributes_that_an_own_change_makes_old_are_taken_back(nodes: list[Caching]) -> None:
+    one, _ = nodes
+    old = one.attr(ROOT_INO)
+    assert one.vfs.attr_ttl_ns(old) > 0
+    one.kernel.told.clear()
+    one.file(b"f")
+    assert ("attributes", ROOT_INO) in one.kernel.told
+    assert one.vfs.attr_ttl_ns(old) == 0, "an answer that was made before"
+    assert ttl(one, ROOT_INO) > 0
+
+
+def test_pages_of_another_time_go_before_the_kernel_is_told_the_attributes(nodes: list[Caching]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"a" * BIG)
+    two.attr(ino)
+    opened = two.call("open", ino, os.O_RDONLY)
+    assert not opened.fopen_flags & FOPEN_DIRECT_IO and two.call("open", ino, os.O_RDWR).fopen_flags == FOPEN_DIRECT_IO
+    two.read(ino, opened.fh, 0, 9)
+    assert ttl(two, ino) > 0 and two.mount.kernel.clean(ino)
+    two.kernel.told.clear()
+    one.write(ino, fh, 0, b"b" * BIG)
+    assert ("pages", ino) in two.kernel.told, "before the recall was answered"
+    assert two.mount.kernel.clean(ino)
+    two.mount.kernel.was_read(ino, 0)  # under no lease
+    assert two.vfs.attr_ttl_ns(two.mount.names.attr(ino) or one.attr(ino)) == 0
+    two.kernel.told.clear()
+    two.attr(ino)
+    assert two.kernel.told[-1] == ("pages", ino) and ttl(two, ino) > 0
+    there = two.open(ino)
+    two.read(ino, there, 0, 9)
+    two.write(ino, there, 0, b"c")  # what this node's kernel read before is old too
+    assert not two.mount.kernel.clean(ino)
+
+
+def test_a_successor_makes_the_kernel_forget_before_others_change_anything(nodes: list[Caching]) -> None:
+    one, two = nodes
+    ino, _ = one.create(b"f")
+    assert two.lookup(b"f").ino == ino and ttl(two, ino) > 0
+    told: list[int] = []
+    two.inherited = told
+    two.restart()
+    assert {ino, ROOT_INO} <= set(told)
+    one.call("setattr", ino, None, SetAttrIn(c.SET_MODE, mode=0o600))
+    assert two.attr(ino).mode & 0o777 == 0o600 and not two.mount.kernel.clean(ino + 1), "whatever the kernel has of it"
+
+
+def test_a_lost_session_is_believed_nothing_of(nodes: list[Caching]) -> None:
+    one, two = nodes
+    ino, _ = one.create(b"f")
+    assert two.lookup(b"f").ino == ino and two.attr(ino).nlink == 1
+    state = two.worker.memory.control.state
+    session, service = state.session, two.host.service
+    assert service is not None and not isinstance(service.propose(c.EndSession(session, state.epoch, True), 60), m.Failed)
+    one.call("setattr", ino, None, SetAttrIn(c.SET_MODE, mode=0o600))
+    two.worker.client.doubt_session()
+    until(lambda: two.worker.memory.control.state.session != session and two.mount.lease.left_ns() > 0)
+    assert two.attr(ino).mode & 0o777 == 0o600
+    two.questions()
+    two.attr(ino)
+    assert two.questions() == [], "held anew"
+
+
+def test_of_too_many_leases_the_oldest_are_given_up(nodes: list[Caching], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = nodes
+    monkeypatch.setattr("awsomefsd.meta.mount_leases.LEASES_KEPT_MAX", 16)
+    inos = [one.file(b"%d" % number) for number in range(40)]
+    for ino in inos:
+        two.attr(ino)
+    assert two.mount.leases is not None
+    until(lambda: two.mount.leases.holder.count <= 17)
+    one.call("setattr", inos[0], None, SetAttrIn(c.SET_MODE, mode=0o600))
+    assert two.attr(inos[0]).mode & 0o777 == 0o600
