@@ -1,0 +1,147 @@
+"""What a mount on several nodes keeps: asked of the leader once, gone before anybody else's change, and over when its worker is stopped."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from buildtools import leader, procs
+from buildtools.nodes import await_true
+from tests.shared.rig import WAIT_S, Trio
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+QUESTIONS = ("GetAttr", "Lookup", "ReadDir", "GetLayout", "GetXattr", "ListXattr", "ReadLink", "GetLease")
+FILES, ROUNDS = 5, 20
+only_cached = pytest.mark.parametrize("trio", ["cached"], indirect=True)
+
+
+def look(place: Path) -> list[Any]:
+    """Everything that is there, by every kind of question."""
+    found: list[Any] = [sorted(os.listdir(place)), (place / "none").exists(), os.readlink(place / "s"), os.getxattr(place / "0", "user.a")]
+    for number in range(FILES):
+        path = place / str(number)
+        found.append((path.stat(), path.read_bytes(), os.listxattr(path)))
+    return found
+
+
+def asked(trio: Trio) -> int:
+    counts = leader.requests(trio.machines.nodes[trio.machines.leader()].run / "meta.sock")
+    return sum(counts.get(kind, 0) for kind in QUESTIONS)
+
+
+@only_cached
+def test_what_was_read_is_not_asked_for_again(trio: Trio, places: list[Path], figures: list[str]) -> None:
+    one, two, _ = places
+    for number in range(FILES):
+        (one / str(number)).write_bytes(b"%d" % number * 20_000)
+    os.symlink("0", one / "s")
+    os.setxattr(one / "0", "user.a", b"x")
+    before = look(two)
+    look(two)
+    start = asked(trio)
+    begun = time.perf_counter()
+    for _ in range(ROUNDS):
+        assert look(two) == before
+    took_us = (time.perf_counter() - begun) / ROUNDS / (FILES + 1) * 1e6
+    again = asked(trio) - start
+    figures.append(f"requests of {ROUNDS} looks at {FILES} files: {again}; stat, open, read, close of one: {took_us:.0f} us")
+    assert again < ROUNDS, "about nothing: the other nodes' own questions are among these"
+    os.chmod(one / "0", 0o600)
+    (one / "1").write_bytes(b"new")
+    assert (two / "0").stat().st_mode & 0o777 == 0o600 and (two / "1").read_bytes() == b"new"
+
+
+@only_cached
+def test_recalls_end_with_mappings_reads_and_listings_under_way(places: list[Path]) -> None:
+    one, two, three = places
+    size = 1 << 20
+    (one / "f").write_bytes(b"a" * size)
+    files = [os.open(place / "f", os.O_RDWR) for place in (one, two)]
+    maps = [mmap.mmap(fd, size) for fd in files]
+    ended = threading.Event()
+    failed: list[BaseException] = []
+
+    def reading() -> None:
+        try:
+            while not ended.is_set():
+                data = (three / "f").read_bytes()
+                assert len(data) in (size, size // 2) and "f" in os.listdir(three)
+        except BaseException as err:
+            failed.append(err)
+
+    reader = threading.Thread(target=reading)
+    reader.start()
+    try:
+        for turn in range(4):
+            for number, mapped in enumerate(maps):
+                mapped[number * 4096 : number * 4096 + 4] = b"%4d" % turn  # dirty in both kernels while the others' leases are recalled
+            os.pwrite(files[turn % 2], b"b", size - 1)
+            os.truncate(three / "f", size // 2)
+            os.truncate(one / "f", size)
+            os.rename(two / "f", two / "g")
+            os.rename(three / "g", three / "f")
+        for mapped in maps:
+            mapped.flush()
+    finally:
+        ended.set()
+        reader.join(WAIT_S)
+        for mapped in maps:
+            mapped.close()
+        for fd in files:
+            os.close(fd)
+    assert not failed, failed
+    assert (two / "f").read_bytes()[:4] == b"   3" == (three / "f").read_bytes()[:4]
+
+
+@only_cached
+def test_a_stopped_worker_serves_nothing_past_its_lease(trio: Trio, places: list[Path]) -> None:
+    one, two, _ = places
+    (one / "f").write_bytes(b"old")
+    node = trio.machines.nodes[1]
+    assert (two / "f").read_bytes() == b"old" and (two / "f").stat().st_size == 3
+    fd = os.open(two / "f", os.O_RDONLY)
+    workers = procs.pids(str(node.directory), "worker")
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    results: list[Any] = []
+
+    def reading() -> None:
+        results.append((os.pread(fd, 9, 0), os.fstat(fd).st_size, (two / "f").read_bytes(), sorted(os.listdir(two))))
+
+    thread = threading.Thread(target=reading)
+    try:
+        (one / "f").write_bytes(b"newer")  # waits until the stopped one's session is over
+        (one / "g").touch()
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive() or results[0] == (b"newer", 5, b"newer", ["f", "g"])
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+    thread.join(WAIT_S)
+    assert results == [(b"newer", 5, b"newer", ["f", "g"])]
+    os.close(fd)
+
+
+@only_cached
+def test_what_a_dead_worker_had_told_the_kernel_is_forgotten(trio: Trio, places: list[Path]) -> None:
+    one, two, _ = places
+    (one / "f").write_bytes(b"old")
+    fd = os.open(two / "f", os.O_RDONLY)
+    assert os.pread(fd, 9, 0) == b"old" and os.fstat(fd).st_size == 3 and os.listdir(two) == ["f"]
+    node = trio.machines.nodes[1]
+    before = procs.pids(str(node.directory), "worker")
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    (one / "f").write_bytes(b"newer")
+    (one / "g").touch()
+    await_true("successors", lambda: len(set(procs.pids(str(node.directory), "worker")) - set(before)) >= len(before), WAIT_S, 0.1)
+    assert (os.pread(fd, 9, 0), os.fstat(fd).st_size, sorted(os.listdir(two))) == (b"newer", 5, ["f", "g"])
+    os.close(fd)
