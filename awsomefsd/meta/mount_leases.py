@@ -189,7 +189,9 @@ class MountLeases:
             left[0] -= 1
             if not left[0]:
                 self.release(inos)
-                self._evicting = False
+                self._evicting = self.holder.count > LEASES_KEPT_MAX
+                if self._evicting:
+                    self._laundry.put(self._evict)
 
         for ino in inos:
             self._step(ino, LEASE_NONE, done, 0)

@@ -71,8 +71,11 @@ def test_recalls_end_with_mappings_reads_and_listings_under_way(places: list[Pat
     def reading() -> None:
         try:
             while not ended.is_set():
-                data = (three / "f").read_bytes()
-                assert len(data) in (size, size // 2) and "f" in os.listdir(three)
+                try:
+                    data = (three / "f").read_bytes()
+                except FileNotFoundError:
+                    continue  # it has its other name
+                assert len(data) in (size, size // 2) and len(os.listdir(three)) == 1
         except BaseException as err:
             failed.append(err)
 
