@@ -83,7 +83,7 @@ class LeaseChecks:
                 self._event(ino)
 
     def _committed(self, entry: c.Entry, step: c.InodeCommit) -> None:
-        watched = self._watched.setdefault(step.ino, Watched(b""))
+        watched = self._watched.setdefault(step.ino, Watched(b"", [(0, b"")]))
         if step.log == watched.log[0] and step.sequence <= watched.log[1]:
             return  # committed before, also if the lease has ended since
         writer = self._writers.get(step.ino, (0, 0))
@@ -98,7 +98,7 @@ class LeaseChecks:
 
     def _written(self, entry: c.Entry, ino: int, value: bytes) -> None:
         self._nobody_else(entry.session, ino)
-        watched = self._watched.setdefault(ino, Watched(b""))
+        watched = self._watched.setdefault(ino, Watched(b"", [(0, b"")]))
         watched.committed = value
         watched.changes[entry.mount] = watched.changes.get(entry.mount, 0) + 1
         self._event(ino)
