@@ -42,6 +42,8 @@ from awsomefsd.types import LEASE_NONE, Attr
 from awsomefsd.wait import Resume
 
 INC_EPOCH_MINOR = 44
+# Off: INVAL_INODE while a GETATTR waits makes the kernel drop the attributes of that very answer, so its read(2) goes on with the old size.
+KEEPS_PAGES = False
 TOLD_MAX = 2 * LEASES_PER_SESSION_MAX
 UNKNOWN = 0  # no stamp: pages of which nobody knows under what they were read
 
@@ -177,6 +179,8 @@ class KernelCache:
     # --- pages ------------------------------------------------------------------------------------------------------------------------
     def clean(self, ino: int) -> bool:
         """Whether all pages that the kernel has, if any, are those of the present lease."""
+        if not KEEPS_PAGES:
+            return True
         with self._lock:
             pages = self._pages.get(ino)
             if pages is None:
@@ -185,6 +189,8 @@ class KernelCache:
 
     def was_read(self, ino: int, stamp: int) -> None:
         """Before a READ is answered, from what was known under that stamp (0: under no lease)."""
+        if not KEEPS_PAGES:
+            return
         if stamp and self._leases.holder.stamp(ino) != stamp:
             stamp = UNKNOWN
         with self._lock:

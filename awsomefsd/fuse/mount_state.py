@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from awsomefsd.errors import FsError
+from awsomefsd.fuse import kernel_cache
 from awsomefsd.fuse.abi import FOPEN_DIRECT_IO
 from awsomefsd.fuse.atimes import FOPEN_KEEP_CACHE, NOATIME, Atimes, Policy
 from awsomefsd.fuse.kernel_cache import KernelCache
@@ -210,7 +211,7 @@ class MountState:
     def fopen_flags(self, attr: Attr, flags: int, *, made: bool = False) -> int:
         """FOPEN_* for an open file; `made`: by this very request, so the kernel has no pages of it."""
         if self.shared:
-            if self.kernel is None or not self._keeps_pages(attr, flags):
+            if self.kernel is None or not kernel_cache.KEEPS_PAGES or not self._keeps_pages(attr, flags):
                 return FOPEN_DIRECT_IO
             return FOPEN_KEEP_CACHE if self.kernel.clean(attr.ino) else 0
         return FOPEN_KEEP_CACHE if made else self.atimes.fopen_flags(attr, flags)

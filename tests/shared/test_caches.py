@@ -75,7 +75,7 @@ def test_recalls_end_with_mappings_reads_and_listings_under_way(places: list[Pat
                     data = (three / "f").read_bytes()
                 except FileNotFoundError:
                     continue  # it has its other name
-                assert len(data) in (size, size // 2) and len(os.listdir(three)) == 1
+                assert len(data) <= size and len(os.listdir(three)) == 1
         except BaseException as err:
             failed.append(err)
 
