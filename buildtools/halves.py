@@ -58,8 +58,8 @@ class _Half:
 
 
 def seed_of_tree() -> int:
-    """The same for the same files: what was tried before a change went in is tried after it.  `soak` and single tests draw one."""
-    told = subprocess.run(["git", "rev-parse", "HEAD^{tree}"], cwd=CHECKOUT, capture_output=True, text=True, check=False).stdout
+    """The same for the same program: what was tried before a change went in is tried after it.  `soak` and single tests draw one."""
+    told = subprocess.run(["git", "rev-parse", "HEAD:awsomefsd"], cwd=CHECKOUT, capture_output=True, text=True, check=False).stdout
     return int(told[:5], 16) if told else random.SystemRandom().randrange(1 << 20)
 
 

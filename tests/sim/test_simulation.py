@@ -17,7 +17,7 @@ from tests.sim.known import FOUND, REGRESSIONS
 SEEDS = 200
 EPISODE_SEEDS = 3
 EPISODE_MINUTES = 1.0
-MINUTES = 1.0
+MINUTES = 2.0
 KNOWN_MINUTES = 2.0  # of seeds that were found once, and of broken variants
 SOAK_MINUTES = 60.0
 GROWING_SEEDS, GROWING_MINUTES = 16, 1.0
