@@ -163,9 +163,9 @@ class Gate:
         other = self.on_ask(body) if self.on_ask is not None else None
         return other if other is not None else self._client.ask(body)
 
-    def propose(self, command: Any, unique: int) -> Any:
+    def propose(self, command: Any, unique: int, *under: Any) -> Any:
         other = self.on_propose(command, unique) if self.on_propose is not None else None
-        return other if other is not None else self._client.propose(command, unique)
+        return other if other is not None else self._client.propose(command, unique, *under)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)

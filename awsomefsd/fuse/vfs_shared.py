@@ -160,11 +160,19 @@ class SharedDataOps(DataOps):
         return self._write_through(fh, lambda: Write(ctx.unique, ino, offset, data, append=append, kill_suidgid=kill))
 
     def _write_through(self, fh: int | None, make: Any) -> Op:
-        """Until it is decided, under whatever session: a write whose session ended is written again, under the same id."""
+        """Until it is decided, under whatever session: a write whose session ended is written again, under the same id.
+
+        Each time for one session: while the write waited for the device another may have been opened, in which the handle's lock is lost.
+        """
         mount = self._mount
         while True:
+            under = mount.metadata.under()
+            if mount.lease.left_ns() <= 0:
+                yield mount.lease.renewed()  # a session that was just opened: what of the old one is lost is not decided yet
+                continue
             mount.check_handle(fh)
             one: Write = make()
+            one.under = under
             try:
                 yield from self._decided(one)
                 return len(one.data)

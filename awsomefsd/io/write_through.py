@@ -40,13 +40,13 @@ class Writer(Protocol):
 
 
 class Metadata(Protocol):
-    def propose(self, command: Any, unique: int) -> Wait: ...
+    def propose(self, command: Any, unique: int, under: tuple[int, int] | None = None) -> Wait: ...
 
 
 class Write:
     """One write(2): `unique` is the id of its entry.  With `inline`, `data` is that and moves to a segment; nothing is written."""
 
-    __slots__ = ("append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "on_decided", "outcome", "unique")
+    __slots__ = ("append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "on_decided", "outcome", "under", "unique")
 
     def __init__(
         self, unique: int, ino: int, offset: int, data: memoryview, *, append: bool = False, kill_suidgid: bool = False, inline: bytes = b""
@@ -60,6 +60,7 @@ class Write:
         self.inline = inline
         self.done = Signal()
         self.outcome: tuple[Any, BaseException | None] = (None, None)
+        self.under: tuple[int, int] | None = None  # session and epoch that it is for: it may wait here while another one is opened
         self.on_decided: Callable[[Write, Any], None] | None = None  # with the answer (None: it failed), where answers are taken up
 
     @property
@@ -140,7 +141,7 @@ class WriteThrough:
                     one.on_decided(one, value)
                 left.release()
 
-            metadata.propose(command, one.unique).start(decided)
+            metadata.propose(command, one.unique, one.under).start(decided)
         for _ in batch:
             left.acquire()
         if batch[-1][0].outcome[1] is not None:

@@ -203,10 +203,15 @@ class MetaClient:
         reply: Reply = block_on(self.ask(body), timeout_s)
         return reply
 
-    def propose(self, command: AnyCommand, unique: int) -> Wait:
+    def under(self) -> tuple[int, int]:
+        """Session and epoch as they are now, for `propose`."""
+        return self.session, self.epoch
+
+    def propose(self, command: AnyCommand, unique: int, under: tuple[int, int] | None = None) -> Wait:
+        """`under`: for that session or none (ESTALE once it has ended), else for the one that there is when it starts."""
         if type(command) is EndSession and command.session == self.session:
             self._keeper.end()  # or its next renewal would find it gone and report a loss
-        return _Ask(self, lambda: Propose(self._core.holds(unique), self.session, self.epoch, self._take_acks(), command))
+        return _Ask(self, lambda: Propose(self._core.holds(unique), *(under or (self.session, self.epoch)), self._take_acks(), command))
 
     def identified(self, body: Propose, unique: int) -> Propose:
         """A proposal with that id and the acknowledgements that wait; acknowledge it like any other."""

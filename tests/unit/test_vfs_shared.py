@@ -256,6 +256,33 @@ def test_a_write_goes_on_under_a_new_session(nodes: list[Sharing]) -> None:
     assert two.content(ino) == b"ab"
 
 
+def test_a_write_that_waited_for_the_device_is_for_the_session_it_began_in(nodes: list[Sharing]) -> None:
+    """Found by chaos: under a lock that went with the old session, it laid its bytes over what others had written since."""
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    there = two.open(ino)
+    one.call("setlk", ino, fh, Lock(LOCK_POSIX, 7, 1, 1, 0, 99), False)
+    assert one.worker.through is not None
+    write, reached, go = one.worker.through._writer.write, threading.Event(), threading.Event()
+
+    def held(pieces: object) -> object:
+        reached.set()
+        assert go.wait(LIMIT_S)
+        return write(pieces)  # type: ignore[arg-type]
+
+    one.worker.through._writer.write = held  # type: ignore[assignment, method-assign]
+    before = one.worker.memory.control.state.session
+    written = Started(one.vfs.write(one.ctx(), ino, fh, 0, memoryview(b"old"), 0))
+    assert reached.wait(LIMIT_S)
+    one.end_session()
+    two.write(ino, there, 0, b"new")
+    one.worker.client._keeper.doubt()
+    until(lambda: one.worker.memory.control.state.session != before and one.mount.lease.left_ns() > 0)
+    go.set()
+    assert error_of(written.result) == errno.EIO
+    assert two.content(ino) == b"new"
+
+
 def test_a_failing_device_is_an_error_of_the_write(nodes: list[Sharing]) -> None:
     one, _ = nodes
     ino, fh = one.create(b"f")
