@@ -108,8 +108,8 @@ def _names(names: frozenset[tuple[str, int]], call: tuple[Any, ...]) -> list[tup
     if kind == "add":
         return [("EEXIST", names)] if rest[0] in of else [("ok", names | {(rest[0], rest[1])})]
     if rest[0] not in of:
-        # Likely, not shown: rename(2) looks its names up one after the other, and if another node has moved the file in between, both are one
-        # file to the kernel, which answers 0 without asking us.  This also hides a rename that is carried out twice (docs/KNOWN-ISSUES.md).
+        # Likely, not shown: rename(2) looks its names up one after the other, and if another node moves the file in between, both are
+        # one file to the kernel, which answers 0 without asking us.  This also hides a rename that is carried out twice (KNOWN-ISSUES).
         moved = kind == "move" and rest[1] in of
         return [("ENOENT", names), ("ok", names)] if moved else [("ENOENT", names)]
     left = names - {(rest[0], of[rest[0]])}
