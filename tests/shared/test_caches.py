@@ -75,7 +75,8 @@ def test_recalls_end_with_mappings_reads_and_listings_under_way(places: list[Pat
                     data = (three / "f").read_bytes()
                 except FileNotFoundError:
                     continue  # it has its other name
-                assert len(data) <= size and len(os.listdir(three)) == 1
+                listed = os.listdir(three)  # a rename between two getdents shows both names, as POSIX has it for readdir
+                assert len(data) <= size and {"f", "g"} >= set(listed) != set() and len(set(listed)) == len(listed)
         except BaseException as err:
             failed.append(err)
 
