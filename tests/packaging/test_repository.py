@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as tree
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from buildtools import repository
 from buildtools.say import BuildError
+from tests.packaging.container import until
 
 EPOCH = 1_000_000_000
 CONTROL = "Package: {}\nVersion: 1.5\nArchitecture: amd64\nMaintainer: a <a@b.invalid>\nDescription: d\n"
@@ -33,16 +36,32 @@ def a_deb(folder: Path, name: str) -> Path:
     return target
 
 
+def helpers_of(home: Path) -> list[str]:
+    """Command lines of what gpg has started for this home and leaves running: agent, card daemon, key box."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            if str(home) in words:
+                found.append(" ".join(words))
+    return found
+
+
 @pytest.fixture
-def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A key of gpg's that lives as long as the test."""
+def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A key of gpg's that lives as long as the test, and so do the processes that gpg starts for it."""
     home = tmp_path / "gnupg"
     home.mkdir(mode=0o700)
     monkeypatch.setenv("GNUPGHOME", str(home))
     made = ["gpg", "--batch", "--passphrase", "", "--quick-generate-key", "test@awsomefsd.invalid", "rsa2048", "sign"]
-    subprocess.run(made, check=True, capture_output=True)
-    said = subprocess.run(["gpg", "--list-keys", "--with-colons"], capture_output=True, text=True, check=True).stdout
-    return re.findall(r"^fpr:+([0-9A-F]{40})", said, re.M)[0]
+    try:
+        subprocess.run(made, check=True, capture_output=True)
+        said = subprocess.run(["gpg", "--list-keys", "--with-colons"], capture_output=True, text=True, check=True).stdout
+        assert helpers_of(home), "gpg has an agent; else the check below would find nothing, whatever was left"
+        yield re.findall(r"^fpr:+([0-9A-F]{40})", said, re.M)[0]
+    finally:
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True, capture_output=True)
+        until("the end of gpg's helpers", lambda: not helpers_of(home))
 
 
 def apt(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
