@@ -12,12 +12,14 @@ look every LOOK_S at most), so a fault begins and ends while everything runs.  T
     store.map=262144               the size of the map of a store that is opened
     clock=+86400                   CLOCK_REALTIME of our processes, in seconds off
     boot=2                         the node was booted anew: another boot id, from the next start of its daemon on
+    ask.Lookup.b=hold              the question for the name b waits in the worker
 
-Seams: device.read, .write, .flush (worker); journal.open, .read, .write, .sync, .rename and store.commit, store.full (daemon); client.send,
-.receive (the worker's end of meta.sock) and service.send, .receive (the daemon's).  An error on a socket also ends its connection, as any
-real one does.  Every fault that was dealt out is a line of FILE.hits: a test that cannot show its faults has shown nothing.  What was held
-has a second line, `SEAM released PID`, when it goes on: a write of a zombie is one that is released after its session has ended.  A held
-transfer goes with its process, as one that the kernel has not taken yet.
+Seams: device.read, .write, .flush, ask.KIND and ask.KIND.NAME of a request (worker; delay and hold only); journal.open, .read, .write,
+.sync, .rename and store.commit, store.full (daemon); client.send, .receive (the worker's end of meta.sock) and service.send, .receive (the
+daemon's).
+An error on a socket also ends its connection, as any real one does.  Every fault that was dealt out is a line of FILE.hits: a test that
+cannot show its faults has shown nothing.  What was held has a second line, `SEAM released PID`, when it goes on: a write of a zombie is one
+that is released after its session has ended.  A held transfer goes with its process, as one that the kernel has not taken yet.
 """
 
 from __future__ import annotations
@@ -280,6 +282,16 @@ def _install_worker(faults: Faults) -> None:
         init(self, *arguments, connect=faulty, **keywords)
 
     client.MetaClient.__init__ = begin  # type: ignore[method-assign]
+    submit = client.MetaClient.submit
+
+    def submit_late(self: Any, body: Any, *arguments: Any, **keywords: Any) -> None:
+        subject = getattr(body, "command", body)
+        name = getattr(subject, "name", b"")
+        for seam in (f"ask.{type(subject).__name__}", f"ask.{type(subject).__name__}.{os.fsdecode(name)}"):
+            faults.at(seam)
+        submit(self, body, *arguments, **keywords)
+
+    client.MetaClient.submit = submit_late  # type: ignore[method-assign]
 
 
 def _install_daemon(faults: Faults) -> None:

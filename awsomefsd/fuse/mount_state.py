@@ -52,16 +52,20 @@ class Lease(Protocol):
 class Proposal:
     """A Wait for one change, under whatever session this mount has: where one has ended meanwhile, the same request id goes out again.
 
+    One through an open file (`fh`) is for that handle's session: its lock may have ended with it, and others may have the file by now.  So
+    each proposal names the session in which the handle was found to be good.
+
     Only data commits are not repeated so (the flusher decides, once the new session has said whether others were here).
     """
 
-    __slots__ = ("_command", "_mount", "_touches", "_unique")
+    __slots__ = ("_command", "_fh", "_mount", "_touches", "_unique")
 
-    def __init__(self, mount: MountState, command: Any, unique: int, touches: list[int]) -> None:
+    def __init__(self, mount: MountState, command: Any, unique: int, touches: list[int], fh: int | None) -> None:
         self._mount = mount
         self._command = command
         self._unique = unique
         self._touches = touches
+        self._fh = fh
 
     def start(self, resume: Resume) -> None:
         leases, touches = self._mount.leases, self._touches
@@ -85,11 +89,21 @@ class Proposal:
 
         def answered(value: Any, error: BaseException | None) -> None:
             if isinstance(error, FsError) and error.errno == errno.ESTALE:
-                self._mount.lease.renewed().start(again)
+                self._mount.session_after(under).start(again)
             else:
                 resume(value, error)
 
-        self._mount.metadata.propose(self._command, self._unique).start(answered)
+        under, renewed = self._mount.metadata.under(), self._mount.lease.renewed()
+        if self._fh is not None:
+            if self._mount.lease.left_ns() <= 0:  # a session that was just opened: what of the old one is lost is not decided yet
+                renewed.start(again)
+                return
+            try:
+                self._mount.check_handle(self._fh)
+            except FsError as err:
+                resume(None, err)
+                return
+        self._mount.metadata.propose(self._command, self._unique, under).start(answered)
 
 
 def touched(command: Any, named: Iterable[int] = ()) -> list[int]:
@@ -144,13 +158,22 @@ class MountState:
         self.recovering = False  # requests of a dead predecessor are being executed again
         self.failed_handles: set[int] = set()  # fh that answer EIO until closed: what they held was lost with a session
 
-    def propose(self, command: Any, unique: int, *named: int) -> Wait:
+    def propose(self, command: Any, unique: int, *named: int, fh: int | None = None) -> Wait:
         """A change asked for by the kernel request `unique` (a request makes one entry at most under its own id).
 
-        `named`: inodes that it changes by their names, as far as they are known (0: one that is not).
+        `named`: inodes that it changes by their names, as far as they are known (0: one that is not).  `fh`: the handle through which it is
+        made; EIO once that is lost.
         """
         touches = [] if self.leases is None else touched(command, named)
-        return Proposal(self, command, unique, touches)
+        return Proposal(self, command, unique, touches, fh)
+
+    def session_after(self, under: tuple[int, int]) -> Wait:
+        """Of a refusal (ESTALE): ends when the mount is served under another session, which may be so already."""
+        renewed = self.lease.renewed()
+        if self.lease.left_ns() > 0 and self.metadata.under() != under:
+            renewed = Signal()
+            renewed.fire()
+        return renewed
 
     def begin_change(self, inos: list[int]) -> None:
         """What this mount changes is not shown from memory until the outcome is known (leases.changed)."""

@@ -158,8 +158,8 @@ class Vfs:
         return served
 
     def _when_renewed(self, method: Callable[..., Any], args: tuple[Any, ...]) -> Op:
-        while self._lease.left_ns() <= 0:
-            yield self._lease.renewed()
+        while (renewed := self._lease.renewed()) and self._lease.left_ns() <= 0:  # asked for first, or it may be missed
+            yield renewed
             yield OnPool(self._pool)  # not on the thread that receives answers: a read that had to wait may wait for one, and for the disk
         result = method(*args)
         if type(result) in GENERATORS:

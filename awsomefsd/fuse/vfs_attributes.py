@@ -56,9 +56,9 @@ class AttributeOps:
         if change.mask & SET_ATIME:
             mount.atimes.discard(ino)
         if change.mask & SET_SIZE:
-            attr = yield from self._data.set_size(attr, command, ctx.unique)
+            attr = yield from self._data.set_size(attr, command, ctx.unique, fh)
             return mount.shown(attr)
-        reply: Found = yield mount.propose(command, ctx.unique)
+        reply: Found = yield mount.propose(command, ctx.unique, fh=fh)
         mount.names.put(reply.attr)
         state = mount.files.get(ino)
         if state is not None and change.mask & SET_MTIME:

@@ -339,7 +339,7 @@ class DataOps:
         attr = yield from self.set_size(attr, SetAttr(self._mount.volume, attr.ino, mask), unique)
         return attr
 
-    def set_size(self, attr: Attr, command: SetAttr, unique: int) -> Op:
+    def set_size(self, attr: Attr, command: SetAttr, unique: int, fh: int | None = None) -> Op:
         """Truncate or extend.  Dirty records are flushed first; those of a truncation to nothing just end.
 
         The command names the newest record, so a successor that replays older ones cannot bring back what was cut off.
@@ -354,7 +354,7 @@ class DataOps:
                 yield mount.flusher.flush(attr.ino, in_flight_only=state.held)
             command.log, command.sequence = mount.dirty.log_id, mount.dirty.last_sequence
             hit("truncate.entry.before")
-            reply: Found = yield mount.propose(command, unique)
+            reply: Found = yield mount.propose(command, unique, fh=fh)
             hit("truncate.entry.after")
             mount.names.put(reply.attr)
             if state.held:

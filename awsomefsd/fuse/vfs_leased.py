@@ -134,8 +134,8 @@ class LeasedDataOps(SharedDataOps):
     def _stored(self, fh: int, length: int) -> Op:
         """It is in the dirty log: say so while the lease under which it was accepted is good."""
         mount = self._mount
-        while mount.lease.left_ns() <= 0:
-            yield mount.lease.renewed()
+        while (renewed := mount.lease.renewed()) and mount.lease.left_ns() <= 0:
+            yield renewed
         mount.check_handle(fh)
         return length
 
@@ -270,8 +270,8 @@ class LeasedDataOps(SharedDataOps):
             return True
         return super()._store(unique, attr, offset, data, time_ns)
 
-    def set_size(self, attr: Attr, command: SetAttr, unique: int) -> Op:
-        shown: Attr = yield from DataOps.set_size(self, attr, command, unique)
+    def set_size(self, attr: Attr, command: SetAttr, unique: int, fh: int | None = None) -> Op:
+        shown: Attr = yield from DataOps.set_size(self, attr, command, unique, fh)
         if command.size == 0 and self._mount.known_file(attr.ino) is None:
             self._emptied.add(attr.ino)
         return shown

@@ -59,17 +59,17 @@ class RangeOps:
     def _fallocate(self, ctx: Context, fh: int, command: Fallocate) -> Op:
         mount = self._mount
         mount.check_handle(fh)
-        reply: Ranged = yield from self._entry(command, ctx.unique)
+        reply: Ranged = yield from self._entry(command, ctx.unique, fh)
         end = command.offset + command.length
         while reply.reached < end:
             rest = Fallocate(mount.volume, command.ino, FALLOC_KEEP_SIZE, reply.reached, end - reply.reached, goes_on=True)
             unique = mount.uniques.next_background_unique()
             try:
-                reply = yield from self._entry(rest, unique)
+                reply = yield from self._entry(rest, unique, fh)
             finally:
                 mount.metadata.ack(unique)
 
-    def _entry(self, command: Fallocate, unique: int) -> Op:
+    def _entry(self, command: Fallocate, unique: int, fh: int) -> Op:
         """One entry.  EAGAIN and the errors of space change nothing and are not kept, so the same request id may go out again."""
         mount = self._mount
         gave_back = False
@@ -79,7 +79,7 @@ class RangeOps:
             if state.dirty:
                 yield mount.flusher.flush(command.ino)
             try:
-                reply: Ranged = yield mount.propose(command, unique)
+                reply: Ranged = yield mount.propose(command, unique, fh=fh)
             except FsError as err:
                 if err.errno == errno.EAGAIN:
                     yield from self._data.leave_inline(attr)
@@ -155,7 +155,7 @@ class RangeOps:
                 yield mount.flusher.flush(ino)
         for gave_back in (False, True):
             try:
-                reply: Ranged = yield mount.propose(command, ctx.unique)
+                reply: Ranged = yield mount.propose(command, ctx.unique, fh=fh)
                 break
             except FsError as err:
                 if err.errno not in SPACE_ERRORS or gave_back:

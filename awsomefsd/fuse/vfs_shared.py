@@ -166,9 +166,9 @@ class SharedDataOps(DataOps):
         """
         mount = self._mount
         while True:
-            under = mount.metadata.under()
+            under, renewed = mount.metadata.under(), mount.lease.renewed()
             if mount.lease.left_ns() <= 0:
-                yield mount.lease.renewed()  # a session that was just opened: what of the old one is lost is not decided yet
+                yield renewed  # a session that was just opened: what of the old one is lost is not decided yet
                 continue
             mount.check_handle(fh)
             one: Write = make()
@@ -186,7 +186,7 @@ class SharedDataOps(DataOps):
                     raise
             except Fenced:
                 pass
-            yield mount.lease.renewed()
+            yield mount.session_after(under)
 
     def _decided(self, one: Write) -> Op:
         mount = self._mount
@@ -239,11 +239,11 @@ class SharedDataOps(DataOps):
 
     # --- truncate ------------------------------------------------------------------------------------------------------------
 
-    def set_size(self, attr: Attr, command: SetAttr, unique: int) -> Op:
+    def set_size(self, attr: Attr, command: SetAttr, unique: int, fh: int | None = None) -> Op:
         if command.size > FILE_BYTES_MAX:
             raise FsError(errno.EFBIG)
         command.log = command.sequence = 0  # no record is dirty that it could overtake
-        reply: Found = yield self._mount.propose(command, unique)
+        reply: Found = yield self._mount.propose(command, unique, fh=fh)
         self._mount.names.put(reply.attr)
         return reply.attr
 

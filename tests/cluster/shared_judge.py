@@ -100,26 +100,58 @@ def _register(value: int, call: tuple[Any, ...]) -> list[tuple[Any, Any]]:
     return [(value, value)]
 
 
-def _names(names: frozenset[tuple[str, int]], call: tuple[Any, ...]) -> list[tuple[Any, Any]]:
+class Names(NamedTuple):
+    at: frozenset[tuple[str, int]]  # name, file
+    left: frozenset[tuple[str, int, int]]  # name, a file that is there and had it, the move that took it away
+
+
+def _names(state: Names, call: tuple[Any, ...]) -> list[tuple[Any, Any]]:
     kind, *rest = call
+    names, left = state
     of = dict(names)
     if kind == "look":
-        return [(of.get(rest[0], "ENOENT"), names)]
+        return [(of.get(rest[0], "ENOENT"), state)]
     if kind == "add":
-        return [("EEXIST", names)] if rest[0] in of else [("ok", names | {(rest[0], rest[1])})]
-    if rest[0] not in of:
-        # Likely, not shown: rename(2) looks its names up one after the other, and if another node moves the file in between, both are
-        # one file to the kernel, which answers 0 without asking us.  This also hides a rename that is carried out twice (KNOWN-ISSUES).
-        moved = kind == "move" and rest[1] in of
-        return [("ENOENT", names), ("ok", names)] if moved else [("ENOENT", names)]
-    left = names - {(rest[0], of[rest[0]])}
+        return [("EEXIST", state)] if rest[0] in of else [("ok", Names(names | {(rest[0], rest[1])}, left))]
     if kind == "move":
-        left = (left - {(rest[1], of.get(rest[1], 0))}) | {(rest[1], of[rest[0]])}
-    return [("ok", left)]
+        return _move(state, of, *rest)
+    if rest[0] not in of:
+        return [("ENOENT", state)]
+    return [("ok", _without(state, rest[0], of[rest[0]]))]
+
+
+def _without(state: Names, name: str, file: int) -> Names:
+    return Names(state.at - {(name, file)}, frozenset(one for one in state.left if one[1] != file))
+
+
+def _move(state: Names, of: Mapping[str, int], old: str, new: str, number: int, beside: frozenset[int]) -> list[tuple[Any, Any]]:
+    """The kernel looks the names up one after the other.  Where a move of another node has taken the file from the one to the other in
+    between, both are one file to it, and it answers 0 without asking anybody (test_two_nodes_rename_one_file_to_one_name)."""
+    nothing = [("ok", state)] if any((old, of.get(new), mover) in state.left for mover in beside) else []
+    if old not in of:
+        return [("ENOENT", state), *nothing]
+    file = of[old]
+    after = _without(state, new, of[new]) if new in of else state
+    left = after.left | {(old, file, number)} if beside else after.left
+    return [("ok", Names(after.at - {(old, file)} | {(new, file)}, left)), *nothing]
+
+
+def _moves_named(rows: Sequence[Row]) -> list[Row]:
+    """Each move with its number, and with those of other nodes that took from the same name and were under way at the same time."""
+    moves: dict[tuple[str, str], list[tuple[int, Row]]] = {}
+    for number, row in enumerate(rows):
+        if row.call[0] == "move":
+            moves.setdefault((row.which, row.call[1]), []).append((number, row))
+    found = list(rows)
+    for same in moves.values():
+        for number, row in same:
+            beside = [at for at, other in same if other.node != row.node and other.called <= row.returned and row.called <= other.returned]
+            found[number] = row._replace(call=(*row.call, number, frozenset(beside)))
+    return found
 
 
 REGISTER = Model(0, _register, frozenset({"read"}))
-NAMES = Model(frozenset(), _names, frozenset({"look", "ENOENT", "EEXIST"}))
+NAMES = Model(Names(frozenset(), frozenset()), _names, frozenset({"look", "ENOENT", "EEXIST"}))
 
 
 def model_of(which: Any) -> Model:
@@ -190,7 +222,7 @@ def _decided(rows: list[Row]) -> list[Row]:
 def of_histories(rows: Sequence[Row], troubles: Sequence[Trouble]) -> list[str]:
     judged = [
         Operation(row.which, row.client, row.call, row.result, row.called, row.returned)
-        for row in settle(rows, troubles)
+        for row in _moves_named(settle(rows, troubles))
         if row.which[0] in "rzcd"
     ]
     judged.sort(key=lambda row: row.called)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from buildtools.cluster import Cluster
-from buildtools.nodes import await_true
+from buildtools.nodes import Node, await_true
 from tests.cluster import shared_client
 from tests.cluster.shared_chaos import TTL_S, VOLUME, WAIT_S, Programs, SharedNemesis, mount, quarantine, rate, tree
 from tests.cluster.shared_judge import ALLOWED, LOSING, Trouble, Written, of_appends, of_errors, of_histories
+from tests.faults.rig import changes, newest_index, refused
 from tests.netns import found_static
 
 OPTIONS = os.environ.get("AWSOMEFSD_TEST_SHARED_OPTIONS", "shared")
@@ -132,6 +134,34 @@ def tidy(cluster: Cluster, troubles: Sequence[Trouble]) -> None:
     for node in cluster.nodes:
         lost = any(one.node == cluster.machine(node) and one.kind in LOSING for one in troubles)
         assert lost or not list((node.state / "conflicts").glob("*")), f"conflicts on {node.directory.name} without a reason"
+
+
+def test_two_nodes_rename_one_file_to_one_name(cluster: Cluster) -> None:
+    """The kernel answers the second of two renames by itself, if the file came to its new name between the look-ups of the two names.
+
+    vfs_rename() does nothing for two names of one file.  The judge allows exactly this.
+    """
+    one, two = cluster.nodes[:2]
+    for node in cluster.nodes[:2]:
+        (node.mountpoint / "renames").mkdir(exist_ok=True)
+    (one.mountpoint / "renames" / "a").touch()
+    start, held = newest_index(one), one.fault_hits("ask.Lookup.b hold")
+    results: list[int] = []
+    late = threading.Thread(target=lambda: results.append(refused(lambda: rename(one))))
+    try:
+        one.inject("ask.Lookup.b=hold")
+        late.start()  # its kernel has the file behind the old name, and asks for the new one
+        await_true("the question for the new name", lambda: one.fault_hits("ask.Lookup.b hold") > held, WAIT_S)
+        rename(two)
+    finally:
+        one.inject("")
+        late.join(WAIT_S)
+    assert results == [0] and os.listdir(one.mountpoint / "renames") == ["b"]
+    assert [row["command"] for row in changes(one, start)].count("Rename") == 1, "the leader was asked once"
+
+
+def rename(node: Node) -> None:
+    os.rename(node.mountpoint / "renames" / "a", node.mountpoint / "renames" / "b")
 
 
 @pytest.mark.timeout(1_500)

@@ -121,11 +121,11 @@ class SessionEnds:
         self._wanted = wanted
         self.ended = 0
 
-    def propose(self, command: Any, unique: int) -> Any:
+    def propose(self, command: Any, unique: int, *under: Any) -> Any:
         if not self.ended and self._wanted(command):
             self.ended += 1
             self._r.end_session()
-        return self._r.worker.client.propose(command, unique)
+        return self._r.worker.client.propose(command, unique, *under)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._r.worker.client, name)

@@ -51,6 +51,25 @@ def test_names() -> None:
     assert of_histories([*rows, row("d1", ("look", "a"), "ENOENT", 1.5, 1.6), row("d1", ("look", "a"), "ENOENT", 2.5, 2.6)], [])
 
 
+def test_a_move_that_the_kernel_answered_needs_another_nodes_move_under_way() -> None:
+    def found(first: Row, second: Row, *more: Row) -> list[str]:
+        return of_histories([row("d1", ("add", "a", 7), "ok", 1, 2), first, second, *more], [])
+
+    first, second = (row("d1", ("move", "a", "b"), "ok", 3, 5, node, node) for node in (1, 2))
+    late = second._replace(called=6.0, returned=7.0)
+    assert not found(first, second) and not found(first, second._replace(called=4.5, returned=6.0))
+    assert found(first, late), "it had ended before"
+    assert found(first, second._replace(node=1)), "one kernel does one after the other"
+    assert found(first, second._replace(call=("move", "a", "c"))), "the file is not there"
+    assert found(first, second._replace(call=("move", "c", "b"))), "the file was never there"
+    assert not found(first._replace(result=None, returned=OPEN), late), "nobody knows when that one happened"
+    again = row("d1", ("add", "a", 8), "ok", 5.5, 5.6)
+    assert not found(first, second, again, row("d1", ("look", "a"), 8, 7, 8), row("d1", ("look", "b"), 7, 7, 8))
+    assert found(first, second, again, row("d1", ("look", "b"), 8, 7, 8)), "carried out twice"
+    other = row("d1", ("add", "b", 9), "ok", 1, 2)
+    assert not found(first, second, other) and found(first, second, other, row("d1", ("look", "b"), 9, 7, 8))
+
+
 def test_appends() -> None:
     rows = [row("l0", ("append", 1), None, 1, 2), row("l0", ("append", 2), None, 3, OPEN), row("l0", ("size",), 128, 4, 5)]
     first, second = record(1, 1), record(1, 2)

@@ -75,6 +75,25 @@ def test_data_is_held_back_and_seen_at_once_by_the_other(nodes: list[Leased]) ->
     sound(nodes)
 
 
+def test_a_handle_of_a_clean_file_outlives_its_session_and_shows_what_is_there(nodes: list[Leased]) -> None:
+    """Decision 104: nothing that it was promised is lost."""
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"old")
+    one.call("fsync", ino, fh, False)
+    assert one.read(ino, fh, 0, 9) == b"old"
+    before = one.worker.memory.control.state.session
+    one.end_session()
+    there = two.open(ino)
+    two.write(ino, there, 0, b"newer")
+    one.worker.client._keeper.doubt()
+    until(lambda: one.worker.memory.control.state.session != before and one.mount.lease.left_ns() > 0)
+    assert one.read(ino, fh, 0, 9) == b"newer" and one.attr(ino).size == 5
+    one.write(ino, fh, 5, b"!")
+    assert two.read(ino, there, 0, 9) == b"newer!"
+    sound(nodes)
+
+
 def test_two_nodes_write_one_file_in_turn_and_every_byte_is_right(nodes: list[Leased], seed: int) -> None:
     dice, expected = random.Random(seed), bytearray(20_000)
     ino, fh = nodes[0].create(b"f")

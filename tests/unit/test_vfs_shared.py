@@ -6,7 +6,7 @@ import errno
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -281,6 +281,32 @@ def test_a_write_that_waited_for_the_device_is_for_the_session_it_began_in(nodes
     go.set()
     assert error_of(written.result) == errno.EIO
     assert two.content(ino) == b"new"
+
+
+def test_a_change_of_a_file_whose_lock_went_with_the_session_is_not_carried_out(nodes: list[Sharing]) -> None:
+    """It was on its way when the session ended: others have the file by now."""
+    one, two = nodes
+    ino, _ = one.create(b"f")
+    two.write(ino, two.open(ino), 0, b"new")
+    source, _ = one.create(b"source")
+    two.write(source, two.open(source), 0, b"x" * BIG)
+    changes: list[Callable[[int], object]] = [
+        lambda fh: one.call("setattr", ino, fh, SetAttrIn(c.SET_SIZE, size=1)),
+        lambda fh: one.call("fallocate", ino, fh, 0, 0, BIG),
+        lambda fh: one.call("copy_file_range", source, 0, ino, fh, 0, BIG, 0),
+    ]
+    for change in changes:
+        fh = one.open(ino)
+        one.call("setlk", ino, fh, Lock(LOCK_POSIX, 7, 1, 1, 0, 99), False)
+        one.end_session()  # nobody here knows before the change is refused
+        assert error_of(change, fh) == errno.EIO
+        assert two.content(ino) == b"new"
+        one.close_file(ino, fh)
+    one.call("setattr", ino, one.open(ino), SetAttrIn(c.SET_SIZE, size=1))
+    one.end_session()
+    unlocked = one.open(ino)
+    one.call("setattr", ino, unlocked, SetAttrIn(c.SET_SIZE, size=2))
+    assert two.content(ino) == b"n\0", "without a lock it goes on under the next session"
 
 
 def test_a_failing_device_is_an_error_of_the_write(nodes: list[Sharing]) -> None:

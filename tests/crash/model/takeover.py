@@ -72,11 +72,11 @@ class Death:
             self.calls += 1
             return self.calls == self.at
 
-    def propose(self, command: Any, unique: int) -> Any:
+    def propose(self, command: Any, unique: int, *under: Any) -> Any:
         if not self._counted():
-            return self._propose(command, unique)
+            return self._propose(command, unique, *under)
         if self.answered:
-            self.waits.append(Unanswered(self, self._propose(command, unique)))
+            self.waits.append(Unanswered(self, self._propose(command, unique, *under)))
             return self.waits[-1]
         self.died.set()
         raise Died
