@@ -21,7 +21,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -417,6 +416,8 @@ def _nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
 
 
 def _file_source(settings_cls: type[BaseSettings], path: Path) -> PydanticBaseSettingsSource:
+    import yaml  # not at each start of a daemon that has no file
+
     if path.suffix not in (".toml", ".yaml", ".yml"):
         raise ConfigError(f"{path}: a configuration file is called .toml, .yaml or .yml; rename it")
     try:

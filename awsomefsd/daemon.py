@@ -17,7 +17,6 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -29,29 +28,26 @@ from awsomefsd.catalog import Catalog
 from awsomefsd.checkpoints import Checkpointer
 from awsomefsd.cluster.control_part import ControlPart
 from awsomefsd.cluster.founder import certify_alone, enter_founder
-from awsomefsd.cluster.host import MetadataHost, begins
+from awsomefsd.cluster.host import MetadataHost
+from awsomefsd.cluster.known_voters import in_cluster
 from awsomefsd.cluster.look import ClusterLook
-from awsomefsd.cluster.membership import Membership, again, cluster_voters, in_cluster
-from awsomefsd.cluster.self_renewal import renew_ended
+from awsomefsd.cluster.membership import Membership, again
 from awsomefsd.cluster.waiting import wait
 from awsomefsd.collection import Collection
-from awsomefsd.config import Settings, parse_endpoint, parse_voters
+from awsomefsd.config import Settings, parse_voters
 from awsomefsd.device_pool import DevicePool
 from awsomefsd.device_watch import DeviceWatch
 from awsomefsd.devices import NodeDevices
 from awsomefsd.errors import ConfigError, Error, FsError
 from awsomefsd.fuse.keeper_client import KeeperClient
 from awsomefsd.host_keeper import HostKeeper
-from awsomefsd.io.devices import DeviceTable
 from awsomefsd.limits import DEVICE_REPORT_MS, VOUCH_MS
 from awsomefsd.log import bound
-from awsomefsd.meta import queries
 from awsomefsd.meta.commands import Init
-from awsomefsd.meta.device_index import OFF, UNKNOWN, DeviceIndex
+from awsomefsd.meta.device_index import OFF
 from awsomefsd.meta.endpoints import ENDPOINTS_NAME, Endpoints
-from awsomefsd.meta.machine import Machine
-from awsomefsd.meta.peers import Voters, address_text
-from awsomefsd.meta.service import MetadataService
+from awsomefsd.meta.peers import address_text
+from awsomefsd.metadata_part import MetadataPart
 from awsomefsd.metrics import Registry
 from awsomefsd.mount_options import MountOptions
 from awsomefsd.mounts import Mounts, Wish, own_worker
@@ -59,7 +55,7 @@ from awsomefsd.quarantine import QuarantineDesk
 from awsomefsd.tls import TlsFiles
 from awsomefsd.types import VolumeInfo
 from awsomefsd.vouching import Vouching
-from awsomefsd.watchdog import Watchdog, keep_fed
+from awsomefsd.watchdog import keep_fed
 
 if TYPE_CHECKING:
     from awsomefsd.csi.server import CsiServer
@@ -79,22 +75,12 @@ class MetadataEnded(Error):
 class Parts:
     """Everything of a running daemon, complete when constructed.  `close` ends it in order; harmless twice."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.node = node.load(settings.state_dir)
+    def __init__(self, first: MetadataPart) -> None:
+        self.settings = settings = first.settings
+        self.node, self.table, self.on_device, self.metadata = first.node, first.table, first.on_device, first.metadata
         with ExitStack() as undo:
-            lock = node.StateLock(settings.state_dir, "a second daemon")
-            undo.callback(lock.release)
-            make_run_dir(settings)
+            undo.callback(first.close)
             self.figures = Registry()
-            self.table = DeviceTable(settings.state_dir)
-            self.on_device = DeviceIndex(OFF if settings.metadata.voters else UNKNOWN)
-            self.metadata = MetadataHost(
-                settings.state_dir / "meta", lambda: _metadata_service(settings, self.node, self.table, self.on_device)
-            )
-            undo.callback(self.metadata.stop)
-            if not in_cluster(settings, self.node) or begins(settings.state_dir, self.node):
-                self.metadata.start()
             alone = self.metadata.alone
             if not alone:
                 self.on_device.durable = OFF
@@ -200,49 +186,6 @@ class Parts:
 
     def close(self) -> None:
         self._undo.close()
-
-
-def make_run_dir(settings: Settings) -> None:
-    """Everybody may pass through (the admin socket is behind it), nobody else may list or write."""
-    node.make_directory(settings.run_dir, 0o711)
-
-
-def _metadata_service(settings: Settings, identity: node.Node, table: DeviceTable, on_device: DeviceIndex) -> MetadataService:
-    directory = settings.state_dir / "meta"
-    node.make_directory(directory, 0o700)
-    renew_ended(settings, identity)
-    return MetadataService(
-        directory=directory,
-        socket_path=settings.meta_socket,
-        cluster_uuid=identity.cluster,
-        node_uuid=identity.node,
-        site=identity.site,
-        make_machine=partial(Machine, level=levels.supported()),
-        answer=queries.answer,  # type: ignore[arg-type]  # the machine it gets is the one that make_machine made
-        device_paths=table.paths,
-        voters=_voters(settings, identity),
-        on_device=on_device,
-        alive=Watchdog().feed,
-    )
-
-
-def _voters(settings: Settings, identity: node.Node) -> Voters | None:
-    """The other nodes that carry the metadata, by configuration; None: this one alone."""
-    chosen = settings.metadata
-    if not chosen.voters:
-        return cluster_voters(settings, identity) if in_cluster(settings, identity) and chosen.listen else None
-    addresses = parse_voters(chosen.voters)
-    if identity.node not in addresses:
-        raise ConfigError(f"metadata.voters does not name this node, {identity.node}; correct it, or leave it out")
-    if not (chosen.ca and chosen.certificate and chosen.key):
-        raise ConfigError("metadata.ca, metadata.certificate and metadata.key are needed with metadata.voters")
-    listen = parse_endpoint(chosen.listen) if chosen.listen and "listen" in chosen.model_fields_set else addresses[identity.node]
-    tls = TlsFiles(chosen.ca, chosen.certificate, chosen.key)
-    try:
-        tls()
-        return Voters(lambda: addresses, listen, tls, frozenset(addresses))
-    except OSError as err:
-        raise ConfigError(f"the certificates of metadata.ca, metadata.certificate and metadata.key cannot be used: {err}") from err
 
 
 def certificates(settings: Settings) -> tuple[str, str, str]:
@@ -429,15 +372,15 @@ async def serve(parts: Parts, ready: Callable[[], None]) -> None:
         raise MetadataEnded(f"the metadata service ended: {parts.metadata.error}; what was acknowledged is safe, start the daemon again")
 
 
-def run(settings: Settings) -> int:
-    """The daemon, in the foreground; the exit status."""
-    began = time.monotonic()
+def run(settings: Settings, first: MetadataPart | None, began: float) -> int:
+    """The daemon, in the foreground, around the part that serves already; the exit status.  None: this node had no identity yet."""
     os.chdir("/")  # keeps no mount busy
     if not wait(settings):
         return 0
+    begun = first or MetadataPart(settings)
 
     async def main() -> None:
-        parts = Parts(settings)
+        parts = Parts(begun)
         log = bound(logger, node=parts.node.node, cluster=parts.node.cluster)
         try:
             await serve(parts, lambda: _ready(log, began))

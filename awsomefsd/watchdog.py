@@ -13,8 +13,6 @@ import os
 import time
 from collections.abc import Callable
 
-import trio
-
 from awsomefsd.sockets import notify_systemd
 
 _WORDS_AN_INTERVAL = 4
@@ -44,6 +42,8 @@ class Watchdog:
 
 async def keep_fed(idle: Callable[[], bool]) -> None:
     """While `idle` there is no metadata thread that could.  Ends at once where nobody watches."""
+    import trio  # not before the metadata serves (metadata_part.py)
+
     watchdog = Watchdog()
     while watchdog.watched:
         if idle():

@@ -7,10 +7,12 @@ of ours stands for process 1: what the tests start must not leave the groups tha
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +31,7 @@ COMPILED = os.environ.get("AWSOMEFSD_BINARY", "")
 _BEFORE = 'echo $$ > "$GROUP" && exec unshare --mount --cgroup --propagation unchanged sh -c "$@"'  # as a container: its group is its root
 _IN_POD = """set -e; mount -t tmpfs image "$IMAGE"
 if [ -n "$COMPILED" ]; then cp -r "${COMPILED%/*}/." "$IMAGE/"; echo "$VERSION" > "$IMAGE/build"
-else cp -r "$FROM/awsomefsd" "$IMAGE/"; echo "__version__ = '$VERSION'" >> "$IMAGE/awsomefsd/__init__.py"; fi
+else cp -a "$FROM/awsomefsd" "$IMAGE/"; echo "__version__ = '$VERSION'" >> "$IMAGE/awsomefsd/__init__.py"; fi
 cd /; exec "$@"
 """
 
@@ -58,7 +60,8 @@ class Pod:
         self.log = node.log / f"pod-{self.group.name}.log"
         image = node.directory / "image"
         env = node.environment() | {procs.MARK: str(node.directory), "PYTHONPATH": str(image), "AWSOMEFSD_TEST_INIT": str(init)}
-        env |= {"GROUP": str(self.group / "cgroup.procs"), "IMAGE": str(image), "FROM": str(CHECKOUT), "VERSION": version}
+        env |= {"GROUP": str(self.group / "cgroup.procs"), "IMAGE": str(image), "FROM": str(node.directory / "built"), "VERSION": version}
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
         env["COMPILED"] = os.path.abspath(COMPILED) if COMPILED else ""
         argv = [str(image / "awsomefsd"), "run"] if COMPILED else [sys.executable, "-m", "awsomefsd", "run"]
         env |= {"AWSOMEFSD_STATE_DIR": str(node.state), "AWSOMEFSD_RUN_DIR": str(node.run)}
@@ -133,6 +136,9 @@ class PodNode:
         self.node, self.root = node, root
         for name, kind in (("kubelet", "shared"), ("image", "private")):
             shared(node.directory / name, kind)
+        if not COMPILED:  # with its bytecode, as every installed program has it; a start would compile a second long otherwise
+            shutil.copytree(CHECKOUT / "awsomefsd", node.directory / "built" / "awsomefsd", ignore=shutil.ignore_patterns("__pycache__"))
+            compileall.compile_dir(node.directory / "built", quiet=1)
         self.init = subprocess.Popen(["sleep", "infinity"], start_new_session=True)
         self.pods: list[Pod] = []
         self.apps: list[App] = []

@@ -23,7 +23,10 @@ from tests.csi.rig import Player
 
 nodes = contextmanager(making_nodes)
 FIRST, SECOND = "0.1.0", "0.1.1"
-FIO = "--bs=16k --size=4m --rw=randwrite --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=16 --unlink=1 --thinktime=2ms"
+FIO = (
+    "--bs=16k --size=4m --rw=randwrite --verify=crc32c --verify_fatal=1 --do_verify=1 --fsync=16 --unlink=1 --thinktime=2ms"
+    " --verify_state_save=0"  # a file that it leaves in the working directory when it is told to end
+)
 
 
 @pytest.fixture(scope="module")

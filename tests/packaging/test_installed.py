@@ -22,6 +22,7 @@ MOUNT = "/srv/demo"
 FIO = (
     "fio --name=verify --directory={directory} --rw=randrw --bs=4k-64k --size=64m --numjobs=2 --time_based --runtime={seconds}"
     " --verify=crc32c --verify_fatal=1 --fallocate=none --ioengine=psync --fsync=64 --output-format=json --output={output}"
+    " --verify_state_save=0"
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from awsomefsd.cluster import endpoints
-from awsomefsd.cluster.membership import _Known
+from awsomefsd.cluster.known_voters import _Known
 from awsomefsd.cluster.names import Names
 from awsomefsd.config import Settings
 from awsomefsd.limits import NAME_LOOK_MS

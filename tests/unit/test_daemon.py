@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from awsomefsd import config, daemon, node
 from awsomefsd.admin import admin_pb2 as pb
 from awsomefsd.errors import ConfigError, Refused
 from awsomefsd.health_rules import of_node
+from awsomefsd.metadata_part import MetadataPart, begin
 from awsomefsd.mount_options import parse
 from awsomefsd.mounts import Wish
 from awsomefsd.status import conflicts, memory_bytes, samples_of, tell
@@ -29,7 +32,7 @@ def settings(tmp_path: Path) -> config.Settings:
 
 @pytest.mark.trio
 async def test_ends_when_the_metadata_service_does(settings: config.Settings) -> None:
-    parts = daemon.Parts(settings)
+    parts = daemon.Parts(MetadataPart(settings))
 
     def fail() -> None:
         parts.metadata.service.error = OSError(5, "fdatasync failed")
@@ -48,8 +51,27 @@ def test_parts_that_cannot_be_built_leave_nothing_running(settings: config.Setti
     settings.run_dir.mkdir()
     (settings.run_dir / "admin").touch()
     with pytest.raises(Refused):
-        daemon.Parts(settings)
+        daemon.Parts(MetadataPart(settings))
     node.StateLock(settings.state_dir).release()
+
+
+def test_the_metadata_serves_before_the_rest_is_imported(settings: config.Settings) -> None:
+    """A mount waits for what is imported before; in a process of its own, for this one has imported everything."""
+    words = (
+        "import sys; from awsomefsd import config, metadata_part; from pathlib import Path\n"
+        "first = metadata_part.begin(config.load(environ={}, state_dir=Path(sys.argv[1]), run_dir=Path(sys.argv[2])))\n"
+        "assert first.metadata.alone\n"
+        "print(*sorted({'trio', 'grpc', 'cryptography', 'yaml', 'rich', 'awsomefsd.daemon'} & set(sys.modules)))\n"
+        "first.close()"
+    )
+    argv = [sys.executable, "-c", words, str(settings.state_dir), str(settings.run_dir)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr
+    node.StateLock(settings.state_dir).release()
+
+
+def test_a_node_without_an_identity_begins_with_nothing(tmp_path: Path) -> None:
+    assert begin(config.load(environ={}, state_dir=tmp_path / "state", run_dir=tmp_path / "run")) is None
 
 
 def test_workers_are_told_everything(settings: config.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
