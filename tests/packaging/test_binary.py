@@ -29,6 +29,16 @@ def test_checks_itself_without_anything_around(program: Path) -> None:
     assert done.returncode == 0 and found["asserts"] == "ok" and found["adapter for libfuse (pyfuse3)"] == "ok", found
 
 
+def test_what_was_left_out_is_not_missed(program: Path, tmp_path: Path) -> None:
+    """Neither libyaml nor an encoding of East Asia is in it; a configuration in YAML is read all the same."""
+    assert not [path.name for pattern in ("_yaml*", "_codecs_*", "roots.pem") for path in program.parent.rglob(pattern)]
+    file = tmp_path / "a.yaml"
+    file.write_text("log:\n  level: debug\n")
+    argv = [program, "--config", file, "config", "show", "-o", "json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and '"debug"' in done.stdout, done
+
+
 def test_runs_in_a_root_without_locales(program: Path, tmp_path: Path) -> None:
     """Nothing but glibc's own libraries and /proc, by which the loader finds the program's own: no Python, no locale."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
