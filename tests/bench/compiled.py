@@ -1,7 +1,8 @@
 """The compiled program beside the interpreted one, in one run: `python -m tests.bench.compiled`.
 
 Two nodes with the measures of bench.py, in turn on both; medians of the rounds, and ratios.  The interpreted one is the venv's, the
-compiled one what AWSOMEFSD_BINARY names, else the last build.
+compiled one what AWSOMEFSD_BINARY names, else the last build.  Then the starts, each as often as `--starts` says, again in turn; of a
+worker twice: forked (decision 89), and as a process of its own on nodes that have no forker because failpoints are named.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from awsomefsd.fuse.keeper_client import KeeperClient
 from buildtools import binary
+from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError, line
 from tests.bench import measures
 from tests.bench.bench import daemon_start_ms, worker_start_ms
@@ -24,18 +28,32 @@ SIDES = ("interpreted", "compiled")
 
 
 def _round(place: Ours, number: int, amounts: measures.Amounts) -> dict[str, float]:
-    folder, node = place.folder / f"round{number}", place.node
+    folder = place.folder / f"round{number}"
     folder.mkdir()
     found = {"create + close (durable), /s": measures.create(folder, amounts), "stat, names dropped, /s": measures.stat(folder, amounts)}
     found["write a 4 KiB file, /s"] = measures.small_write(folder, amounts)
     found["1 MiB sequential write + fsync, MiB/s"] = measures.stream_write(folder, amounts)
     drop_caches()
     found["1 MiB sequential read, pages dropped, MiB/s"] = measures.stream_read(folder, amounts)
+    return found
+
+
+def _forked_ms(node: Node) -> float:
+    client = KeeperClient(node.run)
+    await_true("a forker that has loaded", lambda: client.warm(**client.list()[0]["starts"]), 60)
+    return worker_start_ms(node)
+
+
+def _starts(place: Ours) -> dict[str, float]:
+    node = place.node
     began = time.perf_counter()
     subprocess.run([*node.program, "--help"], check=True, stdout=subprocess.DEVNULL, env=node.environment())
-    found["--help, ms"] = (time.perf_counter() - began) * 1000
-    found["worker start, ms"], found["daemon start, ms"] = worker_start_ms(node), daemon_start_ms(node)
-    return found
+    found = {"--help, ms": (time.perf_counter() - began) * 1000}
+    return found | {"worker start, forked, ms": _forked_ms(node), "daemon start, ms": daemon_start_ms(node)}
+
+
+def _alone(place: Ours) -> dict[str, float]:
+    return {"worker start, a process of its own, ms": worker_start_ms(place.node)}
 
 
 def _place(side: str, compiled: Path) -> Ours:
@@ -45,31 +63,42 @@ def _place(side: str, compiled: Path) -> Ours:
     return Ours()
 
 
-def measure(rounds: int, amounts: measures.Amounts) -> dict[str, tuple[float, float]]:
-    """figure -> medians of (interpreted, compiled)."""
-    compiled = binary.executable()
-    if compiled is None:
-        raise BuildError("no binary: python3 build.py binary")
+def in_turn(times: int, compiled: Path, measured: Callable[[Ours, int], dict[str, float]]) -> dict[str, tuple[float, float]]:
+    """figure -> medians of (interpreted, compiled); a node of each, measured so often."""
     places: list[Ours] = []
     try:
         for side in SIDES:
             places.append(_place(side, compiled))
-        rows = [[_round(place, number, amounts) for place in places] for number in range(rounds)]
+        rows = [[measured(place, number) for place in places] for number in range(times)]
     finally:
         for place in places:
             place.close()
     return {name: tuple(statistics.median(row[side][name] for row in rows) for side in (0, 1)) for name in rows[0][0]}  # type: ignore[misc]
 
 
+def measure(rounds: int, starts: int, amounts: measures.Amounts) -> dict[str, tuple[float, float]]:
+    compiled = binary.executable()
+    if compiled is None:
+        raise BuildError("no binary: python3 build.py binary")
+    found = in_turn(rounds, compiled, lambda place, number: _round(place, number, amounts)) if rounds else {}
+    if starts:
+        found |= in_turn(starts, compiled, lambda place, number: _starts(place))
+        os.environ["AWSOMEFSD_FAILPOINTS"] = ""  # a keeper that was given any has no forker
+        found |= in_turn(starts, compiled, lambda place, number: _alone(place))
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--starts", type=int, default=10)
     parser.add_argument("--quick", action="store_true")
     chosen = parser.parse_args()
     line(f"load of the machine: {os.getloadavg()[0]:.1f}")
     line(f"| figure | {' | '.join(SIDES)} | ratio |\n| --- | --- | --- | --- |")
-    for name, (before, after) in measure(chosen.rounds, measures.QUICK if chosen.quick else measures.FULL).items():
+    for name, (before, after) in measure(chosen.rounds, chosen.starts, measures.QUICK if chosen.quick else measures.FULL).items():
         line(f"| {name} | {before:,.0f} | {after:,.0f} | {after / before:.2f} |")
+    line(f"load of the machine at the end: {os.getloadavg()[0]:.1f}")
     return 0
 
 
