@@ -61,7 +61,7 @@ class Desk:
         self._monotonic_ns = monotonic_ns
         self.followers = Followers()
         self._reported: dict[int, tuple[Origin, dict[str, int]]] = {}  # mount -> whose worker said what last
-        self._greeted: set[Origin] = set()
+        self._greeted: dict[Origin, None] = {}  # in order: what is ended together is ended in that order, in every run of a seed
         self._newest: dict[int, Origin] = {}  # mount -> its connection with a number
         self._void: set[Origin] = set()
         self._void_new: list[Origin] = []
@@ -79,7 +79,7 @@ class Desk:
             if older is not None and older is not origin:
                 self._end(older)
             self._newest[body.mount] = origin
-        self._greeted.add(origin)
+        self._greeted[origin] = None
         origin.answer(call, Welcome(version, self._cluster_uuid, self._replica.log.term))
 
     def _end(self, origin: Origin) -> None:
@@ -88,8 +88,9 @@ class Desk:
 
     def end_all(self) -> None:
         """This node does not lead any more."""
-        for origin in self._greeted - self._void:
-            self._end(origin)
+        for origin in self._greeted:
+            if origin not in self._void:
+                self._end(origin)
         self._reported.clear()
         self.nodes.forget()
         self.sightings.forget()
@@ -109,7 +110,7 @@ class Desk:
 
     def drop_origin(self, origin: Origin) -> None:
         self.followers.drop_origin(origin)
-        self._greeted.discard(origin)
+        self._greeted.pop(origin, None)
         self._void.discard(origin)
         if self._newest.get(origin.mount) is origin:
             del self._newest[origin.mount]

@@ -135,7 +135,7 @@ class Connections:
         self._by_fd: dict[int, Connection] = {}
         self._traffic = Traffic(CLIENT)
         self.touched: list[Connection] = []  # with new answers
-        self._backlog: set[Connection] = set()  # with frames not started
+        self._backlog: dict[Connection, None] = {}  # with frames not started, in order
         self.protocol_errors = self.peers_refused = self.slow_dropped = 0
         listener.setblocking(False)
         self._epoll.register(listener.fileno(), select.EPOLLIN)
@@ -173,7 +173,8 @@ class Connections:
                 self._accept()
         if self._backlog:
             ready += [connection for connection in self._backlog if not connection.paused]
-            self._backlog.difference_update(ready)
+            for connection in ready:
+                self._backlog.pop(connection, None)
         return ready
 
     def _accept(self) -> None:
@@ -214,7 +215,7 @@ class Connections:
         self._by_fd[connection.fd] = connection
         self._epoll.register(connection.fd, connection.watched)
         if self._receive(connection):  # what came with the end of the handshake may be decrypted already
-            self._backlog.add(connection)
+            self._backlog[connection] = None
 
     def remote(self) -> list[Connection]:
         """Those that came over the network."""
@@ -282,7 +283,7 @@ class Connections:
     def put_back(self, connection: Connection) -> None:
         """It has frames that could not be started in this turn."""
         if connection.frames:
-            self._backlog.add(connection)
+            self._backlog[connection] = None
 
     def blame(self, connection: Connection, err: ProtocolError) -> None:
         self.protocol_errors += 1
@@ -334,7 +335,7 @@ class Connections:
     def close(self, connection: Connection) -> None:
         if not connection.closed:
             connection.closed = True
-            self._backlog.discard(connection)
+            self._backlog.pop(connection, None)
             del self._by_fd[connection.fd]
             connection.sock.close()
 

@@ -96,6 +96,17 @@ def test_copies_left_on_older_connections_are_never_executed():
     assert late not in two.answers and two in two.voter.leader.take_void(), "greeted in another term"
 
 
+def test_connections_that_end_together_end_in_the_order_of_their_greetings():
+    """In the order of a set it was another one in every process: a seed of the simulator was not one run."""
+    cluster = Cluster()
+    wires = [cluster.wire("n1", number=7 + number) for number in range(3)]  # of one mount: the newest stays
+    wires += [cluster.wire("n1", mount=100 + number, number=1) for number in range(12)]
+    leader = wires[0].voter.leader
+    assert leader.take_void() == wires[:2]
+    cluster.lead("n2")
+    assert [wire for wire in leader.take_void() if wire in wires] == wires[2:], "beside one of the cluster's own"
+
+
 def test_queries_wait_for_their_ticket_and_see_nothing_stale():
     cluster = Cluster()
     one = cluster.wire("n1")
