@@ -4,7 +4,9 @@
     first the header (msgpack of BackupHeader), then pieces of the state store (zlib), then one of length 0, and the SHA-256 of all before
 
 The state is a compacted copy of the store as of one commit, so it is consistent, and mounts go on meanwhile.  A commit comes up to a second
-after its entries; the copy is made again until it holds everything that was acknowledged before the backup was asked for.
+after its entries, and on a node that follows after the leader's; the copy is made again until it holds everything that was acknowledged
+before the backup was asked for.  So any node that carries the metadata makes one by itself; to send the leader's through others was
+rejected: a second way for the same bytes, and work for the node that has most of it.
 
 It holds what the state holds, the cluster's CA key among it: keep it like a private key.  `dump` (dump.py) leaves such rows out.
 """
@@ -27,9 +29,10 @@ from crc32c import crc32c
 from msgspec import Struct
 
 from awsomefsd.clock import wall_ns
-from awsomefsd.errors import Corrupt, FormatTooNew, Overloaded, Refused, Unavailable
+from awsomefsd.errors import Corrupt, FormatTooNew, Overloaded, Unavailable
 from awsomefsd.limits import BACKUP_PIECE_BYTES, BACKUP_WAIT_S
 from awsomefsd.meta.machine import Machine
+from awsomefsd.meta.messages import Follow, GetVolumes
 from awsomefsd.meta.store import Store
 from awsomefsd.node import Node, make_directory
 
@@ -37,6 +40,7 @@ MAGIC = b"AFSMETA1"
 FORMAT_VERSION = 1
 _FRAME = struct.Struct("<II")
 _POLL_S = 0.1
+_BEHIND_ALL = 1 << 62  # no entry has this index: an answer without entries, at once
 
 
 class BackupHeader(Struct):
@@ -148,14 +152,22 @@ def _inflate(body: bytes, path: Path) -> bytes:
 class Backups:
     """On a running node: one at a time.
 
-    `figures` are those of this node's service, which must lead; `copy_store` gives a copy of the last commit of its state, or raises
-    Unavailable.
+    `figures` are those of this node's service; `ask` asks whoever leads; `copy_store` gives a copy of the last commit of this node's
+    state, or raises Unavailable.
     """
 
-    def __init__(self, directory: Path, identity: Node, figures: Callable[[], dict[str, Any]], copy_store: Callable[[Path], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        identity: Node,
+        figures: Callable[[], dict[str, Any]],
+        ask: Callable[[Any], Any],
+        copy_store: Callable[[Path], None],
+    ) -> None:
         self._directory = directory
         self._identity = identity
         self._figures = figures
+        self._ask = ask
         self._copy_store = copy_store
         self._lock = threading.Lock()
         shutil.rmtree(directory, ignore_errors=True)  # of a daemon that was killed
@@ -174,11 +186,7 @@ class Backups:
             self._lock.release()
 
     def _copy(self) -> BackupHeader:
-        figures = self._figures()
-        if not int(figures.get("leading", 1)):
-            leader = figures.get("leader") or "nobody now"
-            raise Refused(f"this node does not lead the metadata, so its state may miss the last moments; take the backup on {leader}")
-        wanted, term = int(figures["applied"]), int(figures["term"])
+        wanted = newest(self._ask)
         end = time.monotonic() + BACKUP_WAIT_S
         while True:
             self._copy_store(self._directory / "data.mdb")
@@ -190,8 +198,15 @@ class Backups:
                     f"this node's state stands at entry {index}, entry {wanted} was acknowledged; try again, or on the leader"
                 )
             time.sleep(_POLL_S)
+        term = int(self._figures()["term"])  # asked last: no entry of the copy is of a later one
         size = (self._directory / "data.mdb").stat().st_size
         return BackupHeader(FORMAT_VERSION, self._identity.cluster, self._identity.node, site, index, term, wall_ns(), size)
+
+
+def newest(ask: Callable[[Any], Any]) -> int:
+    """The last entry that the leader has applied.  The question before is answered only by one that a majority follows."""
+    ask(GetVolumes())
+    return int(ask(Follow(_BEHIND_ALL, 1, 0)).last)
 
 
 def applied_of(directory: Path) -> tuple[int, int]:

@@ -148,7 +148,7 @@ class Parts:
         if self.host_keeper is not None:
             status.host_problem = self.host_keeper.what_is_wrong
         streams = Streams(settings.state_dir / "readers", self.node.cluster, self.access)
-        backups = Backups(settings.state_dir / "backup", self.node, self.catalog.figures, self.metadata.copy_store)
+        backups = Backups(settings.state_dir / "backup", self.node, self.catalog.figures, self.access, self.metadata.copy_store)
         self.admin = AdminService(self.catalog, self.devices, self.mounts, streams, self.collection, status, self.scrub, backups)
         self.admin.cluster = self.control
         self.admin.pool = DevicePool(self.node.cluster, self.access, self.catalog, self.table, self.watch)

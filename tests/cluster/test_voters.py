@@ -28,10 +28,15 @@ def test_three_daemons_elect_replicate_and_outlive_deaths(cluster: Cluster) -> N
     first = cluster.leader()
     shown = first.cli("status").stdout
     assert "role leader" in shown and shown.count("entries behind") == 2
+    follower = next(daemon for daemon in cluster.all if daemon is not first)
+    cluster.create("newest")
+    assert not (done := follower.cli("meta", "backup", str(follower.directory / "backup"))).returncode, done.stderr
+    dumped = follower.cli("meta", "dump", str(follower.directory / "backup"))
+    assert '"newest"' in dumped.stdout, "what the leader acknowledged is in the backup of a node that follows"
     first.end()
     cluster.create("two")
     second = cluster.leader()
-    assert second is not first and cluster.volumes(second) == {"one", "two"}
+    assert second is not first and cluster.volumes(second) == {"one", "newest", "two"}
     assert second.figures()["term"] > first.figures().get("term", "0")
     first.start()
     cluster.level()
@@ -49,4 +54,4 @@ def test_three_daemons_elect_replicate_and_outlive_deaths(cluster: Cluster) -> N
         daemon.end(signal.SIGTERM)
     for daemon in cluster.all:
         daemon.start()
-    assert cluster.volumes(cluster.leader()) == {"one", "two", "three"}
+    assert cluster.volumes(cluster.leader()) == {"one", "newest", "two", "three"}

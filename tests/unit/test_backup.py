@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd import backup
 from awsomefsd.backup import BackupHeader, Backups, pieces, read_backup
 from awsomefsd.dump import lines, load
-from awsomefsd.errors import Corrupt, FormatTooNew, Refused
+from awsomefsd.errors import Corrupt, FormatTooNew, Unavailable
 from awsomefsd.meta import keys, row_kinds, rows
 from awsomefsd.meta.check import check
 from awsomefsd.meta.machine import Machine
+from awsomefsd.meta.messages import Changes, GetVolumes
 from awsomefsd.meta.store import Store
+from awsomefsd.node import Node as Identity
 from buildtools.nodes import Node
 
 pytestmark = pytest.mark.timeout(180)
@@ -184,7 +187,32 @@ def test_a_backup_of_format_1_can_still_be_read(tmp_path: Path) -> None:
     assert (header.version, header.cluster, header.node, header.site, header.index, header.term) == (1, "c" * 8, "n" * 8, 3, 77, 5)
 
 
-def test_a_node_that_does_not_lead_refuses(tmp_path: Path) -> None:
-    asked = Backups(tmp_path / "b", None, lambda: {"applied": 5, "term": 1, "leading": 0, "leader": "n7"}, lambda path: None)  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="n7"):
-        list(asked.pieces())
+def test_a_node_that_follows_waits_until_it_has_what_was_acknowledged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[Path] = []
+
+    def copy(path: Path) -> None:
+        copies.append(path)
+        path.write_bytes(b"state %d" % len(copies))
+
+    asked: list[object] = []
+
+    def ask(body: object) -> object:
+        asked.append(body)
+        return Changes([], 1, 43)
+
+    monkeypatch.setattr(backup, "applied_of", lambda directory: (40 + len(copies), 3))
+    monkeypatch.setattr(backup, "_POLL_S", 0)
+    made = Backups(tmp_path / "b", Identity("c" * 8, "n" * 8, 3), lambda: {"applied": 5, "term": 9, "leading": 0}, ask, copy)
+    (tmp_path / "file").write_bytes(b"".join(made.pieces()))
+    header = read_backup(tmp_path / "file", tmp_path / "out")
+    assert (header.index, header.term, len(copies)) == (43, 9, 3)
+    assert (tmp_path / "out").read_bytes() == b"state 3"
+    assert isinstance(asked[0], GetVolumes), "only one that a majority follows answers it"
+
+
+def test_a_node_whose_state_stands_still_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "applied_of", lambda directory: (40, 3))
+    monkeypatch.setattr(backup, "BACKUP_WAIT_S", 0)
+    made = Backups(tmp_path / "b", Identity("c" * 8, "n" * 8, 3), dict, lambda body: Changes([], 1, 43), lambda path: None)
+    with pytest.raises(Unavailable, match="stands at entry 40"):
+        list(made.pieces())
