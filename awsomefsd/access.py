@@ -54,6 +54,10 @@ class MetaAccess:
     def close(self) -> None:
         self._client.close()
 
+    def end(self, reason: str) -> None:
+        """The daemon ends because its metadata service has: nobody waits for an answer that cannot come."""
+        self._client.fail(Unavailable(reason))
+
     def __call__(self, body: Body, timeout_s: float = CALL_S) -> Any:
         local = self._local() if type(body) is GetStatus else None
         if local is not None:

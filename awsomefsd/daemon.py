@@ -155,6 +155,7 @@ class Parts:
         self.admin.watch, self.admin.node_devices = self.watch, self.devices
         self.admin.quarantine = QuarantineDesk(self.node.node, self.access, self.catalog.propose)
         self.control.state_told = self.membership.agent.state
+        self.mounts.removed = lambda: self.membership.agent.removed
         self.grpc = GrpcServer(self.admin, settings.run_dir)
         undo.callback(self.grpc.stop)
         undo.callback(self.admin.stopping.set)
@@ -278,10 +279,14 @@ async def _stop_on_signal(metadata: MetadataHost, scope: trio.CancelScope) -> No
             return
 
 
-async def _watch_metadata(metadata: MetadataHost, scope: trio.CancelScope) -> None:
-    """Ends the daemon when the service has ended by itself.  Polled: a thread that waits for an Event cannot be cancelled."""
+async def _watch_metadata(metadata: MetadataHost, access: MetaAccess, scope: trio.CancelScope) -> None:
+    """Ends the daemon when the service has ended by itself.  Polled: a thread that waits for an Event cannot be cancelled.
+
+    Collection, checkpoints and others end after what they are asking: they are told at once that there will be no answer.
+    """
     while metadata.error is None:
         await trio.sleep(0.05)
+    access.end(f"the metadata service of this node ended: {metadata.error}")
     scope.cancel()
 
 
@@ -351,7 +356,7 @@ async def serve(parts: Parts, ready: Callable[[], None]) -> None:
     """Runs until a signal; raises MetadataEnded."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, parts.metadata, nursery.cancel_scope)
-        nursery.start_soon(_watch_metadata, parts.metadata, nursery.cancel_scope)
+        nursery.start_soon(_watch_metadata, parts.metadata, parts.access, nursery.cancel_scope)
         nursery.start_soon(keep_fed, lambda: not parts.metadata.carries)
         nursery.start_soon(parts.door.serve)
         nursery.start_soon(_keep_mounts, parts.mounts)

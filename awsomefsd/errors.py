@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno as _errno
 import os
 
+WAS_REMOVED = "was removed from"  # in what a removed node is told by any other (meta/nodes.py, meta/authority.py)
+
 
 class Error(Exception):
     """Base of all domain errors."""

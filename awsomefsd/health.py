@@ -167,6 +167,7 @@ _TABLE = (
     Code(
         "MOUNT_DEAD", ERROR, "a mount has no process that serves it", "it is being brought back; if it stays so, look at its reason and log"
     ),
+    Code("MOUNT_REFUSED", ERROR, "a mount answers EIO, because this node was removed from the cluster", "`awsomefsd umount DIR`"),
     Code("MOUNT_WAITS", WARNING, "a mount is not served yet", "wait; if it stays so, look at its reason and log"),
     Code("DEVICE_MISSING", ERROR, "this node does not find a device", "connect it, then `awsomefsd device add PATH`"),
     Code(

@@ -88,7 +88,7 @@ def _of_mounts(status: pb.Status) -> Iterator[Finding]:
         if mount.state == "unwatched" or mount.state in _WELL:
             continue  # the keeper's absence is the finding, and said
         why = f": {mount.last_error}" if mount.last_error else ""
-        code = "MOUNT_DEAD" if mount.state == "dead" else "MOUNT_WAITS"
+        code = {"dead": "MOUNT_DEAD", "refused": "MOUNT_REFUSED"}.get(mount.state, "MOUNT_WAITS")
         yield Finding(code, f"mount {mount.directory} of volume {mount.volume} is {mount.state}{why}")
 
 

@@ -39,6 +39,7 @@ PROBE_S = 2.0
 UNMOUNTED_LOOK_S = 0.05
 # States beside the keeper's own ("serving", "starting", "waiting" for a worker, "unmounting", "detached").
 SERVING, DEAD, MOUNTING, UNWATCHED = "serving", "dead", "mounting", "unwatched"
+REFUSED = "refused"  # it answers EIO, because its node was removed from the cluster
 
 
 class Keeper(Protocol):
@@ -131,6 +132,7 @@ class Mounts:
         self._readahead_kib = readahead_kib
         self._end_session = end_session
         self._worker_program = worker_program
+        self.removed: Callable[[], str] = str  # why this node is in its cluster no longer
         self._lock = threading.Lock()
         self._busy: set[str] = set()
         self._errors: dict[int, str] = {}
@@ -222,6 +224,9 @@ class Mounts:
         else:
             state = UNWATCHED if listed is None else DEAD
         row = row or {}
+        why = self.removed() if state == SERVING else ""
+        if why:
+            state = REFUSED
         return MountView(
             wish.mount,
             wish.volume_name,
@@ -230,7 +235,7 @@ class Mounts:
             state,
             worker_pid=int(row.get("pid") or 0),
             workers=int(row.get("workers") or 0),
-            last_error=str(row.get("last_error") or self._errors.get(wish.mount, "")),
+            last_error=why or str(row.get("last_error") or self._errors.get(wish.mount, "")),
             version=str(row.get("version") or ""),
         )
 

@@ -41,6 +41,7 @@ from awsomefsd.fuse.names import Names
 from awsomefsd.fuse.negotiate import Pins
 from awsomefsd.fuse.notify import Notifier
 from awsomefsd.fuse.put_aside import PutAside, write_conflicts
+from awsomefsd.fuse.removal import Removal
 from awsomefsd.fuse.session import Session
 from awsomefsd.fuse.vfs import Vfs
 from awsomefsd.fuse.vfs_shared import SharedDataOps, Unremembered
@@ -158,6 +159,7 @@ class Worker:
             self.aside, self._abandon_segments, self._session_opened,
         )  # fmt: skip
         self.client.on_session_lost = self.sessions.lost
+        self.client.on_removed = Removal(self.client, self.sessions, self.mount, self.lease, self.aside).begin
 
     def _minor(self) -> int:
         negotiated = self.session.negotiated
@@ -418,6 +420,15 @@ class Worker:
         self.flusher.stop()
         if self.through is not None:
             self.through.stop()
+        if self.lease.over is None:
+            self._end_session()
+        self.client.close()
+        if self.leases is not None:
+            self.leases.close()
+        self.budget.close()
+        self.link.bye(True)
+
+    def _end_session(self) -> None:
         progress = self.writer.seal_all()
         hit("segment.seal.after")
         if progress:
@@ -425,11 +436,6 @@ class Worker:
         self._propose(EndSession(self.client.session, self.client.epoch, True))
         hit("unmount.session.ended")
         self.client.end_session()
-        self.client.close()
-        if self.leases is not None:
-            self.leases.close()
-        self.budget.close()
-        self.link.bye(True)
 
 
 def opening(config: dict[str, Any], mount: int, worker: int, exited: bool) -> OpenSession:

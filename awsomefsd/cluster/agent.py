@@ -23,9 +23,8 @@ from awsomefsd.cluster.founder import node_name
 from awsomefsd.cluster.host import MetadataHost
 from awsomefsd.cluster.pki_files import PkiFiles
 from awsomefsd.config import Settings, parse_labels
-from awsomefsd.errors import FsError
+from awsomefsd.errors import WAS_REMOVED, FsError
 from awsomefsd.meta.node_messages import NodeOrders, NodeReport
-from awsomefsd.meta.nodes import WAS_REMOVED
 from awsomefsd.node import Node, boot_id
 
 log = logging.getLogger(__name__)

@@ -28,10 +28,9 @@ from awsomefsd.cluster.pki_files import PkiFiles
 from awsomefsd.cluster.renewal import Renewal
 from awsomefsd.cluster.signing import Signing
 from awsomefsd.config import Settings, parse_endpoint
-from awsomefsd.errors import ConfigError, Corrupt, Error, FsError, NotFound, NotLeading, Refused, Unavailable, WouldLoseData
+from awsomefsd.errors import WAS_REMOVED, ConfigError, Corrupt, Error, FsError, NotFound, NotLeading, Refused, Unavailable, WouldLoseData
 from awsomefsd.meta.messages import Failed, NotLeader
 from awsomefsd.meta.node_messages import GetNode, ListCas, ListNodes
-from awsomefsd.meta.nodes import WAS_REMOVED
 from awsomefsd.node import Node
 
 logger = logging.getLogger(__name__)

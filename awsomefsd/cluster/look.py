@@ -18,11 +18,10 @@ from cryptography import x509
 from awsomefsd.cluster import ca, endpoints
 from awsomefsd.cluster.agent import Agent
 from awsomefsd.cluster_view import Certificate, ClusterView, of_members, of_nodes
-from awsomefsd.errors import Corrupt, Error, FsError, Unavailable
+from awsomefsd.errors import WAS_REMOVED, Corrupt, Error, FsError, Unavailable
 from awsomefsd.meta.member_messages import GetMembers
 from awsomefsd.meta.messages import GetStatus
 from awsomefsd.meta.node_messages import ListNodes
-from awsomefsd.meta.nodes import WAS_REMOVED
 from awsomefsd.node import Node
 
 ANSWER_S = 5.0  # longer than an election; then whoever asks for the status shall hear that nobody answers

@@ -66,7 +66,7 @@ class LeaseStock:
             try:
                 reply = block_on(leases.want_knowing(state.ino, LEASE_WRITE, newest.under.known))
             except FsError as err:
-                if err.errno == errno.ESTALE:
+                if err.errno == errno.ESTALE or mount.lease.over is not None:
                     return False
                 if err.errno == errno.ENOENT:
                     mount.release_space(mount.files.drop(state.ino))

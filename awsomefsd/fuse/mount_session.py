@@ -52,13 +52,22 @@ class MountLease:
         self.on_loss: Callable[[], None] = lambda: None
         self._held = False
         self._renewed = Signal()
+        self.over: FsError | None = None  # why it will never be served again
 
     def left_ns(self) -> int:
-        return 0 if self._held else self._left_ns()
+        return 0 if self._held or self.over is not None else self._left_ns()
+
+    def end(self, error: FsError) -> None:
+        """What waits for it ends with this error, and so does all that asks for it."""
+        self.over = error
+        self._renewed.fire(None, error)
 
     def renewed(self) -> Signal:
         renewed = self._renewed
-        if self.fails and self.left_ns() <= 0:
+        if self.over is not None:
+            renewed = Signal()
+            renewed.fire(None, self.over)
+        elif self.fails and self.left_ns() <= 0:
             renewed = Signal()
             renewed.fire(None, timed_out())
         return renewed
@@ -132,7 +141,7 @@ class SessionKeeper:
 
     def lost(self) -> None:
         """Called by the client when the leader says that the session has ended; returns at once.  Told late, it is of one long replaced."""
-        if self._client.lease_left_ns() > 0:
+        if self._client.lease_left_ns() > 0 or self._lease.over is not None:
             return
         self._lost_session = self._client.session
         if self._mount.leases is not None:
@@ -143,23 +152,29 @@ class SessionKeeper:
 
     def _run(self) -> None:
         """The new session may be lost before it is taken up: a process may be stopped again and again."""
-        while self._is_lost():
+        while True:
             try:
                 while self._is_lost():
                     self._lease.hold(True)
                     self._replace()
             finally:
                 self._busy.release()
-            if self._is_lost() and not self._busy.acquire(blocking=False):
+            if not self._is_lost() or not self._busy.acquire(blocking=False):
                 return  # told in between: that call has begun a thread of its own
+
+    def retire(self) -> None:
+        """Of a mount that is over: returns when nothing of a session is being replaced, or ever will be."""
+        self._busy.acquire()
 
     def _is_lost(self) -> bool:
         """A loss may be told twice; a session that was opened since is not the one that was lost."""
-        return self._lost_session == self._client.session
+        return self._lost_session == self._client.session and self._lease.over is None
 
     def _replace(self) -> None:
         self._mount.flusher.pause(True)
         opened = self._open()
+        if opened is None:
+            return
         self._abandon_segments()
         if not opened.resumed:
             self.take_stock(opened, foreign=opened.foreign)
@@ -167,13 +182,14 @@ class SessionKeeper:
         self._mount.flusher.pause(False)
         self._lease.hold(False)
 
-    def _open(self) -> SessionOpened:
-        while True:
+    def _open(self) -> SessionOpened | None:
+        while self._lease.over is None:
             try:
                 return open_session(self._client, self._command)
             except Error as err:
                 log.error("no new session yet, operations wait: %s", err)
                 time.sleep(RETRY_PAUSE_S)
+        return None
 
     def take_stock(self, opened: SessionOpened, *, foreign: bool, locks_known: bool = True) -> None:
         """What of the ended session may go on.  Without `locks_known` (the worker that knew them is dead) every handle is lost."""

@@ -43,6 +43,7 @@ class Lease(Protocol):
     """How long this worker may serve what it remembers."""
 
     fails: bool  # what would wait for it ends with ETIMEDOUT
+    over: FsError | None  # why there will never be one again
 
     def left_ns(self) -> int: ...
     def renewed(self) -> Wait:

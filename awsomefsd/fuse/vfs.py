@@ -147,7 +147,7 @@ class Vfs:
 
         def served(ctx: Context, *args: Any) -> Any:
             if left_ns() <= 0:
-                raise timed_out()
+                raise self._lease.over or timed_out()
             # the slot of a request may be free before it ends
             result = method(ctx, *(memoryview(bytes(arg)) if type(arg) is memoryview else arg for arg in args))
             if type(result) not in GENERATORS:

@@ -183,6 +183,10 @@ class Flusher:
                 self._kicked = True
                 self._cond.notify()
 
+    def wake(self) -> None:
+        """Records went another way: those who wait for them or for room look again."""
+        self._announce()
+
     def _request(self, request: _Request) -> None:
         with self._cond:
             self._requests.append(request)

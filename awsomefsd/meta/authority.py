@@ -20,6 +20,7 @@ import enum
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from awsomefsd.errors import WAS_REMOVED
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.collection_messages import GetFilePieces, GetPieces, GetSparse
@@ -180,7 +181,7 @@ def why_no_member(node: str, role: str, standing: Standing | None) -> str:
     if standing is None:
         return f"node {node} is not a member of this cluster"
     if standing.removed:
-        return f"node {node} was removed from this cluster; join with a new identity (an empty state directory)"
+        return f"node {node} {WAS_REMOVED} this cluster; join with a new identity (an empty state directory)"
     if standing.role != role:
         return f"the certificate of node {node} is for the role {role or '(none)'}, the cluster knows it as {standing.role}"
     return ""

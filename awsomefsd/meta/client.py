@@ -28,7 +28,7 @@ import msgspec
 
 from awsomefsd import clock, sockets
 from awsomefsd.codec import encode
-from awsomefsd.errors import Error, ProtocolError, Unavailable
+from awsomefsd.errors import WAS_REMOVED, Error, ProtocolError, Unavailable
 from awsomefsd.limits import CLIENT_CONNECT_MS, CLIENT_GREETING_MS, CLIENT_STUCK_MS_MAX
 from awsomefsd.meta.client_core import HELLO_CALL, ClientCore, Ended, Outstanding, Refused
 from awsomefsd.meta.commands import AnyCommand, EndSession, OpenSession, SetLock
@@ -117,6 +117,7 @@ class MetaClient:
         self.on_fenced: Callable[[], None] | None = None  # the lease ran out; the session may still live
         self.on_renewed: Callable[[], None] | None = None  # after each acknowledged renewal that leaves some lease
         self.on_session_lost: Callable[[], None] | None = None  # the leader has ended it
+        self.on_removed: Callable[[str], None] | None = None  # why nobody will ever answer this node
         self._on_greeted: Callable[[int], None] | None = None
         self._greeted_term = 0  # of the leader that greeted last
         self.session = self.epoch = 0
@@ -136,6 +137,7 @@ class MetaClient:
         self._unsent = bytearray()
         self._unsent_ready = threading.Condition(self._send_lock)
         self._closing = threading.Event()
+        self._failure: Error | None = None  # what everything ends with
         self._threads: list[threading.Thread] = []
         self._keeper = LeaseKeeper(self, boot_ns, self._notify, **lease_options)
         self.lease_left_ns = self._keeper.left_ns  # what is left of the lease; 0: the session is fenced, or there is none
@@ -169,15 +171,20 @@ class MetaClient:
 
     def close(self) -> None:
         """End the threads; what is outstanding ends with Unavailable."""
-        with self._send_lock:
-            self._closing.set()
-            self._drop_connection()
-            self._unsent_ready.notify_all()
-            ended = self._core.close()
+        self._closing.set()
+        self.fail(Unavailable("the metadata client is closed"))
         self._keeper.stop()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+
+    def fail(self, error: Error) -> None:
+        """What is outstanding ends with this, and so does whatever is asked from now on; nobody is asked any more."""
+        with self._send_lock:
+            self._failure = self._failure or error
+            self._drop_connection()
+            self._unsent_ready.notify_all()
+            ended = self._core.close(error)
         self._resume_all(ended)
 
     # --- requests --------------------------------------------------------------------------------------------------------------
@@ -186,12 +193,9 @@ class MetaClient:
         deadline_ns = None if timeout_ms is None else time.monotonic_ns() + timeout_ms * _MS
         request = Outstanding(body, resume, deadline_ns)
         with self._send_lock:
-            closed = self._closing.is_set()
-            ended = None if closed else self._core.submit(request)
+            ended = self._core.submit(request) if self._failure is None else Ended(request, None, self._failure)
             if deadline_ns is not None:
                 self._unsent_ready.notify_all()
-        if closed:
-            ended = Ended(request, None, Unavailable("the metadata client is closed"))
         if ended is not None:
             self._resume(ended)
 
@@ -348,7 +352,7 @@ class MetaClient:
 
     # --- receiving -------------------------------------------------------------------------------------------------------------
     def _receive_loop(self) -> None:
-        while not self._closing.is_set():
+        while self._failure is None:
             places = self._places.now()
             with self._send_lock:
                 self._core.learn(places)
@@ -362,6 +366,8 @@ class MetaClient:
                 self._serve(sock, place, Request(HELLO_CALL, hello))
             except Refused as err:
                 self._note_trouble(endpoint, err)
+                if WAS_REMOVED in str(err) and self.on_removed is not None:
+                    self.on_removed(str(err))
             except (OSError, ProtocolError) as err:
                 self._note_trouble(endpoint, err)
                 with self._send_lock:
@@ -399,7 +405,7 @@ class MetaClient:
             frames = self._frames(sock, layer, reader)
         sock.settimeout(None)
         with self._send_lock:
-            if self._closing.is_set():
+            if self._failure is not None:
                 return
             self._unsent.clear()
             self._sock, self._layer = sock, layer

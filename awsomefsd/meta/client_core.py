@@ -174,13 +174,13 @@ class ClientCore:
         acks, self._acks = self._acks[:count], self._acks[count:]
         return acks
 
-    def close(self) -> list[Ended]:
-        """End everything."""
+    def close(self, error: Error) -> list[Ended]:
+        """End everything with that error."""
         ended = [*self._outstanding.values(), *self._queue, *(request for _, request in self._retries)]
         self._outstanding.clear()
         self._queue.clear()
         self._retries.clear()
-        return [self._end(request, None, Unavailable("the metadata client is closed")) for request in ended]
+        return [self._end(request, None, error) for request in ended]
 
     # --- the connection ---------------------------------------------------------------------------------------------------------
     def learn(self, endpoints: Sequence[str]) -> None:

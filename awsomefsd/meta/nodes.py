@@ -17,7 +17,7 @@ import errno
 from typing import Any
 
 from awsomefsd.codec import Sealed
-from awsomefsd.errors import FsError
+from awsomefsd.errors import WAS_REMOVED, FsError
 from awsomefsd.limits import (
     CAS_MAX,
     DEAD_TOKEN_KEPT_MS,
@@ -46,7 +46,6 @@ from awsomefsd.meta.message import Message
 from awsomefsd.meta.messages import Done, Reply
 from awsomefsd.meta.state import State
 
-WAS_REMOVED = "was removed from"  # in what a removed node is told, here and by authority.why_no_member
 ROLES = ("node", "client")
 STATES = ("active", "cordoned", "draining", "removed")
 TOKEN_KINDS = ("join", "founding")

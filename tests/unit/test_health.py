@@ -78,6 +78,7 @@ def with_conflict() -> pb.Status:
 OF_NODE = [
     ("KEEPER_GONE", pb.Status(run_dir="/r"), "/r/keeper.sock"),
     ("MOUNT_DEAD", mount("dead"), "/n of volume w is dead: why"),
+    ("MOUNT_REFUSED", mount("refused"), "/n of volume w is refused: why"),
     ("MOUNT_WAITS", mount("starting"), "/n of volume w is starting: why"),
     ("DEVICE_MISSING", device("not found on this node; add it"), "/dev/b"),
     ("DEVICE_UNUSABLE", device("Input/output error"), "Input/output error"),

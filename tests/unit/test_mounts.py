@@ -194,6 +194,13 @@ def test_failed_revival_is_said_and_tried_again(rig: Rig) -> None:
     assert rig.mounts.views()[0].state == "serving" and rig.mounts.views()[0].last_error == ""
 
 
+def test_a_mount_of_a_removed_node_says_so(rig: Rig) -> None:
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.mounts.removed = lambda: "node x was removed from this cluster"
+    [view] = rig.mounts.views()
+    assert (view.state, view.last_error) == ("refused", "node x was removed from this cluster")
+
+
 def test_keeper_that_does_not_know_its_mounts_yet_is_waited_for(rig: Rig) -> None:
     """A restarted keeper lists nothing until workers have come back to it; the mount is alive, so nothing is done."""
     rig.mounts.mount("alpha", rig.directories[0], [])

@@ -18,10 +18,10 @@ from awsomefsd.fuse.context import SetAttrIn
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.client import MetaClient
-from awsomefsd.types import LEASE_NONE, LEASE_WRITE, ROOT_INO
+from awsomefsd.types import LEASE_NONE, LEASE_WRITE, LOCK_POSIX, ROOT_INO, Lock
 from awsomefsd.wait import Signal
 from tests.unit.test_vfs_shared import FIRST, Sharing, append, sound
-from tests.vfsrig import BIG, LIMIT_S, error_of, until
+from tests.vfsrig import BIG, LIMIT_S, Started, error_of, until
 
 MANY = 60
 
@@ -92,6 +92,28 @@ def test_a_handle_of_a_clean_file_outlives_its_session_and_shows_what_is_there(n
     one.write(ino, fh, 5, b"!")
     assert two.read(ino, there, 0, 9) == b"newer!"
     sound(nodes)
+
+
+@pytest.mark.parametrize("session_lost", [False, True])
+def test_a_mount_whose_node_was_removed_answers_eio_and_ends(nodes: list[Leased], session_lost: bool) -> None:
+    """The leader may have ended the session before it refuses to talk."""
+    one, two = nodes
+    locked, fh = one.create(b"locked")
+    two.call("setlk", locked, two.open(locked), Lock(LOCK_POSIX, 7, 1, 1, 0, 99), False)
+    waiting = Started(one.vfs.setlk(one.ctx(), locked, fh, Lock(LOCK_POSIX, 8, 1, 1, 0, 99), True))
+    ino, held = one.create(b"f")
+    one.write(ino, held, 0, b"held back")
+    if session_lost:
+        one.end_session()
+        one.worker.client._keeper.doubt()
+    assert one.worker.client.on_removed is not None
+    one.worker.client.on_removed("node one was removed from this cluster")
+    assert error_of(waiting.result) == errno.EIO
+    for call in (lambda: one.lookup(b"f"), lambda: one.write(ino, held, 9, b"more"), lambda: one.call("fsync", ino, held, False)):
+        assert error_of(call) == errno.EIO
+    until(lambda: not one.mount.dirty.dirty_bytes)
+    assert [path.read_bytes() for path in (one.directory / "conflicts").glob("*/*")] == [b"held back"]
+    one.unmount()
 
 
 def test_two_nodes_write_one_file_in_turn_and_every_byte_is_right(nodes: list[Leased], seed: int) -> None:
