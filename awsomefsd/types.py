@@ -150,6 +150,7 @@ class ClaimInfo(Struct, array_like=True, gc=False):
     epoch: int
     exclusive: bool
     attached: bool
+    fenced: bool = False  # its node is not heard: others may take it, and it stands in nobody's way
 
 
 class SessionInfo(Struct, array_like=True, gc=False):

@@ -126,7 +126,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
             return pb.DeleteVolumeResponse()
         with self._busy.alone(f"name {record.name}"):
             destroy = dict(record.settings).get("onDelete", "delete") == "delete"
-            if any(claim.path == record.path for claim in self._volumes.claims(record.volume)):
+            if any(claim.path == record.path and not claim.fenced for claim in self._volumes.claims(record.volume)):
                 raise precondition(f"volume {record.id} is in use by a node; it is deleted when that has ended")
             if destroy and not record.own:
                 volume = next((one for one in self._volumes.every() if one.volume == record.volume), None)
@@ -243,7 +243,9 @@ class Controller(csi_pb2_grpc.ControllerServicer):
             return pb.ControllerUnpublishVolumeResponse()
         for one in self._volumes.claims(found.volume.volume):
             if one.path == found.path and request.node_id in ("", one.node):
-                self._volumes.propose(EndClaims(one.node, one.volume, one.path, "detached by the orchestrator", attached=True))
+                self._volumes.propose(
+                    EndClaims(one.node, one.volume, one.path, "detached by the orchestrator", attached=True, keep_out=True)
+                )
         return pb.ControllerUnpublishVolumeResponse()
 
     # --- questions ----------------------------------------------------------------------------------------------------------

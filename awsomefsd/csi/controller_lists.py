@@ -37,7 +37,8 @@ class Lists:
         rows, token = self._rows(request.max_entries, request.starting_token)
         nodes: dict[tuple[int, str], list[str]] = {}
         for claim in self._volumes.claims() if self._driver.attach else ():
-            nodes.setdefault((claim.volume, claim.path), []).append(claim.node)
+            if not claim.fenced:
+                nodes.setdefault((claim.volume, claim.path), []).append(claim.node)
         entries = []
         for row in rows:
             status = pb.ListVolumesResponse.VolumeStatus(published_node_ids=nodes.get((row.volume, row.path), ()))
@@ -50,7 +51,8 @@ class Lists:
         if found.record is None:
             raise not_found(f"{found.handle} was not made by this driver")
         claims = self._volumes.claims(found.volume.volume) if self._driver.attach else ()
-        status = pb.ControllerGetVolumeResponse.VolumeStatus(published_node_ids=[one.node for one in claims if one.path == found.path])
+        nodes = [one.node for one in claims if one.path == found.path and not one.fenced]
+        status = pb.ControllerGetVolumeResponse.VolumeStatus(published_node_ids=nodes)
         if self._driver.health_api == "1.12":
             status.volume_condition.CopyFrom(self._condition())
         return pb.ControllerGetVolumeResponse(volume=self.volume(found.record), status=status)

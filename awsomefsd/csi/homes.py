@@ -50,6 +50,12 @@ class Homes:
         found = mount_syscall.topmost(view.directory) if view is not None and view.state == SERVING else None
         return found if found is not None and found.fstype == mount_syscall.FSTYPE else None
 
+    def mounted(self, volume: VolumeInfo) -> MountEntry | None:
+        """The home as the kernel knows it, served or not."""
+        view = self._mounts.of_volume(volume.volume)
+        found = mount_syscall.topmost(view.directory if view is not None else self.place_of(volume))
+        return found if found is not None and found.fstype == mount_syscall.FSTYPE else None
+
     def enter(self, volume: VolumeInfo, options: list[str], *, shared: bool) -> MountEntry:
         """The home, mounted now if it was not.  FAILED_PRECONDITION if it is there with other options for the whole volume."""
         options = [*options, "shared"] if shared else options

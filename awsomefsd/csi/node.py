@@ -178,10 +178,19 @@ class Node(csi_pb2_grpc.NodeServicer):
                 if _published_blocks(name):
                     raise precondition(f"{found.handle} is still published on this node")
                 blocks.detach(name)
-            if any(entry.root == _root_of(found) for entry in self._homes.used(home.device, home.dir)):
-                return
+        there = self._homes.mounted(found.volume)
+        if there is not None and any(entry.root == _root_of(found) for entry in self._homes.used(there.device, there.dir)):
+            return
+        end = EndClaims(self._driver.node, found.volume.volume, found.path, "unstaged")
+        if self._is_taken(found):  # nobody reaches it here any more, and its mount cannot be flushed before that is known
+            self._volumes.propose(end)
         self._homes.leave(found.volume)
-        self._volumes.propose(EndClaims(self._driver.node, found.volume.volume, found.path, "unstaged"))
+        self._volumes.propose(end)
+
+    def _is_taken(self, found: Found) -> bool:
+        """This node was away, and another one may have what it had."""
+        claims = self._volumes.claims(found.volume.volume)
+        return any((one.node, one.path) == (self._driver.node, found.path) and one.fenced for one in claims)
 
     def _known(self, handle: str) -> Found | None:
         try:
@@ -281,13 +290,18 @@ class Node(csi_pb2_grpc.NodeServicer):
             if entry.fstype == mount_syscall.FSTYPE:
                 if found is not None and entry.source != found.volume.name:
                     raise precondition(f"{place.path} has volume {entry.source} mounted, not {found.handle}; it was left alone")
-                place.umount(detach=is_dead(place.path))
+                place.umount(detach=self._is_dead(place, entry, found))
             elif blocks.backing_of(_device_at(place)).startswith(self._homes.directory + "/") or (
                 found is not None and (home := self._homes.entry(found.volume)) and self._is_file_of(place, home, found)
             ):
                 place.umount()
             else:
                 raise precondition(f"{place.path} has a {entry.fstype} of somebody else mounted; it was left alone")
+
+    def _is_dead(self, place: Place, entry: MountEntry, found: Found | None) -> bool:
+        """A mount that is served is not asked: one whose session was taken away would not answer."""
+        home = self._homes.entry(found.volume) if found is not None else None
+        return (home is None or entry.device != home.device) and is_dead(place.path)
 
     def _is_file_of(self, place: Place, home: MountEntry, found: Found) -> bool:
         return blocks.backing_of(_device_at(place)) == f"{home.dir}/{_file_of(found)}"

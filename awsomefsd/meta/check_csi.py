@@ -1,7 +1,7 @@
 """fsck of what orchestrators asked for: records, their names, and claims; and the repair of it.
 
 Names follow from records.  A record or a claim of a volume that is gone says nothing any more; of claims that exclude each other the one
-with the newest epoch stays: the rule of the machine would have refused it while the older one was known.
+with the newest epoch stays: the rule of the machine would have refused it while the older one was known.  Marked ones exclude nobody.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def check_csi(exam: Examination, volumes: dict[int, rows.VolumeRow], next_epoch:
             exam.fault("csi-name", name, f"the index says {names.get(name)}, the records {named.get(name)}")
     held: dict[tuple[int, str], list[rows.ClaimRow]] = {}
     for _, row in exam.rows(keys.kind_range(0, keys.CLAIM), rows.CLAIM):
-        held.setdefault((row.volume, row.path), []).append(row)
+        if not row.fenced:
+            held.setdefault((row.volume, row.path), []).append(row)
         if row.volume not in live or row.epoch >= next_epoch:
             exam.fault("claim", f"volume {row.volume} node {row.node}", f"epoch {row.epoch}; the volume or the epoch does not exist")
     for (volume, path), claims in held.items():
@@ -51,7 +52,8 @@ def mend_csi(mender: Mender) -> None:
     epochs = mender.cluster().next_epoch
     for key, row in mender.scan(keys.kind_range(0, keys.CLAIM), rows.CLAIM):
         if row.volume in live and row.epoch < epochs and key == keys.claim(row.volume, row.node, row.path):
-            held.setdefault((row.volume, row.path), []).append(row)
+            if not row.fenced:
+                held.setdefault((row.volume, row.path), []).append(row)
             continue
         mender.txn.delete(key)
         mender.did(f"claim of node {row.node}", f"removed: volume {row.volume} or epoch {row.epoch} does not exist")

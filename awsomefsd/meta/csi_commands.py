@@ -72,6 +72,7 @@ class EndClaims(Command, tag=104):
     """Claims of a node end: of one volume and path, or (`volume` 0) all of them but those of `keep_boot_id`.
 
     `proof`: why nothing of them is mounted there any more (unstaged, another boot, fenced, the node was removed).  `epoch`: only this one.
+    `keep_out`: there is no such proof for one that was staged; it stays, marked, until its node has unstaged it (csi_volumes.py).
     """
 
     since: ClassVar[int] = LEVEL
@@ -82,3 +83,4 @@ class EndClaims(Command, tag=104):
     epoch: int = 0
     keep_boot_id: str = ""
     attached: bool = False  # those made by the orchestrator too
+    keep_out: bool = False

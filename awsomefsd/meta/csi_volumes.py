@@ -6,10 +6,12 @@ even where the orchestrator stops nobody.  A claim outlives processes, as a sess
 alive under another boot id), by fencing, or with the node; `end_of_node` is for whoever decides that.  Its epoch is the fencing token: a
 release that carries an old one ends nothing.
 
-Fencing: when a session that had a whole volume alone expires, its node's claim of that volume is marked.  Another node may claim over the
-mark while no session of the marked node lives.  If that one comes back it cannot open the volume while the new node has a session, so two
-nodes never write.  A directory of a volume, and a volume mounted with `shared`, are not taken over like that: there the session that comes
-back would be let in.
+Fencing: when a session expires, the claims of its node (of that boot) on its volume are marked.  A marked claim stands in nobody's way
+while no session of that boot lives; another node's claim is then written beside it, and while both are there the marked boot may open no
+session on the volume (`refuse_fenced`), nor claim the same again: so two nodes never write what one of them has alone, not even where the
+sessions would let both in (a directory of a shared volume).  The mark goes when the node opens a session, which it may when nobody has
+taken what it had; the claim goes when the node has unstaged it.  What an orchestrator has attached it also detaches: its claim stays until
+then, and is marked then if the node has not unstaged it.  Of the claims of one path that exclude each other at most one is not marked.
 """
 
 from __future__ import annotations
@@ -122,6 +124,8 @@ def drop(state: State, entry: Entry, command: DropCsiVolume) -> Reply:
     _refuse_claimed(state, row.volume, None if row.own and command.destroy else row.path)
     if row.own and command.destroy:
         return delete_volume(state, entry, DeleteVolume(row.volume, True))
+    if command.destroy:
+        _end_fenced(state, row.volume, row.path)
     _forget(state, row)
     return Done()
 
@@ -144,6 +148,7 @@ def delete_volume(state: State, entry: Entry, command: DeleteVolume) -> Reply:
     if shared and not command.force:
         raise FsError(errno.ENOTEMPTY, f"{len(shared)} volumes of an orchestrator are directories of it")
     reply = volumes.delete(state, entry, command)
+    _end_fenced(state, command.volume, None)
     for row in found:
         _forget(state, row)
     return reply
@@ -159,9 +164,16 @@ def _every_claim(state: State) -> list[rows.ClaimRow]:
 
 
 def _refuse_claimed(state: State, volume: int, path: str | None) -> None:
-    held = [row for row in of_volume(state, volume) if path is None or row.path == path]
+    held = [row for row in of_volume(state, volume) if (path is None or row.path == path) and not _is_fenced(state, row)]
     if held:
         raise FsError(errno.EBUSY, f"node {held[0].node} uses it")
+
+
+def _end_fenced(state: State, volume: int, path: str | None) -> None:
+    """What is claimed there is gone."""
+    for row in of_volume(state, volume):
+        if path is None or row.path == path:
+            _end(state, row)
 
 
 def claim(state: State, entry: Entry, command: ClaimVolume) -> Reply:
@@ -176,7 +188,7 @@ def claim(state: State, entry: Entry, command: ClaimVolume) -> Reply:
         if row.node == command.node:
             mine = row
         elif _is_fenced(state, row):
-            state.txn.delete(keys.claim(row.volume, row.node, row.path))
+            continue
         elif row.exclusive or command.exclusive:
             raise FsError(errno.EBUSY, f"node {row.node} uses it{' alone' if row.exclusive else ''}")
     row = mine or rows.ClaimRow(command.volume, command.path, command.node, command.boot_id, state.cluster.next_epoch)
@@ -184,23 +196,54 @@ def claim(state: State, entry: Entry, command: ClaimVolume) -> Reply:
         state.cluster.next_epoch += 1
     row.boot_id, row.exclusive, row.attached = command.boot_id, command.exclusive, command.attached or row.attached
     row.fenced = False
-    state.write(keys.claim(row.volume, row.node, row.path), row, rows.CLAIM)
+    _save(state, row)
     return Claimed(row.epoch)
 
 
-def fence(state: State, volume: int, node: str) -> None:
-    """A session of this node that had the volume alone has expired."""
+def fence(state: State, session: rows.SessionRow) -> None:
+    """It has expired."""
+    _mark(state, session.volume, session.node, session.boot_id, fenced=True)
+
+
+def refuse_fenced(state: State, volume: int, node: str, boot_id: str) -> None:
+    """A boot of a node that was away may not come in while others have what it had."""
+    held = of_volume(state, volume)
+    for row in held:
+        if not row.fenced or (row.node, row.boot_id) != (node, boot_id):
+            continue
+        for other in held:
+            if other.path == row.path and other.node != node and not other.fenced and (other.exclusive or row.exclusive):
+                what = f"{row.path!r}" if row.path else "it"
+                raise FsError(errno.EBUSY, f"node {other.node} has taken over {what} from node {node}, which has to unstage it first")
+
+
+def came_back(state: State, volume: int, node: str, boot_id: str) -> None:
+    """It has a session again, and nobody has taken what it had."""
+    _mark(state, volume, node, boot_id, fenced=False)
+
+
+def _mark(state: State, volume: int, node: str, boot_id: str, *, fenced: bool) -> None:
     for row in of_volume(state, volume):
-        if row.node == node and not row.path and not row.attached:
-            row.fenced = True
-            state.write(keys.claim(row.volume, row.node, row.path), row, rows.CLAIM)
+        if (row.node, row.boot_id) == (node, boot_id) and row.fenced != fenced:
+            row.fenced = fenced
+            _save(state, row)
 
 
 def _is_fenced(state: State, row: rows.ClaimRow) -> bool:
-    if not row.fenced or row.path or row.attached:
+    """Marked, and not back: others may take it."""
+    if not row.fenced or row.attached:
         return False
     sessions = state.scan(keys.kind_range(0, keys.SESSION), rows.SESSION)
-    return not any(one.node == row.node and one.volume == row.volume and not one.ended for one in sessions)
+    here = row.volume, row.node, row.boot_id
+    return not any((one.volume, one.node, one.boot_id) == here and not one.ended for one in sessions)
+
+
+def _save(state: State, row: rows.ClaimRow) -> None:
+    state.write(keys.claim(row.volume, row.node, row.path), row, rows.CLAIM)
+
+
+def _end(state: State, row: rows.ClaimRow) -> None:
+    state.txn.delete(keys.claim(row.volume, row.node, row.path))
 
 
 def end_claims(state: State, entry: Entry, command: EndClaims) -> Reply:
@@ -210,17 +253,31 @@ def end_claims(state: State, entry: Entry, command: EndClaims) -> Reply:
     for row in of_volume(state, command.volume):
         if (row.node, row.path) != (command.node, command.path) or (command.epoch and row.epoch != command.epoch):
             continue
-        if command.attached or not row.attached:
-            state.txn.delete(keys.claim(row.volume, row.node, row.path))
+        if row.attached and not command.attached:
+            _unstaged(state, row)
+        elif command.keep_out and row.boot_id:
+            row.attached, row.fenced = False, True
+            _save(state, row)
+        else:
+            _end(state, row)
     return Done()
+
+
+def _unstaged(state: State, row: rows.ClaimRow) -> None:
+    """The node uses it no longer; the orchestrator's word stays."""
+    row.boot_id, row.fenced = "", False
+    _save(state, row)
 
 
 def end_of_node(state: State, node: str, *, keep_boot_id: str = "", attached: bool = True) -> None:
     """Nothing of this node is mounted any more (but what the boot `keep_boot_id` mounted)."""
     for row in _every_claim(state):
-        if row.node != node or (keep_boot_id and row.boot_id == keep_boot_id) or (row.attached and not attached):
+        if row.node != node or (keep_boot_id and row.boot_id == keep_boot_id):
             continue
-        state.txn.delete(keys.claim(row.volume, row.node, row.path))
+        if row.attached and not attached:
+            _unstaged(state, row)
+        else:
+            _end(state, row)
 
 
 # --- queries ----------------------------------------------------------------------------------------------------------------
@@ -249,4 +306,9 @@ def _describe(row: rows.CsiVolumeRow) -> CsiVolumeInfo:
 
 def claims(state: State, body: GetClaims) -> Reply:
     found = of_volume(state, body.volume) if body.volume else _every_claim(state)
-    return Claims([ClaimInfo(row.volume, row.path, row.node, row.boot_id, row.epoch, row.exclusive, row.attached) for row in found])
+    return Claims([_told(state, row) for row in found])
+
+
+def _told(state: State, row: rows.ClaimRow) -> ClaimInfo:
+    fenced = _is_fenced(state, row)
+    return ClaimInfo(row.volume, row.path, row.node, row.boot_id, row.epoch, row.exclusive, row.attached, fenced)

@@ -364,8 +364,8 @@ class CsiNameRow(Row):
 
 
 class ClaimRow(Row):
-    """A node uses a volume or a directory of it.  `attached`: the orchestrator said so, and only it ends it.  `fenced`: a session that had
-    the volume alone has expired on that node since."""
+    """A node uses a volume or a directory of it.  `attached`: the orchestrator said so, and only it ends it.  `fenced`: a session of that
+    boot on the volume has expired since, and none was opened after it."""
 
     volume: int
     path: str

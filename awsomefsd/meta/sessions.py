@@ -60,6 +60,7 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         raise FsError(errno.EBUSY, f"volume {volume.name} is shared by {volume.sharers} sessions")
     if state.cluster.sessions >= SESSIONS_MAX:
         raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")
+    csi_volumes.refuse_fenced(state, command.volume, command.node, command.boot_id)
     if isinstance(command, OpenShared):
         homes.check_shared(state, volume)
     homes.settle(state, volume, command.node)
@@ -108,6 +109,7 @@ def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, old
     mount = rows.MountRow(row.session, command.volume, command.node, command.boot_id, volume.exclusives)
     state.write(keys.mount(command.mount), mount, rows.MOUNT)
     state.save_volume(volume)
+    csi_volumes.came_back(state, command.volume, command.node, command.boot_id)
     return SessionOpened(row.session, row.epoch, False, foreign, SESSION_TTL_MS, describe(volume))
 
 
@@ -171,8 +173,8 @@ def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
     if row is None or row.ended or row.epoch != command.epoch:
         raise Fence(f"session {command.session} epoch {command.epoch} has ended already")
     end(state, entry, row, exited=command.clean)
-    if command.expired and row.volume and not row.shared:
-        csi_volumes.fence(state, row.volume, row.node)
+    if command.expired and row.volume:
+        csi_volumes.fence(state, row)
     if command.clean:
         _vouched(state, row.mount, row.worker)
         state.results.forget(row.mount)  # unmounted: whoever sent these requests is gone

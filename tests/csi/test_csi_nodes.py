@@ -251,6 +251,49 @@ def test_two_hundred_lives_at_once_with_kills(players: list[NodePlayer], seed: i
     figures.append(f"CSI on three nodes: 200 lives at once, three daemons killed: {whole:.0f} s, median {sorted(took)[100]:.1f} s")
 
 
+def test_a_directory_that_was_taken_over_is_unstaged_before_its_node_goes_on(players: list[NodePlayer], cluster: Cluster) -> None:
+    """A node that was away, with two directories of one volume: one goes to another node meanwhile, the other one it keeps."""
+    away, heir, _ = sorted(players, key=lambda player: cluster.leader() is player.node)
+    heir.node.cli("volume", "create", "halls")
+    moved, kept = (heir.create(f"pvc-hall-{n}", GIB, ALONE, volume="halls") for n in range(2))
+    for volume, pod in ((moved, "moved"), (kept, "kept")):
+        away.stage(volume, ALONE)
+        with (away.publish(volume, pod, ALONE) / "file").open("w") as file:
+            file.write(pod)
+            file.flush()
+            os.fsync(file.fileno())
+    request = pb.NodeStageVolumeRequest(volume_id=moved, staging_target_path=heir.staging(moved), volume_capability=ALONE)
+    stopped = cluster.pause(away.node)
+    try:
+        status, words = heir.refused("NodeStageVolume", request)
+        assert status == "FAILED_PRECONDITION" and away.node.uuid() in words, words
+        heir.insist("NodeStageVolume", request)
+        assert (heir.publish(moved, "moved", ALONE) / "file").read_text() == "moved"
+    finally:
+        cluster.resume(away.node)
+    assert stopped
+    written = threading.Event()
+
+    def write() -> None:
+        Path(away.target("kept"), "more").write_text("of what it kept")
+        written.set()
+
+    threading.Thread(target=write, daemon=True).start()
+    away.insist("NodeUnpublishVolume", pb.NodeUnpublishVolumeRequest(volume_id=moved, target_path=away.target("moved")))
+    (away.kubelet / "pods" / "moved").rmdir()
+    assert not written.is_set(), "it came in beside the node that has taken over"
+    away.insist("NodeUnstageVolume", pb.NodeUnstageVolumeRequest(volume_id=moved, staging_target_path=away.staging(moved)))
+    assert written.wait(END_S), "it goes on with the other one"
+    assert (heir.publish(moved, "moved", ALONE) / "file").read_text() == "moved"
+    assert Path(away.target("kept"), "file").read_text() == "kept"
+    for player, volume, pod in ((heir, moved, "moved"), (away, kept, "kept")):
+        player.unpublish(volume, pod)
+        player.unstage(volume)
+        heir.delete(volume)
+    heir.node.cli("volume", "delete", "halls", "--force", stdin="halls\n")
+    nothing_left(players)
+
+
 def test_a_dead_node_loses_its_volumes_to_others(players: list[NodePlayer], cluster: Cluster) -> None:
     """Last: its session expires, which fences it; what was fsynced is there."""
     dead, heir, _ = sorted(players, key=lambda player: cluster.leader() is player.node)

@@ -185,27 +185,131 @@ def test_an_operator_ends_what_a_dead_node_claims() -> None:
     assert sorted(catalog.release_volume(name, "a")) == ["", "sub"] and claims(drive) == []
 
 
+def opening(volume: int, node: str = "a", boot: str = "b1", mount: int = 7, worker: int = 1, shared: bool = True) -> c.OpenSession:
+    made = c.OpenShared if shared else c.OpenSession
+    return made(mount, volume, node, boot, worker, True, shared=shared)
+
+
+def expire(drive: Drive, opened: m.SessionOpened) -> None:
+    drive.ok(c.EndSession(opened.session, opened.epoch, False, expired=True))
+
+
 @pytest.mark.parametrize("path", ["", "dir"])
-def test_a_session_that_expires_fences_the_claim_of_a_whole_volume(path: str) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_session_that_expires_fences_the_claims_of_its_node(path: str, shared: bool) -> None:
     drive = Drive()
     volume = make(drive)
     first = drive.ok(claim(volume, path=path)).epoch
-    opening = c.OpenSession(7, volume, "a", "b1", 1, True)
-    opened = drive.ok(opening, mount=7)
+    mine = opening(volume, shared=shared)
+    opened = drive.ok(mine, mount=7)
     assert drive.errno(claim(volume, "b", path)) == errno.EBUSY
     drive.ok(c.EndSession(opened.session, opened.epoch, False))
     assert drive.errno(claim(volume, "b", path)) == errno.EBUSY, "the node itself has ended it, and mounts again"
-    opened = drive.ok(opening, mount=7)
-    drive.ok(c.EndSession(opened.session, opened.epoch, False, expired=True))
-    back = drive.ok(opening, mount=7)
+    expire(drive, drive.ok(mine, mount=7))
+    back = drive.ok(mine, mount=7)
     assert drive.errno(claim(volume, "b", path)) == errno.EBUSY, "it is back"
-    drive.ok(c.EndSession(back.session, back.epoch, False, expired=True))
+    drive.ok(c.EndSession(back.session, back.epoch, False))
+    assert drive.errno(claim(volume, "b", path)) == errno.EBUSY, "the mark went when it came back"
+    expire(drive, drive.ok(mine, mount=7))
+    assert drive.ok(claim(volume, "b", path)).epoch > first and claims(drive) == [("a", path), ("b", path)]
+    assert drive.errno(mine, mount=7) == errno.EBUSY, "before the other one has mounted it, too"
+    other = drive.ok(opening(volume, "b", mount=8, shared=shared), mount=8)
+    assert drive.errno(mine, mount=7) == drive.errno(claim(volume, "a", path)) == errno.EBUSY, "the fenced one stays out"
+    assert drive.errno(c.DropCsiVolume(IDS[0], True)) == errno.EBUSY
+    sound(drive)
+    drive.ok(c.EndSession(other.session, other.epoch, True))
+    drive.ok(c.EndClaims("b", volume, path, "unstaged"))
+    drive.ok(mine, mount=7)
+    assert drive.errno(claim(volume, "b", path)) == errno.EBUSY, "it goes on where the other one is done"
+    sound(drive)
+
+
+def taken_over(drive: Drive, volume: int, path: str = "dir") -> None:
+    """What node a claimed, while it is away."""
+    drive.ok(claim(volume, path=path))
+    expire(drive, drive.ok(opening(volume), mount=7))
+    drive.ok(claim(volume, "b", path))
+
+
+def test_a_fenced_node_comes_in_when_it_has_unstaged() -> None:
+    drive = Drive()
+    volume = make(drive)
+    drive.ok(claim(volume, path="mine"))
+    taken_over(drive, volume)
+    drive.ok(opening(volume, "b", mount=8), mount=8)
+    assert drive.errno(opening(volume), mount=7) == errno.EBUSY
+    drive.ok(c.EndClaims("a", volume, "dir", "unstaged"))
+    drive.ok(opening(volume), mount=7)
+    assert claims(drive) == [("a", "mine"), ("b", "dir")] and not any(one.fenced for one in drive.ask(cm.GetClaims()).claims)
+    sound(drive)
+
+
+def test_a_fenced_node_comes_in_when_it_was_booted() -> None:
+    drive = Drive()
+    volume = make(drive)
+    taken_over(drive, volume)
+    drive.ok(opening(volume, boot="b2", mount=9), mount=9)
+    drive.ok(claim(volume, "a", "other", boot="b2"))
+    assert drive.errno(claim(volume, "a", "dir", boot="b2")) == errno.EBUSY
+    drive.ok(c.EndClaims("a", 0, "", "booted", keep_boot_id="b2"))
+    assert claims(drive) == [("a", "other"), ("b", "dir")]
+    sound(drive)
+
+
+def test_claims_that_stand_beside_each_other_keep_nobody_out() -> None:
+    drive = Drive()
+    volume = make(drive)
+    drive.ok(claim(volume, exclusive=False))
+    expire(drive, drive.ok(opening(volume), mount=7))
+    drive.ok(claim(volume, "b", exclusive=False))
+    drive.ok(opening(volume), mount=7)
+    sound(drive)
+
+
+def test_of_two_that_were_away_the_first_to_come_back_has_it() -> None:
+    drive = Drive()
+    volume = make(drive)
+    taken_over(drive, volume)
+    expire(drive, drive.ok(opening(volume, "b", mount=8), mount=8))
+    drive.ok(opening(volume), mount=7)
+    assert drive.errno(opening(volume, "b", mount=8), mount=8) == errno.EBUSY
+    assert drive.errno(claim(volume, "c", "dir")) == errno.EBUSY
+    sound(drive)
+
+
+@pytest.mark.parametrize("path", ["", "dir"])
+def test_what_a_dead_node_claims_can_be_deleted(path: str) -> None:
+    drive = Drive()
+    volume = make(drive)
     if path:
-        assert drive.errno(claim(volume, "b", path)) == errno.EBUSY, "who comes back would be let in"
+        make(drive, 1, volume=volume, path=path)
+    drive.ok(claim(volume, path=path))
+    expire(drive, drive.ok(opening(volume), mount=7))
+    drive.ok(c.DropCsiVolume(IDS[1 if path else 0], True))
+    assert claims(drive) == []
+    sound(drive)
+
+
+@pytest.mark.parametrize("unstaged", [True, False])
+def test_what_was_detached_and_not_unstaged_keeps_its_node_out(unstaged: bool) -> None:
+    """A force-detach: the orchestrator believes that the node is gone, or will not come back to it."""
+    drive = Drive()
+    volume = make(drive)
+    drive.ok(claim(volume, path="dir", boot="", attached=True))
+    drive.ok(claim(volume, path="dir"))
+    opened = drive.ok(opening(volume), mount=7)
+    if unstaged:
+        drive.ok(c.EndClaims("a", volume, "dir", "unstaged"))
+    drive.ok(c.EndClaims("a", volume, "dir", "detached", attached=True, keep_out=True))
+    if unstaged:
+        assert claims(drive) == []
         return
-    assert drive.ok(claim(volume, "b")).epoch > first and claims(drive) == [("b", "")]
-    drive.ok(c.OpenSession(8, volume, "b", "b1", 1, True), mount=8)
-    assert drive.errno(opening, mount=7) == errno.EBUSY, "the fenced one stays out"
+    assert drive.errno(claim(volume, "b", "dir")) == errno.EBUSY, "it has it mounted"
+    expire(drive, opened)
+    drive.ok(claim(volume, "b", "dir", boot="", attached=True))
+    assert drive.errno(opening(volume), mount=7) == errno.EBUSY
+    drive.ok(c.EndClaims("a", volume, "dir", "unstaged"))
+    drive.ok(opening(volume), mount=7)
     sound(drive)
 
 
