@@ -15,8 +15,8 @@ look every LOOK_S at most), so a fault begins and ends while everything runs.  T
     ask.Lookup.b=hold              the question for the name b waits in the worker
 
 Seams: device.read, .write, .flush, ask.KIND and ask.KIND.NAME of a request (worker; delay and hold only); journal.open, .read, .write,
-.sync, .rename and store.commit, store.full (daemon); client.send, .receive (the worker's end of meta.sock) and service.send, .receive (the
-daemon's).
+.sync, .rename, the same of spare (the journal's next file, which is prepared beside) and store.commit, store.full (daemon); client.send,
+.receive (the worker's end of meta.sock) and service.send, .receive (the daemon's).
 An error on a socket also ends its connection, as any real one does.  Every fault that was dealt out is a line of FILE.hits: a test that
 cannot show its faults has shown nothing.  What was held has a second line, `SEAM released PID`, when it goes on: a write of a zombie is one
 that is released after its session has ended.  A held transfer goes with its process, as one that the kernel has not taken yet.
@@ -196,24 +196,32 @@ class DeviceOs(_Os):
 
 
 class JournalOs(_Os):
-    """For meta/disk.py."""
+    """For meta/disk.py.  What that thread does has seams of its own: a fault there is no journal's, and ends nothing."""
+
+    def __init__(self, faults: Faults, spare_thread: str) -> None:
+        super().__init__(faults)
+        self._spare_thread = spare_thread
+
+    def _check(self, what: str) -> bool:
+        spare = threading.current_thread().name == self._spare_thread
+        return self._faults.check(f"{'spare' if spare else 'journal'}.{what}")
 
     def open(self, path: str, flags: int, mode: int = 0o777) -> int:
-        self._faults.check("journal.open")
+        self._check("open")
         return os.open(path, flags, mode)
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
-        return os.pread(fd, max(length // 2, 1) if self._faults.check("journal.read") else length, offset)
+        return os.pread(fd, max(length // 2, 1) if self._check("read") else length, offset)
 
     def pwrite(self, fd: int, data: Any, offset: int) -> int:
-        return os.pwrite(fd, data[: max(len(data) // 2, 1)] if self._faults.check("journal.write") else data, offset)
+        return os.pwrite(fd, data[: max(len(data) // 2, 1)] if self._check("write") else data, offset)
 
     def fdatasync(self, fd: int) -> None:
-        self._faults.check("journal.sync")
+        self._check("sync")
         os.fdatasync(fd)
 
     def rename(self, old: str, new: str) -> None:
-        self._faults.check("journal.rename")
+        self._check("rename")
         os.rename(old, new)
 
 
@@ -302,7 +310,7 @@ def _install_daemon(faults: Faults) -> None:
     if boot:
         booted = f"{node.boot_id()}-{boot}"
         setattr(node, "boot_id", lambda: booted)  # noqa: B010
-    setattr(disk, "os", JournalOs(faults))  # noqa: B010
+    setattr(disk, "os", JournalOs(faults, disk.SPARE_THREAD))  # noqa: B010
     begin = service_connections.Connection.__init__
 
     def begin_faulty(self: Any, owner: Any, sock: Any, pid: int) -> None:

@@ -12,6 +12,8 @@ from typing import Protocol
 
 from awsomefsd.codec import Bytes
 
+SPARE_THREAD = "journal-spare"
+
 
 class Disk(Protocol):
     def open(self, path: str, flags: int) -> int: ...
@@ -102,6 +104,6 @@ class OsDisk:
         return fd
 
     def beside(self, work: Callable[[], None]) -> Callable[[], None]:
-        thread = threading.Thread(target=work, name="journal-spare", daemon=True)
+        thread = threading.Thread(target=work, name=SPARE_THREAD, daemon=True)
         thread.start()
         return thread.join

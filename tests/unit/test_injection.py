@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from awsomefsd.injection import Faults
+import pytest
+
+from awsomefsd.injection import Faults, JournalOs
+from awsomefsd.meta.disk import SPARE_THREAD
 from tests.vfsrig import until
 
 
@@ -23,3 +26,17 @@ def test_a_held_transfer_goes_on_when_the_rule_is_gone(tmp_path: Path) -> None:
     (tmp_path / "new").rename(rules)
     held.join(60)
     assert passed == [""] and hits.read_text().splitlines()[1].startswith("device.write released ")
+
+
+def test_a_fault_of_the_journal_is_not_dealt_out_to_its_next_file(tmp_path: Path) -> None:
+    """It is prepared for seconds after each start: the one fault of a test was spent there, and nothing ended."""
+    rules = tmp_path / "faults"
+    rules.write_text("journal.write=EIO:x1")
+    disk = JournalOs(Faults(str(rules)), SPARE_THREAD)
+    with (tmp_path / "file").open("wb") as file:
+        spare = threading.Thread(target=lambda: disk.pwrite(file.fileno(), b"zeros", 0), name=SPARE_THREAD)
+        spare.start()
+        spare.join()
+        assert (tmp_path / "file").read_bytes() == b"zeros"
+        with pytest.raises(OSError):
+            disk.pwrite(file.fileno(), b"entry", 0)
