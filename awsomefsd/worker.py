@@ -57,7 +57,7 @@ from awsomefsd.io.reader import SegmentReader
 from awsomefsd.io.reservation import Reservation
 from awsomefsd.io.write_through import WriteThrough
 from awsomefsd.io.writer import SegmentWriter
-from awsomefsd.limits import ORPHANS_LOOK_MS, SESSION_SELF_FENCE_MS, UMOUNT_FLUSH_MS_MAX, WORKER_MEMORY_BYTES
+from awsomefsd.limits import ORPHANS_LOOK_MS, ORPHANS_TELL_MS, SESSION_SELF_FENCE_MS, UMOUNT_FLUSH_MS_MAX, WORKER_MEMORY_BYTES
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.meta.commands import Commit, EndSession, OpenSession, OpenShared
 from awsomefsd.meta.endpoints import of_worker
@@ -341,9 +341,13 @@ class Worker:
 
     def _orphans_loop(self, sharing: SharedDataOps) -> None:
         """What lost its last name on another node is kept for this one until it says that it does not have it open."""
-        while not self._ended.wait(ORPHANS_LOOK_MS / 1_000):
-            with contextlib.suppress(Error):  # no leader now: later
-                block_on(sharing.release_unopened(self.client.session))
+        look = time.monotonic() + ORPHANS_LOOK_MS / 1_000
+        while not self._ended.wait(ORPHANS_TELL_MS / 1_000):
+            sharing.tell_orphans()
+            if time.monotonic() >= look:
+                with contextlib.suppress(Error):  # no leader now: later
+                    block_on(sharing.release_unopened(self.client.session))
+                look = time.monotonic() + ORPHANS_LOOK_MS / 1_000
 
     def _idle_loop(self) -> None:
         """Say how it goes, and give memory back that a burst of writes left behind."""

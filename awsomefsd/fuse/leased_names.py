@@ -75,7 +75,7 @@ class LeasedNames(Names):
         return directory.names.get(name, ABSENT if directory.complete else None)
 
     def directory(self, ino: int, *, complete: bool = False) -> Directory:
-        """One that is not remembered where no lease is held."""
+        """One that is not remembered where no lease is held.  `complete`: the lease came with the answer that made it."""
         grant = self._leases.keeps(ino)
         if not grant:
             return Directory(complete=False)
@@ -83,7 +83,7 @@ class LeasedNames(Names):
         if known is not None and known.grant != grant:
             self._name_count -= len(known.names)
             self._directories.pop(ino, None)
-        directory = super().directory(ino)
+        directory = super().directory(ino, complete=complete)
         directory.grant = grant
         return directory
 

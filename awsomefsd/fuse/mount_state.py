@@ -57,6 +57,7 @@ class Proposal:
     each proposal names the session in which the handle was found to be good.
 
     Only data commits are not repeated so (the flusher decides, once the new session has said whether others were here).
+    What is made with a lease is held before the answer is handed on; a lease of an earlier session than the present one is nobody's.
     """
 
     __slots__ = ("_command", "_fh", "_mount", "_touches", "_unique")
@@ -91,9 +92,12 @@ class Proposal:
         def answered(value: Any, error: BaseException | None) -> None:
             if isinstance(error, FsError) and error.errno == errno.ESTALE:
                 self._mount.session_after(under).start(again)
-            else:
-                resume(value, error)
+                return
+            if leases is not None and isinstance(value, Found) and value.leased is not None and not leases.made(under[0], value):
+                value = replace(value, leased=None)
+            resume(value, error)
 
+        leases = self._mount.leases
         under, renewed = self._mount.metadata.under(), self._mount.lease.renewed()
         if self._fh is not None:
             if self._mount.lease.left_ns() <= 0:  # a session that was just opened: what of the old one is lost is not decided yet
@@ -175,6 +179,11 @@ class MountState:
             renewed = Signal()
             renewed.fire()
         return renewed
+
+    @property
+    def makes_leased(self) -> bool:
+        """What is made now begins with a lease.  Not what a dead worker had asked for: nothing of those answers is remembered."""
+        return self.leases is not None and not self.recovering
 
     def begin_change(self, inos: list[int]) -> None:
         """What this mount changes is not shown from memory until the outcome is known (leases.changed)."""

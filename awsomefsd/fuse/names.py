@@ -18,12 +18,13 @@ ABSENT = 0
 class Directory:
     """Remembered names of one directory; `complete`: a name that is not here does not exist."""
 
-    __slots__ = ("complete", "grant", "names")
+    __slots__ = ("asking", "complete", "grant", "listed", "misses", "names")
 
     def __init__(self, *, complete: bool) -> None:
         self.names: dict[bytes, int] = {}
         self.complete = complete
         self.grant = 0  # of the lease under which it is remembered, where there are leases
+        self.misses, self.listed, self.asking = 0, 0, False  # of ahead.py: questions for names that are not here, the last cookie known
 
 
 class Names:

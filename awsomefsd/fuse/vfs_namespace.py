@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from awsomefsd.errors import FsError
+from awsomefsd.fuse.ahead import ListAhead
 from awsomefsd.fuse.context import Context, Opened
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import ABSENT, Directory
@@ -56,6 +57,7 @@ class NamespaceOps:
         self._data = data
         self._listings: dict[int, Listing] = {}  # by handle, the longest unread first
         self._listing = threading.Lock()
+        self._ahead = ListAhead(mount.volume, mount.metadata, mount.names)
 
     # --- lookup ----------------------------------------------------------------------------------------------------------
 
@@ -86,6 +88,7 @@ class NamespaceOps:
         except FsError as err:
             if err.errno == errno.ENOENT:
                 mount.names.enter(parent, name, ABSENT)
+                self._ahead.missed(parent, mount.names.directory(parent))
             raise
         mount.names.put(reply.attr)
         mount.names.enter(parent, name, reply.attr.ino)
@@ -109,7 +112,7 @@ class NamespaceOps:
         mount.names.put(reply.attr)
         if reply.parent is not None:
             mount.names.put(reply.parent)
-        if reply.created and stat.S_ISDIR(reply.attr.mode):
+        if reply.created and stat.S_ISDIR(reply.attr.mode) and (mount.leases is None or reply.leased is not None):
             mount.names.directory(reply.attr.ino, complete=True)
         mount.names.enter(command.parent, command.name, reply.attr.ino)
         return reply
@@ -125,7 +128,8 @@ class NamespaceOps:
     def mkdir(self, ctx: Context, parent: int, name: bytes, mode: int) -> Op:
         self._writable()
         mode = stat.S_IFDIR | (mode & 0o7777)
-        return self._made(ctx, Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, umask=ctx.umask))
+        command = Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, umask=ctx.umask, lease=self._mount.makes_leased)
+        return self._made(ctx, command)
 
     def symlink(self, ctx: Context, parent: int, name: bytes, target: bytes) -> Op:
         self._writable()
@@ -137,7 +141,10 @@ class NamespaceOps:
         self._writable()
         mode = stat.S_IFREG | (mode & 0o7777)
         self._mount.opens.check_room(ctx.unique)
-        command = Create(self._mount.volume, parent, name, mode, ctx.uid, ctx.gid, 0, b"", not flags & os.O_EXCL, ctx.umask)
+        mount = self._mount
+        command = Create(
+            mount.volume, parent, name, mode, ctx.uid, ctx.gid, open_existing=not flags & os.O_EXCL, umask=ctx.umask, lease=mount.makes_leased
+        )
         return self._create(ctx, command, flags)
 
     def _create(self, ctx: Context, command: Create, flags: int) -> Op:
@@ -155,7 +162,8 @@ class NamespaceOps:
         self._writable()
         self._mount.opens.check_room(ctx.unique)
         linkable = not flags & os.O_EXCL
-        return self._tmpfile(ctx, Tmpfile(self._mount.volume, parent, mode, ctx.uid, ctx.gid, ctx.umask, linkable), flags)
+        command = Tmpfile(self._mount.volume, parent, mode, ctx.uid, ctx.gid, ctx.umask, linkable, self._mount.makes_leased)
+        return self._tmpfile(ctx, command, flags)
 
     def _tmpfile(self, ctx: Context, command: Tmpfile, flags: int) -> Op:
         mount = self._mount

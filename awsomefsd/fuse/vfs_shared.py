@@ -18,7 +18,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections import OrderedDict
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from awsomefsd.errors import Fenced, FsError
@@ -28,8 +31,8 @@ from awsomefsd.fuse.names import Directory, Names
 from awsomefsd.fuse.vfs_data import LAYOUT_PARTS_MAX, WRITE_KILL_SUIDGID, DataOps, OnPool, Pool, read_buffer
 from awsomefsd.io.files import EXTENTS_CACHED_MAX, FILES_CACHED_MAX, LAYOUT_ALIGN_BYTES, LAYOUT_WINDOW_BYTES, FileState
 from awsomefsd.io.write_through import Write, WriteThrough
-from awsomefsd.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX
-from awsomefsd.meta.commands import SetAttr
+from awsomefsd.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX, ORPHANS_PER_ENTRY_MAX
+from awsomefsd.meta.commands import ReleaseOrphan, SetAttr
 from awsomefsd.meta.messages import Found, GetLayout, GetOrphans, Inodes, Layout
 from awsomefsd.types import Attr
 from awsomefsd.wait import Op
@@ -56,6 +59,8 @@ class SharedDataOps(DataOps):
     def __init__(self, mount: MountState, pool: Pool, on_release: Any, through: WriteThrough) -> None:
         super().__init__(mount, pool, on_release)
         self._through = through
+        self._orphans: dict[int, None] = {}  # to be given up
+        self._taking_orphans = threading.Lock()
         self._layouts: OrderedDict[int, tuple[int, FileState]] = OrderedDict()  # inode → stamp of its lease, what was told under it
 
     # --- read ----------------------------------------------------------------------------------------------------------------
@@ -256,3 +261,39 @@ class SharedDataOps(DataOps):
         for ino in reply.inos:
             if not mount.opens.count(ino) and ino not in mount.linking:
                 self.tell_orphan(ino)
+        self.tell_orphans()
+
+    def tell_orphan(self, ino: int) -> None:
+        """With others, and soon: each entry costs a journal sync of a majority."""
+        with self._taking_orphans:
+            self._orphans[ino] = None
+            many = len(self._orphans) >= ORPHANS_PER_ENTRY_MAX
+        if many:
+            self.tell_orphans()
+
+    def tell_orphans(self) -> None:
+        """Those that were gathered; not what was given a name and opened meanwhile, it may have lost that again."""
+        mount = self._mount
+        inos = self._take_orphans()
+        while inos:
+            unique = mount.uniques.next_background_unique()
+            told = partial(self._told_orphans, unique, inos)
+            mount.metadata.propose(ReleaseOrphan(mount.volume, inos), unique).start(told)
+            inos = self._take_orphans()
+
+    def _take_orphans(self) -> list[int]:
+        mount = self._mount
+        with self._taking_orphans:
+            taken = list(islice(self._orphans, ORPHANS_PER_ENTRY_MAX))
+            for ino in taken:
+                del self._orphans[ino]
+        found = [ino for ino in taken if not mount.opens.count(ino) and ino not in mount.linking]
+        for ino in set(taken).difference(found):
+            mount.opens.orphan_ended(ino)
+        return found if found or not taken else self._take_orphans()
+
+    def _told_orphans(self, unique: int, inos: list[int], _value: Any, error: BaseException | None) -> None:
+        self._mount.metadata.ack(unique)
+        if error is None or isinstance(error, FsError):  # ESTALE: they ended with their session
+            for ino in inos:
+                self._mount.opens.orphan_ended(ino)

@@ -147,7 +147,7 @@ class Create(Command, tag=20):
     target: bytes = b""  # of a symbolic link
     open_existing: bool = False
     umask: int = 0
-    lease: bool = False  # a regular file that is made here: with its write lease, for a session that shares the volume and caches
+    lease: bool = False  # what a session makes that shares its volume and caches begins with its lease: a file to write, a directory read
 
 
 class Tmpfile(Command, tag=60):

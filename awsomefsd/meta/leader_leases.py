@@ -18,6 +18,7 @@ Only volumes whose sessions share them are concerned; for all others the leader 
 from __future__ import annotations
 
 import errno
+import stat
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ class _Acquiring(_Deciding):
 
 
 class _Making(_Deciding):
-    """A Create or Tmpfile that asks for the write lease of what it makes."""
+    """A Create or Tmpfile that asks for the lease of what it makes."""
 
     def __init__(self, origin: Origin, table: LeaseTable, keys: list[Key], session: int, volume: int) -> None:
         super().__init__(origin, table, keys)
@@ -84,6 +85,8 @@ class _Making(_Deciding):
         self._volume = volume
 
     def _seen(self, reply: m.Reply) -> m.Reply:
+        if isinstance(reply, m.Found) and reply.created and stat.S_ISDIR(reply.attr.mode):
+            return replace(reply, leased=self._table.read_again(self._session, (self._volume, reply.attr.ino)))
         return made(self._table, self._session, self._volume, reply)
 
 
@@ -124,7 +127,7 @@ class LeaseDesk:
         self._table.begin(sharing, machine.write_leases() if sharing else {}, self._boot_ns())
 
     def applied(self, entry: Entry, reply: m.Reply) -> None:
-        """An entry that may begin or end a write lease."""
+        """An entry that may begin or end a write lease, or makes a directory: nobody has been told of that, so its maker reads it."""
         if not self.active:
             return
         command = entry.command
@@ -137,6 +140,9 @@ class LeaseDesk:
                 self._table.released(key)
         elif isinstance(command, (Create, Tmpfile)) and isinstance(reply, m.Found) and reply.leased is not None:
             self._table.writes(entry.session, (command.volume, reply.attr.ino), reply.leased.epoch)
+        elif isinstance(command, Create) and command.lease and isinstance(reply, m.Found) and reply.created:
+            if stat.S_ISDIR(reply.attr.mode):
+                self._table.reads_made(entry.session, (command.volume, reply.attr.ino))
 
     def take_waiting(self) -> list[tuple[Origin, int]]:
         """Who is told to ask the next leader."""

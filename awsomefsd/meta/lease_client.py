@@ -115,7 +115,7 @@ class LeaseClient:
         self._submit(GetLease(session, holder.epoch, volume, ino, mode, known), answered)
 
     def made(self, session: int, found: Found) -> bool:
-        """The answer of a Create or Tmpfile with `lease`, proposed under that session: whether the write lease came with it, in time."""
+        """The answer of a Create or Tmpfile with `lease`, proposed under that session: whether a lease came with it, in time."""
         leased = found.leased
         return leased is not None and self.holder.session == session and self.holder.granted(found.attr.ino, leased)
 

@@ -206,6 +206,19 @@ class LeaseTable:
         self._add_read(session, holder, key)
         return sequence
 
+    def reads_made(self, session: int, key: Key) -> None:
+        """The entry that makes a directory was applied."""
+        holder = self.holders.get(session)
+        if holder is not None and len(holder.reads) < LEASES_PER_SESSION_MAX and key not in self._busy and key not in self._readers:
+            self._add_read(session, holder, key)
+
+    def read_again(self, session: int, key: Key) -> Leased | None:
+        """The grant of what it reads already, which it is about to be told of."""
+        holder = self.holders.get(session)
+        if holder is None or key not in holder.reads:
+            return None
+        return Leased(self.term, self.grant_read(session, key) or 0, LEASE_READ, 0, 1, False)
+
     def writes(self, session: int, key: Key, epoch: int) -> None:
         """The entry that makes it the writer was applied."""
         self._forget_writer(key)

@@ -319,7 +319,7 @@ class Leased(Message, tag=40):
 
 
 class Found(Message, tag=4):
-    """An inode; `parent` where the directory changed with it; `created` for Create; `leased`: with the write lease it asked for."""
+    """An inode; `parent` where the directory changed with it; `created` for Create; `leased`: with the lease it asked for."""
 
     attr: Attr
     parent: Attr | None = None

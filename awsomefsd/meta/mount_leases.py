@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from awsomefsd.limits import LEASES_PER_SESSION_MAX
 from awsomefsd.meta.lease_client import LeaseClient
-from awsomefsd.meta.messages import Body, Contested, Leased
+from awsomefsd.meta.messages import Body, Contested, Found, Leased
 from awsomefsd.types import LEASE_NONE, LEASE_READ
 from awsomefsd.wait import Resume, Wait
 
@@ -155,13 +155,27 @@ class MountLeases:
         def asked(reply: Leased | Contested | None, error: BaseException | None) -> None:
             self._asking.discard(ino)
             if isinstance(reply, Leased):
-                self._known[ino] = reply.changes
+                self._learn(ino, reply.changes)
                 self._paused.pop(ino, None)
             elif reply is not None or error is not None:
                 self._pause(ino, REFUSED_PAUSE_MS if reply is None else reply.pause_ms)
             self._due.append(lambda: resume(reply, error))
 
         self._locked(self._talk.ask, self._volume, ino, mode, known, asked)
+
+    def made(self, session: int, found: Found) -> bool:
+        """What was made under that session, where the answer is taken up: whether it came with a lease that is held now."""
+        with self._lock:
+            held = self._talk.made(session, found)
+            if held and found.leased is not None:
+                self._learn(found.attr.ino, found.leased.changes)
+            return held
+
+    def _learn(self, ino: int, changes: int) -> None:
+        """For the next question, if there is one before it is forgotten."""
+        self._known[ino] = changes
+        if len(self._known) > LEASES_PER_SESSION_MAX:
+            self._known.pop(next(iter(self._known)), None)
 
     def _pause(self, ino: int, pause_ms: int) -> None:
         self._paused[ino] = time.monotonic() + pause_ms / 1_000

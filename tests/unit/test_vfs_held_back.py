@@ -18,7 +18,7 @@ from awsomefsd.fuse.context import SetAttrIn
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.client import MetaClient
-from awsomefsd.types import LEASE_NONE, LEASE_WRITE, LOCK_POSIX, ROOT_INO, Lock
+from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE, LOCK_POSIX, ROOT_INO, Lock
 from awsomefsd.wait import Signal
 from tests.unit.test_vfs_shared import FIRST, Sharing, append, sound
 from tests.vfsrig import BIG, LIMIT_S, Started, error_of, until
@@ -266,6 +266,7 @@ def test_a_write_that_went_through_is_not_held_back_a_second_time(nodes: list[Le
     """Killed between the entry and the answer; the other node has written since."""
     one, two = nodes
     ino, fh = one.create(b"f")
+    assert two.attr(ino).size == 0 and one.holds(ino) == LEASE_READ
     one.vfs.sharing._contested[ino] = float("inf")
     one.write(ino, fh, 0, b"AAAA", unique=1_000)
     assert not one.mount.dirty.dirty_bytes
