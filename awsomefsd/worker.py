@@ -30,6 +30,7 @@ from awsomefsd.errors import Error, FsError
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse.atimes import Policy
 from awsomefsd.fuse.identity import identified
+from awsomefsd.fuse.idle_leases import IdleLeases
 from awsomefsd.fuse.keeper_link import KeeperLink
 from awsomefsd.fuse.kernel_cache import KernelCache
 from awsomefsd.fuse.lease_stock import LeaseStock, adopted
@@ -352,8 +353,11 @@ class Worker:
     def _idle_loop(self) -> None:
         """Say how it goes, and give memory back that a burst of writes left behind."""
         written, reported = 0, time.monotonic()
+        idle = None if self.leases is None else IdleLeases(self.mount, self.leases)
         while not self._ended.wait(LOOK_S):
             self.budget.look()
+            if idle is not None:
+                idle.look()
             if time.monotonic() < reported + REPORT_S:
                 continue
             reported = time.monotonic()

@@ -1,10 +1,10 @@
 """Directories that are asked for names they do not have are listed, a page for so many such questions, until all of them is known.
 
-Whoever makes files asks for each name first, and the answer is that there is none.  Under a lease on the directory the worker can say that by
-itself once it knows all names: one request for a page of them in the place of one for each name.  A page is asked for when as many questions
-as PAGE_MISSES were asked since the last, so a directory that is large, or whose lease is taken away again and again, costs little more than it
-did.  A page counts only while the very grant is held under which the directory is remembered (leased_names.py): else it is of another time.
-Own changes that come between two pages were entered with their outcomes, in the order of the leader's answers.
+Whoever makes files asks for each name first, and the answer is that there is none.  Under a lease on the directory the worker can say that
+by itself once it knows all names: one request for a page of them in the place of one for each name.  A page is asked for when as many
+questions as PAGE_MISSES were asked since the last, so a directory that is large, or whose lease is taken away again and again, costs little
+more than it did.  A page counts only while the very grant is held under which the directory is remembered (leased_names.py): else it is of
+another time.  Own changes that come between two pages were entered with their outcomes, in the order of the leader's answers.
 
 Rejected: to list a directory when it is first used: most are used once.
 """

@@ -93,11 +93,8 @@ class Proposal:
             if isinstance(error, FsError) and error.errno == errno.ESTALE:
                 self._mount.session_after(under).start(again)
                 return
-            if leases is not None and isinstance(value, Found) and value.leased is not None and not leases.made(under[0], value):
-                value = replace(value, leased=None)
-            resume(value, error)
+            resume(self._held(under[0], value) if isinstance(value, Found) and value.leased is not None else value, error)
 
-        leases = self._mount.leases
         under, renewed = self._mount.metadata.under(), self._mount.lease.renewed()
         if self._fh is not None:
             if self._mount.lease.left_ns() <= 0:  # a session that was just opened: what of the old one is lost is not decided yet
@@ -109,6 +106,12 @@ class Proposal:
                 resume(None, err)
                 return
         self._mount.metadata.propose(self._command, self._unique, under).start(answered)
+
+    def _held(self, session: int, found: Found) -> Found:
+        """With its lease only if that is held from now on."""
+        leases = self._mount.leases
+        held = leases is not None and not self._mount.recovering and leases.made(session, found)
+        return found if held else replace(found, leased=None)
 
 
 def touched(command: Any, named: Iterable[int] = ()) -> list[int]:

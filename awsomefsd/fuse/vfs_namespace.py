@@ -142,9 +142,8 @@ class NamespaceOps:
         mode = stat.S_IFREG | (mode & 0o7777)
         self._mount.opens.check_room(ctx.unique)
         mount = self._mount
-        command = Create(
-            mount.volume, parent, name, mode, ctx.uid, ctx.gid, open_existing=not flags & os.O_EXCL, umask=ctx.umask, lease=mount.makes_leased
-        )
+        may_be_there, leased = not flags & os.O_EXCL, mount.makes_leased
+        command = Create(mount.volume, parent, name, mode, ctx.uid, ctx.gid, 0, b"", may_be_there, ctx.umask, leased)
         return self._create(ctx, command, flags)
 
     def _create(self, ctx: Context, command: Create, flags: int) -> Op:

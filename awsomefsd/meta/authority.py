@@ -76,6 +76,7 @@ REQUESTS: dict[type, May] = {
     m.AnswerRecall: May.OWN,
     m.ExtendRecall: May.OWN,
     m.ReleaseLeases: May.OWN,
+    m.ReturnLeases: May.OWN,
     m.Follow: May.NODE,
     m.GetOwnSegments: May.NODE,
     GetCsiVolumes: May.MEMBER,  # every node stages what others made

@@ -50,25 +50,18 @@ from awsomefsd.meta.leader_proposals import Proposals
 from awsomefsd.meta.leader_reads import Reads
 from awsomefsd.meta.lease_keys import QUESTIONS
 from awsomefsd.meta.messages import (
-    AnswerRecall,
-    AwaitRecalls,
     Body,
     Cancel,
     Done,
-    ExtendRecall,
     Failed,
     Follow,
     GetDevices,
-    GetInherited,
-    GetLease,
     GetStatus,
     Hello,
     NotLeader,
     Propose,
-    ReleaseLeases,
     Renew,
     Reply,
-    ReportLeases,
     SessionOpened,
     Status,
     WaitLock,
@@ -146,13 +139,7 @@ class Leader:
             **dict.fromkeys((GetDevices, NodeReport, ListNodes, GetNode, ReportDevices), self._completed),
             Hello: self._hello,
             **self._desk.handlers(),
-            GetLease: self._leases.get,
-            ReportLeases: self._leases.report,
-            AwaitRecalls: self._leases.await_recalls,
-            AnswerRecall: self._leases.answer_recall,
-            ExtendRecall: self._leases.extend_recall,
-            ReleaseLeases: self._leases.release,
-            GetInherited: self._leases.inherited,
+            **self._leases.handlers(),
         }
 
     # --- the turn --------------------------------------------------------------------------------------------------------

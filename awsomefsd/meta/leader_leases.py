@@ -85,9 +85,13 @@ class _Making(_Deciding):
         self._volume = volume
 
     def _seen(self, reply: m.Reply) -> m.Reply:
-        if isinstance(reply, m.Found) and reply.created and stat.S_ISDIR(reply.attr.mode):
+        if isinstance(reply, m.Found) and _makes_directory(reply):
             return replace(reply, leased=self._table.read_again(self._session, (self._volume, reply.attr.ino)))
         return made(self._table, self._session, self._volume, reply)
+
+
+def _makes_directory(reply: m.Found) -> bool:
+    return reply.created and stat.S_ISDIR(reply.attr.mode)
 
 
 def made(table: LeaseTable, session: int, volume: int, reply: m.Reply) -> m.Reply:
@@ -140,9 +144,8 @@ class LeaseDesk:
                 self._table.released(key)
         elif isinstance(command, (Create, Tmpfile)) and isinstance(reply, m.Found) and reply.leased is not None:
             self._table.writes(entry.session, (command.volume, reply.attr.ino), reply.leased.epoch)
-        elif isinstance(command, Create) and command.lease and isinstance(reply, m.Found) and reply.created:
-            if stat.S_ISDIR(reply.attr.mode):
-                self._table.reads_made(entry.session, (command.volume, reply.attr.ino))
+        elif isinstance(command, Create) and command.lease and isinstance(reply, m.Found) and _makes_directory(reply):
+            self._table.reads_made(entry.session, (command.volume, reply.attr.ino))
 
     def take_waiting(self) -> list[tuple[Origin, int]]:
         """Who is told to ask the next leader."""
@@ -281,6 +284,18 @@ class LeaseDesk:
             origin.answer(call, _LATER)
 
     # --- requests ---------------------------------------------------------------------------------------------------------------
+    def handlers(self) -> dict[type, Callable[..., None]]:
+        return {
+            m.GetLease: self.get,
+            m.ReportLeases: self.report,
+            m.AwaitRecalls: self.await_recalls,
+            m.AnswerRecall: self.answer_recall,
+            m.ExtendRecall: self.extend_recall,
+            m.ReleaseLeases: self.release,
+            m.ReturnLeases: self.lower,
+            m.GetInherited: self.inherited,
+        }
+
     def _alive(self, origin: Origin, call: int, session: int, epoch: int) -> bool:
         if session in self._table.holders and self._renewals.alive(session, epoch):
             return True
@@ -380,3 +395,13 @@ class LeaseDesk:
             epoch = self._table.give_up(body.session, body.term, body.sequence, ino)
             if epoch:
                 self._release(Silent(origin.mount), 0, body.session, body.epoch, (volume, ino), epoch)
+
+    def lower(self, origin: Origin, call: int, body: m.ReturnLeases, size: int) -> None:
+        """An entry for each, all of them in one batch."""
+        if not self._alive(origin, call, body.session, body.epoch):
+            return
+        origin.answer(call, m.Done())
+        volume = self._table.holders[body.session].volume
+        for ino, lease in body.leases:
+            if self._table.lower(body.session, (volume, ino), lease):
+                self._release(Silent(origin.mount), 0, body.session, body.epoch, (volume, ino), lease)

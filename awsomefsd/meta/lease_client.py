@@ -122,3 +122,9 @@ class LeaseClient:
     def release(self, inos: list[int]) -> None:
         """Give up leases of which nothing is held back."""
         self._submit(self.holder.release(inos), self._refused)
+
+    def lower(self, paused: list[int], clean: list[int]) -> None:
+        """As LeaseHolder.lower; none of them is being asked for."""
+        returned = self.holder.lower(paused, clean)
+        if returned is not None:
+            self._submit(returned, self._refused)

@@ -15,11 +15,11 @@ A recall is answered only after its callback has laundered: committed what was h
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 
-from awsomefsd.meta.messages import AnswerRecall, AwaitRecalls, ExtendRecall, Leased, Recalls, ReleaseLeases, ReportLeases
+from awsomefsd.meta.messages import AnswerRecall, AwaitRecalls, ExtendRecall, Leased, Recalls, ReleaseLeases, ReportLeases, ReturnLeases
 from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 
 EVERY_INODE = 0  # in a list of inodes that are changed: the attributes of one that is not known by number, no data
@@ -46,6 +46,7 @@ class LeaseHolder:
         self._held: dict[int, Held] = {}
         self._recalling: dict[int, tuple[int, int]] = {}  # ino → (term, sequence) that is being laundered
         self._leaving: set[int] = set()  # inodes that are about to be released
+        self._pausing: set[int] = set()  # inodes of which nothing is held back just now
         self._stamps = 0
         self._changing: dict[int, int] = {}  # ino → how many changes of this mount have no outcome yet
         self._floor = (0, 0)  # (term, sequence): nothing up to this is honoured
@@ -61,6 +62,7 @@ class LeaseHolder:
         self._held.clear()
         self._recalling.clear()
         self._leaving.clear()
+        self._pausing.clear()
         self.replies.clear()
         self._floor, self._reported, self._seen = (0, 0), False, 0
 
@@ -151,9 +153,32 @@ class LeaseHolder:
     def may_hold_back(self, ino: int) -> int:
         """The epoch under which new data may be held back; 0: none may (no write lease, fenced, or being recalled)."""
         held = self._held.get(ino)
-        if held is None or held.mode != LEASE_WRITE or ino in self._recalling or self._left_ns() <= 0:
+        if held is None or held.mode != LEASE_WRITE or ino in self._recalling or ino in self._pausing or self._left_ns() <= 0:
             return 0
         return held.epoch
+
+    def writes(self) -> dict[int, tuple[int, int]]:
+        """Write leases that nobody recalls: ino → (grant, stamp), others after each use."""
+        found = list(self._held.items())
+        return {ino: (held.grant, held.stamp) for ino, held in found if held.mode == LEASE_WRITE and ino not in self._recalling}
+
+    def pause(self, inos: Iterable[int]) -> None:
+        """Nothing is held back of these, until `lower` has decided."""
+        self._pausing.update(inos)
+
+    def lower(self, paused: Iterable[int], clean: Iterable[int]) -> ReturnLeases | None:
+        """Of those that were paused, the ones of which nothing is held back are read leases from now on; None: there are none.
+
+        Not while one is asked for: that answer would bring the old epoch again.  What is asked later comes to the leader later.
+        """
+        leases: list[tuple[int, int]] = []
+        for ino in clean:
+            held = self._held.get(ino)
+            if held is not None and held.mode == LEASE_WRITE and ino in self._pausing and ino not in self._recalling:
+                self._held[ino] = Held(LEASE_READ, 0, held.changes, held.stamp, held.grant)
+                leases.append((ino, held.epoch))
+        self._pausing.difference_update(paused)
+        return ReturnLeases(self.session, self.epoch, leases) if leases else None
 
     def stamp(self, ino: int) -> int:
         """Draw it before a question whose answer is to be cached; 0: nothing may be."""

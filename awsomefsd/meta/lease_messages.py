@@ -13,3 +13,14 @@ class GetInherited(Message, tag=140):
 
     session: int
     epoch: int
+
+
+class ReturnLeases(Message, tag=150):
+    """Write leases, by inode and epoch, under which nothing is held back: from now on the session only reads under them.
+
+    Of a session that asks for none of them again before it has said this, on the same connections.
+    """
+
+    session: int
+    epoch: int
+    leases: list[tuple[int, int]]

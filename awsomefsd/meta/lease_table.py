@@ -301,6 +301,8 @@ class LeaseTable:
         if writer is not None and writer[0] == session:
             if recall.mode == LEASE_READ:
                 self._add_read(session, holder, recall.key)
+            else:
+                self._drop_read(session, holder, recall.key)  # one that it went on with (`lower`)
             return writer[1]
         if recall.mode == LEASE_NONE:
             self._drop_read(session, holder, recall.key)
@@ -321,6 +323,14 @@ class LeaseTable:
             self._drop_read(session, holder, key)
         writer = self.writers.get(key)
         return writer[1] if writer is not None and writer[0] == session and sequence >= holder.sequence else 0
+
+    def lower(self, session: int, key: Key, epoch: int) -> bool:
+        """It writes no more under that lease and goes on reading, as if that had been recalled; False: there is no such lease to end."""
+        holder = self.holders.get(session)
+        if holder is None or self.writers.get(key) != (session, epoch):
+            return False
+        self._add_read(session, holder, key)
+        return True
 
     # --- waiting ----------------------------------------------------------------------------------------------------------------
     def busy(self, key: Key) -> bool:

@@ -22,6 +22,7 @@ from awsomefsd.meta.commands import AnyCommand
 from awsomefsd.meta.csi_messages import Claimed, Claims, CsiVolumes, GetClaims, GetCsiVolumes
 from awsomefsd.meta.device_messages import GetQuarantine, GetSightings, Quarantine, ReportDevices, Sightings
 from awsomefsd.meta.lease_messages import GetInherited as GetInherited
+from awsomefsd.meta.lease_messages import ReturnLeases as ReturnLeases
 from awsomefsd.meta.member_messages import ChangeMembers, GetMembers, Members, TransferLead
 from awsomefsd.meta.message import Message
 from awsomefsd.meta.node_messages import Cas, GetNode, ListCas, ListNodes, ListTokens, NodeOrders, NodeReport, Nodes, Tokens
@@ -276,7 +277,7 @@ Body = Union[
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, ListNodes, ListTokens, NodeReport, ListCas, GetNode,
     GetMembers, ChangeMembers, TransferLead,
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims, ReportDevices, GetSightings, GetQuarantine,
-    GetOrphans, GetInherited,
+    GetOrphans, GetInherited, ReturnLeases,
 ]  # fmt: skip
 
 

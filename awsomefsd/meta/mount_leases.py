@@ -19,6 +19,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
@@ -76,6 +77,7 @@ class MountLeases:
         self.holder = self._talk.holder
         self._known: dict[int, int] = {}
         self._asking: set[int] = set()  # of `cover`
+        self._asked: Counter[int] = Counter()  # inodes on which leases are asked for, and how many
         self._paused: dict[int, float] = {}  # inode → monotonic time before which no lease is asked for
         self._evicting = False
         self._laundry: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -154,6 +156,9 @@ class MountLeases:
 
         def asked(reply: Leased | Contested | None, error: BaseException | None) -> None:
             self._asking.discard(ino)
+            self._asked[ino] -= 1
+            if not self._asked[ino]:
+                del self._asked[ino]
             if isinstance(reply, Leased):
                 self._learn(ino, reply.changes)
                 self._paused.pop(ino, None)
@@ -161,7 +166,11 @@ class MountLeases:
                 self._pause(ino, REFUSED_PAUSE_MS if reply is None else reply.pause_ms)
             self._due.append(lambda: resume(reply, error))
 
-        self._locked(self._talk.ask, self._volume, ino, mode, known, asked)
+        def ask() -> None:
+            self._asked[ino] += 1
+            self._talk.ask(self._volume, ino, mode, known, asked)
+
+        self._locked(ask)
 
     def made(self, session: int, found: Found) -> bool:
         """What was made under that session, where the answer is taken up: whether it came with a lease that is held now."""
@@ -169,7 +178,8 @@ class MountLeases:
             held = self._talk.made(session, found)
             if held and found.leased is not None:
                 self._learn(found.attr.ino, found.leased.changes)
-            return held
+        self._bound()
+        return held
 
     def _learn(self, ino: int, changes: int) -> None:
         """For the next question, if there is one before it is forgotten."""
@@ -188,6 +198,9 @@ class MountLeases:
             return
         self._asking.add(ino)
         self.ask(ino, LEASE_READ, _nobody)
+        self._bound()
+
+    def _bound(self) -> None:
         if self.holder.count > LEASES_KEPT_MAX and not self._evicting:
             self._evicting = True
             self._laundry.put(self._evict)
@@ -217,6 +230,17 @@ class MountLeases:
         for ino in inos:
             self._known.pop(ino, None)
         self._locked(self._talk.release, inos)
+
+    def lower(self, inos: list[int], clean: Callable[[int], bool]) -> None:
+        """Write leases that are not needed become read leases.  `clean`: nothing is held back of a file, nor will be from this call on."""
+        with self._lock:
+            self.holder.pause(inos)
+        found = [ino for ino in inos if clean(ino)]  # with no lock held: it takes those of files
+
+        def lower() -> None:
+            self._talk.lower(inos, [ino for ino in found if ino not in self._asked])
+
+        self._locked(lower)
 
     # --- use --------------------------------------------------------------------------------------------------------------------
     def keeps(self, ino: int) -> int:

@@ -30,6 +30,8 @@ END_S = 120.0
 STREAM_MIB = 128
 REQUESTS_PER_GIB_MAX = 4_096  # docs/PERFORMANCE.md; a busy machine may take leases back, then each write(2) of 1 MiB is one
 IN_TIME = frozenset(("Renew", "Report", "NodeReport", "ReportDevices", "GetStatus", "GetReports", "GetSessions", "ListNodes", "Hello"))
+BESIDE = IN_TIME | {"GetOrphans", "GetSparse", "GetDevices"}  # collection and the look for removed files, by time too
+CREATES = 60
 
 
 def mount(node: Node) -> None:
@@ -244,6 +246,29 @@ def test_data_passes_by_the_leader(cluster: Cluster, places: list[Path], figures
     assert cluster.await_leader() is leading, "another leads now: nothing was measured"
     assert passed > 0 and share < 0.01 and STREAM_MIB // 64 < busy < REQUESTS_PER_GIB_MAX * STREAM_MIB / 1024, (share, made)
     assert (places[number - 1] / "big").stat().st_size == STREAM_MIB << 20
+
+
+def test_what_a_node_makes_by_itself_costs_little_more_than_its_entries(cluster: Cluster, places: list[Path], figures: list[str]) -> None:
+    """Counts of requests, no times: create, write and close; rename; unlink.  Each is one entry; the rest is asked for by many at once."""
+    leading = cluster.await_leader()
+    number = next(at for at, node in enumerate(cluster.nodes) if node is not leading)
+    place, node = places[number] / "own", cluster.nodes[number]
+    place.mkdir()
+    makes: dict[str, Callable[[Path], object]] = {
+        "create": lambda path: path.write_bytes(bytes(4_096)),
+        "rename": lambda path: os.rename(path, path.with_suffix(".new")),
+        "unlink": lambda path: path.with_suffix(".new").unlink(),
+    }
+    for what, make in makes.items():
+        asked = cluster.requests()
+        for file in range(CREATES):
+            make(place / f"f{file}")
+        node.cli("flush", str(node.mountpoint))
+        made = cluster.requests() - asked
+        assert cluster.await_leader() is leading, "another leads now: nothing was measured"
+        busy = {kind: count for kind, count in made.items() if kind not in BESIDE}
+        figures.append(f"{what}, one node in its directory: {sum(busy.values()) * 1_000 // CREATES} requests per 1,000")
+        assert made[what.title()] == CREATES and sum(busy.values()) < CREATES * 2, busy
 
 
 def used_inodes(nodes: list[Node]) -> int:

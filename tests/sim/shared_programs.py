@@ -182,7 +182,11 @@ class SharedPrograms:
         yield Call(lambda resume: mount.sharing.flush(ino, resume))
 
     def _release(self, mount: Mount, ino: int) -> Program:
-        mount.sharing.release(ino if mount.dice.random() < 0.7 else ROOT)
+        chance = mount.dice.random()
+        if chance < 0.3:
+            mount.sharing.lower(ino)
+        else:
+            mount.sharing.release(ino if chance < 0.8 else ROOT)
         yield Pause(MS)
 
     def _name(self, mount: Mount, _ino: int) -> Program:

@@ -17,7 +17,7 @@ from awsomefsd.errors import FsError
 from awsomefsd.meta import commands as c
 from awsomefsd.meta.lease_client import LeaseClient
 from awsomefsd.meta.messages import Contested
-from awsomefsd.types import LEASE_NONE, Extent, SegmentProgress
+from awsomefsd.types import LEASE_NONE, LEASE_WRITE, Extent, SegmentProgress
 from tests.sim.device import Segments
 from tests.sim.world import MS, SECOND
 
@@ -169,6 +169,14 @@ class Sharing:
             self.cache.pop(ino, None)
             self.client.release([ino])
             self.world.count("leases released")
+
+    def lower(self, ino: int) -> None:
+        """Read on under a write lease that is not needed, unless it is being asked for."""
+        asked = any(wanted == ino for wanted, _, _ in self._wanting.values())
+        if ino not in self.dirty and ino not in self.writing and self.mount.up and self.holder.mode(ino) == LEASE_WRITE and not asked:
+            self.holder.pause([ino])
+            self.client.lower([ino], [ino])
+            self.world.count("write leases lowered")
 
     # --- bytes on the device --------------------------------------------------------------------------------------------------------
     def place(self, value: bytes, sequence: int, then: Placed) -> None:

@@ -505,6 +505,100 @@ def test_a_file_is_made_with_its_write_lease():
     assert tmpfile.leased.sequence and (1, tmpfile.attr.ino) in cluster.voters["n1"].replica.machine.write_leases()
 
 
+def test_a_directory_is_made_with_the_lease_to_read_it():
+    cluster, one, other = two()
+    body = m.Propose(8, one.session, one.epoch, [], c.Create(1, 1, b"d", 0o40755, 0, 0, lease=True))
+    found = one.wire.ask(body)
+    ino = found.attr.ino
+    assert found.leased.mode == LEASE_READ and one.holder.granted(ino, found.leased) and one.holder.mode(ino) == LEASE_READ
+    assert one.wire.ask(body).leased is None, "of a repeated request nobody knows what came since"
+    one.slow = True
+    inside = m.Propose(9, other.session, other.epoch, [], c.Create(1, ino, b"f", 0o100644, 0, 0, lease=True))
+    wire, call = asks(cluster, other.mount, inside)
+    settle(one, other)
+    assert one.laundering and call not in wire.answers
+    one.laundering.pop()()
+    one.flush()
+    settle(one, other)
+    assert wire.answers[call].created and one.holder.mode(ino) == LEASE_NONE
+
+
+def lower(one: Mount) -> m.ReturnLeases:
+    one.holder.pause([INO])
+    assert not one.holder.may_hold_back(INO)
+    body = one.holder.lower([INO], [INO])
+    assert body is not None and one.holder.mode(INO) == LEASE_READ
+    return body
+
+
+def test_a_write_lease_that_is_given_back_goes_on_to_be_read_under():
+    cluster, one, other = two()
+    one.get(LEASE_WRITE)
+    one.settle()
+    epoch, grant = one.holder.may_hold_back(INO), one.holder.grant(INO)
+    body = lower(one)
+    one.send(body)
+    settle(one, other)
+    machine = cluster.voters["n1"].replica.machine
+    assert (1, INO) not in machine.write_leases() and one.holder.grant(INO) == grant
+    recalls = len(one.laundering)
+    wire, call = asks(cluster, 9, m.GetAttr(1, INO))
+    settle(one, other)
+    assert call in wire.answers and len(one.laundering) == recalls, "a question waits for nobody now"
+    one.slow = True
+    other.get(LEASE_WRITE)
+    settle(one, other)
+    assert one.laundering and other.holder.mode(INO) == LEASE_NONE, "what it reads under is recalled like any read lease"
+    one.laundering.pop()()
+    one.flush()
+    settle(one, other)
+    other.settle()
+    assert other.holder.mode(INO) == LEASE_WRITE and one.holder.mode(INO) == LEASE_NONE
+    one.send(body)  # a copy that comes late ends nothing
+    settle(one, other)
+    assert machine.write_lease(1, INO)[0] == other.session
+    assert other.holder.may_hold_back(INO) > epoch
+
+
+def test_a_lease_asked_for_behind_its_return_is_a_new_one():
+    cluster, one, other = two()
+    one.get(LEASE_WRITE)
+    one.settle()
+    epoch = one.holder.may_hold_back(INO)
+    one.send(lower(one))
+    one.get(LEASE_WRITE)
+    settle(one, other)
+    one.settle()
+    assert one.holder.may_hold_back(INO) == epoch + 1, "the old epoch was ended"
+    assert cluster.voters["n1"].replica.machine.write_lease(1, INO) == (one.session, epoch + 1)
+
+
+@pytest.mark.parametrize("mode", [LEASE_READ, LEASE_NONE])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_recall_and_the_return_of_its_lease_cross(mode, first):
+    _, one, other = two()
+    one.get(LEASE_WRITE)
+    one.settle()
+    body = lower(one) if first else None
+    other.get(LEASE_READ if mode == LEASE_READ else LEASE_WRITE)
+    one.slow = True
+    settle(one, other)
+    if body is not None:
+        one.send(body)
+    else:
+        one.holder.pause([INO])
+        assert one.holder.lower([INO], [INO]) is None and one.holder.mode(INO) == LEASE_WRITE, "it is being recalled"
+    while one.laundering:
+        one.laundering.pop()()
+        one.flush()
+        settle(one, other)
+    one.flush()
+    settle(one, other)
+    other.settle()
+    assert other.holder.mode(INO) == (LEASE_READ if mode == LEASE_READ else LEASE_WRITE)
+    assert one.holder.mode(INO) == mode
+
+
 def test_a_lease_whose_answer_was_given_up_is_known_when_it_is_applied():
     """The leader may have to say that an outcome is unknown, and the entry is committed after all."""
     cluster, one, other = two()

@@ -15,11 +15,13 @@ import pytest
 import awsomefsd.worker
 from awsomefsd.errors import FsError
 from awsomefsd.fuse.context import SetAttrIn
+from awsomefsd.fuse.idle_leases import IdleLeases
+from awsomefsd.limits import LEASE_IDLE_LOOKS
 from awsomefsd.meta import commands as c
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.client import MetaClient
 from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE, LOCK_POSIX, ROOT_INO, Lock
-from awsomefsd.wait import Signal
+from awsomefsd.wait import Signal, block_on
 from tests.unit.test_vfs_shared import FIRST, Sharing, append, sound
 from tests.vfsrig import BIG, LIMIT_S, Started, error_of, until
 
@@ -399,4 +401,71 @@ def test_a_contested_file_is_written_through(nodes: list[Leased]) -> None:
         two.write(ino, there, 50 + turn, b"b")
     assert one.vfs.sharing._contested or two.vfs.sharing._contested
     assert one.read(ino, fh, 0, 99) == b"a" * 12 + bytes(38) + b"b" * 12 == two.read(ino, there, 0, 99)
+    sound(nodes)
+
+
+def figure(node: Leased, name: str) -> int:
+    return int(block_on(node.worker.client.ask(m.GetStatus())).figures[name])
+
+
+def test_write_leases_of_closed_files_are_given_back_before_another_node_asks(nodes: list[Leased]) -> None:
+    one, two = nodes
+    made = [one.create(b"%d" % number) for number in range(8)]
+    for ino, fh in made:
+        one.write(ino, fh, 0, b"data")
+    (still_open, _), (dirty, dirty_fh), *closed = made
+    one.close_file(dirty, dirty_fh)
+    for ino, fh in closed:
+        one.fsync(ino, fh)
+        one.close_file(ino, fh)
+    one.worker.flusher.pause(True)
+    idle = IdleLeases(one.mount, one.worker.leases)  # type: ignore[arg-type]
+    for _ in range(LEASE_IDLE_LOOKS + 2):
+        idle.look()
+    assert one.holds(still_open) == one.holds(dirty) == LEASE_WRITE
+    assert [one.holds(ino) for ino, _ in closed] == [LEASE_READ] * len(closed)
+    until(lambda: figure(one, "leases_write") == 2)
+    before = figure(one, "lease_recalls")
+    assert all(two.attr(ino).size == 4 and two.content(ino) == b"data" for ino, _ in closed)
+    assert figure(one, "lease_recalls") == before, "nobody had to be asked"
+    one.worker.flusher.pause(False)
+    assert two.content(dirty) == b"data" == two.content(still_open)
+    ino = closed[0][0]
+    one.write(ino, one.open(ino), 4, b" more")
+    assert one.holds(ino) == LEASE_WRITE and one.mount.dirty.dirty_bytes == 5 and two.content(ino) == b"data more"
+    sound(nodes)
+
+
+def test_leases_are_given_back_while_the_file_is_written(nodes: list[Leased]) -> None:
+    """Each write either comes before the look and keeps the lease, or asks for it anew; nothing is lost and nothing is laid twice."""
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    there = two.open(ino)
+    ended = threading.Event()
+    leases, idle = one.worker.leases, IdleLeases(one.mount, one.worker.leases)  # type: ignore[arg-type]
+    given_back = []
+
+    def give_back() -> None:
+        assert leases is not None
+        while not ended.is_set():
+            leases.lower([ino], idle._clean)
+            given_back.append(one.holds(ino) != LEASE_WRITE)
+
+    thread = threading.Thread(target=give_back)
+    thread.start()
+    try:
+        for number in range(120):
+            append(one, ino, fh, b"%04d\n" % number)
+            if number % 3 == 0:
+                one.fsync(ino, fh)
+            if number % 20 == 0:
+                append(two, ino, there, b"two.\n")
+            if number % 7 == 0:
+                assert len(two.read(ino, there, 0, 9_999)) == one.attr(ino).size
+    finally:
+        ended.set()
+        thread.join()
+    lines = two.read(ino, there, 0, 9_999).split()
+    assert [line for line in lines if line != b"two."] == [b"%04d" % number for number in range(120)] and lines.count(b"two.") == 6
+    assert any(given_back) and one.counter("files_put_aside") == 0
     sound(nodes)

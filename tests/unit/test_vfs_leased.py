@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,112 @@ def test_of_too_many_leases_the_oldest_are_given_up(nodes: list[Caching], monkey
     until(lambda: two.mount.leases.holder.count <= 17)
     one.call("setattr", inos[0], None, SetAttrIn(c.SET_MODE, mode=0o600))
     assert two.attr(inos[0]).mode & 0o777 == 0o600
+
+
+def made(node: Caching, folder: int, name: bytes, data: bytes = b"data") -> int:
+    """As a program does it: the kernel asks for the name, then creates, writes and closes."""
+    assert error_of(node.call, "lookup", folder, name) == errno.ENOENT
+    attr, opened = node.call("create", folder, name, 0o644, os.O_RDWR | os.O_EXCL)
+    node.write(attr.ino, opened.fh, 0, data)
+    node.close_file(attr.ino, opened.fh)
+    assert node.attr(attr.ino).size == len(data)
+    ino: int = attr.ino
+    return ino
+
+
+def test_what_a_node_makes_in_a_directory_of_its_own_asks_nothing(nodes: list[Caching]) -> None:
+    one, two = nodes
+    folder = one.call("mkdir", ROOT_INO, b"d", 0o755).ino
+    one.questions()
+    inos = {b"%d" % number: made(one, folder, b"%d" % number) for number in range(20)}
+    inner = one.call("mkdir", folder, b"inner", 0o755).ino
+    inos[b"x"] = made(one, inner, b"x")
+    assert one.questions() == []
+    assert two.listed(folder)[2:] == [*(b"%d" % number for number in range(20)), b"inner"]
+    assert all(two.content(ino) == b"data" for ino in inos.values())
+    assert error_of(one.call, "lookup", folder, b"new") == errno.ENOENT
+    new = made(two, folder, b"new", b"theirs")
+    assert one.call("lookup", folder, b"new").ino == new and one.content(new) == b"theirs"
+    two.call("unlink", folder, b"3")
+    assert error_of(one.call, "lookup", folder, b"3") == errno.ENOENT
+
+
+def test_a_directory_that_is_asked_for_new_names_is_listed_once(nodes: list[Caching], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awsomefsd.fuse.ahead.READDIR_ENTRIES_MAX", 8)
+    one, two = nodes
+    for number in range(20):
+        two.file(b"old%d" % number)
+    one.questions()
+    for number in range(40):
+        assert error_of(one.lookup, b"no%d" % number) == errno.ENOENT
+        if number % 7 == 3:
+            one.file(b"new%d" % number)
+            one.call("unlink", ROOT_INO, b"old%d" % (number // 2))
+    asked = one.questions()
+    assert asked.count("ReadDir") == 3 and asked.count("Lookup") <= 24, asked
+    until(lambda: one.mount.names.directory(ROOT_INO).complete)
+    one.questions()
+    assert error_of(one.lookup, b"never") == errno.ENOENT and one.lookup(b"new3") and error_of(one.lookup, b"old1") == errno.ENOENT
+    assert "Lookup" not in one.questions()
+    ino = two.file(b"never")
+    assert one.lookup(b"never").ino == ino
+
+
+def test_names_on_two_nodes_at_random(nodes: list[Caching], seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step on one of them; what both say of a name is what the model says, whoever held the directory."""
+    monkeypatch.setattr("awsomefsd.fuse.ahead.READDIR_ENTRIES_MAX", 3)
+    dice, model = random.Random(seed), {}
+    folders = [ROOT_INO]
+    for step in range(250):
+        node, folder = dice.choice(nodes), dice.choice(folders)
+        name = b"n%d" % dice.randrange(12)
+        there = model.get((folder, name))
+        kind = dice.random()
+        if there is None and kind < 0.5:
+            if len(folders) < 4 and kind < 0.1:
+                model[folder, name] = node.call("mkdir", folder, name, 0o755).ino
+                folders.append(model[folder, name])
+            else:
+                model[folder, name] = made(node, folder, name)
+        elif there is not None and there not in folders and kind < 0.3:
+            node.call("unlink", folder, name)
+            del model[folder, name]
+        elif there is not None and there not in folders and kind < 0.5:
+            other, target = dice.choice(folders), b"n%d" % dice.randrange(12)
+            if model.get((other, target)) not in folders:
+                node.call("rename", folder, name, other, target, 0)
+                model[other, target] = model.pop((folder, name))
+        for asker in nodes:
+            for _ in range(3):
+                where, what = dice.choice(folders), b"n%d" % dice.randrange(14)
+                found = model.get((where, what))
+                if found is None:
+                    assert error_of(asker.call, "lookup", where, what) == errno.ENOENT, step
+                else:
+                    assert asker.call("lookup", where, what).ino == found, step
+    for folder in folders:
+        names = sorted(name for (parent, name) in model if parent == folder)
+        assert [sorted(node.listed(folder)[2:]) for node in nodes] == [names] * 2
+
+
+def test_files_that_are_removed_are_given_up_together(nodes: list[Caching]) -> None:
+    one, two = nodes
+    gone = [one.file(b"%d" % number) for number in range(30)]
+    fh = two.open(gone[7])
+    given: list[list[int]] = []
+    for node in nodes:
+        propose = node.worker.client.propose
+
+        def counted(command: Any, unique: int, *under: Any, propose: Any = propose) -> Any:
+            if isinstance(command, c.ReleaseOrphan):
+                given.append(list(command.inos))
+            return propose(command, unique, *under)
+
+        node.worker.client.propose = counted  # type: ignore[method-assign]
+    for number in range(30):
+        one.call("unlink", ROOT_INO, b"%d" % number)
+    until(lambda: sum(map(len, given)) >= 59)
+    assert len(given) <= 20, given
+    assert two.attr(gone[7]).nlink == 0 and two.read(gone[7], fh, 0, 9) == b""
+    two.close_file(gone[7], fh)
+    until(lambda: [ino for batch in given for ino in batch].count(gone[7]) == 2)
