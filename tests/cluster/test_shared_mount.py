@@ -30,7 +30,7 @@ END_S = 120.0
 STREAM_MIB = 128
 REQUESTS_PER_GIB_MAX = 4_096  # docs/PERFORMANCE.md; a busy machine may take leases back, then each write(2) of 1 MiB is one
 IN_TIME = frozenset(("Renew", "Report", "NodeReport", "ReportDevices", "GetStatus", "GetReports", "GetSessions", "ListNodes", "Hello"))
-BESIDE = IN_TIME | {"GetOrphans", "GetSparse", "GetDevices"}  # collection and the look for removed files, by time too
+BESIDE = IN_TIME | {"GetOrphans", "ReleaseOrphan", "GetSparse", "GetDevices"}  # by time, too
 CREATES = 60
 
 
