@@ -222,7 +222,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
             raise invalid("node_id or volume_capability is missing")
         found = self._volumes.find(request.volume_id)
         rules.check_capability(request.volume_capability, of_block=found.block)
-        if request.node_id != self._driver.node and request.node_id not in self._volumes.nodes():
+        if request.node_id not in {self._driver.node, *self._driver.voters} and request.node_id not in self._volumes.nodes():
             raise not_found(f"there is no node {request.node_id!r} in this cluster")
         exclusive = request.volume_capability.access_mode.mode in rules.EXCLUSIVE
         for one in self._volumes.claims(found.volume.volume):

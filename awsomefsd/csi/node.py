@@ -243,7 +243,9 @@ class Node(csi_pb2_grpc.NodeServicer):
                 os.close(source)
 
     def _refuse_second(self, found: Found, home: MountEntry, staging: str) -> None:
-        others = [entry.dir for entry in self._homes.used(home.device, home.dir) if entry.root == _root_of(found) and entry.dir != staging]
+        plugins = os.path.realpath(self._driver.kubelet_dir / "plugins")  # where kubelet stages; pods are elsewhere
+        used = [entry.dir for entry in self._homes.used(home.device, home.dir) if entry.root == _root_of(found)]
+        others = [place for place in used if place != staging and not place.startswith(f"{plugins}/")]
         if others:
             raise precondition(f"{found.handle} is published at {others[0]} already, and its access mode allows one target")
 

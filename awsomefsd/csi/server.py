@@ -16,7 +16,7 @@ import grpc
 
 from awsomefsd import node, sockets
 from awsomefsd.catalog import Call, Catalog
-from awsomefsd.config import Settings
+from awsomefsd.config import Settings, parse_voters
 from awsomefsd.csi.busy import Busy
 from awsomefsd.csi.controller import Controller
 from awsomefsd.csi.edge import Figures
@@ -100,6 +100,7 @@ def serve_csi(
         zone=chosen.zone,
         rack=chosen.rack,
         max_volumes=chosen.max_volumes,
+        voters=frozenset(parse_voters(settings.metadata.voters)),
     )
     return CsiServer(driver, call, catalog, mounts, keeper, registry)
 

@@ -26,6 +26,7 @@ class Driver:
     zone: str = ""
     rack: str = ""
     max_volumes: int = 0
+    voters: frozenset[str] = frozenset()  # nodes by configuration, which have no rows in the metadata
 
     @property
     def topology(self) -> dict[str, str]:

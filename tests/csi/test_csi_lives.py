@@ -158,6 +158,32 @@ def test_directories_of_one_volume_and_static_handles(player: Player) -> None:
     player.await_nothing_left()
 
 
+def test_where_another_handle_is_staged_is_no_target(player: Player) -> None:
+    """Two PersistentVolumes of one volume, for one pod between them; staged where kubelet stages."""
+    cap, places = capability(Mode.SINGLE_NODE_SINGLE_WRITER), {}
+    player.node.cli("volume", "create", "twice")
+    for handle in ("twice#a", "twice#b"):
+        place = player.kubelet / "plugins" / "kubernetes.io" / handle[-1] / "globalmount"
+        place.parent.mkdir(parents=True)
+        places[handle] = {"volume_id": handle, "staging_target_path": str(place)}
+        player.call("NodeStageVolume", pb.NodeStageVolumeRequest(**places[handle], volume_capability=cap))
+    first, second = (
+        pb.NodePublishVolumeRequest(**places[handle], target_path=player.target(f"pod-{handle[-1]}"), volume_capability=cap)
+        for handle in places
+    )
+    player.call("NodePublishVolume", first)
+    status, words = player.refused("NodePublishVolume", second)
+    assert status == "FAILED_PRECONDITION" and first.target_path in words, words
+    player.unpublish("twice#a", "pod-a")
+    player.call("NodePublishVolume", second)
+    player.unpublish("twice#b", "pod-b")
+    for asked in places.values():
+        player.call("NodeUnstageVolume", pb.NodeUnstageVolumeRequest(**asked))
+        Path(asked["staging_target_path"]).parent.rmdir()
+    player.node.cli("volume", "delete", "twice", "--force", stdin="twice\n")
+    player.await_nothing_left()
+
+
 def test_a_volume_of_one_node_is_not_another_ones(player: Player) -> None:
     volume = player.create("pvc-rwo")
     number = next(row["volume"] for row in player.node.ask("volume", "ls") if row["uuid"] == volume)

@@ -208,11 +208,11 @@ def attached(player: Player, volume: str) -> list[str]:
 
 
 def test_what_is_attached_to_one_node_goes_to_no_other(players: list[NodePlayer]) -> None:
-    """A force-detach is a ControllerUnpublish.  Each node is asked about itself: voters by configuration have no node rows."""
+    """A force-detach is a ControllerUnpublish.  Voters by configuration have no node rows; any node knows them all the same."""
     first, second, third = players
     volume = third.create("pvc-attached", GIB, ALONE)
     for _ in range(2):
-        first.call("ControllerPublishVolume", attachment(volume, first))
+        third.call("ControllerPublishVolume", attachment(volume, first))
     assert attached(second, volume) == [first.node.uuid()]
     first.stage(volume, ALONE)
     status, words = second.refused("ControllerPublishVolume", attachment(volume, second))
