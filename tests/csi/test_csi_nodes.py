@@ -263,10 +263,10 @@ def test_a_directory_that_was_taken_over_is_unstaged_before_its_node_goes_on(pla
             file.flush()
             os.fsync(file.fileno())
     request = pb.NodeStageVolumeRequest(volume_id=moved, staging_target_path=heir.staging(moved), volume_capability=ALONE)
+    status, words = heir.refused("NodeStageVolume", request)
+    assert status == "FAILED_PRECONDITION" and away.node.uuid() in words, words
     stopped = cluster.pause(away.node)
     try:
-        status, words = heir.refused("NodeStageVolume", request)
-        assert status == "FAILED_PRECONDITION" and away.node.uuid() in words, words
         heir.insist("NodeStageVolume", request)
         assert (heir.publish(moved, "moved", ALONE) / "file").read_text() == "moved"
     finally:
@@ -303,10 +303,10 @@ def test_a_dead_node_loses_its_volumes_to_others(players: list[NodePlayer], clus
         file.write("kept")
         file.flush()
         os.fsync(file.fileno())
-    dead.node.kill_everything()
     request = pb.NodeStageVolumeRequest(volume_id=volume, staging_target_path=heir.staging(volume), volume_capability=ALONE)
     status, words = heir.refused("NodeStageVolume", request)
     assert status == "FAILED_PRECONDITION" and dead.node.uuid() in words, words
+    dead.node.kill_everything()
     heir.insist("NodeStageVolume", request)
     assert (heir.publish(volume, "pod", ALONE) / "file").read_text() == "kept"
     dead.node.start()
