@@ -234,6 +234,7 @@ def worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, Mo
             "shared": options.shared,
             "on_lease_loss": options.on_lease_loss,
             "caches": options.shared and options.caches,
+            "consistency": options.consistency,
             "map_uid": options.map_uid.ranges,
             "map_gid": options.map_gid.ranges,
             "root_squash": options.root_squash,

@@ -69,6 +69,9 @@ COLLECT_BYTES_PER_S_MAX = 64 * MIB  # copied, while space is not low
 INODES_CACHED_MAX = 50_000
 DENTRIES_CACHED_MAX = 100_000
 MEMOS_CACHED_MAX = 8_192  # xattrs and link targets
+LOOSE_FILES_MAX = 65_536  # files of which a worker knows as of which version the kernel has their pages
+DIRECTORY_MODES_MAX = 16_384  # directories of which is remembered how fresh their names have to be
+CLOSE_TO_OPEN_ATTR_MS = 1_000  # how long the kernel may use what it was told of a file between two opens
 ACLS_CACHED_MAX = 4_096  # access ACLs that a worker keeps where it checks callers itself
 DIRECTORY_LISTED_ENTRIES_MAX = 20_000  # larger directories are not cached whole
 

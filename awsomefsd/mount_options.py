@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from awsomefsd import id_map
+from awsomefsd import consistency, id_map
 from awsomefsd.errors import ConfigError
 from awsomefsd.id_map import EVERYBODY, IdMap
 from awsomefsd.limits import KIB, READ_AHEAD_BYTES_MAX
@@ -52,6 +52,7 @@ class MountOptions:
     shared: bool = False  # with mounts of the volume on other nodes
     on_lease_loss: str = "block"  # what operations do when no quorum renews the lease
     caches: bool = True  # of a shared mount: under leases
+    consistency: int = consistency.STRICT
     map_uid: IdMap = EVERYBODY
     map_gid: IdMap = EVERYBODY
     given: tuple[str, ...] = field(default=(), compare=False)
@@ -100,6 +101,7 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
     ours: list[str] = []
     maps: dict[str, IdMap] = {}
     choices = {name: words[0] for name, words in CHOICES.items()}
+    fresh = consistency.STRICT
     for option in options:
         name, equals, value = option.partition("=")
         if option in FLAGS:
@@ -110,6 +112,10 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
             maps[name] = id_map.parse(name, value)
         elif equals and name in CHOICES:
             choices[name] = _choice(name, value)
+        elif equals and name == "consistency":
+            fresh = _consistency(value)
+        elif name == "bounded":
+            raise ConfigError(f"mount option {option!r}: write consistency={option if equals else 'bounded=5'}")
         elif option in BOOKKEEPING or name.startswith(("x-", "X-")) or (equals and name in BOOKKEEPING_VALUES):
             continue
         elif equals and name in VALUES:
@@ -118,6 +124,8 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
             raise ConfigError(f"unknown mount option {option!r}{_nearest(name)}; correct or remove it")
     if choices["cache"] == "none" and "shared" not in ours:
         raise ConfigError("mount option cache=none speaks of a mount with option shared: add that, or leave cache away")
+    if fresh != consistency.STRICT:
+        _check_loose("shared" in ours, choices["cache"])
     return MountOptions(
         flags=tuple(flags),
         read_only=_last(flags, "ro", "rw") == "ro",
@@ -127,6 +135,7 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
         shared="shared" in ours,
         on_lease_loss=choices["on-lease-loss"],
         caches=choices["cache"] != "none",
+        consistency=fresh,
         **maps,
         readahead_kib=values.get("readahead", readahead_kib * KIB) // KIB,
         user_id=values.get("user_id", values.get("uid")),
@@ -152,10 +161,24 @@ def _choice(name: str, value: str) -> str:
     return value
 
 
+def _consistency(value: str) -> int:
+    try:
+        return consistency.parse(value)
+    except ValueError as err:
+        raise ConfigError(f"mount option consistency={value}: {err}") from None
+
+
+def _check_loose(shared: bool, cache: str) -> None:
+    if not shared:
+        raise ConfigError("mount option consistency= speaks of a mount with option shared: add that, or leave consistency away")
+    if cache == "none":
+        raise ConfigError("mount option cache=none keeps nothing that could be old: leave it away, or consistency=")
+
+
 def _last(flags: Sequence[str], *names: str) -> str | None:
     return next((flag for flag in reversed(flags) if flag in names), None)
 
 
 def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name, [*FLAGS, *BOOKKEEPING, *VALUES, *MAPS, *CHOICES, *OURS], n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, [*FLAGS, *BOOKKEEPING, *VALUES, *MAPS, *CHOICES, "consistency", *OURS], n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""

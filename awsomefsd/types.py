@@ -41,6 +41,7 @@ class Attr(Struct, array_like=True, gc=False):
     btime_ns: int
     inline: bool = False  # the data (maybe none) is in the inode's inline row, not in extents
     xattrs: int = 0  # number of extended attributes; 0 answers getxattr without asking
+    consistency: int = 0  # asked for by an extended attribute (consistency.py)
 
 
 class Extent(Struct, array_like=True, gc=False):

@@ -25,6 +25,7 @@ import msgspec
 
 from awsomefsd import log as logs
 from awsomefsd import proofs
+from awsomefsd.consistency import STRICT
 from awsomefsd.drained import Drained
 from awsomefsd.errors import Error, FsError
 from awsomefsd.failpoints import hit
@@ -36,6 +37,7 @@ from awsomefsd.fuse.kernel_cache import KernelCache
 from awsomefsd.fuse.lease_stock import LeaseStock, adopted
 from awsomefsd.fuse.leased_names import LeasedNames
 from awsomefsd.fuse.memory import MountMemory
+from awsomefsd.fuse.modes import Modes
 from awsomefsd.fuse.mount_session import MountLease, SessionKeeper, open_session
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import Names
@@ -123,7 +125,8 @@ class Worker:
         shared = bool(self.config.get("shared"))
         self.files = FileTable(self.config["volume"], memory.dirty, self.reader, self._report_corrupt, leased=shared)
         self.reservation = Reservation(self.config["volume"], self.client, memory.control)
-        self.names = Names() if not shared else Unremembered() if self.leases is None else LeasedNames(self.leases)
+        modes = Modes(self.config.get("consistency", STRICT))
+        self.names = Names() if not shared else Unremembered() if self.leases is None else LeasedNames(self.leases, modes)
         self.through = WriteThrough(self.config["volume"], self.writer) if shared else None
         memfds = [fd for name, fd in self.link.fds.items() if name != "fuse"]
         budget_bytes = self.config.get("memory_bytes", WORKER_MEMORY_BYTES)
@@ -138,7 +141,7 @@ class Worker:
         self.mount = MountState(
             self.config["volume"], self.client, memory.control, memory.opens, memory.dirty, self.files, self.flusher,
             self.reservation, self.names, self.locations, self.lease, read_only=self.config["read_only"],
-            atime_policy=Policy(*self.config.get("atime", ())), shared=shared, leases=self.leases,
+            atime_policy=Policy(*self.config.get("atime", ())), shared=shared, leases=self.leases, modes=modes,
         )  # fmt: skip
 
     def _build_vfs(self, start: dict[str, Any]) -> None:
@@ -150,7 +153,9 @@ class Worker:
         self.notifier = Notifier(link.fds["fuse"])
         if self.leases is not None:
             pages = ThreadPoolExecutor(PAGE_THREADS, thread_name_prefix="pages")
-            self.mount.kernel = KernelCache(self.leases, self.names, self.notifier, pages, self.lease.left_ns, self._minor)
+            self.mount.kernel = KernelCache(
+                self.leases, self.names, self.notifier, pages, self.lease.left_ns, self._minor, self.mount.modes, memory.opens
+            )
         self.session = Session(
             link.fds["fuse"], identified(self.vfs, self.config), memory.control, memory.slots, memory.park, fresh=self.fresh,
             pins=pins(self.config.get("pins")), previous=start.get("previous"), on_first_reply=link.answered,

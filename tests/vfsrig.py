@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import awsomefsd.worker
+from awsomefsd.consistency import STRICT
 from awsomefsd.errors import Error
 from awsomefsd.fuse import control, opens, park, slots
 from awsomefsd.fuse.context import Context, Opened, SetAttrIn
@@ -230,6 +231,7 @@ class Rig:
     node = "node"
     shared = False  # with mounts of other nodes
     caches = False  # and under leases
+    consistency = STRICT
     on_lease_loss = "block"
     closed = 0  # in this process
 
@@ -269,6 +271,7 @@ class Rig:
         config = {
             "volume": VOLUME, "meta_sock": str(self.host.socket_path), "node": self.node, "boot_id": self.boot_id,
             "state_dir": str(self.directory), "read_only": False, "shared": self.shared, "caches": self.caches, "atime": self.atime,
+            "consistency": self.consistency,
             "on_lease_loss": self.on_lease_loss,
         }  # fmt: skip
         start = {"mount": f"{self.mount_id:x}", "fresh": self.workers == 1, "config": config, "worker": self.workers, "dir": "/mnt"}

@@ -9,11 +9,13 @@ what is ours and remove the empty directory or file that is left, and refuse any
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 
 import grpc
 
+from awsomefsd import consistency
 from awsomefsd.csi import blocks, node_questions, rules
 from awsomefsd.csi.busy import Busy
 from awsomefsd.csi.controller import claim
@@ -88,6 +90,7 @@ class Node(csi_pb2_grpc.NodeServicer):
         try:
             if not stat.S_ISDIR(os.fstat(source).st_mode):
                 raise precondition(f"{found.handle} is a file: a file is a block volume")
+            _ask_consistency(source, found.settings.get("consistency", ""))
             _bind(source, place, flags)
         finally:
             os.close(source)
@@ -359,6 +362,19 @@ def _directory_of(found: Found) -> rules.Wanted | None:
     if found.record is None or not found.path:
         return None
     return rules.read_parameters(found.settings, {}, block=False, name=found.record.name)
+
+
+def _ask_consistency(directory: int, asked: str) -> None:
+    """What is made in it from now on inherits it.  An attribute and no mount option: volumes of one mount may ask for different things."""
+    path, name = f"/proc/self/fd/{directory}", consistency.XATTR.decode()
+    try:
+        there = os.getxattr(path, name).decode()
+    except OSError as err:
+        if err.errno != errno.ENODATA:
+            raise
+        there = "strict"
+    if asked and asked != there:
+        os.setxattr(path, name, asked.encode())
 
 
 def _bind(source: int, place: Place, flags: list[str]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from awsomefsd import mount_options
+from awsomefsd import consistency, mount_options
 from awsomefsd.csi.errors import CsiError, invalid
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.errors import ConfigError
@@ -44,12 +44,11 @@ FIXED: dict[str, tuple[str, ...] | None] = {
 MUTABLE: dict[str, tuple[str, ...] | None] = {
     "quota": ("hard", "none"),
     "inodes": None,
-    "consistency": ("strict",),
+    "consistency": None,
     "cache": ("auto",),
 }
 _NOT_BUILT = {
     "devices": "volumes use all devices of the cluster; sets of devices are not built",
-    "consistency": "relaxed consistency is not built",
     "cache": "other ways of caching are not built",
 }
 
@@ -194,6 +193,11 @@ def _check_value(key: str, value: str) -> None:
         raise invalid(f"parameter {key}: {value!r} is not supported{why}; write {' or '.join(allowed)}")
     if key == "inodes":
         _count(value)
+    elif key == "consistency":
+        try:
+            consistency.parse(value)
+        except ValueError as err:
+            raise invalid(f"parameter consistency: {err}") from None
 
 
 def _count(text: str) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 
 class Context:
-    """Who asks, and under which id.  `unique` never has RESEND_BIT; `wire_unique` is what the kernel wants to see in the reply."""
+    """Who asks, and under which id.  `unique` never has RESEND_BIT; `wire_unique` is what the kernel wants to see in the reply.
+
+    What is answered was true at some time since `began_ns` (monotonic): a timeout that the kernel is told begins there."""
 
     __slots__ = (
-        "gid", "kill_sgid", "kill_suidgid", "name", "open_flags", "parent", "pid", "reply_bytes_max", "uid", "umask", "unique",
+        "began_ns", "gid", "kill_sgid", "kill_suidgid", "name", "open_flags", "parent", "pid", "reply_bytes_max", "uid", "umask", "unique",
         "wire_unique",
     )  # fmt: skip
 
@@ -17,6 +21,7 @@ class Context:
         self.pid = pid
         self.unique = unique
         self.wire_unique = wire_unique or unique
+        self.began_ns = time.monotonic_ns()
         self.reply_bytes_max = 0  # room the caller has, for READDIR and the xattr queries
         self.parent = 0  # LOOKUP, READDIRPLUS: the directory of the names in the answer
         self.name = b""  # LOOKUP

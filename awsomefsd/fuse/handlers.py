@@ -23,7 +23,7 @@ from awsomefsd.fuse import abi, handlers_attrs, handlers_encode, handlers_files,
 from awsomefsd.fuse.abi import Op
 from awsomefsd.fuse.context import Context
 from awsomefsd.fuse.filesystem import Filesystem
-from awsomefsd.fuse.handlers_encode import Reply
+from awsomefsd.fuse.handlers_encode import Reply, left_ns
 
 log = logging.getLogger("awsomefsd.fuse")
 
@@ -122,7 +122,7 @@ class Failures:
             log.error("request %d (opcode %d): %s", ctx.unique, opcode, err)
             return abi.pack_error(ctx.wire_unique, errno.EIO)
         if opcode == Op.LOOKUP and err.errno == errno.ENOENT:
-            ttl_ns = fs.name_ttl_ns(ctx.parent, ctx.name, 0)
+            ttl_ns = left_ns(ctx, fs.name_ttl_ns(ctx.parent, ctx.name, 0))
             if ttl_ns > 0:
                 return abi.pack_negative_entry(ctx.wire_unique, ttl_ns)
         return abi.pack_error(ctx.wire_unique, err.errno)

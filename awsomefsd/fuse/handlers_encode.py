@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Iterable
 from typing import Any, Union
 
@@ -25,13 +26,18 @@ def entry(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
     return abi.pack_entry(ctx.wire_unique, value, ttl_ns, ttl_ns)
 
 
+def left_ns(ctx: Context, ttl_ns: int) -> int:
+    """Of a time for which something may be used that was true when the request came."""
+    return max(0, ttl_ns - (time.monotonic_ns() - ctx.began_ns)) if ttl_ns else 0
+
+
 def looked_up(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
-    return abi.pack_entry(ctx.wire_unique, value, fs.name_ttl_ns(ctx.parent, ctx.name, value.ino), fs.ttl_ns())
+    return abi.pack_entry(ctx.wire_unique, value, left_ns(ctx, fs.name_ttl_ns(ctx.parent, ctx.name, value.ino)), fs.ttl_ns())
 
 
 def asked(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
     """GETATTR, and nothing else."""
-    return abi.pack_attr(ctx.wire_unique, value, fs.attr_ttl_ns(value))
+    return abi.pack_attr(ctx.wire_unique, value, left_ns(ctx, fs.attr_ttl_ns(value)))
 
 
 def attributes(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
@@ -106,7 +112,7 @@ def directory_plus(fs: Filesystem, ctx: Context, value: Iterable[Dirent]) -> byt
     room, ttl_ns = ctx.reply_bytes_max, fs.ttl_ns()
     packed: list[bytes] = []
     for item in value:
-        name_ns = 0 if item.attr is None else fs.name_ttl_ns(ctx.parent, item.name, item.ino)
+        name_ns = 0 if item.attr is None else left_ns(ctx, fs.name_ttl_ns(ctx.parent, item.name, item.ino))
         record = abi.pack_direntplus(item, name_ns, ttl_ns)
         room -= len(record)
         if room < 0:

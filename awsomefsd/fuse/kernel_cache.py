@@ -24,6 +24,9 @@ A recall invalidates the pages too, and is answered when that has ended, or afte
 mapped pages, and these may need what another node holds: two nodes that have one file's mapped pages dirty would wait for each other.  It
 is not what makes read(2) right; it is for those that the kernel serves without asking for attributes, mappings and splice(2).
 
+All that is of strict inodes.  Of others (modes.py) the kernel is told attributes and names for a fixed time, which no recall shortens, and
+it keeps pages (loose_pages.py).
+
 A successor does not know what its predecessor told: the leader does (GetReadLeases), within what it has granted.  Every inode's pages are
 unknown then.  Rejected: a list in shared memory (one more format, for what the leader has anyway).
 """
@@ -31,11 +34,14 @@ unknown then.  Rejected: a list in shared memory (one more format, for what the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
+from awsomefsd.fuse.loose_pages import LoosePages
+from awsomefsd.fuse.modes import Modes
 from awsomefsd.fuse.names import Names
+from awsomefsd.fuse.opens import OpenFile
 from awsomefsd.limits import LEASES_PER_SESSION_MAX, PAGES_MS
 from awsomefsd.meta.mount_leases import MountLeases
 from awsomefsd.types import LEASE_NONE, Attr
@@ -85,11 +91,31 @@ class _Refreshed:
         self._cache.invalidate(self._ino, resume)
 
 
+class _Dropped:
+    """A Wait for the kernel to have no page of a file from before."""
+
+    __slots__ = ("_ino", "_kernel", "_threads")
+
+    def __init__(self, kernel: Kernel, threads: Threads, ino: int) -> None:
+        self._kernel = kernel
+        self._threads = threads
+        self._ino = ino
+
+    def start(self, resume: Resume) -> None:
+        self._threads.submit(partial(self._run, resume))
+
+    def _run(self, resume: Resume) -> None:
+        self._kernel.forget_pages(self._ino)
+        resume(None, None)
+
+
 class KernelCache:
     def __init__(
-        self, leases: MountLeases, names: Names, kernel: Kernel, threads: Threads, left_ns: Callable[[], int], minor: Callable[[], int]
-    ) -> None:
-        """`threads`: several, for nothing else, because each may wait in the kernel; `minor` of the protocol, once it is agreed on."""
+        self, leases: MountLeases, names: Names, kernel: Kernel, threads: Threads, left_ns: Callable[[], int], minor: Callable[[], int],
+        modes: Modes, inherited: Iterable[OpenFile] = (),
+    ) -> None:  # fmt: skip
+        """`threads`: several, for nothing else, because each may wait in the kernel; `minor` of the protocol, once it is agreed on;
+        `inherited`: handles that a predecessor gave out."""
         self._leases = leases
         self._names = names
         self._kernel = kernel
@@ -102,22 +128,34 @@ class KernelCache:
         self._lock = threading.Lock()  # guards the pages
         self._inherited = False  # pages of a predecessor may be there
         self._minor = minor
+        self._modes = modes
+        self.loose = LoosePages(lambda ino: self._kernel.forget_attributes(ino), inherited)
         leases.launderers.append(self.launder)
 
     # --- what is promised ---------------------------------------------------------------------------------------------------------
     def attr_ttl_ns(self, attr: Attr) -> int:
         """How long the kernel may use what GETATTR says now."""
         ino = attr.ino
+        lasting_ns = self._modes.attr_ns(attr)
+        if lasting_ns and self.loose.written(ino):
+            return 0
+        if lasting_ns and self.loose.reading(ino):
+            return 0 if self._leases.holder.changing(ino) else lasting_ns
         self._told.add(ino)
         if len(self._told) > TOLD_MAX:
             self._told_any = True
             self._told.clear()
+        if lasting_ns:
+            return 0 if self._leases.holder.changing(ino) else lasting_ns
         if self._names.attr(ino) != attr or self._leases.holder.leaving(ino) or not self.clean(ino):
             return 0
         return max(self._left_ns(), 0)
 
     def name_ttl_ns(self, parent: int, name: bytes, ino: int) -> int:
         """The same for a name of a directory; ABSENT: for its not being there."""
+        lasting_ns = self._modes.name_ns(parent)
+        if lasting_ns:
+            return 0 if self._leases.holder.changing(parent) else lasting_ns
         if self._minor() < INC_EPOCH_MINOR or not self._kernel.has_epoch:
             return 0
         self._named.add(parent)
@@ -139,7 +177,8 @@ class KernelCache:
             self._named.clear()
             self._kernel.forget_names()
         self._told.discard(ino)
-        self._kernel.forget_attributes(ino)
+        if not self.loose.reading(ino):
+            self._kernel.forget_attributes(ino)
         self._names.drop(ino)
         with self._lock:
             there = ino in self._pages
@@ -174,7 +213,7 @@ class KernelCache:
     def known(self) -> list[int]:
         """Inodes of which the kernel may know something; for a session that was lost."""
         with self._lock:
-            return sorted(self._told | set(self._pages))
+            return sorted({*self._told, *self._pages, *self.loose.known()})
 
     # --- pages ------------------------------------------------------------------------------------------------------------------------
     def clean(self, ino: int) -> bool:
@@ -186,6 +225,14 @@ class KernelCache:
             if pages is None:
                 return not self._inherited
             return not pages.running and (pages.under is None or (pages.under > 0 and pages.under == self._leases.holder.stamp(ino)))
+
+    def dropped(self, ino: int) -> _Dropped:
+        """All pages; for a file that need not be strict."""
+        return _Dropped(self._kernel, self._threads, ino)
+
+    def stale(self, attr: Attr) -> bool:
+        """GETATTR is about to say this: whether pages have to be dropped before, because the kernel would keep them."""
+        return self._modes.is_loose_file(attr) and self.loose.stale(attr)
 
     def was_read(self, ino: int, stamp: int) -> None:
         """Before a READ is answered, from what was known under that stamp (0: under no lease)."""

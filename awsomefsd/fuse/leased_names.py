@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Any
 
+from awsomefsd.fuse.modes import Modes
 from awsomefsd.fuse.names import ABSENT, Directory, Names
 from awsomefsd.limits import DENTRIES_CACHED_MAX, INODES_CACHED_MAX, MEMOS_CACHED_MAX
 from awsomefsd.meta.mount_leases import MountLeases
@@ -23,9 +24,10 @@ from awsomefsd.types import Attr, Dirent
 class LeasedNames(Names):
     """The policy of a shared mount that caches.  Single dict operations, as in Names."""
 
-    def __init__(self, leases: MountLeases) -> None:
+    def __init__(self, leases: MountLeases, modes: Modes) -> None:
         super().__init__()
         self._leases = leases
+        self._modes = modes
         self._kept: dict[int, tuple[int, Attr]] = {}  # inode → grant, attributes
         self._listings: dict[int, tuple[int, list[Dirent]]] = {}  # directory → stamp, all entries in order of their cookies
         self._listed = 0
@@ -40,6 +42,7 @@ class LeasedNames(Names):
         return kept[1] if kept is not None and self._leases.serves(ino, kept[0]) else None
 
     def put(self, attr: Attr) -> None:
+        self._modes.note(attr)
         grant = self._leases.keeps(attr.ino)
         if not grant:
             self._kept.pop(attr.ino, None)

@@ -15,6 +15,7 @@ from awsomefsd.fuse import kernel_cache
 from awsomefsd.fuse.abi import FOPEN_DIRECT_IO
 from awsomefsd.fuse.atimes import FOPEN_KEEP_CACHE, NOATIME, Atimes, Policy
 from awsomefsd.fuse.kernel_cache import KernelCache
+from awsomefsd.fuse.modes import Modes
 from awsomefsd.fuse.names import Names
 from awsomefsd.fuse.opens import OpenTable
 from awsomefsd.io.dirty import DirtyLog
@@ -143,6 +144,7 @@ class MountState:
         atime_policy: Policy = Policy(),
         shared: bool = False,
         leases: MountLeases | None = None,
+        modes: Modes | None = None,
     ) -> None:
         self.volume = volume
         self.metadata = metadata
@@ -159,6 +161,7 @@ class MountState:
         self.shared = shared  # other nodes change the volume too: nothing is remembered beyond one operation, but under a lease
         self.leases = leases  # of a shared mount that caches
         self.kernel: KernelCache | None = None  # set once the mount's descriptor is served; with `leases` only
+        self.modes = modes or Modes()
         policy = Policy(NOATIME) if read_only or shared else atime_policy
         self.atimes = Atimes(volume, metadata, uniques, opens, names.put, policy)
         self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
@@ -210,7 +213,7 @@ class MountState:
 
     def cover(self, ino: int) -> None:
         """Ask for a read lease on what is asked about next, so that the answer may be kept: no round trip more."""
-        if self.leases is not None:
+        if self.leases is not None and self.modes.asks_leases:
             self.leases.cover(ino)
 
     def attr_op(self, ino: int) -> Op:
@@ -222,6 +225,15 @@ class MountState:
             attr = reply.attr
             self.names.put(attr)
         return attr
+
+    def attr_or_gone(self, ino: int) -> Op:
+        """As `attr_op` for what the kernel knows by a name that may be old."""
+        try:
+            return (yield from self.attr_op(ino))
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            raise FsError(self.modes.gone_errno()) from err
 
     def shown(self, attr: Attr) -> Attr:
         """`attr` as stat(2) shall see it now: size and times of writes and reads that are not committed yet count.
@@ -243,10 +255,14 @@ class MountState:
             attr.ino, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, max(state.size, attr.size),
             max(attr.stored_bytes, min(attr.stored_bytes + state.dirty_bytes, state.size)),
             attr.atime_ns if atime_ns is None else atime_ns, mtime_ns, ctime_ns, attr.btime_ns, attr.inline, attr.xattrs,
+            attr.consistency,
         )  # fmt: skip
 
-    def fopen_flags(self, attr: Attr, flags: int, *, made: bool = False) -> int:
+    def fopen_flags(self, attr: Attr, flags: int, fh: int, *, made: bool = False) -> int:
         """FOPEN_* for an open file; `made`: by this very request, so the kernel has no pages of it."""
+        if self.kernel is not None and self.modes.is_loose_file(attr):
+            kept = self.kernel.loose.opened(attr, fh, flags)
+            return FOPEN_DIRECT_IO if kept is None else kept
         if self.shared:
             if self.kernel is None or not kernel_cache.KEEPS_PAGES or not self._keeps_pages(attr, flags):
                 return FOPEN_DIRECT_IO
@@ -262,6 +278,11 @@ class MountState:
         """Whether an inode that loses its last name now has to stay for this mount.  Where a repeated request, or another node, may have
         changed what the name means, it does: what is not open is given up once the answer says which it was."""
         return self.recovering or self.shared or (ino > 0 and self.opens.count(ino) > 0)
+
+    def handle_closed(self, ino: int, fh: int) -> None:
+        self.opens.close(fh)
+        if self.kernel is not None:
+            self.kernel.loose.closed(ino, fh)
 
     def release_space(self, lengths: list[int]) -> None:
         """Records of these lengths will not be written: their reservation is free again."""

@@ -119,8 +119,9 @@ class Vfs:
         mount = self.mount
         opened = value[-1] if isinstance(value, tuple) else value
         if isinstance(opened, Opened):  # nobody was given the handle
-            file = mount.opens.close(opened.fh)
+            file = mount.opens.get(opened.fh)
             if file is not None:
+                mount.handle_closed(file.ino, opened.fh)
                 self._data.closed(mount.names.attr(file.ino))
         state = mount.files.get(synced)
         if state is not None and isinstance(error, FsError) and error.errno != errno.ETIMEDOUT:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import logging
 
+from awsomefsd import consistency
 from awsomefsd.errors import FsError
 from awsomefsd.fuse.context import Context, SetAttrIn
 from awsomefsd.fuse.mount_state import MountState
@@ -14,6 +16,8 @@ from awsomefsd.meta.commands import SET_ATIME, SET_CTIME, SET_MTIME, SET_SIZE, R
 from awsomefsd.meta.messages import Blob, Found, GetXattr, ListXattr, Names
 from awsomefsd.types import Attr
 from awsomefsd.wait import Op
+
+log = logging.getLogger("awsomefsd.xattr")
 
 XATTR_PREFIXES = (b"user.", b"trusted.", b"security.")
 TIME_NS_MIN, TIME_NS_MAX = -9_223_372_036 * 10**9, 18_446_744_073 * 10**9  # years 1677 to 2554, what 64 bits hold; ext4 ends in 2446
@@ -29,15 +33,24 @@ class AttributeOps:
         attr = self._mount.names.attr(ino)
         if attr is None or (kernel is not None and not kernel.clean(ino)):
             return self._getattr(ino)
-        return self._mount.shown(attr)
+        shown = self._mount.shown(attr)
+        return self._refreshed(shown) if kernel is not None and kernel.stale(shown) else shown
+
+    def _refreshed(self, shown: Attr) -> Op:
+        assert self._mount.kernel is not None
+        yield self._mount.kernel.dropped(shown.ino)
+        return shown
 
     def _getattr(self, ino: int) -> Op:
         """The kernel believes in its pages when it has the answer: those that may be old go before."""
         kernel = self._mount.kernel
         if kernel is not None and not kernel.clean(ino):
             yield kernel.refreshed(ino)
-        attr = yield from self._mount.attr_op(ino)
-        return self._mount.shown(attr)
+        attr = yield from self._mount.attr_or_gone(ino)
+        shown = self._mount.shown(attr)
+        if kernel is not None and kernel.stale(shown):
+            yield kernel.dropped(ino)
+        return shown
 
     def setattr(self, ctx: Context, ino: int, fh: int | None, change: SetAttrIn) -> Op:
         if self._mount.read_only:
@@ -113,6 +126,8 @@ class AttributeOps:
             raise FsError(errno.EROFS)
         if len(value) > XATTR_VALUE_BYTES_MAX:
             raise FsError(errno.E2BIG)
+        if name == consistency.XATTR:
+            _check_consistency(ino, bytes(value))
         return self._change(ctx, SetXattr(self._mount.volume, ino, name, bytes(value), flags, ctx.kill_sgid))
 
     def removexattr(self, ctx: Context, ino: int, name: bytes) -> Op:
@@ -132,6 +147,14 @@ class AttributeOps:
 def storable(time_ns: int | None) -> int | None:
     """The nearest time that can be stored, as Linux does on every filesystem whose times have an end."""
     return None if time_ns is None else min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
+
+
+def _check_consistency(ino: int, value: bytes) -> None:
+    try:
+        consistency.parse(value.decode("ascii", "backslashreplace"))
+    except ValueError as err:
+        log.warning("%s of inode %d is not set: %s", consistency.XATTR.decode(), ino, err)
+        raise FsError(errno.EINVAL, str(err)) from None
 
 
 def check_xattr_name(name: bytes) -> None:

@@ -78,22 +78,22 @@ class DataOps:
         if mount.leases is not None and mount.names.attr(ino) is None:  # recalled in between: its last name may have gone
             mount.opens.close(fh)
             return self._open(ctx, ino, flags)
-        return Opened(fh, mount.fopen_flags(mount.shown(attr), flags))
+        return Opened(fh, mount.fopen_flags(mount.shown(attr), flags, fh))
 
     def _open(self, ctx: Context, ino: int, flags: int) -> Op:
         mount = self._mount
         removing = mount.removing.get(ino)
         if removing is not None:
             yield removing
-        attr: Attr = yield from mount.attr_op(ino)
+        attr: Attr = yield from mount.attr_or_gone(ino)
         if attr.nlink == 0 and not mount.opens.count(ino):
-            raise FsError(errno.ENOENT)
+            raise FsError(mount.modes.gone_errno())
         if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
             attr = yield from self.truncate_to_zero(ctx, attr, ctx.unique)
         fh = mount.opens.open(ino, flags, ctx.unique)
         if mount.leases is not None:
             yield from self._still_there(ino, fh)
-        return Opened(fh, mount.fopen_flags(mount.shown(attr), flags))
+        return Opened(fh, mount.fopen_flags(mount.shown(attr), flags, fh))
 
     def _still_there(self, ino: int, fh: int) -> Op:
         """The attributes may have been remembered, and their lease recalled before the handle was in the table."""
@@ -130,7 +130,7 @@ class DataOps:
     def release(self, ctx: Context, ino: int, fh: int, flags: int, release_flags: int, lock_owner: int) -> Op | None:
         mount = self._mount
         mount.failed_handles.discard(fh)
-        mount.opens.close(fh)
+        mount.handle_closed(ino, fh)
         unlock = self._on_release(ino, fh, lock_owner if release_flags & RELEASE_FLOCK_UNLOCK else None, ctx.unique)
         attr = mount.names.attr(ino)
         if unlock is not None or (attr is None and not mount.opens.count(ino)):

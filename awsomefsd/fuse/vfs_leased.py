@@ -39,6 +39,7 @@ import stat
 import time
 from typing import Any
 
+from awsomefsd.consistency import CLOSE_TO_OPEN
 from awsomefsd.errors import FsError
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse.context import Context
@@ -83,8 +84,10 @@ class LeasedDataOps(SharedDataOps):
         mount = self._mount
         state = mount.known_file(ino)
         if state is None:
+            self._used(ino, fh)
             return super().read(ctx, ino, fh, offset, size)
         mount.check_handle(fh)
+        self._used(ino, fh)
         stamp = self._stamp(ino)
         buffer = read_buffer()[:size]
         length = mount.files.read_into(state, offset, buffer)
@@ -93,6 +96,24 @@ class LeasedDataOps(SharedDataOps):
             return [buffer[:length]]
         self._was_read(ino, UNKNOWN)
         return DataOps._read(self, ino, fh, offset, size)
+
+    def _used(self, ino: int, fh: int) -> None:
+        if self._mount.kernel is not None:
+            self._mount.kernel.loose.used(ino, fh)
+
+    # --- close -----------------------------------------------------------------------------------------------------------------
+    def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Op | None:
+        """close(2).  Of a file that is coherent from close to open all is committed then: who opens it later sees it whoever dies."""
+        op = super().flush(ctx, ino, fh, lock_owner)
+        state, opened = self._mount.files.get(ino), self._mount.opens.get(fh)
+        if op is not None or state is None or opened is None or opened.flags & os.O_ACCMODE == os.O_RDONLY:
+            return op
+        return self._flush_closed(ino, fh) if state.dirty or state.error is not None else None
+
+    def _flush_closed(self, ino: int, fh: int) -> Op:
+        attr: Attr = yield from self._mount.attr_op(ino)
+        if self._mount.modes.of(attr) == CLOSE_TO_OPEN and attr.nlink:
+            yield from self._fsync(ino, fh)
 
     # --- write -----------------------------------------------------------------------------------------------------------------
     def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Op:

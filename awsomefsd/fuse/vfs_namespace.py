@@ -82,6 +82,8 @@ class NamespaceOps:
         if name == b"..":
             reply: Found = yield mount.metadata.ask(GetParent(mount.volume, parent))
             return reply.attr
+        if mount.modes.unknown(parent):
+            yield from mount.attr_op(parent)
         mount.cover(parent)
         try:
             reply = yield mount.metadata.ask(Lookup(mount.volume, parent, name))
@@ -155,7 +157,7 @@ class NamespaceOps:
             self._mount.metadata.ack(unique)
         fh = self._mount.opens.open(attr.ino, flags, ctx.unique)
         shown = self._mount.shown(attr)
-        return shown, Opened(fh, self._mount.fopen_flags(shown, flags, made=reply.created))
+        return shown, Opened(fh, self._mount.fopen_flags(shown, flags, fh, made=reply.created))
 
     def tmpfile(self, ctx: Context, parent: int, mode: int, flags: int) -> Op:
         self._writable()
@@ -173,7 +175,8 @@ class NamespaceOps:
             reply = yield mount.propose(command, unique)
             mount.metadata.ack(unique)
         mount.names.put(reply.attr)
-        return reply.attr, Opened(mount.opens.open(reply.attr.ino, flags, ctx.unique), mount.fopen_flags(reply.attr, flags, made=True))
+        fh = mount.opens.open(reply.attr.ino, flags, ctx.unique)
+        return reply.attr, Opened(fh, mount.fopen_flags(reply.attr, flags, fh, made=True))
 
     def link(self, ctx: Context, ino: int, new_parent: int, new_name: bytes) -> Op:
         self._writable()

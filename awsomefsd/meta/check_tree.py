@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections import Counter
 
+from awsomefsd import consistency
 from awsomefsd.errors import FsError
 from awsomefsd.meta import acl, keys, locks, rows
 from awsomefsd.meta.faults import Examination
@@ -120,10 +121,13 @@ class Tree:
     def _xattrs(self) -> None:
         counts: Counter[int] = Counter()
         held: Counter[int] = Counter()
+        said: dict[int, int] = {}
         for key, row in self.exam.rows(keys.kind_range(self.number, keys.XATTR), rows.XATTR):
             ino = keys.first_u64(key)
             counts[ino] += 1
             held[ino] += len(key) - keys.NAME_AT + len(row.value)
+            if key[keys.NAME_AT :] == consistency.XATTR:
+                said[ino] = consistency.of_value(bytes(row.value))
             if ino not in self.inodes:
                 self.exam.fault("xattr-without-inode", self.where(ino, key[keys.NAME_AT :]), "the inode does not exist")
             elif key[keys.NAME_AT :] in acl.NAMES:
@@ -131,6 +135,7 @@ class Tree:
         for ino, inode in self.inodes.items():
             self.exam.equal("xattr-count", self.where(ino), inode.xattrs, counts[ino])
             self.exam.equal("xattr-count", self.where(ino) + " bytes", inode.xattr_bytes, held[ino])
+            self.exam.equal("xattr-count", self.where(ino) + " consistency", inode.consistency, said.get(ino, consistency.UNSAID))
 
     def _acl(self, ino: int, name: bytes, value: bytes) -> None:
         inode = self.inodes[ino]

@@ -34,13 +34,16 @@ def attr_of(ino: int, row: rows.InodeRow) -> Attr:
         row.btime_ns,
         row.inline,
         row.xattrs,
+        row.consistency,
     )
 
 
 def changed(state: State, entry: Entry, volume: int, ino: int, row: rows.InodeRow) -> None:
-    """The inode changed: ctime, version, saved."""
-    if entry.time_ns > row.ctime_ns:
-        row.ctime_ns = entry.time_ns
+    """The inode changed: ctime, version, saved.
+
+    The ctime is always another one, whatever the clocks of leaders say: by it a mount that keeps pages knows that they are old.
+    """
+    row.ctime_ns = max(entry.time_ns, row.ctime_ns + 1)
     row.stamp, row.site = entry.stamp, entry.site
     state.save_inode(volume, ino, row)
 

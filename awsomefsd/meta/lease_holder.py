@@ -198,6 +198,10 @@ class LeaseHolder:
         """As `grant`; 0 also while a change of this mount has no outcome."""
         return 0 if ino in self._changing or EVERY_INODE in self._changing else self.grant(ino)
 
+    def changing(self, ino: int) -> bool:
+        """A change of this mount has no outcome yet, there or where nobody knows."""
+        return ino in self._changing or EVERY_INODE in self._changing
+
     def leaving(self, ino: int) -> bool:
         """It is being recalled or given up: nothing may be promised beyond this moment."""
         return ino in self._recalling or ino in self._leaving

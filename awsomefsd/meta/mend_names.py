@@ -13,6 +13,7 @@ from collections import Counter
 
 from msgspec.structs import replace
 
+from awsomefsd import consistency
 from awsomefsd.errors import FsError
 from awsomefsd.meta import acl, keys, locks, rows
 from awsomefsd.meta.inodes import DIRECTORY_BYTES_SHOWN
@@ -284,6 +285,7 @@ class Names:
     def _xattrs(self) -> None:
         counts: Counter[int] = Counter()
         held: Counter[int] = Counter()
+        said: dict[int, int] = {}
         for key, row in self.mender.scan(keys.kind_range(self.number, keys.XATTR), rows.XATTR):
             ino, name = keys.first_u64(key), key[keys.NAME_AT :]
             value = bytes(row.value) if ino in self.inodes else None
@@ -296,8 +298,10 @@ class Names:
             self.mender.put(key, rows.XattrRow(value), rows.XATTR)
             counts[ino] += 1
             held[ino] += len(name) + len(value)
+            if name == consistency.XATTR:
+                said[ino] = consistency.of_value(value)
         for ino, row in self.inodes.items():
-            self.mender.correct(self.where(ino), row, xattrs=counts[ino], xattr_bytes=held[ino])
+            self.mender.correct(self.where(ino), row, xattrs=counts[ino], xattr_bytes=held[ino], consistency=said.get(ino, 0))
 
     def _acl(self, ino: int, name: bytes, value: bytes) -> bytes | None:
         """The ACL as it should be; the mode is believed."""

@@ -203,7 +203,7 @@ class InodeRow(Row):
     `log`, `sequence`: newest record of which dirty log is committed; `cuts`: (sequence, size) of truncations that overtook older records,
     both ascending; `times_sequence`: records up to it change no times any more.  `mtime_explicit`: utimensat(2) set it, so the next write
     may move it back.  `trims`: ranges cut by a truncation or a hole that Reap has not freed yet.  `allocated_bytes`: of unwritten extents.
-    `linkable`: made without a name, and may get one.
+    `linkable`: made without a name, and may get one.  `consistency`: what the attribute of that name says (consistency.py).
     """
 
     mode: int
@@ -235,6 +235,7 @@ class InodeRow(Row):
     cuts: list[tuple[int, int]] = []
     linkable: bool = False
     allocated_bytes: int = 0
+    consistency: int = 0
 
 
 class DentryRow(Row):

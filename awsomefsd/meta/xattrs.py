@@ -1,7 +1,8 @@
 """Extended attributes, and those of them that are POSIX ACLs: the one place that writes their rows.
 
 An access ACL and the mode's permission bits always say the same (acl.py); fsck checks it.  An ACL that a mode can say is not kept.
-Removing an ACL that is not there succeeds, as on ext4; removing any other attribute that is not there is ENODATA.
+Removing an ACL that is not there succeeds, as on ext4; removing any other attribute that is not there is ENODATA.  What an inode says of
+consistency stands in its row too, so that whoever is told its attributes knows.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import errno
 import stat
 
+from awsomefsd import consistency
 from awsomefsd.errors import FsError
 from awsomefsd.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX, XATTRS_BYTES_MAX
 from awsomefsd.meta import acl, keys, rows
@@ -39,6 +41,8 @@ def put(state: State, volume: int, ino: int, row: rows.InodeRow, name: bytes, ol
     state.write(keys.xattr(volume, ino, name), rows.XattrRow(value), rows.XATTR)
     row.xattr_bytes += len(value) - (len(old) if old is not None else -len(name))
     row.xattrs += old is None
+    if name == consistency.XATTR:
+        row.consistency = consistency.of_value(value)
 
 
 def drop(state: State, volume: int, ino: int, row: rows.InodeRow, name: bytes) -> bool:
@@ -49,6 +53,8 @@ def drop(state: State, volume: int, ino: int, row: rows.InodeRow, name: bytes) -
     state.txn.delete(keys.xattr(volume, ino, name))
     row.xattr_bytes -= len(name) + len(old)
     row.xattrs -= 1
+    if name == consistency.XATTR:
+        row.consistency = consistency.UNSAID
     return True
 
 
@@ -61,9 +67,15 @@ def follow_chmod(state: State, volume: int, ino: int, row: rows.InodeRow) -> Non
 
 
 def inherit(state: State, volume: int, ino: int, row: rows.InodeRow, parent: int, above: rows.InodeRow, umask: int) -> None:
-    """A new inode takes what its directory's default ACL gives, or else loses the bits of the umask.  Links have modes of their own."""
+    """A new inode takes what its directory's default ACL gives, or else loses the bits of the umask.  Links have modes of their own.
+
+    What the directory says of consistency holds in it too.
+    """
     if stat.S_ISLNK(row.mode):
         return
+    said = read(state, volume, parent, above, consistency.XATTR) if above.consistency else None
+    if said is not None:
+        put(state, volume, ino, row, consistency.XATTR, None, said)
     value = read(state, volume, parent, above, acl.DEFAULT)
     if value is None:
         row.mode &= ~(umask & 0o777)
@@ -85,6 +97,8 @@ def set_xattr(state: State, entry: Entry, command: SetXattr) -> Reply:
         raise FsError(errno.E2BIG)
     if command.name in acl.NAMES:
         return _set_acl(state, entry, command, row)
+    if command.name == consistency.XATTR and not consistency.of_value(command.value):
+        raise FsError(errno.EINVAL, f"{consistency.XATTR.decode()} is {consistency.WORDS}")
     old = read(state, command.volume, command.ino, row, command.name)
     if old is None and command.flags & XATTR_REPLACE:
         raise FsError(errno.ENODATA)

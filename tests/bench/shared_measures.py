@@ -19,6 +19,7 @@ from pathlib import Path
 MIB = 1 << 20
 MEGABYTE = os.urandom(MIB)
 BLOCK = os.urandom(4096)
+READ_AGAIN, AGAIN = "a file of another node, read again", 3
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,20 @@ def read_one(folders: list[Path], amounts: Amounts) -> float:
     return len(folders) * amounts.stream_mib / together([lambda folder=folder: read_file(folder / name) for folder in folders])
 
 
+def read_again(folders: list[Path], amounts: Amounts) -> float:
+    """A file of another node that was read once: where the kernel may keep pages it is in memory."""
+    mib = 2 * amounts.stream_mib
+    write_file(folders[0] / "again", mib)
+    path = folders[-1] / "again"
+    read_file(path)
+
+    def work() -> None:
+        for _ in range(AGAIN):
+            read_file(path)
+
+    return AGAIN * mib / together([work])
+
+
 def write_one(folders: list[Path], amounts: Amounts) -> float:
     """Disjoint ranges of one file."""
     (folders[0] / "one").touch()
@@ -174,6 +189,7 @@ MEASURES: list[tuple[str, str, Callable[[list[Path], Amounts], float]]] = [
     ("3 nodes write, a file each", "MiB/s", writers(3)),
     ("3 nodes read, another's file each", "MiB/s", readers),
     ("3 nodes read one file", "MiB/s", read_one),
+    (READ_AGAIN, "MiB/s", read_again),
     ("3 nodes write one file, disjoint", "MiB/s", write_one),
     ("3 nodes create in one directory", "/s", create_in_one),
     ("3 nodes append 4 KiB to one file", "/s", append_all),

@@ -106,10 +106,23 @@ def test_names_and_parameters(player: Player) -> None:
     assert made("x" * 129)[0] == made("é" * 65)[0] == made("")[0] == "INVALID_ARGUMENT"
     status, words = made("p", qouta="hard")
     assert status == "INVALID_ARGUMENT" and "quota" in words and "onDelete" in words
-    assert "not built" in made("p", consistency="relaxed")[1] and "not built" in made("p", devices="fast")[1]
+    assert "close-to-open" in made("p", consistency="relaxed")[1] and "not built" in made("p", devices="fast")[1]
     assert made("../../etc", volume="demo")[0] == made("..", volume="demo")[0] == "INVALID_ARGUMENT"
     for name in ("../../etc/passwd", "a\0b", "$(reboot)", "'; drop", "\n\n", "x" * 128, "💾" * 32):
         player.delete(player.create(name))
+
+
+def test_how_fresh_is_said_to_the_directory_and_inherited(player: Player) -> None:
+    volume = player.create("pvc-fresh", volume="demo", consistency="bounded=2.5")
+    player.stage(volume)
+    try:
+        made = Path(player.staging(volume)) / "made"
+        made.mkdir()
+        assert os.getxattr(player.staging(volume), "user.awsomefs.consistency") == b"bounded=2.5"
+        assert os.getxattr(made, "user.awsomefs.consistency") == b"bounded=2.5"
+    finally:
+        player.unstage(volume)
+        player.delete(volume)
 
 
 def test_missing_fields(player: Player, volume: str) -> None:

@@ -19,7 +19,14 @@ from tests.netns import found_static
 WAIT_S = 120.0
 UNCACHED = "shared,cache=none"
 MODES = {"cached": ("shared",) * 3, "uncached": (UNCACHED,) * 3, "mixed": ("shared", UNCACHED, "shared")}
+# Not for all tests, which expect to see at once what others did.
+BOUND_S = 2
+LOOSE = {"loose": ("shared", "shared,consistency=close-to-open", f"shared,consistency=bounded={BOUND_S}")}
 MAIN = os.environ.get("AWSOMEFSD_TEST_SHARED") or "cached"
+
+
+def options(mode: str) -> tuple[str, ...]:
+    return (MODES | LOOSE)[mode]
 
 
 def known(option: str) -> bool:
@@ -48,7 +55,7 @@ class Trio:
         self.machines.nodes[0].cli("volume", "create", self.mode)
         for number, root in enumerate(self.roots):
             root.mkdir()
-            self.machines.nodes[number].cli("mount", self.mode, str(root), "-O", MODES[self.mode][number])
+            self.machines.nodes[number].cli("mount", self.mode, str(root), "-O", options(self.mode)[number])
 
     def umount(self) -> None:
         for node, root in zip(self.machines.nodes, self.roots, strict=True):
@@ -106,7 +113,7 @@ class Machines:
 
     def _mount_again(self, number: int, mode: str, trio: Trio) -> bool:
         if not os.path.ismount(trio.roots[number]):  # refused where the daemon is just doing it by itself
-            self.nodes[number].cli("mount", mode, str(trio.roots[number]), "-O", MODES[mode][number], accept=tuple(range(9)))
+            self.nodes[number].cli("mount", mode, str(trio.roots[number]), "-O", options(mode)[number], accept=tuple(range(9)))
         return os.path.ismount(trio.roots[number])
 
     def leader(self) -> int:

@@ -150,7 +150,8 @@ def test_a_device_that_is_not_there_is_eio(kernel: Kernel, fs: DictFs, monkeypat
 def test_missing_name_is_cached_only_within_the_lease(kernel: Kernel, fs: DictFs) -> None:
     serve(kernel, fs)
     unique, error, body = kernel.ask(request(Op.LOOKUP, 4, 1, b"missing\0"))
-    assert (unique, error) == (4, 0) and struct.unpack_from("<QQQ", body) == (0, 0, 1)
+    ino, _, seconds, _, nanoseconds = struct.unpack_from("<QQQQI", body)
+    assert (unique, error, ino) == (4, 0, 0) and 0 < seconds * abi.NSEC + nanoseconds <= fs.ttl, "it began with the request"
     fs.ttl = 0
     assert kernel.ask(request(Op.LOOKUP, 6, 1, b"missing\0")) == (6, errno.ENOENT, b"")
 

@@ -29,7 +29,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 EXTENT = Extent(4096, 100, 3, 2, 7, 65536, 64, 5)
 PROGRESS = SegmentProgress(3, 2, 70_000, True, 8192, 4096)
 LOCK = Lock(1, 5, 77, 1, 0, 99, 4)
-ATTR = Attr(9, 0o100644, 1, 1000, 1001, 0, 10, 10, 1, 2, 3, 4, True, 1)
+ATTR = Attr(9, 0o100644, 1, 1000, 1001, 0, 10, 10, 1, 2, 3, 4, True, 1, 2)
 MEMBERSHIP = Membership([Member("node", "journal", True, "host:1"), Member("next", "other", False)], [Member("node", "lost", True)])
 
 UUID = "0190c1a2-0000-4000-8000-000000000001"
@@ -115,7 +115,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.REVERSE, rows.ReverseRow(1)),
     (rows.REAP, rows.ReapRow(1, 2)),
     (rows.SHARED, rows.SharedRow(1, [(0, 100, 2), (100, 200, 1)])),
-    (rows.INODE, rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True, 11)),
+    (rows.INODE, rows.InodeRow(*range(1, 14), True, True, *range(3, 10), b"target", 4, 5, 6, [(7, 8), (9, 10)], True, 11, 2)),
     (rows.DENTRY, rows.DentryRow(1, 0o100000, 16, 4, 5)),
     (rows.COOKIE, rows.CookieRow(1, 0o100000, b"name")),
     (rows.EXTENT, rows.ExtentRow(*range(1, 9), True, True)),
