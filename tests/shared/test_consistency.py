@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -174,7 +174,7 @@ def test_a_worker_that_dies_and_one_that_was_stopped_show_nothing_old(trio: Trio
         reader = places[number]
         fd = os.open(reader / "f", os.O_RDONLY)
         assert os.pread(fd, 9, 0) == b"old" == read(reader / "f")
-        with stopped(trio, number):
+        with stopped(trio, number) if number == BOUNDED else nullcontext():  # a strict writer waits for the leases of the other
             with (writer / "f").open("r+b") as file:
                 file.write(b"new")
             os.utime(writer / "f", ns=(1, 1))
