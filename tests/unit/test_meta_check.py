@@ -138,6 +138,7 @@ PLANTS: list[tuple[str, Plant]] = [
     ("symlink-size", lambda g: g.inode(g.symlink, size=up)),
     ("xattr-count", lambda g: g.inode(g.file, xattrs=up)),
     ("xattr-count", lambda g: g.inode(g.file, xattr_bytes=up)),
+    ("xattr-count", lambda g: g.inode(g.file, consistency=up)),
     ("xattr-without-inode", lambda g: g.txn.put(keys.xattr(g.volume, 99, b"a"), rows.XATTR.dumps(rows.XattrRow(b"v")))),
     ("acl-invalid", lambda g: g.acl(acl.ACCESS, b"no ACL")),
     ("acl-invalid", lambda g: g.acl(acl.DEFAULT, acl.pack(NAMED))),
