@@ -24,6 +24,7 @@ from tests.bench import measures
 from tests.bench.bench import daemon_start_ms, worker_start_ms
 from tests.bench.places import Ours, drop_caches
 
+Measured = Callable[[Ours, int], dict[str, float]]
 SIDES = ("interpreted", "compiled")
 
 
@@ -44,31 +45,42 @@ def _forked_ms(node: Node) -> float:
     return worker_start_ms(node)
 
 
+def _cpu_ms(pid: int) -> float:
+    """What a process has used so far, on all its threads: the load of the machine changes it less than the time that passes."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e6
+
+
 def _starts(place: Ours) -> dict[str, float]:
     node = place.node
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), os.times()
     subprocess.run([*node.program, "--help"], check=True, stdout=subprocess.DEVNULL, env=node.environment())
     found = {"--help, ms": (time.perf_counter() - began) * 1000}
-    return found | {"worker start, forked, ms": _forked_ms(node), "daemon start, ms": daemon_start_ms(node)}
+    spent = os.times()
+    found["--help, ms of CPU"] = (spent.children_user + spent.children_system - cpu.children_user - cpu.children_system) * 1000
+    found["worker start, forked, ms"] = _forked_ms(node)
+    found["worker start, forked, ms of CPU"] = _cpu_ms(node.pid("worker"))
+    found["daemon start, ms"] = daemon_start_ms(node)
+    return found | {"daemon start, ms of CPU": _cpu_ms(node.pid("daemon"))}
 
 
 def _alone(place: Ours) -> dict[str, float]:
-    return {"worker start, a process of its own, ms": worker_start_ms(place.node)}
+    found = {"worker start, a process of its own, ms": worker_start_ms(place.node)}
+    return found | {"worker start, a process of its own, ms of CPU": _cpu_ms(place.node.pid("worker"))}
 
 
-def _place(side: str, compiled: Path) -> Ours:
+def _place(side: str, compiled: Path, settings: dict[str, str]) -> Ours:
     os.environ.pop("AWSOMEFSD_BINARY", None)
     if side == "compiled":
         os.environ["AWSOMEFSD_BINARY"] = str(compiled)
-    return Ours()
+    return Ours(settings)
 
 
-def in_turn(times: int, compiled: Path, measured: Callable[[Ours, int], dict[str, float]]) -> dict[str, tuple[float, float]]:
+def in_turn(times: int, compiled: Path, measured: Measured, **settings: str) -> dict[str, tuple[float, float]]:
     """figure -> medians of (interpreted, compiled); a node of each, measured so often."""
     places: list[Ours] = []
     try:
         for side in SIDES:
-            places.append(_place(side, compiled))
+            places.append(_place(side, compiled, settings))
         rows = [[measured(place, number) for place in places] for number in range(times)]
     finally:
         for place in places:
@@ -83,8 +95,7 @@ def measure(rounds: int, starts: int, amounts: measures.Amounts) -> dict[str, tu
     found = in_turn(rounds, compiled, lambda place, number: _round(place, number, amounts)) if rounds else {}
     if starts:
         found |= in_turn(starts, compiled, lambda place, number: _starts(place))
-        os.environ["AWSOMEFSD_FAILPOINTS"] = ""  # a keeper that was given any has no forker
-        found |= in_turn(starts, compiled, lambda place, number: _alone(place))
+        found |= in_turn(starts, compiled, lambda place, number: _alone(place), AWSOMEFSD_FAILPOINTS="")  # then no forker
     return found
 
 

@@ -36,8 +36,9 @@ class Place(Protocol):
 class Ours:
     name = "awsomefs"
 
-    def __init__(self) -> None:
+    def __init__(self, settings: dict[str, str] | None = None) -> None:
         self.node = Node(Path(tempfile.mkdtemp(prefix="afs-bench-")), size_bytes=SIZE_BYTES)
+        self.node.settings |= settings or {}
         self.folder = self.node.mountpoint
         try:
             self.node.up()
