@@ -20,6 +20,8 @@ BASE = Path(os.environ.get("AWSOMEFSD_TEST_ROOT", "/var/tmp/awsomefsd-test-root"
 INCLUDED = "systemd,systemd-sysv,dbus,fio,procps,iproute2,kmod,man-db"
 TOOLS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "nsenter": "util-linux"}
 BOOT_S = 120.0
+# First in the script of a mount namespace: it has a copy of what others have mounted, whose volume would stay mounted as long as it lives.
+WITHOUT_OTHERS = "umount -alt fuse.awsomefs 2>/dev/null || true; "
 OOM_BYTES = 256 << 10  # less than a process of ours asks for in its next moment
 
 

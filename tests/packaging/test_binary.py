@@ -14,6 +14,7 @@ import pytest
 
 from buildtools import binary, bom, elf
 from buildtools.nodes import Node
+from tests.packaging.container import WITHOUT_OTHERS
 
 
 def test_runs_on_the_promised_glibc_with_nothing_else(program: Path) -> None:
@@ -56,7 +57,7 @@ def test_runs_in_a_root_without_locales(program: Path, tmp_path: Path) -> None:
         (root / name).mkdir()
     script = 'mount -t proc proc "$1/proc" && exec chroot "$1" /awsomefsd/awsomefsd --help'  # the mount ends with its namespace
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-    argv = ["unshare", "--mount", "sh", "-c", script, "sh", str(root)]
+    argv = ["unshare", "--mount", "sh", "-c", WITHOUT_OTHERS + script, "sh", str(root)]
     done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=120, check=False)
     assert done.returncode == 0 and "Usage: awsomefsd" in done.stdout, done
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from buildtools import binary, packages, repository
-from tests.packaging.container import BASE, make_base
+from tests.packaging.container import BASE, WITHOUT_OTHERS, make_base
 from tests.packaging.container import missing as no_container
 from tests.packaging.test_repository import key
 
@@ -58,7 +58,7 @@ def rpm(root: Path, *words: str | Path, check: bool = True) -> str:
 def inside(root: Path, *words: str, script: str = 'exec chroot "$@"') -> str:
     """What a program in the root says; mounts of the script end with their namespace."""
     env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
-    argv = ["unshare", "--mount", "sh", "-ec", script, "sh", str(root), *words]
+    argv = ["unshare", "--mount", "sh", "-ec", WITHOUT_OTHERS + script, "sh", str(root), *words]
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, env=env, check=False)
     assert done.returncode == 0, done.stdout
     return done.stdout
