@@ -16,6 +16,8 @@ from awsomefsd.meta.commands import SET_ATIME, SET_GID, SET_MODE, SET_MTIME, SET
 from awsomefsd.types import Attr, Dirent, Lock, StatFs
 from awsomefsd.wait import Signal
 
+FILE_BYTES_MAX = 1 << 24  # files are memory: random requests ask for gigabytes of it
+
 
 class DictFs:
     """Names with a meaning.  The file "wait" and the directory "sub" are always there; reading and writing "wait" and mkdir "late" wait
@@ -115,6 +117,8 @@ class DictFs:
         if change.mask & SET_GID:
             attr.gid = change.gid
         if change.mask & SET_SIZE:
+            if change.size > FILE_BYTES_MAX:
+                raise FsError(errno.EFBIG)
             data = self.data[ino]
             del data[change.size :]
             data.extend(bytes(change.size - len(data)))
@@ -204,6 +208,8 @@ class DictFs:
         return self._store(ino, offset, data)
 
     def _store(self, ino: int, offset: int, data: memoryview) -> int:
+        if offset > FILE_BYTES_MAX:
+            raise FsError(errno.EFBIG)
         content = self.data[ino]
         content.extend(bytes(max(0, offset - len(content))))
         content[offset : offset + len(data)] = data
