@@ -41,9 +41,11 @@ def attr_of(ino: int, row: rows.InodeRow) -> Attr:
 def changed(state: State, entry: Entry, volume: int, ino: int, row: rows.InodeRow) -> None:
     """The inode changed: ctime, version, saved.
 
-    The ctime is always another one, whatever the clocks of leaders say: by it a mount that keeps pages knows that they are old.
+    The ctime is always another one, whatever the clocks of leaders say: by it a mount that keeps pages knows that they are old.  An entry
+    that changes an inode twice moves it once, so that it stays the mtime of the same change.
     """
-    row.ctime_ns = max(entry.time_ns, row.ctime_ns + 1)
+    again = row.stamp == entry.stamp and row.site == entry.site
+    row.ctime_ns = max(entry.time_ns, row.ctime_ns + (not again))
     row.stamp, row.site = entry.stamp, entry.site
     state.save_inode(volume, ino, row)
 
