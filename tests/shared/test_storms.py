@@ -34,7 +34,10 @@ def the_same_everywhere(places: list[Path]) -> dict[str, object]:
         trees = hands.together(made, [("picture", place) for place in words(places)])
     for node in (1, 2):
         different = [name for name in trees[0].keys() | trees[node].keys() if trees[0].get(name) != trees[node].get(name)]
-        assert not different, [(name, trees[0].get(name), trees[node].get(name)) for name in different[:4]]
+        for name in different[:4]:  # pytest shortens long values
+            print(f"{name}: node 0 {trees[0].get(name)}, node {node} {trees[node].get(name)}")
+            print("later:", *(os.lstat(place / name) for place in places))
+        assert not different
     return dict(trees[0])
 
 
