@@ -2,12 +2,16 @@
 
 Progress is shown as it comes.  What a half has to say at its end (failures, the slowest, what was skipped and why) is kept and printed in
 one piece, so that two reports never mix.  Both halves get one seed.  A signal that ends this ends both, and their fixtures clean up.
+
+Each half has a mount namespace of its own.  A test that makes another one (a pod, a container) copies every mount that it sees, and whoever
+unmounts his own meanwhile is told that it lives on elsewhere: true, and no business of the test that happens to run in the other half.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +32,14 @@ def halves() -> list[list[str]]:
     others = [path for path in sorted((CHECKOUT / "tests").iterdir()) if path.is_dir() and any(path.rglob("test_*.py"))]
     rest = [f"tests/{path.name}" for path in others if path.name not in FIRST]
     return [first, [*rest, *(f"--ignore={name}" for name in first)]]
+
+
+def apart() -> list[str]:
+    """What a command is put behind to run in a mount namespace of its own; nothing where that cannot be had."""
+    unshare = shutil.which("unshare")
+    words = [unshare or "", "--mount", "--propagation", "private"]
+    works = unshare is not None and subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0
+    return words if works else []
 
 
 class _Half:
@@ -67,7 +79,7 @@ def run(python: Path | str) -> int:
     compiled = ready.for_tests()
     seed = os.environ.get("AWSOMEFSD_SEED") or str(seed_of_tree())
     environ = dict(os.environ) | {"PYTHONPATH": str(CHECKOUT), "AWSOMEFSD_SEED": seed, "PYTHONUNBUFFERED": "1"}
-    started = [_Half([str(python), "-m", "pytest", *OPTIONS, *words], environ) for words in halves()]
+    started = [_Half([*apart(), str(python), "-m", "pytest", *OPTIONS, *words], environ) for words in halves()]
 
     def end(number: int, _frame: object) -> None:
         for half in started:

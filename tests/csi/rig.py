@@ -159,6 +159,7 @@ class Player:
         return found
 
     def await_nothing_left(self) -> None:
+        self.node.await_daemon()  # it may have been killed a moment ago
         await_true("nothing left over", lambda: not self.left(), 60)
         free = lambda: self.node.ask("device", "ls")[0]  # noqa: E731
         await_true("free segments", lambda: free()["segments"] - free()["segments_free"] <= KEPT_SEGMENTS, 90, 0.5)

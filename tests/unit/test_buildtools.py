@@ -248,3 +248,9 @@ def test_a_half_that_fails_fails_the_whole_and_reports_stand_apart(tmp_path: Pat
             signal.signal(number, handler)
     said = capfd.readouterr().out
     assert "test_bad.py::test_b" in said and said.index("What was skipped") < said.rindex("no such tool")
+
+
+@pytest.mark.root
+def test_no_half_sees_or_holds_the_mounts_of_the_other() -> None:
+    told = subprocess.run([*halves.apart(), "readlink", "/proc/self/ns/mnt"], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() != os.readlink("/proc/self/ns/mnt")
