@@ -326,8 +326,8 @@ class Worker:
     def _repeat_requests(self) -> None:
         """Execute what the predecessor had read and not answered.
 
-        A request that had been committed gets its first result back, attributes of that time included, so nothing that these answers say is
-        remembered: caches begin anew behind them.
+        A request that had been committed gets its first result back, with attributes asked for anew (fuse/repeated.py); names in it
+        may be older, so nothing that these answers say is remembered: caches begin anew behind them.
         """
         self.mount.recovering = True
         self.session.recover()

@@ -18,6 +18,7 @@ from awsomefsd.fuse.kernel_cache import KernelCache
 from awsomefsd.fuse.modes import Modes
 from awsomefsd.fuse.names import Names
 from awsomefsd.fuse.opens import OpenTable
+from awsomefsd.fuse.repeated import as_now
 from awsomefsd.io.dirty import DirtyLog
 from awsomefsd.io.files import FileState, FileTable
 from awsomefsd.io.flusher import Flusher, record_space
@@ -27,7 +28,7 @@ from awsomefsd.meta.commands import SetLock
 from awsomefsd.meta.messages import Found, GetAttr
 from awsomefsd.meta.mount_leases import MountLeases
 from awsomefsd.types import Attr
-from awsomefsd.wait import Op, Resume, Signal, Wait
+from awsomefsd.wait import Op, Resume, Signal, Task, Wait
 
 
 class Metadata(Protocol):
@@ -59,9 +60,10 @@ class Proposal:
 
     Only data commits are not repeated so (the flusher decides, once the new session has said whether others were here).
     What is made with a lease is held before the answer is handed on; a lease of an earlier session than the present one is nobody's.
+    The answer to a repeated request may be an old one: it is brought up to now (repeated.py).
     """
 
-    __slots__ = ("_command", "_fh", "_mount", "_touches", "_unique")
+    __slots__ = ("_command", "_fh", "_mount", "_repeated", "_touches", "_unique")
 
     def __init__(self, mount: MountState, command: Any, unique: int, touches: list[int], fh: int | None) -> None:
         self._mount = mount
@@ -69,6 +71,7 @@ class Proposal:
         self._unique = unique
         self._touches = touches
         self._fh = fh
+        self._repeated = mount.recovering
 
     def start(self, resume: Resume) -> None:
         leases, touches = self._mount.leases, self._touches
@@ -94,7 +97,12 @@ class Proposal:
             if isinstance(error, FsError) and error.errno == errno.ESTALE:
                 self._mount.session_after(under).start(again)
                 return
-            resume(self._held(under[0], value) if isinstance(value, Found) and value.leased is not None else value, error)
+            if isinstance(value, Found) and value.leased is not None:
+                value = self._held(under[0], value)
+            if self._repeated and error is None:
+                Task(as_now(self._mount.metadata.ask, self._mount.volume, value), resume).start()
+            else:
+                resume(value, error)
 
         under, renewed = self._mount.metadata.under(), self._mount.lease.renewed()
         if self._fh is not None:

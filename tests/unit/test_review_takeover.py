@@ -1,16 +1,24 @@
-"""What is no proof against a request, and what becomes of a worker whose thread died."""
+"""What is no proof against a request, what becomes of a worker whose thread died, and that repeated requests show files as they are now."""
 
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from awsomefsd.fuse.context import Context, SetAttrIn
+from awsomefsd.fuse.vfs import Vfs
+from awsomefsd.meta import commands as c
+from awsomefsd.types import ROOT_INO, Attr
 from tests.dictfs import DictFs
 from tests.unit.test_fuse_session import Kernel, mkdir
+from tests.vfsrig import Held, Rig, Started, finish, rig, until
 
 UNKNOWN = {"signal": None, "code": None, "exited": True}  # as the keeper says it of a worker that another keeper had started
 
@@ -52,3 +60,58 @@ def test_a_worker_whose_thread_dies_ends() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], timeout=60, capture_output=True, text=True)
     assert ended.returncode == 70 and "ZeroDivisionError" in ended.stderr
+
+
+@pytest.fixture
+def r(tmp_path: Path) -> Iterator[Rig]:
+    with rig(tmp_path) as made:
+        yield made
+
+
+def change(vfs: Vfs, ctx: Context, kind: str, ino: int) -> Any:
+    if kind == "link":
+        return vfs.link(ctx, ino, ROOT_INO, b"other")
+    if kind == "create":  # of a name that is there
+        return vfs.create(ctx, ROOT_INO, b"file", 0o644, os.O_RDWR)
+    if kind == "xattr":
+        return vfs.setxattr(ctx, ino, b"user.a", b"value", 0)
+    if kind == "rename":
+        return vfs.rename(ctx, ROOT_INO, b"file", ROOT_INO, b"other", 0)
+    return vfs.setattr(ctx, ino, None, SetAttrIn(c.SET_MODE, mode=0o600) if kind == "mode" else SetAttrIn(c.SET_MTIME, mtime_ns=1))
+
+
+@pytest.mark.parametrize("kind", ["link", "create", "xattr", "rename", "mode", "time"])
+def test_a_repeated_change_tells_the_size_of_now(r: Rig, kind: str) -> None:
+    """The entry was made while what had been written was dirty; the worker died before it had the answer.  The kernel appends at the size
+    that it is told: an older one would overwrite what was acknowledged."""
+    ino, fh = r.create(b"file")
+    r.flush()
+    r.write(ino, fh, 0, b"a" * 100)
+    held: list[Held] = []
+
+    def on_propose(command: Any, unique: int) -> Any:
+        if isinstance(command, c.Commit):
+            return None
+        held.append(Held(r.worker.client.propose(command, unique)))
+        return held[0]
+
+    r.gate().on_propose = on_propose
+    ctx = r.ctx()
+    Started(change(r.vfs, ctx, kind, ino))
+    until(lambda: held)
+    assert held[0].answered.wait(60)
+    r.kill()
+
+    seen: list[Attr] = []
+
+    def look(vfs: Vfs) -> None:
+        """Another request that the dead worker had read: by then the first answer was taken up."""
+        seen.append(finish(vfs.getattr(r.ctx(), ino, fh)))
+
+    results = r.start(lambda vfs: change(vfs, r.ctx(ctx.unique), kind, ino), look)
+    told = results[0][0] if kind == "create" else results[0]
+    if isinstance(told, Attr):
+        seen.append(told)
+    assert len(seen) == (1 if kind in ("xattr", "rename") else 2), results
+    assert [(attr.ino, attr.size) for attr in seen] == [(ino, 100)] * len(seen)
+    assert r.attr(ino).size == 100 and r.content(ino) == b"a" * 100
