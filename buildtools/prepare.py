@@ -48,7 +48,14 @@ SOAK_TOOLS = {  # of tests/crash/vm
     "qemu-system-x86_64": ("qemu-system-x86", "qemu-system-x86-core", False),
     "dmsetup": ("dmsetup", "device-mapper", False),
 }
-OTHERS = ("moosefs-master", "moosefs-chunkserver", "moosefs-client", "glusterfs-server", "glusterfs-client")  # for bench --shared
+OTHERS = {  # for bench --shared: packages by one of the programs in them
+    "mfsmaster": "moosefs-master",
+    "mfschunkserver": "moosefs-chunkserver",
+    "mfsmount": "moosefs-client",
+    "glusterd": "glusterfs-server",
+    "gluster": "glusterfs-cli",
+    "glusterfs": "glusterfs-client",
+}
 OUT_OF_PATH = "/usr/lib/postgresql/*/bin"  # where Debian keeps some of them
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before it starts a service
 FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -168,13 +175,14 @@ def packages(tests: bool = False, soak: bool = False) -> None:
 
 
 def others() -> None:
-    """Filesystems that the benchmark runs beside ours, as Debian has them; without them it says so and goes on."""
-    if all(_which(name) for name in ("mfsmaster", "mfschunkserver", "mfsmount", "glusterd", "glusterfs")):
-        return
-    step(f"Installing {' '.join(OTHERS)}")
-    problem = _install(list(OTHERS)) if _which("apt-get") else "no apt-get here"
-    if problem:
-        warn(f"not installed: {problem}")
+    """Filesystems that the benchmark runs beside ours, as Debian has them; without one of them it says so and goes on."""
+    for kind in ("mfs", "gluster"):
+        absent = [package for name, package in OTHERS.items() if name.startswith(kind) and _which(name) is None]
+        if absent:
+            step(f"Installing {' '.join(absent)}")
+            problem = _install(absent) if _which("apt-get") else "no apt-get here"
+            if problem:
+                warn(f"not installed: {problem}")
 
 
 # --- the venv -------------------------------------------------------------------------------------------------------------

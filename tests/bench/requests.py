@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench.shared import BY_THE_CLOCK as RENEWALS
 from tests.bench.shared_places import Ours
 
+RENEWALS = frozenset(("Renew", "Report", "NodeReport", "ReportDevices", "GetStatus", "GetReports", "GetSessions", "ListNodes", "Hello"))
 BY_THE_CLOCK = RENEWALS | {"GetOrphans", "GetSparse", "GetDevices"}
 Work = Callable[[Path, str, int], None]
 DATA = os.urandom(4096)

@@ -2,7 +2,12 @@
 
 All on this machine, in turn in one run: measure by measure, round by round, so a noisy minute hits all; medians are shown, and ratios of
 ours to the others.  The load of the machine is said, for it decides more than anything else.  What compares and what not is said in
-shared_places.py.  Ours alone: requests to the leader, and how long a dead node's lock and files are kept from the others.
+shared_places.py.  Ours alone: processor time beside what the machine gives (shared_limits.py), requests to the leader, recalls of leases
+(shared_recalls.py), and how long a dead node's lock and files are kept from the others (shared_ends.py).
+
+A filesystem that is not there, or fails, costs its column or its cell and not the run; one of ours that fails is shown as failed, the rest
+is measured, and the exit code says it.  `--json` keeps all single values, of which `python -m tests.bench.shared_tables FILE` makes the
+tables again.
 """
 
 from __future__ import annotations
@@ -11,29 +16,38 @@ import argparse
 import contextlib
 import json
 import os
-import statistics
+import platform
+import shutil
+import signal
+import subprocess
 import sys
 import time
-from collections import defaultdict
+import traceback
+from collections import Counter, defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from buildtools import sharing
 from buildtools.cluster import Cluster
-from buildtools.nodes import await_true
 from buildtools.say import BuildError, bad, good, line, step, warn
-from tests.bench.shared_measures import FULL, MEASURES, QUICK, READ_AGAIN, Amounts, Wrong
+from tests.bench import requests, shared_ends, shared_limits, shared_recalls
+from tests.bench.shared_limits import Processors
+from tests.bench.shared_measures import FULL, HANDOVER, IN_ONE, MEASURES, QUICK, READ_AGAIN, READS, WRITES, Amounts, Wrong
 from tests.bench.shared_places import Gluster, Local, Moose, Ours, SharedPlace
+from tests.bench.shared_tables import tables
 
-ROUNDS, ROUNDS_QUICK = 3, 1
+ROUNDS, ROUNDS_QUICK = 5, 1
+ENDS, ENDS_QUICK = 3, 1
+STRICT = "shared"
 UNCACHED = "shared,cache=none"
 LOOSE = "shared,consistency=close-to-open"  # reads through pages of the kernel; all else is as it is without the option
 FOREIGN = (Local, Moose, Gluster)
-BY_THE_CLOCK = frozenset(("Renew", "Report", "NodeReport", "ReportDevices", "GetStatus", "GetReports", "GetSessions", "ListNodes", "Hello"))
-Found = dict[str, dict[str, list[float]]]
+COMMANDS = {"MooseFS": ("mfsmaster", "-v"), "GlusterFS": ("glusterfs", "--version")}
+ROWS = dict[str, dict[str, list[Any]]]
+
+
+def table() -> ROWS:
+    return defaultdict(lambda: defaultdict(list))
 
 
 class Run:
@@ -41,118 +55,166 @@ class Run:
 
     def __init__(self, amounts: Amounts) -> None:
         self.amounts = amounts
-        self.found: Found = {name: defaultdict(list) for name, *_ in MEASURES}
-        self.wrong: dict[tuple[str, str], str] = {}
-        self.requests: dict[tuple[str, str], list[float]] = defaultdict(list)
+        self.found, self.processors, self.requests = table(), table(), table()
+        self.wrong: dict[str, dict[str, str]] = defaultdict(dict)
 
     def measure(self, place: SharedPlace, number: int) -> None:
+        """All measures once, in a directory of their own, which is removed."""
         began = time.monotonic()
         folders = [folder / f"{place.name}-{number}" for folder in place.folders]
         folders[0].mkdir()
         for name, _, measure in MEASURES:
             if place.name == LOOSE and name != READ_AGAIN:
                 continue
-            before = place.cluster.requests() if isinstance(place, Ours) else None
             try:
-                self.found[name][place.name].append(measure(folders, self.amounts))
+                with self.counted(name, place):
+                    self.found[name][place.name].append(measure(folders, self.amounts))
             except (Wrong, OSError) as err:
-                if isinstance(place, Ours):
-                    raise BuildError(f"{name} on {place.name}: {err}") from err
-                self.wrong[name, place.name] = str(err)
-            if isinstance(place, Ours) and before is not None:
-                asked = place.cluster.requests() - before
-                self.note(name, place.name, sum(count for kind, count in asked.items() if kind not in BY_THE_CLOCK))
+                self.wrong[name][place.name] = str(err)
+                (bad if isinstance(place, Ours) else warn)(f"{name}, {place.name}: {err}")
+        with contextlib.suppress(OSError):
+            shutil.rmtree(folders[0])
+        os.sync()  # what one place leaves to be written later is not the next one's
         good(f"round {number + 1}, {place.name}: {time.monotonic() - began:.1f} s, load {os.getloadavg()[0]:.1f}")
 
+    @contextlib.contextmanager
+    def counted(self, name: str, place: SharedPlace) -> Any:
+        """Processor time, and requests to the leader, of what is done inside."""
+        cluster = place.cluster if isinstance(place, Ours) else None
+        roles = shared_limits.roles(cluster) if cluster else {}
+        asked = cluster.requests() if cluster else Counter()
+        own = {role: shared_limits.of_processes(pids) for role, pids in roles.items()}
+        before = Processors.now()
+        yield
+        row = Processors.now().since(before)
+        for role, pids in roles.items():
+            row[f"{role}_s"] = shared_limits.of_processes(pids) - own[role]
+        self.processors[name][place.name].append(row)
+        if cluster:
+            done = cluster.requests() - asked
+            self.note(name, place.name, sum(count for kind, count in done.items() if kind not in requests.RENEWALS))
+
     def note(self, name: str, place: str, asked: int) -> None:
-        nodes = 3
-        if name == "3 nodes write, a file each":
-            self.requests["requests to the leader per GiB written", place].append(asked * 1024 / (nodes * self.amounts.stream_mib))
-        elif name == "3 nodes create in one directory":
-            self.requests["requests to the leader per 1,000 creates", place].append(asked * 1_000 / (nodes * self.amounts.creates))
-        elif name == "read on B after a write on A":
-            self.requests["requests to the leader per handover", place].append(asked / self.amounts.turns)
+        if name in WRITES:
+            self.requests[f"per GiB: {name}"][place].append(asked * 1024 / ((1 + WRITES.index(name)) * self.amounts.stream_mib))
+        elif name in READS:
+            self.requests[f"per GiB: {name}"][place].append(asked * 1024 / ((1 + READS.index(name)) * self.amounts.stream_mib))
+        elif name == IN_ONE:
+            self.requests[f"per 1,000: {name}"][place].append(asked * 1_000 / (3 * self.amounts.creates))
+        elif name == HANDOVER:
+            self.requests[f"each: {name}"][place].append(asked / self.amounts.turns)
+
+    def told(self) -> dict[str, Any]:
+        return {"runs": self.found, "processors": self.processors, "requests": self.requests, "wrong": self.wrong}
 
 
-def deaths(cluster: Cluster) -> dict[str, float]:
-    """Seconds from the end of a node until another has its lock and reads what it wrote."""
-    found = {}
-    for what, leads, how in (
-        ("a node is killed that does not lead", False, sharing.kill),
-        ("the leading node is killed", True, sharing.kill),
-        ("a node is stopped cleanly", False, sharing.stop),
-    ):
-        leader = cluster.await_leader()
-        victim = leader if leads else next(node for node in reversed(cluster.nodes) if node is not leader)
-        found[f"{what}: its lock and file are another's after, s"] = sharing.node_ends(cluster, victim, lambda text: None, how).heir_s
-        await_true("three voters again", cluster.whole, 120, 0.1)
+def asked_for_names(ours: Ours, count: int) -> dict[str, dict[str, Any]]:
+    """Requests to the leader for each 1,000 creates, by who works where."""
+    found: dict[str, dict[str, Any]] = {}
+    for where, places in requests.situations(ours).items():
+        found[where] = {}
+        for what in ("create, close", "create, write 4 KiB, close"):
+            asked, rate = requests.measure(ours, places, requests.WORKS[what], count)
+            found[where][what] = {"requests": sum(asked.values()), "rate": rate, "kinds": dict(asked.most_common())}
     return found
 
 
-def show(run: Run, own: dict[str, float], names: list[str]) -> None:
-    table = Table(title="medians; ratios of the first to the others (greater is better)", title_justify="left")
-    table.add_column("measure")
-    for name in names:
-        table.add_column(name, justify="right")
-    for name in names[1:]:
-        table.add_column(f"to {name}", justify="right")
-    for name, unit, _ in MEASURES:
-        row = {place: statistics.median(values) for place, values in run.found[name].items() if (name, place) not in run.wrong}
-        cells = []
-        for place in names:
-            cells.append(run.wrong.get((name, place), "-") if place not in row else f"{row[place]:,.{2 if unit == 'ms' else 0}f} {unit}")
-        for place in names[1:]:
-            both = place in row and names[0] in row and row[names[0]] and row[place]
-            cells.append("-" if not both else f"{(row[place] / row[names[0]] if unit == 'ms' else row[names[0]] / row[place]):.2f}")
-        table.add_row(name, *cells)
-    console = Console(width=max(Console().width, 150))
-    console.print(table)
-    for place in names:
-        rates = run.found["1 node writes"].get(place), run.found["3 nodes write, a file each"].get(place)
-        if rates[0] and rates[1]:
-            line(f"  3 nodes write {statistics.median(rates[1]) / statistics.median(rates[0]):.2f} times what one does: {place}")
-    for (what, place), values in sorted(run.requests.items()):
-        line(f"  {what}, {place}: {statistics.median(values):,.1f}")
-    for what, value in own.items():
-        line(f"  {what}: {value:.1f}")
+def settle(cluster: Cluster) -> None:
+    """What measures left is written out and removed, so that it does not meet what comes next."""
+    for node in cluster.nodes:
+        node.cli("flush", str(node.mountpoint))
 
 
-def measure_all(amounts: Amounts, rounds: int, beside: bool, die: bool) -> dict[str, Any]:
-    loads = [os.getloadavg()[0]]
-    run, own = Run(amounts), dict[str, float]()
-    with contextlib.ExitStack() as stack:
-        step("Setting up")
-        ours = Ours()
-        stack.callback(ours.close)
-        places: list[SharedPlace] = []
-        for kind in FOREIGN if beside else FOREIGN[:1]:
+class Bench:
+    """The whole run; `found` is what `--json` keeps, and is complete up to where it stopped."""
+
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        self.chosen = chosen
+        self.amounts = QUICK if chosen.quick else FULL
+        self.rounds = chosen.rounds or (ROUNDS_QUICK if chosen.quick else ROUNDS)
+        self.run = Run(self.amounts)
+        self.loads = [os.getloadavg()[0]]
+        machine = {"kernel": platform.release(), "processors": os.cpu_count(), "python": platform.python_version()}
+        self.found: dict[str, Any] = {
+            "began": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine, "amounts": asdict(self.amounts), "rounds": self.rounds,
+            "units": {name: unit for name, unit, _ in MEASURES}, "ttl_s": shared_ends.TTL_S, "loads": self.loads, "failed": "",
+            "others_percent": [], "versions": {name: version(*words) for name, words in COMMANDS.items()},
+        }  # fmt: skip
+
+    def places(self, stack: contextlib.ExitStack) -> list[SharedPlace]:
+        made: list[SharedPlace] = []
+        for kind in FOREIGN[:1] if self.chosen.alone else FOREIGN:
             try:
                 place = kind()
-            except BuildError as err:
+            except (BuildError, OSError, subprocess.TimeoutExpired) as err:
                 warn(f"without {kind.name}: {err}")
+                self.found.setdefault("without", {})[kind.name] = str(err)
                 continue
             stack.callback(place.close)
-            places.append(place)
-        modes = ["shared", *filter(knows, (UNCACHED, LOOSE))]
-        step("Measuring")
-        try:
-            for number in range(rounds):
+            made.append(place)
+        return made
+
+    def measure(self) -> None:
+        with contextlib.ExitStack() as stack:
+            step("What the machine gives")
+            self.found["others_percent"] = [shared_limits.others_percent()]
+            self.found["limits"] = shared_limits.machine(self.amounts.stream_mib, self.rounds)
+            step("Setting up")
+            ours = Ours()
+            stack.callback(ours.close)
+            places = self.places(stack)
+            modes = [STRICT, *filter(knows, (UNCACHED, LOOSE))]
+            self.found["places"] = [*modes, *(place.name for place in places)]
+            step("Measuring")
+            for number in range(self.rounds):
                 for mode in modes:
                     ours.remount(mode)
-                    run.measure(ours, number)
+                    self.run.measure(ours, number)
                 for place in places:
-                    run.measure(place, number)
-                loads.append(os.getloadavg()[0])
-        except KeyboardInterrupt:
-            warn("interrupted: figures are of fewer rounds")
-        if die:
+                    self.run.measure(place, number)
+                self.loads.append(os.getloadavg()[0])
+            self.alone(ours)
+
+    def alone(self, ours: Ours) -> None:
+        ours.remount(STRICT)
+        settle(ours.cluster)
+        step("Requests to the leader")
+        self.found["names"] = asked_for_names(ours, self.amounts.creates)
+        step("Recalls")
+        settle(ours.cluster)
+        self.found["recalls"] = shared_recalls.measure(ours.cluster, self.amounts.samples)
+        if not self.chosen.no_deaths:
             step("Nodes that end")
-            ours.remount("shared")
-            own = deaths(ours.cluster)
-    names = [*modes, *(place.name for place in places)]
-    show(run, own, names)
-    line(f"  load of the machine: {min(loads):.1f} to {max(loads):.1f} on {os.cpu_count()} processors")
-    return {"loads": loads, "runs": run.found, "wrong": {" ".join(key): said for key, said in run.wrong.items()}, "ends": own}
+            self.found["ends"] = shared_ends.measure(ours.cluster, ENDS_QUICK if self.chosen.quick else ENDS)
+
+    def go(self) -> int:
+        began = time.monotonic()
+        try:
+            self.measure()
+        except KeyboardInterrupt:
+            self.found["failed"] = "interrupted"
+        except Exception as err:  # whatever it is, what was measured before it is kept
+            self.found["failed"] = f"{type(err).__name__}: {err}"
+            traceback.print_exc()
+        self.found["others_percent"].append(shared_limits.others_percent())
+        self.loads.append(os.getloadavg()[0])
+        self.found |= self.run.told() | {"minutes": (time.monotonic() - began) / 60}
+        if self.chosen.json:
+            Path(self.chosen.json).write_text(json.dumps(self.found, indent=1) + "\n")
+        line("\n" + tables(self.found))
+        if self.found["failed"]:
+            bad(self.found["failed"])
+        own = [f"{name}, {place}" for name, row in self.run.wrong.items() for place in row if place.startswith(STRICT)]
+        return 1 if own or self.found["failed"] else 0
+
+
+def version(*words: str) -> str:
+    """What a program says of itself first; "" if it is not there."""
+    path = shutil.which(words[0], path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin")
+    if path is None:
+        return ""
+    done = subprocess.run([path, *words[1:]], capture_output=True, text=True, timeout=30, check=False)
+    return next(iter((done.stdout + done.stderr).splitlines()), "")
 
 
 def knows(options: str) -> bool:
@@ -177,15 +239,8 @@ def main() -> int:
     if os.geteuid() != 0:
         bad("the benchmark mounts and makes network namespaces: it needs root")
         return 1
-    try:
-        rounds = chosen.rounds or (ROUNDS_QUICK if chosen.quick else ROUNDS)
-        found = measure_all(QUICK if chosen.quick else FULL, rounds, not chosen.alone, not chosen.no_deaths)
-    except BuildError as err:
-        bad(str(err))
-        return 1
-    if chosen.json:
-        Path(chosen.json).write_text(json.dumps(found, indent=2) + "\n")
-    return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # nodes, namespaces and loop devices go then too
+    return Bench(chosen).go()
 
 
 if __name__ == "__main__":

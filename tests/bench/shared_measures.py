@@ -2,14 +2,18 @@
 
 A measure gets the mounts' views of one directory and returns a rate or a latency; all processes start together (a pipe is closed), and the
 clock stops when the last one has ended, so a rate is the slowest one's.  Whoever appends is counted afterwards: a filesystem that is fast
-because appends overwrite each other shows it.
+because appends overwrite each other shows it.  Processes that do not end are killed after a while, so that one filesystem that hangs costs
+its own figure and not the run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import statistics
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,6 +23,7 @@ from pathlib import Path
 MIB = 1 << 20
 MEGABYTE = os.urandom(MIB)
 BLOCK = os.urandom(4096)
+LONGEST_S = 300.0  # of one measure
 READ_AGAIN, AGAIN = "a file of another node, read again", 3
 
 
@@ -28,10 +33,11 @@ class Amounts:
     creates: int  # each node
     appends: int  # each node
     turns: int
+    samples: int  # of latencies of ours
 
 
-FULL = Amounts(stream_mib=32, creates=100, appends=100, turns=60)
-QUICK = Amounts(stream_mib=8, creates=20, appends=10, turns=8)
+FULL = Amounts(stream_mib=128, creates=300, appends=300, turns=100, samples=300)
+QUICK = Amounts(stream_mib=16, creates=40, appends=20, turns=10, samples=30)
 
 
 class Wrong(Exception):
@@ -58,13 +64,28 @@ def together(works: Sequence[Callable[[], None]]) -> float:
                 os._exit(code)
         children.append(pid)
     os.close(gate_read)
+    descriptors = [os.pidfd_open(pid) for pid in children]
+    late = threading.Event()
+    impatient = threading.Timer(LONGEST_S, _kill, [descriptors, late])
+    impatient.start()
     began = time.perf_counter()
     os.close(gate_write)
-    failed = [pid for pid in children if os.waitpid(pid, 0)[1] != 0]
+    ends = [os.waitpid(pid, 0)[1] for pid in children]
     took = time.perf_counter() - began
-    if failed:
-        raise OSError("a client process failed")
+    impatient.cancel()
+    impatient.join()
+    for descriptor in descriptors:
+        os.close(descriptor)
+    if any(ends):
+        raise OSError(f"no end within {LONGEST_S:.0f} s" if late.is_set() else "a client process failed")
     return took
+
+
+def _kill(descriptors: list[int], late: threading.Event) -> None:
+    late.set()
+    for descriptor in descriptors:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
 
 def write_file(path: Path, mib: int) -> None:
@@ -90,11 +111,15 @@ def writers(count: int) -> Callable[[list[Path], Amounts], float]:
     return measure
 
 
-def readers(folders: list[Path], amounts: Amounts) -> float:
-    """Each reads what another node wrote in `writers(3)`."""
-    last = len(folders)
-    paths = [folder / f"w{last}-{(at + 1) % last}" for at, folder in enumerate(folders)]
-    return last * amounts.stream_mib / together([lambda path=path: read_file(path) for path in paths])
+def readers(count: int) -> Callable[[list[Path], Amounts], float]:
+    """Each reads, for the first time, what another node wrote in `writers(count)`."""
+
+    def measure(folders: list[Path], amounts: Amounts) -> float:
+        nodes = folders[1:2] if count == 1 else folders[:count]
+        paths = [folder / f"w{count}-{(at + 1) % count}" for at, folder in enumerate(nodes)]
+        return count * amounts.stream_mib / together([lambda path=path: read_file(path) for path in paths])
+
+    return measure
 
 
 def read_one(folders: list[Path], amounts: Amounts) -> float:
@@ -130,19 +155,25 @@ def write_one(folders: list[Path], amounts: Amounts) -> float:
     took = together([lambda at=at, folder=folder: part(at, folder) for at, folder in enumerate(folders)])
     written = len(folders) * amounts.stream_mib
     if os.stat(folders[0] / "one").st_size != written * MIB:
-        raise OSError("the file that all wrote is not as long as it was written")
+        raise Wrong("its length is shown wrong right after")
     return written / took
 
 
-def create_in_one(folders: list[Path], amounts: Amounts) -> float:
-    (folders[0] / "many").mkdir()
+def creators(name: str, count: int, apart: bool) -> Callable[[list[Path], Amounts], float]:
+    """Empty files, by `count` nodes, in a directory each or in one."""
 
-    def work(at: int, folder: Path) -> None:
-        for number in range(amounts.creates):
-            os.close(os.open(folder / "many" / f"{at}-{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+    def measure(folders: list[Path], amounts: Amounts) -> float:
+        places = [folder / (f"{name}-{at}" if apart else name) for at, folder in enumerate(folders[:count])]
+        for place in places[: count if apart else 1]:
+            place.mkdir()
 
-    took = together([lambda at=at, folder=folder: work(at, folder) for at, folder in enumerate(folders)])
-    return len(folders) * amounts.creates / took
+        def work(at: int, place: Path) -> None:
+            for number in range(amounts.creates):
+                os.close(os.open(place / f"{at}-{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+
+        return count * amounts.creates / together([lambda at=at, place=place: work(at, place) for at, place in enumerate(places)])
+
+    return measure
 
 
 def append_all(folders: list[Path], amounts: Amounts) -> float:
@@ -182,16 +213,37 @@ def handover(folders: list[Path], amounts: Amounts) -> float:
     return statistics.median(times) * 1_000
 
 
-# name, unit, measure; a rate is better when greater, "ms" when smaller
+def closed_then_opened(folders: list[Path], amounts: Amounts) -> float:
+    """Milliseconds (median) to open and read on one node what another has just written and closed: the least that programs rely on."""
+    paths = [folder / "closed" for folder in folders[:2]]
+    paths[0].write_bytes(b"begin...")
+    times, stale = [], 0
+    for turn in range(amounts.turns):
+        word = turn.to_bytes(8, "little")
+        paths[1 - turn % 2].read_bytes()  # it has it cached
+        paths[turn % 2].write_bytes(word)
+        began = time.perf_counter()
+        stale += paths[1 - turn % 2].read_bytes() != word
+        times.append(time.perf_counter() - began)
+    if stale:
+        raise Wrong(f"{stale} of {amounts.turns} reads stale")
+    return statistics.median(times) * 1_000
+
+
+# name, unit, measure; a rate is better when greater, "ms" when smaller.  Those of a kind by 1, 2 and 3 nodes show how it scales.
+WRITES = ("1 node writes", "2 nodes write, a file each", "3 nodes write, a file each")
+READS = ("1 node reads another's file", "2 nodes read, another's file each", "3 nodes read, another's file each")
+CREATES = ("1 node creates", "2 nodes create, a directory each", "3 nodes create, a directory each")
+IN_ONE, HANDOVER = "3 nodes create in one directory", "read on B after a write on A"
 MEASURES: list[tuple[str, str, Callable[[list[Path], Amounts], float]]] = [
-    ("1 node writes", "MiB/s", writers(1)),
-    ("2 nodes write, a file each", "MiB/s", writers(2)),
-    ("3 nodes write, a file each", "MiB/s", writers(3)),
-    ("3 nodes read, another's file each", "MiB/s", readers),
+    *((name, "MiB/s", writers(count)) for count, name in enumerate(WRITES, 1)),
+    *((name, "MiB/s", readers(count)) for count, name in enumerate(READS, 1)),
     ("3 nodes read one file", "MiB/s", read_one),
     (READ_AGAIN, "MiB/s", read_again),
     ("3 nodes write one file, disjoint", "MiB/s", write_one),
-    ("3 nodes create in one directory", "/s", create_in_one),
+    *((name, "/s", creators(f"made{count}", count, apart=True)) for count, name in enumerate(CREATES, 1)),
+    (IN_ONE, "/s", creators("many", 3, apart=False)),
     ("3 nodes append 4 KiB to one file", "/s", append_all),
-    ("read on B after a write on A", "ms", handover),
+    (HANDOVER, "ms", handover),
+    ("open and read on B after write and close on A", "ms", closed_then_opened),
 ]

@@ -26,7 +26,7 @@ from buildtools.say import BuildError
 from tests.bench.places import Ext4, drop_caches
 from tests.netns import found_static
 
-SIZE_BYTES = 4 << 30
+OURS_BYTES = 16 << 30  # sparse; what is removed is not free at once
 WAIT_S = 60.0
 CLIENTS = 3
 
@@ -43,7 +43,7 @@ class Ours:
 
     def __init__(self) -> None:
         self.name = "shared"
-        self.cluster = Cluster(Path(tempfile.mkdtemp(prefix="afs-bench-shared-")), CLIENTS, size_bytes=SIZE_BYTES)
+        self.cluster = Cluster(Path(tempfile.mkdtemp(prefix="afs-bench-shared-")), CLIENTS, size_bytes=OURS_BYTES)
         self.folders = [node.mountpoint for node in self.cluster.nodes]
         try:
             self.cluster.prepare()
