@@ -235,6 +235,7 @@ def worker_config(settings: Settings, identity: node.Node) -> Callable[[Wish, Mo
             "on_lease_loss": options.on_lease_loss,
             "caches": options.shared and options.caches,
             "consistency": options.consistency,
+            "containers": settings.csi.enabled,
             "map_uid": options.map_uid.ranges,
             "map_gid": options.map_gid.ranges,
             "root_squash": options.root_squash,

@@ -42,6 +42,7 @@ from awsomefsd.fuse.mount_session import MountLease, SessionKeeper, open_session
 from awsomefsd.fuse.mount_state import MountState
 from awsomefsd.fuse.names import Names
 from awsomefsd.fuse.negotiate import Pins
+from awsomefsd.fuse.nested import NestedMounts
 from awsomefsd.fuse.notify import Notifier
 from awsomefsd.fuse.put_aside import PutAside, write_conflicts
 from awsomefsd.fuse.removal import Removal
@@ -150,7 +151,9 @@ class Worker:
         self.pool = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self.vfs = Vfs(self.mount, self.client, self.pool, self.through)
         self.lease.on_loss = self.vfs.fenced
-        self.notifier = Notifier(link.fds["fuse"])
+        always: bool = self.config.get("containers", False)
+        nested = NestedMounts(start["dir"], always=always).there
+        self.notifier = Notifier(link.fds["fuse"], nested, nameless=always and self.mount.shared)
         if self.leases is not None:
             pages = ThreadPoolExecutor(PAGE_THREADS, thread_name_prefix="pages")
             self.mount.kernel = KernelCache(
@@ -243,15 +246,15 @@ class Worker:
     def _inherit(self, kernel: KernelCache | None, opened: SessionOpened) -> None:
         """The kernel forgets what the predecessor told it; nobody else changes any of that before we report.
 
-        Where the leader is a new one too, nobody knows what it was: wait until all that may have been promised is over.
+        Where that cannot be done (a new leader does not know what it was; nested.py), wait until what may have been promised is over.
         """
         assert kernel is not None
         inos: list[int] | None = None
         with contextlib.suppress(FsError):
             inos = self._call(GetInherited(opened.session, opened.epoch)).inos
-        kernel.inherit(inos or [])
-        if inos is None:
-            log.warning("the leader does not know what the kernel was promised: waiting until that is over")
+        forgotten = kernel.inherit(inos or [])
+        if inos is None or not forgotten:
+            log.warning("what the kernel was promised cannot be taken back: waiting until it is over")
             time.sleep(SESSION_SELF_FENCE_MS / 1_000)
 
     # --- start and end -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,10 @@ name still says so: whoever is recalled in between sends INC_EPOCH.
 An own change needs the same for attributes: CREATE and its kind make the kernel forget those of the directory when they return, and a
 GETATTR that was answered before and is written later would bring them back.
 
+INC_EPOCH unmounts what is mounted on a directory of the mount.  While there is such a thing (nested.py) names have timeout 0, negative ones
+too, and a recall waits until the time of those told before is over: well within RECALL_MS.  Rejected: INVAL_ENTRY of single names, which
+waits for the lock of their directory and unmounts what is on it as well.
+
 *Pages* follow the attributes: read(2) asks for those when their time is over, and then keeps its pages if size and mtime are what they
 were (AUTO_INVAL_DATA), which is not proof enough.  So it is known here under which stamp of the lease (lease_holder.py) all pages of an
 inode were read; where that is not the present one, GETATTR waits for an INVAL_INODE of all pages that began after it came.  What is in the
@@ -34,6 +38,7 @@ unknown then.  Rejected: a list in shared memory (one more format, for what the 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
@@ -51,6 +56,7 @@ INC_EPOCH_MINOR = 44
 # Off: INVAL_INODE while a GETATTR waits makes the kernel drop the attributes of that very answer, so its read(2) goes on with the old size.
 KEEPS_PAGES = False
 TOLD_MAX = 2 * LEASES_PER_SESSION_MAX
+NAMES_LATE_S = 1.0  # a reply with a timeout may leave so much later than it was made
 UNKNOWN = 0  # no stamp: pages of which nobody knows under what they were read
 
 
@@ -58,7 +64,8 @@ class Kernel(Protocol):
     has_epoch: bool
 
     def forget_attributes(self, ino: int) -> None: ...
-    def forget_names(self) -> None: ...
+    def forget_names(self) -> bool: ...
+    def nested(self) -> bool: ...
     def forget_pages(self, ino: int) -> None: ...
 
 
@@ -123,7 +130,9 @@ class KernelCache:
         self._left_ns = left_ns
         self._told: set[int] = set()  # inodes of which attributes were told with a timeout, since they last changed
         self._told_any = False  # they were too many to be counted
+        self._names_until = 0.0  # when the time of all names that were told is over (monotonic)
         self._named: set[int] = set()  # directories of which names were, since the last INC_EPOCH
+        self._naming = threading.Lock()  # guards those two: recalls come on several threads
         self._pages: dict[int, Pages] = {}
         self._lock = threading.Lock()  # guards the pages
         self._inherited = False  # pages of a predecessor may be there
@@ -156,16 +165,18 @@ class KernelCache:
         lasting_ns = self._modes.name_ns(parent)
         if lasting_ns:
             return 0 if self._leases.holder.changing(parent) else lasting_ns
-        if self._minor() < INC_EPOCH_MINOR or not self._kernel.has_epoch:
+        if self._minor() < INC_EPOCH_MINOR or not self._kernel.has_epoch or self._kernel.nested():
             return 0
-        self._named.add(parent)
-        if len(self._named) > TOLD_MAX:
-            self._named.clear()
-            self._kernel.forget_names()
-            return 0
+        with self._naming:
+            self._named.add(parent)
+            left_ns = max(self._left_ns(), 0)
+            self._names_until = max(self._names_until, time.monotonic() + left_ns / 1e9 + NAMES_LATE_S)
+            if len(self._named) > TOLD_MAX:
+                self._forget_names()
+                return 0
         if self._names.find(parent, name) != ino or self._leases.holder.leaving(parent):
             return 0
-        return max(self._left_ns(), 0)
+        return left_ns
 
     # --- and taken back -------------------------------------------------------------------------------------------------------------
     def launder(self, ino: int, mode: int, done: Callable[[], None]) -> None:
@@ -173,9 +184,21 @@ class KernelCache:
         if mode != LEASE_NONE:
             done()
             return
-        if ino in self._named:
-            self._named.clear()
-            self._kernel.forget_names()
+        with self._naming:
+            left_s = 0.0 if ino not in self._named or self._forget_names() else self._names_until - time.monotonic()
+        if left_s > 0:
+            after(left_s, partial(self._launder, ino, done))
+        else:
+            self._launder(ino, done)
+
+    def _forget_names(self) -> bool:
+        """With the lock held: who adds one now tells it after this.  False: only time ends what was told, so it is remembered."""
+        if not self._kernel.forget_names():
+            return False
+        self._named.clear()
+        return True
+
+    def _launder(self, ino: int, done: Callable[[], None]) -> None:
         self._told.discard(ino)
         if not self.loose.reading(ino):
             self._kernel.forget_attributes(ino)
@@ -186,9 +209,7 @@ class KernelCache:
             done()
             return
         once = _Once(done)
-        timer = threading.Timer(PAGES_MS / 1_000, once)
-        timer.daemon = True
-        timer.start()
+        timer = after(PAGES_MS / 1_000, once)
 
         def ended(_value: Any, _error: BaseException | None) -> None:
             timer.cancel()
@@ -203,12 +224,12 @@ class KernelCache:
                 self._told.discard(ino)
                 self._kernel.forget_attributes(ino)
 
-    def inherit(self, inos: list[int]) -> None:
-        """A predecessor held these, and may have told anything of them."""
+    def inherit(self, inos: list[int]) -> bool:
+        """A predecessor held these, and may have told anything of them.  False: only time ends what it told of names."""
         self._inherited = True
-        self._kernel.forget_names()
         for ino in inos:
             self._kernel.forget_attributes(ino)
+        return self._kernel.forget_names()
 
     def known(self) -> list[int]:
         """Inodes of which the kernel may know something; for a session that was lost."""
@@ -284,6 +305,13 @@ class KernelCache:
 
 def _both(one: int | None, other: int) -> int:
     return other if one is None or one == other else UNKNOWN
+
+
+def after(pause_s: float, call: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(pause_s, call)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 class _Once:

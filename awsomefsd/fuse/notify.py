@@ -16,9 +16,12 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 
 from awsomefsd.fuse import abi
+from awsomefsd.limits import SESSION_SELF_FENCE_MS
 
 log = logging.getLogger("awsomefsd.fuse")
 
@@ -31,8 +34,12 @@ _ENDED = frozenset((errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED, errno.EBAD
 class Notifier:
     """Queue and thread of one mount.  `close` sends nothing more; it does not wait for a notification that waits in the kernel."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, nested: Callable[[], bool] = bool, *, nameless: bool = False) -> None:
+        """`nested`: whether something is mounted on a directory of this mount: INC_EPOCH would unmount it, so it is not sent.  `nameless`:
+        the kernel is never told a name with a timeout that has to be kept, so there is none to wait for then."""
         self._fd = fd
+        self.nested = nested
+        self._nameless = nameless
         self.has_epoch = True  # until the kernel says no
         self._changed = threading.Condition()
         self._queue: deque[bytes | list[int]] = deque()
@@ -52,25 +59,31 @@ class Notifier:
         self._put(abi.pack_inval_entry(parent, name))
 
     def next_epoch(self) -> bool:
-        """Every cached name.  False (nothing sent) where the kernel is known not to have it."""
-        if self.has_epoch:
-            self._put(_INC_EPOCH)
-        return self.has_epoch
+        """Every cached name.  False (nothing sent) where the kernel is known not to have it, or it would do harm."""
+        if not self.has_epoch or self.nested():
+            return False
+        self._put(_INC_EPOCH)
+        return True
 
     def invalidate_all(self, inos: list[int]) -> None:
-        """All names, and attributes and pages of `inos`: for a session that was lost."""
-        self.next_epoch()
+        """All names, and attributes and pages of `inos`: for a session that was lost.  Names that only time ends are waited for."""
+        sent = self.next_epoch()
         self._put(inos)
+        if not sent and self.has_epoch and not self._nameless:
+            time.sleep(SESSION_SELF_FENCE_MS / 1_000)
 
     # --- at once, on the calling thread: these take no lock that is held while a request waits for its answer ---------------------
     def forget_attributes(self, ino: int) -> None:
         """Attributes and ACLs, no pages.  What was asked for before and is answered later does not count in the kernel either."""
         self._send(abi.pack_inval_inode(ino, -1, 0))
 
-    def forget_names(self) -> None:
-        """Every cached name."""
+    def forget_names(self) -> bool:
+        """Every name that was told under a lease.  False: only time ends that."""
+        if self.has_epoch and self.nested():
+            return self._nameless
         if self.has_epoch:
             self._send(_INC_EPOCH)
+        return True
 
     def forget_pages(self, ino: int) -> None:
         """Attributes and all pages.  Waits for reads that are not answered and for writes of mapped pages: on a thread of its own only."""
@@ -92,7 +105,7 @@ class Notifier:
             if len(self._queue) >= QUEUED_MAX:
                 self.dropped += len(self._queue)
                 self._queue.clear()
-                if self.has_epoch:
+                if self.has_epoch and not self.nested():
                     self._queue.append(_INC_EPOCH)
                 else:
                     log.warning("too many notifications for the kernel: %d dropped, timeouts remain", self.dropped)

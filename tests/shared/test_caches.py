@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -149,3 +150,25 @@ def test_what_a_dead_worker_had_told_the_kernel_is_forgotten(trio: Trio, places:
     await_true("successors", lambda: len(set(procs.pids(str(node.directory), "worker")) - set(before)) >= len(before), WAIT_S, 0.1)
     assert (os.pread(fd, 9, 0), os.fstat(fd).st_size, sorted(os.listdir(two))) == (b"newer", 5, ["f", "g"])
     os.close(fd)
+
+
+@only_cached
+def test_what_is_mounted_on_a_directory_stays(places: list[Path]) -> None:
+    """INC_EPOCH makes the kernel take a directory for another one, and unmount what is on it."""
+    one, two, _ = places
+    (one / "sub" / "on").mkdir(parents=True)
+    look = [two / "sub", two / "sub" / "on", two / "none"]
+    for path in look:
+        os.path.lexists(path)  # names are told with a timeout
+    subprocess.run(["mount", "-t", "tmpfs", "none", str(two / "sub" / "on")], check=True)
+    try:
+        (two / "sub" / "on" / "mine").touch()
+        for turn in range(3):
+            for place in (one, one / "sub"):
+                (place / f"new{turn}").touch()
+            assert os.listdir(two / "sub" / "on") == ["mine"], f"unmounted in turn {turn}"
+            assert (two / f"new{turn}").exists() and (two / "sub" / f"new{turn}").exists()
+            os.unlink(one / f"new{turn}")
+            assert not (two / f"new{turn}").exists()
+    finally:
+        subprocess.run(["umount", str(two / "sub" / "on")], check=False)

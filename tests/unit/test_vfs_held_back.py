@@ -30,6 +30,7 @@ MANY = 60
 
 class Leased(Sharing):
     caches = True
+    ended = 0  # the session that was ended last
 
     def holds(self, ino: int) -> int:
         mode: int = self.worker.leases.holder.mode(ino)  # type: ignore[union-attr]

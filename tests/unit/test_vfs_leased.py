@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class FakeKernel:
     """Takes down what it is told."""
 
     has_epoch = True
+    on_top = False  # something is mounted on a directory
 
     def __init__(self) -> None:
         self.told: list[tuple[str, int]] = []
@@ -34,8 +36,13 @@ class FakeKernel:
     def forget_attributes(self, ino: int) -> None:
         self.told.append(("attributes", ino))
 
-    def forget_names(self) -> None:
-        self.told.append(("names", 0))
+    def nested(self) -> bool:
+        return self.on_top
+
+    def forget_names(self) -> bool:
+        if not self.on_top:
+            self.told.append(("names", 0))
+        return not self.on_top
 
     def forget_pages(self, ino: int) -> None:
         self.told.append(("pages", ino))
@@ -121,6 +128,21 @@ def test_what_is_held_is_asked_once_and_what_others_change_is_seen_at_once(nodes
     one.call("unlink", ROOT_INO, b"h")
     assert error_of(two.lookup, b"h") == errno.ENOENT and two.attr(ino).nlink == 0
     assert two.read(ino, there, 0, 9) == b"aaaaabbbb"
+
+
+def test_names_are_waited_for_where_something_is_mounted_on_a_directory(nodes: list[Caching]) -> None:
+    one, two = nodes
+    one.file(b"f")
+    ino = two.lookup(b"f").ino
+    assert two.vfs.name_ttl_ns(ROOT_INO, b"f", ino) > 0
+    two.kernel.on_top = True
+    assert two.vfs.name_ttl_ns(ROOT_INO, b"f", ino) == 0
+    until_s = two.mount.kernel._names_until  # type: ignore[union-attr]
+    one.file(b"g")  # recalls the directory
+    assert time.monotonic() >= until_s and ("names", 0) not in two.kernel.told
+    assert two.lookup(b"g").ino and two.vfs.name_ttl_ns(ROOT_INO, b"f", ino) == 0
+    one.file(b"h")
+    assert ("names", 0) not in two.kernel.told and two.lookup(b"h").ino
 
 
 def test_own_changes_are_remembered_without_asking(nodes: list[Caching]) -> None:
