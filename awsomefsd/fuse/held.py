@@ -86,6 +86,13 @@ class Carried:
             held.free()
         return True
 
+    def moved(self, held: Held, to: Held) -> None:
+        """The kept reply has another place: `held` is free, `to` is DONE."""
+        with self._lock:
+            for unique, (reply, kept) in self._unclaimed.items():
+                if kept is held:
+                    self._unclaimed[unique] = (reply, to)
+
     def drained(self) -> None:
         """Every resent request was read: what is unclaimed had been answered before the death."""
         with self._lock:

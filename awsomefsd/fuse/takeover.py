@@ -202,14 +202,37 @@ class Takeover:
             os.set_blocking(session.fd, True)
 
     def _idle_slot(self) -> Slot:
-        """A slot to read into; where all are kept by requests, the first of them to end."""
+        """A slot to read into.  One that keeps a reply which the kernel does not take yet is none: a further successor needs that.
+
+        Replies that are not stored are of requests that change nothing; the kernel sends those again.
+        """
         session = self._session
-        for slot in session.slots:
-            if slot.index not in session.busy:
-                return slot
-        slot = session.slots[0]
-        session.busy.pop(slot.index).wait()
-        return slot
+        while True:
+            idle = [slot for slot in session.slots if slot.index not in session.busy]
+            for slot in sorted(idle, key=lambda slot: slot.state == DONE):
+                if slot.state != DONE or self._moved(slot):
+                    return slot
+            if not session.busy:
+                log.warning("takeover: no room to keep %d replies that the kernel does not take yet", len(idle))
+                return idle[0]
+            session.busy.pop(next(iter(session.busy))).wait()  # kept by a request
+
+    def _moved(self, slot: Slot) -> bool:
+        """Request and reply went to the park area; cut short, they are in both places, and the one that has the reply counts."""
+        session = self._session
+        try:
+            reply = slot.reply()
+            entry = session.park.park(slot.request())
+        except (Corrupt, ValueError):
+            return False
+        if entry is None:
+            return False
+        if session.carried is None or not entry.store_reply(reply):
+            entry.free()
+            return False
+        session.carried.moved(slot, entry)
+        slot.free()
+        return True
 
     def _read_resent(self, slot: Slot) -> bool:
         """One more that may have been resent; false when there is no more."""

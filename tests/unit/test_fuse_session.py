@@ -325,6 +325,55 @@ def test_resent_request_finds_its_reply(kernel: Kernel, fs: DictFs) -> None:
     assert session.carried is None and len(session.park) == 0 and kernel.nothing_more()
 
 
+class Queued(Kernel):
+    """It has been asked to send again, and refuses replies to what it has queued until that was read (ENOENT)."""
+
+    def __init__(self, slot_count: int, queued: set[int]) -> None:
+        super().__init__(slot_count)
+        self.queued = queued
+
+    def session(self, fs: Any, **options: Any) -> Session:
+        session = super().session(fs, **options)
+        write = session.write
+        session.write = lambda unique, reply: unique & ~RESEND_BIT not in self.queued and write(unique, reply)  # type: ignore[method-assign]
+        return session
+
+    def kept(self) -> set[int]:
+        """The uniques of the replies that a further successor would find."""
+        area = slots.SlotArea(bytearray(self.memory["slots"]))
+        entries = park.ParkArea(bytearray(self.memory["park"])).entries()
+        return {abi.OUT_HEADER.unpack_from(one.reply())[2] for one in [*area, *entries] if one.state == slots.DONE}
+
+
+@pytest.mark.parametrize("slot_count", [1, 2, 3])
+def test_replies_that_the_kernel_does_not_take_yet_outlive_what_is_read_next(fs: DictFs, slot_count: int) -> None:
+    """A worker died while it drained what it had asked to be sent again; replies that it kept are in slots, in one case in all of them."""
+    kernel = Queued(slot_count, set())
+    try:
+        dead = kernel.session(DictFs(), pins=Pins())
+        dead.control.update(negotiated=control.Negotiated(45, abi.HAS_RESEND, 1 << 20, 1 << 20, 12))
+        answered = [4 + 2 * number for number in range(min(2, slot_count))]
+        kernel.die(dead, *(mkdir(b"%d" % unique, unique) for unique in answered))
+        for slot, unique in zip(dead.slots, answered, strict=False):
+            assert slot.store_reply(abi.pack_error(unique, errno.EDQUOT))
+        kernel.queued |= {*answered}
+        kept: list[set[int]] = []
+        made = fs.mkdir
+
+        def look(*arguments: Any) -> Any:
+            kept.append(kernel.kept())
+            return made(*arguments)
+
+        fs.mkdir = look  # type: ignore[method-assign]
+        kernel.ours.send(mkdir(b"other", 100 | RESEND_BIT))
+        kernel.session(fs, previous={"signal": 9}).recover()
+        assert kept == [{*answered}] and fs.executed == [("other", 100)]
+        assert kernel.ours.recv(100) == abi.pack_notify(abi.Notify.RESEND)
+        assert kernel.answer()[0] == 100 | RESEND_BIT and kernel.nothing_more() and kernel.kept() == set()
+    finally:
+        kernel.close()
+
+
 class FakeHeld:
     freed = 0
 
