@@ -7,11 +7,17 @@ that takes: so each kill hits a system at work, and rates and stalls are figures
 
 from __future__ import annotations
 
+import os
 import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from awsomefsd.failpoints import Control
 from buildtools import chaos
+from buildtools.nodes import await_true
 
 BETWEEN = 25
 HALF = {("worker",): 30, ("daemon",): 10, ("keeper",): 5, ("worker", "daemon"): 3}
@@ -55,3 +61,38 @@ def test_kills_harm_nobody(make_node, figures, seed, pins):
 @pytest.mark.parametrize("pins", ["", "resend=off"], ids=["resend", "no-resend"])
 def test_many_kills_harm_nobody(make_node, figures, seed, pins):
     run_kills(make_node, figures, seed, pins, times=30)
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "link": lambda path: os.link(path, f"{path}-other"),
+    "mode": lambda path: os.chmod(path, 0o640),
+    "time": lambda path: os.utime(path, (1, 1)),
+}
+
+
+@pytest.mark.root
+@pytest.mark.timeout(300)
+def test_an_append_after_a_change_whose_worker_died_goes_to_the_end(make_node, tmp_path):
+    """Daemon and worker die between the entry of the change and its answer, while what was written is dirty (decision 110)."""
+    control = Control(tmp_path / "failpoints")
+    node = make_node(up=False)
+    node.failpoints = control.path
+    node.up()
+    for kind, change in CHANGES.items():
+        path = node.mountpoint / kind
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+        try:
+            os.write(fd, b"a" * 100)
+            fired = control.fired("log.apply.after")
+            control.arm("log.apply.after", 1)
+            caller = threading.Thread(target=change, args=(path,))
+            caller.start()
+            await_true("the daemon's death", lambda fired=fired: control.fired("log.apply.after") > fired, 60, 0.001)
+            node.kill("worker")
+            caller.join(120)
+            assert not caller.is_alive()
+            os.write(fd, b"b" * 50)
+        finally:
+            os.close(fd)
+        assert path.read_bytes() == b"a" * 100 + b"b" * 50, kind
+    assert os.stat(node.mountpoint / "link").st_nlink == 2 and os.stat(node.mountpoint / "mode").st_mode & 0o777 == 0o640
