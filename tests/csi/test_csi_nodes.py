@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -231,6 +232,37 @@ def test_what_is_attached_to_one_node_goes_to_no_other(players: list[NodePlayer]
     assert third.refused("DeleteVolume", pb.DeleteVolumeRequest(volume_id=volume))[0] == "FAILED_PRECONDITION"
     third.call("ControllerUnpublishVolume", pb.ControllerUnpublishVolumeRequest(volume_id=volume, node_id=""))
     assert attached(third, volume) == []
+    third.delete(volume)
+    nothing_left(players)
+
+
+CONTAINER = """set -e; mount -t tmpfs none "$0/sub/on"; touch "$0/sub/on/mine"; while ls "$0" "$0/sub" "$0/none" > "$1" 2>&1 || :
+echo "$(ls "$0/sub/on")"; read _; do :; done"""
+
+
+def test_what_a_container_has_mounted_on_a_directory_stays(players: list[NodePlayer], tmp_path: Path) -> None:
+    """In a mount namespace of its own, where the worker does not see it.  INC_EPOCH would make the kernel unmount it."""
+    first, second, third = players
+    volume = third.create("pvc-nested", GIB, TOGETHER)
+    for player in (first, second):
+        player.stage(volume, TOGETHER)
+    here, there = (player.publish(volume, "nested", TOGETHER) for player in (first, second))
+    (here / "sub" / "on").mkdir(parents=True)
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", CONTAINER, str(here), str(tmp_path / "looked")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as container:
+        assert container.stdin is not None and container.stdout is not None
+        try:
+            for turn in range(4):
+                assert container.stdout.readline() == "mine\n", f"unmounted in turn {turn}"
+                for place in (there, there / "sub"):
+                    (place / f"new{turn}").touch()
+                container.stdin.write("\n")
+                container.stdin.flush()
+        finally:
+            container.kill()
+    for player in (first, second):
+        player.unpublish(volume, "nested")
+        player.unstage(volume)
     third.delete(volume)
     nothing_left(players)
 
