@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,11 +19,12 @@ DISK_BYTES_MIN = 2 << 30  # the tree twice, and what kills leave half full
 SECONDS_FIRST, SECONDS_AGAIN = 270, 180
 
 
-def _program(*words: str | os.PathLike[str]) -> NoReturn:
+def _program(*words: str | os.PathLike[str], behind: Sequence[str] = ()) -> NoReturn:
     """Become a program of the checkout under the venv's interpreter: signals, terminal and exit code are its own."""
     os.chdir(CHECKOUT)
     sys.stdout.flush()
-    os.execve(prepare.PYTHON, [prepare.PYTHON, *map(os.fspath, words)], dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)})
+    argv = [*behind, prepare.PYTHON, *map(os.fspath, words)]
+    os.execve(argv[0], argv, dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)})
 
 
 def up(directory: Path, size_text: str) -> int:
@@ -99,4 +101,4 @@ def run(chosen: argparse.Namespace, arguments: list[str]) -> int:
     if chosen.shared:
         prepare.others()
     which = "voters" if chosen.voters else "shared" if chosen.shared else "bench"
-    _program("-m", f"tests.bench.{which}", *words)
+    _program("-m", f"tests.bench.{which}", *words, behind=halves.apart())  # nobody who copies mounts meanwhile keeps ours alive

@@ -301,9 +301,9 @@ class Node:
     def umount(self) -> None:
         if self.mounted():
             workers = len(self.pids("worker"))  # of further mounts of this node too
-            self.cli("umount", str(self.mountpoint), timeout_s=180)
+            said = self.cli("umount", str(self.mountpoint), timeout_s=180).strip()  # also whether others have the mount still
             await_true("the end of the mount", lambda: not self.mounted(), 10)
-            await_true("the end of the worker", lambda: len(self.pids("worker")) < max(workers, 1), STOP_S)
+            await_true(f"the end of the worker ({said})", lambda: len(self.pids("worker")) < max(workers, 1), STOP_S)
 
     def detach_mount(self) -> None:
         """Take the mount out of the tree whatever state it is in, past a helper in /sbin that may be of another installation."""

@@ -25,7 +25,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 PROCESSES = (1, 2, 3)
 FRAME_BYTES = 4 << 20  # as a segment is
 CHECKSUM_MIB = 1_000
-IDLE_S = 2.0
+IDLE_S = 3.0
 
 
 # --- processor time -----------------------------------------------------------------------------------------------------------
@@ -69,6 +69,15 @@ def roles(cluster: Cluster) -> dict[str, list[int]]:
     """Workers and daemons of all nodes."""
     owned = [procs.owned(str(node.directory)) for node in cluster.nodes]
     return {role: [pid for of in owned for pid, name in of.items() if name == role] for role in ("worker", "daemon")}
+
+
+def idle(cluster: Cluster) -> dict[str, float]:
+    """Percent of one processor that mounted nodes use while nobody does anything."""
+    pids = roles(cluster)
+    own = {role: of_processes(of) for role, of in pids.items()}
+    began = time.monotonic()
+    time.sleep(IDLE_S)
+    return {role: 100 * (of_processes(of) - own[role]) / (time.monotonic() - began) for role, of in pids.items()}
 
 
 # --- without any filesystem of ours ---------------------------------------------------------------------------------------------

@@ -101,7 +101,11 @@ def scaling(found: Json) -> str:
         told = found.get("limits", {}).get(what, [])
         if told:
             rows.append(a_row(unit, [statistics.median(row[str(count)] for row in told) for count in (1, 2, 3)]))
-    return markdown(["", "1", "2", "3", "3 to 1"], rows) + "\n\n" + "\n".join(verdicts(found))
+    said = verdicts(found)
+    if "idle" in found:
+        shares = ", ".join(f"{value:.1f} % ({role}s)" for role, value in found["idle"].items())
+        said.append(f"- Three mounted nodes that do nothing use {shares} of one processor.")
+    return markdown(["", "1", "2", "3", "3 to 1"], rows) + "\n\n" + "\n".join(said)
 
 
 def verdicts(found: Json) -> list[str]:
