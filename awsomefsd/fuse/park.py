@@ -1,17 +1,18 @@
 """Parked requests: those that wait (for the leader, a lock, room) are copied here, so that their slot is free for the next one.
 
-An allocator in shared memory that a successor can read.  The area is a row of blocks, each with ``size | mark`` in its first word and its
-state in the second; a zero first word ends the row.  Every structural step is one store:
+An allocator in shared memory that a successor can read.  The area is a row of blocks, each with its size and a checksum of place and size
+in its first word and its state in the second; a zero first word ends the row.  Every structural step is one store:
 
 * a new block at the end: zero the word behind it, state FREE, then its first word;
 * a split of a free block: the header of its second part, then the smaller size of the first;
 * a merge of free neighbours: the larger size of the first (inner headers mean nothing from then on).
 
 A request is parked by copying it, then storing ``state EXECUTING | deaths | length`` in the state word; before that store the block is
-free, after it the request is whole.  The slot is freed afterwards, so a kill in between leaves the request in both: the successor
-prefers the parked one (same unique).  A reply is stored as in slots: bytes, length and checksum, then DONE.  Replies above
-PARK_REPLY_BYTES_MAX are not stored; those (readdir, listxattr, readlink, read) are of requests that change nothing and are executed
-again.
+free, after it the request is whole.  The slot is freed afterwards, so a kill in between leaves the request in both: the successor prefers
+the parked one (same unique).  The copy carries its checksum: what a successor finds damaged is answered with EIO.  A block that says FREE
+and has a length is damaged too: `free` clears all of the state word.  A reply is stored as in slots: bytes, length and checksum, then
+DONE.  Replies above PARK_REPLY_BYTES_MAX are not stored; those (readdir, listxattr, readlink, read) are of requests that change nothing
+and are executed again.
 
 Free lists are this process's memory, rebuilt by walking the row.  Sizes are powers of two up to 64 KiB and multiples of 64 KiB above.  When
 a request finds no room, free neighbours are merged; when an arena is empty it starts again and gives its pages back.  The last
@@ -41,7 +42,9 @@ KEEP_BYTES = MIB  # pages of an empty arena that are not given back
 REQUEST_BYTES_MIN = 40  # fuse_in_header
 
 _HEADER_BYTES = 64
-_MARK = 0x5041_524B  # upper half of a block's first word
+_MARK = 0x5041_524B  # upper half of a block's first word in an area of before; in a new one it is a checksum of place and size
+_CHECKED = 1  # third parameter of the area: its marks are checksums
+_PLACE = struct.Struct("<QI")
 _SIZE, _STATE, _UNIQUE, _ORDER, _SUM, _REPLY = range(6)  # words of a block
 _DEATHS_SHIFT, _LENGTH_SHIFT = 8, 32
 _UNIQUE_OF_REQUEST = struct.Struct("<Q")
@@ -67,11 +70,12 @@ def _unique(request: bytes | memoryview) -> int:
 class Arena:
     """Blocks between two offsets of the area.  The caller locks."""
 
-    __slots__ = ("_free", "_frontier", "_mem", "_words", "end", "free_bytes", "live", "start")
+    __slots__ = ("_checked", "_free", "_frontier", "_mem", "_words", "end", "free_bytes", "live", "start")
 
-    def __init__(self, mem: shm.Mem, words: memoryview, start: int, end: int) -> None:
+    def __init__(self, mem: shm.Mem, words: memoryview, start: int, end: int, checked: bool) -> None:
         self._mem = mem
         self._words = words
+        self._checked = checked
         self.start, self.end = start, end
         self._free: dict[int, list[int]] = {}
         self._frontier = start  # where the row ends
@@ -83,9 +87,9 @@ class Arena:
             self._words[self.start // 8] = 0
 
     def load(self) -> None:
-        """Walk the row after a restart: blocks whose state is not FREE are live."""
+        """Walk the row after a restart: blocks whose state word is not FREE are live; one that says FREE and has a length is damaged."""
         for at, size in self._row():
-            if self._words[at // 8 + _STATE] & 0xFF != FREE:
+            if self._words[at // 8 + _STATE] != FREE:
                 self.live[at] = size
         self._rebuild()
 
@@ -109,6 +113,9 @@ class Arena:
         self._frontier, self.free_bytes = self.start, 0
         self._free.clear()
 
+    def _first_word(self, at: int, size: int) -> int:
+        return size | (crc32c(_PLACE.pack(at, size)) if self._checked else _MARK) << 32
+
     def _take(self, size: int) -> int | None:
         words = self._words
         exact = self._free.get(size)
@@ -122,7 +129,7 @@ class Arena:
             if at + size < self.end:
                 words[(at + size) // 8] = 0
             words[at // 8 + _STATE] = FREE
-            words[at // 8] = size | _MARK << 32
+            words[at // 8] = self._first_word(at, size)
             self._frontier = at + size
             self.live[at] = size
             return at
@@ -135,8 +142,8 @@ class Arena:
         rest = have - size
         if rest >= BLOCK_BYTES_MIN:
             self._words[(at + size) // 8 + _STATE] = FREE
-            self._words[(at + size) // 8] = rest | _MARK << 32
-            self._words[at // 8] = size | _MARK << 32
+            self._words[(at + size) // 8] = self._first_word(at + size, rest)
+            self._words[at // 8] = self._first_word(at, size)
             self._free.setdefault(rest, []).append(at + size)
             self.free_bytes += rest
             have = size
@@ -151,7 +158,7 @@ class Arena:
                 run_bytes = 0
             elif run_bytes:
                 run_bytes += size
-                self._words[run_at // 8] = run_bytes | _MARK << 32
+                self._words[run_at // 8] = self._first_word(run_at, run_bytes)
             else:
                 run_at, run_bytes = at, size
         if run_bytes:
@@ -174,7 +181,7 @@ class Arena:
         at = self.start
         while at < self.end and (word := self._words[at // 8]):
             size = word & shm.U32
-            if word >> 32 != _MARK or size < BLOCK_BYTES_MIN or size % _HEADER_BYTES or at + size > self.end:
+            if word != self._first_word(at, size) or size < BLOCK_BYTES_MIN or size % _HEADER_BYTES or at + size > self.end:
                 raise Corrupt(f"park area: block at {at} has the header {word:#x}")
             blocks.append((at, size))
             at += size
@@ -194,6 +201,11 @@ class ParkEntry:
         self.unique: int = self._words[_UNIQUE]
         self.order: int = self._words[_ORDER]
 
+    def believe(self) -> None:
+        """After a restart: where the two uniques differ, the one in a request that passes its checksum is right."""
+        if REQUEST_BYTES_MIN <= self.length <= self.size - _HEADER_BYTES and crc32c(self.request()) == self._words[_SUM]:
+            self.unique = _unique(self.request())
+
     @property
     def state(self) -> int:
         """EXECUTING, DONE, or FREE after `free`."""
@@ -206,8 +218,10 @@ class ParkEntry:
     @property
     def is_intact(self) -> bool:
         """The request passes its checksum.  One that does not is answered with EIO: its unique is all that can be used."""
+        words, request = self._words, self.request()
         fits = REQUEST_BYTES_MIN <= self.length <= self.size - _HEADER_BYTES - PARK_REPLY_BYTES_MAX
-        return fits and _unique(self.request()) == self.unique and crc32c(self.request()) == self._words[_SUM]
+        sound = fits and self.state in (EXECUTING, DONE)
+        return sound and _unique(request) == words[_UNIQUE] and crc32c(request) == words[_SUM]
 
     def request(self) -> memoryview:
         """The whole request, as it was read from the kernel."""
@@ -259,18 +273,20 @@ class ParkArea:
         end = len(self.view) // shm.PAGE_BYTES * shm.PAGE_BYTES
         found = shm.read_header(self.view, MAGIC, VERSION, "park area") if not fresh else None
         self.formatted = found is None
+        checked = _CHECKED
         if found is not None:
-            end, recall_bytes, _ = found
+            end, recall_bytes, checked = found
         if not shm.PAGE_BYTES <= end - recall_bytes <= end <= len(self.view):
             raise Corrupt(f"park area: {len(self.view)} bytes, {recall_bytes} kept for recalls")
         middle = end - shm.round_up(recall_bytes, shm.PAGE_BYTES)
-        self._arenas = (Arena(mem, self._words, shm.PAGE_BYTES, middle), Arena(mem, self._words, middle, end))
+        spans = ((shm.PAGE_BYTES, middle), (middle, end))
+        self._arenas = tuple(Arena(mem, self._words, *span, checked == _CHECKED) for span in spans)
         self._order = 1
         if self.formatted:
             shm.clear_header(self.view)
             for arena in self._arenas:
                 arena.format()
-            shm.write_header(self.view, MAGIC, VERSION, (end, recall_bytes, 0))
+            shm.write_header(self.view, MAGIC, VERSION, (end, recall_bytes, _CHECKED))
         for arena in self._arenas:
             arena.load()
         self._order = max((entry.order for entry in self._entries()), default=0) + 1
@@ -329,4 +345,6 @@ class ParkArea:
         with self._lock:
             live = [(arena, at, size) for arena in self._arenas for at, size in arena.live.items()]
         entries = [ParkEntry(self, arena, at, size) for arena, at, size in live]
-        return [entry for entry in entries if entry.state != FREE]
+        for entry in entries:
+            entry.believe()
+        return entries

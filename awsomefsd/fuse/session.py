@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from awsomefsd.errors import Corrupt
 from awsomefsd.failpoints import hit
 from awsomefsd.fuse import abi, handlers_encode
 from awsomefsd.fuse.abi import Op
@@ -118,6 +119,9 @@ class Pending:
             self.step(None, err)
 
     def step(self, value: Any, error: BaseException | None) -> None:
+        if isinstance(self.held, Slot) and not self.held.is_intact:  # its payload is still to be read; of parked ones nothing is
+            log.error("request %d (opcode %d), which waited, fails its checksum: answered EIO", self.ctx.unique, self.opcode)
+            error = error or Corrupt(f"request {self.ctx.unique} has changed in memory while it waited")
         try:
             wait = self._op.send(value) if error is None else self._op.throw(error)
         except StopIteration as stop:
@@ -292,6 +296,7 @@ class Session:
             if entry is not None:
                 held = entry
             else:
+                held.seal()
                 self._kept_slots.add()
         pending = Pending(self, held, opcode, ctx, op)
         pending.begin(wait)

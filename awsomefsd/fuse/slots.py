@@ -20,9 +20,14 @@ with ENOENT, harmless.
 application is never computed a second time.  Replies above SLOT_REPLY_BYTES_MAX (read, readdir) are not stored: those requests change
 nothing and are executed again.
 
-Layout of a slot: page 0 and 1 hold state word (0), reply word (8), reply (64..), and at the end of page 1 the 80 bytes of the head;
-payload follows on the next page.  Head and payload are adjacent, so a request is one contiguous view, and 80 = fuse_in_header +
-fuse_write_in, so that what a WRITE carries is page-aligned.
+*The seal.*  A request that waits in its slot (park.py copies most of them away) is sealed when the wait begins: its checksum and its
+unique.  What fails that, later or in a successor, is answered EIO and never executed.  A request that is executing at once has no seal:
+between readv and the answer lie microseconds, and a checksum of each would cost every request.  When a slot is freed the seal goes first
+of all: without its head an answered request would pass for a damaged one.
+
+Layout of a slot: page 0 and 1 hold state word (0), reply word (8), seal word (16), unique of the sealed request (24), reply (64..), and at
+the end of page 1 the 80 bytes of the head; payload follows on the next page.  Head and payload are adjacent, so a request is one
+contiguous view, and 80 = fuse_in_header + fuse_write_in, so that what a WRITE carries is page-aligned.
 """
 
 from __future__ import annotations
@@ -34,10 +39,12 @@ from crc32c import crc32c
 from awsomefsd import shm
 from awsomefsd.errors import Corrupt
 from awsomefsd.limits import FUSE_HEADER_BYTES_MAX, FUSE_SLOTS, FUSE_WRITE_BYTES_MAX, SLOT_REPLY_BYTES_MAX
+from awsomefsd.types import RESEND_BIT
 
 MAGIC = b"awsmslot"
 VERSION = 1
 HEAD_BYTES = 80
+HEAD_BYTES_MIN = 40  # fuse_in_header
 PAYLOAD_BYTES = FUSE_WRITE_BYTES_MAX + FUSE_HEADER_BYTES_MAX
 
 FREE, RECEIVED, EXECUTING, DONE = range(4)
@@ -45,6 +52,8 @@ FREE, RECEIVED, EXECUTING, DONE = range(4)
 _FRONT_BYTES = 2 * shm.PAGE_BYTES
 _REPLY_AT = 64
 _HEAD_AT = _FRONT_BYTES - HEAD_BYTES
+_SEAL, _UNIQUE = 2, 3  # words of a slot
+_SEALED = 0x5345_414C  # upper half of a seal
 _DEATHS_SHIFT, _LENGTH_SHIFT = 8, 32
 DEATHS_MAX = (1 << 24) - 1
 
@@ -73,8 +82,10 @@ class Slot:
 
     def begin_read(self) -> None:
         """Make the slot ready for readv; whatever it held is over."""
+        words = self._words
+        words[_SEAL] = 0
         self._head_words[0] = 0
-        self._words[0] = FREE
+        words[0] = FREE
 
     free = begin_read  # both mean: nothing in here matters any more
 
@@ -90,6 +101,32 @@ class Slot:
     def start(self, length: int) -> None:
         """RECEIVED and EXECUTING in one store, for a thread that executes what it read at once."""
         self._words[0] = EXECUTING | length << _LENGTH_SHIFT
+
+    def seal(self) -> None:
+        """The request waits from now on."""
+        words, request = self._words, self.request()
+        words[_UNIQUE] = self._head_unique
+        words[_SEAL] = crc32c(request) | _SEALED << 32
+
+    @property
+    def is_intact(self) -> bool:
+        """The request is as it was sealed, or has no seal.  One that is not is answered with EIO."""
+        seal = self._words[_SEAL]
+        return not seal or (seal >> 32 == _SEALED and self._passes(seal) and self._head_unique == self._words[_UNIQUE])
+
+    @property
+    def unique(self) -> int:
+        """Of the request: where that is damaged, what the seal says of it."""
+        seal = self._words[_SEAL]
+        return self._head_unique if not seal or self._passes(seal) else int(self._words[_UNIQUE])
+
+    @property
+    def _head_unique(self) -> int:
+        return int(self._head_words[1]) & ~RESEND_BIT
+
+    def _passes(self, seal: int) -> bool:
+        length = self._words[0] >> _LENGTH_SHIFT
+        return HEAD_BYTES_MIN <= length <= len(self.read_buffer) and crc32c(self.read_buffer[:length]) == seal & shm.U32
 
     def store_reply(self, reply: bytes) -> bool:
         """Keep the reply, before it is written to the kernel.  False (nothing stored) above SLOT_REPLY_BYTES_MAX."""

@@ -57,6 +57,14 @@ class Left(NamedTuple):
         return isinstance(self.held, ParkEntry)
 
 
+def reply_to(held: Held, unique: int) -> bytes:
+    """The stored reply; raises Corrupt for none, also for an older one that a damaged state word says is there."""
+    reply = held.reply()
+    if len(reply) < abi.OUT_HEADER.size or abi.OUT_HEADER.unpack_from(reply)[2] & UNIQUE_MASK != unique:
+        raise Corrupt(f"request {unique}: the stored reply is not its own")
+    return reply
+
+
 class Takeover:
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -108,18 +116,17 @@ class Takeover:
 
     def _read(self, held: Held) -> Left | None:
         try:
-            if held.state == FREE:
+            if isinstance(held, Slot) and held.state == FREE:
                 return None
-            if isinstance(held, ParkEntry) and not held.is_intact:
-                raise Corrupt(f"parked request {held.unique} fails its checksum")
+            if not held.is_intact:
+                raise Corrupt(f"request {held.unique}, which waited, fails its checksum: answered EIO")
             request = held.request()
             if len(request) < abi.IN_HEADER.size:
                 raise Corrupt(f"request of {len(request)} bytes")
             _, opcode, wire, *_ = abi.IN_HEADER.unpack_from(request)
         except Corrupt as err:
             log.error("takeover: %s", err)
-            if isinstance(held, ParkEntry):
-                self._session.write(held.unique, abi.pack_error(held.unique, errno.EIO))
+            self._session.write(held.unique, abi.pack_error(held.unique, errno.EIO))
             held.free()
             return None
         return Left(wire & UNIQUE_MASK, wire, opcode, held)
@@ -129,7 +136,7 @@ class Takeover:
         if one.held.state != DONE:
             return False
         try:
-            reply = one.held.reply()
+            reply = reply_to(one.held, one.unique)
         except Corrupt as err:
             log.error("takeover: %s", err)
             return False

@@ -14,8 +14,9 @@ import os
 import random
 import shutil
 import signal
+import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,11 @@ import pytest
 
 from awsomefsd.errors import Corrupt, Error, FormatTooNew
 from awsomefsd.fuse.control import CONTROL_BYTES, Control, State
+from awsomefsd.fuse.held import Held
 from awsomefsd.fuse.opens import OpenTable
+from awsomefsd.fuse.park import ParkArea
+from awsomefsd.fuse.slots import DONE, EXECUTING, FREE, RECEIVED, SlotArea, required_bytes
+from awsomefsd.fuse.takeover import reply_to
 from awsomefsd.io.buffers import aligned_buffer
 from awsomefsd.io.cache import ChecksumCache
 from awsomefsd.io.dirty import DirtyLog
@@ -228,9 +233,10 @@ def index_of(rows_: dict[bytes, bytes]) -> int:
 def test_memory_of_a_mount(seed: int, told: Counter[str]) -> None:
     dirty, control, opens = dirty_area(), control_area(), opens_area()
     areas = [(dirty, dirty_outcome), (control, control_outcome), (opens, opens_outcome)]
+    areas += [(slots_area(), slots_outcome), (park_area(), park_outcome)]
     for number in range(MEMORY):
         chance = random.Random(f"{seed} memory {number}")
-        (mem, used), outcome = areas[number % 3]
+        (mem, used), outcome = areas[number % len(areas)]
         at = chance.choice(used)
         try:
             said = outcome(flipped(mem, at, chance))
@@ -295,6 +301,60 @@ SOUND_OPENS = {(at, at, at * 2) for at in range(1, 40)}
 def opens_outcome(mem: bytearray) -> str:
     found = {(file.fh, file.ino, file.unique) for file in OpenTable(mem)}
     return "same" if found == SOUND_OPENS else f"wrong {sorted(found ^ SOUND_OPENS)}"
+
+
+WAITING = {unique: struct.pack("<IIQQIIIHH", 340, 16, unique, 1, 0, 0, 0, 0, 0) + bytes([unique]) * 300 for unique in (8, 10)}
+STALE_REPLY = struct.pack("<IiQ", 16, 0, 6)  # of the request before in the same place
+
+
+def slots_area() -> tuple[bytearray, list[int]]:
+    mem = bytearray(required_bytes(2, 4096))
+    for slot, raw in zip(SlotArea(mem, 2, 4096, fresh=True), WAITING.values(), strict=True):
+        slot.store_reply(STALE_REPLY)
+        slot.begin_read()
+        slot.read_buffer[: len(raw)] = raw
+        slot.start(len(raw))
+        slot.seal()
+    return mem, used_of(mem)
+
+
+def slots_outcome(mem: bytearray) -> str:
+    return waiting_outcome([*SlotArea(mem)])
+
+
+def park_area() -> tuple[bytearray, list[int]]:
+    mem = bytearray(4096 + 64 * KIB)
+    area = ParkArea(mem, True, recall_bytes=0)
+    for raw in WAITING.values():  # each in the place of an older one
+        entry = area.park(raw)
+        assert entry is not None and entry.store_reply(STALE_REPLY)
+        entry.free()
+    assert all(area.park(raw) is not None for raw in WAITING.values())
+    return mem, used_of(mem)
+
+
+def park_outcome(mem: bytearray) -> str:
+    return waiting_outcome(ParkArea(mem).entries())
+
+
+def waiting_outcome(left: Sequence[Held]) -> str:
+    """As takeover.py reads them: each is executed as it was, or known to be damaged, and then its own caller is told."""
+    said, found = "same", []
+    for held in left:
+        found.append(held.unique)
+        try:
+            if held.state in (RECEIVED, EXECUTING, DONE) and held.is_intact and bytes(held.request()) == WAITING.get(held.unique):
+                said = "figure" if held.deaths and said == "same" else said
+                if held.state == DONE:
+                    reply_to(held, held.unique)
+                    return f"wrong: a reply to {held.unique}"
+                continue
+            if held.is_intact and held.state in (FREE, RECEIVED, EXECUTING, DONE):
+                return f"wrong: {held.unique} is taken for intact in state {held.state}"
+        except Corrupt:
+            pass
+        said = "detected"
+    return said if sorted(found) == [*WAITING] else f"wrong: {found}"
 
 
 # --- writes that did not happen where they should have ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 from awsomefsd.errors import Unavailable
 from awsomefsd.fuse import abi, control, park, slots
 from awsomefsd.fuse.abi import Op
+from awsomefsd.fuse.context import Context
 from awsomefsd.fuse.held import Carried
 from awsomefsd.fuse.notify import Notifier
 from awsomefsd.fuse.session import Pins, Session
@@ -301,6 +302,46 @@ def test_damaged_memory_does_not_end_the_takeover(kernel: Kernel, fs: DictFs) ->
     kernel.die(dead, mkdir(b"b", 6))
     kernel.session(fs, previous={"signal": 9}).recover()
     assert [kernel.answer()[:2] for _ in range(2)] == [(4, errno.EIO), (6, 0)]
+
+
+def test_a_request_that_changed_while_it_waited_in_its_slot_is_answered_eio(kernel: Kernel, fs: DictFs) -> None:
+    """By its successor, and not executed; its caller learns it also when the damage is in its id."""
+    dead = kernel.session(DictFs())
+    kernel.die(dead, mkdir(b"a", 4), mkdir(b"b", 6))
+    for slot in dead.slots:
+        slot.seal()
+    dead.slots[0].request()[41] ^= 1  # the name
+    dead.slots[1].request()[8] ^= 16  # the unique
+    kernel.session(fs, previous={"signal": 9}).recover()
+    assert [kernel.answer()[:2] for _ in range(2)] == [(4, errno.EIO), (6, errno.EIO)]
+    assert fs.executed == [] and kernel.nothing_more()
+
+
+def test_a_reply_of_the_request_before_is_not_sent(kernel: Kernel, fs: DictFs) -> None:
+    """A flipped state says DONE; what lies there is another request's."""
+    dead = kernel.session(DictFs())
+    dead.slots[0].store_reply(abi.pack_error(2, 0))
+    kernel.die(dead, mkdir(b"a", 4))
+    dead.slots[0]._words[0] |= slots.DONE
+    kernel.session(fs, previous={"signal": 9}).recover()
+    assert kernel.answer()[:2] == (4, 0) and fs.executed == [("a", 4)] and kernel.nothing_more()
+
+
+def test_a_write_whose_bytes_change_while_it_waits_is_answered_eio(fs: DictFs) -> None:
+    """The worker lives; it would go on with what lies in the slot now."""
+    kernel = Kernel(slot_count=1, park_bytes=4096)
+    try:
+        session = kernel.session(fs)
+        late = read_late(4)
+        kernel.die(session, late)
+        session.park.park = lambda *arguments, **words: None  # type: ignore[method-assign,assignment]
+        pending = session.execute(session.slots[0], Op.READ, Context(0, 0, 0, 4, 4), 2, session.slots[0].read_buffer[40 : len(late)])
+        assert pending is not None and pending.held is session.slots[0]
+        session.slots[0].request()[50] ^= 1
+        fs.gate.fire()
+        assert kernel.answer()[:2] == (4, errno.EIO)
+    finally:
+        kernel.close()
 
 
 def test_resent_request_finds_its_reply(kernel: Kernel, fs: DictFs) -> None:

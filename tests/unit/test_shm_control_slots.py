@@ -200,3 +200,47 @@ def test_slot_damage_is_told() -> None:
         slot.reply()
     with pytest.raises(Corrupt):
         SlotArea(bytearray(4096), 1, PAYLOAD)
+
+
+def sealed(mem: bytearray, raw: bytes) -> slots.Slot:
+    slot = SlotArea(mem, 1, PAYLOAD, fresh=True)[0]
+    slot.begin_read()
+    slot.read_buffer[: len(raw)] = raw
+    slot.start(len(raw))
+    slot.seal()
+    return slot
+
+
+def test_a_sealed_request_that_changes_is_known() -> None:
+    mem = bytearray(slots.required_bytes(1, PAYLOAD))
+    slot = sealed(mem, request(5, b"x" * 200))
+    again = SlotArea(mem)[0]
+    assert again.is_intact and again.unique == 5
+    again.payload[3] ^= 1
+    assert not again.is_intact and again.unique == 5, "the caller is known, and told"
+    again.payload[3] ^= 1
+    again.head[8] ^= 1  # the unique itself
+    assert not again.is_intact and again.unique == 5
+    slot.free()
+    slot.read_buffer[:250] = bytes(250)
+    slot.read_buffer[:56] = request(6, b"y" * 16)
+    slot.start(56)
+    assert slot.is_intact and slot.unique == 6, "of one that does not wait nothing is known"
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_a_slot_whose_freeing_is_cut_short_is_not_damaged(done: bool) -> None:
+    """Word after word; and what is read into it next is another request, to which no seal belongs."""
+    mem = bytearray(slots.required_bytes(1, PAYLOAD))
+    slot = sealed(mem, request(5, b"x"))
+    if done:
+        slot.store_reply(b"reply")
+    for state in cuts(record(mem, slot.free)):
+        found = SlotArea(bytearray(state))[0]
+        if found.state != FREE:
+            assert found.is_intact and found.unique == 5 and found.state == (DONE if done else EXECUTING)
+            continue
+        found.begin_read()
+        raw = request(7, b"z" * 30)
+        found.read_buffer[: len(raw)] = raw
+        assert found.state == RECEIVED and found.is_intact and found.unique == 7

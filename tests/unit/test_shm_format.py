@@ -52,6 +52,7 @@ def slots_memory() -> bytearray:
         slot.begin_read()
         slot.read_buffer[: len(REQUEST)] = REQUEST
         slot.start(len(REQUEST))
+    area[0].seal()
     area[0].add_death()
     area[1].store_reply(b"stored reply")
     return mem
@@ -59,7 +60,11 @@ def slots_memory() -> bytearray:
 
 def slots_check(mem: bytearray) -> None:
     first, second = SlotArea(mem, 2, 4096)
-    assert first.request() == REQUEST and first.deaths == 1
+    assert first.request() == REQUEST and first.deaths == 1 and first.is_intact
+    first.payload[0] ^= 1
+    assert first.is_intact, "behind the request"
+    first.head[50] ^= 1
+    assert not first.is_intact
     assert second.state == DONE and second.reply() == b"stored reply"
 
 

@@ -62,6 +62,30 @@ def test_a_parked_request_comes_back() -> None:
     assert len(again) == 0 and again.used_bytes == 0 and parked(bytes(mem)) == {}
 
 
+def test_an_area_of_before_goes_on_as_it_was() -> None:
+    """Its blocks carry a constant where those of today have a checksum of their place and size."""
+    mem = bytearray(PARK_MEM)
+    area = ParkArea(mem, True, recall_bytes=8 * KIB)
+    assert area.park(request(7, b"x" * 3000)) is not None
+    words = shm.words(area.view)
+    words[shm.PAGE_BYTES // 8] = 4 * KIB | 0x5041_524B << 32
+    end, recall_bytes, _ = shm.read_header(area.view, park.MAGIC, park.VERSION, "park area") or (0, 0, 0)
+    shm.write_header(area.view, park.MAGIC, park.VERSION, (end, recall_bytes, 0))
+    old = ParkArea(mem)
+    assert [entry.unique for entry in old.entries()] == [7] and old.park(request(9)) is not None
+    assert words[(shm.PAGE_BYTES + 4 * KIB) // 8] >> 32 == 0x5041_524B
+    assert [entry.unique for entry in ParkArea(mem).entries()] == [7, 9]
+
+
+def test_a_parked_request_that_says_free_is_damaged() -> None:
+    mem = bytearray(PARK_MEM)
+    entry = ParkArea(mem, True, recall_bytes=0).park(request(7))
+    assert entry is not None
+    entry._words[1] &= ~0xFF
+    (found,) = ParkArea(mem).entries()
+    assert not found.is_intact and found.unique == 7
+
+
 def test_room_for_recalls_is_kept() -> None:
     area = ParkArea(bytearray(PARK_MEM), True, recall_bytes=8 * KIB)
     entries: list[ParkEntry] = []
