@@ -46,6 +46,11 @@ class Task:
             wait.start(self._step)
 
 
+def was_repeated(asked: Wait) -> bool:
+    """Of a proposal, when it is answered: it was sent more than once.  The answer may be the outcome of the first copy, kept since."""
+    return bool(getattr(asked, "repeated", False))
+
+
 class Signal:
     """A Wait that many may await and one ends: `fire` resumes all, once; later starters resume at once with the same outcome."""
 

@@ -6,7 +6,8 @@ So a recall, a lost session or a pause need not reach this memory to end its val
 
 Answers are taken up on the one thread that receives them, in the leader's order.  Therefore one that comes while the lease is held was
 computed under it, and the outcome of an own change, which names all attributes that it moved, is entered like any other answer: attributes
-and names outlive the changes of this mount.  Listings, xattrs and targets do not: the stamp is another one after each change.
+and names outlive the changes of this mount, but for those that were sent more than once (mount_leases.py).  Listings, xattrs and targets do
+not: the stamp is another one after each change.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from awsomefsd.meta.commands import SetLock
 from awsomefsd.meta.messages import Found, GetAttr
 from awsomefsd.meta.mount_leases import MountLeases
 from awsomefsd.types import Attr
-from awsomefsd.wait import Op, Resume, Signal, Task, Wait
+from awsomefsd.wait import Op, Resume, Signal, Task, Wait, was_repeated
 
 
 class Metadata(Protocol):
@@ -63,7 +63,7 @@ class Proposal:
     The answer to a repeated request may be an old one: it is brought up to now (repeated.py).
     """
 
-    __slots__ = ("_command", "_fh", "_mount", "_repeated", "_touches", "_unique")
+    __slots__ = ("_asked", "_command", "_fh", "_mount", "_repeated", "_touches", "_unique")
 
     def __init__(self, mount: MountState, command: Any, unique: int, touches: list[int], fh: int | None) -> None:
         self._mount = mount
@@ -72,6 +72,7 @@ class Proposal:
         self._touches = touches
         self._fh = fh
         self._repeated = mount.recovering
+        self._asked: Wait | None = None
 
     def start(self, resume: Resume) -> None:
         leases, touches = self._mount.leases, self._touches
@@ -81,7 +82,11 @@ class Proposal:
 
         def decided(value: Any, error: BaseException | None) -> None:
             leases.changed(touches)
-            resume(value, error)
+            if self._asked is None or not was_repeated(self._asked):
+                resume(value, error)
+                return
+            with leases.doubting(touches):
+                resume(value, error)
 
         self._mount.begin_change(touches)
         self._start(decided)
@@ -114,7 +119,8 @@ class Proposal:
             except FsError as err:
                 resume(None, err)
                 return
-        self._mount.metadata.propose(self._command, self._unique, under).start(answered)
+        self._asked = self._mount.metadata.propose(self._command, self._unique, under)
+        self._asked.start(answered)
 
     def _held(self, session: int, found: Found) -> Found:
         """With its lease only if that is held from now on."""
@@ -243,25 +249,37 @@ class MountState:
                 raise
             raise FsError(self.modes.gone_errno()) from err
 
+    def shown_from_memory(self, ino: int) -> Attr | None:
+        """As stat(2) shall see it now, None where that has to be asked for: a lease that went meanwhile took what a commit had told."""
+        attr = self.names.attr(ino)
+        if attr is None:
+            return None
+        shown = self.shown(attr)
+        return shown if self.leases is None or self.names.attr(ino) is not None else None
+
     def shown(self, attr: Attr) -> Attr:
         """`attr` as stat(2) shall see it now: size and times of writes and reads that are not committed yet count.
 
         A commit puts the new attributes among the names before its records are clean: who finds nothing dirty looks there again, because
-        `attr` may be from before the commit.
+        `attr` may be from before the commit.  The records become clean, and `mtime_ns` None, under the state's lock.
         """
         state = self.files.get(attr.ino)
         atime_ns = self.atimes.of(attr.ino)
-        if state is None or not state.dirty:
+        dirty = False
+        if state is not None and state.dirty:
+            with state.lock:
+                dirty, mtime_ns, size, dirty_bytes = bool(state.dirty), state.mtime_ns, state.size, state.dirty_bytes
+        if not dirty:
             attr = self.names.attr(attr.ino) or attr
             return attr if atime_ns is None else replace(attr, atime_ns=atime_ns)
-        mtime_ns, ctime_ns = state.mtime_ns, attr.ctime_ns
+        ctime_ns = attr.ctime_ns
         if mtime_ns is None:
             mtime_ns = attr.mtime_ns
         else:
             ctime_ns = max(ctime_ns, mtime_ns)
         return Attr(
-            attr.ino, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, max(state.size, attr.size),
-            max(attr.stored_bytes, min(attr.stored_bytes + state.dirty_bytes, state.size)),
+            attr.ino, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, max(size, attr.size),
+            max(attr.stored_bytes, min(attr.stored_bytes + dirty_bytes, size)),
             attr.atime_ns if atime_ns is None else atime_ns, mtime_ns, ctime_ns, attr.btime_ns, attr.inline, attr.xattrs,
             attr.consistency,
         )  # fmt: skip

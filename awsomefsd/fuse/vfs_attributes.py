@@ -30,10 +30,9 @@ class AttributeOps:
 
     def getattr(self, ctx: Context, ino: int, fh: int | None) -> Attr | Op:
         kernel = self._mount.kernel
-        attr = self._mount.names.attr(ino)
-        if attr is None or (kernel is not None and not kernel.clean(ino)):
+        shown = self._mount.shown_from_memory(ino)
+        if shown is None or (kernel is not None and not kernel.clean(ino)):
             return self._getattr(ino)
-        shown = self._mount.shown(attr)
         return self._refreshed(shown) if kernel is not None and kernel.stale(shown) else shown
 
     def _refreshed(self, shown: Attr) -> Op:

@@ -293,6 +293,10 @@ class LeasedDataOps(SharedDataOps):
 
     def set_size(self, attr: Attr, command: SetAttr, unique: int, fh: int | None = None) -> Op:
         shown: Attr = yield from DataOps.set_size(self, attr, command, unique, fh)
+        state = self._mount.files.get(attr.ino)
+        if state is not None:  # the time is the leader's, whose clock may be ahead of ours
+            with state.lock:
+                state.mtime_min_ns = max(state.mtime_min_ns, shown.mtime_ns)
         if command.size == 0 and self._mount.known_file(attr.ino) is None:
             self._emptied.add(attr.ino)
         return shown

@@ -69,9 +69,9 @@ class NamespaceOps:
         if ino is not None:
             if ino == ABSENT and name not in (b".", b".."):  # these are in no directory's names
                 raise FsError(errno.ENOENT)
-            attr = mount.names.attr(ino)
-            if attr is not None:
-                return mount.shown(attr)
+            shown = mount.shown_from_memory(ino)
+            if shown is not None:
+                return shown
         return self._lookup(parent, name)
 
     def _lookup(self, parent: int, name: bytes) -> Op:

@@ -15,6 +15,7 @@ A place that was freed and used again while it was read shows another identity (
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -215,7 +216,8 @@ class SharedDataOps(DataOps):
         assert self._mount.leases is not None
         self._mount.leases.changed([one.ino])
         if isinstance(value, Found):
-            self._mount.names.put(value.attr)
+            with self._mount.leases.doubting([one.ino]) if one.repeated else contextlib.nullcontext():
+                self._mount.names.put(value.attr)
 
     def _reserve(self, need: int) -> Op:
         """Space for one write.  What was kept for allocated ranges is not drawn on."""

@@ -171,6 +171,7 @@ class FileState:
             self.version += 1
             self.unsure = self.unsure or bool(self.dirty)
             self.size = max(self.size, attr.size)
+            self.mtime_min_ns = max(self.mtime_min_ns, attr.mtime_ns)
             self.is_inline = attr.inline
             self.inline = b"" if attr.inline and attr.stored_bytes == 0 else None
             self.extents.forget()

@@ -28,7 +28,7 @@ from awsomefsd.io.writer import Piece, Written, space_needed
 from awsomefsd.limits import EXTENTS_PER_COMMIT_MAX, FRAME_BYTES_MAX, FUSE_WRITE_BYTES_MAX, MIB
 from awsomefsd.meta.commands import WriteData
 from awsomefsd.types import SegmentProgress
-from awsomefsd.wait import Signal, Wait
+from awsomefsd.wait import Signal, Wait, was_repeated
 
 BATCH_BYTES_MAX = 16 * MIB
 assert 3 + 2 * (FUSE_WRITE_BYTES_MAX // FRAME_BYTES_MAX) <= EXTENTS_PER_COMMIT_MAX
@@ -46,7 +46,9 @@ class Metadata(Protocol):
 class Write:
     """One write(2): `unique` is the id of its entry.  With `inline`, `data` is that and moves to a segment; nothing is written."""
 
-    __slots__ = ("append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "on_decided", "outcome", "under", "unique")
+    __slots__ = (
+        "append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "on_decided", "outcome", "repeated", "under", "unique",
+    )  # fmt: skip
 
     def __init__(
         self, unique: int, ino: int, offset: int, data: memoryview, *, append: bool = False, kill_suidgid: bool = False, inline: bytes = b""
@@ -61,6 +63,7 @@ class Write:
         self.done = Signal()
         self.outcome: tuple[Any, BaseException | None] = (None, None)
         self.under: tuple[int, int] | None = None  # session and epoch that it is for: it may wait here while another one is opened
+        self.repeated = False  # as of wait.was_repeated, once it is decided
         self.on_decided: Callable[[Write, Any], None] | None = None  # with the answer (None: it failed), where answers are taken up
 
     @property
@@ -135,13 +138,15 @@ class WriteThrough:
             last = number == len(batch) - 1
             command = self._command(one, written.extents[number], written.progress if last else unsealed)
 
-            def decided(value: Any, error: BaseException | None, one: Write = one) -> None:
-                one.outcome = (value, error)
+            asked = metadata.propose(command, one.unique, one.under)
+
+            def decided(value: Any, error: BaseException | None, one: Write = one, asked: Wait = asked) -> None:
+                one.outcome, one.repeated = (value, error), was_repeated(asked)
                 if one.on_decided is not None:
                     one.on_decided(one, value)
                 left.release()
 
-            metadata.propose(command, one.unique, one.under).start(decided)
+            asked.start(decided)
         for _ in batch:
             left.acquire()
         if batch[-1][0].outcome[1] is not None:

@@ -84,16 +84,20 @@ def _nobody(reply: Reply) -> str:
 
 
 class _Ask:
-    """A Wait for one request; built when it starts, so that it carries the session of that moment."""
+    """A Wait for one request; built when it starts, so that it carries the session of that moment.  `repeated` as of wait.was_repeated."""
 
-    __slots__ = ("_client", "_make")
+    __slots__ = ("_client", "_make", "repeated")
 
     def __init__(self, client: MetaClient, make: Callable[[], Body]) -> None:
         self._client = client
         self._make = make
+        self.repeated = False
 
     def start(self, resume: Resume) -> None:
-        self._client.submit(self._make(), resume)
+        self._client.submit(self._make(), resume, None, self._note)
+
+    def _note(self) -> None:
+        self.repeated = True
 
 
 class MetaClient:
@@ -188,10 +192,11 @@ class MetaClient:
         self._resume_all(ended)
 
     # --- requests --------------------------------------------------------------------------------------------------------------
-    def submit(self, body: Body, resume: Resume, timeout_ms: int | None = None) -> None:
+    def submit(self, body: Body, resume: Resume, timeout_ms: int | None = None, on_repeated: Callable[[], None] | None = None) -> None:
         """Ask; `resume(reply, None)` or `resume(None, FsError)` follows, once.  Never blocks.  OutcomeUnknown after `timeout_ms`."""
         deadline_ns = None if timeout_ms is None else time.monotonic_ns() + timeout_ms * _MS
         request = Outstanding(body, resume, deadline_ns)
+        request.on_repeated = on_repeated
         with self._send_lock:
             ended = self._core.submit(request) if self._failure is None else Ended(request, None, self._failure)
             if deadline_ns is not None:
@@ -483,7 +488,10 @@ class MetaClient:
             self._resume(one)
 
     def _resume(self, ended: Ended) -> None:
+        request = ended.request
         try:
-            ended.request.resume(ended.reply, ended.error)
+            if request.repeated and request.on_repeated is not None:
+                request.on_repeated()
+            request.resume(ended.reply, ended.error)
         except Exception:
-            self._log.exception("a continuation of %s failed", type(ended.request.body).__name__)
+            self._log.exception("a continuation of %s failed", type(request.body).__name__)

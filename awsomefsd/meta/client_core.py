@@ -75,13 +75,15 @@ class OutcomeUnknown(Unavailable):
 class Outstanding:
     """One request until its final answer."""
 
-    __slots__ = ("body", "cancelled", "deadline_ns", "resume", "sent_ns")
+    __slots__ = ("body", "cancelled", "deadline_ns", "on_repeated", "repeated", "resume", "sent", "sent_ns")
 
     def __init__(self, body: Body, resume: Resume, deadline_ns: int | None = None) -> None:
         self.body = body
         self.resume = resume
         self.deadline_ns = deadline_ns
         self.cancelled = False
+        self.sent = self.repeated = False  # repeated: sent more than once, so the answer may be a result that was kept since the first time
+        self.on_repeated: Callable[[], None] | None = None  # called before the resume of such a one
         self.sent_ns = 0  # told only where silence means something
 
 
@@ -323,6 +325,7 @@ class ClientCore:
     def _write(self, call: int, request: Outstanding) -> None:
         if self.impatient:
             request.sent_ns = self._now_ns()
+        request.sent, request.repeated = True, request.sent
         self._send(call, request.body)
         if request.cancelled and type(request.body) is WaitLock:
             self._send(0, Cancel(request.body.unique))

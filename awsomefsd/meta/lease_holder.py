@@ -239,6 +239,14 @@ class LeaseHolder:
             self._stamps += 1
             held.stamp = self._stamps
 
+    def renew(self, inos: list[int]) -> None:
+        """The leases stay; what was learnt under them is not believed any more."""
+        for ino in inos:
+            held = self._held.get(ino)
+            if held is not None:
+                self._stamps += 1
+                held.stamp = held.grant = self._stamps
+
     def release(self, inos: list[int]) -> ReleaseLeases:
         """Give up leases of which nothing is held back any more."""
         for ino in inos:

@@ -9,18 +9,22 @@ No function of others is called with the lock held: what a grant wakes may serve
 
 What came as an answer may be kept if the lease is held when the answer is taken up on the receiving thread: answers come in the order in
 which the leader gave them, so one that follows the grant was computed after it, and while the lease is held only this mount changes what
-it covers (`keeps`).  It may be used while the same grant is held, the session's fence is ahead, and nothing of this mount is on its way to
-change it (`serves`): before the outcome is known others may have seen the new and we would show the old.
+it covers (`keeps`).  But the answer of a request that was sent more than once, over a new connection, may be a result that the leader has
+kept since: others may have changed the same, and this mount may have the lease again, so nothing of it is kept (`doubting`), and nothing
+that was learnt under the lease is believed any more.  What is kept may be used while the same grant is held, the session's fence is ahead,
+and nothing of this mount is on its way to change it (`serves`): before the outcome is known others may have seen the new and we would show
+the old.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
 
@@ -80,6 +84,7 @@ class MountLeases:
         self._asked: Counter[int] = Counter()  # inodes on which leases are asked for, and how many
         self._paused: dict[int, float] = {}  # inode → monotonic time before which no lease is asked for
         self._evicting = False
+        self._doubting = 0  # the thread that takes up what may be old
         self._laundry: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="launder", daemon=True)
         self._thread.start()
@@ -245,7 +250,18 @@ class MountLeases:
     # --- use --------------------------------------------------------------------------------------------------------------------
     def keeps(self, ino: int) -> int:
         """The number of the grant under which an answer that is being taken up may be kept; 0: it may not."""
-        return self.holder.grant(ino)
+        return 0 if self._doubting == threading.get_ident() else self.holder.grant(ino)
+
+    @contextlib.contextmanager
+    def doubting(self, inos: list[int]) -> Iterator[None]:
+        """Around taking up the answer of a repeated request that changed these."""
+        with self._lock:
+            self.holder.renew(inos)
+        self._doubting = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._doubting = 0
 
     def serves(self, ino: int, grant: int) -> bool:
         """Whether what was kept under that grant may be used."""

@@ -56,7 +56,8 @@ def test_outstanding_requests_follow_the_leader_in_order_with_their_ids():
     bench.propose(13)
     assert bench.greet() and bench.hello.connection == 2
     assert bench.uniques() == [10, 12, 13]
-    assert [bench.answer(call, m.Done()).request.body.unique for call, _ in list(bench.sent)] == [10, 12, 13]
+    ended = [bench.answer(call, m.Done()).request for call, _ in list(bench.sent)]
+    assert [(request.body.unique, request.repeated) for request in ended] == [(10, True), (12, True), (13, False)]
 
 
 def test_nobody_leads_and_the_endpoints_are_tried_in_turn_with_growing_pauses():
