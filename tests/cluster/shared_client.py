@@ -68,6 +68,7 @@ class Program:
         self.log = log
         self.count = self.values = self.records = 0
         self.open: dict[str, int] = {}
+        self.since: dict[str, float] = {}  # when each of them was opened
         self.scratch = b""  # what s-N must show; empty: unknown
         self.private = ""
 
@@ -86,7 +87,7 @@ class Program:
         try:
             result = work()
         except OSError as err:
-            self.say("e", number, errno.errorcode.get(err.errno or 0, str(err)), time.monotonic())
+            self.say("e", number, errno.errorcode.get(err.errno or 0, str(err)), time.monotonic(), self.since.get(which, 0))
             raise Failed from err
         self.say("r", number, result, time.monotonic())
         return result
@@ -97,6 +98,7 @@ class Program:
 
     def fd(self, name: str, flags: int = os.O_RDWR) -> int:
         if name not in self.open:
+            self.since[name] = time.monotonic()
             self.open[name] = os.open(self.path(name), flags, 0o600)
         return self.open[name]
 
@@ -256,6 +258,7 @@ class Program:
             except OSError:
                 pass
         self.open.clear()
+        self.since.clear()
         while True:
             try:
                 os.stat(self.path(MARKER))

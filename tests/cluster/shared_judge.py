@@ -81,10 +81,10 @@ def read_log(path: Path, client: int, node: int, into: Written) -> None:
         elif kind == "o":
             into.errors.append((node, rest[0], rest[1], rest[2], rest[2]))
         else:
-            number, result, at = rest
+            number, result, at = rest[:3]
             which, call, began = called.pop(number)
             if kind == "e":
-                into.errors.append((node, f"{which} {call}", result, began, at))
+                into.errors.append((node, f"{which} {call}", result, min(began, rest[3] or began), at))
                 into.rows.append(Row(which, client, node, call, None, began, OPEN))
             else:
                 into.rows.append(Row(which, client, node, call, _tuple(result), began, at))
@@ -269,7 +269,8 @@ def _of_sizes(which: str, rows: Sequence[Row]) -> list[str]:
 
 
 def of_errors(written: Written, troubles: Sequence[Trouble]) -> list[str]:
-    """Those that no fault of that node explains."""
+    """Those that no fault of that node explains.  An error through a handle counts from when that was opened: one of an ended session says
+    EIO whenever it is used next."""
     wrong = []
     for node, what, name, began, ended in written.errors:
         near = [one for one in troubles if one.node == node and began < one.whole + GRACE_S and ended > one.began]

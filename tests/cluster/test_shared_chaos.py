@@ -12,6 +12,7 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 
@@ -93,12 +94,15 @@ def tell(written: Written, nemesis: SharedNemesis, seconds: float, figures: list
     for kind in ALLOWED:
         mine = [one for one in nemesis.troubles if one.kind == kind]
         if mine:
-            errors = sorted(
-                {name for node, _, name, _, at in written.errors for one in mine if one.node == node and one.began <= at <= one.whole}
+            errors = Counter(
+                f"{name} of {what.split()[0].rstrip('0123456789')}"
+                for node, what, name, _, at in written.errors
+                if any(one.node == node and one.began <= at <= one.whole for one in mine)
             )
             longest = max(one.whole - one.began for one in mine)
             figures.append(
-                f"    {kind:22s} {len(mine):3d} x, over after {longest:.1f} s at most; errors there: {', '.join(errors) or 'none'}"
+                f"    {kind:22s} {len(mine):3d} x, over after {longest:.1f} s at most; errors there: "
+                + (", ".join(f"{name} {count}" for name, count in errors.most_common(6)) or "none")
             )
 
 

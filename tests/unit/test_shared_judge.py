@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from tests.cluster.shared_client import record
-from tests.cluster.shared_judge import Row, Trouble, Written, of_appends, of_errors, of_histories
+from tests.cluster.shared_judge import Row, Trouble, Written, of_appends, of_errors, of_histories, read_log
 from tests.linear import OPEN
 
 
@@ -87,3 +89,12 @@ def test_errors_need_a_reason() -> None:
         and of_errors(written, [Trouble("kill worker", 1, 10, 20)])
     )
     assert not of_errors(written, [Trouble("cut", 1, 10, 20)])
+
+
+def test_an_error_through_a_handle_belongs_to_the_fault_that_ended_its_session(tmp_path: Path) -> None:
+    log, trouble = tmp_path / "log", [Trouble("cut", 1, 10, 20)]
+    for opened, explained in ((15.0, True), (0, False), (50.0, False)):
+        log.write_text("".join(json.dumps(line) + "\n" for line in (["c", 1, "r0", ["read"], 60], ["e", 1, "EIO", 61, opened])))
+        written = Written([], [], [])
+        read_log(log, 1, 1, written)
+        assert (not of_errors(written, trouble)) == explained
