@@ -231,8 +231,8 @@ class Worker:
         if lost not in (0, self.client.session):
             self.drained.look(lost)
 
-    def _committed(self, attr: Attr) -> None:
-        self.mount.committed(attr)
+    def _committed(self, attr: Attr, repeated: bool) -> None:
+        self.mount.committed(attr, repeated)
 
     def _session_opened(self, opened: SessionOpened, inherited: Iterable[Record] = ()) -> None:
         self.memory.control.update(session=opened.session, epoch=opened.epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -219,11 +220,17 @@ class MountState:
         if self.kernel is not None:
             self.kernel.change([ino])
 
-    def committed(self, attr: Attr) -> None:
-        """Of the flusher, where answers are taken up: what it held back is everybody's, and the layout another."""
-        if self.leases is not None:
-            self.leases.touch(attr.ino)
-        self.names.put(attr)
+    def committed(self, attr: Attr, repeated: bool) -> None:
+        """Of the flusher, where answers are taken up: what it held back is everybody's, and the layout another.
+
+        `repeated`: the attributes may be old, and are not kept.  The lease was not: a recall waits until the records are clean.
+        """
+        if self.leases is None:
+            self.names.put(attr)
+            return
+        self.leases.touch(attr.ino)
+        with self.leases.doubting([]) if repeated else contextlib.nullcontext():
+            self.names.put(attr)
 
     def cover(self, ino: int) -> None:
         """Ask for a read lease on what is asked about next, so that the answer may be kept: no round trip more."""

@@ -42,7 +42,7 @@ class Batch:
 
     __slots__ = ("done", "era", "error", "on_attr", "parts", "refused", "reply", "unique", "written")
 
-    def __init__(self, parts: list[Part], unique: int, on_attr: Callable[[Attr], None], era: int) -> None:
+    def __init__(self, parts: list[Part], unique: int, on_attr: Callable[[Attr, bool], None], era: int) -> None:
         self.era = era
         self.on_attr = on_attr
         self.parts = parts
@@ -53,11 +53,14 @@ class Batch:
         self.error: BaseException | None = None
         self.refused = False  # one of its files was
 
-    def committed(self, reply: Any, error: BaseException | None) -> None:
-        """Runs where answers arrive, so that attributes are taken up in the order in which the service gave them."""
+    def committed(self, reply: Any, error: BaseException | None, repeated: bool = False) -> None:
+        """Runs where answers arrive, so that attributes are taken up in the order in which the service gave them.
+
+        `repeated` as of wait.was_repeated: those of a Commit that was sent again may be old.
+        """
         self.reply, self.error = reply, error
         if isinstance(reply, Committed):
             for attr in reply.attrs:
                 if attr is not None:
-                    self.on_attr(attr)
+                    self.on_attr(attr, repeated)
         self.done.set()

@@ -39,7 +39,7 @@ from awsomefsd.limits import (
 )
 from awsomefsd.meta.commands import Commit
 from awsomefsd.types import Attr, SegmentProgress
-from awsomefsd.wait import Signal, Wait
+from awsomefsd.wait import Signal, Wait, was_repeated
 
 BATCH_BYTES_MAX = 16 * MIB
 BATCH_INODES_MAX = 256
@@ -86,7 +86,7 @@ class Flusher:
         reservation: Reservation,
         uniques: Uniques,
         refresh: Callable[[int], None],
-        on_attr: Callable[[Attr], None],
+        on_attr: Callable[[Attr, bool], None],
         idle: Callable[[], None] = lambda: None,
         lost: Callable[[FileState], None] | None = None,
     ) -> None:
@@ -359,7 +359,8 @@ class Flusher:
         hit("flush.commit.before")
         with self._cond:
             if batch.era == self._era:
-                self._metadata.propose(command, batch.unique).start(batch.committed)
+                asked = self._metadata.propose(command, batch.unique)
+                asked.start(lambda reply, error: batch.committed(reply, error, was_repeated(asked)))
                 return
         batch.committed(None, Fenced("the session was replaced since these records were taken"))
 

@@ -74,7 +74,7 @@ class Rig:
         uniques = iter(range(1, 1 << 40))
         self.flusher = Flusher(
             self.files, self.dirty, self, self.service, self, type("U", (), {"next_background_unique": lambda _: next(uniques)})(),
-            lambda ino: self.refresh(ino), lambda _: None,
+            lambda ino: self.refresh(ino), lambda *_: None,
         )  # type: ignore[arg-type]  # fmt: skip
 
     def write(self, pieces: list[Piece]) -> Written:

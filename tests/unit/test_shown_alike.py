@@ -66,6 +66,29 @@ def test_the_kept_result_of_a_repeated_request_hides_no_later_change_of_others(n
     sound(nodes)
 
 
+def test_a_commit_that_was_sent_again_hides_no_later_change(nodes: list[Leased]) -> None:
+    """Its answer is what the leader has kept since the first copy; the mode was changed meanwhile."""
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"hello")
+    late: list[ToldLate] = []
+
+    def told_late(command: Any, unique: int) -> Any:
+        if isinstance(command, c.Commit):
+            late.append(ToldLate(one.worker.client.propose(command, unique)))
+            return late[0]
+        return None
+
+    one.gate().on_propose = told_late
+    synced = one.begin("fsync", ino, fh, False)
+    until(lambda: late and late[0].answered.is_set())
+    one.call("setattr", ino, None, SetAttrIn(c.SET_MODE, mode=0o600))
+    late[0].release()
+    synced.result()
+    assert one.attr(ino) == two.attr(ino) and one.attr(ino).mode & 0o777 == 0o600 and one.attr(ino).size == 5
+    sound(nodes)
+
+
 class Settling(list[Any]):
     """Dirty records that are committed and clean just after somebody has looked whether there are any."""
 
