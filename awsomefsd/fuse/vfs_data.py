@@ -139,14 +139,23 @@ class DataOps:
         return None
 
     def _release(self, ino: int, unlock: Op | None) -> Op:
-        """The attributes are not remembered, or there are locks to give up."""
+        """The attributes are not remembered, or there are locks to give up.
+
+        These first, before anything is waited for: the kernel's next file may have the same owner of locks, and lock meanwhile.
+        """
+        failed: FsError | None = None
         try:
-            self.closed((yield from self._mount.attr_op(ino)))
             if unlock is not None:
                 yield from unlock
         except FsError as err:
+            failed = err
+        try:
+            self.closed((yield from self._mount.attr_op(ino)))
+        except FsError as err:
             if err.errno != errno.ENOENT:
                 raise
+        if failed is not None:
+            raise failed
 
     def closed(self, attr: Attr | None) -> None:
         """Perhaps that was the last handle of an inode without names."""

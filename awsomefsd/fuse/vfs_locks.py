@@ -125,12 +125,14 @@ class LockOps:
     def release_op(self, ino: int, fh: int, flock_owner: int | None, unique: int) -> Op | None:
         """The last close of a handle: locks taken with it end, and with the inode's last handle all of them.
 
-        The kernel names a flock's owner, but says nothing of open-file-description locks, whose owner is the handle itself.
+        The kernel names a flock's owner, but says nothing of open-file-description locks, whose owner is the handle itself.  A flock's
+        owner stands for the address of the kernel's file, and the next file that is opened may be at the same one.  close(2) does not wait
+        for RELEASE, a successor executes it again: what the owner has locked with its next handle by then is not of this one, and stays.
         """
         owners = self._owners.get(ino, {})
         last = not self._mount.opens.count(ino)
-        ended = {key for key, handles in owners.items() if last or fh in handles}
-        if flock_owner is not None and ((LOCK_FLOCK, flock_owner) in owners or self._mount.recovering):
+        ended = {key for key, handles in owners.items() if last or _is_last(key, handles, fh, flock_owner)}
+        if flock_owner is not None and (LOCK_FLOCK, flock_owner) not in owners and self._mount.recovering:
             ended.add((LOCK_FLOCK, flock_owner))
         return self._end(ino, sorted(ended), unique) if ended else None
 
@@ -158,6 +160,15 @@ class LockOps:
         reply: Locks = yield self._client.ask(GetLocks(session))
         for ino, lock in reply.locks:
             self._may_hold(ino, lock).add(lock.handle)
+
+
+def _is_last(key: tuple[int, int], handles: set[int], fh: int, flock_owner: int | None) -> bool:
+    """Whether the locks of this owner end with the handle `fh`.  Handle 0: an older build did not say with which they were taken."""
+    if key[0] != LOCK_FLOCK:
+        return fh in handles
+    named = fh in handles or key[1] == flock_owner
+    handles.discard(fh)
+    return named and not handles - {0}
 
 
 def _waited(wait: Wait) -> Op:
