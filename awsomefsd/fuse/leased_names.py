@@ -104,8 +104,15 @@ class LeasedNames(Names):
         old = self._listings.pop(ino, None)
         self._listed += len(entries) - (0 if old is None else len(old[1]))
         self._listings[ino] = (stamp, entries)
-        while self._listed > DENTRIES_CACHED_MAX * self._share and self._listings:
-            oldest = self._listings.pop(next(iter(self._listings)), None)
+        if self._listed > DENTRIES_CACHED_MAX * self._share:
+            self._forget_listings()
+
+    def _forget_listings(self) -> None:
+        """The oldest.  Other threads drop some meanwhile."""
+        for ino in list(self._listings):
+            if self._listed <= DENTRIES_CACHED_MAX * self._share:
+                return
+            oldest = self._listings.pop(ino, None)
             self._listed -= 0 if oldest is None else len(oldest[1])
 
     # --- xattrs and link targets ------------------------------------------------------------------------------------------------------

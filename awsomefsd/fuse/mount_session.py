@@ -215,7 +215,7 @@ class SessionKeeper:
     def _reserve_again(self, reserved_bytes: int) -> None:
         """What was promised to the dirty data ended with the old session."""
         mount = self._mount
-        dirty_space = sum(record_space(r.length) for state in mount.files.dirty_states() for r in state.dirty)
+        dirty_space = sum(record_space(r.length) for state in mount.files.dirty_states() for r in list(state.dirty))
         mount.reservation.set_left(reserved_bytes - dirty_space)
         if mount.reservation.left_bytes < 0:
             try:

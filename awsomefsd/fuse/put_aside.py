@@ -37,7 +37,7 @@ class PutAside:
         mount = self._mount
         inos = {state.ino for state in states}
         mount.failed_handles |= mount.opens.lose(inos)
-        records = [record for state in states for record in state.dirty if record.length]
+        records = [record for state in states for record in list(state.dirty) if record.length]  # what was committed meanwhile goes away
         if records:
             log.error("%s: dirty data was put aside: %s (files=%d records=%d)", reason, self._keep(records), len(inos), len(records))
             self._count(len(inos))

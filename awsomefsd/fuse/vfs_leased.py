@@ -257,7 +257,7 @@ class LeasedDataOps(SharedDataOps):
         if isinstance(reply, Contested):
             self._contested[ino] = time.monotonic() + reply.pause_ms / 1_000
             if len(self._contested) > CONTESTED_MAX:
-                del self._contested[next(iter(self._contested))]
+                self._contested.clear()  # other threads add to it: no step of its own to find the oldest
             return False
         if until:
             self._contested.pop(ino, None)

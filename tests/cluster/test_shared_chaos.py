@@ -2,8 +2,8 @@
 
 The normal run has each kind of fault once, in an order of its seed, and then by chance until three minutes are over; the soak goes on for
 half an hour, by chance.
-AWSOMEFSD_TEST_SHARED_OPTIONS names the mount options, `shared` if it is not set.  How many operations a second were checked is a figure: it
-depends on the machine.  (The rate wanted is 100.)
+AWSOMEFSD_TEST_SHARED_OPTIONS names the mount options, `shared` if it is not set; AWSOMEFSD_TEST_FAULTS the kinds of fault that come by
+chance ("cut,stop worker").  How many operations a second were checked is a figure: it depends on the machine.  (The rate wanted is 100.)
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tests.netns import found_static
 
 OPTIONS = os.environ.get("AWSOMEFSD_TEST_SHARED_OPTIONS", "shared")
 FAULTS = list(ALLOWED)
+CHANCES = [one for one in os.environ.get("AWSOMEFSD_TEST_FAULTS", "").split(",") if one] or FAULTS
 NORMAL_S = 180.0
 SOAK_S = 1_800.0
 RATE_WANTED = 100
@@ -172,7 +173,7 @@ def rename(node: Node) -> None:
 
 def by_chance(dice: random.Random, end: float) -> Iterator[str]:
     while time.monotonic() < end:
-        yield dice.choice(FAULTS)
+        yield dice.choice(CHANCES)
 
 
 @pytest.mark.timeout(1_500)

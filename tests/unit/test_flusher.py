@@ -366,3 +366,30 @@ def test_what_was_written_before_the_clock_was_set_back_is_flushed_by_age(r: Rig
     r.write(ino, fh, 0, b"a" * BIG)
     monkeypatch.undo()
     until(lambda: r.mount.dirty.dirty_bytes == 0)
+
+
+class Ending(list[Any]):
+    """Records of which the first becomes clean while somebody sets out to look at the last."""
+
+    def __reversed__(self) -> Iterator[Any]:
+        found = super().__reversed__()
+        del self[0]
+        return found
+
+
+def test_a_drain_that_begins_as_other_records_become_clean_waits_for_the_last(r: Rig) -> None:
+    """Whoever is asked to give up a write lease would answer, and what was held back behind those records could be committed no more."""
+    ino, fh = r.create(b"a")
+    r.worker.flusher.pause(True)
+    r.write(ino, fh, 0, b"a" * BIG)
+    r.write(ino, fh, BIG, b"b" * BIG)
+    state = r.worker.files.get(ino)
+    assert state is not None
+    state.dirty = Ending(state.dirty)
+    ended: list[Any] = []
+    for waiting in (r.worker.flusher.drained(ino), r.worker.flusher.flush_all()):
+        waiting.start(lambda value, error: ended.append(error))
+    assert not ended
+    r.worker.flusher.pause(False)
+    until(lambda: ended == [None, None])
+    assert not state.dirty and r.content(ino) == b"a" * BIG + b"b" * BIG
