@@ -37,6 +37,7 @@ import errno
 import os
 import stat
 import time
+from itertools import islice
 from typing import Any
 
 from awsomefsd.consistency import CLOSE_TO_OPEN
@@ -51,9 +52,9 @@ from awsomefsd.io.dirty import Under
 from awsomefsd.io.files import FileState
 from awsomefsd.io.flusher import record_space
 from awsomefsd.io.write_through import Write, WriteThrough
-from awsomefsd.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX
+from awsomefsd.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX, ORPHANS_PER_LOOK_MAX
 from awsomefsd.meta.commands import SET_KILL_SUIDGID, SetAttr
-from awsomefsd.meta.messages import Contested, Found
+from awsomefsd.meta.messages import Contested, Found, GetAttr
 from awsomefsd.meta.mount_leases import Done, MountLeases
 from awsomefsd.types import LEASE_NONE, LEASE_WRITE, Attr
 from awsomefsd.wait import Op
@@ -67,6 +68,7 @@ class LeasedDataOps(SharedDataOps):
         self._leases = leases
         self._contested: dict[int, float] = {}  # inode → until when (monotonic) no lease is asked for
         self._emptied: set[int] = set()  # open files that were truncated to nothing while no lease was held
+        self._left_behind: dict[int, None] = {}  # nameless files, closed here, of which data is held back
         leases.launderers.insert(0, self._launder)
 
     # --- recalls ---------------------------------------------------------------------------------------------------------------
@@ -306,6 +308,32 @@ class LeasedDataOps(SharedDataOps):
         if not self._mount.opens.count(ino):
             self._emptied.discard(ino)
         return op
+
+
+    # --- files without a name --------------------------------------------------------------------------------------------------
+    def release_orphan(self, ino: int) -> None:
+        """Another node may have it open, and has to see what was written here: that stays held back until the inode is gone."""
+        state = self._mount.files.get(ino)
+        if state is None or not state.dirty:
+            super().release_orphan(ino)
+            return
+        self._left_behind[ino] = None
+        self._mount.opens.orphaned(ino)
+        self.tell_orphan(ino)
+
+    def release_unopened(self, session: int) -> Op:
+        yield from super().release_unopened(session)
+        for ino in list(islice(self._left_behind, ORPHANS_PER_LOOK_MAX)):
+            self._left_behind.pop(ino, None)
+            state = self._mount.files.get(ino)
+            if state is None or not state.dirty:
+                continue
+            try:
+                yield self._mount.metadata.ask(GetAttr(self._mount.volume, ino))
+                self._left_behind[ino] = None
+            except FsError as err:
+                if err.errno == errno.ENOENT:
+                    self._mount.release_space(self._mount.files.drop(ino))
 
 
 class Laundering:

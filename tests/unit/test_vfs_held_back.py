@@ -164,6 +164,41 @@ def test_both_nodes_write_at_once_and_end(nodes: list[Leased]) -> None:
     sound(nodes)
 
 
+@pytest.mark.parametrize("last", ["name", "handle"])
+def test_what_was_written_to_a_file_that_another_node_has_open_outlives_name_and_handle(nodes: list[Leased], last: str) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    there = two.open(ino)
+    one.write(ino, fh, 0, b"hello")
+    if last == "name":
+        one.close_file(ino, fh)
+        one.call("unlink", ROOT_INO, b"f")
+    else:
+        two.call("unlink", ROOT_INO, b"f")
+        one.write(ino, fh, 5, b" there")
+        one.close_file(ino, fh)
+    assert two.read(ino, there, 0, 99) == (b"hello" if last == "name" else b"hello there")
+    assert two.call("getattr", ino, there).size == (5 if last == "name" else 11)
+    two.write(ino, there, 0, b"J")
+    assert two.read(ino, there, 0, 5) == b"Jello"
+    two.close_file(ino, there)
+    until(lambda: not one.mount.dirty.dirty_bytes)
+    sound(nodes)
+
+
+def test_what_was_written_to_a_file_that_is_gone_reaches_no_device(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"x" * BIG)
+    one.worker.flusher.pause(True)
+    one.close_file(ino, fh)
+    one.call("unlink", ROOT_INO, b"f")
+    until(lambda: not one.mount.dirty.dirty_bytes)
+    assert error_of(two.attr, ino) == errno.ENOENT
+    one.worker.flusher.pause(False)
+    sound(nodes)
+
+
 def test_appends_are_all_there(nodes: list[Leased]) -> None:
     ino, _ = nodes[0].create(b"log")
     lines = [[b"%d-%d\n" % (n, i) for i in range(MANY)] for n in (0, 1)]
