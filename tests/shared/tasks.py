@@ -250,7 +250,11 @@ def _copy(dice: random.Random, one: str, two: str) -> None:
 def _mapped(dice: random.Random, fd: int) -> None:
     size = os.fstat(fd).st_size
     if size and stat.S_ISREG(os.fstat(fd).st_mode):
-        with mmap.mmap(fd, size) as area:  # others may cut it: nothing is touched, the kernel's bookkeeping is enough
+        try:
+            area = mmap.mmap(fd, size)  # others may cut it: nothing is touched, the kernel's bookkeeping is enough
+        except ValueError as err:  # cut since that look: Python looks itself and does not even ask the kernel
+            raise OSError(errno.EINVAL, str(err)) from err
+        with area:
             area.flush()
 
 
