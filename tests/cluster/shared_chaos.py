@@ -176,7 +176,7 @@ class SharedNemesis:
         """And is booted anew, which its boot id says."""
         with self._heir(node, what):
             node.kill_everything()
-        self.programs.kill(node)
+            self.programs.kill(node)
         node.detach_mount()
         self.programs.await_progress(besides=node)  # locks and leases of the dead included
         self._boots[node] += 1
