@@ -54,6 +54,7 @@ from awsomefsd.limits import (
     WORKER_MEMORY_BYTES,
     WORKER_MEMORY_BYTES_MIN,
 )
+from awsomefsd.mount_options import checked
 from awsomefsd.sizes import parse_bytes
 
 DEFAULT_FILES = tuple(Path("/etc/awsomefsd") / f"awsomefsd.{suffix}" for suffix in ("toml", "yaml", "yml"))
@@ -245,7 +246,7 @@ class MetadataSettings(Section):
 
 
 class MountSettings(Section):
-    options: str = ""
+    options: Annotated[str, AfterValidator(checked)] = ""
     readahead: Annotated[Size, Field(ge=0, le=READ_AHEAD_BYTES_MAX)] = READ_AHEAD_BYTES_MAX
 
 
@@ -325,8 +326,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         assert isinstance(init_settings, InitSettingsSource)
-        chosen = init_settings.init_kwargs
-        inputs: Inputs = chosen.pop("inputs", None) or Inputs({}, None)
+        inputs: Inputs = init_settings.init_kwargs.pop("inputs", None) or Inputs({}, None)
         sources: list[PydanticBaseSettingsSource] = [init_settings, EnvironmentSource(settings_cls, inputs.environ)]
         if inputs.file is not None:
             sources.append(_file_source(settings_cls, inputs.file))

@@ -94,6 +94,15 @@ def split(text: str) -> list[str]:
     return [option.strip() for option in (*options, current) if option.strip()]
 
 
+def checked(text: str) -> str:
+    """The setting mount.options; ValueError for what no mount takes.  Some need `shared`, which each mount may say for itself."""
+    try:
+        parse(["shared", *split(text)])
+    except ConfigError as err:
+        raise ValueError(str(err)) from None
+    return text
+
+
 def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, by_root: bool = True) -> MountOptions:
     """Raises ConfigError that names an unknown option or a bad value.  Without root, allow_other has to be asked for (and allowed)."""
     flags: list[str] = []
@@ -145,11 +154,11 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
 
 
 def _number(name: str, value: str) -> int:
+    bound = READ_AHEAD_BYTES_MAX if name == "readahead" else (1 << 32) - 2
     try:
-        number = parse_bytes(value) if name == "readahead" else int(value)
+        number = parse_bytes(value) if name == "readahead" else int(value) if value.isascii() and value.isdigit() else -1
     except ValueError as err:
         raise ConfigError(f"mount option {name}={value}: {err}") from None
-    bound = READ_AHEAD_BYTES_MAX if name == "readahead" else (1 << 32) - 2
     if not 0 <= number <= bound:
         raise ConfigError(f"mount option {name}={value}: give a number from 0 to {bound}")
     return number

@@ -35,7 +35,7 @@ COMMANDS = {
     "node": ("node:node", "List, cordon, drain and remove nodes."),
     "ca": ("ca:ca", "List and rotate the certificate authority."),
     "status": ("status:status", "Show how this node is; exit status 3 if something needs you."),
-    "device": ("device:device", "Add and list storage devices."),
+    "device": ("device:device", "Add, list, grow and remove storage devices."),
     "quarantine": ("quarantine:quarantine", "List and release what late writes could still reach."),
     "volume": ("volume:volume", "Create, list, change and delete volumes."),
     "mount": ("mount:mount", "Mount a volume on a directory."),
@@ -150,7 +150,7 @@ def _version(context: click.Context, _parameter: click.Parameter, value: bool) -
 
 cli = LazyGroup(
     name="awsomefsd",
-    help="One program that turns the storage of a Linux machine into a POSIX filesystem.",
+    help="One program that turns the storage of Linux machines into a POSIX filesystem.",
     params=[
         *_global_options(),
         click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."),

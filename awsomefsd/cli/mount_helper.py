@@ -112,7 +112,7 @@ def ours_taken(session: Session, words: list[str]) -> list[str]:
 
 def _known(word: str) -> bool:
     try:
-        mount_options.parse([word])
+        mount_options.parse(["shared", word])  # what is known only beside `shared` is no unknown option
     except errors.Error:
         return False
     return True

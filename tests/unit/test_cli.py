@@ -346,6 +346,9 @@ def test_mount_helper_as_mount_8_calls_it(asked: list[tuple[str, dict[str, Any]]
     assert code == mount_helper.BAD_USAGE and "nosiud" in err and len(asked) == 1
     assert run(capsys, "mount-helper", "demo", "/mnt", "-s", "-n", "-o", "nosiud,ro")[0] == 0 and asked[1][1]["options"] == ["ro"]
     assert run(capsys, "mount-helper", "demo", "/mnt", "-f")[0] == 0 and len(asked) == 2
+    words = "nosiud,shared,consistency=bounded=5"
+    assert run(capsys, "mount-helper", "demo", "/mnt", "-s", "-o", words)[0] == 0, "what is known beside shared is not left out"
+    assert asked[2][1]["options"] == words.split(",")[1:]
     assert run(capsys, "mount-helper", "lost", "/mnt")[0] == mount_helper.FAILED
 
 

@@ -75,11 +75,18 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path) -> None:
         ("AWSOMEFSD_METRICS_LISTEN", "0.0.0.0:9310", "metrics.listen"),
         ("AWSOMEFSD_METRICS_LISTEN", "127.0.0.1", "metrics.listen"),
         ("AWSOMEFSD_ADMIN_GROUP", "no-such-group-here", "admin_group"),
+        ("AWSOMEFSD_MOUNT_OPTIONS", "noatime,nosiud", "mount.options"),
+        ("AWSOMEFSD_MOUNT_OPTIONS", "consistency=bounded", "mount.options"),
     ],
 )
 def test_bad_values_name_key_and_variable(variable: str, value: str, key: str) -> None:
     message = refused(key, environ={variable: value})
     assert variable in message and value in message
+
+
+def test_mount_options_that_need_shared_may_be_the_default_of_a_node() -> None:
+    given = "noatime, cache=none"
+    assert config.load(environ={"AWSOMEFSD_MOUNT_OPTIONS": given}).mount.options == given
 
 
 def test_metrics_are_public_only_by_their_own_switch() -> None:
