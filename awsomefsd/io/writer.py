@@ -200,8 +200,8 @@ class SegmentWriter:
         return [segment.progress(sealed=True) for segment in ending]
 
     def devices_in_use(self) -> set[int]:
-        """Where segments are leased."""
-        return {segment.info.device for segment in self._leased}
+        """Where segments are leased.  Asked by a thread that does not wait for those that write."""
+        return {segment.info.device for segment in list(self._leased)}
 
     def leave(self, devices: set[int]) -> list[SegmentProgress]:
         """Seal what is leased on these devices, to be reported in a commit.  Without its footer where that cannot be written."""
