@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.io.leaving import Leaving
+from awsomefsd.io.memory_device import MemoryDevice
 from awsomefsd.io.writer import Piece, SegmentWriter
 from awsomefsd.types import SEGMENT_LEASED, SegmentInfo
-from awsomefsd.io.memory_device import MemoryDevice
 
 DEVICE, MIB = 1, 1 << 20
 
