@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.errors import Error, Refused, Unavailable
@@ -51,10 +51,11 @@ class Collection:
         self._chunk_s = self._look_s = self._drain_s = 0.0  # when the chunk began; when all segments are looked at next, if one drains too
         self._thread = threading.Thread(target=self._run, name="collection", daemon=True)
 
-    @property
-    def sessions(self) -> Container[int]:
-        """All that this daemon has collected under."""
-        return self._collector.sessions
+    def proof(self, session: int) -> str:
+        """That no write can land any more of what was collected under that session of this node; "" if one may."""
+        if session not in self._collector.sessions:
+            return "the daemon that collected has exited"
+        return "" if self._collector.may_write_under(session) else "the daemon that collected has none of its writes under way"
 
     def start(self) -> None:
         self._thread.start()

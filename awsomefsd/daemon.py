@@ -117,7 +117,7 @@ class Parts:
     def _start_collecting(self, undo: ExitStack) -> None:
         place = self.node.node, node.boot_id()
         self.collection = Collection(self.access, self.catalog.devices, *place)
-        self.vouching = Vouching(self.settings.state_dir, *place, self.access, self.catalog.propose, self.collection.sessions)
+        self.vouching = Vouching(self.settings.state_dir, *place, self.access, self.catalog.propose, self.collection.proof)
         self.collection.start()
         undo.callback(self.collection.stop)
 

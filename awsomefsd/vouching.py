@@ -5,7 +5,8 @@ its release as soon as one of these is so, and says which in the entry:
 
 - the session is of an earlier boot of this node: nothing of then runs any more;
 - the lock of its worker can be had (proofs.py): the process has exited, and its I/O with it;
-- it was a collector's, and none that this daemon has opened: the daemon of then is gone, or two would hold the lock on the state directory.
+- it was a collector's, and none that this daemon has opened: the daemon of then is gone, or two would hold the lock on the state directory;
+- it was a collector's of this daemon, which has left it: it writes on one thread, and that one is past its last write (io/collect.py).
 
 Nothing ends by time, and nothing for other nodes: of those only they know, or the operator (`awsomefsd quarantine release`).
 """
@@ -13,7 +14,7 @@ Nothing ends by time, and nothing for other nodes: of those only they know, or t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,18 @@ log = logging.getLogger(__name__)
 
 
 class Vouching:
-    """`collectors`: every session that this daemon has collected under."""
+    """`collected` is the proof for a session of this node that collected, "" if there is none (Collection.proof)."""
 
     def __init__(
-        self, state_dir: Path, node: str, boot_id: str, ask: Callable[[Any], Any], propose: Callable[[Any], Any], collectors: Container[int]
-    ) -> None:
+        self, state_dir: Path, node: str, boot_id: str, ask: Callable[[Any], Any], propose: Callable[[Any], Any],
+        collected: Callable[[int], str],
+    ) -> None:  # fmt: skip
         self._state_dir = state_dir
         self._node = node
         self._boot_id = boot_id
         self._ask = ask
         self._propose = propose
-        self._collectors = collectors
+        self._collected = collected
 
     def look(self) -> None:
         """Raises Unavailable while nobody leads."""
@@ -60,7 +62,7 @@ class Vouching:
         if session.boot_id != self._boot_id:
             return "the node has booted since"
         if not session.mount:
-            return "" if session.session in self._collectors else "the daemon that collected has exited"
+            return self._collected(session.session)
         if proofs.exited(self._state_dir, session.mount, session.worker):
             return f"worker {session.worker} of mount {session.mount:x} has exited, and no worker before it runs"
         return ""

@@ -352,9 +352,21 @@ class Collector:
                 self._ask(Propose(HOST_UNIQUE, 0, 0, [], EndSession(session, self._epoch, True)))
 
     def _keep_alive(self) -> None:
-        if self._session and self._now_ns() >= self._renew_ns:
+        """Raises FsError(ESTALE) for a session that has expired, which is forgotten: whoever tries again opens another one."""
+        if not self._session or self._now_ns() < self._renew_ns:
+            return
+        try:
             self._ask(Renew(self._session, self._epoch, SEEN_ALL))
-            self._renew_ns = self._now_ns() + SESSION_RENEW_MS * 1_000_000
+        except FsError as err:
+            if err.errno == errno.ESTALE:
+                self._session = 0
+                self._writer.abandon()
+            raise
+        self._renew_ns = self._now_ns() + SESSION_RENEW_MS * 1_000_000
+
+    def may_write_under(self, session: int) -> bool:
+        """Of one that was left, or has expired, no write is under way: it writes on the thread that finds that out.  From any thread."""
+        return session == self._session
 
     def _propose(self, command: Any) -> Any:
         return self._ask(Propose(HOST_UNIQUE, self._session, self._epoch, [], command))

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from awsomefsd.collection import Collection
 from awsomefsd.errors import FsError, Unavailable
 from awsomefsd.io.collect import Collector
 from awsomefsd.limits import KIB
 from awsomefsd.meta import messages as m
 from awsomefsd.meta.collection_messages import GetSparse
-from awsomefsd.meta.commands import LeaseSegments, Relocate
+from awsomefsd.meta.commands import EndSession, LeaseSegments, Relocate
 from awsomefsd.types import ROOT_INO
 from awsomefsd.wait import Signal, Task, block_on
 from tests.meta_host import MIB
@@ -266,9 +267,8 @@ def test_readers_are_never_disturbed(r: Rig, seed: int) -> None:
     r.check()
 
 
-@pytest.mark.parametrize("when", ["lease", "relocate", "relocated", "renew"])
-def test_a_collector_that_dies_loses_nothing(r: Rig, seed: int, when: str) -> None:
-    """The daemon is killed at each step: its successor goes on, and no space is lost."""
+def sparse(r: Rig, seed: int) -> dict[int, bytes]:
+    """Files that are still there, in segments of which most is dead."""
     chance = random.Random(seed)
     kept = {}
     for number in range(60):
@@ -282,6 +282,13 @@ def test_a_collector_that_dies_loses_nothing(r: Rig, seed: int, when: str) -> No
         if number % 3:
             remove(r, b"f%d" % number)
     passed(r)
+    return kept
+
+
+@pytest.mark.parametrize("when", ["lease", "relocate", "relocated", "renew"])
+def test_a_collector_that_dies_loses_nothing(r: Rig, seed: int, when: str) -> None:
+    """The daemon is killed at each step: its successor goes on, and no space is lost."""
+    kept = sparse(r, seed)
 
     class Killed(Exception):
         pass
@@ -314,6 +321,37 @@ def test_a_collector_that_dies_loses_nothing(r: Rig, seed: int, when: str) -> No
     assert segments(made) <= sum(map(len, kept.values())) // MIB + 4
     assert Asked(r)(GetSparse(0, 1)).free + segments(made) == 62
     r.check()
+
+
+def test_a_collection_whose_session_has_expired_goes_on_and_vouches_for_its_writes(r: Rig, seed: int) -> None:
+    """Its node stood still, or was cut off: it may not ask with the session that is gone for ever, nor leave its segments in quarantine."""
+    kept = sparse(r, seed)
+    made = collector(r)
+    collection = Collection(made._ask, list, "node", "boot")
+    collection._collector = made
+    asked: Any = made._ask
+    ended: list[int] = []
+
+    def expire(body: Any) -> None:
+        if isinstance(getattr(body, "command", None), Relocate) and not ended:
+            ended.append(made._session)
+            asked(m.Propose(0, 0, 0, [], EndSession(made._session, made._epoch, False)))
+
+    asked.before = expire
+    with pytest.raises(FsError):
+        made.round(made.choose(made.look(), 12), merge=True)
+    assert collection.proof(ended[0]), "it writes no more under that"
+    made._open()
+    ended.append(made._session)
+    assert not collection.proof(ended[1]), "under this it may"
+    asked(m.Propose(0, 0, 0, [], EndSession(made._session, made._epoch, False)))
+    made._renew_ns = 0
+    with pytest.raises(FsError):
+        made.round(made.choose(made.look(), 12), merge=True)
+    assert collection.proof(ended[1]) and "exited" in collection.proof(12_345)
+    collect(made)
+    for ino, data in kept.items():
+        assert r.content(ino) == data
 
 
 def fill(r: Rig, prefix: bytes, chance: random.Random, files: dict[bytes, tuple[int, int]]) -> None:

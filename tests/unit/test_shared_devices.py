@@ -267,13 +267,14 @@ def test_the_daemon_vouches_for_what_it_can_know_and_nothing_else(tmp_path: Path
         (12, 4, "me", "now", 3, ""),  # never seen here
         (13, 1, "me", "before", 3, "the node has booted since"),
         (14, 2, "other", "now", 3, ""),
-        (15, 0, "me", "now", 0, "the daemon that collected has exited"),
-        (16, 0, "me", "now", 0, ""),  # this daemon's own
+        (15, 0, "me", "now", 0, "15 collects no more"),
+        (16, 0, "me", "now", 0, ""),  # it may still write
     ]
     sessions = [SessionInfo(one, 1, mount, 1, node, boot, worker, 0, 0, True, 2) for one, mount, node, boot, worker, _ in rows]
     sessions += [SessionInfo(20, 1, 2, 1, "me", "now", 3, 0, 0, False, 0), SessionInfo(21, 1, 2, 1, "me", "now", 3, 0, 0, True, 0)]
     said: list[ClearQuarantine] = []
-    Vouching(tmp_path, "me", "now", lambda body: Sessions(sessions), said.append, {16}).look()
+    proof = {15: "15 collects no more", 16: ""}.__getitem__
+    Vouching(tmp_path, "me", "now", lambda body: Sessions(sessions), said.append, proof).look()
     del held
     assert {one.session: one.proof for one in said} == {row[0]: row[5] for row in rows if row[5]}
 
