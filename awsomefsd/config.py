@@ -74,7 +74,10 @@ def _size(value: Any) -> Any:
 
 
 def _absolute(path: Path) -> Path:
-    return Path(os.path.abspath(path.expanduser()))
+    try:
+        return Path(os.path.abspath(path.expanduser()))
+    except RuntimeError as err:
+        raise ValueError(f"{path.parts[0]}: there is no such user, or no home directory is known") from err
 
 
 def _listen(value: str, info: ValidationInfo) -> str:
@@ -95,9 +98,7 @@ def _group(value: str | None) -> str | None:
         try:
             grp.getgrnam(value)
         except KeyError:
-            raise ValueError(
-                f"there is no group {value!r} on this machine; create it with groupadd, or leave admin_group out (root only)"
-            ) from None
+            raise ValueError(f"there is no group {value!r} here; create it with groupadd, or leave admin_group out (root only)") from None
     return value or None
 
 
@@ -453,8 +454,6 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **o
         return Settings(inputs=Inputs(environ, file), **chosen)  # type: ignore[call-arg]
     except ValidationError as err:
         raise ConfigError("\n".join(_explain(dict(error), environ, file) for error in err.errors())) from err
-    except ConfigError:
-        raise
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as err:  # of a shape that no parser of ours foresaw
         raise ConfigError(f"the configuration ({file or 'environment'}) cannot be read: {err}; start from a smaller one") from err
 

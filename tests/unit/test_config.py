@@ -134,6 +134,13 @@ def test_a_yaml_file_of_the_wrong_shape_is_an_error_in_words(tmp_path, text):
     assert str(file) in str(caught.value)
 
 
+def test_the_home_of_a_user_who_is_not_there_is_an_error_in_words(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("state_dir: ~nobody-of-this-name/x\n")
+    with pytest.raises(ConfigError, match="~nobody-of-this-name: there is no such user"):
+        config.load(file, {})
+
+
 def test_a_token_is_shown_nowhere(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("afs1-secretsecret\n")
     settings = config.load(environ={"AWSOMEFSD_TOKEN_FILE": str(tmp_path / "token")})
