@@ -277,7 +277,9 @@ class Driver:
             self._post(node, told)
 
     def _do(self, effects: list[Effect]) -> None:
-        """In their order: stored first, sent after."""
+        """In their order: stored first, sent after.  Nothing more once this node is in the cluster: what it promised went with that."""
+        if self._entered():
+            return
         for effect in effects:
             if isinstance(effect, Store):
                 self._files.store(effect.kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,9 +13,12 @@ import trio
 
 from awsomefsd import failpoints
 from awsomefsd.cluster import token_founding
+from awsomefsd.cluster.founding import Kept, Store
+from awsomefsd.cluster.founding_driver import Driver
 from awsomefsd.cluster.founding_files import FoundingFiles
 from awsomefsd.errors import Refused, Unavailable
 from awsomefsd.meta.node_messages import ListNodes, ListTokens
+from awsomefsd.node import identity_path
 from tests.founding_rig import WAIT_S, Group, Member, one_cluster, run_node, settings_of, spawn, wall_ms
 from tests.ports import free_ports
 
@@ -188,6 +192,19 @@ async def test_a_founder_that_is_away_is_waited_for_and_goes_on(tmp_path: Path, 
         nursery.cancel_scope.cancel()
     group.check(3)
     assert group.members[died[0]].node.founder
+
+
+def test_a_vote_that_comes_when_this_node_has_just_joined_is_not_for_it_any_more(tmp_path: Path) -> None:
+    """Its promises are gone; storing one more ended the daemon with an error."""
+    ports = free_ports(2)
+    settings = settings_of(tmp_path / "n", ports[0])
+    driver = Driver(settings, make_token(2, ports), list, wall_ms)
+    driver._do([Store(Kept())])
+    assert list((settings.state_dir / "founding").rglob("promises.json"))
+    identity_path(settings.state_dir).touch()
+    shutil.rmtree(settings.state_dir / "founding")
+    driver._do([Store(Kept())])
+    assert not (settings.state_dir / "founding").exists()
 
 
 @pytest.mark.parametrize("point", KILLS)
