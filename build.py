@@ -63,7 +63,7 @@ def parser():
     up.add_argument("--size", default="8G", help="size of the sparse file that is the disk (default 8G, at least 2G)")
     down = commands.add_parser("down", help="unmount, stop and remove all of it")
     down.add_argument("--dir", default=default, help="the directory that was given to up")
-    test = commands.add_parser("test", help="all tests; arguments go to pytest", add_help=False)
+    test = commands.add_parser("test", help="all tests; --seed N replays those of a run, other words go to pytest", add_help=False)
     test.add_argument("rest", nargs=argparse.REMAINDER)
     commands.add_parser("lint", help="ruff, mypy, import contracts, lengths, dead code")
     bench = commands.add_parser("bench", help="figures beside ext4 and a null FUSE server, as ratios")

@@ -22,15 +22,15 @@ def main() -> int:
     if first == "probe" and len(words) == 2 and words[1].startswith("/"):
         return _probe(words[1])
     if first == "enter-host":
-        from awsomefsd.enter_host import main as enter_host
+        from awsomefsd.node.pod.enter_host import main as enter_host
 
         return enter_host(words[1:])
     if first == "keeper" and any(word.startswith("--run-dir") for word in words) and "--upgrade" not in words:
-        from awsomefsd.fuse.keeper import main as keeper
+        from awsomefsd.keeper.server import main as keeper
 
         return keeper(words[1:])
     if first == "supervise" and any(word.startswith("--run-dir") for word in words):
-        from awsomefsd.supervisor import main as supervise
+        from awsomefsd.keeper.supervisor import main as supervise
 
         return supervise(words[1:])
     from awsomefsd.cli.main import run
@@ -40,7 +40,7 @@ def main() -> int:
 
 def _inject(words: list[str]) -> None:
     """Tests only: faults at the seams of this process."""
-    from awsomefsd.injection import install
+    from awsomefsd.daemon.injection import install
 
     install("run" if "run" in words else words[0] if words else "")
 
@@ -49,7 +49,7 @@ def _worker(words: list[str]) -> int:
     if len(words) != 2 or words[0] != "--keeper-fd" or not words[1].isdecimal():
         sys.stderr.write("awsomefsd worker is started by the keeper; to mount a volume: awsomefsd mount VOLUME DIR\n")
         return 2
-    from awsomefsd.worker import main as worker
+    from awsomefsd.worker.worker import main as worker
 
     return worker(int(words[1]))
 
@@ -58,7 +58,7 @@ def _forker(words: list[str]) -> int:
     if len(words) != 2 or words[0] != "--keeper-fd" or not words[1].isdecimal():
         sys.stderr.write("awsomefsd forker is started by the keeper\n")
         return 2
-    from awsomefsd.forker import main as forker
+    from awsomefsd.worker.forker import main as forker
 
     return forker(int(words[1]))
 

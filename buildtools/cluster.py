@@ -9,6 +9,7 @@ cluster needs no memory: `destroy` finds namespaces by the directory's name, pro
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -124,7 +125,7 @@ class Cluster:
         self.nodes[0].provision()
         began = time.monotonic()
         for node in self.nodes:
-            await_true(f"the device to be found by {node.directory.name}", lambda node=node: sees(node), timeout_s, 0.2)
+            await_true(f"the device to be found by {node.directory.name}", functools.partial(sees, node), timeout_s, 0.2)
         return time.monotonic() - began
 
     def mount(self) -> None:

@@ -23,7 +23,7 @@ def _program(*words: str | os.PathLike[str], behind: Sequence[str] = ()) -> NoRe
     """Become a program of the checkout under the venv's interpreter: signals, terminal and exit code are its own."""
     os.chdir(CHECKOUT)
     sys.stdout.flush()
-    argv = [*behind, prepare.PYTHON, *map(os.fspath, words)]
+    argv = [*behind, prepare.PYTHON, *(os.fspath(word) for word in words)]
     os.execve(argv[0], argv, dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)})
 
 
@@ -63,7 +63,24 @@ def _prepare_for_tests(soak: bool = False) -> None:
     prepare.venv(extras=True)
 
 
+def take_seed(arguments: list[str]) -> list[str]:
+    """The arguments without `--seed N`, which becomes AWSOMEFSD_SEED.  Raises BuildError for what is no number."""
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--seed":
+            rest.append(word)
+            continue
+        value = value if equals else next(words, "")
+        if not value.isdecimal():
+            raise BuildError(f"--seed {value}: give the number that a run has printed, as in --seed 4711")
+        os.environ["AWSOMEFSD_SEED"] = value
+    return rest
+
+
 def test(arguments: list[str]) -> NoReturn:
+    arguments = take_seed(arguments)
     _prepare_for_tests()
     if not arguments:
         sys.exit(halves.run(prepare.PYTHON))
@@ -71,6 +88,7 @@ def test(arguments: list[str]) -> NoReturn:
 
 
 def soak(arguments: list[str]) -> NoReturn:
+    arguments = take_seed(arguments)
     _prepare_for_tests(soak=True)
     _program("-m", "pytest", "--durations=20", "-ra", "-m", "soak", "--timeout=14400", *arguments)
 

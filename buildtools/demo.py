@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from awsomefsd.limits import SESSION_TTL_MS
+from awsomefsd.base.limits import SESSION_TTL_MS
 from buildtools import chaos, sharing
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
@@ -117,16 +117,16 @@ class Demonstration:
         fresh = not (self.node.state / "node.json").exists()
         self.launch()
         took = time.monotonic() - began
-        self.figure("nothing but a token to one cluster" if fresh else "nodes running again after", f"{count} voters in {took:.1f} s")
+        self.figure("cluster made from one token" if fresh else "nodes run again", f"{count} voters, after {took:.1f} s")
         self.cluster.umount()  # what the last `up` ended with
         found = self.cluster.provision()
-        good(f"one disk, {self.node.disk.resolve()}: added on node 1, found by the others by its superblock within {found:.1f} s")
+        good(f"one disk, {self.node.disk.resolve()}: node 1 added it, the other nodes found it by its superblock within {found:.1f} s")
         self.node.mount(ALONE)
-        self.figure("and to a mounted volume", f"{time.monotonic() - began:.1f} s")
+        self.figure("the volume is mounted on node 1", f"after {time.monotonic() - began:.1f} s")
         for node in self.cluster.nodes:
             machine = self.cluster.machine(node)
             good(f"node {machine}: {self.cluster.address(node)} in namespace {self.cluster.namespace(node)}")
-        good(f"{self.node.mountpoint}, of node 1 alone until the end: what comes first is about one mount, with all its caches")
+        good(f"the volume is mounted at {self.node.mountpoint} on node 1 alone; the next steps test this one mount with all its caches")
         self.cluster.write_env()
 
     def write_token(self) -> None:
@@ -295,8 +295,8 @@ class Demonstration:
         step("SIGKILL of all of node 3, where a program holds a lock")
         death = sharing.node_ends(self.cluster, victim, good)
         which = ", which led," if death.led else ""
-        lives = f"sessions live {SESSION_TTL_MS // 1_000} s"
-        self.figure(f"node 3{which} is dead: its lock is node 1's", f"after {death.heir_s:.1f} s ({lives})")
+        lives = f"a session ends after {SESSION_TTL_MS // 1_000} s"
+        self.figure(f"node 3{which} was killed: node 1 got its lock", f"after {death.heir_s:.1f} s ({lives})")
         self.figure("node 3 started and mounted again", f"after {death.again_s:.1f} s")
         self.verify_manifest("after the death, on node 3", victim, SAMPLE)
         await_true("three voters again", self.cluster.whole, FORM_S, 0.05)
@@ -316,10 +316,10 @@ class Demonstration:
         first, second, third = (node.mountpoint for node in self.cluster.nodes)
         line(f"  echo hello > {first}/a; cat {second}/a {third}/a   # $MOUNT1, $MOUNT2, $MOUNT3: three nodes, one disk")
         line(f"  . {directory / 'env'} && $AWSOMEFSD status   # the CLI against this node")
-        line(f"  . {directory / 'env'} && kill -9 $($WORKER_PIDS)   # harms nobody")
-        line(f"  . {directory / 'env'} && kill -9 $($LEADER_PID)    # a pause; $AWSOMEFSD2 status says who leads then")
+        line(f"  . {directory / 'env'} && kill -9 $($WORKER_PIDS)   # all workers die; no program gets an error")
+        line(f"  . {directory / 'env'} && kill -9 $($LEADER_PID)    # the leader dies; after a pause $AWSOMEFSD2 status shows the next one")
         line(f"  . {directory / 'env'} && ip netns exec $NETNS3 ping -c1 {self.cluster.address(self.node)}")
-        line(f"  python3 build.py down{suffix}        # removes all of it")
+        line(f"  python3 build.py down{suffix}        # removes the demonstration; .venv and awsomefsd.egg-info stay")
 
     def run(self) -> None:
         self.bring_up()
@@ -366,7 +366,7 @@ def main() -> int:
         Demonstration(cluster).run()
     except (BuildError, OSError, subprocess.CalledProcessError, KeyboardInterrupt) as err:
         bad(str(err) or "interrupted")
-        line(f"  everything is left as it is; logs are in {cluster.directory}/n*/log; python3 build.py down removes it")
+        line(f"  nothing was removed; logs are in {cluster.directory}/n*/log; `python3 build.py down` removes the demonstration")
         return 1
     return 0
 

@@ -1,7 +1,8 @@
 """All tests, in two processes side by side: most of them wait for disks, elections and timeouts, so two cores are idle half of the time.
 
 Progress is shown as it comes.  What a half has to say at its end (failures, the slowest, what was skipped and why) is kept and printed in
-one piece, so that two reports never mix.  Both halves get one seed.  A signal that ends this ends both, and their fixtures clean up.
+one piece, so that two reports never mix.  Both halves get one seed, drawn anew for each run.  A signal that ends this ends both, and their
+fixtures clean up.
 
 Each half has a mount namespace of its own.  A test that makes another one (a pod, a container) copies every mount that it sees, and whoever
 unmounts his own meanwhile is told that it lives on elsewhere: true, and no business of the test that happens to run in the other half.
@@ -69,15 +70,15 @@ class _Half:
         return code
 
 
-def seed_of_tree() -> int:
-    """The same for the same program: what was tried before a change went in is tried after it.  `soak` and single tests draw one."""
-    told = subprocess.run(["git", "rev-parse", "HEAD:awsomefsd"], cwd=CHECKOUT, capture_output=True, text=True, check=False).stdout
-    return int(told[:5], 16) if told else random.SystemRandom().randrange(1 << 20)
+def drawn_seed() -> str:
+    """A new seed for each run, so that a repeated run tries something new; AWSOMEFSD_SEED, which `--seed` sets, replays one."""
+    return os.environ.get("AWSOMEFSD_SEED") or str(random.SystemRandom().randrange(1 << 20))
 
 
 def run(python: Path | str) -> int:
     compiled = ready.for_tests()
-    seed = os.environ.get("AWSOMEFSD_SEED") or str(seed_of_tree())
+    seed = drawn_seed()
+    line(f"  seed {seed}: python3 build.py test --seed {seed} replays the random tests of this run")
     environ = dict(os.environ) | {"PYTHONPATH": str(CHECKOUT), "AWSOMEFSD_SEED": seed, "PYTHONUNBUFFERED": "1"}
     started = [_Half([*apart(), str(python), "-m", "pytest", *OPTIONS, *words], environ) for words in halves()]
 
@@ -90,16 +91,17 @@ def run(python: Path | str) -> int:
     codes = [half.wait() for half in started]
     for half in started:
         sys.stdout.write("".join(half.report))
-    _sum_up(started, codes, compiled)
+    _sum_up(started, codes, compiled, seed)
     return max(codes, key=abs)
 
 
-def _sum_up(started: list[_Half], codes: list[int], compiled: str) -> None:
+def _sum_up(started: list[_Half], codes: list[int], compiled: str, seed: str) -> None:
     """Last of all, so that nobody has to look for it."""
     step("What was skipped, and why")
     skipped = [text.rstrip() for half in started for text in half.report if text.startswith("SKIPPED")]
     for text in skipped or ["nothing"]:
         line(f"  {text}")
     line(f"  the compiled program: {compiled}")
+    line(f"  seed of the random tests: {seed} (python3 build.py test --seed {seed} replays them)")
     for half, code in zip(started, codes, strict=True):
         (bad if code else good)((half.report or ["no report"])[-1].strip("= \n"))

@@ -1,8 +1,8 @@
 """`build.py dev-env` and `deploy`: a Kubernetes of containers (kind) whose nodes share one raw device, and the chart in it.
 
 The device is a loop device over a sparse file in the directory; the cluster is called awsomefs.  Both are found again by name and backing
-file, so both commands may be called again.  Untested against a real kind (README): tests hold only which commands are run, and what is said
-when one is missing.
+file, so both commands may be called again.  Untested against a real kind (docs/CAPABILITIES.md): tests hold only which commands are run,
+and what is said when one is missing.
 """
 
 from __future__ import annotations

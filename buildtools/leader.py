@@ -14,10 +14,10 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 if str(CHECKOUT) not in sys.path:
     sys.path.insert(0, str(CHECKOUT))
 
-from awsomefsd.codec import encode  # noqa: E402
-from awsomefsd.meta import messages as m  # noqa: E402
-from awsomefsd.meta import traffic  # noqa: E402
-from awsomefsd.rpc import FrameReader, frame  # noqa: E402
+from awsomefsd.base.codec import encode  # noqa: E402
+from awsomefsd.base.frames import FrameReader, frame  # noqa: E402
+from awsomefsd.meta.api import messages as m  # noqa: E402
+from awsomefsd.meta.net import traffic  # noqa: E402
 from buildtools import procs  # noqa: E402
 
 ANSWER_S = 1.0
@@ -33,7 +33,8 @@ def figures(path: Path) -> dict[str, int | float | str]:
         sock.settimeout(ANSWER_S)
         try:
             sock.connect(str(path))
-            sock.sendall(frame(encode(m.Request(1, m.Hello(m.PROTOCOL_VERSION, 0)))) + frame(encode(m.Request(2, m.GetStatus()))))
+            asked = m.RequestEnvelope(1, m.Hello(m.PROTOCOL_VERSION, 0)), m.RequestEnvelope(2, m.GetStatus())
+            sock.sendall(b"".join(frame(encode(one)) for one in asked))
             while data := sock.recv(1 << 16):
                 for raw in reader.feed(data):
                     reply = decode(raw).reply

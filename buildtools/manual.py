@@ -11,14 +11,10 @@ from pathlib import Path
 
 import click
 
-from awsomefsd.cli.main import COMMANDS, HIDDEN, cli
+from awsomefsd.cli.main import COMMANDS, HIDDEN, STATUSES, cli
 
 SHELLS = {"bash": "awsomefsd", "zsh": "_awsomefsd", "fish": "awsomefsd.fish"}
 _COMPLETE = "_AWSOMEFSD_COMPLETE"
-_STATUSES = (
-    ("0", "done"), ("1", "error; the message says what to do"), ("2", "the command was written wrongly"),
-    ("3", "status, scrub status: something needs you"), ("4", "refused because data would be lost; --force overrides it"),
-)  # fmt: skip
 _FILES = (
     ("/etc/awsomefsd/awsomefsd.toml", "configuration; every key may be missing"),
     ("/var/lib/awsomefsd", "identity, journal and metadata of the node; what must survive"),
@@ -80,7 +76,7 @@ def page(epoch: int) -> str:
             command = cli.get_command(context, name)
             assert command is not None
             rows += _command((name,), command, context, shared)
-    rows += [".SH EXIT STATUS", *(line for code, text in _STATUSES for line in (".TP", f"\\fB{code}\\fR", _escaped(text)))]
+    rows += [".SH EXIT STATUS", *(line for code, text in STATUSES.items() for line in (".TP", f"\\fB{code}\\fR", _escaped(text)))]
     rows += [".SH FILES", *(line for path, text in _FILES for line in (".TP", f"\\fI{_escaped(path)}\\fR", _escaped(text)))]
     rows += [".SH SEE ALSO", ".BR mount.awsomefs (8),", ".BR umount.fuse.awsomefs (8),", ".BR systemctl (1)"]
     return "\n".join(rows) + "\n"

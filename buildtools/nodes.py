@@ -69,7 +69,7 @@ class Node:
         faults: bool = False,
     ) -> None:
         self.directory = directory.resolve()  # as the mount table names it
-        self.faults = self.directory / "faults" if faults else None  # what awsomefsd/injection.py reads
+        self.faults = self.directory / "faults" if faults else None  # what awsomefsd/daemon/injection.py reads
         self.state, self.run, self.log = (self.directory / name for name in ("state", "run", "log"))
         self.mountpoint = self.directory / "mnt"
         self.image, self.disk = self.directory / "device.img", self.directory / "disk"

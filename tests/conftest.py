@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from awsomefsd.meta.state import invariants  # noqa: E402
 from buildtools import cluster, netns  # noqa: E402
 from buildtools.cluster import Cluster  # noqa: E402
 from buildtools.nodes import Node  # noqa: E402
@@ -28,7 +29,12 @@ from buildtools.say import BuildError  # noqa: E402
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # its handlers abort children of tests that fork after others have used gRPC
 
-SEED = int(os.environ.get("AWSOMEFSD_SEED") or random.SystemRandom().randrange(1 << 20))
+invariants.ASSERTED = True  # of what runs in this process; the nodes that tests start are as installed ones
+
+_given = os.environ.get("AWSOMEFSD_SEED") or str(random.SystemRandom().randrange(1 << 20))
+if not _given.isdecimal():
+    raise pytest.UsageError(f"AWSOMEFSD_SEED={_given}: give the number that a run has printed, as in AWSOMEFSD_SEED=4711")
+SEED = int(_given)
 PREFIX, OWNER = "afs-", ".test-run"
 _figures: list[str] = []
 _nodes: list[Node | Cluster] = []  # those that live
@@ -56,7 +62,7 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> str:
-    return f"seed {SEED} (AWSOMEFSD_SEED={SEED} replays the random tests)"
+    return f"seed {SEED} (python3 build.py test --seed {SEED} replays the random tests)"
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -64,7 +70,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.failed:
-        report.sections.append(("seed", f"AWSOMEFSD_SEED={SEED} python3 build.py test {item.nodeid!r}"))
+        report.sections.append(("seed", f"python3 build.py test --seed {SEED} {item.nodeid!r}"))
         report.sections += [section for node in _all_nodes() for section in _logs(node)]
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from awsomefsd import sockets
-from awsomefsd.admin import admin_pb2, admin_pb2_grpc, trailers
-from awsomefsd.errors import Refused, Unavailable
+from awsomefsd.admin import trailers
+from awsomefsd.admin.pb import admin_pb2, admin_pb2_grpc
+from awsomefsd.base import sockets
+from awsomefsd.base.errors import Refused, Unavailable
 
 CALL_S = 30.0
 PROBE_S = 10.0

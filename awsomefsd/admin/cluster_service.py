@@ -1,4 +1,4 @@
-"""The RPCs about nodes, tokens and authorities; part of service.py."""
+"""The RPCs about nodes, tokens and authorities."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from typing import Any
 
 import grpc
 
-from awsomefsd.admin import admin_pb2 as pb
-from awsomefsd.admin.edge import edge
-from awsomefsd.cluster.control_part import ControlPart
-from awsomefsd.cluster_view import readiness
-from awsomefsd.errors import ConfigError
-from awsomefsd.meta.node_messages import NodeInfo, TokenInfo
+from awsomefsd.admin.grpc_errors import edge
+from awsomefsd.admin.pb import admin_pb2 as pb
+from awsomefsd.base.errors import ConfigError
+from awsomefsd.cluster.control.service import ControlService
+from awsomefsd.cluster.membership.view import readiness
+from awsomefsd.meta.api.messages.nodes import NodeInfo, TokenInfo
 
 logger = logging.getLogger(__name__)
 
 
 class ClusterRpcs:
-    """`cluster` is set by who makes the service, before it serves."""
+    """Translates, calls the control service, translates back."""
 
-    cluster: ControlPart
+    def __init__(self, control: ControlService) -> None:
+        self._control = control
 
     @edge
     def ListNodes(self, request: pb.ListNodesRequest, context: grpc.ServicerContext) -> pb.ListNodesReply:
-        listed = self.cluster.admin.listed(request.removed)
+        listed = self._control.admin.listed(request.removed)
         return pb.ListNodesReply(nodes=[_node(row, listed.led_ms) for row in listed.nodes])
 
     @edge
     def SetNode(self, request: pb.SetNodeRequest, context: grpc.ServicerContext) -> pb.Node:
-        admin = self.cluster.admin
+        admin = self._control.admin
         actions: dict[str, Any] = {
             "cordon": admin.cordon,
             "uncordon": admin.uncordon,
@@ -44,39 +45,39 @@ class ClusterRpcs:
 
     @edge
     def Leave(self, request: pb.LeaveRequest, context: grpc.ServicerContext) -> pb.LeaveReply:
-        self.cluster.leave(force=request.force, purge=request.purge)
+        self._control.leave(force=request.force, purge=request.purge)
         return pb.LeaveReply()
 
     @edge
     def CreateToken(self, request: pb.CreateTokenRequest, context: grpc.ServicerContext) -> pb.Token:
-        info, text = self.cluster.admin.create_token(request.role or "node", request.ttl_s, request.uses, request.endpoints)
+        info, text = self._control.admin.create_token(request.role or "node", request.ttl_s, request.uses, request.endpoints)
         logger.warning("a join token was made", extra={"token": info.id, "for_role": info.role})
         return _token(info, text)
 
     @edge
     def ListTokens(self, request: pb.ListTokensRequest, context: grpc.ServicerContext) -> pb.ListTokensReply:
-        return pb.ListTokensReply(tokens=[_token(row) for row in self.cluster.admin.tokens()])
+        return pb.ListTokensReply(tokens=[_token(row) for row in self._control.admin.tokens()])
 
     @edge
     def RevokeToken(self, request: pb.RevokeTokenRequest, context: grpc.ServicerContext) -> pb.RevokeTokenReply:
-        self.cluster.admin.revoke_token(request.id)
+        self._control.admin.revoke_token(request.id)
         logger.warning("a token was revoked", extra={"token": request.id})
         return pb.RevokeTokenReply()
 
     @edge
     def RotateToken(self, request: pb.RotateTokenRequest, context: grpc.ServicerContext) -> pb.Token:
-        return _token(*self.cluster.admin.rotate_token(request.id, request.ttl_s, request.endpoints))
+        return _token(*self._control.admin.rotate_token(request.id, request.ttl_s, request.endpoints))
 
     @edge
     def ListCas(self, request: pb.ListCasRequest, context: grpc.ServicerContext) -> pb.ListCasReply:
-        rows = self.cluster.admin.authorities()
+        rows = self._control.admin.authorities()
         return pb.ListCasReply(
             cas=[pb.Ca(id=row.id, state=row.state, created_ms=row.created_ms, certificate=row.certificate) for row in rows]
         )
 
     @edge
     def RotateCa(self, request: pb.RotateCaRequest, context: grpc.ServicerContext) -> pb.RotateCaReply:
-        made = self.cluster.rotate()
+        made = self._control.rotate()
         logger.warning("a rotation of the certificate authority has begun", extra={"authority": made})
         return pb.RotateCaReply(id=made)
 

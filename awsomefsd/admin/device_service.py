@@ -1,78 +1,107 @@
-"""The RPCs about devices of the pool and quarantine; part of service.py."""
+"""The RPCs about devices of the cluster and quarantine."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Protocol
 
 import grpc
 
-from awsomefsd.admin import admin_pb2 as pb
-from awsomefsd.admin.edge import edge
-from awsomefsd.device_pool import DevicePool, Progress
-from awsomefsd.device_watch import DeviceWatch
-from awsomefsd.devices import NodeDevices
-from awsomefsd.meta.device_messages import SeenDevice
-from awsomefsd.quarantine import QuarantineDesk
-from awsomefsd.types import DeviceInfo
+from awsomefsd.admin.grpc_errors import edge
+from awsomefsd.admin.pb import admin_pb2 as pb
+from awsomefsd.base.errors import WouldLoseData
+from awsomefsd.base.types import DeviceInfo
+from awsomefsd.meta.api.messages.devices import SeenDevice
+from awsomefsd.node.devices.device_watch import DeviceWatch
+from awsomefsd.node.devices.operations import DeviceOperations, DrainProgress
+from awsomefsd.node.maintenance.quarantine_admin import QuarantineAdmin
 
 logger = logging.getLogger(__name__)
 
 
-class DeviceRpcs:
-    """`pool`, `watch`, `node_devices`, `quarantine` are set by who makes the service, before it serves."""
+class DeviceCatalog(Protocol):
+    """Devices as this node finds them (node/devices/devices.py)."""
 
-    pool: DevicePool
-    watch: DeviceWatch
-    node_devices: NodeDevices
-    quarantine: QuarantineDesk
+    def add(self, path: str, *, shared: bool, destroy: bool) -> tuple[DeviceInfo, str]: ...
+    def all(self) -> list[tuple[DeviceInfo, str]]:
+        """With each its state on this node: "ok", or why it cannot be used."""
+
+    def state(self, info: DeviceInfo) -> str: ...
+
+
+class DeviceRpcs:
+    """Translates, calls one collaborator, translates back."""
+
+    def __init__(self, devices: DeviceCatalog, operations: DeviceOperations, watch: DeviceWatch, quarantine: QuarantineAdmin) -> None:
+        self._devices = devices
+        self._operations = operations
+        self._watch = watch
+        self._quarantine = quarantine
+
+    @edge
+    def AddDevice(self, request: pb.AddDeviceRequest, context: grpc.ServicerContext) -> pb.Device:
+        if request.destroy and request.destroy != request.path:
+            raise WouldLoseData(f"the confirmation {request.destroy!r} is not the device {request.path!r}; nothing was done")
+        info, state = self._devices.add(request.path, shared=request.shared, destroy=bool(request.destroy))
+        logger.warning(
+            "device added", extra={"path": request.path, "device": info.device, "uuid": info.uuid, "destroyed": bool(request.destroy)}
+        )
+        return device_message(info, state)
+
+    @edge
+    def ListDevices(self, request: pb.ListDevicesRequest, context: grpc.ServicerContext) -> pb.ListDevicesReply:
+        told = self._operations.seen()
+        rows = [device_message(info, state, told.seen, told.alone_ms.get(info.uuid, 0)) for info, state in self._devices.all()]
+        return pb.ListDevicesReply(devices=rows)
 
     @edge
     def ScanDevices(self, request: pb.ScanDevicesRequest, context: grpc.ServicerContext) -> pb.ScanDevicesReply:
-        found = self.watch.refresh()
+        found = self._watch.refresh()
         rows = [pb.ScannedDevice(path=one.path, uuid=one.uuid, bytes=one.bytes, verdict=one.verdict, serial=one.serial) for one in found]
         return pb.ScanDevicesReply(devices=rows)
 
     @edge
     def GrowDevice(self, request: pb.GrowDeviceRequest, context: grpc.ServicerContext) -> pb.Device:
-        info = self.pool.grow(request.device)
+        info = self._operations.grow(request.device)
         logger.warning("device grown", extra={"device": info.device, "bytes": info.bytes, "segments": info.segments})
         return self._device(info)
 
     @edge
     def DrainDevice(self, request: pb.DrainDeviceRequest, context: grpc.ServicerContext) -> pb.DrainDeviceReply:
         if request.look:
-            return self._progress(self.pool.progress(request.device))
-        done = self.pool.drain(request.device, undo=request.undo)
+            return self._progress(self._operations.progress(request.device))
+        done = self._operations.drain(request.device, undo=request.undo)
         logger.warning("device drain ordered", extra={"device": done.device.device, "undo": request.undo})
         return self._progress(done)
 
     @edge
     def RemoveDevice(self, request: pb.RemoveDeviceRequest, context: grpc.ServicerContext) -> pb.RemoveDeviceReply:
-        done = self.pool.remove(request.device)
+        done = self._operations.remove(request.device)
         logger.warning("device removed", extra={"what": done})
         return pb.RemoveDeviceReply(done=done)
 
     @edge
     def IdentifyDevice(self, request: pb.IdentifyDeviceRequest, context: grpc.ServicerContext) -> pb.IdentifyDeviceReply:
-        return pb.IdentifyDeviceReply(facts=[pb.DeviceFact(name=name, value=value) for name, value in self.pool.identify(request.device)])
+        facts = self._operations.identify(request.device)
+        return pb.IdentifyDeviceReply(facts=[pb.DeviceFact(name=name, value=value) for name, value in facts])
 
     @edge
     def ListQuarantine(self, request: pb.ListQuarantineRequest, context: grpc.ServicerContext) -> pb.ListQuarantineReply:
-        told, names = self.quarantine.told()
+        listing, names = self._quarantine.report()
         rows = [
             pb.Quarantined(
                 session=one.session, mount=f"{one.mount:x}" if one.mount else "", volume=names.get(str(one.volume), ""),
                 node=one.node, node_name=names.get(one.node, ""), ended_ms=one.ended_ms, segments=one.segments, bytes=one.bytes,
                 live_bytes=one.live_bytes,
             )
-            for one in told.sessions
+            for one in listing.sessions
         ]  # fmt: skip
-        return pb.ListQuarantineReply(sessions=rows, segments=told.segments)
+        return pb.ListQuarantineReply(sessions=rows, segments=listing.segments)
 
     @edge
     def ReleaseQuarantine(self, request: pb.ReleaseQuarantineRequest, context: grpc.ServicerContext) -> pb.ReleaseQuarantineReply:
-        segments = self.quarantine.release(request.session, request.reason, request.confirm)
+        segments = self._quarantine.release(request.session, request.reason, request.confirm)
         logger.warning(
             "quarantine released by an operator",
             extra={"ended_session": request.session, "segments": segments, "reason": request.reason},
@@ -80,9 +109,9 @@ class DeviceRpcs:
         return pb.ReleaseQuarantineReply(segments=segments)
 
     def _device(self, info: DeviceInfo) -> pb.Device:
-        return device_message(info, self.node_devices.state(info))
+        return device_message(info, self._devices.state(info))
 
-    def _progress(self, done: Progress) -> pb.DrainDeviceReply:
+    def _progress(self, done: DrainProgress) -> pb.DrainDeviceReply:
         return pb.DrainDeviceReply(device=self._device(done.device), segments_used=done.used, live_bytes=done.live_bytes)
 
 

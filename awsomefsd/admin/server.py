@@ -20,11 +20,11 @@ import trio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from awsomefsd import sockets
-from awsomefsd.admin import admin_pb2, admin_pb2_grpc
-from awsomefsd.errors import Refused
-from awsomefsd.metrics import Counter
-from awsomefsd.node import make_directory
+from awsomefsd.admin.pb import admin_pb2, admin_pb2_grpc
+from awsomefsd.base import sockets
+from awsomefsd.base.errors import Refused
+from awsomefsd.base.identity import make_directory
+from awsomefsd.base.metrics import Counter
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from awsomefsd.catalog import check_name
-from awsomefsd.errors import FsError, NotFound
-from awsomefsd.meta import stream
-from awsomefsd.meta.commands import Entry
-from awsomefsd.meta.messages import Changes, Follow
-from awsomefsd.node import make_directory
+from awsomefsd.base.errors import FsError, NotFound
+from awsomefsd.base.identity import make_directory
+from awsomefsd.meta.api.commands import Entry
+from awsomefsd.meta.api.messages import Changes, Follow
+from awsomefsd.meta.server import change_stream
+from awsomefsd.node.catalog import check_name
 from awsomefsd.repl.cursor import CursorFile
 from awsomefsd.repl.reader import ChangeReader
 
@@ -43,7 +43,7 @@ class _Unnamed:
         self._cursor = start
 
     def read(self, wait_ms: int) -> list[Entry]:
-        entries = stream.changes(self._page(self._cursor, wait_ms), self._cursor)
+        entries = change_stream.changes(self._page(self._cursor, wait_ms), self._cursor)
         self._cursor = entries[-1].index if entries else self._cursor
         return entries
 

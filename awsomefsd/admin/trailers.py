@@ -1,4 +1,4 @@
-"""How a domain error crosses gRPC: its status code, its words as the details, and its class and errno in the trailing metadata."""
+"""The form of a domain error on gRPC: its status code, its words as the details, and its class and errno in the trailing metadata."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 
 import grpc
 
-from awsomefsd import errors
+from awsomefsd.base import errors
 
 ERROR_KEY = "awsomefsd-error"
 ERRNO_KEY = "awsomefsd-errno"

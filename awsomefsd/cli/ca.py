@@ -1,4 +1,4 @@
-"""awsomefsd ca ls|rotate: the cluster's certificate authority."""
+"""awsomefsd ca: list and rotate the certificate authority of the cluster."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import time
 
 import click
 
-from awsomefsd.cli.main import Group, Session
+from awsomefsd.cli.main import CliGroup, Invocation
 from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
 
 
-@click.group(cls=Group)
+@click.group(cls=CliGroup)
 def ca() -> None:
-    """List and rotate the certificate authority."""
+    """List and rotate the certificate authority of the cluster."""
 
 
 @ca.command()
 @output_option
 @click.pass_obj
-def ls(session: Session, form: str) -> None:
-    """List the authorities that nodes trust; the active one signs."""
-    with session.client() as client:
+def ls(invocation: Invocation, form: str) -> None:
+    """List the authorities that nodes trust; the active one signs certificates."""
+    with invocation.client() as client:
         found = client.call("ListCas").cas
     if form == "json":
         print_json([message_dict(row) for row in found])
@@ -32,9 +32,13 @@ def ls(session: Session, form: str) -> None:
 @ca.command()
 @output_option
 @click.pass_obj
-def rotate(session: Session, form: str) -> None:
-    """Make a new authority.  When all nodes trust it, it signs; when all have renewed, the old one goes.  Tokens made before then end."""
-    with session.client() as client:
+def rotate(invocation: Invocation, form: str) -> None:
+    """Replace the certificate authority.
+
+    Makes a new authority.  It signs as soon as all nodes trust it; the old one is removed when all nodes have renewed their certificates.
+    This goes on in the background; `awsomefsd ca ls` shows the state.  Tokens made before end with the old authority.
+    """
+    with invocation.client() as client:
         made = client.call("RotateCa").id
     if form == "json":
         print_json({"id": made})

@@ -1,4 +1,4 @@
-"""awsomefsd config show|check."""
+"""awsomefsd config: show and check the configuration."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from awsomefsd.cli.main import Group, Session
+from awsomefsd.cli.main import CliGroup, Invocation
 from awsomefsd.cli.output import output_option, print_json, print_table
 
 
-@click.group(cls=Group)
+@click.group(cls=CliGroup)
 def config() -> None:
     """Show and check the configuration."""
 
@@ -19,19 +19,19 @@ def config() -> None:
 @config.command()
 @output_option
 @click.pass_obj
-def show(session: Session, form: str) -> None:
-    """All settings in force, and where each comes from."""
-    from awsomefsd import config as configuration
+def show(invocation: Invocation, form: str) -> None:
+    """Show all settings in force, and where each comes from."""
+    from awsomefsd.config.settings import file_keys, find_file, key_paths
 
-    settings = session.settings
-    file = configuration.find_file(session.config_file, os.environ)
-    in_file = configuration.file_keys(file)
+    settings = invocation.settings
+    file = find_file(invocation.config_file, os.environ)
+    in_file = file_keys(file)
     rows: list[dict[str, Any]] = []
-    for path in configuration.key_paths():
+    for path in key_paths():
         value: Any = settings
         for part in path:
             value = getattr(value, part)
-        rows.append({"key": ".".join(path), "value": _plain(value), "origin": _origin(session, path, in_file)})
+        rows.append({"key": ".".join(path), "value": _plain(value), "origin": _origin(invocation, path, in_file)})
     if form == "json":
         print_json(rows)
         return
@@ -42,23 +42,26 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | None) else str(value)
 
 
-def _origin(session: Session, path: tuple[str, ...], in_file: dict[tuple[str, ...], str]) -> str:
-    from awsomefsd import config as configuration
+def _origin(invocation: Invocation, path: tuple[str, ...], in_file: dict[tuple[str, ...], str]) -> str:
+    from awsomefsd.config.settings import variable_of
 
-    if len(path) == 1 and getattr(session, path[0], None) is not None:
+    if len(path) == 1 and getattr(invocation, path[0], None) is not None:
         return "the command line"
-    return configuration.variable_of(path, os.environ) or in_file.get(path, "default")
+    return variable_of(path, os.environ) or in_file.get(path, "default")
 
 
 @config.command()
 @output_option
 @click.pass_obj
-def check(session: Session, form: str) -> None:
-    """Read the configuration as the daemon would; the exit status says whether it is good."""
-    from awsomefsd import config as configuration
+def check(invocation: Invocation, form: str) -> None:
+    """Check the configuration file and the environment.
 
-    file = configuration.find_file(session.config_file, os.environ)
-    assert session.settings is not None  # raises ConfigError, which names every bad key
+    They are read as the daemon reads them.  Exit status 1 and a message for each bad key if something is wrong.
+    """
+    from awsomefsd.config.settings import find_file
+
+    file = find_file(invocation.config_file, os.environ)
+    assert invocation.settings is not None  # raises ConfigError, which names every bad key
     if form == "json":
         print_json({"ok": True, "file": str(file) if file else None})
     else:

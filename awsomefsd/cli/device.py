@@ -1,54 +1,53 @@
-"""awsomefsd device add|ls|show|collect|recover; device_pool.py has scan|grow|drain|remove|identify."""
+"""awsomefsd device: add, list, scan, grow, drain, identify and remove devices; recover a cluster from them."""
 
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import click
+from msgspec.structs import asdict
 
-from awsomefsd.cli.device_pool import drain, grow, identify, remove, scan
-from awsomefsd.cli.device_recover import recover
-from awsomefsd.cli.main import Group, Session
-from awsomefsd.cli.output import message_dict, output_option, print_json
+from awsomefsd.base.errors import NotFound, WouldLoseData
+from awsomefsd.base.sizes import format_bytes
+from awsomefsd.cli.main import ERROR, OK, CliGroup, Invocation
+from awsomefsd.cli.output import counted, message_dict, output_option, print_json, print_table
 from awsomefsd.cli.tables import print_devices
-from awsomefsd.errors import NotFound, WouldLoseData
-from awsomefsd.sizes import format_bytes
+
+DRAIN_POLL_S = 1.0
+SLOW_S = 300.0
 
 
-@click.group(cls=Group)
+@click.group(cls=CliGroup)
 def device() -> None:
-    """Add, list, grow and remove storage devices; recover a cluster from them."""
-
-
-for _command in (recover, scan, grow, drain, remove, identify):
-    device.add_command(_command)
+    """Add, list, grow, drain, remove and recover storage devices."""
 
 
 @device.command()
 @click.argument("path", type=click.Path())
-@click.option("--shared", is_flag=True, help="Other nodes see the same device (SAN, iSCSI, NVMe-oF).")
-@click.option("--force", is_flag=True, help="Take it even if it holds something: all of that is lost.  Asks for the path once more.")
-@click.option("--yes-destroy", metavar="PATH", default="", help="With --force, for scripts: the path once more instead of the question.")
+@click.option("--shared", is_flag=True, help="Other nodes see the same device too (SAN, iSCSI, NVMe-oF).")
+@click.option("--force", is_flag=True, help="Use the device even if it holds data: all of it is lost.  Asks for the path again.")
+@click.option("--yes-destroy", metavar="PATH", default="", help="For scripts: the path again, instead of --force and the question.")
 @output_option
 @click.pass_obj
-def add(session: Session, path: str, shared: bool, force: bool, yes_destroy: str, form: str) -> None:
-    """Take the block device (or file) PATH into the cluster.
+def add(invocation: Invocation, path: str, shared: bool, force: bool, yes_destroy: str, form: str) -> None:
+    """Add the block device or file PATH to the cluster.
 
-    A device that holds a filesystem, a partition table or anything else known is refused with exit status 4, unless forced.
+    A device that holds a filesystem, a partition table or other data of a known kind is refused with exit status 4 unless --force is given.
     """
     path = os.path.abspath(path)
     destroy = confirmed(path, yes_destroy) if force or yes_destroy else ""
-    with session.client() as client:
+    with invocation.client() as client:
         added = client.call("AddDevice", timeout_s=120, path=path, shared=shared, destroy=destroy)
     if form == "json":
         print_json(message_dict(added))
     else:
-        click.echo(f"added {added.path} as device {added.device}: {added.segments} segments of {added.segment_bytes >> 20} MiB")
+        click.echo(f"added {added.path} as device {added.device}: {counted(added.segments, 'segment')} of {added.segment_bytes >> 20} MiB")
 
 
 def confirmed(path: str, given: str) -> str:
-    """The path, typed once more; raises WouldLoseData if it is another one."""
+    """The path, which the user has typed again.  Raises WouldLoseData if it is another one."""
     if not given:
         click.echo(f"Everything on {path} will be lost.", err=True)
         given = click.prompt("Type the path of the device to go on", default="", show_default=False, err=True)
@@ -60,9 +59,9 @@ def confirmed(path: str, given: str) -> str:
 @device.command()
 @output_option
 @click.pass_obj
-def ls(session: Session, form: str) -> None:
-    """List all devices."""
-    with session.client() as client:
+def ls(invocation: Invocation, form: str) -> None:
+    """List all devices of the cluster."""
+    with invocation.client() as client:
         devices = client.call("ListDevices").devices
     if form == "json":
         print_json([message_dict(found) for found in devices])
@@ -71,12 +70,12 @@ def ls(session: Session, form: str) -> None:
 
 
 @device.command()
-@click.argument("which")
+@click.argument("which", metavar="DEVICE")
 @output_option
 @click.pass_obj
-def show(session: Session, which: str, form: str) -> None:
-    """Show one device, by its path, number or uuid."""
-    with session.client() as client:
+def show(invocation: Invocation, which: str, form: str) -> None:
+    """Show the details of one DEVICE: its path, number or UUID."""
+    with invocation.client() as client:
         found = _find(client.call("ListDevices").devices, which)
     if form == "json":
         print_json(message_dict(found))
@@ -94,22 +93,151 @@ def show(session: Session, which: str, form: str) -> None:
 @click.argument("action", type=click.Choice(["start", "status", "stop"]))
 @output_option
 @click.pass_obj
-def collect(session: Session, action: str, form: str) -> None:
-    """Collect sparse segments: copy what lives in them together, so that whole segments become free.
+def collect(invocation: Invocation, action: str, form: str) -> None:
+    """Collect sparse segments, so that whole segments become free.
 
-    It starts by itself when space is low or much of it is dead.  `start` goes on as long as it gives anything; `stop` holds until `start`,
-    or until the daemon is started again.
+    The collector copies the live data of sparse segments together.  It starts by itself when space is low or much of it is dead.  `start`
+    runs it as long as it frees space; `stop` stops it until `start`, or until the daemon is restarted; `status` shows its figures.
     """
-    with session.client() as client:
-        told = client.call("Collect", action="" if action == "status" else action)
+    with invocation.client() as client:
+        report = client.call("Collect", action="" if action == "status" else action)
     if form == "json":
-        print_json(message_dict(told))
+        print_json(message_dict(report))
         return
-    click.echo(f"{'state':<20}{told.state}")
-    for name, value in sorted(told.figures.items()):
+    click.echo(f"{'state':<20}{report.state}")
+    for name, value in sorted(report.figures.items()):
         click.echo(f"{name:<20}{format_bytes(value) if name.endswith('_bytes') else value}")
-    if told.last_error:
-        click.echo(f"{'last error':<20}{told.last_error}")
+    if report.last_error:
+        click.echo(f"{'last error':<20}{report.last_error}")
+
+
+@device.command()
+@output_option
+@click.pass_obj
+def scan(invocation: Invocation, form: str) -> None:
+    """Search all block devices of this node for devices of the cluster, whatever their path."""
+    with invocation.client() as client:
+        found = client.call("ScanDevices", timeout_s=SLOW_S).devices
+    if form == "json":
+        print_json([message_dict(one) for one in found])
+        return
+    rows = [[one.path, format_bytes(one.bytes), one.uuid or "-", one.verdict] for one in found]
+    print_table(
+        ["PATH", "SIZE", "DEVICE", "STATE"], rows, right=("SIZE",), empty="no block device of this node has a superblock of awsomefsd"
+    )
+
+
+@device.command()
+@click.argument("which", metavar="DEVICE")
+@output_option
+@click.pass_obj
+def grow(invocation: Invocation, which: str, form: str) -> None:
+    """Use the added space of a DEVICE that has become larger.
+
+    The device stays in use meanwhile.
+    """
+    with invocation.client() as client:
+        grown = client.call("GrowDevice", timeout_s=SLOW_S, device=which)
+    if form == "json":
+        print_json(message_dict(grown))
+    else:
+        click.echo(f"device {grown.device} has {counted(grown.segments, 'segment')} now, {format_bytes(grown.bytes)}")
+
+
+@device.command()
+@click.argument("which", metavar="DEVICE")
+@click.option("--undo", is_flag=True, help="End the drain and use the device again.")
+@click.option("--wait", "waits", is_flag=True, help="Wait until the device is empty.")
+@output_option
+@click.pass_obj
+def drain(invocation: Invocation, which: str, undo: bool, waits: bool, form: str) -> None:
+    """Move all data from DEVICE to other devices, and put nothing new on it.
+
+    The data of a shared device moves to other shared devices, that of a local device to other devices of the same node.  The command is
+    refused if those have no room.  The device stays drained until --undo or `device remove`.  Without --wait the command returns at once;
+    `device show` prints how many segments are in use.
+    """
+    with invocation.client() as client:
+        report = client.call("DrainDevice", timeout_s=SLOW_S, device=which, undo=undo)
+        while waits and not undo and report.segments_used:
+            time.sleep(DRAIN_POLL_S)
+            report = client.call("DrainDevice", timeout_s=SLOW_S, device=str(report.device.device), look=True)
+    if form == "json":
+        print_json(message_dict(report))
+    elif undo:
+        click.echo(f"device {report.device.device} is used again")
+    else:
+        are = "is" if report.segments_used == 1 else "are"
+        left = f"{counted(report.segments_used, 'segment')} {are} in use, {format_bytes(report.live_bytes)} live in them"
+        click.echo(f"device {report.device.device} takes nothing new; {left if report.segments_used else 'it is empty'}")
+
+
+@device.command()
+@click.argument("which", metavar="DEVICE")
+@click.pass_obj
+def remove(invocation: Invocation, which: str) -> None:
+    """Remove an empty, drained DEVICE from the cluster and wipe its superblock.
+
+    Exit status 4 while anything is on it.
+    """
+    with invocation.client() as client:
+        click.echo(client.call("RemoveDevice", timeout_s=SLOW_S, device=which).done)
+
+
+@device.command()
+@click.argument("which", metavar="DEVICE")
+@output_option
+@click.pass_obj
+def identify(invocation: Invocation, which: str, form: str) -> None:
+    """Show which piece of hardware DEVICE is.
+
+    Prints its paths, names, serial number and superblock, and the nodes that see it.
+    """
+    with invocation.client() as client:
+        facts = client.call("IdentifyDevice", timeout_s=SLOW_S, device=which).facts
+    if form == "json":
+        print_json([message_dict(fact) for fact in facts])
+        return
+    width = max((len(fact.name) for fact in facts), default=0) + 2
+    for fact in facts:
+        click.echo(f"{fact.name:<{width}}{fact.value}")
+
+
+@device.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.option("--dry-run", is_flag=True, help="Print what would be recovered; write nothing.")
+@click.option("--in-place", is_flag=True, help="Repair the damaged metadata of this state directory; the damaged files are kept beside it.")
+@click.option("--confirm-nobody-writes", is_flag=True, help="Confirm that no process on any machine can still write to these devices.")
+@output_option
+@click.pass_obj
+def recover(invocation: Invocation, paths: tuple[str, ...], dry_run: bool, in_place: bool, confirm_nobody_writes: bool, form: str) -> int:
+    """Rebuild a cluster of one node from its devices when its state directory is lost.
+
+    PATHS are the devices of the cluster.  Stop every daemon first.  Data that was fsynced after the tail of the last checkpoint is lost:
+    about the last second.
+    """
+    from awsomefsd.recovery.device_recover import recover as recover_fresh
+    from awsomefsd.recovery.device_recover import recover_in_place
+
+    proof = "the operator confirmed that nobody writes" if confirm_nobody_writes else ""
+    work = recover_in_place if in_place else recover_fresh
+    report = work(invocation.settings.state_dir, list(paths), proof, dry_run=dry_run)
+    if form == "json":
+        print_json(asdict(report))
+    else:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.time_ns // 1_000_000_000))
+        verb = "recovered" if report.done else "would recover"
+        click.echo(f"{verb} cluster {report.cluster} up to entry {report.index} (term {report.term}) from {report.source}, written {when}")
+        for missing in report.missing_devices:
+            click.echo(f"device {missing} was not given: add it with `awsomefsd device add PATH` before its files are read")
+        if report.done and not report.checkpointed:
+            click.echo("the device had no room for a checkpoint of the recovered state; the daemon tries again")
+        for fault in report.faults:
+            click.echo(fault)
+        if report.done:
+            found = f"{counted(len(report.faults), 'fault')}, see above; do not go on without help"
+            click.echo(found if report.faults else "the state is sound")
+    return ERROR if report.faults else OK
 
 
 def _find(devices: Any, which: str) -> Any:

@@ -1,29 +1,30 @@
-"""awsomefsd init: the identity of the first node."""
+"""awsomefsd init: make the identity of the first node of a cluster."""
 
 from __future__ import annotations
 
 import click
 
-from awsomefsd.cli.main import Command, Session
+from awsomefsd.cli.main import CliCommand, Invocation
 from awsomefsd.cli.output import output_option, print_json
 
 
-@click.command(cls=Command)
-@click.option("--site", type=click.IntRange(0, 255), help="Number of this site; stamped into every change [configuration: site].")
+@click.command(cls=CliCommand)
+@click.option("--site", type=click.IntRange(0, 255), help="Number of this site, stamped into every change [setting: site].")
 @output_option
 @click.pass_obj
-def init(session: Session, site: int | None, form: str) -> None:
+def init(invocation: Invocation, site: int | None, form: str) -> None:
     """Make this machine the first node of a new cluster.
 
-    Writes STATE_DIR/node.json, once: a second init of the same directory is an error.  Makes the cluster's certificate authority and this
-    node's certificate too (STATE_DIR/pki).
+    Writes the identity of the node to STATE_DIR/node.json, and the certificate authority of the cluster and the certificate of this node
+    to STATE_DIR/pki.  A directory that already has an identity is refused.  Then start `awsomefsd keeper` and `awsomefsd run`, or the
+    services of the package.
     """
-    from awsomefsd import node
-    from awsomefsd.cluster.pki_files import PkiFiles
+    from awsomefsd.base import identity
+    from awsomefsd.cluster.pki.pki_files import PkiFiles
 
-    settings = session.settings
+    settings = invocation.settings
     files = PkiFiles(settings.state_dir)
-    made = node.init(
+    made = identity.init(
         settings.state_dir, settings.site if site is None else site, prepare=lambda made: files.found(made.cluster, made.node)
     )
     if form == "json":

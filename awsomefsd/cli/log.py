@@ -1,4 +1,4 @@
-"""awsomefsd log follow: the stream of changes, as lines for people or JSON objects for programs."""
+"""awsomefsd log: print the stream of changes, as lines for people or JSON objects for programs."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ from typing import Any
 
 import click
 
-from awsomefsd.cli.main import Group, Session
+from awsomefsd.cli.main import CliGroup, Invocation
 
 
-@click.group(cls=Group)
+@click.group(cls=CliGroup)
 def log() -> None:
-    """Follow the stream of changes."""
+    """Print the changes of the metadata as they are committed, and manage named readers."""
 
 
 @log.command()
-@click.option("--from", "after", type=click.IntRange(0), default=0, help="Begin behind this index [the oldest that is kept].")
-@click.option("--reader", default="", help="A name: the log is kept from where this reader stands, and it goes on there next time.")
-@click.option("--no-wait", is_flag=True, help="End after the newest entry.")
+@click.option("--from", "after", type=click.IntRange(0), default=0, help="Begin after this index [the oldest entry that is kept].")
+@click.option("--reader", default="", help="Name of this reader.  It continues next time where it stopped; the log is kept for it.")
+@click.option("--no-wait", is_flag=True, help="Exit after the newest entry.")
 @click.option(
-    "-o", "--output", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="Lines or JSON objects."
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Output format: lines for people, JSON objects for programs.",
 )
 @click.pass_obj
-def follow(session: Session, after: int, reader: str, no_wait: bool, form: str) -> None:
-    """Print every change of the metadata, in order, as it is committed."""
-    with session.client() as client:
+def follow(invocation: Invocation, after: int, reader: str, no_wait: bool, form: str) -> None:
+    """Print every change of the metadata in order, and wait for more."""
+    with invocation.client() as client:
         for change in client.follow(after=after, follow=not no_wait, reader=reader):
             click.echo(_json_line(change) if form == "json" else _line(change))
 
@@ -34,11 +40,11 @@ def follow(session: Session, after: int, reader: str, no_wait: bool, form: str) 
 @log.command(name="remove-reader")
 @click.argument("name")
 @click.pass_obj
-def remove_reader(session: Session, name: str) -> None:
-    """Forget a reader; the log is not kept for it any more."""
-    with session.client() as client:
+def remove_reader(invocation: Invocation, name: str) -> None:
+    """Remove the named reader; the log is no longer kept for it."""
+    with invocation.client() as client:
         client.call("RemoveReader", name=name)
-    click.echo(f"reader {name} is forgotten")
+    click.echo(f"reader {name} is removed")
 
 
 def _line(change: Any) -> str:

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, the options all of them take, and the one place where an error becomes words and a status.
+"""The command line: its commands, the options that all of them take, and the one place that turns an error into a message and a status.
 
 Commands are imported when they are used; `awsomefsd --help` imports click and this file.  Exit status: 0 ok, 1 error, 2 usage, 3 degraded
 (status), 4 refused because data would be lost.  Users see no traceback; AWSOMEFSD_DEBUG=1 shows it.
@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from awsomefsd import errors
+from awsomefsd.base import errors
 
 if TYPE_CHECKING:
     from awsomefsd.admin.client import AdminClient
-    from awsomefsd.config import Settings
+    from awsomefsd.config.settings import Settings
 
 OK, ERROR, USAGE, DEGRADED, WOULD_LOSE_DATA = range(5)
 INTERRUPTED = 130
@@ -26,40 +26,52 @@ INTERRUPTED = 130
 # name: (module:attribute, one line of help)
 COMMANDS = {
     "init": ("init:init", "Make this machine the first node of a new cluster."),
-    "run": ("run:run", "Run the node daemon in the foreground."),
-    "keeper": ("keeper:keeper", "Run the keeper, which holds the mounts of this host."),
-    "supervise": ("supervise:supervise", "Keep keeper and daemon running (where no service manager does)."),
-    "token": ("token:token", "Make tokens that bring machines into one cluster."),
-    "join": ("join:join", "Make this machine a node of the cluster that a token names."),
+    "run": ("processes.run:run", "Run the node daemon in the foreground."),
+    "keeper": ("processes.keeper:keeper", "Run the keeper, which keeps the mounts of this host alive."),
+    "supervise": ("processes.supervise:supervise", "Run keeper and daemon, and restart them when they end."),
+    "token": ("token:token", "Make, list, rotate and revoke the tokens that machines join with."),
+    "join": ("join:join", "Make this machine a node of an existing cluster."),
     "leave": ("join:leave", "Take this node out of its cluster."),
     "node": ("node:node", "List, cordon, drain and remove nodes."),
-    "ca": ("ca:ca", "List and rotate the certificate authority."),
-    "status": ("status:status", "Show how this node is; exit status 3 if something needs you."),
-    "device": ("device:device", "Add, list, grow and remove storage devices."),
-    "quarantine": ("quarantine:quarantine", "List and release what late writes could still reach."),
+    "ca": ("ca:ca", "List and rotate the certificate authority of the cluster."),
+    "status": ("status:status", "Show the state of this node and its cluster."),
+    "device": ("device:device", "Add, list, grow, drain, remove and recover storage devices."),
+    "quarantine": ("quarantine:quarantine", "List and release segments that late writes could still reach."),
     "volume": ("volume:volume", "Create, list, change and delete volumes."),
     "mount": ("mount:mount", "Mount a volume on a directory."),
-    "mount-pyfuse3": ("mount_pyfuse3:mount_pyfuse3", "Mount a volume through libfuse, served by this process."),
-    "umount": ("mount:umount", "Make everything durable and unmount."),
-    "flush": ("mount:flush", "Make everything written to a mount durable."),
-    "fsck": ("fsck:fsck", "Check and repair a stopped node."),
-    "scrub": ("scrub:scrub", "Look at everything that is stored, beside running mounts."),
+    "mount-pyfuse3": ("processes.mount_pyfuse3:mount_pyfuse3", "Mount a volume through libfuse, served by this process."),
+    "umount": ("mount:umount", "Write everything to storage and unmount."),
+    "flush": ("mount:flush", "Write the buffered data of a mount to storage."),
+    "fsck": ("fsck:fsck", "Check and repair the metadata and devices of a stopped node."),
+    "scrub": ("scrub:scrub", "Verify all stored data while mounts are in use."),
     "meta": ("meta:meta", "Back up, restore, dump and load the metadata."),
     "upgrade": ("upgrade:upgrade", "Follow and finish a rolling upgrade."),
-    "probe": ("probe:probe", "Ask whether the daemon of this node answers."),
-    "log": ("log:log", "Follow the stream of changes."),
+    "probe": ("processes.probe:probe", "Check whether the daemon of this node answers."),
+    "log": ("log:log", "Print the changes of the metadata as they are committed."),
     "config": ("config:config", "Show and check the configuration."),
     "self-check": ("self_check:self_check", "Check that this program works on this host."),
-    "version": ("version:version", "Show the version."),
-    "mount-helper": ("mount_helper:mount_helper", "What /sbin/mount.awsomefs runs."),
-    "check-copy": ("check_copy:check_copy", "Check a copy of the state store (for scrub)."),
-    "umount-helper": ("mount_helper:umount_helper", "What /sbin/umount.fuse.awsomefs runs."),
+    "version": ("version:version", "Show the version of the program and of its formats."),
+    "mount-helper": ("processes.mount_helper:mount_helper", "Run by /sbin/mount.awsomefs."),
+    "check-copy": ("processes.check_copy:check_copy", "Check a copy of the metadata store (run by scrub)."),
+    "umount-helper": ("processes.mount_helper:umount_helper", "Run by /sbin/umount.fuse.awsomefs."),
+}
+HELP = """Turn the storage of Linux machines into one POSIX filesystem.
+
+Most commands ask the daemon of this node, which `awsomefsd run` starts.  `awsomefsd COMMAND --help` explains a command.
+"""
+STATUSES = {
+    OK: "done",
+    ERROR: "error; the message says what is wrong and what to do",
+    USAGE: "wrong usage",
+    DEGRADED: "status, scrub status: something needs attention",
+    WOULD_LOSE_DATA: "refused because data would be lost",
+    INTERRUPTED: "interrupted",
 }
 HIDDEN = frozenset({"mount-helper", "umount-helper", "check-copy"})
 
 
-class Session:
-    """What a command needs: settings, and a client of the daemon.  Each made when first asked for."""
+class Invocation:
+    """The settings and the client of the daemon that a command needs; each is made when it is first used."""
 
     def __init__(self) -> None:
         self.state_dir: Path | None = None
@@ -70,13 +82,13 @@ class Session:
     @property
     def settings(self) -> Settings:
         if self._settings is None:
-            from awsomefsd import config
+            from awsomefsd.config import settings
 
-            self._settings = config.load(self.config_file, state_dir=self.state_dir, run_dir=self.run_dir)
+            self._settings = settings.load(self.config_file, state_dir=self.state_dir, run_dir=self.run_dir)
         return self._settings
 
     def client(self) -> AdminClient:
-        """Connects; raises Unavailable or Refused with what to do."""
+        """A client that is connected to the daemon.  Raises Unavailable or Refused; the message says what to do."""
         from awsomefsd.admin.client import AdminClient
 
         return AdminClient(self.settings.admin_socket)
@@ -84,35 +96,60 @@ class Session:
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     if value is not None:
-        setattr(context.ensure_object(Session), str(parameter.name), Path(value).absolute())
+        setattr(context.ensure_object(Invocation), str(parameter.name), Path(value).absolute())
     return value
 
 
 def _global_options() -> list[click.Parameter]:
     path = click.Path(path_type=Path)
     return [
-        click.Option(["--state-dir"], type=path, expose_value=False, callback=_keep, help="State of this node [/var/lib/awsomefsd]."),
-        click.Option(["--run-dir"], type=path, expose_value=False, callback=_keep, help="Sockets of this node [/run/awsomefsd]."),
-        click.Option(["--config", "config_file"], type=path, expose_value=False, callback=_keep, help="Configuration file (TOML or YAML)."),
+        click.Option(
+            ["--state-dir"],
+            type=path,
+            expose_value=False,
+            callback=_keep,
+            help="Directory with the state of this node [/var/lib/awsomefsd].",
+        ),
+        click.Option(
+            ["--run-dir"], type=path, expose_value=False, callback=_keep, help="Directory with the sockets of this node [/run/awsomefsd]."
+        ),
+        click.Option(
+            ["--config", "config_file"],
+            type=path,
+            expose_value=False,
+            callback=_keep,
+            help="Configuration file, TOML or YAML [/etc/awsomefsd/awsomefsd.toml].",
+        ),
     ]
 
 
-class Command(click.Command):
-    """A command that takes the global options too, so that they may stand before or behind its name."""
+def first_sentence(command: click.Command) -> str:
+    """The first paragraph of the help of a command, in one line."""
+    return " ".join((command.help or "").strip().split("\n\n")[0].split())
+
+
+class CliCommand(click.Command):
+    """A command that takes the global options too, so that they may come before or after its name."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.params += _global_options()
 
 
-class Group(click.Group):
-    """A group whose commands take the global options."""
+class CliGroup(click.Group):
+    """A group whose commands take the global options.  Its help shows the first sentence of each command, whole."""
 
-    command_class = Command
+    command_class = CliCommand
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, first_sentence(command)) for name, command in commands if command is not None and not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 class LazyGroup(click.Group):
-    """Imports a command when it is called."""
+    """The top-level group; it imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in COMMANDS if name not in HIDDEN]
@@ -150,19 +187,20 @@ def _version(context: click.Context, _parameter: click.Parameter, value: bool) -
 
 cli = LazyGroup(
     name="awsomefsd",
-    help="One program that turns the storage of Linux machines into a POSIX filesystem.",
+    help=HELP,
+    epilog="\b\nExit status:\n" + "\n".join(f"  {status:<4} {meaning}" for status, meaning in STATUSES.items()),
     params=[
         *_global_options(),
-        click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."),
+        click.Option(["--version"], is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."),
     ],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 
 def run(words: list[str]) -> int:
-    """Run a command line; the exit status."""
+    """Run a command line and return the exit status; errors are printed on stderr."""
     try:
-        result = cli.main(args=words, prog_name="awsomefsd", standalone_mode=False, obj=Session())
+        result = cli.main(args=words, prog_name="awsomefsd", standalone_mode=False, obj=Invocation())
         return result if isinstance(result, int) else OK
     except click.exceptions.Exit as ending:
         return ending.exit_code
@@ -170,7 +208,7 @@ def run(words: list[str]) -> int:
         err.show()
         return USAGE if isinstance(err, click.UsageError) else ERROR
     except (click.Abort, KeyboardInterrupt):
-        return _say("stopped", INTERRUPTED)
+        return _say("interrupted", INTERRUPTED)
     except errors.WouldLoseData as err:
         return _say(str(err), WOULD_LOSE_DATA)
     except errors.Error as err:
@@ -191,7 +229,7 @@ def _say(words: str, code: int) -> int:
 def _say_unexpected(err: Exception) -> int:
     if isinstance(err, OSError):
         return _say(f"{err.filename or 'system call'}: {err.strerror or err}", ERROR)
-    return _say(f"a bug: {type(err).__name__}: {err}; run the same with AWSOMEFSD_DEBUG=1 and report what it shows", ERROR)
+    return _say(f"a bug: {type(err).__name__}: {err}; run the command again with AWSOMEFSD_DEBUG=1 and report the output", ERROR)
 
 
 def _raise_in_debug() -> None:

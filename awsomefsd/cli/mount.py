@@ -1,4 +1,4 @@
-"""awsomefsd mount, umount and flush."""
+"""awsomefsd mount, umount and flush: mount volumes on this node, and unmount and flush them."""
 
 from __future__ import annotations
 
@@ -6,72 +6,79 @@ import os
 
 import click
 
-from awsomefsd import mount_options
-from awsomefsd.cli.main import ERROR, OK, Command, Session
+from awsomefsd.base.errors import Error
+from awsomefsd.cli.main import ERROR, OK, CliCommand, Invocation
 from awsomefsd.cli.output import message_dict, output_option, print_json
 from awsomefsd.cli.tables import print_mounts
-from awsomefsd.errors import Error
+from awsomefsd.config import mount_options
 
 
-@click.command(cls=Command)
+@click.command(cls=CliCommand)
 @click.argument("volume", required=False)
 @click.argument("directory", type=click.Path(), required=False)
-@click.option("-O", "--options", "options", multiple=True, help="As mount(8) takes them with -o: ro,noatime,nosuid,... (repeatable).")
-@click.option("--read-only", "-r", is_flag=True, help="The same as -O ro.")
+@click.option(
+    "-O", "--options", "options", multiple=True, help="Mount options as mount(8) takes them after -o: ro,noatime,nosuid,... (repeatable)."
+)
+@click.option("--read-only", "-r", is_flag=True, help="Mount read-only; the same as -O ro.")
 @output_option
 @click.pass_obj
-def mount(session: Session, volume: str | None, directory: str | None, options: tuple[str, ...], read_only: bool, form: str) -> None:
-    """Mount VOLUME on DIRECTORY; without arguments, list the mounts.
+def mount(invocation: Invocation, volume: str | None, directory: str | None, options: tuple[str, ...], read_only: bool, form: str) -> None:
+    """Mount VOLUME on DIRECTORY; without arguments, list the mounts of this node.
 
-    A volume is mounted once on a node; `mount --bind` shows it elsewhere.  mount(8) and fstab work too: mount -t awsomefs VOLUME DIR.
+    A node mounts a volume once; `mount --bind` makes it visible elsewhere.  mount(8) and fstab work too: mount -t awsomefs VOLUME DIR.
     """
     if volume is None:
-        with session.client() as client:
+        with invocation.client() as client:
             mounts = client.call("ListMounts").mounts
         print_json([message_dict(found) for found in mounts]) if form == "json" else print_mounts(mounts)
         return
     if directory is None:
-        raise click.UsageError("where to? awsomefsd mount VOLUME DIRECTORY")
-    words = mount_options.split(session.settings.mount.options) + [word for text in options for word in mount_options.split(text)]
+        raise click.UsageError("DIRECTORY is missing: awsomefsd mount VOLUME DIRECTORY")
+    words = mount_options.split(invocation.settings.mount.options) + [word for text in options for word in mount_options.split(text)]
     if read_only:
         words.append("ro")
-    made = perform_mount(session, volume, directory, words)
+    made = perform_mount(invocation, volume, directory, words)
     if form == "json":
         print_json(made)
     else:
         click.echo(f"mounted {made['volume']} on {made['directory']}")
 
 
-def perform_mount(session: Session, volume: str, directory: str, options: list[str]) -> dict[str, object]:
-    """Mount and return the mount point's fields."""
+def perform_mount(invocation: Invocation, volume: str, directory: str, options: list[str]) -> dict[str, object]:
+    """Mount a volume through the daemon; returns the fields of the mount (admin.proto).  Blocks until the mount is served."""
     from awsomefsd.admin.client import MOUNT_S
 
-    mount_options.parse(options)  # a mistyped option is told before the daemon is asked
-    with session.client() as client:
+    mount_options.parse(options)  # a mistyped option is an error before the daemon is asked
+    with invocation.client() as client:
         made = client.call("Mount", timeout_s=MOUNT_S, volume=volume, directory=os.path.abspath(directory), options=options)
     return message_dict(made)
 
 
-@click.command(cls=Command)
+@click.command(cls=CliCommand)
 @click.argument("target", required=False)
-@click.option("--all", "-a", "everything", is_flag=True, help="Every mount of this node, the last one first.")
-@click.option("--force", "-f", is_flag=True, help="Abort requests that hang; waits only shortly for a flush.")
+@click.option("--all", "-a", "everything", is_flag=True, help="Unmount every mount of this node.")
+@click.option(
+    "--force", "-f", is_flag=True, help="Abort requests that hang, and wait only shortly for the flush: buffered data may be lost."
+)
 @output_option
 @click.pass_obj
-def umount(session: Session, target: str | None, everything: bool, force: bool, form: str) -> int:
-    """Make everything durable and unmount TARGET: a directory, a volume or a mount id."""
+def umount(invocation: Invocation, target: str | None, everything: bool, force: bool, form: str) -> int:
+    """Write everything to storage and unmount TARGET.
+
+    TARGET is a directory, a volume or a mount id.  Exit status 1 if something could not be unmounted.
+    """
     if everything == (target is not None):
-        raise click.UsageError("what? awsomefsd umount DIRECTORY, or --all")
+        raise click.UsageError("give one target or --all: awsomefsd umount DIRECTORY, or awsomefsd umount --all")
     if target is not None:
-        _say_unmounted(perform_umount(session, target, force), form)
+        _say_unmounted(perform_umount(invocation, target, force), form)
         return OK
-    with session.client() as client:
+    with invocation.client() as client:
         directories = sorted((str(found.directory) for found in client.call("ListMounts").mounts), reverse=True)
     failed = False
     ended = []
     for directory in directories:  # what lies below another one goes first
         try:
-            ended.append(perform_umount(session, directory, force))
+            ended.append(perform_umount(invocation, directory, force))
         except Error as err:
             failed = True
             click.echo(f"awsomefsd: {directory}: {err}", err=True)
@@ -87,34 +94,35 @@ def _say_unmounted(done: dict[str, object], form: str) -> None:
     if form == "json":
         print_json(done)
         return
-    click.echo(f"unmounted {done['directory']}" + (" (bind mounts or other namespaces have it still)" if done["detached"] else ""))
+    click.echo(f"unmounted {done['directory']}" + (" (bind mounts or other mount namespaces still use it)" if done["detached"] else ""))
     if not done["flushed"]:
-        click.echo("awsomefsd: what was written last may be lost: it could not be made durable", err=True)
+        click.echo("awsomefsd: the newest writes may be lost: they could not be written to storage", err=True)
 
 
-def perform_umount(session: Session, target: str, force: bool) -> dict[str, object]:
+def perform_umount(invocation: Invocation, target: str, force: bool) -> dict[str, object]:
     from awsomefsd.admin.client import UMOUNT_S
 
-    with session.client() as client:
+    with invocation.client() as client:
         return message_dict(client.call("Umount", timeout_s=UMOUNT_S, target=_target(target), force=force))
 
 
-@click.command(cls=Command)
+@click.command(cls=CliCommand)
 @click.argument("target")
 @output_option
 @click.pass_obj
-def flush(session: Session, target: str, form: str) -> None:
-    """Make everything durable that was written to TARGET until now: a directory, a volume or a mount id.
+def flush(invocation: Invocation, target: str, form: str) -> None:
+    """Write the buffered data of TARGET to storage.
 
-    sync(1) does not reach a FUSE filesystem; fsync(2) of a file does, and this does for a whole mount.
+    TARGET is a directory, a volume or a mount id.  Everything that was written to it before the command is durable when it returns.
+    sync(1) does not reach a FUSE filesystem; fsync(2) does so for one file, this command for a whole mount.
     """
     from awsomefsd.admin.client import UMOUNT_S
 
-    with session.client() as client:
+    with invocation.client() as client:
         done = client.call("Flush", timeout_s=UMOUNT_S, target=_target(target))
     print_json(message_dict(done)) if form == "json" else click.echo(f"{done.directory} is durable")
 
 
 def _target(target: str) -> str:
-    """A path is made absolute here, where its beginning is known; a name stays one."""
+    """The target as the daemon takes it: a path is made absolute here, a volume or mount id stays as it is."""
     return os.path.abspath(target) if "/" in target or target in (".", "..") else target

@@ -1,4 +1,4 @@
-"""awsomefsd node ls|show|cordon|uncordon|drain|remove."""
+"""awsomefsd node: list, show, cordon, uncordon, drain and remove the nodes of the cluster."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from awsomefsd.cli.main import Group, Session
+from awsomefsd.base.errors import NotFound
+from awsomefsd.cli.main import CliGroup, Invocation
 from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
-from awsomefsd.errors import NotFound
 
 _DONE = {
     "cordon": "takes nothing new now",
@@ -19,18 +19,21 @@ _DONE = {
 }
 
 
-@click.group(cls=Group)
+@click.group(cls=CliGroup)
 def node() -> None:
-    """List, cordon, drain and remove nodes.  NODE is a name, a UUID, or the beginning of one."""
+    """List, cordon, drain and remove nodes.
+
+    NODE is a name, a UUID, or the beginning of a UUID (at least 4 characters).
+    """
 
 
 @node.command()
-@click.option("--removed", is_flag=True, help="Also those that were removed.")
+@click.option("--removed", is_flag=True, help="List removed nodes too.")
 @output_option
 @click.pass_obj
-def ls(session: Session, removed: bool, form: str) -> None:
+def ls(invocation: Invocation, removed: bool, form: str) -> None:
     """List the nodes of the cluster."""
-    with session.client() as client:
+    with invocation.client() as client:
         found = client.call("ListNodes", removed=removed).nodes
     if form == "json":
         print_json([message_dict(row) for row in found])
@@ -48,9 +51,9 @@ def ls(session: Session, removed: bool, form: str) -> None:
 @click.argument("name", metavar="NODE")
 @output_option
 @click.pass_obj
-def show(session: Session, name: str, form: str) -> None:
-    """Show everything about one node."""
-    with session.client() as client:
+def show(invocation: Invocation, name: str, form: str) -> None:
+    """Show the details of one node."""
+    with invocation.client() as client:
         found = client.call("ListNodes", removed=True).nodes
     row = _pick(found, name)
     if form == "json":
@@ -79,14 +82,14 @@ def show(session: Session, name: str, form: str) -> None:
 
 
 def _state(row: Any) -> str:
-    """As kubectl says it: whether it is there, and what it was told."""
+    """Readiness and scheduling state of a node in one word, as kubectl prints them."""
     if row.state == "removed":
         return "removed"
     return row.readiness + (f",{row.state}" if row.state != "active" else "")
 
 
 def _age(joined_ms: int) -> str:
-    """Of a node, as kubectl rounds it."""
+    """The age of a node, rounded as kubectl rounds it."""
     seconds = max(int(time.time() - joined_ms / 1_000), 0)
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
         if seconds >= 2 * size:
@@ -110,8 +113,8 @@ def _heard(row: Any) -> str:
     return "-" if row.heard_ms_ago < 0 else f"{row.heard_ms_ago / 1_000:.1f} s ago"
 
 
-def _act(session: Session, action: str, name: str, form: str, force: bool = False) -> None:
-    with session.client() as client:
+def _act(invocation: Invocation, action: str, name: str, form: str, force: bool = False) -> None:
+    with invocation.client() as client:
         changed = client.call("SetNode", node=name, action=action, force=force)
     if form == "json":
         print_json(message_dict(changed))
@@ -123,34 +126,41 @@ def _act(session: Session, action: str, name: str, form: str, force: bool = Fals
 @click.argument("name", metavar="NODE")
 @output_option
 @click.pass_obj
-def cordon(session: Session, name: str, form: str) -> None:
-    """The node takes nothing new: no mounts, no metadata."""
-    _act(session, "cordon", name, form)
+def cordon(invocation: Invocation, name: str, form: str) -> None:
+    """Stop giving the node new mounts and new metadata."""
+    _act(invocation, "cordon", name, form)
 
 
 @node.command()
 @click.argument("name", metavar="NODE")
 @output_option
 @click.pass_obj
-def uncordon(session: Session, name: str, form: str) -> None:
-    """The node takes new work again."""
-    _act(session, "uncordon", name, form)
+def uncordon(invocation: Invocation, name: str, form: str) -> None:
+    """Let the node take new mounts and metadata again."""
+    _act(invocation, "uncordon", name, form)
 
 
 @node.command()
 @click.argument("name", metavar="NODE")
 @output_option
 @click.pass_obj
-def drain(session: Session, name: str, form: str) -> None:
-    """The node takes nothing new, and is looked at: exit status 4 while something is mounted on it or lies on its devices alone."""
-    _act(session, "drain", name, form)
+def drain(invocation: Invocation, name: str, form: str) -> None:
+    """Cordon the node, and check that it can be removed.
+
+    Exit status 4 while something is mounted on it, or data lies only on its devices: unmount there, copy or delete those files, and run
+    this again.
+    """
+    _act(invocation, "drain", name, form)
 
 
 @node.command()
 @click.argument("name", metavar="NODE")
-@click.option("--force", is_flag=True, help="Also if data or mounts on it are lost.")
+@click.option("--force", is_flag=True, help="Remove it even if data or mounts on it are lost.")
 @output_option
 @click.pass_obj
-def remove(session: Session, name: str, force: bool, form: str) -> None:
-    """The node is no member any more and is refused everywhere; exit status 4 while data or the metadata's majority would be lost."""
-    _act(session, "remove", name, form, force)
+def remove(invocation: Invocation, name: str, force: bool, form: str) -> None:
+    """Remove the node from the cluster.
+
+    It is refused everywhere from then on.  Exit status 4 while data or the majority of the metadata would be lost.
+    """
+    _act(invocation, "remove", name, form, force)

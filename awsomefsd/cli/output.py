@@ -1,4 +1,4 @@
-"""What commands print: a table for people, JSON with stable keys for programs (-o table|json)."""
+"""The output of commands: a table for people, JSON with stable keys for programs (-o table|json)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import Any
 
 import click
 
-from awsomefsd.sizes import format_bytes, parse_bytes
+from awsomefsd.base.sizes import format_bytes, parse_bytes
 
 output_option = click.option(
-    "-o", "--output", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print."
+    "-o",
+    "--output",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Output format: a table for people, JSON for programs.",
 )
 
 
 class Size(click.ParamType):
-    """4096, 512MiB, 8G, 1.5T."""
+    """A size in bytes on the command line: 4096, 512MiB, 8G, 1.5T."""
 
     name = "size"
 
@@ -37,7 +43,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), empty: str = "") -> None:
-    """A table without decoration, as wide as it needs to be where nobody looks (pipes), as wide as the terminal elsewhere."""
+    """Print a table without decoration, as wide as the terminal; into a pipe or a file, as wide as its content."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -73,6 +79,11 @@ def message_dict(message: Any, convert: dict[str, Callable[[Any], Any]] | None =
             value = convert[field.name](value)
         fields[field.name] = value
     return fields
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: "1 fault", "2 faults"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def quota(limit: int) -> str:

@@ -1,4 +1,4 @@
-"""awsomefsd quarantine ls|release."""
+"""awsomefsd quarantine: list and release segments that late writes could still reach."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ from typing import Any
 
 import click
 
-from awsomefsd.cli.main import Group, Session
+from awsomefsd.base.errors import NotFound
+from awsomefsd.base.sizes import format_bytes
+from awsomefsd.cli.main import CliGroup, Invocation
 from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
-from awsomefsd.errors import NotFound
-from awsomefsd.sizes import format_bytes
 
 
-@click.group(cls=Group)
+@click.group(cls=CliGroup)
 def quarantine() -> None:
-    """Segments that late writes of a worker that is gone could still reach, and the operator's word that none will come."""
+    """List and release segments that late writes could still reach.
+
+    When a worker is gone and nothing proves that none of its writes is still on the way to a device, its segments stay in quarantine: they
+    are not used again until such a proof arrives, or until you confirm that no write can come any more.
+    """
 
 
 @quarantine.command()
 @output_option
 @click.pass_obj
-def ls(session: Session, form: str) -> None:
-    """List sessions whose segments are in quarantine."""
-    with session.client() as client:
-        told = client.call("ListQuarantine")
+def ls(invocation: Invocation, form: str) -> None:
+    """List the sessions whose segments are in quarantine."""
+    with invocation.client() as client:
+        report = client.call("ListQuarantine")
     if form == "json":
-        print_json(message_dict(told))
+        print_json(message_dict(report))
         return
     rows = [
         [
             one.session, one.node_name or one.node, one.volume or "(collection)", _since(one), one.segments, format_bytes(one.bytes),
             format_bytes(one.live_bytes),
         ]
-        for one in told.sessions
+        for one in report.sessions
     ]  # fmt: skip
     columns = ["SESSION", "NODE", "VOLUME", "SINCE", "SEGMENTS", "SIZE", "LIVE"]
     print_table(columns, rows, right=("SEGMENTS", "SIZE", "LIVE"), empty="nothing is in quarantine")
@@ -45,24 +49,24 @@ def _since(one: Any) -> str:
 
 @quarantine.command()
 @click.argument("number", metavar="SESSION", type=int)
-@click.option("--reason", required=True, help="Why nothing of that session can write any more; it is kept in the log.")
-@click.option("--confirm", metavar="NODE", default="", help="For scripts: the name of the node instead of the question.")
+@click.option("--reason", required=True, help="Why that session cannot write any more; stored in the log.")
+@click.option("--confirm", metavar="NODE", default="", help="For scripts: the name of the node, instead of the question.")
 @output_option
 @click.pass_obj
-def release(session: Session, number: int, reason: str, confirm: str, form: str) -> None:
-    """Give segments of SESSION free on your word.
+def release(invocation: Invocation, number: int, reason: str, confirm: str, form: str) -> None:
+    """Release the quarantined segments of SESSION.
 
-    Only if the machine is off, or was started anew, or its access to the device is cut for good: a write that comes later than this
-    destroys what others have put there since, which then reads as an I/O error.
+    Do this only if the machine of the session is off, was rebooted, or has lost its access to the device for good.  A write that arrives
+    later destroys data that others have stored there since; that data then reads as an I/O error.
     """
-    with session.client() as client:
+    with invocation.client() as client:
         if not confirm:
-            told = client.call("ListQuarantine").sessions
-            found = next((one for one in told if one.session == number), None)
+            sessions = client.call("ListQuarantine").sessions
+            found = next((one for one in sessions if one.session == number), None)
             if found is None:
                 raise NotFound(f"session {number} has nothing in quarantine; see `awsomefsd quarantine ls`")
             name = found.node_name or found.node
-            click.echo(f"If a write of node {name} still comes after this, it destroys data of others.", err=True)
+            click.echo(f"If a write of node {name} still arrives after this, it destroys data of others.", err=True)
             confirm = click.prompt("Type the name of the node to go on", default="", show_default=False, err=True)
         done = client.call("ReleaseQuarantine", session=number, reason=reason, confirm=confirm)
     if form == "json":

@@ -1,4 +1,4 @@
-"""awsomefsd scrub start|status|stop."""
+"""awsomefsd scrub: start, watch and stop the verification of all stored data."""
 
 from __future__ import annotations
 
@@ -7,46 +7,49 @@ from typing import Any
 
 import click
 
-from awsomefsd.cli.main import OK, Group, Session
+from awsomefsd.base.sizes import format_bytes
+from awsomefsd.cli.main import OK, CliGroup, Invocation
 from awsomefsd.cli.output import SIZE, message_dict, output_option, print_json
-from awsomefsd.sizes import format_bytes
 
-FINDINGS = 3  # as a degraded status: something needs you
+FINDINGS = 3  # as a degraded status: something needs attention
 
 
-@click.group(cls=Group)
+@click.group(cls=CliGroup)
 def scrub() -> None:
-    """Look at everything that is stored, beside running mounts, and repair what has a second copy."""
+    """Verify all stored data while mounts are in use, and repair what has a second copy."""
 
 
 @scrub.command()
-@click.option("--rate", type=SIZE, default=0, help="Bytes a second at most [64M].  It takes less where the device is slow.")
+@click.option("--rate", type=SIZE, default=0, help="Bytes to read a second at most [64M].  On a slow device it reads less.")
 @output_option
 @click.pass_obj
-def start(session: Session, rate: int, form: str) -> None:
-    """Begin a scrub.  It goes on by itself, over restarts of the daemon too."""
-    _ask(session, "ScrubStart", form, bytes_per_s=rate)
+def start(invocation: Invocation, rate: int, form: str) -> None:
+    """Start a scrub.  It runs in the background and continues after a restart of the daemon."""
+    _ask(invocation, "ScrubStart", form, bytes_per_s=rate)
 
 
 @scrub.command()
 @output_option
 @click.pass_obj
-def status(session: Session, form: str) -> int:
-    """Show how far it is and what it found; exit status 3 if something is not repaired."""
-    found = _ask(session, "ScrubStatus", form)
+def status(invocation: Invocation, form: str) -> int:
+    """Show the progress and the findings of the scrub.
+
+    Exit status 3 if a finding is not repaired.
+    """
+    found = _ask(invocation, "ScrubStatus", form)
     return FINDINGS if found.found > found.repaired else OK
 
 
 @scrub.command()
 @output_option
 @click.pass_obj
-def stop(session: Session, form: str) -> None:
-    """End it.  The next one begins anew."""
-    _ask(session, "ScrubStop", form, timeout_s=60.0)
+def stop(invocation: Invocation, form: str) -> None:
+    """Stop the scrub.  The next one starts from the beginning."""
+    _ask(invocation, "ScrubStop", form, timeout_s=60.0)
 
 
-def _ask(session: Session, rpc: str, form: str, **fields: Any) -> Any:
-    with session.client() as client:
+def _ask(invocation: Invocation, rpc: str, form: str, **fields: Any) -> Any:
+    with invocation.client() as client:
         found = client.call(rpc, **fields)
     if form == "json":
         print_json(message_dict(found))

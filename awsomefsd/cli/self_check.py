@@ -1,21 +1,23 @@
-"""awsomefsd self-check: whether this build works on this host.  Exit status 1 when it cannot serve."""
+"""awsomefsd self-check: check that this build works on this host.  Exit status 1 if it cannot serve."""
 
 from __future__ import annotations
 
 import click
 
-from awsomefsd.cli.main import ERROR, OK, Command
+from awsomefsd.cli.main import ERROR, OK, CliCommand
 from awsomefsd.cli.output import output_option, print_json, print_table
 
 
-@click.command(cls=Command)
+@click.command(cls=CliCommand)
 @output_option
 def self_check(form: str) -> int:
-    """Check that this program works on this host; needs no node.
+    """Check that this program works on this host.
 
-    Libraries, kernel, FUSE level, limits and clock.  "off" is what this host lacks and a node serves without.
+    Checks libraries, kernel, FUSE level, limits and clock; it needs no node.  State "off" marks an optional feature that this host lacks.
+    Exit status 1 if a node could not serve here.
     """
-    from awsomefsd import __version__, self_check
+    from awsomefsd import __version__
+    from awsomefsd.node import self_check
 
     found = self_check.run()
     bad = any(finding.state == self_check.BAD for finding in found)

@@ -1,4 +1,4 @@
-"""awsomefsd status: how this node and its cluster are.  Exit status 3 when something needs an operator."""
+"""awsomefsd status: show the state of this node and its cluster.  Exit status 3 if something needs attention."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from awsomefsd.cli.main import DEGRADED, OK, Command, Session
+from awsomefsd.base.sizes import format_bytes
+from awsomefsd.cli.main import DEGRADED, OK, CliCommand, Invocation
 from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
 from awsomefsd.cli.tables import print_devices, print_mounts, print_volumes
-from awsomefsd.health import CODES
-from awsomefsd.sizes import format_bytes
+from awsomefsd.node.health.codes import CODES
 
 _FIGURES = (
     "role", "leader", "term", "applied", "last_index", "first_index", "sessions", "store_map_bytes", "store_map_use_percent",
@@ -21,17 +21,20 @@ _FIGURES = (
 _COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
-@click.command(cls=Command)
-@click.option("--verbose", "-v", is_flag=True, help="All figures of the metadata service.")
-@click.option("--codes", is_flag=True, help="List all health codes and their fixes instead; asks no daemon.")
+@click.command(cls=CliCommand)
+@click.option("--verbose", "-v", is_flag=True, help="Show all figures of the metadata service.")
+@click.option("--codes", is_flag=True, help="List all health codes and their fixes instead; needs no daemon.")
 @output_option
 @click.pass_obj
-def status(session: Session, verbose: bool, codes: bool, form: str) -> int:
-    """Show how this node and its cluster are; exit status 3 if something needs you."""
+def status(invocation: Invocation, verbose: bool, codes: bool, form: str) -> int:
+    """Show the state of this node and its cluster.
+
+    Prints health findings with their fixes, devices, volumes and mounts.  Exit status 3 if something needs attention.
+    """
     if codes:
         _print_codes(form)
         return OK
-    with session.client() as client:
+    with invocation.client() as client:
         reply = client.call("GetStatus")
     if form == "json":
         print_json({**message_dict(reply), "degraded": bool(reply.reasons)})
@@ -49,7 +52,7 @@ def _print_codes(form: str) -> None:
 
 
 def _print(reply: Any, verbose: bool) -> None:
-    if not reply.node:  # a daemon without an identity (cluster/waiting.py)
+    if not reply.node:  # a daemon without an identity (daemon/without_identity.py)
         for reason in reply.reasons:
             click.echo(reason)
         return
@@ -73,7 +76,7 @@ def _print(reply: Any, verbose: bool) -> None:
     click.echo("")
     print_mounts(reply.mounts)
     for conflict in reply.conflicts:
-        click.echo(f"kept aside: {conflict.path} ({format_bytes(conflict.bytes)})")
+        click.echo(f"conflict: {conflict.path} ({format_bytes(conflict.bytes)})")
 
 
 def _print_cluster(metadata: Any) -> None:

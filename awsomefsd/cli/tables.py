@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.output import print_table, quota
-from awsomefsd.sizes import format_bytes
 
 
 def print_devices(devices: Iterable[Any]) -> None:

@@ -1,4 +1,4 @@
-"""awsomefsd upgrade status|finalize: exchanging the builds of a running cluster, node by node."""
+"""awsomefsd upgrade: follow and finish the upgrade of a running cluster, node by node."""
 
 from __future__ import annotations
 
@@ -6,34 +6,37 @@ from typing import Any
 
 import click
 
-from awsomefsd.cli.main import Command, Group, Session
+from awsomefsd.cli.main import CliCommand, CliGroup, Invocation
 from awsomefsd.cli.output import message_dict, output_option, print_json
 
 
-@click.group(cls=Group)
+@click.group(cls=CliGroup)
 def upgrade() -> None:
     """Follow and finish a rolling upgrade.
 
-    Exchange the program on one node after the other; mounts go on.  The cluster acts as the oldest of them does until `finalize`.  Before
-    that every node may go back to the older build, afterwards none.
+    Install the new version on one node after the other; mounts stay in use.  The cluster keeps the feature level of the oldest node until
+    `finalize`.  Before that every node may go back to the older version, afterwards none.
     """
 
 
-@upgrade.command(cls=Command)
+@upgrade.command(cls=CliCommand)
 @output_option
 @click.pass_obj
-def status(session: Session, form: str) -> None:
-    """Show at which level the cluster acts, and what each node knows."""
-    with session.client() as client:
+def status(invocation: Invocation, form: str) -> None:
+    """Show the feature level of the cluster, and the version and level of each node."""
+    with invocation.client() as client:
         _show(client.call("GetUpgrade"), form)
 
 
-@upgrade.command(cls=Command)
+@upgrade.command(cls=CliCommand)
 @output_option
 @click.pass_obj
-def finalize(session: Session, form: str) -> None:
-    """Let the cluster act at the highest level that every node knows.  There is no way back."""
-    with session.client() as client:
+def finalize(invocation: Invocation, form: str) -> None:
+    """Raise the cluster to the highest level that every node knows.
+
+    This cannot be undone: no node can go back to an older version.
+    """
+    with invocation.client() as client:
         _show(client.call("FinalizeUpgrade"), form)
 
 
@@ -45,4 +48,4 @@ def _show(found: Any, form: str) -> None:
     for node in found.nodes:
         click.echo(f"  {node.name}  version {node.version or '?'}  level {node.level}")
     if found.known > found.level:
-        click.echo("next: `awsomefsd upgrade finalize`, when no node shall go back to the older build")
+        click.echo("next: `awsomefsd upgrade finalize`, when no node needs to go back to the older version")

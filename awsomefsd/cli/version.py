@@ -1,4 +1,4 @@
-"""awsomefsd version."""
+"""awsomefsd version: show the version of the program and of its formats."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import platform
 
 import click
 
-from awsomefsd import __version__, node
-from awsomefsd.cli.main import Command
+from awsomefsd import __version__
+from awsomefsd.base import identity
+from awsomefsd.cli.main import CliCommand
 from awsomefsd.cli.output import output_option, print_json
-from awsomefsd.meta.commands import COMMAND_VERSION
-from awsomefsd.meta.messages import PROTOCOL_VERSION
+from awsomefsd.meta.api.commands import COMMAND_VERSION
+from awsomefsd.meta.api.messages import PROTOCOL_VERSION
 
 
-@click.command(cls=Command)
+@click.command(cls=CliCommand)
 @output_option
 def version(form: str) -> None:
     """Show the version of the program and of its formats."""
     versions = {
         "version": __version__,
-        "state_format": node.FORMAT_VERSION,
+        "state_format": identity.FORMAT_VERSION,
         "command_version": COMMAND_VERSION,
         "protocol_version": PROTOCOL_VERSION,
         "python": platform.python_version(),

@@ -1,1 +1,1 @@
-"""How machines become one cluster: tokens, certificates, the control port, who carries the metadata."""
+"""Machines become one cluster: founding, joining, certificates, membership."""

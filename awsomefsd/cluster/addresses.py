@@ -6,8 +6,8 @@ import ipaddress
 import socket
 from contextlib import suppress
 
-from awsomefsd.config import Settings, parse_endpoint
-from awsomefsd.errors import ConfigError
+from awsomefsd.base.errors import ConfigError
+from awsomefsd.config.settings import Settings, parse_endpoint
 
 # Addresses that no host has (TEST-NET-1, documentation): asking for the way there tells the address of the default route's interface.
 _ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))

@@ -67,8 +67,8 @@ class Discovery:
         info = zeroconf.get_service_info(service_type, name, LOOK_MS)
         if info is None or info.port is None:
             return
-        told = {key: value or b"" for key, value in info.properties.items()}
-        if told.get(b"cluster") != self._mark.encode() or told.get(b"node") == self._node.encode():
+        properties = {key: value or b"" for key, value in info.properties.items()}
+        if properties.get(b"cluster") != self._mark.encode() or properties.get(b"node") == self._node.encode():
             return
         hosts = info.parsed_scoped_addresses() or [str(info.server).rstrip(".")]
         with self._lock:
@@ -88,7 +88,7 @@ class Discovery:
 
 
 async def announce(cluster: str, node: str, control: str) -> None:
-    """For nodes that come later, until cancelled.  The library's calls may wait, so they are made on a thread."""
+    """Announces this node to nodes that start later, until cancelled.  The library's calls may block, so they run on a thread."""
     import trio
 
     discovery = await trio.to_thread.run_sync(Discovery, cluster, node, control)

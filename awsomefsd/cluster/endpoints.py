@@ -1,4 +1,4 @@
-"""state_dir/endpoints.json: where the cluster's nodes are, for whoever has nobody to ask yet.
+"""state_dir/endpoints.json: where the cluster's nodes are, for a start without any other contact.
 
 Written when a node joins, and by the agent whenever the answer changes; a file that is old costs redirects, nothing else.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from awsomefsd import durable
+from awsomefsd.base import durable
 
 FILE = "endpoints.json"
 VERSION = 1
@@ -34,7 +34,7 @@ def write(state_dir: Path, cluster: str, nodes: Iterable[Any]) -> None:
 
 
 def read(state_dir: Path) -> dict[str, Endpoint]:
-    """By UUID; empty if there is no file, or none this build can read.  Raises Corrupt."""
+    """The endpoints by node UUID; empty if there is no file, or none this build can read.  Raises Corrupt."""
     value = durable.read_json(state_dir / FILE, {})
     table = value.get("nodes")
     if value.get("version") != VERSION or not isinstance(table, dict):

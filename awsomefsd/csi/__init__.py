@@ -1,1 +1,1 @@
-"""The CSI driver of a node: volumes for orchestrators such as Kubernetes."""
+"""The CSI driver of a node: volumes for Kubernetes and other orchestrators."""

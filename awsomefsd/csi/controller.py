@@ -1,4 +1,4 @@
-"""The controller's half: volumes are made, changed, listed and deleted.  Every node answers it; state is in the metadata only.
+"""The CSI controller service: it makes, changes, lists and deletes volumes.  Every node answers it; state is in the metadata only.
 
 CreateVolume is idempotent by name: the record that one entry makes together with the volume is found again, and compared with what is asked
 now.  A directory of a shared volume is only recorded here and made by the node that first stages it: nothing is mounted to create.
@@ -14,17 +14,18 @@ from typing import Protocol
 
 import grpc
 
-from awsomefsd.csi import controller_lists, rules
-from awsomefsd.csi.busy import Busy
-from awsomefsd.csi.edge import Figures, rpc
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.limits import CSI_PAGE_MAX
+from awsomefsd.base.types import CsiVolumeInfo, VolumeInfo
+from awsomefsd.csi import rules
 from awsomefsd.csi.errors import CsiError, invalid, not_found, precondition
+from awsomefsd.csi.grpc_errors import CallFigures, rpc
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.pb import csi_pb2_grpc
-from awsomefsd.csi.settings import Driver
-from awsomefsd.csi.volumes import Found, Volumes
-from awsomefsd.errors import FsError
-from awsomefsd.meta.commands import ClaimVolume, DropCsiVolume, EndClaims, MakeCsiVolume, SetCsiVolume
-from awsomefsd.types import CsiVolumeInfo, VolumeInfo
+from awsomefsd.csi.settings import DriverSettings
+from awsomefsd.csi.volume_locks import VolumeLocks
+from awsomefsd.csi.volumes import DriverVolumes, FoundVolume, is_uuid
+from awsomefsd.meta.api.commands import ClaimVolume, DropCsiVolume, EndClaims, MakeCsiVolume, SetCsiVolume
 
 logger = logging.getLogger(__name__)
 _Rpc = pb.ControllerServiceCapability.RPC
@@ -36,21 +37,22 @@ ATTACH_CAPABILITIES = [_Rpc.PUBLISH_UNPUBLISH_VOLUME, _Rpc.LIST_VOLUMES_PUBLISHE
 HEALTH_CAPABILITIES = {"1.12": [_Rpc.VOLUME_CONDITION], "1.13": [_Rpc.GET_VOLUME_HEALTH, _Rpc.LIST_VOLUME_HEALTH], "off": []}
 
 
-class Homes(Protocol):
-    """What the controller needs of the mounts of its node."""
+class DirectoryRemover(Protocol):
+    """The part of VolumeMounts that the controller needs."""
 
     def remove_directory(self, volume: VolumeInfo, path: str, *, shared: bool) -> None:
-        """With all that is in it; harmless if it is not there."""
+        """Removes a directory of a volume with all its content; does nothing if it does not exist.  Blocks; raises CsiError."""
 
 
-class Controller(csi_pb2_grpc.ControllerServicer):
-    def __init__(self, driver: Driver, volumes: Volumes, homes: Homes, busy: Busy, figures: Figures) -> None:
+class ControllerService(csi_pb2_grpc.ControllerServicer):
+    def __init__(
+        self, driver: DriverSettings, volumes: DriverVolumes, volume_mounts: DirectoryRemover, locks: VolumeLocks, figures: CallFigures
+    ) -> None:
         self._driver = driver
         self._volumes = volumes
-        self._homes = homes
-        self._busy = busy
+        self._volume_mounts = volume_mounts
+        self._locks = locks
         self._figures = figures
-        self._lists = controller_lists.Lists(driver, volumes)
 
     @rpc
     def ControllerGetCapabilities(
@@ -70,12 +72,12 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         wanted = rules.read_parameters(request.parameters, request.mutable_parameters, block=block, name=request.name)
         size = rules.capacity_of(request.capacity_range, block=block)
         self._check_topology(request)
-        with self._busy.alone(f"name {request.name}"):
+        with self._locks.alone(f"name {request.name}"):
             record = self._volumes.record(name=request.name) or self._make(request.name, wanted, size, block)
             self._compare(record, request, wanted, block)
-        return pb.CreateVolumeResponse(volume=self._lists.volume(record))
+        return pb.CreateVolumeResponse(volume=self._volume(record))
 
-    def _make(self, name: str, wanted: rules.Wanted, size: int, block: bool) -> CsiVolumeInfo | None:
+    def _make(self, name: str, wanted: rules.WantedVolume, size: int, block: bool) -> CsiVolumeInfo | None:
         shared = self._volumes.named(wanted.volume) if wanted.volume else None
         command = MakeCsiVolume(
             id=str(uuid.uuid4()),
@@ -99,7 +101,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
                 raise
         return self._volumes.record(name=name)
 
-    def _compare(self, record: CsiVolumeInfo | None, request: pb.CreateVolumeRequest, wanted: rules.Wanted, block: bool) -> None:
+    def _compare(self, record: CsiVolumeInfo | None, request: pb.CreateVolumeRequest, wanted: rules.WantedVolume, block: bool) -> None:
         if record is None:
             raise CsiError("ABORTED", f"{request.name} was deleted while it was made; try again")
         if record.block != block or not rules.fits(record.capacity, request.capacity_range):
@@ -124,15 +126,15 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         record = self._volumes.record(id=request.volume_id) if len(request.volume_id) <= 128 else None
         if record is None:
             return pb.DeleteVolumeResponse()
-        with self._busy.alone(f"name {record.name}"):
+        with self._locks.alone(f"name {record.name}"):
             destroy = dict(record.settings).get("onDelete", "delete") == "delete"
             if any(claim.path == record.path and not claim.fenced for claim in self._volumes.claims(record.volume)):
                 raise precondition(f"volume {record.id} is in use by a node; it is deleted when that has ended")
             if destroy and not record.own:
                 volume = next((one for one in self._volumes.every() if one.volume == record.volume), None)
                 if volume is not None:
-                    with self._busy.alone(f"volume {volume.uuid}"):
-                        self._homes.remove_directory(volume, record.path, shared=self._volumes.sharable(volume))
+                    with self._locks.alone(f"volume {volume.uuid}"):
+                        self._volume_mounts.remove_directory(volume, record.path, shared=self._volumes.sharable(volume))
             try:
                 self._volumes.propose(DropCsiVolume(record.id, destroy))
                 logger.warning("csi volume deleted", extra={"volume": record.id, "destroyed": destroy})
@@ -162,7 +164,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         size = max(rules.capacity_of(request.capacity_range, block=record.block, default=record.capacity), record.capacity)
         if request.capacity_range.limit_bytes and size > request.capacity_range.limit_bytes:
             raise CsiError("OUT_OF_RANGE", f"the volume has {record.capacity} bytes, and is never made smaller")
-        with self._busy.alone(f"name {record.name}"):
+        with self._locks.alone(f"name {record.name}"):
             if size > record.capacity:
                 hard = record.own and not record.block and dict(record.settings).get("quota", "hard") == "hard"
                 self._volumes.propose(SetCsiVolume(record.id, size, size if hard else -1))
@@ -179,7 +181,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         fixed = {key: value for key, value in settings.items() if key in rules.FIXED}
         wanted = rules.read_parameters(fixed, {key: settings[key] for key in settings.keys() - fixed}, block=record.block, name=record.name)
         quota = (record.capacity if wanted.hard else 0) if record.own else -1
-        with self._busy.alone(f"name {record.name}"):
+        with self._locks.alone(f"name {record.name}"):
             inodes = wanted.inodes if record.own else -1
             self._volumes.propose(SetCsiVolume(record.id, -1, quota, inodes, sorted(settings.items())))
         return pb.ControllerModifyVolumeResponse()
@@ -206,7 +208,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         )
         return pb.ValidateVolumeCapabilitiesResponse(confirmed=confirmed)
 
-    def _check_parameters(self, found: Found, request: pb.ValidateVolumeCapabilitiesRequest) -> None:
+    def _check_parameters(self, found: FoundVolume, request: pb.ValidateVolumeCapabilitiesRequest) -> None:
         for key, value in {**request.parameters, **request.mutable_parameters}.items():
             if not key.startswith(rules.KUBERNETES) and found.settings.get(key) != value:
                 raise invalid(f"the volume was not made with parameter {key}: {value!r}")
@@ -250,33 +252,98 @@ class Controller(csi_pb2_grpc.ControllerServicer):
 
     # --- questions ----------------------------------------------------------------------------------------------------------
 
+    def _volume(self, record: CsiVolumeInfo | None) -> pb.Volume:
+        assert record is not None
+        topology = [pb.Topology(segments=self._driver.reachable)]
+        return pb.Volume(volume_id=record.id, capacity_bytes=record.capacity, accessible_topology=topology)
+
+    def _rows(self, max_entries: int, token: str) -> tuple[list[CsiVolumeInfo], str]:
+        """A page of volumes and the token of the next: the last id of this page, "" for the last page."""
+        if max_entries < 0:
+            raise invalid("max_entries is negative")
+        if token and not is_uuid(token):
+            raise CsiError("ABORTED", f"starting_token {token[:64]!r} is not one of this driver; begin again without a token")
+        count = max_entries or CSI_PAGE_MAX
+        rows = self._volumes.page(token, min(count + 1, CSI_PAGE_MAX))
+        if len(rows) > count:
+            return rows[:count], rows[count - 1].id
+        return rows, rows[-1].id if len(rows) == CSI_PAGE_MAX else ""
+
     @rpc
     def ListVolumes(self, request: pb.ListVolumesRequest, context: grpc.ServicerContext) -> pb.ListVolumesResponse:
-        return self._lists.page(request)
+        rows, token = self._rows(request.max_entries, request.starting_token)
+        nodes: dict[tuple[int, str], list[str]] = {}
+        for one in self._volumes.claims() if self._driver.attach else ():
+            if not one.fenced:
+                nodes.setdefault((one.volume, one.path), []).append(one.node)
+        entries = []
+        for row in rows:
+            status = pb.ListVolumesResponse.VolumeStatus(published_node_ids=nodes.get((row.volume, row.path), ()))
+            if self._driver.health_api == "1.12":
+                status.volume_condition.CopyFrom(self._condition())
+            entries.append(pb.ListVolumesResponse.Entry(volume=self._volume(row), status=status))
+        return pb.ListVolumesResponse(entries=entries, next_token=token)
 
     @rpc
     def ControllerGetVolume(self, request: pb.ControllerGetVolumeRequest, context: grpc.ServicerContext) -> pb.ControllerGetVolumeResponse:
-        return self._lists.one(self._volumes.find(request.volume_id))
+        found = self._volumes.find(request.volume_id)
+        if found.record is None:
+            raise not_found(f"{found.handle} was not made by this driver")
+        claims = self._volumes.claims(found.volume.volume) if self._driver.attach else ()
+        nodes = [one.node for one in claims if one.path == found.path and not one.fenced]
+        status = pb.ControllerGetVolumeResponse.VolumeStatus(published_node_ids=nodes)
+        if self._driver.health_api == "1.12":
+            status.volume_condition.CopyFrom(self._condition())
+        return pb.ControllerGetVolumeResponse(volume=self._volume(found.record), status=status)
 
     @rpc
     def GetCapacity(self, request: pb.GetCapacityRequest, context: grpc.ServicerContext) -> pb.GetCapacityResponse:
-        return self._lists.capacity(request)
+        if request.volume_capabilities:
+            rules.check_capabilities(request.volume_capabilities)
+        rules.read_parameters(request.parameters, {}, block=False, name="x")
+        here = self._driver.reachable
+        segments = request.accessible_topology.segments
+        if any(segments.get(key, value) != value for key, value in here.items()):
+            return pb.GetCapacityResponse(available_capacity=0)
+        response = pb.GetCapacityResponse(available_capacity=self._volumes.free_bytes())
+        response.maximum_volume_size.value = rules.FILE_BYTES_MAX
+        return response
+
+    # --- health -------------------------------------------------------------------------------------------------------------
+
+    def _trouble(self) -> str:
+        """The reason why the storage beneath all volumes is degraded; "" if it is not."""
+        damaged = int(self._volumes.figures().get("collect_corrupt_pieces", 0))
+        return f"{damaged} extents with wrong bytes were found on a device" if damaged else ""
+
+    def _condition(self) -> pb.VolumeCondition:
+        words = self._trouble()
+        return pb.VolumeCondition(abnormal=bool(words), message=words or "the volume is there")
 
     @rpc
     def ControllerGetVolumeHealth(
         self, request: pb.ControllerGetVolumeHealthRequest, context: grpc.ServicerContext
     ) -> pb.ControllerGetVolumeHealthResponse:
-        return pb.ControllerGetVolumeHealthResponse(volume_health=self._lists.health(self._volumes.find(request.volume_id)))
+        return pb.ControllerGetVolumeHealthResponse(volume_health=self._health(self._volumes.find(request.volume_id)))
+
+    def _health(self, found: FoundVolume) -> pb.VolumeHealth:
+        words = self._trouble()
+        entry = pb.VolumeHealth.VolumeHealthEntry(status=pb.DEGRADED, reason="Damage", message=words)
+        return pb.VolumeHealth(volume_id=found.handle, health_statuses=[entry] if words else [])
 
     @rpc
     def ControllerListVolumeHealth(
         self, request: pb.ControllerListVolumeHealthRequest, context: grpc.ServicerContext
     ) -> pb.ControllerListVolumeHealthResponse:
-        return self._lists.health_page(request)
+        rows, token = self._rows(request.max_entries, request.starting_token)
+        words = self._trouble()
+        entry = pb.VolumeHealth.VolumeHealthEntry(status=pb.DEGRADED, reason="Damage", message=words)
+        entries = [pb.VolumeHealth(volume_id=row.id, health_statuses=[entry]) for row in rows] if words else []
+        return pb.ControllerListVolumeHealthResponse(entries=entries, next_token=token)
 
 
-def claim(volumes: Volumes, found: Found, node: str, boot_id: str, *, exclusive: bool, attached: bool = False) -> int:
-    """The node may use the volume from now on; FAILED_PRECONDITION names who has it instead."""
+def claim(volumes: DriverVolumes, found: FoundVolume, node: str, boot_id: str, *, exclusive: bool, attached: bool = False) -> int:
+    """Takes the claim of a node on a volume; returns its epoch.  Raises CsiError: FAILED_PRECONDITION names who has the volume instead."""
     try:
         epoch: int = volumes.propose(ClaimVolume(found.volume.volume, found.path, node, boot_id, exclusive, attached)).epoch
         return epoch

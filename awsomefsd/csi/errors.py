@@ -1,10 +1,10 @@
-"""What an RPC of the driver answers instead of a result: a status of gRPC by name, and words for whoever reads the events of a pod."""
+"""The error of a driver's RPC: a status of gRPC by name, and a message that appears in the events of a pod."""
 
 from __future__ import annotations
 
 import errno
 
-from awsomefsd.errors import Error, FsError
+from awsomefsd.base.errors import Error, FsError
 
 _OF_ERRNO = {
     errno.ENOENT: "NOT_FOUND",

@@ -1,4 +1,4 @@
-"""Who the driver is, and whether it can serve."""
+"""The CSI identity service: the driver's name, and whether it can serve."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable
 import grpc
 
 from awsomefsd import __version__
-from awsomefsd.csi.edge import Figures, rpc
+from awsomefsd.base.errors import Error
+from awsomefsd.csi.grpc_errors import CallFigures, rpc
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.pb import csi_pb2_grpc
 from awsomefsd.csi.settings import DRIVER
-from awsomefsd.errors import Error
 
 _Service = pb.PluginCapability.Service
 
 
-class Identity(csi_pb2_grpc.IdentityServicer):
+class IdentityService(csi_pb2_grpc.IdentityServicer):
     """`look` raises a domain error while nothing could be served (metadata without a leader, keeper away)."""
 
-    def __init__(self, look: Callable[[], object], figures: Figures) -> None:
+    def __init__(self, look: Callable[[], object], figures: CallFigures) -> None:
         self._look = look
         self._figures = figures
 

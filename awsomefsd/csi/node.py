@@ -1,9 +1,9 @@
-"""The node's half: a volume comes to a staging path, and from there to the targets of pods.
+"""The CSI node service: it brings a volume to a staging path, and from there to the targets of pods.
 
-Stage: the claim of this node is taken (an entry of the log), the volume is mounted at its home, and the whole of it or a directory is
-bound to the staging path; for a block volume a loop device is put over its file instead.  Publish binds that to a target.  Every step looks
-first at what is there, so a call that died half way is simply made again.  Unpublish and Unstage go by the mount table alone: they unmount
-what is ours and remove the empty directory or file that is left, and refuse anything else.
+Stage: the claim of this node is taken (an entry of the log), the volume is mounted (volume_mounts.py), and the whole of it or a directory
+is bound to the staging path; for a block volume a loop device is put over its file instead.  Publish binds that to a target.  Every step
+looks first at what is there, so a call that died half way is simply repeated.  Unpublish and Unstage go by the mount table alone: they
+unmount what is ours and remove the empty directory or file that is left, and refuse anything else.
 """
 
 from __future__ import annotations
@@ -15,37 +15,39 @@ import stat
 
 import grpc
 
-from awsomefsd import consistency
-from awsomefsd.csi import blocks, node_questions, rules
-from awsomefsd.csi.busy import Busy
+from awsomefsd.base import consistency
+from awsomefsd.csi import blocks, rules
 from awsomefsd.csi.controller import claim
-from awsomefsd.csi.edge import Figures, rpc
-from awsomefsd.csi.errors import CsiError, invalid, precondition
-from awsomefsd.csi.homes import Homes
+from awsomefsd.csi.errors import CsiError, invalid, not_found, precondition
+from awsomefsd.csi.grpc_errors import CallFigures, rpc
+from awsomefsd.csi.kubelet_paths import KubeletDirectory, KubeletPath, bind, effective, open_beneath
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.pb import csi_pb2_grpc
-from awsomefsd.csi.places import Place, Root, bind, effective, open_beneath
-from awsomefsd.csi.settings import Driver
-from awsomefsd.csi.volumes import BLOCK_FILE, Found, Volumes
-from awsomefsd.fuse import mount_syscall
-from awsomefsd.fuse.mount_syscall import MountEntry
-from awsomefsd.meta.commands import EndClaims
-from awsomefsd.mounts import is_dead
+from awsomefsd.csi.settings import DriverSettings
+from awsomefsd.csi.volume_locks import VolumeLocks
+from awsomefsd.csi.volume_mounts import VolumeMounts
+from awsomefsd.csi.volumes import BLOCK_FILE, DriverVolumes, FoundVolume
+from awsomefsd.keeper import mount_syscalls
+from awsomefsd.keeper.mount_syscalls import MountEntry
+from awsomefsd.meta.api.commands import EndClaims
+from awsomefsd.node.mounts import is_dead
 
 _Rpc = pb.NodeServiceCapability.RPC
+_BYTES, _INODES = pb.VolumeUsage.BYTES, pb.VolumeUsage.INODES
 CAPABILITIES = [_Rpc.STAGE_UNSTAGE_VOLUME, _Rpc.GET_VOLUME_STATS, _Rpc.EXPAND_VOLUME, _Rpc.SINGLE_NODE_MULTI_WRITER]
 HEALTH_CAPABILITIES = {"1.12": [_Rpc.VOLUME_CONDITION], "1.13": [_Rpc.GET_VOLUME_HEALTH, _Rpc.GET_STORAGE_HEALTH], "off": []}
 
 
-class Node(csi_pb2_grpc.NodeServicer):
-    def __init__(self, driver: Driver, volumes: Volumes, homes: Homes, busy: Busy, figures: Figures) -> None:
+class NodeService(csi_pb2_grpc.NodeServicer):
+    def __init__(
+        self, driver: DriverSettings, volumes: DriverVolumes, volume_mounts: VolumeMounts, locks: VolumeLocks, figures: CallFigures
+    ) -> None:
         self._driver = driver
         self._volumes = volumes
-        self._homes = homes
-        self._busy = busy
+        self._volume_mounts = volume_mounts
+        self._locks = locks
         self._figures = figures
-        self._root = Root(driver.kubelet_dir)
-        self._questions = node_questions.Questions(driver, volumes, homes, self._root)
+        self._root = KubeletDirectory(driver.kubelet_dir)
 
     @rpc
     def NodeGetCapabilities(self, request: pb.NodeGetCapabilitiesRequest, context: grpc.ServicerContext) -> pb.NodeGetCapabilitiesResponse:
@@ -70,23 +72,23 @@ class Node(csi_pb2_grpc.NodeServicer):
             found = self._volumes.find(request.volume_id)
             block = rules.check_capability(request.volume_capability, of_block=found.block)
             mode = request.volume_capability.access_mode.mode
-            with self._busy.alone(found.lock, f"path {place.path}"):
+            with self._locks.alone(found.lock, f"path {place.path}"):
                 claim(self._volumes, found, self._driver.node, self._driver.boot_id, exclusive=mode in rules.EXCLUSIVE)
                 flags, whole = ([], []) if block else rules.split_flags(request.volume_capability.mount.mount_flags)
                 alone = mode in rules.EXCLUSIVE and not found.path  # other directories of the volume may be on other nodes
-                home = self._homes.enter(found.volume, whole, shared=not alone and self._volumes.sharable(found.volume))
+                mount = self._volume_mounts.enter(found.volume, whole, shared=not alone and self._volumes.sharable(found.volume))
                 if block:
-                    self._stage_block(found, home, read_only=mode in rules.READERS)
+                    self._stage_block(found, mount, read_only=mode in rules.READERS)
                 else:
-                    self._stage_mount(found, home, place, [*flags, "ro"] if mode in rules.READERS else flags)
+                    self._stage_mount(found, mount, place, [*flags, "ro"] if mode in rules.READERS else flags)
         return pb.NodeStageVolumeResponse()
 
-    def _stage_mount(self, found: Found, home: MountEntry, place: Place, flags: list[str]) -> None:
-        if self._settled(place, found, home, flags, "staged"):
+    def _stage_mount(self, found: FoundVolume, mount: MountEntry, place: KubeletPath, flags: list[str]) -> None:
+        if self._settled(place, found, mount, flags, "staged"):
             return
         place.make_directory()
         place.check_empty()
-        source = self._homes.open_path(home, found.path, make=_directory_of(found))
+        source = self._volume_mounts.open_path(mount, found.path, make=_directory_of(found))
         try:
             if not stat.S_ISDIR(os.fstat(source).st_mode):
                 raise precondition(f"{found.handle} is a file: a file is a block volume")
@@ -95,29 +97,29 @@ class Node(csi_pb2_grpc.NodeServicer):
         finally:
             os.close(source)
 
-    def _settled(self, place: Place, found: Found, home: MountEntry, flags: list[str], what: str) -> bool:
-        """Whether the right thing is mounted at a place already.  A dead mount of ours is cleared away, anything else is refused."""
+    def _settled(self, place: KubeletPath, found: FoundVolume, mount: MountEntry, flags: list[str], what: str) -> bool:
+        """True if the volume is mounted at the place already.  A dead mount of ours is unmounted; anything else is refused."""
         while (entry := place.mounted()) is not None:
-            if entry.fstype != mount_syscall.FSTYPE:
+            if entry.fstype != mount_syscalls.FSTYPE:
                 raise precondition(f"{place.path} has a {entry.fstype} of somebody else mounted")
-            if entry.device != home.device and is_dead(place.path):
+            if entry.device != mount.device and is_dead(place.path):
                 place.umount(detach=True)
                 continue
-            if (entry.device, entry.root) != (home.device, _root_of(found)):
+            if (entry.device, entry.root) != (mount.device, _root_of(found)):
                 raise CsiError("ALREADY_EXISTS", f"{place.path} has {entry.source}{entry.root} mounted, not {found.handle}")
             if effective(entry.options.split(",")) & _TOLD != effective(flags) & _TOLD:
                 raise CsiError("ALREADY_EXISTS", f"{found.handle} is {what} at {place.path} with options {entry.options}")
             return True
         return False
 
-    def _stage_block(self, found: Found, home: MountEntry, *, read_only: bool) -> None:
+    def _stage_block(self, found: FoundVolume, mount: MountEntry, *, read_only: bool) -> None:
         if found.record is not None:
-            self._make_block_file(home, found.record.capacity)
-        path = f"{home.dir}/{_file_of(found)}"
+            self._make_block_file(mount, found.record.capacity)
+        path = f"{mount.dir}/{_file_of(found)}"
         names = blocks.of_file(path)
         if names:
             return
-        directory = os.open(home.dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = os.open(mount.dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             file = open_beneath(directory, _file_of(found), os.O_RDONLY if read_only else os.O_RDWR)
         except OSError as err:
@@ -131,9 +133,9 @@ class Node(csi_pb2_grpc.NodeServicer):
         finally:
             os.close(file)
 
-    def _make_block_file(self, home: MountEntry, size: int) -> int:
-        """Space for all of it is kept from now on; what is there already stays."""
-        directory = os.open(home.dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _make_block_file(self, mount: MountEntry, size: int) -> int:
+        """Allocates the whole file of a block volume; existing content stays.  Returns its size in bytes."""
+        directory = os.open(mount.dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             file = os.open(BLOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
             try:
@@ -157,7 +159,7 @@ class Node(csi_pb2_grpc.NodeServicer):
         try:
             with (
                 self._root.place(request.staging_target_path, "staging_target_path") as place,
-                self._busy.alone(*lock, f"path {place.path}"),
+                self._locks.alone(*lock, f"path {place.path}"),
             ):
                 self._unmount(place, found)
                 with contextlib.suppress(FileNotFoundError):
@@ -167,35 +169,35 @@ class Node(csi_pb2_grpc.NodeServicer):
         except CsiError as err:
             if err.status != "NOT_FOUND":
                 raise
-            with self._busy.alone(*lock):
+            with self._locks.alone(*lock):
                 self._unstage(found)
         return pb.NodeUnstageVolumeResponse()
 
-    def _unstage(self, found: Found | None) -> None:
-        """The loop device, the home and the claim go when nothing of the volume is mounted any more."""
+    def _unstage(self, found: FoundVolume | None) -> None:
+        """Removes the loop device, the volume mount and the claim when nothing of the volume is mounted any more."""
         if found is None:
             return
-        home = self._homes.entry(found.volume)
-        if home is not None:
-            for name in blocks.of_file(f"{home.dir}/{_file_of(found)}") if found.block is not False else ():
+        mount = self._volume_mounts.entry(found.volume)
+        if mount is not None:
+            for name in blocks.of_file(f"{mount.dir}/{_file_of(found)}") if found.block is not False else ():
                 if _published_blocks(name):
                     raise precondition(f"{found.handle} is still published on this node")
                 blocks.detach(name)
-        there = self._homes.mounted(found.volume)
-        if there is not None and any(entry.root == _root_of(found) for entry in self._homes.used(there.device, there.dir)):
+        there = self._volume_mounts.mounted(found.volume)
+        if there is not None and any(entry.root == _root_of(found) for entry in self._volume_mounts.used(there.device, there.dir)):
             return
         end = EndClaims(self._driver.node, found.volume.volume, found.path, "unstaged")
         if self._is_taken(found):  # nobody reaches it here any more, and its mount cannot be flushed before that is known
             self._volumes.propose(end)
-        self._homes.leave(found.volume)
+        self._volume_mounts.leave(found.volume)
         self._volumes.propose(end)
 
-    def _is_taken(self, found: Found) -> bool:
-        """This node was away, and another one may have what it had."""
+    def _is_taken(self, found: FoundVolume) -> bool:
+        """True if the claim of this node was fenced: it was away, and another node may have taken the volume."""
         claims = self._volumes.claims(found.volume.volume)
         return any((one.node, one.path) == (self._driver.node, found.path) and one.fenced for one in claims)
 
-    def _known(self, handle: str) -> Found | None:
+    def _known(self, handle: str) -> FoundVolume | None:
         try:
             return self._volumes.find(handle)
         except CsiError as err:
@@ -215,28 +217,28 @@ class Node(csi_pb2_grpc.NodeServicer):
                 raise precondition("staging_target_path is missing: a volume is staged first")
             found = self._volumes.find(request.volume_id)
             block = rules.check_capability(request.volume_capability, of_block=found.block)
-            with self._busy.alone(found.lock, f"path {place.path}"):
-                home = self._homes.entered(found.volume)
-                if home is None:
+            with self._locks.alone(found.lock, f"path {place.path}"):
+                mount = self._volume_mounts.entered(found.volume)
+                if mount is None:
                     raise precondition(f"{found.handle} is not staged on this node")
                 if block:
-                    self._publish_block(request, found, home, place)
+                    self._publish_block(request, found, mount, place)
                 else:
-                    self._publish_mount(request, found, home, place)
+                    self._publish_mount(request, found, mount, place)
         return pb.NodePublishVolumeResponse()
 
-    def _publish_mount(self, request: pb.NodePublishVolumeRequest, found: Found, home: MountEntry, place: Place) -> None:
+    def _publish_mount(self, request: pb.NodePublishVolumeRequest, found: FoundVolume, mount: MountEntry, place: KubeletPath) -> None:
         mode = request.volume_capability.access_mode.mode
         flags, _ = rules.split_flags(request.volume_capability.mount.mount_flags)
         flags = [*flags, "ro"] if request.readonly or mode in rules.READERS else flags
         with self._root.place(request.staging_target_path, "staging_target_path") as staging:
             staged = staging.mounted()
-            if staged is None or (staged.device, staged.root) != (home.device, _root_of(found)):
+            if staged is None or (staged.device, staged.root) != (mount.device, _root_of(found)):
                 raise precondition(f"{found.handle} is not staged at {staging.path}")
-            if self._settled(place, found, home, flags, "published"):
+            if self._settled(place, found, mount, flags, "published"):
                 return
             if mode in rules.ONE_TARGET:
-                self._refuse_second(found, home, staging.path)
+                self._refuse_second(found, mount, staging.path)
             place.make_directory()
             place.check_empty()
             source = staging.open()
@@ -245,23 +247,23 @@ class Node(csi_pb2_grpc.NodeServicer):
             finally:
                 os.close(source)
 
-    def _refuse_second(self, found: Found, home: MountEntry, staging: str) -> None:
+    def _refuse_second(self, found: FoundVolume, mount: MountEntry, staging: str) -> None:
         plugins = os.path.realpath(self._driver.kubelet_dir / "plugins")  # where kubelet stages; pods are elsewhere
-        used = [entry.dir for entry in self._homes.used(home.device, home.dir) if entry.root == _root_of(found)]
+        used = [entry.dir for entry in self._volume_mounts.used(mount.device, mount.dir) if entry.root == _root_of(found)]
         others = [place for place in used if place != staging and not place.startswith(f"{plugins}/")]
         if others:
             raise precondition(f"{found.handle} is published at {others[0]} already, and its access mode allows one target")
 
-    def _publish_block(self, request: pb.NodePublishVolumeRequest, found: Found, home: MountEntry, place: Place) -> None:
+    def _publish_block(self, request: pb.NodePublishVolumeRequest, found: FoundVolume, mount: MountEntry, place: KubeletPath) -> None:
         mode = request.volume_capability.access_mode.mode
-        names = blocks.of_file(f"{home.dir}/{_file_of(found)}")
+        names = blocks.of_file(f"{mount.dir}/{_file_of(found)}")
         if not names:
             raise precondition(f"{found.handle} is not staged on this node")
         if request.readonly and mode not in rules.READERS:
             raise precondition("a block volume is read-only by its access mode: the read-only flag of a mount does not hold for devices")
         entry = place.mounted()
         if entry is not None:
-            if blocks.backing_of(_device_at(place)) != f"{home.dir}/{_file_of(found)}":
+            if blocks.backing_of(_device_at(place)) != f"{mount.dir}/{_file_of(found)}":
                 raise CsiError("ALREADY_EXISTS", f"{place.path} has something else mounted")
             return
         if mode in rules.ONE_TARGET and (others := _published_blocks(names[0])):
@@ -281,7 +283,7 @@ class Node(csi_pb2_grpc.NodeServicer):
         found = self._known(request.volume_id)
         try:
             lock = [found.lock] if found else []
-            with self._root.place(request.target_path, "target_path") as place, self._busy.alone(*lock, f"path {place.path}"):
+            with self._root.place(request.target_path, "target_path") as place, self._locks.alone(*lock, f"path {place.path}"):
                 self._unmount(place, found)
                 place.remove()
         except CsiError as err:
@@ -289,27 +291,48 @@ class Node(csi_pb2_grpc.NodeServicer):
                 raise
         return pb.NodeUnpublishVolumeResponse()
 
-    def _unmount(self, place: Place, found: Found | None) -> None:
-        """All mounts of ours at a place; what is not ours, or another volume's, is refused."""
+    def _unmount(self, place: KubeletPath, found: FoundVolume | None) -> None:
+        """Unmounts all mounts of the volume at a place; a mount that is not ours, or of another volume, is refused."""
         while (entry := place.mounted()) is not None:
-            if entry.fstype == mount_syscall.FSTYPE:
+            if entry.fstype == mount_syscalls.FSTYPE:
                 if found is not None and entry.source != found.volume.name:
                     raise precondition(f"{place.path} has volume {entry.source} mounted, not {found.handle}; it was left alone")
                 place.umount(detach=self._is_dead(place, entry, found))
-            elif blocks.backing_of(_device_at(place)).startswith(self._homes.directory + "/") or (
-                found is not None and (home := self._homes.entry(found.volume)) and self._is_file_of(place, home, found)
+            elif blocks.backing_of(_device_at(place)).startswith(self._volume_mounts.directory + "/") or (
+                found is not None and (mount := self._volume_mounts.entry(found.volume)) and self._is_file_of(place, mount, found)
             ):
                 place.umount()
             else:
                 raise precondition(f"{place.path} has a {entry.fstype} of somebody else mounted; it was left alone")
 
-    def _is_dead(self, place: Place, entry: MountEntry, found: Found | None) -> bool:
-        """A mount that is served is not asked: one whose session was taken away would not answer."""
-        home = self._homes.entry(found.volume) if found is not None else None
-        return (home is None or entry.device != home.device) and is_dead(place.path)
+    def _is_dead(self, place: KubeletPath, entry: MountEntry, found: FoundVolume | None) -> bool:
+        """True for a dead mount.  A mount that is served is not probed: one whose session was taken away would not answer."""
+        mount = self._volume_mounts.entry(found.volume) if found is not None else None
+        return (mount is None or entry.device != mount.device) and is_dead(place.path)
 
-    def _is_file_of(self, place: Place, home: MountEntry, found: Found) -> bool:
-        return blocks.backing_of(_device_at(place)) == f"{home.dir}/{_file_of(found)}"
+    def _is_file_of(self, place: KubeletPath, mount: MountEntry, found: FoundVolume) -> bool:
+        return blocks.backing_of(_device_at(place)) == f"{mount.dir}/{_file_of(found)}"
+
+    def _published(self, found: FoundVolume, path: str) -> MountEntry:
+        """The volume mount of a volume that is mounted at a path.  Raises CsiError NOT_FOUND if it is not mounted there."""
+        mount = self._volume_mounts.entry(found.volume)
+        try:
+            with self._root.place(path, "volume_path") as place:
+                if mount is not None and self._is_there(place, mount, found):
+                    return mount
+        except CsiError as err:  # a path where no volume can be: nothing is mounted there
+            if err.status not in ("INVALID_ARGUMENT", "NOT_FOUND"):
+                raise
+        raise not_found(f"{found.handle} is not mounted at {path}")
+
+    def _is_there(self, place: KubeletPath, mount: MountEntry, found: FoundVolume) -> bool:
+        entry = place.mounted()
+        file = f"{mount.dir}/{_file_of(found)}"
+        if entry is None:  # the staging path of a block volume is no mount
+            return place.kind() == stat.S_IFDIR and found.block is not False and bool(blocks.of_file(file))
+        if entry.fstype == mount_syscalls.FSTYPE:
+            return (entry.device, entry.root) == (mount.device, _root_of(found))
+        return any(entry.root == f"/{name}" for name in blocks.of_file(file))
 
     # --- the rest -----------------------------------------------------------------------------------------------------------
 
@@ -321,51 +344,81 @@ class Node(csi_pb2_grpc.NodeServicer):
         found = self._volumes.find(request.volume_id)
         if request.HasField("volume_capability"):
             rules.check_capability(request.volume_capability, of_block=found.block)
-        with self._busy.alone(found.lock):
-            home = self._questions.published(found, request.volume_path, request.staging_target_path)
+        with self._locks.alone(found.lock):
+            mount = self._published(found, request.volume_path)
             size = found.record.capacity if found.record else self._volumes.statfs(found.volume.volume).bytes_total
             if found.block:
-                size = self._make_block_file(home, size)
-                for name in blocks.of_file(f"{home.dir}/{_file_of(found)}"):
+                size = self._make_block_file(mount, size)
+                for name in blocks.of_file(f"{mount.dir}/{_file_of(found)}"):
                     blocks.resize(name)
         return pb.NodeExpandVolumeResponse(capacity_bytes=size)
 
+    # --- figures and health -------------------------------------------------------------------------------------------------
+    # Figures come from the metadata service, not from statfs(2) on the mount: a mount whose worker is being replaced would let
+    # kubelet's request wait, and every figure of the node with it.
+
     @rpc
     def NodeGetVolumeStats(self, request: pb.NodeGetVolumeStatsRequest, context: grpc.ServicerContext) -> pb.NodeGetVolumeStatsResponse:
-        return self._questions.stats(request)
+        rules.check_name(request.volume_id, "volume_id")
+        if not request.volume_path:
+            raise invalid("volume_path is missing")
+        found = self._volumes.find(request.volume_id)
+        self._published(found, request.volume_path)
+        response = pb.NodeGetVolumeStatsResponse()
+        if found.block and found.record is not None:
+            response.usage.add(total=found.record.capacity, unit=_BYTES)
+        else:
+            stat_of = self._volumes.statfs(found.volume.volume)
+            used, inodes = found.volume.used_bytes, found.volume.used_inodes
+            response.usage.add(available=max(stat_of.bytes_free, 0), total=stat_of.bytes_total, used=used, unit=_BYTES)
+            response.usage.add(available=max(stat_of.inodes_free, 0), total=stat_of.inodes_total, used=inodes, unit=_INODES)
+        if self._driver.health_api == "1.12":
+            response.volume_condition.CopyFrom(pb.VolumeCondition(abnormal=False, message="the volume is mounted"))
+        return response
 
     @rpc
     def NodeGetVolumeHealth(self, request: pb.NodeGetVolumeHealthRequest, context: grpc.ServicerContext) -> pb.NodeGetVolumeHealthResponse:
-        return self._questions.volume_health(request)
+        rules.check_name(request.volume_id, "volume_id")
+        found = self._volumes.find(request.volume_id)
+        health = pb.VolumeHealth(volume_id=request.volume_id)
+        if self._volume_mounts.entry(found.volume) is None:
+            health.health_statuses.add(status=pb.INACCESSIBLE, reason="NotServed", message="the volume's mount on this node is not served")
+        return pb.NodeGetVolumeHealthResponse(volume_health=health)
 
     @rpc
     def NodeGetStorageHealth(
         self, request: pb.NodeGetStorageHealthRequest, context: grpc.ServicerContext
     ) -> pb.NodeGetStorageHealthResponse:
-        return self._questions.storage_health()
+        """Answers only if the metadata does; otherwise the call fails with UNAVAILABLE, which says the same."""
+        damaged = int(self._volumes.figures().get("collect_corrupt_pieces", 0))
+        response = pb.NodeGetStorageHealthResponse()
+        if damaged:
+            words = f"{damaged} extents with wrong bytes were found on a device"
+            response.backend_health.add(status=pb.STORAGE_DEGRADED, reason="Damage", message=words)
+        return response
 
 
 _TOLD = {"ro", "nosuid", "nodev", "noexec"}  # as the mount table names them
 
 
-def _root_of(found: Found) -> str:
+def _root_of(found: FoundVolume) -> str:
     return "/" + found.path
 
 
-def _file_of(found: Found) -> str:
+def _file_of(found: FoundVolume) -> str:
     """The file of a block volume: its own, or the one that a handle names."""
     return BLOCK_FILE if found.record is not None else found.path or BLOCK_FILE
 
 
-def _directory_of(found: Found) -> rules.Wanted | None:
-    """How the directory is made that stands for a volume; people make theirs themselves."""
+def _directory_of(found: FoundVolume) -> rules.WantedVolume | None:
+    """The attributes of the directory that stands for a volume of this driver; None for one that people made themselves."""
     if found.record is None or not found.path:
         return None
     return rules.read_parameters(found.settings, {}, block=False, name=found.record.name)
 
 
 def _ask_consistency(directory: int, asked: str) -> None:
-    """What is made in it from now on inherits it.  An attribute and no mount option: volumes of one mount may ask for different things."""
+    """Sets the consistency that new files in the directory inherit.  An attribute, not a mount option: volumes of one mount may differ."""
     path, name = f"/proc/self/fd/{directory}", consistency.XATTR.decode()
     try:
         there = os.getxattr(path, name).decode()
@@ -377,7 +430,7 @@ def _ask_consistency(directory: int, asked: str) -> None:
         os.setxattr(path, name, asked.encode())
 
 
-def _bind(source: int, place: Place, flags: list[str]) -> None:
+def _bind(source: int, place: KubeletPath, flags: list[str]) -> None:
     target = place.open()
     try:
         bind(source, target, flags)
@@ -385,7 +438,7 @@ def _bind(source: int, place: Place, flags: list[str]) -> None:
         os.close(target)
 
 
-def _device_at(place: Place) -> int:
+def _device_at(place: KubeletPath) -> int:
     try:
         return os.lstat(place.name, dir_fd=place.parent).st_rdev
     except OSError:
@@ -393,5 +446,5 @@ def _device_at(place: Place) -> int:
 
 
 def _published_blocks(name: str) -> list[str]:
-    """Where a loop device is bound to."""
-    return [entry.dir for entry in mount_syscall.mounts() if entry.root == f"/{name}" and entry.dir != f"/dev/{name}"]
+    """The paths that a loop device is bound to."""
+    return [entry.dir for entry in mount_syscalls.mounts() if entry.root == f"/{name}" and entry.dir != f"/dev/{name}"]

@@ -13,7 +13,7 @@ from awsomefsd.csi.settings import DRIVER
 logger = logging.getLogger(__name__)
 
 
-class Registration(registration_pb2_grpc.RegistrationServicer):
+class RegistrationService(registration_pb2_grpc.RegistrationServicer):
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
 

@@ -1,4 +1,4 @@
-"""What may be asked of the driver: names, sizes, access modes, mount options, parameters of a StorageClass.  Pure.
+"""The rules for requests to the driver: names, sizes, access modes, mount options, parameters of a StorageClass.  Pure.
 
 Everything that is not understood is refused with the words that are: a parameter that is silently ignored would promise what no volume
 keeps.  A parameter of something that is not built yet is known by name, and takes only the value that is true today.
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from awsomefsd import consistency, mount_options
+from awsomefsd.base import consistency
+from awsomefsd.base.errors import ConfigError
+from awsomefsd.base.limits import BLOCK_BYTES, CSI_NAME_BYTES_MAX, CSI_PATH_BYTES_MAX, FILE_BYTES_MAX, GIB
+from awsomefsd.base.sizes import parse_bytes
+from awsomefsd.config import mount_options
 from awsomefsd.csi.errors import CsiError, invalid
 from awsomefsd.csi.pb import csi_pb2 as pb
-from awsomefsd.errors import ConfigError
-from awsomefsd.limits import BLOCK_BYTES, CSI_NAME_BYTES_MAX, CSI_PATH_BYTES_MAX, FILE_BYTES_MAX, GIB
-from awsomefsd.sizes import parse_bytes
 
 Mode = pb.VolumeCapability.AccessMode
 EXCLUSIVE = {Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_READER_ONLY, Mode.SINGLE_NODE_SINGLE_WRITER, Mode.SINGLE_NODE_MULTI_WRITER}
@@ -54,7 +55,7 @@ _NOT_BUILT = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedVolume:
     """Parameters of a StorageClass, read."""
 
     settings: dict[str, str] = field(default_factory=dict)
@@ -76,7 +77,7 @@ def check_name(name: str, what: str = "name") -> str:
 
 
 def check_capability(capability: pb.VolumeCapability, *, of_block: bool | None = None) -> bool:
-    """Whether it asks for a block device.  `of_block`: what the volume is."""
+    """True if the capability asks for a block device.  `of_block`: True for a block volume."""
     kind = capability.WhichOneof("access_type")
     if kind is None:
         raise invalid("volume_capability has neither mount nor block")
@@ -148,8 +149,8 @@ def fits(capacity: int, asked: pb.CapacityRange) -> bool:
     return capacity >= asked.required_bytes and not (asked.limit_bytes and capacity > asked.limit_bytes)
 
 
-def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, block: bool, name: str) -> Wanted:
-    """Those of CreateVolume.  A mutable one may stand in both maps; the mutable map wins, as the specification says."""
+def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, block: bool, name: str) -> WantedVolume:
+    """The parameters of CreateVolume.  A mutable one may be in both maps; the mutable map wins, as the specification says."""
     settings = {key: value for key, value in fixed.items() if not key.startswith(KUBERNETES)}
     for key in settings.keys() - FIXED.keys() - MUTABLE.keys():
         raise invalid(f"parameter {key!r} is unknown; known are {', '.join(sorted([*FIXED, *MUTABLE]))}")
@@ -167,7 +168,7 @@ def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, blo
     if shared and "inodes" in settings:
         raise invalid("a directory of a shared volume has no quota of its own: leave parameter inodes out")
     path = expand(settings.get("subdirectory") or "${name}", {**fixed, "name": name}) if shared else ""
-    return Wanted(
+    return WantedVolume(
         settings=settings,
         volume=shared,
         subdirectory=path,

@@ -1,8 +1,8 @@
-"""The driver's two sockets: CSI for kubelet and the sidecars, and the registration.
+"""The two sockets of the CSI driver: CSI for kubelet and the sidecars, and the registration.
 
 Both are bound under another name, get their mode, and are then renamed into place, so nobody ever connects to one that is open to
 all, and the socket of a dead daemon is replaced without a gap.  Root may ask, and nobody else: mounting is for root, and
-so is kubelet.  `look` makes them anew when somebody has removed them: kubelet watches its directory, and so do we.
+so is kubelet.  `poll` makes them again when somebody has removed them: kubelet watches its directory, and so do we.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from pathlib import Path
 
 import grpc
 
-from awsomefsd import node, sockets
-from awsomefsd.catalog import Call, Catalog
-from awsomefsd.config import Settings, parse_voters
-from awsomefsd.csi.busy import Busy
-from awsomefsd.csi.controller import Controller
-from awsomefsd.csi.edge import Figures
-from awsomefsd.csi.homes import Homes
-from awsomefsd.csi.identity import Identity
-from awsomefsd.csi.node import Node
+from awsomefsd.base import identity, sockets
+from awsomefsd.base.errors import ConfigError, Error, Refused
+from awsomefsd.base.metrics import Registry
+from awsomefsd.config.settings import Settings, parse_voters
+from awsomefsd.csi.controller import ControllerService
+from awsomefsd.csi.grpc_errors import CallFigures
+from awsomefsd.csi.identity import IdentityService
+from awsomefsd.csi.node import NodeService
 from awsomefsd.csi.pb import csi_pb2_grpc, registration_pb2_grpc
-from awsomefsd.csi.registration import Registration
-from awsomefsd.csi.settings import DRIVER, REGISTRATION_SOCKET_NAME, SOCKET_NAME, Driver
-from awsomefsd.csi.volumes import Volumes
-from awsomefsd.errors import ConfigError, Error, Refused
-from awsomefsd.meta.commands import EndClaims
-from awsomefsd.metrics import Registry
-from awsomefsd.mounts import Keeper, Mounts
+from awsomefsd.csi.registration import RegistrationService
+from awsomefsd.csi.settings import DRIVER, REGISTRATION_SOCKET_NAME, SOCKET_NAME, DriverSettings
+from awsomefsd.csi.volume_locks import VolumeLocks
+from awsomefsd.csi.volume_mounts import VolumeMounts
+from awsomefsd.csi.volumes import DriverVolumes
+from awsomefsd.meta.api.commands import EndClaims
+from awsomefsd.node.catalog import Call, Catalog
+from awsomefsd.node.mounts import MountKeeper, Mounts
 
 logger = logging.getLogger(__name__)
 CALLS_MAX = 32  # at once; one that mounts takes its thread for as long
 STOP_S = 2.0
 
 
-class Socket:
+class DriverSocket:
     """A gRPC server on a unix socket of mode 0600."""
 
     def __init__(self, path: Path, calls_max: int) -> None:
@@ -47,7 +47,7 @@ class Socket:
         self._inode = 0
 
     def open(self, *servicers: tuple[object, object]) -> None:
-        """`servicers`: (the function that adds one, the servicer)."""
+        """Binds and serves.  `servicers`: (the function that adds one, the servicer).  Raises ConfigError, Refused."""
         if len(os.fsencode(self._path)) > sockets.ADDRESS_BYTES_MAX:
             raise ConfigError(f"csi: {self._path} is longer than a unix socket's path may be ({sockets.ADDRESS_BYTES_MAX} bytes)")
         try:
@@ -83,15 +83,15 @@ class Socket:
 
 
 def serve_csi(
-    settings: Settings, identity: node.Node, call: Call, catalog: Catalog, mounts: Mounts, keeper: Keeper, registry: Registry
+    settings: Settings, node: identity.Node, call: Call, catalog: Catalog, mounts: Mounts, keeper: MountKeeper, registry: Registry
 ) -> CsiServer:
-    """The driver as the configuration wants it."""
+    """The driver with the settings of the configuration, serving on its sockets.  Raises ConfigError, Refused."""
     chosen = settings.csi
     plugins = chosen.registration_dir or chosen.kubelet_dir / "plugins_registry"
-    driver = Driver(
-        node=identity.node,
-        cluster=identity.cluster,
-        boot_id=node.boot_id(),
+    driver = DriverSettings(
+        node=node.node,
+        cluster=node.cluster,
+        boot_id=identity.boot_id(),
         socket=chosen.socket or chosen.kubelet_dir / "plugins" / DRIVER / SOCKET_NAME,
         kubelet_dir=chosen.kubelet_dir,
         registration_dir=plugins if chosen.register_plugin else None,
@@ -106,24 +106,26 @@ def serve_csi(
 
 
 class CsiServer:
-    def __init__(self, driver: Driver, call: Call, catalog: Catalog, mounts: Mounts, keeper: Keeper, registry: Registry) -> None:
+    def __init__(
+        self, driver: DriverSettings, call: Call, catalog: Catalog, mounts: Mounts, keeper: MountKeeper, registry: Registry
+    ) -> None:
         if os.geteuid() != 0:
             raise ConfigError("csi.enabled needs root: the driver mounts for others; run the daemon as root, or switch it off")
         self._driver = driver
-        self._volumes = Volumes(call, catalog)
+        self._volumes = DriverVolumes(call, catalog)
         self._keeper = keeper
-        busy, figures = Busy(), Figures(registry)
-        homes = Homes(driver.volumes_dir, mounts)
+        locks, figures = VolumeLocks(), CallFigures(registry)
+        volume_mounts = VolumeMounts(driver.volumes_dir, mounts)
         self._mounts = mounts
         self._warm = False
         self._servicers = (
-            (csi_pb2_grpc.add_IdentityServicer_to_server, Identity(self._ready, figures)),
-            (csi_pb2_grpc.add_ControllerServicer_to_server, Controller(driver, self._volumes, homes, busy, figures)),
-            (csi_pb2_grpc.add_NodeServicer_to_server, Node(driver, self._volumes, homes, busy, figures)),
+            (csi_pb2_grpc.add_IdentityServicer_to_server, IdentityService(self._ready, figures)),
+            (csi_pb2_grpc.add_ControllerServicer_to_server, ControllerService(driver, self._volumes, volume_mounts, locks, figures)),
+            (csi_pb2_grpc.add_NodeServicer_to_server, NodeService(driver, self._volumes, volume_mounts, locks, figures)),
         )
-        self._registration = Registration(str(driver.socket))
-        self._csi = Socket(driver.socket, CALLS_MAX)
-        self._kubelet: Socket | None = None
+        self._registration = RegistrationService(str(driver.socket))
+        self._csi = DriverSocket(driver.socket, CALLS_MAX)
+        self._kubelet: DriverSocket | None = None
         self._cleared = False
         self._csi.open(*self._servicers)
         self._open_registration()
@@ -135,14 +137,17 @@ class CsiServer:
 
     def _open_registration(self) -> None:
         directory = self._driver.registration_dir
-        if directory is None or not directory.is_dir():  # no kubelet yet; `look` comes back to it
+        if directory is None or not directory.is_dir():  # no kubelet yet; `poll` comes back to it
             return
-        self._kubelet = Socket(directory / REGISTRATION_SOCKET_NAME, 2)
+        self._kubelet = DriverSocket(directory / REGISTRATION_SOCKET_NAME, 2)
         self._kubelet.open((registration_pb2_grpc.add_RegistrationServicer_to_server, self._registration))
 
-    def look(self) -> None:
-        """Called again and again: sockets that somebody removed come back, what an earlier boot of this node claimed ends, and the first
-        volume finds its worker's program loaded."""
+    def poll(self) -> None:
+        """Does what is due; the daemon calls it every few seconds on a thread of its own.  It blocks, and logs errors instead of raising.
+
+        Makes sockets again that somebody removed, ends the claims of earlier boots of this node, and loads the program of workers before
+        the first volume needs it.
+        """
         if not self._cleared:
             try:
                 command = EndClaims(self._driver.node, 0, "", "this node was booted since", keep_boot_id=self._driver.boot_id)
@@ -150,7 +155,7 @@ class CsiServer:
                     self._volumes.propose(command)
                 self._cleared = True
             except Error as err:
-                logger.debug("claims of earlier boots cannot be looked at yet", extra={"reason": str(err)})
+                logger.debug("claims of earlier boots cannot be read yet", extra={"reason": str(err)})
         if not self._warm:
             try:
                 self._warm = self._mounts.warm()
@@ -160,14 +165,14 @@ class CsiServer:
             if not self._csi.present():
                 self._csi.close()
                 self._csi.open(*self._servicers)
-                logger.warning("the CSI socket was gone; it is there again")
+                logger.warning("the CSI socket was removed; it is made again")
             if self._kubelet is None or not self._kubelet.present():
                 if self._kubelet is not None:
                     self._kubelet.close()
                     self._kubelet = None
                 self._open_registration()
         except Error as err:
-            logger.warning("a socket of the CSI driver cannot be made anew yet", extra={"reason": str(err)})
+            logger.warning("a socket of the CSI driver cannot be made again yet", extra={"reason": str(err)})
 
     def close(self) -> None:
         if self._kubelet is not None:

@@ -1,4 +1,4 @@
-"""What the driver is told by the configuration, without pydantic, and what it calls itself."""
+"""The driver's settings from the configuration, without pydantic, and its name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REGISTRATION_SOCKET_NAME = f"{DRIVER}-reg.sock"
 
 
 @dataclass(frozen=True, slots=True)
-class Driver:
+class DriverSettings:
     """`health_api`: which of the two incompatible ways to tell about health is advertised."""
 
     node: str

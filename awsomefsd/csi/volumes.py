@@ -12,20 +12,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from awsomefsd.catalog import Call, Catalog
+from awsomefsd.base.types import ClaimInfo, CsiVolumeInfo, StatFs, VolumeInfo
 from awsomefsd.csi import rules
 from awsomefsd.csi.errors import CsiError, not_found
-from awsomefsd.meta import csi_messages, messages, node_messages
-from awsomefsd.meta.commands import AnyCommand
-from awsomefsd.meta.homes import UNDECIDED
-from awsomefsd.types import ClaimInfo, CsiVolumeInfo, StatFs, VolumeInfo
+from awsomefsd.meta.api import messages
+from awsomefsd.meta.api.commands import UNDECIDED, AnyCommand
+from awsomefsd.meta.api.messages import csi
+from awsomefsd.meta.api.messages import nodes as node_messages
+from awsomefsd.node.catalog import Call, Catalog
 
 BLOCK_FILE = "block.img"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a handle stands for.  `path` is "" for a whole volume."""
+class FoundVolume:
+    """The volume, or directory of one, that a handle stands for.  `path` is "" for a whole volume."""
 
     handle: str
     volume: VolumeInfo
@@ -45,7 +46,7 @@ class Found:
         return {} if self.record is None else dict(self.record.settings)
 
 
-class Volumes:
+class DriverVolumes:
     def __init__(self, call: Call, catalog: Catalog) -> None:
         self._call = call
         self._catalog = catalog
@@ -57,21 +58,21 @@ class Volumes:
         return self._catalog.volumes()
 
     def record(self, *, id: str = "", name: str = "") -> CsiVolumeInfo | None:
-        rows = self._call(csi_messages.GetCsiVolumes("", 1, id, name)).volumes
+        rows = self._call(csi.GetCsiVolumes("", 1, id, name)).volumes
         return rows[0] if rows else None
 
     def page(self, after: str, count: int) -> list[CsiVolumeInfo]:
-        return list(self._call(csi_messages.GetCsiVolumes(after, count)).volumes)
+        return list(self._call(csi.GetCsiVolumes(after, count)).volumes)
 
     def claims(self, volume: int = 0) -> list[ClaimInfo]:
-        return list(self._call(csi_messages.GetClaims(volume)).claims)
+        return list(self._call(csi.GetClaims(volume)).claims)
 
     def statfs(self, volume: int) -> StatFs:
         stat: StatFs = self._call(messages.GetStatFs(volume)).stat
         return stat
 
     def nodes(self) -> set[str]:
-        """Those of the cluster."""
+        """The UUIDs of the cluster's nodes."""
         return {row.node for row in self._call(node_messages.ListNodes()).nodes if row.state != "removed"}
 
     def figures(self) -> dict[str, int | float | str]:
@@ -81,20 +82,20 @@ class Volumes:
         return sum(device.segments_free * device.segment_bytes for device in self._catalog.devices())
 
     def sharable(self, volume: VolumeInfo) -> bool:
-        """Whether its data is, or will be, where other nodes see it."""
+        """True if the data of the volume is, or will be, on devices that other nodes see."""
         return volume.home in ("", UNDECIDED) and any(device.shared for device in self._catalog.devices())
 
-    def find(self, handle: str) -> Found:
+    def find(self, handle: str) -> FoundVolume:
         """Raises NOT_FOUND."""
         rules.check_name(handle, "volume_id")
         volumes = self.every()
         if is_uuid(handle) and (record := self.record(id=handle)) is not None:
-            return Found(handle, self.of_record(record, volumes), record.path, record)
+            return FoundVolume(handle, self.of_record(record, volumes), record.path, record)
         name, slash, path = handle.partition("#")[0].partition("/")
         found = next((volume for volume in volumes if name in (volume.name, volume.uuid)), None)
         if found is None or (slash and not path):
             raise not_found(f"there is no volume {handle!r}")
-        return Found(handle, found, rules.check_path(path) if path else "", None)
+        return FoundVolume(handle, found, rules.check_path(path) if path else "", None)
 
     def of_record(self, record: CsiVolumeInfo, volumes: Iterable[VolumeInfo]) -> VolumeInfo:
         found = next((volume for volume in volumes if volume.volume == record.volume), None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 
-from awsomefsd.types import Attr, Dirent, StatFs
+from awsomefsd.base.types import Attr, Dirent, StatFs
 
 KERNEL_MAJOR = 7
 MINOR_MIN = 34
@@ -22,7 +22,7 @@ MIN_READ_BUFFER = 8192
 HEAD_BYTES = 80  # fuse_in_header and fuse_write_in: what comes before the payload of a WRITE
 
 
-class Op(IntEnum):
+class Opcode(IntEnum):
     LOOKUP = 1
     FORGET = 2
     GETATTR = 3
@@ -76,8 +76,8 @@ class Op(IntEnum):
     COPY_FILE_RANGE_64 = 53
 
 
-OPCODES = max(Op) + 1
-WITHOUT_REPLY = frozenset((Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT, Op.NOTIFY_REPLY))
+OPCODES = max(Opcode) + 1
+WITHOUT_REPLY = frozenset((Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT, Opcode.NOTIFY_REPLY))
 
 
 class Notify(IntEnum):
@@ -218,7 +218,7 @@ def pack_bytes(unique: int, body: bytes) -> bytes:
 
 
 def with_unique(reply: bytes, unique: int) -> bytes:
-    """The same reply to another unique (a request that was resent is known to the kernel by a changed one)."""
+    """Returns the same reply to another unique (a request that was resent is known to the kernel by a changed one)."""
     length, error, _ = OUT_HEADER.unpack_from(reply)
     return OUT_HEADER.pack(length, error, unique) + reply[OUT_HEADER_BYTES:]
 

@@ -1,6 +1,6 @@
 """From opcode to handler: one table, indexed by opcode, built once when the mount's INIT is known.
 
-A row is (call, encode, stored): `call(filesystem, context, nodeid, body)` decodes and returns the filesystem's result or Op;
+A row is (call, encode, stored): `call(filesystem, context, nodeid, body)` decodes and returns the filesystem's result or Steps;
 `encode(filesystem, context, result)` packs the reply, None for requests without one; `stored` says that an answer which may have reached
 the application must not be computed a second time, so it is kept in shared memory until it is sent.
 
@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.errors import Error, FsError, ProtocolError, Unavailable
-from awsomefsd.fuse import abi, handlers_attrs, handlers_encode, handlers_files, handlers_names
-from awsomefsd.fuse.abi import Op
-from awsomefsd.fuse.context import Context
-from awsomefsd.fuse.filesystem import Filesystem
-from awsomefsd.fuse.handlers_encode import Reply, left_ns
+from awsomefsd.base.errors import Error, FsError, ProtocolError, Unavailable
+from awsomefsd.fuse import abi, encode, handlers_attrs, handlers_files, handlers_names
+from awsomefsd.fuse.abi import Opcode
+from awsomefsd.fuse.encode import Reply, left_ns
+from awsomefsd.vfs.api.context import Context
+from awsomefsd.vfs.api.filesystem import Filesystem
 
 log = logging.getLogger("awsomefsd.fuse")
 
@@ -44,59 +44,59 @@ def _accept(fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> None
     """Nothing to do."""
 
 
-UNSUPPORTED: Row = (_refuse(errno.ENOSYS), handlers_encode.nothing, False)
-_RANGES: dict[Op, Row] = {
-    Op.FALLOCATE: (handlers_files.fallocate, handlers_encode.nothing, True),
-    Op.LSEEK: (handlers_files.lseek, handlers_encode.number, False),
-    Op.COPY_FILE_RANGE: (handlers_files.copy_file_range, handlers_encode.written, True),
-    Op.COPY_FILE_RANGE_64: (handlers_files.copy_file_range_64, handlers_encode.number, True),
+UNSUPPORTED: Row = (_refuse(errno.ENOSYS), encode.nothing, False)
+_RANGES: dict[Opcode, Row] = {
+    Opcode.FALLOCATE: (handlers_files.fallocate, encode.nothing, True),
+    Opcode.LSEEK: (handlers_files.lseek, encode.number, False),
+    Opcode.COPY_FILE_RANGE: (handlers_files.copy_file_range, encode.written, True),
+    Opcode.COPY_FILE_RANGE_64: (handlers_files.copy_file_range_64, encode.number, True),
 }
 
 
 def table(flags: int) -> list[Row]:
     """All rows by opcode, for the negotiated INIT flags."""
-    encode, names, attrs, files = handlers_encode, handlers_names, handlers_attrs, handlers_files
+    names, attrs, files = handlers_names, handlers_attrs, handlers_files
     setxattr = attrs.setxattr_ext if flags & abi.SETXATTR_EXT else attrs.setxattr
-    rows: dict[Op, Row] = {
-        Op.LOOKUP: (names.lookup, encode.looked_up, False),
-        Op.FORGET: (names.forget, None, False),
-        Op.BATCH_FORGET: (names.batch_forget, None, False),
-        Op.NOTIFY_REPLY: (_accept, None, False),
-        Op.GETATTR: (attrs.getattr_, encode.asked, False),
-        Op.SETATTR: (attrs.setattr_, encode.attributes, True),
-        Op.STATFS: (attrs.statfs, encode.statfs, False),
-        Op.READLINK: (names.readlink, encode.plain, False),
-        Op.MKNOD: (names.mknod, encode.entry, True),
-        Op.MKDIR: (names.mkdir, encode.entry, True),
-        Op.SYMLINK: (names.symlink, encode.entry, True),
-        Op.LINK: (names.link, encode.entry, True),
-        Op.UNLINK: (names.unlink, encode.nothing, True),
-        Op.RMDIR: (names.rmdir, encode.nothing, True),
-        Op.RENAME: (names.rename, encode.nothing, True),
-        Op.RENAME2: (names.rename2, encode.nothing, True),
-        Op.CREATE: (files.create, encode.created, True),
-        Op.TMPFILE: (files.tmpfile, encode.created, True),
-        Op.OPEN: (files.open_, encode.opened, True),
-        Op.READ: (files.read, encode.data, False),
-        Op.WRITE: (files.write, encode.written, True),
-        Op.FLUSH: (files.flush, encode.nothing, True),
-        Op.RELEASE: (files.release, encode.nothing, True),
+    rows: dict[Opcode, Row] = {
+        Opcode.LOOKUP: (names.lookup, encode.looked_up, False),
+        Opcode.FORGET: (names.forget, None, False),
+        Opcode.BATCH_FORGET: (names.batch_forget, None, False),
+        Opcode.NOTIFY_REPLY: (_accept, None, False),
+        Opcode.GETATTR: (attrs.getattr_, encode.asked, False),
+        Opcode.SETATTR: (attrs.setattr_, encode.attributes, True),
+        Opcode.STATFS: (attrs.statfs, encode.statfs, False),
+        Opcode.READLINK: (names.readlink, encode.plain, False),
+        Opcode.MKNOD: (names.mknod, encode.entry, True),
+        Opcode.MKDIR: (names.mkdir, encode.entry, True),
+        Opcode.SYMLINK: (names.symlink, encode.entry, True),
+        Opcode.LINK: (names.link, encode.entry, True),
+        Opcode.UNLINK: (names.unlink, encode.nothing, True),
+        Opcode.RMDIR: (names.rmdir, encode.nothing, True),
+        Opcode.RENAME: (names.rename, encode.nothing, True),
+        Opcode.RENAME2: (names.rename2, encode.nothing, True),
+        Opcode.CREATE: (files.create, encode.created, True),
+        Opcode.TMPFILE: (files.tmpfile, encode.created, True),
+        Opcode.OPEN: (files.open_, encode.opened, True),
+        Opcode.READ: (files.read, encode.data, False),
+        Opcode.WRITE: (files.write, encode.written, True),
+        Opcode.FLUSH: (files.flush, encode.nothing, True),
+        Opcode.RELEASE: (files.release, encode.nothing, True),
         **_RANGES,
-        Op.FSYNC: (files.fsync, encode.nothing, False),
-        Op.OPENDIR: (files.opendir, encode.opened, True),
-        Op.READDIR: (files.readdir, encode.directory, False),
-        Op.READDIRPLUS: (files.readdirplus, encode.directory_plus, False),
-        Op.RELEASEDIR: (files.releasedir, encode.nothing, True),
-        Op.FSYNCDIR: (files.fsyncdir, encode.nothing, False),
-        Op.SETXATTR: (setxattr, encode.nothing, True),
-        Op.GETXATTR: (attrs.getxattr, encode.sized, False),
-        Op.LISTXATTR: (attrs.listxattr, encode.names, False),
-        Op.REMOVEXATTR: (attrs.removexattr, encode.nothing, True),
-        Op.GETLK: (files.getlk, encode.lock, False),
-        Op.SETLK: (files.setlk, encode.nothing, True),
-        Op.SETLKW: (files.setlkw, encode.nothing, True),
-        Op.IOCTL: (_refuse(errno.ENOTTY), encode.nothing, False),
-        Op.DESTROY: (_accept, encode.nothing, False),
+        Opcode.FSYNC: (files.fsync, encode.nothing, False),
+        Opcode.OPENDIR: (files.opendir, encode.opened, True),
+        Opcode.READDIR: (files.readdir, encode.directory, False),
+        Opcode.READDIRPLUS: (files.readdirplus, encode.directory_plus, False),
+        Opcode.RELEASEDIR: (files.releasedir, encode.nothing, True),
+        Opcode.FSYNCDIR: (files.fsyncdir, encode.nothing, False),
+        Opcode.SETXATTR: (setxattr, encode.nothing, True),
+        Opcode.GETXATTR: (attrs.getxattr, encode.sized, False),
+        Opcode.LISTXATTR: (attrs.listxattr, encode.names, False),
+        Opcode.REMOVEXATTR: (attrs.removexattr, encode.nothing, True),
+        Opcode.GETLK: (files.getlk, encode.lock, False),
+        Opcode.SETLK: (files.setlk, encode.nothing, True),
+        Opcode.SETLKW: (files.setlkw, encode.nothing, True),
+        Opcode.IOCTL: (_refuse(errno.ENOTTY), encode.nothing, False),
+        Opcode.DESTROY: (_accept, encode.nothing, False),
     }
     result = [UNSUPPORTED] * abi.OPCODES
     for opcode, row in rows.items():
@@ -121,7 +121,7 @@ class Failures:
         if isinstance(err, Unavailable):  # a device that cannot be opened, say: EAGAIN from a blocking descriptor means something else
             log.error("request %d (opcode %d): %s", ctx.unique, opcode, err)
             return abi.pack_error(ctx.wire_unique, errno.EIO)
-        if opcode == Op.LOOKUP and err.errno == errno.ENOENT:
+        if opcode == Opcode.LOOKUP and err.errno == errno.ENOENT:
             ttl_ns = left_ns(ctx, fs.name_ttl_ns(ctx.parent, ctx.name, 0))
             if ttl_ns > 0:
                 return abi.pack_negative_entry(ctx.wire_unique, ttl_ns)
@@ -140,7 +140,7 @@ class Failures:
 
 
 def _place(err: BaseException) -> str:
-    """Where it was raised: file and line of the innermost frame."""
+    """The place where it was raised: file and line of the innermost frame."""
     frame = err.__traceback__
     if frame is None:
         return ""

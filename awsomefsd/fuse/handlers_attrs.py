@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from awsomefsd.errors import ProtocolError
+from awsomefsd.base.errors import ProtocolError
 from awsomefsd.fuse import abi
-from awsomefsd.fuse.context import Context, SetAttrIn
-from awsomefsd.fuse.filesystem import Filesystem
 from awsomefsd.fuse.handlers_names import text
-from awsomefsd.meta.commands import SET_ATIME, SET_CTIME, SET_GID, SET_KILL_SUIDGID, SET_MODE, SET_MTIME, SET_SIZE, SET_UID
+from awsomefsd.meta.api.commands import SET_ATIME, SET_CTIME, SET_GID, SET_KILL_SUIDGID, SET_MODE, SET_MTIME, SET_SIZE, SET_UID
+from awsomefsd.vfs.api.context import Context, SetAttrIn
+from awsomefsd.vfs.api.filesystem import FilesystemAttributes
 
 _MASK = (
     (abi.FATTR_MODE, SET_MODE),
@@ -25,12 +25,12 @@ _MASK = (
 )
 
 
-def getattr_(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def getattr_(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview) -> Any:
     flags, _, fh = abi.GETATTR_IN.unpack_from(body)
     return fs.getattr(ctx, ino, fh if flags & abi.GETATTR_FH else None)
 
 
-def setattr_(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def setattr_(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview) -> Any:
     (
         valid, _, fh, size, _, atime, mtime, ctime, atime_nsec, mtime_nsec, ctime_nsec, mode, _, uid, gid, _,
     ) = abi.SETATTR_IN.unpack_from(body)  # fmt: skip
@@ -48,11 +48,11 @@ def setattr_(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
     return fs.setattr(ctx, ino, fh if valid & abi.FATTR_FH else None, change)
 
 
-def statfs(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def statfs(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview) -> Any:
     return fs.statfs(ctx, ino)
 
 
-def _setxattr(fs: Filesystem, ctx: Context, ino: int, body: memoryview, start: int) -> Any:
+def _setxattr(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview, start: int) -> Any:
     size, flags = abi.SETXATTR_IN.unpack_from(body)
     name, separator, value = bytes(body[start:]).partition(b"\0")
     if not separator or len(value) != size:
@@ -60,25 +60,25 @@ def _setxattr(fs: Filesystem, ctx: Context, ino: int, body: memoryview, start: i
     return fs.setxattr(ctx, ino, name, value, flags)
 
 
-def setxattr(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def setxattr(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview) -> Any:
     return _setxattr(fs, ctx, ino, body, abi.SETXATTR_IN.size)
 
 
-def setxattr_ext(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
-    """With SETXATTR_EXT negotiated the struct is twice as long; its one flag speaks of ACLs."""
+def setxattr_ext(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview) -> Any:
+    """SETXATTR with SETXATTR_EXT negotiated: the struct is twice as long; its one flag speaks of ACLs."""
     ctx.kill_sgid = abi.SETXATTR_EXT_IN.unpack_from(body)[2] & abi.SETXATTR_ACL_KILL_SGID != 0
     return _setxattr(fs, ctx, ino, body, abi.SETXATTR_EXT_IN.size)
 
 
-def getxattr(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def getxattr(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview) -> Any:
     ctx.reply_bytes_max, _ = abi.GETXATTR_IN.unpack_from(body)
     return fs.getxattr(ctx, ino, text(body, abi.GETXATTR_IN.size))
 
 
-def listxattr(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def listxattr(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview) -> Any:
     ctx.reply_bytes_max, _ = abi.GETXATTR_IN.unpack_from(body)
     return fs.listxattr(ctx, ino)
 
 
-def removexattr(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def removexattr(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview) -> Any:
     return fs.removexattr(ctx, ino, text(body, 0))

@@ -5,43 +5,43 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from awsomefsd.errors import ProtocolError
+from awsomefsd.base.errors import ProtocolError
+from awsomefsd.base.limits import FUSE_WRITE_BYTES_MAX
+from awsomefsd.base.types import LOCK_FLOCK, LOCK_POSIX, Lock
 from awsomefsd.fuse import abi
-from awsomefsd.fuse.context import Context
-from awsomefsd.fuse.filesystem import Filesystem
 from awsomefsd.fuse.handlers_names import text
-from awsomefsd.limits import FUSE_WRITE_BYTES_MAX
-from awsomefsd.types import LOCK_FLOCK, LOCK_POSIX, Lock
+from awsomefsd.vfs.api.context import Context
+from awsomefsd.vfs.api.filesystem import FilesystemDirectories, FilesystemFiles, FilesystemLocks
 
 COPIED_BYTES_MAX = (1 << 32) - (1 << 20)
 
 
-def create(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+def create(fs: FilesystemFiles, ctx: Context, parent: int, body: memoryview) -> Any:
     flags, mode, ctx.umask, open_flags = abi.CREATE_IN.unpack_from(body)
     ctx.kill_suidgid = open_flags & abi.OPEN_KILL_SUIDGID != 0
     return fs.create(ctx, parent, text(body, abi.CREATE_IN.size), mode, flags)
 
 
-def tmpfile(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+def tmpfile(fs: FilesystemFiles, ctx: Context, parent: int, body: memoryview) -> Any:
     """The struct of CREATE, and a name that means nothing."""
     flags, mode, ctx.umask, _ = abi.CREATE_IN.unpack_from(body)
     return fs.tmpfile(ctx, parent, mode, flags)
 
 
-def open_(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def open_(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
     flags, open_flags = abi.OPEN_IN.unpack_from(body)
     ctx.kill_suidgid = open_flags & abi.OPEN_KILL_SUIDGID != 0
     return fs.open(ctx, ino, flags)
 
 
-def read(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def read(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
     if size > FUSE_WRITE_BYTES_MAX:
         raise ProtocolError(f"READ of {size} bytes")
     return fs.read(ctx, ino, fh, offset, size)
 
 
-def write(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def write(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, offset, size, write_flags, _, ctx.open_flags, _ = abi.WRITE_IN.unpack_from(body)
     start = abi.WRITE_IN.size
     if len(body) - start < size:
@@ -49,65 +49,65 @@ def write(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
     return fs.write(ctx, ino, fh, offset, body[start : start + size], write_flags)
 
 
-def fallocate(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def fallocate(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, offset, length, mode, _ = abi.FALLOCATE_IN.unpack_from(body)
     return fs.fallocate(ctx, ino, fh, mode, offset, length)
 
 
-def lseek(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def lseek(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, offset, whence, _ = abi.LSEEK_IN.unpack_from(body)
     return fs.lseek(ctx, ino, fh, offset, whence)
 
 
-def copy_file_range_64(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def copy_file_range_64(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
     _, offset, new_ino, new_fh, new_offset, length, flags = abi.COPY_FILE_RANGE_IN.unpack_from(body)
     return fs.copy_file_range(ctx, ino, offset, new_ino, new_fh, new_offset, length, flags)
 
 
-def copy_file_range(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def copy_file_range(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
     """Its answer has 32 bits for the number of bytes."""
     _, offset, new_ino, new_fh, new_offset, length, flags = abi.COPY_FILE_RANGE_IN.unpack_from(body)
     return fs.copy_file_range(ctx, ino, offset, new_ino, new_fh, new_offset, min(length, COPIED_BYTES_MAX), flags)
 
 
-def flush(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def flush(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, _, _, lock_owner = abi.FLUSH_IN.unpack_from(body)
     return fs.flush(ctx, ino, fh, lock_owner)
 
 
-def release(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def release(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, flags, release_flags, lock_owner = abi.RELEASE_IN.unpack_from(body)
     return fs.release(ctx, ino, fh, flags, release_flags, lock_owner)
 
 
-def fsync(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def fsync(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, fsync_flags, _ = abi.FSYNC_IN.unpack_from(body)
     return fs.fsync(ctx, ino, fh, fsync_flags & abi.FSYNC_FDATASYNC != 0)
 
 
-def opendir(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def opendir(fs: FilesystemDirectories, ctx: Context, ino: int, body: memoryview) -> Any:
     return fs.opendir(ctx, ino, abi.OPEN_IN.unpack_from(body)[0] | os.O_DIRECTORY)
 
 
-def _readdir(fs: Filesystem, ctx: Context, ino: int, body: memoryview, plus: bool) -> Any:
+def _readdir(fs: FilesystemDirectories, ctx: Context, ino: int, body: memoryview, plus: bool) -> Any:
     fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
     ctx.reply_bytes_max, ctx.parent = min(size, FUSE_WRITE_BYTES_MAX), ino
     return fs.readdir(ctx, ino, fh, offset, plus)
 
 
-def readdir(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def readdir(fs: FilesystemDirectories, ctx: Context, ino: int, body: memoryview) -> Any:
     return _readdir(fs, ctx, ino, body, False)
 
 
-def readdirplus(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def readdirplus(fs: FilesystemDirectories, ctx: Context, ino: int, body: memoryview) -> Any:
     return _readdir(fs, ctx, ino, body, True)
 
 
-def releasedir(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def releasedir(fs: FilesystemDirectories, ctx: Context, ino: int, body: memoryview) -> Any:
     return fs.releasedir(ctx, ino, abi.RELEASE_IN.unpack_from(body)[0])
 
 
-def fsyncdir(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def fsyncdir(fs: FilesystemDirectories, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, fsync_flags, _ = abi.FSYNC_IN.unpack_from(body)
     return fs.fsyncdir(ctx, ino, fh, fsync_flags & abi.FSYNC_FDATASYNC != 0)
 
@@ -120,16 +120,16 @@ def _lock(body: memoryview) -> tuple[int, Lock]:
     return fh, Lock(kind, owner, pid, lock_type, start, end)
 
 
-def getlk(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def getlk(fs: FilesystemLocks, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, lock = _lock(body)
     return fs.getlk(ctx, ino, fh, lock)
 
 
-def setlk(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def setlk(fs: FilesystemLocks, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, lock = _lock(body)
     return fs.setlk(ctx, ino, fh, lock, False)
 
 
-def setlkw(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def setlkw(fs: FilesystemLocks, ctx: Context, ino: int, body: memoryview) -> Any:
     fh, lock = _lock(body)
     return fs.setlk(ctx, ino, fh, lock, True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from awsomefsd.errors import ProtocolError
+from awsomefsd.base.errors import ProtocolError
 from awsomefsd.fuse import abi
-from awsomefsd.fuse.context import Context
-from awsomefsd.fuse.filesystem import Filesystem
+from awsomefsd.vfs.api.context import Context
+from awsomefsd.vfs.api.filesystem import FilesystemNames, FilesystemSession
 
 
 def text(body: memoryview, start: int) -> bytes:
@@ -25,16 +25,16 @@ def two_texts(body: memoryview, start: int) -> tuple[bytes, bytes]:
     return first, second
 
 
-def lookup(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+def lookup(fs: FilesystemNames, ctx: Context, parent: int, body: memoryview) -> Any:
     ctx.parent, ctx.name = parent, text(body, 0)
     return fs.lookup(ctx, parent, ctx.name)
 
 
-def forget(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> None:
+def forget(fs: FilesystemSession, ctx: Context, ino: int, body: memoryview) -> None:
     fs.forget(ino, abi.FORGET_IN.unpack_from(body)[0])
 
 
-def batch_forget(fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> None:
+def batch_forget(fs: FilesystemSession, ctx: Context, nodeid: int, body: memoryview) -> None:
     (count, _) = abi.BATCH_FORGET_IN.unpack_from(body)
     end = abi.BATCH_FORGET_IN.size + count * abi.FORGET_ONE.size
     if end > len(body):
@@ -43,45 +43,45 @@ def batch_forget(fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) ->
         fs.forget(ino, nlookup)
 
 
-def readlink(fs: Filesystem, ctx: Context, ino: int, body: memoryview) -> Any:
+def readlink(fs: FilesystemNames, ctx: Context, ino: int, body: memoryview) -> Any:
     return fs.readlink(ctx, ino)
 
 
-def mknod(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+def mknod(fs: FilesystemNames, ctx: Context, parent: int, body: memoryview) -> Any:
     mode, rdev, ctx.umask, _ = abi.MKNOD_IN.unpack_from(body)
     return fs.mknod(ctx, parent, text(body, abi.MKNOD_IN.size), mode, rdev)
 
 
-def mkdir(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+def mkdir(fs: FilesystemNames, ctx: Context, parent: int, body: memoryview) -> Any:
     mode, ctx.umask = abi.MKDIR_IN.unpack_from(body)
     return fs.mkdir(ctx, parent, text(body, abi.MKDIR_IN.size), mode)
 
 
-def symlink(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+def symlink(fs: FilesystemNames, ctx: Context, parent: int, body: memoryview) -> Any:
     name, target = two_texts(body, 0)
     return fs.symlink(ctx, parent, name, target)
 
 
-def link(fs: Filesystem, ctx: Context, new_parent: int, body: memoryview) -> Any:
+def link(fs: FilesystemNames, ctx: Context, new_parent: int, body: memoryview) -> Any:
     (ino,) = abi.LINK_IN.unpack_from(body)
     return fs.link(ctx, ino, new_parent, text(body, abi.LINK_IN.size))
 
 
-def unlink(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+def unlink(fs: FilesystemNames, ctx: Context, parent: int, body: memoryview) -> Any:
     return fs.unlink(ctx, parent, text(body, 0))
 
 
-def rmdir(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+def rmdir(fs: FilesystemNames, ctx: Context, parent: int, body: memoryview) -> Any:
     return fs.rmdir(ctx, parent, text(body, 0))
 
 
-def rename(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+def rename(fs: FilesystemNames, ctx: Context, parent: int, body: memoryview) -> Any:
     (new_parent,) = abi.RENAME_IN.unpack_from(body)
     name, new_name = two_texts(body, abi.RENAME_IN.size)
     return fs.rename(ctx, parent, name, new_parent, new_name, 0)
 
 
-def rename2(fs: Filesystem, ctx: Context, parent: int, body: memoryview) -> Any:
+def rename2(fs: FilesystemNames, ctx: Context, parent: int, body: memoryview) -> Any:
     new_parent, flags, _ = abi.RENAME2_IN.unpack_from(body)
     name, new_name = two_texts(body, abi.RENAME2_IN.size)
     return fs.rename(ctx, parent, name, new_parent, new_name, flags)

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from awsomefsd.errors import ConfigError, ProtocolError
+from awsomefsd.base.errors import ConfigError, ProtocolError
+from awsomefsd.base.limits import FUSE_WRITE_BYTES_MAX
 from awsomefsd.fuse import abi
-from awsomefsd.fuse.control import Negotiated
-from awsomefsd.limits import FUSE_WRITE_BYTES_MAX
+from awsomefsd.fuse.control_area import Negotiated
 
 MAX_PAGES = FUSE_WRITE_BYTES_MAX // 4096
 BACKGROUND_REQUESTS_MAX = 64
@@ -34,26 +34,26 @@ WANTED = (
 _SINCE = ((abi.INIT_EXT, INIT_EXT_MINOR), (abi.DIRECT_IO_ALLOW_MMAP, 39), (abi.HAS_RESEND, 40))
 
 
-class Pins(NamedTuple):
-    """What a test (or an operator in need) holds back."""
+class Overrides(NamedTuple):
+    """The parts of FUSE_INIT that a test (or an operator in need) does not negotiate."""
 
     minor: int = abi.MINOR_MAX
     resend: bool = True
     without: int = 0  # INIT flags never to negotiate
 
     @classmethod
-    def parse(cls, words: str) -> Pins:
-        """From a setting such as "minor=34,resend=off"; "" pins nothing.  Raises ConfigError."""
-        pins = cls()
+    def parse(cls, words: str) -> Overrides:
+        """From a setting such as "minor=34,resend=off"; "" overrides nothing.  Raises ConfigError."""
+        overrides = cls()
         for word in filter(None, words.split(",")):
             key, _, value = word.strip().partition("=")
             if key == "minor" and value.isdigit() and abi.MINOR_MIN <= int(value) <= abi.MINOR_MAX:
-                pins = pins._replace(minor=int(value))
+                overrides = overrides._replace(minor=int(value))
             elif key == "resend" and value in ("on", "off"):
-                pins = pins._replace(resend=value == "on")
+                overrides = overrides._replace(resend=value == "on")
             else:
                 raise ConfigError(f"FUSE pin {word!r}: minor={abi.MINOR_MIN}..{abi.MINOR_MAX} and resend=on|off are known")
-        return pins
+        return overrides
 
 
 class Offer(NamedTuple):
@@ -75,18 +75,18 @@ def read_offer(body: memoryview) -> Offer:
     return Offer(major, minor, max_readahead, flags)
 
 
-def agree(offer: Offer, pins: Pins = Pins()) -> Negotiated:
+def agree(offer: Offer, overrides: Overrides = Overrides()) -> Negotiated:
     """Raises ProtocolError for a kernel that is too old."""
-    minor = min(offer.minor, pins.minor, abi.MINOR_MAX)
+    minor = min(offer.minor, overrides.minor, abi.MINOR_MAX)
     if offer.major < abi.KERNEL_MAJOR or (offer.major == abi.KERNEL_MAJOR and minor < abi.MINOR_MIN):
         raise ProtocolError(f"FUSE {offer.major}.{offer.minor} is too old, this needs 7.{abi.MINOR_MIN} (Linux 5.14)")
     wanted = WANTED
     for flag, since in _SINCE:
         if minor >= since:
             wanted |= flag
-    if not pins.resend:
+    if not overrides.resend:
         wanted &= ~abi.HAS_RESEND
-    flags = offer.flags & wanted & ~pins.without
+    flags = offer.flags & wanted & ~overrides.without
     if not flags & abi.INIT_EXT:
         flags &= (1 << 32) - 1
     return Negotiated(

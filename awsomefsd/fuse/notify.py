@@ -20,8 +20,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from awsomefsd.base.limits import SESSION_SELF_FENCE_MS
 from awsomefsd.fuse import abi
-from awsomefsd.limits import SESSION_SELF_FENCE_MS
 
 log = logging.getLogger("awsomefsd.fuse")
 

@@ -3,10 +3,10 @@
 A request is read into its reader's slot, marked executing, and its handler is called on the spot.
 
 *It has a result:* the reply is kept in the slot (where repeating the request would change something), written, and the slot is free.
-*It has to wait* (the handler returned an Op that yields a Wait): the first step has run, the wait has not begun yet.  The request is
+*It has to wait* (the handler returned Steps that yield a Wait): the first step has run, the wait has not begun yet.  The request is
 copied to the park area, the slot is free, and only then the wait begins: whoever ends it, on whatever thread and however soon, finds the
 entry that carries the request.  In between both copies exist; a successor takes them for one (same unique, takeover.py).
-*Two cases keep their slot until the end,* and their reader with it: a WRITE (its Op may use the payload, which is not copied) and any
+*Two cases keep their slot until the end,* and their reader with it: a WRITE (its Steps may use the payload, which is not copied) and any
 request that finds the park area full.  That is the back-pressure: the other readers go on, and when all wait the kernel queues.
 
 INTERRUPT may overtake the request it speaks of, so its unique is remembered and looked up once the wait has begun.
@@ -28,24 +28,23 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from awsomefsd.errors import Corrupt
-from awsomefsd.failpoints import hit
-from awsomefsd.fuse import abi, handlers_encode
-from awsomefsd.fuse.abi import Op
-from awsomefsd.fuse.context import Context
-from awsomefsd.fuse.control import Control, Negotiated
-from awsomefsd.fuse.filesystem import Filesystem
-from awsomefsd.fuse.generators import GENERATORS
+from awsomefsd.base.errors import Corrupt
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.wait import GENERATORS, Wait
+from awsomefsd.fuse import abi
+from awsomefsd.fuse.abi import Opcode
+from awsomefsd.fuse.control_area import ControlArea, Negotiated
+from awsomefsd.fuse.encode import PIECES_MAX, Reply
 from awsomefsd.fuse.handlers import Failures, Row, table
-from awsomefsd.fuse.handlers_encode import Reply
-from awsomefsd.fuse.held import UNIQUE_MASK, Carried, Held
-from awsomefsd.fuse.negotiate import Pins, agree, pack_init, pack_major_only, read_offer
-from awsomefsd.fuse.park import ParkArea, ParkEntry
+from awsomefsd.fuse.inherited_requests import UNIQUE_MASK, InheritedRequests, RequestMemory
+from awsomefsd.fuse.negotiate import Overrides, agree, pack_init, pack_major_only, read_offer
+from awsomefsd.fuse.parked_requests import ParkArea, ParkEntry
 from awsomefsd.fuse.slots import Slot, SlotArea
 from awsomefsd.fuse.takeover import Takeover
-from awsomefsd.wait import Wait
+from awsomefsd.vfs.api.context import Context
+from awsomefsd.vfs.api.filesystem import Filesystem
 
-__all__ = ["Pins", "Session"]
+__all__ = ["Overrides", "Session"]
 
 log = logging.getLogger("awsomefsd.fuse")
 
@@ -76,7 +75,7 @@ class Ended:
 
 
 class Turn:
-    """Which reader is in readv(2): one at a time, as long as its requests are short.
+    """The turn to be in readv(2): one reader at a time, as long as its requests are short.
 
     The kernel wakes waiting readers in turns, each on whatever processor it last ran, and that costs more than a lookup.  So a reader goes
     on reading while it serves what never blocks, and lets the next one read before it does anything that may.
@@ -100,11 +99,11 @@ class Turn:
 
 
 class Pending:
-    """A request whose Op waits.  `step` is the Resume it hands to each Wait; `ended` is set last of all."""
+    """A request whose Steps wait.  `step` is the Resume it hands to each Wait; `ended` is set last of all."""
 
     __slots__ = ("_op", "_session", "ctx", "ended", "held", "opcode")
 
-    def __init__(self, session: Session, held: Held, opcode: int, ctx: Context, op: Any) -> None:
+    def __init__(self, session: Session, held: RequestMemory, opcode: int, ctx: Context, op: Any) -> None:
         self._session = session
         self._op = op
         self.held = held
@@ -149,12 +148,12 @@ class Session:
         self,
         fd: int,
         fs: Filesystem,
-        control: Control,
+        control: ControlArea,
         slots: SlotArea,
         park: ParkArea,
         *,
         fresh: bool,
-        pins: Pins = Pins(),
+        overrides: Overrides = Overrides(),
         previous: Mapping[str, Any] | None = None,
         on_first_reply: Callable[[], None] | None = None,
     ) -> None:
@@ -168,16 +167,16 @@ class Session:
         self.previous_signal: int | None = ended.get("signal")
         self.previous_unknown = "code" in ended and ended["code"] is None and self.previous_signal is None  # its parent was gone
         self.failures = Failures()
-        self.carried: Carried | None = None  # requests of a predecessor that wait, or whose reply is not claimed yet
+        self.inherited: InheritedRequests | None = None  # requests of a predecessor that wait, or whose reply is not claimed yet
         self.repeated: list[Pending] = []  # of a takeover, still waiting when their first step had run
         self.busy: dict[int, Ended] = {}  # slots that a takeover left to requests which keep them
-        self._pins = pins
+        self._overrides = overrides
         self._on_first_reply = on_first_reply
         self._reading = threading.Lock()
         self._interrupted: deque[int] = deque(maxlen=INTERRUPTS_REMEMBERED)
         self._threads: list[threading.Thread] = []
         self._counts = [control.counter("fuse_unknown")] * abi.OPCODES
-        for op in Op:
+        for op in Opcode:
             self._counts[op] = control.counter(f"fuse_{op.name.lower()}")
         self._unwanted = control.counter("fuse_replies_unwanted")
         self._failed_writes = control.counter("fuse_replies_failed")
@@ -200,9 +199,9 @@ class Session:
             Takeover(self).run()
 
     def wait_repeated(self) -> None:
-        """Until the requests that `recover` began have ended, but for those that wait for a lock, perhaps for ever."""
+        """Blocks until the requests that `recover` began have ended, but for those that wait for a lock, perhaps for ever."""
         for pending in self.repeated:
-            if pending.opcode != Op.SETLKW:
+            if pending.opcode != Opcode.SETLKW:
                 pending.ended.wait()
         self.repeated.clear()
 
@@ -255,10 +254,10 @@ class Session:
         _, opcode, wire, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(slot.head)
         ctx = Context(uid, gid, pid, wire & UNIQUE_MASK, wire)
         slot.start(length)
-        if wire > UNIQUE_MASK and self.carried is not None and self.carried.claim(wire):
+        if wire > UNIQUE_MASK and self.inherited is not None and self.inherited.claim(wire):
             slot.free()
             return
-        if turn is not None and (opcode == Op.READ or length > LONG_REQUEST_BYTES):
+        if turn is not None and (opcode == Opcode.READ or length > LONG_REQUEST_BYTES):
             turn.give()
         pending = self.execute(slot, opcode, ctx, nodeid, slot.read_buffer[_BODY_AT:length])
         if pending is not None and pending.held is slot:
@@ -266,7 +265,7 @@ class Session:
                 turn.give()
             pending.ended.wait()
 
-    def execute(self, held: Held, opcode: int, ctx: Context, nodeid: int, body: memoryview) -> Pending | None:
+    def execute(self, held: RequestMemory, opcode: int, ctx: Context, nodeid: int, body: memoryview) -> Pending | None:
         """Call the handler; None when the request has ended, else what goes on by itself (and may have ended meanwhile)."""
         fs = self.fs
         value: Any = None
@@ -290,7 +289,7 @@ class Session:
         self.finish(held, opcode, ctx, value, error)
         return None
 
-    def _wait(self, held: Held, opcode: int, ctx: Context, op: Any, wait: Wait) -> Pending:
+    def _wait(self, held: RequestMemory, opcode: int, ctx: Context, op: Any, wait: Wait) -> Pending:
         if isinstance(held, Slot):
             entry = self._parked(held, opcode)
             if entry is not None:
@@ -309,7 +308,7 @@ class Session:
 
     def _parked(self, slot: Slot, opcode: int) -> ParkEntry | None:
         """The request in its new place, and the slot free; None where it keeps the slot."""
-        if opcode == Op.WRITE:
+        if opcode == Opcode.WRITE:
             return None
         try:
             entry = self.park.park(slot.request())
@@ -319,7 +318,7 @@ class Session:
             slot.free()
         return entry
 
-    def finish(self, held: Held, opcode: int, ctx: Context, value: Any, error: Exception | None) -> None:
+    def finish(self, held: RequestMemory, opcode: int, ctx: Context, value: Any, error: Exception | None) -> None:
         """The request has ended: reply and let go of its memory.  Never raises."""
         try:
             if opcode >= abi.OPCODES:
@@ -344,7 +343,7 @@ class Session:
             self.write(ctx.wire_unique, abi.pack_error(ctx.wire_unique, getattr(err, "errno", None) or errno.EIO))
             held.free()
 
-    def deliver(self, held: Held, ctx: Context, reply: Reply, stored: bool) -> None:
+    def deliver(self, held: RequestMemory, ctx: Context, reply: Reply, stored: bool) -> None:
         """Keep the reply where it must not be computed again, write it, free the memory of the request, in this order."""
         if stored:
             assert type(reply) is bytes
@@ -355,18 +354,18 @@ class Session:
         if stored:
             self.settle(ctx.unique)
 
-    def send(self, held: Held, unique: int, wire_unique: int, reply: Reply) -> None:
+    def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply) -> None:
         """Write a reply, and free the memory of its request."""
-        carried = self.carried
-        if carried is None:
+        inherited = self.inherited
+        if inherited is None:
             self.write(wire_unique, reply)
             held.free()
             return
-        if not carried.send(held, unique, reply):
+        if not inherited.send(held, unique, reply):
             self.write(wire_unique, reply)
             held.free()
-        if carried.is_over:
-            self.carried = None
+        if inherited.is_over:
+            self.inherited = None
 
     def settle(self, unique: int) -> None:
         """The answer is kept or sent: nobody asks the filesystem for this result again."""
@@ -411,15 +410,15 @@ class Session:
 
     def _use(self, flags: int) -> None:
         rows = table(flags)
-        rows[Op.INIT] = (self._init, self._init_reply, False)
-        rows[Op.INTERRUPT] = (self._interrupt, None, False)
+        rows[Opcode.INIT] = (self._init, self._init_reply, False)
+        rows[Opcode.INTERRUPT] = (self._interrupt, None, False)
         self._table = rows
 
     def _init(self, fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> Negotiated | None:
         offer = read_offer(body)
         if offer.major > abi.KERNEL_MAJOR:
             return None
-        agreed = agree(offer, self._pins)
+        agreed = agree(offer, self._overrides)
         self.control.update(negotiated=agreed)  # before the reply: from then on a successor may have to know
         self._use(agreed.flags)
         return agreed
@@ -433,4 +432,4 @@ class Session:
         fs.interrupt(unique)
 
 
-assert os.sysconf("SC_IOV_MAX") > handlers_encode.PIECES_MAX
+assert os.sysconf("SC_IOV_MAX") > PIECES_MAX

@@ -20,8 +20,8 @@ with ENOENT, harmless.
 application is never computed a second time.  Replies above SLOT_REPLY_BYTES_MAX (read, readdir) are not stored: those requests change
 nothing and are executed again.
 
-*The seal.*  A request that waits in its slot (park.py copies most of them away) is sealed when the wait begins: its checksum and its
-unique.  What fails that, later or in a successor, is answered EIO and never executed.  A request that is executing at once has no seal:
+*The seal.*  A request that waits in its slot (parked_requests.py copies most of them away) is sealed when the wait begins: its checksum and
+its unique.  What fails that, later or in a successor, is answered EIO and never executed.  A request that is executing at once has no seal:
 between readv and the answer lie microseconds, and a checksum of each would cost every request.  When a slot is freed the seal goes first
 of all: without its head an answered request would pass for a damaged one.
 
@@ -36,10 +36,10 @@ from collections.abc import Iterator
 
 from crc32c import crc32c
 
-from awsomefsd import shm
-from awsomefsd.errors import Corrupt
-from awsomefsd.limits import FUSE_HEADER_BYTES_MAX, FUSE_SLOTS, FUSE_WRITE_BYTES_MAX, SLOT_REPLY_BYTES_MAX
-from awsomefsd.types import RESEND_BIT
+from awsomefsd.base import shm
+from awsomefsd.base.errors import Corrupt
+from awsomefsd.base.limits import FUSE_HEADER_BYTES_MAX, FUSE_SLOTS, FUSE_WRITE_BYTES_MAX, SLOT_REPLY_BYTES_MAX
+from awsomefsd.base.types import RESEND_BIT
 
 MAGIC = b"awsmslot"
 VERSION = 1
@@ -116,7 +116,7 @@ class Slot:
 
     @property
     def unique(self) -> int:
-        """Of the request: where that is damaged, what the seal says of it."""
+        """The unique of the request; where that is damaged, what the seal says of it."""
         seal = self._words[_SEAL]
         return self._head_unique if not seal or self._passes(seal) else int(self._words[_UNIQUE])
 
@@ -173,7 +173,7 @@ class Slot:
 
     @property
     def deaths(self) -> int:
-        """How many workers died while this request was executing."""
+        """The number of workers that died while this request was executing."""
         return int(self._words[0] >> _DEATHS_SHIFT & DEATHS_MAX)
 
     def add_death(self) -> int:

@@ -1,4 +1,4 @@
-"""What a successor does with the requests its predecessor had read, before it reads any itself.
+"""A successor takes up the requests that its predecessor had read, before it reads any itself.
 
 Runs on one thread, when the predecessor is known to be gone.  In this order:
 
@@ -12,8 +12,8 @@ Runs on one thread, when the predecessor is known to be gone.  In this order:
    A parked request waits, it does not run: SIGKILL (from outside, or the memory limit) does not count against it.
 4. The rest is executed in the order of arrival (unique).
 5. FUSE_NOTIFY_RESEND, where negotiated: the kernel queues again, at the head, what it has no answer for.  These are read and executed here
-   (held.Carried says why single-threaded) until a request comes that is new or none is left.  This is a second line: it finds what slots
-   and park entries do not hold, which should be nothing.
+   (inherited_requests.py says why single-threaded) until a request comes that is new or none is left.  This is a second line: it finds what
+   slots and park entries do not hold, which should be nothing.
 
 Every step may be interrupted by the next death: states change only by storing a reply or freeing, and counts only grow.
 """
@@ -24,24 +24,59 @@ import errno
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from awsomefsd.errors import Corrupt
+from awsomefsd.base.errors import Corrupt
+from awsomefsd.base.limits import POISON_DEATHS
 from awsomefsd.fuse import abi
-from awsomefsd.fuse.context import Context
-from awsomefsd.fuse.control import Suspect
-from awsomefsd.fuse.held import UNIQUE_MASK, Carried, Held
-from awsomefsd.fuse.park import ParkEntry
-from awsomefsd.fuse.slots import DONE, EXECUTING, FREE, Slot
-from awsomefsd.limits import POISON_DEATHS
-
-if TYPE_CHECKING:
-    from awsomefsd.fuse.session import Pending, Session
+from awsomefsd.fuse.control_area import ControlArea, Negotiated, Suspect
+from awsomefsd.fuse.encode import Reply
+from awsomefsd.fuse.inherited_requests import UNIQUE_MASK, InheritedRequests, RequestMemory
+from awsomefsd.fuse.parked_requests import ParkArea, ParkEntry
+from awsomefsd.fuse.slots import DONE, EXECUTING, FREE, Slot, SlotArea
+from awsomefsd.vfs.api.context import Context
 
 log = logging.getLogger("awsomefsd.fuse")
 
 ALONE_S = 0.2
-_NOT_RESENT = frozenset((abi.Op.FORGET, abi.Op.BATCH_FORGET, abi.Op.INTERRUPT))  # read before anything that is queued
+_NOT_RESENT = frozenset((abi.Opcode.FORGET, abi.Opcode.BATCH_FORGET, abi.Opcode.INTERRUPT))  # read before anything that is queued
+
+
+class RequestEnd(Protocol):
+    """The end of a request that waited."""
+
+    def wait(self, timeout_s: float = -1) -> bool: ...
+
+
+class Waiting(Protocol):
+    """A request whose first step has run and whose end comes later."""
+
+    @property
+    def held(self) -> RequestMemory: ...
+    @property
+    def ended(self) -> RequestEnd: ...
+
+
+class Requests(Protocol):
+    """The session as a takeover needs it: it serves requests, and knows those of a predecessor."""
+
+    fd: int
+    control: ControlArea
+    slots: SlotArea
+    park: ParkArea
+    previous_signal: int | None  # that ended the predecessor
+    previous_unknown: bool  # nobody knows how it ended
+    inherited: InheritedRequests | None
+    repeated: list[Any]  # Waiting: begun by the takeover, and still waiting when their first step had run
+    busy: dict[int, Any]  # RequestEnd, by slot: these slots are left to requests which keep them
+
+    @property
+    def negotiated(self) -> Negotiated | None: ...
+    def write(self, unique: int, reply: Reply) -> bool: ...
+    def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply) -> None: ...
+    def settle(self, unique: int) -> None: ...
+    def execute(self, held: RequestMemory, opcode: int, ctx: Context, nodeid: int, body: memoryview) -> Waiting | None: ...
+    def serve(self, slot: Slot, length: int) -> None: ...
 
 
 class Left(NamedTuple):
@@ -50,14 +85,14 @@ class Left(NamedTuple):
     unique: int
     wire_unique: int
     opcode: int
-    held: Held
+    held: RequestMemory
 
     @property
     def parked(self) -> bool:
         return isinstance(self.held, ParkEntry)
 
 
-def reply_to(held: Held, unique: int) -> bytes:
+def reply_to(held: RequestMemory, unique: int) -> bytes:
     """The stored reply; raises Corrupt for none, also for an older one that a damaged state word says is there."""
     reply = held.reply()
     if len(reply) < abi.OUT_HEADER.size or abi.OUT_HEADER.unpack_from(reply)[2] & UNIQUE_MASK != unique:
@@ -66,7 +101,7 @@ def reply_to(held: Held, unique: int) -> bytes:
 
 
 class Takeover:
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Requests) -> None:
         self._session = session
         negotiated = session.negotiated
         self._resend = negotiated is not None and negotiated.flags & abi.HAS_RESEND != 0
@@ -77,11 +112,11 @@ class Takeover:
         left = self._collect()
         if left:
             log.info("takeover: %d requests left by the predecessor", len(left))
-        carried = Carried(session.write)
+        inherited = InheritedRequests(session.write)
         for one in left:
-            carried.add(one.unique)
+            inherited.add(one.unique)
         if self._resend:
-            session.carried = carried
+            session.inherited = inherited
         todo = [one for one in left if not self._answered(one)]
         executing = self._executing(todo)
         todo = [one for one in todo if one not in executing or not self._poisoned(one, len(executing))]
@@ -93,9 +128,9 @@ class Takeover:
             self._execute(one)
         if self._resend:
             self._ask_again()
-            carried.drained()
-            if carried.is_over:
-                session.carried = None
+            inherited.drained()
+            if inherited.is_over:
+                session.inherited = None
 
     # --- collecting --------------------------------------------------------------------------------------------------------------
 
@@ -114,7 +149,7 @@ class Takeover:
             drop.held.free()
         return sorted(found.values())
 
-    def _read(self, held: Held) -> Left | None:
+    def _read(self, held: RequestMemory) -> Left | None:
         try:
             if isinstance(held, Slot) and held.state == FREE:
                 return None
@@ -164,7 +199,7 @@ class Takeover:
         return True
 
     def _executing(self, todo: list[Left]) -> list[Left]:
-        """What was executing at the death: the one that ran alone, or all whose state says so."""
+        """The requests that were executing at the death: the one that ran alone, or all whose state says so."""
         alone = {suspect.unique for suspect in self._session.control.state.suspects}
         return [one for one in todo if one.held.state == EXECUTING and (not alone or one.unique in alone)]
 
@@ -177,7 +212,7 @@ class Takeover:
 
     # --- executing ---------------------------------------------------------------------------------------------------------------
 
-    def _execute(self, one: Left) -> Pending | None:
+    def _execute(self, one: Left) -> Waiting | None:
         session, held = self._session, one.held
         if isinstance(held, Slot):
             held.executing()
@@ -234,10 +269,10 @@ class Takeover:
             return False
         if entry is None:
             return False
-        if session.carried is None or not entry.store_reply(reply):
+        if session.inherited is None or not entry.store_reply(reply):
             entry.free()
             return False
-        session.carried.moved(slot, entry)
+        session.inherited.moved(slot, entry)
         slot.free()
         return True
 

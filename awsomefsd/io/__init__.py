@@ -1,1 +1,1 @@
-"""Where the bytes live, and how they get there and back."""
+"""The bytes: where they lie on devices, and how they are written, read and collected."""

@@ -1,1 +1,1 @@
-"""What the names mean, agreed by a quorum."""
+"""The metadata: names, attributes and layouts, decided by one replicated log."""

@@ -1,1 +1,1 @@
-"""How two sites agree.  Built so far: the reader of the change stream and its cursor store."""
+"""Replication to a second site. Built so far: the reader of the change stream, and its cursor."""

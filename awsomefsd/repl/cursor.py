@@ -1,4 +1,4 @@
-"""How far a reader of the change stream is done: one small file beside what the reader produces.
+"""The position of a reader of the change stream: one small file beside what the reader produces.
 
 Why not only in the log (AdvanceReader)?  The reader's own position must become durable with its output, on its disk, for every page; an
 entry for each page would make reading write.  So there are two positions: this file says where to go on, and the registered cursor in the
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from awsomefsd import durable
-from awsomefsd.codec import Sealed
-from awsomefsd.errors import Refused
+from awsomefsd.base import durable
+from awsomefsd.base.codec import Sealed
+from awsomefsd.base.errors import Refused
 
 
 class Cursor(Struct, array_like=True, gc=False):
-    """Of which stream, whose, and the index of the last entry that is done."""
+    """The stream's cluster, the reader's name, and the index of the last entry that is done."""
 
     cluster_uuid: str
     reader: str
@@ -29,13 +29,15 @@ CURSOR = Sealed(Cursor)
 
 
 class CursorFile:
+    """The file of one reader.  Calls block on the disk."""
+
     def __init__(self, path: Path, cluster_uuid: str, reader: str) -> None:
         self._path = path
         self._cluster_uuid = cluster_uuid
         self._reader = reader
 
     def load(self) -> int | None:
-        """None if there is no file yet.  Raises Corrupt, and Refused for the file of another stream."""
+        """Index of the last entry that is done; None without a file.  Raises Corrupt, Refused for another stream's file, OSError."""
         try:
             raw = self._path.read_bytes()
         except FileNotFoundError:
@@ -47,5 +49,5 @@ class CursorFile:
         return index
 
     def save(self, index: int) -> None:
-        """Durable when this returns."""
+        """Replace the position; it is durable when this returns.  Raises OSError."""
         durable.write_file(self._path, CURSOR.dumps(Cursor(self._cluster_uuid, self._reader, index)))

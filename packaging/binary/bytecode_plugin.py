@@ -1,8 +1,8 @@
 """Nuitka plugin: which modules are compiled to C and which are carried as bytecode.
 
-Compiled is what every request of a mount passes through: fuse/ and io/.  The rest runs as bytecode, exactly as in the tests: a build of
-minutes instead of an hour, and half as large.  program.py is compiled because it asks whether it is; so are the two packages that look up
-their own version when they are imported, which Nuitka answers while it compiles.
+Compiled is what every request of a mount passes through: fuse/, vfs/, keeper/ and io/.  The rest runs as bytecode, exactly as in the
+tests: a build of minutes instead of an hour, and half as large.  base/program.py is compiled because it asks whether it is; so are the two
+packages that look up their own version when they are imported, which Nuitka answers while it compiles.
 
 Nuitka 4.3.3 cannot copy its node for memoryview(x): the child is called `object` and the argument of its constructor `object_arg`, and it
 ends with a NuitkaNodeError.  Here the constructor takes both names.
@@ -10,8 +10,8 @@ ends with a NuitkaNodeError.  Here the constructor takes both names.
 
 from nuitka.plugins.PluginBase import NuitkaPluginBase
 
-OURS = {"__main__", "entry", "awsomefsd", "awsomefsd.program", "crc32c", "xxhash"}
-FOLDERS = ("awsomefsd.fuse", "awsomefsd.io")
+OURS = {"__main__", "entry", "awsomefsd", "awsomefsd.base.wait", "awsomefsd.base.program", "crc32c", "xxhash"}
+FOLDERS = ("awsomefsd.fuse", "awsomefsd.io", "awsomefsd.keeper", "awsomefsd.vfs")
 PACKAGES = {
     "annotated_types", "attr", "attrs", "awsomefsd", "cffi", "click", "crc32c", "cryptography", "dotenv", "google", "grpc", "grpc_health",
     "grpc_reflection", "idna", "lmdb", "msgspec", "outcome", "prometheus_client", "pydantic", "pydantic_core", "pydantic_settings",

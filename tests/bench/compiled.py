@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from awsomefsd.fuse.keeper_client import KeeperClient
+from awsomefsd.keeper.client import KeeperClient
 from buildtools import binary
 from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError, line

@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 from buildtools.say import BuildError
-from tests.ports import free_ports
-from tests.voter_rig import awaited
-from tests.voter_tls import Authority
+from tests.rigs.free_ports import free_ports
+from tests.rigs.voter_certificates import Authority
+from tests.rigs.voter_daemons import awaited
 
 TOOL = "go.etcd.io/etcd/tools/benchmark@v0.5.0-alpha.5.0.20210226220824-aa7126864d82"
 KEYS, KEY_BYTES, VALUE_BYTES = 1_000, 16, 256

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
-from tests.netns import found_static
+from tests.rigs.network_namespaces import found_static
 
 WAIT_S = 60
 

@@ -9,11 +9,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from awsomefsd.limits import GIB
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import keys, rows
-from awsomefsd.meta.machine import Machine
-from awsomefsd.meta.replica import Replica
+from awsomefsd.base.limits import GIB
+from awsomefsd.base.types import FIRST_COOKIE
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.replica.replica import Replica, ReplicaOptions
+from awsomefsd.meta.state import keys, rows
 
 NAMES_PER_DIRECTORY = 10_000
 _COMMIT_ROWS = 500_000
@@ -29,7 +30,7 @@ def _apply(replica: Replica, command: Any) -> Any:
 def build(directory: Path, cluster: str, node: str, count: int) -> None:
     """Journal and store under `directory`: a volume "load" with `count` files in directories of NAMES_PER_DIRECTORY."""
     map_bytes = max(count * 1_200 // GIB + 1, 1) * GIB
-    replica = Replica.open_solo(directory, cluster, node, Machine, map_bytes_min=map_bytes)
+    replica = Replica.open_single(directory, cluster, node, Machine, ReplicaOptions(map_bytes_min=map_bytes))
     try:
         _apply(replica, c.Init(cluster, 1))
         volume = _apply(replica, c.CreateVolume("load", "00000000-0000-0000-0000-000000000001")).number
@@ -69,19 +70,19 @@ def _fill(replica: Replica, number: int, parents: list[int], per: int) -> None:
             done()
     for place, parent in enumerate(parents):
         for name in range(per):
-            put(keys.cookie(number, parent, rows.FIRST_COOKIE + name), _cookie(first + place * per + name, name))
+            put(keys.cookie(number, parent, FIRST_COOKIE + name), _cookie(first + place * per + name, name))
             done()
         row = state.inode(number, parent)
-        row.entries, row.next_cookie = per, rows.FIRST_COOKIE + per
+        row.entries, row.next_cookie = per, FIRST_COOKIE + per
         state.save_inode(number, parent, row)
-        state.trim()
+        state.evict()
     volume = state.volume(number)
     volume.next_ino, volume.used_inodes = first + total, volume.used_inodes + total
     state.save_volume(volume)
 
 
 def _dentry(ino: int, name: int) -> bytes:
-    return rows.DENTRY.dumps(rows.DentryRow(ino, stat.S_IFREG, rows.FIRST_COOKIE + name, NOW, 1))
+    return rows.DENTRY.dumps(rows.DentryRow(ino, stat.S_IFREG, FIRST_COOKIE + name, NOW, 1))
 
 
 def _cookie(ino: int, name: int) -> bytes:

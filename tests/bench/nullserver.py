@@ -16,17 +16,17 @@ import sys
 import threading
 import time
 
+from awsomefsd.base.limits import FUSE_READERS, FUSE_WRITE_BYTES_MAX
+from awsomefsd.base.types import Attr, Dirent, StatFs
 from awsomefsd.fuse import abi
-from awsomefsd.fuse.abi import Op
-from awsomefsd.fuse.mount_syscall import mount_fuse
-from awsomefsd.fuse.negotiate import Pins, agree, pack_init, read_offer
-from awsomefsd.limits import FUSE_READERS, FUSE_WRITE_BYTES_MAX
-from awsomefsd.types import Attr, Dirent, StatFs
+from awsomefsd.fuse.abi import Opcode
+from awsomefsd.fuse.negotiate import Overrides, agree, pack_init, read_offer
+from awsomefsd.keeper.mount_syscalls import mount_fuse
 
 TTL_NS = 1_000_000_000
 ZEROS = memoryview(bytes(FUSE_WRITE_BYTES_MAX))
-MODE_AT = {Op.CREATE: 4, Op.MKNOD: 0, Op.MKDIR: 0}
-NAME_AT = {Op.CREATE: 16, Op.MKNOD: 16, Op.MKDIR: 8}
+MODE_AT = {Opcode.CREATE: 4, Opcode.MKNOD: 0, Opcode.MKDIR: 0}
+NAME_AT = {Opcode.CREATE: 16, Opcode.MKNOD: 16, Opcode.MKDIR: 8}
 
 
 class Refused(Exception):
@@ -42,12 +42,16 @@ class NullServer:
         self.inos = itertools.count(abi.ROOT_ID)
         self.make(0, b"", stat.S_IFDIR | 0o755)
         self.calls = {
-            Op.INIT: self.init, Op.LOOKUP: self.lookup, Op.GETATTR: self.getattr, Op.SETATTR: self.setattr, Op.CREATE: self.create,
-            Op.MKNOD: self.create, Op.MKDIR: self.create, Op.SYMLINK: self.symlink, Op.READLINK: self.readlink, Op.UNLINK: self.unlink,
-            Op.RMDIR: self.unlink, Op.RENAME: self.rename, Op.RENAME2: self.rename, Op.READ: self.read, Op.WRITE: self.write,
-            Op.OPEN: self.open, Op.OPENDIR: self.open, Op.READDIR: self.readdir, Op.READDIRPLUS: self.readdir, Op.STATFS: self.statfs,
-            Op.FSYNC: self.nothing, Op.FSYNCDIR: self.nothing, Op.FLUSH: self.nothing, Op.RELEASE: self.nothing,
-            Op.RELEASEDIR: self.nothing,
+            Opcode.INIT: self.init, Opcode.LOOKUP: self.lookup, Opcode.GETATTR: self.getattr, Opcode.SETATTR: self.setattr,
+            Opcode.CREATE: self.create,
+            Opcode.MKNOD: self.create, Opcode.MKDIR: self.create, Opcode.SYMLINK: self.symlink, Opcode.READLINK: self.readlink,
+            Opcode.UNLINK: self.unlink,
+            Opcode.RMDIR: self.unlink, Opcode.RENAME: self.rename, Opcode.RENAME2: self.rename, Opcode.READ: self.read,
+            Opcode.WRITE: self.write,
+            Opcode.OPEN: self.open, Opcode.OPENDIR: self.open, Opcode.READDIR: self.readdir, Opcode.READDIRPLUS: self.readdir,
+            Opcode.STATFS: self.statfs,
+            Opcode.FSYNC: self.nothing, Opcode.FSYNCDIR: self.nothing, Opcode.FLUSH: self.nothing, Opcode.RELEASE: self.nothing,
+            Opcode.RELEASEDIR: self.nothing,
         }  # fmt: skip
 
     def make(self, parent: int, name: bytes, mode: int) -> Attr:
@@ -87,7 +91,7 @@ class NullServer:
                 pass
 
     def init(self, opcode: int, unique: int, nodeid: int, body: memoryview) -> bytes:
-        return pack_init(unique, agree(read_offer(body), Pins(resend=False, without=abi.SETXATTR_EXT)))
+        return pack_init(unique, agree(read_offer(body), Overrides(resend=False, without=abi.SETXATTR_EXT)))
 
     def _find(self, parent: int, name: bytes) -> int:
         ino = self.children[parent].get(name)
@@ -111,15 +115,15 @@ class NullServer:
         return abi.pack_attr(unique, attr, TTL_NS)
 
     def create(self, opcode: int, unique: int, nodeid: int, body: memoryview) -> bytes:
-        at = MODE_AT[Op(opcode)]
+        at = MODE_AT[Opcode(opcode)]
         mode = int.from_bytes(body[at : at + 4], "little")
-        if opcode == Op.MKDIR:
+        if opcode == Opcode.MKDIR:
             mode |= stat.S_IFDIR
-        name = bytes(body[NAME_AT[Op(opcode)] : -1])
+        name = bytes(body[NAME_AT[Opcode(opcode)] : -1])
         if name in self.children[nodeid]:
             raise Refused(errno.EEXIST)
         attr = self.make(nodeid, name, mode)
-        if opcode == Op.CREATE:
+        if opcode == Opcode.CREATE:
             return abi.pack_create(unique, attr, TTL_NS, attr.ino, abi.FOPEN_KEEP_CACHE)
         return abi.pack_entry(unique, attr, TTL_NS, TTL_NS)
 
@@ -141,7 +145,7 @@ class NullServer:
 
     def rename(self, opcode: int, unique: int, nodeid: int, body: memoryview) -> bytes:
         (new_parent,) = abi.RENAME_IN.unpack_from(body)
-        name, new_name = bytes(body[8 if opcode == Op.RENAME else 16 : -1]).split(b"\0")
+        name, new_name = bytes(body[8 if opcode == Opcode.RENAME else 16 : -1]).split(b"\0")
         ino = self._find(nodeid, name)
         del self.children[nodeid][name]
         self.children[new_parent][new_name] = ino
@@ -159,16 +163,16 @@ class NullServer:
         return abi.pack_write(unique, size)
 
     def open(self, opcode: int, unique: int, nodeid: int, body: memoryview) -> bytes:
-        if opcode == Op.OPEN and abi.OPEN_IN.unpack_from(body)[0] & os.O_TRUNC:
+        if opcode == Opcode.OPEN and abi.OPEN_IN.unpack_from(body)[0] & os.O_TRUNC:
             self.attrs[nodeid].size = 0
-        return abi.pack_open(unique, nodeid, abi.FOPEN_KEEP_CACHE if opcode == Op.OPEN else 0)
+        return abi.pack_open(unique, nodeid, abi.FOPEN_KEEP_CACHE if opcode == Opcode.OPEN else 0)
 
     def readdir(self, opcode: int, unique: int, nodeid: int, body: memoryview) -> bytes:
         _, offset, room, *_ = abi.READ_IN.unpack_from(body)
         packed = b""
         for cookie, (name, ino) in enumerate(list(self.children[nodeid].items())[offset:], offset + 1):
             entry = Dirent(name, ino, stat.S_IFMT(self.attrs[ino].mode), cookie, self.attrs[ino])
-            record = abi.pack_direntplus(entry, TTL_NS, TTL_NS) if opcode == Op.READDIRPLUS else abi.pack_dirent(entry)
+            record = abi.pack_direntplus(entry, TTL_NS, TTL_NS) if opcode == Opcode.READDIRPLUS else abi.pack_dirent(entry)
             if len(packed) + len(record) > room:
                 break
             packed += record

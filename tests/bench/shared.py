@@ -222,8 +222,8 @@ def version(*words: str) -> str:
 
 
 def knows(options: str) -> bool:
-    from awsomefsd import mount_options
-    from awsomefsd.errors import ConfigError
+    from awsomefsd.base.errors import ConfigError
+    from awsomefsd.config import mount_options
 
     try:
         mount_options.parse(mount_options.split(options))

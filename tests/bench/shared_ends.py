@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from awsomefsd.limits import SESSION_TTL_MS
+from awsomefsd.base.limits import SESSION_TTL_MS
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError, good

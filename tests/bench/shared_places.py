@@ -24,7 +24,7 @@ from buildtools.cluster import Cluster
 from buildtools.nodes import await_true
 from buildtools.say import BuildError
 from tests.bench.places import Ext4, drop_caches
-from tests.netns import found_static
+from tests.rigs.network_namespaces import found_static
 
 OURS_BYTES = 16 << 30  # sparse; what is removed is not free at once
 WAIT_S = 60.0

@@ -25,10 +25,10 @@ from typing import Any
 
 import msgspec
 
-from awsomefsd.codec import encode
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.rpc import FrameReader, frame
+from awsomefsd.base.codec import encode
+from awsomefsd.base.frames import FrameReader, frame
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
 
 FILES = 1_000
 KEY, VALUE_BYTES, FILL_BYTES = b"user.key-of-16-b", 256, 60_000
@@ -52,7 +52,7 @@ class Client:
 
     def send(self, body: Any) -> None:
         self.sent_ns = time.perf_counter_ns()
-        self.sock.sendall(frame(encode(m.Request(1, body))))
+        self.sock.sendall(frame(encode(m.RequestEnvelope(1, body))))
 
     def propose(self, command: Any) -> m.Propose:
         acks, self.unique = [self.unique], self.unique + 1

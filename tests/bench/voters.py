@@ -27,8 +27,8 @@ from rich.table import Table
 from buildtools.say import BuildError, warn
 from tests.bench import inodes
 from tests.bench.etcd import Etcd, build_tool
-from tests.voter_rig import Cluster, Daemon, awaited
-from tests.voter_tls import Authority
+from tests.rigs.voter_certificates import Authority
+from tests.rigs.voter_daemons import Cluster, Daemon, awaited
 
 CLIENTS = {1: 1_500, 8: 6_000, 64: 16_000}  # clients → operations of one run
 LOAD = Path(__file__).with_name("voter_load.py")

@@ -1,7 +1,8 @@
 """Clients of the metadata that write down what they saw: the same MetaClient as a worker's, many of them, on few objects.
 
-Each operation's call, result and moments go into one history, for tests/linear.py to judge.  A request is repeated under its id by the
-client itself, over any number of leaders, so every operation ends with a result; what is still open when a run ends is open for ever.
+Each operation's call, result and moments go into one history, for tests/rigs/linearizability.py to judge.  A request is repeated under its
+id by the client itself, over any number of leaders, so every operation ends with a result; what is still open when a run ends is open for
+ever.
 Inodes are named by the uid they are made with (whoever makes one chooses a new one), because numbers given by the server would be unknown
 where the answer is.  Clients speak to the sockets of all nodes, also of those that are cut off: a leader that nobody follows any more is
 asked too, and must not answer from what it knows.
@@ -18,14 +19,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.errors import FsError, Unavailable
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.meta.client import MetaClient
-from awsomefsd.meta.endpoints import OnThisHost, split
-from awsomefsd.node import boot_id
+from awsomefsd.base.errors import FsError, Unavailable
+from awsomefsd.base.identity import boot_id
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.client.client import MetaClient
+from awsomefsd.meta.client.endpoints import OnThisHost, split
 from buildtools.cluster import Cluster
-from tests.linear import DIRECTORY, LOCK, OPEN, REGISTER, Model, Operation
+from tests.rigs.linearizability import DIRECTORY, LOCK, OPEN, REGISTER, Model, Operation
 
 REGISTERS, DIRECTORIES, LOCKS = 6, 8, 3
 NAMES = [b"a", b"b", b"c"]
@@ -51,7 +52,9 @@ class Sockets(OnThisHost):
 
 
 def new_client(cluster: Cluster) -> MetaClient:
-    return MetaClient(Sockets(cluster), next(_mounts))
+    client = MetaClient(Sockets(cluster), next(_mounts))
+    client.start()
+    return client
 
 
 class Objects:
@@ -148,7 +151,7 @@ class Recorder(threading.Thread):
 
 
 def block(wait: Any) -> Any:
-    from awsomefsd.wait import block_on
+    from awsomefsd.base.wait import block_on
 
     return block_on(wait, None)
 

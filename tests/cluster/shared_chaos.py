@@ -1,7 +1,8 @@
 """Faults of nodes that share a mounted volume, while programs on all of them work on the same files (shared_client.py).
 
 Each fault is over when the cluster is whole and every program has got on since.  What a fault is about is proven: processes that stand
-still, packets that were dropped, a session that the others have ended, writes that landed after that (the hold of awsomefsd/injection.py).
+still, packets that were dropped, a session that the others have ended, writes that landed after that (the hold of
+awsomefsd/daemon/injection.py).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from awsomefsd.admin.client import AdminClient
+from awsomefsd.base.limits import SESSION_TTL_MS
 from awsomefsd.cli.output import message_dict
-from awsomefsd.limits import SESSION_TTL_MS
 from buildtools import procs
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true

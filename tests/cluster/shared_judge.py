@@ -1,10 +1,10 @@
 """What programs on shared mounts wrote down (shared_client.py), judged: nothing stale, lost, torn, doubled, and no error without a reason.
 
-Registers, compare-and-sets and directories have to be linearizable (tests/linear.py); an operation that failed or whose program died may
-have happened or not.  Of a register that is decided beforehand, which keeps the search small and loses nothing: values are unique, so a
-write nobody saw is left out, and one that somebody on another node saw had happened by then.  What only programs of the same node saw of
-a write that was never acknowledged as durable is not judged: a node may show its own programs what it then loses with them.  For the same
-reason a write to a z register, which is not synced, is unknown if its node lost its memory or its session within DIRTY_S.
+Registers, compare-and-sets and directories have to be linearizable (tests/rigs/linearizability.py); an operation that failed or whose
+program died may have happened or not.  Of a register that is decided beforehand, which keeps the search small and loses nothing: values are
+unique, so a write nobody saw is left out, and one that somebody on another node saw had happened by then.  What only programs of the same
+node saw of a write that was never acknowledged as durable is not judged: a node may show its own programs what it then loses with them.
+For the same reason a write to a z register, which is not synced, is unknown if its node lost its memory or its session within DIRTY_S.
 
 Appended records: each acknowledged one is there once, in its program's order; an unknown one at most once; sizes that were seen are never
 smaller than what had been acknowledged before.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.cluster.shared_client import RECORD_BYTES, read_record
-from tests.linear import OPEN, Model, Operation, Verdict, check_all
+from tests.rigs.linearizability import OPEN, Model, Operation, Verdict, check_all
 
 DIRTY_S = 40.0  # an acknowledged write is committed when it is 5 s old, begun then
 GRACE_S = 8.0  # after a fault an error may still be told

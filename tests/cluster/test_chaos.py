@@ -20,8 +20,8 @@ from buildtools.nodes import Node, await_true
 from tests.cluster.clients import FileClient, LockClient, Objects, ReadingClient, Recorder, model_of
 from tests.cluster.nemesis import Fault, Nemesis, stalls
 from tests.cluster.riders import Riders, mount_each
-from tests.linear import OPEN, Operation, Verdict, check_all
-from tests.netns import found_by_token
+from tests.rigs.linearizability import OPEN, Operation, Verdict, check_all
+from tests.rigs.network_namespaces import found_by_token
 
 BETWEEN = 20
 RATE_MIN = 100.0  # of soak runs

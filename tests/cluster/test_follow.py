@@ -12,7 +12,7 @@ import pytest
 
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
-from tests.netns import found_static
+from tests.rigs.network_namespaces import found_static
 
 WAIT_S = 90
 

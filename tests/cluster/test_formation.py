@@ -11,7 +11,7 @@ import pytest
 
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
-from tests.netns import found_by_join, found_by_token
+from tests.rigs.network_namespaces import found_by_join, found_by_token
 
 FORM_S = 120
 

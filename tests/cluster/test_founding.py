@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import trio
 
-from awsomefsd import failpoints
-from awsomefsd.cluster import token_founding
-from awsomefsd.cluster.founding import Kept, Store
-from awsomefsd.cluster.founding_driver import Driver
-from awsomefsd.cluster.founding_files import FoundingFiles
-from awsomefsd.errors import Refused, Unavailable
-from awsomefsd.meta.node_messages import ListNodes, ListTokens
-from awsomefsd.node import identity_path
-from tests.founding_rig import WAIT_S, Group, Member, one_cluster, run_node, settings_of, spawn, wall_ms
-from tests.ports import free_ports
+from awsomefsd.base import failpoints
+from awsomefsd.base.errors import Refused, Unavailable
+from awsomefsd.base.identity import identity_path
+from awsomefsd.cluster.founding.driver import FoundingDriver
+from awsomefsd.cluster.founding.files import FoundingFiles
+from awsomefsd.cluster.founding.founding import Kept, StoreKept
+from awsomefsd.cluster.pki import founding_token
+from awsomefsd.meta.api.messages.nodes import ListNodes, ListTokens
+from tests.cluster.founding_rig import WAIT_S, Group, Member, one_cluster, run_node, settings_of, spawn, wall_ms
+from tests.rigs.free_ports import free_ports
 
 ORDERS = 30
 AT_ONCE = 5
@@ -28,8 +28,8 @@ KILLS = [name for name, reached in failpoints.POINTS.items() if reached == "foun
 HOUR_MS = 3_600_000
 
 
-def make_token(expect: int, ports: list[int], nodes: int = 0) -> token_founding.FoundingToken:
-    return token_founding.make(expect, tuple(f"127.0.0.1:{port}" for port in ports), wall_ms() + HOUR_MS, nodes)
+def make_token(expect: int, ports: list[int], nodes: int = 0) -> founding_token.FoundingToken:
+    return founding_token.make(expect, tuple(f"127.0.0.1:{port}" for port in ports), wall_ms() + HOUR_MS, nodes)
 
 
 async def in_some_order(directory: Path, dice: random.Random) -> None:
@@ -120,7 +120,7 @@ async def test_a_wrong_secret_under_the_same_id_gets_nowhere(tmp_path: Path, mon
     group = Group(tmp_path / "g", make_token(2, ports), ports)
     thief = Group(tmp_path / "thief", make_token(2, ports), ports[2:])
     good_id = group.token.id
-    monkeypatch.setattr(token_founding.FoundingToken, "id", property(lambda self: good_id))
+    monkeypatch.setattr(founding_token.FoundingToken, "id", property(lambda self: good_id))
     async with trio.open_nursery() as nursery:
         thief.start(nursery, 0)
         group.start(nursery, 0)
@@ -198,12 +198,12 @@ def test_a_vote_that_comes_when_this_node_has_just_joined_is_not_for_it_any_more
     """Its promises are gone; storing one more ended the daemon with an error."""
     ports = free_ports(2)
     settings = settings_of(tmp_path / "n", ports[0])
-    driver = Driver(settings, make_token(2, ports), list, wall_ms)
-    driver._do([Store(Kept())])
+    driver = FoundingDriver(settings, make_token(2, ports), list, wall_ms)
+    driver._do([StoreKept(Kept())])
     assert list((settings.state_dir / "founding").rglob("promises.json"))
     identity_path(settings.state_dir).touch()
     shutil.rmtree(settings.state_dir / "founding")
-    driver._do([Store(Kept())])
+    driver._do([StoreKept(Kept())])
     assert not (settings.state_dir / "founding").exists()
 
 
@@ -241,7 +241,7 @@ def test_killed_at_each_step_and_started_again(tmp_path: Path, point: str) -> No
 @pytest.mark.trio
 async def test_a_token_that_has_expired_founds_nothing(tmp_path: Path) -> None:
     ports = free_ports(1)
-    token = token_founding.make(1, (), wall_ms() - 1)
+    token = founding_token.make(1, (), wall_ms() - 1)
     with pytest.raises(Refused, match="expired"):
         await run_node(settings_of(tmp_path / "n", ports[0]), token, print)
     assert not (tmp_path / "n" / "node.json").exists()

@@ -12,7 +12,7 @@ from awsomefsd.admin.client import AdminClient
 from awsomefsd.cli.output import message_dict
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
-from tests.netns import found_by_join
+from tests.rigs.network_namespaces import found_by_join
 
 WAIT_S = 120
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.cluster import ca, token
-from awsomefsd.cluster.control_client import Connection, of_member
-from awsomefsd.cluster.control_messages import Renew
-from awsomefsd.cluster.pki_files import PkiFiles
-from awsomefsd.errors import Refused
+from awsomefsd.base.errors import Refused
+from awsomefsd.cluster.control.client import ControlConnection, of_member
+from awsomefsd.cluster.messages import RenewCertificate
+from awsomefsd.cluster.pki import ca, token
+from awsomefsd.cluster.pki.pki_files import PkiFiles
 from buildtools import nodes
-from tests.voter_rig import awaited, free_ports
+from tests.rigs.voter_daemons import awaited, free_ports
 
 WAIT_S = 60
 
@@ -171,8 +171,8 @@ def test_bad_tokens_say_what_is_wrong_with_them(founder: Machine) -> None:
 def test_a_removed_node_is_refused(founder: Machine) -> None:
     gone = machine(founder, "gone")
     made = gone.ask("join", "-", stdin=founder.token()[1])["node"]
-    renew = Renew(ca.make_request(gone.files.own_key(), made))
-    with Connection(founder.endpoint, of_member(gone.files)) as connection:
+    renew = RenewCertificate(ca.make_request(gone.files.own_key(), made))
+    with ControlConnection(founder.endpoint, of_member(gone.files)) as connection:
         assert connection.call(renew).certificate
         assert founder.cli("node", "cordon", "gone").returncode == 0
         assert founder.ask("node", "drain", "gone")["state"] == "draining"

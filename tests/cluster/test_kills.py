@@ -8,12 +8,12 @@ from contextlib import closing
 
 import pytest
 
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import keys
-from awsomefsd.meta import messages as m
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.state import keys
 from tests.bench.voter_load import Client
 from tests.bench.voters import load
-from tests.voter_rig import Cluster, Daemon, awaited
+from tests.rigs.voter_daemons import Cluster, Daemon, awaited
 
 WRITERS, KILLS, ACKS_BETWEEN_KILLS = 4, 3, 60
 PAGE, LEAF = 4_096, 2  # of LMDB

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.meta.messages import GetStatus, Status
+from awsomefsd.meta.api.messages import GetStatus, Status
 from tests.bench.voter_load import Client
-from tests.voter_rig import WAIT_S, awaited, free_ports
+from tests.rigs.voter_daemons import WAIT_S, awaited, free_ports
 
 STALL_S = 0.3
 

@@ -16,7 +16,7 @@ from buildtools import netns, procs
 from buildtools.cluster import Cluster
 from buildtools.leader import figures
 from buildtools.nodes import Node, await_true
-from tests.netns import found_static
+from tests.rigs.network_namespaces import found_static
 
 WAIT_S = 90
 BROADCAST = f"{netns.NET}.255"

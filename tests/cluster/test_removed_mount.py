@@ -15,7 +15,7 @@ from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
 from tests.cluster.test_health import codes, told
 from tests.faults.rig import refused
-from tests.netns import found_by_join
+from tests.rigs.network_namespaces import found_by_join
 
 VOLUME, WAIT_S = "shared", 120.0
 WAITING = "import fcntl, sys\nfile = open(sys.argv[1], 'r+b')\nprint('open', flush=True)\nfcntl.lockf(file, fcntl.LOCK_EX)\n"

@@ -24,7 +24,7 @@ from tests.cluster import shared_client
 from tests.cluster.shared_chaos import TTL_S, VOLUME, WAIT_S, Programs, SharedNemesis, mount, quarantine, rate, tree
 from tests.cluster.shared_judge import ALLOWED, LOSING, Trouble, Written, of_appends, of_errors, of_histories
 from tests.faults.rig import changes, newest_index, refused
-from tests.netns import found_static
+from tests.rigs.network_namespaces import found_static
 
 OPTIONS = os.environ.get("AWSOMEFSD_TEST_SHARED_OPTIONS", "shared")
 FAULTS = list(ALLOWED)

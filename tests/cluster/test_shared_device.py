@@ -19,7 +19,7 @@ from buildtools import loops
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError
-from tests.netns import found_static
+from tests.rigs.network_namespaces import found_static
 
 WAIT_S = 120
 MIB = 1 << 20
@@ -124,7 +124,7 @@ def test_every_node_finds_the_device_and_a_dead_nodes_volume_goes_on_elsewhere(r
     assert held and sum(one["segments"] for one in held) > 0 and {one["volume"] for one in held} == {VOLUME}
     write_synced(place / "later", b"from node 2")
 
-    first.detach_mount()  # its mount is gone, and its wish with it: only the lock of the dead worker proves that it has exited
+    first.detach_mount()  # its mount is gone, and the desired mount with it: only the lock of the dead worker proves that it has exited
     first.launch()
     first.await_daemon()
     await_true("node 1 to prove that its worker has exited", lambda: not rig.quarantine(second), WAIT_S, 0.3)
@@ -137,7 +137,7 @@ def test_every_node_finds_the_device_and_a_dead_nodes_volume_goes_on_elsewhere(r
     first.cli("umount", str(first.mountpoint), timeout_s=180)
 
 
-@pytest.mark.soak  # the rules are in tests/unit/test_shared_devices.py; here another session has to expire
+@pytest.mark.soak  # the rules are in tests/unit/node/devices/test_shared_devices.py; here another session has to expire
 def test_an_operator_releases_what_a_node_that_is_gone_cannot_prove(rig: Rig, seed: int) -> None:
     _, second, third = rig.nodes
     place = rig.mount(third)

@@ -22,7 +22,7 @@ import pytest
 from buildtools.cluster import Cluster
 from buildtools.leader import leading_term
 from buildtools.nodes import Node, await_true
-from tests.netns import found_static
+from tests.rigs.network_namespaces import found_static
 
 VOLUME = "together"
 STEPS, FILE_BYTES, APPENDS, MANY = 40, 200_000, 40, 200

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.errors import Error
-from awsomefsd.meta.csi_commands import EndClaims
-from awsomefsd.meta.messages import Failed, Propose
+from awsomefsd.base.errors import Error
+from awsomefsd.meta.api.commands.csi import EndClaims
+from awsomefsd.meta.api.messages import Failed, Propose
 from tests.bench.voter_load import Client
 from tests.cluster.test_membership import Machines
-from tests.voter_rig import awaited
+from tests.rigs.voter_daemons import awaited
 
 
 @pytest.fixture

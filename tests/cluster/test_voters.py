@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.voter_rig import Cluster, awaited
+from tests.rigs.voter_daemons import Cluster, awaited
 
 
 @pytest.fixture

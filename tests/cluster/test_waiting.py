@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd import node
 from awsomefsd.admin.client import AdminClient
+from awsomefsd.base import identity
+from awsomefsd.base.errors import Error
 from awsomefsd.cli.main import run
-from awsomefsd.cluster import token_founding
-from awsomefsd.errors import Error
-from tests.founding_rig import one_cluster
-from tests.ports import free_ports
+from awsomefsd.cluster.pki import founding_token
+from tests.cluster.founding_rig import one_cluster
+from tests.rigs.free_ports import free_ports
 
 WAIT_S = 120
 
@@ -110,7 +110,7 @@ def test_it_waits_says_so_and_goes_on_when_it_is_made_a_node(tmp_path: Path, dae
     assert refused.returncode == 1 and "waiting: this node is in no cluster" in refused.stderr
     made = waits.cli("init")
     assert made.returncode == 0, made.stderr
-    waits.says(node.load(waits.state).cluster)
+    waits.says(identity.load(waits.state).cluster)
     assert waits.cli("volume", "create", "v").returncode == 0
     assert waits.end() == 0
 
@@ -122,14 +122,14 @@ def test_a_token_makes_a_cluster_of_one_and_is_never_used_again(tmp_path: Path, 
     daemons.append(first := Daemon(tmp_path / "a", port, AWSOMEFSD_TOKEN_FILE=str(tmp_path / "secret")))
     first.start()
     first.says('cluster: "')
-    held = node.load(first.state)
+    held = identity.load(first.state)
     assert held.founder and not (first.state / "founding").exists() and not (first.state / "pki" / "ca.key").exists()
     assert not (first.state / "pki" / "founding-token.json").exists()
     first.end()
     first._variables = {"AWSOMEFSD_TOKEN": another}
     first.start()
     first.says(held.cluster)
-    assert node.load(first.state) == held
+    assert identity.load(first.state) == held
     assert text[8:] not in first.log.read_text()
     assert another[8:].encode() not in first.shown() and b"AWSOMEFSD_TOKEN_FILE=/proc/self/fd/" in first.shown()
 
@@ -143,11 +143,11 @@ def test_three_daemons_started_at_once_are_one_cluster(tmp_path: Path, daemons: 
         one.start()
     for one in daemons:
         one.says('cluster: "')
-    one_cluster([one.state for one in daemons], token_founding.parse(text))
-    founder = next(one for one in daemons if node.load(one.state).founder)
+    one_cluster([one.state for one in daemons], founding_token.parse(text))
+    founder = next(one for one in daemons if identity.load(one.state).founder)
     founder.says('key: "voters"\n  value: "3"')
     rows = json.loads(founder.cli("node", "ls", "-o", "json").stdout)
-    assert {row["node"] for row in rows} == {node.load(one.state).node for one in daemons}
+    assert {row["node"] for row in rows} == {identity.load(one.state).node for one in daemons}
     for one in daemons:
         assert text[8:] not in one.log.read_text()
 
@@ -173,5 +173,5 @@ def test_what_the_command_line_refuses(capsys: pytest.CaptureFixture[str]) -> No
     ):
         assert run(["token", "generate", *words]) != 0
         assert why in capsys.readouterr().err
-    made = token_founding.parse(generated("--expect", "3", "--endpoint", "a.example:7440", "--endpoint", "10.0.0.1:7440"))
+    made = founding_token.parse(generated("--expect", "3", "--endpoint", "a.example:7440", "--endpoint", "10.0.0.1:7440"))
     assert (made.expect, made.nodes, made.endpoints) == (3, 5, ("a.example:7440", "10.0.0.1:7440"))

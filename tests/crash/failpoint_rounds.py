@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from random import Random
 
-from awsomefsd.errors import Error
-from awsomefsd.failpoints import POINTS, Control
-from awsomefsd.fuse.keeper_client import KeeperClient
+from awsomefsd.base.errors import Error
+from awsomefsd.base.failpoints import POINTS, FailpointControl
+from awsomefsd.keeper.client import KeeperClient
 from buildtools import procs
 from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError
@@ -123,7 +123,7 @@ def answers(client: KeeperClient) -> bool:
 class Round:
     """One failpoint: armed, brought about, and the node serving again."""
 
-    def __init__(self, node: Node, control: Control, load: Load, dice: Random) -> None:
+    def __init__(self, node: Node, control: FailpointControl, load: Load, dice: Random) -> None:
         self.node, self.control, self.load, self.dice = node, control, load, dice
 
     def run(self, name: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.limits import MIB
+from awsomefsd.base.limits import MIB
 from buildtools.nodes import Node, await_true
 
 

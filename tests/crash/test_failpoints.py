@@ -20,21 +20,22 @@ from random import Random
 
 import pytest
 
-from awsomefsd import failpoints
-from awsomefsd.failpoints import POINTS, Control
-from awsomefsd.fuse.keeper_client import KeeperClient
-from awsomefsd.meta import voter as voter_module
-from awsomefsd.meta.disk import OsDisk
-from awsomefsd.meta.raft_types import Config
-from awsomefsd.meta.snapshot import RAFT_NOTE, AppliedAt, SnapshotFiles, pack_note
+from awsomefsd.base import failpoints
+from awsomefsd.base.failpoints import POINTS, FailpointControl
+from awsomefsd.keeper.client import KeeperClient
+from awsomefsd.meta.log.disk import OsDisk
+from awsomefsd.meta.raft.types import Config
+from awsomefsd.meta.replica.state_snapshot_files import StateSnapshotFiles
+from awsomefsd.meta.voter import voter as voter_module
+from awsomefsd.meta.voter.ports import RAFT_NOTE, AppliedAt, pack_note
 from buildtools.nodes import Node, await_true
 from tests.crash.failpoint_rounds import Load, Round
-from tests.unit import test_collect as collecting
-from tests.unit import test_growing as growing
-from tests.unit import test_voter as voting
-from tests.unit.test_vfs_held_back import Leased
-from tests.unit.test_vfs_shared import FIRST, Sharing
-from tests.vfsrig import rig as mounted
+from tests.rigs.mount_without_kernel import rig as mounted
+from tests.unit.io.collect import test_collector as collecting
+from tests.unit.meta.voter import test_membership_changes as growing
+from tests.unit.meta.voter import test_voter as voting
+from tests.unit.vfs.ops.test_buffered_writes import Leased
+from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing
 
 POINTS_MIN = 40
 ORDER = ("load", "worker", "daemon", "scrub", "collect", "keeper", "upgrade", "spawn", "unmount")
@@ -49,15 +50,15 @@ INSTALL = "import pathlib, sys; from tests.crash.test_failpoints import voters; 
 EXCHANGE = r"""
 import sys
 from pathlib import Path
-from awsomefsd.meta.disk import OsDisk
-from awsomefsd.meta.raft_messages import SnapshotChunk
-from awsomefsd.meta.snapshot import SnapshotFiles
-source, target = (SnapshotFiles(Path(name), OsDisk().beside, 1 << 22) for name in sys.argv[1:])
+from awsomefsd.meta.log.disk import OsDisk
+from awsomefsd.meta.raft.messages import StateSnapshotChunk
+from awsomefsd.meta.replica.state_snapshot_files import StateSnapshotFiles
+source, target = (StateSnapshotFiles(Path(name), OsDisk().beside, 1 << 22) for name in sys.argv[1:])
 store = source.open_store()
 source.start_copy(store)
 while (meta := source.copied()) is None:
     pass
-target.write(SnapshotChunk("a", "b", 3, meta, 0, meta.size, source.read(meta.name, 0, meta.size)))
+target.write(StateSnapshotChunk("a", "b", 3, meta, 0, meta.size, source.read(meta.name, 0, meta.size)))
 target.stage(meta, "cluster", "me", b"i" * 16)
 target.open_store().close()
 """
@@ -65,7 +66,7 @@ target.open_store().close()
 
 # --- counted in this process ----------------------------------------------------------------------------------------------------
 @contextmanager
-def counting(control: Control) -> Iterator[None]:
+def counting(control: FailpointControl) -> Iterator[None]:
     failpoints.configure("", str(control.path))
     try:
         yield
@@ -153,26 +154,26 @@ def voters(directory: Path, seed: int) -> None:
         voting.forget_the_past(rig)
         late.start()
         rig.until(rig.same)
-        assert late.voter is not None and late.voter.snapshots_installed == 1
+        assert late.voter is not None and late.voter.state_snapshots_installed == 1
         late.stop()
         late.start()
 
 
 # --- kills ----------------------------------------------------------------------------------------------------------------------
 def state_of(directory: Path) -> tuple[bytes | None, int]:
-    store = SnapshotFiles(directory, OsDisk().beside, 1 << 22).open_store()
+    store = StateSnapshotFiles(directory, OsDisk().beside, 1 << 22).open_store()
     try:
         assert store.identity is not None
-        return store.get(b"key"), store.identity.snapshot_index
+        return store.get(b"key"), store.identity.state_snapshot_index
     finally:
         store.close()
 
 
-def exchange_that_dies(directory: Path, control: Control, name: str) -> None:
+def exchange_that_dies(directory: Path, control: FailpointControl, name: str) -> None:
     """The state after it is the old one or the new one, and the next exchange works."""
     for part, index in (("source", 9), ("target", 2)):
         (directory / part).mkdir(parents=True)
-        store = SnapshotFiles(directory / part, OsDisk().beside, 1 << 22).open_store()
+        store = StateSnapshotFiles(directory / part, OsDisk().beside, 1 << 22).open_store()
         store.claim("cluster", part, b"i" * 16)
         store.put(b"key", part.encode())
         store.set_note(RAFT_NOTE, pack_note(AppliedAt(index, 3)))
@@ -190,7 +191,7 @@ def exchange_that_dies(directory: Path, control: Control, name: str) -> None:
     assert state_of(directory / "target") == (b"source", 9)
 
 
-def install_that_dies(directory: Path, control: Control, name: str, seed: int) -> None:
+def install_that_dies(directory: Path, control: FailpointControl, name: str, seed: int) -> None:
     """All three voters are one process here; started again they go on, and hold the same."""
     env = os.environ | {"AWSOMEFSD_FAILPOINTS_FILE": str(control.path), "PYTHONPATH": os.pathsep.join(sys.path)}
     control.arm(name, 1)
@@ -203,7 +204,7 @@ def install_that_dies(directory: Path, control: Control, name: str, seed: int) -
         rig.until(rig.same)
 
 
-def kills_on_a_node(node: Node, control: Control, load: Load, dice: Random, names: list[str]) -> None:
+def kills_on_a_node(node: Node, control: FailpointControl, load: Load, dice: Random, names: list[str]) -> None:
     """Each in turn, under load; then unmounted, and clean."""
     errors_before_spawn = -1
     try:
@@ -229,14 +230,14 @@ def clean_end(node: Node, load: Load) -> None:
     assert load.confirmed() > 0
 
 
-def begin(make_node, control: Control) -> Node:
+def begin(make_node, control: FailpointControl) -> Node:
     node: Node = make_node(up=False)
     node.failpoints = control.path
     node.up()
     return node
 
 
-def tell(figures: list[str], control: Control, title: str, began: float) -> None:
+def tell(figures: list[str], control: FailpointControl, title: str, began: float) -> None:
     figures.append(f"failpoints, {title} ({time.monotonic() - began:.0f} s): {len(POINTS)} names; hits:")
     figures += [f"  {name:28s} {control.hits(name):10,d}  kills {control.fired(name)}" for name in POINTS]
 
@@ -246,7 +247,7 @@ def tell(figures: list[str], control: Control, title: str, began: float) -> None
 def test_every_failpoint_is_reached(make_node, figures, seed, tmp_path):
     assert len(POINTS) >= POINTS_MIN
     began = time.monotonic()
-    control = Control(tmp_path / "failpoints")
+    control = FailpointControl(tmp_path / "failpoints")
     with counting(control):
         (tmp_path / "rig").mkdir()
         a_mount(tmp_path / "rig", Random(seed))
@@ -278,7 +279,7 @@ def test_every_failpoint_is_reached(make_node, figures, seed, tmp_path):
 def test_a_kill_at_each_failpoint(make_node, figures, seed, tmp_path):
     dice = Random(seed)
     began = time.monotonic()
-    control = Control(tmp_path / "failpoints")
+    control = FailpointControl(tmp_path / "failpoints")
     node = begin(make_node, control)
     load = Load(node, tmp_path / "manifest", seed * 1000)
     names = [name for name in POINTS if POINTS[name] in ORDER]

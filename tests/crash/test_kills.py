@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.failpoints import Control
+from awsomefsd.base.failpoints import FailpointControl
 from buildtools import chaos
 from buildtools.nodes import await_true
 
@@ -74,7 +74,7 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 @pytest.mark.timeout(300)
 def test_an_append_after_a_change_whose_worker_died_goes_to_the_end(make_node, tmp_path):
     """Daemon and worker die between the entry of the change and its answer, while what was written is dirty (decision 110)."""
-    control = Control(tmp_path / "failpoints")
+    control = FailpointControl(tmp_path / "failpoints")
     node = make_node(up=False)
     node.failpoints = control.path
     node.up()

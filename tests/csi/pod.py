@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from awsomefsd import __version__, enter_host
+from awsomefsd import __version__
+from awsomefsd.node.pod import enter_host
 from buildtools import procs
 from buildtools.nodes import Node, await_true
 from buildtools.say import CHECKOUT

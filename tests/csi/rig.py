@@ -13,7 +13,7 @@ import grpc
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.pb import csi_pb2_grpc
 from awsomefsd.csi.settings import DRIVER
-from awsomefsd.fuse import mount_syscall
+from awsomefsd.keeper import mount_syscalls
 from buildtools import loops
 from buildtools.nodes import Node, await_true
 
@@ -152,7 +152,7 @@ class Player:
 
     def left_here(self) -> list[str]:
         """On this node alone."""
-        found = [entry.dir for entry in mount_syscall.mounts() if entry.dir.startswith(f"{self.kubelet}/")]
+        found = [entry.dir for entry in mount_syscalls.mounts() if entry.dir.startswith(f"{self.kubelet}/")]
         for place in ("staging", "pods", f"plugins/{DRIVER}/volumes"):
             found += [str(path) for path in (self.kubelet / place).glob("*")]
         found += [str(path) for path in Path("/sys/block").glob("loop*/loop/backing_file") if _backing(path).startswith(str(self.kubelet))]
@@ -190,10 +190,10 @@ def cleared(player: Player) -> Iterator[None]:
         yield
     finally:
         player.close()
-        for entry in reversed(mount_syscall.mounts()):
+        for entry in reversed(mount_syscalls.mounts()):
             if entry.dir.startswith(f"{player.kubelet}/"):
                 with suppress(OSError):  # gone meanwhile
-                    mount_syscall.umount(entry.dir, mount_syscall.MNT_DETACH | mount_syscall.UMOUNT_NOFOLLOW)
+                    mount_syscalls.umount(entry.dir, mount_syscalls.MNT_DETACH | mount_syscalls.UMOUNT_NOFOLLOW)
         for path in Path("/sys/block").glob("loop*/loop/backing_file"):
             if str(player.kubelet) in _backing(path):
                 loops.detach(f"/dev/{path.parts[3]}")

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from awsomefsd.csi.pb import csi_pb2 as pb
-from awsomefsd.fuse import mount_syscall
+from awsomefsd.keeper import mount_syscalls
 from tests.csi.rig import Player, capability
 
 pytestmark = pytest.mark.root
@@ -39,7 +39,7 @@ def outside(player: Player) -> Iterator[Path]:
     (place / "precious").write_text("data")
     yield place
     assert (place / "precious").read_text() == "data" and (place / "mount").is_dir()
-    assert not any(entry.dir.startswith(str(place)) for entry in mount_syscall.mounts())
+    assert not any(entry.dir.startswith(str(place)) for entry in mount_syscalls.mounts())
 
 
 def publish_at(player: Player, volume: str, path: str) -> tuple[str, str]:
@@ -90,7 +90,7 @@ def test_what_is_not_ours_is_left_alone(player: Player, volume: str) -> None:
     target = player.publish(volume, "mine")
     assert unpublish_at(player, other, str(target))[0] == "FAILED_PRECONDITION", "another volume's target"
     assert publish_at(player, other, str(target))[0] in ("FAILED_PRECONDITION", "ALREADY_EXISTS")
-    assert mount_syscall.topmost(str(target)) is not None
+    assert mount_syscalls.topmost(str(target)) is not None
     player.unpublish(volume, "mine")
     player.delete(other)
     for name in ("full/file", "file"):
@@ -152,7 +152,7 @@ def test_missing_fields(player: Player, volume: str) -> None:
             short.ClearField(name)
             assert player.refused(rpc, short)[0] == "INVALID_ARGUMENT", (rpc, name)
         assert player.refused(rpc, type(request)())[0] == "INVALID_ARGUMENT", rpc
-    assert not Path(target).exists() and mount_syscall.topmost(staging) is not None
+    assert not Path(target).exists() and mount_syscalls.topmost(staging) is not None
 
 
 def test_a_directory_that_turns_into_a_symlink_meanwhile(player: Player, volume: str, outside: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.pb import registration_pb2, registration_pb2_grpc
 from awsomefsd.csi.settings import DRIVER
-from awsomefsd.meta.client import MetaClient
-from awsomefsd.meta.commands import ClaimVolume, EndClaims
-from awsomefsd.meta.messages import Propose
+from awsomefsd.meta.api.commands import ClaimVolume, EndClaims
+from awsomefsd.meta.api.messages import Propose
+from awsomefsd.meta.client.client import MetaClient
 from tests.csi.rig import GIB, Mode, Player, capability
 
 pytestmark = pytest.mark.root
@@ -188,6 +188,7 @@ def test_a_volume_of_one_node_is_not_another_ones(player: Player) -> None:
     volume = player.create("pvc-rwo")
     number = next(row["volume"] for row in player.node.ask("volume", "ls") if row["uuid"] == volume)
     client = MetaClient(player.node.run / "meta.sock", 0)
+    client.start()
     try:
         client.call(Propose(0, 0, 0, [], ClaimVolume(number, "", "another-node", "boot", True)), 60)
         request = pb.NodeStageVolumeRequest(

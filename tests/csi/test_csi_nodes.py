@@ -23,7 +23,7 @@ from awsomefsd.csi.pb import csi_pb2 as pb
 from buildtools.cluster import Cluster
 from buildtools.nodes import await_true
 from tests.csi.rig import GIB, Mode, Player, capability, cleared
-from tests.netns import found_static
+from tests.rigs.network_namespaces import found_static
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 ALONE, TOGETHER = capability(Mode.SINGLE_NODE_WRITER), capability(Mode.MULTI_NODE_MULTI_WRITER)

@@ -11,7 +11,7 @@ import pytest
 
 from buildtools.nodes import CHECKOUT
 from tests.csi.rig import Player
-from tests.software import need
+from tests.rigs.external_programs import need
 
 VERSION = "v5.5.0"
 pytestmark = pytest.mark.root

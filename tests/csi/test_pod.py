@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.errors import Unavailable
-from awsomefsd.fuse.keeper_client import KeeperClient
+from awsomefsd.base.errors import Unavailable
+from awsomefsd.keeper.client import KeeperClient
 from buildtools import procs
 from buildtools.nodes import await_true
 from buildtools.say import CHECKOUT

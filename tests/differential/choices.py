@@ -137,7 +137,7 @@ def arguments(kind: str, plain: bool = False) -> Strategy:
 
 
 # --- what a tree may lack ---------------------------------------------------------------------------------------------------------
-# kind -> (the row of README's table that says it is there, a probe by operations of root: the last one's result)
+# kind -> (the row of docs/CAPABILITIES.md that says it is there, a probe by operations of root: the last one's result)
 Call = Callable[..., Any]
 
 

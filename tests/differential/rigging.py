@@ -1,6 +1,6 @@
 """What the differential tests stand on: ext4, a mount without atimes, the processes in both, and what this build lacks.
 
-README's table is the judge of what may be left out: a probe that fails although its row says "available" is an error.
+The tables of docs/CAPABILITIES.md are the judge of what may be left out: a probe that fails although its row says "available" is an error.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from tests.differential.sides import ROOT, Directory, ext4
 
 
 def available(words: str) -> bool:
-    """Whether a row of README's table of capabilities whose name has these words says so."""
-    rows = [row.split("|") for row in (ROOT / "README.md").read_text().splitlines() if row.startswith("| ")]
+    """True if a row of docs/CAPABILITIES.md whose name has these words says so."""
+    rows = [row.split("|") for row in (ROOT / "docs" / "CAPABILITIES.md").read_text().splitlines() if row.startswith("| ")]
     return any(words in row[1] and row[2].strip() == "available" for row in rows if len(row) > 3)
 
 
@@ -28,7 +28,7 @@ def missing(side: Directory) -> dict[str, tuple[str, ...]]:
     try:
         for name, (words, kinds, probe) in choices.PROBES.items():
             there = probe(lambda *step: side.call("root", *step))
-            assert there or not available(words), f"README says that {words} is available; the mount says otherwise"
+            assert there or not available(words), f"docs/CAPABILITIES.md says that {words} is available; the mount says otherwise"
             if not there:
                 found[name] = kinds
     finally:

@@ -1,4 +1,5 @@
-"""The vfs without a kernel as a side: real machine, service and worker parts (tests/vfsrig.py), and what the kernel does before it asks.
+"""The vfs without a kernel as a side: real machine, service and worker parts (tests/rigs/mount_without_kernel.py), and what the kernel does
+before it asks.
 
 That is walking paths, following links, positions of open files, and the refusals that a file system never sees.  One user, root, and
 paths without dots and trailing slashes: the rest is the kernel's.
@@ -13,12 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from awsomefsd.errors import FsError
-from awsomefsd.fuse.context import SetAttrIn
-from awsomefsd.meta import commands as c
-from awsomefsd.types import ROOT_INO, Attr
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import ROOT_INO, Attr
+from awsomefsd.meta.api import commands as c
+from awsomefsd.vfs.api.context import SetAttrIn
 from tests.differential.actor import EMPTY, filling, summary, time_shown
-from tests.vfsrig import Rig, finish
+from tests.rigs.mount_without_kernel import Rig, finish
 
 LINKS_MAX = 40
 UMASK = 0o022

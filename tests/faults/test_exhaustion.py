@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from awsomefsd.limits import OPEN_FILES_MAX
+from awsomefsd.base.limits import OPEN_FILES_MAX
 from buildtools import chaos
 from buildtools.nodes import await_true
 from tests.faults.rig import errors_of, fsync_until_true, held

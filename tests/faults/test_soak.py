@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from awsomefsd.limits import DAEMON_MEMORY_BYTES, MIB, WORKER_MEMORY_BYTES
+from awsomefsd.base.limits import DAEMON_MEMORY_BYTES, MIB, WORKER_MEMORY_BYTES
 from buildtools import chaos
 from tests.faults.rig import errors_of, held
 

@@ -12,16 +12,21 @@ from collections.abc import Callable
 
 from crc32c import crc32c
 
-from awsomefsd.codec import Sealed, seal
-from awsomefsd.errors import Corrupt, FormatTooNew, FsError, NotFound, Refused
-from awsomefsd.io import frame, segment, superblock
-from awsomefsd.io.checksum import block_count
-from awsomefsd.meta import acl, journal_format, rows, snapshot
-from awsomefsd.meta.journal import Journal
-from awsomefsd.meta.store import IDENTITY
+from awsomefsd.base.codec import Sealed, seal
+from awsomefsd.base.errors import Corrupt, FormatTooNew, FsError, NotFound, Refused
+from awsomefsd.io.device import superblock
+from awsomefsd.io.device.checksum import block_count
+from awsomefsd.io.segment import footer as segment
+from awsomefsd.io.segment import frame
+from awsomefsd.meta.api import acl
+from awsomefsd.meta.log import format
+from awsomefsd.meta.log.journal import Journal
+from awsomefsd.meta.replica.store import IDENTITY
+from awsomefsd.meta.state import rows
+from awsomefsd.meta.voter import ports
 from awsomefsd.repl.cursor import CURSOR
 from tests.fuzz.target import Target
-from tests.unit.test_shm_format import AREAS, read_all
+from tests.unit.fuse.test_shared_memory_formats import AREAS, read_all
 
 UUID = "12345678-1234-5678-1234-567812345678"
 CLUSTER, NODE, INCARNATION = b"c" * 16, b"n" * 16, b"i" * 16
@@ -178,8 +183,8 @@ def _journal_files() -> dict[str, bytearray]:
 
 
 def journal_seeds() -> list[bytes]:
-    block, seed = journal_format.pack_header(journal_format.FileHeader(CLUSTER, NODE, INCARNATION, 1, 1))
-    record = journal_format.pack_record(seed, 0, 0, journal_format.ENTRY, 1, 1, b"payload of an entry")
+    block, seed = format.pack_header(format.FileHeader(CLUSTER, NODE, INCARNATION, 1, 1))
+    record = format.pack_record(seed, 0, 0, format.ENTRY, 1, 1, b"payload of an entry")
     patches = struct.pack("<HB", 4100, 1) + struct.pack("<HB", 4200, 255)
     return [b"\0" + block, b"\1" + record, b"\2" + patches]
 
@@ -187,7 +192,7 @@ def journal_seeds() -> list[bytes]:
 def journal_run() -> Callable[[bytes], None]:
     """0: a header, 1: a record, 2: a whole journal with bytes changed (offset u16, xor u8): it opens as a prefix or not at all."""
     good = _journal_files()
-    _, seed = journal_format.pack_header(journal_format.FileHeader(CLUSTER, NODE, INCARNATION, 1, 1))
+    _, seed = format.pack_header(format.FileHeader(CLUSTER, NODE, INCARNATION, 1, 1))
     kept = [ENTRIES[0], ENTRIES[1], ENTRIES[2], ENTRIES[4], ENTRIES[5]]
 
     def whole(patches: bytes) -> None:
@@ -205,10 +210,10 @@ def journal_run() -> Callable[[bytes], None]:
     def run(data: bytes) -> None:
         try:
             if data[0] % 3 == 0:
-                journal_format.unpack_header(data[1:], "fuzz")
+                format.unpack_header(data[1:], "fuzz")
             elif data[0] % 3 == 1:
-                journal_format.unpack_record(data[1:], 0, seed, 0)
-                journal_format.proof_of_damage(data[1:], 0, seed)
+                format.unpack_record(data[1:], 0, seed, 0)
+                format.proof_of_damage(data[1:], 0, seed)
             else:
                 whole(data[1:])
         except (Corrupt, FormatTooNew, Refused):
@@ -224,7 +229,7 @@ def values_seeds() -> list[bytes]:
     access = acl.pack([(1, 6, 0xFFFFFFFF), (2, 7, 1000), (4, 5, 0xFFFFFFFF), (16, 7, 0xFFFFFFFF), (32, 4, 0xFFFFFFFF)])
     seeds = [bytes([0, at]) + body for at in range(len(table))]
     seeds += [bytes([1, at]) + b"\x92\x01\x02" for at in range(len(table))]
-    return [*seeds, b"\2\0" + access, b"\3\0" + snapshot.pack_note(snapshot.AppliedAt(1, 1))]
+    return [*seeds, b"\2\0" + access, b"\3\0" + ports.pack_note(ports.AppliedAt(1, 1))]
 
 
 def values_run() -> Callable[[bytes], None]:
@@ -248,7 +253,7 @@ def values_run() -> Callable[[bytes], None]:
                     acl.inherited(entries, 0o666)
                     acl.with_mode(entries, 0o751)
             else:
-                snapshot.unpack_note(body)
+                ports.unpack_note(body)
         except (Corrupt, FormatTooNew, FsError):
             pass
 

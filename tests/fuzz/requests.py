@@ -15,25 +15,26 @@ from typing import Any
 
 import msgspec
 
-from awsomefsd.errors import Corrupt, Error, FormatTooNew, ProtocolError
-from awsomefsd.fuse import abi, handlers, keeper_wire
-from awsomefsd.fuse.abi import Op
-from awsomefsd.fuse.context import Context
-from awsomefsd.fuse.keeper_mount import checked_spec
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.meta import peer_messages
-from awsomefsd.meta.check import check as fsck
-from awsomefsd.meta.queries import answer
-from awsomefsd.meta.ranges import check
-from awsomefsd.meta.service_connections import decode_request
-from awsomefsd.rpc import FrameReader, frame
-from awsomefsd.types import HOST_UNIQUE
+from awsomefsd.base.errors import Corrupt, Error, FormatTooNew, ProtocolError
+from awsomefsd.base.frames import FrameReader, frame
+from awsomefsd.base.types import HOST_UNIQUE
+from awsomefsd.fuse import abi, handlers
+from awsomefsd.fuse.abi import Opcode
+from awsomefsd.keeper import wire
+from awsomefsd.keeper.mount import checked_spec
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.bounds import check
+from awsomefsd.meta.check.check import check as fsck
+from awsomefsd.meta.machine.queries import answer
+from awsomefsd.meta.server.connections import decode_request
+from awsomefsd.meta.voter import peer_messages
+from awsomefsd.vfs.api.context import Context
 from tests.fuzz.target import Target
-from tests.metadrive import Drive
-from tests.unit.test_meta_golden import COMMANDS
-from tests.unit.test_service import every_body
-from tests.vfsrig import LIMIT_S, Rig, Started
+from tests.rigs.machine_driver import Drive
+from tests.rigs.mount_without_kernel import LIMIT_S, Rig, Started
+from tests.unit.meta.server.test_service import every_body
+from tests.unit.meta.test_golden_encodings import COMMANDS
 
 FSCK_EVERY = 256  # accepted commands
 ANEW_EVERY = 4_096
@@ -88,7 +89,7 @@ def command_run() -> Callable[[bytes], None]:
 
 # --- frames of sockets --------------------------------------------------------------------------------------------------------
 def frames_seeds() -> list[bytes]:
-    bodies = [b"\0" + frame(_encode(m.Request(at, body))) for at, body in enumerate(every_body())]
+    bodies = [b"\0" + frame(_encode(m.RequestEnvelope(at, body))) for at, body in enumerate(every_body())]
     words = {"op": "mount", "mount": "ab", "dir": "/d", "memfds": {"control": 1}, "options": ["ro"], "config": {"x": [1, None]}}
     hello = _encode(peer_messages.PeerHello(*[value_of(kind) for kind in typed(peer_messages.PeerHello)]))
     return [*bodies, b"\1" + json.dumps(words).encode(), b"\2" + hello, b"\3\x98\x01\x01\xa1a\xa1b\x02\x03\x04\x05"]
@@ -119,7 +120,7 @@ def frames_run() -> Callable[[bytes], None]:
             if kind == 0:
                 stream(body)
             elif kind == 1:
-                checked_spec(keeper_wire.decode(body))
+                checked_spec(wire.decode(body))
             elif kind == 2:
                 peer_messages.decode_greeting(body)
             else:
@@ -140,25 +141,27 @@ def fuse_seeds() -> list[bytes]:
         return bytes([opcode, nodeid]) + body
 
     return [
-        *(request(opcode, 0, b"name\0") for opcode in (Op.LOOKUP, Op.UNLINK, Op.RMDIR)),
-        request(Op.MKDIR, 0, struct.pack("<II", 0o755, 0) + b"dir\0"),
-        request(Op.MKNOD, 0, struct.pack("<IIII", 0o100644, 0, 0, 0) + b"node\0"),
-        request(Op.CREATE, 0, struct.pack("<IIII", 2, 0o644, 0, 0) + b"file\0"),
-        request(Op.SYMLINK, 0, b"link\0target\0"), request(Op.LINK, 0, struct.pack("<Q", 2) + b"hard\0"),
-        request(Op.RENAME2, 0, abi.RENAME2_IN.pack(1, 0, 0) + b"name\0other\0"),
-        request(Op.OPEN, 1, struct.pack("<II", 2, 0)), request(Op.GETATTR, 1, bytes(16)),
-        request(Op.READ, 1, struct.pack("<QQIIQII", 1, 0, 4096, 0, 0, 0, 0)),
-        request(Op.WRITE, 1, abi.WRITE_IN.pack(1, 0, 4, 0, 0, 0, 0) + b"data"),
-        request(Op.SETATTR, 1, abi.SETATTR_IN.pack(8, *[0] * 15)), request(Op.SETXATTR, 1, struct.pack("<IIII", 1, 0, 0, 0) + b"user.n\0v"),
-        request(Op.GETXATTR, 1, struct.pack("<II", 100, 0) + b"user.n\0"), request(Op.LISTXATTR, 1, struct.pack("<II", 100, 0)),
-        request(Op.FALLOCATE, 1, struct.pack("<QQQII", 1, 0, 8192, 0, 0)), request(Op.LSEEK, 1, struct.pack("<QQII", 1, 0, 3, 0)),
-        request(Op.COPY_FILE_RANGE, 1, struct.pack("<QQQQQQQ", 1, 0, 2, 1, 4096, 100, 0)),
-        request(Op.SETLK, 1, struct.pack("<QQQQIIII", 1, 7, 0, 9, 1, 5, 0, 0)),
-        request(Op.READDIR, 0, struct.pack("<QQIIQII", 1, 0, 999, 0, 0, 0, 0)),
-        request(Op.READDIRPLUS, 0, struct.pack("<QQIIQII", 1, 0, 999, 0, 0, 0, 0)), request(Op.OPENDIR, 0, bytes(8)),
-        request(Op.BATCH_FORGET, 0, struct.pack("<IIQQ", 1, 0, 2, 1)),
-        request(Op.TMPFILE, 0, struct.pack("<IIII", 2, 0o600, 0, 0) + b"#\0"),
-        request(Op.READDIRPLUS, 77, bytes(10) + b"\1\x22" + bytes(7) + b"\1" + bytes(6) + b"\x81\x83" + bytes(14)),  # a handle nobody has
+        *(request(opcode, 0, b"name\0") for opcode in (Opcode.LOOKUP, Opcode.UNLINK, Opcode.RMDIR)),
+        request(Opcode.MKDIR, 0, struct.pack("<II", 0o755, 0) + b"dir\0"),
+        request(Opcode.MKNOD, 0, struct.pack("<IIII", 0o100644, 0, 0, 0) + b"node\0"),
+        request(Opcode.CREATE, 0, struct.pack("<IIII", 2, 0o644, 0, 0) + b"file\0"),
+        request(Opcode.SYMLINK, 0, b"link\0target\0"), request(Opcode.LINK, 0, struct.pack("<Q", 2) + b"hard\0"),
+        request(Opcode.RENAME2, 0, abi.RENAME2_IN.pack(1, 0, 0) + b"name\0other\0"),
+        request(Opcode.OPEN, 1, struct.pack("<II", 2, 0)), request(Opcode.GETATTR, 1, bytes(16)),
+        request(Opcode.READ, 1, struct.pack("<QQIIQII", 1, 0, 4096, 0, 0, 0, 0)),
+        request(Opcode.WRITE, 1, abi.WRITE_IN.pack(1, 0, 4, 0, 0, 0, 0) + b"data"),
+        request(Opcode.SETATTR, 1, abi.SETATTR_IN.pack(8, *[0] * 15)),
+        request(Opcode.SETXATTR, 1, struct.pack("<IIII", 1, 0, 0, 0) + b"user.n\0v"),
+        request(Opcode.GETXATTR, 1, struct.pack("<II", 100, 0) + b"user.n\0"), request(Opcode.LISTXATTR, 1, struct.pack("<II", 100, 0)),
+        request(Opcode.FALLOCATE, 1, struct.pack("<QQQII", 1, 0, 8192, 0, 0)), request(Opcode.LSEEK, 1, struct.pack("<QQII", 1, 0, 3, 0)),
+        request(Opcode.COPY_FILE_RANGE, 1, struct.pack("<QQQQQQQ", 1, 0, 2, 1, 4096, 100, 0)),
+        request(Opcode.SETLK, 1, struct.pack("<QQQQIIII", 1, 7, 0, 9, 1, 5, 0, 0)),
+        request(Opcode.READDIR, 0, struct.pack("<QQIIQII", 1, 0, 999, 0, 0, 0, 0)),
+        request(Opcode.READDIRPLUS, 0, struct.pack("<QQIIQII", 1, 0, 999, 0, 0, 0, 0)), request(Opcode.OPENDIR, 0, bytes(8)),
+        request(Opcode.BATCH_FORGET, 0, struct.pack("<IIQQ", 1, 0, 2, 1)),
+        request(Opcode.TMPFILE, 0, struct.pack("<IIII", 2, 0o600, 0, 0) + b"#\0"),
+        request(Opcode.READDIRPLUS, 77, bytes(10) + b"\1\x22" + bytes(7) + b"\1" + bytes(6) + b"\x81\x83" + bytes(14)),
+        # a handle nobody has
     ]  # fmt: skip
 
 
@@ -187,8 +190,8 @@ def fuse_run() -> Callable[[bytes], None]:
             rig = _mounted()
             gc.collect()
         opcode = data[0] % len(rows)
-        if opcode == Op.SETLKW:  # one caller: a lock in its own way would wait for ever
-            opcode = int(Op.SETLK)
+        if opcode == Opcode.SETLKW:  # one caller: a lock in its own way would wait for ever
+            opcode = int(Opcode.SETLK)
         call, encode, _stored = rows[opcode]
         count += 2
         ctx = Context(0, 0, 4242, count)

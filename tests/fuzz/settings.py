@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from awsomefsd import config, id_map, mount_options, sizes
-from awsomefsd.errors import ConfigError, Error
+from awsomefsd.base import id_map, sizes
+from awsomefsd.base.errors import ConfigError, Error
+from awsomefsd.config import mount_options, settings
 from tests.fuzz.target import Target
 
 TOML = b'state_dir = "/var/lib/x"\n[log]\nlevel = "debug"\n[memory]\nworker = "200M"\n[metrics]\nlisten = "127.0.0.1:9"\n'
@@ -22,8 +23,8 @@ READERS: dict[int, Callable[[str], object]] = {
     4: sizes.parse_bytes,
     5: lambda text: mount_options.parse(mount_options.split(text)),
     6: lambda text: id_map.parse("map_uid", text),
-    7: config.parse_voters,
-    8: config.parse_endpoint,
+    7: settings.parse_voters,
+    8: settings.parse_endpoint,
 }
 
 
@@ -41,10 +42,10 @@ def make() -> Callable[[bytes], None]:
         text = body.decode("utf-8", "surrogateescape")
         if kind < 2:
             files[kind].write_bytes(body)
-            return config.load(files[kind], {})
+            return settings.load(files[kind], {})
         if kind < 4:
             name, _, value = text.replace("\0", "").partition("=")
-            return config.load(None, {f"AWSOMEFSD_{name.removeprefix('AWSOMEFSD_')}": value})
+            return settings.load(None, {f"AWSOMEFSD_{name.removeprefix('AWSOMEFSD_')}": value})
         return READERS[kind](text)
 
     def run(data: bytes) -> None:

@@ -22,27 +22,27 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.errors import Corrupt, Error, FormatTooNew
-from awsomefsd.fuse.control import CONTROL_BYTES, Control, State
-from awsomefsd.fuse.held import Held
-from awsomefsd.fuse.opens import OpenTable
-from awsomefsd.fuse.park import ParkArea
+from awsomefsd.base.errors import Corrupt, Error, FormatTooNew
+from awsomefsd.base.limits import KIB, MIB
+from awsomefsd.fuse.control_area import CONTROL_BYTES, ControlArea, ControlState
+from awsomefsd.fuse.inherited_requests import RequestMemory
+from awsomefsd.fuse.parked_requests import ParkArea
 from awsomefsd.fuse.slots import DONE, EXECUTING, FREE, RECEIVED, SlotArea, required_bytes
 from awsomefsd.fuse.takeover import reply_to
-from awsomefsd.io.buffers import aligned_buffer
-from awsomefsd.io.cache import ChecksumCache
-from awsomefsd.io.dirty import DirtyLog
-from awsomefsd.io.memory_device import MemoryDevice
-from awsomefsd.io.reader import SegmentReader
-from awsomefsd.io.superblock import read_superblock
-from awsomefsd.limits import KIB, MIB
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import keys
-from awsomefsd.meta.check import check
-from awsomefsd.meta.machine import Machine
-from awsomefsd.meta.store import Store
-from tests.unit.test_fsck import Stopped
-from tests.unit.test_scrub import CLUSTER, Ground
+from awsomefsd.io.device.buffers import aligned_buffer
+from awsomefsd.io.device.memory_device import MemoryDevice
+from awsomefsd.io.device.superblock import read_superblock
+from awsomefsd.io.file.dirty_log import DirtyLog
+from awsomefsd.io.segment.checksum_cache import ChecksumCache
+from awsomefsd.io.segment.reader import SegmentReader
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.check.check import check
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.replica.store import Store
+from awsomefsd.meta.state import keys
+from awsomefsd.vfs.state.open_files import OpenTable
+from tests.unit.node.maintenance.test_scrub import CLUSTER, Ground
+from tests.unit.recovery.test_fsck import Stopped
 
 SUPERBLOCKS, SEGMENTS, JOURNAL, STORE, MEMORY = 120, 380, 120, 200, 180
 assert SUPERBLOCKS + SEGMENTS + JOURNAL + STORE + MEMORY == 1_000
@@ -224,7 +224,7 @@ def checked(directory: Path, sound: dict[bytes, bytes]) -> str:
 
 
 def index_of(rows_: dict[bytes, bytes]) -> int:
-    from awsomefsd.meta import rows
+    from awsomefsd.meta.state import rows
 
     index: int = rows.CLUSTER.loads(rows_[keys.cluster()]).applied_index
     return index
@@ -274,16 +274,16 @@ def dirty_outcome(mem: bytearray) -> str:
 
 def control_area() -> tuple[bytearray, list[int]]:
     mem = bytearray(CONTROL_BYTES)
-    control = Control(mem, fresh=True)
+    control = ControlArea(mem, fresh=True)
     control.update(mount=5, session=6)
     control.counter("reads").add(3)
     return mem, used_of(mem)
 
 
 def control_outcome(mem: bytearray) -> str:
-    control = Control(mem)
+    control = ControlArea(mem)
     if (control.state.mount, control.state.session) != (5, 6):
-        return "tail" if control.state == State() else f"wrong {control.state}"
+        return "tail" if control.state == ControlState() else f"wrong {control.state}"
     return "same" if control.counters() == {"reads": 3} else "figure"
 
 
@@ -337,7 +337,7 @@ def park_outcome(mem: bytearray) -> str:
     return waiting_outcome(ParkArea(mem).entries())
 
 
-def waiting_outcome(left: Sequence[Held]) -> str:
+def waiting_outcome(left: Sequence[RequestMemory]) -> str:
     """As takeover.py reads them: each is executed as it was, or known to be damaged, and then its own caller is told."""
     said, found = "same", []
     for held in left:

@@ -1,7 +1,7 @@
 """Random commands against a machine and a plain model of files in memory.
 
 The model knows paths, links, contents and nothing else.  After each run the machine shows the same tree and bytes, the check finds nothing,
-and a second machine that was flushed and made anew between random entries has given the same replies and holds the same rows.
+and a second machine that was flushed and made again between random entries has given the same replies and holds the same rows.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 import pytest
 from msgspec.structs import replace
 
-from awsomefsd.limits import INLINE_BYTES_MAX
-from awsomefsd.meta import allocation, filemap, inodes, sessions, sharing, state
-from awsomefsd.meta import collection_messages as cm
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.meta.check import check
-from awsomefsd.meta.machine import Machine
-from awsomefsd.types import Extent, SegmentInfo
-from tests.memtxn import MemTxn
-from tests.metadrive import HEADER, Drive
+from awsomefsd.base.limits import INLINE_BYTES_MAX
+from awsomefsd.base.types import Extent, SegmentInfo
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.messages import collection as cm
+from awsomefsd.meta.check.check import check
+from awsomefsd.meta.machine import allocation, copy_range, filemap, inodes, sessions
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.state import rows_cache
+from tests.rigs.machine_driver import HEADER, Drive
+from tests.rigs.memory_txn import MemTxn
 
 NAMES = [b"a", b"b", b"c", b"d", b"e"]
 
@@ -456,7 +457,7 @@ class Model:
 
 
 def again(entries: list[c.Entry], chance: random.Random) -> tuple[list[m.Reply], dict[bytes, bytes]]:
-    """The replies and rows of a machine that is made anew now and then, and meets entries twice."""
+    """The replies and rows of a machine that is made again now and then, and meets entries twice."""
     txn = MemTxn()
     machine = Machine(txn)
     replies = []
@@ -475,10 +476,10 @@ def again(entries: list[c.Entry], chance: random.Random) -> tuple[list[m.Reply],
 @pytest.mark.parametrize("run", range(6))
 def test_random_commands(seed: int, run: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if run % 2:  # bounds so small that truncations and deletions are left to Reap
-        for module in (filemap, allocation, sharing):
+        for module in (filemap, allocation, copy_range):
             monkeypatch.setattr(module, "REAP_EXTENTS_PER_ENTRY", 2)
-        monkeypatch.setattr(sharing, "PIECES_PER_COPY_MAX", 2)
-        monkeypatch.setattr(sharing, "SHARED_RUNS_MAX", 1 << 20)
+        monkeypatch.setattr(copy_range, "PIECES_PER_COPY_MAX", 2)
+        monkeypatch.setattr(copy_range, "SHARED_RUNS_MAX", 1 << 20)
         monkeypatch.setattr(inodes, "SMALL_FILE_EXTENTS", 1)
         monkeypatch.setattr(sessions, "REAP_EXTENTS_PER_ENTRY", 1)
     model = Model(seed + run)
@@ -491,7 +492,7 @@ def test_random_commands(seed: int, run: int, monkeypatch: pytest.MonkeyPatch) -
         if step % 100 == 99:
             model.compare()
     model.compare()
-    monkeypatch.setattr(state, "ROWS_CACHED_MAX", 2)  # and a cache that forgets after every entry
+    monkeypatch.setattr(rows_cache, "ROWS_CACHED_MAX", 2)  # and a cache that forgets after every entry
     replies, rows = again(model.drive.entries, random.Random(seed + run))
     assert replies == model.drive.replies
     assert rows == model.drive.txn.rows

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.errors import FsError
-from awsomefsd.fuse import names
-from awsomefsd.fuse.context import SetAttrIn
-from awsomefsd.io import files, flusher
-from awsomefsd.meta import allocation, filemap, queries, sharing
-from awsomefsd.meta import commands as c
-from awsomefsd.types import ROOT_INO
-from tests.vfsrig import Rig, error_of, rig, until
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import ROOT_INO
+from awsomefsd.io.file import file_data, flusher
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.machine import allocation, copy_range, filemap, queries
+from awsomefsd.vfs.api.context import SetAttrIn
+from awsomefsd.vfs.state import names
+from tests.rigs.mount_without_kernel import Rig, error_of, rig, until
 
 NAMES = [b"a", b"b", b"c", b"d", b"e", b"f"]
 SIZES = [1, 100, 2_000, 4_096, 4_097, 20_000, 150_000]
@@ -370,7 +370,7 @@ class Model:
     def forget(self) -> None:
         """What eviction may do at any time."""
         self.note("forget")
-        self.random.choice([self.r.mount.names.clear, self.r.mount.files.forget_clean])()
+        self.random.choice([self.r.mount.caches.names.clear, self.r.mount.buffered.files.forget_clean])()
 
     def lose_session(self) -> None:
         """Handles of files without names are lost with it, so they are closed first."""
@@ -434,8 +434,8 @@ class Model:
 
     def balance(self) -> None:
         self.r.flush()
-        assert self.r.mount.dirty.dirty_bytes == 0
-        assert self.r.mount.reservation.left_bytes == self.r.volume().reserved_bytes
+        assert self.r.mount.buffered.dirty.dirty_bytes == 0
+        assert self.r.mount.buffered.reservation.left_bytes == self.r.volume().reserved_bytes
         assert self.r.volume().used_inodes == len(self.nodes)
 
 
@@ -470,11 +470,11 @@ def test_random_operations_with_small_caches_and_batches(
     monkeypatch.setattr(names, "INODES_CACHED_MAX", 16)
     monkeypatch.setattr(names, "DENTRIES_CACHED_MAX", 6)
     monkeypatch.setattr(names, "DIRECTORY_LISTED_ENTRIES_MAX", 3)
-    monkeypatch.setattr(files, "FILES_CACHED_MAX", 8)
-    monkeypatch.setattr(files, "EXTENTS_CACHED_MAX", 10)
+    monkeypatch.setattr(file_data, "FILES_CACHED_MAX", 8)
+    monkeypatch.setattr(file_data, "EXTENTS_CACHED_MAX", 10)
     monkeypatch.setattr(flusher, "BATCH_BYTES_MAX", 6_000)
     monkeypatch.setattr(queries, "LAYOUT_EXTENTS_MAX", 4)
-    monkeypatch.setattr(sharing, "PIECES_PER_COPY_MAX", 3)
-    for module in (filemap, allocation, sharing):
+    monkeypatch.setattr(copy_range, "PIECES_PER_COPY_MAX", 3)
+    for module in (filemap, allocation, copy_range):
         monkeypatch.setattr(module, "REAP_EXTENTS_PER_ENTRY", 5)
     run(tmp_path, seed * 100 + 50 + round_, STEPS)

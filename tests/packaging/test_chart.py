@@ -17,7 +17,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from awsomefsd import __version__, config
+from awsomefsd import __version__
+from awsomefsd.config import settings as config
 from awsomefsd.csi.settings import DRIVER
 from buildtools import image
 
@@ -195,7 +196,7 @@ def test_the_daemon_takes_the_settings_of_the_pod(tmp_path: Path) -> None:
 
 def test_every_metric_of_the_dashboard_exists() -> None:
     shown = set(re.findall(r"awsomefsd_[a-z_]+", (CHART / "dashboards" / "awsomefs.json").read_text()))
-    source = "".join(path.read_text() for path in (ROOT / "awsomefsd").glob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "awsomefsd").rglob("*.py"))
     assert len(shown) > 8
     assert {name for name in shown if f'"{name}"' not in source and f"{name}" not in source} == set()
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd import config, program
+from awsomefsd.base import program
 from awsomefsd.cli.main import COMMANDS, HIDDEN
+from awsomefsd.config import settings
 from buildtools import binary, elf, manual, packages
 from buildtools.say import CHECKOUT
 
@@ -53,23 +54,23 @@ def test_enabling_the_daemon_is_enough() -> None:
     assert {"awsomefsd-keeper.service", "awsomefsd-mounts.service"} <= wanted
 
 
-@pytest.mark.parametrize("kind", sorted(packages._DEB))
-@pytest.mark.parametrize("frames", [packages._DEB, packages._RPM], ids=["deb", "rpm"])
-def test_scripts_are_shell(kind: str, frames: dict[str, str]) -> None:
-    text = packages.script(kind, frames)
+@pytest.mark.parametrize("kind", sorted(packages._HOOKS))
+@pytest.mark.parametrize("package", ["deb", "rpm"])
+def test_scripts_are_shell(kind: str, package: str) -> None:
+    text = packages.script(package, kind)
     assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
-    assert "{" not in text.replace("{print", "") and "systemctl start" not in text
+    assert "@" not in text and "{" not in text.replace("{print", "") and "systemctl start" not in text
 
 
 def test_configuration_shows_the_built_in_values(tmp_path: Path) -> None:
     shipped = (packages.SOURCE / "files/awsomefsd.toml").read_text()
     file = tmp_path / "a.toml"
     file.write_text(shipped)
-    built_in = config.load(None, environ={})
-    assert config.load(file, environ={}) == built_in
+    built_in = settings.load(None, environ={})
+    assert settings.load(file, environ={}) == built_in
     file.write_text(re.sub(r"^# (?=\w+ = )", "", shipped, flags=re.M).replace('"awsomefs"', '"root"'))
     assert len(tomllib.loads(file.read_text())) >= 7
-    assert config.load(file, environ={}).model_dump() == built_in.model_dump() | {"admin_group": "root"}
+    assert settings.load(file, environ={}).model_dump() == built_in.model_dump() | {"admin_group": "root"}
 
 
 def test_manual_has_every_command() -> None:
@@ -126,9 +127,9 @@ def test_elf_reader_agrees_with_objdump() -> None:
 
 
 def test_nobody_compares_with_the_type_of_bytecode_generators() -> None:
-    """Generators of compiled code are of another type (fuse/generators.py)."""
+    """Generators of compiled code are of another type (base/wait.py)."""
     asking = [path for path in (CHECKOUT / "awsomefsd").rglob("*.py") if "GeneratorType" in path.read_text()]
-    assert [path.name for path in asking] == ["generators.py"]
+    assert [path.name for path in asking] == ["wait.py"]
 
 
 def test_what_differs_between_the_two_formats(tmp_path: Path) -> None:

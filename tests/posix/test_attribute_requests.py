@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.fuse.control import Control
+from awsomefsd.fuse.control_area import ControlArea
 from buildtools.nodes import Node
 
 pytestmark = pytest.mark.root
@@ -29,7 +29,7 @@ def counters(node: Node) -> dict[str, int]:
     """The worker's own, out of the memory it shares with its successors."""
     folder = Path(f"/proc/{node.pid('worker')}/fd")
     control = next(path for path in folder.iterdir() if "memfd:awsomefs-control" in os.readlink(path))
-    return Control(bytearray(control.read_bytes())).counters()  # type: ignore[arg-type]
+    return ControlArea(bytearray(control.read_bytes())).counters()  # type: ignore[arg-type]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.beside import ANNA, LIBC, ROOT, Beside, User, check, ext4, moved, shown, tell, tick, times
+from tests.posix.beside_ext4 import ANNA, LIBC, ROOT, Beside, User, check, ext4, moved, shown, tell, tick, times
 
 pytestmark = pytest.mark.root
 USERS = pytest.mark.parametrize("user", [ROOT, ANNA], ids=["root", "anna"])

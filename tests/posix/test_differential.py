@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from awsomefsd.fuse.atimes import NOATIME
+from awsomefsd.vfs.state.atimes import NOATIME
 from tests.differential import choices, machine, vfs_side
 from tests.differential.rigging import Pair, pair
 from tests.differential.vfs_side import VfsSide
-from tests.vfsrig import Rig, rig
+from tests.rigs.mount_without_kernel import Rig, rig
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 

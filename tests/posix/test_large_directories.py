@@ -1,6 +1,7 @@
-"""Directories of many entries and inodes of many names.  They are filled below the vfs (tests/below_vfs.py), so the mount begins cold.
+"""Directories of many entries and inodes of many names.  They are filled below the vfs (tests/posix/bulk_create.py), so the mount begins
+cold.
 
-What must not grow with the directory: the memory of worker and daemon (budgets of limits.py), and the cost of one name.  The latter is
+What must not grow with the directory: the memory of worker and daemon (budgets of base/limits.py), and the cost of one name.  The latter is
 printed under "figures", not asserted.
 """
 
@@ -17,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.limits import DAEMON_MEMORY_BYTES, LINKS_MAX, WORKER_MEMORY_BYTES
+from awsomefsd.base.limits import DAEMON_MEMORY_BYTES, LINKS_MAX, WORKER_MEMORY_BYTES
 from buildtools.nodes import Node
-from tests.below_vfs import Below
-from tests.walk import Walk
+from tests.posix.bulk_create import Below
+from tests.posix.directory_stream import Walk
 
 pytestmark = pytest.mark.root
 MILLION = 1_000_000

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.sockets import readable
+from awsomefsd.base.sockets import readable
 
 pytestmark = pytest.mark.root
 ANSWER_S = 60

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.beside import ANNA, BERT, LIBC, ROOT, Beside, User, ext4, tell
-from tests.walk import Walk
+from tests.posix.beside_ext4 import ANNA, BERT, LIBC, ROOT, Beside, User, ext4, tell
+from tests.posix.directory_stream import Walk
 
 pytestmark = pytest.mark.root
 USERS = pytest.mark.parametrize("user", [ROOT, ANNA, BERT], ids=["root", "anna", "bert"])

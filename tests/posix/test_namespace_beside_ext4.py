@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.beside import (
+from tests.posix.beside_ext4 import (
     ANNA,
     BERT,
     ROOT,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from buildtools.nodes import Node, await_true
-from tests.software import killing_workers, postgres, run
+from tests.rigs.external_programs import killing_workers, postgres, run
 
 pytestmark = pytest.mark.root
 WRITERS, TRANSACTIONS = 3, 80

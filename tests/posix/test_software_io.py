@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.software import killing_workers, need, run
+from tests.rigs.external_programs import killing_workers, need, run
 
 pytestmark = pytest.mark.root
 ENGINES = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.differential.sides import ext4
-from tests.software import killing_workers, need, picture, run
+from tests.rigs.external_programs import killing_workers, need, picture, run
 
 pytestmark = pytest.mark.root
 COMMITS = 300

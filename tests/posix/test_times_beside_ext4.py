@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.beside import ANNA, BERT, ROOT, Beside, User, attributes, ext4, link_fd, moved, rename2, shown, tell, tick, times
+from tests.posix.beside_ext4 import ANNA, BERT, ROOT, Beside, User, attributes, ext4, link_fd, moved, rename2, shown, tell, tick, times
 
 pytestmark = pytest.mark.root
 Told = Iterator[tuple[Any, Any]]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.beside import ANNA, ROOT, Beside, User, ext4, rename2, tell
+from tests.posix.beside_ext4 import ANNA, ROOT, Beside, User, ext4, rename2, tell
 
 pytestmark = pytest.mark.root
 Told = Iterator[tuple[Any, Any]]

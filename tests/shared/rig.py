@@ -10,11 +10,11 @@ import os
 import subprocess
 from pathlib import Path
 
-from awsomefsd import mount_options
-from awsomefsd.errors import ConfigError
+from awsomefsd.base.errors import ConfigError
+from awsomefsd.config import mount_options
 from buildtools.cluster import Cluster
 from buildtools.nodes import await_true
-from tests.netns import found_static
+from tests.rigs.network_namespaces import found_static
 
 WAIT_S = 120.0
 UNCACHED = "shared,cache=none"

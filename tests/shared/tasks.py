@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.software import picture
+from tests.rigs.external_programs import picture
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100

@@ -20,8 +20,8 @@ import pytest
 
 from buildtools.nodes import await_true
 from tests.posix.test_software_databases import Postgres
+from tests.rigs.external_programs import postgres, run
 from tests.shared.rig import WAIT_S, Machines, Trio
-from tests.software import postgres, run
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 COMMITS = 12  # in each turn, before the node dies

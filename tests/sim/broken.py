@@ -1,7 +1,7 @@
 """Deliberately broken variants of production code, one at a time: the simulator must find each, or it would not find the real ones.
 
-A variant changes methods of production classes for the length of a run; nothing else differs from a normal run.  `FOUND` says with which
-seed each was found; the normal run looks at those first, `build.py soak` searches from seed 1 on.
+A variant changes methods of production classes, or functions of production modules, for the length of a run; nothing else differs from a
+normal run.  `FOUND` says with which seed each was found; the normal run looks at those first, `build.py soak` searches from seed 1 on.
 """
 
 from __future__ import annotations
@@ -10,26 +10,25 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from awsomefsd.limits import SESSION_TTL_MS
-from awsomefsd.meta import leases, sessions
-from awsomefsd.meta.journal import Journal
-from awsomefsd.meta.leader_desk import Desk
-from awsomefsd.meta.leader_leases import LeaseDesk
-from awsomefsd.meta.lease_client import LeaseClient
-from awsomefsd.meta.lease_core import LeaseCore
-from awsomefsd.meta.lease_holder import LeaseHolder
-from awsomefsd.meta.lease_table import LeaseTable
-from awsomefsd.meta.raft import Raft
-from awsomefsd.meta.raft_election import Election
-from awsomefsd.meta.raft_membership import Membership, Quorum
-from awsomefsd.meta.raft_messages import HeartbeatReply
-from awsomefsd.meta.raft_replication import Replication
-from awsomefsd.meta.renewals import Renewals
-from awsomefsd.meta.results import Results
-from awsomefsd.meta.voter import Voter
+from awsomefsd.base.limits import NS_PER_MS, SESSION_TTL_MS
+from awsomefsd.meta.client.held_leases import LeaseHolder
+from awsomefsd.meta.client.lease_protocol import LeaseClient
+from awsomefsd.meta.client.session_lease import RenewalTimer
+from awsomefsd.meta.log.journal import Journal
+from awsomefsd.meta.machine import sessions, write_leases
+from awsomefsd.meta.raft import election, replication
+from awsomefsd.meta.raft.member import follow_leader
+from awsomefsd.meta.raft.membership import Membership, Quorum
+from awsomefsd.meta.raft.messages import HeartbeatReply
+from awsomefsd.meta.raft.raft import Raft
+from awsomefsd.meta.server.lease_requests import LeaseRequests
+from awsomefsd.meta.server.lease_table import LeaseTable
+from awsomefsd.meta.server.requests import PlainRequests
+from awsomefsd.meta.server.session_clock import Renewals
+from awsomefsd.meta.state.results import Results
+from awsomefsd.meta.voter.voter import Voter
 from tests.sim.files import SimFiles
 
-_MS = 1_000_000
 Patch = tuple[Any, str, Any]
 
 
@@ -45,24 +44,24 @@ def _dedupe_forgets_at_a_flush() -> list[Patch]:
 
     def forgetting(self: Any) -> None:
         flush(self)
-        self._held.clear()
+        self._replies.clear()
 
     return [(Results, "flush", forgetting)]
 
 
 def _lease_counts_from_the_answer() -> list[Patch]:
     """The worker trusts its session as long as the leader does, from when it heard so."""
-    answered, begin = LeaseCore.answered, LeaseCore.begin
+    answered, begin = RenewalTimer.take_answer, RenewalTimer.begin
 
     def late(self: Any, sent_ns: int, error: Any, same_session: bool, now_ns: int) -> Any:
-        self._fence_ns = SESSION_TTL_MS * _MS
+        self._fence_ns = SESSION_TTL_MS * NS_PER_MS
         return answered(self, now_ns, error, same_session, now_ns)
 
     def begun(self: Any, since_ns: int) -> None:
-        self._fence_ns = SESSION_TTL_MS * _MS
+        self._fence_ns = SESSION_TTL_MS * NS_PER_MS
         begin(self, since_ns)
 
-    return [(LeaseCore, "answered", late), (LeaseCore, "begin", begun)]
+    return [(RenewalTimer, "take_answer", late), (RenewalTimer, "begin", begun)]
 
 
 def _no_full_ttl_at_the_beginning() -> list[Patch]:
@@ -71,14 +70,14 @@ def _no_full_ttl_at_the_beginning() -> list[Patch]:
     def hasty(self: Any, sessions: dict[int, int], now_ns: int) -> None:
         begin(self, sessions, now_ns)
         for live in self._live.values():
-            live.deadline_ns = now_ns + 1_000 * _MS
+            live.deadline_ns = now_ns + 1_000 * NS_PER_MS
 
     return [(Renewals, "begin", hasty)]
 
 
 def _old_connections_are_read() -> list[Patch]:
     """A copy of a request that was left behind is executed after its result was acknowledged."""
-    return [(Desk, "_end", lambda self, origin: None)]
+    return [(PlainRequests, "_end", lambda self, origin: None)]
 
 
 def _vote_not_persisted() -> list[Patch]:
@@ -90,7 +89,7 @@ def _vote_not_persisted() -> list[Patch]:
 
 def _older_terms_by_counting() -> list[Patch]:
     """Figure 3.7 of the thesis: an entry of an older term on a majority is not committed by that."""
-    return [(Replication, "_may_commit", lambda self, index: True)]
+    return [(replication, "_may_commit", lambda member, index: True)]
 
 
 def _read_without_confirmation() -> list[Patch]:
@@ -105,7 +104,7 @@ def _half_is_a_majority() -> list[Patch]:
 
 
 def _vote_for_a_shorter_log() -> list[Patch]:
-    return [(Election, "_log_is_up_to_date", lambda self, request: True)]
+    return [(election, "_log_is_up_to_date", lambda member, request: True)]
 
 
 def _acknowledged_before_stored() -> list[Patch]:
@@ -150,12 +149,12 @@ def _learner_counts() -> list[Patch]:
 def _commit_ahead_of_the_match() -> list[Patch]:
     """A follower believes a leader's commit index for entries that it has not compared."""
 
-    def believing(self: Any, message: Any) -> None:
-        self._heard_leader(message.sender)
-        self.log.commit_to(self.log.last_index)
-        self._send(HeartbeatReply(self.id, message.sender, self.term, message.round))
+    def believing(member: Any, message: Any) -> None:
+        follow_leader(member, message.sender)
+        member.log.commit_to(member.log.last_index)
+        member.messages.append(HeartbeatReply(member.id, message.sender, member.term, message.round))
 
-    return [(Replication, "_on_heartbeat", believing)]
+    return [(replication, "on_heartbeat", believing)]
 
 
 def _recall_acknowledged_too_early() -> list[Patch]:
@@ -165,7 +164,7 @@ def _recall_acknowledged_too_early() -> list[Patch]:
         done()
         self._answer()
 
-    return [(LeaseClient, "_laundered", hasty)]
+    return [(LeaseClient, "_handle_recall", hasty)]
 
 
 def _stale_grant_accepted() -> list[Patch]:
@@ -185,14 +184,14 @@ def _stale_grant_accepted() -> list[Patch]:
 def _ended_lease_commits() -> list[Patch]:
     """The fence at the resource is gone: a commit of any epoch, also one that has ended, is applied."""
     return [
-        (leases, "may_change", lambda state, entry, volume, ino: None),
-        (leases, "is_held", lambda state, entry, volume, ino, lease: True),
+        (write_leases, "check_may_change", lambda state, entry, volume, ino: None),
+        (write_leases, "is_held", lambda state, entry, volume, ino, lease: True),
     ]
 
 
 def _questions_pass_a_writer() -> list[Patch]:
     """What is committed is told, whatever somebody holds back."""
-    return [(LeaseDesk, "holds_up", lambda self, origin, call, body: False)]
+    return [(LeaseRequests, "park_if_buffered", lambda self, request: False)]
 
 
 def _no_quarantine() -> list[Patch]:

@@ -17,13 +17,13 @@ from zlib import crc32
 
 from msgspec.structs import replace
 
-from awsomefsd.codec import encode
-from awsomefsd.errors import FsError
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.meta.machine import Machine
-from awsomefsd.meta.raft_types import Role
-from awsomefsd.types import HOST_UNIQUE
+from awsomefsd.base.codec import encode
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import HOST_UNIQUE
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.raft.types import Role
 from tests.sim.lease_checks import LeaseChecks
 from tests.sim.world import World
 

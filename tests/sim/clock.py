@@ -1,7 +1,7 @@
 """The clocks of a simulated machine: with a rate of their own, and jumps, instead of CLOCK_BOOTTIME, CLOCK_MONOTONIC and CLOCK_REALTIME.
 
 The boot clock drifts (bounded: leases are promises about clocks that run at nearly the same rate) and never goes back; the wall clock is
-set to anything by anybody, also backwards.  A pause of the process is no matter of clocks: they go on (see node.py).
+set to anything by anybody, also backwards.  A pause of the process is no matter of clocks: they go on (see base/identity.py).
 """
 
 from __future__ import annotations

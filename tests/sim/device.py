@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from awsomefsd.types import Extent, SegmentInfo, SegmentProgress
+from awsomefsd.base.types import Extent, SegmentInfo, SegmentProgress
 from tests.sim.world import MS, SECOND, World
 
 HEADER_BYTES = 64
@@ -105,7 +105,7 @@ class Device:
 
     # --- reads --------------------------------------------------------------------------------------------------------------------
     def read(self, extents: list[Extent]) -> bytes | None:
-        """As io/reader.py: identities are compared; None where something else is there by now."""
+        """As io/segment/reader.py: identities are compared; None where something else is there by now."""
         found = b""
         for one in extents:
             frame = self.frames.get((one.segment, one.frame_offset))

@@ -14,10 +14,10 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from awsomefsd.errors import Error
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.meta.raft_types import Role
+from awsomefsd.base.errors import Error
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.raft.types import Role
 from tests.sim.workload import REGISTERS
 from tests.sim.world import MS, SECOND
 
@@ -115,7 +115,7 @@ class Directed:
             node = self._until.nudge
             raft = raft_of(node)
             if raft is not None and raft.role is Role.FOLLOWER:
-                raft._election_at_ms = 0
+                raft.member.election_at_ms = 0
                 node.wake()
             self.world.after(NUDGE_NS, self._nudge, step)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
-from awsomefsd.errors import Error
-from awsomefsd.meta.solo import Solo
+from awsomefsd.base.errors import Error
+from awsomefsd.meta.voter.single_voter import SingleVoter
 from tests.sim.directed import Directed
 from tests.sim.network import Weather
 from tests.sim.world import MS, SECOND
@@ -204,7 +204,7 @@ class Faults:
         if min(applied) < len(self.simulation.checks.truth) - 5:
             return None  # somebody else is still behind: two would be a majority
         leader: Any = self.simulation.leader()
-        if isinstance(leader.replica.log, Solo):
+        if isinstance(leader.replica.log, SingleVoter):
             return None
         membership = leader.replica.log._raft.membership
         if membership.joint or len(membership.voters()) < len(nodes):
@@ -229,7 +229,7 @@ class Faults:
 
     def _transfer(self) -> None:
         leader = self.simulation.leader()
-        if leader is None or leader.replica is None or isinstance(leader.replica.log, Solo):
+        if leader is None or leader.replica is None or isinstance(leader.replica.log, SingleVoter):
             return
         raft: Any = leader.replica.log._raft  # type: ignore[attr-defined]
         others = [voter for voter in sorted(raft.membership.voters()) if voter != raft.id]

@@ -1,4 +1,4 @@
-"""The files of a voter's state (snapshot.SnapshotFiles) without files: copies to send, one that is received, and the store that it becomes.
+"""The files of a voter's state (StateSnapshotFiles) without files: copies to send, one that is received, and the store that it becomes.
 
 A copy is one string of bytes, so that chunks, hashes and half received snapshots are what they are in production.  `stage` has two moments
 for a power cut: before the received state is durable (the old store stays), and after (it is the store at the next start).
@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from awsomefsd.errors import Corrupt
-from awsomefsd.meta.raft_messages import SnapshotChunk, SnapshotMeta
-from awsomefsd.meta.snapshot import RAFT_NOTE, unpack_note
-from awsomefsd.meta.store import Identity
+from awsomefsd.base.errors import Corrupt
+from awsomefsd.meta.raft.messages import StateSnapshot, StateSnapshotChunk
+from awsomefsd.meta.replica.store import StoreIdentity
+from awsomefsd.meta.voter.ports import RAFT_NOTE, unpack_note
 from tests.sim.store import Durable, SimStore
 
 
@@ -29,7 +29,7 @@ class SimPath(PurePosixPath):
 class _Copy(msgspec.Struct, array_like=True):
     rows: dict[bytes, bytes]
     notes: dict[bytes, bytes]
-    identity: Identity
+    identity: StoreIdentity
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -45,7 +45,7 @@ class SimFiles:
         self._ready: Durable | None = None  # staged
         self._outgoing: dict[str, bytes] = {}
         self._incoming = bytearray()
-        self._made: SnapshotMeta | None = None
+        self._made: StateSnapshot | None = None
 
     def process_died(self) -> None:
         self._outgoing.clear()
@@ -68,9 +68,9 @@ class SimFiles:
         note = unpack_note(durable.notes.get(RAFT_NOTE, b""))
         name = f"{note.term}-{note.index}-{hashlib.sha256(raw).hexdigest()}"
         self._outgoing[name] = raw
-        self._made = SnapshotMeta(note.index, note.term, note.membership, note.membership_index, len(raw), name)
+        self._made = StateSnapshot(note.index, note.term, note.membership, note.membership_index, len(raw), name)
 
-    def copied(self) -> SnapshotMeta | None:
+    def copied(self) -> StateSnapshot | None:
         made, self._made = self._made, None
         return made
 
@@ -84,23 +84,23 @@ class SimFiles:
     def drop(self, name: str) -> None:
         self._outgoing.pop(name, None)
 
-    def write(self, chunk: SnapshotChunk) -> None:
+    def write(self, chunk: StateSnapshotChunk) -> None:
         if chunk.offset == 0:
             self._incoming = bytearray()
         assert len(self._incoming) == chunk.offset, "chunks come in order"
         self._incoming += chunk.data
 
-    def stage(self, meta: SnapshotMeta, cluster: str, node: str, incarnation: bytes) -> None:
+    def stage(self, meta: StateSnapshot, cluster: str, node: str, incarnation: bytes) -> None:
         raw = bytes(self._incoming)
         self._incoming = bytearray()
         if len(raw) != meta.size or not meta.name.endswith("-" + hashlib.sha256(raw).hexdigest()):
-            raise Corrupt(f"snapshot {meta.name}: the bytes received are not the ones that were sent")
+            raise Corrupt(f"state snapshot {meta.name}: the bytes received are not the ones that were sent")
         copy = _decode(raw)
         staged = Durable()
         staged.rows, staged.notes, staged.identity = copy.rows, copy.notes, copy.identity
         note = unpack_note(copy.notes[RAFT_NOTE])
         if (note.index, note.term) != (meta.index, meta.term):
-            raise Corrupt(f"snapshot {meta.name}: is of entry {note.index}, not {meta.index}")
+            raise Corrupt(f"state snapshot {meta.name}: is of entry {note.index}, not {meta.index}")
         SimStore(staged, self._node.spend, _nothing).adopt(cluster, node, incarnation, meta.index, meta.term)
         self._node.disk.step("snapshot received")
         self._ready = staged

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
+from awsomefsd.base.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
 from tests.sim.device import Device
 from tests.sim.world import World
 
@@ -152,18 +152,18 @@ class LeaseChecks:
         watched = self._watched.get(ino)
         total = 0 if watched is None else sum(watched.changes.values()) - watched.changes.get(mount.number, 0)
         before = self._knew.get((mount.number, ino, known))
-        self.world.count("foreign changes told", int(reply.foreign))
+        self.world.count("foreign changes told", int(reply.changed_by_others))
         if not mount.sharing.holder.mode(ino):
             return  # it came so late that it is worth nothing, and others may have changed the data since
         self._knew.setdefault((mount.number, ino, reply.changes), total)
         if known and before is None:
             return  # that was told too late
-        if reply.foreign != (bool(known) and before != total):
+        if reply.changed_by_others != (bool(known) and before != total):
             raise self.world.broken(
-                f"{mount.host.name}: lease on {ino} says foreign {reply.foreign}; changes of others {total}, {before} when it was told"
+                f"{mount.host.name}: lease on {ino} says {reply.changed_by_others}; changes of others {total}, {before} when it was told"
             )
 
-    def held_back(self, mount: Any, ino: int, value: bytes, sequence: int, epoch: int) -> None:
+    def buffered(self, mount: Any, ino: int, value: bytes, sequence: int, epoch: int) -> None:
         self.overlap(ino)
         if self._writers.get(ino) != (mount.session, epoch):
             raise self.world.broken(f"{mount.host.name} holds back data of inode {ino} under lease {epoch}, which has ended")

@@ -11,15 +11,15 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.codec import encode
-from awsomefsd.errors import FsError
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.meta.client import decode_answer
-from awsomefsd.meta.client_core import HELLO_CALL, ClientCore, Outstanding
-from awsomefsd.meta.lease_core import LeaseCore
-from awsomefsd.rpc import FrameReader, frame
-from awsomefsd.types import BACKGROUND_BIT
+from awsomefsd.base.codec import encode
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.frames import FrameReader, frame
+from awsomefsd.base.types import BACKGROUND_BIT
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.client.client import decode_answer
+from awsomefsd.meta.client.core import HELLO_CALL, ClientCore, Outstanding
+from awsomefsd.meta.client.session_lease import RenewalTimer
 from tests.sim.clock import SimClock
 from tests.sim.links import End, Link
 from tests.sim.network import Network
@@ -87,7 +87,7 @@ class Mount:
         names = [node.name for node in self.host.nodes]
         self.dice.shuffle(names)
         self.core = ClientCore(self.number, names, self._write, self.host.clock.boot_ns)
-        self.lease = LeaseCore()
+        self.lease = RenewalTimer()
         self.sharing.start_worker()
         self._link: Link | None = None
         self._end: End | None = None
@@ -143,12 +143,12 @@ class Mount:
         link = Link(self.host.network, mine, theirs)
         sock.link, sock.end = link, theirs
         self._link, self._end, self._greeted = link, mine, False
-        link.send(mine, frame(encode(m.Request(HELLO_CALL, self.core.hello()))))
+        link.send(mine, frame(encode(m.RequestEnvelope(HELLO_CALL, self.core.hello()))))
         self.world.after(10 * SECOND, self._greeting_late, link, owner=self)
 
     def _refused(self) -> None:
         if self._link is None:
-            self.core.disconnected()
+            self.core.on_disconnected()
             self._connect()
 
     def _greeting_late(self, link: Link) -> None:
@@ -158,7 +158,7 @@ class Mount:
     def _lost(self, link: Link) -> None:
         if link is self._link:
             self._hang_up()
-            self.core.disconnected()
+            self.core.on_disconnected()
             self._connect()
 
     def _hang_up(self) -> None:
@@ -168,7 +168,7 @@ class Mount:
 
     def _write(self, call: int, body: m.Body) -> None:
         if self._link is not None and self._end is not None:
-            self._link.send(self._end, frame(encode(m.Request(call, body))))
+            self._link.send(self._end, frame(encode(m.RequestEnvelope(call, body))))
 
     def _receive(self, link: Link, reader: FrameReader, raw: bytes) -> None:
         if self.world.now_ns < self.paused_until_ns:  # what arrives at a stopped worker is read when it goes on
@@ -181,13 +181,13 @@ class Mount:
     def _take(self, answer: m.Answer) -> None:
         if not self._greeted:
             self._greeted = True
-            if self.core.greeted(answer.reply):
+            if self.core.on_greeting(answer.reply):
                 self.lease.doubt()
                 self.sharing.client.greeted(answer.reply.term)
         else:
             ended = self.core.take(answer)
             if ended is not None:
-                if ended.error is not None and ClientCore.doubtful(ended):
+                if ended.error is not None and ClientCore.is_doubtful(ended):
                     self.lease.doubt()
                 ended.request.resume(ended.reply, ended.error)
         if self.up:
@@ -245,7 +245,7 @@ class Mount:
         sent_ns, session = self.host.clock.boot_ns(), self.session
 
         def answered(reply: Any, error: BaseException | None) -> None:
-            event = self.lease.answered(sent_ns, error, session == self.session, self.host.clock.boot_ns())
+            event = self.lease.take_answer(sent_ns, error, session == self.session, self.host.clock.boot_ns())
             if event == "lost":
                 self._session_lost()
 
@@ -296,7 +296,7 @@ class Mount:
         kind = m.WaitLock if wait else m.Propose
 
         def body() -> m.Body:
-            return kind(self.core.holds(unique), self.session, self.epoch, self.core.take_acks(), command)
+            return kind(self.core.register(unique), self.session, self.epoch, self.core.take_acks(), command)
 
         self.executing[unique] = (body, resume)
         if final:

@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.errors import StartAnew
-from awsomefsd.meta import keys
-from awsomefsd.meta import messages as m
-from awsomefsd.meta.journal import Journal, JournalFailed, JournalFull
-from awsomefsd.meta.opening import Setting, open_voter
-from awsomefsd.meta.peer_messages import decode_message, peer_encode
-from awsomefsd.meta.queries import answer
-from awsomefsd.meta.replica import Replica, uuid_bytes
-from awsomefsd.meta.service import MetadataService
-from awsomefsd.meta.service_connections import Connections
-from awsomefsd.meta.snapshot import RAFT_NOTE
-from awsomefsd.meta.solo import SeveralVoters, Solo
-from awsomefsd.meta.voter import Voter
-from awsomefsd.types import HOST_UNIQUE
+from awsomefsd.base.errors import RejoinRequired
+from awsomefsd.base.types import HOST_UNIQUE
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.log.journal import Journal, JournalFailed, JournalFull
+from awsomefsd.meta.machine.queries import answer
+from awsomefsd.meta.replica.open_voter import Setting, open_voter
+from awsomefsd.meta.replica.replica import Replica, ReplicaOptions, uuid_bytes
+from awsomefsd.meta.server.connections import Connections
+from awsomefsd.meta.server.request import Request
+from awsomefsd.meta.server.service import MetadataService
+from awsomefsd.meta.state import keys
+from awsomefsd.meta.voter.peer_messages import decode_message, peer_encode
+from awsomefsd.meta.voter.ports import RAFT_NOTE
+from awsomefsd.meta.voter.single_voter import SeveralVoters, SingleVoter
+from awsomefsd.meta.voter.voter import Voter
 from tests.sim import shims
 from tests.sim.clock import SimClock
 from tests.sim.disk import PowerCut, SimDisk
@@ -168,19 +169,19 @@ class Node:
 
     def _open_replica(self) -> Replica:
         if len(self.peers) == 1:
-            return self._open_solo()
+            return self._open_single()
         if self.grows and self.founder:
             try:
-                return self._open_solo()
+                return self._open_single()
             except SeveralVoters:
                 self.files.process_died()
                 self.disk.process_died()
         return self._open_voter()
 
-    def _open_solo(self) -> Replica:
+    def _open_single(self) -> Replica:
         store = self.files.open_store()
         if store.note(RAFT_NOTE) or store.get(keys.membership()) is not None:
-            raise SeveralVoters("as Replica.open_solo")
+            raise SeveralVoters("as Replica.open_single")
         journal = Journal.open(
             str(self.directory / "journal"),
             uuid_bytes(CLUSTER),
@@ -190,8 +191,8 @@ class Node:
             file_bytes=JOURNAL_FILE_BYTES,
         )
         store.claim(CLUSTER, self.uuid, journal.incarnation)
-        solo = Solo(journal, self.uuid, self.clock.boot_ns, single=True)
-        return Replica(solo, store, self.watch.machine_of(self), COMMIT_ENTRIES, 1000, -1)  # type: ignore[arg-type]
+        voter = SingleVoter(journal, self.uuid, self.clock.boot_ns, refuse_several=True)
+        return Replica(voter, store, self.watch.machine_of(self), -1, ReplicaOptions(commit_entries=COMMIT_ENTRIES, commit_ms=1000))  # type: ignore[arg-type]
 
     def _open_voter(self) -> Replica:
         setting = Setting(
@@ -208,8 +209,8 @@ class Node:
         )
         machine = self.watch.machine_of(self)
         with shims.files_of(self):
-            sizes = {"journal_file_bytes": JOURNAL_FILE_BYTES, "commit_entries": COMMIT_ENTRIES}
-            opened = open_voter(setting, lambda _: SimPeers(self), machine, disk=self.disk, **sizes)
+            options = ReplicaOptions(self.disk, journal_file_bytes=JOURNAL_FILE_BYTES, commit_entries=COMMIT_ENTRIES)  # type: ignore[arg-type]
+            opened = open_voter(setting, lambda _: SimPeers(self), machine, options)
         self.watch.opened(self, opened[1])
         return opened[0]
 
@@ -218,7 +219,7 @@ class Node:
         return {uuid: node.name for uuid, node in self.peers.items()}
 
     def set_aside(self) -> None:
-        """The journal and the state are not used again (snapshot.set_aside)."""
+        """The journal and the state are not used again (state_snapshot_files.set_aside)."""
         self.world.count("journals set aside")
         self.world.say(f"{self.name} begins anew")
         self.disk.wipe()
@@ -288,11 +289,11 @@ class Node:
     def _run_service(self) -> None:
         local, self._local = self._local, []
         for request in local:
-            self.leader.handle(request, 0, request.body, 100)
+            self.leader.handle(Request(request, 0, request.body, 100))
         assert self.replica is not None
         self.service._turn(self.leader, self.connections, [])
         if self.grow_wanted:
-            self.grow_wanted = isinstance(self.replica.log, Solo)
+            self.grow_wanted = isinstance(self.replica.log, SingleVoter)
             if self.service._grown(self.leader, self.replica):
                 raise _Again
         self._idle_ns = self.service._idle_ms(self.leader) * MS
@@ -310,7 +311,7 @@ class Node:
             self.world.count("voters alone that became the first of several")
             self.founder = self.grow_wanted = False
             self.die_and_return(power=False, after_ns=MS)
-        except StartAnew:
+        except RejoinRequired:
             self.set_aside()
             self.die_and_return(power=False, after_ns=RESTART_NS)
         except JournalFull as err:

@@ -7,9 +7,9 @@ import stat
 from collections.abc import Callable, Generator
 from typing import Any
 
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.types import LEASE_READ, LEASE_WRITE
+from awsomefsd.base.types import LEASE_READ, LEASE_WRITE
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
 from tests.sim.mount import Host, Mount
 from tests.sim.sharing import commit, on_device
 from tests.sim.workload import Call, Pause, Program, Propose, Query, Runner, number_of
@@ -101,7 +101,7 @@ class SharedPrograms:
         return reply
 
     def _data(self, ino: int) -> Generator[Any, tuple[Any, Any], bytes]:
-        """As io/reader.py: what is not at its place any more is asked for again."""
+        """As io/segment/reader.py: what is not at its place any more is asked for again."""
         while True:
             reply = yield from self._query(m.GetLayout(self.host.volume, ino, 0, 4096))
             if not reply.extents:
@@ -132,17 +132,17 @@ class SharedPrograms:
         mount.sharing.writing.remove(ino)
 
     def _write_back(self, mount: Mount, ino: int) -> Program:
-        yield from self._alone(mount, ino, self._hold_back(mount, ino))
+        yield from self._alone(mount, ino, self._buffer(mount, ino))
 
-    def _hold_back(self, mount: Mount, ino: int) -> Program:
+    def _buffer(self, mount: Mount, ino: int) -> Program:
         sharing = mount.sharing
-        while not (mount.up and (epoch := sharing.holder.may_hold_back(ino))):
+        while not (mount.up and (epoch := sharing.holder.may_buffer(ino))):
             if not (yield from self._lease(mount, ino, LEASE_WRITE)):
                 yield from self._commit(mount, ino)
                 return
-            if not (mount.up and sharing.holder.may_hold_back(ino)):
+            if not (mount.up and sharing.holder.may_buffer(ino)):
                 yield Pause(20 * MS)  # it is being recalled, or the worker is dead
-        sharing.hold_back(ino, self._value(mount), epoch)
+        sharing.buffer(ino, self._value(mount), epoch)
 
     def _all_at_once(self, mount: Mount, ino: int) -> Program:
         """Often in a short time: with another mount that does the same, it becomes contested."""
@@ -217,9 +217,9 @@ class SharedPrograms:
         ino = found.attr.ino
         if mount.up and mount.life == life and found.created and sharing.client.made(session, found) and ino not in sharing.writing:
             self.world.count("files made with their lease")
-            epoch = sharing.holder.may_hold_back(ino)
+            epoch = sharing.holder.may_buffer(ino)
             if epoch:
-                sharing.hold_back(ino, self._value(mount), epoch)
+                sharing.buffer(ino, self._value(mount), epoch)
         elif mount.dice.random() < 0.5:
             yield from self._ask(mount, ino, self._data)
         else:

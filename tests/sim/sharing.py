@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from awsomefsd.errors import FsError
-from awsomefsd.meta import commands as c
-from awsomefsd.meta.lease_client import LeaseClient
-from awsomefsd.meta.messages import Contested
-from awsomefsd.types import LEASE_NONE, LEASE_WRITE, Extent, SegmentProgress
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import LEASE_NONE, LEASE_WRITE, Extent, SegmentProgress
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api.messages import Contested
+from awsomefsd.meta.client.lease_protocol import LeaseClient
 from tests.sim.device import Segments
 from tests.sim.world import MS, SECOND
 
@@ -75,7 +75,7 @@ class Sharing:
             if mount.life == life:
                 mount.submit(body, resume)
 
-        self.client = LeaseClient(submit, self._launder, lambda: mount.lease.left_ns(mount.host.clock.boot_ns()), mount.lease.doubt)
+        self.client = LeaseClient(submit, self._on_recall, lambda: mount.lease.left_ns(mount.host.clock.boot_ns()), mount.lease.doubt)
         self.holder = self.client.holder
         for inos in self.changing:
             self.holder.change(inos)
@@ -157,8 +157,8 @@ class Sharing:
 
         self.client.ask(self.volume, ino, mode, known, asked)
 
-    def _launder(self, ino: int, mode: int, done: Done) -> None:
-        self.world.count("recalls laundered")
+    def _on_recall(self, ino: int, mode: int, done: Done) -> None:
+        self.world.count("recalls handled")
         if mode == LEASE_NONE:
             self.cache.pop(ino, None)
         life = self.mount.life
@@ -221,7 +221,7 @@ class Sharing:
         self._sequence += 1
         return self._sequence
 
-    def hold_back(self, ino: int, value: bytes, epoch: int) -> None:
+    def buffer(self, ino: int, value: bytes, epoch: int) -> None:
         """A program's write, acknowledged."""
         before = self.dirty.get(ino)
         held = HeldBack(value, self.next_sequence(), self.mount.session, epoch)
@@ -230,7 +230,7 @@ class Sharing:
         self.dirty[ino] = held
         self.cache.pop(ino, None)
         self.holder.touch(ino)
-        self.judge.held_back(self.mount, ino, held.value, held.sequence, epoch)
+        self.judge.buffered(self.mount, ino, held.value, held.sequence, epoch)
         self._flush_later(ino)
 
     def _flush_later(self, ino: int) -> None:

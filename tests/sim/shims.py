@@ -18,9 +18,10 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from awsomefsd.meta import opening, voter
-from awsomefsd.meta.journal import Journal
-from awsomefsd.meta.raft_types import Config
+from awsomefsd.meta.log.journal import Journal
+from awsomefsd.meta.raft.types import Config
+from awsomefsd.meta.replica import open_voter
+from awsomefsd.meta.voter import voter
 
 CHUNK_BYTES = 8 << 10  # small, so that a snapshot has some
 KEEP_ENTRIES = (60, 200)  # few, so that followers need snapshots
@@ -127,20 +128,20 @@ _WANTED: dict[str, Any] = {"time": _TIME, "threading": _THREADS, "select": _SELE
 
 
 def _modules() -> list[Any]:
-    return [module for name, module in sorted(sys.modules.items()) if name == "awsomefsd.clock" or name.startswith("awsomefsd.meta.")]
+    return [module for name, module in sorted(sys.modules.items()) if name == "awsomefsd.base.clock" or name.startswith("awsomefsd.meta.")]
 
 
 @contextmanager
 def files_of(node: Any) -> Iterator[None]:
     """While a voter is opened: its files, its lock and its way to begin anew are the simulated node's."""
-    saved = opening.SnapshotFiles, opening.set_aside, opening.lock_directory
-    opening.SnapshotFiles = lambda *_arguments: node.files  # type: ignore[assignment,misc]
-    opening.set_aside = lambda _directory: node.set_aside()
-    opening.lock_directory = lambda _directory: -1
+    saved = open_voter.StateSnapshotFiles, open_voter.set_aside, open_voter.lock_directory
+    open_voter.StateSnapshotFiles = lambda *_arguments: node.files  # type: ignore[assignment,misc]
+    open_voter.set_aside = lambda _directory: node.set_aside()
+    open_voter.lock_directory = lambda _directory: -1
     try:
         yield
     finally:
-        opening.SnapshotFiles, opening.set_aside, opening.lock_directory = saved  # type: ignore[misc]
+        open_voter.StateSnapshotFiles, open_voter.set_aside, open_voter.lock_directory = saved  # type: ignore[misc]
 
 
 @contextmanager

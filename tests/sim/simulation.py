@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from unittest import mock
 
-from awsomefsd.cluster.voters_policy import Change, Grow, NodeView, View, next_step
-from awsomefsd.limits import RAFT_APPEND_BYTES_MAX
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import contests
-from awsomefsd.meta import messages as m
+from awsomefsd.base.limits import RAFT_APPEND_BYTES_MAX
+from awsomefsd.cluster.membership.voters_policy import Change, Grow, View, VoterCandidate, next_step
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.server import contention
+from awsomefsd.meta.state import invariants
 from tests.sim import shims
 from tests.sim.checks import Checks
 from tests.sim.faults import Faults
@@ -24,6 +25,8 @@ from tests.sim.node import CLUSTER, Node
 from tests.sim.shared_programs import SharedPrograms
 from tests.sim.workload import REGISTERS, Programs
 from tests.sim.world import MS, SECOND, World
+
+invariants.ASSERTED = True
 
 MIB = 1 << 20
 CONTEST_RECALLS = 3  # instead of the product's: these programs are slower than real ones
@@ -70,7 +73,7 @@ class Simulation:
 
     def run(self) -> World:
         small = bool(self.plan.focus) or self.world.dice("appends").random() < 0.5
-        contested = mock.patch.object(contests, "CONTEST_RECALLS", CONTEST_RECALLS)
+        contested = mock.patch.object(contention, "CONTEST_RECALLS", CONTEST_RECALLS)
         appends = SMALL_APPENDS if small else RAFT_APPEND_BYTES_MAX
         with contested, shims.installed(self.world.dice("urandom"), self.checks.journaled, appends):
             self._found()
@@ -91,13 +94,13 @@ class Simulation:
             self.world.after(self.world.dice("grows").random() * GROWS_NS, self._manage)  # among the faults, mostly
 
     def _manage(self) -> None:
-        """As cluster/manager.py on the node that leads: all nodes shall vote."""
+        """As cluster/membership/membership_driver.py on the node that leads: all nodes shall vote."""
         self.world.after(SECOND, self._manage)
         leader = self.leader()
         if leader is None or leader.replica is None:
             return
         told = leader.replica.log.members()
-        nodes = [NodeView(node.uuid, carries=True, silent_ms=0 if node.up else 1 << 40) for node in self.nodes]
+        nodes = [VoterCandidate(node.uuid, carries=True, silent_ms=0 if node.up else 1 << 40) for node in self.nodes]
         step = next_step(View(nodes, told, 600_000))
         if isinstance(step, Grow):
             leader.grow_wanted = True

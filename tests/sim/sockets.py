@@ -1,4 +1,4 @@
-"""Simulated sockets below the production connections of the service: service_connections.py runs as it is, on our listener and epoll."""
+"""Simulated sockets below the production connections: meta/server/connections.py runs unchanged, on our listener and epoll."""
 
 from __future__ import annotations
 

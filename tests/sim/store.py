@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
-from awsomefsd.errors import Refused
-from awsomefsd.meta.digest import digest_of, pack_digest, pair_hash
-from awsomefsd.meta.store import FORMAT_VERSION, Identity, MapFull
+from awsomefsd.base.errors import Refused
+from awsomefsd.meta.replica.store import FORMAT_VERSION, MapFull, StoreIdentity
+from awsomefsd.meta.state.digest import digest_of, pack_digest, pair_hash
 
 
 class Durable:
@@ -22,7 +22,7 @@ class Durable:
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}
-        self.identity: Identity | None = None
+        self.identity: StoreIdentity | None = None
         self.notes: dict[bytes, bytes] = {}
         self.commits = 0
 
@@ -43,22 +43,22 @@ class SimStore:
         self.commit_ns = 2_000_000
 
     @property
-    def identity(self) -> Identity | None:
+    def identity(self) -> StoreIdentity | None:
         return self._durable.identity
 
     def claim(self, cluster: str, node: str, incarnation: bytes) -> None:
         mine = self._durable.identity
         if mine is None:
-            self._durable.identity = Identity(FORMAT_VERSION, cluster, node, incarnation)
+            self._durable.identity = StoreIdentity(FORMAT_VERSION, cluster, node, incarnation)
         elif (mine.cluster, mine.node, mine.incarnation) != (cluster, node, incarnation):
             raise Refused("state of another cluster, node or journal")
 
-    def adopt(self, cluster: str, node: str, incarnation: bytes, snapshot_index: int, snapshot_term: int) -> None:
+    def adopt(self, cluster: str, node: str, incarnation: bytes, state_snapshot_index: int, state_snapshot_term: int) -> None:
         mine = self._durable.identity
         if mine is None or mine.cluster != cluster:
             raise Refused("not a state of this cluster")
         self._durable.identity = replace(
-            mine, node=node, incarnation=incarnation, snapshot_index=snapshot_index, snapshot_term=snapshot_term
+            mine, node=node, incarnation=incarnation, state_snapshot_index=state_snapshot_index, state_snapshot_term=state_snapshot_term
         )
 
     def note(self, name: bytes) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from tests.sim import run
 from tests.sim.broken import VARIANTS
 from tests.sim.directed import EPISODES
-from tests.sim.known import FOUND, REGRESSIONS
+from tests.sim.known_seeds import FOUND, REGRESSIONS
 
 SEEDS = 200
 EPISODE_SEEDS = 3

@@ -14,10 +14,10 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
-from awsomefsd.errors import FsError
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.types import LOCK_POSIX
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import LOCK_POSIX
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
 from tests.sim.mount import Host, Mount
 from tests.sim.world import MS, SECOND
 

@@ -11,8 +11,8 @@ import stat
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from awsomefsd.types import ROOT_INO
-from tests.vfsrig import Rig
+from awsomefsd.base.types import ROOT_INO
+from tests.rigs.mount_without_kernel import Rig
 
 
 class Row(NamedTuple):

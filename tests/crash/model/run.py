@@ -10,18 +10,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import awsomefsd.worker
-from awsomefsd.meta import commands as c
-from awsomefsd.meta import messages as m
-from awsomefsd.meta.check import check
-from awsomefsd.meta.client import MetaClient
-from awsomefsd.types import ROOT_INO
+from awsomefsd.base.types import ROOT_INO
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.check.check import check
 from tests.crash.model.actor import Actor, filling
 from tests.crash.model.oracle import Oracle, Tree, contents_of, describe, tree_of
 from tests.crash.model.tape import Cutter, Image, Tape, TapeDevice, TapeDisk, TapeStore
 from tests.crash.model.workloads import Workload
-from tests.meta_host import CLUSTER, DEVICE, Clock, Host
-from tests.vfsrig import MOUNT, Rig, shared_memory
+from tests.rigs.metadata_service import CLUSTER, DEVICE, Clock, Host
+from tests.rigs.mount_without_kernel import MOUNT, Rig, shared_memory
 
 SEGMENTS, SEGMENT_BYTES = 24, 128 << 10
 DEVICE_BYTES = (SEGMENTS + 1) * SEGMENT_BYTES
@@ -77,14 +75,12 @@ def booted(
     directory: Path, image: Image, tape: Tape | None = None, commit_entries: int = 1_000, made_by: type[CrashRig] | None = None
 ) -> Iterator[CrashRig]:
     made = (made_by or CrashRig)(directory, image, tape or Tape(), commit_entries)
+    made.hold_lease_clock()
     if tape is None:
         made.disk._tape.stop()
-    plain = awsomefsd.worker.MetaClient
-    awsomefsd.worker.MetaClient = lambda *args: MetaClient(*args, boot_ns=made.lease_clock)  # type: ignore[assignment, misc]
     try:
         yield made.boot()
     finally:
-        awsomefsd.worker.MetaClient = plain  # type: ignore[misc]
         made.close()
 
 

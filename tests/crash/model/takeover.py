@@ -12,14 +12,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from awsomefsd.errors import FsError
-from awsomefsd.wait import Wait
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.wait import Wait
 from tests.crash.model.actor import Actor
 from tests.crash.model.oracle import Oracle, contents_of, tree_of
 from tests.crash.model.run import CrashRig, booted
 from tests.crash.model.tape import Image, Tape
 from tests.crash.model.workloads import Workload
-from tests.vfsrig import LIMIT_S, Started
+from tests.rigs.mount_without_kernel import LIMIT_S, Started
 
 POLL_S = 0.001
 
@@ -132,7 +132,7 @@ class MortalRig(CrashRig):
         self.deaths += 1
         death, self.death = self.death, None
         assert death is not None
-        self.worker.flusher._stopping = True
+        self.worker.flusher._thread.stopping = True
         death.end()
         return self.restart(*repeat)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from xxhash import xxh64_digest, xxh64_hexdigest
 
-from awsomefsd.meta.store import Identity
+from awsomefsd.meta.replica.store import StoreIdentity
 from tests.sim.disk import SECTOR, SimDisk, _File
 from tests.sim.store import Durable, SimStore
 
@@ -33,7 +33,7 @@ class Image:
 
     files: dict[str, bytes]
     rows: dict[bytes, bytes]
-    identity: Identity | None
+    identity: StoreIdentity | None
     blocks: dict[int, bytes]
 
     def key(self, base: Mapping[int, bytes]) -> str:

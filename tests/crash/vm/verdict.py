@@ -12,18 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from awsomefsd import node
-from awsomefsd.io.buffers import aligned_buffer
-from awsomefsd.io.device import Device
-from awsomefsd.io.reader import SegmentReader
-from awsomefsd.io.superblock import read_superblock
-from awsomefsd.limits import READDIR_ENTRIES_MAX
-from awsomefsd.meta import messages as m
-from awsomefsd.meta.check import check
-from awsomefsd.meta.machine import Machine
-from awsomefsd.meta.queries import answer
-from awsomefsd.meta.replica import Replica
-from awsomefsd.types import ROOT_INO
+from awsomefsd.base import identity
+from awsomefsd.base.limits import READDIR_ENTRIES_MAX
+from awsomefsd.base.types import ROOT_INO
+from awsomefsd.io.device.buffers import aligned_buffer
+from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.superblock import read_superblock
+from awsomefsd.io.segment.reader import SegmentReader
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.check.check import check
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.machine.queries import answer
+from awsomefsd.meta.replica.replica import Replica
 from tests.crash.vm import story
 
 END = 1 << 62
@@ -57,8 +57,8 @@ def _content(ask: Ask, device: Device, volume: int, ino: int, size: int) -> byte
 
 def faults(state: Path, image: Path, volume: str, wrong: Callable[[int, story.Files], list[str]], tellers: int) -> list[str]:
     """What is wrong with a state directory and its device; [] if nothing."""
-    identity = node.load(state)
-    replica = Replica.open_solo(state / "meta", identity.cluster, identity.node, Machine)
+    node = identity.load(state)
+    replica = Replica.open_single(state / "meta", node.cluster, node.node, Machine)
     try:
         replica.machine.flush()
         said = [f"fsck: {fault}" for fault in check(replica.store)]
@@ -71,7 +71,7 @@ def faults(state: Path, image: Path, volume: str, wrong: Callable[[int, story.Fi
 
         number = next(row.volume for row in ask(m.GetVolumes("")).volumes if row.name == volume)
         with Device.open(image, read_only=True) as device:
-            read_superblock(device, identity.cluster)
+            read_superblock(device, node.cluster)
             for teller in range(tellers):
                 folder = ask(m.Lookup(number, ROOT_INO, str(teller).encode())).attr.ino
                 said += [f"teller {teller}: {row}" for row in wrong(teller, files_of(ask, device, number, folder))]

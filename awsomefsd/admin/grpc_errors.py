@@ -1,0 +1,44 @@
+"""Domain errors become what gRPC sends here, in one place; anything else is a bug of ours, logged with its trace and answered INTERNAL."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from awsomefsd.admin import trailers
+from awsomefsd.admin.pb import admin_pb2 as pb
+from awsomefsd.base.errors import Error
+
+logger = logging.getLogger(__name__)
+
+
+def edge(rpc: Callable[..., Any]) -> Callable[..., Any]:
+    """Domain errors become what gRPC sends."""
+
+    @functools.wraps(rpc)
+    def call(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return rpc(self, request, context)
+        except Error as err:
+            logger.info("admin call refused", extra={"rpc": rpc.__name__, "reason": str(err)})
+            fail(context, err)
+        except Exception:
+            logger.exception("admin call failed", extra={"rpc": rpc.__name__})
+            context.set_code(grpc.StatusCode.INTERNAL)
+            context.set_details("a bug in the daemon; its log has the details")
+        return getattr(pb, _REPLIES[rpc.__name__])()
+
+    return call
+
+
+def fail(context: grpc.ServicerContext, err: Error) -> None:
+    context.set_trailing_metadata(trailers.trailing(err))
+    context.set_code(trailers.status_of(err))
+    context.set_details(str(err))
+
+
+_REPLIES = {method.name: method.output_type.name for method in pb.DESCRIPTOR.services_by_name["Admin"].methods}

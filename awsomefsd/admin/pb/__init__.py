@@ -1,0 +1,1 @@
+"""Generated from admin.proto by grpcio-tools."""

@@ -1,0 +1,74 @@
+"""The RPCs about the change stream."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import msgspec
+
+from awsomefsd.admin.grpc_errors import edge, fail
+from awsomefsd.admin.pb import admin_pb2 as pb
+from awsomefsd.admin.server import FOLLOWERS_MAX
+from awsomefsd.admin.streams import Streams
+from awsomefsd.base.errors import Error, Overloaded
+from awsomefsd.meta.api.commands import Entry
+
+
+class StreamRpcs:
+    """Followers end when `stopping` is set."""
+
+    def __init__(self, streams: Streams, stopping: threading.Event) -> None:
+        self._streams = streams
+        self._stopping = stopping
+        self._followers = threading.BoundedSemaphore(FOLLOWERS_MAX)
+
+    def Follow(self, request: pb.FollowRequest, context: grpc.ServicerContext) -> Iterator[pb.Change]:
+        if not self._followers.acquire(blocking=False):
+            fail(context, Overloaded(f"{FOLLOWERS_MAX} followers are connected already; end one first"))
+            return
+        try:
+            going = lambda: context.is_active() and not self._stopping.is_set()  # noqa: E731
+            for entry in self._streams.follow(request.after, request.reader, for_ever=request.follow, going=going):
+                yield change_message(entry)
+        except Error as err:
+            fail(context, err)
+        finally:
+            self._followers.release()
+
+    @edge
+    def RemoveReader(self, request: pb.RemoveReaderRequest, context: grpc.ServicerContext) -> pb.RemoveReaderReply:
+        self._streams.remove(request.name)
+        return pb.RemoveReaderReply()
+
+
+def change_message(entry: Entry) -> pb.Change:
+    command = entry.command
+    fields = {name: _plain(getattr(command, name)) for name in command.__struct_fields__}
+    return pb.Change(
+        index=entry.index,
+        term=entry.term,
+        time_ns=entry.time_ns,
+        site=entry.site,
+        stamp=entry.stamp,
+        mount=entry.mount,
+        unique=entry.unique,
+        session=entry.session,
+        epoch=entry.epoch,
+        command=type(command).__name__,
+        fields=json.dumps(fields),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it; bytes (names) as text, with what is no UTF-8 escaped."""
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,59 @@
+"""Small files that are either the old or the new one after a crash: node.json, devices.json, mounts.json.
+
+Written beside their place, fsynced, renamed over it, and the directory fsynced, in that order.  A crash before the rename leaves the old
+file and a `.new` one that the next write replaces; a crash after it leaves the new one.  Rewriting in place was rejected: a torn JSON
+file that names the devices would cost more than three system calls.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from awsomefsd.base.errors import Corrupt
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes the names in a directory durable.  Blocks; raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replaces `path`; when this returns, the content survives a power cut.  Blocks for two fsyncs; raises OSError."""
+    new = path.with_name(path.name + ".new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(new, path)
+    sync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any, mode: int = 0o600) -> None:
+    """Replaces `path` by `value` as JSON, as `write_file`."""
+    write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode(), mode)
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """Returns the object in `path`, or `default` if there is no such file.  Raises Corrupt for what is no JSON object."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return default
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as err:
+        raise Corrupt(f"{path} is no JSON file ({err}); restore it from a backup") from err
+    if not isinstance(value, dict):
+        raise Corrupt(f"{path} does not hold a JSON object; restore it from a backup")
+    return value

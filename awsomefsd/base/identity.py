@@ -1,0 +1,140 @@
+"""Who this node is: state_dir/node.json, written once by `init` and never changed after; and the lock on the state directory.
+
+The lock is an flock on state_dir/lock, held by the daemon for its life and by `fsck` for its run, so that two processes never write one
+journal.  The kernel drops it with the process, however it ends; a pid file was rejected because it outlives a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from awsomefsd.base import durable
+from awsomefsd.base.errors import AlreadyExists, Corrupt, FormatTooNew, NotFound, Refused
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The identity of this node.  `format` is the version of the whole state directory.
+
+    `role`: "node", or "client", which carries no metadata.  `founder`: it made the cluster; another one joined it, and begins no log.
+    """
+
+    cluster: str
+    node: str
+    site: int
+    format: int = FORMAT_VERSION
+    role: str = "node"
+    founder: bool = True
+
+
+def identity_path(state_dir: Path) -> Path:
+    return state_dir / "node.json"
+
+
+def init(state_dir: Path, site: int = 0, cluster: str = "", node: str = "", prepare: Callable[[Node], object] | None = None) -> Node:
+    """Writes this node's identity, by default that of a new cluster of one.  Raises AlreadyExists if there is one: it is never replaced.
+
+    `prepare` makes what has to be there first (the certificate): node.json comes last, whoever sees it may start.
+    """
+    path = identity_path(state_dir)
+    make_directory(state_dir, 0o700)
+    with StateLock(state_dir):
+        if path.exists():
+            existing = load(state_dir)
+            raise AlreadyExists(
+                f"{state_dir} already belongs to node {existing.node} of cluster {existing.cluster}; "
+                "start it with `awsomefsd run`, or choose another --state-dir"
+            )
+        made = Node(cluster=cluster or str(uuid.uuid4()), node=node or str(uuid.uuid4()), site=site)
+        if prepare is not None:
+            prepare(made)
+        write(state_dir, made)
+    return made
+
+
+def write(state_dir: Path, node: Node) -> None:
+    """The commit point of a join: whoever sees node.json may start."""
+    durable.write_json(identity_path(state_dir), asdict(node))
+
+
+def purge(state_dir: Path) -> None:
+    """Deletes all state of a node that has left; node.json first, so that nobody takes the rest for a node.  Raises OSError."""
+    with StateLock(state_dir):
+        identity_path(state_dir).unlink(missing_ok=True)
+        durable.sync_directory(state_dir)
+        for entry in state_dir.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+
+
+def load(state_dir: Path) -> Node:
+    """Reads this node's identity.  Raises NotFound before `init`, Corrupt or FormatTooNew for a file that this build cannot read."""
+    path = identity_path(state_dir)
+    value = durable.read_json(path)
+    if value is None:
+        raise NotFound(f"{state_dir} has no node identity; make one with `awsomefsd init` (or check --state-dir)")
+    if isinstance(value.get("format"), int) and value["format"] > FORMAT_VERSION:
+        raise FormatTooNew(f"{path} has format {value['format']}, this build knows {FORMAT_VERSION}; upgrade awsomefsd on this node")
+    try:
+        known = str(uuid.UUID(value["cluster"])), str(uuid.UUID(value["node"]))
+        node = Node(*known, value["site"], value["format"], value.get("role", "node"), value.get("founder", True))
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); restore it from a backup") from err
+    if node.role not in ("node", "client"):
+        raise Corrupt(f"{path} is damaged (role {node.role!r}); restore it from a backup")
+    if not (isinstance(node.site, int) and isinstance(node.format, int)):
+        raise Corrupt(f"{path} is damaged (site and format are numbers); restore it from a backup")
+    return node
+
+
+def boot_id() -> str:
+    """Returns the id of this boot of the machine: every process of another boot id has ended for certain."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def make_directory(directory: Path, mode: int) -> None:
+    try:
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+    except OSError as err:
+        raise Refused(
+            f"cannot make {directory}: {err.strerror}; run as root, or choose other directories with --state-dir and --run-dir"
+        ) from err
+
+
+class StateLock:
+    """The exclusive lock on a state directory; a context manager.  Raises Refused at once if another process holds it."""
+
+    def __init__(self, state_dir: Path, what: str = "this command") -> None:
+        try:
+            self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as err:
+            raise Refused(f"cannot open {state_dir / 'lock'}: {err.strerror}; run as root, or check --state-dir") from err
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise Refused(f"{state_dir} is in use by process {holder}; {what} needs it alone: stop the daemon first") from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> StateLock:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.release()

@@ -1,0 +1,39 @@
+"""What a cluster of mixed builds may do: the level (decision 55).
+
+Every command of the log has a level: that of the first build that knows it.  The cluster acts at one level, a number in its state; a
+command above it is refused before it gets into the log, so that a node of an older build never meets what it cannot read.  Builds are
+exchanged one node at a time, and when all nodes know the next level, `awsomefsd upgrade finalize` raises the cluster's.  A level never goes
+back, so until then, and only until then, every node may go back to the older build.
+
+Wire protocols are agreed on for each connection (`agreed`), so a new build speaks with an old one in words that both know.
+
+AWSOMEFSD_LEVEL pins this build to a lower level: it then behaves like an older one, and refuses what that could not read.
+"""
+
+from __future__ import annotations
+
+import os
+
+from awsomefsd.base.errors import ConfigError
+
+LEVEL = 2  # the highest this build knows; 2: volumes are claimed by nodes (Kubernetes)
+VARIABLE = "AWSOMEFSD_LEVEL"
+
+
+def supported() -> int:
+    """Returns the highest level that this process says it knows."""
+    text = os.environ.get(VARIABLE, "")
+    if not text:
+        return LEVEL
+    if not text.isdecimal() or not 1 <= int(text) <= LEVEL:
+        raise ConfigError(f"{VARIABLE}={text!r} is no level of this build (1 to {LEVEL}); correct or unset it")
+    return int(text)
+
+
+def agreed(theirs: int, oldest: int, newest: int) -> int:
+    """Returns the version of a wire protocol that two sides speak: the newest that both know; 0 if there is none.
+
+    Who greets names its newest, who answers names the agreed one, and who greeted looks whether it still knows that one.
+    """
+    version = min(theirs, newest)
+    return version if version >= oldest else 0

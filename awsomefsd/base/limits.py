@@ -1,0 +1,257 @@
+"""Every bound has a name, a unit last in the name, and a relation to the others (asserted at the end)."""
+
+from __future__ import annotations
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+NS_PER_MS = 1_000_000
+
+# --- names and attributes (Linux limits) -------------------------------------------------------------------------------
+NAME_BYTES_MAX = 255
+SYMLINK_BYTES_MAX = 4095
+XATTR_NAME_BYTES_MAX = 255
+XATTR_VALUE_BYTES_MAX = 64 * KIB
+XATTRS_BYTES_MAX = 256 * KIB  # of one inode, names and values
+LINKS_MAX = 65_000
+ATIMES_PENDING_MAX = 8_192  # times of reads that a worker has not reported yet
+ATIMES_PER_ENTRY_MAX = 1_024
+FILE_BYTES_MAX = 1 << 53
+
+# --- FUSE ----------------------------------------------------------------------------------------------------------------
+FUSE_WRITE_BYTES_MAX = MIB
+FUSE_HEADER_BYTES_MAX = 4 * KIB  # room before the payload in a slot
+FUSE_READERS = 3  # blocking reader threads, one slot each
+FUSE_SLOTS = FUSE_READERS
+SLOT_REPLY_BYTES_MAX = 4 * KIB  # replies up to this are stored with state "done"
+PARK_BYTES_MAX = 32 * MIB
+PARK_RECALL_BYTES = 4 * MIB  # of PARK_BYTES_MAX, kept for requests that a recall waits for
+OPEN_FILES_MAX = 65_536
+POISON_DEATHS = 2  # a request that was executing at this many deaths is a suspect and runs alone
+WORKER_DEATHS_BEFORE_BACKOFF = 5
+BACKOFF_MS_MAX = 5_000
+
+# --- data ----------------------------------------------------------------------------------------------------------------
+BLOCK_BYTES = 4 * KIB  # checksum unit, and what flushes are padded to
+SEGMENT_BYTES_DEFAULT = 64 * MIB
+SEGMENT_BYTES_MIN = MIB
+SEGMENTS_MIN = 32  # a device that would hold fewer is refused
+SEGMENTS_WANTED = 512  # a device that would hold fewer takes smaller segments: each restart of a worker seals one that may be nearly empty
+SEGMENTS_RESERVED = 3  # never promised to writers: two for what dead workers leave unused, one for collection
+SEGMENTS_FOR_COLLECTION = 1  # of SEGMENTS_RESERVED: never leased to a writer
+SEGMENTS_LEASED_AHEAD = 2
+QUARANTINE_SHARE = 8  # with one part in so many of all segments in quarantine, nobody leases ahead of need
+DEVICES_REPORTED_MAX = 1_024  # of one node
+DEVICE_REPORT_MS = 3_000  # between two reports of a node of the devices it sees
+DEVICE_ALONE_MS = 60_000  # that a shared device may be seen by one node only
+VOUCH_MS = 2_000  # between two looks at what this node can vouch for
+DEVICE_SCAN_MS = 30_000  # between two searches for a shared device that is not found
+DEVICE_PROBE_MS_MAX = 5_000  # for one look at one block device
+SCAN_DEVICES_MAX = 4_096  # looked at in one search
+SEGMENTS_PER_SESSION_MAX = 64
+FRAME_BYTES_MAX = MIB  # logical bytes of one frame
+INLINE_BYTES_MAX = 4 * KIB
+EXTENTS_PER_INODE_MAX = 1 << 26
+EXTENTS_PER_COMMIT_MAX = 512
+DIRTY_BYTES_MAX = 96 * MIB  # of the dirty log of one mount
+DIRTY_RECALL_BYTES = 4 * MIB  # of DIRTY_BYTES_MAX, kept for what a recall flushes
+DIRTY_FLUSH_BYTES = 24 * MIB  # dirty bytes that start a flush
+DIRTY_AGE_MS_MAX = 5_000
+RESERVE_BATCH_BYTES = 64 * MIB
+READ_AHEAD_BYTES_MAX = 4 * MIB
+CHECKSUM_CACHE_BYTES_MAX = 24 * MIB
+
+COLLECT_LOW_FREE_PERCENT = 12  # of all segments: with less free, collection does not rest and takes segments with little dead
+COLLECT_DEAD_PERCENT = 50  # of a segment, from which it is collected while space is not low
+COLLECT_DEAD_PERCENT_LOW = 12  # the same while space is low, or when told to
+COLLECT_BYTES_PER_S_MAX = 64 * MIB  # copied, while space is not low
+
+# --- caches of names in a worker -------------------------------------------------------------------------------------------
+INODES_CACHED_MAX = 50_000
+DENTRIES_CACHED_MAX = 100_000
+MEMOS_CACHED_MAX = 8_192  # xattrs and link targets
+LOOSE_FILES_MAX = 65_536  # files of which a worker knows as of which version the kernel has their pages
+DIRECTORY_MODES_MAX = 16_384  # directories of which is remembered how fresh their names have to be
+CLOSE_TO_OPEN_ATTR_MS = 1_000  # how long the kernel may use what it was told of a file between two opens
+ACLS_CACHED_MAX = 4_096  # access ACLs that a worker keeps where it checks callers itself
+DIRECTORY_LISTED_ENTRIES_MAX = 20_000  # larger directories are not cached whole
+
+# --- metadata ------------------------------------------------------------------------------------------------------------
+RPC_FRAME_BYTES_MAX = 4 * MIB
+RPC_INFLIGHT_MAX = 1_024  # of one client
+CLIENT_QUEUED_MAX = 64 * RPC_INFLIGHT_MAX  # requests that wait in a client, over RPC_INFLIGHT_MAX
+CLIENT_SILENCE_MS = 2_000  # a connection that owes an answer this long is given up, if there is another node to ask
+READDIR_ENTRIES_MAX = 512
+ORPHANS_LOOK_MS = 1_000  # how often a shared mount asks which files without a name wait for it
+ORPHANS_PER_LOOK_MAX = 4_096  # of one answer
+ORPHANS_TELL_MS = 100  # for so long a shared mount gathers files without a name that it does not have open, to give them up together
+ORPHANS_PER_ENTRY_MAX = 128
+LISTINGS_MAX = 64  # pages of so many entries that a worker keeps for open directories; others ask again
+REPORT_FIGURES_MAX = 512  # of one worker
+LAYOUT_EXTENTS_MAX = 16_384  # of one Layout answer
+BATCH_ENTRIES_MAX = 512  # proposals in one journal sync
+BATCH_BYTES_MAX = 8 * MIB
+PROPOSALS_PENDING_MAX = 4 * BATCH_ENTRIES_MAX  # handed to the log and not decided
+PROPOSALS_PENDING_BYTES_MAX = 4 * BATCH_BYTES_MAX  # of those
+READS_PARKED_MAX = 8 * RPC_INFLIGHT_MAX  # queries that wait until a quorum has spoken
+ENTRY_BYTES_MAX = 2 * MIB
+RESULTS_PER_MOUNT_MAX = 4_096  # unacknowledged results; admission refuses more
+ACKS_PER_REQUEST_MAX = 512
+JOURNAL_FILE_BYTES = 16 * MIB
+JOURNAL_RECORD_BYTES_MAX = ENTRY_BYTES_MAX + 4 * KIB
+STORE_MAP_BYTES_MIN = 256 * MIB
+STORE_MAP_USE_MAX_PERCENT = 70
+STORE_COMMIT_ENTRIES = 2_000
+STORE_COMMIT_ENTRIES_FIRST = 500  # until it is known what a commit takes here
+STORE_COMMIT_ENTRIES_MIN = 100  # fewer would be all sync
+STORE_COMMIT_STALL_MS = 20  # after a commit that took longer, the next ones get fewer entries
+STORE_COMMIT_MS = 1_000
+REAP_EXTENTS_PER_ENTRY = 1_024
+CHECKPOINT_SEGMENTS_MIN = 64  # a device with fewer has no room for checkpoints
+CHECKPOINT_RECORD_BYTES_MAX = 256 * KIB  # payload of one record of an area
+CHECKPOINT_BATCH_BYTES_MAX = 4 * MIB  # of entries in one batch of the tail, or one page of the log more
+CHECKPOINT_TAIL_MS = 1_000  # between two batches of the tail
+CHECKPOINT_TAIL_BYTES = 16 * MIB  # room for the tail in an area; less on small devices
+CHECKPOINT_AGE_MS = 3_600_000  # a tail that has grown for so long is replaced by a new checkpoint
+CHECKPOINT_BYTES_PER_S_MAX = 64 * MIB  # of the copy
+CHECKPOINT_RETRY_MS = 1_000  # after a failure
+CHECKPOINT_FAILURES_MAX = 3  # in a row, before freed segments are leased again without one
+BACKUP_PIECE_BYTES = 256 * KIB  # of the state store, before compression
+BACKUP_WAIT_S = 30.0  # until this node's state holds what was acknowledged before
+CHECKPOINT_HOLD_ENTRIES_MAX = 200_000  # that the journal keeps for the tail
+VOLUMES_MAX = 4_096
+VOLUME_NAME_BYTES_MAX = 63
+CSI_NAME_BYTES_MAX = 128  # of the specification, for every string that is no path
+CSI_PATH_BYTES_MAX = 255  # of a directory that stands for a volume
+CSI_SETTINGS_BYTES_MAX = 4 * KIB
+CSI_PAGE_MAX = 1_000  # volumes in one answer
+LOCKS_PER_INODE_MAX = 8_192
+LOCK_WAITERS_PER_INODE_MAX = 1_024
+DEADLOCK_SEARCH_MAX = 10_000  # waiting locks that one search for a circle looks at
+STREAM_READERS_MAX = 16
+
+# --- Raft ----------------------------------------------------------------------------------------------------------------
+RAFT_HEARTBEAT_MS = 200
+RAFT_ELECTION_MS_MIN = 1_000
+RAFT_ELECTION_MS_MAX = 2_000
+RAFT_APPEND_BYTES_MAX = MIB  # payload of one Append, or one entry
+RAFT_INFLIGHT_MESSAGES_MAX = 64  # unanswered Appends to one follower
+RAFT_INFLIGHT_BYTES_MAX = 8 * MIB
+RAFT_APPLY_BYTES_MAX = 8 * MIB  # of committed entries in one Ready, or one entry
+RAFT_CACHE_ENTRIES_MAX = 4_096  # stored and applied entries that stay in memory, for followers that are a little behind
+RAFT_CACHE_BYTES_MAX = 16 * MIB
+RAFT_CHUNK_BYTES = MIB  # of a state snapshot
+RAFT_PROMOTE_LAG_ENTRIES_MAX = 10_000  # a learner further behind does not become a voter
+
+# --- between voters ----------------------------------------------------------------------------------------------------------
+PEER_QUEUE_BYTES_MAX = 16 * MIB  # frames to one peer that wait for its socket; more are dropped, Raft sends again
+PEER_STUCK_MS_MAX = 5_000  # a connection that moves nothing for so long is closed
+PEER_REDIAL_MS_MIN = 50
+PEER_REDIAL_MS_MAX = 1_000
+PEERS_MAX = 64  # connections from others
+HANDSHAKES_MAX = 64  # connections to the metadata port that have not proved who they are; over it the oldest is given up
+HANDSHAKES_PER_TURN = 8  # steps of those, of about a millisecond each; then the metadata thread does something else
+HANDSHAKE_MS_MAX = 5_000  # from accept(2) to the proof, and from there to the greeting
+GREETING_BYTES_MAX = 4 * KIB  # of a frame before the greeting is accepted
+PORT_DEAF_MS = 1_000  # without descriptors no connection is accepted for so long
+NAME_LOOK_MS = 5_000  # a host name of another node is looked up so often
+STANDING_MS = 500  # the rows of the nodes are looked at so often: a removed one is cut off within a second
+PEM_BYTES_MAX = MIB
+HAND_OVER_MS_MAX = 1_000  # that a clean stop waits until another voter leads
+VOTER_ANNOUNCE_MS = 250  # between two announcements of a journal that is in no membership
+VOTER_DOUBT_MS = 10_000  # a journal whose end is in doubt takes no part in elections for so long if nobody leads
+DAMAGE_PAUSE_MS = 5_000  # a voter that met damage in its state looks again so much later; then it joins anew
+VOTER_RETRY_MS = 200  # after the journal found no room
+VOTER_KEEP_ENTRIES = 20_000  # applied entries that every voter keeps for others that are behind
+VOTER_KEEP_ENTRIES_MAX = 200_000  # that a leader keeps for a follower that answers; then it gets a state snapshot
+STATE_SNAPSHOT_BYTES_PER_S_MAX = 128 * MIB  # sent by one leader, to all
+DIGEST_ENTRIES = 8_192  # voters compare the digests of their states at every multiple of this index
+
+# --- founding a cluster --------------------------------------------------------------------------------------------------------
+FOUNDING_NODES_MAX = 64  # that may share one founding token
+FOUNDING_STEP_MS = 150  # the second node by name waits so long for the first to propose, the third twice as long, …
+FOUNDING_ATTEMPT_MS = 3_000  # for a quorum to answer both rounds, with a synced write in each
+FOUNDING_BACKOFF_MS = 200  # after a failed attempt; doubles
+FOUNDING_BACKOFF_MS_MAX = 5_000
+FOUNDING_FRAME_BYTES_MAX = 64 * KIB
+
+# --- sessions and leases ---------------------------------------------------------------------------------------------------
+SESSION_TTL_MS = 10_000
+SESSION_RENEW_MS = 3_000
+SESSION_SELF_FENCE_MS = SESSION_TTL_MS * 2 // 3
+SESSIONS_MAX = 1_024
+CLOCK_JUMP_MS_MAX = 2_000
+LEASES_PER_SESSION_MAX = 65_536  # of each kind
+LEASES_SWEPT_A_CHECK = 256  # write leases that the leader compares with the state, twice a second
+LEASE_WAITERS_PER_INODE_MAX = 1_024
+LEASE_IDLE_LOOKS = 3  # as many looks of a mount, one a second, without use of a write lease, and it is given back
+LEASES_RETURNED_A_LOOK = 1_024
+RECALL_MS = 10_000  # for a recall to be answered, or to show progress
+CONTEST_RECALLS = 8  # of one inode within CONTEST_WINDOW_MS make it contested
+CONTEST_WINDOW_MS = 1_000
+CONTEST_QUIET_MS = 250  # so long a contested inode has to be quiet before a lease on it is granted; doubles with recalls that come soon
+CONTEST_QUIET_MS_MAX = 4_000
+CONTEST_FORGET_MS = 30_000  # after the last recall
+CONTEST_INODES_MAX = 4_096  # that are remembered
+
+# --- nodes ---------------------------------------------------------------------------------------------------------------------
+NODES_MAX = 256  # not counting removed ones
+NODE_NAME_BYTES_MAX = 253
+NODE_LABELS_MAX = 32
+NODE_LABEL_BYTES_MAX = 63  # of a key, or a value
+REMOVED_NODE_KEPT_MS = 60 * 86_400_000  # its row: twice the life of a certificate
+TOKENS_MAX = 1_024
+TOKEN_BYTES_MAX = 4_096  # of the printed string
+DEAD_TOKEN_KEPT_MS = 7 * 86_400_000  # so long `token list` and a late joiner still learn what became of it
+CAS_MAX = 8
+TOKEN_ENDPOINTS_MAX = 8
+CONTROL_FRAME_BYTES_MAX = 512 * KIB  # the list of NODES_MAX nodes is the largest
+CONTROL_CONNECTIONS_MAX = 64
+CONTROL_HANDSHAKE_MS = 5_000
+CONTROL_IDLE_MS = 15_000  # between two frames of a connection, and for one to arrive
+CONTROL_CALL_MS = 30_000  # for one answer, seen from the client
+JOIN_MS = 60_000  # so long a join looks for somebody who leads
+RENEW_RETRY_MS = 60_000  # after a renewal that failed
+
+NODE_REPORT_MS = 2_000  # between two reports of a node to the leader
+NODE_HEALTHY_MS = 10_000  # a node that reported since then may become a voter
+VOTER_LIVING_MS = 3_000  # a voter that answered since then is counted on
+MANAGER_MS = 1_000  # between two looks of the leader at who shall vote
+
+# --- processes -------------------------------------------------------------------------------------------------------------
+WORKER_MEMORY_BYTES = 256 * MIB
+WORKER_MEMORY_BYTES_MIN = 128 * MIB  # that a budget may be
+DAEMON_MEMORY_BYTES = 512 * MIB
+RECONNECT_MS_MIN = 20
+RECONNECT_MS_MAX = 100  # a local socket: the daemon is back within a second, as a rule
+RECONNECT_REMOTE_MS_MAX = 400  # other nodes: each try costs them a handshake
+CLIENT_CONNECT_MS = 1_000  # for connect(2) to another node
+CLIENT_STUCK_MS_MAX = 10_000  # bytes that another node does not acknowledge for so long end the connection
+CLIENT_GREETING_MS = 2_000  # for handshake and greeting each, where there is another place to go
+UMOUNT_FLUSH_MS_MAX = 120_000
+
+assert SESSION_RENEW_MS * 2 < SESSION_SELF_FENCE_MS < SESSION_TTL_MS, "two renewals may fail before a session fences itself"
+assert CONTEST_QUIET_MS < CONTEST_QUIET_MS_MAX < SESSION_TTL_MS < CONTEST_FORGET_MS
+assert DIRTY_FLUSH_BYTES * 2 < DIRTY_BYTES_MAX - DIRTY_RECALL_BYTES, "flushing starts long before a writer has to wait"
+assert FRAME_BYTES_MAX <= SEGMENT_BYTES_MIN, "a frame fits a segment of any size (in pieces)"
+assert FUSE_WRITE_BYTES_MAX <= DIRTY_RECALL_BYTES, "the largest write fits the part that is kept for recalls"
+assert INLINE_BYTES_MAX <= BLOCK_BYTES
+assert ENTRY_BYTES_MAX + KIB <= RPC_FRAME_BYTES_MAX and ENTRY_BYTES_MAX <= BATCH_BYTES_MAX
+assert LAYOUT_EXTENTS_MAX * 200 < RPC_FRAME_BYTES_MAX, "an extent and the segment it names take less than 200 bytes on the wire"
+assert RAFT_HEARTBEAT_MS * 4 < RAFT_ELECTION_MS_MIN < RAFT_ELECTION_MS_MAX, "a few lost heartbeats start no election"
+assert RAFT_APPEND_BYTES_MAX + ENTRY_BYTES_MAX < RPC_FRAME_BYTES_MAX and RAFT_CHUNK_BYTES * 2 < RPC_FRAME_BYTES_MAX
+assert RAFT_ELECTION_MS_MAX * 3 < VOTER_DOUBT_MS, "the others have had time to elect somebody"
+assert VOTER_KEEP_ENTRIES <= VOTER_KEEP_ENTRIES_MAX
+assert RAFT_INFLIGHT_BYTES_MAX + RPC_FRAME_BYTES_MAX < PEER_QUEUE_BYTES_MAX
+assert JOURNAL_RECORD_BYTES_MAX * 2 <= JOURNAL_FILE_BYTES
+assert XATTR_VALUE_BYTES_MAX < ENTRY_BYTES_MAX
+assert FUSE_SLOTS >= FUSE_READERS
+assert SEGMENTS_MIN > SEGMENTS_RESERVED + SEGMENTS_LEASED_AHEAD
+assert SEGMENTS_FOR_COLLECTION < SEGMENTS_RESERVED
+assert DIRTY_BYTES_MAX + PARK_BYTES_MAX + CHECKSUM_CACHE_BYTES_MAX + 64 * MIB <= WORKER_MEMORY_BYTES
+
+# --- repair and scrub
+REPAIR_ENTRY_ROWS = 1_000  # rows in one entry of fsck
+REPAIR_ENTRY_BYTES = 512 * KIB  # and their bytes
+SCRUB_BYTES_PER_S = 64 * MIB
+SCRUB_FINDINGS_MAX = 1_000  # kept and shown; all are counted and logged

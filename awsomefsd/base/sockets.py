@@ -1,0 +1,123 @@
+"""Unix sockets at any path, who is at the other end, waiting for descriptors, and the word that systemd waits for.
+
+A unix address holds 107 bytes; a deeper path is reached through /proc/self/fd/N of its directory, held open for as long as the socket.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ADDRESS_BYTES_MAX = 107
+SO_PEERGROUPS = 59
+GROUPS_MAX = 65_536  # of the kernel (NGROUPS_MAX)
+_UCRED = struct.Struct("iII")
+
+
+class Peer(NamedTuple):
+    """Who holds the other end; the kernel vouches for it (credentials at connect)."""
+
+    pid: int
+    uid: int
+    gids: frozenset[int]
+
+
+@contextmanager
+def address(path: Path) -> Iterator[str]:
+    """Gives an address for `path` that fits into sockaddr_un, valid inside the `with`."""
+    if len(os.fsencode(path)) <= ADDRESS_BYTES_MAX:
+        yield str(path)
+        return
+    fd = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{path.name}"
+    finally:
+        os.close(fd)
+
+
+def listen_unix(path: Path, mode: int, group: int = -1) -> socket.socket:
+    """Returns a listening stream socket at `path`, with its owner and mode before anybody can connect.  Raises OSError.
+
+    It replaces a file that a dead process left there; the lock on the state directory is what keeps two live daemons apart.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        path.unlink(missing_ok=True)
+        with address(path) as place:
+            before = os.umask(0o177)
+            try:
+                listener.bind(place)
+            finally:
+                os.umask(before)
+        if group >= 0:
+            os.chown(path, -1, group)
+        os.chmod(path, mode)
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def connect_unix(path: Path) -> socket.socket:
+    """Returns a connected stream socket.  Blocks and raises OSError as connect(2) does."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        with address(path) as place:
+            sock.connect(place)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def peer_of(sock: Any) -> Peer:
+    """Returns SO_PEERCRED and SO_PEERGROUPS of a connected unix socket, the standard library's or trio's."""
+    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    try:
+        raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1_024)
+    except OSError:
+        raw = _many_groups(sock)
+    return Peer(pid, uid, frozenset(struct.unpack(f"{len(raw) // 4}I", raw)) | {gid})
+
+
+def _many_groups(sock: Any) -> bytes:
+    """SO_PEERGROUPS of a user in more than 256 groups; Python's getsockopt stops at 1,024 bytes."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    raw = ctypes.create_string_buffer(4 * GROUPS_MAX)
+    size = ctypes.c_uint32(len(raw))
+    if libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, raw, ctypes.byref(size)) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return raw.raw[: size.value]
+
+
+def readable(fds: Iterable[int], timeout_s: float) -> list[int]:
+    """Returns those of `fds` with something to read, or at their end; none after `timeout_s`.  Blocks until then.
+
+    poll has no bound on the numbers of descriptors.
+    """
+    waiting = select.poll()
+    for fd in fds:
+        waiting.register(fd, select.POLLIN)
+    return [fd for fd, _ in waiting.poll(math.ceil(timeout_s * 1_000))]
+
+
+def notify_systemd(state: str) -> None:
+    """sd_notify(3): tells the service manager, if there is one ("READY=1", "STOPPING=1")."""
+    place = os.environ.get("NOTIFY_SOCKET")
+    if not place:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(state.encode(), "\0" + place[1:] if place.startswith("@") else place)
+        except OSError:
+            pass  # a manager that is away does not stop a node

@@ -1,0 +1,133 @@
+"""TLS between nodes: contexts out of the node's PEM files, read again when a file changes.
+
+Version 1.3 only, with a certificate on both sides, and no session tickets: every connection proves itself anew.  Renewal and rotation
+replace files; connections that are open go on, the next ones use what the files say then.  Certificate and key are two files, so between
+their replacements they do not fit: until they do, the contexts before stay in use, and the reason is logged once.
+
+What a connection is for is told by its protocol name (ALPN): a voter's and a client's come to the same port.  A server's certificate must
+name the UUID of the node that was dialled as its DNS name, so that no member can stand in for another; who dials is told by his.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from awsomefsd.base.limits import PEM_BYTES_MAX
+
+PEER_PROTOCOL = "awsomefs-peer/1"
+CLIENT_PROTOCOL = "awsomefs-client/1"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tls:
+    """`server` for those who dial us; `peer` and `client` for those we dial, as a voter or as a client."""
+
+    server: ssl.SSLContext
+    peer: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+TlsNow = Callable[[], Tls]  # asked for every connection; raises OSError (ssl.SSLError is one) while nothing usable was ever there
+
+
+@dataclass(frozen=True)
+class PeerIdentity:
+    """The node that a certificate names: its UUID, and "node" or "client" ("": it does not say)."""
+
+    node: str
+    role: str
+
+
+def contexts(configure: Callable[[ssl.SSLContext], None]) -> Tls:
+    """Returns the three contexts; `configure` loads trust and certificate into each."""
+    made = []
+    for side, protocols in (
+        (ssl.PROTOCOL_TLS_SERVER, [PEER_PROTOCOL, CLIENT_PROTOCOL]),
+        (ssl.PROTOCOL_TLS_CLIENT, [PEER_PROTOCOL]),
+        (ssl.PROTOCOL_TLS_CLIENT, [CLIENT_PROTOCOL]),
+    ):
+        context = ssl.SSLContext(side)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.set_alpn_protocols(protocols)
+        if side == ssl.PROTOCOL_TLS_SERVER:
+            context.num_tickets = 0
+        configure(context)
+        made.append(context)
+    return Tls(*made)
+
+
+def identity_of(certificate: dict[str, Any] | None) -> PeerIdentity | None:
+    """Returns the identity in a verified certificate, as SSLSocket.getpeercert tells it; None unless it names exactly one node."""
+    if not certificate:
+        return None
+    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+    units = [value for part in certificate.get("subject", ()) for kind, value in part if kind == "organizationalUnitName"]
+    if len(names) != 1:
+        return None
+    return PeerIdentity(str(names[0]), units[0] if len(units) == 1 and units[0] in ("node", "client") else "")
+
+
+class TlsFiles:
+    """Thread-safe.  Calling it gives the contexts of what the files hold now; it is a TlsNow."""
+
+    def __init__(self, ca: Path | str, certificate: Path | str, key: Path | str) -> None:
+        self.paths = (str(ca), str(certificate), str(key))
+        self._lock = threading.Lock()
+        self._seen: tuple[Any, ...] = ()
+        self._tls: Tls | None = None
+        self._error: OSError | None = None
+        self.loads = 0
+
+    def __call__(self) -> Tls:
+        with self._lock:
+            self._look()
+            if self._tls is not None:
+                return self._tls
+            assert self._error is not None
+            raise self._error
+
+    def _look(self) -> None:
+        try:
+            seen = tuple((stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in map(os.stat, self.paths))
+        except OSError as err:
+            self._failed(err)
+            return
+        if seen == self._seen:
+            return
+        self._seen = seen
+        ca, certificate, key = self.paths
+
+        def configure(context: ssl.SSLContext) -> None:
+            context.load_verify_locations(ca)
+            context.load_cert_chain(certificate, key, password=_no_password)
+
+        try:
+            if any(size > PEM_BYTES_MAX for _, _, size in seen):
+                raise OSError(f"a certificate or key file has more than {PEM_BYTES_MAX} bytes")
+            self._tls = contexts(configure)
+        except OSError as err:
+            self._failed(err)
+        else:
+            self.loads += 1
+            self._error = None
+
+    def _failed(self, err: OSError) -> None:
+        if str(err) != str(self._error):
+            what = "the ones before stay in use" if self._tls is not None else "no node can be reached"
+            log.warning("certificates cannot be used: %s; %s", err, what, extra={"files": ", ".join(self.paths)})
+        self._error = err
+
+
+def _no_password() -> str:
+    """OpenSSL would ask on the terminal for the one of an encrypted key."""
+    raise OSError("the private key is encrypted; awsomefsd needs it in the clear, mode 0600")

@@ -1,0 +1,211 @@
+"""Values that more than one package speaks of.  Times are nanoseconds since 1970 (may be negative); units stand in the names."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+ROOT_INO = 1
+BACKGROUND_BIT = 1 << 62  # set in the `unique` of requests that no FUSE request stands behind
+RESEND_BIT = 1 << 63  # the kernel sets it in resent requests; never part of an id
+HOST_UNIQUE = 0  # requests without an id (the leader's own, tools): not deduplicated
+NODE_UNIQUE_BITS = 24  # of the ids of a daemon's requests count them, those above are drawn when the daemon starts
+NODE_MOUNT_BIT = 1 << 63  # set in the number under which a node's daemon asks; the numbers of mounts are smaller
+
+
+def node_mount(node: str) -> int:
+    """Returns the number under which that node's daemon asks, as a worker does under its mount's; 0 for a text that is no UUID."""
+    try:
+        return NODE_MOUNT_BIT | int(node.replace("-", ""), 16) & (NODE_MOUNT_BIT - 1)
+    except ValueError:
+        return 0
+
+
+def is_node_mount(mount: int) -> bool:
+    return mount >= NODE_MOUNT_BIT
+
+
+class Attr(Struct, array_like=True, gc=False):
+    """What stat(2) shows, plus what the worker needs to serve the file.  `stored_bytes` is what extents and inline data hold."""
+
+    ino: int
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    stored_bytes: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    btime_ns: int
+    inline: bool = False  # the data (maybe none) is in the inode's inline row, not in extents
+    xattrs: int = 0  # number of extended attributes; 0 answers getxattr without asking
+    consistency: int = 0  # asked for by an extended attribute (consistency.py)
+
+
+class Extent(Struct, array_like=True, gc=False):
+    """`length` bytes of a file at `file_offset`, held in one frame of one segment.
+
+    Identity is (segment, incarnation, sequence): a reader compares it with the frame it finds, so a lost write or a reused place cannot
+    pass for data.  `frame_offset` is where the frame's header starts in the segment; the bytes start `header_bytes + skip` after it
+    (codec 0), `skip` being the offset inside the frame's logical bytes.
+    """
+
+    file_offset: int
+    length: int
+    segment: int
+    incarnation: int
+    sequence: int
+    frame_offset: int
+    header_bytes: int
+    skip: int
+
+
+class SegmentInfo(Struct, array_like=True, gc=False):
+    """Placement and state of a segment, as readers and writers see it.
+
+    `device` is the small device number, `byte_offset` where the segment starts on it.  `footer_offset` is 0 while there is no footer.
+    """
+
+    segment: int
+    incarnation: int
+    device: int
+    byte_offset: int
+    bytes: int
+    state: int  # a SEGMENT_* constant
+    committed_bytes: int
+    footer_offset: int = 0
+    footer_bytes: int = 0
+    live_bytes: int = 0
+
+
+SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_SEALED, SEGMENT_QUARANTINED = range(4)
+SEGMENT_METADATA = 4  # kept by the metadata for itself
+
+
+class SegmentProgress(Struct, array_like=True, gc=False):
+    """How far a leased segment is written and durable; `sealed` ends it (then the footer's place counts)."""
+
+    segment: int
+    incarnation: int
+    committed_bytes: int
+    sealed: bool = False
+    footer_offset: int = 0
+    footer_bytes: int = 0
+
+
+class DeviceInfo(Struct, array_like=True, gc=False):
+    """A device of the cluster.  `path` is where this node finds it ("" if it does not)."""
+
+    device: int
+    uuid: str
+    bytes: int
+    segment_bytes: int
+    segments: int
+    segments_free: int
+    first_segment_offset: int
+    path: str = ""
+    shared: bool = False
+    home: str = ""  # the node it is in, if it is not shared
+    draining: bool = False
+
+
+class VolumeInfo(Struct, array_like=True, gc=False):
+    """A volume.  A quota of 0 means none."""
+
+    volume: int
+    uuid: str
+    name: str
+    quota_bytes: int
+    quota_inodes: int
+    used_bytes: int
+    used_inodes: int
+    reserved_bytes: int = 0
+    holder: int = 0  # session that holds the volume's lease, 0 if none
+    lineage_parent: int = 0  # volume this one was cloned from
+    lineage_snapshot: int = 0
+    home: str = ""  # the node on whose devices its data is; "" shared devices, "*" not settled (meta/machine/locality.py)
+
+
+class CsiVolumeInfo(Struct, array_like=True, gc=False):
+    """A volume that an orchestrator asked for; CsiVolumeRow says what its fields are."""
+
+    id: str
+    name: str
+    volume: int
+    path: str
+    own: bool
+    capacity: int
+    block: bool
+    settings: list[tuple[str, str]]
+
+
+class ClaimInfo(Struct, array_like=True, gc=False):
+    """A node that uses a volume or a directory of it."""
+
+    volume: int
+    path: str
+    node: str
+    boot_id: str
+    epoch: int
+    exclusive: bool
+    attached: bool
+    fenced: bool = False  # its node is not heard: others may take it, and it stands in nobody's way
+
+
+class SessionInfo(Struct, array_like=True, gc=False):
+    """A session that lives, or that has ended and still has segments in quarantine."""
+
+    session: int
+    epoch: int
+    mount: int
+    volume: int
+    node: str
+    boot_id: str
+    worker: int
+    reserved_bytes: int
+    segments_leased: int
+    ended: bool
+    quarantined: int = 0  # segments
+
+
+class StatFs(Struct, array_like=True, gc=False):
+    """Figures of statvfs(3) in bytes and inodes, of one volume: the quota where there is one, else the devices."""
+
+    bytes_total: int
+    bytes_free: int
+    inodes_total: int
+    inodes_free: int
+
+
+FIRST_COOKIE = 16  # smaller ones are "." and ".." and room for more
+
+
+class Dirent(Struct, array_like=True, gc=False):
+    """One directory entry.  `cookie` is its readdir offset (ask for entries after it); it only grows, never reused in a directory."""
+
+    name: bytes
+    ino: int
+    kind: int  # S_IFMT bits
+    cookie: int
+    attr: Attr | None = None
+
+
+LEASE_NONE, LEASE_READ, LEASE_WRITE = range(3)
+
+LOCK_POSIX, LOCK_FLOCK = 0, 1  # OFD locks arrive as LOCK_POSIX with the open file as owner
+LOCK_END_MAX = (1 << 63) - 1
+
+
+class Lock(Struct, array_like=True, gc=False):
+    """A byte-range lock; `lock_type` is F_RDLCK 0, F_WRLCK 1 or F_UNLCK 2, `end` is inclusive."""
+
+    kind: int
+    owner: int
+    pid: int
+    lock_type: int
+    start: int
+    end: int
+    session: int = 0
+    handle: int = 0  # it was taken with; the end of an open file description ends its locks

@@ -1,0 +1,114 @@
+"""Operations that may wait are generators; what they wait for is a Wait.  No thread is held while one waits.
+
+A generator yields a Wait; `Task` starts it and goes on when its `resume` is called, on whichever thread ends the wait.  So the thread that
+receives an answer from the metadata service also writes the reply to the kernel: one hop, as with blocking threads, but a thread that
+reads requests never stops for one of them: no request waits in a reader thread.
+
+GENERATORS are the types of generators: Python's own, and in a compiled program also that of compiled code, which is another type.  Ask
+`type(value) in GENERATORS`, never compare with types.GeneratorType: in the compiled program handlers are compiled and what they call may
+be bytecode, so both kinds come.  That the compiler mends isinstance() was not relied on: it does not mend `type(value) is`, which is
+quicker and stands where every request passes.  So this module is compiled there too (packaging/binary/bytecode_plugin.py).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterator
+from types import GeneratorType
+from typing import Any, Protocol
+
+Resume = Callable[[Any, BaseException | None], None]
+
+
+class Wait(Protocol):
+    def start(self, resume: Resume) -> None:
+        """Begin; call ``resume(value, None)`` or ``resume(None, error)`` exactly once, now or later, on any thread."""
+
+
+def _one() -> Iterator[None]:
+    yield
+
+
+GENERATORS: frozenset[type] = frozenset({GeneratorType, type(_one())})
+Steps = Generator[Wait, Any, Any]
+Finish = Callable[[Any, BaseException | None], None]
+
+
+class Task:
+    """Drives Steps to their end; then `finish(value, None)` or `finish(None, error)` is called once, on the thread that ended it."""
+
+    __slots__ = ("_finish", "_steps")
+
+    def __init__(self, steps: Steps, finish: Finish) -> None:
+        self._steps = steps
+        self._finish = finish
+
+    def start(self) -> None:
+        self._step(None, None)
+
+    def _step(self, value: Any, error: BaseException | None) -> None:
+        try:
+            wait = self._steps.send(value) if error is None else self._steps.throw(error)
+        except StopIteration as stop:
+            self._finish(stop.value, None)
+        except Exception as err:
+            self._finish(None, err)
+        else:
+            wait.start(self._step)
+
+
+def was_repeated(asked: Wait) -> bool:
+    """Says of an answered proposal that it was sent more than once.  The answer may be the outcome of the first copy, kept since."""
+    return bool(getattr(asked, "repeated", False))
+
+
+class Signal:
+    """A Wait that many may await and one ends: `fire` resumes all, once; later starters resume at once with the same outcome."""
+
+    __slots__ = ("_done", "_error", "_lock", "_value", "_waiting")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[Resume] = []
+        self._done = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def start(self, resume: Resume) -> None:
+        with self._lock:
+            if not self._done:
+                self._waiting.append(resume)
+                return
+        resume(self._value, self._error)
+
+    def fire(self, value: Any = None, error: BaseException | None = None) -> None:
+        with self._lock:
+            if self._done:
+                return
+            self._done, self._value, self._error = True, value, error
+            waiting, self._waiting = self._waiting, []
+        for resume in waiting:
+            resume(value, error)
+
+
+def block_on(steps_or_wait: Any, timeout_s: float | None = None) -> Any:
+    """Run Steps or a Wait to their end on this thread (tests, background threads; never a reader thread).
+
+    Raises what it raised, TimeoutError after `timeout_s`.
+    """
+    event = threading.Event()
+    outcome: list[Any] = []
+
+    def finish(value: Any, error: BaseException | None) -> None:
+        outcome.extend((value, error))
+        event.set()
+
+    if hasattr(steps_or_wait, "send"):
+        Task(steps_or_wait, finish).start()
+    else:
+        steps_or_wait.start(finish)
+    if not event.wait(timeout_s):
+        raise TimeoutError(f"no end within {timeout_s} s")
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]

@@ -1,0 +1,119 @@
+"""The helpers of mount(8) and umount(8): /sbin/mount.awsomefs and /sbin/umount.fuse.awsomefs (packaging/sbin) exec these.
+
+Their command lines are fixed by util-linux: `mount.awsomefs VOLUME DIR [-sfnv] [-o options] [-t type]` and
+`umount.fuse.awsomefs DIR [-flnrv] [-t type]`.  Exit status as mount(8) documents it: 1 for bad usage, 32 for a failed mount.
+Of the options, run_dir=, state_dir= and config= are for us (a node beside the usual place); everything else goes to the daemon.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from awsomefsd.base import errors
+from awsomefsd.cli.main import Invocation
+from awsomefsd.cli.mount import perform_mount, perform_umount
+from awsomefsd.config import mount_options
+
+BAD_USAGE, FAILED = 1, 32
+_OURS = {"run_dir": "run_dir", "state_dir": "state_dir", "config": "config_file"}
+
+
+@click.command(name="mount-helper", hidden=True)
+@click.argument("volume")
+@click.argument("directory")
+@click.option("-s", "sloppy", is_flag=True, help="Ignore unknown options.")
+@click.option("-f", "fake", is_flag=True, help="Check everything, mount nothing.")
+@click.option("-n", is_flag=True, expose_value=False, help="Ignored: there is no mtab any more.")
+@click.option("-v", "verbose", is_flag=True, help="Print what was mounted.")
+@click.option("-o", "options", multiple=True, help="Mount options, separated by commas.")
+@click.option("-t", "fstype", expose_value=False, help="Ignored: the type is known.")
+@click.option("-N", "namespace", expose_value=False, help="Ignored.")
+@click.pass_obj
+def mount_helper(
+    invocation: Invocation,
+    volume: str,
+    directory: str,
+    sloppy: bool,
+    fake: bool,
+    verbose: bool,
+    options: tuple[str, ...],
+) -> int:
+    """Mount VOLUME on DIR, called by mount(8): mount.awsomefs VOLUME DIR [-sfnv] [-o options]."""
+    words = ours_taken(invocation, [word for text in options for word in mount_options.split(text)])
+    words = mount_options.split(invocation.settings.mount.options) + words
+    if sloppy:
+        words = [word for word in words if _known(word)]
+    try:
+        mount_options.parse(words)
+    except errors.Error as err:
+        click.echo(f"mount.awsomefs: {err}", err=True)
+        return BAD_USAGE
+    if fake:
+        return 0
+    try:
+        made = perform_mount(invocation, volume, directory, words)
+    except errors.Error as err:
+        click.echo(f"mount.awsomefs: {err}", err=True)
+        return FAILED
+    if verbose:
+        click.echo(f"mount.awsomefs: {made['volume']} mounted on {made['directory']}")
+    return 0
+
+
+@click.command(name="umount-helper", hidden=True)
+@click.argument("directory")
+@click.option("-f", "force", is_flag=True, help="Abort requests that hang, and wait only shortly for the flush.")
+@click.option("-l", "lazy", is_flag=True, help="Flush, then detach the mount from the tree.")
+@click.option("-n", is_flag=True, expose_value=False, help="Ignored: there is no mtab any more.")
+@click.option("-r", is_flag=True, expose_value=False, help="Ignored.")
+@click.option("-v", "verbose", is_flag=True, help="Print what was unmounted.")
+@click.option("-t", "fstype", expose_value=False, help="Ignored: the type is known.")
+@click.option("-N", "namespace", expose_value=False, help="Ignored.")
+@click.pass_obj
+def umount_helper(invocation: Invocation, directory: str, force: bool, lazy: bool, verbose: bool) -> int:
+    """Unmount DIR, called by umount(8): umount.fuse.awsomefs DIR [-flnrv].
+
+    A lazy unmount flushes the mount first and then detaches it from the tree, as umount -il does.
+    """
+    try:
+        if lazy:
+            return _lazily(invocation, directory)
+        done = perform_umount(invocation, directory, force)
+    except errors.Error as err:
+        click.echo(f"umount.fuse.awsomefs: {err}", err=True)
+        return FAILED
+    if verbose:
+        click.echo(f"umount.fuse.awsomefs: {done['directory']} unmounted")
+    return 0
+
+
+def _lazily(invocation: Invocation, directory: str) -> int:
+    from awsomefsd.admin.client import UMOUNT_S
+    from awsomefsd.keeper import mount_syscalls
+
+    with invocation.client() as client:
+        client.call("Flush", timeout_s=UMOUNT_S, target=directory)
+    mount_syscalls.umount(directory, mount_syscalls.MNT_DETACH | mount_syscalls.UMOUNT_NOFOLLOW)
+    return 0
+
+
+def ours_taken(invocation: Invocation, words: list[str]) -> list[str]:
+    """The mount options without run_dir=, state_dir= and config=, which are stored in the invocation."""
+    rest = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name in _OURS:
+            setattr(invocation, _OURS[name], Path(value).absolute())
+        else:
+            rest.append(word)
+    return rest
+
+
+def _known(word: str) -> bool:
+    try:
+        mount_options.parse(["shared", word])  # what is known only beside `shared` is no unknown option
+    except errors.Error:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The control port of a node: join, renew, rotate, leave."""

@@ -1,0 +1,235 @@
+"""The control port of a node: joining, renewal, leaving, rotation; founding and the rest add their methods to the same table.
+
+TLS 1.3.  A client certificate is requested and not required: a node that joins has none.  One that is shown must be valid, or there is no
+connection.  `ControlMethod.needs` says what a method demands of the caller, and the node's row decides: a removed node is refused, whatever
+it shows.  A frame has a bound and a time to arrive in; so have connections.  Bytes that are no valid frame end their connection, and are
+counted.
+
+Calls run on threads, since they wait for the metadata.  A node that does not lead answers a call for the leader with the leader's address.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import trio
+
+from awsomefsd.base.errors import Corrupt, Error, NotLeading, ProtocolError, Refused, Unavailable
+from awsomefsd.base.limits import CONTROL_CONNECTIONS_MAX, CONTROL_HANDSHAKE_MS, CONTROL_IDLE_MS
+from awsomefsd.cluster import messages as m
+from awsomefsd.cluster.founding import wire
+from awsomefsd.cluster.pki import ca
+from awsomefsd.cluster.pki.signing import Signing
+from awsomefsd.meta.api.messages.nodes import NodeInfo
+
+logger = logging.getLogger(__name__)
+_THREADS = 16
+
+
+class Needs(enum.Enum):
+    NOTHING = enum.auto()
+    MEMBER = enum.auto()  # the certificate of a node in the cluster
+    NODE = enum.auto()  # of one with the role "node"
+
+
+class ControlCaller(NamedTuple):
+    """`identity` None: no certificate was shown.  `row`: of a method that needs one."""
+
+    identity: ca.CertifiedNode | None
+    row: NodeInfo | None
+    own_certificate: bytes  # DER; what this server showed
+
+
+class ControlMethod(NamedTuple):
+    """`run` is called on a thread; it may raise domain errors, which are answered in words."""
+
+    needs: Needs
+    run: Callable[[Any, ControlCaller], m.ControlMessage]
+
+
+def methods(signing: Signing, bundle: Callable[[], str], leave: Callable[[str, bool], None]) -> dict[type, ControlMethod]:
+    """The methods that a node with an identity serves."""
+
+    def node_of(caller: ControlCaller) -> str:
+        assert caller.row is not None
+        return caller.row.node
+
+    def leaves(body: m.Leave, caller: ControlCaller) -> m.ControlMessage:
+        leave(node_of(caller), body.force)
+        return m.CallDone()
+
+    return {
+        m.Greet: ControlMethod(Needs.NOTHING, lambda body, caller: m.Greeting(m.VERSION, signing.cluster, bundle())),
+        m.Join: ControlMethod(Needs.NOTHING, lambda body, caller: signing.join(body)),
+        m.RenewCertificate: ControlMethod(Needs.MEMBER, lambda body, caller: signing.renew(node_of(caller), body)),
+        m.Leave: ControlMethod(Needs.MEMBER, leaves),
+        m.RotateCa: ControlMethod(Needs.NODE, lambda body, caller: m.Rotated(signing.rotate())),
+    }
+
+
+class ServerTls:
+    """The server's context, made again when a file has changed."""
+
+    def __init__(self, bundle: Path, certificate: Path, key: Path) -> None:
+        self._paths = bundle, certificate, key
+        self._seen: object = None
+        self._made: tuple[ssl.SSLContext, bytes] | None = None
+
+    def __call__(self) -> tuple[ssl.SSLContext, bytes]:
+        """A TLS context and the DER of its certificate.  Raises OSError."""
+        seen = [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in (path.stat() for path in self._paths)]
+        if self._made is None or seen != self._seen:
+            bundle, certificate, key = self._paths
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            context.num_tickets = 0
+            context.set_alpn_protocols([m.PROTOCOL, wire.ALPN])
+            context.verify_mode = ssl.CERT_OPTIONAL
+            context.load_verify_locations(str(bundle))
+            context.load_cert_chain(str(certificate), str(key))
+            self._made = context, ssl.PEM_cert_to_DER_cert(certificate.read_text())
+            self._seen = seen
+        return self._made
+
+
+class ControlServer:
+    """`tls`: context and own certificate for the next connection.  `standing`: the row of a node that is in the cluster, or Refused.
+
+    `leader_at`: where the control port of a node is, "" if nobody knows.  `founding`: takes connections that speak founding
+    (cluster/founding/admit.py), with this server's certificate and where they come from.
+    """
+
+    def __init__(
+        self,
+        tls: Callable[[], tuple[ssl.SSLContext, bytes]],
+        table: dict[type, ControlMethod],
+        standing: Callable[[str], NodeInfo],
+        leader_at: Callable[[str], str],
+        founding: Callable[[Any, bytes, str], Awaitable[None]] | None = None,
+    ) -> None:
+        self._founding = founding
+        self._tls = tls
+        self._table = table
+        self._standing = standing
+        self._leader_at = leader_at
+        self._threads = trio.CapacityLimiter(_THREADS)
+        self._open = 0
+        self.port = 0
+        self.dropped = 0  # connections that spoke nonsense, or too slowly
+        self.refused = 0  # calls
+        self.turned_away = 0  # connections over the bound
+
+    def figures(self) -> dict[str, int]:
+        return {
+            "control_connections": self._open,
+            "control_dropped": self.dropped,
+            "control_refused": self.refused,
+            "control_turned_away": self.turned_away,
+        }
+
+    async def serve(self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled; tells the port.  Raises OSError if the address is taken."""
+        listeners = await trio.open_tcp_listeners(port, host=host)
+        self.port = int(listeners[0].socket.getsockname()[1])
+        task_status.started(self.port)
+        await trio.serve_listeners(self._serve_one, listeners)
+
+    async def _serve_one(self, stream: trio.SocketStream) -> None:
+        if self._open >= CONTROL_CONNECTIONS_MAX:
+            self.turned_away += 1
+            await trio.aclose_forcefully(stream)
+            return
+        self._open += 1
+        try:
+            await self._talk(stream)
+        except (ProtocolError, Unavailable, trio.TooSlowError, trio.BrokenResourceError) as err:
+            self.dropped += 1
+            logger.info("a control connection was dropped", extra={"reason": str(err) or type(err).__name__})
+        except OSError as err:
+            logger.warning("the control port cannot serve: %s", err)
+        finally:
+            self._open -= 1
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+
+    async def _talk(self, plain: trio.SocketStream) -> None:
+        context, own = self._tls()
+        stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
+        with trio.fail_after(CONTROL_HANDSHAKE_MS / 1_000):
+            await stream.do_handshake()
+        if self._founding is not None and stream.selected_alpn_protocol() == wire.ALPN:
+            await self._founding(stream, own, str(plain.socket.getpeername()[0]))
+            return
+        shown = stream.getpeercert(binary_form=True)
+        try:
+            identity = ca.identity(shown) if shown else None
+        except Corrupt as err:
+            raise ProtocolError(str(err)) from err
+        while True:
+            with trio.fail_after(CONTROL_IDLE_MS / 1_000):
+                raw = await _frame(stream)
+            if raw is None:
+                return
+            answer = await self._answer(m.decode_call(raw), identity, own)
+            with trio.fail_after(CONTROL_IDLE_MS / 1_000):
+                await stream.send_all(m.frame(answer))
+
+    async def _answer(self, body: m.ControlMessage, identity: ca.CertifiedNode | None, own: bytes) -> m.ControlMessage:
+        run = lambda: self._run(body, identity, own)  # noqa: E731
+        return await trio.to_thread.run_sync(run, limiter=self._threads, abandon_on_cancel=True)
+
+    def _run(self, body: m.ControlMessage, identity: ca.CertifiedNode | None, own: bytes) -> m.ControlMessage:
+        what = type(body).__name__
+        method = self._table.get(type(body))
+        try:
+            if method is None:
+                raise Refused(f"{what} is not for a node in this state")
+            row = None if method.needs is Needs.NOTHING else self._member(what, method.needs, identity)
+            return method.run(body, ControlCaller(identity, row, own))
+        except NotLeading as err:
+            return m.Redirect(self._leader_at(err.leader) if err.leader else "")
+        except Error as err:
+            self.refused += 1
+            logger.info("a control call was refused", extra={"call": what, "reason": str(err)})
+            return m.No(type(err).__name__, str(err))
+        except Exception:
+            logger.exception("a control call failed", extra={"call": what})
+            return m.No("Error", "a bug in the daemon; its log has the details")
+
+    def _member(self, what: str, needs: Needs, identity: ca.CertifiedNode | None) -> NodeInfo:
+        if identity is None:
+            raise Refused(f"{what} needs the certificate of a node of this cluster")
+        row = self._standing(identity.node)
+        if (row.role, row.key) != (identity.role, identity.key):
+            raise Refused(f"the certificate of node {identity.node} is not the one it has in this cluster")
+        if needs is Needs.NODE and row.role != "node":
+            raise Refused(f"{what} is for nodes; node {row.node} is a {row.role} of this cluster")
+        return row
+
+
+async def _frame(stream: trio.SSLStream[trio.SocketStream]) -> bytes | None:
+    """None: the other side is done."""
+    head = await _exactly(stream, m.HEAD_BYTES)
+    if not head:
+        return None
+    body = await _exactly(stream, m.body_bytes(head))
+    if not body:
+        raise ProtocolError("a control frame ends in the middle")
+    return body
+
+
+async def _exactly(stream: trio.SSLStream[trio.SocketStream], count: int) -> bytes:
+    got = bytearray()
+    while len(got) < count:
+        part = await stream.receive_some(count - len(got))
+        if not part:
+            if got:
+                raise ProtocolError("a control frame ends in the middle")
+            return b""
+        got += part
+    return bytes(got)

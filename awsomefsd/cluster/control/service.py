@@ -1,0 +1,237 @@
+"""The daemon's share in the cluster's certificates: serves the control port, renews its own certificate, moves a rotation on.
+
+Signing needs the authority's key, so a node signs only while its own metadata service leads; any other answers with where to ask.  Without
+`cluster.listen` nobody is served, and the certificate is renewed all the same.  A port that cannot be had is tried for again and again: a
+daemon that ended for it would take the metadata of this node with it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from awsomefsd.base.errors import (
+    WAS_REMOVED,
+    ConfigError,
+    Corrupt,
+    Error,
+    FsError,
+    NotFound,
+    NotLeading,
+    Refused,
+    Unavailable,
+    WouldLoseData,
+)
+from awsomefsd.base.identity import Node
+from awsomefsd.cluster import endpoints
+from awsomefsd.cluster.addresses import advertised
+from awsomefsd.cluster.control.client import call_leader
+from awsomefsd.cluster.control.server import ControlCaller, ControlMethod, ControlServer, ServerTls, methods
+from awsomefsd.cluster.founding.admit import FoundingAdmission
+from awsomefsd.cluster.messages import ControlMessage, Leave, RenewCertificate, Renewed, RotateCa
+from awsomefsd.cluster.pki import ca, rotation
+from awsomefsd.cluster.pki.node_admin import NodeAdmin
+from awsomefsd.cluster.pki.pki_files import PkiFiles
+from awsomefsd.cluster.pki.renewal import Renewal
+from awsomefsd.cluster.pki.signing import Signing
+from awsomefsd.config.settings import Settings, parse_endpoint
+from awsomefsd.meta.api.messages import Failed, NotLeader
+from awsomefsd.meta.api.messages.nodes import GetNode, ListCas, ListNodes
+
+logger = logging.getLogger(__name__)
+CLOSED = ("cordoned", "draining")
+LOOK_S = 2.0  # between two looks at the certificate, and a rotation
+PORT_RETRY_S = 2.0
+CALL_S = 10.0
+LEADER_S = 20.0  # less than what the command line waits for, so that it is told the reason
+
+
+class ControlService:
+    """`query`: this node's metadata service (Unavailable while it has none); `call`: the leader's, wherever it is; `state`: this node's, by
+    the leader's orders, "" before the first."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Node,
+        query: Callable[[Any, float], Any],
+        call: Callable[[Any], Any],
+        state: Callable[[], str] = str,
+        life: datetime.timedelta = ca.NODE_LIFE,
+    ) -> None:
+        self._settings = settings
+        self._node = identity
+        self._query = query
+        self._call = call
+        self._life = life
+        self._state = state
+        self.files = PkiFiles(settings.state_dir)
+        self.signing = Signing(identity.cluster, identity.site, self.ask_here, life=life)
+        self.admin = NodeAdmin(identity.cluster, call)
+        self.renewal = Renewal(self.files, self._renewed)
+        self.table: dict[type, ControlMethod] = methods(self.signing, self.files.read_bundle, self._removed)
+        self.server: ControlServer | None = None
+        self.purge = threading.Event()  # this node has left, and its state is to go
+        self.trouble = ""  # why the port is not served
+
+    # --- who leads ---------------------------------------------------------------------------------------------------------
+    def ask_here(self, body: Any) -> Any:
+        """Raises NotLeading unless this node's own metadata service leads."""
+        reply = self._query(body, CALL_S)
+        if isinstance(reply, NotLeader):
+            raise NotLeading(reply.node)
+        if isinstance(reply, Failed):
+            if reply.retry:
+                raise Unavailable(reply.detail or "the metadata service cannot answer now; try again")
+            raise FsError(reply.errno, reply.detail)
+        return reply
+
+    def leader_at(self, node: str) -> str:
+        """The control port of a node; of "", of any other one that carries the metadata."""
+        known = endpoints.read(self._settings.state_dir)
+        if node:
+            return known[node].control if node in known else ""
+        return next((one.control for one in known.values() if one.carries and one.node != self._node.node), "")
+
+    def call_leader(self, body: ControlMessage) -> Any:
+        """A control call to the leader, which may be this node."""
+        try:
+            return self._call_here(body)
+        except NotLeading as err:
+            first = self.leader_at(err.leader)
+        except Unavailable:
+            first = ""
+        others = [one.control for one in endpoints.read(self._settings.state_dir).values() if one.node != self._node.node and one.control]
+        return call_leader(self.files, dict.fromkeys([first, *others] if first else others), body, LEADER_S)
+
+    def _call_here(self, body: ControlMessage) -> ControlMessage:
+        row = self.signing.member(self._node.node)
+        return self.table[type(body)].run(body, ControlCaller(None, row, b""))
+
+    def _renewed(self, body: RenewCertificate) -> Renewed:
+        answer: Renewed = self.call_leader(body)
+        return answer
+
+    def rotate(self) -> str:
+        """Begin a rotation; the new authority's id."""
+        return str(self.call_leader(RotateCa()).id)
+
+    def leave(self, *, force: bool, purge: bool) -> None:
+        """Raises WouldLoseData.  Whoever was removed before has nothing to ask for, and may go."""
+        try:
+            self.call_leader(Leave(force))
+        except Refused as err:
+            if isinstance(err, WouldLoseData) or not (purge and WAS_REMOVED in str(err)):
+                raise
+        if purge:
+            self.purge.set()
+
+    def check_open(self) -> None:
+        """Raises Refused while this node takes nothing new."""
+        if self._node.role != "node":  # it may not see the rows of nodes
+            if (state := self._state()) in CLOSED:
+                raise Refused(f"this node is {state} and takes no new mounts; `awsomefsd node uncordon` on another node ends that")
+            return
+        with suppress(FsError):  # a node of an older build has no row
+            row = self._call(GetNode(self._node.node)).nodes[0]
+            if row.state in CLOSED:
+                raise Refused(f"this node is {row.state} and takes no new mounts; `awsomefsd node uncordon {row.name}` ends that")
+
+    def _removed(self, node: str, force: bool) -> None:
+        """Here, while this node leads."""
+        admin = NodeAdmin(self._node.cluster, self.ask_here)
+        if not force:
+            admin.drain(node)
+        admin.remove(node, force=force)
+
+    # --- tasks -------------------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Until cancelled.  Nothing for a node without certificates (of an older build, or a static configuration)."""
+        if not self.files.there():
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep, self._look_at_certificate)
+            if self._node.role == "node":
+                nursery.start_soon(self._keep, self._look_at_rotation)
+                if self._settings.cluster.listen:
+                    nursery.start_soon(self._serve)
+                    nursery.start_soon(self._announce)
+
+    async def _serve(self) -> None:
+        host, port = parse_endpoint(self._settings.cluster.listen)
+        tls = ServerTls(self.files.bundle, self.files.certificate, self.files.key)
+        founding = FoundingAdmission(self._node.node, self.ask_here, self.signing, self.leader_at, self._control_toward)
+        self.server = ControlServer(tls, self.table, self.signing.member, self.leader_at, founding)
+        while True:
+            try:
+                await self.server.serve(host, port)
+            except OSError as err:
+                trouble = f"cluster.listen {self._settings.cluster.listen}: {err.strerror or err}; nobody can join here, or renew"
+                if trouble != self.trouble:
+                    logger.warning("%s", trouble)
+                self.trouble = trouble
+                await trio.sleep(PORT_RETRY_S)
+
+    async def _announce(self) -> None:
+        """Announces this node by multicast, for nodes with a founding token that start later."""
+        if not self._settings.cluster.discovery:
+            return
+        from awsomefsd.cluster.discovery import announce
+
+        with suppress(ConfigError):  # no route to anybody: nobody to tell
+            await announce(self._node.cluster, self._node.node, self._control_toward(""))
+
+    def _control_toward(self, host: str) -> str:
+        return advertised(self._settings, self._settings.cluster.listen, host)
+
+    async def _keep(self, look: Callable[[], None]) -> None:
+        said = ""
+        while True:
+            try:
+                await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+                said = ""
+            except (NotLeading, Unavailable, FsError):
+                pass  # the next look, or another node
+            except (Error, OSError) as err:
+                if str(err) != said:
+                    said = str(err)
+                    logger.warning("%s", err)
+            await trio.sleep(LOOK_S)
+
+    def _look_at_certificate(self) -> None:
+        self.renewal.renew_if_due(self._first_authority())
+
+    def _first_authority(self) -> str:
+        """The one that signs: it comes first in the bundle."""
+        try:
+            return ca.id_of(ca.load_bundle(self.files.read_bundle())[0])
+        except (NotFound, Corrupt, IndexError):
+            return ""
+
+    def _look_at_rotation(self) -> None:
+        cas = self.ask_here(ListCas()).cas
+        if len(cas) < 2:
+            return
+        bundle = ca.bundle_hash("".join(row.certificate for row in cas))
+        now_ms = int(ca.now().timestamp() * 1_000)
+        step = rotation.next_step(cas, self.ask_here(ListNodes()).nodes, bundle, now_ms, int(self._life.total_seconds() * 1_000))
+        if step is not None:
+            self.signing.propose(step)
+            logger.warning("the certificate authority's rotation goes on", extra={"step": type(step).__name__, "authority": step.id})
+
+
+def own_certificate(state_dir: Path) -> tuple[str, str]:
+    """(hash of the bundle, id of the issuer) of what this node holds, for its reports; "" where it holds nothing."""
+    files = PkiFiles(state_dir)
+    try:
+        bundle = files.read_bundle()
+        return ca.bundle_hash(bundle), ca.issuer_of(ca.load(files.read_certificate()), ca.load_bundle(bundle))
+    except (NotFound, Corrupt):
+        return "", ""

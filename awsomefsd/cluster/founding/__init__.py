@@ -1,0 +1,1 @@
+"""Founding: nodes that hold one token become one cluster."""

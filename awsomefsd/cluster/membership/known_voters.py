@@ -1,0 +1,82 @@
+"""The addresses and certificates with which a node's metadata service meets the other voters, from the files on its disk.
+
+Apart from membership.py, which a start needs later: nothing here imports trio or the parts that look and order.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from awsomefsd.base.errors import ConfigError, Error
+from awsomefsd.base.identity import Node
+from awsomefsd.base.tls import TlsFiles
+from awsomefsd.cluster import endpoints
+from awsomefsd.cluster.addresses import described, split_endpoint
+from awsomefsd.cluster.membership.metadata_host import others_carry
+from awsomefsd.cluster.resolver import Resolver
+from awsomefsd.config.settings import Settings, parse_endpoint
+from awsomefsd.meta.net.peers import Voters
+
+log = logging.getLogger(__name__)
+UNKNOWN = "0.0.0.0"  # nobody listens there under another node's certificate
+
+
+def in_cluster(settings: Settings, identity: Node) -> bool:
+    """This node meets others: it has joined them, or it has a port by which they can; and no static list of voters."""
+    joined = identity.role != "node" or not identity.founder
+    if settings.metadata.voters or not (joined or settings.metadata.listen):
+        return False
+    return (settings.state_dir / "pki" / "node.pem").exists()
+
+
+def cluster_voters(settings: Settings, identity: Node) -> Voters:
+    """The voters that the metadata service of this node starts with.  Raises ConfigError for certificates that cannot be used."""
+    pki = settings.state_dir / "pki"
+    tls = TlsFiles(pki / "ca.pem", pki / "node.pem", pki / "node.key")
+    try:
+        tls()
+    except OSError as err:
+        raise ConfigError(f"the certificates in {pki} cannot be used: {err}") from err
+    known = _Known(settings, identity.node)
+    listen = parse_endpoint(settings.metadata.listen)
+    return Voters(known, listen, tls, frozenset(), lambda: not others_carry(settings.state_dir, identity.node), described(settings)[1])
+
+
+class _Known:
+    """Addresses of the nodes that carry the metadata, from endpoints.json, which is read when it has changed; cluster/resolver.py for host
+    names."""
+
+    def __init__(self, settings: Settings, node: str) -> None:
+        self._settings = settings
+        self._node = node
+        self._stamp: tuple[int, int] = (-1, -1)
+        self._places: dict[str, tuple[str, int]] = {}  # host and port as they are written
+        self._names = Resolver()
+
+    def __call__(self) -> dict[str, tuple[str, int]]:
+        try:
+            found = (self._settings.state_dir / endpoints.FILE).stat()
+        except OSError:
+            return self._now()
+        if (stamp := (found.st_mtime_ns, found.st_ino)) != self._stamp:
+            self._stamp = stamp
+            self._read()
+        return self._now()
+
+    def _now(self) -> dict[str, tuple[str, int]]:
+        found = {node: (self._names.address(host), port) for node, (host, port) in self._places.items()}
+        # A node whose name is not known yet is one that may talk to us all the same: it is dialled in vain, and says where it is.
+        return {node: (address or UNKNOWN, port) for node, (address, port) in found.items()}
+
+    def _read(self) -> None:
+        try:
+            held = endpoints.read(self._settings.state_dir)
+        except Error:
+            return
+        self._places = {}
+        for one in held.values():
+            if one.carries and one.metadata:
+                try:
+                    self._places[one.node] = split_endpoint(one.metadata)
+                except ConfigError:
+                    log.warning("node %s has no usable address: %s", one.name, one.metadata)

@@ -1,0 +1,53 @@
+"""The tasks that keep a node in its cluster: reports and orders (node_reporter.py), and, where this node leads, the choice of voters
+(membership_driver.py).
+
+Two loops, each on a thread of its own while it looks, so that neither waits for the other's answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from awsomefsd.base.errors import Error
+from awsomefsd.base.identity import Node
+from awsomefsd.base.limits import MANAGER_MS, NODE_REPORT_MS
+from awsomefsd.cluster.membership.membership_driver import MembershipDriver
+from awsomefsd.cluster.membership.metadata_host import MetadataHost
+from awsomefsd.cluster.membership.node_reporter import NodeReporter
+from awsomefsd.config.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class MembershipTasks:
+    """`call` asks the leader.  `grown`: called before one voter alone becomes the first of several."""
+
+    def __init__(
+        self, settings: Settings, identity: Node, call: Callable[[Any], Any], host: MetadataHost, grown: Callable[[], None]
+    ) -> None:
+        self.reporter = NodeReporter(settings, identity, call, host)
+        self._driver = MembershipDriver(host, settings.cluster.voter_replace_after * 1_000, grown)
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(again, self.reporter.poll, NODE_REPORT_MS, "this node has no orders from a leader now")
+            nursery.start_soon(again, self._driver.poll, MANAGER_MS, "the membership of the metadata cannot be looked at")
+
+
+async def again(poll: Callable[[], object], pause_ms: int, trouble: str) -> None:
+    """Each new trouble is said once."""
+    said = ""
+    while True:
+        try:
+            await trio.to_thread.run_sync(poll, abandon_on_cancel=True)
+        except (Error, OSError) as err:
+            if str(err) != said:
+                said = str(err)
+                log.warning("%s", trouble, extra={"reason": said})
+        else:
+            said = ""
+        await trio.sleep(pause_ms / 1_000)

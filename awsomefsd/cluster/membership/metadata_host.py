@@ -1,0 +1,131 @@
+"""The metadata service of this node, or none: it runs while the node carries the metadata, and is started and stopped by order.
+
+Whether a node begins with one is decided by what it has: journal or state on its disk; else the list of nodes that it holds, if it is in
+it; else whether it founded the cluster.  An order to stop comes when the node is no member any more, so nothing is lost: journal and
+state are set aside, never used again, and a later order begins with a fresh journal under another incarnation.
+
+`founds` keeps a node whose directory was lost from beginning a second, empty cluster beside the others: only a founder that knows of nobody
+else who carries the metadata does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from awsomefsd.base.errors import Error, Refused, Unavailable
+from awsomefsd.base.identity import Node
+from awsomefsd.cluster import endpoints
+from awsomefsd.meta.api.messages import Body, Reply
+from awsomefsd.meta.replica.state_snapshot_files import set_aside
+from awsomefsd.meta.server.service import MetadataService
+
+log = logging.getLogger(__name__)
+
+
+def has_state(directory: Path) -> bool:
+    """There is a journal or a state of this node."""
+    held = (directory / "store" / "data.mdb", directory / "store.ready")
+    return any((directory / "journal").glob("*.journal")) or any(path.exists() for path in held)
+
+
+def others_carry(state_dir: Path, node: str) -> bool:
+    """Somebody else carries the metadata, as far as this node knows."""
+    return any(found.carries and found.node != node for found in _known(state_dir).values())
+
+
+def begins(state_dir: Path, identity: Node) -> bool:
+    """True if this node carries the metadata from its start on."""
+    if has_state(state_dir / "meta"):
+        return True
+    mine = _known(state_dir).get(identity.node)
+    return mine.carries if mine is not None else identity.founder and identity.role == "node"
+
+
+def _known(state_dir: Path) -> dict[str, endpoints.Endpoint]:
+    try:
+        return endpoints.read(state_dir)
+    except Error:
+        return {}  # a hint; who is who is proved
+
+
+class MetadataHost:
+    """`make` builds a service that has not been started.  Used by any thread."""
+
+    def __init__(self, directory: Path, make: Callable[[], MetadataService]) -> None:
+        self._directory = directory
+        self._make = make
+        self._lock = threading.Lock()
+        self._service: MetadataService | None = None
+
+    @property
+    def service(self) -> MetadataService | None:
+        return self._service
+
+    @property
+    def carries(self) -> bool:
+        return self._service is not None
+
+    @property
+    def alone(self) -> bool:
+        """One voter without others."""
+        service = self._service
+        return service is not None and service.alone
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error with which the service ended by itself; None if it did not."""
+        service = self._service
+        return service.error if service is not None and service.failed.is_set() else None
+
+    def start(self) -> None:
+        """Raises what MetadataService.start raises."""
+        with self._lock:
+            if self._service is None:
+                service = self._make()
+                service.start()
+                self._service = service
+
+    def carry(self, wanted: bool) -> None:
+        """An order.  Raises as `start`."""
+        if wanted and not self.carries:
+            log.info("this node carries the metadata from now on")
+            self.start()
+        elif not wanted and self.carries:
+            if self.alone:
+                raise Refused("this node was told to carry the metadata no longer, but it is the only one that has it; it goes on")
+            log.info("this node carries the metadata no longer; its journal and state are set aside")
+            self.stop()
+            set_aside(self._directory)
+
+    def hand_over(self) -> None:
+        service = self._service
+        if service is not None:
+            service.hand_over()
+
+    def stop(self) -> None:
+        with self._lock:
+            service, self._service = self._service, None
+        if service is not None:
+            service.stop()
+
+    def query(self, body: Body, timeout_s: float) -> Reply:
+        """The reply of this node's own metadata service.  Blocks; any thread.  Raises Unavailable if this node carries none."""
+        service = self._service
+        if service is None:
+            raise Unavailable("this node carries no metadata")
+        return service.query(body, timeout_s)
+
+    def copy_store(self, path: Path) -> None:
+        self._present().copy_store(path)
+
+    def copy_pages(self, path: Path) -> None:
+        self._present().copy_pages(path)
+
+    def _present(self) -> MetadataService:
+        service = self._service
+        if service is None:
+            raise Unavailable("this node carries no metadata; ask one that does (awsomefsd node ls)")
+        return service

@@ -1,0 +1,218 @@
+"""The administrator's operations on nodes, tokens and authorities: checks before the commands, and their errors in words.
+
+A node is not drained or removed while that loses something: data that lies on devices only it has, mounts that are in use there, or the
+majority of the metadata.  `force` takes data and mounts as lost; nothing takes the majority.  Removal is the row first (the node is refused
+from then on, wherever it asks), then its sessions (others may take over its volumes); a crash in between costs a session's TTL.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from awsomefsd.base.errors import ConfigError, Error, FsError, NotFound, Refused, WouldLoseData
+from awsomefsd.base.limits import NS_PER_MS, TOKEN_ENDPOINTS_MAX
+from awsomefsd.base.types import HOST_UNIQUE
+from awsomefsd.cluster.addresses import split_endpoint
+from awsomefsd.cluster.pki import token
+from awsomefsd.meta.api import messages
+from awsomefsd.meta.api.commands import EndSession, PutToken, RevokeToken, SetNodeState
+from awsomefsd.meta.api.messages.nodes import CaInfo, ListCas, ListNodes, ListTokens, NodeInfo, Nodes, TokenInfo
+from awsomefsd.meta.api.messages.scrub import GetLiveSegments
+
+Call = Callable[[Any], Any]
+HEARD_MS_MAX = 10_000  # a node not heard for so long does not count in a majority
+VOTES_WAIT_S = 15.0  # for the vote of a node that was removed before to be taken away; it takes a second or two
+_PAUSE_S = 0.25
+_PAGE = 4_096
+
+
+class NodeAdmin:
+    """Thread-safe as far as `call` is."""
+
+    def __init__(
+        self,
+        cluster: str,
+        call: Call,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // NS_PER_MS,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._cluster = cluster
+        self._call = call
+        self._now_ms = now_ms
+        self._monotonic = monotonic
+        self._sleep = sleep
+
+    def _propose(self, command: Any) -> Any:
+        return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))
+
+    # --- nodes -------------------------------------------------------------------------------------------------------------
+    def listed(self, removed: bool = False) -> Nodes:
+        """In the order in which they joined."""
+        found: Nodes = self._call(ListNodes(removed))
+        found.nodes.sort(key=lambda row: (row.joined_ms, row.node))
+        return found
+
+    def nodes(self, removed: bool = False) -> list[NodeInfo]:
+        return self.listed(removed).nodes
+
+    def find(self, name: str) -> NodeInfo:
+        """The node with this UUID, beginning of a UUID (four letters or more), or name.  Raises NotFound, Refused if several fit."""
+        rows = self.nodes()
+        exact = [row for row in rows if row.node == name]
+        fitting = exact or [row for row in rows if row.name == name]
+        fitting = fitting or [row for row in rows if len(name) >= 4 and row.node.startswith(name)]
+        if len(fitting) > 1:
+            raise Refused(f"{name!r} fits {len(fitting)} nodes ({', '.join(row.node for row in fitting)}); give the UUID")
+        if not fitting:
+            raise NotFound(
+                f"there is no node {name!r} (nodes: {', '.join(row.name for row in rows[:20]) or 'none'}); see `awsomefsd node ls`"
+            )
+        return fitting[0]
+
+    def cordon(self, name: str) -> NodeInfo:
+        return self._set(self.find(name), "cordoned")
+
+    def uncordon(self, name: str) -> NodeInfo:
+        return self._set(self.find(name), "active")
+
+    def _set(self, row: NodeInfo, state: str) -> NodeInfo:
+        self._propose(SetNodeState(row.node, state))
+        row.state = state
+        return row
+
+    def drain(self, name: str) -> NodeInfo:
+        """Raises WouldLoseData while something is left on it; it takes nothing new from now on all the same."""
+        row = self._set(self.find(name), "draining")
+        left = self._in_the_way(row)
+        if left:
+            raise WouldLoseData(f"node {row.name} takes nothing new, and is not empty: {'; '.join(left)}")
+        return row
+
+    def remove(self, name: str, *, force: bool) -> NodeInfo:
+        row = self.find(name)
+        self._check_majority(row)
+        left = [] if force else self._in_the_way(row)
+        if left:
+            raise WouldLoseData(f"node {row.name} is not empty: {'; '.join(left)}.  To lose that: awsomefsd node remove {row.name} --force")
+        self._take_out(row)
+        self._end_sessions(row.node)
+        return row
+
+    def _take_out(self, row: NodeInfo) -> None:
+        """Waits while the vote of one that was removed just before is still counted."""
+        until = self._monotonic() + VOTES_WAIT_S
+        while True:
+            try:
+                self._set(row, "removed")
+                return
+            except FsError as err:
+                if err.errno != errno.EBUSY:
+                    raise
+                if self._monotonic() >= until:
+                    raise WouldLoseData(str(err)) from err
+            self._sleep(_PAUSE_S)
+
+    def _end_sessions(self, node: str) -> None:
+        for session in self._call(messages.GetSessions()).sessions:
+            if session.node == node and not session.ended:
+                with suppress(FsError):  # it ended in between
+                    self._propose(EndSession(session.session, session.epoch, False))
+
+    def _in_the_way(self, row: NodeInfo) -> list[str]:
+        found = []
+        volumes = {volume.volume: volume.name for volume in self._call(messages.GetVolumes()).volumes}
+        sessions = self._call(messages.GetSessions()).sessions
+        mounted = sorted(
+            {volumes.get(one.volume, str(one.volume)) for one in sessions if one.node == row.node and one.mount and not one.ended}
+        )
+        if mounted:
+            found.append(f"it has mounted {', '.join(mounted)} (umount there first)")
+        count, size = self._live_on(row)
+        if count:
+            found.append(
+                f"{count} segments with {size >> 20} MiB of volumes lie on its devices and nowhere else (copy or delete those files first)"
+            )
+        return found
+
+    def _live_on(self, row: NodeInfo) -> tuple[int, int]:
+        own = {device.device for device in self._call(messages.GetDevices()).devices if device.home == row.node}
+        count = size = start = 0
+        while own:
+            page = self._call(GetLiveSegments(start, _PAGE))
+            for segment in page.segments:
+                if segment.device in own:
+                    count += 1
+                    size += segment.live_bytes
+            start = page.after
+            if not start:
+                break
+        return count, size
+
+    def _check_majority(self, row: NodeInfo) -> None:
+        rows = self.nodes()
+        voters = [one for one in rows if one.member == "voter"]
+        others = [one for one in voters if one.node != row.node]
+        if len(rows) == 1 or (row.member == "voter" and not others):
+            raise WouldLoseData(
+                f"node {row.name} is the only one that carries the metadata; add nodes first, or delete its state to end the cluster"
+            )
+        alive = [one for one in others if one.leader or 0 <= one.heard_ms_ago <= HEARD_MS_MAX]
+        if row.member == "voter" and len(alive) <= len(others) // 2:
+            raise WouldLoseData(
+                f"without node {row.name} only {len(alive)} of {len(others)} nodes that carry the metadata would run: no majority; "
+                "start the others first"
+            )
+
+    # --- tokens ------------------------------------------------------------------------------------------------------------
+    def tokens(self) -> list[TokenInfo]:
+        return sorted(self._call(ListTokens()).tokens, key=lambda row: (row.created_ms, row.id))
+
+    def create_token(self, role: str, ttl_s: int, uses: int, endpoints: Sequence[str]) -> tuple[TokenInfo, str]:
+        """A new token and its text, which is stored nowhere."""
+        made = token.make(self._cluster, self._active().id, self._endpoints(endpoints), role, self._now_ms() + ttl_s * 1_000)
+        self._propose(PutToken(made.id, "join", role, made.verifier, made.expires_ms, uses))
+        return TokenInfo(made.id, "join", role, made.expires_ms, uses, self._now_ms(), False), token.print_token(made)
+
+    def revoke_token(self, identity: str) -> None:
+        try:
+            self._propose(RevokeToken(identity))
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            raise NotFound(f"there is no token {identity!r}; see `awsomefsd token list`") from err
+
+    def rotate_token(self, identity: str, ttl_s: int, endpoints: Sequence[str]) -> tuple[TokenInfo, str]:
+        """A new one of the same role and number of uses that are left; then the old one is revoked."""
+        old = next((row for row in self.tokens() if row.id == identity), None)
+        if old is None or old.kind != "join":
+            raise NotFound(f"there is no join token {identity!r}; see `awsomefsd token list`")
+        made = self.create_token(old.role, ttl_s, old.uses_left or 1, endpoints)
+        self.revoke_token(identity)
+        return made
+
+    def _endpoints(self, given: Sequence[str]) -> tuple[str, ...]:
+        for endpoint in given:
+            split_endpoint(endpoint)
+        rows = [row for row in self.nodes() if row.role == "node" and row.control]
+        rows.sort(key=lambda row: (not row.carries, row.member != "voter"))
+        found = tuple(given) or tuple(row.control for row in rows)
+        if not found:
+            raise ConfigError(
+                "no node says where it can be joined; set cluster.listen (and cluster.advertise) on this one, or give --endpoint HOST:PORT"
+            )
+        return found[:TOKEN_ENDPOINTS_MAX]
+
+    # --- authorities ---------------------------------------------------------------------------------------------------------
+    def authorities(self) -> list[CaInfo]:
+        return sorted(self._call(ListCas()).cas, key=lambda row: (row.created_ms, row.id))
+
+    def _active(self) -> CaInfo:
+        for row in self.authorities():
+            if row.state == "active":
+                return row
+        raise Error("the cluster has no certificate authority, so it cannot let anybody in; it was made by an older build")

@@ -1,0 +1,1 @@
+"""The settings of a node and the options of a mount, read and checked."""

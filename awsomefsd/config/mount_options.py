@@ -1,0 +1,193 @@
+"""Mount options as people know them, sorted by who acts on them: the kernel's mount flags, the FUSE layer, this system, or nobody.
+
+Pure.  An unknown option is an error that names it: a mistyped `nosiud` that is silently ignored would be a hole.  `default_permissions` is
+on (the kernel checks modes) unless `nodefault_permissions` leaves that to the worker, `allow_other` is on unless `noallow_other` asks for a
+mount that only its owner may enter.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from awsomefsd.base import consistency, id_map
+from awsomefsd.base.errors import ConfigError
+from awsomefsd.base.id_map import EVERYBODY, IdMap
+from awsomefsd.base.limits import KIB, READ_AHEAD_BYTES_MAX
+from awsomefsd.base.sizes import parse_bytes
+
+# Passed to mount(2) as flags; of opposites the later one wins.
+FLAGS = frozenset((
+    "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "sync", "async", "dirsync", "noatime", "atime", "nodiratime",
+    "diratime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "nosymfollow", "symfollow",
+))  # fmt: skip
+# For mount(8), fstab and systemd; they say nothing to a filesystem.
+BOOKKEEPING = frozenset((
+    "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "nousers", "owner", "noowner", "group",
+    "nogroup", "silent", "loud", "mand", "nomand", "iversion", "noiversion",
+))  # fmt: skip
+BOOKKEEPING_VALUES = ("comment", "user", "helper", "uhelper")
+VALUES = ("readahead", "uid", "gid", "user_id", "group_id")
+MAPS = ("map_uid", "map_gid")
+CHOICES = {"on-lease-loss": ("block", "error"), "cache": ("leases", "none")}  # the first one is the default
+# Of opposites the later one wins.
+OURS = (
+    "allow_other", "noallow_other", "default_permissions", "nodefault_permissions", "root_squash", "no_root_squash", "shared",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What a mount was asked to be.  `flags` in order, `user_id` and `group_id` own the mount (they matter with noallow_other)."""
+
+    flags: tuple[str, ...] = ()
+    read_only: bool = False
+    allow_other: bool = True
+    readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB
+    user_id: int | None = None
+    group_id: int | None = None
+    default_permissions: bool = True
+    root_squash: bool = False
+    shared: bool = False  # with mounts of the volume on other nodes
+    on_lease_loss: str = "block"  # what operations do when no quorum renews the lease
+    caches: bool = True  # of a shared mount: under leases
+    consistency: int = consistency.STRICT
+    map_uid: IdMap = EVERYBODY
+    map_gid: IdMap = EVERYBODY
+    given: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def atime_policy(self) -> tuple[str, bool]:
+        """Which of relatime, strictatime, noatime holds, and whether for directories too; as mount(2) reads the flags."""
+        files = "relatime"
+        if _last(self.flags, "noatime", "atime") == "noatime":
+            files = "noatime"
+        if _last(self.flags, "strictatime", "nostrictatime") == "strictatime":
+            files = "strictatime"
+        return files, _last(self.flags, "nodiratime", "diratime") != "nodiratime"
+
+    @property
+    def fuse_options(self) -> str:
+        """The words of the FUSE layer that the keeper adds to its own (fd, rootmode, user_id, group_id)."""
+        words = ["default_permissions"] if self.default_permissions else []
+        if self.allow_other:
+            words.append("allow_other")
+        if self.user_id is not None:
+            words.append(f"user_id={self.user_id}")
+        if self.group_id is not None:
+            words.append(f"group_id={self.group_id}")
+        return ",".join(words)
+
+
+def split(text: str) -> list[str]:
+    """Options of one -o argument; commas inside double quotes do not split (as in fstab)."""
+    options, current, quoted = [], "", False
+    for char in text:
+        if char == '"':
+            quoted = not quoted
+        if char == "," and not quoted:
+            options.append(current)
+            current = ""
+        else:
+            current += char
+    return [option.strip() for option in (*options, current) if option.strip()]
+
+
+def checked(text: str) -> str:
+    """The setting mount.options; ValueError for what no mount takes.  Some need `shared`, which each mount may say for itself."""
+    try:
+        parse(["shared", *split(text)])
+    except ConfigError as err:
+        raise ValueError(str(err)) from None
+    return text
+
+
+def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, by_root: bool = True) -> MountOptions:
+    """Raises ConfigError that names an unknown option or a bad value.  Without root, allow_other has to be asked for (and allowed)."""
+    flags: list[str] = []
+    values: dict[str, int] = {}
+    ours: list[str] = []
+    maps: dict[str, IdMap] = {}
+    choices = {name: words[0] for name, words in CHOICES.items()}
+    fresh = consistency.STRICT
+    for option in options:
+        name, equals, value = option.partition("=")
+        if option in FLAGS:
+            flags.append(option)
+        elif option in OURS:
+            ours.append(option)
+        elif equals and name in MAPS:
+            maps[name] = id_map.parse(name, value)
+        elif equals and name in CHOICES:
+            choices[name] = _choice(name, value)
+        elif equals and name == "consistency":
+            fresh = _consistency(value)
+        elif name == "bounded":
+            raise ConfigError(f"mount option {option!r}: write consistency={option if equals else 'bounded=5'}")
+        elif option in BOOKKEEPING or name.startswith(("x-", "X-")) or (equals and name in BOOKKEEPING_VALUES):
+            continue
+        elif equals and name in VALUES:
+            values[name] = _number(name, value)
+        else:
+            raise ConfigError(f"unknown mount option {option!r}{_nearest(name)}; correct or remove it")
+    if choices["cache"] == "none" and "shared" not in ours:
+        raise ConfigError("mount option cache=none speaks of a mount with option shared: add that, or leave cache away")
+    if fresh != consistency.STRICT:
+        _check_loose("shared" in ours, choices["cache"])
+    return MountOptions(
+        flags=tuple(flags),
+        read_only=_last(flags, "ro", "rw") == "ro",
+        allow_other=(_last(ours, "allow_other", "noallow_other") or by_root) in ("allow_other", True),
+        default_permissions=_last(ours, "default_permissions", "nodefault_permissions") != "nodefault_permissions",
+        root_squash=_last(ours, "root_squash", "no_root_squash") == "root_squash",
+        shared="shared" in ours,
+        on_lease_loss=choices["on-lease-loss"],
+        caches=choices["cache"] != "none",
+        consistency=fresh,
+        **maps,
+        readahead_kib=values.get("readahead", readahead_kib * KIB) // KIB,
+        user_id=values.get("user_id", values.get("uid")),
+        group_id=values.get("group_id", values.get("gid")),
+        given=tuple(options),
+    )
+
+
+def _number(name: str, value: str) -> int:
+    bound = READ_AHEAD_BYTES_MAX if name == "readahead" else (1 << 32) - 2
+    try:
+        number = parse_bytes(value) if name == "readahead" else int(value) if value.isascii() and value.isdigit() else -1
+    except ValueError as err:
+        raise ConfigError(f"mount option {name}={value}: {err}") from None
+    if not 0 <= number <= bound:
+        raise ConfigError(f"mount option {name}={value}: give a number from 0 to {bound}")
+    return number
+
+
+def _choice(name: str, value: str) -> str:
+    if value not in CHOICES[name]:
+        raise ConfigError(f"mount option {name}={value}: choose one of {', '.join(CHOICES[name])}")
+    return value
+
+
+def _consistency(value: str) -> int:
+    try:
+        return consistency.parse(value)
+    except ValueError as err:
+        raise ConfigError(f"mount option consistency={value}: {err}") from None
+
+
+def _check_loose(shared: bool, cache: str) -> None:
+    if not shared:
+        raise ConfigError("mount option consistency= speaks of a mount with option shared: add that, or leave consistency away")
+    if cache == "none":
+        raise ConfigError("mount option cache=none keeps nothing that could be old: leave it away, or consistency=")
+
+
+def _last(flags: Sequence[str], *names: str) -> str | None:
+    return next((flag for flag in reversed(flags) if flag in names), None)
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name, [*FLAGS, *BOOKKEEPING, *VALUES, *MAPS, *CHOICES, "consistency", *OURS], n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,230 @@
+"""Paths that kubelet names, and mounts there: nothing outside the kubelet directory is ever touched, whatever a request says.
+
+A path is opened from a descriptor of the kubelet directory by openat2 with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, so `..` and a symlink
+that somebody plants between two looks lead nowhere.  Mounts are made from descriptors to descriptors (open_tree, move_mount), never by
+name, and
+unmounted by the name in an open parent.  What is mounted where, is asked of the kernel's mount table each time: it is the only memory.
+Removing is rmdir of an empty directory, or unlink of an empty file, that nothing is mounted on: never more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from awsomefsd.csi.errors import CsiError, invalid, not_found, precondition
+from awsomefsd.keeper import mount_syscalls
+from awsomefsd.keeper.mount_syscalls import MountEntry
+
+_OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442  # the same on all architectures
+_RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 2, 4, 8
+_AT_EMPTY_PATH, _OPEN_TREE_CLONE = 0x1000, 1
+_MOVE_FROM_FD, _MOVE_TO_FD = 0x4, 0x40
+_MS_PRIVATE = 1 << 18
+_ATTRIBUTES = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "nosymfollow": 0x200000}
+_OPPOSITES = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "symfollow": "nosymfollow"}
+_HOW = struct.Struct("QQQ")
+_ATTR = struct.Struct("QQQQ")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    result: int = _libc.syscall(ctypes.c_long(number), *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def open_beneath(directory: int, path: str, flags: int = os.O_PATH) -> int:
+    """A descriptor of `path` below `directory`, through no symlink; OSError."""
+    how = _HOW.pack(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
+    while True:
+        try:
+            return _syscall(_OPENAT2, ctypes.c_int(directory), os.fsencode(path), how, ctypes.c_size_t(len(how)))
+        except OSError as err:
+            if err.errno not in (errno.EAGAIN, errno.EINTR):  # the tree was changed meanwhile
+                raise
+
+
+def bind(source: int, target: int, flags: list[str]) -> None:
+    """Bind-mounts the descriptor `source` on `target`, with mount flags of its own."""
+    tree = _syscall(_OPEN_TREE, ctypes.c_int(source), b"", ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH))
+    try:
+        wanted = effective(flags)
+        on = sum(_ATTRIBUTES[name] for name in wanted)
+        attributes = _ATTR.pack(on, sum(_ATTRIBUTES.values()) & ~on, _MS_PRIVATE, 0)
+        arguments = (ctypes.c_int(tree), b"", ctypes.c_uint(_AT_EMPTY_PATH), attributes, ctypes.c_size_t(len(attributes)))
+        try:
+            _syscall(_MOUNT_SETATTR, *arguments)
+        except OSError as err:
+            if err.errno != errno.EINVAL:
+                raise
+            known = sum(_ATTRIBUTES.values()) - _ATTRIBUTES["nosymfollow"]  # came with Linux 5.14
+            attributes = _ATTR.pack(on, known & ~on, _MS_PRIVATE, 0)
+            _syscall(_MOUNT_SETATTR, *arguments[:3], attributes, arguments[4])
+        _syscall(_MOVE_MOUNT, ctypes.c_int(tree), b"", ctypes.c_int(target), b"", ctypes.c_uint(_MOVE_FROM_FD | _MOVE_TO_FD))
+    finally:
+        os.close(tree)
+
+
+def effective(flags: list[str]) -> set[str]:
+    """The flags that are in force: of two opposite ones the later wins."""
+    wanted: set[str] = set()
+    for flag in flags:
+        if flag in _OPPOSITES:
+            wanted.discard(_OPPOSITES[flag])
+        else:
+            wanted.add(flag)
+    return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class KubeletPath:
+    """A name in an open directory below the kubelet directory.  `path` is as the mount table names it."""
+
+    parent: int
+    name: str
+    path: str
+
+    def mounted(self) -> MountEntry | None:
+        return mount_syscalls.topmost(self.path)
+
+    def open(self) -> int:
+        """A descriptor (O_PATH) of what is at the path now: the topmost mount if there is one."""
+        try:
+            return open_beneath(self.parent, self.name)
+        except OSError as err:
+            raise _told(err, self.path) from err
+
+    def kind(self) -> int:
+        """S_IFMT bits of what is there, 0 if nothing is."""
+        try:
+            return stat.S_IFMT(os.lstat(self.name, dir_fd=self.parent).st_mode)
+        except FileNotFoundError:
+            return 0
+        except OSError as err:
+            if err.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):  # a dead mount
+                return stat.S_IFDIR
+            raise _told(err, self.path) from err
+
+    def make_directory(self) -> None:
+        kind = self.kind()
+        if kind and kind != stat.S_IFDIR:
+            raise precondition(f"{self.path} is there and is no directory")
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.name, 0o750, dir_fd=self.parent)
+
+    def make_file(self) -> None:
+        kind = self.kind()
+        if kind and kind != stat.S_IFREG:
+            raise precondition(f"{self.path} is there and is no file")
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self.name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY, 0o640, dir_fd=self.parent))
+
+    def check_empty(self) -> None:
+        """A directory with files that a mount would hide is not one to mount on."""
+        fd = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent)
+        try:
+            if os.listdir(fd):
+                raise precondition(f"{self.path} is a directory with files; nothing is mounted over them")
+        finally:
+            os.close(fd)
+
+    def umount(self, *, detach: bool = False) -> None:
+        flags = mount_syscalls.UMOUNT_NOFOLLOW | (mount_syscalls.MNT_DETACH if detach else 0)
+        try:
+            mount_syscalls.umount(f"/proc/self/fd/{self.parent}/{self.name}", flags)
+        except OSError as err:
+            if err.errno == errno.EBUSY:
+                raise precondition(f"{self.path} is busy: a process still uses it") from err
+            if err.errno not in (errno.EINVAL, errno.ENOENT):  # not mounted any more
+                raise _told(err, self.path) from err
+
+    def remove(self) -> None:
+        """An empty directory or an empty file; what is more than that stays."""
+        if self.mounted() is not None:
+            raise precondition(f"{self.path} is still mounted; nothing was removed")
+        kind = self.kind()
+        try:
+            if kind == stat.S_IFDIR:
+                os.rmdir(self.name, dir_fd=self.parent)
+            elif kind == stat.S_IFREG and not os.lstat(self.name, dir_fd=self.parent).st_size:
+                os.unlink(self.name, dir_fd=self.parent)
+            elif kind:
+                raise precondition(f"{self.path} is neither an empty directory nor an empty file; it was left alone")
+        except FileNotFoundError:
+            return
+        except OSError as err:
+            if err.errno == errno.ENOTEMPTY:
+                raise precondition(f"{self.path} has files that are not of a mount of ours; it was left alone") from err
+            raise _told(err, self.path) from err
+
+
+class KubeletDirectory:
+    """The kubelet directory: opened once for each use, so that a directory that was made again is found."""
+
+    def __init__(self, directory: Path) -> None:
+        self._asked = os.path.normpath(directory)
+
+    @contextlib.contextmanager
+    def place(self, path: str, what: str) -> Iterator[KubeletPath]:
+        """Raises INVALID_ARGUMENT for a path that leads elsewhere, NOT_FOUND where the parent is not there."""
+        real = os.path.realpath(self._asked)
+        relative = self._inside(path, real, what)
+        head, _, name = relative.rpartition("/")
+        try:
+            root = os.open(real, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as err:
+            raise precondition(f"the kubelet directory {self._asked} (csi.kubelet_dir) is not there: {err.strerror}") from err
+        try:
+            parent = open_beneath(root, head or ".", os.O_PATH | os.O_DIRECTORY)
+        except OSError as err:
+            raise _told(err, path) from err
+        finally:
+            os.close(root)
+        try:
+            # A mount point is no symlink, and is not asked: whoever serves it may not answer now.
+            if mount_syscalls.topmost(f"{real}/{relative}") is None and stat.S_ISLNK(_mode_of(parent, name)):
+                raise invalid(f"{what} {path} is a symlink")
+            yield KubeletPath(parent, name, f"{real}/{relative}")
+        finally:
+            os.close(parent)
+
+    def _inside(self, path: str, real: str, what: str) -> str:
+        if not path:
+            raise invalid(f"{what} is missing")
+        if "\0" in path or len(os.fsencode(path)) > 4000:
+            raise invalid(f"{what} is no path")
+        parts = path.split("/")
+        if not path.startswith("/") or ".." in parts:
+            raise invalid(f"{what} {path} is not an absolute path without '..'")
+        plain = "/" + "/".join(part for part in parts if part not in ("", "."))
+        for root in (self._asked, real):
+            if plain.startswith(root.rstrip("/") + "/"):
+                return plain[len(root.rstrip("/")) + 1 :]
+        raise invalid(f"{what} {path} is not below {self._asked} (csi.kubelet_dir)")
+
+
+def _mode_of(parent: int, name: str) -> int:
+    try:
+        return os.lstat(name, dir_fd=parent).st_mode
+    except OSError:
+        return 0
+
+
+def _told(err: OSError, path: str) -> CsiError:
+    if err.errno in (errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG):
+        return invalid(f"{path} leads through a symlink or out of the kubelet directory")
+    if err.errno == errno.ENOENT:
+        return not_found(f"{path} does not exist")
+    if err.errno == errno.ENOTDIR:
+        return precondition(f"{path}: a file is in the way")
+    return CsiError("INTERNAL", f"{path}: {err.strerror}")

@@ -1,0 +1,39 @@
+"""Operations on one thing exclude each other: a second one waits a while, then answers ABORTED, and the caller comes again.
+
+Only what is under way is kept; nothing of it matters after a restart.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from awsomefsd.csi.errors import CsiError
+
+WAIT_S = 10.0
+
+
+class VolumeLocks:
+    def __init__(self, wait_s: float = WAIT_S) -> None:
+        self._wait_s = wait_s
+        self._changed = threading.Condition()
+        self._held: set[str] = set()
+
+    @contextmanager
+    def alone(self, *names: str) -> Iterator[None]:
+        """All names or none; callers that take names one after the other do so in one order: volume before target."""
+        deadline = time.monotonic() + self._wait_s
+        with self._changed:
+            while taken := self._held.intersection(names):
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    raise CsiError("ABORTED", f"another operation on {sorted(taken)[0]} is under way; try again")
+            self._held.update(names)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held.difference_update(names)
+                self._changed.notify_all()

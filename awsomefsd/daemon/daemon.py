@@ -1,0 +1,361 @@
+"""The node daemon: the one place that knows all parts, builds them, and ends them.
+
+A node without an identity waits for one first (daemon/without_identity.py).  Order of the start, each step relying on the one before:
+identity, lock on the state directory, metadata service (recovers; listens on meta.sock), admin API, metrics, READY to the service manager;
+then mounts are brought into line, for as long as the daemon runs.  Order of the end: the admin API stops taking calls, then the metadata
+service commits its store.  Workers and keeper go on and wait.
+
+If the metadata thread ends by itself (a failed fsync, damage) the daemon ends with status 1 and a reason: what was acknowledged is in the
+journal, and the next start replays it.  Carrying on with an admin API over a dead service was rejected: nothing would restart us.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from awsomefsd.base import identity, levels, sockets
+from awsomefsd.base.errors import Error, FsError
+from awsomefsd.base.limits import DEVICE_REPORT_MS, VOUCH_MS
+from awsomefsd.base.log import bound
+from awsomefsd.base.metrics import Registry
+from awsomefsd.base.tls import TlsFiles
+from awsomefsd.base.types import VolumeInfo
+from awsomefsd.base.watchdog import keep_fed
+from awsomefsd.cluster.control.service import ControlService
+from awsomefsd.cluster.founding.founder import certify_alone, enter_founder
+from awsomefsd.cluster.membership.cluster_status import ClusterStatus
+from awsomefsd.cluster.membership.known_voters import in_cluster
+from awsomefsd.cluster.membership.membership import MembershipTasks, again
+from awsomefsd.cluster.membership.metadata_host import MetadataHost
+from awsomefsd.config.settings import Settings
+from awsomefsd.daemon.metadata_core import MetadataCore
+from awsomefsd.daemon.without_identity import wait
+from awsomefsd.daemon.worker_config import certificates, places, worker_config
+from awsomefsd.keeper.client import KeeperClient
+from awsomefsd.meta.api.commands import Init
+from awsomefsd.meta.client.endpoints import ENDPOINTS_NAME, Endpoints
+from awsomefsd.meta.replica.checkpoint_progress import OFF
+from awsomefsd.node.catalog import Catalog
+from awsomefsd.node.devices.device_watch import DeviceWatch
+from awsomefsd.node.devices.devices import NodeDevices
+from awsomefsd.node.devices.operations import DeviceOperations
+from awsomefsd.node.health.upgrade import Upgrade
+from awsomefsd.node.maintenance.checkpoints import Checkpointer
+from awsomefsd.node.maintenance.collection import Collection
+from awsomefsd.node.maintenance.quarantine_admin import QuarantineAdmin
+from awsomefsd.node.maintenance.quarantine_proofs import QuarantineProofs
+from awsomefsd.node.metadata_access import LeaderAccess
+from awsomefsd.node.mounts import DesiredMount, Mounts, own_worker
+from awsomefsd.node.pod.host_keeper import HostKeeper
+from awsomefsd.recovery.backup import Backups
+
+if TYPE_CHECKING:
+    from awsomefsd.admin.service import AdminService
+    from awsomefsd.admin.status import NodeStatus
+    from awsomefsd.csi.server import CsiServer
+
+logger = logging.getLogger(__name__)
+RECONCILE_S = 1.0
+CALL_S = 10.0
+CSI_POLL_S = 2.0
+LEAVE_ANSWER_S = 0.3
+
+
+class MetadataEnded(Error):
+    """The metadata service ended by itself; the daemon must be started again."""
+
+
+class Daemon:
+    """Everything of a running daemon, complete when constructed.  `close` ends it in order; harmless twice."""
+
+    def __init__(self, first: MetadataCore) -> None:
+        self.settings = settings = first.settings
+        self.node, self.table, self.checkpoint_progress, self.metadata = first.node, first.table, first.checkpoint_progress, first.metadata
+        with ExitStack() as undo:
+            undo.callback(first.close)
+            self.figures = Registry()
+            alone = self.metadata.alone
+            if not alone:
+                self.checkpoint_progress.durable = OFF
+            self.access = LeaderAccess(_endpoints(settings, self.node), self.node.node, settings.state_dir, self._own)
+            undo.callback(self.access.close)
+            self.catalog = Catalog(self.access.ask)
+            if alone and not self.catalog.figures()["applied"]:
+                self.catalog.propose(Init(self.node.cluster, self.node.site, levels.supported()))
+            if alone:
+                enter_founder(settings, self.node, self.catalog.propose)
+                certify_alone(settings, self.node, self.catalog.propose, lambda body: self.metadata.query(body, CALL_S))
+            self.devices = NodeDevices(self.node.cluster, self.node.node, self.table, self.catalog)
+            self.watch = DeviceWatch(self.node.cluster, self.node.node, self.table, self.access.ask, settings.devices.extra)
+            self.keeper = KeeperClient(settings.run_dir)
+            self.host_keeper = HostKeeper(settings, self.keeper) if settings.kubernetes.host_keeper else None
+            self.checkpoints = Checkpointer(
+                settings.state_dir, self.node, self.access.ask, self.metadata.copy_store, self.checkpoint_progress, self.table.paths
+            )
+            if alone:
+                undo.callback(self.checkpoints.stop)
+                self.checkpoints.start()
+            self.membership = MembershipTasks(settings, self.node, self.access.ask, self.metadata, self.checkpoints.stop)
+            reporter = self.membership.reporter
+            self.mounts = self._mounts(lambda: reporter.removed)
+            self.control = ControlService(settings, self.node, self.metadata.query, self.access.ask, reporter.state)
+            self._start_collecting(undo)
+            self._serve(undo)
+            self._undo = undo.pop_all()
+
+    def _mounts(self, removed: Callable[[], str]) -> Mounts:
+        settings, worker = self.settings, own_worker if self.host_keeper is None else self.host_keeper.worker
+        return Mounts(
+            settings.state_dir, identity.boot_id(), self.keeper, self._mountable, worker_config(settings, self.node),
+            settings.mount.readahead // 1024, self.catalog.end_session_of, worker, removed,
+        )  # fmt: skip
+
+    def _start_collecting(self, undo: ExitStack) -> None:
+        place = self.node.node, identity.boot_id()
+        self.collection = Collection(self.access.ask, self.catalog.devices, *place)
+        self.quarantine_proofs = QuarantineProofs(
+            self.settings.state_dir, *place, self.access.ask, self.catalog.propose, self.collection.proof
+        )
+        self.collection.start()
+        undo.callback(self.collection.stop)
+
+    def _mountable(self, name: str) -> VolumeInfo:
+        found = self.catalog.mountable(name, node=self.node.node)
+        self.devices.require(found.home)
+        return found
+
+    def _serve(self, undo: ExitStack) -> None:
+        """gRPC and metrics are imported here, when the metadata service serves already: workers wait for that one."""
+        from awsomefsd.admin.server import Door, GrpcServer
+        from awsomefsd.admin.status import NodeStatus
+        from awsomefsd.node.maintenance.scrub import Scrub
+
+        settings = self.settings
+        self.scrub = Scrub(settings.state_dir, self.node.cluster, self.access.ask, self.metadata.copy_pages)
+        undo.callback(self.scrub.close)
+        look = ClusterStatus(
+            self.node, settings.state_dir, self.access.ask, lambda: self.metadata.carries, self.membership.reporter, certificates(settings),
+            lambda: self.control.trouble,
+        )  # fmt: skip
+        status = NodeStatus(
+            settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.collection, self.checkpoints.figures, look,
+            self.scrub.status, str if self.host_keeper is None else self.host_keeper.what_is_wrong,
+        )  # fmt: skip
+        stopping = threading.Event()
+        self.grpc = GrpcServer(self._admin(status, stopping), settings.run_dir)
+        undo.callback(self.grpc.stop)
+        undo.callback(stopping.set)
+        refused = self.figures.counter("awsomefsd_admin_refused_total", "Admin connections of users that may not ask.")
+        self.door = Door(settings.admin_socket, self.grpc.path, settings.admin_group, refused)
+        self.csi = self._serve_csi()
+        if self.csi is not None:
+            undo.callback(self.csi.close)
+        self.figures.source(status.samples)
+        self.figures.source(self.scrub.samples)
+        self.scrub.resume()
+        if settings.metrics.listen:
+            from awsomefsd.node.health.exporter import Exporter
+
+            exporter = Exporter(self.figures, settings.metrics.listen, settings.run_dir)
+            undo.callback(exporter.close)
+            logger.info("metrics are served", extra={"at": exporter.address})
+
+    def _admin(self, status: NodeStatus, stopping: threading.Event) -> AdminService:
+        """The admin API; its followers of the change stream end when `stopping` is set."""
+        from awsomefsd.admin.cluster_service import ClusterRpcs
+        from awsomefsd.admin.device_service import DeviceRpcs
+        from awsomefsd.admin.maintenance_service import MaintenanceRpcs
+        from awsomefsd.admin.mount_service import MountRpcs
+        from awsomefsd.admin.service import AdminService
+        from awsomefsd.admin.stream_service import StreamRpcs
+        from awsomefsd.admin.streams import Streams
+        from awsomefsd.admin.volume_service import VolumeRpcs
+
+        settings, cluster = self.settings, self.node.cluster
+        backups = Backups(settings.state_dir / "backup", self.node, self.catalog.figures, self.access.ask, self.metadata.copy_store)
+        operations = DeviceOperations(cluster, self.access.ask, self.catalog, self.table, self.watch)
+        quarantine = QuarantineAdmin(self.node.node, self.access.ask, self.catalog.propose)
+        return AdminService(
+            ClusterRpcs(self.control),
+            DeviceRpcs(self.devices, operations, self.watch, quarantine),
+            VolumeRpcs(self.catalog, self.mounts),
+            MountRpcs(self.mounts, self.control.check_open),
+            MaintenanceRpcs(status, self.collection, self.scrub, Upgrade(self.catalog), backups),
+            StreamRpcs(Streams(settings.state_dir / "readers", cluster, self.access.ask), stopping),
+        )
+
+    def _serve_csi(self) -> CsiServer | None:
+        if not self.settings.csi.enabled:
+            return None
+        from awsomefsd.csi.server import serve_csi
+
+        return serve_csi(self.settings, self.node, self.access.ask, self.catalog, self.mounts, self.keeper, self.figures)
+
+    def _own(self) -> Callable[[Any, float], Any] | None:
+        """How this node's own service is asked, if it runs one."""
+        return self.metadata.query if self.metadata.carries else None
+
+    def close(self) -> None:
+        self._undo.close()
+
+
+def _endpoints(settings: Settings, node: identity.Node) -> Endpoints:
+    return Endpoints(
+        settings.meta_socket,
+        node=node.node,
+        file=settings.state_dir / ENDPOINTS_NAME,
+        fixed=places(settings),
+        tls=lambda: TlsFiles(*certificates(settings)),
+    )
+
+
+# --- lifecycles -----------------------------------------------------------------------------------------------------------------
+
+
+async def _stop_on_signal(metadata: MetadataHost, scope: trio.CancelScope) -> None:
+    """The leadership goes to another voter before anything ends, so that its clients wait for one election without a timeout."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            logger.info("daemon stops; mounts go on", extra={"signal": signal.Signals(number).name})
+            sockets.notify_systemd("STOPPING=1")
+            await trio.to_thread.run_sync(metadata.hand_over)
+            scope.cancel()
+            return
+
+
+async def _watch_metadata(metadata: MetadataHost, access: LeaderAccess, scope: trio.CancelScope) -> None:
+    """Ends the daemon when the service has ended by itself.  Polled: a thread that waits for an Event cannot be cancelled.
+
+    Collection, checkpoints and others end after what they are asking: they are told at once that there will be no answer.
+    """
+    while metadata.error is None:
+        await trio.sleep(0.05)
+    access.end(f"the metadata service of this node ended: {metadata.error}")
+    scope.cancel()
+
+
+async def _watch_leaving(control: ControlService, scope: trio.CancelScope) -> None:
+    """Ends the daemon when this node has left its cluster and its state is to go."""
+    while not control.purge.is_set():
+        await trio.sleep(0.05)
+    await trio.sleep(LEAVE_ANSWER_S)  # the answer to whoever asked for it is on its way
+    scope.cancel()
+
+
+async def _initialise(daemon: Daemon) -> None:
+    """With several voters: the first one that leads writes the cluster's first row; who leads later finds it there."""
+    command = Init(daemon.node.cluster, daemon.node.site, levels.supported())
+    while True:
+        try:
+            await trio.to_thread.run_sync(daemon.catalog.propose, command, abandon_on_cancel=True)
+        except FsError:
+            return
+        except Error:
+            await trio.sleep(RECONCILE_S)
+        else:
+            return
+
+
+async def _keep_mounts(mounts: Mounts) -> None:
+    """Bring mounts into line, again and again; each dead one comes back in a task of its own."""
+    reviving: set[str] = set()
+    away = False
+
+    async def revive(wanted: DesiredMount) -> None:
+        try:
+            await trio.to_thread.run_sync(mounts.revive, wanted, abandon_on_cancel=True)
+        finally:
+            reviving.discard(wanted.directory)
+
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                dead = await trio.to_thread.run_sync(mounts.reconcile, abandon_on_cancel=True)
+            except Error as err:
+                if not away:
+                    logger.warning("mounts cannot be looked at; running ones go on", extra={"reason": str(err)})
+                away, dead = True, []
+            else:
+                away = False
+            for wanted in dead:
+                if wanted.directory not in reviving:
+                    reviving.add(wanted.directory)
+                    nursery.start_soon(revive, wanted)
+            await trio.sleep(RECONCILE_S)
+
+
+async def _keep_host(keeper: HostKeeper) -> None:
+    while True:
+        await trio.to_thread.run_sync(keeper.poll, abandon_on_cancel=True)
+        await trio.sleep(RECONCILE_S)
+
+
+async def _keep_csi(csi: CsiServer) -> None:
+    while True:
+        await trio.to_thread.run_sync(csi.poll, abandon_on_cancel=True)
+        await trio.sleep(CSI_POLL_S)
+
+
+async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
+    """Runs until a signal; raises MetadataEnded."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop_on_signal, daemon.metadata, nursery.cancel_scope)
+        nursery.start_soon(_watch_metadata, daemon.metadata, daemon.access, nursery.cancel_scope)
+        nursery.start_soon(keep_fed, lambda: not daemon.metadata.carries)
+        nursery.start_soon(daemon.door.serve)
+        nursery.start_soon(_keep_mounts, daemon.mounts)
+        if daemon.host_keeper is not None:
+            nursery.start_soon(_keep_host, daemon.host_keeper)
+        if daemon.csi is not None:
+            nursery.start_soon(_keep_csi, daemon.csi)
+        nursery.start_soon(again, daemon.watch.poll, DEVICE_REPORT_MS, "the leader is not told of this node's devices now")
+        nursery.start_soon(again, daemon.quarantine_proofs.poll, VOUCH_MS, "quarantine cannot be looked at now")
+        nursery.start_soon(daemon.control.run)
+        nursery.start_soon(_watch_leaving, daemon.control, nursery.cancel_scope)
+        if daemon.settings.metadata.voters:
+            nursery.start_soon(_initialise, daemon)
+        if in_cluster(daemon.settings, daemon.node):
+            nursery.start_soon(daemon.membership.run)
+        ready()
+    if daemon.metadata.error is not None:
+        raise MetadataEnded(f"the metadata service ended: {daemon.metadata.error}; what was acknowledged is safe, start the daemon again")
+
+
+def run(settings: Settings, first: MetadataCore | None, began: float) -> int:
+    """The daemon, in the foreground, around the core that serves already; the exit status.  None: this node had no identity yet."""
+    os.chdir("/")  # keeps no mount busy
+    if not wait(settings):
+        return 0
+    begun = first or MetadataCore(settings)
+
+    async def main() -> None:
+        daemon = Daemon(begun)
+        log = bound(logger, node=daemon.node.node, cluster=daemon.node.cluster)
+        try:
+            await serve(daemon, lambda: _ready(log, began))
+        finally:
+            daemon.close()
+        if daemon.control.purge.is_set():
+            identity.purge(settings.state_dir)
+            log.warning("this node has left its cluster; its state is deleted")
+
+    try:
+        trio.run(main)
+    except MetadataEnded as err:
+        logger.critical("%s", err)
+        return 1
+    return 0
+
+
+def _ready(log: Any, began: float) -> None:
+    log.info("daemon is ready", extra={"ms": round((time.monotonic() - began) * 1000)})
+    sockets.notify_systemd("READY=1")

@@ -1,0 +1,344 @@
+"""Faults on purpose, for tests: errors, short transfers, delays and a wrong clock at the seams of a running node.
+
+AWSOMEFSD_FAULTS names a file of rules.  `__main__` imports this module only where that variable is set, and puts stand-ins in the place of
+what the seams use; without it nothing here is loaded and no path has a branch more.  The rules are read again when the file has changed (a
+look every LOOK_S at most), so a fault begins and ends while everything runs.  The file is to be replaced by a rename.
+
+    device.write=EIO:5%            one write in twenty fails
+    device.read=short:10%          a part is transferred
+    journal.sync=delay:50ms:10%    it takes longer
+    journal.sync=EIO:x1            the next one of each process
+    device.write=hold              it waits until no rule holds it any more, and is done then, however late that is
+    store.map=262144               the size of the map of a store that is opened
+    clock=+86400                   CLOCK_REALTIME of our processes, in seconds off
+    boot=2                         the node was booted anew: another boot id, from the next start of its daemon on
+    ask.Lookup.b=hold              the question for the name b waits in the worker
+
+Seams: device.read, .write, .flush, ask.KIND and ask.KIND.NAME of a request (worker; delay and hold only); journal.open, .read, .write,
+.sync, .rename, the same of spare (the journal's next file, which is prepared beside) and store.commit, store.full (daemon); client.send,
+.receive (the worker's end of meta.sock) and service.send, .receive (the daemon's).
+An error on a socket also ends its connection, as any real one does.  Every fault that was dealt out is a line of FILE.hits: a test that
+cannot show its faults has shown nothing.  What was held has a second line, `SEAM released PID`, when it goes on: a write of a zombie is one
+that is released after its session has ended.  A held transfer goes with its process, as one that the kernel has not taken yet.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+VARIABLE = "AWSOMEFSD_FAULTS"
+LOOK_S = 0.02
+SHORT, DELAY, HOLD = "short", "delay", "hold"
+BLOCK_BYTES = 4096  # short transfers of a device end between two blocks
+
+log = logging.getLogger("awsomefsd.injection")
+
+
+class Rule(NamedTuple):
+    seam: str
+    action: str  # name of an errno, SHORT, DELAY or HOLD
+    probability: float = 1.0
+    delay_s: float = 0.0
+    times: int = 0  # at most; 0: for ever
+
+
+def parse(text: str) -> tuple[list[Rule], dict[str, int]]:
+    """Rules, and plain numbers by name.  ValueError for a word that is neither."""
+    rules: list[Rule] = []
+    numbers: dict[str, int] = {}
+    for word in text.replace("\n", ",").split(","):
+        seam, equals, rest = word.strip().partition("=")
+        if not seam:
+            continue
+        parts = rest.split(":")
+        try:
+            numbers[seam] = int(parts[0])
+            continue
+        except ValueError:
+            pass
+        if not equals or not (parts[0] in (SHORT, DELAY, HOLD) or hasattr(errno, parts[0])):
+            raise ValueError(f"{VARIABLE}: {word!r} is no rule")
+        rule = Rule(seam, parts[0])
+        for part in parts[1:]:
+            if part.endswith("%"):
+                rule = rule._replace(probability=float(part[:-1]) / 100)
+            elif part.endswith("ms"):
+                rule = rule._replace(delay_s=float(part[:-2]) / 1000)
+            elif part.startswith("x"):
+                rule = rule._replace(times=int(part[1:]))
+            else:
+                raise ValueError(f"{VARIABLE}: {part!r} in {word!r} is no percentage, delay or count")
+        rules.append(rule)
+    return rules, numbers
+
+
+class Faults:
+    """The rules in force.  Thread-safe."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._look = 0.0
+        self._seen: tuple[int, int] = (0, 0)
+        self._rules: list[Rule] = []
+        self._used: dict[Rule, int] = {}
+        self._dice = random.Random(os.urandom(8))
+        self.numbers: dict[str, int] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        now = time.monotonic()
+        if now < self._look:
+            return
+        with self._lock:  # nobody goes on by the old rules while they are read
+            if now < self._look:
+                return
+            try:
+                status = os.stat(self._path)
+                seen = status.st_ino, status.st_mtime_ns
+                if seen != self._seen:
+                    with open(self._path) as file:
+                        self._rules, self.numbers = parse(file.read())
+                    self._seen = seen
+                    self._used.clear()
+            except FileNotFoundError:
+                self._rules, self.numbers, self._seen = [], {}, (0, 0)
+            except (OSError, ValueError) as err:  # exhausted descriptors are a fault of the same test: the rules stay
+                log.warning("rules not read: %s", err)
+            self._look = now + LOOK_S
+
+    def at(self, seam: str) -> str:
+        """Delays here; the errno's name or SHORT if that is to happen, else ""."""
+        self.refresh()
+        for rule in self._rules:
+            if rule.seam != seam or self._dice.random() >= rule.probability:
+                continue
+            with self._lock:
+                used = self._used.get(rule, 0)
+                if rule.times and used >= rule.times:
+                    continue
+                self._used[rule] = used + 1
+            self._tell(f"{seam} {rule.action} {os.getpid()}\n")
+            if rule.action == HOLD:
+                self._hold(seam)
+            elif rule.action == DELAY:
+                time.sleep(rule.delay_s)
+            else:
+                return rule.action
+        return ""
+
+    def _hold(self, seam: str) -> None:
+        """Until the file has no such rule; its chance and its count say how many are held, not for how long."""
+        while any(rule.seam == seam and rule.action == HOLD for rule in self._rules):
+            time.sleep(LOOK_S)
+            self.refresh()
+        self._tell(f"{seam} released {os.getpid()}\n")
+
+    def check(self, seam: str) -> bool:
+        """Raises the OSError that is to happen; true for a short transfer."""
+        action = self.at(seam)
+        if action in ("", SHORT):
+            return bool(action)
+        number = getattr(errno, action)
+        raise OSError(number, os.strerror(number), f"injected at {seam}")
+
+    def _tell(self, line: str) -> None:
+        try:
+            fd = os.open(self._path + ".hits", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return
+        os.write(fd, line.encode())
+        os.close(fd)
+
+
+def _part(buffers: Sequence[memoryview]) -> list[memoryview]:
+    """The first half, in whole blocks; all of a single block."""
+    wanted = max(sum(map(len, buffers)) // 2 // BLOCK_BYTES * BLOCK_BYTES, BLOCK_BYTES)
+    found: list[memoryview] = []
+    for buffer in buffers:
+        if wanted <= 0:
+            break
+        found.append(buffer[:wanted])
+        wanted -= len(found[-1])
+    return found
+
+
+class _Os:
+    """The os module, but for calls at a seam."""
+
+    def __init__(self, faults: Faults) -> None:
+        self._faults = faults
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+class DeviceOs(_Os):
+    """For io/device/device.py."""
+
+    def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        return os.preadv(fd, _part(buffers) if self._faults.check("device.read") else buffers, offset)
+
+    def pwritev(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        return os.pwritev(fd, _part(buffers) if self._faults.check("device.write") else buffers, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        self._faults.check("device.flush")
+        os.fdatasync(fd)
+
+
+class JournalOs(_Os):
+    """For meta/log/disk.py.  What that thread does has seams of its own: a fault there is no journal's, and ends nothing."""
+
+    def __init__(self, faults: Faults, spare_thread: str) -> None:
+        super().__init__(faults)
+        self._spare_thread = spare_thread
+
+    def _check(self, what: str) -> bool:
+        spare = threading.current_thread().name == self._spare_thread
+        return self._faults.check(f"{'spare' if spare else 'journal'}.{what}")
+
+    def open(self, path: str, flags: int, mode: int = 0o777) -> int:
+        self._check("open")
+        return os.open(path, flags, mode)
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        return os.pread(fd, max(length // 2, 1) if self._check("read") else length, offset)
+
+    def pwrite(self, fd: int, data: Any, offset: int) -> int:
+        return os.pwrite(fd, data[: max(len(data) // 2, 1)] if self._check("write") else data, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        self._check("sync")
+        os.fdatasync(fd)
+
+    def rename(self, old: str, new: str) -> None:
+        self._check("rename")
+        os.rename(old, new)
+
+
+class FaultySocket:
+    """A connected socket whose transfers may be short or late, or end the connection."""
+
+    def __init__(self, sock: socket.socket, faults: Faults, side: str) -> None:
+        self._sock = sock
+        self._faults = faults
+        self._side = side
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def _check(self, what: str) -> bool:
+        try:
+            return self._faults.check(f"{self._side}.{what}")
+        except OSError:
+            try:
+                self._sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            raise
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        return self._sock.send(data[: max(len(data) // 2, 1)] if self._check("send") else data, flags)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        return self._sock.recv(min(size, 7) if self._check("receive") else size, flags)
+
+
+def install(role: str) -> None:
+    """Put the stand-ins into this process, before anything of it begins."""
+    path = os.environ[VARIABLE]
+    if role not in ("worker", "run"):
+        return
+    faults = Faults(path)
+    _install_clock(faults)
+    if role == "worker":
+        _install_worker(faults)
+    else:
+        _install_daemon(faults)
+
+
+def _install_clock(faults: Faults) -> None:
+    real_ns = time.time_ns
+
+    def time_ns() -> int:
+        faults.refresh()
+        return real_ns() + faults.numbers.get("clock", 0) * 1_000_000_000
+
+    time.time_ns = time_ns
+
+
+def _install_worker(faults: Faults) -> None:
+    from awsomefsd.io.device import device
+    from awsomefsd.meta.client import client
+
+    setattr(device, "os", DeviceOs(faults))  # noqa: B010  (mypy knows modules as they are written)
+    init = client.MetaClient.__init__
+
+    def begin(self: Any, *arguments: Any, connect: Any = client.connect, **keywords: Any) -> None:
+        def faulty(place: str) -> Any:
+            return FaultySocket(connect(place), faults, "client")
+
+        init(self, *arguments, connect=faulty, **keywords)
+
+    client.MetaClient.__init__ = begin  # type: ignore[method-assign]
+    submit = client.MetaClient.submit
+
+    def submit_late(self: Any, body: Any, *arguments: Any, **keywords: Any) -> None:
+        subject = getattr(body, "command", body)
+        name = getattr(subject, "name", b"")
+        for seam in (f"ask.{type(subject).__name__}", f"ask.{type(subject).__name__}.{os.fsdecode(name)}"):
+            faults.at(seam)
+        submit(self, body, *arguments, **keywords)
+
+    client.MetaClient.submit = submit_late  # type: ignore[method-assign]
+
+
+def _install_daemon(faults: Faults) -> None:
+    from awsomefsd.base import identity
+    from awsomefsd.meta.log import disk
+    from awsomefsd.meta.replica import store
+    from awsomefsd.meta.server import connections
+
+    boot = faults.numbers.get("boot", 0)
+    if boot:
+        booted = f"{identity.boot_id()}-{boot}"
+        setattr(identity, "boot_id", lambda: booted)  # noqa: B010
+    setattr(disk, "os", JournalOs(faults, disk.SPARE_THREAD))  # noqa: B010
+    begin = connections.ClientConnection.__init__
+
+    def begin_faulty(self: Any, owner: Any, sock: Any, pid: int) -> None:
+        begin(self, owner, FaultySocket(sock, faults, "service"), pid)  # type: ignore[arg-type]
+
+    connections.ClientConnection.__init__ = begin_faulty  # type: ignore[method-assign]
+    _install_store(faults, store)
+
+
+def _install_store(faults: Faults, store: Any) -> None:
+    opened, commit, put = store.Store.open.__func__, store.Store.commit, store.Store.put
+
+    def open_small(cls: Any, directory: Any, **keywords: Any) -> Any:
+        if "store.map" in faults.numbers:
+            keywords["map_bytes_min"] = faults.numbers["store.map"]
+        return opened(cls, directory, **keywords)
+
+    def commit_or_fail(self: Any) -> None:
+        faults.check("store.commit")
+        commit(self)
+
+    def put_or_full(self: Any, key: bytes, value: bytes) -> None:
+        if faults.at("store.full"):
+            raise store.MapFull("injected")
+        put(self, key, value)
+
+    store.Store.open = classmethod(open_small)
+    store.Store.commit = commit_or_fail
+    store.Store.put = put_or_full

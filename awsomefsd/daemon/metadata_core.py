@@ -1,0 +1,102 @@
+"""The core of the daemon, which is up first: identity, lock on the state directory, and the metadata service where this node has one.
+
+Everything that a mount waits for while its node's daemon is away is here, and this module imports nothing that it does not need for that: a
+daemon that is started again answers its workers before trio, the control port, the admin API and the CSI driver are imported at all,
+which take a good part of its start (docs/KUBERNETES.md, "Figures").  daemon.py builds the rest around a core that serves already.
+
+Rejected: importing the rest on a thread beside the recovery.  Both would share the interpreter's lock: the mounts would wait longer.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+
+from awsomefsd.base import identity, levels
+from awsomefsd.base.errors import ConfigError
+from awsomefsd.base.tls import TlsFiles
+from awsomefsd.base.watchdog import Watchdog
+from awsomefsd.cluster.membership.known_voters import cluster_voters, in_cluster
+from awsomefsd.cluster.membership.metadata_host import MetadataHost, begins
+from awsomefsd.config.settings import Settings, parse_endpoint, parse_voters
+from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.meta.machine import queries
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.net.peers import Voters
+from awsomefsd.meta.replica.checkpoint_progress import OFF, UNKNOWN, CheckpointProgress
+from awsomefsd.meta.server.service import MetadataService
+
+
+class MetadataCore:
+    """Serves when constructed.  `close` ends it; harmless twice."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.node = identity.load(settings.state_dir)
+        with ExitStack() as undo:
+            lock = identity.StateLock(settings.state_dir, "a second daemon")
+            undo.callback(lock.release)
+            make_run_dir(settings)
+            self.table = DeviceTable(settings.state_dir)
+            self.checkpoint_progress = CheckpointProgress(OFF if settings.metadata.voters else UNKNOWN)
+            self.metadata = MetadataHost(
+                settings.state_dir / "meta", lambda: _metadata_service(settings, self.node, self.table, self.checkpoint_progress)
+            )
+            undo.callback(self.metadata.stop)
+            if not in_cluster(settings, self.node) or begins(settings.state_dir, self.node):
+                self.metadata.start()
+            self._undo = undo.pop_all()
+
+    def close(self) -> None:
+        self._undo.close()
+
+
+def begin(settings: Settings) -> MetadataCore | None:
+    """None: this node has no identity yet."""
+    return MetadataCore(settings) if identity.identity_path(settings.state_dir).exists() else None
+
+
+def make_run_dir(settings: Settings) -> None:
+    """Everybody may pass through (the admin socket is behind it), nobody else may list or write."""
+    identity.make_directory(settings.run_dir, 0o711)
+
+
+def _metadata_service(settings: Settings, node: identity.Node, table: DeviceTable, progress: CheckpointProgress) -> MetadataService:
+    directory = settings.state_dir / "meta"
+    identity.make_directory(directory, 0o700)
+    if (settings.state_dir / "pki" / "node.pem").exists():
+        from awsomefsd.recovery.self_renewal import renew_ended  # with it cryptography, which a node without certificates needs not
+
+        renew_ended(settings, node)
+    return MetadataService(
+        directory=directory,
+        socket_path=settings.meta_socket,
+        cluster_uuid=node.cluster,
+        node_uuid=node.node,
+        site=node.site,
+        make_machine=partial(Machine, level=levels.supported()),
+        answer=queries.answer,  # type: ignore[arg-type]  # the machine it gets is the one that make_machine made
+        device_paths=table.paths,
+        voters=_voters(settings, node),
+        checkpoint_progress=progress,
+        alive=Watchdog().feed,
+    )
+
+
+def _voters(settings: Settings, node: identity.Node) -> Voters | None:
+    """The other nodes that carry the metadata, by configuration; None: this one alone."""
+    chosen = settings.metadata
+    if not chosen.voters:
+        return cluster_voters(settings, node) if in_cluster(settings, node) and chosen.listen else None
+    addresses = parse_voters(chosen.voters)
+    if node.node not in addresses:
+        raise ConfigError(f"metadata.voters does not name this node, {node.node}; correct it, or leave it out")
+    if not (chosen.ca and chosen.certificate and chosen.key):
+        raise ConfigError("metadata.ca, metadata.certificate and metadata.key are needed with metadata.voters")
+    listen = parse_endpoint(chosen.listen) if chosen.listen and "listen" in chosen.model_fields_set else addresses[node.node]
+    tls = TlsFiles(chosen.ca, chosen.certificate, chosen.key)
+    try:
+        tls()
+        return Voters(lambda: addresses, listen, tls, frozenset(addresses))
+    except OSError as err:
+        raise ConfigError(f"the certificates of metadata.ca, metadata.certificate and metadata.key cannot be used: {err}") from err

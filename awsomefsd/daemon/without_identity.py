@@ -1,0 +1,166 @@
+"""A daemon without an identity: it waits for `init` or `join`, or founds or joins by itself when a token is set.
+
+node.json is the sign: whoever writes it, this phase ends and the daemon goes on.  While it waits it is READY for the service manager (a
+restart would change nothing), holds no lock on the state directory, and answers `status` with what it waits for; every other call of the
+admin API is refused with the same words.  What a token asks for may fail for a while (nobody there yet, nobody leads) and is tried until
+it is done.  A token that can never do ends the daemon at once, with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import trio
+
+from awsomefsd.base import identity, sockets
+from awsomefsd.base.errors import AlreadyExists, ConfigError, Error, Unavailable
+from awsomefsd.base.limits import NS_PER_MS
+from awsomefsd.base.metrics import Registry
+from awsomefsd.base.watchdog import keep_fed
+from awsomefsd.cluster.addresses import advertised
+from awsomefsd.config.settings import Settings
+
+logger = logging.getLogger(__name__)
+LOOK_S = 0.1
+JOIN_TRY_S = 5.0
+TELL_S = 0.5
+WAITS = "waiting: this node is in no cluster; make one with awsomefsd init, join one with awsomefsd join, or set a token (AWSOMEFSD_TOKEN)"
+
+
+class Said:
+    """What people are told; asked from other threads."""
+
+    def __init__(self) -> None:
+        self._source: Callable[[], list[str]] = lambda: [WAITS]
+
+    def source(self, words: Callable[[], list[str]]) -> None:
+        self._source = words
+
+    def __call__(self) -> list[str]:
+        return self._source()
+
+
+def wait(settings: Settings) -> bool:
+    """False: a signal ended it.  True: this node has an identity."""
+    there = identity.identity_path(settings.state_dir).exists
+    if not there():
+        failed: list[Error] = []
+        trio.run(_wait, settings, failed)
+        if failed:
+            raise failed[0]
+    os.environ.pop("AWSOMEFSD_TOKEN", None)  # nothing that this process starts inherits it
+    if there():
+        shutil.rmtree(settings.state_dir / "founding", ignore_errors=True)  # a crash may have left it; it holds an authority's key
+    return there()
+
+
+async def _wait(settings: Settings, failed: list[Error]) -> None:
+    said = Said()
+    identity.make_directory(settings.state_dir, 0o700)
+    with ExitStack() as undo:
+        try:
+            work = _work(settings, undo, said)
+            door = _admin(settings, undo, said)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
+                nursery.start_soon(door.serve)
+                nursery.start_soon(_tell, said)
+                nursery.start_soon(keep_fed, lambda: True)
+                try:
+                    await work()
+                    while not identity.identity_path(settings.state_dir).exists():
+                        await trio.sleep(LOOK_S)
+                except Error as err:  # not through the nursery, which would wrap it
+                    failed.append(err)
+                nursery.cancel_scope.cancel()
+        except Error as err:
+            failed.append(err)
+
+
+async def _stop_on_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            logger.info("daemon stops; it was waiting", extra={"signal": signal.Signals(number).name})
+            sockets.notify_systemd("STOPPING=1")
+            scope.cancel()
+            return
+
+
+async def _tell(said: Said) -> None:
+    """To the service manager and the log, when it changes."""
+    last = ""
+    while True:
+        if (words := said()[0]) != last:
+            last = words
+            logger.info(words)
+            sockets.notify_systemd(f"READY=1\nSTATUS={words}")
+        await trio.sleep(TELL_S)
+
+
+def _admin(settings: Settings, undo: ExitStack, said: Said) -> Any:
+    from awsomefsd.admin.server import Door, GrpcServer
+    from awsomefsd.admin.uninitialized import WaitingService
+
+    identity.make_directory(settings.run_dir, 0o711)
+    grpc = GrpcServer(WaitingService(settings, said), settings.run_dir)
+    undo.callback(grpc.stop, 0.2)
+    refused = Registry().counter("awsomefsd_admin_refused_total", "Admin connections of users that may not ask.")
+    return Door(settings.admin_socket, grpc.path, settings.admin_group, refused)
+
+
+# --- with a token -----------------------------------------------------------------------------------------------------------------
+
+
+def _work(settings: Settings, undo: ExitStack, said: Said) -> Callable[[], Any]:
+    """What brings this node into a cluster, if there is a token; else nothing."""
+    text = settings.token.get_secret_value()
+    if not text:
+        return trio.lowlevel.checkpoint
+    from awsomefsd.cluster.pki import founding_token
+
+    if not settings.cluster.listen:
+        raise ConfigError("cluster.listen is off, so this node stands alone: set cluster.listen, or leave the token out")
+    if not founding_token.is_founding(text):
+        return _joining(settings, text, said)
+    token = founding_token.parse(text)
+    from awsomefsd.cluster.discovery import Discovery
+    from awsomefsd.cluster.founding.driver import FoundingDriver
+
+    found: Callable[[], list[str]] = list
+    driver = FoundingDriver(settings, token, lambda: found(), lambda: time.time_ns() // NS_PER_MS)
+    said.source(driver.describe)
+    if settings.cluster.discovery:
+        with suppress(ConfigError):  # no route to anybody: multicast has none either
+            control = advertised(settings, settings.cluster.listen)
+            discovery = Discovery(token.cluster_uuid, driver.core.me, control)
+            undo.callback(discovery.close)
+            found = discovery.addresses
+    return driver.run
+
+
+def _joining(settings: Settings, text: str, said: Said) -> Callable[[], Any]:
+    """A join token: asks until a node of the cluster answers.  What the cluster refuses ends the daemon."""
+    from awsomefsd.cluster.control.join import join
+
+    last = ["waiting: asking the token's endpoints to let this node in"]
+    said.source(lambda: list(last))
+
+    async def work() -> None:
+        while True:
+            try:
+                await trio.to_thread.run_sync(lambda: join(settings, text, deadline_s=JOIN_TRY_S), abandon_on_cancel=True)
+                return
+            except AlreadyExists:
+                return
+            except Unavailable as err:
+                last[:] = [f"waiting: {err}"]
+                await trio.sleep(1)
+
+    return work

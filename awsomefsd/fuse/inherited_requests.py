@@ -1,0 +1,112 @@
+"""Requests in memory that outlives the worker: what a slot and a park entry have in common, and those that a successor inherits.
+
+*Which unique the kernel wants.* FUSE_NOTIFY_RESEND changes the id of every request that was read and not answered: bit 63 is set, the
+reply must carry it, and the old id is unknown (ENOENT) from then on.  So the reply to a request that a predecessor read may have to carry
+either, depending on whether that or an earlier successor has sent RESEND; `InheritedRequests.send` tries both.  And while RESEND has been
+sent and the resent requests are not all read again, the kernel takes neither (it has the request queued for reading): then the reply is
+kept until its request comes by (`claim`), and its memory, with state DONE, is not freed before: should this worker die too, its successor
+finds the reply.
+
+A request that comes by again while its first execution still waits is dropped: that execution answers it.
+Without HAS_RESEND nothing of this exists: the id in the request is the one to answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from awsomefsd.base.types import RESEND_BIT
+from awsomefsd.fuse import abi
+from awsomefsd.fuse.encode import Reply
+
+UNIQUE_MASK = RESEND_BIT - 1
+
+
+class RequestMemory(Protocol):
+    """A slot or a park entry that holds a request."""
+
+    @property
+    def unique(self) -> int: ...
+    @property
+    def state(self) -> int: ...
+    @property
+    def is_intact(self) -> bool: ...
+    @property
+    def deaths(self) -> int: ...
+    def add_death(self) -> int: ...
+    def store_reply(self, reply: bytes) -> bool: ...
+    def reply(self) -> bytes: ...
+    def free(self) -> None: ...
+    def request(self) -> memoryview: ...
+
+
+class InheritedRequests:
+    """Requests read by a predecessor and not known to be answered, by unique without RESEND_BIT."""
+
+    def __init__(self, write: Callable[[int, Reply], bool]) -> None:
+        self._write = write
+        self._lock = threading.Lock()
+        self._open: set[int] = set()
+        self._unclaimed: dict[int, tuple[Reply, RequestMemory]] = {}
+        self._resent = True  # requests may be queued in the kernel to be read again
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing will be asked of this any more."""
+        return not (self._resent or self._open or self._unclaimed)
+
+    def add(self, unique: int) -> None:
+        self._open.add(unique)
+
+    def send(self, held: RequestMemory, unique: int, reply: Reply) -> bool:
+        """Answer if `unique` is one of these (then true); frees `held`, now or when the reply is claimed."""
+        if unique not in self._open:
+            return False
+        with self._lock:
+            self._open.discard(unique)
+            for wire in (unique, unique | RESEND_BIT):
+                if self._write(wire, readdressed(reply, wire)):
+                    break
+            else:
+                if self._resent:
+                    self._unclaimed[unique] = (b"".join(reply) if isinstance(reply, list) else reply, held)
+                    return True
+            held.free()
+        return True
+
+    def claim(self, wire: int) -> bool:
+        """A resent request was read: true if it needs no execution here."""
+        unique = wire & UNIQUE_MASK
+        with self._lock:
+            if unique in self._open:
+                return True
+            found = self._unclaimed.pop(unique, None)
+            if found is None:
+                return False
+            reply, held = found
+            self._write(wire, readdressed(reply, wire))
+            held.free()
+        return True
+
+    def moved(self, held: RequestMemory, to: RequestMemory) -> None:
+        """The kept reply has another place: `held` is free, `to` is DONE."""
+        with self._lock:
+            for unique, (reply, kept) in self._unclaimed.items():
+                if kept is held:
+                    self._unclaimed[unique] = (reply, to)
+
+    def drained(self) -> None:
+        """Every resent request was read: what is unclaimed had been answered before the death."""
+        with self._lock:
+            self._resent = False
+            for _, held in self._unclaimed.values():
+                held.free()
+            self._unclaimed.clear()
+
+
+def readdressed(reply: Reply, unique: int) -> Reply:
+    if isinstance(reply, list):
+        return [abi.with_unique(reply[0], unique), *reply[1:]]
+    return abi.with_unique(reply, unique)

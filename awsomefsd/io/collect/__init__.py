@@ -1,0 +1,1 @@
+"""Collection of sparse segments, and the checkpoint areas on a device."""

@@ -1,0 +1,305 @@
+"""Checkpoints in segments of a device: writing an area, and finding and reading areas without any state.
+
+Writer.  `begin` takes segments that no valid checkpoint needs; pieces fill one segment after another to its last block; `complete` flushes
+what was written, then writes the final record and flushes again.  From then on the area is a checkpoint, and `append` adds a batch of
+entries and flushes: when it returns, a node that is rebuilt from the device has them.  Crash windows: before the second flush of
+`complete` the area counts for nothing, and the one before it is untouched; in `append`, a batch is there whole or not at all (END is on its
+last piece, and a walk stops at the first bad record).  After an error the writer is not used again: a block is never written twice in an
+area, since a failed write may yet land.
+
+Reader.  `find_areas` reads the first block of every segment; the caller takes the checkpoint with the highest (term, index).  It is
+restored through a file, so memory is bounded by one piece.
+"""
+
+from __future__ import annotations
+
+import errno
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+from msgspec import Struct
+from xxhash import xxh3_128
+
+from awsomefsd.base.errors import Corrupt, FormatTooNew, FsError
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.limits import BLOCK_BYTES, CHECKPOINT_RECORD_BYTES_MAX
+from awsomefsd.base.types import SegmentInfo
+from awsomefsd.io.collect import checkpoint_format as form
+from awsomefsd.io.device.buffers import aligned_buffer
+from awsomefsd.io.device.device import BlockDevice
+from awsomefsd.io.device.superblock import Superblock
+from awsomefsd.io.segment.frame import unpack_header
+
+_LEVEL = 1  # of zlib: a store shrinks to about a third, at some 100 MB/s
+_PIECE = CHECKPOINT_RECORD_BYTES_MAX
+
+
+class Area(Struct):
+    """A valid checkpoint as it was found: from (term, index) of the copy on, with the tail up to (term, last)."""
+
+    header: form.AreaHeader
+    offsets: list[int]  # of its segments, on the device
+    segments: list[int]
+    index: int  # of the copy
+    copy_term: int
+    term: int  # of the last entry
+    last: int
+    time_ns: int  # when the last record was written
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        return (self.term, self.last, self.header.number)
+
+
+class AreaWriter:
+    """One area; used by one thread."""
+
+    def __init__(self, device: BlockDevice, segments: list[SegmentInfo], header: form.AreaHeader) -> None:
+        """`header` with the fields of the area; segment, incarnation and place are filled in."""
+        self._device = device
+        self._header = header
+        self.segments = list(segments)
+        self._place = -1
+        self._end = 0  # offset in the segment begun
+        self._sequence = 0
+        self._digest = xxh3_128()
+        self._raw = self._stored = 0
+        self._squeeze = zlib.compressobj(_LEVEL)
+        self._waiting = bytearray()
+        self.complete_bytes = 0
+
+    # --- room -------------------------------------------------------------------------------------------------------------------
+    @property
+    def room_bytes(self) -> int:
+        """What is left for records, headers included."""
+        rest = self.segments[self._place].bytes - self._end if self._place >= 0 else 0
+        return rest + sum(info.bytes - BLOCK_BYTES for info in self.segments[self._place + 1 :])
+
+    def extend(self, segments: list[SegmentInfo]) -> None:
+        self.segments += segments
+
+    def _put(self, kind: int, flags: int, payload: bytes, first: int = 0, last: int = 0, term: int = 0, time_ns: int = 0) -> None:
+        if self._place < 0 or self._end == self.segments[self._place].bytes:
+            self._next_segment()
+        record = form.CheckpointRecord(kind, flags, self._sequence, first, last, term, time_ns, payload)
+        raw = form.pack_record(self._header.area, record)
+        info = self.segments[self._place]
+        assert self._end + len(raw) <= info.bytes, "a record is cut to fit its segment"
+        self._write(raw, info.byte_offset + self._end)
+        self._end += len(raw)
+        self._sequence += 1
+
+    def _next_segment(self) -> None:
+        if self._place + 1 == len(self.segments):
+            raise FsError(errno.ENOSPC, "the segments of this checkpoint are full")
+        self._place += 1
+        info, h = self.segments[self._place], self._header
+        header = form.AreaHeader(
+            h.cluster, h.device, h.node, h.area, info.segment, info.incarnation, self._place, h.number, h.term, h.index, h.created_ns,
+            form.VERSION, info.bytes,
+        )  # fmt: skip
+        self._write(form.pack_area(header), info.byte_offset)
+        self._end = BLOCK_BYTES
+
+    def _write(self, raw: bytes, offset: int) -> None:
+        buffer = aligned_buffer(len(raw))
+        buffer[:] = raw
+        self._device.pwritev([buffer], offset)
+
+    def _fit(self) -> int:
+        """Payload bytes that the next record can have."""
+        rest = self.segments[self._place].bytes - self._end if self._place >= 0 else 0
+        return min(_PIECE, (rest or self.segments[0].bytes - BLOCK_BYTES) - form.RECORD_HEADER_BYTES)
+
+    # --- the copy ---------------------------------------------------------------------------------------------------------------
+    def add(self, raw: bytes) -> None:
+        """The next bytes of the copy."""
+        self._digest.update(raw)
+        self._raw += len(raw)
+        self._emit(self._squeeze.compress(raw), least=_PIECE)
+
+    def _emit(self, stored: bytes, least: int) -> None:
+        self._waiting += stored
+        while len(self._waiting) >= max(least, 1):
+            count = min(self._fit(), len(self._waiting))
+            self._put(form.SNAPSHOT, 0, bytes(self._waiting[:count]))
+            del self._waiting[:count]
+            self._stored += count
+
+    def complete(self, index: int, term: int, time_ns: int) -> None:
+        """The copy ends with entry `index`; a checkpoint when this returns."""
+        self._emit(self._squeeze.flush(), least=1)
+        hit("checkpoint.flush.before")
+        self._device.flush()
+        hit("checkpoint.flush.after")
+        payload = form.pack_complete(self._raw, self._stored, self._digest.digest())
+        self._put(form.COMPLETE, form.END, payload, last=index, term=term, time_ns=time_ns)
+        hit("checkpoint.final.before")
+        self._device.flush()
+        hit("checkpoint.final.after")
+        self.complete_bytes = self._stored
+
+    # --- the tail ---------------------------------------------------------------------------------------------------------------
+    def append(self, entries: list[bytes], first: int, term: int, time_ns: int) -> int:
+        """Entries from `first` on, durable when this returns; the bytes written.  ENOSPC, with nothing written, if there is no room."""
+        packed = memoryview(zlib.compress(form.pack_entries(entries), _LEVEL))
+        before = self.room_bytes
+        pieces = len(packed) // (_PIECE // 2) + 2 + len(self.segments)  # each segment's end may cut one more
+        if before < len(packed) + pieces * BLOCK_BYTES:
+            raise FsError(errno.ENOSPC, "the segments of this checkpoint are full")
+        last = first + len(entries) - 1
+        while packed:
+            count = min(self._fit(), len(packed))
+            self._put(form.TAIL, form.END if count == len(packed) else 0, bytes(packed[:count]), first, last, term, time_ns)
+            packed = packed[count:]
+        hit("checkpoint.tail.before")
+        self._device.flush()
+        hit("checkpoint.tail.after")
+        return before - self.room_bytes
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------------------
+class FoundCheckpoints(Struct):
+    """What a look at every segment's start gives: area id → headers with the offsets of their segments; newest incarnation of any frame;
+    the offsets that could not be read."""
+
+    areas: dict[bytes, list[tuple[form.AreaHeader, int]]]
+    incarnation_seen: int = 0
+    term_seen: int = 0
+    unreadable: list[int] = []
+
+
+def scan_device(device: BlockDevice, superblock: Superblock) -> FoundCheckpoints:
+    """All segments of a device, without any state."""
+    first, step = superblock.first_segment_offset, superblock.segment_bytes
+    offsets = range(first, first + superblock.segments * step, step)
+    return scan_segments(device, offsets, uuid.UUID(superblock.cluster_uuid).bytes)
+
+
+def scan_segments(device: BlockDevice, offsets: Iterable[int], cluster: bytes) -> FoundCheckpoints:
+    """Only reads.  A segment that cannot be read counts as one that holds nothing."""
+    found = FoundCheckpoints({})
+    buffer = aligned_buffer(BLOCK_BYTES)
+    for offset in offsets:
+        try:
+            if device.pread_into(buffer, offset) < BLOCK_BYTES:
+                continue
+        except OSError:
+            found.unreadable.append(offset)
+            continue
+        header = form.unpack_area(buffer)
+        if header is None:
+            found.incarnation_seen = max(found.incarnation_seen, _incarnation_of(buffer))
+        elif header.cluster == cluster:
+            found.areas.setdefault(header.area, []).append((header, offset))
+            found.incarnation_seen = max(found.incarnation_seen, header.incarnation)
+            found.term_seen = max(found.term_seen, header.term)
+    return found
+
+
+def _incarnation_of(block: memoryview) -> int:
+    try:
+        return unpack_header(block).incarnation
+    except (Corrupt, FormatTooNew):
+        return 0
+
+
+class AreaReader:
+    """Walks the records of one area."""
+
+    def __init__(self, device: BlockDevice, headers: list[tuple[form.AreaHeader, int]]) -> None:
+        self._device = device
+        ordered = sorted(headers, key=lambda pair: pair[0].place)
+        self._parts = []
+        for place, (header, offset) in enumerate(ordered):
+            if header.place != place:
+                break  # a part is missing: what is behind it is not reached
+            self._parts.append((header, offset))
+        self._header = ordered[0][0]
+
+    def records(self) -> Iterator[form.CheckpointRecord]:
+        sequence = 0
+        window = aligned_buffer(form.record_blocks(_PIECE) * BLOCK_BYTES)
+        for header, start in self._parts:
+            at, end = BLOCK_BYTES, header.segment_bytes
+            while at < end:
+                view = window[: min(len(window), end - at)]
+                try:
+                    read = self._device.pread_into(view, start + at)
+                except OSError:
+                    return
+                record = form.unpack_record(header.area, view[:read], sequence)
+                if record is None:
+                    return
+                yield record
+                at += form.record_blocks(len(record.payload)) * BLOCK_BYTES
+                sequence += 1
+
+    def read(self) -> Area | None:
+        """The checkpoint, if it is one: complete, its copy with the right hash, and how far the tail reaches."""
+        copied = self._walk(lambda _raw: None)
+        if copied is None:
+            return None
+        area, rest = copied
+        for _ in self._tail(area, rest):
+            pass
+        return area
+
+    def _tail(self, area: Area, records: Iterator[form.CheckpointRecord]) -> Iterator[list[bytes]]:
+        """The batches of entries behind the copy, as far as they are whole and without a gap; each moves the end of `area` first."""
+        pieces = bytearray()
+        for record in records:
+            if record.kind != form.TAIL or record.first != area.last + 1:
+                return
+            pieces += record.payload
+            if record.flags & form.END:
+                try:
+                    entries = form.unpack_entries(zlib.decompress(pieces))
+                except (zlib.error, Corrupt):
+                    return
+                if len(entries) != record.last - record.first + 1:
+                    return
+                area.last, area.term, area.time_ns = record.last, record.term, record.time_ns
+                pieces.clear()
+                yield entries
+
+    def _walk(self, take: Callable[[bytes], object]) -> tuple[Area, Iterator[form.CheckpointRecord]] | None:
+        """The copy goes to `take` in pieces; the area as of COMPLETE, and the records behind it."""
+        if not self._parts:
+            return None
+        records = self.records()
+        digest, stored, raw, expand = xxh3_128(), 0, 0, zlib.decompressobj()
+        for record in records:
+            if record.kind == form.SNAPSHOT:
+                try:
+                    piece = expand.decompress(record.payload)
+                except zlib.error:
+                    return None
+                take(piece)
+                digest.update(piece)
+                stored += len(record.payload)
+                raw += len(piece)
+            elif record.kind == form.COMPLETE:
+                if form.unpack_complete(record.payload) != (raw, stored, digest.digest()):
+                    return None
+                offsets, segments = [offset for _, offset in self._parts], [header.segment for header, _ in self._parts]
+                r = record
+                return Area(self._header, offsets, segments, r.last, r.term, r.term, r.last, r.time_ns), records
+            else:
+                return None
+        return None
+
+    def restore(self, file: BinaryIO) -> Iterator[list[bytes]]:
+        """The copy into `file`; then the batches of entries behind it.  Raises Corrupt if it is no checkpoint (any more)."""
+        copied = self._walk(file.write)
+        if copied is None:
+            raise Corrupt("the checkpoint cannot be read again")
+        yield from self._tail(*copied)
+
+
+def checkpoints_of(device: BlockDevice, found: FoundCheckpoints) -> list[Area]:
+    """The valid ones, best first."""
+    areas = [area for headers in found.areas.values() if (area := AreaReader(device, headers).read()) is not None]
+    return sorted(areas, key=lambda area: area.rank, reverse=True)

@@ -1,0 +1,417 @@
+"""Collection copies the live bytes of sparse segments elsewhere, so that these become free.
+
+Order of durable effects: read and verify → write frames into segments of the collector's own session → device flush (SegmentWriter) →
+Relocate in the log, extent by extent by compare-and-swap → the entry frees what has become wholly dead.  A crash anywhere before the entry
+leaves copies that nothing names, in a segment that the next OpenCollector seals, and frees if nothing lives in it.  There is no state but
+the metadata: whoever goes on looks at the segments anew.
+
+Readers are not told.  A worker's cached layout names the old place, whose bytes stay until the segment has been leased again; then the
+identity does not fit, and the reader asks for the layout again (LOOKS_MAX in vfs/ops/reading.py) as for any layout that is old.
+
+A block whose checksum is wrong is never copied as good: its extent stays where it is, with an event, and its segment is left alone until
+the daemon is started again.  Pulled along: small neighbours in the same file of what is copied, wherever they lie, so that a file that was
+overwritten at random becomes large frames again; not while space is low, and not more bytes than the sparse segments have alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from awsomefsd.base.errors import Corrupt, Error, FsError, Unavailable
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.limits import BLOCK_BYTES, EXTENTS_PER_COMMIT_MAX, FRAME_BYTES_MAX, MIB, NS_PER_MS, SESSION_RENEW_MS
+from awsomefsd.base.types import HOST_UNIQUE, Extent, SegmentInfo, SegmentProgress
+from awsomefsd.io.collect.collect_plan import (
+    Copy,
+    Key,
+    alone,
+    choose,
+    dead_bytes,
+    in_parts,
+    key_of,
+    lay_together,
+    packed_bytes,
+    relocations,
+)
+from awsomefsd.io.device.buffers import aligned_buffer
+from awsomefsd.io.device.device import BlockDevice
+from awsomefsd.io.segment.frame import align_up
+from awsomefsd.io.segment.reader import SegmentReader
+from awsomefsd.io.segment.writer import Piece, SegmentWriter
+from awsomefsd.meta.api.commands import EndSession, LeaseSegments, OpenCollector, Relocate, Relocation
+from awsomefsd.meta.api.messages import GetDevices, GetSegments, Propose, Renew
+from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse, LivePiece
+
+CHUNK_BYTES = 8 * MIB  # of one write, flush and entry
+CHUNK_COPIES = EXTENTS_PER_COMMIT_MAX  # of one write and flush; their moves may take several entries
+PART_PIECES = 16_384  # in memory at once
+PAGE_ROWS = 2_048  # of one question
+LEASE_NAP_S, LEASE_ATTEMPTS = 0.25, 30  # together more than two renewals of every session
+DRAINED_AT_ONCE = 8  # segments of a draining device in one round
+MERGE_BELOW_BYTES = 64 << 10  # neighbours smaller than this are pulled along
+SEEN_ALL = (1 << 62) - 1  # the collector remembers nothing from one entry to the next but what compare-and-swap checks
+
+Ask = Callable[[Any], Any]  # a request to the metadata service; refusals are raised
+
+log = logging.getLogger("awsomefsd.collect")
+
+
+class Stopped(Error):
+    """Collection was told to end; nothing is half done."""
+
+
+class Elsewhere(Error):
+    """Another node collects."""
+
+
+class Figures:
+    """For status and metrics, since the daemon started."""
+
+    def __init__(self) -> None:
+        self.rounds = self.segments = self.copied_bytes = self.moved_bytes = self.skipped_bytes = self.merged_bytes = 0
+        self.corrupt_pieces = self.reclaimable_bytes = self.segments_free = self.segments_total = 0
+
+    def named(self) -> dict[str, int]:
+        return {
+            "rounds": self.rounds,
+            "segments": self.segments,
+            "copied_bytes": self.copied_bytes,
+            "moved_bytes": self.moved_bytes,
+            "skipped_bytes": self.skipped_bytes,
+            "merged_bytes": self.merged_bytes,
+            "corrupt_pieces": self.corrupt_pieces,
+            "reclaimable_bytes": self.reclaimable_bytes,
+            "segments_free": self.segments_free,
+            "segments_total": self.segments_total,
+        }
+
+
+class Collector:
+    """`look` finds work, `round` does some of it.  One thread.  `pace(bytes)` is called after each chunk, and may raise Stopped."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        devices: Mapping[int, BlockDevice],
+        node: str,
+        boot_id: str,
+        now_ns: Callable[[], int],
+        pace: Callable[[int], None] = lambda copied: None,
+        nap: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._ask = ask
+        self._devices = devices
+        self._node = node
+        self._boot_id = boot_id
+        self._now_ns = now_ns
+        self._pace = pace
+        self._nap = nap
+        self._session = self._epoch = 0
+        self._like = 0  # the copies go to devices of the same kind as this one
+        self._kinds: dict[int, str] = {}
+        self._draining: set[int] = set()
+        self._tried: set[Key] = set()  # of draining devices
+        self.sessions: set[int] = set()  # all that were opened here
+        self._renew_ns = 0
+        self._infos: dict[int, SegmentInfo] = {}
+        self._measured: dict[Key, int] = {}
+        self._left_alone: set[tuple[int, int]] = set()  # (segment, incarnation) with bytes that cannot be read
+        self._reader = SegmentReader(devices, self._locate)
+        self._writer = SegmentWriter(devices, self._lease)
+        self._arena = aligned_buffer(CHUNK_BYTES + FRAME_BYTES_MAX + CHUNK_COPIES * BLOCK_BYTES)
+        self.figures = Figures()
+
+    # --- choosing -----------------------------------------------------------------------------------------------------------
+    def refresh(self) -> list[SegmentInfo]:
+        """Asks for the devices and the segments again; returns all segments that may be collected.  Blocks; raises the service's Error."""
+        devices = self._ask(GetDevices()).devices
+        self._kinds = {info.device: "" if info.shared else info.home for info in devices}
+        self._draining = {info.device for info in devices if info.draining}
+        found: list[SegmentInfo] = []
+        start = 0
+        while True:
+            reply = self._ask(GetSparse(start, PAGE_ROWS))
+            found += [info for info in reply.segments if self._may_collect(info)]
+            start = reply.after
+            if not start:
+                break
+        self.figures.segments_free, self.figures.segments_total = reply.free, reply.total
+        self.figures.reclaimable_bytes = sum(map(dead_bytes, found))
+        keys = set(map(key_of, found))
+        self._measured = {key: packed for key, packed in self._measured.items() if key in keys}
+        return found
+
+    def free_percent(self) -> int:
+        """Of all segments, asked anew."""
+        reply = self._ask(GetSparse(0, 1))
+        self.figures.segments_free, self.figures.segments_total = reply.free, reply.total
+        return 100 * int(reply.free) // max(int(reply.total), 1)
+
+    def _may_collect(self, info: SegmentInfo) -> bool:
+        return info.device in self._devices and (info.segment, info.incarnation) not in self._left_alone
+
+    def choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
+        """A set of segments that gives one back when what lives in it is packed; first, of a draining device, whatever lives there."""
+        untried = [info for info in found if info.device in self._draining and key_of(info) not in self._tried]
+        if untried:
+            alike = [info for info in untried if self._kinds[info.device] == self._kinds[untried[0].device]][:DRAINED_AT_ONCE]
+            self._tried.update(map(key_of, alike))
+            return alike
+        self._tried.clear()  # what could not be moved now may be later
+        found = [info for info in found if info.device not in self._draining]
+        kinds: dict[str, list[SegmentInfo]] = {}
+        for info in found:
+            kinds.setdefault(self._kinds.get(info.device, ""), []).append(info)
+        return next(filter(None, (self._choose(kind, dead_percent_min) for kind in kinds.values())), [])
+
+    def _choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
+        while True:
+            chosen = choose(found, self._measured, dead_percent_min)
+            unknown = [info for info in chosen if key_of(info) not in self._measured]
+            if not unknown:
+                return chosen
+            for info in unknown:
+                self._measured[key_of(info)] = sum(packed_bytes(lay_together(part)) for part in self._parts([info]))
+
+    # --- a round ------------------------------------------------------------------------------------------------------------
+    def round(self, chosen: list[SegmentInfo], *, merge: bool) -> None:
+        """Copy what lives in these segments.  Raises Error or OSError; what was moved until then is moved."""
+        if self._like and self._kinds.get(self._like) != self._kinds.get(chosen[0].device):
+            self.rest()  # the open segment is on a device of another kind
+        self._like = chosen[0].device
+        self._open()
+        try:
+            for pieces in self._parts(chosen):
+                self._infos = {info.segment: info for info in chosen}
+                budget = sum(one.extent.length for one in pieces)
+                pulled = self._neighbours(pieces, budget) if merge else []
+                self.figures.merged_bytes += sum(one.extent.length for one in pulled)
+                for chunk in _chunks(lay_together([*pieces, *pulled])):
+                    self._copy(chunk)
+        except Stopped:
+            raise
+        except (Error, OSError):
+            self._leave()
+            raise
+        self.figures.rounds += 1
+        self.figures.segments += len(chosen)
+
+    def rest(self) -> None:
+        """Nothing to do for now: the open segment is sealed, so that it can be collected itself if it stays nearly empty."""
+        if not self._session:
+            return
+        try:
+            hit("collect.seal.before")
+            progress = self._writer.seal_all()
+            if progress:
+                self._propose(Relocate([], progress))
+            hit("collect.seal.after")
+        finally:
+            self._leave()
+
+    def _parts(self, chosen: list[SegmentInfo]) -> Iterator[list[LivePiece]]:
+        """What lives in the segments, PART_PIECES and a page at a time; owners of one frame stay together unless they fill a part."""
+        part: list[LivePiece] = []
+        for info in chosen:
+            place: tuple[int, int, int, int] | None = (0, 0, 0, 0)
+            while place is not None:
+                self._keep_alive()
+                reply = self._ask(GetPieces(info.segment, *place, PAGE_ROWS))
+                part += [one for one in reply.pieces if one.extent.incarnation == info.incarnation]
+                place = reply.after
+                if len(part) < PART_PIECES:
+                    continue
+                frame = (info.segment, place[0] if place is not None else -1)  # the one that may go on in the next page
+                held = [one for one in part if (one.extent.segment, one.extent.frame_offset) == frame]
+                if len(held) < len(part):
+                    yield [one for one in part if (one.extent.segment, one.extent.frame_offset) != frame]
+                    part = held
+                else:
+                    yield part
+                    part = []
+        if part:
+            yield part
+
+    def _neighbours(self, pieces: list[LivePiece], budget: int) -> list[LivePiece]:
+        known = {(one.volume, one.ino, one.extent.file_offset) for one in pieces}
+        small = [one for one in pieces if not one.shared and one.extent.length < MERGE_BELOW_BYTES]
+        found: list[LivePiece] = []
+        for volume, ino, window in dict.fromkeys((one.volume, one.ino, one.extent.file_offset // FRAME_BYTES_MAX) for one in small):
+            if budget <= 0:
+                break
+            self._keep_alive()
+            reply = self._ask(GetFilePieces(volume, ino, window * FRAME_BYTES_MAX, (window + 1) * FRAME_BYTES_MAX, EXTENTS_PER_COMMIT_MAX))
+            for one in reply.pieces:
+                offset = one.extent.file_offset
+                if one.shared or one.extent.length >= MERGE_BELOW_BYTES or offset // FRAME_BYTES_MAX != window:
+                    continue
+                if (volume, ino, offset) not in known:
+                    found.append(one)
+                    budget -= one.extent.length
+        return found
+
+    # --- copying ------------------------------------------------------------------------------------------------------------
+    def _copy(self, chunk: list[Copy]) -> None:
+        self._keep_alive()
+        pieces: list[Piece] = []
+        copies: list[Copy] = []
+        at = 0
+        for copy in chunk:
+            for whole, place in self._readable(copy, at):
+                copies.append(whole)
+                pieces.append(Piece(whole.volume, whole.ino, whole.file_offset, [self._arena[place : place + whole.length]]))
+            at = align_up(at + copy.length, BLOCK_BYTES)
+        if not pieces:
+            return
+        hit("collect.write.before")
+        written = self._writer.write(pieces)
+        hit("collect.write.after")
+        moves = [move for copy, extents in zip(copies, written.extents, strict=True) for move in relocations(copy, extents)]
+        copied = sum(copy.length for copy in copies)
+        self.figures.copied_bytes += copied
+        self._relocate(moves, written.progress)
+        self._pace(copied)
+
+    def _relocate(self, moves: list[Relocation], progress: list[SegmentProgress]) -> None:
+        """In as many entries as they take; only the last one seals."""
+        parts = list(in_parts(moves, EXTENTS_PER_COMMIT_MAX, lambda move: len(move.places)))
+        for number, part in enumerate(parts, 1):
+            open_steps = [SegmentProgress(one.segment, one.incarnation, one.committed_bytes) for one in progress]
+            hit("collect.relocate.before")
+            reply = self._propose(Relocate(part, progress if number == len(parts) else open_steps))
+            hit("collect.relocate.after")
+            self.figures.moved_bytes += reply.moved_bytes
+            self.figures.skipped_bytes += reply.skipped_bytes
+
+    def _readable(self, copy: Copy, at: int) -> Iterator[tuple[Copy, int]]:
+        """The copy and where its bytes are in the arena, from `at` on; or those of its pieces that can be read."""
+        if self._read(copy, at):
+            yield copy, at
+        elif len(copy.sources) > 1:
+            for one in alone(copy):
+                if self._read(one, at):
+                    yield one, at
+                at += one.length
+
+    def _read(self, copy: Copy, at: int) -> bool:
+        for source in copy.sources:
+            try:
+                self._read_source(copy, source, self._arena[at : at + source.length])
+            except (Corrupt, OSError) as err:
+                if len(copy.sources) == 1 and self._still_there(copy):
+                    self._leave_alone(copy, source, err)
+                return False
+            at += source.length
+        return True
+
+    def _read_source(self, copy: Copy, source: Extent, into: memoryview) -> None:
+        """A segment may have been freed and leased again since its row was asked for: then what we know of it is not what is there."""
+        try:
+            self._reader.read(source, copy.volume, copy.ino, 0, source.length, into)
+        except Corrupt:
+            known = self._infos.pop(source.segment, None)
+            if known is None or known.incarnation == source.incarnation:
+                raise
+            self._reader.read(source, copy.volume, copy.ino, 0, source.length, into)
+
+    def _still_there(self, copy: Copy) -> bool:
+        """A piece that was overwritten and freed since we looked is no damage."""
+        for one, _ in copy.owners:
+            end = one.extent.file_offset + one.extent.length
+            reply = self._ask(GetFilePieces(one.volume, one.ino, one.extent.file_offset, end, 2))
+            if any(now.extent == one.extent for now in reply.pieces):
+                return True
+        return False
+
+    def _leave_alone(self, copy: Copy, source: Extent, err: Exception) -> None:
+        self.figures.corrupt_pieces += 1
+        self._left_alone.add((source.segment, source.incarnation))
+        log.error(
+            "wrong bytes on the device, not moved: volume=%d ino=%d offset=%d length=%d %s",
+            copy.volume, copy.ino, source.file_offset, source.length, err,
+        )  # fmt: skip
+
+    # --- the session --------------------------------------------------------------------------------------------------------
+    def _open(self) -> None:
+        if self._session:
+            self._keep_alive()
+            return
+        try:
+            opened = self._ask(Propose(HOST_UNIQUE, 0, 0, [], OpenCollector(self._node, self._boot_id)))
+        except FsError as err:
+            if err.errno == errno.EBUSY:
+                raise Elsewhere(str(err)) from err
+            raise
+        self._session, self._epoch = opened.session, opened.epoch
+        self.sessions.add(opened.session)
+        self._renew_ns = 0
+        self._keep_alive()
+
+    def _leave(self) -> None:
+        """None of our writes is under way, so the session ends clean.  If nobody hears that it expires, and its successor says it."""
+        session, self._session = self._session, 0
+        self._writer.abandon()
+        if session:
+            with contextlib.suppress(Error):
+                self._ask(Propose(HOST_UNIQUE, 0, 0, [], EndSession(session, self._epoch, True)))
+
+    def _keep_alive(self) -> None:
+        """Raises FsError(ESTALE) for a session that has expired, which is forgotten: whoever tries again opens another one."""
+        if not self._session or self._now_ns() < self._renew_ns:
+            return
+        try:
+            self._ask(Renew(self._session, self._epoch, SEEN_ALL))
+        except FsError as err:
+            if err.errno == errno.ESTALE:
+                self._session = 0
+                self._writer.abandon()
+            raise
+        self._renew_ns = self._now_ns() + SESSION_RENEW_MS * NS_PER_MS
+
+    def may_write_under(self, session: int) -> bool:
+        """Of one that was left, or has expired, no write is under way: it writes on the thread that finds that out.  From any thread."""
+        return session == self._session
+
+    def _propose(self, command: Any) -> Any:
+        return self._ask(Propose(HOST_UNIQUE, self._session, self._epoch, [], command))
+
+    def _lease(self, count: int) -> list[SegmentInfo]:
+        """One at a time: collection works where hardly any is left.  What was just freed can be leased when all sessions have renewed."""
+        for attempt in range(LEASE_ATTEMPTS):
+            try:
+                leased: list[SegmentInfo] = self._propose(LeaseSegments(1, 0, self._like)).segments
+                return leased
+            except Unavailable:
+                if attempt == LEASE_ATTEMPTS - 1:
+                    raise
+            self._nap(LEASE_NAP_S)
+            self._renew_ns = 0
+            self._keep_alive()
+        raise AssertionError("the last attempt returns or raises")
+
+    def _locate(self, segment: int) -> SegmentInfo:
+        info = self._infos.get(segment)
+        if info is None:
+            (info,) = self._ask(GetSegments([segment])).segments
+            self._infos[segment] = replace(info)
+        return info
+
+
+def _chunks(copies: list[Copy]) -> Iterator[list[Copy]]:
+    chunk: list[Copy] = []
+    length = 0
+    for copy in copies:
+        if chunk and (length + copy.length > CHUNK_BYTES or len(chunk) >= CHUNK_COPIES):
+            yield chunk
+            chunk, length = [], 0
+        chunk.append(copy)
+        length += copy.length
+    if chunk:
+        yield chunk

@@ -1,0 +1,1 @@
+"""Block devices, and files that stand for them: opening, identifying, reading and writing them."""

@@ -1,0 +1,44 @@
+"""The cluster's devices as one process has them open.
+
+A descriptor stays open until the process ends: reads and writes of other threads may be under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+from awsomefsd.base.errors import Error
+from awsomefsd.base.types import DeviceInfo
+from awsomefsd.io.device.device import Device
+
+log = logging.getLogger("awsomefsd.devices")
+
+
+class OpenDevices(Mapping[int, Device]):
+    """Devices by number, opened when first used: one may be added while a mount is served.  KeyError for one this node does not see."""
+
+    def __init__(self, find: Callable[[], list[DeviceInfo]]) -> None:
+        self._find = find
+        self._open: dict[int, Device] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> Device:
+        device = self._open.get(number)
+        if device is not None:
+            return device
+        with self._lock:
+            for info in self._find():
+                if info.path and info.device not in self._open:
+                    try:
+                        self._open[info.device] = Device.open(info.path)
+                    except (OSError, Error) as err:  # its own use fails; the others do not
+                        log.error("device cannot be opened device=%d path=%s: %s", info.device, info.path, err)
+            return self._open[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(dict(self._open))
+
+    def __len__(self) -> int:
+        return len(self._open)

@@ -1,0 +1,180 @@
+"""The superblock: what a device is, to which cluster it belongs, and how its segments lie.
+
+Two copies, each one block: at offset 0 and at the start of the last whole MiB.  Both are written at format time only, the second copy
+first, so a crash in between leaves a device without a superblock at 0 whose copy is complete, or with both.  Reading takes the newest good
+copy; the other can be repaired from it.
+
+    offset  0  magic "awsomefs"   8  version u32   12  compat u32   16  ro-compat u32   20  incompat u32
+           24  cluster uuid 16    40 device uuid 16   56  device bytes u64   64  segment bytes u64   72  first segment offset u64
+           80  segment count u64  88 generation u64   96  created ns i64   104 … 4091 zeros   4092  crc32c u32 of all before it
+
+A build refuses incompat bits it does not know, must not write with unknown ro-compat bits, and ignores unknown compat bits.  Magic,
+version and the checksum keep their places in every version.
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+
+from crc32c import crc32c
+from msgspec import Struct
+from msgspec.structs import replace
+
+from awsomefsd.base.errors import Corrupt, FormatTooNew, NotFound, Refused
+from awsomefsd.base.limits import BLOCK_BYTES, MIB, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MIN, SEGMENTS_MIN, SEGMENTS_WANTED
+from awsomefsd.io.device.buffers import aligned_buffer
+from awsomefsd.io.device.checksum import Bytes
+from awsomefsd.io.device.device import BlockDevice
+
+MAGIC = b"awsomefs"
+VERSION = 1
+SUPERBLOCK_BYTES = BLOCK_BYTES
+FIRST_SEGMENT_OFFSET = MIB
+RO_COMPAT_KNOWN = INCOMPAT_KNOWN = 0  # unknown compat bits are no matter to anybody
+DEVICE_BYTES_MIN = SEGMENTS_MIN * SEGMENT_BYTES_MIN + 2 * MIB
+
+_FIXED = struct.Struct("<8sIIII16s16sQQQQQq")
+_CRC = struct.Struct("<I")
+_CRC_AT = SUPERBLOCK_BYTES - 4
+
+
+class Superblock(Struct, frozen=True):
+    """See the module."""
+
+    cluster_uuid: str
+    device_uuid: str
+    device_bytes: int
+    segment_bytes: int
+    segments: int
+    created_ns: int
+    first_segment_offset: int = FIRST_SEGMENT_OFFSET
+    generation: int = 1
+    compat: int = 0
+    ro_compat: int = 0
+    incompat: int = 0
+
+    @property
+    def writable(self) -> bool:
+        """False if a newer build has used a feature that this build would break by writing."""
+        return not self.ro_compat & ~RO_COMPAT_KNOWN
+
+
+def second_copy_offset(device_bytes: int) -> int:
+    return (device_bytes // MIB - 1) * MIB
+
+
+def geometry(device_bytes: int) -> tuple[int, int]:
+    """(segment bytes, segments) of a device.  Raises Refused if it is too small."""
+    room = second_copy_offset(device_bytes) - FIRST_SEGMENT_OFFSET
+    if device_bytes < DEVICE_BYTES_MIN:
+        raise Refused(f"{device_bytes} bytes are too few for a device; it takes at least {DEVICE_BYTES_MIN // MIB} MiB")
+    segment_bytes = SEGMENT_BYTES_DEFAULT
+    while segment_bytes > SEGMENT_BYTES_MIN and room // segment_bytes < SEGMENTS_WANTED:
+        segment_bytes //= 2
+    return segment_bytes, room // segment_bytes
+
+
+def pack(superblock: Superblock) -> bytes:
+    s = superblock
+    fixed = _FIXED.pack(
+        MAGIC, VERSION, s.compat, s.ro_compat, s.incompat, uuid.UUID(s.cluster_uuid).bytes, uuid.UUID(s.device_uuid).bytes,
+        s.device_bytes, s.segment_bytes, s.first_segment_offset, s.segments, s.generation, s.created_ns,
+    )  # fmt: skip
+    body = fixed.ljust(_CRC_AT, b"\0")
+    return body + _CRC.pack(crc32c(body))
+
+
+def unpack(raw: Bytes) -> Superblock:
+    """Raises NotFound where there is none, Corrupt for a damaged one, FormatTooNew for a later version or unknown incompat bits."""
+    view = memoryview(raw)[:SUPERBLOCK_BYTES]
+    if len(view) < SUPERBLOCK_BYTES or bytes(view[: len(MAGIC)]) != MAGIC:
+        raise NotFound("no superblock")
+    if _CRC.unpack_from(view, _CRC_AT)[0] != crc32c(view[:_CRC_AT]):
+        raise Corrupt("superblock: checksum mismatch")
+    (_, version, compat, ro_compat, incompat, cluster, device, device_bytes, segment_bytes, first, segments, generation, created_ns) = (
+        _FIXED.unpack_from(view)
+    )
+    if version > VERSION:
+        raise FormatTooNew(f"superblock version {version} is newer than this build knows ({VERSION}); upgrade this node")
+    if unknown := incompat & ~INCOMPAT_KNOWN:
+        raise FormatTooNew(f"superblock has incompatible features {unknown:#x} that this build does not know; upgrade this node")
+    if segment_bytes < SEGMENT_BYTES_MIN or first < SUPERBLOCK_BYTES or first + segments * segment_bytes > second_copy_offset(device_bytes):
+        raise Corrupt("superblock: the segments do not fit the device")
+    return Superblock(
+        str(uuid.UUID(bytes=cluster)), str(uuid.UUID(bytes=device)), device_bytes, segment_bytes, segments, created_ns,
+        first, generation, compat, ro_compat, incompat,
+    )  # fmt: skip
+
+
+def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, repair: bool = False) -> Superblock:
+    """The newest good copy; with `repair` the other copy is rewritten from it if it differs.
+
+    Raises NotFound if there is neither, Corrupt if both are damaged, FormatTooNew, and Refused if the device belongs to another cluster
+    than `cluster_uuid` or has become smaller than it was.
+    """
+    copies: list[Superblock | Exception] = [_read_copy(device, 0), _read_copy(device, second_copy_offset(device.bytes))]
+    first, last = copies
+    ours = isinstance(first, Superblock) and isinstance(last, Superblock) and first.device_uuid == last.device_uuid
+    if isinstance(first, Superblock) and first.device_bytes < device.bytes and not ours:  # what lies behind the old end is anybody's
+        copies[1] = _read_copy(device, second_copy_offset(first.device_bytes))  # the device grew: its copy is where the end was
+    good = [copy for copy in copies if isinstance(copy, Superblock)]
+    for copy in copies:
+        if isinstance(copy, FormatTooNew):
+            raise copy
+    if not good:
+        raise next((copy for copy in copies if isinstance(copy, Corrupt)), NotFound(f"{device.path} holds no superblock of awsomefs"))
+    newest = max(good, key=lambda copy: copy.generation)
+    if cluster_uuid is not None and newest.cluster_uuid != cluster_uuid:
+        raise Refused(f"{device.path} belongs to another cluster, {newest.cluster_uuid}")
+    if newest.device_bytes > device.bytes:
+        raise Refused(f"{device.path} has {device.bytes} bytes, fewer than the {newest.device_bytes} it was formatted with")
+    if repair and any(copy != newest for copy in copies):
+        write_superblock(device, newest)
+    return newest
+
+
+def first_copy(device: BlockDevice) -> Superblock | None:
+    """The one at the start of the device, whatever it says; None if there is none that can be read."""
+    copy = _read_copy(device, 0)
+    return copy if isinstance(copy, Superblock) else None
+
+
+def copies_agree(device: BlockDevice) -> bool:
+    """Whether both copies are good and say the same; the device has one good copy at least."""
+    newest = read_superblock(device)
+    return all(_read_copy(device, offset) == newest for offset in (0, second_copy_offset(newest.device_bytes)))
+
+
+def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
+    """Both copies, durably, the second first: an interrupted format is not taken for a device whose second copy rotted."""
+    buffer = aligned_buffer(SUPERBLOCK_BYTES)
+    buffer[:] = pack(superblock)
+    for offset in (second_copy_offset(superblock.device_bytes), 0):
+        device.pwritev([buffer], offset)
+        device.flush()
+
+
+def grown(superblock: Superblock, device_bytes: int) -> Superblock:
+    """As a later one of a device that has become larger: segments keep their size and place."""
+    room = second_copy_offset(device_bytes) - superblock.first_segment_offset
+    segments = max(room // superblock.segment_bytes, superblock.segments)
+    return replace(superblock, device_bytes=device_bytes, segments=segments, generation=superblock.generation + 1)
+
+
+def wipe_superblock(device: BlockDevice, superblock: Superblock) -> None:
+    """Both copies become zeros, durably; nobody takes the device for one of ours any more."""
+    zeros = aligned_buffer(SUPERBLOCK_BYTES)
+    for offset in (0, second_copy_offset(superblock.device_bytes)):
+        device.pwritev([zeros], offset)
+    device.flush()
+
+
+def _read_copy(device: BlockDevice, offset: int) -> Superblock | Exception:
+    buffer = aligned_buffer(SUPERBLOCK_BYTES)
+    try:
+        if offset < 0 or device.pread_into(buffer, offset) < SUPERBLOCK_BYTES:
+            return NotFound("too short")
+        return unpack(buffer)
+    except (NotFound, Corrupt, FormatTooNew, OSError) as err:
+        return err

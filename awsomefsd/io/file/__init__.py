@@ -1,0 +1,1 @@
+"""The bytes of the files of one mount, from dirty to durable."""

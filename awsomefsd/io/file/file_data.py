@@ -1,0 +1,408 @@
+"""The data of files in a worker: what is committed (extents, inline), what is dirty, and one answer to read(2) out of both.
+
+The life of written bytes: `write` stores a record in the dirty log (dirty), the flusher writes it to a segment (durable), a Commit makes it
+visible to others, and only then the record is clean.  A reader lays the dirty records over the committed layout.
+
+Two things may change while a reader copies: a commit turns records clean, whose place in the ring may then be used again, and collection
+frees a segment whose extents were overwritten.  `FileState.version` counts such changes; a reader that finds it changed after its copy
+reads again, so neither can be taken for data.
+
+A truncation, hole or copy may meet records that are dirty or whose commit is answered and not taken up yet.  Which of the two came first in
+the log nobody knows here, nor how far the machine has clipped the records.  Such a state is `layout_stale`: it learns nothing from its
+commits, and is forgotten with the last of them.
+
+Where several nodes share the volume, `FileState.token` is the write lease under which data may be buffered now.  It is looked at and
+changed under the state's lock only: whoever gives the lease up takes it out first, and then waits for what is dirty, so nothing slips in
+between.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+
+from awsomefsd.base.errors import Corrupt, Error, FsError
+from awsomefsd.base.types import Attr, Extent
+from awsomefsd.io.file.dirty_log import ALONE, DirtyLog, DirtyRecord, LeaseToken
+from awsomefsd.io.segment.extent_map import ExtentMap, cut
+from awsomefsd.io.segment.store import SegmentReads
+
+LAYOUT_WINDOW_BYTES = 1 << 30  # how much of a layout one request asks for
+LAYOUT_ALIGN_BYTES = 1 << 20  # where it begins: a file of many small extents is told in parts, so not far before what is wanted
+FILES_CACHED_MAX = 8_192
+EXTENTS_CACHED_MAX = 200_000
+READ_RETRIES_MAX = 16
+
+log = logging.getLogger("awsomefsd.files")
+
+
+class FileState:
+    """One inode's data.  `lock` guards all of it and is never held over I/O or a request."""
+
+    __slots__ = (
+        "dirty",
+        "dirty_bytes",
+        "error",
+        "extents",
+        "forgotten",
+        "grant",
+        "held",
+        "in_flight",
+        "inline",
+        "ino",
+        "is_inline",
+        "layout_stale",
+        "leave_inline",
+        "lock",
+        "mtime_min_ns",
+        "mtime_ns",
+        "size",
+        "token",
+        "truncated_to_zero",
+        "version",
+    )  # fmt: skip
+
+    def __init__(self, attr: Attr, token: LeaseToken | None = ALONE) -> None:
+        self.ino = attr.ino
+        self.token = token  # None: nothing may be buffered
+        self.grant = 0  # number of the lease under which this was learnt
+        self.mtime_min_ns = 0  # the next write has to show a later mtime
+        self.lock = threading.Lock()
+        self.size = attr.size
+        self.is_inline = attr.inline
+        self.inline: bytes | None = b"" if attr.inline and attr.stored_bytes == 0 else None  # None: not known
+        self.extents = ExtentMap(known_empty=attr.inline)
+        self.dirty: list[DirtyRecord] = []
+        self.in_flight = 0  # so many of the first records are being flushed
+        self.held = False  # no flush may begin: a truncation to nothing is about to end these records
+        self.leave_inline = False  # inline data is to become extents at the next flush, however little it is
+        self.forgotten = False  # no longer in the table: whoever still holds it has to look there again before a write
+        self.dirty_bytes = 0
+        self.mtime_ns: int | None = None  # of the newest dirty write, None if the committed one stands
+        self.error: Error | None = None  # a failed flush, reported once by fsync
+        self.truncated_to_zero = False
+        self.layout_stale = False  # a change from beside met dirty records: what their commits leave behind, only the service knows
+        self.version = 0
+
+    def oldest(self) -> DirtyRecord | None:
+        """One step without the lock: others take records out at any time."""
+        return next(iter(self.dirty), None)
+
+    def newest(self) -> DirtyRecord | None:
+        """As `oldest`: one look at the end.  An iterator that begins there is two, and tells of nothing when records go in between."""
+        try:
+            return self.dirty[-1]
+        except IndexError:
+            return None
+
+    def needs_layout(self, start: int, end: int) -> bool:
+        """Whether the service must be asked before [start, end) can be read."""
+        if self.is_inline:
+            return self.inline is None
+        return not self.extents.knows(start, min(end, self.size))
+
+    def store(
+        self, log: DirtyLog, offset: int, data: memoryview, unique: int, time_ns: int, *, append: bool = False, recall: bool = False
+    ) -> bool:
+        """Append one write to the dirty log; False if it has no room, this state was forgotten, or no lease is held that it needs.
+
+        `append`: at the end of the file instead of `offset`.  Under the lock from the sequence number to the list: the machine ignores what
+        is older than the newest committed sequence of an inode, so two writes of one file (write-back sends several at once) may not change
+        places in between.
+        """
+        with self.lock:
+            if self.forgotten or self.token is None:
+                return False
+            at = self.size if append else offset
+            record = log.append_write(self.ino, at, data, unique, time_ns, 0, recall=recall, token=self.token)
+            if record is None:
+                return False
+            self._add(record)
+            return True
+
+    def let_go(self) -> None:
+        """Nothing more is buffered; what is stays until it is committed."""
+        with self.lock:
+            self.token = None
+
+    @property
+    def lease(self) -> int:
+        """The epoch under which what is dirty may be committed: the newest record speaks for all (called with the lock)."""
+        return self.dirty[-1].token.lease if self.dirty else 0
+
+    def adopt(self, record: DirtyRecord) -> None:
+        """A record of a dead predecessor, in sequence order."""
+        with self.lock:
+            self._add(record)
+
+    def _add(self, record: DirtyRecord) -> None:
+        self.dirty.append(record)
+        self.dirty_bytes += record.length
+        self.size = max(self.size, record.offset + record.length)
+        self.mtime_ns = record.time_ns
+
+    def learn_layout(self, start: int, end: int, extents: list[Extent], inline: bytes | None) -> None:
+        with self.lock:
+            if inline is not None:
+                self.is_inline, self.inline = True, inline
+                return
+            self.is_inline, self.inline = False, None
+            self.extents.learn(start, end, extents)
+
+    def truncate_committed(self, size: int, sequence: int) -> None:
+        """The machine has truncated: nothing committed is at or beyond `size`, nor will be of records up to `sequence`."""
+        with self.lock:
+            self.version += 1
+            self.size = max([size, *(record.offset + record.length for record in self.dirty if record.sequence > sequence)])
+            self.layout_stale = self.layout_stale or bool(self.dirty)
+            self.extents.truncate(size)
+            if self.is_inline and self.inline is not None:
+                self.inline = self.inline[:size]
+            if size == 0:
+                self.truncated_to_zero = True
+
+    def forget_layout(self, attr: Attr) -> None:
+        """The machine has changed the layout otherwise than by a commit: these are the attributes now, all else has to be asked for."""
+        with self.lock:
+            self.version += 1
+            self.layout_stale = self.layout_stale or bool(self.dirty)
+            self.size = max(self.size, attr.size)
+            self.mtime_min_ns = max(self.mtime_min_ns, attr.mtime_ns)
+            self.is_inline = attr.inline
+            self.inline = b"" if attr.inline and attr.stored_bytes == 0 else None
+            self.extents.forget()
+
+    def committed(self, extents: list[Extent], patched: Callable[[bytes], bytes] | None) -> None:
+        """The machine has taken these extents, or patches of inline data, out of records of ours (called with the lock)."""
+        if self.layout_stale:
+            self.extents.forget()
+            self.inline = None
+        elif extents:
+            if self.is_inline:
+                self.is_inline, self.inline = False, None
+            for extent in extents:
+                self.extents.insert(extent)
+        elif patched is not None and self.inline is not None:
+            self.inline = patched(self.inline)
+
+    def spans(self, start: int) -> tuple[list[tuple[int, int]], int] | None:
+        """Where bytes are from `start` on, dirty ones too, sorted and disjoint, and up to where that is known; None: ask first."""
+        with self.lock:
+            if self.needs_layout(start, min(start + 1, self.size)):
+                return None
+            if self.is_inline:
+                end = self.size
+                found = [(0, min(len(self.inline or b""), self.size))]
+            else:
+                end = min(self.extents.known_end, self.size)
+                found = [(one.file_offset, one.file_offset + one.length) for one in self.extents.overlapping(start, end)]
+            found += [(record.offset, record.offset + record.length) for record in self.dirty]
+        spans: list[tuple[int, int]] = []
+        for first, last in sorted(found):
+            first, last = max(first, start), min(last, end)
+            if first >= last:
+                continue
+            if spans and first <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], max(last, spans[-1][1]))
+            else:
+                spans.append((first, last))
+        return spans, end
+
+
+class FileTable:
+    """All FileStates of a mount, and reads over them.  Thread-safe."""
+
+    def __init__(
+        self, volume: int, log: DirtyLog, reader: SegmentReads, corrupt: Callable[[int, int, str], None], *, leased: bool = False
+    ) -> None:
+        """`leased`: nothing is buffered of a file but under a write lease."""
+        self._under = None if leased else ALONE
+        self.volume = volume
+        self.log = log
+        self._reader = reader
+        self._corrupt = corrupt
+        self._lock = threading.Lock()
+        self._states: OrderedDict[int, FileState] = OrderedDict()
+        self._share = 1.0
+
+    def get(self, ino: int) -> FileState | None:
+        return self._states.get(ino)
+
+    def state(self, attr: Attr) -> FileState:
+        """The state of a regular file, made from its committed attributes if there is none yet."""
+        state = self._states.get(attr.ino)
+        if state is None:
+            with self._lock:
+                state = self._states.setdefault(attr.ino, FileState(attr, self._under))
+                if len(self._states) > FILES_CACHED_MAX * self._share:
+                    self._evict()
+        return state
+
+    def every(self) -> list[FileState]:
+        with self._lock:
+            return list(self._states.values())
+
+    def dirty_states(self) -> list[FileState]:
+        with self._lock:
+            return [state for state in self._states.values() if state.dirty]
+
+    def hold(self, attr: Attr, grant: int, token: LeaseToken, held: Callable[[], bool]) -> FileState | None:
+        """The state under which data is buffered from now on, made from attributes that were told under this grant.
+
+        None if the lease is not `held` any more: that is looked at under the state's lock, and who is asked to give it up takes `token` out
+        afterwards.  A state of an earlier grant says nothing, unless it holds what is dirty under this very lease (a successor's).
+        """
+        with self._lock:
+            old = self._states.get(attr.ino)
+            if old is not None and old.grant != grant and not old.dirty:
+                self._forget(old)
+            state = self._states.setdefault(attr.ino, FileState(attr, None))
+            if old is not None and old is not state:
+                state.error = old.error
+            if len(self._states) > FILES_CACHED_MAX * self._share:
+                self._evict()
+            with state.lock:
+                if state.forgotten or not held():
+                    return None
+                state.grant, state.token = grant, token
+                state.mtime_min_ns = max(state.mtime_min_ns, attr.mtime_ns)
+                return state
+
+    def forget(self, state: FileState) -> None:
+        """What is known of it is not believed any more, unless it holds something dirty or an error."""
+        with self._lock:
+            if self._states.get(state.ino) is state and state.error is None:
+                self._forget(state)
+
+    def discard(self, ino: int) -> list[int]:
+        """The inode is gone, or truncated to nothing: its records, except those in flight, need not be written.  Returns their lengths."""
+        state = self._states.get(ino)
+        if state is None:
+            return []
+        with state.lock:
+            dropped = state.dirty[state.in_flight :]
+            del state.dirty[state.in_flight :]
+            state.dirty_bytes = sum(record.length for record in state.dirty)
+            state.version += 1
+        if dropped:
+            self.log.mark_clean(dropped)
+        return [record.length for record in dropped]
+
+    def drop(self, ino: int) -> list[int]:
+        """Forget a file that is gone; returns the lengths of records that need not be written."""
+        lengths = self.discard(ino)
+        with self._lock:
+            state = self._states.get(ino)
+            if state is not None:
+                self._forget(state)
+        return lengths
+
+    def forget_clean(self) -> None:
+        """Forget every file that holds nothing dirty and no error; the service knows them."""
+        with self._lock:
+            for state in list(self._states.values()):
+                if state.error is None:
+                    self._forget(state)
+
+    def settled(self, state: FileState) -> None:
+        """Its records are committed.  One whose layout is stale is made again, from the attributes that the service told last."""
+        if state.layout_stale and state.error is None and not state.held:
+            with self._lock:
+                if self._states.get(state.ino) is state:
+                    self._forget(state)
+
+    def bound(self, share: float) -> None:
+        """So much of the bounds holds from now on.  Called every so often: the extents of a single file may be too many."""
+        with self._lock:
+            self._share = share
+            self._evict()
+
+    def _forget(self, state: FileState) -> None:
+        """Unless it holds something dirty (called with the table's lock)."""
+        with state.lock:
+            if not state.dirty:
+                state.forgotten = True
+                del self._states[state.ino]
+
+    def _evict(self) -> None:
+        """Forget the oldest states that hold nothing dirty (called with the table's lock)."""
+        over = len(self._states) - int(FILES_CACHED_MAX * self._share * 7 / 8)
+        for state in list(self._states.values())[: max(over, 0)]:
+            if state.error is None:
+                self._forget(state)
+        extents = sum(len(state.extents) for state in self._states.values())
+        if extents > EXTENTS_CACHED_MAX * self._share:
+            for state in list(self._states.values())[: len(self._states) // 2]:
+                with state.lock:
+                    if not state.is_inline:
+                        state.extents.forget()
+
+    # --- reading ---------------------------------------------------------------------------------------------------------
+
+    def read_into(self, state: FileState, offset: int, buffer: memoryview, *, last_look: bool = False) -> int:
+        """Fill `buffer` from `offset`; returns bytes read, less at the end of the file, or -1 if the layout must be asked for first.
+
+        A mismatch may only mean that our layout is old, so it is forgotten and asked for again, unless this is the `last_look`: then
+        Corrupt (EIO) is raised and reported.
+        """
+        for _ in range(READ_RETRIES_MAX):
+            with state.lock:
+                version = state.version
+                length = max(0, min(len(buffer), state.size - offset))
+                end = offset + length
+                if length and state.needs_layout(offset, end):
+                    return -1
+                extents = state.extents.overlapping(offset, end) if length and not state.is_inline else []
+                inline = state.inline if state.is_inline else None
+                records = [r for r in state.dirty if r.offset < end and offset < r.offset + r.length]
+            try:
+                self._gather(state, offset, buffer[:length], extents, inline, records)
+            except OSError as err:  # the device's; the application shall know which file it was
+                log.error("device read failed: ino=%d offset=%d length=%d %s", state.ino, offset, length, err)
+                raise FsError(errno.EIO, f"device read failed: {err}") from err
+            except Corrupt as err:
+                if state.version == version:
+                    if last_look:
+                        self._corrupt(state.ino, offset, str(err))
+                        raise
+                    with state.lock:
+                        state.extents.forget()
+                    return -1
+                continue
+            if state.version == version:
+                return length
+        raise Corrupt(f"inode {state.ino}: layout changed {READ_RETRIES_MAX} times during one read")
+
+    def _gather(
+        self, state: FileState, offset: int, buffer: memoryview, extents: list[Extent], inline: bytes | None, records: list[DirtyRecord]
+    ) -> None:
+        end = offset + len(buffer)
+        filled = offset
+        for extent in extents:
+            part = cut(extent, offset, end)
+            if part.file_offset > filled:
+                zero(buffer[filled - offset : part.file_offset - offset])
+            filled = part.file_offset + part.length
+            into = buffer[part.file_offset - offset : filled - offset]
+            if not any(r.offset <= part.file_offset and filled <= r.offset + r.length for r in records):
+                self._reader.read(extent, self.volume, state.ino, part.file_offset - extent.file_offset, part.length, into)
+        if filled < end:
+            zero(buffer[filled - offset :])
+        if inline is not None and offset < len(inline):
+            piece = inline[offset:end]
+            buffer[: len(piece)] = piece
+        for record in records:
+            low, high = max(offset, record.offset), min(end, record.offset + record.length)
+            buffer[low - offset : high - offset] = record.data[low - record.offset : high - record.offset]
+
+
+_ZEROS = bytes(1 << 20)
+
+
+def zero(view: memoryview) -> None:
+    for start in range(0, len(view), len(_ZEROS)):
+        part = view[start : start + len(_ZEROS)]
+        part[:] = _ZEROS[: len(part)]

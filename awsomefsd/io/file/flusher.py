@@ -1,0 +1,471 @@
+"""Dirty records become durable and then visible: one thread per mount writes segments and commits.
+
+Order of durable effects, here and nowhere else: lay records over each other → write frames → device flush (inside `SegmentWriter.write`) →
+Commit in the log → mark the records clean.  A crash before the Commit leaves orphaned frames and dirty records that a successor flushes
+again; after it, the records carry sequences the machine has seen, so flushing them again changes nothing.
+
+While the service commits one batch, the device already writes the next, but its Commit is not proposed before the first has succeeded: a
+later sequence that overtook a failed one would make the machine ignore the older bytes for ever.
+A failed flush leaves its records dirty, is reported once by fsync of each file it concerned, and is tried again.
+
+On a shared volume a commit names the write lease under which the data was buffered.  If that has ended (ENOLCK in the reply, of that file
+alone), somebody else may have changed the file: `FlushEvents.lease_lost` saves its records as conflicts, and they are never committed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import time
+from typing import NamedTuple, Protocol
+
+from awsomefsd.base.errors import Error, Fenced, FsError
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.limits import DIRTY_AGE_MS_MAX, DIRTY_FLUSH_BYTES, EXTENTS_PER_COMMIT_MAX, INLINE_BYTES_MAX, MIB, NS_PER_MS
+from awsomefsd.base.types import Attr
+from awsomefsd.base.wait import Signal, Wait, was_repeated
+from awsomefsd.io.file.batch import Batch, Part, extents_bound
+from awsomefsd.io.file.condition_thread import ConditionThread
+from awsomefsd.io.file.dirty_log import DirtyLog, DirtyRecord
+from awsomefsd.io.file.file_data import FileState, FileTable
+from awsomefsd.io.file.overlay import RecordOverlay
+from awsomefsd.io.file.reservation import Reservation, Uniques
+from awsomefsd.io.segment.store import SegmentWrites
+from awsomefsd.io.segment.writer import Piece, Written, space_needed
+from awsomefsd.meta.api.commands import Commit
+from awsomefsd.meta.client.metadata import Metadata
+
+BATCH_BYTES_MAX = 16 * MIB
+BATCH_INODES_MAX = 256
+PART_RECORDS_MAX = 4_096
+RETRY_MS_MIN, RETRY_MS_MAX = 50, 2_000
+HELD_PAUSE_S = 0.01  # between two looks at records that somebody waits for and a truncation holds back
+
+log = logging.getLogger("awsomefsd.flush")
+
+
+class FlushEvents(Protocol):
+    """What the flusher asks of the mount and tells it.  Its own thread calls and may be blocked, unless a method says otherwise."""
+
+    def refresh_layout(self, ino: int) -> None:
+        """Asks for the shape of a file and its inline data.  Raises FsError(ENOENT) for one that is gone, else the Error of the service."""
+
+    def committed(self, attr: Attr, repeated: bool) -> None:
+        """A commit changed a file; `repeated`: the attributes may be old.  Called by the thread that receives answers: may not block."""
+
+    def lease_lost(self, state: FileState) -> None:
+        """The write lease of a file had ended before its data was committed: the data may not be committed any more."""
+
+    def idle(self) -> None:
+        """There is nothing to write."""
+
+
+def record_space(record_length: int) -> int:
+    """Bytes of the reservation that one write takes, whatever becomes of it."""
+    return space_needed(record_length)
+
+
+class _Request(NamedTuple):
+    ino: int  # 0: all
+    target: int  # up to this sequence
+    signal: Signal
+    in_flight_only: bool = False
+    patient: bool = False  # a failure is not its end
+
+
+class Flusher:
+    """See the module.  `flush(ino)` and `flush_all()` are Waits; `room()` is fired whenever records became clean."""
+
+    def __init__(
+        self,
+        files: FileTable,
+        dirty: DirtyLog,
+        writer: SegmentWrites,
+        metadata: Metadata,
+        reservation: Reservation,
+        uniques: Uniques,
+    ) -> None:
+        self._files = files
+        self._dirty = dirty
+        self._writer = writer
+        self._metadata = metadata
+        self._reservation = reservation
+        self._uniques = uniques
+        self._events: FlushEvents  # given to `start`
+        self._thread = ConditionThread("flusher", self._run)
+        self._cond = self._thread.changed
+        self._requests: list[_Request] = []
+        self._room = Signal()
+        self._kicked = False
+        self._paused = False
+        self._pauses = 0  # counts pauses: what was taken before one is not proposed after it, its records may have been put aside
+        self._retry_ms = 0
+        self.batches = 0
+
+    def start(self, events: FlushEvents) -> None:
+        """Begins to flush on a thread of its own; once."""
+        self._events = events
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; what is dirty stays in the dirty log."""
+        self._thread.stop()
+
+    def pause(self, paused: bool) -> None:
+        """No new batch while the worker has no session."""
+        with self._cond:
+            self._paused = paused
+            self._pauses += paused
+            self._cond.notify()
+
+    # --- asked by the vfs ------------------------------------------------------------------------------------------------
+
+    def flush(self, ino: int, *, in_flight_only: bool = False) -> Wait:
+        """Ends when all that is dirty now in this inode is committed; raises the sticky error of a failed flush, once.
+
+        `in_flight_only` waits for what is already on its way and starts nothing.
+        """
+        state = self._files.get(ino)
+        signal = Signal()
+        if state is None:
+            signal.fire()
+            return signal
+        with state.lock:
+            error, state.error = state.error, None
+            last = state.in_flight if in_flight_only else len(state.dirty)
+            target = state.dirty[last - 1].sequence if last else 0
+        if error is not None:
+            signal.fire(None, error)
+        elif not target:
+            signal.fire()
+        else:
+            self._request(_Request(ino, target, signal, in_flight_only))
+        return signal
+
+    def drained(self, ino: int) -> Wait:
+        """As `flush`, however often it fails; who waits for the file's errors is told of them all the same."""
+        state, signal = self._files.get(ino), Signal()
+        newest = None if state is None else state.newest()
+        if newest is None:
+            signal.fire()
+        else:
+            self._request(_Request(ino, newest.sequence, signal, patient=True))
+        return signal
+
+    def flush_all(self) -> Wait:
+        """Ends when all that is dirty now, in any inode, is committed."""
+        signal = Signal()
+        target = max((record.sequence for state in self._files.dirty_states() if (record := state.newest()) is not None), default=0)
+        if target:
+            self._request(_Request(0, target, signal))
+        else:
+            signal.fire()
+        return signal
+
+    def room(self) -> Signal:
+        """Fired at the next time that records become clean.  Take it before looking whether there is room."""
+        return self._room
+
+    def kick(self) -> None:
+        """Flush what is dirty now, oldest first; called when much is."""
+        if not self._kicked:
+            with self._cond:
+                self._kicked = True
+                self._cond.notify()
+
+    def wake(self) -> None:
+        """Records went another way: those who wait for them or for room look again."""
+        self._announce()
+
+    def _request(self, request: _Request) -> None:
+        with self._cond:
+            self._requests.append(request)
+            self._cond.notify()
+
+    # --- the thread ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        previous: Batch | None = None
+        while True:
+            batch = self._next_batch(wait=previous is None)
+            if batch is None and previous is None:
+                if self._thread.stopping:
+                    return
+                self._nothing_taken()
+                if not self._paused:
+                    self._events.idle()
+                continue
+            if batch is not None:
+                self._write(batch)
+            if previous is not None:
+                previous.done.wait()
+                self._finish(previous)
+                if batch is not None and (previous.error is not None or previous.refused):
+                    self._abandon(batch, previous.error or FsError(errno.ESTALE, "what was written before was refused"))
+                    batch = None
+            if batch is not None and batch.error is None:
+                self._propose(batch)
+            elif batch is not None:
+                self._finish(batch)
+                batch = None
+            previous = batch
+
+    def _nothing_taken(self) -> None:
+        """Answer those whose records went another way (removed, or committed before the request came); held ones are looked at again."""
+        if self._requests:
+            self._announce()
+            with self._cond:
+                if self._requests and not self._thread.stopping:
+                    self._cond.wait(HELD_PAUSE_S)
+
+    def _next_batch(self, *, wait: bool) -> Batch | None:
+        with self._cond:
+            if wait and not self._work_due():
+                self._cond.wait(self._pause_s())
+            if self._thread.stopping or self._paused:
+                return None
+            states, pauses = self._choose(), self._pauses
+            self._kicked = False
+        parts: list[Part] = []
+        room, extents = BATCH_BYTES_MAX, EXTENTS_PER_COMMIT_MAX
+        for state in states:
+            if room <= 0 or extents <= 0 or len(parts) >= BATCH_INODES_MAX:
+                break
+            part = self._take(state, room, extents)
+            if part is not None:
+                parts.append(part)
+                room -= sum(record.length for record in part.records)
+                extents -= part.extents_bound
+        return Batch(parts, self._uniques.next_background_unique(), self._events.committed, pauses) if parts else None
+
+    def _work_due(self) -> bool:
+        return self._thread.stopping or (not self._paused and not self._retry_ms and (self._kicked or bool(self._requests)))
+
+    def _pause_s(self) -> float:
+        return (self._retry_ms or 1_000) / 1_000
+
+    def _choose(self) -> list[FileState]:
+        """Files to flush: those that somebody waits for, then the oldest (called with the condition's lock)."""
+        asked = {request[0] for request in self._requests}
+        if 0 in asked or self._kicked or self._dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
+            states = self._files.dirty_states()
+        else:
+            states = [state for state in (self._files.get(ino) for ino in asked) if state is not None]
+            now_ns = time.time_ns()
+            young = range(now_ns - DIRTY_AGE_MS_MAX * NS_PER_MS + 1, now_ns + 1)  # of a time to come: the clock was set back
+            others = [state for state in self._files.dirty_states() if state.ino not in asked]
+            states += [state for state in others if (record := state.oldest()) is not None and record.time_ns not in young]
+
+        def order(state: FileState) -> tuple[bool, int]:
+            record = state.oldest()
+            return state.ino not in asked, record.sequence if record is not None else 0
+
+        return sorted(states, key=order)
+
+    def _take(self, state: FileState, room: int, extents: int) -> Part | None:
+        with state.lock:
+            records: list[DirtyRecord] = []
+            run, end, left = 0, -1, extents
+            # a file that leaves its inline row does so in one batch: the next must not lay the old inline bytes over it again
+            held = state.held or (state.is_inline and state.in_flight > 0)
+            for record in () if held else state.dirty[state.in_flight :]:
+                before = extents_bound(run) if record.offset == end else 0  # appends join: thousands of lines are one frame
+                run = run + record.length if before else record.length
+                added = extents_bound(run) - before
+                if records and (record.length > room or added > left or len(records) >= PART_RECORDS_MAX):
+                    break
+                records.append(record)
+                room -= record.length
+                left -= added
+                end = record.offset + record.length
+            if not records:
+                return None
+            state.in_flight += len(records)
+            return Part(state, records, extents - left)
+
+    # --- one batch ---------------------------------------------------------------------------------------------------------
+
+    def _write(self, batch: Batch) -> None:
+        try:
+            pieces: list[Piece] = []
+            for part in batch.parts:
+                self._plan(part)
+                pieces += part.pieces
+            hit("flush.write.before")
+            batch.written = self._writer.write(pieces) if pieces else Written([], [], 0)
+            hit("flush.write.after")
+        except (OSError, Error) as err:
+            batch.error = err
+            return
+        at = 0
+        for part in batch.parts:
+            for extents in batch.written.extents[at : at + len(part.pieces)]:
+                part.commit.extents.extend(extents)
+            at += len(part.pieces)
+
+    def _plan(self, part: Part) -> None:
+        """Inline patches for a small file, else pieces for segments; the first extents also take over what was inline."""
+        state, commit = part.state, part.commit
+        overlay = RecordOverlay()
+        commit.log = self._dirty.log_id
+        commit.extents, commit.inline = [], []
+        with state.lock:
+            is_inline, base = state.is_inline, state.inline
+            stays = not state.leave_inline
+        if stays and is_inline and commit.size <= INLINE_BYTES_MAX and state.size <= INLINE_BYTES_MAX:
+            for record in part.records:
+                overlay.put(record.offset, record.data)
+            commit.inline = [(start, b"".join(buffers)) for start, buffers in overlay.runs()]
+            return
+        if is_inline and base is None:
+            if not self._ask_layout(state.ino):
+                return  # the commit will say the same
+            is_inline, base = state.is_inline, state.inline
+        if is_inline and base:
+            overlay.put(0, memoryview(base))
+        for record in part.records:
+            overlay.put(record.offset, record.data)
+        part.pieces = [Piece(self._files.volume, state.ino, start, buffers) for start, buffers in overlay.runs()]
+
+    def _ask_layout(self, ino: int) -> bool:
+        """False for an inode that is gone."""
+        try:
+            self._events.refresh_layout(ino)
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            return False
+        return True
+
+    def _propose(self, batch: Batch) -> None:
+        assert batch.written is not None
+        inline_bytes = sum(len(data) for part in batch.parts for _, data in part.commit.inline)
+        command = Commit(
+            self._files.volume,
+            [part.commit for part in batch.parts],
+            batch.written.consumed_bytes + inline_bytes,
+            batch.written.progress,
+        )
+        hit("flush.commit.before")
+        with self._cond:
+            if batch.pauses == self._pauses:
+                asked = self._metadata.propose(command, batch.unique)
+                asked.start(lambda reply, error: batch.committed(reply, error, was_repeated(asked)))
+                return
+        batch.committed(None, Fenced("the session was replaced since these records were taken"))
+
+    def _finish(self, batch: Batch) -> None:
+        """Records of a committed batch become clean; of a failed one, dirty again, and the error sticks to the files."""
+        self._metadata.ack(batch.unique)
+        if batch.error is not None:
+            self._abandon(batch, batch.error)
+            return
+        assert batch.reply is not None and batch.written is not None
+        hit("flush.commit.after")
+        clean: list[DirtyRecord] = []
+        for part, errno_ in zip(batch.parts, batch.reply.errnos, strict=True):
+            if self._settle(part, errno_):
+                clean += part.records
+            else:
+                batch.refused = True
+        reserved = sum(record_space(record.length) for record in clean)
+        inline_bytes = sum(len(data) for part in batch.parts for _, data in part.commit.inline)
+        self._reservation.give_back(reserved - batch.written.consumed_bytes - inline_bytes)
+        hit("dirty.clean.before")
+        self._dirty.mark_clean(clean)
+        hit("dirty.clean.after")
+        self.batches += 1
+        if len(clean) == sum(part.count for part in batch.parts):
+            self._retry_ms = 0
+        self._announce(next((part.state.error for part in batch.parts if part.state.error is not None), None))
+
+    def _settle(self, part: Part, errno_: int) -> bool:
+        """Take up what the machine did with one inode; False if its records have to be flushed again.
+
+        ENOENT: the inode is gone, its bytes are nobody's.  ESTALE: it is not in the shape we believed (inline or not): ask, then again.
+        """
+        if errno_ == errno.ENOLCK:
+            log.error("the write lease of a file had ended before its data was committed: ino=%d", part.state.ino)
+            with part.state.lock:
+                part.state.version += 1
+                part.state.in_flight = 0
+            self._events.lease_lost(part.state)
+            return False
+        if errno_ not in (0, errno.ENOENT):
+            self._refused(part, errno_)
+            return False
+        state = part.state
+        with state.lock:
+            state.version += 1
+            del state.dirty[: part.count]
+            state.in_flight -= part.count
+            state.dirty_bytes = sum(record.length for record in state.dirty)
+            if not state.dirty:
+                state.mtime_ns = None
+            if errno_ == 0:
+                patches = part.commit.inline
+                state.committed(part.commit.extents, (lambda base: patch(base, patches)) if patches else None)
+        self._files.settled(state)
+        return True
+
+    def _refused(self, part: Part, errno_: int) -> None:
+        log.warning("commit of one file refused, flushing it again: ino=%d errno=%d", part.state.ino, errno_)
+        with part.state.lock:
+            part.state.version += 1
+            part.state.in_flight = 0
+            part.state.extents.forget()
+            if errno_ != errno.ESTALE:
+                part.state.error = FsError(errno_)
+        self._retry_ms = RETRY_MS_MIN
+        with contextlib.suppress(Error):  # not known then; the next commit is refused again, or says that it is gone
+            self._ask_layout(part.state.ino)
+
+    def _abandon(self, batch: Batch, error: BaseException) -> None:
+        log.warning("flush failed, records stay dirty: %s (files=%d)", error, len(batch.parts))
+        if batch.written is not None:
+            self._writer.report_again(batch.written)
+        sticky = error if isinstance(error, Error) else FsError(getattr(error, "errno", None) or 5, str(error))
+        for part in batch.parts:
+            with part.state.lock:
+                part.state.in_flight = 0
+                if sticky.errno != errno.ESTALE and not isinstance(sticky, Fenced):
+                    part.state.error = sticky
+        self._retry_ms = min(max(self._retry_ms * 2, RETRY_MS_MIN), RETRY_MS_MAX)
+        self._announce(sticky)
+
+    def _announce(self, error: Error | None = None) -> None:
+        """Answer requests whose records are clean, or whose file has failed; wake those who wait for room."""
+        answered: list[tuple[Signal, Error | None]] = []
+        with self._cond:
+            kept = []
+            for request in self._requests:
+                ino, target, signal, in_flight_only, patient = request
+                states = self._files.dirty_states() if ino == 0 else [self._files.get(ino)]
+                pending = [s for s in states if s is not None and (r := s.oldest()) is not None and r.sequence <= target]
+                if in_flight_only:
+                    pending = [s for s in pending if s.in_flight]
+                failed = next((s for s in pending if s.error is not None), None) if error and not patient else None
+                if not pending:
+                    answered.append((signal, None))
+                elif failed is not None:
+                    answered.append((signal, failed.error))
+                    if ino:  # where somebody asked for all files, the file's own fsync has still to be told
+                        failed.error = None
+                else:
+                    kept.append(request)
+            self._requests = kept
+            room, self._room = self._room, Signal()
+        for signal, outcome in answered:
+            signal.fire(None, outcome)
+        room.fire()
+
+
+def patch(base: bytes, patches: list[tuple[int, bytes]]) -> bytes:
+    """Inline data after `patches` (offset, bytes), holes filled with zeros."""
+    data = bytearray(base)
+    for offset, piece in patches:
+        if len(data) < offset:
+            data += bytes(offset - len(data))
+        data[offset : offset + len(piece)] = piece
+    return bytes(data)

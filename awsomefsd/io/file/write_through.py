@@ -1,0 +1,149 @@
+"""Writes of a shared mount: durable and visible to every node before they are answered, several of one device flush together.
+
+One thread.  Order of durable effects: frames → device flush (inside `SegmentWriter.write`) → one WriteData for each write → the answers.
+While it waits for one batch, the next gathers, so the cost of a flush is shared by all who wait for one.
+
+Nothing is dirty here: until it is answered a write lies in the slot of its request, and a successor executes that again, under the same id.
+A crash before the entry leaves frames that nothing names; after it, the repetition writes such frames and gets the stored result.
+
+The last entry of a batch alone reports segments that are full: the others, before it in the log, name places in them.  If it is refused,
+the next batch reports them.
+
+Frames of appended bytes name no inode, because their place in the file is decided by the entry: fsck never takes them for lost extents
+of a file at another place.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from awsomefsd.base.errors import Error, FsError
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.limits import EXTENTS_PER_COMMIT_MAX, FRAME_BYTES_MAX, FUSE_WRITE_BYTES_MAX, MIB
+from awsomefsd.base.types import SegmentProgress
+from awsomefsd.base.wait import Signal, Wait, was_repeated
+from awsomefsd.io.file.condition_thread import ConditionThread
+from awsomefsd.io.segment.store import SegmentWrites
+from awsomefsd.io.segment.writer import Piece, Written, space_needed
+from awsomefsd.meta.api.commands import WriteData
+from awsomefsd.meta.client.metadata import Metadata
+
+BATCH_BYTES_MAX = 16 * MIB
+assert 3 + 2 * (FUSE_WRITE_BYTES_MAX // FRAME_BYTES_MAX) <= EXTENTS_PER_COMMIT_MAX
+
+
+class Write:
+    """One write(2): `unique` is the id of its entry.  With `inline`, `data` is that and moves to a segment; nothing is written."""
+
+    __slots__ = (
+        "append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "on_decided", "outcome", "repeated", "token", "unique",
+    )  # fmt: skip
+
+    def __init__(
+        self, unique: int, ino: int, offset: int, data: memoryview, *, append: bool = False, kill_suidgid: bool = False, inline: bytes = b""
+    ) -> None:
+        self.unique = unique
+        self.ino = ino
+        self.offset = 0 if append else offset
+        self.data = data
+        self.append = append
+        self.kill_suidgid = kill_suidgid
+        self.inline = inline
+        self.done = Signal()
+        self.outcome: tuple[Any, BaseException | None] = (None, None)
+        self.token: tuple[int, int] | None = None  # session and epoch that it is for: it may wait here while another one is opened
+        self.repeated = False  # as of wait.was_repeated, once it is decided
+        self.on_decided: Callable[[Write, Any], None] | None = None  # with the answer (None: it failed), where answers are taken up
+
+    @property
+    def space(self) -> int:
+        return space_needed(len(self.data))
+
+
+class WriteThrough:
+    """`write` is a Wait that ends with the inode's attributes (Found), or raises: ESTALE if the session ended before it was decided."""
+
+    def __init__(self, volume: int, writer: SegmentWrites) -> None:
+        self._volume = volume
+        self._writer = writer
+        self._thread = ConditionThread("write-through", self._run)
+        self._cond = self._thread.changed
+        self._waiting: deque[tuple[Write, Metadata]] = deque()
+        self.batches = 0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread, after what waits."""
+        self._thread.stop()
+
+    def write(self, one: Write, metadata: Metadata) -> Wait:
+        with self._cond:
+            self._waiting.append((one, metadata))
+            self._cond.notify()
+        return one.done
+
+    def _run(self) -> None:
+        while batch := self._next():
+            self._do(batch)
+
+    def _next(self) -> list[tuple[Write, Metadata]]:
+        with self._cond:
+            while not self._waiting and not self._thread.stopping:
+                self._cond.wait()
+            batch: list[tuple[Write, Metadata]] = []
+            room = BATCH_BYTES_MAX
+            while self._waiting and room > 0:
+                batch.append(self._waiting.popleft())
+                room -= len(batch[-1][0].data)
+            return batch
+
+    def _do(self, batch: list[tuple[Write, Metadata]]) -> None:
+        pieces = [Piece(self._volume, 0 if one.append else one.ino, one.offset, [one.data]) for one, _ in batch]
+        hit("through.write.before")
+        try:
+            written = self._writer.write(pieces)
+        except (OSError, Error) as err:
+            sticky = err if isinstance(err, Error) else FsError(err.errno or 5, f"device write failed: {err}")
+            for one, _ in batch:
+                one.done.fire(None, sticky)
+            return
+        hit("through.write.after")
+        self._propose(batch, written)
+        self.batches += 1
+        for one, _ in batch:
+            one.done.fire(*one.outcome)
+
+    def _propose(self, batch: list[tuple[Write, Metadata]], written: Written) -> None:
+        """All entries of a batch, in order; returns when each has its outcome."""
+        unsealed = [replace(step, sealed=False, footer_offset=0, footer_bytes=0) for step in written.progress]
+        left = threading.Semaphore(0)
+        for number, (one, metadata) in enumerate(batch):
+            last = number == len(batch) - 1
+            command = self._command(one, written.extents[number], written.progress if last else unsealed)
+
+            asked = metadata.propose(command, one.unique, one.token)
+
+            def decided(value: Any, error: BaseException | None, one: Write = one, asked: Wait = asked) -> None:
+                one.outcome, one.repeated = (value, error), was_repeated(asked)
+                if one.on_decided is not None:
+                    one.on_decided(one, value)
+                left.release()
+
+            asked.start(decided)
+        for _ in batch:
+            left.acquire()
+        if batch[-1][0].outcome[1] is not None:
+            self._writer.report_again(written)
+
+    def _command(self, one: Write, extents: list[Any], progress: list[SegmentProgress]) -> WriteData:
+        length = 0 if one.inline else len(one.data)
+        return WriteData(
+            self._volume, one.ino, one.offset, length, one.append, one.kill_suidgid, extents, one.space, progress, one.inline
+        )

@@ -1,0 +1,1 @@
+"""Segments, the append-only units of allocation, and the frames in them."""

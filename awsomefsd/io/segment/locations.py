@@ -1,0 +1,51 @@
+"""The device and the offset of each segment, as the service told this worker; and leases on new segments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from awsomefsd.base.errors import Corrupt
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.types import SegmentInfo
+from awsomefsd.meta.api.commands import LeaseSegments
+from awsomefsd.meta.api.messages import GetSegments, Segments, SegmentsLeased
+
+Call = Callable[[Any], Any]  # sends one request body and blocks for its reply
+Propose = Callable[[Any], Any]  # proposes one command in the background and blocks for its reply
+
+
+class Locations:
+    """Segments by number.  Layouts bring the rows of the segments they name, so `locate` hardly ever has to ask."""
+
+    def __init__(self, call: Call, propose: Propose) -> None:
+        self._call = call
+        self._propose = propose
+        self._segments: dict[int, SegmentInfo] = {}
+
+    def learn(self, segments: Iterable[SegmentInfo]) -> None:
+        for info in segments:
+            known = self._segments.get(info.segment)
+            if known is None or (known.incarnation, known.footer_offset) <= (info.incarnation, info.footer_offset):
+                self._segments[info.segment] = info
+
+    def locate(self, segment: int) -> SegmentInfo:
+        """Placement of a segment.  Raises Corrupt if the cluster has no such segment."""
+        info = self._segments.get(segment)
+        if info is None:
+            reply = self._call(GetSegments([segment]))
+            assert isinstance(reply, Segments)
+            self.learn(reply.segments)
+            info = self._segments.get(segment)
+            if info is None:
+                raise Corrupt(f"an extent names segment {segment}, which does not exist")
+        return info
+
+    def lease(self, count: int) -> list[SegmentInfo]:
+        """New segments for this session's writer.  Raises FsError(ENOSPC) if none is free."""
+        hit("segment.lease.before")
+        reply = self._propose(LeaseSegments(count, 0))
+        hit("segment.lease.after")
+        assert isinstance(reply, SegmentsLeased)
+        self.learn(reply.segments)
+        return reply.segments

@@ -1,0 +1,359 @@
+"""The writer of segments: pieces of files become frames in leased segments, durable when `write` returns.
+
+Order of durable effects: plan (no I/O) → frames → footers of segments that got full → flush of every device concerned → only now the plan
+becomes the state of the segments, and extents are handed out.  A crash anywhere before that leaves bytes that nothing names.
+
+After a failed write or flush nobody knows what the device holds, and a block must not be written twice.  So every segment the attempt
+touched is abandoned: it ends at the length that an earlier flush had made durable, without a footer.  All pieces are then written once
+more, to other segments.  If that fails too, the error is raised; the caller still has the data.  While a device goes on failing, each call
+first probes it in the unused part of the abandoned segment, so that a bad hour does not eat one segment a second.
+
+Segments belong to a session.  `abandon`, called from any thread when the session was replaced, ends the use of all of them without a word:
+the machine has sealed them already.  A write that was under way then raises Fenced instead of naming a place in them.  `await_drained`
+returns when none is under way: every transfer has returned to this process, so nothing can land in them any more.
+
+Zero copy: the memory of a large frame is handed to the device as it is, if it is aligned; what is small or unaligned is copied into a
+staging buffer, once.  A checksum is computed once, over the memory that is written.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from awsomefsd.base.clock import wall_ns
+from awsomefsd.base.errors import Fenced, FsError, Unavailable
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.limits import BLOCK_BYTES, SEGMENTS_LEASED_AHEAD
+from awsomefsd.base.types import Extent, SegmentInfo, SegmentProgress
+from awsomefsd.io.device.buffers import aligned_buffer
+from awsomefsd.io.device.checksum import seed_of
+from awsomefsd.io.device.device import BlockDevice
+from awsomefsd.io.segment.block_stream import BlockStream, gather_checksums, slice_views
+from awsomefsd.io.segment.checksum_cache import ChecksumCache
+from awsomefsd.io.segment.footer import FrameChecks, checks_of, footer_bytes, pack_footer
+from awsomefsd.io.segment.frame import Frame, pack_header
+from awsomefsd.io.segment.packing import FramePlace, PackingPlan, Room, plan, space_needed
+
+__all__ = ["Piece", "SegmentWriter", "Written", "space_needed"]
+
+ATTEMPTS_MAX = 2
+
+log = logging.getLogger("awsomefsd.writer")
+
+
+class Piece(Struct):
+    """Bytes of a file, in as many buffers as they happen to lie in."""
+
+    volume: int
+    ino: int
+    file_offset: int
+    data: list[memoryview]
+
+    @property
+    def length(self) -> int:
+        return sum(map(len, self.data))
+
+
+class Written(Struct):
+    """`extents[i]` are those of `pieces[i]`, in order; `progress` goes into the same Commit.
+
+    `consumed_bytes` is at most `space_needed` of all pieces.
+    """
+
+    extents: list[list[Extent]]
+    progress: list[SegmentProgress]
+    consumed_bytes: int
+    generation: int = 0  # of the leases; for `report_again`
+
+
+class WriterStatistics(Struct, frozen=True):
+    """Counters since the writer was made."""
+
+    batches: int
+    frames: int
+    data_bytes: int
+    copied_bytes: int
+    flushes: int
+    failures: int
+    segments_abandoned: int
+
+
+class _Segment:
+    """A leased segment as its writer knows it.  `room` is its durable state."""
+
+    __slots__ = ("footer", "frames", "generation", "info", "room")
+
+    def __init__(self, info: SegmentInfo, generation: int) -> None:
+        self.info = info
+        self.generation = generation
+        self.room = Room(info.bytes)
+        self.frames: list[FrameChecks] = []
+        self.footer = (0, 0)  # (offset, bytes)
+
+    def progress(self, *, sealed: bool) -> SegmentProgress:
+        return SegmentProgress(self.info.segment, self.info.incarnation, self.room.end, sealed, *self.footer)
+
+
+class SegmentWriter:
+    """Thread-safe; writes are one after the other.  `lease(count)` gives up to `count` new segments, at least one, or raises an Error."""
+
+    def __init__(
+        self,
+        devices: Mapping[int, BlockDevice],
+        lease: Callable[[int], list[SegmentInfo]],
+        checksums: ChecksumCache | None = None,
+        now_ns: Callable[[], int] = wall_ns,
+    ) -> None:
+        self._devices = devices
+        self._lease = lease
+        self._checksums = checksums
+        self._now_ns = now_ns
+        self._stream = BlockStream()
+        self._leased: deque[_Segment] = deque()  # the first is the one begun
+        self._unreported: list[SegmentProgress] = []  # of segments that ended in an attempt that failed
+        self._suspect: _Segment | None = None  # of the device that failed last, until it was seen to write again
+        self._probe_floor = self._probe_offset = 0
+        self._using = threading.Lock()
+        self._generation = 0  # counts `abandon`
+        self._cleared = 0  # the generation whose predecessors' segments were dropped
+        self._batches = self._frames = self._data_bytes = self._flushes = self._failures = self._abandoned = 0
+
+    def write(self, pieces: list[Piece]) -> Written:
+        """Write all pieces durably.  Raises OSError or Error with nothing changed that the caller would have to know."""
+        with self._using:
+            return self._write(pieces)
+
+    def _write(self, pieces: list[Piece]) -> Written:
+        self._drop_abandoned()
+        if self._suspect is not None:
+            self._probe(self._suspect)
+        lengths = [piece.length for piece in pieces]
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            planned = plan(lengths, self._next_room)
+            used = [self._leased[slot] for slot in range(len(planned.rooms))]
+            try:
+                frames = self._write_plan(pieces, planned, used)
+            except OSError as err:
+                self._abandon(used, planned, err)
+                if attempt == ATTEMPTS_MAX:
+                    raise
+            else:
+                if self._cleared != self._generation:
+                    self._drop_abandoned()
+                    self._end([segment for segment in used if segment in self._leased])  # leased to the new session already
+                    raise Fenced("the session was replaced while its segments were written")
+                return self._accept(pieces, planned, used, frames)
+        raise AssertionError("the last attempt returns or raises")
+
+    def abandon(self) -> None:
+        """The session that leased the segments is no more: none of them is written or reported again.  Any thread; returns at once."""
+        self._generation += 1
+
+    def await_drained(self) -> None:
+        """Until nothing that was begun before the last `abandon` is on its way to a device."""
+        with self._using:
+            self._drop_abandoned()
+
+    def report_again(self, written: Written) -> None:
+        """The Commit with this progress was refused: what it said of segments that ended goes into the next one."""
+        if written.generation == self._generation:
+            self._unreported += [step for step in written.progress if step.sealed]
+
+    def _drop_abandoned(self) -> None:
+        if self._cleared == self._generation:
+            return
+        self._cleared = self._generation
+        self._leased = deque(segment for segment in self._leased if segment.generation == self._cleared)
+        self._unreported.clear()
+        self._suspect = None
+        self._stream.reset()
+
+    def seal_all(self) -> list[SegmentProgress]:
+        """End all leased segments, with footers; to be reported in a last Commit.  Never raises: without a footer headers serve."""
+        hit("segment.seal.before")
+        with self._using:
+            self._drop_abandoned()
+            self._settle_suspect()
+            ending = list(self._leased)
+            self._leased.clear()
+            done = self._sealed(ending)
+            reported, self._unreported = self._unreported, []
+            return reported + done
+
+    def _sealed(self, ending: list[_Segment]) -> list[SegmentProgress]:
+        footers: list[tuple[int, int]] = []
+        try:
+            for segment in ending:
+                footers.append(self._write_footer(segment, segment.room, segment.frames) if segment.frames else (0, 0))
+            self._flush([segment for segment in ending if segment.frames])
+            for segment, footer in zip(ending, footers, strict=True):
+                segment.footer = footer
+        except OSError as err:
+            log.warning("segments are sealed without footers: %s", err)
+        self._stream.reset()
+        return [segment.progress(sealed=True) for segment in ending]
+
+    def devices_in_use(self) -> set[int]:
+        """Where segments are leased.  Asked by a thread that does not wait for those that write."""
+        return {segment.info.device for segment in list(self._leased)}
+
+    def leave(self, devices: set[int]) -> list[SegmentProgress]:
+        """Seal what is leased on these devices, to be reported in a commit.  Without its footer where that cannot be written."""
+        with self._using:
+            self._drop_abandoned()
+            ending = [segment for segment in self._leased if segment.info.device in devices]
+            self._leased = deque(segment for segment in self._leased if segment not in ending)
+            return self._sealed(ending)
+
+    def statistics(self) -> WriterStatistics:
+        return WriterStatistics(
+            self._batches, self._frames, self._data_bytes, self._stream.copied_bytes, self._flushes, self._failures, self._abandoned
+        )
+
+    # --- one attempt -------------------------------------------------------------------------------------------------------
+
+    def _next_room(self, slot: int) -> Room:
+        while len(self._leased) <= slot:
+            generation = self._generation  # read before: what a lease in flight brings may belong to the session that is just ending
+            leased = self._lease(SEGMENTS_LEASED_AHEAD)
+            if not leased:
+                raise FsError(errno.ENOSPC, "no segment could be leased")
+            for segment in [_Segment(info, generation) for info in leased]:
+                if segment.info.device in self._devices:
+                    self._leased.append(segment)
+                else:  # given back with the next Commit
+                    self._unreported.append(segment.progress(sealed=True))
+            if all(info.device not in self._devices for info in leased):
+                raise Unavailable(f"new segments lie on device {leased[0].device}, which this node does not have; add it here")
+        return self._leased[slot].room
+
+    def _write_plan(self, pieces: list[Piece], planned: PackingPlan, used: list[_Segment]) -> list[list[FrameChecks]]:
+        """Frames, footers, flush; returns the new frames of each segment used."""
+        written: list[list[FrameChecks]] = [[] for _ in used]
+        time_ns = self._now_ns()
+        slot = -1
+        for placement in planned.placements:
+            if placement.slot != slot:
+                if slot >= 0:
+                    self._end_segment(used[slot], planned.rooms[slot], written[slot])
+                for passed in range(slot + 1, placement.slot):  # segments that were full already
+                    self._end_segment(used[passed], planned.rooms[passed], written[passed])
+                slot = placement.slot
+                info = used[slot].info
+                self._stream.begin(self._devices[info.device], info.byte_offset, used[slot].room.end)
+            written[slot].append(self._write_frame(pieces[placement.piece], placement, used[slot].info, time_ns))
+        if slot >= 0:
+            self._end_segment(used[slot], planned.rooms[slot], written[slot])
+        self._flush(used)
+        return written
+
+    def _write_frame(self, piece: Piece, placement: FramePlace, info: SegmentInfo, time_ns: int) -> FrameChecks:
+        stream = self._stream
+        stream.pad_to(placement.frame_offset)
+        header = stream.staged(placement.header_bytes, placement.length)
+        views = slice_views(piece.data, placement.start, placement.start + placement.length)
+        seed = seed_of(info.segment, info.incarnation, placement.sequence)
+        checksums = gather_checksums(stream.add(views, placement.length), seed)
+        frame = Frame(
+            piece.volume, piece.ino, piece.file_offset + placement.start, info.segment, info.incarnation, placement.sequence,
+            placement.length, placement.length, placement.header_bytes, time_ns, checksums,
+        )  # fmt: skip
+        pack_header(frame, header)
+        stream.emit_if_large()
+        return checks_of(frame, placement.frame_offset)
+
+    def _end_segment(self, segment: _Segment, after: Room, frames: list[FrameChecks]) -> None:
+        """All frames of this batch are in; a full segment gets its footer."""
+        if frames:
+            self._stream.finish(after.end)
+        if after.full:
+            segment.footer = self._write_footer(segment, after, segment.frames + frames)
+
+    def _write_footer(self, segment: _Segment, room: Room, frames: list[FrameChecks]) -> tuple[int, int]:
+        size = footer_bytes(room.entries_bytes)
+        buffer = aligned_buffer(size)
+        raw = pack_footer(segment.info.segment, segment.info.incarnation, room.end, frames)
+        assert len(raw) == size and room.end % BLOCK_BYTES == 0 and room.end + size <= segment.info.bytes
+        buffer[:] = raw
+        hit("segment.footer.before")
+        self._devices[segment.info.device].pwritev([buffer], segment.info.byte_offset + room.end)
+        hit("segment.footer.after")
+        return room.end, size
+
+    def _flush(self, segments: list[_Segment]) -> None:
+        for device in dict.fromkeys(segment.info.device for segment in segments):
+            self._flushes += 1
+            hit("device.flush.before")
+            self._devices[device].flush()
+            hit("device.flush.after")
+
+    def _accept(self, pieces: list[Piece], planned: PackingPlan, used: list[_Segment], frames: list[list[FrameChecks]]) -> Written:
+        """The plan has become durable: it is the state now."""
+        self._settle_suspect()
+        progress, self._unreported = self._unreported, []
+        for segment, room, new in zip(used, planned.rooms, frames, strict=True):
+            segment.room = room
+            segment.frames += new
+            progress.append(segment.progress(sealed=room.full))
+            if room.full:
+                self._leased.popleft()
+            for checks in new if self._checksums is not None else ():
+                assert self._checksums is not None
+                self._checksums.remember_frame(checks)
+        extents: list[list[Extent]] = [[] for _ in pieces]
+        for placement in planned.placements:
+            info = used[placement.slot].info
+            piece = pieces[placement.piece]
+            extents[placement.piece].append(
+                Extent(
+                    piece.file_offset + placement.start, placement.length, info.segment, info.incarnation, placement.sequence,
+                    placement.frame_offset, placement.header_bytes, 0,
+                )
+            )  # fmt: skip
+            self._data_bytes += placement.length
+        self._batches += 1
+        self._frames += len(planned.placements)
+        return Written(extents, progress, planned.consumed_bytes, self._cleared)
+
+    # --- failure -----------------------------------------------------------------------------------------------------------
+
+    def _abandon(self, used: list[_Segment], planned: PackingPlan, error: OSError) -> None:
+        """No segment of a failed attempt is written again.  The last one is kept back to probe its device with."""
+        log.warning("writing failed, %d segments are abandoned: %s", len(used), error)
+        self._failures += 1
+        self._stream.reset()
+        self._settle_suspect()
+        self._end(used[:-1])
+        self._suspect = used[-1]
+        self._suspect.footer = (0, 0)
+        self._leased.remove(self._suspect)
+        self._abandoned += len(used)
+        # probes go from the segment's end down to where the failed attempt may have written (the last segment of a plan is never full)
+        self._probe_floor, self._probe_offset = planned.rooms[-1].end, self._suspect.info.bytes
+
+    def _end(self, segments: list[_Segment]) -> None:
+        """They stay at their durable length and are reported with the next Commit."""
+        for segment in segments:
+            segment.footer = (0, 0)
+            self._leased.remove(segment)
+            self._unreported.append(segment.progress(sealed=True))
+
+    def _settle_suspect(self) -> None:
+        if self._suspect is not None:
+            self._unreported.append(self._suspect.progress(sealed=True))
+            self._suspect = None
+
+    def _probe(self, suspect: _Segment) -> None:
+        """One block at the end of the abandoned segment, each time another one.  Raises OSError while the device still fails."""
+        self._probe_offset -= BLOCK_BYTES
+        if self._probe_offset >= self._probe_floor:
+            device = self._devices[suspect.info.device]
+            device.pwritev([aligned_buffer(BLOCK_BYTES)], suspect.info.byte_offset + self._probe_offset)
+            device.flush()
+        self._settle_suspect()

@@ -1,0 +1,487 @@
+"""One mount in the keeper: its descriptors, its worker, and the successor of a worker that died.
+
+Invariant: at most one process reads the FUSE descriptor.  A successor starts only after the pidfd of its predecessor has
+fired; a worker that hangs in the kernel is not replaced, its pidfd stays silent.  While no worker lives, requests wait in the
+kernel's queue and in the slots, and nothing of them is lost: the keeper holds every descriptor.
+
+`fresh` stays true until a worker has been ready, because a worker reads no request before it has said so.  A worker that
+unmounts says bye before it exits; both may reach us in one turn, so what it sent is read before its death is judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from awsomefsd.base import program
+from awsomefsd.base.errors import ProtocolError
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.limits import MIB, WORKER_DEATHS_BEFORE_BACKOFF
+from awsomefsd.keeper import wire as wire
+from awsomefsd.keeper.forker_client import Forker
+from awsomefsd.keeper.loop import Loop, Promise, Sequence_
+from awsomefsd.keeper.mount_syscalls import set_read_ahead
+from awsomefsd.keeper.process import WorkerProcess, backoff_ms, exit_status
+from awsomefsd.keeper.wire import Message, say
+
+log = logging.getLogger("awsomefsd.keeper")
+
+BYE_EXIT_MS_MAX = 5_000  # from bye to the exit; longer, and it is killed
+WORKER_LOG_BYTES_MAX = 4 * MIB  # of one mount; over that size the file is copied to .1 and emptied (its writer has it open)
+LOG_LOOK_MS = 30_000
+LAST_LINES_BYTES = 2_000
+STANDBY_LOADED_MS_MAX = 60_000  # from the start of a standby to its word that it waits
+STANDBY_FLUSH_MS_MAX = 10_000  # what it need not flush itself
+STANDBY_SERVES_MS_MAX = 60_000
+STANDBY_LOOK_MS = 5
+
+
+class WorkerFailed(Exception):
+    """The first worker of a mount ended before it was ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a mount needs of the keeper."""
+
+    loop: Loop
+    socket_path: Path
+    log_dir: Path
+    forker: Forker
+    dropped: Callable[[Mount], None]
+
+
+class Mount:
+    """`spec` is the mount request as it was checked: mount, dir, source, options, fuse_options, readahead_kib, argv, env, config, device.
+    `fds` are ordered: "fuse" first, then the memfds by name.
+    """
+
+    def __init__(self, surroundings: Surroundings, spec: Message, fds: dict[str, int]) -> None:
+        self._in = surroundings
+        self._loop = surroundings.loop
+        self.spec = spec
+        self.fds = fds
+        self.worker: WorkerProcess | None = None
+        self.workers = 0
+        self.deaths = 0  # since one answered
+        self._standby: WorkerProcess | None = None  # loaded, or loading; reads nothing
+        self._standby_spec: Message = {}  # argv and env it was started with
+        self._standby_takes_over = False
+        self.previous: Message | None = None
+        self.was_ready = False
+        self.busy = False  # a umount runs
+        self.forced = False  # no successor any more
+        self.detached = False  # taken out of our tree, still mounted elsewhere
+        self.ready = Promise()  # of the first worker
+        self.gone = Promise()  # value: whether everything was flushed
+        self._flushes: dict[str, Promise] = {}
+        self._loop.later(LOG_LOOK_MS, self._bound_log)
+
+    @property
+    def id(self) -> str:
+        return str(self.spec["mount"])
+
+    @property
+    def dir(self) -> str:
+        return str(self.spec["dir"])
+
+    @property
+    def device(self) -> str:
+        return str(self.spec["device"])
+
+    @property
+    def log_path(self) -> Path:
+        return self._in.log_dir / f"worker-{self.id}.log"
+
+    # --- start and adoption ------------------------------------------------------------------------------------------------
+
+    def start_worker(self) -> None:
+        """Start the first worker or a successor on the same descriptors; a start that fails counts as a death."""
+        self.workers += 1
+        standby = self._loaded_standby()
+        try:
+            worker = standby or self._in.forker.start(self.spec["argv"], self.spec["env"], self.log_path)
+            if standby is None:
+                self._attend(worker)
+            self.worker = worker
+            assert worker.sock is not None
+            wire.send(worker.sock, self._start_message(), list(self.fds.values()))
+        except OSError as error:  # no descriptors or processes left, too: it is tried again
+            say(log, logging.ERROR, "worker not started", mount=self.id, argv=self.spec["argv"][0], why=error)
+            if self.worker is None:
+                self._after_death(failed=f"{self.spec['argv'][0]}: {error}")
+        else:
+            say(log, logging.INFO, "worker started", mount=self.id, worker=worker.pid, count=self.workers, previous=self.previous)
+
+    def _bound_log(self) -> None:
+        if self.gone.done:
+            return
+        with contextlib.suppress(OSError):
+            if self.log_path.stat().st_size > WORKER_LOG_BYTES_MAX:
+                shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
+                os.truncate(self.log_path, 0)
+        self._loop.later(LOG_LOOK_MS, self._bound_log)
+
+    def _start_message(self) -> Message:
+        return {
+            "op": "start",
+            "mount": self.id,
+            "dir": self.dir,
+            "worker": self.workers,
+            "fresh": not self.was_ready,
+            "previous": self.previous,
+            "config": self.spec["config"],
+            "fds": list(self.fds),
+            "keeper": str(self._in.socket_path),
+            "spec": {key: value for key, value in self.spec.items() if key != "config"},
+        }
+
+    def _attend(self, worker: WorkerProcess) -> None:
+        self._loop.watch(worker.pidfd, lambda: self._died(worker))
+        if worker.sock is not None:
+            self._loop.watch(worker.sock.fileno(), lambda: self._read(worker))
+
+    def adopt(self, worker: WorkerProcess, message: Message) -> None:
+        """Take up a worker that has served under a keeper before us."""
+        self.workers = int(message["worker"])
+        worker.tell_from(message)
+        self.take_up(worker, was_ready=bool(message.get("ready")))
+        worker.answered = bool(message.get("answered"))
+        self._tell({"op": "adopted"})
+
+    def take_up(self, worker: WorkerProcess, was_ready: bool) -> None:
+        worker.ready = was_ready
+        self.was_ready = self.was_ready or was_ready
+        if self.was_ready:
+            self.ready.resolve()
+        self.worker = worker
+        self._attend(worker)
+
+    def replace_socket(self, sock: socket.socket) -> None:
+        """The same worker came with a new connection (it lost the old one)."""
+        assert self.worker is not None
+        self._hang_up(self.worker)
+        self.worker.sock = sock
+        worker = self.worker
+        self._loop.watch(sock.fileno(), lambda: self._read(worker))
+        self._tell({"op": "adopted"})
+        if worker.ready:
+            self._resend_flushes()
+
+    # --- what a worker says ------------------------------------------------------------------------------------------------
+
+    def _read(self, worker: WorkerProcess) -> None:
+        while worker.sock is not None:
+            try:
+                received = wire.receive(worker.sock)
+            except BlockingIOError:
+                return
+            except (ProtocolError, OSError) as error:
+                say(log, logging.ERROR, "worker dropped", mount=self.id, worker=worker.pid, why=error)
+                received = None
+            if received is None:
+                self._hang_up(worker)  # it is dead, or about to reconnect; only the pidfd says which
+                return
+            message, fds = received
+            wire.close_all(fds)
+            self._heard(worker, message)
+
+    def _heard(self, worker: WorkerProcess, message: Message) -> None:
+        op = message.get("op")
+        if op == "ready":
+            worker.ready = self.was_ready = True
+            worker.tell_from(message)
+            self._read_ahead()
+            self.ready.resolve()
+            self._resend_flushes()
+        elif op == "answered":
+            worker.answered = True
+            self.deaths = 0
+            self._read_ahead()  # the answer to INIT has set the kernel's own
+        elif op == "loaded":
+            worker.loaded.resolve()
+        elif op == "bye":
+            worker.bye = bool(message.get("clean"))
+            say(log, logging.INFO, "worker said bye", mount=self.id, worker=worker.pid, clean=worker.bye)
+            self._loop.later(BYE_EXIT_MS_MAX, worker.kill)
+        elif op in ("flushed", "flush_failed"):
+            self._flush_ended(message)
+        else:
+            say(log, logging.WARNING, "worker said what we do not know", mount=self.id, worker=worker.pid, op=op)
+
+    def _read_ahead(self) -> None:
+        kib = self.spec.get("readahead_kib")
+        if kib:
+            try:
+                set_read_ahead(self.device, int(kib))
+            except OSError as error:
+                say(log, logging.WARNING, "read-ahead not set", mount=self.id, why=error)
+
+    def _tell(self, message: Message) -> None:
+        if self.worker is None or self.worker.sock is None:
+            return
+        try:
+            wire.send(self.worker.sock, message)
+        except OSError as error:
+            say(log, logging.WARNING, "worker not told", mount=self.id, worker=self.worker.pid, op=message["op"], why=error)
+
+    def _hang_up(self, worker: WorkerProcess) -> None:
+        if worker.sock is not None:
+            self._loop.unwatch(worker.sock.fileno())
+            worker.sock.close()
+            worker.sock = None
+
+    # --- flush -------------------------------------------------------------------------------------------------------------
+
+    def flush(self, request_id: str) -> Promise:
+        """Make everything durable.  A worker that dies meanwhile hands the request to its successor."""
+        promise = Promise()
+        self._flushes[request_id] = promise
+        if self.worker is not None and self.worker.ready:
+            self._tell({"op": "flush", "id": request_id})
+        return promise
+
+    def _resend_flushes(self) -> None:
+        for request_id, promise in list(self._flushes.items()):
+            if promise.done:  # nobody waits any more
+                del self._flushes[request_id]
+            else:
+                self._tell({"op": "flush", "id": request_id})
+
+    def _flush_ended(self, message: Message) -> None:
+        promise = self._flushes.pop(str(message.get("id")), None)
+        if promise is None:
+            return
+        if message["op"] == "flushed":
+            promise.resolve()
+        else:
+            promise.fail(OSError(errno.EIO, f"flush of {self.dir}: {message.get('error', 'failed')}"))
+
+    # --- death -------------------------------------------------------------------------------------------------------------
+
+    def _died(self, worker: WorkerProcess) -> None:
+        hit("keeper.death.seen")
+        self._read(worker)
+        self._hang_up(worker)
+        self._loop.unwatch(worker.pidfd)
+        status = exit_status(worker)
+        worker.let_go()
+        if worker is not self.worker:
+            self._standby_died(worker, status)
+            return
+        self.previous, self.worker = status, None
+        level = logging.INFO if worker.bye is not None or self.forced else logging.WARNING
+        say(log, level, "worker ended", mount=self.id, worker=worker.pid, **self.previous)
+        if worker.bye is not None:
+            self.drop(worker.bye)
+        elif self.forced:
+            self.drop(False)
+        elif self._standby_takes_over:
+            self.start_worker()
+        else:
+            if worker.healthy():
+                self.deaths = 0
+            code = self.previous["code"]
+            self._after_death(None if code is None else f"worker exited with code {code} before it was ready: {self.last_lines()}")
+
+    def _after_death(self, failed: str | None) -> None:
+        """Start the successor, at once or after a while.  A first worker that ends by itself has no successor: the mount failed."""
+        self.deaths += 1
+        if failed is not None and not self.was_ready:
+            self.forced = True
+            self.ready.fail(WorkerFailed(failed))
+            return
+        delay_ms = backoff_ms(self.deaths)
+        if delay_ms:
+            say(log, logging.ERROR, "worker keeps dying", mount=self.id, deaths=self.deaths, delay_ms=delay_ms, last=self.last_lines())
+            self._loop.later(delay_ms, self._start_again)
+        else:
+            self._start_again()
+
+    def _start_again(self) -> None:
+        if not self.gone.done and not self.forced and self.worker is None:
+            self.start_worker()
+
+    def last_lines(self) -> str:
+        """The end of what the workers wrote to stderr."""
+        try:
+            with self.log_path.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_LINES_BYTES))
+                return file.read().decode(errors="replace").strip() or "it wrote nothing"
+        except OSError as error:
+            return f"no log: {error}"
+
+    def end(self) -> None:
+        """SIGKILL the worker, whatever it does; no successor."""
+        self.forced = True
+        if self.worker is not None:
+            self.worker.kill()
+
+    def drop(self, clean: bool) -> None:
+        """The mount is no more: let go of everything.  A worker that even SIGKILL did not end keeps what it holds itself."""
+        if self.gone.done:
+            return
+        self.forced = True
+        self._end_standby()
+        if self.worker is not None:
+            self._hang_up(self.worker)
+            self._loop.unwatch(self.worker.pidfd)
+            self.worker.let_go()
+            self.worker = None
+        wire.close_all(list(self.fds.values()))
+        self.fds = {}
+        for promise in self._flushes.values():
+            promise.fail(OSError(errno.ENODEV, f"{self.dir} was unmounted"))
+        self._in.dropped(self)
+        self.ready.fail(WorkerFailed("unmounted before the worker was ready"))
+        say(log, logging.INFO if clean else logging.ERROR, "mount dropped", mount=self.id, dir=self.dir, clean=clean)
+        self.gone.resolve(clean)
+
+    # --- another program ---------------------------------------------------------------------------------------------------
+
+    def replace(self, argv: list[str], env: dict[str, str]) -> Sequence_:
+        """Have a worker of another program take this one's place.  It is started and loaded before this one is ended, so that callers wait
+        for the takeover and not for a start; one that does not come up changes nothing."""
+        if self._standby is not None or self.busy or self.worker is None or not self.worker.ready:
+            raise OSError(errno.EBUSY, f"the worker of {self.dir} is not serving, or is being replaced; ask again")
+        standby = self._standby = self._in.forker.start(argv, env, self.log_path)
+        self._standby_spec = {"argv": argv, "env": env}
+        self._attend(standby)
+        before = self.worker
+        try:
+            yield self._loop.within(standby.loaded, STANDBY_LOADED_MS_MAX, f"the start of {argv[0]}")
+            yield from self._flush_before()
+        except OSError:
+            self._end_standby()
+            raise
+        if self._standby is standby and self.worker is before:
+            self._standby_takes_over = True
+            before.kill()
+        deadline = self._loop.within(self.gone, STANDBY_SERVES_MS_MAX, "the takeover")
+        while not standby.ready and not deadline.done and standby in (self._standby, self.worker):
+            yield self._loop.sleep(STANDBY_LOOK_MS)
+        if not standby.ready:
+            raise OSError(errno.EIO, f"{self.dir}: the worker of {argv[0]} did not take over: {self.last_lines()}")
+        return {"pid": standby.pid, "version": standby.version}
+
+    def _flush_before(self) -> Sequence_:
+        """Less for the standby to do before it serves; what cannot be flushed now is no reason to stay."""
+        try:
+            yield self._loop.within(self.flush(f"heir-{os.urandom(4).hex()}"), STANDBY_FLUSH_MS_MAX, f"the flush of {self.dir}")
+        except OSError as error:
+            say(log, logging.WARNING, "worker replaced without a flush", mount=self.id, why=error)
+
+    def _loaded_standby(self) -> WorkerProcess | None:
+        """The standby that takes over now, with its program as the mount's from here on."""
+        standby, self._standby, self._standby_takes_over = self._standby, None, False
+        if standby is None:
+            return None
+        if not standby.loaded.done or standby.loaded.error is not None:
+            standby.kill()  # its pidfd has it reaped
+            return None
+        self.spec |= self._standby_spec
+        return standby
+
+    def _end_standby(self) -> None:
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            standby.kill()
+
+    def _standby_died(self, standby: WorkerProcess, status: Message) -> None:
+        say(log, logging.WARNING, "worker ended before it took over", mount=self.id, worker=standby.pid, **status)
+        if self._standby is standby:
+            self._standby = None
+        standby.loaded.fail(OSError(errno.EIO, f"the worker that shall take over {self.dir} ended: {self.last_lines()}"))
+
+    # --- to look at, and to hand over --------------------------------------------------------------------------------------
+
+    def describe(self) -> Message:
+        worker = self.worker
+        state = "detached" if self.detached else "unmounting" if self.busy else "serving" if worker and worker.ready else "starting"
+        if worker is None:
+            state = "waiting"
+        return {
+            **{key: self.spec[key] for key in ("mount", "dir", "source", "device", "options", "config")},
+            "state": state,
+            "pid": worker.pid if worker else None,
+            "workers": self.workers,
+            "deaths": self.deaths,
+            "version": worker.version if worker else "",
+            "home": worker.home if worker else "",
+            "starts": {key: self.spec[key] for key in ("argv", "env")},
+            "last_error": self.last_lines() if self.deaths >= WORKER_DEATHS_BEFORE_BACKOFF else "",
+        }
+
+    def hand_over(self) -> Message:
+        """Everything the next image of this process needs; the descriptors keep their numbers."""
+        worker = self.worker
+        state: Message = {"spec": self.spec, "fds": self.fds, "detached": self.detached, "worker": None}
+        state |= {"workers": self.workers, "deaths": self.deaths, "previous": self.previous, "was_ready": self.was_ready}
+        if worker is not None:
+            sock = None if worker.sock is None else worker.sock.fileno()
+            state["worker"] = {"pid": worker.pid, "pidfd": worker.pidfd, "sock": sock, "child": worker.child, "started_s": worker.started_s}
+            state["worker"] |= {"ready": worker.ready, "answered": worker.answered, "bye": worker.bye}
+            state["worker_program"] = {"version": worker.version, "home": worker.home}
+        return state
+
+    @classmethod
+    def taken_over(cls, surroundings: Surroundings, state: Message) -> Mount:
+        """The mount that `hand_over` described, in the next image."""
+        mount = cls(surroundings, state["spec"], {name: int(fd) for name, fd in state["fds"].items()})
+        mount.workers, mount.deaths, mount.previous = state["workers"], state["deaths"], state["previous"]
+        mount.detached, mount.was_ready = state["detached"], state["was_ready"]
+        held = state["worker"]
+        if held is not None:
+            sock = None if held["sock"] is None else socket.socket(fileno=held["sock"])
+            worker = WorkerProcess(**{**held, "sock": sock})
+            worker.tell_from(state.get("worker_program", {}))
+            mount.take_up(worker, was_ready=worker.ready)
+        else:
+            mount.start_worker()
+        return mount
+
+    def descriptors(self) -> list[int]:
+        """Every descriptor that must survive the exec."""
+        held = list(self.fds.values())
+        if self.worker is not None:
+            held.append(self.worker.pidfd)
+            if self.worker.sock is not None:
+                held.append(self.worker.sock.fileno())
+        return held
+
+
+def default_argv() -> list[str]:
+    """How to start a worker from this very program."""
+    return program.command("worker")
+
+
+_SPEC_KINDS: dict[str, type] = {
+    **dict.fromkeys(("mount", "dir", "source", "fuse_options"), str),
+    **dict.fromkeys(("options", "argv"), list),
+    **dict.fromkeys(("env", "config"), dict),
+    "readahead_kib": int,
+}
+
+
+def checked_spec(request: Message) -> Message:
+    """The parts of a mount request that describe the mount, or ProtocolError."""
+    spec: Message = {"options": [], "fuse_options": "", "readahead_kib": 0, "config": {}, "env": {}, "argv": default_argv()}
+    for key, kind in _SPEC_KINDS.items():
+        value = request.get(key, spec.get(key))
+        if not isinstance(value, kind):
+            raise ProtocolError(f"mount: {key} is missing or not of type {kind.__name__}")
+        spec[key] = value
+    if not 0 < len(spec["mount"]) <= 32 or not set(spec["mount"]) <= set("0123456789abcdef"):
+        raise ProtocolError("mount: the id is up to 32 hexadecimal digits")
+    if not spec["dir"].startswith("/") or not spec["argv"]:
+        raise ProtocolError("mount: dir is an absolute path, argv not empty")
+    if not all(isinstance(word, str) for word in [*spec["options"], *spec["argv"], *spec["env"], *spec["env"].values()]):
+        raise ProtocolError("mount: options, argv and env are made of strings")
+    return spec

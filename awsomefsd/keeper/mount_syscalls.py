@@ -1,0 +1,245 @@
+"""mount(2) and umount2(2) by ctypes, the mount table, and who uses a mount; standard library only, for the keeper.
+
+Everything here may hang with the filesystem that a path lies on: the keeper calls it in a forked child (keeper_loop.chore).
+What reads only the mount table does not touch the mounts themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from awsomefsd.keeper import fusermount
+
+FSTYPE = "fuse.awsomefs"
+
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+_CLONE_NEWNS = 0x20000
+_MS_REC = 1 << 14
+_MS_PRIVATE = 1 << 18
+
+# What mount(8) calls them, and the bit to set (True) or clear.  Options that only mean something to mount(8) and fstab have no bit.
+_FLAGS: dict[str, tuple[int, bool]] = {
+    "ro": (1, True),
+    "rw": (1, False),
+    "nosuid": (2, True),
+    "suid": (2, False),
+    "nodev": (4, True),
+    "dev": (4, False),
+    "noexec": (8, True),
+    "exec": (8, False),
+    "sync": (16, True),
+    "async": (16, False),
+    "dirsync": (128, True),
+    "nosymfollow": (256, True),
+    "symfollow": (256, False),
+    "noatime": (1024, True),
+    "atime": (1024, False),
+    "nodiratime": (2048, True),
+    "diratime": (2048, False),
+    "relatime": (1 << 21, True),
+    "norelatime": (1 << 21, False),
+    "strictatime": (1 << 24, True),
+    "nostrictatime": (1 << 24, False),
+    "lazytime": (1 << 25, True),
+    "nolazytime": (1 << 25, False),
+    "defaults": (0, True),
+    "auto": (0, True),
+    "noauto": (0, True),
+    "nofail": (0, True),
+    "user": (0, True),
+    "nouser": (0, True),
+    "_netdev": (0, True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """One line of /proc/self/mountinfo."""
+
+    device: str  # major:minor
+    root: str
+    dir: str
+    fstype: str
+    source: str
+    options: str = ""  # of this mount, not of the filesystem
+
+    @property
+    def minor(self) -> int:
+        return int(self.device.partition(":")[2])
+
+
+def flags_of(options: list[str]) -> int:
+    """The MS_ bits of mount options; OSError(EINVAL) names one that is unknown."""
+    flags = 0
+    for option in options:
+        if option.startswith(("x-", "X-", "comment=")):
+            continue  # fstab's own, for other programs
+        bit, on = _FLAGS.get(option, (None, True))
+        if bit is None:
+            raise OSError(errno.EINVAL, f"unknown mount option {option!r}")
+        flags = flags | bit if on else flags & ~bit
+    return flags
+
+
+def mount_fuse(fd: int, dir: str, source: str, options: list[str], fuse_options: str) -> None:
+    """Mount the connection of `fd` (an open /dev/fuse of this very process) at `dir`."""
+    words = [f"fd={fd}", "rootmode=40000", f"user_id={os.getuid()}", f"group_id={os.getgid()}"]
+    words += [word for word in fuse_options.split(",") if word]
+    _call("mount", source.encode(), os.fsencode(dir), FSTYPE.encode(), ctypes.c_ulong(flags_of(options)), ",".join(words).encode())
+
+
+def umount(dir: str, flags: int = UMOUNT_NOFOLLOW) -> None:
+    """Without root by fusermount3, which takes only mounts of its caller."""
+    if fusermount.needed():
+        fusermount.umount(dir, bool(flags & MNT_DETACH))
+        return
+    _call("umount2", os.fsencode(dir), ctypes.c_int(flags))
+
+
+def _call(name: str, *arguments: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def mounts(table: str = "/proc/self/mountinfo") -> list[MountEntry]:
+    """The mount table of this namespace, in the order of mounting (the last of two at one place is on top)."""
+    with open(table, "rb") as lines:
+        return [entry for line in lines if (entry := _parse(line)) is not None]
+
+
+def _parse(line: bytes) -> MountEntry | None:
+    # 36 35 98:0 /root /mount/point rw,noatime master:1 - ext3 /dev/source rw,errors=continue
+    left, separator, right = line.partition(b" - ")
+    before, after = left.split(), right.split()
+    if not separator or len(before) < 5 or not after:
+        return None
+    source = after[1] if len(after) > 1 else b""
+    options = before[5].decode() if len(before) > 5 else ""
+    return MountEntry(before[2].decode(), _unescape(before[3]), _unescape(before[4]), after[0].decode(), _unescape(source), options)
+
+
+def _unescape(field: bytes) -> str:
+    head, *rest = field.split(b"\\")
+    parts = [head]
+    for piece in rest:
+        parts.append(bytes([int(piece[:3], 8)]) + piece[3:] if piece[:3].isdigit() else b"\\" + piece)
+    return os.fsdecode(b"".join(parts))
+
+
+def topmost(dir: str) -> MountEntry | None:
+    """What is mounted at exactly `dir`."""
+    found = None
+    for entry in mounts():
+        if entry.dir == dir:
+            found = entry
+    return found
+
+
+def clear_stale(dir: str) -> int:
+    """Detach dead mounts of ours at `dir`; EBUSY if a living one is there.  Returns how many were detached."""
+    detached = 0
+    while (entry := _topmost_ours(dir)) is not None:
+        try:
+            os.statvfs(dir)  # always asks the server, no cache answers it
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+                raise
+        else:
+            raise OSError(errno.EBUSY, f"{dir} is a mount of {entry.source} already")
+        umount(dir, MNT_DETACH | UMOUNT_NOFOLLOW)
+        detached += 1
+    return detached
+
+
+def _topmost_ours(dir: str) -> MountEntry | None:
+    entry = topmost(dir)
+    return entry if entry is not None and entry.fstype == FSTYPE else None
+
+
+def abort_connection(minor: int) -> None:
+    """Abort a FUSE connection by its device number: every request on it fails at once.
+
+    Where nobody has mounted fusectl, that is done in a mount namespace of the caller's own, so only a child that ends soon may call this.
+    """
+    path = Path(f"/sys/fs/fuse/connections/{minor}/abort")
+    if not path.exists():
+        _call("unshare", ctypes.c_int(_CLONE_NEWNS))
+        _call("mount", b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None)
+        _call("mount", b"fusectl", b"/sys/fs/fuse/connections", b"fusectl", ctypes.c_ulong(0), None)
+    path.write_text("1")
+
+
+def superblock_lives(device: str) -> bool:
+    """Whether the filesystem is still mounted anywhere, in any namespace: its bdi goes with its superblock."""
+    return os.path.isdir(f"/sys/class/bdi/{device}")
+
+
+def set_read_ahead(device: str, kib: int) -> None:
+    Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(kib))
+
+
+def users_of(dir: str, count_max: int = 5) -> list[str]:
+    """Some of what keeps `dir` busy, in words: mounts below it, and processes with what they do there."""
+    found = [f"mount at {entry.dir}" for entry in mounts() if entry.dir.startswith(dir.rstrip("/") + "/")]
+    for name in os.listdir("/proc"):
+        if len(found) >= count_max:
+            break
+        if name.isdigit() and int(name) != os.getpid() and (use := _use_by(Path("/proc") / name, dir)) is not None:
+            found.append(f"{_command(name)} (pid {name}, {use})")
+    return found[:count_max]
+
+
+def _command(pid: str) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    return "a process"
+
+
+def _use_by(process: Path, dir: str) -> str | None:
+    for link, words in (("cwd", "working directory"), ("root", "root directory"), ("exe", "program")):
+        if _within(_target(process / link), dir):
+            return words
+    for descriptor in _children(process / "fd"):
+        target = _target(descriptor)
+        if _within(target, dir):
+            return f"has {target} open"
+    return _mapped(process, dir)
+
+
+def _mapped(process: Path, dir: str) -> str | None:
+    try:
+        with open(process / "maps", "rb") as lines:
+            for line in lines:
+                fields = line.rstrip(b"\n").split(None, 5)
+                if len(fields) == 6 and _within(os.fsdecode(fields[5]), dir):
+                    return f"maps {os.fsdecode(fields[5])}"
+    except OSError:
+        pass
+    return None
+
+
+def _children(path: Path) -> Iterator[Path]:
+    try:
+        yield from path.iterdir()
+    except OSError:
+        return
+
+
+def _target(link: Path) -> str:
+    try:
+        return os.readlink(link)  # names the file without asking its filesystem
+    except OSError:
+        return ""
+
+
+def _within(path: str, dir: str) -> bool:
+    return path == dir or path.startswith(dir.rstrip("/") + "/")

@@ -1,0 +1,113 @@
+"""The process of a worker: how the keeper starts one, knows it by its pidfd, and learns how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from awsomefsd.base import program
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.limits import BACKOFF_MS_MAX, WORKER_DEATHS_BEFORE_BACKOFF
+from awsomefsd.keeper.loop import Promise
+from awsomefsd.keeper.wire import Message
+
+BACKOFF_MS_MIN = 100
+HEALTHY_MS = BACKOFF_MS_MAX  # a ready worker that lived this long was well, even if nobody asked it anything
+_WORKER_FD = 3
+_ENVIRONMENT = ("PATH", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV")
+_SECRETS = ("TOKEN", "SECRET", "PASSWORD")
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    pid: int
+    pidfd: int
+    sock: socket.socket | None
+    child: bool  # of ours, so its exit status can be had
+    started_s: float = field(default_factory=time.monotonic)
+    ready: bool = False
+    answered: bool = False
+    bye: bool | None = None  # whether it was clean
+    version: str = ""  # as it said itself
+    home: str = ""  # the directory of its program
+    loaded: Promise = field(default_factory=Promise)  # it waits for its start message
+
+    def healthy(self) -> bool:
+        return self.answered or (self.ready and (time.monotonic() - self.started_s) * 1000 >= HEALTHY_MS)
+
+    def tell_from(self, message: Message) -> None:
+        """Which program it is, from what it says."""
+        self.version, self.home = str(message.get("version", "")), str(message.get("home", ""))
+
+    def kill(self) -> None:
+        """Timers call this too, when it may have ended long ago: its descriptor's number may be another's by then."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """It is nothing of ours any more."""
+        os.close(self.pidfd)
+        self.pidfd = -1
+
+
+def spawn(argv: list[str], env: dict[str, str], log_path: Path, fd: int) -> int:
+    """The pid of a new worker whose end of the connection to us is `fd`."""
+    actions: list[tuple[Any, ...]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log_path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+        (os.POSIX_SPAWN_DUP2, fd, _WORKER_FD),
+    ]
+    default = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD]
+    # A session of its own: neither a terminal's ^C nor whoever ends our process group reaches it.
+    hit("keeper.spawn.before")
+    argv = [*argv, "--keeper-fd", str(_WORKER_FD)]
+    pid = os.posix_spawnp(argv[0], argv, _environment(env), file_actions=actions, setsid=True, setsigdef=default)
+    hit("keeper.spawn.after")
+    return pid
+
+
+def _environment(asked: dict[str, str]) -> dict[str, str]:
+    """Only what a worker may want: nothing that a shell left behind, and no secret."""
+    kept = without_secrets({key: value for key, value in os.environ.items() if key in _ENVIRONMENT or key.startswith(("LC_", "AWSOMEFS"))})
+    path = program.environment().get("PYTHONPATH")
+    return kept | ({"PYTHONPATH": path} if path else {}) | asked
+
+
+def without_secrets(environment: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if not any(word in key for word in _SECRETS)}
+
+
+def backoff_ms(deaths: int) -> int:
+    """How long to wait after this many deaths without one answered request."""
+    if deaths < WORKER_DEATHS_BEFORE_BACKOFF:
+        return 0
+    return int(min(BACKOFF_MS_MAX, BACKOFF_MS_MIN << min(16, deaths - WORKER_DEATHS_BEFORE_BACKOFF)))
+
+
+def pidfd_of_child(pid: int) -> int:
+    """One that nobody could watch must not serve."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def exit_status(worker: WorkerProcess) -> Message:
+    """How it ended; both null where only its parent, a keeper that is no more, could have known."""
+    status: Message = {"signal": None, "code": None, "exited": True}
+    if worker.child:
+        with contextlib.suppress(ChildProcessError):
+            ended = os.waitid(os.P_PIDFD, worker.pidfd, os.WEXITED)
+            if ended is not None:
+                status["code" if ended.si_code == os.CLD_EXITED else "signal"] = ended.si_status
+    return status

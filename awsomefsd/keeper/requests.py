@@ -1,0 +1,284 @@
+"""The requests that the keeper carries out: mount, umount, flush, list; each a sequence of the loop.
+
+Order of a mount: directory checked and mounted first (in a chore), the worker started after it; the caller hears "ok" only
+when the worker said ready.  Crash window: a keeper that dies between the two leaves a dead mount, which the next mount
+of that directory detaches.  Order of a umount: flush, umount2, then wait for the worker's bye; what was written between the
+flush and umount2 is flushed by the worker when the kernel tells it ENODEV.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.base.errors import ProtocolError
+from awsomefsd.base.limits import UMOUNT_FLUSH_MS_MAX
+from awsomefsd.keeper import fusermount, mount_syscalls
+from awsomefsd.keeper.loop import Loop, Sequence_
+from awsomefsd.keeper.mount import Mount, Surroundings, WorkerFailed, checked_spec
+from awsomefsd.keeper.mount_syscalls import MNT_DETACH, UMOUNT_NOFOLLOW
+from awsomefsd.keeper.wire import DESCRIPTORS_MAX, Message, close_all, say
+
+log = logging.getLogger("awsomefsd.keeper")
+
+READY_MS_MAX = 30_000  # from the start of a first worker to its ready
+PATH_CALL_MS_MAX = 10_000  # of one mount(2) or umount2(2)
+USERS_MS_MAX = 2_000  # to find out who keeps a mount busy
+FORCE_FLUSH_MS_MAX = 5_000  # what umount --force still waits for
+BYE_MS_MAX = UMOUNT_FLUSH_MS_MAX  # from umount2 to the bye
+MEMFD_BYTES_MAX = 1 << 34
+_MFD_NOEXEC_SEAL = 8
+
+
+class KeptMounts:
+    """The mounts of one keeper, by id, and the sequences that make and end them."""
+
+    def __init__(self, loop: Loop, make_surroundings: Callable[[Callable[[Mount], None]], Surroundings]) -> None:
+        self._loop = loop
+        self._surroundings = make_surroundings(self._dropped)
+        self.by_id: dict[str, Mount] = {}
+
+    def _dropped(self, mount: Mount) -> None:
+        if self.by_id.get(mount.id) is mount:
+            del self.by_id[mount.id]
+
+    def new(self, spec: Message, fds: dict[str, int]) -> Mount:
+        mount = self.by_id[spec["mount"]] = Mount(self._surroundings, spec, fds)
+        return mount
+
+    def take_over(self, state: Message) -> None:
+        mount = Mount.taken_over(self._surroundings, state)
+        self.by_id[mount.id] = mount
+
+    def find(self, request: Message) -> Mount:
+        """The mount that a request names by id or by directory."""
+        wanted = request.get("mount") or request.get("dir")
+        for mount in self.by_id.values():
+            if wanted == mount.id or (wanted in (mount.dir, mount.spec.get("asked_dir")) and not mount.detached):
+                return mount
+        raise OSError(errno.ENOENT, f"{wanted} is not a mount of this keeper")
+
+    # --- mount -------------------------------------------------------------------------------------------------------------
+
+    def mount(self, request: Message) -> Sequence_:
+        spec = checked_spec(request)
+        mount_syscalls.flags_of(spec["options"])
+        sizes = _checked_sizes(request.get("memfds", {}))
+        limit_ms = int(request.get("timeout_ms", READY_MS_MAX))
+        known = self.by_id.get(spec["mount"])
+        if known is None:
+            known = yield from self._mount_new(spec, sizes)
+        elif spec["dir"] not in (known.dir, known.spec["asked_dir"]) or spec["source"] != known.spec["source"]:
+            raise OSError(errno.EEXIST, f"mount id {known.id} is taken by {known.dir}")
+        # Asked again (the first answer was lost): the same mount, the same answer.
+        try:
+            yield self._loop.within(known.ready, limit_ms, f"the start of the worker of {known.dir}")
+        except (WorkerFailed, TimeoutError) as error:
+            words = f"{error}; the worker wrote: {known.last_lines()}" if isinstance(error, TimeoutError) else str(error)
+            yield from self._undo(known)
+            raise OSError(errno.ETIMEDOUT if isinstance(error, TimeoutError) else errno.EIO, words) from None
+        return {"pid": known.worker.pid if known.worker else None, "dir": known.dir, "device": known.device}
+
+    def _mount_new(self, spec: Message, sizes: dict[str, int]) -> Sequence_:
+        for other in self.by_id.values():
+            if spec["dir"] in (other.dir, other.spec["asked_dir"]) and not other.detached:
+                raise OSError(errno.EBUSY, f"{other.dir} is a mount of {other.spec['source']} already")
+        fds, theirs = _open_descriptors(sizes)
+        spec |= {"asked_dir": spec["dir"], "device": "0:0"}
+        mount = self.new(spec, fds)  # from here on the id is taken
+        try:
+            what = f"mount of {spec['dir']}"
+            fd = fds["fuse"] if theirs is None else theirs.fileno()
+            place = yield self._loop.chore(lambda: _mount_there(fd, spec), PATH_CALL_MS_MAX, what, [fd])
+            if theirs is not None:
+                fds["fuse"] = _taken(fds["fuse"])
+        except OSError:
+            mount.drop(True)
+            raise
+        finally:
+            if theirs is not None:
+                theirs.close()
+        spec |= {"dir": place["dir"], "device": place["device"]}
+        say(log, logging.INFO, "mounted", mount=mount.id, dir=mount.dir, device=mount.device, stale=place["stale"] or None)
+        mount.start_worker()
+        return mount
+
+    def _undo(self, mount: Mount) -> Sequence_:
+        """A mount whose first worker did not come up: away with it."""
+        mount.end()
+        try:
+            yield self._loop.chore(lambda: _umount_ours(mount.dir, mount.device, MNT_DETACH), PATH_CALL_MS_MAX, f"umount of {mount.dir}")
+        except OSError as error:
+            say(log, logging.WARNING, "failed mount not undone", mount=mount.id, why=error)
+        mount.drop(True)
+
+    # --- umount ------------------------------------------------------------------------------------------------------------
+
+    def umount(self, request: Message) -> Sequence_:
+        mount = self.find(request)
+        if request.get("force"):
+            return (yield from self._umount_by_force(mount, int(request.get("flush_ms", FORCE_FLUSH_MS_MAX))))
+        if mount.busy:
+            raise OSError(errno.EALREADY, f"{mount.dir} is being unmounted")
+        mount.busy = True
+        try:
+            return (yield from self._umount_in_order(mount, request))
+        finally:
+            mount.busy = False
+
+    def _umount_in_order(self, mount: Mount, request: Message) -> Sequence_:
+        yield self._loop.within(mount.flush(request["request_id"]), UMOUNT_FLUSH_MS_MAX, f"the flush of {mount.dir}")
+        try:
+            yield self._loop.chore(lambda: _umount_ours(mount.dir, mount.device, 0), PATH_CALL_MS_MAX, f"umount of {mount.dir}")
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            users = yield from self._users(mount.dir)
+            raise OSError(errno.EBUSY, f"{mount.dir} is busy{users}") from None
+        if mount_syscalls.superblock_lives(mount.device):
+            # Bind mounts or other namespaces have it still; the worker serves on until the last of them has gone.
+            mount.detached = True
+            return {"flushed": True, "detached": True}
+        clean = yield self._loop.within(mount.gone, BYE_MS_MAX, f"{mount.dir} is unmounted; the last flush of its worker")
+        if not clean:
+            raise OSError(errno.EIO, f"{mount.dir} is unmounted, but its worker could not make everything durable")
+        return {"flushed": True, "detached": False}
+
+    def _users(self, dir: str) -> Sequence_:
+        try:
+            users = yield self._loop.chore(lambda: mount_syscalls.users_of(dir), USERS_MS_MAX, "the search for users")
+        except OSError:
+            return ""
+        return f": used by {', '.join(users)}" if users else ""
+
+    def _umount_by_force(self, mount: Mount, patience_ms: int) -> Sequence_:
+        """Whatever hangs: a short flush, then abort, detach, kill.  Says whether everything acknowledged is durable."""
+        flushed = True
+        try:
+            yield self._loop.within(mount.flush(os.urandom(8).hex()), patience_ms, "the flush")
+        except OSError as error:
+            say(log, logging.ERROR, "forced umount without a flush", mount=mount.id, why=error)
+            flushed = False
+        minor = int(mount.device.partition(":")[2])
+        for what, work in (
+            ("abort", lambda: mount_syscalls.abort_connection(minor)),
+            ("detach", lambda: _umount_ours(mount.dir, mount.device, MNT_DETACH)),
+        ):
+            try:
+                yield self._loop.chore(work, PATH_CALL_MS_MAX, f"{what} of {mount.dir}")
+            except OSError as error:
+                say(log, logging.WARNING, "forced umount", mount=mount.id, step=what, why=error)
+        for kill in (False, True):
+            if kill:
+                mount.end()
+            try:
+                clean = yield self._loop.within(mount.gone, patience_ms, "the end of the worker")
+                return {"flushed": flushed and clean, "detached": False}
+            except TimeoutError:
+                continue
+        mount.drop(False)
+        return {"flushed": False, "detached": False}
+
+    # --- others ------------------------------------------------------------------------------------------------------------
+
+    def flush(self, request: Message) -> Sequence_:
+        mount = self.find(request)
+        yield self._loop.within(mount.flush(request["request_id"]), UMOUNT_FLUSH_MS_MAX, f"the flush of {mount.dir}")
+        return {}
+
+    def replace(self, request: Message) -> Sequence_:
+        mount = self.find(request)
+        spec = checked_spec({**mount.spec, **{key: request[key] for key in ("argv", "env") if key in request}})
+        return (yield from mount.replace(spec["argv"], spec["env"]))
+
+    def umount_all(self, request: Message) -> Sequence_:
+        failed = []
+        for mount in list(self.by_id.values()):
+            try:
+                request_id = f"{request['request_id']}-{mount.id}"
+                yield from self.umount({"mount": mount.id, "request_id": request_id, "force": request.get("force")})
+            except OSError as error:
+                failed.append(error)
+        if failed:
+            raise OSError(failed[0].errno, "; ".join(str(error.strerror or error) for error in failed))
+
+
+def _checked_sizes(sizes: Any) -> dict[str, int]:
+    ok = isinstance(sizes, dict) and len(sizes) < DESCRIPTORS_MAX and "fuse" not in sizes
+    if not ok or not all(isinstance(size, int) and 0 <= size <= MEMFD_BYTES_MAX for size in sizes.values()):
+        raise ProtocolError("mount: memfds is an object of names and sizes in bytes")
+    return dict(sizes)
+
+
+def _open_descriptors(sizes: dict[str, int]) -> tuple[dict[str, int], socket.socket | None]:
+    """The descriptors of a mount; without root "fuse" is a socket at first, and fusermount3 gets the other end of it."""
+    fds: dict[str, int] = {}
+    theirs: socket.socket | None = None
+    try:
+        if fusermount.needed():
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            fds["fuse"] = ours.detach()
+        else:
+            fds["fuse"] = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        for name, size in sizes.items():
+            fds[name] = _memfd(name)
+            os.ftruncate(fds[name], size)
+    except OSError as error:
+        close_all(list(fds.values()))
+        raise OSError(error.errno, f"/dev/fuse and shared memory: {error.strerror}") from None
+    return fds, theirs
+
+
+def _taken(number: int) -> int:
+    """The FUSE descriptor out of the socket with this number, which is closed."""
+    with socket.socket(fileno=os.dup(number)) as sock:
+        fd = fusermount.received(sock)
+    os.close(number)
+    return fd
+
+
+def _memfd(name: str) -> int:
+    try:
+        return os.memfd_create(f"awsomefs-{name}", os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
+    except OSError:  # a kernel before 6.3 does not know the flag, a later one warns without it
+        return os.memfd_create(f"awsomefs-{name}", os.MFD_CLOEXEC)
+
+
+def _mount_there(fd: int, spec: Message) -> Message:
+    """In the chore's child: detach dead mounts of ours, mount, and say where it really is."""
+    asked = spec["asked_dir"]
+    parent, name = os.path.split(os.path.normpath(asked))
+    # The last name is not followed before the dead mount on it is gone: even lstat of that one fails.
+    dir = os.path.join(os.path.realpath(parent), name)
+    stale = mount_syscalls.clear_stale(dir)
+    if os.path.islink(dir):
+        dir = os.path.realpath(dir)
+        stale += mount_syscalls.clear_stale(dir)
+    if not os.path.isdir(dir):
+        number = errno.ENOTDIR if os.path.lexists(dir) else errno.ENOENT
+        raise OSError(number, f"{dir}: {os.strerror(number)}")
+    try:
+        if fusermount.needed():
+            fusermount.mount(fd, dir, spec["source"], spec["options"], spec["fuse_options"])
+        else:
+            mount_syscalls.mount_fuse(fd, dir, spec["source"], spec["options"], spec["fuse_options"])
+    except OSError as error:
+        raise OSError(error.errno, f"mount of {dir}: {error.strerror}") from None
+    entry = mount_syscalls.topmost(dir)
+    if entry is None:
+        raise OSError(errno.EIO, f"{dir} was unmounted at once")
+    return {"dir": dir, "device": entry.device, "stale": stale}
+
+
+def _umount_ours(dir: str, device: str, flags: int) -> None:
+    """In the chore's child: take our mount, and nothing else, from `dir`.  One that is gone already is fine."""
+    there = [entry for entry in mount_syscalls.mounts() if entry.dir == dir]
+    if not any(entry.device == device for entry in there):
+        return
+    if there[-1].device != device:
+        raise OSError(errno.EBUSY, f"{there[-1].source} ({there[-1].fstype}) is mounted over {dir}")
+    mount_syscalls.umount(dir, flags | UMOUNT_NOFOLLOW)

@@ -1,0 +1,216 @@
+"""The supervisor keeps keeper and daemon running where no service manager does: `awsomefsd supervise`.  Standard library only.
+
+Each is started in a session of its own and watched by its pidfd; one that ends is started again after RESTART_S, or RESTART_SLOW_S when it
+did not live for HEALTHY_S (a daemon that cannot start must not fill the log).  Their pids are in run_dir/supervisor.json, so a supervisor
+that was killed and comes back takes the running ones up instead of starting a second pair (which their locks would refuse anyway).
+
+SIGTERM ends the daemon, then the keeper, then us.  Workers go on serving: unmount first to end everything.
+
+The logs of the two are bounded: a file over LOG_BYTES_MAX is copied to NAME.1 and emptied in place.  Renaming it would not do, because the
+process holds it open; a pipe through us would not do either, because both must outlive a supervisor that is killed.  Lines written between
+copy and emptying are lost.  As process 1 of a container, orphans (workers whose keeper was killed) are reaped here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from awsomefsd.base import log, program
+from awsomefsd.base.limits import MIB
+from awsomefsd.base.sockets import readable
+
+logger = logging.getLogger("awsomefsd.supervisor")
+RESTART_S = 0.05
+RESTART_SLOW_S = 0.5  # with the start itself still within a second
+HEALTHY_S = 1.0
+STOP_S = 10.0
+LOG_BYTES_MAX = 16 * MIB
+LOG_LOOK_S = 10.0
+
+
+class Child:
+    """One process that shall run; `pidfd` is -1 while it does not."""
+
+    def __init__(self, name: str, argv: list[str], log_path: Path) -> None:
+        self.name = name
+        self._argv = argv
+        self._log_path = log_path
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self.pid = 0
+        self.pidfd = -1
+        self.due = 0.0  # when to start it
+
+    def start(self) -> None:
+        env = self._environment()
+        with self._log_path.open("ab") as file:
+            self._process = subprocess.Popen(
+                self._argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, cwd="/", start_new_session=True,
+                pass_fds=program.token_descriptors(env),
+            )  # fmt: skip
+        self._started = time.monotonic()
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        logger.info("started", extra={"child": self.name, "child_pid": self.pid})
+
+    def _environment(self) -> dict[str, str]:
+        """The token is for the daemon; keeper and workers live long, and need none."""
+        given = program.environment()
+        secret = (program.TOKEN, program.TOKEN_FILE)
+        return given if self.name == "daemon" else {name: value for name, value in given.items() if name not in secret}
+
+    def adopt(self, pid: int, start_time: str) -> None:
+        """Watch a process that a supervisor before us has started, if it is still that one."""
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+            if start_time_of(pid) == start_time:
+                self.pid, self.pidfd, self._started = pid, pidfd, time.monotonic()
+                logger.info("taken up", extra={"child": self.name, "child_pid": pid})
+            else:
+                os.close(pidfd)
+
+    def ended(self) -> None:
+        """Its pidfd says so; note when to start it again."""
+        code = self._process.wait() if self._process is not None else None
+        os.close(self.pidfd)
+        lived = time.monotonic() - self._started
+        logger.warning("ended", extra={"child": self.name, "child_pid": self.pid, "code": code, "lived_s": round(lived, 1)})
+        self._process, self.pid, self.pidfd = None, 0, -1
+        self.due = time.monotonic() + (RESTART_S if lived >= HEALTHY_S else RESTART_SLOW_S)
+
+    def bound_log(self) -> None:
+        """Keep the last LOG_BYTES_MAX and what came since; it is opened for appending, so its writer goes on at the new end."""
+        with contextlib.suppress(OSError):
+            if self._log_path.stat().st_size > LOG_BYTES_MAX:
+                shutil.copyfile(self._log_path, self._log_path.with_name(self._log_path.name + ".1"))
+                os.truncate(self._log_path, 0)
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that is not enough."""
+        if self.pidfd < 0:
+            return
+        for number, patience_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, number)
+            if readable([self.pidfd], patience_s):
+                self.ended()
+                return
+
+
+def start_time_of(pid: int) -> str:
+    """When a process started, in ticks since boot; with its pid that is unique until the next boot."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+class Supervisor:
+    def __init__(self, run_dir: Path, children: list[Child]) -> None:
+        self._record = run_dir / "supervisor.json"
+        self._children = children
+
+    def run(self, wake: int) -> None:
+        """Until the number of a signal that ends us arrives on `wake` (the signal handler's pipe)."""
+        self._take_up()
+        while True:
+            now = time.monotonic()
+            for child in self._children:
+                child.bound_log()
+                if child.pidfd < 0 and child.due <= now:
+                    child.start()
+                    self._remember()
+            due = [child.due for child in self._children if child.pidfd < 0]
+            watched = {child.pidfd: child for child in self._children if child.pidfd >= 0}
+            ready = readable([wake, *watched], min([LOG_LOOK_S, *(max(0.0, at - now) for at in due)]))
+            if wake in ready and set(os.read(wake, 64)) - {signal.SIGCHLD}:
+                break
+            for fd in ready:
+                if fd in watched:
+                    watched[fd].ended()
+            if os.getpid() == 1:
+                self._reap_orphans()
+        for child in reversed(self._children):  # the daemon, then the keeper
+            child.stop()
+        self._record.unlink(missing_ok=True)
+
+    def _reap_orphans(self) -> None:
+        """Only what nobody else waits for; our own two are reaped where their end is noted."""
+        own = {child.pid for child in self._children}
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and ended.si_pid not in own:
+                os.waitpid(ended.si_pid, 0)
+
+    def _take_up(self) -> None:
+        try:
+            known = json.loads(self._record.read_text())
+            for child in self._children:
+                pid, start_time = known.get(child.name) or (0, "")
+                if pid:
+                    child.adopt(int(pid), str(start_time))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return  # no record, or none that can be read: locks keep a second keeper or daemon out
+
+    def _remember(self) -> None:
+        new = self._record.with_suffix(".new")
+        new.write_text(json.dumps({child.name: [child.pid, start_time_of(child.pid)] for child in self._children if child.pid}))
+        new.rename(self._record)
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="awsomefsd supervise", description="keep keeper and daemon running")
+    parser.add_argument("--run-dir", required=True, type=Path)
+    parser.add_argument("--state-dir", required=True, type=Path)
+    parser.add_argument("--config")
+    parser.add_argument("--log-dir", required=True, type=Path)
+    parser.add_argument("--log-level", default="info", choices=log.LEVELS)
+    parser.add_argument("--log-format", default="text", choices=log.FORMATS)
+    return parser.parse_args(argv)
+
+
+def _children(words: argparse.Namespace) -> list[Child]:
+    """The keeper first: the daemon brings mounts back with its help."""
+    run_dir, log_dir = ["--run-dir", str(words.run_dir)], words.log_dir
+    logs = ["--log-dir", str(log_dir), "--log-level", words.log_level, "--log-format", words.log_format]
+    config = ["--config", words.config] if words.config else []
+    return [
+        Child("keeper", program.command("keeper", *run_dir, *logs), log_dir / "keeper.log"),
+        Child("daemon", program.command("run", "--state-dir", str(words.state_dir), *run_dir, *config), log_dir / "daemon.log"),
+    ]
+
+
+def main(argv: list[str]) -> int:
+    words = _arguments(argv)
+    log.setup("supervisor", words.log_level, words.log_format)
+    words.log_dir.mkdir(parents=True, exist_ok=True)
+    return supervise(words.run_dir, _children(words))
+
+
+def supervise(run_dir: Path, children: list[Child]) -> int:
+    """Keep `children` running until SIGTERM; the exit code."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = os.open(run_dir / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.stderr.write(f"another supervisor runs in {run_dir}; stop it first\n")
+        return 1
+    os.chdir("/")
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    Supervisor(run_dir, children).run(reader)
+    return 0

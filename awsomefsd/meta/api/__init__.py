@@ -1,0 +1,1 @@
+"""The requests, replies and log commands of the metadata service, one subject a file."""

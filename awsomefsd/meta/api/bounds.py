@@ -1,0 +1,103 @@
+"""The ranges of the integers in a request are checked before anything is done with it.
+
+Keys are packed with fixed widths, so a number that does not fit would be an exception in the middle of `apply`: of an entry that is durable
+already, at this start and every later one.  Everything that enters the log passes here first.  The rules go by field name, which the
+commands keep to: a new field is a non-negative 63-bit number unless it is named below.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any
+
+from msgspec import Struct
+
+from awsomefsd.base.errors import ProtocolError
+from awsomefsd.base.limits import ATIMES_PER_ENTRY_MAX
+from awsomefsd.meta.api import commands, messages
+
+_U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
+_WIDE = frozenset({"owner", "log", "mount"})  # random 64-bit numbers
+_NARROW = frozenset({"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask"})
+_SIGNED = frozenset({"quota_bytes", "quota_inodes"})
+_TIMES = frozenset({"atime_ns", "mtime_ns", "ctime_ns"})  # 1677 to 2554: what msgpack holds in 64 bits
+_SIGNED_OF = {(commands.Reserve, "bytes"), (commands.PutToken, "uses"), (commands.SetCsiVolume, "capacity")}
+
+_Range = tuple[str, int, int]
+
+
+class _Rules:
+    """The rules of one type: integers and lists of integers with their ranges, and the fields that hold structs or lists of them."""
+
+    __slots__ = ("lists", "numbers", "one", "several")
+
+    def __init__(self, type_: type[Struct]) -> None:
+        self.numbers: list[_Range] = []
+        self.lists: list[_Range] = []
+        self.one: list[str] = []
+        self.several: list[str] = []
+        for name, hint in typing.get_type_hints(type_).items():
+            if name in type_.__struct_fields__:
+                self._add(type_, name, hint)
+
+    def _add(self, type_: type[Struct], name: str, hint: Any) -> None:
+        arguments = typing.get_args(hint)
+        if hint is int or (int in arguments and isinstance(hint, types.UnionType)):
+            self.numbers.append((name, *_range(type_, name)))
+        elif typing.get_origin(hint) is list:
+            if arguments[0] is int:
+                self.lists.append((name, *_range(type_, name)))
+            elif _is_struct(arguments[0]):
+                self.several.append(name)
+        elif _is_struct(hint) or any(_is_struct(argument) for argument in arguments):
+            self.one.append(name)
+
+
+def _is_struct(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Struct)
+
+
+def _range(type_: type[Struct], name: str) -> tuple[int, int]:
+    if name in _TIMES:
+        return -_I63 - 1, _U64
+    if name in _SIGNED or (type_, name) in _SIGNED_OF:
+        return -_I63 - 1, _I63
+    return 0, _U32 if name in _NARROW else _U64 if name in _WIDE else _I63
+
+
+_RULES: dict[type, _Rules] = {}
+
+
+def check(value: Any) -> None:
+    """Raises ProtocolError if a number in the request body (or in a command in it) is out of range."""
+    rules = _RULES.get(type(value))
+    if rules is None:
+        rules = _RULES[type(value)] = _Rules(type(value))
+    for name, low, high in rules.numbers:
+        number = getattr(value, name)
+        if number is not None and not low <= number <= high:
+            raise ProtocolError(f"{type(value).__name__}: {name} {number} is out of range")
+    for name, low, high in rules.lists:
+        for number in getattr(value, name):
+            if not low <= number <= high:
+                raise ProtocolError(f"{type(value).__name__}: a number in {name}, {number}, is out of range")
+    for name in rules.one:
+        inner = getattr(value, name)
+        if inner is not None:
+            check(inner)
+    if type(value) is commands.SetAtimes:
+        _check_atimes(value)
+    for name in rules.several:
+        for inner in getattr(value, name):
+            check(inner)
+
+
+def _check_atimes(value: commands.SetAtimes) -> None:
+    low, high = _range(commands.SetAttr, "atime_ns")
+    if len(value.atimes) > ATIMES_PER_ENTRY_MAX or not all(0 <= ino <= _I63 and low <= time_ns <= high for ino, time_ns in value.atimes):
+        raise ProtocolError("SetAtimes: a number is out of range, or there are too many")
+
+
+for _type in (*typing.get_args(messages.Body), *typing.get_args(commands.AnyCommand)):
+    _RULES[_type] = _Rules(_type)

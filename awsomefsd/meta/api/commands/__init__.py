@@ -1,0 +1,206 @@
+"""The closed, versioned set of log commands, and the entry that carries one.
+
+Apply is a pure function of (state, entry): whoever proposes a command stamps time, ids and choices into it.  A command may be added.  The
+tag and the fields of a command that was ever written stay; fields may be appended with a default.  tests/golden keeps an encoding of each.
+Each module of this package has the commands of one subject.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+from msgspec import Struct
+
+from awsomefsd.meta.api.commands.attributes import (
+    SET_ATIME,
+    SET_CTIME,
+    SET_GID,
+    SET_KILL_SUIDGID,
+    SET_MODE,
+    SET_MTIME,
+    SET_SIZE,
+    SET_UID,
+    XATTR_CREATE,
+    XATTR_REPLACE,
+    RemoveXattr,
+    SetAtimes,
+    SetAttr,
+    SetXattr,
+)
+from awsomefsd.meta.api.commands.base import Command
+from awsomefsd.meta.api.commands.change_stream import AdvanceReader, RegisterReader, RemoveReader
+from awsomefsd.meta.api.commands.checkpoints import DropSegments, KeepSegments, Recover
+from awsomefsd.meta.api.commands.cluster import ChangeMembership, Init, NoOp, RepairRows
+from awsomefsd.meta.api.commands.collection import OpenCollector, Relocate, Relocation
+from awsomefsd.meta.api.commands.csi import ClaimVolume, DropCsiVolume, EndClaims, MakeCsiVolume, SetCsiVolume
+from awsomefsd.meta.api.commands.data import (
+    FALLOC_KEEP_SIZE,
+    FALLOC_MODES,
+    FALLOC_PUNCH_HOLE,
+    FALLOC_ZERO_RANGE,
+    Commit,
+    CopyRange,
+    Draw,
+    Fallocate,
+    InodeCommit,
+    Reap,
+    WriteData,
+)
+from awsomefsd.meta.api.commands.devices import AddDevice, DrainDevice, GrowDevice, RemoveDevice
+from awsomefsd.meta.api.commands.leases import AcquireLease, ReleaseLease
+from awsomefsd.meta.api.commands.locks import SetLock
+from awsomefsd.meta.api.commands.names import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    RENAME_WHITEOUT,
+    Create,
+    Link,
+    ReleaseOrphan,
+    Rename,
+    Rmdir,
+    Tmpfile,
+    Unlink,
+)
+from awsomefsd.meta.api.commands.nodes import (
+    AddNode,
+    DescribeNode,
+    DropCa,
+    NodeCommand,
+    PutCa,
+    PutToken,
+    RaiseLevel,
+    RevokeToken,
+    SetCarries,
+    SetNodeState,
+)
+from awsomefsd.meta.api.commands.segments import ClearQuarantine, LeaseSegments, Reserve
+from awsomefsd.meta.api.commands.sessions import EndSession, OpenSession, OpenShared
+from awsomefsd.meta.api.commands.volumes import UNDECIDED, CreateVolume, DeleteVolume, SetVolume
+
+__all__ = [
+    "COMMAND_VERSION",
+    "FALLOC_KEEP_SIZE", "FALLOC_MODES",
+    "FALLOC_PUNCH_HOLE",
+    "FALLOC_ZERO_RANGE",
+    "RAFT_COMMANDS",
+    "RENAME_EXCHANGE",
+    "RENAME_NOREPLACE",
+    "RENAME_WHITEOUT",
+    "SET_ATIME",
+    "SET_CTIME",
+    "SET_GID",
+    "SET_KILL_SUIDGID",
+    "SET_MODE",
+    "SET_MTIME",
+    "SET_SIZE",
+    "SET_UID",
+    "UNDECIDED", "UNPROPOSED_COMMANDS",
+    "XATTR_CREATE",
+    "XATTR_REPLACE",
+    "AcquireLease",
+    "AddDevice",
+    "AddNode",
+    "AdvanceReader",
+    "AnyCommand",
+    "ChangeMembership",
+    "ClaimVolume",
+    "ClearQuarantine",
+    "Command",
+    "Commit",
+    "CopyRange",
+    "Create",
+    "CreateVolume",
+    "DeleteVolume",
+    "DescribeNode",
+    "DrainDevice",
+    "Draw",
+    "DropCa",
+    "DropCsiVolume",
+    "DropSegments",
+    "EndClaims",
+    "EndSession",
+    "Entry",
+    "Fallocate",
+    "GrowDevice",
+    "Init",
+    "InodeCommit",
+    "KeepSegments",
+    "LeaseSegments",
+    "Link",
+    "MakeCsiVolume",
+    "NoOp",
+    "OpenCollector",
+    "OpenSession",
+    "OpenShared",
+    "PutCa",
+    "PutToken",
+    "RaiseLevel",
+    "Reap",
+    "Recover",
+    "RegisterReader",
+    "ReleaseLease",
+    "ReleaseOrphan",
+    "Relocate",
+    "Relocation",
+    "RemoveDevice",
+    "RemoveReader",
+    "RemoveXattr",
+    "Rename",
+    "RepairRows",
+    "Reserve",
+    "RevokeToken",
+    "Rmdir",
+    "SetAtimes",
+    "SetAttr",
+    "SetCarries",
+    "SetCsiVolume",
+    "SetLock",
+    "SetNodeState",
+    "SetVolume",
+    "SetXattr",
+    "Tmpfile",
+    "Unlink",
+    "WriteData",
+    "entry_decode",
+    "entry_encode",
+]  # fmt: skip
+
+
+COMMAND_VERSION = 2  # the highest level of a command; levels.LEVEL is the same
+
+RAFT_COMMANDS = frozenset({NoOp, ChangeMembership})  # no client proposes them
+
+UNPROPOSED_COMMANDS = RAFT_COMMANDS | {RepairRows}  # nobody proposes these to a running service
+
+AnyCommand = Union[
+    Init, AddDevice, CreateVolume, SetVolume, DeleteVolume, OpenSession, EndSession, ClearQuarantine, LeaseSegments, Reserve,
+    Create, Link, Unlink, Rmdir, Rename, SetAttr, SetXattr, RemoveXattr, ReleaseOrphan, Commit, Reap, SetLock,
+    Tmpfile, SetAtimes, Fallocate, CopyRange, Draw, OpenCollector, Relocate,
+    RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
+    KeepSegments, DropSegments, Recover, NodeCommand,
+    MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims, GrowDevice, DrainDevice, RemoveDevice,
+    OpenShared, WriteData,
+]  # fmt: skip
+
+
+class Entry(Struct, array_like=True, gc=False):
+    """One entry of the log.  (mount, unique) is the request id; `acks` are ids of the same mount whose results are not needed any more."""
+
+    index: int
+    term: int
+    version: int
+    shard: int
+    site: int
+    stamp: int  # hybrid logical time, see clock.HybridClock
+    time_ns: int  # wall time the operation gets as ctime, mtime
+    mount: int
+    unique: int
+    session: int
+    epoch: int
+    acks: list[int]
+    command: AnyCommand
+
+entry_encode = msgspec.msgpack.Encoder().encode
+
+entry_decode = msgspec.msgpack.Decoder(Entry).decode

@@ -1,0 +1,52 @@
+"""Commands about devices; meta/machine/devices.py has their rules."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from awsomefsd.meta.api.commands.base import Command
+
+LEVEL = 2
+
+
+class GrowDevice(Command, tag=130):
+    """The device has become larger, and its superblocks say so already: segments are added behind the last one.  Harmless when repeated."""
+
+    since: ClassVar[int] = LEVEL
+    device: int
+    bytes: int
+    segments: int
+
+
+class DrainDevice(Command, tag=131):
+    """Nothing is leased there any more, and collection moves away what lives there; `draining` false takes that back.
+
+    ENOSPC if its kind of devices could not keep what is promised to writers without it.
+    """
+
+    since: ClassVar[int] = LEVEL
+    device: int
+    draining: bool
+
+
+class RemoveDevice(Command, tag=132):
+    """A drained, empty device leaves the cluster: ENOTEMPTY otherwise.
+
+    The rows of its segments go, `count` at most: answered by Made with how many are left.
+    """
+
+    since: ClassVar[int] = LEVEL
+    device: int
+    count: int
+
+
+class AddDevice(Command, tag=2):
+    """A formatted device joins the cluster; its segments are free."""
+
+    uuid: str
+    bytes: int
+    segment_bytes: int
+    segments: int
+    first_segment_offset: int
+    shared: bool = False
+    home: str = ""

@@ -1,0 +1,40 @@
+"""Questions about attributes, extended attributes and figures of a volume, and their answers."""
+
+from __future__ import annotations
+
+from awsomefsd.base.types import StatFs
+from awsomefsd.meta.api.messages.base import Message
+
+
+class GetAttr(Message, tag=11):
+    volume: int
+    ino: int
+
+
+class GetXattr(Message, tag=14):
+    """Blob, or Failed(ENODATA)."""
+
+    volume: int
+    ino: int
+    name: bytes
+
+
+class ListXattr(Message, tag=15):
+    volume: int
+    ino: int
+
+
+class GetStatFs(Message, tag=17):
+    volume: int
+
+
+class Blob(Message, tag=12):
+    data: bytes
+
+
+class Names(Message, tag=13):
+    names: list[bytes]
+
+
+class StatFsReply(Message, tag=15):
+    stat: StatFs

@@ -1,0 +1,74 @@
+"""The reports of nodes on the devices they see, and the questions about devices and quarantine."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from awsomefsd.meta.api.messages.base import Message
+
+
+class Sighting(Struct, array_like=True, gc=False):
+    """A device as one node finds it.  `state`: "ok", or why it cannot be used there.  `bytes` 0: not known."""
+
+    uuid: str
+    path: str
+    bytes: int
+    state: str
+
+
+class ReportDevices(Message, tag=130):
+    """All devices of the cluster that a node sees, every few seconds.  Answered by Devices."""
+
+    node: str
+    sightings: list[Sighting]
+
+
+class GetSightings(Message, tag=131):
+    """Answered by Sightings."""
+
+
+class GetQuarantine(Message, tag=132):
+    """Answered by Quarantine."""
+
+
+# --- replies ------------------------------------------------------------------------------------------------------------------
+class SeenDevice(Struct, array_like=True, gc=False):
+    """`name`: the node's.  `heard_ms_ago`: when it said so."""
+
+    node: str
+    name: str
+    uuid: str
+    path: str
+    bytes: int
+    state: str
+    heard_ms_ago: int
+
+
+class Sightings(Message, tag=130):
+    """`reporting`: nodes that say what they see.  `alone_ms`: device → how long one node at most has seen it, while several report."""
+
+    seen: list[SeenDevice]
+    reporting: list[str]
+    alone_ms: dict[str, int]
+
+
+class QuarantineInfo(Struct, array_like=True, gc=False):
+    """Segments that a late write of an ended session may still reach.  `ended_ms`: wall time, 0 if not known."""
+
+    session: int
+    mount: int
+    volume: int
+    node: str
+    boot_id: str
+    worker: int
+    ended_ms: int
+    segments: int
+    bytes: int
+    live_bytes: int
+
+
+class Quarantine(Message, tag=131):
+    """`segments`, `reserve`: of all devices that take data, and how many of them ahead of need nobody gets."""
+
+    sessions: list[QuarantineInfo]
+    segments: int

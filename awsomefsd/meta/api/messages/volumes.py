@@ -1,0 +1,30 @@
+"""Questions about volumes and devices, and their answers."""
+
+from __future__ import annotations
+
+from awsomefsd.base.types import DeviceInfo, VolumeInfo
+from awsomefsd.meta.api.messages.base import Message
+
+
+class GetDevices(Message, tag=19):
+    pass
+
+
+class GetVolumes(Message, tag=20):
+    """All volumes, or the one of that name (Failed(ENOENT))."""
+
+    name: str = ""
+
+
+class Devices(Message, tag=17):
+    devices: list[DeviceInfo]
+
+
+class Volumes(Message, tag=18):
+    volumes: list[VolumeInfo]
+
+
+class Made(Message, tag=23):
+    """The small id of a new volume or device."""
+
+    number: int

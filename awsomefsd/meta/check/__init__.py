@@ -1,0 +1,1 @@
+"""The checks of all rows (fsck), and the plan that repairs them."""

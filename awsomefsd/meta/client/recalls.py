@@ -1,0 +1,77 @@
+"""A recall makes a mount call its handlers in a fixed order, for one recall after the other, on a thread of their own.
+
+The leases put recalls into a RecallQueue as they come; RecallThread takes them out.  Both are given the queue, so the handlers may be built
+from the leases that they serve, and are all there when the thread begins.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from awsomefsd.meta.client.held_leases import RecallHandler
+
+Done = Callable[[], None]
+
+log = logging.getLogger("awsomefsd.leases")
+
+
+class RecallQueue:
+    """Recalls in the order in which they came.  Any thread may put; one takes."""
+
+    def __init__(self) -> None:
+        self._items: queue.SimpleQueue[tuple[int, int, Done] | Callable[[], None] | None] = queue.SimpleQueue()
+
+    def put(self, ino: int, mode: int, done: Done) -> None:
+        """A lease is to be given up but for `mode` (LEASE_NONE, LEASE_READ); `done` is called once after the last handler."""
+        self._items.put((ino, mode, done))
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Call `work` on the thread of the recalls, after what was put before."""
+        self._items.put(work)
+
+    def end(self) -> None:
+        """Nothing that is put after this is taken."""
+        self._items.put(None)
+
+    def take(self) -> tuple[int, int, Done] | Callable[[], None] | None:
+        """The next one; blocks until there is one.  None after `end`."""
+        return self._items.get()
+
+
+class RecallThread:
+    """Hands each recall of a queue to `handlers`, in their order.
+
+    A handler gets (inode, what may stay, done) on the thread "recalls".  It calls `done` once when it has finished, then or later, on any
+    thread; only then the next one is called.  After the last handler the recall is answered.
+    """
+
+    def __init__(self, recalls: RecallQueue, handlers: Sequence[RecallHandler]) -> None:
+        self._queue = recalls
+        self._handlers = tuple(handlers)
+        self._thread = threading.Thread(target=self._run, name="recalls", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Waits for the handler that is being called, not for recalls whose handlers have not called `done`."""
+        self._queue.end()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (item := self._queue.take()) is not None:
+            try:
+                if isinstance(item, tuple):
+                    self._handle(*item, 0)
+                else:
+                    item()
+            except Exception:
+                log.exception("a recall cannot be answered: the leader will end this session")
+
+    def _handle(self, ino: int, mode: int, done: Done, number: int) -> None:
+        if number == len(self._handlers):
+            done()
+        else:
+            self._handlers[number](ino, mode, partial(self._handle, ino, mode, done, number + 1))

@@ -1,0 +1,1 @@
+"""The journal: the log on disk, and how the Raft core reads it."""

@@ -1,0 +1,1 @@
+"""The deterministic state machine: what each command does to the rows, one subject a file."""

@@ -1,0 +1,106 @@
+"""Devices grow, are drained, and are removed while the cluster runs.  Pure.
+
+Growing adds a run of segments (device_numbers.py) that were never leased.  Drained: nothing is leased there, its free room is promised to
+nobody, workers seal what they had leased there (they learn it when they next ask for the devices), collection empties the rest.  What was
+promised to writers must fit the other devices of its kind from that entry on, so a device is drained only where it does.
+
+Removing needs a drained device without a single segment in use.  The row stays, marked `removed` and with no segments: numbers of devices
+and segments never come again, so nothing that was written there can be taken for anything else, and whoever checks the state sees no gap.
+The rows of its segments go a bounded number an entry; until the last is gone the command is repeated, and a state in between is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from awsomefsd.base.errors import FsError
+from awsomefsd.meta.api.commands import Entry
+from awsomefsd.meta.api.commands.devices import DrainDevice, GrowDevice, RemoveDevice
+from awsomefsd.meta.api.messages import Done, Made, Reply
+from awsomefsd.meta.api.space import usable_bytes
+from awsomefsd.meta.machine import locality
+from awsomefsd.meta.machine.device_numbers import number_of
+from awsomefsd.meta.machine.quota import device_bytes_unpromised
+from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state.rows_cache import State
+
+ROWS_REMOVED_MAX = 4_096  # in one entry
+
+
+def _existing(state: State, number: int) -> rows.DeviceRow:
+    for device in state.devices():
+        if device.device == number:
+            return device
+    raise FsError(errno.ENOENT, f"there is no device {number}")
+
+
+def grow(state: State, entry: Entry, command: GrowDevice) -> Reply:
+    """Adds segments at the end of a device."""
+    device = _existing(state, command.device)
+    added = command.segments - device.segments
+    if not added and command.bytes == device.bytes:
+        return Done()
+    end = device.first_segment_offset + command.segments * device.segment_bytes
+    if added < 0 or command.bytes < device.bytes or end > command.bytes:
+        raise FsError(errno.EINVAL, f"device {device.device} has {device.bytes} bytes in {device.segments} segments; it can only grow")
+    if added:
+        device.grown = [*device.grown, (device.segments, state.cluster.next_segment)]
+        state.cluster.next_segment += added
+    usable = usable_bytes(device.segment_bytes) * added
+    device.bytes, device.segments = command.bytes, command.segments
+    device.segments_free += added
+    state.cluster.total_bytes += usable
+    state.cluster.free_bytes += usable
+    state.save_device(device)
+    return Done()
+
+
+def drain(state: State, entry: Entry, command: DrainDevice) -> Reply:
+    """Begins or ends draining a device."""
+    device = _existing(state, command.device)
+    if device.draining == command.draining:
+        return Done()
+    device.draining = command.draining
+    try:
+        if command.draining:
+            _check_rest(state, device)
+    except FsError:
+        device.draining = False
+        raise
+    state.save_device(device)
+    return Done()
+
+
+def _check_rest(state: State, device: rows.DeviceRow) -> None:
+    """Raises FsError(ENOSPC) unless the other devices have room for all promises; `device` is marked already."""
+    kind = locality.of_device(device)
+    in_use = device.segments_free < device.segments
+    if in_use and not locality.leasable(locality.devices_of(state, kind)):
+        raise FsError(errno.ENOSPC, f"device {device.device} is the only one of its kind that takes data; add another one first")
+    missing = -device_bytes_unpromised(state, 0, kind)
+    if missing > 0 and locality.reserved_bytes(state, kind) + state.cluster.allocated_bytes:
+        raise FsError(errno.ENOSPC, f"the other devices have {missing} bytes too few for what writers were promised; add another one")
+
+
+def remove(state: State, entry: Entry, command: RemoveDevice) -> Reply:
+    """Removes a drained, empty device; answered by Made(rows that are left to remove)."""
+    if not 0 < command.device < state.cluster.next_device or command.count <= 0:
+        raise FsError(errno.ENOENT, f"there is no device {command.device}")
+    device = state.device(command.device)
+    if not device.removed:
+        if not device.draining:
+            raise FsError(errno.EBUSY, f"device {device.device} is in use; drain it first")
+        if device.segments_free != device.segments:
+            raise FsError(errno.ENOTEMPTY, f"{device.segments - device.segments_free} segments of device {device.device} are in use")
+        usable = usable_bytes(device.segment_bytes) * device.segments
+        state.cluster.total_bytes -= usable
+        state.cluster.free_bytes -= usable
+        device.segments = device.segments_free = 0
+        device.removed = True
+    for _ in range(min(command.count, ROWS_REMOVED_MAX, device.unused_from)):
+        device.unused_from -= 1
+        state.drop(keys.segment(number_of(device, device.unused_from)))
+        state.txn.delete(keys.free(device.device, device.unused_from))
+    state.save_device(device)
+    state.cluster.segment_bytes_max = max((one.segment_bytes for one in state.devices()), default=0)
+    return Made(device.unused_from)

@@ -1,0 +1,240 @@
+"""The extent map of a file is read and changed here; each change keeps reverse rows, live bytes and totals.
+
+Cutting a huge file must not make an entry long.  A truncation or a hole removes up to REAP_EXTENTS_PER_ENTRY extents at once; if there are
+more, it queues a *trim* row (file offsets S to E, index I of the entry before) instead: every extent in [S, E) that was committed by an
+entry up to I is hidden from then on, and Reap frees them bit by bit.  What is written later has a larger index and is seen.  An extent
+across S or E is cut at once, so an extent is hidden as a whole or not at all.  Totals (`stored_bytes`, `extents`, `used_bytes`) count
+hidden extents until they are freed, because their space is not free before.  Rejected: a new data id per truncation, which needs an
+indirection on every read.
+
+Unwritten extents (segment 0) are space that fallocate(2) promised: counted like data in all totals, in ClusterRow.allocated_bytes so that
+nobody else is promised that space, and never in an answer to a reader, for whom they are holes.  They alone may lie behind the end of the
+file.  Lost extents (segment 0 too, made by fsck only) are counted the same way and are in the answer to a reader, for whom they are EIO.
+Extents never overlap, hidden and unwritten ones included: an allocation takes what is hidden out of its way.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from awsomefsd.base.limits import FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY
+from awsomefsd.base.types import Extent
+from awsomefsd.meta.machine.references import add_reference, drop_reference
+from awsomefsd.meta.state import extents, keys, rows
+from awsomefsd.meta.state.extents import Piece
+from awsomefsd.meta.state.rows_cache import State
+
+SMALL_FILE_EXTENTS = 16  # a deleted file with at most so many is freed by the entry that deletes it
+
+Trims = list[tuple[int, int, int]]  # (start, end or 0, index)
+
+
+class FileMap:
+    """One inode's map, for the time of one entry or query."""
+
+    __slots__ = ("_inode", "_state", "_trims", "_used", "ino", "volume")
+
+    def __init__(self, state: State, volume: rows.VolumeRow, ino: int, inode: rows.InodeRow) -> None:
+        self._state = state
+        self._used = volume
+        self.volume = volume.volume
+        self.ino = ino
+        self._inode = inode
+        self._trims = trims_of(state, self.volume, ino) if inode.trims else []
+
+    # --- reading --------------------------------------------------------------------------------------------------------
+    def stored(self, start: int, end: int, count: int | None = None) -> list[Piece]:
+        """Returns the pieces that overlap [start, end), hidden ones too, in order; the first `count` of them and perhaps one more."""
+        found: list[Piece] = []
+        if not self._inode.extents or start >= end:
+            return found
+        low, high = keys.extents_range(self.volume, self.ino)
+        first = keys.extent(self.volume, self.ino, start)
+        before = self._state.txn.last(low, first)
+        if before is not None:
+            offset, row = keys.last_u64(before[0]), rows.EXTENT.loads(before[1])
+            if offset + row.length > start:
+                found.append((offset, row))
+        last = keys.extent(self.volume, self.ino, end) if end < FILE_BYTES_MAX else high
+        scan = islice(self._state.txn.scan(first, last), count)
+        found.extend((keys.last_u64(key), rows.EXTENT.loads(raw)) for key, raw in scan)
+        return found
+
+    def visible(self, start: int, end: int, count: int) -> tuple[list[Piece], int]:
+        """Returns the pieces that a reader sees, and the file offset up to which they are all: `end`, or less beyond `count` pieces."""
+        pieces = self.stored(start, end, count)
+        if len(pieces) >= count:
+            end = min(end, pieces[-1][0] + pieces[-1][1].length)
+        return [piece for piece in pieces if (piece[1].segment or piece[1].lost) and not self._hidden(piece)], end
+
+    def _hidden(self, piece: Piece) -> bool:
+        return bool(self._trims) and hidden(piece, self._trims)
+
+    def unwritten(self, start: int, end: int, count: int) -> int:
+        """Returns the number of allocated bytes in [start, end), as far as `count` pieces reach."""
+        found = 0
+        for piece in self.stored(start, end, count):
+            if not piece[1].segment and not piece[1].lost and not self._hidden(piece):
+                found += extents.sub(piece, start, end)[1].length
+        return found
+
+    # --- changing -------------------------------------------------------------------------------------------------------
+    def insert(self, piece: Piece) -> None:
+        """Puts a piece in the place of all that was there."""
+        offset, row = piece
+        end = offset + row.length
+        if offset < self._inode.size or self._trims or self._inode.allocated_bytes:  # else nothing lies behind the end of the file
+            self.punch(offset, end)
+        joined = self._join_left(piece)
+        self.add(joined if joined is not None else piece)
+
+    def _join_left(self, piece: Piece) -> Piece | None:
+        """Takes out a left neighbour that is of the same frame, and returns the two as one; None without such a neighbour."""
+        if not piece[1].skip or self._trims or not self._inode.extents:
+            return None  # a frame's first bytes have no left neighbour in it
+        low, _ = keys.extents_range(self.volume, self.ino)
+        before = self._state.txn.last(low, keys.extent(self.volume, self.ino, piece[0]))
+        if before is None:
+            return None
+        left = (keys.last_u64(before[0]), rows.EXTENT.loads(before[1]))
+        if not extents.joins(left, piece):
+            return None
+        self.free(left)
+        return extents.join(left, piece)
+
+    def punch(self, start: int, end: int) -> None:
+        """Makes [start, end) a hole."""
+        for piece in self.stored(start, end):
+            left = extents.without(piece, start, end)
+            self.free(piece)
+            for part in left:
+                self.add(part)
+
+    def clear(self, start: int, end: int, index: int) -> None:
+        """Hides all of [start, end), however many extents it has.  What entry `index`, which calls this, adds later is seen."""
+        for at in (start, end):
+            across = self.stored(at, at + 1) if at < FILE_BYTES_MAX else []
+            if across and across[0][0] < at:
+                self.free(across[0])
+                for part in (extents.sub(across[0], 0, at), extents.sub(across[0], at, FILE_BYTES_MAX)):
+                    self.add(part)
+        inside = self.stored(start, end, REAP_EXTENTS_PER_ENTRY + 1)
+        if len(inside) <= REAP_EXTENTS_PER_ENTRY:
+            for piece in inside:
+                self.free(piece)
+            return
+        until = end if end < FILE_BYTES_MAX else 0
+        for first, last, earlier in self._trims:
+            if first >= start and (not until or 0 < last <= until):  # the new one hides all that this one hides
+                self._state.unqueue_reap(keys.reap(keys.REAP_TRIM, self.volume, self.ino, earlier))
+                self._inode.trims -= 1
+        self._state.queue_reap(keys.reap(keys.REAP_TRIM, self.volume, self.ino, index - 1), rows.ReapRow(start, until))
+        self._inode.trims += 1
+        self._trims = trims_of(self._state, self.volume, self.ino)
+
+    # --- allocation -----------------------------------------------------------------------------------------------------
+    def gaps(self, start: int, end: int, count: int) -> tuple[list[tuple[int, int]], int]:
+        """Returns the ranges of [start, end) without data and kept space, and the file offset up to which they are all."""
+        found: list[tuple[int, int]] = []
+        pieces = self.stored(start, end, count + 1)
+        if len(pieces) > count:
+            end = pieces[count][0]
+            del pieces[count:]
+        at = start
+        for piece in pieces:
+            if self._hidden(piece):
+                continue
+            if at < piece[0]:
+                found.append((at, piece[0]))
+            at = max(at, piece[0] + piece[1].length)
+        if at < end:
+            found.append((at, end))
+        return found, end
+
+    def allocate(self, start: int, end: int, index: int) -> None:
+        """Keeps space for a gap; it becomes one with unwritten neighbours."""
+        self.punch(start, end)  # what is hidden there
+        for at in (start - 1, end):
+            for piece in self.stored(at, at + 1) if at >= 0 else []:
+                if not piece[1].segment and not piece[1].lost and not self._hidden(piece):
+                    self.free(piece)
+                    start, end = min(start, piece[0]), max(end, piece[0] + piece[1].length)
+        self.add((start, rows.ExtentRow(end - start, 0, 0, 0, 0, 0, 0, index)))
+
+    # --- places ---------------------------------------------------------------------------------------------------------
+    def share(self, piece: Piece) -> Piece:
+        """Marks a piece as one whose bytes others may hold too, and returns it."""
+        offset, row = piece
+        if row.shared:
+            return piece
+        drop_reference(self._state, row)
+        row.shared = True
+        add_reference(self._state, row)
+        self._state.write(keys.extent(self.volume, self.ino, offset), row, rows.EXTENT)
+        return piece
+
+    def repoint(self, extent: Extent, places: list[Extent]) -> bool:
+        """Makes an extent name the same bytes at other places, which is how collection moves data.  Returns False if it has changed.
+
+        Index and mark stay what they are: hidden pieces stay hidden, and of a shared place each owner is moved by a call of its own.
+        """
+        raw = self._state.txn.get(keys.extent(self.volume, self.ino, extent.file_offset))
+        row = rows.EXTENT.loads(raw) if raw is not None else None
+        if row is None or not row.segment or extents.extent_of(extent.file_offset, row) != extent:
+            return False
+        self.free((extent.file_offset, row))
+        for place in places:
+            offset, moved = extents.piece_of(place, row.index)
+            moved.shared = row.shared
+            joined = self._join_left((offset, moved))
+            self.add(joined if joined is not None else (offset, moved))
+        return True
+
+    def free(self, piece: Piece) -> None:
+        drop_extent(self._state, self._used, self.ino, piece)
+        self._count(piece[1], -1)
+
+    def add(self, piece: Piece) -> None:
+        """Adds a piece where no other one is."""
+        offset, row = piece
+        put = self._state.txn.put
+        put(keys.extent(self.volume, self.ino, offset), rows.EXTENT.dumps(row))
+        if row.segment:
+            put(
+                keys.reverse(row.segment, row.frame_offset, self.volume, self.ino, offset),
+                rows.REVERSE.dumps(rows.ReverseRow(row.incarnation)),
+            )
+        add_reference(self._state, row)
+        self._used.used_bytes += row.length
+        self._state.save_volume(self._used)
+        self._count(row, 1)
+
+    def _count(self, row: rows.ExtentRow, sign: int) -> None:
+        self._inode.extents += sign
+        self._inode.stored_bytes += sign * row.length
+        if not row.segment:
+            self._inode.allocated_bytes += sign * row.length
+
+
+def hidden(piece: Piece, trims: Trims) -> bool:
+    offset, row = piece
+    return any(offset >= start and (not end or offset < end) and row.index <= index for start, end, index in trims)
+
+
+def trims_of(state: State, volume: int, ino: int) -> Trims:
+    found = []
+    for key, raw in state.txn.scan(*keys.trims_range(volume, ino)):
+        row: rows.ReapRow = rows.REAP.loads(raw)
+        found.append((row.start, row.end, keys.last_u64(key)))
+    return found
+
+
+def drop_extent(state: State, volume: rows.VolumeRow, ino: int, piece: Piece) -> None:
+    """Deletes a piece with its reverse row and takes it from all totals but the inode's (which may be gone)."""
+    offset, row = piece
+    state.txn.delete(keys.extent(volume.volume, ino, offset))
+    if row.segment:
+        state.txn.delete(keys.reverse(row.segment, row.frame_offset, volume.volume, ino, offset))
+    drop_reference(state, row)
+    volume.used_bytes -= row.length
+    state.save_volume(volume)

@@ -1,0 +1,274 @@
+"""The state machine: one entry of the log in, one reply out; a pure function of state and entry.
+
+Order inside an entry: acknowledged results go; a request whose result is held is answered with it and changes nothing; the rule of the
+command runs (a rule checks everything before its first change, so a refusal changes nothing); segments that became wholly dead are freed;
+the reply is kept.  A refusal is the reply Failed, never an exception; Corrupt and FormatTooNew come out as they are, and stop the node.
+
+Refusals by a fence, those with `retry` and NotKept are not kept as results: they changed nothing, and the same request must be able to
+succeed later (under a new session, after a pause).
+
+Hot rows and results are written back by flush(), which the driver calls before the store commits; a new machine over the same transaction
+goes on exactly where this one was.  An entry at or below `applied_index` is a replay and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.base.errors import FormatTooNew, FsError
+from awsomefsd.base.limits import NAME_BYTES_MAX
+from awsomefsd.base.types import HOST_UNIQUE, Lock
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api.messages import Done, Failed, Reply
+from awsomefsd.meta.machine import (
+    allocation,
+    attributes,
+    checkpoint_segments,
+    commits,
+    copy_range,
+    csi_volumes,
+    devices,
+    locks,
+    members,
+    namespace,
+    nodes,
+    quota,
+    reaping,
+    relocation,
+    renames,
+    repair,
+    segments,
+    sessions,
+    stream_readers,
+    volumes,
+    write_through,
+    xattrs,
+)
+from awsomefsd.meta.machine import (
+    write_leases as leases,
+)
+from awsomefsd.meta.raft.types import MembershipAt
+from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state.lookups import EpochEnded, NotKept, RetryLater
+from awsomefsd.meta.state.rows_cache import State
+from awsomefsd.meta.state.txn import Txn
+
+_RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
+    c.Init: volumes.init,
+    c.AddDevice: segments.add_device,
+    c.GrowDevice: devices.grow,
+    c.DrainDevice: devices.drain,
+    c.RemoveDevice: devices.remove,
+    c.CreateVolume: volumes.create,
+    c.SetVolume: volumes.set_volume,
+    c.DeleteVolume: csi_volumes.delete_volume,
+    c.OpenSession: sessions.open_session,
+    c.OpenShared: sessions.open_session,
+    c.EndSession: sessions.end_session,
+    c.ClearQuarantine: segments.clear_quarantine,
+    c.LeaseSegments: segments.lease,
+    c.KeepSegments: checkpoint_segments.keep,
+    c.DropSegments: checkpoint_segments.drop,
+    c.Recover: checkpoint_segments.recover,
+    c.Reserve: quota.reserve,
+    c.Create: namespace.create,
+    c.Tmpfile: namespace.tmpfile,
+    c.Link: namespace.link,
+    c.Unlink: namespace.unlink,
+    c.Rmdir: namespace.rmdir,
+    c.Rename: renames.rename,
+    c.SetAttr: attributes.set_attr,
+    c.SetAtimes: attributes.set_atimes,
+    c.SetXattr: xattrs.set_xattr,
+    c.RemoveXattr: xattrs.remove_xattr,
+    c.ReleaseOrphan: namespace.release_orphan,
+    c.Commit: commits.commit,
+    c.WriteData: write_through.write_data,
+    c.Reap: reaping.reap,
+    c.Fallocate: allocation.fallocate,
+    c.Draw: allocation.draw,
+    c.CopyRange: copy_range.copy_range,
+    c.OpenCollector: sessions.open_collector,
+    c.Relocate: relocation.relocate,
+    c.SetLock: locks.set_lock,
+    c.AcquireLease: leases.acquire,
+    c.ReleaseLease: leases.release,
+    c.RegisterReader: stream_readers.register,
+    c.AdvanceReader: stream_readers.advance,
+    c.RemoveReader: stream_readers.remove,
+    c.NoOp: members.noop,
+    c.ChangeMembership: members.change,
+    c.RepairRows: repair.repair_rows,
+    c.AddNode: nodes.add,
+    c.DescribeNode: nodes.describe_node,
+    c.SetNodeState: nodes.set_state,
+    c.PutToken: nodes.put_token,
+    c.RevokeToken: nodes.revoke_token,
+    c.PutCa: nodes.put_ca,
+    c.DropCa: nodes.drop_ca,
+    c.SetCarries: nodes.set_carries,
+    c.RaiseLevel: nodes.raise_level,
+    c.MakeCsiVolume: csi_volumes.make,
+    c.SetCsiVolume: csi_volumes.change,
+    c.DropCsiVolume: csi_volumes.drop,
+    c.ClaimVolume: csi_volumes.claim,
+    c.EndClaims: csi_volumes.end_claims,
+}
+
+
+class Machine:
+    """The deterministic state machine over one transaction.
+
+    `level` is the highest level of a command that this node takes (base/levels.py).
+    One thread at a time may call it; it reads no clock and waits for nothing.
+    """
+
+    __slots__ = ("_level", "state")
+
+    def __init__(self, txn: Txn, level: int = c.COMMAND_VERSION) -> None:
+        self.state = State(txn)
+        self._level = level
+
+    @property
+    def applied_index(self) -> int:
+        return self.state.cluster.applied_index
+
+    @property
+    def last_stamp(self) -> int:
+        """The newest hybrid time in the state.  A proposer's clock must not fall behind it."""
+        return self.state.cluster.last_stamp
+
+    @property
+    def cluster_uuid(self) -> str:
+        """The uuid of the cluster; "" before Init."""
+        return self.state.cluster.uuid
+
+    @property
+    def level(self) -> int:
+        """The level at which the cluster acts; this machine may know a higher one."""
+        return min(self.state.cluster.level, self._level)
+
+    @property
+    def site(self) -> int:
+        return self.state.cluster.site
+
+    def apply(self, entry: c.Entry) -> Reply:
+        """Applies one entry and returns its reply; Failed is a refusal: its rule has changed nothing.
+
+        Raises FormatTooNew for an entry that this build does not know, Corrupt for a row that does not decode.  Either stops the node.
+        """
+        state = self.state
+        cluster = state.cluster
+        mount, unique = entry.mount, entry.unique
+        if entry.index <= cluster.applied_index:
+            return state.results.get(mount, unique) or Done()
+        if entry.version > self._level or entry.shard:
+            raise FormatTooNew(f"entry {entry.index}: version {entry.version}, shard {entry.shard}; upgrade this node")
+        state.evict()
+        if entry.acks:
+            state.results.acknowledge(mount, entry.acks)
+        reply = state.results.get(mount, unique) if unique != HOST_UNIQUE else None
+        if reply is None:
+            reply = self._run(entry)
+        cluster.applied_index = entry.index
+        if entry.stamp > cluster.last_stamp:
+            cluster.last_stamp = entry.stamp
+        return reply
+
+    def _run(self, entry: c.Entry) -> Reply:
+        state = self.state
+        state.tombstones_written = 0
+        keep = True
+        try:
+            reply = _RULES[type(entry.command)](state, entry, entry.command)
+        except FsError as err:
+            keep = not isinstance(err, (EpochEnded, RetryLater, NotKept))
+            reply = Failed(err.errno, str(err.args[0]), err.retry_helps)
+        if state.maybe_dead:
+            segments.free_dead(state, entry.index)
+        if keep and entry.unique != HOST_UNIQUE:
+            state.results.put(entry.mount, entry.unique, reply)
+        return reply
+
+    def flush(self) -> None:
+        """Writes back what is only in memory.  Call it before the store commits."""
+        self.state.flush()
+
+    # --- what the service asks ------------------------------------------------------------------------------------------
+    def stored_result(self, mount: int, unique: int) -> Reply | None:
+        return self.state.results.get(mount, unique) if unique != HOST_UNIQUE else None
+
+    def results_held(self, mount: int) -> int:
+        return self.state.results.count(mount)
+
+    @property
+    def results_total(self) -> int:
+        return self.state.results.total
+
+    def reap_pending(self) -> bool:
+        return reaping.pending(self.state)
+
+    def conflicting_locks(self, session: int, command: c.SetLock) -> list[Lock]:
+        return locks.conflicting(self.state, session, command)
+
+    def live_sessions(self) -> dict[int, int]:
+        """Returns session -> epoch of the live sessions."""
+        return {row.session: row.epoch for row in sessions.every(self.state) if not row.ended}
+
+    def sharing_sessions(self) -> dict[int, tuple[int, int]]:
+        """Returns session -> (volume, mount) of the live sessions that share their volume and cache under leases."""
+        caching = (row for row in sessions.every(self.state) if row.shared and (row.caches or not row.uncached) and not row.ended)
+        return {row.session: (row.volume, row.mount) for row in caching}
+
+    def write_leases(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """Returns (volume, ino) -> (session, lease epoch)."""
+        return leases.every(self.state)
+
+    def write_lease(self, volume: int, ino: int) -> tuple[int, int]:
+        """Returns (session, epoch) of the write lease of an inode; session 0: nobody holds it."""
+        row = leases.of_inode(self.state, volume, ino)
+        return row.session, row.epoch
+
+    def changes_by_others(self, volume: int, ino: int, mount: int, known: int) -> tuple[int, bool]:
+        """Returns LeaseRow.changes of an inode, and True if somebody else than `mount` made it more than `known`."""
+        row = leases.of_inode(self.state, volume, ino)
+        return row.changes, leases.changed_by_others(row, mount, known)
+
+    def child(self, volume: int, parent: int, name: bytes) -> int:
+        """Returns the inode of a name; 0 if there is none."""
+        if len(name) > NAME_BYTES_MAX:
+            return 0
+        row: rows.DentryRow | None = self.state.read(keys.dentry(volume, parent, name), rows.DENTRY)
+        return 0 if row is None else row.ino
+
+    def reader_cursors(self) -> dict[str, int]:
+        """Returns reader -> cursor in the change stream.  The log is kept from the smallest on."""
+        return stream_readers.cursors(self.state)
+
+    def membership(self) -> MembershipAt | None:
+        """Returns the membership; None if no entry has brought one: this is the first node, or one that has joined nothing so far."""
+        return members.newest(self.state)
+
+    def node_rows(self) -> list[rows.NodeRow]:
+        """Returns the rows of all nodes, and of removed ones for as long as they are remembered."""
+        return nodes.every(self.state)
+
+    def session_node(self, session: int) -> str | None:
+        """Returns the node of a session; None for a session that is not known (any more)."""
+        row = self.state.session(session)
+        return None if row is None else row.node
+
+    def mount_node(self, mount: int) -> str | None:
+        """Returns the node where the mount of that number had a session; None if there never was one."""
+        row: rows.MountRow | None = self.state.read(keys.mount(mount), rows.MOUNT)
+        return None if row is None else row.node
+
+    def results_of_others(self, mount: int, unique: int) -> list[int]:
+        """Returns the ids of results of a node's earlier daemons, given an id of the present one."""
+        return self.state.results.of_others(mount, unique)
+
+    def take_unlocked(self) -> set[tuple[int, int]]:
+        """Returns and empties the set of (volume, ino) whose locks shrank: their waiters may try again."""
+        taken, self.state.unlocked = self.state.unlocked, set()
+        return taken

@@ -1,0 +1,253 @@
+"""Queries are answered from the machine's rows, its unflushed ones included, and change nothing that a later entry could see."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.limits import LAYOUT_EXTENTS_MAX, ORPHANS_PER_LOOK_MAX, READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
+from awsomefsd.base.types import DeviceInfo, Dirent, SegmentInfo, SessionInfo
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.messages.base import Message
+from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse
+from awsomefsd.meta.api.messages.csi import GetClaims, GetCsiVolumes
+from awsomefsd.meta.api.messages.devices import GetQuarantine, ReportDevices
+from awsomefsd.meta.api.messages.nodes import GetNode, GetSigner, GetVerifier, ListCas, ListNodes, ListTokens, NodeReport
+from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
+from awsomefsd.meta.machine import (
+    checkpoint_segments,
+    csi_volumes,
+    locks,
+    nodes,
+    quarantine,
+    quota,
+    relocation,
+    scrub_queries,
+    segments,
+    sessions,
+    volumes,
+)
+from awsomefsd.meta.machine.filemap import FileMap
+from awsomefsd.meta.machine.inodes import attr_of
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.state import extents, keys, rows
+from awsomefsd.meta.state.lookups import check_name, inode_of
+from awsomefsd.meta.state.rows_cache import State
+
+
+def answer(machine: Machine, body: m.Body) -> m.Reply:
+    """Returns the reply to a query; Failed where there is none.  Raises Corrupt or FormatTooNew for a row that does not decode."""
+    query = _QUERIES.get(type(body))
+    if query is None:
+        return m.Failed(errno.EINVAL, f"{type(body).__name__} is not a query")
+    machine.state.evict()
+    try:
+        reply: m.Reply = query(machine.state, body)
+        return reply
+    except FsError as err:
+        return m.Failed(err.errno, str(err.args[0]), err.retry_helps)
+
+
+def _inode(state: State, volume: int, ino: int) -> rows.InodeRow:
+    volumes.existing(state, volume)
+    return inode_of(state, volume, ino)
+
+
+def _directory(state: State, volume: int, ino: int) -> rows.InodeRow:
+    row = _inode(state, volume, ino)
+    if not stat.S_ISDIR(row.mode):
+        raise FsError(errno.ENOTDIR)
+    return row
+
+
+def _lookup(state: State, body: m.Lookup) -> m.Reply:
+    _directory(state, body.volume, body.parent)
+    check_name(body.name)
+    dentry = state.read(keys.dentry(body.volume, body.parent, body.name), rows.DENTRY)
+    if dentry is None:
+        raise FsError(errno.ENOENT)
+    return m.Found(attr_of(dentry.ino, inode_of(state, body.volume, dentry.ino)))
+
+
+def _get_attr(state: State, body: m.GetAttr) -> m.Reply:
+    return m.Found(attr_of(body.ino, _inode(state, body.volume, body.ino)))
+
+
+def _get_parent(state: State, body: m.GetParent) -> m.Reply:
+    row = _directory(state, body.volume, body.ino)
+    return m.Found(attr_of(row.parent, inode_of(state, body.volume, row.parent)))
+
+
+def _read_dir(state: State, body: m.ReadDir) -> m.Reply:
+    _directory(state, body.volume, body.ino)
+    count = min(max(body.count, 1), READDIR_ENTRIES_MAX)
+    found: list[Dirent] = []
+    end = True
+    for key, raw in state.txn.scan(*keys.cookies_after(body.volume, body.ino, max(body.after, 0))):
+        if len(found) == count:
+            end = False
+            break
+        row: rows.CookieRow = rows.COOKIE.loads(raw)
+        attr = attr_of(row.ino, inode_of(state, body.volume, row.ino)) if body.plus else None
+        found.append(Dirent(row.name, row.ino, row.kind, keys.last_u64(key), attr))
+    return m.Entries(found, end)
+
+
+def _read_link(state: State, body: m.ReadLink) -> m.Reply:
+    row = _inode(state, body.volume, body.ino)
+    if not stat.S_ISLNK(row.mode):
+        raise FsError(errno.EINVAL)
+    return m.Blob(row.target)
+
+
+def _get_xattr(state: State, body: m.GetXattr) -> m.Reply:
+    row = _inode(state, body.volume, body.ino)
+    if row.xattrs and len(body.name) <= XATTR_NAME_BYTES_MAX:
+        stored: rows.XattrRow | None = state.read(keys.xattr(body.volume, body.ino, body.name), rows.XATTR)
+        if stored is not None:
+            return m.Blob(stored.value)
+    raise FsError(errno.ENODATA)
+
+
+def _list_xattr(state: State, body: m.ListXattr) -> m.Reply:
+    row = _inode(state, body.volume, body.ino)
+    if not row.xattrs:
+        return m.Names([])
+    return m.Names([key[keys.NAME_AT :] for key in state.keys_in(keys.xattrs_range(body.volume, body.ino))])
+
+
+def _get_layout(state: State, body: m.GetLayout) -> m.Reply:
+    row = _inode(state, body.volume, body.ino)
+    if not stat.S_ISREG(row.mode):
+        raise FsError(errno.EINVAL)
+    if row.inline:
+        stored = state.read(keys.inline(body.volume, body.ino), rows.INLINE) if row.stored_bytes else None
+        if (0 if stored is None else len(stored.data)) != row.stored_bytes:
+            raise FsError(errno.EIO, f"volume {body.volume} inode {body.ino}: its inline data is not what was stored; run awsomefsd fsck")
+        return m.Layout(row.size, [], [], b"" if stored is None else stored.data, body.end)
+    volume = volumes.existing(state, body.volume)
+    wanted_end = min(body.end, row.size)
+    pieces, end = FileMap(state, volume, body.ino, row).visible(max(body.start, 0), wanted_end, LAYOUT_EXTENTS_MAX)
+    if end == wanted_end:
+        end = body.end  # nothing is behind the end of the file
+    whole = body.start <= 0 and end == body.end and wanted_end == row.size and not row.trims and not row.allocated_bytes
+    if whole and len(pieces) != row.extents:  # a row that is gone would be a hole
+        raise FsError(errno.EIO, f"volume {body.volume} inode {body.ino}: {len(pieces)} of {row.extents} extents; run awsomefsd fsck")
+    named = {piece.segment: None for _, piece in pieces if piece.segment}  # in order of first use; lost ones have no place
+    return m.Layout(row.size, [extents.extent_of(*piece) for piece in pieces], [_segment(state, number) for number in named], None, end)
+
+
+def _segment(state: State, number: int) -> SegmentInfo:
+    row = segments.find(state, number)
+    if row is None:
+        raise FsError(errno.ENOENT, f"no segment {number}")
+    return segments.describe(state, row)
+
+
+def _get_statfs(state: State, body: m.GetStatFs) -> m.Reply:
+    return m.StatFsReply(quota.statfs(state, volumes.existing(state, body.volume)))
+
+
+def _get_segments(state: State, body: m.GetSegments) -> m.Reply:
+    return m.Segments([_segment(state, number) for number in body.segments])
+
+
+def _get_own_segments(state: State, body: m.GetOwnSegments) -> m.Reply:
+    return m.Segments([segments.describe(state, row) for row in checkpoint_segments.kept(state)])
+
+
+def _get_sessions(state: State, body: m.GetSessions) -> m.Reply:
+    return m.Sessions(
+        [
+            SessionInfo(
+                row.session, row.epoch, row.mount, row.volume, row.node, row.boot_id, row.worker, row.reserved_bytes,
+                row.segments_leased, row.ended, len(segments.segments_of(state, row.session)) if row.ended else 0,
+            )
+            for row in sessions.every(state)
+        ]
+    )
+
+
+def _get_devices(state: State, body: m.GetDevices | ReportDevices) -> m.Reply:
+    return m.Devices(
+        [
+            DeviceInfo(
+                row.device,
+                row.uuid,
+                row.bytes,
+                row.segment_bytes,
+                row.segments,
+                row.segments_free,
+                row.first_segment_offset,
+                "",
+                row.shared,
+                row.home,
+                row.draining,
+            )
+            for row in state.devices()
+        ]
+    )
+
+
+def _get_volumes(state: State, body: m.GetVolumes) -> m.Reply:
+    if not body.name:
+        return m.Volumes([volumes.describe(row) for row in volumes.every(state)])
+    row = volumes.by_name(state, body.name)
+    if row is None:
+        raise FsError(errno.ENOENT, f"no volume {body.name}")
+    return m.Volumes([volumes.describe(row)])
+
+
+def _get_orphans(state: State, body: m.GetOrphans) -> m.Reply:
+    return m.Inodes([keys.session_inode_of(key)[2] for key in state.keys_in(keys.pinner_range(body.session), ORPHANS_PER_LOOK_MAX)])
+
+
+def _get_locks(state: State, body: m.GetLocks) -> m.Reply:
+    return m.Locks(locks.of_session(state, body.session))
+
+
+def _test_lock(state: State, body: m.TestLock) -> m.Reply:
+    _inode(state, body.volume, body.ino)
+    lock = body.lock
+    want = locks.wanted(lock.kind, lock.owner, lock.pid, lock.lock_type, lock.start, lock.end, lock.session)
+    return m.Locked(locks.conflict(locks.of_inode(state, body.volume, body.ino), want))
+
+
+_QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies within this process are no m.Reply
+    m.Lookup: _lookup,
+    m.GetAttr: _get_attr,
+    m.GetParent: _get_parent,
+    m.ReadDir: _read_dir,
+    m.ReadLink: _read_link,
+    m.GetXattr: _get_xattr,
+    m.ListXattr: _list_xattr,
+    m.GetLayout: _get_layout,
+    m.GetStatFs: _get_statfs,
+    m.GetSegments: _get_segments,
+    m.GetOwnSegments: _get_own_segments,
+    m.GetDevices: _get_devices,
+    ReportDevices: _get_devices,
+    GetQuarantine: quarantine.listing,
+    m.GetSessions: _get_sessions,
+    m.GetVolumes: _get_volumes,
+    m.GetLocks: _get_locks,
+    m.GetOrphans: _get_orphans,
+    m.TestLock: _test_lock,
+    GetSparse: relocation.sparse,
+    GetPieces: relocation.pieces,
+    GetLiveSegments: scrub_queries.live_segments,
+    GetNames: scrub_queries.names,
+    GetFilePieces: relocation.file_pieces,
+    ListNodes: nodes.list_nodes,
+    NodeReport: nodes.orders,
+    GetNode: nodes.get_node,
+    ListTokens: nodes.list_tokens,
+    ListCas: nodes.list_cas,
+    GetSigner: nodes.get_signer,
+    GetVerifier: nodes.get_verifier,
+    GetCsiVolumes: csi_volumes.records,
+    GetClaims: csi_volumes.claims,
+}

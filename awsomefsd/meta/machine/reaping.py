@@ -1,0 +1,118 @@
+"""Reap does the slow rest of deletions, a bounded number of rows an entry.
+
+The queue is one range of rows, ordered so that a volume's own rows go only when no queued inode or trim points into it.  Each kind moves
+its progress in its row or in what it deletes, so a crash between two entries repeats nothing and loses nothing.
+"""
+
+from __future__ import annotations
+
+from awsomefsd.base.limits import REAP_EXTENTS_PER_ENTRY
+from awsomefsd.meta.api.commands import Entry, Reap
+from awsomefsd.meta.api.messages import Done, Reply
+from awsomefsd.meta.machine import stream_readers
+from awsomefsd.meta.machine.filemap import FileMap, drop_extent
+from awsomefsd.meta.machine.inodes import extents_of
+from awsomefsd.meta.machine.segments import forget_ended
+from awsomefsd.meta.machine.sessions import end_pins
+from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state.rows_cache import State
+
+
+def pending(state: State) -> bool:
+    """Returns True if there is anything to reap."""
+    return state.cluster.reaps > 0 or stream_readers.tombstones_dead(state)
+
+
+def reap(state: State, entry: Entry, command: Reap) -> Reply:
+    """Frees a bounded number of the rows that deletions have left."""
+    budget = min(max(command.count, 1), REAP_EXTENTS_PER_ENTRY)
+    while budget > 0 and state.cluster.reaps:
+        found = next(iter(state.txn.scan(*keys.kind_range(0, keys.REAP))), None)
+        assert found is not None, "the count of reap rows is wrong"
+        key, raw = found
+        budget -= _STEPS[keys.reap_of(key)[0]](state, entry, key, rows.REAP.loads(raw), budget)
+    if budget > 0:
+        stream_readers.drop_dead_tombstones(state, budget)
+    return Done()
+
+
+def _reap_inode(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget: int) -> int:
+    """Frees extents of an inode that is gone.  Returns how much of the budget it used, as all steps do."""
+    _, number, ino, _ = keys.reap_of(key)
+    volume = state.volume(number)
+    assert volume is not None
+    pieces = extents_of(state, number, ino, budget)
+    for piece in pieces:
+        drop_extent(state, volume, ino, piece)
+    if len(pieces) < budget:
+        state.unqueue_reap(key)
+    return max(1, len(pieces))
+
+
+def _reap_trim(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget: int) -> int:
+    """Frees extents that a truncation or a hole hid.  `start` moves over what was read: nothing hidden is left before it."""
+    _, number, ino, index = keys.reap_of(key)
+    volume, inode = state.volume(number), state.inode(number, ino)
+    assert volume is not None and inode is not None, "a trim of an inode that is gone"
+    _, high = keys.extents_range(number, ino)
+    if row.end:
+        high = keys.extent(number, ino, row.end)
+    pieces = []
+    for found, raw in state.txn.scan(keys.extent(number, ino, row.start), high):
+        pieces.append((keys.last_u64(found), rows.EXTENT.loads(raw)))
+        if len(pieces) == budget:
+            break
+    filemap = FileMap(state, volume, ino, inode)
+    for piece in pieces:
+        if piece[1].index <= index:
+            filemap.free(piece)
+    if len(pieces) < budget:
+        state.unqueue_reap(key)
+        inode.trims -= 1
+    else:
+        state.write(key, rows.ReapRow(pieces[-1][0] + 1, row.end), rows.REAP)
+    if not inode.size and not inode.extents:
+        inode.inline = True
+    state.save_inode(number, ino, inode)
+    return max(1, len(pieces))
+
+
+def _reap_session(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget: int) -> int:
+    session = keys.reap_of(key)[2]
+    ended = end_pins(state, entry, session, budget)
+    if not state.any_in(keys.pinner_range(session)):
+        state.unqueue_reap(key)
+        forget_ended(state, session)
+    return max(1, ended)
+
+
+def _reap_volume(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget: int) -> int:
+    """Deletes all rows of a deleted volume: extents first, because they count in segments; the volume's own row last."""
+    number = keys.reap_of(key)[1]
+    volume = state.volume(number)
+    assert volume is not None
+    pieces = []
+    for found, raw in state.txn.scan(*keys.kind_range(number, keys.EXTENT)):
+        pieces.append((keys.first_u64(found), (keys.last_u64(found), rows.EXTENT.loads(raw))))
+        if len(pieces) == budget:
+            break
+    for ino, piece in pieces:
+        drop_extent(state, volume, ino, piece)
+    if len(pieces) == budget:
+        return budget
+    state.evict_volume(number)
+    rest = state.keys_in(keys.volume_range(number), budget - len(pieces))
+    for found in rest:
+        state.txn.delete(found)
+    if len(pieces) + len(rest) < budget:
+        state.drop(keys.volume(number))
+        state.unqueue_reap(key)
+    return max(1, len(pieces) + len(rest))
+
+
+_STEPS = {
+    keys.REAP_INODE: _reap_inode,
+    keys.REAP_TRIM: _reap_trim,
+    keys.REAP_SESSION: _reap_session,
+    keys.REAP_VOLUME: _reap_volume,
+}

@@ -1,0 +1,163 @@
+"""The metadata port: one TCP listener for voters and clients of other nodes; a connection is handed on when it proved its node.
+
+Everything here is done on the metadata thread, in small steps, and strangers can knock.  So a handshake has a deadline.  There is a bound
+on their number: over it the oldest is given up, since an honest peer is done in a few round trips, and one that only occupies a place loses
+it.  One turn makes no more than a few steps of them, since each costs cryptography.  A peer that sends nonsense, no certificate, or one
+that is not the cluster's, has failed its handshake: it is dropped and counted, and logged once a second at most.  Without free descriptors
+the listener rests for a second while the kernel's queue keeps those that wait; asking it all the time would take the whole thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+import time
+from collections.abc import Callable
+
+from awsomefsd.base.limits import HANDSHAKE_MS_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_TURN, NS_PER_MS, PORT_DEAF_MS
+from awsomefsd.base.tls import CLIENT_PROTOCOL, PEER_PROTOCOL, TlsNow
+from awsomefsd.meta.net.connection import Wire, prepare
+
+log = logging.getLogger(__name__)
+_ACCEPTS_PER_TURN = 16
+_LOG_NS = 1_000_000_000
+
+
+class MetadataPort:
+    """The listener and the handshakes on it.  One thread uses it; nothing blocks.  `fd` is readable when `poll` has something to do."""
+
+    def __init__(self, listener: socket.socket, tls: TlsNow | None, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
+        self._listener = listener
+        self._tls = tls
+        self._monotonic_ns = monotonic_ns
+        self._epoll = select.epoll()
+        self.fd = self._epoll.fileno()
+        self._shaking: dict[int, tuple[Wire, int, str]] = {}  # descriptor → wire, since when, from where; the oldest first
+        self._deaf_ns = 0  # until when the listener rests
+        self._logged_ns = 0
+        self.accepted = self.failed = self.crowded_out = self.deaf = 0
+        listener.setblocking(False)
+        self._epoll.register(listener.fileno(), select.EPOLLIN)
+
+    @classmethod
+    def listen(cls, at: tuple[str, int], tls: TlsNow | None) -> MetadataPort:
+        """A port that listens at (host, port).  Raises OSError."""
+        family = socket.AF_INET6 if ":" in at[0] else socket.AF_INET
+        listener = socket.create_server(at, family=family, backlog=HANDSHAKES_MAX)
+        try:
+            return cls(listener, tls)
+        except BaseException:
+            listener.close()
+            raise
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """(host, port) it listens at."""
+        host, port = self._listener.getsockname()[:2]
+        return str(host), int(port)
+
+    def poll(self) -> list[Wire]:
+        """Connections that have proved which node they are; `Wire.protocol` says whether a voter or a client dialled."""
+        done: list[Wire] = []
+        steps = 0
+        for fd, _events in self._epoll.poll(0):
+            if fd == self._listener.fileno():
+                self._accept()
+            elif steps < HANDSHAKES_PER_TURN and fd in self._shaking:
+                steps += 1
+                self._step(fd, done)
+        return done
+
+    def tick(self) -> None:
+        """Give up handshakes that are too old, and listen again after a rest."""
+        now = self._monotonic_ns()
+        late = now - HANDSHAKE_MS_MAX * NS_PER_MS
+        for fd, (_, since_ns, _) in list(self._shaking.items()):
+            if since_ns > late:
+                break
+            self._drop(fd, "no handshake in time")
+        if self._deaf_ns and now >= self._deaf_ns:
+            self._deaf_ns = 0
+            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
+
+    def next_deadline_ns(self) -> int | None:
+        """Monotonic time at which `tick` is due; None: not by time."""
+        times = [since_ns + HANDSHAKE_MS_MAX * NS_PER_MS for _, since_ns, _ in list(self._shaking.values())[:1]]
+        if self._deaf_ns:
+            times.append(self._deaf_ns)
+        return min(times, default=None)
+
+    def figures(self) -> dict[str, int]:
+        """Figures for metrics: name → count."""
+        return {
+            "port_accepted": self.accepted,
+            "port_handshakes": len(self._shaking),
+            "port_handshakes_failed": self.failed,
+            "port_crowded_out": self.crowded_out,
+            "port_deaf": self.deaf,
+        }
+
+    def close(self) -> None:
+        for wire, _, _ in self._shaking.values():
+            wire.close()
+        self._shaking.clear()
+        self._listener.close()
+        self._epoll.close()
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, place = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as err:
+                log.warning("cannot accept a connection of another node: %s", err)
+                self.deaf += 1
+                self._deaf_ns = self._monotonic_ns() + PORT_DEAF_MS * NS_PER_MS
+                self._epoll.unregister(self._listener.fileno())
+                return
+            self.accepted += 1
+            if len(self._shaking) >= HANDSHAKES_MAX:
+                self.crowded_out += 1
+                self._drop(next(iter(self._shaking)), "too many strangers at once")
+            try:
+                prepare(sock)
+                wire = Wire(sock, self._tls().server if self._tls else None, dialled=False, name="")
+            except OSError as err:
+                self._failed(str(place[0]), str(err))
+                sock.close()
+                continue
+            self._shaking[wire.fd] = (wire, self._monotonic_ns(), str(place[0]))
+            self._epoll.register(wire.fd, wire.events)
+
+    def _step(self, fd: int, done: list[Wire]) -> None:
+        wire = self._shaking[fd][0]
+        try:
+            if not wire.advance():
+                self._epoll.modify(fd, wire.events)
+                return
+        except OSError as err:
+            self._drop(fd, str(err))
+            return
+        if wire.protocol not in (PEER_PROTOCOL, CLIENT_PROTOCOL):
+            self._drop(fd, "it names no protocol of ours")
+            return
+        if self._tls is not None and wire.identity is None:
+            self._drop(fd, "its certificate does not name one node")
+            return
+        del self._shaking[fd]
+        self._epoll.unregister(fd)
+        done.append(wire)
+
+    def _drop(self, fd: int, why: str) -> None:
+        wire, _, place = self._shaking.pop(fd)
+        self._failed(place, why)
+        wire.close()
+
+    def _failed(self, place: str, why: str) -> None:
+        self.failed += 1
+        now = self._monotonic_ns()
+        if now - self._logged_ns >= _LOG_NS:
+            self._logged_ns = now
+            log.warning("a connection to the metadata port failed", extra={"from": place, "reason": why, "failed": self.failed})

@@ -1,0 +1,44 @@
+"""Two numbers and a wish that the metadata thread and the writer of checkpoints share, each written by one side only.
+
+`durable`: up to which entry a checkpoint on a device and its tail hold the log.  A freed segment is leased again only when that holds its
+freeing: a node that is rebuilt from the device alone must not find foreign bytes in places that its state still names.  UNKNOWN until the
+writer has looked (nothing that was freed is safe); OFF where there are no checkpoints (everything is).
+`hold`: while `holding`, the journal keeps what comes after it, for the tail; not without bound, since a device that fails must not fill
+the journal's disk: the next checkpoint then begins again.
+"""
+
+from __future__ import annotations
+
+import threading
+
+from awsomefsd.base.limits import CHECKPOINT_HOLD_ENTRIES_MAX
+
+OFF, UNKNOWN = -1, 0
+
+
+class CheckpointProgress:
+    """Plain attributes, read by two threads without a lock: one that is read a moment late is only lower than it could be."""
+
+    def __init__(self, durable: int = OFF) -> None:
+        self.durable = durable
+        self.hold = 0
+        self.holding = False
+        self.wanted = threading.Event()
+
+    def safe_index(self, applied: int) -> int:
+        """Segments freed by entries up to this one may be leased again.
+
+        Somebody wants segments, so the tail is written at once if it is behind.
+        """
+        durable = self.durable
+        if durable == OFF:
+            return applied
+        if durable < applied:
+            self.wanted.set()
+        return durable
+
+    def kept_from(self, applied: int) -> int:
+        """The journal may drop entries up to this one."""
+        if not self.holding or applied - self.hold > CHECKPOINT_HOLD_ENTRIES_MAX:
+            return applied
+        return self.hold

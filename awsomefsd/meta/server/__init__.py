@@ -1,0 +1,1 @@
+"""The metadata service: one thread that answers requests while this node leads."""

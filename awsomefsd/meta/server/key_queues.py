@@ -1,0 +1,86 @@
+"""Queues requests for an inode until leases on it are given back, and until what is proposed on it is decided.  Pure.
+
+Each key has a queue, in order of arrival.  A key is *busy* while a proposal that changes something under it is on its way to the log: no
+lease on it is granted meanwhile.  A queue is woken as a whole, and its requests are handled again from the beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from awsomefsd.base.limits import LEASE_WAITERS_PER_INODE_MAX
+from awsomefsd.meta.server.request import AnyRequest
+from awsomefsd.meta.server.waiters import Key
+
+
+class KeyQueues:
+    """Used by the metadata thread only; nothing blocks."""
+
+    def __init__(self) -> None:
+        self._busy: dict[Key, int] = {}  # with proposals that are not decided, and how many
+        self._queues: dict[Key, list[AnyRequest]] = {}
+        self._woken: dict[Key, None] = {}  # in the order in which they were
+
+    # --- proposals on their way -------------------------------------------------------------------------------------------------
+    def is_busy(self, key: Key) -> bool:
+        return key in self._busy
+
+    def enter(self, keys: Iterable[Key]) -> None:
+        """A proposal that changes something under these keys is on its way; `leave` follows, with the same keys."""
+        for key in keys:
+            self._busy[key] = self._busy.get(key, 0) + 1
+
+    def leave(self, keys: Iterable[Key]) -> None:
+        """That proposal is decided, or its outcome will not be known here.  Wakes the queue of each key that is not busy any more."""
+        for key in keys:
+            left = self._busy.get(key, 0) - 1
+            if left > 0:
+                self._busy[key] = left
+            elif self._busy.pop(key, None) is not None:
+                self.wake(key)
+
+    # --- requests that wait -----------------------------------------------------------------------------------------------------
+    def has_waiters(self, key: Key) -> bool:
+        return key in self._queues
+
+    def park(self, key: Key, request: AnyRequest) -> bool:
+        """Queues the request.  False: LEASE_WAITERS_PER_INODE_MAX wait for this key already."""
+        queue = self._queues.setdefault(key, [])
+        if len(queue) >= LEASE_WAITERS_PER_INODE_MAX:
+            return False
+        queue.append(request)
+        return True
+
+    def wake(self, key: Key) -> None:
+        """What waits for this key is tried again with the next `take_woken`."""
+        if key in self._queues:
+            self._woken[key] = None
+
+    def wake_volume(self, volume: int) -> None:
+        for key in self._queues:
+            if key[0] == volume:
+                self._woken[key] = None
+
+    def take_woken(self) -> list[AnyRequest]:
+        """Returns the requests to be tried again, in order of key and arrival; they wait here no more."""
+        woken, self._woken = self._woken, {}
+        return [request for key in woken for request in self._queues.pop(key, ())]
+
+    def take_all(self) -> list[AnyRequest]:
+        """Returns all that wait, because the leadership ends; they wait here no more."""
+        queues, self._queues, self._woken = self._queues, {}, {}
+        return [request for queue in queues.values() for request in queue]
+
+    def keep_if(self, wanted: Callable[[AnyRequest], bool]) -> None:
+        """Drops the requests that are not wanted any more; those behind them may go on."""
+        for key, queue in list(self._queues.items()):
+            kept = [request for request in queue if wanted(request)]
+            if kept:
+                self._queues[key] = kept
+                self.wake(key)
+            else:
+                del self._queues[key]
+
+    @property
+    def waiting_count(self) -> int:
+        return sum(map(len, self._queues.values()))

@@ -1,0 +1,1 @@
+"""The rows of the applied state: their keys, values and codecs, and how rules read and change them."""

@@ -1,0 +1,71 @@
+"""The relations that hold inside every cached row: asserted before a row is saved and after it is read, in tests and in the simulator.
+
+Each of them follows from the rules alone and from no input, so a violation is a bug of ours.  Tests, the simulator and the crash model set
+ASSERTED and find it there.  A running service does not assert them (decision 114): a wrong count that an earlier build has left is the same
+on every voter, and would end each of them at every read, where fsck and its repair only correct a number.  fsck counts the same relations
+from all rows (meta/check); here only what one row says of itself is compared.
+
+The row of the cluster has no check here: fsck repairs it through the log, in entries between which its totals may be wrong.  Pure.
+"""
+
+from __future__ import annotations
+
+from awsomefsd.base.types import FIRST_COOKIE, ROOT_INO, SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_METADATA, SEGMENT_QUARANTINED
+from awsomefsd.meta.state import rows
+
+ASSERTED = False  # tests/conftest.py and tests/sim set it
+
+
+def assert_row(row: rows.Row, cluster: rows.ClusterRow) -> None:
+    """Raises AssertionError if a row of a cached kind contradicts itself; rows of other kinds pass."""
+    if isinstance(row, rows.InodeRow):
+        _assert_inode(row)
+    elif isinstance(row, rows.VolumeRow):
+        _assert_volume(row)
+    elif isinstance(row, rows.SegmentRow):
+        _assert_segment(row)
+    elif isinstance(row, rows.SessionRow):
+        _assert_session(row, cluster)
+    elif isinstance(row, rows.DeviceRow):
+        _assert_device(row)
+
+
+def _assert_inode(row: rows.InodeRow) -> None:
+    """All counts of an inode are at least 0 and agree with each other."""
+    assert row.nlink >= 0 and row.size >= 0, "an inode has a negative link count or size"
+    assert 0 <= row.allocated_bytes <= row.stored_bytes, "an inode keeps more unwritten bytes than it counts"
+    assert row.extents >= 0 and not (row.inline and row.extents), "an inode has inline data and extents"
+    assert row.xattrs >= 0 and row.xattr_bytes >= row.xattrs, "an inode has more attributes than bytes of them"
+    assert row.trims >= 0, "an inode has a negative number of trims"
+    assert 0 <= row.entries <= row.next_cookie - FIRST_COOKIE, "a directory has more entries than it gave cookies"
+
+
+def _assert_volume(row: rows.VolumeRow) -> None:
+    """The volume uses, has reserved and is shared by no less than nothing."""
+    assert row.used_bytes >= 0 and row.used_inodes >= 0, "a volume uses less than nothing"
+    assert row.reserved_bytes >= 0, "a volume has reserved less than nothing"
+    assert row.sharers >= 0 and row.next_ino > ROOT_INO, "a volume has a negative number of sharers, or numbers no inodes"
+
+
+def _assert_session(row: rows.SessionRow, cluster: rows.ClusterRow) -> None:
+    """The number and the epoch of a session were drawn from the cluster's counters, and its counts are at least 0."""
+    assert 0 < row.session < cluster.next_session and 0 < row.epoch < cluster.next_epoch, "a session has a number that was never drawn"
+    assert row.reserved_bytes >= 0 and row.segments_leased >= 0, "a session has reserved or leased less than nothing"
+
+
+def _assert_device(row: rows.DeviceRow) -> None:
+    """The free segments of a device are at least those that were never leased, and at most all."""
+    assert 0 <= row.segments_free <= row.segments, "a device has more free segments than segments"
+    assert row.removed or 0 <= row.unused_from <= row.segments, "a device has leased segments behind its end"
+    assert row.segments - row.unused_from <= row.segments_free, "segments that were never leased are not counted as free"
+
+
+def _assert_segment(row: rows.SegmentRow) -> None:
+    """The state of a segment agrees with the session that has it and with the bytes that live in it."""
+    assert row.live_bytes >= 0 and row.committed_bytes >= 0, "a segment has less than no bytes"
+    if row.state in (SEGMENT_LEASED, SEGMENT_QUARANTINED):
+        assert row.session and row.incarnation, "a segment is leased or in quarantine because of no session"
+    else:
+        assert not row.session, "a segment that is not leased has a session"
+    if row.state in (SEGMENT_FREE, SEGMENT_METADATA):
+        assert not row.live_bytes, "bytes of files live in a segment that is free or the metadata's"

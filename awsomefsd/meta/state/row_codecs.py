@@ -1,0 +1,48 @@
+"""The codec of each kind of row, for those who read all rows (fsck, scrub)."""
+
+from __future__ import annotations
+
+from awsomefsd.base.codec import Sealed
+from awsomefsd.meta.state import keys, rows
+
+CODEC_OF: dict[int, Sealed] = {
+    keys.CLUSTER: rows.CLUSTER,
+    keys.DEVICE: rows.DEVICE,
+    keys.SEGMENT: rows.SEGMENT,
+    keys.FREE: rows.FREE,
+    keys.VOLUME: rows.VOLUME,
+    keys.VOLNAME: rows.VOLNAME,
+    keys.SESSION: rows.SESSION,
+    keys.HELD: rows.MARKER,
+    keys.MOUNT: rows.MOUNT,
+    keys.RESULT: rows.RESULT,
+    keys.READER: rows.READER,
+    keys.TOMBSTONE: rows.TOMBSTONE,
+    keys.LOCKER: rows.MARKER,
+    keys.PINNER: rows.MARKER,
+    keys.REVERSE: rows.REVERSE,
+    keys.SHARED: rows.SHARED,
+    keys.NODE: rows.NODE,
+    keys.TOKEN: rows.TOKEN,
+    keys.CA: rows.CA,
+    keys.LEASER: rows.MARKER,
+    keys.MEMBERSHIP: rows.MEMBERSHIP,
+    keys.NODE: rows.NODE,
+    keys.TOKEN: rows.TOKEN,
+    keys.CA: rows.CA,
+    keys.REAP: rows.REAP,
+    keys.CSI_VOLUME: rows.CSI_VOLUME,
+    keys.CSI_NAME: rows.CSI_NAME,
+    keys.CLAIM: rows.CLAIM,
+    keys.INODE: rows.INODE,
+    keys.DENTRY: rows.DENTRY,
+    keys.COOKIE: rows.COOKIE,
+    keys.EXTENT: rows.EXTENT,
+    keys.INLINE: rows.INLINE,
+    keys.XATTR: rows.XATTR,
+    keys.LOCKS: rows.LOCKS,
+    keys.ORPHAN: rows.MARKER,
+    keys.LEASE: rows.LEASE,
+}
+
+SECRET_KINDS = frozenset({keys.TOKEN, keys.CA})  # rows that no dump, stream or log shows

@@ -1,0 +1,410 @@
+"""The rows are the values of the state store.  keys.py says under which key each is.
+
+A row is a sealed msgpack array (codec.Sealed): checksum, schema byte, fields in order.  A field may be appended with a default; a field
+that was ever written stays.  tests/golden/rows.txt keeps one encoding of each.  Inodes and dentries carry (stamp, site) of their last
+change, for replication between sites.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from awsomefsd.base.codec import Sealed
+from awsomefsd.base.types import FIRST_COOKIE, Lock
+from awsomefsd.meta.api.messages import Reply
+from awsomefsd.meta.raft.membership import Membership
+
+
+class Row(Struct, array_like=True, gc=False):
+    pass
+
+
+class ClusterRow(Row):
+    """One row: identity, counters that never go back, totals over all devices, and how far the log is applied."""
+
+    uuid: str = ""
+    site: int = 0
+    compat: int = 0
+    ro_compat: int = 0
+    incompat: int = 0
+    applied_index: int = 0
+    last_stamp: int = 0
+    next_session: int = 1
+    next_epoch: int = 1
+    next_volume: int = 1
+    next_device: int = 1
+    next_segment: int = 1
+    volumes: int = 0
+    sessions: int = 0  # live ones
+    readers: int = 0
+    reaps: int = 0  # rows in the reap queue
+    total_bytes: int = 0  # usable bytes of all segments
+    free_bytes: int = 0  # of those, in free segments
+    reserved_bytes: int = 0  # promised to sessions
+    segment_bytes_max: int = 0
+    allocated_bytes: int = 0  # of unwritten extents: device space is kept for them
+    incarnation_base: int = 0  # every new incarnation of a segment is above it
+    level: int = 1  # commands above it are refused (base/levels.py)
+
+
+class DeviceRow(Row):
+    """`first_segment` numbers its segments; those with an index from `unused_from` on were never leased and have no rows."""
+
+    device: int
+    uuid: str
+    bytes: int
+    segment_bytes: int
+    segments: int
+    first_segment_offset: int
+    shared: bool
+    first_segment: int
+    segments_free: int
+    unused_from: int = 0
+    home: str = ""  # the node it is in, unless it is shared (meta/machine/locality.py)
+    draining: bool = False  # nothing is leased there any more (meta/machine/devices.py)
+    removed: bool = False  # has no segments, and is in no list
+    grown: list[tuple[int, int]] = []  # further runs of segment numbers (meta/machine/device_numbers.py)
+
+
+class SegmentRow(Row):
+    """`session`, `worker`: who leased it, or whose writes may still land while it is quarantined; 0 otherwise."""
+
+    segment: int
+    device: int
+    index: int
+    state: int
+    incarnation: int = 0
+    session: int = 0
+    worker: int = 0
+    committed_bytes: int = 0
+    live_bytes: int = 0
+    footer_offset: int = 0
+    footer_bytes: int = 0
+    freed_index: int = 0
+
+
+class FreeRow(Row):
+    segment: int
+    freed_index: int
+
+
+class VolumeRow(Row):
+    """`holder`: session with the volume's lease.  `last_mount`: mount that held it last (for `changed_by_others`)."""
+
+    volume: int
+    uuid: str
+    name: str
+    quota_bytes: int
+    quota_inodes: int
+    used_bytes: int = 0
+    used_inodes: int = 0
+    reserved_bytes: int = 0
+    holder: int = 0
+    last_mount: int = 0
+    next_ino: int = 2
+    deleted: bool = False
+    lineage_parent: int = 0
+    lineage_snapshot: int = 0
+    stamp: int = 0
+    site: int = 0
+    sharers: int = 0  # live sessions that share it
+    leased: bool = False  # was shared once: there may be LeaseRows
+    exclusives: int = 0  # how often a session that holds it whole was opened
+    home: str = ""  # where its data may lie (meta/machine/locality.py)
+
+
+class VolumeNameRow(Row):
+    volume: int
+
+
+class SessionRow(Row):
+    """`ended` rows stay while segments are quarantined because of them, or while Reap still ends their pins."""
+
+    session: int
+    epoch: int
+    mount: int
+    volume: int
+    node: str
+    boot_id: str
+    worker: int
+    reserved_bytes: int = 0
+    ended: bool = False
+    segments_leased: int = 0
+    shared: bool = False
+    ended_ms: int = 0  # wall time
+    uncached: bool = False  # OpenShared: does not say what it has open
+    caches: bool = False  # OpenShared with leases
+
+
+class MountRow(Row):
+    session: int
+    volume: int
+    node: str
+    boot_id: str
+    exclusives: int = 0  # VolumeRow.exclusives when its session was opened
+
+
+class ResultRow(Row):
+    reply: Reply
+
+
+class ReaderRow(Row):
+    cursor: int
+
+
+class MembershipRow(Row):
+    """The members of the Raft group as of the entry `index`; a state snapshot brings it along."""
+
+    index: int
+    membership: Membership
+
+
+TOMB_DENTRY, TOMB_INODE, TOMB_VOLUME = 1, 2, 3
+
+
+class TombstoneRow(Row):
+    """Something was removed.  For a dentry `ino` is the parent."""
+
+    kind: int
+    volume: int
+    ino: int
+    name: bytes
+    stamp: int
+    site: int
+
+
+class MarkerRow(Row):
+    """A row without fields: all it says is in its key."""
+
+
+class ReverseRow(Row):
+    incarnation: int
+
+
+class ReapRow(Row):
+    """`start`: file offset (of a trim) up to which nothing is left to free; 0 otherwise.  `end`: of a trim, 0 for the end of the file."""
+
+    start: int = 0
+    end: int = 0
+
+
+class SharedRow(Row):
+    """The shared bytes of one frame: runs (start, end, count), disjoint and ascending; `count` extents marked `shared` hold these bytes."""
+
+    incarnation: int
+    runs: list[tuple[int, int, int]]
+
+
+class InodeRow(Row):
+    """`entries`, `next_cookie`, `parent` are a directory's.  `extents`, `stored_bytes` count what is in the extent map, hidden or not.
+
+    `log`, `sequence`: newest record of which dirty log is committed; `cuts`: (sequence, size) of truncations that overtook older records,
+    both ascending; `times_sequence`: records up to it change no times any more.  `mtime_explicit`: utimensat(2) set it, so the next write
+    may move it back.  `trims`: ranges cut by a truncation or a hole that Reap has not freed yet.  `allocated_bytes`: of unwritten extents.
+    `linkable`: made without a name, and may get one.  `consistency`: what the attribute of that name says (base/consistency.py).
+    """
+
+    mode: int
+    nlink: int
+    uid: int
+    gid: int
+    rdev: int
+    size: int
+    stored_bytes: int
+    atime_ns: int
+    mtime_ns: int
+    ctime_ns: int
+    btime_ns: int
+    stamp: int
+    site: int
+    inline: bool = False
+    mtime_explicit: bool = False
+    extents: int = 0
+    xattrs: int = 0
+    xattr_bytes: int = 0
+    trims: int = 0
+    parent: int = 0
+    entries: int = 0
+    next_cookie: int = FIRST_COOKIE
+    target: bytes = b""
+    log: int = 0
+    sequence: int = 0
+    times_sequence: int = 0
+    cuts: list[tuple[int, int]] = []
+    linkable: bool = False
+    allocated_bytes: int = 0
+    consistency: int = 0
+
+
+class DentryRow(Row):
+    ino: int
+    kind: int
+    cookie: int
+    stamp: int
+    site: int
+
+
+class CookieRow(Row):
+    ino: int
+    kind: int
+    name: bytes
+
+
+class ExtentRow(Row):
+    """types.Extent without its file offset (in the key); `index` is the entry that committed it.
+
+    Segment 0 is an unwritten extent: it reads as zeros, has no place, and space is kept for it.  `shared`: others may hold the same bytes
+    of the frame, and its SharedRow counts them; bytes of an extent without the mark are nobody else's.  `lost` (segment 0): there were
+    bytes here, nobody knows them any more, and reading is EIO until they are overwritten or cut; counted like an unwritten extent.
+    """
+
+    length: int
+    segment: int
+    incarnation: int
+    sequence: int
+    frame_offset: int
+    header_bytes: int
+    skip: int
+    index: int
+    shared: bool = False
+    lost: bool = False
+
+
+class InlineRow(Row):
+    """May be shorter than the file: what is missing reads as zeros."""
+
+    data: bytes
+
+
+class XattrRow(Row):
+    value: bytes
+
+
+class LocksRow(Row):
+    locks: list[Lock]
+
+
+class LeaseRow(Row):
+    """`session` holds the write lease (0: nobody) under `epoch`.  `changes` counts changes, and `mount` made the last `run` of them.
+
+    Those under one write lease (`lease`: its epoch, of the last change) count once: nobody else learned of one in between.
+    """
+
+    session: int = 0
+    epoch: int = 0
+    changes: int = 1
+    mount: int = 0
+    run: int = 1
+    lease: int = 0
+
+
+class NodeRow(Row):
+    """`key`: SHA-256 of the public key of its certificates.  `carries`: it shall carry the metadata."""
+
+    node: str
+    name: str
+    role: str
+    state: str
+    control: str
+    metadata: str
+    labels: dict[str, str]
+    joined_ms: int
+    version: str
+    level: int
+    carries: bool
+    changed_ms: int
+    key: bytes
+
+
+class TokenRow(Row):
+    """`verifier`: hash of the secret ("join"), or keys derived from it ("founding").  `uses_left` -1: no bound."""
+
+    id: str
+    kind: str
+    role: str
+    verifier: bytes
+    expires_ms: int
+    uses_left: int
+    created_ms: int
+    revoked: bool
+
+    def __repr__(self) -> str:
+        return f"TokenRow({self.id!r}, {self.kind!r}, {self.role!r}, …)"
+
+
+class CaRow(Row):
+    """`state`: "active" signs, "trusted" is believed only."""
+
+    id: str
+    certificate: str
+    key: str
+    state: str
+    created_ms: int
+
+    def __repr__(self) -> str:
+        return f"CaRow({self.id!r}, {self.state!r}, …)"
+
+
+class CsiVolumeRow(Row):
+    """A volume that an orchestrator asked for.  `own`: the volume was made for it alone; else it is the directory `path` of a volume."""
+
+    id: str
+    name: str
+    volume: int
+    path: str
+    own: bool
+    capacity: int
+    block: bool
+    settings: list[tuple[str, str]] = []
+
+
+class CsiNameRow(Row):
+    id: str
+
+
+class ClaimRow(Row):
+    """A node uses a volume or a directory of it.  `attached`: the orchestrator said so, and only it ends it.  `fenced`: a session of that
+    boot on the volume has expired since, and none was opened after it."""
+
+    volume: int
+    path: str
+    node: str
+    boot_id: str
+    epoch: int
+    exclusive: bool = False
+    attached: bool = False
+    fenced: bool = False
+
+
+CLUSTER = Sealed(ClusterRow)
+DEVICE = Sealed(DeviceRow)
+SEGMENT = Sealed(SegmentRow)
+FREE = Sealed(FreeRow)
+VOLUME = Sealed(VolumeRow)
+VOLNAME = Sealed(VolumeNameRow)
+SESSION = Sealed(SessionRow)
+MOUNT = Sealed(MountRow)
+RESULT = Sealed(ResultRow)
+READER = Sealed(ReaderRow)
+MEMBERSHIP = Sealed(MembershipRow)
+TOMBSTONE = Sealed(TombstoneRow)
+MARKER = Sealed(MarkerRow)
+REVERSE = Sealed(ReverseRow)
+REAP = Sealed(ReapRow)
+SHARED = Sealed(SharedRow)
+INODE = Sealed(InodeRow)
+DENTRY = Sealed(DentryRow)
+COOKIE = Sealed(CookieRow)
+EXTENT = Sealed(ExtentRow)
+INLINE = Sealed(InlineRow)
+XATTR = Sealed(XattrRow)
+LOCKS = Sealed(LocksRow)
+LEASE = Sealed(LeaseRow)
+NODE = Sealed(NodeRow)
+TOKEN = Sealed(TokenRow)
+CA = Sealed(CaRow)
+CSI_VOLUME = Sealed(CsiVolumeRow)
+CSI_NAME = Sealed(CsiNameRow)
+CLAIM = Sealed(ClaimRow)
+
+MARK = MARKER.dumps(MarkerRow())  # the one value of every marker

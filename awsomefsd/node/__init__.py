@@ -1,0 +1,1 @@
+"""The tasks of one node beside its metadata service."""

@@ -1,0 +1,178 @@
+"""Volumes and devices of the cluster, by name, through the metadata service; errors say what to do about them.
+
+What the machine answers is an errno; here it becomes words, because here the names are known.
+"""
+
+from __future__ import annotations
+
+import errno
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from awsomefsd.base.errors import AlreadyExists, ConfigError, Error, FsError, NotFound, Refused, WouldLoseData
+from awsomefsd.base.limits import VOLUME_NAME_BYTES_MAX, VOLUMES_MAX
+from awsomefsd.base.types import HOST_UNIQUE, DeviceInfo, VolumeInfo
+from awsomefsd.meta.api import messages
+from awsomefsd.meta.api.commands import (
+    UNDECIDED,
+    AddDevice,
+    AnyCommand,
+    ClearQuarantine,
+    CreateVolume,
+    DeleteVolume,
+    EndClaims,
+    EndSession,
+    SetVolume,
+)
+from awsomefsd.meta.api.messages.csi import GetClaims
+from awsomefsd.meta.api.messages.nodes import ListNodes
+
+Call = Callable[[Any], Any]  # a body of meta.messages in, its reply out; raises domain errors
+
+
+def check_name(name: str, kind: str) -> str:
+    """A name goes into fstab, file names and the command line: letters, digits, '.', '_' and '-', not first '.' or '-'."""
+    if not 0 < len(name.encode()) <= VOLUME_NAME_BYTES_MAX:
+        raise ConfigError(f"a {kind} name has 1 to {VOLUME_NAME_BYTES_MAX} bytes, {name!r} has {len(name.encode())}; choose another")
+    if name[0] in ".-" or not all(char.isascii() and (char.isalnum() or char in "._-") for char in name):
+        raise ConfigError(f"{name!r} is no {kind} name: letters, digits, '.', '_' and '-' only, and a letter, digit or '_' first")
+    return name
+
+
+class Catalog:
+    """Volumes, devices and sessions in the metadata.  Thread-safe as far as `call` is; every method blocks for it."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    def figures(self) -> dict[str, int | float | str]:
+        return dict(self._call(messages.GetStatus()).figures)
+
+    def reports(self) -> dict[int, dict[str, int]]:
+        """The last figures that the workers of this node reported, by mount."""
+        return dict(self._call(messages.GetReports()).figures)
+
+    def ask(self, body: Any) -> Any:
+        return self._call(body)
+
+    def propose(self, command: AnyCommand) -> Any:
+        """Commits one command as the daemon itself; returns its result.  Blocks; raises FsError with the rule's errno, Unavailable."""
+        return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))
+
+    def end_session_of(self, mount: int) -> None:
+        """Every process that served this mount of this node has exited: its session ends now, and nothing of it is in flight.
+
+        Without this a new mount of the volume would wait for the session's TTL.
+        """
+        for session in self._call(messages.GetSessions()).sessions:
+            if session.mount != mount:
+                continue
+            with suppress(FsError):  # it may expire in between
+                if not session.ended:
+                    self.propose(EndSession(session.session, session.epoch, False))
+                self.propose(ClearQuarantine(session.session, "all processes of the mount have exited"))
+
+    # --- volumes ------------------------------------------------------------------------------------------------------------
+
+    def volumes(self) -> list[VolumeInfo]:
+        return list(self._call(messages.GetVolumes()).volumes)
+
+    def mountable(self, name: str, node: str) -> VolumeInfo:
+        """The volume of this name.  Raises NotFound, and Refused if its data is on another node's devices."""
+        found = self.volume(name)
+        if found.home not in ("", UNDECIDED, node):
+            named = {row.node: row.name for row in self.ask(ListNodes()).nodes}
+            where = f"{named[found.home]} ({found.home})" if found.home in named else found.home
+            raise Refused(
+                f"the data of volume {name!r} is on devices of node {where}; mount it there (devices that all nodes see are shared)"
+            )
+        return found
+
+    def volume(self, name: str) -> VolumeInfo:
+        """The volume of this name.  Blocks.  Raises NotFound, which lists the existing volumes."""
+        found = next((volume for volume in self.volumes() if volume.name == name), None)
+        if found is None:
+            names = ", ".join(sorted(volume.name for volume in self.volumes())[:20]) or "none"
+            raise NotFound(f"there is no volume {name!r} (volumes: {names}); create it with `awsomefsd volume create {name}`")
+        return found
+
+    def create_volume(self, name: str, quota_bytes: int, quota_inodes: int, mode: int, uid: int, gid: int) -> VolumeInfo:
+        check_name(name, "volume")
+        try:
+            self.propose(CreateVolume(name, str(uuid.uuid4()), quota_bytes, quota_inodes, mode & 0o7777, uid, gid))
+        except FsError as err:
+            if err.errno == errno.EEXIST:
+                raise AlreadyExists(f"there is a volume {name!r} already; choose another name") from err
+            if err.errno in (errno.ENOSPC, errno.EMFILE):
+                raise Refused(f"no more than {VOLUMES_MAX} volumes; delete one first") from err
+            raise _worded(err, f"volume {name} cannot be created") from err
+        return self.volume(name)
+
+    def set_volume(self, name: str, quota_bytes: int, quota_inodes: int, new_name: str) -> VolumeInfo:
+        """-1 and "" leave a value as it is."""
+        volume = self.volume(name)
+        if new_name:
+            check_name(new_name, "volume")
+        try:
+            self.propose(SetVolume(volume.volume, quota_bytes, quota_inodes, new_name))
+        except FsError as err:
+            if err.errno == errno.EEXIST:
+                raise AlreadyExists(f"there is a volume {new_name!r} already; choose another name") from err
+            raise _worded(err, f"volume {name} cannot be changed") from err
+        return self.volume(new_name or name)
+
+    def delete_volume(self, name: str, *, destroy: bool) -> None:
+        volume = self.volume(name)
+        try:
+            self.propose(DeleteVolume(volume.volume, destroy))
+        except FsError as err:
+            if err.errno == errno.ENOTEMPTY:
+                raise WouldLoseData(
+                    f"volume {name} has {volume.used_inodes} files and directories; to destroy them: awsomefsd volume delete {name} --force"
+                ) from err
+            if err.errno == errno.EBUSY:
+                raise Refused(f"volume {name} is mounted; umount it first") from err
+            raise _worded(err, f"volume {name} cannot be deleted") from err
+
+    def release_volume(self, name: str, node: str) -> list[str]:
+        """End what a node (its UUID or name) claims of a volume; the paths.  Refused while a session of it lives: then it is not gone."""
+        volume = self.volume(name)
+        named = {row.node: row.name for row in self.ask(ListNodes(removed=True)).nodes}
+        claims = self._call(GetClaims(volume.volume)).claims
+        held = [one for one in claims if node in (one.node, named.get(one.node))]
+        if not held:
+            others = ", ".join(sorted({named.get(one.node) or one.node for one in claims})) or "none"
+            raise NotFound(f"node {node} claims nothing of volume {name} (nodes that do: {others})")
+        sessions = self._call(messages.GetSessions()).sessions
+        if any(one.volume == volume.volume and one.node == held[0].node and not one.ended for one in sessions):
+            raise Refused(f"node {node} has volume {name} mounted, and is heard; unmount it there, or end that node first")
+        for one in held:
+            self.propose(EndClaims(one.node, one.volume, one.path, "released by an operator", epoch=one.epoch, attached=True))
+        return [one.path for one in held]
+
+    # --- devices ------------------------------------------------------------------------------------------------------------
+
+    def devices(self) -> list[DeviceInfo]:
+        return list(self._call(messages.GetDevices()).devices)
+
+    def add_device(self, command: AddDevice) -> DeviceInfo:
+        try:
+            self.propose(command)
+        except FsError as err:
+            if err.errno == errno.EEXIST:
+                raise AlreadyExists(f"device {command.uuid} belongs to this cluster already; see `awsomefsd device ls`") from err
+            raise _worded(err, "the device cannot be added") from err
+        return next(device for device in self.devices() if device.uuid == command.uuid)
+
+    # --- the change stream ----------------------------------------------------------------------------------------------------
+
+    def follow(self, after: int, count: int, wait_ms: int) -> messages.Changes:
+        reply = self._call(messages.Follow(after, count, wait_ms))
+        assert isinstance(reply, messages.Changes)
+        return reply
+
+
+def _worded(err: FsError, what: str) -> Error:
+    return FsError(err.errno, f"{what}: {err}")

@@ -1,0 +1,98 @@
+"""The devices of the cluster that this node sees: reported to the leader every few seconds, and searched for where one is missing.
+
+The node that adds a device knows its path; all others find it by its superblock (device_scan.py), when the daemon starts, when a device
+appears in the state, when the path they know leads to something else, when told to, and every DEVICE_SCAN_MS while a shared one is missing.
+A path that works is never exchanged for another one: whoever has the device open goes on with what it has.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from awsomefsd.base.limits import DEVICE_SCAN_MS, DEVICES_REPORTED_MAX, NS_PER_MS
+from awsomefsd.base.types import DeviceInfo
+from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.meta.api.messages.devices import ReportDevices, Sighting
+from awsomefsd.node.devices.device_scan import OK, Looked, Prober, scan
+
+log = logging.getLogger(__name__)
+
+Scan = Callable[..., list[Looked]]
+
+
+class DeviceWatch:
+    """Thread-safe: `look` is called by one thread, `search` by any."""
+
+    def __init__(
+        self,
+        cluster: str,
+        node: str,
+        table: DeviceTable,
+        ask: Callable[[Any], Any],
+        extra: Iterable[str] = (),
+        scanning: Scan = scan,
+        prober: Prober | None = None,
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._node = node
+        self._table = table
+        self._ask = ask
+        self._extra = tuple(extra)
+        self._scan = scanning
+        self._prober = prober or Prober(cluster)
+        self._now_ns = now_ns
+        self._lock = threading.Lock()  # one search at a time
+        self._devices: list[DeviceInfo] = []
+        self._missing: frozenset[str] = frozenset()
+        self._search_ns = 0  # when to look for what is missing again
+        self._reasons: dict[str, str] = {}  # of the last search, for devices that it refused
+
+    def poll(self) -> None:
+        """Raises Unavailable while nobody leads."""
+        sightings = [self.sighting(device) for device in self._devices if self._concerns(device)][:DEVICES_REPORTED_MAX]
+        self._devices = list(self._ask(ReportDevices(self._node, [one for one in sightings if one.path])).devices)
+        bad = {one.uuid for one in sightings if one.state != OK}
+        missing = frozenset(d.uuid for d in self._devices if self._concerns(d) and (d.uuid in bad or d.uuid not in self._table.paths()))
+        if missing - self._missing or (missing and self._now_ns() >= self._search_ns):
+            self.search()
+        self._missing = missing
+
+    def _concerns(self, device: DeviceInfo) -> bool:
+        return device.shared or device.home in ("", self._node)
+
+    def sighting(self, device: DeviceInfo) -> Sighting:
+        """The device as this node finds it now; without a path if it is not found."""
+        path = self._table.paths().get(device.uuid, "")
+        if not path:
+            return Sighting(device.uuid, "", 0, self._reasons.get(device.uuid, "not found on this node"))
+        seen = self._prober.probe(path)
+        if seen is None:
+            return Sighting(device.uuid, path, 0, "no device of the cluster is at this path")
+        if seen.verdict == OK and seen.uuid != device.uuid:
+            return Sighting(device.uuid, path, seen.bytes, f"device {seen.uuid} is at this path now")
+        return Sighting(device.uuid, path, seen.bytes, seen.verdict)
+
+    def search(self) -> list[Looked]:
+        """Look at all block devices, and take up the cluster's."""
+        with self._lock:
+            self._search_ns = self._now_ns() + DEVICE_SCAN_MS * NS_PER_MS
+            wanted = {device.uuid: device for device in self._devices if self._concerns(device)}
+            found = self._scan(self._prober, {device.uuid for device in self._devices}, self._extra)
+            self._reasons = {one.uuid: f"{one.path}: {one.verdict}" for one in found if one.verdict != OK and one.uuid}
+            for one in found:
+                device = wanted.get(one.uuid)
+                if one.verdict == OK and device is not None and self.sighting(device).state != OK:
+                    self._table.add(one.uuid, one.path)
+                    log.info("device found", extra={"path": one.path, "device": device.device, "uuid": one.uuid})
+            return found
+
+    def refresh(self) -> list[Looked]:
+        """`search`, and tell the leader at once."""
+        self.poll()
+        found = self.search()
+        self.poll()
+        return found

@@ -1,0 +1,97 @@
+"""Taking a device into the cluster, and how this node finds those that are in.
+
+Order of an add, and why: superblock first (a device that is formatted and nothing more is recognised and taken up by the next try), then
+its path in devices.json, then the entry in the log.  A crash after any step is repaired by the same command again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from awsomefsd.base.errors import AlreadyExists, Error, FsError, Refused
+from awsomefsd.base.types import DeviceInfo
+from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.io.device.signature import AlreadyFormatted, format_device
+from awsomefsd.io.device.superblock import Superblock, read_superblock
+from awsomefsd.meta.api.commands import AddDevice
+from awsomefsd.node.catalog import Catalog
+
+OF_NODE = "of node "  # begins the state of a device that is in another node
+
+
+class NodeDevices:
+    """Thread-safe; adds exclude each other by the uuid in the log."""
+
+    def __init__(self, cluster_uuid: str, node_uuid: str, table: DeviceTable, catalog: Catalog) -> None:
+        self._cluster_uuid = cluster_uuid
+        self._node_uuid = node_uuid
+        self._table = table
+        self._catalog = catalog
+
+    def add(self, path: str, *, shared: bool, destroy: bool) -> tuple[DeviceInfo, str]:
+        """Raises WouldLoseData if the device holds anything and `destroy` is false, Refused if it is in use or too small."""
+        if not path.startswith("/"):
+            raise Refused(f"{path!r} is no absolute path; give the device from the root on, such as /dev/disk/by-id/...")
+        superblock = self._formatted(path, destroy=destroy)
+        self._table.add(superblock.device_uuid, path)
+        command = AddDevice(
+            superblock.device_uuid,
+            superblock.device_bytes,
+            superblock.segment_bytes,
+            superblock.segments,
+            superblock.first_segment_offset,
+            shared,
+            "" if shared else self._node_uuid,
+        )
+        info = self._catalog.add_device(command)
+        return info, self.state(info)
+
+    def _formatted(self, path: str, *, destroy: bool) -> Superblock:
+        try:
+            return format_device(path, self._cluster_uuid, force=destroy)
+        except AlreadyFormatted as err:
+            if any(device.uuid == err.superblock.device_uuid for device in self._catalog.devices()):
+                self._table.add(err.superblock.device_uuid, path)  # it may have been found under another name
+                raise AlreadyExists(
+                    f"{path} is device {err.superblock.device_uuid} of this cluster already; see `awsomefsd device ls`"
+                ) from err
+            return err.superblock
+        except OSError as err:
+            number = err.errno or errno.EIO
+            raise FsError(number, f"{path}: {os.strerror(number)}; look at dmesg and the permissions of the device") from err
+
+    def all(self) -> list[tuple[DeviceInfo, str]]:
+        """Every device of the cluster with its state on this node."""
+        return [(device, self.state(device)) for device in self._catalog.devices()]
+
+    def state(self, info: DeviceInfo) -> str:
+        """ "ok", or why this node cannot use the device and what to do."""
+        if not info.path and not info.shared and info.home not in ("", self._node_uuid):
+            return f"{OF_NODE}{info.home}"
+        if not info.path and info.shared:
+            return "not found on this node; attach it here, then `awsomefsd device scan`"
+        if not info.path:
+            return "not found on this node; add it here with `awsomefsd device add PATH`"
+        try:
+            check(info.path, self._cluster_uuid, info.uuid)
+        except (Error, OSError) as err:
+            return str(err)
+        return "ok"
+
+
+    def require(self, home: str) -> None:
+        """Raises Refused if a volume on shared devices would have bytes that this node cannot reach."""
+        for info, state in self.all() if home == "" else ():
+            if info.shared and state != "ok":
+                raise Refused(f"the volume is on shared devices, and device {info.device} cannot be used here: {state}")
+
+
+def check(path: str, cluster_uuid: str, uuid: str) -> Superblock:
+    """The superblock of a device that must be this one.  Raises a domain error or OSError."""
+    with Device.open(path, read_only=True) as device:
+        superblock = read_superblock(device, cluster_uuid)
+    if superblock.device_uuid != uuid:
+        raise Refused(f"{path} is device {superblock.device_uuid} now, not {uuid}; correct the path in devices.json")
+    return superblock

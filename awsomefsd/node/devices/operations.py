@@ -1,0 +1,212 @@
+"""The operations on devices of the cluster: grow, drain, remove and identify, and the checks before each.
+
+grow     superblock first (second copy at the new end, then the one at the start), then the entry.  A crash in between leaves a superblock
+         that promises more than the state uses: nothing reads it that way, and the same command goes on from there.  Every node that sees
+         the device must see its new size before: it would refuse a device that is smaller than its superblock says.
+drain    the entry alone; what follows is collection's and the workers'.
+remove   the entry first, then the superblock goes: a crash in between leaves a superblock whose device the cluster does not know any more,
+         which no node takes up, and which `remove PATH` wipes when it is called again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from awsomefsd.base.errors import FsError, NotFound, Refused, WouldLoseData
+from awsomefsd.base.types import DeviceInfo
+from awsomefsd.io.device.block_devices import names_of, serial_of
+from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.io.device.superblock import grown, read_superblock, wipe_superblock, write_superblock
+from awsomefsd.meta.api.commands import DrainDevice, GrowDevice, RemoveDevice
+from awsomefsd.meta.api.messages.devices import GetSightings, SeenDevice, Sightings
+from awsomefsd.meta.api.messages.scrub import GetLiveSegments
+from awsomefsd.meta.api.space import usable_bytes
+from awsomefsd.meta.machine.devices import ROWS_REMOVED_MAX
+from awsomefsd.node.catalog import Catalog
+from awsomefsd.node.devices.device_scan import OK
+from awsomefsd.node.devices.device_watch import DeviceWatch
+
+_PAGE = 4_096
+
+
+class DrainProgress(Struct, frozen=True):
+    """The progress of a drain.  `used`: segments that are not free; `live_bytes` in those that are collected."""
+
+    device: DeviceInfo
+    used: int
+    live_bytes: int
+
+
+class DeviceOperations:
+    """Grow, drain, remove and identify.  Thread-safe as far as its parts are; every method blocks for metadata and devices."""
+
+    def __init__(self, cluster: str, ask: Callable[[Any], Any], catalog: Catalog, table: DeviceTable, watch: DeviceWatch) -> None:
+        self._cluster = cluster
+        self._ask = ask
+        self._catalog = catalog
+        self._table = table
+        self._watch = watch
+
+    def find(self, which: str) -> DeviceInfo:
+        """The device with this number, UUID, or path on this node.  Raises NotFound, which lists the existing devices."""
+        devices = self._catalog.devices()
+        for info in devices:
+            if which in (str(info.device), info.uuid, info.path) or (info.path and os.path.realpath(which) == os.path.realpath(info.path)):
+                return info
+        known = ", ".join(info.path or info.uuid for info in devices) or "none"
+        raise NotFound(f"there is no device {which} (devices: {known}); see `awsomefsd device ls`")
+
+    def seen(self) -> Sightings:
+        """Nothing where this node may not ask, or the leader is of an older build."""
+        try:
+            sightings = self._ask(GetSightings())
+        except FsError as err:
+            if err.errno not in (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP):
+                raise
+            return Sightings([], [], {})
+        assert isinstance(sightings, Sightings)
+        return sightings
+
+    def seen_of(self, uuid: str) -> list[SeenDevice]:
+        return [one for one in self.seen().seen if one.uuid == uuid]
+
+    def _here(self, info: DeviceInfo) -> str:
+        if not info.path:
+            raise Refused(f"this node does not see device {info.device}; do that on one that does (`awsomefsd device show {info.device}`)")
+        return info.path
+
+    # --- grow ----------------------------------------------------------------------------------------------------------------
+    def grow(self, which: str) -> DeviceInfo:
+        info = self.find(which)
+        path = self._here(info)
+        with Device.open(path) as device:
+            superblock = read_superblock(device, self._cluster)
+            if superblock.device_uuid != info.uuid:
+                raise Refused(f"{path} is device {superblock.device_uuid} now; see `awsomefsd device scan`")
+            wanted = grown(superblock, device.bytes)
+            if wanted.segments <= info.segments:
+                raise Refused(f"{path} has {device.bytes} bytes, which give no segment beyond its {info.segments}; enlarge it first")
+            self._check_others(info, device.bytes)
+            if wanted.segments > superblock.segments:
+                write_superblock(device, wanted)
+            self._catalog.propose(GrowDevice(info.device, wanted.device_bytes, wanted.segments))
+        return self.find(info.uuid)
+
+    def _check_others(self, info: DeviceInfo, size: int) -> None:
+        self._watch.poll()
+        behind = [one.name for one in self.seen_of(info.uuid) if one.bytes and one.bytes < size]
+        if behind:
+            raise Refused(f"{', '.join(behind)} see the device at its old size; rescan it there (`awsomefsd device show {info.device}`)")
+
+    # --- drain ---------------------------------------------------------------------------------------------------------------
+    def drain(self, which: str, *, undo: bool) -> DrainProgress:
+        info = self.find(which)
+        if not undo and not info.draining:
+            self._check_room(info)
+        try:
+            self._catalog.propose(DrainDevice(info.device, not undo))
+        except FsError as err:
+            if err.errno == errno.ENOSPC:
+                raise Refused(str(err)) from err
+            raise
+        return self.progress(info.uuid)
+
+    def _check_room(self, info: DeviceInfo) -> None:
+        others = [one for one in self._catalog.devices() if one.device != info.device and not one.draining and _kind(one) == _kind(info)]
+        room = sum(one.segments_free * usable_bytes(one.segment_bytes) for one in others)
+        live = self._live(info.device)
+        if live > room:
+            raise Refused(f"{live >> 20} MiB live on device {info.device}, the others have room for {room >> 20} MiB; add one first")
+
+    def progress(self, which: str) -> DrainProgress:
+        info = self.find(which)
+        return DrainProgress(info, info.segments - info.segments_free, self._live(info.device))
+
+    def _live(self, device: int) -> int:
+        return sum(segment.live_bytes for segment in self._segments() if segment.device == device)
+
+    def _segments(self) -> Iterator[Any]:
+        start = 0
+        while True:
+            page = self._ask(GetLiveSegments(start, _PAGE))
+            yield from page.segments
+            start = page.after
+            if not start:
+                return
+
+    # --- remove --------------------------------------------------------------------------------------------------------------
+    def remove(self, which: str) -> str:
+        """Removes an empty device and wipes its superblock; returns what was done, in words.  Raises WouldLoseData while data is on it."""
+        try:
+            info = self.find(which)
+        except NotFound:
+            if which.startswith("/") and self._left_behind(which):
+                return f"{which} was removed before; its superblock is wiped now"
+            raise
+        path = self._here(info)
+        try:
+            while self._catalog.propose(RemoveDevice(info.device, ROWS_REMOVED_MAX)).number:
+                pass
+        except FsError as err:
+            if err.errno in (errno.ENOTEMPTY, errno.EBUSY):
+                used = info.segments - info.segments_free
+                raise WouldLoseData(
+                    f"device {info.device} has {used} segments in use{'' if info.draining else ' and takes new data'}: "
+                    f"awsomefsd device drain {info.device}"
+                ) from err
+            raise
+        self._wipe(path, info.uuid)
+        self._table.forget(info.uuid)
+        return f"device {info.device} ({path}) is removed, its superblock is wiped"
+
+    def _left_behind(self, path: str) -> bool:
+        try:
+            with Device.open(path, read_only=True) as device:
+                superblock = read_superblock(device, self._cluster)
+        except (NotFound, OSError):
+            return False
+        for info in self._catalog.devices():
+            if info.uuid == superblock.device_uuid:  # another way to a device that is in use
+                raise Refused(f"{path} is device {info.device} of the cluster; name it by its number")
+        self._wipe(path, superblock.device_uuid)
+        return True
+
+    def _wipe(self, path: str, uuid: str) -> None:
+        with Device.open(path) as device:
+            superblock = read_superblock(device, self._cluster)
+            if superblock.device_uuid != uuid:
+                raise Refused(f"{path} is device {superblock.device_uuid} now; it is left as it is")
+            wipe_superblock(device, superblock)
+
+    # --- identify ------------------------------------------------------------------------------------------------------------
+    def identify(self, which: str) -> list[tuple[str, str]]:
+        """Facts that tell which piece of hardware it is."""
+        info = self.find(which)
+        facts = [("device", str(info.device)), ("uuid", info.uuid), ("shared", "yes" if info.shared else "no")]
+        if info.path:
+            facts += [("path", info.path), ("real path", os.path.realpath(info.path))]
+            facts += [("name", name) for name in names_of(info.path)]
+            facts += [("serial", serial_of(info.path) or "unknown")]
+            sighting = self._watch.sighting(info)
+            facts += [("bytes", str(sighting.bytes)), ("state", sighting.state)]
+            if sighting.state == OK:
+                facts += _superblock(info.path, self._cluster)
+        facts += [(f"node {one.name}", f"{one.path} ({one.bytes} bytes): {one.state}") for one in self.seen_of(info.uuid)]
+        return facts
+
+
+def _kind(info: DeviceInfo) -> str:
+    return "" if info.shared else info.home
+
+
+def _superblock(path: str, cluster: str) -> list[tuple[str, str]]:
+    with Device.open(path, read_only=True) as device:
+        found = read_superblock(device, cluster)
+    size = f"{found.segments} segments of {found.segment_bytes >> 20} MiB, {found.device_bytes} bytes"
+    return [("superblock", f"generation {found.generation}, {size}"), ("cluster", found.cluster_uuid)]

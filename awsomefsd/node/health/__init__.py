@@ -1,0 +1,1 @@
+"""Health codes and the rules behind them, metrics, rolling upgrades."""

@@ -1,0 +1,255 @@
+"""The rules behind the codes of codes.py: the findings in a given state of node and cluster.  Pure.
+
+A rule speaks only of what it knows: a new leader has heard nobody yet, so nobody is gone until it has led for as long as a node may be
+silent; where no leader answers, nothing is said about the others.  A device at another node is no fault of this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from awsomefsd.base.limits import DEVICE_ALONE_MS, VOTER_KEEP_ENTRIES
+from awsomefsd.cluster.membership.view import Certificate, ClusterView, majority, silent_ms
+from awsomefsd.node.devices.devices import OF_NODE
+from awsomefsd.node.health.codes import HealthFinding
+
+DEVICE_FULL_PERCENT = 95
+QUARANTINE_PERCENT = 5
+CHECKPOINT_LATE_MS = 600_000
+CERTIFICATE_LEFT = 1 / 4  # of its life; it is renewed when a third is left
+AUTHORITY_LEFT = 1 / 40  # three months of ten years
+VOTER_LAG_MAX = VOTER_KEEP_ENTRIES // 4
+MISSING = "not found on this node"
+_WELL = ("serving", "mounting", "detached", "unmounting")
+_NAMES_SHOWN = 10
+
+
+class MountFacts(NamedTuple):
+    """One mount of this node, as the rules see it."""
+
+    directory: str
+    volume: str
+    state: str
+    last_error: str = ""
+
+
+class DeviceView(NamedTuple):
+    """One device of the cluster, as this node sees it."""
+
+    uuid: str = ""
+    path: str = ""
+    state: str = "ok"
+    segments: int = 0
+    segments_free: int = 0
+    shared: bool = False
+
+
+class NodeView(NamedTuple):
+    """This node, as the rules see it.  Sizes are bytes; `conflicts` counts files of the conflict area."""
+
+    keeper: bool
+    run_dir: str = ""
+    state_dir: str = ""
+    memory_bytes: int = 0
+    memory_bytes_max: int = 0
+    conflicts: int = 0
+    figures: Mapping[str, str] = MappingProxyType({})
+    mounts: Sequence[MountFacts] = ()
+    devices: Sequence[DeviceView] = ()
+
+
+class Facts(NamedTuple):
+    """Facts that are not in NodeView: they come from the leader, or from another part of this node."""
+
+    scrub_open: int = 0  # found and not repaired
+    scrub_failed: str = ""
+    quarantined: int = 0  # segments
+    quarantined_of: Sequence[str] = ()  # nodes, by name
+    alone_ms: Mapping[str, int] = MappingProxyType({})  # shared devices that one node at most sees
+    workers: Sequence[tuple[str, int, int]] = ()  # (directory, bytes, budget) of those that are over
+    host: str = ""  # why keeper and workers outside of the daemon's pod are not as they should be
+
+
+def find(node: NodeView, view: ClusterView, facts: Facts) -> list[HealthFinding]:
+    """All that is to be said, this node first."""
+    return [*of_node(node), *of_facts(node, facts), *of_cluster(view)]
+
+
+# --- this node -------------------------------------------------------------------------------------------------------------------
+def of_node(node: NodeView) -> Iterator[HealthFinding]:
+    if not node.keeper:
+        yield HealthFinding("KEEPER_GONE", f"the keeper does not answer at {node.run_dir}/keeper.sock (running mounts go on)")
+    yield from _of_metadata(node)
+    yield from _of_mounts(node)
+    yield from _of_devices(node)
+    if damaged := int(node.figures.get("collect_corrupt_pieces", "0")):
+        yield HealthFinding("CORRUPT_EXTENTS", f"collection has found {damaged} extents with wrong bytes on a device")
+    if node.conflicts:
+        yield HealthFinding(
+            "CONFLICT_FILES", f"{node.conflicts} files with data that could not be committed lie in {node.state_dir}/conflicts"
+        )
+    if node.memory_bytes > node.memory_bytes_max:
+        yield HealthFinding(
+            "DAEMON_MEMORY",
+            f"the daemon uses {node.memory_bytes} bytes of memory, its budget (memory.daemon) is {node.memory_bytes_max}",
+        )
+
+
+def _of_metadata(node: NodeView) -> Iterator[HealthFinding]:
+    figures = node.figures
+    if (times := figures.get("members_diverged", "0")) != "0":
+        yield HealthFinding("STORE_DIVERGED", f"{times} times a voter's state differed from the others' and was rebuilt")
+    if figures.get("journal_full", "0") != "0":
+        yield HealthFinding("JOURNAL_FULL", f"the journal in {node.state_dir}/meta has no room; this voter is silent until there is some")
+    state = figures.get("checkpoint", "")
+    if state.startswith("suspended"):
+        lost = f"the device could not bring all back if {node.state_dir} were lost"
+        yield HealthFinding("CHECKPOINT_SUSPENDED", f"checkpoints on the device are {state}; {lost}")
+    elif state == "ok" and (late_ms := int(figures.get("checkpoint_lag_ms", "0"))) > CHECKPOINT_LATE_MS:
+        yield HealthFinding(
+            "CHECKPOINT_LATE",
+            f"the metadata's copy on the device is {late_ms // 1_000} s and {figures.get('checkpoint_lag_entries', '?')} entries behind",
+        )
+
+
+def _of_mounts(node: NodeView) -> Iterator[HealthFinding]:
+    for mount in node.mounts:
+        if mount.state == "unwatched" or mount.state in _WELL:
+            continue  # the keeper's absence is the finding, and said
+        why = f": {mount.last_error}" if mount.last_error else ""
+        code = {"dead": "MOUNT_DEAD", "refused": "MOUNT_REFUSED"}.get(mount.state, "MOUNT_WAITS")
+        yield HealthFinding(code, f"mount {mount.directory} of volume {mount.volume} is {mount.state}{why}")
+
+
+def _of_devices(node: NodeView) -> Iterator[HealthFinding]:
+    for device in node.devices:
+        name = device.path or device.uuid
+        if device.state.startswith(OF_NODE):
+            continue  # in order there or not: that node's status says so
+        if device.state != "ok":
+            code = "DEVICE_MISSING" if device.state.startswith(MISSING) else "DEVICE_UNUSABLE"
+            fix = "attach it here, then `awsomefsd device scan`" if device.shared and code == "DEVICE_MISSING" else ""
+            yield HealthFinding(code, f"device {name}: {device.state}", fix)
+        elif device.segments and (device.segments - device.segments_free) * 100 >= device.segments * DEVICE_FULL_PERCENT:
+            yield HealthFinding("DEVICE_FULL", f"device {name} has {device.segments_free} of {device.segments} segments left")
+
+
+def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
+    for directory, used, budget in facts.workers:
+        yield HealthFinding(
+            "WORKER_MEMORY", f"the worker of {directory} uses {used} bytes of memory, its budget (memory.worker) is {budget}"
+        )
+    if facts.host:
+        yield HealthFinding("HOST_PROGRAM", f"keeper and workers outside of the daemon's pod: {facts.host}")
+    if facts.scrub_open:
+        yield HealthFinding("SCRUB_FINDINGS", f"scrub has found {facts.scrub_open} things that it could not repair")
+    if facts.scrub_failed:
+        yield HealthFinding("SCRUB_FAILED", f"scrub failed: {facts.scrub_failed}")
+    for device in node.devices:
+        if facts.alone_ms.get(device.uuid, 0) >= DEVICE_ALONE_MS:
+            yield HealthFinding("DEVICE_ALONE", f"shared device {device.path or device.uuid} is seen by one node at most")
+    if facts.quarantined:
+        much = facts.quarantined * 100 >= sum(device.segments for device in node.devices) * QUARANTINE_PERCENT
+        held = f"{facts.quarantined} segments are in quarantine, of mounts of {_listed(facts.quarantined_of)}"
+        yield HealthFinding("QUARANTINE_GROWS" if much else "SEGMENTS_QUARANTINED", held)
+
+
+# --- the cluster -----------------------------------------------------------------------------------------------------------------
+def of_cluster(view: ClusterView) -> Iterator[HealthFinding]:
+    if view.removed:
+        yield HealthFinding("NODE_REMOVED", f"this node was removed from the cluster: {view.removed}")
+    elif not view.asked:
+        yield from _without_answer(view)
+    else:
+        yield from _of_voters(view)
+        yield from _of_nodes(view)
+        yield from _of_levels(view)
+    yield from _of_certificates(view)
+    if view.control_trouble:
+        yield HealthFinding("CONTROL_PORT_CLOSED", view.control_trouble)
+
+
+def _without_answer(view: ClusterView) -> Iterator[HealthFinding]:
+    figures = view.figures
+    why = f" ({view.trouble})" if view.trouble else ""
+    if view.leader:
+        yield HealthFinding("LEADER_UNREACHABLE", f"node {view.name(view.leader)} leads the metadata, and this one cannot ask it{why}")
+    elif missing := str(figures.get("founding_waits_for", "")):
+        names = missing.replace(" ", ", ")
+        yield HealthFinding(
+            "NOT_FOUNDED", f"the metadata cluster is not founded yet: all voters must be up once; not heard of yet: {names}"
+        )
+    elif str(figures.get("members", "")) == "0":
+        yield HealthFinding("NO_MEMBER", "this voter is in no metadata cluster yet")
+    else:
+        since = f" for {view.without_leader_s:.0f} s; the last known: {view.name(view.last_leader) if view.last_leader else 'nobody'}"
+        yield HealthFinding("NO_LEADER", f"no node is known to lead the metadata{since}: changes and lookups wait{why}")
+        voters, connected = int(figures.get("voters", 0)), int(figures.get("peers_connected", 0)) + 1
+        if voters and connected < majority(voters):
+            yield HealthFinding(
+                "NO_QUORUM",
+                f"this voter is connected to {connected - 1} of the {voters - 1} others; {majority(voters)} of {voters} are needed",
+            )
+
+
+def _of_voters(view: ClusterView) -> Iterator[HealthFinding]:
+    for one in view.members:
+        if one.member == "voter" and not one.heard:
+            yield HealthFinding("VOTER_GONE", f"voter {one.name} was not heard for {max(one.silent_ms, 0) / 1_000:.0f} s")
+        elif one.heard and one.lag > VOTER_LAG_MAX:
+            yield HealthFinding("VOTER_LAGS", f"{one.member} {one.name} is {one.lag} entries behind")
+    carriers = max(view.voters, sum(row.role == "node" and row.state != "removed" for row in view.nodes))
+    if view.failures_survived == 0 and carriers >= 2:
+        few = "" if view.voters > 1 else f" ({carriers} nodes: with three, all three vote)"
+        yield HealthFinding(
+            "ONE_FAILURE_FROM_LOSS", f"{view.voters_heard} of {view.voters} voters are heard{few}: one more failure stops the metadata"
+        )
+
+
+def _of_nodes(view: ClusterView) -> Iterator[HealthFinding]:
+    for row in view.nodes:
+        if row.state == "removed":
+            continue
+        if gone_ms := silent_ms(row, view.led_ms):
+            since = f"for {gone_ms / 1_000:.0f} s" if row.heard_ms_ago >= 0 else "since the present leader leads"
+            code, kind = ("NODE_GONE", "node") if row.role == "node" else ("CLIENT_GONE", "client")
+            yield HealthFinding(code, f"{kind} {row.name} has not reported {since}")
+        if row.state == "cordoned":
+            yield HealthFinding(
+                "NODE_CORDONED", f"node {row.name} is cordoned", f"`awsomefsd node uncordon {row.name}` to let it take new work"
+            )
+        if row.state == "draining":
+            yield HealthFinding("NODE_DRAINING", f"node {row.name} is being drained")
+
+
+def _of_levels(view: ClusterView) -> Iterator[HealthFinding]:
+    known = {row.name: max(row.level, 1) for row in view.nodes if row.state != "removed"}
+    if not known or not view.level:
+        return
+    highest, lowest = max(known.values()), min(known.values())
+    if lowest < highest:
+        behind = sorted(name for name, level in known.items() if level < highest)
+        yield HealthFinding("LEVEL_BEHIND", f"{_listed(behind)} do not know level {highest} yet; the cluster acts at level {view.level}")
+    if lowest > view.level:
+        yield HealthFinding("UPGRADE_READY", f"the cluster acts at level {view.level}, all nodes know level {lowest}")
+
+
+def _of_certificates(view: ClusterView) -> Iterator[HealthFinding]:
+    for code, what, held, share in (
+        ("CERTIFICATE_EXPIRES", "this node's certificate", view.certificate, CERTIFICATE_LEFT),
+        ("CA_EXPIRES", "the cluster's certificate authority", view.authority, AUTHORITY_LEFT),
+    ):
+        if held is not None and _ends_soon(held, view.now_s, share):
+            left_h = (held.ends_s - view.now_s) / 3_600
+            yield HealthFinding(code, f"{what} ends in {left_h:.0f} hours" if left_h > 0 else f"{what} has ended {-left_h:.0f} hours ago")
+
+
+def _ends_soon(held: Certificate, now_s: float, share: float) -> bool:
+    return held.ends_s - now_s < (held.ends_s - held.begins_s) * share
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN]) or "nobody"
+    return shown + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")

@@ -1,0 +1,40 @@
+"""A rolling upgrade: which levels the nodes know, and raising the cluster's when all know a higher one (base/levels.py)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from awsomefsd.base import levels
+from awsomefsd.base.errors import Refused
+from awsomefsd.meta.api.commands import RaiseLevel
+from awsomefsd.meta.api.messages.nodes import ListNodes, NodeInfo
+from awsomefsd.node.catalog import Catalog
+
+
+class Levels(NamedTuple):
+    """`known`: the highest level that every node knows; `nodes`: those that are not removed."""
+
+    level: int
+    known: int
+    nodes: list[NodeInfo]
+
+
+class Upgrade:
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def status(self) -> Levels:
+        level = int(self._catalog.figures()["level"])
+        nodes = list(self._catalog.ask(ListNodes()).nodes)
+        return Levels(level, min([levels.supported(), *(node.level for node in nodes)]), nodes)
+
+    def finalize(self) -> Levels:
+        """Raise the level to the highest that every node knows; Refused if that is none above the present one."""
+        found = self.status()
+        if found.known <= found.level:
+            behind = sorted(node.name for node in found.nodes if node.level <= found.level)
+            if levels.supported() <= found.level:
+                raise Refused(f"the cluster acts at level {found.level}, the highest that this build knows; there is nothing to finalize")
+            raise Refused(f"these nodes know no level above {found.level}: {', '.join(behind)}; upgrade them first, or remove them")
+        self._catalog.propose(RaiseLevel(found.known))
+        return self.status()

@@ -1,0 +1,1 @@
+"""Background work: checkpoints, collection, scrub, quarantine."""

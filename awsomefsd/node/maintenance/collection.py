@@ -1,0 +1,156 @@
+"""Collection of sparse segments on this node, when it runs and how fast: a thread of the daemon around io/collect/collector.py.
+
+In the daemon, not in a worker: it works on all volumes, mounted or not, has a session of its own, and its load and its deaths are no
+mount's.  Readers need no word of it (see there).  All its state is in the metadata, so a killed daemon goes on where it was.
+
+It looks every LOOK_S whether space is low, and every FULL_LOOK_S (or at once when space is low, or when told) at all segments.  While space
+is low it copies without pause, small gains too, and pulls nothing along.  Otherwise it pauses after each chunk: as long as the byte rate
+demands, and at least as long as the chunk took, so a device or service that is busy with others slows it down and keeps half of its time.
+
+Every failure is logged, shown in status, and tried again with growing pauses; the thread ends with the daemon only.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.base.errors import Error, Refused, Unavailable
+from awsomefsd.base.limits import COLLECT_BYTES_PER_S_MAX, COLLECT_DEAD_PERCENT, COLLECT_DEAD_PERCENT_LOW, COLLECT_LOW_FREE_PERCENT
+from awsomefsd.base.types import DeviceInfo
+from awsomefsd.io.collect.collector import Collector, Elsewhere, Stopped
+from awsomefsd.io.device.open_devices import OpenDevices
+
+LOOK_S = 1.0
+FULL_LOOK_S = 30.0
+LOOK_SHARE = 20  # one part in so many of the time is spent on looking
+PAUSE_S_MAX = 2.0  # below the time in which a session has to be renewed
+RETRY_S_MAX = 60.0
+ELSEWHERE_S_MAX = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class Collection:
+    """`start` and `stop` once; `order` and `status` from any thread."""
+
+    def __init__(self, ask: Callable[[Any], Any], devices: Callable[[], list[DeviceInfo]], node: str, boot_id: str) -> None:
+        self._collector = Collector(ask, OpenDevices(devices), node, boot_id, time.monotonic_ns, self._pace)
+        self._devices = devices
+        self._cond = threading.Condition()
+        self._ending = False
+        self._off = False
+        self._forced = False
+        self._busy = False
+        self._hurry = False
+        self._error = ""
+        self._draining = False
+        self._chunk_s = self._look_s = self._drain_s = 0.0  # when the chunk began; when all segments are looked at next, if one drains too
+        self._thread = threading.Thread(target=self._run, name="collection", daemon=True)
+
+    def proof(self, session: int) -> str:
+        """The proof that no write of a collecting session of this node can land any more; "" if one may."""
+        if session not in self._collector.sessions:
+            return "the daemon that collected has exited"
+        return "" if self._collector.may_write_under(session) else "the daemon that collected has none of its writes under way"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """After the chunk that is being copied."""
+        with self._cond:
+            self._ending = True
+            self._cond.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def order(self, action: str) -> None:
+        """Raises Refused for what is no order."""
+        if action not in ("start", "stop"):
+            raise Refused(f"{action!r} is neither start nor stop")
+        with self._cond:
+            self._off, self._forced = action == "stop", action == "start"
+            self._cond.notify()
+
+    def status(self) -> tuple[str, dict[str, int], str]:
+        """State ("idle", "collecting", "stopped"), figures, the last error."""
+        with self._cond:
+            pending = self._busy or self._forced
+            return "collecting" if pending else "stopped" if self._off else "idle", self._collector.figures.named(), self._error
+
+    # --- the thread ---------------------------------------------------------------------------------------------------------
+    def _run(self) -> None:
+        pause_s = LOOK_S
+        while self._wait(pause_s):
+            try:
+                self._turn()
+                pause_s, self._error = LOOK_S, ""
+            except Stopped:
+                pause_s = LOOK_S
+            except (Unavailable, Elsewhere) as err:  # another node leads, or collects; or nobody can answer now
+                self._error = str(err)
+                pause_s = min(2 * pause_s, ELSEWHERE_S_MAX)
+            except Exception as err:  # a bug must not end collection for good, nor be silent
+                if not self._ending:
+                    known = isinstance(err, (Error, OSError))
+                    log.warning("collection failed and is tried again: %s", err, exc_info=None if known else err)
+                self._error = str(err) or type(err).__name__
+                pause_s = min(2 * pause_s, RETRY_S_MAX)
+            finally:
+                self._busy = False
+        try:
+            self._collector.rest()
+        except (Error, OSError) as err:
+            log.info("collection ends without a word to the metadata service: %s", err)
+
+    def _wait(self, pause_s: float) -> bool:
+        with self._cond:
+            if not self._ending and not self._forced:
+                self._cond.wait(pause_s)
+            return not self._ending
+
+    def _turn(self) -> None:
+        """Everything that is to be done now."""
+        devices = self._devices()
+        if self._off or not devices:
+            self._collector.rest()
+            return
+        forced = self._forced
+        self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT
+        self._draining = any(one.draining and one.segments_free < one.segments for one in devices)
+        if not (forced or time.monotonic() >= (self._drain_s if self._draining else self._look_s)):
+            return
+        self._busy = True
+        while self._some(forced):
+            pass
+        self._collector.rest()
+        with self._cond:
+            self._forced = False
+
+    def _some(self, forced: bool) -> bool:
+        """One round; False when there is nothing to do."""
+        began = time.monotonic()
+        found = self._collector.refresh()
+        self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT
+        chosen = self._collector.choose(found, COLLECT_DEAD_PERCENT_LOW if self._hurry or forced else COLLECT_DEAD_PERCENT)
+        took = time.monotonic() - began
+        self._look_s = time.monotonic() + max(LOOK_SHARE * took, 0.0 if self._hurry else FULL_LOOK_S)
+        self._drain_s = time.monotonic() + LOOK_SHARE * took
+        if chosen:
+            self._chunk_s = time.monotonic()
+            self._collector.round(chosen, merge=not self._hurry)
+        return bool(chosen)
+
+    def _pace(self, copied: int) -> None:
+        now = time.monotonic()
+        pause_s = 0.0 if self._hurry else min(max(copied / COLLECT_BYTES_PER_S_MAX, now - self._chunk_s), PAUSE_S_MAX)
+        with self._cond:
+            if pause_s and not (self._ending or self._off):
+                self._cond.wait(pause_s)
+            if self._ending or self._off:
+                raise Stopped("collection was stopped")
+        self._chunk_s = time.monotonic()

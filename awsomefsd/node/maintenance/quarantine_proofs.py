@@ -1,0 +1,69 @@
+"""Ending quarantine by proof: what this node's daemon can vouch for, looked at again and again.
+
+A session of this node that expired has its segments in quarantine, because its worker may still have writes under way.  The daemon asks for
+its release as soon as one of these is so, and says which in the entry:
+
+- the session is of an earlier boot of this node: nothing of then runs any more;
+- the lock of its worker can be had (base/worker_locks.py): the process has exited, and its I/O with it;
+- it was a collector's, and none that this daemon has opened: the daemon of then is gone, or two would hold the lock on the state directory;
+- it was a collector's of this daemon, which has left it: it writes on one thread, and that one is past its last write
+(io/collect/collector.py).
+
+Nothing ends by time, and nothing for other nodes: of those only they know, or the operator (`awsomefsd quarantine release`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from awsomefsd.base import worker_locks
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import SessionInfo
+from awsomefsd.meta.api.commands import ClearQuarantine
+from awsomefsd.meta.api.messages import GetSessions
+from awsomefsd.meta.api.messages.devices import QuarantineInfo
+
+log = logging.getLogger(__name__)
+
+
+class QuarantineProofs:
+    """`collected` is the proof for a session of this node that collected, "" if there is none (Collection.proof)."""
+
+    def __init__(
+        self, state_dir: Path, node: str, boot_id: str, ask: Callable[[Any], Any], propose: Callable[[Any], Any],
+        collected: Callable[[int], str],
+    ) -> None:  # fmt: skip
+        self._state_dir = state_dir
+        self._node = node
+        self._boot_id = boot_id
+        self._ask = ask
+        self._propose = propose
+        self._collected = collected
+
+    def poll(self) -> None:
+        """Raises Unavailable while nobody leads."""
+        sessions = self._ask(GetSessions()).sessions
+        for session in sessions:
+            proof = self.proof(session) if session.ended and session.quarantined and session.node == self._node else ""
+            if not proof:
+                continue
+            try:
+                self._propose(ClearQuarantine(session.session, proof))
+            except FsError as err:
+                log.warning("a quarantine is not ended", extra={"ended_session": session.session, "reason": str(err)})
+            else:
+                log.info("a quarantine ended by proof", extra={"ended_session": session.session, "proof": proof})
+        worker_locks.tidy(self._state_dir, {session.mount for session in sessions})
+
+    def proof(self, session: SessionInfo | QuarantineInfo) -> str:
+        """ "" if there is none; of a session of this node."""
+        if session.boot_id != self._boot_id:
+            return "the node has booted since"
+        if not session.mount:
+            return self._collected(session.session)
+        if worker_locks.exited(self._state_dir, session.mount, session.worker):
+            return f"worker {session.worker} of mount {session.mount:x} has exited, and no worker before it runs"
+        return ""

@@ -1,0 +1,389 @@
+"""Scrub: everything that is stored is read and verified once, while it is in use.
+
+Two halves.  The rows: a copy of the last commit is made page by page (never walked in this process: LMDB has no checksums on its pages, and
+a flipped pointer may end a process) and another process, of lowest priority, runs every check of fsck over it.  So rows that are missing or
+changed are found too, and the metadata thread does nothing for it.  The devices: both superblocks (one is repaired from the other), and of
+each segment that holds something its footer and every live extent, header, data and identity.
+
+No false alarms: what looks wrong is asked for and read again; an extent that was moved or freed meanwhile, or a segment in its next
+incarnation, is no finding.  The position is on disk, so a daemon that starts again goes on.  Throttled to `bytes_per_s`, and never busy for
+more than half of the time: a slow device or service makes it slower.  Rejected: reading whole segments without asking what lives, which
+cannot tell damage from a place that is being used again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from awsomefsd.base import durable, program
+from awsomefsd.base.errors import Corrupt, Error, FormatTooNew, Refused
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.limits import SCRUB_BYTES_PER_S, SCRUB_FINDINGS_MAX
+from awsomefsd.base.metrics import Sample
+from awsomefsd.base.types import SEGMENT_SEALED, DeviceInfo, SegmentInfo
+from awsomefsd.io.device.buffers import BOUNCE_BYTES, aligned_buffer
+from awsomefsd.io.device.device import BlockDevice, Device
+from awsomefsd.io.device.superblock import copies_agree, read_superblock
+from awsomefsd.io.segment.checksum_cache import ChecksumCache
+from awsomefsd.io.segment.footer import unpack_footer
+from awsomefsd.io.segment.reader import FOOTER_READ_BYTES_MAX, SegmentReader
+from awsomefsd.meta.api.messages import GetDevices, GetSegments
+from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, LivePiece
+from awsomefsd.meta.api.messages.scrub import GetLiveSegments
+from awsomefsd.meta.client.paths import path_of
+
+logger = logging.getLogger(__name__)
+
+SAVE_S = 5.0
+READ_BYTES = BOUNCE_BYTES // 2
+CHECK_S = 3_600.0  # a check of a copy that takes longer than this is given up
+PAGE = 512
+IDLE, ROWS, DEVICES, SEGMENTS, DONE, STOPPED, FAILED = "never", "rows", "devices", "segments", "done", "stopped", "failed"
+_GOING = (ROWS, DEVICES, SEGMENTS)
+
+
+class ScrubFinding(Struct, frozen=True):
+    """`path` and `offset` where it is a file's; `repaired` if a second copy was there to repair it from."""
+
+    kind: str
+    where: str
+    what: str
+    volume: str = ""
+    path: str = ""
+    offset: int = 0
+    repaired: bool = False
+
+
+class ScrubProgress(Struct):
+    """The progress that status shows and the file keeps.  `segment`: the next one to read."""
+
+    state: str = IDLE
+    bytes_per_s: int = SCRUB_BYTES_PER_S
+    started_ns: int = 0
+    ended_ns: int = 0
+    segment: int = 0
+    segments: int = 0
+    extents: int = 0
+    bytes: int = 0
+    total_bytes: int = 0
+    rechecked: int = 0  # looked wrong, and had only changed meanwhile
+    found: int = 0
+    repaired: int = 0
+    reason: str = ""
+    findings: list[ScrubFinding] = []  # the first SCRUB_FINDINGS_MAX
+
+
+class ScrubStopped(Exception):
+    """Somebody wants it to end."""
+
+
+class Scrub:
+    """start, status and stop from any thread; `call` asks the metadata service, `copy_store` makes a copy of its rows' pages."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        cluster_uuid: str,
+        call: Callable[[Any], Any],
+        copy_store: Callable[[Path], None],
+        open_device: Callable[[str], Device] = Device.open,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._path = state_dir / "scrub.json"
+        self._copies = state_dir / "scrub"
+        self._cluster_uuid = cluster_uuid
+        self._call = call
+        self._copy_store = copy_store
+        self._open_device = open_device
+        self._now_ns = now_ns
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._progress = _load(self._path)
+        self._saved = 0.0
+
+    # --- what people ask --------------------------------------------------------------------------------------------------------
+    def start(self, bytes_per_s: int = 0) -> ScrubProgress:
+        """Starts a scrub from the beginning.  Raises Refused while one runs."""
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                raise Refused("a scrub goes on already; see `awsomefsd scrub status`, end it with `awsomefsd scrub stop`")
+            self._progress = ScrubProgress(ROWS, bytes_per_s or SCRUB_BYTES_PER_S, self._now_ns())
+            self._begin()
+        return self.status()
+
+    def resume(self) -> None:
+        """After a start of the daemon: go on where the last one was."""
+        with self._lock:
+            if self._progress.state in _GOING and self._thread is None:
+                self._begin()
+
+    def _begin(self) -> None:
+        self._stop.clear()
+        self._save()
+        self._thread = threading.Thread(target=self._main, name="scrub", daemon=True)
+        self._thread.start()
+
+    def status(self) -> ScrubProgress:
+        return replace(self._progress, findings=list(self._progress.findings))
+
+    def stop(self) -> ScrubProgress:
+        """End it for good."""
+        self.close()
+        with self._lock:
+            if self._progress.state in _GOING:
+                self._progress.state, self._progress.ended_ns = STOPPED, self._now_ns()
+                self._save()
+        return self.status()
+
+    def close(self) -> None:
+        """The daemon ends; the position is kept."""
+        self._stop.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def samples(self) -> Iterable[Sample]:
+        p = self._progress
+        yield Sample("awsomefsd_scrub_running", "gauge", "Whether a scrub goes on.", int(p.state in _GOING))
+        yield Sample("awsomefsd_scrub_bytes", "gauge", "Bytes read by the current or last scrub.", p.bytes)
+        yield Sample("awsomefsd_scrub_findings", "gauge", "What the current or last scrub found wrong.", p.found)
+        yield Sample("awsomefsd_scrub_repaired", "gauge", "What it repaired from a second copy.", p.repaired)
+        yield Sample("awsomefsd_scrub_ended_seconds", "gauge", "When the last scrub ended, since 1970; 0: never.", p.ended_ns // 10**9)
+
+    # --- the thread ----------------------------------------------------------------------------------------------------------------
+    def _main(self) -> None:
+        p = self._progress
+        try:
+            if p.state == ROWS:
+                self._rows()
+                self._goes_on(DEVICES)
+            opened = self._open_devices()
+            try:
+                self._goes_on(SEGMENTS)
+                self._segments({number: device for number, (_, device) in opened.items()})
+            finally:
+                for _, device in opened.values():
+                    device.close()
+            p.state, p.ended_ns = DONE, self._now_ns()
+            logger.info("scrub ended", extra={"found": p.found, "repaired": p.repaired, "bytes": p.bytes})
+        except ScrubStopped:
+            return  # `stop` says so; at the end of the daemon the next one goes on
+        except Exception as err:
+            p.state, p.ended_ns, p.reason = FAILED, self._now_ns(), f"{type(err).__name__}: {err}"
+            logger.exception("scrub failed")
+        finally:
+            with suppress(OSError):
+                self._save()
+
+    def _goes_on(self, state: str) -> None:
+        self._progress.state = state
+        self._save()
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise ScrubStopped
+
+    def _save(self) -> None:
+        hit("scrub.save.before")
+        durable.write_json(self._path, msgspec.to_builtins(self._progress))
+        hit("scrub.save.after")
+        self._saved = time.monotonic()
+
+    def _found(self, finding: ScrubFinding) -> None:
+        """Counted, kept, logged: the event names the file."""
+        p = self._progress
+        p.found += 1
+        p.repaired += finding.repaired
+        if len(p.findings) < SCRUB_FINDINGS_MAX:
+            p.findings.append(finding)
+        named = {name: getattr(finding, name) for name in ("kind", "where", "volume", "path", "offset", "repaired")}
+        logger.error("scrub found: %s", finding.what, extra=named)
+        self._save()
+
+    # --- rows -----------------------------------------------------------------------------------------------------------------------
+    def _rows(self) -> None:
+        self._copies.mkdir(mode=0o700, exist_ok=True)
+        copy = self._copies / "data.mdb"
+        try:
+            hit("scrub.copy.before")
+            self._copy_store(copy)
+            hit("scrub.copy.after")
+            for fault in self._check_copy():
+                volume, path = self._named(fault["where"])
+                self._found(ScrubFinding(fault["kind"], fault["where"], fault["what"], volume, path))
+        finally:
+            for left in self._copies.iterdir():
+                left.unlink()
+
+    def _check_copy(self) -> list[dict[str, str]]:
+        process = subprocess.Popen(
+            program.command("check-copy", str(self._copies)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=program.environment()
+        )
+        answer: list[bytes] = []
+        reader = threading.Thread(target=lambda: answer.append(process.stdout.read() if process.stdout else b""), daemon=True)
+        reader.start()
+        deadline = time.monotonic() + CHECK_S
+        try:
+            while reader.is_alive():
+                reader.join(0.1)
+                self._check_stop()
+                if time.monotonic() > deadline:
+                    return [_structure("checking it did not end")]
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        try:
+            faults: list[dict[str, str]] = json.loads(answer[0])["faults"]
+            return faults
+        except (ValueError, KeyError, IndexError):
+            return [_structure(f"the process that read it ended with {code}")]
+
+    def _named(self, where: str) -> tuple[str, str]:
+        """(volume, path) of a place that fsck's words name."""
+        words = where.split()
+        if len(words) < 4 or (words[0], words[2]) != ("volume", "inode"):
+            return "", ""
+        return words[1], path_of(self._call, int(words[1]), int(words[3]))
+
+    # --- devices --------------------------------------------------------------------------------------------------------------------
+    def _open_devices(self) -> dict[int, tuple[DeviceInfo, Device]]:
+        opened: dict[int, tuple[DeviceInfo, Device]] = {}
+        for info in self._call(GetDevices()).devices:
+            try:
+                if not info.path:
+                    raise Error("not found on this node")
+                device = self._open_device(info.path)
+                opened[info.device] = (info, device)
+                if not copies_agree(device):
+                    read_superblock(device, self._cluster_uuid, repair=True)
+                    self._found(ScrubFinding("superblock", f"device {info.path}", "one of two superblocks was damaged", repaired=True))
+            except (Error, OSError) as err:
+                self._found(ScrubFinding("device", f"device {info.path or info.uuid}", str(err)))
+        return opened
+
+    # --- segments -------------------------------------------------------------------------------------------------------------------
+    def _segments(self, devices: Mapping[int, BlockDevice]) -> None:
+        p = self._progress
+        while True:
+            page = self._call(GetLiveSegments(p.segment, PAGE))
+            p.total_bytes = p.bytes + sum(info.live_bytes for info in page.segments)
+            for info in page.segments:
+                device = devices.get(info.device)
+                if device is not None:
+                    self._segment(device, info)
+                p.segment, p.segments = info.segment + 1, p.segments + 1
+                if time.monotonic() - self._saved > SAVE_S:
+                    self._save()
+            if not page.after:
+                return
+            p.segment = max(p.segment, page.after)
+
+    def _segment(self, device: BlockDevice, info: SegmentInfo) -> None:
+        hit("scrub.segment.before")
+        self._footer(device, info)
+        reader = SegmentReader({info.device: device}, lambda _: replace(info, footer_bytes=0), ChecksumCache())
+        after: tuple[int, int, int, int] | None = (0, 0, 0, 0)
+        while after is not None:
+            pieces = self._call(GetPieces(info.segment, *after, PAGE))
+            for piece in pieces.pieces:
+                self._extent(reader, device, info, piece)
+            after = pieces.after
+
+    def _footer(self, device: BlockDevice, info: SegmentInfo) -> None:
+        if info.state != SEGMENT_SEALED or not 0 < info.footer_bytes <= FOOTER_READ_BYTES_MAX:
+            return
+        buffer = aligned_buffer(info.footer_bytes)
+        began = time.monotonic()
+        try:
+            got = device.pread_into(buffer, info.byte_offset + info.footer_offset)
+            unpack_footer(buffer[:got], info.segment, info.incarnation)
+        except (Corrupt, FormatTooNew, OSError) as err:
+            if not self._same(info):
+                self._progress.rechecked += 1
+                return
+            what = f"its footer is damaged ({err}); nothing is lost, the frames' own headers serve"
+            self._found(ScrubFinding("footer", f"segment {info.segment}", what))
+        self._pace(len(buffer), began)
+
+    def _same(self, info: SegmentInfo) -> bool:
+        """True if the segment is unchanged since it was read."""
+        (now,) = self._call(GetSegments([info.segment])).segments
+        return bool((now.incarnation, now.state, now.footer_offset) == (info.incarnation, info.state, info.footer_offset))
+
+    def _extent(self, reader: SegmentReader, device: BlockDevice, info: SegmentInfo, piece: LivePiece) -> None:
+        extent = piece.extent
+        self._progress.extents += 1
+        for skip in range(0, extent.length, READ_BYTES):
+            length = min(READ_BYTES, extent.length - skip)
+            began = time.monotonic()
+            why = _try(reader, piece, skip, length)
+            self._pace(length, began)
+            if why and self._confirmed(device, piece, skip, length):
+                volume, offset = str(piece.volume), extent.file_offset + skip
+                path = path_of(self._call, piece.volume, piece.ino)
+                lost = _try(SegmentReader({info.device: device}, lambda _: info, ChecksumCache()), piece, skip, length)
+                kind = "data" if lost else "header"
+                what = why if lost else f"a header is damaged ({why}); nothing is lost, the footer serves"
+                self._found(ScrubFinding(kind, f"segment {extent.segment} volume {volume} inode {piece.ino}", what, volume, path, offset))
+                if lost:
+                    continue
+                return
+
+    def _confirmed(self, device: BlockDevice, piece: LivePiece, skip: int, length: int) -> bool:
+        """True if the finding still holds: the extent is still there, and the segment is unchanged."""
+        extent = piece.extent
+        now = self._call(GetFilePieces(piece.volume, piece.ino, extent.file_offset, extent.file_offset + extent.length, PAGE)).pieces
+        if all(other.extent != extent for other in now):
+            self._progress.rechecked += 1
+            return False
+        (info,) = self._call(GetSegments([extent.segment])).segments
+        again = SegmentReader({info.device: device}, lambda _: replace(info, footer_bytes=0), ChecksumCache())
+        if not _try(again, piece, skip, length):
+            self._progress.rechecked += 1
+            return False
+        return True
+
+    def _pace(self, count: int, began: float) -> None:
+        """Wait so that neither the rate nor half of the time is passed."""
+        took = time.monotonic() - began
+        self._progress.bytes += count
+        wait = max(took, count / self._progress.bytes_per_s - took)
+        if self._stop.wait(wait):
+            raise ScrubStopped
+
+
+def _try(reader: SegmentReader, piece: LivePiece, skip: int, length: int) -> str:
+    """The reason why these bytes cannot be read; "" if they can."""
+    try:
+        reader.read(piece.extent, piece.volume, piece.ino, skip, length, aligned_buffer(length))
+    except (Error, OSError) as err:
+        return str(err)
+    return ""
+
+
+def _structure(why: str) -> dict[str, str]:
+    return {"kind": "store-structure", "where": "state store", "what": f"its pages are damaged ({why}); stop the daemon and run fsck"}
+
+
+def _load(path: Path) -> ScrubProgress:
+    try:
+        return msgspec.convert(durable.read_json(path, {}), ScrubProgress)
+    except (Corrupt, msgspec.ValidationError) as err:
+        logger.warning("the position of the last scrub cannot be read; it begins from the start", extra={"reason": str(err)})
+        return ScrubProgress()

@@ -1,0 +1,481 @@
+"""The mounts this node is meant to have (state_dir/mounts.json), and bringing what the keeper has into line with them.
+
+A mount is written to mounts.json before the keeper is asked, and taken out after the keeper has unmounted it.  So a daemon that is
+killed in between finds either a desired mount that the keeper does not know (nothing is mounted there: it is dropped, its caller never got
+an answer) or a mount that is already in both.  What the keeper has and the file has not (a lost file) is taken up again.
+
+A mount whose processes all died (keeper and worker at once) leaves a dead mount in the kernel: every call on it fails with ENOTCONN.  Then,
+and only then, it is mounted again, under a new mount id: request ids are (mount id, unique), and a new connection counts unique from the
+start.  A keeper that has just been restarted and does not know its mounts yet is no proof of that, and the probe tells the two apart.
+Desired mounts of an earlier boot are dropped: mounts that shall survive a reboot are in fstab.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from awsomefsd.base import durable, program
+from awsomefsd.base.errors import AlreadyExists, Corrupt, Error, FsError, NotFound, Refused, Unavailable
+from awsomefsd.base.limits import UMOUNT_FLUSH_MS_MAX
+from awsomefsd.base.log import bound
+from awsomefsd.base.types import VolumeInfo
+from awsomefsd.config import mount_options
+from awsomefsd.config.mount_options import MountOptions
+from awsomefsd.keeper import mount_syscalls
+from awsomefsd.worker.config import WorkerConfig, asked_options
+from awsomefsd.worker.memory import worker_memfds
+
+logger = logging.getLogger(__name__)
+PROBE_S = 2.0
+UNMOUNTED_LOOK_S = 0.05
+# States beside the keeper's own ("serving", "starting", "waiting" for a worker, "unmounting", "detached").
+SERVING, DEAD, MOUNTING, UNWATCHED = "serving", "dead", "mounting", "unwatched"
+REFUSED = "refused"  # it answers EIO, because its node was removed from the cluster
+
+
+class MountKeeper(Protocol):
+    """The keeper as it is asked here (keeper/client.py); raises Unavailable if nobody answers, FsError if it refuses."""
+
+    def mount(
+        self,
+        mount: str,
+        dir: str,
+        source: str,
+        *,
+        options: Sequence[str],
+        fuse_options: str,
+        readahead_kib: int,
+        memfds: Mapping[str, int],
+        config: Mapping[str, Any],
+        argv: Sequence[str],
+        env: Mapping[str, str],
+    ) -> dict[str, Any]: ...
+    def umount(self, target: str, *, force: bool) -> dict[str, Any]: ...
+    def flush(self, target: str) -> dict[str, Any]: ...
+    def list(self) -> list[dict[str, Any]]: ...
+    def warm(self, argv: Sequence[str], env: Mapping[str, str]) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredMount:
+    """A mount this node is meant to have."""
+
+    mount: int
+    volume: int
+    volume_name: str
+    directory: str
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MountView:
+    """A mount as it is now, for people."""
+
+    mount: int
+    volume_name: str
+    directory: str
+    options: tuple[str, ...]
+    state: str
+    worker_pid: int = 0
+    workers: int = 0
+    last_error: str = ""
+    version: str = ""  # of the worker's program
+
+
+@dataclass(frozen=True, slots=True)
+class Unmounted:
+    """`flushed` is false where acknowledged writes may be lost; `detached`: bind mounts or other namespaces still have it."""
+
+    directory: str
+    flushed: bool
+    detached: bool
+
+
+MakeWorkerConfig = Callable[[DesiredMount, MountOptions], WorkerConfig]
+FindVolume = Callable[[str], VolumeInfo]
+WorkerProgram = Callable[[], tuple[list[str], dict[str, str]]]
+
+
+def own_worker() -> tuple[list[str], dict[str, str]]:
+    """Workers of this very program: argv, and nothing for the environment."""
+    return program.command("worker"), {}
+
+
+class Mounts:
+    """Thread-safe.  Operations on one volume or directory exclude each other; those on different ones go on side by side."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        boot_id: str,
+        keeper: MountKeeper,
+        find_volume: FindVolume,
+        worker_config: MakeWorkerConfig,
+        readahead_kib: int,
+        end_session: Callable[[int], None] = lambda mount: None,
+        worker_program: WorkerProgram = own_worker,
+        removed: Callable[[], str] = str,
+    ) -> None:
+        """`removed`: why this node is in its cluster no longer, "" while it is."""
+        self._path = state_dir / "mounts.json"
+        self._boot_id = boot_id
+        self._keeper = keeper
+        self._find_volume = find_volume
+        self._worker_config = worker_config
+        self._readahead_kib = readahead_kib
+        self._end_session = end_session
+        self._worker_program = worker_program
+        self._removed = removed
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
+        self._errors: dict[int, str] = {}
+        self._desired = {wanted.mount: wanted for wanted in _load(self._path, boot_id)}
+        self._reviving = set(_load_reviving(self._path)) & set(self._desired)  # whose dead mount may be gone already
+
+    # --- what people ask --------------------------------------------------------------------------------------------------
+
+    def mount(self, volume_name: str, directory: str, options: list[str]) -> MountView:
+        """Mount a volume; returns when it serves.  Raises a domain error that says what is in the way."""
+        parsed = mount_options.parse(options, self._readahead_kib, os.geteuid() == 0)
+        directory = _mount_point(directory)
+        with self._exclusive(f"volume {volume_name}", f"directory {directory}"):
+            volume = self._find_volume(volume_name)
+            self._await_unmounted(volume, directory)
+            self._refuse_second(volume, directory)
+            wanted = DesiredMount(_new_id(), volume.volume, volume.name, directory, tuple(options))
+            self._keep(wanted)
+            try:
+                pid = self._start(wanted, parsed)
+            except Unavailable:
+                raise  # it may be mounted all the same; reconcile finds out
+            except FsError as err:
+                self._drop(wanted.mount)
+                raise FsError(err.errno, without_traceback(str(err))) from err
+            except Error:
+                self._drop(wanted.mount)
+                raise
+        bound(logger, mount=wanted.mount).info("mounted", extra={"volume": volume_name, "dir": directory})
+        return MountView(wanted.mount, wanted.volume_name, directory, wanted.options, SERVING, pid, 1)
+
+    def umount(self, target: str, *, force: bool) -> Unmounted:
+        """Flush and unmount.  With `force` the connection is aborted after a short flush."""
+        view = self.find(target)
+        with self._exclusive(f"volume {view.volume_name}", f"directory {view.directory}"):
+            if view.state == DEAD:
+                _detach(view.directory)
+                done = Unmounted(view.directory, flushed=False, detached=False)
+            else:
+                answer = self._keeper.umount(f"{view.mount:x}", force=force)
+                done = Unmounted(view.directory, bool(answer.get("flushed")), bool(answer.get("detached")))
+            self._drop(view.mount)
+        fields = {"dir": view.directory, "force": force, "flushed": done.flushed, "detached": done.detached}
+        bound(logger, mount=view.mount).info("unmounted", extra=fields)
+        return done
+
+    def warm(self) -> bool:
+        """Have the keeper load the workers' program before one is needed; whether it has.  Raises what the keeper raises."""
+        return self._keeper.warm(*self._worker_program())
+
+    def flush(self, target: str) -> str:
+        """Everything written to the mount until now is durable when this returns."""
+        view = self.find(target)
+        self._keeper.flush(f"{view.mount:x}")
+        return view.directory
+
+    def find(self, target: str) -> MountView:
+        """The mount at a directory, of a volume, or with an id in hexadecimal."""
+        path = os.path.normpath(target) if target.startswith("/") else ""
+        views = self.views()
+        for view in views:
+            if target in (view.directory, view.volume_name, f"{view.mount:x}") or (path and path == view.directory):
+                return view
+        known = ", ".join(view.directory for view in views) or "none"
+        raise NotFound(f"{target} is no mount of this node (mounts: {known}); give a directory, a volume or a mount id")
+
+    def of_volume(self, volume: int) -> MountView | None:
+        """The mount of a volume on this node, if there is one."""
+        with self._lock:
+            wanted = next((wanted for wanted in self._desired.values() if wanted.volume == volume), None)
+        return None if wanted is None else next((view for view in self.views() if view.mount == wanted.mount), None)
+
+    def views(self) -> list[MountView]:
+        """All mounts, also when the keeper is away (their state is then "unwatched")."""
+        try:
+            listed = {_id_of(row): row for row in self._keeper.list()}
+        except Unavailable:
+            listed = None
+        with self._lock:
+            desired = dict(self._desired)
+        return [self._view(wanted, listed) for wanted in desired.values()]
+
+    def _view(self, wanted: DesiredMount, listed: dict[int, dict[str, Any]] | None) -> MountView:
+        row = (listed or {}).get(wanted.mount)
+        if row is not None:
+            state = str(row["state"])
+        elif self._is_busy(wanted):
+            state = MOUNTING
+        else:
+            state = UNWATCHED if listed is None else DEAD
+        row = row or {}
+        why = self._removed() if state == SERVING else ""
+        if why:
+            state = REFUSED
+        return MountView(
+            wanted.mount,
+            wanted.volume_name,
+            wanted.directory,
+            wanted.options,
+            state,
+            worker_pid=int(row.get("pid") or 0),
+            workers=int(row.get("workers") or 0),
+            last_error=why or str(row.get("last_error") or self._errors.get(wanted.mount, "")),
+            version=str(row.get("version") or ""),
+        )
+
+    # --- bringing the node into line ----------------------------------------------------------------------------------------
+
+    def reconcile(self) -> list[DesiredMount]:
+        """Compares the desired mounts, the keeper and the kernel.  Takes up what only the keeper knows, drops what was unmounted behind our
+        back, and returns the mounts whose processes died: each is for `revive`, which may take as long as the old session lives."""
+        listed = {_id_of(row): row for row in self._keeper.list()}
+        for mount in [mount for mount in self._reviving if listed.get(mount, {}).get("state") == SERVING]:
+            self._revived(mount)
+        for mount, row in listed.items():
+            if mount not in self._desired and row.get("state") in (SERVING, "starting", "waiting") and not self._is_taken(str(row["dir"])):
+                self._adopt(mount, row)
+        dead = []
+        with self._lock:
+            missing = [wanted for wanted in self._desired.values() if wanted.mount not in listed]
+        for wanted in missing:
+            if self._is_busy(wanted):
+                continue
+            entry = mount_syscalls.topmost(wanted.directory)
+            if entry is None and wanted.mount in self._reviving:
+                dead.append(wanted)
+            elif entry is None or entry.fstype != mount_syscalls.FSTYPE:
+                bound(logger, mount=wanted.mount).info("unmounted by others", extra={"dir": wanted.directory})
+                self._drop(wanted.mount)
+            elif is_dead(wanted.directory):
+                dead.append(wanted)
+        return dead
+
+    def revive(self, wanted: DesiredMount) -> None:
+        """Mount again what died.  A failure is kept for `status`, and reconcile comes back to it."""
+        try:
+            with self._exclusive(f"volume {wanted.volume_name}", f"directory {wanted.directory}"):
+                self._end_session(wanted.mount)  # ENOTCONN: every descriptor is closed, so no process of this mount is left
+                again = replace(wanted, mount=_new_id())
+                self._keep(again, instead_of=wanted.mount, reviving=True)
+                try:
+                    self._start(again, mount_options.parse(list(wanted.options), self._readahead_kib, os.geteuid() == 0))
+                except Error as err:
+                    self._errors[again.mount] = without_traceback(str(err))
+                    raise
+                self._revived(again.mount)
+            bound(logger, mount=again.mount).warning("mounted again: keeper and worker had died", extra={"dir": wanted.directory})
+        except Error as err:
+            logger.warning("mount cannot be brought back yet", extra={"dir": wanted.directory, "reason": str(err)})
+
+    def _adopt(self, mount: int, row: dict[str, Any]) -> None:
+        volume = self._find_volume(str(row["source"]))
+        asked = asked_options(row.get("config"))
+        options = row.get("options", ()) if asked is None else asked  # a mount of an older build: what the kernel was told is all there is
+        self._keep(DesiredMount(mount, volume.volume, volume.name, str(row["dir"]), tuple(map(str, options))))
+        bound(logger, mount=mount).warning("mount taken up from the keeper", extra={"dir": row["dir"]})
+
+    # --- details ------------------------------------------------------------------------------------------------------------
+
+    def _start(self, wanted: DesiredMount, options: MountOptions) -> int:
+        """Ask the keeper; returns the pid of the worker."""
+        argv, env = self._worker_program()
+        reply = self._keeper.mount(
+            f"{wanted.mount:x}",
+            wanted.directory,
+            wanted.volume_name,
+            options=options.flags,
+            fuse_options=options.fuse_options,
+            readahead_kib=options.readahead_kib,
+            memfds=worker_memfds(),
+            config=self._worker_config(wanted, options).to_wire(),
+            argv=argv,
+            env=env,
+        )
+        self._errors.pop(wanted.mount, None)
+        return int(reply.get("pid") or 0)
+
+    def _await_unmounted(self, volume: VolumeInfo, directory: str) -> None:
+        """A mount that umount(2) alone has ended is still being flushed by its worker: wait for that instead of refusing.
+
+        umount(8) comes past our helper where it finds the type by statfs(2), and tells nobody.
+        """
+        with self._lock:
+            left = [wanted for wanted in self._desired.values() if wanted.directory == directory or wanted.volume == volume.volume]
+        for wanted in left:
+            deadline = time.monotonic() + UMOUNT_FLUSH_MS_MAX / 1_000
+            while _was_unmounted(wanted.directory) and time.monotonic() < deadline:
+                row = next((row for row in self._keeper.list() if _id_of(row) == wanted.mount), None)
+                if row is None:
+                    self._drop(wanted.mount)
+                    break
+                if mount_syscalls.superblock_lives(str(row.get("device", ""))):
+                    break  # a bind mount or another namespace has it
+                time.sleep(UNMOUNTED_LOOK_S)
+
+    def _refuse_second(self, volume: VolumeInfo, directory: str) -> None:
+        with self._lock:
+            desired = list(self._desired.values())
+        for wanted in desired:
+            if wanted.directory == directory:
+                raise AlreadyExists(
+                    f"{directory} has volume {wanted.volume_name} mounted already; umount it first or choose another directory"
+                )
+            if wanted.volume == volume.volume:
+                raise AlreadyExists(
+                    f"volume {volume.name} is mounted at {wanted.directory} already, and a volume is mounted once on a node; "
+                    f"to see it elsewhere: mount --bind {wanted.directory} {directory}"
+                )
+
+    def _keep(self, wanted: DesiredMount, instead_of: int = 0, *, reviving: bool = False) -> None:
+        with self._lock:
+            self._desired.pop(instead_of, None)
+            self._reviving.discard(instead_of)
+            self._desired[wanted.mount] = wanted
+            if reviving:
+                self._reviving.add(wanted.mount)
+            self._save()
+
+    def _revived(self, mount: int) -> None:
+        with self._lock:
+            self._reviving.discard(mount)
+            self._save()
+
+    def _drop(self, mount: int) -> None:
+        with self._lock:
+            self._desired.pop(mount, None)
+            self._errors.pop(mount, None)
+            self._reviving.discard(mount)
+            self._save()
+
+    def _save(self) -> None:
+        rows = {
+            f"{one.mount:x}": {"volume": one.volume, "name": one.volume_name, "directory": one.directory, "options": list(one.options)}
+            for one in self._desired.values()
+        }
+        reviving = sorted(f"{mount:x}" for mount in self._reviving)
+        durable.write_json(self._path, {"version": 1, "boot_id": self._boot_id, "mounts": rows, "reviving": reviving})
+
+    @contextmanager
+    def _exclusive(self, *names: str) -> Iterator[None]:
+        with self._lock:
+            taken = self._busy.intersection(names)
+            if taken:
+                raise Refused(f"{taken.pop()} is being mounted or unmounted right now; try again when that has ended")
+            self._busy.update(names)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._busy.difference_update(names)
+
+    def _is_taken(self, directory: str) -> bool:
+        with self._lock:
+            return f"directory {directory}" in self._busy
+
+    def _is_busy(self, wanted: DesiredMount) -> bool:
+        with self._lock:
+            return f"volume {wanted.volume_name}" in self._busy or f"directory {wanted.directory}" in self._busy
+
+
+def _new_id() -> int:
+    return secrets.randbelow((1 << 63) - 1) + 1
+
+
+def _load(path: Path, boot_id: str) -> list[DesiredMount]:
+    value = durable.read_json(path, {})
+    if value.get("boot_id") != boot_id:
+        return []
+    try:
+        return [
+            DesiredMount(int(mount, 16), int(row["volume"]), str(row["name"]), str(row["directory"]), tuple(map(str, row["options"])))
+            for mount, row in value["mounts"].items()
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as err:
+        raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); remove it, running mounts are found again by the keeper") from err
+
+
+def _was_unmounted(directory: str) -> bool:
+    entry = mount_syscalls.topmost(directory)
+    return entry is None or entry.fstype != mount_syscalls.FSTYPE
+
+
+def _load_reviving(path: Path) -> list[int]:
+    try:
+        return [int(mount, 16) for mount in durable.read_json(path, {}).get("reviving", ())]
+    except (TypeError, ValueError) as err:
+        raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); remove it, running mounts are found again by the keeper") from err
+
+
+def _id_of(row: dict[str, Any]) -> int:
+    mount = row.get("mount", 0)
+    return int(mount, 16) if isinstance(mount, str) else int(mount)
+
+
+def _mount_point(directory: str) -> str:
+    """The real path of a directory that can be mounted on.  A dead mount of ours may lie on it: the keeper clears that away."""
+    if not directory.startswith("/"):
+        raise Refused(f"{directory!r} is no absolute path; give the directory from the root on")
+    parent, name = os.path.split(os.path.normpath(directory))
+    path = os.path.join(os.path.realpath(parent), name)
+    entry = mount_syscalls.topmost(path)
+    if entry is not None and entry.fstype == mount_syscalls.FSTYPE:
+        if is_dead(path):
+            return path
+        raise AlreadyExists(f"{path} is a mount of {entry.source} already; umount it first")
+    path = os.path.realpath(path)
+    if not os.path.exists(path):
+        raise NotFound(f"{path} does not exist; make it with `mkdir -p {path}`")
+    if not os.path.isdir(path):
+        raise FsError(errno.ENOTDIR, f"{path} is not a directory; mount on a directory")
+    return path
+
+
+def without_traceback(words: str) -> str:
+    """What a worker wrote last, as one line for people: the exception without the way to it, which is in the worker's log."""
+    before, trace, after = words.partition("Traceback (most recent call last):")
+    if not trace:
+        return words
+    last = after.replace("\\n", "\n").strip().splitlines()[-1].strip().strip('"')
+    start, _, _ = before.partition("ts=")
+    return f"{start.strip().rstrip(':')}: {last} (the whole story is in the log of the worker)"
+
+
+def is_dead(directory: str) -> bool:
+    """Whether nobody serves the mount at `directory` any more, nor can: its last /dev/fuse descriptor is closed.
+
+    A process of its own asks for the figures of the filesystem: a mount whose server hangs never gives back who asked.
+    """
+    argv = program.command("probe", directory)
+    try:
+        done = subprocess.run(argv, timeout=PROBE_S, check=False, capture_output=True, env=program.environment())
+    except subprocess.TimeoutExpired:
+        return False  # somebody holds the descriptor, answered or not
+    return done.returncode in (errno.ENOTCONN, errno.ECONNABORTED)
+
+
+def _detach(directory: str) -> None:
+    try:
+        mount_syscalls.umount(directory, mount_syscalls.MNT_DETACH | mount_syscalls.UMOUNT_NOFOLLOW)
+    except OSError as err:
+        if err.errno not in (errno.ENOENT, errno.EINVAL):  # not mounted any more, as it should be
+            raise FsError(err.errno or errno.EIO, f"umount {directory}: {err.strerror}") from err

@@ -1,0 +1,1 @@
+"""Work on a stopped node: fsck, device recovery, backup, restore, dump."""

@@ -1,0 +1,1 @@
+"""The POSIX semantics of one mount. It knows neither FUSE nor the keeper."""

@@ -1,0 +1,1 @@
+"""The interface of a filesystem, and the values that go with a request."""

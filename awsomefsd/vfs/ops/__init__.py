@@ -1,0 +1,1 @@
+"""The operations of a mount, one subject a file."""

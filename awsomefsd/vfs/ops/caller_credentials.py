@@ -1,0 +1,53 @@
+"""/proc is asked what a request does not say about its caller, while the caller waits for us.
+
+The kernel gives fcntl's classic locks and open-file-description locks the same opcode and flags; only the system call tells them apart,
+and /proc/TID/syscall shows it for a thread that sleeps in one.  It cannot be read for a caller in another pid namespace, nor by a worker
+without root where Yama restricts ptrace: then a lock counts as a classic one (by far the more frequent), so a circle of
+open-file-description locks may end with EDEADLK there instead of waiting for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+F_OFD_SETLKW = 38
+_LOOKS_MAX = 20  # at a caller that has sent its request but does not sleep yet
+_PAUSE_S = 0.0001
+
+
+def waits_for_ofd_lock(tid: int) -> bool:
+    """Says whether the thread sleeps in fcntl(fd, F_OFD_SETLKW, …)."""
+    for _ in range(_LOOKS_MAX):
+        words = _system_call(tid)
+        if words[:1] != [b"running"]:
+            return len(words) > 2 and int(words[2], 16) == F_OFD_SETLKW
+        time.sleep(_PAUSE_S)
+    return False
+
+
+def groups_of(tid: int) -> frozenset[int]:
+    """Supplementary groups of a thread; none if it cannot be seen from here."""
+    try:
+        with open(f"/proc/{tid}/status", "rb") as lines:
+            for line in lines:
+                if line.startswith(b"Groups:"):
+                    return frozenset(map(int, line.split()[1:]))
+    except OSError:
+        pass
+    return frozenset()
+
+
+def _system_call(tid: int) -> list[bytes]:
+    if tid <= 0:
+        return []
+    try:
+        fd = os.open(f"/proc/{tid}/syscall", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        return os.read(fd, 200).split()
+    except OSError:
+        return []
+    finally:
+        os.close(fd)

@@ -1,0 +1,160 @@
+"""Open files and their bytes: open, read, write, flush, fsync, release, and truncation, which must meet the dirty data in order.
+
+What a volume needs that one mount has for itself (data_whole.py), that several share under leases (data_leased.py), or that they share
+without (data_through.py), is a policy that is chosen once; each is put together from reading.py and writing.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import Attr
+from awsomefsd.base.wait import Steps
+from awsomefsd.meta.api.commands import SET_KILL_SUIDGID, SET_SIZE, SetAttr
+from awsomefsd.meta.api.messages import GetAttr, GetStatFs, StatFsReply
+from awsomefsd.vfs.api.context import Context, Opened
+from awsomefsd.vfs.ops.orphans import Orphans
+from awsomefsd.vfs.ops.writing import sync
+from awsomefsd.vfs.state.mount_state import MountState
+
+RELEASE_FLOCK_UNLOCK = 1 << 1
+
+
+class DataPolicy(Protocol):
+    """One way to read and write the bytes of files.  Results are as of the Filesystem (vfs/api): a value, or Steps where it has to wait."""
+
+    def read(self, ctx: Context, ino: int, fh: int, offset: int, size: int) -> list[Any] | Steps: ...
+    def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Steps: ...
+
+    def leave_inline(self, attr: Attr) -> Steps:
+        """Inline data becomes extents, unless the file changes meanwhile: the caller looks again."""
+
+    def set_size(self, attr: Attr, command: SetAttr, unique: int, fh: int | None = None) -> Steps:
+        """Truncate or extend; returns the attributes that the machine told."""
+
+    def closing(self, ino: int, fh: int) -> Steps | None:
+        """close(2) of one descriptor: Steps if something has to be committed first."""
+
+    def closed(self, ino: int) -> None:
+        """A handle of it is gone from the table of open files."""
+
+
+class DataOps:
+    def __init__(
+        self, mount: MountState, on_release: Callable[[int, int, int | None, int], Steps | None], policy: DataPolicy, orphans: Orphans
+    ) -> None:
+        """`on_release`: (ino, fh, flock owner, unique) -> Steps if locks have to be given up."""
+        self._mount = mount
+        self._on_release = on_release
+        self._policy = policy
+        self._orphans = orphans
+        self.read, self.write = policy.read, policy.write
+        self.leave_inline, self.set_size = policy.leave_inline, policy.set_size
+
+    # --- open and close ----------------------------------------------------------------------------------------------------
+
+    def open(self, ctx: Context, ino: int, flags: int) -> Opened | Steps:
+        mount = self._mount
+        if flags & os.O_ACCMODE != os.O_RDONLY and mount.read_only:
+            raise FsError(errno.EROFS)
+        attr = mount.caches.names.attr(ino)
+        if flags & os.O_TRUNC or ino in mount.session.removing or attr is None or not attr.nlink:
+            return self._open(ctx, ino, flags)
+        fh = mount.session.opens.open(ino, flags, ctx.unique)
+        if mount.caches.leases is not None and mount.caches.names.attr(ino) is None:  # recalled in between: its last name may have gone
+            mount.session.opens.close(fh)
+            return self._open(ctx, ino, flags)
+        return Opened(fh, mount.cache_policy(mount.shown(attr), flags, fh))
+
+    def _open(self, ctx: Context, ino: int, flags: int) -> Steps:
+        mount = self._mount
+        removing = mount.session.removing.get(ino)
+        if removing is not None:
+            yield removing
+        attr: Attr = yield from mount.attr_or_gone(ino)
+        if attr.nlink == 0 and not mount.session.opens.count(ino):
+            raise FsError(mount.caches.modes.gone_errno())
+        if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
+            attr = yield from self.truncate_to_zero(ctx, attr, ctx.unique)
+        fh = mount.session.opens.open(ino, flags, ctx.unique)
+        if mount.caches.leases is not None:
+            yield from self._still_there(ino, fh)
+        return Opened(fh, mount.cache_policy(mount.shown(attr), flags, fh))
+
+    def _still_there(self, ino: int, fh: int) -> Steps:
+        """The attributes may have been remembered, and their lease recalled before the handle was in the table."""
+        mount = self._mount
+        if mount.caches.names.attr(ino) is not None:
+            return
+        try:
+            yield mount.metadata.ask(GetAttr(mount.volume, ino))
+        except FsError:
+            mount.session.opens.close(fh)
+            raise
+
+    def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Steps | None:
+        """close(2) of one descriptor.  Data stays dirty, except after a truncation to nothing: old or new content must survive a crash."""
+        state = self._mount.buffered.files.get(ino)
+        if state is not None and state.truncated_to_zero and state.dirty:
+            state.truncated_to_zero = False
+            return sync(self._mount, ino, fh)
+        return self._policy.closing(ino, fh)
+
+    def fsync(self, ctx: Context, ino: int, fh: int, datasync: bool) -> Steps | None:
+        state = self._mount.buffered.files.get(ino)
+        if fh not in self._mount.session.failed_handles and (state is None or (not state.dirty and state.error is None)):
+            return None
+        return sync(self._mount, ino, fh)
+
+    def release(self, ctx: Context, ino: int, fh: int, flags: int, release_flags: int, lock_owner: int) -> Steps | None:
+        mount = self._mount
+        mount.session.failed_handles.discard(fh)
+        mount.handle_closed(ino, fh)
+        self._policy.closed(ino)
+        unlock = self._on_release(ino, fh, lock_owner if release_flags & RELEASE_FLOCK_UNLOCK else None, ctx.unique)
+        attr = mount.caches.names.attr(ino)
+        if unlock is not None or (attr is None and not mount.session.opens.count(ino)):
+            return self._release(ino, unlock)
+        self.closed(attr)
+        return None
+
+    def _release(self, ino: int, unlock: Steps | None) -> Steps:
+        """The attributes are not remembered, or there are locks to give up.
+
+        These first, before anything is waited for: the kernel's next file may have the same owner of locks, and lock meanwhile.
+        """
+        failed: FsError | None = None
+        try:
+            if unlock is not None:
+                yield from unlock
+        except FsError as err:
+            failed = err
+        try:
+            self.closed((yield from self._mount.attr_op(ino)))
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+        if failed is not None:
+            raise failed
+
+    def closed(self, attr: Attr | None) -> None:
+        """Perhaps that was the last handle of an inode without names."""
+        mount = self._mount
+        if attr is not None and attr.nlink == 0 and not mount.session.opens.count(attr.ino) and attr.ino not in mount.session.linking:
+            self._orphans.release(attr.ino)
+
+    # --- truncate ------------------------------------------------------------------------------------------------------------
+
+    def truncate_to_zero(self, ctx: Context, attr: Attr, unique: int) -> Steps:
+        mask = SET_SIZE | (SET_KILL_SUIDGID if ctx.kill_suidgid else 0)
+        attr = yield from self._policy.set_size(attr, SetAttr(self._mount.volume, attr.ino, mask), unique)
+        return attr
+
+    def statfs(self, ctx: Context, ino: int) -> Steps:
+        reply: StatFsReply = yield self._mount.metadata.ask(GetStatFs(self._mount.volume))
+        return reply.stat

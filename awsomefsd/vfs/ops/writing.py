@@ -1,0 +1,295 @@
+"""Writes to open files: as records of the dirty log, or through to the device with an entry before the answer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import stat
+import time
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.base.errors import Fenced, FsError
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX
+from awsomefsd.base.types import Attr
+from awsomefsd.base.wait import Steps
+from awsomefsd.io.file.flusher import record_space
+from awsomefsd.io.file.write_through import Write, WriteThrough
+from awsomefsd.meta.api.commands import SET_KILL_SUIDGID, SetAttr
+from awsomefsd.meta.api.messages import Found, GetLayout, Layout
+from awsomefsd.vfs.state.mount_state import MountState
+
+WRITE_CACHE = 1 << 0  # pages of a mapping, at their own place whatever the descriptor says
+WRITE_KILL_SUIDGID = 1 << 2
+SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+
+
+def always() -> bool:
+    return True
+
+
+def sync(mount: MountState, ino: int, fh: int) -> Steps:
+    """fsync(2): all that is dirty of the file is committed.  Raises FsError, EIO for a handle whose session was lost."""
+    mount.session.check_handle(fh)
+    hit("fsync.before")
+    yield mount.buffered.flusher.flush(ino)
+    mount.session.check_handle(fh)  # the records may have been saved as conflicts meanwhile
+    hit("fsync.after")
+
+
+def kill_suidgid(mount: MountState, attr: Attr) -> Steps:
+    """A write by somebody who may not keep them: setuid and setgid bits go first."""
+    if attr.mode & 0o6000:
+        unique = mount.uniques.next_background_unique()
+        reply: Found = yield mount.propose(SetAttr(mount.volume, attr.ino, SET_KILL_SUIDGID), unique)
+        mount.metadata.ack(unique)
+        mount.caches.names.put(reply.attr)
+
+
+def store_when_room(
+    mount: MountState,
+    length: int,
+    store: Callable[[], bool],
+    *,
+    may: Callable[[], bool] = always,
+    session_replaced: Callable[[], bool] = always,
+    allocated: Callable[[], Steps] | None = None,
+) -> Steps:
+    """Calls `store` until it has made a record of `length` bytes; waits for room in the dirty log and for reserved space.
+
+    Returns True; False once `may` says that no record may be made any more, or when the session was replaced and `session_replaced` says
+    not to go on.  `allocated` may store it in space that fallocate(2) has kept.  Raises FsError: ENOSPC or EDQUOT, and what those raise.
+    """
+    need, flushed = record_space(length), False
+    while may():
+        room = mount.buffered.flusher.room()
+        if store():
+            return True
+        if mount.buffered.reservation.left_bytes >= need:
+            mount.buffered.flusher.kick()
+            if may():
+                yield room
+            continue
+        try:
+            yield from mount.buffered.reservation.refill(need)
+        except FsError as err:
+            if err.errno == errno.ESTALE:
+                yield mount.session.lease.renewed()
+                if not session_replaced():
+                    return False
+                continue
+            if err.errno in SPACE_ERRORS and allocated is not None and (yield from allocated()):
+                return True
+            if err.errno not in SPACE_ERRORS or flushed:
+                raise
+            flushed = True  # what dirty records took and do not need comes back when they are flushed
+            yield mount.buffered.flusher.flush_all()
+    return False
+
+
+class DirtyWrites:
+    """Writes that go to the dirty log, and what has to meet the records there in order."""
+
+    def __init__(self, mount: MountState) -> None:
+        self._mount = mount
+
+    def store(self, unique: int, attr: Attr, offset: int, data: memoryview, time_ns: int | None = None) -> bool:
+        """One dirty record, if space is reserved and the dirty log has room; what the record stores survives this process."""
+        mount = self._mount
+        if attr.mode & 0o170000 != stat.S_IFREG:
+            raise FsError(errno.EINVAL, "only regular files are written")
+        need = record_space(len(data))
+        if not mount.buffered.reservation.take(need):
+            return False
+        if not self._record(attr, offset, data, unique, time.time_ns() if time_ns is None else time_ns):
+            mount.buffered.reservation.give_back(need)
+            return False
+        return True
+
+    def _record(self, attr: Attr, offset: int, data: memoryview, unique: int, time_ns: int) -> bool:
+        mount = self._mount
+        hit("dirty.store.before")
+        while not (state := mount.file(attr)).store(mount.buffered.dirty, offset, data, unique, time_ns):
+            if not state.forgotten:
+                return False
+        hit("dirty.store.after")
+        if mount.buffered.dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
+            mount.buffered.flusher.kick()
+        return True
+
+    def write(self, unique: int, attr: Attr, offset: int, data: memoryview, fh: int) -> Steps:
+        """`store`, waiting for room and space."""
+        mount = self._mount
+
+        def go_on() -> bool:
+            mount.session.check_handle(fh)
+            return True
+
+        yield from store_when_room(
+            mount,
+            len(data),
+            lambda: self.store(unique, attr, offset, data),
+            session_replaced=go_on,
+            allocated=lambda: self._write_allocated(unique, attr, offset, data, fh),
+        )
+
+    def _write_allocated(self, unique: int, attr: Attr, offset: int, data: memoryview, fh: int) -> Steps:
+        """Nothing can be reserved, but fallocate(2) may have kept space for this range: true if so, and the write is stored."""
+        mount = self._mount
+        if attr.inline or not len(data):
+            return False
+        while True:
+            try:
+                yield from mount.buffered.reservation.draw(attr.ino, offset, len(data), record_space(len(data)))
+                break
+            except FsError as err:
+                if err.errno in SPACE_ERRORS:
+                    return False
+                if err.errno != errno.ESTALE:
+                    raise
+            yield mount.session.lease.renewed()  # the session was replaced
+            mount.session.check_handle(fh)
+        while True:
+            room = mount.buffered.flusher.room()
+            if self._record(attr, offset, data, unique, time.time_ns()):
+                return True
+            mount.buffered.flusher.kick()
+            yield room
+
+    def leave_inline(self, attr: Attr, may: Callable[[], bool] = always) -> Steps:
+        """Inline data becomes extents: an empty record, and a flush that takes the inline data along to a segment.
+
+        The record carries no bytes, so it cannot lay old ones over what is written meanwhile; for a successor it is nothing to do.  Where
+        `may` ends there is nothing to store; the caller looks again.
+        """
+        mount = self._mount
+        state = mount.file(attr)
+        state.leave_inline = True
+        try:
+            if not state.dirty:
+                empty = memoryview(b"")
+                yield from store_when_room(mount, 0, lambda: self.store(0, attr, 0, empty, attr.mtime_ns), may=may)
+            yield mount.buffered.flusher.flush(attr.ino)
+        finally:
+            state.leave_inline = False
+
+    def set_size(self, attr: Attr, command: SetAttr, unique: int, fh: int | None = None) -> Steps:
+        """Truncate or extend.  Dirty records are flushed first; those of a truncation to nothing just end.
+
+        The command names the newest record, so a successor that replays older ones cannot bring back what was cut off.
+        """
+        mount = self._mount
+        state = mount.file(attr)
+        if command.size > FILE_BYTES_MAX:
+            raise FsError(errno.EFBIG)
+        state.held = command.size == 0
+        try:
+            if state.dirty:
+                yield mount.buffered.flusher.flush(attr.ino, in_flight_only=state.held)
+            command.log, command.sequence = mount.buffered.dirty.log_id, mount.buffered.dirty.last_sequence
+            hit("truncate.entry.before")
+            reply: Found = yield mount.propose(command, unique, fh=fh)
+            hit("truncate.entry.after")
+            mount.caches.names.put(reply.attr)
+            if state.held:
+                mount.buffered.release_space(mount.buffered.files.discard(attr.ino))
+            state.truncate_committed(command.size, command.sequence)
+            current = mount.buffered.files.get(attr.ino)
+            if current is not None and current is not state:  # ours was forgotten meanwhile
+                current.truncate_committed(command.size, command.sequence)
+        finally:
+            state.held = False
+        return reply.attr
+
+
+class ThroughWrites:
+    """Writes that are on the device and in the log before they are answered, after what is dirty of their file."""
+
+    def __init__(self, mount: MountState, through: WriteThrough) -> None:
+        self._mount = mount
+        self._through = through
+
+    def write(self, fh: int | None, ino: int, make: Callable[[], Write]) -> Steps:
+        """Writes until it is decided, under whatever session: a write whose session ended is written again, under the same id.
+
+        Each time for one session: while the write waited for the device another may have been opened, in which the handle's lock is lost.
+        """
+        mount = self._mount
+        state = mount.buffered.files.get(ino)
+        if state is not None and state.dirty:
+            yield mount.buffered.flusher.drained(ino)
+        while True:
+            token, renewed = mount.metadata.session_token(), mount.session.lease.renewed()
+            if mount.session.lease.left_ns() <= 0:
+                yield renewed  # a session that was just opened: what of the old one is lost is not decided yet
+                continue
+            mount.session.check_handle(fh)
+            one = make()
+            one.token = token
+            try:
+                yield from self._decided(one)
+                return len(one.data)
+            except FsError as err:
+                if err.errno == errno.EAGAIN and not one.inline:
+                    yield from self.leave_inline(one.ino)
+                    continue
+                if err.errno == errno.ENOENT:
+                    raise FsError(errno.EIO, f"inode {one.ino} is gone, with the session that had it open") from err
+                if err.errno != errno.ESTALE:
+                    raise
+            except Fenced:
+                pass
+            yield mount.session.session_after(token)
+
+    def _decided(self, one: Write) -> Steps:
+        mount = self._mount
+        yield from self._reserve(one.space)
+        if mount.caches.leases is not None:
+            mount.caches.begin_change([one.ino])
+            one.on_decided = self._learn
+        try:
+            yield self._through.write(one, mount.metadata)
+        except FsError as err:
+            if err.errno != errno.ESTALE:  # else it went with the session
+                mount.buffered.reservation.give_back(one.space)
+            raise
+        finally:
+            if one.on_decided is not None:  # the device failed: it was not proposed
+                one.on_decided(one, None)
+
+    def _learn(self, one: Write, value: Any) -> None:
+        """The outcome, on the thread that receives answers."""
+        mount = self._mount
+        one.on_decided = None
+        assert mount.caches.leases is not None
+        mount.caches.leases.end_change([one.ino])
+        if not isinstance(value, Found):
+            return
+        with mount.caches.leases.doubting([one.ino]) if one.repeated else contextlib.nullcontext():
+            mount.caches.names.put(value.attr)
+        state = mount.buffered.files.get(one.ino)
+        if state is not None:
+            state.forget_layout(value.attr)
+
+    def _reserve(self, need: int) -> Steps:
+        """Space for one write.  What was kept for allocated ranges is not drawn on."""
+        reservation = self._mount.buffered.reservation
+        while not reservation.take(need):
+            yield from reservation.refill(need)
+
+    def leave_inline(self, ino: int) -> Steps:
+        """Another kind of mount has left inline data: it becomes an extent, unless it changes meanwhile (then the caller looks again)."""
+        mount = self._mount
+        reply: Layout = yield mount.metadata.ask(GetLayout(mount.volume, ino, 0, INLINE_BYTES_MAX))
+        if not reply.inline:
+            return
+        base = reply.inline
+        unique = mount.uniques.next_background_unique()
+        try:
+            yield from self.write(None, ino, lambda: Write(unique, ino, 0, memoryview(base), inline=base))
+        except FsError as err:
+            if err.errno != errno.EAGAIN:
+                raise
+        finally:
+            mount.metadata.ack(unique)

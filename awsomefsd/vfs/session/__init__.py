@@ -1,0 +1,1 @@
+"""The session of a mount: opening it, recovering from its loss, ending it."""

@@ -1,0 +1,81 @@
+"""Data that write(2) acknowledged and that may not be committed any more: somebody else may have changed the file since.
+
+It happens when a session has ended, for a volume that another mount had meanwhile, or for one file of a shared volume (its write lease has
+ended, and the leader tells of others' changes or refuses the commit).  The bytes are kept as files under ``state_dir/conflicts``, which
+`status` names; every open handle of the file answers EIO until it is closed, in this worker and in its successors.
+
+Order: handles first, so that an fsync that waits for these very records finds its handle lost when they are gone; then the bytes, synced;
+then the records.  A worker that dies in between leaves records and lost handles to its successor, who asks the same question again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.io.file.file_data import FileState
+from awsomefsd.vfs.state.mount_state import MountState
+
+RETRY_PAUSE_S = 1.0
+
+log = logging.getLogger("awsomefsd.session")
+
+
+class Conflicts:
+    """`store` is write_conflicts of this mount; `count` counts files."""
+
+    def __init__(self, mount: MountState, store: Callable[[list[Any]], str], count: Callable[[int], None]) -> None:
+        self._mount = mount
+        self._store = store
+        self._count = count
+
+    def save(self, states: list[FileState], reason: str) -> None:
+        """Waits until there is room for the bytes.  No flush of these files may be under way."""
+        mount = self._mount
+        inos = {state.ino for state in states}
+        mount.session.failed_handles |= mount.session.opens.lose(inos)
+        records = [record for state in states for record in list(state.dirty) if record.length]  # what was committed meanwhile goes away
+        if records:
+            where = self._keep(records)
+            log.error("%s: dirty data was saved as a conflict: %s (files=%d records=%d)", reason, where, len(inos), len(records))
+            self._count(len(inos))
+        for state in states:
+            state.in_flight = 0
+            mount.buffered.release_space(mount.buffered.files.drop(state.ino))
+
+    def _keep(self, records: list[Any]) -> str:
+        while True:
+            try:
+                return self._store(records)
+            except OSError as err:
+                log.error("dirty data of an ended session cannot be saved as a conflict yet, operations wait: %s", err)
+                time.sleep(RETRY_PAUSE_S)
+
+
+def write_conflicts(directory: str, mount: int, records: list[Any]) -> str:
+    """Store records that may not be committed; returns the directory made for them.
+
+    One file per record named ``<inode>-<offset>-<sequence>``, holding its bytes; everything is synced before this returns.
+    """
+    path = os.path.join(directory, f"{mount:016x}-{time.time_ns()}")
+    os.makedirs(path, mode=0o700)
+    for record in records:
+        name = os.path.join(path, f"{record.ino}-{record.offset}-{record.sequence}")
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            done = 0
+            while done < len(record.data):
+                done += os.write(fd, record.data[done:])
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    for parent in (path, directory, os.path.dirname(directory)):
+        fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    return path

@@ -1,0 +1,358 @@
+"""The state that all operations of one mount share: caches, open files, dirty data, and the way to the metadata service."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import stat
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import Attr
+from awsomefsd.base.wait import Resume, Signal, Steps, Task, Wait, was_repeated
+from awsomefsd.io.file.dirty_log import DirtyLog
+from awsomefsd.io.file.file_data import FileState, FileTable
+from awsomefsd.io.file.flusher import Flusher, record_space
+from awsomefsd.io.file.reservation import Reservation, Uniques
+from awsomefsd.io.segment.locations import Locations
+from awsomefsd.meta.api.commands import SetLock
+from awsomefsd.meta.api.messages import Found, GetAttr
+from awsomefsd.meta.client.lease_cache import MountLeases
+from awsomefsd.meta.client.metadata import Metadata
+from awsomefsd.vfs.api.context import CachePolicy
+from awsomefsd.vfs.state.atimes import Atimes
+from awsomefsd.vfs.state.freshness import Modes
+from awsomefsd.vfs.state.kernel_cache import KernelCache
+from awsomefsd.vfs.state.names import NameCache
+from awsomefsd.vfs.state.open_files import OpenTable
+from awsomefsd.vfs.state.replayed_answers import as_now
+
+
+class SessionView(Protocol):
+    """The time for which this worker may serve what it remembers."""
+
+    fails: bool  # what would wait for it ends with ETIMEDOUT
+    over: FsError | None  # why there will never be one again
+
+    def left_ns(self) -> int: ...
+    def renewed(self) -> Wait:
+        """Ends when there is a valid lease again."""
+
+
+class Proposal:
+    """A Wait for one change, under whatever session this mount has: where one has ended meanwhile, the same request id goes out again.
+
+    One through an open file (`fh`) is for that handle's session: its lock may have ended with it, and others may have the file by now.  So
+    each proposal names the session in which the handle was found to be good.
+
+    Only data commits are not repeated so (the flusher decides, once the new session has said whether others were here).
+    What is made with a lease is held before the answer is handed on; a lease of an earlier session than the present one is nobody's.
+    The answer to a repeated request may be an old one: it is brought up to now (replayed_answers.py).
+    """
+
+    __slots__ = ("_asked", "_command", "_fh", "_mount", "_repeated", "_touches", "_unique")
+
+    def __init__(self, mount: MountState, command: Any, unique: int, touches: list[int], fh: int | None) -> None:
+        self._mount = mount
+        self._command = command
+        self._unique = unique
+        self._touches = touches
+        self._fh = fh
+        self._repeated = mount.session.recovering
+        self._asked: Wait | None = None
+
+    def start(self, resume: Resume) -> None:
+        leases, touches = self._mount.caches.leases, self._touches
+        if leases is None or not touches:
+            self._start(resume)
+            return
+
+        def decided(value: Any, error: BaseException | None) -> None:
+            leases.end_change(touches)
+            if self._asked is None or not was_repeated(self._asked):
+                resume(value, error)
+                return
+            with leases.doubting(touches):
+                resume(value, error)
+
+        self._mount.caches.begin_change(touches)
+        self._start(decided)
+
+    def _start(self, resume: Resume) -> None:
+        def again(_value: Any, error: BaseException | None) -> None:
+            if error is None:
+                self._start(resume)
+            else:
+                resume(None, error)
+
+        def answered(value: Any, error: BaseException | None) -> None:
+            if isinstance(error, FsError) and error.errno == errno.ESTALE:
+                self._mount.session.session_after(token).start(again)
+                return
+            if isinstance(value, Found) and value.leased is not None:
+                value = self._held(token[0], value)
+            if self._repeated and error is None:
+                Task(as_now(self._mount.metadata.ask, self._mount.volume, value), resume).start()
+            else:
+                resume(value, error)
+
+        token, renewed = self._mount.metadata.session_token(), self._mount.session.lease.renewed()
+        if self._fh is not None:
+            if self._mount.session.lease.left_ns() <= 0:  # a session that was just opened: what of the old one is lost is not decided yet
+                renewed.start(again)
+                return
+            try:
+                self._mount.session.check_handle(self._fh)
+            except FsError as err:
+                resume(None, err)
+                return
+        self._asked = self._mount.metadata.propose(self._command, self._unique, token)
+        self._asked.start(answered)
+
+    def _held(self, session: int, found: Found) -> Found:
+        """Returns it with its lease only if that is held from now on."""
+        leases = self._mount.caches.leases
+        held = leases is not None and not self._mount.session.recovering and leases.made(session, found)
+        return found if held else replace(found, leased=None)
+
+
+def touched(command: Any, named: Iterable[int] = ()) -> list[int]:
+    """The inodes that a command changes, of what a read lease covers; 0 (EVERY_INODE) where one has a name and no number yet."""
+    if isinstance(command, SetLock):
+        return []
+    inos = [getattr(command, name, 0) for name in ("parent", "new_parent", "ino", "new_ino")]
+    return [*dict.fromkeys(filter(None, inos)), *dict.fromkeys(named)]
+
+
+class Caches:
+    """What this mount remembers of names and attributes, under which leases, and what the kernel was told of it.
+
+    Thread-safe as its parts are.  Nothing here blocks.
+    """
+
+    def __init__(
+        self, names: NameCache, atimes: Atimes, modes: Modes, leases: MountLeases | None = None, kernel: KernelCache | None = None
+    ) -> None:
+        assert kernel is None or leases is not None, "the kernel keeps pages and names of a shared mount under leases only"
+        self.names = names
+        self.atimes = atimes
+        self.modes = modes
+        self.leases = leases  # of a shared mount that caches
+        self.kernel = kernel
+
+    def begin_change(self, inos: list[int]) -> None:
+        """Shows nothing of these from memory until the outcome is known (leases.end_change)."""
+        assert self.leases is not None
+        self.leases.begin_change(inos)
+        if self.kernel is not None:
+            self.kernel.change(inos)
+
+    def note_buffered(self, ino: int) -> None:
+        """Data was buffered: what was told of the file before, or is on its way, does not have it."""
+        if self.leases is not None:
+            self.leases.touch(ino)
+        if self.kernel is not None:
+            self.kernel.change([ino])
+
+    def committed(self, attr: Attr, repeated: bool) -> None:
+        """Takes up a commit, where answers are taken up: what was buffered is everybody's, and the layout another.
+
+        `repeated`: the attributes may be old, and are not kept.  The lease was not: a recall waits until the records are clean.
+        """
+        if self.leases is None:
+            self.names.put(attr)
+            return
+        self.leases.touch(attr.ino)
+        with self.leases.doubting([]) if repeated else contextlib.nullcontext():
+            self.names.put(attr)
+
+    def cover(self, ino: int) -> None:
+        """Asks for a read lease on what is asked about next, so that the answer may be kept: no round trip more."""
+        if self.leases is not None and self.modes.asks_leases:
+            self.leases.cover(ino)
+
+
+class Buffered:
+    """The bytes of files that write(2) has acknowledged and no commit has made visible yet, and the space that was promised to them."""
+
+    def __init__(self, dirty: DirtyLog, files: FileTable, flusher: Flusher, reservation: Reservation, locations: Locations) -> None:
+        self.dirty = dirty
+        self.files = files
+        self.flusher = flusher
+        self.reservation = reservation
+        self.locations = locations
+
+    def release_space(self, lengths: list[int]) -> None:
+        """Records of these lengths will not be written: their reservation is free again."""
+        if lengths:
+            self.reservation.give_back(sum(record_space(length) for length in lengths))
+
+
+class SessionState:
+    """What belongs to the session of this mount: its lease, its open files, and the names that are being made and removed under it."""
+
+    def __init__(self, lease: SessionView, metadata: Metadata, opens: OpenTable) -> None:
+        self.lease = lease
+        self.opens = opens
+        self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
+        self.linking: set[int] = set()  # inodes that get their first name: their last close ends nothing before that is decided
+        self.recovering = False  # requests of a dead predecessor are being executed again
+        self.failed_handles: set[int] = set()  # fh that answer EIO until closed: what they held was lost with a session
+        self._metadata = metadata
+
+    def session_after(self, token: tuple[int, int]) -> Wait:
+        """A Wait after a refusal (ESTALE): ends when the mount is served under another session, which may be so already."""
+        renewed = self.lease.renewed()
+        if self.lease.left_ns() > 0 and self._metadata.session_token() != token:
+            renewed = Signal()
+            renewed.fire()
+        return renewed
+
+    def check_handle(self, fh: int | None) -> None:
+        """Raises FsError(EIO) for a handle that lost its session."""
+        if fh is not None and fh in self.failed_handles:
+            raise FsError(errno.EIO, "this open file lost its session; close and open it again")
+
+
+class MountState:
+    """The state of one mount, by subject; built complete by worker/worker.py.  The operations of the vfs work on it."""
+
+    def __init__(
+        self,
+        volume: int,
+        metadata: Metadata,
+        uniques: Uniques,
+        caches: Caches,
+        buffered: Buffered,
+        session: SessionState,
+        *,
+        read_only: bool,
+        shared: bool = False,
+    ) -> None:
+        self.volume = volume
+        self.metadata = metadata
+        self.uniques = uniques
+        self.caches = caches
+        self.buffered = buffered
+        self.session = session
+        self.read_only = read_only
+        self.shared = shared  # other nodes change the volume too: nothing is remembered beyond one operation, but under a lease
+
+    def propose(self, command: Any, unique: int, *named: int, fh: int | None = None) -> Wait:
+        """A change asked for by the kernel request `unique` (a request makes one entry at most under its own id).
+
+        `named`: inodes that it changes by their names, as far as they are known (0: one that is not).  `fh`: the handle through which it is
+        made; EIO once that is lost.
+        """
+        touches = [] if self.caches.leases is None else touched(command, named)
+        return Proposal(self, command, unique, touches, fh)
+
+    @property
+    def makes_leased(self) -> bool:
+        """True if what is made now begins with a lease.  Not what a dead worker had asked for: nothing of those answers is remembered."""
+        return self.caches.leases is not None and not self.session.recovering
+
+    def attr_op(self, ino: int) -> Steps:
+        """The committed attributes, asked for if they are not remembered.  Raises FsError(ENOENT)."""
+        attr = self.caches.names.attr(ino)
+        if attr is None:
+            self.caches.cover(ino)
+            reply: Found = yield self.metadata.ask(GetAttr(self.volume, ino))
+            attr = reply.attr
+            self.caches.names.put(attr)
+        return attr
+
+    def attr_or_gone(self, ino: int) -> Steps:
+        """Returns as `attr_op`, for what the kernel knows by a name that may be old."""
+        try:
+            return (yield from self.attr_op(ino))
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            raise FsError(self.caches.modes.gone_errno()) from err
+
+    def shown_from_memory(self, ino: int) -> Attr | None:
+        """Returns the attributes as stat(2) shall see them now, None where they have to be asked for.
+
+        A lease that went meanwhile took what a commit had told.
+        """
+        attr = self.caches.names.attr(ino)
+        if attr is None:
+            return None
+        shown = self.shown(attr)
+        return shown if self.caches.leases is None or self.caches.names.attr(ino) is not None else None
+
+    def shown(self, attr: Attr) -> Attr:
+        """`attr` as stat(2) shall see it now: size and times of writes and reads that are not committed yet count.
+
+        A commit puts the new attributes among the names before its records are clean: who finds nothing dirty looks there again, because
+        `attr` may be from before the commit.  The records become clean, and `mtime_ns` None, under the state's lock.
+        """
+        state = self.buffered.files.get(attr.ino)
+        atime_ns = self.caches.atimes.of(attr.ino)
+        dirty = False
+        if state is not None and state.dirty:
+            with state.lock:
+                dirty, mtime_ns, size, dirty_bytes = bool(state.dirty), state.mtime_ns, state.size, state.dirty_bytes
+        if not dirty:
+            attr = self.caches.names.attr(attr.ino) or attr
+            return attr if atime_ns is None else replace(attr, atime_ns=atime_ns)
+        ctime_ns = attr.ctime_ns
+        if mtime_ns is None:
+            mtime_ns = attr.mtime_ns
+        else:
+            ctime_ns = max(ctime_ns, mtime_ns)
+        return Attr(
+            attr.ino, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, max(size, attr.size),
+            max(attr.stored_bytes, min(attr.stored_bytes + dirty_bytes, size)),
+            attr.atime_ns if atime_ns is None else atime_ns, mtime_ns, ctime_ns, attr.btime_ns, attr.inline, attr.xattrs,
+            attr.consistency,
+        )  # fmt: skip
+
+    def cache_policy(self, attr: Attr, flags: int, fh: int, *, made: bool = False) -> CachePolicy:
+        """Returns what the kernel may cache of a file for this open.  `made`: by this request, so the kernel has no pages of it."""
+        if self.caches.kernel is not None and self.caches.modes.is_loose_file(attr):
+            kept = self.caches.kernel.loose.opened(attr, fh, flags)
+            return CachePolicy.DIRECT if kept is None else kept
+        if self.shared:
+            return CachePolicy.DIRECT
+        return CachePolicy.KEEP if made else self.caches.atimes.cache_policy(attr, flags)
+
+    def pins(self, ino: int) -> bool:
+        """Says whether an inode that loses its last name now has to stay for this mount.
+
+        Where a repeated request, or another node, may have changed what the name means, it does: what is not open is given up once the
+        answer says which it was.
+        """
+        return self.session.recovering or self.shared or (ino > 0 and self.session.opens.count(ino) > 0)
+
+    def handle_closed(self, ino: int, fh: int) -> None:
+        self.session.opens.close(fh)
+        if self.caches.kernel is not None:
+            self.caches.kernel.loose.closed(ino, fh)
+
+    def file(self, attr: Attr) -> FileState:
+        """Made from the newest attributes: the caller's may be older than a state that was forgotten since.
+
+        EISDIR or EINVAL unless it is a regular file: a record of anything else could never be committed, and would be flushed for ever.
+        """
+        state = self.known_file(attr.ino)
+        if state is None:
+            if not stat.S_ISREG(attr.mode):
+                raise FsError(errno.EISDIR if stat.S_ISDIR(attr.mode) else errno.EINVAL, f"inode {attr.ino} is not a regular file")
+            if self.shared:
+                return FileState(attr, None)
+            state = self.buffered.files.state(self.caches.names.attr(attr.ino) or attr)
+        return state
+
+    def known_file(self, ino: int) -> FileState | None:
+        """Returns what is known of a file's data now.  On a shared mount: while the lease is held under which it was learnt."""
+        state = self.buffered.files.get(ino)
+        if state is None or not self.shared:
+            return state
+        if self.caches.leases is None:
+            return None
+        return state if state.dirty or (state.grant and self.caches.leases.grant(ino) == state.grant) else None

@@ -1,0 +1,193 @@
+"""The POSIX semantics of one mount, knowing no FUSE: handlers, tests and gateways drive it.
+
+Every method returns its result, or Steps (base/wait.py) where it has to wait; it raises errors.Error with the errno of the system call.
+A worker whose lease may have run out answers nothing from its caches: `served` lets such requests wait until the session is renewed or
+replaced, so what the kernel is told was true within the lease.  A mount may ask for an error instead (vfs/ops/lease_loss.py).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import Attr
+from awsomefsd.base.wait import GENERATORS, Steps
+from awsomefsd.io.file.write_through import WriteThrough
+from awsomefsd.meta.client.metadata import Metadata
+from awsomefsd.vfs.api.context import Context, Opened
+from awsomefsd.vfs.ops.attributes import AttributeOps
+from awsomefsd.vfs.ops.data import DataOps, DataPolicy
+from awsomefsd.vfs.ops.data_leased import LeasedData
+from awsomefsd.vfs.ops.data_through import WriteThroughData
+from awsomefsd.vfs.ops.data_whole import WholeData
+from awsomefsd.vfs.ops.lease_loss import GivingUp, timed_out
+from awsomefsd.vfs.ops.locks import LockOps
+from awsomefsd.vfs.ops.namespace import NamespaceOps
+from awsomefsd.vfs.ops.orphans import SharedOrphans, WholeOrphans
+from awsomefsd.vfs.ops.ranges import RangeOps
+from awsomefsd.vfs.ops.reading import CurrentLayouts, IoThreads, KnownLayouts, OnIoThread, Reading
+from awsomefsd.vfs.ops.writing import DirtyWrites, ThroughWrites
+from awsomefsd.vfs.state.mount_state import MountState
+
+KERNEL_TTL_NS_MAX = 10_000_000_000
+
+
+class Vfs:
+    def __init__(self, mount: MountState, client: Metadata, pool: IoThreads, through: WriteThrough | None = None) -> None:
+        """`through`: for a mount that shares its volume with other nodes."""
+        self.mount = mount
+        self._session = mount.session.lease
+        self._pool = pool
+        self._giving_up = GivingUp(mount.session.lease.left_ns) if mount.session.lease.fails else None
+        self.locks = LockOps(mount, client)
+        on_release = self.locks.release_op
+        known = KnownLayouts(mount)
+        self.orphans = None if through is None else SharedOrphans(mount)
+        self._orphans = self.orphans or WholeOrphans(mount)
+        self.policy = data_policy(mount, pool, known, through)
+        data = DataOps(mount, on_release, self.policy, self._orphans)
+        names = NamespaceOps(mount, data, self._orphans)
+        attributes = AttributeOps(mount, data)
+        ranges = RangeOps(mount, data, known)
+        self._data = data
+        served = self._served
+        self.lookup, self.readlink = served(names.lookup), served(names.readlink)
+        self.mknod, self.mkdir, self.symlink = served(names.mknod), served(names.mkdir), served(names.symlink)
+        self.create, self.tmpfile, self.link = served(names.create), served(names.tmpfile), served(names.link)
+        self.unlink, self.rmdir, self.rename = served(names.unlink), served(names.rmdir), served(names.rename)
+        self.opendir, self.readdir, self.releasedir = served(names.opendir), served(names.readdir), names.releasedir
+        self.forget = names.forget
+        self.getattr, self.setattr = served(attributes.getattr), served(attributes.setattr)
+        self.getxattr, self.setxattr = served(attributes.getxattr), served(attributes.setxattr)
+        self.listxattr, self.removexattr = served(attributes.listxattr), served(attributes.removexattr)
+        self.open, self.read, self.write = served(data.open), served(data.read), served(data.write)
+        self.fallocate, self.lseek, self.copy_file_range = served(ranges.fallocate), served(ranges.lseek), served(ranges.copy_file_range)
+        self.fsync, self.release, self.statfs = served(data.fsync), data.release, served(data.statfs)
+        self.getlk, self.setlk = served(self.locks.getlk), served(self.locks.setlk)
+        self.interrupt = self.locks.interrupt
+        self.fetch_layout = known.fetch
+
+    def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Steps | None:
+        """close(2) of a descriptor: POSIX locks of this owner end, see DataOps.flush for the data."""
+        unlock = self.locks.flush_op(ctx, ino, lock_owner)
+        data = self._data.flush(ctx, ino, fh, lock_owner)
+        op = _both(unlock, data) if unlock is not None and data is not None else unlock if unlock is not None else data
+        if op is None or self._giving_up is None:
+            return op
+        return self._giving_up.bounded(ctx.unique, op, lambda _value, _error: self.mount.metadata.ack(ctx.unique))
+
+    def fsyncdir(self, ctx: Context, ino: int, fh: int, datasync: bool) -> None:
+        """Every change of a directory was in the journal before it was answered."""
+
+    def ttl_ns(self) -> int:
+        """The time (ns) for which the kernel may use what it is told now: never longer than the lease, and not at all where
+        other nodes may change it."""
+        if self.mount.shared:
+            return 0
+        return max(0, min(self._session.left_ns(), KERNEL_TTL_NS_MAX))
+
+    def attr_ttl_ns(self, attr: Attr) -> int:
+        """The time (ns) for GETATTR, where leases make more possible."""
+        kernel = self.mount.caches.kernel
+        return self.ttl_ns() if kernel is None else kernel.attr_ttl_ns(attr)
+
+    def name_ttl_ns(self, parent: int, name: bytes, ino: int) -> int:
+        """The time (ns) for LOOKUP and READDIRPLUS."""
+        kernel = self.mount.caches.kernel
+        return self.ttl_ns() if kernel is None else kernel.name_ttl_ns(parent, name, ino)
+
+    def tell_orphans(self) -> None:
+        """A predecessor died before it could tell of a last close, or hear that it had."""
+        for ino in self.mount.session.opens.orphans():
+            self._orphans.tell(ino)
+
+    def replied(self, unique: int) -> None:
+        """The kernel has the reply of a request that may have made an entry: its result need not be kept any more."""
+        if self._giving_up is not None and self._giving_up.goes_on(unique):
+            return
+        if self.mount.session.recovering:
+            self.mount.metadata.ack_inherited(unique)
+        else:
+            self.mount.metadata.ack(unique)
+
+    def destroy(self) -> None:
+        """DESTROY is never sent on plain mounts; the worker flushes when the kernel has unmounted."""
+
+    def fenced(self) -> None:
+        """The lease has run out: with on-lease-loss=error everything under way is answered."""
+        if self._giving_up is not None:
+            for unique in self._giving_up.fenced():
+                self.locks.interrupt(unique)
+
+    def _ended_late(self, unique: int, value: Any, error: BaseException | None, synced: int) -> None:
+        """A request that had been answered ETIMEDOUT; `synced`: the inode of an fsync."""
+        mount = self.mount
+        opened = value[-1] if isinstance(value, tuple) else value
+        if isinstance(opened, Opened):  # nobody was given the handle
+            file = mount.session.opens.get(opened.fh)
+            if file is not None:
+                mount.handle_closed(file.ino, opened.fh)
+                self._data.closed(mount.caches.names.attr(file.ino))
+        state = mount.buffered.files.get(synced)
+        if state is not None and isinstance(error, FsError) and error.errno != errno.ETIMEDOUT:
+            with state.lock:
+                state.error = state.error or error
+        mount.metadata.ack(unique)
+
+    def _served(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        left_ns = self._session.left_ns
+        giving_up = self._giving_up
+        if giving_up is not None:
+            return self._or_refused(method, giving_up)
+
+        def served(*args: Any) -> Any:
+            if left_ns() > 0:
+                return method(*args)
+            return self._when_renewed(method, args)
+
+        return served
+
+    def _or_refused(self, method: Callable[..., Any], giving_up: GivingUp) -> Callable[..., Any]:
+        left_ns = self._session.left_ns
+        syncs = method == self._data.fsync
+
+        def served(ctx: Context, *args: Any) -> Any:
+            if left_ns() <= 0:
+                raise self._session.over or timed_out()
+            # the slot of a request may be free before it ends
+            result = method(ctx, *(memoryview(bytes(arg)) if type(arg) is memoryview else arg for arg in args))
+            if type(result) not in GENERATORS:
+                return result
+            synced = args[0] if syncs else 0
+            return giving_up.bounded(ctx.unique, result, lambda value, error: self._ended_late(ctx.unique, value, error, synced))
+
+        return served
+
+    def _when_renewed(self, method: Callable[..., Any], args: tuple[Any, ...]) -> Steps:
+        while (renewed := self._session.renewed()) and self._session.left_ns() <= 0:  # asked for first, or it may be missed
+            yield renewed
+            # Not on the thread that receives answers: a read that had to wait may wait for one, and for the disk.
+            yield OnIoThread(self._pool)
+        result = method(*args)
+        if type(result) in GENERATORS:
+            result = yield from result
+        return result
+
+
+def data_policy(mount: MountState, pool: IoThreads, known: KnownLayouts, through: WriteThrough | None) -> DataPolicy:
+    """Returns the policy for the bytes of this mount's files; `through`: of a volume that is shared."""
+    remembered, dirty = Reading(mount.buffered.files, pool, known), DirtyWrites(mount)
+    if through is None:
+        return WholeData(mount, remembered, dirty)
+    layouts, writes = CurrentLayouts(mount), ThroughWrites(mount, through)
+    current = Reading(mount.buffered.files, pool, layouts)
+    if mount.caches.leases is None:
+        return WriteThroughData(mount, current, writes)
+    return LeasedData(mount, mount.caches.leases, remembered, current, layouts, dirty, writes)
+
+
+def _both(first: Steps, second: Steps) -> Steps:
+    yield from first
+    yield from second

@@ -1,0 +1,1 @@
+"""The worker process: it builds one mount out of its parts and takes over from a dead predecessor."""

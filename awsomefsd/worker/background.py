@@ -1,0 +1,85 @@
+"""Background work of a worker: reports and memory on one thread, orphans of a shared volume on another."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from awsomefsd.base.errors import Error
+from awsomefsd.base.limits import ORPHANS_LOOK_MS, ORPHANS_TELL_MS
+from awsomefsd.base.wait import block_on
+from awsomefsd.meta.api.messages import Report
+from awsomefsd.meta.client.client import MetaClient
+from awsomefsd.vfs.ops.orphans import SharedOrphans
+from awsomefsd.vfs.session.idle_leases import IdleLeases
+from awsomefsd.vfs.state.mount_state import MountState
+from awsomefsd.worker.memory_budget import LOOK_S, MemoryBudget
+
+REPORT_S = 5.0
+
+log = logging.getLogger("awsomefsd.worker")
+
+
+class Background:
+    """`figures` are what is reported; the threads end when `ended` is set."""
+
+    def __init__(
+        self,
+        mount: MountState,
+        client: MetaClient,
+        budget: MemoryBudget,
+        orphans: SharedOrphans | None,
+        figures: Callable[[], dict[str, int]],
+        ended: threading.Event,
+    ) -> None:
+        self._mount = mount
+        self._client = client
+        self._budget = budget
+        self._orphans = orphans
+        self._figures = figures
+        self._ended = ended
+
+    def start(self) -> None:
+        """Starts the threads; the mount serves already."""
+        threading.Thread(target=self._idle_loop, name="idle", daemon=True).start()
+        if self._orphans is not None:
+            threading.Thread(target=self._orphans_loop, args=(self._orphans,), name="orphans", daemon=True).start()
+
+    def _orphans_loop(self, orphans: SharedOrphans) -> None:
+        """What lost its last name on another node is kept for this one until it says that it does not have it open."""
+        look = time.monotonic() + ORPHANS_LOOK_MS / 1_000
+        while not self._ended.wait(ORPHANS_TELL_MS / 1_000):
+            orphans.tell_gathered()
+            if time.monotonic() >= look:
+                with contextlib.suppress(Error):  # no leader now: later
+                    block_on(orphans.release_unopened(self._client.session))
+                look = time.monotonic() + ORPHANS_LOOK_MS / 1_000
+
+    def _idle_loop(self) -> None:
+        """Report figures, and give memory back that a burst of writes left behind."""
+        written, reported = 0, time.monotonic()
+        dirty, leases = self._mount.buffered.dirty, self._mount.caches.leases
+        idle = None if leases is None else IdleLeases(self._mount, leases)
+        while not self._ended.wait(LOOK_S):
+            self._budget.poll()
+            if idle is not None:
+                idle.poll()
+            if time.monotonic() < reported + REPORT_S:
+                continue
+            reported = time.monotonic()
+            self._client.submit(Report(self._figures()), lambda _reply, _error: None)
+            self._mount.caches.atimes.flush()
+            if dirty.dirty_bytes == 0 and dirty.last_sequence == written:
+                dirty.release_pages()
+                self._give_back()
+            written = dirty.last_sequence
+
+    def _give_back(self) -> None:
+        """Nothing was written for a while: space that is promised to this mount is for others to use.  The next write asks again."""
+        try:
+            block_on(self._mount.buffered.reservation.return_all(), REPORT_S)
+        except (Error, TimeoutError) as err:
+            log.info("reserved space is not given back now: %s", err)

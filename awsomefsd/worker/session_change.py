@@ -1,0 +1,79 @@
+"""The steps of a worker where one session ends and the next one begins: at its start, and whenever the leader has ended its session."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterable
+
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.limits import SESSION_SELF_FENCE_MS
+from awsomefsd.fuse.control_area import ControlArea
+from awsomefsd.io.file.dirty_log import DirtyRecord
+from awsomefsd.io.segment.store import SegmentWrites
+from awsomefsd.meta.api.messages import GetInherited, SessionOpened
+from awsomefsd.vfs.session.conflicts import Conflicts
+from awsomefsd.vfs.session.lease_recovery import LeaseRecovery, adopted
+from awsomefsd.vfs.session.mount_session import SessionClient
+from awsomefsd.vfs.state.mount_state import MountState
+from awsomefsd.worker.quarantine_proof import QuarantineProof
+from awsomefsd.worker.service_calls import ServiceCalls
+
+log = logging.getLogger("awsomefsd.worker")
+
+
+class SessionChange:
+    """The control area names the session; it outlives the worker, so a successor knows which one was the last."""
+
+    def __init__(
+        self,
+        client: SessionClient,
+        mount: MountState,
+        control: ControlArea,
+        writer: SegmentWrites,
+        proof: QuarantineProof,
+        conflicts: Conflicts,
+        calls: ServiceCalls,
+    ) -> None:
+        self._client = client
+        self._mount = mount
+        self._control = control
+        self._writer = writer
+        self._proof = proof
+        self._conflicts = conflicts
+        self._calls = calls
+
+    def abandon_segments(self) -> None:
+        """Gives up the segments of the session before the client's, which the leader has ended.  Returns at once."""
+        self._writer.abandon()
+        lost = self._control.state.session
+        if lost not in (0, self._client.session):
+            self._proof.begin(lost)
+
+    def begin(self, opened: SessionOpened, inherited: Iterable[DirtyRecord] = ()) -> None:
+        """Begins to work under a session.  `inherited`: dirty records of a predecessor, by sequence.  Blocks for answers of the service."""
+        self._control.update(session=opened.session, epoch=opened.epoch)
+        leases = self._mount.caches.leases
+        if leases is None:
+            return
+        if opened.resumed:
+            self._inherit(opened)
+        leases.begin(opened.session, opened.epoch, adopted(inherited, opened.epoch))
+        LeaseRecovery(self._mount, leases, self._conflicts).run()
+
+    def _inherit(self, opened: SessionOpened) -> None:
+        """The kernel forgets what the predecessor told it; nobody else changes any of that before we report.
+
+        Where that cannot be done (a new leader does not know what it was; fuse/nested_mounts.py), wait until what may have been promised is
+        over.
+        """
+        kernel = self._mount.caches.kernel
+        assert kernel is not None
+        inos: list[int] | None = None
+        with contextlib.suppress(FsError):
+            inos = self._calls.ask(GetInherited(opened.session, opened.epoch)).inos
+        forgotten = kernel.inherit(inos or [])
+        if inos is None or not forgotten:
+            log.warning("what the kernel was promised cannot be taken back: waiting until it is over")
+            time.sleep(SESSION_SELF_FENCE_MS / 1_000)

@@ -1,0 +1,143 @@
+"""The takeover: a worker takes up what a dead predecessor has left in the shared memory of the mount, before it reads new requests.
+
+Order, and why: the predecessor's dirty records are found and flushed first, so that caches begin with what the service says, not with what
+a record might still change; then its unanswered requests are executed; then the last closes that it could not tell of are told.  Where the
+session has ended meanwhile, it is decided before all that which of the records and handles go on (vfs/session/mount_session.py).
+
+A worker that dies at any of these points leaves the same to its successor: records are clean only when they are committed, requests are
+freed only when they are answered, and both carry ids by which the service knows what it has done already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from typing import Protocol
+
+from awsomefsd.base.errors import Error, FsError
+from awsomefsd.base.failpoints import hit
+from awsomefsd.base.wait import block_on
+from awsomefsd.io.file.dirty_log import DirtyRecord
+from awsomefsd.io.file.flusher import FlushEvents, record_space
+from awsomefsd.io.file.write_through import WriteThrough
+from awsomefsd.meta.api.messages import SessionOpened
+from awsomefsd.vfs.session.mount_session import SessionKeeper
+from awsomefsd.vfs.state.mount_state import MountState
+from awsomefsd.vfs.vfs import Vfs
+from awsomefsd.worker.memory import MountMemory
+from awsomefsd.worker.session_change import SessionChange
+
+log = logging.getLogger("awsomefsd.worker")
+
+
+class KernelRequests(Protocol):
+    """The session with the kernel, as far as it repeats requests."""
+
+    def recover(self) -> None: ...
+    def wait_repeated(self) -> None: ...
+
+
+class WorkerTakeover:
+    """`run` once, by the thread that starts the worker."""
+
+    def __init__(
+        self, memory: MountMemory, mount: MountState, vfs: Vfs, requests: KernelRequests, sessions: SessionKeeper, change: SessionChange
+    ) -> None:
+        self._memory = memory
+        self._mount = mount
+        self._vfs = vfs
+        self._requests = requests
+        self._sessions = sessions
+        self._change = change
+
+    def run(self, opened: SessionOpened, worker: int, events: FlushEvents, through: WriteThrough | None) -> None:
+        """Takes everything up under the session that was `opened`, starts flushing, and repeats requests; blocks until that is done."""
+        mount, control = self._mount, self._memory.control
+        ended = control.state.session not in (0, opened.session)
+        records = self._recover_records()
+        hit("takeover.records.found")
+        if ended or mount.caches.leases is not None:
+            for record in records:
+                self._adopt(record)
+        if ended:  # nobody kept the session alive: what the predecessor's callers had locked is unknown
+            undecided = opened.resumed and mount.caches.leases is None
+            self._sessions.after_session_loss(opened, changed_by_others=opened.changed_by_others or undecided, locks_known=False)
+        else:
+            mount.buffered.reservation.set_left(opened.reserved_bytes - sum(record_space(record.length) for record in records))
+        self._take_up_handles(opened)
+        self._change.begin(opened, records)
+        control.update(workers=worker)
+        mount.buffered.flusher.start(events)
+        if through is not None:
+            through.start()
+        if records and not ended:
+            self._flush_recovered(records)
+            hit("takeover.records.flushed")
+        if opened.resumed:
+            block_on(self._vfs.locks.load(opened.session))
+        self._repeat_requests()
+        hit("takeover.requests.repeated")
+        self._vfs.tell_orphans()
+
+    def _take_up_handles(self, opened: SessionOpened) -> None:
+        """Before anything is opened or repeated: whose the handles are, and which of them an earlier session has lost."""
+        opens = self._memory.opens
+        opens.epoch = opened.epoch
+        self._mount.session.failed_handles |= opens.lost()
+
+    def _recover_records(self) -> list[DirtyRecord]:
+        """Dirty records of a predecessor; of those that memory has damaged, all that is left is to say so, at fsync and in the log."""
+        dirty = self._memory.dirty
+        records = dirty.recover()
+        for damage in dirty.corrupt:
+            log.error("dirty data is damaged and lost: ino=%d offset=%d length=%d %s", damage.ino, damage.offset, damage.length, damage)
+            self._memory.control.counter("dirty_corrupt").add()
+            if damage.ino:
+                with contextlib.suppress(FsError):
+                    self._mount.buffered.files.state(block_on(self._mount.attr_op(damage.ino))).error = damage
+            if damage.record is not None:
+                dirty.mark_clean([damage.record])
+        return records
+
+    def _adopt(self, record: DirtyRecord) -> None:
+        """The record belongs to its file again; that of a file that was removed since is dropped."""
+        try:
+            attr = block_on(self._mount.attr_op(record.ino))
+        except FsError as err:
+            if err.errno != errno.ENOENT:
+                raise
+            self._memory.dirty.mark_clean([record])
+            self._mount.buffered.reservation.give_back(record_space(record.length))
+            return
+        self._mount.buffered.files.state(attr).adopt(record)
+
+    def _flush_recovered(self, records: list[DirtyRecord]) -> None:
+        """Commits what write(2) acknowledged and the predecessor had not committed."""
+        if self._mount.caches.leases is None:
+            for record in records:
+                self._adopt(record)
+        log.info("flushing what the predecessor left records=%d bytes=%d", len(records), sum(r.length for r in records))
+        self._forget_caches()
+
+    def _repeat_requests(self) -> None:
+        """Execute what the predecessor had read and not answered.
+
+        A request that had been committed gets its first result back, with attributes asked for again (vfs/state/replayed_answers.py); names
+        in it may be older, so nothing that these answers say is remembered: caches begin empty behind them.
+        """
+        self._mount.session.recovering = True
+        self._requests.recover()
+        self._requests.wait_repeated()
+        self._mount.session.recovering = False
+        self._memory.dirty.forget_uniques()
+        self._forget_caches()
+
+    def _forget_caches(self) -> None:
+        """Flush what is dirty, then remember nothing.  A device error leaves it dirty, as with any flush."""
+        try:
+            block_on(self._mount.buffered.flusher.flush_all())
+        except Error as err:
+            log.error("recovered records stay dirty: %s", err)
+        self._mount.buffered.files.forget_clean()
+        self._mount.caches.names.clear()

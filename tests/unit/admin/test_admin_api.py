@@ -1,0 +1,149 @@
+"""The admin API: who may ask, how errors cross it, and that the generated code is what admin.proto says."""
+
+from __future__ import annotations
+
+import grp
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import trio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from awsomefsd.admin import server, trailers
+from awsomefsd.admin.client import AdminClient
+from awsomefsd.admin.grpc_errors import edge
+from awsomefsd.admin.pb import admin_pb2 as pb
+from awsomefsd.admin.pb import admin_pb2_grpc
+from awsomefsd.base import sockets
+from awsomefsd.base.errors import AlreadyExists, Error, FsError, NotFound, Refused, Unavailable, WouldLoseData
+from awsomefsd.base.metrics import Registry
+
+ROOT = Path(__file__).parents[3]
+ERRORS = {
+    "lose": WouldLoseData("it holds ext4"),
+    "none": NotFound("no such volume; créez-le"),
+    "twice": AlreadyExists("there is one"),
+    "busy": FsError(16, "used by bash"),
+    "away": Unavailable("try again"),
+}
+
+
+class Service(admin_pb2_grpc.AdminServicer):
+    @edge
+    def Mount(self, request: pb.MountRequest, context: grpc.ServicerContext) -> pb.MountPoint:
+        if request.volume in ERRORS:
+            raise ERRORS[request.volume]
+        assert request.volume != "bug"
+        return pb.MountPoint(volume=request.volume, directory=request.directory)
+
+
+@pytest.fixture
+def inner(tmp_path: Path) -> Iterator[server.GrpcServer]:
+    run_dir = tmp_path / ("deep" * 30)
+    run_dir.mkdir()
+    running = server.GrpcServer(Service(), run_dir)
+    yield running
+    running.stop(0)
+
+
+@asynccontextmanager
+async def opened(inner: server.GrpcServer, group: str | None = None) -> AsyncIterator[tuple[server.Door, Path, Any]]:
+    path = inner.path.parents[1] / "admin.sock"
+    refused = Registry().counter("awsomefsd_admin_refused_total", "")
+    door = server.Door(path, inner.path, group, refused)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(door.serve)
+        yield door, path, refused
+        nursery.cancel_scope.cancel()
+
+
+def ask(path: Path, volume: str) -> Any:
+    with AdminClient(path) as client:
+        return client.call("Mount", volume=volume, directory="/mnt")
+
+
+@pytest.mark.trio
+async def test_calls_pass_the_door_and_errors_come_back_as_they_were(inner: server.GrpcServer) -> None:
+    async with opened(inner) as (_door, path, _refused):
+        reply = await trio.to_thread.run_sync(ask, path, "demo")
+        assert reply.volume == "demo" and reply.directory == "/mnt"
+        for volume, error in ERRORS.items():
+            with pytest.raises(type(error)) as caught:
+                await trio.to_thread.run_sync(ask, path, volume)
+            assert type(caught.value) is type(error) and str(caught.value) == str(error) and caught.value.errno == error.errno
+        with pytest.raises(Error, match="a bug in the daemon"):
+            await trio.to_thread.run_sync(ask, path, "bug")
+
+
+@pytest.mark.trio
+async def test_health_and_reflection(inner: server.GrpcServer) -> None:
+    def look(path: Path) -> tuple[int, list[str]]:
+        with sockets.address(path) as place, grpc.insecure_channel(f"unix:{place}", [("grpc.default_authority", "localhost")]) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=server.SERVICE_NAME), timeout=60)
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
+            (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]), timeout=60)
+            return check.status, [service.name for service in answer.list_services_response.service]
+
+    async with opened(inner) as (_door, path, _refused):
+        status, names = await trio.to_thread.run_sync(look, path)
+    assert status == health_pb2.HealthCheckResponse.SERVING and "awsomefsd.admin.v1.Admin" in names
+
+
+@pytest.mark.trio
+async def test_strangers_are_shown_out(inner: server.GrpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(inner) as (door, path, refused):
+        monkeypatch.setattr(server.sockets, "peer_of", lambda _sock: sockets.Peer(1, 12_345, frozenset({12_345})))
+        with pytest.raises(Unavailable, match="neither root nor in its admin group"):
+            await trio.to_thread.run_sync(ask, path, "demo")
+        assert refused.value > 0 and not door.admits(sockets.Peer(1, 12_345, frozenset({0})))
+
+
+@pytest.mark.trio
+async def test_root_ourselves_and_the_group_may_enter(inner: server.GrpcServer) -> None:
+    group = grp.getgrgid(os.getgid())
+    async with opened(inner, group.gr_name) as (door, path, _refused):
+        assert path.stat().st_mode & 0o777 == 0o660 and inner.path.parent.stat().st_mode & 0o777 == 0o700
+        assert door.admits(sockets.Peer(1, 0, frozenset())) and door.admits(sockets.Peer(1, os.geteuid(), frozenset()))
+        assert door.admits(sockets.Peer(1, 12_345, frozenset({7, group.gr_gid}))) and not door.admits(
+            sockets.Peer(1, 12_345, frozenset({54_321}))
+        )
+    assert not path.exists()
+
+
+def test_nobody_there_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="awsomefsd run"):
+        AdminClient(tmp_path / "admin.sock")
+    sockets.listen_unix(tmp_path / "admin.sock", 0o600).close()
+    with pytest.raises(Unavailable, match="awsomefsd run"):
+        AdminClient(tmp_path / "admin.sock")
+
+
+def test_every_error_has_a_status() -> None:
+    for error in (*ERRORS.values(), Refused("x"), Error("x")):
+        assert trailers.status_of(error) is not grpc.StatusCode.OK
+
+
+def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
+    protoc = pytest.importorskip("grpc_tools.protoc")
+    places = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
+    assert protoc.main(["protoc", f"-I{ROOT}", *places, "awsomefsd/admin/pb/admin.proto"]) == 0
+    for name in ("admin_pb2.py", "admin_pb2.pyi", "admin_pb2_grpc.py"):
+        committed = (ROOT / "awsomefsd" / "admin" / "pb" / name).read_text()
+        assert plain(committed) == plain((tmp_path / "awsomefsd" / "admin" / "pb" / name).read_text()), (
+            f"{name} is old: {sys.executable} -m grpc_tools.protoc -I. --{{python,pyi,grpc_python}}_out=. awsomefsd/admin/pb/admin.proto"
+        )
+
+
+def plain(code: str) -> str:
+    """Without what names the version of the generator."""
+    code = re.sub(r"# Protobuf Python Version: .*\n", "", code)
+    code = re.sub(r"ValidateProtobufRuntimeVersion\([^)]*\)", "", code)
+    return re.sub(r"GRPC_GENERATED_VERSION = .*\n", "", code)

@@ -1,0 +1,74 @@
+"""Node identity, its lock, and the small durable files."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+
+from awsomefsd.base import durable, identity
+from awsomefsd.base.errors import AlreadyExists, Corrupt, FormatTooNew, NotFound, Refused
+
+
+def test_init_once(tmp_path: Path) -> None:
+    state = tmp_path / "deep" / "state"
+    with pytest.raises(NotFound, match="awsomefsd init"):
+        identity.load(state)
+    made = identity.init(state, site=3)
+    assert identity.load(state) == made and made.site == 3 and uuid.UUID(made.cluster) != uuid.UUID(made.node)
+    with pytest.raises(AlreadyExists, match=made.node):
+        identity.init(state)
+    assert identity.load(state) == made
+    assert state.stat().st_mode & 0o777 == 0o700 and (state / "node.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "{", '{"cluster": 3, "node": "x", "site": 0, "format": 1}', "\xff"])
+def test_damaged_identity(tmp_path: Path, text: str) -> None:
+    (tmp_path / "node.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(Corrupt, match=r"node\.json"):
+        identity.load(tmp_path)
+
+
+def test_newer_format_is_refused(tmp_path: Path) -> None:
+    identity.init(tmp_path)
+    value = json.loads((tmp_path / "node.json").read_text())
+    (tmp_path / "node.json").write_text(json.dumps({**value, "format": 99, "more": 1}))
+    with pytest.raises(FormatTooNew, match="upgrade"):
+        identity.load(tmp_path)
+
+
+def test_lock_is_exclusive_and_names_its_holder(tmp_path: Path) -> None:
+    with identity.StateLock(tmp_path), pytest.raises(Refused, match=f"process {os.getpid()}; fsck needs it alone"):
+        identity.StateLock(tmp_path, "fsck")
+    identity.StateLock(tmp_path).release()
+
+
+def test_no_directory_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Refused, match="--state-dir"):
+        identity.init(tmp_path / "file" / "state")
+
+
+def test_write_replaces_whole_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    durable.write_json(path, {"a": 1})
+    (tmp_path / "a.json.new").write_text("torn by a crash that is longer than the next content")
+    durable.write_json(path, {"b": 2})
+    assert durable.read_json(path) == {"b": 2} and os.listdir(tmp_path) == ["a.json"]
+    assert durable.read_json(tmp_path / "none") is None
+
+
+def test_crash_before_the_rename_keeps_the_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    durable.write_json(path, {"a": 1})
+
+    def crash(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", crash)
+    with pytest.raises(KeyboardInterrupt):
+        durable.write_json(path, {"b": 2})
+    assert durable.read_json(path) == {"a": 1}

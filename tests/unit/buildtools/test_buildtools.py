@@ -1,0 +1,272 @@
+"""The build's own tools: what they own they find, what they do not own they leave alone, and the verifying client verifies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from buildtools import chaos, commands, halves, lint, load, procs
+from buildtools.nodes import MARKER, Node
+from buildtools.say import BuildError, parse_size, size
+
+
+@pytest.fixture
+def sleeper():
+    """Starts idle processes, with or without a node's mark; all are gone afterwards."""
+    started = []
+
+    def start(directory: Path | None, *words: str) -> subprocess.Popen[bytes]:
+        env = {key: value for key, value in os.environ.items() if key != procs.MARK}
+        code = "import sys; print('ready', flush=True); sys.stdin.read()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=env | ({procs.MARK: str(directory)} if directory else {}),
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+# --- ownership ----------------------------------------------------------------------------------------------------------------
+def test_only_marked_processes_are_owned_and_killed(sleeper, tmp_path):
+    mine, other, neighbour, nobody = (sleeper(place, "worker") for place in (tmp_path, tmp_path / "x", Path(f"{tmp_path}x"), None))
+    assert procs.owned(str(tmp_path)) == {mine.pid: "worker"}
+    wanted = {process.pid: "worker" for process in (mine, other, neighbour, nobody)}
+    assert procs.kill(str(tmp_path), wanted) == [mine.pid]
+    assert mine.wait(10) == -signal.SIGKILL
+    assert all(process.poll() is None for process in (other, neighbour, nobody))
+    assert procs.owned(str(tmp_path)) == {}
+
+
+def test_roles(sleeper, tmp_path):
+    cases = {"supervise": "supervisor", "keeper": "keeper", "run": "daemon", "worker": "worker", "awsomefsd.worker": "worker", "mount": ""}
+    found = {sleeper(tmp_path, word).pid: role for word, role in cases.items()}
+    assert procs.owned(str(tmp_path)) == found
+
+
+def test_node_kills_by_role_and_proves_it(sleeper, tmp_path):
+    node = Node(tmp_path)
+    worker, daemon = sleeper(tmp_path, "worker"), sleeper(tmp_path, "run")
+    assert node.kill("worker", "daemon") == {"worker": worker.pid, "daemon": daemon.pid}
+    worker.wait(10)
+    with pytest.raises(BuildError, match="a new worker"):
+        node.replaced("worker", worker.pid, timeout_s=0.05)
+    successor = sleeper(tmp_path, "worker")
+    assert node.replaced("worker", worker.pid) == successor.pid
+    with pytest.raises(BuildError, match="a daemon process"):
+        node.pid("daemon", timeout_s=0.05)
+
+
+def test_foreign_directories_are_refused(tmp_path):
+    (tmp_path / "precious").write_text("precious")
+    with pytest.raises(BuildError, match="not one of ours"):
+        Node(tmp_path).prepare()
+    with pytest.raises(BuildError, match="nothing was deleted"):
+        Node(tmp_path).destroy()
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_prepare_twice_then_destroy_leaves_nothing(tmp_path):
+    node = Node(tmp_path / "with space", use_loop=False)
+    node.prepare()
+    node.prepare()
+    assert node.attach() == node.disk
+    assert node.disk.samefile(node.image)
+    assert (node.directory / MARKER).exists()
+    node.destroy()
+    assert not node.directory.exists()
+
+
+def test_env_is_sourced_by_a_shell_and_prints_pids(sleeper, tmp_path):
+    node = Node(tmp_path / "a 'quoted' name")
+    node.prepare()
+    worker = sleeper(node.directory, "worker")
+    path = node.write_env()
+    script = '. "$1"; eval "$WORKER_PIDS"; echo "$MOUNT"; eval "$DAEMON_PIDS"'
+    said = subprocess.run(["sh", "-c", script, "sh", path], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == [str(worker.pid), str(node.mountpoint)]
+
+
+def test_settings_of_the_callers_shell_do_not_reach_the_node(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWSOMEFSD_STATE_DIR", "/elsewhere")
+    env = Node(tmp_path, pins="resend=off").environment()
+    assert "AWSOMEFSD_STATE_DIR" not in env
+    assert env["AWSOMEFSD_FUSE_PINS"] == "resend=off"
+
+
+# --- the verifying client -----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def client(tmp_path, seed):
+    worker = load.Client(str(tmp_path), seed)
+    yield worker
+    os.close(worker.orphan)
+    os.close(worker.journal)
+
+
+def test_client_finds_no_error_where_there_is_none(client, tmp_path):
+    for _ in range(1500):
+        client.one()
+    client.check_everything()
+    final = client.report(final=True)
+    assert final["errors"] == []
+    assert {"create", "rename", "unlink", "append", "truncate", "lock_fcntl", "lock_flock", "read_back"} <= set(final["counts"])
+    assert load.check_manifest(client.directory, final["manifest"]) == []
+    assert chaos.check_counters(tmp_path, [final]) == []
+
+
+def harm(path: Path, kind: str) -> None:
+    data = bytearray(path.read_bytes())
+    if kind == "flip":
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data if kind == "flip" else data[:-1])
+
+
+@pytest.mark.parametrize("kind", ["flip", "short"])
+def test_client_finds_a_wrong_byte_and_a_short_file(client, kind):
+    while not any(client.model[name] for name in client.model if name != "journal"):
+        client.one()
+    victim = next(name for name in client.model if name != "journal" and client.model[name])
+    manifest = client.report(final=True)["manifest"]
+    harm(Path(client.path(victim)), kind)
+    client.check_everything()
+    assert len(client.errors) == 1
+    assert victim in client.errors[0]
+    assert victim in load.check_manifest(client.directory, manifest)[0]
+
+
+def test_a_lost_increment_and_a_lost_file_are_found(client, tmp_path):
+    client.lock_fcntl()
+    client.lock_flock()
+    client.create()
+    final = client.report(final=True)
+    (tmp_path / "counter-flock").write_bytes((0).to_bytes(8, "little"))
+    assert chaos.check_counters(tmp_path, [final]) == ["counter under flock locks says 0, 1 increments were made"]
+    os.unlink(client.path(next(name for name in client.model if name != "journal")))
+    assert "missing" in load.check_manifest(client.directory, final["manifest"])[0]
+
+
+def test_clients_run_until_they_are_stopped(tmp_path, seed):
+    clients = chaos.Clients(tmp_path / "load", 2, seed)
+    try:
+        clients.await_progress(200)
+        finals = clients.finish()
+    finally:
+        clients.abandon()
+    assert [error for final in finals for error in final["errors"]] == []
+    assert chaos.check_counters(tmp_path / "load", finals) == []
+    assert chaos.check_after_remount(finals) == []
+
+
+def test_stalls_belong_to_the_kill_they_follow():
+    kills = [chaos.Kill(10.0, ("worker",), 0.1), chaos.Kill(12.0, ("daemon",), 0.5), chaos.Kill(14.0, ("worker",), 0.2)]
+    slow = [(5.0, 0.2, "before"), (9.9, 0.3, "first"), (11.9, 1.5, "second"), (12.2, 0.3, "queued"), (14.0, 0.4, "third")]
+    slow.append((30.0, 9.0, "long after"))
+    account = chaos.Account(seconds=10, operations=5000, kills=kills, slow=slow)
+    assert account.longest_stall_s("worker") == 0.4
+    assert account.longest_stall_s("daemon") == 1.5
+    assert account.longest_stall_s() == 9.0
+    assert account.count("worker") == 2
+    assert account.lines()[0] == "5,000 verified operations in 10.0 s (500/s), 0 errors"
+
+
+# --- small things -------------------------------------------------------------------------------------------------------------
+def test_sizes():
+    assert [parse_size(text) for text in ("8G", "512M", "2GiB", "4096", "1t")] == [8 << 30, 512 << 20, 2 << 30, 4096, 1 << 40]
+    for text in ("", "G", "0", "-1G", "8X", "1.5G"):
+        with pytest.raises(BuildError, match="not understood"):
+            parse_size(text)
+    assert [size(count) for count in (5, 2048, 300 << 20, 3 << 40)] == ["5 B", "2.0 KiB", "300 MiB", "3.0 TiB"]
+
+
+def test_lengths_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(lint, "CHECKOUT", tmp_path)
+    path = tmp_path / "long.py"
+    body = "".join(f"    x{number} = {number}\n" for number in range(60))
+    path.write_text(f"def short():\n    pass\n\n\ndef long():\n{body}" + "\n" * 700)
+    assert [row.split(" ")[0] for row in lint.too_long(path)] == ["long.py:", "long.py:5"]
+    assert lint.without_docstring(path) == ["long.py: no docstring at its top"]
+
+
+def test_new_syntax_in_the_entry_point_is_found(tmp_path):
+    path = tmp_path / "build.py"
+    path.write_text("match 1:\n    case _:\n        pass\n")
+    assert "does not parse on Python 3.9" in lint.old_python(path)[0]
+
+
+def test_random_choice_is_replayed_by_the_seed(tmp_path):
+    def names(folder: Path) -> list[str]:
+        client = load.Client(str(folder), 7)
+        try:
+            for _ in range(60):
+                client.one()
+        finally:
+            os.close(client.orphan)
+            os.close(client.journal)
+        return sorted(client.model)
+
+    assert names(tmp_path / "one") == names(tmp_path / "two")
+
+
+def test_the_two_halves_are_all_tests_and_none_twice() -> None:
+    def chosen(words: list[str], path: str) -> bool:
+        left_out = [word.removeprefix("--ignore=") for word in words if word.startswith("--ignore=")]
+        return any(path.startswith(f"{word}/") for word in words) and not any(path.startswith(f"{word}/") for word in left_out)
+
+    files = [str(path.relative_to(halves.CHECKOUT)) for path in (halves.CHECKOUT / "tests").rglob("test_*.py")]
+    assert len(files) > 100
+    for path in files:
+        assert sum(chosen(words, path) for words in halves.halves()) == 1, path
+
+
+def test_a_half_that_fails_fails_the_whole_and_reports_stand_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    for name, text in (
+        ("good", "import pytest\n@pytest.mark.skip(reason='no such tool')\ndef test_a(): pass\n"),
+        ("bad", "def test_b(): assert 0\n"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"test_{name}.py").write_text(text)
+    monkeypatch.setattr(halves, "halves", lambda: [[str(tmp_path / "good")], [str(tmp_path / "bad")]])
+    monkeypatch.setattr(halves, "OPTIONS", ("-ra", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path)))
+    kept = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        assert halves.run(sys.executable) == 1
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
+            signal.signal(number, handler)
+    said = capfd.readouterr().out
+    assert "test_bad.py::test_b" in said and said.index("What was skipped") < said.rindex("no such tool")
+
+
+@pytest.mark.root
+def test_no_half_sees_or_holds_the_mounts_of_the_other() -> None:
+    told = subprocess.run([*halves.apart(), "readlink", "/proc/self/ns/mnt"], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() != os.readlink("/proc/self/ns/mnt")
+
+
+# --- seeds ---------------------------------------------------------------------------------------------------------------------
+def test_each_run_draws_a_seed_and_a_seed_that_is_given_is_kept(monkeypatch):
+    monkeypatch.setenv("AWSOMEFSD_SEED", "")
+    assert len({halves.drawn_seed() for _ in range(8)}) > 1
+    assert commands.take_seed(["tests/unit", "--seed", "4711", "-x"]) == ["tests/unit", "-x"]
+    assert halves.drawn_seed() == "4711"
+    assert commands.take_seed(["--seed=12"]) == [] and halves.drawn_seed() == "12"
+
+
+@pytest.mark.parametrize("words", [["--seed"], ["--seed", "x"], ["--seed=-1"]])
+def test_a_seed_that_is_no_number_is_refused(words, monkeypatch):
+    monkeypatch.setenv("AWSOMEFSD_SEED", "1")
+    with pytest.raises(BuildError, match="as in --seed 4711"):
+        commands.take_seed(words)

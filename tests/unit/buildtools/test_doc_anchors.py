@@ -1,0 +1,32 @@
+"""Links of the documentation that name a section lead to a heading of that page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from buildtools.say import CHECKOUT
+
+PAGES = [*sorted(CHECKOUT.glob("*.md")), *sorted((CHECKOUT / "docs").rglob("*.md"))]
+_LINK = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.M)
+
+
+def anchors(page: Path) -> set[str]:
+    """As the usual renderers of Markdown make them from headings."""
+    without_code = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.M | re.S)
+    headings = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text) for text in _HEADING.findall(without_code)]
+    return {re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_sections_that_are_linked_are_there(page: Path) -> None:
+    links = [link for link in _LINK.findall(page.read_text()) if not link[0].startswith("http")]
+    assert [f"{name}#{anchor}" for name, anchor in links if anchor not in anchors(page.parent / name if name else page)] == []
+
+
+def test_an_anchor_that_is_not_there_is_noticed() -> None:
+    assert "a-mount-hangs" in anchors(CHECKOUT / "docs" / "TROUBLESHOOTING.md")
+    assert "no-such-section" not in anchors(CHECKOUT / "docs" / "TROUBLESHOOTING.md")

@@ -1,0 +1,195 @@
+"""Founding tokens as text, and the mutual proof over real TLS: also with a relay in the middle, another secret, and nonsense."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from awsomefsd.base.errors import ConfigError, Error, ProtocolError, Refused
+from awsomefsd.base.frames import frame
+from awsomefsd.base.limits import FOUNDING_FRAME_BYTES_MAX
+from awsomefsd.cluster.founding import wire
+from awsomefsd.cluster.founding.wire import FoundingPeer, FoundingWire, Side
+from awsomefsd.cluster.pki import ca, founding_token, proof, token_text
+
+FAR_MS = 4_000_000_000_000
+
+
+def token(**changes: Any) -> founding_token.FoundingToken:
+    return msgspec.structs.replace(founding_token.make(3, ("10.0.0.1:7440",), FAR_MS), **changes)
+
+
+class Shown:
+    """A certificate on disk, as the listening side presents it."""
+
+    def __init__(self, directory: Path, node: str) -> None:
+        authority, key = ca.make_authority("cluster"), ca.make_key()
+        self.authority = authority.id
+        certificate = ca.sign(authority, ca.make_request(key, node), node, "node")
+        directory.mkdir()
+        (directory / "node.pem").write_text(certificate)
+        (directory / "node.key").write_text(key)
+        self.der = x509.load_pem_x509_certificate(certificate.encode()).public_bytes(Encoding.DER)
+        self.context = wire.listening_context(directory / "node.pem", directory / "node.key")
+
+    def listening(self, stream: trio.abc.Stream) -> FoundingWire:
+        return FoundingWire(trio.SSLStream(stream, self.context, server_side=True, https_compatible=True))
+
+
+def dialling(stream: trio.abc.Stream) -> FoundingWire:
+    return FoundingWire(trio.SSLStream(stream, wire.dialling_context(), https_compatible=True))
+
+
+class Pair:
+    """A dialling and a listening node, each with its token, and what came out at either end."""
+
+    def __init__(self, tmp_path: Path, mine: founding_token.FoundingToken, theirs: founding_token.FoundingToken) -> None:
+        self.one, self.two = str(uuid.uuid4()), str(uuid.uuid4())
+        self.shown = Shown(tmp_path / "two", self.two)
+        self.dials = Side("t", mine.verifier, self.one, "11" * 32, "22" * 32)
+        self.listens = Side("t", theirs.verifier, self.two, self.shown.authority)
+        self.outcome: dict[str, FoundingPeer | Exception] = {}
+
+    async def _end(self, name: str, connection: FoundingWire, talk: Awaitable[FoundingPeer]) -> None:
+        try:
+            self.outcome[name] = await talk
+        except (Error, trio.TooSlowError) as err:
+            self.outcome[name] = err
+            await connection.close()
+
+    async def _listen(self, connection: FoundingWire) -> FoundingPeer:
+        hello = await wire.first(connection)
+        return await wire.listen(connection, hello, self.listens, self.shown.der, "10.0.0.2:7440")
+
+    async def run(self, near: trio.abc.Stream, far: trio.abc.Stream) -> None:
+        dials, listens = dialling(near), self.shown.listening(far)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._end, "dialling", dials, wire.dial(dials, self.dials, "10.0.0.1:7440"))
+            nursery.start_soon(self._end, "listening", listens, self._listen(listens))
+
+
+@pytest.mark.trio
+async def test_two_holders_know_each_other(tmp_path: Path) -> None:
+    shared = token()
+    pair = Pair(tmp_path, shared, shared)
+    await pair.run(*trio.testing.memory_stream_pair())
+    assert pair.outcome["dialling"] == FoundingPeer(pair.two, "10.0.0.2:7440", pair.shown.authority, False, "")
+    assert pair.outcome["listening"] == FoundingPeer(pair.one, "10.0.0.1:7440", "11" * 32, False, "22" * 32)
+
+
+@pytest.mark.trio
+async def test_another_secret_is_found_out_by_both(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, token(), token())
+    await pair.run(*trio.testing.memory_stream_pair())
+    assert isinstance(pair.outcome["dialling"], ProtocolError) and "secret" in str(pair.outcome["dialling"])
+    assert isinstance(pair.outcome["listening"], Error), "the dialling side never proved anything to it"
+
+
+@pytest.mark.parametrize("changes", [None, "ca", "key"])
+@pytest.mark.trio
+async def test_a_relay_gets_no_proof_through(tmp_path: Path, changes: str | None) -> None:
+    """It ends TLS on both sides with its own certificate and passes every message on, or changes the CA or the key in it."""
+    shared = token()
+    pair = Pair(tmp_path, shared, shared)
+    relay = Shown(tmp_path / "relay", str(uuid.uuid4()))
+    heard: list[Any] = []
+
+    async def pass_on(source: FoundingWire, sink: FoundingWire) -> None:
+        try:
+            while True:
+                message = await source.receive()
+                if changes and hasattr(message, changes):
+                    message = msgspec.structs.replace(message, **{changes: "33" * 32})
+                heard.append(message)
+                await sink.send(message)
+        except Error:
+            await sink.close()
+
+    near, relay_near = trio.testing.memory_stream_pair()
+    relay_far, far = trio.testing.memory_stream_pair()
+    left, right = relay.listening(relay_near), dialling(relay_far)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pass_on, left, right)
+        nursery.start_soon(pass_on, right, left)
+        await pair.run(near, far)
+        nursery.cancel_scope.cancel()
+    assert {type(heard_one).__name__ for heard_one in heard} == {"FoundingHello", "FoundingWelcome"}, (
+        "the dialling side proves nothing through a relay"
+    )
+    assert all(isinstance(outcome, Error) for outcome in pair.outcome.values())
+    assert not any(shared.secret in msgspec.msgpack.encode(message) for message in heard)
+
+
+@pytest.mark.trio
+async def test_words_of_a_stranger_cannot_write_on_a_terminal(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, token(), token())
+    near, far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        stranger = pair.shown.listening(far)
+        nursery.start_soon(pair._end, "dialling", connection := dialling(near), wire.dial(connection, pair.dials, "10.0.0.1:7440"))
+        await wire.first(stranger)
+        await stranger.send(wire.FoundingRejected("\x1b[2J" + "x" * 1_000))
+    words = str(pair.outcome["dialling"])
+    assert isinstance(pair.outcome["dialling"], Refused) and words.startswith("?[2Jx") and len(words) == wire.WORDS_MAX
+
+
+@pytest.mark.trio
+async def test_nonsense_before_the_proof_ends_the_conversation(tmp_path: Path) -> None:
+    shared = token()
+    too_long = frame(bytes(FOUNDING_FRAME_BYTES_MAX + 1))[:8]  # its head alone is enough
+    encoded = [frame(msgspec.msgpack.encode(message)) for message in (wire.FoundingNodes({}), wire.Proof(bytes(32)))]
+    for number, nonsense in enumerate((*encoded, frame(b"\xc1"), frame(b""), too_long)):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        pair = Pair(directory, shared, shared)
+        near, far = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair._end, "listening", connection := pair.shown.listening(far), pair._listen(connection))
+            stranger = dialling(near)
+            await stranger.stream.do_handshake()
+            await stranger.stream.send_all(nonsense)
+        assert isinstance(pair.outcome["listening"], ProtocolError)
+
+
+def test_each_part_of_a_transcript_counts() -> None:
+    keys = proof.verifier(bytes(32))
+    base = proof.Transcript("t", "a", "b", b"1" * 32, b"2" * 32, "c", "d", "e", "f", False)
+    others = [
+        msgspec.structs.replace(base, **{name: not value if isinstance(value, bool) else value + value[:1]})
+        for name, value in msgspec.structs.asdict(base).items()
+    ]
+    proofs = {make(keys, one) for make in (proof.of_dialling, proof.of_listening) for one in (base, *others)}
+    assert len(proofs) == 2 * (len(others) + 1)
+
+
+def test_a_token_reads_back_and_shows_nothing() -> None:
+    made = token()
+    text = founding_token.print_token(made)
+    assert founding_token.parse(text) == made and founding_token.is_founding(text)
+    assert made.secret.hex() not in f"{made!r} {made} {made.id} {made.verifier.hex()}"
+    assert token().id != made.id and len(made.verifier) == proof.VERIFIER_BYTES
+    for bad in (text[:-6], text[:20] + ("a" if text[20] != "a" else "b") + text[21:], "afs1-", text.replace("afs1", "afs2")):
+        with pytest.raises(token_text.TokenError) as caught:
+            founding_token.parse(bad)
+        assert text[10:30] not in str(caught.value)
+    with pytest.raises(token_text.TokenError, match="not a founding token"):
+        founding_token.parse(token_text.encode(token_text.JOIN, b"x"))
+    for nonsense in (token(expect=3, nodes=6), token(expect=0), token(secret=b"short")):
+        with pytest.raises(token_text.TokenError, match="no sense"):
+            founding_token.parse(founding_token.print_token(nonsense))
+
+
+def test_numbers_that_could_form_two_clusters_are_refused() -> None:
+    assert founding_token.make(3, (), FAR_MS).nodes == 5
+    for expect, nodes in ((2, 4), (3, 2), (0, 0), (1_000, 0)):
+        with pytest.raises((ConfigError, Refused)):
+            founding_token.make(expect, (), FAR_MS, nodes)

@@ -1,0 +1,212 @@
+"""What stands in the way of draining and removing a node; tokens as an administrator makes them; the steps of a rotation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awsomefsd.base.errors import ConfigError, FsError, NotFound, Refused, Unavailable, WouldLoseData
+from awsomefsd.base.identity import Node
+from awsomefsd.base.types import SegmentInfo
+from awsomefsd.cluster.control.service import ControlService
+from awsomefsd.cluster.pki import rotation, token
+from awsomefsd.cluster.pki.node_admin import NodeAdmin
+from awsomefsd.config.settings import Settings
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.messages.nodes import CaInfo, ListNodes, NodeInfo, Nodes
+from awsomefsd.meta.raft.membership import Member, Membership
+from tests.rigs.machine_driver import START_NS, Drive
+
+CLUSTER = "00000000-0000-4000-8000-000000000001"
+NOW_MS = START_NS // 1_000_000
+DAY_MS = 86_400_000
+
+
+class Rig:
+    """A machine behind NodeAdmin; `known` is what the leader adds to the rows."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.drive = Drive()
+        self.known: dict[str, dict[str, Any]] = {}
+        for number in range(1, count + 1):
+            self.drive.ok(c.AddNode(f"node-{number}", f"n{number}", "node", bytes(31) + bytes((number,)), "", f"10.0.0.{number}:7440"))
+            self.known[f"node-{number}"] = {"member": "voter", "heard_ms_ago": 100, "leader": number == 1, "lag": 0}
+        self.drive.ok(c.PutCa("ab" * 32, "PEM", "KEY", "active"))
+        self.admin = NodeAdmin(CLUSTER, self.call, lambda: NOW_MS)
+
+    def call(self, body: Any) -> Any:
+        if isinstance(body, m.Propose):
+            reply = self.drive.apply(body.command)
+        else:
+            self.drive.machine.flush()
+            reply = self.drive.ask(body)
+        if isinstance(reply, m.Failed):
+            raise FsError(reply.errno, reply.detail)
+        if isinstance(reply, Nodes):
+            for row in reply.nodes:
+                for name, value in self.known.get(row.node, {}).items():
+                    setattr(row, name, value)
+        return reply
+
+    def states(self) -> dict[str, str]:
+        return {row.name: row.state for row in self.call(ListNodes(True)).nodes}
+
+
+def test_cordon_and_back_by_name_or_uuid() -> None:
+    rig = Rig()
+    assert rig.admin.cordon("n2").state == "cordoned" and rig.states()["n2"] == "cordoned"
+    assert rig.admin.uncordon("node-2").state == "active"
+    assert rig.admin.drain("n3").state == "draining"
+    with pytest.raises(NotFound, match="node ls"):
+        rig.admin.cordon("n9")
+    with pytest.raises(Refused, match="fits 3 nodes"):
+        rig.admin.cordon("node-")
+
+
+def test_mounts_and_data_keep_a_node() -> None:
+    rig = Rig()
+    volume = rig.drive.make_volume("data")
+    opened = rig.drive.open(node="node-3")
+    for act in (rig.admin.drain, lambda name: rig.admin.remove(name, force=False)):
+        with pytest.raises(WouldLoseData, match="mounted data"):
+            act("n3")
+    assert rig.states()["n3"] == "draining", "it takes nothing new all the same"
+    rig.admin.remove("n3", force=True)
+    assert rig.states()["n3"] == "removed"
+    [session] = rig.drive.ask(m.GetSessions()).sessions or [None]
+    assert session is None or session.ended, "and its session has ended"
+    assert opened.session and volume
+
+
+def test_devices_that_only_it_has_keep_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.drive.ok(c.AddDevice("local", (4 << 20) * 80, 4 << 20, 64, 1 << 20, False, "node-2"))
+    rig.drive.make_volume("data")
+    plain = rig.call
+
+    def call(body: Any) -> Any:
+        reply = plain(body)
+        if type(body).__name__ == "GetLiveSegments":
+            device = next(one.device for one in plain(m.GetDevices()).devices if one.home == "node-2")
+            reply.segments = [SegmentInfo(70, 1, device, 0, 4 << 20, 2, 4096, live_bytes=3 << 20)]
+            reply.after = 0
+        return reply
+
+    admin = NodeAdmin(CLUSTER, call, lambda: NOW_MS)
+    with pytest.raises(WouldLoseData, match="1 segments with 3 MiB"):
+        admin.drain("n2")
+    assert admin.drain("n3").state == "draining", "another node's devices are none of its"
+
+
+def test_nothing_removes_the_majority() -> None:
+    rig = Rig()
+    rig.known["node-3"]["heard_ms_ago"] = 60_000
+    with pytest.raises(WouldLoseData, match="no majority"):
+        rig.admin.remove("n2", force=True)
+    rig.admin.remove("n3", force=False)  # the one that is away may go
+    rig.known["node-2"]["member"] = ""
+    with pytest.raises(WouldLoseData, match="only one that carries the metadata"):
+        rig.admin.remove("n1", force=True)
+    rig.admin.remove("n2", force=False)
+    with pytest.raises(WouldLoseData, match="only one"):
+        rig.admin.remove("n1", force=True)
+    assert rig.states() == {"n1": "active", "n2": "removed", "n3": "removed"}
+
+
+def test_a_removal_waits_for_the_vote_of_the_one_before() -> None:
+    rig = Rig(4)
+    voters = [Member(f"node-{number}", "aa", True) for number in (1, 2, 3)]
+    rig.drive.ok(c.ChangeMembership(Membership(voters)))
+    waits: list[float] = []
+    clock = iter(range(10_000))
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            rig.drive.ok(c.ChangeMembership(Membership(voters[:1])))
+
+    rig.admin = NodeAdmin(CLUSTER, rig.call, lambda: NOW_MS, lambda: float(next(clock)), sleep)
+    rig.admin.remove("n2", force=False)
+    assert rig.admin.remove("n3", force=False).state == "removed" and len(waits) == 3
+    rig.known["node-4"]["member"] = "voter"
+    with pytest.raises(WouldLoseData, match="no majority"):
+        rig.admin.remove("n1", force=False)
+
+
+def test_tokens_name_the_nodes_that_can_be_joined_at() -> None:
+    rig = Rig()
+    info, text = rig.admin.create_token("client", 3_600, 2, ())
+    made = token.parse(text)
+    assert made.endpoints == ("10.0.0.1:7440", "10.0.0.2:7440", "10.0.0.3:7440") and made.pin.hex() == "ab" * 32
+    assert (made.id, made.role, made.expires_ms, info.uses_left) == (info.id, "client", NOW_MS + 3_600_000, 2)
+    assert token.parse(rig.admin.create_token("node", 60, -1, ("host.example:1",))[1]).endpoints == ("host.example:1",)
+    with pytest.raises(ConfigError, match="endpoint"):
+        rig.admin.create_token("node", 60, -1, ("nonsense",))
+    new, _ = rig.admin.rotate_token(info.id, 60, ())
+    assert (new.role, new.uses_left) == ("client", 2) and {row.id for row in rig.admin.tokens() if row.revoked} == {info.id}
+    for act in (rig.admin.revoke_token, lambda name: rig.admin.rotate_token(name, 60, ())):
+        with pytest.raises(NotFound, match="token list"):
+            act("nothing")
+
+
+# --- rotation -----------------------------------------------------------------------------------------------------------------
+def row(name: str, *, bundle: str = "B", issuer: str = "old", heard_ms_ago: int = 5, state: str = "active") -> NodeInfo:
+    return NodeInfo(name, name, "node", state, "", "", {}, 0, "", 0, False, 0, b"", heard_ms_ago=heard_ms_ago, bundle=bundle, issuer=issuer)
+
+
+def test_a_rotation_waits_for_every_node_and_no_longer_than_a_certificate_lives() -> None:
+    old, new = CaInfo("old", "", "active", NOW_MS - DAY_MS), CaInfo("new", "", "trusted", NOW_MS)
+    life = 30 * DAY_MS
+
+    def step(cas: list[CaInfo], nodes: list[NodeInfo], now_ms: int = NOW_MS + 1_000) -> Any:
+        return rotation.next_step(cas, nodes, "B", now_ms, life)
+
+    assert step([old], [row("a")]) is None
+    assert step([old, new], [row("a"), row("b", bundle="A")]) is None
+    assert step([old, new], [row("a"), row("b", bundle="A", state="removed")]) == c.PutCa("new", "", "", "active")
+    assert step([old, new], [row("a"), row("b", bundle="")], NOW_MS + life + 1) == c.PutCa("new", "", "", "active")
+    old.state, new.state = "trusted", "active"
+    assert step([old, new], [row("a", issuer="new"), row("b")]) is None
+    assert step([old, new], [row("a", issuer="new"), row("b", issuer="new", heard_ms_ago=-1)]) is None
+    assert step([old, new], [row("a", issuer="new"), row("b", issuer="new")]) == c.DropCa("old")
+    assert step([old, new], [row("a", issuer="new"), row("b")], NOW_MS + 2 * life + 1) == c.DropCa("old")
+    assert step([new], [row("a", issuer="new")]) is None
+
+
+def test_a_client_that_is_cordoned_takes_no_mounts(tmp_path: Path) -> None:
+    """It may not ask for its row; the leader's orders tell it."""
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+
+    def call(body: Any) -> Any:
+        raise FsError(1, f"{type(body).__name__} is for nodes")
+
+    state = ""
+    part = ControlService(settings, Node(CLUSTER, "node-1", 0, role="client"), lambda body, timeout_s: None, call, lambda: state)
+    part.check_open()
+    for state in ("cordoned", "draining"):
+        with pytest.raises(Refused, match=state):
+            part.check_open()
+    state = "active"
+    part.check_open()
+
+
+def test_a_node_that_was_removed_may_purge_itself(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    part = ControlService(settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: None, lambda body: None)
+
+    def call_leader(body: Any) -> Any:
+        raise refusal
+
+    part.call_leader = call_leader  # type: ignore[method-assign]
+    for refusal in (WouldLoseData("it has mounted v"), Refused("no"), Unavailable("nobody")):
+        with pytest.raises(type(refusal)):
+            part.leave(force=False, purge=True)
+    refusal = Refused("node node-1 was removed from this cluster; join with a new identity (an empty state directory)")
+    with pytest.raises(Refused):
+        part.leave(force=False, purge=False)
+    assert not part.purge.is_set()
+    part.leave(force=False, purge=True)
+    assert part.purge.is_set()

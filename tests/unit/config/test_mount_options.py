@@ -1,0 +1,64 @@
+"""Mount options: sorted by who acts on them; nothing unknown gets through."""
+
+from __future__ import annotations
+
+import pytest
+
+from awsomefsd.base.errors import ConfigError
+from awsomefsd.base.limits import KIB, READ_AHEAD_BYTES_MAX
+from awsomefsd.config.mount_options import FLAGS, parse, split
+from awsomefsd.keeper import mount_syscalls
+
+
+def test_defaults() -> None:
+    options = parse([])
+    assert options.fuse_options == "default_permissions,allow_other" and not options.read_only and options.flags == ()
+    assert options.readahead_kib == READ_AHEAD_BYTES_MAX // KIB
+
+
+def test_an_fstab_line() -> None:
+    options = parse(split("defaults,_netdev,nofail,ro,noatime,nosuid,nodev,noexec,x-systemd.requires=a.service,comment=c,user=root"))
+    assert options.flags == ("ro", "noatime", "nosuid", "nodev", "noexec") and options.read_only
+
+
+def test_the_later_of_opposites_wins() -> None:
+    assert not parse(["ro", "rw"]).read_only and parse(["rw", "ro"]).read_only
+    assert parse(["noallow_other", "uid=7", "gid=8"]).fuse_options == "default_permissions,user_id=7,group_id=8"
+    assert parse(["noallow_other", "allow_other"]).allow_other
+
+
+def test_shared_has_to_be_asked_for() -> None:
+    assert parse(["shared"]).shared and not parse([]).shared
+    assert parse(["shared"]).flags == ()
+
+
+def test_split_keeps_quoted_commas() -> None:
+    assert split('ro,context="system_u:object_r:tmp_t:s0:c1,c2",,nodev ') == ["ro", 'context="system_u:object_r:tmp_t:s0:c1,c2"', "nodev"]
+
+
+@pytest.mark.parametrize(
+    "option", ["nosiud", "RO", "readahead", "readahead=1T", "uid=x", "uid=-1", "uid=4294967295", "ro=1", "", "user_id"]
+)
+def test_refused_by_name(option: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse([option])
+    assert option in str(caught.value) and "literal" not in str(caught.value)
+
+
+def test_typo_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean nosuid"):
+        parse(["nosiud"])
+
+
+def test_the_keeper_knows_every_flag() -> None:
+    assert mount_syscalls.flags_of(sorted(FLAGS)) >= 0
+    assert mount_syscalls.flags_of(["ro"]) == 1
+
+
+def test_a_shared_mount_caches_unless_it_is_told_not_to() -> None:
+    assert parse(["shared"]).caches and not parse(["shared", "cache=none"]).caches
+    assert parse(["cache=none", "shared", "cache=leases"]).caches
+    with pytest.raises(ConfigError, match=r"cache=some: choose one of leases, none"):
+        parse(["shared", "cache=some"])
+    with pytest.raises(ConfigError, match="option shared"):
+        parse(["cache=none"])

@@ -1,0 +1,234 @@
+"""The flusher's corners: requests whose records went another way, files that end on their way, refusals, and threads that meet."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from awsomefsd.base import shm
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.types import Attr, Extent
+from awsomefsd.base.wait import Resume, Wait, block_on
+from awsomefsd.io.file.dirty_log import DirtyLog, required_bytes
+from awsomefsd.io.file.file_data import FileState, FileTable
+from awsomefsd.io.file.flusher import Flusher, _Request
+from awsomefsd.io.segment.writer import Piece, Written
+from awsomefsd.meta.api.commands import Commit
+from awsomefsd.meta.api.messages import Committed
+
+WAIT_S = 60
+
+
+def attr(ino: int, size: int = 0, stored: int = 0, inline: bool = True) -> Attr:
+    return Attr(ino, 0o100644, 1, 0, 0, 0, size, stored, 0, 0, 0, 0, inline, 0)
+
+
+class Service:
+    """Answers commits as `refuse` says (ino -> errno), or raises what `fail` holds; `gate` holds answers back."""
+
+    def __init__(self) -> None:
+        self.commits: list[Commit] = []
+        self.refuse: dict[int, int] = {}
+        self.fail: list[BaseException] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.arrived = threading.Event()
+
+    def propose(self, command: Commit, unique: int) -> Wait:
+        service = self
+
+        class Answer:
+            def start(self, resume: Resume) -> None:
+                threading.Thread(target=service._answer, args=(command, resume), daemon=True).start()
+
+        return Answer()
+
+    def _answer(self, command: Commit, resume: Resume) -> None:
+        self.commits.append(command)
+        self.arrived.set()
+        assert self.gate.wait(WAIT_S)
+        if self.fail:
+            resume(None, self.fail.pop())
+        else:
+            resume(Committed([self.refuse.pop(step.ino, 0) for step in command.inodes], [None] * len(command.inodes)), None)
+
+    def ack(self, unique: int) -> None:
+        pass
+
+
+class Rig:
+    """Dirty log, file table and flusher over a device that takes everything."""
+
+    def __init__(self) -> None:
+        self.dirty = DirtyLog(bytearray(required_bytes(1 << 20)), 7, True, recall_bytes=shm.PAGE_BYTES)
+        self.files = FileTable(1, self.dirty, None, lambda *_: None)  # type: ignore[arg-type]
+        self.service = Service()
+        self.refresh: Callable[[int], None] = lambda ino: None
+        self.sequence = 0
+        self.during_write: list[Callable[[], None]] = []
+        uniques = iter(range(1, 1 << 40))
+        self.flusher = Flusher(
+            self.files, self.dirty, self, self.service, self, type("U", (), {"next_background_unique": lambda _: next(uniques)})(),
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def write(self, pieces: list[Piece]) -> Written:
+        while self.during_write:
+            self.during_write.pop()()
+        extents = []
+        for piece in pieces:
+            self.sequence += 1
+            extents.append([Extent(piece.file_offset, piece.length, 1, 1, self.sequence, 0, 64, 0)])
+        return Written(extents, [], 0)
+
+    def report_again(self, written: Written) -> None:
+        pass
+
+    def start(self) -> None:
+        self.flusher.start(self)
+
+    def refresh_layout(self, ino: int) -> None:
+        self.refresh(ino)
+
+    def committed(self, attr: Attr, repeated: bool) -> None:
+        pass
+
+    def lease_lost(self, state: FileState) -> None:
+        pass
+
+    def idle(self) -> None:
+        pass
+
+    def give_back(self, unused_bytes: int) -> None:
+        pass
+
+    def store(self, ino: int, data: bytes = b"x" * 5000, offset: int = 0, **about: Any) -> FileState:
+        state = self.files.state(attr(ino, **about))
+        assert state.store(self.dirty, offset, memoryview(data), 0, time.time_ns())
+        return state
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.service.gate.set()
+    if made.flusher._thread.is_alive():
+        made.flusher.stop()
+
+
+def test_a_request_that_comes_when_its_records_are_committed_already_is_answered(rig: Rig) -> None:
+    """fsync looks at the file, then puts its request in the list; the commit may end in between."""
+    rig.start()
+    state = rig.store(10)
+    target = state.dirty[-1].sequence
+    block_on(rig.flusher.flush(10), WAIT_S)
+    late = rig.flusher.flush_all()  # a Signal to hang the late request on
+    late = type(late)()
+    rig.flusher._request(_Request(10, target, late))
+    block_on(late, WAIT_S)
+
+
+def test_flush_all_ends_when_what_was_dirty_is_removed(rig: Rig) -> None:
+    state = rig.store(10)
+    state.held = True  # a truncation to nothing is on its way
+    rig.start()
+    waiting = rig.flusher.flush_all()
+    with pytest.raises(TimeoutError):
+        block_on(waiting, 0.1)
+    rig.files.discard(10)
+    state.held = False
+    block_on(waiting, WAIT_S)
+
+
+def test_a_truncation_goes_on_when_the_batch_in_flight_meets_the_end_of_the_session(rig: Rig) -> None:
+    """Held records are not flushed again, so the truncation must not wait for their commit."""
+    state = rig.store(10)
+    rig.service.gate.clear()
+    rig.service.fail.append(FsError(errno.ESTALE, "the session has ended"))
+    rig.start()
+    flushed = rig.flusher.flush_all()
+    assert rig.service.arrived.wait(WAIT_S)
+    state.held = True
+    waiting = rig.flusher.flush(10, in_flight_only=True)
+    rig.service.gate.set()
+    block_on(waiting, WAIT_S)
+    with pytest.raises(TimeoutError):
+        block_on(flushed, 0.1)  # but whoever wants the data flushed waits for it
+    state.held = False
+    block_on(flushed, WAIT_S)
+
+
+def test_a_file_that_ends_while_its_layout_is_asked_for_does_not_stop_the_others(rig: Rig) -> None:
+    def gone(ino: int) -> None:
+        raise FsError(errno.ENOENT)
+
+    rig.refresh = gone
+    rig.store(10, offset=90, size=100, stored=100)  # small until now, its inline data not known here
+    rig.service.refuse[10] = errno.ENOENT
+    rig.store(11)
+    rig.start()
+    block_on(rig.flusher.flush(11), WAIT_S)
+    block_on(rig.flusher.flush_all(), WAIT_S)
+    assert rig.dirty.dirty_bytes == 0
+
+
+def test_the_flusher_outlives_a_refused_file_whose_layout_cannot_be_had(rig: Rig) -> None:
+    def fails(ino: int) -> None:
+        raise FsError(errno.ENOENT)
+
+    rig.refresh = fails
+    rig.store(10)
+    rig.service.refuse[10] = errno.ESTALE
+    rig.start()
+    block_on(rig.flusher.flush_all(), WAIT_S)
+    assert len(rig.service.commits) == 2
+
+
+def test_a_later_batch_does_not_overtake_a_refused_one(rig: Rig) -> None:
+    """The machine ignores what is older than the newest committed sequence: records of a refused file go before later ones."""
+    first = rig.store(10, inline=False)
+    older = first.dirty[0].sequence
+
+    def write_more() -> None:
+        rig.store(10, offset=5000, inline=False)
+        rig.flusher.kick()
+
+    rig.during_write.append(write_more)
+    rig.service.refuse[10] = errno.EFBIG
+    rig.start()
+    rig.flusher.kick()
+    deadline = time.monotonic() + WAIT_S
+    while not first.error and time.monotonic() < deadline:
+        time.sleep(0.001)
+    newer = first.dirty[1].sequence
+    rig.flusher.kick()
+    while first.dirty and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert not first.dirty and first.in_flight == 0
+    committed = [step.sequence for commit in rig.service.commits[1:] for step in commit.inodes]
+    assert sum(extent.length for commit in rig.service.commits[1:] for step in commit.inodes for extent in step.extents) == 10_000
+    assert committed in ([newer], [older, newer])
+
+
+def test_files_that_lose_their_records_while_the_flusher_looks_do_not_end_it(rig: Rig) -> None:
+    """Truncations and removals take records out on other threads, between any two steps of the flusher's look."""
+
+    class Vanishing(list[Any]):
+        """As the flusher may see it: something is in it, and then nothing."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    state = rig.store(10)
+    rig.files.discard(10)
+    state.dirty = Vanishing()
+    assert [found.ino for found in rig.flusher._choose()] in ([], [10])
+    rig.flusher._kicked = True
+    assert [found.ino for found in rig.flusher._choose()] in ([], [10])
+    rig.flusher.flush_all()
+    rig.flusher._announce()

@@ -1,0 +1,116 @@
+"""The supervisor with real processes: restart, its own death, its end, and bounded logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rigs.keeper_host import ROOT, end_of, until
+
+SLEEP = "exec sleep 600"
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts supervisors in tmp_path; at the end they and what they started are gone."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*children: str, log_bytes_max: int = 1 << 20) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "tests.rigs.supervisor_program", str(tmp_path), str(log_bytes_max), *children]
+        with (tmp_path / "supervisor.log").open("ab") as log:
+            started.append(subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log, start_new_session=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+    for pid in pids(tmp_path).values():
+        if os.path.exists(f"/proc/{pid}/fd") and str(tmp_path) in os.path.realpath(f"/proc/{pid}/fd/2"):
+            os.kill(pid, signal.SIGKILL)
+
+
+def pids(directory: Path) -> dict[str, int]:
+    try:
+        return {name: int(pid) for name, (pid, _) in json.loads((directory / "supervisor.json").read_text()).items()}
+    except FileNotFoundError:
+        return {}
+
+
+def all_of(directory: Path, *names: str) -> dict[str, int]:
+    return dict(until(f"{names} to run", lambda: (found := pids(directory)) and set(found) == set(names) and found))
+
+
+def test_restarts_what_was_killed_and_nothing_else(start: Start, tmp_path: Path) -> None:
+    start(f"keeper={SLEEP}", f"daemon={SLEEP}")
+    for name in ("daemon", "keeper"):
+        before = all_of(tmp_path, "keeper", "daemon")
+        os.kill(before[name], signal.SIGKILL)
+        after = until("its successor", lambda old=before, name=name: (new := pids(tmp_path)).get(name, old[name]) != old[name] and new)
+        assert {key: pid for key, pid in after.items() if key != name} == {key: pid for key, pid in before.items() if key != name}
+
+
+def test_a_supervisor_that_was_killed_takes_its_children_up(start: Start, tmp_path: Path) -> None:
+    first = start(f"daemon={SLEEP}")
+    before = all_of(tmp_path, "daemon")
+    first.kill()
+    first.wait()
+    second = start(f"daemon={SLEEP}")
+    until("to take it up", lambda: b"taken up" in (tmp_path / "supervisor.log").read_bytes())
+    assert pids(tmp_path) == before
+    second.terminate()
+    assert second.wait(60) == 0
+    end_of(before["daemon"])
+
+
+def test_sigterm_ends_daemon_then_keeper_and_nobody_else(start: Start, tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    worker = tmp_path / "worker.pid"
+    note = f"trap 'echo $0 >> {order}; exit 0' TERM; echo > {tmp_path}/$0.trapped; while :; do sleep 0.02; done"
+    keeper = f"setsid sleep 600 & echo $! > {worker}.new; mv {worker}.new {worker}; {note.replace('$0', 'keeper')}"
+    process = start(f"keeper={keeper}", f"daemon={note.replace('$0', 'daemon')}")
+    all_of(tmp_path, "keeper", "daemon")
+    worker_pid = int(until("the worker", lambda: worker.exists() and worker.read_text()))
+    until("the shells' traps", lambda: all((tmp_path / f"{name}.trapped").exists() for name in ("keeper", "daemon")))
+    process.terminate()
+    assert process.wait(60) == 0
+    try:
+        assert order.read_text().split() == ["daemon", "keeper"]
+        os.kill(worker_pid, 0)
+    finally:
+        os.kill(worker_pid, signal.SIGKILL)
+
+
+def test_a_child_that_cannot_start_does_not_spin(start: Start, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    start(f"daemon=echo x >> {count}; exit 1")
+    until("three starts", lambda: count.exists() and len(count.read_text().split()) >= 3)
+    began = time.monotonic()
+    before = len(count.read_text().split())
+    until("two more", lambda: len(count.read_text().split()) >= before + 2)
+    assert time.monotonic() - began > 0.5
+
+
+def test_a_second_supervisor_is_refused(start: Start, tmp_path: Path) -> None:
+    start(f"daemon={SLEEP}")
+    all_of(tmp_path, "daemon")
+    assert start(f"daemon={SLEEP}").wait(60) == 1
+    assert b"another supervisor runs" in (tmp_path / "supervisor.log").read_bytes()
+
+
+def test_logs_are_bounded(start: Start, tmp_path: Path) -> None:
+    start("daemon=while :; do echo a line that fills the log; sleep 0.002; done", log_bytes_max=2_000)
+    old = tmp_path / "daemon.log.1"
+    until("rotation", old.exists)
+    first = old.stat().st_mtime_ns
+    until("a second rotation", lambda: old.stat().st_mtime_ns != first)
+    until("a short log", lambda: (tmp_path / "daemon.log").stat().st_size < 50_000)

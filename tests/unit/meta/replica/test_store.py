@@ -1,0 +1,173 @@
+"""The store: a transaction with the machine's five verbs, commits, growth, identity."""
+
+from __future__ import annotations
+
+import random
+
+import lmdb
+import pytest
+
+from awsomefsd.base.errors import Corrupt, FormatTooNew, Refused
+from awsomefsd.base.limits import MIB
+from awsomefsd.meta.replica import store as store_module
+from awsomefsd.meta.replica.store import IDENTITY, MapFull, Store, StoreIdentity
+from tests.rigs.memory_txn import MemTxn
+
+
+@pytest.fixture
+def opened(tmp_path):
+    stores = []
+
+    def open_store(**options) -> Store:
+        store = Store.open(tmp_path, **options)
+        stores.append(store)
+        return store
+
+    yield open_store
+    for store in stores:
+        try:
+            store.close()
+        except lmdb.Error:
+            pass
+
+
+def test_same_as_a_sorted_dict(opened, seed):
+    rng = random.Random(seed)
+    store, model = opened(), MemTxn()
+    for _ in range(4000):
+        key = b"k%03d" % rng.randrange(600)
+        verb = rng.randrange(6)
+        if verb <= 2:
+            value = rng.randbytes(rng.randrange(1, 40))
+            store.put(key, value)
+            model.put(key, value)
+        elif verb == 3:
+            assert store.delete(key) == model.delete(key)
+        elif verb == 4:
+            assert store.get(key) == model.get(key)
+        else:
+            end = b"k%03d" % rng.randrange(600)
+            assert list(store.scan(key, end)) == list(model.scan(key, end))
+            assert store.last(key, end) == model.last(key, end)
+        if rng.random() < 0.01:
+            store.commit()
+    assert list(store.scan(b"", b"\xff")) == list(model.scan(b"", b"\xff"))
+
+
+def test_a_scan_stands_changes_behind_it(opened):
+    store = opened()
+    for number in range(1000):
+        store.put(b"%04d" % number, b"x")
+    seen = []
+    for key, _ in store.scan(b"0", b"1"):
+        seen.append(key)
+        store.delete(key)
+    assert len(seen) == 1000 and store.last(b"", b"\xff") is None
+
+
+def test_only_what_was_committed_is_there_after_a_crash(opened):
+    store = opened()
+    store.put(b"committed", b"1")
+    store.commit()
+    assert store.changes == 0
+    store.put(b"lost", b"2")
+    assert store.changes == 1
+    store.close()
+    store = opened()
+    assert store.get(b"committed") == b"1" and store.get(b"lost") is None
+
+
+def test_a_full_map_is_grown_and_nothing_committed_is_lost(opened):
+    store = opened(map_bytes_min=MIB)
+    store.put(b"kept", b"v")
+    store.commit()
+
+    def fill() -> None:
+        for number in range(1000):
+            store.put(b"%d" % number, bytes(3000))
+
+    with pytest.raises(MapFull):
+        fill()
+    before = store.map_bytes
+    store.abort_and_grow()
+    assert store.map_bytes == 2 * before and store.get(b"kept") == b"v" and store.get(b"0") is None
+    store.put(b"after", b"v")
+    store.commit()
+
+
+def test_the_map_grows_early(opened):
+    store = opened(map_bytes_min=MIB)
+    for number in range(4000):
+        store.put(b"%d" % number, bytes(1000))
+        if number % 100 == 0:
+            store.commit()
+            assert store.map_use_percent <= store_module.STORE_MAP_USE_MAX_PERCENT
+    assert store.grown >= 2
+    store.commit()
+    store.close()
+    store = opened(map_bytes_min=MIB)
+    assert store.map_use_percent <= store_module.STORE_MAP_USE_MAX_PERCENT and store.get(b"3999") == bytes(1000)
+
+
+def test_identity(opened):
+    store = opened()
+    assert store.identity is None
+    store.claim("cluster", "node", b"i" * 16)
+    store.put(b"row", b"v")
+    store.commit()
+    store.close()
+    store = opened()
+    assert store.identity == StoreIdentity(1, "cluster", "node", b"i" * 16)
+    store.claim("cluster", "node", b"i" * 16)
+    with pytest.raises(Refused):
+        store.claim("cluster", "node", b"j" * 16)
+    assert list(store.scan(b"", b"\xff")) == [(b"row", b"v")], "the identity is not among the machine's rows"
+
+
+@pytest.mark.parametrize(
+    ("identity", "readonly_works"),
+    [
+        (StoreIdentity(2, "c", "n", b""), False),
+        (StoreIdentity(1, "c", "n", b"", incompat=1), False),
+        (StoreIdentity(1, "c", "n", b"", ro_compat=1), True),
+        (StoreIdentity(1, "c", "n", b"", compat=1), True),
+    ],
+)
+def test_newer_formats(opened, identity, readonly_works):
+    store = opened()
+    store.claim("c", "n", b"")
+    store._txn.abort()
+    with store._env.begin(write=True, db=store._identities) as txn:
+        txn.put(b"identity", IDENTITY.dumps(identity))
+    store._env.close()
+    if readonly_works:
+        opened(readonly=True).close()
+    else:
+        with pytest.raises(FormatTooNew):
+            opened(readonly=True)
+    if not identity.compat:
+        with pytest.raises(FormatTooNew):
+            opened()
+
+
+def test_a_damaged_identity_is_corrupt(opened):
+    store = opened()
+    store._txn.abort()
+    with store._env.begin(write=True, db=store._identities) as txn:
+        txn.put(b"identity", b"\0" + IDENTITY.dumps(StoreIdentity(1, "c", "n", b""))[1:])
+    store._env.close()
+    with pytest.raises(Corrupt):
+        opened()
+
+
+def test_a_copy_holds_the_last_commit(opened, tmp_path):
+    store = opened()
+    store.put(b"a", b"1")
+    store.commit()
+    store.put(b"b", b"2")
+    (tmp_path / "copy").mkdir()
+    store.copy_to(tmp_path / "copy" / "data.mdb")
+    copy = Store.open(tmp_path / "copy", readonly=True)
+    assert list(copy.scan(b"", b"\xff")) == [(b"a", b"1")]
+    copy.close()
+    assert store.get(b"b") == b"2"

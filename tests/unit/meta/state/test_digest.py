@@ -1,0 +1,122 @@
+"""The digest of a store: kept by every update, the same for the same rows, another one for damage."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from awsomefsd.base.errors import Refused
+from awsomefsd.base.limits import MIB
+from awsomefsd.meta.replica.store import MapFull, Store
+from awsomefsd.meta.state.digest import digest_of, pack_digest
+
+
+def of_all(store: Store) -> bytes:
+    return pack_digest(digest_of(store.scan(b"", b"\xff" * 8)))
+
+
+def change(store: Store, rng: random.Random, count: int) -> None:
+    for _ in range(count):
+        key = b"k%03d" % rng.randrange(300)
+        if rng.random() < 0.3:
+            store.delete(key)
+        else:
+            store.put(key, rng.randbytes(rng.randrange(60)))
+
+
+def test_kept_by_every_update_and_over_reopening(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(4):
+        store = Store.open(tmp_path, digesting=True)
+        assert store.digest == of_all(store)
+        change(store, rng, 500)
+        store.commit()
+        committed = store.digest
+        change(store, rng, 100)
+        assert store.digest == of_all(store) != committed
+        store.close()
+        store = Store.open(tmp_path, digesting=True)
+        assert store.digest == committed == of_all(store)
+        store.close()
+
+
+def test_computed_when_it_was_not_kept(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    store = Store.open(tmp_path, digesting=True)
+    change(store, rng, 100)
+    store.commit()
+    store.close()
+    store = Store.open(tmp_path)
+    assert store.digest == b""
+    change(store, rng, 100)
+    store.commit()
+    store.close()
+    store = Store.open(tmp_path, digesting=True)
+    assert store.digest == of_all(store) != bytes(16)
+    store.close()
+
+
+def test_back_to_the_commit_when_the_map_is_full(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, map_bytes_min=MIB, digesting=True)
+    store.put(b"a", b"1")
+    store.commit()
+    committed = store.digest
+
+    def fill() -> None:
+        for number in range(1_000):
+            store.put(b"%04d" % number, bytes(4_000))
+
+    with pytest.raises(MapFull):
+        fill()
+    store.abort_and_grow()
+    assert store.digest == committed == of_all(store)
+    store.close()
+
+
+def test_a_row_that_changed_by_itself_shows_when_it_is_written(tmp_path: Path) -> None:
+    digests = []
+    for name in ("sound", "damaged"):
+        directory = tmp_path / name
+        directory.mkdir()
+        store = Store.open(directory, digesting=True)
+        store.put(b"key", b"value")
+        store.commit()
+        store.close()
+        if name == "damaged":
+            env = lmdb.open(str(directory), max_dbs=2)
+            with env.begin(write=True, db=env.open_db(b"rows")) as txn:
+                txn.put(b"key", b"valuf")
+            env.close()
+        store = Store.open(directory, digesting=True)
+        store.put(b"key", b"new value")
+        digests.append(store.digest)
+        store.close()
+    assert digests[0] != digests[1]
+
+
+def test_notes_and_identity_go_with_the_rows(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    store = Store.open(source, digesting=True)
+    store.claim("cluster", "node 1", b"i" * 16)
+    store.put(b"a", b"1")
+    store.set_note(b"membership", b"who")
+    store.commit()
+    store.set_note(b"membership", b"not committed")
+    store.copy_to(target / "data.mdb")
+    store.close()
+    store = Store.open(target, digesting=True)
+    assert (store.note(b"membership"), store.note(b"other"), store.digest) == (b"who", b"", of_all(store))
+    with pytest.raises(Refused):
+        store.adopt("other cluster", "node 2", b"j" * 16, 9, 3)
+    store.adopt("cluster", "node 2", b"j" * 16, 9, 3)
+    store.close()
+    store = Store.open(target)
+    store.claim("cluster", "node 2", b"j" * 16)
+    assert store.identity is not None
+    assert (store.identity.state_snapshot_index, store.identity.state_snapshot_term, store.get(b"a")) == (9, 3, b"1")
+    store.close()

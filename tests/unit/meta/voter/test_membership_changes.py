@@ -1,0 +1,225 @@
+"""From one voter to several and back: the same journal and state go on, and nothing that was acknowledged is lost at any place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from awsomefsd.base import durable
+from awsomefsd.base.errors import MembershipSuperseded, NotFound, Refused
+from awsomefsd.base.failpoints import FailpointControl
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.recovery.force_single import force_single
+from tests.rigs.growing_cluster import CLUSTER, NODES, GrowingRig, await_
+
+GROW_KILLS = ("service.grow.before", "service.grow.proposed", "service.grow.committed")
+GROW = "import pathlib, sys; from tests.unit.meta.voter.test_membership_changes import grow_alone; grow_alone(pathlib.Path(sys.argv[1]))"
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[GrowingRig]:
+    made = GrowingRig(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def volumes(rig: GrowingRig) -> list[str]:
+    return [volume.name for volume in rig.ask(m.GetVolumes()).volumes]
+
+
+def create(rig: GrowingRig, name: str) -> None:
+    reply = rig.propose(c.CreateVolume(name, name))
+    assert isinstance(reply, m.Made) or reply.errno == 17, reply  # EEXIST: an answer was lost with the leader
+
+
+def test_one_becomes_three_without_a_stop(rig: GrowingRig) -> None:
+    rig.found()
+    create(rig, "before")
+    assert rig.all[NODES[0]].service.alone and rig.members().index == 0
+    assert isinstance(rig.all[NODES[0]].ask(m.ChangeMembers(0, add=NODES[1])), m.Failed), "alone, there is nothing to add to"
+    rig.grow()
+    assert rig.voters() == {NODES[0]}
+    create(rig, "between")
+    for node in NODES[1:3]:
+        rig.all[node].start()
+        rig.add(node)
+    create(rig, "after")
+    rig.level()
+    assert rig.voters() == set(NODES[:3]) and volumes(rig) == ["before", "between", "after"]
+
+    rig.all[NODES[0]].stop()
+    create(rig, "without the first")
+    rig.all[NODES[0]].start()
+    rig.level()
+    assert not rig.all[NODES[0]].service.alone
+    assert volumes(rig) == ["before", "between", "after", "without the first"]
+
+
+def test_a_wiped_voter_comes_back_as_another_member_by_order_only(rig: GrowingRig) -> None:
+    rig.found()
+    rig.grow()
+    for node in NODES[1:3]:
+        rig.all[node].start()
+        rig.add(node)
+    before = {member.node: member.incarnation for member in rig.members().members}
+    victim = next(node for node in NODES[1:3] if not rig.all[node].leads())
+    rig.all[victim].stop()
+    shutil.rmtree(rig.all[victim].directory / "journal")
+    create(rig, "meanwhile")
+    rig.all[victim].start()
+    await_("it asks to take part", lambda: victim in dict(rig.members().announced))
+    assert {member.node: member.incarnation for member in rig.members().members} == before, "nobody takes it in by himself"
+    rig.add(victim)
+    after = {member.node: member.incarnation for member in rig.members().members}
+    assert rig.voters() == set(NODES[:3]) and after[victim] != before[victim]
+    rig.level()
+
+
+def test_a_voter_is_taken_out_and_another_put_in_at_once(tmp_path: Path) -> None:
+    rig = GrowingRig(tmp_path, 4)
+    try:
+        rig.found()
+        rig.grow()
+        for node in NODES[1:3]:
+            rig.all[node].start()
+            rig.add(node)
+        gone = next(node for node in NODES[1:3] if not rig.all[node].leads())
+        rig.all[gone].stop()
+        rig.all[NODES[3]].start()
+        rig.step(add=NODES[3])
+        await_("near", lambda: any(member.node == NODES[3] and member.near for member in rig.members().members))
+        rig.step(promote=[NODES[3]], remove=[gone])
+        await_("done", lambda: rig.voters() == ({*NODES[:4]} - {gone}))
+        create(rig, "after")
+        stale = m.ChangeMembers(1, add=gone)
+        assert isinstance(rig.leader().ask(stale), m.Failed), "a step from another membership is refused"
+    finally:
+        rig.close()
+
+
+def test_a_clean_stop_hands_the_leadership_over(rig: GrowingRig) -> None:
+    rig.found()
+    rig.grow()
+    for node in NODES[1:3]:
+        rig.all[node].start()
+        rig.add(node)
+    leader = rig.leader()
+    term = leader.ask(m.GetStatus()).figures["term"]
+    leader.service.hand_over()
+    assert not leader.leads()
+    other = rig.leader()
+    assert other is not leader and other.ask(m.GetStatus()).figures["term"] == term + 1, "by one election, without a timeout"
+    third = next(one for one in rig.all.values() if one not in (leader, other))
+    assert isinstance(other.ask(m.TransferLead(third.node)), m.Done)
+    await_("the one that was named leads", third.leads)
+    assert isinstance(third.ask(m.TransferLead(NODES[4])), m.Failed)
+
+
+def grow_alone(directory: Path) -> None:
+    """Run by a child, which dies on the way."""
+    rig = GrowingRig(directory)
+    rig.found()
+    create(rig, "one")
+    rig.grow()
+    rig.close()
+
+
+@pytest.mark.parametrize("name", GROW_KILLS)
+def test_a_death_on_the_way_leaves_one_or_the_first_of_several(tmp_path: Path, name: str) -> None:
+    control = FailpointControl(tmp_path / "failpoints")
+    control.arm(name, 1)
+    env = os.environ | {"AWSOMEFSD_FAILPOINTS_FILE": str(control.path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    directory = tmp_path / "nodes"
+    directory.mkdir()
+    died = subprocess.run([sys.executable, "-c", GROW, str(directory)], env=env, check=False, timeout=60)
+    assert died.returncode == -signal.SIGKILL and control.fired(name) == 1
+    rig = GrowingRig(directory)
+    try:
+        first = rig.all[NODES[0]]
+        first.start()
+        assert first.service.alone == (name == "service.grow.before"), "what the journal says counts"
+        assert volumes(rig) == ["one"]
+        rig.grow()
+        rig.all[NODES[1]].start()
+        rig.add(NODES[1])
+        create(rig, "two")
+        assert volumes(rig) == ["one", "two"] and rig.voters() == set(NODES[:2])
+    finally:
+        rig.close()
+
+
+def test_an_empty_directory_founds_nothing_where_others_carry_the_metadata(rig: GrowingRig) -> None:
+    rig.found()
+    rig.grow()
+    rig.all[NODES[1]].start()
+    rig.add(NODES[1])
+    rig.all[NODES[0]].stop()
+    shutil.rmtree(rig.all[NODES[0]].directory)
+    rig.all[NODES[0]].directory.mkdir()
+    rig.founder = ""
+    rig.all[NODES[0]].start()
+    assert not rig.all[NODES[0]].service.alone
+    reply = rig.all[NODES[0]].service.propose(c.Init(CLUSTER, 1), 60)
+    assert isinstance(reply, m.NotLeader), "it waits to be taken in"
+
+
+def test_the_last_of_three_goes_on_alone_and_the_others_stay_out(rig: GrowingRig, tmp_path: Path) -> None:
+    rig.found()
+    rig.grow()
+    for node in NODES[1:3]:
+        rig.all[node].start()
+        rig.add(node)
+    create(rig, "kept")
+    rig.level()
+    for one in rig.all.values():
+        one.stop()
+    state = tmp_path / "state"
+    state.mkdir()
+    rig.all[NODES[1]].directory.rename(state / "meta")
+    durable.write_json(state / "node.json", {"cluster": CLUSTER, "node": NODES[1], "site": 1, "format": 1})
+    with pytest.raises(Refused, match="confirm"):
+        force_single(state, "127.0.0.1:1", confirmed=False)
+    made = force_single(state, f"127.0.0.1:{rig.known[NODES[1]][1]}", confirmed=True)
+    assert (made.generation, made.lost, made.faults) == (1, [NODES[0], NODES[2]], [])
+    (state / "meta").rename(rig.all[NODES[1]].directory)
+
+    rig.founder = ""
+    rig.all[NODES[1]].start()
+    assert volumes(rig) == ["kept"] and rig.voters() == {NODES[1]}
+    create(rig, "after")
+    for old in (NODES[0], NODES[2]):  # a majority of before: they could elect one of them
+        service = rig.all[old].start_unsure()
+        await_("left behind", service.failed.is_set)
+        assert isinstance(service.error, MembershipSuperseded) and NODES[1] in str(service.error)
+        rig.all[old].stop()
+        with pytest.raises(MembershipSuperseded):
+            rig.all[old].start()
+        rig.all[old].service = None
+    rig.all[NODES[0]].directory.rename(tmp_path / "aside")
+    rig.all[NODES[0]].directory.mkdir()
+    rig.all[NODES[0]].start()
+    rig.add(NODES[0])
+    assert rig.voters() == set(NODES[:2]) and volumes(rig) == ["kept", "after"]
+
+
+def test_one_that_is_alone_anyway_is_not_recovered(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        force_single(tmp_path, "", confirmed=True)
+    rig = GrowingRig(tmp_path)
+    rig.found()
+    rig.close()
+    durable.write_json(tmp_path / "node.json", {"cluster": CLUSTER, "node": NODES[0], "site": 1, "format": 1})
+    rig.all[NODES[0]].directory.rename(tmp_path / "meta")
+    with pytest.raises(Refused, match="only voter"):
+        force_single(tmp_path, "", confirmed=True)
+    assert not (tmp_path / "meta" / "recovering").exists()

@@ -1,0 +1,271 @@
+"""The daemon's thread that makes checkpoints, over a real service and a file as the device; and the recovery from that file."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awsomefsd.base import durable
+from awsomefsd.base import identity as node_module
+from awsomefsd.base.errors import AlreadyExists, FsError, NotFound, Refused
+from awsomefsd.base.limits import MIB
+from awsomefsd.base.types import HOST_UNIQUE
+from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.superblock import Superblock, write_superblock
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.replica.checkpoint_progress import OFF, UNKNOWN, CheckpointProgress
+from awsomefsd.meta.replica.replica import Replica
+from awsomefsd.node.maintenance.checkpoints import Checkpointer
+from awsomefsd.recovery import device_recover
+from buildtools.nodes import await_true
+from tests.rigs.metadata_service import CLUSTER, NODE, Host, host
+
+SECOND = "eeeeeeee-eeee-eeee-eeee-eeeeeeeeeeee"
+SEGMENTS = 70
+
+
+def make_device(path: Path, cluster: str = CLUSTER, uuid: str = SECOND) -> Path:
+    with path.open("wb") as file:
+        file.truncate((SEGMENTS + 2) * MIB)
+    with Device.open(path) as device:
+        write_superblock(device, Superblock(cluster, uuid, device.bytes, MIB, SEGMENTS, 1))
+    return path
+
+
+class Rig:
+    def __init__(self, on: Host, path: Path) -> None:
+        self.on, self.path = on, path
+        self.index: CheckpointProgress = on.options["checkpoint_progress"]
+        self.made: Checkpointer | None = None
+
+    def call(self, body: Any) -> Any:
+        assert self.on.service is not None
+        reply = self.on.service.query(body)
+        if isinstance(reply, m.Failed):
+            raise FsError(reply.errno, reply.detail)
+        return reply
+
+    def propose(self, command: c.AnyCommand) -> Any:
+        return self.call(m.Propose(HOST_UNIQUE, 0, 0, [], command))
+
+    def start(self) -> Checkpointer:
+        assert self.on.service is not None
+        identity = node_module.Node(CLUSTER, NODE, 7)
+        self.made = Checkpointer(
+            self.on.directory, identity, self.call, self.on.service.copy_store, self.index, lambda: {SECOND: str(self.path)}
+        )
+        self.made.start()
+        return self.made
+
+    def stop(self) -> None:
+        if self.made is not None:
+            self.made.stop()
+            self.made = None
+
+    @property
+    def applied(self) -> int:
+        return int(self.on.figures()["applied"])
+
+    def await_durable(self) -> int:
+        applied = self.applied
+        self.index.wanted.set()
+        await_true("the device has it", lambda: self.index.durable >= applied, 60)
+        return applied
+
+
+@contextmanager
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    path = make_device(tmp_path / "device")
+    with host(tmp_path, checkpoint_progress=CheckpointProgress(UNKNOWN)) as on:
+        made = Rig(on, path)
+        made.propose(c.AddDevice(SECOND, (SEGMENTS + 2) * MIB, MIB, SEGMENTS, MIB))
+        try:
+            yield made
+        finally:
+            made.stop()
+
+
+def recovered_machine(directory: Path) -> tuple[Replica, Machine]:
+    identity = node_module.load(directory)
+    replica = Replica.open_single(directory / "meta", identity.cluster, identity.node, Machine)
+    assert isinstance(replica.machine, Machine)
+    return replica, replica.machine
+
+
+def test_commits_reach_the_device_and_a_new_node_has_them(tmp_path):
+    with rig(tmp_path) as made:
+        checkpointer = made.start()
+        made.await_durable()
+        for number in range(30):
+            made.propose(c.CreateVolume(f"v{number}", f"uuid-{number}"))
+        last = made.await_durable()
+        figures = checkpointer.figures(last)
+        assert (figures["checkpoint"], figures["checkpoint_lag_entries"], figures["checkpoint_lag_ms"]) == ("ok", 0, 0)
+        with pytest.raises(Refused, match="in use"):
+            device_recover.recover(tmp_path / "new", [str(made.path)], "test", dry_run=True)
+        made.stop()
+        last = made.applied
+        made.propose(c.CreateVolume("lost", "uuid-lost"))
+    before = made.path.read_bytes()
+    report = device_recover.recover(tmp_path / "new", [str(made.path)], "", dry_run=True)
+    assert report.index == last and not report.done and made.path.read_bytes() == before and not (tmp_path / "new").exists()
+    with pytest.raises(Refused, match="confirm"):
+        device_recover.recover(tmp_path / "new", [str(made.path)], "", dry_run=False)
+    report = device_recover.recover(tmp_path / "new", [str(made.path)], "test", dry_run=False)
+    assert (report.index, report.faults, report.checkpointed) == (last, [], True)
+    replica, machine = recovered_machine(tmp_path / "new")
+    names = {row.name for number in range(1, machine.state.cluster.next_volume) if (row := machine.state.volume(number))}
+    base, term = machine.state.cluster.incarnation_base, replica.log.term
+    replica.close()
+    assert "v29" in names and "lost" not in names
+    with pytest.raises(AlreadyExists):
+        device_recover.recover(tmp_path / "new", [str(made.path)], "test", dry_run=False)
+    device_recover.recover(tmp_path / "newer", [str(made.path)], "test", dry_run=False)
+    replica, machine = recovered_machine(tmp_path / "newer")
+    assert replica.log.term > term and machine.state.cluster.incarnation_base > base, (
+        "the first recovery is on the device, with its numbers"
+    )
+    replica.close()
+
+
+def test_a_recovery_that_was_interrupted_is_done_again(tmp_path, monkeypatch):
+    with rig(tmp_path) as made:
+        made.start()
+        made.await_durable()
+    target = tmp_path / "new"
+    with monkeypatch.context() as patch:
+        patch.setattr(device_recover.DeviceTable, "add", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "cut")))
+        with pytest.raises(OSError, match="cut"):
+            device_recover.recover(target, [str(made.path)], "test", dry_run=False)
+    assert not (target / "node.json").exists()
+    assert device_recover.recover(target, [str(made.path)], "test", dry_run=False).faults == []
+    assert not (target / "recovering").exists()
+
+
+def test_devices_of_two_clusters_or_without_a_checkpoint_are_refused(tmp_path):
+    one = make_device(tmp_path / "one")
+    other = make_device(tmp_path / "other", "12345678-2222-3333-4444-555555555555")
+    with pytest.raises(Refused, match="one cluster"):
+        device_recover.recover(tmp_path / "new", [str(one), str(other)], "test", dry_run=False)
+    with pytest.raises(NotFound, match="no checkpoint"):
+        device_recover.recover(tmp_path / "new", [str(one)], "test", dry_run=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_after_a_restart_what_was_durable_counts_and_a_new_checkpoint_follows(tmp_path):
+    with rig(tmp_path) as made:
+        made.start()
+        last = made.await_durable()
+        made.stop()
+        held = made.call(m.GetOwnSegments()).segments
+        made.index.durable = UNKNOWN
+        seen: list[int] = []
+        checkpointer = made.start()
+        await_true("a first word", lambda: seen.append(made.index.durable) or made.index.durable, 60)
+        assert made.index.durable >= last, "nothing that was freed before is in doubt"
+        made.await_durable()
+        await_true("a new checkpoint", lambda: checkpointer.figures(0)["checkpoints_written"] == 1, 60)
+        assert len(made.call(m.GetOwnSegments()).segments) <= len(held) + 1, "two generations, whatever the number of starts"
+
+
+def test_a_device_that_fails_suspends_checkpoints_and_ends_it_when_it_works(tmp_path, monkeypatch):
+    with rig(tmp_path) as made:
+        checkpointer = made.start()
+        made.await_durable()
+        with monkeypatch.context() as patch:
+
+            def fail(_self: Device) -> None:
+                raise OSError(errno.EIO, "broken")
+
+            patch.setattr(Device, "flush", fail)
+            made.propose(c.CreateVolume("while-broken", "uuid"))
+            made.index.wanted.set()
+            await_true("suspended", lambda: checkpointer.state.startswith("suspended") and "broken" in checkpointer.state, 60)
+            assert made.index.durable == OFF, "freed segments can be leased"
+        made.await_durable()
+        await_true("ok again", lambda: checkpointer.state == "ok", 60)
+
+
+def test_a_full_tail_begins_a_new_checkpoint(tmp_path, seed):
+    choose = random.Random(seed)
+    with rig(tmp_path) as made:
+        checkpointer = made.start()
+        made.await_durable()
+        volume = made.propose(c.CreateVolume("big", "uuid-big")).number
+        for number in range(1_200):
+            target = choose.randbytes(1_900).hex().encode()
+            made.propose(c.Create(volume, 1, b"%d" % number, 0o120777, 0, 0, 0, target))
+            if number % 120 == 119:
+                made.await_durable()
+        assert checkpointer.figures(0)["checkpoints_written"] >= 2
+        made.stop()
+        applied = made.applied
+    assert device_recover.recover(tmp_path / "new", [str(made.path)], "test", dry_run=False).index == applied
+
+
+@pytest.mark.parametrize("why", ["not found", "in use"])
+def test_a_device_that_comes_late_keeps_its_newest_checkpoint_until_the_next_one_is_done(tmp_path, monkeypatch, why):
+    monkeypatch.setattr("awsomefsd.node.maintenance.checkpoints.CHECKPOINT_RETRY_MS", 20)
+    with rig(tmp_path) as made:
+        made.start()
+        made.await_durable()
+        made.propose(c.CreateVolume("kept", "uuid-kept"))
+        made.await_durable()
+        made.stop()
+        made.index.durable = UNKNOWN
+        with monkeypatch.context() as broken:
+            # the next copy is cut short, as by a crash
+            broken.setattr(Device, "flush", lambda _self: (_ for _ in ()).throw(OSError(errno.EIO, "cut")))
+            with monkeypatch.context() as absent, Device.open(made.path) as other:
+                if why == "in use":
+                    other.lock()
+                else:
+                    absent.setattr(Checkpointer, "_choose", lambda *_: None)
+                checkpointer = made.start()
+                await_true("suspended", lambda: made.index.durable == OFF, 60)
+            await_true("a try that fails", lambda: "cut" in checkpointer.state, 60)
+            made.stop()
+    assert device_recover.recover(tmp_path / "new", [str(made.path)], "test", dry_run=True).index > 0
+
+
+def test_a_checkpoint_that_cannot_be_read_just_now_is_not_written_over(tmp_path, monkeypatch):
+    with rig(tmp_path) as made:
+        made.start()
+        made.await_durable()
+        made.stop()
+        made.index.durable = UNKNOWN
+        with monkeypatch.context() as broken:
+            broken.setattr(Device, "pread_into", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "not now")))
+            broken.setattr(Device, "flush", lambda _self: (_ for _ in ()).throw(OSError(errno.EIO, "cut")))
+            checkpointer = made.start()
+            await_true("a try that fails", lambda: "cut" in checkpointer.state, 60)
+            made.stop()
+    assert device_recover.recover(tmp_path / "new", [str(made.path)], "test", dry_run=True).index > 0
+
+
+def test_a_journal_is_never_laid_over_the_checkpoint_of_another_recovery(tmp_path):
+    """Once the device was recovered elsewhere, its entries and those of the old node's journal tell two stories under the same numbers."""
+    with rig(tmp_path) as made:
+        made.start()
+        made.await_durable()
+        made.stop()
+        for number in range(20):
+            made.propose(c.CreateVolume(f"old{number}", f"uuid-old-{number}"))
+    device_recover.recover(tmp_path / "new", [str(made.path)], "test", dry_run=False)
+    durable.write_json(node_module.identity_path(tmp_path), asdict(node_module.Node(CLUSTER, NODE, 7)))
+    (tmp_path / "meta" / "store" / "data.mdb").unlink()
+    report = device_recover.recover_in_place(tmp_path, [str(made.path)], "test", dry_run=False)
+    assert (report.source, report.faults) == ("device", [])
+    replica, machine = recovered_machine(tmp_path)
+    assert machine.state.cluster.next_session > 1 << 32, "what the first recovery made to jump"
+    assert not any((row := machine.state.volume(number)) and row.name == "old19" for number in range(1, 40))
+    replica.close()

@@ -1,0 +1,234 @@
+"""Scrub over a real store and device: finds what rots, names the file, repairs what has a second copy, and raises no false alarm."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awsomefsd.base.errors import Refused
+from awsomefsd.base.types import Extent, SegmentInfo, SegmentProgress
+from awsomefsd.io.device.buffers import aligned_buffer
+from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.io.device.signature import format_device
+from awsomefsd.io.segment.writer import Piece, SegmentWriter
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api.messages import Devices, Failed
+from awsomefsd.meta.client.paths import path_of
+from awsomefsd.meta.machine import queries
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.replica.store import Store
+from awsomefsd.meta.state import keys, rows
+from awsomefsd.node.maintenance import scrub as scrubbing
+from awsomefsd.node.maintenance.scrub import DONE, STOPPED, Scrub, ScrubProgress
+from tests.rigs.machine_driver import Drive
+
+MIB = 1 << 20
+CLUSTER = "115109b7-70e3-407b-ad77-56fbd188106d"
+
+
+class Ground:
+    """One volume with files on a device, served by a machine over LMDB; `call` is what the daemon would answer."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.disk = directory / "disk"
+        with self.disk.open("wb") as file:
+            file.truncate(64 * MIB)
+        self.superblock = s = format_device(str(self.disk), CLUSTER)
+        DeviceTable(directory).add(s.device_uuid, str(self.disk))
+        (directory / "store").mkdir()
+        self.store = Store.open(directory / "store")
+        self.lock = threading.Lock()
+        self.drive = drive = Drive(txn=self.store)  # type: ignore[arg-type]
+        drive.ok(c.Init(CLUSTER, 0))
+        drive.ok(c.AddDevice(s.device_uuid, s.device_bytes, s.segment_bytes, s.segments, s.first_segment_offset))
+        drive.make_volume()
+        drive.open()
+        self.device = Device.open(str(self.disk))
+        self.writer = SegmentWriter({1: self.device}, lambda count: self.drive.ok(c.LeaseSegments(count, 1 << 60)).segments)
+        self.folder = drive.mkdir(b"folder")
+        self.small = self.write(b"small", b"s" * 9_000)
+        self.large = self.write(b"large", bytes(range(256)) * 4_096, self.folder)
+        self.report(self.writer.seal_all())
+        self.extents = {ino: self.layout(ino) for ino in (self.small, self.large)}
+        self.commit()
+        self.before_answer: Callable[[Any], None] = lambda _: None
+
+    def write(self, name: bytes, data: bytes, parent: int = 1) -> int:
+        ino = self.drive.create(name, parent)
+        buffer = aligned_buffer(len(data))
+        buffer[:] = data
+        written = self.writer.write([Piece(self.drive.volume, ino, 0, [buffer])])
+        step = c.InodeCommit(ino, 1, self.drive.index + 1, len(data), self.drive.now, written.extents[0])
+        self.drive.ok(c.Commit(self.drive.volume, [step], 0, written.progress))
+        return ino
+
+    def report(self, progress: list[SegmentProgress]) -> None:
+        self.drive.ok(c.Commit(self.drive.volume, [], 0, progress))
+
+    def layout(self, ino: int) -> list[tuple[Extent, SegmentInfo]]:
+        from awsomefsd.meta.api.messages import GetLayout
+
+        found = self.drive.ask(GetLayout(1, ino, 0, 1 << 40))
+        infos = {info.segment: info for info in found.segments}
+        return [(extent, infos[extent.segment]) for extent in found.extents]
+
+    def commit(self) -> None:
+        self.drive.machine.flush()
+        self.store.commit()
+
+    def call(self, body: Any) -> Any:
+        with self.lock:
+            self.before_answer(body)
+            reply = queries.answer(self.drive.machine, body)
+        assert not isinstance(reply, Failed), reply
+        if isinstance(reply, Devices):
+            for info in reply.devices:
+                info.path = str(self.disk)
+        return reply
+
+    def scrub(self, **options: Any) -> Scrub:
+        return Scrub(self.directory, CLUSTER, self.call, self.store.copy_pages_to, **options)
+
+    def run(self, scrub: Scrub | None = None) -> ScrubProgress:
+        scrub = scrub or self.scrub()
+        scrub.start(1 << 40)
+        assert scrub._thread is not None
+        scrub._thread.join()
+        return scrub.status()
+
+    def flip(self, offset: int) -> None:
+        with self.disk.open("r+b") as file:
+            file.seek(offset)
+            (value,) = file.read(1)
+            file.seek(offset)
+            file.write(bytes([value ^ 16]))
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    made = Ground(tmp_path)
+    yield made
+    made.device.close()
+    made.store.close()
+
+
+def test_a_sound_state(ground: Ground) -> None:
+    done = ground.run()
+    assert (done.state, done.found, done.reason) == (DONE, 0, ""), done
+    assert done.bytes >= 9_000 + MIB and done.extents >= 2 and done.segments >= 1
+    assert json.loads((ground.directory / "scrub.json").read_text())["state"] == DONE
+    assert [path.name for path in (ground.directory / "scrub").iterdir()] == []
+    assert {sample.name for sample in ground.scrub().samples()} >= {"awsomefsd_scrub_findings", "awsomefsd_scrub_running"}
+
+
+def test_data_header_footer_and_superblock(ground: Ground, caplog: pytest.LogCaptureFixture) -> None:
+    extent, info = ground.extents[ground.large][0]
+    ground.flip(info.byte_offset + extent.frame_offset + extent.header_bytes + 300_000)  # data of /folder/large
+    small, place = ground.extents[ground.small][0]
+    ground.flip(place.byte_offset + small.frame_offset + 24)  # header of /small, which the footer has too
+    ground.flip(40)  # superblock
+    done = ground.run()
+    found = {finding.kind: finding for finding in done.findings}
+    assert set(found) == {"data", "header", "superblock"} and done.found == 3 and done.repaired == 1
+    assert (found["data"].volume, found["data"].path) == ("1", "/folder/large")
+    assert 0 <= 300_000 - found["data"].offset < scrubbing.READ_BYTES
+    assert found["header"].path == "/small" and found["superblock"].repaired
+    assert any(getattr(record, "path", "") == "/folder/large" for record in caplog.records)
+    assert {finding.kind for finding in ground.run().findings} == {"data", "header"}, "the superblock was repaired"
+    ground.flip(info.byte_offset + info.footer_offset + 80)
+    assert {finding.kind for finding in ground.run().findings} == {"data", "footer"}, "with the footer gone, no copy of the header is left"
+
+
+def test_rows(ground: Ground) -> None:
+    ground.store.delete(keys.dentry(1, ground.folder, b"large"))
+    raw = ground.store.get(keys.inode(1, ground.small))
+    assert raw is not None
+    ground.store.put(keys.inode(1, ground.small), raw[:-1] + bytes([raw[-1] ^ 1]))
+    ground.store.commit()
+    kinds = {finding.kind for finding in ground.run().findings}
+    assert {"undecodable", "inode-without-dentry", "wrong-entries"} <= kinds
+
+
+def test_pages_that_end_a_process_do_not_end_this_one(ground: Ground) -> None:
+    path = ground.directory / "store" / "data.mdb"
+
+    def copy(target: Path) -> None:
+        ground.store.copy_pages_to(target)
+        raw = bytearray(target.read_bytes())
+        for page in range(2, len(raw) // 4096):
+            raw[page * 4096 + 8 : page * 4096 + 16] = b"\xff\x7f\xfe\x01\xff\xff\xff\x7f"
+        target.write_bytes(raw)
+
+    scrub = Scrub(ground.directory, CLUSTER, ground.call, copy)
+    assert path.exists() and "store-structure" in {finding.kind for finding in ground.run(scrub).findings}
+
+
+def test_what_changes_meanwhile_is_no_finding(ground: Ground) -> None:
+    """A file is deleted, and its place rewritten, between the list of what lives and the read."""
+    from awsomefsd.meta.api.messages.collection import GetFilePieces
+
+    extent, info = ground.extents[ground.large][0]
+    ground.flip(info.byte_offset + extent.frame_offset + extent.header_bytes + 5_000)
+
+    def unlink(body: Any) -> None:
+        if isinstance(body, GetFilePieces) and ground.drive.machine.child(1, ground.folder, b"large"):
+            ground.drive.ok(c.Unlink(1, ground.folder, b"large"))
+
+    ground.before_answer = unlink
+    done = ground.run()
+    assert done.found == 0 and done.rechecked == 1
+
+
+def test_stop_resume_and_a_second_start(ground: Ground) -> None:
+    scrub = ground.scrub()
+    waiting, go = threading.Event(), threading.Event()
+
+    def hold(body: Any) -> None:
+        from awsomefsd.meta.api.messages.collection import GetPieces
+
+        if isinstance(body, GetPieces):
+            waiting.set()
+            go.wait(60)
+
+    ground.before_answer = hold
+    scrub.start()
+    assert waiting.wait(60)
+    with pytest.raises(Refused):
+        scrub.start()
+    closer = threading.Thread(target=scrub.close)  # the daemon ends
+    closer.start()
+    while not scrub._stop.is_set():
+        pass
+    go.set()
+    closer.join()
+    ground.before_answer = lambda _: None
+    again = ground.scrub()
+    assert again.status().state == "segments"
+    again.resume()
+    assert again._thread is not None
+    again._thread.join()
+    assert again.status().state == DONE and again.status().found == 0
+    assert again.stop().state == DONE
+    (ground.directory / "scrub.json").write_text('{"state": 5}')
+    assert ground.scrub().status().state == "never"
+
+
+def test_stopped_for_good(ground: Ground) -> None:
+    scrub = ground.scrub()
+    scrub.start(1)  # a byte a second
+    assert scrub.stop().state == STOPPED
+    assert ground.scrub().status().state == STOPPED
+
+
+def test_paths(ground: Ground) -> None:
+    assert path_of(ground.call, 1, ground.large) == "/folder/large" and path_of(ground.call, 1, 1) == "/"
+    assert path_of(ground.call, 1, 999) == "inode 999" and path_of(ground.call, 1, ground.large, pages_max=0) == f"inode {ground.large}"
+    assert rows.INODE.loads(ground.store.get(keys.inode(1, ground.folder))).parent == 1
+    assert isinstance(ground.drive.machine, Machine)

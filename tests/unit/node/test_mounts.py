@@ -1,0 +1,282 @@
+"""Wishes, keeper and kernel brought into line: with a keeper and a mount table that the test writes."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awsomefsd.base import durable
+from awsomefsd.base.errors import AlreadyExists, ConfigError, Corrupt, Error, FsError, NotFound, Refused, Unavailable
+from awsomefsd.base.types import VolumeInfo
+from awsomefsd.config.mount_options import MountOptions
+from awsomefsd.keeper.mount_syscalls import FSTYPE, MountEntry
+from awsomefsd.node import mounts
+from awsomefsd.node.mounts import DesiredMount, Mounts
+from awsomefsd.worker.config import WorkerConfig
+
+VOLUMES = {name: VolumeInfo(number, f"uuid-{name}", name, 0, 0, 0, 1) for number, name in enumerate(("alpha", "beta"), 1)}
+
+
+class FakeKeeper:
+    """Mounts are rows of a dictionary; `table` is what the kernel would show."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.table: dict[str, str] = {}
+        self.away = False
+        self.fails: Error | None = None
+        self.asked: list[tuple[str, Any]] = []
+        self.inside: Callable[[], None] = lambda: None
+
+    def mount(self, mount: str, dir: str, source: str, **fields: Any) -> dict[str, Any]:
+        self._answer("mount", (mount, dir, source, fields))
+        self.inside()
+        self.rows[mount] = {"mount": mount, "dir": dir, "source": source, "options": [], "state": "serving", "pid": 7, "workers": 1}
+        self.rows[mount]["config"] = fields["config"]
+        self.table[dir] = source
+        return {"pid": 7, "dir": dir}
+
+    def umount(self, target: str, *, force: bool) -> dict[str, Any]:
+        self._answer("umount", (target, force))
+        row = self.rows.pop(target)
+        del self.table[row["dir"]]
+        return {"flushed": not force, "detached": False}
+
+    def flush(self, target: str) -> dict[str, Any]:
+        self._answer("flush", target)
+        return {}
+
+    def list(self) -> list[dict[str, Any]]:
+        if self.away:
+            raise Unavailable("no keeper")
+        return list(self.rows.values())
+
+    def _answer(self, op: str, fields: Any) -> None:
+        self.asked.append((op, fields))
+        if self.away:
+            raise Unavailable("no keeper")
+        if self.fails is not None:
+            raise self.fails
+
+    def topmost(self, directory: str) -> MountEntry | None:
+        return MountEntry("0:99", "/", directory, FSTYPE, self.table[directory]) if directory in self.table else None
+
+
+def config_of(wanted: DesiredMount, options: MountOptions) -> WorkerConfig:
+    return WorkerConfig(
+        volume=wanted.volume, node="n", boot_id="b", meta_sock="/meta.sock", state_dir="/s", options=wanted.options,
+        read_only=options.read_only,
+    )  # fmt: skip
+
+
+class Rig:
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.state_dir = tmp_path / "state"
+        self.state_dir.mkdir()
+        self.keeper = FakeKeeper()
+        self.dead: set[str] = set()
+        self.directories = [str(tmp_path / name) for name in ("one", "two")]
+        for directory in self.directories:
+            Path(directory).mkdir()
+        monkeypatch.setattr(mounts.mount_syscalls, "topmost", self.keeper.topmost)
+        monkeypatch.setattr(mounts, "is_dead", lambda directory: directory in self.dead)
+        self.removed = ""
+        self.mounts = self.daemon()
+
+    def daemon(self, boot_id: str = "boot") -> Mounts:
+        """A daemon that has just been started."""
+        return Mounts(self.state_dir, boot_id, self.keeper, self.find, config_of, 128, removed=lambda: self.removed)
+
+    def find(self, name: str) -> VolumeInfo:
+        if name not in VOLUMES:
+            raise NotFound(f"no volume {name}")
+        return VOLUMES[name]
+
+    def lose_all_processes(self) -> None:
+        """Keeper and worker are killed at once; the kernel keeps dead mounts."""
+        self.dead |= set(self.keeper.table)
+        self.keeper.rows.clear()
+
+    def file(self) -> dict[str, Any]:
+        return dict(durable.read_json(self.state_dir / "mounts.json")["mounts"])
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    return Rig(tmp_path, monkeypatch)
+
+
+def test_mount_asks_the_keeper_and_is_remembered(rig: Rig) -> None:
+    view = rig.mounts.mount("alpha", rig.directories[0], ["ro", "noatime", "x-a=b"])
+    op, (mount, directory, source, fields) = rig.keeper.asked[0]
+    assert (op, directory, source) == ("mount", rig.directories[0], "alpha") and int(mount, 16) == view.mount and 0 < view.mount < 1 << 63
+    assert list(fields["options"]) == ["ro", "noatime"] and fields["config"]["read_only"] and fields["readahead_kib"] == 128
+    assert set(fields["memfds"]) == {"control", "slots", "park", "dirty", "opens"} and fields["argv"][-1] == "worker"
+    assert list(rig.file()) == [mount]
+    assert [found.state for found in rig.daemon().views()] == ["serving"]
+
+
+def test_what_cannot_be_mounted_says_why(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    one, two = rig.directories
+    rig.mounts.mount("alpha", one, [])
+    cases: list[tuple[type[Error], str, tuple[str, str, list[str]]]] = [
+        (NotFound, "no volume gamma", ("gamma", two, [])),
+        (NotFound, "mkdir -p", ("beta", str(tmp_path / "none"), [])),
+        (FsError, "not a directory", ("beta", str(tmp_path / "file"), [])),
+        (Refused, "absolute", ("beta", "relative", [])),
+        (AlreadyExists, f"mount --bind {one} {two}", ("alpha", two, [])),
+        (AlreadyExists, "is a mount of alpha already", ("beta", one, [])),
+        (ConfigError, "nosiud", ("beta", two, ["nosiud"])),
+    ]
+    for kind, words, arguments in cases:
+        with pytest.raises(kind, match=words):
+            rig.mounts.mount(*arguments)
+    assert len(rig.file()) == 1 and len(rig.keeper.asked) == 1
+
+
+def test_refused_mount_leaves_nothing_desired(rig: Rig) -> None:
+    trace = r'worker exited with code 1: ts=1 error="Traceback (most recent call last):\n  File \"x\", line 1\nValueError: no luck"'
+    rig.keeper.fails = FsError(errno.EIO, trace)
+    with pytest.raises(FsError, match=r"^worker exited with code 1: ValueError: no luck"):
+        rig.mounts.mount("alpha", rig.directories[0], [])
+    assert rig.file() == {} and rig.mounts.views() == []
+
+
+def test_unknown_outcome_is_settled_by_looking(rig: Rig) -> None:
+    """The keeper's answer was lost: the desired mount stays until reconcile sees whether it came true."""
+    rig.keeper.away = True
+    with pytest.raises(Unavailable):
+        rig.mounts.mount("alpha", rig.directories[0], [])
+    assert len(rig.file()) == 1 and rig.mounts.views()[0].state == "unwatched"
+    rig.keeper.away = False
+    assert rig.mounts.reconcile() == []
+    assert rig.file() == {}
+
+
+def test_umount_by_directory_volume_and_id(rig: Rig) -> None:
+    for target in (lambda view: view.directory, lambda view: view.directory + "/", lambda view: "alpha", lambda view: f"{view.mount:x}"):
+        view = rig.mounts.mount("alpha", rig.directories[0], [])
+        assert rig.mounts.flush(target(view)) == view.directory
+        done = rig.mounts.umount(target(view), force=False)
+        assert done.directory == rig.directories[0] and done.flushed and rig.file() == {}
+    with pytest.raises(NotFound, match="mounts: none"):
+        rig.mounts.umount("alpha", force=False)
+
+
+def test_busy_umount_keeps_the_mount(rig: Rig) -> None:
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.keeper.fails = FsError(errno.EBUSY, "busy: used by bash")
+    with pytest.raises(FsError, match="used by bash"):
+        rig.mounts.umount("alpha", force=False)
+    assert len(rig.file()) == 1
+
+
+def test_processes_that_died_come_back_under_a_new_id(rig: Rig) -> None:
+    old = rig.mounts.mount("alpha", rig.directories[0], ["noatime"])
+    rig.lose_all_processes()
+    again = rig.daemon()
+    assert again.views()[0].state == "dead"
+    (wanted,) = again.reconcile()
+    again.revive(wanted)
+    (view,) = again.views()
+    assert view.state == "serving" and view.mount != old.mount and view.options == ("noatime",) and view.directory == old.directory
+    assert list(rig.file()) == [f"{view.mount:x}"] and again.reconcile() == []
+
+
+def test_failed_revival_is_said_and_tried_again(rig: Rig) -> None:
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.lose_all_processes()
+    rig.keeper.fails = FsError(errno.EBUSY, "volume held by session 3")
+    rig.mounts.revive(rig.mounts.reconcile()[0])
+    assert rig.mounts.views()[0].last_error == "volume held by session 3"
+    rig.keeper.fails = None
+    rig.mounts.revive(rig.mounts.reconcile()[0])
+    assert rig.mounts.views()[0].state == "serving" and rig.mounts.views()[0].last_error == ""
+
+
+def test_a_mount_of_a_removed_node_says_so(rig: Rig) -> None:
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.removed = "node x was removed from this cluster"
+    [view] = rig.mounts.views()
+    assert (view.state, view.last_error) == ("refused", "node x was removed from this cluster")
+
+
+def test_keeper_that_does_not_know_its_mounts_yet_is_waited_for(rig: Rig) -> None:
+    """A restarted keeper lists nothing until workers have come back to it; the mount is alive, so nothing is done."""
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    rows, rig.keeper.rows = rig.keeper.rows, {}
+    assert rig.mounts.reconcile() == [] and len(rig.file()) == 1
+    rig.keeper.rows = rows
+    assert rig.mounts.reconcile() == [] and rig.mounts.views()[0].state == "serving"
+
+
+def test_unmounted_by_others_is_forgotten(rig: Rig) -> None:
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.keeper.rows.clear()
+    rig.keeper.table.clear()
+    assert rig.mounts.reconcile() == [] and rig.file() == {}
+
+
+def test_lost_file_is_made_again_from_the_keeper(rig: Rig) -> None:
+    view = rig.mounts.mount("alpha", rig.directories[0], [])
+    (rig.state_dir / "mounts.json").unlink()
+    again = rig.daemon()
+    assert again.views() == []
+    again.reconcile()
+    assert [found.mount for found in again.views()] == [view.mount] and len(rig.file()) == 1
+
+
+def test_a_mount_taken_up_from_the_keeper_keeps_its_options_when_it_is_revived(rig: Rig) -> None:
+    """The kernel's flags alone would lose root_squash and the mapping of ids."""
+    wanted = ["noatime", "root_squash", "map_uid=0:100000:2000"]
+    rig.mounts.mount("alpha", rig.directories[0], wanted)
+    (rig.state_dir / "mounts.json").unlink()
+    again = rig.daemon()
+    again.reconcile()
+    assert [list(found.options) for found in again.views()] == [wanted]
+    rig.lose_all_processes()
+    (dead,) = again.reconcile()
+    again.revive(dead)
+    assert rig.keeper.asked[-1][1][3]["config"]["options"] == tuple(wanted)
+
+
+def test_desired_mounts_of_an_earlier_boot_are_dropped(rig: Rig) -> None:
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    assert rig.daemon("next boot").views() == []
+
+
+def test_damaged_file_is_named(rig: Rig) -> None:
+    durable.write_json(rig.state_dir / "mounts.json", {"boot_id": "boot", "mounts": {"x": 1}})
+    with pytest.raises(Corrupt, match=r"mounts\.json"):
+        rig.daemon()
+
+
+def test_one_operation_at_a_time_for_a_volume(rig: Rig) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        inside.set()
+        assert go_on.wait(60)
+
+    rig.keeper.inside = wait
+    first = threading.Thread(target=rig.mounts.mount, args=("alpha", rig.directories[0], []))
+    first.start()
+    try:
+        assert inside.wait(60)
+        with pytest.raises(Refused, match="right now"):
+            rig.mounts.mount("alpha", rig.directories[1], [])
+        assert [view.state for view in rig.mounts.views()] == ["mounting"] and rig.mounts.reconcile() == []
+    finally:
+        go_on.set()
+        first.join(60)
+    assert rig.mounts.views()[0].state == "serving"
+
+
+def test_probe_of_a_living_directory(tmp_path: Path) -> None:
+    assert not mounts.is_dead(str(tmp_path)) and not mounts.is_dead(str(tmp_path / "none"))

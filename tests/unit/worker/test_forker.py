@@ -1,0 +1,112 @@
+"""Workers that the keeper's forker forks: children of the keeper like any other; whatever ails the forker, mounts go on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from awsomefsd.base.errors import FsError
+from awsomefsd.keeper.client import KeeperClient
+from buildtools import procs
+from buildtools.nodes import Node, await_true
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def node(make_node: Callable[..., Node]) -> Iterator[Node]:
+    made = make_node()
+    yield made
+    made.umount()
+
+
+def cmdline(pid: int) -> list[str]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    return []
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def forkers(node: Node) -> list[int]:
+    return [pid for pid in procs.owned(str(node.directory)) if "forker" in cmdline(pid)]
+
+
+def warm(node: Node) -> bool:
+    """As the daemon asks for it."""
+    client = KeeperClient(node.run)
+    return client.warm(**client.list()[0]["starts"])
+
+
+def children(pid: int) -> dict[int, str]:
+    return {int(one): procs.state(int(one)) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def successor(node: Node) -> int:
+    """Kill the worker; the one that takes its place serves."""
+    old = node.kill("worker")["worker"]
+    (node.mountpoint / "file").write_text(str(old))
+    assert (node.mountpoint / "file").read_text() == str(old)
+    return node.replaced("worker", old)
+
+
+def test_workers_are_forked_and_the_keepers_own(node: Node) -> None:
+    await_true("a forker that has loaded", lambda: warm(node), 60)
+    (forker,) = forkers(node)
+    before = procs.pids(str(node.directory), "worker")
+    for _ in range(3):
+        worker = successor(node)
+        assert worker not in before and parent(worker) == node.pid("keeper")
+        assert cmdline(worker) == ["worker" if word == "forker" else word for word in cmdline(forker)], "as one that was started"
+        assert os.getsid(worker) == worker and os.readlink(f"/proc/{worker}/fd/2").endswith(".log")
+    assert forkers(node) == [forker]
+    assert "Z" not in children(node.pid("keeper")).values()
+
+
+def test_a_forked_worker_that_cannot_begin_fails_its_mount_at_once(node: Node) -> None:
+    await_true("a forker that has loaded", lambda: warm(node), 60)
+    place, row = node.directory / "elsewhere", KeeperClient(node.run).list()[0]["starts"]
+    place.mkdir()
+    with pytest.raises(FsError, match="exited with code 1"):
+        KeeperClient(node.run).mount("abc", str(place), "none", options=[], fuse_options="", readahead_kib=0, memfds={}, config={}, **row)
+    place.rmdir()
+    assert "Z" not in children(node.pid("keeper")).values()
+
+
+def test_a_forker_that_hangs_is_gone_round_and_one_that_is_back_leaves_no_process(node: Node) -> None:
+    await_true("a forker that has loaded", lambda: warm(node), 60)
+    (forker,) = forkers(node)
+    os.kill(forker, signal.SIGSTOP)
+    await_true("a stopped forker", lambda: procs.state(forker) == "T", 60)
+    worker = successor(node)
+    os.kill(forker, signal.SIGCONT)
+    await_true("an answer that comes late", lambda: warm(node), 60)
+    await_true("nothing but the worker and the forker", lambda: set(children(node.pid("keeper"))) == {worker, forker}, 60)
+    assert node.pids("worker") == [worker]
+
+
+def test_a_forker_that_is_killed_is_not_needed(node: Node) -> None:
+    (forker,) = forkers(node)
+    os.kill(forker, signal.SIGKILL)
+    await_true("the end of the forker", lambda: not procs.alive(forker), 60)
+    worker = successor(node)
+    await_true("nothing but the worker", lambda: set(children(node.pid("keeper"))) == {worker}, 60)
+
+
+def test_the_next_keeper_has_a_forker_of_its_own(node: Node) -> None:
+    node.strike(["keeper"])
+    await_true("a forker that has loaded", lambda: warm(node), 60)
+    (first,) = forkers(node)
+    KeeperClient(node.run).upgrade()
+    await_true("the end of the forker of before", lambda: first not in forkers(node), 60)
+    assert "Z" not in children(node.pid("keeper")).values()
+    await_true("a forker that has loaded", lambda: warm(node), 60)
+    worker = successor(node)
+    assert parent(worker) == node.pid("keeper")
