@@ -1,6 +1,6 @@
-"""Volumes and devices of the cluster, by name, through the metadata service; errors say what to do about them.
+"""The volumes and devices of the cluster by name, through the metadata service; its errors say what to do about them.
 
-What the machine answers is an errno; here it becomes words, because here the names are known.
+The machine answers with an errno; this module turns it into words, because the names are known here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ Call = Callable[[Any], Any]  # a body of meta.messages in, its reply out; raises
 
 
 def check_name(name: str, kind: str) -> str:
-    """A name goes into fstab, file names and the command line: letters, digits, '.', '_' and '-', not first '.' or '-'."""
+    """Returns `name` if it may be the name of a volume or device.  Raises ConfigError, in words with `kind`, if not.
+
+    A name goes into fstab, file names and the command line: letters, digits, '.', '_' and '-', not first '.' or '-'.
+    """
     if not 0 < len(name.encode()) <= VOLUME_NAME_BYTES_MAX:
         raise ConfigError(f"a {kind} name has 1 to {VOLUME_NAME_BYTES_MAX} bytes, {name!r} has {len(name.encode())}; choose another")
     if name[0] in ".-" or not all(char.isascii() and (char.isalnum() or char in "._-") for char in name):
@@ -42,16 +45,20 @@ def check_name(name: str, kind: str) -> str:
 
 
 class Catalog:
-    """Volumes, devices and sessions in the metadata.  Thread-safe as far as `call` is; every method blocks for it."""
+    """Volumes, devices and sessions in the metadata.  Thread-safe as far as `call` is.
+
+    Every method blocks for the service, and raises Unavailable if it does not answer and FsError with its errno if it refuses.
+    """
 
     def __init__(self, call: Call) -> None:
         self._call = call
 
     def figures(self) -> dict[str, int | float | str]:
+        """Returns the figures of this node's own metadata service by name, or of the leader's where this node has none."""
         return dict(self._call(messages.GetStatus()).figures)
 
     def reports(self) -> dict[int, dict[str, int]]:
-        """The last figures that the workers of this node reported, by mount."""
+        """Returns the last figures that the workers of this node reported, by mount id."""
         return dict(self._call(messages.GetReports()).figures)
 
     def ask(self, body: Any) -> Any:
@@ -62,7 +69,8 @@ class Catalog:
         return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))
 
     def end_session_of(self, mount: int) -> None:
-        """Every process that served this mount of this node has exited: its session ends now, and nothing of it is in flight.
+        """Ends the session of a mount of this node; every process that served the mount must have exited, so none of its writes is under
+        way.
 
         Without this a new mount of the volume would wait for the session's TTL.
         """
@@ -80,7 +88,7 @@ class Catalog:
         return list(self._call(messages.GetVolumes()).volumes)
 
     def mountable(self, name: str, node: str) -> VolumeInfo:
-        """The volume of this name.  Raises NotFound, and Refused if its data is on another node's devices."""
+        """Returns the volume of this name.  Raises NotFound, and Refused if its data is on the devices of a node other than `node`."""
         found = self.volume(name)
         if found.home not in ("", UNDECIDED, node):
             named = {row.node: row.name for row in self.ask(ListNodes()).nodes}
@@ -91,7 +99,7 @@ class Catalog:
         return found
 
     def volume(self, name: str) -> VolumeInfo:
-        """The volume of this name.  Blocks.  Raises NotFound, which lists the existing volumes."""
+        """Returns the volume of this name.  Raises NotFound, which lists the existing volumes."""
         found = next((volume for volume in self.volumes() if volume.name == name), None)
         if found is None:
             names = ", ".join(sorted(volume.name for volume in self.volumes())[:20]) or "none"
@@ -99,6 +107,10 @@ class Catalog:
         return found
 
     def create_volume(self, name: str, quota_bytes: int, quota_inodes: int, mode: int, uid: int, gid: int) -> VolumeInfo:
+        """Creates a volume and returns it; the quotas are bytes and inodes.
+
+        Raises ConfigError for the name, AlreadyExists, Refused when there are VOLUMES_MAX volumes, and FsError.
+        """
         check_name(name, "volume")
         try:
             self.propose(CreateVolume(name, str(uuid.uuid4()), quota_bytes, quota_inodes, mode & 0o7777, uid, gid))
@@ -111,7 +123,10 @@ class Catalog:
         return self.volume(name)
 
     def set_volume(self, name: str, quota_bytes: int, quota_inodes: int, new_name: str) -> VolumeInfo:
-        """-1 and "" leave a value as it is."""
+        """Changes quotas and name of a volume and returns it; -1 and "" leave a value as it is.
+
+        Raises NotFound, ConfigError, AlreadyExists.
+        """
         volume = self.volume(name)
         if new_name:
             check_name(new_name, "volume")
@@ -124,6 +139,7 @@ class Catalog:
         return self.volume(new_name or name)
 
     def delete_volume(self, name: str, *, destroy: bool) -> None:
+        """Deletes a volume.  Raises NotFound, WouldLoseData if it has files and `destroy` is false, and Refused while it is mounted."""
         volume = self.volume(name)
         try:
             self.propose(DeleteVolume(volume.volume, destroy))
@@ -137,7 +153,10 @@ class Catalog:
             raise _worded(err, f"volume {name} cannot be deleted") from err
 
     def release_volume(self, name: str, node: str) -> list[str]:
-        """End what a node (its UUID or name) claims of a volume; the paths.  Refused while a session of it lives: then it is not gone."""
+        """Ends the claims of a node (its UUID or name) on a volume; returns their paths.
+
+        Raises NotFound if the node claims nothing, and Refused while a session of the node has the volume mounted.
+        """
         volume = self.volume(name)
         named = {row.node: row.name for row in self.ask(ListNodes(removed=True)).nodes}
         claims = self._call(GetClaims(volume.volume)).claims
@@ -158,6 +177,7 @@ class Catalog:
         return list(self._call(messages.GetDevices()).devices)
 
     def add_device(self, command: AddDevice) -> DeviceInfo:
+        """Adds a device to the cluster and returns its row.  Raises AlreadyExists, FsError."""
         try:
             self.propose(command)
         except FsError as err:
@@ -169,6 +189,7 @@ class Catalog:
     # --- the change stream ----------------------------------------------------------------------------------------------------
 
     def follow(self, after: int, count: int, wait_ms: int) -> messages.Changes:
+        """Returns up to `count` changes after the entry `after`; waits up to `wait_ms` for the first."""
         reply = self._call(messages.Follow(after, count, wait_ms))
         assert isinstance(reply, messages.Changes)
         return reply

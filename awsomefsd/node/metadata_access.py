@@ -48,7 +48,10 @@ class MetadataAccess(Protocol):
     """
 
     def ask(self, body: Body, timeout_s: float = CALL_S) -> Any:
-        """The leader's reply to a body of meta/api/messages.  Raises FsError with the leader's errno; Unavailable if no leader answers."""
+        """Returns the leader's reply to a body of meta/api/messages.
+
+        Raises FsError with the leader's errno; Unavailable if no leader answers.
+        """
 
     def propose(self, command: AnyCommand, timeout_s: float = CALL_S) -> Any:
         """Commits a command of meta/api/commands as this node, without a session; returns its result.  Raises as `ask` does."""
@@ -60,7 +63,7 @@ class MetadataAccess(Protocol):
 class LeaderAccess(MetadataAccess):
     """MetadataAccess by one client for all parts of the daemon.
 
-    `local` returns this node's own service, or None if it has none: that one answers GetStatus about itself, whoever leads.
+    `local` returns this node's own service, or None if it has none; its own service answers GetStatus about itself, whichever node leads.
     """
 
     def __init__(self, places: Endpoints, node: str, state_dir: Any, local: Callable[[], Local | None]) -> None:
@@ -75,7 +78,10 @@ class LeaderAccess(MetadataAccess):
         self._client.close()
 
     def end(self, reason: str) -> None:
-        """Ends calls that wait, with Unavailable(reason): the metadata service of this node ended, so no answer can come."""
+        """Ends the calls that wait with Unavailable(reason): the metadata service of this node ended, so no answer can come.
+
+        Any thread.
+        """
         self._client.fail(Unavailable(reason))
 
     def ask(self, body: Body, timeout_s: float = CALL_S) -> Any:
@@ -98,7 +104,7 @@ class LeaderAccess(MetadataAccess):
 
     @property
     def trouble(self) -> str:
-        """The reason why no leader can be asked now; "" if one can."""
+        """Returns the reason why no leader can be asked now; "" if one can.  Does not block."""
         return "" if self._client.connected else self._client.trouble or "not connected yet"
 
     def _checked(self, reply: Reply) -> Reply:

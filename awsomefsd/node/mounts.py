@@ -1,4 +1,4 @@
-"""The mounts this node is meant to have (state_dir/mounts.json), and bringing what the keeper has into line with them.
+"""The mounts that this node is meant to have (state_dir/mounts.json); it brings what the keeper has into line with them.
 
 A mount is written to mounts.json before the keeper is asked, and taken out after the keeper has unmounted it.  So a daemon that is
 killed in between finds either a desired mount that the keeper does not know (nothing is mounted there: it is dropped, its caller never got
@@ -45,7 +45,10 @@ REFUSED = "refused"  # it answers EIO, because its node was removed from the clu
 
 
 class MountKeeper(Protocol):
-    """The keeper as it is asked here (keeper/client.py); raises Unavailable if nobody answers, FsError if it refuses."""
+    """The keeper's methods that mounts use (keeper/client.py).
+
+    Each blocks; raises Unavailable if no keeper answers, FsError if it refuses.
+    """
 
     def mount(
         self,
@@ -80,7 +83,7 @@ class DesiredMount:
 
 @dataclass(frozen=True, slots=True)
 class MountView:
-    """A mount as it is now, for people."""
+    """A mount as it is now, for status."""
 
     mount: int
     volume_name: str
@@ -95,7 +98,10 @@ class MountView:
 
 @dataclass(frozen=True, slots=True)
 class Unmounted:
-    """`flushed` is false where acknowledged writes may be lost; `detached`: bind mounts or other namespaces still have it."""
+    """The end of a mount.
+
+    `flushed` is false if acknowledged writes may be lost; `detached`: a bind mount or another namespace still has it.
+    """
 
     directory: str
     flushed: bool
@@ -108,12 +114,15 @@ WorkerProgram = Callable[[], tuple[list[str], dict[str, str]]]
 
 
 def own_worker() -> tuple[list[str], dict[str, str]]:
-    """Workers of this very program: argv, and nothing for the environment."""
+    """Returns how the keeper starts a worker of this very program: argv, and the environment to add (empty)."""
     return program.command("worker"), {}
 
 
 class Mounts:
-    """Thread-safe.  Operations on one volume or directory exclude each other; those on different ones go on side by side."""
+    """The mounts of this node.  Thread-safe.  Methods that ask the keeper block and raise Unavailable if it does not answer.
+
+    Operations on one volume or directory exclude each other (Refused); those on different ones run side by side.
+    """
 
     def __init__(
         self,
@@ -127,7 +136,7 @@ class Mounts:
         worker_program: WorkerProgram = own_worker,
         removed: Callable[[], str] = str,
     ) -> None:
-        """`removed`: why this node is in its cluster no longer, "" while it is."""
+        """`removed` returns why this node is not in its cluster any more, "" while it is."""
         self._path = state_dir / "mounts.json"
         self._boot_id = boot_id
         self._keeper = keeper
@@ -146,7 +155,10 @@ class Mounts:
     # --- what people ask --------------------------------------------------------------------------------------------------
 
     def mount(self, volume_name: str, directory: str, options: list[str]) -> MountView:
-        """Mount a volume; returns when it serves.  Raises a domain error that says what is in the way."""
+        """Mounts a volume; returns when it serves.
+
+        Raises NotFound, AlreadyExists, Refused, FsError, or Unavailable, which leaves it to `reconcile`.
+        """
         parsed = mount_options.parse(options, self._readahead_kib, os.geteuid() == 0)
         directory = _mount_point(directory)
         with self._exclusive(f"volume {volume_name}", f"directory {directory}"):
@@ -169,7 +181,10 @@ class Mounts:
         return MountView(wanted.mount, wanted.volume_name, directory, wanted.options, SERVING, pid, 1)
 
     def umount(self, target: str, *, force: bool) -> Unmounted:
-        """Flush and unmount.  With `force` the connection is aborted after a short flush."""
+        """Flushes and unmounts; with `force` the connection is aborted after a short flush.
+
+        Raises NotFound, Refused, FsError, Unavailable.
+        """
         view = self.find(target)
         with self._exclusive(f"volume {view.volume_name}", f"directory {view.directory}"):
             if view.state == DEAD:
@@ -184,17 +199,17 @@ class Mounts:
         return done
 
     def warm(self) -> bool:
-        """Have the keeper load the workers' program before one is needed; whether it has.  Raises what the keeper raises."""
+        """Lets the keeper load the workers' program before one is needed; returns whether it has."""
         return self._keeper.warm(*self._worker_program())
 
     def flush(self, target: str) -> str:
-        """Everything written to the mount until now is durable when this returns."""
+        """Makes everything written to the mount until now durable; returns its directory.  Raises NotFound, FsError, Unavailable."""
         view = self.find(target)
         self._keeper.flush(f"{view.mount:x}")
         return view.directory
 
     def find(self, target: str) -> MountView:
-        """The mount at a directory, of a volume, or with an id in hexadecimal."""
+        """Returns the mount at a directory, of a volume, or with an id in hexadecimal.  Raises NotFound, which lists the mounts."""
         path = os.path.normpath(target) if target.startswith("/") else ""
         views = self.views()
         for view in views:
@@ -204,13 +219,13 @@ class Mounts:
         raise NotFound(f"{target} is no mount of this node (mounts: {known}); give a directory, a volume or a mount id")
 
     def of_volume(self, volume: int) -> MountView | None:
-        """The mount of a volume on this node, if there is one."""
+        """Returns the mount of a volume on this node, or None."""
         with self._lock:
             wanted = next((wanted for wanted in self._desired.values() if wanted.volume == volume), None)
         return None if wanted is None else next((view for view in self.views() if view.mount == wanted.mount), None)
 
     def views(self) -> list[MountView]:
-        """All mounts, also when the keeper is away (their state is then "unwatched")."""
+        """Returns all mounts, also when the keeper is away (their state is then "unwatched")."""
         try:
             listed = {_id_of(row): row for row in self._keeper.list()}
         except Unavailable:
@@ -246,8 +261,11 @@ class Mounts:
     # --- bringing the node into line ----------------------------------------------------------------------------------------
 
     def reconcile(self) -> list[DesiredMount]:
-        """Compares the desired mounts, the keeper and the kernel.  Takes up what only the keeper knows, drops what was unmounted behind our
-        back, and returns the mounts whose processes died: each is for `revive`, which may take as long as the old session lives."""
+        """Compares the desired mounts, the keeper and the kernel; returns the mounts whose processes died.
+
+        Takes up what only the keeper knows, and drops what others have unmounted.  Each mount returned is for `revive`, which may take as
+        long as the old session lives.
+        """
         listed = {_id_of(row): row for row in self._keeper.list()}
         for mount in [mount for mount in self._reviving if listed.get(mount, {}).get("state") == SERVING]:
             self._revived(mount)
@@ -271,7 +289,10 @@ class Mounts:
         return dead
 
     def revive(self, wanted: DesiredMount) -> None:
-        """Mount again what died.  A failure is kept for `status`, and reconcile comes back to it."""
+        """Mounts a dead mount again under a new id.
+
+        Raises no Error: a failure is kept for `status`, and `reconcile` returns the mount again.
+        """
         try:
             with self._exclusive(f"volume {wanted.volume_name}", f"directory {wanted.directory}"):
                 self._end_session(wanted.mount)  # ENOTCONN: every descriptor is closed, so no process of this mount is left
@@ -290,14 +311,14 @@ class Mounts:
     def _adopt(self, mount: int, row: dict[str, Any]) -> None:
         volume = self._find_volume(str(row["source"]))
         asked = asked_options(row.get("config"))
-        options = row.get("options", ()) if asked is None else asked  # a mount of an older build: what the kernel was told is all there is
+        options = row.get("options", ()) if asked is None else asked  # an older build kept only the kernel's options
         self._keep(DesiredMount(mount, volume.volume, volume.name, str(row["dir"]), tuple(map(str, options))))
         bound(logger, mount=mount).warning("mount taken up from the keeper", extra={"dir": row["dir"]})
 
     # --- details ------------------------------------------------------------------------------------------------------------
 
     def _start(self, wanted: DesiredMount, options: MountOptions) -> int:
-        """Ask the keeper; returns the pid of the worker."""
+        """Asks the keeper to mount; returns the pid of the worker."""
         argv, env = self._worker_program()
         reply = self._keeper.mount(
             f"{wanted.mount:x}",
@@ -315,9 +336,9 @@ class Mounts:
         return int(reply.get("pid") or 0)
 
     def _await_unmounted(self, volume: VolumeInfo, directory: str) -> None:
-        """A mount that umount(2) alone has ended is still being flushed by its worker: wait for that instead of refusing.
+        """Waits for the worker of a mount that umount(2) alone has ended, which still flushes, instead of refusing.
 
-        umount(8) comes past our helper where it finds the type by statfs(2), and tells nobody.
+        umount(8) does not call our helper where it finds the type by statfs(2), so this node does not hear of it.
         """
         with self._lock:
             left = [wanted for wanted in self._desired.values() if wanted.directory == directory or wanted.volume == volume.volume]
@@ -451,7 +472,7 @@ def _mount_point(directory: str) -> str:
 
 
 def without_traceback(words: str) -> str:
-    """What a worker wrote last, as one line for people: the exception without the way to it, which is in the worker's log."""
+    """Returns a worker's last words as one line: the exception without its traceback, which is in the worker's log."""
     before, trace, after = words.partition("Traceback (most recent call last):")
     if not trace:
         return words
@@ -461,9 +482,10 @@ def without_traceback(words: str) -> str:
 
 
 def is_dead(directory: str) -> bool:
-    """Whether nobody serves the mount at `directory` any more, nor can: its last /dev/fuse descriptor is closed.
+    """Returns True if no process serves the mount at `directory`, nor can: its last /dev/fuse descriptor is closed.
 
-    A process of its own asks for the figures of the filesystem: a mount whose server hangs never gives back who asked.
+    Blocks for PROBE_S at most.  Another process asks for the figures of the filesystem: a mount whose server hangs would never let this one
+    go.
     """
     argv = program.command("probe", directory)
     try:

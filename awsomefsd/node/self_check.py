@@ -1,8 +1,8 @@
 """The check that this build works on this host, without a cluster: `awsomefsd self-check`.
 
-Each check does a small thing of the kind that nodes do, and compares what comes out with what must come out; that a library can be imported
-is not enough (stripping has silently broken one).  A finding is "ok", "bad" (this host cannot serve) or "off" (something serves without).
-The FUSE level is what the kernel itself says: a connection is mounted in a temporary directory, its INIT request read, and it is unmounted.
+Each check does a small thing of the kind that nodes do, and compares the result with the right one; that a library can be imported is not
+enough (stripping has silently broken one).  A finding is "ok", "bad" (this host cannot serve) or "off" (an option that is missing here).
+The FUSE level is the kernel's own: a connection is mounted in a temporary directory, its INIT request read, and it is unmounted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CheckResult(NamedTuple):
 
 
 def run() -> list[CheckResult]:
-    """Everything; no check hides another one's failure."""
+    """Runs every check and returns the results; one that fails does not keep the others from running."""
     checks: list[tuple[str, Callable[[], CheckResult]]] = [("asserts", _asserts)]
     checks += [(name, lambda name=name, check=check: _library(name, check)) for name, check in _LIBRARIES.items()]  # type: ignore[misc]
     checks += [("kernel", _kernel), ("memory files", _memory_files), ("descriptors", _descriptors), ("clock", _clock)]
@@ -52,6 +52,7 @@ def run() -> list[CheckResult]:
 
 
 def asserts_on() -> bool:
+    """Returns True if this process checks asserts (it runs without -O)."""
     try:
         assert not KERNEL_MIN
     except AssertionError:
@@ -103,7 +104,7 @@ def _protobuf(library: Any) -> None:
 
 
 def _grpc(library: Any) -> None:
-    """A call over a socket of this process."""
+    """Makes a call over a socket of this process."""
     from concurrent.futures import ThreadPoolExecutor
 
     with tempfile.TemporaryDirectory(prefix="awsomefsd-self-check-") as directory:
@@ -238,7 +239,10 @@ def _fuse() -> list[CheckResult]:
 
 
 def kernel_offer() -> negotiate.Offer:
-    """The FUSE_INIT request of this kernel.  The connection never answers and is closed, which ends it."""
+    """Returns the FUSE_INIT request of this kernel.
+
+    The connection never answers and is closed, which ends it.  Raises OSError, TimeoutError.
+    """
     fd = os.open(DEV_FUSE, os.O_RDWR | os.O_CLOEXEC)
     try:
         with tempfile.TemporaryDirectory(prefix="awsomefsd-self-check-") as directory:

@@ -1,10 +1,10 @@
 """The search for devices of the cluster among the block devices of this machine, by their superblocks alone.
 
-Nothing is written, and only superblocks are read.  Each device is read by a thread of its own with a deadline: a path that hangs (a target
-that is gone) costs one such thread until it answers, is left out as long as that goes on, and keeps nobody from finding the others.
+Nothing is written, and only superblocks are read.  Each device is read by a thread of its own with a deadline.  A path that hangs (its
+target is gone) costs one such thread until it answers; it is left out meanwhile, and the others are found all the same.
 
-What is no device of ours, or one that this node must not use, comes with the reason: of another cluster, of a newer format, smaller than it
-was, damaged, unknown to the cluster, or two media with one superblock (a copy of a device: nobody can say which of them is meant).
+A device that is not ours, or that this node must not use, comes with the reason: of another cluster, of a newer format, smaller than it
+was, damaged, unknown to the cluster, or two media with one superblock (one is a copy, and it is not known which of them is meant).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SILENT = (errno.ENXIO, errno.ENOMEDIUM, errno.ENODEV, errno.ENOENT, errno.EACCE
 
 
 class Looked(Struct, frozen=True):
-    """`verdict` OK, or why it is not used.  `bytes` as it is now."""
+    """One device as it was read.  `verdict`: OK, or the reason why it is not used.  `bytes`: its present size."""
 
     path: str
     uuid: str
@@ -39,7 +39,7 @@ Look = Callable[[str, str], Looked | None]
 
 
 class Prober:
-    """Looks at one device in bounded time.  Thread-safe."""
+    """Reads the superblock of one device in bounded time.  Thread-safe."""
 
     def __init__(self, cluster: str, patience_ms: int = DEVICE_PROBE_MS_MAX, look: Look | None = None) -> None:
         self._cluster = cluster
@@ -48,7 +48,10 @@ class Prober:
         self._hanging: dict[str, threading.Thread] = {}
 
     def probe(self, path: str) -> Looked | None:
-        """None for what has nothing to do with us."""
+        """Returns what is at `path`, or None if it is no device of a cluster.
+
+        Blocks for `patience_ms` at most; raises no error of the device.
+        """
         before = self._hanging.get(path)
         if before is not None and before.is_alive():
             return Looked(path, "", 0, "does not answer")
@@ -64,7 +67,7 @@ class Prober:
 
 
 def looked(path: str, cluster: str) -> Looked | None:
-    """Reads the superblock."""
+    """Reads the superblock at `path`; returns None for what is no device of a cluster.  Blocks for as long as the device does."""
     uuid, size = "", 0
     try:
         with Device.open(path, read_only=True) as device:
@@ -86,7 +89,10 @@ def looked(path: str, cluster: str) -> Looked | None:
 def scan(
     prober: Prober, known: Container[str], extra: Iterable[str] = (), listing: Callable[..., list[FoundDevice]] = block_devices
 ) -> list[Looked]:
-    """Everything with a superblock of ours, and whatever does not answer.  `known`: uuids of the devices of the cluster."""
+    """Returns every device with a superblock of a cluster, and every path that does not answer.
+
+    `known`: UUIDs of the devices of this cluster.  Blocks for the devices that hang, one after the other.
+    """
     found = []
     for one in listing(extra):
         seen = prober.probe(one.path)
@@ -99,7 +105,7 @@ def scan(
 
 
 def _without_copies(found: list[Looked]) -> list[Looked]:
-    """The first of several paths to one medium; none of several media with one superblock."""
+    """Leaves the first of several paths to one medium, and marks all of several media with one superblock as copies."""
     media: dict[str, set[str]] = {}
     for one in found:
         if one.verdict == OK and one.serial:

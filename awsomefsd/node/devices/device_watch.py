@@ -1,8 +1,8 @@
-"""The devices of the cluster that this node sees: reported to the leader every few seconds, and searched for where one is missing.
+"""The devices of the cluster that this node sees: it reports them to the leader every few seconds, and searches for those that are missing.
 
-The node that adds a device knows its path; all others find it by its superblock (device_scan.py), when the daemon starts, when a device
-appears in the state, when the path they know leads to something else, when told to, and every DEVICE_SCAN_MS while a shared one is missing.
-A path that works is never exchanged for another one: whoever has the device open goes on with what it has.
+The node that adds a device knows its path.  All others find it by its superblock (device_scan.py): when the daemon starts, when a device
+appears in the state, when the path they know leads to something else, on command, and every DEVICE_SCAN_MS while a shared one is missing.
+A path that works is never replaced by another one, so a process that has the device open keeps what it has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Scan = Callable[..., list[Looked]]
 
 
 class DeviceWatch:
-    """Thread-safe: `look` is called by one thread, `search` by any."""
+    """The watch over the cluster's devices.  One thread calls `poll`; any thread may call `search` and `sighting`."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class DeviceWatch:
         self._lock = threading.Lock()  # one search at a time
         self._devices: list[DeviceInfo] = []
         self._missing: frozenset[str] = frozenset()
-        self._search_ns = 0  # when to look for what is missing again
+        self._search_ns = 0  # when missing devices are searched for again
         self._reasons: dict[str, str] = {}  # of the last search, for devices that it refused
 
     def poll(self) -> None:
-        """Raises Unavailable while nobody leads."""
+        """Reports the devices to the leader, and searches if one is missing.  Blocks for both.  Raises Unavailable while no node leads."""
         sightings = [self.sighting(device) for device in self._devices if self._concerns(device)][:DEVICES_REPORTED_MAX]
         self._devices = list(self._ask(ReportDevices(self._node, [one for one in sightings if one.path])).devices)
         bad = {one.uuid for one in sightings if one.state != OK}
@@ -65,7 +65,7 @@ class DeviceWatch:
         return device.shared or device.home in ("", self._node)
 
     def sighting(self, device: DeviceInfo) -> Sighting:
-        """The device as this node finds it now; without a path if it is not found."""
+        """Returns the device as this node finds it now, without a path if it is not found.  Blocks for the device, in bounded time."""
         path = self._table.paths().get(device.uuid, "")
         if not path:
             return Sighting(device.uuid, "", 0, self._reasons.get(device.uuid, "not found on this node"))
@@ -77,7 +77,7 @@ class DeviceWatch:
         return Sighting(device.uuid, path, seen.bytes, seen.verdict)
 
     def search(self) -> list[Looked]:
-        """Look at all block devices, and take up the cluster's."""
+        """Scans all block devices, adds the paths of the cluster's to the table, and returns what was found.  One search runs at a time."""
         with self._lock:
             self._search_ns = self._now_ns() + DEVICE_SCAN_MS * NS_PER_MS
             wanted = {device.uuid: device for device in self._devices if self._concerns(device)}
@@ -91,7 +91,7 @@ class DeviceWatch:
             return found
 
     def refresh(self) -> list[Looked]:
-        """`search`, and tell the leader at once."""
+        """Searches, and reports to the leader before and after.  Returns what was found.  Raises Unavailable while no node leads."""
         self.poll()
         found = self.search()
         self.poll()

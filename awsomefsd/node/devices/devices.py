@@ -1,7 +1,7 @@
-"""Taking a device into the cluster, and how this node finds those that are in.
+"""The way of a device into the cluster, and the state of each device on this node.
 
-Order of an add, and why: superblock first (a device that is formatted and nothing more is recognised and taken up by the next try), then
-its path in devices.json, then the entry in the log.  A crash after any step is repaired by the same command again.
+The order of an add, and why: first the superblock (a device that is formatted and no more is recognised by the next try, and taken up),
+then its path in devices.json, then the entry in the log.  The same command, given again, repairs a crash after any step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ OF_NODE = "of node "  # begins the state of a device that is in another node
 
 
 class NodeDevices:
-    """Thread-safe; adds exclude each other by the uuid in the log."""
+    """The devices as this node uses them.
+
+    Thread-safe: the uuid in the log excludes a second add.  Methods block for devices and metadata.
+    """
 
     def __init__(self, cluster_uuid: str, node_uuid: str, table: DeviceTable, catalog: Catalog) -> None:
         self._cluster_uuid = cluster_uuid
@@ -31,7 +34,11 @@ class NodeDevices:
         self._catalog = catalog
 
     def add(self, path: str, *, shared: bool, destroy: bool) -> tuple[DeviceInfo, str]:
-        """Raises WouldLoseData if the device holds anything and `destroy` is false, Refused if it is in use or too small."""
+        """Formats a device and adds it to the cluster; returns its row and its state (as `state` does).
+
+        Raises WouldLoseData if the device holds anything and `destroy` is false, Refused if it is in use or too small, AlreadyExists,
+        FsError.
+        """
         if not path.startswith("/"):
             raise Refused(f"{path!r} is no absolute path; give the device from the root on, such as /dev/disk/by-id/...")
         superblock = self._formatted(path, destroy=destroy)
@@ -63,11 +70,11 @@ class NodeDevices:
             raise FsError(number, f"{path}: {os.strerror(number)}; look at dmesg and the permissions of the device") from err
 
     def all(self) -> list[tuple[DeviceInfo, str]]:
-        """Every device of the cluster with its state on this node."""
+        """Returns every device of the cluster with its state on this node."""
         return [(device, self.state(device)) for device in self._catalog.devices()]
 
     def state(self, info: DeviceInfo) -> str:
-        """ "ok", or why this node cannot use the device and what to do."""
+        """Returns "ok", or why this node cannot use the device and what to do.  Reads the device."""
         if not info.path and not info.shared and info.home not in ("", self._node_uuid):
             return f"{OF_NODE}{info.home}"
         if not info.path and info.shared:
@@ -80,16 +87,18 @@ class NodeDevices:
             return str(err)
         return "ok"
 
-
     def require(self, home: str) -> None:
-        """Raises Refused if a volume on shared devices would have bytes that this node cannot reach."""
+        """Raises Refused if `home` is "" (a volume on shared devices) and this node cannot use one of the shared devices."""
         for info, state in self.all() if home == "" else ():
             if info.shared and state != "ok":
                 raise Refused(f"the volume is on shared devices, and device {info.device} cannot be used here: {state}")
 
 
 def check(path: str, cluster_uuid: str, uuid: str) -> Superblock:
-    """The superblock of a device that must be this one.  Raises a domain error or OSError."""
+    """Returns the superblock of the device at `path`, which must be device `uuid`.
+
+    Raises Refused, another Error of the superblock, or OSError.
+    """
     with Device.open(path, read_only=True) as device:
         superblock = read_superblock(device, cluster_uuid)
     if superblock.device_uuid != uuid:

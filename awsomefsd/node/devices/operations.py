@@ -1,11 +1,11 @@
 """The operations on devices of the cluster: grow, drain, remove and identify, and the checks before each.
 
-grow     superblock first (second copy at the new end, then the one at the start), then the entry.  A crash in between leaves a superblock
-         that promises more than the state uses: nothing reads it that way, and the same command goes on from there.  Every node that sees
-         the device must see its new size before: it would refuse a device that is smaller than its superblock says.
-drain    the entry alone; what follows is collection's and the workers'.
-remove   the entry first, then the superblock goes: a crash in between leaves a superblock whose device the cluster does not know any more,
-         which no node takes up, and which `remove PATH` wipes when it is called again.
+grow     The superblock comes first (second copy at the new end, then the one at the start), then the entry.  A crash in between leaves a
+         superblock that promises more than the state uses; this is harmless, and the same command continues from there.  Every node that
+         sees the device must see its new size before: it would refuse a device that is smaller than its superblock says.
+drain    The entry is all; collection and the workers move the data.
+remove   The entry comes first, then the superblock goes.  A crash in between leaves a superblock whose device is not in the cluster any
+         more: no node takes it up, and `remove PATH` wipes it when it is called again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class DeviceOperations:
         self._watch = watch
 
     def find(self, which: str) -> DeviceInfo:
-        """The device with this number, UUID, or path on this node.  Raises NotFound, which lists the existing devices."""
+        """Returns the device with this number, UUID, or path on this node.  Raises NotFound, which lists the existing devices."""
         devices = self._catalog.devices()
         for info in devices:
             if which in (str(info.device), info.uuid, info.path) or (info.path and os.path.realpath(which) == os.path.realpath(info.path)):
@@ -63,7 +63,7 @@ class DeviceOperations:
         raise NotFound(f"there is no device {which} (devices: {known}); see `awsomefsd device ls`")
 
     def seen(self) -> Sightings:
-        """Nothing where this node may not ask, or the leader is of an older build."""
+        """Returns which nodes see which devices; empty where this node may not ask, or the leader is of an older build."""
         try:
             sightings = self._ask(GetSightings())
         except FsError as err:
@@ -83,6 +83,10 @@ class DeviceOperations:
 
     # --- grow ----------------------------------------------------------------------------------------------------------------
     def grow(self, which: str) -> DeviceInfo:
+        """Takes the present size of an enlarged device into use; returns its row.
+
+        Raises NotFound, and Refused if it has not grown by a segment, is another device, or a node still sees its old size; also OSError.
+        """
         info = self.find(which)
         path = self._here(info)
         with Device.open(path) as device:
@@ -106,6 +110,10 @@ class DeviceOperations:
 
     # --- drain ---------------------------------------------------------------------------------------------------------------
     def drain(self, which: str, *, undo: bool) -> DrainProgress:
+        """Begins to drain a device, or ends that with `undo`; returns the progress.
+
+        Raises NotFound, and Refused if the others have no room.
+        """
         info = self.find(which)
         if not undo and not info.draining:
             self._check_room(info)
@@ -125,6 +133,7 @@ class DeviceOperations:
             raise Refused(f"{live >> 20} MiB live on device {info.device}, the others have room for {room >> 20} MiB; add one first")
 
     def progress(self, which: str) -> DrainProgress:
+        """Returns how far a drain has come.  Reads all live segments of the cluster.  Raises NotFound."""
         info = self.find(which)
         return DrainProgress(info, info.segments - info.segments_free, self._live(info.device))
 
@@ -186,7 +195,10 @@ class DeviceOperations:
 
     # --- identify ------------------------------------------------------------------------------------------------------------
     def identify(self, which: str) -> list[tuple[str, str]]:
-        """Facts that tell which piece of hardware it is."""
+        """Returns (name, value) pairs that tell which piece of hardware a device is.
+
+        Raises NotFound, and an Error or OSError of its superblock.
+        """
         info = self.find(which)
         facts = [("device", str(info.device)), ("uuid", info.uuid), ("shared", "yes" if info.shared else "no")]
         if info.path:

@@ -1,11 +1,11 @@
-"""Named health codes: each with its severity, what it says, and what to do about it.  Pure.
+"""Named health codes: each has a severity, its meaning, and what to do about it.  Pure.
 
-One table, which `awsomefsd status --codes` prints and docs/TROUBLESHOOTING.md repeats (buildtools/health_codes.py makes it there, and a
+`awsomefsd status --codes` prints this one table, and docs/TROUBLESHOOTING.md repeats it (buildtools/health_codes.py makes it there, and a
 test compares).  A code keeps its name and its meaning: alerts are written against it.  "error": something does not work now.  "warning":
-all works, and somebody has to act before it does not.  "info": as it should be, or going on by itself; it makes no node degraded and no
-exit status 3.
+all works, and an operator has to act before it stops working.  "info": as it should be, or going on by itself; it makes no node degraded
+and no exit status 3.
 
-What is found in a given state is decided in rules.py; a finding says which thing, its fix may name it too.
+The rules in rules.py decide which codes a given state has.  A finding names the thing, and may have a fix of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Code(NamedTuple):
 
 
 class HealthFinding(NamedTuple):
-    """`what`: which thing, and how it is.  `fix` "": that of the code."""
+    """A code that applies now.  `what`: the thing and its condition.  `fix`: what to do, "" for that of the code."""
 
     code: str
     what: str

@@ -1,7 +1,7 @@
-"""Figures as Prometheus reads them: GET /metrics on a local address or a unix socket, from threads of their own.
+"""The page of figures for Prometheus: GET /metrics on a local address or a unix socket, from threads of its own.
 
 The registry of base/metrics.py is read at every request; nothing is kept here.  A source that fails (the service is starting, the keeper is
-away) loses its own figures only: awsomefsd_scrape_errors_total says so, and the rest is still served.
+away) loses only its own figures: awsomefsd_scrape_errors_total counts it, and the rest is still served.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Collector:
 
 
 def render(figures: Registry) -> bytes:
-    """The text exposition of all figures."""
+    """Returns the text exposition of all figures."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(figures))  # type: ignore[arg-type]
     return generate_latest(registry)
@@ -85,7 +85,10 @@ class _Server(ThreadingHTTPServer):
 
 
 class Exporter:
-    """The running page; `close` ends it."""
+    """The running page.
+
+    The constructor listens, and raises ConfigError for an address it cannot have; `close` ends the page and waits for that.
+    """
 
     def __init__(self, figures: Registry, listen: str, run_dir: Path) -> None:
         self._unix: Path | None = None

@@ -1,7 +1,7 @@
 """The rules behind the codes of codes.py: the findings in a given state of node and cluster.  Pure.
 
-A rule speaks only of what it knows: a new leader has heard nobody yet, so nobody is gone until it has led for as long as a node may be
-silent; where no leader answers, nothing is said about the others.  A device at another node is no fault of this one.
+A rule uses only what is known.  A new leader has heard from no node yet, so none counts as gone until it has led for as long as a node may
+be silent.  Where no leader answers, there is no finding about other nodes.  A device at another node is no fault of this one.
 """
 
 from __future__ import annotations
@@ -73,12 +73,13 @@ class Facts(NamedTuple):
 
 
 def find(node: NodeView, view: ClusterView, facts: Facts) -> list[HealthFinding]:
-    """All that is to be said, this node first."""
+    """Returns all findings, those of this node first."""
     return [*of_node(node), *of_facts(node, facts), *of_cluster(view)]
 
 
 # --- this node -------------------------------------------------------------------------------------------------------------------
 def of_node(node: NodeView) -> Iterator[HealthFinding]:
+    """Yields the findings about this node itself: keeper, metadata, mounts, devices, memory."""
     if not node.keeper:
         yield HealthFinding("KEEPER_GONE", f"the keeper does not answer at {node.run_dir}/keeper.sock (running mounts go on)")
     yield from _of_metadata(node)
@@ -117,7 +118,7 @@ def _of_metadata(node: NodeView) -> Iterator[HealthFinding]:
 def _of_mounts(node: NodeView) -> Iterator[HealthFinding]:
     for mount in node.mounts:
         if mount.state == "unwatched" or mount.state in _WELL:
-            continue  # the keeper's absence is the finding, and said
+            continue  # KEEPER_GONE is the finding
         why = f": {mount.last_error}" if mount.last_error else ""
         code = {"dead": "MOUNT_DEAD", "refused": "MOUNT_REFUSED"}.get(mount.state, "MOUNT_WAITS")
         yield HealthFinding(code, f"mount {mount.directory} of volume {mount.volume} is {mount.state}{why}")
@@ -127,7 +128,7 @@ def _of_devices(node: NodeView) -> Iterator[HealthFinding]:
     for device in node.devices:
         name = device.path or device.uuid
         if device.state.startswith(OF_NODE):
-            continue  # in order there or not: that node's status says so
+            continue  # the status of that node tells its state
         if device.state != "ok":
             code = "DEVICE_MISSING" if device.state.startswith(MISSING) else "DEVICE_UNUSABLE"
             fix = "attach it here, then `awsomefsd device scan`" if device.shared and code == "DEVICE_MISSING" else ""
@@ -137,6 +138,7 @@ def _of_devices(node: NodeView) -> Iterator[HealthFinding]:
 
 
 def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
+    """Yields the findings of Facts: workers, scrub, quarantine, and devices that one node alone sees."""
     for directory, used, budget in facts.workers:
         yield HealthFinding(
             "WORKER_MEMORY", f"the worker of {directory} uses {used} bytes of memory, its budget (memory.worker) is {budget}"
@@ -158,6 +160,7 @@ def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
 
 # --- the cluster -----------------------------------------------------------------------------------------------------------------
 def of_cluster(view: ClusterView) -> Iterator[HealthFinding]:
+    """Yields the findings about leader, voters and the other nodes."""
     if view.removed:
         yield HealthFinding("NODE_REMOVED", f"this node was removed from the cluster: {view.removed}")
     elif not view.asked:

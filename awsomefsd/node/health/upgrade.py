@@ -1,4 +1,4 @@
-"""A rolling upgrade: which levels the nodes know, and raising the cluster's when all know a higher one (base/levels.py)."""
+"""A rolling upgrade: the levels that the nodes know, and raising the cluster's when all know a higher one (base/levels.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from awsomefsd.node.catalog import Catalog
 
 
 class Levels(NamedTuple):
-    """`known`: the highest level that every node knows; `nodes`: those that are not removed."""
+    """The cluster's level.  `known`: the highest level that every node knows; `nodes`: those that are not removed."""
 
     level: int
     known: int
@@ -29,7 +29,10 @@ class Upgrade:
         return Levels(level, min([levels.supported(), *(node.level for node in nodes)]), nodes)
 
     def finalize(self) -> Levels:
-        """Raise the level to the highest that every node knows; Refused if that is none above the present one."""
+        """Raises the level to the highest that every node knows; returns the new levels.
+
+        Blocks.  Raises Refused if there is no higher one.
+        """
         found = self.status()
         if found.known <= found.level:
             behind = sorted(node.name for node in found.nodes if node.level <= found.level)

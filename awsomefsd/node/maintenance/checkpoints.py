@@ -1,10 +1,10 @@
-"""Checkpoints of state and journal on a device, so that this node's disk can be lost: when one is made, and what the others may rely on.
+"""Checkpoints of state and journal on a device, so that this node's disk can be lost: when one is made, and how far it reaches.
 
-One thread of the daemon, beside the path of commits: it asks for entries like any reader of the change stream, and nobody ever waits for
-it, but who wants segments back on a full device (meta/replica/checkpoint_progress.py).  At its start, when the area is full or an hour old,
-it makes a new checkpoint: a copy of the store, written while the old area's tail goes on; only when the new area's tail has caught up is
-the old one given up.  Otherwise it appends a batch of entries every CHECKPOINT_TAIL_MS.  So what was fsynced longer ago than that, and a
-write, is on the device; how far behind it really is, `status` says ("checkpoint_lag_ms").
+One thread of the daemon makes them, beside the path of commits.  It asks for entries like any reader of the change stream.  Only a request
+for segments on a full device ever waits for it (meta/replica/checkpoint_progress.py).  At its start, when the area is full, and when it is
+an hour old, it makes a new checkpoint: a copy of the store, written while the old area's tail grows on.  The old area is given up only when
+the new area's tail has caught up.  Otherwise the thread appends a batch of entries every CHECKPOINT_TAIL_MS.  So what was fsynced longer
+ago than that, plus the time of a write, is on the device; `status` says how far behind it is ("checkpoint_lag_ms").
 
 The device that carries it is the one with segments kept already, else the first with CHECKPOINT_SEGMENTS_MIN segments.  Space for the next
 checkpoint is kept when one is done, so a full device can still make it.  If it cannot (the state has outgrown what was kept), or writing
@@ -79,7 +79,7 @@ class Current:
 
 
 def applied_of(store_directory: Path) -> int:
-    """The entry that a copy of a store ends with."""
+    """Returns the index of the entry that a copy of a store ends with."""
     store = Store.open(store_directory, readonly=True)
     try:
         return Machine(store).applied_index
@@ -89,14 +89,14 @@ def applied_of(store_directory: Path) -> int:
 
 @contextmanager
 def carrying(path: str) -> Iterator[Device]:
-    """The device, locked against a second user on this machine.  Raises Refused."""
+    """Opens the device, locked against a second user on this machine, until the end of the context.  Raises Refused, OSError."""
     with Device.open(path) as device:
         device.lock()
         yield device
 
 
 class Checkpointer:
-    """start, stop, figures; everything else on its own thread."""
+    """The checkpoints of this node.  `start`, `stop` and `figures` are for others; everything else runs on its own thread."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class Checkpointer:
         self._thread.start()
 
     def stop(self) -> None:
-        """After a last batch of the tail."""
+        """Ends the thread after a last batch of the tail, and waits for it."""
         self._stop.set()
         self._index.wanted.set()
         if self._thread.ident is not None:
@@ -136,6 +136,7 @@ class Checkpointer:
         self.state = "off: several nodes carry the metadata, or the daemon ends"
 
     def figures(self, applied: int) -> dict[str, int | float | str]:
+        """Returns the figures for status and metrics; `applied` is the last applied entry, from which the lag is counted.  Any thread."""
         durable = max(self._index.durable, 0)  # OFF is below
         lag = max(applied - durable, 0)
         return {
@@ -180,7 +181,7 @@ class Checkpointer:
             logger.warning("a checkpoint failed, it is tried again: %s", err)
 
     def _serve(self) -> None:
-        """Checkpoints on one device, until something fails."""
+        """Makes checkpoints on one device until something fails."""
         own = {info.device for info in self._own()}
         chosen = self._choose(own)
         if chosen is None:
@@ -225,7 +226,7 @@ class Checkpointer:
         return chosen is not None and chosen[0].device != info.device
 
     def _clear_others(self, info: DeviceInfo) -> None:
-        """There is a checkpoint on this device: what others have is not needed any more."""
+        """Gives back what other devices have kept: there is a checkpoint on this one, so it is not needed any more."""
         others = [own.segment for own in self._own() if own.device != info.device]
         if others:
             self._propose(DropSegments(others))
@@ -319,7 +320,7 @@ class Checkpointer:
             return []
 
     def _more(self, writer: AreaWriter, info: DeviceInfo) -> None:
-        """The copy turned out larger than thought."""
+        """Extends the area, because the copy turned out larger than expected."""
         used = {own.segment for own in writer.segments}
         spare = [own for own in self._free_ones(info) if own.segment not in used][:1]
         writer.extend(spare or self._keep(info, 1, needed=True))
@@ -334,7 +335,7 @@ class Checkpointer:
 
     # --- the tail -----------------------------------------------------------------------------------------------------------------
     def _tail(self) -> bool:
-        """All entries there are, durable in the area; false if it is full.  Raises Gap."""
+        """Makes all entries there are durable in the area; returns False if it is full.  Raises Gap."""
         current = self._current
         assert current is not None
         while True:
@@ -354,7 +355,7 @@ class Checkpointer:
             self._index.durable = max(self._index.durable, current.last)
 
     def _entries_after(self, after: int) -> list[bytes]:
-        """The entries after an index, as many as fit into one batch."""
+        """Returns the entries after an index, as many as fit into one batch."""
         found: list[bytes] = []
         size = 0
         while size < CHECKPOINT_BATCH_BYTES_MAX:
@@ -374,7 +375,7 @@ def new_header(node: Node, device: str, number: int, term: int, index: int) -> A
 
 
 def write_copy(writer: AreaWriter, copy: Path, more: Callable[[], None]) -> Iterator[None]:
-    """The file's bytes go into the area; yields after each piece.  `more` extends the area when little room is left."""
+    """Writes the bytes of a file into the area and yields after each piece.  `more` extends the area when little room is left."""
     with copy.open("rb") as file:
         while piece := file.read(4 * CHECKPOINT_RECORD_BYTES_MAX):
             while writer.room_bytes < len(piece) + MIB // 2:

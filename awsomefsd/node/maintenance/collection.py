@@ -1,11 +1,11 @@
 """Collection of sparse segments on this node, when it runs and how fast: a thread of the daemon around io/collect/collector.py.
 
-In the daemon, not in a worker: it works on all volumes, mounted or not, has a session of its own, and its load and its deaths are no
-mount's.  Readers need no word of it (see there).  All its state is in the metadata, so a killed daemon goes on where it was.
+It runs in the daemon and not in a worker: it works on all volumes, mounted or not, has a session of its own, and neither its load nor its
+end touches a mount.  Readers need not be told (see there).  All its state is in the metadata, so a killed daemon continues where it was.
 
-It looks every LOOK_S whether space is low, and every FULL_LOOK_S (or at once when space is low, or when told) at all segments.  While space
-is low it copies without pause, small gains too, and pulls nothing along.  Otherwise it pauses after each chunk: as long as the byte rate
-demands, and at least as long as the chunk took, so a device or service that is busy with others slows it down and keeps half of its time.
+It checks every LOOK_S whether space is low, and reads all segments every FULL_LOOK_S, or at once when space is low or on command.  While
+space is low it copies without pause, small gains too, and merges no neighbours.  Otherwise it pauses after each chunk: as long as the byte
+rate demands, and at least as long as the chunk took, so a device or service that is busy with others keeps half of its time.
 
 Every failure is logged, shown in status, and tried again with growing pauses; the thread ends with the daemon only.
 """
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class Collection:
-    """`start` and `stop` once; `order` and `status` from any thread."""
+    """The thread that collects.  `start` and `stop` are called once; `order`, `status` and `proof` from any thread."""
 
     def __init__(self, ask: Callable[[Any], Any], devices: Callable[[], list[DeviceInfo]], node: str, boot_id: str) -> None:
         self._collector = Collector(ask, OpenDevices(devices), node, boot_id, time.monotonic_ns, self._pace)
@@ -48,11 +48,11 @@ class Collection:
         self._hurry = False
         self._error = ""
         self._draining = False
-        self._chunk_s = self._look_s = self._drain_s = 0.0  # when the chunk began; when all segments are looked at next, if one drains too
+        self._chunk_s = self._look_s = self._drain_s = 0.0  # when the chunk began; when all segments are read next, also if one drains
         self._thread = threading.Thread(target=self._run, name="collection", daemon=True)
 
     def proof(self, session: int) -> str:
-        """The proof that no write of a collecting session of this node can land any more; "" if one may."""
+        """Returns the proof that no write of a collecting session of this node can land any more; "" if one may."""
         if session not in self._collector.sessions:
             return "the daemon that collected has exited"
         return "" if self._collector.may_write_under(session) else "the daemon that collected has none of its writes under way"
@@ -61,7 +61,7 @@ class Collection:
         self._thread.start()
 
     def stop(self) -> None:
-        """After the chunk that is being copied."""
+        """Ends the thread after the chunk that is being copied, and waits for it."""
         with self._cond:
             self._ending = True
             self._cond.notify()
@@ -69,7 +69,7 @@ class Collection:
             self._thread.join()
 
     def order(self, action: str) -> None:
-        """Raises Refused for what is no order."""
+        """Starts a collection now ("start"), or none until the next start ("stop").  Returns at once.  Raises Refused for another word."""
         if action not in ("start", "stop"):
             raise Refused(f"{action!r} is neither start nor stop")
         with self._cond:
@@ -77,7 +77,7 @@ class Collection:
             self._cond.notify()
 
     def status(self) -> tuple[str, dict[str, int], str]:
-        """State ("idle", "collecting", "stopped"), figures, the last error."""
+        """Returns the state ("idle", "collecting", "stopped"), the figures by name, and the last error or ""."""
         with self._cond:
             pending = self._busy or self._forced
             return "collecting" if pending else "stopped" if self._off else "idle", self._collector.figures.named(), self._error
@@ -91,10 +91,10 @@ class Collection:
                 pause_s, self._error = LOOK_S, ""
             except Stopped:
                 pause_s = LOOK_S
-            except (Unavailable, Elsewhere) as err:  # another node leads, or collects; or nobody can answer now
+            except (Unavailable, Elsewhere) as err:  # another node leads or collects, or no leader answers now
                 self._error = str(err)
                 pause_s = min(2 * pause_s, ELSEWHERE_S_MAX)
-            except Exception as err:  # a bug must not end collection for good, nor be silent
+            except Exception as err:  # a bug must neither end collection nor stay silent
                 if not self._ending:
                     known = isinstance(err, (Error, OSError))
                     log.warning("collection failed and is tried again: %s", err, exc_info=None if known else err)
@@ -114,7 +114,7 @@ class Collection:
             return not self._ending
 
     def _turn(self) -> None:
-        """Everything that is to be done now."""
+        """Does everything that is to be done now."""
         devices = self._devices()
         if self._off or not devices:
             self._collector.rest()
@@ -132,7 +132,7 @@ class Collection:
             self._forced = False
 
     def _some(self, forced: bool) -> bool:
-        """One round; False when there is nothing to do."""
+        """Does one round; returns False when there is nothing to do."""
         began = time.monotonic()
         found = self._collector.refresh()
         self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT

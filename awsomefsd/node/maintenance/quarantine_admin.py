@@ -1,8 +1,8 @@
-"""Quarantine as an operator sees it, and the operator's word that ends one.
+"""Quarantine as an operator sees it, and the operator's statement that ends one.
 
-The word is a proof like any other (meta/commands.ClearQuarantine), kept in the log with its reason; nobody can check it.  Given wrongly, a
-late write lands in a place that may be another file's by then: its readers find a wrong identity or checksum, and get EIO, not wrong bytes.
-So it is asked for by the name of the node, typed once more, and not taken for a node that lives: that one proves it itself
+The statement is a proof like any other (meta/commands.ClearQuarantine), kept in the log with its reason, but it cannot be checked.  If it
+is wrong, a late write lands in a place that may be another file's by then: its readers find a wrong identity or checksum, and get EIO, not
+wrong bytes.  So the name of the node must be typed again, and the statement is refused for a node that lives: that node proves it itself
 (quarantine_proofs.py).
 """
 
@@ -22,7 +22,7 @@ REASON_BYTES_MAX = 1_000
 
 
 class QuarantineAdmin:
-    """Thread-safe as far as its parts are."""
+    """The operator's view of quarantine.  Thread-safe as far as `ask` and `propose` are."""
 
     def __init__(self, node: str, ask: Callable[[Any], Any], propose: Callable[[Any], Any]) -> None:
         self._node = node
@@ -30,7 +30,10 @@ class QuarantineAdmin:
         self._propose = propose
 
     def report(self) -> tuple[Quarantine, dict[str, str]]:
-        """The sessions in quarantine, and names: of nodes by UUID, of volumes by number (as text).  Blocks; raises Unavailable, FsError."""
+        """Returns the sessions in quarantine, and names: of nodes by UUID, of volumes by number (as text).
+
+        Blocks; raises Unavailable, FsError.
+        """
         listing = self._ask(GetQuarantine())
         assert isinstance(listing, Quarantine)
         names = {row.node: row.name for row in self._ask(ListNodes(True)).nodes}
@@ -38,7 +41,10 @@ class QuarantineAdmin:
         return listing, names
 
     def release(self, session: int, reason: str, confirm: str) -> int:
-        """Releases the segments of a session; returns how many.  Blocks.  Raises NotFound, ConfigError, WouldLoseData, Refused."""
+        """Releases the segments of a session; returns how many.  `confirm` must be the name or UUID of the session's node.  Blocks.
+
+        Raises NotFound, ConfigError for the reason, WouldLoseData for a wrong `confirm`, and Refused for a node that lives.
+        """
         listing, names = self.report()
         found = next((one for one in listing.sessions if one.session == session), None)
         if found is None:

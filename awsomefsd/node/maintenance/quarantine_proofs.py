@@ -1,15 +1,16 @@
-"""Ending quarantine by proof: what this node's daemon can vouch for, looked at again and again.
+"""The end of quarantine by proof: what this node's daemon can prove, checked again and again.
 
 A session of this node that expired has its segments in quarantine, because its worker may still have writes under way.  The daemon asks for
-its release as soon as one of these is so, and says which in the entry:
+its release as soon as one of these holds, and says which in the entry:
 
 - the session is of an earlier boot of this node: nothing of then runs any more;
 - the lock of its worker can be had (base/worker_locks.py): the process has exited, and its I/O with it;
 - it was a collector's, and none that this daemon has opened: the daemon of then is gone, or two would hold the lock on the state directory;
 - it was a collector's of this daemon, which has left it: it writes on one thread, and that one is past its last write
-(io/collect/collector.py).
+  (io/collect/collector.py).
 
-Nothing ends by time, and nothing for other nodes: of those only they know, or the operator (`awsomefsd quarantine release`).
+No quarantine ends by time, and none of another node: only that node can prove it, or the operator state it (`awsomefsd quarantine
+release`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ log = logging.getLogger(__name__)
 
 
 class QuarantineProofs:
-    """`collected` is the proof for a session of this node that collected, "" if there is none (Collection.proof)."""
+    """The proofs for sessions of this node.
+
+    `collected` returns the proof for one that collected, "" if there is none (Collection.proof).
+    """
 
     def __init__(
         self, state_dir: Path, node: str, boot_id: str, ask: Callable[[Any], Any], propose: Callable[[Any], Any],
@@ -44,7 +48,7 @@ class QuarantineProofs:
         self._collected = collected
 
     def poll(self) -> None:
-        """Raises Unavailable while nobody leads."""
+        """Releases every quarantine of this node that can be proved now.  Blocks for the leader; raises Unavailable while no node leads."""
         sessions = self._ask(GetSessions()).sessions
         for session in sessions:
             proof = self.proof(session) if session.ended and session.quarantined and session.node == self._node else ""
@@ -59,7 +63,7 @@ class QuarantineProofs:
         worker_locks.tidy(self._state_dir, {session.mount for session in sessions})
 
     def proof(self, session: SessionInfo | QuarantineInfo) -> str:
-        """ "" if there is none; of a session of this node."""
+        """Returns why no write of a session of this node can land any more; "" if that cannot be proved."""
         if session.boot_id != self._boot_id:
             return "the node has booted since"
         if not session.mount:

@@ -55,7 +55,7 @@ _GOING = (ROWS, DEVICES, SEGMENTS)
 
 
 class ScrubFinding(Struct, frozen=True):
-    """`path` and `offset` where it is a file's; `repaired` if a second copy was there to repair it from."""
+    """One fault that scrub found.  `path` and `offset` if it is in a file; `repaired` if it was repaired from a second copy."""
 
     kind: str
     where: str
@@ -78,7 +78,7 @@ class ScrubProgress(Struct):
     extents: int = 0
     bytes: int = 0
     total_bytes: int = 0
-    rechecked: int = 0  # looked wrong, and had only changed meanwhile
+    rechecked: int = 0  # seemed wrong, and had only changed meanwhile
     found: int = 0
     repaired: int = 0
     reason: str = ""
@@ -86,11 +86,14 @@ class ScrubProgress(Struct):
 
 
 class ScrubStopped(Exception):
-    """Somebody wants it to end."""
+    """The scrub is to end now."""
 
 
 class Scrub:
-    """start, status and stop from any thread; `call` asks the metadata service, `copy_store` makes a copy of its rows' pages."""
+    """The scrub of this node.  `call` asks the metadata service, `copy_store` makes a copy of its rows' pages.
+
+    Any thread may call `start`, `resume`, `status`, `stop` and `samples`; the work is done on a thread of its own.
+    """
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class Scrub:
 
     # --- what people ask --------------------------------------------------------------------------------------------------------
     def start(self, bytes_per_s: int = 0) -> ScrubProgress:
-        """Starts a scrub from the beginning.  Raises Refused while one runs."""
+        """Starts a scrub from the beginning and returns its progress.  Raises Refused while one runs."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 raise Refused("a scrub goes on already; see `awsomefsd scrub status`, end it with `awsomefsd scrub stop`")
@@ -125,7 +128,7 @@ class Scrub:
         return self.status()
 
     def resume(self) -> None:
-        """After a start of the daemon: go on where the last one was."""
+        """Continues the scrub that the end of the daemon interrupted, if there is one."""
         with self._lock:
             if self._progress.state in _GOING and self._thread is None:
                 self._begin()
@@ -137,10 +140,11 @@ class Scrub:
         self._thread.start()
 
     def status(self) -> ScrubProgress:
+        """Returns a copy of the progress."""
         return replace(self._progress, findings=list(self._progress.findings))
 
     def stop(self) -> ScrubProgress:
-        """End it for good."""
+        """Ends the scrub, waits for its thread, and returns the progress; `resume` does not continue it."""
         self.close()
         with self._lock:
             if self._progress.state in _GOING:
@@ -149,7 +153,7 @@ class Scrub:
         return self.status()
 
     def close(self) -> None:
-        """The daemon ends; the position is kept."""
+        """Ends the thread and waits for it; the position is kept for `resume`."""
         self._stop.set()
         thread = self._thread
         if thread is not None:
@@ -180,7 +184,7 @@ class Scrub:
             p.state, p.ended_ns = DONE, self._now_ns()
             logger.info("scrub ended", extra={"found": p.found, "repaired": p.repaired, "bytes": p.bytes})
         except ScrubStopped:
-            return  # `stop` says so; at the end of the daemon the next one goes on
+            return  # `stop` writes the state; after the end of the daemon `resume` continues
         except Exception as err:
             p.state, p.ended_ns, p.reason = FAILED, self._now_ns(), f"{type(err).__name__}: {err}"
             logger.exception("scrub failed")
@@ -204,7 +208,7 @@ class Scrub:
         self._saved = time.monotonic()
 
     def _found(self, finding: ScrubFinding) -> None:
-        """Counted, kept, logged: the event names the file."""
+        """Counts, keeps and logs a finding; the event names the file."""
         p = self._progress
         p.found += 1
         p.repaired += finding.repaired
@@ -255,7 +259,7 @@ class Scrub:
             return [_structure(f"the process that read it ended with {code}")]
 
     def _named(self, where: str) -> tuple[str, str]:
-        """(volume, path) of a place that fsck's words name."""
+        """Returns (volume, path) of a place that fsck's words name."""
         words = where.split()
         if len(words) < 4 or (words[0], words[2]) != ("volume", "inode"):
             return "", ""
@@ -322,7 +326,7 @@ class Scrub:
         self._pace(len(buffer), began)
 
     def _same(self, info: SegmentInfo) -> bool:
-        """True if the segment is unchanged since it was read."""
+        """Returns True if the segment is unchanged since it was read."""
         (now,) = self._call(GetSegments([info.segment])).segments
         return bool((now.incarnation, now.state, now.footer_offset) == (info.incarnation, info.state, info.footer_offset))
 
@@ -346,7 +350,7 @@ class Scrub:
                 return
 
     def _confirmed(self, device: BlockDevice, piece: LivePiece, skip: int, length: int) -> bool:
-        """True if the finding still holds: the extent is still there, and the segment is unchanged."""
+        """Returns True if the finding still holds: the extent is still there, and the segment is unchanged."""
         extent = piece.extent
         now = self._call(GetFilePieces(piece.volume, piece.ino, extent.file_offset, extent.file_offset + extent.length, PAGE)).pieces
         if all(other.extent != extent for other in now):
@@ -360,7 +364,7 @@ class Scrub:
         return True
 
     def _pace(self, count: int, began: float) -> None:
-        """Wait so that neither the rate nor half of the time is passed."""
+        """Waits so that neither the rate nor half of the time is passed."""
         took = time.monotonic() - began
         self._progress.bytes += count
         wait = max(took, count / self._progress.bytes_per_s - took)
@@ -369,7 +373,7 @@ class Scrub:
 
 
 def _try(reader: SegmentReader, piece: LivePiece, skip: int, length: int) -> str:
-    """The reason why these bytes cannot be read; "" if they can."""
+    """Returns the reason why these bytes cannot be read; "" if they can."""
     try:
         reader.read(piece.extent, piece.volume, piece.ino, skip, length, aligned_buffer(length))
     except (Error, OSError) as err:

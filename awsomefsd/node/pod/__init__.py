@@ -1,1 +1,1 @@
-"""In a pod: the keeper and the workers run on the host and outlive the pod."""
+"""The keeper and the workers of a daemon in a pod: they run on the host and outlive the pod."""

@@ -1,14 +1,14 @@
 """Leaves the pod: starts a program in the namespaces of process 1, in no control group of a pod, with no parent that a pod could end.
 
-`awsomefsd enter-host --log FILE -- ARGV…`, run by the daemon where `kubernetes.host_keeper` is set (hostPID, privileged); ends when the
-program runs, or with the reason why it does not.  A process of its own, because setns(2) into a mount namespace is refused to a process
-with several threads.  Order: cgroup namespace first (cgroup v2 lets nobody be moved to where the mover's namespace does not reach), mount
+`awsomefsd enter-host --log FILE -- ARGV…`, run by the daemon where `kubernetes.host_keeper` is set (hostPID, privileged); it ends when the
+program runs, or with the reason why it does not.  It is a process of its own, because setns(2) into a mount namespace is refused to a
+process with several threads.  Order: cgroup namespace first (cgroup v2 moves no process to a group outside of the mover's namespace), mount
 namespace, then the control groups as the host's mounts show them, then twice fork with setsid between.  Everything is imported before
 the mount namespace changes: afterwards the host's files have our names.
 
-Control groups: with v2 the group `awsomefs` beside the pods' (a leaf: it takes no controllers); with v1 the root of each hierarchy, where
-one may always go.  Where the process is in the same group as process 1 there is nothing to leave.  What cannot be left is an error: a
-keeper that dies with the pod would be worse than none, because nobody expects it.
+Control groups: with v2 the group `awsomefs` beside the pods' (a leaf: it takes no controllers); with v1 the root of each hierarchy, which
+every process may join.  Where the process is in the same group as process 1 there is nothing to leave.  A group that cannot be left is an
+error: a keeper that dies with the pod would be worse than none, because it is not expected.
 
 Rejected: nsenter (is not in a small image), systemd-run (not every host has systemd; with it a scope would do the same), a second DaemonSet
 (its pod can be deleted and evicted like any other, and takes the memory limits of workers with it).
@@ -29,7 +29,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def enter_namespaces(init: Path) -> list[str]:
-    """Enters the namespaces of `init` (/proc/1) that are not ours already; returns their kinds."""
+    """Enters the namespaces of `init` (/proc/1) that are not ours already; returns their kinds.
+
+    Raises OSError.  For a single-threaded process.
+    """
     entered = []
     opened = {kind: os.open(init / "ns" / kind, os.O_RDONLY | os.O_CLOEXEC) for kind in _KINDS}
     for kind, fd in opened.items():
@@ -44,13 +47,13 @@ def enter_namespaces(init: Path) -> list[str]:
 
 
 def memberships(text: str) -> dict[str, str]:
-    """/proc/PID/cgroup: controllers of a hierarchy ("" is cgroup v2) → path."""
+    """Returns the control groups in the text of /proc/PID/cgroup: controllers of a hierarchy ("" is cgroup v2) → path."""
     rows = (row.split(":", 2) for row in text.splitlines() if row.count(":") >= 2)
     return {controllers: path for _number, controllers, path in rows}
 
 
 def hierarchies(mountinfo: str) -> Iterator[tuple[str, bool, set[str]]]:
-    """(mount point, whether it is cgroup v2, its options), of those that are mounted whole."""
+    """Yields (mount point, whether it is cgroup v2, its options) of the hierarchies that are mounted whole."""
     for row in mountinfo.splitlines():
         before, _, after = row.partition(" - ")
         fields, kind = before.split(" "), after.split(" ")
@@ -59,7 +62,10 @@ def hierarchies(mountinfo: str) -> Iterator[tuple[str, bool, set[str]]]:
 
 
 def groups_to_join(ours: dict[str, str], inits: dict[str, str], mountinfo: str) -> dict[str, str]:
-    """The control groups to join, controllers → directory: one in each hierarchy where we are not in the group of process 1."""
+    """Returns the control groups to join, controllers → directory: one in each hierarchy where we are not in the group of process 1.
+
+    Raises OSError for a hierarchy that is not mounted.
+    """
     places = list(hierarchies(mountinfo))
     wanted = {}
     for controllers, path in ours.items():
@@ -76,7 +82,7 @@ def groups_to_join(ours: dict[str, str], inits: dict[str, str], mountinfo: str) 
 
 
 def leave_groups(inits: str) -> list[str]:
-    """`inits`: /proc/PID/cgroup of process 1.  The directories of the groups that were joined."""
+    """Joins the host's control groups; returns their directories.  `inits`: /proc/PID/cgroup of process 1.  Raises OSError."""
     wanted = groups_to_join(
         memberships(Path("/proc/self/cgroup").read_text()),
         memberships(inits),
@@ -89,7 +95,7 @@ def leave_groups(inits: str) -> list[str]:
 
 
 def start_detached(argv: list[str], log: Path) -> None:
-    """Returns when exec has succeeded; OSError when it has not."""
+    """Starts a program as a process without a parent here; returns when exec has succeeded, and raises OSError when it has not."""
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -103,7 +109,7 @@ def start_detached(argv: list[str], log: Path) -> None:
 
 
 def _between(argv: list[str], log: Path, writer: int) -> None:
-    """Never returns: the program, as a grandchild whose parent is gone."""
+    """Becomes the program, as a grandchild whose parent is gone; never returns."""
     try:
         os.setsid()
         if os.fork() != 0:

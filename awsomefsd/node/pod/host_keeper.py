@@ -1,12 +1,12 @@
-"""In a pod: sees that a keeper runs on the host, and that keeper and workers become the program that this daemon is (decision 62).
+"""The keeper of a daemon in a pod: it runs on the host, and keeper and workers become the program that this daemon is (decision 62).
 
-One step at each `look`, repeated for as long as the daemon runs, so that whatever is killed in between is taken up again:
+Each `poll` takes one step, for as long as the daemon runs, so a process that is killed in between is brought back:
 1. a copy of the program on the host (host_program.py);
-2. a keeper: if none answers, one is started from the copy outside of the pod (enter_host.py).  Two cannot run: the lock in run_dir.  Where
-   the host's own unit (an installed package) is enabled, that one is waited for, and left as it is;
+2. a keeper: if none answers, one is started from the copy outside of the pod (enter_host.py).  The lock in run_dir keeps a second one from
+   running.  Where the host's own unit (an installed package) is enabled, that one is waited for, and left as it is;
 3. a keeper that runs from another of our copies becomes this one by exec;
 4. workers of another program are replaced, one at a time; the old one is ended only when the new one has loaded;
-5. copies that nobody runs from are removed.
+5. copies from which no process runs are removed.
 The pod of an earlier version is gone when this one has the state directory's lock, so two daemons never pull in different directions.
 A rollback is the same thing with the versions the other way round.
 """
@@ -45,7 +45,7 @@ _ENVIRONMENT = ("PATH", "LANG", "TZ", "PYTHONPATH")
 
 
 class HostKeeper:
-    """`problem` is what an operator should know, "" when all is well.  `look` is for one thread at a time."""
+    """The driver of these steps; one thread at a time calls `poll`.  `problem`: what an operator should know, "" when all is well."""
 
     def __init__(self, settings: Settings, keeper: KeeperClient, start: Callable[[list[str]], str] | None = None) -> None:
         self._directory = settings.state_dir / "bin"
@@ -60,7 +60,10 @@ class HostKeeper:
         self._try(self._install)
 
     def worker(self) -> tuple[list[str], dict[str, str]]:
-        """The argv and the environment with which the keeper starts workers."""
+        """Returns the argv and the environment with which the keeper starts workers.
+
+        Raises Unavailable while there is no copy on the host.
+        """
         if self._copy is None:
             raise Unavailable(f"{self.problem}; nothing can be mounted before that is mended")
         return self._copy.command("worker"), self._copy.env
@@ -69,7 +72,7 @@ class HostKeeper:
         return self.problem
 
     def poll(self) -> None:
-        """Take the next step, if there is one to take and nothing has just failed."""
+        """Takes the next step, if there is one and nothing failed just before.  Blocks for it; if it fails, `problem` has the reason."""
         if time.monotonic() >= self._not_before:
             self._try(self._step)
 
@@ -137,7 +140,7 @@ class HostKeeper:
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise Unavailable(f"the keeper on the host does not answer; its log is {self._log_path}") from None
-                time.sleep(0.02)  # no event tells that a socket is listened on
+                time.sleep(0.02)  # there is no event for a socket that begins to listen
         logger.info("keeper started on the host", extra={"keeper": pid, "how": said})
 
     def _enter_host(self, argv: list[str]) -> str:
@@ -168,7 +171,7 @@ class HostKeeper:
         logger.info("worker replaced", extra=fields | {"ms": round((time.monotonic() - began) * 1000)})
 
     def _bound_log(self) -> None:
-        """The keeper has it open for appending; as the supervisor does it."""
+        """Cuts the keeper's log, which the keeper has open for appending, as its supervisor does."""
         with contextlib.suppress(OSError):
             if self._log_path.stat().st_size > LOG_BYTES_MAX:
                 shutil.copyfile(self._log_path, self._log_path.with_name(f"{self._log_path.name}.1"))

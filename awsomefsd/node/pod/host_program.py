@@ -1,9 +1,9 @@
-"""Copies of this program on the host, from which keeper and workers run: they outlive the pod, and with it the files of its image.
+"""The copies of this program on the host, from which keeper and workers run: they outlive the pod and the files of its image.
 
-STATE_DIR/bin/VERSION-HASH/ is made beside its place and renamed, so it is there whole or not at all; HASH is of every name, mode and
-byte in it, and looked at again at each start (a power cut after the rename may leave files without content: such a copy is made
-again).  A copy that no process runs from any more is removed.  Compiled, a copy is the directory of the executable; interpreted, it is the
-package alone: the interpreter and what it imports must then be the same inside and outside, which is so in tests and in no image.
+STATE_DIR/bin/VERSION-HASH/ is made under another name and renamed, so it is there whole or not at all.  HASH is of every name, mode and
+byte in it, and is checked at each start (a power cut after the rename may leave files without content: such a copy is made again).  A copy
+that no process runs from any more is removed.  Compiled, a copy is the directory of the executable; interpreted, it is the package alone:
+the interpreter and what it imports must then be the same inside and outside, which is so in tests and in no image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ProgramCopy(NamedTuple):
 
 
 def install(directory: Path) -> ProgramCopy:
-    """The copy of the program that runs here; made if it is not there.  OSError says why it cannot be."""
+    """Returns the copy of the program that runs here, and makes it if it is not there.  Raises OSError with the reason if it cannot."""
     source = Path(program.HOME)
     parts = [source] if program.COMPILED else [source / "awsomefsd"]
     named = f"{__version__}-{digest(parts)}"
@@ -62,7 +62,7 @@ def _copy(home: Path) -> ProgramCopy:
 
 
 def digest(parts: Iterable[Path]) -> str:
-    """A digest of names, executable bits and contents below directories; a missing directory counts as empty."""
+    """Returns a digest of names, executable bits and contents below directories; a missing directory counts as empty."""
     hashed = xxhash.xxh3_128()
     for part in parts:
         for name, path in _files(part):
@@ -91,7 +91,7 @@ def _make(parts: list[Path], home: Path) -> None:
         for part in parts:
             place = new if program.COMPILED else new / part.name
             shutil.copytree(part, place, symlinks=True, ignore=shutil.ignore_patterns(*IGNORED))
-        if home.exists():  # not what its name says; whatever still runs from it keeps its files open
+        if home.exists():  # damaged; a process that still runs from it keeps its files open
             os.rename(home, home.with_name(f".new-{secrets.token_hex(4)}"))
         os.rename(new, home)
     except (OSError, shutil.Error) as error:
@@ -100,7 +100,7 @@ def _make(parts: list[Path], home: Path) -> None:
 
 
 def remove_unused(directory: Path, keep: Path) -> list[str]:
-    """Copies other than `keep` that no process runs from; their names."""
+    """Removes the copies other than `keep` that no process runs from; returns their names."""
     removed = []
     for home in directory.iterdir():
         if home != keep and not home.name.startswith(".") and not in_use(home):
@@ -110,7 +110,7 @@ def remove_unused(directory: Path, keep: Path) -> list[str]:
 
 
 def in_use(home: Path) -> bool:
-    """True if a process runs from there: its executable, its arguments or its environment name the directory."""
+    """Returns True if a process runs from there: its executable, its arguments or its environment name the directory."""
     mark = os.fsencode(home)
     for entry in os.listdir("/proc"):
         if not entry.isdecimal():
