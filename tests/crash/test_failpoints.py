@@ -154,7 +154,7 @@ def voters(directory: Path, seed: int) -> None:
         voting.forget_the_past(rig)
         late.start()
         rig.until(rig.same)
-        assert late.voter is not None and late.voter.state_snapshots_installed == 1
+        assert late.voter is not None and late.voter.state_snapshots.installs == 1
         late.stop()
         late.start()
 

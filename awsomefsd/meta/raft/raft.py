@@ -23,6 +23,7 @@ from collections.abc import Iterable, Sequence
 
 from awsomefsd.meta.raft import election, proposals, read_index, replication, state_snapshot
 from awsomefsd.meta.raft import messages as m
+from awsomefsd.meta.raft.log import RaftLog
 from awsomefsd.meta.raft.member import MemberState, become_follower, may_campaign
 from awsomefsd.meta.raft.membership import Member, Membership
 from awsomefsd.meta.raft.types import Config, EntryCodec, HardState, LogView, MembershipAt, PeerStatus, Ready, Role
@@ -40,8 +41,18 @@ class Raft:
     ) -> None:
         self.config = config
         self.id = config.id
+        self._view = view
+        self._codec = codec
         self.member = MemberState(config, view, codec, hard_state, applied, membership, now_ms)
-        self.log = self.member.log
+
+    def restart(self, hard_state: HardState, applied: int, membership: MembershipAt, now_ms: int) -> None:
+        """Begin again from what is durable now: hard state and log were written by the driver (the first entry of a cluster)."""
+        self.member = MemberState(self.config, self._view, self._codec, hard_state, applied, membership, now_ms)
+
+    @property
+    def log(self) -> RaftLog:
+        """The log, durable and in memory."""
+        return self.member.log
 
     # --- events -----------------------------------------------------------------------------------------------------------------
     def tick(self, now_ms: int) -> None:

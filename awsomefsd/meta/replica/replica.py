@@ -1,10 +1,9 @@
-"""Log, machine and store of one node, and the place that states the order of their durable effects.
+"""Log, machine and store of one node, and the one place that states the order of durable effects.
 
-This is the order of journal, applied state and store.  The order between the journal and the messages to other voters lies inside
-`log.ready`; meta/voter/voter.py states it.
+    log.propose → log.ready (journal, then what promises it) → machine.apply → answer            every turn
+    machine.flush → store.commit → log.compact                                                   every so often (commit_pace.py)
 
-    log.propose → log.ready (store, send) → machine.apply → answer            every turn
-    machine.flush → store.commit → log.compact                                every so often (commit_pace.py)
+`log.ready` is the voter's step (meta/voter): the entries are durable in the journal before any message says so.
 
 So the store never holds an entry the journal may lose, and the journal drops only what a store commit covers and every registered reader
 has passed.  A crash anywhere leaves a store at some applied index, and the log from there on.  When the map is full, the transaction with

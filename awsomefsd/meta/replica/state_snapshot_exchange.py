@@ -63,15 +63,15 @@ class StateSnapshotExchange:
 
         True: a state snapshot is staged; close the store, call `open_store`, then `finish`.
         """
-        voter = self._voter
-        assert log_ is voter
-        if (meta := voter.to_install) is not None:
+        assert log_ is self._voter
+        transfers = self._voter.state_snapshots
+        if (meta := transfers.to_install) is not None:
             return self._stage(meta)
-        self._wanted = voter.take_state_snapshot_wanted() or self._wanted
+        self._wanted = transfers.take_wanted() or self._wanted
         self._wait_turns = max(self._wait_turns - 1, 0)
         try:
             if (made := self._files.copied()) is not None:
-                voter.state_snapshot_made(made)
+                transfers.copied(made)
             elif self._wanted and not self._wait_turns:
                 self._wanted = False
                 commit()
@@ -87,7 +87,7 @@ class StateSnapshotExchange:
             self._files.stage(meta, *self._owner)
         except (OSError, Error) as err:
             log.warning("a snapshot of the state is refused: %s", err)
-            self._voter.refused(meta)
+            self._voter.state_snapshots.refused(meta)
             return False
         self._staged = meta
         return True

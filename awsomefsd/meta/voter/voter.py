@@ -1,12 +1,11 @@
-"""One of several voters: the Raft core, the journal and the messages, and the place that states their order.
+"""One of several voters: drives the Raft core with the journal and the messages to the others.
 
-This is the order inside `Log.ready`, between the journal and what is said to others.  meta/replica/replica.py states the order around it:
-journal, applied state, store.
+`ready` is the first step of the order that meta/replica/replica.py states.  It does one Ready of the core after the other:
 
     propose, receive, tick → core → Ready:  send → store → send what promises → committed entries out     (meta/raft/types.py has the loop)
 
-Only a leader's Append may go before the store; whatever acknowledges, votes or asks for votes goes after it.  Time, dice, links to the
-others and files of state snapshots are given; nothing here knows a clock or a socket.
+Only a leader's Append may go before the store; whatever acknowledges, votes or asks for votes goes after it.  State snapshots are driven by
+state_snapshot_transfers.py.  Time, dice, links to the others and files are given; nothing here knows a clock or a socket.
 
 A full disk: what could not be stored is kept and tried again, and nothing that promises it is sent, so the node is silent and the others go
 on.  A failed write or sync ends the process (meta/log/journal.py).
@@ -50,7 +49,8 @@ from awsomefsd.meta.voter.peer_messages import Acknowledged, Announce, DigestRep
 from awsomefsd.meta.voter.ports import AppliedAt, pack_note
 from awsomefsd.meta.voter.raft_entries import RaftEntries
 from awsomefsd.meta.voter.single_voter import decode
-from awsomefsd.meta.voter.state_snapshot_chunks import ChunkFiles, ChunkSender, unsealed
+from awsomefsd.meta.voter.state_snapshot_chunks import ChunkFiles
+from awsomefsd.meta.voter.state_snapshot_transfers import StateSnapshotTransfers
 from awsomefsd.meta.voter.status import lags, members, nearest, node_of, strangers, superseded_words
 
 log = logging.getLogger(__name__)
@@ -80,37 +80,33 @@ class Voter:
     ) -> None:
         self._journal = journal
         self._links = links
-        self._files = files
         self._joining = joining
         self._entries = entries
         self._boot_ns = boot_ns
-        self._random = random
         self._id = joining.mine.id
         self._digests = Digests()
         self._returned = applied.index  # newest entry that `ready` gave out
         self._membership = MembershipAt(applied.membership_index, applied.membership)  # as of that entry
-        self._raft = self._make_raft()
+        config = Config(self._id, random)
+        self._raft = Raft(config, JournalLog(journal), entries, self._hard_state(), self._returned, self._membership, self._now_ms())
+        self.state_snapshots = StateSnapshotTransfers(self._raft, files, links.send)
         self._own: dict[int, Entry] = {}  # proposed here: need not be decoded
         self._unstored: Ready | None = None  # the journal had no room for it
         self._retry_ns = 0
-        self._install: StateSnapshot | None = None
-        self._state_snapshot_wanted = False
-        self._made: list[str] = []  # names of copies that may be in use
-        self._chunks = ChunkSender(files, links.send, lambda name: self._raft.state_snapshot_dropped(name))
         self._ticket = self._confirmed = 0
         self._reads: list[tuple[int, int]] = []  # (ticket, index)
         self._announce_ns = 0
         self._doubt_until_ns = boot_ns() + VOTER_DOUBT_MS * NS_PER_MS if journal.torn else 0
-        self.batches = self.entries = self.state_snapshots_installed = self.bad_chunks = 0
+        self.batches = self.entries = 0
         self._found_cluster()
 
-    def _make_raft(self) -> Raft:
+    def _hard_state(self) -> HardState:
         journal = self._journal
         own = journal.vote == journal.node  # so a single voter votes for itself (single_voter.py)
-        state = HardState(journal.term, self._id if own else journal.vote.decode())
-        config = Config(self._id, self._random)
-        now_ms = self._boot_ns() // NS_PER_MS
-        return Raft(config, JournalLog(journal), self._entries, state, self._returned, self._membership, now_ms)
+        return HardState(journal.term, self._id if own else journal.vote.decode())
+
+    def _now_ms(self) -> int:
+        return self._boot_ns() // NS_PER_MS
 
     # --- the beginning ---------------------------------------------------------------------------------------------------------
     @property
@@ -127,7 +123,7 @@ class Voter:
         self._journal.set_hard_state(term, b"")
         self._journal.append(term, [self._entries.membership(1, term, Membership(members))])
         self._journal.sync()
-        self._raft = self._make_raft()
+        self._raft.restart(self._hard_state(), self._returned, self._membership, self._now_ms())
 
     def _join(self, now_ns: int) -> None:
         """Done every VOTER_ANNOUNCE_MS: announce this journal if it is no member; as a leader, take in those that announced themselves."""
@@ -146,7 +142,7 @@ class Voter:
                     raft.propose_membership(members)
                 except (ChangeRefused, NotLeading) as err:
                     log.debug("the membership is not changed now: %s", err)
-            self._drop_copies()
+            self.state_snapshots.drop_unused()
             for node in strangers(raft.membership, self._joining.others()):
                 self._links.send(node, StaleGeneration(node_of(self._id), raft.membership.generation))
         if member:  # who follows forgets too: it may lead later, when a journal that announced itself has been lost since
@@ -178,7 +174,7 @@ class Voter:
         out: list[Entry] = []
         given_bytes = 0
         raft = self._raft
-        while given_bytes < RAFT_APPLY_BYTES_MAX and self._install is None and (self._unstored is not None or raft.has_ready()):
+        while given_bytes < RAFT_APPLY_BYTES_MAX and self._may_go_on and (self._unstored is not None or raft.has_ready()):
             ready = self._unstored
             if ready is None:
                 ready = raft.ready()
@@ -198,6 +194,11 @@ class Voter:
         while self._reads and self._reads[0][1] <= self._returned:
             self._confirmed = max(self._confirmed, self._reads.pop(0)[0])
         return out
+
+    @property
+    def _may_go_on(self) -> bool:
+        """False while a state snapshot waits to become the state: what comes next is behind it."""
+        return self.state_snapshots.to_install is None
 
     def _store(self, ready: Ready) -> None:
         """May be called again with the same Ready after JournalFull."""
@@ -222,8 +223,7 @@ class Voter:
             self.batches += 1
             self.entries += len(entries)
             self._raft.stored(entries[-1][0], entries[-1][1])
-        for chunk in ready.chunks:
-            self._files.write(chunk)
+        self.state_snapshots.write(ready.chunks)
 
     def _append(self, term: int, payloads: list[bytes]) -> None:
         """Append the payloads in pieces that fit a journal file."""
@@ -241,12 +241,10 @@ class Voter:
 
     def _note(self, ready: Ready) -> None:
         self._reads += ready.reads
-        self._install = ready.install
-        self._state_snapshot_wanted = self._state_snapshot_wanted or ready.state_snapshot_wanted > 0
+        self.state_snapshots.note(ready)
         if ready.leader_changed:
             if self._raft.role is not Role.LEADER:
                 self._own.clear()
-                self._chunks.clear()
             log.info("metadata leadership", extra={"term": self._raft.term, "role": self._raft.role.value, "leader": self.leader})
 
     def _give_out(self, ready: Ready, out: list[Entry]) -> int:
@@ -286,7 +284,7 @@ class Voter:
         raft = self._raft
         floor = min(index, self._returned - VOTER_KEEP_ENTRIES)
         if raft.role is Role.LEADER:
-            now_ms = self._boot_ns() // NS_PER_MS
+            now_ms = self._now_ms()
             live = [peer for peer in raft.peers() if now_ms - peer.heard_ms < VOTER_DOUBT_MS]
             floor = min([floor, *(peer.match + 1 for peer in live)])
             if all(peer.state != "snapshot" for peer in live):
@@ -295,7 +293,7 @@ class Voter:
             assert floor <= self._returned + 1, "what is not given out is kept"
             self._journal.drop_before(floor)
 
-    # --- the state and its state snapshots -----------------------------------------------------------------------------------------
+    # --- the state ----------------------------------------------------------------------------------------------------------------
     def note(self, applied: int) -> bytes:
         """The bytes to commit with the state at entry `applied`."""
         membership = self._membership
@@ -324,44 +322,14 @@ class Voter:
         if message.member == self._id and self._digests.differs(message.index, message.digest):
             raise RejoinRequired(f"the metadata state at entry {message.index} is another one than a majority's")
 
-    def take_state_snapshot_wanted(self) -> bool:
-        """True if a copy of the state is wanted for a follower that is too far behind; once for each wish, and only of a leader."""
-        wanted, self._state_snapshot_wanted = self._state_snapshot_wanted, False
-        return wanted and self._raft.role is Role.LEADER
-
-    def state_snapshot_made(self, meta: StateSnapshot) -> None:
-        """A copy of the state can be sent from now on."""
-        self._made.append(meta.name)
-        self._raft.state_snapshot_made(meta)
-
-    def _drop_copies(self) -> None:
-        """Copies are kept until no follower needs one."""
-        if self._made and all(peer.state != "snapshot" for peer in self._raft.peers()):
-            for name in self._made:
-                self._raft.state_snapshot_dropped(name)
-                self._files.drop(name)
-            self._made.clear()
-
-    @property
-    def to_install(self) -> StateSnapshot | None:
-        """A state snapshot that has come in whole, to replace the state; `ready` returns nothing until `installed` or `refused` is said."""
-        return self._install
-
     def installed(self, meta: StateSnapshot) -> None:
         """The state store is the state snapshot's, durably: the journal begins behind it.  Raises JournalFull; then nothing has changed."""
-        assert meta == self._install and meta.index > self._returned
+        assert meta == self.state_snapshots.to_install and meta.index > self._returned
         self._journal.reset_to(meta.index, meta.term)
         self._returned = meta.index
         self._membership = MembershipAt(meta.membership_index, meta.membership)
         self._own.clear()
-        self._install = None
-        self.state_snapshots_installed += 1
-        self._raft.state_snapshot_installed(meta)
-
-    def refused(self, meta: StateSnapshot) -> None:
-        """The state snapshot could not be used; nothing has changed, and the transfer begins again."""
-        self._install = None
-        self._raft.state_snapshot_refused(meta)
+        self.state_snapshots.installed(meta)
 
     # --- Leadership -----------------------------------------------------------------------------------------------------------
     @property
@@ -373,13 +341,13 @@ class Voter:
         return node_of(self._raft.leader)
 
     def members(self) -> Members:
-        return members(self._raft, self._joining.announced(), self._boot_ns() // NS_PER_MS)
+        return members(self._raft, self._joining.announced(), self._now_ms())
 
     def change_members(self, step: ChangeMembers) -> None:
         self._raft.propose_membership(members_after(self._raft.log.membership, step, self._joining.announced()))
 
     def hand_over(self, node: str = "") -> bool:
-        to = nearest(self._raft, self._boot_ns() // NS_PER_MS, node) if self.leading else ""
+        to = nearest(self._raft, self._now_ms(), node) if self.leading else ""
         if to:
             self._raft.transfer(to)
         return bool(to)
@@ -402,9 +370,9 @@ class Voter:
             deadlines.append(due_ms * NS_PER_MS)
         if self._unstored is not None:
             deadlines.append(self._retry_ns)
-        elif self._raft.has_ready() and self._install is None:
+        elif self._raft.has_ready() and self._may_go_on:
             deadlines.append(0)
-        if (chunk_ns := self._chunks.due_ns) is not None:
+        if (chunk_ns := self.state_snapshots.due_ns) is not None:
             deadlines.append(chunk_ns)
         return min(deadlines)
 
@@ -417,7 +385,7 @@ class Voter:
         if now_ns >= self._announce_ns:
             self._announce_ns = now_ns + VOTER_ANNOUNCE_MS * NS_PER_MS
             self._join(now_ns)
-        self._chunks.release(now_ns)
+        self.state_snapshots.release(now_ns)
 
     # --- messages ---------------------------------------------------------------------------------------------------------------
     def receive(self, sender: str, message: Message) -> None:
@@ -448,9 +416,8 @@ class Voter:
         if self._doubt_until_ns and isinstance(message, VoteRequest):
             return
         if isinstance(message, StateSnapshotChunk):
-            checked = unsealed(message)
+            checked = self.state_snapshots.check(message)
             if checked is None:
-                self.bad_chunks += 1
                 return
             message = checked
         if isinstance(message, AppendReply) and message.refused:
@@ -481,7 +448,7 @@ class Voter:
         for message in messages:
             node = node_of(message.to)
             if isinstance(message, StateSnapshotChunk):
-                self._chunks.put(node, message, self._boot_ns())
+                self.state_snapshots.send(node, message, self._boot_ns())
             else:
                 self._links.send(node, message)
 
@@ -500,12 +467,12 @@ class Voter:
             "members": len(raft.membership.members),
             "digests_compared": self._digests.compared,
             "members_diverged": self._digests.diverged,
-            "snapshots_installed": self.state_snapshots_installed,
-            "snapshot_bad_chunks": self.bad_chunks,
+            "snapshots_installed": self.state_snapshots.installs,
+            "snapshot_bad_chunks": self.state_snapshots.bad_chunks,
             "journal_in_doubt": int(self._doubt_until_ns > 0),
             "journal_full": int(self._unstored is not None),
             "founding_waits_for": " ".join(self._joining.unheard()) if self._fresh else "",
-            **lags(raft, self._boot_ns() // NS_PER_MS),
+            **lags(raft, self._now_ms()),
         }
 
     def close(self) -> None:

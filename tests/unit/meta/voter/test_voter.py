@@ -291,7 +291,7 @@ def test_a_follower_far_behind_gets_a_snapshot(rig: Rig) -> None:
 
     rig.passes = passes
     rig.until(rig.same)
-    assert late.voter.state_snapshots_installed == 1 and seen
+    assert late.voter.state_snapshots.installs == 1 and seen
     assert late.voter._journal.incarnation == incarnation
     late.stop()
     late.start()
@@ -309,17 +309,17 @@ def test_a_snapshot_with_a_wrong_byte_is_not_installed(rig: Rig, monkeypatch: py
     forget_the_past(rig)
     late.start()
     bad = [1]
-    write = type(late.voter._files).write
+    write = type(late.voter.state_snapshots._files).write
 
     def damaging(self, chunk):
-        if bad[0] and self is late.voter._files:
+        if bad[0] and self is late.voter.state_snapshots._files:
             bad[0] -= 1
             chunk.data = bytes([chunk.data[0] ^ 1]) + chunk.data[1:]
         write(self, chunk)
 
-    monkeypatch.setattr(type(late.voter._files), "write", damaging)
+    monkeypatch.setattr(type(late.voter.state_snapshots._files), "write", damaging)
     rig.until(rig.same)
-    assert bad[0] == 0 and late.voter.state_snapshots_installed == 1
+    assert bad[0] == 0 and late.voter.state_snapshots.installs == 1
 
 
 def test_a_lost_journal_comes_back_as_another_member(rig: Rig) -> None:
