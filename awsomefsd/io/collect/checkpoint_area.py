@@ -1,14 +1,14 @@
 """Checkpoints in segments of a device: writing an area, and finding and reading areas without any state.
 
-Writer.  `begin` takes segments that no valid checkpoint needs; pieces fill one segment after another to its last block; `complete` flushes
-what was written, then writes the final record and flushes again.  From then on the area is a checkpoint, and `append` adds a batch of
-entries and flushes: when it returns, a node that is rebuilt from the device has them.  Crash windows: before the second flush of
+Writer.  An AreaWriter gets segments that no valid checkpoint needs; pieces fill one segment after another to its last block; `complete`
+flushes what was written, then writes the final record and flushes again.  From then on the area is a checkpoint, and `append` adds a batch
+of entries and flushes: when it returns, a node that is rebuilt from the device has them.  Crash windows: before the second flush of
 `complete` the area counts for nothing, and the one before it is untouched; in `append`, a batch is there whole or not at all (END is on its
 last piece, and a walk stops at the first bad record).  After an error the writer is not used again: a block is never written twice in an
 area, since a failed write may yet land.
 
-Reader.  `find_areas` reads the first block of every segment; the caller takes the checkpoint with the highest (term, index).  It is
-restored through a file, so memory is bounded by one piece.
+Reader.  `scan_device` reads the first block of every segment; the caller takes the checkpoint with the highest rank (`checkpoints_of`).  It
+is restored through a file, so memory is bounded by one piece.
 """
 
 from __future__ import annotations
@@ -54,10 +54,13 @@ class Area(Struct):
 
 
 class AreaWriter:
-    """One area; used by one thread."""
+    """The writer of one area.
+
+    One thread uses it; every method but `extend` blocks for the device, and raises OSError and FsError(ENOSPC).
+    """
 
     def __init__(self, device: BlockDevice, segments: list[SegmentInfo], header: form.AreaHeader) -> None:
-        """`header` with the fields of the area; segment, incarnation and place are filled in."""
+        """`header` has the fields of the area; segment, incarnation and place are filled in."""
         self._device = device
         self._header = header
         self.segments = list(segments)
@@ -73,7 +76,7 @@ class AreaWriter:
     # --- room -------------------------------------------------------------------------------------------------------------------
     @property
     def room_bytes(self) -> int:
-        """What is left for records, headers included."""
+        """The bytes that are left for records, headers included."""
         rest = self.segments[self._place].bytes - self._end if self._place >= 0 else 0
         return rest + sum(info.bytes - BLOCK_BYTES for info in self.segments[self._place + 1 :])
 
@@ -109,13 +112,13 @@ class AreaWriter:
         self._device.pwritev([buffer], offset)
 
     def _fit(self) -> int:
-        """Payload bytes that the next record can have."""
+        """Returns the payload bytes that the next record can have."""
         rest = self.segments[self._place].bytes - self._end if self._place >= 0 else 0
         return min(_PIECE, (rest or self.segments[0].bytes - BLOCK_BYTES) - form.RECORD_HEADER_BYTES)
 
     # --- the copy ---------------------------------------------------------------------------------------------------------------
     def add(self, raw: bytes) -> None:
-        """The next bytes of the copy."""
+        """Adds the next bytes of the copy."""
         self._digest.update(raw)
         self._raw += len(raw)
         self._emit(self._squeeze.compress(raw), least=_PIECE)
@@ -129,7 +132,7 @@ class AreaWriter:
             self._stored += count
 
     def complete(self, index: int, term: int, time_ns: int) -> None:
-        """The copy ends with entry `index`; a checkpoint when this returns."""
+        """Ends the copy, which reaches to entry `index`; the area is a checkpoint when this returns."""
         self._emit(self._squeeze.flush(), least=1)
         hit("checkpoint.flush.before")
         self._device.flush()
@@ -143,7 +146,10 @@ class AreaWriter:
 
     # --- the tail ---------------------------------------------------------------------------------------------------------------
     def append(self, entries: list[bytes], first: int, term: int, time_ns: int) -> int:
-        """Entries from `first` on, durable when this returns; the bytes written.  ENOSPC, with nothing written, if there is no room."""
+        """Writes entries from `first` on, durable when this returns; returns the bytes written.
+
+        Raises FsError(ENOSPC), with nothing written, if there is no room.
+        """
         packed = memoryview(zlib.compress(form.pack_entries(entries), _LEVEL))
         before = self.room_bytes
         pieces = len(packed) // (_PIECE // 2) + 2 + len(self.segments)  # each segment's end may cut one more
@@ -162,8 +168,10 @@ class AreaWriter:
 
 # --- reading ----------------------------------------------------------------------------------------------------------------------
 class FoundCheckpoints(Struct):
-    """What a look at every segment's start gives: area id → headers with the offsets of their segments; newest incarnation of any frame;
-    the offsets that could not be read."""
+    """The areas that a scan of every segment's start found: area id → headers with the offsets of their segments.
+
+    Also the newest incarnation of any frame or area, the newest term, and the offsets that could not be read.
+    """
 
     areas: dict[bytes, list[tuple[form.AreaHeader, int]]]
     incarnation_seen: int = 0
@@ -172,14 +180,14 @@ class FoundCheckpoints(Struct):
 
 
 def scan_device(device: BlockDevice, superblock: Superblock) -> FoundCheckpoints:
-    """All segments of a device, without any state."""
+    """Scans all segments of a device, without any state.  Blocks for the device; raises FormatTooNew."""
     first, step = superblock.first_segment_offset, superblock.segment_bytes
     offsets = range(first, first + superblock.segments * step, step)
     return scan_segments(device, offsets, uuid.UUID(superblock.cluster_uuid).bytes)
 
 
 def scan_segments(device: BlockDevice, offsets: Iterable[int], cluster: bytes) -> FoundCheckpoints:
-    """Only reads.  A segment that cannot be read counts as one that holds nothing."""
+    """Scans the segments at these byte offsets; only reads.  A segment that cannot be read counts as one that holds nothing."""
     found = FoundCheckpoints({})
     buffer = aligned_buffer(BLOCK_BYTES)
     for offset in offsets:
@@ -207,7 +215,7 @@ def _incarnation_of(block: memoryview) -> int:
 
 
 class AreaReader:
-    """Walks the records of one area."""
+    """The walk over the records of one area.  One thread uses it."""
 
     def __init__(self, device: BlockDevice, headers: list[tuple[form.AreaHeader, int]]) -> None:
         self._device = device
@@ -220,6 +228,7 @@ class AreaReader:
         self._header = ordered[0][0]
 
     def records(self) -> Iterator[form.CheckpointRecord]:
+        """Yields the records in order; ends at the first that is not whole or cannot be read."""
         sequence = 0
         window = aligned_buffer(form.record_blocks(_PIECE) * BLOCK_BYTES)
         for header, start in self._parts:
@@ -238,7 +247,7 @@ class AreaReader:
                 sequence += 1
 
     def read(self) -> Area | None:
-        """The checkpoint, if it is one: complete, its copy with the right hash, and how far the tail reaches."""
+        """Returns the checkpoint, if it is one: complete, its copy with the right hash, and how far the tail reaches; else None."""
         copied = self._walk(lambda _raw: None)
         if copied is None:
             return None
@@ -248,7 +257,7 @@ class AreaReader:
         return area
 
     def _tail(self, area: Area, records: Iterator[form.CheckpointRecord]) -> Iterator[list[bytes]]:
-        """The batches of entries behind the copy, as far as they are whole and without a gap; each moves the end of `area` first."""
+        """Yields the batches of entries behind the copy, as far as they are whole and without a gap; each moves the end of `area` first."""
         pieces = bytearray()
         for record in records:
             if record.kind != form.TAIL or record.first != area.last + 1:
@@ -266,7 +275,9 @@ class AreaReader:
                 yield entries
 
     def _walk(self, take: Callable[[bytes], object]) -> tuple[Area, Iterator[form.CheckpointRecord]] | None:
-        """The copy goes to `take` in pieces; the area as of COMPLETE, and the records behind it."""
+        """Gives the copy to `take` in pieces; returns the area as of COMPLETE, and the records behind it, or None if there is no
+        checkpoint.
+        """
         if not self._parts:
             return None
         records = self.records()
@@ -292,7 +303,10 @@ class AreaReader:
         return None
 
     def restore(self, file: BinaryIO) -> Iterator[list[bytes]]:
-        """The copy into `file`; then the batches of entries behind it.  Raises Corrupt if it is no checkpoint (any more)."""
+        """Writes the copy into `file`, then yields the batches of entries behind it.
+
+        Raises Corrupt if it is no checkpoint (any more), OSError.
+        """
         copied = self._walk(file.write)
         if copied is None:
             raise Corrupt("the checkpoint cannot be read again")
@@ -300,6 +314,6 @@ class AreaReader:
 
 
 def checkpoints_of(device: BlockDevice, found: FoundCheckpoints) -> list[Area]:
-    """The valid ones, best first."""
+    """Returns the valid checkpoints, best first.  Reads each of them wholly."""
     areas = [area for headers in found.areas.values() if (area := AreaReader(device, headers).read()) is not None]
     return sorted(areas, key=lambda area: area.rank, reverse=True)

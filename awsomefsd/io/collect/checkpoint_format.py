@@ -40,7 +40,7 @@ assert _RECORD.size + 8 == RECORD_HEADER_BYTES
 
 
 class AreaHeader(Struct, frozen=True):
-    """First block of every segment of an area.  `place`: its position in the area.  `number` grows with each area of a cluster."""
+    """The first block of every segment of an area.  `place`: its position in the area.  `number` grows with each area of a cluster."""
 
     cluster: bytes
     device: bytes
@@ -67,7 +67,7 @@ def pack_area(header: AreaHeader) -> bytes:
 
 
 def unpack_area(raw: Bytes) -> AreaHeader | None:
-    """None for a block that is no whole header of an area.  Raises FormatTooNew."""
+    """Returns the header in a block, or None for a block that is no whole header of an area.  Raises FormatTooNew."""
     view = memoryview(raw)[:BLOCK_BYTES]
     if len(view) < BLOCK_BYTES or bytes(view[:8]) != MAGIC or _CRC.unpack_from(view, _CRC_AT)[0] != crc32c(view[:_CRC_AT]):
         return None
@@ -80,7 +80,10 @@ def unpack_area(raw: Bytes) -> AreaHeader | None:
 
 
 class CheckpointRecord(Struct, frozen=True):
-    """`first`, `last`: entries of the batch (TAIL); `last`: the entry that the copy ends with (COMPLETE).  `term`: of `last`."""
+    """One record.
+
+    `first`, `last`: entries of the batch (TAIL); `last`: the entry that the copy ends with (COMPLETE).  `term`: of `last`.
+    """
 
     kind: int
     flags: int
@@ -97,7 +100,7 @@ def record_blocks(payload_bytes: int) -> int:
 
 
 def pack_record(area: bytes, record: CheckpointRecord) -> bytes:
-    """Padded to blocks."""
+    """Returns the bytes of a record, padded to blocks."""
     r = record
     assert len(r.payload) <= CHECKPOINT_RECORD_BYTES_MAX
     seed = crc32c(area)
@@ -109,7 +112,7 @@ def pack_record(area: bytes, record: CheckpointRecord) -> bytes:
 
 
 def unpack_record(area: bytes, raw: Bytes, sequence: int) -> CheckpointRecord | None:
-    """The record at the start of `raw` if it is the one with this sequence, whole; else None."""
+    """Returns the record at the start of `raw` if it is the one with this sequence, whole; else None."""
     view = memoryview(raw)
     if len(view) < RECORD_HEADER_BYTES:
         return None
@@ -130,7 +133,7 @@ def pack_complete(raw_bytes: int, stored_bytes: int, digest: bytes) -> bytes:
 
 
 def unpack_complete(payload: bytes) -> tuple[int, int, bytes]:
-    """(bytes of the copy, bytes of its pieces, xxh3-128 of the copy)."""
+    """Returns (bytes of the copy, bytes of its pieces, xxh3-128 of the copy).  Raises Corrupt."""
     if len(payload) != _COMPLETE.size:
         raise Corrupt("checkpoint: its last record has the wrong length")
     raw_bytes, stored_bytes, digest = _COMPLETE.unpack(payload)
@@ -142,7 +145,7 @@ def pack_entries(entries: list[bytes]) -> bytes:
 
 
 def unpack_entries(raw: Bytes) -> list[bytes]:
-    """Raises Corrupt."""
+    """Returns the entries of a batch.  Raises Corrupt."""
     view, at, entries = memoryview(raw), 0, []
     while at < len(view):
         length = int.from_bytes(view[at : at + 4], "little")

@@ -49,12 +49,12 @@ def key_of(info: SegmentInfo) -> Key:
 
 
 def dead_bytes(info: SegmentInfo) -> int:
-    """What freeing the segment would give beside what has to be copied."""
+    """Returns the bytes that freeing the segment would give beyond those that have to be copied."""
     return usable_bytes(info.bytes) - info.live_bytes
 
 
 def choose(found: Iterable[SegmentInfo], measured: dict[Key, int], dead_percent_min: int) -> list[SegmentInfo]:
-    """The best few segments that give one back; none where no such set is."""
+    """Returns the best few segments that give one back when they are packed; empty if there is no such set."""
 
     def packed(info: SegmentInfo) -> int:
         return measured.get(key_of(info), info.live_bytes + info.live_bytes // GUESS_SHARE)
@@ -72,7 +72,7 @@ def choose(found: Iterable[SegmentInfo], measured: dict[Key, int], dead_percent_
 
 
 def packed_bytes(copies: Iterable[Copy]) -> int:
-    """What the copies take in a segment, but for the ends of batches and segments."""
+    """Returns the bytes that the copies take in a segment, but for the ends of batches and segments."""
     total = 0
     for copy in copies:
         length = copy.length
@@ -83,7 +83,7 @@ def packed_bytes(copies: Iterable[Copy]) -> int:
 
 # --- laying together ----------------------------------------------------------------------------------------------------------
 def lay_together(pieces: Sequence[LivePiece]) -> list[Copy]:
-    """Every piece in exactly one copy.  Copies are in the order of files."""
+    """Returns copies that have every piece exactly once; copies are in the order of files, shared ones last."""
     own = sorted((one for one in pieces if not one.shared), key=_place_in_file)
     copies = list(_runs(own))
     by_frame: dict[tuple[int, int], list[LivePiece]] = {}
@@ -96,7 +96,7 @@ def lay_together(pieces: Sequence[LivePiece]) -> list[Copy]:
 
 
 def alone(copy: Copy) -> list[Copy]:
-    """The same, each source by itself: one of them cannot be read."""
+    """Returns the same bytes as one copy for each source, for a copy of which one source cannot be read."""
     if len(copy.sources) == 1:
         return [copy]
     return [Copy(copy.volume, copy.ino, one.extent.file_offset, [one.extent], [(one, 0)]) for one, _ in copy.owners]
@@ -124,7 +124,7 @@ def _runs(pieces: Iterable[LivePiece]) -> Iterator[Copy]:
 
 
 def _unions(owners: list[LivePiece]) -> Iterator[Copy]:
-    """Owners of bytes of one frame, by where these begin in it."""
+    """Yields the copies of one frame; `owners` are in the order of where their bytes begin in it."""
     group: list[LivePiece] = []
     end = 0
     for one in owners:
@@ -149,7 +149,7 @@ def _union(group: list[LivePiece], end: int) -> Copy:
 
 # --- afterwards -----------------------------------------------------------------------------------------------------------------
 def relocations(copy: Copy, written: list[Extent]) -> list[Relocation]:
-    """What each owner names from now on.  `written` are the extents of the copy, as if all of it were the file's."""
+    """Returns what each owner names from now on.  `written` are the extents of the copy, as if all of it were the file's."""
     return [Relocation(one.volume, one.ino, one.extent, _part(written, copy.file_offset + start, one.extent)) for one, start in copy.owners]
 
 
@@ -163,7 +163,7 @@ def _part(written: list[Extent], start: int, owner: Extent) -> list[Extent]:
 
 
 def in_parts(moves: Iterable[Relocation], count: int, weigh: Callable[[Relocation], int]) -> Iterator[list[Relocation]]:
-    """Lists of moves with a weight of at most `count` each; a single one may have more."""
+    """Yields lists of moves with a weight of at most `count` each; a single move may have more."""
     part: list[Relocation] = []
     weight = 0
     for move in moves:

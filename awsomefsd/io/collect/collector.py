@@ -3,13 +3,13 @@
 Order of durable effects: read and verify → write frames into segments of the collector's own session → device flush (SegmentWriter) →
 Relocate in the log, extent by extent by compare-and-swap → the entry frees what has become wholly dead.  A crash anywhere before the entry
 leaves copies that nothing names, in a segment that the next OpenCollector seals, and frees if nothing lives in it.  There is no state but
-the metadata: whoever goes on looks at the segments anew.
+the metadata: the next collector reads the segments again.
 
 Readers are not told.  A worker's cached layout names the old place, whose bytes stay until the segment has been leased again; then the
 identity does not fit, and the reader asks for the layout again (LOOKS_MAX in vfs/ops/reading.py) as for any layout that is old.
 
 A block whose checksum is wrong is never copied as good: its extent stays where it is, with an event, and its segment is left alone until
-the daemon is started again.  Pulled along: small neighbours in the same file of what is copied, wherever they lie, so that a file that was
+the daemon is started again.  Small neighbours in the same file of what is copied are copied too, wherever they lie, so that a file that was
 overwritten at random becomes large frames again; not while space is low, and not more bytes than the sparse segments have alive.
 """
 
@@ -64,15 +64,15 @@ log = logging.getLogger("awsomefsd.collect")
 
 
 class Stopped(Error):
-    """Collection was told to end; nothing is half done."""
+    """Collection is to end; nothing is half done."""
 
 
 class Elsewhere(Error):
-    """Another node collects."""
+    """Another node collects, so this one does not."""
 
 
 class Figures:
-    """For status and metrics, since the daemon started."""
+    """The counters for status and metrics, since the daemon started."""
 
     def __init__(self) -> None:
         self.rounds = self.segments = self.copied_bytes = self.moved_bytes = self.skipped_bytes = self.merged_bytes = 0
@@ -94,7 +94,11 @@ class Figures:
 
 
 class Collector:
-    """`look` finds work, `round` does some of it.  One thread.  `pace(bytes)` is called after each chunk, and may raise Stopped."""
+    """The collector of a node: `refresh` and `choose` find work, `round` does some of it, `rest` ends it for now.
+
+    One thread calls; every method but `may_write_under` blocks for the service or a device, and raises Error.  `pace(bytes)` is called
+    after each chunk, and may raise Stopped.
+    """
 
     def __init__(
         self,
@@ -149,7 +153,7 @@ class Collector:
         return found
 
     def free_percent(self) -> int:
-        """Of all segments, asked anew."""
+        """Returns the share of free segments among all (0 to 100), asked from the service again."""
         reply = self._ask(GetSparse(0, 1))
         self.figures.segments_free, self.figures.segments_total = reply.free, reply.total
         return 100 * int(reply.free) // max(int(reply.total), 1)
@@ -158,7 +162,10 @@ class Collector:
         return info.device in self._devices and (info.segment, info.incarnation) not in self._left_alone
 
     def choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
-        """A set of segments that gives one back when what lives in it is packed; first, of a draining device, whatever lives there."""
+        """Returns a set of segments that gives one back when it is packed; first, any segments with live bytes of a draining device.
+
+        Empty if there is nothing to collect.
+        """
         untried = [info for info in found if info.device in self._draining and key_of(info) not in self._tried]
         if untried:
             alike = [info for info in untried if self._kinds[info.device] == self._kinds[untried[0].device]][:DRAINED_AT_ONCE]
@@ -182,7 +189,10 @@ class Collector:
 
     # --- a round ------------------------------------------------------------------------------------------------------------
     def round(self, chosen: list[SegmentInfo], *, merge: bool) -> None:
-        """Copy what lives in these segments.  Raises Error or OSError; what was moved until then is moved."""
+        """Copies the live bytes of these segments.
+
+        Raises Stopped, Elsewhere, another Error or OSError; bytes moved until then stay moved.
+        """
         if self._like and self._kinds.get(self._like) != self._kinds.get(chosen[0].device):
             self.rest()  # the open segment is on a device of another kind
         self._like = chosen[0].device
@@ -204,7 +214,7 @@ class Collector:
         self.figures.segments += len(chosen)
 
     def rest(self) -> None:
-        """Nothing to do for now: the open segment is sealed, so that it can be collected itself if it stays nearly empty."""
+        """Seals the open segment and ends the session, so that the segment can be collected itself if it stays nearly empty."""
         if not self._session:
             return
         try:
@@ -217,7 +227,7 @@ class Collector:
             self._leave()
 
     def _parts(self, chosen: list[SegmentInfo]) -> Iterator[list[LivePiece]]:
-        """What lives in the segments, PART_PIECES and a page at a time; owners of one frame stay together unless they fill a part."""
+        """Yields the live pieces, PART_PIECES and a page at a time; owners of one frame stay together unless they fill a part."""
         part: list[LivePiece] = []
         for info in chosen:
             place: tuple[int, int, int, int] | None = (0, 0, 0, 0)
@@ -280,7 +290,7 @@ class Collector:
         self._pace(copied)
 
     def _relocate(self, moves: list[Relocation], progress: list[SegmentProgress]) -> None:
-        """In as many entries as they take; only the last one seals."""
+        """Proposes the moves in as many entries as they take; only the last one seals."""
         parts = list(in_parts(moves, EXTENTS_PER_COMMIT_MAX, lambda move: len(move.places)))
         for number, part in enumerate(parts, 1):
             open_steps = [SegmentProgress(one.segment, one.incarnation, one.committed_bytes) for one in progress]
@@ -291,7 +301,7 @@ class Collector:
             self.figures.skipped_bytes += reply.skipped_bytes
 
     def _readable(self, copy: Copy, at: int) -> Iterator[tuple[Copy, int]]:
-        """The copy and where its bytes are in the arena, from `at` on; or those of its pieces that can be read."""
+        """Yields the copy and where its bytes are in the arena, from `at` on; or those of its pieces that can be read."""
         if self._read(copy, at):
             yield copy, at
         elif len(copy.sources) > 1:
@@ -312,7 +322,7 @@ class Collector:
         return True
 
     def _read_source(self, copy: Copy, source: Extent, into: memoryview) -> None:
-        """A segment may have been freed and leased again since its row was asked for: then what we know of it is not what is there."""
+        """Reads a source, again with a fresh row if its segment may have been freed and leased since that was asked for."""
         try:
             self._reader.read(source, copy.volume, copy.ino, 0, source.length, into)
         except Corrupt:
@@ -322,7 +332,7 @@ class Collector:
             self._reader.read(source, copy.volume, copy.ino, 0, source.length, into)
 
     def _still_there(self, copy: Copy) -> bool:
-        """A piece that was overwritten and freed since we looked is no damage."""
+        """Returns True if an owner still names these bytes; a piece that was overwritten and freed meanwhile is no damage."""
         for one, _ in copy.owners:
             end = one.extent.file_offset + one.extent.length
             reply = self._ask(GetFilePieces(one.volume, one.ino, one.extent.file_offset, end, 2))
@@ -355,7 +365,10 @@ class Collector:
         self._keep_alive()
 
     def _leave(self) -> None:
-        """None of our writes is under way, so the session ends clean.  If nobody hears that it expires, and its successor says it."""
+        """Ends the session clean: none of our writes is under way.
+
+        If the service does not hear it, the session expires, and a proof ends its quarantine.
+        """
         session, self._session = self._session, 0
         self._writer.abandon()
         if session:
@@ -363,7 +376,10 @@ class Collector:
                 self._ask(Propose(HOST_UNIQUE, 0, 0, [], EndSession(session, self._epoch, True)))
 
     def _keep_alive(self) -> None:
-        """Raises FsError(ESTALE) for a session that has expired, which is forgotten: whoever tries again opens another one."""
+        """Renews the session when it is due.
+
+        Raises FsError(ESTALE) for one that has expired and is forgotten; the next try opens another one.
+        """
         if not self._session or self._now_ns() < self._renew_ns:
             return
         try:
@@ -376,14 +392,20 @@ class Collector:
         self._renew_ns = self._now_ns() + SESSION_RENEW_MS * NS_PER_MS
 
     def may_write_under(self, session: int) -> bool:
-        """Of one that was left, or has expired, no write is under way: it writes on the thread that finds that out.  From any thread."""
+        """Returns True if a write under this session may be under way; False for one that was left or has expired.  Any thread.
+
+        The thread that writes is the one that notices the end of its session, so no write is under way then.
+        """
         return session == self._session
 
     def _propose(self, command: Any) -> Any:
         return self._ask(Propose(HOST_UNIQUE, self._session, self._epoch, [], command))
 
     def _lease(self, count: int) -> list[SegmentInfo]:
-        """One at a time: collection works where hardly any is left.  What was just freed can be leased when all sessions have renewed."""
+        """Leases one segment: collection works where hardly any is left.
+
+        A segment just freed can be leased when all sessions have renewed.
+        """
         for attempt in range(LEASE_ATTEMPTS):
             try:
                 leased: list[SegmentInfo] = self._propose(LeaseSegments(1, 0, self._like)).segments

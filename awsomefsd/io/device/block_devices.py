@@ -1,8 +1,8 @@
-"""Block devices of this machine, each once, under the name that lasts longest.
+"""The block devices of this machine, each once, under the name that lasts longest.
 
-What is a part of something else (a path of a multipath device, a member of RAID or LVM) has a holder in /sys, and is left out: only the
-device above it is to be used.  Names: /dev/mapper/NAME of the device mapper, else the first of /dev/disk/by-id, else /dev/NAME.
-`serial` says which medium it is, as far as the kernel tells: two devices with the same one are two ways to the same bytes.
+A device that is a part of something else (a path of a multipath device, a member of RAID or LVM) has a holder in /sys, and is left out:
+only the device above it is to be used.  Names: /dev/mapper/NAME of the device mapper, else the first of /dev/disk/by-id, else /dev/NAME.
+`serial` identifies the medium, as far as the kernel knows it: two devices with the same serial are two ways to the same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from awsomefsd.base.limits import SCAN_DEVICES_MAX
 
 SYS = Path("/sys/block")
 DEV = Path("/dev")
-_NEVER = ("ram", "zram", "fd", "sr", "nbd")  # nothing in them lasts, or asking is slow; an nbd device is added by its path
+_NEVER = ("ram", "zram", "fd", "sr", "nbd")  # they keep nothing, or are slow to ask; an nbd device is added by its path
 _SERIALS = ("device/wwid", "wwid", "device/serial", "serial", "dm/uuid", "loop/backing_file")
 
 
@@ -26,7 +26,10 @@ class FoundDevice(NamedTuple):
 
 
 def block_devices(extra: Iterable[str] = (), sys: Path = SYS, dev: Path = DEV) -> list[FoundDevice]:
-    """Those of the device mapper first; `extra` paths last, and as they are."""
+    """Returns the usable block devices, those of the device mapper first; `extra` paths last, and as they are.
+
+    At most SCAN_DEVICES_MAX.
+    """
     links = _by_id(dev)
     found = [one for entry in _entries(sys) if (one := _usable(entry, dev, links)) is not None]
     found.sort(key=lambda one: not one.path.startswith(f"{dev}/mapper/"))
@@ -36,19 +39,19 @@ def block_devices(extra: Iterable[str] = (), sys: Path = SYS, dev: Path = DEV) -
 
 
 def names_of(path: str, dev: Path = DEV) -> list[str]:
-    """All names of a block device below /dev/disk/by-id."""
+    """Returns all names of a block device below /dev/disk/by-id."""
     return _by_id(dev).get(os.path.realpath(path), [])
 
 
 def serial_of(path: str, sys: Path = SYS) -> str:
-    """ "" for a file, and where the kernel tells none."""
+    """Returns the serial of a block device; "" for a file, and where the kernel has none."""
     name = os.path.basename(os.path.realpath(path)).replace("/", "!")
     entry = next((one for one in _entries(sys) if one.name == name), None)
     return _serial(entry) if entry is not None else ""
 
 
 def _entries(sys: Path) -> Iterator[Path]:
-    """Disks and partitions."""
+    """Yields the entries of disks and partitions."""
     for disk in sorted(sys.glob("*")):
         yield disk
         yield from sorted(part.parent for part in disk.glob("*/partition"))

@@ -1,4 +1,4 @@
-"""Memory that O_DIRECT accepts: page-aligned buffers, a bounded pool of them, and the test whether foreign memory is aligned.
+"""Memory that O_DIRECT accepts: page-aligned buffers, a bounded pool of them, and the test whether other memory is aligned.
 
 A buffer is an anonymous mmap; its pages cost nothing until they are touched, and a pool keeps the touched ones, because a fresh mapping
 of 1 MiB costs 256 page faults a read.
@@ -19,12 +19,12 @@ BOUNCE_BYTES = FRAME_BYTES_MAX + 4 * BLOCK_BYTES  # a whole frame with its heade
 
 
 def aligned_buffer(length: int) -> memoryview:
-    """A zeroed, page-aligned, writable buffer."""
+    """Returns a zeroed, page-aligned, writable buffer of `length` bytes."""
     return memoryview(mmap.mmap(-1, length))[:length]
 
 
 def address_of(view: memoryview) -> int | None:
-    """Where a writable, contiguous buffer lies; None for others (they have to be copied)."""
+    """Returns the address of a writable, contiguous buffer; None for others (they have to be copied)."""
     if view.readonly or not view.c_contiguous or not view.nbytes:
         return None
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
@@ -36,9 +36,9 @@ def is_aligned(view: memoryview, unit: int = MEMORY_ALIGN) -> bool:
 
 
 class BufferPool:
-    """At most `count` buffers of `buffer_bytes`, lent to threads; one that finds none waits until another gives its back.
+    """At most `count` buffers of `buffer_bytes`, lent to threads.  Thread-safe; `take` and `borrow` block while all are lent.
 
-    A borrower never waits for anything but the device while it holds one, so the wait ends.
+    A borrower waits for nothing but the device while it holds a buffer, so the wait ends.
     """
 
     def __init__(self, count: int, buffer_bytes: int = BOUNCE_BYTES) -> None:

@@ -27,16 +27,16 @@ def block_count(length: int) -> int:
 
 
 def block_checksums(data: Bytes, seed: int) -> list[int]:
-    """One checksum for each block of `data`; the last block may be short."""
+    """Returns one checksum for each block of `data`; the last block may be short."""
     return [crc32c(data[start : start + BLOCK_BYTES], seed) for start in range(0, len(data), BLOCK_BYTES)]
 
 
 def first_mismatch(data: Bytes, expected: Sequence[int], seed: int) -> int:
-    """Index of the first block whose checksum is not the expected one, -1 if all are right."""
+    """Returns the index of the first block whose checksum is not the expected one, -1 if all are right."""
     assert block_count(len(data)) == len(expected)
     if block_checksums(data, seed) == list(expected):
         return -1
     for index, checksum in enumerate(block_checksums(data, seed)):
         if checksum != expected[index]:
             return index
-    return 0  # memory changed between two looks: not to be trusted either
+    return 0  # the memory changed between two reads of it: not to be trusted either

@@ -52,7 +52,7 @@ class BlockDevice(Protocol):
 
 
 class Device:
-    """A real device.  Thread-safe (every call names its offset)."""
+    """A real device or file, as BlockDevice says.  Thread-safe (every call names its offset)."""
 
     def __init__(self, path: str, fd: int, *, direct: bool) -> None:
         self.path = path
@@ -63,7 +63,7 @@ class Device:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, read_only: bool = False, exclusive: bool = False) -> Device:
-        """Open by path.  With `exclusive` the kernel refuses a block device that is mounted or otherwise held (Refused).
+        """Opens a device by its path.  With `exclusive` the kernel refuses a block device that is mounted or otherwise in use (Refused).
 
         Raises NotFound, Refused (neither a block device nor a file, or blocks larger than ours), or OSError.
         """
@@ -94,7 +94,7 @@ class Device:
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> int:
         total = sum(map(len, buffers))
         done = os.preadv(self._fd, buffers, offset)
-        while done < total:  # a short read may go on; one that is not a whole block is the end of the device
+        while done < total:  # a short read is continued; one that is not a whole block is the end of the device
             if done == 0 or done % self.logical_block_bytes:
                 break
             more = os.preadv(self._fd, rest_of(buffers, done), offset + done)
@@ -121,7 +121,7 @@ class Device:
         os.fdatasync(self._fd)
 
     def lock(self) -> None:
-        """Until it is closed, nobody else on this machine gets the lock.  Raises Refused."""
+        """Locks the device until it is closed against other users on this machine.  Does not wait; raises Refused."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -140,7 +140,7 @@ class Device:
 
 
 def rest_of(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
-    """What is left of `buffers` after the first `done` bytes."""
+    """Returns the part of `buffers` after the first `done` bytes."""
     rest = []
     for buffer in buffers:
         if done < len(buffer):
@@ -150,7 +150,7 @@ def rest_of(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
 
 
 def _open(name: str, flags: int) -> tuple[int, bool]:
-    """(descriptor, whether it is direct)."""
+    """Returns (descriptor, whether it is direct)."""
     try:
         try:
             return os.open(name, flags | os.O_DIRECT), True
@@ -165,10 +165,10 @@ def _open(name: str, flags: int) -> tuple[int, bool]:
 
 
 def _measure(fd: int, is_block_device: bool) -> tuple[int, int, int]:
-    """(bytes, logical block bytes, physical block bytes)."""
+    """Returns (bytes, logical block bytes, physical block bytes)."""
     if not is_block_device:
         found = os.fstat(fd)
-        # what O_DIRECT asks of a file follows the disk below it and is not told before kernel 6.1; a block of ours is always enough
+        # the alignment that O_DIRECT asks of a file follows the disk below it and is unknown before kernel 6.1; our block is always enough
         return found.st_size, BLOCK_BYTES, max(BLOCK_BYTES, found.st_blksize)
     (size,) = struct.unpack("=Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))
     (logical,) = struct.unpack("=i", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))
@@ -177,7 +177,7 @@ def _measure(fd: int, is_block_device: bool) -> tuple[int, int, int]:
 
 
 def usage_of(path: str) -> str:
-    """Who uses a block device, as far as the kernel tells: "" if nobody seems to."""
+    """Returns how a block device is used now, in words, as far as the kernel knows; "" if it seems free."""
     real = os.path.realpath(path)
     for line in _lines("/proc/self/mounts"):
         source, target = line.split()[:2]

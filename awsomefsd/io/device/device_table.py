@@ -1,8 +1,8 @@
 """The paths of the cluster's devices on this node: state_dir/devices.json, device uuid → path.
 
-The daemon writes it when a device is added, before the log says that the device exists; so a device that the log knows always has a path
-here, and a path without a device in the log is harmless (the add can be repeated).  The metadata service of this node says it with the
-answer to GetDevices; one of another node cannot, and leaves the path out: then whoever asked looks here.
+The daemon writes it when a device is added, before the log has the device; so a device in the log always has a path here, and a path
+without a device in the log is harmless (the add can be repeated).  The metadata service of this node puts the path into its answer to
+GetDevices.  That of another node cannot, and leaves the path out: then the caller reads it here (`with_paths`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from awsomefsd.base.types import DeviceInfo
 
 
 class DeviceTable:
-    """Thread-safe: the metadata thread reads `paths`, calls of the admin API write."""
+    """The table of one node.  Thread-safe: the metadata thread reads `paths`, calls of the admin API write."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "devices.json"
@@ -27,11 +27,11 @@ class DeviceTable:
         self._paths = _load(self._path)
 
     def paths(self) -> dict[str, str]:
-        """uuid → path; the mapping is never changed afterwards."""
+        """Returns uuid → path; the mapping is never changed afterwards."""
         return self._paths
 
     def add(self, uuid: str, path: str) -> None:
-        """Durable when this returns.  A path has one device: an earlier one that was never added to the log makes room."""
+        """Stores the path of a device, durable when this returns.  Another device at the same path leaves the table.  Raises OSError."""
         with self._lock:
             paths = {known: place for known, place in self._paths.items() if place != path}
             paths[uuid] = path
@@ -39,7 +39,7 @@ class DeviceTable:
             self._paths = paths
 
     def forget(self, uuid: str) -> None:
-        """It is no device of the cluster any more."""
+        """Removes a device that is not in the cluster any more, durable when this returns.  Raises OSError."""
         with self._lock:
             paths = {known: place for known, place in self._paths.items() if known != uuid}
             durable.write_json(self._path, paths)
@@ -47,7 +47,7 @@ class DeviceTable:
 
 
 def with_paths(devices: Iterable[DeviceInfo], state_dir: Path | str) -> list[DeviceInfo]:
-    """As this node finds them."""
+    """Returns the devices with their paths on this node, "" where there is none.  Reads the file; raises Corrupt."""
     known = list(devices)
     if all(device.path for device in known):
         return known

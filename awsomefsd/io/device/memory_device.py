@@ -14,7 +14,10 @@ from awsomefsd.base.limits import BLOCK_BYTES
 
 
 class MemoryDevice:
-    """`on_write(offset, length)`, `on_read(offset, length)` and `on_flush()` are called first and may raise OSError."""
+    """A device in memory.
+
+    `on_write(offset, length)`, `on_read(offset, length)` and `on_flush()` are called first and may raise OSError.
+    """
 
     def __init__(self, size: int, path: str = "memory") -> None:
         self.path = path
@@ -77,7 +80,7 @@ class MemoryDevice:
         self.written_blocks.clear()
 
     def crash(self, survives: Callable[[int], bool] = lambda _block: False) -> MemoryDevice:
-        """The device after a power cut; `survives(block)` decides on each block that was written and not flushed."""
+        """Returns the device after a power cut; `survives(block)` decides on each block that was written and not flushed."""
         after = MemoryDevice(self.bytes, self.path)
         after.content[:] = self.content
         for block, old in self.durable.items():

@@ -1,4 +1,4 @@
-"""The cluster's devices as one process has them open.
+"""The cluster's devices that one process has open.
 
 A descriptor stays open until the process ends: reads and writes of other threads may be under way.
 """
@@ -17,7 +17,10 @@ log = logging.getLogger("awsomefsd.devices")
 
 
 class OpenDevices(Mapping[int, Device]):
-    """Devices by number, opened when first used: one may be added while a mount is served.  KeyError for one this node does not see."""
+    """The devices by number, opened when first used: one may be added while a mount is served.  Thread-safe.
+
+    Raises KeyError for a device that this node does not see or cannot open.  The first use blocks for `find` and the opening.
+    """
 
     def __init__(self, find: Callable[[], list[DeviceInfo]]) -> None:
         self._find = find
@@ -33,7 +36,7 @@ class OpenDevices(Mapping[int, Device]):
                 if info.path and info.device not in self._open:
                     try:
                         self._open[info.device] = Device.open(info.path)
-                    except (OSError, Error) as err:  # its own use fails; the others do not
+                    except (OSError, Error) as err:  # uses of this device fail; those of the others do not
                         log.error("device cannot be opened device=%d path=%s: %s", info.device, info.path, err)
             return self._open[number]
 

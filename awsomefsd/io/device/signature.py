@@ -1,9 +1,9 @@
-"""The signatures of others on a device, looked for before the device becomes ours.
+"""The search for data of others on a device, before the device becomes ours.
 
-Three questions, each of which alone is a no.  Does the kernel use it (mounted, swap, held by RAID or LVM, below a loop device)?  Does it
-hold our superblock?  Does it hold a foreign signature (filesystem, partition table, LVM, swap, RAID), as blkid(8) sees it?  Without blkid
-only a device whose first and last MiB are zero is taken.  Force overrides signatures and other clusters, never a use: a mounted filesystem
-that is overwritten takes the machine with it.
+There are three questions, and a yes to any of them refuses the device.  Does the kernel use it (mounted, swap, held by RAID or LVM, below a
+loop device)?  Does it hold our superblock?  Does it hold another signature (filesystem, partition table, LVM, swap, RAID), as blkid(8) sees
+it?  Without blkid only a device whose first and last MiB are zero is taken.  Force overrides signatures and other clusters, never a use: a
+mounted filesystem that is overwritten takes the machine with it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAMED = ("TYPE", "PTTYPE", "LABEL", "UUID")
 
 
 class AlreadyFormatted(AlreadyExists):
-    """The device is one of this cluster already; `superblock` says which."""
+    """The device is one of this cluster already; `superblock` is what it holds."""
 
     def __init__(self, message: str, superblock: Superblock) -> None:
         super().__init__(message)
@@ -34,7 +34,10 @@ class AlreadyFormatted(AlreadyExists):
 
 
 def foreign_signature(path: str) -> str:
-    """What the device at `path` holds, in words; "" if nothing is recognised.  Our own superblock is not looked for."""
+    """Returns what the device at `path` holds, in words; "" if nothing is recognised.  Our own superblock is not looked for.
+
+    Blocks for blkid, at most BLKID_SECONDS_MAX.
+    """
     blkid = shutil.which("blkid", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if blkid is None:
         return "" if _edges_are_zero(path) else "data that cannot be named here, because blkid (util-linux) is not installed"
@@ -51,7 +54,7 @@ def foreign_signature(path: str) -> str:
 
 
 def describe_tags(tags: dict[str, str]) -> str:
-    """Words for the tags of `blkid -p -o export`."""
+    """Returns words for the tags of `blkid -p -o export`."""
     words = []
     if "TYPE" in tags:
         words.append(f"{tags.get('USAGE', 'filesystem')} signature {tags['TYPE']}")
@@ -64,7 +67,10 @@ def describe_tags(tags: dict[str, str]) -> str:
 
 
 def format_device(path: str, cluster_uuid: str, *, force: bool = False) -> Superblock:
-    """Write a superblock.  Raises AlreadyFormatted (of this cluster), WouldLoseData with what was found and what to do, Refused."""
+    """Writes a superblock durably and returns it.  Blocks.
+
+    Raises AlreadyFormatted (of this cluster), WouldLoseData with what was found and what to do, Refused, NotFound, OSError.
+    """
     in_use = usage_of(path) if os.path.exists(path) else ""
     if in_use:
         raise Refused(f"{path} is in use: {in_use}; unmount or release it first")
@@ -109,7 +115,7 @@ def _edges_are_zero(path: str) -> bool:
 
 
 def _wipe_edges(device: Device) -> None:
-    """Zero the first MiB and what lies behind the last segment, so that no old signature (a backup GPT) is found beside ours."""
+    """Zeroes the first MiB and what lies behind the last segment, so that no old signature (a backup GPT) is found beside ours."""
     zeros = aligned_buffer(MIB)
     last = (device.bytes // MIB - 1) * MIB
     for offset in (0, last, last + MIB):

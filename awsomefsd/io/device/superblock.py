@@ -1,8 +1,8 @@
 """The superblock: what a device is, to which cluster it belongs, and how its segments lie.
 
-Two copies, each one block: at offset 0 and at the start of the last whole MiB.  Both are written at format time only, the second copy
-first, so a crash in between leaves a device without a superblock at 0 whose copy is complete, or with both.  Reading takes the newest good
-copy; the other can be repaired from it.
+Two copies, each one block: at offset 0 and at the start of the last whole MiB.  Both are written when the device is formatted or grown, the
+second copy first, so a crash in between leaves a device without a superblock at 0 whose copy is complete, or with both.  Reading takes the
+newest good copy; the other can be repaired from it.
 
     offset  0  magic "awsomefs"   8  version u32   12  compat u32   16  ro-compat u32   20  incompat u32
            24  cluster uuid 16    40 device uuid 16   56  device bytes u64   64  segment bytes u64   72  first segment offset u64
@@ -31,7 +31,7 @@ MAGIC = b"awsomefs"
 VERSION = 1
 SUPERBLOCK_BYTES = BLOCK_BYTES
 FIRST_SEGMENT_OFFSET = MIB
-RO_COMPAT_KNOWN = INCOMPAT_KNOWN = 0  # unknown compat bits are no matter to anybody
+RO_COMPAT_KNOWN = INCOMPAT_KNOWN = 0  # unknown compat bits do not matter
 DEVICE_BYTES_MIN = SEGMENTS_MIN * SEGMENT_BYTES_MIN + 2 * MIB
 
 _FIXED = struct.Struct("<8sIIII16s16sQQQQQq")
@@ -40,7 +40,7 @@ _CRC_AT = SUPERBLOCK_BYTES - 4
 
 
 class Superblock(Struct, frozen=True):
-    """See the module."""
+    """The content of a superblock; the module has its layout."""
 
     cluster_uuid: str
     device_uuid: str
@@ -65,7 +65,7 @@ def second_copy_offset(device_bytes: int) -> int:
 
 
 def geometry(device_bytes: int) -> tuple[int, int]:
-    """(segment bytes, segments) of a device.  Raises Refused if it is too small."""
+    """Returns (segment bytes, segments) of a device of so many bytes.  Raises Refused if it is too small."""
     room = second_copy_offset(device_bytes) - FIRST_SEGMENT_OFFSET
     if device_bytes < DEVICE_BYTES_MIN:
         raise Refused(f"{device_bytes} bytes are too few for a device; it takes at least {DEVICE_BYTES_MIN // MIB} MiB")
@@ -86,7 +86,10 @@ def pack(superblock: Superblock) -> bytes:
 
 
 def unpack(raw: Bytes) -> Superblock:
-    """Raises NotFound where there is none, Corrupt for a damaged one, FormatTooNew for a later version or unknown incompat bits."""
+    """Returns the superblock in one copy.
+
+    Raises NotFound where there is none, Corrupt for a damaged one, FormatTooNew for a later version or unknown incompat bits.
+    """
     view = memoryview(raw)[:SUPERBLOCK_BYTES]
     if len(view) < SUPERBLOCK_BYTES or bytes(view[: len(MAGIC)]) != MAGIC:
         raise NotFound("no superblock")
@@ -108,7 +111,7 @@ def unpack(raw: Bytes) -> Superblock:
 
 
 def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, repair: bool = False) -> Superblock:
-    """The newest good copy; with `repair` the other copy is rewritten from it if it differs.
+    """Returns the newest good copy; with `repair` the other copy is rewritten from it if it differs.  Blocks for the device.
 
     Raises NotFound if there is neither, Corrupt if both are damaged, FormatTooNew, and Refused if the device belongs to another cluster
     than `cluster_uuid` or has become smaller than it was.
@@ -116,7 +119,7 @@ def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, rep
     copies: list[Superblock | Exception] = [_read_copy(device, 0), _read_copy(device, second_copy_offset(device.bytes))]
     first, last = copies
     ours = isinstance(first, Superblock) and isinstance(last, Superblock) and first.device_uuid == last.device_uuid
-    if isinstance(first, Superblock) and first.device_bytes < device.bytes and not ours:  # what lies behind the old end is anybody's
+    if isinstance(first, Superblock) and first.device_bytes < device.bytes and not ours:  # data behind the old end is not ours
         copies[1] = _read_copy(device, second_copy_offset(first.device_bytes))  # the device grew: its copy is where the end was
     good = [copy for copy in copies if isinstance(copy, Superblock)]
     for copy in copies:
@@ -135,19 +138,22 @@ def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, rep
 
 
 def first_copy(device: BlockDevice) -> Superblock | None:
-    """The one at the start of the device, whatever it says; None if there is none that can be read."""
+    """Returns the copy at the start of the device, of whatever cluster; None if there is none that can be read."""
     copy = _read_copy(device, 0)
     return copy if isinstance(copy, Superblock) else None
 
 
 def copies_agree(device: BlockDevice) -> bool:
-    """Whether both copies are good and say the same; the device has one good copy at least."""
+    """Returns True if both copies are good and equal; the device has one good copy at least.  Raises as `read_superblock`."""
     newest = read_superblock(device)
     return all(_read_copy(device, offset) == newest for offset in (0, second_copy_offset(newest.device_bytes)))
 
 
 def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
-    """Both copies, durably, the second first: an interrupted format is not taken for a device whose second copy rotted."""
+    """Writes both copies durably, the second first: an interrupted format is not taken for a device whose second copy rotted.
+
+    Raises OSError.
+    """
     buffer = aligned_buffer(SUPERBLOCK_BYTES)
     buffer[:] = pack(superblock)
     for offset in (second_copy_offset(superblock.device_bytes), 0):
@@ -156,14 +162,14 @@ def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
 
 
 def grown(superblock: Superblock, device_bytes: int) -> Superblock:
-    """As a later one of a device that has become larger: segments keep their size and place."""
+    """Returns the next superblock of a device that has become larger: segments keep their size and place."""
     room = second_copy_offset(device_bytes) - superblock.first_segment_offset
     segments = max(room // superblock.segment_bytes, superblock.segments)
     return replace(superblock, device_bytes=device_bytes, segments=segments, generation=superblock.generation + 1)
 
 
 def wipe_superblock(device: BlockDevice, superblock: Superblock) -> None:
-    """Both copies become zeros, durably; nobody takes the device for one of ours any more."""
+    """Overwrites both copies with zeros, durably; no node takes the device for one of a cluster any more.  Raises OSError."""
     zeros = aligned_buffer(SUPERBLOCK_BYTES)
     for offset in (0, second_copy_offset(superblock.device_bytes)):
         device.pwritev([zeros], offset)

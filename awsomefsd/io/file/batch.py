@@ -1,4 +1,4 @@
-"""A batch, which the flusher takes to the device and into one Commit together: parts of several files, and what became of them."""
+"""A batch, which the flusher takes to the device and into one Commit together: parts of several files, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from awsomefsd.meta.api.messages import Committed
 
 
 def extents_bound(run_length: int) -> int:
-    """The most extents that a run of adjoining records adds to a commit (it is cut at the ends of frames and segments: packing.py)."""
+    """Returns the most extents that a run of adjoining records adds to a commit: frames and segments cut it (packing.py)."""
     return 3 + 2 * (run_length // FRAME_BYTES_MAX)
 
 
@@ -38,7 +38,7 @@ class Part:
 
 
 class Batch:
-    """What goes to the device and into one Commit together."""
+    """The records that go to the device and into one Commit together, and the outcome of both."""
 
     __slots__ = ("done", "error", "on_attr", "parts", "pauses", "refused", "reply", "unique", "written")
 
@@ -54,9 +54,10 @@ class Batch:
         self.refused = False  # one of its files was
 
     def committed(self, reply: Any, error: BaseException | None, repeated: bool = False) -> None:
-        """Runs where answers arrive, so that attributes are taken up in the order in which the service gave them.
+        """Takes the answer, on the thread that receives answers, so that attributes are taken up in the order in which the service gave
+        them.
 
-        `repeated` as of wait.was_repeated: those of a Commit that was sent again may be old.
+        `repeated` as of wait.was_repeated: the attributes of a Commit that was sent again may be old.
         """
         self.reply, self.error = reply, error
         if isinstance(reply, Committed):

@@ -1,4 +1,4 @@
-"""A thread that works through what a condition guards, and ends when it is told to."""
+"""A thread that waits on a condition for work, and ends when it is stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dirty log: what write(2) acknowledged and no commit has made visible yet, in memory that outlives the worker.
+"""The dirty log: the writes that write(2) acknowledged and no commit has made visible yet, in memory that outlives the worker.
 
 A ring of operation records in shared memory.  *Positions* are virtual: they only grow, and position modulo capacity is the place.  Two
 words say what is in the ring: ``tail <= head``; every record between them has a whole header, nothing outside them means anything.
@@ -10,7 +10,7 @@ Outside the lock: payload, then one store of the last word, ``state DIRTY | payl
 * RESERVED: write(2) was not answered and its slot executes again.  The header tells how far to skip, so a slow copy cannot hide a later
   record that is already acknowledged.  A successor makes it ABANDONED, not CLEAN: it must never pass for a write that was carried out
   when its request looks for it by `find_unique`.
-* DIRTY: it is flushed by whoever serves the mount.
+* DIRTY: the worker that serves the mount then flushes it.
 
 A record becomes CLEAN by one store, and the tail passes clean records in order by one store.  A kill between a commit and CLEAN makes a
 successor flush the record again; the commit names log id and sequence, so the machine ignores what it has seen.  For that, sequences
@@ -28,7 +28,7 @@ On a volume that several nodes share, a record names the write lease under which
 lease's epoch, and how many changes of the file were known with it (meta/machine/write_leases.py).  That is version 2 of a record: 28 bytes
 behind the state word, with a checksum of their own, so that a build which knows version 1 only finds a whole header and refuses it by its
 version.
-The newest record of a file speaks for all of its older ones: data that goes on under another lease gets an empty record that names it.
+The newest record of a file counts for all of its older ones: data that stays dirty under another lease gets an empty record that names it.
 
 Rejected: one checksum over everything, stored last (a record being copied would end the scan before acknowledged later ones); scanning
 for the end of the log instead of a head word (payload is user data, it may look like a header).
@@ -77,23 +77,21 @@ class LeaseToken(NamedTuple):
 
     session: int = 0  # its epoch
     lease: int = 0  # epoch
-    known: int = 0  # changes of the file that were told with it
+    known: int = 0  # changes of the file that were known with it
 
 
 ALONE = LeaseToken()
 
 
 def required_bytes(capacity: int) -> int:
-    """Size of the memfd for a ring of `capacity` bytes."""
+    """Returns the size of the memfd for a ring of `capacity` bytes."""
     return shm.PAGE_BYTES + shm.round_up(capacity, shm.PAGE_BYTES)
 
 
 class DirtyCorrupt(Corrupt):
-    """A dirty record whose bytes are not what was written.  ino is 0 where not even its header can be read."""
+    """A dirty record whose bytes are not those that were written.  ino is 0 if not even its header can be read."""
 
-    def __init__(
-        self, detail: str, record: DirtyRecord, sequence: int = 0, ino: int = 0, offset: int = 0, length: int = 0
-    ) -> None:
+    def __init__(self, detail: str, record: DirtyRecord, sequence: int = 0, ino: int = 0, offset: int = 0, length: int = 0) -> None:
         super().__init__(f"dirty log: {detail} (sequence={sequence} ino={ino} offset={offset} length={length})")
         self.sequence, self.ino, self.offset, self.length = sequence, ino, offset, length
         self.record = record
@@ -149,10 +147,11 @@ _NOTHING = memoryview(b"")
 
 
 class DirtyLog:
-    """The dirty log of one mount.  Thread-safe.
+    """The dirty log of one mount.  Thread-safe; no method waits.
 
     `fresh` formats the area; so does an area without header (a worker died while it formatted).  Otherwise `log_id` must be the id it
     was formatted with, and `recover` is to be called before the first append.  `recall_bytes` stay free for `recall=True`.
+    The constructor raises Corrupt and FormatTooNew for an area that it cannot read.
     """
 
     def __init__(self, mem: shm.Mem, log_id: int, fresh: bool = False, *, recall_bytes: int = DIRTY_RECALL_BYTES) -> None:
@@ -184,12 +183,12 @@ class DirtyLog:
 
     @property
     def dirty_bytes(self) -> int:
-        """Payload bytes of dirty records."""
+        """The payload bytes of dirty records."""
         return self._dirty_bytes
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the ring between tail and head."""
+        """The bytes of the ring between tail and head."""
         return self._head - self._tail
 
     @property
@@ -198,7 +197,7 @@ class DirtyLog:
         return self._sequence - 1
 
     def find_unique(self, unique: int) -> DirtyRecord | None:
-        """The record that this request made, if it is known still; indexed between recover and forget_uniques.
+        """Returns the record that this request made, if it is still known, else None; between recover and forget_uniques an index finds it.
 
         It may be clean, and then its `data` is not to be read.
         """
@@ -208,7 +207,7 @@ class DirtyLog:
             return next((r for r in self._live if r.kind == KIND_WRITE and r.unique == unique and r._state in (DIRTY, CLEAN)), None)
 
     def forget_uniques(self) -> None:
-        """Recovery is over: drop the index."""
+        """Drops the index: recovery is over."""
         with self._lock:
             self._uniques = None
 
@@ -218,7 +217,7 @@ class DirtyLog:
         self, ino: int, offset: int, data: memoryview | bytes, unique: int, time_ns: int, generation: int, *, recall: bool = False,
         token: LeaseToken = ALONE,
     ) -> DirtyRecord | None:  # fmt: skip
-        """Store a write; when this returns a record, the bytes survive this process.  None: no room now.
+        """Stores a write and returns its record: from then on the bytes survive this process.  Returns None if there is no room now.
 
         Raises ValueError for data that this ring can never hold.
         """
@@ -245,7 +244,7 @@ class DirtyLog:
         self, kind: int, ino: int, offset: int, length: int, unique: int, time_ns: int, generation: int, recall: bool,
         token: LeaseToken = ALONE,
     ) -> DirtyRecord | None:  # fmt: skip
-        """Find a place and publish a header in the state RESERVED (called with the lock)."""
+        """Finds a place and publishes a header in the state RESERVED (called with the lock)."""
         if self._head == self._tail and self._head % self.capacity:
             self._restart()
         head = self._head
@@ -275,7 +274,7 @@ class DirtyLog:
         return record
 
     def _restart(self) -> None:
-        """All is clean: go on at the start of the ring, with the pages that are in memory already (called with the lock)."""
+        """Continues at the start of the ring, whose pages are in memory already: all is clean (called with the lock)."""
         start = shm.round_up(self._head, self.capacity)
         self._tail = self._words[_TAIL] = start
         self._head = self._words[_HEAD] = start
@@ -299,7 +298,10 @@ class DirtyLog:
     # --- the way out -------------------------------------------------------------------------------------------------------
 
     def mark_clean(self, records: Iterable[DirtyRecord]) -> None:
-        """These need not be flushed (again): committed, or cut off by a truncation.  Their places may be used again at once."""
+        """Marks records that need not be flushed (again): committed, or cut off by a truncation.
+
+        Their places may be used again at once.
+        """
         with self._lock:
             for record in records:
                 if record._state == DIRTY:
@@ -314,7 +316,7 @@ class DirtyLog:
         self._ring_words[record._word] = state
 
     def _advance(self) -> None:
-        """Move the tail over clean records (called with the lock)."""
+        """Moves the tail over clean records (called with the lock)."""
         live = self._live
         tail = self._tail
         while live and live[0]._state >= CLEAN:
@@ -326,13 +328,13 @@ class DirtyLog:
                 self._release_passed()
 
     def bound(self, limit_bytes: int) -> None:
-        """Use no more than that of the ring from now on, at least LIMIT_BYTES_MIN: pages that the tail passes are given back."""
+        """Uses no more than `limit_bytes` of the ring from now on, at least LIMIT_BYTES_MIN: pages that the tail passes are given back."""
         with self._lock:
             self._released = max(self._released, self._tail)
             self._limit_bytes = min(max(limit_bytes, LIMIT_BYTES_MIN), self.capacity)
 
     def _release_passed(self) -> None:
-        """In steps: it costs a system call (called with the lock).  Nothing whose place is in use again."""
+        """Gives back pages in large steps, since each costs a system call (called with the lock); none whose place is in use again."""
         start = max(self._released, self._head - self.capacity)
         if self._tail - start < RELEASE_STEP_BYTES:
             return
@@ -343,7 +345,7 @@ class DirtyLog:
                 shm.release_pages(self._mem, shm.PAGE_BYTES + at, size)
 
     def release_pages(self) -> bool:
-        """Give the memory of the ring back if the log is wholly clean (call it when the mount is idle)."""
+        """Gives the memory of the ring back if the log is wholly clean, and returns whether it was; for an idle mount."""
         with self._lock:
             if self._head != self._tail:
                 return False
@@ -355,10 +357,10 @@ class DirtyLog:
     # --- after a crash -----------------------------------------------------------------------------------------------------
 
     def recover(self) -> list[DirtyRecord]:
-        """Dirty records in the order of their sequence.
+        """Returns the dirty records in the order of their sequence.
 
-        Those whose payload fails its checksum are left out and reported in `corrupt`; they keep their place until they are marked clean
-        (`error.record`), so that a successor that dies before it has told anybody finds them again.
+        Those whose payload fails its checksum are left out and reported in `corrupt`.  They keep their place until they are marked clean
+        (`error.record`), so that a successor finds them again if this worker dies before it has reported them.
         """
         whole: list[DirtyRecord] = []
         self.corrupt = list(self.lost)
@@ -379,7 +381,7 @@ class DirtyLog:
         return whole
 
     def _open(self, fresh: bool) -> bool:
-        """Check or write the header of the area; True if it was formatted."""
+        """Checks or writes the header of the area; returns True if it was formatted."""
         self._seed = crc32c(self.log_id.to_bytes(8, "little"))
         found = shm.read_header(self._view, MAGIC, VERSION, "dirty log") if not fresh else None
         if found is not None:
@@ -393,7 +395,7 @@ class DirtyLog:
         return True
 
     def _walk(self) -> None:
-        """Read the headers from tail to head.  What was RESERVED belongs to a dead worker and is abandoned."""
+        """Reads the headers from tail to head.  A RESERVED record belongs to a dead worker and is abandoned."""
         if self._tail > self._head:  # died inside _restart
             self._head = self._words[_HEAD] = self._tail
         if self._sequence >> 62 or self._head >> 62 or self._head - self._tail > self.capacity or (self._head | self._tail) % HEADER_BYTES:
@@ -411,7 +413,7 @@ class DirtyLog:
         self._advance()
 
     def _parse(self, position: int) -> DirtyRecord | None:
-        """The record at this position, None if there is no whole header of ours."""
+        """Returns the record at this position, None if there is no whole header of ours."""
         place = position % self.capacity
         raw = self._ring[place : place + _SUMMED_BYTES + _SUM.size]
         if crc32c(raw[:_SUMMED_BYTES], self._seed) != _SUM.unpack_from(raw, _SUMMED_BYTES)[0]:
@@ -439,7 +441,9 @@ class DirtyLog:
         return record
 
     def _resync(self, position: int) -> DirtyRecord:
-        """A header is damaged: one placeholder up to the next whole header, reported in `lost`, so that what follows is not lost too."""
+        """Returns one placeholder for a damaged header, up to the next whole one, and adds it to `lost`, so that later records are not lost
+        too.
+        """
         at = position + HEADER_BYTES
         while at < self._head and self._parse(at) is None:
             at += HEADER_BYTES
@@ -451,7 +455,7 @@ class DirtyLog:
 
 
 def _extent(place: int, length: int) -> tuple[int, int]:
-    """(payload delta, span) of a record of `length` bytes whose header is at `place` in the ring."""
+    """Returns (payload delta, span) of a record of `length` bytes whose header is at `place` in the ring."""
     delta = HEADER_BYTES
     if length >= ALIGN_FROM_BYTES:
         delta = shm.round_up(place + HEADER_BYTES, shm.PAGE_BYTES) - place

@@ -1,7 +1,7 @@
-"""A writer leaves devices that are being drained: what it has leased there is sealed, as soon as it has nothing to write.
+"""The writer of a mount leaves devices that are being drained: it seals its leased segments there, as soon as it has nothing to write.
 
-Called by the thread that writes, between two batches, so no write is under way.  While it is busy its segments there fill up by themselves,
-and new ones are leased elsewhere.  If the entry is refused the session has ended, or these segments stay leased until it does.
+The thread that writes calls it between two batches, so no write is under way.  While the thread is busy its segments there fill up by
+themselves, and new ones are leased elsewhere.  If the entry is refused the session has ended, or these segments stay leased until it does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ log = logging.getLogger("awsomefsd.writer")
 
 
 class Draining:
-    """`report` proposes what was sealed, and raises an Error if that did not succeed.  `draining` is set by anybody."""
+    """The check for draining devices.
+
+    `draining` returns their numbers; `report` proposes what was sealed, and raises an Error if that fails.
+    """
 
     def __init__(
         self, writer: SegmentWrites, draining: Callable[[], set[int]], report: Callable[[list[SegmentProgress]], None],
@@ -33,7 +36,11 @@ class Draining:
         self._look_s = 0.0
 
     def poll(self) -> None:
-        """Seals what is leased on draining devices.  Asks every LOOK_S seconds, and only while something is leased; blocks for that."""
+        """Seals the segments that are leased on draining devices.
+
+        Asks every LOOK_S seconds, and only while something is leased; blocks for that.  Raises no Error: what was sealed and not reported
+        stays leased until the session ends.
+        """
         if self._now_s() < self._look_s or not self._writer.devices_in_use():
             return
         self._look_s = self._now_s() + LOOK_S

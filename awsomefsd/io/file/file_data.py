@@ -7,13 +7,13 @@ Two things may change while a reader copies: a commit turns records clean, whose
 frees a segment whose extents were overwritten.  `FileState.version` counts such changes; a reader that finds it changed after its copy
 reads again, so neither can be taken for data.
 
-A truncation, hole or copy may meet records that are dirty or whose commit is answered and not taken up yet.  Which of the two came first in
-the log nobody knows here, nor how far the machine has clipped the records.  Such a state is `layout_stale`: it learns nothing from its
-commits, and is forgotten with the last of them.
+A truncation, hole or copy may meet records that are dirty or whose commit is answered and not taken up yet.  This worker does not know
+which of the two came first in the log, nor how far the machine has clipped the records.  Such a state is `layout_stale`: it learns nothing
+from its commits, and is forgotten with the last of them.
 
-Where several nodes share the volume, `FileState.token` is the write lease under which data may be buffered now.  It is looked at and
-changed under the state's lock only: whoever gives the lease up takes it out first, and then waits for what is dirty, so nothing slips in
-between.
+Where several nodes share the volume, `FileState.token` is the write lease under which data may be buffered now.  It is read and changed
+under the state's lock only: a thread that gives the lease up takes it out first, and then waits for what is dirty, so no write is buffered
+in between.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from awsomefsd.io.segment.extent_map import ExtentMap, cut
 from awsomefsd.io.segment.store import SegmentReads
 
 LAYOUT_WINDOW_BYTES = 1 << 30  # how much of a layout one request asks for
-LAYOUT_ALIGN_BYTES = 1 << 20  # where it begins: a file of many small extents is told in parts, so not far before what is wanted
+LAYOUT_ALIGN_BYTES = 1 << 20  # where it begins: a file of many small extents comes in parts, so not far before what is wanted
 FILES_CACHED_MAX = 8_192
 EXTENTS_CACHED_MAX = 200_000
 READ_RETRIES_MAX = 16
@@ -40,7 +40,7 @@ log = logging.getLogger("awsomefsd.files")
 
 
 class FileState:
-    """One inode's data.  `lock` guards all of it and is never held over I/O or a request."""
+    """One inode's data.  Thread-safe where not said otherwise; `lock` guards all of it and is never held over I/O or a request."""
 
     __slots__ = (
         "dirty",
@@ -68,7 +68,7 @@ class FileState:
     def __init__(self, attr: Attr, token: LeaseToken | None = ALONE) -> None:
         self.ino = attr.ino
         self.token = token  # None: nothing may be buffered
-        self.grant = 0  # number of the lease under which this was learnt
+        self.grant = 0  # number of the lease under which this was learned
         self.mtime_min_ns = 0  # the next write has to show a later mtime
         self.lock = threading.Lock()
         self.size = attr.size
@@ -79,27 +79,30 @@ class FileState:
         self.in_flight = 0  # so many of the first records are being flushed
         self.held = False  # no flush may begin: a truncation to nothing is about to end these records
         self.leave_inline = False  # inline data is to become extents at the next flush, however little it is
-        self.forgotten = False  # no longer in the table: whoever still holds it has to look there again before a write
+        self.forgotten = False  # no longer in the table: a thread that still has it must ask the table again before a write
         self.dirty_bytes = 0
         self.mtime_ns: int | None = None  # of the newest dirty write, None if the committed one stands
         self.error: Error | None = None  # a failed flush, reported once by fsync
         self.truncated_to_zero = False
-        self.layout_stale = False  # a change from beside met dirty records: what their commits leave behind, only the service knows
+        self.layout_stale = False  # another change met dirty records: only the service knows the layout after their commits
         self.version = 0
 
     def oldest(self) -> DirtyRecord | None:
-        """One step without the lock: others take records out at any time."""
+        """Returns the oldest dirty record, or None.  One step without the lock: others take records out at any time."""
         return next(iter(self.dirty), None)
 
     def newest(self) -> DirtyRecord | None:
-        """As `oldest`: one look at the end.  An iterator that begins there is two, and tells of nothing when records go in between."""
+        """Returns the newest dirty record, or None.
+
+        One read of the end, without the lock: an iterator would miss records that go in between.
+        """
         try:
             return self.dirty[-1]
         except IndexError:
             return None
 
     def needs_layout(self, start: int, end: int) -> bool:
-        """Whether the service must be asked before [start, end) can be read."""
+        """Returns True if the service must be asked before [start, end) can be read."""
         if self.is_inline:
             return self.inline is None
         return not self.extents.knows(start, min(end, self.size))
@@ -107,11 +110,11 @@ class FileState:
     def store(
         self, log: DirtyLog, offset: int, data: memoryview, unique: int, time_ns: int, *, append: bool = False, recall: bool = False
     ) -> bool:
-        """Append one write to the dirty log; False if it has no room, this state was forgotten, or no lease is held that it needs.
+        """Appends one write to the dirty log; returns False if it has no room, this state was forgotten, or the lease it needs is not held.
 
-        `append`: at the end of the file instead of `offset`.  Under the lock from the sequence number to the list: the machine ignores what
-        is older than the newest committed sequence of an inode, so two writes of one file (write-back sends several at once) may not change
-        places in between.
+        `append`: at the end of the file instead of `offset`.  The lock is held from the sequence number to the list: the machine ignores
+        what is older than the newest committed sequence of an inode, so two writes of one file (write-back sends several at once) may not
+        change places in between.
         """
         with self.lock:
             if self.forgotten or self.token is None:
@@ -124,17 +127,17 @@ class FileState:
             return True
 
     def let_go(self) -> None:
-        """Nothing more is buffered; what is stays until it is committed."""
+        """Ends buffering: new writes are refused, and what is dirty stays until it is committed."""
         with self.lock:
             self.token = None
 
     @property
     def lease(self) -> int:
-        """The epoch under which what is dirty may be committed: the newest record speaks for all (called with the lock)."""
+        """The epoch under which what is dirty may be committed: that of the newest record counts for all (called with the lock)."""
         return self.dirty[-1].token.lease if self.dirty else 0
 
     def adopt(self, record: DirtyRecord) -> None:
-        """A record of a dead predecessor, in sequence order."""
+        """Takes up a record of a dead predecessor; called in the order of sequences."""
         with self.lock:
             self._add(record)
 
@@ -145,6 +148,7 @@ class FileState:
         self.mtime_ns = record.time_ns
 
     def learn_layout(self, start: int, end: int, extents: list[Extent], inline: bytes | None) -> None:
+        """Takes up the layout of [start, end) as the service gave it, or the inline data of the file."""
         with self.lock:
             if inline is not None:
                 self.is_inline, self.inline = True, inline
@@ -153,7 +157,7 @@ class FileState:
             self.extents.learn(start, end, extents)
 
     def truncate_committed(self, size: int, sequence: int) -> None:
-        """The machine has truncated: nothing committed is at or beyond `size`, nor will be of records up to `sequence`."""
+        """Takes up a truncation by the machine: nothing committed is at or beyond `size`, nor will be of records up to `sequence`."""
         with self.lock:
             self.version += 1
             self.size = max([size, *(record.offset + record.length for record in self.dirty if record.sequence > sequence)])
@@ -165,7 +169,7 @@ class FileState:
                 self.truncated_to_zero = True
 
     def forget_layout(self, attr: Attr) -> None:
-        """The machine has changed the layout otherwise than by a commit: these are the attributes now, all else has to be asked for."""
+        """Takes up the attributes after a change that was no commit (a hole, a copy); the layout has to be asked for again."""
         with self.lock:
             self.version += 1
             self.layout_stale = self.layout_stale or bool(self.dirty)
@@ -176,7 +180,7 @@ class FileState:
             self.extents.forget()
 
     def committed(self, extents: list[Extent], patched: Callable[[bytes], bytes] | None) -> None:
-        """The machine has taken these extents, or patches of inline data, out of records of ours (called with the lock)."""
+        """Takes up extents, or patches of inline data, that a commit of our records has made (called with the lock)."""
         if self.layout_stale:
             self.extents.forget()
             self.inline = None
@@ -189,7 +193,10 @@ class FileState:
             self.inline = patched(self.inline)
 
     def spans(self, start: int) -> tuple[list[tuple[int, int]], int] | None:
-        """Where bytes are from `start` on, dirty ones too, sorted and disjoint, and up to where that is known; None: ask first."""
+        """Returns the [start, end) runs of bytes from `start` on, dirty ones too, sorted and disjoint, and up to where that is known.
+
+        None: the layout must be asked for first.
+        """
         with self.lock:
             if self.needs_layout(start, min(start + 1, self.size)):
                 return None
@@ -213,12 +220,12 @@ class FileState:
 
 
 class FileTable:
-    """All FileStates of a mount, and reads over them.  Thread-safe."""
+    """All FileStates of a mount, and reads over them.  Thread-safe; `read_into` blocks for the device, nothing else does."""
 
     def __init__(
         self, volume: int, log: DirtyLog, reader: SegmentReads, corrupt: Callable[[int, int, str], None], *, leased: bool = False
     ) -> None:
-        """`leased`: nothing is buffered of a file but under a write lease."""
+        """`leased`: data of a file is buffered under a write lease only.  `corrupt(ino, offset, words)` is told of bytes that are lost."""
         self._under = None if leased else ALONE
         self.volume = volume
         self.log = log
@@ -232,7 +239,7 @@ class FileTable:
         return self._states.get(ino)
 
     def state(self, attr: Attr) -> FileState:
-        """The state of a regular file, made from its committed attributes if there is none yet."""
+        """Returns the state of a regular file, made from its committed attributes if there is none yet."""
         state = self._states.get(attr.ino)
         if state is None:
             with self._lock:
@@ -250,10 +257,10 @@ class FileTable:
             return [state for state in self._states.values() if state.dirty]
 
     def hold(self, attr: Attr, grant: int, token: LeaseToken, held: Callable[[], bool]) -> FileState | None:
-        """The state under which data is buffered from now on, made from attributes that were told under this grant.
+        """Returns the state under which data is buffered from now on, made from the attributes that came with this grant.
 
-        None if the lease is not `held` any more: that is looked at under the state's lock, and who is asked to give it up takes `token` out
-        afterwards.  A state of an earlier grant says nothing, unless it holds what is dirty under this very lease (a successor's).
+        None if the lease is not `held` any more: that is checked under the state's lock, and a recall takes `token` out afterwards.  A
+        state of an earlier grant is not used, unless it has dirty data under this very lease (a successor's).
         """
         with self._lock:
             old = self._states.get(attr.ino)
@@ -272,13 +279,13 @@ class FileTable:
                 return state
 
     def forget(self, state: FileState) -> None:
-        """What is known of it is not believed any more, unless it holds something dirty or an error."""
+        """Forgets a state that may be old, unless it holds something dirty or an error."""
         with self._lock:
             if self._states.get(state.ino) is state and state.error is None:
                 self._forget(state)
 
     def discard(self, ino: int) -> list[int]:
-        """The inode is gone, or truncated to nothing: its records, except those in flight, need not be written.  Returns their lengths."""
+        """Drops the records of an inode that is gone, or truncated to nothing, except those in flight.  Returns their lengths in bytes."""
         state = self._states.get(ino)
         if state is None:
             return []
@@ -292,7 +299,7 @@ class FileTable:
         return [record.length for record in dropped]
 
     def drop(self, ino: int) -> list[int]:
-        """Forget a file that is gone; returns the lengths of records that need not be written."""
+        """Forgets a file that is gone; returns the lengths in bytes of records that need not be written."""
         lengths = self.discard(ino)
         with self._lock:
             state = self._states.get(ino)
@@ -301,34 +308,40 @@ class FileTable:
         return lengths
 
     def forget_clean(self) -> None:
-        """Forget every file that holds nothing dirty and no error; the service knows them."""
+        """Forgets every file that holds nothing dirty and no error; the service knows them."""
         with self._lock:
             for state in list(self._states.values()):
                 if state.error is None:
                     self._forget(state)
 
     def settled(self, state: FileState) -> None:
-        """Its records are committed.  One whose layout is stale is made again, from the attributes that the service told last."""
+        """Takes note that records of a state are committed.
+
+        A stale layout is made again, from the attributes that the service gave last.
+        """
         if state.layout_stale and state.error is None and not state.held:
             with self._lock:
                 if self._states.get(state.ino) is state:
                     self._forget(state)
 
     def bound(self, share: float) -> None:
-        """So much of the bounds holds from now on.  Called every so often: the extents of a single file may be too many."""
+        """Sets the share (0 to 1) of the bounds that holds from now on.
+
+        Called every so often: one file alone may have too many extents.
+        """
         with self._lock:
             self._share = share
             self._evict()
 
     def _forget(self, state: FileState) -> None:
-        """Unless it holds something dirty (called with the table's lock)."""
+        """Forgets a state unless it holds something dirty (called with the table's lock)."""
         with state.lock:
             if not state.dirty:
                 state.forgotten = True
                 del self._states[state.ino]
 
     def _evict(self) -> None:
-        """Forget the oldest states that hold nothing dirty (called with the table's lock)."""
+        """Forgets the oldest states that hold nothing dirty (called with the table's lock)."""
         over = len(self._states) - int(FILES_CACHED_MAX * self._share * 7 / 8)
         for state in list(self._states.values())[: max(over, 0)]:
             if state.error is None:
@@ -343,10 +356,10 @@ class FileTable:
     # --- reading ---------------------------------------------------------------------------------------------------------
 
     def read_into(self, state: FileState, offset: int, buffer: memoryview, *, last_look: bool = False) -> int:
-        """Fill `buffer` from `offset`; returns bytes read, less at the end of the file, or -1 if the layout must be asked for first.
+        """Fills `buffer` from `offset`; returns the bytes read, fewer at the end of the file, or -1 if the layout must be asked for first.
 
-        A mismatch may only mean that our layout is old, so it is forgotten and asked for again, unless this is the `last_look`: then
-        Corrupt (EIO) is raised and reported.
+        Blocks for the device; raises FsError(EIO), Corrupt, Unavailable.  A mismatch may only mean that our layout is old, so it is
+        forgotten and asked for again, unless this is the `last_look`: then Corrupt (EIO) is raised and reported.
         """
         for _ in range(READ_RETRIES_MAX):
             with state.lock:
@@ -360,7 +373,7 @@ class FileTable:
                 records = [r for r in state.dirty if r.offset < end and offset < r.offset + r.length]
             try:
                 self._gather(state, offset, buffer[:length], extents, inline, records)
-            except OSError as err:  # the device's; the application shall know which file it was
+            except OSError as err:  # of the device; the log names the file
                 log.error("device read failed: ino=%d offset=%d length=%d %s", state.ino, offset, length, err)
                 raise FsError(errno.EIO, f"device read failed: {err}") from err
             except Corrupt as err:

@@ -9,7 +9,7 @@ later sequence that overtook a failed one would make the machine ignore the olde
 A failed flush leaves its records dirty, is reported once by fsync of each file it concerned, and is tried again.
 
 On a shared volume a commit names the write lease under which the data was buffered.  If that has ended (ENOLCK in the reply, of that file
-alone), somebody else may have changed the file: `FlushEvents.lease_lost` saves its records as conflicts, and they are never committed.
+alone), another node may have changed the file: `FlushEvents.lease_lost` saves its records as conflicts, and they are never committed.
 """
 
 from __future__ import annotations
@@ -40,29 +40,32 @@ BATCH_BYTES_MAX = 16 * MIB
 BATCH_INODES_MAX = 256
 PART_RECORDS_MAX = 4_096
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 2_000
-HELD_PAUSE_S = 0.01  # between two looks at records that somebody waits for and a truncation holds back
+HELD_PAUSE_S = 0.01  # between two checks of records that a request waits for and a truncation keeps from being flushed
 
 log = logging.getLogger("awsomefsd.flush")
 
 
 class FlushEvents(Protocol):
-    """What the flusher asks of the mount and tells it.  Its own thread calls and may be blocked, unless a method says otherwise."""
+    """The mount as the flusher calls it.  Calls come on the flusher's own thread and may block, unless a method says otherwise."""
 
     def refresh_layout(self, ino: int) -> None:
         """Asks for the shape of a file and its inline data.  Raises FsError(ENOENT) for one that is gone, else the Error of the service."""
 
     def committed(self, attr: Attr, repeated: bool) -> None:
-        """A commit changed a file; `repeated`: the attributes may be old.  Called by the thread that receives answers: may not block."""
+        """Takes the attributes of a file that a commit changed; with `repeated` they may be old.
+
+        Called by the thread that receives answers: may not block.
+        """
 
     def lease_lost(self, state: FileState) -> None:
-        """The write lease of a file had ended before its data was committed: the data may not be committed any more."""
+        """Takes the data of a file whose write lease ended before it was committed: it may not be committed any more."""
 
     def idle(self) -> None:
-        """There is nothing to write."""
+        """Called while there is nothing to write."""
 
 
 def record_space(record_length: int) -> int:
-    """Bytes of the reservation that one write takes, whatever becomes of it."""
+    """Returns the bytes of the reservation that one write takes, whatever becomes of it."""
     return space_needed(record_length)
 
 
@@ -75,7 +78,10 @@ class _Request(NamedTuple):
 
 
 class Flusher:
-    """See the module.  `flush(ino)` and `flush_all()` are Waits; `room()` is fired whenever records became clean."""
+    """The flusher of one mount.  Any thread may call; only `stop` blocks.
+
+    `flush`, `drained` and `flush_all` return Waits, which end on the flusher's thread.  `room()` is fired whenever records became clean.
+    """
 
     def __init__(
         self,
@@ -99,21 +105,21 @@ class Flusher:
         self._room = Signal()
         self._kicked = False
         self._paused = False
-        self._pauses = 0  # counts pauses: what was taken before one is not proposed after it, its records may have been put aside
+        self._pauses = 0  # counts pauses: a batch taken before one is not proposed after it, its records may have been saved as conflicts
         self._retry_ms = 0
         self.batches = 0
 
     def start(self, events: FlushEvents) -> None:
-        """Begins to flush on a thread of its own; once."""
+        """Starts the thread that flushes; called once."""
         self._events = events
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread; what is dirty stays in the dirty log."""
+        """Ends the thread and waits for it; what is dirty stays in the dirty log."""
         self._thread.stop()
 
     def pause(self, paused: bool) -> None:
-        """No new batch while the worker has no session."""
+        """Stops new batches (True) or allows them again: none begins while the worker has no session."""
         with self._cond:
             self._paused = paused
             self._pauses += paused
@@ -122,7 +128,8 @@ class Flusher:
     # --- asked by the vfs ------------------------------------------------------------------------------------------------
 
     def flush(self, ino: int, *, in_flight_only: bool = False) -> Wait:
-        """Ends when all that is dirty now in this inode is committed; raises the sticky error of a failed flush, once.
+        """Returns a Wait that ends when all that is dirty now in this inode is committed; it raises the sticky error of a failed flush,
+        once.
 
         `in_flight_only` waits for what is already on its way and starts nothing.
         """
@@ -144,7 +151,7 @@ class Flusher:
         return signal
 
     def drained(self, ino: int) -> Wait:
-        """As `flush`, however often it fails; who waits for the file's errors is told of them all the same."""
+        """Returns a Wait as `flush`, which goes on over failures; the sticky error stays for those who wait with `flush`."""
         state, signal = self._files.get(ino), Signal()
         newest = None if state is None else state.newest()
         if newest is None:
@@ -154,7 +161,7 @@ class Flusher:
         return signal
 
     def flush_all(self) -> Wait:
-        """Ends when all that is dirty now, in any inode, is committed."""
+        """Returns a Wait that ends when all that is dirty now, in any inode, is committed, or raises when a flush failed."""
         signal = Signal()
         target = max((record.sequence for state in self._files.dirty_states() if (record := state.newest()) is not None), default=0)
         if target:
@@ -164,18 +171,18 @@ class Flusher:
         return signal
 
     def room(self) -> Signal:
-        """Fired at the next time that records become clean.  Take it before looking whether there is room."""
+        """Returns a Signal that is fired at the next time that records become clean.  Take it before the check whether there is room."""
         return self._room
 
     def kick(self) -> None:
-        """Flush what is dirty now, oldest first; called when much is."""
+        """Lets the thread flush what is dirty now, oldest first; called when much is."""
         if not self._kicked:
             with self._cond:
                 self._kicked = True
                 self._cond.notify()
 
     def wake(self) -> None:
-        """Records went another way: those who wait for them or for room look again."""
+        """Checks the waiting requests again: records went another way than by a flush."""
         self._announce()
 
     def _request(self, request: _Request) -> None:
@@ -212,7 +219,7 @@ class Flusher:
             previous = batch
 
     def _nothing_taken(self) -> None:
-        """Answer those whose records went another way (removed, or committed before the request came); held ones are looked at again."""
+        """Answers requests whose records went another way (removed, or committed before); others are checked again soon."""
         if self._requests:
             self._announce()
             with self._cond:
@@ -246,14 +253,14 @@ class Flusher:
         return (self._retry_ms or 1_000) / 1_000
 
     def _choose(self) -> list[FileState]:
-        """Files to flush: those that somebody waits for, then the oldest (called with the condition's lock)."""
+        """Returns the files to flush: those that a request waits for, then the oldest (called with the condition's lock)."""
         asked = {request[0] for request in self._requests}
         if 0 in asked or self._kicked or self._dirty.dirty_bytes >= DIRTY_FLUSH_BYTES:
             states = self._files.dirty_states()
         else:
             states = [state for state in (self._files.get(ino) for ino in asked) if state is not None]
             now_ns = time.time_ns()
-            young = range(now_ns - DIRTY_AGE_MS_MAX * NS_PER_MS + 1, now_ns + 1)  # of a time to come: the clock was set back
+            young = range(now_ns - DIRTY_AGE_MS_MAX * NS_PER_MS + 1, now_ns + 1)  # a later one: the clock was set back
             others = [state for state in self._files.dirty_states() if state.ino not in asked]
             states += [state for state in others if (record := state.oldest()) is not None and record.time_ns not in young]
 
@@ -305,7 +312,7 @@ class Flusher:
             at += len(part.pieces)
 
     def _plan(self, part: Part) -> None:
-        """Inline patches for a small file, else pieces for segments; the first extents also take over what was inline."""
+        """Plans inline patches for a small file, else pieces for segments; the first extents also take over what was inline."""
         state, commit = part.state, part.commit
         overlay = RecordOverlay()
         commit.log = self._dirty.log_id
@@ -329,7 +336,7 @@ class Flusher:
         part.pieces = [Piece(self._files.volume, state.ino, start, buffers) for start, buffers in overlay.runs()]
 
     def _ask_layout(self, ino: int) -> bool:
-        """False for an inode that is gone."""
+        """Asks for the layout; returns False for an inode that is gone."""
         try:
             self._events.refresh_layout(ino)
         except FsError as err:
@@ -356,7 +363,7 @@ class Flusher:
         batch.committed(None, Fenced("the session was replaced since these records were taken"))
 
     def _finish(self, batch: Batch) -> None:
-        """Records of a committed batch become clean; of a failed one, dirty again, and the error sticks to the files."""
+        """Marks the records of a committed batch clean; those of a failed one stay dirty, and the error sticks to the files."""
         self._metadata.ack(batch.unique)
         if batch.error is not None:
             self._abandon(batch, batch.error)
@@ -381,9 +388,10 @@ class Flusher:
         self._announce(next((part.state.error for part in batch.parts if part.state.error is not None), None))
 
     def _settle(self, part: Part, errno_: int) -> bool:
-        """Take up what the machine did with one inode; False if its records have to be flushed again.
+        """Takes up the machine's answer for one inode; returns False if its records have to be flushed again.
 
-        ENOENT: the inode is gone, its bytes are nobody's.  ESTALE: it is not in the shape we believed (inline or not): ask, then again.
+        ENOENT: the inode is gone, and its bytes with it.  ESTALE: it is not in the shape we believed (inline or not): ask, then flush
+        again.
         """
         if errno_ == errno.ENOLCK:
             log.error("the write lease of a file had ended before its data was committed: ino=%d", part.state.ino)
@@ -435,7 +443,7 @@ class Flusher:
         self._announce(sticky)
 
     def _announce(self, error: Error | None = None) -> None:
-        """Answer requests whose records are clean, or whose file has failed; wake those who wait for room."""
+        """Answers requests whose records are clean, or whose file has failed; wakes those who wait for room."""
         answered: list[tuple[Signal, Error | None]] = []
         with self._cond:
             kept = []
@@ -450,7 +458,7 @@ class Flusher:
                     answered.append((signal, None))
                 elif failed is not None:
                     answered.append((signal, failed.error))
-                    if ino:  # where somebody asked for all files, the file's own fsync has still to be told
+                    if ino:  # a request for all files leaves the error for the file's own fsync
                         failed.error = None
                 else:
                     kept.append(request)
@@ -462,7 +470,7 @@ class Flusher:
 
 
 def patch(base: bytes, patches: list[tuple[int, bytes]]) -> bytes:
-    """Inline data after `patches` (offset, bytes), holes filled with zeros."""
+    """Returns inline data after `patches` (offset, bytes), holes filled with zeros."""
     data = bytearray(base)
     for offset, piece in patches:
         if len(data) < offset:

@@ -1,4 +1,4 @@
-"""Many overlapping writes become the fewest pieces: later ones win, neighbours join.
+"""Overlapping writes become the fewest pieces: later ones win, neighbours join.
 
 The dirty log keeps every write as its own record.  Before a flush the records of a file are laid over each other, so a block that was
 written a thousand times goes to the device once, and a run of small appends becomes one frame.
@@ -12,7 +12,7 @@ from awsomefsd.io.segment.block_stream import slice_views
 
 
 class RecordOverlay:
-    """Non-overlapping [start, end) runs, each a list of buffers in order."""
+    """Non-overlapping [start, end) runs, each a list of buffers in order.  Not thread-safe."""
 
     __slots__ = ("_data", "_ends", "_starts")
 
@@ -22,7 +22,7 @@ class RecordOverlay:
         self._data: list[list[memoryview]] = []
 
     def put(self, start: int, data: memoryview) -> None:
-        """Lay `data` over what is there."""
+        """Lays `data` over what is there."""
         end = start + len(data)
         if start == end:
             return
@@ -37,7 +37,7 @@ class RecordOverlay:
         self._add(bisect_left(self._starts, start), start, end, [data])
 
     def runs(self) -> list[tuple[int, list[memoryview]]]:
-        """(start, buffers) in order; neighbours that touch are one run."""
+        """Returns (start, buffers) in order; neighbours that touch are one run."""
         joined: list[tuple[int, list[memoryview]]] = []
         last_end = -1
         for start, end, data in zip(self._starts, self._ends, self._data, strict=True):

@@ -24,7 +24,10 @@ class Uniques(Protocol):
 
 
 class Reservation:
-    """Bytes this worker may still promise.  Thread-safe; `take` never waits, `refill` returns Steps."""
+    """The bytes that this worker may still promise.  Thread-safe.
+
+    `take` never waits; methods that return Steps wait for the service, and raise its Error.
+    """
 
     def __init__(self, volume: int, proposer: Metadata, uniques: Uniques) -> None:
         self._volume = volume
@@ -38,11 +41,12 @@ class Reservation:
         return self._left
 
     def set_left(self, left_bytes: int) -> None:
-        """After a takeover: what the leader has on its books less what recovered records hold (may be negative)."""
+        """Sets what is left after a takeover: what the leader has reserved, less what recovered records need (may be negative)."""
         with self._lock:
             self._left = left_bytes
 
     def take(self, need_bytes: int) -> bool:
+        """Takes `need_bytes` if so many are left; returns whether they were."""
         with self._lock:
             if self._left < need_bytes:
                 return False
@@ -54,7 +58,7 @@ class Reservation:
             self._left += unused_bytes
 
     def refill(self, need_bytes: int) -> Steps:
-        """Ask for a batch, at least what `need_bytes` lacks.  Raises FsError(ENOSPC or EDQUOT)."""
+        """Asks for a batch, at least what `need_bytes` lacks.  Raises FsError(ENOSPC or EDQUOT)."""
         with self._lock:
             lacking = max(need_bytes - self._left, 1)
         hit("reservation.grant.before")
@@ -63,11 +67,11 @@ class Reservation:
         self.give_back(reply.bytes)
 
     def draw(self, ino: int, offset: int, length: int, need_bytes: int) -> Steps:
-        """Take `need_bytes` out of space that was allocated to this range, for the caller.  Raises FsError(ENOSPC) if not all of it is."""
+        """Takes `need_bytes` out of space that was allocated to this range, for the caller.  Raises FsError(ENOSPC) if not all of it is."""
         yield from self._propose(Draw(self._volume, ino, offset, length, need_bytes))
 
     def return_all(self) -> Steps:
-        """Give back what nobody needs now: something else wants the space than a write.  With the session it was given back already."""
+        """Gives back what is not needed now, for a use other than writes.  If the session has ended, it was given back already."""
         with self._lock:
             unused, self._left = max(self._left, 0), min(self._left, 0)
         if not unused:

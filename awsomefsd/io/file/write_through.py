@@ -1,7 +1,7 @@
 """Writes of a shared mount: durable and visible to every node before they are answered, several of one device flush together.
 
 One thread.  Order of durable effects: frames → device flush (inside `SegmentWriter.write`) → one WriteData for each write → the answers.
-While it waits for one batch, the next gathers, so the cost of a flush is shared by all who wait for one.
+While it waits for one batch, the next gathers, so the cost of a flush is shared by all that wait for it.
 
 Nothing is dirty here: until it is answered a write lies in the slot of its request, and a successor executes that again, under the same id.
 A crash before the entry leaves frames that nothing names; after it, the repetition writes such frames and gets the stored result.
@@ -38,7 +38,10 @@ assert 3 + 2 * (FUSE_WRITE_BYTES_MAX // FRAME_BYTES_MAX) <= EXTENTS_PER_COMMIT_M
 
 
 class Write:
-    """One write(2): `unique` is the id of its entry.  With `inline`, `data` is that and moves to a segment; nothing is written."""
+    """One write(2).
+
+    `unique` is the id of its entry.  With `inline`, `data` is the file's inline data, which moves to a segment unchanged.
+    """
 
     __slots__ = (
         "append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "on_decided", "outcome", "repeated", "token", "unique",
@@ -56,9 +59,9 @@ class Write:
         self.inline = inline
         self.done = Signal()
         self.outcome: tuple[Any, BaseException | None] = (None, None)
-        self.token: tuple[int, int] | None = None  # session and epoch that it is for: it may wait here while another one is opened
+        self.token: tuple[int, int] | None = None  # session and epoch that it is for: another session may be opened while it waits here
         self.repeated = False  # as of wait.was_repeated, once it is decided
-        self.on_decided: Callable[[Write, Any], None] | None = None  # with the answer (None: it failed), where answers are taken up
+        self.on_decided: Callable[[Write, Any], None] | None = None  # with the answer (None: it failed), on the thread of answers
 
     @property
     def space(self) -> int:
@@ -66,7 +69,7 @@ class Write:
 
 
 class WriteThrough:
-    """`write` is a Wait that ends with the inode's attributes (Found), or raises: ESTALE if the session ended before it was decided."""
+    """The thread that writes through.  Any thread may call `write`, which does not block."""
 
     def __init__(self, volume: int, writer: SegmentWrites) -> None:
         self._volume = volume
@@ -80,10 +83,13 @@ class WriteThrough:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread, after what waits."""
+        """Ends the thread after the writes that wait, and waits for it."""
         self._thread.stop()
 
     def write(self, one: Write, metadata: Metadata) -> Wait:
+        """Returns a Wait that ends with the inode's attributes (Found), or raises: ESTALE if the session ended before it was decided, EIO,
+        ENOSPC.
+        """
         with self._cond:
             self._waiting.append((one, metadata))
             self._cond.notify()
@@ -121,7 +127,7 @@ class WriteThrough:
             one.done.fire(*one.outcome)
 
     def _propose(self, batch: list[tuple[Write, Metadata]], written: Written) -> None:
-        """All entries of a batch, in order; returns when each has its outcome."""
+        """Proposes all entries of a batch, in order; returns when each has its outcome."""
         unsealed = [replace(step, sealed=False, footer_offset=0, footer_bytes=0) for step in written.progress]
         left = threading.Semaphore(0)
         for number, (one, metadata) in enumerate(batch):
@@ -144,6 +150,4 @@ class WriteThrough:
 
     def _command(self, one: Write, extents: list[Any], progress: list[SegmentProgress]) -> WriteData:
         length = 0 if one.inline else len(one.data)
-        return WriteData(
-            self._volume, one.ino, one.offset, length, one.append, one.kill_suidgid, extents, one.space, progress, one.inline
-        )
+        return WriteData(self._volume, one.ino, one.offset, length, one.append, one.kill_suidgid, extents, one.space, progress, one.inline)

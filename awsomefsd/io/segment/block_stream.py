@@ -20,7 +20,7 @@ STAGING_BYTES = 2 * FRAME_BYTES_MAX + 16 * BLOCK_BYTES
 
 
 def slice_views(views: Sequence[memoryview], start: int, end: int) -> list[memoryview]:
-    """Bytes [start, end) of the concatenation of `views`, without a copy."""
+    """Returns bytes [start, end) of the concatenation of `views`, without a copy."""
     cut = []
     position = 0
     for view in views:
@@ -34,7 +34,7 @@ def slice_views(views: Sequence[memoryview], start: int, end: int) -> list[memor
 
 
 def gather_checksums(views: Sequence[memoryview], seed: int) -> list[int]:
-    """Checksums of the concatenation; every view but the last is a whole number of blocks."""
+    """Returns the block checksums of the concatenation; every view but the last is a whole number of blocks."""
     checksums = block_checksums(views[0], seed)
     for view in views[1:]:
         checksums += block_checksums(view, seed)
@@ -42,7 +42,10 @@ def gather_checksums(views: Sequence[memoryview], seed: int) -> list[int]:
 
 
 class BlockStream:
-    """See the module.  `begin` → (`pad_to`, `staged`, `add`, `emit_if_large`)… → `finish`; `reset` after an error."""
+    """The stream of one writer: `begin` → (`pad_to`, `staged`, `add`, `emit_if_large`)… → `finish`; `reset` after an error.
+
+    One thread at a time.  Methods that may write (`staged`, `emit_if_large`, `finish`) block for the device and raise OSError.
+    """
 
     def __init__(self) -> None:
         self._staging = aligned_buffer(STAGING_BYTES)
@@ -59,26 +62,26 @@ class BlockStream:
         self._run = 0  # where in the staging buffer the last, unqueued run starts; it ends at `_used`
 
     def begin(self, device: BlockDevice, origin: int, position: int) -> None:
-        """The segment starts at `origin` of the device; the next byte goes to `position` of the segment."""
+        """Begins at `position` of the segment that starts at `origin` of the device (both in bytes)."""
         assert not self._queue and self._used == self._run and position % BLOCK_BYTES == 0
         self.reset()
         self._device, self._origin, self._position = device, origin, position
 
     def pad_to(self, position: int) -> None:
-        """Zeros up to `position`, less than a block."""
+        """Adds zeros up to `position`, less than a block."""
         gap = position - self._position
         assert 0 <= gap < BLOCK_BYTES
         if gap:
             self._take(gap)[:] = bytes(gap)
 
     def staged(self, header_bytes: int, data_bytes: int) -> memoryview:
-        """Place for a header; data of so many bytes follows at once (so both are in the buffer if they are copied)."""
+        """Returns memory for a header; data of so many bytes follows at once (so both are in the buffer if they are copied)."""
         if self._used + header_bytes + data_bytes + 2 * BLOCK_BYTES > STAGING_BYTES:
             self._emit()
         return self._take(header_bytes)
 
     def add(self, views: list[memoryview], length: int) -> list[memoryview]:
-        """Queue the data of a frame; returns the memory it will be written from, every view but the last in whole blocks."""
+        """Queues the data of a frame; returns the memory it will be written from, every view but the last in whole blocks."""
         assert self._device is not None
         unit = self._device.logical_block_bytes
         aligned = length >= LARGE_FRAME_BYTES and all(len(view) % BLOCK_BYTES == 0 for view in views[:-1])
@@ -96,11 +99,12 @@ class BlockStream:
         return [*written, self._copy([views[-1][len(views[-1]) - tail :]], tail)] if tail else written
 
     def emit_if_large(self) -> None:
+        """Writes what is queued if it is enough for one call."""
         if self._queued + self._used - self._run >= EMIT_BYTES or len(self._queue) >= EMIT_VIEWS_MAX:
             self._emit()
 
     def finish(self, position: int) -> None:
-        """Pad to `position`, a block, and write all that is queued."""
+        """Pads to `position`, a block, and writes all that is queued."""
         self.pad_to(position)
         self._emit()
         assert self._used == self._run == 0
@@ -115,7 +119,7 @@ class BlockStream:
         return place
 
     def _take(self, length: int) -> memoryview:
-        """The next `length` bytes of the stream, in the staging buffer."""
+        """Returns the next `length` bytes of the stream, in the staging buffer."""
         assert self._used + length <= STAGING_BYTES
         place = self._staging[self._used : self._used + length]
         self._used += length
@@ -123,7 +127,7 @@ class BlockStream:
         return place
 
     def _enqueue_run(self) -> None:
-        """What was staged goes before a view of foreign memory; it ends at a block, because large frames start at one."""
+        """Queues the staged bytes before a view of the caller's memory; they end at a block, because large frames start at one."""
         assert self._position % BLOCK_BYTES == 0
         if self._used > self._run:
             self._queue.append(self._staging[self._run : self._used])
@@ -131,7 +135,7 @@ class BlockStream:
         self._used = self._run = align_up(self._used, BLOCK_BYTES)
 
     def _emit(self) -> None:
-        """Write what is queued, up to the last whole block; the rest moves to the start of the staging buffer."""
+        """Writes what is queued, up to the last whole block; the rest moves to the start of the staging buffer."""
         assert self._device is not None
         rest = self._position % BLOCK_BYTES
         whole = self._used - rest

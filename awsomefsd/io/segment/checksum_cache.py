@@ -1,6 +1,6 @@
-"""Caches bounded in bytes: least recently used goes first.  One class serves checksum tables and read-ahead data.
+"""Caches bounded in bytes: the least recently used entry goes first.  One class serves checksum tables and read-ahead data.
 
-What is cached can never be stale: keys hold (segment, incarnation, …), and what they name is written once.
+A cached entry can never be stale: keys hold (segment, incarnation, …), and what they name is written once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FRAME_OVERHEAD_BYTES = 400  # of a FrameChecks with its key, measured
 
 
 class CacheStatistics(Struct, frozen=True):
-    """Figures of one cache; counters since it was made."""
+    """The figures of one cache; the counters are since it was made."""
 
     bytes_used: int
     bytes_max: int
@@ -53,7 +53,7 @@ class ByteLru(Generic[K, V]):
             return entry[0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """A value larger than the whole cache is not kept (and dropped at once)."""
+        """Stores a value of `size` bytes.  A value larger than the whole cache is not kept (and dropped at once)."""
         dropped: list[V] = []
         with self._lock:
             old = self._entries.pop(key, None)
@@ -109,14 +109,17 @@ class ByteLru(Generic[K, V]):
 
 
 class ChecksumCache:
-    """What is known of frames: whole segments by their footers, single frames by their headers or because we wrote them."""
+    """The checksums that are known: whole segments by their footers, single frames by their headers or because we wrote them.
+
+    Thread-safe.
+    """
 
     def __init__(self, bytes_max: int = CHECKSUM_CACHE_BYTES_MAX) -> None:
         self._tables: ByteLru[tuple[int, int], ChecksumTable] = ByteLru(bytes_max // 2)
         self._frames: ByteLru[tuple[int, int, int], FrameChecks] = ByteLru(bytes_max - bytes_max // 2)
 
     def bound(self, share: float) -> None:
-        """So much of CHECKSUM_CACHE_BYTES_MAX from now on."""
+        """Sets the share (0 to 1) of CHECKSUM_CACHE_BYTES_MAX that may be used from now on."""
         for cache in (self._tables, self._frames):
             cache.bound(int(CHECKSUM_CACHE_BYTES_MAX // 2 * share))
 
@@ -134,10 +137,10 @@ class ChecksumCache:
         self._frames.put((frame.segment, frame.incarnation, frame.sequence), frame, size)
 
     def forget(self, segment: int, incarnation: int, sequence: int) -> None:
-        """Before a second look: what the device says now counts."""
+        """Drops what is known of a frame, so that a second read takes it from the device."""
         self._tables.discard((segment, incarnation))
         self._frames.discard((segment, incarnation, sequence))
 
     def statistics(self) -> tuple[CacheStatistics, CacheStatistics]:
-        """(of footers, of single frames)"""
+        """Returns the figures of footers and of single frames."""
         return self._tables.statistics(), self._frames.statistics()

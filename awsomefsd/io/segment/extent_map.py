@@ -14,7 +14,7 @@ EVERYWHERE = 1 << 63  # end of a window that reaches past any file
 
 
 def cut(extent: Extent, start: int, end: int) -> Extent:
-    """The part of `extent` inside [start, end), which it must overlap."""
+    """Returns the part of `extent` inside [start, end), which it must overlap."""
     start, end = max(start, extent.file_offset), min(end, extent.file_offset + extent.length)
     assert start < end
     return Extent(
@@ -46,7 +46,7 @@ class ExtentMap:
         self.known_start = self.known_end = 0
 
     def learn(self, start: int, end: int, extents: list[Extent]) -> None:
-        """Take up the layout of [start, end) as the service told it; the window grows if it touches, else it is replaced."""
+        """Takes up the layout of [start, end) as the service gave it; the window grows if it touches, else it is replaced."""
         if start > self.known_end or end < self.known_start or self.known_start == self.known_end:
             self.forget()
             self.known_start, self.known_end = start, end
@@ -60,7 +60,7 @@ class ExtentMap:
             self._extents.insert(at, part)
 
     def insert(self, extent: Extent) -> None:
-        """A committed extent replaces what it covers; ignored where it does not touch the window (it will be asked for)."""
+        """Takes up a committed extent, which replaces what it covers; ignored where it does not touch the window (it will be asked for)."""
         start, end = extent.file_offset, extent.file_offset + extent.length
         if start > self.known_end or end < self.known_start:
             return
@@ -76,7 +76,7 @@ class ExtentMap:
         self._extents.insert(at, extent)
 
     def truncate(self, size: int) -> None:
-        """Nothing is at or beyond `size` any more, and that is known."""
+        """Removes what is at or beyond `size`; from there on the map is exact: nothing is there."""
         self._punch(size, EVERYWHERE)
         if self.known_start >= size:
             self.known_start = size
@@ -84,7 +84,7 @@ class ExtentMap:
             self.known_end = EVERYWHERE
 
     def overlapping(self, start: int, end: int) -> list[Extent]:
-        """Extents that overlap [start, end), in order, whole."""
+        """Returns the extents that overlap [start, end), in order, whole."""
         first = bisect_right(self._starts, start) - 1
         if first < 0 or self._starts[first] + self._extents[first].length <= start:
             first += 1

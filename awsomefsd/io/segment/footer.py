@@ -34,7 +34,7 @@ assert _HEADER.size == 64 and _ENTRY.size == 64
 
 
 class FrameChecks(Struct, frozen=True, gc=False):
-    """What a reader needs of a frame, from its header or from a footer."""
+    """The facts that a reader needs of a frame, from its header or from a footer."""
 
     segment: int
     incarnation: int
@@ -59,17 +59,17 @@ def checks_of(frame: Frame, frame_offset: int) -> FrameChecks:
 
 
 def entry_bytes(stored_bytes: int) -> int:
-    """What one frame adds to the footer."""
+    """Returns the bytes that one frame adds to the footer."""
     return _ENTRY.size + 4 * block_count(stored_bytes)
 
 
 def footer_bytes(entries_bytes: int) -> int:
-    """Length of a footer whose frames add up to `entries_bytes`, padded to a block."""
+    """Returns the length of a footer whose frames add up to `entries_bytes`, padded to a block."""
     return align_up(_HEADER.size + entries_bytes, BLOCK_BYTES)
 
 
 def pack_footer(segment: int, incarnation: int, data_end: int, frames: Sequence[FrameChecks]) -> bytearray:
-    """The footer, a whole number of blocks.  `frames` are in order of their offsets."""
+    """Returns the footer, a whole number of blocks.  `frames` are in order of their offsets."""
     total = sum(entry_bytes(frame.stored_bytes) for frame in frames)
     raw = bytearray(footer_bytes(total))
     at, checksum_index = _HEADER.size, 0
@@ -90,7 +90,7 @@ def pack_footer(segment: int, incarnation: int, data_end: int, frames: Sequence[
 
 
 class ChecksumTable:
-    """A footer that was read and found good.  Keeps the raw bytes and unpacks a frame when it is asked for."""
+    """A footer that was read and found good.  It keeps the raw bytes and unpacks a frame when it is asked for.  Immutable."""
 
     __slots__ = ("_frames", "_offsets", "_raw", "data_end", "incarnation", "segment")
 
@@ -113,6 +113,7 @@ class ChecksumTable:
         return len(self._raw) + 40 * self._frames
 
     def find(self, frame_offset: int) -> FrameChecks | None:
+        """Returns the frame at this offset of the segment, or None."""
         index = bisect_left(self._offsets, frame_offset)
         if index == self._frames or self._offsets[index] != frame_offset:
             return None
@@ -144,7 +145,10 @@ class ChecksumTable:
 
 
 def unpack_footer(raw: Bytes, segment: int, incarnation: int) -> ChecksumTable:
-    """Raises Corrupt if this is not the footer of that incarnation of that segment, FormatTooNew for a later version."""
+    """Returns the table of a footer.
+
+    Raises Corrupt if this is not the footer of that incarnation of that segment, FormatTooNew for a later version.
+    """
     view = memoryview(raw)
     if len(view) < _HEADER.size or bytes(view[:4]) != MAGIC:
         raise Corrupt(f"segment {segment}: no footer where it should be")

@@ -43,7 +43,7 @@ assert _FIXED.size == 88
 
 
 class Frame(Struct, frozen=True, gc=False):
-    """What a frame's header says."""
+    """The content of a frame's header."""
 
     volume: int
     ino: int
@@ -66,19 +66,19 @@ def align_up(value: int, unit: int) -> int:
 
 
 def header_bytes_of(stored_bytes: int) -> int:
-    """Length of the header of a frame with so many stored bytes."""
+    """Returns the length of the header of a frame with so many stored bytes."""
     if stored_bytes >= LARGE_FRAME_BYTES:
         return BLOCK_BYTES
     return align_up(_FIXED.size + 4 * block_count(stored_bytes), FRAME_ALIGN)
 
 
 def alignment_of(stored_bytes: int) -> int:
-    """What a frame's offset in its segment is a multiple of."""
+    """Returns the number of bytes of which a frame's offset in its segment is a multiple."""
     return BLOCK_BYTES if stored_bytes >= LARGE_FRAME_BYTES else FRAME_ALIGN
 
 
 def checksums_from(raw: Bytes) -> array[int]:
-    """Little-endian u32s."""
+    """Returns little-endian u32s as numbers."""
     values = array("I")
     assert values.itemsize == 4
     values.frombytes(bytes(raw))
@@ -88,7 +88,7 @@ def checksums_from(raw: Bytes) -> array[int]:
 
 
 def pack_header(frame: Frame, into: memoryview) -> None:
-    """Write the header over the first `header_bytes` of `into`."""
+    """Writes the header over the first `header_bytes` of `into`."""
     count = len(frame.checksums)
     assert count == block_count(frame.stored_bytes) and _FIXED.size + 4 * count <= frame.header_bytes <= len(into)
     _FIXED.pack_into(
@@ -104,7 +104,7 @@ def pack_header(frame: Frame, into: memoryview) -> None:
 
 
 def unpack_header(raw: Bytes) -> Frame:
-    """The frame whose header `raw` starts with.  Raises Corrupt for what is none, FormatTooNew for a later version."""
+    """Returns the frame whose header `raw` starts with.  Raises Corrupt where there is none, FormatTooNew for a later version."""
     view = memoryview(raw)
     if len(view) < _FIXED.size or bytes(view[:4]) != MAGIC:
         raise Corrupt("no frame header here")

@@ -1,4 +1,4 @@
-"""The device and the offset of each segment, as the service told this worker; and leases on new segments."""
+"""The device and the offset of each segment, as the service gave them to this worker; and leases on new segments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Propose = Callable[[Any], Any]  # proposes one command in the background and blo
 
 
 class Locations:
-    """Segments by number.  Layouts bring the rows of the segments they name, so `locate` hardly ever has to ask."""
+    """Segments by number.  Any thread.  Layouts bring the rows of the segments they name, so `locate` hardly ever has to ask."""
 
     def __init__(self, call: Call, propose: Propose) -> None:
         self._call = call
@@ -24,13 +24,14 @@ class Locations:
         self._segments: dict[int, SegmentInfo] = {}
 
     def learn(self, segments: Iterable[SegmentInfo]) -> None:
+        """Takes up rows of segments; an older row does not replace a newer one."""
         for info in segments:
             known = self._segments.get(info.segment)
             if known is None or (known.incarnation, known.footer_offset) <= (info.incarnation, info.footer_offset):
                 self._segments[info.segment] = info
 
     def locate(self, segment: int) -> SegmentInfo:
-        """Placement of a segment.  Raises Corrupt if the cluster has no such segment."""
+        """Returns the row of a segment; blocks for the service if it is not known.  Raises Corrupt if the cluster has no such segment."""
         info = self._segments.get(segment)
         if info is None:
             reply = self._call(GetSegments([segment]))
@@ -42,7 +43,10 @@ class Locations:
         return info
 
     def lease(self, count: int) -> list[SegmentInfo]:
-        """New segments for this session's writer.  Raises FsError(ENOSPC) if none is free."""
+        """Returns new segments for this session's writer, `count` at most.
+
+        Blocks for the entry.  Raises FsError(ENOSPC) if none is free.
+        """
         hit("segment.lease.before")
         reply = self._propose(LeaseSegments(count, 0))
         hit("segment.lease.after")

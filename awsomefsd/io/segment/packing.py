@@ -1,12 +1,12 @@
 """The packing of frames: pieces are cut into frames and laid into segments, before a byte is written.  Pure.
 
-The writer plans a whole batch first, leasing segments as it goes, and writes only then: when no segment can be had, nothing has happened.
+The writer plans a whole batch first, leasing segments as it goes, and writes only then: if no segment can be had, nothing has happened.
 
 Rules.  A frame holds at most FRAME_BYTES_MAX.  The footer, as it stands with this frame in it, must still fit behind the frame.  A frame
 that does not fit is split at a block, but not below SPLIT_BYTES_MIN, so at most 3 blocks of a segment stay unused.  A batch starts at a
 block in each segment and ends at one: no block is ever written twice.
 
-What a batch consumes: the frames, their padding, and their entries in the footer.  `space_needed` is the worst case of one piece, whatever
+A batch consumes the frames, their padding, and their entries in the footer.  `space_needed` is the worst case of one piece, whatever
 the rooms of the segments it meets; it is subadditive, so writes that were reserved one by one may be joined into one piece:
 - frames <= 2 + length / 960 KiB (segments of 1 MiB and more take frames of 1,012 KiB and more, but for the first and the last);
 - a frame costs its header, up to a block of padding, its footer entry; the header is a block only for frames of 64 KiB and more.
@@ -34,7 +34,7 @@ assert FRAME_BYTES_MAX <= SEGMENT_BYTES_MIN
 
 
 def space_needed(*lengths: int) -> int:
-    """The most that pieces of these lengths can consume, however they meet the segments."""
+    """Returns the most bytes that pieces of these lengths can consume, however they meet the segments."""
     return sum(map(_piece_space, lengths))
 
 
@@ -50,7 +50,7 @@ def _piece_space(length: int) -> int:
 
 
 class Room(Struct, gc=False):
-    """How far a segment is filled: `end` is the next free offset, `entries_bytes` what its frames take in the footer."""
+    """The fill of a segment: `end` is the next free offset, `entries_bytes` what its frames take in the footer."""
 
     segment_bytes: int
     end: int = 0
@@ -69,7 +69,7 @@ class Room(Struct, gc=False):
         return after + footer_bytes(self.entries_bytes + entry_bytes(length)) <= self.segment_bytes
 
     def most(self, wanted: int) -> int:
-        """How many of `wanted` bytes the next frame can hold; 0 if this segment is full for them."""
+        """Returns how many of `wanted` bytes the next frame can hold; 0 if this segment is full for them."""
         wanted = min(wanted, FRAME_BYTES_MAX)
         if self.takes(wanted):
             return wanted
@@ -96,7 +96,7 @@ class FramePlace(Struct, gc=False):
 
 
 class PackingPlan(Struct, gc=False):
-    """`rooms[slot]` is the segment's state after the batch; all but the last are full."""
+    """The place of every frame of a batch.  `rooms[slot]` is the segment's state after the batch; all but the last are full."""
 
     placements: list[FramePlace]
     rooms: list[Room]
@@ -104,7 +104,10 @@ class PackingPlan(Struct, gc=False):
 
 
 def plan(lengths: Sequence[int], next_room: Callable[[int], Room]) -> PackingPlan:
-    """Lay out pieces of these lengths.  `next_room(slot)` gives the segment for a slot (slot 0 is the one begun); it is not changed."""
+    """Returns places for pieces of these lengths.  `next_room(slot)` gives the segment for a slot (slot 0 is the one begun), unchanged.
+
+    Raises what `next_room` raises.
+    """
     assert all(length > 0 for length in lengths)
     result = PackingPlan([], [], 0)
     room: Room | None = None

@@ -6,8 +6,8 @@ cache, from the segment's footer (one I/O for all its frames), or from the frame
 along in the same I/O.
 
 Identity first: the segment must be in the extent's incarnation, the frame must carry its sequence.  Then every block read must have its
-checksum, which is seeded with that identity.  A mismatch is read again once, past all caches (a transfer may go wrong), then it is
-Corrupt: never wrong bytes.  `into` may hold anything after an error.
+checksum, which is seeded with that identity.  A mismatch is read again once, past all caches (a transfer may go wrong); if it stays, the
+read raises Corrupt and never returns wrong bytes.  `into` may hold anything after an error.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from awsomefsd.io.segment.footer import ChecksumTable, FrameChecks, checks_of, u
 from awsomefsd.io.segment.frame import CODEC_NONE, align_up, unpack_header
 
 FOOTER_READ_BYTES_MAX = 2 * MIB  # of a larger footer (hundreds of thousands of tiny frames) the headers are read instead
-BOUNCE_BUFFERS = 6  # FUSE_READERS, read-ahead, and some for those who finish others' waits
+BOUNCE_BUFFERS = 6  # FUSE_READERS, read-ahead, and some for threads that finish the waits of others
 assert BOUNCE_BUFFERS <= STREAM_READERS_MAX
 
 log = logging.getLogger("awsomefsd.reader")
 
 
 class ReaderStatistics(Struct, frozen=True):
-    """Counters since the reader was made; `reads` and `data_bytes` count second looks too."""
+    """The counters since the reader was made; `reads` and `data_bytes` count second reads too."""
 
     reads: int
     data_bytes: int
@@ -48,11 +48,14 @@ class ReaderStatistics(Struct, frozen=True):
 
 
 class _Mismatch(Exception):
-    """This look at the device was not good; the message says why."""
+    """This read of the device was not good; the message says why."""
 
 
 class SegmentReader:
-    """`locate(segment)` gives the segment's place; it may raise an Error (not known now) and is asked from any thread."""
+    """The reader over the devices of this node.
+
+    `locate(segment)` returns the segment's row, on the thread that reads; it may raise an Error.
+    """
 
     def __init__(
         self,
@@ -71,9 +74,9 @@ class SegmentReader:
         self._counts = dict.fromkeys(ReaderStatistics.__struct_fields__, 0)
 
     def read(self, extent: Extent, volume: int, ino: int, skip: int, length: int, into: memoryview) -> None:
-        """Bytes [skip, skip + length) of `extent` into the first `length` of `into`.
+        """Reads bytes [skip, skip + length) of `extent` into the first `length` bytes of `into`.  Any thread; blocks for the I/O.
 
-        `volume` and `ino` only name the file in messages: frames may be shared.  Raises Corrupt (wrong bytes after a second look, or a
+        `volume` and `ino` only name the file in messages: frames may be shared.  Raises Corrupt (wrong bytes after a second read, or a
         segment that has been used again), FormatTooNew for a codec this build does not know, Unavailable without the device, OSError.
         """
         assert 0 <= skip <= skip + length <= extent.length and length <= len(into)
@@ -138,7 +141,7 @@ class SegmentReader:
             self._buffers.give_back(buffer)
 
     def _known(self, device: BlockDevice, info: SegmentInfo, extent: Extent) -> FrameChecks | None:
-        """From the caches, or from the footer if the segment has one and it is not in the cache yet."""
+        """Returns the checks from the caches, or from the footer if the segment has one and it is not in the cache yet; else None."""
         checks = self.checksums.frame(extent.segment, extent.incarnation, extent.sequence)
         if checks is not None and checks.frame_offset == extent.frame_offset:
             return checks
@@ -164,7 +167,7 @@ class SegmentReader:
         return table
 
     def _read_header(self, device: BlockDevice, info: SegmentInfo, extent: Extent) -> FrameChecks:
-        """Of a large frame that is read from its middle: a block of its own."""
+        """Reads the header of a large frame that is read from its middle; the header is a block of its own."""
         with self._buffers.borrow() as buffer:
             self._count(device_reads=1, headers_read=1)
             got = device.pread_into(buffer[: extent.header_bytes], info.byte_offset + extent.frame_offset)
@@ -176,7 +179,7 @@ class SegmentReader:
         except Corrupt as err:
             raise _Mismatch(f"segment {extent.segment}, frame at {extent.frame_offset}: {err}") from None
         checks = checks_of(frame, extent.frame_offset)
-        self.checksums.remember_frame(checks)  # under the identity it has itself; whether that is the one wanted, the caller checks
+        self.checksums.remember_frame(checks)  # under its own identity; the caller checks that it is the one wanted
         return checks
 
     def _count(self, **counts: int) -> None:
@@ -187,7 +190,7 @@ class SegmentReader:
 
 
 class _Fetch:
-    """Where the bytes of one read land: `parts` for preadv, and which of them hold blocks [first, last) of the frame.
+    """The places where the bytes of one read land: `parts` for preadv, and which of them hold blocks [first, last) of the frame.
 
     `prefix` bytes precede block `first` on the device (a header, or the rest of a device block).
     """
@@ -226,7 +229,7 @@ class _Fetch:
                 )
 
     def copy_out(self) -> None:
-        """What was bounced goes to where it was wanted."""
+        """Copies the bounced bytes to where they were wanted."""
         end = self._start + len(self._into)
         for position, view in self._views:
             low, high = max(self._start, position), min(end, position + len(view))

@@ -14,6 +14,8 @@ from awsomefsd.io.segment.writer import Piece, Written
 
 
 class SegmentReads(Protocol):
+    """The reading half of the segment store."""
+
     def read(self, extent: Extent, volume: int, ino: int, skip: int, length: int, into: memoryview) -> None:
         """Reads bytes [skip, skip + length) of `extent` into the first `length` bytes of `into`; any thread, blocks for the I/O.
 
@@ -28,14 +30,17 @@ class SegmentWrites(Protocol):
     def write(self, pieces: list[Piece]) -> Written:
         """Writes all pieces durably; returns their extents, and the progress that goes into the same commit.
 
-        Raises OSError, Fenced where the session was replaced meanwhile, or an Error of the lease; nothing is visible then.
+        Raises OSError, Fenced if the session was replaced meanwhile, or an Error of the lease; nothing is visible then.
         """
 
     def report_again(self, written: Written) -> None:
-        """The commit with this progress was refused: the next one reports the segments that ended.  Does not block."""
+        """Takes back the progress of a refused commit: the next one reports the segments that ended.  Does not block."""
 
     def seal_all(self) -> list[SegmentProgress]:
-        """Seals every leased segment; returns the progress for a last commit.  Raises nothing: leaves out footers that it cannot write."""
+        """Seals every leased segment; returns the progress for a last commit.
+
+        Raises nothing: a footer that cannot be written is left out.
+        """
 
     def leave(self, devices: set[int]) -> list[SegmentProgress]:
         """Seals the segments on these devices; returns the progress for a commit.  Raises nothing, as `seal_all`."""
@@ -44,7 +49,7 @@ class SegmentWrites(Protocol):
         """Returns the numbers of the devices on which segments are leased.  Does not wait for a write that is under way."""
 
     def abandon(self) -> None:
-        """The session that leased the segments has ended: none of them is written or reported again.  Returns at once."""
+        """Gives up all leased segments, because their session has ended: none of them is written or reported again.  Returns at once."""
 
     def await_drained(self) -> None:
         """Returns when no write that was begun before the last `abandon` is on its way any more, however long that takes."""

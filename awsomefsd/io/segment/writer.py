@@ -3,14 +3,14 @@
 Order of durable effects: plan (no I/O) → frames → footers of segments that got full → flush of every device concerned → only now the plan
 becomes the state of the segments, and extents are handed out.  A crash anywhere before that leaves bytes that nothing names.
 
-After a failed write or flush nobody knows what the device holds, and a block must not be written twice.  So every segment the attempt
+After a failed write or flush the content of the device is unknown, and a block must not be written twice.  So every segment the attempt
 touched is abandoned: it ends at the length that an earlier flush had made durable, without a footer.  All pieces are then written once
 more, to other segments.  If that fails too, the error is raised; the caller still has the data.  While a device goes on failing, each call
 first probes it in the unused part of the abandoned segment, so that a bad hour does not eat one segment a second.
 
-Segments belong to a session.  `abandon`, called from any thread when the session was replaced, ends the use of all of them without a word:
-the machine has sealed them already.  A write that was under way then raises Fenced instead of naming a place in them.  `await_drained`
-returns when none is under way: every transfer has returned to this process, so nothing can land in them any more.
+Segments belong to a session.  `abandon`, called from any thread when the session was replaced, ends the use of all of them without a
+report: the machine has sealed them already.  A write that was under way then raises Fenced instead of naming a place in them.
+`await_drained` returns when none is under way: every transfer has returned to this process, so nothing can land in them any more.
 
 Zero copy: the memory of a large frame is handed to the device as it is, if it is aligned; what is small or unaligned is copied into a
 staging buffer, once.  A checksum is computed once, over the memory that is written.
@@ -61,7 +61,7 @@ class Piece(Struct):
 
 
 class Written(Struct):
-    """`extents[i]` are those of `pieces[i]`, in order; `progress` goes into the same Commit.
+    """The outcome of a write.  `extents[i]` are those of `pieces[i]`, in order; `progress` goes into the same Commit.
 
     `consumed_bytes` is at most `space_needed` of all pieces.
     """
@@ -73,7 +73,7 @@ class Written(Struct):
 
 
 class WriterStatistics(Struct, frozen=True):
-    """Counters since the writer was made."""
+    """The counters since the writer was made."""
 
     batches: int
     frames: int
@@ -101,7 +101,10 @@ class _Segment:
 
 
 class SegmentWriter:
-    """Thread-safe; writes are one after the other.  `lease(count)` gives up to `count` new segments, at least one, or raises an Error."""
+    """The writer on devices of the cluster, as SegmentWrites says.  Thread-safe; writes are one after the other.
+
+    `lease(count)` returns up to `count` new segments, at least one, or raises an Error; it is called on the thread that writes.
+    """
 
     def __init__(
         self,
@@ -125,7 +128,10 @@ class SegmentWriter:
         self._batches = self._frames = self._data_bytes = self._flushes = self._failures = self._abandoned = 0
 
     def write(self, pieces: list[Piece]) -> Written:
-        """Write all pieces durably.  Raises OSError or Error with nothing changed that the caller would have to know."""
+        """Writes all pieces durably.  Blocks for the lease and the devices.
+
+        Raises OSError, Fenced, or an Error of the lease; nothing has changed then that the caller has to know.
+        """
         with self._using:
             return self._write(pieces)
 
@@ -152,16 +158,19 @@ class SegmentWriter:
         raise AssertionError("the last attempt returns or raises")
 
     def abandon(self) -> None:
-        """The session that leased the segments is no more: none of them is written or reported again.  Any thread; returns at once."""
+        """Gives up all leased segments, because their session has ended: none is written or reported again.
+
+        Any thread; returns at once.
+        """
         self._generation += 1
 
     def await_drained(self) -> None:
-        """Until nothing that was begun before the last `abandon` is on its way to a device."""
+        """Returns when nothing that was begun before the last `abandon` is on its way to a device."""
         with self._using:
             self._drop_abandoned()
 
     def report_again(self, written: Written) -> None:
-        """The Commit with this progress was refused: what it said of segments that ended goes into the next one."""
+        """Takes back the progress of a refused Commit: its ended segments go into the next one."""
         if written.generation == self._generation:
             self._unreported += [step for step in written.progress if step.sealed]
 
@@ -175,7 +184,10 @@ class SegmentWriter:
         self._stream.reset()
 
     def seal_all(self) -> list[SegmentProgress]:
-        """End all leased segments, with footers; to be reported in a last Commit.  Never raises: without a footer headers serve."""
+        """Ends all leased segments, with footers; returns the progress for a last Commit.
+
+        Never raises: without a footer, headers serve.
+        """
         hit("segment.seal.before")
         with self._using:
             self._drop_abandoned()
@@ -200,11 +212,14 @@ class SegmentWriter:
         return [segment.progress(sealed=True) for segment in ending]
 
     def devices_in_use(self) -> set[int]:
-        """Where segments are leased.  Asked by a thread that does not wait for those that write."""
+        """Returns the numbers of the devices on which segments are leased.  Does not wait for a write."""
         return {segment.info.device for segment in list(self._leased)}
 
     def leave(self, devices: set[int]) -> list[SegmentProgress]:
-        """Seal what is leased on these devices, to be reported in a commit.  Without its footer where that cannot be written."""
+        """Seals the segments that are leased on these devices; returns the progress for a commit.
+
+        Leaves out a footer that cannot be written.
+        """
         with self._using:
             self._drop_abandoned()
             ending = [segment for segment in self._leased if segment.info.device in devices]
@@ -220,7 +235,7 @@ class SegmentWriter:
 
     def _next_room(self, slot: int) -> Room:
         while len(self._leased) <= slot:
-            generation = self._generation  # read before: what a lease in flight brings may belong to the session that is just ending
+            generation = self._generation  # read before: segments of a lease in flight may belong to the session that is just ending
             leased = self._lease(SEGMENTS_LEASED_AHEAD)
             if not leased:
                 raise FsError(errno.ENOSPC, "no segment could be leased")
@@ -234,7 +249,7 @@ class SegmentWriter:
         return self._leased[slot].room
 
     def _write_plan(self, pieces: list[Piece], planned: PackingPlan, used: list[_Segment]) -> list[list[FrameChecks]]:
-        """Frames, footers, flush; returns the new frames of each segment used."""
+        """Writes frames and footers, and flushes; returns the new frames of each segment used."""
         written: list[list[FrameChecks]] = [[] for _ in used]
         time_ns = self._now_ns()
         slot = -1
@@ -269,7 +284,7 @@ class SegmentWriter:
         return checks_of(frame, placement.frame_offset)
 
     def _end_segment(self, segment: _Segment, after: Room, frames: list[FrameChecks]) -> None:
-        """All frames of this batch are in; a full segment gets its footer."""
+        """Ends the batch in a segment, all of whose frames are in; a full segment gets its footer."""
         if frames:
             self._stream.finish(after.end)
         if after.full:
@@ -294,7 +309,7 @@ class SegmentWriter:
             hit("device.flush.after")
 
     def _accept(self, pieces: list[Piece], planned: PackingPlan, used: list[_Segment], frames: list[list[FrameChecks]]) -> Written:
-        """The plan has become durable: it is the state now."""
+        """Makes the plan, which has become durable, the state of the segments."""
         self._settle_suspect()
         progress, self._unreported = self._unreported, []
         for segment, room, new in zip(used, planned.rooms, frames, strict=True):
@@ -324,7 +339,7 @@ class SegmentWriter:
     # --- failure -----------------------------------------------------------------------------------------------------------
 
     def _abandon(self, used: list[_Segment], planned: PackingPlan, error: OSError) -> None:
-        """No segment of a failed attempt is written again.  The last one is kept back to probe its device with."""
+        """Ends the segments of a failed attempt, which are not written again; the last one stays to probe its device with."""
         log.warning("writing failed, %d segments are abandoned: %s", len(used), error)
         self._failures += 1
         self._stream.reset()
@@ -338,7 +353,7 @@ class SegmentWriter:
         self._probe_floor, self._probe_offset = planned.rooms[-1].end, self._suspect.info.bytes
 
     def _end(self, segments: list[_Segment]) -> None:
-        """They stay at their durable length and are reported with the next Commit."""
+        """Ends segments at their durable length; the next Commit reports them."""
         for segment in segments:
             segment.footer = (0, 0)
             self._leased.remove(segment)
@@ -350,7 +365,7 @@ class SegmentWriter:
             self._suspect = None
 
     def _probe(self, suspect: _Segment) -> None:
-        """One block at the end of the abandoned segment, each time another one.  Raises OSError while the device still fails."""
+        """Writes one block at the end of the abandoned segment, each time another one.  Raises OSError while the device still fails."""
         self._probe_offset -= BLOCK_BYTES
         if self._probe_offset >= self._probe_floor:
             device = self._devices[suspect.info.device]
