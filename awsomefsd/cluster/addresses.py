@@ -1,4 +1,4 @@
-"""Under which addresses other nodes reach this one: what is configured, else what the kernel would route with."""
+"""The addresses under which other nodes reach this one: what is configured, else what the kernel would route with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from awsomefsd.base.errors import ConfigError
 from awsomefsd.config.settings import Settings, parse_endpoint
 
-# Addresses that no host has (TEST-NET-1, documentation): asking for the way there tells the address of the default route's interface.
+# Addresses that no host has (TEST-NET-1, documentation): the way there begins at the address of the default route's interface.
 _ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 
@@ -18,7 +18,7 @@ def join_host(host: str, port: int) -> str:
 
 
 def split_endpoint(text: str) -> tuple[str, int]:
-    """(host, port) of "host:port", also with a name.  Raises ConfigError."""
+    """Returns (host, port) of "host:port"; the host may be a name.  Raises ConfigError."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) <= 65_535:
         raise ConfigError(f"{text!r} is no endpoint; write a host and a port, such as node1.example.net:7440")
@@ -26,7 +26,7 @@ def split_endpoint(text: str) -> tuple[str, int]:
 
 
 def own_address(toward: str = "") -> str:
-    """The address of this machine on the way to `toward` (default: to anywhere), "" if there is no way."""
+    """Returns the address of this machine on the way to `toward` (default: to anywhere), "" if there is no way.  Sends nothing."""
     for family, host in ((_family(toward), toward),) if toward else _ELSEWHERE:
         with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((host, 9))  # sends nothing
@@ -41,7 +41,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def advertised(settings: Settings, listen: str, toward: str = "") -> str:
-    """ "host:port" of a port of this node for others.  "" if it is off; ConfigError if no address can be found out."""
+    """Returns "host:port" of a port of this node for others, "" if it is off.  Raises ConfigError if no address can be found out."""
     if not listen:
         return ""
     host, port = parse_endpoint(listen)
@@ -58,7 +58,7 @@ def advertised(settings: Settings, listen: str, toward: str = "") -> str:
 
 
 def described(settings: Settings, toward: str = "") -> tuple[str, str]:
-    """(control, metadata) as others reach them; "" where that is off, or (for now) cannot be found out."""
+    """Returns (control, metadata) as others reach them; "" for one that is off, or (for now) cannot be found out."""
     found = []
     for listen in (settings.cluster.listen, settings.metadata.listen):
         try:

@@ -1,10 +1,10 @@
-"""Finding nodes on the local network: DNS-SD over multicast (zeroconf), service `_awsomefs._tcp`.  Optional; it only ever adds addresses.
+"""The search for nodes on the local network: DNS-SD over multicast (zeroconf), service `_awsomefs._tcp`.  Optional; it only adds addresses.
 
-What is announced: a hash of the cluster's id, the node's UUID, the control port.  No secret, and nothing that is believed: an address from
+It announces a hash of the cluster's id, the node's UUID, and the control port.  None of it is secret, and none is trusted: an address from
 here is dialled like one from a token, and what answers has to prove itself.  Where multicast does not work (most clouds, many switches and
 container networks), nothing is found, the reason is logged once, and the endpoints of the token are what there is.
 
-zeroconf has a thread of its own; `addresses` may be asked from any.
+zeroconf has a thread of its own; any thread may call `addresses`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ FOUND_MAX = 256
 
 
 def cluster_mark(cluster: str) -> str:
-    """Tells clusters apart without naming them."""
+    """Returns a short hash that tells clusters apart without naming them."""
     return hashlib.sha256(b"awsomefs cluster " + cluster.encode()).hexdigest()[:16]
 
 
 class Discovery:
-    """Announces this node and collects the others of its cluster, until `close`.  Constructing it may take a second."""
+    """The announcement of this node and the other nodes of its cluster, until `close`.
+
+    The constructor may block for a second; it raises nothing.
+    """
 
     def __init__(self, cluster: str, node: str, control: str) -> None:
         self._mark = cluster_mark(cluster)
@@ -38,7 +41,7 @@ class Discovery:
         self._zeroconf: Any = None
         try:
             self._start(control)
-        except Exception as err:  # whatever the library or this host's network says: nothing is lost but a convenience
+        except Exception as err:  # any error of the library or of this host's network: only a convenience is lost
             logger.warning("nodes are not looked for by multicast: %s; endpoints of the token are used", err or type(err).__name__)
             self.close()
 
@@ -76,7 +79,7 @@ class Discovery:
                 self._found[name] = tuple(f"[{host}]:{info.port}" if ":" in host else f"{host}:{info.port}" for host in hosts)
 
     def addresses(self) -> list[str]:
-        """Control addresses of the nodes that were found, "host:port"."""
+        """Returns the control addresses of the nodes that were found, "host:port".  Any thread; does not block."""
         with self._lock:
             return sorted({address for each in self._found.values() for address in each})
 

@@ -1,6 +1,6 @@
-"""state_dir/endpoints.json: where the cluster's nodes are, for a start without any other contact.
+"""The addresses of the cluster's nodes in state_dir/endpoints.json, for a start without any other contact.
 
-Written when a node joins, and by the agent whenever the answer changes; a file that is old costs redirects, nothing else.
+The file is written when a node joins, and by the reporter whenever the answer changes; a file that is old costs redirects, nothing else.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Endpoint:
 
 
 def write(state_dir: Path, cluster: str, nodes: Iterable[Any]) -> None:
-    """`nodes` have node, name, control, metadata and carries."""
+    """Writes the file durably; `nodes` have node, name, control, metadata and carries.  Raises OSError."""
     table = {
         found.node: {"name": found.name, "control": found.control, "metadata": found.metadata, "carries": found.carries} for found in nodes
     }
@@ -34,7 +34,7 @@ def write(state_dir: Path, cluster: str, nodes: Iterable[Any]) -> None:
 
 
 def read(state_dir: Path) -> dict[str, Endpoint]:
-    """The endpoints by node UUID; empty if there is no file, or none this build can read.  Raises Corrupt."""
+    """Returns the endpoints by node UUID; empty if there is no file, or none this build can read.  Raises Corrupt."""
     value = durable.read_json(state_dir / FILE, {})
     table = value.get("nodes")
     if value.get("version") != VERSION or not isinstance(table, dict):

@@ -1,6 +1,7 @@
 """The messages of the control port between nodes: length u32 (big-endian), then one msgpack array [tag, fields…].
 
-A connection carries one call at a time, each answered by one message.  Who may call what is in cluster/control/server.py, in one table.
+A connection carries one call at a time, each answered by one message.  A table in cluster/control/server.py says which caller may send
+what.
 """
 
 from __future__ import annotations
@@ -25,13 +26,16 @@ class ControlMessage(Struct, array_like=True):
 
 # --- calls --------------------------------------------------------------------------------------------------------------------
 class Greet(ControlMessage, tag=1):
-    """First of all, before anything that is secret.  Answered by Greeting."""
+    """The first call of all, before anything that is secret.  Answered by Greeting."""
 
     version: int
 
 
 class Join(ControlMessage, tag=2):
-    """Answered by Joined.  Sent only to who has shown the authority that the token pins."""
+    """The request of a machine to become a node.
+
+    Answered by Joined.  Sent only to a server that has shown the authority of the token's pin.
+    """
 
     token: str
     secret: bytes
@@ -49,24 +53,24 @@ class Join(ControlMessage, tag=2):
 
 
 class RenewCertificate(ControlMessage, tag=3):
-    """Answered by Renewed: a new certificate of whom the connection's certificate names, for the key it has."""
+    """The request for a new certificate of the node in the connection's certificate, for the key it has.  Answered by Renewed."""
 
     request: bytes
 
 
 class Leave(ControlMessage, tag=4):
-    """Answered by CallDone: the node that asks is removed.  `force`: also if data is lost."""
+    """The request of a node to be removed.  Answered by CallDone.  `force`: also if data is lost."""
 
     force: bool = False
 
 
 class RotateCa(ControlMessage, tag=5):
-    """Answered by Rotated: a new authority, made by the leader; its key never travels but in the log."""
+    """The request for a new authority, made by the leader; its key never travels but in the log.  Answered by Rotated."""
 
 
 # --- answers -------------------------------------------------------------------------------------------------------------------
 class Greeting(ControlMessage, tag=64):
-    """`bundle`: PEM of the trusted authorities, to be checked against a pin and the connection's certificate."""
+    """The answer to Greet.  `bundle`: PEM of the trusted authorities, to be checked against a pin and the connection's certificate."""
 
     version: int
     cluster: str
@@ -94,14 +98,14 @@ class CallDone(ControlMessage, tag=68):
 
 
 class No(ControlMessage, tag=69):
-    """Refused: the name of the error's class, and words that say what to do."""
+    """The refusal of a call: the name of the error's class, and words that say what to do."""
 
     error: str
     words: str
 
 
 class Redirect(ControlMessage, tag=70):
-    """Ask there; "": nobody leads now, ask again."""
+    """The caller is to ask there; "": no node leads now, ask again."""
 
     control: str
 
@@ -121,7 +125,7 @@ def frame(message: ControlMessage) -> bytes:
 
 
 def body_bytes(head: bytes) -> int:
-    """The number of bytes that follow the head of a frame.  Raises ProtocolError."""
+    """Returns the number of bytes that follow the head of a frame.  Raises ProtocolError."""
     count = int.from_bytes(head, "big")
     if not 0 < count <= CONTROL_FRAME_BYTES_MAX:
         raise ProtocolError(f"a control frame of {count} bytes; {CONTROL_FRAME_BYTES_MAX} is the most")
@@ -129,7 +133,7 @@ def body_bytes(head: bytes) -> int:
 
 
 def decode_call(raw: bytes) -> Call:
-    """Raises ProtocolError."""
+    """Returns the call in the body of a frame.  Raises ProtocolError."""
     try:
         return _call(raw)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -137,7 +141,7 @@ def decode_call(raw: bytes) -> Call:
 
 
 def decode_answer(raw: bytes) -> Answer:
-    """Raises ProtocolError."""
+    """Returns the answer in the body of a frame.  Raises ProtocolError."""
     try:
         return _answer(raw)  # type: ignore[no-any-return]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:

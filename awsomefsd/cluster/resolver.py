@@ -1,8 +1,8 @@
-"""Addresses of host names, without waiting: a name is looked up on a thread of its own, and what was found last stays until that is done.
+"""The addresses of host names, without waiting: a thread looks a name up, and the last result stays until that is done.
 
-For the metadata thread, which answers heartbeats and must not wait for a name server.  A name that cannot be looked up (any more) keeps the
-address it had; a name that never could has none yet.  Of several addresses (IPv4 and IPv6) each has its turn: it is not known which of them
-the node listens on, and a connection that stands is not given up for another address.
+This is for the metadata thread, which answers heartbeats and must not wait for a name server.  A name that cannot be resolved (any more)
+keeps the address it had; a name that never could has none yet.  Of several addresses (IPv4 and IPv6) each has its turn: it is not known
+which of them the node listens on, and a connection that stands is not given up for another address.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 def look_up(host: str) -> list[str]:
-    """Raises OSError."""
+    """Returns the addresses of a host.  Blocks for the name server; raises OSError."""
     return [str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
 
 
 class Resolver:
-    """Used by one thread; it makes another one for as long as names are looked up."""
+    """The addresses for one thread, which never waits; another thread runs for as long as names are looked up."""
 
     def __init__(self, look: Callable[[str], list[str]] = look_up, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._look = look
@@ -36,7 +36,7 @@ class Resolver:
         self._thread: threading.Thread | None = None
 
     def address(self, host: str) -> str:
-        """ "" while it is not known."""
+        """Returns the address of a host, "" while it is not known.  Does not block."""
         try:
             return str(ipaddress.ip_address(host))
         except ValueError:

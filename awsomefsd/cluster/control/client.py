@@ -1,9 +1,9 @@
 """Calls to control ports: blocking, one connection each, for nodes that join and for the daemon's threads.
 
-Two ways to know whom one talks to.  A member verifies the server's certificate against its ca.pem.  A joiner has only its token's pin: it
-shakes hands with anybody, asks for the authorities' certificates, and goes on only if one of them has the pinned hash and has itself signed
-the certificate that this very connection is encrypted with (and that one says role "node").  Before that nothing secret is sent; a man in
-the middle shows another authority, or a certificate whose private key he does not have and which then never shakes hands.
+There are two ways to verify the other side.  A member verifies the server's certificate against its ca.pem.  A joiner has only its token's
+pin: it shakes hands with any server, asks for the authorities' certificates, and continues only if one of them has the pinned hash and has
+itself signed the certificate that this very connection is encrypted with (and that one says role "node").  Before that nothing secret is
+sent; a man in the middle shows another authority, or a certificate whose private key he does not have and which then never shakes hands.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class WrongAuthority(Refused):
 
 
 def trusting_nobody() -> ssl.SSLContext:
-    """A TLS context for a node that joins; it trusts no authority, and the caller checks the pin itself."""
+    """Returns a TLS context for a node that joins; it trusts no authority, and the caller checks the pin itself."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([m.PROTOCOL])
@@ -43,7 +43,7 @@ def trusting_nobody() -> ssl.SSLContext:
 
 
 def of_member(files: PkiFiles) -> ssl.SSLContext:
-    """Verifies, and shows this node's certificate.  Raises OSError."""
+    """Returns a TLS context that verifies the other side and shows this node's certificate.  Raises OSError."""
     context = trusting_nobody()
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(str(files.bundle))
@@ -52,7 +52,10 @@ def of_member(files: PkiFiles) -> ssl.SSLContext:
 
 
 class ControlConnection:
-    """One connection to a control port; a context manager.  Raises Unavailable if there is none."""
+    """One connection to a control port; a context manager for one thread.
+
+    The constructor blocks, for CONTROL_HANDSHAKE_MS at most at each step, and raises Unavailable if there is no connection.
+    """
 
     def __init__(self, endpoint: str, context: ssl.SSLContext) -> None:
         self.endpoint = endpoint
@@ -77,11 +80,14 @@ class ControlConnection:
 
     @property
     def certificate(self) -> bytes:
-        """DER; what the other side proved to have the key of."""
+        """The certificate of the other side, DER; it has proved to have the key."""
         return self._socket.getpeercert(binary_form=True) or b""
 
     def call(self, body: m.ControlMessage) -> Any:
-        """The answer; No is raised as the error it names.  Raises Unavailable if the connection breaks, ProtocolError."""
+        """Sends a call and returns its answer; blocks, for CONTROL_CALL_MS at most at each read and write.
+
+        Raises the error that an answer No names (Refused for an unknown one), Unavailable if the connection breaks, ProtocolError.
+        """
         try:
             self._socket.sendall(m.frame(body))
             answer = m.decode_answer(self._exactly(m.body_bytes(self._exactly(m.HEAD_BYTES))))
@@ -132,7 +138,7 @@ def check_pin(connection: ControlConnection, greeting: m.Greeting, pin: bytes, c
 
 
 class _Nobody(Exception):
-    """This way leads to no leader."""
+    """No leader can be reached this way."""
 
 
 def ask_leader(
@@ -142,9 +148,9 @@ def ask_leader(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Any:
-    """The result of `talk` at the first endpoint that answers; follows redirects until a node leads or the time is up.
+    """Returns the result of `talk` at the first endpoint that answers; follows redirects until a node leads or the time is up.
 
-    Answers No are raised at once: another node would say the same.
+    Blocks.  Raises Unavailable when the time is up, and at once the error of an answer No: another node would answer the same.
     """
     given = list(endpoints)
     if not given:
@@ -164,7 +170,7 @@ def ask_leader(
 
 
 def _follow(endpoint: str, talk: Callable[[str], Any], problems: dict[str, str]) -> Any:
-    """Raises _Nobody if nobody can be asked this way."""
+    """Returns the answer of the leader that this endpoint leads to.  Raises _Nobody if there is none."""
     for _ in range(REDIRECTS_MAX):
         try:
             answer = talk(endpoint)
@@ -181,7 +187,7 @@ def _follow(endpoint: str, talk: Callable[[str], Any], problems: dict[str, str])
 
 
 def call_leader(files: PkiFiles, endpoints: Iterable[str], body: m.ControlMessage, deadline_s: float) -> Any:
-    """One call of a member."""
+    """Makes one call as a member of the cluster; returns the answer.  Blocks and raises as `ask_leader`."""
 
     def talk(endpoint: str) -> Any:
         with ControlConnection(endpoint, of_member(files)) as connection:

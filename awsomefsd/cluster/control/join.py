@@ -1,4 +1,4 @@
-"""A fresh machine becomes a node: `awsomefsd join TOKEN`, and the daemon that finds a token in its configuration.
+"""The way of a fresh machine into a cluster: `awsomefsd join TOKEN`, and the daemon that finds a token in its configuration.
 
 Order: the pending UUID and key are written, the cluster is asked, ca.pem and node.pem and endpoints.json are written, and node.json last.
 A crash before it leaves a machine that may ask again, as the same node and without using the token up a second time; after it the machine
@@ -26,7 +26,7 @@ from awsomefsd.config.settings import Settings, parse_labels
 
 
 def read_token(argument: str | None, settings: Settings) -> str:
-    """The token of the command line, of standard input ("-"), or of the configuration.  Raises TokenError if there is none."""
+    """Returns the token of the command line, of standard input ("-"), or of the configuration.  Raises TokenError if there is none."""
     given = sys.stdin.read(TOKEN_BYTES_MAX + 1) if argument == "-" else argument or settings.token.get_secret_value()
     text = given.strip()
     if not text:
@@ -38,7 +38,10 @@ def read_token(argument: str | None, settings: Settings) -> str:
 
 
 def join(settings: Settings, text: str, *, deadline_s: float = JOIN_MS / 1_000) -> identity.Node:
-    """Blocks until this machine is a node.  Raises TokenError, Refused, WrongAuthority, Unavailable, AlreadyExists."""
+    """Makes this machine a node of the token's cluster; returns its identity.  Blocks for `deadline_s` at most.
+
+    Raises TokenError, Refused, WrongAuthority, Unavailable, AlreadyExists.
+    """
     wanted = token.parse(text)
     identity.make_directory(settings.state_dir, 0o700)
     with identity.StateLock(settings.state_dir, "join"):
@@ -54,7 +57,7 @@ def join(settings: Settings, text: str, *, deadline_s: float = JOIN_MS / 1_000) 
 
 
 def _existing(state_dir: Path, wanted: token.JoinToken) -> identity.Node | None:
-    """The node that this machine is already, if it may join once more: its certificate has expired."""
+    """Returns the node that this machine is already, if it may join again: its certificate has expired."""
     try:
         found = identity.load(state_dir)
     except NotFound:

@@ -32,13 +32,15 @@ _THREADS = 16
 
 
 class Needs(enum.Enum):
+    """The proof that a method demands of its caller."""
+
     NOTHING = enum.auto()
     MEMBER = enum.auto()  # the certificate of a node in the cluster
     NODE = enum.auto()  # of one with the role "node"
 
 
 class ControlCaller(NamedTuple):
-    """`identity` None: no certificate was shown.  `row`: of a method that needs one."""
+    """The caller of a method.  `identity` None: no certificate was shown.  `row`: set for a method that needs one."""
 
     identity: ca.CertifiedNode | None
     row: NodeInfo | None
@@ -46,14 +48,14 @@ class ControlCaller(NamedTuple):
 
 
 class ControlMethod(NamedTuple):
-    """`run` is called on a thread; it may raise domain errors, which are answered in words."""
+    """One method.  `run` is called on a thread and may block; its domain errors are answered in words."""
 
     needs: Needs
     run: Callable[[Any, ControlCaller], m.ControlMessage]
 
 
 def methods(signing: Signing, bundle: Callable[[], str], leave: Callable[[str, bool], None]) -> dict[type, ControlMethod]:
-    """The methods that a node with an identity serves."""
+    """Returns the methods that a node with an identity serves, by the type of the call."""
 
     def node_of(caller: ControlCaller) -> str:
         assert caller.row is not None
@@ -73,7 +75,7 @@ def methods(signing: Signing, bundle: Callable[[], str], leave: Callable[[str, b
 
 
 class ServerTls:
-    """The server's context, made again when a file has changed."""
+    """The server's TLS context, made again when a file has changed."""
 
     def __init__(self, bundle: Path, certificate: Path, key: Path) -> None:
         self._paths = bundle, certificate, key
@@ -81,7 +83,7 @@ class ServerTls:
         self._made: tuple[ssl.SSLContext, bytes] | None = None
 
     def __call__(self) -> tuple[ssl.SSLContext, bytes]:
-        """A TLS context and the DER of its certificate.  Raises OSError."""
+        """Returns a TLS context and the DER of its certificate.  Raises OSError."""
         seen = [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in (path.stat() for path in self._paths)]
         if self._made is None or seen != self._seen:
             bundle, certificate, key = self._paths
@@ -98,10 +100,11 @@ class ServerTls:
 
 
 class ControlServer:
-    """`tls`: context and own certificate for the next connection.  `standing`: the row of a node that is in the cluster, or Refused.
+    """The control port of a node.  `tls`: context and own certificate for the next connection.
 
-    `leader_at`: where the control port of a node is, "" if nobody knows.  `founding`: takes connections that speak founding
-    (cluster/founding/admit.py), with this server's certificate and where they come from.
+    `standing` returns the row of a node that is in the cluster, or raises Refused; `leader_at` returns the control port of a node, "" if it
+    is not known; both are called on threads.  `founding` takes connections that speak founding (cluster/founding/admit.py), with this
+    server's certificate and their remote address.
     """
 
     def __init__(
@@ -133,7 +136,7 @@ class ControlServer:
         }
 
     async def serve(self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled; tells the port.  Raises OSError if the address is taken."""
+        """Serves until cancelled; reports the port when it listens.  Raises OSError if the address is taken."""
         listeners = await trio.open_tcp_listeners(port, host=host)
         self.port = int(listeners[0].socket.getsockname()[1])
         task_status.started(self.port)
@@ -213,7 +216,7 @@ class ControlServer:
 
 
 async def _frame(stream: trio.SSLStream[trio.SocketStream]) -> bytes | None:
-    """None: the other side is done."""
+    """Returns the next frame's body, or None if the other side has ended.  Raises ProtocolError."""
     head = await _exactly(stream, m.HEAD_BYTES)
     if not head:
         return None

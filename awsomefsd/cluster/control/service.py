@@ -1,8 +1,8 @@
 """The daemon's share in the cluster's certificates: serves the control port, renews its own certificate, moves a rotation on.
 
-Signing needs the authority's key, so a node signs only while its own metadata service leads; any other answers with where to ask.  Without
-`cluster.listen` nobody is served, and the certificate is renewed all the same.  A port that cannot be had is tried for again and again: a
-daemon that ended for it would take the metadata of this node with it.
+Signing needs the authority's key, so a node signs only while its own metadata service leads; any other answers with the leader's address.
+Without `cluster.listen` there is no control port, and the certificate is renewed all the same.  A port that is taken is tried again and
+again: a daemon that ended for it would take the metadata of this node with it.
 """
 
 from __future__ import annotations
@@ -47,15 +47,18 @@ from awsomefsd.meta.api.messages.nodes import GetNode, ListCas, ListNodes
 
 logger = logging.getLogger(__name__)
 CLOSED = ("cordoned", "draining")
-LOOK_S = 2.0  # between two looks at the certificate, and a rotation
+LOOK_S = 2.0  # between two checks of the certificate, and of a rotation
 PORT_RETRY_S = 2.0
 CALL_S = 10.0
-LEADER_S = 20.0  # less than what the command line waits for, so that it is told the reason
+LEADER_S = 20.0  # less than the command line waits, so that it gets the reason
 
 
 class ControlService:
-    """`query`: this node's metadata service (Unavailable while it has none); `call`: the leader's, wherever it is; `state`: this node's, by
-    the leader's orders, "" before the first."""
+    """The control service of one node.  Methods but `run` may be called on any thread, and block for the service.
+
+    `query` asks this node's metadata service (Unavailable while it has none); `call` asks the leader's, wherever it is; `state` returns
+    this node's, by the leader's orders, "" before the first.
+    """
 
     def __init__(
         self,
@@ -83,7 +86,7 @@ class ControlService:
 
     # --- who leads ---------------------------------------------------------------------------------------------------------
     def ask_here(self, body: Any) -> Any:
-        """Raises NotLeading unless this node's own metadata service leads."""
+        """Returns the reply of this node's own metadata service.  Raises NotLeading unless it leads, FsError, Unavailable."""
         reply = self._query(body, CALL_S)
         if isinstance(reply, NotLeader):
             raise NotLeading(reply.node)
@@ -94,14 +97,14 @@ class ControlService:
         return reply
 
     def leader_at(self, node: str) -> str:
-        """The control port of a node; of "", of any other one that carries the metadata."""
+        """Returns the control port of a node, "" if it is not known; for `node` "" that of another node that carries the metadata."""
         known = endpoints.read(self._settings.state_dir)
         if node:
             return known[node].control if node in known else ""
         return next((one.control for one in known.values() if one.carries and one.node != self._node.node), "")
 
     def call_leader(self, body: ControlMessage) -> Any:
-        """A control call to the leader, which may be this node."""
+        """Makes a control call to the leader, which may be this node; returns the answer.  Raises Unavailable, and what the call raises."""
         try:
             return self._call_here(body)
         except NotLeading as err:
@@ -120,11 +123,14 @@ class ControlService:
         return answer
 
     def rotate(self) -> str:
-        """Begin a rotation; the new authority's id."""
+        """Begins a rotation; returns the new authority's id.  Raises as `call_leader`."""
         return str(self.call_leader(RotateCa()).id)
 
     def leave(self, *, force: bool, purge: bool) -> None:
-        """Raises WouldLoseData.  Whoever was removed before has nothing to ask for, and may go."""
+        """Removes this node from the cluster; with `purge` its state is then to go.  Raises WouldLoseData, Refused, Unavailable.
+
+        A node that was removed before has nothing to ask for; with `purge` it may go.
+        """
         try:
             self.call_leader(Leave(force))
         except Refused as err:
@@ -145,7 +151,7 @@ class ControlService:
                 raise Refused(f"this node is {row.state} and takes no new mounts; `awsomefsd node uncordon {row.name}` ends that")
 
     def _removed(self, node: str, force: bool) -> None:
-        """Here, while this node leads."""
+        """Removes a node on this node, while it leads."""
         admin = NodeAdmin(self._node.cluster, self.ask_here)
         if not force:
             admin.drain(node)
@@ -153,7 +159,7 @@ class ControlService:
 
     # --- tasks -------------------------------------------------------------------------------------------------------------
     async def run(self) -> None:
-        """Until cancelled.  Nothing for a node without certificates (of an older build, or a static configuration)."""
+        """Runs the tasks until cancelled; returns at once for a node without certificates (an older build, or a static configuration)."""
         if not self.files.there():
             return
         async with trio.open_nursery() as nursery:
@@ -185,7 +191,7 @@ class ControlService:
             return
         from awsomefsd.cluster.discovery import announce
 
-        with suppress(ConfigError):  # no route to anybody: nobody to tell
+        with suppress(ConfigError):  # no route to other machines: none could hear it
             await announce(self._node.cluster, self._node.node, self._control_toward(""))
 
     def _control_toward(self, host: str) -> str:
@@ -198,7 +204,7 @@ class ControlService:
                 await trio.to_thread.run_sync(look, abandon_on_cancel=True)
                 said = ""
             except (NotLeading, Unavailable, FsError):
-                pass  # the next look, or another node
+                pass  # the next check does it, or another node
             except (Error, OSError) as err:
                 if str(err) != said:
                     said = str(err)
@@ -209,7 +215,7 @@ class ControlService:
         self.renewal.renew_if_due(self._first_authority())
 
     def _first_authority(self) -> str:
-        """The one that signs: it comes first in the bundle."""
+        """Returns the id of the authority that signs, which is the first in the bundle; "" if there is none."""
         try:
             return ca.id_of(ca.load_bundle(self.files.read_bundle())[0])
         except (NotFound, Corrupt, IndexError):
@@ -228,7 +234,7 @@ class ControlService:
 
 
 def own_certificate(state_dir: Path) -> tuple[str, str]:
-    """(hash of the bundle, id of the issuer) of what this node holds, for its reports; "" where it holds nothing."""
+    """Returns (hash of the bundle, id of the issuer) of the files of this node, for its reports; "" where there is none."""
     files = PkiFiles(state_dir)
     try:
         bundle = files.read_bundle()

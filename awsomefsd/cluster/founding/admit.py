@@ -1,8 +1,8 @@
 """A node of the cluster admits nodes that come with the founding token: the same proof, then an ordinary admission.
 
 The state holds a token row of kind "founding" with the derived keys (proof.py), put there by the founder at its first start, so any node
-that leads can prove the secret and check a proof of it.  One that does not lead says who does.  Time, uses and revocation are judged by
-the entry that adds the node (meta/machine/nodes.py), as for every token.
+that leads can prove the secret and check a proof of it.  A node that does not lead answers with the leader's address.  The entry that adds
+the node judges time, uses and revocation (meta/machine/nodes.py), as for every token.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ ADMIT_S = 30.0
 
 
 class FoundingAdmission:
-    """Called with each connection of the control port that speaks founding.  `ask` as in cluster/pki/signing.py; `control`: this node's
-    address for who comes from an address."""
+    """The admission of one node; called with each connection of its control port that speaks founding.
+
+    `ask` as in cluster/pki/signing.py; `control` returns this node's control address for a remote address.
+    """
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class FoundingAdmission:
         self._control = control
 
     async def __call__(self, stream: trio.SSLStream[trio.SocketStream], own_certificate: bytes, remote: str) -> None:
-        """Raises ProtocolError, Unavailable or TooSlowError for a conversation that fails."""
+        """Holds the conversation on one connection.  Raises ProtocolError, Unavailable or TooSlowError if it fails."""
         connection = FoundingWire(stream)
         hello = await wire.first(connection)
         side = await trio.to_thread.run_sync(self._side, hello, abandon_on_cancel=True)

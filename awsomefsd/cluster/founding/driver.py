@@ -1,11 +1,11 @@
 """Founding, driven: connections to all holders of the token that can be found, the pure core's effects in order, and the end of it.
 
-Every node dials whatever address it hears of (the token's endpoints, multicast, what others tell) and listens on the control port; a
-conversation that has passed the proof carries messages either way, whoever dialled.  The core (founding.py) is asked on one event loop, and
-its `StoreKept` is a synced write on that loop: nothing is sent before it, because nothing else runs.
+Every node dials every address that it hears of (the token's endpoints, multicast, lists of other nodes) and listens on the control port; a
+conversation that has passed the proof carries messages either way, whichever side dialled.  The core (founding.py) is called on one event
+loop, and its `StoreKept` is a synced write on that loop: nothing is sent before it, because nothing else runs.
 
 The end is one of two: this node is decided and makes the cluster, or it meets a node that is in the cluster (`formed`) and is let in.
-Either writes node.json last (files.py).  A decided founder that is away is waited for; `describe` says who it is and what to do
+Either writes node.json last (files.py).  A decided founder that is away is waited for; `describe` names it and what to do
 if it never comes back.  Nothing here ever chooses a second founder.
 """
 
@@ -37,7 +37,7 @@ from awsomefsd.config.settings import Settings, parse_endpoint, parse_labels
 
 logger = logging.getLogger(__name__)
 BEAT_S = 0.05
-TELL_S = 1.0  # between two lists of nodes to everybody: the sign of life too
+TELL_S = 1.0  # between two lists of nodes to all peers: the sign of life too
 SILENCE_S = 10.0
 CONNECT_S = 5.0
 ADMIT_S = 30.0
@@ -64,7 +64,7 @@ class DialAddress:
 
 
 class FoundingDriver:
-    """`found` tells addresses that multicast has found.  `run` returns when this node is in the cluster."""
+    """The founding of one node, on one event loop.  `found` returns the addresses that multicast has found."""
 
     def __init__(self, settings: Settings, token: FoundingToken, found: Callable[[], Iterable[str]], wall_ms: Callable[[], int]) -> None:
         self._wall_ms = wall_ms
@@ -88,6 +88,10 @@ class FoundingDriver:
     # --- the whole --------------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
+        """Runs until this node is in the cluster.
+
+        Raises Refused for a port that is taken or a token that has expired, and an Error of the files.
+        """
         host, port = parse_endpoint(self._settings.cluster.listen)
         try:
             listeners = await trio.open_tcp_listeners(port, host=host)
@@ -105,7 +109,7 @@ class FoundingDriver:
             raise failed[0]
 
     async def _beat(self, nursery: trio.Nursery) -> None:
-        """Until this node is in the cluster."""
+        """Drives the core until this node is in the cluster."""
         while not self._entered():
             if self.core.decided is None and self._wall_ms() >= self._token.expires_ms:
                 raise Refused("the founding token has expired; make a new one with awsomefsd token generate")
@@ -136,7 +140,7 @@ class FoundingDriver:
                 await trio.sleep(0.01)
 
     def describe(self) -> list[str]:
-        """The state of founding in words, for status and logs."""
+        """Returns the state of founding in words, for status and logs."""
         decided, token = self.core.decided, self._token
         here = sorted(f"{node} ({self._controls.get(node, '?')})" for node in self._outboxes)
         words = [f"waiting: {self.core.seen} of {token.expect} nodes seen: this one{''.join(', ' + one for one in here)}"]
@@ -190,7 +194,7 @@ class FoundingDriver:
             place.busy = False
 
     async def _resolve(self, host: str, port: int) -> None:
-        """A name may stand for many nodes (a headless service): each address is a place."""
+        """Notes each address of a name as one to dial: a name may stand for many nodes (a headless service)."""
         with trio.fail_after(CONNECT_S):
             found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
         self._note(f"[{where[0]}]:{port}" if ":" in str(where[0]) else f"{where[0]}:{port}" for *_, where in found)
@@ -217,12 +221,12 @@ class FoundingDriver:
     # --- conversations ----------------------------------------------------------------------------------------------------------
 
     async def _visit(self, stream: trio.SocketStream) -> None:
-        """One that dialled us; what goes wrong ends it and nothing else."""
+        """Serves one connection that dialled us; an error ends it and nothing else."""
         connection = FoundingWire(trio.SSLStream(stream, self._listening, server_side=True, https_compatible=True))
         remote = "?"
         try:
             if not self._visits.available_tokens:
-                return  # whoever it is comes again
+                return  # the peer comes again
             async with self._visits:
                 remote = str(stream.socket.getpeername()[0])
                 hello = await wire.first(connection)
@@ -279,7 +283,10 @@ class FoundingDriver:
             self._post(node, known)
 
     def _do(self, effects: list[Effect]) -> None:
-        """In their order: stored first, sent after.  Nothing more once this node is in the cluster: what it promised went with that."""
+        """Carries out the effects in their order: stored first, sent after.
+
+        Does nothing once this node is in the cluster: its promises are gone.
+        """
         if self._entered():
             return
         for effect in effects:
@@ -290,7 +297,7 @@ class FoundingDriver:
                 self._post(effect.to, effect.message)
 
     def _post(self, node: str, message: wire.Frame) -> None:
-        """Over every connection with it: one may be dead without our knowing.  Repeated messages do no harm."""
+        """Sends over every connection with the node: one may be dead unnoticed.  Repeated messages do no harm."""
         for outbox in self._outboxes.get(node, ()):
             with suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
                 outbox.send_nowait(message)
@@ -298,7 +305,7 @@ class FoundingDriver:
     # --- joining what was founded -----------------------------------------------------------------------------------------------
 
     async def _ask(self, connection: FoundingWire, peer: FoundingPeer, host: str) -> None:
-        """The node there is in the cluster, and has proved the secret and its CA."""
+        """Joins the cluster at a node that is in it, and has proved the secret and its CA."""
         async with self._asking:
             if self._entered():
                 return
@@ -319,7 +326,7 @@ class FoundingDriver:
             logger.info("joined the cluster", extra={"node": self.core.me, "cluster": self._token.cluster_uuid})
 
     def _check(self, answer: Admitted, peer: FoundingPeer) -> None:
-        """The certificate is ours and by the CA that was proved."""
+        """Raises ProtocolError unless the certificate is ours and by the CA that was proved."""
         bundle = ca.load_bundle(answer.bundle)
         issuer = ca.issuer_of(ca.load(answer.certificate), bundle)
         if issuer != peer.ca or ca.identity(answer.certificate).node != self.core.me or not ca.fits(self._files.key, answer.certificate):

@@ -5,7 +5,7 @@
     node.pem                         its certificate by that CA, for TLS while founding
     promises.json                    what it promised and accepted (founding.py)
 
-Everything is replaced as a whole and synced.  Promises belong to one token and are kept for as long as the node is in no cluster, also when
+Every file is replaced as a whole and synced.  Promises belong to one token and are kept for as long as the node is in no cluster, also when
 another token is tried in between: a promise that was forgotten could let two clusters form.  node.json comes last and ends all of this:
 a crash before it repeats the step with the same key, UUID and CA; after it, the directory is removed, now or at the next start.
 """
@@ -31,6 +31,8 @@ from awsomefsd.config.settings import Settings
 
 
 class FoundingFiles:
+    """The files of one token on this node.  The constructor makes what is missing, and raises Corrupt for a damaged file, OSError."""
+
     def __init__(self, state_dir: Path, token: FoundingToken) -> None:
         self._state_dir = state_dir
         self._token = token
@@ -73,6 +75,7 @@ class FoundingFiles:
             ) from err
 
     def store(self, kept: Kept) -> None:
+        """Stores the promises, durable when this returns.  Raises OSError."""
         failpoints.hit("founding.store.before")
         durable.write_file(self._directory / "promises.json", msgspec.json.encode(kept))
         failpoints.hit("founding.store.after")
@@ -83,7 +86,7 @@ class FoundingFiles:
     # --- the end ----------------------------------------------------------------------------------------------------------------
 
     def found(self, site: int) -> None:
-        """This node was decided: it makes the cluster, of one node so far."""
+        """Makes the cluster, of one node so far: this node was decided as the founder."""
 
         def prepare(_made: identity.Node) -> None:
             durable.write_file(self._pki.authority_key, self.authority.key.encode())
@@ -96,12 +99,12 @@ class FoundingFiles:
         self._entered()
 
     def _token_row(self) -> dict[str, object]:
-        """The token's row for nodes that come later; the founder has used the token once itself."""
+        """Returns the token's row for nodes that come later; the founder has used the token once itself."""
         token = self._token
         return {"id": token.id, "verifier": token.verifier.hex(), "expires_ms": token.expires_ms, "uses": token.nodes - 1}
 
     def join(self, settings: Settings, joined: Joined) -> None:
-        """The cluster let this node in."""
+        """Makes this machine a node of the cluster that let it in.  Does nothing if it is a node already.  Raises Refused (issued.py)."""
         with identity.StateLock(self._state_dir, "joining"):
             if identity.identity_path(self._state_dir).exists():
                 return

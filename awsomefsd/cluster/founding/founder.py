@@ -1,7 +1,7 @@
 """The first start of a founder: its authority and its own row go into the state, then ca.key leaves the disk.
 
-In this order, and each step may come again after a crash: the entries are the same ones, and a cluster without its authority's key in the
-state would never sign anything.
+The steps come in this order, and each may come again after a crash: the entries are the same ones, and a cluster without its authority's
+key in the state would never sign anything.
 
 A node alone that has no certificate (its state was restored, recovered, loaded, or made by an older build) gets one in the same way, by the
 authority in the state or, where there is none, by a new one.
@@ -32,7 +32,10 @@ def node_name(settings: Settings) -> str:
 
 
 def enter_token(state_dir: Path, propose: Callable[[Any], Any]) -> None:
-    """The founding token, for its other holders; before ca.key goes.  Nothing, unless this node was made by one (files.py)."""
+    """Enters the founding token for its other holders; before ca.key goes.  Does nothing unless this node was made by one (files.py).
+
+    Blocks for the entry.  Raises Corrupt, and what `propose` raises.
+    """
     path = state_dir / "pki" / TOKEN_ROW
     row = durable.read_json(path)
     if row is None:
@@ -50,7 +53,10 @@ def enter_token(state_dir: Path, propose: Callable[[Any], Any]) -> None:
 
 
 def enter_founder(settings: Settings, node: Node, propose: Callable[[Any], Any]) -> None:
-    """Nothing, unless this node has just been made the first one of its cluster."""
+    """Enters authority and row of a founder.  Does nothing unless this node has just been made the first one of its cluster.
+
+    Blocks for the entries.  Raises Corrupt, and what `propose` raises; the next start does the rest.
+    """
     from awsomefsd.cluster.pki.pki_files import PkiFiles
 
     enter_token(settings.state_dir, propose)
@@ -73,7 +79,10 @@ def _enter_node(settings: Settings, node: Node, key: bytes, propose: Callable[[A
 
 
 def certify_alone(settings: Settings, node: Node, propose: Callable[[Any], Any], ask: Callable[[Any], Any]) -> None:
-    """Certifies the only node that carries the metadata.  Does nothing if it has a certificate, or is to stand alone for good."""
+    """Certifies the only node that carries the metadata.  Does nothing if it has a certificate, or is to stay without other nodes.
+
+    Blocks for the entries.  Raises what `propose` and `ask` raise.
+    """
     from awsomefsd.cluster.pki.pki_files import PkiFiles
 
     files = PkiFiles(settings.state_dir)

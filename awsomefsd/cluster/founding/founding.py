@@ -1,17 +1,17 @@
 """The choice of the cluster's founder: one decision among all nodes that hold the same founding token (pure core: events in, effects out).
 
-It is a single decree of Paxos.  The value is the founder and the hash of its CA; every holder is an acceptor and may propose itself.  How
-many holders there are nobody knows; what is known is `quorum`, the number N in the token, and that N is more than half of all that will
+It is a single decree of Paxos.  The value is the founder and the hash of its CA; every holder is an acceptor and may propose itself.  The
+number of holders is not known; what is known is `quorum`, the number N in the token, and that N is more than half of all that will
 ever hold it.  So any two sets of N holders have one in common, and that one's promises, which are on its disk before they leave it, keep a
 second value from being chosen.
 
 Invariants: an acceptor accepts no ballot below its promise; a ballot is used by one proposer and never again after a restart, because the
-proposer promises it to itself, durably, before anybody hears of it; a proposer that finds an accepted value takes the one of the highest
-ballot.  Crash windows: `StoreKept` comes before the `SendMessage` of the same list, and the driver does them in that order; a crash between
+proposer promises it to itself, durably, before it sends it; a proposer that finds an accepted value takes the one of the highest ballot.
+Crash windows: `StoreKept` comes before the `SendMessage` of the same list, and the driver does them in that order; a crash between
 them loses messages, which is the same as a lossy network.  A proposer's counts are in memory only: after a restart it starts a new ballot.
 
 A node whose disk is lost comes back as another node, so it counts as one holder more.  Ordering (who proposes first) is only for speed:
-the n-th node by name waits n steps, and after a failure everybody waits a while that grows and that the driver's dice vary.
+the n-th node by name waits n steps, and after a failure every node waits a while that grows and that the driver's dice vary.
 
 Rejected: the lowest UUID founds (two halves of a network disagree who that is); founding by the first endpoint of the token (one machine
 that must be there); elections by Raft (they need the list of members that founding is to find out).
@@ -105,7 +105,7 @@ Effect: TypeAlias = StoreKept | SendMessage
 
 
 class Founding:
-    """One holder: acceptor, proposer and learner in one."""
+    """One holder: acceptor, proposer and learner in one.  Not thread-safe; no method blocks."""
 
     def __init__(self, me: str, ca: str, quorum: int, kept: Kept) -> None:
         assert quorum >= 1
@@ -128,13 +128,13 @@ class Founding:
 
     @property
     def seen(self) -> int:
-        """Nodes that are there, this one among them."""
+        """The number of nodes that are connected now, this one among them."""
         return len(self._near) + 1
 
     # --- events -----------------------------------------------------------------------------------------------------------------
 
     def meet(self, node: str) -> list[Effect]:
-        """A connection to `node` stands, and it has proved the secret."""
+        """Takes note of a connection to `node`, which has proved the secret."""
         assert node != self.me
         self._near.add(node)
         if self.decided is not None:
@@ -144,10 +144,11 @@ class Founding:
         return [SendMessage(node, Prepare(self._ballot) if self._proposed is None else Accept(self._ballot, self._proposed))]
 
     def part(self, node: str) -> None:
+        """Takes note that no connection to `node` is left."""
         self._near.discard(node)
 
     def tick(self, now_ms: int, dice: float) -> list[Effect]:
-        """Time passes; `dice` is from 0 to 1, drawn again each time."""
+        """Takes note of the time; `dice` is from 0 to 1, drawn again each time."""
         if self.decided is not None:
             return []
         if self._ballot != NO_BALLOT:
@@ -163,6 +164,7 @@ class Founding:
         return self._propose(now_ms) if now_ms >= self._due_ms else []
 
     def receive(self, sender: str, message: FoundingMessage, now_ms: int, dice: float) -> list[Effect]:
+        """Takes a message of another holder; returns the effects in their order.  Raises ProtocolError if two founders were decided."""
         if isinstance(message, Decided):
             return self._learn(message.value)
         if self.decided is not None:
@@ -202,7 +204,7 @@ class Founding:
         return [StoreKept(kept)]
 
     def _raise_to(self, promised: Ballot) -> list[Effect]:
-        """Learn of a higher ballot, so that the next attempt is above it.  A promise made for nobody does no harm."""
+        """Promises a higher ballot, so that the next attempt is above it.  A promise that no proposer hears does no harm."""
         return self._keep(promised=promised) if promised > self.kept.promised else []
 
     # --- proposer ---------------------------------------------------------------------------------------------------------------

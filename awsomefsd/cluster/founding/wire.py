@@ -1,8 +1,8 @@
 """A conversation between two holders of a founding token: frames over TLS, the mutual proof, then messages either way.
 
-ALPN `awsomefs-founding/1` on the control port, TLS 1.3 without verification; what makes the other end trustworthy is the proof (proof.py).
+ALPN `awsomefs-founding/1` on the control port, TLS 1.3 without verification; the proof (proof.py) is what makes the other end trustworthy.
 The dialling side says Hello, the listening side answers Welcome with its proof, and gets Proof.  Nothing else is read before that.  The
-listening side proves first: with a secret of 256 bits its HMAC helps nobody, and the dialling side proves nothing to a stranger.
+listening side proves first: with a secret of 256 bits its HMAC helps no attacker, and the dialling side proves nothing to a stranger.
 
 A node that is in the cluster answers the same Hello: with Welcome and `formed`, or with Elsewhere, the address of the node that leads.
 Elsewhere and Rejected come before any proof; they can delay a node and send it to other strangers, no more.
@@ -54,7 +54,7 @@ class FoundingWelcome(msgspec.Struct, frozen=True, tag=21):
 
 
 class FoundedElsewhere(msgspec.Struct, frozen=True, tag=22):
-    """Ask the node that leads; "": nobody leads now, ask again."""
+    """The dialling side is to ask the node that leads; "": no node leads now, ask again."""
 
     control: str
 
@@ -68,13 +68,13 @@ class Proof(msgspec.Struct, frozen=True, tag=24):
 
 
 class FoundingNodes(msgspec.Struct, frozen=True, tag=25):
-    """Others that the sender has met: node → where it can be dialled."""
+    """The other nodes that the sender has met: node → the address where it can be dialled."""
 
     nodes: dict[str, str]
 
 
 class Ask(msgspec.Struct, frozen=True, tag=26):
-    """Let me in.  `request`: a CSR (DER) for the key of the Hello."""
+    """The request to be let in.  `request`: a CSR (DER) for the key of the Hello."""
 
     request: bytes
     name: str
@@ -113,6 +113,8 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class FoundingPeer:
+    """The other side of a conversation, as it was proved."""
+
     node: str
     control: str
     ca: str
@@ -139,7 +141,7 @@ def listening_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 class FoundingWire:
-    """Frames over one TLS connection."""
+    """Frames over one TLS connection, on the event loop."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -153,7 +155,7 @@ class FoundingWire:
             raise Unavailable(f"the connection ended ({err or type(err).__name__})") from err
 
     async def receive(self) -> Frame:
-        """The next message.  Raises Unavailable at the end, ProtocolError for nonsense."""
+        """Returns the next message.  Raises Unavailable at the end, ProtocolError for bytes that are no message."""
         while not self._ready:
             try:
                 data = await self.stream.receive_some(_CHUNK_BYTES)
@@ -180,7 +182,10 @@ class Redirected(Unavailable):
 
 
 async def dial(wire: FoundingWire, side: Side, control: str) -> FoundingPeer:
-    """The dialling side's half.  Raises Redirected, Refused (with the other's reason), ProtocolError for a failed proof."""
+    """Makes the dialling side's half of the proof; returns the peer.
+
+    Raises Redirected, Refused (with the other's reason), ProtocolError for a failed proof.
+    """
     with trio.fail_after(HANDSHAKE_S):
         await wire.stream.do_handshake()
         if wire.stream.selected_alpn_protocol() != ALPN:
@@ -207,12 +212,15 @@ async def dial(wire: FoundingWire, side: Side, control: str) -> FoundingPeer:
 
 
 def _plain(words: str) -> str:
-    """Words from a peer that has proved nothing, made safe to print."""
+    """Returns words from a peer that has proved nothing, made safe to print."""
     return "".join(letter if letter.isprintable() else "?" for letter in words[:WORDS_MAX])
 
 
 async def listen(wire: FoundingWire, hello: FoundingHello, side: Side, certificate: bytes, control: str) -> FoundingPeer:
-    """The listening side's half, from the Hello on.  `certificate`: the one that TLS presented, DER."""
+    """Makes the listening side's half of the proof, from the Hello on; returns the peer.  `certificate`: the one that TLS presented, DER.
+
+    Raises ProtocolError for a failed proof, Unavailable.
+    """
     if hello.version != VERSION or len(hello.nonce) != proof.NONCE_BYTES:
         raise ProtocolError("a Hello of another kind")
     nonce = secrets.token_bytes(proof.NONCE_BYTES)
@@ -228,7 +236,7 @@ async def listen(wire: FoundingWire, hello: FoundingHello, side: Side, certifica
 
 
 async def first(wire: FoundingWire) -> FoundingHello:
-    """TLS and the first message on the listening side."""
+    """Makes the TLS handshake and returns the first message on the listening side.  Raises ProtocolError, Unavailable."""
     with trio.fail_after(HANDSHAKE_S):
         await wire.stream.do_handshake()
         hello = await wire.receive()

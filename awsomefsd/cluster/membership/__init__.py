@@ -1,1 +1,1 @@
-"""Which nodes vote on the metadata, and the loops that change it."""
+"""The nodes that vote on the metadata, and the loops that change them."""

@@ -1,8 +1,8 @@
 """The state of the cluster as this node knows it, read again for every GetStatus: from the leader if it answers, else from this node alone.
 
-Only what a leaderless time needs is kept: when somebody who leads last answered, and who that was.  The agent hears that every other
-second on a node of a cluster, so `without_leader_s` is exact to NODE_REPORT_MS; where voters are configured by hand there is no agent, and
-it counts from the last look.  A client may not list nodes; it knows what its orders say.
+Only what a time without a leader needs is kept: when a leader last answered, and which node that was.  The reporter hears that every other
+second on a node of a cluster, so `without_leader_s` is exact to NODE_REPORT_MS.  Where voters are configured by hand there is no reporter,
+and it counts from the last call.  A client may not list nodes; it knows what its orders say.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ from awsomefsd.meta.api.messages import GetStatus
 from awsomefsd.meta.api.messages.members import GetMembers
 from awsomefsd.meta.api.messages.nodes import ListNodes
 
-ANSWER_S = 5.0  # longer than an election; then whoever asks for the status shall hear that nobody answers
+ANSWER_S = 5.0  # longer than an election; then the status shall say that no leader answers
 
 
 class ClusterStatus:
-    """`call` asks the leader.  `carries`: this node has a metadata service.  `files`: PEM of the authorities and of this node."""
+    """The view of one node, made at each call.  Any thread; blocks for the leader, ANSWER_S a question at most.
+
+    `call` asks the leader.  `carries` returns whether this node has a metadata service.  `files`: paths of the PEMs of the authorities and
+    of this node.
+    """
 
     def __init__(
         self,
@@ -48,11 +52,11 @@ class ClusterStatus:
         self._agent = agent
         self._authorities, self._certificate, _ = files
         self._control_trouble = control_trouble
-        self._asked_s = time.monotonic()  # the start counts: nobody led before, as far as this node knows
+        self._asked_s = time.monotonic()  # the start counts: no leader was known before
         self._led = ""
 
     def __call__(self) -> ClusterView:
-        """Raises nothing."""
+        """Returns the present view; without a leader `trouble` has the reason.  Raises no Unavailable and no FsError."""
         carries = self._carries()
         view = ClusterView(
             me=self._identity.node,
@@ -74,7 +78,7 @@ class ClusterStatus:
             return self._alone(replace(view, trouble=str(err), removed=removed))
 
     def _asked(self, view: ClusterView) -> ClusterView:
-        """The leader's answer."""
+        """Returns the view with the leader's answer."""
         if self._identity.role != "node":
             orders = self._agent.orders
             return replace(view, asked=True, leader=orders.leader if orders is not None else "")
@@ -94,7 +98,7 @@ class ClusterStatus:
         return view
 
     def _alone(self, view: ClusterView) -> ClusterView:
-        """Nobody who leads has answered."""
+        """Returns the view of this node alone: no leader has answered."""
         asked_s, led = self._asked_s, self._led
         if self._agent.orders is not None and self._agent.told_s > asked_s:
             asked_s, led = self._agent.told_s, self._agent.orders.leader
@@ -108,7 +112,7 @@ class ClusterStatus:
 
 
 def _life(path: str) -> Certificate | None:
-    """The validity of the first certificate in a file; in the file of authorities that is the one that signs."""
+    """Returns the validity of the first certificate in a file; in the file of authorities that is the one that signs."""
     try:
         held: x509.Certificate = ca.load_bundle(Path(path).read_text())[0]
     except (OSError, Corrupt, IndexError):

@@ -1,6 +1,6 @@
 """The addresses and certificates with which a node's metadata service meets the other voters, from the files on its disk.
 
-Apart from membership.py, which a start needs later: nothing here imports trio or the parts that look and order.
+This is a module apart from membership.py, which a start needs later: nothing here imports trio or the loops.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from awsomefsd.config.settings import Settings, parse_endpoint
 from awsomefsd.meta.net.peers import Voters
 
 log = logging.getLogger(__name__)
-UNKNOWN = "0.0.0.0"  # nobody listens there under another node's certificate
+UNKNOWN = "0.0.0.0"  # nothing listens there under another node's certificate
 
 
 def in_cluster(settings: Settings, identity: Node) -> bool:
-    """This node meets others: it has joined them, or it has a port by which they can; and no static list of voters."""
+    """Returns True if this node meets others: it has joined them, or it has a port by which they can; and no static list of voters."""
     joined = identity.role != "node" or not identity.founder
     if settings.metadata.voters or not (joined or settings.metadata.listen):
         return False
@@ -30,7 +30,7 @@ def in_cluster(settings: Settings, identity: Node) -> bool:
 
 
 def cluster_voters(settings: Settings, identity: Node) -> Voters:
-    """The voters that the metadata service of this node starts with.  Raises ConfigError for certificates that cannot be used."""
+    """Returns the voters that the metadata service of this node starts with.  Raises ConfigError for certificates that cannot be used."""
     pki = settings.state_dir / "pki"
     tls = TlsFiles(pki / "ca.pem", pki / "node.pem", pki / "node.key")
     try:
@@ -43,8 +43,10 @@ def cluster_voters(settings: Settings, identity: Node) -> Voters:
 
 
 class _Known:
-    """Addresses of the nodes that carry the metadata, from endpoints.json, which is read when it has changed; cluster/resolver.py for host
-    names."""
+    """The addresses of the nodes that carry the metadata, from endpoints.json, which is read when it has changed.
+
+    Host names go through cluster/resolver.py.
+    """
 
     def __init__(self, settings: Settings, node: str) -> None:
         self._settings = settings

@@ -1,7 +1,7 @@
-"""The tasks that keep a node in its cluster: reports and orders (node_reporter.py), and, where this node leads, the choice of voters
-(membership_driver.py).
+"""The tasks that keep a node in its cluster: its reports, and on the leader the choice of voters.
 
-Two loops, each on a thread of its own while it looks, so that neither waits for the other's answer.
+There are two loops (node_reporter.py, membership_driver.py), each on a thread of its own while it works, so that neither waits for the
+other's answer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class MembershipTasks:
-    """`call` asks the leader.  `grown`: called before one voter alone becomes the first of several."""
+    """The two loops of a node.  `call` asks the leader.  `grown` is called before one voter alone becomes the first of several."""
 
     def __init__(
         self, settings: Settings, identity: Node, call: Callable[[Any], Any], host: MetadataHost, grown: Callable[[], None]
@@ -33,13 +33,14 @@ class MembershipTasks:
         self._driver = MembershipDriver(host, settings.cluster.voter_replace_after * 1_000, grown)
 
     async def run(self) -> None:
+        """Runs both loops until cancelled.  No Error or OSError ends it."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(again, self.reporter.poll, NODE_REPORT_MS, "this node has no orders from a leader now")
             nursery.start_soon(again, self._driver.poll, MANAGER_MS, "the membership of the metadata cannot be looked at")
 
 
 async def again(poll: Callable[[], object], pause_ms: int, trouble: str) -> None:
-    """Each new trouble is said once."""
+    """Calls `poll` on a thread every `pause_ms` until cancelled; logs an Error or OSError once for each new reason."""
     said = ""
     while True:
         try:

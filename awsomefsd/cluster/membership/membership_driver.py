@@ -1,7 +1,7 @@
-"""Brings the membership of the metadata to what is wanted, one step after the other; only while the service of this node leads.
+"""The driver brings the membership of the metadata to what is wanted, step by step; only while the service of this node leads.
 
-All that is decided is in voters_policy.py; this asks the leader how things are, and asks it for the step.  A step that is refused, because
-something has changed in between, is looked at again the next time.  Nothing is kept here, so a manager that dies with its node leaves
+All decisions are in voters_policy.py; this asks the leader how things are, and asks it for the step.  A step that is refused, because
+something has changed in between, is considered again the next time.  Nothing is kept here, so a driver that dies with its node leaves
 nothing half done that the next one would not see.
 """
 
@@ -24,13 +24,14 @@ _NEVER_MS = 1 << 40
 
 
 def node_view(node: NodeInfo) -> VoterCandidate:
+    """Returns a node's row as the policy sees it."""
     silent_ms = node.heard_ms_ago if node.heard_ms_ago >= 0 else _NEVER_MS
     zone = node.labels.get("zone", "")
     return VoterCandidate(node.node, node.role, node.state, zone, node.carries, bool(node.metadata), silent_ms, node.joined_ms)
 
 
 class MembershipDriver:
-    """`grown`: called before one voter alone becomes the first of several.  `look` is called by one thread."""
+    """The driver of one node.  `grown` is called before one voter alone becomes the first of several.  One thread calls `poll`."""
 
     def __init__(self, host: MetadataHost, replace_after_ms: int, grown: Callable[[], None] = lambda: None) -> None:
         self._host = host
@@ -38,7 +39,7 @@ class MembershipDriver:
         self._grown = grown
 
     def poll(self) -> Step | None:
-        """One look and at most one step.  Raises Unavailable if the service does not answer."""
+        """Takes at most one step; returns it, or None.  Blocks.  Raises Unavailable if the service does not answer."""
         if not self._host.carries:
             return None
         members = self._ask(GetMembers())

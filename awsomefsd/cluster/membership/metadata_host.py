@@ -1,11 +1,11 @@
 """The metadata service of this node, or none: it runs while the node carries the metadata, and is started and stopped by order.
 
-Whether a node begins with one is decided by what it has: journal or state on its disk; else the list of nodes that it holds, if it is in
+The files of a node decide whether it begins with one: journal or state on its disk; else the list of nodes that it holds, if it is in
 it; else whether it founded the cluster.  An order to stop comes when the node is no member any more, so nothing is lost: journal and
 state are set aside, never used again, and a later order begins with a fresh journal under another incarnation.
 
-`founds` keeps a node whose directory was lost from beginning a second, empty cluster beside the others: only a founder that knows of nobody
-else who carries the metadata does.
+`founds` keeps a node whose directory was lost from beginning a second, empty cluster beside the others: only a founder that knows of no
+other node that carries the metadata does.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ log = logging.getLogger(__name__)
 
 
 def has_state(directory: Path) -> bool:
-    """There is a journal or a state of this node."""
+    """Returns True if there is a journal or a state of this node."""
     held = (directory / "store" / "data.mdb", directory / "store.ready")
     return any((directory / "journal").glob("*.journal")) or any(path.exists() for path in held)
 
 
 def others_carry(state_dir: Path, node: str) -> bool:
-    """Somebody else carries the metadata, as far as this node knows."""
+    """Returns True if another node carries the metadata, as far as this node knows."""
     return any(found.carries and found.node != node for found in _known(state_dir).values())
 
 
 def begins(state_dir: Path, identity: Node) -> bool:
-    """True if this node carries the metadata from its start on."""
+    """Returns True if this node carries the metadata from its start on."""
     if has_state(state_dir / "meta"):
         return True
     mine = _known(state_dir).get(identity.node)
@@ -52,7 +52,7 @@ def _known(state_dir: Path) -> dict[str, endpoints.Endpoint]:
 
 
 class MetadataHost:
-    """`make` builds a service that has not been started.  Used by any thread."""
+    """The host of this node's metadata service.  Any thread.  `make` builds a service that has not been started."""
 
     def __init__(self, directory: Path, make: Callable[[], MetadataService]) -> None:
         self._directory = directory
@@ -70,7 +70,7 @@ class MetadataHost:
 
     @property
     def alone(self) -> bool:
-        """One voter without others."""
+        """True if this node is one voter without others."""
         service = self._service
         return service is not None and service.alone
 
@@ -81,7 +81,7 @@ class MetadataHost:
         return service.error if service is not None and service.failed.is_set() else None
 
     def start(self) -> None:
-        """Raises what MetadataService.start raises."""
+        """Starts the service if there is none.  Blocks until it is ready, and raises what MetadataService.start raises."""
         with self._lock:
             if self._service is None:
                 service = self._make()
@@ -89,7 +89,10 @@ class MetadataHost:
                 self._service = service
 
     def carry(self, wanted: bool) -> None:
-        """An order.  Raises as `start`."""
+        """Follows an order: starts the service, or stops it and sets its files aside.  Blocks.
+
+        Raises as `start`, and Refused for an order to stop the only voter.
+        """
         if wanted and not self.carries:
             log.info("this node carries the metadata from now on")
             self.start()
@@ -101,18 +104,20 @@ class MetadataHost:
             set_aside(self._directory)
 
     def hand_over(self) -> None:
+        """Lets another voter lead, before a clean stop.  Blocks as MetadataService.hand_over."""
         service = self._service
         if service is not None:
             service.hand_over()
 
     def stop(self) -> None:
+        """Stops the service, if there is one.  Blocks until it has ended."""
         with self._lock:
             service, self._service = self._service, None
         if service is not None:
             service.stop()
 
     def query(self, body: Body, timeout_s: float) -> Reply:
-        """The reply of this node's own metadata service.  Blocks; any thread.  Raises Unavailable if this node carries none."""
+        """Returns the reply of this node's own metadata service.  Blocks; any thread.  Raises Unavailable if this node carries none."""
         service = self._service
         if service is None:
             raise Unavailable("this node carries no metadata")

@@ -4,7 +4,7 @@
     the trusted authorities  → pki/ca.pem
     carry                    → the metadata service of this node is started, or stopped and set aside
 
-A leader that cannot be reached changes nothing: a node goes on with what it was told last.
+A leader that cannot be reached changes nothing: the node keeps its last orders.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class NodeReporter:
-    """`call` asks the leader (MetadataAccess.ask).  One thread uses it."""
+    """The reporter of one node, used by one thread; others may read `orders`, `removed` and `state()`.  `call` asks the leader."""
 
     def __init__(
         self,
@@ -52,7 +52,10 @@ class NodeReporter:
         self.removed = ""  # why this node is no member any more
 
     def poll(self) -> None:
-        """One report.  Raises Unavailable while nobody leads, and what starting the service raises."""
+        """Sends one report and follows the orders.  Blocks.
+
+        Raises Unavailable while no node leads, FsError for a report that is refused, and what starting the service raises.
+        """
         try:
             orders = self._call(self.report())
         except FsError as err:
@@ -67,7 +70,7 @@ class NodeReporter:
         self._host.carry(orders.carry)
 
     def state(self) -> str:
-        """This node's, as it was told last."""
+        """Returns this node's state by the last orders, "" before the first."""
         return self.orders.state if self.orders is not None else ""
 
     def report(self) -> NodeReport:

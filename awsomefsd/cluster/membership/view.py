@@ -1,7 +1,7 @@
-"""The cluster as one node sees it: who leads, who votes, who is heard, and how many more failures that bears.  Pure.
+"""The cluster as one node sees it: which node leads, which vote, which are heard, and how many more failures that bears.  Pure.
 
-A leader's view is exact; a node that follows or carries nothing has asked the leader.  When nobody who leads can be asked, what is left is
-what this node itself knows (its own voter's figures) and what it was told last.
+A leader's view is exact; a node that follows or carries nothing has asked the leader.  If no leader can be asked, what is left is
+what this node itself knows (its own voter's figures) and its last orders.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Its life, in seconds of the wall clock."""
+    """The life of a certificate, in seconds of the wall clock."""
 
     begins_s: float
     ends_s: float
@@ -43,7 +43,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """`asked`: somebody who leads has answered.  `figures`: of this node's own service, empty without."""
+    """The cluster as one node knows it.  `asked`: a leader has answered.  `figures`: of this node's own service, empty without one."""
 
     me: str
     carries: bool = False
@@ -79,19 +79,20 @@ class ClusterView:
 
     @property
     def failures_survived(self) -> int:
-        """So many more voters may fail; UNKNOWN without a leader's word."""
+        """The number of voters that may still fail; UNKNOWN without a leader's answer."""
         if not self.asked or not self.members:
             return UNKNOWN
         return max(self.voters_heard - majority(self.voters), 0)
 
 
 def silent_ms(row: NodeInfo, led_ms: int) -> int:
-    """The time in ms since a node was last heard; 0 if it is there, or if that cannot be known yet."""
+    """Returns the time in ms since a node was last heard; 0 if it is there, or if that cannot be known yet."""
     silent = row.heard_ms_ago if row.heard_ms_ago >= 0 else led_ms
     return silent if silent > NODE_HEALTHY_MS else 0
 
 
 def readiness(row: NodeInfo, led_ms: int) -> str:
+    """Returns "ready", "not-ready", or "unknown" for a node that this leader has not heard yet."""
     if silent_ms(row, led_ms):
         return "not-ready"
     return "ready" if row.heard_ms_ago >= 0 else "unknown"
@@ -106,7 +107,7 @@ def of_nodes(nodes: Sequence[NodeInfo]) -> list[Seen]:
 
 
 def of_members(members: Sequence[MemberInfo], leader: str) -> list[Seen]:
-    """Nodes made from the members, where nodes have no rows: voters by configuration, and clusters of older builds."""
+    """Returns nodes made from the members, where nodes have no rows: voters by configuration, and clusters of older builds."""
     return [
         Seen(one.node, one.node, "voter" if one.voter else "learner", one.node == leader, one.lag, one.silent_ms) for one in members
     ]  # fmt: skip

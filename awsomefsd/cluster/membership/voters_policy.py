@@ -1,10 +1,10 @@
 """The choice of the nodes that vote, and the next single step towards it.  Pure, and without memory: the same view gives the same step.
 
-    desired    as many as the cluster wants (1, from three nodes on 3, from five on 5): voters that are well stay, then whoever is there,
-               healthy, and in the zone with the fewest; a voter that is gone, cordoned or draining stays if nobody can take its place
-    steps      one voter alone becomes the first of several (Grow) → a node is told to carry the metadata (Carry) → its journal announces
-               itself and becomes a learner (Change.add) → all that are missing have caught up: they are promoted and those that are not
-               desired leave in one joint change (Change.promote, remove) → who left is told to carry nothing (Carry)
+desired    as many as the cluster wants (1, from three nodes on 3, from five on 5): voters that are well stay, then nodes that are there,
+healthy, and in the zone with the fewest; a voter that is gone, cordoned or draining stays if no node can take its place steps      one
+voter alone becomes the first of several (Grow) → a node is ordered to carry the metadata (Carry) → its journal announces itself and becomes
+a learner (Change.add) → all that are missing have caught up: they are promoted and those that are not desired leave in one joint change
+(Change.promote, remove) → a node that left is ordered to carry nothing (Carry)
 
 So the number of voters is never even for long, and a voter is replaced without a moment in which fewer can fail.  A node that was removed
 leaves at once, without waiting for another.  No change is asked for after which the voters that live would be no majority: it would never
@@ -78,35 +78,36 @@ class View:
         return self.listing.index == 0
 
     def belongs(self, node: str) -> bool:
-        """It may have a vote at all."""
+        """Returns True if the node may have a vote at all."""
         row = self.nodes.get(node)
         return row is not None and row.role == "node" and row.state != "removed"
 
     def may_vote(self, node: str) -> bool:
-        """Nobody wants to get rid of it."""
+        """Returns True if the node is neither cordoned nor draining nor removed."""
         return self.belongs(node) and self.nodes[node].state == "active"
 
     def healthy(self, node: str) -> bool:
-        """It could become a voter now."""
+        """Returns True if the node could become a voter now."""
         row = self.nodes[node]
         return self.may_vote(node) and row.reachable and (row.silent_ms < NODE_HEALTHY_MS or node == self.leader)
 
     def lives(self, node: str) -> bool:
-        """A member that answers."""
+        """Returns True for a member that answers."""
         return node == self.leader or (node in self.members and self.members[node].silent_ms < VOTER_LIVING_MS)
 
     def stays(self, node: str) -> bool:
-        """A voter that needs no successor."""
+        """Returns True for a voter that needs no successor."""
         return self.may_vote(node) and (node == self.leader or self.members[node].silent_ms < self.replace_after_ms)
 
     def zone(self, node: str) -> str:
-        """Nodes without a label are each in a zone of their own."""
+        """Returns the zone of a node; one without a label is in a zone of its own."""
         row = self.nodes.get(node)
         return row.zone if row is not None and row.zone else f"\0{node}"
 
 
 # --- who shall vote ---------------------------------------------------------------------------------------------------------------
 def desired(view: View) -> set[str]:
+    """Returns the nodes that should vote."""
     counted = [node for node in view.nodes if view.may_vote(node) or (node in view.voters and view.belongs(node))]
     wanted = voters_wanted(len(counted))
     voters = sorted(view.voters, key=lambda node: (node != view.leader, view.members[node].silent_ms >= VOTER_LIVING_MS, node))
@@ -122,19 +123,19 @@ def desired(view: View) -> set[str]:
 
 
 def _rank(view: View, chosen: list[str], node: str) -> tuple[object, ...]:
-    """Lower is better: zones first, then who is on the way already, then who has been there longest."""
+    """Returns the rank of a candidate, lower is better: zones first, then the way to a vote that is made, then the age of the node."""
     row = view.nodes[node]
     near = sum(view.zone(other) == view.zone(node) for other in chosen)
     return near, node not in view.members, not row.carries, row.joined_ms, node
 
 
 def _crowd(view: View, nodes: Collection[str]) -> int:
-    """The largest number of voters in one zone: so many are lost with it."""
+    """Returns the largest number of voters in one zone: so many are lost with it."""
     return max(Counter(view.zone(node) for node in nodes).values(), default=0)
 
 
 def _spread(view: View, chosen: list[str], candidates: list[str]) -> set[str]:
-    """One exchange, if it makes the largest zone smaller."""
+    """Makes one exchange, if it makes the largest zone smaller."""
     now = {*chosen}
     swaps = [
         (_crowd(view, (now - {out}) | {into}), *_rank(view, [node for node in chosen if node != out], into), out, into)
@@ -149,7 +150,7 @@ def _spread(view: View, chosen: list[str], candidates: list[str]) -> set[str]:
 
 # --- the next step ----------------------------------------------------------------------------------------------------------------
 def next_step(view: View) -> Step | None:
-    """None: nothing is to be done, or something is under way, or nothing can be done now."""
+    """Returns the next step; None if there is nothing to do, something is under way, or nothing can be done now."""
     if view.listing.joint or view.leader not in view.members:
         return None
     aim = desired(view)
@@ -159,7 +160,7 @@ def next_step(view: View) -> Step | None:
 
 
 def _carry(view: View, aim: set[str]) -> Step | None:
-    """Rows follow what is wanted; who is still a member goes on carrying."""
+    """Returns the step after which the rows carry as wanted; a node that is still a member carries on."""
     for node in sorted(aim | (view.members.keys() & view.nodes.keys())):
         if view.belongs(node) and not view.nodes[node].carries and (node in aim or node in view.voters):
             return Carry(node, True)
@@ -170,7 +171,7 @@ def _carry(view: View, aim: set[str]) -> Step | None:
 
 
 def _removed(view: View) -> Step | None:
-    """Nodes that were removed go at once, the leader after it has handed over."""
+    """Returns the step that takes out removed nodes, the leader after it has handed over."""
     gone = {node for node in view.members if not view.belongs(node)}
     if not gone:
         return None
@@ -189,7 +190,7 @@ def _removed(view: View) -> Step | None:
 
 
 def _journal(view: View, aim: set[str]) -> Step | None:
-    """A journal that has announced itself becomes a learner; also in place of an older one of its node, which is lost."""
+    """Returns the step that makes an announced journal a learner; also in place of an older one of its node, which is lost."""
     for node, incarnation in view.listing.announced:
         member = view.members.get(node)
         if node not in aim or (member is not None and member.incarnation == incarnation):
@@ -200,7 +201,7 @@ def _journal(view: View, aim: set[str]) -> Step | None:
 
 
 def _exchange(view: View, aim: set[str]) -> Step | None:
-    """All that are missing vote from now on, and those that are not desired leave."""
+    """Returns the step after which all missing nodes vote, and those that are not desired have left."""
     stray = {member.node for member in view.members.values() if not member.voter and member.node not in aim}
     if stray:
         return Change(remove=(*sorted(stray),))

@@ -1,7 +1,7 @@
 """The cluster's own certificate authority: EC P-256 keys, certificates that name a node, and nothing else.
 
-A node's certificate says one DNS name, the node's UUID, and in the subject's OU its role ("node" or "client").  What it may do is decided
-at the server, request by request, from these and from the node's row.  An authority is known by its `id`, the SHA-256 of its certificate's
+A node's certificate has one DNS name, the node's UUID, and in the subject's OU its role ("node" or "client").  The server decides, request
+by request, from these and from the node's row what the node may do.  An authority is known by its `id`, the SHA-256 of its certificate's
 DER: a token pins it.  The private key of an authority is only ever in the replicated state and, before the first start, in ca.key.
 
 A request (CSR) is believed in one thing only, its public key, which its own signature proves: name and role of the certificate are the
@@ -32,6 +32,8 @@ REQUEST_BYTES_MAX = 4_096
 
 @dataclass(frozen=True, slots=True)
 class Authority:
+    """An authority: `id`, certificate and private key, both PEM."""
+
     id: str
     certificate: str
     key: str = field(repr=False)
@@ -48,7 +50,7 @@ class CertifiedNode:
     key: bytes
 
     def renew_at(self) -> datetime.datetime:
-        """Two thirds of its life."""
+        """Returns the time at two thirds of its life."""
         return self.begins + (self.ends - self.begins) * 2 / 3
 
 
@@ -85,13 +87,13 @@ def load_der(raw: bytes) -> x509.Certificate:
 
 
 def in_time(certificate: x509.Certificate, at: datetime.datetime | None = None) -> bool:
-    """Clocks may differ by SKEW."""
+    """Returns True if the certificate is valid at `at` (default: now); clocks may differ by SKEW."""
     at = at or now()
     return certificate.not_valid_before_utc - SKEW <= at <= certificate.not_valid_after_utc + SKEW
 
 
 def check_node(node: str) -> None:
-    """Raises Refused for what is no UUID in its usual form."""
+    """Raises Refused for a text that is no UUID in its usual form."""
     try:
         if str(uuid.UUID(node)) == node:
             return
@@ -112,7 +114,7 @@ def id_of(certificate: x509.Certificate) -> str:
 
 
 def bundle_hash(pem: str) -> str:
-    """The same for the same authorities, in whatever order."""
+    """Returns a hash that is the same for the same authorities, in any order."""
     return hashlib.sha256("".join(sorted(map(id_of, load_bundle(pem)))).encode()).hexdigest()
 
 
@@ -122,10 +124,11 @@ def _key_hash(key: object) -> bytes:
 
 
 def make_authority(cluster: str, at: datetime.datetime | None = None) -> Authority:
+    """Returns a new authority for a cluster, valid from `at` (default: now)."""
     at = at or now()
     key = ec.generate_private_key(ec.SECP256R1())
     skid = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    # A name of its own for each authority: during a rotation two are trusted, and OpenSSL looks an issuer up by name.
+    # Each authority has a name of its own: during a rotation two are trusted, and OpenSSL finds an issuer by its name.
     name = x509.Name(
         [
             x509.NameAttribute(NameOID.COMMON_NAME, f"awsomefs authority {skid.digest.hex()[:16]}"),
@@ -154,7 +157,7 @@ def make_key() -> str:
 
 
 def make_request(key: str, node: str) -> bytes:
-    """A certificate request, DER."""
+    """Returns a certificate request (DER) for a private key (PEM)."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node)])
     return (
         x509.CertificateSigningRequestBuilder()
@@ -181,14 +184,14 @@ def _checked_request(raw: bytes) -> x509.CertificateSigningRequest:
 
 
 def request_key(raw: bytes) -> bytes:
-    """SHA-256 of the public key of a request, which it proves to hold the private one of.  Raises Refused."""
+    """Returns the SHA-256 of the public key of a request, which proves to have the private one.  Raises Refused."""
     return _key_hash(_checked_request(raw).public_key())
 
 
 def sign(
     authority: Authority, raw: bytes, node: str, role: str, at: datetime.datetime | None = None, life: datetime.timedelta = NODE_LIFE
 ) -> str:
-    """The certificate of a node for the key of its request, PEM.  Raises Refused for a bad request."""
+    """Returns the certificate (PEM) of a node for the key of its request.  Raises Refused for a bad request."""
     assert role in ROLES and str(uuid.UUID(node)) == node
     at = at or now()
     request = _checked_request(raw)
@@ -214,7 +217,10 @@ def sign(
 
 
 def identity(certificate: x509.Certificate | bytes | str) -> CertifiedNode:
-    """The node that a certificate (also PEM text or DER bytes) names; its issuer is not checked.  Raises Corrupt for other certificates."""
+    """Returns the node that a certificate (also PEM text or DER bytes) names; its issuer is not checked.
+
+    Raises Corrupt for other certificates.
+    """
     try:
         if isinstance(certificate, bytes):
             certificate = x509.load_der_x509_certificate(certificate)
@@ -232,7 +238,7 @@ def identity(certificate: x509.Certificate | bytes | str) -> CertifiedNode:
 
 
 def issuer_of(certificate: x509.Certificate, bundle: list[x509.Certificate]) -> str:
-    """The id of the authority in the bundle that signed it, "" for none."""
+    """Returns the id of the authority in the bundle that signed it, "" for none."""
     for authority in bundle:
         try:
             certificate.verify_directly_issued_by(authority)
@@ -243,10 +249,10 @@ def issuer_of(certificate: x509.Certificate, bundle: list[x509.Certificate]) -> 
 
 
 def fits(key: str, certificate: str) -> bool:
-    """True if a private key belongs to a certificate."""
+    """Returns True if a private key belongs to a certificate."""
     return _key_hash(_private(key).public_key()) == _key_hash(load(certificate).public_key())
 
 
 def key_hash(key: str) -> bytes:
-    """SHA-256 of the public half of a private key."""
+    """Returns the SHA-256 of the public half of a private key."""
     return _key_hash(_private(key).public_key())

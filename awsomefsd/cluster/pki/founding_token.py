@@ -26,7 +26,7 @@ _SENSELESS = "the token has a good checksum and no sense in it; make a new one w
 
 
 class FoundingToken(Struct, array_like=True, frozen=True):
-    """`endpoints`: control ports, "host:port"; may be empty.  Fields may be appended with a default."""
+    """The content of a founding token.  `endpoints`: control ports, "host:port"; may be empty.  Fields may be appended with a default."""
 
     cluster: bytes
     secret: bytes
@@ -55,7 +55,7 @@ class FoundingToken(Struct, array_like=True, frozen=True):
 
 
 def make(expect: int, endpoints: tuple[str, ...], expires_ms: int, nodes: int = 0) -> FoundingToken:
-    """Raises ConfigError for numbers that are not safe.  `nodes` 0: as many as are safe."""
+    """Returns a new token.  `nodes` 0: as many as are safe.  Raises ConfigError for numbers that are not safe."""
     nodes = nodes or 2 * expect - 1
     if not 1 <= expect <= FOUNDING_NODES_MAX // 2:
         raise ConfigError(f"--expect is from 1 to {FOUNDING_NODES_MAX // 2}, not {expect}")
@@ -74,7 +74,7 @@ def print_token(token: FoundingToken) -> str:
 
 
 def parse(text: str) -> FoundingToken:
-    """Raises TokenError, which says what is wrong and shows nothing of the text."""
+    """Returns the token in a text.  Raises TokenError, which says what is wrong and shows nothing of the text."""
     kind, body = token_text.decode(text)
     if kind != token_text.FOUNDING:
         raise TokenError("this is not a founding token; awsomefsd token generate makes one")
@@ -89,5 +89,5 @@ def parse(text: str) -> FoundingToken:
 
 
 def is_founding(text: str) -> bool:
-    """True for a founding token, False for a join token.  Raises TokenError for any other text."""
+    """Returns True for a founding token, False for a join token.  Raises TokenError for any other text."""
     return token_text.decode(text)[0] == token_text.FOUNDING

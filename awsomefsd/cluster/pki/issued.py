@@ -26,7 +26,10 @@ def accept(
     joined: m.Joined,
     now: Callable[[], datetime.datetime] = ca.now,
 ) -> identity.Node:
-    """Keep what the cluster gave; all but node.json.  Raises Refused if it is not what was asked for, or not good by this clock."""
+    """Checks and stores what the cluster issued; returns the identity, which the caller writes to node.json.
+
+    Raises Refused if it is not what was asked for, or not good by this clock; Corrupt, OSError.
+    """
     certificate = ca.load(joined.certificate)
     said = ca.identity(certificate)
     if (said.node, said.role) != (uuid, role) or not ca.issuer_of(certificate, ca.load_bundle(joined.bundle)):

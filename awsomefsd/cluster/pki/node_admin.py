@@ -1,8 +1,8 @@
 """The administrator's operations on nodes, tokens and authorities: checks before the commands, and their errors in words.
 
 A node is not drained or removed while that loses something: data that lies on devices only it has, mounts that are in use there, or the
-majority of the metadata.  `force` takes data and mounts as lost; nothing takes the majority.  Removal is the row first (the node is refused
-from then on, wherever it asks), then its sessions (others may take over its volumes); a crash in between costs a session's TTL.
+majority of the metadata.  `force` takes data and mounts as lost; nothing overrides the majority.  Removal is the row first (the node is
+refused from then on, wherever it asks), then its sessions (others may take over its volumes); a crash in between costs a session's TTL.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PAGE = 4_096
 
 
 class NodeAdmin:
-    """Thread-safe as far as `call` is."""
+    """The operations of one cluster.  Thread-safe as far as `call` is.  Every method blocks for the leader; raises Unavailable, FsError."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class NodeAdmin:
 
     # --- nodes -------------------------------------------------------------------------------------------------------------
     def listed(self, removed: bool = False) -> Nodes:
-        """In the order in which they joined."""
+        """Returns the nodes in the order in which they joined, and the removed ones if asked."""
         found: Nodes = self._call(ListNodes(removed))
         found.nodes.sort(key=lambda row: (row.joined_ms, row.node))
         return found
@@ -61,7 +61,10 @@ class NodeAdmin:
         return self.listed(removed).nodes
 
     def find(self, name: str) -> NodeInfo:
-        """The node with this UUID, beginning of a UUID (four letters or more), or name.  Raises NotFound, Refused if several fit."""
+        """Returns the node with this UUID, beginning of a UUID (four letters or more), or name.
+
+        Raises NotFound, and Refused if several fit.
+        """
         rows = self.nodes()
         exact = [row for row in rows if row.node == name]
         fitting = exact or [row for row in rows if row.name == name]
@@ -86,7 +89,10 @@ class NodeAdmin:
         return row
 
     def drain(self, name: str) -> NodeInfo:
-        """Raises WouldLoseData while something is left on it; it takes nothing new from now on all the same."""
+        """Drains a node and returns its row.
+
+        Raises WouldLoseData while something is left on it; it takes nothing new from now on all the same.
+        """
         row = self._set(self.find(name), "draining")
         left = self._in_the_way(row)
         if left:
@@ -94,6 +100,7 @@ class NodeAdmin:
         return row
 
     def remove(self, name: str, *, force: bool) -> NodeInfo:
+        """Removes a node and ends its sessions; returns its row.  Raises NotFound, Refused, WouldLoseData."""
         row = self.find(name)
         self._check_majority(row)
         left = [] if force else self._in_the_way(row)
@@ -104,7 +111,7 @@ class NodeAdmin:
         return row
 
     def _take_out(self, row: NodeInfo) -> None:
-        """Waits while the vote of one that was removed just before is still counted."""
+        """Sets the row, and waits while the vote of a node that was removed just before is still counted."""
         until = self._monotonic() + VOTES_WAIT_S
         while True:
             try:
@@ -173,12 +180,13 @@ class NodeAdmin:
         return sorted(self._call(ListTokens()).tokens, key=lambda row: (row.created_ms, row.id))
 
     def create_token(self, role: str, ttl_s: int, uses: int, endpoints: Sequence[str]) -> tuple[TokenInfo, str]:
-        """A new token and its text, which is stored nowhere."""
+        """Makes a token; returns its row and its text, which is stored nowhere.  Raises ConfigError without endpoints."""
         made = token.make(self._cluster, self._active().id, self._endpoints(endpoints), role, self._now_ms() + ttl_s * 1_000)
         self._propose(PutToken(made.id, "join", role, made.verifier, made.expires_ms, uses))
         return TokenInfo(made.id, "join", role, made.expires_ms, uses, self._now_ms(), False), token.print_token(made)
 
     def revoke_token(self, identity: str) -> None:
+        """Revokes a token.  Raises NotFound."""
         try:
             self._propose(RevokeToken(identity))
         except FsError as err:
@@ -187,7 +195,10 @@ class NodeAdmin:
             raise NotFound(f"there is no token {identity!r}; see `awsomefsd token list`") from err
 
     def rotate_token(self, identity: str, ttl_s: int, endpoints: Sequence[str]) -> tuple[TokenInfo, str]:
-        """A new one of the same role and number of uses that are left; then the old one is revoked."""
+        """Makes a token of the same role and number of uses that are left, then revokes the old one.
+
+        Returns as `create_token`; raises NotFound.
+        """
         old = next((row for row in self.tokens() if row.id == identity), None)
         if old is None or old.kind != "join":
             raise NotFound(f"there is no join token {identity!r}; see `awsomefsd token list`")
@@ -209,6 +220,7 @@ class NodeAdmin:
 
     # --- authorities ---------------------------------------------------------------------------------------------------------
     def authorities(self) -> list[CaInfo]:
+        """Returns the authorities, oldest first."""
         return sorted(self._call(ListCas()).cas, key=lambda row: (row.created_ms, row.id))
 
     def _active(self) -> CaInfo:

@@ -1,8 +1,9 @@
-"""state_dir/pki: what this node shows (node.pem, node.key), whom it believes (ca.pem), and until the first start of a founder, ca.key.
+"""The certificate files of a node in state_dir/pki: node.pem and node.key, ca.pem, and until the first start of a founder, ca.key.
 
-Each file is replaced as a whole and durably, so a crash leaves the old or the new one.  No two of them must change together: the key of a
-node is made once and kept over renewals, so node.pem always fits it, and ca.pem grows before anything is signed by a new authority.
-pending.json is the UUID of a join that was begun: asking again after a crash is the same node with the same key, and uses no token twice.
+This node shows node.pem, and trusts the authorities in ca.pem.  Each file is replaced as a whole and durably, so a crash leaves the old or
+the new one.  No two of them must change together: the key of a node is made once and kept over renewals, so node.pem always fits it, and
+ca.pem grows before anything is signed by a new authority.  pending.json is the UUID of a join that was begun: asking again after a crash
+is the same node with the same key, and uses no token twice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from awsomefsd.cluster.pki import ca
 
 
 class PkiFiles:
-    """Makes the directory when something is written."""
+    """The files of one state directory, which is made when something is written.  Methods that write raise OSError."""
 
     def __init__(self, state_dir: Path) -> None:
         self.directory = state_dir / "pki"
@@ -29,10 +30,11 @@ class PkiFiles:
         self._pending = self.directory / "pending.json"
 
     def there(self) -> bool:
+        """Returns True if this node has certificate, key and authorities."""
         return self.certificate.exists() and self.key.exists() and self.bundle.exists()
 
     def pending(self) -> tuple[str, str]:
-        """(UUID, private key) of the node that joins: the same ones until `joined`."""
+        """Returns (UUID, private key) of the node that joins: the same ones until `joined`."""
         make_directory(self.directory, 0o700)
         held = durable.read_json(self._pending, {}).get("node")
         if not isinstance(held, str):
@@ -41,7 +43,7 @@ class PkiFiles:
         return held, self.own_key()
 
     def own_key(self) -> str:
-        """Made when there is none."""
+        """Returns the private key (PEM), and makes it when there is none."""
         make_directory(self.directory, 0o700)
         try:
             return self.key.read_text()
@@ -50,21 +52,26 @@ class PkiFiles:
             return self.key.read_text()
 
     def joined(self) -> None:
-        """node.json is written: nothing is pending any more."""
+        """Ends the pending join: node.json is written."""
         self._pending.unlink(missing_ok=True)
 
     def write_bundle(self, pem: str) -> None:
+        """Writes the trusted authorities durably.  Raises Corrupt for a text that is no certificates."""
         ca.load_bundle(pem)
         make_directory(self.directory, 0o700)
         durable.write_file(self.bundle, pem.encode(), 0o600)
 
     def write_certificate(self, pem: str) -> None:
+        """Writes this node's certificate durably.  Raises Corrupt if it does not fit the key."""
         if not ca.fits(self.own_key(), pem):
             raise Corrupt("a certificate was issued for another key than this node's")
         durable.write_file(self.certificate, pem.encode(), 0o600)
 
     def found(self, cluster: str, node: str) -> ca.Authority:
-        """A new authority, and this node's certificate by it.  ca.key goes when the state has the authority (`authority_stored`)."""
+        """Makes and returns a new authority, and this node's certificate by it.
+
+        ca.key goes when the state has the authority (`authority_stored`).
+        """
         key = self.own_key()
         authority = ca.make_authority(cluster)
         durable.write_file(self.authority_key, authority.key.encode(), 0o600)
@@ -73,7 +80,7 @@ class PkiFiles:
         return authority
 
     def founded(self) -> ca.Authority | None:
-        """The authority that `found` made, while the state does not have it."""
+        """Returns the authority that `found` made, until `authority_stored`; then None."""
         try:
             key = self.authority_key.read_text()
         except FileNotFoundError:
@@ -82,6 +89,7 @@ class PkiFiles:
         return ca.Authority(ca.id_of(ca.load(pem)), pem, key)
 
     def authority_stored(self) -> None:
+        """Removes ca.key durably."""
         with contextlib.suppress(FileNotFoundError):
             self.authority_key.unlink()
             durable.sync_directory(self.directory)

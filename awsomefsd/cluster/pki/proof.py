@@ -1,6 +1,6 @@
 """The proof with which two holders of a founding token show the secret to each other, before any certificate can be trusted (pure).
 
-They speak TLS 1.3 without verification, so whoever is at the other end may be a relay.  The proof is an HMAC over everything both sides
+They speak TLS 1.3 without verification, so the other end may be a relay.  The proof is an HMAC over everything both sides
 know of the conversation: both nonces, the certificate that the listener presented *as each side saw it*, both node names, the hash of the
 CA that each proposes or has, and the hash of the key that the dialling side will ask a certificate for.  A relay has to present a
 certificate of its own to the dialling side; then the two sides' transcripts differ, and so do the HMACs: it cannot put in its key, and
@@ -40,14 +40,14 @@ class Transcript(msgspec.Struct, frozen=True, array_like=True):
 
 
 def derive(secret: bytes, what: str, length: int = KEY_BYTES) -> bytes:
-    """HKDF-SHA256, one block."""
+    """Returns `length` bytes derived from the secret for one purpose: HKDF-SHA256, one block."""
     assert length <= KEY_BYTES
     extracted = hmac.digest(_SALT, secret, "sha256")
     return hmac.digest(extracted, what.encode() + b"\x01", "sha256")[:length]
 
 
 def verifier(secret: bytes) -> bytes:
-    """The keys of both directions: enough to prove and to check, and nothing of the secret itself."""
+    """Returns the keys of both directions: enough to prove and to check, and nothing of the secret itself."""
     return derive(secret, "dialling") + derive(secret, "listening")
 
 
@@ -65,7 +65,7 @@ def _proof(key: bytes, direction: bytes, transcript: Transcript) -> bytes:
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """In constant time."""
+    """Compares two values in constant time."""
     return hmac.compare_digest(one, other)
 
 

@@ -1,7 +1,7 @@
-"""The certificate of a running node renews itself at two thirds of its life, or when it is told to (its authority is about to go).
+"""The certificate of a running node renews itself at two thirds of its life, or on demand (its authority is about to go).
 
 Only node.pem and ca.pem change; the key stays.  A renewal that fails is tried again every minute, for the third of the life that is left,
-and is said once a change of the reason.  Sooner or later than the others by a few per cent, so that nodes of one age do not ask at once.
+and is logged once for each new reason.  Each node renews a few per cent earlier or later, so that nodes of one age do not ask at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _SPREAD = 0.05  # of the life
 
 
 class Renewal:
-    """`ask` gets the leader's answer.  `step` is called again and again, from one thread."""
+    """The renewal of one node's certificate, on one thread; `ask` gets the leader's answer.
+
+    Methods raise NotFound and Corrupt for the files of this node.
+    """
 
     def __init__(
         self,
@@ -44,15 +47,19 @@ class Renewal:
         return ca.identity(self._files.read_certificate())
 
     def issuer(self) -> str:
-        """The id of the authority that signed the certificate in use, "" if it is not in ca.pem."""
+        """Returns the id of the authority that signed the certificate in use, "" if it is not in ca.pem."""
         return ca.issuer_of(ca.load(self._files.read_certificate()), ca.load_bundle(self._files.read_bundle()))
 
     def due(self) -> datetime.datetime:
+        """Returns the time of the next renewal."""
         held = self.identity()
         return held.renew_at() + (held.ends - held.begins) * self._spread
 
     def renew_if_due(self, signs: str) -> None:
-        """Renew if it is time, or if the authority with the id `signs` is to sign and has not signed this one."""
+        """Renews if it is time, or if the authority with the id `signs` is to sign and has not signed this one.
+
+        Blocks for the leader then.
+        """
         now = self._now()
         if now < self._not_before:
             return
@@ -65,7 +72,7 @@ class Renewal:
                 self._not_before = now
 
     def step(self, at_once: bool = False) -> float:
-        """Renew if it is time; seconds until the next look."""
+        """Renews if it is time; returns the seconds until the next step.  A renewal that fails is logged and not raised."""
         wait_s = (self.due() - self._now()).total_seconds()
         if wait_s > 0 and not at_once:
             return wait_s
@@ -89,7 +96,7 @@ class Renewal:
             raise Refused("the leader signed for another node than this one")
         if not ca.issuer_of(certificate, ca.load_bundle(answer.bundle)):
             raise Refused("the leader signed with an authority that it does not name")
-        self._files.write_bundle(answer.bundle)  # first: whoever sees the certificate trusts its authority
+        self._files.write_bundle(answer.bundle)  # first: a reader of the new certificate must find its authority
         self._files.write_certificate(answer.certificate)
         self.renewed += 1
         logger.info("the node's certificate was renewed", extra={"ends": made.ends.isoformat()})

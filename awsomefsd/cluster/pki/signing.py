@@ -23,7 +23,10 @@ Ask = Callable[[Any], Any]  # a request to this node's own metadata service; Not
 
 
 class Signing:
-    """Thread-safe as far as `ask` is."""
+    """The signing of certificates.  Thread-safe as far as `ask` is; every method blocks for the metadata service.
+
+    `ask` asks this node's own service, and raises NotLeading unless it leads: so does every method.  Unavailable and FsError go through.
+    """
 
     def __init__(
         self,
@@ -45,12 +48,12 @@ class Signing:
         return self._ask(Propose(HOST_UNIQUE, 0, 0, [], command))
 
     def join(self, body: Join) -> Joined:
-        """Raises Refused, which says why."""
+        """Adds a node that comes with a join token.  Raises Refused, which says why."""
         role = self._role_of(body)
         return self.admit(body, role, body.token)
 
     def admit(self, body: Join, role: str, token_id: str) -> Joined:
-        """Whoever has proven to hold a token's secret.  The entry counts the use and may refuse."""
+        """Adds a node that has proved to hold a token's secret.  The entry counts the use of the token and may refuse (Refused)."""
         key = ca.request_key(body.request)
         ca.check_node(body.node)
         try:
@@ -79,14 +82,14 @@ class Signing:
         return str(held.token.role)
 
     def renew(self, node: str, body: RenewCertificate) -> Renewed:
-        """`node` is what the caller's certificate proved."""
+        """Signs a new certificate for `node`, which the caller's certificate has proved.  Raises Refused for another key."""
         row = self.member(node)
         if ca.request_key(body.request) != row.key:
             raise Refused(f"node {node} renews for the key it joined with, and for no other")
         return Renewed(*self._sign(body.request, node, row.role))
 
     def member(self, node: str) -> NodeInfo:
-        """Raises Refused for a node that is not (any more) in the cluster."""
+        """Returns the row of a node.  Raises Refused for one that is not (any more) in the cluster."""
         try:
             row: NodeInfo = self._ask(GetNode(node)).nodes[0]
         except FsError as err:
@@ -103,7 +106,10 @@ class Signing:
         return ca.sign(authority, request, node, role, self._now(), self._life), signer.bundle
 
     def rotate(self) -> str:
-        """A new authority, trusted and not signing yet; its id.  Rotation (rotation.py) makes it sign when all nodes trust it."""
+        """Makes an authority that is trusted and not signing yet; returns its id.
+
+        Rotation (rotation.py) makes it sign when all nodes trust it.
+        """
         made = ca.make_authority(self.cluster, self._now())
         self.propose(PutCa(made.id, made.certificate, made.key, "trusted"))
         return made.id

@@ -1,7 +1,7 @@
 """Join tokens: everything a fresh machine needs to find a cluster, know it for the right one, and be let in.
 
 The secret (256 bits) is in the printed string only.  The cluster keeps its hash: with so many bits a plain SHA-256 cannot be searched, and
-who reads the state cannot join with it.  The pin is the SHA-256 of the authority that signs when the token is made: the joiner checks it
+a reader of the state cannot join with it.  The pin is the SHA-256 of the authority that signs when the token is made: the joiner checks it
 before the secret leaves the machine.
 """
 
@@ -23,7 +23,7 @@ _PURPOSE = b"awsomefs join token 1\0"
 
 
 class JoinToken(Struct, array_like=True, frozen=True):
-    """`endpoints`: control ports, "host:port".  Fields may be appended with a default."""
+    """The content of a join token.  `endpoints`: control ports, "host:port".  Fields may be appended with a default."""
 
     cluster: bytes
     id: str
@@ -60,7 +60,7 @@ def print_token(token: JoinToken) -> str:
 
 
 def parse(text: str) -> JoinToken:
-    """Raises TokenError, which says what is wrong and shows nothing of the text."""
+    """Returns the token in a text.  Raises TokenError, which says what is wrong and shows nothing of the text."""
     kind, body = token_text.decode(text)
     if kind == token_text.FOUNDING:
         raise TokenError("this is a founding token: give it to awsomefsd run as AWSOMEFSD_TOKEN_FILE; join takes one of `token create`")
@@ -81,5 +81,5 @@ def verifier_of(secret: bytes) -> bytes:
 
 
 def fits(secret: bytes, verifier: bytes) -> bool:
-    """In constant time."""
+    """Returns True if the secret has this hash; compares in constant time."""
     return hmac.compare_digest(verifier_of(secret), verifier)

@@ -1,6 +1,6 @@
 """The printed form that join and founding tokens share: "afs1-" and base32 of length u16 | kind u8 | body | 5 bytes of SHA-256.
 
-Base32 in small letters has neither 0, 1 nor 8, so nobody can take one for another; what is read as those is taken for o, l and b, and
+Base32 in small letters has neither 0, 1 nor 8, so they cannot be mistaken; what is read as those is taken for o, l and b, and
 case does not matter.  The length comes first, so that a string that was cut is told from one that was changed.  Base64 was rejected: a
 fifth shorter, but it has look-alikes and characters at which a double click ends.
 """
@@ -33,7 +33,7 @@ def encode(kind: int, body: bytes) -> str:
 
 
 def decode(text: str) -> tuple[int, bytes]:
-    """(kind, body).  Raises TokenError."""
+    """Returns (kind, body) of a token's text.  Raises TokenError."""
     text = text.strip()
     shape = _SHAPE.fullmatch(text)
     if shape is None or len(text) > TOKEN_BYTES_MAX:
