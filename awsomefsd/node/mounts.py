@@ -491,7 +491,7 @@ def is_dead(directory: str) -> bool:
     try:
         done = subprocess.run(argv, timeout=PROBE_S, check=False, capture_output=True, env=program.environment())
     except subprocess.TimeoutExpired:
-        return False  # somebody holds the descriptor, answered or not
+        return False  # a process holds the descriptor, answered or not
     return done.returncode in (errno.ENOTCONN, errno.ECONNABORTED)
 
 

@@ -1,4 +1,4 @@
-"""A backup of the metadata: one file that says whose state it is and up to which entry, and proves that it is whole.
+"""A backup of the metadata: one file that names its cluster and its last entry, and proves that it is whole.
 
     magic "AFSMETA1", then frames: length u32 LE | crc32c u32 LE | body
     first the header (msgpack of BackupHeader), then pieces of the state store (zlib), then one of length 0, and the SHA-256 of all before
@@ -44,7 +44,7 @@ _BEHIND_ALL = 1 << 62  # no entry has this index: an answer without entries, at 
 
 
 class BackupHeader(Struct):
-    """The head of a backup: its cluster, node and last entry.  `term` is the newest the node knew: a new journal goes on above it."""
+    """The head of a backup: its cluster, node and last entry.  `term` is the newest the node knew; a new journal begins above it."""
 
     version: int
     cluster: str
@@ -61,7 +61,7 @@ def _frame(body: bytes) -> bytes:
 
 
 def pieces(header: BackupHeader, store: BinaryIO) -> Iterator[bytes]:
-    """The file, in pieces of some hundred KiB."""
+    """Yields the bytes of the file, in pieces of some hundred KiB."""
     digest = hashlib.sha256()
 
     def counted(piece: bytes) -> bytes:
@@ -91,7 +91,7 @@ class _Checked:
         return data
 
     def frame(self) -> bytes:
-        """b"" for the last one."""
+        """Returns the body of the next frame; b"" for the last one.  Raises Corrupt."""
         length, checksum = _FRAME.unpack(self.exactly(_FRAME.size))
         if length > 2 * BACKUP_PIECE_BYTES:
             raise Corrupt(f"{self._path} is damaged: a piece of {length} bytes")
@@ -107,7 +107,10 @@ class _Checked:
 
 
 def read_backup(path: Path, target: Path | None = None) -> BackupHeader:
-    """Check all of a backup; with `target`, write the store's file there.  Raises Corrupt, FormatTooNew."""
+    """Checks all of a backup and returns its header; with `target`, writes the store's file there, synced.  Blocks.
+
+    Raises Corrupt, FormatTooNew, OSError.
+    """
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise Corrupt(f"{path} is no backup of awsomefsd's metadata")
@@ -150,9 +153,9 @@ def _inflate(body: bytes, path: Path) -> bytes:
 
 
 class Backups:
-    """On a running node: one at a time.
+    """The backups of a running node, one at a time.
 
-    `figures` are those of this node's service; `ask` asks the leader; `copy_store` gives a copy of the last commit of this node's
+    `figures` returns those of this node's service; `ask` asks the leader; `copy_store` makes a copy of the last commit of this node's
     state, or raises Unavailable.
     """
 
@@ -173,7 +176,10 @@ class Backups:
         shutil.rmtree(directory, ignore_errors=True)  # of a daemon that was killed
 
     def pieces(self) -> Iterator[bytes]:
-        """Raises Overloaded while another one is made, Unavailable if this node has no state or the state stands still."""
+        """Makes a backup and yields its bytes.  Any thread; blocks, BACKUP_WAIT_S at most for the state to catch up with the leader's.
+
+        Raises Overloaded while another one is made, Unavailable if this node has no state or the state stands still.
+        """
         if not self._lock.acquire(blocking=False):
             raise Overloaded("another backup is being made on this node; wait for it")
         try:
@@ -204,13 +210,16 @@ class Backups:
 
 
 def newest(ask: Callable[[Any], Any]) -> int:
-    """The last entry that the leader has applied.  The question before is answered only by one that a majority follows."""
+    """Returns the index of the last entry that the leader has applied.
+
+    The question before it is answered only by a leader that a majority follows.
+    """
     ask(GetVolumes())
     return int(ask(Follow(_BEHIND_ALL, 1, 0)).last)
 
 
 def applied_of(directory: Path) -> tuple[int, int]:
-    """(the entry that a store ends with, its site)."""
+    """Returns the index of the entry that a store ends with, and its site."""
     store = Store.open(directory, readonly=True)
     try:
         machine = Machine(store)

@@ -9,7 +9,7 @@ from awsomefsd.meta.replica.store import Store
 
 
 def check_copy(directory: Path) -> list[dict[str, str]]:
-    """Returns what is wrong with the rows in `directory`: kind, where and what of each finding.  Blocks while it reads all of them.
+    """Returns the faults of the rows in `directory`: kind, where and what of each finding.  Blocks while it reads all of them.
 
     Raises Corrupt or FormatTooNew for a store that cannot be opened.
     """

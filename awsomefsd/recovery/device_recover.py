@@ -1,10 +1,10 @@
 """`awsomefsd device recover`: a cluster of one node, built from what its devices hold (decision 28).
 
-What counts is the checkpoint with the highest (term, index) on any device, found by reading the first block of each segment.  From it come
-a store, a new journal with a new incarnation that goes on behind it, and a first entry Recover, under the next term: it ends every session
-and makes all numbers jump that the lost end of the log may have handed out.  The incarnations of segments begin above the newest one found
-in any segment's first frame as well, so that a second recovery of the same checkpoint does not count them twice.  Then the state is
-checked as fsck does, and a checkpoint of it is written to the device: from then on the recovery itself is the newest thing there.
+It uses the checkpoint with the highest (term, index) on any device, found by reading the first block of each segment.  From it come
+a store, a new journal with a new incarnation that continues behind it, and a first entry Recover, under the next term: it ends every
+session and makes all numbers jump that the lost end of the log may have handed out.  The incarnations of segments begin above the newest
+one found in any segment's first frame as well, so that a second recovery of the same checkpoint does not count them twice.  Then the state
+is checked as fsck does, and a checkpoint of it is written to the device: from then on the recovery itself is the newest thing there.
 
 Crash windows.  Nothing of an old checkpoint is overwritten, so it can be done again from the start at any time.  On a fresh state directory
 the file `recovering` says that what lies there is a recovery that did not end; node.json comes last.  In place, everything is built in
@@ -80,7 +80,10 @@ class RecoveryReport(Struct):
 
 
 def survey(paths: list[str], undo: ExitStack) -> DeviceSurvey:
-    """Opens, locks and reads the devices.  Raises Refused for devices of different clusters, NotFound if there is no checkpoint."""
+    """Opens, locks and reads the devices, until `undo` ends.  Blocks for one block of each segment and the checkpoints.
+
+    Raises Refused for a device in use and for devices of different clusters, NotFound if there is no checkpoint, an Error of a superblock.
+    """
     devices: dict[str, tuple[Device, Superblock]] = {}
     best: tuple[Area, list[tuple[AreaHeader, int]], str] | None = None
     incarnation = term = 0
@@ -103,7 +106,11 @@ def survey(paths: list[str], undo: ExitStack) -> DeviceSurvey:
 
 # --- on a fresh state directory ---------------------------------------------------------------------------------------------------
 def recover(state_dir: Path, paths: list[str], proof: str, *, dry_run: bool) -> RecoveryReport:
-    """Raises AlreadyExists if the state directory has an identity or metadata."""
+    """Builds a node in an empty state directory from the devices; with `dry_run` only reports.  Blocks.
+
+    Raises AlreadyExists if the state directory has an identity or metadata, Refused without `proof` that no process writes, and as
+    `survey`.
+    """
     marker, meta = state_dir / MARKER, state_dir / "meta"
     if (state_dir / "node.json").exists() or (meta.exists() and not marker.exists()):
         raise AlreadyExists(f"{state_dir} holds a node already; choose another --state-dir, or repair this one with --in-place")
@@ -140,7 +147,7 @@ def _report(found: DeviceSurvey, node_uuid: str, index: int, source: str, *, don
 
 
 def _build(directory: Path, found: DeviceSurvey, node: identity.Node, proof: str, base: Path | None = None) -> tuple[RecoveryReport, int]:
-    """Store and journal under `directory`; the state is the checkpoint's, or that of `base`, a store.  Returns the site too."""
+    """Builds store and journal under `directory`; the state is the checkpoint's, or that of `base`, a store.  Returns the site too."""
     (directory / "store").mkdir(parents=True, mode=0o700)
     (directory / "journal").mkdir(mode=0o700)
     entries = _state_files(directory / "store" / "data.mdb", found, base)
@@ -167,7 +174,7 @@ def _build(directory: Path, found: DeviceSurvey, node: identity.Node, proof: str
 
 
 def _state_files(target: Path, found: DeviceSurvey, base: Path | None) -> Iterator[list[bytes]]:
-    """The store's file; gives the batches of entries behind it."""
+    """Writes the store's file; returns the batches of entries behind it."""
     if base is not None:
         store = Store.open(base, readonly=True)
         try:
@@ -190,7 +197,7 @@ def _state_files(target: Path, found: DeviceSurvey, base: Path | None) -> Iterat
 
 
 def adopt(directory: Path, node: identity.Node, incarnation: bytes, term: int) -> tuple[int, int]:
-    """The store becomes this node's; (the entry it ends with, its term)."""
+    """Makes the store this node's; returns the index of the entry it ends with, and its term."""
     store = Store.open(directory)
     try:
         index = Machine(store).applied_index
@@ -203,7 +210,10 @@ def adopt(directory: Path, node: identity.Node, incarnation: bytes, term: int) -
 def fill_journal(
     directory: Path, node: identity.Node, incarnation: bytes, new_term: int, index: int, term: int, batches: Iterator[list[bytes]]
 ) -> int:
-    """A journal that goes on behind entry `index`, with these entries in it; the last one's index."""
+    """Makes a journal that begins behind entry `index` and holds these entries, durable; returns the index of the last one.
+
+    Raises Corrupt for a gap in the entries.
+    """
     ids = [uuid.UUID(text).bytes for text in (node.cluster, node.node)]
     journal = Journal.open(directory, ids[0], ids[1], create=True, incarnation=incarnation)
     try:
@@ -224,7 +234,7 @@ def fill_journal(
 
 
 def propose_one(replica: Replica, command: AnyCommand) -> object:
-    """One entry, applied; FsError if it was refused."""
+    """Proposes and applies one entry; returns its reply.  Raises FsError if it was refused."""
     machine = replica.machine
     stamp = HybridClock(machine.last_stamp, wall_ns).now()
     site = machine.site if isinstance(machine, Machine) else 0
@@ -236,7 +246,7 @@ def propose_one(replica: Replica, command: AnyCommand) -> object:
 
 
 def _checkpoint(directory: Path, replica: Replica, found: DeviceSurvey, node: identity.Node) -> bool:
-    """The recovered state, durable on the device.  False if there is no room: the daemon tries again."""
+    """Writes the recovered state durably to the device.  Returns False if there is no room: the daemon tries again."""
     own = answer(replica.machine, GetOwnSegments())  # type: ignore[arg-type]
     assert isinstance(own, Segments)
     device = found.devices[found.where][0]
@@ -283,7 +293,10 @@ def _keep(replica: Replica, device: int, safe_index: int) -> list[SegmentInfo]:
 
 # --- in place ---------------------------------------------------------------------------------------------------------------------
 def recover_in_place(state_dir: Path, paths: list[str], proof: str, *, dry_run: bool) -> RecoveryReport:
-    """Repairs a node whose store or journal is damaged; the damaged files are kept beside.  Raises Refused if neither is."""
+    """Repairs a node whose store or journal is damaged; the damaged files are kept beside.  With `dry_run` only reports.  Blocks.
+
+    Raises Refused if neither is damaged, without `proof`, or for devices of another cluster, and as `survey`.
+    """
     node = identity.load(state_dir)
     meta = state_dir / "meta"
     with ExitStack() as undo:
@@ -313,7 +326,7 @@ def recover_in_place(state_dir: Path, paths: list[str], proof: str, *, dry_run: 
 
 
 def _journal_of(meta: Path, node: identity.Node) -> tuple[int, int, bytes] | None:
-    """(first index, last index, incarnation); None for a journal that is damaged or gone."""
+    """Returns (first index, last index, incarnation); None for a journal that is damaged or gone."""
     ids = [uuid.UUID(text).bytes for text in (node.cluster, node.node)]
     try:
         journal = Journal.open(meta / "journal", ids[0], ids[1], create=False)
@@ -331,7 +344,7 @@ def _journal_of(meta: Path, node: identity.Node) -> tuple[int, int, bytes] | Non
 
 
 def _applied_of(store_directory: Path) -> int | None:
-    """None for a store that is damaged or gone."""
+    """Returns the applied index of a store; None for one that is damaged or gone."""
     if not (store_directory / "data.mdb").exists():
         return None
     try:
@@ -349,9 +362,9 @@ def _applied_of(store_directory: Path) -> int | None:
 def _only_store(
     meta: Path, building: Path, found: DeviceSurvey, node: identity.Node, journal: tuple[int, int, bytes], *, dry_run: bool
 ) -> RecoveryReport:
-    """The journal is whole: the checkpoint's copy and what the journal has behind it.  Nothing is lost, so nothing has to jump."""
+    """Builds the store from the checkpoint's copy and the whole journal behind it.  Nothing is lost, so no number has to jump."""
     report = _report(found, node.node, journal[1], "device and journal", done=not dry_run)
-    report.checkpointed = True  # the one that was read: nothing is newer but what the journal has
+    report.checkpointed = True  # the one that was read: only the journal is newer
     if dry_run:
         return report
     (building / "store").mkdir(parents=True, mode=0o700)

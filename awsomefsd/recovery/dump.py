@@ -1,8 +1,8 @@
 """The metadata as JSON lines, and back: for people, for scripts, and for the day when a format has to be left.
 
-First line: what it is.  Then a line a row, in the order of the keys: `key` (hex), `volume` and `kind` for the reader, `row` by field (bytes
-are base64).  Last line: how many rows, and the SHA-256 of the lines before.  Rows with secrets (SECRET_KINDS) are left out and counted; a
-node that is loaded from a dump makes such things again.
+The first line says what the file is.  Then comes a line a row, in the order of the keys: `key` (hex), `volume` and `kind` for the reader,
+`row` by field (bytes are base64).  The last line has the number of rows, and the SHA-256 of the lines before.  Rows with secrets
+(SECRET_KINDS) are left out and counted; a node that is loaded from a dump makes such things again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _EVERYTHING = (b"", b"\xff" * 16)
 
 
 def dump_backup(file: Path, scratch: Path) -> Iterator[str]:
-    """The lines of the backup `file`; its store is unpacked in `scratch`, which must not exist.  Raises Corrupt, FormatTooNew."""
+    """Yields the lines of the backup `file`; its store is unpacked in `scratch`, which must not exist.  Raises Corrupt, FormatTooNew."""
     scratch.mkdir(mode=0o700)
     header = read_backup(file, scratch / "data.mdb")
     store = Store.open(scratch, readonly=True)
@@ -38,7 +38,7 @@ def dump_backup(file: Path, scratch: Path) -> Iterator[str]:
 
 
 def lines(header: BackupHeader, store: Store) -> Iterator[str]:
-    """Each ends with a newline.  Raises Corrupt for a row that cannot be read."""
+    """Yields the lines of a dump, each with a newline.  Raises Corrupt for a row that cannot be read, FormatTooNew for an unknown kind."""
     digest = hashlib.sha256()
     rows = left_out = 0
     first = {"format": FORMAT, "version": FORMAT_VERSION} | {
@@ -67,7 +67,7 @@ def _counted(value: dict[str, Any], update: Callable[[bytes], None]) -> str:
 
 
 def load(path: Path, directory: Path) -> BackupHeader:
-    """Make the store under `directory` (empty) from a dump.  Raises Corrupt, FormatTooNew."""
+    """Makes the store under `directory` (empty) from a dump; returns the dump's header.  Blocks.  Raises Corrupt, FormatTooNew."""
     digest = hashlib.sha256()
     rows = 0
     header: BackupHeader | None = None

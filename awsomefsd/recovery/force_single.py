@@ -1,9 +1,9 @@
-"""`awsomefsd meta recover --force-single`: the majority of the voters is lost for good; this stopped node goes on alone with what it has.
+"""`awsomefsd meta recover --force-single`: this stopped node goes on alone, because the majority of the voters is lost for good.
 
-All that is in its journal counts as committed: nobody is left who could say otherwise, and dropping it could only lose more.  What the lost
-ones had acknowledged and this node never got is gone.  The journal gets another incarnation and the membership a higher generation, with
-this node as its only voter; so no message of before reaches it, and a member of before that comes back is told that it was left behind, and
-stops: it may hold what is missing here, so it is for people to decide (docs/OPERATIONS.md).
+All that is in its journal counts as committed: no voter is left that could contradict, and dropping it could only lose more.  Entries that
+the lost voters had acknowledged and this node never got are gone.  The journal gets another incarnation and the membership a higher
+generation, with this node as its only voter.  So no message of before reaches it, and a member of before that comes back is refused as left
+behind, and stops: it may hold what is missing here, so people must decide (docs/OPERATIONS.md).
 
 Crash windows.  Everything is built in meta/recovering out of copies; until its file `done` nothing has happened, and the command begins
 again.  After it the parts are only moved into place, which the next try ends; the daemon does not start in between.
@@ -42,7 +42,10 @@ class Forced(Struct):
 
 
 def force_single(state_dir: Path, address: str, *, confirmed: bool) -> Forced:
-    """Raises Refused without `confirmed`, for a node whose daemon runs, and where there is one voter anyway."""
+    """Makes this stopped node the only voter.  `address`: of its metadata port.  Blocks.
+
+    Raises NotFound without metadata here, and Refused without `confirmed`, for a node whose daemon runs, and if there is one voter anyway.
+    """
     node = identity.load(state_dir)
     meta = state_dir / "meta"
     with ExitStack() as undo:
@@ -73,7 +76,7 @@ def force_single(state_dir: Path, address: str, *, confirmed: bool) -> Forced:
 
 
 def _applied_copy(meta: Path, building: Path, node: identity.Node) -> tuple[Membership, int, int]:
-    """Store and journal copied, and all of the journal applied; the newest membership, the last entry, the term."""
+    """Copies store and journal and applies all of the journal; returns the newest membership, the last entry, the term."""
     files = StateSnapshotFiles(meta, OsDisk().beside)
     try:
         store = files.open_store()  # ends an exchange of states that a crash interrupted

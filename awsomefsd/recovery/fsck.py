@@ -1,12 +1,12 @@
-"""fsck of a stopped node: bring the store up to the journal's end, check, and, if asked, repair.
+"""fsck of a stopped node: it brings the store up to the journal's end, checks it, and repairs it if asked.
 
 The repair goes through the log as entries (meta/check/repair.py), so a replay gives the same rows.  There is one exception: where the
 journal cannot be replayed because an entry meets a damaged row, no entry can be appended before it; then the rows of the store are mended
 as of its last commit, in one transaction, and the replay goes on from there.  Both are for a node that carries the metadata alone: a voter
 of several is made again from the others instead.
 
-All that reads the store runs in a child process: LMDB has no checksums on its pages, and a flipped pointer may end one.  A store whose
-structure is damaged is set aside and replayed from the journal, if that still reaches back to the first entry; the old one is kept.
+Everything that reads the store runs in a child process: LMDB has no checksums on its pages, and a flipped pointer may end one.  A store
+whose structure is damaged is set aside and replayed from the journal, if that still reaches back to the first entry; the old one is kept.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PASSES_MAX = 3
 
 
 class FsckReport(Struct):
-    """`faults`: of the state as it was found; `remaining`: as it is left (or, with `dry_run`, as a repair would leave it)."""
+    """The result.  `faults`: of the state as it was found; `remaining`: as it is left (or, with `dry_run`, as a repair would leave it)."""
 
     faults: list[dict[str, str]] = []
     remaining: list[dict[str, str]] = []
@@ -57,7 +57,10 @@ class FsckReport(Struct):
 
 
 class Fsck:
-    """`voters`: several nodes carry the metadata, so nothing is replayed or repaired here."""
+    """One examination.
+
+    `voters`: several nodes carry the metadata, so nothing is replayed, and the constructor raises Refused for a repair.
+    """
 
     def __init__(self, state_dir: Path, identity: Node, *, replay: bool, repair: bool, dry_run: bool, voters: bool) -> None:
         if repair and voters:
@@ -72,7 +75,10 @@ class Fsck:
         self.hints = Hints(time.time_ns())
 
     def run(self) -> FsckReport:
-        """In a child process, twice at most: a damaged structure is set aside in between."""
+        """Examines the state in a child process, twice at most: a damaged structure is set aside in between.  Blocks.
+
+        Raises Refused with the words of an error that a user can act on.
+        """
         for attempt in range(2):
             done = isolated(self._examine)
             if isinstance(done, FsckReport):
@@ -169,7 +175,10 @@ class Fsck:
             replica.close()
 
     def _set_aside(self) -> bool:
-        """The structure is damaged.  True if the journal holds everything from the first entry on, and has made a new store."""
+        """Sets a damaged structure aside.
+
+        Returns True if the journal holds everything from the first entry on, and has made a new store.
+        """
         store, aside = self.directory / "store", self.directory / f"store.damaged.{time.time_ns()}"
         os.rename(store, aside)
         try:
@@ -195,7 +204,7 @@ class Fsck:
                     raise Error("this node has no path for it; add it with `awsomefsd device add PATH`")
                 found = devices.check(where, self.identity.cluster, uuid)
                 facts = DeviceFacts(uuid, found.device_bytes, found.segment_bytes, found.segments, found.first_segment_offset)
-                if found.generation == 1:  # one that has grown has several runs of segment numbers: its superblock alone does not say which
+                if found.generation == 1:  # one that has grown has several runs of segment numbers, which its superblock does not hold
                     self.hints.devices.append(facts)
                 self._copies(where)
             except (Error, OSError) as err:
@@ -245,7 +254,7 @@ def _propose(replica: Replica, command: RepairRows, site: int) -> None:
 
 
 def frame_at(path: str, offset: int) -> FrameFacts | None:
-    """The header of the frame at an offset of a device; None if there is no valid one."""
+    """Returns the header of the frame at a byte offset of a device; None if there is no valid one, or the device cannot be read."""
     try:
         with Device.open(path, read_only=True) as device:
             begin = offset - offset % BLOCK_BYTES
@@ -261,7 +270,10 @@ def frame_at(path: str, offset: int) -> FrameFacts | None:
 
 
 def isolated(work: Callable[[], FsckReport]) -> FsckReport | str:
-    """Run it in a child process; its report, or why there is none.  Errors of ours that a user can act on are raised here again."""
+    """Runs `work` in a child process; returns its report, or why there is none.  Blocks.
+
+    Raises Refused for the errors that a user can act on: Refused, FormatTooNew, OSError of the child.
+    """
     reader, writer = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if not pid:
@@ -292,5 +304,5 @@ def _answer(work: Callable[[], FsckReport]) -> bytes:
         return json.dumps({"report": msgspec.to_builtins(work())}).encode()
     except (Refused, FormatTooNew, OSError) as err:
         return json.dumps({"refused": str(err)}).encode()
-    except Exception as err:  # LMDB's own errors too: whatever it meets, the structure cannot be walked
+    except Exception as err:  # LMDB's own errors too: after any of them the structure cannot be walked
         return json.dumps({"broken": f"{type(err).__name__}: {err}"}).encode()

@@ -1,9 +1,9 @@
 """A cluster of one node, built from a state: a backup's (`meta restore`) or a dump's (`meta load`).
 
-As after `device recover` (device_recover.py): the store becomes this node's, a new journal with a new incarnation goes on behind its last
+As after `device recover` (device_recover.py), the store becomes this node's, a new journal with a new incarnation begins behind its last
 entry under a higher term, and the first entry, Recover, ends every session and makes all numbers jump that were handed out since.  The
-segments of the devices are looked at for the newest incarnation, so that what was written after the backup can never be taken for what it
-says.
+segments of the devices are scanned for the newest incarnation, so that data written after the backup can never be taken for data that the
+backup names.
 
 node.json is written last: until then the state directory has no node, and the same command can be given again.
 """
@@ -73,7 +73,10 @@ def _look(paths: list[str], cluster: str, undo: ExitStack) -> GivenDevices:
 
 
 def begin(state_dir: Path, undo: ExitStack) -> Path:
-    """The empty directory where the store is to be put; the lock on the state directory is held until `undo` ends."""
+    """Returns the empty directory where the store is to be put; the lock on the state directory is held until `undo` ends.
+
+    Raises AlreadyExists if there is a node already.
+    """
     if (state_dir / "node.json").exists():
         raise AlreadyExists(f"{state_dir} holds a node already; choose another --state-dir, or move that one away")
     identity.make_directory(state_dir, 0o700)
@@ -87,7 +90,11 @@ def begin(state_dir: Path, undo: ExitStack) -> Path:
 
 
 def finish(state_dir: Path, cluster: str, term: int, paths: list[str], proof: str, undo: ExitStack) -> Restored:
-    """The store that `begin` asked for is there.  Raises Refused if its devices are not given, or without `proof` that nobody writes."""
+    """Makes the node from the store that the caller has put where `begin` said.  Blocks.  `term`: the newest that the state's node knew.
+
+    Raises NotFound if the state knows devices and none is given, Refused for a device of another cluster or without `proof` that no process
+    writes.
+    """
     building = state_dir / _BUILDING
     node = identity.Node(cluster, str(uuid.uuid4()), 0)
     found = _look(paths, cluster, undo)
@@ -126,7 +133,7 @@ def _missing(store_directory: Path, found: GivenDevices) -> list[str]:
 
 
 def alone(store_directory: Path) -> None:
-    """The voters of before are none of this cluster."""
+    """Removes the membership from a store: the voters of before are none of this cluster."""
     store = Store.open(store_directory)
     try:
         store.delete(keys.membership())

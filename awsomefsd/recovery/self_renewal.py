@@ -1,9 +1,9 @@
-"""A node that carries the metadata and was off until its certificate had ended renews it itself, before it meets anybody.
+"""The renewal of an ended certificate by the node itself: one that carries the metadata and was off for long, before it meets other nodes.
 
-Without this a cluster whose nodes were all off for a month would never start again: nobody can be reached to sign, because nobody can
-show a certificate that is good.  It gives no right that was not there: whoever has the state has the authority's key, for any of them may
+Without this a cluster whose nodes were all off for a month would never start again: no node can be reached to sign, because none can
+show a certificate that is good.  It gives no right that was not there: a node with the state has the authority's key, for any of them may
 lead.  What the node may do is still decided by its row on the others; one that was removed meanwhile is refused, and an authority that was
-exchanged meanwhile is not believed.  A node without metadata has no key, and joins once more with a new token.
+exchanged meanwhile is not believed.  A node without metadata has no key, and joins again with a new token.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 def renew_ended(settings: Settings, identity: Node, now: Callable[[], datetime.datetime] = ca.now) -> bool:
-    """Nothing, unless the certificate has ended and the store has who signs.  The metadata service must not run yet."""
+    """Renews this node's certificate if it has ended and the store has the authority that signs; returns whether it did.
+
+    Call it before the metadata service runs.  Raises no Error and no OSError: they are logged.
+    """
     files = PkiFiles(settings.state_dir)
     store = settings.state_dir / "meta" / "store"
     if settings.metadata.voters or not files.there() or not (store / "data.mdb").exists():

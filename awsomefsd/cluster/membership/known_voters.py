@@ -67,7 +67,7 @@ class _Known:
 
     def _now(self) -> dict[str, tuple[str, int]]:
         found = {node: (self._names.address(host), port) for node, (host, port) in self._places.items()}
-        # A node whose name is not known yet is one that may talk to us all the same: it is dialled in vain, and says where it is.
+        # A node whose address is not known yet may talk to us all the same: it is dialled in vain, and its greeting has the address.
         return {node: (address or UNKNOWN, port) for node, (address, port) in found.items()}
 
     def _read(self) -> None:
