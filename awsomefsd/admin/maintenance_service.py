@@ -30,9 +30,7 @@ class Collecting(Protocol):
 class MaintenanceRpcs:
     """`status` makes the answer to GetStatus (status.py): it needs more of the daemon than the rest does."""
 
-    def __init__(
-        self, status: Callable[[], pb.Status], collection: Collecting, scrub: Scrub, upgrade: Upgrade, backups: Backups
-    ) -> None:
+    def __init__(self, status: Callable[[], pb.Status], collection: Collecting, scrub: Scrub, upgrade: Upgrade, backups: Backups) -> None:
         self._status = status
         self._collection = collection
         self._scrub = scrub

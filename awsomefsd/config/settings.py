@@ -177,7 +177,7 @@ def _host(value: str) -> str:
 
 
 def parse_labels(text: str) -> dict[str, str]:
-    """"zone=a, rack=7"; ValueError for anything else."""
+    """ "zone=a, rack=7"; ValueError for anything else."""
     found: dict[str, str] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (part.strip() for part in word.partition("="))
@@ -208,7 +208,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def parse_seconds(text: str) -> int:
-    """"90s", "10m", "24h", "30d"; ValueError for anything else."""
+    """ "90s", "10m", "24h", "30d"; ValueError for anything else."""
     number, unit = text[:-1], text[-1:]
     if unit not in _UNITS_S or not number.isdecimal() or not 0 < int(number) * _UNITS_S[unit] <= 100 * 365 * 86_400:
         raise ValueError(f'{text!r} is no length of time; write a number with s, m, h or d, such as "10m" or "24h"')

@@ -1,7 +1,7 @@
 """fsck of the metadata: every invariant of the rows, from a transaction at rest (after Machine.flush()).
 
-Reads only, and trusts nothing it has not counted itself.  Pure; the caller turns faults into words and exit codes.  Memory holds the inodes
-of one volume at a time.
+It reads only, and trusts no count that it has not counted itself.  Pure; the caller turns faults into words and exit codes.  Memory holds
+the inodes of one volume at a time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """fsck checks and repairs the volumes that orchestrators asked for: records, their names, and claims.
 
-Names follow from records.  A record or a claim of a volume that is gone says nothing any more; of claims that exclude each other the one
-with the newest epoch stays: the rule of the machine would have refused it while the older one was known.  Marked ones exclude nobody.
+Names follow from records.  A record or a claim of a volume that is gone has no meaning any more; of claims that exclude each other the one
+with the newest epoch stays: the rule of the machine would have refused it while the older one was known.  Marked ones exclude no other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from awsomefsd.meta.state.findings import Examination
 
 
 def check_csi(exam: Examination, volumes: dict[int, rows.VolumeRow], next_epoch: int) -> None:
+    """Adds the faults of records, names and claims to `exam`."""
     live = {number for number, row in volumes.items() if not row.deleted}
     named = {row.name: row.id for _, row in exam.rows(keys.kind_range(0, keys.CSI_VOLUME), rows.CSI_VOLUME) if _sound(exam, row, live)}
     names = {
@@ -39,6 +40,7 @@ def _sound(exam: Examination, row: rows.CsiVolumeRow, live: set[int]) -> bool:
 
 
 def repair_csi(repairs: RepairTxn) -> None:
+    """Repairs records, names and claims in the overlay."""
     live = {row.volume for row in repairs.volumes() if not row.deleted}
     names = {}
     for key, row in repairs.scan(keys.kind_range(0, keys.CSI_VOLUME), rows.CSI_VOLUME):

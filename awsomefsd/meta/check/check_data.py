@@ -17,6 +17,8 @@ SharedBytes = dict[tuple[int, int], tuple[int, Runs]]  # (segment, frame offset)
 
 
 class VolumeDataCheck:
+    """The check of one volume's data; `check` adds its faults to the examination."""
+
     def __init__(
         self,
         exam: Examination,

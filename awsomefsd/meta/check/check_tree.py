@@ -15,6 +15,8 @@ from awsomefsd.meta.state.findings import Examination
 
 
 class Tree:
+    """The check of one volume's names; `check` adds its faults to the examination."""
+
     def __init__(self, exam: Examination, volume: rows.VolumeRow, live_sessions: set[int], ending_sessions: set[int]) -> None:
         self.exam = exam
         self.volume = volume
@@ -31,7 +33,7 @@ class Tree:
         return at if name is None else f"{at} name {name!r}"
 
     def check(self) -> dict[int, rows.InodeRow]:
-        """All inodes of the volume, for the checks that follow."""
+        """Checks all names; returns all inodes of the volume, for the checks that follow."""
         for key, row in self.exam.rows(keys.kind_range(self.number, keys.INODE), rows.INODE):
             self.inodes[keys.first_u64(key)] = row
         self._dentries()
@@ -106,7 +108,7 @@ class Tree:
             self.exam.fault("directory-with-two-names", where, f"{names} names")
 
     def _reach(self) -> None:
-        """Every directory with a name hangs, in the end, from the root: no loops, no islands."""
+        """Adds a fault for every directory with a name that does not hang, in the end, from the root: no loops, no islands."""
         if ROOT_INO not in self.inodes:
             self.exam.fault("root-missing", f"volume {self.number}", "inode 1 does not exist")
         reached = {ROOT_INO}

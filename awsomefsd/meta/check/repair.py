@@ -61,7 +61,7 @@ def plan(txn: Txn, hints: Hints) -> Plan:
 def _repair_all(repairs: RepairTxn) -> None:
     repair_rows(repairs)
     if repairs.get(keys.cluster(), rows.CLUSTER) is None:
-        return  # without it nothing can be said of what is newer than what
+        return  # without it the rows have no order in time
     for volume in repairs.volumes():
         if not volume.deleted:
             NameRepair(repairs, volume).repair()

@@ -1,9 +1,9 @@
 """The third step of a repair goes a volume at a time: the bytes of files, and their places.
 
-The rule above all others: a byte that is not known any more is EIO, never a zero.  An extent that is gone would be a hole, and a hole reads
-as zeros; so where an inode counts more extents than there are, what is missing is made again from the reverse rows and the frames on the
-device if its length follows from the inode's totals, and else becomes a *lost* extent.  It stays until the range is overwritten or cut.
-An extent whose place is used by somebody else, or is unknown, becomes lost too.  Of two that overlap, the later one is believed.
+The first rule: a byte that is not known any more is EIO, never a zero.  An extent that is gone would be a hole, and a hole reads
+as zeros; so where an inode counts more extents than there are, the missing ones are made again from the reverse rows and the frames on the
+device if their length follows from the inode's totals, and else become *lost* extents.  A lost one stays until the range is overwritten or
+cut.  An extent whose place is used by another one, or is unknown, becomes lost too.  Of two that overlap, the later one is believed.
 """
 
 from __future__ import annotations
@@ -96,6 +96,8 @@ class References:
 
 
 class VolumeDataRepair:
+    """The repair of one volume's data; `repair` adds its references to those of the other volumes."""
+
     def __init__(self, repairs: RepairTxn, volume: rows.VolumeRow, references: References) -> None:
         self.repairs = repairs
         self.volume = volume
@@ -225,9 +227,7 @@ class VolumeDataRepair:
                     for start, end in gaps if any(start <= at[0] < end for at in known)]  # fmt: skip
         return sorted([*pieces, *((start, lost(end - start, index)) for start, end in gaps)], key=lambda piece: piece[0])
 
-    def _remake(
-        self, ino: int, row: rows.InodeRow, pieces: list[Piece], known: list[tuple[int, int, int, int]], at: int
-    ) -> Piece | None:
+    def _remake(self, ino: int, row: rows.InodeRow, pieces: list[Piece], known: list[tuple[int, int, int, int]], at: int) -> Piece | None:
         """Returns the longest extent that can have been there, if the frame says that it is of this file; else None."""
         offset, segment, frame_offset, incarnation = known[at]
         frame = self.references.frame(segment, frame_offset)

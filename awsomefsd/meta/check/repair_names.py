@@ -2,8 +2,8 @@
 
 Rows are believed in this order: inodes (they have the attributes), dentries, cookies (each can be made from the other).  An inode that no
 name leads to goes to `lost+found` in the root of the volume as `#INODE`; a file whose last name was removed on purpose (nlink 0) and that
-nobody has open any more goes for good, as it would have.  An inode that is gone is made again, for root alone to see, if a name, bytes or
-children speak for it.
+no session has open any more is removed, as it would have been.  An inode that is gone is made again, readable by root alone, if names,
+bytes or children of it are left.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ Name = tuple[int, bytes]
 
 
 class NameRepair:
+    """The repair of one volume's names."""
+
     def __init__(self, repairs: RepairTxn, volume: rows.VolumeRow) -> None:
         self.repairs = repairs
         self.volume = volume
@@ -197,7 +199,7 @@ class NameRepair:
                 self._found(ino, row)
 
     def _end(self, ino: int, row: rows.InodeRow) -> None:
-        """Removes an inode that had lost its last name and that nobody has open, as unlink(2) would have done."""
+        """Removes an inode that had lost its last name and that no session has open, as unlink(2) would have done."""
         overlay = self.repairs.overlay
         for span in (keys.xattrs_range(self.number, ino), keys.trims_range(self.number, ino)):
             for key, _ in overlay.scan(*span):
@@ -306,7 +308,7 @@ class NameRepair:
             self.repairs.correct(self.where(ino), row, xattrs=counts[ino], xattr_bytes=held[ino], consistency=said.get(ino, 0))
 
     def _acl(self, ino: int, name: bytes, value: bytes) -> bytes | None:
-        """Returns the ACL as the mode says it should be, or None if there should be none."""
+        """Returns the ACL that agrees with the mode, or None if there should be none."""
         mode = self.inodes[ino].mode
         try:
             entries = acl.parse(value)

@@ -1,7 +1,7 @@
-"""The first step of a repair: rows that do not decode, and keys that nobody writes.
+"""The first step of a repair: rows that do not decode, and keys that no build writes.
 
-A row that does not decode is worth no more than one that is missing, so it goes; what it said comes back in the later steps from rows that
-say the same (a dentry from its cookie, an extent from its reverse row and its frame, an index from what it indexes).  Here are the kinds
+A row that does not decode is worth no more than one that is missing, so it goes; the later steps make it again from rows that hold the same
+(a dentry from its cookie, an extent from its reverse row and its frame, an index from what it indexes).  Here are the kinds
 for which that needs more: the cluster's row (a copy is noted beside the rows), devices (their superblocks), volumes (the name row), trims
 (what they hid cannot be told from what they did not) and access ACLs (whose mask was the group's permission bits).
 """
@@ -152,7 +152,7 @@ def _volumes(repairs: RepairTxn) -> None:
     wanted = sorted(damaged | set(names))
     seen = known | set(wanted)
     at = keys.volume_range(1)[0]
-    while (found := next(iter(repairs.overlay.scan(at, b"\xff" * 8)), None)) is not None:  # one look a volume
+    while (found := next(iter(repairs.overlay.scan(at, b"\xff" * 8)), None)) is not None:  # one scan a volume
         key = found[0]
         volume = keys.kind_of(key)[1] if len(key) >= keys.PREFIX_BYTES else 0
         if volume and volume not in seen and repairs.get(keys.inode(volume, ROOT_INO), rows.INODE) is not None:

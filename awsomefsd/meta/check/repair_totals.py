@@ -21,6 +21,8 @@ _HELD_STATES = (SEGMENT_LEASED, SEGMENT_QUARANTINED)
 
 
 class Totals:
+    """The repair of sessions, segments, devices and totals."""
+
     def __init__(self, repairs: RepairTxn, references: References) -> None:
         self.repairs = repairs
         self.references = references
@@ -111,7 +113,7 @@ class Totals:
             elif session:
                 row.state, row.session = SEGMENT_QUARANTINED, session
         elif session and row.state == SEGMENT_SEALED and not self.repairs.overlay.get(keys.segment(number)):
-            row.state, row.session = SEGMENT_QUARANTINED, session  # made again for its extents, and somebody may still write there
+            row.state, row.session = SEGMENT_QUARANTINED, session  # made again for its extents, and a worker may still write there
 
     def _leased(self) -> None:
         for number, row in self.segments.items():

@@ -20,7 +20,7 @@ from awsomefsd.meta.state.txn import Txn
 
 
 class Action(Struct, frozen=True):
-    """One repair of one object, in words.  `loss`: something of the user's could not be saved."""
+    """One repair of one object, in words.  `loss`: some of the user's data or names could not be saved."""
 
     where: str
     what: str

@@ -149,7 +149,7 @@ class MetaClient:
 
     @property
     def cluster_uuid(self) -> str:
-        """"" before the first connection."""
+        """ "" before the first connection."""
         return self._core.cluster_uuid
 
     @property

@@ -1,5 +1,7 @@
-"""The journal's only way to the disk: a dozen calls, so that a crash test can record every write and sync, drop those that were not synced,
-reorder them inside one sync, and open the journal again on what is left.
+"""The journal's only way to the disk, a dozen calls.
+
+So a crash test can record every write and sync, drop those that were not synced, reorder them inside one sync, and open the journal again
+on what is left.
 """
 
 from __future__ import annotations
@@ -19,40 +21,43 @@ class Disk(Protocol):
     """The calls of the journal to the disk.  Each blocks until it is done and may raise OSError."""
 
     def open(self, path: str, flags: int) -> int:
-        """A descriptor, closed on exec; a file that is made has mode 0600."""
+        """Returns a descriptor, closed on exec; a file that is made has mode 0600."""
 
     def close(self, fd: int) -> None:
-        """Close a descriptor."""
+        """Closes a descriptor."""
 
     def size(self, fd: int) -> int:
-        """Bytes of the file."""
+        """Returns the bytes of the file."""
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
-        """Up to `length` bytes; fewer only at the end of the file."""
+        """Returns up to `length` bytes; fewer only at the end of the file."""
 
     def pwrite(self, fd: int, data: Bytes, offset: int) -> None:
-        """All of `data`, or OSError."""
+        """Writes all of `data`, or raises OSError."""
 
     def fdatasync(self, fd: int) -> None:
-        """The file's bytes are durable when this returns."""
+        """Makes the file's bytes durable."""
 
     def sync_directory(self, path: str) -> None:
-        """The names in the directory are durable when this returns."""
+        """Makes the names in the directory durable."""
 
     def rename(self, old: str, new: str) -> None:
-        """Rename a file; durable after `sync_directory`."""
+        """Renames a file; durable after `sync_directory`."""
 
     def unlink(self, path: str) -> None:
-        """Remove a file; durable after `sync_directory`."""
+        """Removes a file; durable after `sync_directory`."""
 
     def names(self, directory: str) -> list[str]:
-        """Names in the directory, in any order."""
+        """Returns the names in the directory, in any order."""
 
     def lock(self, directory: str) -> int:
-        """A descriptor that keeps every other process from the directory until it is closed.  Raises BlockingIOError if one has it."""
+        """Returns a descriptor that keeps every other process from the directory until it is closed.
+
+        Raises BlockingIOError if one has it.
+        """
 
     def beside(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Start `work` on another thread; the function returned waits for its end."""
+        """Starts `work` on another thread; the function returned waits for its end."""
 
 
 class OsDisk:

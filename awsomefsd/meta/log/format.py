@@ -1,4 +1,4 @@
-"""Bytes of a journal file: one header block, then records, then zeros.  Pure; docs/FORMAT.md is the page for people.
+"""The bytes of a journal file: one header block, then records, then zeros.  Pure; docs/FORMAT.md is the page for people.
 
 File header (HEADER_BYTES, padded with zeros)::
 
@@ -17,7 +17,7 @@ another file, of another incarnation or at another place is no record.  It cover
 
 `synced` is the offset up to which the file was durable when the record was written.  It decides what a bad record is.  All records of one
 batch are one write, and a power cut may keep the later pages of it and lose the earlier ones; so "something valid follows" alone does not
-prove damage.  A valid record behind the bad one whose `synced` lies beyond the bad one does: somebody had synced the place, and it was
+prove damage.  A valid record behind the bad one whose `synced` lies beyond the bad one does: the place was synced, and it was
 acknowledged.  (Chained checksums were rejected: behind a bad record nothing could be checked, and damage would look like a torn write.)
 """
 
@@ -67,8 +67,10 @@ class FileHeader(NamedTuple):
 
 
 class Record(Struct, gc=False):
-    """A valid record; `end` is where the next one starts.  HARD_STATE: term, and the vote as payload.  TRUNCATE: entries > index go,
-    and term is that of the entry which is now the last."""
+    """A valid record; `end` is where the next one starts.
+
+    HARD_STATE: term, and the vote as payload.  TRUNCATE: entries > index go, and term is that of the entry which is now the last.
+    """
 
     kind: int
     index: int
@@ -79,7 +81,7 @@ class Record(Struct, gc=False):
 
 
 def pack_header(header: FileHeader) -> tuple[bytes, int]:
-    """(the header block of HEADER_BYTES, the seed of the file's records)."""
+    """Returns the header block of HEADER_BYTES, and the seed of the file's records."""
     fields = _HEADER.pack(
         MAGIC,
         VERSION,
@@ -99,7 +101,7 @@ def pack_header(header: FileHeader) -> tuple[bytes, int]:
 
 
 def unpack_header(raw: Bytes, what: str) -> tuple[FileHeader, int]:
-    """(the header, the seed of the file's records).
+    """Returns the header, and the seed of the file's records.
 
     Raises Corrupt, or FormatTooNew for a version or an incompatible feature of a later build.
     """
@@ -118,18 +120,21 @@ def unpack_header(raw: Bytes, what: str) -> tuple[FileHeader, int]:
 
 
 def record_bytes(payload_bytes: int) -> int:
-    """Bytes that a record with such a payload takes in the file."""
+    """Returns the bytes that a record with such a payload takes in the file."""
     return RECORD_BYTES + payload_bytes + -payload_bytes % _ALIGN
 
 
 def pack_record(seed: int, offset: int, synced: int, kind: int, index: int, term: int, payload: bytes) -> bytes:
-    """The record's bytes, for the place `offset` in its file; `synced`: the file is durable up to there."""
+    """Returns the record's bytes, for the place `offset` in its file; `synced`: the file is durable up to there."""
     fields = _RECORD.pack(len(payload), kind, index, term, synced, crc32c(payload))
     return fields + _CRC.pack(crc32c(fields, crc32c(_OFFSET.pack(offset), seed))) + payload + _PADDING[len(payload) % _ALIGN]
 
 
 def unpack_record(raw: Bytes, position: int, seed: int, offset: int) -> Record | None:
-    """The record at `position` of `raw`, which is `offset` in the file; None if there is no valid one.  `end` is a position in `raw`."""
+    """Returns the record at `position` of `raw`, which is `offset` in the file; None if there is no valid one.
+
+    `end` of the record is a position in `raw`.
+    """
     body = position + RECORD_BYTES
     if len(raw) < body:
         return None
@@ -147,7 +152,10 @@ def unpack_record(raw: Bytes, position: int, seed: int, offset: int) -> Record |
 
 
 def without_zeros(raw: Bytes, start: int) -> bytes:
-    """`raw` from `start` on, without the zeros at its end; whole pieces of them are compared, which is some ten times as fast as rstrip."""
+    """Returns `raw` from `start` on, without the zeros at its end.
+
+    Whole pieces of them are compared, which is some ten times as fast as rstrip.
+    """
     end = len(raw)
     while end - start >= len(_ZEROS) and raw[end - len(_ZEROS) : end] == _ZEROS:
         end -= len(_ZEROS)
@@ -155,7 +163,10 @@ def without_zeros(raw: Bytes, start: int) -> bytes:
 
 
 def proof_of_damage(raw: Bytes, bad: int, seed: int) -> int | None:
-    """Offset of a valid record behind the bad one at `bad` that was written after the bad one's place was durable; None: a torn write."""
+    """Returns the offset of a valid record behind the bad one at `bad` that was written after the bad one's place was durable.
+
+    None: the bad one is a torn write.
+    """
     end = len(without_zeros(raw, bad)) + bad
     for position in range(bad + _ALIGN, end, _ALIGN):
         if not ENTRY <= raw[position + 4] <= TRUNCATE if position + RECORD_BYTES <= len(raw) else True:

@@ -7,9 +7,9 @@ file begins with the hard state, so that dropping old files never drops term and
 A file is *written* with zeros, not only allocated: an fdatasync into unwritten blocks would also commit ext4's metadata.  The next file is
 written on a background thread while the present one fills.
 
-Crash windows.  Between the write of a batch and its sync: the batch may be there in part, nobody was answered; what is whole at its front
-counts, the rest is torn (journal_format says how damage is told from that).  Between the rename of a new file and the first sync in it:
-an empty last file.  Between the rename of a file that resets the log and the end of the old files: recovery goes on removing them.  A
+Crash windows.  Between the write of a batch and its sync: the batch may be there in part, and no request of it was answered; what is whole
+at its front counts, the rest is torn (format.py says how damage is told from that).  Between the rename of a new file and the first sync in
+it: an empty last file.  Between the rename of a file that resets the log and the end of the old files: recovery goes on removing them.  A
 failed write or sync is final: the page cache may call a lost page clean, so a second fdatasync that succeeds proves nothing.  The process
 dies and replays what the disk has.
 """
@@ -111,9 +111,10 @@ class Journal:
         file_bytes: int = JOURNAL_FILE_BYTES,
         incarnation: bytes = b"",
     ) -> Journal:
-        """Recover the journal, or (`create`, and no file there) begin one with a new incarnation.
+        """Recovers the journal, or (`create`, and no file there) begins one with a new incarnation.  Blocks for the whole of it.
 
-        Raises Corrupt for damage and for a missing journal, FormatTooNew, Refused if another process has it or it is another cluster's.
+        Raises Corrupt for damage and for a missing journal, FormatTooNew, Refused if another process has it or it is another cluster's,
+        OSError.
         """
         directory = str(directory)
         disk = disk or OsDisk()
@@ -149,7 +150,7 @@ class Journal:
         self._prepare_spare()
 
     def _remove_void(self, numbers: list[int]) -> list[int]:
-        """End what a crash during `reset_to` left; returns the files that count."""
+        """Ends what a crash during `reset_to` left; returns the files that count."""
         for place in range(len(numbers) - 1, 0, -1):
             path = self._path(_name(numbers[place]))
             fd = self._disk.open(path, os.O_RDONLY)
@@ -196,7 +197,7 @@ class Journal:
         self.cluster, self.node, self.incarnation = cluster, node, header.incarnation
 
     def _walk(self, file: _File, raw: bytes) -> int:
-        """Take up the records; returns the offset behind the last valid one."""
+        """Takes up the records; returns the offset behind the last valid one."""
         position = form.HEADER_BYTES
         offsets = file.offsets
         while (record := form.unpack_record(raw, position, file.seed, position)) is not None:
@@ -231,7 +232,7 @@ class Journal:
         self._spare = self._disk.beside(self._write_spare)
 
     def _write_spare(self) -> None:
-        """Write zeros, in pieces with a sync each: one sync of a whole file would delay the journal's own."""
+        """Writes zeros, in pieces with a sync each: one sync of a whole file would delay the journal's own."""
         try:
             fd = self._disk.open(self._path(_SPARE), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
             try:
@@ -258,7 +259,7 @@ class Journal:
                 raise JournalFull(f"{self._directory}: no room for the next journal file: {error}") from error
 
     def _start_file(self, first: int, previous_term: int, flags: int = 0) -> None:
-        """The prepared file becomes the last one; it exists only from the rename on, and then header and hard state are durable."""
+        """Makes the prepared file the last one; it exists only from the rename on, and then header and hard state are durable."""
         self._take_spare()
         number = self._files[-1].number + 1 if self._files else 1
         header = form.FileHeader(self.cluster, self.node, self.incarnation, number, first, previous_term=previous_term, flags=flags)
@@ -318,21 +319,21 @@ class Journal:
     # --- what the consensus uses ------------------------------------------------------------------------------------------
     @property
     def first_index(self) -> int:
-        """Index of the oldest entry kept; last_index + 1 if there is none."""
+        """The index of the oldest entry kept; last_index + 1 if there is none."""
         return self._files[0].first
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of all files, zeros included."""
+        """The bytes of all files, zeros included."""
         return len(self._files) * self._file_bytes
 
     @property
     def batch_bytes_max(self) -> int:
-        """Bytes that the records of one `append` may take."""
+        """The bytes that the records of one `append` may take."""
         return self._file_bytes - form.HEADER_BYTES - form.record_bytes(VOTE_BYTES_MAX)
 
     def append(self, term: int, entries: Sequence[bytes]) -> None:
-        """Write entries last_index + 1, … of one term.  They count only after `sync`.
+        """Writes entries last_index + 1, … of one term.  They count only after `sync`.
 
         Raises JournalFull (nothing was written, try again later) or JournalFailed.
         """
@@ -358,7 +359,7 @@ class Journal:
         assert self._synced < self._end <= self._file_bytes and len(file.offsets) == index + 1 - file.first
 
     def sync(self) -> None:
-        """Make everything appended durable.  Raises JournalFailed, and then the journal cannot be used any more."""
+        """Makes everything appended durable.  Raises JournalFailed, and then the journal cannot be used any more."""
         assert self._failed is None, "a failed journal is not written again"
         if self._synced != self._end:
             self._sync_file()
@@ -376,7 +377,7 @@ class Journal:
         self.sync_ns += time.monotonic_ns() - start
 
     def set_hard_state(self, term: int, vote: bytes) -> None:
-        """Store term and vote, durable when this returns.  Raises JournalFull (nothing is changed) or JournalFailed."""
+        """Stores term and vote, durable when this returns.  Raises JournalFull (nothing is changed) or JournalFailed."""
         assert term >= self.term and len(vote) <= VOTE_BYTES_MAX
         self._make_room(form.record_bytes(len(vote)))
         self._put(form.HARD_STATE, 0, term, vote)
@@ -384,11 +385,11 @@ class Journal:
         self.term, self.vote = term, vote
 
     def term_of(self, index: int) -> int | None:
-        """Term of an entry that is kept, or of the one before the oldest; None for any other."""
+        """Returns the term of an entry that is kept, or of the one before the oldest; None for any other."""
         return self._terms.of(index)
 
     def truncate_after(self, index: int) -> None:
-        """Remove entries > `index`, durably (a follower's that were never committed).
+        """Removes entries > `index`, durably (a follower's that were never committed).
 
         Raises JournalFull (nothing is changed) or JournalFailed.
         """
@@ -411,7 +412,7 @@ class Journal:
             self._terms.truncate_after(index)
 
     def reset_to(self, index: int, term: int) -> None:
-        """Remove all entries; the next one is `index` + 1: a state snapshot replaced the log up to `index`, which had `term`.
+        """Removes all entries; the next one is `index` + 1: a state snapshot replaced the log up to `index`, which had `term`.
 
         After a crash it is the old log, whole, or the new one.  Term and vote stay.  Raises JournalFull (nothing is changed) or
         JournalFailed.
@@ -425,7 +426,7 @@ class Journal:
         self._unlink([file.path for file in old])
 
     def drop_before(self, index: int) -> None:
-        """Remove whole files that have only entries < `index`; the last file stays.  Raises JournalFull or JournalFailed."""
+        """Removes whole files that have only entries < `index`; the last file stays.  Raises JournalFull or JournalFailed."""
         keep = 0
         while keep + 1 < len(self._files) and self._files[keep + 1].first <= index:
             keep += 1
@@ -451,7 +452,7 @@ class Journal:
             self._fail(err)
 
     def read(self, index: int, count: int = 1 << 62, bytes_max: int = _READ_BYTES) -> list[bytes]:
-        """Entries from `index` on: at most `count`, and about `bytes_max` bytes but at least one.  [] behind the end.
+        """Returns entries from `index` on: at most `count`, and about `bytes_max` bytes but at least one; [] behind the end.
 
         Raises Dropped for an entry before first_index, Corrupt for one that is not what was written, OSError.
         """
@@ -486,7 +487,7 @@ class Journal:
             self._disk.close(fd)
 
     def close(self) -> None:
-        """Close the files.  Nothing is synced: what was acknowledged is durable already."""
+        """Closes the files.  Nothing is synced: what was acknowledged is durable already."""
         self._closing = True
         if self._spare is not None:
             self._spare()

@@ -1,6 +1,6 @@
 """The term of each entry, as runs of equal terms, because a term has many entries.  Pure.
 
-The first run begins with the entry *before* the oldest one kept (the base): whoever matches logs asks for its term too.
+The first run begins with the entry *before* the oldest one kept (the base): a comparison of two logs needs its term too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Terms:
         self._terms = [term]
 
     def append(self, index: int, term: int) -> None:
-        """The entries up to `index` have `term`."""
+        """Gives the entries up to `index` the term `term`."""
         assert index > self.last
         if term != self._terms[-1]:
             self._firsts.append(self.last + 1)
@@ -27,20 +27,20 @@ class Terms:
         self.last = index
 
     def of(self, index: int) -> int | None:
-        """The term of an entry; None if it is not known (any more)."""
+        """Returns the term of an entry; None if it is not known (any more)."""
         if not self.base <= index <= self.last:
             return None
         return self._terms[bisect_right(self._firsts, index) - 1]
 
     def truncate_after(self, index: int) -> None:
-        """Forget the terms of entries > `index`."""
+        """Forgets the terms of entries > `index`."""
         assert self.base <= index <= self.last
         keep = bisect_right(self._firsts, index)
         del self._firsts[keep:], self._terms[keep:]
         self.last = index
 
     def drop_before(self, base: int) -> None:
-        """Forget the terms of entries < `base`."""
+        """Forgets the terms of entries < `base`."""
         if base <= self.base:
             return
         assert base <= self.last

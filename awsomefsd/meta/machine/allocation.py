@@ -1,7 +1,7 @@
 """fallocate(2) is an entry, or several that keep space; another command turns kept space back into a reservation.
 
 The changes that a reader can see (zeros, the size, times) happen in one entry as a whole, under the request id: FileMap.clear hides any
-number of extents at once.  Only keeping space takes as many entries as there are extents, and those change nothing that anybody reads, so a
+number of extents at once.  Only keeping space takes as many entries as there are extents, and those change nothing that a reader sees, so a
 worker that dies in between, and its successor that begins again, do no harm.  Data that is dirty in a worker meets these entries in one
 order because the worker has flushed the file before it asks; what was committed is never committed again (commits.py), so nothing that was
 acknowledged before comes back over a hole, and what was written since is committed later, and seen.

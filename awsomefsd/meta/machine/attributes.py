@@ -67,7 +67,7 @@ def set_attr(state: State, entry: Entry, command: SetAttr) -> Reply:
 def set_atimes(state: State, entry: Entry, command: SetAtimes) -> Reply:
     """Sets the access times of several inodes.  Answered by Committed.
 
-    ctime and the inode's version stay: a read changes nothing that anybody else has to learn.
+    ctime and the inode's version stay: a read changes nothing that others have to learn.
     """
     volume_of(state, entry, command.volume)
     reply = Committed([], [])

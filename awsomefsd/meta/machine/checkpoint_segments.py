@@ -1,14 +1,14 @@
 """Segments that the metadata keeps for itself (state METADATA): checkpoints of state and journal are written there
 (io/collect/checkpoint_area.py).
 
-They belong to no session: their `held` rows are those of session 0.  Which of them hold what is written in the segments themselves, so
-that it can be found without any state; here is only that nobody else may use them.  They are never taken from space that is promised to
+They belong to no session: their `held` rows are those of session 0.  The segments themselves say which of them hold what, so that it can be
+found without any state; these rows only keep others from using them.  They are never taken from space that is promised to
 writers, and never more than one in KEPT_SHARE of a device.
 
 `recover` is the first entry after a state was rebuilt from a device alone.  Everything that the lost end of the log may have handed out
-must never be handed out again: incarnations of segments, sessions, epochs and inode numbers all jump.  Its proposer guarantees that nobody
-from before still writes; so every session ends, and no quarantine is left.  Registered readers of the change stream go: their cursors
-may lie behind the end of this log, in a future that did not happen.
+must never be handed out again: incarnations of segments, sessions, epochs and inode numbers all jump.  Its proposer guarantees that no
+process from before still writes; so every session ends, and no quarantine is left.  Registered readers of the change stream go: their
+cursors may lie behind the end of this log, in a future that did not happen.
 """
 
 from __future__ import annotations

@@ -2,16 +2,17 @@
 
 A record names a volume that exists: deleting the volume ends its records, and is refused while a node claims it.  A claim is (volume,
 path, node).  An exclusive one stands alone: no other node claims the same volume and path, so a volume for one node is used by one node
-even where the orchestrator stops nobody.  A claim outlives processes, as a session does, and ends by its node's word (unstaged, or seen
-alive under another boot id), by fencing, or with the node; `end_of_node` is for whoever decides that.  Its epoch is the fencing token: a
-release that carries an old one ends nothing.
+even if the orchestrator lets several in.  A claim outlives processes, as a session does.  It ends when its node reports it (unstaged, or
+seen alive under another boot id), by fencing, or with the node (`end_of_node`).  Its epoch is the fencing token: a release that carries an
+old one ends nothing.
 
-Fencing: when a session expires, the claims of its node (of that boot) on its volume are marked.  A marked claim stands in nobody's way
+Fencing: when a session expires, the claims of its node (of that boot) on its volume are marked.  A marked claim blocks no other node
 while no session of that boot lives; another node's claim is then written beside it, and while both are there the marked boot may open no
 session on the volume (`refuse_fenced`), nor claim the same again: so two nodes never write what one of them has alone, not even where the
-sessions would let both in (a directory of a shared volume).  The mark goes when the node opens a session, which it may when nobody has
-taken what it had; the claim goes when the node has unstaged it.  What an orchestrator has attached it also detaches: its claim stays until
-then, and is marked then if the node has not unstaged it.  Of the claims of one path that exclude each other at most one is not marked.
+sessions would let both in (a directory of a shared volume).  The mark goes when the node opens a session, which it may if no other node has
+taken what it had; the claim goes when the node has unstaged it.  A volume that an orchestrator has attached is also detached by it: the
+claim stays until then, and is marked then if the node has not unstaged it.  Of the claims of one path that exclude each other at most one
+is not marked.
 """
 
 from __future__ import annotations
@@ -224,7 +225,7 @@ def refuse_fenced(state: State, volume: int, node: str, boot_id: str) -> None:
 
 
 def clear_fence(state: State, volume: int, node: str, boot_id: str) -> None:
-    """Removes the marks of a node that has a session again: nobody has taken what it had."""
+    """Removes the marks of a node that has a session again: no other node has taken what it had."""
     _mark(state, volume, node, boot_id, fenced=False)
 
 

@@ -1,11 +1,11 @@
 """Devices grow, are drained, and are removed while the cluster runs.  Pure.
 
-Growing adds a run of segments (device_numbers.py) that were never leased.  Drained: nothing is leased there, its free room is promised to
-nobody, workers seal what they had leased there (they learn it when they next ask for the devices), collection empties the rest.  What was
-promised to writers must fit the other devices of its kind from that entry on, so a device is drained only where it does.
+Growing adds a run of segments (device_numbers.py) that were never leased.  On a drained device nothing is leased, its free room is promised
+to no writer, workers seal what they had leased there (they learn it when they next ask for the devices), and collection empties the rest.
+What was promised to writers must fit the other devices of its kind from that entry on, so a device is drained only where it does.
 
 Removing needs a drained device without a single segment in use.  The row stays, marked `removed` and with no segments: numbers of devices
-and segments never come again, so nothing that was written there can be taken for anything else, and whoever checks the state sees no gap.
+and segments never come again, so nothing that was written there can be taken for anything else, and a check of the state sees no gap.
 The rows of its segments go a bounded number an entry; until the last is gone the command is repeated, and a state in between is whole.
 """
 

@@ -8,9 +8,9 @@ hidden extents until they are freed, because their space is not free before.  Re
 indirection on every read.
 
 Unwritten extents (segment 0) are space that fallocate(2) promised: counted like data in all totals, in ClusterRow.allocated_bytes so that
-nobody else is promised that space, and never in an answer to a reader, for whom they are holes.  They alone may lie behind the end of the
-file.  Lost extents (segment 0 too, made by fsck only) are counted the same way and are in the answer to a reader, for whom they are EIO.
-Extents never overlap, hidden and unwritten ones included: an allocation takes what is hidden out of its way.
+no other writer is promised that space, and never in an answer to a reader, for whom they are holes.  They alone may lie behind the end of
+the file.  Lost extents (segment 0 too, made by fsck only) are counted the same way and are in the answer to a reader, for whom they are
+EIO.  Extents never overlap, hidden and unwritten ones included: an allocation takes what is hidden out of its way.
 """
 
 from __future__ import annotations

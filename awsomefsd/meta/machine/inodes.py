@@ -42,8 +42,8 @@ def attr_of(ino: int, row: rows.InodeRow) -> Attr:
 def save_changed(state: State, entry: Entry, volume: int, ino: int, row: rows.InodeRow) -> None:
     """Saves an inode that has changed, with a new ctime and version.
 
-    The ctime is always another one, whatever the clocks of leaders say: by it a mount that keeps pages knows that they are old.  An entry
-    that changes an inode twice moves it once, so that it stays the mtime of the same change.
+    The ctime always differs from the one before, whatever the clocks of leaders are: by it a mount that keeps pages knows that they are
+    old.  An entry that changes an inode twice moves it once, so that it stays the mtime of the same change.
     """
     again = row.stamp == entry.stamp and row.site == entry.site
     row.ctime_ns = max(entry.time_ns, row.ctime_ns + (not again))
@@ -65,7 +65,7 @@ def set_mtime(row: rows.InodeRow, time_ns: int) -> None:
 
 
 def tombstone(state: State, entry: Entry, kind: int, volume: int, ino: int, name: bytes = b"") -> None:
-    """Writes a tombstone for a removal while anybody reads the change stream."""
+    """Writes a tombstone for a removal while the change stream has a registered reader."""
     if state.cluster.readers:
         row = rows.TombstoneRow(kind, volume, ino, name, entry.stamp, entry.site)
         state.write(keys.tombstone(entry.index, state.tombstones_written), row, rows.TOMBSTONE)

@@ -226,12 +226,12 @@ class Machine:
         return leases.every(self.state)
 
     def write_lease(self, volume: int, ino: int) -> tuple[int, int]:
-        """Returns (session, epoch) of the write lease of an inode; session 0: nobody holds it."""
+        """Returns (session, epoch) of the write lease of an inode; session 0: there is none."""
         row = leases.of_inode(self.state, volume, ino)
         return row.session, row.epoch
 
     def changes_by_others(self, volume: int, ino: int, mount: int, known: int) -> tuple[int, bool]:
-        """Returns LeaseRow.changes of an inode, and True if somebody else than `mount` made it more than `known`."""
+        """Returns LeaseRow.changes of an inode, and True if another mount than `mount` made it more than `known`."""
         row = leases.of_inode(self.state, volume, ino)
         return row.changes, leases.changed_by_others(row, mount, known)
 

@@ -4,7 +4,7 @@ A name is two rows: the dentry, found by name, and the cookie row, found by read
 gives a new one, so a readdir that goes on after any change neither repeats nor loses an entry that was there all the time.
 
 Every rule checks everything before its first change; permissions and sticky bits are the kernel's (default_permissions).  The number of
-subdirectories is not bounded by LINKS_MAX: that is what st_nlink of a directory shows, not a count of links that anybody made.
+subdirectories is not bounded by LINKS_MAX: st_nlink of a directory shows it, but it is no count of links that a program made.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ def add_name(state: State, entry: Entry, volume: int, parent: int, row: rows.Ino
     put(keys.cookie(volume, parent, cookie), rows.COOKIE.dumps(rows.CookieRow(ino, kind, name)))
 
 
-def drop_name(
-    state: State, entry: Entry, volume: int, parent: int, row: rows.InodeRow, name: bytes, dentry: rows.DentryRow
-) -> None:
+def drop_name(state: State, entry: Entry, volume: int, parent: int, row: rows.InodeRow, name: bytes, dentry: rows.DentryRow) -> None:
     """Deletes the two rows of a name; the caller saves the directory."""
     row.entries -= 1
     state.txn.delete(keys.dentry(volume, parent, name))
@@ -121,9 +119,7 @@ def tmpfile(state: State, entry: Entry, command: Tmpfile) -> Reply:
     return Found(attr_of(ino, row), None, True, write_leases.grant_with_inode(state, entry, command.volume, ino) if command.lease else None)
 
 
-def make_inode(
-    state: State, entry: Entry, command: Create, volume: rows.VolumeRow, parent: rows.InodeRow
-) -> tuple[int, rows.InodeRow]:
+def make_inode(state: State, entry: Entry, command: Create, volume: rows.VolumeRow, parent: rows.InodeRow) -> tuple[int, rows.InodeRow]:
     """Makes and saves an inode without a name, and returns its number and row; the caller has checked the quota."""
     ino = volume.next_ino
     volume.next_ino = ino + 1

@@ -152,7 +152,7 @@ def _drop_long_removed(state: State, now_ms: int) -> int:
 
 
 def describe_node(state: State, entry: Entry, command: DescribeNode) -> Reply:
-    """Changes what a node says of itself: name, addresses, labels, version."""
+    """Changes the description of a node by itself: name, addresses, labels, version."""
     row = _present(state, command.node)
     _check_description(command)
     row.name, row.control, row.metadata, row.labels = command.name, command.control, command.metadata, command.labels
@@ -372,7 +372,7 @@ def _token_info(row: rows.TokenRow) -> m.TokenInfo:
 
 
 def list_tokens(state: State, body: m.ListTokens) -> Reply:
-    """Answers ListTokens, without what the tokens are checked against."""
+    """Answers ListTokens, without the values that tokens are checked against."""
     return m.Tokens([_token_info(row) for row in _all(state, keys.TOKEN, rows.TOKEN)])
 
 

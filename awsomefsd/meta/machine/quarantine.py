@@ -1,13 +1,13 @@
 """Segments in quarantine belong to ended sessions, and must never starve the living ones.  Pure.
 
-A session that expired may have writes on their way, so what it had leased is in quarantine until somebody proves that they cannot
-land any more (segments.clear_quarantine).  Nobody knows when that will be; so what may be lost to quarantine is bounded before it happens,
+A session that expired may have writes on their way, so what it had leased is in quarantine until it is proved that they cannot
+land any more (segments.clear_quarantine).  That may take any time; so what may be lost to quarantine is bounded before it happens,
 when segments are leased:
 
 - nothing is leased ahead of need out of what is promised to other sessions, and SEGMENTS_RESERVED stay free beyond those promises.  A
   session that leases what it has a promise for takes one segment at a time, as long as there is one;
-- once one part in QUARANTINE_SHARE of all segments is in quarantine, nobody leases ahead: a node that dies again and again then costs one
-  segment a death and mount.
+- once one part in QUARANTINE_SHARE of all segments is in quarantine, no session leases ahead: a node that dies again and again then costs
+  one segment a death and mount.
 
 So a promise (and with it every acknowledged write) can always be kept, however many others die; what quarantine takes, new promises miss.
 """

@@ -163,8 +163,17 @@ def _get_sessions(state: State, body: m.GetSessions) -> m.Reply:
     return m.Sessions(
         [
             SessionInfo(
-                row.session, row.epoch, row.mount, row.volume, row.node, row.boot_id, row.worker, row.reserved_bytes,
-                row.segments_leased, row.ended, len(segments.segments_of(state, row.session)) if row.ended else 0,
+                row.session,
+                row.epoch,
+                row.mount,
+                row.volume,
+                row.node,
+                row.boot_id,
+                row.worker,
+                row.reserved_bytes,
+                row.segments_leased,
+                row.ended,
+                len(segments.segments_of(state, row.session)) if row.ended else 0,
             )
             for row in sessions.every(state)
         ]

@@ -6,10 +6,10 @@ the tail of a segment that a dead worker left is lost until collection, and its 
 Used bytes are what extents and inline data hold, hidden ones included until Reap has freed them, and unwritten ones: each file counts what
 it shows, so bytes that two files share count twice in the volume and once on the device.
 
-What fallocate(2) keeps for a file is in used bytes like data, and in ClusterRow.allocated_bytes; that much of the devices, and
+The space that fallocate(2) keeps for a file is in used bytes like data, and in ClusterRow.allocated_bytes; that much of the devices, and
 ALLOCATED_SHARE on top, is left alone by Reserve.  A write into it reserves as any write does; only where nothing can be reserved any more,
-Draw turns the kept space into a reservation.  That needs no account of who has used which promise: the range becomes a hole in the same
-entry, so each byte is drawn once, and a session that ends takes nothing along but what it had drawn and not written.
+Draw turns the kept space into a reservation.  That needs no account of which writer has used which promise: the range becomes a hole in the
+same entry, so each byte is drawn once, and a session that ends takes nothing along but what it had drawn and not written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INODES_FREE_SHOWN = 1 << 32  # where no quota bounds them
 
 
 def device_bytes_available(state: State, session: int, home_node: str) -> int:
-    """Returns the bytes that may still be promised to `session` (0: to anybody), on the devices of `home_node` (locality.py)."""
+    """Returns the bytes that may still be promised to `session` (0: to a new one), on the devices of `home_node` (locality.py)."""
     spare = SEGMENTS_RESERVED * usable_bytes(state.cluster.segment_bytes_max)
     return max(0, device_bytes_unpromised(state, session, home_node) - spare)
 
@@ -118,8 +118,9 @@ def consume(state: State, session: rows.SessionRow, volume: rows.VolumeRow, coun
         state.save_session(session)
         state.save_volume(volume)
 
-
     """Asserts that a session's reservation is part of its volume's, and that of the cluster's."""
+
+
 def check_inode_quota(volume: rows.VolumeRow) -> None:
     """Raises FsError(EDQUOT) if the volume may have no more inodes."""
     if volume.quota_inodes and volume.used_inodes >= volume.quota_inodes:

@@ -1,9 +1,9 @@
 """References of extents to the bytes of a frame are counted here, and so the live bytes of a segment.
 
-An extent holds [skip, skip + length) of its frame.  As a rule nobody else holds them, and live bytes of the segment go up and down with the
-extent.  A copy by reference marks both extents `shared`; the frame's SharedRow then counts, run by run, how many marked extents hold each
-byte, so that a byte lives once however many hold it, and dies with the last, in any order of overwriting, truncation and deletion.
-The mark stays on every part that is cut off, and bytes of an extent without it are nobody else's: files that were never copied pay nothing.
+An extent holds [skip, skip + length) of its frame.  As a rule no other extent holds them, and live bytes of the segment go up and down with
+the extent.  A copy by reference marks both extents `shared`; the frame's SharedRow then counts, run by run, how many marked extents hold
+each byte, so that a byte lives once however many hold it, and dies with the last, in any order of overwriting, truncation and deletion.
+The mark stays on every part that is cut off, and bytes of an extent without it have one holder: files that were never copied pay nothing.
 
 A row has as many runs as the marked extents have different ends in that frame.  A copy is refused beyond SHARED_RUNS_MAX (bytes are copied
 then); overwriting can add two runs at a time to what is there.  Rejected: finding the other holders through the reverse rows at each change

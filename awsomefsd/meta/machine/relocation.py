@@ -1,9 +1,9 @@
 """Collection asks the state for sparse segments and for the extents in them, and moves those with one entry.
 
 The collector (io/collect/collector.py) reads pieces, copies their bytes into segments of its own session, flushes, and proposes Relocate.
-Between its query and the entry anybody may overwrite, cut, copy or free; so each extent is moved by compare-and-swap on the place it names.
+Between its query and the entry others may overwrite, cut, copy or free; so each extent is moved by compare-and-swap on the place it names.
 Bytes at a place (segment, incarnation, frame, offset) never change, so a place that is still named holds what was copied: index and mark
-need no comparison, and whatever has changed is skipped, its copy being dead bytes of the new segment.
+need no comparison, and an extent that has changed is skipped, its copy being dead bytes of the new segment.
 
 Shared bytes: the collector maps old bytes to new ones one to one, so two extents overlap at the new place only where they overlapped at the
 old one, and both carry the mark; each owner's move takes one holder from the old bytes and adds one to the new, and they are counted once
@@ -31,7 +31,7 @@ from awsomefsd.meta.state.extents import Piece
 from awsomefsd.meta.state.lookups import session_of
 from awsomefsd.meta.state.rows_cache import State
 
-ROWS_READ_MAX = 4_096  # rows of one query: the service answers nobody else meanwhile
+ROWS_READ_MAX = 4_096  # rows of one query: the service answers nothing else meanwhile
 
 
 def relocate(state: State, entry: Entry, command: Relocate) -> Reply:

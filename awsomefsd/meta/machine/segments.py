@@ -285,7 +285,7 @@ def add_live(state: State, number: int, count: int) -> None:
 
 
 def take_live(state: State, number: int, count: int) -> None:
-    """Counts bytes of a segment as live no more; with the last one it may be freed at the end of the entry."""
+    """Counts bytes of a segment as dead; with the last one it may be freed at the end of the entry."""
     row = state.segment(number)
     assert row is not None and row.live_bytes >= count, f"live bytes of segment {number} below 0"
     row.live_bytes -= count
@@ -295,7 +295,7 @@ def take_live(state: State, number: int, count: int) -> None:
 
 
 def free_dead(state: State, index: int) -> None:
-    """Frees, at the end of an entry, the segments that are sealed and wholly dead."""
+    """Frees the segments that are sealed and wholly dead; called at the end of an entry."""
     for number in sorted(state.maybe_dead):
         row = state.segment(number)
         assert row is not None

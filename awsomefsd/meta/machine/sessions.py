@@ -183,7 +183,7 @@ def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
         csi_volumes.set_fence(state, row)
     if command.clean:
         _release_quarantine_of(state, row.mount, row.worker)
-        state.results.forget(row.mount)  # unmounted: whoever sent these requests is gone
+        state.results.forget(row.mount)  # unmounted: the sender of these requests is gone
     return Done()
 
 

@@ -122,7 +122,7 @@ def set_volume(state: State, entry: Entry, command: SetVolume) -> Reply:
 
 
 def delete(state: State, entry: Entry, command: DeleteVolume) -> Reply:
-    """Deletes a volume that nobody has mounted; Reap removes its rows later."""
+    """Deletes a volume that is not mounted; Reap removes its rows later."""
     row = existing(state, command.volume)
     if row.sharers:
         raise FsError(errno.EBUSY, f"{row.sharers} sessions have volume {row.name} mounted")

@@ -1,4 +1,4 @@
-"""Write leases on inodes are granted and ended by entries, which also count who has changed the data since.
+"""Write leases on inodes are granted and ended by entries, which also count which mount has changed the data since.
 
 A session that shares its volume buffers data, size and times of an inode only under a write lease, of which an inode has one at a time.
 It is an entry: it survives a change of leader, and ends with its session.  Read leases are the leader's memory
@@ -6,7 +6,7 @@ It is an entry: it survives a change of leader, and ends with its session.  Read
 
 Each grant has an *epoch*, new for every holder; a commit that names another one is refused, so what was buffered under an ended lease can
 never land (the fence at the resource).  A commit or a truncation without a lease is refused while another session holds one: the leader
-recalls first, and this is what stands if it did not.
+recalls first, and this refusal stands if it did not.
 
 `changes` counts changes of the data, those under one write lease as one, and locks lost with their session.  A mount that comes back names
 the value it knew; if another mount has made any of what came since, its old handles and dirty data are stale
@@ -110,7 +110,7 @@ def check_may_change(state: State, entry: Entry, volume: rows.VolumeRow, ino: in
 def count_change(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, lease: int = 0) -> None:
     """Counts a change of an inode's data by the entry, under the lease of that epoch (0: under none).
 
-    A rule calls it once nothing can refuse the entry any more.
+    A rule calls it when nothing can refuse the entry any more.
     """
     if not volume.sharers:
         return
@@ -128,7 +128,7 @@ def _count(state: State, volume: int, ino: int, row: rows.LeaseRow, mount: int, 
 
 
 def count_lost_lock(state: State, volume: int, ino: int) -> None:
-    """Counts a lock that ended with its session as a change, for everybody one by somebody else."""
+    """Counts a lock that ended with its session as a change that is another's for every mount."""
     _count(state, volume, ino, of_inode(state, volume, ino), 0, 0)
 
 

@@ -1,7 +1,7 @@
 """WriteData: one write(2) of a mount that shares its volume and remembers nothing, decided whole in one entry.
 
-A Commit speaks for the dirty log of one mount: it names log and sequence, so that a successor's repetition changes nothing, and that holds
-only while nobody else writes the file.  Here every write is an entry under the id of the kernel's own request, so a repetition finds the
+A Commit is for the dirty log of one mount: it names log and sequence, so that a successor's repetition changes nothing, and that holds
+only while no other mount writes the file.  Here every write is an entry under the id of the kernel's own request, so a repetition finds the
 stored result, and the order of the log is the order of all nodes' writes.  O_APPEND is resolved here: the end of the file at this entry.
 
 A write that is refused with EAGAIN or ESTALE has changed nothing and is not kept: the writer asks for the layout again, or writes its bytes

@@ -1,6 +1,6 @@
 """Extended attributes, and those of them that are POSIX ACLs: the one place that writes their rows.
 
-An access ACL and the mode's permission bits always say the same (meta/api/acl.py); fsck checks it.  An ACL that a mode can say is not kept.
+An access ACL and the mode's permission bits always agree (meta/api/acl.py); fsck checks it.  An ACL that a mode can express is not kept.
 Removing an ACL that is not there succeeds, as on ext4; removing any other attribute that is not there is ENODATA.  The consistency that an
 inode asks for stands in its row too, so that it comes with the attributes.
 """
@@ -62,14 +62,14 @@ def drop(state: State, volume: int, ino: int, row: rows.InodeRow, name: bytes) -
 
 # --- ACLs of others' changes ----------------------------------------------------------------------------------------------
 def follow_chmod(state: State, volume: int, ino: int, row: rows.InodeRow) -> None:
-    """Changes the access ACL after the mode, so that both say the same."""
+    """Changes the access ACL after the mode, so that both agree."""
     old = read(state, volume, ino, row, acl.ACCESS)
     if old is not None:
         put(state, volume, ino, row, acl.ACCESS, old, acl.pack(acl.with_mode(acl.parse(old), row.mode)))
 
 
 def inherit(state: State, volume: int, ino: int, row: rows.InodeRow, parent: int, above: rows.InodeRow, umask: int) -> None:
-    """Gives a new inode what its directory's default ACL says, or else takes the bits of the umask.  Links have modes of their own.
+    """Gives a new inode the default ACL of its directory, or else takes the bits of the umask.  Links have modes of their own.
 
     The consistency that the directory asks for holds in it too.
     """

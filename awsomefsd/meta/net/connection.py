@@ -1,7 +1,8 @@
-"""One connection between two nodes: bytes and TLS, no protocol.  Nothing blocks; what the socket does not take waits in a bounded buffer.
+"""One connection between two nodes: bytes and TLS, no protocol.
 
-A TLS socket may want to read before it can write and the other way round; so every event leads to the same three steps: connect or shake
-hands if that is not done, read what there is, write what waits.
+Nothing blocks; bytes that the socket does not take wait in a bounded buffer.  A TLS socket may want to read before it can write and the
+other way round; so every event leads to the same three steps: connect or shake hands if that is not done, read what there is, write what
+waits.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _WAITING = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 def prepare(sock: socket.socket) -> None:
-    """Set the socket's options: no blocking, no delay for small frames; a peer that acknowledges nothing for PEER_STUCK_MS_MAX is gone."""
+    """Sets the socket's options: no blocking, no delay for small frames; a peer that acknowledges nothing for PEER_STUCK_MS_MAX is gone."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_STUCK_MS_MAX)
@@ -49,16 +50,16 @@ class Wire:
         self._reader = FrameReader(GREETING_BYTES_MAX)
         self._out = bytearray()
         self._write_wanted = dialled
-        self.tally = Tally()  # the node's, once it is known who that is
+        self.tally = Tally()  # the node's, once the node is known
 
     @property
     def connected(self) -> bool:
-        """Connected, and the handshake is done."""
+        """True when the connection stands and the handshake is done."""
         return not self._tcp_connecting and not self._shaking
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes that `put` took and the socket did not."""
+        """The bytes that `put` took and the socket did not."""
         return len(self._out)
 
     @property
@@ -80,11 +81,11 @@ class Wire:
         return identity_of(certificate)
 
     def greeted(self) -> None:
-        """The peer has greeted: frames may be large from now on."""
+        """Allows large frames from now on: the peer has greeted."""
         self._reader.bytes_max = RPC_FRAME_BYTES_MAX
 
     def put(self, body: bytes) -> bool:
-        """Queue one frame; False if it was dropped because too much waits."""
+        """Queues one frame; returns False if it was dropped because too much waits."""
         if len(self._out) + len(body) > PEER_QUEUE_BYTES_MAX:
             return False
         self._out += pack_length(len(body))
@@ -92,7 +93,7 @@ class Wire:
         return True
 
     def advance(self) -> bool:
-        """Connect and shake hands as far as it goes now; True when it is done."""
+        """Connects and shakes hands as far as it goes now; returns True when it is done."""
         if self._tcp_connecting:
             error = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if error:
@@ -118,7 +119,10 @@ class Wire:
         return True
 
     def receive(self) -> list[bytes]:
-        """Whole frames that have come.  Raises ConnectionResetError at the end of the stream, ProtocolError for a frame over the bound."""
+        """Returns the whole frames that have come.
+
+        Raises ConnectionResetError at the end of the stream, ProtocolError for a frame over the bound.
+        """
         frames: list[bytes] = []
         for _ in range(RECEIVES_PER_EVENT):
             try:
@@ -134,7 +138,7 @@ class Wire:
         return frames
 
     def flush(self) -> bool:
-        """Send what the socket takes; True if it took something."""
+        """Sends what the socket takes; returns True if it took something."""
         moved = False
         while self._out:
             try:
@@ -148,7 +152,7 @@ class Wire:
 
     @property
     def pending(self) -> bool:
-        """Decrypted bytes wait that no event will tell of."""
+        """True if decrypted bytes wait for which no event will come."""
         return isinstance(self.sock, ssl.SSLSocket) and self.connected and self.sock.pending() > 0
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""The metadata port: one TCP listener for voters and clients of other nodes; a connection is handed on when it proved its node.
+"""The metadata port: one TCP listener for voters and clients of other nodes; a connection is handed on when it has proved its node.
 
-Everything here is done on the metadata thread, in small steps, and strangers can knock.  So a handshake has a deadline.  There is a bound
+Everything here is done on the metadata thread, in small steps, and strangers can connect.  So a handshake has a deadline.  There is a bound
 on their number: over it the oldest is given up, since an honest peer is done in a few round trips, and one that only occupies a place loses
 it.  One turn makes no more than a few steps of them, since each costs cryptography.  A peer that sends nonsense, no certificate, or one
 that is not the cluster's, has failed its handshake: it is dropped and counted, and logged once a second at most.  Without free descriptors
@@ -42,7 +42,7 @@ class MetadataPort:
 
     @classmethod
     def listen(cls, at: tuple[str, int], tls: TlsNow | None) -> MetadataPort:
-        """A port that listens at (host, port).  Raises OSError."""
+        """Returns a port that listens at (host, port).  Raises OSError."""
         family = socket.AF_INET6 if ":" in at[0] else socket.AF_INET
         listener = socket.create_server(at, family=family, backlog=HANDSHAKES_MAX)
         try:
@@ -53,12 +53,15 @@ class MetadataPort:
 
     @property
     def address(self) -> tuple[str, int]:
-        """(host, port) it listens at."""
+        """The (host, port) at which it listens."""
         host, port = self._listener.getsockname()[:2]
         return str(host), int(port)
 
     def poll(self) -> list[Wire]:
-        """Connections that have proved which node they are; `Wire.protocol` says whether a voter or a client dialled."""
+        """Returns connections that have proved their node; `Wire.protocol` says whether a voter or a client dialled.
+
+        The caller owns them.
+        """
         done: list[Wire] = []
         steps = 0
         for fd, _events in self._epoll.poll(0):
@@ -70,7 +73,7 @@ class MetadataPort:
         return done
 
     def tick(self) -> None:
-        """Give up handshakes that are too old, and listen again after a rest."""
+        """Gives up handshakes that are too old, and listens again after a rest."""
         now = self._monotonic_ns()
         late = now - HANDSHAKE_MS_MAX * NS_PER_MS
         for fd, (_, since_ns, _) in list(self._shaking.items()):
@@ -82,14 +85,14 @@ class MetadataPort:
             self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
     def next_deadline_ns(self) -> int | None:
-        """Monotonic time at which `tick` is due; None: not by time."""
+        """Returns the monotonic time at which `tick` is due; None if only an event makes it due."""
         times = [since_ns + HANDSHAKE_MS_MAX * NS_PER_MS for _, since_ns, _ in list(self._shaking.values())[:1]]
         if self._deaf_ns:
             times.append(self._deaf_ns)
         return min(times, default=None)
 
     def figures(self) -> dict[str, int]:
-        """Figures for metrics: name → count."""
+        """Returns the figures for metrics: name → count."""
         return {
             "port_accepted": self.accepted,
             "port_handshakes": len(self._shaking),

@@ -5,13 +5,13 @@ messages are read, sent and answered on the metadata thread, without a hand-over
 message would wake a thread, and wait for the interpreter's lock on the way in and on the way out.
 
 The addresses of the others are asked for again and again (`addresses`): a node that appears is dialled, one that is there no more loses its
-connections, both ways.  A known address may be old: a node that moved says in its greeting where it is, and is dialled there, if its
-certificate proves its identity; so voters find each other again while of each two one is where the other believes.
+connections, both ways.  A known address may be old: a node that moved gives its address in its greeting, and is dialled there, if its
+certificate proves its identity; so voters find each other again as long as of each two one is where the other believes.
 
 A node that cannot be reached is dialled again, at growing intervals.  A message to it, or one over the bound of its queue, is dropped and
 counted: Raft repeats what matters, and what waited would be old.  With TLS the certificates on both sides must name the node's
-UUID as a DNS name, so a node cannot speak for another; without TLS (tests, benchmarks) anybody can.  Connections of others come from the
-metadata port (listener.py), with their handshake done.
+UUID as a DNS name, so a node cannot speak for another; without TLS (tests, benchmarks) there is no proof.  Connections of others come from
+the metadata port (listener.py), with their handshake done.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ log = logging.getLogger(__name__)
 
 
 def address_text(address: tuple[str, int]) -> str:
-    """ "HOST:PORT", with brackets around an IPv6 address."""
+    """Returns "HOST:PORT", with brackets around an IPv6 address."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_address(text: str) -> tuple[str, int] | None:
-    """(host, port) of what `address_text` makes; None for anything else, host names too."""
+    """Returns (host, port) of a text that `address_text` makes; None for any other, host names too."""
     host, _, port = text.rpartition(":")
     try:
         ipaddress.ip_address(host.strip("[]"))
@@ -73,8 +73,8 @@ class Voters:
     again and again.  `listen`: of this node's port.  `tls` None: no encryption and no proof, voters only.  `members`: nodes of a static
     configuration, which the rows do not know.
 
-    `founds`: the membership is in the log and not in a configuration; true if nobody else is known to carry the metadata, so that this
-    node is the first one if its directory is empty.  `address`: of this node's port, for the others.
+    `founds`: the membership is in the log and not in a configuration; returns True if no other node is known to carry the metadata, so that
+    this node is the first one if its directory is empty.  `address`: of this node's port, for the others.
     """
 
     addresses: Addresses
@@ -85,11 +85,11 @@ class Voters:
     address: str = ""
 
     def texts(self) -> dict[str, str]:
-        """UUID → "HOST:PORT" of all nodes that carry the metadata or may be asked to."""
+        """Returns UUID → "HOST:PORT" of all nodes that carry the metadata or may be asked to."""
         return {node: address_text(address) for node, address in self.addresses().items()}
 
     def connect(self, cluster: str, node: str, incarnation: str, refusal: Refusal) -> Peers:
-        """The connections of this node to the others, for the journal of that incarnation."""
+        """Returns the connections of this node to the others, for the journal of that incarnation."""
         return Peers(
             self.tls, cluster=cluster, node=node, incarnation=incarnation, addresses=self.addresses, refusal=refusal, address=self.address
         )
@@ -121,7 +121,7 @@ class _Incoming:
 
 
 class Peers:
-    """Implements voter.Links.  One thread uses it; nothing blocks.  `fd` is readable when `poll` has something to do."""
+    """The connections of one voter; implements voter.Links.  One thread uses it; nothing blocks.  `fd` is readable when `poll` has work."""
 
     def __init__(
         self,
@@ -135,7 +135,10 @@ class Peers:
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         address: str = "",
     ) -> None:
-        """`addresses`: of all nodes that may be voters, IP addresses; this one may be among them.  `address`: this node's own, to tell."""
+        """`addresses`: of all nodes that may be voters, IP addresses; this one may be among them.
+
+        `address`: this node's own, for its greetings.
+        """
         self._tls = tls
         self._addresses = addresses
         self._refusal = refusal
@@ -143,7 +146,7 @@ class Peers:
         self._node = node
         self._incarnation = incarnation
         self._address = address
-        # node → where it said it is, and what was known then
+        # node → the address in its greeting, and the one known then
         self._said_addresses: dict[str, tuple[tuple[str, int], tuple[str, int] | None]] = {}
         self._monotonic_ns = monotonic_ns
         self._epoll = select.epoll()
@@ -151,7 +154,7 @@ class Peers:
         self._outgoing: dict[str, _Outgoing] = {}
         self._by_fd: dict[int, _Outgoing | _Incoming] = {}
         self._traffic = Traffic(VOTER)
-        self._again: set[int] = set()  # with decrypted bytes that no event tells of
+        self._again: set[int] = set()  # with decrypted bytes for which no event comes
         self._received: list[tuple[str, Message]] = []
         self.dropped = self.refused = self.errors = self.dials = 0
         self._addresses_due_ns = 0  # when the addresses are due again
@@ -159,7 +162,7 @@ class Peers:
 
     # --- what the service uses -------------------------------------------------------------------------------------------
     def send(self, node: str, message: Message) -> None:
-        """Send a message as soon as the socket takes it; it is dropped and counted if there is no connection or too much waits."""
+        """Sends a message as soon as the socket takes it; it is dropped and counted if there is no connection or too much waits."""
         peer = self._outgoing.get(node)
         if peer is None or peer.wire is None or not peer.welcomed or not peer.wire.put(peer_encode(message)):
             self.dropped += 1
@@ -167,12 +170,12 @@ class Peers:
         self._flush(peer, peer.wire)
 
     def address_of(self, node: str) -> str:
-        """ "HOST:PORT" at which a node is dialled now, "" for one that is not."""
+        """Returns "HOST:PORT" at which a node is dialled now, "" for one that is not."""
         peer = self._outgoing.get(node)
         return address_text(peer.address) if peer is not None else ""
 
     def poll(self) -> list[tuple[str, Message]]:
-        """(UUID of the node it is from, message) for each that has come; connections that break on the way are dialled again later."""
+        """Returns (UUID of the sender, message) for each that has come; connections that break on the way are dialled again later."""
         for fd, _events in self._epoll.poll(0):
             self._event(fd)
         for fd in list(self._again):
@@ -183,11 +186,11 @@ class Peers:
 
     @property
     def waiting(self) -> bool:
-        """`poll` has something to do though `fd` does not say so."""
+        """True if `poll` has something to do though `fd` does not show it."""
         return bool(self._again)
 
     def tick(self) -> None:
-        """Dial nodes that are due; give up connections on which nothing moves."""
+        """Dials nodes that are due; gives up connections on which nothing moves."""
         now = self._monotonic_ns()
         if now >= self._addresses_due_ns:
             self._follow_addresses()
@@ -203,12 +206,12 @@ class Peers:
             self._end(incoming, "no greeting in time")
 
     def next_deadline_ns(self) -> int:
-        """Monotonic time at which `tick` is due."""
+        """Returns the monotonic time at which `tick` is due."""
         waits = [peer.due_ns if peer.wire is None else peer.moved_ns + PEER_STUCK_MS_MAX * NS_PER_MS for peer in self._outgoing.values()]
         return max(min(self._addresses_due_ns, *waits), self._monotonic_ns() + NS_PER_MS) if waits else self._addresses_due_ns
 
     def figures(self) -> dict[str, int]:
-        """Figures for metrics: name → count."""
+        """Returns the figures for metrics: name → count."""
         return {
             "peers_connected": sum(peer.welcomed for peer in self._outgoing.values()),
             "peers_incoming": sum(isinstance(one, _Incoming) and bool(one.node) for one in self._by_fd.values()),
@@ -248,7 +251,7 @@ class Peers:
         wire.put(peer_encode(hello))
 
     def adopt(self, wire: Wire) -> None:
-        """Take another node's connection, which proved its identity and has not greeted; it is closed if there are too many."""
+        """Takes over another node's connection, which proved its identity and has not greeted; closes it if there are too many."""
         if sum(isinstance(one, _Incoming) for one in self._by_fd.values()) >= PEERS_MAX:
             self.errors += 1
             wire.close()
@@ -258,7 +261,7 @@ class Peers:
         self._again.add(wire.fd)  # what came with the end of the handshake may be decrypted already
 
     def _follow_addresses(self) -> None:
-        """Dial a new node at once and one that moved at its new address; cut off a node that is gone or may not talk any more."""
+        """Dials a new node at once and one that moved at its new address; cuts off a node that is gone or may not talk any more."""
         self._addresses_due_ns = self._monotonic_ns() + STANDING_MS * NS_PER_MS
         now = {node: self._where(node, address) for node, address in self._addresses().items() if node != self._node}
         for node, peer in list(self._outgoing.items()):
@@ -279,7 +282,7 @@ class Peers:
                 self._end(one, reason)
 
     def _where(self, node: str, known: tuple[str, int]) -> tuple[str, int]:
-        """The address that the node said itself, until a newer one is known."""
+        """Returns the address that the node gave itself, until a newer one is known."""
         said, before = self._said_addresses.get(node, (known, known))
         if before is None:
             self._said_addresses[node] = (said, known)
@@ -312,7 +315,7 @@ class Peers:
             self._end(one, str(err))
 
     def _flush(self, one: _Outgoing | _Incoming, wire: Wire) -> None:
-        """Send what the socket takes.  An error is handled when its event comes: here somebody is in the middle of sending."""
+        """Sends what the socket takes.  An error is handled when its event comes, since the caller may be in the middle of sending."""
         try:
             if wire.connected and wire.flush() and isinstance(one, _Outgoing):
                 one.moved_ns = self._monotonic_ns()
@@ -348,7 +351,7 @@ class Peers:
 
     # --- the protocol -----------------------------------------------------------------------------------------------------------
     def _answers(self, peer: _Outgoing, frames: list[bytes]) -> None:
-        """Handle frames on a connection that we dialled: the answer to the greeting, and nothing else."""
+        """Handles frames on a connection that we dialled: the answer to the greeting, and nothing else."""
         for frame in frames:
             greeting = decode_greeting(frame)
             if isinstance(greeting, PeerRefused):

@@ -1,4 +1,4 @@
-"""Counts what the leader was asked and how many bytes went to which node: figures for metrics, where requests and bytes pass by.
+"""The counters of the leader's requests and of the bytes to and from each node: figures for metrics, counted where they pass by.
 
 A tally belongs to a node and a way (client: requests of mounts and daemons, voter: the log's copies), not to a connection, so it outlives
 connections.  Frames are counted as they are before TLS; the interfaces carry about 5 % more, and acknowledgements.  Names of figures are
@@ -26,18 +26,18 @@ class Tally:
 
 
 class Traffic:
-    """Bytes of one way, by node."""
+    """The bytes of one way, by node."""
 
     def __init__(self, way: str) -> None:
         self._way = way
         self._tallies: defaultdict[str, Tally] = defaultdict(Tally)
 
     def of(self, node: str) -> Tally:
-        """The tally of a node, for its connections to count in."""
+        """Returns the tally of a node, for its connections to count in."""
         return self._tallies[node]
 
     def figures(self) -> dict[str, int]:
-        """ "bytes:WAY:NODE:received" and "…:sent" → bytes."""
+        """Returns "bytes:WAY:NODE:received" and "…:sent" → bytes."""
         found: dict[str, int] = {}
         for node, tally in self._tallies.items():
             found[f"{BYTES}:{self._way}:{node}:received"] = tally.received
@@ -46,7 +46,7 @@ class Traffic:
 
 
 class Asked:
-    """Requests that this node took as the leader, by kind; a proposal counts as its command."""
+    """The requests that this node took as the leader, by kind; a proposal counts as its command."""
 
     def __init__(self) -> None:
         self._counts: defaultdict[type, int] = defaultdict(int)
@@ -55,5 +55,5 @@ class Asked:
         self._counts[type(body.command) if isinstance(body, Propose) else type(body)] += 1
 
     def figures(self) -> dict[str, int]:
-        """ "requests:KIND" → count."""
+        """Returns "requests:KIND" → count."""
         return {f"{REQUESTS}:{kind.__name__}": count for kind, count in self._counts.items()}

@@ -41,6 +41,7 @@ _ENDED = m.Failed(errno.ESTALE, "the session has ended")
 _TOO_MANY = m.Failed(errno.ENOLCK, "the session holds too many leases")
 _LATER = m.Failed(errno.EAGAIN, "the leases of the session are not reported, or too many wait", True)
 
+
 class _Deciding:
     """The origin of a proposal that changes something under some keys.  With its answer, whatever that is, they are not busy any more."""
 

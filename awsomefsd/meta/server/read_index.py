@@ -92,7 +92,5 @@ class Reads:
     def drop_origin(self, origin: Origin) -> None:
         if self.parked:
             self._arrived = [parked for parked in self._arrived if parked.origin is not origin]
-            self._waiting = deque(
-                (ticket, [parked for parked in some if parked.origin is not origin]) for ticket, some in self._waiting
-            )
+            self._waiting = deque((ticket, [parked for parked in some if parked.origin is not origin]) for ticket, some in self._waiting)
             self.parked = len(self._arrived) + sum(len(some) for _, some in self._waiting)

@@ -14,7 +14,7 @@ from awsomefsd.meta.state.txn import Txn
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`kind` is one of KINDS, `where` names the object, `detail` says what was found and what was expected."""
+    """A fault that was found.  `kind` is one of KINDS, `where` names the object, `detail` says what was found and what was expected."""
 
     kind: str
     where: str

@@ -28,7 +28,7 @@ class RetryLater(FsError):
 
 
 class NotKept(FsError):
-    """Nothing was changed and nothing is kept: the caller may do something about it, and ask again under the same request id."""
+    """Nothing was changed and nothing is kept: the caller may act on the reason, and ask again under the same request id."""
 
 
 def volume_of(state: State, entry: Entry, volume: int, *, host: bool = True) -> rows.VolumeRow:
@@ -68,7 +68,7 @@ def inode_of(state: State, volume: int, ino: int) -> rows.InodeRow:
 
 
 def check_name(name: bytes) -> None:
-    """Raises FsError(ENAMETOOLONG or EINVAL) for what is no file name: the kernel lets none through, tools and gateways might."""
+    """Raises FsError(ENAMETOOLONG or EINVAL) for bytes that are no file name: the kernel lets none through, tools and gateways might."""
     if len(name) > NAME_BYTES_MAX:
         raise FsError(errno.ENAMETOOLONG)
     if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:

@@ -1,6 +1,6 @@
-"""Secrets are taken out of every stream, dump and log: private keys of authorities, and that against which tokens are checked.  Pure.
+"""Secrets are taken out of every stream, dump and log: private keys of authorities, and the values that tokens are checked against.  Pure.
 
-The replicated log carries them, since every voter must be able to lead; whoever reads the log as a stream of changes gets entries in which
+The replicated log carries them, since every voter must be able to lead; a reader of the log as a stream of changes gets entries in which
 these fields are empty.  Entries are decoded only if they hold a byte pair that such a command begins with.
 """
 
@@ -27,7 +27,7 @@ def hidden(raw: bytes) -> bytes:
     try:
         entry = entry_decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return raw  # the reader says so; nothing of ours has secrets in an entry that cannot be decoded
+        return raw  # the reader finds that too; no entry of ours that cannot be decoded has secrets
     command = without_secrets(entry.command)
     return raw if command is entry.command else encode(replace(entry, command=command))
 

@@ -14,6 +14,8 @@ from awsomefsd.meta.state.txn import Txn
 
 
 class Results:
+    """The results of all mounts that are held.  One thread uses them; nothing blocks."""
+
     __slots__ = ("_fresh", "_gone", "_replies", "_txn")
 
     def __init__(self, txn: Txn) -> None:
@@ -45,7 +47,7 @@ class Results:
         self._fresh.add((mount, unique))
 
     def of_others(self, mount: int, unique: int) -> list[int]:
-        """Returns the results' ids that another run of this node's daemon drew."""
+        """Returns the ids of results that another run of this node's daemon drew."""
         return [held for held in self._replies.get(mount, ()) if held >> NODE_UNIQUE_BITS != unique >> NODE_UNIQUE_BITS]
 
     def acknowledge(self, mount: int, uniques: list[int]) -> None:
@@ -63,7 +65,7 @@ class Results:
             del self._replies[mount]
 
     def forget(self, mount: int) -> None:
-        """Drops all results of a mount that is gone for good and sends nothing again."""
+        """Drops all results of a mount that is gone and sends nothing again."""
         self.acknowledge(mount, list(self._replies.get(mount, ())))
 
     def keep_only(self, mount: int, uniques: list[int]) -> None:

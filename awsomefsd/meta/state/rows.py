@@ -48,7 +48,7 @@ class ClusterRow(Row):
 
 
 class DeviceRow(Row):
-    """`first_segment` numbers its segments; those with an index from `unused_from` on were never leased and have no rows."""
+    """A device.  `first_segment` numbers its segments; those with an index from `unused_from` on were never leased and have no rows."""
 
     device: int
     uuid: str
@@ -67,7 +67,7 @@ class DeviceRow(Row):
 
 
 class SegmentRow(Row):
-    """`session`, `worker`: who leased it, or whose writes may still land while it is quarantined; 0 otherwise."""
+    """A segment.  `session`, `worker`: the lessee, or the one whose writes may still land while it is quarantined; 0 otherwise."""
 
     segment: int
     device: int
@@ -89,7 +89,7 @@ class FreeRow(Row):
 
 
 class VolumeRow(Row):
-    """`holder`: session with the volume's lease.  `last_mount`: mount that held it last (for `changed_by_others`)."""
+    """A volume.  `holder`: the session that holds it whole.  `last_mount`: the mount that held it last (for `changed_by_others`)."""
 
     volume: int
     uuid: str
@@ -118,7 +118,7 @@ class VolumeNameRow(Row):
 
 
 class SessionRow(Row):
-    """`ended` rows stay while segments are quarantined because of them, or while Reap still ends their pins."""
+    """A session.  Rows with `ended` stay while segments are quarantined because of them, or while Reap still ends their pins."""
 
     session: int
     epoch: int
@@ -132,7 +132,7 @@ class SessionRow(Row):
     segments_leased: int = 0
     shared: bool = False
     ended_ms: int = 0  # wall time
-    uncached: bool = False  # OpenShared: does not say what it has open
+    uncached: bool = False  # OpenShared: the session does not report what it has open
     caches: bool = False  # OpenShared with leases
 
 
@@ -163,7 +163,7 @@ TOMB_DENTRY, TOMB_INODE, TOMB_VOLUME = 1, 2, 3
 
 
 class TombstoneRow(Row):
-    """Something was removed.  For a dentry `ino` is the parent."""
+    """A removal, for readers of the change stream.  For a dentry `ino` is the parent."""
 
     kind: int
     volume: int
@@ -174,7 +174,7 @@ class TombstoneRow(Row):
 
 
 class MarkerRow(Row):
-    """A row without fields: all it says is in its key."""
+    """A row without fields: its key has all there is."""
 
 
 class ReverseRow(Row):
@@ -182,7 +182,10 @@ class ReverseRow(Row):
 
 
 class ReapRow(Row):
-    """`start`: file offset (of a trim) up to which nothing is left to free; 0 otherwise.  `end`: of a trim, 0 for the end of the file."""
+    """A piece of work for Reap.  `start`: file offset (of a trim) up to which nothing is left to free; 0 otherwise.
+
+    `end`: of a trim, 0 for the end of the file.
+    """
 
     start: int = 0
     end: int = 0
@@ -196,12 +199,13 @@ class SharedRow(Row):
 
 
 class InodeRow(Row):
-    """`entries`, `next_cookie`, `parent` are a directory's.  `extents`, `stored_bytes` count what is in the extent map, hidden or not.
+    """An inode.  `entries`, `next_cookie`, `parent` are a directory's.
 
-    `log`, `sequence`: newest record of which dirty log is committed; `cuts`: (sequence, size) of truncations that overtook older records,
-    both ascending; `times_sequence`: records up to it change no times any more.  `mtime_explicit`: utimensat(2) set it, so the next write
-    may move it back.  `trims`: ranges cut by a truncation or a hole that Reap has not freed yet.  `allocated_bytes`: of unwritten extents.
-    `linkable`: made without a name, and may get one.  `consistency`: what the attribute of that name says (base/consistency.py).
+    `extents`, `stored_bytes` count what is in the extent map, hidden or not.  `log`, `sequence`: the newest record of which dirty log is
+    committed; `cuts`: (sequence, size) of truncations that overtook older records, both ascending; `times_sequence`: records up to it
+    change no times any more.  `mtime_explicit`: utimensat(2) set it, so the next write may move it back.  `trims`: ranges cut by a
+    truncation or a hole that Reap has not freed yet.  `allocated_bytes`: of unwritten extents.  `linkable`: made without a name, and may
+    get one.  `consistency`: the value of the attribute of that name (base/consistency.py).
     """
 
     mode: int
@@ -251,11 +255,11 @@ class CookieRow(Row):
 
 
 class ExtentRow(Row):
-    """types.Extent without its file offset (in the key); `index` is the entry that committed it.
+    """An extent: types.Extent without its file offset (in the key); `index` is the entry that committed it.
 
     Segment 0 is an unwritten extent: it reads as zeros, has no place, and space is kept for it.  `shared`: others may hold the same bytes
-    of the frame, and its SharedRow counts them; bytes of an extent without the mark are nobody else's.  `lost` (segment 0): there were
-    bytes here, nobody knows them any more, and reading is EIO until they are overwritten or cut; counted like an unwritten extent.
+    of the frame, and its SharedRow counts them; bytes of an extent without the mark have one holder.  `lost` (segment 0): there were bytes
+    here that are not known any more, and reading is EIO until they are overwritten or cut; counted like an unwritten extent.
     """
 
     length: int
@@ -271,7 +275,7 @@ class ExtentRow(Row):
 
 
 class InlineRow(Row):
-    """May be shorter than the file: what is missing reads as zeros."""
+    """The bytes of a small file.  It may be shorter than the file: the rest reads as zeros."""
 
     data: bytes
 
@@ -285,9 +289,10 @@ class LocksRow(Row):
 
 
 class LeaseRow(Row):
-    """`session` holds the write lease (0: nobody) under `epoch`.  `changes` counts changes, and `mount` made the last `run` of them.
+    """The write lease and the changes of an inode.  `session` holds the lease (0: none does) under `epoch`.
 
-    Those under one write lease (`lease`: its epoch, of the last change) count once: nobody else learned of one in between.
+    `changes` counts changes, and `mount` made the last `run` of them.  Those under one write lease (`lease`: its epoch, of the last change)
+    count once: no other mount learned of one in between.
     """
 
     session: int = 0
@@ -299,7 +304,7 @@ class LeaseRow(Row):
 
 
 class NodeRow(Row):
-    """`key`: SHA-256 of the public key of its certificates.  `carries`: it shall carry the metadata."""
+    """A node.  `key`: SHA-256 of the public key of its certificates.  `carries`: it shall carry the metadata."""
 
     node: str
     name: str
@@ -317,7 +322,7 @@ class NodeRow(Row):
 
 
 class TokenRow(Row):
-    """`verifier`: hash of the secret ("join"), or keys derived from it ("founding").  `uses_left` -1: no bound."""
+    """A token.  `verifier`: hash of the secret ("join"), or keys derived from it ("founding").  `uses_left` -1: no bound."""
 
     id: str
     kind: str
@@ -333,7 +338,7 @@ class TokenRow(Row):
 
 
 class CaRow(Row):
-    """`state`: "active" signs, "trusted" is believed only."""
+    """A certificate authority.  `state`: "active" signs, "trusted" is believed only."""
 
     id: str
     certificate: str
@@ -363,8 +368,11 @@ class CsiNameRow(Row):
 
 
 class ClaimRow(Row):
-    """A node uses a volume or a directory of it.  `attached`: the orchestrator said so, and only it ends it.  `fenced`: a session of that
-    boot on the volume has expired since, and none was opened after it."""
+    """The claim of a node that uses a volume or a directory of it.
+
+    `attached`: the orchestrator has attached it, and only it ends that.  `fenced`: a session of that boot on the volume has expired since,
+    and none was opened after it.
+    """
 
     volume: int
     path: str

@@ -22,6 +22,8 @@ INCOMPAT_KNOWN = 0  # feature bits this build can read
 
 
 class State:
+    """The rows of one transaction, for one thread.  Reads raise Corrupt and FormatTooNew for a row that does not decode."""
+
     __slots__ = ("_cache", "_dirty", "cluster", "maybe_dead", "results", "tombstones_written", "txn", "unlocked")
 
     def __init__(self, txn: Txn) -> None:
@@ -84,7 +86,7 @@ class State:
         self.txn.put(keys.cluster(), rows.CLUSTER.dumps(self.cluster))
 
     def reload(self) -> None:
-        """Reads all again after a change beneath this cache, which was flushed before.  The object of the cluster's row stays."""
+        """Reads all again after a change below this cache, which was flushed before.  The object of the cluster's row stays."""
         self._cache.clear()
         self.results = Results(self.txn)
         raw = self.txn.get(keys.cluster())

@@ -14,6 +14,8 @@ KEY_BYTES_MAX = 511  # LMDB's limit
 
 
 class Txn(Protocol):
+    """The rows under their keys.  One thread uses it; methods may block for the store's pages."""
+
     def get(self, key: bytes) -> bytes | None:
         """Returns the value, or None."""
 

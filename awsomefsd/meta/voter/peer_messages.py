@@ -45,7 +45,7 @@ class PeerRefused(Struct, array_like=True, tag=62):
 
 
 class Announce(Struct, array_like=True, tag=63):
-    """"This journal of mine wants to take part."  `fresh`: it holds nothing, no entry and no vote."""
+    """ "This journal of mine wants to take part."  `fresh`: it holds nothing, no entry and no vote."""
 
     node: str
     incarnation: str

@@ -201,6 +201,7 @@ class Entry(Struct, array_like=True, gc=False):
     acks: list[int]
     command: AnyCommand
 
+
 entry_encode = msgspec.msgpack.Encoder().encode
 
 entry_decode = msgspec.msgpack.Decoder(Entry).decode

@@ -34,6 +34,7 @@ class SetAtimes(Command, tag=61):
     volume: int
     atimes: list[tuple[int, int]]
 
+
 XATTR_CREATE, XATTR_REPLACE = 1, 2
 
 

@@ -41,6 +41,7 @@ class Reap(Command, tag=31):
 
     count: int
 
+
 FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE = 1, 2, 16  # FALLOC_FL_* of linux/falloc.h
 # Modes of fallocate(2) that are served.
 FALLOC_MODES = (0, FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, FALLOC_ZERO_RANGE, FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE)

@@ -65,6 +65,7 @@ class Rmdir(Command, tag=23):
     name: bytes
     pinned: bool = False
 
+
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
 

@@ -39,7 +39,7 @@ class DescribeNode(Command, tag=111):
 
 
 class SetNodeState(Command, tag=112):
-    """"active", "cordoned", "draining" or "removed"; nothing leads out of "removed"."""
+    """ "active", "cordoned", "draining" or "removed"; nothing leads out of "removed"."""
 
     node: str
     state: str

@@ -140,6 +140,7 @@ class RequestEnvelope(Struct, array_like=True, gc=False):
     call: int
     body: Body
 
+
 Reply = Union[
     Done, Failed, Welcome, Found, Removed, Renamed, Committed, SessionOpened, SegmentsLeased, Reserved, Entries, Blob, Names, Layout,
     StatFsReply, Segments, Devices, Volumes, Locks, Locked, Changes, Status, Made, Sessions, Reports,
