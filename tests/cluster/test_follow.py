@@ -125,7 +125,7 @@ def test_without_a_leader_the_daemon_says_so_and_starts(cluster: Cluster, follow
         follower.await_daemon(WAIT_S)
         assert "lead" in follower.cli_error("volume", "create", "never")
         shown = follower.cli("status", accept=(0, 1, 2, 3))
-        assert "no node is known to lead" in shown
+        assert "this node knows no leader" in shown
     finally:
         for node in others:
             node.launch()

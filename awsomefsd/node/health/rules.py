@@ -81,37 +81,39 @@ def find(node: NodeView, view: ClusterView, facts: Facts) -> list[HealthFinding]
 def of_node(node: NodeView) -> Iterator[HealthFinding]:
     """Yields the findings about this node itself: keeper, metadata, mounts, devices, memory."""
     if not node.keeper:
-        yield HealthFinding("KEEPER_GONE", f"the keeper does not answer at {node.run_dir}/keeper.sock (running mounts go on)")
+        yield HealthFinding("KEEPER_GONE", f"the keeper does not answer at {node.run_dir}/keeper.sock (running mounts continue)")
     yield from _of_metadata(node)
     yield from _of_mounts(node)
     yield from _of_devices(node)
     if damaged := int(node.figures.get("collect_corrupt_pieces", "0")):
-        yield HealthFinding("CORRUPT_EXTENTS", f"collection has found {damaged} extents with wrong bytes on a device")
+        yield HealthFinding("CORRUPT_EXTENTS", f"collection found {damaged} extents with wrong bytes on a device")
     if node.conflicts:
         yield HealthFinding(
-            "CONFLICT_FILES", f"{node.conflicts} files with data that could not be committed lie in {node.state_dir}/conflicts"
+            "CONFLICT_FILES", f"{node.state_dir}/conflicts has {node.conflicts} files with data that could not be committed"
         )
     if node.memory_bytes > node.memory_bytes_max:
         yield HealthFinding(
             "DAEMON_MEMORY",
-            f"the daemon uses {node.memory_bytes} bytes of memory, its budget (memory.daemon) is {node.memory_bytes_max}",
+            f"the daemon uses {node.memory_bytes} bytes of memory; its budget (memory.daemon) is {node.memory_bytes_max}",
         )
 
 
 def _of_metadata(node: NodeView) -> Iterator[HealthFinding]:
     figures = node.figures
     if (times := figures.get("members_diverged", "0")) != "0":
-        yield HealthFinding("STORE_DIVERGED", f"{times} times a voter's state differed from the others' and was rebuilt")
+        yield HealthFinding("STORE_DIVERGED", f"a voter's state differed from that of the others and was rebuilt, {times} times")
     if figures.get("journal_full", "0") != "0":
-        yield HealthFinding("JOURNAL_FULL", f"the journal in {node.state_dir}/meta has no room; this voter is silent until there is some")
+        yield HealthFinding(
+            "JOURNAL_FULL", f"the journal in {node.state_dir}/meta has no space; this voter sends nothing until it has some"
+        )
     state = figures.get("checkpoint", "")
     if state.startswith("suspended"):
-        lost = f"the device could not bring all back if {node.state_dir} were lost"
+        lost = f"the device could not restore everything if {node.state_dir} were lost"
         yield HealthFinding("CHECKPOINT_SUSPENDED", f"checkpoints on the device are {state}; {lost}")
     elif state == "ok" and (late_ms := int(figures.get("checkpoint_lag_ms", "0"))) > CHECKPOINT_LATE_MS:
         yield HealthFinding(
             "CHECKPOINT_LATE",
-            f"the metadata's copy on the device is {late_ms // 1_000} s and {figures.get('checkpoint_lag_entries', '?')} entries behind",
+            f"the copy of the metadata on the device is {late_ms // 1_000} s behind ({figures.get('checkpoint_lag_entries', '?')} entries)",
         )
 
 
@@ -141,20 +143,20 @@ def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
     """Yields the findings of Facts: workers, scrub, quarantine, and devices that one node alone sees."""
     for directory, used, budget in facts.workers:
         yield HealthFinding(
-            "WORKER_MEMORY", f"the worker of {directory} uses {used} bytes of memory, its budget (memory.worker) is {budget}"
+            "WORKER_MEMORY", f"the worker of {directory} uses {used} bytes of memory; its budget (memory.worker) is {budget}"
         )
     if facts.host:
         yield HealthFinding("HOST_PROGRAM", f"keeper and workers outside of the daemon's pod: {facts.host}")
     if facts.scrub_open:
-        yield HealthFinding("SCRUB_FINDINGS", f"scrub has found {facts.scrub_open} things that it could not repair")
+        yield HealthFinding("SCRUB_FINDINGS", f"scrub found {facts.scrub_open} faults that it could not repair")
     if facts.scrub_failed:
         yield HealthFinding("SCRUB_FAILED", f"scrub failed: {facts.scrub_failed}")
     for device in node.devices:
         if facts.alone_ms.get(device.uuid, 0) >= DEVICE_ALONE_MS:
-            yield HealthFinding("DEVICE_ALONE", f"shared device {device.path or device.uuid} is seen by one node at most")
+            yield HealthFinding("DEVICE_ALONE", f"at most one node sees the shared device {device.path or device.uuid}")
     if facts.quarantined:
         much = facts.quarantined * 100 >= sum(device.segments for device in node.devices) * QUARANTINE_PERCENT
-        held = f"{facts.quarantined} segments are in quarantine, of mounts of {_listed(facts.quarantined_of)}"
+        held = f"{facts.quarantined} segments are in quarantine because of mounts on {_listed(facts.quarantined_of)}"
         yield HealthFinding("QUARANTINE_GROWS" if much else "SEGMENTS_QUARANTINED", held)
 
 
@@ -178,36 +180,39 @@ def _without_answer(view: ClusterView) -> Iterator[HealthFinding]:
     figures = view.figures
     why = f" ({view.trouble})" if view.trouble else ""
     if view.leader:
-        yield HealthFinding("LEADER_UNREACHABLE", f"node {view.name(view.leader)} leads the metadata, and this one cannot ask it{why}")
+        yield HealthFinding("LEADER_UNREACHABLE", f"node {view.name(view.leader)} leads the metadata, and this node cannot reach it{why}")
     elif missing := str(figures.get("founding_waits_for", "")):
         names = missing.replace(" ", ", ")
         yield HealthFinding(
-            "NOT_FOUNDED", f"the metadata cluster is not founded yet: all voters must be up once; not heard of yet: {names}"
+            "NOT_FOUNDED", f"the metadata cluster is not founded yet; all voters must run at the same time once; missing: {names}"
         )
     elif str(figures.get("members", "")) == "0":
-        yield HealthFinding("NO_MEMBER", "this voter is in no metadata cluster yet")
+        yield HealthFinding("NO_MEMBER", "this voter is not a member of a metadata cluster yet")
     else:
-        since = f" for {view.without_leader_s:.0f} s; the last known: {view.name(view.last_leader) if view.last_leader else 'nobody'}"
-        yield HealthFinding("NO_LEADER", f"no node is known to lead the metadata{since}: changes and lookups wait{why}")
+        since = f" for {view.without_leader_s:.0f} s (the last one: {view.name(view.last_leader) if view.last_leader else 'none'})"
+        yield HealthFinding("NO_LEADER", f"this node knows no leader of the metadata{since}; changes and lookups wait{why}")
         voters, connected = int(figures.get("voters", 0)), int(figures.get("peers_connected", 0)) + 1
         if voters and connected < majority(voters):
             yield HealthFinding(
                 "NO_QUORUM",
-                f"this voter is connected to {connected - 1} of the {voters - 1} others; {majority(voters)} of {voters} are needed",
+                f"this voter is connected to {connected - 1} of the {voters - 1} others; {majority(voters)} of {voters} voters are needed",
             )
 
 
 def _of_voters(view: ClusterView) -> Iterator[HealthFinding]:
     for one in view.members:
         if one.member == "voter" and not one.heard:
-            yield HealthFinding("VOTER_GONE", f"voter {one.name} was not heard for {max(one.silent_ms, 0) / 1_000:.0f} s")
+            yield HealthFinding(
+                "VOTER_GONE", f"the leader has received nothing from voter {one.name} for {max(one.silent_ms, 0) / 1_000:.0f} s"
+            )
         elif one.heard and one.lag > VOTER_LAG_MAX:
             yield HealthFinding("VOTER_LAGS", f"{one.member} {one.name} is {one.lag} entries behind")
     carriers = max(view.voters, sum(row.role == "node" and row.state != "removed" for row in view.nodes))
     if view.failures_survived == 0 and carriers >= 2:
-        few = "" if view.voters > 1 else f" ({carriers} nodes: with three, all three vote)"
+        few = "" if view.voters > 1 else f" (of {carriers} nodes; with three nodes, all three vote)"
         yield HealthFinding(
-            "ONE_FAILURE_FROM_LOSS", f"{view.voters_heard} of {view.voters} voters are heard{few}: one more failure stops the metadata"
+            "ONE_FAILURE_FROM_LOSS",
+            f"the leader hears {view.voters_heard} of {view.voters} voters{few}; one more failure stops the metadata",
         )
 
 
@@ -216,12 +221,12 @@ def _of_nodes(view: ClusterView) -> Iterator[HealthFinding]:
         if row.state == "removed":
             continue
         if gone_ms := silent_ms(row, view.led_ms):
-            since = f"for {gone_ms / 1_000:.0f} s" if row.heard_ms_ago >= 0 else "since the present leader leads"
+            since = f"for {gone_ms / 1_000:.0f} s" if row.heard_ms_ago >= 0 else "since this leader was elected"
             code, kind = ("NODE_GONE", "node") if row.role == "node" else ("CLIENT_GONE", "client")
             yield HealthFinding(code, f"{kind} {row.name} has not reported {since}")
         if row.state == "cordoned":
             yield HealthFinding(
-                "NODE_CORDONED", f"node {row.name} is cordoned", f"`awsomefsd node uncordon {row.name}` to let it take new work"
+                "NODE_CORDONED", f"node {row.name} is cordoned", f"run `awsomefsd node uncordon {row.name}` to let it take new work"
             )
         if row.state == "draining":
             yield HealthFinding("NODE_DRAINING", f"node {row.name} is being drained")
@@ -236,7 +241,7 @@ def _of_levels(view: ClusterView) -> Iterator[HealthFinding]:
         behind = sorted(name for name, level in known.items() if level < highest)
         yield HealthFinding("LEVEL_BEHIND", f"{_listed(behind)} do not know level {highest} yet; the cluster acts at level {view.level}")
     if lowest > view.level:
-        yield HealthFinding("UPGRADE_READY", f"the cluster acts at level {view.level}, all nodes know level {lowest}")
+        yield HealthFinding("UPGRADE_READY", f"the cluster acts at level {view.level}; all nodes know level {lowest}")
 
 
 def _of_certificates(view: ClusterView) -> Iterator[HealthFinding]:
@@ -246,7 +251,7 @@ def _of_certificates(view: ClusterView) -> Iterator[HealthFinding]:
     ):
         if held is not None and _ends_soon(held, view.now_s, share):
             left_h = (held.ends_s - view.now_s) / 3_600
-            yield HealthFinding(code, f"{what} ends in {left_h:.0f} hours" if left_h > 0 else f"{what} has ended {-left_h:.0f} hours ago")
+            yield HealthFinding(code, f"{what} expires in {left_h:.0f} hours" if left_h > 0 else f"{what} expired {-left_h:.0f} hours ago")
 
 
 def _ends_soon(held: Certificate, now_s: float, share: float) -> bool:
@@ -254,5 +259,5 @@ def _ends_soon(held: Certificate, now_s: float, share: float) -> bool:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMES_SHOWN]) or "nobody"
+    shown = ", ".join(names[:_NAMES_SHOWN]) or "nodes that are not known"
     return shown + (f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else "")
