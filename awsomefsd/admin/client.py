@@ -66,7 +66,7 @@ class AdminClient:
         except grpc.RpcError as failure:
             raise self._explained(failure, PROBE_S) from None
         if reply.status != health_pb2.HealthCheckResponse.SERVING:
-            raise Unavailable("the daemon does not serve")
+            raise Unavailable("the daemon runs, but does not serve yet; try again")
 
     def backup(self) -> Iterator[bytes]:
         """The pieces of a backup of the metadata."""
@@ -82,10 +82,10 @@ class AdminClient:
         if not ours and failure.code() == grpc.StatusCode.UNAVAILABLE:
             return Unavailable(
                 f"the daemon behind {self._path} closed the connection ({failure.details()}); "
-                "it is restarting (try again), or you are neither root nor in its admin group"
+                "if it restarts, try again; else run as root or as a member of its admin group"
             )
         if not ours and failure.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-            return Unavailable(f"no answer within {timeout_s:.0f} s; the operation may still end: look at `awsomefsd status`")
+            return Unavailable(f"no answer within {timeout_s:.0f} s; the operation may still complete: check `awsomefsd status`")
         return trailers.to_error(failure)
 
 

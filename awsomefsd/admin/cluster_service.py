@@ -38,7 +38,7 @@ class ClusterRpcs:
             "remove": lambda name: admin.remove(name, force=request.force),
         }
         if request.action not in actions:
-            raise ConfigError(f"{request.action!r} is nothing to do with a node; it is one of {', '.join(actions)}")
+            raise ConfigError(f"{request.action!r} is not an action on a node; choose one of {', '.join(actions)}")
         row = actions[request.action](request.node)
         logger.warning("a node's state was changed", extra={"action": request.action, "changed": row.node, "force": request.force})
         return _node(row)

@@ -107,7 +107,7 @@ class Door:
             try:
                 inner = _connect(self._inner)
             except OSError as err:
-                logger.warning("admin connection dropped: the inner socket does not answer", extra={"errno": err.errno})
+                logger.warning("admin connection dropped: the daemon's inner socket does not answer", extra={"errno": err.errno})
                 return
             async with inner, trio.open_nursery() as nursery:
                 nursery.start_soon(_pump, inner, outer, nursery.cancel_scope)

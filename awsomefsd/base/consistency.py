@@ -23,8 +23,8 @@ def parse(text: str) -> int:
     word, equals, number = text.partition("=")
     if word == "bounded" and equals:
         return _bounded(number)
-    hint = " (say how old: bounded=5)" if word == "bounded" else ""
-    raise ValueError(f"{text!r} is none of {WORDS}{hint}")
+    hint = " (with a number of seconds: bounded=5)" if word == "bounded" else ""
+    raise ValueError(f"{text!r} is not a consistency level; write {WORDS}{hint}")
 
 
 def _bounded(number: str) -> int:

@@ -53,7 +53,7 @@ def read_json(path: Path, default: Any = None) -> Any:
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as err:
-        raise Corrupt(f"{path} is no JSON file ({err}); restore it from a backup") from err
+        raise Corrupt(f"{path} is not valid JSON ({err}); restore it from a backup") from err
     if not isinstance(value, dict):
         raise Corrupt(f"{path} does not hold a JSON object; restore it from a backup")
     return value

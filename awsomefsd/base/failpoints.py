@@ -200,7 +200,7 @@ def parse(text: str) -> dict[str, _Action]:
         kind, _, value = what.partition("@")[0].partition(":")
         nth = int(what.partition("@")[2] or 0)
         if name not in POINTS or kind not in ("kill", "error", "delay", "count"):
-            raise ValueError(f"AWSOMEFSD_FAILPOINTS: {part!r} names no failpoint, or no action")
+            raise ValueError(f"AWSOMEFSD_FAILPOINTS: {part!r} does not name a failpoint and an action")
         number = int(getattr(errno, value)) if kind == "error" else int(value or 0)
         actions[name] = _Action(kind, number, nth)
     return actions

@@ -57,14 +57,14 @@ def parse(option: str, text: str) -> IdMap:
             raise ConfigError(f"mount option {option}={text}: {part!r} is not outside:inside:count (three numbers)")
         outside, inside, count = map(int, words)
         if count == 0 or max(outside, inside) + count - 1 > ID_MAX:
-            raise ConfigError(f"mount option {option}={text}: {part!r} is empty, or goes beyond the id {ID_MAX}")
+            raise ConfigError(f"mount option {option}={text}: {part!r} is empty, or has ids above {ID_MAX}")
         for other in ranges:
             for mine, theirs, side in ((outside, other[0], "outside"), (inside, other[1], "inside")):
                 if mine < theirs + other[2] and theirs < mine + count:
                     raise ConfigError(f"mount option {option}={text}: {part!r} and {':'.join(map(str, other))} overlap {side}")
         ranges.append((outside, inside, count))
     if len(ranges) > RANGES_MAX:
-        raise ConfigError(f"mount option {option}: {len(ranges)} ranges, {RANGES_MAX} are allowed")
+        raise ConfigError(f"mount option {option}: {len(ranges)} ranges; at most {RANGES_MAX} are allowed")
     return IdMap(tuple(ranges))
 
 

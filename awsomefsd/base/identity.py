@@ -124,7 +124,7 @@ class StateLock:
         except BlockingIOError:
             holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(self._fd)
-            raise Refused(f"{state_dir} is in use by process {holder}; {what} needs it alone: stop the daemon first") from None
+            raise Refused(f"{state_dir} is in use by process {holder}; {what} needs it exclusively; stop the daemon first") from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 

@@ -26,7 +26,7 @@ def supported() -> int:
     if not text:
         return LEVEL
     if not text.isdecimal() or not 1 <= int(text) <= LEVEL:
-        raise ConfigError(f"{VARIABLE}={text!r} is no level of this build (1 to {LEVEL}); correct or unset it")
+        raise ConfigError(f"{VARIABLE}={text!r} is not a level of this build (1 to {LEVEL}); correct or unset it")
     return int(text)
 
 

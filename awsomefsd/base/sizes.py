@@ -14,7 +14,7 @@ def parse_bytes(text: str) -> int:
     """Returns the bytes of a size.  Raises ValueError, whose message says what is understood."""
     match = _SIZE.match(text)
     if match is None or (match[3] and match[3].lower() == "ib" and not match[2]):
-        raise ValueError(f"{text!r} is no size; write it like 4096, 512MiB, 8G or 1.5T")
+        raise ValueError(f"{text!r} is not a size; write it like 4096, 512MiB, 8G or 1.5T")
     size = Fraction(match[1]) * 1024 ** _UNITS[match[2].lower()]
     if size.denominator != 1 or size > BYTES_MAX:
         raise ValueError(f"{text!r} is not a whole number of bytes below 8 EiB")

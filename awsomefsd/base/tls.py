@@ -130,4 +130,4 @@ class TlsFiles:
 
 def _no_password() -> str:
     """OpenSSL would ask on the terminal for the one of an encrypted key."""
-    raise OSError("the private key is encrypted; awsomefsd needs it in the clear, mode 0600")
+    raise OSError("the private key is encrypted; awsomefsd needs it unencrypted, with mode 0600")

@@ -21,7 +21,7 @@ def split_endpoint(text: str) -> tuple[str, int]:
     """Returns (host, port) of "host:port"; the host may be a name.  Raises ConfigError."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) <= 65_535:
-        raise ConfigError(f"{text!r} is no endpoint; write a host and a port, such as node1.example.net:7440")
+        raise ConfigError(f"{text!r} is not an endpoint; write a host and a port, such as node1.example.net:7440")
     return host.strip("[]"), int(port)
 
 

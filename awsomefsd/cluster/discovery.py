@@ -42,7 +42,9 @@ class Discovery:
         try:
             self._start(control)
         except Exception as err:  # any error of the library or of this host's network: only a convenience is lost
-            logger.warning("nodes are not looked for by multicast: %s; endpoints of the token are used", err or type(err).__name__)
+            logger.warning(
+                "multicast does not work here: %s; only the token's endpoints are used to find other nodes", err or type(err).__name__
+            )
             self.close()
 
     def _start(self, control: str) -> None:

@@ -132,7 +132,7 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
         else:
             raise ConfigError(f"unknown mount option {option!r}{_nearest(name)}; correct or remove it")
     if choices["cache"] == "none" and "shared" not in ours:
-        raise ConfigError("mount option cache=none speaks of a mount with option shared: add that, or leave cache away")
+        raise ConfigError("mount option cache=none needs mount option shared; add shared, or leave cache=none out")
     if fresh != consistency.STRICT:
         _check_loose("shared" in ours, choices["cache"])
     return MountOptions(
@@ -179,9 +179,9 @@ def _consistency(value: str) -> int:
 
 def _check_loose(shared: bool, cache: str) -> None:
     if not shared:
-        raise ConfigError("mount option consistency= speaks of a mount with option shared: add that, or leave consistency away")
+        raise ConfigError("mount option consistency= needs mount option shared; add shared, or leave consistency= out")
     if cache == "none":
-        raise ConfigError("mount option cache=none keeps nothing that could be old: leave it away, or consistency=")
+        raise ConfigError("mount options cache=none and consistency= exclude each other; leave one of them out")
 
 
 def _last(flags: Sequence[str], *names: str) -> str | None:

@@ -77,7 +77,7 @@ def _absolute(path: Path) -> Path:
     try:
         return Path(os.path.abspath(path.expanduser()))
     except RuntimeError as err:
-        raise ValueError(f"{path.parts[0]}: there is no such user, or no home directory is known") from err
+        raise ValueError(f"{path.parts[0]}: there is no such user, or the user has no home directory") from err
 
 
 def _listen(value: str, info: ValidationInfo) -> str:
@@ -211,7 +211,7 @@ def parse_seconds(text: str) -> int:
     """ "90s", "10m", "24h", "30d"; ValueError for anything else."""
     number, unit = text[:-1], text[-1:]
     if unit not in _UNITS_S or not number.isdecimal() or not 0 < int(number) * _UNITS_S[unit] <= 100 * 365 * 86_400:
-        raise ValueError(f'{text!r} is no length of time; write a number with s, m, h or d, such as "10m" or "24h"')
+        raise ValueError(f'{text!r} is not a length of time; write a number with s, m, h or d, such as "10m" or "24h"')
     return int(number) * _UNITS_S[unit]
 
 
@@ -242,7 +242,7 @@ class MetadataSettings(Section):
     @model_validator(mode="after")
     def _complete(self) -> MetadataSettings:
         if self.voters and not (self.ca and self.certificate and self.key):
-            raise ValueError("with metadata.voters, metadata.ca, metadata.certificate and metadata.key name PEM files")
+            raise ValueError("metadata.voters needs metadata.ca, metadata.certificate and metadata.key; each names a PEM file")
         return self
 
 
@@ -397,7 +397,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, tuple[s
             path = known.get(plain.removesuffix("_FILE"))
             text = _read_value(variable, text) if path else text
         if path is None:
-            raise ConfigError(f"{variable} in the environment is no setting{_nearest(plain, known)}; unset it or correct the name")
+            raise ConfigError(f"{variable} in the environment is not a setting{_nearest(plain, known)}; unset it or correct the name")
         if path in seen:
             raise ConfigError(f"{seen[path]} and {variable} both set {'.'.join(path)}; unset one of them")
         seen[path] = variable
@@ -455,7 +455,7 @@ def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **o
     except ValidationError as err:
         raise ConfigError("\n".join(_explain(dict(error), environ, file) for error in err.errors())) from err
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as err:  # of a shape that no parser of ours foresaw
-        raise ConfigError(f"the configuration ({file or 'environment'}) cannot be read: {err}; start from a smaller one") from err
+        raise ConfigError(f"the configuration ({file or 'environment'}) cannot be read: {err}; start from a smaller configuration") from err
 
 
 def _explain(error: dict[str, Any], environ: Mapping[str, str], file: Path | None) -> str:

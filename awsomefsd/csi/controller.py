@@ -103,21 +103,21 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
 
     def _compare(self, record: CsiVolumeInfo | None, request: pb.CreateVolumeRequest, wanted: rules.WantedVolume, block: bool) -> None:
         if record is None:
-            raise CsiError("ABORTED", f"{request.name} was deleted while it was made; try again")
+            raise CsiError("ABORTED", f"{request.name} was deleted while it was being created; try again")
         if record.block != block or not rules.fits(record.capacity, request.capacity_range):
             raise CsiError(
                 "ALREADY_EXISTS",
-                f"{request.name} is there with {record.capacity} bytes as a {'block device' if record.block else 'file system'}",
+                f"{request.name} exists already with {record.capacity} bytes as a {'block device' if record.block else 'file system'}",
             )
         fixed = {key: value for key, value in record.settings if key in rules.FIXED}
         if fixed != {key: value for key, value in wanted.settings.items() if key in rules.FIXED}:
-            raise CsiError("ALREADY_EXISTS", f"{request.name} is there with other parameters")
+            raise CsiError("ALREADY_EXISTS", f"{request.name} exists already with other parameters")
 
     def _check_topology(self, request: pb.CreateVolumeRequest) -> None:
         asked = request.accessibility_requirements.requisite
         ours = self._driver.reachable
         if asked and not any(all(one.segments.get(key, value) == value for key, value in ours.items()) for one in asked):
-            raise CsiError("RESOURCE_EXHAUSTED", "none of the places asked for is a node of this cluster")
+            raise CsiError("RESOURCE_EXHAUSTED", "none of the requested topologies is a node of this cluster")
 
     @rpc
     def DeleteVolume(self, request: pb.DeleteVolumeRequest, context: grpc.ServicerContext) -> pb.DeleteVolumeResponse:
@@ -129,7 +129,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         with self._locks.alone(f"name {record.name}"):
             destroy = dict(record.settings).get("onDelete", "delete") == "delete"
             if any(claim.path == record.path and not claim.fenced for claim in self._volumes.claims(record.volume)):
-                raise precondition(f"volume {record.id} is in use by a node; it is deleted when that has ended")
+                raise precondition(f"volume {record.id} is in use by a node; it is deleted when no node uses it")
             if destroy and not record.own:
                 volume = next((one for one in self._volumes.every() if one.volume == record.volume), None)
                 if volume is not None:
@@ -163,7 +163,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
             rules.check_capability(request.volume_capability, of_block=record.block)
         size = max(rules.capacity_of(request.capacity_range, block=record.block, default=record.capacity), record.capacity)
         if request.capacity_range.limit_bytes and size > request.capacity_range.limit_bytes:
-            raise CsiError("OUT_OF_RANGE", f"the volume has {record.capacity} bytes, and is never made smaller")
+            raise CsiError("OUT_OF_RANGE", f"the volume has {record.capacity} bytes and cannot be made smaller")
         with self._locks.alone(f"name {record.name}"):
             if size > record.capacity:
                 hard = record.own and not record.block and dict(record.settings).get("quota", "hard") == "hard"
@@ -262,7 +262,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         if max_entries < 0:
             raise invalid("max_entries is negative")
         if token and not is_uuid(token):
-            raise CsiError("ABORTED", f"starting_token {token[:64]!r} is not one of this driver; begin again without a token")
+            raise CsiError("ABORTED", f"starting_token {token[:64]!r} is not a token of this driver; list again without a token")
         count = max_entries or CSI_PAGE_MAX
         rows = self._volumes.page(token, min(count + 1, CSI_PAGE_MAX))
         if len(rows) > count:
@@ -314,7 +314,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
     def _trouble(self) -> str:
         """The reason why the storage beneath all volumes is degraded; "" if it is not."""
         damaged = int(self._volumes.figures().get("collect_corrupt_pieces", 0))
-        return f"{damaged} extents with wrong bytes were found on a device" if damaged else ""
+        return f"collection found {damaged} extents with wrong bytes on a device" if damaged else ""
 
     def _condition(self) -> pb.VolumeCondition:
         words = self._trouble()

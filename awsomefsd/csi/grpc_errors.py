@@ -37,7 +37,7 @@ class CallFigures:
                 "awsomefsd_csi_calls_total", "Calls of the CSI driver.", rpc=rpc, status=status
             )
         if rpc not in self._times:
-            self._times[rpc] = self._registry.histogram("awsomefsd_csi_call_seconds", "How long calls of the CSI driver take.", rpc=rpc)
+            self._times[rpc] = self._registry.histogram("awsomefsd_csi_call_seconds", "Duration of calls of the CSI driver.", rpc=rpc)
         self._counters[rpc, status].add()
         self._times[rpc].observe(seconds)
 

@@ -118,14 +118,14 @@ class KubeletPath:
     def make_directory(self) -> None:
         kind = self.kind()
         if kind and kind != stat.S_IFDIR:
-            raise precondition(f"{self.path} is there and is no directory")
+            raise precondition(f"{self.path} exists and is not a directory")
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.name, 0o750, dir_fd=self.parent)
 
     def make_file(self) -> None:
         kind = self.kind()
         if kind and kind != stat.S_IFREG:
-            raise precondition(f"{self.path} is there and is no file")
+            raise precondition(f"{self.path} exists and is not a file")
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self.name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY, 0o640, dir_fd=self.parent))
 
@@ -134,7 +134,7 @@ class KubeletPath:
         fd = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent)
         try:
             if os.listdir(fd):
-                raise precondition(f"{self.path} is a directory with files; nothing is mounted over them")
+                raise precondition(f"{self.path} is a directory with files, so nothing is mounted there; empty it")
         finally:
             os.close(fd)
 
@@ -159,12 +159,12 @@ class KubeletPath:
             elif kind == stat.S_IFREG and not os.lstat(self.name, dir_fd=self.parent).st_size:
                 os.unlink(self.name, dir_fd=self.parent)
             elif kind:
-                raise precondition(f"{self.path} is neither an empty directory nor an empty file; it was left alone")
+                raise precondition(f"{self.path} is neither an empty directory nor an empty file; it was not removed")
         except FileNotFoundError:
             return
         except OSError as err:
             if err.errno == errno.ENOTEMPTY:
-                raise precondition(f"{self.path} has files that are not of a mount of ours; it was left alone") from err
+                raise precondition(f"{self.path} has files that are not part of a mount of awsomefs; it was not removed") from err
             raise _told(err, self.path) from err
 
 
@@ -183,7 +183,7 @@ class KubeletDirectory:
         try:
             root = os.open(real, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as err:
-            raise precondition(f"the kubelet directory {self._asked} (csi.kubelet_dir) is not there: {err.strerror}") from err
+            raise precondition(f"the kubelet directory {self._asked} (csi.kubelet_dir) cannot be opened: {err.strerror}") from err
         try:
             parent = open_beneath(root, head or ".", os.O_PATH | os.O_DIRECTORY)
         except OSError as err:
@@ -202,7 +202,7 @@ class KubeletDirectory:
         if not path:
             raise invalid(f"{what} is missing")
         if "\0" in path or len(os.fsencode(path)) > 4000:
-            raise invalid(f"{what} is no path")
+            raise invalid(f"{what} is not a path")
         parts = path.split("/")
         if not path.startswith("/") or ".." in parts:
             raise invalid(f"{what} {path} is not an absolute path without '..'")
@@ -226,5 +226,5 @@ def _told(err: OSError, path: str) -> CsiError:
     if err.errno == errno.ENOENT:
         return not_found(f"{path} does not exist")
     if err.errno == errno.ENOTDIR:
-        return precondition(f"{path}: a file is in the way")
+        return precondition(f"{path}: a part of this path is a file")
     return CsiError("INTERNAL", f"{path}: {err.strerror}")

@@ -91,7 +91,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         source = self._volume_mounts.open_path(mount, found.path, make=_directory_of(found))
         try:
             if not stat.S_ISDIR(os.fstat(source).st_mode):
-                raise precondition(f"{found.handle} is a file: a file is a block volume")
+                raise precondition(f"{found.handle} is a file; only a directory can be mounted as a file system")
             _ask_consistency(source, found.settings.get("consistency", ""))
             _bind(source, place, flags)
         finally:
@@ -101,7 +101,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         """True if the volume is mounted at the place already.  A dead mount of ours is unmounted; anything else is refused."""
         while (entry := place.mounted()) is not None:
             if entry.fstype != mount_syscalls.FSTYPE:
-                raise precondition(f"{place.path} has a {entry.fstype} of somebody else mounted")
+                raise precondition(f"{place.path} has a foreign {entry.fstype} file system mounted")
             if entry.device != mount.device and is_dead(place.path):
                 place.umount(detach=True)
                 continue
@@ -128,7 +128,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             os.close(directory)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise precondition(f"{_file_of(found)} of volume {found.volume.name} is no file: a block volume is one")
+                raise precondition(f"{_file_of(found)} of volume {found.volume.name} is not a file, as the image of a block volume must be")
             blocks.attach(file, read_only=read_only)
         finally:
             os.close(file)
@@ -145,7 +145,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
                     os.fsync(file)
                 return max(size, there)
             except OSError as err:
-                raise CsiError("RESOURCE_EXHAUSTED", f"no room for {size} bytes: {err.strerror}") from err
+                raise CsiError("RESOURCE_EXHAUSTED", f"no space for {size} bytes: {err.strerror}") from err
             finally:
                 os.close(file)
         finally:
@@ -214,7 +214,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             raise invalid("volume_capability is missing")
         with self._root.place(request.target_path, "target_path") as place:
             if not request.staging_target_path:
-                raise precondition("staging_target_path is missing: a volume is staged first")
+                raise precondition("staging_target_path is missing; a volume must be staged before it is published")
             found = self._volumes.find(request.volume_id)
             block = rules.check_capability(request.volume_capability, of_block=found.block)
             with self._locks.alone(found.lock, f"path {place.path}"):
@@ -252,7 +252,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         used = [entry.dir for entry in self._volume_mounts.used(mount.device, mount.dir) if entry.root == _root_of(found)]
         others = [place for place in used if place != staging and not place.startswith(f"{plugins}/")]
         if others:
-            raise precondition(f"{found.handle} is published at {others[0]} already, and its access mode allows one target")
+            raise precondition(f"{found.handle} is published at {others[0]} already; its access mode allows one target")
 
     def _publish_block(self, request: pb.NodePublishVolumeRequest, found: FoundVolume, mount: MountEntry, place: KubeletPath) -> None:
         mode = request.volume_capability.access_mode.mode
@@ -260,17 +260,17 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         if not names:
             raise precondition(f"{found.handle} is not staged on this node")
         if request.readonly and mode not in rules.READERS:
-            raise precondition("a block volume is read-only by its access mode: the read-only flag of a mount does not hold for devices")
+            raise precondition("the readonly flag does not work for a block volume; use a read-only access mode")
         entry = place.mounted()
         if entry is not None:
             if blocks.backing_of(_device_at(place)) != f"{mount.dir}/{_file_of(found)}":
-                raise CsiError("ALREADY_EXISTS", f"{place.path} has something else mounted")
+                raise CsiError("ALREADY_EXISTS", f"{place.path} has another file system mounted")
             return
         if mode in rules.ONE_TARGET and (others := _published_blocks(names[0])):
-            raise precondition(f"{found.handle} is published at {others[0]} already, and its access mode allows one target")
+            raise precondition(f"{found.handle} is published at {others[0]} already; its access mode allows one target")
         place.make_file()
         if os.lstat(place.name, dir_fd=place.parent).st_size:
-            raise precondition(f"{place.path} is a file with content; nothing is mounted over it")
+            raise precondition(f"{place.path} is a file with content, so nothing is mounted there; remove it")
         source = os.open(f"/dev/{names[0]}", os.O_PATH | os.O_CLOEXEC)
         try:
             _bind(source, place, [])
@@ -296,14 +296,14 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         while (entry := place.mounted()) is not None:
             if entry.fstype == mount_syscalls.FSTYPE:
                 if found is not None and entry.source != found.volume.name:
-                    raise precondition(f"{place.path} has volume {entry.source} mounted, not {found.handle}; it was left alone")
+                    raise precondition(f"{place.path} has volume {entry.source} mounted, not {found.handle}; it was not unmounted")
                 place.umount(detach=self._is_dead(place, entry, found))
             elif blocks.backing_of(_device_at(place)).startswith(self._volume_mounts.directory + "/") or (
                 found is not None and (mount := self._volume_mounts.entry(found.volume)) and self._is_file_of(place, mount, found)
             ):
                 place.umount()
             else:
-                raise precondition(f"{place.path} has a {entry.fstype} of somebody else mounted; it was left alone")
+                raise precondition(f"{place.path} has a foreign {entry.fstype} file system mounted; it was not unmounted")
 
     def _is_dead(self, place: KubeletPath, entry: MountEntry, found: FoundVolume | None) -> bool:
         """True for a dead mount.  A mount that is served is not probed: one whose session was taken away would not answer."""
@@ -393,7 +393,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         damaged = int(self._volumes.figures().get("collect_corrupt_pieces", 0))
         response = pb.NodeGetStorageHealthResponse()
         if damaged:
-            words = f"{damaged} extents with wrong bytes were found on a device"
+            words = f"collection found {damaged} extents with wrong bytes on a device"
             response.backend_health.add(status=pb.STORAGE_DEGRADED, reason="Damage", message=words)
         return response
 

@@ -24,5 +24,5 @@ class RegistrationService(registration_pb2_grpc.RegistrationServicer):
         if request.plugin_registered:
             logger.info("registered with kubelet")
         else:
-            logger.error("kubelet refuses the registration; it tries again by itself", extra={"reason": request.error[:2000]})
+            logger.error("kubelet refused the registration; it tries again by itself", extra={"reason": request.error[:2000]})
         return pb.RegistrationStatusResponse()

@@ -49,8 +49,8 @@ MUTABLE: dict[str, tuple[str, ...] | None] = {
     "cache": ("auto",),
 }
 _NOT_BUILT = {
-    "devices": "volumes use all devices of the cluster; sets of devices are not built",
-    "cache": "other ways of caching are not built",
+    "devices": "a volume uses all devices of the cluster; sets of devices are not supported",
+    "cache": "other ways of caching are not supported",
 }
 
 
@@ -72,7 +72,7 @@ def check_name(name: str, what: str = "name") -> str:
     if not name:
         raise invalid(f"{what} is missing")
     if len(name.encode()) > CSI_NAME_BYTES_MAX:
-        raise invalid(f"{what} has {len(name.encode())} bytes, the specification allows {CSI_NAME_BYTES_MAX}")
+        raise invalid(f"{what} has {len(name.encode())} bytes, at most {CSI_NAME_BYTES_MAX} are allowed")
     return name
 
 
@@ -86,7 +86,7 @@ def check_capability(capability: pb.VolumeCapability, *, of_block: bool | None =
         raise invalid(f"access mode {capability.access_mode.mode} is not supported; supported are {names}")
     block = kind == "block"
     if block and capability.access_mode.mode == Mode.MULTI_NODE_MULTI_WRITER:
-        raise invalid("a block volume has one writing node: MULTI_NODE_MULTI_WRITER is for file systems")
+        raise invalid("only one node may write to a block volume; MULTI_NODE_MULTI_WRITER is for file systems")
     if not block:
         if capability.mount.fs_type not in FS_TYPES:
             raise invalid(f"fs_type {capability.mount.fs_type!r} is not supported; leave it out")
@@ -131,7 +131,7 @@ def capacity_of(asked: pb.CapacityRange, *, block: bool, default: int | None = N
     if limit and required > limit:
         raise CsiError("OUT_OF_RANGE", f"required_bytes {required} is above limit_bytes {limit}")
     if required > FILE_BYTES_MAX:
-        raise CsiError("OUT_OF_RANGE", f"required_bytes {required} is above {FILE_BYTES_MAX}, the largest there is")
+        raise CsiError("OUT_OF_RANGE", f"required_bytes {required} is above the largest possible size, {FILE_BYTES_MAX}")
     size = required or (min(limit, FILE_BYTES_MAX) if limit else (default or (BLOCK_BYTES_DEFAULT if block else 0)))
     if block and not required:
         size = min(size, BLOCK_BYTES_DEFAULT)
@@ -160,13 +160,13 @@ def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, blo
         _check_value(key, value)
     shared = settings.get("volume", "")
     if settings.get("subdirectory") and not shared:
-        raise invalid("parameter subdirectory needs parameter volume: which volume the directory is of")
+        raise invalid("parameter subdirectory needs parameter volume, the volume of the directory")
     if shared and block:
-        raise invalid("a block volume has a volume of its own: leave parameter volume out")
+        raise invalid("a block volume always has a volume of its own; leave parameter volume out")
     if shared and settings.get("quota", "none") != "none":
-        raise invalid("a directory of a shared volume has no quota of its own: write quota: none, or leave parameter volume out")
+        raise invalid("a directory of a shared volume has no quota of its own; write quota: none, or leave parameter volume out")
     if shared and "inodes" in settings:
-        raise invalid("a directory of a shared volume has no quota of its own: leave parameter inodes out")
+        raise invalid("a directory of a shared volume has no quota of its own; leave parameter inodes out")
     path = expand(settings.get("subdirectory") or "${name}", {**fixed, "name": name}) if shared else ""
     return WantedVolume(
         settings=settings,
@@ -207,7 +207,7 @@ def _count(text: str) -> int:
     except ValueError:
         number = -1
     if not 0 <= number < 1 << 62:
-        raise invalid(f"parameter inodes: {text!r} is no number")
+        raise invalid(f"parameter inodes: {text!r} is not a number")
     return number
 
 
@@ -221,7 +221,9 @@ def _number(settings: Mapping[str, str], key: str, base: int, largest: int, defa
                 return number
         except ValueError:
             pass
-    raise invalid(f"parameter {key}: {text!r} is no number{' in octal' if base == 8 else ''} up to {largest:{'o' if base == 8 else 'd'}}")
+    raise invalid(
+        f"parameter {key}: {text!r} is not a number{' in octal' if base == 8 else ''} up to {largest:{'o' if base == 8 else 'd'}}"
+    )
 
 
 def expand(pattern: str, known: Mapping[str, str]) -> str:
@@ -244,5 +246,5 @@ def check_path(path: str) -> str:
     """A path inside a volume: plain names only."""
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\0" in path or len(path.encode()) > CSI_PATH_BYTES_MAX:
-        raise invalid(f"{path!r} is no path inside a volume: plain names with / between them, up to {CSI_PATH_BYTES_MAX} bytes")
+        raise invalid(f"{path!r} is not a path inside a volume; write plain names with / between them, up to {CSI_PATH_BYTES_MAX} bytes")
     return path

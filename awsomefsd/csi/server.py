@@ -110,7 +110,9 @@ class CsiServer:
         self, driver: DriverSettings, call: Call, catalog: Catalog, mounts: Mounts, keeper: MountKeeper, registry: Registry
     ) -> None:
         if os.geteuid() != 0:
-            raise ConfigError("csi.enabled needs root: the driver mounts for others; run the daemon as root, or switch it off")
+            raise ConfigError(
+                "csi.enabled needs root, because the driver mounts for other users; run the daemon as root, or turn csi.enabled off"
+            )
         self._driver = driver
         self._volumes = DriverVolumes(call, catalog)
         self._keeper = keeper
@@ -150,17 +152,19 @@ class CsiServer:
         """
         if not self._cleared:
             try:
-                command = EndClaims(self._driver.node, 0, "", "this node was booted since", keep_boot_id=self._driver.boot_id)
+                command = EndClaims(
+                    self._driver.node, 0, "", "this node was booted after the claim was made", keep_boot_id=self._driver.boot_id
+                )
                 if any(one.node == self._driver.node and one.boot_id != self._driver.boot_id for one in self._volumes.claims()):
                     self._volumes.propose(command)
                 self._cleared = True
             except Error as err:
-                logger.debug("claims of earlier boots cannot be read yet", extra={"reason": str(err)})
+                logger.debug("the claims of earlier boots cannot be read yet; the daemon tries again", extra={"reason": str(err)})
         if not self._warm:
             try:
                 self._warm = self._mounts.warm()
             except Error as err:
-                logger.debug("workers cannot be prepared yet", extra={"reason": str(err)})
+                logger.debug("workers cannot be prepared yet; the daemon tries again", extra={"reason": str(err)})
         try:
             if not self._csi.present():
                 self._csi.close()
@@ -172,7 +176,7 @@ class CsiServer:
                     self._kubelet = None
                 self._open_registration()
         except Error as err:
-            logger.warning("a socket of the CSI driver cannot be made again yet", extra={"reason": str(err)})
+            logger.warning("a socket of the CSI driver cannot be made again yet; the daemon tries again", extra={"reason": str(err)})
 
     def close(self) -> None:
         if self._kubelet is not None:

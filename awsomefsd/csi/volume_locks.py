@@ -29,7 +29,7 @@ class VolumeLocks:
             while taken := self._held.intersection(names):
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
-                    raise CsiError("ABORTED", f"another operation on {sorted(taken)[0]} is under way; try again")
+                    raise CsiError("ABORTED", f"another operation on {sorted(taken)[0]} is running; try again")
             self._held.update(names)
         try:
             yield

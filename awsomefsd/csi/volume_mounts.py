@@ -69,7 +69,7 @@ class VolumeMounts:
         self._mounts.mount(volume.name, str(directory), options)
         found = mount_syscalls.topmost(str(directory))
         if found is None:
-            raise CsiError("UNAVAILABLE", f"volume {volume.name} was unmounted while it was mounted; try again")
+            raise CsiError("UNAVAILABLE", f"volume {volume.name} was unmounted while it was being mounted; try again")
         return found
 
     def _present(self, volume: VolumeInfo, view: MountView, options: list[str]) -> MountEntry:
@@ -77,7 +77,7 @@ class VolumeMounts:
         there, wanted = mount_options.parse(list(view.options)), mount_options.parse(options)
         if ours and (replace(there, shared=False) != replace(wanted, shared=False) or wanted.shared > there.shared):
             has, asked = " ".join(view.options) or "none", " ".join(options) or "none"
-            raise precondition(f"volume {volume.name} is mounted on this node with options {has}, and is asked for with {asked}")
+            raise precondition(f"volume {volume.name} is mounted on this node with options {has}; the request asks for {asked}")
         return self._serving(volume, view)
 
     def _serving(self, volume: VolumeInfo, view: MountView) -> MountEntry:
@@ -131,7 +131,7 @@ class VolumeMounts:
             return kubelet_paths.open_beneath(root, path)
         except OSError as err:
             if err.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
-                raise precondition(f"{path} is no directory or file of volume {mount.source}") from err
+                raise precondition(f"{path} is not a directory or file of volume {mount.source}") from err
             raise
         finally:
             os.close(root)
@@ -150,7 +150,7 @@ class VolumeMounts:
                 os.close(root)
             try:
                 if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
-                    raise precondition(f"{path} of volume {volume.name} is no directory; it was left alone")
+                    raise precondition(f"{path} of volume {volume.name} is not a directory; it was not removed")
                 shutil.rmtree(name, dir_fd=parent)  # follows no symlink, not even one that is planted meanwhile
             except FileNotFoundError:
                 return

@@ -139,7 +139,7 @@ async def test_nodes_find_each_other_by_what_multicast_tells_alone(tmp_path: Pat
     group = Group(tmp_path / "g", make_token(3, []), ports)
     async with trio.open_nursery() as nursery:
         group.start(nursery, 0)
-        await told(group, 0, "no other address is known")
+        await told(group, 0, "no other node is known")
         group.start(nursery, 1, found=lambda: [f"127.0.0.1:{ports[0]}", "nonsense"])
         group.start(nursery, 2, found=lambda: [f"127.0.0.1:{ports[0]}"])  # 1 and 2 hear of each other from 0
         await group.formed(3)
@@ -182,10 +182,10 @@ async def test_a_founder_that_is_away_is_waited_for_and_goes_on(tmp_path: Path, 
                 while not died:
                     await trio.sleep(0.02)
             other = 1 - died[0]
-            await told(group, other, "was decided as the founder")
+            await told(group, other, "founds the cluster; this node joins")
             assert "make a new token" in group.drivers[other].describe()[0]
         group.start(nursery, 2)
-        await told(group, 2, "was decided as the founder")
+        await told(group, 2, "founds the cluster; this node joins")
         assert not group.members
         group.start(nursery, died[0])
         await group.formed(3)

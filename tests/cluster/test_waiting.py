@@ -167,8 +167,8 @@ def test_what_can_never_work_ends_it_with_the_reason(tmp_path: Path, daemons: li
 def test_what_the_command_line_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     for words, why in (
         (("--expect", "2", "--uses", "4"), "two clusters could form"),
-        (("--expect", "2", "--endpoint", "nowhere"), "is no endpoint"),
-        (("--expect", "2", "--ttl", "soon"), "no length of time"),
+        (("--expect", "2", "--endpoint", "nowhere"), "is not an endpoint"),
+        (("--expect", "2", "--ttl", "soon"), "not a length of time"),
         ((), "--expect"),
     ):
         assert run(["token", "generate", *words]) != 0

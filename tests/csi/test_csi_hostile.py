@@ -106,7 +106,7 @@ def test_names_and_parameters(player: Player) -> None:
     assert made("x" * 129)[0] == made("é" * 65)[0] == made("")[0] == "INVALID_ARGUMENT"
     status, words = made("p", qouta="hard")
     assert status == "INVALID_ARGUMENT" and "quota" in words and "onDelete" in words
-    assert "close-to-open" in made("p", consistency="relaxed")[1] and "not built" in made("p", devices="fast")[1]
+    assert "close-to-open" in made("p", consistency="relaxed")[1] and "not supported" in made("p", devices="fast")[1]
     assert made("../../etc", volume="demo")[0] == made("..", volume="demo")[0] == "INVALID_ARGUMENT"
     for name in ("../../etc/passwd", "a\0b", "$(reboot)", "'; drop", "\n\n", "x" * 128, "💾" * 32):
         player.delete(player.create(name))

@@ -120,7 +120,7 @@ def check_pin(connection: ControlConnection, greeting: m.Greeting, pin: bytes, c
             if not ca.in_time(shown):
                 held = f"{shown.not_valid_before_utc:%Y-%m-%d %H:%M} to {shown.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
                 clock = f"this machine's clock says {ca.now():%Y-%m-%d %H:%M}"
-                raise WrongAuthority(f"{place} has a certificate from {held}, and {clock}: set the clock; the token's secret was not sent")
+                raise WrongAuthority(f"{place} has a certificate from {held}, and {clock}; set the clock.  The token's secret was not sent")
             if greeting.cluster != cluster:
                 raise WrongAuthority(f"{place} is of cluster {greeting.cluster}, the token is for {cluster}; nothing was sent")
             return
@@ -128,12 +128,12 @@ def check_pin(connection: ControlConnection, greeting: m.Greeting, pin: bytes, c
         raise WrongAuthority(f"{place} shows certificates that cannot be read ({err}); the token's secret was not sent") from err
     if greeting.cluster != cluster:
         raise WrongAuthority(
-            f"{place} is of cluster {greeting.cluster}, the token is for cluster {cluster}: a foreign token, or a wrong endpoint; "
-            "the token's secret was not sent"
+            f"{place} is of cluster {greeting.cluster}, the token is for cluster {cluster}; check the token and the "
+            "endpoint.  The token's secret was not sent"
         )
     raise WrongAuthority(
-        f"{place} does not have the certificate authority that the token names: somebody is in between, or the authority was changed since "
-        "the token was made; the token's secret was not sent.  Make a new token with awsomefsd token create"
+        f"{place} does not have the certificate authority that the token names: another machine answers in its place, or the "
+        "authority was changed after the token was made.  The token's secret was not sent.  Make a new token with awsomefsd token create"
     )
 
 
@@ -164,7 +164,8 @@ def ask_leader(
         if clock() >= until:
             reasons = "; ".join(problems.values()) or "nobody leads"
             raise Unavailable(
-                f"no node that leads the cluster could be asked ({reasons}); check the network and that they run, then try again"
+                f"no node that leads the cluster could be asked ({reasons}); check that the nodes run and that the "
+                "network reaches them, then try again"
             )
         sleep(_PAUSE_S)
 

@@ -31,7 +31,7 @@ def read_token(argument: str | None, settings: Settings) -> str:
     text = given.strip()
     if not text:
         raise TokenError(
-            "no token: give it on standard input (awsomefsd join -), by AWSOMEFSD_TOKEN_FILE, or as the argument; "
+            "no token was given: give it on standard input (awsomefsd join -), by AWSOMEFSD_TOKEN_FILE, or as the argument; "
             "`awsomefsd token create` on a node of the cluster makes one"
         )
     return text
@@ -64,8 +64,8 @@ def _existing(state_dir: Path, wanted: token.JoinToken) -> identity.Node | None:
         return None
     if found.cluster != wanted.cluster_uuid:
         raise AlreadyExists(
-            f"{state_dir} belongs to node {found.node} of another cluster, {found.cluster}; `awsomefsd leave --purge` ends that, "
-            "or choose another --state-dir"
+            f"{state_dir} belongs to node {found.node} of another cluster, {found.cluster}; run `awsomefsd leave "
+            "--purge` to leave it, or choose another --state-dir"
         )
     try:
         expired = ca.identity(PkiFiles(state_dir).read_certificate()).ends <= ca.now()
@@ -81,7 +81,9 @@ def _ask(settings: Settings, wanted: token.JoinToken, uuid: str, request: bytes,
         with ControlConnection(endpoint, trusting_nobody()) as connection:
             greeting = connection.call(m.Greet(m.VERSION))
             if not isinstance(greeting, m.Greeting):
-                raise WrongAuthority(f"{endpoint} does not greet as a node of a cluster does; the token's secret was not sent")
+                raise WrongAuthority(
+                    f"{endpoint} does not answer as a node of a cluster; check the endpoint.  The token's secret was not sent"
+                )
             check_pin(connection, greeting, wanted.pin, wanted.cluster_uuid)
             control, metadata = described(settings, split_endpoint(endpoint)[0] if not settings.cluster.advertise else "")
             answer: m.Answer = connection.call(

@@ -143,12 +143,14 @@ class ControlService:
         """Raises Refused while this node takes nothing new."""
         if self._node.role != "node":  # it may not see the rows of nodes
             if (state := self._state()) in CLOSED:
-                raise Refused(f"this node is {state} and takes no new mounts; `awsomefsd node uncordon` on another node ends that")
+                raise Refused(
+                    f"this node is {state} and takes no new mounts; to change that, run `awsomefsd node uncordon` on another node"
+                )
             return
         with suppress(FsError):  # a node of an older build has no row
             row = self._call(GetNode(self._node.node)).nodes[0]
             if row.state in CLOSED:
-                raise Refused(f"this node is {row.state} and takes no new mounts; `awsomefsd node uncordon {row.name}` ends that")
+                raise Refused(f"this node is {row.state} and takes no new mounts; to change that, run `awsomefsd node uncordon {row.name}`")
 
     def _removed(self, node: str, force: bool) -> None:
         """Removes a node on this node, while it leads."""
@@ -179,7 +181,8 @@ class ControlService:
             try:
                 await self.server.serve(host, port)
             except OSError as err:
-                trouble = f"cluster.listen {self._settings.cluster.listen}: {err.strerror or err}; nobody can join here, or renew"
+                why = f"cluster.listen {self._settings.cluster.listen}: {err.strerror or err}"
+                trouble = f"{why}; no node can join or renew its certificate through this node"
                 if trouble != self.trouble:
                     logger.warning("%s", trouble)
                 self.trouble = trouble

@@ -147,11 +147,11 @@ class FoundingDriver:
         if decided is not None:
             where = self._controls.get(decided.founder, "an address that is not known now")
             words = [
-                f"waiting: node {decided.founder} ({where}) was decided as the founder; this node joins when that one answers; start it "
-                "again if it is down; if its disk is lost, make a new token with awsomefsd token generate and give it to all nodes"
+                f"waiting: node {decided.founder} ({where}) founds the cluster; this node joins when it answers; "
+                "if it is down, start it; if its disk is lost, make a new token with awsomefsd token generate and give it to all nodes"
             ]
         if not self._places:
-            words.append("no other address is known: the token has no endpoints, and multicast has found nobody (yet)")
+            words.append("no other node is known: the token has no endpoints, and multicast has found no node yet")
         failed = [f"{address}: {place.error}" for address, place in sorted(self._places.items()) if place.error]
         return [*words, *failed[:8]]
 

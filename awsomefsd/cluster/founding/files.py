@@ -71,7 +71,7 @@ class FoundingFiles:
             return Kept()
         except msgspec.DecodeError as err:
             raise Corrupt(
-                f"{path} is damaged ({err}); what this node promised is lost: make a new founding token and give it to all nodes"
+                f"{path} is damaged ({err}); this node's vote is lost; make a new founding token and give it to all nodes"
             ) from err
 
     def store(self, kept: Kept) -> None:

@@ -247,7 +247,10 @@ class Founding:
     def _learn(self, value: Value) -> list[Effect]:
         if self.decided is not None:
             if self.decided != value:
-                raise ProtocolError("two founders were decided: more nodes held the token than it allows, or some lost their disks")
+                raise ProtocolError(
+                    "two founders were chosen: more nodes had the token than it allows, or some lost their disks; "
+                    "use a new token on all nodes"
+                )
             return []
         stored = self._keep(decided=value)
         self._forget()

@@ -177,7 +177,7 @@ class Redirected(Unavailable):
     """Another node of the cluster is to be asked."""
 
     def __init__(self, control: str) -> None:
-        super().__init__(f"the cluster's leader is at {control}" if control else "nobody leads the cluster now")
+        super().__init__(f"the cluster's leader is at {control}" if control else "the cluster has no leader now")
         self.control = control
 
 
@@ -189,7 +189,7 @@ async def dial(wire: FoundingWire, side: Side, control: str) -> FoundingPeer:
     with trio.fail_after(HANDSHAKE_S):
         await wire.stream.do_handshake()
         if wire.stream.selected_alpn_protocol() != ALPN:
-            raise Refused("what listens there is no node of awsomefsd that takes founding tokens")
+            raise Refused("no node that accepts founding tokens listens at this address")
         seen = proof.hex_hash(wire.stream.getpeercert(binary_form=True))
         nonce = secrets.token_bytes(proof.NONCE_BYTES)
         await wire.send(FoundingHello(VERSION, side.token, side.node, nonce, side.ca, side.key, control))
@@ -206,7 +206,9 @@ async def dial(wire: FoundingWire, side: Side, control: str) -> FoundingPeer:
             side.token, side.node, answer.node, nonce, answer.nonce, seen, side.ca, answer.ca, side.key, answer.formed
         )  # fmt: skip
         if not proof.same(answer.proof, proof.of_listening(side.keys, transcript)):
-            raise ProtocolError("the other end does not prove the token's secret: another token, or somebody between us")
+            raise ProtocolError(
+                "the other end does not prove the token's secret: it has another token, or another machine answers in its place"
+            )
         await wire.send(Proof(proof.of_dialling(side.keys, transcript)))
         return FoundingPeer(answer.node, answer.control, answer.ca, answer.formed, "")
 
@@ -231,7 +233,9 @@ async def listen(wire: FoundingWire, hello: FoundingHello, side: Side, certifica
         await wire.send(FoundingWelcome(side.node, nonce, side.ca, side.formed, proof.of_listening(side.keys, transcript), control))
         answer = await wire.receive()
     if not isinstance(answer, Proof) or not proof.same(answer.proof, proof.of_dialling(side.keys, transcript)):
-        raise ProtocolError("the other end does not prove the token's secret: another token, or somebody between us")
+        raise ProtocolError(
+            "the other end does not prove the token's secret: it has another token, or another machine answers in its place"
+        )
     return FoundingPeer(hello.node, hello.control, hello.ca, False, hello.key)
 
 

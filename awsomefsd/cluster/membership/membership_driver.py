@@ -70,6 +70,6 @@ class MembershipDriver:
             case Transfer():
                 reply = self._ask(TransferLead(step.node))
         if isinstance(reply, (Failed, NotLeader)):
-            log.debug("a step of the membership was not taken: %s", reply, extra={"step": str(step)})
+            log.debug("a step of a change of the membership failed: %s", reply, extra={"step": str(step)})
         else:
             log.info("membership of the metadata", extra={"step": str(step)})

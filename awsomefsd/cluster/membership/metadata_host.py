@@ -98,7 +98,7 @@ class MetadataHost:
             self.start()
         elif not wanted and self.carries:
             if self.alone:
-                raise Refused("this node was told to carry the metadata no longer, but it is the only one that has it; it goes on")
+                raise Refused("this node was told to give up the metadata, but it is the only one that has it; it keeps it")
             log.info("this node carries the metadata no longer; its journal and state are set aside")
             self.stop()
             set_aside(self._directory)
@@ -132,5 +132,5 @@ class MetadataHost:
     def _present(self) -> MetadataService:
         service = self._service
         if service is None:
-            raise Unavailable("this node carries no metadata; ask one that does (awsomefsd node ls)")
+            raise Unavailable("this node carries no metadata; run the command on a node that does (`awsomefsd node ls` lists them)")
         return service

@@ -175,7 +175,7 @@ def _checked_request(raw: bytes) -> x509.CertificateSigningRequest:
         good = request.is_signature_valid
         key = request.public_key()
     except (ValueError, TypeError, InvalidSignature) as err:
-        raise Refused(f"this is no certificate request: {err}") from err
+        raise Refused(f"this is not a certificate request: {err}") from err
     if not good:
         raise Refused("the certificate request is not signed by its own key")
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):

@@ -22,7 +22,7 @@ from awsomefsd.cluster.pki.token_text import TokenError
 
 SECRET_BYTES = 32
 ENDPOINTS_MAX = 32
-_SENSELESS = "the token has a good checksum and no sense in it; make a new one with awsomefsd token generate"
+_SENSELESS = "the token's checksum is right, but its contents are not valid; make a new one with awsomefsd token generate"
 
 
 class FoundingToken(Struct, array_like=True, frozen=True):
@@ -61,8 +61,8 @@ def make(expect: int, endpoints: tuple[str, ...], expires_ms: int, nodes: int = 
         raise ConfigError(f"--expect is from 1 to {FOUNDING_NODES_MAX // 2}, not {expect}")
     if not expect <= nodes < 2 * expect:
         raise ConfigError(
-            f"--uses is from {expect} to {2 * expect - 1} with --expect {expect}, not {nodes}: those that are expected must be more than "
-            "half of all that may use the token, or two clusters could form; let further nodes join with awsomefsd token create"
+            f"--uses is from {expect} to {2 * expect - 1} with --expect {expect}, not {nodes}: more than half of the nodes that may "
+            "use the token must be expected, or two clusters could form; further nodes join with awsomefsd token create"
         )
     if len(endpoints) > ENDPOINTS_MAX:
         raise ConfigError(f"a token has at most {ENDPOINTS_MAX} endpoints")

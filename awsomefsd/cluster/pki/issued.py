@@ -33,11 +33,12 @@ def accept(
     certificate = ca.load(joined.certificate)
     said = ca.identity(certificate)
     if (said.node, said.role) != (uuid, role) or not ca.issuer_of(certificate, ca.load_bundle(joined.bundle)):
-        raise Refused("the cluster issued a certificate that is not for this node; look at the clocks and versions of its nodes")
+        raise Refused("the cluster issued a certificate that is not for this node; check the clocks and versions of its nodes")
     if not said.begins <= now() < said.ends:
         raise Refused(
             f"the certificate that the cluster issued is good from {said.begins:%Y-%m-%d %H:%M} to {said.ends:%Y-%m-%d %H:%M} UTC, and "
-            f"this machine's clock says {now():%Y-%m-%d %H:%M}: set the clocks, then join with the same token (no further use of it counts)"
+            f"this machine's clock says {now():%Y-%m-%d %H:%M}: set the clocks, then join with the same token "
+            "(this does not count as another use)"
         )
     files.write_bundle(joined.bundle)
     files.write_certificate(joined.certificate)

@@ -70,7 +70,7 @@ class NodeAdmin:
         fitting = exact or [row for row in rows if row.name == name]
         fitting = fitting or [row for row in rows if len(name) >= 4 and row.node.startswith(name)]
         if len(fitting) > 1:
-            raise Refused(f"{name!r} fits {len(fitting)} nodes ({', '.join(row.node for row in fitting)}); give the UUID")
+            raise Refused(f"{name!r} matches {len(fitting)} nodes ({', '.join(row.node for row in fitting)}); give the UUID")
         if not fitting:
             raise NotFound(
                 f"there is no node {name!r} (nodes: {', '.join(row.name for row in rows[:20]) or 'none'}); see `awsomefsd node ls`"
@@ -105,7 +105,9 @@ class NodeAdmin:
         self._check_majority(row)
         left = [] if force else self._in_the_way(row)
         if left:
-            raise WouldLoseData(f"node {row.name} is not empty: {'; '.join(left)}.  To lose that: awsomefsd node remove {row.name} --force")
+            raise WouldLoseData(
+                f"node {row.name} is not empty: {'; '.join(left)}.  To remove it and lose that: awsomefsd node remove {row.name} --force"
+            )
         self._take_out(row)
         self._end_sessions(row.node)
         return row
@@ -138,7 +140,7 @@ class NodeAdmin:
             {volumes.get(one.volume, str(one.volume)) for one in sessions if one.node == row.node and one.mount and not one.ended}
         )
         if mounted:
-            found.append(f"it has mounted {', '.join(mounted)} (umount there first)")
+            found.append(f"it has mounted {', '.join(mounted)} (unmount there first)")
         count, size = self._live_on(row)
         if count:
             found.append(
@@ -171,8 +173,8 @@ class NodeAdmin:
         alive = [one for one in others if one.leader or 0 <= one.heard_ms_ago <= HEARD_MS_MAX]
         if row.member == "voter" and len(alive) <= len(others) // 2:
             raise WouldLoseData(
-                f"without node {row.name} only {len(alive)} of {len(others)} nodes that carry the metadata would run: no majority; "
-                "start the others first"
+                f"without node {row.name} only {len(alive)} of {len(others)} nodes that carry the metadata would run, "
+                "which is no majority; start the others first"
             )
 
     # --- tokens ------------------------------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ class NodeAdmin:
         found = tuple(given) or tuple(row.control for row in rows)
         if not found:
             raise ConfigError(
-                "no node says where it can be joined; set cluster.listen (and cluster.advertise) on this one, or give --endpoint HOST:PORT"
+                "no node tells an address to join at; set cluster.listen (and cluster.advertise) on this one, or give --endpoint HOST:PORT"
             )
         return found[:TOKEN_ENDPOINTS_MAX]
 
@@ -227,4 +229,4 @@ class NodeAdmin:
         for row in self.authorities():
             if row.state == "active":
                 return row
-        raise Error("the cluster has no certificate authority, so it cannot let anybody in; it was made by an older build")
+        raise Error("the cluster has no certificate authority, so no node can join it; it was made by an older build")

@@ -63,16 +63,21 @@ def parse(text: str) -> JoinToken:
     """Returns the token in a text.  Raises TokenError, which says what is wrong and shows nothing of the text."""
     kind, body = token_text.decode(text)
     if kind == token_text.FOUNDING:
-        raise TokenError("this is a founding token: give it to awsomefsd run as AWSOMEFSD_TOKEN_FILE; join takes one of `token create`")
+        raise TokenError(
+            "this is a founding token: give it to `awsomefsd run` as AWSOMEFSD_TOKEN_FILE; "
+            "`awsomefsd join` takes a token of `awsomefsd token create`"
+        )
     if kind != token_text.JOIN:
         raise TokenError(f"the token is of kind {kind}, which this build does not know; upgrade awsomefsd on this node")
     try:
         token = msgspec.msgpack.decode(body, type=JoinToken)
     except (msgspec.DecodeError, UnicodeDecodeError) as err:
-        raise TokenError("the token has a good checksum and no sense in it; make a new one with awsomefsd token create") from err
+        raise TokenError(
+            "the token's checksum is right, but its contents are not valid; make a new one with awsomefsd token create"
+        ) from err
     sizes = len(token.cluster), len(token.pin), len(token.secret)
     if sizes != (16, 32, SECRET_BYTES) or not token.endpoints or token.role not in ("node", "client"):
-        raise TokenError("the token has a good checksum and no sense in it; make a new one with awsomefsd token create")
+        raise TokenError("the token's checksum is right, but its contents are not valid; make a new one with awsomefsd token create")
     return token
 
 

@@ -46,7 +46,7 @@ def decode(text: str) -> tuple[int, bytes]:
     kind, body, check = raw[2], raw[3:-_CHECK_BYTES], raw[-_CHECK_BYTES:]
     whole = len(body) == int.from_bytes(raw[:2], "big") and _check(raw[:-_CHECK_BYTES]) == check
     if not whole or encode(kind, body) != _plain(text):  # the last letter has bits that are in no byte
-        raise TokenError("the token was changed on its way (its checksum does not fit); copy it again")
+        raise TokenError("the token was altered when it was copied (its checksum is wrong); copy it again")
     return kind, body
 
 
@@ -56,7 +56,7 @@ def _plain(text: str) -> str:
 
 def _unpack(text: str) -> bytes:
     letters = text.upper()
-    changed = TokenError("the token was changed on its way (it has characters that no token has); copy it again")
+    changed = TokenError("the token was altered when it was copied (it has characters that no token has); copy it again")
     if not re.fullmatch("[A-Z2-7]*", letters):
         raise changed
     whole = letters[:-1] if len(letters) % 8 in (1, 3, 6) else letters  # such a length is of a string that was cut

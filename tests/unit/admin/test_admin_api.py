@@ -101,7 +101,7 @@ async def test_health_and_reflection(inner: server.GrpcServer) -> None:
 async def test_strangers_are_shown_out(inner: server.GrpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(inner) as (door, path, refused):
         monkeypatch.setattr(server.sockets, "peer_of", lambda _sock: sockets.Peer(1, 12_345, frozenset({12_345})))
-        with pytest.raises(Unavailable, match="neither root nor in its admin group"):
+        with pytest.raises(Unavailable, match="run as root or as a member of its admin group"):
             await trio.to_thread.run_sync(ask, path, "demo")
         assert refused.value > 0 and not door.admits(sockets.Peer(1, 12_345, frozenset({0})))
 

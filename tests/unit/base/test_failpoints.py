@@ -40,7 +40,7 @@ def test_an_error_at_the_second_hit_only():
 
 @pytest.mark.parametrize("text", ["fsync.befor=kill", "fsync.before=explode", "fsync.before"])
 def test_what_is_no_failpoint_is_refused(text):
-    with pytest.raises(ValueError, match="names no failpoint"):
+    with pytest.raises(ValueError, match="does not name a failpoint"):
         failpoints.configure(text, "")
 
 

@@ -41,7 +41,7 @@ def test_newer_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_lock_is_exclusive_and_names_its_holder(tmp_path: Path) -> None:
-    with identity.StateLock(tmp_path), pytest.raises(Refused, match=f"process {os.getpid()}; fsck needs it alone"):
+    with identity.StateLock(tmp_path), pytest.raises(Refused, match=f"process {os.getpid()}; fsck needs it exclusively"):
         identity.StateLock(tmp_path, "fsck")
     identity.StateLock(tmp_path).release()
 

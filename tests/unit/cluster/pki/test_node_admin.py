@@ -62,7 +62,7 @@ def test_cordon_and_back_by_name_or_uuid() -> None:
     assert rig.admin.drain("n3").state == "draining"
     with pytest.raises(NotFound, match="node ls"):
         rig.admin.cordon("n9")
-    with pytest.raises(Refused, match="fits 3 nodes"):
+    with pytest.raises(Refused, match="matches 3 nodes"):
         rig.admin.cordon("node-")
 
 

@@ -39,14 +39,14 @@ def test_words() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("shared,consistency=loose", "none of strict, close-to-open or bounded=SECONDS"),
-        ("shared,consistency=bounded", "say how old"),
+        ("shared,consistency=loose", "write strict, close-to-open or bounded=SECONDS"),
+        ("shared,consistency=bounded", "with a number of seconds"),
         ("shared,consistency=bounded=x", "give seconds"),
         ("shared,consistency=bounded=0", "3600 seconds"),
         ("shared,bounded=5", "write consistency=bounded=5"),
         ("shared,bounded", "write consistency=bounded=5"),
-        ("consistency=close-to-open", "add that"),
-        ("shared,cache=none,consistency=bounded=5", "keeps nothing"),
+        ("consistency=close-to-open", "add shared"),
+        ("shared,cache=none,consistency=bounded=5", "exclude each other"),
         ("shared,consistancy=strict", "did you mean consistency"),
     ],
 )
