@@ -154,7 +154,7 @@ class Daemon:
         self.grpc = GrpcServer(self._admin(status, stopping), settings.run_dir)
         undo.callback(self.grpc.stop)
         undo.callback(stopping.set)
-        refused = self.figures.counter("awsomefsd_admin_refused_total", "Admin connections of users that may not ask.")
+        refused = self.figures.counter("awsomefsd_admin_refused_total", "Admin connections of users that are not allowed.")
         self.door = Door(settings.admin_socket, self.grpc.path, settings.admin_group, refused)
         self.csi = self._serve_csi()
         if self.csi is not None:
@@ -225,7 +225,7 @@ async def _stop_on_signal(metadata: MetadataHost, scope: trio.CancelScope) -> No
     """The leadership goes to another voter before anything ends, so that its clients wait for one election without a timeout."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
-            logger.info("daemon stops; mounts go on", extra={"signal": signal.Signals(number).name})
+            logger.info("daemon stops; mounts continue", extra={"signal": signal.Signals(number).name})
             sockets.notify_systemd("STOPPING=1")
             await trio.to_thread.run_sync(metadata.hand_over)
             scope.cancel()
@@ -282,7 +282,7 @@ async def _keep_mounts(mounts: Mounts) -> None:
                 dead = await trio.to_thread.run_sync(mounts.reconcile, abandon_on_cancel=True)
             except Error as err:
                 if not away:
-                    logger.warning("mounts cannot be looked at; running ones go on", extra={"reason": str(err)})
+                    logger.warning("the mounts of this node cannot be checked now; running mounts continue", extra={"reason": str(err)})
                 away, dead = True, []
             else:
                 away = False
@@ -317,8 +317,8 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
             nursery.start_soon(_keep_host, daemon.host_keeper)
         if daemon.csi is not None:
             nursery.start_soon(_keep_csi, daemon.csi)
-        nursery.start_soon(again, daemon.watch.poll, DEVICE_REPORT_MS, "the leader is not told of this node's devices now")
-        nursery.start_soon(again, daemon.quarantine_proofs.poll, VOUCH_MS, "quarantine cannot be looked at now")
+        nursery.start_soon(again, daemon.watch.poll, DEVICE_REPORT_MS, "this node's devices cannot be reported to the leader now")
+        nursery.start_soon(again, daemon.quarantine_proofs.poll, VOUCH_MS, "the quarantine cannot be checked now")
         nursery.start_soon(daemon.control.run)
         nursery.start_soon(_watch_leaving, daemon.control, nursery.cancel_scope)
         if daemon.settings.metadata.voters:
@@ -327,7 +327,7 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
             nursery.start_soon(daemon.membership.run)
         ready()
     if daemon.metadata.error is not None:
-        raise MetadataEnded(f"the metadata service ended: {daemon.metadata.error}; what was acknowledged is safe, start the daemon again")
+        raise MetadataEnded(f"the metadata service ended: {daemon.metadata.error}; acknowledged changes are safe; start the daemon again")
 
 
 def run(settings: Settings, first: MetadataCore | None, began: float) -> int:

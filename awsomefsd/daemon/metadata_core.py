@@ -90,13 +90,13 @@ def _voters(settings: Settings, node: identity.Node) -> Voters | None:
         return cluster_voters(settings, node) if in_cluster(settings, node) and chosen.listen else None
     addresses = parse_voters(chosen.voters)
     if node.node not in addresses:
-        raise ConfigError(f"metadata.voters does not name this node, {node.node}; correct it, or leave it out")
+        raise ConfigError(f"metadata.voters does not name this node, {node.node}; correct it, or remove it")
     if not (chosen.ca and chosen.certificate and chosen.key):
-        raise ConfigError("metadata.ca, metadata.certificate and metadata.key are needed with metadata.voters")
+        raise ConfigError("metadata.voters needs metadata.ca, metadata.certificate and metadata.key; set them")
     listen = parse_endpoint(chosen.listen) if chosen.listen and "listen" in chosen.model_fields_set else addresses[node.node]
     tls = TlsFiles(chosen.ca, chosen.certificate, chosen.key)
     try:
         tls()
         return Voters(lambda: addresses, listen, tls, frozenset(addresses))
     except OSError as err:
-        raise ConfigError(f"the certificates of metadata.ca, metadata.certificate and metadata.key cannot be used: {err}") from err
+        raise ConfigError(f"the certificates in metadata.ca, metadata.certificate and metadata.key cannot be used: {err}") from err

@@ -111,7 +111,7 @@ def _admin(settings: Settings, undo: ExitStack, said: Said) -> Any:
     identity.make_directory(settings.run_dir, 0o711)
     grpc = GrpcServer(WaitingService(settings, said), settings.run_dir)
     undo.callback(grpc.stop, 0.2)
-    refused = Registry().counter("awsomefsd_admin_refused_total", "Admin connections of users that may not ask.")
+    refused = Registry().counter("awsomefsd_admin_refused_total", "Admin connections of users that are not allowed.")
     return Door(settings.admin_socket, grpc.path, settings.admin_group, refused)
 
 
@@ -126,7 +126,7 @@ def _work(settings: Settings, undo: ExitStack, said: Said) -> Callable[[], Any]:
     from awsomefsd.cluster.pki import founding_token
 
     if not settings.cluster.listen:
-        raise ConfigError("cluster.listen is off, so this node stands alone: set cluster.listen, or leave the token out")
+        raise ConfigError("a token is set, but cluster.listen is off; set cluster.listen, or remove the token")
     if not founding_token.is_founding(text):
         return _joining(settings, text, said)
     token = founding_token.parse(text)

@@ -45,7 +45,7 @@ class KeeperClient:
         answer, fds = received
         wire.close_all(fds)
         if not answer.get("ok"):
-            raise FsError(int(answer.get("errno") or errno.EIO), str(answer.get("error") or "refused without a word"))
+            raise FsError(int(answer.get("errno") or errno.EIO), str(answer.get("error") or f"the keeper refused {op} and gave no reason"))
         return answer
 
     def mount(

@@ -36,7 +36,7 @@ def options_of(options: list[str], fuse_options: str, source: str) -> str:
         words.append(option)
     for word in filter(None, fuse_options.split(",")):
         if word.startswith(("user_id=", "group_id=")):
-            raise OSError(errno.EPERM, f"mount option {word!r} needs root: without it a mount belongs to its maker")
+            raise OSError(errno.EPERM, f"mount option {word!r} needs root; without root a mount belongs to the user who made it")
         words.append(word)
     return ",".join(words)
 

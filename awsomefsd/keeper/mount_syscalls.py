@@ -154,7 +154,7 @@ def clear_stale(dir: str) -> int:
             if error.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
                 raise
         else:
-            raise OSError(errno.EBUSY, f"{dir} is a mount of {entry.source} already")
+            raise OSError(errno.EBUSY, f"{dir} has {entry.source} mounted already")
         umount(dir, MNT_DETACH | UMOUNT_NOFOLLOW)
         detached += 1
     return detached

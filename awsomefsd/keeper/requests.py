@@ -270,7 +270,7 @@ def _mount_there(fd: int, spec: Message) -> Message:
         raise OSError(error.errno, f"mount of {dir}: {error.strerror}") from None
     entry = mount_syscalls.topmost(dir)
     if entry is None:
-        raise OSError(errno.EIO, f"{dir} was unmounted at once")
+        raise OSError(errno.EIO, f"{dir} was unmounted right after it was mounted")
     return {"dir": dir, "device": entry.device, "stale": stale}
 
 

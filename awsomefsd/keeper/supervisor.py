@@ -169,7 +169,7 @@ class Supervisor:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="awsomefsd supervise", description="keep keeper and daemon running")
+    parser = argparse.ArgumentParser(prog="awsomefsd supervise", description="run keeper and daemon, and restart them when they end")
     parser.add_argument("--run-dir", required=True, type=Path)
     parser.add_argument("--state-dir", required=True, type=Path)
     parser.add_argument("--config")

@@ -38,7 +38,7 @@ def check_name(name: str, kind: str) -> str:
     A name goes into fstab, file names and the command line: letters, digits, '.', '_' and '-', not first '.' or '-'.
     """
     if not 0 < len(name.encode()) <= VOLUME_NAME_BYTES_MAX:
-        raise ConfigError(f"a {kind} name has 1 to {VOLUME_NAME_BYTES_MAX} bytes, {name!r} has {len(name.encode())}; choose another")
+        raise ConfigError(f"a {kind} name has 1 to {VOLUME_NAME_BYTES_MAX} bytes; {name!r} has {len(name.encode())}; choose another")
     if name[0] in ".-" or not all(char.isascii() and (char.isalnum() or char in "._-") for char in name):
         raise ConfigError(f"{name!r} is no {kind} name: letters, digits, '.', '_' and '-' only, and a letter, digit or '_' first")
     return name
@@ -116,9 +116,9 @@ class Catalog:
             self.propose(CreateVolume(name, str(uuid.uuid4()), quota_bytes, quota_inodes, mode & 0o7777, uid, gid))
         except FsError as err:
             if err.errno == errno.EEXIST:
-                raise AlreadyExists(f"there is a volume {name!r} already; choose another name") from err
+                raise AlreadyExists(f"volume {name!r} exists already; choose another name") from err
             if err.errno in (errno.ENOSPC, errno.EMFILE):
-                raise Refused(f"no more than {VOLUMES_MAX} volumes; delete one first") from err
+                raise Refused(f"a cluster has at most {VOLUMES_MAX} volumes; delete one first") from err
             raise _worded(err, f"volume {name} cannot be created") from err
         return self.volume(name)
 
@@ -134,7 +134,7 @@ class Catalog:
             self.propose(SetVolume(volume.volume, quota_bytes, quota_inodes, new_name))
         except FsError as err:
             if err.errno == errno.EEXIST:
-                raise AlreadyExists(f"there is a volume {new_name!r} already; choose another name") from err
+                raise AlreadyExists(f"volume {new_name!r} exists already; choose another name") from err
             raise _worded(err, f"volume {name} cannot be changed") from err
         return self.volume(new_name or name)
 
@@ -149,7 +149,7 @@ class Catalog:
                     f"volume {name} has {volume.used_inodes} files and directories; to destroy them: awsomefsd volume delete {name} --force"
                 ) from err
             if err.errno == errno.EBUSY:
-                raise Refused(f"volume {name} is mounted; umount it first") from err
+                raise Refused(f"volume {name} is mounted; unmount it first") from err
             raise _worded(err, f"volume {name} cannot be deleted") from err
 
     def release_volume(self, name: str, node: str) -> list[str]:
@@ -163,10 +163,10 @@ class Catalog:
         held = [one for one in claims if node in (one.node, named.get(one.node))]
         if not held:
             others = ", ".join(sorted({named.get(one.node) or one.node for one in claims})) or "none"
-            raise NotFound(f"node {node} claims nothing of volume {name} (nodes that do: {others})")
+            raise NotFound(f"node {node} has no claim on volume {name} (nodes with claims: {others})")
         sessions = self._call(messages.GetSessions()).sessions
         if any(one.volume == volume.volume and one.node == held[0].node and not one.ended for one in sessions):
-            raise Refused(f"node {node} has volume {name} mounted, and is heard; unmount it there, or end that node first")
+            raise Refused(f"node {node} has volume {name} mounted and reports to the leader; unmount it there, or stop that node first")
         for one in held:
             self.propose(EndClaims(one.node, one.volume, one.path, "released by an operator", epoch=one.epoch, attached=True))
         return [one.path for one in held]

@@ -132,8 +132,8 @@ class LeaderAccess(MetadataAccess):
             if refusal is not None and not self._client.connected:
                 raise FsError(refusal.errno, str(refusal)) from err
             if reason := self.trouble:
-                raise Unavailable(f"nobody who leads the metadata can be asked now: {reason}") from err
-            raise Unavailable(f"the metadata gave no answer within {timeout_s:g} s; it may still do what was asked") from err
+                raise Unavailable(f"no leader of the metadata can be reached now: {reason}") from err
+            raise Unavailable(f"the metadata gave no answer within {timeout_s:g} s; the request may still be carried out") from err
 
     def _patience_ms(self, timeout_s: float) -> int:
         if self._client.connected:

@@ -216,7 +216,7 @@ class Mounts:
             if target in (view.directory, view.volume_name, f"{view.mount:x}") or (path and path == view.directory):
                 return view
         known = ", ".join(view.directory for view in views) or "none"
-        raise NotFound(f"{target} is no mount of this node (mounts: {known}); give a directory, a volume or a mount id")
+        raise NotFound(f"{target} is not a mount of this node (mounts: {known}); give a directory, a volume or a mount id")
 
     def of_volume(self, volume: int) -> MountView | None:
         """Returns the mount of a volume on this node, or None."""
@@ -359,11 +359,11 @@ class Mounts:
         for wanted in desired:
             if wanted.directory == directory:
                 raise AlreadyExists(
-                    f"{directory} has volume {wanted.volume_name} mounted already; umount it first or choose another directory"
+                    f"{directory} has volume {wanted.volume_name} mounted already; unmount it first, or choose another directory"
                 )
             if wanted.volume == volume.volume:
                 raise AlreadyExists(
-                    f"volume {volume.name} is mounted at {wanted.directory} already, and a volume is mounted once on a node; "
+                    f"volume {volume.name} is mounted at {wanted.directory} already; a node mounts a volume once; "
                     f"to see it elsewhere: mount --bind {wanted.directory} {directory}"
                 )
 
@@ -401,7 +401,7 @@ class Mounts:
         with self._lock:
             taken = self._busy.intersection(names)
             if taken:
-                raise Refused(f"{taken.pop()} is being mounted or unmounted right now; try again when that has ended")
+                raise Refused(f"{taken.pop()} is being mounted or unmounted now; try again when that has ended")
             self._busy.update(names)
         try:
             yield
@@ -432,7 +432,7 @@ def _load(path: Path, boot_id: str) -> list[DesiredMount]:
             for mount, row in value["mounts"].items()
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as err:
-        raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); remove it, running mounts are found again by the keeper") from err
+        raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); remove it; the keeper still has the running mounts") from err
 
 
 def _was_unmounted(directory: str) -> bool:
@@ -444,7 +444,7 @@ def _load_reviving(path: Path) -> list[int]:
     try:
         return [int(mount, 16) for mount in durable.read_json(path, {}).get("reviving", ())]
     except (TypeError, ValueError) as err:
-        raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); remove it, running mounts are found again by the keeper") from err
+        raise Corrupt(f"{path} is damaged ({type(err).__name__}: {err}); remove it; the keeper still has the running mounts") from err
 
 
 def _id_of(row: dict[str, Any]) -> int:
@@ -455,14 +455,14 @@ def _id_of(row: dict[str, Any]) -> int:
 def _mount_point(directory: str) -> str:
     """The real path of a directory that can be mounted on.  A dead mount of ours may lie on it: the keeper clears that away."""
     if not directory.startswith("/"):
-        raise Refused(f"{directory!r} is no absolute path; give the directory from the root on")
+        raise Refused(f"{directory!r} is not an absolute path; give one")
     parent, name = os.path.split(os.path.normpath(directory))
     path = os.path.join(os.path.realpath(parent), name)
     entry = mount_syscalls.topmost(path)
     if entry is not None and entry.fstype == mount_syscalls.FSTYPE:
         if is_dead(path):
             return path
-        raise AlreadyExists(f"{path} is a mount of {entry.source} already; umount it first")
+        raise AlreadyExists(f"{path} has {entry.source} mounted already; unmount it first")
     path = os.path.realpath(path)
     if not os.path.exists(path):
         raise NotFound(f"{path} does not exist; make it with `mkdir -p {path}`")
@@ -478,7 +478,7 @@ def without_traceback(words: str) -> str:
         return words
     last = after.replace("\\n", "\n").strip().splitlines()[-1].strip().strip('"')
     start, _, _ = before.partition("ts=")
-    return f"{start.strip().rstrip(':')}: {last} (the whole story is in the log of the worker)"
+    return f"{start.strip().rstrip(':')}: {last} (the worker's log has the details)"
 
 
 def is_dead(directory: str) -> bool:

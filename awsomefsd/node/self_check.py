@@ -198,7 +198,9 @@ def _memory_files() -> CheckResult:
 def _descriptors() -> CheckResult:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = hard == resource.RLIM_INFINITY or hard >= FILES_MIN
-    return CheckResult("descriptors", OK if enough else OFF, f"{soft} of {hard} may be open; {FILES_MIN} are advised (LimitNOFILE)")
+    return CheckResult(
+        "descriptors", OK if enough else OFF, f"{soft} of {hard} files may be open; {FILES_MIN} are recommended (LimitNOFILE)"
+    )
 
 
 def _clock() -> CheckResult:
@@ -207,13 +209,15 @@ def _clock() -> CheckResult:
     libc = ctypes.CDLL(None, use_errno=True)
     state = libc.adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
     if state in (-1, _TIME_ERROR):
-        return CheckResult("clock", OFF, "the wall clock is not synchronised; time stamps are only as right as it is")
+        return CheckResult("clock", OFF, "the wall clock is not synchronised, so time stamps may be wrong; set up NTP")
     return CheckResult("clock", OK, "the wall clock is synchronised")
 
 
 def _loop() -> CheckResult:
     there = os.path.exists("/dev/loop-control")
-    return CheckResult("loop devices", OK if there else OFF, "there" if there else "none: a file can be a device only by itself")
+    return CheckResult(
+        "loop devices", OK if there else OFF, "there" if there else "no loop devices: only a file itself can be added as a device"
+    )
 
 
 # --- FUSE --------------------------------------------------------------------------------------------------------------------
@@ -228,7 +232,7 @@ def _fuse() -> list[CheckResult]:
     if not os.path.exists(DEV_FUSE):
         return [CheckResult("FUSE", BAD, f"{DEV_FUSE} is missing: modprobe fuse")]
     if os.geteuid() != 0:
-        return [CheckResult("FUSE", OFF, "not looked at: only root may mount")]
+        return [CheckResult("FUSE", OFF, "not checked: only root may mount")]
     try:
         offer = kernel_offer()
     except (OSError, ValueError) as err:

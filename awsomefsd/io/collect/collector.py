@@ -344,7 +344,7 @@ class Collector:
         self.figures.corrupt_pieces += 1
         self._left_alone.add((source.segment, source.incarnation))
         log.error(
-            "wrong bytes on the device, not moved: volume=%d ino=%d offset=%d length=%d %s",
+            "wrong bytes on the device; they are not moved: volume=%d ino=%d offset=%d length=%d %s",
             copy.volume, copy.ino, source.file_offset, source.length, err,
         )  # fmt: skip
 

@@ -58,5 +58,5 @@ def with_paths(devices: Iterable[DeviceInfo], state_dir: Path | str) -> list[Dev
 def _load(path: Path) -> dict[str, str]:
     value = durable.read_json(path, {})
     if not all(isinstance(place, str) for place in value.values()):
-        raise Corrupt(f"{path} is damaged (it maps device uuids to paths); restore it from a backup")
+        raise Corrupt(f"{path} is damaged; it must map UUIDs of devices to paths; restore it from a backup")
     return dict(value)

@@ -40,16 +40,16 @@ def foreign_signature(path: str) -> str:
     """
     blkid = shutil.which("blkid", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if blkid is None:
-        return "" if _edges_are_zero(path) else "data that cannot be named here, because blkid (util-linux) is not installed"
+        return "" if _edges_are_zero(path) else "data of an unknown kind (blkid of util-linux is not installed)"
     try:
         found = subprocess.run([blkid, "-p", "-o", "export", path], capture_output=True, text=True, timeout=BLKID_SECONDS_MAX, check=False)
     except (OSError, subprocess.TimeoutExpired) as err:
-        return f"data that cannot be named: blkid failed ({err})"
+        return f"data of an unknown kind (blkid failed: {err})"
     if found.returncode == _BLKID_NOTHING and not found.stdout.strip():
         return ""
     tags = dict(line.partition("=")[::2] for line in found.stdout.splitlines() if "=" in line)
     if found.returncode:
-        return f"several signatures, or something blkid cannot read (exit status {found.returncode})"
+        return f"several signatures, or data that blkid cannot read (exit status {found.returncode})"
     return describe_tags(tags)
 
 
@@ -79,7 +79,7 @@ def format_device(path: str, cluster_uuid: str, *, force: bool = False) -> Super
         _refuse_ours(device, cluster_uuid, force=force)
         found = "" if force else foreign_signature(path)
         if found:
-            raise WouldLoseData(f"{path} holds {found}; clear it with `wipefs --all {path}`, or use --force: all data on it is lost")
+            raise WouldLoseData(f"{path} holds {found}; clear it with `wipefs --all {path}`, or use --force; both destroy all data on it")
         _wipe_edges(device)
         superblock = Superblock(cluster_uuid, str(uuid.uuid4()), device.bytes, segment_bytes, segments, time.time_ns())
         write_superblock(device, superblock)
@@ -101,7 +101,7 @@ def _refuse_ours(device: Device, cluster_uuid: str, *, force: bool) -> None:
 
 def _unless(force: bool, message: str, cause: Error | None) -> None:
     if not force:
-        raise WouldLoseData(message + "; if that cluster is gone, add the device with --force: all data on it is lost") from cause
+        raise WouldLoseData(message + "; if that cluster is gone, add the device with --force, which destroys all data on it") from cause
 
 
 def _edges_are_zero(path: str) -> bool:

@@ -68,7 +68,7 @@ def geometry(device_bytes: int) -> tuple[int, int]:
     """Returns (segment bytes, segments) of a device of so many bytes.  Raises Refused if it is too small."""
     room = second_copy_offset(device_bytes) - FIRST_SEGMENT_OFFSET
     if device_bytes < DEVICE_BYTES_MIN:
-        raise Refused(f"{device_bytes} bytes are too few for a device; it takes at least {DEVICE_BYTES_MIN // MIB} MiB")
+        raise Refused(f"{device_bytes} bytes are too few for a device; a device needs at least {DEVICE_BYTES_MIN // MIB} MiB")
     segment_bytes = SEGMENT_BYTES_DEFAULT
     while segment_bytes > SEGMENT_BYTES_MIN and room // segment_bytes < SEGMENTS_WANTED:
         segment_bytes //= 2

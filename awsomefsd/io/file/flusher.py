@@ -418,7 +418,7 @@ class Flusher:
         return True
 
     def _refused(self, part: Part, errno_: int) -> None:
-        log.warning("commit of one file refused, flushing it again: ino=%d errno=%d", part.state.ino, errno_)
+        log.warning("the commit of one file was refused; it is flushed again: ino=%d errno=%d", part.state.ino, errno_)
         with part.state.lock:
             part.state.version += 1
             part.state.in_flight = 0
@@ -430,7 +430,7 @@ class Flusher:
             self._ask_layout(part.state.ino)
 
     def _abandon(self, batch: Batch, error: BaseException) -> None:
-        log.warning("flush failed, records stay dirty: %s (files=%d)", error, len(batch.parts))
+        log.warning("flush failed; the data stays buffered: %s (files=%d)", error, len(batch.parts))
         if batch.written is not None:
             self._writer.report_again(batch.written)
         sticky = error if isinstance(error, Error) else FsError(getattr(error, "errno", None) or 5, str(error))

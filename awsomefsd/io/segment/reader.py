@@ -83,19 +83,19 @@ class SegmentReader:
         if not length:
             return
         if not extent.segment and not extent.incarnation:
-            raise Corrupt(f"volume {volume} inode {ino} offset {extent.file_offset + skip}: these bytes are lost, as fsck found")
+            raise Corrupt(f"volume {volume} inode {ino} offset {extent.file_offset + skip}: these bytes are lost (fsck recorded it)")
         info = self._locate(extent.segment)
         if info.incarnation != extent.incarnation:
             raise Corrupt(f"segment {extent.segment} is in incarnation {info.incarnation}, the extent names {extent.incarnation}")
         device = self._devices.get(info.device)
         if device is None:
-            raise Unavailable(f"device {info.device}, which holds segment {extent.segment}, is not on this node")
+            raise Unavailable(f"segment {extent.segment} is on device {info.device}, which this node does not have")
         start = extent.skip + skip
         try:
             self._look(device, info, extent, start, into[:length])
         except _Mismatch as first:
             self._count(mismatches=1)
-            log.warning("volume %d inode %d offset %d, looking again: %s", volume, ino, extent.file_offset + skip, first)
+            log.warning("volume %d inode %d offset %d is read again: %s", volume, ino, extent.file_offset + skip, first)
             self.checksums.forget(extent.segment, extent.incarnation, extent.sequence)
             try:
                 self._look(device, info, extent, start, into[:length])
@@ -160,7 +160,7 @@ class SegmentReader:
             got = device.pread_into(buffer, info.byte_offset + info.footer_offset)
             table = unpack_footer(buffer[:got], info.segment, info.incarnation)
         except Corrupt as err:
-            log.warning("footer is damaged, frames are read by their headers: %s", err)
+            log.warning("a footer is damaged; frames are read by their headers: %s", err)
             self._footers_lost.add(key)
             return None
         self.checksums.remember_table(table)

@@ -207,7 +207,7 @@ class SegmentWriter:
             for segment, footer in zip(ending, footers, strict=True):
                 segment.footer = footer
         except OSError as err:
-            log.warning("segments are sealed without footers: %s", err)
+            log.warning("segments are sealed without footers, because writing these failed: %s", err)
         self._stream.reset()
         return [segment.progress(sealed=True) for segment in ending]
 
@@ -340,7 +340,7 @@ class SegmentWriter:
 
     def _abandon(self, used: list[_Segment], planned: PackingPlan, error: OSError) -> None:
         """Ends the segments of a failed attempt, which are not written again; the last one stays to probe its device with."""
-        log.warning("writing failed, %d segments are abandoned: %s", len(used), error)
+        log.warning("writing failed; %d segments are abandoned: %s", len(used), error)
         self._failures += 1
         self._stream.reset()
         self._settle_suspect()

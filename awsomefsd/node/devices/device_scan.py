@@ -82,7 +82,7 @@ def looked(path: str, cluster: str) -> Looked | None:
     except Error as err:
         return Looked(path, uuid, size, str(err))
     if not superblock.writable:
-        return Looked(path, superblock.device_uuid, size, "it is in use by a newer build, which this one would harm; upgrade this node")
+        return Looked(path, superblock.device_uuid, size, "a newer build uses it and this build could damage it; upgrade this node")
     return Looked(path, superblock.device_uuid, size, OK)
 
 
@@ -99,7 +99,7 @@ def scan(
         if seen is None:
             continue
         if seen.verdict == OK and seen.uuid not in known:
-            seen = Looked(seen.path, seen.uuid, seen.bytes, "the cluster does not know it (any more); `awsomefsd device add` takes it in")
+            seen = Looked(seen.path, seen.uuid, seen.bytes, "the cluster does not know it, or not any more; `awsomefsd device add` adds it")
         found.append(Looked(seen.path, seen.uuid, seen.bytes, seen.verdict, one.serial))
     return _without_copies(found)
 
@@ -114,7 +114,7 @@ def _without_copies(found: list[Looked]) -> list[Looked]:
     taken: set[str] = set()
     for one in found:
         if one.verdict == OK and len(media.get(one.uuid, ())) > 1:
-            words = "two different devices have this superblock, so one is a copy of the other; remove the copy"
+            words = "two devices have this superblock, so one is a copy of the other; remove the copy"
             listing.append(Looked(one.path, one.uuid, one.bytes, words, one.serial))
         elif one.verdict != OK or one.uuid not in taken:
             taken.add(one.uuid)

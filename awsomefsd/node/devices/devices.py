@@ -40,7 +40,7 @@ class NodeDevices:
         FsError.
         """
         if not path.startswith("/"):
-            raise Refused(f"{path!r} is no absolute path; give the device from the root on, such as /dev/disk/by-id/...")
+            raise Refused(f"{path!r} is not an absolute path; give one, such as /dev/disk/by-id/...")
         superblock = self._formatted(path, destroy=destroy)
         self._table.add(superblock.device_uuid, path)
         command = AddDevice(
@@ -67,7 +67,7 @@ class NodeDevices:
             return err.superblock
         except OSError as err:
             number = err.errno or errno.EIO
-            raise FsError(number, f"{path}: {os.strerror(number)}; look at dmesg and the permissions of the device") from err
+            raise FsError(number, f"{path}: {os.strerror(number)}; check dmesg and the permissions of the device") from err
 
     def all(self) -> list[tuple[DeviceInfo, str]]:
         """Returns every device of the cluster with its state on this node."""
@@ -91,7 +91,7 @@ class NodeDevices:
         """Raises Refused if `home` is "" (a volume on shared devices) and this node cannot use one of the shared devices."""
         for info, state in self.all() if home == "" else ():
             if info.shared and state != "ok":
-                raise Refused(f"the volume is on shared devices, and device {info.device} cannot be used here: {state}")
+                raise Refused(f"the volume is on shared devices, and this node cannot use device {info.device}: {state}")
 
 
 def check(path: str, cluster_uuid: str, uuid: str) -> Superblock:

@@ -78,7 +78,10 @@ class DeviceOperations:
 
     def _here(self, info: DeviceInfo) -> str:
         if not info.path:
-            raise Refused(f"this node does not see device {info.device}; do that on one that does (`awsomefsd device show {info.device}`)")
+            raise Refused(
+                f"this node does not see device {info.device}; run the command on a node that does "
+                f"(`awsomefsd device show {info.device}` lists them)"
+            )
         return info.path
 
     # --- grow ----------------------------------------------------------------------------------------------------------------
@@ -106,7 +109,9 @@ class DeviceOperations:
         self._watch.poll()
         behind = [one.name for one in self.seen_of(info.uuid) if one.bytes and one.bytes < size]
         if behind:
-            raise Refused(f"{', '.join(behind)} see the device at its old size; rescan it there (`awsomefsd device show {info.device}`)")
+            raise Refused(
+                f"{', '.join(behind)} see the device at its old size; rescan it there first (`awsomefsd device show {info.device}`)"
+            )
 
     # --- drain ---------------------------------------------------------------------------------------------------------------
     def drain(self, which: str, *, undo: bool) -> DrainProgress:

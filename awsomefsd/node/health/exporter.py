@@ -55,7 +55,7 @@ class _Page(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] not in ("/", "/metrics"):
-            self.send_error(404, "figures are at /metrics")
+            self.send_error(404, "the metrics are at /metrics")
             return
         body = render(self.server.figures)
         self.send_response(200)

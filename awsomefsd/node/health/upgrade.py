@@ -38,6 +38,6 @@ class Upgrade:
             behind = sorted(node.name for node in found.nodes if node.level <= found.level)
             if levels.supported() <= found.level:
                 raise Refused(f"the cluster acts at level {found.level}, the highest that this build knows; there is nothing to finalize")
-            raise Refused(f"these nodes know no level above {found.level}: {', '.join(behind)}; upgrade them first, or remove them")
+            raise Refused(f"nodes {', '.join(behind)} know no level above {found.level}; upgrade or remove them first")
         self._catalog.propose(RaiseLevel(found.known))
         return self.status()

@@ -178,7 +178,7 @@ class Checkpointer:
             self._index.durable = OFF
             self.state = f"suspended: {err}"[:200]
         elif self.failures == 1:
-            logger.warning("a checkpoint failed, it is tried again: %s", err)
+            logger.warning("a checkpoint failed; it is tried again: %s", err)
 
     def _serve(self) -> None:
         """Makes checkpoints on one device until something fails."""

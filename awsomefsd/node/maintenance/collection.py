@@ -71,7 +71,7 @@ class Collection:
     def order(self, action: str) -> None:
         """Starts a collection now ("start"), or none until the next start ("stop").  Returns at once.  Raises Refused for another word."""
         if action not in ("start", "stop"):
-            raise Refused(f"{action!r} is neither start nor stop")
+            raise Refused(f"{action!r} is not an action; write start or stop")
         with self._cond:
             self._off, self._forced = action == "stop", action == "start"
             self._cond.notify()
@@ -97,7 +97,7 @@ class Collection:
             except Exception as err:  # a bug must neither end collection nor stay silent
                 if not self._ending:
                     known = isinstance(err, (Error, OSError))
-                    log.warning("collection failed and is tried again: %s", err, exc_info=None if known else err)
+                    log.warning("collection failed; it is tried again: %s", err, exc_info=None if known else err)
                 self._error = str(err) or type(err).__name__
                 pause_s = min(2 * pause_s, RETRY_S_MAX)
             finally:
@@ -105,7 +105,7 @@ class Collection:
         try:
             self._collector.rest()
         except (Error, OSError) as err:
-            log.info("collection ends without a word to the metadata service: %s", err)
+            log.info("collection ended, and could not tell the metadata service: %s", err)
 
     def _wait(self, pause_s: float) -> bool:
         with self._cond:

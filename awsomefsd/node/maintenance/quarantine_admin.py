@@ -58,8 +58,8 @@ class QuarantineAdmin:
         heard = {row.node: row.heard_ms_ago for row in self._ask(ListNodes(True)).nodes if row.state != "removed"}
         if 0 <= heard.get(found.node, -1) <= NODE_HEALTHY_MS:
             raise Refused(
-                f"node {confirm} lives, and ends the quarantine itself as soon as no write of that session can be on its way "
-                f"(where one hangs, in mount {found.mount:x}: umount it, or end its worker)"
+                f"node {confirm} runs and ends the quarantine itself as soon as no write of that session can be on its way "
+                f"(if a write of mount {found.mount:x} hangs: unmount it, or end its worker)"
             )
         self._propose(ClearQuarantine(session, f"operator at node {self._node}: {reason}"))
         return found.segments

@@ -122,7 +122,7 @@ class Scrub:
         """Starts a scrub from the beginning and returns its progress.  Raises Refused while one runs."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
-                raise Refused("a scrub goes on already; see `awsomefsd scrub status`, end it with `awsomefsd scrub stop`")
+                raise Refused("a scrub is running already; see `awsomefsd scrub status`, or stop it with `awsomefsd scrub stop`")
             self._progress = ScrubProgress(ROWS, bytes_per_s or SCRUB_BYTES_PER_S, self._now_ns())
             self._begin()
         return self.status()
@@ -161,7 +161,7 @@ class Scrub:
 
     def samples(self) -> Iterable[Sample]:
         p = self._progress
-        yield Sample("awsomefsd_scrub_running", "gauge", "Whether a scrub goes on.", int(p.state in _GOING))
+        yield Sample("awsomefsd_scrub_running", "gauge", "Whether a scrub is running.", int(p.state in _GOING))
         yield Sample("awsomefsd_scrub_bytes", "gauge", "Bytes read by the current or last scrub.", p.bytes)
         yield Sample("awsomefsd_scrub_findings", "gauge", "What the current or last scrub found wrong.", p.found)
         yield Sample("awsomefsd_scrub_repaired", "gauge", "What it repaired from a second copy.", p.repaired)
@@ -382,12 +382,16 @@ def _try(reader: SegmentReader, piece: LivePiece, skip: int, length: int) -> str
 
 
 def _structure(why: str) -> dict[str, str]:
-    return {"kind": "store-structure", "where": "state store", "what": f"its pages are damaged ({why}); stop the daemon and run fsck"}
+    return {
+        "kind": "store-structure",
+        "where": "state store",
+        "what": f"its pages are damaged ({why}); stop the daemon and run `awsomefsd fsck`",
+    }
 
 
 def _load(path: Path) -> ScrubProgress:
     try:
         return msgspec.convert(durable.read_json(path, {}), ScrubProgress)
     except (Corrupt, msgspec.ValidationError) as err:
-        logger.warning("the position of the last scrub cannot be read; it begins from the start", extra={"reason": str(err)})
+        logger.warning("the position of the last scrub cannot be read; the scrub begins from the start", extra={"reason": str(err)})
         return ScrubProgress()

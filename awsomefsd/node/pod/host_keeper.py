@@ -65,7 +65,7 @@ class HostKeeper:
         Raises Unavailable while there is no copy on the host.
         """
         if self._copy is None:
-            raise Unavailable(f"{self.problem}; nothing can be mounted before that is mended")
+            raise Unavailable(f"{self.problem}; nothing can be mounted until that is repaired")
         return self._copy.command("worker"), self._copy.env
 
     def what_is_wrong(self) -> str:
@@ -128,7 +128,7 @@ class HostKeeper:
 
     def _begin(self, copy: ProgramCopy) -> None:
         if os.path.lexists(UNIT):
-            raise Unavailable("the host's awsomefsd-keeper.service is enabled, and does not answer; look at it with systemctl on the host")
+            raise Unavailable("the host's awsomefsd-keeper.service is enabled, but does not answer; check it with systemctl on the host")
         if os.getpid() == 1:
             raise Unavailable("kubernetes.host_keeper needs the host's process ids (hostPID: true in the pod), or a keeper on the host")
         said = self._start(self._argv(copy))

@@ -175,7 +175,7 @@ def test_volumes(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     assert node.cli(capsys, "volume", "delete", "two", "--force", "--yes-destroy", "one")[0] == 4
     assert node.cli(capsys, "volume", "release", "two", "--node", "gone", "--yes-release", "other")[0] == 4
     code, _, err = node.cli(capsys, "volume", "release", "two", "--node", "gone", "--yes-release", "gone")
-    assert code == 1 and "claims nothing of volume two (nodes that do: none)" in err
+    assert code == 1 and "has no claim on volume two (nodes with claims: none)" in err
     assert node.cli(capsys, "volume", "delete", "two")[0] == 0
     assert json.loads(node.cli(capsys, "volume", "ls", "-o", "json")[1]) == []
 

@@ -298,7 +298,7 @@ def test_the_operators_word_is_typed_and_kept_and_not_taken_for_the_living() -> 
         quarantine.release(7, " \n", "dead")
     with pytest.raises(WouldLoseData):
         quarantine.release(7, "why", "deaf")
-    with pytest.raises(Refused, match="lives"):
+    with pytest.raises(Refused, match="runs and ends the quarantine itself"):
         quarantine.release(8, "why", "well")
     assert not said
     assert quarantine.release(7, "it burnt\ndown", "dead") == 3
