@@ -158,7 +158,8 @@ def test_bad_tokens_say_what_is_wrong_with_them(founder: Machine) -> None:
     parsed = token.parse(expired)
     awaited("the token expires", lambda: time.time() * 1_000 > parsed.expires_ms)
     for text, why in (
-        (used, "used up"), (expired, "has expired"), (revoked, "was revoked"), (foreign, "check the token and the endpoint"), (used[:-20], "truncated"),
+        (used, "used up"), (expired, "has expired"), (revoked, "was revoked"), (foreign, "check the token and the endpoint"),
+        (used[:-20], "truncated"),
         (used[:50] + ("a" if used[50] != "a" else "b") + used[51:], "was altered"), ("afs2-abc", "newer"), ("password", "not a token"),
     ):  # fmt: skip
         done = fresh.cli("join", "-", stdin=text)

@@ -67,7 +67,8 @@ def test_parameters() -> None:
 @pytest.mark.parametrize(
     ("parameters", "word"),
     [
-        ({"qouta": "hard"}, "quota"), ({"quota": "soft"}, "hard"), ({"devices": "fast"}, "not supported"), ({"cache": "none"}, "not supported"),
+        ({"qouta": "hard"}, "quota"), ({"quota": "soft"}, "hard"), ({"devices": "fast"}, "not supported"),
+        ({"cache": "none"}, "not supported"),
         ({"mode": "rwx"}, "octal"), ({"mode": "9"}, "octal"), ({"uid": "-1"}, "uid"),
         ({"subdirectory": "a"}, "volume"), ({"inodes": "x"}, "inodes"),
         ({"volume": "v", "quota": "hard"}, "quota"), ({"volume": "v", "subdirectory": "../x"}, "path"),

@@ -158,7 +158,8 @@ def test_every_bad_token_says_what_is_wrong(cluster: Cluster, tmp_path: Path) ->
     pinned = token.make(cluster.node.cluster, "ab" * 32, (cluster.endpoint,), "node", unknown.expires_ms)
     for bad, why in (
         (text(used), "used up"), (text(expired), "expired"), (text(revoked), "revoked"), (text(wrong_secret), "secret is wrong"),
-        (text(elsewhere), "does not know the token"), (text(foreign), "check the token and the endpoint"), (text(pinned), "another machine answers in its place"),
+        (text(elsewhere), "does not know the token"), (text(foreign), "check the token and the endpoint"),
+        (text(pinned), "another machine answers in its place"),
         (text(used)[:-9], "truncated"), (text(used)[:60] + "zz" + text(used)[62:], "altered"), ("hello", "not a token"),
         ("afs7-abc", "version 7"),
     ):  # fmt: skip
