@@ -1,4 +1,4 @@
-"""Clocks.  Pure modules never import this: time is stamped into a command by whoever proposes it."""
+"""Clocks.  Pure modules never import this: the node that proposes a command stamps the time into it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class Clocks(NamedTuple):
 
 
 class HybridClock:
-    """Hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", 2014), packed in 64 bits.
+    """A hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", 2014), packed in 64 bits.
 
-    The upper 48 bits are wall milliseconds, the lower 16 a logical counter.  Values only grow, also beyond `last` (the newest in the log).
+    The upper 48 bits are wall milliseconds, the lower 16 a logical counter.  Each value is larger than the one before, and larger than
+    `last` (the newest stamp in the log).
     """
 
     __slots__ = ("_last", "_wall_ns")

@@ -1,4 +1,4 @@
-"""How values are sealed on disk and on the wire: checksum, schema byte, msgpack.
+"""Values are sealed for the disk and for the wire with a checksum, a schema byte and msgpack.
 
 A sealed value is ``crc32c (u32 LE) | schema (u8) | msgpack body``.  The checksum covers schema and body.  LMDB has no page
 checksums (252 of 300 random bit flips gave silently wrong data), so every stored value carries its own.
@@ -24,7 +24,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def seal(schema: int, body: Bytes) -> bytes:
-    """Returns ``body`` sealed under a schema byte: SEAL_BYTES longer."""
+    """Returns ``body`` sealed under a schema byte (0 to 255): SEAL_BYTES longer than ``body``."""
     tag = bytes((schema,))
     return _SEAL.pack(crc32c(body, crc32c(tag)), schema) + bytes(body)
 
@@ -32,7 +32,8 @@ def seal(schema: int, body: Bytes) -> bytes:
 def unseal(raw: Bytes, what: str, schema_max: int) -> tuple[int, memoryview]:
     """Checks a sealed value and returns (schema, body).
 
-    Raises Corrupt on a wrong checksum, FormatTooNew for a schema above ``schema_max``.  ``what`` names the value in the message.
+    The body is a view into ``raw``, not a copy.  Raises Corrupt for too few bytes or a wrong checksum, FormatTooNew for a schema above
+    ``schema_max``.  ``what`` names the value in the message.
     """
     view = memoryview(raw)
     if len(view) < SEAL_BYTES:
@@ -46,7 +47,7 @@ def unseal(raw: Bytes, what: str, schema_max: int) -> tuple[int, memoryview]:
 
 
 class Sealed:
-    """Encoder and decoder of one Struct type as a sealed value."""
+    """The encoder and decoder of one Struct type as a sealed value."""
 
     __slots__ = ("_decode", "schema", "type", "what")
 
@@ -57,6 +58,7 @@ class Sealed:
         self._decode = msgspec.msgpack.Decoder(type_).decode
 
     def dumps(self, value: Any) -> bytes:
+        """Returns the value, encoded and sealed under this type's schema."""
         return seal(self.schema, encode(value))
 
     def loads(self, raw: Bytes) -> Any:

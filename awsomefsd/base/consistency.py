@@ -1,9 +1,9 @@
-"""How fresh what is read has to be: the words for it, and the number that stands for them in rows, attributes and messages.  Pure.
+"""The consistency of a mount says how fresh its reads are: here are its words, and their number in rows, attributes and messages.  Pure.
 
 The same words are a mount option (`consistency=`), the value of the extended attribute XATTR, and a StorageClass parameter: one key says
 one thing.  `bounded=5` as an option of its own could contradict the other.
 
-A number, because every attribute that is told carries it: 0 nothing said, STRICT, CLOSE_TO_OPEN, else that many milliseconds.
+It is a number because each Attr carries it: UNSAID, STRICT, CLOSE_TO_OPEN, or the bound in milliseconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ WORDS = "strict, close-to-open or bounded=SECONDS"
 
 
 def parse(text: str) -> int:
-    """Returns the number of a mode in words.  Raises ValueError, whose message says which words are right."""
+    """Returns the number of a mode in words: STRICT, CLOSE_TO_OPEN, or milliseconds.  Raises ValueError, which says the right words."""
     if text == "strict":
         return STRICT
     if text == "close-to-open":
@@ -48,6 +48,7 @@ def of_value(value: bytes | None) -> int:
 
 
 def is_loose(mode: int) -> bool:
+    """Returns True for every mode that may return old data (all but STRICT and UNSAID)."""
     return mode > STRICT
 
 

@@ -1,6 +1,7 @@
 """Small files that are either the old or the new one after a crash: node.json, devices.json, mounts.json.
 
-Written beside their place, fsynced, renamed over it, and the directory fsynced, in that order.  A crash before the rename leaves the old
+The new content is written to a second file and fsynced, the file is renamed over the old one, and then the directory is fsynced.  A crash
+before the rename leaves the old
 file and a `.new` one that the next write replaces; a crash after it leaves the new one.  Rewriting in place was rejected: a torn JSON
 file that names the devices would cost more than three system calls.
 """
@@ -25,7 +26,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replaces `path`; when this returns, the content survives a power cut.  Blocks for two fsyncs; raises OSError."""
+    """Replaces `path`; when this returns, the content survives a power cut.  Blocks for two fsyncs; raises OSError.
+
+    Two threads must not write one path at the same time: both use the same `.new` file.
+    """
     new = path.with_name(path.name + ".new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
@@ -45,7 +49,7 @@ def write_json(path: Path, value: Any, mode: int = 0o600) -> None:
 
 
 def read_json(path: Path, default: Any = None) -> Any:
-    """Returns the object in `path`, or `default` if there is no such file.  Raises Corrupt for what is no JSON object."""
+    """Returns the object (a dict) in `path`, or `default` if there is no such file.  Raises Corrupt for anything else, and OSError."""
     try:
         raw = path.read_bytes()
     except FileNotFoundError:

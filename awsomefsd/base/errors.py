@@ -1,4 +1,4 @@
-"""Domain errors.  Each carries what the edges need: an errno for the kernel, a gRPC status name, whether a retry helps.
+"""Domain errors carry what the edges need: an errno for the kernel, a gRPC status name, and whether a retry helps.
 
 Our own bugs assert; the world raises one of these.  They are translated once, at the edge (fuse/handlers, cli, the admin API).
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import errno as _errno
 import os
 
-WAS_REMOVED = "was removed from"  # in what a removed node is told by any other (meta/machine/nodes.py, meta/server/permissions.py)
+WAS_REMOVED = "was removed from"  # in the answer that a removed node gets (meta/machine/nodes.py, meta/server/permissions.py)
 
 
 class Error(Exception):
-    """Base of all domain errors."""
+    """The base of all domain errors; `errno`, `status` and `retry_helps` are set by class, or by the instance that knows better."""
 
     errno: int = _errno.EIO
     status: str = "INTERNAL"
@@ -25,7 +25,7 @@ class FsError(Error):
     status = "FAILED_PRECONDITION"
 
     def __init__(self, errno: int, detail: str = "") -> None:
-        super().__init__(detail)  # the text is made when somebody reads it: ENOENT is the most frequent answer of all
+        super().__init__(detail)  # the text is made when it is read: ENOENT is the most frequent answer of all
         self.errno = errno
         self.detail = detail
 
@@ -81,7 +81,7 @@ class AlreadyExists(Error):
 
 
 class Unavailable(Error):
-    """Nobody can answer now (daemon down, no quorum); the same request may be sent again."""
+    """No process can answer now (daemon down, no quorum); the same request may be sent again."""
 
     errno = _errno.EAGAIN
     status = "UNAVAILABLE"
@@ -109,7 +109,7 @@ class RejoinRequired(Error):
 
 
 class MembershipSuperseded(Refused):
-    """The membership was made again by force, without this node; its journal and state are for people to look at."""
+    """The membership was made again by force, without this node; an operator has to look at its journal and state."""
 
     status = "DATA_LOSS"
 

@@ -1,7 +1,7 @@
-"""Named places where tests make a process die, fail or wait: before and after every step that others rely on.
+"""Failpoints are named places where tests make a process die, fail or wait: before and after every step that others rely on.
 
-`hit(name)` in the code, one line in POINTS: that is a failpoint.  Off (always, outside tests), a hit is one comparison.  What to do is
-read once, when the process starts:
+A failpoint is `hit(name)` in the code and one line in POINTS.  While failpoints are off (always, outside tests), a hit costs one
+comparison.  A process reads its orders once, when it starts:
 
     AWSOMEFSD_FAILPOINTS       name=kill | name=error:EIO | name=delay:MS | name=count, each with @N for the Nth hit only,
                                separated by commas
@@ -145,7 +145,7 @@ FILE_BYTES = len(_NAMES) * _RECORD.size
 
 
 class _Action:
-    """`nth` 0: every time."""
+    """The order of one failpoint; with `nth` 0 it is carried out at every hit."""
 
     def __init__(self, kind: str, value: int, nth: int) -> None:
         self.kind, self.value, self.nth = kind, value, nth
@@ -187,13 +187,13 @@ _on: _Points | None = None
 
 
 def hit(name: str) -> None:
-    """A failpoint."""
+    """Passes a failpoint: does nothing, or kills this process, raises OSError, or sleeps, as the test ordered."""
     if _on is not None:
         _on.hit(name)
 
 
 def parse(text: str) -> dict[str, _Action]:
-    """Reads failpoints and their actions.  Raises ValueError for a name that is neither: a test with one proves nothing."""
+    """Returns the actions by failpoint.  Raises ValueError for an unknown name or action: a test with one proves nothing."""
     actions = {}
     for part in filter(None, text.split(",")):
         name, _, what = part.partition("=")
@@ -217,7 +217,7 @@ def configure(text: str, path: str) -> None:
 
 
 class FailpointControl:
-    """The test's side of the shared file."""
+    """The test's side of the shared file: it arms failpoints, and reads how often they were hit.  Made before the processes start."""
 
     def __init__(self, path: Path) -> None:
         path.write_bytes(bytes(FILE_BYTES))
@@ -226,7 +226,7 @@ class FailpointControl:
             self._memory = mmap.mmap(file.fileno(), FILE_BYTES)
 
     def arm(self, name: str, nth: int) -> None:
-        """The `nth` hit from now on is its process' last act; 0 takes that back."""
+        """Makes the `nth` hit from now on kill its process; 0 disarms the point.  Raises ValueError for an unknown name."""
         offset = _NAMES.index(name) * _RECORD.size
         hits, _, fired, who = _RECORD.unpack_from(self._memory, offset)
         _RECORD.pack_into(self._memory, offset, hits, nth, fired, who)

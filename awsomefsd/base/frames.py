@@ -20,7 +20,7 @@ def frame(body: bytes) -> bytes:
 
 
 class FrameReader:
-    """Collects received bytes and hands out whole frames, whatever the pieces they come in."""
+    """Collects received bytes and returns whole frames, however the bytes were split.  One thread uses it."""
 
     __slots__ = ("_buffer", "bytes_max")
 

@@ -27,6 +27,8 @@ _ACL_USER, _ACL_GROUP = 2, 8
 
 @dataclass(frozen=True, slots=True)
 class IdMap:
+    """One map of ids.  Without ranges, every id is its own counterpart."""
+
     ranges: tuple[tuple[int, int, int], ...] = ()  # outside, inside, count
 
     def inside(self, outside: int) -> int | None:
@@ -49,7 +51,7 @@ EVERYBODY = IdMap()
 
 
 def parse(option: str, text: str) -> IdMap:
-    """Reads ranges such as `0:100000:65536`, several joined by +.  Raises ConfigError, which names the option."""
+    """Returns the map of ranges such as `0:100000:65536`, several joined by +.  Raises ConfigError, which names the option."""
     ranges: list[tuple[int, int, int]] = []
     for part in text.split("+"):
         words = part.split(":")
@@ -69,7 +71,7 @@ def parse(option: str, text: str) -> IdMap:
 
 
 def map_acl(value: bytes, user: Callable[[int], int], group: Callable[[int], int]) -> bytes:
-    """The xattr value of a POSIX ACL with its named users and groups mapped; what is no such value comes back as it is."""
+    """Returns the xattr value of a POSIX ACL with its named users and groups mapped; any other value comes back unchanged."""
     if len(value) < _ACL_HEADER.size or (len(value) - _ACL_HEADER.size) % _ACL_ENTRY.size:
         return value
     if _ACL_HEADER.unpack_from(value)[0] != ACL_VERSION:

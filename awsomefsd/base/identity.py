@@ -1,4 +1,4 @@
-"""Who this node is: state_dir/node.json, written once by `init` and never changed after; and the lock on the state directory.
+"""The identity of this node is state_dir/node.json, written once and never changed after; here is also the lock on the state directory.
 
 The lock is an flock on state_dir/lock, held by the daemon for its life and by `fsck` for its run, so that two processes never write one
 journal.  The kernel drops it with the process, however it ends; a pid file was rejected because it outlives a SIGKILL.
@@ -40,9 +40,10 @@ def identity_path(state_dir: Path) -> Path:
 
 
 def init(state_dir: Path, site: int = 0, cluster: str = "", node: str = "", prepare: Callable[[Node], object] | None = None) -> Node:
-    """Writes this node's identity, by default that of a new cluster of one.  Raises AlreadyExists if there is one: it is never replaced.
+    """Writes this node's identity, by default that of a new cluster of one node, and returns it.
 
-    `prepare` makes what has to be there first (the certificate): node.json comes last, whoever sees it may start.
+    `prepare` makes what has to be there first (the certificate): node.json comes last, because a daemon starts when it sees the file.
+    Raises AlreadyExists if there is an identity (it is never replaced), Refused if the directory cannot be made or is in use.
     """
     path = identity_path(state_dir)
     make_directory(state_dir, 0o700)
@@ -61,12 +62,15 @@ def init(state_dir: Path, site: int = 0, cluster: str = "", node: str = "", prep
 
 
 def write(state_dir: Path, node: Node) -> None:
-    """The commit point of a join: whoever sees node.json may start."""
+    """Writes node.json, the commit point of a join: a daemon starts when it sees the file.  Durable on return; raises OSError."""
     durable.write_json(identity_path(state_dir), asdict(node))
 
 
 def purge(state_dir: Path) -> None:
-    """Deletes all state of a node that has left; node.json first, so that nobody takes the rest for a node.  Raises OSError."""
+    """Deletes all state of a node that has left; node.json first, so that the rest is never taken for a node.
+
+    Raises Refused while another process holds the state directory, and OSError.
+    """
     with StateLock(state_dir):
         identity_path(state_dir).unlink(missing_ok=True)
         durable.sync_directory(state_dir)
@@ -78,7 +82,7 @@ def purge(state_dir: Path) -> None:
 
 
 def load(state_dir: Path) -> Node:
-    """Reads this node's identity.  Raises NotFound before `init`, Corrupt or FormatTooNew for a file that this build cannot read."""
+    """Returns this node's identity.  Raises NotFound before `init`, Corrupt or FormatTooNew for a file that this build cannot read."""
     path = identity_path(state_dir)
     value = durable.read_json(path)
     if value is None:
@@ -103,6 +107,7 @@ def boot_id() -> str:
 
 
 def make_directory(directory: Path, mode: int) -> None:
+    """Makes a directory and its parents; one that exists keeps its mode.  Raises Refused, which says what to do."""
     try:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as err:
@@ -112,7 +117,10 @@ def make_directory(directory: Path, mode: int) -> None:
 
 
 class StateLock:
-    """The exclusive lock on a state directory; a context manager.  Raises Refused at once if another process holds it."""
+    """The exclusive lock on a state directory; a context manager.
+
+    The constructor takes the lock.  It never waits: it raises Refused if another process holds the lock, or if the file cannot be opened.
+    """
 
     def __init__(self, state_dir: Path, what: str = "this command") -> None:
         try:

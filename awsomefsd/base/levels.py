@@ -1,4 +1,4 @@
-"""What a cluster of mixed builds may do: the level (decision 55).
+"""The level of a cluster says what its nodes, which may run different builds, may do (decision 55).
 
 Every command of the log has a level: that of the first build that knows it.  The cluster acts at one level, a number in its state; a
 command above it is refused before it gets into the log, so that a node of an older build never meets what it cannot read.  Builds are
@@ -21,7 +21,7 @@ VARIABLE = "AWSOMEFSD_LEVEL"
 
 
 def supported() -> int:
-    """Returns the highest level that this process says it knows."""
+    """Returns the highest level that this process announces.  Raises ConfigError for an AWSOMEFSD_LEVEL that is none of this build."""
     text = os.environ.get(VARIABLE, "")
     if not text:
         return LEVEL
@@ -33,7 +33,7 @@ def supported() -> int:
 def agreed(theirs: int, oldest: int, newest: int) -> int:
     """Returns the version of a wire protocol that two sides speak: the newest that both know; 0 if there is none.
 
-    Who greets names its newest, who answers names the agreed one, and who greeted looks whether it still knows that one.
+    The side that greets names its newest version; the side that answers names the agreed one; the first checks that it still knows that.
     """
     version = min(theirs, newest)
     return version if version >= oldest else 0

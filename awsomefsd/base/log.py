@@ -1,8 +1,8 @@
 """Structured logs of all processes: one line a record, `key=value` or JSON, on stderr.
 
 A request is followed by two fields: `mount` (the mount's id) and `unique` (the kernel's number of the request), both in hexadecimal, the
-same in keeper, worker and daemon.  Whoever logs passes them (and any other field) with ``extra={"mount": m, "unique": u}``, or binds them
-once with `bound`.  `mount=` and `unique=` are exactly what one greps for.  Standard library only: worker and keeper import this.
+same in keeper, worker and daemon.  Code that logs passes them (and any other field) with ``extra={"mount": m, "unique": u}``, or binds
+them once with `bound`.  `mount=` and `unique=` are exactly what one greps for.  Standard library only: worker and keeper import this.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _quoted(value: Any) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """ts=… level=info component=worker pid=7 msg="…" unique=1a mount=9f"""
+    """Writes a record as one line of `key=value`: ts=… level=info component=worker pid=7 msg="…" unique=1a mount=9f"""
 
     def __init__(self, component: str) -> None:
         super().__init__()
@@ -62,14 +62,14 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """The same fields as one JSON object."""
+    """Writes the same fields as one JSON object a line."""
 
     def __init__(self, component: str) -> None:
         super().__init__()
         self._component = component
 
     def format(self, record: logging.LogRecord) -> str:
-        import json  # only who asks for JSON lines pays for it
+        import json  # only a process with JSON lines pays for it
 
         return json.dumps(_fields(record, self._component), default=str)
 

@@ -1,4 +1,4 @@
-"""Counters that cost an addition: what hot threads bump, and what the daemon's exporter turns into Prometheus text.
+"""Counters that cost one addition: hot threads count with them, and the daemon's exporter turns them into Prometheus text.
 
 No lock and no prometheus import: every counter has one writer thread (or tolerates a lost increment under the GIL's rules for ``+=`` on
 an attribute, which figures may), and readers only read.  prometheus_client's own counters take a lock and 1 µs an increment; they
@@ -30,7 +30,7 @@ class Sample:
 
 
 class Counter:
-    """Only grows."""
+    """A figure that only grows.  One thread adds to it, any thread reads it."""
 
     __slots__ = ("help", "labels", "name", "value")
 
@@ -46,7 +46,7 @@ class Counter:
 
 
 class Gauge:
-    """Goes up and down."""
+    """A figure that goes up and down.  One thread sets it, any thread reads it."""
 
     __slots__ = ("help", "labels", "name", "value")
 
@@ -62,7 +62,7 @@ class Gauge:
 
 
 class Histogram:
-    """How long something takes, in buckets of seconds; exported as cumulative counters the way Prometheus reads histograms."""
+    """Durations in buckets of seconds, exported as cumulative counters the way Prometheus reads histograms.  One thread observes."""
 
     __slots__ = ("bounds", "buckets", "help", "labels", "name", "sum")
 
@@ -90,7 +90,7 @@ Source = Callable[[], Iterable[Sample]]
 
 
 class Registry:
-    """All figures of a process: its own counters, and sources that are asked when somebody reads (status of the service, mounts)."""
+    """All figures of a process: its own counters, and sources that are called at each reading (status of the service, mounts)."""
 
     def __init__(self) -> None:
         self._own: list[Counter | Gauge | Histogram] = []
@@ -111,11 +111,17 @@ class Registry:
         return figure
 
     def source(self, source: Source) -> None:
-        """A callable that is asked for samples at every reading; it must return soon and raises nothing but domain errors."""
+        """Adds a callable that is asked for samples at every reading, on the reader's thread.
+
+        It must return soon, and may raise nothing but domain errors.
+        """
         self._sources.append(source)
 
     def samples(self) -> list[Sample]:
-        """A source that raises a domain error loses its own figures, counted in awsomefsd_scrape_errors_total; the others are there."""
+        """Returns all figures of this moment; calls every source, and blocks as long as they do.
+
+        A source that raises a domain error loses its own figures, which awsomefsd_scrape_errors_total counts; the others are there.
+        """
         found: list[Sample] = []
         for source in self._sources:
             try:

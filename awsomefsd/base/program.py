@@ -1,11 +1,11 @@
-"""How one of our processes starts another: this very program, the subcommand first.
+"""One of our processes starts another as this very program, with the subcommand first.
 
 The subcommand comes before any option, so that a process can be told from its command line whatever the directories are called.
 
 Interpreted, the program is this interpreter with this package; compiled (packaging/binary), it is the executable itself.  Its path is taken
-when the process starts: after an upgrade the same path names the new build, which is what shall be started then, while /proc/self/exe
-names the deleted file.  sys.executable and sys.argv[0] were rejected: the compiled form has no interpreter, and argv[0] is what the caller
-chose to write there.
+when the process starts: after an upgrade the same path names the new build, which is the one to start then, while /proc/self/exe
+names the deleted file.  sys.executable and sys.argv[0] were rejected: the compiled form has no interpreter, and argv[0] is whatever the
+caller wrote there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ HOME = os.path.dirname(_PROGRAM[0]) if COMPILED else str(ROOT)  # the directory 
 
 
 def command(subcommand: str, *words: str) -> list[str]:
+    """Returns the command line (argv) of this program with a subcommand and its words."""
     return [*_PROGRAM, subcommand, *words]
 
 
@@ -39,7 +40,10 @@ def environment() -> dict[str, str]:
 
 
 def hide_token() -> None:
-    """Becomes this program again with the token in a descriptor: what is in the environment shows in /proc/PID/environ for life."""
+    """Replaces this process by itself (execve) with the token in a descriptor, and does not return; without a token it does nothing.
+
+    The environment of a process shows in /proc/PID/environ for its life.  Raises OSError.
+    """
     text = os.environ.get(TOKEN, "")
     if not text or TOKEN_FILE in os.environ:
         return

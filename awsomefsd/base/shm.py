@@ -44,7 +44,10 @@ U64 = 0xFFFF_FFFF_FFFF_FFFF
 
 
 def create_memfd(name: str, size_bytes: int) -> int:
-    """Returns a memfd of `size_bytes` (whole pages) that can neither shrink nor grow, so that no mapping of it ever raises SIGBUS."""
+    """Returns the descriptor of a memfd of `size_bytes`, rounded up to whole pages.  Raises OSError.
+
+    It can neither shrink nor grow, so that no mapping of it ever raises SIGBUS.
+    """
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(fd, round_up(size_bytes, PAGE_BYTES))
@@ -56,7 +59,10 @@ def create_memfd(name: str, size_bytes: int) -> int:
 
 
 def map_memfd(fd: int, *, lock: bool = False) -> mmap.mmap:
-    """Maps all of a memfd, shared and writable.  `lock` keeps it in RAM where RLIMIT_MEMLOCK allows, else it is mapped unlocked."""
+    """Returns a mapping of all of a memfd, shared and writable.  Raises Corrupt for a size that is no whole number of pages, and OSError.
+
+    `lock` keeps it in RAM where RLIMIT_MEMLOCK allows, else it is mapped unlocked.
+    """
     size = os.fstat(fd).st_size
     if size == 0 or size % PAGE_BYTES:
         raise Corrupt(f"shared memory of {size} bytes: not a whole number of pages")
@@ -87,7 +93,10 @@ def round_up(value: int, unit: int) -> int:
 
 
 def prefault(mem: Mem, start: int, length: int) -> None:
-    """Makes every page of the range present and writable, without changing a byte: a fault while the kernel copies a request fails it."""
+    """Makes every page of the range present and writable, without changing a byte.  Raises OSError.
+
+    A page fault while the kernel copies a request into the range would fail that request.
+    """
     if isinstance(mem, mmap.mmap):
         try:
             mem.madvise(_MADV_POPULATE_WRITE, start, length)
@@ -152,7 +161,7 @@ def _header_seal(view: memoryview) -> int:
 
 
 class Doubled:
-    """A small record kept in two copies: `store` overwrites the older one, `load` takes the newer valid one.
+    """A small record is kept in two copies: `store` overwrites the older one, `load` takes the newer valid one.
 
     A copy is ``sequence (u64) | length u32, crc32c u32 (one word) | body``, checksum over sequence and body.  It is taken out of use by
     zeroing its second word and comes back with the last store, so that the other copy is whole at every moment.
@@ -199,7 +208,7 @@ class Doubled:
         return best
 
     def store(self, body: bytes) -> None:
-        """Replaces the record: old or new after a kill, never a mixture."""
+        """Replaces the record; after a kill it is the old or the new one, never a mixture.  `body` has 1 to `body_bytes_max` bytes."""
         assert 0 < len(body) <= self.body_bytes_max, f"{self.what}: {len(body)} bytes"
         sequence = self._sequence + 1
         copy, copy_words = self._copies[sequence & 1], self._words[sequence & 1]

@@ -1,4 +1,4 @@
-"""Sizes as people write them (8G, 512MiB, 1.5T) and as they read them.  Units are binary with and without the i: 8G is 8 GiB."""
+"""Sizes are parsed as people write them (8G, 512MiB, 1.5T) and formatted for them.  Units are binary with and without i: 8G is 8 GiB."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(count: int) -> str:
-    """Returns at most three digits and a unit: 0 B, 4.0 KiB, 512 MiB."""
+    """Returns a count of bytes as text with at most three digits and a unit: 0 B, 4.0 KiB, 512 MiB."""
     if abs(count) < 1024:
         return f"{count} B"
     size = float(count)

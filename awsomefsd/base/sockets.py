@@ -1,4 +1,4 @@
-"""Unix sockets at any path, who is at the other end, waiting for descriptors, and the word that systemd waits for.
+"""Unix sockets at any path, the credentials of their peers, poll(2) for descriptors, and sd_notify(3).
 
 A unix address holds 107 bytes; a deeper path is reached through /proc/self/fd/N of its directory, held open for as long as the socket.
 """
@@ -22,7 +22,7 @@ _UCRED = struct.Struct("iII")
 
 
 class Peer(NamedTuple):
-    """Who holds the other end; the kernel vouches for it (credentials at connect)."""
+    """The process at the other end, as the kernel recorded it at connect(2)."""
 
     pid: int
     uid: int
@@ -31,7 +31,7 @@ class Peer(NamedTuple):
 
 @contextmanager
 def address(path: Path) -> Iterator[str]:
-    """Gives an address for `path` that fits into sockaddr_un, valid inside the `with`."""
+    """Yields an address for `path` that fits into sockaddr_un, valid inside the `with`.  Raises OSError."""
     if len(os.fsencode(path)) <= ADDRESS_BYTES_MAX:
         yield str(path)
         return
@@ -43,9 +43,10 @@ def address(path: Path) -> Iterator[str]:
 
 
 def listen_unix(path: Path, mode: int, group: int = -1) -> socket.socket:
-    """Returns a listening stream socket at `path`, with its owner and mode before anybody can connect.  Raises OSError.
+    """Returns a listening stream socket at `path`, which has its group and mode before a peer can connect.  Raises OSError.
 
-    It replaces a file that a dead process left there; the lock on the state directory is what keeps two live daemons apart.
+    It replaces a file that a dead process left there; the lock on the state directory keeps two live daemons apart.  For a moment it
+    changes the umask of the whole process.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -79,7 +80,7 @@ def connect_unix(path: Path) -> socket.socket:
 
 
 def peer_of(sock: Any) -> Peer:
-    """Returns SO_PEERCRED and SO_PEERGROUPS of a connected unix socket, the standard library's or trio's."""
+    """Returns SO_PEERCRED and SO_PEERGROUPS of a connected unix socket, the standard library's or trio's.  Raises OSError."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     try:
         raw = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1_024)
@@ -112,7 +113,7 @@ def readable(fds: Iterable[int], timeout_s: float) -> list[int]:
 
 
 def notify_systemd(state: str) -> None:
-    """sd_notify(3): tells the service manager, if there is one ("READY=1", "STOPPING=1")."""
+    """Sends a state ("READY=1", "STOPPING=1") to the service manager as sd_notify(3) does; without a manager it does nothing."""
     place = os.environ.get("NOTIFY_SOCKET")
     if not place:
         return

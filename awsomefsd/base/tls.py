@@ -1,11 +1,12 @@
 """TLS between nodes: contexts out of the node's PEM files, read again when a file changes.
 
-Version 1.3 only, with a certificate on both sides, and no session tickets: every connection proves itself anew.  Renewal and rotation
-replace files; connections that are open go on, the next ones use what the files say then.  Certificate and key are two files, so between
-their replacements they do not fit: until they do, the contexts before stay in use, and the reason is logged once.
+TLS is version 1.3 only, with a certificate on both sides, and no session tickets: every connection makes a full handshake.  Renewal and
+rotation replace files; connections that are open go on, the next ones use the files of that moment.  Certificate and key are two files, so
+between their replacements they do not fit: until they do, the contexts before stay in use, and the reason is logged once.
 
-What a connection is for is told by its protocol name (ALPN): a voter's and a client's come to the same port.  A server's certificate must
-name the UUID of the node that was dialled as its DNS name, so that no member can stand in for another; who dials is told by his.
+The protocol name (ALPN) says the purpose of a connection: a voter's and a client's come to the same port.  A server's certificate must
+name the UUID of the node that was dialled as its DNS name, so that no member can stand in for another; a client's certificate says who
+dials.
 """
 
 from __future__ import annotations
@@ -29,26 +30,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tls:
-    """`server` for those who dial us; `peer` and `client` for those we dial, as a voter or as a client."""
+    """The contexts of a node: `server` for nodes that dial us; `peer` and `client` for nodes that we dial, as a voter or as a client."""
 
     server: ssl.SSLContext
     peer: ssl.SSLContext
     client: ssl.SSLContext
 
 
-TlsNow = Callable[[], Tls]  # asked for every connection; raises OSError (ssl.SSLError is one) while nothing usable was ever there
+TlsNow = Callable[[], Tls]  # called for every connection; raises OSError (ssl.SSLError is one) until the files were usable once
 
 
 @dataclass(frozen=True)
 class PeerIdentity:
-    """The node that a certificate names: its UUID, and "node" or "client" ("": it does not say)."""
+    """The node that a certificate names: its UUID, and its role "node" or "client" ("" in a certificate without a role)."""
 
     node: str
     role: str
 
 
 def contexts(configure: Callable[[ssl.SSLContext], None]) -> Tls:
-    """Returns the three contexts; `configure` loads trust and certificate into each."""
+    """Returns the three contexts; `configure` loads trust and certificate into each.  Raises what `configure` raises."""
     made = []
     for side, protocols in (
         (ssl.PROTOCOL_TLS_SERVER, [PEER_PROTOCOL, CLIENT_PROTOCOL]),
@@ -67,7 +68,7 @@ def contexts(configure: Callable[[ssl.SSLContext], None]) -> Tls:
 
 
 def identity_of(certificate: dict[str, Any] | None) -> PeerIdentity | None:
-    """Returns the identity in a verified certificate, as SSLSocket.getpeercert tells it; None unless it names exactly one node."""
+    """Returns the identity in a verified certificate (of SSLSocket.getpeercert); None unless it names exactly one node."""
     if not certificate:
         return None
     names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
@@ -78,7 +79,7 @@ def identity_of(certificate: dict[str, Any] | None) -> PeerIdentity | None:
 
 
 class TlsFiles:
-    """Thread-safe.  Calling it gives the contexts of what the files hold now; it is a TlsNow."""
+    """The three PEM files of a node, as a TlsNow.  Any thread may call it."""
 
     def __init__(self, ca: Path | str, certificate: Path | str, key: Path | str) -> None:
         self.paths = (str(ca), str(certificate), str(key))
@@ -89,6 +90,10 @@ class TlsFiles:
         self.loads = 0
 
     def __call__(self) -> Tls:
+        """Returns the contexts of the present files, or the ones before while the files cannot be used.
+
+        Blocks for a stat of each file, and for reading them when one has changed.  Raises OSError until the files were usable once.
+        """
         with self._lock:
             self._look()
             if self._tls is not None:
@@ -129,5 +134,5 @@ class TlsFiles:
 
 
 def _no_password() -> str:
-    """OpenSSL would ask on the terminal for the one of an encrypted key."""
+    """Refuses an encrypted key, whose password OpenSSL would ask for on the terminal."""
     raise OSError("the private key is encrypted; awsomefsd needs it unencrypted, with mode 0600")

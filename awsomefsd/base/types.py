@@ -1,4 +1,4 @@
-"""Values that more than one package speaks of.  Times are nanoseconds since 1970 (may be negative); units stand in the names."""
+"""Values that more than one package uses.  Times are nanoseconds since 1970 (may be negative); units stand in the names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NODE_MOUNT_BIT = 1 << 63  # set in the number under which a node's daemon asks; 
 
 
 def node_mount(node: str) -> int:
-    """Returns the number under which that node's daemon asks, as a worker does under its mount's; 0 for a text that is no UUID."""
+    """Returns the mount number that a node's daemon uses in its own requests; 0 for a text that is no UUID."""
     try:
         return NODE_MOUNT_BIT | int(node.replace("-", ""), 16) & (NODE_MOUNT_BIT - 1)
     except ValueError:
@@ -25,7 +25,7 @@ def is_node_mount(mount: int) -> bool:
 
 
 class Attr(Struct, array_like=True, gc=False):
-    """What stat(2) shows, plus what the worker needs to serve the file.  `stored_bytes` is what extents and inline data hold."""
+    """The attributes that stat(2) shows, and what the worker needs to serve the file.  `stored_bytes` counts extents and inline data."""
 
     ino: int
     mode: int
@@ -63,7 +63,7 @@ class Extent(Struct, array_like=True, gc=False):
 
 
 class SegmentInfo(Struct, array_like=True, gc=False):
-    """Placement and state of a segment, as readers and writers see it.
+    """The place and state of a segment, as readers and writers see it.
 
     `device` is the small device number, `byte_offset` where the segment starts on it.  `footer_offset` is 0 while there is no footer.
     """
@@ -85,7 +85,7 @@ SEGMENT_METADATA = 4  # kept by the metadata for itself
 
 
 class SegmentProgress(Struct, array_like=True, gc=False):
-    """How far a leased segment is written and durable; `sealed` ends it (then the footer's place counts)."""
+    """A report of how far a leased segment is written and durable; `sealed` ends the lease, and then the footer's place counts."""
 
     segment: int
     incarnation: int
@@ -125,7 +125,7 @@ class VolumeInfo(Struct, array_like=True, gc=False):
     holder: int = 0  # session that holds the volume's lease, 0 if none
     lineage_parent: int = 0  # volume this one was cloned from
     lineage_snapshot: int = 0
-    home: str = ""  # the node on whose devices its data is; "" shared devices, "*" not settled (meta/machine/locality.py)
+    home: str = ""  # the node on whose devices its data is; "" shared devices, "*" not decided yet (meta/machine/locality.py)
 
 
 class CsiVolumeInfo(Struct, array_like=True, gc=False):
@@ -151,7 +151,7 @@ class ClaimInfo(Struct, array_like=True, gc=False):
     epoch: int
     exclusive: bool
     attached: bool
-    fenced: bool = False  # its node is not heard: others may take it, and it stands in nobody's way
+    fenced: bool = False  # its node is not heard: other nodes may take the volume in spite of it
 
 
 class SessionInfo(Struct, array_like=True, gc=False):

@@ -1,4 +1,4 @@
-"""Operations that may wait are generators; what they wait for is a Wait.  No thread is held while one waits.
+"""Operations that may wait are generators, which yield a Wait.  No thread is held while one waits.
 
 A generator yields a Wait; `Task` starts it and goes on when its `resume` is called, on whichever thread ends the wait.  So the thread that
 receives an answer from the metadata service also writes the reply to the kernel: one hop, as with blocking threads, but a thread that
@@ -21,8 +21,10 @@ Resume = Callable[[Any, BaseException | None], None]
 
 
 class Wait(Protocol):
+    """An event that Steps can wait for."""
+
     def start(self, resume: Resume) -> None:
-        """Begin; call ``resume(value, None)`` or ``resume(None, error)`` exactly once, now or later, on any thread."""
+        """Begins, and calls ``resume(value, None)`` or ``resume(None, error)`` exactly once, now or later, on any thread; never blocks."""
 
 
 def _one() -> Iterator[None]:
@@ -35,7 +37,10 @@ Finish = Callable[[Any, BaseException | None], None]
 
 
 class Task:
-    """Drives Steps to their end; then `finish(value, None)` or `finish(None, error)` is called once, on the thread that ended it."""
+    """Drives Steps to their end; then it calls `finish(value, None)` or `finish(None, error)` once, on the thread that ended them.
+
+    `start` runs the steps on the calling thread up to their first wait; each part after a wait runs on the thread that ends that wait.
+    """
 
     __slots__ = ("_finish", "_steps")
 
@@ -58,12 +63,16 @@ class Task:
 
 
 def was_repeated(asked: Wait) -> bool:
-    """Says of an answered proposal that it was sent more than once.  The answer may be the outcome of the first copy, kept since."""
+    """Returns True for an answered proposal that was sent more than once: its answer may be the kept result of the first copy."""
     return bool(getattr(asked, "repeated", False))
 
 
 class Signal:
-    """A Wait that many may await and one ends: `fire` resumes all, once; later starters resume at once with the same outcome."""
+    """A Wait that many may await and one ends.  Thread-safe.
+
+    `fire` resumes all of them on the calling thread, and later calls of it do nothing; what starts after it resumes at once with the same
+    outcome.
+    """
 
     __slots__ = ("_done", "_error", "_lock", "_value", "_waiting")
 
@@ -92,9 +101,9 @@ class Signal:
 
 
 def block_on(steps_or_wait: Any, timeout_s: float | None = None) -> Any:
-    """Run Steps or a Wait to their end on this thread (tests, background threads; never a reader thread).
+    """Runs Steps or a Wait to their end and returns their value.  Blocks: for tests and background threads, never for a reader thread.
 
-    Raises what it raised, TimeoutError after `timeout_s`.
+    Raises what they raised, or TimeoutError after `timeout_s`; the operation itself goes on then.
     """
     event = threading.Event()
     outcome: list[Any] = []

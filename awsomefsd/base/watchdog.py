@@ -1,8 +1,8 @@
-"""The word that a service manager with a watchdog waits for (WatchdogSec= of systemd), said by whoever does the work.
+"""The watchdog of a service manager (WatchdogSec= of systemd) is fed by the thread that does the work.
 
 The metadata thread feeds it, once a turn: a daemon whose admin API answers while its log stands still is dead to every mount, and a thread
-that only feeds would hide that.  The interval is the manager's (WATCHDOG_USEC); a quarter of it passes between two words, and an idle
-metadata thread turns more often than that.  Before READY=1 nothing is expected, so a long replay at the start needs no words.
+that only feeds would hide that.  The interval is the manager's (WATCHDOG_USEC); a quarter of it passes between two messages, and an idle
+metadata thread turns more often than that.  Before READY=1 the manager expects nothing, so a long replay at the start needs no messages.
 
 A daemon that has no metadata thread (it waits for a cluster, or its node carries no metadata) is fed by its event loop: `keep_fed`.
 """
@@ -20,7 +20,7 @@ LOOK_S = 0.05
 
 
 class Watchdog:
-    """`feed` costs a look at the clock where nothing is due, and nothing where nobody watches."""
+    """Feeds the manager's watchdog.  One thread uses it; `feed` costs one reading of the clock while nothing is due."""
 
     def __init__(self, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._monotonic_ns = monotonic_ns
@@ -41,7 +41,10 @@ class Watchdog:
 
 
 async def keep_fed(idle: Callable[[], bool]) -> None:
-    """While `idle` there is no metadata thread that could.  Ends at once where nobody watches."""
+    """Feeds the watchdog from the event loop for as long as `idle()` is true, that is while no metadata thread could do it.
+
+    Returns at once where no service manager watches this process; otherwise it runs until it is cancelled.
+    """
     import trio  # not before the metadata serves (daemon/metadata_core.py)
 
     watchdog = Watchdog()
@@ -52,7 +55,7 @@ async def keep_fed(idle: Callable[[], bool]) -> None:
 
 
 def _interval_us() -> int:
-    """What the manager asks of this very process; 0: nothing."""
+    """Returns the interval that the manager asks of this very process; 0 for none."""
     meant_for = os.environ.get("WATCHDOG_PID", "")
     interval = os.environ.get("WATCHDOG_USEC", "")
     if not interval.isdecimal() or (meant_for and meant_for != str(os.getpid())):

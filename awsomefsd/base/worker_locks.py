@@ -1,11 +1,12 @@
-"""Proof that a worker's process has exited: the lock that it holds for its life.
+"""A worker holds a lock for its life, so a lock that can be taken proves that its process has exited.
 
 state_dir/workers/MOUNT-WORKER.lock is locked (flock) by the worker before it opens its session.  The kernel takes the lock away when the
-last thread of the process lets go of its descriptors, and a thread in the middle of a read or write of a device does not: so a lock that
-can be had says that the process has exited and that none of its I/O is under way, whoever killed it, and whether or not a keeper saw it.
+last thread of the process releases its descriptors, and a thread in the middle of a read or write of a device does not: so a lock that
+can be taken says that the process has exited and that none of its I/O is under way, whatever killed it, and whether or not a keeper saw it.
 
-A file is removed only by who holds its lock, and whoever locks looks afterwards whether its file is still the one of that name; so nobody
-ever holds a lock on a file that others cannot see.  A missing file proves nothing: the worker may be of a build that did not lock.
+A process removes a file only while it holds its lock.  A process that has taken a lock then checks that its file is still the one of that
+name.  So a lock is never held on a file that others cannot see.  A missing file proves nothing: the worker may be of a build that did not
+lock.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _place(state_dir: Path | str, mount: int, worker: int) -> Path:
 
 
 class WorkerLock:
-    """A lock; it ends with this object, which a worker keeps until its process ends."""
+    """A lock that was taken; it ends with this object, which a worker keeps until its process ends."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -37,7 +38,7 @@ class WorkerLock:
 
 
 def hold(state_dir: Path | str, mount: int, worker: int) -> WorkerLock:
-    """Takes the lock, called by the worker itself.  Raises Refused if another process is this worker."""
+    """Takes the lock without waiting, called by the worker itself.  Raises Refused if another process is this worker, and OSError."""
     path = _place(state_dir, mount, worker)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     while True:
@@ -53,7 +54,10 @@ def hold(state_dir: Path | str, mount: int, worker: int) -> WorkerLock:
 
 
 def exited(state_dir: Path | str, mount: int, worker: int) -> bool:
-    """Whether it is proved that this worker of the mount and every one before it have exited; without its file nothing is proved."""
+    """Returns True if it is proved that this worker of the mount and every one before it have exited; False without its file.
+
+    Never waits for a lock.  Raises OSError.
+    """
     if not _place(state_dir, mount, worker).exists():
         return False
     for path in (Path(state_dir) / DIRECTORY).glob(f"{mount:x}-*.lock"):
@@ -64,7 +68,7 @@ def exited(state_dir: Path | str, mount: int, worker: int) -> bool:
 
 
 def tidy(state_dir: Path | str, needed: Container[int]) -> None:
-    """Removes the files of workers that have exited, but for those of mounts whose sessions may still have to be proved ended."""
+    """Removes the files of workers that have exited, except for mounts in `needed`, whose sessions may still have to be proved ended."""
     for path in (Path(state_dir) / DIRECTORY).glob("*.lock"):
         mount = path.stem.partition("-")[0]
         if not (all(char in hexdigits for char in mount) and mount and int(mount, 16) in needed):

@@ -1,4 +1,4 @@
-"""Mount options as people know them, sorted by who acts on them: the kernel's mount flags, the FUSE layer, this system, or nobody.
+"""Mount options as people write them, sorted by the layer that acts on them: the kernel's mount flags, the FUSE layer, this system, none.
 
 Pure.  An unknown option is an error that names it: a mistyped `nosiud` that is silently ignored would be a hole.  `default_permissions` is
 on (the kernel checks modes) unless `nodefault_permissions` leaves that to the worker, `allow_other` is on unless `noallow_other` asks for a
@@ -22,7 +22,7 @@ FLAGS = frozenset((
     "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "sync", "async", "dirsync", "noatime", "atime", "nodiratime",
     "diratime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime", "nolazytime", "nosymfollow", "symfollow",
 ))  # fmt: skip
-# For mount(8), fstab and systemd; they say nothing to a filesystem.
+# For mount(8), fstab and systemd; they mean nothing to a filesystem.
 BOOKKEEPING = frozenset((
     "defaults", "auto", "noauto", "nofail", "_netdev", "user", "nouser", "users", "nousers", "owner", "noowner", "group",
     "nogroup", "silent", "loud", "mand", "nomand", "iversion", "noiversion",
@@ -39,7 +39,7 @@ OURS = (
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """What a mount was asked to be.  `flags` in order, `user_id` and `group_id` own the mount (they matter with noallow_other)."""
+    """The options of one mount, read.  `flags` are in order; `user_id` and `group_id` own the mount (they matter with noallow_other)."""
 
     flags: tuple[str, ...] = ()
     read_only: bool = False
@@ -59,7 +59,7 @@ class MountOptions:
 
     @property
     def atime_policy(self) -> tuple[str, bool]:
-        """Which of relatime, strictatime, noatime holds, and whether for directories too; as mount(2) reads the flags."""
+        """Returns which of relatime, strictatime, noatime holds, and whether directories have atimes too; as mount(2) reads the flags."""
         files = "relatime"
         if _last(self.flags, "noatime", "atime") == "noatime":
             files = "noatime"
@@ -69,7 +69,7 @@ class MountOptions:
 
     @property
     def fuse_options(self) -> str:
-        """The words of the FUSE layer that the keeper adds to its own (fd, rootmode, user_id, group_id)."""
+        """The options of the FUSE layer, joined by commas; the keeper adds them to its own (fd, rootmode, user_id, group_id)."""
         words = ["default_permissions"] if self.default_permissions else []
         if self.allow_other:
             words.append("allow_other")
@@ -81,7 +81,7 @@ class MountOptions:
 
 
 def split(text: str) -> list[str]:
-    """Options of one -o argument; commas inside double quotes do not split (as in fstab)."""
+    """Returns the options of one -o argument; commas inside double quotes do not split (as in fstab)."""
     options, current, quoted = [], "", False
     for char in text:
         if char == '"':
@@ -95,7 +95,10 @@ def split(text: str) -> list[str]:
 
 
 def checked(text: str) -> str:
-    """The setting mount.options; ValueError for what no mount takes.  Some need `shared`, which each mount may say for itself."""
+    """Returns the setting mount.options unchanged.  Raises ValueError for an option that no mount takes.
+
+    Options that need `shared` are allowed here, because each mount may add that itself.
+    """
     try:
         parse(["shared", *split(text)])
     except ConfigError as err:
@@ -104,7 +107,10 @@ def checked(text: str) -> str:
 
 
 def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, by_root: bool = True) -> MountOptions:
-    """Raises ConfigError that names an unknown option or a bad value.  Without root, allow_other has to be asked for (and allowed)."""
+    """Returns the options of a mount.  Raises ConfigError, which names an unknown option or a bad value.
+
+    `by_root`: allow_other is on by default; without root it has to be asked for (and allowed).
+    """
     flags: list[str] = []
     values: dict[str, int] = {}
     ours: list[str] = []

@@ -1,4 +1,4 @@
-"""Settings of a node: built-in values, then one file, then the environment, then the command line; the later one wins.
+"""The settings of a node come from built-in values, then one file, then the environment, then the command line; the later one wins.
 
 The file is /etc/awsomefsd/awsomefsd.toml (or .yaml, .yml), or what AWSOMEFSD_CONFIG or --config names; without one everything has a value.
 The environment names a key by its path: AWSOMEFSD_STATE_DIR, AWSOMEFSD_LOG_LEVEL (or AWSOMEFSD_LOG__LEVEL); with _FILE appended the value
@@ -59,7 +59,7 @@ from awsomefsd.config.mount_options import checked
 
 DEFAULT_FILES = tuple(Path("/etc/awsomefsd") / f"awsomefsd.{suffix}" for suffix in ("toml", "yaml", "yml"))
 PREFIX = "AWSOMEFSD_"
-# Read elsewhere, not settings: the path of the file itself, pins of the FUSE negotiation, and switches of the test suite.
+# Read elsewhere, not settings: the path of the file itself, overrides of the FUSE negotiation, and switches of the test suite.
 _OTHERS = (
     "BINARY", "CONFIG", "DEBUG", "FAILPOINTS", "FAILPOINTS_FILE", "FAULTS", "FUSE_PINS", "KEEPER_STATE_FD", "LEVEL", "PROGRAM", "SEED",
     "UPDATE_GOLDEN",
@@ -116,7 +116,7 @@ class LogSettings(Section):
 
 
 class MetricsSettings(Section):
-    public: bool = False  # before `listen`, which looks at it
+    public: bool = False  # before `listen`, whose check reads it
     listen: Annotated[str, AfterValidator(_listen)] = ""
 
 
@@ -144,7 +144,7 @@ def _voters(value: str) -> str:
 
 
 def parse_voters(text: str) -> dict[str, tuple[str, int]]:
-    """UUID → (host, port) of "UUID=ADDRESS:PORT, …"; ValueError for anything else."""
+    """Returns UUID → (host, port) of "UUID=ADDRESS:PORT, …".  Raises ValueError for anything else."""
     found: dict[str, tuple[str, int]] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
         node, _, place = word.partition("=")
@@ -159,6 +159,7 @@ def parse_voters(text: str) -> dict[str, tuple[str, int]]:
 
 
 def parse_endpoint(text: str) -> tuple[str, int]:
+    """Returns (host, port) of "ADDRESS:PORT", the host without brackets.  Raises ValueError for anything but an IP address and a port."""
     host, _, port = _endpoint(text).rpartition(":")
     return host.strip("[]"), int(port)
 
@@ -167,7 +168,7 @@ Listen = Annotated[str, AfterValidator(lambda value: _endpoint(value) if value e
 
 
 def _host(value: str) -> str:
-    """What others can reach this node by: an address or a DNS name, without a port."""
+    """Checks the address or DNS name, without a port, at which other nodes reach this one."""
     try:
         ipaddress.ip_address(value.strip("[]"))
     except ValueError:
@@ -177,7 +178,7 @@ def _host(value: str) -> str:
 
 
 def parse_labels(text: str) -> dict[str, str]:
-    """ "zone=a, rack=7"; ValueError for anything else."""
+    """Returns the labels of a text such as "zone=a, rack=7".  Raises ValueError for anything else, and above the limits of a label."""
     found: dict[str, str] = {}
     for word in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = (part.strip() for part in word.partition("="))
@@ -208,7 +209,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def parse_seconds(text: str) -> int:
-    """ "90s", "10m", "24h", "30d"; ValueError for anything else."""
+    """Returns the seconds of "90s", "10m", "24h" or "30d".  Raises ValueError for anything else."""
     number, unit = text[:-1], text[-1:]
     if unit not in _UNITS_S or not number.isdecimal() or not 0 < int(number) * _UNITS_S[unit] <= 100 * 365 * 86_400:
         raise ValueError(f'{text!r} is not a length of time; write a number with s, m, h or d, such as "10m" or "24h"')
@@ -220,7 +221,7 @@ def _seconds(value: Any) -> Any:
 
 
 class ClusterSettings(Section):
-    """How this node meets the others.  `listen` empty: it stands alone."""
+    """The way in which this node meets the others.  With `listen` empty it stands alone."""
 
     listen: Listen = "0.0.0.0:7440"
     advertise: Annotated[str, AfterValidator(_host)] = ""  # default: the address of the interface that routes to the others
@@ -231,7 +232,7 @@ class ClusterSettings(Section):
 
 
 class MetadataSettings(Section):
-    """The nodes that carry the metadata, this one among them.  Empty: this node alone."""
+    """The nodes that carry the metadata by configuration, this one among them.  `voters` empty: the configuration names none."""
 
     voters: Annotated[str, AfterValidator(_voters)] = ""  # "UUID=ADDRESS:PORT, …"
     listen: Listen = "0.0.0.0:7441"  # "": off; with voters the default is this node's address there
@@ -259,7 +260,7 @@ def _token(value: SecretStr) -> SecretStr:
 
 
 def _topology(value: str) -> str:
-    """A label's value of Kubernetes."""
+    """Checks a value that Kubernetes would take for a label."""
     plain = value.replace("-", "").replace("_", "").replace(".", "")
     if value and not (len(value) <= 63 and value.isascii() and plain.isalnum() and value[0].isalnum() and value[-1].isalnum()):
         raise ValueError("write letters, digits, '-', '_' and '.', at most 63, the first and the last a letter or digit")
@@ -277,7 +278,7 @@ class DeviceSettings(Section):
 
 
 class CsiSettings(Section):
-    """The CSI driver, for Kubernetes and its like (docs/KUBERNETES.md)."""
+    """The CSI driver, for Kubernetes and other orchestrators (docs/KUBERNETES.md)."""
 
     enabled: bool = False
     kubelet_dir: Directory = Path("/var/lib/kubelet")
@@ -292,13 +293,13 @@ class CsiSettings(Section):
 
 
 class KubernetesSettings(Section):
-    """`host_keeper`: the daemon is in a pod, and has its keeper outside of it (node/pod/host_keeper.py)."""
+    """Settings of a node in a pod.  `host_keeper`: the keeper runs outside of the pod (node/pod/host_keeper.py)."""
 
     host_keeper: bool = False
 
 
 class Settings(BaseSettings):
-    """All keys; docs/OPERATIONS.md has the same table for people."""
+    """All settings of a node, frozen; docs/OPERATIONS.md has the same table for people.  `load` makes them."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
@@ -343,7 +344,7 @@ class Settings(BaseSettings):
 
 
 class Inputs:
-    """Where settings are read from in one `load`."""
+    """The environment and the file that one `load` reads."""
 
     __slots__ = ("environ", "file")
 
@@ -353,7 +354,7 @@ class Inputs:
 
 
 def key_paths(model: type[BaseModel] = Settings) -> Iterator[tuple[str, ...]]:
-    """Every key as its path: ("state_dir",), ("log", "level"), …"""
+    """Yields every key as its path: ("state_dir",), ("log", "level"), …"""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from ((name, *rest) for rest in key_paths(field.annotation))
@@ -366,7 +367,7 @@ def _variables() -> dict[str, tuple[str, ...]]:
 
 
 class EnvironmentSource(PydanticBaseSettingsSource):
-    """AWSOMEFSD_<KEY> and AWSOMEFSD_<KEY>_FILE.  Raises ConfigError for a variable that is neither."""
+    """Reads AWSOMEFSD_<KEY> and AWSOMEFSD_<KEY>_FILE.  Raises ConfigError for a variable with our prefix that is neither."""
 
     def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
         super().__init__(settings_cls)
@@ -435,7 +436,7 @@ def _file_source(settings_cls: type[BaseSettings], path: Path) -> PydanticBaseSe
 
 
 def find_file(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The configuration file to read, None if there is none.  Raises ConfigError if the choice is not clear."""
+    """Returns the configuration file to read, None if there is none.  Raises ConfigError if two of the default files exist."""
     named = explicit or (Path(environ["AWSOMEFSD_CONFIG"]) if environ.get("AWSOMEFSD_CONFIG") else None)
     if named is not None:
         return named
@@ -446,7 +447,10 @@ def find_file(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """The settings of this node; `overrides` (from the command line) win, those that are None are left out.  Raises ConfigError only."""
+    """Returns the settings of this node.  Raises ConfigError only.
+
+    `overrides` (from the command line) win; those that are None are left out.
+    """
     environ = os.environ if environ is None else environ
     file = find_file(file, environ)
     chosen = {key: value for key, value in overrides.items() if value is not None}
@@ -471,12 +475,12 @@ def _explain(error: dict[str, Any], environ: Mapping[str, str], file: Path | Non
 
 
 def variable_of(path: tuple[str, ...], environ: Mapping[str, str]) -> str:
-    """The environment variable that sets a key, "" if none does."""
+    """Returns the environment variable that sets a key, "" if none does.  Raises ConfigError for an environment that cannot be read."""
     return next((variable for variable, known, _text in _from_environment(environ) if known == path), "")
 
 
 def file_keys(file: Path | None) -> dict[tuple[str, ...], str]:
-    """The keys that a file sets, each with the file's name."""
+    """Returns the keys that a file sets, each with the file's name.  Raises ConfigError for a file that cannot be read."""
     if file is None:
         return {}
     content = _file_source(Settings, file)()
@@ -492,7 +496,7 @@ def _holds(content: Any, path: tuple[str, ...]) -> bool:
 
 
 def origin(path: tuple[str, ...], environ: Mapping[str, str], file: Path | None) -> str:
-    """Where a bad value comes from, in words."""
+    """Returns the source of a value in words: the environment and its variable, the file, or the command line."""
     variable = variable_of(path, environ)
     if variable:
         return f"the environment ({variable})"

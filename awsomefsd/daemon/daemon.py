@@ -1,12 +1,12 @@
 """The node daemon: the one place that knows all parts, builds them, and ends them.
 
-A node without an identity waits for one first (daemon/without_identity.py).  Order of the start, each step relying on the one before:
+A node without an identity waits for one first (daemon/without_identity.py).  The order of the start, each step relying on the one before:
 identity, lock on the state directory, metadata service (recovers; listens on meta.sock), admin API, metrics, READY to the service manager;
-then mounts are brought into line, for as long as the daemon runs.  Order of the end: the admin API stops taking calls, then the metadata
+then mounts are reconciled, for as long as the daemon runs.  The order of the end: the admin API stops taking calls, then the metadata
 service commits its store.  Workers and keeper go on and wait.
 
-If the metadata thread ends by itself (a failed fsync, damage) the daemon ends with status 1 and a reason: what was acknowledged is in the
-journal, and the next start replays it.  Carrying on with an admin API over a dead service was rejected: nothing would restart us.
+If the metadata thread ends by itself (a failed fsync, damage) the daemon ends with status 1 and a reason: all that was acknowledged is in
+the journal, and the next start replays it.  Going on with an admin API over a dead service was rejected: nothing would restart us.
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ class MetadataEnded(Error):
 
 
 class Daemon:
-    """Everything of a running daemon, complete when constructed.  `close` ends it in order; harmless twice."""
+    """All parts of a running daemon, complete and serving when constructed; the constructor blocks.  Raises Error.
+
+    `close` ends the parts in order and blocks until they have ended; a second call does nothing.  The event loop's thread calls both.
+    """
 
     def __init__(self, first: MetadataCore) -> None:
         self.settings = settings = first.settings
@@ -201,7 +204,7 @@ class Daemon:
         return serve_csi(self.settings, self.node, self.access.ask, self.catalog, self.mounts, self.keeper, self.figures)
 
     def _own(self) -> Callable[[Any, float], Any] | None:
-        """How this node's own service is asked, if it runs one."""
+        """Returns the function that asks this node's own metadata service; None if it runs none."""
         return self.metadata.query if self.metadata.carries else None
 
     def close(self) -> None:
@@ -222,7 +225,7 @@ def _endpoints(settings: Settings, node: identity.Node) -> Endpoints:
 
 
 async def _stop_on_signal(metadata: MetadataHost, scope: trio.CancelScope) -> None:
-    """The leadership goes to another voter before anything ends, so that its clients wait for one election without a timeout."""
+    """Hands the leadership to another voter before anything ends, so that clients wait for one election and for no timeout."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             logger.info("daemon stops; mounts continue", extra={"signal": signal.Signals(number).name})
@@ -235,7 +238,7 @@ async def _stop_on_signal(metadata: MetadataHost, scope: trio.CancelScope) -> No
 async def _watch_metadata(metadata: MetadataHost, access: LeaderAccess, scope: trio.CancelScope) -> None:
     """Ends the daemon when the service has ended by itself.  Polled: a thread that waits for an Event cannot be cancelled.
 
-    Collection, checkpoints and others end after what they are asking: they are told at once that there will be no answer.
+    Collection, checkpoints and others end after their present request: each of them fails at once, because no answer will come.
     """
     while metadata.error is None:
         await trio.sleep(0.05)
@@ -247,12 +250,12 @@ async def _watch_leaving(control: ControlService, scope: trio.CancelScope) -> No
     """Ends the daemon when this node has left its cluster and its state is to go."""
     while not control.purge.is_set():
         await trio.sleep(0.05)
-    await trio.sleep(LEAVE_ANSWER_S)  # the answer to whoever asked for it is on its way
+    await trio.sleep(LEAVE_ANSWER_S)  # the answer to the client that asked for it is on its way
     scope.cancel()
 
 
 async def _initialise(daemon: Daemon) -> None:
-    """With several voters: the first one that leads writes the cluster's first row; who leads later finds it there."""
+    """Writes the cluster's first row where several voters are configured: the first leader does; later leaders find it there."""
     command = Init(daemon.node.cluster, daemon.node.site, levels.supported())
     while True:
         try:
@@ -266,7 +269,7 @@ async def _initialise(daemon: Daemon) -> None:
 
 
 async def _keep_mounts(mounts: Mounts) -> None:
-    """Bring mounts into line, again and again; each dead one comes back in a task of its own."""
+    """Reconciles the mounts with the desired ones, again and again; a task of its own revives each dead one."""
     reviving: set[str] = set()
     away = False
 
@@ -306,7 +309,10 @@ async def _keep_csi(csi: CsiServer) -> None:
 
 
 async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
-    """Runs until a signal; raises MetadataEnded."""
+    """Runs the daemon's tasks until a signal or until this node has left; calls `ready` when all of them are started.
+
+    Raises MetadataEnded if the metadata service ended by itself.
+    """
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop_on_signal, daemon.metadata, nursery.cancel_scope)
         nursery.start_soon(_watch_metadata, daemon.metadata, daemon.access, nursery.cancel_scope)
@@ -331,7 +337,10 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
 
 
 def run(settings: Settings, first: MetadataCore | None, began: float) -> int:
-    """The daemon, in the foreground, around the core that serves already; the exit status.  None: this node had no identity yet."""
+    """Runs the daemon in the foreground until it ends, and returns the exit status.  Called by the main thread; raises Error.
+
+    `first` is the core that serves already, None if this node had no identity yet; `began` is the time.monotonic() of the start.
+    """
     os.chdir("/")  # keeps no mount busy
     if not wait(settings):
         return 0

@@ -1,8 +1,8 @@
-"""Faults on purpose, for tests: errors, short transfers, delays and a wrong clock at the seams of a running node.
+"""Injects faults for tests: errors, short transfers, delays and a wrong clock at the seams of a running node.
 
 AWSOMEFSD_FAULTS names a file of rules.  `__main__` imports this module only where that variable is set, and puts stand-ins in the place of
-what the seams use; without it nothing here is loaded and no path has a branch more.  The rules are read again when the file has changed (a
-look every LOOK_S at most), so a fault begins and ends while everything runs.  The file is to be replaced by a rename.
+the modules that the seams use; without it nothing here is loaded and no path has a branch more.  The rules are read again when the file
+has changed (checked every LOOK_S at most), so a fault begins and ends while everything runs.  Replace the file by a rename.
 
     device.write=EIO:5%            one write in twenty fails
     device.read=short:10%          a part is transferred
@@ -11,14 +11,14 @@ look every LOOK_S at most), so a fault begins and ends while everything runs.  T
     device.write=hold              it waits until no rule holds it any more, and is done then, however late that is
     store.map=262144               the size of the map of a store that is opened
     clock=+86400                   CLOCK_REALTIME of our processes, in seconds off
-    boot=2                         the node was booted anew: another boot id, from the next start of its daemon on
+    boot=2                         the node was booted again: another boot id, from the next start of its daemon on
     ask.Lookup.b=hold              the question for the name b waits in the worker
 
 Seams: device.read, .write, .flush, ask.KIND and ask.KIND.NAME of a request (worker; delay and hold only); journal.open, .read, .write,
 .sync, .rename, the same of spare (the journal's next file, which is prepared beside) and store.commit, store.full (daemon); client.send,
 .receive (the worker's end of meta.sock) and service.send, .receive (the daemon's).
-An error on a socket also ends its connection, as any real one does.  Every fault that was dealt out is a line of FILE.hits: a test that
-cannot show its faults has shown nothing.  What was held has a second line, `SEAM released PID`, when it goes on: a write of a zombie is one
+An error on a socket also ends its connection, as any real one does.  Every fault that took effect is a line of FILE.hits, so that a test
+can prove that its faults happened.  A held operation has a second line, `SEAM released PID`, when it goes on: a write of a zombie is one
 that is released after its session has ended.  A held transfer goes with its process, as one that the kernel has not taken yet.
 """
 
@@ -43,6 +43,8 @@ log = logging.getLogger("awsomefsd.injection")
 
 
 class Rule(NamedTuple):
+    """One fault at one seam."""
+
     seam: str
     action: str  # name of an errno, SHORT, DELAY or HOLD
     probability: float = 1.0
@@ -51,7 +53,7 @@ class Rule(NamedTuple):
 
 
 def parse(text: str) -> tuple[list[Rule], dict[str, int]]:
-    """Rules, and plain numbers by name.  ValueError for a word that is neither."""
+    """Returns the rules, and the plain numbers by name.  Raises ValueError for a word that is neither."""
     rules: list[Rule] = []
     numbers: dict[str, int] = {}
     for word in text.replace("\n", ",").split(","):
@@ -81,7 +83,7 @@ def parse(text: str) -> tuple[list[Rule], dict[str, int]]:
 
 
 class Faults:
-    """The rules in force.  Thread-safe."""
+    """The rules in force, of one file.  Any thread may ask."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -95,10 +97,11 @@ class Faults:
         self.refresh()
 
     def refresh(self) -> None:
+        """Reads the rules again if the file has changed and the last look was LOOK_S ago; a file that cannot be read changes nothing."""
         now = time.monotonic()
         if now < self._look:
             return
-        with self._lock:  # nobody goes on by the old rules while they are read
+        with self._lock:  # no thread goes on by the old rules while the new ones are read
             if now < self._look:
                 return
             try:
@@ -116,7 +119,7 @@ class Faults:
             self._look = now + LOOK_S
 
     def at(self, seam: str) -> str:
-        """Delays here; the errno's name or SHORT if that is to happen, else ""."""
+        """Sleeps as the rules say, then returns the errno's name or SHORT if the caller has to do that, else ""."""
         self.refresh()
         for rule in self._rules:
             if rule.seam != seam or self._dice.random() >= rule.probability:
@@ -136,14 +139,14 @@ class Faults:
         return ""
 
     def _hold(self, seam: str) -> None:
-        """Until the file has no such rule; its chance and its count say how many are held, not for how long."""
+        """Sleeps until the file has no such rule; its chance and its count say how many are held, not for how long."""
         while any(rule.seam == seam and rule.action == HOLD for rule in self._rules):
             time.sleep(LOOK_S)
             self.refresh()
         self._tell(f"{seam} released {os.getpid()}\n")
 
     def check(self, seam: str) -> bool:
-        """Raises the OSError that is to happen; true for a short transfer."""
+        """Raises the OSError that the rules want; returns True for a short transfer.  Sleeps as `at`."""
         action = self.at(seam)
         if action in ("", SHORT):
             return bool(action)
@@ -160,7 +163,7 @@ class Faults:
 
 
 def _part(buffers: Sequence[memoryview]) -> list[memoryview]:
-    """The first half, in whole blocks; all of a single block."""
+    """Returns the first half of the buffers, in whole blocks; all of a single block."""
     wanted = max(sum(map(len, buffers)) // 2 // BLOCK_BYTES * BLOCK_BYTES, BLOCK_BYTES)
     found: list[memoryview] = []
     for buffer in buffers:
@@ -182,7 +185,7 @@ class _Os:
 
 
 class DeviceOs(_Os):
-    """For io/device/device.py."""
+    """Stands in for os in io/device/device.py."""
 
     def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
         return os.preadv(fd, _part(buffers) if self._faults.check("device.read") else buffers, offset)
@@ -196,7 +199,7 @@ class DeviceOs(_Os):
 
 
 class JournalOs(_Os):
-    """For meta/log/disk.py.  What that thread does has seams of its own: a fault there is no journal's, and ends nothing."""
+    """Stands in for os in meta/log/disk.py.  The spare thread has seams of its own: a fault there does not end the journal."""
 
     def __init__(self, faults: Faults, spare_thread: str) -> None:
         super().__init__(faults)
@@ -254,7 +257,7 @@ class FaultySocket:
 
 
 def install(role: str) -> None:
-    """Put the stand-ins into this process, before anything of it begins."""
+    """Puts the stand-ins into this process ("worker" or "run"; no other role has any), before anything of it begins."""
     path = os.environ[VARIABLE]
     if role not in ("worker", "run"):
         return

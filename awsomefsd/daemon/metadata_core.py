@@ -1,7 +1,7 @@
 """The core of the daemon, which is up first: identity, lock on the state directory, and the metadata service where this node has one.
 
-Everything that a mount waits for while its node's daemon is away is here, and this module imports nothing that it does not need for that: a
-daemon that is started again answers its workers before trio, the control port, the admin API and the CSI driver are imported at all,
+All that a mount waits for while its node's daemon is away is here, and this module imports nothing that it does not need for that: a
+daemon that is started again answers its workers before it imports trio, the control port, the admin API and the CSI driver at all,
 which take a good part of its start (docs/KUBERNETES.md, "Figures").  daemon.py builds the rest around a core that serves already.
 
 Rejected: importing the rest on a thread beside the recovery.  Both would share the interpreter's lock: the mounts would wait longer.
@@ -28,7 +28,11 @@ from awsomefsd.meta.server.service import MetadataService
 
 
 class MetadataCore:
-    """Serves when constructed.  `close` ends it; harmless twice."""
+    """The core of a daemon; it serves when constructed.  `close` ends it and blocks until it has ended; a second call does nothing.
+
+    The constructor blocks while the journal is replayed.  Raises NotFound without an identity, Refused while another process holds the
+    state directory, and what the identity and the metadata service raise.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -52,12 +56,12 @@ class MetadataCore:
 
 
 def begin(settings: Settings) -> MetadataCore | None:
-    """None: this node has no identity yet."""
+    """Returns the core, serving; None if this node has no identity yet.  Raises as MetadataCore."""
     return MetadataCore(settings) if identity.identity_path(settings.state_dir).exists() else None
 
 
 def make_run_dir(settings: Settings) -> None:
-    """Everybody may pass through (the admin socket is behind it), nobody else may list or write."""
+    """Makes the run directory: every user may pass through it (the admin socket is in it), only ours may list or write.  Raises Refused."""
     identity.make_directory(settings.run_dir, 0o711)
 
 
@@ -84,7 +88,7 @@ def _metadata_service(settings: Settings, node: identity.Node, table: DeviceTabl
 
 
 def _voters(settings: Settings, node: identity.Node) -> Voters | None:
-    """The other nodes that carry the metadata, by configuration; None: this one alone."""
+    """Returns the nodes that carry the metadata, by configuration or as the cluster knows them; None: this one alone."""
     chosen = settings.metadata
     if not chosen.voters:
         return cluster_voters(settings, node) if in_cluster(settings, node) and chosen.listen else None

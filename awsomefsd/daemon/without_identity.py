@@ -1,9 +1,9 @@
 """A daemon without an identity: it waits for `init` or `join`, or founds or joins by itself when a token is set.
 
-node.json is the sign: whoever writes it, this phase ends and the daemon goes on.  While it waits it is READY for the service manager (a
-restart would change nothing), holds no lock on the state directory, and answers `status` with what it waits for; every other call of the
-admin API is refused with the same words.  What a token asks for may fail for a while (nobody there yet, nobody leads) and is tried until
-it is done.  A token that can never do ends the daemon at once, with the reason.
+When any process has written node.json, this phase ends and the daemon goes on.  While the daemon waits it is READY for the service manager
+(a restart would change nothing), holds no lock on the state directory, and answers `status` with the reason of its waiting; every other
+call of the admin API is refused with the same words.  Founding or joining with a token may fail for a while (no other node yet, no leader)
+and is tried until it is done.  A token that can never work ends the daemon at once, with the reason.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WAITS = "waiting: this node is in no cluster; make one with awsomefsd init, join
 
 
 class Said:
-    """What people are told; asked from other threads."""
+    """The state of the waiting, in words for people: calling it returns the lines.  Any thread may call it."""
 
     def __init__(self) -> None:
         self._source: Callable[[], list[str]] = lambda: [WAITS]
@@ -48,7 +48,10 @@ class Said:
 
 
 def wait(settings: Settings) -> bool:
-    """False: a signal ended it.  True: this node has an identity."""
+    """Blocks until this node has an identity, and returns True; False if a signal ended the waiting.
+
+    Called by the main thread, without an event loop: it runs one of its own.  Raises Error for a token that can never work.
+    """
     there = identity.identity_path(settings.state_dir).exists
     if not there():
         failed: list[Error] = []
@@ -94,7 +97,7 @@ async def _stop_on_signal(scope: trio.CancelScope) -> None:
 
 
 async def _tell(said: Said) -> None:
-    """To the service manager and the log, when it changes."""
+    """Sends the state to the service manager and to the log, when it changes."""
     last = ""
     while True:
         if (words := said()[0]) != last:
@@ -119,7 +122,7 @@ def _admin(settings: Settings, undo: ExitStack, said: Said) -> Any:
 
 
 def _work(settings: Settings, undo: ExitStack, said: Said) -> Callable[[], Any]:
-    """What brings this node into a cluster, if there is a token; else nothing."""
+    """Returns the function that founds or joins a cluster with the token; without one, a function that does nothing."""
     text = settings.token.get_secret_value()
     if not text:
         return trio.lowlevel.checkpoint
@@ -137,7 +140,7 @@ def _work(settings: Settings, undo: ExitStack, said: Said) -> Callable[[], Any]:
     driver = FoundingDriver(settings, token, lambda: found(), lambda: time.time_ns() // NS_PER_MS)
     said.source(driver.describe)
     if settings.cluster.discovery:
-        with suppress(ConfigError):  # no route to anybody: multicast has none either
+        with suppress(ConfigError):  # no route to any node: multicast has none either
             control = advertised(settings, settings.cluster.listen)
             discovery = Discovery(token.cluster_uuid, driver.core.me, control)
             undo.callback(discovery.close)
@@ -146,7 +149,7 @@ def _work(settings: Settings, undo: ExitStack, said: Said) -> Callable[[], Any]:
 
 
 def _joining(settings: Settings, text: str, said: Said) -> Callable[[], Any]:
-    """A join token: asks until a node of the cluster answers.  What the cluster refuses ends the daemon."""
+    """Returns the function that asks with a join token until a node of the cluster answers.  A refusal of the cluster ends the daemon."""
     from awsomefsd.cluster.control.join import join
 
     last = ["waiting: asking the token's endpoints to let this node in"]

@@ -1,4 +1,4 @@
-"""The daemon's part of a worker's configuration: it is made of this node's settings, its identity and the options of a mount."""
+"""The daemon makes a worker's configuration out of this node's settings, its identity and the options of a mount."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OVERRIDES_VARIABLE = "AWSOMEFSD_FUSE_PINS"
 
 
 def certificates(settings: Settings) -> tuple[str, str, str]:
-    """(authorities, certificate, key): PEM files of this node."""
+    """Returns the paths of this node's PEM files: (authorities, certificate, key)."""
     chosen, pki = settings.metadata, settings.state_dir / "pki"
     if chosen.voters:
         return str(chosen.ca), str(chosen.certificate), str(chosen.key)
@@ -27,7 +27,7 @@ def certificates(settings: Settings) -> tuple[str, str, str]:
 
 
 def places(settings: Settings) -> dict[str, str]:
-    """node → address of its metadata port, by a static configuration."""
+    """Returns node → address of its metadata port, by metadata.voters; empty without that setting."""
     return {node: address_text(address) for node, address in parse_voters(settings.metadata.voters).items()}
 
 
@@ -70,7 +70,10 @@ def worker_config(settings: Settings, node: identity.Node) -> Callable[[DesiredM
 
 
 def overrides_of(text: str) -> dict[str, Any]:
-    """Reads AWSOMEFSD_FUSE_PINS, for tests: "minor=34,resend=off,without=0x40", the fields of negotiate.Overrides.  Raises ConfigError."""
+    """Returns the fields of negotiate.Overrides in AWSOMEFSD_FUSE_PINS ("minor=34,resend=off,without=0x40"), a variable of tests.
+
+    Raises ConfigError for anything else.
+    """
     overrides: dict[str, Any] = {}
     for word in filter(None, text.split(",")):
         name, _, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""The position of a reader of the change stream: one small file beside what the reader produces.
+"""The position of a reader of the change stream is one small file beside the reader's output.
 
 Why not only in the log (AdvanceReader)?  The reader's own position must become durable with its output, on its disk, for every page; an
 entry for each page would make reading write.  So there are two positions: this file says where to go on, and the registered cursor in the
@@ -37,7 +37,10 @@ class CursorFile:
         self._reader = reader
 
     def load(self) -> int | None:
-        """Index of the last entry that is done; None without a file.  Raises Corrupt, Refused for another stream's file, OSError."""
+        """Returns the index of the last entry that is done; None without a file.
+
+        Raises Corrupt for a damaged file, Refused for the file of another stream or reader, and OSError.
+        """
         try:
             raw = self._path.read_bytes()
         except FileNotFoundError:
@@ -49,5 +52,5 @@ class CursorFile:
         return index
 
     def save(self, index: int) -> None:
-        """Replace the position; it is durable when this returns.  Raises OSError."""
+        """Replaces the position; it is durable when this returns.  Raises OSError."""
         durable.write_file(self._path, CURSOR.dumps(Cursor(self._cluster_uuid, self._reader, index)))

@@ -2,7 +2,7 @@
 
     register (the log keeps what follows) → pages of entries → the reader's work, durable → `done` → now and then the log may drop
 
-At least once: after a crash the entries since the last `done` come again.  Whoever applies them makes that harmless by their index.
+Entries arrive at least once: after a crash those since the last `done` come again.  The code that applies them must skip by their index.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Asker(Protocol):
     """The call of MetaClient that a reader needs."""
 
     def call(self, body: Body, timeout_s: float | None) -> Reply:
-        """The reply to a request; waits up to `timeout_s`.  Raises as MetaClient.call."""
+        """Returns the reply to a request; waits up to `timeout_s`.  Raises as MetaClient.call."""
 
 
 class ChangeReader:
@@ -41,13 +41,16 @@ class ChangeReader:
         self._released = 0
 
     def open(self, start: int = 0) -> None:
-        """Register, and go on at the position in the cursor file; a new reader begins after `start`.  Raises as CursorFile.load."""
+        """Registers, and goes on at the position in the cursor file; a new reader begins after `start`.  Raises as CursorFile.load."""
         saved = self._cursors.load()
         self.cursor = self._released = start if saved is None else saved
         self._propose(RegisterReader(self._name, self.cursor))
 
     def read(self, wait_ms: int = 1_000, count: int = PAGE_ENTRIES) -> list[Entry]:
-        """The next entries; [] if there is none within `wait_ms`.  Raises StreamGap when entries behind the cursor are gone, Corrupt."""
+        """Returns the next entries, in order; [] if there is none within `wait_ms`.
+
+        Raises StreamGap when entries after the cursor are gone, Corrupt for an answer that is none.
+        """
         reply = self._client.call(Follow(self.cursor, count, wait_ms), _TIMEOUT_S + wait_ms / 1000)
         if not isinstance(reply, Changes):
             raise Corrupt(f"change stream: {type(reply).__name__} is no answer to Follow")
@@ -57,23 +60,23 @@ class ChangeReader:
         return entries
 
     def follow(self) -> Iterator[Entry]:
-        """Yield all entries, for ever."""
+        """Yields all entries, for ever; blocks between them.  Raises as `read`."""
         while True:
             yield from self.read()
 
     def done(self, index: int) -> None:
-        """Everything up to `index` is handled, durably: save that, and now and then let the log drop it."""
+        """Saves that everything up to `index` is handled durably, and now and then lets the log drop it.  Raises OSError too."""
         self._cursors.save(index)
         if index - self._released >= self._release_entries:
             self.release(index)
 
     def release(self, index: int) -> None:
-        """Let the log drop entries up to `index`, which must be `done`."""
+        """Lets the log drop entries up to `index`, which must be `done`."""
         self._propose(AdvanceReader(self._name, index))
         self._released = index
 
     def remove(self) -> None:
-        """Unregister: this reader will not come back, and the log keeps nothing for it."""
+        """Unregisters this reader for good: the log keeps nothing for it any more."""
         self._propose(RemoveReader(self._name))
 
     def _propose(self, command: AnyCommand) -> None:
