@@ -1,7 +1,7 @@
 """The client by which the daemon, the CLI and the supervisor ask the keeper.
 
-One connection a request: a keeper that was replaced in between is noticed by nobody.  A request that a dying keeper did not
-answer raises Unavailable; all of them may be sent again (a mount names its id, so asking twice mounts once).
+Each request has a connection of its own, so callers do not notice that a keeper was replaced in between.  A request that a dying keeper
+did not answer raises Unavailable; every request may be sent again (a mount names its id, so asking twice mounts once).
 """
 
 from __future__ import annotations
@@ -24,13 +24,19 @@ UMOUNT_S_MAX = 2 * UMOUNT_FLUSH_MS_MAX / 1000 + 20.0  # a flush before and one a
 
 
 class KeeperClient:
-    """Blocking; may be used by any thread."""
+    """Asks the keeper of a run directory.  Every method blocks for the answer, up to its time limit; any thread may call.
+
+    Every method raises as `ask`: Unavailable without a keeper or an answer, FsError with the keeper's words and errno when it refuses.
+    """
 
     def __init__(self, run_dir: Path | str) -> None:
         self._path = Path(run_dir).absolute() / wire.SOCKET_NAME
 
     def ask(self, op: str, timeout_s: float = ANSWER_S_MAX, request_id: str = "", **fields: Any) -> wire.Message:
-        """The answer to one request; FsError with the keeper's words and errno when it refuses."""
+        """Returns the answer to one request, an object with the fields that its `op` has.
+
+        Raises Unavailable without a keeper or without an answer in `timeout_s`, FsError with the keeper's words and errno for a refusal.
+        """
         request = {"op": op, "request_id": request_id or os.urandom(8).hex(), **fields}
         try:
             with wire.connect(self._path, timeout_s) as sock:
@@ -64,24 +70,27 @@ class KeeperClient:
         timeout_s: float = MOUNT_S_MAX,
         request_id: str = "",
     ) -> wire.Message:
-        """Mount `source` at `dir`: {"pid", "dir", "device"} once its worker is ready.  The same id again gives the same mount."""
+        """Mounts `source` at `dir`, and returns {"pid", "dir", "device"} once its worker is ready.
+
+        The same id again gives the same mount.
+        """
         fields: dict[str, Any] = {"mount": mount, "dir": os.path.abspath(dir), "source": source, "options": list(options)}
         fields |= {"fuse_options": fuse_options, "readahead_kib": readahead_kib, "memfds": dict(memfds or {})}
         fields |= {"config": dict(config or {}), "env": dict(env or {}), "timeout_ms": int(timeout_s * 1000)}
         if argv is not None:
             fields["argv"] = list(argv)
-        # The keeper gives up first, and undoes the mount; its search for the directory comes on top.
+        # The keeper's own limit ends first, and it undoes the mount; its search for the directory comes on top.
         return self.ask("mount", timeout_s + 2 * ANSWER_S_MAX, request_id, **fields)
 
     def umount(self, target: str, *, force: bool = False, force_flush_ms: int = 5_000, request_id: str = "") -> wire.Message:
-        """Flush and unmount a directory or a mount id: {"flushed", "detached"} (detached: still mounted elsewhere, and served).
+        """Flushes and unmounts a directory or a mount id, and returns {"flushed", "detached"}.
 
-        With `force` nothing holds it up: a flush may take `force_flush_ms`, then the connection is aborted.
+        Detached: it is still mounted elsewhere, and served.  With `force` a flush may take `force_flush_ms`, then the connection is aborted.
         """
         return self._of_target("umount", target, UMOUNT_S_MAX, request_id, force=force, flush_ms=force_flush_ms)
 
     def flush(self, target: str, *, request_id: str = "") -> wire.Message:
-        """Make everything durable that was written to a mount."""
+        """Makes everything durable that was written to a mount (a directory or a mount id)."""
         return self._of_target("flush", target, FLUSH_S_MAX, request_id)
 
     def _of_target(self, op: str, target: str, timeout_s: float, request_id: str, **fields: Any) -> wire.Message:
@@ -97,24 +106,25 @@ class KeeperClient:
             return self.ask(op, timeout_s, request_id, dir=real, **fields)
 
     def list(self) -> list[dict[str, Any]]:
-        """The mounts: mount, dir, source, device, options, config, state, pid, workers, deaths, last_error."""
+        """Returns the mounts, each with mount, dir, source, device, options, config, state, pid, workers, deaths, last_error."""
         return list(self.ask("list")["mounts"])
 
     def ping(self) -> wire.Message:
+        """Returns {"pid", "version", "home", "mounts"} of the keeper; "mounts" is their number."""
         return self.ask("ping")
 
     def upgrade(self, argv: Sequence[str] = (), env: Mapping[str, str] | None = None) -> wire.Message:
-        """Have the keeper become the program that is installed now, or another one; the answer comes from that one."""
+        """Makes the keeper exec the program that is installed now, or `argv`; the new program answers, with its pid and version."""
         return self.ask("upgrade", timeout_s=MOUNT_S_MAX, argv=list(argv), env=dict(env or {}))
 
     def replace(self, mount: str, argv: Sequence[str], env: Mapping[str, str]) -> wire.Message:
-        """Have a worker of another program serve a mount: {"pid", "version"} once it does."""
+        """Makes a worker of another program serve a mount, and returns {"pid", "version"} once it does."""
         return self.ask("replace", REPLACE_S_MAX, mount=mount, argv=list(argv), env=dict(env))
 
     def warm(self, argv: Sequence[str], env: Mapping[str, str]) -> bool:
-        """Have the program of workers loaded before one is needed; whether it is."""
+        """Has the program of workers loaded before one is needed; returns True if it is loaded already."""
         return bool(self.ask("warm", argv=list(argv), env=dict(env))["ready"])
 
     def stop(self, *, umount: bool = False, force: bool = False) -> None:
-        """End the keeper; workers stay, unless everything is to be unmounted first (fails, and ends nothing, if one is busy)."""
+        """Ends the keeper; workers stay, unless `umount` unmounts everything first (which fails, and ends nothing, if a mount is busy)."""
         self.ask("stop", UMOUNT_S_MAX if umount else ANSWER_S_MAX, umount=umount, force=force)

@@ -1,11 +1,11 @@
 """The keeper's forker: a process that has loaded a worker's program and does nothing but fork workers off; standard library only.
 
-A worker that begins as a copy has no interpreter to start and no module to load, and shares what it does not change with all others
-(decision 89).  The forker holds no descriptor of a mount and no state: it may die or hang at any moment.  Whatever is wrong with it, the
-keeper starts the worker as a process of its own, as it does for the first one of a program.
+A worker that begins as a copy has no interpreter to start and no module to load, and shares the memory that it does not change with all
+others (decision 89).  The forker holds no descriptor of a mount and no state: it may die or hang at any moment.  Whatever is wrong with it,
+the keeper starts the worker as a process of its own, as it does for the first one of a program.
 
 A forked worker has to be our child, so that we hear how it ended.  The forker forks twice, the process between ends at once, and orphans
-below us are ours (PR_SET_CHILD_SUBREAPER).  The forker names it by a pidfd, made before anybody can have reaped it.
+below us become our children (PR_SET_CHILD_SUBREAPER).  The forker names it by a pidfd, made before any process can have reaped it.
 
 The only wait is for one answer, ANSWER_S at most.  A forker that is slower is left alone until it has answered; that late worker finds its
 connection closed and ends.  It has had no descriptor of a mount: those come with the start message.
@@ -41,7 +41,7 @@ _ON_PURPOSE = ("AWSOMEFSD_FAILPOINTS", "AWSOMEFSD_FAILPOINTS_FILE", "AWSOMEFSD_F
 
 
 class Forker:
-    """One at a time, of the program that was asked for last."""
+    """The keeper has at most one forker, of the program that was asked for last.  The loop's thread uses it."""
 
     def __init__(self, loop: Loop, log_dir: Path) -> None:
         self._loop = loop
@@ -55,7 +55,10 @@ class Forker:
         self._usable = not any(name in os.environ for name in _ON_PURPOSE) and _adopt_orphans()
 
     def start(self, argv: list[str], env: dict[str, str], log_path: Path) -> WorkerProcess:
-        """A new worker that waits for its start message, forked or else started as a process of its own."""
+        """Returns a new worker that waits for its start message, forked or else started as a process of its own.
+
+        Blocks up to ANSWER_S for the forker.  Raises OSError if no process can be started.
+        """
 
         def spawned(fd: int) -> tuple[int, int]:
             pid = spawn(argv, env, log_path, fd)
@@ -66,7 +69,7 @@ class Forker:
         return worker
 
     def _worker(self, argv: list[str], env: dict[str, str], log_path: Path, fd: int) -> tuple[int, int] | None:
-        """(pid, pidfd) of a new worker whose end of the connection to us is `fd`; None if it has to be started without a forker."""
+        """Returns (pid, pidfd) of a new worker whose end of the connection is `fd`; None if it has to be started without a forker."""
         if not self._usable or argv[-1] != WORKER:
             return None
         if (argv, env) != (self._argv, self._env):
@@ -85,7 +88,7 @@ class Forker:
             return None
 
     def warm(self, argv: list[str], env: dict[str, str]) -> bool:
-        """Have one loaded for the workers that are going to come; whether it is."""
+        """Begins to load a forker for the workers to come; returns True if it is loaded already."""
         if self._usable and argv[-1] == WORKER and self._sock is None:
             self._argv, self._env = argv, env
             self._begin()
@@ -130,7 +133,7 @@ class Forker:
         return int(message["pid"]), fds[0]
 
     def _read(self) -> None:
-        """Its word that it has loaded, a late answer, or its end."""
+        """Reads a message of the forker: it has loaded, answers late, or has ended."""
         assert self._sock is not None
         try:
             received: tuple[Message, list[int]] | None = wire.receive(self._sock)
@@ -143,7 +146,7 @@ class Forker:
             self.close()
             return
         self._ready = True
-        for pidfd in received[1]:  # of a worker that nobody waits for any more, and that ends by itself
+        for pidfd in received[1]:  # of a worker that is not waited for any more, and that ends by itself
             self._loop.watch(pidfd, lambda pidfd=pidfd: self._reap(pidfd))  # type: ignore[misc]
 
     def _reap(self, pidfd: int) -> None:
@@ -153,7 +156,7 @@ class Forker:
         os.close(pidfd)
 
     def close(self) -> None:
-        """The forker ends; its workers do not."""
+        """Ends the forker; its workers go on."""
         if self._sock is None:
             return
         self._loop.unwatch(self._sock.fileno())
@@ -167,7 +170,7 @@ class Forker:
 
 
 def _connected(begin: Callable[[int], tuple[int, int] | None]) -> WorkerProcess | None:
-    """A process with a connection that nobody else has: a worker that a late forker still makes must not hear what another one is told."""
+    """Returns a process with a connection of its own: a worker that a late forker still makes never gets another one's messages."""
     ours, theirs = wire.pair()
     try:
         begun = begin(theirs.fileno())
@@ -184,5 +187,5 @@ def _connected(begin: Callable[[int], tuple[int, int] | None]) -> WorkerProcess 
 
 
 def _adopt_orphans() -> bool:
-    """Orphans of our descendants become our children; holds over exec."""
+    """Makes orphans of our descendants our children, also after an exec; returns False if the kernel refuses."""
     return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0

@@ -1,8 +1,8 @@
-"""Mounting without root: fusermount3 (setuid, of the package fuse3) opens /dev/fuse, calls mount(2) and hands the descriptor back.
+"""Mounts without root: fusermount3 (setuid, of the package fuse3) opens /dev/fuse, calls mount(2) and sends the descriptor back.
 
 It sends the descriptor over the socket whose number stands in _FUSE_COMMFD, and ends; nothing of libfuse stays.  The order is mount first,
-descriptor second, and a keeper that dies in between leaves a dead mount, as with root (requests.py).  It adds nosuid and nodev.  Of the
-flags it takes only those it knows, and what it does not know is refused here by name.  Everything runs in a chore's child.
+descriptor second, and a keeper that dies in between leaves a dead mount, as with root (requests.py).  It adds nosuid and nodev.  It takes
+only the flags that it knows; others are refused here by name.  `mount` and `umount` block, and run in a chore's child.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ _DEFAULTS = frozenset(("defaults", "relatime"))  # what the kernel does anyway
 
 
 def needed() -> bool:
+    """Returns True if this process is not root, and so needs fusermount3 to mount."""
     return os.geteuid() != 0
 
 
 def options_of(options: list[str], fuse_options: str, source: str) -> str:
-    """The -o argument; OSError(EPERM) names what only root may ask for."""
+    """Returns the -o argument of fusermount3.  Raises OSError(EPERM), which names an option that only root may use."""
     words = [f"fsname={source}".replace("\\", "\\\\").replace(",", "\\,"), f"subtype={SUBTYPE}"]
     for option in options:
         if option in _DEFAULTS or option.startswith(("x-", "X-", "comment=")):
@@ -42,17 +43,21 @@ def options_of(options: list[str], fuse_options: str, source: str) -> str:
 
 
 def mount(comm_fd: int, dir: str, source: str, options: list[str], fuse_options: str) -> None:
-    """Mounted when this returns, and the descriptor of the connection waits in the other end of `comm_fd`."""
+    """Mounts at `dir`; when it returns, the descriptor of the connection waits in the other end of `comm_fd`.
+
+    Blocks.  Raises OSError: ENOENT without fusermount3, EPERM or EBUSY with its words.
+    """
     words = options_of(options, fuse_options, source)
     _run(["-o", words, "--", dir], comm_fd)
 
 
 def umount(dir: str, lazy: bool) -> None:
+    """Unmounts `dir`, which has to be a mount of the caller; `lazy` detaches a busy one.  Blocks.  Raises OSError as `mount`."""
     _run(["-u", *(["-z"] if lazy else []), "--", dir])
 
 
 def received(sock: socket.socket) -> int:
-    """The descriptor that fusermount3 has sent."""
+    """Returns the descriptor that fusermount3 has sent, without waiting; the caller owns it.  Raises OSError(EIO) if there is none."""
     sock.setblocking(False)
     try:
         _, fds, _, _ = socket.recv_fds(sock, 1, 1)

@@ -6,7 +6,7 @@ take the descriptors of the others with it.
 
 Anything that walks a path may hang for as long as some filesystem below that path does, perhaps on a mount whose dead
 worker only this loop can replace.  So no such call is made here: `chore` runs it in a forked child, which keeps none of our
-descriptors and is given up on after a while.  Rejected: threads, because a thread that hangs in the kernel keeps the whole
+descriptors and is killed after a time limit.  Rejected: threads, because a thread that hangs in the kernel keeps the whole
 process, and with it every descriptor, from ever going away.
 """
 
@@ -67,6 +67,8 @@ Sequence_ = Generator[Promise, Any, Any]
 
 
 class Timer:
+    """A callback that the loop calls once, at a moment of time.monotonic(); a cancelled one is never called."""
+
     __slots__ = ("at", "callback")
 
     def __init__(self, at: float, callback: Callable[[], None] | None) -> None:
@@ -81,7 +83,7 @@ class Timer:
 
 
 class Loop:
-    """Readers, timers, sequences and chores of one thread."""
+    """Readers, timers, sequences and chores of one thread, which alone may call the methods.  None of them but `run` blocks."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -97,6 +99,7 @@ class Loop:
             self._selector.unregister(fd)
 
     def later(self, delay_ms: float, callback: Callable[[], None]) -> Timer:
+        """Calls `callback` from the loop after `delay_ms`, unless the returned timer is cancelled before."""
         timer = Timer(time.monotonic() + delay_ms / 1000, callback)
         heapq.heappush(self._timers, timer)
         return timer
@@ -107,7 +110,7 @@ class Loop:
         return promise
 
     def within(self, promise: Promise, limit_ms: float, what: str) -> Promise:
-        """The same result, or TimeoutError after `limit_ms`."""
+        """Returns a promise of the same result, or of a TimeoutError after `limit_ms`."""
         bounded = Promise()
         timer = self.later(limit_ms, lambda: bounded.fail(TimeoutError(errno.ETIMEDOUT, f"{what} took more than {limit_ms:.0f} ms")))
 
@@ -119,7 +122,7 @@ class Loop:
         return bounded
 
     def start(self, sequence: Sequence_) -> Promise:
-        """Run a sequence; the promise is its return value or the exception that ended it."""
+        """Runs a sequence up to its first wait, and returns the promise of its return value or of the exception that ended it."""
         promise = Promise()
         self._step(sequence, promise, None)
         return promise
@@ -137,7 +140,7 @@ class Loop:
         except Exception as error:
             promise.fail(error)
         else:
-            # Resumed from the loop, never from inside whoever settled the promise: no surprises in the middle of its work.
+            # Resumed from the loop, never inside the call that settled the promise: that code must not be interrupted by this one.
             awaited.then(lambda source: self._soon(lambda: self._step(sequence, promise, source)))
 
     def _soon(self, callback: Callable[[], None]) -> None:
@@ -147,6 +150,7 @@ class Loop:
         self._running = False
 
     def run(self) -> None:
+        """Serves readers and timers until `stop`; blocks.  An exception of a callback is logged."""
         while self._running:
             for key, _ in self._selector.select(self._timeout_s()):
                 # A callback before may have unwatched this one, and its number may name another file by now.
@@ -170,7 +174,11 @@ class Loop:
             log.exception("callback failed")
 
     def chore(self, work: Callable[[], Any], limit_ms: float, what: str, keep: Sequence[int] = ()) -> Promise:
-        """Run `work` in a forked child; its result is JSON, its OSError becomes ours.  Only `keep` stays open in the child."""
+        """Runs `work` in a forked child, and returns the promise of its result, which has to be JSON.
+
+        The promise fails with the OSError of `work`, or with TimeoutError after `limit_ms`.  In the child only the descriptors `keep` stay
+        open.
+        """
         out, into = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         pid = os.fork()
         if pid == 0:
@@ -201,7 +209,7 @@ class Loop:
 
 
 def _in_child(work: Callable[[], Any], into: int, keep: Sequence[int]) -> None:
-    """Never returns.  The keeper's lock, sockets and FUSE descriptors must not live on in a child that hangs."""
+    """Runs `work` in the child and never returns.  A child that hangs must not keep the keeper's lock, sockets or FUSE descriptors."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)

@@ -49,7 +49,7 @@ class WorkerFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a mount needs of the keeper."""
+    """The parts of the keeper that a mount needs."""
 
     loop: Loop
     socket_path: Path
@@ -59,7 +59,9 @@ class Surroundings:
 
 
 class Mount:
-    """`spec` is the mount request as it was checked: mount, dir, source, options, fuse_options, readahead_kib, argv, env, config, device.
+    """One mount of the keeper.  The loop's thread uses it.
+
+    `spec` is the mount request as it was checked: mount, dir, source, options, fuse_options, readahead_kib, argv, env, config, device.
     `fds` are ordered: "fuse" first, then the memfds by name.
     """
 
@@ -103,7 +105,7 @@ class Mount:
     # --- start and adoption ------------------------------------------------------------------------------------------------
 
     def start_worker(self) -> None:
-        """Start the first worker or a successor on the same descriptors; a start that fails counts as a death."""
+        """Starts the first worker or a successor on the same descriptors; a start that fails counts as a death."""
         self.workers += 1
         standby = self._loaded_standby()
         try:
@@ -149,7 +151,7 @@ class Mount:
             self._loop.watch(worker.sock.fileno(), lambda: self._read(worker))
 
     def adopt(self, worker: WorkerProcess, message: Message) -> None:
-        """Take up a worker that has served under a keeper before us."""
+        """Takes over a worker that has served under a keeper before us."""
         self.workers = int(message["worker"])
         worker.tell_from(message)
         self.take_up(worker, was_ready=bool(message.get("ready")))
@@ -157,6 +159,7 @@ class Mount:
         self._tell({"op": "adopted"})
 
     def take_up(self, worker: WorkerProcess, was_ready: bool) -> None:
+        """Watches a worker that serves this mount already."""
         worker.ready = was_ready
         self.was_ready = self.was_ready or was_ready
         if self.was_ready:
@@ -165,7 +168,7 @@ class Mount:
         self._attend(worker)
 
     def replace_socket(self, sock: socket.socket) -> None:
-        """The same worker came with a new connection (it lost the old one)."""
+        """Takes a new connection of the same worker, which lost the old one."""
         assert self.worker is not None
         self._hang_up(self.worker)
         self.worker.sock = sock
@@ -175,7 +178,7 @@ class Mount:
         if worker.ready:
             self._resend_flushes()
 
-    # --- what a worker says ------------------------------------------------------------------------------------------------
+    # --- messages of a worker ----------------------------------------------------------------------------------------------
 
     def _read(self, worker: WorkerProcess) -> None:
         while worker.sock is not None:
@@ -241,7 +244,7 @@ class Mount:
     # --- flush -------------------------------------------------------------------------------------------------------------
 
     def flush(self, request_id: str) -> Promise:
-        """Make everything durable.  A worker that dies meanwhile hands the request to its successor."""
+        """Asks the worker to make everything durable; the promise fails with OSError.  If the worker dies, its successor is asked again."""
         promise = Promise()
         self._flushes[request_id] = promise
         if self.worker is not None and self.worker.ready:
@@ -250,7 +253,7 @@ class Mount:
 
     def _resend_flushes(self) -> None:
         for request_id, promise in list(self._flushes.items()):
-            if promise.done:  # nobody waits any more
+            if promise.done:  # the caller does not wait any more
                 del self._flushes[request_id]
             else:
                 self._tell({"op": "flush", "id": request_id})
@@ -292,7 +295,7 @@ class Mount:
             self._after_death(None if code is None else f"worker exited with code {code} before it was ready: {self.last_lines()}")
 
     def _after_death(self, failed: str | None) -> None:
-        """Start the successor, at once or after a while.  A first worker that ends by itself has no successor: the mount failed."""
+        """Starts the successor, at once or after a while.  A first worker that ends by itself has no successor: the mount failed."""
         self.deaths += 1
         if failed is not None and not self.was_ready:
             self.forced = True
@@ -310,7 +313,7 @@ class Mount:
             self.start_worker()
 
     def last_lines(self) -> str:
-        """The end of what the workers wrote to stderr."""
+        """Returns the last LAST_LINES_BYTES that the workers wrote to stderr, or words that say there are none."""
         try:
             with self.log_path.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - LAST_LINES_BYTES))
@@ -319,13 +322,13 @@ class Mount:
             return f"no log: {error}"
 
     def end(self) -> None:
-        """SIGKILL the worker, whatever it does; no successor."""
+        """Kills the worker (SIGKILL), whatever it does; it gets no successor."""
         self.forced = True
         if self.worker is not None:
             self.worker.kill()
 
     def drop(self, clean: bool) -> None:
-        """The mount is no more: let go of everything.  A worker that even SIGKILL did not end keeps what it holds itself."""
+        """Releases everything of a mount that has ended.  A worker that even SIGKILL did not end keeps its own descriptors."""
         if self.gone.done:
             return
         self.forced = True
@@ -347,8 +350,11 @@ class Mount:
     # --- another program ---------------------------------------------------------------------------------------------------
 
     def replace(self, argv: list[str], env: dict[str, str]) -> Sequence_:
-        """Have a worker of another program take this one's place.  It is started and loaded before this one is ended, so that callers wait
-        for the takeover and not for a start; one that does not come up changes nothing."""
+        """Replaces the worker by one of another program; the sequence returns {"pid", "version"} and raises OSError.
+
+        The standby is started and loaded before the worker is ended, so that callers wait for the takeover and not for a start.  A standby
+        that does not load changes nothing.
+        """
         if self._standby is not None or self.busy or self.worker is None or not self.worker.ready:
             raise OSError(errno.EBUSY, f"the worker of {self.dir} is not serving, or is being replaced; ask again")
         standby = self._standby = self._in.forker.start(argv, env, self.log_path)
@@ -372,14 +378,14 @@ class Mount:
         return {"pid": standby.pid, "version": standby.version}
 
     def _flush_before(self) -> Sequence_:
-        """Less for the standby to do before it serves; what cannot be flushed now is no reason to stay."""
+        """Flushes, so that the standby has less to do before it serves; a flush that fails does not stop the replacement."""
         try:
             yield self._loop.within(self.flush(f"heir-{os.urandom(4).hex()}"), STANDBY_FLUSH_MS_MAX, f"the flush of {self.dir}")
         except OSError as error:
             say(log, logging.WARNING, "worker replaced without a flush", mount=self.id, why=error)
 
     def _loaded_standby(self) -> WorkerProcess | None:
-        """The standby that takes over now, with its program as the mount's from here on."""
+        """Returns the standby if it is loaded, and makes its program the mount's; else None."""
         standby, self._standby, self._standby_takes_over = self._standby, None, False
         if standby is None:
             return None
@@ -403,6 +409,7 @@ class Mount:
     # --- to look at, and to hand over --------------------------------------------------------------------------------------
 
     def describe(self) -> Message:
+        """Returns the mount as `list` shows it."""
         worker = self.worker
         state = "detached" if self.detached else "unmounting" if self.busy else "serving" if worker and worker.ready else "starting"
         if worker is None:
@@ -448,7 +455,7 @@ class Mount:
         return mount
 
     def descriptors(self) -> list[int]:
-        """Every descriptor that must survive the exec."""
+        """Returns every descriptor that must survive the exec."""
         held = list(self.fds.values())
         if self.worker is not None:
             held.append(self.worker.pidfd)
@@ -458,7 +465,7 @@ class Mount:
 
 
 def default_argv() -> list[str]:
-    """How to start a worker from this very program."""
+    """Returns the command line that starts a worker of this very program."""
     return program.command("worker")
 
 
@@ -471,7 +478,7 @@ _SPEC_KINDS: dict[str, type] = {
 
 
 def checked_spec(request: Message) -> Message:
-    """The parts of a mount request that describe the mount, or ProtocolError."""
+    """Returns the parts of a mount request that describe the mount, checked.  Raises ProtocolError for a missing or wrong one."""
     spec: Message = {"options": [], "fuse_options": "", "readahead_kib": 0, "config": {}, "env": {}, "argv": default_argv()}
     for key, kind in _SPEC_KINDS.items():
         value = request.get(key, spec.get(key))

@@ -1,7 +1,7 @@
-"""mount(2) and umount2(2) by ctypes, the mount table, and who uses a mount; standard library only, for the keeper.
+"""mount(2) and umount2(2) by ctypes, the mount table, and the users of a mount; standard library only, for the keeper.
 
-Everything here may hang with the filesystem that a path lies on: the keeper calls it in a forked child (keeper_loop.chore).
-What reads only the mount table does not touch the mounts themselves.
+Everything here may hang with the filesystem that a path lies on: the keeper calls it in a forked child (Loop.chore of loop.py).
+Functions that read only the mount table do not touch the mounts themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CLONE_NEWNS = 0x20000
 _MS_REC = 1 << 14
 _MS_PRIVATE = 1 << 18
 
-# What mount(8) calls them, and the bit to set (True) or clear.  Options that only mean something to mount(8) and fstab have no bit.
+# The names of mount(8), and the bit to set (True) or clear.  Options that only mean something to mount(8) and fstab have no bit.
 _FLAGS: dict[str, tuple[int, bool]] = {
     "ro": (1, True),
     "rw": (1, False),
@@ -76,7 +76,7 @@ class MountEntry:
 
 
 def flags_of(options: list[str]) -> int:
-    """The MS_ bits of mount options; OSError(EINVAL) names one that is unknown."""
+    """Returns the MS_ bits of mount options.  Raises OSError(EINVAL), which names an unknown one."""
     flags = 0
     for option in options:
         if option.startswith(("x-", "X-", "comment=")):
@@ -89,14 +89,14 @@ def flags_of(options: list[str]) -> int:
 
 
 def mount_fuse(fd: int, dir: str, source: str, options: list[str], fuse_options: str) -> None:
-    """Mount the connection of `fd` (an open /dev/fuse of this very process) at `dir`."""
+    """Mounts the connection of `fd` (an open /dev/fuse of this very process) at `dir`.  May hang; raises OSError as mount(2)."""
     words = [f"fd={fd}", "rootmode=40000", f"user_id={os.getuid()}", f"group_id={os.getgid()}"]
     words += [word for word in fuse_options.split(",") if word]
     _call("mount", source.encode(), os.fsencode(dir), FSTYPE.encode(), ctypes.c_ulong(flags_of(options)), ",".join(words).encode())
 
 
 def umount(dir: str, flags: int = UMOUNT_NOFOLLOW) -> None:
-    """Without root by fusermount3, which takes only mounts of its caller."""
+    """Unmounts `dir`; without root by fusermount3, which takes only mounts of its caller.  May hang; raises OSError as umount2(2)."""
     if fusermount.needed():
         fusermount.umount(dir, bool(flags & MNT_DETACH))
         return
@@ -111,7 +111,7 @@ def _call(name: str, *arguments: object) -> None:
 
 
 def mounts(table: str = "/proc/self/mountinfo") -> list[MountEntry]:
-    """The mount table of this namespace, in the order of mounting (the last of two at one place is on top)."""
+    """Returns the mount table of this namespace, in the order of mounting (the last of two at one place is on top)."""
     with open(table, "rb") as lines:
         return [entry for line in lines if (entry := _parse(line)) is not None]
 
@@ -136,7 +136,7 @@ def _unescape(field: bytes) -> str:
 
 
 def topmost(dir: str) -> MountEntry | None:
-    """What is mounted at exactly `dir`."""
+    """Returns the topmost mount at exactly `dir`, None if there is none.  Reads only the mount table."""
     found = None
     for entry in mounts():
         if entry.dir == dir:
@@ -145,7 +145,7 @@ def topmost(dir: str) -> MountEntry | None:
 
 
 def clear_stale(dir: str) -> int:
-    """Detach dead mounts of ours at `dir`; EBUSY if a living one is there.  Returns how many were detached."""
+    """Detaches dead mounts of ours at `dir`, and returns how many.  May hang; raises OSError(EBUSY) if a living one is there."""
     detached = 0
     while (entry := _topmost_ours(dir)) is not None:
         try:
@@ -166,9 +166,9 @@ def _topmost_ours(dir: str) -> MountEntry | None:
 
 
 def abort_connection(minor: int) -> None:
-    """Abort a FUSE connection by its device number: every request on it fails at once.
+    """Aborts a FUSE connection by its device number: every request on it fails at once.  Raises OSError.
 
-    Where nobody has mounted fusectl, that is done in a mount namespace of the caller's own, so only a child that ends soon may call this.
+    Where fusectl is not mounted, it is mounted in a new mount namespace of the caller, so only a child that ends soon may call this.
     """
     path = Path(f"/sys/fs/fuse/connections/{minor}/abort")
     if not path.exists():
@@ -179,16 +179,17 @@ def abort_connection(minor: int) -> None:
 
 
 def superblock_lives(device: str) -> bool:
-    """Whether the filesystem is still mounted anywhere, in any namespace: its bdi goes with its superblock."""
+    """Returns True if the filesystem is still mounted anywhere, in any namespace: its bdi goes with its superblock."""
     return os.path.isdir(f"/sys/class/bdi/{device}")
 
 
 def set_read_ahead(device: str, kib: int) -> None:
+    """Sets the kernel's read-ahead of a filesystem, by its major:minor.  Raises OSError."""
     Path(f"/sys/class/bdi/{device}/read_ahead_kb").write_text(str(kib))
 
 
 def users_of(dir: str, count_max: int = 5) -> list[str]:
-    """Some of what keeps `dir` busy, in words: mounts below it, and processes with what they do there."""
+    """Returns up to `count_max` reasons why `dir` is busy, in words: mounts below it, and processes with their use of it."""
     found = [f"mount at {entry.dir}" for entry in mounts() if entry.dir.startswith(dir.rstrip("/") + "/")]
     for name in os.listdir("/proc"):
         if len(found) >= count_max:

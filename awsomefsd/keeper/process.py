@@ -1,4 +1,4 @@
-"""The process of a worker: how the keeper starts one, knows it by its pidfd, and learns how it ended."""
+"""The process of a worker: the keeper starts it, knows it by its pidfd, and learns how it ended."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ _SECRETS = ("TOKEN", "SECRET", "PASSWORD")
 
 @dataclass(slots=True)
 class WorkerProcess:
+    """A worker as the keeper knows it."""
+
     pid: int
     pidfd: int
     sock: socket.socket | None
@@ -34,31 +36,32 @@ class WorkerProcess:
     ready: bool = False
     answered: bool = False
     bye: bool | None = None  # whether it was clean
-    version: str = ""  # as it said itself
+    version: str = ""  # from its own messages
     home: str = ""  # the directory of its program
     loaded: Promise = field(default_factory=Promise)  # it waits for its start message
 
     def healthy(self) -> bool:
+        """Returns True if it has answered a request, or was ready and has lived for HEALTHY_MS."""
         return self.answered or (self.ready and (time.monotonic() - self.started_s) * 1000 >= HEALTHY_MS)
 
     def tell_from(self, message: Message) -> None:
-        """Which program it is, from what it says."""
+        """Notes the version and the directory of its program, from a message of the worker."""
         self.version, self.home = str(message.get("version", "")), str(message.get("home", ""))
 
     def kill(self) -> None:
-        """Timers call this too, when it may have ended long ago: its descriptor's number may be another's by then."""
+        """Sends SIGKILL, unless the process was let go.  Timers call this long after its end, when its number may name another file."""
         if self.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def let_go(self) -> None:
-        """It is nothing of ours any more."""
+        """Closes the pidfd: the keeper has nothing to do with the process any more."""
         os.close(self.pidfd)
         self.pidfd = -1
 
 
 def spawn(argv: list[str], env: dict[str, str], log_path: Path, fd: int) -> int:
-    """The pid of a new worker whose end of the connection to us is `fd`."""
+    """Starts a worker whose end of the connection to us is `fd`, and returns its pid.  Raises OSError."""
     actions: list[tuple[Any, ...]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log_path), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640),
@@ -66,7 +69,7 @@ def spawn(argv: list[str], env: dict[str, str], log_path: Path, fd: int) -> int:
         (os.POSIX_SPAWN_DUP2, fd, _WORKER_FD),
     ]
     default = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD]
-    # A session of its own: neither a terminal's ^C nor whoever ends our process group reaches it.
+    # A session of its own: neither ^C of a terminal nor a signal to our process group reaches it.
     hit("keeper.spawn.before")
     argv = [*argv, "--keeper-fd", str(_WORKER_FD)]
     pid = os.posix_spawnp(argv[0], argv, _environment(env), file_actions=actions, setsid=True, setsigdef=default)
@@ -75,7 +78,7 @@ def spawn(argv: list[str], env: dict[str, str], log_path: Path, fd: int) -> int:
 
 
 def _environment(asked: dict[str, str]) -> dict[str, str]:
-    """Only what a worker may want: nothing that a shell left behind, and no secret."""
+    """Returns the environment that a worker may need: nothing that a shell left behind, and no secret."""
     kept = without_secrets({key: value for key, value in os.environ.items() if key in _ENVIRONMENT or key.startswith(("LC_", "AWSOMEFS"))})
     path = program.environment().get("PYTHONPATH")
     return kept | ({"PYTHONPATH": path} if path else {}) | asked
@@ -86,14 +89,14 @@ def without_secrets(environment: dict[str, str]) -> dict[str, str]:
 
 
 def backoff_ms(deaths: int) -> int:
-    """How long to wait after this many deaths without one answered request."""
+    """Returns the pause (ms) before a start after so many deaths without one answered request; 0: none."""
     if deaths < WORKER_DEATHS_BEFORE_BACKOFF:
         return 0
     return int(min(BACKOFF_MS_MAX, BACKOFF_MS_MIN << min(16, deaths - WORKER_DEATHS_BEFORE_BACKOFF)))
 
 
 def pidfd_of_child(pid: int) -> int:
-    """One that nobody could watch must not serve."""
+    """Returns a pidfd of a child that was just started; one that cannot be watched is killed.  Raises OSError."""
     try:
         return os.pidfd_open(pid)
     except OSError:
@@ -103,7 +106,7 @@ def pidfd_of_child(pid: int) -> int:
 
 
 def exit_status(worker: WorkerProcess) -> Message:
-    """How it ended; both null where only its parent, a keeper that is no more, could have known."""
+    """Returns how a worker ended: {"signal", "code", "exited"}.  Both are None for one of an earlier keeper, its parent.  Reaps a child."""
     status: Message = {"signal": None, "code": None, "exited": True}
     if worker.child:
         with contextlib.suppress(ChildProcessError):

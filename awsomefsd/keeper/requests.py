@@ -1,9 +1,9 @@
 """The requests that the keeper carries out: mount, umount, flush, list; each a sequence of the loop.
 
-Order of a mount: directory checked and mounted first (in a chore), the worker started after it; the caller hears "ok" only
-when the worker said ready.  Crash window: a keeper that dies between the two leaves a dead mount, which the next mount
-of that directory detaches.  Order of a umount: flush, umount2, then wait for the worker's bye; what was written between the
-flush and umount2 is flushed by the worker when the kernel tells it ENODEV.
+The order of a mount: the directory is checked and mounted first (in a chore), then the worker is started; the caller gets "ok" only
+when the worker is ready.  Crash window: a keeper that dies between the two leaves a dead mount, which the next mount
+of that directory detaches.  The order of a umount: flush, umount2, then wait for the worker's bye; bytes written between the
+flush and umount2 are flushed by the worker when the kernel answers it ENODEV.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ _MFD_NOEXEC_SEAL = 8
 
 
 class KeptMounts:
-    """The mounts of one keeper, by id, and the sequences that make and end them."""
+    """The mounts of one keeper, by id, and the sequences that make and end them.
+
+    The loop's thread uses it.  A sequence returns the fields of its answer, and raises OSError or ProtocolError for a refusal.
+    """
 
     def __init__(self, loop: Loop, make_surroundings: Callable[[Callable[[Mount], None]], Surroundings]) -> None:
         self._loop = loop
@@ -55,7 +58,7 @@ class KeptMounts:
         self.by_id[mount.id] = mount
 
     def find(self, request: Message) -> Mount:
-        """The mount that a request names by id or by directory."""
+        """Returns the mount that a request names by id or by directory.  Raises OSError(ENOENT) if there is none."""
         wanted = request.get("mount") or request.get("dir")
         for mount in self.by_id.values():
             if wanted == mount.id or (wanted in (mount.dir, mount.spec.get("asked_dir")) and not mount.detached):
@@ -74,7 +77,7 @@ class KeptMounts:
             known = yield from self._mount_new(spec, sizes)
         elif spec["dir"] not in (known.dir, known.spec["asked_dir"]) or spec["source"] != known.spec["source"]:
             raise OSError(errno.EEXIST, f"mount id {known.id} is taken by {known.dir}")
-        # Asked again (the first answer was lost): the same mount, the same answer.
+        # A repeated request (the first answer was lost) gets the same mount and the same answer.
         try:
             yield self._loop.within(known.ready, limit_ms, f"the start of the worker of {known.dir}")
         except (WorkerFailed, TimeoutError) as error:
@@ -108,7 +111,7 @@ class KeptMounts:
         return mount
 
     def _undo(self, mount: Mount) -> Sequence_:
-        """A mount whose first worker did not come up: away with it."""
+        """Ends and unmounts a mount whose first worker did not become ready."""
         mount.end()
         try:
             yield self._loop.chore(lambda: _umount_ours(mount.dir, mount.device, MNT_DETACH), PATH_CALL_MS_MAX, f"umount of {mount.dir}")
@@ -156,7 +159,7 @@ class KeptMounts:
         return f": used by {', '.join(users)}" if users else ""
 
     def _umount_by_force(self, mount: Mount, patience_ms: int) -> Sequence_:
-        """Whatever hangs: a short flush, then abort, detach, kill.  Says whether everything acknowledged is durable."""
+        """Flushes for `patience_ms`, then aborts, detaches and kills.  Returns whether everything acknowledged is durable."""
         flushed = True
         try:
             yield self._loop.within(mount.flush(os.urandom(8).hex()), patience_ms, "the flush")
@@ -215,7 +218,7 @@ def _checked_sizes(sizes: Any) -> dict[str, int]:
 
 
 def _open_descriptors(sizes: dict[str, int]) -> tuple[dict[str, int], socket.socket | None]:
-    """The descriptors of a mount; without root "fuse" is a socket at first, and fusermount3 gets the other end of it."""
+    """Returns the descriptors of a mount; without root "fuse" is a socket at first, and fusermount3 gets the other end of it."""
     fds: dict[str, int] = {}
     theirs: socket.socket | None = None
     try:
@@ -234,7 +237,7 @@ def _open_descriptors(sizes: dict[str, int]) -> tuple[dict[str, int], socket.soc
 
 
 def _taken(number: int) -> int:
-    """The FUSE descriptor out of the socket with this number, which is closed."""
+    """Returns the FUSE descriptor out of the socket with this number, and closes the socket."""
     with socket.socket(fileno=os.dup(number)) as sock:
         fd = fusermount.received(sock)
     os.close(number)
@@ -249,7 +252,7 @@ def _memfd(name: str) -> int:
 
 
 def _mount_there(fd: int, spec: Message) -> Message:
-    """In the chore's child: detach dead mounts of ours, mount, and say where it really is."""
+    """Detaches dead mounts of ours, mounts, and returns the real directory.  Runs in the chore's child."""
     asked = spec["asked_dir"]
     parent, name = os.path.split(os.path.normpath(asked))
     # The last name is not followed before the dead mount on it is gone: even lstat of that one fails.
@@ -275,7 +278,7 @@ def _mount_there(fd: int, spec: Message) -> Message:
 
 
 def _umount_ours(dir: str, device: str, flags: int) -> None:
-    """In the chore's child: take our mount, and nothing else, from `dir`.  One that is gone already is fine."""
+    """Unmounts our mount, and nothing else, from `dir`; one that is gone already is fine.  Runs in the chore's child."""
     there = [entry for entry in mount_syscalls.mounts() if entry.dir == dir]
     if not any(entry.device == device for entry in there):
         return

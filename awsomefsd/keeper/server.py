@@ -1,13 +1,13 @@
 """The keeper: holds the /dev/fuse descriptors and the shared memory of every mount, and replaces workers that die.
 
 It survives everything else because it does next to nothing: the standard library, one thread, no file but its socket and its
-lock.  Its own death harms nobody either: workers serve on, connect to the next keeper and hand it the descriptors
-("adopt").  Only when keeper and worker of a mount are gone together is the FUSE connection closed.  `upgrade` goes a way
-without any gap: exec of the new program with every descriptor kept, the words about them in a memfd; the process stays the
+lock.  Its own death does no harm either: workers go on serving, connect to the next keeper and hand it the descriptors
+("adopt").  The FUSE connection is closed only when keeper and worker of a mount are gone together.  `upgrade` leaves no gap at
+all: the keeper execs the new program with every descriptor kept, and their description in a memfd; the process stays the
 same, so its children stay its children.
 
 After a start without a predecessor's memfd, requests wait ADOPT_GRACE_MS while mounts of ours are in the mount table: a
-worker may be about to bring what the request asks for.  Rejected: a state file, which would be believed when it is wrong.
+worker may be about to bring the mount of the request.  Rejected: a state file, which would be believed when it is wrong.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class KeeperConnection:
 
 
 class Keeper:
-    """The socket, the clients, and what they may ask for."""
+    """The keeper's socket, its clients, and their requests.  One thread, that of its loop, uses it."""
 
     def __init__(self, run_dir: Path, log_dir: Path, exec_argv: list[str]) -> None:
         self._exec_argv = exec_argv
@@ -71,7 +71,7 @@ class Keeper:
         self._mounts = KeptMounts(self.loop, lambda dropped: Surroundings(self.loop, place, log_dir, self._forker, dropped))
         self._clients: dict[int, KeeperConnection] = {}
         self._requests = 0  # that have not been answered
-        self._settled = Promise()  # whoever had something to bring has had the time
+        self._settled = Promise()  # every worker that has a mount to bring has had the time
         self._expected: set[str] = set()  # devices that workers may bring
         self._lock = -1
         self._listener: socket.socket | None = None
@@ -79,7 +79,7 @@ class Keeper:
     # --- start -------------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Take the lock and the socket; OSError(EBUSY) when another keeper has them."""
+        """Takes the lock and the socket.  Raises OSError, EBUSY when another keeper has them."""
         self._lock = os.open(self._run_dir / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +96,7 @@ class Keeper:
             self._settled.resolve()
 
     def resume(self, state: Message) -> None:
-        """Go on where the image before the exec stopped."""
+        """Goes on where the program before the exec stopped; `state` is what that one wrote."""
         hit("keeper.exec.after")
         self._lock = state["lock"]
         self._listen(socket.socket(fileno=state["listener"]))
@@ -124,7 +124,7 @@ class Keeper:
             sock, _ = self._listener.accept()
         except (BlockingIOError, ConnectionError):
             return
-        except OSError as error:  # no descriptors left: who waits in the listen queue is taken later, without looking all the time
+        except OSError as error:  # no descriptors left: the listen queue is served later, and not polled meanwhile
             say(log, logging.WARNING, "cannot accept a connection", why=error.strerror or error)
             fd = self._listener.fileno()
             self.loop.unwatch(fd)
@@ -144,7 +144,7 @@ class Keeper:
         self.loop.watch(client.sock.fileno(), lambda: self._read(client))
 
     def _forget(self, client: KeeperConnection) -> None:
-        """Watch this connection no more; its socket stays open (a worker's goes to its mount)."""
+        """Stops watching this connection; its socket stays open (a worker's goes to its mount)."""
         self.loop.unwatch(client.sock.fileno())
         self._clients.pop(client.sock.fileno(), None)
 
@@ -173,7 +173,7 @@ class Keeper:
 
     def _answer(self, client: KeeperConnection, answer: Message) -> None:
         if client.sock.fileno() < 0:
-            return  # it did not wait
+            return  # the client has gone
         try:
             wire.send(client.sock, answer)
         except (OSError, ProtocolError) as error:
@@ -183,7 +183,7 @@ class Keeper:
     # --- adoption ----------------------------------------------------------------------------------------------------------
 
     def _adopt(self, client: KeeperConnection, message: Message, fds: list[int]) -> None:
-        """A worker of a keeper before us brings its mount.  A second reader of one descriptor is told to end."""
+        """Takes over the mount that a worker of an earlier keeper brings.  A second reader of one descriptor is refused, and ends."""
         try:
             self._adopt_checked(client, message, fds)
         except (ProtocolError, OSError, KeyError, TypeError, ValueError) as error:
@@ -275,7 +275,7 @@ class Keeper:
         return {"mounts": [mount.describe() for mount in self._mounts.by_id.values()]}
 
     def _warm(self, request: Message) -> Sequence_:
-        """Load the program of workers that may come; `ready` when it is loaded."""
+        """Loads the program of workers to come; `ready` is true if it is loaded already."""
         yield from ()
         if not request.get("argv"):
             raise ProtocolError("warm: argv is missing")
@@ -289,15 +289,17 @@ class Keeper:
         return {}
 
     def stop(self, why: str) -> None:
-        """Exit, and leave the workers to the next keeper."""
+        """Ends the loop, and leaves the workers to the next keeper."""
         say(log, logging.INFO, "keeper stops", why=why, mounts=len(self._mounts.by_id))
         self.loop.stop()
 
     # --- upgrade -----------------------------------------------------------------------------------------------------------
 
     def _upgrade(self, client: KeeperConnection, request: Message) -> None:
-        """Become the program that is installed now, or the one that the request names (argv, env).  The answer comes from the new image:
-        that it came up is what was asked."""
+        """Execs the program that is installed now, or the one that the request names (argv, env).
+
+        The new program sends the answer: the question is whether it started.
+        """
         if self._requests or self.loop.chores:
             error = OSError(errno.EBUSY, f"{self._requests} requests are being served; ask again")
             self._answer(client, _failure(request, error))
@@ -332,7 +334,7 @@ class Keeper:
 
 
 def _program_of(request: Message, installed: list[str]) -> tuple[list[str], dict[str, str]]:
-    """What to become, and its environment."""
+    """Returns the program to exec, and its environment."""
     argv, env = _program_words(request, installed, "upgrade")
     return argv, {**program.environment(), **env}
 
@@ -372,7 +374,7 @@ def _watch_signals(keeper: Keeper) -> None:
 
 
 def _shield() -> None:
-    """The memory killer should take anybody else first; only root may say so."""
+    """Makes the kernel's OOM killer choose any other process first; only root may."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("-1000")
 
@@ -383,13 +385,16 @@ def _inherited_state() -> Message | None:
         return None
     with os.fdopen(int(number), "rb") as file:
         state: Message = json.load(file)
-    if state["version"] != STATE_VERSION:  # workers bring everything to the keeper that is started next
+    if state["version"] != STATE_VERSION:  # workers bring their mounts to the keeper that is started next
         raise SystemExit(f"keeper state of version {state['version']} is not known here")
     return state
 
 
 def run_keeper(run_dir: Path | str, *, log_dir: Path | str | None = None, exec_argv: list[str] | None = None) -> int:
-    """Serve until `stop` or SIGTERM; the exit code.  Workers stay.  `log_dir` is where workers write (default run_dir/log)."""
+    """Serves until `stop` or SIGTERM, and returns the exit code; workers stay.  `log_dir` is where workers write (default run_dir/log).
+
+    The main thread calls it: it sets signal handlers, and the directory of the process to /.
+    """
     run_dir = Path(run_dir).absolute()
     log_dir = Path(log_dir).absolute() if log_dir else run_dir / "log"
     argv = exec_argv or program.again()

@@ -40,7 +40,7 @@ LOG_LOOK_S = 10.0
 
 
 class Child:
-    """One process that shall run; `pidfd` is -1 while it does not."""
+    """One process that the supervisor keeps running; `pidfd` is -1 while it does not run."""
 
     def __init__(self, name: str, argv: list[str], log_path: Path) -> None:
         self.name = name
@@ -65,13 +65,13 @@ class Child:
         logger.info("started", extra={"child": self.name, "child_pid": self.pid})
 
     def _environment(self) -> dict[str, str]:
-        """The token is for the daemon; keeper and workers live long, and need none."""
+        """Returns the environment of the child.  Only the daemon gets the token; keeper and workers live long, and need none."""
         given = program.environment()
         secret = (program.TOKEN, program.TOKEN_FILE)
         return given if self.name == "daemon" else {name: value for name, value in given.items() if name not in secret}
 
     def adopt(self, pid: int, start_time: str) -> None:
-        """Watch a process that a supervisor before us has started, if it is still that one."""
+        """Watches a process that an earlier supervisor has started, if it is still that one."""
         with contextlib.suppress(OSError):
             pidfd = os.pidfd_open(pid)
             if start_time_of(pid) == start_time:
@@ -81,7 +81,7 @@ class Child:
                 os.close(pidfd)
 
     def ended(self) -> None:
-        """Its pidfd says so; note when to start it again."""
+        """Notes that the process has ended (its pidfd says so), and when to start it again."""
         code = self._process.wait() if self._process is not None else None
         os.close(self.pidfd)
         lived = time.monotonic() - self._started
@@ -90,14 +90,14 @@ class Child:
         self.due = time.monotonic() + (RESTART_S if lived >= HEALTHY_S else RESTART_SLOW_S)
 
     def bound_log(self) -> None:
-        """Keep the last LOG_BYTES_MAX and what came since; it is opened for appending, so its writer goes on at the new end."""
+        """Moves a log of more than LOG_BYTES_MAX to NAME.1; it is opened for appending, so its writer goes on at the new end."""
         with contextlib.suppress(OSError):
             if self._log_path.stat().st_size > LOG_BYTES_MAX:
                 shutil.copyfile(self._log_path, self._log_path.with_name(self._log_path.name + ".1"))
                 os.truncate(self._log_path, 0)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that is not enough."""
+        """Ends the process with SIGTERM, and with SIGKILL after STOP_S.  Blocks until it has ended."""
         if self.pidfd < 0:
             return
         for number, patience_s in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
@@ -109,7 +109,7 @@ class Child:
 
 
 def start_time_of(pid: int) -> str:
-    """When a process started, in ticks since boot; with its pid that is unique until the next boot."""
+    """Returns when a process started, in ticks since boot as text, "" if it has ended; with its pid that is unique until the next boot."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -117,12 +117,14 @@ def start_time_of(pid: int) -> str:
 
 
 class Supervisor:
+    """Keeps its children running; their pids are in run_dir/supervisor.json."""
+
     def __init__(self, run_dir: Path, children: list[Child]) -> None:
         self._record = run_dir / "supervisor.json"
         self._children = children
 
     def run(self, wake: int) -> None:
-        """Until the number of a signal that ends us arrives on `wake` (the signal handler's pipe)."""
+        """Runs until a signal number other than SIGCHLD arrives on `wake` (the signal handler's pipe), then stops the children; blocks."""
         self._take_up()
         while True:
             now = time.monotonic()
@@ -146,7 +148,7 @@ class Supervisor:
         self._record.unlink(missing_ok=True)
 
     def _reap_orphans(self) -> None:
-        """Only what nobody else waits for; our own two are reaped where their end is noted."""
+        """Reaps orphans only; our own two children are reaped where their end is noted."""
         own = {child.pid for child in self._children}
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None and ended.si_pid not in own:
@@ -180,7 +182,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _children(words: argparse.Namespace) -> list[Child]:
-    """The keeper first: the daemon brings mounts back with its help."""
+    """Returns the children, the keeper first: the daemon needs it to bring mounts back."""
     run_dir, log_dir = ["--run-dir", str(words.run_dir)], words.log_dir
     logs = ["--log-dir", str(log_dir), "--log-level", words.log_level, "--log-format", words.log_format]
     config = ["--config", words.config] if words.config else []
@@ -198,7 +200,7 @@ def main(argv: list[str]) -> int:
 
 
 def supervise(run_dir: Path, children: list[Child]) -> int:
-    """Keep `children` running until SIGTERM; the exit code."""
+    """Keeps `children` running until SIGTERM or SIGINT; returns the exit code, 1 if another supervisor runs.  The main thread calls it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = os.open(run_dir / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

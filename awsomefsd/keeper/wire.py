@@ -3,7 +3,7 @@
 SEQPACKET because a message and its descriptors then arrive together or not at all: a peer that is killed in the middle of a
 send can never leave half a message, and an end of file can never be taken for one.  JSON because the keeper imports nothing
 but the standard library.  Rejected: a stream with length prefixes (SCM_RIGHTS attach to a byte, not to a message, so a
-descriptor could be read apart from the words that name it).
+descriptor could be read apart from the message that names it).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Message = dict[str, Any]
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
-    """A connected pair, for the keeper and a worker that it starts."""
+    """Returns a connected pair of sockets, for the keeper and a worker that it starts.  Raises OSError."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
         _widen(end)
@@ -39,6 +39,7 @@ def pair() -> tuple[socket.socket, socket.socket]:
 
 
 def connect(path: Path, timeout_s: float | None = None) -> socket.socket:
+    """Returns a socket that is connected to the keeper; each call of it blocks up to `timeout_s`.  Raises OSError (also TimeoutError)."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         sock.settimeout(timeout_s)
@@ -52,7 +53,10 @@ def connect(path: Path, timeout_s: float | None = None) -> socket.socket:
 
 
 def listen(path: Path) -> socket.socket:
-    """Listen at `path`, mode 0600; whoever calls this holds the lock that makes a socket found there a dead one."""
+    """Returns a listening, non-blocking socket at `path`, mode 0600.  Raises OSError.
+
+    It replaces a socket that is there, so the caller has to hold the lock of the keeper.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         with contextlib.suppress(FileNotFoundError):
@@ -72,13 +76,13 @@ def listen(path: Path) -> socket.socket:
 
 
 def peer(sock: socket.socket) -> tuple[int, int]:
-    """(pid, uid) of the process that connected, as the kernel recorded them then."""
+    """Returns (pid, uid) of the process that connected, as the kernel recorded them then."""
     pid, uid, _gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return pid, uid
 
 
 def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
-    """Send one message; OSError when the peer is gone or (on a non-blocking socket) does not read."""
+    """Sends one message.  Raises OSError when the peer is gone or (on a non-blocking socket) does not read, ProtocolError above a limit."""
     payload = json.dumps(message, separators=(",", ":")).encode()
     if len(payload) > MESSAGE_BYTES_MAX or len(fds) > DESCRIPTORS_MAX:
         raise ProtocolError(f"message of {len(payload)} bytes and {len(fds)} descriptors is over the limit of {MESSAGE_BYTES_MAX} bytes")
@@ -87,7 +91,10 @@ def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None
 
 
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
-    """One message and its descriptors (close-on-exec, the caller owns them); None at the end of the connection."""
+    """Returns one message and its descriptors (close-on-exec, the caller owns them); None at the end of the connection.
+
+    Blocks as the socket does (BlockingIOError, TimeoutError).  Raises ProtocolError for what is no message; its descriptors are closed.
+    """
     space = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
     try:
         payload, ancillary, flags, _ = sock.recvmsg(MESSAGE_BYTES_MAX, space, socket.MSG_CMSG_CLOEXEC)
@@ -106,7 +113,7 @@ def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
 
 
 def decode(payload: bytes) -> Message:
-    """The message in `payload`, or ProtocolError."""
+    """Returns the message in `payload`.  Raises ProtocolError if it is none."""
     try:
         message = json.loads(payload)
     except (ValueError, RecursionError) as error:
@@ -135,6 +142,6 @@ def _widen(sock: socket.socket) -> None:
 
 
 def say(log: logging.Logger, level: int, event: str, **fields: object) -> None:
-    """One line of the structured log: the event, then the fields that are not None."""
+    """Logs one line of the structured log: the event, then the fields that are not None."""
     if log.isEnabledFor(level):
         log.log(level, event, extra={key: value for key, value in fields.items() if value is not None})

@@ -1,9 +1,9 @@
 """The worker's end of the keeper protocol: takes the descriptors over, and brings them back to the keeper that comes next.
 
 The worker never waits for the keeper: when the keeper dies a thread connects to its socket again and again and hands
-everything over ("adopt"), while requests are served as before.  What was said before (ready, answered) goes with it, so nothing
-is lost that was said to a dead keeper.  A keeper that refuses has another worker for this mount: two must never read one
-descriptor, so this process ends there and then.
+everything over ("adopt"), while requests are served as before.  The adopt message repeats what the worker has reported before
+(ready, answered), so no report to a dead keeper is lost.  A keeper that refuses has another worker for this mount: two must never read
+one descriptor, so this process ends at once.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _PROGRAM = {"version": __version__, "home": program.HOME}
 
 
 class KeeperLink:
-    """Receives the start message in its constructor, and listens from then on.
+    """The connection of a worker with its keeper.  Any thread may call its methods.
 
-    fds: "fuse" and the memfds by name, owned by this object for the life of the process.
+    The constructor blocks until the start message is there (a standby waits long), and raises ProtocolError or OSError if none comes; from
+    then on a thread listens.  `fds` are "fuse" and the memfds by name, owned by this object for the life of the process.
     """
 
     def __init__(self, fd: int) -> None:
@@ -60,9 +61,9 @@ class KeeperLink:
         threading.Thread(target=self._listen, name="keeper-link", daemon=True).start()
 
     def ready(self, on_flush: Callable[[], None]) -> None:
-        """This worker is about to read requests (and has read none).
+        """Reports that this worker is about to read requests (and has read none).
 
-        `on_flush` makes everything durable or raises.  The keeper asks for no flush before this; each one has a thread of its own.
+        `on_flush` makes everything durable or raises; each call of it has a thread of its own.  The keeper asks for no flush before this.
         """
         with self._lock:
             self._on_flush = on_flush
@@ -70,7 +71,7 @@ class KeeperLink:
             self._say({"op": "ready", **_PROGRAM})
 
     def answered(self) -> None:
-        """A request was answered; cheap to call again."""
+        """Reports, once, that a request was answered; later calls cost next to nothing."""
         if self._answered:
             return
         with self._lock:
@@ -79,13 +80,13 @@ class KeeperLink:
                 self._say({"op": "answered"})
 
     def bye(self, clean: bool) -> None:
-        """The kernel has unmounted; the process exits next.  Without a keeper there is nobody to tell, and nothing to take back."""
+        """Reports that the kernel has unmounted and that this process exits next; without a keeper it only notes the end."""
         with self._lock:
             self._ended = True
             self._say({"op": "bye", "clean": clean})
 
     def _say(self, message: Message) -> None:
-        """With the lock held.  A keeper that is gone hears of it in the adopt message."""
+        """Sends a message; the caller holds the lock.  A keeper that is gone is told by the adopt message of the next connection."""
         if self._sock is not None:
             try:
                 wire.send(self._sock, message)
@@ -145,7 +146,7 @@ class KeeperLink:
             try:
                 sock = wire.connect(path, ADOPT_S_MAX)
             except OSError:
-                time.sleep(delay_ms / 1000)  # there is no event for a socket that somebody will bind
+                time.sleep(delay_ms / 1000)  # there is no event for a socket that does not exist yet
                 eager = (time.monotonic() - began) * 1000 < EAGER_MS
                 delay_ms = min(delay_ms * 2, EAGER_RECONNECT_MS_MAX if eager else RECONNECT_MS_MAX)
                 continue
@@ -156,7 +157,7 @@ class KeeperLink:
 
     def _be_adopted(self, sock: socket.socket) -> bool:
         try:
-            with self._lock:  # nothing may be said between the message and the moment when this is the connection
+            with self._lock:  # nothing may be sent between this message and the moment when this is the connection
                 said = {"pid": os.getpid(), "ready": self._ready, "answered": self._answered, **_PROGRAM}
                 wire.send(sock, {**self.start_message, "op": "adopt", **said}, list(self.fds.values()))
                 received = wire.receive(sock)
