@@ -1,4 +1,4 @@
-"""The admin API as the CLI calls it: domain errors instead of gRPC's, and plain words when nobody answers."""
+"""The admin API as the CLI calls it: domain errors instead of gRPC's, and plain words when no daemon answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ UMOUNT_S = 330.0  # likewise: a flush before and one after umount(2)
 
 
 class AdminClient:
-    """A connection to one daemon; a context manager.  Methods are the RPCs of admin.proto, taking the request's fields as keywords."""
+    """A connection to one daemon; a context manager.  Calls block; any thread may call.
+
+    The constructor raises Unavailable if no daemon answers at the socket, Refused if this user may not connect to it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,7 +48,10 @@ class AdminClient:
         self._address.__exit__(None, None, None)
 
     def call(self, rpc: str, /, timeout_s: float = CALL_S, **fields: Any) -> Any:
-        """The reply of one RPC.  Raises the domain error that the daemon raised."""
+        """Returns the reply of an RPC of admin.proto; `fields` are those of its request.  Blocks up to `timeout_s`.
+
+        Raises the domain error that the daemon raised, and Unavailable without an answer.
+        """
         request = getattr(admin_pb2, f"{rpc}Request")(**fields)
         try:
             return getattr(self._stub, rpc)(request, timeout=timeout_s)
@@ -53,14 +59,14 @@ class AdminClient:
             raise self._explained(failure, timeout_s) from None
 
     def follow(self, **fields: Any) -> Iterator[Any]:
-        """The change stream; ends when the daemon ends it."""
+        """Yields the entries of the change stream (pb.Change) until the daemon ends it; blocks between them.  Raises as `call`."""
         try:
             yield from self._stub.Follow(admin_pb2.FollowRequest(**fields))
         except grpc.RpcError as failure:
             raise self._explained(failure, 0) from None
 
     def probe(self) -> None:
-        """Returns if the daemon serves; raises Unavailable."""
+        """Returns if the daemon serves; raises Unavailable if not, or if it does not answer within PROBE_S."""
         try:
             reply = health_pb2_grpc.HealthStub(self._channel).Check(health_pb2.HealthCheckRequest(), timeout=PROBE_S)
         except grpc.RpcError as failure:
@@ -69,7 +75,7 @@ class AdminClient:
             raise Unavailable("the daemon runs, but does not serve yet; try again")
 
     def backup(self) -> Iterator[bytes]:
-        """The pieces of a backup of the metadata."""
+        """Yields the pieces of a backup of the metadata, in order.  Raises as `call`."""
         try:
             for piece in self._stub.BackupMetadata(admin_pb2.BackupMetadataRequest()):
                 yield piece.data
@@ -90,7 +96,7 @@ class AdminClient:
 
 
 def _check(path: Path) -> None:
-    """Say in words what gRPC would call UNAVAILABLE."""
+    """Tries to connect, and raises in words what gRPC would call UNAVAILABLE."""
     try:
         sockets.connect_unix(path).close()
     except PermissionError as err:

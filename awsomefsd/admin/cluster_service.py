@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class ClusterRpcs:
-    """Translates, calls the control service, translates back."""
+    """The RPCs about nodes, tokens and authorities: each translates, calls the control service, and translates back."""
 
     def __init__(self, control: ControlService) -> None:
         self._control = control

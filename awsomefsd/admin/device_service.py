@@ -25,13 +25,13 @@ class DeviceCatalog(Protocol):
 
     def add(self, path: str, *, shared: bool, destroy: bool) -> tuple[DeviceInfo, str]: ...
     def all(self) -> list[tuple[DeviceInfo, str]]:
-        """With each its state on this node: "ok", or why it cannot be used."""
+        """Returns every device with its state on this node: "ok", or why it cannot be used."""
 
     def state(self, info: DeviceInfo) -> str: ...
 
 
 class DeviceRpcs:
-    """Translates, calls one collaborator, translates back."""
+    """The RPCs about devices and quarantine: each translates, calls one collaborator, and translates back."""
 
     def __init__(self, devices: DeviceCatalog, operations: DeviceOperations, watch: DeviceWatch, quarantine: QuarantineAdmin) -> None:
         self._devices = devices
@@ -116,6 +116,7 @@ class DeviceRpcs:
 
 
 def device_message(info: DeviceInfo, state: str, seen: Iterable[SeenDevice] = (), alone_ms: int = 0) -> pb.Device:
+    """Returns a device as the API shows it; of `seen` it takes the reports of this device."""
     return pb.Device(
         device=info.device,
         uuid=info.uuid,

@@ -1,4 +1,4 @@
-"""Domain errors become what gRPC sends here, in one place; anything else is a bug of ours, logged with its trace and answered INTERNAL."""
+"""Domain errors become gRPC statuses here, in one place; any other error is a bug of ours, logged with its trace and answered INTERNAL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def edge(rpc: Callable[..., Any]) -> Callable[..., Any]:
-    """Domain errors become what gRPC sends."""
+    """Wraps an RPC: a domain error becomes its status, any other error becomes INTERNAL; the reply is an empty one then."""
 
     @functools.wraps(rpc)
     def call(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
@@ -36,6 +36,7 @@ def edge(rpc: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def fail(context: grpc.ServicerContext, err: Error) -> None:
+    """Puts a domain error into the answer of a call: status, words, and trailing metadata."""
     context.set_trailing_metadata(trailers.trailing(err))
     context.set_code(trailers.status_of(err))
     context.set_details(str(err))

@@ -1,4 +1,4 @@
-"""The RPCs about the care of a cluster: status, collection, scrub, upgrade, backup."""
+"""The RPCs about the maintenance of a cluster: status, collection, scrub, upgrade, backup."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Collecting(Protocol):
 
     def order(self, action: str) -> None: ...
     def status(self) -> tuple[str, dict[str, int], str]:
-        """State, figures, the last error."""
+        """Returns (state, figures by name, the last error or "")."""
 
 
 class MaintenanceRpcs:
-    """`status` makes the answer to GetStatus (status.py): it needs more of the daemon than the rest does."""
+    """The RPCs about maintenance.  `status` makes the answer to GetStatus (status.py), which needs more of the daemon than the others."""
 
     def __init__(self, status: Callable[[], pb.Status], collection: Collecting, scrub: Scrub, upgrade: Upgrade, backups: Backups) -> None:
         self._status = status

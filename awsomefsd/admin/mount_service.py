@@ -12,7 +12,7 @@ from awsomefsd.node.mounts import Mounts, MountView
 
 
 class MountRpcs:
-    """`check_open` raises Refused while this node takes no new mounts."""
+    """The RPCs about the mounts of this node.  `check_open` raises Refused while this node takes no new mounts."""
 
     def __init__(self, mounts: Mounts, check_open: Callable[[], None]) -> None:
         self._mounts = mounts

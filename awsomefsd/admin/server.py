@@ -1,10 +1,10 @@
-"""The admin socket: who may ask is checked by credentials of the kernel before a byte reaches gRPC.
+"""The admin socket checks the caller's credentials with the kernel before a byte reaches gRPC.
 
-Two sockets.  The inner one is gRPC's, in a directory of mode 0700 that only this daemon's user can enter.  The outer one is
+There are two sockets.  The inner one is gRPC's, in a directory of mode 0700 that only this daemon's user can enter.  The outer one is
 run_dir/admin.sock, of root and the admin group (mode 0660); every connection is checked by SO_PEERCRED and SO_PEERGROUPS (root, our own
 user, or the group) and then spliced to the inner one.  gRPC's Python server shows a service neither uid nor groups of a unix peer, and a
-file mode alone is lost with one careless chmod or a bind mount: hence the splice.  It costs two copies a message on a path that carries a
-few requests a minute.
+file mode alone is lost with one careless chmod or a bind mount, so the splice is needed.  It costs two copies a message on a path that
+carries a few requests a minute.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ assert FOLLOWERS_MAX < CALLS_MAX, "followers never take all threads from the oth
 
 
 class GrpcServer:
-    """gRPC on the inner socket, with health and reflection."""
+    """gRPC on the inner socket, with health and reflection; it serves when constructed.  Raises Refused for its directory.
+
+    RPCs run on its own threads, at most CALLS_MAX at once.
+    """
 
     def __init__(self, service: admin_pb2_grpc.AdminServicer, run_dir: Path) -> None:
         directory = run_dir / INNER_DIRECTORY
@@ -63,13 +66,17 @@ class GrpcServer:
             self._health.set(name, status)
 
     def stop(self, grace_s: float = 1.0) -> None:
+        """Takes no more calls, and blocks until those under way have ended; after `grace_s` they are cancelled."""
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
         self.path.unlink(missing_ok=True)
 
 
 class Door:
-    """The outer socket.  Opened in the constructor, so that a daemon that says it is ready can be asked; `serve` runs until cancelled."""
+    """The outer socket.  The constructor opens it, so that a daemon that says it is ready can be asked; it raises Refused.
+
+    `serve` runs on the event loop until it is cancelled.
+    """
 
     def __init__(self, path: Path, inner: Path, group: str | None, refused: Counter) -> None:
         self._path = path
@@ -85,6 +92,7 @@ class Door:
         self._listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
 
     def admits(self, peer: sockets.Peer) -> bool:
+        """Returns True for root, our own user, and members of the admin group."""
         return peer.uid in (0, os.geteuid()) or (self._group >= 0 and self._group in peer.gids)
 
     async def serve(self) -> None:
@@ -94,7 +102,7 @@ class Door:
             self._path.unlink(missing_ok=True)
 
     async def _visit(self, outer: trio.SocketStream) -> None:
-        """One connection; what goes wrong on it ends it and nothing else."""
+        """Serves one connection; an error on it ends it and nothing else."""
         peer = sockets.peer_of(outer.socket)
         if not self.admits(peer):
             self._refused.add()

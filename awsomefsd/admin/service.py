@@ -1,7 +1,7 @@
 """The service of admin.proto: one object for gRPC, made of parts with one subject each.
 
 Each RPC is a method of exactly one part: it translates, calls one collaborator, and translates back.  The methods run on gRPC's threads,
-which may block.  Domain errors become a status in one place (grpc_errors.py); anything else is a bug of ours, logged with its trace and
+which may block.  Domain errors become a status in one place (grpc_errors.py); any other error is a bug of ours, logged with its trace and
 answered INTERNAL.
 """
 
@@ -18,7 +18,7 @@ from awsomefsd.admin.volume_service import VolumeRpcs
 
 
 class AdminService(admin_pb2_grpc.AdminServicer):
-    """Complete when constructed: every RPC of the service has its part."""
+    """The service, complete when constructed: every RPC is a method of exactly one part."""
 
     def __init__(
         self,

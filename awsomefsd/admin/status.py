@@ -1,7 +1,7 @@
 """The status of this node: the answer to GetStatus, the findings of the rules of node/health/rules.py, and the same figures as metrics.
 
-Works on every node, with and without metadata, and without a leader: what cannot be asked is left out, and a finding says so.  Degraded
-means that somebody should act (node/health/codes.py); `reasons` are those findings in words, for who read them before there were codes.
+It works on every node, with and without metadata, and without a leader: figures that cannot be asked for are left out, and a finding says
+so.  Degraded means that an operator should act (node/health/codes.py); `reasons` are those findings in words, as before there were codes.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ _BYTES_HELP = "Bytes of requests (way client) and of the log's copies (way voter
 
 
 class KeeperPing(Protocol):
+    """The call of KeeperClient that the status needs."""
+
     def ping(self) -> dict[str, Any]:
-        """Its pid under "pid"; raises Unavailable."""
+        """Returns the keeper's pid under "pid", its version under "version".  Raises Unavailable."""
 
 
 class NodeStatus:
-    """Asks everybody at every call and keeps nothing."""
+    """The status of this node: calling it asks every part, and keeps nothing.  Blocks; any thread may call."""
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class NodeStatus:
         scrub: Callable[[], ScrubProgress],
         host_problem: Callable[[], str],
     ) -> None:
-        """`checkpoints`: their figures when so many entries are applied; `host_problem`: with what the daemon puts on the host, or ""."""
+        """`checkpoints` returns their figures when so many entries are applied; `host_problem` the trouble with the daemon's host files."""
         self._settings = settings
         self._node = node
         self._catalog = catalog
@@ -74,6 +76,7 @@ class NodeStatus:
         self._host_problem = host_problem
 
     def __call__(self) -> pb.Status:
+        """Returns the answer to GetStatus."""
         keeper_pid, keeper_version = self._keeper_is()
         view = self._cluster()
         devices, volumes = self._of_the_leader(view, self._devices.all), self._of_the_leader(view, self._catalog.volumes)
@@ -104,7 +107,7 @@ class NodeStatus:
         return status
 
     def _figures(self, view: ClusterView) -> dict[str, int | float | str]:
-        """Of this node's metadata service; of one without, the little that it knows of the leader's."""
+        """Returns the figures of this node's metadata service; without one, those that are known of the leader's."""
         if not view.carries:
             known = {"term": view.term, "level": view.level} if view.asked else {}
             return {**known, "role": "none", "leader": view.leader, **self._collected()}
@@ -125,7 +128,7 @@ class NodeStatus:
         )
 
     def _workers_over_budget(self, mounts: list[pb.MountPoint]) -> Iterator[tuple[str, int, int]]:
-        """A worker gives up its caches first; this is for what is left when that was not enough."""
+        """Yields (directory, used bytes, budget) of each worker above its budget that has dropped caches already, and still is."""
         try:
             reports = self._catalog.reports()
         except Unavailable:
@@ -137,7 +140,7 @@ class NodeStatus:
                 yield mount.directory, used, budget
 
     def _of_the_leader(self, view: ClusterView, ask: Callable[[], Iterable[Any]]) -> list[Any]:
-        """Nothing while nobody who leads answers (each call would wait for somebody), or from a node that may not ask this."""
+        """Returns the leader's rows; none while no leader answers (each call would wait for one), or where this node may not ask."""
         if not view.asked:
             return []
         try:
@@ -151,7 +154,7 @@ class NodeStatus:
         return {"collect_state": state, **named, **({"collect_last_error": error} if error else {})}
 
     def _keeper_is(self) -> tuple[int, str]:
-        """Its pid and version; 0 where none answers."""
+        """Returns the keeper's pid and version; 0 and "" where none answers."""
         try:
             keeper = self._keeper.ping()
         except Error:
@@ -159,11 +162,11 @@ class NodeStatus:
         return int(keeper["pid"]), str(keeper.get("version", ""))
 
     def samples(self) -> Iterable[Sample]:
-        """The same as metrics, and what the workers report of themselves."""
+        """Yields the same figures as metrics, and those that the workers report of themselves.  Blocks as the status does."""
         status = self()
         yield from samples_of(status)
         if status.metadata.trouble:
-            return  # nobody would answer
+            return  # no leader would answer
         try:
             reports = self._catalog.reports()
         except Unavailable:
@@ -175,7 +178,7 @@ class NodeStatus:
 
 
 def node_view(status: pb.Status) -> rules.NodeView:
-    """The same as plain values, for the rules of health."""
+    """Returns the status as plain values, for the rules of health."""
     return rules.NodeView(
         keeper=status.keeper,
         run_dir=status.run_dir,
@@ -190,7 +193,7 @@ def node_view(status: pb.Status) -> rules.NodeView:
 
 
 def tell(status: pb.Status, found: Iterable[HealthFinding]) -> None:
-    """Put into the answer what was found."""
+    """Adds the findings to the answer."""
     for one in found:
         status.health.add(code=one.code, severity=one.severity, what=one.what, fix=one.remedy())
         if one.severity != INFO:
@@ -221,7 +224,7 @@ def metadata_message(view: ClusterView) -> pb.Metadata:
 
 
 def conflicts(directory: Path) -> Iterator[pb.Conflict]:
-    """What was kept aside, at most CONFLICTS_SHOWN_MAX files."""
+    """Yields the files of the conflict area, at most CONFLICTS_SHOWN_MAX."""
     shown = 0
     for parent, _directories, files in os.walk(directory):
         for name in sorted(files):
@@ -236,7 +239,7 @@ def conflicts(directory: Path) -> Iterator[pb.Conflict]:
 
 
 def memory_bytes() -> int:
-    """Resident bytes of this process that are its own (what LMDB maps of files is the page cache's)."""
+    """Returns the resident bytes of this process that are its own (the pages that LMDB maps are the page cache's)."""
     resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
 
@@ -282,7 +285,7 @@ def samples_of(status: pb.Status) -> Iterator[Sample]:
 
 
 def _sample_of_traffic(words: list[str], value: int) -> Sample:
-    """As meta/net/traffic.py names them."""
+    """Returns the sample of a figure with the name that meta/net/traffic.py gives it."""
     if words[0] == REQUESTS:
         return Sample("awsomefsd_leader_requests_total", "counter", _REQUESTS_HELP, value, (("kind", words[1]),))
     _, way, peer, direction = words

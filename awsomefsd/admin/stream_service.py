@@ -19,7 +19,7 @@ from awsomefsd.meta.api.commands import Entry
 
 
 class StreamRpcs:
-    """Followers end when `stopping` is set."""
+    """The RPCs about the change stream.  Followers end when `stopping` is set."""
 
     def __init__(self, streams: Streams, stopping: threading.Event) -> None:
         self._streams = streams
@@ -64,7 +64,7 @@ def change_message(entry: Entry) -> pb.Change:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON can hold it; bytes (names) as text, with what is no UTF-8 escaped."""
+    """Returns a value as JSON can hold it; bytes (names) become text, and those that are no UTF-8 are escaped."""
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     if isinstance(value, msgspec.Struct):

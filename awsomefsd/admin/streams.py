@@ -26,7 +26,7 @@ WAIT_MS = 1_000  # how late a follower notices that its client went away
 
 
 class _Asker:
-    """repl.reader.Asker over the daemon's own way to the metadata service."""
+    """A repl.reader.Asker over the daemon's own connection to the metadata service."""
 
     def __init__(self, call: Callable[[Any], Any]) -> None:
         self._call = call
@@ -36,7 +36,7 @@ class _Asker:
 
 
 class _Unnamed:
-    """Reads like a ChangeReader, and nobody remembers how far."""
+    """Reads like a ChangeReader, but its position is not kept."""
 
     def __init__(self, page: Callable[[int, int], Changes], start: int) -> None:
         self._page = page
@@ -52,7 +52,7 @@ class _Unnamed:
 
 
 class Streams:
-    """Thread-safe: every follower has a reader of its own."""
+    """The change stream of this daemon.  Thread-safe: every follower has a reader of its own."""
 
     def __init__(self, directory: Path, cluster_uuid: str, call: Callable[[Any], Any]) -> None:
         self._directory = directory
@@ -60,7 +60,11 @@ class Streams:
         self._call = call
 
     def follow(self, after: int, reader: str, *, for_ever: bool, going: Callable[[], bool]) -> Iterator[Entry]:
-        """Entries behind `after` (0: the oldest that is kept), while `going`; up to the newest of now unless `for_ever`."""
+        """Yields the entries after index `after` (0: from the oldest that is kept) while `going()`.
+
+        It ends at the newest entry of now unless `for_ever`.  A `reader` with a name goes on where it stood.  Blocks up to WAIT_MS for each
+        page.  Raises StreamGap, and as ChangeReader.
+        """
         now = self._page(after, 0)
         source = self._named(reader, after or now.first_kept - 1) if reader else _Unnamed(self._page, after or now.first_kept - 1)
         while going():
@@ -77,7 +81,7 @@ class Streams:
                 return
 
     def remove(self, reader: str) -> None:
-        """Raises NotFound."""
+        """Removes a named reader and its cursor file.  Raises NotFound, ConfigError for a bad name, and as the metadata call."""
         try:
             self._reader(reader).remove()
         except FsError as err:

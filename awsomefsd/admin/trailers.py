@@ -25,11 +25,12 @@ def status_of(error: errors.Error) -> grpc.StatusCode:
 
 
 def trailing(error: errors.Error) -> tuple[tuple[str, str], ...]:
+    """Returns the trailing metadata of an error: its class and its errno."""
     return ((ERROR_KEY, type(error).__name__), (ERRNO_KEY, str(error.errno)))
 
 
 def to_error(failure: grpc.RpcError) -> errors.Error:
-    """The domain error that a failed call stands for."""
+    """Returns the domain error that a failed call stands for: of its class if the daemon sent one, else by its status."""
     assert isinstance(failure, grpc.Call)
     trailers = {str(key): value for key, value in failure.trailing_metadata() or ()}
     words = failure.details() or failure.code().name

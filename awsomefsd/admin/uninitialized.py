@@ -1,4 +1,4 @@
-"""The admin API of a daemon without an identity: `GetStatus` says what it waits for, every other call is refused with the same words."""
+"""The admin API of a daemon without an identity: `GetStatus` says why it waits, every other call is refused with the same words."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from awsomefsd.node.health.codes import CODES
 
 
 class WaitingService(admin_pb2_grpc.AdminServicer):
+    """The service of a daemon without an identity.  `said` returns the reason in words; gRPC's threads call it."""
+
     def __init__(self, settings: Settings, said: Callable[[], list[str]]) -> None:
         self._settings = settings
         self._said = said

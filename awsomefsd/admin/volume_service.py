@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class VolumeRpcs:
-    """`mounts` says where a volume is mounted on this node."""
+    """The RPCs about volumes.  `mounts` says where a volume is mounted on this node."""
 
     def __init__(self, catalog: Catalog, mounts: Mounts) -> None:
         self._catalog = catalog
@@ -66,6 +66,7 @@ class VolumeRpcs:
 
 
 def volume_message(info: VolumeInfo, mounted: dict[str, str]) -> pb.Volume:
+    """Returns a volume as the API shows it; `mounted` is volume name → directory on this node."""
     return pb.Volume(
         volume=info.volume,
         uuid=info.uuid,

@@ -1,4 +1,4 @@
-"""Loop devices over files of volumes: found by the file behind them, as the kernel tells it, never by a remembered number."""
+"""Loop devices over files of volumes are found by the file behind them, as the kernel shows it, never by a remembered number."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GONE_S = 5.0
 
 
 def of_file(path: str) -> list[str]:
-    """Names (loop7) of the devices over the file at `path`."""
+    """Returns the names (loop7) of the devices over the file at `path`, sorted."""
     found = []
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):  # detached meanwhile
@@ -32,7 +32,7 @@ def of_file(path: str) -> list[str]:
 
 
 def below(directory: str) -> list[str]:
-    """Names of the devices over files below a directory."""
+    """Returns the names of the devices over files below a directory, sorted."""
     found = []
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):
@@ -42,7 +42,7 @@ def below(directory: str) -> list[str]:
 
 
 def backing_of(rdev: int) -> str:
-    """The file behind a loop device, "" if the number is not one or it has none."""
+    """Returns the path of the file behind a loop device, "" if the number is not one or it has none."""
     try:
         return Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}/loop/backing_file").read_text().rstrip("\n")
     except OSError:
@@ -50,7 +50,10 @@ def backing_of(rdev: int) -> str:
 
 
 def attach(file: int, *, read_only: bool) -> str:
-    """A device over an open file, with direct I/O where the file has that; its name."""
+    """Makes a device over an open file, with direct I/O where the file has that, and returns its name.
+
+    Raises CsiError: RESOURCE_EXHAUSTED without a free device, INTERNAL if one cannot be set up; and OSError.
+    """
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
         for _ in range(ATTEMPTS):
@@ -61,7 +64,7 @@ def attach(file: int, *, read_only: bool) -> str:
                     if _configure(device, file, flags | (_READ_ONLY if read_only else 0)):
                         return name
             except OSError as err:
-                if err.errno != errno.EBUSY:  # somebody else was faster
+                if err.errno != errno.EBUSY:  # another process was faster
                     raise CsiError("INTERNAL", f"{name} cannot be set up: {err.strerror}") from err
             finally:
                 os.close(device)
@@ -71,7 +74,7 @@ def attach(file: int, *, read_only: bool) -> str:
 
 
 def _configure(device: int, file: int, flags: int) -> bool:
-    """False where direct I/O is not to be had."""
+    """Sets a device up; returns False where the file has no direct I/O."""
     info = _CONFIG.pack(file, 0, 0, 0, 0, 0, 0, 0, 0, 0, flags, b"", b"", b"", 0, 0, *[0] * 8)
     try:
         fcntl.ioctl(device, _CONFIGURE, info)
@@ -91,7 +94,7 @@ def _open(name: str, flags: int) -> int:
 
 
 def detach(name: str) -> None:
-    """FAILED_PRECONDITION if it is still in use."""
+    """Detaches a device; one that has no file is fine.  Blocks up to GONE_S.  Raises CsiError FAILED_PRECONDITION while it is in use."""
     path = Path(f"/sys/block/{name}/loop/backing_file")
     try:
         before = path.read_text()
@@ -106,7 +109,7 @@ def detach(name: str) -> None:
     finally:
         os.close(device)
     deadline = time.monotonic() + GONE_S
-    while True:  # the kernel detaches with the last close, and tells nobody
+    while True:  # the kernel detaches with the last close, without an event
         try:
             if path.read_text() != before:
                 return
@@ -118,7 +121,7 @@ def detach(name: str) -> None:
 
 
 def resize(name: str) -> None:
-    """The size of the file behind it is the device's from now on."""
+    """Gives a device the present size of the file behind it.  Raises OSError."""
     device = _open(name, os.O_RDONLY)
     try:
         fcntl.ioctl(device, _SET_CAPACITY)

@@ -1,8 +1,8 @@
 """The CSI controller service: it makes, changes, lists and deletes volumes.  Every node answers it; state is in the metadata only.
 
 CreateVolume is idempotent by name: the record that one entry makes together with the volume is found again, and compared with what is asked
-now.  A directory of a shared volume is only recorded here and made by the node that first stages it: nothing is mounted to create.
-To delete one it has to: its files go through a mount of this node.
+now.  A directory of a shared volume is only recorded here and made by the node that first stages it: creating mounts nothing.
+Deleting one has to: its files are removed through a mount of this node.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class DirectoryRemover(Protocol):
 
 
 class ControllerService(csi_pb2_grpc.ControllerServicer):
+    """The controller RPCs.  They run on gRPC's threads and block."""
+
     def __init__(
         self, driver: DriverSettings, volumes: DriverVolumes, volume_mounts: DirectoryRemover, locks: VolumeLocks, figures: CallFigures
     ) -> None:
@@ -343,7 +345,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
 
 
 def claim(volumes: DriverVolumes, found: FoundVolume, node: str, boot_id: str, *, exclusive: bool, attached: bool = False) -> int:
-    """Takes the claim of a node on a volume; returns its epoch.  Raises CsiError: FAILED_PRECONDITION names who has the volume instead."""
+    """Takes the claim of a node on a volume; returns its epoch.  Raises CsiError: FAILED_PRECONDITION names the node that has it."""
     try:
         epoch: int = volumes.propose(ClaimVolume(found.volume.volume, found.path, node, boot_id, exclusive, attached)).epoch
         return epoch

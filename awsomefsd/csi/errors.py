@@ -20,6 +20,8 @@ _OF_ERRNO = {
 
 
 class CsiError(Error):
+    """An error with a status of gRPC by name; `words` are for the events of a pod."""
+
     def __init__(self, status: str, words: str) -> None:
         super().__init__(words)
         self.status = status
@@ -38,5 +40,5 @@ def not_found(words: str) -> CsiError:
 
 
 def status_of(error: Error) -> str:
-    """The name of the status that the specification wants for it."""
+    """Returns the name of the status that the specification wants for an error."""
     return _OF_ERRNO.get(error.errno, "INTERNAL") if isinstance(error, FsError) else error.status

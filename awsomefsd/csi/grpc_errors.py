@@ -1,7 +1,6 @@
 """The edge between gRPC and the driver: errors become a status; every call is counted, timed and logged.
 
-What is logged of a request is its method and the volume's id: maps of a request (secrets, parameters, contexts) never are, nor are messages
-as a whole.
+Of a request only its method and the volume's id are logged: never its maps (secrets, parameters, contexts), nor a whole message.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ ID_SHOWN_CHARS = 200
 
 
 class CallFigures:
-    """Calls by method and status, and how long they took."""
+    """Counts calls by method and status, and their times.  gRPC's threads call it."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -32,6 +31,7 @@ class CallFigures:
         self._times: dict[str, Histogram] = {}
 
     def note(self, rpc: str, status: str, seconds: float) -> None:
+        """Counts one call; `status` is a name of grpc.StatusCode."""
         if (rpc, status) not in self._counters:
             self._counters[rpc, status] = self._registry.counter(
                 "awsomefsd_csi_calls_total", "Calls of the CSI driver.", rpc=rpc, status=status

@@ -17,7 +17,7 @@ _Service = pb.PluginCapability.Service
 
 
 class IdentityService(csi_pb2_grpc.IdentityServicer):
-    """`look` raises a domain error while nothing could be served (metadata without a leader, keeper away)."""
+    """The identity RPCs.  `look` raises a domain error while nothing could be served (metadata without a leader, keeper away)."""
 
     def __init__(self, look: Callable[[], object], figures: CallFigures) -> None:
         self._look = look
@@ -38,7 +38,7 @@ class IdentityService(csi_pb2_grpc.IdentityServicer):
 
     @rpc
     def Probe(self, request: pb.ProbeRequest, context: grpc.ServicerContext) -> pb.ProbeResponse:
-        """Answered at once by a process that lives; `ready` is false while others would have to wait."""
+        """Answers at once; `ready` is false while other calls would have to wait."""
         response = pb.ProbeResponse()
         try:
             self._look()

@@ -1,9 +1,8 @@
 """Paths that kubelet names, and mounts there: nothing outside the kubelet directory is ever touched, whatever a request says.
 
 A path is opened from a descriptor of the kubelet directory by openat2 with RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, so `..` and a symlink
-that somebody plants between two looks lead nowhere.  Mounts are made from descriptors to descriptors (open_tree, move_mount), never by
-name, and
-unmounted by the name in an open parent.  What is mounted where, is asked of the kernel's mount table each time: it is the only memory.
+that is planted between two looks lead nowhere.  Mounts are made from descriptors to descriptors (open_tree, move_mount), never by name,
+and unmounted by the name in an open parent.  The kernel's mount table is read each time to see the mounts: it is the only memory.
 Removing is rmdir of an empty directory, or unlink of an empty file, that nothing is mounted on: never more.
 """
 
@@ -44,7 +43,7 @@ def _syscall(number: int, *arguments: object) -> int:
 
 
 def open_beneath(directory: int, path: str, flags: int = os.O_PATH) -> int:
-    """A descriptor of `path` below `directory`, through no symlink; OSError."""
+    """Returns a descriptor of `path` below `directory`, through no symlink.  Raises OSError: ELOOP, EXDEV and those of open(2)."""
     how = _HOW.pack(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
     while True:
         try:
@@ -55,7 +54,7 @@ def open_beneath(directory: int, path: str, flags: int = os.O_PATH) -> int:
 
 
 def bind(source: int, target: int, flags: list[str]) -> None:
-    """Bind-mounts the descriptor `source` on `target`, with mount flags of its own."""
+    """Bind-mounts the descriptor `source` on the descriptor `target`, with mount flags of its own.  Raises OSError."""
     tree = _syscall(_OPEN_TREE, ctypes.c_int(source), b"", ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH))
     try:
         wanted = effective(flags)
@@ -76,7 +75,7 @@ def bind(source: int, target: int, flags: list[str]) -> None:
 
 
 def effective(flags: list[str]) -> set[str]:
-    """The flags that are in force: of two opposite ones the later wins."""
+    """Returns the flags that are in force: of two opposite ones the later wins."""
     wanted: set[str] = set()
     for flag in flags:
         if flag in _OPPOSITES:
@@ -88,24 +87,28 @@ def effective(flags: list[str]) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class KubeletPath:
-    """A name in an open directory below the kubelet directory.  `path` is as the mount table names it."""
+    """A name in an open directory below the kubelet directory.  `path` is as the mount table names it.
+
+    The methods may block on the filesystem there, and raise CsiError.
+    """
 
     parent: int
     name: str
     path: str
 
     def mounted(self) -> MountEntry | None:
+        """Returns the topmost mount at the path, None if there is none; reads only the mount table."""
         return mount_syscalls.topmost(self.path)
 
     def open(self) -> int:
-        """A descriptor (O_PATH) of what is at the path now: the topmost mount if there is one."""
+        """Returns a descriptor (O_PATH) of the file at the path now: of the topmost mount if there is one."""
         try:
             return open_beneath(self.parent, self.name)
         except OSError as err:
             raise _told(err, self.path) from err
 
     def kind(self) -> int:
-        """S_IFMT bits of what is there, 0 if nothing is."""
+        """Returns the S_IFMT bits of the file at the path, 0 if there is none; a dead mount counts as a directory."""
         try:
             return stat.S_IFMT(os.lstat(self.name, dir_fd=self.parent).st_mode)
         except FileNotFoundError:
@@ -130,7 +133,7 @@ class KubeletPath:
             os.close(os.open(self.name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY, 0o640, dir_fd=self.parent))
 
     def check_empty(self) -> None:
-        """A directory with files that a mount would hide is not one to mount on."""
+        """Raises FAILED_PRECONDITION for a directory with files, which a mount would hide; and OSError."""
         fd = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent)
         try:
             if os.listdir(fd):
@@ -149,7 +152,7 @@ class KubeletPath:
                 raise _told(err, self.path) from err
 
     def remove(self) -> None:
-        """An empty directory or an empty file; what is more than that stays."""
+        """Removes an empty directory or an empty file; anything else stays, and raises FAILED_PRECONDITION."""
         if self.mounted() is not None:
             raise precondition(f"{self.path} is still mounted; nothing was removed")
         kind = self.kind()
@@ -176,7 +179,11 @@ class KubeletDirectory:
 
     @contextlib.contextmanager
     def place(self, path: str, what: str) -> Iterator[KubeletPath]:
-        """Raises INVALID_ARGUMENT for a path that leads elsewhere, NOT_FOUND where the parent is not there."""
+        """Yields a path of a request, open inside the `with`.  `what` names the field of the request in errors.
+
+        Raises INVALID_ARGUMENT for a path that leads elsewhere, NOT_FOUND if its parent does not exist, FAILED_PRECONDITION without the
+        kubelet directory.
+        """
         real = os.path.realpath(self._asked)
         relative = self._inside(path, real, what)
         head, _, name = relative.rpartition("/")
@@ -191,7 +198,7 @@ class KubeletDirectory:
         finally:
             os.close(root)
         try:
-            # A mount point is no symlink, and is not asked: whoever serves it may not answer now.
+            # A mount point is no symlink, and is not asked: its server may not answer now.
             if mount_syscalls.topmost(f"{real}/{relative}") is None and stat.S_ISLNK(_mode_of(parent, name)):
                 raise invalid(f"{what} {path} is a symlink")
             yield KubeletPath(parent, name, f"{real}/{relative}")

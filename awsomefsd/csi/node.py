@@ -2,8 +2,8 @@
 
 Stage: the claim of this node is taken (an entry of the log), the volume is mounted (volume_mounts.py), and the whole of it or a directory
 is bound to the staging path; for a block volume a loop device is put over its file instead.  Publish binds that to a target.  Every step
-looks first at what is there, so a call that died half way is simply repeated.  Unpublish and Unstage go by the mount table alone: they
-unmount what is ours and remove the empty directory or file that is left, and refuse anything else.
+first checks the state that it finds, so a call that died half way is simply repeated.  Unpublish and Unstage go by the mount table alone:
+they unmount mounts that are ours and remove the empty directory or file that is left, and refuse anything else.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ HEALTH_CAPABILITIES = {"1.12": [_Rpc.VOLUME_CONDITION], "1.13": [_Rpc.GET_VOLUME
 
 
 class NodeService(csi_pb2_grpc.NodeServicer):
+    """The node RPCs.  They run on gRPC's threads and block."""
+
     def __init__(
         self, driver: DriverSettings, volumes: DriverVolumes, volume_mounts: VolumeMounts, locks: VolumeLocks, figures: CallFigures
     ) -> None:
@@ -187,7 +189,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         if there is not None and any(entry.root == _root_of(found) for entry in self._volume_mounts.used(there.device, there.dir)):
             return
         end = EndClaims(self._driver.node, found.volume.volume, found.path, "unstaged")
-        if self._is_taken(found):  # nobody reaches it here any more, and its mount cannot be flushed before that is known
+        if self._is_taken(found):  # it cannot be used here any more, and its mount cannot be flushed before that is known
             self._volumes.propose(end)
         self._volume_mounts.leave(found.volume)
         self._volumes.propose(end)

@@ -1,4 +1,4 @@
-"""kubelet's plugin registration, without a sidecar: kubelet finds the socket in its directory and asks who is there."""
+"""The plugin registration of kubelet, without a sidecar: kubelet finds the socket in its directory and asks for the driver's name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 
 class RegistrationService(registration_pb2_grpc.RegistrationServicer):
+    """The registration RPCs.  `endpoint` is the path of the CSI socket."""
+
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
 

@@ -1,7 +1,9 @@
 """The rules for requests to the driver: names, sizes, access modes, mount options, parameters of a StorageClass.  Pure.
 
-Everything that is not understood is refused with the words that are: a parameter that is silently ignored would promise what no volume
+Everything unknown is refused with a list of the known words: a parameter that is silently ignored would be a promise that no volume
 keeps.  A parameter of something that is not built yet is known by name, and takes only the value that is true today.
+
+Every check raises CsiError: INVALID_ARGUMENT, or OUT_OF_RANGE for sizes.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ _NOT_BUILT = {
 
 @dataclass(frozen=True, slots=True)
 class WantedVolume:
-    """Parameters of a StorageClass, read."""
+    """The parameters of a StorageClass, read."""
 
     settings: dict[str, str] = field(default_factory=dict)
     volume: str = ""  # shared: a directory of it stands for each volume
@@ -77,7 +79,7 @@ def check_name(name: str, what: str = "name") -> str:
 
 
 def check_capability(capability: pb.VolumeCapability, *, of_block: bool | None = None) -> bool:
-    """True if the capability asks for a block device.  `of_block`: True for a block volume."""
+    """Checks a capability; returns True if it asks for a block device.  `of_block`: the volume is one (None: not known)."""
     kind = capability.WhichOneof("access_type")
     if kind is None:
         raise invalid("volume_capability has neither mount nor block")
@@ -104,7 +106,7 @@ def check_capabilities(capabilities: Iterable[pb.VolumeCapability], *, of_block:
 
 
 def split_flags(flags: Iterable[str]) -> tuple[list[str], list[str]]:
-    """(options of this mount, options of the volume's mount) of mount flags; all are checked."""
+    """Checks mount flags, and returns (options of this mount, options of the volume's mount)."""
     bind, whole = [], []
     for flag in flags:
         for option in mount_options.split(flag):
@@ -124,7 +126,7 @@ def split_flags(flags: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def capacity_of(asked: pb.CapacityRange, *, block: bool, default: int | None = None) -> int:
-    """The size to make; 0: none was asked for, and a file system needs none."""
+    """Returns the size (bytes) to make; 0: none was asked for, and a file system needs none."""
     required, limit = asked.required_bytes, asked.limit_bytes
     if required < 0 or limit < 0:
         raise invalid("capacity_range has a negative size")
@@ -150,7 +152,7 @@ def fits(capacity: int, asked: pb.CapacityRange) -> bool:
 
 
 def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, block: bool, name: str) -> WantedVolume:
-    """The parameters of CreateVolume.  A mutable one may be in both maps; the mutable map wins, as the specification says."""
+    """Returns the parameters of CreateVolume.  A mutable one may be in both maps; the mutable map wins, as the specification says."""
     settings = {key: value for key, value in fixed.items() if not key.startswith(KUBERNETES)}
     for key in settings.keys() - FIXED.keys() - MUTABLE.keys():
         raise invalid(f"parameter {key!r} is unknown; known are {', '.join(sorted([*FIXED, *MUTABLE]))}")
@@ -227,7 +229,7 @@ def _number(settings: Mapping[str, str], key: str, base: int, largest: int, defa
 
 
 def expand(pattern: str, known: Mapping[str, str]) -> str:
-    """A directory from a pattern: ${name} of the volume, ${pvc.name}, ${pvc.namespace}, ${pv.name} where the provisioner tells them."""
+    """Returns the directory of a pattern with ${name} of the volume, and ${pvc.name}, ${pvc.namespace}, ${pv.name} where they are known."""
     path = pattern
     words = {"name": known["name"]}
     for word in ("pvc.name", "pvc.namespace", "pv.name"):
@@ -243,7 +245,7 @@ def expand(pattern: str, known: Mapping[str, str]) -> str:
 
 
 def check_path(path: str) -> str:
-    """A path inside a volume: plain names only."""
+    """Returns a path inside a volume unchanged, if it is made of plain names only."""
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts) or "\0" in path or len(path.encode()) > CSI_PATH_BYTES_MAX:
         raise invalid(f"{path!r} is not a path inside a volume; write plain names with / between them, up to {CSI_PATH_BYTES_MAX} bytes")

@@ -1,8 +1,8 @@
 """The two sockets of the CSI driver: CSI for kubelet and the sidecars, and the registration.
 
-Both are bound under another name, get their mode, and are then renamed into place, so nobody ever connects to one that is open to
-all, and the socket of a dead daemon is replaced without a gap.  Root may ask, and nobody else: mounting is for root, and
-so is kubelet.  `poll` makes them again when somebody has removed them: kubelet watches its directory, and so do we.
+Both are bound under another name, get their mode, and are then renamed into place, so that no process can connect before the mode is set,
+and the socket of a dead daemon is replaced without a gap.  Only root may ask: mounting needs root, and kubelet runs as root.  `poll` makes
+them again when they were removed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STOP_S = 2.0
 
 
 class DriverSocket:
-    """A gRPC server on a unix socket of mode 0600."""
+    """A gRPC server on a unix socket of mode 0600.  One thread opens and closes it."""
 
     def __init__(self, path: Path, calls_max: int) -> None:
         self._path = path
@@ -68,6 +68,7 @@ class DriverSocket:
         self._server = server
 
     def present(self) -> bool:
+        """Returns True while the file at the path is the socket of this server."""
         try:
             return os.lstat(self._path).st_ino == self._inode
         except OSError:
@@ -85,7 +86,7 @@ class DriverSocket:
 def serve_csi(
     settings: Settings, node: identity.Node, call: Call, catalog: Catalog, mounts: Mounts, keeper: MountKeeper, registry: Registry
 ) -> CsiServer:
-    """The driver with the settings of the configuration, serving on its sockets.  Raises ConfigError, Refused."""
+    """Returns the driver with the settings of the configuration, serving on its sockets.  Raises ConfigError, Refused."""
     chosen = settings.csi
     plugins = chosen.registration_dir or chosen.kubelet_dir / "plugins_registry"
     driver = DriverSettings(
@@ -106,6 +107,11 @@ def serve_csi(
 
 
 class CsiServer:
+    """The CSI driver of this node; it serves when constructed, which raises ConfigError (not root) or Refused.
+
+    `close` blocks until calls under way have ended, STOP_S for each socket at most.
+    """
+
     def __init__(
         self, driver: DriverSettings, call: Call, catalog: Catalog, mounts: Mounts, keeper: MountKeeper, registry: Registry
     ) -> None:

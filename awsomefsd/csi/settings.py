@@ -1,4 +1,4 @@
-"""The driver's settings from the configuration, without pydantic, and its name."""
+"""The driver's name, and its settings from the configuration, without pydantic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REGISTRATION_SOCKET_NAME = f"{DRIVER}-reg.sock"
 
 @dataclass(frozen=True, slots=True)
 class DriverSettings:
-    """`health_api`: which of the two incompatible ways to tell about health is advertised."""
+    """The settings of the driver.  `health_api`: which of the two incompatible ways to report health is advertised."""
 
     node: str
     cluster: str
@@ -30,12 +30,13 @@ class DriverSettings:
 
     @property
     def topology(self) -> dict[str, str]:
-        """Every volume is reached from all nodes of its cluster, and from no other."""
+        """The topology of this node: its cluster, and its zone and rack if they are set."""
         words = {"cluster": self.cluster, "zone": self.zone, "rack": self.rack}
         return {TOPOLOGY + name: value for name, value in words.items() if value}
 
     @property
     def reachable(self) -> dict[str, str]:
+        """The topology of every volume: all nodes of its cluster reach it, and no others."""
         return {TOPOLOGY + "cluster": self.cluster}
 
     @property

@@ -1,6 +1,6 @@
-"""Operations on one thing exclude each other: a second one waits a while, then answers ABORTED, and the caller comes again.
+"""Operations on one thing exclude each other: a second one waits a while, then answers ABORTED, and the caller tries again.
 
-Only what is under way is kept; nothing of it matters after a restart.
+Only the operations under way are kept; nothing of it matters after a restart.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ WAIT_S = 10.0
 
 
 class VolumeLocks:
+    """Locks by name.  Any thread may take them."""
+
     def __init__(self, wait_s: float = WAIT_S) -> None:
         self._wait_s = wait_s
         self._changed = threading.Condition()
@@ -23,7 +25,10 @@ class VolumeLocks:
 
     @contextmanager
     def alone(self, *names: str) -> Iterator[None]:
-        """All names or none; callers that take names one after the other do so in one order: volume before target."""
+        """Holds all the names inside the `with`, taken together; blocks up to `wait_s`, then raises CsiError ABORTED.
+
+        Callers that take names one after the other do so in one order: volume before target.
+        """
         deadline = time.monotonic() + self._wait_s
         with self._changed:
             while taken := self._held.intersection(names):

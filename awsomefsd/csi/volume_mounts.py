@@ -1,7 +1,7 @@
 """The volume mount: the one mount of a volume on this node, which all staging paths and targets of the volume are binds of.
 
 A volume is mounted once on a node (decision 1).  The driver mounts it on a directory of its own below kubelet's plugins directory, unless
-somebody has mounted it elsewhere already: then that mount is used, and it stays when the driver is done with it.  A volume is mounted with
+it is mounted elsewhere already: then that mount is used, and it stays when the driver is done with it.  A volume is mounted with
 `shared` where other nodes may have it at the same time.  A shared mount also serves callers that need the volume for one node; the other
 way round is refused.  A mount of the driver is unmounted when the kernel's mount table shows no other mount of the same superblock, and no
 loop device has a file in it.  Each volume is a superblock of its own, as SELinux labels want it.
@@ -31,7 +31,7 @@ BACK_S = 5.0
 
 
 class VolumeMounts:
-    """The mounts of volumes on this node.  Any thread; the caller holds the lock of the volume (volume_locks.py)."""
+    """The mounts of volumes on this node.  Any thread may call; the caller holds the lock of the volume (volume_locks.py)."""
 
     def __init__(self, directory: Path, mounts: Mounts) -> None:
         self._directory = directory
@@ -45,19 +45,19 @@ class VolumeMounts:
         return f"{self.directory}/{volume.uuid}"
 
     def entry(self, volume: VolumeInfo) -> MountEntry | None:
-        """The volume mount in the kernel's mount table; None if the volume is not mounted, or its mount is dead."""
+        """Returns the volume mount in the kernel's mount table; None if the volume is not mounted, or its mount is not served."""
         view = self._mounts.of_volume(volume.volume)
         found = mount_syscalls.topmost(view.directory) if view is not None and view.state == SERVING else None
         return found if found is not None and found.fstype == mount_syscalls.FSTYPE else None
 
     def mounted(self, volume: VolumeInfo) -> MountEntry | None:
-        """The volume mount in the kernel's mount table, served or not; None if the volume is not mounted."""
+        """Returns the volume mount in the kernel's mount table, served or not; None if the volume is not mounted."""
         view = self._mounts.of_volume(volume.volume)
         found = mount_syscalls.topmost(view.directory if view is not None else self.place_of(volume))
         return found if found is not None and found.fstype == mount_syscalls.FSTYPE else None
 
     def enter(self, volume: VolumeInfo, options: list[str], *, shared: bool) -> MountEntry:
-        """The volume mount, mounted now if it was not.  Blocks; raises CsiError: FAILED_PRECONDITION if it has other options."""
+        """Returns the volume mount, mounted now if it was not.  Blocks; raises CsiError: FAILED_PRECONDITION if it has other options."""
         options = [*options, "shared"] if shared else options
         view = self._mounts.of_volume(volume.volume)
         if view is not None:
@@ -89,16 +89,19 @@ class VolumeMounts:
         return found
 
     def entered(self, volume: VolumeInfo) -> MountEntry | None:
-        """The volume mount, or None.  Blocks up to BACK_S; raises CsiError: UNAVAILABLE if it is there but not served now."""
+        """Returns the volume mount, or None.  Blocks up to BACK_S; raises CsiError: UNAVAILABLE if it is there but not served now."""
         view = self._mounts.of_volume(volume.volume)
         return None if view is None else self._serving(volume, view)
 
     def used(self, device: str, but: str) -> list[MountEntry]:
-        """All mounts of a superblock but the one at `but`."""
+        """Returns all mounts of a superblock except the one at `but`."""
         return [entry for entry in mount_syscalls.mounts() if entry.device == device and entry.dir != but]
 
     def leave(self, volume: VolumeInfo) -> None:
-        """Unmount the volume if the mount is the driver's and nothing uses it any more."""
+        """Unmounts the volume if the mount is the driver's and nothing uses it any more.
+
+        Blocks for the flush.  Raises CsiError UNAVAILABLE if it could not be flushed, and what Mounts.umount raises.
+        """
         place = self.place_of(volume)
         entry = mount_syscalls.topmost(place)
         if entry is not None and entry.fstype == mount_syscalls.FSTYPE:
@@ -118,10 +121,13 @@ class VolumeMounts:
                 if err.errno not in (errno.EBUSY, errno.ENOTEMPTY):
                     raise
 
-    # --- what lies in it ----------------------------------------------------------------------------------------------------
+    # --- files of the volume ------------------------------------------------------------------------------------------------
 
     def open_path(self, mount: MountEntry, path: str, *, make: rules.WantedVolume | None = None) -> int:
-        """A descriptor of a directory or file in the volume, through no symlink; made if `make` says how."""
+        """Returns a descriptor (O_PATH) of a directory or file in the volume, through no symlink; a directory is made if `make` says how.
+
+        Raises CsiError FAILED_PRECONDITION if there is none, and OSError.
+        """
         root = os.open(mount.dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if not path:
@@ -161,7 +167,7 @@ class VolumeMounts:
 
 
 def _make_directories(root: int, path: str, wanted: rules.WantedVolume) -> None:
-    """Owner and mode are of the last one."""
+    """Makes the directories of a path; only the last one gets the wanted owner and mode."""
     parts = path.split("/")
     at = os.dup(root)
     try:

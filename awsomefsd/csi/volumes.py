@@ -1,4 +1,4 @@
-"""Volumes as the driver knows them: by the handle that the orchestrator keeps.
+"""The driver knows a volume by the handle that the orchestrator keeps.
 
 A handle is the UUID of a record (made by CreateVolume); or, for volumes that people made, NAME or UUID of a volume, with /PATH for a
 directory in it, and with #WORDS where two PersistentVolumes of one thing need different handles.  Nothing is kept here: every question
@@ -47,6 +47,8 @@ class FoundVolume:
 
 
 class DriverVolumes:
+    """Volumes, records and claims, from the metadata service.  Every method blocks for its answer, and raises FsError and Unavailable."""
+
     def __init__(self, call: Call, catalog: Catalog) -> None:
         self._call = call
         self._catalog = catalog
@@ -58,13 +60,16 @@ class DriverVolumes:
         return self._catalog.volumes()
 
     def record(self, *, id: str = "", name: str = "") -> CsiVolumeInfo | None:
+        """Returns the record with an id or a name, None if there is none."""
         rows = self._call(csi.GetCsiVolumes("", 1, id, name)).volumes
         return rows[0] if rows else None
 
     def page(self, after: str, count: int) -> list[CsiVolumeInfo]:
+        """Returns up to `count` records with ids after `after`, in order of their ids."""
         return list(self._call(csi.GetCsiVolumes(after, count)).volumes)
 
     def claims(self, volume: int = 0) -> list[ClaimInfo]:
+        """Returns the claims on a volume; 0: on all volumes."""
         return list(self._call(csi.GetClaims(volume)).claims)
 
     def statfs(self, volume: int) -> StatFs:
@@ -72,7 +77,7 @@ class DriverVolumes:
         return stat
 
     def nodes(self) -> set[str]:
-        """The UUIDs of the cluster's nodes."""
+        """Returns the UUIDs of the cluster's nodes, without removed ones."""
         return {row.node for row in self._call(node_messages.ListNodes()).nodes if row.state != "removed"}
 
     def figures(self) -> dict[str, int | float | str]:
@@ -86,7 +91,7 @@ class DriverVolumes:
         return volume.home in ("", UNDECIDED) and any(device.shared for device in self._catalog.devices())
 
     def find(self, handle: str) -> FoundVolume:
-        """Raises NOT_FOUND."""
+        """Returns the volume or directory of a handle.  Raises CsiError: NOT_FOUND, INVALID_ARGUMENT for a text that is no handle."""
         rules.check_name(handle, "volume_id")
         volumes = self.every()
         if is_uuid(handle) and (record := self.record(id=handle)) is not None:
@@ -104,6 +109,7 @@ class DriverVolumes:
         return found
 
     def named(self, name: str) -> VolumeInfo:
+        """Returns the volume with a name or UUID.  Raises CsiError INVALID_ARGUMENT, which speaks of the parameter `volume`."""
         found = next((volume for volume in self.every() if name in (volume.name, volume.uuid)), None)
         if found is None:
             raise CsiError(

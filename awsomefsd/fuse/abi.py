@@ -1,6 +1,6 @@
 """The FUSE protocol as bytes: opcodes, flags and structs of 7.34 (kernel 5.14) to 7.45 (kernel 6.18).  Pure.
 
-No struct changed its size between those versions; what was added sits in fields that were padding, and is valid only with an INIT flag.
+No struct changed its size between those versions; additions use fields that were padding, and are valid only with an INIT flag.
 So one set of packers serves all of them, and negotiate.py alone knows which flag came when.  Replies are packed with their header in one
 struct: one pack call and one write(2) an answer.
 
@@ -19,7 +19,7 @@ MINOR_MIN = 34
 MINOR_MAX = 45
 ROOT_ID = 1
 MIN_READ_BUFFER = 8192
-HEAD_BYTES = 80  # fuse_in_header and fuse_write_in: what comes before the payload of a WRITE
+HEAD_BYTES = 80  # fuse_in_header and fuse_write_in: all before the payload of a WRITE
 
 
 class Opcode(IntEnum):
@@ -209,7 +209,7 @@ _PADS = tuple(b"\0" * ((-count) & 7) for count in range(8))
 
 
 def pack_error(unique: int, errno: int) -> bytes:
-    """A reply without a body; `errno` 0 is success."""
+    """Packs a reply without a body; `errno` 0 is success."""
     return OUT_HEADER.pack(OUT_HEADER_BYTES, -errno, unique)
 
 
@@ -218,7 +218,7 @@ def pack_bytes(unique: int, body: bytes) -> bytes:
 
 
 def with_unique(reply: bytes, unique: int) -> bytes:
-    """Returns the same reply to another unique (a request that was resent is known to the kernel by a changed one)."""
+    """Returns the same reply with another unique (the kernel knows a resent request by a changed one)."""
     length, error, _ = OUT_HEADER.unpack_from(reply)
     return OUT_HEADER.pack(length, error, unique) + reply[OUT_HEADER_BYTES:]
 
@@ -235,7 +235,7 @@ def _attr(attr: Attr) -> tuple[int, ...]:
 
 
 def pack_entry(unique: int, attr: Attr, name_ns: int, attr_ns: int) -> bytes:
-    """How long the name may be used, and how long the attributes."""
+    """Packs a name and its attributes; the kernel may use the name for `name_ns`, the attributes for `attr_ns`."""
     name, name_nsec = divmod(name_ns, NSEC)
     ttl, ttl_nsec = divmod(attr_ns, NSEC)
     return ENTRY_OUT.pack(ENTRY_OUT.size, 0, unique, attr.ino, 0, name, ttl, name_nsec, ttl_nsec, *_attr(attr))
@@ -245,7 +245,7 @@ _NO_ATTR = (0,) * 16
 
 
 def pack_negative_entry(unique: int, ttl_ns: int) -> bytes:
-    """ENOENT that the kernel may remember for `ttl_ns`."""
+    """Packs an ENOENT that the kernel may remember for `ttl_ns`."""
     ttl, ttl_nsec = divmod(ttl_ns, NSEC)
     return ENTRY_OUT.pack(ENTRY_OUT.size, 0, unique, 0, 0, ttl, 0, ttl_nsec, 0, *_NO_ATTR)
 
@@ -271,12 +271,12 @@ def pack_write(unique: int, size: int) -> bytes:
 
 
 def pack_size(unique: int, size: int) -> bytes:
-    """Answer to a getxattr or listxattr that asks how much room it needs."""
+    """Packs the answer to a getxattr or listxattr that asks how much room (bytes) it needs."""
     return SIZE_OUT.pack(SIZE_OUT.size, 0, unique, size, 0)
 
 
 def pack_u64(unique: int, value: int) -> bytes:
-    """Answer to LSEEK and COPY_FILE_RANGE_64."""
+    """Packs the answer to LSEEK and COPY_FILE_RANGE_64."""
     return U64_OUT.pack(U64_OUT.size, 0, unique, value)
 
 
@@ -299,7 +299,7 @@ def pack_dirent(entry: Dirent) -> bytes:
 
 
 def pack_direntplus(entry: Dirent, name_ns: int, attr_ns: int) -> bytes:
-    """With a node id of 0 where there is no attr: then the kernel takes it as a plain entry and counts no lookup."""
+    """Packs an entry of READDIRPLUS; without attributes its node id is 0, and the kernel counts no lookup for it."""
     name, attr = entry.name, entry.attr
     size = len(name)
     if attr is None or name in (b".", b".."):
@@ -312,12 +312,12 @@ def pack_direntplus(entry: Dirent, name_ns: int, attr_ns: int) -> bytes:
 
 
 def pack_notify(code: Notify) -> bytes:
-    """RESEND and INC_EPOCH: a header and nothing else."""
+    """Packs a notification that is a header and nothing else: RESEND and INC_EPOCH."""
     return OUT_HEADER.pack(OUT_HEADER_BYTES, code, 0)
 
 
 def pack_inval_inode(ino: int, offset: int, length: int) -> bytes:
-    """`length` 0 is to the end of the file; `offset` below 0 means attributes only."""
+    """Packs an INVAL_INODE: `length` 0 is to the end of the file; `offset` below 0 means attributes only."""
     return NOTIFY_INVAL_INODE.pack(NOTIFY_INVAL_INODE.size, Notify.INVAL_INODE, 0, ino, offset, length)
 
 

@@ -1,15 +1,15 @@
 """The control area of a mount: 64 KiB of shared memory with all that a successor must know before its first request.
 
-A successor does no FUSE_INIT and asks nobody who it is: negotiated values, mount id, dirty log id, volume, session and epoch are here.
-All of that is one record in two copies (shm.Doubled): a change is the old or the new record, so values that belong together, as session
-and epoch, are never mixed.
+A successor does no FUSE_INIT and asks no other process for its identity: negotiated values, mount id, dirty log id, volume, session and
+epoch are here.  All of that is one record in two copies (shm.Doubled): after a kill it is the old or the new record, so values that belong
+together, as session and epoch, are never mixed.
 
-`next_background_unique` hands out ids for requests that no FUSE request stands behind.  The word in shared memory is the end of the
-block handed out from; it is stored before the first id of the block is, so a successor starts behind everything that may have been used.
+`next_background_unique` returns ids for requests that no FUSE request stands behind.  The word in shared memory is the end of the present
+block of ids; it is stored before the first id of the block is used, so a successor starts behind every id that may have been used.
 A kill wastes up to BACKGROUND_BLOCK ids of 2**62.
 
-Counters are plain words.  They survive the worker, so that metrics do not start again at each restart.  An `add` of two threads at once
-may lose one of the two: a counter belongs to one thread, or is good enough so.
+Counters are plain words.  They survive the worker, so that metrics do not start again at each restart.  Two threads that `add` at once
+may lose one of the two: a counter belongs to one thread, or it is one whose figure need not be exact.
 
 Layout: page 0 header, background word at 64; page 1.. two copies of the state (16 KiB each); then 256 counters of 64 bytes.
 """
@@ -82,7 +82,7 @@ _decode_state = msgspec.msgpack.Decoder(ControlState).decode
 
 
 class SharedCounter:
-    """One named u64 in the control area."""
+    """One named u64 in the control area.  One thread adds to it, any thread reads it."""
 
     __slots__ = ("_at", "_words", "name")
 
@@ -103,9 +103,10 @@ class SharedCounter:
 
 
 class ControlArea:
-    """Typed access to the control area.  Thread-safe but for counters.
+    """Typed access to the control area.  Thread-safe except for counters; nothing blocks.
 
-    `fresh` formats it; so does an area that has no header yet (a worker died while it formatted).
+    `fresh` formats the area; so does the absence of a header (a worker died while it formatted).  The constructor raises Corrupt for an
+    area that is too small or damaged, FormatTooNew for one of a newer build.
     """
 
     def __init__(self, mem: shm.Mem, fresh: bool = False) -> None:
@@ -150,7 +151,7 @@ class ControlArea:
         return self._state
 
     def update(self, **changes: Any) -> ControlState:
-        """Replace the named fields of the state, all at once."""
+        """Replaces the named fields of the state, all at once, and returns the new state."""
         with self._lock:
             state: ControlState = msgspec.structs.replace(self._state, **changes)
             assert len(state.suspects) <= SUSPECTS_MAX, "more suspects than parked requests may be executing"
@@ -159,7 +160,7 @@ class ControlArea:
         return state
 
     def next_background_unique(self) -> int:
-        """An id with BACKGROUND_BIT that this mount never used before."""
+        """Returns an id with BACKGROUND_BIT that this mount never used before."""
         with self._lock:
             value = self._next_background
             if value >= self._background_end:
@@ -169,7 +170,7 @@ class ControlArea:
         return value | BACKGROUND_BIT
 
     def counter(self, name: str) -> SharedCounter:
-        """The counter of that name, made (with 0) when it is new."""
+        """Returns the counter of that name, made (with 0) when it is new.  A name has at most COUNTER_NAME_BYTES_MAX bytes."""
         with self._lock:
             counter = self._counters.get(name)
             if counter is None:
@@ -178,7 +179,7 @@ class ControlArea:
         return counter
 
     def counters(self) -> dict[str, int]:
-        """All counters by name."""
+        """Returns the values of all counters by name."""
         with self._lock:
             return {name: counter.value for name, counter in self._counters.items()}
 

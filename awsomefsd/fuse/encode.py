@@ -1,4 +1,8 @@
-"""Results of the filesystem as reply bytes.  An encoder gets (filesystem, context, result); a list of buffers goes out in one writev."""
+"""Encoders turn results of the filesystem into reply bytes.
+
+An encoder gets (filesystem, context, result), and returns bytes, or a list of buffers that one writev sends.  It runs on the thread that
+has the result, and never blocks.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def entry(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
 
 
 def left_ns(ctx: Context, ttl_ns: int) -> int:
-    """The rest of `ttl_ns`, for which something may be used that was true when the request came (ns, 0 once it is over)."""
+    """Returns the rest (ns) of a time that began when the request arrived; 0 once it is over."""
     return max(0, ttl_ns - (time.monotonic_ns() - ctx.began_ns)) if ttl_ns else 0
 
 
@@ -37,7 +41,7 @@ def looked_up(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
 
 
 def asked(fs: Filesystem, ctx: Context, value: Attr) -> bytes:
-    """GETATTR, and nothing else."""
+    """Encodes the reply to GETATTR, and to no other request."""
     return abi.pack_attr(ctx.wire_unique, value, left_ns(ctx, fs.attr_ttl_ns(value)))
 
 
@@ -77,7 +81,7 @@ def statfs(fs: Filesystem, ctx: Context, value: StatFs) -> bytes:
 
 
 def sized(fs: Filesystem, ctx: Context, value: bytes) -> bytes:
-    """getxattr(2) and listxattr(2): 0 asks for the length, too little room is ERANGE."""
+    """Encodes the value of getxattr(2) or listxattr(2): room 0 asks for its length.  Raises FsError(ERANGE) for too little room."""
     room = ctx.reply_bytes_max
     if room == 0:
         return abi.pack_size(ctx.wire_unique, len(value))
@@ -109,7 +113,7 @@ def directory(fs: Filesystem, ctx: Context, value: Iterable[Dirent]) -> bytes:
 
 
 def directory_plus(fs: Filesystem, ctx: Context, value: Iterable[Dirent]) -> bytes:
-    """The kernel counts a lookup for each entry with attributes; one that was asked for and did not fit is forgotten again."""
+    """Encodes as many entries as fit.  The kernel counts a lookup for each with attributes; the first that does not fit is forgotten."""
     room, ttl_ns = ctx.reply_bytes_max, fs.ttl_ns()
     packed: list[bytes] = []
     for item in value:

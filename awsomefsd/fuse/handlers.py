@@ -1,11 +1,11 @@
-"""From opcode to handler: one table, indexed by opcode, built once when the mount's INIT is known.
+"""One table leads from opcode to handler; it is indexed by opcode and built once, when the mount's INIT is known.
 
 A row is (call, encode, stored): `call(filesystem, context, nodeid, body)` decodes and returns the filesystem's result or Steps;
 `encode(filesystem, context, result)` packs the reply, None for requests without one; `stored` says that an answer which may have reached
 the application must not be computed a second time, so it is kept in shared memory until it is sent.
 
 Opcodes without a row are answered ENOSYS: the kernel remembers that and falls back (access to its own check, statx
-to getattr).  IOCTL is answered ENOTTY, what a file without that ioctl says.
+to getattr).  IOCTL is answered ENOTTY, the answer of a file without that ioctl.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _refuse(number: int) -> Call:
 
 
 def _accept(fs: Filesystem, ctx: Context, nodeid: int, body: memoryview) -> None:
-    """Nothing to do."""
+    """Accepts a request that needs no work."""
 
 
 UNSUPPORTED: Row = (_refuse(errno.ENOSYS), encode.nothing, False)
@@ -54,7 +54,7 @@ _RANGES: dict[Opcode, Row] = {
 
 
 def table(flags: int) -> list[Row]:
-    """All rows by opcode, for the negotiated INIT flags."""
+    """Returns the rows of all opcodes, indexed by opcode, for the negotiated INIT flags."""
     names, attrs, files = handlers_names, handlers_attrs, handlers_files
     setxattr = attrs.setxattr_ext if flags & abi.SETXATTR_EXT else attrs.setxattr
     rows: dict[Opcode, Row] = {
@@ -105,13 +105,17 @@ def table(flags: int) -> list[Row]:
 
 
 class Failures:
-    """Turns whatever a request raised into its reply; our own bugs are logged once per kind and interval, and answered EIO."""
+    """Turns the exception of a request into its reply.  Thread-safe.
+
+    Our own bugs are logged once per kind and interval, and answered EIO.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._logged: dict[tuple[int, str, str], float] = {}
 
     def reply(self, fs: Filesystem, opcode: int, ctx: Context, err: BaseException) -> Reply:
+        """Returns the error reply; for a LOOKUP without the name it may be one that the kernel remembers."""
         if isinstance(err, (ProtocolError, struct.error)):
             self._report(opcode, ctx, err)
             return abi.pack_error(ctx.wire_unique, errno.EINVAL)
@@ -140,7 +144,7 @@ class Failures:
 
 
 def _place(err: BaseException) -> str:
-    """The place where it was raised: file and line of the innermost frame."""
+    """Returns the place where it was raised: file and line of the innermost frame."""
     frame = err.__traceback__
     if frame is None:
         return ""

@@ -65,7 +65,7 @@ def setxattr(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview)
 
 
 def setxattr_ext(fs: FilesystemAttributes, ctx: Context, ino: int, body: memoryview) -> Any:
-    """SETXATTR with SETXATTR_EXT negotiated: the struct is twice as long; its one flag speaks of ACLs."""
+    """Handles SETXATTR with SETXATTR_EXT negotiated: the struct is twice as long; its one flag is about ACLs."""
     ctx.kill_sgid = abi.SETXATTR_EXT_IN.unpack_from(body)[2] & abi.SETXATTR_ACL_KILL_SGID != 0
     return _setxattr(fs, ctx, ino, body, abi.SETXATTR_EXT_IN.size)
 

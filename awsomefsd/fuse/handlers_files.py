@@ -23,7 +23,7 @@ def create(fs: FilesystemFiles, ctx: Context, parent: int, body: memoryview) -> 
 
 
 def tmpfile(fs: FilesystemFiles, ctx: Context, parent: int, body: memoryview) -> Any:
-    """The struct of CREATE, and a name that means nothing."""
+    """Handles TMPFILE: its struct is that of CREATE, and its name means nothing."""
     flags, mode, ctx.umask, _ = abi.CREATE_IN.unpack_from(body)
     return fs.tmpfile(ctx, parent, mode, flags)
 
@@ -65,7 +65,7 @@ def copy_file_range_64(fs: FilesystemFiles, ctx: Context, ino: int, body: memory
 
 
 def copy_file_range(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
-    """Its answer has 32 bits for the number of bytes."""
+    """Handles the older request, whose answer has 32 bits for the number of bytes."""
     _, offset, new_ino, new_fh, new_offset, length, flags = abi.COPY_FILE_RANGE_IN.unpack_from(body)
     return fs.copy_file_range(ctx, ino, offset, new_ino, new_fh, new_offset, min(length, COPIED_BYTES_MAX), flags)
 

@@ -11,7 +11,7 @@ from awsomefsd.vfs.api.filesystem import FilesystemNames, FilesystemSession
 
 
 def text(body: memoryview, start: int) -> bytes:
-    """The one NUL-terminated string that a request ends with.  Raises ProtocolError without its NUL."""
+    """Returns the one NUL-terminated string that a request ends with, without its NUL.  Raises ProtocolError if the NUL is missing."""
     raw = bytes(body[start:])
     if raw[-1:] != b"\0":
         raise ProtocolError("string without NUL in a request")

@@ -1,13 +1,13 @@
-"""Requests in memory that outlives the worker: what a slot and a park entry have in common, and those that a successor inherits.
+"""Requests in memory that outlives the worker: the common port of a slot and a park entry, and the requests that a successor inherits.
 
-*Which unique the kernel wants.* FUSE_NOTIFY_RESEND changes the id of every request that was read and not answered: bit 63 is set, the
+*The unique that the kernel expects.* FUSE_NOTIFY_RESEND changes the id of every request that was read and not answered: bit 63 is set, the
 reply must carry it, and the old id is unknown (ENOENT) from then on.  So the reply to a request that a predecessor read may have to carry
 either, depending on whether that or an earlier successor has sent RESEND; `InheritedRequests.send` tries both.  And while RESEND has been
 sent and the resent requests are not all read again, the kernel takes neither (it has the request queued for reading): then the reply is
-kept until its request comes by (`claim`), and its memory, with state DONE, is not freed before: should this worker die too, its successor
-finds the reply.
+kept until its request is read again (`claim`), and its memory, with state DONE, is not freed before: should this worker die too, its
+successor finds the reply.
 
-A request that comes by again while its first execution still waits is dropped: that execution answers it.
+A request that is read again while its first execution still waits is dropped: that execution answers it.
 Without HAS_RESEND nothing of this exists: the id in the request is the one to answer.
 """
 
@@ -43,7 +43,11 @@ class RequestMemory(Protocol):
 
 
 class InheritedRequests:
-    """Requests read by a predecessor and not known to be answered, by unique without RESEND_BIT."""
+    """Requests read by a predecessor and not known to be answered, by unique without RESEND_BIT.
+
+    `add` belongs to the takeover's thread; any thread may call the others.  `write` sends a reply, and returns False where the kernel does
+    not know the unique.
+    """
 
     def __init__(self, write: Callable[[int, Reply], bool]) -> None:
         self._write = write
@@ -54,14 +58,14 @@ class InheritedRequests:
 
     @property
     def is_over(self) -> bool:
-        """Nothing will be asked of this any more."""
+        """True when no request is left and none can be resent."""
         return not (self._resent or self._open or self._unclaimed)
 
     def add(self, unique: int) -> None:
         self._open.add(unique)
 
     def send(self, held: RequestMemory, unique: int, reply: Reply) -> bool:
-        """Answer if `unique` is one of these (then true); frees `held`, now or when the reply is claimed."""
+        """Answers the request and returns True if `unique` is one of these; frees `held`, now or when the reply is claimed."""
         if unique not in self._open:
             return False
         with self._lock:
@@ -77,7 +81,7 @@ class InheritedRequests:
         return True
 
     def claim(self, wire: int) -> bool:
-        """A resent request was read: true if it needs no execution here."""
+        """Takes a resent request that was read; returns True if it needs no execution, because it is answered here or still waits."""
         unique = wire & UNIQUE_MASK
         with self._lock:
             if unique in self._open:
@@ -91,14 +95,14 @@ class InheritedRequests:
         return True
 
     def moved(self, held: RequestMemory, to: RequestMemory) -> None:
-        """The kept reply has another place: `held` is free, `to` is DONE."""
+        """Notes that a kept reply was copied from `held`, which is freed, to `to`, which is DONE."""
         with self._lock:
             for unique, (reply, kept) in self._unclaimed.items():
                 if kept is held:
                     self._unclaimed[unique] = (reply, to)
 
     def drained(self) -> None:
-        """Every resent request was read: what is unclaimed had been answered before the death."""
+        """Notes that every resent request was read, and frees the unclaimed ones: they had been answered before the death."""
         with self._lock:
             self._resent = False
             for _, held in self._unclaimed.values():

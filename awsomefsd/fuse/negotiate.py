@@ -1,10 +1,10 @@
-"""FUSE_INIT: what this mount and the kernel agree on, once, for the life of the mount.
+"""FUSE_INIT is the agreement of this mount and the kernel, made once for the life of the mount.
 
 The smaller minor counts.  A flag is asked for only from the minor on that brought it, even where a kernel offers it earlier (backports):
-so a mount pinned to 7.34 in a test sees what a 5.14 kernel gives.  A successor worker never negotiates; it finds the result in the control
+so a mount that a test limits to 7.34 behaves as on a 5.14 kernel.  A successor worker never negotiates; it finds the result in the control
 area, because it has to read requests as the kernel writes them to its predecessor.
 
-DONT_MASK goes with POSIX_ACL: only here is known whether a directory's default ACL takes the place of the umask.
+DONT_MASK goes with POSIX_ACL: only the filesystem knows whether a directory's default ACL takes the place of the umask.
 
 Not asked for: WRITEBACK_CACHE (the kernel's own dirty pages would be outside every lease), EXPLICIT_INVAL_DATA (a reread of cached pages
 would not ask, KERNEL-FUSE facts), NO_OPEN and NO_OPENDIR (handles are recorded).
@@ -43,7 +43,7 @@ class Overrides(NamedTuple):
 
     @classmethod
     def parse(cls, words: str) -> Overrides:
-        """From a setting such as "minor=34,resend=off"; "" overrides nothing.  Raises ConfigError."""
+        """Returns the overrides of a text such as "minor=34,resend=off"; "" overrides nothing.  Raises ConfigError."""
         overrides = cls()
         for word in filter(None, words.split(",")):
             key, _, value = word.strip().partition("=")
@@ -57,7 +57,7 @@ class Overrides(NamedTuple):
 
 
 class Offer(NamedTuple):
-    """fuse_init_in."""
+    """The kernel's offer (fuse_init_in); `flags` is flags and flags2 as one 64-bit number."""
 
     major: int
     minor: int
@@ -66,7 +66,7 @@ class Offer(NamedTuple):
 
 
 def read_offer(body: memoryview) -> Offer:
-    """Raises ProtocolError where fuse_init_in is cut short."""
+    """Returns the offer in the body of an INIT.  Raises ProtocolError where fuse_init_in is cut short."""
     if len(body) < abi.INIT_IN.size:
         raise ProtocolError(f"INIT of {len(body)} bytes")
     major, minor, max_readahead, flags = abi.INIT_IN.unpack_from(body)
@@ -76,7 +76,7 @@ def read_offer(body: memoryview) -> Offer:
 
 
 def agree(offer: Offer, overrides: Overrides = Overrides()) -> Negotiated:
-    """Raises ProtocolError for a kernel that is too old."""
+    """Returns the values of the mount for an offer.  Raises ProtocolError for a kernel that is too old."""
     minor = min(offer.minor, overrides.minor, abi.MINOR_MAX)
     if offer.major < abi.KERNEL_MAJOR or (offer.major == abi.KERNEL_MAJOR and minor < abi.MINOR_MIN):
         raise ProtocolError(f"FUSE {offer.major}.{offer.minor} is too old, this needs 7.{abi.MINOR_MIN} (Linux 5.14)")
@@ -109,6 +109,6 @@ def pack_init(unique: int, agreed: Negotiated) -> bytes:
 
 
 def pack_major_only(unique: int) -> bytes:
-    """To a kernel with a larger major: it sends INIT again with ours."""
+    """Packs the answer to a kernel with a larger major, which sends INIT again with ours."""
     empty = Negotiated(0, 0, 0, 0, 0)._replace(time_gran=0)
     return pack_init(unique, empty)

@@ -1,13 +1,13 @@
 """Finds out whether something is mounted on a directory of a mount, which INC_EPOCH would unmount.
 
-The kernel takes a directory whose name is of an older epoch for one that was removed, and detaches what is mounted on it or below
+The kernel takes a directory whose name is of an older epoch for one that was removed, and detaches the mounts on it and below
 (fuse_dentry_revalidate, d_invalidate; seen).  A name whose time is over is looked up again and stays the same directory.  So while
-something is mounted there, names are told without a timeout, and what was told before is waited for instead of made invalid
+something is mounted there, names are given to the kernel with no time, and those with a time are waited for instead of made invalid
 (vfs/state/kernel_cache.py).
 
-/proc/self/mountinfo tells of this process's mount namespace only; poll(2) says when it has changed.  In other namespaces (containers)
-nobody can see what is mounted without looking at all processes of the machine, so where containers are to be expected (`always`) it is
-taken for granted; so too while the own mount is not found in the table.  What is mounted between the look and the notification, or on a
+/proc/self/mountinfo shows this process's mount namespace only; poll(2) reports its changes.  The mounts of other namespaces (containers)
+cannot be seen without a look at all processes of the machine, so where containers are to be expected (`always`) a nested mount is assumed;
+it is also assumed while our own mount is not found in the table.  A mount that is made between the look and the notification, or on a
 directory that was opened before the last one, may still be unmounted.
 
 A look costs one poll(2); the table is read only when it has changed.
@@ -24,7 +24,7 @@ TABLE = "/proc/self/mountinfo"
 
 
 class NestedMounts:
-    """Thread-safe.  `directory`: where the filesystem is mounted."""
+    """The mounts on directories of the mount at `directory`.  Any thread may ask."""
 
     def __init__(self, directory: str, *, always: bool = False) -> None:
         self._directory = directory
@@ -38,10 +38,11 @@ class NestedMounts:
         self._read()
 
     def there(self) -> bool:
+        """Returns True if something is mounted on a directory of this mount, or has to be assumed to be.  Raises OSError."""
         if self._always:
             return True
         with self._lock:
-            if self._poll.poll(0):  # from here on later changes are news again, so they are seen now or then
+            if self._poll.poll(0):  # this clears the event, so later changes raise it again
                 self._read()
             return self._there
 

@@ -1,12 +1,12 @@
-"""Telling the kernel to forget: INVAL_INODE, INVAL_ENTRY and INC_EPOCH, sent from a thread of their own.
+"""Notifications make the kernel forget: INVAL_INODE, INVAL_ENTRY and INC_EPOCH, sent from a thread of their own.
 
 A notification may wait for locks that are held until we answer a request (INVAL_ENTRY for the parent directory, INVAL_INODE for reads
-and dirty mmap pages of the range), so no thread that reads or answers requests may send one.  Whoever has to know that a name is not
-used any more must not wait for INVAL_ENTRY either while he owes an answer: two nodes that do so wait for each other for ever.
+and dirty mmap pages of the range), so no thread that reads or answers requests may send one.  A thread that has to know that a name is not
+used any more must not wait for INVAL_ENTRY either while it owes an answer: two nodes that do so wait for each other for ever.
 INC_EPOCH takes no lock and makes all cached names invalid at once; kernels before 7.44 answer EINVAL, which is remembered.
 
-The queue is bounded.  When it overflows, what was dropped is made good by one INC_EPOCH for names; for pages, and for names where there
-is no INC_EPOCH, only the timeouts protect then, and `dropped` says so.  RESEND is no business of this thread: takeover.py sends it before
+The queue is bounded.  When it overflows, one INC_EPOCH replaces the dropped notifications of names; for pages, and for names where there
+is no INC_EPOCH, only the timeouts protect then, and `dropped` counts them.  This thread never sends RESEND: takeover.py sends it before
 anything reads.
 """
 
@@ -32,11 +32,16 @@ _ENDED = frozenset((errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED, errno.EBAD
 
 
 class Notifier:
-    """Queue and thread of one mount.  `close` sends nothing more; it does not wait for a notification that waits in the kernel."""
+    """The queue and the thread of one mount.  Any thread may queue; queueing never blocks.
+
+    `close` sends nothing more; it does not wait for a notification that waits in the kernel.
+    """
 
     def __init__(self, fd: int, nested: Callable[[], bool] = bool, *, nameless: bool = False) -> None:
-        """`nested`: whether something is mounted on a directory of this mount: INC_EPOCH would unmount it, so it is not sent.  `nameless`:
-        the kernel is never told a name with a timeout that has to be kept, so there is none to wait for then."""
+        """`nested()`: is something mounted on a directory of this mount?  INC_EPOCH would unmount it, so it is not sent then.
+
+        `nameless`: the kernel never gets a name with a time that has to be kept, so there is none to wait for.
+        """
         self._fd = fd
         self.nested = nested
         self._nameless = nameless
@@ -51,22 +56,25 @@ class Notifier:
         self._thread.start()
 
     def invalidate_inode(self, ino: int, offset: int = 0, length: int = 0) -> None:
-        """Attributes, and cached pages from `offset` on (`length` 0: all of them; `offset` below 0: attributes only)."""
+        """Queues attributes, and cached pages from `offset` on (`length` 0: all of them; `offset` below 0: attributes only)."""
         self._put(abi.pack_inval_inode(ino, offset, length))
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
-        """One name.  Never sweep a directory with this: it detaches what is mounted below."""
+        """Queues one name.  Never sweep a directory with this: it detaches the mounts below."""
         self._put(abi.pack_inval_entry(parent, name))
 
     def next_epoch(self) -> bool:
-        """Every cached name.  False (nothing sent) where the kernel is known not to have it, or it would do harm."""
+        """Queues an INC_EPOCH for every cached name; returns False (nothing queued) where the kernel has none, or it would unmount."""
         if not self.has_epoch or self.nested():
             return False
         self._put(_INC_EPOCH)
         return True
 
     def invalidate_all(self, inos: list[int]) -> None:
-        """All names, and attributes and pages of `inos`: for a session that was lost.  Names that only time ends are waited for."""
+        """Queues all names, and the attributes and pages of `inos`, after a session was lost.
+
+        Blocks for SESSION_SELF_FENCE_MS where only time ends names.
+        """
         sent = self.next_epoch()
         self._put(inos)
         if not sent and self.has_epoch and not self._nameless:
@@ -74,11 +82,11 @@ class Notifier:
 
     # --- at once, on the calling thread: these take no lock that is held while a request waits for its answer ---------------------
     def forget_attributes(self, ino: int) -> None:
-        """Attributes and ACLs, no pages.  What was asked for before and is answered later does not count in the kernel either."""
+        """Makes the kernel forget attributes and ACLs, but no pages; answers to earlier requests that arrive later do not count either."""
         self._send(abi.pack_inval_inode(ino, -1, 0))
 
     def forget_names(self) -> bool:
-        """Every name that was told under a lease.  False: only time ends that."""
+        """Makes the kernel forget every name with a time; returns False where only time ends them."""
         if self.has_epoch and self.nested():
             return self._nameless
         if self.has_epoch:
@@ -86,11 +94,14 @@ class Notifier:
         return True
 
     def forget_pages(self, ino: int) -> None:
-        """Attributes and all pages.  Waits for reads that are not answered and for writes of mapped pages: on a thread of its own only."""
+        """Makes the kernel forget attributes and all pages.
+
+        Blocks for reads that are not answered and for writes of mapped pages: call it on a thread of its own only.
+        """
         self._send(abi.pack_inval_inode(ino, 0, 0))
 
     def flushed(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything queued was sent; for background threads only."""
+        """Waits until everything queued was sent, and returns False after `timeout_s`; for background threads only."""
         with self._changed:
             return self._changed.wait_for(lambda: not (self._queue or self._sending), timeout_s)
 

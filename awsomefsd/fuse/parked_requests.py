@@ -1,7 +1,7 @@
 """Parked requests: those that wait (for the leader, a lock, room) are copied here, so that their slot is free for the next one.
 
-An allocator in shared memory that a successor can read.  The area is a row of blocks, each with its size and a checksum of place and size
-in its first word and its state in the second; a zero first word ends the row.  Every structural step is one store:
+This is an allocator in shared memory that a successor can read.  The area is a row of blocks, each with its size and a checksum of place
+and size in its first word and its state in the second; a zero first word ends the row.  Every structural step is one store:
 
 * a new block at the end: zero the word behind it, state FREE, then its first word;
 * a split of a free block: the header of its second part, then the smaller size of the first;
@@ -9,8 +9,8 @@ in its first word and its state in the second; a zero first word ends the row.  
 
 A request is parked by copying it, then storing ``state EXECUTING | deaths | length`` in the state word; before that store the block is
 free, after it the request is whole.  The slot is freed afterwards, so a kill in between leaves the request in both: the successor prefers
-the parked one (same unique).  The copy carries its checksum: what a successor finds damaged is answered with EIO.  A block that says FREE
-and has a length is damaged too: `free` clears all of the state word.  A reply is stored as in slots: bytes, length and checksum, then
+the parked one (same unique).  The copy carries its checksum: a request that a successor finds damaged is answered EIO.  A block that says
+FREE and has a length is damaged too: `free` clears all of the state word.  A reply is stored as in slots: bytes, length and checksum, then
 DONE.  Replies above PARK_REPLY_BYTES_MAX are not stored; those (readdir, listxattr, readlink, read) are of requests that change nothing
 and are executed again.
 
@@ -42,7 +42,7 @@ KEEP_BYTES = MIB  # pages of an empty arena that are not given back
 REQUEST_BYTES_MIN = 40  # fuse_in_header
 
 _HEADER_BYTES = 64
-_MARK = 0x5041_524B  # upper half of a block's first word in an area of before; in a new one it is a checksum of place and size
+_MARK = 0x5041_524B  # upper half of a block's first word in an area of an older build; today it is a checksum of place and size
 _CHECKED = 1  # third parameter of the area: its marks are checksums
 _PLACE = struct.Struct("<QI")
 _SIZE, _STATE, _UNIQUE, _ORDER, _SUM, _REPLY = range(6)  # words of a block
@@ -51,12 +51,12 @@ _UNIQUE_OF_REQUEST = struct.Struct("<Q")
 
 
 def required_bytes(capacity: int = PARK_BYTES_MAX) -> int:
-    """Size of the memfd for `capacity` bytes of blocks."""
+    """Returns the size of the memfd for `capacity` bytes of blocks."""
     return shm.PAGE_BYTES + shm.round_up(capacity, shm.PAGE_BYTES)
 
 
 def block_bytes(request_bytes: int) -> int:
-    """Size of the block that a request takes."""
+    """Returns the size of the block that a request takes."""
     need = _HEADER_BYTES + request_bytes + PARK_REPLY_BYTES_MAX
     if need <= 64 * KIB:
         return max(BLOCK_BYTES_MIN, 1 << (need - 1).bit_length())
@@ -68,7 +68,7 @@ def _unique(request: bytes | memoryview) -> int:
 
 
 class Arena:
-    """Blocks between two offsets of the area.  The caller locks."""
+    """The blocks between two offsets of the area.  The caller locks."""
 
     __slots__ = ("_checked", "_free", "_frontier", "_mem", "_words", "end", "free_bytes", "live", "start")
 
@@ -87,14 +87,17 @@ class Arena:
             self._words[self.start // 8] = 0
 
     def load(self) -> None:
-        """Walk the row after a restart: blocks whose state word is not FREE are live; one that says FREE and has a length is damaged."""
+        """Reads the row after a restart: blocks whose state word is not FREE are live (also damaged ones: FREE with a length).
+
+        Raises Corrupt for a damaged header of a block.
+        """
         for at, size in self._row():
             if self._words[at // 8 + _STATE] != FREE:
                 self.live[at] = size
         self._rebuild()
 
     def allocate(self, size: int) -> int | None:
-        """Offset of a block of at least `size`, now live; None if there is no room."""
+        """Returns the offset of a block of at least `size`, now live; None if there is no room."""
         at = self._take(size)
         if at is None and self.free_bytes >= size:
             self._merge()
@@ -102,7 +105,7 @@ class Arena:
         return at
 
     def release(self, at: int) -> None:
-        """The block's state is FREE in shared memory; it may be used again."""
+        """Makes a block usable again; its state is FREE in shared memory."""
         size = self.live.pop(at)
         if self.live:
             self._free.setdefault(size, []).append(at)
@@ -151,7 +154,7 @@ class Arena:
         return at
 
     def _merge(self) -> None:
-        """Make one block of each run of free neighbours, and end the row before the last run."""
+        """Makes one block of each run of free neighbours, and ends the row before a free run at its end."""
         run_at = run_bytes = 0
         for at, size in list(self._row()):
             if at in self.live:
@@ -176,7 +179,7 @@ class Arena:
                 self.free_bytes += size
 
     def _row(self) -> list[tuple[int, int]]:
-        """(offset, size) of every block, free or live."""
+        """Returns (offset, size) of every block, free or live.  Raises Corrupt."""
         blocks = []
         at = self.start
         while at < self.end and (word := self._words[at // 8]):
@@ -202,7 +205,7 @@ class ParkEntry:
         self.order: int = self._words[_ORDER]
 
     def believe(self) -> None:
-        """After a restart: where the two uniques differ, the one in a request that passes its checksum is right."""
+        """Settles the unique after a restart: where the two differ, the one in a request that passes its checksum is right."""
         if REQUEST_BYTES_MIN <= self.length <= self.size - _HEADER_BYTES and crc32c(self.request()) == self._words[_SUM]:
             self.unique = _unique(self.request())
 
@@ -217,7 +220,7 @@ class ParkEntry:
 
     @property
     def is_intact(self) -> bool:
-        """The request passes its checksum.  One that does not is answered with EIO: its unique is all that can be used."""
+        """True if the request passes its checksum.  Otherwise it is answered EIO: only its unique can be used."""
         words, request = self._words, self.request()
         fits = REQUEST_BYTES_MIN <= self.length <= self.size - _HEADER_BYTES - PARK_REPLY_BYTES_MAX
         sound = fits and self.state in (EXECUTING, DONE)
@@ -228,7 +231,7 @@ class ParkEntry:
         return self._view[_HEADER_BYTES : _HEADER_BYTES + self.length]
 
     def store_reply(self, reply: bytes) -> bool:
-        """Keep the reply, before it is written to the kernel.  False (nothing stored) above PARK_REPLY_BYTES_MAX."""
+        """Stores the reply, before it is written to the kernel; returns False (nothing stored) above PARK_REPLY_BYTES_MAX."""
         length = len(reply)
         if length > PARK_REPLY_BYTES_MAX:
             return False
@@ -239,7 +242,7 @@ class ParkEntry:
         return True
 
     def reply(self) -> bytes:
-        """The stored reply of a DONE entry; raises Corrupt when it fails its checksum."""
+        """Returns the stored reply of a DONE entry.  Raises Corrupt when it fails its checksum."""
         length, checksum = self._words[_REPLY] & shm.U32, self._words[_REPLY] >> 32
         start = self.size - PARK_REPLY_BYTES_MAX
         if length > PARK_REPLY_BYTES_MAX or crc32c(self._view[start : start + length]) != checksum:
@@ -252,19 +255,22 @@ class ParkEntry:
         return int(self._words[_STATE] >> _DEATHS_SHIFT & DEATHS_MAX)
 
     def add_death(self) -> int:
-        """Count one more; returns the new count."""
+        """Counts one more death, and returns the new count."""
         if self.deaths < DEATHS_MAX:
             self._words[_STATE] += 1 << _DEATHS_SHIFT
         return self.deaths
 
     def free(self) -> None:
-        """The reply is with the kernel; call once."""
+        """Frees the entry once the kernel has the reply; called once."""
         self._words[_STATE] = FREE
         self._area.release(self._arena, self._at)
 
 
 class ParkArea:
-    """All parked requests of a mount.  Thread-safe."""
+    """All parked requests of a mount.  Thread-safe; nothing blocks.
+
+    The constructor raises Corrupt for an area that is damaged or too small, FormatTooNew for one of a newer build.
+    """
 
     def __init__(self, mem: shm.Mem, fresh: bool = False, *, recall_bytes: int = PARK_RECALL_BYTES) -> None:
         self.view = shm.bytes_view(mem)
@@ -294,7 +300,9 @@ class ParkArea:
             raise Corrupt(f"park area: order {self._order:#x}")
 
     def park(self, request: bytes | memoryview, *, recall: bool = False) -> ParkEntry | None:
-        """Keep a copy of `request` in the state EXECUTING.  None: no room now; `recall` may use the part that is kept for recalls.
+        """Stores a copy of `request` in the state EXECUTING, and returns its entry; None: no room now.
+
+        `recall` may use the part that is kept for recalls.
 
         Raises ValueError for a request that this area can never hold.
         """
@@ -324,7 +332,7 @@ class ParkArea:
         return ParkEntry(self, arena, at, size)
 
     def entries(self) -> list[ParkEntry]:
-        """Parked requests in the order in which they were parked (recovery); look at `is_intact` before executing one."""
+        """Returns the parked requests in the order in which they were parked (recovery); check `is_intact` before executing one."""
         return sorted(self._entries(), key=lambda entry: entry.order)
 
     @property
@@ -337,7 +345,7 @@ class ParkArea:
         return sum(len(arena.live) for arena in self._arenas)
 
     def release(self, arena: Arena, at: int) -> None:
-        """For ParkEntry.free."""
+        """Frees a block, for ParkEntry.free."""
         with self._lock:
             arena.release(at)
 

@@ -1,18 +1,18 @@
 """The FUSE session: blocking reader threads, one slot each, and the life of a request from readv(2) to its reply.
 
-A request is read into its reader's slot, marked executing, and its handler is called on the spot.
+A request is read into its reader's slot, marked executing, and its handler is called at once.
 
 *It has a result:* the reply is kept in the slot (where repeating the request would change something), written, and the slot is free.
 *It has to wait* (the handler returned Steps that yield a Wait): the first step has run, the wait has not begun yet.  The request is
-copied to the park area, the slot is free, and only then the wait begins: whoever ends it, on whatever thread and however soon, finds the
+copied to the park area, the slot is free, and only then the wait begins: whichever thread ends it, however soon, finds the
 entry that carries the request.  In between both copies exist; a successor takes them for one (same unique, takeover.py).
 *Two cases keep their slot until the end,* and their reader with it: a WRITE (its Steps may use the payload, which is not copied) and any
 request that finds the park area full.  That is the back-pressure: the other readers go on, and when all wait the kernel queues.
 
-INTERRUPT may overtake the request it speaks of, so its unique is remembered and looked up once the wait has begun.
+INTERRUPT may overtake the request that it names, so its unique is remembered and looked up once the wait has begun.
 
-What a handler raises is answered (handlers.Failures); no request ends a thread.  A reply the kernel does not want (ENOENT: it gave the
-request up, or has the answer already) is harmless.  ENODEV from readv says that the mount is gone: the readers end.
+An exception of a handler is answered (handlers.Failures); no request ends a thread.  A reply the kernel does not want (ENOENT: it dropped
+the request, or has the answer already) is harmless.  ENODEV from readv says that the mount is gone: the readers end.
 
 Rejected: a clone of the descriptor for each reader (its requests are aborted when it closes), a queue between readers and executors (a
 thread switch for each request costs as much as the request).
@@ -56,7 +56,7 @@ _BODY_AT = abi.IN_HEADER.size
 
 
 class Ended:
-    """An Event that is set once, at a tenth of its price: every request that waits makes one, and hardly anybody looks at it."""
+    """An Event that is set once, at a tenth of its price: every request that waits makes one, and few are ever waited for."""
 
     __slots__ = ("_lock",)
 
@@ -68,6 +68,7 @@ class Ended:
         self._lock.release()
 
     def wait(self, timeout_s: float = -1) -> bool:
+        """Blocks until it is set, and returns True; False after `timeout_s` (below 0: no limit)."""
         if not self._lock.acquire(timeout=timeout_s):
             return False
         self._lock.release()
@@ -99,7 +100,7 @@ class Turn:
 
 
 class Pending:
-    """A request whose Steps wait.  `step` is the Resume it hands to each Wait; `ended` is set last of all."""
+    """A request whose Steps wait.  `step` is its Resume for each Wait, called by any thread; `ended` is set last of all."""
 
     __slots__ = ("_op", "_session", "ctx", "ended", "held", "opcode")
 
@@ -118,7 +119,7 @@ class Pending:
             self.step(None, err)
 
     def step(self, value: Any, error: BaseException | None) -> None:
-        if isinstance(self.held, Slot) and not self.held.is_intact:  # its payload is still to be read; of parked ones nothing is
+        if isinstance(self.held, Slot) and not self.held.is_intact:  # its payload is still to be read; that of a parked request is not
             log.error("request %d (opcode %d), which waited, fails its checksum: answered EIO", self.ctx.unique, self.opcode)
             error = error or Corrupt(f"request {self.ctx.unique} has changed in memory while it waited")
         try:
@@ -140,8 +141,8 @@ class Pending:
 class Session:
     """One mount's conversation with the kernel.  `recover` once, then `start`; `wait` returns when the kernel has unmounted.
 
-    `fresh`: nobody served this mount before.  `previous` says how the predecessor ended ({"signal": n | None}).  `on_first_reply` is
-    called once.  The caller ends the filesystem after `wait`.
+    `fresh`: no worker served this mount before.  `previous` says how the predecessor ended ({"signal": n | None}).  `on_first_reply` is
+    called once, on the thread that wrote the reply.  The caller ends the filesystem after `wait`.
     """
 
     def __init__(
@@ -187,32 +188,33 @@ class Session:
 
     @property
     def negotiated(self) -> Negotiated | None:
-        """None until the kernel has sent INIT."""
+        """The values of this mount; None until the kernel has sent INIT."""
         return self.control.state.negotiated
 
     # --- life ----------------------------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Take over what a predecessor left; before `start`, and only when that process is gone."""
+        """Takes over the requests that a predecessor left; called before `start`, and only when that process is gone.  Blocks."""
         os.set_blocking(self.fd, True)  # a predecessor may have died while it drained resent requests
         if not self.fresh:
             Takeover(self).run()
 
     def wait_repeated(self) -> None:
-        """Blocks until the requests that `recover` began have ended, but for those that wait for a lock, perhaps for ever."""
+        """Blocks until the requests that `recover` began have ended, except for those that wait for a lock, perhaps for ever."""
         for pending in self.repeated:
             if pending.opcode != Opcode.SETLKW:
                 pending.ended.wait()
         self.repeated.clear()
 
     def start(self) -> None:
+        """Starts one reader thread for each slot."""
         for slot in self.slots:
             thread = threading.Thread(target=self._read_loop, args=(slot,), name=f"fuse-{slot.index}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """True when every reader has ended (the kernel has unmounted); false after `timeout_s` for one of them."""
+        """Blocks until every reader has ended (the kernel has unmounted), and returns True; False after `timeout_s` for one of them."""
         for thread in self._threads:
             thread.join(timeout_s)
             if thread.is_alive():
@@ -234,7 +236,7 @@ class Session:
             turn.give()
 
     def read_one(self, slot: Slot, turn: Turn | None = None) -> bool:
-        """Read and serve one request (or try to).  False when there will be no more."""
+        """Reads and serves one request (or tries to); returns False when there will be no more.  Blocks in readv(2)."""
         slot.begin_read()
         try:
             length = os.readv(self.fd, [slot.read_buffer])
@@ -250,7 +252,7 @@ class Session:
         return True
 
     def serve(self, slot: Slot, length: int, turn: Turn | None = None) -> None:
-        """Execute the request in `slot`.  On return the slot is free."""
+        """Executes the request in `slot`; on return the slot is free.  Blocks until a request that keeps its slot has ended."""
         _, opcode, wire, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(slot.head)
         ctx = Context(uid, gid, pid, wire & UNIQUE_MASK, wire)
         slot.start(length)
@@ -266,7 +268,7 @@ class Session:
             pending.ended.wait()
 
     def execute(self, held: RequestMemory, opcode: int, ctx: Context, nodeid: int, body: memoryview) -> Pending | None:
-        """Call the handler; None when the request has ended, else what goes on by itself (and may have ended meanwhile)."""
+        """Calls the handler; returns None when the request has ended, else the Pending that goes on by itself (or has ended since)."""
         fs = self.fs
         value: Any = None
         op: Any = None
@@ -307,7 +309,7 @@ class Session:
         return pending
 
     def _parked(self, slot: Slot, opcode: int) -> ParkEntry | None:
-        """The request in its new place, and the slot free; None where it keeps the slot."""
+        """Copies the request to the park area and frees the slot; returns None where the request keeps its slot."""
         if opcode == Opcode.WRITE:
             return None
         try:
@@ -319,7 +321,7 @@ class Session:
         return entry
 
     def finish(self, held: RequestMemory, opcode: int, ctx: Context, value: Any, error: Exception | None) -> None:
-        """The request has ended: reply and let go of its memory.  Never raises."""
+        """Answers a request that has ended, and frees its memory.  Any thread may call; never raises."""
         try:
             if opcode >= abi.OPCODES:
                 opcode = 0
@@ -344,7 +346,7 @@ class Session:
             held.free()
 
     def deliver(self, held: RequestMemory, ctx: Context, reply: Reply, stored: bool) -> None:
-        """Keep the reply where it must not be computed again, write it, free the memory of the request, in this order."""
+        """Stores the reply if it must not be computed again, writes it, and frees the memory of the request, in this order."""
         if stored:
             assert type(reply) is bytes
             held.store_reply(reply)
@@ -355,7 +357,7 @@ class Session:
             self.settle(ctx.unique)
 
     def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply) -> None:
-        """Write a reply, and free the memory of its request."""
+        """Writes a reply, and frees the memory of its request."""
         inherited = self.inherited
         if inherited is None:
             self.write(wire_unique, reply)
@@ -368,14 +370,14 @@ class Session:
             self.inherited = None
 
     def settle(self, unique: int) -> None:
-        """The answer is kept or sent: nobody asks the filesystem for this result again."""
+        """Tells the filesystem that the answer is stored or sent, so that its result is not needed any more."""
         try:
             self.fs.replied(unique)
         except Exception:
             log.exception("request %d was answered, but its result could not be given up", unique)
 
     def write(self, unique: int, reply: Reply) -> bool:
-        """One reply, one system call.  False where the kernel does not know the request (any more)."""
+        """Writes a reply with one system call; returns False where the kernel does not know the request (any more)."""
         try:
             if isinstance(reply, bytes):
                 os.write(self.fd, reply)
@@ -392,7 +394,7 @@ class Session:
             self._unwanted.add()
             return False
         if err.errno in READ_ENDED:
-            return True  # unmounted: nobody waits
+            return True  # unmounted: no caller waits
         self._failed_writes.add()
         log.error("the kernel refused a reply: %s", err)
         try:  # one that it cannot refuse, or the caller waits for ever

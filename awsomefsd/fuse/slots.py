@@ -1,4 +1,4 @@
-"""Slots: where requests are read into, in memory that outlives the worker.
+"""Slots hold the requests that were read, in memory that outlives the worker.
 
 A reader thread reads each request with one readv(2) straight into its slot.  The slot's state word goes
 
@@ -21,13 +21,13 @@ application is never computed a second time.  Replies above SLOT_REPLY_BYTES_MAX
 nothing and are executed again.
 
 *The seal.*  A request that waits in its slot (parked_requests.py copies most of them away) is sealed when the wait begins: its checksum and
-its unique.  What fails that, later or in a successor, is answered EIO and never executed.  A request that is executing at once has no seal:
-between readv and the answer lie microseconds, and a checksum of each would cost every request.  When a slot is freed the seal goes first
-of all: without its head an answered request would pass for a damaged one.
+its unique.  A request that fails its seal, later or in a successor, is answered EIO and never executed.  A request that is executed at once
+has no seal: between readv and the answer lie microseconds, and a checksum of each would cost every request.  When a slot is freed the seal
+is cleared first of all: without its head an answered request would pass for a damaged one.
 
 Layout of a slot: page 0 and 1 hold state word (0), reply word (8), seal word (16), unique of the sealed request (24), reply (64..), and at
 the end of page 1 the 80 bytes of the head; payload follows on the next page.  Head and payload are adjacent, so a request is one
-contiguous view, and 80 = fuse_in_header + fuse_write_in, so that what a WRITE carries is page-aligned.
+contiguous view, and 80 = fuse_in_header + fuse_write_in, so that the payload of a WRITE is page-aligned.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ assert FREE == 0, "untouched memory is a free slot"
 
 
 def required_bytes(count: int = FUSE_SLOTS, payload_bytes: int = PAYLOAD_BYTES) -> int:
-    """Size of the memfd that holds `count` slots."""
+    """Returns the size of the memfd that holds `count` slots."""
     return shm.PAGE_BYTES + count * (_FRONT_BYTES + shm.round_up(payload_bytes, shm.PAGE_BYTES))
 
 
@@ -81,42 +81,42 @@ class Slot:
         self.read_buffer = view[_HEAD_AT:]
 
     def begin_read(self) -> None:
-        """Make the slot ready for readv; whatever it held is over."""
+        """Makes the slot ready for readv; the request that it held is over."""
         words = self._words
         words[_SEAL] = 0
         self._head_words[0] = 0
         words[0] = FREE
 
-    free = begin_read  # both mean: nothing in here matters any more
+    free = begin_read  # both mean that the content is not needed any more
 
     def received(self, length: int) -> None:
-        """readv returned `length`."""
+        """Notes that readv returned `length` bytes."""
         self._words[0] = RECEIVED | length << _LENGTH_SHIFT
 
     def executing(self) -> None:
-        """The derived state RECEIVED (the worker died in the gap) becomes real here, with the length that the header tells."""
+        """Marks the request as executing; a derived RECEIVED (the worker died in the gap) gets the length of its header here."""
         word = self._words[0]
         self._words[0] = EXECUTING | (word & ~0xFF if word & 0xFF else self.length << _LENGTH_SHIFT)
 
     def start(self, length: int) -> None:
-        """RECEIVED and EXECUTING in one store, for a thread that executes what it read at once."""
+        """Stores RECEIVED and EXECUTING in one word, for a thread that executes the request at once."""
         self._words[0] = EXECUTING | length << _LENGTH_SHIFT
 
     def seal(self) -> None:
-        """The request waits from now on."""
+        """Seals the request, which waits from now on."""
         words, request = self._words, self.request()
         words[_UNIQUE] = self._head_unique
         words[_SEAL] = crc32c(request) | _SEALED << 32
 
     @property
     def is_intact(self) -> bool:
-        """The request is as it was sealed, or has no seal.  One that is not is answered with EIO."""
+        """True if the request is as it was sealed, or has no seal.  Otherwise it is answered EIO."""
         seal = self._words[_SEAL]
         return not seal or (seal >> 32 == _SEALED and self._passes(seal) and self._head_unique == self._words[_UNIQUE])
 
     @property
     def unique(self) -> int:
-        """The unique of the request; where that is damaged, what the seal says of it."""
+        """The unique of the request; where that is damaged, the one in the seal."""
         seal = self._words[_SEAL]
         return self._head_unique if not seal or self._passes(seal) else int(self._words[_UNIQUE])
 
@@ -129,7 +129,7 @@ class Slot:
         return HEAD_BYTES_MIN <= length <= len(self.read_buffer) and crc32c(self.read_buffer[:length]) == seal & shm.U32
 
     def store_reply(self, reply: bytes) -> bool:
-        """Keep the reply, before it is written to the kernel.  False (nothing stored) above SLOT_REPLY_BYTES_MAX."""
+        """Stores the reply, before it is written to the kernel; returns False (nothing stored) above SLOT_REPLY_BYTES_MAX."""
         length = len(reply)
         if length > SLOT_REPLY_BYTES_MAX:
             return False
@@ -140,7 +140,7 @@ class Slot:
         return True
 
     def reply(self) -> bytes:
-        """The stored reply of a DONE slot; raises Corrupt when it fails its checksum."""
+        """Returns the stored reply of a DONE slot.  Raises Corrupt when it fails its checksum."""
         length, checksum = self._words[1] & shm.U32, self._words[1] >> 32
         if length > SLOT_REPLY_BYTES_MAX or crc32c(self._reply[:length]) != checksum:
             raise Corrupt(f"slot {self.index}: stored reply fails its checksum")
@@ -148,7 +148,7 @@ class Slot:
 
     @property
     def state(self) -> int:
-        """The state a successor acts on (see the theory above)."""
+        """The state a successor acts on (see the theory above).  Raises Corrupt for a damaged state word."""
         state = self._words[0] & 0xFF
         if state > DONE:
             raise Corrupt(f"slot {self.index}: state {state}")
@@ -160,7 +160,7 @@ class Slot:
 
     @property
     def length(self) -> int:
-        """Bytes of the request: what readv returned, or what the fuse header says if the worker died before it stored that."""
+        """The bytes of the request: from readv, or from the fuse header if the worker died before it stored them.  Raises Corrupt."""
         word = self._words[0]
         length = word >> _LENGTH_SHIFT if word & 0xFF else self._head_words[0] & shm.U32
         if length > len(self.read_buffer):
@@ -177,7 +177,7 @@ class Slot:
         return int(self._words[0] >> _DEATHS_SHIFT & DEATHS_MAX)
 
     def add_death(self) -> int:
-        """Count one more death against an executing request; returns the new count."""
+        """Counts one more death of an executing request, and returns the new count."""
         if self._words[0] & 0xFF == FREE:
             self._words[0] = RECEIVED | self.length << _LENGTH_SHIFT  # make the derived state real, or the count would make it FREE again
         if self.deaths < DEATHS_MAX:  # never carry into the length
@@ -186,7 +186,10 @@ class Slot:
 
 
 class SlotArea:
-    """All slots of a mount.  An area that exists keeps its own count and payload size, whatever this build would choose."""
+    """All slots of a mount.  An area that exists keeps its own count and payload size, whatever this build would choose.
+
+    The constructor raises Corrupt for an area that is damaged or too small, FormatTooNew for one of a newer build.
+    """
 
     def __init__(self, mem: shm.Mem, count: int = FUSE_SLOTS, payload_bytes: int = PAYLOAD_BYTES, fresh: bool = False) -> None:
         self._mem = mem
@@ -219,7 +222,7 @@ class SlotArea:
         return self.slots[index]
 
     def prefault(self) -> None:
-        """Touch every page: a fault while the kernel copies a request into a slot would fail that request with EIO.
+        """Touches every page: a fault while the kernel copies a request into a slot would fail that request with EIO.
 
         Locking is done by mapping with shm.map_memfd(fd, lock=True).
         """

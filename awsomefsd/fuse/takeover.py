@@ -1,19 +1,19 @@
 """A successor takes up the requests that its predecessor had read, before it reads any itself.
 
-Runs on one thread, when the predecessor is known to be gone.  In this order:
+It runs on one thread, when the predecessor is known to be gone, in this order:
 
 1. Collect slots and park entries.  A request that is in both (it was being parked) counts once, as parked, unless the other has its reply.
 2. DONE: its reply is sent again.  If the first one had arrived, the kernel says ENOENT.
 3. Deaths are counted against what was executing, in shared memory, before anything is executed.  A *suspect* was executing at
    POISON_DEATHS deaths.  A suspect that was the only one executing when the worker died, and not by SIGKILL, is answered EIO: it would kill
-   every worker to come.  The others run alone, one after the other; the control area names the one that runs, so that a further death is
-   laid to its charge and not to that of those whose state still says EXECUTING.  One that waits for something after its first step is
-   not what kills; it gets ALONE_S to end, then the next one runs.
+   every worker to come.  The others run alone, one after the other; the control area names the one that runs, so that a further death
+   counts against it and not against those whose state still says EXECUTING.  A request that waits after its first step does not kill a
+   worker; it gets ALONE_S to end, then the next one runs.
    A parked request waits, it does not run: SIGKILL (from outside, or the memory limit) does not count against it.
 4. The rest is executed in the order of arrival (unique).
-5. FUSE_NOTIFY_RESEND, where negotiated: the kernel queues again, at the head, what it has no answer for.  These are read and executed here
-   (inherited_requests.py says why single-threaded) until a request comes that is new or none is left.  This is a second line: it finds what
-   slots and park entries do not hold, which should be nothing.
+5. FUSE_NOTIFY_RESEND, where negotiated: the kernel queues again, at the head, the requests without an answer.  These are read and executed
+   here (inherited_requests.py says why single-threaded) until a request comes that is new or none is left.  This is a second line: it finds
+   requests that neither slots nor park entries hold, of which there should be none.
 
 Every step may be interrupted by the next death: states change only by storing a reply or freeing, and counts only grow.
 """
@@ -65,7 +65,7 @@ class Requests(Protocol):
     slots: SlotArea
     park: ParkArea
     previous_signal: int | None  # that ended the predecessor
-    previous_unknown: bool  # nobody knows how it ended
+    previous_unknown: bool  # how it ended is not known
     inherited: InheritedRequests | None
     repeated: list[Any]  # Waiting: begun by the takeover, and still waiting when their first step had run
     busy: dict[int, Any]  # RequestEnd, by slot: these slots are left to requests which keep them
@@ -93,7 +93,7 @@ class Left(NamedTuple):
 
 
 def reply_to(held: RequestMemory, unique: int) -> bytes:
-    """The stored reply; raises Corrupt for none, also for an older one that a damaged state word says is there."""
+    """Returns the stored reply.  Raises Corrupt if it is damaged, or is that of an earlier request in the same memory."""
     reply = held.reply()
     if len(reply) < abi.OUT_HEADER.size or abi.OUT_HEADER.unpack_from(reply)[2] & UNIQUE_MASK != unique:
         raise Corrupt(f"request {unique}: the stored reply is not its own")
@@ -101,13 +101,15 @@ def reply_to(held: RequestMemory, unique: int) -> bytes:
 
 
 class Takeover:
+    """The takeover of a mount by the successor of its worker."""
+
     def __init__(self, session: Requests) -> None:
         self._session = session
         negotiated = session.negotiated
         self._resend = negotiated is not None and negotiated.flags & abi.HAS_RESEND != 0
 
     def run(self) -> None:
-        """Answer or start everything that was left; afterwards readers may start."""
+        """Answers or starts every request that was left; afterwards readers may start.  Blocks; called once, before any reader."""
         session = self._session
         left = self._collect()
         if left:
@@ -135,7 +137,7 @@ class Takeover:
     # --- collecting --------------------------------------------------------------------------------------------------------------
 
     def _collect(self) -> list[Left]:
-        """Every request once, by unique; the memory of second copies is freed."""
+        """Returns every request once, by unique; the memory of second copies is freed."""
         found: dict[int, Left] = {}
         for held in [*self._session.park.entries(), *self._session.slots]:
             one = self._read(held)
@@ -167,7 +169,7 @@ class Takeover:
         return Left(wire & UNIQUE_MASK, wire, opcode, held)
 
     def _answered(self, one: Left) -> bool:
-        """Send the stored reply, if there is one."""
+        """Sends the stored reply, and returns False if there is none."""
         if one.held.state != DONE:
             return False
         try:
@@ -185,7 +187,7 @@ class Takeover:
     # --- suspects ----------------------------------------------------------------------------------------------------------------
 
     def _poisoned(self, one: Left, executing_count: int) -> bool:
-        """Count the death; true for a request that was answered EIO because it kills."""
+        """Counts the death; returns True for a request that was answered EIO because it kills."""
         killed = self._session.previous_signal == signal.SIGKILL or self._session.previous_unknown  # no proof against the request
         if one.parked and killed:
             return False
@@ -199,7 +201,7 @@ class Takeover:
         return True
 
     def _executing(self, todo: list[Left]) -> list[Left]:
-        """The requests that were executing at the death: the one that ran alone, or all whose state says so."""
+        """Returns the requests that were executing at the death: the one that ran alone, or all whose state says so."""
         alone = {suspect.unique for suspect in self._session.control.state.suspects}
         return [one for one in todo if one.held.state == EXECUTING and (not alone or one.unique in alone)]
 
@@ -244,7 +246,7 @@ class Takeover:
             os.set_blocking(session.fd, True)
 
     def _idle_slot(self) -> Slot:
-        """A slot to read into.  One that keeps a reply which the kernel does not take yet is none: a further successor needs that.
+        """Returns a slot to read into; while there is room, none with a reply that the kernel does not take yet and a successor may need.
 
         Replies that are not stored are of requests that change nothing; the kernel sends those again.
         """
@@ -260,7 +262,7 @@ class Takeover:
             session.busy.pop(next(iter(session.busy))).wait()  # kept by a request
 
     def _moved(self, slot: Slot) -> bool:
-        """Request and reply went to the park area; cut short, they are in both places, and the one that has the reply counts."""
+        """Moves request and reply to the park area, if it can; after a kill they are in both places, and the one with the reply counts."""
         session = self._session
         try:
             reply = slot.reply()
@@ -277,7 +279,7 @@ class Takeover:
         return True
 
     def _read_resent(self, slot: Slot) -> bool:
-        """One more that may have been resent; false when there is no more."""
+        """Reads and serves one more request that may have been resent; returns False when there is no more."""
         session = self._session
         slot.begin_read()
         try:

@@ -85,7 +85,7 @@ class KeeperClient:
     def umount(self, target: str, *, force: bool = False, force_flush_ms: int = 5_000, request_id: str = "") -> wire.Message:
         """Flushes and unmounts a directory or a mount id, and returns {"flushed", "detached"}.
 
-        Detached: it is still mounted elsewhere, and served.  With `force` a flush may take `force_flush_ms`, then the connection is aborted.
+        Detached: still mounted elsewhere, and served.  With `force` a flush may take `force_flush_ms`, then the connection is aborted.
         """
         return self._of_target("umount", target, UMOUNT_S_MAX, request_id, force=force, flush_ms=force_flush_ms)
 
