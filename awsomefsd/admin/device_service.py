@@ -51,8 +51,8 @@ class DeviceRpcs:
 
     @edge
     def ListDevices(self, request: pb.ListDevicesRequest, context: grpc.ServicerContext) -> pb.ListDevicesReply:
-        told = self._operations.seen()
-        rows = [device_message(info, state, told.seen, told.alone_ms.get(info.uuid, 0)) for info, state in self._devices.all()]
+        report = self._operations.seen()
+        rows = [device_message(info, state, report.seen, report.alone_ms.get(info.uuid, 0)) for info, state in self._devices.all()]
         return pb.ListDevicesReply(devices=rows)
 
     @edge

@@ -103,7 +103,7 @@ class Overloaded(Unavailable):
 
 
 class RejoinRequired(Error):
-    """This node's journal or metadata state must not be used any more; set it aside and join again as a new member."""
+    """This node's journal or metadata state must not be used any more; the node keeps it elsewhere and joins again as a new member."""
 
     status = "DATA_LOSS"
 

@@ -1,7 +1,7 @@
 """The level of a cluster says what its nodes, which may run different builds, may do (decision 55).
 
 Every command of the log has a level: that of the first build that knows it.  The cluster acts at one level, a number in its state; a
-command above it is refused before it gets into the log, so that a node of an older build never meets what it cannot read.  Builds are
+command above it is refused before it gets into the log, so that a node of an older build never meets one that it cannot read.  Builds are
 exchanged one node at a time, and when all nodes know the next level, `awsomefsd upgrade finalize` raises the cluster's.  A level never goes
 back, so until then, and only until then, every node may go back to the older build.
 

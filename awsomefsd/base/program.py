@@ -1,6 +1,6 @@
 """One of our processes starts another as this very program, with the subcommand first.
 
-The subcommand comes before any option, so that a process can be told from its command line whatever the directories are called.
+The subcommand comes before any option, so that a process can be recognized by its command line whatever the directories are called.
 
 Interpreted, the program is this interpreter with this package; compiled (packaging/binary), it is the executable itself.  Its path is taken
 when the process starts: after an upgrade the same path names the new build, which is the one to start then, while /proc/self/exe

@@ -11,7 +11,7 @@ BYTES_MAX = (1 << 63) - 1
 
 
 def parse_bytes(text: str) -> int:
-    """Returns the bytes of a size.  Raises ValueError, whose message says what is understood."""
+    """Returns the bytes of a size.  Raises ValueError, whose message says how to write one."""
     match = _SIZE.match(text)
     if match is None or (match[3] and match[3].lower() == "ib" and not match[2]):
         raise ValueError(f"{text!r} is not a size; write it like 4096, 512MiB, 8G or 1.5T")

@@ -5,9 +5,9 @@ receives an answer from the metadata service also writes the reply to the kernel
 reads requests never stops for one of them: no request waits in a reader thread.
 
 GENERATORS are the types of generators: Python's own, and in a compiled program also that of compiled code, which is another type.  Ask
-`type(value) in GENERATORS`, never compare with types.GeneratorType: in the compiled program handlers are compiled and what they call may
-be bytecode, so both kinds come.  That the compiler mends isinstance() was not relied on: it does not mend `type(value) is`, which is
-quicker and stands where every request passes.  So this module is compiled there too (packaging/binary/bytecode_plugin.py).
+`type(value) in GENERATORS`, never compare with types.GeneratorType: in the compiled program handlers are compiled and the functions that
+they call may be bytecode, so both kinds occur.  The compiler mends isinstance(), but not `type(value) is`, which is quicker and stands
+where every request passes.  So this module is compiled there too (packaging/binary/bytecode_plugin.py).
 """
 
 from __future__ import annotations

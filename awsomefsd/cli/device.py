@@ -47,7 +47,7 @@ def add(invocation: Invocation, path: str, shared: bool, force: bool, yes_destro
 
 
 def confirmed(path: str, given: str) -> str:
-    """The path, which the user has typed again.  Raises WouldLoseData if it is another one."""
+    """Returns the path if the user typed it again, in `given` or at a prompt.  Raises WouldLoseData for any other text."""
     if not given:
         click.echo(f"Everything on {path} will be lost.", err=True)
         given = click.prompt("Type the path of the device to go on", default="", show_default=False, err=True)

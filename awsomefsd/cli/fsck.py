@@ -1,6 +1,6 @@
 """awsomefsd fsck: check a stopped node, and repair it.
 
-Takes the lock on the state directory, so no daemon runs meanwhile.  The work is in awsomefsd/recovery/fsck.py; this module prints it and
+It takes the lock on the state directory, so no daemon runs meanwhile.  The work is in awsomefsd/recovery/fsck.py; this module prints it and
 returns the exit status of fsck(8): 0 no faults, 1 faults were found and repaired, 4 faults are left, 8 the check could not be done.
 """
 

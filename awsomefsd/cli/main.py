@@ -81,6 +81,7 @@ class Invocation:
 
     @property
     def settings(self) -> Settings:
+        """The settings of the node, loaded at the first use.  Raises ConfigError."""
         if self._settings is None:
             from awsomefsd.config import settings
 
@@ -88,7 +89,7 @@ class Invocation:
         return self._settings
 
     def client(self) -> AdminClient:
-        """A client that is connected to the daemon.  Raises Unavailable or Refused; the message says what to do."""
+        """Returns a client that is connected to the daemon.  Raises Unavailable, Refused or ConfigError; the message says what to do."""
         from awsomefsd.admin.client import AdminClient
 
         return AdminClient(self.settings.admin_socket)
@@ -124,7 +125,7 @@ def _global_options() -> list[click.Parameter]:
 
 
 def first_sentence(command: click.Command) -> str:
-    """The first paragraph of the help of a command, in one line."""
+    """Returns the first paragraph of the help of a command, in one line."""
     return " ".join((command.help or "").strip().split("\n\n")[0].split())
 
 
@@ -198,7 +199,7 @@ cli = LazyGroup(
 
 
 def run(words: list[str]) -> int:
-    """Run a command line and return the exit status; errors are printed on stderr."""
+    """Runs a command line and returns the exit status; errors are printed on stderr, and none is raised."""
     try:
         result = cli.main(args=words, prog_name="awsomefsd", standalone_mode=False, obj=Invocation())
         return result if isinstance(result, int) else OK
@@ -214,7 +215,7 @@ def run(words: list[str]) -> int:
     except errors.Error as err:
         return _say(str(err), ERROR)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has ended
         return ERROR
     except Exception as err:
         return _say_unexpected(err)

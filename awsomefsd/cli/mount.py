@@ -45,7 +45,10 @@ def mount(invocation: Invocation, volume: str | None, directory: str | None, opt
 
 
 def perform_mount(invocation: Invocation, volume: str, directory: str, options: list[str]) -> dict[str, object]:
-    """Mount a volume through the daemon; returns the fields of the mount (admin.proto).  Blocks until the mount is served."""
+    """Mounts a volume through the daemon; returns the fields of the mount (admin.proto).  Blocks until the mount is served.
+
+    Raises ConfigError for a mistyped option, and as AdminClient.call.
+    """
     from awsomefsd.admin.client import MOUNT_S
 
     mount_options.parse(options)  # a mistyped option is an error before the daemon is asked
@@ -76,7 +79,7 @@ def umount(invocation: Invocation, target: str | None, everything: bool, force: 
         directories = sorted((str(found.directory) for found in client.call("ListMounts").mounts), reverse=True)
     failed = False
     ended = []
-    for directory in directories:  # what lies below another one goes first
+    for directory in directories:  # a mount below another one is unmounted first
         try:
             ended.append(perform_umount(invocation, directory, force))
         except Error as err:
@@ -100,6 +103,7 @@ def _say_unmounted(done: dict[str, object], form: str) -> None:
 
 
 def perform_umount(invocation: Invocation, target: str, force: bool) -> dict[str, object]:
+    """Unmounts a directory, volume or mount id through the daemon; returns the fields of UmountReply.  Blocks for the flush."""
     from awsomefsd.admin.client import UMOUNT_S
 
     with invocation.client() as client:
@@ -124,5 +128,5 @@ def flush(invocation: Invocation, target: str, form: str) -> None:
 
 
 def _target(target: str) -> str:
-    """The target as the daemon takes it: a path is made absolute here, a volume or mount id stays as it is."""
+    """Returns the target as the daemon takes it: a path is made absolute here, a volume or mount id stays as it is."""
     return os.path.abspath(target) if "/" in target or target in (".", "..") else target

@@ -82,14 +82,14 @@ def show(invocation: Invocation, name: str, form: str) -> None:
 
 
 def _state(row: Any) -> str:
-    """Readiness and scheduling state of a node in one word, as kubectl prints them."""
+    """Returns the readiness and scheduling state of a node in one word, as kubectl prints them."""
     if row.state == "removed":
         return "removed"
     return row.readiness + (f",{row.state}" if row.state != "active" else "")
 
 
 def _age(joined_ms: int) -> str:
-    """The age of a node, rounded as kubectl rounds it."""
+    """Returns the age of a node, rounded as kubectl rounds it."""
     seconds = max(int(time.time() - joined_ms / 1_000), 0)
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
         if seconds >= 2 * size:

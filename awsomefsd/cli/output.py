@@ -43,7 +43,10 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), empty: str = "") -> None:
-    """Print a table without decoration, as wide as the terminal; into a pipe or a file, as wide as its content."""
+    """Prints a table without decoration, as wide as the terminal; into a pipe or a file, as wide as its content.
+
+    `right` names the columns that are aligned to the right; `empty` is printed if there is no row.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -65,7 +68,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right:
 
 
 def message_dict(message: Any, convert: dict[str, Callable[[Any], Any]] | None = None) -> dict[str, Any]:
-    """A protobuf message as a dictionary with every field, under its name in admin.proto; 64-bit numbers stay numbers."""
+    """Returns a protobuf message as a dictionary with every field, under its name in admin.proto; 64-bit numbers stay numbers.
+
+    `convert` is applied to the values of the fields that it names.
+    """
     fields: dict[str, Any] = {}
     for field in message.DESCRIPTOR.fields:
         value = getattr(message, field.name)
@@ -82,7 +88,7 @@ def message_dict(message: Any, convert: dict[str, Callable[[Any], Any]] | None =
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and its noun: "1 fault", "2 faults"."""
+    """Returns a number and its noun: "1 fault", "2 faults"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

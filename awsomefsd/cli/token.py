@@ -21,7 +21,7 @@ endpoint_option = click.option(
 
 
 def seconds(ttl: str) -> int:
-    """The seconds of a length of time such as 24h; a usage error for what is none."""
+    """Returns the seconds of a length of time such as 24h; anything else is a usage error."""
     from awsomefsd.config.settings import parse_seconds
 
     try:

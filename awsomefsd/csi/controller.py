@@ -1,7 +1,7 @@
 """The CSI controller service: it makes, changes, lists and deletes volumes.  Every node answers it; state is in the metadata only.
 
-CreateVolume is idempotent by name: the record that one entry makes together with the volume is found again, and compared with what is asked
-now.  A directory of a shared volume is only recorded here and made by the node that first stages it: creating mounts nothing.
+CreateVolume is idempotent by name: the record that one entry makes together with the volume is found again, and compared with the present
+request.  A directory of a shared volume is only recorded here and made by the node that first stages it: creating mounts nothing.
 Deleting one has to: its files are removed through a mount of this node.
 """
 

@@ -105,7 +105,7 @@ class KubeletPath:
         try:
             return open_beneath(self.parent, self.name)
         except OSError as err:
-            raise _told(err, self.path) from err
+            raise _csi_error(err, self.path) from err
 
     def kind(self) -> int:
         """Returns the S_IFMT bits of the file at the path, 0 if there is none; a dead mount counts as a directory."""
@@ -116,7 +116,7 @@ class KubeletPath:
         except OSError as err:
             if err.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):  # a dead mount
                 return stat.S_IFDIR
-            raise _told(err, self.path) from err
+            raise _csi_error(err, self.path) from err
 
     def make_directory(self) -> None:
         kind = self.kind()
@@ -149,7 +149,7 @@ class KubeletPath:
             if err.errno == errno.EBUSY:
                 raise precondition(f"{self.path} is busy: a process still uses it") from err
             if err.errno not in (errno.EINVAL, errno.ENOENT):  # not mounted any more
-                raise _told(err, self.path) from err
+                raise _csi_error(err, self.path) from err
 
     def remove(self) -> None:
         """Removes an empty directory or an empty file; anything else stays, and raises FAILED_PRECONDITION."""
@@ -168,7 +168,7 @@ class KubeletPath:
         except OSError as err:
             if err.errno == errno.ENOTEMPTY:
                 raise precondition(f"{self.path} has files that are not part of a mount of awsomefs; it was not removed") from err
-            raise _told(err, self.path) from err
+            raise _csi_error(err, self.path) from err
 
 
 class KubeletDirectory:
@@ -194,7 +194,7 @@ class KubeletDirectory:
         try:
             parent = open_beneath(root, head or ".", os.O_PATH | os.O_DIRECTORY)
         except OSError as err:
-            raise _told(err, path) from err
+            raise _csi_error(err, path) from err
         finally:
             os.close(root)
         try:
@@ -227,7 +227,7 @@ def _mode_of(parent: int, name: str) -> int:
         return 0
 
 
-def _told(err: OSError, path: str) -> CsiError:
+def _csi_error(err: OSError, path: str) -> CsiError:
     if err.errno in (errno.ELOOP, errno.EXDEV, errno.ENAMETOOLONG):
         return invalid(f"{path} leads through a symlink or out of the kubelet directory")
     if err.errno == errno.ENOENT:

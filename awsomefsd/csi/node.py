@@ -109,7 +109,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
                 continue
             if (entry.device, entry.root) != (mount.device, _root_of(found)):
                 raise CsiError("ALREADY_EXISTS", f"{place.path} has {entry.source}{entry.root} mounted, not {found.handle}")
-            if effective(entry.options.split(",")) & _TOLD != effective(flags) & _TOLD:
+            if effective(entry.options.split(",")) & _FLAGS_SHOWN != effective(flags) & _FLAGS_SHOWN:
                 raise CsiError("ALREADY_EXISTS", f"{found.handle} is {what} at {place.path} with options {entry.options}")
             return True
         return False
@@ -400,7 +400,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         return response
 
 
-_TOLD = {"ro", "nosuid", "nodev", "noexec"}  # as the mount table names them
+_FLAGS_SHOWN = {"ro", "nosuid", "nodev", "noexec"}  # as the mount table names them
 
 
 def _root_of(found: FoundVolume) -> str:

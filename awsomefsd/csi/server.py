@@ -151,9 +151,9 @@ class CsiServer:
         self._kubelet.open((registration_pb2_grpc.add_RegistrationServicer_to_server, self._registration))
 
     def poll(self) -> None:
-        """Does what is due; the daemon calls it every few seconds on a thread of its own.  It blocks, and logs errors instead of raising.
+        """Does the work that is due; the daemon calls it every few seconds, in a thread.  It blocks, and logs errors instead of raising.
 
-        Makes sockets again that somebody removed, ends the claims of earlier boots of this node, and loads the program of workers before
+        Makes removed sockets again, ends the claims of earlier boots of this node, and loads the program of workers before
         the first volume needs it.
         """
         if not self._cleared:

@@ -404,9 +404,9 @@ class Session:
         return True
 
     def _first_reply(self) -> None:
-        told, self._on_first_reply = self._on_first_reply, None
-        if told is not None:
-            told()
+        on_first_reply, self._on_first_reply = self._on_first_reply, None
+        if on_first_reply is not None:
+            on_first_reply()
 
     # --- requests of the session itself ------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The keeper's event loop: one thread, one selector, timers, and sequences written as generators.
 
-A sequence (mount, umount, …) is a generator that yields Promises; it runs to its next yield without interruption, so what it
-has checked stays true until then.  An exception in a callback is logged and the loop goes on: a bug in one mount must not
+A sequence (mount, umount, …) is a generator that yields Promises; it runs to its next yield without interruption, so its
+checks stay true until then.  An exception in a callback is logged and the loop goes on: a bug in one mount must not
 take the descriptors of the others with it.
 
 Anything that walks a path may hang for as long as some filesystem below that path does, perhaps on a mount whose dead

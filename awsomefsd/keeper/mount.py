@@ -5,7 +5,7 @@ fired; a worker that hangs in the kernel is not replaced, its pidfd stays silent
 kernel's queue and in the slots, and nothing of them is lost: the keeper holds every descriptor.
 
 `fresh` stays true until a worker has been ready, because a worker reads no request before it has said so.  A worker that
-unmounts says bye before it exits; both may reach us in one turn, so what it sent is read before its death is judged.
+unmounts says bye before it exits; both may reach us in one turn, so its messages are read before its death is judged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WORKER_LOG_BYTES_MAX = 4 * MIB  # of one mount; over that size the file is copie
 LOG_LOOK_MS = 30_000
 LAST_LINES_BYTES = 2_000
 STANDBY_LOADED_MS_MAX = 60_000  # from the start of a standby to its word that it waits
-STANDBY_FLUSH_MS_MAX = 10_000  # what it need not flush itself
+STANDBY_FLUSH_MS_MAX = 10_000  # of the flush before a replacement, which the standby then need not do
 STANDBY_SERVES_MS_MAX = 60_000
 STANDBY_LOOK_MS = 5
 

@@ -18,7 +18,7 @@ from awsomefsd.keeper.loop import Promise
 from awsomefsd.keeper.wire import Message
 
 BACKOFF_MS_MIN = 100
-HEALTHY_MS = BACKOFF_MS_MAX  # a ready worker that lived this long was well, even if nobody asked it anything
+HEALTHY_MS = BACKOFF_MS_MAX  # a ready worker that lived this long was healthy, even without a request
 _WORKER_FD = 3
 _ENVIRONMENT = ("PATH", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV")
 _SECRETS = ("TOKEN", "SECRET", "PASSWORD")

@@ -93,7 +93,8 @@ def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None
 def receive(sock: socket.socket) -> tuple[Message, list[int]] | None:
     """Returns one message and its descriptors (close-on-exec, the caller owns them); None at the end of the connection.
 
-    Blocks as the socket does (BlockingIOError, TimeoutError).  Raises ProtocolError for what is no message; its descriptors are closed.
+    Blocks as the socket does (BlockingIOError, TimeoutError).  Raises ProtocolError for bytes that are no message, and closes their
+    descriptors.
     """
     space = socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
     try:

@@ -86,7 +86,7 @@ class KeeperLink:
             self._say({"op": "bye", "clean": clean})
 
     def _say(self, message: Message) -> None:
-        """Sends a message; the caller holds the lock.  A keeper that is gone is told by the adopt message of the next connection."""
+        """Sends a message; the caller holds the lock.  If the keeper is gone, the adopt message of the next connection repeats it."""
         if self._sock is not None:
             try:
                 wire.send(self._sock, message)

@@ -1,6 +1,6 @@
 """awsomefsd keeper: exec the keeper, a process that knows neither click nor the configuration file.
 
-The settings are looked up here and given as arguments to the same program by exec: the keeper stays a standard-library process.
+The settings are read here and passed as arguments to the same program by exec: the keeper stays a standard-library process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def keeper(invocation: Invocation, log_dir: Path | None, upgrade: bool) -> None:
 
 
 def _upgrade(run_dir: Path) -> None:
-    """Ask the keeper to exec the new program; process, descriptors and workers stay.  Waits while it is busy with a mount or an unmount."""
+    """Makes the keeper exec the new program; process, descriptors and workers stay.  Waits while it is busy with a mount or an unmount."""
     from awsomefsd.keeper.client import KeeperClient
 
     client, deadline = KeeperClient(run_dir), time.monotonic() + BUSY_S_MAX

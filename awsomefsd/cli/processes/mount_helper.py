@@ -2,7 +2,7 @@
 
 Their command lines are fixed by util-linux: `mount.awsomefs VOLUME DIR [-sfnv] [-o options] [-t type]` and
 `umount.fuse.awsomefs DIR [-flnrv] [-t type]`.  Exit status as mount(8) documents it: 1 for bad usage, 32 for a failed mount.
-Of the options, run_dir=, state_dir= and config= are for us (a node beside the usual place); everything else goes to the daemon.
+Of the options, run_dir=, state_dir= and config= are for us (a node with other directories); all others go to the daemon.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _lazily(invocation: Invocation, directory: str) -> int:
 
 
 def ours_taken(invocation: Invocation, words: list[str]) -> list[str]:
-    """The mount options without run_dir=, state_dir= and config=, which are stored in the invocation."""
+    """Returns the mount options without run_dir=, state_dir= and config=, which it stores in the invocation."""
     rest = []
     for word in words:
         name, equals, value = word.partition("=")
@@ -113,7 +113,7 @@ def ours_taken(invocation: Invocation, words: list[str]) -> list[str]:
 
 def _known(word: str) -> bool:
     try:
-        mount_options.parse(["shared", word])  # what is known only beside `shared` is no unknown option
+        mount_options.parse(["shared", word])  # an option that needs `shared` is known too
     except errors.Error:
         return False
     return True

@@ -34,7 +34,7 @@ def probe(invocation: Invocation, ready: bool) -> None:
 
 
 def not_ready(status: Any) -> str:
-    """The reason why this node cannot do its work; "" if it can."""
+    """Returns the reason why this node cannot do its work; "" if it can."""
     if not status.node:
         return "; ".join(status.reasons) or "this node is in no cluster yet"
     if not status.metadata.leader:

@@ -27,11 +27,11 @@ def run(invocation: Invocation) -> None:
     began = time.monotonic()
     from awsomefsd.daemon import metadata_core
 
-    first = metadata_core.begin(settings)  # serves; the rest is imported when mounts wait no longer
+    first = metadata_core.begin(settings)  # it serves already; the rest is imported when mounts wait no longer
     from awsomefsd.daemon import daemon
 
     code = daemon.run(settings, first, began)
-    # Everything is closed.  A call that still waits for the keeper sits on a thread that the interpreter would wait for, minutes maybe.
+    # Everything is closed.  A call that still waits for the keeper has a thread that the interpreter would wait for, perhaps for minutes.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
