@@ -23,11 +23,14 @@ logger = logging.getLogger(__name__)
 class DeviceCatalog(Protocol):
     """Devices as this node finds them (node/devices/devices.py)."""
 
-    def add(self, path: str, *, shared: bool, destroy: bool) -> tuple[DeviceInfo, str]: ...
-    def all(self) -> list[tuple[DeviceInfo, str]]:
-        """Returns every device with its state on this node: "ok", or why it cannot be used."""
+    def add(self, path: str, *, shared: bool, destroy: bool) -> tuple[DeviceInfo, str]:
+        """Formats and adds a device; returns it with its state.  Raises WouldLoseData if it has content and not `destroy`, and Refused."""
 
-    def state(self, info: DeviceInfo) -> str: ...
+    def all(self) -> list[tuple[DeviceInfo, str]]:
+        """Returns every device of the cluster with its state on this node."""
+
+    def state(self, info: DeviceInfo) -> str:
+        """Returns "ok", or why this node cannot use the device.  Blocks for reading it."""
 
 
 class DeviceRpcs:

@@ -20,9 +20,11 @@ logger = logging.getLogger(__name__)
 
 
 class Collecting(Protocol):
-    """Collection of sparse segments on this node (node/maintenance/collection.py)."""
+    """The collection of sparse segments on this node (node/maintenance/collection.py)."""
 
-    def order(self, action: str) -> None: ...
+    def order(self, action: str) -> None:
+        """Orders "start" or "stop", and returns at once.  Raises Refused for any other word."""
+
     def status(self) -> tuple[str, dict[str, int], str]:
         """Returns (state, figures by name, the last error or "")."""
 

@@ -96,6 +96,7 @@ class Door:
         return peer.uid in (0, os.geteuid()) or (self._group >= 0 and self._group in peer.gids)
 
     async def serve(self) -> None:
+        """Serves connections until it is cancelled, then removes the socket."""
         try:
             await trio.serve_listeners(self._visit, [self._listener])
         finally:

@@ -232,9 +232,11 @@ class FailpointControl:
         _RECORD.pack_into(self._memory, offset, hits, nth, fired, who)
 
     def hits(self, name: str) -> int:
+        """Returns how often all processes have passed the point."""
         return int(_RECORD.unpack_from(self._memory, _NAMES.index(name) * _RECORD.size)[0])
 
     def fired(self, name: str) -> int:
+        """Returns how often the point has killed a process."""
         return int(_RECORD.unpack_from(self._memory, _NAMES.index(name) * _RECORD.size)[2])
 
     def died(self, name: str) -> int:

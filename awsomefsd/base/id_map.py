@@ -44,6 +44,7 @@ class IdMap:
         return next((start + inside - low for start, low, count in self.ranges if low <= inside < low + count), OVERFLOW_ID)
 
     def has_outside(self, inside: int) -> bool:
+        """Returns True if a stored id has a counterpart that programs can use."""
         return not self.ranges or any(low <= inside < low + count for _, low, count in self.ranges)
 
 

@@ -107,6 +107,7 @@ class Registry:
         return self._keep(Histogram(name, help, tuple(sorted(labels.items()))))
 
     def _keep(self, figure: Figure) -> Figure:
+        """Adds a figure of this process; the thread that counts with it keeps it."""
         self._own.append(figure)
         return figure
 

@@ -21,6 +21,7 @@ def node_mount(node: str) -> int:
 
 
 def is_node_mount(mount: int) -> bool:
+    """Returns True for the mount number of a node's daemon."""
     return mount >= NODE_MOUNT_BIT
 
 

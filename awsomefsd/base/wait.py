@@ -91,6 +91,7 @@ class Signal:
         resume(self._value, self._error)
 
     def fire(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Ends the wait with a value or an error."""
         with self._lock:
             if self._done:
                 return

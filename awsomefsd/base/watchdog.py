@@ -29,6 +29,7 @@ class Watchdog:
 
     @property
     def watched(self) -> bool:
+        """True if a service manager watches this process."""
         return self._interval_ns > 0
 
     def feed(self) -> None:

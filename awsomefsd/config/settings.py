@@ -107,6 +107,8 @@ Directory = Annotated[Path, AfterValidator(_absolute)]
 
 
 class Section(BaseModel):
+    """A section of the settings: frozen, and without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -268,7 +270,7 @@ def _topology(value: str) -> str:
 
 
 class DeviceSettings(Section):
-    """`scan`: further paths that are looked at for devices of the cluster, such as files; separated by commas."""
+    """The search for devices.  `scan`: further paths to search, such as files; separated by commas."""
 
     scan: str = ""
 

@@ -119,6 +119,7 @@ class KubeletPath:
             raise _csi_error(err, self.path) from err
 
     def make_directory(self) -> None:
+        """Makes a directory at the path; one that is there stays.  Raises FAILED_PRECONDITION for any other file."""
         kind = self.kind()
         if kind and kind != stat.S_IFDIR:
             raise precondition(f"{self.path} exists and is not a directory")
@@ -126,6 +127,7 @@ class KubeletPath:
             os.mkdir(self.name, 0o750, dir_fd=self.parent)
 
     def make_file(self) -> None:
+        """Makes an empty file at the path; one that is there stays.  Raises FAILED_PRECONDITION for any other file."""
         kind = self.kind()
         if kind and kind != stat.S_IFREG:
             raise precondition(f"{self.path} exists and is not a file")
@@ -142,6 +144,7 @@ class KubeletPath:
             os.close(fd)
 
     def umount(self, *, detach: bool = False) -> None:
+        """Unmounts the topmost mount at the path; without one it does nothing.  Raises FAILED_PRECONDITION if it is busy."""
         flags = mount_syscalls.UMOUNT_NOFOLLOW | (mount_syscalls.MNT_DETACH if detach else 0)
         try:
             mount_syscalls.umount(f"/proc/self/fd/{self.parent}/{self.name}", flags)

@@ -71,6 +71,7 @@ class WantedVolume:
 
 
 def check_name(name: str, what: str = "name") -> str:
+    """Returns a name or id of a request unchanged, if it is neither missing nor too long."""
     if not name:
         raise invalid(f"{what} is missing")
     if len(name.encode()) > CSI_NAME_BYTES_MAX:
@@ -99,6 +100,7 @@ def check_capability(capability: pb.VolumeCapability, *, of_block: bool | None =
 
 
 def check_capabilities(capabilities: Iterable[pb.VolumeCapability], *, of_block: bool | None = None) -> bool:
+    """Checks all capabilities as `check_capability`; they have to be of one kind."""
     kinds = {check_capability(capability, of_block=of_block) for capability in capabilities}
     if len(kinds) != 1:
         raise invalid("volume_capabilities are missing" if not kinds else "a volume is a block device or a file system, not both")
@@ -148,6 +150,7 @@ def capacity_of(asked: pb.CapacityRange, *, block: bool, default: int | None = N
 
 
 def fits(capacity: int, asked: pb.CapacityRange) -> bool:
+    """Returns True if a capacity (bytes) is within the range that was asked for."""
     return capacity >= asked.required_bytes and not (asked.limit_bytes and capacity > asked.limit_bytes)
 
 
@@ -183,6 +186,7 @@ def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, blo
 
 
 def check_mutable(mutable: Mapping[str, str]) -> None:
+    """Checks the parameters that can be changed later: their names and values."""
     for key, value in mutable.items():
         if key not in MUTABLE:
             raise invalid(f"mutable parameter {key!r} is unknown; known are {', '.join(sorted(MUTABLE))}")

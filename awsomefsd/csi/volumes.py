@@ -35,10 +35,12 @@ class FoundVolume:
 
     @property
     def block(self) -> bool | None:
+        """True for a block volume; None if that is not known, because people made the volume."""
         return None if self.record is None else self.record.block
 
     @property
     def lock(self) -> str:
+        """The name of its lock (volume_locks.py)."""
         return f"volume {self.volume.uuid}"
 
     @property
@@ -47,13 +49,14 @@ class FoundVolume:
 
 
 class DriverVolumes:
-    """Volumes, records and claims, from the metadata service.  Every method blocks for its answer, and raises FsError and Unavailable."""
+    """The volumes, records and claims in the metadata.  Every method blocks for the answer, and raises FsError or Unavailable."""
 
     def __init__(self, call: Call, catalog: Catalog) -> None:
         self._call = call
         self._catalog = catalog
 
     def propose(self, command: AnyCommand) -> Any:
+        """Commits one command, and returns its result.  Raises FsError with the rule's errno, Unavailable without a leader."""
         return self._catalog.propose(command)
 
     def every(self) -> list[VolumeInfo]:
@@ -84,10 +87,11 @@ class DriverVolumes:
         return self._catalog.figures()
 
     def free_bytes(self) -> int:
+        """Returns the bytes of the free segments of all devices."""
         return sum(device.segments_free * device.segment_bytes for device in self._catalog.devices())
 
     def sharable(self, volume: VolumeInfo) -> bool:
-        """True if the data of the volume is, or will be, on devices that other nodes see."""
+        """Returns True if the data of the volume is, or will be, on devices that other nodes see."""
         return volume.home in ("", UNDECIDED) and any(device.shared for device in self._catalog.devices())
 
     def find(self, handle: str) -> FoundVolume:
@@ -103,6 +107,7 @@ class DriverVolumes:
         return FoundVolume(handle, found, rules.check_path(path) if path else "", None)
 
     def of_record(self, record: CsiVolumeInfo, volumes: Iterable[VolumeInfo]) -> VolumeInfo:
+        """Returns the volume of a record, out of `volumes`.  Raises CsiError NOT_FOUND if it was deleted."""
         found = next((volume for volume in volumes if volume.volume == record.volume), None)
         if found is None:
             raise not_found(f"the volume of {record.id} was deleted")

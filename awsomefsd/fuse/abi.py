@@ -2,7 +2,8 @@
 
 No struct changed its size between those versions; additions use fields that were padding, and are valid only with an INIT flag.
 So one set of packers serves all of them, and negotiate.py alone knows which flag came when.  Replies are packed with their header in one
-struct: one pack call and one write(2) an answer.
+struct: one pack call and one write(2) an answer.  A `pack_*` function returns the whole message, header first; it raises struct.error for
+a value that does not fit its field.
 
 The constants carry the kernel's own names without the FUSE_ prefix (include/uapi/linux/fuse.h).
 """

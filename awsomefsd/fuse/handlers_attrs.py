@@ -1,4 +1,4 @@
-"""Requests about attributes, extended attributes and figures of the volume: decode, call the filesystem."""
+"""Handlers of requests about attributes, extended attributes and the volume's figures; see handlers_names.py for their contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests about open files, directories and locks: decode, call the filesystem."""
+"""Handlers of requests about open files, directories and locks; see handlers_names.py for their contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Requests about names: decode, call the filesystem."""
+"""Handlers of requests about names: each decodes the body and returns the result of the filesystem, or its Steps.
+
+They run on the thread that has read the request, and block only as the filesystem does.  They raise ProtocolError or struct.error for a
+body that is too short, and what the filesystem raises.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ def text(body: memoryview, start: int) -> bytes:
 
 
 def two_texts(body: memoryview, start: int) -> tuple[bytes, bytes]:
+    """Returns the two NUL-terminated strings that a request ends with.  Raises ProtocolError if one is missing."""
     first, separator, second = text(body, start).partition(b"\0")
     if not separator:
         raise ProtocolError("one string where two belong in a request")

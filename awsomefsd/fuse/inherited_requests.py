@@ -28,18 +28,35 @@ class RequestMemory(Protocol):
     """A slot or a park entry that holds a request."""
 
     @property
-    def unique(self) -> int: ...
+    def unique(self) -> int:
+        """The unique of the request, without RESEND_BIT."""
+
     @property
-    def state(self) -> int: ...
+    def state(self) -> int:
+        """FREE, RECEIVED, EXECUTING or DONE."""
+
     @property
-    def is_intact(self) -> bool: ...
+    def is_intact(self) -> bool:
+        """False if the request fails its checksum: then it is answered EIO and never executed."""
+
     @property
-    def deaths(self) -> int: ...
-    def add_death(self) -> int: ...
-    def store_reply(self, reply: bytes) -> bool: ...
-    def reply(self) -> bytes: ...
-    def free(self) -> None: ...
-    def request(self) -> memoryview: ...
+    def deaths(self) -> int:
+        """The number of workers that died while the request was executing."""
+
+    def add_death(self) -> int:
+        """Counts one more death, and returns the new count."""
+
+    def store_reply(self, reply: bytes) -> bool:
+        """Stores the reply, and makes the state DONE; returns False (nothing stored) for one that is too long."""
+
+    def reply(self) -> bytes:
+        """Returns the stored reply.  Raises Corrupt if it fails its checksum."""
+
+    def free(self) -> None:
+        """Frees the memory; its views must not be used afterwards."""
+
+    def request(self) -> memoryview:
+        """Returns the whole request, header first, valid until `free`."""
 
 
 class InheritedRequests:
@@ -111,6 +128,7 @@ class InheritedRequests:
 
 
 def readdressed(reply: Reply, unique: int) -> Reply:
+    """Returns the same reply with another unique."""
     if isinstance(reply, list):
         return [abi.with_unique(reply[0], unique), *reply[1:]]
     return abi.with_unique(reply, unique)

@@ -101,6 +101,7 @@ def agree(offer: Offer, overrides: Overrides = Overrides()) -> Negotiated:
 
 
 def pack_init(unique: int, agreed: Negotiated) -> bytes:
+    """Packs the answer to an INIT."""
     return abi.INIT_OUT.pack(
         abi.INIT_OUT.size, 0, unique, abi.KERNEL_MAJOR, agreed.minor, agreed.max_readahead, agreed.flags & 0xFFFF_FFFF,
         agreed.max_background, agreed.congestion_threshold, agreed.max_write, agreed.time_gran, agreed.max_pages, 0,

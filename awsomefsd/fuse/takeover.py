@@ -45,7 +45,8 @@ _NOT_RESENT = frozenset((abi.Opcode.FORGET, abi.Opcode.BATCH_FORGET, abi.Opcode.
 class RequestEnd(Protocol):
     """The end of a request that waited."""
 
-    def wait(self, timeout_s: float = -1) -> bool: ...
+    def wait(self, timeout_s: float = -1) -> bool:
+        """Blocks until the request has ended, and returns True; False after `timeout_s` (below 0: no limit)."""
 
 
 class Waiting(Protocol):
@@ -58,7 +59,10 @@ class Waiting(Protocol):
 
 
 class Requests(Protocol):
-    """The session as a takeover needs it: it serves requests, and knows those of a predecessor."""
+    """The session as a takeover needs it: it serves requests, and knows those of a predecessor.
+
+    The takeover calls it on its own thread, before any reader runs.
+    """
 
     fd: int
     control: ControlArea
@@ -72,11 +76,21 @@ class Requests(Protocol):
 
     @property
     def negotiated(self) -> Negotiated | None: ...
-    def write(self, unique: int, reply: Reply) -> bool: ...
-    def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply) -> None: ...
-    def settle(self, unique: int) -> None: ...
-    def execute(self, held: RequestMemory, opcode: int, ctx: Context, nodeid: int, body: memoryview) -> Waiting | None: ...
-    def serve(self, slot: Slot, length: int) -> None: ...
+
+    def write(self, unique: int, reply: Reply) -> bool:
+        """Writes a reply; returns False where the kernel does not know the request (any more)."""
+
+    def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply) -> None:
+        """Writes a reply under the unique that the kernel expects, and frees `held`, now or when the kernel takes the reply."""
+
+    def settle(self, unique: int) -> None:
+        """Tells the filesystem that the result of a request is not needed any more."""
+
+    def execute(self, held: RequestMemory, opcode: int, ctx: Context, nodeid: int, body: memoryview) -> Waiting | None:
+        """Executes a request and answers it; returns None when it has ended, else what goes on by itself."""
+
+    def serve(self, slot: Slot, length: int) -> None:
+        """Executes the request of `length` bytes in `slot`; on return the slot is free."""
 
 
 class Left(NamedTuple):

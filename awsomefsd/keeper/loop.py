@@ -32,7 +32,10 @@ CHORE_RESULT_BYTES_MAX = 32 << 10  # less than a pipe holds, so a child never wa
 
 
 class Promise:
-    """A result that comes later.  The first of resolve and fail counts, later ones do nothing."""
+    """A result that comes later, in the loop's thread.  The first of resolve and fail counts, later ones do nothing.
+
+    `then` calls its callback when the result is there, at once if it is there already; never from another thread.
+    """
 
     __slots__ = ("_callbacks", "done", "error", "value")
 
@@ -92,6 +95,7 @@ class Loop:
         self.chores = 0  # children that have not ended
 
     def watch(self, fd: int, callback: Callable[[], None]) -> None:
+        """Calls `callback` from the loop whenever `fd` can be read; a descriptor has at most one."""
         self._selector.register(fd, selectors.EVENT_READ, callback)
 
     def unwatch(self, fd: int) -> None:
@@ -105,6 +109,7 @@ class Loop:
         return timer
 
     def sleep(self, delay_ms: float) -> Promise:
+        """Returns a promise that resolves after `delay_ms`."""
         promise = Promise()
         self.later(delay_ms, promise.resolve)
         return promise

@@ -427,7 +427,7 @@ class Mount:
         }
 
     def hand_over(self) -> Message:
-        """Everything the next image of this process needs; the descriptors keep their numbers."""
+        """Returns all that the next program of this process needs, as JSON can hold it; the descriptors keep their numbers."""
         worker = self.worker
         state: Message = {"spec": self.spec, "fds": self.fds, "detached": self.detached, "worker": None}
         state |= {"workers": self.workers, "deaths": self.deaths, "previous": self.previous, "was_ready": self.was_ready}
@@ -440,7 +440,7 @@ class Mount:
 
     @classmethod
     def taken_over(cls, surroundings: Surroundings, state: Message) -> Mount:
-        """The mount that `hand_over` described, in the next image."""
+        """Returns the mount that `hand_over` described, in the next program of this process."""
         mount = cls(surroundings, state["spec"], {name: int(fd) for name, fd in state["fds"].items()})
         mount.workers, mount.deaths, mount.previous = state["workers"], state["deaths"], state["previous"]
         mount.detached, mount.was_ready = state["detached"], state["was_ready"]

@@ -85,6 +85,7 @@ def _environment(asked: dict[str, str]) -> dict[str, str]:
 
 
 def without_secrets(environment: dict[str, str]) -> dict[str, str]:
+    """Returns the environment without variables whose names speak of tokens, secrets or passwords."""
     return {key: value for key, value in environment.items() if not any(word in key for word in _SECRETS)}
 
 

@@ -50,10 +50,12 @@ class KeptMounts:
             del self.by_id[mount.id]
 
     def new(self, spec: Message, fds: dict[str, int]) -> Mount:
+        """Returns a new mount with these descriptors, which it owns; its id is taken from now on."""
         mount = self.by_id[spec["mount"]] = Mount(self._surroundings, spec, fds)
         return mount
 
     def take_over(self, state: Message) -> None:
+        """Adds the mount that the program before the exec handed over."""
         mount = Mount.taken_over(self._surroundings, state)
         self.by_id[mount.id] = mount
 
@@ -68,6 +70,7 @@ class KeptMounts:
     # --- mount -------------------------------------------------------------------------------------------------------------
 
     def mount(self, request: Message) -> Sequence_:
+        """Mounts, starts the first worker and waits until it is ready: {"pid", "dir", "device"}; a failure undoes the mount."""
         spec = checked_spec(request)
         mount_syscalls.flags_of(spec["options"])
         sizes = _checked_sizes(request.get("memfds", {}))
@@ -122,6 +125,7 @@ class KeptMounts:
     # --- umount ------------------------------------------------------------------------------------------------------------
 
     def umount(self, request: Message) -> Sequence_:
+        """Flushes and unmounts, by force if asked for: {"flushed", "detached"}.  A mount that is busy stays."""
         mount = self.find(request)
         if request.get("force"):
             return (yield from self._umount_by_force(mount, int(request.get("flush_ms", FORCE_FLUSH_MS_MAX))))
@@ -189,16 +193,19 @@ class KeptMounts:
     # --- others ------------------------------------------------------------------------------------------------------------
 
     def flush(self, request: Message) -> Sequence_:
+        """Makes everything durable that was written to a mount: {}."""
         mount = self.find(request)
         yield self._loop.within(mount.flush(request["request_id"]), UMOUNT_FLUSH_MS_MAX, f"the flush of {mount.dir}")
         return {}
 
     def replace(self, request: Message) -> Sequence_:
+        """Replaces a mount's worker by one of another program: {"pid", "version"}."""
         mount = self.find(request)
         spec = checked_spec({**mount.spec, **{key: request[key] for key in ("argv", "env") if key in request}})
         return (yield from mount.replace(spec["argv"], spec["env"]))
 
     def umount_all(self, request: Message) -> Sequence_:
+        """Unmounts every mount; raises the first error after it has tried all, with the words of each."""
         failed = []
         for mount in list(self.by_id.values()):
             try:

@@ -125,6 +125,7 @@ def decode(payload: bytes) -> Message:
 
 
 def close_all(fds: Sequence[int]) -> None:
+    """Closes descriptors; errors are ignored."""
     for fd in fds:
         with contextlib.suppress(OSError):
             os.close(fd)
