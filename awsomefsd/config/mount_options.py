@@ -107,10 +107,7 @@ def checked(text: str) -> str:
 
 
 def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, by_root: bool = True) -> MountOptions:
-    """Returns the options of a mount.  Raises ConfigError, which names an unknown option or a bad value.
-
-    `by_root`: allow_other is on by default; without root it has to be asked for (and allowed).
-    """
+    """Returns the options of a mount.  Raises ConfigError, which names a bad one.  Not `by_root`: allow_other has to be asked for."""
     flags: list[str] = []
     values: dict[str, int] = {}
     ours: list[str] = []

@@ -449,10 +449,7 @@ def find_file(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def load(file: Path | None = None, environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """Returns the settings of this node.  Raises ConfigError only.
-
-    `overrides` (from the command line) win; those that are None are left out.
-    """
+    """Returns the settings; `overrides` (from the command line) win, those that are None are left out.  Raises ConfigError only."""
     environ = os.environ if environ is None else environ
     file = find_file(file, environ)
     chosen = {key: value for key, value in overrides.items() if value is not None}
