@@ -15,7 +15,7 @@ import pytest
 from awsomefsd.fuse import abi
 from awsomefsd.keeper.mount_syscalls import umount
 from tests.conftest import missing_for_mounts
-from tests.rigs.fuse_server import LIMIT_S, Served, in_process, run
+from tests.unit.fuse.fuse_server import LIMIT_S, Served, in_process, run
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(missing_for_mounts()), reason=missing_for_mounts() or "-")]
 

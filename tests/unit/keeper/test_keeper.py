@@ -22,7 +22,7 @@ from awsomefsd.base.limits import WORKER_DEATHS_BEFORE_BACKOFF
 from awsomefsd.keeper import mount_syscalls
 from awsomefsd.keeper import wire as wire
 from awsomefsd.keeper.process import WorkerProcess
-from tests.rigs.keeper_host import ROOT, WORKER, Host, end_of, until
+from tests.unit.keeper.keeper_host import ROOT, WORKER, Host, end_of, until
 
 pytestmark = [
     pytest.mark.root,

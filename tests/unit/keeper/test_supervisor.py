@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.rigs.keeper_host import ROOT, end_of, until
+from tests.unit.keeper.keeper_host import ROOT, end_of, until
 
 SLEEP = "exec sleep 600"
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -25,7 +25,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def run(*children: str, log_bytes_max: int = 1 << 20) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-m", "tests.rigs.supervisor_program", str(tmp_path), str(log_bytes_max), *children]
+        argv = [sys.executable, "-m", "tests.unit.keeper.supervisor_program", str(tmp_path), str(log_bytes_max), *children]
         with (tmp_path / "supervisor.log").open("ab") as log:
             started.append(subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log, start_new_session=True))
         return started[-1]

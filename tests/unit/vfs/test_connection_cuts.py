@@ -1,8 +1,7 @@
 """Random operations on mounts of one volume, at the same time, while their connections to the leader are cut: the history is judged.
 
-Real workers without a kernel over a real metadata service in this process (tests/rigs/mount_without_kernel.py,
-tests/rigs/connection_cuts.py).  What every call returned is one history; `tests/rigs/linearizability.py` looks for an order in which one
-model of two directories and their files gives all of it.  After each round every mount shows every name, attribute and byte alike, and that
+Real workers without a kernel over a real metadata service in this process (tests/rigs/mount_without_kernel.py, connection_cuts.py beside
+this file).  What every call returned is one history; `tests/rigs/linearizability.py` looks for an order in which one model of two directories and their files gives all of it.  After each round every mount shows every name, attribute and byte alike, and that
 is what the next round begins with.
 
 Of what the kernel guarantees only this is kept: on one mount names are changed one at a time, and a file's data and attributes too.
@@ -33,8 +32,8 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.client.client import connect
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.rigs import linearizability
-from tests.rigs.connection_cuts import Cuts
 from tests.rigs.mount_without_kernel import LIMIT_S, error_of, finish
+from tests.unit.vfs.connection_cuts import Cuts
 from tests.unit.vfs.ops.test_buffered_writes import Leased
 from tests.unit.vfs.ops.test_data_shared import FIRST, append, sound
 

@@ -1,6 +1,6 @@
 """Random runs of the Raft core over a network that loses, doubles, delays and reorders, with crashes, snapshots and membership changes.
 
-Invariants after every step (tests/rigs/raft_group.py); at the end, when the network is whole again, the group makes progress and all states
+Invariants after every step (raft_group.py); at the end, when the network is whole again, the group makes progress and all states
 agree.
 AWSOMEFSD_SEED replays.
 """
@@ -14,7 +14,7 @@ import pytest
 from awsomefsd.base.errors import NotLeading
 from awsomefsd.meta.raft.membership import ChangeRefused, Member
 from awsomefsd.meta.raft.types import Role
-from tests.rigs.raft_group import Rig, RigNode
+from tests.unit.meta.raft.raft_group import Rig, RigNode
 
 STEPS = 1_500
 

@@ -10,7 +10,7 @@ from awsomefsd.meta.raft import messages as m
 from awsomefsd.meta.raft.membership import ChangeRefused, Member, Membership
 from awsomefsd.meta.raft.types import HardState, Ready, Role
 from awsomefsd.meta.voter.raft_entries import RaftEntries
-from tests.rigs.raft_group import Rig
+from tests.unit.meta.raft.raft_group import Rig
 
 
 def voters(names: str) -> list[Member]:

@@ -15,7 +15,7 @@ from awsomefsd.base.errors import NotLeading
 from awsomefsd.meta.raft import messages as m
 from awsomefsd.meta.raft.member import become_follower, draw_election_time
 from awsomefsd.meta.raft.types import HardState, Role
-from tests.rigs.raft_transcripts import Talk
+from tests.unit.meta.raft.raft_transcripts import Talk
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "raft"
 TALKS: set[str] = set()

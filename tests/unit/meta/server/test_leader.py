@@ -8,7 +8,7 @@ import random
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.core import ClientCore, Outstanding
-from tests.rigs.leader_group import Cluster, Wire
+from tests.unit.meta.server.leader_group import Cluster, Wire
 
 
 def create(opened: m.SessionOpened, unique: int, name: bytes, acks: list[int] | None = None) -> m.Propose:

@@ -16,7 +16,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.held_leases import LeaseHolder
 from awsomefsd.meta.client.session_lease import RenewalTimer
-from tests.rigs.leader_group import Cluster, Wire
+from tests.unit.meta.server.leader_group import Cluster, Wire
 
 INO = 2
 

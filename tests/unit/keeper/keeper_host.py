@@ -19,7 +19,7 @@ from awsomefsd.base.sockets import readable
 from awsomefsd.keeper import mount_syscalls
 from awsomefsd.keeper.client import KeeperClient
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORKER = [sys.executable, str(Path(__file__).with_name("keeper_worker.py"))]
 
 WATCHDOG_S = 240.0  # below pytest's own limit

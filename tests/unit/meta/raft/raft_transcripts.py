@@ -1,4 +1,4 @@
-"""Conversations of a Raft group as text: tests/rigs/raft_group.py with every message and every effect written down.
+"""Conversations of a Raft group as text: raft_group.py with every message and every effect written down.
 
     > what the test does            a → b  a message that arrived            a ✗ b  one that was lost
     a: what the node does with it (roles, what it stores, applies, answers), in the order of its Ready
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from awsomefsd.meta.raft import messages as m
 from awsomefsd.meta.raft.membership import Member, Membership
 from awsomefsd.meta.raft.types import Ready, Role
-from tests.rigs.raft_group import MARK, Rig, RigNode, TextEntries
+from tests.unit.meta.raft.raft_group import MARK, Rig, RigNode, TextEntries
 
 DICE = {"a": 0.1, "b": 0.5, "c": 0.9, "d": 0.95, "e": 0.99}
 
