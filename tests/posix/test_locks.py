@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +18,7 @@ from awsomefsd.base.sockets import readable
 
 pytestmark = pytest.mark.root
 ANSWER_S = 60
+WRITE_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 10, 0)
 
 # A process that does what it is told, a line at a time, and answers each with a line: "ok" or an errno's name.
 PARTY = r"""
@@ -223,6 +227,40 @@ def test_any_close_of_the_file_ends_fcntl_locks_and_the_last_one_of_a_handle_the
             assert other.do(probe, a) == ("EAGAIN" if survivor else "ok"), (kind, closing)
             assert (holder.do("close", a), other.do("close", a)) == ("ok", "ok")
             assert (holder.do("open", a), other.do("open", a)) == ("ok", "ok")
+
+
+def lock_by_handle(fd: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, WRITE_LOCK)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def eventually(check: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + ANSWER_S
+    while not check():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_lock_of_an_open_file_ends_with_its_close(node, place, killed):
+    """The kernel's RELEASE does not name such locks."""
+    (place / "file").write_bytes(bytes(100))
+    one = os.open(place / "file", os.O_RDWR)
+    other = os.open(place / "file", os.O_RDWR)
+    assert lock_by_handle(one)
+    copy = os.dup(one)
+    os.close(one)
+    if killed:
+        node.replaced("worker", node.kill("worker")["worker"])
+    assert not lock_by_handle(other)  # the copy still is the same open file
+    os.close(copy)
+    assert eventually(lambda: lock_by_handle(other))
+    os.close(other)
 
 
 def test_fcntl_and_open_file_description_locks_meet_and_flock_meets_neither(files, party):

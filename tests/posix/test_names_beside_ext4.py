@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from tests.posix.beside_ext4 import ANNA, BERT, LIBC, ROOT, Beside, User, ext4, tell
 from tests.posix.directory_stream import Walk
+from tests.posix.errnos import fails
 
 pytestmark = pytest.mark.root
 USERS = pytest.mark.parametrize("user", [ROOT, ANNA, BERT], ids=["root", "anna", "bert"])
@@ -203,6 +205,34 @@ def test_names_of_all_bytes_and_of_the_greatest_length(beside: Beside) -> None:
 
 
 # --- directories that change while they are read ------------------------------------------------------------------------
+def test_a_name_that_is_too_long_is_never_just_absent(place):
+    """ENAMETOOLONG, also where what is known of the directory would answer ENOENT."""
+    for call in (os.stat, os.unlink, os.rmdir, os.listdir, lambda path: os.rename(path, place / "b"), lambda path: os.chmod(path, 0)):
+        with fails(errno.ENAMETOOLONG):
+            call(place / ("n" * 256))
+    (place / ("n" * 255)).touch()
+    with fails(errno.ENAMETOOLONG):
+        os.rename(place / ("n" * 255), place / ("n" * 256))
+
+
+def test_an_attribute_needs_a_name_behind_its_prefix(place):
+    for prefix in ("user.", "trusted.", "security."):
+        with fails(errno.EINVAL):
+            os.setxattr(place, prefix, b"value")
+
+
+def test_rewinddir_sees_the_directory_as_it_is(place):
+    """Not the page of the first reading."""
+    (place / "a").touch()
+    fd = os.open(place, os.O_RDONLY)
+    assert os.listdir(fd) == ["a"]
+    (place / "b").touch()
+    assert sorted(os.listdir(fd)) == ["a", "b"]
+    (place / "a").unlink()
+    assert os.listdir(fd) == ["b"]
+    os.close(fd)
+
+
 @pytest.fixture(scope="module")
 def large(node) -> Path:
     folder = node.mountpoint / "large"

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.posix.errnos import fails
+
 pytestmark = pytest.mark.root
 LIBC = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
@@ -30,19 +32,6 @@ RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 @pytest.fixture(scope="module")
 def node(make_node):
     return make_node()
-
-
-@pytest.fixture
-def place(node, request) -> Path:
-    """A fresh directory on the mount for each test."""
-    folder = node.mountpoint / "".join(c if c.isalnum() else "_" for c in request.node.name)[:80]
-    folder.mkdir()
-    return folder
-
-
-def fails(code: int):
-    """Expect an OSError with this errno."""
-    return pytest.raises(OSError, match=rf"\[Errno {code}\]")
 
 
 def renameat2(source: Path, target: Path, flags: int) -> None:
@@ -167,6 +156,16 @@ def test_open_file_lives_without_a_name(place):
         file.flush()
         assert os.pread(file.fileno(), 20, 99_990) == b"x" * 10 + b"y" * 10
     assert os.listdir(place) == []
+
+
+def test_a_file_that_is_gone_is_not_opened_as_an_empty_one(place):
+    """By a descriptor that is no open handle (O_PATH), of which a FUSE filesystem is not told."""
+    (place / "file").write_bytes(b"content")
+    fd = os.open(place / "file", os.O_PATH)
+    (place / "file").unlink()
+    with fails(errno.ENOENT):
+        os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+    os.close(fd)
 
 
 # --- attributes ---------------------------------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ import mmap
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from awsomefsd.vfs.ops.attributes import TIME_NS_MAX, TIME_NS_MIN
 from tests.posix.beside_ext4 import ANNA, BERT, ROOT, Beside, User, attributes, ext4, link_fd, moved, rename2, shown, tell, tick, times
 
 pytestmark = pytest.mark.root
@@ -316,3 +318,23 @@ def test_setuid_setgid_and_capabilities(relatime: Beside, user: User) -> None:
                 yield (name, oct(mode)), (result if isinstance(result, str) else None, shown(path), found)
 
     relatime.same(steps, user, prepare=prepare)
+
+
+@pytest.mark.parametrize("seconds", [1 << 35, -(1 << 35)])
+def test_a_time_beyond_what_is_stored_is_the_nearest_one(place, seconds):
+    """The service accepts no such number, so the worker must not send it."""
+    (place / "file").touch()
+    subprocess.run(["touch", "-d", f"@{seconds}", place / "file"], timeout=60, check=True)
+    found = (place / "file").stat()
+    assert found.st_mtime_ns == found.st_atime_ns == (TIME_NS_MAX if seconds > 0 else TIME_NS_MIN)
+
+
+def test_a_time_in_the_future_is_not_the_time_of_change(place):
+    """utimensat sets the mtime of a file with dirty data; ctime is the time of that call."""
+    with open(place / "file", "wb", buffering=0) as file:
+        file.write(b"dirty")
+        os.utime(file.fileno(), (1, 4_000_000_000))
+        found = os.fstat(file.fileno())
+        assert found.st_mtime == 4_000_000_000 and abs(found.st_ctime - time.time()) < 60
+        file.write(b"again")
+        assert abs(os.fstat(file.fileno()).st_mtime - time.time()) < 60
