@@ -26,7 +26,7 @@ from awsomefsd.cluster.founding.founder import enter_founder
 from awsomefsd.cluster.pki import ca, founding_token
 from awsomefsd.cluster.pki.pki_files import PkiFiles
 from awsomefsd.cluster.pki.signing import Signing
-from awsomefsd.config import settings as config
+from awsomefsd.config.settings import Settings, load
 from awsomefsd.meta.api.messages import Failed, Propose
 from awsomefsd.meta.api.messages.nodes import ListNodes, ListTokens
 from awsomefsd.meta.machine.queries import answer
@@ -35,13 +35,13 @@ from tests.rigs.machine_driver import Drive
 WAIT_S = 120
 
 
-def settings_of(directory: Path, port: int) -> config.Settings:
+def settings_of(directory: Path, port: int) -> Settings:
     environ = {
         "AWSOMEFSD_STATE_DIR": str(directory),
         "AWSOMEFSD_CLUSTER_LISTEN": f"127.0.0.1:{port}",
         "AWSOMEFSD_CLUSTER_NAME": directory.name,
     }
-    return config.load(environ=environ)
+    return load(environ=environ)
 
 
 def wall_ms() -> int:
@@ -51,7 +51,7 @@ def wall_ms() -> int:
 class Member:
     """A node of the cluster.  Only the founder has the metadata; the others send everybody there."""
 
-    def __init__(self, settings: config.Settings) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.node = identity.load(settings.state_dir)
         self._files = PkiFiles(settings.state_dir)
@@ -103,7 +103,7 @@ class Member:
 
 
 async def run_node(
-    settings: config.Settings,
+    settings: Settings,
     token: founding_token.FoundingToken,
     entered: Callable[[Member], object],
     started: Callable[[FoundingDriver], object] = lambda driver: None,

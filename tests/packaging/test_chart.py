@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from awsomefsd import __version__
-from awsomefsd.config import settings as config
+from awsomefsd.config.settings import PREFIX, key_paths, load
 from awsomefsd.csi.settings import DRIVER
 from buildtools import image
 
@@ -174,7 +174,7 @@ def test_the_image_is_the_one_that_is_built() -> None:
 
 def test_every_setting_of_the_pod_exists() -> None:
     named = set(re.findall(r"AWSOMEFSD_[A-Z_]+", (CHART / "templates" / "node.yaml").read_text()))
-    known = {config.PREFIX + "_".join(path).upper() for path in config.key_paths()}
+    known = {PREFIX + "_".join(path).upper() for path in key_paths()}
     assert len(named) > 10
     assert {name for name in named if name not in known and name.removesuffix("_FILE") not in known} == set()
 
@@ -186,7 +186,7 @@ def test_the_daemon_takes_the_settings_of_the_pod(tmp_path: Path) -> None:
     given = {"status.hostIP": "10.0.0.1", "spec.nodeName": "node-1.example.net"}
     rows = pod["containers"][0]["env"]
     env = {one["name"]: one["value"] if "value" in one else given[one["valueFrom"]["fieldRef"]["fieldPath"]] for one in rows}
-    settings = config.load(environ=env | {"AWSOMEFSD_TOKEN_FILE": str(token)})
+    settings = load(environ=env | {"AWSOMEFSD_TOKEN_FILE": str(token)})
     assert settings.kubernetes.host_keeper and settings.csi.enabled and settings.cluster.name == "node-1.example.net"
     assert settings.metrics.listen == "0.0.0.0:9460" and settings.token.get_secret_value() == TOKEN
     mounted = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from awsomefsd.base.errors import ConfigError
-from awsomefsd.config import settings as config
+from awsomefsd.config.settings import key_paths, load, parse_labels
 
 
 def write(directory: Path, name: str, text: str) -> Path:
@@ -18,14 +18,14 @@ def write(directory: Path, name: str, text: str) -> Path:
 
 def refused(text: str, file: Path | None = None, environ: dict[str, str] | None = None, **overrides: object) -> str:
     with pytest.raises(ConfigError) as caught:
-        config.load(file, environ or {}, **overrides)
+        load(file, environ or {}, **overrides)
     assert text in str(caught.value)
     return str(caught.value)
 
 
 def test_works_without_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(config, "DEFAULT_FILES", (tmp_path / "awsomefsd.toml",))
-    settings = config.load(environ={})
+    monkeypatch.setattr("awsomefsd.config.settings.DEFAULT_FILES", (tmp_path / "awsomefsd.toml",))
+    settings = load(environ={})
     assert settings.state_dir == Path("/var/lib/awsomefsd") and settings.run_dir == Path("/run/awsomefsd")
     assert settings.admin_socket == Path("/run/awsomefsd/admin.sock") and settings.metrics.listen == ""
 
@@ -33,26 +33,26 @@ def test_works_without_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_later_sources_win(tmp_path: Path) -> None:
     file = write(tmp_path, "a.toml", "state_dir = '/file'\nrun_dir = '/file'\nsite = 1\n[memory]\nworker = '1G'\n")
     environ = {"AWSOMEFSD_STATE_DIR": "/environment", "AWSOMEFSD_RUN_DIR": "/environment"}
-    settings = config.load(file, environ, state_dir="/command", run_dir=None)
+    settings = load(file, environ, state_dir="/command", run_dir=None)
     assert (str(settings.state_dir), str(settings.run_dir), settings.site) == ("/command", "/environment", 1)
     assert settings.memory.worker == 1 << 30
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "yml"])
 def test_yaml(tmp_path: Path, suffix: str) -> None:
-    settings = config.load(write(tmp_path, f"a.{suffix}", "log:\n  level: debug\n  format: json\n"), {})
+    settings = load(write(tmp_path, f"a.{suffix}", "log:\n  level: debug\n  format: json\n"), {})
     assert (settings.log.level, settings.log.format) == ("debug", "json")
-    assert config.load(write(tmp_path, f"empty.{suffix}", ""), {}).log.level == "info"
+    assert load(write(tmp_path, f"empty.{suffix}", ""), {}).log.level == "info"
 
 
 @pytest.mark.parametrize("name", ["AWSOMEFSD_LOG_LEVEL", "AWSOMEFSD_LOG__LEVEL"])
 def test_nested_key_in_the_environment(name: str) -> None:
-    assert config.load(environ={name: "debug"}).log.level == "debug"
+    assert load(environ={name: "debug"}).log.level == "debug"
 
 
 def test_value_from_a_file_named_in_the_environment(tmp_path: Path) -> None:
     secret = write(tmp_path, "level", "warning\n")
-    assert config.load(environ={"AWSOMEFSD_LOG_LEVEL_FILE": str(secret)}).log.level == "warning"
+    assert load(environ={"AWSOMEFSD_LOG_LEVEL_FILE": str(secret)}).log.level == "warning"
     refused("AWSOMEFSD_LOG_LEVEL_FILE", environ={"AWSOMEFSD_LOG_LEVEL_FILE": str(tmp_path / "none")})
     refused("both set log.level", environ={"AWSOMEFSD_LOG_LEVEL_FILE": str(secret), "AWSOMEFSD_LOG_LEVEL": "info"})
 
@@ -86,18 +86,18 @@ def test_bad_values_name_key_and_variable(variable: str, value: str, key: str) -
 
 def test_mount_options_that_need_shared_may_be_the_default_of_a_node() -> None:
     given = "noatime, cache=none"
-    assert config.load(environ={"AWSOMEFSD_MOUNT_OPTIONS": given}).mount.options == given
+    assert load(environ={"AWSOMEFSD_MOUNT_OPTIONS": given}).mount.options == given
 
 
 def test_metrics_are_public_only_by_their_own_switch() -> None:
-    chosen = config.load(environ={"AWSOMEFSD_METRICS_LISTEN": "0.0.0.0:9310", "AWSOMEFSD_METRICS_PUBLIC": "true"}).metrics
+    chosen = load(environ={"AWSOMEFSD_METRICS_LISTEN": "0.0.0.0:9310", "AWSOMEFSD_METRICS_PUBLIC": "true"}).metrics
     assert chosen.public and chosen.listen == "0.0.0.0:9310"
     refused("metrics.listen", environ={"AWSOMEFSD_METRICS_LISTEN": "example:9310", "AWSOMEFSD_METRICS_PUBLIC": "true"})
 
 
 def test_variables_of_others_are_left_alone() -> None:
     others = {"AWSOMEFSD": "x", "AWSOMEFSD_SERVICE_HOST": "10.0.0.1", "AWSOMEFSD_PORT_80_TCP": "t", "AWSOMEFSD_SEED": "1", "HOME": "/"}
-    assert config.load(environ=others) == config.load(environ={})
+    assert load(environ=others) == load(environ={})
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_file_must_exist_and_have_a_known_suffix(tmp_path: Path) -> None:
 
 def test_two_default_files_are_one_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = tuple(write(tmp_path, name, "") for name in ("awsomefsd.toml", "awsomefsd.yaml"))
-    monkeypatch.setattr(config, "DEFAULT_FILES", files)
+    monkeypatch.setattr("awsomefsd.config.settings.DEFAULT_FILES", files)
     refused("keep one of them")
 
 
 def test_every_key_is_documented() -> None:
     page = (Path(__file__).parents[3] / "docs" / "OPERATIONS.md").read_text()
-    for path in config.key_paths():
+    for path in key_paths():
         assert f"`{'.'.join(path)}`" in page, f"{'.'.join(path)} is missing in docs/OPERATIONS.md"
 
 
@@ -130,7 +130,7 @@ def test_a_yaml_file_of_the_wrong_shape_is_an_error_in_words(tmp_path, text):
     file = tmp_path / "c.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        config.load(file, {})
+        load(file, {})
     assert str(file) in str(caught.value)
 
 
@@ -138,35 +138,35 @@ def test_the_home_of_a_user_who_is_not_there_is_an_error_in_words(tmp_path: Path
     file = tmp_path / "c.yaml"
     file.write_text("state_dir: ~nobody-of-this-name/x\n")
     with pytest.raises(ConfigError, match="~nobody-of-this-name: there is no such user"):
-        config.load(file, {})
+        load(file, {})
 
 
 def test_a_token_is_shown_nowhere(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("afs1-secretsecret\n")
-    settings = config.load(environ={"AWSOMEFSD_TOKEN_FILE": str(tmp_path / "token")})
+    settings = load(environ={"AWSOMEFSD_TOKEN_FILE": str(tmp_path / "token")})
     assert settings.token.get_secret_value() == "afs1-secretsecret"
     assert "secretsecret" not in f"{settings} {settings!r} {settings.model_dump_json()}"
     for environ in ({"AWSOMEFSD_TOKEN": "afs1 secretsecret"}, {"AWSOMEFSD_TOKEN": "secretsecret" * 1_000}):
         with pytest.raises(ConfigError, match=r"AWSOMEFSD_TOKEN.*not a token") as caught:
-            config.load(environ=environ)
+            load(environ=environ)
         assert "secretsecret" not in str(caught.value)
     (tmp_path / "c.toml").write_text('token = ["secretsecret"]\n')
     with pytest.raises(ConfigError, match="token in") as caught:
-        config.load(tmp_path / "c.toml", environ={})
+        load(tmp_path / "c.toml", environ={})
     assert "secretsecret" not in str(caught.value)
 
 
 def test_the_cluster_section() -> None:
-    chosen = config.load(environ={}).cluster
+    chosen = load(environ={}).cluster
     assert (chosen.listen, chosen.voter_replace_after, chosen.discovery) == ("0.0.0.0:7440", 600, True)
     environ = {"AWSOMEFSD_CLUSTER_LISTEN": "", "AWSOMEFSD_CLUSTER_ADVERTISE": "[fd00::1]", "AWSOMEFSD_CLUSTER_VOTER_REPLACE_AFTER": "90s"}
-    chosen = config.load(environ={**environ, "AWSOMEFSD_CLUSTER_LABELS": "zone=a, rack = 7"}).cluster
+    chosen = load(environ={**environ, "AWSOMEFSD_CLUSTER_LABELS": "zone=a, rack = 7"}).cluster
     assert (chosen.listen, chosen.advertise, chosen.voter_replace_after) == ("", "fd00::1", 90)
-    assert config.parse_labels(chosen.labels) == {"zone": "a", "rack": "7"}
+    assert parse_labels(chosen.labels) == {"zone": "a", "rack": "7"}
     for key, value in (
         ("LISTEN", "localhost"), ("ADVERTISE", "host:80"), ("ADVERTISE", "a b"), ("VOTER_REPLACE_AFTER", "soon"),
         ("VOTER_REPLACE_AFTER", "0s"),
         ("LABELS", "zone"), ("LABELS", "a=1,a=2"), ("LABELS", "a=" + "x" * 64), ("NAME", "two words"), ("DISCOVERY", "perhaps"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"cluster.{key.lower()}"):
-            config.load(environ={f"AWSOMEFSD_CLUSTER_{key}": value})
+            load(environ={f"AWSOMEFSD_CLUSTER_{key}": value})

@@ -16,8 +16,8 @@ from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.admin.status import conflicts, memory_bytes, node_view, samples_of, tell
 from awsomefsd.base import identity
 from awsomefsd.base.errors import ConfigError, Refused
-from awsomefsd.config import settings as config
 from awsomefsd.config.mount_options import parse
+from awsomefsd.config.settings import Settings, load
 from awsomefsd.daemon import daemon, worker_config
 from awsomefsd.daemon.metadata_core import MetadataCore, begin
 from awsomefsd.keeper.supervisor import Child, Supervisor, start_time_of
@@ -26,14 +26,14 @@ from awsomefsd.node.mounts import DesiredMount
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> config.Settings:
-    made = config.load(environ={}, state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+def settings(tmp_path: Path) -> Settings:
+    made = load(environ={}, state_dir=tmp_path / "state", run_dir=tmp_path / "run")
     identity.init(made.state_dir)
     return made
 
 
 @pytest.mark.trio
-async def test_ends_when_the_metadata_service_does(settings: config.Settings) -> None:
+async def test_ends_when_the_metadata_service_does(settings: Settings) -> None:
     whole = daemon.Daemon(MetadataCore(settings))
 
     def fail() -> None:
@@ -49,7 +49,7 @@ async def test_ends_when_the_metadata_service_does(settings: config.Settings) ->
     identity.StateLock(settings.state_dir).release()
 
 
-def test_parts_that_cannot_be_built_leave_nothing_running(settings: config.Settings) -> None:
+def test_parts_that_cannot_be_built_leave_nothing_running(settings: Settings) -> None:
     settings.run_dir.mkdir()
     (settings.run_dir / "admin").touch()
     with pytest.raises(Refused):
@@ -57,12 +57,12 @@ def test_parts_that_cannot_be_built_leave_nothing_running(settings: config.Setti
     identity.StateLock(settings.state_dir).release()
 
 
-def test_the_metadata_serves_before_the_rest_is_imported(settings: config.Settings) -> None:
+def test_the_metadata_serves_before_the_rest_is_imported(settings: Settings) -> None:
     """A mount waits for what is imported before; in a process of its own, for this one has imported everything."""
     words = (
         "import sys; from pathlib import Path\n"
-        "from awsomefsd.config import settings as config; from awsomefsd.daemon import metadata_core\n"
-        "first = metadata_core.begin(config.load(environ={}, state_dir=Path(sys.argv[1]), run_dir=Path(sys.argv[2])))\n"
+        "from awsomefsd.config import settings; from awsomefsd.daemon import metadata_core\n"
+        "first = metadata_core.begin(settings.load(environ={}, state_dir=Path(sys.argv[1]), run_dir=Path(sys.argv[2])))\n"
         "assert first.metadata.alone\n"
         "print(*sorted({'trio', 'grpc', 'cryptography', 'yaml', 'rich', 'awsomefsd.daemon.daemon'} & set(sys.modules)))\n"
         "first.close()"
@@ -74,10 +74,10 @@ def test_the_metadata_serves_before_the_rest_is_imported(settings: config.Settin
 
 
 def test_a_node_without_an_identity_begins_with_nothing(tmp_path: Path) -> None:
-    assert begin(config.load(environ={}, state_dir=tmp_path / "state", run_dir=tmp_path / "run")) is None
+    assert begin(load(environ={}, state_dir=tmp_path / "state", run_dir=tmp_path / "run")) is None
 
 
-def test_workers_are_told_everything(settings: config.Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_are_told_everything(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(worker_config.OVERRIDES_VARIABLE, "minor=34,resend=off,without=0x40")
     made = worker_config.worker_config(settings, identity.load(settings.state_dir))
     told = made(DesiredMount(9, 3, "demo", "/mnt", ("ro",)), parse(["ro"]))

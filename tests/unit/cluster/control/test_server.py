@@ -27,7 +27,7 @@ from awsomefsd.cluster.pki import ca, token
 from awsomefsd.cluster.pki.pki_files import PkiFiles
 from awsomefsd.cluster.pki.renewal import Renewal
 from awsomefsd.cluster.pki.signing import Signing
-from awsomefsd.config import settings as config
+from awsomefsd.config.settings import Settings, load
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Failed, Propose
 from awsomefsd.meta.api.messages.nodes import GetSigner, ListNodes, ListTokens
@@ -112,9 +112,9 @@ class Cluster:
             thread.join(WAIT_S)
 
 
-def settings_of(directory: Path) -> config.Settings:
+def settings_of(directory: Path) -> Settings:
     environ = {"AWSOMEFSD_STATE_DIR": str(directory), "AWSOMEFSD_CLUSTER_ADVERTISE": "127.0.0.1", "AWSOMEFSD_CLUSTER_NAME": directory.name}
-    return config.load(environ=environ)
+    return load(environ=environ)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from awsomefsd.base.errors import Corrupt, Refused
 from awsomefsd.cluster.founding.founder import certify_alone, enter_founder
 from awsomefsd.cluster.pki import ca
 from awsomefsd.cluster.pki.pki_files import PkiFiles
-from awsomefsd.config import settings as config
+from awsomefsd.config.settings import load
 from awsomefsd.meta.api.messages.nodes import GetSigner, ListCas, ListNodes
 from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.replica.store import Store
@@ -93,7 +93,7 @@ def test_a_join_that_was_begun_is_the_same_node_when_it_asks_again(tmp_path: Pat
 
 
 def test_the_authority_of_a_founder_goes_into_the_state_and_leaves_the_disk(tmp_path: Path) -> None:
-    settings = config.load(environ={"AWSOMEFSD_STATE_DIR": str(tmp_path), "AWSOMEFSD_CLUSTER_ADVERTISE": "10.0.0.1"})
+    settings = load(environ={"AWSOMEFSD_STATE_DIR": str(tmp_path), "AWSOMEFSD_CLUSTER_ADVERTISE": "10.0.0.1"})
     files = PkiFiles(tmp_path)
     node = node_module.init(tmp_path, prepare=lambda made: files.found(made.cluster, made.node))
     drive = Drive()
@@ -108,7 +108,7 @@ def test_the_authority_of_a_founder_goes_into_the_state_and_leaves_the_disk(tmp_
 
 def test_a_voter_that_was_off_for_long_signs_for_itself(tmp_path: Path) -> None:
     """Else a cluster whose nodes were all off for a month would be lost; a node that never carried metadata cannot."""
-    settings = config.load(environ={"AWSOMEFSD_STATE_DIR": str(tmp_path), "AWSOMEFSD_CLUSTER_ADVERTISE": "10.0.0.1"})
+    settings = load(environ={"AWSOMEFSD_STATE_DIR": str(tmp_path), "AWSOMEFSD_CLUSTER_ADVERTISE": "10.0.0.1"})
     files = PkiFiles(tmp_path)
     node = node_module.init(tmp_path, prepare=lambda made: files.found(made.cluster, made.node))
     held, later = files.read_certificate(), ca.now() + datetime.timedelta(days=40)
@@ -142,12 +142,12 @@ def test_a_node_alone_without_a_certificate_gets_one(tmp_path: Path) -> None:
     for number in (1, 2):
         environ = {"AWSOMEFSD_STATE_DIR": str(tmp_path / str(number)), "AWSOMEFSD_CLUSTER_ADVERTISE": "10.0.0.1"}
         node = node_module.init(tmp_path / str(number), cluster=CLUSTER)
-        off = config.load(environ={**environ, "AWSOMEFSD_CLUSTER_LISTEN": ""})
+        off = load(environ={**environ, "AWSOMEFSD_CLUSTER_LISTEN": ""})
         certify_alone(off, node, drive.ok, ask)
         files = PkiFiles(tmp_path / str(number))
         assert not files.there(), "it is to stand alone"
         for _ in range(2):
-            certify_alone(config.load(environ=environ), node, drive.ok, ask)
+            certify_alone(load(environ=environ), node, drive.ok, ask)
         assert ca.identity(files.read_certificate()).node == node.node and not files.authority_key.exists()
         assert ca.issuer_of(ca.load(files.read_certificate()), ca.load_bundle(files.read_bundle())) == drive.ask(GetSigner()).id
     assert len(drive.ask(ListNodes()).nodes) == 2 and len(drive.ask(ListCas()).cas) == 1

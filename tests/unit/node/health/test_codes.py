@@ -16,7 +16,7 @@ from awsomefsd.admin.uninitialized import WaitingService
 from awsomefsd.base.limits import NODE_HEALTHY_MS, VOTER_LIVING_MS
 from awsomefsd.cli import main as command_line
 from awsomefsd.cluster.membership.view import Certificate, ClusterView, majority, of_members, of_nodes
-from awsomefsd.config import settings as config
+from awsomefsd.config.settings import load
 from awsomefsd.meta.api.messages.members import MemberInfo
 from awsomefsd.meta.api.messages.nodes import NodeInfo
 from awsomefsd.node.health.codes import CODES, INFO, SEVERITIES, HealthFinding, degraded
@@ -154,7 +154,7 @@ def test_every_code_is_reached() -> None:
 
 
 def test_a_daemon_that_waits_has_a_code(tmp_path: Path) -> None:
-    settings = config.load(environ={}, state_dir=tmp_path, run_dir=tmp_path)
+    settings = load(environ={}, state_dir=tmp_path, run_dir=tmp_path)
     told = WaitingService(settings, lambda: ["waiting: for two more"]).GetStatus(pb.GetStatusRequest(), None)
     assert [(one.code, one.what) for one in told.health] == [("WAITING_FOR_CLUSTER", "waiting: for two more")]
     assert list(told.reasons) == ["waiting: for two more"]
