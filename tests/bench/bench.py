@@ -1,6 +1,6 @@
 """build.py bench: the same client on our mount, on ext4 and on a null FUSE server, in one run, as rates and as ratios.
 
-The places take turns measure by measure and run by run, so that a noisy minute hits all of them; the median of the runs is shown.
+The targets take turns measure by measure and run by run, so that a noisy minute hits all of them; the median of the runs is shown.
 Figures of one machine say little, the ratios of one run say more; `--json` keeps both.
 """
 
@@ -25,7 +25,7 @@ from rich.table import Table
 from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError, bad, warn
 from tests.bench.measures import FULL, MEASURES, QUICK, Amounts
-from tests.bench.places import Ext4, Null, Ours, Place
+from tests.bench.targets import Ext4, Null, Ours, Target
 
 RUNS, RUNS_QUICK = 3, 1
 GOALS = {
@@ -37,34 +37,34 @@ Rates = dict[str, dict[str, list[float]]]
 
 
 # --- rates --------------------------------------------------------------------------------------------------------------------
-def measure_all(places: list[Place], amounts: Amounts, runs: int) -> Rates:
-    rates: Rates = {name: {place.name: [] for place in places} for name, *_ in MEASURES}
+def measure_all(targets: list[Target], amounts: Amounts, runs: int) -> Rates:
+    rates: Rates = {name: {target.name: [] for target in targets} for name, *_ in MEASURES}
     failed: set[tuple[str, str]] = set()
     with Progress(transient=True) as progress:
-        task = progress.add_task("measuring", total=runs * len(MEASURES) * len(places))
+        task = progress.add_task("measuring", total=runs * len(MEASURES) * len(targets))
         for number in range(runs):
-            for place in places:
-                (place.folder / f"run{number}").mkdir()
+            for target in targets:
+                (target.folder / f"run{number}").mkdir()
             for name, _, measure, preparation in MEASURES:
-                for place in places:
-                    progress.update(task, description=f"{name} on {place.name}", advance=1)
+                for target in targets:
+                    progress.update(task, description=f"{name} on {target.name}", advance=1)
                     if preparation == "cold":
-                        place.remount()
+                        target.remount()
                     try:
-                        rates[name][place.name].append(measure(place.folder / f"run{number}", amounts))
+                        rates[name][target.name].append(measure(target.folder / f"run{number}", amounts))
                     except OSError as err:
-                        if place.name == Ours.name:
+                        if target.name == Ours.name:
                             raise
-                        failed.add((place.name, f"{name}: {err}"))  # the null server keeps no data, some measures end there
-            for place in places:
-                shutil.rmtree(place.folder / f"run{number}", ignore_errors=place.name == Null.name)
+                        failed.add((target.name, f"{name}: {err}"))  # the null server keeps no data, some measures end there
+            for target in targets:
+                shutil.rmtree(target.folder / f"run{number}", ignore_errors=target.name == Null.name)
     for row in sorted(failed):
         warn(f"not measured on {row[0]}: {row[1]}")
     return rates
 
 
 def medians(rates: Rates) -> dict[str, dict[str, float]]:
-    return {name: {place: statistics.median(found) for place, found in row.items() if found} for name, row in rates.items()}
+    return {name: {target: statistics.median(found) for target, found in row.items() if found} for name, row in rates.items()}
 
 
 # --- the node itself ----------------------------------------------------------------------------------------------------------
@@ -128,8 +128,8 @@ def show(console: Console, found: dict[str, dict[str, float]], own: dict[str, fl
     table.add_column("to reach")
     for name, unit, *_ in MEASURES:
         row = found[name]
-        cells = [f"{row[place]:,.0f} {unit}" if place in row else "-" for place in names]
-        ratios = [f"{row[names[0]] / row[place]:.2f}" if place in row else "-" for place in names[1:]]
+        cells = [f"{row[target]:,.0f} {unit}" if target in row else "-" for target in names]
+        ratios = [f"{row[names[0]] / row[target]:.2f}" if target in row else "-" for target in names[1:]]
         table.add_row(name, *cells, *ratios, GOALS.get(name, ""))
     console.print(table)
     goals = {"idle worker, RSS MiB": "under 60", "worker start, ms": "under 150", "daemon start, ms": "under 1,000"}
@@ -147,18 +147,18 @@ def run(amounts: Amounts, runs: int, json_path: str) -> None:
         ours = Ours()
         stack.callback(ours.close)
         own = measure_node(ours.node, 3 if runs == 1 else 5)
-        places: list[Place] = [ours]
+        targets: list[Target] = [ours]
         for kind in (Ext4, Null):
             try:
-                place = kind()
+                target = kind()
             except BuildError as err:
                 warn(f"without {kind.name}: {err}")
                 continue
-            stack.callback(place.close)
-            places.append(place)
-        rates = measure_all(places, amounts, runs)
+            stack.callback(target.close)
+            targets.append(target)
+        rates = measure_all(targets, amounts, runs)
     found = medians(rates)
-    show(console, found, own, [place.name for place in places])
+    show(console, found, own, [target.name for target in targets])
     if json_path:
         machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": platform.python_version()}
         Path(json_path).write_text(json.dumps({"machine": machine, "medians": found, "runs": rates, "node": own}, indent=2) + "\n")

@@ -22,14 +22,14 @@ from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError, line
 from tests.bench import measures
 from tests.bench.bench import daemon_start_ms, worker_start_ms
-from tests.bench.places import Ours, drop_caches
+from tests.bench.targets import Ours, drop_caches
 
 Measured = Callable[[Ours, int], dict[str, float]]
 SIDES = ("interpreted", "compiled")
 
 
-def _round(place: Ours, number: int, amounts: measures.Amounts) -> dict[str, float]:
-    folder = place.folder / f"round{number}"
+def _round(target: Ours, number: int, amounts: measures.Amounts) -> dict[str, float]:
+    folder = target.folder / f"round{number}"
     folder.mkdir()
     found = {"create + close (durable), /s": measures.create(folder, amounts), "stat, names dropped, /s": measures.stat(folder, amounts)}
     found["write a 4 KiB file, /s"] = measures.small_write(folder, amounts)
@@ -50,8 +50,8 @@ def _cpu_ms(pid: int) -> float:
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e6
 
 
-def _starts(place: Ours) -> dict[str, float]:
-    node = place.node
+def _starts(target: Ours) -> dict[str, float]:
+    node = target.node
     began, cpu = time.perf_counter(), os.times()
     subprocess.run([*node.program, "--help"], check=True, stdout=subprocess.DEVNULL, env=node.environment())
     found = {"--help, ms": (time.perf_counter() - began) * 1000}
@@ -63,12 +63,12 @@ def _starts(place: Ours) -> dict[str, float]:
     return found | {"daemon start, ms of CPU": _cpu_ms(node.pid("daemon"))}
 
 
-def _alone(place: Ours) -> dict[str, float]:
-    found = {"worker start, a process of its own, ms": worker_start_ms(place.node)}
-    return found | {"worker start, a process of its own, ms of CPU": _cpu_ms(place.node.pid("worker"))}
+def _alone(target: Ours) -> dict[str, float]:
+    found = {"worker start, a process of its own, ms": worker_start_ms(target.node)}
+    return found | {"worker start, a process of its own, ms of CPU": _cpu_ms(target.node.pid("worker"))}
 
 
-def _place(side: str, compiled: Path, settings: dict[str, str]) -> Ours:
+def _target(side: str, compiled: Path, settings: dict[str, str]) -> Ours:
     os.environ.pop("AWSOMEFSD_BINARY", None)
     if side == "compiled":
         os.environ["AWSOMEFSD_BINARY"] = str(compiled)
@@ -77,14 +77,14 @@ def _place(side: str, compiled: Path, settings: dict[str, str]) -> Ours:
 
 def in_turn(times: int, compiled: Path, measured: Measured, **settings: str) -> dict[str, tuple[float, float]]:
     """figure -> medians of (interpreted, compiled); a node of each, measured so often."""
-    places: list[Ours] = []
+    targets: list[Ours] = []
     try:
         for side in SIDES:
-            places.append(_place(side, compiled, settings))
-        rows = [[measured(place, number) for place in places] for number in range(times)]
+            targets.append(_target(side, compiled, settings))
+        rows = [[measured(target, number) for target in targets] for number in range(times)]
     finally:
-        for place in places:
-            place.close()
+        for target in targets:
+            target.close()
     return {name: tuple(statistics.median(row[side][name] for row in rows) for side in (0, 1)) for name in rows[0][0]}  # type: ignore[misc]
 
 
@@ -92,10 +92,10 @@ def measure(rounds: int, starts: int, amounts: measures.Amounts) -> dict[str, tu
     compiled = binary.executable()
     if compiled is None:
         raise BuildError("no binary: python3 build.py binary")
-    found = in_turn(rounds, compiled, lambda place, number: _round(place, number, amounts)) if rounds else {}
+    found = in_turn(rounds, compiled, lambda target, number: _round(target, number, amounts)) if rounds else {}
     if starts:
-        found |= in_turn(starts, compiled, lambda place, number: _starts(place))
-        found |= in_turn(starts, compiled, lambda place, number: _alone(place), AWSOMEFSD_FAILPOINTS="")  # then no forker
+        found |= in_turn(starts, compiled, lambda target, number: _starts(target))
+        found |= in_turn(starts, compiled, lambda target, number: _alone(target), AWSOMEFSD_FAILPOINTS="")  # then no forker
     return found
 
 

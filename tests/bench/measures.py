@@ -1,4 +1,4 @@
-"""What is measured: plain system calls from Python, the same client for every place, so that the ratios are of the places alone.
+"""What is measured: plain system calls from Python, the same client for every target, so that the ratios are of the targets alone.
 
 Each measure gets a directory and an amount and returns a rate (operations or MiB a second).  `cold` measures are called after a remount
 and a drop of all caches; what they read was written by `lay_out` before.

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench.shared_places import Ours
+from tests.bench.shared_targets import Ours
 
 RENEWALS = frozenset(("Renew", "Report", "NodeReport", "ReportDevices", "GetStatus", "GetReports", "GetSessions", "ListNodes", "Hello"))
 BY_THE_CLOCK = RENEWALS | {"GetOrphans", "GetSparse", "GetDevices"}

@@ -2,8 +2,8 @@
 
 All on this machine, in turn in one run: measure by measure, round by round, so a noisy minute hits all; medians are shown, and ratios of
 ours to the others.  The load of the machine is said, for it decides more than anything else.  What compares and what not is said in
-shared_places.py.  Ours alone: processor time beside what the machine gives (shared_limits.py), requests to the leader, recalls of leases
-(shared_recalls.py), and how long a dead node's lock and files are kept from the others (shared_ends.py).
+shared_targets.py.  Ours alone: processor time beside what the machine gives (shared_limits.py), requests to the leader, recalls of leases
+(shared_recalls.py), and how long a dead node's lock and files are kept from the others (shared_failover.py).
 
 A filesystem that is not there, or fails, costs its column or its cell and not the run; one of ours that fails is shown as failed, the rest
 is measured, and the exit code says it.  `--json` keeps all single values, of which `python -m tests.bench.shared_tables FILE` makes the
@@ -30,11 +30,11 @@ from typing import Any
 
 from buildtools.cluster import Cluster
 from buildtools.say import BuildError, bad, good, line, step, warn
-from tests.bench import requests, shared_ends, shared_limits, shared_recalls
+from tests.bench import requests, shared_failover, shared_limits, shared_recalls
 from tests.bench.shared_limits import Processors
 from tests.bench.shared_measures import FULL, HANDOVER, IN_ONE, MEASURES, QUICK, READ_AGAIN, READS, WRITES, Amounts, Wrong
-from tests.bench.shared_places import Gluster, Local, Moose, Ours, SharedPlace
 from tests.bench.shared_tables import tables
+from tests.bench.shared_targets import Gluster, Local, Moose, Ours, SharedTarget
 
 ROUNDS, ROUNDS_QUICK = 5, 1
 ROUNDS_S = 600.0  # after that no round begins: on a slow machine there are fewer, and the whole run stays below 20 minutes
@@ -59,29 +59,29 @@ class Run:
         self.found, self.processors, self.requests = table(), table(), table()
         self.wrong: dict[str, dict[str, str]] = defaultdict(dict)
 
-    def measure(self, place: SharedPlace, number: int) -> None:
+    def measure(self, target: SharedTarget, number: int) -> None:
         """All measures once, in a directory of their own, which is removed."""
         began = time.monotonic()
-        folders = [folder / f"{place.name}-{number}" for folder in place.folders]
+        folders = [folder / f"{target.name}-{number}" for folder in target.folders]
         folders[0].mkdir()
         for name, _, measure in MEASURES:
-            if place.name == LOOSE and name != READ_AGAIN:
+            if target.name == LOOSE and name != READ_AGAIN:
                 continue
             try:
-                with self.counted(name, place):
-                    self.found[name][place.name].append(measure(folders, self.amounts))
+                with self.counted(name, target):
+                    self.found[name][target.name].append(measure(folders, self.amounts))
             except (Wrong, OSError) as err:
-                self.wrong[name][place.name] = str(err)
-                (bad if isinstance(place, Ours) else warn)(f"{name}, {place.name}: {err}")
+                self.wrong[name][target.name] = str(err)
+                (bad if isinstance(target, Ours) else warn)(f"{name}, {target.name}: {err}")
         with contextlib.suppress(OSError):
             shutil.rmtree(folders[0])
-        os.sync()  # what one place leaves to be written later is not the next one's
-        good(f"round {number + 1}, {place.name}: {time.monotonic() - began:.1f} s, load {os.getloadavg()[0]:.1f}")
+        os.sync()  # what one target leaves to be written later is not the next one's
+        good(f"round {number + 1}, {target.name}: {time.monotonic() - began:.1f} s, load {os.getloadavg()[0]:.1f}")
 
     @contextlib.contextmanager
-    def counted(self, name: str, place: SharedPlace) -> Any:
+    def counted(self, name: str, target: SharedTarget) -> Any:
         """Processor time, and requests to the leader, of what is done inside."""
-        cluster = place.cluster if isinstance(place, Ours) else None
+        cluster = target.cluster if isinstance(target, Ours) else None
         roles = shared_limits.roles(cluster) if cluster else {}
         asked = cluster.requests() if cluster else Counter()
         own = {role: shared_limits.of_processes(pids) for role, pids in roles.items()}
@@ -90,20 +90,20 @@ class Run:
         row = Processors.now().since(before)
         for role, pids in roles.items():
             row[f"{role}_s"] = shared_limits.of_processes(pids) - own[role]
-        self.processors[name][place.name].append(row)
+        self.processors[name][target.name].append(row)
         if cluster:
             done = cluster.requests() - asked
-            self.note(name, place.name, sum(count for kind, count in done.items() if kind not in requests.RENEWALS))
+            self.note(name, target.name, sum(count for kind, count in done.items() if kind not in requests.RENEWALS))
 
-    def note(self, name: str, place: str, asked: int) -> None:
+    def note(self, name: str, target: str, asked: int) -> None:
         if name in WRITES:
-            self.requests[f"per GiB: {name}"][place].append(asked * 1024 / ((1 + WRITES.index(name)) * self.amounts.stream_mib))
+            self.requests[f"per GiB: {name}"][target].append(asked * 1024 / ((1 + WRITES.index(name)) * self.amounts.stream_mib))
         elif name in READS:
-            self.requests[f"per GiB: {name}"][place].append(asked * 1024 / ((1 + READS.index(name)) * self.amounts.stream_mib))
+            self.requests[f"per GiB: {name}"][target].append(asked * 1024 / ((1 + READS.index(name)) * self.amounts.stream_mib))
         elif name == IN_ONE:
-            self.requests[f"per 1,000: {name}"][place].append(asked * 1_000 / (3 * self.amounts.creates))
+            self.requests[f"per 1,000: {name}"][target].append(asked * 1_000 / (3 * self.amounts.creates))
         elif name == HANDOVER:
-            self.requests[f"each: {name}"][place].append(asked / self.amounts.turns)
+            self.requests[f"each: {name}"][target].append(asked / self.amounts.turns)
 
     def told(self) -> dict[str, Any]:
         return {"runs": self.found, "processors": self.processors, "requests": self.requests, "wrong": self.wrong}
@@ -138,21 +138,21 @@ class Bench:
         machine = {"kernel": platform.release(), "processors": os.cpu_count(), "python": platform.python_version()}
         self.found: dict[str, Any] = {
             "began": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine, "amounts": asdict(self.amounts), "rounds": 0,
-            "units": {name: unit for name, unit, _ in MEASURES}, "ttl_s": shared_ends.TTL_S, "loads": self.loads, "failed": "",
+            "units": {name: unit for name, unit, _ in MEASURES}, "ttl_s": shared_failover.TTL_S, "loads": self.loads, "failed": "",
             "others_percent": [], "versions": {name: version(*words) for name, words in COMMANDS.items()},
         }  # fmt: skip
 
-    def places(self, stack: contextlib.ExitStack) -> list[SharedPlace]:
-        made: list[SharedPlace] = []
+    def targets(self, stack: contextlib.ExitStack) -> list[SharedTarget]:
+        made: list[SharedTarget] = []
         for kind in FOREIGN[:1] if self.chosen.alone else FOREIGN:
             try:
-                place = kind()
+                target = kind()
             except (BuildError, OSError, subprocess.TimeoutExpired) as err:
                 warn(f"without {kind.name}: {err}")
                 self.found.setdefault("without", {})[kind.name] = str(err)
                 continue
-            stack.callback(place.close)
-            made.append(place)
+            stack.callback(target.close)
+            made.append(target)
         return made
 
     def measure(self) -> None:
@@ -163,9 +163,9 @@ class Bench:
             step("Setting up")
             ours = Ours()
             stack.callback(ours.close)
-            places = self.places(stack)
+            targets = self.targets(stack)
             modes = [STRICT, *filter(knows, (UNCACHED, LOOSE))]
-            self.found["places"] = [*modes, *(place.name for place in places)]
+            self.found["places"] = [*modes, *(target.name for target in targets)]
             self.found["idle"] = shared_limits.idle(ours.cluster)
             step("Measuring")
             until = time.monotonic() + ROUNDS_S
@@ -173,8 +173,8 @@ class Bench:
                 for mode in modes:
                     ours.remount(mode)
                     self.run.measure(ours, self.found["rounds"])
-                for place in places:
-                    self.run.measure(place, self.found["rounds"])
+                for target in targets:
+                    self.run.measure(target, self.found["rounds"])
                 self.found["rounds"] += 1
                 self.loads.append(os.getloadavg()[0])
             self.alone(ours)
@@ -189,7 +189,7 @@ class Bench:
         self.found["recalls"] = shared_recalls.measure(ours.cluster, self.amounts.samples)
         if not self.chosen.no_deaths:
             step("Nodes that end")
-            self.found["ends"] = shared_ends.measure(ours.cluster, ENDS_QUICK if self.chosen.quick else ENDS)
+            self.found["ends"] = shared_failover.measure(ours.cluster, ENDS_QUICK if self.chosen.quick else ENDS)
 
     def go(self) -> int:
         began = time.monotonic()
@@ -208,7 +208,7 @@ class Bench:
         line("\n" + tables(self.found))
         if self.found["failed"]:
             bad(self.found["failed"])
-        own = [f"{name}, {place}" for name, row in self.run.wrong.items() for place in row if place.startswith(STRICT)]
+        own = [f"{name}, {target}" for name, row in self.run.wrong.items() for target in row if target.startswith(STRICT)]
         return 1 if own or self.found["failed"] else 0
 
 

@@ -17,9 +17,9 @@ import pytest
 from buildtools.cluster import Cluster
 from buildtools.leader import figures as figures_of
 from buildtools.nodes import Node, await_true
-from tests.cluster.clients import FileClient, LockClient, Objects, ReadingClient, Recorder, model_of
+from tests.cluster.metadata_clients import FileClient, LockClient, Objects, ReadingClient, Recorder, model_of
+from tests.cluster.mount_load import MountLoad, mount_each
 from tests.cluster.nemesis import Fault, Nemesis, stalls
-from tests.cluster.riders import Riders, mount_each
 from tests.rigs.linearizability import OPEN, Operation, Verdict, check_all
 from tests.rigs.network_namespaces import found_by_token
 
@@ -49,13 +49,13 @@ def work_through(cluster: Cluster, objects: Objects, seed: int, kinds: Sequence[
     clients: list[Recorder] = [FileClient(cluster, objects, seed + number) for number in range(FILE_CLIENTS)]
     clients += [ReadingClient(cluster, objects, seed + 500 + number) for number in range(READING_CLIENTS)]
     clients += [LockClient(cluster, objects, seed + 1_000 + number) for number in range(LOCK_CLIENTS)]
-    riders = Riders(mounts, seed + next(_runs))
+    mount_load = MountLoad(mounts, seed + next(_runs))
 
     def check() -> None:
-        wrong = [text for client in clients for text in client.wrong] + riders.wrong()
+        wrong = [text for client in clients for text in client.wrong] + mount_load.wrong()
         assert not wrong, wrong
 
-    nemesis = Nemesis(cluster, seed, lambda: [len(client.history) for client in clients] + riders.operations(), check)
+    nemesis = Nemesis(cluster, seed, lambda: [len(client.history) for client in clients] + mount_load.operations(), check)
     began = time.monotonic()
     for client in clients:
         client.start()
@@ -67,9 +67,9 @@ def work_through(cluster: Cluster, objects: Objects, seed: int, kinds: Sequence[
             nemesis.await_progress(BETWEEN)
             time.sleep(max(0.0, due - time.monotonic()))
         seconds = time.monotonic() - began
-        slow, wrong = riders.finish()
+        slow, wrong = mount_load.finish()
     finally:
-        riders.abandon()
+        mount_load.abandon()
         for client in clients:
             client.ending.set()
         for client in clients:

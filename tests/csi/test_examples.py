@@ -1,6 +1,6 @@
 """The manifests of docs/examples/kubernetes, played against a driver: provisioner, kubelet and resizer ask for what they say.
 
-One node; pods of several nodes on one volume are in test_csi_nodes.py.
+One node; pods of several nodes on one volume are in test_three_nodes.py.
 """
 
 from __future__ import annotations

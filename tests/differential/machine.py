@@ -16,7 +16,7 @@ import hypothesis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from tests.differential import choices
+from tests.differential import strategies
 from tests.differential.sides import USERS
 
 Step = tuple[Any, ...]  # (user, kind, *arguments), or ("kill", milliseconds into the next step, -1: before it)
@@ -177,7 +177,7 @@ def _rule(bench: Bench, kind: str) -> Any:
         self.run.step(user, kind, *arguments)
 
     step.__name__ = f"do_{kind}"
-    return rule(user=st.sampled_from(bench.users), arguments=choices.arguments(kind, bench.plain))(step)
+    return rule(user=st.sampled_from(bench.users), arguments=strategies.arguments(kind, bench.plain))(step)
 
 
 def _kill_rule() -> Any:

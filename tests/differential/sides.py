@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from buildtools import loops
-from tests.differential.actor import Actor
+from tests.differential.user_process import Actor
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE_BYTES = 3 << 30
@@ -34,7 +34,7 @@ class Process:
 
     def __init__(self, base: Path, user: User) -> None:
         words = [str(base), str(user.uid), str(user.gid), ",".join(map(str, user.groups))]
-        argv = [sys.executable, "-m", "tests.differential.actor", *words]
+        argv = [sys.executable, "-m", "tests.differential.user_process", *words]
         env = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
         self.child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=ROOT)
 

@@ -18,7 +18,7 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import ROOT_INO, Attr
 from awsomefsd.meta.api import commands as c
 from awsomefsd.vfs.api.context import SetAttrIn
-from tests.differential.actor import EMPTY, filling, summary, time_shown
+from tests.differential.user_process import EMPTY, filling, summary, time_shown
 from tests.rigs.mount_without_kernel import Rig, finish
 
 LINKS_MAX = 40
@@ -344,7 +344,7 @@ def check_open(mode: int, flags: int) -> None:
 
 
 def attributes(attr: Attr) -> tuple[Any, ...]:
-    """As actor.attributes."""
+    """As attributes of user_process.py."""
     size = None if stat.S_ISDIR(attr.mode) else attr.size
     times = tuple(map(time_shown, (attr.atime_ns, attr.mtime_ns, attr.ctime_ns)))
     return oct(attr.mode), attr.nlink, attr.uid, attr.gid, size, attr.rdev, times

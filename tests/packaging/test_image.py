@@ -22,7 +22,7 @@ import yaml
 from buildtools import bom, elf, image, loops, oci
 from buildtools.nodes import await_true
 from buildtools.say import CHECKOUT
-from tests.packaging.engine import Engine, missing
+from tests.packaging.container_engine import Engine, missing
 
 START_S = 120.0
 PROGRAM = "/usr/bin/awsomefsd"

@@ -1,7 +1,7 @@
 """What users of the two package managers do with what `build.py release` makes, in roots of their own: no daemon, no systemd as process 1.
 
 The .rpm goes into an empty root (files, dependencies, verification, removal) and, with its scriptlets, into a copy of Debian; there the
-.deb comes by apt out of a signed repository.  A machine with systemd: test_installed.py.
+.deb comes by apt out of a signed repository.  A machine with systemd: test_debian_package.py.
 """
 
 from __future__ import annotations

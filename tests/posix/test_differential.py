@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from awsomefsd.vfs.state.atimes import NOATIME
-from tests.differential import choices, machine, vfs_side
-from tests.differential.rigging import Pair, pair
+from tests.differential import machine, strategies, vfs_side
+from tests.differential.rig import Pair, pair
 from tests.differential.vfs_side import VfsSide
 from tests.rigs.mount_without_kernel import Rig, rig
 
@@ -49,7 +49,7 @@ def test_the_vfs_without_a_kernel(both, seed, figures, tmp_path, monkeypatch):
     monkeypatch.setattr(Rig, "atime", (NOATIME, False))
     with rig(tmp_path) as made:
         side = VfsSide(made)
-        kinds = tuple(kind for kind in choices.ARGUMENTS if kind in vfs_side.kinds())
+        kinds = tuple(kind for kind in strategies.ARGUMENTS if kind in vfs_side.kinds())
         bench = machine.Bench([both.sides[0], side, both.sides[1]], kinds, users=("root",), plain=True)
         run(bench, both, seed, figures, 125, 50)
         assert bench.steps >= 100 * 50

@@ -1,7 +1,7 @@
-"""What random operations have found, kept as lists: the mode of the directory, then steps (user, operation, arguments).
+"""Cases of the differential test, kept as lists: the mode of the directory, then steps (user, operation, arguments).
 
-`tests/differential/actor.py` says what the operations do.  A failing run prints its example in this form.  One line of each case says what
-was wrong then.
+`tests/differential/user_process.py` says what the operations do.  A failing run of test_differential.py prints its example in this form.
+One line of each case says what the product once did wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.differential import machine
-from tests.differential.rigging import Pair, pair
+from tests.differential.rig import Pair, pair
 
 pytestmark = pytest.mark.root
 

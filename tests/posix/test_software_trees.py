@@ -27,13 +27,6 @@ def node(make_node):
     return make_node()
 
 
-@pytest.fixture
-def place(node, request) -> Path:
-    folder = node.mountpoint / request.node.name
-    folder.mkdir()
-    return folder
-
-
 # --- git --------------------------------------------------------------------------------------------------------------------------
 def history(seed: int) -> bytes:
     """A stream for git fast-import: COMMITS commits that change some of 40 files each."""

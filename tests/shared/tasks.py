@@ -1,4 +1,4 @@
-"""What a hand of tests/shared can be told to do on its node."""
+"""The functions that a program of tests/shared (programs.py) can be asked to call on its node."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.shared import rig
-from tests.shared.hands import Hand
+from tests.shared.programs import Program
 from tests.shared.rig import Trio
 from tests.shared.tasks import fallocate
 
@@ -25,7 +25,7 @@ LAST = 12  # operations shown with a failure
 
 class Fsx:
     def __init__(self, places: list[Path], seed: int, maps: bool) -> None:
-        self.mapper = Hand()  # SIGBUS ends it, not the test
+        self.mapper = Program()  # SIGBUS ends it, not the test
         self.maps = maps
         self.dice = random.Random(seed)
         self.model = bytearray()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared.hands import Hand, Told, hands
+from tests.shared.programs import Program, ProgramError, running
 from tests.shared.rig import Machines, Trio
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
@@ -19,29 +19,29 @@ TAKEN = (errno.EAGAIN, errno.EACCES)
 
 
 @pytest.fixture
-def programs(places: list[Path]) -> Iterator[list[Hand]]:
+def programs(places: list[Path]) -> Iterator[list[Program]]:
     """One on each node, with the file open."""
     (places[0] / "f").write_bytes(b"x" * 100)
-    with hands(3) as made:
-        for hand, place in zip(made, places, strict=True):
-            hand.call("open", 0, str(place / "f"))
+    with running(3) as made:
+        for program, place in zip(made, places, strict=True):
+            program.call("open", 0, str(place / "f"))
         yield made
 
 
-def refused(hand: Hand, how: str, kind: int, start: int = 0, length: int = 0) -> None:
-    with pytest.raises(Told) as told:
-        hand.call("lock", 0, how, kind, start, length)
+def refused(program: Program, how: str, kind: int, start: int = 0, length: int = 0) -> None:
+    with pytest.raises(ProgramError) as told:
+        program.call("lock", 0, how, kind, start, length)
     assert told.value.errno in TAKEN, told.value
 
 
-def waits(hand: Hand, how: str, kind: int, start: int = 0, length: int = 0) -> None:
+def waits(program: Program, how: str, kind: int, start: int = 0, length: int = 0) -> None:
     """It asks, and has no answer; that it has asked is known only by its silence."""
-    hand.start("lock", 0, how, kind, start, length, True)
-    assert not hand.answered(0.3)
+    program.start("lock", 0, how, kind, start, length, True)
+    assert not program.answered(0.3)
 
 
 @pytest.mark.parametrize("how", KINDS)
-def test_they_exclude_block_and_wake(programs: list[Hand], how: str) -> None:
+def test_they_exclude_block_and_wake(programs: list[Program], how: str) -> None:
     one, two, three = programs
     one.call("lock", 0, how, WRITE)
     for other in (two, three):
@@ -61,7 +61,7 @@ def test_they_exclude_block_and_wake(programs: list[Hand], how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["posix", "ofd"])
-def test_ranges(programs: list[Hand], how: str) -> None:
+def test_ranges(programs: list[Program], how: str) -> None:
     one, two, three = programs
     one.call("lock", 0, how, WRITE, 10, 20)
     two.call("lock", 0, how, WRITE, 30, 5)
@@ -79,12 +79,12 @@ def test_ranges(programs: list[Hand], how: str) -> None:
     two.result()
 
 
-def test_deadlocks_are_found_across_nodes(programs: list[Hand]) -> None:
-    for number, hand in enumerate(programs):
-        hand.call("lock", 0, "posix", WRITE, number, 1)
+def test_deadlocks_are_found_across_nodes(programs: list[Program]) -> None:
+    for number, program in enumerate(programs):
+        program.call("lock", 0, "posix", WRITE, number, 1)
     waits(programs[0], "posix", WRITE, 1, 1)
     waits(programs[1], "posix", WRITE, 2, 1)
-    with pytest.raises(Told) as told:
+    with pytest.raises(ProgramError) as told:
         programs[2].call("lock", 0, "posix", WRITE, 0, 1, True)
     assert told.value.errno == errno.EDEADLK
     programs[2].call("lock", 0, "posix", UNLOCK, 2, 1)
@@ -94,7 +94,7 @@ def test_deadlocks_are_found_across_nodes(programs: list[Hand]) -> None:
 
 
 @pytest.mark.parametrize("how", KINDS)
-def test_they_end_with_their_process_and_not_with_the_worker(machines: Machines, programs: list[Hand], how: str) -> None:
+def test_they_end_with_their_process_and_not_with_the_worker(machines: Machines, programs: list[Program], how: str) -> None:
     one, two, three = programs
     one.call("lock", 0, how, WRITE)
     waits(two, how, WRITE)
@@ -107,7 +107,7 @@ def test_they_end_with_their_process_and_not_with_the_worker(machines: Machines,
     refused(three, how, READ)
 
 
-def test_a_leader_that_dies_keeps_them_and_the_waits(machines: Machines, programs: list[Hand]) -> None:
+def test_a_leader_that_dies_keeps_them_and_the_waits(machines: Machines, programs: list[Program]) -> None:
     one, two, three = programs
     for how, start in (("posix", 0), ("ofd", 50)):
         one.call("lock", 0, how, WRITE, start, 10)
@@ -124,7 +124,7 @@ def test_a_leader_that_dies_keeps_them_and_the_waits(machines: Machines, program
 def test_they_end_with_the_session_of_a_node_that_is_stopped(machines: Machines, trio: Trio, places: list[Path]) -> None:
     """Stopped for longer than its session lasts: another has the lock; the old holder is told when it goes on."""
     (places[0] / "f").write_bytes(b"x")
-    with hands(2) as (holder, heir):
+    with running(2) as (holder, heir):
         holder.call("open", 0, str(places[2] / "f"))
         holder.call("lock", 0, "posix", WRITE)
         heir.call("open", 0, str(places[0] / "f"))
@@ -134,7 +134,7 @@ def test_they_end_with_the_session_of_a_node_that_is_stopped(machines: Machines,
             heir.result()
         finally:
             machines.cluster.resume(machines.nodes[2])
-        with pytest.raises(Told) as told:
+        with pytest.raises(ProgramError) as told:
             holder.call("pread", 0, 1, 0)
         assert told.value.errno == errno.EIO
         holder.call("close", 0)
@@ -145,7 +145,7 @@ def test_they_end_with_the_session_of_a_node_that_is_stopped(machines: Machines,
 
 def test_they_end_with_the_node(machines: Machines, trio: Trio, places: list[Path]) -> None:
     (places[0] / "f").write_bytes(b"x")
-    with hands(2) as (holder, heir):
+    with running(2) as (holder, heir):
         holder.call("open", 0, str(places[1] / "f"))
         holder.call("lock", 0, "flock", WRITE)
         heir.call("open", 0, str(places[2] / "f"))

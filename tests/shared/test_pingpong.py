@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential.choices import ACCESS_KEY, ACLS, DEFAULT_KEY
+from tests.differential.strategies import ACCESS_KEY, ACLS, DEFAULT_KEY
 from tests.shared import rig
 from tests.shared.tasks import LIBC, checked, fallocate, renameat2
 from tests.shared.views import Watcher, differences

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.shared import rig
-from tests.shared.hands import hands
+from tests.shared.programs import running
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 everywhere = pytest.mark.parametrize("trio", rig.all_modes(), indirect=True)
@@ -30,12 +30,12 @@ def looked_at(places: list[Path], tmp_path: Path) -> Iterator[list[Path]]:
     for name in NAMES:
         (places[0] / name).touch()
     over = tmp_path / "over"
-    with hands(3) as made:
-        for hand, place in zip(made, places, strict=True):
-            hand.start("hammer", str(place), NAMES, str(over))
+    with running(3) as made:
+        for program, place in zip(made, places, strict=True):
+            program.start("hammer", str(place), NAMES, str(over))
         yield places
         over.touch()
-        assert all(hand.result() > 0 for hand in made)
+        assert all(program.result() > 0 for program in made)
 
 
 class Race:

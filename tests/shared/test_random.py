@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential import choices, machine
-from tests.differential.rigging import missing
+from tests.differential import machine, strategies
+from tests.differential.rig import missing
 from tests.differential.sides import USERS, Directory, Process, ext4
 from tests.shared.rig import Trio
 
@@ -80,7 +80,7 @@ def sides(trio: Trio, tmp_path: Path) -> Iterator[list[Spread]]:
 
 def run(sides: list[Spread], seed: int, figures: list[str], examples: int, steps: int, share: float = 0.7) -> None:
     left_out = {kind for kinds in missing(sides[1]).values() for kind in kinds}
-    kinds = tuple(kind for kind in choices.ARGUMENTS if kind not in left_out)
+    kinds = tuple(kind for kind in strategies.ARGUMENTS if kind not in left_out)
     bench = machine.Bench(sides, kinds, users=tuple(sides[1].users()), every=EVERY)
     began = time.monotonic()
     try:

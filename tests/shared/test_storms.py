@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shared import hands, tasks
+from tests.shared import programs, tasks
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 FILE_BYTES = 400_000
@@ -30,8 +30,8 @@ def counted(told: list[Counter[str]]) -> dict[str, int]:
 
 def the_same_everywhere(places: list[Path]) -> dict[str, object]:
     """The tree with names, attributes and checksums, as all nodes show it."""
-    with hands.hands(3) as made:
-        trees = hands.together(made, [("picture", place) for place in words(places)])
+    with programs.running(3) as made:
+        trees = programs.together(made, [("picture", place) for place in words(places)])
     for node in (1, 2):
         different = [name for name in trees[0].keys() | trees[node].keys() if trees[0].get(name) != trees[node].get(name)]
         for name in different[:4]:  # pytest shortens long values
@@ -51,8 +51,8 @@ def shuffled(places: list[Path], folders: list[str], seed: int, rounds: int) -> 
         path.write_bytes(b"%d" % number)
         wanted[path.stat().st_ino] = b"%d" % number
     slots = max(slots, files // len(folders) + 8)
-    with hands.hands(3) as made:
-        told = hands.together(made, [("shuffle", place, folders, slots, seed * 3 + n, rounds) for n, place in enumerate(words(places))])
+    with programs.running(3) as made:
+        told = programs.together(made, [("shuffle", place, folders, slots, seed * 3 + n, rounds) for n, place in enumerate(words(places))])
     the_same_everywhere(places)
     for place in places:
         found = [path for folder in folders for path in (place / folder).iterdir() if path.is_file()]
@@ -75,8 +75,8 @@ def test_directories_moved_into_each_other_make_no_loop(places: list[Path], seed
     for name in names:
         (places[0] / name).mkdir()
         wanted.add((places[0] / name).stat().st_ino)
-    with hands.hands(3) as made:
-        told = hands.together(made, [("nest", place, names, seed * 3 + n, 25) for n, place in enumerate(words(places))])
+    with programs.running(3) as made:
+        told = programs.together(made, [("nest", place, names, seed * 3 + n, 25) for n, place in enumerate(words(places))])
     the_same_everywhere(places)
     for place in places:
         found = [Path(folder) for folder, _, _ in os.walk(place)][1:]
@@ -88,8 +88,8 @@ def test_directories_moved_into_each_other_make_no_loop(places: list[Path], seed
 
 def test_nodes_that_create_in_one_directory(places: list[Path], figures: list[str]) -> None:
     count, common, began = 150, 50, time.monotonic()
-    with hands.hands(3) as made:
-        won = hands.together(made, [("create_many", place, f"of{n}", common, count) for n, place in enumerate(words(places))])
+    with programs.running(3) as made:
+        won = programs.together(made, [("create_many", place, f"of{n}", common, count) for n, place in enumerate(words(places))])
     took = time.monotonic() - began
     assert sorted(number for numbers in won for number in numbers) == list(range(common)), "each was made by exactly one"
     wanted = {f"of{n}-{number}" for n in range(3) for number in range(count)} | {f"common-{number}" for number in range(common)}
@@ -101,9 +101,9 @@ def test_nodes_that_create_in_one_directory(places: list[Path], figures: list[st
 
 
 def appended(places: list[Path], seed: int, files: int, count: int, large: int) -> None:
-    with hands.hands(3) as made:
+    with programs.running(3) as made:
         rows = [("append", place, files, n, seed * 3 + n, count, large) for n, place in enumerate(words(places))]
-        done = hands.together(made, rows, 240)
+        done = programs.together(made, rows, 240)
     for number in {target for mine in done for target in mine}:
         data = [(place / f"log{number}").read_bytes() for place in places]
         assert data[0] == data[1] == data[2], f"log{number} differs between nodes, seed {seed}"
@@ -132,8 +132,8 @@ def test_ranges_of_one_file_written_by_all_at_once(places: list[Path], seed: int
         owned[writer].append((start, end))
         expected += tasks.filling(seed + writer, start, end)
     (places[0] / "f").write_bytes(bytes(FILE_BYTES))
-    with hands.hands(3) as made:
-        hands.together(made, [("write_ranges", str(places[n] / "f"), owned[n], seed + n) for n in range(3)])
+    with programs.running(3) as made:
+        programs.together(made, [("write_ranges", str(places[n] / "f"), owned[n], seed + n) for n in range(3)])
     for node, place in enumerate(places):
         got = (place / "f").read_bytes()
         wrong = [at for at in range(FILE_BYTES) if got[at : at + 1] != expected[at : at + 1]] if got != expected else []
@@ -142,8 +142,8 @@ def test_ranges_of_one_file_written_by_all_at_once(places: list[Path], seed: int
 
 def stressed(places: list[Path], seed: int, figures: list[str], rounds: int) -> None:
     mounts = words(places) * 2
-    with hands.hands(len(mounts)) as made:
-        told = hands.together(made, [("stress", place, seed * 10 + n, rounds) for n, place in enumerate(mounts)], 3_000)
+    with programs.running(len(mounts)) as made:
+        told = programs.together(made, [("stress", place, seed * 10 + n, rounds) for n, place in enumerate(mounts)], 3_000)
     tree = the_same_everywhere(places)
     figures.append(f"six programs on three nodes, seed {seed}: {len(tree)} entries left, {counted(told)}")
     assert sum(counted(told).values()) == rounds * len(mounts) and len(set(counted(told)) & set(tasks.STRESS)) >= len(tasks.STRESS) - 3

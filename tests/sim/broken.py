@@ -27,7 +27,7 @@ from awsomefsd.meta.server.requests import PlainRequests
 from awsomefsd.meta.server.session_clock import Renewals
 from awsomefsd.meta.state.results import Results
 from awsomefsd.meta.voter.voter import Voter
-from tests.sim.files import SimFiles
+from tests.sim.state_snapshot_files import SimFiles
 
 Patch = tuple[Any, str, Any]
 

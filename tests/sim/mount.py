@@ -23,7 +23,7 @@ from awsomefsd.meta.client.session_lease import RenewalTimer
 from tests.sim.clock import SimClock
 from tests.sim.links import End, Link
 from tests.sim.network import Network
-from tests.sim.sharing import Sharing
+from tests.sim.shared_mount import Sharing
 from tests.sim.world import MS, SECOND, World
 
 SEEN_ALL = (1 << 62) - 1  # readers compare identities, as production workers do

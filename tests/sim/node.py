@@ -29,9 +29,9 @@ from awsomefsd.meta.voter.voter import Voter
 from tests.sim import shims
 from tests.sim.clock import SimClock
 from tests.sim.disk import PowerCut, SimDisk
-from tests.sim.files import SimFiles, SimPath
 from tests.sim.network import Network
 from tests.sim.sockets import Listener
+from tests.sim.state_snapshot_files import SimFiles, SimPath
 from tests.sim.world import MS, SECOND, World
 
 CLUSTER = "11111111-2222-3333-4444-555555555555"

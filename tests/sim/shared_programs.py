@@ -11,7 +11,7 @@ from awsomefsd.base.types import LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from tests.sim.mount import Host, Mount
-from tests.sim.sharing import commit, on_device
+from tests.sim.shared_mount import commit, on_device
 from tests.sim.workload import Call, Pause, Program, Propose, Query, Runner, number_of
 from tests.sim.world import MS
 

@@ -1,4 +1,4 @@
-"""One workload on a recorded node, every cut of its tape, and a start on each image that a cut may leave."""
+"""One workload on a recorded node, every cut of its recording, and a start on each image that a cut may leave."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from awsomefsd.base.types import ROOT_INO
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.check.check import check
-from tests.crash.model.actor import Actor, filling
+from tests.crash.model.calls import Calls, filling
 from tests.crash.model.oracle import Oracle, Tree, contents_of, describe, tree_of
-from tests.crash.model.tape import Cutter, Image, Tape, TapeDevice, TapeDisk, TapeStore
+from tests.crash.model.recording import Cutter, Image, RecordedDevice, RecordedDisk, RecordedStore, Recording
 from tests.crash.model.workloads import Workload
 from tests.rigs.metadata_service import CLUSTER, DEVICE, Clock, Host
 from tests.rigs.mount_without_kernel import MOUNT, Rig, shared_memory
@@ -28,17 +28,17 @@ EMPTY = Image({}, {}, None, {})
 
 
 class CrashRig(Rig):
-    """A rig over an image, its media recorded on `tape`.  Each is another boot of the machine, with a mount of its own."""
+    """A rig over an image, its media recorded on `recording`.  Each is another boot of the machine, with a mount of its own."""
 
     boots = 0
 
-    def __init__(self, directory: Path, image: Image, tape: Tape, commit_entries: int = 1_000) -> None:
+    def __init__(self, directory: Path, image: Image, recording: Recording, commit_entries: int = 1_000) -> None:
         CrashRig.boots += 1
         self.boot_id, self.mount_id = f"boot {CrashRig.boots}", MOUNT + CrashRig.boots
         self.directory = directory
         self.clock, self.lease_clock = Clock(), Clock()
-        self.disk, self.store = TapeDisk(tape, image.files), TapeStore(tape, image)
-        self.device = TapeDevice(tape, image.blocks, DEVICE_BYTES)
+        self.disk, self.store = RecordedDisk(recording, image.files), RecordedStore(recording, image)
+        self.device = RecordedDevice(recording, image.blocks, DEVICE_BYTES)
         options = {
             "disk": self.disk, "open_store": lambda *_args, **_named: self.store, "journal_file_bytes": JOURNAL_FILE_BYTES,
             "commit_entries": commit_entries,
@@ -67,17 +67,17 @@ class CrashRig(Rig):
             self.kill()
         service, self.host.service = self.host.service, None
         service.stop()  # type: ignore[union-attr]
-        return check(TapeStore(Tape(), self.image()))
+        return check(RecordedStore(Recording(), self.image()))
 
 
 @contextmanager
 def booted(
-    directory: Path, image: Image, tape: Tape | None = None, commit_entries: int = 1_000, made_by: type[CrashRig] | None = None
+    directory: Path, image: Image, recording: Recording | None = None, commit_entries: int = 1_000, made_by: type[CrashRig] | None = None
 ) -> Iterator[CrashRig]:
-    made = (made_by or CrashRig)(directory, image, tape or Tape(), commit_entries)
+    made = (made_by or CrashRig)(directory, image, recording or Recording(), commit_entries)
     made.hold_lease_clock()
-    if tape is None:
-        made.disk._tape.stop()
+    if recording is None:
+        made.disk._recording.stop()
     try:
         yield made.boot()
     finally:
@@ -151,44 +151,44 @@ class Model:
         """Raises AssertionError for the first image that is wrong."""
         account = self.account
         dice = Random(f"{self.seed} {workload}")
-        oracle, tape = Oracle(), Tape()
-        self._record(workload, oracle, tape, dice)
+        oracle, recording = Oracle(), Recording()
+        self._record(workload, oracle, recording, dice)
         self._known.clear()
         account.workloads += 1
-        account.events += len(tape.events)
+        account.events += len(recording.events)
         cutter = Cutter(self.base)
-        for number, event in enumerate([("start",), *tape.events]):
+        for number, event in enumerate([("start",), *recording.events]):
             cutter.feed(event)
             account.cuts += 1
             for way, image in cutter.images(dice, self.samples):
                 account.images += 1
                 found = self._look(image, dice, oracle, cutter.done)
                 wrong = found.error or self._judge(oracle, cutter.done, found)
-                assert not wrong, self._report(workload, tape, number, way, wrong)
+                assert not wrong, self._report(workload, recording, number, way, wrong)
 
     def _judge(self, oracle: Oracle, done: int, found: Found) -> str:
         """The first mark is the mount's: before it nothing was called."""
         return oracle.judge(max(done - 1, 0), found.tree, found.contents)
 
-    def _report(self, workload: Workload, tape: Tape, number: int, way: str, wrong: str) -> str:
-        events = [describe(event) for event in [("start",), *tape.events]]
+    def _report(self, workload: Workload, recording: Recording, number: int, way: str, wrong: str) -> str:
+        events = [describe(event) for event in [("start",), *recording.events]]
         told = "\n  ".join(f"{'>' if at == number else ' '} {text}" for at, text in enumerate(events))
         return f"seed {self.seed}, workload {workload}\ncut behind event {number}, {way}: {wrong}\n  {told}"
 
-    def _record(self, workload: Workload, oracle: Oracle, tape: Tape, dice: Random) -> None:
-        with booted(self.directory, self.base, tape, self.commit_every or dice.choice((1, 2, 5, 1_000))) as made:
+    def _record(self, workload: Workload, oracle: Oracle, recording: Recording, dice: Random) -> None:
+        with booted(self.directory, self.base, recording, self.commit_every or dice.choice((1, 2, 5, 1_000))) as made:
             made.start()
             tree = tree_of(made)
             oracle.begin(tree, contents_of(made, tree))
-            tape.add("mark")
-            actor = Actor(made, oracle, tape)
-            actor.run(workload)
-            tape.stop()
+            recording.add("mark")
+            calls = Calls(made, oracle, recording)
+            calls.run(workload)
+            recording.stop()
             tree = tree_of(made)
             for ino, data in contents_of(made, tree).items():
                 assert oracle.now(ino) == data, f"{workload}: the mount itself shows other bytes for inode {ino} than were written"
             self.account.calls += len(workload)
-            self.account.refused += actor.refused
+            self.account.refused += calls.refused
 
     # --- starts ---------------------------------------------------------------------------------------------------------------
     def _look(self, image: Image, dice: Random, oracle: Oracle, done: int) -> Found:
@@ -197,18 +197,18 @@ class Model:
         if found is None:
             self.account.started += 1
             again = dice.randrange(self.second_every) == 0
-            tape = Tape() if again else None
-            found = self._known[key] = self.start(image, tape, use=dice.random() < 0.1)
-            if tape is not None and not found.error:
-                self._cut_the_start(image, tape, dice, found)
+            recording = Recording() if again else None
+            found = self._known[key] = self.start(image, recording, use=dice.random() < 0.1)
+            if recording is not None and not found.error:
+                self._cut_the_start(image, recording, dice, found)
         return found
 
-    def start(self, image: Image, tape: Tape | None = None, *, use: bool = False) -> Found:
+    def start(self, image: Image, recording: Recording | None = None, *, use: bool = False) -> Found:
         try:
-            with booted(self.directory, image, tape) as made:
+            with booted(self.directory, image, recording) as made:
                 made.start()
-                if tape is not None:
-                    tape.stop()
+                if recording is not None:
+                    recording.stop()
                 tree = tree_of(made)
                 contents = contents_of(made, tree)
                 if use:
@@ -228,11 +228,11 @@ class Model:
             assert made.content(ino) == data
             made.call("unlink", ROOT_INO, name)
 
-    def _cut_the_start(self, image: Image, tape: Tape, dice: Random, first: Found) -> None:
+    def _cut_the_start(self, image: Image, recording: Recording, dice: Random, first: Found) -> None:
         """The second start may find any part of what the first one had done, and says the same."""
         cutter = Cutter(image)
         seen: set[str] = set()
-        for event in tape.events:
+        for event in recording.events:
             cutter.feed(event)
             for way, other in cutter.images(dice, 1):
                 key = other.key(self.base.blocks)

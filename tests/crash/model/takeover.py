@@ -14,10 +14,10 @@ from typing import Any
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.wait import Wait
-from tests.crash.model.actor import Actor
+from tests.crash.model.calls import Calls
 from tests.crash.model.oracle import Oracle, contents_of, tree_of
+from tests.crash.model.recording import Image, Recording
 from tests.crash.model.run import CrashRig, booted
-from tests.crash.model.tape import Image, Tape
 from tests.crash.model.workloads import Workload
 from tests.rigs.mount_without_kernel import LIMIT_S, Started
 
@@ -169,8 +169,8 @@ class Takeovers:
 
     def _once(self, workload: Workload, at: int, answered: bool) -> tuple[int, Any]:
         """(calls made, names and bytes at the end, before and after another boot)."""
-        oracle, tape = Oracle(), Tape()
-        tape.stop()
+        oracle, recording = Oracle(), Recording()
+        recording.stop()
         with booted(self.directory, self.base, made_by=MortalRig) as rig:
             assert isinstance(rig, MortalRig)
             rig.start()
@@ -179,7 +179,7 @@ class Takeovers:
             rig.doom(at, answered)
             death = rig.death
             assert death is not None
-            Actor(rig, oracle, tape).run([*workload, ("flush",)])
+            Calls(rig, oracle, recording).run([*workload, ("flush",)])
             self.deaths += rig.deaths
             tree = tree_of(rig)
             contents = contents_of(rig, tree)

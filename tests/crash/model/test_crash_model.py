@@ -1,4 +1,4 @@
-"""Power cuts at every point of short workloads, and deaths of the worker at its calls; see tape.py, oracle.py, takeover.py.
+"""Power cuts at every point of short workloads, and deaths of the worker at its calls; see recording.py, oracle.py, takeover.py.
 
 Broken variants of the product prove that the model can see: each must be caught by a few workloads.
 """

@@ -1,7 +1,7 @@
-"""Runs in the virtual machine, on the host's Python: disks under dm-log-writes, a node on them, the tellers, then the power goes off.
+"""Runs in the virtual machine, on the host's Python: disks under dm-log-writes, a node on them, the programs, then the power goes off.
 
 Both disks become one device, for which one log is kept, and are taken apart again on top of it: so there is one order of all writes and
-flushes, of the device and of the filesystem with the state directory.  What tellers begin and what they have finished goes into that
+flushes, of the device and of the filesystem with the state directory.  What programs begin and what they have finished goes into that
 log as marks, by the ioctl of `dmsetup message`; a mark stands behind every flush that had ended when it was made.
 """
 
@@ -17,7 +17,7 @@ import threading
 import time
 from pathlib import Path
 
-from tests.crash.vm import story
+from tests.crash.vm import workload
 
 DM_TARGET_MSG = 3 << 30 | 312 << 16 | 0xFD << 8 | 0x0E
 SECTOR = 512
@@ -77,16 +77,16 @@ def node(directory: Path, command: list[str], environment: dict[str, str]) -> No
             raise TimeoutError(f"no mount: {done.stderr}")
 
 
-def tell(mark: Marks, seed: int, teller: int, steps: int, mountpoint: Path, failed: list[str]) -> None:
+def work(mark: Marks, seed: int, program: int, steps: int, mountpoint: Path, failed: list[str]) -> None:
     try:
-        for number, step in enumerate(story.story(seed, teller, steps)):
-            mark(f"begin:{teller}:{number}")
-            story.do(step, str(mountpoint / str(teller)), number)
-            mark(f"done:{teller}:{number}")
+        for number, step in enumerate(workload.steps_of(seed, program, steps)):
+            mark(f"begin:{program}:{number}")
+            workload.do(step, str(mountpoint / str(program)), number)
+            mark(f"done:{program}:{number}")
             if number % 20 == 0:
-                say(f"teller {teller} at step {number} of {steps}")
+                say(f"program {program} at step {number} of {steps}")
     except BaseException as err:
-        failed.append(f"teller {teller}: {type(err).__name__}: {err}")
+        failed.append(f"program {program}: {type(err).__name__}: {err}")
 
 
 def main(settings: dict) -> None:
@@ -99,8 +99,8 @@ def main(settings: dict) -> None:
     mark = Marks("logged")
     mark("start")
     failed: list[str] = []
-    words = [(mark, settings["seed"], teller, settings["steps"], directory / "mnt", failed) for teller in range(settings["tellers"])]
-    threads = [threading.Thread(target=tell, args=word) for word in words]
+    words = [(mark, settings["seed"], program, settings["steps"], directory / "mnt", failed) for program in range(settings["programs"])]
+    threads = [threading.Thread(target=work, args=word) for word in words]
     for thread in threads:
         thread.start()
     for thread in threads:

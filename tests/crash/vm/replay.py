@@ -64,7 +64,7 @@ class Disk:
         self._files = [image.open("r+b", buffering=0) for image in images]
         self._sizes = [image.stat().st_size for image in images]
         self.pending: list[Entry] = []
-        self.done: dict[int, int] = {}  # teller -> steps that are done
+        self.done: dict[int, int] = {}  # program -> steps that are done
         self.begun: dict[int, int] = {}
         self.started = self.ended = False
         self.flushes = [0] * len(images)
@@ -93,8 +93,8 @@ class Disk:
 
     def _mark(self, words: list[str]) -> None:
         if words[0] in ("begin", "done"):
-            told = self.begun if words[0] == "begin" else self.done
-            told[int(words[1])] = int(words[2]) + 1
+            counted = self.begun if words[0] == "begin" else self.done
+            counted[int(words[1])] = int(words[2]) + 1
         self.started |= words[0] == "start"
         self.ended |= words[0] == "end"
 

@@ -1,10 +1,10 @@
 """Power cuts of a real kernel: a node in a virtual machine, its disks' writes and flushes recorded, then cut more than 1,000 times.
 
 On the host a node is made, mounted and stopped; its device and the filesystem with its state directory are the disks.  The machine
-(qemu, emulated, a stock kernel) starts the node, and programs write, rename and fsync (story.py, guest.py).  Then the log of writes is
+(qemu, emulated, a stock kernel) starts the node, and programs write, rename and fsync (workload.py, guest.py).  Then the log of writes is
 replayed on the host up to each place, with the unflushed writes behind the last flush dropped, kept, in part or torn.  Each time the
 host's ext4 recovers, the node's journal is replayed, fsck must be clean, and what was fsynced before the cut must be there
-(verdict.py); some of them are started and mounted as a whole.  Void if the machine did not end, its log has no end mark, or too few
+(check.py); some of them are started and mounted as a whole.  Void if the machine did not end, its log has no end mark, or too few
 steps were done.
 
 There is one log, so one order of what happens to both disks, and a flush covers only the disk for which it was asked.
@@ -30,11 +30,11 @@ from buildtools import loops
 from buildtools.nodes import Node, await_true
 from buildtools.say import CHECKOUT, BuildError
 from tests.conftest import PREFIX, missing_for_mounts
-from tests.crash.vm import kernel, replay, story, verdict
+from tests.crash.vm import check, kernel, replay, workload
 
 DEVICE_BYTES, STATE_BYTES, LOG_BYTES = 256 << 20, 768 << 20, 4 << 30
-TELLERS = 2
-STEPS = int(os.environ.get("AWSOMEFSD_TEST_VM_STEPS", "100"))  # of each teller
+PROGRAMS = 2
+STEPS = int(os.environ.get("AWSOMEFSD_TEST_VM_STEPS", "100"))  # of each program
 CUTS = int(os.environ.get("AWSOMEFSD_TEST_VM_CUTS", "1200"))
 CUTS_MIN = min(CUTS, 1000)
 WHOLE = 8  # cuts that are started and mounted as a whole
@@ -88,8 +88,8 @@ class Bench:
         run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.state_image)
         with mounted(self.state_image, self.node.state):
             self.node.up()
-            for teller in range(TELLERS):
-                story.begin(str(self.node.mountpoint / str(teller)))
+            for program in range(PROGRAMS):
+                workload.begin(str(self.node.mountpoint / str(program)))
             self.stop()
 
     def stop(self, *, check: bool = False) -> None:
@@ -104,7 +104,7 @@ class Bench:
     def record(self, seed: int) -> str:
         root = kernel.unpacked(self.work)
         settings = {
-            "directory": str(self.node.directory), "seed": seed, "steps": STEPS, "tellers": TELLERS, "command": self.node.command,
+            "directory": str(self.node.directory), "seed": seed, "steps": STEPS, "programs": PROGRAMS, "command": self.node.command,
             "environment": {"PYTHONPATH": str(CHECKOUT), "HOME": "/root", "AWSOMEFSD_LOG_LEVEL": "info"},
         }  # fmt: skip
         command = ["/usr/bin/env", f"PYTHONPATH={CHECKOUT}", self.node.python, "-m", "tests.crash.vm.guest", json.dumps(settings)]
@@ -120,19 +120,19 @@ class Bench:
         shutil.rmtree(root)
         return said
 
-    def judge(self, told: Told, disk: replay.Disk) -> list[str]:
-        def wrong(teller: int, found: story.Files) -> list[str]:
-            done, begun = disk.done.get(teller, 0), disk.begun.get(teller, 0)
-            return story.wrong(found, told.states[teller][done], told.stories[teller][done] if begun > done else None)
+    def judge(self, expected: Expected, disk: replay.Disk) -> list[str]:
+        def wrong(program: int, found: workload.Files) -> list[str]:
+            done, begun = disk.done.get(program, 0), disk.begun.get(program, 0)
+            return workload.wrong(found, expected.states[program][done], expected.steps[program][done] if begun > done else None)
 
         run("cp", "--sparse=auto", self.state_image, self.cut_state)
         try:
             with mounted(self.cut_state, self.cut_place):
-                return verdict.faults(self.cut_place, self.node.image, self.node.volume, wrong, TELLERS)
+                return check.faults(self.cut_place, self.node.image, self.node.volume, wrong, PROGRAMS)
         except Exception as err:
             return [f"{type(err).__name__}: {err}"]
 
-    def whole(self, told: Told, disk: replay.Disk) -> list[str]:
+    def whole(self, expected: Expected, disk: replay.Disk) -> list[str]:
         """Start and mount it all; files are read through the kernel, then fsck runs.  What is written to the device is taken back."""
         kept = self.work / "device"
         run("cp", "--sparse=auto", self.node.image, kept)
@@ -142,9 +142,9 @@ class Bench:
             with mounted(self.cut_state, self.node.state):
                 try:
                     self.node.up()
-                    for teller, files in enumerate(told.states):
-                        directory = self.node.mountpoint / str(teller)
-                        same = set(files[disk.done.get(teller, 0)].items()) & set(files[disk.begun.get(teller, 0)].items())
+                    for program, files in enumerate(expected.states):
+                        directory = self.node.mountpoint / str(program)
+                        same = set(files[disk.done.get(program, 0)].items()) & set(files[disk.begun.get(program, 0)].items())
                         said += [name for name, data in same if (directory / name).read_bytes() != data]
                         (directory / "after").write_bytes(b"writing goes on")
                     self.stop(check=True)
@@ -168,22 +168,22 @@ def bench() -> Iterator[Bench]:
         yield Bench(stack)
 
 
-def states_of(steps: list[story.Step]) -> list[story.Files]:
-    states = [story.first()]
+def states_of(steps: list[workload.Step]) -> list[workload.Files]:
+    states = [workload.first()]
     for step in steps:
-        states.append(story.after(step, states[-1]))
+        states.append(workload.after(step, states[-1]))
     return states
 
 
-class Told:
-    """The stories, and the files after each of their steps."""
+class Expected:
+    """The steps of each program, and its files after each step."""
 
     def __init__(self, seed: int) -> None:
-        self.stories = [story.story(seed, teller, STEPS) for teller in range(TELLERS)]
-        self.states = [states_of(steps) for steps in self.stories]
+        self.steps = [workload.steps_of(seed, program, STEPS) for program in range(PROGRAMS)]
+        self.states = [states_of(own) for own in self.steps]
 
 
-def with_a_liar(bench: Bench, log: list[replay.Entry], told: Told, number: int) -> list[str]:
+def with_a_lying_disk(bench: Bench, log: list[replay.Entry], expected: Expected, number: int) -> list[str]:
     """What is said of a cut at the end if one of the disks has ignored all flushes: the proof that losses are seen."""
     images = [bench.node.image, bench.state_image]
     kept = [bench.work / f"kept{count}" for count in range(len(images))]
@@ -194,14 +194,14 @@ def with_a_liar(bench: Bench, log: list[replay.Entry], told: Told, number: int) 
         for entry in log:
             disk.forward(entry)
         with disk.cut("dropped", Random(0)):
-            return bench.judge(told, disk)
+            return bench.judge(expected, disk)
     finally:
         disk.close()
         for image, copy in zip(images, kept, strict=True):
             run("cp", "--sparse=always", copy, image)
 
 
-def try_cuts(bench: Bench, log: list[replay.Entry], told: Told, seed: int) -> tuple[Counter[str], list[str], int]:
+def try_cuts(bench: Bench, log: list[replay.Entry], expected: Expected, seed: int) -> tuple[Counter[str], list[str], int]:
     """(cuts of each kind, what was wrong, flushes)."""
     choose = Random(seed)
     planned = replay.plan(log, choose, CUTS)
@@ -213,11 +213,11 @@ def try_cuts(bench: Bench, log: list[replay.Entry], told: Told, seed: int) -> tu
         for number, entry in enumerate(log):
             for kind in planned.get(number, ()):
                 with disk.cut(kind, choose) as unflushed:
-                    said = bench.judge(told, disk)
+                    said = bench.judge(expected, disk)
                     counts[kind] += 1
                     counts["with unflushed writes"] += bool(unflushed)
                     if number in whole and kind == planned[number][0]:
-                        said += [f"mounted: {row}" for row in bench.whole(told, disk)]
+                        said += [f"mounted: {row}" for row in bench.whole(expected, disk)]
                         counts["mounted"] += 1
                     failures += [f"cut at {number} of {len(log)}, {kind}, {unflushed} unflushed: {row}" for row in said]
             disk.forward(entry)
@@ -239,15 +239,15 @@ def test_what_was_fsynced_survives_a_power_cut_anywhere(bench, figures, seed):
     assert "guest: complete" in said, said[-6000:]
     log = replay.entries(bench.log)
     assert any(entry.mark == "end" for entry in log), "void: the log has no end"
-    told = Told(seed)
+    expected = Expected(seed)
     for number in range(2):
-        assert with_a_liar(bench, log, told, number), "void: a disk that ignores flushes was not noticed"
-    counts, failures, flushes = try_cuts(bench, log, told, seed)
+        assert with_a_lying_disk(bench, log, expected, number), "void: a disk that ignores flushes was not noticed"
+    counts, failures, flushes = try_cuts(bench, log, expected, seed)
     cuts = sum(counts[kind] for kind in replay.KINDS)
     written = sum(not entry.flags & replay.MARK and entry.length > 0 for entry in log)
     figures.append(
         f"power cuts in a virtual machine: {cuts:,} cuts ({', '.join(f'{name} {count:,}' for name, count in counts.items())}), "
-        f"{len(failures)} failures; {TELLERS * STEPS} steps, {written:,} writes, {flushes:,} flushes; "
+        f"{len(failures)} failures; {PROGRAMS * STEPS} steps, {written:,} writes, {flushes:,} flushes; "
         f"machine {recorded - began:.0f} s, cuts {time.monotonic() - recorded:.0f} s"
     )
     assert not failures, failures[:20]

@@ -1,8 +1,9 @@
 """Random operations on mounts of one volume, at the same time, while their connections to the leader are cut: the history is judged.
 
 Real workers without a kernel over a real metadata service in this process (tests/rigs/mount_without_kernel.py, connection_cuts.py beside
-this file).  What every call returned is one history; `tests/rigs/linearizability.py` looks for an order in which one model of two directories and their files gives all of it.  After each round every mount shows every name, attribute and byte alike, and that
-is what the next round begins with.
+this file).  What every call returned is one history; `tests/rigs/linearizability.py` looks for an order in which one model of two
+directories and their files gives all of it.  After each round every mount shows every name, attribute and byte alike, and that is what the
+next round begins with.
 
 Of what the kernel guarantees only this is kept: on one mount names are changed one at a time, and a file's data and attributes too.
 """

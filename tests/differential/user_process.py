@@ -1,4 +1,4 @@
-"""A process that lives as one user in one tree and does what it is told: `python -m tests.differential.actor BASE UID GID GROUP,GROUP`.
+"""A process that does the operations of one user in one tree: `python -m tests.differential.user_process BASE UID GID GROUP,GROUP`.
 
 It enters BASE as root and then gives its rights away, so the kernel checks real credentials and the path above BASE does not matter.
 Requests and replies are pickles on stdin and stdout.  Paths are relative to the directory of the current example; open files are kept in

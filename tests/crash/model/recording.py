@@ -43,7 +43,7 @@ class Image:
         return xxh64_hexdigest(b"\0".join(parts))
 
 
-class Tape:
+class Recording:
     """Events, each a tuple that begins with its kind.  Nothing is recorded once it is stopped."""
 
     def __init__(self) -> None:
@@ -61,13 +61,13 @@ class Tape:
             self.running = False
 
 
-class TapeDisk(SimDisk):
+class RecordedDisk(SimDisk):
     """The journal's disk, recorded."""
 
-    def __init__(self, tape: Tape, files: Mapping[str, bytes]) -> None:
+    def __init__(self, recording: Recording, files: Mapping[str, bytes]) -> None:
         super().__init__(Random(0), lambda _ns: None)
-        self._tape = tape
-        self._known: dict[int, tuple[Any, int | str]] = {}  # by id: the file, kept alive, and its name on the tape
+        self._recording = recording
+        self._known: dict[int, tuple[Any, int | str]] = {}  # by id: the file, kept alive, and its name on the recording
         for path, data in files.items():
             file = _File()
             file.now, file.durable = bytearray(data), bytearray(data)
@@ -80,65 +80,65 @@ class TapeDisk(SimDisk):
         return self._known.setdefault(id(file), (file, len(self._known)))[1]
 
     def open(self, path: str, flags: int) -> int:
-        with self._tape.lock:
+        with self._recording.lock:
             new = path not in self._files
             handle = super().open(path, flags)
             if new:
-                self._tape.add("name", "create", path, self._name_of(handle))
+                self._recording.add("name", "create", path, self._name_of(handle))
             elif flags & os.O_TRUNC:
                 raise AssertionError("the journal never empties a file that has a name")
             return handle
 
     def pwrite(self, fd: int, data: Any, offset: int) -> None:
-        with self._tape.lock:
+        with self._recording.lock:
             super().pwrite(fd, data, offset)
-            self._tape.add("write", self._name_of(fd), offset, bytes(data))
+            self._recording.add("write", self._name_of(fd), offset, bytes(data))
 
     def fdatasync(self, fd: int) -> None:
-        with self._tape.lock:
+        with self._recording.lock:
             super().fdatasync(fd)
-            self._tape.add("sync", self._name_of(fd))
+            self._recording.add("sync", self._name_of(fd))
 
     def sync_directory(self, path: str) -> None:
-        with self._tape.lock:
+        with self._recording.lock:
             super().sync_directory(path)
-            self._tape.add("sync names")
+            self._recording.add("sync names")
 
     def rename(self, old: str, new: str) -> None:
-        with self._tape.lock:
+        with self._recording.lock:
             super().rename(old, new)
-            self._tape.add("name", "rename", old, new)
+            self._recording.add("name", "rename", old, new)
 
     def unlink(self, path: str) -> None:
-        with self._tape.lock:
+        with self._recording.lock:
             super().unlink(path)
-            self._tape.add("name", "unlink", path)
+            self._recording.add("name", "unlink", path)
 
 
-class TapeStore(SimStore):
-    def __init__(self, tape: Tape, image: Image) -> None:
+class RecordedStore(SimStore):
+    def __init__(self, recording: Recording, image: Image) -> None:
         durable = Durable()
         durable.rows, durable.identity = dict(image.rows), image.identity
 
         def step(name: str) -> None:
             if name == "store committed":
-                tape.add("commit", dict(durable.rows), durable.identity)
+                recording.add("commit", dict(durable.rows), durable.identity)
 
-        self._tape = tape
+        self._recording = recording
         super().__init__(durable, lambda _ns: None, step)
 
     def commit(self) -> None:
-        with self._tape.lock:
+        with self._recording.lock:
             super().commit()
 
 
-class TapeDevice:
+class RecordedDevice:
     """Implements io/device.BlockDevice.  `on_write`, `on_flush` come first and may raise."""
 
-    def __init__(self, tape: Tape, blocks: Mapping[int, bytes], size: int) -> None:
-        self._tape = tape
+    def __init__(self, recording: Recording, blocks: Mapping[int, bytes], size: int) -> None:
+        self._recording = recording
         self.blocks = dict(blocks)
-        self.path, self.bytes, self.logical_block_bytes, self.direct = "tape", size, 512, True
+        self.path, self.bytes, self.logical_block_bytes, self.direct = "recording", size, 512, True
         self.on_write: Callable[[], None] = lambda: None
         self.on_flush: Callable[[], None] = lambda: None
 
@@ -156,13 +156,13 @@ class TapeDevice:
         self.on_write()
         data = b"".join(buffers)
         assert offset % 512 == 0 and len(data) % 512 == 0 and offset + len(data) <= self.bytes
-        with self._tape.lock:
+        with self._recording.lock:
             put(self.blocks, offset, data)
-            self._tape.add("device", offset, data)
+            self._recording.add("device", offset, data)
 
     def flush(self) -> None:
         self.on_flush()
-        self._tape.add("flush")
+        self._recording.add("flush")
 
 
 def read(blocks: Mapping[int, bytes], offset: int, length: int) -> bytes:

@@ -23,7 +23,7 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-class Place(Protocol):
+class Target(Protocol):
     name: str
     folder: Path
 

@@ -24,14 +24,14 @@ from awsomefsd.meta.check.check import check
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.replica.replica import Replica
-from tests.crash.vm import story
+from tests.crash.vm import workload
 
 END = 1 << 62
 Ask = Callable[[Any], Any]
 
 
-def files_of(ask: Ask, device: Device, volume: int, folder: int) -> story.Files:
-    found: story.Files = {}
+def files_of(ask: Ask, device: Device, volume: int, folder: int) -> workload.Files:
+    found: workload.Files = {}
     for entry in ask(m.ReadDir(volume, folder, 0, READDIR_ENTRIES_MAX, False)).entries:
         if entry.name in (b".", b".."):
             continue
@@ -55,7 +55,7 @@ def _content(ask: Ask, device: Device, volume: int, ino: int, size: int) -> byte
     return bytes(content)
 
 
-def faults(state: Path, image: Path, volume: str, wrong: Callable[[int, story.Files], list[str]], tellers: int) -> list[str]:
+def faults(state: Path, image: Path, volume: str, wrong: Callable[[int, workload.Files], list[str]], programs: int) -> list[str]:
     """What is wrong with a state directory and its device; [] if nothing."""
     node = identity.load(state)
     replica = Replica.open_single(state / "meta", node.cluster, node.node, Machine)
@@ -72,9 +72,9 @@ def faults(state: Path, image: Path, volume: str, wrong: Callable[[int, story.Fi
         number = next(row.volume for row in ask(m.GetVolumes("")).volumes if row.name == volume)
         with Device.open(image, read_only=True) as device:
             read_superblock(device, node.cluster)
-            for teller in range(tellers):
-                folder = ask(m.Lookup(number, ROOT_INO, str(teller).encode())).attr.ino
-                said += [f"teller {teller}: {row}" for row in wrong(teller, files_of(ask, device, number, folder))]
+            for program in range(programs):
+                folder = ask(m.Lookup(number, ROOT_INO, str(program).encode())).attr.ino
+                said += [f"program {program}: {row}" for row in wrong(program, files_of(ask, device, number, folder))]
     finally:
         replica.close()
     return said

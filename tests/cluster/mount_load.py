@@ -24,9 +24,9 @@ def mount_each(cluster: Cluster) -> None:
         node.mount()
 
 
-class Riders:
+class MountLoad:
     def __init__(self, nodes: Sequence[Node], seed: int, programs: int = 2) -> None:
-        self._folders = [node.mountpoint / f"ride-{seed}" for node in nodes]
+        self._folders = [node.mountpoint / f"load-{seed}" for node in nodes]
         self._clients = [Clients(folder, programs, seed + number, think_s=THINK_S) for number, folder in enumerate(self._folders)]
 
     def operations(self) -> list[int]:

@@ -1,7 +1,7 @@
-"""What the programs in the virtual machine do, and what a power cut may leave of it: one story told from one seed, on both sides.
+"""What the programs in the virtual machine do, and what a power cut may leave of it.  Guest and host compute the same steps from one seed.
 
-Each of several tellers works in a directory of its own and makes one step after the other.  A step ends with the fsync of what it
-changed, its directory included; only then is it told as done.  After a cut, of each teller all steps that were told as done are there,
+Each of several programs works in a directory of its own and makes one step after the other.  A step ends with the fsync of what it
+changed, its directory included; only then is it marked as done.  After a cut, of each program all steps that were marked as done are there,
 at most one more is under way, and of that one this module says what may be seen.  Names that begin with "loose" are written and never
 synced.
 """
@@ -45,15 +45,15 @@ def first() -> Files:
     return {"pages": bytes(PAGE * PAGES), "journal": b""}
 
 
-def story(seed: int, teller: int, steps: int) -> list[Step]:
-    choose = Random(f"{seed}:{teller}")
+def steps_of(seed: int, program: int, count: int) -> list[Step]:
+    choose = Random(f"{seed}:{program}")
     files = first()
-    told = []
-    for number in range(steps):
+    steps = []
+    for number in range(count):
         step = _step(choose, number, files)
         files = after(step, files)
-        told.append(step)
-    return told
+        steps.append(step)
+    return steps
 
 
 def _step(choose: Random, number: int, files: Files) -> Step:
@@ -137,7 +137,7 @@ def _synced(path: str, flags: int, pieces: list[tuple[int, bytes]]) -> None:
 
 # --- after the cut --------------------------------------------------------------------------------------------------------
 def wrong(found: Files, files: Files, under_way: Step | None) -> list[str]:
-    """What of a teller's directory is not as it may be: `files` are those of its steps that are done."""
+    """What of a program's directory is not as it may be: `files` are those of its steps that are done."""
     seen = {name: data for name, data in found.items() if not name.startswith("loose") and not name.endswith(".tmp")}
     said = []
     for name in sorted({*seen, *files}):

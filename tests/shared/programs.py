@@ -1,4 +1,4 @@
-"""A process beside the test that does what it is told: `python -m tests.shared.hands MODULE`.
+"""A process beside the test that calls the functions it is asked to: `python -m tests.shared.programs MODULE`.
 
 Requests and replies are pickles on stdin and stdout.  A request names a function `do_NAME` of the module and its arguments.  So programs
 "on" a node run beside each other, hold locks that end with them, and can be killed; the test itself waits for every answer with a bound.
@@ -22,15 +22,15 @@ ROOT = Path(__file__).resolve().parents[2]
 ANSWER_S = 120.0
 
 
-class Told(OSError):
+class ProgramError(OSError):
     """What the function raised there, with its errno."""
 
 
-class Hand:
+class Program:
     """The pipe to one such process."""
 
     def __init__(self, module: str = "tests.shared.tasks") -> None:
-        argv = [sys.executable, "-m", "tests.shared.hands", module]
+        argv = [sys.executable, "-m", "tests.shared.programs", module]
         env = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
         self.child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=ROOT)
 
@@ -50,7 +50,7 @@ class Hand:
         assert self.answered(timeout_s), f"no answer within {timeout_s:.0f} s"
         value, code, words = pickle.load(self.child.stdout)
         if code:
-            raise Told(code, words)
+            raise ProgramError(code, words)
         assert not words, words
         return value
 
@@ -76,25 +76,25 @@ class Hand:
 
 
 @contextlib.contextmanager
-def hands(count: int, module: str = "tests.shared.tasks") -> Iterator[list[Hand]]:
-    made = [Hand(module) for _ in range(count)]
+def running(count: int, module: str = "tests.shared.tasks") -> Iterator[list[Program]]:
+    made = [Program(module) for _ in range(count)]
     try:
         yield made
     finally:
-        for hand in made:
-            hand.child.kill()
-        for hand in made:
-            hand.close()
+        for program in made:
+            program.child.kill()
+        for program in made:
+            program.close()
 
 
-def together(made: Sequence[Hand], requests: Sequence[Sequence[Any]], timeout_s: float = ANSWER_S) -> list[Any]:
+def together(made: Sequence[Program], requests: Sequence[Sequence[Any]], timeout_s: float = ANSWER_S) -> list[Any]:
     """One request each, at the same time; all answers are awaited, then the first error is raised."""
-    for hand, request in zip(made, requests, strict=True):
-        hand.start(*request)
+    for program, request in zip(made, requests, strict=True):
+        program.start(*request)
     values, errors = [], []
-    for hand in made:
+    for program in made:
         try:
-            values.append(hand.result(timeout_s))
+            values.append(program.result(timeout_s))
         except (OSError, AssertionError) as err:
             errors.append(err)
     if errors:

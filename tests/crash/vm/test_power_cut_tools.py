@@ -1,4 +1,4 @@
-"""What the power cuts stand on, without a virtual machine: the reader of the log, the cuts, the story and its judge, the initramfs."""
+"""What the power cuts stand on, without a virtual machine: the reader of the log, the cuts, the workload and its check, the initramfs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from tests.crash.vm import kernel, replay, story
+from tests.crash.vm import kernel, replay, workload
 
 SECTOR = replay.SECTOR
 STEPS = 60
@@ -81,26 +81,26 @@ def test_every_flush_is_cut_and_as_many_others_as_wanted(tmp_path):
 
 def test_the_story_is_what_its_steps_do_and_its_judge_sees_what_is_missing(tmp_path, seed):
     directory = tmp_path / "0"
-    story.begin(str(directory))
-    files = story.first()
+    workload.begin(str(directory))
+    files = workload.first()
 
-    def found() -> story.Files:
+    def found() -> workload.Files:
         return {path.name: path.read_bytes() for path in directory.iterdir()}
 
-    for number, step in enumerate(story.story(seed, 0, STEPS)):
+    for number, step in enumerate(workload.steps_of(seed, 0, STEPS)):
         before = files
-        assert story.wrong(found(), before, step) == [], "under way, nothing of it done yet"
-        story.do(step, str(directory), number)
-        files = story.after(step, before)
-        assert story.wrong(found(), files, None) == []
-        assert story.wrong(found(), before, step) == [], "under way, all of it done"
+        assert workload.wrong(found(), before, step) == [], "under way, nothing of it done yet"
+        workload.do(step, str(directory), number)
+        files = workload.after(step, before)
+        assert workload.wrong(found(), files, None) == []
+        assert workload.wrong(found(), before, step) == [], "under way, all of it done"
         if files != before:
-            assert story.wrong(found(), before, None) != []
+            assert workload.wrong(found(), before, None) != []
     name = max(files, key=lambda one: len(files[one]))
-    assert story.wrong({key: data for key, data in files.items() if key != name}, files, None) == [
+    assert workload.wrong({key: data for key, data in files.items() if key != name}, files, None) == [
         f"{name}: no file, fsynced were {len(files[name])} bytes"
     ]
-    assert story.wrong(files | {name: files[name][:-1]}, files, None) != []
+    assert workload.wrong(files | {name: files[name][:-1]}, files, None) != []
 
 
 def test_modules_come_after_what_they_need(tmp_path):

@@ -1,4 +1,4 @@
-"""python -m tests.bench.follow: what a mount's creates cost when the leader is on another node, over TLS, beside its own.
+"""python -m tests.bench.remote_leader: what a mount's creates cost when the leader is on another node, over TLS, beside its own.
 
 Three voters in network namespaces on this machine, one mount.  Rounds in turn: its own daemon leads; another does.  The lead changes hands
 by killing daemons, and a round begins when the mount has gone on.

@@ -23,7 +23,7 @@ from buildtools import netns, procs
 from buildtools.cluster import Cluster
 from buildtools.nodes import await_true
 from buildtools.say import BuildError
-from tests.bench.places import Ext4, drop_caches
+from tests.bench.targets import Ext4, drop_caches
 from tests.rigs.network_namespaces import found_static
 
 OURS_BYTES = 16 << 30  # sparse; what is removed is not free at once
@@ -31,7 +31,7 @@ WAIT_S = 60.0
 CLIENTS = 3
 
 
-class SharedPlace(Protocol):
+class SharedTarget(Protocol):
     name: str
     folders: list[Path]  # each node's view of the same
 
@@ -77,11 +77,11 @@ class Local:
     name = "ext4"
 
     def __init__(self) -> None:
-        self._place = Ext4()
-        self.folders = [self._place.folder] * CLIENTS
+        self._ext4 = Ext4()
+        self.folders = [self._ext4.folder] * CLIENTS
 
     def close(self) -> None:
-        self._place.close()
+        self._ext4.close()
 
 
 class _Foreign:
@@ -205,4 +205,4 @@ class Gluster(_Foreign):
         self.await_mounts()
 
 
-__all__ = ["Gluster", "Local", "Moose", "Ours", "SharedPlace", "drop_caches"]
+__all__ = ["Gluster", "Local", "Moose", "Ours", "SharedTarget", "drop_caches"]

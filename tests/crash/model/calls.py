@@ -15,7 +15,7 @@ from awsomefsd.meta.api import acl
 from awsomefsd.meta.api import commands as c
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.crash.model.oracle import Oracle, tree_of
-from tests.crash.model.tape import Tape
+from tests.crash.model.recording import Recording
 from tests.rigs.mount_without_kernel import Rig
 
 Step = tuple[Any, ...]
@@ -26,11 +26,11 @@ def filling(tag: int, length: int) -> bytes:
     return random.Random(tag).randbytes(length)
 
 
-class Actor:
+class Calls:
     """One workload's run.  A call that is refused changes nothing and promises nothing."""
 
-    def __init__(self, rig: Rig, oracle: Oracle, tape: Tape) -> None:
-        self.rig, self.oracle, self.tape = rig, oracle, tape
+    def __init__(self, rig: Rig, oracle: Oracle, recording: Recording) -> None:
+        self.rig, self.oracle, self.recording = rig, oracle, recording
         self.handles: dict[str, tuple[int, int]] = {}  # what stays open
         self.refused = 0
         self.tag = 0
@@ -49,7 +49,7 @@ class Actor:
                 raise AssertionError(f"{step}: {err}") from err
             self.refused += 1
         self.oracle.after(tree_of(self.rig))
-        self.tape.add("mark")
+        self.recording.add("mark")
 
     # --- paths --------------------------------------------------------------------------------------------------------------
     def place(self, path: str) -> tuple[int, bytes]:

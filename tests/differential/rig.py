@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from buildtools.nodes import Node
-from tests.differential import choices, machine
+from tests.differential import machine, strategies
 from tests.differential.sides import ROOT, Directory, ext4
 
 
@@ -26,7 +26,7 @@ def missing(side: Directory) -> dict[str, tuple[str, ...]]:
     found = {}
     side.begin("probes", 0o755)
     try:
-        for name, (words, kinds, probe) in choices.PROBES.items():
+        for name, (words, kinds, probe) in strategies.PROBES.items():
             there = probe(lambda *step: side.call("root", *step))
             assert there or not available(words), f"docs/CAPABILITIES.md says that {words} is available; the mount says otherwise"
             if not there:
@@ -47,7 +47,7 @@ class Pair:
 
     def bench(self, kills: bool = False) -> machine.Bench:
         left_out = {kind for kinds in self.missing.values() for kind in kinds}
-        kinds = tuple(kind for kind in choices.ARGUMENTS if kind not in left_out)
+        kinds = tuple(kind for kind in strategies.ARGUMENTS if kind not in left_out)
         return machine.Bench(self.sides, kinds, self.kill if kills else None)
 
     def kill(self, milliseconds: int) -> None:

@@ -1,4 +1,4 @@
-"""What may be done: for each kind of operation of actor.py a strategy for its arguments.  Few names and slots, so that operations meet."""
+"""For each kind of operation of user_process.py a hypothesis strategy for its arguments.  Few names and slots, so that operations meet."""
 
 from __future__ import annotations
 
