@@ -137,7 +137,7 @@ def test_every_node_finds_the_device_and_a_dead_nodes_volume_goes_on_elsewhere(r
     first.cli("umount", str(first.mountpoint), timeout_s=180)
 
 
-@pytest.mark.soak  # the rules are in tests/unit/node/devices/test_shared_devices.py; here another session has to expire
+@pytest.mark.soak  # the rules are in tests/unit/node/maintenance/test_quarantine.py; here another session has to expire
 def test_an_operator_releases_what_a_node_that_is_gone_cannot_prove(rig: Rig, seed: int) -> None:
     _, second, third = rig.nodes
     place = rig.mount(third)

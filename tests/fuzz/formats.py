@@ -26,7 +26,7 @@ from awsomefsd.meta.state import rows
 from awsomefsd.meta.voter import ports
 from awsomefsd.repl.cursor import CURSOR
 from tests.fuzz.target import Target
-from tests.unit.fuse.test_shared_memory_formats import AREAS, read_all
+from tests.unit.worker.test_shared_memory_formats import AREAS, read_all
 
 UUID = "12345678-1234-5678-1234-567812345678"
 CLUSTER, NODE, INCARNATION = b"c" * 16, b"n" * 16, b"i" * 16

@@ -7,6 +7,7 @@ from typing import Any
 from awsomefsd.base.types import Extent, SegmentInfo, SegmentProgress
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.check.check import check
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.machine.queries import answer
 from tests.rigs.memory_txn import MemTxn
@@ -144,3 +145,9 @@ def changed_keys(before: dict[bytes, bytes], after: dict[bytes, bytes]) -> list[
     """Keys whose rows differ, but for the row that counts entries."""
     cluster = b"\0\0\0\0\0\0\1"
     return [key for key in before.keys() | after.keys() if key != cluster and before.get(key) != after.get(key)]
+
+
+def sound(drive: Drive) -> None:
+    """Fails unless the rows contradict each other nowhere."""
+    drive.machine.flush()
+    assert check(drive.txn) == []

@@ -1,122 +1,12 @@
-"""Figures: cheap to bump, right when Prometheus reads them, over TCP and over a unix socket."""
+"""Metrics, logs and sockets, which every process has, import little."""
 
 from __future__ import annotations
 
-import os
-import socket
 import subprocess
 import sys
-import urllib.request
-from pathlib import Path
-
-import pytest
-
-from awsomefsd.base import sockets
-from awsomefsd.base.errors import ConfigError, Unavailable
-from awsomefsd.base.metrics import Registry, Sample
-from awsomefsd.node.health import exporter
-
-
-@pytest.fixture
-def figures() -> Registry:
-    registry = Registry()
-    registry.counter("awsomefsd_requests_total", "Requests.", op="read").add(3)
-    registry.counter("awsomefsd_requests_total", "Requests.", op="write").add(4)
-    registry.gauge("awsomefsd_mounts", "Mounts.").set(2)
-    waits = registry.histogram("awsomefsd_sync_seconds", "Syncs.")
-    waits.observe(0.0007)
-    waits.observe(0.0010)
-    waits.observe(99)
-    registry.source(lambda: [Sample("awsomefsd_device_bytes", "gauge", "Size.", 5, (("device", 'a"b'),))])
-    return registry
-
-
-def test_render(figures: Registry) -> None:
-    text = exporter.render(figures).decode()
-    for line in (
-        'awsomefsd_requests_total{op="read"} 3.0',
-        'awsomefsd_requests_total{op="write"} 4.0',
-        "awsomefsd_mounts 2.0",
-        'awsomefsd_sync_seconds_bucket{le="0.0005"} 0.0',
-        'awsomefsd_sync_seconds_bucket{le="0.001"} 2.0',
-        'awsomefsd_sync_seconds_bucket{le="+Inf"} 3.0',
-        "awsomefsd_sync_seconds_count 3.0",
-        'awsomefsd_device_bytes{device="a\\"b"} 5.0',
-        "# TYPE awsomefsd_requests_total counter",
-        "# TYPE awsomefsd_sync_seconds histogram",
-    ):
-        assert line + "\n" in text, line
-    assert text.count("# TYPE awsomefsd_requests_total") == 1
-
-
-def test_a_source_that_fails_loses_its_own_figures_only(figures: Registry) -> None:
-    def away() -> list[Sample]:
-        raise Unavailable("restarting")
-
-    figures.source(away)
-    text = exporter.render(figures).decode()
-    assert "awsomefsd_scrape_errors_total 1.0" in text and "awsomefsd_mounts 2.0" in text and "awsomefsd_device_bytes" in text
-
-
-def test_served_over_tcp(figures: Registry, tmp_path: Path) -> None:
-    page = exporter.Exporter(figures, "127.0.0.1:0", tmp_path)
-    try:
-        with urllib.request.urlopen(f"http://{page.address}/metrics", timeout=60) as answer:
-            assert b"awsomefsd_mounts 2.0" in answer.read()
-        with pytest.raises(ConfigError, match=r"metrics\.listen"):
-            exporter.Exporter(figures, page.address, tmp_path)
-    finally:
-        page.close()
-
-
-def test_served_over_a_unix_socket_with_a_long_path(figures: Registry, tmp_path: Path) -> None:
-    run_dir = tmp_path / ("d" * 120)
-    run_dir.mkdir()
-    page = exporter.Exporter(figures, "unix", run_dir)
-    try:
-        with sockets.connect_unix(run_dir / "metrics.sock") as sock:
-            sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-            answer = sock.makefile("rb").read()
-        assert answer.startswith(b"HTTP/1.0 200") and b"awsomefsd_mounts 2.0" in answer
-    finally:
-        page.close()
-    assert not (run_dir / "metrics.sock").exists()
 
 
 def test_counters_do_not_import_prometheus() -> None:
     code = "import sys, awsomefsd.base.metrics, awsomefsd.base.log, awsomefsd.base.sockets\n"
     code += "assert not {'prometheus_client', 'trio', 'pydantic', 'json'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_peer_is_us(tmp_path: Path) -> None:
-    listener = sockets.listen_unix(tmp_path / "s", 0o660, os.getgid())
-    with listener, sockets.connect_unix(tmp_path / "s"):
-        other, _ = listener.accept()
-        with other:
-            peer = sockets.peer_of(other)
-    assert (peer.pid, peer.uid) == (os.getpid(), os.getuid()) and os.getgid() in peer.gids
-    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
-
-
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(tmp_path / "n"))
-        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
-        sockets.notify_systemd("READY=1")
-        assert manager.recv(64) == b"READY=1"
-
-
-def test_peer_in_many_groups(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("setgroups needs root")
-    groups = list(range(20_000, 20_700))
-    code = f"import os, sys; from pathlib import Path; os.setgroups({groups})\n"
-    code += "from awsomefsd.base import sockets; s = sockets.connect_unix(Path(sys.argv[1])); s.recv(1)"
-    listener = sockets.listen_unix(tmp_path / "s", 0o600)
-    with listener, subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")]) as client:
-        listener.settimeout(20)
-        other, _ = listener.accept()
-        with other:
-            assert set(groups) <= sockets.peer_of(other).gids
-        assert client.wait(60) == 0

@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from awsomefsd.keeper.supervisor import Child, Supervisor, start_time_of
 from tests.unit.keeper.keeper_host import ROOT, end_of, until
 
 SLEEP = "exec sleep 600"
@@ -114,3 +116,41 @@ def test_logs_are_bounded(start: Start, tmp_path: Path) -> None:
     first = old.stat().st_mtime_ns
     until("a second rotation", lambda: old.stat().st_mtime_ns != first)
     until("a short log", lambda: (tmp_path / "daemon.log").stat().st_size < 50_000)
+
+
+def test_supervisor_restarts_takes_up_and_ends(tmp_path: Path) -> None:
+    """A child that is killed is started again; a second supervisor takes up the running one instead of starting another."""
+
+    def watched() -> tuple[Child, Supervisor, int, threading.Thread]:
+        child = Child("keeper", ["sleep", "600"], tmp_path / "log")
+        supervisor = Supervisor(tmp_path, [child])
+        reader, writer = os.pipe()
+        thread = threading.Thread(target=supervisor.run, args=(reader,))
+        thread.start()
+        return child, supervisor, writer, thread
+
+    def another_than(child: Child, pid: int) -> int:
+        for _ in range(1_000):
+            if child.pid not in (0, pid):
+                return child.pid
+            threading.Event().wait(0.01)
+        raise AssertionError("nothing was started")
+
+    child, _supervisor, writer, thread = watched()
+    try:
+        first = another_than(child, 0)
+        os.kill(first, signal.SIGKILL)
+        second = another_than(child, first)
+        again = Child("keeper", ["false"], tmp_path / "log")
+        for _ in range(1_000):  # a child is noted in the record right after its start
+            Supervisor(tmp_path, [again])._take_up()
+            if again.pid:
+                break
+            threading.Event().wait(0.01)
+        assert again.pid == second and start_time_of(second)
+        os.close(again.pidfd)
+    finally:
+        os.write(writer, b"x")
+        thread.join(60)
+        os.close(writer)
+    assert child.pid == 0 and not (tmp_path / "supervisor.json").exists()

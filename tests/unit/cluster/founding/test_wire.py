@@ -1,4 +1,4 @@
-"""Founding tokens as text, and the mutual proof over real TLS: also with a relay in the middle, another secret, and nonsense."""
+"""The mutual proof of the founding secret over real TLS: also with a relay in the middle, another secret, and nonsense."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from awsomefsd.base.errors import ConfigError, Error, ProtocolError, Refused
+from awsomefsd.base.errors import Error, ProtocolError, Refused
 from awsomefsd.base.frames import frame
 from awsomefsd.base.limits import FOUNDING_FRAME_BYTES_MAX
 from awsomefsd.cluster.founding import wire
 from awsomefsd.cluster.founding.wire import FoundingPeer, FoundingWire, Side
-from awsomefsd.cluster.pki import ca, founding_token, proof, token_text
-
-FAR_MS = 4_000_000_000_000
-
-
-def token(**changes: Any) -> founding_token.FoundingToken:
-    return msgspec.structs.replace(founding_token.make(3, ("10.0.0.1:7440",), FAR_MS), **changes)
+from awsomefsd.cluster.pki import ca, founding_token
+from tests.unit.cluster.pki.test_founding_token import token
 
 
 class Shown:
@@ -158,38 +153,3 @@ async def test_nonsense_before_the_proof_ends_the_conversation(tmp_path: Path) -
             await stranger.stream.do_handshake()
             await stranger.stream.send_all(nonsense)
         assert isinstance(pair.outcome["listening"], ProtocolError)
-
-
-def test_each_part_of_a_transcript_counts() -> None:
-    keys = proof.verifier(bytes(32))
-    base = proof.Transcript("t", "a", "b", b"1" * 32, b"2" * 32, "c", "d", "e", "f", False)
-    others = [
-        msgspec.structs.replace(base, **{name: not value if isinstance(value, bool) else value + value[:1]})
-        for name, value in msgspec.structs.asdict(base).items()
-    ]
-    proofs = {make(keys, one) for make in (proof.of_dialling, proof.of_listening) for one in (base, *others)}
-    assert len(proofs) == 2 * (len(others) + 1)
-
-
-def test_a_token_reads_back_and_shows_nothing() -> None:
-    made = token()
-    text = founding_token.print_token(made)
-    assert founding_token.parse(text) == made and founding_token.is_founding(text)
-    assert made.secret.hex() not in f"{made!r} {made} {made.id} {made.verifier.hex()}"
-    assert token().id != made.id and len(made.verifier) == proof.VERIFIER_BYTES
-    for bad in (text[:-6], text[:20] + ("a" if text[20] != "a" else "b") + text[21:], "afs1-", text.replace("afs1", "afs2")):
-        with pytest.raises(token_text.TokenError) as caught:
-            founding_token.parse(bad)
-        assert text[10:30] not in str(caught.value)
-    with pytest.raises(token_text.TokenError, match="not a founding token"):
-        founding_token.parse(token_text.encode(token_text.JOIN, b"x"))
-    for nonsense in (token(expect=3, nodes=6), token(expect=0), token(secret=b"short")):
-        with pytest.raises(token_text.TokenError, match="contents are not valid"):
-            founding_token.parse(founding_token.print_token(nonsense))
-
-
-def test_numbers_that_could_form_two_clusters_are_refused() -> None:
-    assert founding_token.make(3, (), FAR_MS).nodes == 5
-    for expect, nodes in ((2, 4), (3, 2), (0, 0), (1_000, 0)):
-        with pytest.raises((ConfigError, Refused)):
-            founding_token.make(expect, (), FAR_MS, nodes)

@@ -14,17 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from awsomefsd.base import identity as node_module
 from awsomefsd.base.errors import Corrupt, Refused
-from awsomefsd.cluster.founding.founder import certify_alone, enter_founder
 from awsomefsd.cluster.pki import ca
 from awsomefsd.cluster.pki.pki_files import PkiFiles
-from awsomefsd.config.settings import load
-from awsomefsd.meta.api.messages.nodes import GetSigner, ListCas, ListNodes
-from awsomefsd.meta.machine.queries import answer
-from awsomefsd.meta.replica.store import Store
-from awsomefsd.recovery.self_renewal import renew_ended
-from tests.rigs.machine_driver import Drive
 
 CLUSTER, NODE = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
 DER = serialization.Encoding.DER
@@ -90,64 +82,3 @@ def test_a_join_that_was_begun_is_the_same_node_when_it_asks_again(tmp_path: Pat
     assert PkiFiles(tmp_path).pending() == first
     PkiFiles(tmp_path).joined()
     assert PkiFiles(tmp_path).pending()[0] != first[0]
-
-
-def test_the_authority_of_a_founder_goes_into_the_state_and_leaves_the_disk(tmp_path: Path) -> None:
-    settings = load(environ={"AWSOMEFSD_STATE_DIR": str(tmp_path), "AWSOMEFSD_CLUSTER_ADVERTISE": "10.0.0.1"})
-    files = PkiFiles(tmp_path)
-    node = node_module.init(tmp_path, prepare=lambda made: files.found(made.cluster, made.node))
-    drive = Drive()
-    enter_founder(settings, node, drive.ok)
-    signer = drive.ask(GetSigner())
-    assert "PRIVATE KEY" in signer.key and signer.bundle == files.read_bundle() and not files.authority_key.exists()
-    [row] = drive.ask(ListNodes()).nodes
-    assert (row.node, row.role, row.control, row.metadata) == (node.node, "node", "10.0.0.1:7440", "10.0.0.1:7441")
-    assert row.key == ca.identity(files.read_certificate()).key
-    enter_founder(settings, node, lambda command: pytest.fail("a second time"))
-
-
-def test_a_voter_that_was_off_for_long_signs_for_itself(tmp_path: Path) -> None:
-    """Else a cluster whose nodes were all off for a month would be lost; a node that never carried metadata cannot."""
-    settings = load(environ={"AWSOMEFSD_STATE_DIR": str(tmp_path), "AWSOMEFSD_CLUSTER_ADVERTISE": "10.0.0.1"})
-    files = PkiFiles(tmp_path)
-    node = node_module.init(tmp_path, prepare=lambda made: files.found(made.cluster, made.node))
-    held, later = files.read_certificate(), ca.now() + datetime.timedelta(days=40)
-    assert not renew_ended(settings, node, lambda: later), "there is no state"
-    directory = tmp_path / "meta" / "store"
-    directory.mkdir(parents=True)
-    store = Store.open(directory)
-    drive = Drive(txn=store)  # type: ignore[arg-type]
-    enter_founder(settings, node, drive.ok)
-    drive.machine.flush()
-    store.commit()
-    store.close()
-    assert not renew_ended(settings, node) and files.read_certificate() == held
-    assert renew_ended(settings, node, lambda: later)
-    made = ca.identity(files.read_certificate())
-    assert (made.node, made.role, made.key) == (node.node, "node", ca.identity(held).key) and made.ends > later
-    assert ca.issuer_of(ca.load(files.read_certificate()), ca.load_bundle(files.read_bundle()))
-    assert not renew_ended(settings, node, lambda: later)
-    (directory / "data.mdb").write_bytes(b"damage" * 2_000)
-    assert not renew_ended(settings, node, lambda: later + datetime.timedelta(days=40))
-
-
-def test_a_node_alone_without_a_certificate_gets_one(tmp_path: Path) -> None:
-    """Of a new authority if the state has none, else of that one: after a restore, or an older build."""
-    drive = Drive()
-
-    def ask(body: object) -> object:
-        drive.machine.flush()
-        return answer(drive.machine, body)  # type: ignore[arg-type]
-
-    for number in (1, 2):
-        environ = {"AWSOMEFSD_STATE_DIR": str(tmp_path / str(number)), "AWSOMEFSD_CLUSTER_ADVERTISE": "10.0.0.1"}
-        node = node_module.init(tmp_path / str(number), cluster=CLUSTER)
-        off = load(environ={**environ, "AWSOMEFSD_CLUSTER_LISTEN": ""})
-        certify_alone(off, node, drive.ok, ask)
-        files = PkiFiles(tmp_path / str(number))
-        assert not files.there(), "it is to stand alone"
-        for _ in range(2):
-            certify_alone(load(environ=environ), node, drive.ok, ask)
-        assert ca.identity(files.read_certificate()).node == node.node and not files.authority_key.exists()
-        assert ca.issuer_of(ca.load(files.read_certificate()), ca.load_bundle(files.read_bundle())) == drive.ask(GetSigner()).id
-    assert len(drive.ask(ListNodes()).nodes) == 2 and len(drive.ask(ListCas()).cas) == 1

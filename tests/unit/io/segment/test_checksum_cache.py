@@ -1,11 +1,9 @@
-"""The bounded caches, the buffer pool and read-ahead."""
+"""The cache of checksums: bounded by bytes, the oldest entry goes first."""
 
 from __future__ import annotations
 
 import random
-import threading
 
-from awsomefsd.io.device.buffers import BufferPool
 from awsomefsd.io.segment.checksum_cache import ByteLru
 
 
@@ -46,19 +44,3 @@ def test_lru_against_a_plain_model(seed: int) -> None:
             while sum(model.values()) > 1_000:
                 del model[next(iter(model))]
         assert lru.statistics().bytes_used == sum(model.values()) <= 1_000
-
-
-def test_pool_lends_no_more_than_it_has() -> None:
-    pool = BufferPool(1, 4096)
-    got = threading.Event()
-
-    def borrow() -> None:
-        with pool.borrow():
-            got.set()
-
-    with pool.borrow() as mine:
-        other = threading.Thread(target=borrow)
-        other.start()
-        assert len(mine) == 4096 and not got.is_set()
-    other.join()
-    assert got.is_set()

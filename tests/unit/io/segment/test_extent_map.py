@@ -1,4 +1,4 @@
-"""ExtentMap and RecordOverlay against a model of single bytes."""
+"""ExtentMap against a model of single bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import random
 import pytest
 
 from awsomefsd.base.types import Extent
-from awsomefsd.io.file.overlay import RecordOverlay
 from awsomefsd.io.segment.block_stream import slice_views
 from awsomefsd.io.segment.extent_map import EVERYWHERE, ExtentMap, cut
 from tests.conftest import SEED
@@ -96,25 +95,6 @@ def test_truncation_knows_that_nothing_follows() -> None:
     map_.truncate(40)
     assert map_.knows(0, EVERYWHERE)
     assert [(e.file_offset, e.length) for e in map_.overlapping(0, EVERYWHERE)] == [(0, 40)]
-
-
-@pytest.mark.parametrize("round_", range(40))
-def test_an_overlay_holds_the_latest_bytes_in_the_fewest_runs(round_: int) -> None:
-    seed = SEED + round_
-    print(f"AWSOMEFSD_SEED={seed}")
-    dice = random.Random(seed)
-    overlay, model = RecordOverlay(), {}
-    for _ in range(dice.randrange(1, 40)):
-        start, data = dice.randrange(SPACE), dice.randbytes(dice.randrange(1, 30))
-        overlay.put(start, memoryview(data))
-        model.update(dict(enumerate(data, start)))
-    got, last_end = {}, -1
-    for start, buffers in overlay.runs():
-        data = b"".join(buffers)
-        assert start > last_end, "touching runs were not joined"
-        got.update(dict(enumerate(data, start)))
-        last_end = start + len(data)
-    assert got == model
 
 
 def test_slice_views_copies_nothing() -> None:

@@ -1,33 +1,18 @@
-"""POSIX ACLs: the pure rules, and that mode and ACL stay in step through every command; fsck finds where they do not."""
+"""POSIX ACLs: mode and ACL stay in step through every command; fsck finds where they do not."""
 
 from __future__ import annotations
 
 import errno
-import random
-import struct
-from contextlib import suppress
 
 import pytest
 
-from awsomefsd.base.errors import FsError
 from awsomefsd.meta.api import acl
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.state import keys, rows
-from tests.rigs.machine_driver import Drive
-
-NOBODY = 0xFFFFFFFF
-NAMED = [(acl.USER_OBJ, 7, NOBODY), (acl.USER, 5, 1000), (acl.GROUP_OBJ, 4, NOBODY), (acl.MASK, 7, NOBODY), (acl.OTHER, 1, NOBODY)]
-MINIMAL = [(acl.USER_OBJ, 6, NOBODY), (acl.GROUP_OBJ, 4, NOBODY), (acl.OTHER, 2, NOBODY)]
-
-
-@pytest.fixture
-def drive() -> Drive:
-    made = Drive()
-    made.make_volume()
-    made.open()
-    return made
+from tests.rigs.machine_driver import Drive, sound
+from tests.unit.meta.api.test_acl import MINIMAL, NAMED, NOBODY
 
 
 def attr(drive: Drive, ino: int):
@@ -42,45 +27,6 @@ def value_of(drive: Drive, ino: int, name: bytes = acl.ACCESS) -> acl.Acl | None
 
 def set_acl(drive: Drive, ino: int, entries: acl.Acl, name: bytes = acl.ACCESS, *, kill_sgid: bool = False):
     return drive.ok(c.SetXattr(drive.volume, ino, name, acl.pack(entries), 0, kill_sgid)).attr
-
-
-def sound(drive: Drive) -> None:
-    drive.machine.flush()
-    assert check(drive.txn) == []
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        b"", b"\2\0\0", struct.pack("<I", 2) + b"x", acl.pack(NAMED[:-1]), acl.pack(NAMED[1:]), acl.pack([*NAMED, NAMED[-1]]),
-        acl.pack([NAMED[0], *NAMED]), acl.pack([*NAMED[:3], NAMED[4]]), acl.pack([NAMED[1], NAMED[0], *NAMED[2:]]),
-        acl.pack([(acl.USER_OBJ, 8, NOBODY), *MINIMAL[1:]]), acl.pack([*MINIMAL, (0x40, 1, NOBODY)]),
-    ],
-)  # fmt: skip
-def test_what_is_no_acl(value: bytes) -> None:
-    with pytest.raises(FsError) as caught:
-        acl.parse(value)
-    assert caught.value.errno == errno.EINVAL
-
-
-def test_any_bytes_are_an_acl_or_an_error(seed: int) -> None:
-    dice = random.Random(seed)
-    for _ in range(3_000):
-        value = bytearray(acl.pack(dice.choice((NAMED, MINIMAL))))
-        for _ in range(dice.randrange(3)):
-            value[dice.randrange(len(value))] = dice.randrange(256)
-        value = value[: dice.choice((len(value), dice.randrange(len(value))))]
-        with suppress(FsError):
-            assert acl.pack(acl.parse(bytes(value))) == value
-
-
-def test_modes() -> None:
-    assert acl.mode_bits(NAMED) == 0o771 and acl.mode_bits(MINIMAL) == 0o642
-    assert acl.with_mode(NAMED, 0o640)[0][1] == 6 and acl.mode_bits(acl.with_mode(NAMED, 0o640)) == 0o640
-    assert acl.with_mode(NAMED, 0o640)[2] == NAMED[2], "with a mask, the group's own entry stays"
-    entries, mode = acl.inherited(NAMED, 0o100666)
-    assert mode == 0o100660 and [entry[1] for entry in entries] == [6, 5, 4, 6, 0]
-    assert acl.inherited(MINIMAL, 0o40777) == (MINIMAL, 0o40642)
 
 
 def test_setting_an_acl_sets_the_mode(drive: Drive) -> None:

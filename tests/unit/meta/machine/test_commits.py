@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import random
 
 import pytest
 
@@ -11,19 +10,9 @@ from awsomefsd.base.limits import INLINE_BYTES_MAX
 from awsomefsd.base.types import SEGMENT_FREE, Extent, SegmentInfo, SegmentProgress
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
-from awsomefsd.meta.check.check import check
-from awsomefsd.meta.machine import filemap, references
-from awsomefsd.meta.machine.filemap import FileMap
-from awsomefsd.meta.state import extents, keys
-from tests.rigs.machine_driver import Drive
-
-
-@pytest.fixture
-def drive() -> Drive:
-    made = Drive()
-    made.make_volume()
-    made.open()
-    return made
+from awsomefsd.meta.machine import filemap
+from awsomefsd.meta.state import keys
+from tests.rigs.machine_driver import Drive, sound
 
 
 @pytest.fixture
@@ -38,41 +27,6 @@ def layout(drive: Drive, ino: int, start: int = 0, end: int = 1 << 40) -> list[t
 
 def attr(drive: Drive, ino: int):
     return drive.ask(m.GetAttr(drive.volume, ino)).attr
-
-
-def sound(drive: Drive) -> None:
-    drive.machine.flush()
-    assert check(drive.txn) == []
-
-
-# --- pure arithmetic ----------------------------------------------------------------------------------------------------
-def piece(offset: int, length: int, frame: int = 0, skip: int = 0) -> extents.Piece:
-    return extents.piece_of(Extent(offset, length, 1, 1, frame, frame * 1000, 64, skip), 5)
-
-
-def spans(pieces: list[extents.Piece]) -> list[tuple[int, int, int, int]]:
-    return [(offset, row.length, row.sequence, row.skip) for offset, row in pieces]
-
-
-def test_without() -> None:
-    assert spans(extents.without(piece(10, 10), 0, 10)) == [(10, 10, 0, 0)]
-    assert spans(extents.without(piece(10, 10), 20, 30)) == [(10, 10, 0, 0)]
-    assert spans(extents.without(piece(10, 10), 12, 15)) == [(10, 2, 0, 0), (15, 5, 0, 5)]
-    assert spans(extents.without(piece(10, 10), 0, 15)) == [(15, 5, 0, 5)]
-    assert spans(extents.without(piece(10, 10), 15, 30)) == [(10, 5, 0, 0)]
-    assert extents.without(piece(10, 10), 10, 20) == []
-
-
-def test_overlay() -> None:
-    laid = extents.overlay([piece(0, 10, 1), piece(10, 10, 1, 10), piece(5, 2, 2), piece(30, 10, 3)], 35)
-    assert spans(laid) == [(0, 5, 1, 0), (5, 2, 2, 0), (7, 13, 1, 7), (30, 5, 3, 0)]
-    assert spans(extents.overlay([piece(0, 10, 1), piece(10, 10, 1, 10)])) == [(0, 20, 1, 0)]
-    assert extents.overlay([piece(50, 10)], 50) == []
-
-
-def test_covers() -> None:
-    made = [Extent(5, 5, 1, 1, 1, 0, 64, 0), Extent(0, 5, 1, 1, 1, 0, 64, 0)]
-    assert extents.covers(made, 10) and not extents.covers(made, 11) and not extents.covers(made[:1], 3) and extents.covers([], 0)
 
 
 # --- extents ------------------------------------------------------------------------------------------------------------
@@ -275,86 +229,3 @@ def test_small_files_go_at_once(drive: Drive, segment: SegmentInfo) -> None:
     big_file(drive, segment, filemap.SMALL_FILE_EXTENTS)
     drive.ok(c.Unlink(drive.volume, 1, b"big"))
     assert not drive.machine.reap_pending() and drive.ask(m.GetVolumes()).volumes[0].used_bytes == 0
-
-
-# --- places that several extents hold ------------------------------------------------------------------------------------------
-def test_counting_holders_is_counting(seed: int) -> None:
-    chance = random.Random(seed)
-    for _ in range(60):
-        runs: list[tuple[int, int, int]] = []
-        naive = [0] * 60
-        held: list[tuple[int, int]] = []
-        for _ in range(40):
-            step = -1 if held and chance.random() < 0.45 else 1
-            if step > 0:
-                start = chance.randrange(59)
-                span = (start, chance.randint(start + 1, 60))
-                held.append(span)
-            else:
-                span = held.pop(chance.randrange(len(held)))
-            before = sum(count > 0 for count in naive)
-            for at in range(*span):
-                naive[at] += step
-            runs, changed = references.counted(runs, *span, step)
-            assert changed * step == sum(count > 0 for count in naive) - before
-            counts = [0] * 60
-            for start, end, count in runs:
-                counts[start:end] = [count] * (end - start)
-            assert counts == naive and len(runs) == len(set(runs)) and all(start < end and count for start, end, count in runs)
-
-
-def test_a_place_dies_with_its_last_holder() -> None:
-    drive = Drive()
-    drive.make_volume()
-    drive.open()
-    (segment,) = drive.lease()
-    one, two, three = (drive.create(name) for name in (b"1", b"2", b"3"))
-    drive.write(segment, one, 0, 10_000, sealed=True)
-
-    def live() -> int:
-        (info,) = drive.ask(m.GetSegments([segment.segment])).segments
-        return info.live_bytes
-
-    assert drive.ok(c.CopyRange(drive.volume, one, 2_000, two, 0, 5_000)).reached == 5_000
-    assert drive.ok(c.CopyRange(drive.volume, two, 1_000, three, 500, 9_000)).reached == 4_000
-    assert live() == 10_000 and drive.ask(m.GetVolumes()).volumes[0].used_bytes == 19_000
-    drive.ok(c.Fallocate(drive.volume, one, 3, 0, 6_500))  # two has 2000..7000, three 3000..7000
-    assert live() == 8_000
-    drive.ok(c.SetAttr(drive.volume, two, c.SET_SIZE, size=500))
-    assert live() == 7_500
-    drive.ok(c.Unlink(drive.volume, 1, b"1"))
-    assert live() == 4_500
-    drive.ok(c.Unlink(drive.volume, 1, b"3"))
-    assert live() == 500
-    drive.ok(c.Unlink(drive.volume, 1, b"2"))
-    (info,) = drive.ask(m.GetSegments([segment.segment])).segments
-    assert (info.state, info.live_bytes) == (SEGMENT_FREE, 0)
-    drive.machine.flush()
-    assert check(drive.txn) == []
-
-
-def test_a_piece_moves_to_another_place_only_if_it_is_still_there() -> None:
-    drive = Drive()
-    drive.make_volume()
-    drive.open()
-    old, new = drive.lease(2)
-    ino, other = drive.create(b"f"), drive.create(b"g")
-    drive.write(old, ino, 0, 5_000, sealed=True)
-    drive.ok(c.CopyRange(drive.volume, ino, 0, other, 0, 5_000))
-    extent = drive.frame(new, 0, 5_000)
-    drive.ok(drive.commit(new))
-    state = drive.machine.state
-    for number in (ino, other):
-        volume, row = state.volume(drive.volume), state.inode(drive.volume, number)
-        assert volume is not None and row is not None
-        filemap = FileMap(state, volume, number, row)
-        ((offset, held),) = filemap.stored(0, 5_000)
-        piece = extents.extent_of(offset, held)
-        assert filemap.repoint(piece, [extent]) and not filemap.repoint(piece, [extent])
-        state.save_inode(drive.volume, number, row)
-        assert [one.segment for one in drive.ask(m.GetLayout(drive.volume, number, 0, 9_000)).extents] == [new.segment]
-    drive.ok(c.Reap(1))
-    live = [info.live_bytes for info in drive.ask(m.GetSegments([old.segment, new.segment])).segments]
-    assert live == [0, 5_000]
-    drive.machine.flush()
-    assert check(drive.txn) == []

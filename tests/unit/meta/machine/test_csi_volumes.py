@@ -19,7 +19,7 @@ from awsomefsd.meta.check.repair_txn import Hints, RepairTxn
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.findings import KINDS
 from awsomefsd.node.catalog import Catalog
-from tests.rigs.machine_driver import Drive
+from tests.rigs.machine_driver import Drive, sound
 
 IDS = [f"0190c1a2-0000-4000-8000-00000000000{n}" for n in "abcdef"]
 BAD = [{"id": "no-uuid"}, {"id": IDS[0].upper()}, {"name": ""}, {"name": "é" * 65}, {"capacity": -1}, {"path": "a"}]
@@ -41,11 +41,6 @@ def claim(volume: int, node: str = "a", path: str = "", exclusive: bool = True, 
 
 def claims(drive: Drive) -> list[tuple[str, str]]:
     return [(row.node, row.path) for row in drive.ask(cm.GetClaims()).claims]
-
-
-def sound(drive: Drive) -> None:
-    drive.machine.flush()
-    assert check(drive.txn) == []
 
 
 def test_one_entry_makes_volume_and_record_and_one_ends_both() -> None:

@@ -5,22 +5,12 @@ from __future__ import annotations
 import errno
 import stat
 
-import pytest
-
 from awsomefsd.base.limits import LINKS_MAX, XATTRS_BYTES_MAX
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.state import keys
 from tests.rigs.machine_driver import START_NS, Drive
-
-
-@pytest.fixture
-def drive() -> Drive:
-    made = Drive()
-    made.make_volume()
-    made.open()
-    return made
 
 
 def attr(drive: Drive, ino: int):

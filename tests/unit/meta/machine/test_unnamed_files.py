@@ -10,28 +10,14 @@ from awsomefsd.base.errors import ProtocolError
 from awsomefsd.meta.api import bounds
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
-from awsomefsd.meta.check.check import check
-from tests.rigs.machine_driver import Drive
+from tests.rigs.machine_driver import Drive, sound
 
 YEAR_2446_NS = 15_032_385_535_999_999_999
 YEAR_1901_NS = -2_147_483_648_000_000_000
 
 
-@pytest.fixture
-def drive() -> Drive:
-    made = Drive()
-    made.make_volume()
-    made.open()
-    return made
-
-
 def attr(drive: Drive, ino: int):
     return drive.ask(m.GetAttr(drive.volume, ino)).attr
-
-
-def sound(drive: Drive) -> None:
-    drive.machine.flush()
-    assert check(drive.txn) == []
 
 
 def tmpfile(drive: Drive, **fields: bool) -> int:

@@ -1,124 +1,18 @@
-"""The control area and the slots, cut between any two stores."""
+"""The slots of requests, cut between any two stores."""
 
 from __future__ import annotations
 
-import os
 import struct
 
 import pytest
 
 from awsomefsd.base import shm
-from awsomefsd.base.errors import Corrupt, FormatTooNew
-from awsomefsd.base.types import BACKGROUND_BIT
+from awsomefsd.base.errors import Corrupt
 from awsomefsd.fuse import slots
-from awsomefsd.fuse.control_area import BACKGROUND_BLOCK, CONTROL_BYTES, ControlArea, ControlState, Negotiated, Suspect
-from awsomefsd.fuse.slots import DONE, EXECUTING, FREE, RECEIVED, SlotArea
+from awsomefsd.fuse.slots import DONE, EXECUTING, FREE, RECEIVED, SlotArea, required_bytes
 from tests.rigs.shared_memory_cuts import cuts, record
 
 PAYLOAD = 4096
-
-
-def test_a_memfd_can_neither_shrink_nor_grow() -> None:
-    fd = shm.create_memfd("test", 5000)
-    try:
-        assert os.fstat(fd).st_size == 8192
-        with pytest.raises(PermissionError):
-            os.ftruncate(fd, 4096)
-        with pytest.raises(PermissionError):
-            os.ftruncate(fd, 12288)
-        mem = shm.map_memfd(fd)
-        mem[4095], mem[4096] = 6, 7
-        shm.prefault(mem, 0, 8192)
-        locked = shm.map_memfd(fd, lock=True)
-        assert mem[4096] == 7 and locked[4096] == 7
-        shm.release_pages(mem, 100, 8092)  # only the whole page inside
-        assert mem[4095] == 6 and mem[4096] in (0, 7) and len(mem) == 8192  # 7 where the other mapping could lock it
-        del locked
-        shm.release_pages(mem, 0, 8192)
-    finally:
-        os.close(fd)
-
-
-def test_control_formatting_may_stop_anywhere() -> None:
-    mem = bytearray(CONTROL_BYTES)
-    for state in cuts(record(mem, lambda: ControlArea(mem, fresh=True))):
-        control = ControlArea(bytearray(state))
-        assert control.state == ControlState() and control.counters() == {}
-        assert control.next_background_unique() == 1 | BACKGROUND_BIT
-
-
-def test_control_formatting_again_may_stop_anywhere() -> None:
-    mem = bytearray(CONTROL_BYTES)
-    control = ControlArea(mem, fresh=True)
-    control.update(mount=5, session=6)
-    control.counter("reads").add(3)
-    old = control.state
-    for state in cuts(record(mem, lambda: ControlArea(mem, fresh=True))):
-        assert ControlArea(bytearray(state)).state in (old, ControlState())
-    assert ControlArea(mem).state == ControlState() and ControlArea(mem).counters() == {}
-
-
-def test_control_update_is_old_or_new() -> None:
-    mem = bytearray(CONTROL_BYTES)
-    control = ControlArea(mem, fresh=True)
-    assert control.formatted
-    control.update(mount=1 << 62, dirty_log=77, volume=3, negotiated=Negotiated(45, 1 << 40, 1 << 20, 1 << 17, 12))
-    for step in range(4):  # both copies, more than once
-        old = control.state
-        changes = {"session": step + 1, "epoch": step + 9, "suspects": [Suspect(step, 1, 16)] * (step * 3)}
-        tape = record(mem, lambda changes=changes: control.update(**changes))
-        seen = {ControlArea(bytearray(state)).state.epoch for state in cuts(tape)}
-        for state in cuts(tape):
-            assert ControlArea(bytearray(state)).state in (old, control.state)
-        assert seen == {old.epoch, step + 9}
-    again = ControlArea(mem)
-    assert not again.formatted and again.state == control.state
-    assert again.state.negotiated is not None and again.state.negotiated.flags == 1 << 40
-
-
-def test_background_uniques_are_never_used_twice() -> None:
-    mem = bytearray(CONTROL_BYTES)
-    control = ControlArea(mem, fresh=True)
-    given: set[int] = set()
-    for _ in range(3):
-        returned: list[int] = []
-        tape = record(mem, lambda returned=returned: returned.append(control.next_background_unique()))
-        for state in cuts(tape):
-            successor = ControlArea(bytearray(state))
-            assert not {successor.next_background_unique() for _ in range(3)} & given, "an id that was returned before the kill"
-        given |= {*returned, *(control.next_background_unique() for _ in range(BACKGROUND_BLOCK))}
-    assert len(given) == 3 + 3 * BACKGROUND_BLOCK and all(value & BACKGROUND_BIT for value in given)
-    assert ControlArea(mem).next_background_unique() > max(given)
-
-
-def test_counters_survive_and_appear_whole() -> None:
-    mem = bytearray(CONTROL_BYTES)
-    control = ControlArea(mem, fresh=True)
-    control.counter("fuse_requests").add(5)
-    tape = record(mem, lambda: control.counter("replayed_replies").add(2))
-    for state in cuts(tape):
-        found = ControlArea(bytearray(state)).counters()
-        assert found in ({"fuse_requests": 5}, {"fuse_requests": 5, "replayed_replies": 0}, {"fuse_requests": 5, "replayed_replies": 2})
-    again = ControlArea(mem)
-    again.counter("fuse_requests").add()
-    assert control.counter("fuse_requests").value == 6 and again.counter("replayed_replies").value == 2
-
-
-def test_a_newer_version_is_refused_and_damage_is_told() -> None:
-    mem = bytearray(CONTROL_BYTES)
-    ControlArea(mem, fresh=True)
-    view = memoryview(mem)
-    shm.write_header(view, b"awsmctl\x00", 2, (0, 0, 0))
-    with pytest.raises(FormatTooNew, match="upgrade this node"):
-        ControlArea(mem)
-    mem[0] ^= 1
-    with pytest.raises(Corrupt, match="checksum"):
-        ControlArea(mem)
-    with pytest.raises(Corrupt):
-        ControlArea(bytearray(100))
-
-
-# --- slots -------------------------------------------------------------------------------------------------------------------
 
 
 def area(mem: bytearray | None = None, fresh: bool = False) -> SlotArea:
@@ -244,3 +138,25 @@ def test_a_slot_whose_freeing_is_cut_short_is_not_damaged(done: bool) -> None:
         raw = request(7, b"z" * 30)
         found.read_buffer[: len(raw)] = raw
         assert found.state == RECEIVED and found.is_intact and found.unique == 7
+
+
+def handed_over(length: int) -> SlotArea:
+    memory = bytearray(required_bytes(1, 8192))
+    area = SlotArea(memory, 1, 8192, fresh=True)
+    area[0].begin_read()
+    area[0].head[:8] = struct.pack("<II", length, 16)  # fuse_in_header: len, opcode, as the kernel leaves it
+    return SlotArea(memory)
+
+
+def test_a_request_keeps_its_length_when_it_starts_to_execute() -> None:
+    slot = handed_over(200)[0]
+    assert (slot.state, slot.length) == (RECEIVED, 200)
+    slot.executing()
+    assert (slot.state, slot.length, len(slot.request())) == (EXECUTING, 200, 200)
+
+
+def test_a_stored_length_is_not_replaced_by_the_header() -> None:
+    slot = handed_over(200)[0]
+    slot.received(120)
+    slot.executing()
+    assert slot.length == 120

@@ -1,0 +1,46 @@
+"""Unix sockets: who the peer is, and the words for systemd."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from awsomefsd.base import sockets
+
+
+def test_peer_is_us(tmp_path: Path) -> None:
+    listener = sockets.listen_unix(tmp_path / "s", 0o660, os.getgid())
+    with listener, sockets.connect_unix(tmp_path / "s"):
+        other, _ = listener.accept()
+        with other:
+            peer = sockets.peer_of(other)
+    assert (peer.pid, peer.uid) == (os.getpid(), os.getuid()) and os.getgid() in peer.gids
+    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "n"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
+        sockets.notify_systemd("READY=1")
+        assert manager.recv(64) == b"READY=1"
+
+
+def test_peer_in_many_groups(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("setgroups needs root")
+    groups = list(range(20_000, 20_700))
+    code = f"import os, sys; from pathlib import Path; os.setgroups({groups})\n"
+    code += "from awsomefsd.base import sockets; s = sockets.connect_unix(Path(sys.argv[1])); s.recv(1)"
+    listener = sockets.listen_unix(tmp_path / "s", 0o600)
+    with listener, subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s")]) as client:
+        listener.settimeout(20)
+        other, _ = listener.accept()
+        with other:
+            assert set(groups) <= sockets.peer_of(other).gids
+        assert client.wait(60) == 0

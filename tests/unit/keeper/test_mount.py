@@ -1,0 +1,36 @@
+"""Mounts of the keeper: back-off, options of mount(2), and the mount table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from awsomefsd.base.limits import BACKOFF_MS_MAX, WORKER_DEATHS_BEFORE_BACKOFF
+from awsomefsd.keeper import mount_syscalls
+from awsomefsd.keeper import wire as wire
+from awsomefsd.keeper.mount import backoff_ms
+
+
+def test_back_off_starts_late_and_ends_somewhere() -> None:
+    waits = [backoff_ms(deaths) for deaths in range(1, 100)]
+    assert waits[: WORKER_DEATHS_BEFORE_BACKOFF - 1] == [0] * (WORKER_DEATHS_BEFORE_BACKOFF - 1)
+    assert waits[WORKER_DEATHS_BEFORE_BACKOFF - 1] > 0 and waits == sorted(waits) and waits[-1] == BACKOFF_MS_MAX
+
+
+def test_mount_options() -> None:
+    assert mount_syscalls.flags_of(["ro", "nosuid", "noatime", "_netdev", "x-systemd.automount"]) == 1 | 2 | 1024
+    assert mount_syscalls.flags_of(["ro", "rw", "defaults"]) == 0
+    with pytest.raises(OSError, match="unknown mount option 'quick'"):
+        mount_syscalls.flags_of(["quick"])
+
+
+def test_mount_table_with_odd_names(tmp_path: Path) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_bytes(
+        b"22 1 0:45 / /mnt/a\\040b\\134c rw shared:1 master:2 - fuse.awsomefs my\\040vol rw,fd=3\n"
+        b"23 22 8:1 /sub /x rw - ext4 /dev/sda1 rw\nnonsense\n24 1 0:5 / / rw - proc\n"
+    )
+    first, second, third = mount_syscalls.mounts(str(table))
+    assert (first.dir, first.source, first.device, first.minor) == ("/mnt/a b\\c", "my vol", "0:45", 45)
+    assert (second.root, second.fstype) == ("/sub", "ext4") and third.source == ""
