@@ -27,7 +27,7 @@ from awsomefsd.fuse import control_area, parked_requests, slots
 from awsomefsd.fuse.negotiate import Overrides
 from awsomefsd.fuse.session import Session
 from awsomefsd.keeper.mount_syscalls import MNT_DETACH, mount_fuse, topmost, umount
-from tests.rigs.dict_filesystem import DictFs
+from tests.unit.fuse.dict_filesystem import DictFs
 
 PARK_BYTES = 1 << 20
 MNT_FORCE = 1

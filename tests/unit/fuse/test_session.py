@@ -23,7 +23,7 @@ from awsomefsd.fuse.inherited_requests import InheritedRequests
 from awsomefsd.fuse.notify import Notifier
 from awsomefsd.fuse.session import Overrides, Session
 from awsomefsd.vfs.api.context import Context
-from tests.rigs.dict_filesystem import DictFs
+from tests.unit.fuse.dict_filesystem import DictFs
 
 PAYLOAD = 16 * 4096
 

@@ -16,8 +16,8 @@ from awsomefsd.base.types import ROOT_INO, Attr
 from awsomefsd.meta.api import commands as c
 from awsomefsd.vfs.api.context import Context, SetAttrIn
 from awsomefsd.vfs.vfs import Vfs
-from tests.rigs.dict_filesystem import DictFs
 from tests.rigs.mount_without_kernel import Held, Rig, Started, finish, rig, until
+from tests.unit.fuse.dict_filesystem import DictFs
 from tests.unit.fuse.test_session import Kernel, mkdir
 
 UNKNOWN = {"signal": None, "code": None, "exited": True}  # as the keeper says it of a worker that another keeper had started

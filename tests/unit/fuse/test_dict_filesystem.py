@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from awsomefsd.meta.api.commands import SET_SIZE
 from awsomefsd.vfs.api.context import Context, SetAttrIn
-from tests.rigs.dict_filesystem import DictFs
+from tests.unit.fuse.dict_filesystem import DictFs
 
 
 def test_a_file_can_be_cut_while_the_answer_of_a_read_is_still_alive() -> None:
