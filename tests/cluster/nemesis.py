@@ -1,5 +1,7 @@
 """What goes wrong, and the proof that it did: faults of the leader, of its network, of voters, one after the other, while clients work.
 
+"Nemesis" is the word of Jepsen for what makes the faults.
+
 A fault is over when the cluster is whole again (one leader, every voter heard) and every client has got on since.  Each proves itself: a
 kill by the new process, a pause by stopped processes, a cut by packets that were dropped, and all that depose a leader by a newer term.
 """

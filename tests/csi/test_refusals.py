@@ -23,7 +23,7 @@ GOOD = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "OUT_OF_RA
 
 @pytest.fixture(scope="module")
 def volume(player: Player) -> Iterator[str]:
-    made = player.create("pvc-hostile")
+    made = player.create("pvc-refusals")
     player.stage(made)
     yield made
     player.unstage(made)

@@ -209,7 +209,7 @@ def explore(bench: Bench, seed: int, examples: int, steps: int) -> None:
 
 
 def replay(bench: Bench, mode: int, steps: Sequence[Step]) -> None:
-    """A case that was found once."""
+    """The steps of a case, one after the other (test_differential_cases.py)."""
     run = Run(bench, mode)
     try:
         for step in steps:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import making_clusters
-from tests.shared.rig import MAIN, Machines, Trio
+from tests.shared.rig import MAIN, Machines, SharedVolume
 
 clusters = contextmanager(making_clusters)
 
@@ -26,12 +26,12 @@ def machines() -> Iterator[Machines]:
 
 
 @pytest.fixture(scope="session")
-def trio(machines: Machines, request: pytest.FixtureRequest) -> Trio:
+def shared_volume(machines: Machines, request: pytest.FixtureRequest) -> SharedVolume:
     """In the main mode, or in the one that `parametrize(..., indirect=True)` names."""
-    return machines.trio(getattr(request, "param", MAIN))
+    return machines.shared_volume(getattr(request, "param", MAIN))
 
 
 @pytest.fixture
-def places(trio: Trio, request: pytest.FixtureRequest) -> list[Path]:
+def places(shared_volume: SharedVolume, request: pytest.FixtureRequest) -> list[Path]:
     """A directory of the test's own, as each node shows it."""
-    return trio.places(re.sub(r"[^a-z0-9_]+", "-", request.node.name))
+    return shared_volume.places(re.sub(r"[^a-z0-9_]+", "-", request.node.name))

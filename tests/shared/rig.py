@@ -43,7 +43,7 @@ def all_modes() -> list[str]:
     return [MAIN, *others]
 
 
-class Trio:
+class SharedVolume:
     """A volume on three nodes."""
 
     def __init__(self, machines: Machines, mode: str) -> None:
@@ -74,7 +74,7 @@ class Machines:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.nodes = cluster, cluster.nodes
-        self.mounted: dict[str, Trio] = {}
+        self.mounted: dict[str, SharedVolume] = {}
 
     def found(self) -> None:
         found_static(self.cluster)
@@ -89,9 +89,9 @@ class Machines:
             node.cli("device", "add", "--shared", disk, accept=tuple(range(9)))
             assert node.ask("device", "ls")[0]["path"] == disk
 
-    def trio(self, mode: str) -> Trio:
+    def shared_volume(self, mode: str) -> SharedVolume:
         if mode not in self.mounted:
-            made = Trio(self, mode)
+            made = SharedVolume(self, mode)
             made.mount()
             self.mounted[mode] = made
         return self.mounted[mode]
@@ -103,18 +103,18 @@ class Machines:
 
     def revive(self, number: int) -> None:
         """It comes up again, and its mounts with it."""
-        for trio in self.mounted.values():
-            subprocess.run(["umount", "-i", "-l", str(trio.roots[number])], capture_output=True, check=False)
+        for shared_volume in self.mounted.values():
+            subprocess.run(["umount", "-i", "-l", str(shared_volume.roots[number])], capture_output=True, check=False)
         self.nodes[number].start()
-        for mode, trio in self.mounted.items():
-            def again(m=mode, t=trio) -> str:
+        for mode, shared_volume in self.mounted.items():
+            def again(m=mode, t=shared_volume) -> str:
                 return self._mount_again(number, m, t)  # type: ignore[misc]
             await_true(f"the mount of {mode}", again, WAIT_S, 0.1)
 
-    def _mount_again(self, number: int, mode: str, trio: Trio) -> bool:
-        if not os.path.ismount(trio.roots[number]):  # refused where the daemon is just doing it by itself
-            self.nodes[number].cli("mount", mode, str(trio.roots[number]), "-O", options(mode)[number], accept=tuple(range(9)))
-        return os.path.ismount(trio.roots[number])
+    def _mount_again(self, number: int, mode: str, shared_volume: SharedVolume) -> bool:
+        if not os.path.ismount(shared_volume.roots[number]):  # refused where the daemon is just doing it by itself
+            self.nodes[number].cli("mount", mode, str(shared_volume.roots[number]), "-O", options(mode)[number], accept=tuple(range(9)))
+        return os.path.ismount(shared_volume.roots[number])
 
     def leader(self) -> int:
         return self.nodes.index(self.cluster.await_leader())
@@ -122,8 +122,8 @@ class Machines:
     # --- the end ----------------------------------------------------------------------------------------------------------
     def end(self) -> list[str]:
         """All is unmounted and stopped; what fsck of each node says."""
-        for trio in self.mounted.values():
-            trio.umount()
+        for shared_volume in self.mounted.values():
+            shared_volume.umount()
         self.cluster.stop()
         return [node.cli("fsck", timeout_s=WAIT_S) for node in self.nodes]
 

@@ -15,12 +15,12 @@ import pytest
 
 from buildtools import leader, procs
 from buildtools.nodes import await_true
-from tests.shared.rig import WAIT_S, Trio
+from tests.shared.rig import WAIT_S, SharedVolume
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 QUESTIONS = ("GetAttr", "Lookup", "ReadDir", "GetLayout", "GetXattr", "ListXattr", "ReadLink", "GetLease")
 FILES, ROUNDS = 5, 20
-only_cached = pytest.mark.parametrize("trio", ["cached"], indirect=True)
+only_cached = pytest.mark.parametrize("shared_volume", ["cached"], indirect=True)
 
 
 def look(place: Path) -> list[Any]:
@@ -32,13 +32,13 @@ def look(place: Path) -> list[Any]:
     return found
 
 
-def asked(trio: Trio) -> int:
-    counts = leader.requests(trio.machines.nodes[trio.machines.leader()].run / "meta.sock")
+def asked(shared_volume: SharedVolume) -> int:
+    counts = leader.requests(shared_volume.machines.nodes[shared_volume.machines.leader()].run / "meta.sock")
     return sum(counts.get(kind, 0) for kind in QUESTIONS)
 
 
 @only_cached
-def test_what_was_read_is_not_asked_for_again(trio: Trio, places: list[Path], figures: list[str]) -> None:
+def test_what_was_read_is_not_asked_for_again(shared_volume: SharedVolume, places: list[Path], figures: list[str]) -> None:
     one, two, _ = places
     for number in range(FILES):
         (one / str(number)).write_bytes(b"%d" % number * 20_000)
@@ -46,12 +46,12 @@ def test_what_was_read_is_not_asked_for_again(trio: Trio, places: list[Path], fi
     os.setxattr(one / "0", "user.a", b"x")
     before = look(two)
     look(two)
-    start = asked(trio)
+    start = asked(shared_volume)
     begun = time.perf_counter()
     for _ in range(ROUNDS):
         assert look(two) == before
     took_us = (time.perf_counter() - begun) / ROUNDS / (FILES + 1) * 1e6
-    again = asked(trio) - start
+    again = asked(shared_volume) - start
     figures.append(f"requests of {ROUNDS} looks at {FILES} files: {again}; stat, open, read, close of one: {took_us:.0f} us")
     assert again < ROUNDS, "about nothing: the other nodes' own questions are among these"
     os.chmod(one / "0", 0o600)
@@ -106,10 +106,10 @@ def test_recalls_end_with_mappings_reads_and_listings_under_way(places: list[Pat
 
 
 @only_cached
-def test_a_stopped_worker_serves_nothing_past_its_lease(trio: Trio, places: list[Path]) -> None:
+def test_a_stopped_worker_serves_nothing_past_its_lease(shared_volume: SharedVolume, places: list[Path]) -> None:
     one, two, _ = places
     (one / "f").write_bytes(b"old")
-    node = trio.machines.nodes[1]
+    node = shared_volume.machines.nodes[1]
     assert (two / "f").read_bytes() == b"old" and (two / "f").stat().st_size == 3
     fd = os.open(two / "f", os.O_RDONLY)
     workers = procs.pids(str(node.directory), "worker")
@@ -136,12 +136,12 @@ def test_a_stopped_worker_serves_nothing_past_its_lease(trio: Trio, places: list
 
 
 @only_cached
-def test_what_a_dead_worker_had_told_the_kernel_is_forgotten(trio: Trio, places: list[Path]) -> None:
+def test_what_a_dead_worker_had_told_the_kernel_is_forgotten(shared_volume: SharedVolume, places: list[Path]) -> None:
     one, two, _ = places
     (one / "f").write_bytes(b"old")
     fd = os.open(two / "f", os.O_RDONLY)
     assert os.pread(fd, 9, 0) == b"old" and os.fstat(fd).st_size == 3 and os.listdir(two) == ["f"]
-    node = trio.machines.nodes[1]
+    node = shared_volume.machines.nodes[1]
     before = procs.pids(str(node.directory), "worker")
     for pid in before:
         os.kill(pid, signal.SIGKILL)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import pytest
 
 from buildtools.nodes import Node
-from tests.shared.rig import Trio
+from tests.shared.rig import SharedVolume
 from tests.shared.test_random import Spread, run, sides
 
 __all__ = ["sides"]
@@ -73,10 +73,10 @@ class Cutter(threading.Thread):
 
 
 @pytest.fixture
-def cutter(trio: Trio, seed: int) -> Iterator[Cutter]:
+def cutter(shared_volume: SharedVolume, seed: int) -> Iterator[Cutter]:
     if not possible():
         pytest.skip("this kernel does not end connections for `ss -K`")
-    made = Cutter(trio.machines.nodes, seed)
+    made = Cutter(shared_volume.machines.nodes, seed)
     yield made
     made.over.set()
     if made.is_alive():

@@ -16,10 +16,10 @@ import pytest
 
 from buildtools import procs
 from buildtools.nodes import await_true
-from tests.shared.rig import BOUND_S, WAIT_S, Trio
+from tests.shared.rig import BOUND_S, WAIT_S, SharedVolume
 from tests.shared.views import mapped
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600), pytest.mark.parametrize("trio", ["loose"], indirect=True)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600), pytest.mark.parametrize("shared_volume", ["loose"], indirect=True)]
 STRICT, CLOSE, BOUNDED = 0, 1, 2  # the nodes
 NAME = "user.awsomefs.consistency"
 SIZE = 300_000
@@ -34,8 +34,8 @@ def read(path: Path) -> bytes:
 
 
 @contextmanager
-def stopped(trio: Trio, number: int) -> Iterator[None]:
-    pids = procs.pids(str(trio.machines.nodes[number].directory), "worker")
+def stopped(shared_volume: SharedVolume, number: int) -> Iterator[None]:
+    pids = procs.pids(str(shared_volume.machines.nodes[number].directory), "worker")
     try:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -106,7 +106,7 @@ def test_a_bounded_mount_is_never_older_than_its_bound(places: list[Path], figur
     assert sum(age > 0.1 for age in seen.values()) >= 2, "nothing was kept, so nothing was measured"
 
 
-def test_pages_names_and_attributes_are_used_without_the_worker(trio: Trio, places: list[Path]) -> None:
+def test_pages_names_and_attributes_are_used_without_the_worker(shared_volume: SharedVolume, places: list[Path]) -> None:
     place = places[CLOSE]
     os.setxattr(places[STRICT], NAME, b"bounded=3600")
     (places[STRICT] / "f").write_bytes(b"page" * SIZE)
@@ -123,7 +123,7 @@ def test_pages_names_and_attributes_are_used_without_the_worker(trio: Trio, plac
                 results.append((place / "f").stat().st_size == 4 * SIZE)
 
         thread = threading.Thread(target=reading)
-        with stopped(trio, CLOSE):
+        with stopped(shared_volume, CLOSE):
             thread.start()
             thread.join(5)
             served = list(results)
@@ -156,30 +156,30 @@ def test_an_attribute_is_inherited_and_wins_over_the_mount(places: list[Path]) -
     assert os.listxattr(writer / "free") == []
 
 
-def test_nonsense_is_refused(trio: Trio, places: list[Path]) -> None:
+def test_nonsense_is_refused(shared_volume: SharedVolume, places: list[Path]) -> None:
     for place in places:
         for value in (b"", b"relaxed", b"bounded", b"bounded=", b"bounded=-1", b"bounded=0", b"bounded=9999", b"strict\0", b"\xff"):
             with pytest.raises(OSError) as caught:
                 os.setxattr(place, NAME, value)
             assert caught.value.errno == errno.EINVAL, value
     assert os.listxattr(places[0]) == []
-    words = "\n".join(path.read_text() for path in trio.machines.nodes[0].directory.rglob("*.log"))
+    words = "\n".join(path.read_text() for path in shared_volume.machines.nodes[0].directory.rglob("*.log"))
     assert "is none of strict, close-to-open or bounded=SECONDS" in words
 
 
-def test_a_worker_that_dies_and_one_that_was_stopped_show_nothing_old(trio: Trio, places: list[Path]) -> None:
+def test_a_worker_that_dies_and_one_that_was_stopped_show_nothing_old(shared_volume: SharedVolume, places: list[Path]) -> None:
     writer = places[STRICT]
     for number in (CLOSE, BOUNDED):
         (writer / "f").write_bytes(b"old")
         reader = places[number]
         fd = os.open(reader / "f", os.O_RDONLY)
         assert os.pread(fd, 9, 0) == b"old" == read(reader / "f")
-        with stopped(trio, number) if number == BOUNDED else nullcontext():  # a strict writer waits for the leases of the other
+        with stopped(shared_volume, number) if number == BOUNDED else nullcontext():  # a strict writer waits for the leases of the other
             with (writer / "f").open("r+b") as file:
                 file.write(b"new")
             os.utime(writer / "f", ns=(1, 1))
         assert read(reader / "f") == b"new"
-        directory = str(trio.machines.nodes[number].directory)
+        directory = str(shared_volume.machines.nodes[number].directory)
         before = procs.pids(directory, "worker")
         for pid in before:
             os.kill(pid, signal.SIGKILL)

@@ -21,7 +21,7 @@ import pytest
 from buildtools.nodes import await_true
 from tests.posix.test_software_databases import Postgres
 from tests.rigs.external_programs import postgres, run
-from tests.shared.rig import WAIT_S, Machines, Trio
+from tests.shared.rig import WAIT_S, Machines, SharedVolume
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 COMMITS = 12  # in each turn, before the node dies
@@ -119,7 +119,7 @@ def run_sqlite(machines: Machines, places: list[Path], figures: list[str], journ
 
 
 @pytest.fixture
-def base(machines: Machines, trio: Trio, places: list[Path], tmp_path: Path) -> Iterator[list[Postgres]]:
+def base(machines: Machines, shared_volume: SharedVolume, places: list[Path], tmp_path: Path) -> Iterator[list[Postgres]]:
     """The same files as each node's server sees them; made on a local disk and copied, since initdb writes much."""
     for program in ("initdb", "pg_ctl", "psql", "pg_amcheck"):
         postgres(program)
@@ -132,7 +132,7 @@ def base(machines: Machines, trio: Trio, places: list[Path], tmp_path: Path) -> 
         file.write("listen_addresses = ''\nunix_socket_directories = '.'\nshared_buffers = 16MB\nmin_wal_size = 2MB\n")
         file.write("recovery_init_sync_method = syncfs\n")
     copy_by_all(local.data, [server.data for server in made])
-    for node, root in zip(machines.nodes, trio.roots, strict=True):
+    for node, root in zip(machines.nodes, shared_volume.roots, strict=True):
         node.cli("flush", str(root), timeout_s=WAIT_S)
     try:
         yield made

@@ -12,11 +12,11 @@ import pytest
 
 from tests.shared import rig
 from tests.shared.programs import Program
-from tests.shared.rig import Trio
+from tests.shared.rig import SharedVolume
 from tests.shared.tasks import fallocate
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
-everywhere = pytest.mark.parametrize("trio", rig.all_modes(), indirect=True)
+everywhere = pytest.mark.parametrize("shared_volume", rig.all_modes(), indirect=True)
 FILE_BYTES, PIECE_BYTES = 256 * 1024, 64 * 1024
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
 OPERATIONS = 2_000
@@ -172,8 +172,8 @@ def fsx(places: list[Path], seed: int, figures: list[str], count: int, maps: boo
 
 
 @everywhere
-def test_each_operation_on_another_node(trio: Trio, places: list[Path], seed: int, figures: list[str]) -> None:
-    main = trio.mode == rig.MAIN
+def test_each_operation_on_another_node(shared_volume: SharedVolume, places: list[Path], seed: int, figures: list[str]) -> None:
+    main = shared_volume.mode == rig.MAIN
     fsx(places, seed, figures, OPERATIONS if main else OPERATIONS // 4, maps=main)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.shared.programs import Program, ProgramError, running
-from tests.shared.rig import Machines, Trio
+from tests.shared.rig import Machines, SharedVolume
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 READ, WRITE, UNLOCK = fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK
@@ -121,7 +121,7 @@ def test_a_leader_that_dies_keeps_them_and_the_waits(machines: Machines, program
     three.result()
 
 
-def test_they_end_with_the_session_of_a_node_that_is_stopped(machines: Machines, trio: Trio, places: list[Path]) -> None:
+def test_they_end_with_the_session_of_a_node_that_is_stopped(machines: Machines, shared_volume: SharedVolume, places: list[Path]) -> None:
     """Stopped for longer than its session lasts: another has the lock; the old holder is told when it goes on."""
     (places[0] / "f").write_bytes(b"x")
     with running(2) as (holder, heir):
@@ -143,7 +143,7 @@ def test_they_end_with_the_session_of_a_node_that_is_stopped(machines: Machines,
         refused(holder, "posix", WRITE)
 
 
-def test_they_end_with_the_node(machines: Machines, trio: Trio, places: list[Path]) -> None:
+def test_they_end_with_the_node(machines: Machines, shared_volume: SharedVolume, places: list[Path]) -> None:
     (places[0] / "f").write_bytes(b"x")
     with running(2) as (holder, heir):
         holder.call("open", 0, str(places[1] / "f"))

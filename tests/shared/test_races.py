@@ -17,7 +17,7 @@ from tests.shared import rig
 from tests.shared.programs import running
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
-everywhere = pytest.mark.parametrize("trio", rig.all_modes(), indirect=True)
+everywhere = pytest.mark.parametrize("shared_volume", rig.all_modes(), indirect=True)
 NAMES = ["one", "two"]
 BYTES_MAX = 60_000
 # Not lseek to the end and not mappings: both take the size that this node's kernel believes, and of two answers under way at the same

@@ -17,7 +17,7 @@ import pytest
 from tests.differential import machine, strategies
 from tests.differential.rig import missing
 from tests.differential.sides import USERS, Directory, Process, ext4
-from tests.shared.rig import Trio
+from tests.shared.rig import SharedVolume
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 NODES = range(3)
@@ -67,11 +67,11 @@ class Spread(Directory):
 
 
 @pytest.fixture
-def sides(trio: Trio, tmp_path: Path) -> Iterator[list[Spread]]:
+def sides(shared_volume: SharedVolume, tmp_path: Path) -> Iterator[list[Spread]]:
     with ext4(tmp_path) as reference:
         made = [Spread("ext4", [reference] * 3)]
         try:
-            made.append(Spread("mount", trio.places("random")))
+            made.append(Spread("mount", shared_volume.places("random")))
             yield made
         finally:
             for side in made:

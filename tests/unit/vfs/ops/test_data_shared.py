@@ -252,7 +252,7 @@ def test_a_write_goes_on_under_a_new_session(nodes: list[Sharing]) -> None:
 
 
 def test_a_write_that_waited_for_the_device_is_for_the_session_it_began_in(nodes: list[Sharing]) -> None:
-    """Found by chaos: under a lock that went with the old session, it laid its bytes over what others had written since."""
+    """Under a lock that went with the old session it would lay its bytes over what others have written since."""
     one, two = nodes
     ino, fh = one.create(b"f")
     there = two.open(ino)
