@@ -39,7 +39,7 @@ assert FOLLOWERS_MAX < CALLS_MAX, "followers never take all threads from the oth
 
 
 class GrpcServer:
-    """gRPC on the inner socket, with health and reflection; it serves when constructed.  Raises Refused for its directory.
+    """The gRPC server on the inner socket, with health and reflection; it serves when constructed.  Raises Refused for its directory.
 
     RPCs run on its own threads, at most CALLS_MAX at once.
     """

@@ -48,7 +48,7 @@ class _Unnamed:
         return entries
 
     def done(self, index: int) -> None:
-        """Nothing to keep."""
+        """Keeps nothing."""
 
 
 class Streams:

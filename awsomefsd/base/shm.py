@@ -156,7 +156,7 @@ def read_header(view: memoryview, magic: bytes, version_max: int, what: str) -> 
 
 
 def _header_seal(view: memoryview) -> int:
-    """Never 0: the upper half is a mark, so that a checksum of 0 is not taken for an unformatted area."""
+    """Returns the last word of a header, never 0 (an unformatted area): the upper half is a mark, for a checksum that is 0."""
     return 0x4145_5241_0000_0000 | crc32c(view[: HEADER_BYTES - 8])
 
 

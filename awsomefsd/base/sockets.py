@@ -90,7 +90,7 @@ def peer_of(sock: Any) -> Peer:
 
 
 def _many_groups(sock: Any) -> bytes:
-    """SO_PEERGROUPS of a user in more than 256 groups; Python's getsockopt stops at 1,024 bytes."""
+    """Returns SO_PEERGROUPS of a user in more than 256 groups; Python's getsockopt stops at 1,024 bytes."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

@@ -46,7 +46,7 @@ class Attr(Struct, array_like=True, gc=False):
 
 
 class Extent(Struct, array_like=True, gc=False):
-    """`length` bytes of a file at `file_offset`, held in one frame of one segment.
+    """A piece of a file: `length` bytes at `file_offset`, stored in one frame of one segment.
 
     Identity is (segment, incarnation, sequence): a reader compares it with the frame it finds, so a lost write or a reused place cannot
     pass for data.  `frame_offset` is where the frame's header starts in the segment; the bytes start `header_bytes + skip` after it

@@ -137,7 +137,10 @@ class Daemon:
         return found
 
     def _serve(self, undo: ExitStack) -> None:
-        """gRPC and metrics are imported here, when the metadata service serves already: workers wait for that one."""
+        """Opens the admin API, the CSI driver and the metrics.
+
+        gRPC and the exporter are imported here, when the metadata service, for which workers wait, serves already.
+        """
         from awsomefsd.admin.server import Door, GrpcServer
         from awsomefsd.admin.status import NodeStatus
         from awsomefsd.node.maintenance.scrub import Scrub

@@ -97,7 +97,10 @@ class Faults:
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the rules again if the file has changed and the last look was LOOK_S ago; a file that cannot be read changes nothing."""
+        """Reads the rules again if the file has changed and the last look was LOOK_S ago.
+
+        A missing file has no rules; one that cannot be read changes nothing.
+        """
         now = time.monotonic()
         if now < self._look:
             return

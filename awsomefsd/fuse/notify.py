@@ -38,7 +38,7 @@ class Notifier:
     """
 
     def __init__(self, fd: int, nested: Callable[[], bool] = bool, *, nameless: bool = False) -> None:
-        """`nested()`: is something mounted on a directory of this mount?  INC_EPOCH would unmount it, so it is not sent then.
+        """Starts the thread.  `nested()` is true while something is mounted on a directory of this mount: INC_EPOCH would unmount it.
 
         `nameless`: the kernel never gets a name with a time that has to be kept, so there is none to wait for.
         """

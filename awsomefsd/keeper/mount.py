@@ -406,7 +406,7 @@ class Mount:
             self._standby = None
         standby.loaded.fail(OSError(errno.EIO, f"the worker that shall take over {self.dir} ended: {self.last_lines()}"))
 
-    # --- to look at, and to hand over --------------------------------------------------------------------------------------
+    # --- description and hand-over -----------------------------------------------------------------------------------------
 
     def describe(self) -> Message:
         """Returns the mount as `list` shows it."""
