@@ -86,7 +86,7 @@ class _Checked:
     def exactly(self, size: int) -> bytes:
         data = self._file.read(size)
         if len(data) != size:
-            raise Corrupt(f"{self._path} ends early: the backup was not written to its end, or was cut")
+            raise Corrupt(f"{self._path} ends early: the backup is incomplete; use another one")
         self._digest.update(data)
         return data
 
@@ -103,7 +103,7 @@ class _Checked:
     def end(self) -> None:
         wanted = self._digest.digest()
         if self._file.read() != wanted:
-            raise Corrupt(f"{self._path} is damaged at its end, or something follows it")
+            raise Corrupt(f"{self._path} is damaged at its end, or other data follows it")
 
 
 def read_backup(path: Path, target: Path | None = None) -> BackupHeader:
@@ -113,7 +113,7 @@ def read_backup(path: Path, target: Path | None = None) -> BackupHeader:
     """
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise Corrupt(f"{path} is no backup of awsomefsd's metadata")
+            raise Corrupt(f"{path} is not a backup of awsomefsd's metadata")
         file.seek(0)
         checked = _Checked(file, path)
         checked.exactly(len(MAGIC))
@@ -201,7 +201,8 @@ class Backups:
                 break
             if time.monotonic() > end:
                 raise Unavailable(
-                    f"this node's state stands at entry {index}, entry {wanted} was acknowledged; try again, or on the leader"
+                    f"this node's state stands at entry {index}, but entry {wanted} was acknowledged; try again, "
+                    "or run the command on the leader"
                 )
             time.sleep(_POLL_S)
         term = int(self._figures()["term"])  # asked last: no entry of the copy is of a later one

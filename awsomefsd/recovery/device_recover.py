@@ -91,7 +91,9 @@ def survey(paths: list[str], undo: ExitStack) -> DeviceSurvey:
         device = undo.enter_context(carrying(path))
         superblock = read_superblock(device)
         if any(other.cluster_uuid != superblock.cluster_uuid for _, other in devices.values()):
-            raise Refused(f"{path} belongs to cluster {superblock.cluster_uuid}, the devices before it do not; give devices of one cluster")
+            raise Refused(
+                f"{path} belongs to cluster {superblock.cluster_uuid}, but the devices before it do not; give devices of one cluster"
+            )
         devices[superblock.device_uuid] = (device, superblock)
         found = scan_device(device, superblock)
         incarnation, term = max(incarnation, found.incarnation_seen), max(term, found.term_seen)
@@ -99,7 +101,7 @@ def survey(paths: list[str], undo: ExitStack) -> DeviceSurvey:
             if best is None or area.rank > best[0].rank:
                 best = area, found.areas[area.header.area], superblock.device_uuid
     if best is None:
-        raise NotFound(f"no checkpoint on {', '.join(paths)}; without one the names are lost with the state directory")
+        raise NotFound(f"no checkpoint on {', '.join(paths)}; without a checkpoint or the state directory the names are lost")
     cluster = devices[best[2]][1].cluster_uuid
     return DeviceSurvey(cluster, devices, best[0], best[1], best[2], incarnation, max(term, best[0].term))
 
@@ -138,7 +140,7 @@ def recover(state_dir: Path, paths: list[str], proof: str, *, dry_run: bool) -> 
 
 def _need(proof: str) -> None:
     if not proof:
-        raise Refused("a process of before that still writes would destroy data: say that there is none with --confirm-nobody-writes")
+        raise Refused("an old process that still writes would destroy data; if there is none, add --confirm-nobody-writes")
 
 
 def _report(found: DeviceSurvey, node_uuid: str, index: int, source: str, *, done: bool) -> RecoveryReport:
@@ -309,7 +311,7 @@ def recover_in_place(state_dir: Path, paths: list[str], proof: str, *, dry_run: 
             raise Refused(f"the devices belong to cluster {found.cluster}, this node to {node.cluster}")
         journal, applied = _journal_of(meta, node), _applied_of(meta / "store")
         if journal is not None and applied is not None and journal[0] <= applied + 1 and applied <= journal[1]:
-            raise Refused(f"store and journal of {state_dir} are sound; nothing was done")
+            raise Refused(f"store and journal of {state_dir} are undamaged; nothing was done")
         shutil.rmtree(building, ignore_errors=True)
         ours = found.best.header.node == uuid.UUID(node.node).bytes  # else the device may have been recovered elsewhere meanwhile:
         # entries of that history and of this journal have the same numbers, and must not be mixed

@@ -51,7 +51,7 @@ def lines(header: BackupHeader, store: Store) -> Iterator[str]:
             left_out += 1
             continue
         if kind not in CODEC_OF:
-            raise FormatTooNew(f"a row of kind {kind:#x}, which this build does not know; upgrade it")
+            raise FormatTooNew(f"a row of kind {kind:#x}, which this build does not know; use a newer awsomefsd")
         row = CODEC_OF[kind].loads(raw)
         values = msgspec.to_builtins(row)
         fields = dict(zip(row.__struct_fields__, values, strict=True)) if isinstance(values, list) else values
@@ -96,15 +96,15 @@ def _value(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as err:
-        raise Corrupt(f"{path}, line {number} is no JSON: {err}") from err
+        raise Corrupt(f"{path}, line {number} is not valid JSON: {err}") from err
     if not isinstance(value, dict):
-        raise Corrupt(f"{path}, line {number} is no JSON object")
+        raise Corrupt(f"{path}, line {number} is not a JSON object")
     return value
 
 
 def _header(path: Path, value: dict[str, Any]) -> BackupHeader:
     if value.get("format") != FORMAT:
-        raise Corrupt(f"{path} is no dump of awsomefsd's metadata")
+        raise Corrupt(f"{path} is not a dump of awsomefsd's metadata")
     if not isinstance(value.get("version"), int) or value["version"] > FORMAT_VERSION:
         raise FormatTooNew(f"{path} has format {value.get('version')}, this build knows {FORMAT_VERSION}; load it with a newer awsomefsd")
     try:
@@ -124,7 +124,7 @@ def _put(path: Path, number: int, value: dict[str, Any], store: Store) -> None:
             raise FormatTooNew(f"{path}, line {number} has fields that this build does not know; load it with a newer awsomefsd")
         row = msgspec.convert([fields[name] for name in known[: len(fields)]], codec.type)  # fields are only ever appended
     except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError, Corrupt) as err:
-        raise Corrupt(f"{path}, line {number} is no row: {type(err).__name__}: {err}") from err
+        raise Corrupt(f"{path}, line {number} is not a row: {type(err).__name__}: {err}") from err
     store.put(key, codec.dumps(row))
 
 
@@ -132,6 +132,6 @@ def _ended(
     path: Path, value: dict[str, Any], rows: int, digest: str, header: BackupHeader | None, store: Store | None, behind: bytes
 ) -> BackupHeader:
     if header is None or store is None or value.get("sha256") != digest or value.get("rows") != rows or behind:
-        raise Corrupt(f"{path} was changed or cut: its last line says {value.get('rows')} rows and another checksum")
+        raise Corrupt(f"{path} was changed or truncated: its last line names {value.get('rows')} rows and another checksum")
     store.commit()
     return header

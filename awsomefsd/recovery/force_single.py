@@ -60,7 +60,7 @@ def force_single(state_dir: Path, address: str, *, confirmed: bool) -> Forced:
         undo.callback(shutil.rmtree, building, ignore_errors=True)
         old, index, term = _applied_copy(meta, building, node)
         if not confirmed:
-            raise Refused("a majority of the voters may still come back: wait for it, or say that it is lost: --confirm-majority-lost")
+            raise Refused("a majority of the voters may still come back; wait for it, or if it is lost add --confirm-majority-lost")
         incarnation = os.urandom(16)
         alone(building / "store")
         adopt(building / "store", node, incarnation, term)
@@ -90,7 +90,7 @@ def _applied_copy(meta: Path, building: Path, node: identity.Node) -> tuple[Memb
     try:
         at = replica.machine.membership()
         if at is None:
-            raise Refused("this node was the only voter already: nothing is to be recovered; start its daemon")
+            raise Refused("this node is already the only voter, so there is nothing to recover; start its daemon")
         replica.commit()
         return at.membership, replica.machine.applied_index, replica.log.term
     finally:

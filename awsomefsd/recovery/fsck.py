@@ -64,7 +64,10 @@ class Fsck:
 
     def __init__(self, state_dir: Path, identity: Node, *, replay: bool, repair: bool, dry_run: bool, voters: bool) -> None:
         if repair and voters:
-            raise Refused(f"this node is one of several voters: stop it, remove {state_dir}/meta, and it is made again from the others")
+            raise Refused(
+                f"this node is one of several voters: stop its daemon, remove {state_dir}/meta and start the daemon; "
+                "it copies the metadata from the others"
+            )
         self.state_dir = state_dir
         self.identity = identity
         self.directory = state_dir / "meta"
@@ -164,7 +167,7 @@ class Fsck:
                 store.commit()
             finally:
                 store.close()
-            self._did("state store", "mended as of its last commit, below the journal: the journal could not be replayed over it")
+            self._did("state store", "repaired as of its last commit; the journal could not be replayed over it")
             return
         replica = self._open()
         try:
@@ -191,7 +194,7 @@ class Fsck:
             os.rename(aside, store)
             self._fault("store-structure", "state store", f"cannot be rebuilt from the journal: {err}; `awsomefsd device recover --help`")
             return False
-        self._did("state store", f"made again from the journal; the damaged one is {aside}")
+        self._did("state store", f"rebuilt from the journal; the damaged one is {aside}")
         return True
 
     # --- devices -------------------------------------------------------------------------------------------------------------------
@@ -235,7 +238,7 @@ class Fsck:
                 return
             self._fault("superblock", f"device {path}", "one of the two superblocks is damaged")
             if self.planning:
-                self._did(f"device {path}", "the damaged superblock is written again from the other one")
+                self._did(f"device {path}", "the damaged superblock was rewritten from the other one")
             if self.repair:
                 read_superblock(device, self.identity.cluster, repair=True)
 

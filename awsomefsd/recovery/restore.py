@@ -101,10 +101,10 @@ def finish(state_dir: Path, cluster: str, term: int, paths: list[str], proof: st
     missing = _missing(building / "store", found)
     if missing and not paths:
         raise NotFound(
-            f"the state knows the devices {', '.join(missing)}: give their paths, so that nothing on them is taken for older data"
+            f"the state knows the devices {', '.join(missing)}: give their paths, so that newer data on them is not taken for older data"
         )
     if not proof:
-        raise Refused("a process of before that still writes would destroy data: say that there is none with --confirm-nobody-writes")
+        raise Refused("an old process that still writes would destroy data; if there is none, add --confirm-nobody-writes")
     incarnation = os.urandom(16)
     alone(building / "store")
     index, _ = adopt(building / "store", node, incarnation, term)

@@ -49,9 +49,9 @@ def renew_ended(settings: Settings, identity: Node, now: Callable[[], datetime.d
             files.write_bundle(signer.bundle)
         files.write_certificate(made)
     except (Error, OSError, *DAMAGE) as err:
-        logger.warning("the node's certificate has ended, and it cannot sign another one itself: %s", err)
+        logger.warning("the node's certificate has expired, and this node cannot sign a new one itself: %s", err)
         return False
-    logger.warning("the node's certificate had ended; it has signed another one itself", extra={"ended": held.ends.isoformat()})
+    logger.warning("the node's certificate had expired; this node signed a new one itself", extra={"ended": held.ends.isoformat()})
     return True
 
 

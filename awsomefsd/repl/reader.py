@@ -53,7 +53,7 @@ class ChangeReader:
         """
         reply = self._client.call(Follow(self.cursor, count, wait_ms), _TIMEOUT_S + wait_ms / 1000)
         if not isinstance(reply, Changes):
-            raise Corrupt(f"change stream: {type(reply).__name__} is no answer to Follow")
+            raise Corrupt(f"change stream: {type(reply).__name__} is not an answer to Follow")
         entries = change_stream.changes(reply, self.cursor)
         if entries:
             self.cursor = entries[-1].index

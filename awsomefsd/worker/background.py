@@ -82,4 +82,4 @@ class Background:
         try:
             block_on(self._mount.buffered.reservation.return_all(), REPORT_S)
         except (Error, TimeoutError) as err:
-            log.info("reserved space is not given back now: %s", err)
+            log.info("reserved space cannot be given back now: %s", err)

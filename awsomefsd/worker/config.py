@@ -72,16 +72,16 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     def from_wire(cls, wire: Mapping[str, Any]) -> WorkerConfig:
         """Reads the object of a start message.  Raises ConfigError for what is no object, a value of another type, and a later version."""
         if not isinstance(wire, Mapping):
-            raise ConfigError("the configuration of this mount is no object; umount it and mount it again")
+            raise ConfigError("the configuration of this mount is not an object; unmount it and mount it again")
         version = wire.get("version", 1)
         if isinstance(version, int) and version > VERSION:
             raise ConfigError(
-                f"the configuration of this mount has version {version} and this program knows {VERSION}; install the newer build"
+                f"the configuration of this mount has version {version}, but this program knows only {VERSION}; install the newer build"
             )
         try:
             return msgspec.convert(dict(wire), cls)
         except (msgspec.ValidationError, UnicodeError) as err:
-            raise ConfigError(f"the configuration of this mount cannot be read: {err}; umount it and mount it again") from err
+            raise ConfigError(f"the configuration of this mount cannot be read: {err}; unmount it and mount it again") from err
 
 
 def asked_options(wire: Any) -> tuple[str, ...] | None:

@@ -27,7 +27,7 @@ class CorruptReads:
     def report(self, ino: int, offset: int, detail: str) -> None:
         """Any thread; does not wait for the daemon.  One file at a time is named; others found meanwhile have their number only."""
         self._count()
-        log.error("wrong bytes on the device, read refused: ino=%d offset=%d %s", ino, offset, detail)
+        log.error("wrong bytes on the device; the read was refused: ino=%d offset=%d %s", ino, offset, detail)
         if self._naming.acquire(blocking=False):
             threading.Thread(target=self._name, args=(ino, offset), name="corrupt", daemon=True).start()
 

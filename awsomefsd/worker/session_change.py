@@ -75,5 +75,5 @@ class SessionChange:
             inos = self._calls.ask(GetInherited(opened.session, opened.epoch)).inos
         forgotten = kernel.inherit(inos or [])
         if inos is None or not forgotten:
-            log.warning("what the kernel was promised cannot be taken back: waiting until it is over")
+            log.warning("what the kernel caches from before cannot be made invalid; waiting until it has expired")
             time.sleep(SESSION_SELF_FENCE_MS / 1_000)

@@ -138,6 +138,6 @@ class WorkerTakeover:
         try:
             block_on(self._mount.buffered.flusher.flush_all())
         except Error as err:
-            log.error("recovered records stay dirty: %s", err)
+            log.error("the recovered data stays buffered: %s", err)
         self._mount.buffered.files.forget_clean()
         self._mount.caches.names.clear()

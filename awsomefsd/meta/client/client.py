@@ -85,7 +85,7 @@ def _jitter() -> float:
 def _nobody(reply: Reply) -> str:
     if isinstance(reply, NotLeader) and reply.node:
         return f"node {reply.node} leads the metadata"
-    return "no node is known to lead the metadata"
+    return "this node knows no leader of the metadata"
 
 
 class _Ask:
@@ -295,7 +295,7 @@ class MetaClient:
         try:
             reply = block_on(signal, timeout_s)
         except TimeoutError as err:
-            raise Unavailable("the metadata service gives no answer") from err
+            raise Unavailable("the metadata service does not answer") from err
         except Error:
             self._opening = None
             raise

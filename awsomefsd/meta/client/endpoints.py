@@ -34,7 +34,7 @@ def split(endpoint: str) -> tuple[str, str, int]:
     node, at, address = endpoint.partition("@")
     host, _, port = address.rpartition(":")
     if not (at and node and host and port.isdecimal() and int(port) < 1 << 16):
-        raise ConnectionRefusedError(f"{endpoint} is neither the path of a socket nor a node's address")
+        raise ConnectionRefusedError(f"{endpoint} is not the path of a socket or the address of a node")
     return node, host.strip("[]"), int(port)
 
 
@@ -70,7 +70,7 @@ class Endpoints:
         """Returns the source of certificates.  Raises OSError where there are none."""
         if self._tls is None:
             if self._make_tls is None:
-                raise ConnectionRefusedError("this client has no certificate; it can ask its own node only")
+                raise ConnectionRefusedError("this client has no certificate, so it can only ask its own node")
             self._tls = self._make_tls()
         return self._tls
 

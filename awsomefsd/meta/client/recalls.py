@@ -68,7 +68,7 @@ class RecallThread:
                 else:
                     item()
             except Exception:
-                log.exception("a recall cannot be answered: the leader will end this session")
+                log.exception("a recall cannot be answered; the leader will end this session")
 
     def _handle(self, ino: int, mode: int, done: Done, number: int) -> None:
         if number == len(self._handlers):

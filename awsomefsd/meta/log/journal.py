@@ -139,7 +139,9 @@ class Journal:
         numbers = sorted(int(name[: -len(_SUFFIX)]) for name in names if name.endswith(_SUFFIX))
         if not numbers:
             if not create:
-                raise Corrupt(f"{self._directory}: the journal is gone, but its state store is not; restore it or join as a new node")
+                raise Corrupt(
+                    f"{self._directory}: the journal is gone, but its state store is there; restore the journal, or join as a new node"
+                )
             self.cluster, self.node, self.incarnation = cluster, node, incarnation or os.urandom(16)
             self._prepare_spare()
             self._start_file(1, 0)
@@ -256,7 +258,7 @@ class Journal:
             error, self._spare_error = self._spare_error, None
             self._prepare_spare()
             if attempt == 2:
-                raise JournalFull(f"{self._directory}: no room for the next journal file: {error}") from error
+                raise JournalFull(f"{self._directory}: no space for the next journal file: {error}") from error
 
     def _start_file(self, first: int, previous_term: int, flags: int = 0) -> None:
         """Makes the prepared file the last one; it exists only from the rename on, and then header and hard state are durable."""

@@ -123,7 +123,7 @@ class MetadataPort:
             self.accepted += 1
             if len(self._shaking) >= HANDSHAKES_MAX:
                 self.crowded_out += 1
-                self._drop(next(iter(self._shaking)), "too many strangers at once")
+                self._drop(next(iter(self._shaking)), "too many unauthenticated connections at once")
             try:
                 prepare(sock)
                 wire = Wire(sock, self._tls().server if self._tls else None, dialled=False, name="")
@@ -144,7 +144,7 @@ class MetadataPort:
             self._drop(fd, str(err))
             return
         if wire.protocol not in (PEER_PROTOCOL, CLIENT_PROTOCOL):
-            self._drop(fd, "it names no protocol of ours")
+            self._drop(fd, "it offers no protocol that this node speaks")
             return
         if self._tls is not None and wire.identity is None:
             self._drop(fd, "its certificate does not name one node")

@@ -277,7 +277,7 @@ class Peers:
             if node not in self._outgoing:
                 self._outgoing[node] = _Outgoing(node, address)
         for one in [one for one in self._by_fd.values() if isinstance(one, _Incoming) and one.node]:
-            reason = self._refusal(one.wire.identity) if one.node in now else "it may not be a voter any more"
+            reason = self._refusal(one.wire.identity) if one.node in now else "it is not allowed to be a voter any more"
             if reason:
                 self._end(one, reason)
 

@@ -80,7 +80,7 @@ def open_voter(
         try:
             return _begin(setting, files, how)
         except DAMAGE as err:
-            log.error("journal and metadata state are set aside, this node joins anew: %s", err)
+            log.error("journal and metadata state are moved aside, and this node joins again as a new member: %s", err)
             set_aside(setting.directory)
             return _begin(setting, files, how)
     except BaseException:

@@ -86,7 +86,7 @@ class StateSnapshotExchange:
         try:
             self._files.stage(meta, *self._owner)
         except (OSError, Error) as err:
-            log.warning("a snapshot of the state is refused: %s", err)
+            log.warning("a snapshot of the state was refused: %s", err)
             self._voter.state_snapshots.refused(meta)
             return False
         self._staged = meta
@@ -103,7 +103,7 @@ class StateSnapshotExchange:
         try:
             self._voter.installed(meta)
         except JournalFull as err:
-            raise JournalFailed(f"the state is the state snapshot's, the journal could not follow: {err}") from err
+            raise JournalFailed(f"the state was replaced by the state snapshot, but the journal was not: {err}") from err
         hit("exchange.install.after")
         log.info("took over a snapshot of the metadata state", extra={"index": meta.index, "bytes": meta.size})
 

@@ -94,7 +94,7 @@ class Authorizer:
             return ""
         standing = self._standing(who.node)
         if standing is None:
-            return "" if self._role(who) == "node" else f"node {who.node} is not one that can be a voter"
+            return "" if self._role(who) == "node" else f"node {who.node} cannot be a voter"
         reason = why_no_member(who.node, self._role(who), standing)
         return reason or ("" if standing.role == "node" else f"node {who.node} has the role {standing.role}")
 

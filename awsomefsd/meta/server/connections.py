@@ -283,7 +283,9 @@ class Connections:
             raise ProtocolError("not a request") from None
         if not connection.greeted or not body or type(body[0]) is not int or body[0] <= _TAG_MAX:
             raise ProtocolError("not a request")
-        connection.answer(call, Failed(errno.EOPNOTSUPP, "this daemon does not know this request; restart it after an upgrade"))
+        connection.answer(
+            call, Failed(errno.EOPNOTSUPP, "this daemon does not know this request; if awsomefsd was upgraded, restart the daemon")
+        )
 
     def put_back(self, connection: ClientConnection) -> None:
         """Lists the connection for the next `wait` if it has frames that could not be started in this turn."""

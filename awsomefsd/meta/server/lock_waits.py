@@ -60,7 +60,7 @@ class LockWaits:
         waiting = any(self._waiters.of_owner(owner) for owner in blockers)
         if waiting and closes_circle(waiter, lambda each: each.owner, self._blockers, self._waiters.of_owner):
             self.deadlocks += 1
-            self.end(waiter, Failed(errno.EDEADLK, "its owner would wait for itself"))
+            self.end(waiter, Failed(errno.EDEADLK, "the owner would wait for itself (deadlock)"))
         else:
             self._waiters.enter_graph(waiter)
 

@@ -78,7 +78,7 @@ class Proposals:
         if command.since > machine.level:
             return Failed(
                 errno.EOPNOTSUPP,
-                f"this needs level {command.since}, the cluster acts at level {machine.level}: "
+                f"this needs level {command.since}, and the cluster acts at level {machine.level}; "
                 "upgrade the nodes that `awsomefsd upgrade status` names, then `awsomefsd upgrade finalize`",
             )
         if mount:

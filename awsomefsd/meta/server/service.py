@@ -358,10 +358,10 @@ class MetadataService:
         now = time.monotonic_ns()
         if self._damaged_ns and now - self._damaged_ns >= DAMAGE_PAUSE_MS * NS_PER_MS:
             self._damaged_ns = 0
-            log.error("journal and metadata state are set aside, this node joins again: %s", err)
+            log.error("journal and metadata state are moved aside, and this node joins again: %s", err)
             return _Next.REJOIN
         self._damaged_ns = self._damaged_ns or now
-        log.error("damage in the metadata; looked at again in %d ms: %s", DAMAGE_PAUSE_MS, err)
+        log.error("damage in the metadata; it is checked again in %d ms: %s", DAMAGE_PAUSE_MS, err)
         self._pause_ns = now + DAMAGE_PAUSE_MS * NS_PER_MS
         return _Next.AGAIN
 

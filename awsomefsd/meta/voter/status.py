@@ -18,8 +18,8 @@ def node_of(member_id: str) -> str:
 
 def superseded_words(by: str) -> str:
     return (
-        f"node {by} was made the only voter by force (meta recover --force-single), and this node's journal is of before: it takes no part "
-        "any more.  Read docs/OPERATIONS.md; to join again with what the cluster has now, move state_dir/meta away and start the daemon"
+        f"node {by} was made the only voter by force (meta recover --force-single), and this node's journal is older: it takes no part any "
+        "more.  To join again with the cluster's present state, move state_dir/meta away and start the daemon (docs/OPERATIONS.md)"
     )
 
 

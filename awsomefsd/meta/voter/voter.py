@@ -141,7 +141,7 @@ class Voter:
                 try:
                     raft.propose_membership(members)
                 except (ChangeRefused, NotLeading) as err:
-                    log.debug("the membership is not changed now: %s", err)
+                    log.debug("the membership cannot be changed now: %s", err)
             self.state_snapshots.drop_unused()
             for node in strangers(raft.membership, self._joining.others()):
                 self._links.send(node, StaleGeneration(node_of(self._id), raft.membership.generation))
@@ -378,7 +378,7 @@ class Voter:
 
     def tick(self, now_ns: int) -> None:
         if self._doubt_until_ns and now_ns >= self._doubt_until_ns:
-            log.warning("nobody leads: the bad end of this journal is taken for a torn write")
+            log.warning("there is no leader, so the damaged end of this journal is taken for a torn write")
             self._doubt_until_ns = 0
         if not self._doubt_until_ns:
             self._raft.tick(now_ns // NS_PER_MS)

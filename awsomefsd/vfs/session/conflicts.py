@@ -40,7 +40,7 @@ class Conflicts:
         records = [record for state in states for record in list(state.dirty) if record.length]  # what was committed meanwhile goes away
         if records:
             where = self._keep(records)
-            log.error("%s: dirty data was saved as a conflict: %s (files=%d records=%d)", reason, where, len(inos), len(records))
+            log.error("%s: dirty data was stored as a conflict: %s (files=%d records=%d)", reason, where, len(inos), len(records))
             self._count(len(inos))
         for state in states:
             state.in_flight = 0
@@ -51,7 +51,7 @@ class Conflicts:
             try:
                 return self._store(records)
             except OSError as err:
-                log.error("dirty data of an ended session cannot be saved as a conflict yet, operations wait: %s", err)
+                log.error("dirty data of an ended session cannot be stored as a conflict yet; operations wait: %s", err)
                 time.sleep(RETRY_PAUSE_S)
 
 

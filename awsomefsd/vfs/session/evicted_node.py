@@ -48,7 +48,7 @@ class Removal:
 
     def run(self, why: str) -> None:
         mount = self._mount
-        log.error("%s: all requests of this mount are answered EIO; unmount it", why)
+        log.error("%s: this mount answers EIO to all requests; unmount it", why)
         self._client.fail(FsError(errno.EIO, why))
         self._sessions.retire()  # a new one may have been on its way; it ends with an error now
         mount.buffered.reservation.set_left(NO_SPACE)

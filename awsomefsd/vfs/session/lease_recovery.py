@@ -73,7 +73,7 @@ class LeaseRecovery:
                     return True
                 break
             except Error as err:
-                log.error("no lease for what is buffered of inode %d: %s", state.ino, err)
+                log.error("no write lease for the buffered data of inode %d: %s", state.ino, err)
                 break
             if isinstance(reply, Leased) and reply.epoch:
                 if reply.changed_by_others or not newest.token.lease:
@@ -93,4 +93,4 @@ class LeaseRecovery:
         else:
             newest.token = token  # no room: a successor will have to ask
         state.let_go()
-        log.warning("data buffered under an ended session goes on: ino=%d lease=%d bytes=%d", state.ino, token.lease, state.dirty_bytes)
+        log.warning("data buffered under an ended session is kept: ino=%d lease=%d bytes=%d", state.ino, token.lease, state.dirty_bytes)

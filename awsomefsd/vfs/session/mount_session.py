@@ -187,7 +187,7 @@ class SessionKeeper:
             try:
                 return open_session(self._client, self._command)
             except Error as err:
-                log.error("no new session yet, operations wait: %s", err)
+                log.error("no new session could be opened yet; operations wait: %s", err)
                 time.sleep(RETRY_PAUSE_S)
         return None
 
@@ -197,7 +197,7 @@ class SessionKeeper:
         new = (opened.session, opened.epoch, changed_by_others)
         log.warning("the session had ended; new one opened session=%d epoch=%d changed_by_others=%s", *new)
         if changed_by_others:
-            self._conflicts.save(mount.buffered.files.dirty_states(), "the session had ended, and another mount had the volume")
+            self._conflicts.save(mount.buffered.files.dirty_states(), "the session had ended, and another mount had the volume since")
             mount.buffered.files.forget_clean()
         lost = set(self._locks.inodes())
         everything = changed_by_others or not locks_known
@@ -222,7 +222,7 @@ class SessionKeeper:
             try:
                 block_on(mount.buffered.reservation.refill(0))
             except FsError as err:
-                log.error("dirty data has no space promised any more, its flush may fail: %s", err)
+                log.error("dirty data has no reserved space any more; its flush may fail: %s", err)
 
     def _nameless(self, ino: int) -> bool:
         attr = self._mount.caches.names.attr(ino)

@@ -116,7 +116,7 @@ def test_a_damaged_row_that_the_journal_stumbles_over(stopped: Stopped, capsys: 
     code, report = fsck(stopped, capsys)
     assert code == 4 and any(fault["kind"] == "undecodable" for fault in report["faults"])
     code, report = fsck(stopped, capsys, "--repair")
-    assert code == 1 and report["remaining"] == [] and any("below the journal" in action["what"] for action in report["actions"])
+    assert code == 1 and report["remaining"] == [] and any("could not be replayed over" in action["what"] for action in report["actions"])
     replica = stopped.open()
     found = replica.machine.state.inode(1, 2)  # type: ignore[attr-defined]
     assert found is not None and found.mode == 0o100600
