@@ -76,7 +76,7 @@ def test_the_options_of_a_mount_are_read_from_a_config_of_any_build() -> None:
 
 @pytest.mark.parametrize("wire", [None, 5, "x", []])
 def test_what_is_no_object_is_refused(wire: Any) -> None:
-    with pytest.raises(ConfigError, match="no object"):
+    with pytest.raises(ConfigError, match="not an object"):
         WorkerConfig.from_wire(wire)
 
 
