@@ -17,7 +17,7 @@ import pytest
 
 from awsomefsd.meta.api.messages import GetStatus, Status
 from tests.bench.voter_load import Client
-from tests.rigs.voter_daemons import WAIT_S, awaited, free_ports
+from tests.rigs.voter_daemons import WAIT_S, await_commands, awaited, free_ports
 
 STALL_S = 0.3
 
@@ -48,16 +48,19 @@ class Machine:
             self.process.wait(WAIT_S)
             self.process = None
 
-    def cli(self, *words: str, accept: tuple[int, ...] = (0,)) -> str:
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        await_commands(self.process, self.run / "admin.sock")
         argv = [sys.executable, "-m", "awsomefsd", *words]
-        done = subprocess.run(argv, env=self.env, cwd=self.directory, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        return subprocess.run(argv, env=self.env, cwd=self.directory, capture_output=True, text=True, timeout=WAIT_S, check=False)
+
+    def cli(self, *words: str, accept: tuple[int, ...] = (0,)) -> str:
+        done = self._run(*words)
         assert done.returncode in accept, done.stdout + done.stderr
         return done.stdout
 
     def failed(self, *words: str) -> str:
         """What a command says that ends with 1."""
-        argv = [sys.executable, "-m", "awsomefsd", *words]
-        done = subprocess.run(argv, env=self.env, cwd=self.directory, capture_output=True, text=True, timeout=WAIT_S, check=False)
+        done = self._run(*words)
         assert done.returncode == 1, done.stdout + done.stderr
         return done.stderr
 
@@ -89,7 +92,6 @@ class Machines:
         first.cli("init")
         first.start()
         awaited("the first node", first.leads)
-        awaited("its admin socket", (first.run / "admin.sock").exists)
         self.token = first.cli("token", "create", "--uses", "9").split()[-1]
 
     def join(self, number: int) -> None:
@@ -101,8 +103,7 @@ class Machines:
         return found
 
     def voters(self) -> set[str]:
-        listed = json.loads(self.leader().cli("node", "ls", "-o", "json", accept=(0, 1)) or "{}")
-        rows = listed["nodes"] if isinstance(listed, dict) else listed
+        rows = json.loads(self.leader().cli("node", "ls", "-o", "json", accept=(0, 1)) or "[]")
         return {row["name"] for row in rows if row.get("member") == "voter"}
 
     def await_voters(self, *names: str) -> None:
@@ -122,6 +123,29 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
         made.close()
 
 
+def handed_over(machines: Machines, figures: list[str]) -> tuple[Machine, Machine]:
+    """Who led, and whose daemon was ended by SIGTERM, and who leads now: after one election, which the leader asked for.  A busy machine
+    may bring about another one just then; the try is void then, but not three in a row."""
+    for _ in range(3):
+        leader = machines.leader()
+        term = leader.figures().get("term", 0)
+        began = time.monotonic()
+        assert leader.process is not None
+        leader.process.send_signal(signal.SIGTERM)
+        others = [one for one in machines.all[:3] if one is not leader]
+        awaited("the next leader", lambda others=others: any(one.leads() for one in others), 0.002)
+        took = time.monotonic() - began
+        leader.process.wait(WAIT_S)
+        leader.process = None
+        second = machines.leader()
+        if second.figures().get("term") == term + 1:
+            figures.append(f"another node leads after SIGTERM of the leader's daemon: {took:.3f} s (to reach: {STALL_S} s)")
+            return leader, second
+        leader.start()
+        awaited("it to follow", lambda leader=leader: leader.figures().get("applied", 0) == machines.leader().figures().get("applied"))
+    raise AssertionError("three times it was not one election that the leader asked for")
+
+
 def test_voters_come_are_wiped_die_and_are_replaced(machines: Machines, figures: list[str]) -> None:
     machines.found()
     began = time.monotonic()
@@ -135,21 +159,10 @@ def test_voters_come_are_wiped_die_and_are_replaced(machines: Machines, figures:
     victim.end()
     shutil.rmtree(victim.state / "meta")
     victim.start()
-    awaited("it has the state again", lambda: victim.figures().get("applied") == machines.leader().figures().get("applied"))
+    awaited("it has the state again", lambda: victim.figures().get("applied", 0) == machines.leader().figures().get("applied"))
     machines.await_voters("n0", "n1", "n2")
 
-    leader = machines.leader()
-    term = leader.figures()["term"]
-    others = [one for one in machines.all[:3] if one is not leader]
-    began = time.monotonic()
-    assert leader.process is not None
-    leader.process.send_signal(signal.SIGTERM)
-    awaited("the next leader", lambda: any(one.leads() for one in others), 0.002)
-    figures.append(f"another node leads after SIGTERM of the leader's daemon: {time.monotonic() - began:.3f} s (to reach: {STALL_S} s)")
-    leader.process.wait(WAIT_S)
-    leader.process = None
-    second = machines.leader()
-    assert second.figures()["term"] == term + 1, "by one election that the leader asked for"
+    leader, second = handed_over(machines, figures)
     assert "one" in second.cli("volume", "ls")
 
     machines.token = second.cli("token", "create").split()[-1]  # the first one names the first node only

@@ -46,7 +46,7 @@ def test_three_daemons_elect_replicate_and_outlive_deaths(cluster: Cluster) -> N
     shutil.rmtree(victim.state / "meta" / "journal")
     cluster.create("three")
     victim.start()
-    awaited("three voters again", lambda: cluster.leader().figures()["voters"] == "3" and victim.figures().get("leader"))
+    awaited("three voters again", lambda: cluster.leader().figures().get("voters") == "3" and victim.figures().get("leader"))
     cluster.level()
     assert list((victim.state / "meta").glob("store.aside.*"))
 

@@ -142,7 +142,8 @@ class GrowingRig:
     def level(self) -> None:
         """All that run have applied the same."""
 
-        def applied() -> set[int]:
-            return {one.ask(m.GetStatus()).figures["applied"] for one in self.all.values() if one.service is not None}
+        def level() -> bool:
+            told = [one.ask(m.GetStatus()) for one in self.all.values() if one.service is not None]
+            return None not in told and len({one.figures["applied"] for one in told}) == 1
 
-        await_("the same everywhere", lambda: len(applied()) == 1)
+        await_("the same everywhere", level)

@@ -55,7 +55,7 @@ class TlsHost(Host):
             c.SetNodeState(REMOVED, "removed"),
         ]  # fmt: skip
         for command in commands:
-            reply = service.propose(command, 10)
+            reply = service.propose(command, 60)
             assert not isinstance(reply, m.Failed), reply
         return service
 

@@ -88,7 +88,7 @@ class Host:
             c.AddDevice(DEVICE, 64 * MIB, MIB, 60, MIB),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa"),
         ):
-            assert not isinstance(service.propose(command, 10), m.Failed)
+            assert not isinstance(service.propose(command, 60), m.Failed)
         return service
 
     def crash(self) -> None:
@@ -137,7 +137,7 @@ class Wire:
 
     def __init__(self, path: Path, mount: int = 5, greet: bool = True) -> None:
         self.sock: socket.socket = connect_unix(path)
-        self.sock.settimeout(20)
+        self.sock.settimeout(60)
         self.reader = FrameReader()
         self.answers: list[m.Answer] = []
         self.calls = 0

@@ -257,7 +257,7 @@ class Rig:
             c.AddDevice(DEVICE, size, segment_bytes, segments, segment_bytes),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", quota_bytes),
         ):
-            assert not isinstance(service.propose(command, 10), m.Failed)
+            assert not isinstance(service.propose(command, 60), m.Failed)
         self.fds = shared_memory()
         self.null = os.open("/dev/null", os.O_RDWR)
         self.workers = 0

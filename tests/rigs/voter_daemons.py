@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +23,22 @@ from tests.rigs.free_ports import free_ports
 from tests.rigs.voter_certificates import Authority
 
 WAIT_S = 60
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody accepts connections at this unix socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        try:
+            sock.connect(str(path))
+        except OSError:
+            return False
+        return True
+
+
+def await_commands(process: subprocess.Popen[bytes] | None, admin_socket: Path) -> None:
+    """A daemon that was just started takes commands a while after its metadata service answers.  One that does not run is not waited for."""
+    if process is not None:
+        awaited("a daemon that takes commands", lambda: process.poll() is not None or listens(admin_socket))
 
 
 def awaited(what: str, look: Callable[[], Any], pause_s: float = 0.05) -> Any:
@@ -76,6 +93,7 @@ class Daemon:
             self.process = None
 
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
+        await_commands(self.process, self.run / "admin.sock")
         argv = [*nodes.program(), *words]
         return subprocess.run(argv, env=self.env, cwd=self.directory, capture_output=True, text=True, timeout=WAIT_S, check=False)
 
@@ -128,10 +146,16 @@ class Cluster:
 
     def create(self, name: str) -> None:
         """A volume, by whoever leads; an election may come in between."""
-        awaited(f"volume {name}", lambda: self.leader().cli("volume", "create", name).returncode == 0)
+        awaited(f"volume {name}", lambda: self._created(name))
+
+    def _created(self, name: str) -> bool:
+        """A command that was told to try again may have been carried out all the same."""
+        leader = self.leader()
+        return leader.cli("volume", "create", name).returncode == 0 or name in self.volumes(leader)
 
     def volumes(self, daemon: Daemon) -> set[str]:
-        return {volume["name"] for volume in json.loads(daemon.cli("status", "-o", "json").stdout)["volumes"]}
+        told = json.loads(daemon.cli("status", "-o", "json").stdout or "{}")
+        return {volume["name"] for volume in told.get("volumes", ())}
 
     def level(self) -> None:
         """All that run have applied the same."""

@@ -94,7 +94,7 @@ def first_image(directory: Path) -> Image:
             c.AddDevice(DEVICE, DEVICE_BYTES, SEGMENT_BYTES, SEGMENTS, SEGMENT_BYTES),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", 0),
         ):
-            assert not isinstance(service.propose(command, 10), m.Failed)
+            assert not isinstance(service.propose(command, 60), m.Failed)
         made.start()
         folder = made.mkdir(b"A")
         made.mkdir(b"B")

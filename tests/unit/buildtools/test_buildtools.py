@@ -46,7 +46,7 @@ def test_only_marked_processes_are_owned_and_killed(sleeper, tmp_path):
     assert procs.owned(str(tmp_path)) == {mine.pid: "worker"}
     wanted = {process.pid: "worker" for process in (mine, other, neighbour, nobody)}
     assert procs.kill(str(tmp_path), wanted) == [mine.pid]
-    assert mine.wait(10) == -signal.SIGKILL
+    assert mine.wait(60) == -signal.SIGKILL
     assert all(process.poll() is None for process in (other, neighbour, nobody))
     assert procs.owned(str(tmp_path)) == {}
 
@@ -61,7 +61,7 @@ def test_node_kills_by_role_and_proves_it(sleeper, tmp_path):
     node = Node(tmp_path)
     worker, daemon = sleeper(tmp_path, "worker"), sleeper(tmp_path, "run")
     assert node.kill("worker", "daemon") == {"worker": worker.pid, "daemon": daemon.pid}
-    worker.wait(10)
+    worker.wait(60)
     with pytest.raises(BuildError, match="a new worker"):
         node.replaced("worker", worker.pid, timeout_s=0.05)
     successor = sleeper(tmp_path, "worker")

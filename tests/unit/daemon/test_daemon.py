@@ -34,7 +34,7 @@ async def test_ends_when_the_metadata_service_does(settings: Settings) -> None:
         whole.metadata.service.failed.set()
 
     try:
-        with trio.fail_after(10), pytest.raises(daemon.MetadataEnded, match="fdatasync failed"):
+        with trio.fail_after(60), pytest.raises(daemon.MetadataEnded, match="fdatasync failed"):
             await daemon.serve(whole, fail)
     finally:
         whole.close()

@@ -112,7 +112,15 @@ class Served:
             os.close(fd)
 
 
-def in_process(call: Callable[..., Any], *args: Any) -> Future[Any]:
+class Caller(Future[Any]):
+    """What a call in process `pid` gives."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__()
+        self.pid = pid
+
+
+def in_process(call: Callable[..., Any], *args: Any) -> Caller:
     """What touches a mount may hang with it, and a process that has files of a mount open must not start its server: between fork and
     exec the child closes them, which asks the server that is not there yet.  So callers are processes of their own."""
     reader, writer = os.pipe()
@@ -130,7 +138,7 @@ def in_process(call: Callable[..., Any], *args: Any) -> Future[Any]:
         finally:
             os._exit(0)
     os.close(writer)
-    future: Future[Any] = Future()
+    future = Caller(pid)
 
     def collect() -> None:
         with os.fdopen(reader, "rb") as pipe:

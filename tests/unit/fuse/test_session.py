@@ -45,7 +45,7 @@ class Kernel:
 
     def __init__(self, slot_count: int = 2, park_bytes: int = 64 * 4096) -> None:
         self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.ours.settimeout(10)
+        self.ours.settimeout(60)
         self.memory = {
             "control": bytearray(control_area.CONTROL_BYTES),
             "slots": bytearray(slots.required_bytes(slot_count, PAYLOAD)),
@@ -354,7 +354,7 @@ def test_resent_request_finds_its_reply(kernel: Kernel, fs: DictFs) -> None:
     kernel.ours.close()
     kernel.theirs.close()
     kernel.ours, kernel.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    kernel.ours.settimeout(10)
+    kernel.ours.settimeout(60)
     kernel.ours.send(read_late(4 | RESEND_BIT))
     kernel.ours.send(mkdir(b"new", 8))
     session = serve(kernel, fs)
@@ -493,7 +493,7 @@ def test_notifications_go_out_in_order() -> None:
         notifier.invalidate_entry(1, b"name")
         notifier.invalidate_inode(7)
         notifier.invalidate_all([8, 9])
-        assert notifier.flushed(10)
+        assert notifier.flushed(60)
         expected = [abi.pack_inval_entry(1, b"name"), abi.pack_inval_inode(7, 0, 0), abi.pack_notify(abi.Notify.INC_EPOCH)]
         expected += [abi.pack_inval_inode(8, 0, 0), abi.pack_inval_inode(9, 0, 0)]
         assert [ours.recv(100) for _ in expected] == expected
@@ -507,5 +507,5 @@ def test_notifier_ends_with_the_mount() -> None:
     fd = os.open("/dev/null", os.O_RDONLY)  # EBADF on write: the mount is gone
     notifier = Notifier(fd)
     notifier.invalidate_inode(7)
-    assert notifier.flushed(10) and notifier.failed == 1
+    assert notifier.flushed(60) and notifier.failed == 1
     os.close(fd)

@@ -60,7 +60,7 @@ def test_many_threads_large_and_small_both_ways_over_crashes(tmp_path, authority
     """Every request is done once, every answer is whole, though all threads share one TLS state and the service dies under them."""
     with tls_host(tmp_path, authority) as host:
         client = clients(host.places(MEMBER))
-        client.start_session(c.OpenSession(5, 1, MEMBER, "boot", 1), 30)
+        client.start_session(c.OpenSession(5, 1, MEMBER, "boot", 1), 60)
         failed: list[BaseException] = []
 
         def work(thread: int) -> None:
@@ -91,6 +91,7 @@ def test_many_threads_large_and_small_both_ways_over_crashes(tmp_path, authority
         assert not failed, failed
         made = [entry.unique for entry in host.log() if isinstance(entry.command, c.Create)]
         assert len(made) >= 100 and len(set(made)) == 100
+        client.call(m.GetStatus(), 60)  # over the last connection
         assert client.reconnects >= 3
         assert host.figures()["protocol_errors"] == 0
 
@@ -98,7 +99,7 @@ def test_many_threads_large_and_small_both_ways_over_crashes(tmp_path, authority
 def test_a_service_that_does_not_read_blocks_no_submitter(tmp_path, authority, clients):
     with tls_host(tmp_path, authority) as host:
         client = clients(host.places(MEMBER))
-        client.start_session(c.OpenSession(5, 1, MEMBER, "boot", 1), 30)
+        client.start_session(c.OpenSession(5, 1, MEMBER, "boot", 1), 60)
         signals = []
         for unique in range(100, 220):  # 7 MB
             signals.append(Signal())
@@ -119,16 +120,16 @@ def test_renewed_certificates_are_used_by_the_next_connection(tmp_path, authorit
         )  # fmt: skip
         places = endpoints_of(config)
         client = clients(places)
-        client.call(m.GetAttr(1, 1), 30)
+        client.call(m.GetAttr(1, 1), 60)
         loads = places.tls().loads
         fresh = tmp_path / "fresh"
         fresh.mkdir()
         for old, new in zip(files, authority.write(MEMBER, fresh), strict=True):
             new.replace(old)
-        assert client.call(m.GetAttr(1, 1), 30) and client.reconnects == 1, "the open connection goes on"
+        assert client.call(m.GetAttr(1, 1), 60) and client.reconnects == 1, "the open connection goes on"
         host.crash()
         host.start()
-        client.call(m.GetAttr(1, 1), 30)
+        client.call(m.GetAttr(1, 1), 60)
         assert places.tls().loads == loads + 1
 
 
@@ -146,8 +147,8 @@ def test_who_is_no_member_is_refused_by_name(tmp_path, authority, clients, node,
 def test_a_removed_node_is_cut_off(tmp_path, authority, clients):
     with tls_host(tmp_path, authority) as host:
         client = clients(host.places(MEMBER))
-        client.call(m.GetAttr(1, 1), 30)
-        host.service.propose(c.SetNodeState(MEMBER, "removed"), 10)
+        client.call(m.GetAttr(1, 1), 60)
+        host.service.propose(c.SetNodeState(MEMBER, "removed"), 60)
         awaited(lambda: "was removed" in client.trouble)
         assert not client.connected
 

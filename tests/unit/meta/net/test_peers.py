@@ -177,7 +177,7 @@ def test_a_greeting_that_does_not_fit_is_refused_with_a_reason(net: Net, change:
     hello = PeerHello(**{"version": 1, "cluster": CLUSTER, "node": A, "to": B, "incarnation": "i", **change})
     with socket.create_connection(net.addresses[B]) as sock:
         sock.sendall(frame(peer_encode(hello)))
-        sock.settimeout(20)
+        sock.settimeout(60)
         net.until(lambda: b.refused == 1)
         (answer,) = FrameReader().feed(sock.recv(65_536))
         assert reason in answer.decode(errors="replace")

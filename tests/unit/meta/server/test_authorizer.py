@@ -118,10 +118,10 @@ def test_no_request_of_a_node_that_is_no_member_is_answered(host: TlsHost, wires
 
 def test_a_node_that_is_removed_while_it_is_connected_is_refused_and_cut_off(host: TlsHost, wires) -> None:
     leaver = "00000000-0000-0000-0000-000000000075"
-    host.service.propose(c.AddNode(leaver, "l", "node", bytes(31) + b"l"), 10)
+    host.service.propose(c.AddNode(leaver, "l", "node", bytes(31) + b"l"), 60)
     wire = wires(leaver)
     assert isinstance(wire.greet(), m.Welcome)
-    host.service.propose(c.SetNodeState(leaver, "removed"), 10)
+    host.service.propose(c.SetNodeState(leaver, "removed"), 60)
     assert wire.ended()
     again = wires(leaver)
     reply = again.greet()
