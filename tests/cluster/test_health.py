@@ -57,19 +57,26 @@ def test_of_a_cluster_and_its_failures(cluster: Cluster) -> None:
     assert all(word in listed for word in ("STATUS", "AGE", "LEVEL", "ready", "leader", "voter", "z1", "z4"))
     assert "ready" in cluster.nodes[0].cli("node", "show", leader) and "zone=" in cluster.nodes[0].cli("node", "show", leader)
     by_name = {node.directory.name: node for node in cluster.nodes}
-    for node in cluster.nodes:
+
+    def whole(node: Node) -> bool:
+        """A heartbeat may be late on a busy machine."""
         seen = told(node)["metadata"]
-        assert (seen["leader_name"], seen["voters"], seen["voters_heard"], seen["failures_survived"]) == (leader, 3, 3, 1)
-        assert seen["carries"] == (node is not by_name[outside])
+        return (seen["leader_name"], seen["voters"], seen["voters_heard"], seen["failures_survived"]) == (leader, 3, 3, 1)
+
+    for node in cluster.nodes:
+        await_true(f"all voters, led by {leader}", lambda node=node: whole(node), WAIT_S)
+        assert told(node)["metadata"]["carries"] == (node is not by_name[outside])
     for name in (leader, outside):
-        text = by_name[name].cli("status")
-        assert text.startswith("ok") and f"led by node {leader}" in text and "1 more voter can fail" in text
+        await_true("nothing to say", lambda name=name: by_name[name].cli("status", accept=(0, 1, 2, 3)).startswith("ok"), WAIT_S)
+        text = by_name[name].cli("status", accept=(0, 1, 2, 3))
+        assert f"led by node {leader}" in text and "1 more voter can fail" in text
         assert text.count("entries behind") == 2
     exported = metrics(by_name[outside])
     assert "awsomefsd_voters_heard 3.0" in exported and 'awsomefsd_health{code="NO_LEADER",severity="error"} 0.0' in exported
 
     cluster.nodes[0].cli("node", "cordon", outside)
-    assert codes(by_name[leader]) == {"NODE_CORDONED"} and not told(by_name[leader])["reasons"]
+    await_true("one cordoned node", lambda: codes(by_name[leader]) == {"NODE_CORDONED"}, WAIT_S)
+    assert not told(by_name[leader])["reasons"]
     assert "ready,cordoned" in cluster.nodes[0].cli("node", "ls")
 
     victim = next(node for name, node in by_name.items() if name not in (leader, outside))

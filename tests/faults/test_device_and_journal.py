@@ -73,7 +73,7 @@ def test_a_flush_that_failed_behind_the_back_is_told_once(node, undisturbed):
             os.write(fd, bytes(MIB))
             before = node.fault_hits("device.write")
             await_true("a flush by age", lambda: node.fault_hits("device.write") > before, 60)
-        await_true("the next try of the flusher", lambda: committed(node, start, os.fstat(fd).st_ino), 20, 0.2)
+        await_true("the next try of the flusher", lambda: committed(node, start, os.fstat(fd).st_ino), 60, 0.2)
         assert refused(lambda: os.fsync(fd)) == errno.ENOSPC
         assert refused(lambda: os.fsync(fd)) == 0
     finally:
@@ -192,13 +192,13 @@ def test_a_clock_that_jumps_a_day(node, undisturbed, seed):
         path.write_bytes(b"x" * 100)
         shift = path.stat().st_mtime - time.time()
         assert abs(shift - offset) < 3_600, f"mtime is {shift} s off"
-        await_true("the flush by age", lambda start=start, path=path: committed(node, start, path.stat().st_ino), 20, 0.2)
+        await_true("the flush by age", lambda start=start, path=path: committed(node, start, path.stat().st_ino), 60, 0.2)
     # what was written a day ahead is not so young for a day that only an fsync would flush it
     node.inject("clock=86400")
     path, start = node.mountpoint / "ahead", newest_index(node)
     path.write_bytes(b"y" * 100)
     node.inject("")
-    await_true("the flush by age", lambda: committed(node, start, path.stat().st_ino), 20, 0.2)
+    await_true("the flush by age", lambda: committed(node, start, path.stat().st_ino), 60, 0.2)
     running = chaos.Clients(node.mountpoint / "clock-load", 2, seed)
     try:
         for offset in (86_400, -86_400, 86_400, 0):

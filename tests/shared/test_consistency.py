@@ -86,6 +86,7 @@ def test_a_bounded_mount_is_never_older_than_its_bound(places: list[Path], figur
     (writer / "h").touch()
     try:
         await_true("the name", (reader / "h").exists, WAIT_S, 0.05)
+        looked = time.monotonic()
         assert not any(look() for name, look in looks.items() if name != "a removed name")
         with (writer / "f").open("r+b") as file:
             file.write(b"newer")
@@ -103,7 +104,8 @@ def test_a_bounded_mount_is_never_older_than_its_bound(places: list[Path], figur
     finally:
         os.close(fd)
     figures.append(f"bounded={BOUND_S}: seen after " + ", ".join(f"{age:.2f} s ({name})" for name, age in seen.items()))
-    assert sum(age > 0.1 for age in seen.values()) >= 2, "nothing was kept, so nothing was measured"
+    kept = sum(age > 0.1 for age in seen.values())
+    assert kept >= 2 or returned - looked > BOUND_S / 2, "nothing was kept, and the changes did not take so long that all had to be old"
 
 
 def test_pages_names_and_attributes_are_used_without_the_worker(shared_volume: SharedVolume, places: list[Path]) -> None:
@@ -125,7 +127,7 @@ def test_pages_names_and_attributes_are_used_without_the_worker(shared_volume: S
         thread = threading.Thread(target=reading)
         with stopped(shared_volume, CLOSE):
             thread.start()
-            thread.join(5)
+            thread.join(30)
             served = list(results)
         thread.join(WAIT_S)
     os.close(fd)

@@ -18,7 +18,7 @@ from awsomefsd.base.failpoints import FailpointControl
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.recovery.force_single import force_single
-from tests.rigs.growing_cluster import CLUSTER, NODES, GrowingRig, await_
+from tests.rigs.growing_cluster import CLUSTER, NODES, Grower, GrowingRig, await_
 
 GROW_KILLS = ("service.grow.before", "service.grow.proposed", "service.grow.committed")
 GROW = "import pathlib, sys; from tests.unit.meta.voter.test_membership_changes import grow_alone; grow_alone(pathlib.Path(sys.argv[1]))"
@@ -107,18 +107,30 @@ def test_a_voter_is_taken_out_and_another_put_in_at_once(tmp_path: Path) -> None
         rig.close()
 
 
+def handed_over(rig: GrowingRig) -> tuple[Grower, Grower]:
+    """Who led until its clean stop, and who leads now, by one election without a timeout.  A busy machine may bring about another election
+    just then; the try is void then, but not three in a row."""
+    for _ in range(3):
+        leader = rig.leader()
+        term = leader.ask(m.GetStatus()).figures["term"]
+        leader.service.hand_over()
+        led_on = leader.leads()
+        other = rig.leader()
+        if not led_on and other is not leader and other.ask(m.GetStatus()).figures["term"] == term + 1:
+            return leader, other
+        leader.stop()
+        leader.start()
+        rig.level()
+    raise AssertionError("three times it was not one election that the leader asked for")
+
+
 def test_a_clean_stop_hands_the_leadership_over(rig: GrowingRig) -> None:
     rig.found()
     rig.grow()
     for node in NODES[1:3]:
         rig.all[node].start()
         rig.add(node)
-    leader = rig.leader()
-    term = leader.ask(m.GetStatus()).figures["term"]
-    leader.service.hand_over()
-    assert not leader.leads()
-    other = rig.leader()
-    assert other is not leader and other.ask(m.GetStatus()).figures["term"] == term + 1, "by one election, without a timeout"
+    leader, other = handed_over(rig)
     third = next(one for one in rig.all.values() if one not in (leader, other))
     assert isinstance(other.ask(m.TransferLead(third.node)), m.Done)
     await_("the one that was named leads", third.leads)
