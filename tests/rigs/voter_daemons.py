@@ -36,7 +36,7 @@ def listens(path: Path) -> bool:
 
 
 def await_commands(process: subprocess.Popen[bytes] | None, admin_socket: Path) -> None:
-    """A daemon that was just started takes commands a while after its metadata service answers.  One that does not run is not waited for."""
+    """A daemon that was just started takes commands later than its metadata service answers.  One that has ended is not awaited."""
     if process is not None:
         awaited("a daemon that takes commands", lambda: process.poll() is not None or listens(admin_socket))
 
