@@ -130,7 +130,7 @@ def test_supervisor_restarts_takes_up_and_ends(tmp_path: Path) -> None:
         return child, supervisor, writer, thread
 
     def another_than(child: Child, pid: int) -> int:
-        for _ in range(1_000):
+        for _ in range(6_000):
             if child.pid not in (0, pid):
                 return child.pid
             threading.Event().wait(0.01)
@@ -142,7 +142,7 @@ def test_supervisor_restarts_takes_up_and_ends(tmp_path: Path) -> None:
         os.kill(first, signal.SIGKILL)
         second = another_than(child, first)
         again = Child("keeper", ["false"], tmp_path / "log")
-        for _ in range(1_000):  # a child is noted in the record right after its start
+        for _ in range(6_000):  # a child is noted in the record right after its start
             Supervisor(tmp_path, [again])._take_up()
             if again.pid:
                 break

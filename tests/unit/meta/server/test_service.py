@@ -424,7 +424,7 @@ def test_a_client_that_does_not_read_holds_up_only_itself(tmp_path):
         connection = next(one for one in node_connections(node) if one.mount == 6)
         assert len(connection._buffer) <= connections.OUT_PAUSE_BYTES + (4 << 20)
         assert isinstance(other.ask(m.GetStatus()), m.Status)
-        slow.sock.settimeout(20)
+        slow.sock.settimeout(60)
         assert len(slow.receive(300)) == 300
         slow.close()
         other.close()
