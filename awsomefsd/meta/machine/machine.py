@@ -49,7 +49,7 @@ from awsomefsd.meta.machine import (
     write_leases as leases,
 )
 from awsomefsd.meta.raft.types import MembershipAt
-from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state import invariants, keys, rows
 from awsomefsd.meta.state.lookups import EpochEnded, NotKept, RetryLater
 from awsomefsd.meta.state.rows_cache import State
 from awsomefsd.meta.state.txn import Txn
@@ -187,6 +187,8 @@ class Machine:
             reply = Failed(err.errno, str(err.args[0]), err.retry_helps)
         if state.maybe_dead:
             segments.free_dead(state, entry.index)
+        if invariants.ASSERTED:
+            segments.assert_devices(state)
         if keep and entry.unique != HOST_UNIQUE:
             state.results.put(entry.mount, entry.unique, reply)
         return reply

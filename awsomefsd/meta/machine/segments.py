@@ -23,7 +23,7 @@ from awsomefsd.meta.api.space import FOOTER_SHARE, usable_bytes
 from awsomefsd.meta.machine import locality
 from awsomefsd.meta.machine.device_numbers import index_of, number_of
 from awsomefsd.meta.machine.quarantine import leasable_count
-from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state import invariants, keys, rows
 from awsomefsd.meta.state.extents import is_valid, place_end
 from awsomefsd.meta.state.lookups import NotKept, RetryLater, session_of
 from awsomefsd.meta.state.rows_cache import State
@@ -310,3 +310,12 @@ def free_dead(state: State, index: int) -> None:
         state.save_device(device)
         state.write(keys.free(row.device, row.index), rows.FreeRow(number, index), rows.FREE)
     state.maybe_dead.clear()
+
+
+def assert_devices(state: State) -> None:
+    """Raises AssertionError if the segments of a device that the entry has saved do not add up.  Only tests call it (invariants.py)."""
+    for number in sorted(state.devices_saved):
+        device = state.device(number)
+        if not device.removed:  # the rows of a removed one go a few an entry
+            invariants.assert_device_total(device, [state.segment(number_of(device, index)) for index in range(device.unused_from)])
+    state.devices_saved.clear()

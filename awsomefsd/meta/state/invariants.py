@@ -3,14 +3,26 @@
 Each of them follows from the rules alone and from no input, so a violation is a bug of ours.  Tests, the simulator and the crash model set
 ASSERTED and find it there.  A running service does not assert them (decision 114): a wrong count that an earlier build has left is the same
 on every voter, and would end each of them at every read, where fsck and its repair only correct a number.  fsck counts the same relations
-from all rows (meta/check); here only what one row says of itself is compared.
+from all rows (meta/check); here the fields of one row are compared with each other.  One relation is of several rows: the segments of a
+device add up, asserted after each entry that has saved the device.
 
 The row of the cluster has no check here: fsck repairs it through the log, in entries between which its totals may be wrong.  Pure.
 """
 
 from __future__ import annotations
 
-from awsomefsd.base.types import FIRST_COOKIE, ROOT_INO, SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_METADATA, SEGMENT_QUARANTINED
+from collections import Counter
+from collections.abc import Iterable
+
+from awsomefsd.base.types import (
+    FIRST_COOKIE,
+    ROOT_INO,
+    SEGMENT_FREE,
+    SEGMENT_LEASED,
+    SEGMENT_METADATA,
+    SEGMENT_QUARANTINED,
+    SEGMENT_SEALED,
+)
 from awsomefsd.meta.state import rows
 
 ASSERTED = False  # tests/conftest.py and tests/sim set it
@@ -69,3 +81,15 @@ def _assert_segment(row: rows.SegmentRow) -> None:
         assert not row.session, "a segment that is not leased has a session"
     if row.state in (SEGMENT_FREE, SEGMENT_METADATA):
         assert not row.live_bytes, "bytes of files live in a segment that is free or the metadata's"
+
+
+def assert_device_total(device: rows.DeviceRow, segments: Iterable[rows.SegmentRow | None]) -> None:
+    """Raises AssertionError unless free, live and quarantined segments add up to all of a device.
+
+    `segments`: the rows of those that were ever leased, `unused_from` of them; None for a row that is gone.
+    """
+    count = Counter(row.state for row in segments if row is not None)
+    assert count.total() == device.unused_from, "a segment that was leased once has no row"
+    live = count[SEGMENT_LEASED] + count[SEGMENT_SEALED] + count[SEGMENT_METADATA]
+    total = device.segments_free + live + count[SEGMENT_QUARANTINED]
+    assert total == device.segments, "free, live and quarantined segments of a device are not all of it"

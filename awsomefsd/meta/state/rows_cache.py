@@ -24,13 +24,14 @@ INCOMPAT_KNOWN = 0  # feature bits this build can read
 class State:
     """The rows of one transaction, for one thread.  Reads raise Corrupt and FormatTooNew for a row that does not decode."""
 
-    __slots__ = ("_cache", "_dirty", "cluster", "maybe_dead", "results", "tombstones_written", "txn", "unlocked")
+    __slots__ = ("_cache", "_dirty", "cluster", "devices_saved", "maybe_dead", "results", "tombstones_written", "txn", "unlocked")
 
     def __init__(self, txn: Txn) -> None:
         self.txn = txn
         self._cache: dict[bytes, Any] = {}
         self._dirty: dict[bytes, Sealed] = {}
         self.maybe_dead: set[int] = set()  # segments that may have become wholly dead in this entry
+        self.devices_saved: set[int] = set()  # devices that this entry has saved; noted for invariants.py only
         self.tombstones_written = 0  # tombstones written by this entry
         self.unlocked: set[tuple[int, int]] = set()  # (volume, ino) whose locks shrank; for waiters, no part of the state
         raw = txn.get(keys.cluster())
@@ -133,6 +134,8 @@ class State:
         return row
 
     def save_device(self, row: rows.DeviceRow) -> None:
+        if invariants.ASSERTED:
+            self.devices_saved.add(row.device)
         self.save(keys.device(row.device), row, rows.DEVICE)
 
     def devices(self) -> list[rows.DeviceRow]:

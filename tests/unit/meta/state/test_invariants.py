@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_METADATA, SEGMENT_SEALED
-from awsomefsd.meta.state import invariants, rows
+from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_METADATA, SEGMENT_QUARANTINED, SEGMENT_SEALED
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.state import invariants, keys, rows
 from awsomefsd.meta.state.rows_cache import State
+from tests.rigs.machine_driver import Drive
 from tests.rigs.memory_txn import MemTxn
 
 KEY = b"a key"
@@ -83,6 +85,66 @@ def test_a_running_service_reads_such_a_row(codec: Any, row: Any, change: dict[s
     one.txn.put(KEY, codec.dumps(broken))
     assert one.load(KEY, codec) == broken
     one.save(KEY, broken, codec)
+
+
+# --- the segments of a device ------------------------------------------------------------------------------------------------------
+
+
+def drive() -> Drive:
+    """A device with a segment in each state, and some that were never leased."""
+    one = Drive(segments=8)
+    one.make_volume()
+    for mount, filled, exited in ((7, False, False), (8, True, True), (9, False, True), (10, False, None)):
+        one.open(mount=mount)
+        (segment,) = one.lease(safe_index=0)
+        if filled:
+            one.write(segment, one.create(b"file"), 0, 4_096)
+        if exited is not None:
+            one.ok(c.EndSession(one.session, one.epoch, exited))
+    found = [row.state for number in range(1, 9) if (row := one.machine.state.segment(number)) is not None]
+    assert found == [SEGMENT_QUARANTINED, SEGMENT_SEALED, SEGMENT_FREE, SEGMENT_LEASED]
+    return one
+
+
+def spoil(one: Drive, key: bytes, codec: Any, **change: Any) -> None:
+    """Changes a row below the machine, as a rule with a mistake would have left it."""
+    one.machine.flush()
+    one.txn.put(key, codec.dumps(replace(codec.loads(one.txn.get(key)), **change)))
+    one.reload()
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_an_entry_that_changes_a_device_whose_segments_do_not_add_up_fails(off: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = drive()
+    spoil(one, keys.device(1), rows.DEVICE, segments_free=one.machine.state.device(1).segments_free + off)
+    with pytest.raises(AssertionError, match="not all of it"):
+        one.lease(safe_index=0)
+    monkeypatch.setattr(invariants, "ASSERTED", False)
+    one.lease(safe_index=0)
+
+
+def test_a_segment_whose_state_the_device_has_not_counted_is_found() -> None:
+    one = drive()
+    leased = one.lease()[0].segment
+    spoil(one, keys.segment(leased), rows.SEGMENT, state=SEGMENT_FREE, session=0)
+    with pytest.raises(AssertionError, match="not all of it"):
+        one.lease()
+
+
+def test_a_segment_that_lost_its_row_is_found() -> None:
+    one = drive()
+    leased = one.lease()[0].segment
+    one.machine.flush()
+    one.txn.delete(keys.segment(leased))
+    one.reload()
+    with pytest.raises(AssertionError, match="has no row"):
+        one.lease()
+
+
+def test_an_entry_that_changes_no_device_reads_no_segments() -> None:
+    one = drive()
+    spoil(one, keys.device(1), rows.DEVICE, segments_free=one.machine.state.device(1).segments_free - 1)
+    one.create(b"another file")
 
 
 def test_nobody_but_tests_asserts_rows() -> None:
