@@ -43,7 +43,7 @@ Local = Callable[[Body, float], Reply]
 class MetadataAccess(Protocol):
     """The metadata of the cluster, as the daemon's parts use it.  Every method may be called on any thread; `ask` and `propose` block.
 
-    Most parts need one method only and take it as a callable.  What the service of this node itself answers, whoever leads, is
+    Most parts need one method only and take it as a callable.  The answers of this node's own service, whichever node leads, come by
     MetadataHost.query (cluster/membership/metadata_host.py).
     """
 

@@ -98,10 +98,7 @@ class MountView:
 
 @dataclass(frozen=True, slots=True)
 class Unmounted:
-    """The end of a mount.
-
-    `flushed` is false if acknowledged writes may be lost; `detached`: a bind mount or another namespace still has it.
-    """
+    """The end of a mount.  `flushed` false: acknowledged writes may be lost; `detached`: a bind mount or another namespace still has it."""
 
     directory: str
     flushed: bool
@@ -181,10 +178,7 @@ class Mounts:
         return MountView(wanted.mount, wanted.volume_name, directory, wanted.options, SERVING, pid, 1)
 
     def umount(self, target: str, *, force: bool) -> Unmounted:
-        """Flushes and unmounts; with `force` the connection is aborted after a short flush.
-
-        Raises NotFound, Refused, FsError, Unavailable.
-        """
+        """Flushes and unmounts; `force` aborts the connection after a short flush.  Raises NotFound, Refused, FsError, Unavailable."""
         view = self.find(target)
         with self._exclusive(f"volume {view.volume_name}", f"directory {view.directory}"):
             if view.state == DEAD:

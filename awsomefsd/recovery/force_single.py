@@ -1,4 +1,4 @@
-"""`awsomefsd meta recover --force-single`: this stopped node goes on alone, because the majority of the voters is lost for good.
+"""`awsomefsd meta recover --force-single`: this stopped node goes on alone, because the majority of the voters is lost.
 
 All that is in its journal counts as committed: no voter is left that could contradict, and dropping it could only lose more.  Entries that
 the lost voters had acknowledged and this node never got are gone.  The journal gets another incarnation and the membership a higher

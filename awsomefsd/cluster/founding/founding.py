@@ -74,7 +74,7 @@ class Accepted(msgspec.Struct, frozen=True, tag=4):
 
 
 class Behind(msgspec.Struct, frozen=True, tag=5):
-    """The ballot is lower than what was promised to another."""
+    """The answer to a ballot that is lower than what was promised to another."""
 
     ballot: Ballot
     promised: Ballot
@@ -91,12 +91,14 @@ FoundingMessage: TypeAlias = Prepare | PaxosPromise | Accept | Accepted | Behind
 
 
 class StoreKept(msgspec.Struct, frozen=True):
-    """Make this durable before anything behind it in the list."""
+    """The driver makes this durable before anything behind it in the list."""
 
     kept: Kept
 
 
 class SendMessage(msgspec.Struct, frozen=True):
+    """The driver sends this message; it may be lost."""
+
     to: str
     message: FoundingMessage
 

@@ -182,9 +182,10 @@ class Redirected(Unavailable):
 
 
 async def dial(wire: FoundingWire, side: Side, control: str) -> FoundingPeer:
-    """Makes the dialling side's half of the proof; returns the peer.
+    """Makes the dialling side's half of the proof; returns the peer.  Takes HANDSHAKE_S at most.
 
-    Raises Redirected, Refused (with the other's reason), ProtocolError for a failed proof.
+    Raises Redirected, Refused (with the other's reason), ProtocolError for a failed proof, Unavailable, and trio's TooSlowError and
+    BrokenResourceError.
     """
     with trio.fail_after(HANDSHAKE_S):
         await wire.stream.do_handshake()
@@ -221,7 +222,7 @@ def _plain(words: str) -> str:
 async def listen(wire: FoundingWire, hello: FoundingHello, side: Side, certificate: bytes, control: str) -> FoundingPeer:
     """Makes the listening side's half of the proof, from the Hello on; returns the peer.  `certificate`: the one that TLS presented, DER.
 
-    Raises ProtocolError for a failed proof, Unavailable.
+    Raises ProtocolError for a failed proof, Unavailable, and trio's TooSlowError after HANDSHAKE_S.
     """
     if hello.version != VERSION or len(hello.nonce) != proof.NONCE_BYTES:
         raise ProtocolError("a Hello of another kind")
@@ -240,7 +241,10 @@ async def listen(wire: FoundingWire, hello: FoundingHello, side: Side, certifica
 
 
 async def first(wire: FoundingWire) -> FoundingHello:
-    """Makes the TLS handshake and returns the first message on the listening side.  Raises ProtocolError, Unavailable."""
+    """Makes the TLS handshake and returns the first message on the listening side.
+
+    Raises ProtocolError, Unavailable, and trio's TooSlowError and BrokenResourceError.
+    """
     with trio.fail_after(HANDSHAKE_S):
         await wire.stream.do_handshake()
         hello = await wire.receive()

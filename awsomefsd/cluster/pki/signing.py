@@ -2,7 +2,7 @@
 
 A join is, in this order: the token's secret, the request's own signature, the entry that adds the node and uses up one use, the
 certificate.  A crash between the last two costs nothing: the joiner asks again with the same key, is the same node, and is signed for.  A
-recorded join replayed by somebody else ends in a certificate for a key he does not have.
+recorded join that an attacker replays ends in a certificate for a key that the attacker does not have.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def is_aligned(view: memoryview, unit: int = MEMORY_ALIGN) -> bool:
 
 
 class BufferPool:
-    """At most `count` buffers of `buffer_bytes`, lent to threads.  Thread-safe; `take` and `borrow` block while all are lent.
+    """A pool of at most `count` buffers of `buffer_bytes`, lent to threads.  Thread-safe; `take` and `borrow` block while all are lent.
 
     A borrower waits for nothing but the device while it holds a buffer, so the wait ends.
     """

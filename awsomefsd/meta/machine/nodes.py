@@ -183,7 +183,7 @@ def set_state(state: State, entry: Entry, command: SetNodeState) -> Reply:
 def remove_others(state: State, entry: Entry, stays: str) -> None:
     """Removes all nodes but one.
 
-    The cluster was made again from a copy of its state: the nodes that were in it may still run as it was, and belong to this one no more.
+    The cluster was made again from a copy of its state: the other nodes may still run as they did, and do not belong to this one any more.
     """
     for row in every(state):
         if row.node != stays and row.state != "removed":

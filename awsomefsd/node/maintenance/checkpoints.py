@@ -167,7 +167,7 @@ class Checkpointer:
         self._current = None
 
     def _failed(self, err: Exception) -> None:
-        """The area that was being written is not written again; an older one stays valid as it is."""
+        """Gives up the area that was being written, which is not written again; an older one stays valid as it is."""
         self._current = None
         self._copying = self._index.holding = False
         self.failures += 1
@@ -212,7 +212,7 @@ class Checkpointer:
         return self._call(m.Propose(HOST_UNIQUE, 0, 0, [], command))
 
     def _choose(self, own: set[int]) -> tuple[DeviceInfo, str] | None:
-        """The device that has them, unless it is being drained and another one can take them."""
+        """Returns the device that has them, unless it is being drained and another one can take them."""
         paths = self._paths()
         here = [info for info in self._call(m.GetDevices()).devices if info.uuid in paths]
         having = [info for info in here if info.device in own]
@@ -232,9 +232,11 @@ class Checkpointer:
             self._propose(DropSegments(others))
 
     def _take_up(self, device: Device, info: DeviceInfo) -> None:
-        """Before anything is written: whatever an earlier daemon, or another leader, has made durable still counts, and the newest area is
-        not overwritten, nor what cannot be read now.  Each time, since the device may come late, when freed segments are leased again
-        without it already (OFF)."""
+        """Finds what is on the device before anything is written: a checkpoint of an earlier daemon, or of another leader, still counts.
+
+        The newest area is not overwritten, nor what cannot be read now.  This is done each time, since the device may come late, when freed
+        segments are leased again without it already (OFF).
+        """
         segments = {own.byte_offset: own.segment for own in self._own() if own.device == info.device}
         found = scan_segments(device, segments, self._cluster)
         areas: list[Area] = checkpoints_of(device, found)
@@ -283,7 +285,7 @@ class Checkpointer:
         self._trim_kept(info, writer)
 
     def _switch(self, new: Current, info: DeviceInfo) -> None:
-        """The new area's tail reaches what the old one's had; until then the old one is the better one, and untouched."""
+        """Appends to the new area until its tail has every entry; the old area stays untouched meanwhile."""
         self._current = new
         while not self._tail():
             self._more(new.writer, info)  # much was committed since the store's last commit
@@ -303,7 +305,7 @@ class Checkpointer:
         return [own for own in self._own() if own.device == info.device and own.segment not in self._kept_areas]
 
     def _segments_for(self, info: DeviceInfo, copy_bytes: int) -> list[SegmentInfo]:
-        """Kept ones that no valid checkpoint needs, and more of them if they are too few and there is room."""
+        """Returns kept segments that no valid checkpoint needs, and more of them if they are too few and there is room."""
         tail_bytes = min(CHECKPOINT_TAIL_BYTES, info.segments * info.segment_bytes // _TAIL_SHARE)
         wanted = -(-(copy_bytes // 2 + tail_bytes) // (info.segment_bytes - MIB // 16))
         free = self._free_ones(info)

@@ -15,7 +15,7 @@ HEADLESS = frozenset({
     "After", "As", "At", "Because", "Before", "Behind", "Beside", "By", "For", "From", "How", "If", "In", "Of", "On", "Once",
     "To", "What", "When", "Where", "Whether", "Which", "While", "Who", "Whom", "Whose", "Why", "With", "Without",
 })  # fmt: skip
-HEADLESS_MAX = 4
+HEADLESS_MAX = 3
 
 
 def first_line(source: str) -> str:
