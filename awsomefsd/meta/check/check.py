@@ -104,7 +104,7 @@ class _Check:
         self.exam.equal("reap-count", "cluster", self.cluster.reaps, count)
         for number, row in self.volumes.items():
             if row.deleted and number not in deleting:
-                self.exam.fault("reap-missing", f"volume {number}", "deleted, and nobody reaps it")
+                self.exam.fault("reap-missing", f"volume {number}", "deleted, but not queued to be reaped")
 
     def _reverse(self) -> None:
         for key, row in self.exam.rows(keys.kind_range(0, keys.REVERSE), rows.REVERSE):

@@ -151,7 +151,7 @@ class Tree:
         if name == acl.ACCESS and (acl.is_minimal(entries) or acl.mode_bits(entries) != inode.mode & 0o777):
             self.exam.fault("acl-mode", self.where(ino, name), f"mode {inode.mode:o}, ACL {entries}")
         if name == acl.DEFAULT and not stat.S_ISDIR(inode.mode):
-            self.exam.fault("acl-invalid", self.where(ino, name), "a default ACL of what is no directory")
+            self.exam.fault("acl-invalid", self.where(ino, name), "a default ACL on an inode that is not a directory")
 
     # --- what sessions hold ---------------------------------------------------------------------------------------------
     def _orphans(self) -> set[int]:

@@ -181,7 +181,7 @@ class VolumeDataRepair:
             self.repairs.note(self.where(ino), f"{len(gone)} extents are removed or lie elsewhere now")
         if inline is None:
             if overlay.delete(keys.inline(self.number, ino)):
-                self.repairs.note(self.where(ino), "inline data is removed: it belongs to nothing")
+                self.repairs.note(self.where(ino), "inline data is removed: no inode has it")
         else:
             self.repairs.put(keys.inline(self.number, ino), inline, rows.INLINE)
 
@@ -265,7 +265,7 @@ class VolumeDataRepair:
         ordered = all(a[0] + a[1].length <= b[0] for a, b in pairwise(pieces))
         if ordered:
             return pieces
-        self.repairs.note(self.where(ino), "extents overlap: the later one is believed")
+        self.repairs.note(self.where(ino), "extents overlap: the later one is kept")
         laid: list[Piece] = []
         for piece in sorted(pieces, key=lambda piece: (piece[1].index, piece[1].sequence)):
             offset, extent = piece

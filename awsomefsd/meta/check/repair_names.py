@@ -297,7 +297,11 @@ class NameRepair:
                 value = self._acl(ino, name, value)
             if value is None:
                 self.repairs.overlay.delete(key)
-                self.repairs.note(self.where(ino, name), "the attribute is removed: no inode, or an ACL that says nothing", loss=True)
+                self.repairs.note(
+                    self.where(ino, name),
+                    "the attribute is removed: no inode, or an ACL that is invalid or says no more than the mode",
+                    loss=True,
+                )
                 continue
             self.repairs.put(key, rows.XattrRow(value), rows.XATTR)
             counts[ino] += 1

@@ -24,12 +24,12 @@ _VOLUME_KINDS = range(keys.INODE, keys.LEASE + 1)
 _MARKERS = (keys.HELD, keys.LOCKER, keys.PINNER, keys.LEASER, keys.ORPHAN)
 _LOSSES = {  # kinds whose loss a user may notice, in words
     keys.RESULT: "the answer of a request is gone: if that request is sent again, it is executed again",
-    keys.READER: "a reader of the change stream is gone: it has to resynchronise",
+    keys.READER: "a reader of the change stream is lost: it has to resynchronise",
     keys.XATTR: "an extended attribute is lost",
     keys.LOCKS: "the locks of a file are gone",
-    keys.DEVICE: "a device is not known any more",
-    keys.CSI_VOLUME: "what an orchestrator knows of a volume is lost: the volume stays, its owner has to be told of it by hand",
-    keys.CLAIM: "nobody knows any more that a node uses a volume",
+    keys.DEVICE: "the row of a device is lost",
+    keys.CSI_VOLUME: "an orchestrator's record of a volume is lost: the volume stays, and the orchestrator has to be told of it by hand",
+    keys.CLAIM: "the record that a node uses a volume is lost",
     keys.SESSION: "a session is gone: what its mount has not flushed cannot be committed",
 }
 
@@ -84,7 +84,7 @@ def _undecodable(repairs: RepairTxn, key: bytes) -> None:
     where = f"{CODEC_OF[kind].what} {key.hex()}"
     if kind in _MARKERS:
         repairs.overlay.put(key, rows.MARK)
-        repairs.note(where, "written again: the key says it all")
+        repairs.note(where, "written again: the key has everything")
     elif kind == keys.LEASE:
         changes = repairs.cluster().applied_index + 1  # not a number that any mount knows
         repairs.put(key, rows.LeaseRow(changes=changes), rows.LEASE)
@@ -108,7 +108,7 @@ def _without_acl(repairs: RepairTxn, volume: int, ino: int) -> None:
     if row is not None:
         row.mode &= ~0o070
         repairs.put(keys.inode(volume, ino), row, rows.INODE)
-        repairs.note(f"volume {volume} inode {ino}", f"its ACL is lost, so its group may nothing any more: mode {row.mode:o}", loss=True)
+        repairs.note(f"volume {volume} inode {ino}", f"its ACL is lost, so its group has no rights any more: mode {row.mode:o}", loss=True)
 
 
 def _reap(repairs: RepairTxn, key: bytes, where: str) -> None:

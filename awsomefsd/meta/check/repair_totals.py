@@ -59,7 +59,7 @@ class Totals:
             )
             if wrong or kind not in (keys.REAP_INODE, keys.REAP_TRIM, keys.REAP_SESSION, keys.REAP_VOLUME):
                 self.repairs.overlay.delete(key)
-                self.repairs.note(f"reap {kind} volume {volume} {ino}", "is queued no more: there is nothing to reap")
+                self.repairs.note(f"reap {kind} volume {volume} {ino}", "is not queued any more: there is nothing to reap")
         for row in self.volumes.values():
             if row.deleted and self.repairs.put(keys.reap(keys.REAP_VOLUME, row.volume, 0, 0), rows.ReapRow(), rows.REAP):
                 self.repairs.note(f"volume {row.volume}", "deleted: it is queued to be reaped")
