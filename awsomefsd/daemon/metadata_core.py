@@ -24,7 +24,8 @@ from awsomefsd.meta.machine import queries
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.net.peers import Voters
 from awsomefsd.meta.replica.checkpoint_progress import OFF, UNKNOWN, CheckpointProgress
-from awsomefsd.meta.server.service import MetadataService
+from awsomefsd.meta.replica.replica import ReplicaOptions
+from awsomefsd.meta.server.service import MetadataService, Rules
 
 
 class MetadataCore:
@@ -55,6 +56,20 @@ class MetadataCore:
         self._undo.close()
 
 
+class _ServiceHost:
+    """Implements turns.ServiceHost for a daemon: what devices it sees, and the service manager's watchdog."""
+
+    def __init__(self, table: DeviceTable) -> None:
+        self._table = table
+        self._watchdog = Watchdog()
+
+    def device_paths(self) -> dict[str, str]:
+        return self._table.paths()
+
+    def turned(self) -> None:
+        self._watchdog.feed()
+
+
 def begin(settings: Settings) -> MetadataCore | None:
     """Returns the core, serving; None if this node has no identity yet.  Raises as MetadataCore."""
     return MetadataCore(settings) if identity.identity_path(settings.state_dir).exists() else None
@@ -72,18 +87,18 @@ def _metadata_service(settings: Settings, node: identity.Node, table: DeviceTabl
         from awsomefsd.recovery.self_renewal import renew_ended  # with it cryptography, which a node without certificates needs not
 
         renew_ended(settings, node)
+    rules = Rules(
+        partial(Machine, level=levels.supported()),
+        queries.answer,  # type: ignore[arg-type]  # the machine it gets is the one that was made here
+    )
     return MetadataService(
-        directory=directory,
-        socket_path=settings.meta_socket,
-        cluster_uuid=node.cluster,
-        node_uuid=node.node,
-        site=node.site,
-        make_machine=partial(Machine, level=levels.supported()),
-        answer=queries.answer,  # type: ignore[arg-type]  # the machine it gets is the one that make_machine made
-        device_paths=table.paths,
+        node,
+        directory,
+        settings.meta_socket,
+        rules,
+        host=_ServiceHost(table),
         voters=_voters(settings, node),
-        checkpoint_progress=progress,
-        alive=Watchdog().feed,
+        options=ReplicaOptions(checkpoint_progress=progress),
     )
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from awsomefsd.base.errors import Unavailable
+from awsomefsd.base.identity import Node
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.net.peers import Voters
 from awsomefsd.meta.replica.replica import ReplicaOptions
-from awsomefsd.meta.server.service import MetadataService
+from awsomefsd.meta.server.service import MetadataService, Rules
 from tests.rigs.free_ports import free_ports
 
 CLUSTER = "cccccccc-0000-0000-0000-000000000000"
@@ -44,9 +45,9 @@ class Grower:
         founds = lambda: self.node == self.rig.founder  # noqa: E731
         voters = Voters(lambda: self.rig.known, at, None, frozenset(self.rig.known), founds, f"127.0.0.1:{at[1]}")
         self.service = MetadataService(
-            directory=self.directory, socket_path=self.directory / "meta.sock", cluster_uuid=CLUSTER, node_uuid=self.node, site=1,
-            make_machine=Machine, answer=answer, voters=voters,  # type: ignore[arg-type]
-            replica_options=ReplicaOptions(journal_file_bytes=256 << 10, map_bytes_min=1 << 22),
+            Node(CLUSTER, self.node, 1), self.directory, self.directory / "meta.sock",
+            Rules(Machine, answer), voters=voters,  # type: ignore[arg-type]
+            options=ReplicaOptions(journal_file_bytes=256 << 10, map_bytes_min=1 << 22),
         )  # fmt: skip
         self.service.start()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from awsomefsd.base import clock
 from awsomefsd.base.codec import encode
 from awsomefsd.base.frames import FrameReader, frame
+from awsomefsd.base.identity import Node
 from awsomefsd.base.sockets import connect_unix
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -17,8 +19,10 @@ from awsomefsd.meta.client.client import decode_answer
 from awsomefsd.meta.log.disk import OsDisk
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.machine.queries import answer
-from awsomefsd.meta.replica.replica import ReplicaOptions
-from awsomefsd.meta.server.service import MetadataService
+from awsomefsd.meta.net.peers import Voters
+from awsomefsd.meta.replica.checkpoint_progress import CheckpointProgress
+from awsomefsd.meta.replica.replica import Replica, ReplicaOptions
+from awsomefsd.meta.server.service import MetadataService, NoHost, Rules
 
 CLUSTER = "11111111-2222-3333-4444-555555555555"
 NODE = "99999999-8888-7777-6666-555555555555"
@@ -53,29 +57,51 @@ class Clock:
         self.now_ns += int(seconds * 1e9)
 
 
-class Host:
-    """`start` and `crash` as often as a test likes; one volume, number 1."""
+class Devices(NoHost):
+    """The paths of the devices that this node sees."""
 
-    def __init__(self, directory: Path, **options: Any) -> None:
+    def __init__(self, paths: dict[str, str]) -> None:
+        self._paths = paths
+
+    def device_paths(self) -> dict[str, str]:
+        return self._paths
+
+
+class Host:
+    """`start` and `crash` as often as a test likes; one volume, number 1.  `replica_options`: those that differ from the rig's."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        boot_ns: Callable[[], int] = clock.boot_ns,
+        device_paths: dict[str, str] | None = None,
+        voters: Voters | None = None,
+        checkpoint_progress: CheckpointProgress | None = None,
+        replica_options: dict[str, Any] | None = None,
+    ) -> None:
         self.directory = directory
         self.socket_path = directory / "meta.sock"
-        self.options = options
+        self.clocks = clock.Clocks(boot_ns)
+        self.devices = Devices(device_paths or {})
+        self.voters = voters
+        self.checkpoint_progress = checkpoint_progress
+        self.replica_options = replica_options or {}
         self.disk = CountingDisk()
         self.service: MetadataService | None = None
 
     def start(self) -> MetadataService:
         self.disk.fail = False
-        replica_options = {"disk": self.disk, "journal_file_bytes": 512 << 10, "commit_ms": 60_000}
-        replica_options.update(self.options.get("replica_options", {}))
+        usual = {"disk": self.disk, "journal_file_bytes": 512 << 10, "commit_ms": 60_000, "checkpoint_progress": self.checkpoint_progress}
         self.service = MetadataService(
-            directory=self.directory / "meta",
-            socket_path=self.socket_path,
-            cluster_uuid=CLUSTER,
-            node_uuid=NODE,
-            site=7,
-            make_machine=Machine,
-            answer=answer,
-            **{**self.options, "replica_options": ReplicaOptions(**replica_options)},
+            Node(CLUSTER, NODE, 7),
+            self.directory / "meta",
+            self.socket_path,
+            Rules(Machine, answer),  # type: ignore[arg-type]
+            host=self.devices,
+            clocks=self.clocks,
+            voters=self.voters,
+            options=ReplicaOptions(**{**usual, **self.replica_options}),
         )
         self.service.start()
         return self.service
@@ -102,6 +128,12 @@ class Host:
         assert self.service.failed.wait(60)
         self.service.stop()
         self.service = None
+
+    @property
+    def replica(self) -> Replica:
+        """The one in use; only for what a test cannot see otherwise."""
+        assert self.service is not None and self.service._current.replica is not None
+        return self.service._current.replica
 
     def figures(self) -> dict[str, Any]:
         assert self.service is not None

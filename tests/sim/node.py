@@ -1,6 +1,6 @@
 """A node: the production journal, consensus, replica, machine, service and connections, one turn after the other, on simulated everything.
 
-A turn is the production service's own turn (service.MetadataService._turn).  It runs at one moment of simulated time; what it spends on the
+A turn is the production service's own turn (turns.Turns.turn).  It runs at one moment of simulated time; what it spends on the
 disk moves the node's own clock ahead, delays what it sends afterwards, and makes it busy for so long.  A power cut may come in any call of
 the disk or the store inside a turn: what was sent before is on its way, what comes after never happens.  A process that dies by an error
 that production names (JournalFailed, JournalFull) is started again, as the supervisor does; any other exception breaks the run.
@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from awsomefsd.base import identity
+from awsomefsd.base.clock import Clocks
 from awsomefsd.base.errors import RejoinRequired
 from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.meta.api import messages as m
@@ -18,9 +20,12 @@ from awsomefsd.meta.log.journal import Journal, JournalFailed, JournalFull
 from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.replica.open_voter import Setting, open_voter
 from awsomefsd.meta.replica.replica import Replica, ReplicaOptions, uuid_bytes
+from awsomefsd.meta.server.admission import LocalRequests
+from awsomefsd.meta.server.authorizer import Authorizer
 from awsomefsd.meta.server.connections import Connections
 from awsomefsd.meta.server.request import Request
-from awsomefsd.meta.server.service import MetadataService
+from awsomefsd.meta.server.service import NoHost
+from awsomefsd.meta.server.turns import Transport, Turns
 from awsomefsd.meta.state import keys
 from awsomefsd.meta.voter.peer_messages import decode_message, peer_encode
 from awsomefsd.meta.voter.ports import RAFT_NOTE
@@ -41,7 +46,7 @@ COMMIT_ENTRIES = 300
 
 
 class _Again(Exception):
-    """service._Next.AGAIN."""
+    """This voter alone became the first of several; service.MetadataService then begins another run."""
 
 
 class _Local:
@@ -139,29 +144,30 @@ class Node:
         self.wake()
 
     def _open(self) -> None:
-        self.service = MetadataService(
-            directory=self.directory,  # type: ignore[arg-type]
-            socket_path=self.directory / "meta.sock",  # type: ignore[arg-type]
-            cluster_uuid=CLUSTER,
-            node_uuid=self.uuid,
-            site=1,
-            make_machine=self.watch.machine_of(self),
-            answer=answer,
-            boot_ns=self.clock.boot_ns,
-            wall_ns=self.clock.wall_ns,
-        )
         self._heard.clear()
         self.replica = self._open_replica()
         several = isinstance(self.replica.log, Voter)
         self.listener = Listener(self)
         self.connections = Connections(self.listener, 1, self.clock.boot_ns)  # type: ignore[arg-type]
         self.epoll = self.connections._epoll  # type: ignore[assignment]
-        self.service._replica = self.replica
-        if several:
-            self.service._peers = SimPeers(self)  # type: ignore[assignment]
-        if several or self.grows:
-            self.service._voters = self  # type: ignore[assignment]
-        self.leader = self.service._make_leader(self.replica, self.connections)
+        boot_ns = self.clock.boot_ns
+        transport = Transport(
+            self.connections, None, SimPeers(self) if several else None, self.texts if several or self.grows else dict  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.turns = Turns(
+            self.replica, transport, Authorizer(self, frozenset(), boot_ns), LocalRequests(self.wake),
+            node=identity.Node(CLUSTER, self.uuid, 1), answer=answer, host=NoHost(), clocks=Clocks(boot_ns, self.clock.wall_ns, boot_ns),
+        )  # fmt: skip
+        self.leader = self.turns.leader
+
+    def rows(self) -> Any:
+        """authorizer.OwnVoter: the applied state."""
+        assert self.replica is not None
+        return self.replica.machine
+
+    def leads(self) -> bool:
+        """authorizer.OwnVoter."""
+        return self.leading
 
     def founds(self) -> bool:
         """peers.Voters: nobody else carries the metadata, as far as this node knows."""
@@ -291,12 +297,12 @@ class Node:
         for request in local:
             self.leader.handle(Request(request, 0, request.body, 100))
         assert self.replica is not None
-        self.service._turn(self.leader, self.connections, [])
+        self.turns.turn()
         if self.grow_wanted:
             self.grow_wanted = isinstance(self.replica.log, SingleVoter)
-            if self.service._grown(self.leader, self.replica):
+            if self.turns.grow(self.address):
                 raise _Again
-        self._idle_ns = self.service._idle_ms(self.leader) * MS
+        self._idle_ns = self.turns.idle_ms() * MS
 
     def _in_a_turn(self, call: Any) -> None:
         self.clock.ahead_ns = 0

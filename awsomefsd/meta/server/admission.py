@@ -1,17 +1,23 @@
-"""Reads the requests that have arrived on a connection, refuses those its node may not send, and hands the rest to the leader."""
+"""Brings the requests of a turn to the leader: those on a connection, if its node may send them, and those of this process."""
 
 from __future__ import annotations
 
 import errno
+import threading
+from collections import deque
+from collections.abc import Callable
 
-from awsomefsd.base.errors import ProtocolError
+from awsomefsd.base.codec import encode
+from awsomefsd.base.errors import ProtocolError, Unavailable
 from awsomefsd.meta.api.bounds import check
 from awsomefsd.meta.api.commands import OpenSession
-from awsomefsd.meta.api.messages import PROTOCOL_OLDEST, Failed, Hello, Propose
+from awsomefsd.meta.api.messages import PROTOCOL_OLDEST, Body, Failed, Hello, Propose, Reply
 from awsomefsd.meta.server.authorizer import Authorizer
 from awsomefsd.meta.server.connections import ClientConnection, Connections
 from awsomefsd.meta.server.leader import Leader
-from awsomefsd.meta.server.request import AnyRequest
+from awsomefsd.meta.server.request import AnyRequest, Request
+
+LOCAL_REQUESTS_MAX = 1_024
 
 
 class Admission:
@@ -77,3 +83,90 @@ class Admission:
             if connection is not successor:
                 connections.close(connection)
                 leader.drop_origin(connection)
+
+
+class _LocalRequest:
+    """A request of this process and its answer.  Implements request.Origin."""
+
+    mount = 0
+
+    def __init__(self, body: Body, size: int) -> None:
+        self.body = body
+        self.size = size
+        self.done = threading.Event()
+        self.reply: Reply | None = None
+
+    def answer(self, call: int, reply: Reply) -> None:
+        self.reply = reply
+        self.done.set()
+
+
+class LocalRequests:
+    """The requests of this process.  Any thread calls `ask` and `accepting`; the rest is the metadata thread's.
+
+    They are accepted between `open` and `close`, which may follow each other again and again.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        """`wake` ends a wait of the metadata thread."""
+        self._wake = wake
+        self._waiting: deque[_LocalRequest] = deque()
+        self._taken: list[_LocalRequest] = []  # handed to the leader, not all of them answered yet
+        self._lock = threading.Lock()  # guards _waiting against _accepting
+        self._accepting = False
+
+    @property
+    def accepting(self) -> bool:
+        return self._accepting
+
+    def ask(self, body: Body, timeout_s: float) -> Reply:
+        """Returns the reply to a request; Failed is one too.  Blocks at most `timeout_s` seconds.
+
+        Raises Unavailable if there is no answer in time, or no service; a command may still be committed then.
+        """
+        try:
+            check(body)  # before it is encoded: a number over 64 bits cannot be
+        except ProtocolError as err:
+            return Failed(errno.EINVAL, str(err))
+        local = _LocalRequest(body, len(encode(body)))
+        with self._lock:
+            if not self._accepting:
+                raise Unavailable("the metadata service does not run")
+            if len(self._waiting) >= LOCAL_REQUESTS_MAX:
+                raise Unavailable("too many requests of the daemon itself wait for the metadata service")
+            self._waiting.append(local)
+            self._wake()
+        if not local.done.wait(timeout_s):
+            raise Unavailable(f"the metadata service gave no answer within {timeout_s} s")
+        if local.reply is None:
+            raise Unavailable("the metadata service has ended")
+        return local.reply
+
+    def open(self) -> None:
+        self._accepting = True
+
+    @property
+    def any_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def hand_in(self, leader: Leader) -> None:
+        """Hands the leader what waits, as far as it takes any."""
+        if self._waiting or self._taken:
+            self._taken = [local for local in self._taken if not local.done.is_set()]
+        while self._waiting and not leader.is_full:
+            local = self._waiting.popleft()
+            self._taken.append(local)
+            try:
+                leader.handle(Request(local, 0, local.body, local.size))
+            except ProtocolError as err:
+                local.answer(0, Failed(errno.EINVAL, str(err)))
+
+    def close(self) -> None:
+        """Accepts nothing more; whoever waits for an answer gets Unavailable."""
+        with self._lock:
+            self._accepting = False
+            ended = [*self._taken, *self._waiting]
+            self._waiting.clear()
+        self._taken.clear()
+        for local in ended:
+            local.done.set()

@@ -24,7 +24,7 @@ from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.net.peers import Voters
 from awsomefsd.meta.replica.replica import ReplicaOptions
-from awsomefsd.meta.server.service import MetadataService
+from awsomefsd.meta.server.service import MetadataService, Rules
 from tests.rigs.growing_cluster import CLUSTER, NODES, await_
 from tests.rigs.voter_daemons import free_ports
 
@@ -62,9 +62,9 @@ class Member:
 
         voters = Voters(known, at, None, frozenset(NODES), lambda: not others_carry(state, node), f"127.0.0.1:{self.port}")
         return MetadataService(
-            directory=state / "meta", socket_path=state / "meta.sock", cluster_uuid=CLUSTER, node_uuid=node, site=1,
-            make_machine=Machine, answer=answer, voters=voters,  # type: ignore[arg-type]
-            replica_options=ReplicaOptions(journal_file_bytes=256 << 10, map_bytes_min=1 << 22),
+            self.identity, state / "meta", state / "meta.sock",
+            Rules(Machine, answer), voters=voters,  # type: ignore[arg-type]
+            options=ReplicaOptions(journal_file_bytes=256 << 10, map_bytes_min=1 << 22),
         )  # fmt: skip
 
     def start(self) -> None:

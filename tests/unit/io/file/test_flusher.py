@@ -305,8 +305,7 @@ def test_a_full_device_does_not_stop_the_mount(r: Rig) -> None:
 
 
 def held_results(r: Rig) -> int:
-    assert r.host.service is not None and r.host.service._replica is not None
-    return r.host.service._replica.machine.results_held(r.worker.mount_id)
+    return r.host.replica.machine.results_held(r.worker.mount_id)
 
 
 def test_opening_with_truncation_through_create_leaves_no_result(r: Rig) -> None:

@@ -146,7 +146,7 @@ def test_requests_of_many_threads_over_crashes_of_the_service(tmp_path, clients)
         assert not failed and client.reconnects >= 5
         entries = [entry for entry in node.log() if isinstance(entry.command, c.Create)]
         assert len({entry.unique for entry in entries}) == 240
-        assert node.service._replica.machine.results_held(5) < 240 + 5, "acknowledgements travel with later proposals"
+        assert node.replica.machine.results_held(5) < 240 + 5, "acknowledgements travel with later proposals"
 
 
 def test_errors_come_as_fserror_and_calls_as_replies(tmp_path, clients):

@@ -169,7 +169,7 @@ def test_the_daemon_asks_from_a_node_without_metadata_and_its_commands_are_done_
             access.propose(c.CreateVolume("late", "late"))
         finally:
             access.close()
-        machine = host.service._replica.machine
+        machine = host.replica.machine
         held = machine.results_held(node_mount(MEMBER))
         assert 0 < held < 5, "acknowledged with later commands"
         again = LeaderAccess(host.places(MEMBER), MEMBER, tmp_path, lambda: None)

@@ -183,7 +183,7 @@ def test_no_room_for_a_journal_file_is_answered_with_retry(tmp_path):
     with host(tmp_path) as node:
         wire = Wire(node.socket_path)
         opened = wire.open_session()
-        journal = node.service._replica.log._journal
+        journal = node.replica.log._journal
         full, journal._make_room = journal._make_room, lambda length: (_ for _ in ()).throw(leader_module.Unavailable("full"))
         reply = wire.ask(create(opened, 100, b"a"))
         assert isinstance(reply, m.Failed) and reply.retry
@@ -476,7 +476,7 @@ def test_a_number_that_cannot_be_is_an_error_of_its_request_alone(tmp_path):
 
 
 def test_devices_get_the_paths_of_this_node(tmp_path):
-    with host(tmp_path, device_paths=lambda: {DEVICE: "/dev/somewhere"}) as node:
+    with host(tmp_path, device_paths={DEVICE: "/dev/somewhere"}) as node:
         assert node.service.query(m.GetDevices()).devices[0].path == "/dev/somewhere"
 
 

@@ -44,7 +44,7 @@ def make_device(path: Path, cluster: str = CLUSTER, uuid: str = SECOND) -> Path:
 class Rig:
     def __init__(self, on: Host, path: Path) -> None:
         self.on, self.path = on, path
-        self.index: CheckpointProgress = on.options["checkpoint_progress"]
+        self.index: CheckpointProgress = on.checkpoint_progress
         self.made: Checkpointer | None = None
 
     def call(self, body: Any) -> Any:

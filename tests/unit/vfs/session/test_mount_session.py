@@ -468,7 +468,7 @@ def test_a_successor_keeps_the_results_of_what_it_repeats_and_no_others(r: Rig) 
     for number in range(20):
         finish(r.vfs.mkdir(r.ctx(), ROOT_INO, b"d%d" % number, 0o755))  # `replied` is never called: the worker dies before
     first = finish(r.vfs.mkdir(ctx, ROOT_INO, b"again", 0o755))
-    results = r.host.service._replica.machine.results_held  # type: ignore[union-attr]
+    results = r.host.replica.machine.results_held
     assert results(r.mount_id) >= 21
     r.unanswered = [ctx.unique]
     (again,) = r.restart(lambda vfs: vfs.mkdir(r.ctx(ctx.unique), ROOT_INO, b"again", 0o755))
