@@ -285,11 +285,12 @@ def _install_clock(faults: Faults) -> None:
 def _install_worker(faults: Faults) -> None:
     from awsomefsd.io.device import device
     from awsomefsd.meta.client import client
+    from awsomefsd.meta.client.connection import connect as reach
 
     setattr(device, "os", DeviceOs(faults))  # noqa: B010  (mypy knows modules as they are written)
     init = client.MetaClient.__init__
 
-    def begin(self: Any, *arguments: Any, connect: Any = client.connect, **keywords: Any) -> None:
+    def begin(self: Any, *arguments: Any, connect: Any = reach, **keywords: Any) -> None:
         def faulty(place: str) -> Any:
             return FaultySocket(connect(place), faults, "client")
 

@@ -1,12 +1,8 @@
 """Asks the metadata service for a worker or a daemon: requests from many threads, one connection, one thread that receives.
 
-core.ClientCore decides what is sent, when and to whom; here are its lock, its socket and its threads.
-
-No submitter blocks.  A frame is sent from the submitting thread with MSG_DONTWAIT; when the socket is full, the rest is left to a sender
-thread and later frames queue behind it.
-
-The service is this node's, over its unix socket, or another node's, over TLS (tls_layer.py; loaded when that is needed first).  Where to
-ask is endpoints.py's to say.
+core.ClientCore decides what is sent, when and to whom; here are its lock and its threads.  endpoints.py says where to ask, and
+connection.py moves the bytes.  No submitter blocks: a frame is sent from the submitting thread, and what the socket does not take is left
+to a sender thread.
 
 The session's lease is kept by session_renewer.SessionRenewer, which renews through this client.
 
@@ -22,29 +18,26 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from awsomefsd.base import clock, sockets
+from awsomefsd.base import clock
 from awsomefsd.base.codec import encode
 from awsomefsd.base.errors import WAS_REMOVED, Error, ProtocolError, Unavailable
-from awsomefsd.base.frames import FrameReader, frame
-from awsomefsd.base.limits import CLIENT_CONNECT_MS, CLIENT_GREETING_MS, CLIENT_STUCK_MS_MAX, NS_PER_MS
+from awsomefsd.base.frames import frame
+from awsomefsd.base.limits import CLIENT_GREETING_MS, NS_PER_MS
 from awsomefsd.base.types import BACKGROUND_BIT
 from awsomefsd.base.wait import Resume, Signal, Wait, block_on
 from awsomefsd.meta.api.commands import AnyCommand, EndSession, OpenSession, SetLock
 from awsomefsd.meta.api.messages import Answer, Body, Cancel, NotLeader, Propose, Reply, RequestEnvelope, SessionOpened, WaitLock, Welcome
+from awsomefsd.meta.client.connection import ServiceConnection, connect
 from awsomefsd.meta.client.core import HELLO_CALL, ClientCore, EndedRequest, GreetingRefused, Outstanding
-from awsomefsd.meta.client.endpoints import Endpoints, OnThisHost, split
+from awsomefsd.meta.client.endpoints import Endpoints, OnThisHost
 from awsomefsd.meta.client.session_events import IgnoredEvents, SessionEvents
 from awsomefsd.meta.client.session_lease import Event
 from awsomefsd.meta.client.session_renewer import SessionRenewer
 
-if TYPE_CHECKING:
-    from awsomefsd.meta.client.tls_layer import TlsLayer
-
-RECEIVE_BYTES = 256 << 10
 GREETING_TIMEOUT_S = 10
 _SESSION_BIT = 1 << 61  # in the ids of OpenSession, apart from those of a worker's counter
 
@@ -60,21 +53,6 @@ def decode_answer(raw: bytes) -> Answer:
         return answer
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise ProtocolError(f"not an answer: {err}") from err
-
-
-def connect(endpoint: str) -> socket.socket:
-    """Connects to a metadata service, without a handshake; endpoints.py says what an endpoint is.
-
-    Blocks at most CLIENT_CONNECT_MS.  Raises OSError.
-    """
-    if endpoint.startswith("/"):
-        return sockets.connect_unix(Path(endpoint))
-    _, host, port = split(endpoint)
-    sock = socket.create_connection((host, port), CLIENT_CONNECT_MS / 1_000)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, CLIENT_STUCK_MS_MAX)
-    return sock
 
 
 def _jitter() -> float:
@@ -132,14 +110,12 @@ class MetaClient:
         if not isinstance(places, Endpoints):
             places = OnThisHost([places] if isinstance(places, (str, Path)) else places)
         self._places = places
-        self._send_lock = threading.Lock()  # guards the core and what follows, up to _unsent
+        self._send_lock = threading.Lock()  # guards the core, the connection and why there is none
         self._core = ClientCore(mount, places.now(), self._write, time.monotonic_ns)
-        self._sock: socket.socket | None = None
-        self._layer: TlsLayer | None = None  # over _sock
+        self._connection: ServiceConnection | None = None  # that has greeted
         self.trouble = ""  # why there is no connection now
         self.refusal: GreetingRefused | None = None  # what was said to the newest greeting that was answered
         self.away_ns = time.monotonic_ns()  # since when, if there is none
-        self._unsent = bytearray()
         self._unsent_ready = threading.Condition(self._send_lock)
         self._closing = threading.Event()
         self._failure: Error | None = None  # what everything ends with
@@ -155,7 +131,7 @@ class MetaClient:
     @property
     def connected(self) -> bool:
         """True: a leader has greeted this client and takes requests."""
-        return self._sock is not None and self._core.connected
+        return self._connection is not None and self._core.connected
 
     @property
     def reconnects(self) -> int:
@@ -196,8 +172,7 @@ class MetaClient:
         `on_repeated` is called before `resume` if the request was sent more than once.
         """
         deadline_ns = None if timeout_ms is None else time.monotonic_ns() + timeout_ms * NS_PER_MS
-        request = Outstanding(body, resume, deadline_ns)
-        request.on_repeated = on_repeated
+        request = Outstanding(body, resume, deadline_ns, on_repeated)
         with self._send_lock:
             ended = self._core.submit(request) if self._failure is None else EndedRequest(request, None, self._failure)
             if deadline_ns is not None:
@@ -317,56 +292,46 @@ class MetaClient:
     # --- sending ---------------------------------------------------------------------------------------------------------------
     def _write(self, call: int, body: Body) -> None:
         """Sends for the core, with the lock held; what is dropped here is sent again after reconnecting."""
-        if self._sock is None:
-            return
-        self._send(frame(encode(RequestEnvelope(call, body))))
+        if self._connection is not None:
+            self._send(frame(encode(RequestEnvelope(call, body))))
 
     def _send(self, data: bytes) -> None:
         """Sends `data`, with the lock held.  Without any, what TLS has to say."""
-        assert self._sock is not None
+        assert self._connection is not None
         try:
-            if self._layer is not None:
-                data = self._layer.seal(data)
-            if self._unsent:
-                self._unsent += data
-                return
-            sent = self._sock.send(data, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            sent = 0
+            if not self._connection.send(data):
+                self._unsent_ready.notify_all()
         except OSError:
             self._drop_connection()  # the receive thread connects again
-            return
-        if sent < len(data):
-            self._unsent += memoryview(data)[sent:]
-            self._unsent_ready.notify_all()
 
     def _send_loop(self) -> None:
         """Sends what did not fit the socket, and what is due in the core."""
         while not self._closing.is_set():
             with self._send_lock:
                 ended = self._tick()
-                sock, piece = self._sock, bytes(memoryview(self._unsent)[:RECEIVE_BYTES])
+                connection = self._connection
+                piece = b"" if connection is None else connection.first_waiting
             self._resume_all(ended)
-            if sock is None or not piece:
+            if connection is None or not piece:
                 continue
             try:
-                sent = sock.send(piece)
+                sent = connection.send_waiting(piece)
             except OSError:
                 sent = -1
             with self._send_lock:
-                if sock is self._sock:
+                if connection is self._connection:
                     if sent < 0:
                         self._drop_connection()
                     else:
-                        del self._unsent[:sent]
+                        connection.taken(sent)
 
     def _tick(self) -> list[EndedRequest]:
         """Waits for something to send or to end, with the lock held."""
         while not self._closing.is_set():
             ended = self._core.tick()
-            if self._sock is not None and not self._core.connected:
+            if self._connection is not None and not self._core.connected:
                 self._drop_connection()  # silent: the receive thread goes elsewhere
-            if ended or (self._unsent and self._sock is not None):
+            if ended or (self._connection is not None and self._connection.any_waiting):
                 return ended
             due_ns = self._core.due_ns()
             self._unsent_ready.wait(None if due_ns is None else max(due_ns - time.monotonic_ns(), 0) / 1e9)
@@ -410,27 +375,20 @@ class MetaClient:
                 self._log.error("the metadata service refuses this client: %s", trouble)
             self.refusal = err
         else:
-            self._log.log(logging.DEBUG if self._sock is None else logging.WARNING, "metadata service %s", trouble)
+            self._log.log(logging.DEBUG if self._connection is None else logging.WARNING, "metadata service %s", trouble)
         if endpoint.startswith("/") and self._core.impatient and self.trouble:
             return  # a node without a service of its own has no socket; what others say is the trouble
         self.trouble = trouble
 
     def _serve(self, sock: socket.socket, place: str, hello: RequestEnvelope) -> None:
         """Shakes hands, greets, sends everything outstanding and receives; returns when the core wants to be elsewhere."""
-        sock.settimeout(CLIENT_GREETING_MS / 1_000 if self._core.impatient else GREETING_TIMEOUT_S)
-        layer = self._shake(sock, place)
-        greeting = frame(encode(hello))
-        sock.sendall(greeting if layer is None else layer.seal(greeting))
-        reader = FrameReader()
-        frames: list[bytes] = []
-        while not frames:
-            frames = self._frames(sock, layer, reader)
-        sock.settimeout(None)
+        timeout_s = CLIENT_GREETING_MS / 1_000 if self._core.impatient else GREETING_TIMEOUT_S
+        connection = ServiceConnection(sock, place, self._places.tls, timeout_s)
+        frames = connection.greet(frame(encode(hello)))
         with self._send_lock:
             if self._failure is not None:
                 return
-            self._unsent.clear()
-            self._sock, self._layer = sock, layer
+            self._connection = connection
             reply = decode_answer(frames.pop(0)).reply
             if not self._core.on_greeting(reply):
                 self.trouble = f"{place}: {_nobody(reply)}"
@@ -444,40 +402,18 @@ class MetaClient:
             for raw in frames:
                 if not self._take(decode_answer(raw)):
                     return
-            frames = self._frames(sock, layer, reader)
-
-    def _shake(self, sock: socket.socket, place: str) -> TlsLayer | None:
-        if place.startswith("/"):
-            return None
-        from awsomefsd.meta.client.tls_layer import TlsLayer
-
-        layer = TlsLayer(self._places.tls()().client, split(place)[0])
-        layer.shake(sock)
-        return layer
-
-    def _frames(self, sock: socket.socket, layer: TlsLayer | None, reader: FrameReader) -> list[bytes]:
-        data = sock.recv(RECEIVE_BYTES)
-        if not data:
-            raise ConnectionResetError("closed by the service")
-        if layer is None:
-            return reader.feed(data)
-        data = layer.open(data)
-        if layer.has_to_say:
-            with self._send_lock:
-                if self._sock is sock:
-                    self._send(b"")
-        return reader.feed(data) if data else []
+            frames = connection.receive()
+            if connection.tls_has_to_say:
+                with self._send_lock:
+                    if self._connection is connection:
+                        self._send(b"")
 
     def _drop_connection(self) -> None:
         """With the lock held."""
-        if self._sock is not None:
+        if self._connection is not None:
             self.away_ns = time.monotonic_ns()
-            try:
-                self._sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that receives; it closes the socket
-            except OSError:
-                pass
-            self._sock = self._layer = None
-        self._unsent.clear()
+            self._connection.shut_down()  # wakes the thread that receives; it closes the socket
+            self._connection = None
 
     def _take(self, answer: Answer) -> bool:
         with self._send_lock:

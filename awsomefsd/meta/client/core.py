@@ -77,13 +77,16 @@ class Outstanding:
 
     __slots__ = ("body", "cancelled", "deadline_ns", "on_repeated", "repeated", "resume", "sent", "sent_ns")
 
-    def __init__(self, body: Body, resume: Resume, deadline_ns: int | None = None) -> None:
+    def __init__(
+        self, body: Body, resume: Resume, deadline_ns: int | None = None, on_repeated: Callable[[], None] | None = None
+    ) -> None:
+        """`on_repeated` is called before `resume` if the request was sent more than once."""
         self.body = body
         self.resume = resume
         self.deadline_ns = deadline_ns
         self.cancelled = False
         self.sent = self.repeated = False  # repeated: sent more than once, so the answer may be a result that was kept since the first time
-        self.on_repeated: Callable[[], None] | None = None  # called before the resume of such a one
+        self.on_repeated = on_repeated
         self.sent_ns = 0  # told only where silence means something
 
 

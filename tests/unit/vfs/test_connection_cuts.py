@@ -30,7 +30,7 @@ from msgspec.structs import replace
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import ROOT_INO, Attr
 from awsomefsd.meta.api import commands as c
-from awsomefsd.meta.client.client import connect
+from awsomefsd.meta.client.connection import connect
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.rigs import linearizability
 from tests.rigs.mount_without_kernel import LIMIT_S, error_of, finish
