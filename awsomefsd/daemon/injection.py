@@ -322,8 +322,8 @@ def _install_daemon(faults: Faults) -> None:
     setattr(disk, "os", JournalOs(faults, disk.SPARE_THREAD))  # noqa: B010
     begin = connections.ClientConnection.__init__
 
-    def begin_faulty(self: Any, owner: Any, sock: Any, pid: int) -> None:
-        begin(self, owner, FaultySocket(sock, faults, "service"), pid)  # type: ignore[arg-type]
+    def begin_faulty(self: Any, owner: Any, sock: Any, *arguments: Any, **keywords: Any) -> None:
+        begin(self, owner, FaultySocket(sock, faults, "service"), *arguments, **keywords)  # type: ignore[arg-type]
 
     connections.ClientConnection.__init__ = begin_faulty  # type: ignore[method-assign]
     _install_store(faults, store)

@@ -13,9 +13,9 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
@@ -34,17 +34,14 @@ TELL_S = 0.5
 WAITS = "waiting: this node is in no cluster; make one with awsomefsd init, join one with awsomefsd join, or set a token (AWSOMEFSD_TOKEN)"
 
 
-class Said:
-    """The state of the waiting, in words for people: calling it returns the lines.  Any thread may call it."""
+Words = Callable[[], list[str]]  # returns the state of the waiting, line by line; any thread may call it
 
-    def __init__(self) -> None:
-        self._source: Callable[[], list[str]] = lambda: [WAITS]
 
-    def source(self, words: Callable[[], list[str]]) -> None:
-        self._source = words
+class Work(NamedTuple):
+    """The way of this node into a cluster: `run` ends when it is in, or raises an Error; `words` describes the state meanwhile."""
 
-    def __call__(self) -> list[str]:
-        return self._source()
+    run: Callable[[], Any]
+    words: Words
 
 
 def wait(settings: Settings) -> bool:
@@ -65,19 +62,18 @@ def wait(settings: Settings) -> bool:
 
 
 async def _wait(settings: Settings, failed: list[Error]) -> None:
-    said = Said()
     identity.make_directory(settings.state_dir, 0o700)
     with ExitStack() as undo:
         try:
-            work = _work(settings, undo, said)
-            door = _admin(settings, undo, said)
+            work = _work(settings, undo)
+            door = _admin(settings, undo, work.words)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
                 nursery.start_soon(door.serve)
-                nursery.start_soon(_tell, said)
+                nursery.start_soon(_tell, work.words)
                 nursery.start_soon(keep_fed, lambda: True)
                 try:
-                    await work()
+                    await work.run()
                     while not identity.identity_path(settings.state_dir).exists():
                         await trio.sleep(LOOK_S)
                 except Error as err:  # not through the nursery, which would wrap it
@@ -96,7 +92,7 @@ async def _stop_on_signal(scope: trio.CancelScope) -> None:
             return
 
 
-async def _tell(said: Said) -> None:
+async def _tell(said: Words) -> None:
     """Sends the state to the service manager and to the log, when it changes."""
     last = ""
     while True:
@@ -107,7 +103,7 @@ async def _tell(said: Said) -> None:
         await trio.sleep(TELL_S)
 
 
-def _admin(settings: Settings, undo: ExitStack, said: Said) -> Any:
+def _admin(settings: Settings, undo: ExitStack, said: Words) -> Any:
     from awsomefsd.admin.server import Door, GrpcServer
     from awsomefsd.admin.uninitialized import WaitingService
 
@@ -121,39 +117,39 @@ def _admin(settings: Settings, undo: ExitStack, said: Said) -> Any:
 # --- with a token -----------------------------------------------------------------------------------------------------------------
 
 
-def _work(settings: Settings, undo: ExitStack, said: Said) -> Callable[[], Any]:
-    """Returns the function that founds or joins a cluster with the token; without one, a function that does nothing."""
+def _work(settings: Settings, undo: ExitStack) -> Work:
+    """Returns the work that founds or joins a cluster with the token; without one, work that does nothing."""
     text = settings.token.get_secret_value()
     if not text:
-        return trio.lowlevel.checkpoint
+        return Work(trio.lowlevel.checkpoint, lambda: [WAITS])
     from awsomefsd.cluster.pki import founding_token
 
     if not settings.cluster.listen:
         raise ConfigError("a token is set, but cluster.listen is off; set cluster.listen, or remove the token")
     if not founding_token.is_founding(text):
-        return _joining(settings, text, said)
+        return _joining(settings, text)
     token = founding_token.parse(text)
     from awsomefsd.cluster.discovery import Discovery
     from awsomefsd.cluster.founding.driver import FoundingDriver
+    from awsomefsd.cluster.founding.files import FoundingFiles
 
-    found: Callable[[], list[str]] = list
-    driver = FoundingDriver(settings, token, lambda: found(), lambda: time.time_ns() // NS_PER_MS)
-    said.source(driver.describe)
+    files = FoundingFiles(settings.state_dir, token)
+    found: Callable[[], Iterable[str]] = list
     if settings.cluster.discovery:
         with suppress(ConfigError):  # no route to any node: multicast has none either
             control = advertised(settings, settings.cluster.listen)
-            discovery = Discovery(token.cluster_uuid, driver.core.me, control)
+            discovery = Discovery(token.cluster_uuid, files.node, control)
             undo.callback(discovery.close)
             found = discovery.addresses
-    return driver.run
+    driver = FoundingDriver(settings, token, files, found, lambda: time.time_ns() // NS_PER_MS)
+    return Work(driver.run, driver.describe)
 
 
-def _joining(settings: Settings, text: str, said: Said) -> Callable[[], Any]:
-    """Returns the function that asks with a join token until a node of the cluster answers.  A refusal of the cluster ends the daemon."""
+def _joining(settings: Settings, text: str) -> Work:
+    """Returns the work that asks with a join token until a node of the cluster answers.  A refusal of the cluster ends the daemon."""
     from awsomefsd.cluster.control.join import join
 
     last = ["waiting: asking the token's endpoints to let this node in"]
-    said.source(lambda: list(last))
 
     async def work() -> None:
         while True:
@@ -166,4 +162,4 @@ def _joining(settings: Settings, text: str, said: Said) -> Callable[[], Any]:
                 last[:] = [f"waiting: {err}"]
                 await trio.sleep(1)
 
-    return work
+    return Work(work, lambda: list(last))

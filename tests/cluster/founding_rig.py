@@ -22,6 +22,7 @@ from awsomefsd.cluster.addresses import advertised
 from awsomefsd.cluster.control.server import ControlServer, ServerTls
 from awsomefsd.cluster.founding.admit import FoundingAdmission
 from awsomefsd.cluster.founding.driver import FoundingDriver
+from awsomefsd.cluster.founding.files import FoundingFiles
 from awsomefsd.cluster.founding.founder import enter_founder
 from awsomefsd.cluster.pki import ca, founding_token
 from awsomefsd.cluster.pki.pki_files import PkiFiles
@@ -111,7 +112,7 @@ async def run_node(
 ) -> None:
     """Until cancelled."""
     if not identity.identity_path(settings.state_dir).exists():
-        driver = FoundingDriver(settings, token, found, wall_ms)
+        driver = FoundingDriver(settings, token, FoundingFiles(settings.state_dir, token), found, wall_ms)
         started(driver)
         await driver.run()
     member = Member(settings)

@@ -198,7 +198,8 @@ def test_a_vote_that_comes_when_this_node_has_just_joined_is_not_for_it_any_more
     """Its promises are gone; storing one more ended the daemon with an error."""
     ports = free_ports(2)
     settings = settings_of(tmp_path / "n", ports[0])
-    driver = FoundingDriver(settings, make_token(2, ports), list, wall_ms)
+    token = make_token(2, ports)
+    driver = FoundingDriver(settings, token, FoundingFiles(settings.state_dir, token), list, wall_ms)
     driver._do([StoreKept(Kept())])
     assert list((settings.state_dir / "founding").rglob("promises.json"))
     identity_path(settings.state_dir).touch()

@@ -66,13 +66,14 @@ class DialAddress:
 class FoundingDriver:
     """The founding of one node, on one event loop.  `found` returns the addresses that multicast has found."""
 
-    def __init__(self, settings: Settings, token: FoundingToken, found: Callable[[], Iterable[str]], wall_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, settings: Settings, token: FoundingToken, files: FoundingFiles, found: Callable[[], Iterable[str]], wall_ms: Callable[[], int]
+    ) -> None:
         self._wall_ms = wall_ms
         self._settings = settings
         self._token = token
         self._found = found
-        self._files = FoundingFiles(settings.state_dir, token)
-        files = self._files
+        self._files = files
         self.core = Founding(files.node, files.authority.id, token.expect, files.kept)
         self.side = Side(token.id, token.verifier, files.node, files.authority.id, ca.key_hash(files.key).hex())
         self._listening = wire.listening_context(files.certificate_path, files.key_path)

@@ -38,7 +38,8 @@ class Wire:
     Every method may raise OSError (ssl.SSLError is one): the connection is over.
     """
 
-    def __init__(self, sock: socket.socket, tls: ssl.SSLContext | None, *, dialled: bool, name: str) -> None:
+    def __init__(self, sock: socket.socket, tls: ssl.SSLContext | None, *, dialled: bool, name: str, tally: Tally) -> None:
+        """`name`: the node that the other side must prove to be, if we `dialled`.  Its bytes count in `tally`."""
         self._tcp_connecting = dialled
         if tls is not None:
             hostname = name if dialled else None
@@ -50,7 +51,7 @@ class Wire:
         self._reader = FrameReader(GREETING_BYTES_MAX)
         self._out = bytearray()
         self._write_wanted = dialled
-        self.tally = Tally()  # the node's, once the node is known
+        self._tally = tally
 
     @property
     def connected(self) -> bool:
@@ -80,9 +81,10 @@ class Wire:
         certificate: Any = self.sock.getpeercert()
         return identity_of(certificate)
 
-    def greeted(self) -> None:
-        """Allows large frames from now on: the peer has greeted."""
+    def greeted(self, tally: Tally) -> None:
+        """Allows large frames from now on, and counts in `tally`, that of its node: the peer has greeted."""
         self._reader.bytes_max = RPC_FRAME_BYTES_MAX
+        self._tally = tally
 
     def put(self, body: bytes) -> bool:
         """Queues one frame; returns False if it was dropped because too much waits."""
@@ -131,7 +133,7 @@ class Wire:
                 break
             if not data:
                 raise ConnectionResetError(errno.ECONNRESET, "the peer closed the connection")
-            self.tally.received += len(data)
+            self._tally.received += len(data)
             frames += self._reader.feed(data)
             if len(data) < RECEIVE_BYTES and not self._tls:
                 break
@@ -145,7 +147,7 @@ class Wire:
                 sent = self.sock.send(self._out)
             except _WAITING:
                 break
-            self.tally.sent += sent
+            self._tally.sent += sent
             del self._out[:sent]
             moved = True
         return moved

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from awsomefsd.base.limits import HANDSHAKE_MS_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_TURN, NS_PER_MS, PORT_DEAF_MS
 from awsomefsd.base.tls import CLIENT_PROTOCOL, PEER_PROTOCOL, TlsNow
 from awsomefsd.meta.net.connection import Wire, prepare
+from awsomefsd.meta.net.traffic import Tally
 
 log = logging.getLogger(__name__)
 _ACCEPTS_PER_TURN = 16
@@ -126,7 +127,8 @@ class MetadataPort:
                 self._drop(next(iter(self._shaking)), "too many unauthenticated connections at once")
             try:
                 prepare(sock)
-                wire = Wire(sock, self._tls().server if self._tls else None, dialled=False, name="")
+                tls = self._tls().server if self._tls else None
+                wire = Wire(sock, tls, dialled=False, name="", tally=Tally())  # nobody's bytes until the peer has greeted
             except OSError as err:
                 self._failed(str(place[0]), str(err))
                 sock.close()

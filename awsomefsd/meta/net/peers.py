@@ -237,13 +237,13 @@ class Peers:
             sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
             prepare(sock)
             sock.connect_ex(place)
-            wire = Wire(sock, self._tls().peer if self._tls else None, dialled=True, name=peer.node)
+            tls = self._tls().peer if self._tls else None
+            wire = Wire(sock, tls, dialled=True, name=peer.node, tally=self._traffic.of(peer.node))
         except OSError as err:
             if sock is not None:
                 sock.close()
             self._lost(peer, str(err))
             return
-        wire.tally = self._traffic.of(peer.node)
         peer.wire, peer.welcomed, peer.moved_ns = wire, False, self._monotonic_ns()
         self._by_fd[wire.fd] = peer
         self._epoll.register(wire.fd, wire.events)
@@ -363,7 +363,7 @@ class Peers:
             peer.welcomed, peer.redial_ms, peer.reason = True, PEER_REDIAL_MS_MIN, ""
             wire = peer.wire
             if wire is not None:
-                wire.greeted()
+                wire.greeted(self._traffic.of(peer.node))
             log.info("connected to a voter", extra={"peer": peer.node, "incarnation": greeting.incarnation})
 
     def _messages(self, incoming: _Incoming, frames: list[bytes]) -> None:
@@ -387,8 +387,8 @@ class Peers:
         incoming.wire.put(peer_encode(PeerWelcome(self._node, self._incarnation, version)))
         for other in [one for one in self._by_fd.values() if isinstance(one, _Incoming) and one.node == hello.node]:
             self._end(other, "replaced by a newer one")  # it restarted, or its network forgot the old one
-        incoming.node, incoming.wire.tally = hello.node, self._traffic.of(hello.node)
-        incoming.wire.greeted()
+        incoming.node = hello.node
+        incoming.wire.greeted(self._traffic.of(hello.node))
         said = parse_address(hello.address)
         if said is not None and incoming.wire.identity is not None and said != self._outgoing[hello.node].address:
             log.info("a voter is elsewhere than was known", extra={"peer": hello.node, "address": hello.address})

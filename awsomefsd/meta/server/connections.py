@@ -69,7 +69,10 @@ class ClientConnection:
         "since_ns", "sock", "stuck_ns", "tally", "watched", "who",
     )  # fmt: skip
 
-    def __init__(self, owner: Connections, sock: socket.socket, pid: int) -> None:
+    def __init__(
+        self, owner: Connections, sock: socket.socket, tally: Tally, *, pid: int = 0, who: PeerIdentity | None = None, since_ns: int = 0
+    ) -> None:
+        """`pid`: of a client of this host.  `who`: the certificate of one over the network, which has to greet soon after `since_ns`."""
         self._owner = owner
         self._replies: list[bytes] = []  # of this turn
         self._reply_bytes = 0
@@ -77,11 +80,11 @@ class ClientConnection:
         self.sock = sock
         self.fd = sock.fileno()
         self.pid = pid
-        self.tally = Tally()
-        self.who: PeerIdentity | None = None  # over the network: whose certificate it is
-        self.since_ns = 0
+        self.tally = tally
+        self.who = who
+        self.since_ns = since_ns
         self.mount = 0
-        self.reader = FrameReader()
+        self.reader = FrameReader() if who is None else FrameReader(GREETING_BYTES_MAX)
         self.frames: deque[bytes] = deque()  # received, not started
         self.greeted = self.ending = self.closed = False
         self.stuck_ns = 0  # since when the buffer has not moved; 0 while it is empty
@@ -198,10 +201,7 @@ class Connections:
                 continue
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-            connection = ClientConnection(self, sock, peer.pid)
-            connection.tally = self._traffic.of(LOCAL)
-            self._by_fd[connection.fd] = connection
-            self._epoll.register(connection.fd, connection.watched)
+            self._add(ClientConnection(self, sock, self._traffic.of(LOCAL), pid=peer.pid))
 
     def adopt(self, wire: Wire) -> None:
         """Takes over a client that came over the network; it has proved which node it is, and has not greeted."""
@@ -211,13 +211,14 @@ class Connections:
             log.warning("refused a connection of another node", extra={"peer": who.node if who else "unknown"})
             wire.close()
             return
-        connection = ClientConnection(self, wire.sock, 0)
-        connection.who, connection.since_ns, connection.tally = who, self._monotonic_ns(), self._traffic.of(who.node)
-        connection.reader.bytes_max = GREETING_BYTES_MAX
-        self._by_fd[connection.fd] = connection
-        self._epoll.register(connection.fd, connection.watched)
+        connection = ClientConnection(self, wire.sock, self._traffic.of(who.node), who=who, since_ns=self._monotonic_ns())
+        self._add(connection)
         if self._receive(connection):  # what came with the end of the handshake may be decrypted already
             self._backlog[connection] = None
+
+    def _add(self, connection: ClientConnection) -> None:
+        self._by_fd[connection.fd] = connection
+        self._epoll.register(connection.fd, connection.watched)
 
     def remote(self) -> list[ClientConnection]:
         """Returns the connections that came over the network."""
