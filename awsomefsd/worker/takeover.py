@@ -65,7 +65,7 @@ class WorkerTakeover:
             self._sessions.after_session_loss(opened, changed_by_others=opened.changed_by_others or undecided, locks_known=False)
         else:
             mount.buffered.reservation.set_left(opened.reserved_bytes - sum(record_space(record.length) for record in records))
-        self._take_up_handles(opened)
+        mount.session.take_over_handles(opened.epoch)  # before anything is opened or repeated
         self._change.begin(opened, records)
         control.update(workers=worker)
         mount.buffered.flusher.start(events)
@@ -79,12 +79,6 @@ class WorkerTakeover:
         self._repeat_requests()
         hit("takeover.requests.repeated")
         self._vfs.tell_orphans()
-
-    def _take_up_handles(self, opened: SessionOpened) -> None:
-        """Before anything is opened or repeated: whose the handles are, and which of them an earlier session has lost."""
-        opens = self._memory.opens
-        opens.epoch = opened.epoch
-        self._mount.session.failed_handles |= opens.lost()
 
     def _recover_records(self) -> list[DirtyRecord]:
         """Dirty records of a predecessor; of those that memory has damaged, all that is left is to say so, at fsync and in the log."""
@@ -126,10 +120,9 @@ class WorkerTakeover:
         A request that had been committed gets its first result back, with attributes asked for again (vfs/state/replayed_answers.py); names
         in it may be older, so nothing that these answers say is remembered: caches begin empty behind them.
         """
-        self._mount.session.recovering = True
-        self._requests.recover()
-        self._requests.wait_repeated()
-        self._mount.session.recovering = False
+        with self._mount.session.repeating():
+            self._requests.recover()
+            self._requests.wait_repeated()
         self._memory.dirty.forget_uniques()
         self._forget_caches()
 

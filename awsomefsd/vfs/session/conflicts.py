@@ -36,7 +36,7 @@ class Conflicts:
         """Waits until there is room for the bytes.  No flush of these files may be under way."""
         mount = self._mount
         inos = {state.ino for state in states}
-        mount.session.failed_handles |= mount.session.opens.lose(inos)
+        mount.session.lose_handles(inos)
         records = [record for state in states for record in list(state.dirty) if record.length]  # what was committed meanwhile goes away
         if records:
             where = self._keep(records)

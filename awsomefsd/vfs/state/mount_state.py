@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -40,6 +40,9 @@ class SessionView(Protocol):
     def left_ns(self) -> int: ...
     def renewed(self) -> Wait:
         """Ends when there is a valid lease again."""
+
+    def lost(self) -> None:
+        """It has run out."""
 
 
 class Proposal:
@@ -199,9 +202,24 @@ class SessionState:
         self.opens = opens
         self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
         self.linking: set[int] = set()  # inodes that get their first name: their last close ends nothing before that is decided
-        self.recovering = False  # requests of a dead predecessor are being executed again
+        self.recovering = False  # requests of a dead predecessor are being executed again; only `repeating` changes it
         self.failed_handles: set[int] = set()  # fh that answer EIO until closed: what they held was lost with a session
         self._metadata = metadata
+
+    @contextlib.contextmanager
+    def repeating(self) -> Iterator[None]:
+        """The scope in which requests of a dead predecessor are executed again.  An error in it ends the worker, so nothing is undone."""
+        self.recovering = True
+        yield
+        self.recovering = False
+
+    def lose_handles(self, inos: set[int]) -> None:
+        """Handles of these files have failed, here and for every successor: what was buffered of the files is gone for them."""
+        self.failed_handles |= self.opens.lose(inos)
+
+    def take_over_handles(self, epoch: int) -> None:
+        """Lets new handles belong to the session with this epoch; those of another one, which a predecessor opened, have failed."""
+        self.failed_handles |= self.opens.take_over(epoch)
 
     def session_after(self, token: tuple[int, int]) -> Wait:
         """A Wait after a refusal (ESTALE): ends when the mount is served under another session, which may be so already."""

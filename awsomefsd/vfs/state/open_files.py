@@ -10,7 +10,7 @@ other half, behind a BASE record with the next handle, and one store of the gene
 So handles are never reused in a mount, not even the highest one that was closed before a compaction.
 
 OPEN carries the epoch of the session; a session that replaces another opens again, in the log, what goes on under it (`renew`).  What keeps
-an older epoch lost its session and answers EIO until closed, in this worker and in every successor (`lost`).
+an older epoch lost its session and answers EIO until closed, in this worker and in every successor (`take_over`).
 
 ORPHAN names an inode without names whose last handle was closed: a request that nobody waits for ends it, and ENDED says that it is
 answered.  A worker that dies in between leaves ORPHAN to its successor, who asks again (`orphans`).
@@ -152,9 +152,13 @@ class OpenTable:
         self._places[fh] = self._used - 1
         self._files[fh] = file._replace(epoch=epoch)
 
-    def lost(self) -> set[int]:
-        """Handles of another session than the present one; those that never had one are nobody's loss."""
+    def take_over(self, epoch: int) -> set[int]:
+        """A worker begins under the session with this epoch: handles that are opened from now on belong to it.
+
+        Returns the handles of another session, which are lost; those that never had one are nobody's loss.
+        """
         with self._lock:
+            self.epoch = epoch
             return {file.fh for file in self._files.values() if file.epoch and file.epoch != self.epoch}
 
     def orphaned(self, ino: int) -> None:

@@ -42,7 +42,7 @@ def test_sessions_and_orphans_are_remembered_over_compactions() -> None:
     table = OpenTable(mem, True)
     old, table.epoch = table.open(1, 0, 1), 5
     a, b = table.open(2, 0, 2), table.open(3, 0, 3)
-    assert not table.lost(), "one that never had an epoch is nobody's loss"
+    assert not table.take_over(5), "one that never had an epoch is nobody's loss"
     assert table.renew(6, lambda file: file.fh == a) == {old, b}
     table.orphaned(77)
     table.orphaned(78)
@@ -54,12 +54,10 @@ def test_sessions_and_orphans_are_remembered_over_compactions() -> None:
             table.epoch = 6
     assert shm.words(memoryview(mem))[8] > 1, "a compaction"
     again = OpenTable(mem)
-    again.epoch = 6
-    assert again.lost() == {old, b} and len(again) == 3 and again.count(2) == 1 and again.orphans() == [78]
+    assert again.take_over(6) == {old, b} and len(again) == 3 and again.count(2) == 1 and again.orphans() == [78]
     assert again.renew(6, lambda file: False) == {old, a, b}, "also a session that a dead worker had begun to take up"
     third = OpenTable(mem)
-    third.epoch = 6
-    assert third.lost() == {old, a, b}
+    assert third.take_over(6) == {old, a, b}
 
 
 def test_too_many_open_files() -> None:
