@@ -49,7 +49,7 @@ def _worker(words: list[str]) -> int:
     if len(words) != 2 or words[0] != "--keeper-fd" or not words[1].isdecimal():
         sys.stderr.write("awsomefsd worker is started by the keeper; to mount a volume: awsomefsd mount VOLUME DIR\n")
         return 2
-    from awsomefsd.worker.worker import main as worker
+    from awsomefsd.worker.process import main as worker
 
     return worker(int(words[1]))
 

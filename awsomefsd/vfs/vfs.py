@@ -116,7 +116,8 @@ class Vfs:
         """DESTROY is never sent on plain mounts; the worker flushes when the kernel has unmounted."""
 
     def fenced(self) -> None:
-        """The lease has run out: with on-lease-loss=error everything under way is answered."""
+        """The lease has run out, or is held: with on-lease-loss=error what waits for it and everything under way is answered."""
+        self._session.lost()
         if self._giving_up is not None:
             for unique in self._giving_up.fenced():
                 self.locks.interrupt(unique)

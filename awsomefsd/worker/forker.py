@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 from awsomefsd.keeper import wire as wire
-from awsomefsd.worker import worker
+from awsomefsd.worker import process
 
 _NAME, _OTHER = b"\0worker\0", b"\0forker\0"
 _ARG_START, _ARG_END = 45, 46  # fields of /proc/self/stat behind the name
@@ -77,7 +77,7 @@ def _between(into: int, ours: list[int], log_path: str, fd: int) -> None:
     try:
         wire.close_all(ours)
         _be_a_worker(log_path)
-        code = worker.main(fd)
+        code = process.main(fd)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

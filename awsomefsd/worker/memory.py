@@ -50,6 +50,11 @@ class MountMemory:
         self.opens = OpenTable(maps["opens"], fresh)
         self.dirty = DirtyLog(maps["dirty"], self.control.state.dirty_log, fresh)
 
+    def kernel_minor(self) -> int:
+        """The minor version of FUSE that was agreed on with the kernel; 0 before that."""
+        negotiated = self.control.state.negotiated
+        return 0 if negotiated is None else negotiated.minor
+
     def unanswered(self) -> list[int] | None:
         """Requests that a predecessor has read and perhaps not answered: a slot or entry is freed only behind its reply, so the kernel has
         the answer of every other one.  None where a damaged slot hides which it was."""

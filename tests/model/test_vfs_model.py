@@ -361,7 +361,7 @@ class Model:
 
     def kick(self) -> None:
         self.note("kick")
-        self.r.worker.flusher.kick()
+        self.r.worker.data.flusher.kick()
 
     def kill(self) -> None:
         self.note("kill")

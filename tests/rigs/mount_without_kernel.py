@@ -144,15 +144,12 @@ class RigWorker(Worker):
     """A Worker whose device and kernel are the rig's."""
 
     def __init__(self, rig: Rig, link: Link, config: WorkerConfig, repeat: Iterable[Callable[[Vfs], Any]]) -> None:
-        self.rig = rig
         super().__init__(link, config, rig.make_client)  # type: ignore[arg-type]
-        self.devices._open[1] = rig.device  # type: ignore[assignment]
+        self.memory.unanswered = lambda: rig.unanswered  # type: ignore[method-assign]
+        self.data.devices._open[1] = rig.device  # type: ignore[assignment]
         self.session = Requests(repeat, self.vfs)  # type: ignore[assignment]
         self.notifier.close()
         self.sessions._kernel = self.kernel = Kernel()
-
-    def _unanswered(self) -> list[int] | None:
-        return self.rig.unanswered
 
 
 class Gate:
@@ -300,10 +297,8 @@ class Rig:
         worker._ended.set()
         worker.client._events = IgnoredEvents()
         worker.client.close()
-        worker.flusher.stop()
-        if worker.through is not None:
-            worker.through.stop()
-        if worker.leases is not None:
+        worker.data.stop()
+        if worker.recalls is not None:
             worker.recalls.close()
         worker.pool.shutdown()
         worker.budget.close()
@@ -368,7 +363,7 @@ class Rig:
         """In front of the metadata client for vfs and flusher; the client itself goes on under it."""
         gate = Gate(self.worker.client)
         self.mount.metadata = gate
-        self.worker.flusher._metadata = gate
+        self.worker.data.flusher._metadata = gate
         return gate
 
     def volume(self) -> Any:
@@ -451,7 +446,7 @@ class Rig:
         self.call("fsync", ino, fh, False)
 
     def flush(self) -> None:
-        block_on(self.worker.flusher.flush_all(), LIMIT_S)
+        block_on(self.worker.data.flusher.flush_all(), LIMIT_S)
 
     def lookup(self, name: bytes, parent: int = ROOT_INO) -> Attr:
         attr: Attr = self.call("lookup", parent, name)

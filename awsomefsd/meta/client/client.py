@@ -87,14 +87,13 @@ class MetaClient:
     """Every method may be called from any thread; none blocks unless it says so.
 
     `start` begins to connect, for ever; `close` ends that.  `places` says where the service may be; a path, or several to be tried in turn,
-    are sockets on this host.  `events` hears of the session and the connection.  `lease_options` are SessionRenewer's.
+    are sockets on this host.  `lease_options` are SessionRenewer's.
     """
 
     def __init__(
         self,
         places: Endpoints | Path | str | Sequence[Path | str],
         mount: int,
-        events: SessionEvents = _IGNORED,
         *,
         log: Any = None,
         boot_ns: Callable[[], int] = clock.boot_ns,
@@ -102,7 +101,7 @@ class MetaClient:
         **lease_options: Any,
     ) -> None:
         self.mount = mount
-        self._events = events
+        self._events: SessionEvents = _IGNORED  # until `start`
         self.session = self.epoch = 0
         self._log = log or logging.getLogger(__name__)
         self._boot_ns = boot_ns
@@ -138,9 +137,13 @@ class MetaClient:
         return self._core.connections
 
     # --- life -----------------------------------------------------------------------------------------------------------------
-    def start(self) -> None:
-        """Begins to connect, to send and to renew, on three threads; once.  What was submitted before is sent then."""
+    def start(self, events: SessionEvents = _IGNORED) -> None:
+        """Begins to connect, to send and to renew, on three threads; once.  What was submitted before is sent then.
+
+        `events` hears of the session and the connection from now on; it may be made of parts that were built with this client.
+        """
         assert not self._threads, "a client starts once"
+        self._events = events
         for name, target in (("meta-receive", self._receive_loop), ("meta-send", self._send_loop), ("meta-renew", self._keeper.run)):
             thread = threading.Thread(target=target, name=name, daemon=True)
             self._threads.append(thread)

@@ -43,12 +43,11 @@ class SessionClient(Protocol):
 class SessionLease:
     """The time for which the mount may be served, and a Wait for the moment when it may be again.
 
-    With `fails` (on-lease-loss=error) that Wait ends with ETIMEDOUT where there is no lease, and `on_loss` is called when there is none.
+    With `fails` (on-lease-loss=error) that Wait ends with ETIMEDOUT where there is no lease.
     """
 
-    def __init__(self, left_ns: Callable[[], int], on_loss: Callable[[], None], *, fails: bool = False) -> None:
+    def __init__(self, left_ns: Callable[[], int], *, fails: bool = False) -> None:
         self._left_ns = left_ns
-        self._on_loss = on_loss
         self.fails = fails
         self._held = False
         self._renewed = Signal()
@@ -73,11 +72,10 @@ class SessionLease:
         return renewed
 
     def lost(self) -> None:
-        """It has run out."""
+        """It has run out.  Only Vfs.fenced calls this: what is under way is answered then, too."""
         if self.fails:
             signal, self._renewed = self._renewed, Signal()
             signal.fire(None, timed_out())
-            self._on_loss()
 
     def announce(self) -> None:
         """The lease is good again: those who waited look again."""
@@ -85,11 +83,13 @@ class SessionLease:
             signal, self._renewed = self._renewed, Signal()
             signal.fire()
 
-    def hold(self, held: bool) -> None:
-        """While held nothing is served, although there is a session: what we remember is of an older one."""
-        self._held = held
-        if held:
-            self.lost()
+    def hold(self) -> None:
+        """From now on nothing is served, although there is a session: what we remember is of an older one.  Vfs.fenced follows."""
+        self._held = True
+
+    def release(self) -> None:
+        """What we remember is of this session: those who waited look again."""
+        self._held = False
         self.announce()
 
 
@@ -112,6 +112,16 @@ class KernelInvalidation(Protocol):
     def invalidate_all(self, inos: list[int]) -> None: ...
 
 
+class ServedMount(Protocol):
+    """The Vfs of a mount, as far as the end of a session concerns it."""
+
+    mount: MountState
+    locks: LockOps
+
+    def fenced(self) -> None:
+        """Tells the lease that it has run out; with on-lease-loss=error everything under way is answered."""
+
+
 class SessionKeeper:
     """Replaces a lost session, on a thread of its own."""
 
@@ -119,8 +129,7 @@ class SessionKeeper:
         self,
         client: SessionClient,
         command: OpenSession,
-        mount: MountState,
-        locks: LockOps,
+        vfs: ServedMount,
         kernel: KernelInvalidation,
         lease: SessionLease,
         conflicts: Conflicts,
@@ -129,8 +138,9 @@ class SessionKeeper:
     ) -> None:
         self._client = client
         self._command = command
-        self._mount = mount
-        self._locks = locks
+        self._mount = vfs.mount
+        self._locks = vfs.locks
+        self._fenced = vfs.fenced
         self._kernel = kernel
         self._lease = lease
         self._conflicts = conflicts
@@ -147,7 +157,7 @@ class SessionKeeper:
         if self._mount.caches.leases is not None:
             self._mount.caches.leases.lost()
         if self._busy.acquire(blocking=False):
-            self._lease.hold(True)
+            self._hold()
             threading.Thread(target=self._run, name="new-session", daemon=True).start()
 
     def _run(self) -> None:
@@ -155,7 +165,7 @@ class SessionKeeper:
         while True:
             try:
                 while self._is_lost():
-                    self._lease.hold(True)
+                    self._hold()
                     self._replace()
             finally:
                 self._busy.release()
@@ -170,6 +180,10 @@ class SessionKeeper:
         """A loss may be told twice; a session that was opened since is not the one that was lost."""
         return self._lost_session == self._client.session and self._lease.over is None
 
+    def _hold(self) -> None:
+        self._lease.hold()
+        self._fenced()
+
     def _replace(self) -> None:
         self._mount.buffered.flusher.pause(True)
         opened = self._open()
@@ -180,7 +194,7 @@ class SessionKeeper:
             self.after_session_loss(opened, changed_by_others=opened.changed_by_others)
         self._opened(opened)
         self._mount.buffered.flusher.pause(False)
-        self._lease.hold(False)
+        self._lease.release()
 
     def _open(self) -> SessionOpened | None:
         while self._lease.over is None:

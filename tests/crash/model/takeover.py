@@ -132,7 +132,7 @@ class MortalRig(CrashRig):
         self.deaths += 1
         death, self.death = self.death, None
         assert death is not None
-        self.worker.flusher._thread.stopping = True
+        self.worker.data.flusher._thread.stopping = True
         death.end()
         return self.restart(*repeat)
 
@@ -144,7 +144,7 @@ class MortalRig(CrashRig):
 
 
 def _all(rig: MortalRig) -> Any:
-    yield rig.worker.flusher.flush_all()
+    yield rig.worker.data.flusher.flush_all()
 
 
 def timeless(tree: Any) -> Any:

@@ -280,7 +280,7 @@ def test_help_imports_little() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("module", ["awsomefsd.worker.worker", "awsomefsd.keeper.server"])
+@pytest.mark.parametrize("module", ["awsomefsd.worker.process", "awsomefsd.keeper.server"])
 def test_hot_processes_import_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}\nheavy = {{'grpc', 'pydantic', 'trio', 'rich', 'click', 'prometheus_client', 'lmdb'}} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code + "\nassert not heavy, heavy"], check=True, env=program.environment())

@@ -53,8 +53,8 @@ def test_a_known_end_is_still_counted(kernel: Kernel) -> None:
 def test_a_worker_whose_thread_dies_ends() -> None:
     code = (
         "import threading, time\n"
-        "from awsomefsd.worker import worker\n"
-        "threading.excepthook = worker._thread_died\n"
+        "from awsomefsd.worker import process\n"
+        "threading.excepthook = process._thread_died\n"
         "threading.Thread(target=lambda: 1 / 0, daemon=True).start()\n"
         "time.sleep(20)\n"
     )

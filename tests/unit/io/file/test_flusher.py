@@ -116,13 +116,13 @@ def r_set_size(size: int) -> SetAttrIn:
 # --- what is gone before it is flushed ------------------------------------------------------------------------------------
 def test_a_flush_of_a_file_that_is_removed_meanwhile_ends(r: Rig) -> None:
     ino = r.file(b"a", b"a" * BIG)
-    r.worker.flusher.pause(True)
-    done = Started(_op(r.worker.flusher.flush_all()))
+    r.worker.data.flusher.pause(True)
+    done = Started(_op(r.worker.data.flusher.flush_all()))
     r.call("unlink", ROOT_INO, b"a")
-    r.worker.flusher.pause(False)
+    r.worker.data.flusher.pause(False)
     done.result()
     before = time.thread_time()
-    assert r.worker.flusher._thread.is_alive()
+    assert r.worker.data.flusher._thread.is_alive()
     r.file(b"b", b"b" * BIG)
     r.flush()
     assert time.thread_time() - before < 5
@@ -151,7 +151,7 @@ def test_a_removed_file_does_not_stop_the_flush_of_others(r: Rig) -> None:
         return None
 
     gate.on_ask = on_ask
-    done = Started(_op(r.worker.flusher.flush_all()))
+    done = Started(_op(r.worker.data.flusher.flush_all()))
     until(lambda: bool(held) and held[0].begun.is_set())
     r.call("unlink", ROOT_INO, b"a")
     held[0].release()
@@ -172,7 +172,7 @@ def test_a_refused_file_that_is_removed_leaves_the_flusher_alive(r: Rig) -> None
         return held[0]
 
     first_commit(r, later)
-    done = Started(_op(r.worker.flusher.flush_all()))
+    done = Started(_op(r.worker.data.flusher.flush_all()))
     until(lambda: bool(held) and held[0].answered.is_set())
     r.call("unlink", ROOT_INO, b"a")
     held[0].release()
@@ -256,7 +256,7 @@ def test_from_inline_to_extents_with_batches_in_a_row(r: Rig, monkeypatch: pytes
         r.write(ino, fh, offset, piece)
         expected[offset : offset + 700] = piece
         if at % 3 == 0:
-            r.worker.flusher.kick()
+            r.worker.data.flusher.kick()
     r.fsync(ino, fh)
     assert r.read(ino, fh, 0, MIB) == bytes(expected)
     r.restart()
@@ -326,7 +326,7 @@ def test_nothing_of_a_batch_is_proposed_under_a_session_that_came_after_it_was_t
     r.write(ino, fh, 50, b"b" * 100)
     seen: list[c.Commit] = []
     gate = r.gate()
-    plan = r.worker.flusher._plan
+    plan = r.worker.data.flusher._plan
     inside, go = threading.Event(), threading.Event()
 
     def slow(part: Any) -> None:
@@ -334,12 +334,12 @@ def test_nothing_of_a_batch_is_proposed_under_a_session_that_came_after_it_was_t
         inside.set()
         assert go.wait(LIMIT_S)
 
-    r.worker.flusher._plan = slow  # type: ignore[method-assign]
+    r.worker.data.flusher._plan = slow  # type: ignore[method-assign]
     gate.on_propose = lambda command, _: seen.append(command) if isinstance(command, c.Commit) else None
     done = r.begin("fsync", ino, fh, False)
     assert inside.wait(LIMIT_S)
-    r.worker.flusher.pause(True)
-    r.worker.flusher.pause(False)
+    r.worker.data.flusher.pause(True)
+    r.worker.data.flusher.pause(False)
     go.set()
     done.result()
     assert len(seen) == 1, "the batch of before was dropped, its records went out again"
@@ -351,9 +351,9 @@ def test_small_appends_share_few_commits(r: Rig) -> None:
     line = b"a line of a log\n"
     for number in range(3_000):
         r.write(ino, fh, number * len(line), line)
-    before = r.worker.flusher.batches
+    before = r.worker.data.flusher.batches
     r.call("fsync", ino, fh, False)
-    assert r.worker.flusher.batches - before <= 3
+    assert r.worker.data.flusher.batches - before <= 3
     assert r.read(ino, fh, 0, 3_000 * len(line)) == line * 3_000
 
 
@@ -379,16 +379,16 @@ class Ending(list[Any]):
 def test_a_drain_that_begins_as_other_records_become_clean_waits_for_the_last(r: Rig) -> None:
     """Whoever is asked to give up a write lease would answer, and what was held back behind those records could be committed no more."""
     ino, fh = r.create(b"a")
-    r.worker.flusher.pause(True)
+    r.worker.data.flusher.pause(True)
     r.write(ino, fh, 0, b"a" * BIG)
     r.write(ino, fh, BIG, b"b" * BIG)
-    state = r.worker.files.get(ino)
+    state = r.worker.data.files.get(ino)
     assert state is not None
     state.dirty = Ending(state.dirty)
     ended: list[Any] = []
-    for waiting in (r.worker.flusher.drained(ino), r.worker.flusher.flush_all()):
+    for waiting in (r.worker.data.flusher.drained(ino), r.worker.data.flusher.flush_all()):
         waiting.start(lambda value, error: ended.append(error))
     assert not ended
-    r.worker.flusher.pause(False)
+    r.worker.data.flusher.pause(False)
     until(lambda: ended == [None, None])
     assert not state.dirty and r.content(ino) == b"a" * BIG + b"b" * BIG

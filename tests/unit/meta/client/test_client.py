@@ -39,9 +39,9 @@ def make(name: bytes) -> c.Create:
 def clients():
     made: list[MetaClient] = []
 
-    def connect(path, mount=5, **options) -> MetaClient:
+    def connect(path, mount=5, events=IgnoredEvents(), **options) -> MetaClient:
         made.append(MetaClient(path, mount, **options))
-        made[-1].start()
+        made[-1].start(events)
         return made[-1]
 
     yield connect

@@ -235,7 +235,7 @@ def test_endpoint_texts():
 
 
 def test_tls_is_loaded_only_when_it_is_needed():
-    code = "import sys, awsomefsd.worker.worker; print([name for name in ('ssl', 'awsomefsd.base.tls', 'asyncio') if name in sys.modules])"
+    code = "import sys, awsomefsd.worker.process; print([name for name in ('ssl', 'awsomefsd.base.tls', 'asyncio') if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -57,7 +57,7 @@ def test_the_kept_result_of_a_repeated_request_hides_no_later_change_of_others(n
     else:
         two.truncate(ino, 1)
         assert one.attr(ino).size == 1
-    until(lambda: one.worker.leases.grant(ROOT_INO if what == "names" else ino))  # type: ignore[union-attr]
+    until(lambda: one.worker.caches.leases.grant(ROOT_INO if what == "names" else ino))  # type: ignore[union-attr]
     late[0].release()
     op.result()
     assert one.attr(ino) == two.attr(ino)

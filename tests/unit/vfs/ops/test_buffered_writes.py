@@ -31,7 +31,7 @@ class Leased(Sharing):
     ended = 0  # the session that was ended last
 
     def holds(self, ino: int) -> int:
-        mode: int = self.worker.leases._holder.mode(ino)  # type: ignore[union-attr]
+        mode: int = self.worker.caches.leases._holder.mode(ino)  # type: ignore[union-attr]
         return mode
 
     def end_session(self) -> None:
@@ -185,12 +185,12 @@ def test_what_was_written_to_a_file_that_is_gone_reaches_no_device(nodes: list[L
     one, two = nodes
     ino, fh = one.create(b"f")
     one.write(ino, fh, 0, b"x" * BIG)
-    one.worker.flusher.pause(True)
+    one.worker.data.flusher.pause(True)
     one.close_file(ino, fh)
     one.call("unlink", ROOT_INO, b"f")
     until(lambda: not one.mount.buffered.dirty.dirty_bytes)
     assert error_of(two.attr, ino) == errno.ENOENT
-    one.worker.flusher.pause(False)
+    one.worker.data.flusher.pause(False)
     sound(nodes)
 
 
@@ -324,7 +324,7 @@ def test_what_others_did_not_touch_goes_on_under_a_new_session(nodes: list[Lease
     other, other_fh = one.create(b"g")
     for number, handle in ((ino, fh), (other, other_fh)):
         one.write(number, handle, 0, b"held back")
-    one.worker.flusher.pause(True)
+    one.worker.data.flusher.pause(True)
     one.end_session()
     there = two.open(other)
     two.write(other, there, 0, b"THEIRS")
@@ -348,8 +348,8 @@ def test_a_worker_that_dies_after_its_session_was_replaced_leaves_what_its_succe
     one, two = nodes
     ino, fh = one.create(b"f")
     one.write(ino, fh, 0, b"held back")
-    one.worker.flusher.pause(True)
-    one.worker.flusher.pause = lambda paused: None  # type: ignore[method-assign]
+    one.worker.data.flusher.pause(True)
+    one.worker.data.flusher.pause = lambda paused: None  # type: ignore[method-assign]
     one.end_session()
     lose(one)
     assert one.mount.buffered.dirty.dirty_bytes == 9
@@ -449,8 +449,8 @@ def test_write_leases_of_closed_files_are_given_back_before_another_node_asks(no
     for ino, fh in closed:
         one.fsync(ino, fh)
         one.close_file(ino, fh)
-    one.worker.flusher.pause(True)
-    idle = IdleLeases(one.mount, one.worker.leases)  # type: ignore[arg-type]
+    one.worker.data.flusher.pause(True)
+    idle = IdleLeases(one.mount, one.worker.caches.leases)  # type: ignore[arg-type]
     for _ in range(LEASE_IDLE_LOOKS + 2):
         idle.poll()
     assert one.holds(still_open) == one.holds(dirty) == LEASE_WRITE
@@ -459,7 +459,7 @@ def test_write_leases_of_closed_files_are_given_back_before_another_node_asks(no
     before = figure(one, "lease_recalls")
     assert all(two.attr(ino).size == 4 and two.content(ino) == b"data" for ino, _ in closed)
     assert figure(one, "lease_recalls") == before, "nobody had to be asked"
-    one.worker.flusher.pause(False)
+    one.worker.data.flusher.pause(False)
     assert two.content(dirty) == b"data" == two.content(still_open)
     ino = closed[0][0]
     one.write(ino, one.open(ino), 4, b" more")
@@ -473,7 +473,7 @@ def test_leases_are_given_back_while_the_file_is_written(nodes: list[Leased]) ->
     ino, fh = one.create(b"f")
     there = two.open(ino)
     ended = threading.Event()
-    leases, idle = one.worker.leases, IdleLeases(one.mount, one.worker.leases)  # type: ignore[arg-type]
+    leases, idle = one.worker.caches.leases, IdleLeases(one.mount, one.worker.caches.leases)  # type: ignore[arg-type]
     given_back = []
 
     def give_back() -> None:

@@ -45,7 +45,7 @@ def test_reads_show_dirty_data_over_committed_exactly(r: Rig, seed: int) -> None
         if rng.random() < 0.2:
             r.fsync(ino, fh)
         if rng.random() < 0.1:
-            r.worker.flusher.kick()
+            r.worker.data.flusher.kick()
         start, size = rng.randrange(70_000), rng.randrange(1, 70_000)
         assert r.read(ino, fh, start, size) == expected[start : start + size], f"step {step}"
     assert r.attr(ino).size == len(expected)

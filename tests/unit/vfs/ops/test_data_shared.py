@@ -257,15 +257,15 @@ def test_a_write_that_waited_for_the_device_is_for_the_session_it_began_in(nodes
     ino, fh = one.create(b"f")
     there = two.open(ino)
     one.call("setlk", ino, fh, Lock(LOCK_POSIX, 7, 1, 1, 0, 99), False)
-    assert one.worker.through is not None
-    write, reached, go = one.worker.through._writer.write, threading.Event(), threading.Event()
+    assert one.worker.data.through is not None
+    write, reached, go = one.worker.data.through._writer.write, threading.Event(), threading.Event()
 
     def held(pieces: object) -> object:
         reached.set()
         assert go.wait(LIMIT_S)
         return write(pieces)  # type: ignore[arg-type]
 
-    one.worker.through._writer.write = held  # type: ignore[assignment, method-assign]
+    one.worker.data.through._writer.write = held  # type: ignore[assignment, method-assign]
     before = one.worker.memory.control.state.session
     written = Started(one.vfs.write(one.ctx(), ino, fh, 0, memoryview(b"old"), 0))
     assert reached.wait(LIMIT_S)
@@ -311,9 +311,9 @@ def test_a_failing_device_is_an_error_of_the_write(nodes: list[Sharing]) -> None
     def fail(pieces: object) -> object:
         raise OSError(errno.EIO, "the device says no")
 
-    write, one.worker.through._writer.write = one.worker.through._writer.write, fail  # type: ignore[method-assign, union-attr]
+    write, one.worker.data.through._writer.write = one.worker.data.through._writer.write, fail  # type: ignore[method-assign, union-attr]
     assert error_of(one.write, ino, fh, 0, b"x") == errno.EIO
-    one.worker.through._writer.write = write  # type: ignore[method-assign, union-attr]
+    one.worker.data.through._writer.write = write  # type: ignore[method-assign, union-attr]
     one.write(ino, fh, 0, b"y")
     assert one.read(ino, fh, 0, 9) == b"y"
 

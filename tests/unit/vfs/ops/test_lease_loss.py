@@ -159,12 +159,12 @@ def test_a_failed_flush_whose_fsync_was_given_up_is_told_to_the_next(tmp_path: P
         r.start()
         ino, fh = r.create(b"f")
         r.write(ino, fh, 0, b"x" * BIG)
-        flushing, flush = Signal(), r.worker.flusher.flush
-        r.worker.flusher.flush = lambda ino: flushing  # type: ignore[method-assign, assignment, misc]
+        flushing, flush = Signal(), r.worker.data.flusher.flush
+        r.worker.data.flusher.flush = lambda ino: flushing  # type: ignore[method-assign, assignment, misc]
         syncing = r.begin("fsync", ino, fh, False)
         r.fence()
         assert error_of(syncing.result) == errno.ETIMEDOUT
-        r.worker.flusher.flush = flush  # type: ignore[method-assign]
+        r.worker.data.flusher.flush = flush  # type: ignore[method-assign]
         flushing.fire(None, FsError(errno.ENOSPC))
         r.heal()
         assert error_of(r.fsync, ino, fh) == errno.ENOSPC

@@ -35,7 +35,7 @@ def between(r: Rig, kind: type[Any], act: Callable[[], None]) -> None:
 
 def committed_not_settled(r: Rig, write: Callable[[], None]) -> tuple[Callable[[], None], threading.Event]:
     """A write whose Commit is answered, while the flusher has not taken the answer up until the event is set."""
-    flusher = r.worker.flusher
+    flusher = r.worker.data.flusher
     begun, go = threading.Event(), threading.Event()
     finish = flusher._finish
 

@@ -168,7 +168,7 @@ def test_a_flush_in_flight_at_the_same_time(tmp_path: Path, monkeypatch: pytest.
         for round_ in range(15):
             calls = [r.begin("fallocate", ino, fh, PUNCH, 10_000, 50_000)]
             r.write(ino, fh, 20_000, bytes([round_ + 1]) * 9_000)
-            r.worker.flusher.kick()
+            r.worker.data.flusher.kick()
             calls.append(r.begin("fallocate", ino, fh, ZERO, 40_000, 10_000))
             for call in calls:
                 call.result()

@@ -99,7 +99,7 @@ def test_stale_layouts_never_show_what_came_after_them(nodes: list[Small], seed:
     for file, (ino, fh) in enumerate(inodes):
         writer.write(ino, fh, 0, content(file, 0))
     paused = Paused(reader.device, dice, turn, written)
-    reader.worker.devices._open[1] = paused  # type: ignore[assignment]
+    reader.worker.data.devices._open[1] = paused  # type: ignore[assignment]
     wrong: list[str] = []
     layouts: list[tuple[int, int, list[Any]]] = []
 
@@ -148,7 +148,7 @@ def find_again(reader: Small, layouts: list[tuple[int, int, list[Any]]]) -> str:
         for extent in extents:
             into = memoryview(bytearray(extent.length))
             try:
-                reader.worker.reader.read(extent, VOLUME, ino, 0, extent.length, into)
+                reader.worker.data.reader.read(extent, VOLUME, ino, 0, extent.length, into)
             except Error:
                 refused += 1
                 continue

@@ -26,9 +26,9 @@ def test_reads_that_waited_for_the_lease_do_not_hold_up_the_answers(r: Rig, monk
     r.fsync(ino, fh)
     r.read(ino, fh, 0, BIG)
     readers: list[str] = []
-    read_into = r.worker.files.read_into
+    read_into = r.worker.data.files.read_into
     monkeypatch.setattr(
-        r.worker.files, "read_into", lambda *args, **kw: (readers.append(threading.current_thread().name), read_into(*args, **kw))[1]
+        r.worker.data.files, "read_into", lambda *args, **kw: (readers.append(threading.current_thread().name), read_into(*args, **kw))[1]
     )
     r.lease_clock.advance(SESSION_SELF_FENCE_MS / 1000 + 1)
     reading = r.begin("read", ino, fh, 0, BIG)

@@ -59,7 +59,7 @@ def lose_to_another(r: Rig, *changes: Any) -> None:
     before = worker.memory.control.state.session
     noticed = threading.Event()
     events, worker.client._events = worker.client._events, Noticing(noticed)
-    worker.flusher.pause(True)
+    worker.data.flusher.pause(True)
     r.end_session()
     worker.client._keeper.doubt()
     assert noticed.wait(LIMIT_S)
@@ -255,7 +255,7 @@ def test_foreign_content_is_seen(r: Rig) -> None:
 def test_foreign_ends_a_flush_that_waits(r: Rig) -> None:
     ino, fh = r.create(b"a")
     r.write(ino, fh, 0, b"x" * BIG)
-    r.worker.flusher.pause(True)
+    r.worker.data.flusher.pause(True)
     sync = r.begin("fsync", ino, fh, False)
     lose_to_another(r, c.Create(1, ROOT_INO, b"theirs", 0o100644, 0, 0))
     sync.ended.wait(LIMIT_S)
@@ -281,7 +281,7 @@ def test_a_successor_puts_aside_what_another_mount_has_overtaken(r: Rig) -> None
 def test_an_fsync_that_waits_while_its_data_is_put_aside_is_told(r: Rig) -> None:
     ino, fh = r.create(b"a")
     r.write(ino, fh, 0, b"x" * BIG)
-    r.worker.flusher.pause(True)
+    r.worker.data.flusher.pause(True)
     waiting = r.begin("fsync", ino, fh, False)
     lose_to_another(r, c.Create(1, ROOT_INO, b"theirs", 0o100644, 0, 0))
     with pytest.raises(FsError) as told:

@@ -1,0 +1,60 @@
+"""Builds what the bytes of a mount pass through on their way to the devices and back."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from awsomefsd.io.device.open_devices import OpenDevices
+from awsomefsd.io.file.draining import Draining
+from awsomefsd.io.file.file_data import FileTable
+from awsomefsd.io.file.flusher import Flusher
+from awsomefsd.io.file.reservation import Reservation
+from awsomefsd.io.file.write_through import WriteThrough
+from awsomefsd.io.segment.checksum_cache import ChecksumCache
+from awsomefsd.io.segment.locations import Locations
+from awsomefsd.io.segment.reader import SegmentReader
+from awsomefsd.io.segment.writer import SegmentWriter
+from awsomefsd.meta.client.client import MetaClient
+from awsomefsd.worker.cluster_devices import ClusterDevices
+from awsomefsd.worker.config import WorkerConfig
+from awsomefsd.worker.corrupt_reads import CorruptReads
+from awsomefsd.worker.memory import MountMemory
+from awsomefsd.worker.service_calls import ServiceCalls
+
+
+class DataPath(NamedTuple):
+    """No thread of these runs, and no device is open, before the takeover."""
+
+    devices: OpenDevices
+    locations: Locations
+    checksums: ChecksumCache
+    reader: SegmentReader
+    writer: SegmentWriter
+    files: FileTable
+    reservation: Reservation
+    through: WriteThrough | None  # of a volume that is shared
+    flusher: Flusher
+    draining: Draining
+
+    def stop(self) -> None:
+        """Ends the threads, after what waits; blocks for them."""
+        self.flusher.stop()
+        if self.through is not None:
+            self.through.stop()
+
+
+def build_data_path(config: WorkerConfig, memory: MountMemory, client: MetaClient, calls: ServiceCalls) -> DataPath:
+    """Returns the parts for one mount, over its dirty log in `memory`.  Does not block."""
+    cluster_devices = ClusterDevices(calls, config.state_dir, config.volume)
+    devices = OpenDevices(cluster_devices.find)
+    locations = Locations(calls.ask, calls.propose)
+    checksums = ChecksumCache()
+    reader = SegmentReader(devices, locations.locate, checksums)
+    writer = SegmentWriter(devices, locations.lease, checksums)
+    corrupt = CorruptReads(calls, config.volume, config.volume_name, memory.control.counter("corrupt_reads").add)
+    files = FileTable(config.volume, memory.dirty, reader, corrupt.report, leased=config.shared)
+    reservation = Reservation(config.volume, client, memory.control)
+    through = WriteThrough(config.volume, writer) if config.shared else None
+    flusher = Flusher(files, memory.dirty, writer, client, reservation, memory.control)
+    draining = Draining(writer, cluster_devices.draining, cluster_devices.report_sealed)
+    return DataPath(devices, locations, checksums, reader, writer, files, reservation, through, flusher, draining)

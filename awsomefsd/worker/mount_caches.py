@@ -1,0 +1,54 @@
+"""Builds what this worker remembers of a mount, under which leases, and what it tells the kernel of that."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from awsomefsd.fuse.nested_mounts import NestedMounts
+from awsomefsd.fuse.notify import Notifier
+from awsomefsd.keeper.worker_link import KeeperLink
+from awsomefsd.meta.client.client import MetaClient
+from awsomefsd.meta.client.lease_cache import MountLeases
+from awsomefsd.meta.client.recalls import RecallQueue, RecallThread
+from awsomefsd.vfs.ops.recall_flush import RecallFlush
+from awsomefsd.vfs.session.mount_session import SessionLease
+from awsomefsd.vfs.state.atimes import NOATIME, Atimes, Policy
+from awsomefsd.vfs.state.freshness import Modes
+from awsomefsd.vfs.state.kernel_cache import KernelCache
+from awsomefsd.vfs.state.leased_names import LeasedNames
+from awsomefsd.vfs.state.mount_state import Caches
+from awsomefsd.vfs.state.names import NameCache, UncachedNames
+from awsomefsd.worker.config import WorkerConfig
+from awsomefsd.worker.data_path import DataPath
+from awsomefsd.worker.memory import MountMemory
+
+PAGE_THREADS = 4  # that wait for the kernel to give up pages
+
+
+class MountCaches(NamedTuple):
+    caches: Caches
+    notifier: Notifier
+    recalls: RecallThread | None  # of a mount that holds leases; it runs
+
+
+def build_mount_caches(
+    config: WorkerConfig, link: KeeperLink, memory: MountMemory, client: MetaClient, lease: SessionLease, data: DataPath
+) -> MountCaches:
+    """Returns the parts for one mount; `lease` is its session's.  Does not block."""
+    recall_queue = RecallQueue()
+    leases = MountLeases(client, config.volume, recall_queue) if config.caches else None
+    modes = Modes(config.consistency)
+    names = NameCache() if not config.shared else UncachedNames() if leases is None else LeasedNames(leases, modes)
+    nested = NestedMounts(link.start_message["dir"], always=config.containers).there
+    notifier = Notifier(link.fds["fuse"], nested, nameless=config.containers and config.shared)
+    kernel = recalls = None
+    if leases is not None:
+        pages = ThreadPoolExecutor(PAGE_THREADS, thread_name_prefix="pages")
+        kernel = KernelCache(leases, names, notifier, pages, lease.left_ns, memory.kernel_minor, modes, memory.opens)
+        flush = RecallFlush(data.files, data.flusher, leases.progress)
+        # In this order: what is buffered is committed, then what the kernel was told is taken back.
+        recalls = RecallThread(recall_queue, [flush.handle, kernel.forget_for_recall])
+    policy = Policy(NOATIME) if config.read_only or config.shared else Policy(*config.atime)
+    atimes = Atimes(config.volume, client, memory.control, memory.opens, names.put, policy)
+    return MountCaches(Caches(names, atimes, modes, leases, kernel), notifier, recalls)
