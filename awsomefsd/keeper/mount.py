@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,25 +62,28 @@ class Mount:
     """One mount of the keeper.  The loop's thread uses it.
 
     `spec` is the mount request as it was checked: mount, dir, source, options, fuse_options, readahead_kib, argv, env, config, device.
-    `fds` are ordered: "fuse" first, then the memfds by name.
+    `fds` are ordered: "fuse" first, then the memfds by name.  The other values are given for a mount that the program before had.
     """
 
-    def __init__(self, surroundings: Surroundings, spec: Message, fds: dict[str, int]) -> None:
+    def __init__(
+        self, surroundings: Surroundings, spec: Message, fds: dict[str, int], *, workers: int = 0, deaths: int = 0,
+        previous: Message | None = None, was_ready: bool = False, detached: bool = False,
+    ) -> None:  # fmt: skip
         self._in = surroundings
         self._loop = surroundings.loop
         self.spec = spec
         self.fds = fds
         self.worker: WorkerProcess | None = None
-        self.workers = 0
-        self.deaths = 0  # since one answered
+        self.workers = workers
+        self.deaths = deaths  # since one answered
         self._standby: WorkerProcess | None = None  # loaded, or loading; reads nothing
         self._standby_spec: Message = {}  # argv and env it was started with
         self._standby_takes_over = False
-        self.previous: Message | None = None
-        self.was_ready = False
+        self.previous = previous
+        self.was_ready = was_ready
         self.busy = False  # a umount runs
         self.forced = False  # no successor any more
-        self.detached = False  # taken out of our tree, still mounted elsewhere
+        self.detached = detached  # taken out of our tree, still mounted elsewhere
         self.ready = Promise()  # of the first worker
         self.gone = Promise()  # value: whether everything was flushed
         self._flushes: dict[str, Promise] = {}
@@ -347,6 +350,21 @@ class Mount:
         say(log, logging.INFO if clean else logging.ERROR, "mount dropped", mount=self.id, dir=self.dir, clean=clean)
         self.gone.resolve(clean)
 
+    @contextlib.contextmanager
+    def unmounting(self) -> Iterator[None]:
+        """The scope of a umount in order.  Raises OSError(EALREADY) while another one runs."""
+        if self.busy:
+            raise OSError(errno.EALREADY, f"{self.dir} is being unmounted")
+        self.busy = True
+        try:
+            yield
+        finally:
+            self.busy = False
+
+    def detach(self) -> None:
+        """It was taken out of our tree, and is served on where it is still mounted."""
+        self.detached = True
+
     # --- another program ---------------------------------------------------------------------------------------------------
 
     def replace(self, argv: list[str], env: dict[str, str]) -> Sequence_:
@@ -441,9 +459,8 @@ class Mount:
     @classmethod
     def taken_over(cls, surroundings: Surroundings, state: Message) -> Mount:
         """Returns the mount that `hand_over` described, in the next program of this process."""
-        mount = cls(surroundings, state["spec"], {name: int(fd) for name, fd in state["fds"].items()})
-        mount.workers, mount.deaths, mount.previous = state["workers"], state["deaths"], state["previous"]
-        mount.detached, mount.was_ready = state["detached"], state["was_ready"]
+        known = {key: state[key] for key in ("workers", "deaths", "previous", "was_ready", "detached")}
+        mount = cls(surroundings, state["spec"], {name: int(fd) for name, fd in state["fds"].items()}, **known)
         held = state["worker"]
         if held is not None:
             sock = None if held["sock"] is None else socket.socket(fileno=held["sock"])

@@ -129,13 +129,8 @@ class KeptMounts:
         mount = self.find(request)
         if request.get("force"):
             return (yield from self._umount_by_force(mount, int(request.get("flush_ms", FORCE_FLUSH_MS_MAX))))
-        if mount.busy:
-            raise OSError(errno.EALREADY, f"{mount.dir} is being unmounted")
-        mount.busy = True
-        try:
+        with mount.unmounting():
             return (yield from self._umount_in_order(mount, request))
-        finally:
-            mount.busy = False
 
     def _umount_in_order(self, mount: Mount, request: Message) -> Sequence_:
         yield self._loop.within(mount.flush(request["request_id"]), UMOUNT_FLUSH_MS_MAX, f"the flush of {mount.dir}")
@@ -148,7 +143,7 @@ class KeptMounts:
             raise OSError(errno.EBUSY, f"{mount.dir} is busy{users}") from None
         if mount_syscalls.superblock_lives(mount.device):
             # Bind mounts or other namespaces have it still; the worker serves on until the last of them has gone.
-            mount.detached = True
+            mount.detach()
             return {"flushed": True, "detached": True}
         clean = yield self._loop.within(mount.gone, BYE_MS_MAX, f"{mount.dir} is unmounted; the last flush of its worker")
         if not clean:
