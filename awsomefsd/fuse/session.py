@@ -169,8 +169,8 @@ class Session:
         self.previous_unknown = "code" in ended and ended["code"] is None and self.previous_signal is None  # its parent was gone
         self.failures = Failures()
         self.inherited: InheritedRequests | None = None  # requests of a predecessor that wait, or whose reply is not claimed yet
-        self.repeated: list[Pending] = []  # of a takeover, still waiting when their first step had run
-        self.busy: dict[int, Ended] = {}  # slots that a takeover left to requests which keep them
+        self._repeated: list[Pending] = []  # of a takeover, still waiting when their first step had run
+        self._busy: dict[int, Ended] = {}  # slots that a takeover left to requests which keep them
         self._overrides = overrides
         self._on_first_reply = on_first_reply
         self._reading = threading.Lock()
@@ -196,15 +196,22 @@ class Session:
     def recover(self) -> None:
         """Takes over the requests that a predecessor left; called before `start`, and only when that process is gone.  Blocks."""
         os.set_blocking(self.fd, True)  # a predecessor may have died while it drained resent requests
-        if not self.fresh:
-            Takeover(self).run()
+        if self.fresh:
+            return
+        negotiated = self.negotiated
+        if negotiated is not None and negotiated.flags & abi.HAS_RESEND:
+            self.inherited = InheritedRequests(self.write)
+        takeover = Takeover(self)
+        takeover.run()
+        self._repeated, self._busy = takeover.repeated, takeover.busy
+        self._end_inherited()
 
     def wait_repeated(self) -> None:
         """Blocks until the requests that `recover` began have ended, except for those that wait for a lock, perhaps for ever."""
-        for pending in self.repeated:
+        for pending in self._repeated:
             if pending.opcode != Opcode.SETLKW:
                 pending.ended.wait()
-        self.repeated.clear()
+        self._repeated.clear()
 
     def start(self) -> None:
         """Starts one reader thread for each slot."""
@@ -224,7 +231,7 @@ class Session:
     # --- one request -----------------------------------------------------------------------------------------------------------
 
     def _read_loop(self, slot: Slot) -> None:
-        busy = self.busy.get(slot.index)
+        busy = self._busy.get(slot.index)
         if busy is not None:
             busy.wait()
         turn = Turn(self._reading)
@@ -366,7 +373,11 @@ class Session:
         if not inherited.send(held, unique, reply):
             self.write(wire_unique, reply)
             held.free()
-        if inherited.is_over:
+        self._end_inherited()
+
+    def _end_inherited(self) -> None:
+        inherited = self.inherited
+        if inherited is not None and inherited.is_over:
             self.inherited = None
 
     def settle(self, unique: int) -> None:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Protocol
 from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.limits import POISON_DEATHS
 from awsomefsd.fuse import abi
-from awsomefsd.fuse.control_area import ControlArea, Negotiated, Suspect
+from awsomefsd.fuse.control_area import ControlArea, Suspect
 from awsomefsd.fuse.encode import Reply
 from awsomefsd.fuse.inherited_requests import UNIQUE_MASK, InheritedRequests, RequestMemory
 from awsomefsd.fuse.parked_requests import ParkArea, ParkEntry
@@ -70,12 +70,7 @@ class Requests(Protocol):
     park: ParkArea
     previous_signal: int | None  # that ended the predecessor
     previous_unknown: bool  # how it ended is not known
-    inherited: InheritedRequests | None
-    repeated: list[Any]  # Waiting: begun by the takeover, and still waiting when their first step had run
-    busy: dict[int, Any]  # RequestEnd, by slot: these slots are left to requests which keep them
-
-    @property
-    def negotiated(self) -> Negotiated | None: ...
+    inherited: InheritedRequests | None  # None: the kernel sends nothing again
 
     def write(self, unique: int, reply: Reply) -> bool:
         """Writes a reply; returns False where the kernel does not know the request (any more)."""
@@ -115,12 +110,15 @@ def reply_to(held: RequestMemory, unique: int) -> bytes:
 
 
 class Takeover:
-    """The takeover of a mount by the successor of its worker."""
+    """The takeover of a mount by the successor of its worker; `run` once.
+
+    Then `repeated` are the requests that it began and that wait, and `busy` are the slots left to those which keep them.
+    """
 
     def __init__(self, session: Requests) -> None:
         self._session = session
-        negotiated = session.negotiated
-        self._resend = negotiated is not None and negotiated.flags & abi.HAS_RESEND != 0
+        self.repeated: list[Any] = []  # Waiting
+        self.busy: dict[int, Any] = {}  # RequestEnd, by slot
 
     def run(self) -> None:
         """Answers or starts every request that was left; afterwards readers may start.  Blocks; called once, before any reader."""
@@ -128,11 +126,10 @@ class Takeover:
         left = self._collect()
         if left:
             log.info("takeover: %d requests left by the predecessor", len(left))
-        inherited = InheritedRequests(session.write)
-        for one in left:
-            inherited.add(one.unique)
-        if self._resend:
-            session.inherited = inherited
+        inherited = session.inherited
+        if inherited is not None:
+            for one in left:
+                inherited.add(one.unique)
         todo = [one for one in left if not self._answered(one)]
         executing = self._executing(todo)
         todo = [one for one in todo if one not in executing or not self._poisoned(one, len(executing))]
@@ -142,11 +139,9 @@ class Takeover:
         session.control.update(suspects=[])
         for one in todo:
             self._execute(one)
-        if self._resend:
+        if inherited is not None:
             self._ask_again()
             inherited.drained()
-            if inherited.is_over:
-                session.inherited = None
 
     # --- collecting --------------------------------------------------------------------------------------------------------------
 
@@ -237,9 +232,9 @@ class Takeover:
         ctx = Context(uid, gid, pid, one.unique, wire)
         pending = session.execute(held, opcode, ctx, nodeid, request[abi.IN_HEADER.size :])
         if pending is not None:
-            session.repeated.append(pending)
+            self.repeated.append(pending)
             if isinstance(pending.held, Slot):
-                session.busy[pending.held.index] = pending.ended
+                self.busy[pending.held.index] = pending.ended
         return pending
 
     # --- the second line -----------------------------------------------------------------------------------------------------------
@@ -266,14 +261,14 @@ class Takeover:
         """
         session = self._session
         while True:
-            idle = [slot for slot in session.slots if slot.index not in session.busy]
+            idle = [slot for slot in session.slots if slot.index not in self.busy]
             for slot in sorted(idle, key=lambda slot: slot.state == DONE):
                 if slot.state != DONE or self._moved(slot):
                     return slot
-            if not session.busy:
+            if not self.busy:
                 log.warning("takeover: no room to keep %d replies that the kernel does not take yet", len(idle))
                 return idle[0]
-            session.busy.pop(next(iter(session.busy))).wait()  # kept by a request
+            self.busy.pop(next(iter(self.busy))).wait()  # kept by a request
 
     def _moved(self, slot: Slot) -> bool:
         """Moves request and reply to the park area, if it can; after a kill they are in both places, and the one with the reply counts."""
