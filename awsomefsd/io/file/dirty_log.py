@@ -97,8 +97,14 @@ class DirtyCorrupt(Corrupt):
         self.record = record
 
 
+_NOTHING = memoryview(b"")
+
+
 class DirtyRecord:
-    """One operation.  `data` may be read until the record is marked clean; later its place is used again."""
+    """One operation.  `data` may be read until the record is marked clean; later its place is used again.
+
+    `word` is the index of its state word in the ring.  Only the log changes `state`.
+    """
 
     __slots__ = (
         "_state", "_word", "data", "generation", "ino", "kind", "length", "offset", "position", "sequence", "span", "time_ns", "token",
@@ -111,6 +117,9 @@ class DirtyRecord:
         sequence: int,
         position: int,
         span: int,
+        word: int,
+        state: int,
+        data: memoryview = _NOTHING,
         ino: int = 0,
         offset: int = 0,
         length: int = 0,
@@ -130,9 +139,9 @@ class DirtyRecord:
         self.time_ns = time_ns
         self.generation = generation
         self.token = token
-        self.data = _NOTHING
-        self._word = 0  # index of the state word in the ring
-        self._state = RESERVED
+        self.data = data
+        self._word = word
+        self._state = state
 
     @property
     def is_dirty(self) -> bool:
@@ -141,9 +150,6 @@ class DirtyRecord:
     def __repr__(self) -> str:
         state = ("reserved", "dirty", "clean", "abandoned")[self._state]
         return f"Record({state} sequence={self.sequence} ino={self.ino} offset={self.offset} length={self.length})"
-
-
-_NOTHING = memoryview(b"")
 
 
 class DirtyLog:
@@ -261,12 +267,16 @@ class DirtyLog:
         sequence = self._sequence
         self._sequence = self._words[_SEQUENCE] = sequence + 1
         if pad:
-            filler = DirtyRecord(KIND_PAD, sequence, head, pad)
-            self._write_header(filler, HEADER_BYTES, CLEAN)
+            filler = DirtyRecord(KIND_PAD, sequence, head, pad, _word_at(place), CLEAN)
+            self._write_header(filler, HEADER_BYTES)
             self._live.append(filler)
             head += pad
-        record = DirtyRecord(kind, sequence, head, span, ino, offset, length, unique, time_ns, generation, token)
-        self._write_header(record, delta, RESERVED)
+            place = 0
+        data = self._ring[place + delta : place + delta + length]
+        record = DirtyRecord(
+            kind, sequence, head, span, _word_at(place), RESERVED, data, ino, offset, length, unique, time_ns, generation, token
+        )
+        self._write_header(record, delta)
         self._live.append(record)
         self._head = self._words[_HEAD] = head + span  # pad and record exist from here on
         if self._touched < self.capacity:
@@ -279,17 +289,14 @@ class DirtyLog:
         self._tail = self._words[_TAIL] = start
         self._head = self._words[_HEAD] = start
 
-    def _write_header(self, record: DirtyRecord, delta: int, state: int) -> None:
+    def _write_header(self, record: DirtyRecord, delta: int) -> None:
         place = record.position % self.capacity
-        record._word = place // 8 + _STATE_WORD
-        record._state = state
-        record.data = self._ring[place + delta : place + delta + record.length]
         version = RECORD_VERSION_LEASE if record.token.lease else RECORD_VERSION
         head = _HEADER.pack(
             RECORD_MAGIC, record.kind, version, record.generation, record.sequence, record.position, record.ino, record.offset,
             record.unique, record.time_ns, record.length, delta, record.span,
         )  # fmt: skip
-        self._ring_words[record._word] = state
+        self._ring_words[record._word] = record._state
         self._ring[place : place + _SUMMED_BYTES + _SUM.size] = head + _SUM.pack(crc32c(head, self._seed))
         if version >= RECORD_VERSION_LEASE:
             lease = _LEASE.pack(*record.token)
@@ -424,7 +431,7 @@ class DirtyLog:
             return None
         if version > RECORD_VERSION_LEASE or kind not in (KIND_PAD, KIND_WRITE):
             raise FormatTooNew(f"dirty log: record of version {version}, kind {kind}; upgrade this node")
-        state = self._ring_words[place // 8 + _STATE_WORD] & shm.U32
+        state = self._ring_words[_word_at(place)] & shm.U32
         fits = HEADER_BYTES <= delta <= span and delta + length <= span and span % HEADER_BYTES == 0
         if state > ABANDONED or not fits or place + span > self.capacity or position + span > self._head:
             return None
@@ -434,11 +441,10 @@ class DirtyLog:
             if crc32c(raw[: _LEASE.size], self._seed) != _SUM.unpack_from(raw, _LEASE.size)[0]:
                 return None
             token = LeaseToken(*_LEASE.unpack_from(raw))
-        record = DirtyRecord(kind, sequence, position, span, ino, offset, length, unique, time_ns, generation, token)
-        record.data = self._ring[place + delta : place + delta + length]
-        record._word = place // 8 + _STATE_WORD
-        record._state = state
-        return record
+        data = self._ring[place + delta : place + delta + length]
+        return DirtyRecord(
+            kind, sequence, position, span, _word_at(place), state, data, ino, offset, length, unique, time_ns, generation, token
+        )
 
     def _resync(self, position: int) -> DirtyRecord:
         """Returns one placeholder for a damaged header, up to the next whole one, and adds it to `lost`, so that later records are not lost
@@ -447,11 +453,14 @@ class DirtyLog:
         at = position + HEADER_BYTES
         while at < self._head and self._parse(at) is None:
             at += HEADER_BYTES
-        gap = DirtyRecord(KIND_PAD, 0, position, at - position)
-        gap._word = position % self.capacity // 8 + _STATE_WORD
-        gap._state = DIRTY
+        gap = DirtyRecord(KIND_PAD, 0, position, at - position, _word_at(position % self.capacity), DIRTY)
         self.lost.append(DirtyCorrupt(f"record header damaged, {gap.span} bytes skipped", gap))
         return gap
+
+
+def _word_at(place: int) -> int:
+    """The index of the state word of the record whose header is at `place` in the ring."""
+    return place // 8 + _STATE_WORD
 
 
 def _extent(place: int, length: int) -> tuple[int, int]:

@@ -40,16 +40,19 @@ assert 3 + 2 * (FUSE_WRITE_BYTES_MAX // FRAME_BYTES_MAX) <= EXTENTS_PER_COMMIT_M
 class Write:
     """One write(2).
 
-    `unique` is the id of its entry.  With `inline`, `data` is the file's inline data, which moves to a segment unchanged.
+    `unique` is the id of its entry.  With `inline`, `data` is the file's inline data, which moves to a segment unchanged.  `token`: session
+    and epoch that it is for, because another session may be opened while it waits here.  `on_decided` is called once, on the thread of
+    answers, with the answer (None: it failed).
     """
 
     __slots__ = (
-        "append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "on_decided", "outcome", "repeated", "token", "unique",
+        "_on_decided", "append", "data", "done", "inline", "ino", "kill_suidgid", "offset", "outcome", "repeated", "token", "unique",
     )  # fmt: skip
 
     def __init__(
-        self, unique: int, ino: int, offset: int, data: memoryview, *, append: bool = False, kill_suidgid: bool = False, inline: bytes = b""
-    ) -> None:
+        self, unique: int, ino: int, offset: int, data: memoryview, token: tuple[int, int], on_decided: OnDecided | None = None, *,
+        append: bool = False, kill_suidgid: bool = False, inline: bytes = b"",
+    ) -> None:  # fmt: skip
         self.unique = unique
         self.ino = ino
         self.offset = 0 if append else offset
@@ -59,13 +62,27 @@ class Write:
         self.inline = inline
         self.done = Signal()
         self.outcome: tuple[Any, BaseException | None] = (None, None)
-        self.token: tuple[int, int] | None = None  # session and epoch that it is for: another session may be opened while it waits here
+        self.token = token
         self.repeated = False  # as of wait.was_repeated, once it is decided
-        self.on_decided: Callable[[Write, Any], None] | None = None  # with the answer (None: it failed), on the thread of answers
+        self._on_decided = on_decided
 
     @property
     def space(self) -> int:
         return space_needed(len(self.data))
+
+    def decide(self, value: Any, error: BaseException | None, repeated: bool) -> None:
+        """Sets the outcome, as the service answered, and tells of it."""
+        self.outcome, self.repeated = (value, error), repeated
+        self.tell(value)
+
+    def tell(self, value: Any) -> None:
+        """Calls `on_decided`, unless that was done."""
+        told, self._on_decided = self._on_decided, None
+        if told is not None:
+            told(self, value)
+
+
+OnDecided = Callable[[Write, Any], None]
 
 
 class WriteThrough:
@@ -137,9 +154,7 @@ class WriteThrough:
             asked = metadata.propose(command, one.unique, one.token)
 
             def decided(value: Any, error: BaseException | None, one: Write = one, asked: Wait = asked) -> None:
-                one.outcome, one.repeated = (value, error), was_repeated(asked)
-                if one.on_decided is not None:
-                    one.on_decided(one, value)
+                one.decide(value, error, was_repeated(asked))
                 left.release()
 
             asked.start(decided)

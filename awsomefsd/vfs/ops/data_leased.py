@@ -49,7 +49,7 @@ from awsomefsd.base.wait import Steps
 from awsomefsd.io.file.dirty_log import LeaseToken
 from awsomefsd.io.file.file_data import FileState
 from awsomefsd.io.file.flusher import record_space
-from awsomefsd.io.file.write_through import Write
+from awsomefsd.io.file.write_through import OnDecided, Write
 from awsomefsd.meta.api.commands import SetAttr
 from awsomefsd.meta.api.messages import Contested
 from awsomefsd.meta.client.lease_cache import Leases
@@ -152,7 +152,11 @@ class LeasedData:
                 continue
             if (yield from self._store_under(ctx.unique, state, offset, data, append)):
                 return (yield from self._stored(fh, len(data)))
-        return (yield from self._through.write(fh, ino, lambda: Write(ctx.unique, ino, offset, data, append=append, kill_suidgid=kill)))
+
+        def make(token: tuple[int, int], on_decided: OnDecided | None) -> Write:
+            return Write(ctx.unique, ino, offset, data, token, on_decided, append=append, kill_suidgid=kill)
+
+        return (yield from self._through.write(fh, ino, make))
 
     def _stored(self, fh: int, length: int) -> Steps:
         """It is in the dirty log: say so while the lease under which it was accepted is good."""

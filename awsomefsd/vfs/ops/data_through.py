@@ -16,7 +16,7 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import FILE_BYTES_MAX
 from awsomefsd.base.types import Attr
 from awsomefsd.base.wait import Steps
-from awsomefsd.io.file.write_through import Write
+from awsomefsd.io.file.write_through import OnDecided, Write
 from awsomefsd.meta.api.commands import SetAttr
 from awsomefsd.meta.api.messages import Found
 from awsomefsd.vfs.api.context import Context
@@ -43,7 +43,11 @@ class WriteThroughData:
         if not append and offset + len(data) > FILE_BYTES_MAX:
             raise FsError(errno.EFBIG)
         kill = write_flags & WRITE_KILL_SUIDGID != 0
-        return self._through.write(fh, ino, lambda: Write(ctx.unique, ino, offset, data, append=append, kill_suidgid=kill))
+
+        def make(token: tuple[int, int], on_decided: OnDecided | None) -> Write:
+            return Write(ctx.unique, ino, offset, data, token, on_decided, append=append, kill_suidgid=kill)
+
+        return self._through.write(fh, ino, make)
 
     def leave_inline(self, attr: Attr) -> Steps:
         return self._through.leave_inline(attr.ino)

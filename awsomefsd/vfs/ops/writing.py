@@ -15,7 +15,7 @@ from awsomefsd.base.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX, INLINE_BYTE
 from awsomefsd.base.types import Attr
 from awsomefsd.base.wait import Steps
 from awsomefsd.io.file.flusher import record_space
-from awsomefsd.io.file.write_through import Write, WriteThrough
+from awsomefsd.io.file.write_through import OnDecided, Write, WriteThrough
 from awsomefsd.meta.api.commands import SET_KILL_SUIDGID, SetAttr
 from awsomefsd.meta.api.messages import Found, GetLayout, Layout
 from awsomefsd.vfs.state.mount_state import MountState
@@ -203,6 +203,9 @@ class DirtyWrites:
         return reply.attr
 
 
+MakeWrite = Callable[[tuple[int, int], OnDecided | None], Write]  # for a session, to be told of when it is decided
+
+
 class ThroughWrites:
     """Writes that are on the device and in the log before they are answered, after what is dirty of their file."""
 
@@ -210,7 +213,7 @@ class ThroughWrites:
         self._mount = mount
         self._through = through
 
-    def write(self, fh: int | None, ino: int, make: Callable[[], Write]) -> Steps:
+    def write(self, fh: int | None, ino: int, make: MakeWrite) -> Steps:
         """Writes until it is decided, under whatever session: a write whose session ended is written again, under the same id.
 
         Each time for one session: while the write waited for the device another may have been opened, in which the handle's lock is lost.
@@ -225,8 +228,7 @@ class ThroughWrites:
                 yield renewed  # a session that was just opened: what of the old one is lost is not decided yet
                 continue
             mount.session.check_handle(fh)
-            one = make()
-            one.token = token
+            one = make(token, None if mount.caches.leases is None else self._learn)
             try:
                 yield from self._decided(one)
                 return len(one.data)
@@ -247,7 +249,6 @@ class ThroughWrites:
         yield from self._reserve(one.space)
         if mount.caches.leases is not None:
             mount.caches.begin_change([one.ino])
-            one.on_decided = self._learn
         try:
             yield self._through.write(one, mount.metadata)
         except FsError as err:
@@ -255,13 +256,11 @@ class ThroughWrites:
                 mount.buffered.reservation.give_back(one.space)
             raise
         finally:
-            if one.on_decided is not None:  # the device failed: it was not proposed
-                one.on_decided(one, None)
+            one.tell(None)  # unless it was decided: the device failed, and it was not proposed
 
     def _learn(self, one: Write, value: Any) -> None:
         """The outcome, on the thread that receives answers."""
         mount = self._mount
-        one.on_decided = None
         assert mount.caches.leases is not None
         mount.caches.leases.end_change([one.ino])
         if not isinstance(value, Found):
@@ -287,7 +286,7 @@ class ThroughWrites:
         base = reply.inline
         unique = mount.uniques.next_background_unique()
         try:
-            yield from self.write(None, ino, lambda: Write(unique, ino, 0, memoryview(base), inline=base))
+            yield from self.write(None, ino, lambda *given: Write(unique, ino, 0, memoryview(base), *given, inline=base))
         except FsError as err:
             if err.errno != errno.EAGAIN:
                 raise
