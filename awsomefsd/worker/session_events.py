@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from awsomefsd.meta.client.lease_cache import MountLeases
+from awsomefsd.meta.client.leases import SessionLeases
 from awsomefsd.vfs.session.evicted_node import Removal
 from awsomefsd.vfs.session.mount_session import ServedMount, SessionKeeper, SessionLease
 
@@ -18,7 +18,7 @@ class MountEvents:
     """
 
     def __init__(
-        self, lease: SessionLease, vfs: ServedMount, sessions: SessionKeeper, removal: Removal, leases: MountLeases | None
+        self, lease: SessionLease, vfs: ServedMount, sessions: SessionKeeper, removal: Removal, leases: SessionLeases | None
     ) -> None:
         self._lease = lease
         self._vfs = vfs

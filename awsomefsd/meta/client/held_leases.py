@@ -21,8 +21,8 @@ from itertools import islice
 
 from awsomefsd.base.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api.messages import AnswerRecall, AwaitRecalls, ExtendRecall, Leased, Recalls, ReleaseLeases, ReportLeases, ReturnLeases
+from awsomefsd.meta.client.leases import EVERY_INODE
 
-EVERY_INODE = 0  # in a list of inodes that are changed: the attributes of one that is not known by number, no data
 RecallHandler = Callable[[int, int, Callable[[], None]], None]
 
 

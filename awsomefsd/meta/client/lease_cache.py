@@ -1,9 +1,8 @@
-"""The leases of one mount, for many threads: LeaseClient under a lock, over the worker's MetaClient, with a queue of
-recalls.
+"""The leases of one mount, for many threads: LeaseClient under a lock, over the worker's MetaClient, with a queue of recalls.
 
-held_leases.py has the rules, lease_protocol.py the conversation.  Here is who calls them: threads that serve the kernel ask what is held
-(LeaseView: single looks, no lock), and say what they change; the thread that receives answers brings grants and
-recalls; the thread "recalls" does what a recall asks for (recalls.py), and the recall is answered only after that.
+leases.py says what others may ask of them, held_leases.py has the rules, lease_protocol.py the conversation.  Here is who calls them:
+threads that serve the kernel ask what is held (single looks, no lock), and say what they change; the thread that receives answers brings
+grants and recalls; the thread "recalls" does what a recall asks for (recalls.py), and the recall is answered only after that.
 
 No function of others is called with the lock held: what a grant wakes may serve a request to its end.
 
@@ -62,65 +61,8 @@ class _Asking:
         self._leases.ask(self._ino, self._mode, resume)
 
 
-class LeaseView(Protocol):
-    """Single looks at what is held: any thread may call, none waits or takes a lock.  An answer holds at this moment only."""
-
-    @property
-    def epoch(self) -> int:
-        """The epoch of the session under which leases are held; 0: there is none."""
-
-    def may_buffer(self, ino: int) -> int:
-        """The epoch of the write lease under which new data may be buffered; 0: none may."""
-
-    def grant(self, ino: int) -> int:
-        """The number of the lease as long as it is held, also while this mount changes something; 0: none, or the session is fenced."""
-
-    def stamp(self, ino: int) -> int:
-        """The number to draw before a question whose answer is to be cached, another after each change; 0: nothing may be cached."""
-
-    def keeps(self, ino: int) -> int:
-        """The grant under which an answer that is being taken up on this thread may be kept; 0: it may not."""
-
-    def serves(self, ino: int, grant: int) -> bool:
-        """Says whether what was kept under that grant may be used."""
-
-    def changing(self, ino: int) -> bool:
-        """Says whether a change of this mount has no outcome yet, there or at an inode that is not known."""
-
-    def leaving(self, ino: int) -> bool:
-        """Says whether it is being recalled or given up: nothing may be promised beyond this moment."""
-
-
-class Leases(LeaseView, Protocol):
-    """The leases of a mount, as its operations use them.  Any thread may call; nothing blocks but for the lock of the leases."""
-
-    def want(self, ino: int, mode: int = LEASE_READ) -> Wait:
-        """A lease: ends with Leased, Contested, None where it came too late to count, or FsError (ESTALE, ENOENT, EINVAL …)."""
-
-    def cover(self, ino: int) -> None:
-        """Asks for a read lease for what is asked next, if none is held and it may be asked for; nobody waits for it."""
-
-    def made(self, session: int, found: Found) -> bool:
-        """Takes up the lease that came with what was made under that session; false if none is held now."""
-
-    def changes_known(self, ino: int) -> int:
-        """The number of changes of the file that was told with its lease."""
-
-    def begin_change(self, inos: list[int]) -> None:
-        """This mount is about to propose a change of these: nothing that was asked for before is valid."""
-
-    def end_change(self, inos: list[int]) -> None:
-        """The outcome is known, and what it means here is taken up next, on this thread."""
-
-    def doubting(self, inos: list[int]) -> contextlib.AbstractContextManager[None]:
-        """A scope for taking up, on this thread, the answer of a repeated request that changed these: nothing of it is kept."""
-
-    def touch(self, ino: int) -> None:
-        """Data was buffered: answers that were kept do not have it."""
-
-
 class MountLeases:
-    """Implements Leases.  Beside them is what only the session of a mount calls: begin, lost, greeted, release, lower, writes."""
+    """Implements leases.Leases.  Beside that is `progress`, for a recall that is being handled."""
 
     def __init__(self, client: LeaseChannel, volume: int, recalls: RecallQueue) -> None:
         self._client = client
@@ -255,7 +197,7 @@ class MountLeases:
         def done() -> None:
             left[0] -= 1
             if not left[0]:
-                self.release(inos)
+                self._release(inos)
                 self._evicting = self._holder.count > LEASES_KEPT_MAX
                 if self._evicting:
                     self._recalls.call(self._evict)
@@ -265,7 +207,7 @@ class MountLeases:
         if not inos:
             self._evicting = False
 
-    def release(self, inos: list[int]) -> None:
+    def _release(self, inos: list[int]) -> None:
         """Nothing is buffered or remembered under these any more."""
         for ino in inos:
             self._known.pop(ino, None)

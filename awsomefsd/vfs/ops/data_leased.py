@@ -52,7 +52,7 @@ from awsomefsd.io.file.flusher import record_space
 from awsomefsd.io.file.write_through import OnDecided, Write
 from awsomefsd.meta.api.commands import SetAttr
 from awsomefsd.meta.api.messages import Contested
-from awsomefsd.meta.client.lease_cache import Leases
+from awsomefsd.meta.client.leases import WriteLeases
 from awsomefsd.vfs.api.context import Context
 from awsomefsd.vfs.ops.reading import CurrentLayouts, Reading
 from awsomefsd.vfs.ops.writing import WRITE_CACHE, WRITE_KILL_SUIDGID, DirtyWrites, ThroughWrites, kill_suidgid, store_when_room, sync
@@ -65,7 +65,7 @@ class LeasedData:
     """The policy of a shared volume whose mounts hold leases (vfs/ops/data.py)."""
 
     def __init__(
-        self, mount: MountState, leases: Leases, known: Reading, current: Reading, layouts: CurrentLayouts, dirty: DirtyWrites,
+        self, mount: MountState, leases: WriteLeases, known: Reading, current: Reading, layouts: CurrentLayouts, dirty: DirtyWrites,
         through: ThroughWrites,
     ) -> None:  # fmt: skip
         """`known` reads what is remembered under a lease (KnownLayouts), `current` all else, through `layouts`."""

@@ -15,7 +15,7 @@ from awsomefsd.base.types import FIRST_COOKIE, ROOT_INO, Attr, Dirent
 from awsomefsd.base.wait import Signal, Steps
 from awsomefsd.meta.api.commands import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Create, Link, Rename, Rmdir, Tmpfile, Unlink
 from awsomefsd.meta.api.messages import Blob, Entries, Found, GetAttr, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
-from awsomefsd.meta.client.held_leases import EVERY_INODE
+from awsomefsd.meta.client.leases import EVERY_INODE
 from awsomefsd.vfs.api.context import Context, Opened
 from awsomefsd.vfs.ops.data import DataOps
 from awsomefsd.vfs.ops.negative_lookups import ListAhead

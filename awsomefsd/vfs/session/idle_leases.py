@@ -14,12 +14,12 @@ for is not given back.  The leader hears it before any later question on the sam
 from __future__ import annotations
 
 from awsomefsd.base.limits import LEASE_IDLE_LOOKS, LEASES_RETURNED_A_LOOK
-from awsomefsd.meta.client.lease_cache import MountLeases
+from awsomefsd.meta.client.leases import Leases
 from awsomefsd.vfs.state.mount_state import MountState
 
 
 class IdleLeases:
-    def __init__(self, mount: MountState, leases: MountLeases) -> None:
+    def __init__(self, mount: MountState, leases: Leases) -> None:
         self._mount = mount
         self._leases = leases
         self._seen: dict[int, tuple[tuple[int, int], int]] = {}  # inode → (grant, stamp), at how many looks in succession

@@ -27,7 +27,7 @@ from awsomefsd.io.file.dirty_log import DirtyRecord, LeaseToken
 from awsomefsd.io.file.file_data import FileState
 from awsomefsd.io.file.flusher import record_space
 from awsomefsd.meta.api.messages import Contested, Leased
-from awsomefsd.meta.client.lease_cache import MountLeases
+from awsomefsd.meta.client.leases import Leases
 from awsomefsd.vfs.session.conflicts import Conflicts
 from awsomefsd.vfs.state.mount_state import MountState
 
@@ -44,7 +44,7 @@ def adopted(records: Iterable[DirtyRecord], session_epoch: int) -> dict[int, int
 
 
 class LeaseRecovery:
-    def __init__(self, mount: MountState, leases: MountLeases, conflicts: Conflicts) -> None:
+    def __init__(self, mount: MountState, leases: Leases, conflicts: Conflicts) -> None:
         self._mount = mount
         self._leases = leases
         self._conflicts = conflicts

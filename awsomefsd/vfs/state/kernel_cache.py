@@ -41,7 +41,7 @@ from typing import Any, Protocol
 from awsomefsd.base.limits import LEASES_PER_SESSION_MAX
 from awsomefsd.base.types import LEASE_NONE, Attr
 from awsomefsd.base.wait import Resume
-from awsomefsd.meta.client.lease_cache import LeaseView
+from awsomefsd.meta.client.leases import LeaseView
 from awsomefsd.vfs.state.freshness import Modes
 from awsomefsd.vfs.state.names import NameCache
 from awsomefsd.vfs.state.open_files import OpenFile

@@ -18,7 +18,7 @@ from typing import Any
 
 from awsomefsd.base.limits import DENTRIES_CACHED_MAX, INODES_CACHED_MAX, MEMOS_CACHED_MAX
 from awsomefsd.base.types import Attr, Dirent
-from awsomefsd.meta.client.lease_cache import LeaseView
+from awsomefsd.meta.client.leases import LeaseView
 from awsomefsd.vfs.state.freshness import Modes
 from awsomefsd.vfs.state.names import ABSENT, Directory, NameCache
 

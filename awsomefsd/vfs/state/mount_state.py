@@ -20,7 +20,7 @@ from awsomefsd.io.file.reservation import Reservation, Uniques
 from awsomefsd.io.segment.locations import Locations
 from awsomefsd.meta.api.commands import SetLock
 from awsomefsd.meta.api.messages import Found, GetAttr
-from awsomefsd.meta.client.lease_cache import MountLeases
+from awsomefsd.meta.client.leases import Leases
 from awsomefsd.meta.client.metadata import Metadata
 from awsomefsd.vfs.api.context import CachePolicy
 from awsomefsd.vfs.state.atimes import Atimes
@@ -137,7 +137,7 @@ class Caches:
     """
 
     def __init__(
-        self, names: NameCache, atimes: Atimes, modes: Modes, leases: MountLeases | None = None, kernel: KernelCache | None = None
+        self, names: NameCache, atimes: Atimes, modes: Modes, leases: Leases | None = None, kernel: KernelCache | None = None
     ) -> None:
         assert kernel is None or leases is not None, "the kernel keeps pages and names of a shared mount under leases only"
         self.names = names
