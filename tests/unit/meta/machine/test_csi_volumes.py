@@ -170,7 +170,7 @@ def test_an_operator_ends_what_a_dead_node_claims() -> None:
     for one in (claim(volume, "a", "", attached=True), claim(volume, "a", "sub"), claim(volume, "b", "other")):
         drive.ok(one)
     catalog = Catalog(lambda body: drive.ok(body.command) if isinstance(body, m.Propose) else drive.ask(body))
-    with pytest.raises(NotFound, match="nodes that do: a, b"):
+    with pytest.raises(NotFound, match="nodes with claims: a, b"):
         catalog.release_volume(name, "c")
     opened = drive.ok(c.OpenSession(7, volume, "a", "b1", 1, True), mount=7)
     with pytest.raises(Refused, match="unmount it there"):
