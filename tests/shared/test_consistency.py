@@ -166,7 +166,7 @@ def test_nonsense_is_refused(shared_volume: SharedVolume, places: list[Path]) ->
             assert caught.value.errno == errno.EINVAL, value
     assert os.listxattr(places[0]) == []
     words = "\n".join(path.read_text() for path in shared_volume.machines.nodes[0].directory.rglob("*.log"))
-    assert "is none of strict, close-to-open or bounded=SECONDS" in words
+    assert "is not a consistency level; write strict, close-to-open or bounded=SECONDS" in words
 
 
 def test_a_worker_that_dies_and_one_that_was_stopped_show_nothing_old(shared_volume: SharedVolume, places: list[Path]) -> None:
