@@ -22,7 +22,7 @@ def parse_bytes(text: str) -> int:
 
 
 def format_bytes(count: int) -> str:
-    """Returns a count of bytes as text with at most three digits and a unit: 0 B, 4.0 KiB, 512 MiB."""
+    """Returns a count of bytes as rounded text with a unit, exact below 1 KiB: 1000 B, 4.0 KiB, 512 MiB."""
     if abs(count) < 1024:
         return f"{count} B"
     size = float(count)

@@ -57,7 +57,10 @@ class VolumeMounts:
         return found if found is not None and found.fstype == mount_syscalls.FSTYPE else None
 
     def enter(self, volume: VolumeInfo, options: list[str], *, shared: bool) -> MountEntry:
-        """Returns the volume mount, mounted now if it was not.  Blocks; raises CsiError: FAILED_PRECONDITION if it has other options."""
+        """Returns the volume mount, mounted now if it was not.  Blocks.
+
+        Raises CsiError FAILED_PRECONDITION if it has other options, UNAVAILABLE if it is not served now, and what Mounts.mount raises.
+        """
         options = [*options, "shared"] if shared else options
         view = self._mounts.of_volume(volume.volume)
         if view is not None:

@@ -38,7 +38,10 @@ Words = Callable[[], list[str]]  # returns the state of the waiting, line by lin
 
 
 class Work(NamedTuple):
-    """The way of this node into a cluster: `run` ends when it is in, or raises an Error; `words` describes the state meanwhile."""
+    """The way of this node into a cluster; `words` describes the state meanwhile.
+
+    `run` ends when the node is in, or raises an Error.  Without a token it ends at once: people then use `awsomefsd init` or `join`.
+    """
 
     run: Callable[[], Any]
     words: Words

@@ -125,7 +125,7 @@ class Catalog:
     def set_volume(self, name: str, quota_bytes: int, quota_inodes: int, new_name: str) -> VolumeInfo:
         """Changes quotas and name of a volume and returns it; -1 and "" leave a value as it is.
 
-        Raises NotFound, ConfigError, AlreadyExists.
+        Raises NotFound, ConfigError for the new name, AlreadyExists, and FsError.
         """
         volume = self.volume(name)
         if new_name:

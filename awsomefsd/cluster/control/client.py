@@ -162,7 +162,7 @@ def ask_leader(
             with contextlib.suppress(_Nobody):
                 return _follow(endpoint, talk, problems)
         if clock() >= until:
-            reasons = "; ".join(problems.values()) or "nobody leads"
+            reasons = "; ".join(problems.values()) or "the cluster has no leader now"
             raise Unavailable(
                 f"no node that leads the cluster could be asked ({reasons}); check that the nodes run and that the "
                 "network reaches them, then try again"

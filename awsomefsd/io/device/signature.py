@@ -79,7 +79,7 @@ def format_device(path: str, cluster_uuid: str, *, force: bool = False) -> Super
         _refuse_ours(device, cluster_uuid, force=force)
         found = "" if force else foreign_signature(path)
         if found:
-            raise WouldLoseData(f"{path} holds {found}; clear it with `wipefs --all {path}`, or use --force; both destroy all data on it")
+            raise WouldLoseData(f"{path} holds {found}; clear it with `wipefs --all {path}`, or use --force: both lose all data on it")
         _wipe_edges(device)
         superblock = Superblock(cluster_uuid, str(uuid.uuid4()), device.bytes, segment_bytes, segments, time.time_ns())
         write_superblock(device, superblock)

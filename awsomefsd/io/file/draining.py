@@ -52,4 +52,4 @@ class Draining:
             self._report(progress)
             log.info("segments on draining devices are sealed", extra={"devices": sorted(draining), "segments": len(progress)})
         except Error as err:
-            log.info("the segments on draining devices cannot be sealed now; it is tried again: %s", err)
+            log.info("the segments on draining devices cannot be given back now: %s", err)

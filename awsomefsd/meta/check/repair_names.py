@@ -299,7 +299,7 @@ class NameRepair:
                 self.repairs.overlay.delete(key)
                 self.repairs.note(
                     self.where(ino, name),
-                    "the attribute is removed: no inode, or an ACL that is invalid or says no more than the mode",
+                    "the attribute is removed: no inode, or an ACL that is invalid, out of place, or says no more than the mode",
                     loss=True,
                 )
                 continue

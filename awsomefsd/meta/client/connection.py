@@ -41,7 +41,7 @@ def connect(endpoint: str) -> socket.socket:
 class ServiceConnection:
     """Two threads use it: one receives, one at a time sends; the client's lock guards what is unsent.
 
-    Every method may raise OSError (ssl.SSLError is one): the connection is over.
+    Methods but `shut_down` may raise OSError (ssl.SSLError is one), those that receive also ProtocolError: the connection is over.
     """
 
     def __init__(self, sock: socket.socket, endpoint: str, tls: Callable[[], TlsNow], timeout_s: float) -> None:

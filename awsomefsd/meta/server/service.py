@@ -187,7 +187,8 @@ class MetadataService:
     def propose(self, command: AnyCommand, timeout_s: float) -> Reply:
         """Proposes one command of the daemon itself and returns its reply; Failed is a reply too.
 
-        Blocks at most `timeout_s` seconds.  Raises Unavailable if there is no answer in time; the command may still be committed.
+        Blocks at most `timeout_s` seconds.  Raises Unavailable if there is no answer in time, or no service; the command may still be
+        committed.
         """
         return self._local.ask(Propose(HOST_UNIQUE, 0, 0, [], command), timeout_s)
 
