@@ -11,7 +11,7 @@ from __future__ import annotations
 XATTR = b"user.awsomefs.consistency"
 UNSAID, STRICT, CLOSE_TO_OPEN = 0, 1, 2
 BOUNDED_MS_MIN, BOUNDED_MS_MAX = 100, 3_600_000
-WORDS = "strict, close-to-open or bounded=SECONDS"
+WORDS = "strict, close-to-open or bounded=SECONDS"  # also in a reply that voters keep (meta/machine/xattrs.py): all builds say the same
 
 
 def parse(text: str) -> int:

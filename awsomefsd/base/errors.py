@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno as _errno
 import os
 
-WAS_REMOVED = "was removed from"  # in the answer that a removed node gets (meta/machine/nodes.py, meta/server/permissions.py)
+WAS_REMOVED = "was removed from"  # of a removed node: in a reply that voters keep (meta/machine/nodes.py), in meta/server/permissions.py
 
 
 class Error(Exception):

@@ -14,7 +14,7 @@ from awsomefsd.meta.state.txn import Txn
 
 
 class Results:
-    """The results of all mounts that are held.  One thread uses them; nothing blocks."""
+    """The results of all mounts that are held.  One thread uses them; only the constructor reads, and may block for the store's pages."""
 
     __slots__ = ("_fresh", "_gone", "_replies", "_txn")
 
