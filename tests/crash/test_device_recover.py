@@ -104,7 +104,7 @@ def test_damaged_store_and_journal_are_repaired_in_place(make_node, seed):
     await_durable(node)
     node.kill_everything()
     node.detach_mount()
-    assert "sound" in node.cli_error("device", "recover", str(node.disk), "--in-place")
+    assert "undamaged" in node.cli_error("device", "recover", str(node.disk), "--in-place")
     store = node.state / "meta" / "store" / "data.mdb"
     store.write_bytes(random.Random(seed).randbytes(store.stat().st_size))
     report = node.ask("device", "recover", str(node.disk), "--in-place")
