@@ -11,6 +11,7 @@ other node that carries the metadata does.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,13 @@ log = logging.getLogger(__name__)
 
 
 def has_state(directory: Path) -> bool:
-    """Returns True if there is a journal or a state of this node."""
+    """Returns True if there is a journal or a state of this node.  Another thread may be setting them aside meanwhile."""
     held = (directory / "store" / "data.mdb", directory / "store.ready")
-    return any((directory / "journal").glob("*.journal")) or any(path.exists() for path in held)
+    try:
+        journals = os.listdir(directory / "journal")
+    except FileNotFoundError:
+        journals = []
+    return any(name.endswith(".journal") for name in journals) or any(path.exists() for path in held)
 
 
 def others_carry(state_dir: Path, node: str) -> bool:

@@ -235,3 +235,13 @@ def test_where_a_node_begins(tmp_path: Path) -> None:
     assert begins(tmp_path, founder), "who has a journal is asked before he stops"
     (tmp_path / endpoints.FILE).write_text("{")
     assert not others_carry(tmp_path, NODES[0]), "a list that cannot be read says nothing"
+
+
+def test_a_journal_that_is_set_aside_during_a_look_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_dir", lambda self: True)  # as it was a moment before
+    assert not has_state(tmp_path)
+    monkeypatch.undo()
+    (tmp_path / "journal").mkdir()
+    assert not has_state(tmp_path)
+    (tmp_path / "journal" / "1.journal").touch()
+    assert has_state(tmp_path)
