@@ -44,7 +44,7 @@ def leave(invocation: Invocation, force: bool, purge: bool) -> None:
     """Take this node out of its cluster.
 
     Unmount everything here first, and copy or delete the files whose data lies only on devices of this node.  Otherwise the command is
-    refused with exit status 4.
+    refused with exit status 4, and the node stays draining until `awsomefsd node uncordon`.
     """
     with invocation.client() as client:
         client.call("Leave", force=force, purge=purge)

@@ -148,7 +148,7 @@ def drain(invocation: Invocation, name: str, form: str) -> None:
     """Cordon the node, and check that it can be removed.
 
     Exit status 4 while something is mounted on it, or data lies only on its devices: unmount there, copy or delete those files, and run
-    this again.
+    this again.  The node stays draining, also then, until `awsomefsd node uncordon`.
     """
     _act(invocation, "drain", name, form)
 

@@ -1,4 +1,6 @@
-"""The keeper's forker: a process that has loaded a worker's program and does nothing but fork workers off; standard library only.
+"""The keeper's side of its forker, a process that has loaded a worker's program and only forks workers off (worker/forker.py is that one).
+
+Standard library only.
 
 A worker that begins as a copy has no interpreter to start and no module to load, and shares the memory that it does not change with all
 others (decision 89).  The forker holds no descriptor of a mount and no state: it may die or hang at any moment.  Whatever is wrong with it,

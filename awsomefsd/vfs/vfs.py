@@ -1,8 +1,8 @@
 """The POSIX semantics of one mount, knowing no FUSE: handlers, tests and gateways drive it.
 
 Every method returns its result, or Steps (base/wait.py) where it has to wait; it raises errors.Error with the errno of the system call.
-A worker whose lease may have run out answers nothing from its caches: `served` lets such requests wait until the session is renewed or
-replaced, so what the kernel is told was true within the lease.  A mount may ask for an error instead (vfs/ops/lease_loss.py).
+A worker whose session may have run out answers nothing from its caches: `served` lets such requests wait until the session is renewed or
+replaced, so what the kernel is told was true within the session.  A mount may ask for an error instead (vfs/ops/lease_loss.py).
 """
 
 from __future__ import annotations

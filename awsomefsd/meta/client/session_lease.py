@@ -1,6 +1,6 @@
 """Decides when a session is renewed, and when its worker may not serve any more.  Pure; times are CLOCK_BOOTTIME: it counts a suspend too.
 
-The lease counts from *before* the sending of the newest acknowledged renewal and ends at SESSION_SELF_FENCE_MS: long before the leader
+The session counts from *before* the sending of the newest acknowledged renewal and ends at SESSION_SELF_FENCE_MS: long before the leader
 ends the session.  A renewal that was sent again after a reconnect, or to a new leader, still counts from its first sending.  A session
 that fenced itself and was not ended resumes with the next acknowledged renewal; one that the leader has ended is lost for good.
 """

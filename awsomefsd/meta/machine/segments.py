@@ -2,9 +2,9 @@
 
 METADATA ones are checkpoint_segments.py's.
 
-A lease starts a new incarnation, so an extent that names (segment, incarnation) can never mean a later use of the same place.  A sealed
-segment without live bytes is freed by the entry that took the last one; the index of that entry is kept, and it is leased again only when
-every session has passed it (`safe_index`): a reader that still holds an old layout never sees foreign bytes.
+A segment lease starts a new incarnation, so an extent that names (segment, incarnation) can never mean a later use of the same place.  A
+sealed segment without live bytes is freed by the entry that took the last one; the index of that entry is kept, and it is leased again
+only when every session has passed it (`safe_index`): a reader that still holds an old layout never sees foreign bytes.
 
 Segments that were never leased have no rows: adding a device of a million segments is one row, and "lowest free" stays true because every
 freed one is below `unused_from`.

@@ -1,4 +1,4 @@
-"""A worker remembers names and attributes while its session holds the volume's lease.
+"""A worker remembers names and attributes while its session holds the volume.
 
 Everything the service has answered stays true until this worker itself changes it, so a lookup of a remembered name, or of a name that a
 completely known directory does not have, costs no request.  Answers are taken up on the one thread that receives them, in the order in

@@ -9,8 +9,8 @@ class OpenSession(Command, tag=10):
     """A worker starts to serve a mount.
 
     If a live session of this mount exists, the worker takes it over (same id and epoch); segments leased to its predecessor are sealed at
-    their committed length, quarantined unless `predecessor_exited` is proven.  Otherwise a new session with a new epoch, which takes the
-    volume's lease: EBUSY while another live session holds it.
+    their committed length, quarantined unless `predecessor_exited` is proven.  Otherwise a new session with a new epoch, which holds
+    the volume: EBUSY while another live session holds it.
 
     `unanswered` names the kernel requests that the worker may send again: results of all others of this mount go.  None says nothing.
     """
