@@ -179,9 +179,10 @@ class Node:
         if self.grows and self.founder:
             try:
                 return self._open_single()
-            except SeveralVoters:
+            except SeveralVoters:  # the power went in the turn that made it so, before _Again
                 self.files.process_died()
                 self.disk.process_died()
+                self._first_of_several()
         return self._open_voter()
 
     def _open_single(self) -> Replica:
@@ -304,6 +305,11 @@ class Node:
                 raise _Again
         self._idle_ns = self.turns.idle_ms() * MS
 
+    def _first_of_several(self) -> None:
+        """Counts, once, that this voter alone became the first of several."""
+        self.world.count("voters alone that became the first of several")
+        self.founder = self.grow_wanted = False
+
     def _in_a_turn(self, call: Any) -> None:
         self.clock.ahead_ns = 0
         try:
@@ -314,8 +320,7 @@ class Node:
             self.world.say(f"{self.name}: power cut at {cut}")
             self.die_and_return(power=True, after_ns=RESTART_NS + self._dice.randrange(10 * SECOND))
         except _Again:
-            self.world.count("voters alone that became the first of several")
-            self.founder = self.grow_wanted = False
+            self._first_of_several()
             self.die_and_return(power=False, after_ns=MS)
         except RejoinRequired:
             self.set_aside()

@@ -114,3 +114,10 @@ def test_one_voter_becomes_several_among_faults(seed, figures):
     counts = [outcome.counts for outcome in outcomes if "steps of the membership asked for" in outcome.counts]
     assert len(counts) > GROWING_SEEDS // 2, "the others have one node"
     assert all(count["voters alone that became the first of several"] == 1 for count in counts)
+
+
+def test_a_power_cut_in_the_turn_in_which_a_voter_becomes_the_first_of_several():
+    """The growing is in the state then although nothing came after it, so the voter is one of several from its next start on."""
+    outcome = run.one(846260011, GROWING_MINUTES, grows=True)
+    assert not outcome.error and outcome.counts["power cuts inside a turn"] > 0
+    assert outcome.counts["voters alone that became the first of several"] == 1
