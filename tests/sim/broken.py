@@ -21,8 +21,8 @@ from awsomefsd.meta.raft.member import follow_leader
 from awsomefsd.meta.raft.membership import Membership, Quorum
 from awsomefsd.meta.raft.messages import HeartbeatReply
 from awsomefsd.meta.raft.raft import Raft
-from awsomefsd.meta.server.lease_requests import LeaseRequests
-from awsomefsd.meta.server.lease_table import LeaseTable
+from awsomefsd.meta.server.leases.lease_requests import LeaseRequests
+from awsomefsd.meta.server.leases.lease_table import LeaseTable
 from awsomefsd.meta.server.requests import PlainRequests
 from awsomefsd.meta.server.session_clock import Renewals
 from awsomefsd.meta.state.results import Results

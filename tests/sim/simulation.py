@@ -14,7 +14,7 @@ from awsomefsd.base.limits import RAFT_APPEND_BYTES_MAX
 from awsomefsd.cluster.membership.voters_policy import Change, Grow, View, VoterCandidate, next_step
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
-from awsomefsd.meta.server import contention
+from awsomefsd.meta.server.leases import contention
 from awsomefsd.meta.state import invariants
 from tests.sim import shims
 from tests.sim.checks import Checks

@@ -2,7 +2,7 @@
 
 A session that shares its volume buffers data, size and times of an inode only under a write lease, of which an inode has one at a time.
 It is an entry: it survives a change of leader, and ends with its session.  Read leases are the leader's memory
-(meta/server/lease_table.py).
+(meta/server/leases/lease_table.py).
 
 Each grant has an *epoch*, new for every holder; a commit that names another one is refused, so what was buffered under an ended lease can
 never land (the fence at the resource).  A commit or a truncation without a lease is refused while another session holds one: the leader

@@ -65,8 +65,8 @@ from awsomefsd.meta.api.messages.nodes import GetNode, ListNodes, NodeReport
 from awsomefsd.meta.net.traffic import Asked
 from awsomefsd.meta.replica.applied_machine import AppliedMachine
 from awsomefsd.meta.replica.replica import Replica
-from awsomefsd.meta.server.conflicts import QUESTIONS
-from awsomefsd.meta.server.lease_requests import LeaseRequests
+from awsomefsd.meta.server.leases.conflicts import QUESTIONS
+from awsomefsd.meta.server.leases.lease_requests import LeaseRequests
 from awsomefsd.meta.server.lock_waits import LockWaits
 from awsomefsd.meta.server.proposals import BatchProposer, Proposals
 from awsomefsd.meta.server.read_index import Reads

@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from awsomefsd.fuse.abi import Opcode
-from awsomefsd.meta.server.lease_recalls import RECALL_BOUNDS_MS
+from awsomefsd.meta.server.leases.lease_recalls import RECALL_BOUNDS_MS
 from buildtools.say import CHECKOUT
 
 PACKAGE = CHECKOUT / "awsomefsd"

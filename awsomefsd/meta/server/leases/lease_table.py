@@ -23,10 +23,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from awsomefsd.base.limits import NS_PER_MS, SESSION_TTL_MS
-from awsomefsd.meta.server.contention import Contention
-from awsomefsd.meta.server.key_queues import KeyQueues
-from awsomefsd.meta.server.lease_grants import Grants, Holder
-from awsomefsd.meta.server.lease_recalls import LeaseRecalls
+from awsomefsd.meta.server.leases.contention import Contention
+from awsomefsd.meta.server.leases.key_queues import KeyQueues
+from awsomefsd.meta.server.leases.lease_grants import Grants, Holder
+from awsomefsd.meta.server.leases.lease_recalls import LeaseRecalls
 from awsomefsd.meta.server.waiters import Key
 
 

@@ -9,7 +9,7 @@ import pytest
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.machine.queries import _QUERIES
-from awsomefsd.meta.server import conflicts
+from awsomefsd.meta.server.leases import conflicts
 
 VOLUME, DIRECTORY, OTHER = 3, 10, 11
 NAMES = {(DIRECTORY, b"a"): 20, (OTHER, b"b"): 21}

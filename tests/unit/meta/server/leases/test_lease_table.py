@@ -647,7 +647,7 @@ def test_an_inode_that_is_taken_back_and_forth_is_contested_until_it_is_quiet():
 
 
 def test_leases_that_ended_with_their_inode_are_forgotten_and_there_is_a_bound_for_each_session(monkeypatch):
-    monkeypatch.setattr("awsomefsd.meta.server.lease_grants.LEASES_PER_SESSION_MAX", 2)
+    monkeypatch.setattr("awsomefsd.meta.server.leases.lease_grants.LEASES_PER_SESSION_MAX", 2)
     cluster, one, other = two()
     figures = cluster.voters["n1"].leader.figures
     made = []

@@ -6,7 +6,7 @@ import pytest
 
 from awsomefsd.base.limits import CONTEST_FORGET_MS, CONTEST_INODES_MAX, CONTEST_QUIET_MS, CONTEST_QUIET_MS_MAX, CONTEST_RECALLS
 from awsomefsd.base.types import LEASE_READ, LEASE_WRITE
-from awsomefsd.meta.server.contention import Contention
+from awsomefsd.meta.server.leases.contention import Contention
 
 KEY = (1, 2)
 MS = 1_000_000

@@ -11,9 +11,9 @@ from itertools import accumulate
 
 from awsomefsd.base.limits import NS_PER_MS, RECALL_MS
 from awsomefsd.base.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
-from awsomefsd.meta.server.contention import Contention
-from awsomefsd.meta.server.key_queues import KeyQueues
-from awsomefsd.meta.server.lease_grants import Grants, Recall
+from awsomefsd.meta.server.leases.contention import Contention
+from awsomefsd.meta.server.leases.key_queues import KeyQueues
+from awsomefsd.meta.server.leases.lease_grants import Grants, Recall
 from awsomefsd.meta.server.waiters import Key
 
 RECALL_BOUNDS_MS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)

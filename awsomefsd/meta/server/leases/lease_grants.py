@@ -9,7 +9,7 @@ from __future__ import annotations
 from awsomefsd.base.limits import LEASES_PER_SESSION_MAX
 from awsomefsd.base.types import LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api.messages import Leased
-from awsomefsd.meta.server.key_queues import KeyQueues
+from awsomefsd.meta.server.leases.key_queues import KeyQueues
 from awsomefsd.meta.server.waiters import Key
 
 

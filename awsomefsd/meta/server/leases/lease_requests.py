@@ -30,8 +30,8 @@ from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands import AcquireLease, AnyCommand, Create, EndSession, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
 from awsomefsd.meta.replica.applied_machine import AppliedLeases
 from awsomefsd.meta.replica.replica import Replica
-from awsomefsd.meta.server.conflicts import QUESTIONS, asked, touched
-from awsomefsd.meta.server.lease_table import LeaseTable
+from awsomefsd.meta.server.leases.conflicts import QUESTIONS, asked, touched
+from awsomefsd.meta.server.leases.lease_table import LeaseTable
 from awsomefsd.meta.server.proposals import BatchProposer
 from awsomefsd.meta.server.request import AnyRequest, Origin, Request, Silent
 from awsomefsd.meta.server.session_clock import Renewals
