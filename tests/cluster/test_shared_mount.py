@@ -250,9 +250,9 @@ def measured(cluster: Cluster, places: list[Path], load: Load, before: Load = la
     raise AssertionError("three times another one led afterwards")
 
 
-def test_data_passes_by_the_leader(cluster: Cluster, places: list[Path], figures: list[str]) -> None:
+def test_data_passes_by_the_leader(cluster: Cluster, places: list[Path], figures: list[str], seed: int) -> None:
     """While a node writes, its bytes go to the disk: the leader is asked for places, not given data."""
-    data = os.urandom(1 << 20)
+    data = random.Random(seed).randbytes(1 << 20)
 
     def stream(_node: Node, place: Path) -> None:
         with (place / "big").open("wb", buffering=0) as file:

@@ -6,6 +6,7 @@ One node; pods of several nodes on one volume are in test_three_nodes.py.
 from __future__ import annotations
 
 import os
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,11 +137,11 @@ def test_directories_of_one_volume(player: Player, mounted: Path) -> None:
     assert list((mounted / "claims").iterdir()) == []
 
 
-def test_a_block_device(player: Player) -> None:
+def test_a_block_device(player: Player, seed: int) -> None:
     volume, cap = provision(player, one("block.yaml", "PersistentVolumeClaim"), CHARTS)
     player.stage(volume, cap)
     device = player.publish(volume, "raw", cap)
-    written = os.urandom(1 << 20)
+    written = random.Random(seed).randbytes(1 << 20)
     with open(device, "r+b") as file:
         file.write(written)
         os.fsync(file.fileno())

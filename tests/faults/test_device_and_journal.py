@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import random
 import threading
 import time
 from itertools import pairwise
@@ -44,9 +45,9 @@ def undisturbed(node):
     assert {role: node.pid(role) for role in before} == before
 
 
-def test_a_failed_flush_is_told_and_the_data_is_kept(node, undisturbed):
+def test_a_failed_flush_is_told_and_the_data_is_kept(node, undisturbed, seed):
     path = node.mountpoint / "truth"
-    data = os.urandom(3 * MIB)
+    data = random.Random(seed).randbytes(3 * MIB)
     fd = os.open(path, os.O_CREAT | os.O_RDWR)
     try:
         with faults(node, "device.flush=EIO", hits="device.flush"):
@@ -80,9 +81,9 @@ def test_a_flush_that_failed_behind_the_back_is_told_once(node, undisturbed):
         os.close(fd)
 
 
-def test_a_failed_read_is_eio_and_no_wrong_byte(node, undisturbed):
+def test_a_failed_read_is_eio_and_no_wrong_byte(node, undisturbed, seed):
     path = node.mountpoint / "reads"
-    data = os.urandom(2 * MIB)
+    data = random.Random(seed).randbytes(2 * MIB)
     path.write_bytes(data)
     fsync_until_true(path)
     node.kill("worker")  # nothing of it is in memory
@@ -160,10 +161,10 @@ def test_load_over_a_slow_journal_a_full_map_and_bad_sockets(node, undisturbed, 
     figures.append(f"journal, store and socket faults: {sum(final['ops'] for final in finals):,} verified operations, none failed")
 
 
-def test_a_full_dirty_log_makes_writers_wait(node, undisturbed):
+def test_a_full_dirty_log_makes_writers_wait(node, undisturbed, seed):
     """More than the memfd holds, while nothing can be flushed: write(2) waits, and goes on when the device does."""
     path = node.mountpoint / "flood"
-    data = os.urandom(MIB) * 130
+    data = random.Random(seed).randbytes(MIB) * 130
     done = threading.Event()
 
     def flood() -> None:

@@ -119,6 +119,7 @@ def test_segments(image: Any, seed: int, told: Counter[str]) -> None:
                 outcomes.add(outcome is None)
         told["detected" if True in outcomes else "same"] += 1
         device.content[at] = before
+    assert told["detected"] > SEGMENTS // 4, "about half of the flips fall where something is read"
 
 
 def read(device: MemoryDevice, extent: Any, info: Any) -> bytes | None:
@@ -210,6 +211,7 @@ def test_store(stopped: Stopped, seed: int, told: Counter[str], tmp_path: Path) 
         assert said in ("same", "detected"), (number, at, said)
         told[said] += 1
     shutil.rmtree(copy)
+    assert told["detected"] > STORE // 20, "most flips fall where nothing is stored"
 
 
 def checked(directory: Path, sound: dict[bytes, bytes]) -> str:
@@ -244,6 +246,7 @@ def test_memory_of_a_mount(seed: int, told: Counter[str]) -> None:
             said = "detected"
         assert said in ("same", "detected", "tail", "figure"), (number, at, said)
         told[said] += 1
+    assert told["detected"] > MEMORY // 2
 
 
 def used_of(mem: bytearray) -> list[int]:

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -163,8 +164,8 @@ def test_seeking_up_to_16_tib(beside: Beside) -> None:
 
 
 # --- copies -------------------------------------------------------------------------------------------------------------------
-def copies(root: str) -> Told:
-    chance = random.Random(5)
+def copies(root: str, *, seed: int) -> Told:
+    chance = random.Random(seed)
     source = new("source", chance.randbytes(400_000))
     target = new("target", b"t" * 10_000)
     os.chmod("target", 0o6755)
@@ -189,14 +190,14 @@ def copies(root: str) -> Told:
 
 
 @USERS
-def test_copies(beside: Beside, user: User) -> None:
-    beside.same(copies, user)
+def test_copies(beside: Beside, user: User, seed: int) -> None:
+    beside.same(partial(copies, seed=seed), user)
 
 
-def test_a_copy_takes_no_room_on_the_device_and_counts_in_the_volume(node) -> None:
+def test_a_copy_takes_no_room_on_the_device_and_counts_in_the_volume(node, seed) -> None:
     root = node.mountpoint / "reference"
     root.mkdir()
-    data = os.urandom(24 << 20)
+    data = random.Random(seed).randbytes(24 << 20)
     (root / "a").write_bytes(data)
     fd = os.open(root / "a", os.O_RDWR)
     os.fsync(fd)
@@ -219,8 +220,8 @@ def test_a_copy_takes_no_room_on_the_device_and_counts_in_the_volume(node) -> No
 
 
 # --- every way in and out -----------------------------------------------------------------------------------------------------
-def ways(root: str) -> Told:
-    chance = random.Random(9)
+def ways(root: str, *, seed: int) -> Told:
+    chance = random.Random(seed)
     data = chance.randbytes(200_000)
     source = new("source", data)
     for flag in ("O_SYNC", "O_DSYNC", "O_APPEND"):
@@ -263,8 +264,8 @@ def ways(root: str) -> Told:
 
 
 @USERS
-def test_every_way_to_read_and_write(beside: Beside, user: User) -> None:
-    beside.same(ways, user)
+def test_every_way_to_read_and_write(beside: Beside, user: User, seed: int) -> None:
+    beside.same(partial(ways, seed=seed), user)
 
 
 def direct(root: str) -> Told:

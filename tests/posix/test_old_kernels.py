@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import random
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +28,10 @@ def node(request: pytest.FixtureRequest, make_node: Callable[..., Node]) -> Node
     return make_node(pins=request.param)
 
 
-def test_ordinary_programs(node: Node) -> None:
+def test_ordinary_programs(node: Node, seed: int) -> None:
     place = node.mountpoint / "place"
     place.mkdir()
-    content = os.urandom(BYTES)
+    content = random.Random(seed).randbytes(BYTES)
     (place / "a").write_bytes(content)
     (place / "a").rename(place / "b")
     with (place / "b").open("r+b") as file, mmap.mmap(file.fileno(), BYTES) as seen:

@@ -238,12 +238,12 @@ def test_extended_attributes(place):
     assert os.getxattr(path, "user.empty") == b""
 
 
-def test_statfs_follows_what_is_used(node, place):
+def test_statfs_follows_what_is_used(node, place, seed):
     before = os.statvfs(place)
     assert before.f_namemax == 255
     assert before.f_blocks * before.f_frsize > 1 << 30
     with open(place / "big", "wb") as file:
-        file.write(os.urandom(1 << 20) * 96)  # more than a worker reserves at a time
+        file.write(random.Random(seed).randbytes(1 << 20) * 96)  # more than a worker reserves at a time
         os.fsync(file.fileno())
     assert os.statvfs(place).f_bfree < before.f_bfree
 
@@ -306,9 +306,9 @@ def test_mmap_shared_and_private(place):
     assert path.read_bytes()[50_000:50_005] == b"hello"
 
 
-def test_direct_io(place):
+def test_direct_io(place, seed):
     data = mmap.mmap(-1, 1 << 20)
-    data[:] = os.urandom(1 << 20)
+    data[:] = random.Random(seed).randbytes(1 << 20)
     fd = os.open(place / "direct", os.O_CREAT | os.O_RDWR | os.O_DIRECT)
     try:
         assert os.pwrite(fd, data, 4096) == 1 << 20
@@ -334,9 +334,9 @@ def test_big_file_survives_a_remount(node, place, seed):
         assert file.read(1) == b""
 
 
-def test_copies_by_every_way(place):
+def test_copies_by_every_way(place, seed):
     source = place / "source"
-    source.write_bytes(os.urandom(700_001))
+    source.write_bytes(random.Random(seed).randbytes(700_001))
     shutil.copyfile(source, place / "sendfile")
     with open(source, "rb") as a, open(place / "range", "wb") as b:
         left = 700_001

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import signal
 import stat
 from collections.abc import Callable, Iterator
@@ -39,11 +40,11 @@ def mount(tmp_path: Path) -> Iterator[Mount]:
         one.close()
 
 
-def use_as_programs_do(top: Path) -> None:
+def use_as_programs_do(top: Path, seed: int) -> None:
     (top / "dir").mkdir(mode=0o750)
     assert stat.S_IMODE((top / "dir").stat().st_mode) == 0o750
     path = top / "dir" / "file"
-    content = os.urandom(2 * MIB + 4097)
+    content = random.Random(seed).randbytes(2 * MIB + 4097)
     path.write_bytes(content)
     assert path.read_bytes() == content and path.stat().st_size == len(content)
     with open(path, "r+b") as file:
@@ -84,9 +85,9 @@ def use_as_programs_do(top: Path) -> None:
 
 
 @pytest.mark.parametrize("pins", ["minor=34", "resend=off", ""])
-def test_ordinary_use(mount: Mount, pins: str) -> None:
+def test_ordinary_use(mount: Mount, pins: str, seed: int) -> None:
     served = mount(pins=pins)
-    run(use_as_programs_do, served.directory)
+    run(use_as_programs_do, served.directory, seed)
     facts = served.say("facts")
     flags, minor = facts["negotiated"]["flags"], facts["negotiated"]["minor"]
     if pins == "minor=34":
@@ -125,13 +126,13 @@ def test_a_bug_of_ours_is_eio_and_the_mount_goes_on(mount: Mount) -> None:
     assert run(use) == errno.EIO
 
 
-def test_waiting_requests_are_parked_and_others_go_on(mount: Mount) -> None:
+def test_waiting_requests_are_parked_and_others_go_on(mount: Mount, seed: int) -> None:
     """More of them than there are readers."""
     served = mount()
     reads = [in_process(read_uncached, served.directory / "wait") for _ in range(5)]
     made = in_process(os.mkdir, served.directory / "sub" / "late")  # it locks its parent
     served.await_fact(lambda facts: facts["parked"] == 6)
-    run(use_as_programs_do, served.directory)
+    run(use_as_programs_do, served.directory, seed)
     assert not made.done()
     served.say("gate")
     assert [read.result(LIMIT_S) for read in reads] == [b"0123456789"] * 5
@@ -191,7 +192,7 @@ def test_lock_wait_ends_with_eintr_by_signal(mount: Mount) -> None:
 
 
 @pytest.mark.parametrize("pins", ["resend=off", "", "minor=34"])
-def test_killed_while_executing(mount: Mount, pins: str) -> None:
+def test_killed_while_executing(mount: Mount, pins: str, seed: int) -> None:
     """The request that was executing at the SIGKILL is executed by the successor, once, and its caller gets the result."""
     served = mount(pins=pins)
     made = in_process(os.mkdir, served.directory / "kill-1")
@@ -201,7 +202,7 @@ def test_killed_while_executing(mount: Mount, pins: str) -> None:
     facts = served.say("facts")
     assert [name for name, _ in facts["executed"]] == ["kill-1"] and facts["replied"] == [facts["executed"][0][1]]
     assert not facts["inherited"]
-    run(use_as_programs_do, served.directory)
+    run(use_as_programs_do, served.directory, seed)
 
 
 @pytest.mark.parametrize("pins", ["resend=off", ""])

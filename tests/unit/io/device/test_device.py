@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -263,20 +264,19 @@ def test_a_mounted_device_is_never_taken(loop: str, tmp_path: Path) -> None:
 # --- all together ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_write_and_read_on_a_real_device(loop: str) -> None:
+def test_write_and_read_on_a_real_device(loop: str, seed: int) -> None:
     superblock = format_device(loop, CLUSTER)
     size = superblock.segment_bytes
     with Device.open(loop) as device:
         free = [
-            SegmentInfo(n, 1, 7, superblock.first_segment_offset + n * size, size, SEGMENT_LEASED, 0)
-            for n in range(superblock.segments)
+            SegmentInfo(n, 1, 7, superblock.first_segment_offset + n * size, size, SEGMENT_LEASED, 0) for n in range(superblock.segments)
         ]
         infos = {info.segment: info for info in free}
         writer = SegmentWriter({7: device}, lambda count: [free.pop(0) for _ in range(count)])
         reader = SegmentReader({7: device}, infos.__getitem__, ChecksumCache())
         for length in (1, 4 * KIB, 70_001, 3 * MIB + 17):
             data = aligned_buffer(length)
-            data[:] = os.urandom(length)
+            data[:] = random.Random(seed).randbytes(length)
             [extents] = writer.write([Piece(1, 2, 0, [data])]).extents
             for extent in extents:
                 into = aligned_buffer(extent.length)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -323,8 +324,8 @@ def copy(r: Rig, ino: int, offset: int, new: int, at: int, length: int) -> int:
     return copied
 
 
-def test_a_copy_moves_no_bytes(tmp_path: Path) -> None:
-    data = os.urandom(300_000)
+def test_a_copy_moves_no_bytes(tmp_path: Path, seed: int) -> None:
+    data = random.Random(seed).randbytes(300_000)
     with rig(tmp_path) as r:
         ino, fh = made(r, data)
         new, new_fh = made(r, b"", b"g")
@@ -347,8 +348,8 @@ def test_a_copy_moves_no_bytes(tmp_path: Path) -> None:
         r.check()
 
 
-def test_within_one_file_and_holes(tmp_path: Path) -> None:
-    data = os.urandom(200_000)
+def test_within_one_file_and_holes(tmp_path: Path, seed: int) -> None:
+    data = random.Random(seed).randbytes(200_000)
     with rig(tmp_path) as r:
         ino, fh = made(r, data)
         assert copy(r, ino, 0, ino, 100_000, 50_000) == 50_000
@@ -372,7 +373,7 @@ def test_inline_data_is_copied_by_the_kernel(tmp_path: Path) -> None:
         r.check()
 
 
-def test_copies_in_bounded_entries_and_against_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copies_in_bounded_entries_and_against_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(copy_range, "PIECES_PER_COPY_MAX", 2)
     with rig(tmp_path, quota_bytes=2 * MIB) as r:
         ino, fh = made(r)
@@ -386,7 +387,7 @@ def test_copies_in_bounded_entries_and_against_the_quota(tmp_path: Path, monkeyp
         assert at == 110_000 and r.content(new) == r.content(ino)
         used = r.volume().used_bytes
         assert used == 120_000
-        big, _ = made(r, os.urandom(MIB), b"big")
+        big, _ = made(r, random.Random(seed).randbytes(MIB), b"big")
         r.flush()
         assert error_of(copy, r, big, 0, new, 0, MIB) == errno.EDQUOT
         assert r.volume().used_bytes == used + MIB
@@ -394,8 +395,8 @@ def test_copies_in_bounded_entries_and_against_the_quota(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("applied", [False, True])
-def test_the_worker_dies_around_a_copy(tmp_path: Path, applied: bool) -> None:
-    data = os.urandom(100_000)
+def test_the_worker_dies_around_a_copy(tmp_path: Path, applied: bool, seed: int) -> None:
+    data = random.Random(seed).randbytes(100_000)
     with rig(tmp_path) as r:
         ino, fh = made(r, data)
         new, new_fh = made(r, b"", b"g")
