@@ -18,6 +18,7 @@ from awsomefsd.base.types import LEASE_NONE, LEASE_WRITE, Extent, SegmentProgres
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Contested
 from awsomefsd.meta.client.lease_protocol import LeaseClient
+from awsomefsd.meta.client.leases import AdoptedLease
 from tests.sim.device import Segments
 from tests.sim.world import MS, SECOND
 
@@ -35,6 +36,7 @@ class HeldBack:
     sequence: int
     session: int
     epoch: int
+    known: int  # changes of the file that were known with the lease
     flushing: bool = False
     waiting: list[Done] = field(default_factory=list)
 
@@ -88,7 +90,7 @@ class Sharing:
                 self.drop(ino)
                 if not held.flushing:
                     self.mount.propose(self._commit(ino, held), self._refused, final=True)
-        self.client.begin(session, epoch, {ino: held.epoch for ino, held in sorted(self.dirty.items())})
+        self.client.begin(session, epoch, {ino: AdoptedLease(held.epoch, held.known) for ino, held in sorted(self.dirty.items())})
         for ino in sorted(self.dirty):
             self._flush_later(ino)
         for number in sorted(self._wanting):
@@ -224,7 +226,7 @@ class Sharing:
     def buffer(self, ino: int, value: bytes, epoch: int) -> None:
         """A program's write, acknowledged."""
         before = self.dirty.get(ino)
-        held = HeldBack(value, self.next_sequence(), self.mount.session, epoch)
+        held = HeldBack(value, self.next_sequence(), self.mount.session, epoch, self.holder.known(ino))
         if before is not None:
             held.waiting, before.waiting = before.waiting, []
         self.dirty[ino] = held

@@ -15,13 +15,13 @@ A recall is answered only after its callback has ended: it has committed what wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import islice
 
 from awsomefsd.base.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api.messages import AnswerRecall, AwaitRecalls, ExtendRecall, Leased, Recalls, ReleaseLeases, ReportLeases, ReturnLeases
-from awsomefsd.meta.client.leases import EVERY_INODE
+from awsomefsd.meta.client.leases import EVERY_INODE, AdoptedLease
 
 RecallHandler = Callable[[int, int, Callable[[], None]], None]
 
@@ -66,13 +66,13 @@ class LeaseHolder:
         self.replies.clear()
         self._floor, self._reported, self._seen = (0, 0), False, 0
 
-    def adopt(self, inos: dict[int, int]) -> None:
-        """A successor goes on with the session: ino → epoch of the write leases under which it found data buffered.
+    def adopt(self, inos: Mapping[int, AdoptedLease]) -> None:
+        """A successor goes on with the session, and with the write leases under which it found data buffered.
 
         They are entries, and no recall of them was answered: that comes after the data is committed.
         """
-        for ino, epoch in inos.items():
-            self._hold(ino, LEASE_WRITE, epoch, 0)
+        for ino, (epoch, known) in inos.items():
+            self._hold(ino, LEASE_WRITE, epoch, known)
 
     def greeted(self, term: int) -> ReportLeases | None:
         """A leader of that term has greeted: what to tell it.  None: it has been told, or is an older one than was."""
@@ -151,11 +151,14 @@ class LeaseHolder:
         return LEASE_NONE if held is None or self._left_ns() <= 0 else held.mode
 
     def may_buffer(self, ino: int) -> int:
-        """The epoch under which new data may be buffered; 0: none may (no write lease, fenced, or being recalled)."""
+        """The epoch under which new data may be buffered; 0: none may (no write lease, fenced, or being recalled).
+
+        None under a lease whose number of changes is not known: its records could not be told from old ones later.  Asking again tells it.
+        """
         held = self._held.get(ino)
-        if held is None or held.mode != LEASE_WRITE or ino in self._recalling or ino in self._pausing or self._left_ns() <= 0:
+        if held is None or held.mode != LEASE_WRITE or not held.changes or ino in self._recalling or ino in self._pausing:
             return 0
-        return held.epoch
+        return held.epoch if self._left_ns() > 0 else 0
 
     def writes(self) -> dict[int, tuple[int, int]]:
         """Write leases that nobody recalls: ino → (grant, stamp), others after each use."""
@@ -256,6 +259,6 @@ class LeaseHolder:
         return ReleaseLeases(self.session, self.epoch, self._floor[0], self._seen, inos)
 
     def known(self, ino: int) -> int:
-        """`changes` as it was told with the lease; for the next GetLease."""
+        """`changes` as it was told with the lease."""
         held = self._held.get(ino)
         return 0 if held is None else held.changes

@@ -21,7 +21,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -30,6 +30,7 @@ from awsomefsd.base.types import LEASE_NONE, LEASE_READ
 from awsomefsd.base.wait import Resume, Wait
 from awsomefsd.meta.api.messages import Body, Contested, Found, Leased
 from awsomefsd.meta.client.lease_protocol import LeaseClient
+from awsomefsd.meta.client.leases import AdoptedLease
 from awsomefsd.meta.client.recalls import Done, RecallQueue
 
 REFUSED_PAUSE_MS = 1_000
@@ -50,15 +51,16 @@ def _nobody(_value: Any, _error: BaseException | None) -> None:
 class _Asking:
     """A Wait for a lease: ends with the grant (Leased), None where it came too late to count, or the error."""
 
-    __slots__ = ("_ino", "_leases", "_mode")
+    __slots__ = ("_ino", "_known", "_leases", "_mode")
 
-    def __init__(self, leases: MountLeases, ino: int, mode: int) -> None:
+    def __init__(self, leases: MountLeases, ino: int, mode: int, known: int) -> None:
         self._leases = leases
         self._ino = ino
         self._mode = mode
+        self._known = known
 
     def start(self, resume: Resume) -> None:
-        self._leases.ask(self._ino, self._mode, resume)
+        self._leases.ask(self._ino, self._mode, resume, self._known)
 
 
 class MountLeases:
@@ -75,7 +77,6 @@ class MountLeases:
         self.may_buffer, self.grant, self.stamp = self._holder.may_buffer, self._holder.grant, self._holder.stamp
         self.changing, self.leaving = self._holder.changing, self._holder.leaving
         self.changes_known, self.writes = self._holder.known, self._holder.writes
-        self._known: dict[int, int] = {}
         self._asking: set[int] = set()  # of `cover`
         self._asked: Counter[int] = Counter()  # inodes on which leases are asked for, and how many
         self._paused: dict[int, float] = {}  # inode → monotonic time before which no lease is asked for
@@ -84,7 +85,7 @@ class MountLeases:
         self._recalls = recalls
 
     # --- sessions and leaders ---------------------------------------------------------------------------------------------------
-    def begin(self, session: int, epoch: int, adopted: dict[int, int] | None = None) -> None:
+    def begin(self, session: int, epoch: int, adopted: Mapping[int, AdoptedLease] | None = None) -> None:
         """A session was opened; `adopted` as LeaseHolder.adopt.  Nothing is remembered of an older one."""
         self._locked(self._talk.begin, session, epoch, adopted or {})
 
@@ -121,20 +122,21 @@ class MountLeases:
 
     # --- asking -----------------------------------------------------------------------------------------------------------------
     def want(self, ino: int, mode: int = LEASE_READ) -> Wait:
-        return _Asking(self, ino, mode)
+        return _Asking(self, ino, mode, 0)
 
     def want_knowing(self, ino: int, mode: int, known: int) -> Wait:
-        """Asks as `want`, for one who knows the file as it was after so many changes."""
-        self._known[ino] = known
-        return self.want(ino, mode)
+        """Asks as `want`, for one who knows the file as it was after so many changes: the answer tells of those of others since."""
+        return _Asking(self, ino, mode, known)
 
     def progress(self, ino: int, done: int) -> None:
         """A recall of it is being handled; only a growing `done` moves the leader's deadline."""
         self._locked(self._talk.progress, ino, done)
 
-    def ask(self, ino: int, mode: int, resume: Resume) -> None:
-        """Ask for a lease; whoever asks something else behind it on the same connection may keep that answer, if this was granted."""
-        known = self._known.get(ino, 0)
+    def ask(self, ino: int, mode: int, resume: Resume, known: int = 0) -> None:
+        """Ask for a lease; whoever asks something else behind it on the same connection may keep that answer, if this was granted.
+
+        `known` as of `want_knowing`; 0: whatever others did, nothing here rests on how the file was.
+        """
 
         def asked(reply: Leased | Contested | None, error: BaseException | None) -> None:
             self._asking.discard(ino)
@@ -142,7 +144,6 @@ class MountLeases:
             if not self._asked[ino]:
                 del self._asked[ino]
             if isinstance(reply, Leased):
-                self._learn(ino, reply.changes)
                 self._paused.pop(ino, None)
             elif reply is not None or error is not None:
                 self._pause(ino, REFUSED_PAUSE_MS if reply is None else reply.pause_ms)
@@ -158,16 +159,8 @@ class MountLeases:
         """Takes up the lease that came with what was made under that session; false if none is held now."""
         with self._lock:
             held = self._talk.made(session, found)
-            if held and found.leased is not None:
-                self._learn(found.attr.ino, found.leased.changes)
         self._bound()
         return held
-
-    def _learn(self, ino: int, changes: int) -> None:
-        """Remembers the number of changes for the next question, a bounded number of inodes."""
-        self._known[ino] = changes
-        if len(self._known) > LEASES_PER_SESSION_MAX:
-            self._known.pop(next(iter(self._known)), None)
 
     def _pause(self, ino: int, pause_ms: int) -> None:
         self._paused[ino] = time.monotonic() + pause_ms / 1_000
@@ -209,8 +202,6 @@ class MountLeases:
 
     def _release(self, inos: list[int]) -> None:
         """Nothing is buffered or remembered under these any more."""
-        for ino in inos:
-            self._known.pop(ino, None)
         self._locked(self._talk.release, inos)
 
     def lower(self, inos: list[int], clean: Callable[[int], bool]) -> None:

@@ -9,13 +9,14 @@ was meant for is refused there, and that leader's greeting has brought its own.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.wait import Resume
 from awsomefsd.meta.api.messages import Body, Contested, Found, GetLease, Leased
 from awsomefsd.meta.client.held_leases import LeaseHolder, RecallHandler
+from awsomefsd.meta.client.leases import AdoptedLease
 
 Asked = Callable[["Leased | Contested | None", "BaseException | None"], None]
 
@@ -42,7 +43,7 @@ class LeaseClient:
         self._deaf = False  # it was answered by a leader that does not
 
     # --- sessions and leaders ---------------------------------------------------------------------------------------------------
-    def begin(self, session: int, epoch: int, adopted: dict[int, int]) -> None:
+    def begin(self, session: int, epoch: int, adopted: Mapping[int, AdoptedLease]) -> None:
         """A session was opened (0: has ended); `adopted` as LeaseHolder.adopt."""
         self.holder.begin(session, epoch)
         self.holder.adopt(adopted)

@@ -7,14 +7,21 @@ number of a lease for as long as it is held, a *stamp* changes with every change
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 from awsomefsd.base.types import LEASE_READ
 from awsomefsd.base.wait import Wait
 from awsomefsd.meta.api.messages import Found
 
 EVERY_INODE = 0  # in a list of inodes that are changed: the attributes of one that is not known by number, no data
+
+
+class AdoptedLease(NamedTuple):
+    """A write lease, as the dirty records of a dead worker name it."""
+
+    epoch: int
+    known: int  # changes of the file; 0: not said, as by builds that did not hand it on
 
 
 class LeaseView(Protocol):
@@ -84,8 +91,8 @@ class OwnChanges(Protocol):
 class SessionLeases(Protocol):
     """What the session of a mount does with all of its leases.  Nothing blocks but for the lock of the leases."""
 
-    def begin(self, session: int, epoch: int, adopted: dict[int, int] | None = None) -> None:
-        """A session was opened; `adopted`: inode → epoch of the write leases that it has already.  Nothing is held of an older one."""
+    def begin(self, session: int, epoch: int, adopted: Mapping[int, AdoptedLease] | None = None) -> None:
+        """A session was opened; `adopted`: inode → write lease that it has already.  Nothing is held of an older one."""
 
     def lost(self) -> None:
         """The session has ended: nothing is held."""
@@ -94,7 +101,7 @@ class SessionLeases(Protocol):
         """A leader of that term took the connection.  On the client's receiving thread."""
 
     def want_knowing(self, ino: int, mode: int, known: int) -> Wait:
-        """Asks as `want`, for one who knows the file as it was after so many changes."""
+        """Asks as `want`, for one who knows the file as it was after so many changes: the answer tells of those of others since."""
 
     def writes(self) -> dict[int, tuple[int, int]]:
         """Write leases that nobody recalls: inode → (grant, stamp), others after each use."""

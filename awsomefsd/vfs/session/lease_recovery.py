@@ -7,7 +7,9 @@ A record names the session and the lease under which it was buffered; the newest
 * Of an ended session: another node may have written since.  The lease is asked for again, with the number of changes that was known when
   the data was accepted, and the leader says whether others have changed the file.  If not, an empty record names the new lease, and all
   goes on; a worker that dies behind it leaves records that the next one takes for this session's.  If so, or if the file can have no lease,
-  the data is saved as a conflict and the file's handles are lost (conflicts.py); other files go on.
+  the data is saved as a conflict and the file's handles are lost (conflicts.py); other files go on.  A record without a number of changes
+  is of a mount that had its volume whole, or of a build that did not hand it on to successors: nobody can say what others did since, so it
+  is a conflict, too.
 * A file that is gone, or a session that ends again while it is asked: its bytes are nobody's, or the next session asks again.
 
 Nothing is served, and no batch is begun, while this is decided.
@@ -27,7 +29,7 @@ from awsomefsd.io.file.dirty_log import DirtyRecord, LeaseToken
 from awsomefsd.io.file.file_data import FileState
 from awsomefsd.io.file.flusher import record_space
 from awsomefsd.meta.api.messages import Contested, Leased
-from awsomefsd.meta.client.leases import Leases
+from awsomefsd.meta.client.leases import AdoptedLease, Leases
 from awsomefsd.vfs.session.conflicts import Conflicts
 from awsomefsd.vfs.state.mount_state import MountState
 
@@ -37,10 +39,11 @@ ASKS_MAX = 600  # a contested file: by then others have written
 log = logging.getLogger("awsomefsd.session")
 
 
-def adopted(records: Iterable[DirtyRecord], session_epoch: int) -> dict[int, int]:
-    """ino → epoch of the write leases of this session under which a predecessor buffered data; `records` by sequence."""
+def adopted(records: Iterable[DirtyRecord], session_epoch: int) -> dict[int, AdoptedLease]:
+    """ino → the write lease of this session under which a predecessor buffered data; `records` by sequence."""
     newest = {record.ino: record.token for record in records}
-    return {ino: token.lease for ino, token in newest.items() if token.lease and token.session == session_epoch}
+    of_session = {ino: token for ino, token in newest.items() if token.lease and token.session == session_epoch}
+    return {ino: AdoptedLease(token.lease, token.known) for ino, token in of_session.items()}
 
 
 class LeaseRecovery:
@@ -76,7 +79,7 @@ class LeaseRecovery:
                 log.error("no write lease for the buffered data of inode %d: %s", state.ino, err)
                 break
             if isinstance(reply, Leased) and reply.epoch:
-                if reply.changed_by_others or not newest.token.lease:
+                if reply.changed_by_others or not newest.token.known:
                     break
                 self._bind(state, newest, LeaseToken(leases.epoch, reply.epoch, reply.changes))
                 return True

@@ -15,6 +15,7 @@ from awsomefsd.base.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.held_leases import LeaseHolder
+from awsomefsd.meta.client.leases import AdoptedLease
 from awsomefsd.meta.client.session_lease import RenewalTimer
 from tests.unit.meta.server.leader_group import Cluster, Wire
 
@@ -328,7 +329,7 @@ def test_a_successor_goes_on_with_the_write_leases_under_which_data_is_held_back
     settle(one, other)
     epoch = one.holder.may_buffer(INO)
     one.holder.begin(one.session, one.epoch)
-    one.holder.adopt({INO: epoch})
+    one.holder.adopt({INO: AdoptedLease(epoch, 1)})
     one.send(one.holder.greeted(one.term))
     one.slow = True
     other.get(LEASE_READ)
