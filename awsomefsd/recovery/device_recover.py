@@ -42,6 +42,7 @@ from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.replica.state_snapshot_files import set_aside
 from awsomefsd.meta.replica.store import Store
+from awsomefsd.meta.state.redaction import empty_erased, erasures
 from awsomefsd.meta.voter.single_voter import decode
 from awsomefsd.node.maintenance.checkpoints import carrying, new_header, write_copy
 
@@ -203,6 +204,7 @@ def adopt(directory: Path, node: identity.Node, incarnation: bytes, term: int) -
     store = Store.open(directory)
     try:
         index = Machine(store).applied_index
+        empty_erased(store)
         store.adopt(node.cluster, node.node, incarnation, index, term)
         return index, term
     finally:
@@ -267,7 +269,7 @@ def _checkpoint(directory: Path, replica: Replica, found: DeviceSurvey, node: id
         index = replica.machine.applied_index
         header = new_header(node, found.where, found.best.header.number + 1, replica.log.term, index)
         writer = AreaWriter(device, free[: 1 + copy.stat().st_size // MIB], header)
-        for _ in write_copy(writer, copy, more):
+        for _ in write_copy(writer, copy, erasures(replica.store), more):
             pass
         writer.complete(index, replica.log.term, wall_ns())
         entries = replica.log.read(index + 1, 1 << 20, CHECKPOINT_BATCH_BYTES_MAX)

@@ -4,7 +4,8 @@ The steps come in this order, and each may come again after a crash: the entries
 key in the state would never sign anything.
 
 A node alone that has no certificate (its state was restored, recovered, loaded, or made by an older build) gets one in the same way, by the
-authority in the state or, where there is none, by a new one.
+authority in the state or, where there is none, by a new one.  If it has a certificate, and its store was rebuilt from a checkpoint, which
+has no keys, then a new authority signs from now on and the old one stays trusted: a rotation (cluster/pki/rotation.py) does the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from awsomefsd.base.identity import Node
 from awsomefsd.cluster.addresses import described
 from awsomefsd.config.settings import Settings, parse_labels
 from awsomefsd.meta.api.commands import AddNode, PutCa, PutToken
-from awsomefsd.meta.api.messages.nodes import GetSigner, Signer
+from awsomefsd.meta.api.messages.nodes import GetSigner, ListCas, Signer
 
 TOKEN_ROW = "founding-token.json"
 
@@ -79,21 +80,30 @@ def _enter_node(settings: Settings, node: Node, key: bytes, propose: Callable[[A
 
 
 def certify_alone(settings: Settings, node: Node, propose: Callable[[Any], Any], ask: Callable[[Any], Any]) -> None:
-    """Certifies the only node that carries the metadata.  Does nothing if it has a certificate, or is to stay without other nodes.
+    """Certifies the only node that carries the metadata, and sees to it that the cluster can sign.
+
+    Does nothing if both is so, or if the node is to stay without others.
 
     Blocks for the entries.  Raises what `propose` and `ask` raise.
     """
     from awsomefsd.cluster.pki.pki_files import PkiFiles
 
     files = PkiFiles(settings.state_dir)
-    if not settings.cluster.listen or files.there():
+    if not settings.cluster.listen:
         return
+    signer = ask(GetSigner())
+    known = isinstance(signer, Signer)
+    if (files.there() and known) or (not known and getattr(signer, "errno", 0) != errno.ENOENT):
+        return  # nothing to do; or it is not known, and the next start asks again
     from awsomefsd.cluster.pki import ca
 
-    signer = ask(GetSigner())
     if not isinstance(signer, Signer):
-        if getattr(signer, "errno", 0) != errno.ENOENT:
-            return  # not known; the next start asks again
+        if files.there():
+            if not ask(ListCas()).cas:
+                return  # a certificate of another cluster, or of a configuration by hand
+            made = ca.make_authority(node.cluster)
+            propose(PutCa(made.id, made.certificate, made.key, "active"))
+            return
         files.found(node.cluster, node.node)
         enter_founder(settings, node, propose)
         return

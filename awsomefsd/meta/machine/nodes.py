@@ -382,9 +382,9 @@ def list_cas(state: State, body: m.ListCas) -> Reply:
 
 
 def get_signer(state: State, body: m.GetSigner) -> Message:
-    """Answers GetSigner with the key of the active authority."""
+    """Answers GetSigner with the key of the active authority.  Only a state from a checkpoint has one without its key."""
     for row in cas(state):
-        if row.state == "active":
+        if row.state == "active" and row.key:
             return m.Signer(row.id, row.certificate, row.key, bundle(state))
     raise FsError(errno.ENOENT, "no certificate authority is in the metadata; start a node that was made by awsomefsd init")
 
@@ -394,4 +394,6 @@ def get_verifier(state: State, body: m.GetVerifier) -> Message:
     row: rows.TokenRow | None = state.read(keys.token(body.id), rows.TOKEN) if 0 < len(body.id.encode()) <= _ID_BYTES_MAX else None
     if row is None:
         raise FsError(errno.ENOENT, "this cluster does not know the token (any more); make a new one with awsomefsd token create")
+    if not row.verifier:  # whoever knows that it is empty must not be able to prove anything with it
+        raise FsError(errno.ENOENT, "the secret of this token was lost with the node's disk; make a new one with awsomefsd token create")
     return m.Verifier(_token_info(row), row.verifier)

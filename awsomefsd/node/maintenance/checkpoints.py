@@ -53,6 +53,7 @@ from awsomefsd.meta.api.commands import AnyCommand, DropSegments, KeepSegments
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.replica.checkpoint_progress import OFF, UNKNOWN, CheckpointProgress
 from awsomefsd.meta.replica.store import Store
+from awsomefsd.meta.state.redaction import Eraser, erasures
 
 logger = logging.getLogger(__name__)
 Call = Callable[[Any], Any]
@@ -78,11 +79,11 @@ class Current:
         self.tail_bytes = 0
 
 
-def applied_of(store_directory: Path) -> int:
-    """Returns the index of the entry that a copy of a store ends with."""
+def examine(store_directory: Path) -> tuple[int, dict[bytes, bytes]]:
+    """Returns the index of the entry that a copy of a store ends with, and what is to be erased in it (meta/state/redaction.py)."""
     store = Store.open(store_directory, readonly=True)
     try:
-        return Machine(store).applied_index
+        return Machine(store).applied_index, erasures(store)
     finally:
         store.close()
 
@@ -266,12 +267,12 @@ class Checkpointer:
             hit("checkpoint.copy.before")
             self._copy_store(copy)
             hit("checkpoint.copy.after")
-            applied, term = applied_of(self._scratch), int(figures["term"])
+            (applied, erased), term = examine(self._scratch), int(figures["term"])
             self._index.hold = applied
             self._number += 1
             header = new_header(self._node, info.uuid, self._number, term, applied)
             writer = AreaWriter(device, self._segments_for(info, copy.stat().st_size), header)
-            for _ in write_copy(writer, copy, lambda: self._more(writer, info)):
+            for _ in write_copy(writer, copy, erased, lambda: self._more(writer, info)):
                 self._between_pieces()
         finally:
             shutil.rmtree(self._scratch, ignore_errors=True)
@@ -376,11 +377,21 @@ def new_header(node: Node, device: str, number: int, term: int, index: int) -> A
     return AreaHeader(ids[0], ids[1], ids[2], os.urandom(16), 0, 0, 0, number, term, index, wall_ns())
 
 
-def write_copy(writer: AreaWriter, copy: Path, more: Callable[[], None]) -> Iterator[None]:
-    """Writes the bytes of a file into the area and yields after each piece.  `more` extends the area when little room is left."""
+def write_copy(writer: AreaWriter, copy: Path, erased: dict[bytes, bytes], more: Callable[[], None]) -> Iterator[None]:
+    """Writes a copy of a store into the area, without its secrets (`erased`), and yields after each piece.
+
+    `more` extends the area when little room is left.
+    """
+    eraser = Eraser(erased)
     with copy.open("rb") as file:
-        while piece := file.read(4 * CHECKPOINT_RECORD_BYTES_MAX):
-            while writer.room_bytes < len(piece) + MIB // 2:
-                more()
-            writer.add(piece)
+        while read := file.read(4 * CHECKPOINT_RECORD_BYTES_MAX):
+            _add(writer, eraser.feed(read), more)
             yield
+    _add(writer, eraser.rest(), more)
+
+
+def _add(writer: AreaWriter, piece: bytes, more: Callable[[], None]) -> None:
+    while writer.room_bytes < len(piece) + MIB // 2:
+        more()
+    if piece:
+        writer.add(piece)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ import pytest
 from awsomefsd.base import durable
 from awsomefsd.base import identity as node_module
 from awsomefsd.base.errors import AlreadyExists, FsError, NotFound, Refused
-from awsomefsd.base.limits import MIB
+from awsomefsd.base.limits import MIB, STORE_COMMIT_ENTRIES_FIRST
 from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.superblock import Superblock, write_superblock
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.messages.nodes import GetSigner, GetVerifier, ListCas
 from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.replica.checkpoint_progress import OFF, UNKNOWN, CheckpointProgress
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.node.maintenance.checkpoints import Checkpointer
@@ -135,6 +137,43 @@ def test_commits_reach_the_device_and_a_new_node_has_them(tmp_path):
         "the first recovery is on the device, with its numbers"
     )
     replica.close()
+
+
+def on_device(path: Path, scratch: Path) -> bytes:
+    """Returns the copy and the entries of the newest checkpoint as a recovery reads them."""
+    with ExitStack() as undo, scratch.open("w+b") as file:
+        batches = list(device_recover.survey([str(path)], undo).reader.restore(file))
+        file.seek(0)
+        return file.read() + b"".join(entry for batch in batches for entry in batch)
+
+
+def test_no_secret_of_the_cluster_is_on_the_device_and_none_is_believed_after_a_recovery(tmp_path):
+    """Whoever reads the device must not be able to sign for the cluster, nor to join it."""
+    key, verifier = "-----BEGIN PRIVATE KEY-----\n" + "k" * 180, bytes(range(1, 65))
+    with rig(tmp_path) as made:
+        made.propose(c.PutCa("a1", "certificate", key, "active"))
+        made.propose(c.PutToken("f1", "founding", "node", verifier, 1 << 50, 3))
+        for number in range(STORE_COMMIT_ENTRIES_FIRST):  # so that the copy has them, not only the entries behind it
+            made.propose(c.CreateVolume(f"v{number}", f"uuid-{number}"))
+        made.start()
+        made.await_durable()
+        made.propose(c.PutCa("a2", "certificate", key[::-1], "trusted"))  # in the tail
+        made.await_durable()
+        made.stop()
+    for number in range(2):
+        raw = on_device(made.path, tmp_path / f"copy-{number}")
+        assert b"certificate" in raw
+        for secret in (key.encode(), key[::-1].encode(), verifier[:32], verifier[32:]):
+            assert secret not in raw
+        device_recover.recover(tmp_path / ("new", "newer")[number], [str(made.path)], "test", dry_run=False)  # which writes a checkpoint
+    replica, machine = recovered_machine(tmp_path / "new")
+    try:
+        assert [(row.id, row.state) for row in answer(machine, ListCas()).cas] == [("a1", "active")]
+        for asked in (GetSigner(), GetVerifier("f1")):
+            reply = answer(machine, asked)
+            assert isinstance(reply, m.Failed) and reply.errno == errno.ENOENT
+    finally:
+        replica.close()
 
 
 def test_a_recovery_that_was_interrupted_is_done_again(tmp_path, monkeypatch):
