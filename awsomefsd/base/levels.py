@@ -7,6 +7,10 @@ back, so until then, and only until then, every node may go back to the older bu
 
 Wire protocols are agreed on for each connection (`agreed`), so a new build speaks with an old one in words that both know.
 
+A level is also what the rules of the machine go by.  A rule that does something else with a command that older builds know (another change
+of the state, another reply) asks `state.acts_at(MENDED_RULES)` first, and does below it what they do: voters of two builds that apply one
+log differently have two states.  The answer is a number in the state, so that every voter gets the same one at the same entry.
+
 AWSOMEFSD_LEVEL pins this build to a lower level: it then behaves like an older one, and refuses what that could not read.
 """
 
@@ -16,7 +20,10 @@ import os
 
 from awsomefsd.base.errors import ConfigError
 
-LEVEL = 2  # the highest this build knows; 2: volumes are claimed by nodes (Kubernetes)
+LEVEL = 3  # the highest this build knows
+# 2: volumes are claimed by nodes (Kubernetes); devices change; shared mounts write through
+MENDED_RULES = 3  # rules of older commands that were wrong; below this level every build keeps to the old ones
+
 VARIABLE = "AWSOMEFSD_LEVEL"
 
 

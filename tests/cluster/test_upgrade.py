@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from awsomefsd.base.errors import Error
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.meta.api.commands.csi import EndClaims
 from awsomefsd.meta.api.messages import Failed, Propose
 from tests.bench.voter_load import Client
@@ -52,9 +53,9 @@ def test_the_cluster_acts_as_its_oldest_node_until_all_are_new(machines: Machine
     old.end()
     del old.env["AWSOMEFSD_LEVEL"]  # the new program
     old.start()
-    awaited("the node says what it knows now", lambda: _known(machines) == 2)
+    awaited("the node says what it knows now", lambda: _known(machines) == LEVEL)
     assert "needs level 2" in newer_command(machines), "nothing is raised without a word"
-    assert json.loads(machines.leader().cli("upgrade", "finalize", "-o", "json"))["level"] == 2
+    assert json.loads(machines.leader().cli("upgrade", "finalize", "-o", "json"))["level"] == LEVEL
     assert "needs level" not in newer_command(machines)
 
     late.env["AWSOMEFSD_LEVEL"] = "1"

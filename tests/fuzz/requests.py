@@ -17,6 +17,7 @@ import msgspec
 
 from awsomefsd.base.errors import Corrupt, Error, FormatTooNew, ProtocolError
 from awsomefsd.base.frames import FrameReader, frame
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.fuse import abi, handlers
 from awsomefsd.fuse.abi import Opcode
@@ -73,6 +74,8 @@ def command_run() -> Callable[[bytes], None]:
         except (*_BAD, ProtocolError):
             return
         if type(command) in (*c.UNPROPOSED_COMMANDS, c.Init):  # no client may propose these
+            return
+        if type(command) is c.RaiseLevel and command.target > LEVEL:  # the leader refuses it: its build could not go on
             return
         own = {} if data[0] & 1 else {"session": 0, "epoch": 0, "mount": 0}
         drive.apply(command, **own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.types import Extent, SegmentInfo, SegmentProgress
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -19,9 +20,12 @@ HEADER = 64
 
 
 class Drive:
-    """A cluster with one device; `apply` proposes as the host unless a session is open and used."""
+    """A cluster with one device; `apply` proposes as the host unless a session is open and used.
 
-    def __init__(self, segments: int = 64, txn: MemTxn | None = None, *, device: bool = True) -> None:
+    `level`: at which the cluster acts, so which rules it goes by (base/levels.py).
+    """
+
+    def __init__(self, segments: int = 64, txn: MemTxn | None = None, *, device: bool = True, level: int = LEVEL) -> None:
         self.txn = txn or MemTxn()
         self.machine = Machine(self.txn)
         self.index = 0
@@ -33,7 +37,7 @@ class Drive:
         self.entries: list[c.Entry] = []
         self.replies: list[m.Reply] = []
         if txn is None:
-            self.ok(c.Init("c-uuid", 1))
+            self.ok(c.Init("c-uuid", 1, level))
         if txn is None and device:
             self.ok(c.AddDevice("d-uuid", SEGMENT_BYTES * segments + MIB, SEGMENT_BYTES, segments, MIB))
 

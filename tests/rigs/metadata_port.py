@@ -13,6 +13,7 @@ from typing import Any
 
 from awsomefsd.base.codec import encode
 from awsomefsd.base.frames import FrameReader, frame
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.tls import TlsNow
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -47,10 +48,10 @@ class TlsHost(Host):
     def begin(self) -> Any:
         service = self.start()
         commands: list[c.AnyCommand] = [
-            c.Init(CLUSTER, 7),
+            c.Init(CLUSTER, 7, LEVEL),
             c.AddDevice(DEVICE, 64 * MIB, MIB, 60, MIB),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa"),
-            *(c.AddNode(node, node[-2:], role, bytes(31) + bytes([int(node[-2:], 16)])) for node, role in
+            *(c.AddNode(node, node[-2:], role, bytes(31) + bytes([int(node[-2:], 16)]), level=LEVEL) for node, role in
               ((MEMBER, "node"), (READER, "client"), (REMOVED, "node"))),
             c.SetNodeState(REMOVED, "removed"),
         ]  # fmt: skip

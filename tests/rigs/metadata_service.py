@@ -12,6 +12,7 @@ from awsomefsd.base import clock
 from awsomefsd.base.codec import encode
 from awsomefsd.base.frames import FrameReader, frame
 from awsomefsd.base.identity import Node
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.sockets import connect_unix
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -110,7 +111,7 @@ class Host:
         """The first start: a cluster with a device and a volume."""
         service = self.start()
         for command in (
-            c.Init(CLUSTER, 7),
+            c.Init(CLUSTER, 7, LEVEL),
             c.AddDevice(DEVICE, 64 * MIB, MIB, 60, MIB),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa"),
         ):

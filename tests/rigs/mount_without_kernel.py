@@ -23,6 +23,7 @@ import pytest
 
 from awsomefsd.base.consistency import STRICT
 from awsomefsd.base.errors import Error
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.limits import INLINE_BYTES_MAX
 from awsomefsd.base.shm import PAGE_BYTES, round_up
 from awsomefsd.base.types import ROOT_INO, Attr, Dirent
@@ -250,7 +251,7 @@ class Rig:
         self.device.write_once = False  # places of freed segments are used again
         service = self.host.start()
         for command in (
-            c.Init(CLUSTER, 7, 2),
+            c.Init(CLUSTER, 7, LEVEL),
             c.AddDevice(DEVICE, size, segment_bytes, segments, segment_bytes),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", quota_bytes),
         ):

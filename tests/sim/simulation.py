@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from unittest import mock
 
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.limits import RAFT_APPEND_BYTES_MAX
 from awsomefsd.cluster.membership.voters_policy import Change, Grow, View, VoterCandidate, next_step
 from awsomefsd.meta.api import commands as c
@@ -112,7 +113,7 @@ class Simulation:
     def _begin(self) -> None:
         volumes = [f"register{number + 1}" for number in range(REGISTERS)] + [f"home{number}" for number in range(self.plan.mounts)]
         volumes.append("shared")
-        commands: list[c.Command] = [c.Init(CLUSTER, 1, 2), c.AddDevice(DEVICE, 256 * MIB, MIB, 250, MIB, shared=True)]
+        commands: list[c.Command] = [c.Init(CLUSTER, 1, LEVEL), c.AddDevice(DEVICE, 256 * MIB, MIB, 250, MIB, shared=True)]
         commands += [c.CreateVolume(name, self._uuid()) for name in volumes]
         for command in commands:
             self._administer(command)

@@ -150,21 +150,28 @@ class Machine:
         return min(self.state.cluster.level, self._level)
 
     @property
+    def level_known(self) -> int:
+        """The highest level at which this machine can act."""
+        return self._level
+
+    @property
     def site(self) -> int:
         return self.state.cluster.site
 
     def apply(self, entry: c.Entry) -> Reply:
         """Applies one entry and returns its reply; Failed is a refusal: its rule has changed nothing.
 
-        Raises FormatTooNew for an entry that this build does not know, Corrupt for a row that does not decode.  Either stops the node.
+        Raises FormatTooNew for an entry that this build does not know, and for every entry of a cluster that acts at a level above this
+        build's, since its rules are others; Corrupt for a row that does not decode.  Either stops the node.
         """
         state = self.state
         cluster = state.cluster
         mount, unique = entry.mount, entry.unique
         if entry.index <= cluster.applied_index:
             return state.results.get(mount, unique) or Done()
-        if entry.version > self._level or entry.shard:
-            raise FormatTooNew(f"entry {entry.index}: version {entry.version}, shard {entry.shard}; upgrade this node")
+        if entry.version > self._level or cluster.level > self._level or entry.shard:
+            known = f"the cluster acts at level {cluster.level}, this build knows {self._level}; upgrade this node"
+            raise FormatTooNew(f"entry {entry.index}: version {entry.version}, shard {entry.shard}; {known}")
         state.evict()
         if entry.acks:
             state.results.acknowledge(mount, entry.acks)

@@ -95,6 +95,10 @@ class AppliedResults(Protocol):
     def level(self) -> int:
         """The level the cluster acts at: a command of a later one is refused."""
 
+    @property
+    def level_known(self) -> int:
+        """The highest level at which this node can act: the cluster must not be given a higher one."""
+
     def stored_result(self, mount: int, unique: int) -> Reply | None:
         """The reply to a request that was applied already; None if it was not, or is acknowledged."""
 

@@ -107,7 +107,7 @@ class Leader:
         self._plain = False  # leads, and every connection may ask
         self._alone = False  # leads for ever: nothing comes out of the log but what was put in
         self._proposals = Proposals()
-        self._proposer = BatchProposer(self._proposals, site, clocks.wall_ns, replica.machine.last_stamp)
+        self._proposer = BatchProposer(self._proposals, site, clocks.wall_ns, replica.machine)
         self._reads = Reads(replica.log)
         self._renewals = Renewals(session_ttl_ms)
         self._waiters = LockWaiters()

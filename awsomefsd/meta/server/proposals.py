@@ -23,13 +23,20 @@ from awsomefsd.base.limits import (
     RESULTS_PER_MOUNT_MAX,
 )
 from awsomefsd.base.types import HOST_UNIQUE
-from awsomefsd.meta.api.commands import EndSession, Entry, SetLock
+from awsomefsd.meta.api.commands import EndSession, Entry, Init, RaiseLevel, SetLock
 from awsomefsd.meta.api.messages import Failed, Propose, WaitLock
-from awsomefsd.meta.replica.applied_machine import AppliedResults
+from awsomefsd.meta.replica.applied_machine import AppliedMachine, AppliedResults
 from awsomefsd.meta.server.request import AnyRequest, Request, Silent
 from awsomefsd.meta.server.waiters import Key
 
 _ENTRY_OVERHEAD_BYTES = 512  # of an entry over the request that carries its command
+
+
+def _level_given(command: Any) -> int:
+    """Returns the level that a command gives to the cluster; 0 if it gives none."""
+    if type(command) is RaiseLevel:
+        return command.target
+    return command.start_level if type(command) is Init else 0
 
 
 class PendingProposal(NamedTuple):
@@ -81,6 +88,8 @@ class Proposals:
                 f"this needs level {command.since}, and the cluster acts at level {machine.level}; "
                 "upgrade the nodes that `awsomefsd upgrade status` names, then `awsomefsd upgrade finalize`",
             )
+        if (wanted := _level_given(command)) > machine.level_known:
+            return Failed(errno.EPERM, f"the leader's build knows levels up to {machine.level_known}: level {wanted} would stop it")
         if mount:
             held = machine.results_held(mount)
             if held + len(self.batch) + len(self) >= RESULTS_PER_MOUNT_MAX:
@@ -149,11 +158,12 @@ class Proposals:
 class BatchProposer:
     """Stamps what is proposed and puts it into the next batch; nothing comes there in another way.  Used by the metadata thread only."""
 
-    def __init__(self, proposals: Proposals, site: int, wall_ns: Callable[[], int], last_stamp: int) -> None:
+    def __init__(self, proposals: Proposals, site: int, wall_ns: Callable[[], int], machine: AppliedMachine) -> None:
         self._proposals = proposals
+        self._machine = machine
         self._site = site
         self._wall_ns = wall_ns
-        self._clock = HybridClock(last_stamp, wall_ns)
+        self._clock = HybridClock(machine.last_stamp, wall_ns)
         self._nobody = Silent()
 
     def begin(self, last_stamp: int) -> None:
@@ -165,10 +175,14 @@ class BatchProposer:
         return self._proposals.is_full
 
     def enter(self, request: AnyRequest, said: Propose | WaitLock) -> None:
-        """Proposes `said`, which may differ from what `request` said; `request` is answered once that is decided."""
+        """Proposes `said`, which may differ from what `request` said; `request` is answered once that is decided.
+
+        The entry's version is the level at which the cluster acts: its rules are those of that level, so an older build must not apply it.
+        """
         stamp, time_ns, mount, command = self._clock.now(), self._wall_ns(), request.origin.mount, said.command
+        version = max(command.since, self._machine.level)
         entry = Entry(
-            0, 0, command.since, 0, self._site, stamp, time_ns, mount, said.unique, said.session, said.epoch, said.acks, command
+            0, 0, version, 0, self._site, stamp, time_ns, mount, said.unique, said.session, said.epoch, said.acks, command
         )  # fmt: skip
         self._proposals.enter(entry, request)
 

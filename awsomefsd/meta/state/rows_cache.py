@@ -40,6 +40,13 @@ class State:
             raise FormatTooNew(f"state store needs features {self.cluster.incompat:#x} that this build does not know; upgrade this node")
         self.results = Results(txn)
 
+    def acts_at(self, level: int) -> bool:
+        """Returns True if the cluster acts at `level` or above.  A rule that was changed at that level asks; see base/levels.py.
+
+        It looks at nothing but the state.  What this node's build knows is no part of the answer: voters of two builds would differ.
+        """
+        return self.cluster.level >= level
+
     # --- the cache ----------------------------------------------------------------------------------------------------
     def load(self, key: bytes, codec: Sealed) -> Any:
         """Returns the row of a cached kind, or None; the same object until the end of the entry."""

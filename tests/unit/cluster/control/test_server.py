@@ -17,6 +17,7 @@ import trio
 
 from awsomefsd.base import identity
 from awsomefsd.base.errors import AlreadyExists, FsError, NotLeading, Refused, Unavailable
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.cluster import endpoints
 from awsomefsd.cluster import messages as m
 from awsomefsd.cluster.control.client import ControlConnection, WrongAuthority, of_member, trusting_nobody
@@ -183,15 +184,15 @@ def test_a_replayed_join_is_worth_nothing_without_the_key(cluster: Cluster, tmp_
     one = cluster.token()
     made = join(settings_of(tmp_path / "n2"), text(one))
     request = ca.make_request(PkiFiles(tmp_path / "n2").own_key(), made.node)
-    recorded = m.Join(one.id, one.secret, made.node, "x", request, "", "", {}, "")
+    recorded = m.Join(one.id, one.secret, made.node, "x", request, "", "", {}, "", LEVEL)
     with ControlConnection(cluster.endpoint, trusting_nobody()) as thief:
         answer = thief.call(recorded)
         assert ca.fits(PkiFiles(tmp_path / "n2").own_key(), answer.certificate)
         with pytest.raises(Refused, match="another key"):
-            thief.call(m.Join(one.id, one.secret, made.node, "x", ca.make_request(ca.make_key(), made.node), "", "", {}, ""))
+            thief.call(m.Join(one.id, one.secret, made.node, "x", ca.make_request(ca.make_key(), made.node), "", "", {}, "", LEVEL))
         other = "00000000-0000-4000-8000-000000000000"
         with pytest.raises(Refused, match="used up"):
-            thief.call(m.Join(one.id, one.secret, other, "x", ca.make_request(ca.make_key(), other), "", "", {}, ""))
+            thief.call(m.Join(one.id, one.secret, other, "x", ca.make_request(ca.make_key(), other), "", "", {}, "", LEVEL))
     assert len(cluster.states()) == 2
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from awsomefsd.base.errors import ConfigError, FsError, NotFound, Refused, Unavailable, WouldLoseData
 from awsomefsd.base.identity import Node
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.types import SegmentInfo
 from awsomefsd.cluster.control.service import ControlService
 from awsomefsd.cluster.pki import rotation, token
@@ -32,7 +33,8 @@ class Rig:
         self.drive = Drive()
         self.known: dict[str, dict[str, Any]] = {}
         for number in range(1, count + 1):
-            self.drive.ok(c.AddNode(f"node-{number}", f"n{number}", "node", bytes(31) + bytes((number,)), "", f"10.0.0.{number}:7440"))
+            key, address = bytes(31) + bytes((number,)), f"10.0.0.{number}:7440"
+            self.drive.ok(c.AddNode(f"node-{number}", f"n{number}", "node", key, "", address, level=LEVEL))
             self.known[f"node-{number}"] = {"member": "voter", "heard_ms_ago": 100, "leader": number == 1, "lag": 0}
         self.drive.ok(c.PutCa("ab" * 32, "PEM", "KEY", "active"))
         self.admin = NodeAdmin(CLUSTER, self.call, lambda: NOW_MS)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from awsomefsd.base.errors import FormatTooNew
+from awsomefsd.base.levels import LEVEL, MENDED_RULES
 from awsomefsd.base.limits import CAS_MAX, DEAD_TOKEN_KEPT_MS, NODES_MAX, REMOVED_NODE_KEPT_MS
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -25,7 +26,8 @@ KEY = b"k" * 32
 
 
 def add(node: str = "n1", key: bytes = KEY, token: str = "", role: str = "node", **fields: object) -> c.AddNode:
-    return c.AddNode(node, f"name-{node}", role, key, token, **fields)  # type: ignore[arg-type]
+    given = {"level": LEVEL} | fields
+    return c.AddNode(node, f"name-{node}", role, key, token, **given)  # type: ignore[arg-type]
 
 
 def token(identity: str = "t", uses: int = 1, expires_ms: int = NOW_MS + HOUR, role: str = "node") -> c.PutToken:
@@ -62,7 +64,7 @@ def test_a_node_is_added_described_and_removed() -> None:
 
 
 def test_the_level_goes_up_when_every_node_knows_it() -> None:
-    drive = Drive()
+    drive = Drive(level=1)
     drive.ok(add("n1", level=2, version="2"))
     drive.ok(add("n2", level=1, version="1"))
     assert "name-n2" in refusal(drive, c.RaiseLevel(2)) and drive.machine.level == 1
@@ -78,12 +80,34 @@ def test_the_level_goes_up_when_every_node_knows_it() -> None:
 
 
 def test_a_build_pinned_to_a_lower_level_takes_no_newer_entry() -> None:
-    drive = Drive()
+    drive = Drive(level=1)
     old = Machine(drive.txn, level=1)
     entry = drive.entry(add())
     entry.version = 2
     with pytest.raises(FormatTooNew, match="upgrade this node"):
         old.apply(entry)
+
+
+def test_a_build_below_the_level_of_the_cluster_takes_no_entry() -> None:
+    """It would apply old commands by rules that the cluster has left, and have another state than all others."""
+    drive = Drive(level=LEVEL - 1)
+    old = Machine(drive.txn, level=LEVEL - 1)
+    old.apply(drive.entry(add()))
+    assert old.applied_index == drive.index and not old.state.acts_at(LEVEL)
+    old.apply(drive.entry(c.RaiseLevel(LEVEL)))
+    assert old.state.acts_at(LEVEL)
+    old.flush()
+    with pytest.raises(FormatTooNew, match=f"acts at level {LEVEL}, this build knows {LEVEL - 1}; upgrade this node"):
+        Machine(drive.txn, level=LEVEL - 1).apply(drive.entry(c.NoOp()))
+
+
+def test_a_rule_asks_for_the_level_of_the_state_alone() -> None:
+    """What a node's own build knows is no part of it: two voters would apply one entry in two ways."""
+    drive = Drive(level=2)
+    assert drive.machine.state.acts_at(2) and not drive.machine.state.acts_at(MENDED_RULES)
+    drive.ok(c.RaiseLevel(LEVEL))
+    drive.reload()
+    assert drive.machine.state.acts_at(MENDED_RULES) and MENDED_RULES <= LEVEL == c.COMMAND_VERSION
 
 
 def test_uses_of_a_token_are_counted_once_a_node() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from awsomefsd.base.codec import encode
 from awsomefsd.base.frames import frame
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.limits import GREETING_BYTES_MAX, HANDSHAKES_MAX, RPC_FRAME_BYTES_MAX
 from awsomefsd.base.types import node_mount
 from awsomefsd.meta.api import commands as c
@@ -118,7 +119,7 @@ def test_no_request_of_a_node_that_is_no_member_is_answered(host: TlsHost, wires
 
 def test_a_node_that_is_removed_while_it_is_connected_is_refused_and_cut_off(host: TlsHost, wires) -> None:
     leaver = "00000000-0000-0000-0000-000000000075"
-    host.service.propose(c.AddNode(leaver, "l", "node", bytes(31) + b"l"), 60)
+    host.service.propose(c.AddNode(leaver, "l", "node", bytes(31) + b"l", level=LEVEL), 60)
     wire = wires(leaver)
     assert isinstance(wire.greet(), m.Welcome)
     host.service.propose(c.SetNodeState(leaver, "removed"), 60)

@@ -56,6 +56,7 @@ def test_a_command_above_the_clusters_level_is_refused_before_it_is_in_a_log():
 
     class At:
         level = 1
+        level_known = 2
 
     proposals = Proposals()
     refusal = proposals.refusal(At(), 0, [], Later(), 100)

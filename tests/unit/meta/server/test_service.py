@@ -11,6 +11,7 @@ import pytest
 from awsomefsd.base.codec import encode
 from awsomefsd.base.errors import Corrupt, Refused, Unavailable
 from awsomefsd.base.frames import frame
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.types import Lock
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -21,7 +22,7 @@ from awsomefsd.meta.server import leader as leader_module
 from awsomefsd.meta.server.request import Request
 from awsomefsd.meta.server.session_clock import Renewals
 from awsomefsd.meta.server.waiters import LockWaiters, Waiter
-from tests.rigs.metadata_service import DEVICE, Clock, Host, Wire, create, host
+from tests.rigs.metadata_service import CLUSTER, DEVICE, Clock, Host, Wire, create, host
 
 
 def lookup(name: bytes) -> m.Lookup:
@@ -525,6 +526,19 @@ def filled(type_):
         else:
             values.append({int: 1, str: "text", bytes: b"bytes", bool: True}.get(hint, 1))
     return type_(*values)
+
+
+def test_a_level_that_the_leaders_build_does_not_know_is_refused(tmp_path):
+    """RaiseLevel asks the rows of nodes only, and a node that is alone may have none: its next entry would end the service for good."""
+    with host(tmp_path) as node:
+        wire = Wire(node.socket_path, mount=0)
+        for command in (c.RaiseLevel(LEVEL + 1), c.Init(CLUSTER, 7, LEVEL + 1)):
+            reply = wire.ask(m.Propose(0, 0, 0, [], command))
+            assert isinstance(reply, m.Failed) and f"levels up to {LEVEL}" in reply.detail, command
+        assert wire.ask(m.Propose(0, 0, 0, [], c.RaiseLevel(LEVEL))) == m.Done()
+        node.crash()
+        node.start()
+        assert node.service.query(m.GetStatus()).figures["level"] == LEVEL
 
 
 def test_no_request_with_wild_values_ends_the_service(tmp_path, seed):
