@@ -67,9 +67,11 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]
         self._fs = fs
         self._next_unique = next_unique
         self._inos: dict[int, int] = {}  # handle -> inode; pyfuse3 names only the handle
+        self._synchronous: dict[int, int] = {}  # handle -> O_SYNC or O_DSYNC, of those opened with it; pyfuse3 drops the flags of a WRITE
 
-    async def _ask(self, method: Callable[..., Any], who: RequestContext | None, *args: Any) -> Any:
+    async def _ask(self, method: Callable[..., Any], who: RequestContext | None, *args: Any, open_flags: int = 0) -> Any:
         ctx = Context(who.uid, who.gid, who.pid, self._next_unique()) if who is not None else Context(0, 0, 0, self._next_unique())
+        ctx.open_flags = open_flags
         try:
             value = method(ctx, *args)
             if type(value) in GENERATORS:
@@ -160,19 +162,25 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]
 
     async def create(self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext) -> tuple[FileInfo, EntryAttributes]:
         attr, opened = await self._ask(self._fs.create, ctx, parent, name, mode, flags)
-        self._inos[opened.fh] = attr.ino
+        self._opened(opened.fh, attr.ino, flags)
         return FileInfo(fh=opened.fh), self._entry(attr)
 
     async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         opened = await self._ask(self._fs.open, ctx, ino, flags)
-        self._inos[opened.fh] = ino
+        self._opened(opened.fh, ino, flags)
         return FileInfo(fh=opened.fh)
+
+    def _opened(self, fh: int, ino: int, flags: int) -> None:
+        self._inos[fh] = ino
+        if flags & os.O_DSYNC:
+            self._synchronous[fh] = flags & os.O_SYNC
 
     async def read(self, fh: int, offset: int, size: int) -> bytes:
         return b"".join(await self._ask(self._fs.read, None, self._inos[fh], fh, offset, size))
 
     async def write(self, fh: int, offset: int, data: bytes) -> int:
-        return int(await self._ask(self._fs.write, None, self._inos[fh], fh, offset, memoryview(data), 0))
+        flags = self._synchronous.get(fh, 0)
+        return int(await self._ask(self._fs.write, None, self._inos[fh], fh, offset, memoryview(data), 0, open_flags=flags))
 
     async def flush(self, fh: int) -> None:
         await self._ask(self._fs.flush, None, self._inos[fh], fh, 0)
@@ -181,6 +189,7 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]
         await self._ask(self._fs.fsync, None, self._inos[fh], fh, datasync)
 
     async def release(self, fh: int) -> None:
+        self._synchronous.pop(fh, None)
         await self._ask(self._fs.release, None, self._inos.pop(fh), fh, 0, 0, 0)
 
     async def opendir(self, ino: int, ctx: RequestContext) -> int:

@@ -6,15 +6,18 @@ but not fsynced may be there or not: its outcome is unknown, and only names that
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from buildtools.nodes import await_true
+from buildtools.nodes import Node, await_true
 
 ROUNDS = 4
+MORE_OPTIONS = ["sync", "shared,cache=none"]
 FILES_MIN = 150  # fsynced before each death: fewer prove nothing
 
 WRITER = r"""
@@ -109,3 +112,43 @@ def test_everything_fsynced_survives_the_death_of_everything(make_node, figures,
     node.stop()
     node.cli("fsck", timeout_s=120)
     figures.append(f"death of everything: {ROUNDS} times, {len(confirmed(manifest)):,} fsynced files, all there; fsck clean")
+
+
+@pytest.fixture(scope="module")
+def sharing(make_node: Callable[..., Node]) -> Node:
+    """One whose device others may see, so that its volume may be mounted with `shared`."""
+    node = make_node(up=False)
+    node.shared = True
+    node.up()
+    return node
+
+
+@pytest.mark.root
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("options", ["", "shared", "shared,sync", *(pytest.param(more, marks=pytest.mark.soak) for more in MORE_OPTIONS)])
+def test_a_synchronous_write_survives_the_death_of_everything(sharing: Node, figures: list[str], options: str) -> None:
+    """In every way that Linux has (synchronous_writer.py), and without one fsync."""
+    node = sharing
+    node.umount()
+    node.mount_options = options
+    node.mount()
+    directory = node.mountpoint / (options.replace(",", "-") or "exclusive")
+    directory.mkdir()
+    words = [sys.executable, str(Path(__file__).with_name("synchronous_writer.py")), str(directory)]
+    words += ["every write"] if "sync" in options.split(",") else []
+    writer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None
+        wanted = {name: bytes.fromhex(data) for name, data in json.loads(writer.stdout.readline()).items()}
+        roles = {role: set(node.pids(role)) for role in ("supervisor", "keeper", "daemon", "worker")}
+        hit = set(node.kill_everything())
+        assert all(pids and pids & hit for pids in roles.values()), "a process of each kind was hit"
+        node.detach_mount()
+    finally:
+        writer.kill()
+        writer.communicate()
+    node.up()
+    found = {name: (directory / name).read_bytes() for name in wanted}
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+    lost = (directory / "loose").stat().st_size == 0
+    figures.append(f"death of everything, options {options!r}: {len(wanted)} synchronous writes kept; one that was not is lost: {lost}")

@@ -383,14 +383,17 @@ class Rig:
 
     # --- requests --------------------------------------------------------------------------------------------------------
 
-    def ctx(self, unique: int | None = None, uid: int = 0) -> Context:
+    def ctx(self, unique: int | None = None, uid: int = 0, open_flags: int = 0) -> Context:
+        """`open_flags`: of the descriptor, as WRITE brings them."""
         if unique is None:
             self.unique += 2
             unique = self.unique
-        return Context(uid, 0, 1000, unique)
+        ctx = Context(uid, 0, 1000, unique)
+        ctx.open_flags = open_flags
+        return ctx
 
-    def call(self, method: str, *args: Any, unique: int | None = None) -> Any:
-        ctx = self.ctx(unique)
+    def call(self, method: str, *args: Any, unique: int | None = None, open_flags: int = 0) -> Any:
+        ctx = self.ctx(unique, open_flags=open_flags)
         try:
             return finish(getattr(self.vfs, method)(ctx, *args))
         finally:
@@ -421,8 +424,8 @@ class Rig:
         opened: Opened = self.call("open", ino, flags)
         return opened.fh
 
-    def write(self, ino: int, fh: int, offset: int, data: bytes, unique: int | None = None) -> None:
-        assert self.call("write", ino, fh, offset, memoryview(data), 0, unique=unique) == len(data)
+    def write(self, ino: int, fh: int, offset: int, data: bytes, unique: int | None = None, *, flags: int = 0) -> None:
+        assert self.call("write", ino, fh, offset, memoryview(data), 0, unique=unique, open_flags=flags) == len(data)
 
     def read(self, ino: int, fh: int, offset: int, size: int) -> bytes:
         parts = self.call("read", ino, fh, offset, size)

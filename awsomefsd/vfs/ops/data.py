@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import Attr
-from awsomefsd.base.wait import Steps
+from awsomefsd.base.wait import GENERATORS, Steps
 from awsomefsd.meta.api.commands import SET_KILL_SUIDGID, SET_SIZE, SetAttr
 from awsomefsd.meta.api.messages import GetAttr, GetStatFs, StatFsReply
 from awsomefsd.vfs.api.context import Context, Opened
@@ -53,8 +53,22 @@ class DataOps:
         self._on_release = on_release
         self._policy = policy
         self._orphans = orphans
-        self.read, self.write = policy.read, policy.write
+        self.read = policy.read
         self.leave_inline, self.set_size = policy.leave_inline, policy.set_size
+
+    # --- write -------------------------------------------------------------------------------------------------------------
+    def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Steps:
+        """write(2).  One that is to be synchronous (O_DSYNC; O_SYNC has that bit) is committed before it is answered.
+
+        The kernel sends an FSYNC behind a cached write only: after direct I/O the flag is all that comes.
+        """
+        written = self._policy.write(ctx, ino, fh, offset, data, write_flags)
+        return self._synced(ino, fh, written) if ctx.open_flags & os.O_DSYNC else written
+
+    def _synced(self, ino: int, fh: int, written: Any) -> Steps:
+        length: int = (yield from written) if type(written) in GENERATORS else written
+        yield from sync(self._mount, ino, fh)
+        return length
 
     # --- open and close ----------------------------------------------------------------------------------------------------
 

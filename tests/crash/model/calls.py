@@ -165,14 +165,20 @@ class Calls:
         self.rig.call("link", self.handles[key][0], *self.place(path))
 
     # --- data ---------------------------------------------------------------------------------------------------------------
-    def _write(self, ino: int, fh: int, offset: int, length: int) -> None:
+    def _write(self, ino: int, fh: int, offset: int, length: int, flags: int = 0) -> None:
         self.tag += 1
         data, old = filling(self.tag, length), self.oracle.now(ino)
         new = old.ljust(offset, b"\0")[:offset] + data + old[offset + length :]
-        self.changing(ino, new, lambda: self.rig.write(ino, fh, offset, data))
+        self.changing(ino, new, lambda: self.rig.write(ino, fh, offset, data, flags=flags))
+        if flags & os.O_DSYNC:
+            self.oracle.promise(ino)
 
     def do_write(self, path: str, offset: int, length: int) -> None:
         self.opened(path, lambda ino, fh: self._write(ino, fh, offset, length))
+
+    def do_syncwrite(self, path: str, offset: int, length: int, flags: int) -> None:
+        """Without an FSYNC behind it, as the kernel sends it after direct I/O."""
+        self.opened(path, lambda ino, fh: self._write(ino, fh, offset, length, flags), os.O_RDWR | flags)
 
     def do_append(self, path: str, length: int) -> None:
         self.opened(path, lambda ino, fh: self._write(ino, fh, len(self.oracle.now(ino)), length))

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.types import ROOT_INO
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -70,6 +71,18 @@ class CrashRig(Rig):
         return check(RecordedStore(Recording(), self.image()))
 
 
+class LeasedCrashRig(CrashRig):
+    """The volume is shared: write(2) buffers under write leases."""
+
+    shared = caches = True
+
+
+class ThroughCrashRig(CrashRig):
+    """The volume is shared and nothing is cached: write(2) is an entry."""
+
+    shared = True
+
+
 @contextmanager
 def booted(
     directory: Path, image: Image, recording: Recording | None = None, commit_entries: int = 1_000, made_by: type[CrashRig] | None = None
@@ -90,7 +103,7 @@ def first_image(directory: Path) -> Image:
         service = made.host.service
         assert service is not None
         for command in (
-            c.Init(CLUSTER, 7),
+            c.Init(CLUSTER, 7, LEVEL),
             c.AddDevice(DEVICE, DEVICE_BYTES, SEGMENT_BYTES, SEGMENTS, SEGMENT_BYTES),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", 0),
         ):
@@ -140,8 +153,12 @@ class Account:
 
 
 class Model:
-    def __init__(self, directory: Path, base: Image, seed: int, *, samples: int = 1, second_every: int = 40, commit_every: int = 0) -> None:
-        self.directory, self.base = directory, base
+    def __init__(
+        self, directory: Path, base: Image, seed: int, *, samples: int = 1, second_every: int = 40, commit_every: int = 0,
+        kind: type[CrashRig] = CrashRig,
+    ) -> None:  # fmt: skip
+        """`kind`: how the volume is mounted, each time."""
+        self.directory, self.base, self.kind = directory, base, kind
         self.seed, self.samples, self.second_every = seed, samples, second_every
         self.account = Account()
         self.commit_every = commit_every  # entries; 0: another number for each workload
@@ -176,7 +193,7 @@ class Model:
         return f"seed {self.seed}, workload {workload}\ncut behind event {number}, {way}: {wrong}\n  {told}"
 
     def _record(self, workload: Workload, oracle: Oracle, recording: Recording, dice: Random) -> None:
-        with booted(self.directory, self.base, recording, self.commit_every or dice.choice((1, 2, 5, 1_000))) as made:
+        with booted(self.directory, self.base, recording, self.commit_every or dice.choice((1, 2, 5, 1_000)), self.kind) as made:
             made.start()
             tree = tree_of(made)
             oracle.begin(tree, contents_of(made, tree))
@@ -205,7 +222,7 @@ class Model:
 
     def start(self, image: Image, recording: Recording | None = None, *, use: bool = False) -> Found:
         try:
-            with booted(self.directory, image, recording) as made:
+            with booted(self.directory, image, recording, made_by=self.kind) as made:
                 made.start()
                 if recording is not None:
                     recording.stop()

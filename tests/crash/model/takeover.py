@@ -96,15 +96,15 @@ class MortalRig(CrashRig):
     def doom(self, at: int, answered: bool) -> None:
         self.death = Death(self, at, answered)
 
-    def call(self, method: str, *args: Any, unique: int | None = None) -> Any:
-        ctx = self.ctx(unique)
+    def call(self, method: str, *args: Any, unique: int | None = None, open_flags: int = 0) -> Any:
+        ctx = self.ctx(unique, open_flags=open_flags)
         begun: Started | None = None
         try:
             begun = Started(getattr(self.vfs, method)(ctx, *args))
             self._await(begun.ended)
             return begun.result()
         except Died:
-            return self._again(method, args, ctx.unique)
+            return self._again(method, args, ctx.unique, open_flags)
         finally:
             self.vfs.replied(ctx.unique)
 
@@ -136,8 +136,8 @@ class MortalRig(CrashRig):
         death.end()
         return self.restart(*repeat)
 
-    def _again(self, method: str, args: tuple[Any, ...], unique: int) -> Any:
-        (result,) = self._take_over(lambda vfs: getattr(vfs, method)(self.ctx(unique), *args))
+    def _again(self, method: str, args: tuple[Any, ...], unique: int, open_flags: int) -> Any:
+        (result,) = self._take_over(lambda vfs: getattr(vfs, method)(self.ctx(unique, open_flags=open_flags), *args))
         if isinstance(result, Exception):
             raise result
         return result

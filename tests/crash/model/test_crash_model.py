@@ -5,6 +5,7 @@ Broken variants of the product prove that the model can see: each must be caught
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -18,16 +19,17 @@ from awsomefsd.meta.log.journal import Journal
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.vfs.ops.data import DataOps
 from awsomefsd.vfs.ops.namespace import NamespaceOps
-from tests.crash.model.run import Model, first_image
+from tests.crash.model.run import CrashRig, LeasedCrashRig, Model, ThroughCrashRig, first_image
 from tests.crash.model.takeover import Died, Takeovers
-from tests.crash.model.workloads import OPERATIONS, Workload, sample, singles
+from tests.crash.model.workloads import OPERATIONS, Workload, on_data, sample, singles
 
 SAMPLE, SAMPLE_SOAK = 500, 5_000
+SHARED, SHARED_SOAK = 25, 2_000
 TAKEOVERS, TAKEOVERS_SOAK = 150, 1_500
 
 
-def run_all(directory: Path, seed: int, workloads: Iterable[Workload]) -> Model:
-    model = Model(directory, first_image(directory), seed)
+def run_all(directory: Path, seed: int, workloads: Iterable[Workload], kind: type[CrashRig] = CrashRig) -> Model:
+    model = Model(directory, first_image(directory), seed, kind=kind)
     for workload in workloads:
         model.run(workload)
     return model
@@ -62,6 +64,18 @@ def test_many_of_two_and_three_operations(tmp_path, seed, figures):
     model = run_all(tmp_path, seed, sample(Random(seed + 1), SAMPLE_SOAK))
     tell(figures, "two and three operations, soak", model, began)
     assert model.account.workloads == SAMPLE_SOAK
+
+
+@pytest.mark.timeout(14_400)
+@pytest.mark.parametrize("count", [SHARED, pytest.param(SHARED_SOAK, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kind", [LeasedCrashRig, ThroughCrashRig])
+def test_a_volume_that_is_shared(tmp_path, seed, figures, kind, count):
+    """Synchronous writes first: there the kernel sends no FSYNC behind them."""
+    began = time.monotonic()
+    synchronous = [workload for workload in OPERATIONS if workload[-1][0] == "syncwrite"]
+    model = run_all(tmp_path, seed, [*synchronous, *on_data(Random(seed + 3), count)], kind)
+    tell(figures, f"a shared volume, {kind.__name__}", model, began)
+    assert model.account.workloads == len(synchronous) + count
 
 
 @pytest.fixture
@@ -121,6 +135,13 @@ def close_that_does_not_flush_after_a_truncation(patch):
     patch.setattr(DataOps, "flush", lambda self, ctx, ino, fh, lock_owner: None)
 
 
+def synchronous_write_that_is_not_committed(patch):
+    def write(self, ctx, ino, fh, offset, data, write_flags):
+        return self._policy.write(ctx, ino, fh, offset, data, write_flags)
+
+    patch.setattr(DataOps, "write", write)
+
+
 def fsync_that_does_nothing(patch):
     patch.setattr(DataOps, "fsync", lambda self, ctx, ino, fh, datasync: None)
 
@@ -132,6 +153,7 @@ BROKEN = [
     (store_that_is_not_committed_before_the_journal_drops, LONG),
     (rename_that_does_not_flush, [("append", "foo", 9_000), ("rename", "foo", "bar", 0)]),
     (close_that_does_not_flush_after_a_truncation, [("opentrunc", "foo", "k"), ("tmpwrite", "k", 6_000), ("closeall",)]),
+    (synchronous_write_that_is_not_committed, [("syncwrite", "foo", 0, 9_000, os.O_DSYNC)]),
     (fsync_that_does_nothing, [("append", "foo", 9_000), ("fsync", "foo", False)]),
 ]
 

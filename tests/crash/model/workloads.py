@@ -6,6 +6,7 @@ The files: foo (in extents), bar (inline), sl (a symbolic link), A/foo, A/bar, t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -34,6 +35,9 @@ OPERATIONS: list[Workload] = [
     *([("write", "foo", offset, length)] for offset, length in ((0, 4096), (1_000, 3_000), (0, 30_000), (40_000, 500))),
     *([("write", "bar", offset, length)] for offset, length in ((10, 50), (0, 300), (3_000, 500), (20_000, 5_000))),
     [("write", "foo", 0, 2_000), ("write", "foo", 1_000, 2_000), ("append", "foo", 700)],
+    *([("syncwrite", "foo", *rest, os.O_DSYNC)] for rest in ((0, 4_096), (12_000, 9_000))),
+    *([("syncwrite", "bar", *rest, os.O_SYNC)] for rest in ((10, 50), (300, 6_000))),
+    [("append", "foo", 5_000), ("syncwrite", "foo", 1_000, 100, os.O_DSYNC)],
     *([("truncate", "foo", size)] for size in (0, 5_000, 4_096, 30_000)),
     *([("truncate", "bar", size)] for size in (0, 100, 3_000, 9_000)),
     [("opentrunc", "foo", "k"), ("tmpwrite", "k", 6_000), ("closeall",)],
@@ -75,6 +79,15 @@ def singles() -> Iterator[Workload]:
     for operation in OPERATIONS:
         for point in persistence(operation):
             yield [*operation, *point]
+
+
+def on_data(dice: Random, count: int) -> Iterator[Workload]:
+    """Some of `singles` and `sample` that write, truncate, allocate or copy."""
+    kinds = {"append", "write", "syncwrite", "opentrunc", "truncate", "fallocate", "copy", "tmpwrite"}
+    chosen = [workload for workload in singles() if any(step[0] in kinds for step in workload)]
+    for _ in range(count // 2):
+        yield dice.choice(chosen)
+    yield from sample(dice, count - count // 2)
 
 
 def sample(dice: Random, count: int) -> Iterator[Workload]:
