@@ -124,7 +124,7 @@ class Daemon:
 
     def _start_collecting(self, undo: ExitStack) -> None:
         place = self.node.node, identity.boot_id()
-        self.collection = Collection(self.access.ask, self.catalog.devices, *place)
+        self.collection = Collection(self.access.ask, self.catalog.devices, self.node.cluster, *place)
         self.quarantine_proofs = QuarantineProofs(
             self.settings.state_dir, *place, self.access.ask, self.catalog.propose, self.collection.proof
         )

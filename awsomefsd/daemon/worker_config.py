@@ -45,6 +45,7 @@ def worker_config(settings: Settings, node: identity.Node) -> Callable[[DesiredM
             boot_id=boot_id,
             meta_sock=str(settings.meta_socket),
             state_dir=str(settings.state_dir),
+            cluster=node.cluster,
             tls=certificates(settings),
             endpoints=str(settings.state_dir / ENDPOINTS_NAME),
             places=places(settings),

@@ -28,8 +28,8 @@ from awsomefsd.base.identity import Node
 from awsomefsd.base.limits import BLOCK_BYTES
 from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.io.device.buffers import aligned_buffer
-from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.io.device.identified import open_identified
 from awsomefsd.io.device.superblock import copies_agree, read_superblock
 from awsomefsd.io.segment.frame import unpack_header
 from awsomefsd.meta.api.commands import Entry, RepairRows
@@ -209,11 +209,11 @@ class Fsck:
                 facts = DeviceFacts(uuid, found.device_bytes, found.segment_bytes, found.segments, found.first_segment_offset)
                 if found.generation == 1:  # one that has grown has several runs of segment numbers, which its superblock does not hold
                     self.hints.devices.append(facts)
-                self._copies(where)
+                self._copies(where, uuid)
             except (Error, OSError) as err:
                 self._fault("device", f"device {where or uuid}", str(err))
             self.report.devices += 1
-        self.hints.frame = lambda uuid, at: frame_at(paths.get(uuid, ""), at)
+        self.hints.frame = lambda uuid, at: frame_at(paths.get(uuid, ""), uuid, at)
 
     def _known_devices(self) -> list[str]:
         from awsomefsd.meta.state import rows
@@ -232,8 +232,8 @@ class Fsck:
         finally:
             store.close()
 
-    def _copies(self, path: str) -> None:
-        with Device.open(path, read_only=not self.repair) as device:
+    def _copies(self, path: str, uuid: str) -> None:
+        with open_identified(path, self.identity.cluster, uuid, read_only=not self.repair) as device:
             if copies_agree(device):
                 return
             self._fault("superblock", f"device {path}", "one of the two superblocks is damaged")
@@ -256,10 +256,13 @@ def _propose(replica: Replica, command: RepairRows, site: int) -> None:
             raise FsError(reply.errno, reply.detail)
 
 
-def frame_at(path: str, offset: int) -> FrameFacts | None:
-    """Returns the header of the frame at a byte offset of a device; None if there is no valid one, or the device cannot be read."""
+def frame_at(path: str, uuid: str, offset: int) -> FrameFacts | None:
+    """Returns the header of the frame at a byte offset of device `uuid`.
+
+    None if there is no valid one, and if the device cannot be read or is not at `path`.
+    """
     try:
-        with Device.open(path, read_only=True) as device:
+        with open_identified(path, "", uuid, read_only=True) as device:
             begin = offset - offset % BLOCK_BYTES
             buffer = aligned_buffer(2 * BLOCK_BYTES)
             got = device.pread_into(buffer, begin)

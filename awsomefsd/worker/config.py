@@ -42,6 +42,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str
     meta_sock: str  # path of the metadata socket of this node's daemon
     state_dir: str
+    cluster: str = ""  # UUID; devices of another one are refused
     tls: tuple[str, ...] = ()  # authorities, certificate, key: paths of PEM files; empty: this worker asks its own node only
     endpoints: str = ""  # path of the file with the addresses of the nodes that carry the metadata
     places: dict[str, str] = {}  # node → address of its metadata port, of a static configuration

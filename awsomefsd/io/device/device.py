@@ -58,6 +58,7 @@ class Device:
         self.path = path
         self.direct = direct
         self._fd = fd
+        self._unwritable = ""
         self.is_block_device = stat.S_ISBLK(os.fstat(fd).st_mode)
         self.bytes, self.logical_block_bytes, self.physical_block_bytes = _measure(fd, self.is_block_device)
 
@@ -104,6 +105,8 @@ class Device:
         return done
 
     def pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
+        if self._unwritable:
+            raise OSError(errno.EROFS, self._unwritable, self.path)
         for first in range(0, len(buffers), IOV_MAX):
             part = buffers[first : first + IOV_MAX]
             total = sum(map(len, part))
@@ -119,6 +122,10 @@ class Device:
 
     def flush(self) -> None:
         os.fdatasync(self._fd)
+
+    def forbid_writes(self, why: str) -> None:
+        """Has every write from now on raise OSError(EROFS), with `why` as its text."""
+        self._unwritable = why
 
     def lock(self) -> None:
         """Locks the device until it is closed against other users on this machine.  Does not wait; raises Refused."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from awsomefsd.base.errors import Error
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.identified import open_identified
 
 log = logging.getLogger("awsomefsd.devices")
 
@@ -19,12 +20,16 @@ log = logging.getLogger("awsomefsd.devices")
 class OpenDevices(Mapping[int, Device]):
     """The devices by number, opened when first used: one may be added while a mount is served.  Thread-safe.
 
-    Raises KeyError for a device that this node does not see or cannot open.  The first use blocks for `find` and the opening.
+    Raises KeyError for a device that this node does not see or cannot open, and for one whose path leads to something else: the
+    superblock is read each time a path is opened (identified.py).  `cluster`: its UUID, "" where the caller does not know it.  The first
+    use blocks for `find` and the opening.
     """
 
-    def __init__(self, find: Callable[[], list[DeviceInfo]]) -> None:
+    def __init__(self, find: Callable[[], list[DeviceInfo]], cluster: str) -> None:
         self._find = find
+        self._cluster = cluster
         self._open: dict[int, Device] = {}
+        self._told: dict[int, str] = {}  # device → why it could not be opened, as the log has it already
         self._lock = threading.Lock()
 
     def __getitem__(self, number: int) -> Device:
@@ -34,11 +39,17 @@ class OpenDevices(Mapping[int, Device]):
         with self._lock:
             for info in self._find():
                 if info.path and info.device not in self._open:
-                    try:
-                        self._open[info.device] = Device.open(info.path)
-                    except (OSError, Error) as err:  # uses of this device fail; those of the others do not
-                        log.error("device cannot be opened device=%d path=%s: %s", info.device, info.path, err)
+                    self._try(info)
             return self._open[number]
+
+    def _try(self, info: DeviceInfo) -> None:
+        try:
+            self._open[info.device] = open_identified(info.path, self._cluster, info.uuid)
+            self._told.pop(info.device, None)
+        except (OSError, Error) as err:  # uses of this device fail; those of the others do not
+            if self._told.get(info.device) != str(err):
+                log.error("device cannot be opened device=%d path=%s: %s", info.device, info.path, err)
+            self._told[info.device] = str(err)
 
     def __iter__(self) -> Iterator[int]:
         return iter(dict(self._open))

@@ -113,8 +113,8 @@ def unpack(raw: Bytes) -> Superblock:
 def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, repair: bool = False) -> Superblock:
     """Returns the newest good copy; with `repair` the other copy is rewritten from it if it differs.  Blocks for the device.
 
-    Raises NotFound if there is neither, Corrupt if both are damaged, FormatTooNew, and Refused if the device belongs to another cluster
-    than `cluster_uuid` or has become smaller than it was.
+    Raises NotFound if there is neither, Corrupt if none is good and one is damaged, OSError if none is good and one cannot be read,
+    FormatTooNew, and Refused if the device belongs to another cluster than `cluster_uuid` or has become smaller than it was.
     """
     copies: list[Superblock | Exception] = [_read_copy(device, 0), _read_copy(device, second_copy_offset(device.bytes))]
     first, last = copies
@@ -126,7 +126,8 @@ def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, rep
         if isinstance(copy, FormatTooNew):
             raise copy
     if not good:
-        raise next((copy for copy in copies if isinstance(copy, Corrupt)), NotFound(f"{device.path} holds no superblock of awsomefs"))
+        nothing = NotFound(f"{device.path} holds no superblock of awsomefs")
+        raise next((copy for kind in (Corrupt, OSError) for copy in copies if isinstance(copy, kind)), nothing)
     newest = max(good, key=lambda copy: copy.generation)
     if cluster_uuid is not None and newest.cluster_uuid != cluster_uuid:
         raise Refused(f"{device.path} belongs to another cluster, {newest.cluster_uuid}")

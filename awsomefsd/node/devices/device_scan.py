@@ -19,6 +19,7 @@ from awsomefsd.base.errors import Error, NotFound
 from awsomefsd.base.limits import DEVICE_PROBE_MS_MAX
 from awsomefsd.io.device.block_devices import FoundDevice, block_devices
 from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.identified import UNWRITABLE
 from awsomefsd.io.device.superblock import first_copy, read_superblock
 
 OK = "ok"
@@ -82,7 +83,7 @@ def looked(path: str, cluster: str) -> Looked | None:
     except Error as err:
         return Looked(path, uuid, size, str(err))
     if not superblock.writable:
-        return Looked(path, superblock.device_uuid, size, "a newer build uses it and this build could damage it; upgrade this node")
+        return Looked(path, superblock.device_uuid, size, UNWRITABLE)
     return Looked(path, superblock.device_uuid, size, OK)
 
 

@@ -11,8 +11,8 @@ import os
 
 from awsomefsd.base.errors import AlreadyExists, Error, FsError, Refused
 from awsomefsd.base.types import DeviceInfo
-from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.io.device.identified import UNWRITABLE, open_identified
 from awsomefsd.io.device.signature import AlreadyFormatted, format_device
 from awsomefsd.io.device.superblock import Superblock, read_superblock
 from awsomefsd.meta.api.commands import AddDevice
@@ -97,10 +97,10 @@ class NodeDevices:
 def check(path: str, cluster_uuid: str, uuid: str) -> Superblock:
     """Returns the superblock of the device at `path`, which must be device `uuid`.
 
-    Raises Refused, another Error of the superblock, or OSError.
+    Raises WrongDevice, Refused (also for one that this build must not write to), another Error of the superblock, or OSError.
     """
-    with Device.open(path, read_only=True) as device:
-        superblock = read_superblock(device, cluster_uuid)
-    if superblock.device_uuid != uuid:
-        raise Refused(f"{path} is device {superblock.device_uuid} now, not {uuid}; correct the path in devices.json")
+    with open_identified(path, cluster_uuid, uuid, read_only=True) as device:
+        superblock = read_superblock(device)
+    if not superblock.writable:
+        raise Refused(f"{path}: {UNWRITABLE}")
     return superblock

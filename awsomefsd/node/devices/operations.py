@@ -22,6 +22,7 @@ from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.block_devices import names_of, serial_of
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.io.device.identified import open_identified
 from awsomefsd.io.device.superblock import grown, read_superblock, wipe_superblock, write_superblock
 from awsomefsd.meta.api.commands import DrainDevice, GrowDevice, RemoveDevice
 from awsomefsd.meta.api.messages.devices import GetSightings, SeenDevice, Sightings
@@ -88,14 +89,13 @@ class DeviceOperations:
     def grow(self, which: str) -> DeviceInfo:
         """Takes the present size of an enlarged device into use; returns its row.
 
-        Raises NotFound, and Refused if it has not grown by a segment, is another device, or a node still sees its old size; also OSError.
+        Raises NotFound, and Refused if it has not grown by a segment, is another device, or a node still sees its old size; also OSError,
+        EROFS where a newer build uses it.
         """
         info = self.find(which)
         path = self._here(info)
-        with Device.open(path) as device:
-            superblock = read_superblock(device, self._cluster)
-            if superblock.device_uuid != info.uuid:
-                raise Refused(f"{path} is device {superblock.device_uuid} now; see `awsomefsd device scan`")
+        with open_identified(path, self._cluster, info.uuid) as device:
+            superblock = read_superblock(device)
             wanted = grown(superblock, device.bytes)
             if wanted.segments <= info.segments:
                 raise Refused(f"{path} has {device.bytes} bytes, which give no segment beyond its {info.segments}; enlarge it first")
@@ -192,11 +192,8 @@ class DeviceOperations:
         return True
 
     def _wipe(self, path: str, uuid: str) -> None:
-        with Device.open(path) as device:
-            superblock = read_superblock(device, self._cluster)
-            if superblock.device_uuid != uuid:
-                raise Refused(f"{path} is device {superblock.device_uuid} now; it is left as it is")
-            wipe_superblock(device, superblock)
+        with open_identified(path, self._cluster, uuid) as device:
+            wipe_superblock(device, read_superblock(device))
 
     # --- identify ------------------------------------------------------------------------------------------------------------
     def identify(self, which: str) -> list[tuple[str, str]]:

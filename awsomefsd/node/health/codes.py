@@ -185,6 +185,12 @@ _TABLE = (
         "only one node sees a shared device; volumes on it cannot be mounted on other nodes",
         "connect it to the other nodes, then run `awsomefsd device scan` there; `awsomefsd device show DEVICE` lists the nodes that see it",
     ),
+    Code(
+        "DEVICE_WRONG",
+        ERROR,
+        "another device is at the path where this node knew one of the cluster; nothing is read from it or written to it",
+        "connect the right device; this node finds it by itself under any name (`awsomefsd device scan` looks at once)",
+    ),
     Code("DEVICE_UNUSABLE", ERROR, "this node cannot use a device", "read its reason, and dmesg"),
     Code("DEVICE_FULL", WARNING, "a device is nearly full", "delete files or add a device"),
     Code(

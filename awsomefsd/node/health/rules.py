@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from awsomefsd.base.limits import DEVICE_ALONE_MS, VOTER_KEEP_ENTRIES
 from awsomefsd.cluster.membership.view import Certificate, ClusterView, majority, silent_ms
+from awsomefsd.io.device.identified import WRONG
 from awsomefsd.node.devices.devices import OF_NODE
 from awsomefsd.node.health.codes import HealthFinding
 
@@ -22,6 +23,7 @@ CERTIFICATE_LEFT = 1 / 4  # of its life; it is renewed when a third is left
 AUTHORITY_LEFT = 1 / 40  # three months of ten years
 VOTER_LAG_MAX = VOTER_KEEP_ENTRIES // 4
 MISSING = "not found on this node"
+_DEVICE_CODES = ((MISSING, "DEVICE_MISSING"), (WRONG, "DEVICE_WRONG"))
 _WELL = ("serving", "mounting", "detached", "unmounting")
 _NAMES_SHOWN = 10
 
@@ -132,7 +134,8 @@ def _of_devices(node: NodeView) -> Iterator[HealthFinding]:
         if device.state.startswith(OF_NODE):
             continue  # the status of that node tells its state
         if device.state != "ok":
-            code = "DEVICE_MISSING" if device.state.startswith(MISSING) else "DEVICE_UNUSABLE"
+            known = (code for start, code in _DEVICE_CODES if device.state.startswith(start))
+            code = next(known, "DEVICE_UNUSABLE")
             fix = "attach it here, then `awsomefsd device scan`" if device.shared and code == "DEVICE_MISSING" else ""
             yield HealthFinding(code, f"device {name}: {device.state}", fix)
         elif device.segments and (device.segments - device.segments_free) * 100 >= device.segments * DEVICE_FULL_PERCENT:

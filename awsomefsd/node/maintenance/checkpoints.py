@@ -48,6 +48,7 @@ from awsomefsd.base.types import HOST_UNIQUE, DeviceInfo, SegmentInfo
 from awsomefsd.io.collect.checkpoint_area import Area, AreaWriter, checkpoints_of, scan_segments
 from awsomefsd.io.collect.checkpoint_format import AreaHeader
 from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.identified import open_identified
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands import AnyCommand, DropSegments, KeepSegments
 from awsomefsd.meta.machine.machine import Machine
@@ -89,9 +90,12 @@ def examine(store_directory: Path) -> tuple[int, dict[bytes, bytes]]:
 
 
 @contextmanager
-def carrying(path: str) -> Iterator[Device]:
-    """Opens the device, locked against a second user on this machine, until the end of the context.  Raises Refused, OSError."""
-    with Device.open(path) as device:
+def carrying(path: str, cluster: str = "", uuid: str = "") -> Iterator[Device]:
+    """Opens the device, locked against a second user on this machine, until the end of the context.
+
+    With `uuid` the device must be that one; without it the caller reads the superblock.  Raises Refused, OSError, as `open_identified`.
+    """
+    with open_identified(path, cluster, uuid) if uuid else Device.open(path) as device:
         device.lock()
         yield device
 
@@ -189,7 +193,7 @@ class Checkpointer:
             self._off(own)
             return
         info, path = chosen
-        with carrying(path) as device:
+        with carrying(path, self._node.cluster, info.uuid) as device:
             self._take_up(device, info)
             self._new_checkpoint(device, info)
             self._clear_others(info)

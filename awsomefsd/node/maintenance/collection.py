@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 class Collection:
     """The thread that collects.  `start` and `stop` are called once; `order`, `status` and `proof` from any thread."""
 
-    def __init__(self, ask: Callable[[Any], Any], devices: Callable[[], list[DeviceInfo]], node: str, boot_id: str) -> None:
-        self._collector = Collector(ask, OpenDevices(devices), node, boot_id, time.monotonic_ns, self._pace)
+    def __init__(self, ask: Callable[[Any], Any], devices: Callable[[], list[DeviceInfo]], cluster: str, node: str, boot_id: str) -> None:
+        self._collector = Collector(ask, OpenDevices(devices, cluster), node, boot_id, time.monotonic_ns, self._pace)
         self._devices = devices
         self._cond = threading.Condition()
         self._ending = False

@@ -35,6 +35,7 @@ from awsomefsd.base.metrics import Sample
 from awsomefsd.base.types import SEGMENT_SEALED, DeviceInfo, SegmentInfo
 from awsomefsd.io.device.buffers import BOUNCE_BYTES, aligned_buffer
 from awsomefsd.io.device.device import BlockDevice, Device
+from awsomefsd.io.device.identified import open_identified
 from awsomefsd.io.device.superblock import copies_agree, read_superblock
 from awsomefsd.io.segment.checksum_cache import ChecksumCache
 from awsomefsd.io.segment.footer import unpack_footer
@@ -101,7 +102,7 @@ class Scrub:
         cluster_uuid: str,
         call: Callable[[Any], Any],
         copy_store: Callable[[Path], None],
-        open_device: Callable[[str], Device] = Device.open,
+        open_device: Callable[[str, str, str], Device] = open_identified,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._path = state_dir / "scrub.json"
@@ -272,7 +273,7 @@ class Scrub:
             try:
                 if not info.path:
                     raise Error("not found on this node")
-                device = self._open_device(info.path)
+                device = self._open_device(info.path, self._cluster_uuid, info.uuid)
                 opened[info.device] = (info, device)
                 if not copies_agree(device):
                     read_superblock(device, self._cluster_uuid, repair=True)

@@ -21,8 +21,9 @@ LEAST = {"volume": 3, "node": "n", "boot_id": "b", "meta_sock": "/run/meta.sock"
 
 FULL = WorkerConfig(
     volume=3, volume_name="demo", mount=0x1234567890ABCDEF, node="0b5b4e0e-0000-4000-8000-000000000001", boot_id="boot",
-    meta_sock="/run/awsomefs/meta.sock", state_dir="/var/lib/awsomefs", tls=("/s/ca.pem", "/s/node.pem", "/s/node.key"),
-    endpoints="/s/endpoints.json", places={"0b5b4e0e-0000-4000-8000-000000000002": "[::1]:7000"}, options=("ro", "shared"), read_only=True,
+    meta_sock="/run/awsomefs/meta.sock", state_dir="/var/lib/awsomefs", cluster="0b5b4e0e-0000-4000-8000-00000000000c",
+    tls=("/s/ca.pem", "/s/node.pem", "/s/node.key"), endpoints="/s/endpoints.json",
+    places={"0b5b4e0e-0000-4000-8000-000000000002": "[::1]:7000"}, options=("ro", "shared"), read_only=True,
     shared=True, on_lease_loss="error", caches=True, consistency=CLOSE_TO_OPEN, containers=True, map_uid=((0, 100_000, 65_536),),
     map_gid=((0, 200_000, 65_536), (70_000, 1, 1)), root_squash=True, check_all=True, atime=("noatime", False), log_level="debug",
     log_format="json", memory_bytes=1 << 28, overrides={"minor": 34, "resend": False, "without": 64},

@@ -327,7 +327,7 @@ def test_a_collection_whose_session_has_expired_goes_on_and_vouches_for_its_writ
     """Its node stood still, or was cut off: it may not ask with the session that is gone for ever, nor leave its segments in quarantine."""
     kept = sparse(r, seed)
     made = collector(r)
-    collection = Collection(made._ask, list, "node", "boot")
+    collection = Collection(made._ask, list, "", "node", "boot")
     collection._collector = made
     asked: Any = made._ask
     ended: list[int] = []

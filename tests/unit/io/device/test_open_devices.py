@@ -1,38 +1,127 @@
-"""Devices of a worker: opened when first used, one by one."""
+"""Devices of a worker: opened when first used, one by one, and each only after its superblock has said that it is the one."""
 
 from __future__ import annotations
 
+import ast
+import errno
+import hashlib
+import uuid
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from awsomefsd.base.types import DeviceInfo
+import awsomefsd
+from awsomefsd.base.errors import NotFound, Unavailable
+from awsomefsd.base.types import DeviceInfo, SegmentInfo
+from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.identified import WrongDevice, open_identified
 from awsomefsd.io.device.open_devices import OpenDevices
+from awsomefsd.io.device.signature import format_device
+from awsomefsd.io.device.superblock import Superblock, write_superblock
+from awsomefsd.io.segment.writer import Piece, SegmentWriter
 
 MIB = 1 << 20
+CLUSTER = "115109b7-70e3-407b-ad77-56fbd188106d"
 
 
-def info(number: int, path: Path) -> DeviceInfo:
-    return DeviceInfo(number, f"uuid-{number}", 64 * MIB, MIB, 60, 60, MIB, str(path))
-
-
-def image(directory: Path, name: str) -> Path:
+def image(directory: Path, name: str, cluster: str = CLUSTER) -> tuple[Path, Superblock]:
     path = directory / name
-    path.write_bytes(bytes(MIB))
-    return path
+    with path.open("wb") as file:
+        file.truncate(64 * MIB)
+    return path, format_device(str(path), cluster, force=True)
+
+
+def info(number: int, path: Path, s: Superblock) -> DeviceInfo:
+    return DeviceInfo(number, s.device_uuid, s.device_bytes, s.segment_bytes, s.segments, s.segments, s.first_segment_offset, str(path))
+
+
+def content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_device_added_later_is_found_and_one_that_is_not_there_is_a_key_error(tmp_path: Path) -> None:
-    found = [info(1, image(tmp_path, "one"))]
-    devices = OpenDevices(lambda: found)
+    found = [info(1, *image(tmp_path, "one"))]
+    devices = OpenDevices(lambda: found, CLUSTER)
     assert 1 in devices and 2 not in devices
-    found.append(info(2, image(tmp_path, "two")))
+    found.append(info(2, *image(tmp_path, "two")))
     assert devices[2].path.endswith("two") and sorted(devices) == [1, 2]
     with pytest.raises(KeyError):
         devices[3]
 
 
 def test_a_device_that_cannot_be_opened_stops_no_other(tmp_path: Path) -> None:
-    devices = OpenDevices(lambda: [info(1, tmp_path / "gone"), info(2, image(tmp_path, "two"))])
+    _, gone = image(tmp_path, "one")
+    devices = OpenDevices(lambda: [info(1, tmp_path / "gone", gone), info(2, *image(tmp_path, "two"))], CLUSTER)
     assert devices.get(2) is not None
     assert devices.get(1) is None
+
+
+def test_names_that_a_reboot_has_swapped_are_written_by_nobody(tmp_path: Path) -> None:
+    """A write for device 1 is refused while its path leads to device 2, and works as soon as the table has the right path."""
+    (one, first), (two, second) = image(tmp_path, "sdb"), image(tmp_path, "sdc")
+    before = content(one), content(two)
+    table = [info(1, two, first), info(2, one, second)]
+    segment = SegmentInfo(1, 1, 1, first.first_segment_offset, first.segment_bytes, 1, 0, 0, 0, 0)
+    piece = Piece(1, 2, 0, [memoryview(b"x" * 5_000)])
+
+    def write(devices: OpenDevices) -> None:
+        SegmentWriter(devices, lambda _: [segment]).write([piece])
+
+    running = OpenDevices(lambda: table, CLUSTER)
+    for devices in (running, OpenDevices(lambda: table, CLUSTER), OpenDevices(lambda: table, "")):  # a worker, and its successors
+        with pytest.raises(Unavailable, match="which this node does not have"):
+            write(devices)
+        assert not list(devices), "neither is open"
+    assert (content(one), content(two)) == before
+    table[:] = [info(1, one, first), info(2, two, second)]
+    write(running)
+    assert content(one) != before[0] and content(two) == before[1]
+
+
+def test_what_else_may_be_at_a_path(tmp_path: Path) -> None:
+    path, ours = image(tmp_path, "ours")
+    foreign, theirs = image(tmp_path, "theirs", str(uuid.uuid4()))
+    blank = tmp_path / "blank"
+    blank.write_bytes(bytes(64 * MIB))
+    for place, wanted, words in (
+        (blank, ours, "has no superblock"),
+        (foreign, ours, "belongs to another cluster"),
+        (foreign, theirs, "belongs to another cluster"),
+        (path, theirs, f"is device {ours.device_uuid} now"),
+    ):
+        with pytest.raises(WrongDevice, match=words):
+            open_identified(str(place), CLUSTER, wanted.device_uuid)
+    with pytest.raises(NotFound):
+        open_identified(str(tmp_path / "nothing"), CLUSTER, ours.device_uuid)
+    open_identified(str(path), CLUSTER, ours.device_uuid).close()
+
+
+def test_a_device_that_a_newer_build_has_marked_is_read_and_not_written(tmp_path: Path) -> None:
+    path, ours = image(tmp_path, "ours")
+    with Device.open(path) as device:
+        write_superblock(device, replace(ours, ro_compat=1 << 9))
+    with open_identified(str(path), CLUSTER, ours.device_uuid) as device:
+        assert device.pread_into(memoryview(bytearray(0)), 0) == 0
+        with pytest.raises(OSError) as refused:
+            write_superblock(device, ours)
+    assert refused.value.errno == errno.EROFS and "newer build" in str(refused.value)
+
+
+OPEN_BY_PATH = {
+    "io/device/identified.py": "it reads the superblock",
+    "io/device/signature.py": "it looks for data of others, before the device has a superblock",
+    "node/devices/device_scan.py": "it reads the superblock to find out what is there",
+    "node/devices/operations.py": "it reads the superblock of a path that somebody gave, or shows it",
+    "node/maintenance/checkpoints.py": "`device recover` and `meta restore` read the superblock of a path that somebody gave",
+}
+
+
+def test_nobody_else_opens_a_device_by_its_path_alone() -> None:
+    root = Path(awsomefsd.__file__).parent
+    found = set()
+    for path in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr == "open" and isinstance(node.value, ast.Name) and node.value.id == "Device":
+                found.add(str(path.relative_to(root)))
+    assert found == set(OPEN_BY_PATH)

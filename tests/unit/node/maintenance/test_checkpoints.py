@@ -18,7 +18,7 @@ from awsomefsd.base.errors import AlreadyExists, FsError, NotFound, Refused
 from awsomefsd.base.limits import MIB, STORE_COMMIT_ENTRIES_FIRST
 from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.io.device.device import Device
-from awsomefsd.io.device.superblock import Superblock, write_superblock
+from awsomefsd.io.device.superblock import FIRST_SEGMENT_OFFSET, Superblock, second_copy_offset, write_superblock
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.nodes import GetSigner, GetVerifier, ListCas
@@ -282,13 +282,34 @@ def test_a_checkpoint_that_cannot_be_read_just_now_is_not_written_over(tmp_path,
         made.await_durable()
         made.stop()
         made.index.durable = UNKNOWN
+        read = Device.pread_into
+
+        def refuse(device: Device, buffer: memoryview, offset: int) -> int:
+            if FIRST_SEGMENT_OFFSET <= offset < second_copy_offset(device.bytes):
+                raise OSError(errno.EIO, "not now")
+            return read(device, buffer, offset)  # the superblock says that it is the device
+
         with monkeypatch.context() as broken:
-            broken.setattr(Device, "pread_into", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "not now")))
+            broken.setattr(Device, "pread_into", refuse)
             broken.setattr(Device, "flush", lambda _self: (_ for _ in ()).throw(OSError(errno.EIO, "cut")))
             checkpointer = made.start()
             await_true("a try that fails", lambda: "cut" in checkpointer.state, 60)
             made.stop()
     assert device_recover.recover(tmp_path / "new", [str(made.path)], "test", dry_run=True).index > 0
+
+
+def test_a_device_at_the_path_of_another_one_gets_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("awsomefsd.node.maintenance.checkpoints.CHECKPOINT_RETRY_MS", 20)
+    with rig(tmp_path) as made:
+        ours = made.path
+        made.path = make_device(tmp_path / "other", uuid="aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa")
+        before = made.path.read_bytes()
+        checkpointer = made.start()
+        await_true("suspended", lambda: made.index.durable == OFF, 60)
+        assert "wrong device" in checkpointer.state
+        assert made.path.read_bytes() == before
+        made.path = ours
+        await_true("a checkpoint on the right one", lambda: checkpointer.state == "ok", 60)
 
 
 def test_a_journal_is_never_laid_over_the_checkpoint_of_another_recovery(tmp_path):
