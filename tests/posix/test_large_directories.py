@@ -138,3 +138,20 @@ def test_emlink(node: Node) -> None:
     os.unlink(links / "moved")
     os.link(hub_path, links / "again")
     assert os.stat(hub_path).st_nlink == LINKS_MAX
+
+
+def test_a_listing_ends_although_each_entry_found_is_renamed(place: Path) -> None:
+    """In a page of the kernel, and in many; as a cleaner does it that moves what it has seen."""
+    for count in (10, 3_000):
+        folder = place / f"of-{count}"
+        folder.mkdir()
+        for number in range(count):
+            (folder / name(number)).touch()
+        found = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                found.append(entry.name)
+                os.rename(entry.path, folder / f"seen-{entry.name}")
+                assert len(found) <= count, "it lists what was renamed"
+        assert sorted(found) == [name(number) for number in range(count)]
+        assert sorted(os.listdir(folder)) == [f"seen-{name(number)}" for number in range(count)]

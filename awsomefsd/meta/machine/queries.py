@@ -82,7 +82,7 @@ def _get_parent(state: State, body: m.GetParent) -> m.Reply:
 
 
 def _read_dir(state: State, body: m.ReadDir) -> m.Reply:
-    _directory(state, body.volume, body.ino)
+    directory = _directory(state, body.volume, body.ino)
     count = min(max(body.count, 1), READDIR_ENTRIES_MAX)
     found: list[Dirent] = []
     end = True
@@ -93,7 +93,7 @@ def _read_dir(state: State, body: m.ReadDir) -> m.Reply:
         row: rows.CookieRow = rows.COOKIE.loads(raw)
         attr = attr_of(row.ino, inode_of(state, body.volume, row.ino)) if body.plus else None
         found.append(Dirent(row.name, row.ino, row.kind, keys.last_u64(key), attr))
-    return m.Entries(found, end)
+    return m.Entries(found, end, directory.next_cookie - 1)
 
 
 def _read_link(state: State, body: m.ReadLink) -> m.Reply:

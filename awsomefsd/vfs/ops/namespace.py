@@ -48,6 +48,7 @@ class NamespaceOps:
         self._data = data
         self._orphans = orphans
         self._listings: dict[int, Listing] = {}  # by handle, the longest unread first
+        self._newest: dict[int, int] = {}  # by handle: the last cookie when its listing began; what came later is not listed
         self._listing = threading.Lock()
         self._ahead = ListAhead(mount.volume, mount.metadata, mount.caches.names)
 
@@ -68,12 +69,14 @@ class NamespaceOps:
 
     def _lookup(self, parent: int, name: bytes) -> Steps:
         mount = self._mount
-        if name == b".":
-            attr = yield from mount.attr_op(parent)
-            return attr
+        if name == b".":  # of any inode: so the kernel finds one again by its number, for a handle that outlived its cache
+            attr: Attr = yield from mount.attr_op(parent)
+            if not attr.nlink and not mount.session.opens.count(parent):
+                raise FsError(errno.ENOENT)  # it is remembered until the kernel's FORGET comes
+            return mount.shown(attr)
         if name == b"..":
             reply: Found = yield mount.metadata.ask(GetParent(mount.volume, parent))
-            return reply.attr
+            return mount.shown(reply.attr)
         if mount.caches.modes.unknown(parent):
             yield from mount.attr_op(parent)
         mount.caches.cover(parent)
@@ -364,9 +367,15 @@ class NamespaceOps:
     def releasedir(self, ctx: Context, ino: int, fh: int) -> Steps | None:
         with self._listing:
             self._listings.pop(fh, None)
+            self._newest.pop(fh, None)
         return self._data.release(ctx, ino, fh, 0, 0, 0)
 
     def readdir(self, ctx: Context, ino: int, fh: int, offset: int, plus: bool) -> Iterable[Dirent] | Steps:
+        """A rename gives a name a new cookie behind all others: a listing that went on to those would not end where each is renamed."""
+        if offset < FIRST_COOKIE:
+            self._newest.pop(fh, None)
+        elif offset >= self._newest.get(fh, offset + 1):
+            return []
         listing = self._listings.get(fh)
         if listing is not None and self._mount.shared and not self._stands(ino, listing):
             listing = None
@@ -375,10 +384,11 @@ class NamespaceOps:
             rest = [entry for entry in listing.page if entry.cookie > offset]
             if rest or listing.end:
                 self._read_by(ino, fh)
-                return self._shown(ino, rest, plus)
+                return self._shown(ino, fh, rest, plus)
         known = self._mount.caches.names.listing(ino, offset)
         if known is not None:
-            return self._shown(ino, known, plus)
+            self._newest.setdefault(fh, known[-1].cookie if known else offset)
+            return self._shown(ino, fh, known, plus)
         return self._readdir(ino, fh, offset, plus)
 
     def _readdir(self, ino: int, fh: int, offset: int, plus: bool) -> Steps:
@@ -404,7 +414,9 @@ class NamespaceOps:
         if mount.caches.leases is not None:
             self._list(ino, offset, listing, mount.caches.leases.stamp(ino))
         self._read_by(ino, fh)
-        return self._shown(ino, listing.page, plus)
+        if reply.newest:  # else a service of an older build
+            self._newest.setdefault(fh, reply.newest)
+        return self._shown(ino, fh, listing.page, plus)
 
     def _keep(self, fh: int, listing: Listing) -> None:
         """A program may hold very many directories open: those beyond the bound go on as after seekdir."""
@@ -456,8 +468,11 @@ class NamespaceOps:
         leases = self._mount.caches.leases
         return leases is not None and listing.stamp > 0 and leases.stamp(ino) == listing.stamp
 
-    def _shown(self, ino: int, entries: list[Dirent], plus: bool) -> Iterable[Dirent]:
+    def _shown(self, ino: int, fh: int, entries: list[Dirent], plus: bool) -> Iterable[Dirent]:
         """Entries as they are now: the page may be older than a removal or a change of attributes since."""
+        newest = self._newest.get(fh)
+        if newest is not None and entries and entries[-1].cookie > newest:
+            entries = [entry for entry in entries if entry.cookie <= newest]
         if not plus:
             return entries
         return map(partial(self._fresh, ino), entries)  # no generator: that would be taken for Steps

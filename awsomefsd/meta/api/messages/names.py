@@ -64,7 +64,11 @@ class Renamed(Message, tag=6):
 
 
 class Entries(Message, tag=11):
-    """A page of a directory; `end` if nothing follows."""
+    """A page of a directory; `end` if nothing follows.
+
+    `newest`: no entry that is made from now on has a cookie up to this one; 0 from a service that does not say.
+    """
 
     entries: list[Dirent]
     end: bool
+    newest: int = 0

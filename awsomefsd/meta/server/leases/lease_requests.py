@@ -277,7 +277,7 @@ class LeaseRequests:
             replace(entry, attr=None) if entry.attr is not None and table.recalls.is_buffered(mount, (volume, entry.ino)) else entry
             for entry in reply.entries
         ]
-        return m.Entries(entries, reply.end)
+        return m.Entries(entries, reply.end, reply.newest)
 
     def _park(self, key: Key, request: AnyRequest) -> None:
         if not self._table.queues.park(key, request):

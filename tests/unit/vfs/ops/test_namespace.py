@@ -77,6 +77,52 @@ def test_what_stays_is_listed_once_while_others_come_and_go(r: Rig, monkeypatch:
             assert error_of(r.lookup, name) == errno.ENOENT
 
 
+@pytest.mark.parametrize("listings_max", [64, 0])
+@pytest.mark.parametrize("plus", [False, True])
+def test_a_listing_ends_although_each_entry_found_is_renamed(
+    r: Rig, monkeypatch: pytest.MonkeyPatch, plus: bool, listings_max: int
+) -> None:
+    monkeypatch.setattr(namespace, "READDIR_ENTRIES_MAX", 7)
+    monkeypatch.setattr(namespace, "LISTINGS_MAX", listings_max)
+    made = list(many(r, 40))
+    r.mount.caches.names.clear()
+    fh = r.call("opendir", ROOT_INO, 0).fh
+    for _ in range(2):  # the second time after rewinddir(3)
+        found: list[bytes] = []
+        offset = 0
+        while entries := r.readdir(ROOT_INO, fh, offset, plus=plus):
+            offset = entries[-1].cookie
+            for entry in entries:
+                if entry.name not in (b".", b".."):
+                    found.append(entry.name)
+                    r.call("rename", ROOT_INO, entry.name, ROOT_INO, b"x" + entry.name, 0)
+                    assert len(found) <= len(made), "it lists what it has renamed"
+        assert found == made
+        r.file(b"new")
+        assert r.readdir(ROOT_INO, fh, offset, plus=plus) == [], "it came after the listing had begun"
+        made = [b"x" + name for name in made] + [b"new"]
+        r.restart()  # a successor goes on with the handle
+    r.call("releasedir", ROOT_INO, fh)
+    assert not r.vfs.releasedir.__self__._newest
+
+
+def test_a_listing_ends_with_a_service_that_does_not_say_what_is_newest(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespace, "READDIR_ENTRIES_MAX", 7)
+    made = many(r, 20)
+    r.mount.caches.names.clear()
+
+    class Older:
+        def __init__(self, wait: Any) -> None:
+            self._wait = wait
+
+        def start(self, resume: Any) -> None:
+            self._wait.start(lambda value, error: resume(value and m.Entries(value.entries, value.end), error))
+
+    gate = r.gate()
+    gate.on_ask = lambda body: Older(r.worker.client.ask(body)) if isinstance(body, m.ReadDir) else None
+    assert r.listdir() == made
+
+
 def test_seekdir_goes_anywhere_and_does_not_make_the_directory_complete(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(namespace, "READDIR_ENTRIES_MAX", 4)
     made = many(r, 30)
@@ -186,6 +232,29 @@ def test_links_and_attributes_follow_each_other(r: Rig) -> None:
     assert r.call("lookup", directory, b"..").ino == ROOT_INO
     assert r.call("lookup", directory, b".").ino == directory
     assert error_of(r.call, "link", directory, ROOT_INO, b"hard") == errno.EPERM
+
+
+def test_dot_shows_what_is_not_committed_yet(r: Rig) -> None:
+    """The kernel looks "." up of any inode, also of a file, to open it by a handle that outlived its cache."""
+    ino = r.file(b"file", b"x" * BIG)
+    shown = r.attr(ino)
+    assert r.call("lookup", ino, b".") == shown and shown.size == BIG
+    r.mount.caches.names.clear()
+    assert r.call("lookup", ino, b".") == shown
+    directory = r.mkdir(b"read")
+    child = r.mkdir(b"below", parent=directory)
+    r.file(b"newer", parent=directory)
+    assert r.listdir(directory)
+    read = r.attr(directory)
+    assert read.atime_ns > r.mount.caches.names.attr(directory).atime_ns, "the read is not committed"
+    assert r.call("lookup", directory, b".") == read == r.call("lookup", child, b"..")
+    fh = r.open(ino)
+    r.call("unlink", ROOT_INO, b"file")
+    assert r.call("lookup", ino, b".").size == BIG, "it is open"
+    r.close_file(ino, fh)
+    gone = r.file(b"gone")
+    r.call("unlink", ROOT_INO, b"gone")
+    assert error_of(r.call, "lookup", gone, b".") == errno.ENOENT == error_of(r.call, "lookup", ino, b".")
 
 
 @pytest.mark.parametrize("flags", [0, c.RENAME_EXCHANGE])
