@@ -32,7 +32,8 @@ WORKER_DEATHS_BEFORE_BACKOFF = 5
 BACKOFF_MS_MAX = 5_000
 
 # --- data ----------------------------------------------------------------------------------------------------------------
-BLOCK_BYTES = 4 * KIB  # checksum unit, and what flushes are padded to
+BLOCK_BYTES = 4 * KIB  # checksum unit, and what a flush is padded to at least
+PHYSICAL_BLOCK_BYTES_MAX = 64 * KIB  # what a flush is padded to at most; devices with larger physical blocks are not added
 SEGMENT_BYTES_DEFAULT = 64 * MIB
 SEGMENT_BYTES_MIN = MIB
 SEGMENTS_MIN = 32  # a device that would hold fewer is refused

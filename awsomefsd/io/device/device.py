@@ -31,12 +31,14 @@ _BLKPBSZGET = 0x127B
 class BlockDevice(Protocol):
     """Offsets, lengths (bytes) and addresses of buffers are multiples of `logical_block_bytes`.
 
-    Thread-safe: every call names its offset.  Every call blocks for its I/O and raises OSError.
+    Thread-safe: every call names its offset.  Every call blocks for its I/O and raises OSError.  `physical_block_bytes`: what the medium
+    writes as one; a write into a part of it rewrites the rest, which a power cut may tear.
     """
 
     path: str
     bytes: int
     logical_block_bytes: int
+    physical_block_bytes: int
 
     def pread_into(self, buffer: memoryview, offset: int) -> int:
         """Reads into `buffer`; returns the bytes read, fewer than asked only at the end of the device."""

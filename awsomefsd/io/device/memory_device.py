@@ -2,7 +2,8 @@
 
 It keeps what was written apart from what was flushed.  `crash` gives the device as it could be found after a power cut: everything flushed
 is there, and of what was not, each block is there or not as `survives` decides (a torn write).  It asserts the writer's promise that no
-block is written twice between two calls of `allow_rewrites`.  A write that fails leaves its first half.
+block is written twice between two calls of `allow_rewrites`, and that no write touches a physical block which holds something flushed: such
+a device rewrites the whole physical block, and a power cut tears it.  A write that fails leaves its first half.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ class MemoryDevice:
     `on_write(offset, length)`, `on_read(offset, length)` and `on_flush()` are called first and may raise OSError.
     """
 
-    def __init__(self, size: int, path: str = "memory") -> None:
+    def __init__(self, size: int, path: str = "memory", physical_block_bytes: int = BLOCK_BYTES) -> None:
         self.path = path
         self.bytes = size
         self.logical_block_bytes = 512
+        self.physical_block_bytes = physical_block_bytes
         self.direct = True
         self.content = bytearray(size)
         self.durable: dict[int, bytes] = {}  # block number -> what a power cut would leave there, for blocks that were not flushed
         self.written_blocks: set[int] = set()
+        self.flushed_blocks: set[int] = set()  # physical ones
         self.writes: list[tuple[int, int]] = []
         self.reads: list[tuple[int, int]] = []
         self.flushes = 0
@@ -57,6 +60,8 @@ class MemoryDevice:
             raise OSError(errno.ENOSPC, "beyond the end", self.path)
         blocks = range(offset // BLOCK_BYTES, -(-(offset + total) // BLOCK_BYTES))
         assert not (self.write_once and self.written_blocks.intersection(blocks)), "a block is written twice"
+        physical = {block * BLOCK_BYTES // self.physical_block_bytes for block in blocks}
+        assert not (self.write_once and self.flushed_blocks.intersection(physical)), "a physical block with flushed bytes is written again"
         self.written_blocks.update(blocks)  # also when it fails: the device may have taken it
         self.writes.append((offset, total))
         try:
@@ -75,13 +80,15 @@ class MemoryDevice:
         self.flushes += 1
         self.on_flush()
         self.durable.clear()
+        self.flushed_blocks.update(block * BLOCK_BYTES // self.physical_block_bytes for block in self.written_blocks)
 
     def allow_rewrites(self) -> None:
         self.written_blocks.clear()
+        self.flushed_blocks.clear()
 
     def crash(self, survives: Callable[[int], bool] = lambda _block: False) -> MemoryDevice:
         """Returns the device after a power cut; `survives(block)` decides on each block that was written and not flushed."""
-        after = MemoryDevice(self.bytes, self.path)
+        after = MemoryDevice(self.bytes, self.path, self.physical_block_bytes)
         after.content[:] = self.content
         for block, old in self.durable.items():
             if not survives(block):

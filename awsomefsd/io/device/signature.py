@@ -15,7 +15,7 @@ import time
 import uuid
 
 from awsomefsd.base.errors import AlreadyExists, Corrupt, Error, FormatTooNew, NotFound, Refused, WouldLoseData
-from awsomefsd.base.limits import MIB
+from awsomefsd.base.limits import MIB, PHYSICAL_BLOCK_BYTES_MAX
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.device import Device, usage_of
 from awsomefsd.io.device.superblock import Superblock, geometry, read_superblock, write_superblock
@@ -75,6 +75,11 @@ def format_device(path: str, cluster_uuid: str, *, force: bool = False) -> Super
     if in_use:
         raise Refused(f"{path} is in use: {in_use}; unmount or release it first")
     with Device.open(path, exclusive=True) as device:
+        if device.is_block_device and device.physical_block_bytes > PHYSICAL_BLOCK_BYTES_MAX:
+            raise Refused(
+                f"{path} has physical blocks of {device.physical_block_bytes} bytes; a power cut would damage durable data beside what is "
+                f"written; at most {PHYSICAL_BLOCK_BYTES_MAX} bytes can be used"
+            )
         segment_bytes, segments = geometry(device.bytes)
         _refuse_ours(device, cluster_uuid, force=force)
         found = "" if force else foreign_signature(path)

@@ -103,9 +103,9 @@ class BlockStream:
         if self._queued + self._used - self._run >= EMIT_BYTES or len(self._queue) >= EMIT_VIEWS_MAX:
             self._emit()
 
-    def finish(self, position: int) -> None:
-        """Pads to `position`, a block, and writes all that is queued."""
-        self.pad_to(position)
+    def finish(self) -> None:
+        """Pads to the end of the block and writes all that is queued."""
+        self.pad_to(align_up(self._position, BLOCK_BYTES))
         self._emit()
         assert self._used == self._run == 0
 

@@ -6,8 +6,14 @@ Rules.  A frame holds at most FRAME_BYTES_MAX.  The footer, as it stands with th
 that does not fit is split at a block, but not below SPLIT_BYTES_MIN, so at most 3 blocks of a segment stay unused.  A batch starts at a
 block in each segment and ends at one: no block is ever written twice.
 
+A device whose physical blocks are larger (`Room.align`) rewrites a whole one for any write into it, and a power cut then tears what an
+earlier flush had made durable.  There the next batch begins at the next physical block; the gap is not written.  It is consumed like
+padding, on top of `space_needed`: at most one physical block for each segment of a batch.  A reservation that is overdrawn by that is
+filled up before the next write, and the spare segments (meta/machine/quota.py) cover it meanwhile.
+
 A batch consumes the frames, their padding, and their entries in the footer.  `space_needed` is the worst case of one piece, whatever
-the rooms of the segments it meets; it is subadditive, so writes that were reserved one by one may be joined into one piece:
+the rooms of the segments it meets (with physical blocks of BLOCK_BYTES); it is subadditive, so writes that were reserved one by one may be
+joined into one piece:
 - frames <= 2 + length / 960 KiB (segments of 1 MiB and more take frames of 1,012 KiB and more, but for the first and the last);
 - a frame costs its header, up to a block of padding, its footer entry; the header is a block only for frames of 64 KiB and more.
 """
@@ -50,22 +56,26 @@ def _piece_space(length: int) -> int:
 
 
 class Room(Struct, gc=False):
-    """The fill of a segment: `end` is the next free offset, `entries_bytes` what its frames take in the footer."""
+    """The fill of a segment: `end` is the next free offset, `entries_bytes` what its frames take in the footer.
+
+    `align`: where a batch may end, in bytes; a multiple of BLOCK_BYTES, at most PHYSICAL_BLOCK_BYTES_MAX.
+    """
 
     segment_bytes: int
     end: int = 0
     sequence: int = 0  # of the last frame
     entries_bytes: int = 0
     full: bool = False  # to be sealed: it had no place for a frame
+    align: int = BLOCK_BYTES
 
     def copy(self) -> Room:
-        return Room(self.segment_bytes, self.end, self.sequence, self.entries_bytes, self.full)
+        return Room(self.segment_bytes, self.end, self.sequence, self.entries_bytes, self.full, self.align)
 
     def start_of(self, length: int) -> int:
         return align_up(self.end, alignment_of(length))
 
     def takes(self, length: int) -> bool:
-        after = align_up(self.start_of(length) + header_bytes_of(length) + length, BLOCK_BYTES)
+        after = align_up(self.start_of(length) + header_bytes_of(length) + length, self.align)
         return after + footer_bytes(self.entries_bytes + entry_bytes(length)) <= self.segment_bytes
 
     def most(self, wanted: int) -> int:
@@ -118,7 +128,7 @@ def plan(lengths: Sequence[int], next_room: Callable[[int], Room]) -> PackingPla
             if room is None:
                 room = next_room(len(result.rooms)).copy()
                 begun = room.end
-                assert begun % BLOCK_BYTES == 0 and not room.full
+                assert begun % room.align == 0 and not room.full
                 result.rooms.append(room)
             size = room.most(length - start)
             if not size:
@@ -144,5 +154,5 @@ def _place(room: Room, piece: int, start: int, size: int, slot: int) -> FramePla
 
 
 def _close(room: Room) -> int:
-    room.end = align_up(room.end, BLOCK_BYTES)
+    room.end = align_up(room.end, room.align)
     return room.end

@@ -29,7 +29,7 @@ from msgspec import Struct
 from awsomefsd.base.clock import wall_ns
 from awsomefsd.base.errors import Fenced, FsError, Unavailable
 from awsomefsd.base.failpoints import hit
-from awsomefsd.base.limits import BLOCK_BYTES, SEGMENTS_LEASED_AHEAD
+from awsomefsd.base.limits import BLOCK_BYTES, PHYSICAL_BLOCK_BYTES_MAX, SEGMENTS_LEASED_AHEAD
 from awsomefsd.base.types import Extent, SegmentInfo, SegmentProgress
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.checksum import seed_of
@@ -37,7 +37,7 @@ from awsomefsd.io.device.device import BlockDevice
 from awsomefsd.io.segment.block_stream import BlockStream, gather_checksums, slice_views
 from awsomefsd.io.segment.checksum_cache import ChecksumCache
 from awsomefsd.io.segment.footer import FrameChecks, checks_of, footer_bytes, pack_footer
-from awsomefsd.io.segment.frame import Frame, pack_header
+from awsomefsd.io.segment.frame import Frame, align_up, pack_header
 from awsomefsd.io.segment.packing import FramePlace, PackingPlan, Room, plan, space_needed
 
 __all__ = ["Piece", "SegmentWriter", "Written", "space_needed"]
@@ -63,7 +63,7 @@ class Piece(Struct):
 class Written(Struct):
     """The outcome of a write.  `extents[i]` are those of `pieces[i]`, in order; `progress` goes into the same Commit.
 
-    `consumed_bytes` is at most `space_needed` of all pieces.
+    `consumed_bytes` is at most `space_needed` of all pieces, and what larger physical blocks leave unused (packing.py).
     """
 
     extents: list[list[Extent]]
@@ -89,10 +89,11 @@ class _Segment:
 
     __slots__ = ("footer", "frames", "generation", "info", "room")
 
-    def __init__(self, info: SegmentInfo, generation: int) -> None:
+    def __init__(self, info: SegmentInfo, generation: int, device: BlockDevice | None = None) -> None:
         self.info = info
         self.generation = generation
-        self.room = Room(info.bytes)
+        physical = device.physical_block_bytes if device is not None else BLOCK_BYTES
+        self.room = Room(info.bytes, align=min(align_up(physical, BLOCK_BYTES), PHYSICAL_BLOCK_BYTES_MAX))
         self.frames: list[FrameChecks] = []
         self.footer = (0, 0)  # (offset, bytes)
 
@@ -239,7 +240,7 @@ class SegmentWriter:
             leased = self._lease(SEGMENTS_LEASED_AHEAD)
             if not leased:
                 raise FsError(errno.ENOSPC, "no segment could be leased")
-            for segment in [_Segment(info, generation) for info in leased]:
+            for segment in [_Segment(info, generation, self._devices.get(info.device)) for info in leased]:
                 if segment.info.device in self._devices:
                     self._leased.append(segment)
                 else:  # given back with the next Commit
@@ -286,7 +287,7 @@ class SegmentWriter:
     def _end_segment(self, segment: _Segment, after: Room, frames: list[FrameChecks]) -> None:
         """Ends the batch in a segment, all of whose frames are in; a full segment gets its footer."""
         if frames:
-            self._stream.finish(after.end)
+            self._stream.finish()
         if after.full:
             segment.footer = self._write_footer(segment, after, segment.frames + frames)
 
@@ -366,7 +367,7 @@ class SegmentWriter:
 
     def _probe(self, suspect: _Segment) -> None:
         """Writes one block at the end of the abandoned segment, each time another one.  Raises OSError while the device still fails."""
-        self._probe_offset -= BLOCK_BYTES
+        self._probe_offset -= suspect.room.align
         if self._probe_offset >= self._probe_floor:
             device = self._devices[suspect.info.device]
             device.pwritev([aligned_buffer(BLOCK_BYTES)], suspect.info.byte_offset + self._probe_offset)

@@ -138,6 +138,7 @@ class RecordedDevice:
     def __init__(self, recording: Recording, blocks: Mapping[int, bytes], size: int) -> None:
         self._recording = recording
         self.blocks = dict(blocks)
+        self.physical_block_bytes = 4_096
         self.path, self.bytes, self.logical_block_bytes, self.direct = "recording", size, 512, True
         self.on_write: Callable[[], None] = lambda: None
         self.on_flush: Callable[[], None] = lambda: None

@@ -15,6 +15,7 @@ import pytest
 from awsomefsd.base.errors import NotFound, Refused, WouldLoseData
 from awsomefsd.base.limits import KIB, MIB
 from awsomefsd.base.types import SEGMENT_LEASED, SegmentInfo
+from awsomefsd.io.device import device as device_module
 from awsomefsd.io.device import signature
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.device import Device, rest_of
@@ -88,6 +89,13 @@ def test_a_block_device(loop: str) -> None:
     round_trip(loop)
     with Device.open(loop) as device:
         assert device.is_block_device and device.direct and device.logical_block_bytes <= device.physical_block_bytes
+
+
+def test_a_device_with_physical_blocks_larger_than_a_flush_is_padded_to_is_not_added(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = device_module._measure
+    monkeypatch.setattr(device_module, "_measure", lambda fd, block: (*real(fd, block)[:2], 128 * KIB))
+    with pytest.raises(Refused, match="physical blocks of 131072 bytes"):
+        format_device(loop, CLUSTER, force=True)
 
 
 def test_without_direct_io_it_says_so(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:

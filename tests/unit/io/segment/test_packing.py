@@ -24,20 +24,22 @@ def some_length(rng: random.Random) -> int:
 def test_plans_are_sound_and_never_need_more_than_space_needed(rng: random.Random) -> None:
     for _ in range(150):
         segment_bytes = rng.choice((1, 1, 2, 4, 64)) * MIB
-        rooms = [packing.Room(segment_bytes)]
+        align = rng.choice((4, 4, 16, 64)) * KIB
+        rooms = [packing.Room(segment_bytes, align=align)]
         for _ in range(rng.randrange(1, 8)):
             lengths = [some_length(rng) for _ in range(rng.randrange(1, 12))]
             offered = [rooms[-1]]
 
-            def next_room(slot: int, offered: list[packing.Room] = offered, segment_bytes: int = segment_bytes) -> packing.Room:
+            def next_room(slot: int, offered: list[packing.Room] = offered, size: int = segment_bytes, align: int = align) -> packing.Room:
                 if slot == len(offered):
-                    offered.append(packing.Room(segment_bytes))
+                    offered.append(packing.Room(size, align=align))
                 return offered[slot]
 
             before = [room.copy() for room in offered]
             planned = packing.plan(lengths, next_room)
             assert offered[: len(before)] == before, "a plan changes nothing"
-            assert planned.consumed_bytes <= packing.space_needed(*lengths)
+            gaps = (align - BLOCK_BYTES) * len(planned.rooms)
+            assert planned.consumed_bytes <= packing.space_needed(*lengths) + gaps
             check_plan(lengths, planned, offered)
             rooms = planned.rooms
             assert not rooms[-1].full
@@ -57,11 +59,11 @@ def check_plan(lengths: list[int], planned: packing.PackingPlan, before: list[pa
         assert placed.sequence == sequences[placed.slot], "no two frames of a segment share an identity"
     assert list(covered.values()) == lengths
     for slot, room in enumerate(planned.rooms):
-        assert ends[slot] <= room.end and room.end % BLOCK_BYTES == 0
+        assert ends[slot] <= room.end and room.end % room.align == 0
         footer = frames.align_up(64 + room.entries_bytes, BLOCK_BYTES)
         assert room.end + footer <= room.segment_bytes
         if room.full:
-            assert room.segment_bytes - room.end - footer <= 4 * BLOCK_BYTES, "little is left over"
+            assert room.segment_bytes - room.end - footer <= 3 * BLOCK_BYTES + room.align, "little is left over"
 
 
 @pytest.mark.parametrize("length", [1, 4096, 4097, 65_535, 65_536, 131_071, 131_073, MIB, 3 * MIB + 1])

@@ -509,3 +509,40 @@ def test_a_refused_commit_does_not_lose_the_end_of_a_segment() -> None:
     writer.abandon()
     writer.report_again(refused)
     assert writer.seal_all() == []
+
+
+@pytest.mark.parametrize("physical", [4 * KIB, 16 * KIB, 64 * KIB])
+def test_a_physical_block_that_holds_durable_bytes_is_never_written_again(physical: int, rng: random.Random) -> None:
+    """The device in memory asserts it; failed writes, probes, footers and segments that are left are among the writes."""
+    pool = Pool(segments=40)
+    pool.device = MemoryDevice(pool.device.bytes, physical_block_bytes=physical)
+    writer = pool.writer()
+    kept: list[tuple[bytes, list[Extent]]] = []
+    for number in range(120):
+        data = rng.randbytes(rng.choice([1, 300, 5_000, 70_000, 200_000]))
+        fails = number % 17 == 5
+        pool.device.on_write = _fail_once(pool.device) if fails else lambda _offset, _length: None
+        written = writer.write([Piece(VOLUME, INO, 0, [memoryview(data)])])
+        pool.report(written.progress)
+        kept.append((data, written.extents[0]))
+        assert written.consumed_bytes <= space_needed(len(data)) + 2 * physical, "what padding took is paid for, too"
+        if number % 40 == 39:
+            pool.report(writer.leave({DEVICE}))
+    pool.report(writer.seal_all())
+    after = pool.device.crash()
+    reader = pool.reader(after)
+    for data, extents in kept:
+        got = bytearray()
+        for extent in extents:
+            buffer = aligned_buffer(extent.length)
+            reader.read(extent, VOLUME, INO, 0, extent.length, buffer)
+            got += buffer
+        assert bytes(got) == data
+
+
+def _fail_once(device: MemoryDevice) -> Callable[[int, int], None]:
+    def fail(_offset: int, _length: int) -> None:
+        device.on_write = lambda _offset, _length: None
+        raise OSError(5, "once")
+
+    return fail
