@@ -63,6 +63,7 @@ RESERVED, DIRTY, CLEAN, ABANDONED = range(4)  # the last two: the tail may pass
 _TAIL, _HEAD, _SEQUENCE = 8, 9, 10  # words of page 0
 # magic, kind, version, generation (0) | sequence | position | ino | offset | unique | time_ns | length, payload delta | span; then the crc
 _HEADER = struct.Struct("<HBBIQQQQQqIII")
+TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1  # of a record: the years 1677 to 2262
 _SUM = struct.Struct("<I")
 _SUMMED_BYTES = _HEADER.size
 _STATE_WORD = 9  # of a record: state, payload checksum
@@ -225,10 +226,11 @@ class DirtyLog:
     ) -> DirtyRecord | None:  # fmt: skip
         """Stores a write and returns its record: from then on the bytes survive this process.  Returns None if there is no room now.
 
-        Raises ValueError for data that this ring can never hold.
+        A time beyond what a record can say becomes the nearest that it can.  Raises ValueError for data that this ring can never hold.
         """
         length = len(data)
         checksum = crc32c(data)
+        time_ns = min(max(time_ns, TIME_NS_MIN), TIME_NS_MAX)
         with self._lock:
             record = self._reserve(KIND_WRITE, ino, offset, length, unique, time_ns, generation, recall, token)
         if record is None:
@@ -265,18 +267,21 @@ class DirtyLog:
                 raise ValueError(f"{length} bytes never fit a dirty log of {self.capacity}")
             return None
         sequence = self._sequence
-        self._sequence = self._words[_SEQUENCE] = sequence + 1
+        filler = None
         if pad:
             filler = DirtyRecord(KIND_PAD, sequence, head, pad, _word_at(place), CLEAN)
-            self._write_header(filler, HEADER_BYTES)
-            self._live.append(filler)
             head += pad
             place = 0
         data = self._ring[place + delta : place + delta + length]
         record = DirtyRecord(
             kind, sequence, head, span, _word_at(place), RESERVED, data, ino, offset, length, unique, time_ns, generation, token
         )
-        self._write_header(record, delta)
+        header = self._header(record, delta)  # raises before anything has changed
+        self._sequence = self._words[_SEQUENCE] = sequence + 1
+        if filler is not None:
+            self._write_header(filler, *self._header(filler, HEADER_BYTES))
+            self._live.append(filler)
+        self._write_header(record, *header)
         self._live.append(record)
         self._head = self._words[_HEAD] = head + span  # pad and record exist from here on
         if self._touched < self.capacity:
@@ -289,18 +294,25 @@ class DirtyLog:
         self._tail = self._words[_TAIL] = start
         self._head = self._words[_HEAD] = start
 
-    def _write_header(self, record: DirtyRecord, delta: int) -> None:
-        place = record.position % self.capacity
+    def _header(self, record: DirtyRecord, delta: int) -> tuple[bytes, bytes]:
+        """Returns what stands before the state word of a record, and what behind it.  Raises struct.error for what no record can say."""
         version = RECORD_VERSION_LEASE if record.token.lease else RECORD_VERSION
         head = _HEADER.pack(
             RECORD_MAGIC, record.kind, version, record.generation, record.sequence, record.position, record.ino, record.offset,
             record.unique, record.time_ns, record.length, delta, record.span,
         )  # fmt: skip
+        head += _SUM.pack(crc32c(head, self._seed))
+        if version < RECORD_VERSION_LEASE:
+            return head, b""
+        lease = _LEASE.pack(*record.token)
+        return head, lease + _SUM.pack(crc32c(lease, self._seed))
+
+    def _write_header(self, record: DirtyRecord, head: bytes, lease: bytes) -> None:
+        place = record.position % self.capacity
         self._ring_words[record._word] = record._state
-        self._ring[place : place + _SUMMED_BYTES + _SUM.size] = head + _SUM.pack(crc32c(head, self._seed))
-        if version >= RECORD_VERSION_LEASE:
-            lease = _LEASE.pack(*record.token)
-            self._ring[place + _LEASE_AT : place + _LEASE_AT + len(lease) + _SUM.size] = lease + _SUM.pack(crc32c(lease, self._seed))
+        self._ring[place : place + len(head)] = head
+        if lease:
+            self._ring[place + _LEASE_AT : place + _LEASE_AT + len(lease)] = lease
 
     # --- the way out -------------------------------------------------------------------------------------------------------
 

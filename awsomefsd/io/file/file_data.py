@@ -21,12 +21,13 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 
 from awsomefsd.base.errors import Corrupt, Error, FsError
 from awsomefsd.base.types import Attr, Extent
-from awsomefsd.io.file.dirty_log import ALONE, DirtyLog, DirtyRecord, LeaseToken
+from awsomefsd.io.file.dirty_log import ALONE, TIME_NS_MAX, DirtyLog, DirtyRecord, LeaseToken
 from awsomefsd.io.segment.extent_map import ExtentMap, cut
 from awsomefsd.io.segment.store import SegmentReads
 
@@ -100,6 +101,15 @@ class FileState:
             return self.dirty[-1]
         except IndexError:
             return None
+
+    def next_mtime_ns(self) -> int:
+        """Returns the time of the next write: now, but later than what was shown before, whatever the clocks of other writers say.
+
+        A time that no record can say was set by utimensat(2), and a write after that moves it to now.
+        """
+        least_ns = self.mtime_min_ns + 1
+        now_ns = self.mtime_min_ns = max(time.time_ns(), least_ns if least_ns <= TIME_NS_MAX else 0)
+        return now_ns
 
     def needs_layout(self, start: int, end: int) -> bool:
         """Returns True if the service must be asked before [start, end) can be read."""

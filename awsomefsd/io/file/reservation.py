@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from awsomefsd.base.errors import FsError
@@ -52,6 +53,18 @@ class Reservation:
                 return False
             self._left -= need_bytes
             return True
+
+    def spend(self, need_bytes: int, store: Callable[[], bool]) -> bool:
+        """Takes `need_bytes` for what `store` makes; they come back if it makes nothing (False) or raises."""
+        if not self.take(need_bytes):
+            return False
+        stored = False
+        try:
+            stored = store()
+        finally:
+            if not stored:
+                self.give_back(need_bytes)
+        return stored
 
     def give_back(self, unused_bytes: int) -> None:
         with self._lock:

@@ -169,14 +169,14 @@ class LeasedData:
     def _buffer(self, unique: int, state: FileState, offset: int, data: memoryview, append: bool) -> bool:
         """One dirty record, if space is reserved, the dirty log has room and the lease is held."""
         mount = self._mount
-        need = record_space(len(data))
-        if not mount.buffered.reservation.take(need):
-            return False
-        hit("held.store.before")
-        now_ns = state.mtime_min_ns = max(time.time_ns(), state.mtime_min_ns + 1)  # whatever the clocks of other writers say
-        fits = not append or state.size + len(data) <= FILE_BYTES_MAX
-        if not fits or not state.store(mount.buffered.dirty, offset, data, unique, now_ns, append=append):
-            mount.buffered.reservation.give_back(need)
+
+        def store() -> bool:
+            hit("held.store.before")
+            if append and state.size + len(data) > FILE_BYTES_MAX:
+                return False
+            return state.store(mount.buffered.dirty, offset, data, unique, state.next_mtime_ns(), append=append)
+
+        if not mount.buffered.reservation.spend(record_space(len(data)), store):
             return False
         mount.caches.note_buffered(state.ino)
         hit("held.store.after")

@@ -99,13 +99,8 @@ class DirtyWrites:
         mount = self._mount
         if attr.mode & 0o170000 != stat.S_IFREG:
             raise FsError(errno.EINVAL, "only regular files are written")
-        need = record_space(len(data))
-        if not mount.buffered.reservation.take(need):
-            return False
-        if not self._record(attr, offset, data, unique, time.time_ns() if time_ns is None else time_ns):
-            mount.buffered.reservation.give_back(need)
-            return False
-        return True
+        now_ns = time.time_ns() if time_ns is None else time_ns
+        return mount.buffered.reservation.spend(record_space(len(data)), lambda: self._record(attr, offset, data, unique, now_ns))
 
     def _record(self, attr: Attr, offset: int, data: memoryview, unique: int, time_ns: int) -> bool:
         mount = self._mount
@@ -150,12 +145,16 @@ class DirtyWrites:
                     raise
             yield mount.session.lease.renewed()  # the session was replaced
             mount.session.check_handle(fh)
-        while True:
-            room = mount.buffered.flusher.room()
-            if self._record(attr, offset, data, unique, time.time_ns()):
-                return True
-            mount.buffered.flusher.kick()
-            yield room
+        try:
+            while True:
+                room = mount.buffered.flusher.room()
+                if self._record(attr, offset, data, unique, time.time_ns()):
+                    return True
+                mount.buffered.flusher.kick()
+                yield room
+        except BaseException:
+            mount.buffered.reservation.give_back(record_space(len(data)))
+            raise
 
     def leave_inline(self, attr: Attr, may: Callable[[], bool] = always) -> Steps:
         """Inline data becomes extents: an empty record, and a flush that takes the inline data along to a segment.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import threading
 from functools import partial
 
@@ -63,6 +64,34 @@ def test_a_write_comes_back() -> None:
     again.mark_clean([one, two])
     assert again.dirty_bytes == again.used_bytes == 0 and again.find_unique(4) is None
     assert again.recover() == []
+
+
+@pytest.mark.parametrize(("time_ns", "kept"), [(1 << 63, (1 << 63) - 1), (18_446_744_073 * 10**9, (1 << 63) - 1), (-(1 << 64), -(1 << 63))])
+def test_a_time_beyond_what_a_record_can_say_is_the_nearest_that_it_can(time_ns: int, kept: int) -> None:
+    mem, log = new()
+    made = log.append_write(7, 0, b"x", 2, time_ns, 0)
+    assert made is not None and made.time_ns == kept
+    assert [found.time_ns for found in reopen(mem).recover()] == [kept]
+
+
+def test_a_record_that_cannot_be_made_leaves_no_pad_behind() -> None:
+    """The tail passed the head over such a pad, and a successor took what was acknowledged behind it for nothing."""
+    mem, log = new(64 * KIB)
+    first = [log.append_write(2, 0, bytes(6_000), 0, 1, 0) for _ in range(8)]
+    log.mark_clean(filter(None, first[:6]))
+    last = [made for made in first[6:] if made]
+    while log._head % log.capacity + 6_128 <= log.capacity:
+        made = log.append_write(2, 0, bytes(6_000), 0, 1, 0)
+        assert made is not None
+        last.append(made)
+    before = log.used_bytes
+    with pytest.raises(struct.error):
+        log.append_write(3, 1 << 64, bytes(6_000), 0, 1, 0)  # as no caller does
+    assert log.used_bytes == before
+    log.mark_clean(last)
+    assert log.used_bytes == 0
+    assert log.append_write(4, 0, b"acknowledged", 0, 1, 0) is not None
+    assert [bytes(found.data) for found in reopen(mem).recover()] == [b"acknowledged"]
 
 
 def test_a_recovered_write_is_known_until_recovery_is_over() -> None:

@@ -20,7 +20,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
 from awsomefsd.vfs.session.idle_leases import IdleLeases
-from tests.rigs.mount_without_kernel import BIG, LIMIT_S, Started, error_of, until
+from tests.rigs.mount_without_kernel import BIG, LIMIT_S, Started, error_of, failing, until
 from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing, append, sound
 
 MANY = 60
@@ -113,6 +113,30 @@ def test_a_mount_whose_node_was_removed_answers_eio_and_ends(nodes: list[Leased]
     until(lambda: not one.mount.buffered.dirty.dirty_bytes)
     assert [path.read_bytes() for path in (one.directory / "conflicts").glob("*/*")] == [b"held back"]
     one.unmount()
+
+
+def test_a_file_with_a_time_that_no_record_can_say_is_written(nodes: list[Leased], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first write moves the mtime to now, as everywhere after utimensat(2); and each later one moves it on."""
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"a")
+    one.fsync(ino, fh)
+    two.call("setattr", ino, None, SetAttrIn(c.SET_MTIME, mtime_ns=10_413_792_000 * 10**9))  # the year 2300
+    assert one.attr(ino).mtime_ns == 10_413_792_000 * 10**9
+    left = one.mount.buffered.reservation.left_bytes
+    one.write(ino, fh, 0, b"b")
+    one.fsync(ino, fh)
+    first = two.attr(ino).mtime_ns
+    one.write(ino, fh, 0, b"c")
+    one.fsync(ino, fh)
+    assert first < two.attr(ino).mtime_ns < 1 << 62
+    assert abs(left - one.mount.buffered.reservation.left_bytes) < BIG, "what the commits took"
+    with monkeypatch.context() as patch:
+        patch.setattr(one.mount.buffered.dirty, "append_write", lambda *_, **__: failing()())
+        left = one.mount.buffered.reservation.left_bytes
+        assert error_of(one.write, ino, fh, 0, b"d") == errno.EIO
+        assert one.mount.buffered.reservation.left_bytes == left
+    sound(nodes)
 
 
 def test_two_nodes_write_one_file_in_turn_and_every_byte_is_right(nodes: list[Leased], seed: int) -> None:

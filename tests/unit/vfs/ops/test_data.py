@@ -306,6 +306,27 @@ def test_reservations_always_add_up(r: Rig, seed: int) -> None:
     r.check()
 
 
+def test_a_write_that_fails_gives_its_reservation_back(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"a")
+    left = r.mount.buffered.reservation.left_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr(r.mount.buffered.dirty, "append_write", lambda *_, **__: failing()())
+        assert error_of(r.write, ino, fh, 0, b"b") == errno.EIO
+    assert r.mount.buffered.reservation.left_bytes == left
+    r.flush()
+    balanced(r)
+
+
+def test_fallocate_of_a_small_file_with_a_time_that_no_record_can_say(r: Rig) -> None:
+    ino = r.file(b"f", b"small")
+    r.flush()
+    r.call("setattr", ino, None, SetAttrIn(c.SET_MTIME, mtime_ns=10_413_792_000 * 10**9))  # the year 2300
+    fh = r.open(ino)
+    r.call("fallocate", ino, fh, 0, 0, 1 << 20)
+    assert r.attr(ino).size == 1 << 20 and r.read(ino, fh, 0, 9) == b"small\0\0\0\0"
+
+
 def test_a_kill_after_a_removal_gives_the_reservation_of_its_dirty_data_back(r: Rig) -> None:
     r.file(b"a", b"a" * BIG)
     r.kill()
