@@ -103,7 +103,7 @@ class Leader:
         self._monotonic_ns = clocks.monotonic_ns
         self._host = host
         self._leads = False
-        self._term = 0  # of the leadership
+        self._term = -1  # of the newest leadership
         self._plain = False  # leads, and every connection may ask
         self._alone = False  # leads for ever: nothing comes out of the log but what was put in
         self._proposals = Proposals()
@@ -188,6 +188,7 @@ class Leader:
             if self._leads and log.term == self._term:
                 return
             self._step_down()
+            assert log.term > self._term, "a leadership begins once in its term: workers report to it once"
             self._leads, self._term = True, log.term
             self._proposer.begin(self._replica.machine.last_stamp)
             self._renewals.begin(self._sessions(), self._boot_ns())
@@ -230,33 +231,40 @@ class Leader:
         self._reads.draw()
         if not self._alone or self._proposals.batch or self._waiters.to_retry or self._leases.active:
             self._notice()
-            self._run_batch()
-            while self._leads and (self._retry_locks() or self._retry_leases()):
-                self._run_batch()
+            taken = self._run_batch()
+            while taken and self._leads and (self._retry_locks() or self._retry_leases()):
+                taken = self._run_batch()
         if self._reads.parked and self._leads:
             for request in self._reads.take_confirmed():
                 self._answer_read(request)
-            while self._leads and self._retry_leases():  # tells whom the questions wait for
-                self._run_batch()
+            while self._leads and self._retry_leases() and self._run_batch():  # tells whom the questions wait for
+                pass
         if self._requests.followers:
             self._requests.feed_followers()
 
-    def _run_batch(self) -> None:
-        """Hands over what was collected, if anything; applies what is committed, whoever proposed it."""
-        proposals = self._proposals
+    def _run_batch(self) -> bool:
+        """Hands over what was collected, if anything; applies what is committed, whoever proposed it.
+
+        False: the log took nothing.  While the leadership is being transferred it refuses, and this node leads on in its term: the batch
+        waits, for an election timeout at most.  Then another leads, and all is answered by `_step_down`; or the log takes it.
+        """
+        proposals, taken = self._proposals, True
         if proposals.batch:
             try:
                 self._replica.propose(proposals.batch)
             except NotLeading:
-                self._step_down()
-                return
-            proposals.mark_handed_over()
+                if not self._replica.log.leading:
+                    self._step_down()
+                    return False
+                taken = False
+            else:
+                proposals.mark_handed_over()
         try:
             applied = self._replica.ready()
         except Unavailable:  # what was proposed may yet be committed by one of several voters; its id makes asking again harmless
             for request in proposals.take_all():
                 request.answer(_RETRY)
-            return
+            return True
         for entry, reply in applied:
             if type(entry.command) in _WATCHED:
                 self._watch(entry, reply)
@@ -272,6 +280,7 @@ class Leader:
         if applied:
             self._reaping = True
         self._notice()
+        return taken
 
     def _watch(self, entry: Entry, reply: Reply) -> None:
         """Keeps the leader's memory in step with what was applied."""

@@ -25,6 +25,7 @@ class FakeLog:
         self.cluster = cluster
         self.node = node
         self.leading = False
+        self.handing_over = False  # a transfer of the leadership is under way: still leading, and nothing is taken
         self.leader = ""
         self.term = 0
         self.returned = 0
@@ -38,8 +39,8 @@ class FakeLog:
         return len(self.cluster.entries)
 
     def propose(self, batch: list[c.Entry]) -> None:
-        if not self.leading:
-            raise NotLeading(self.leader)
+        if not self.leading or self.handing_over:
+            raise NotLeading("" if self.leading else self.leader)
         for entry in batch:
             entry.index = self.committed + len(self.proposed) + 1
             entry.term = self.term
@@ -145,7 +146,7 @@ class Cluster:
     def lead(self, node: str) -> Voter:
         self.term += 1
         for voter in self.voters.values():
-            voter.log.leading = False
+            voter.log.leading = voter.log.handing_over = False
             voter.log.leader, voter.log.term = node, self.term
             voter.log.proposed = []
             voter.log.confirmed = -1
