@@ -140,7 +140,7 @@ class Cluster:
     def pause(self, node: Node) -> list[int]:
         """SIGSTOP all processes of a node, the supervisor first; returns the pids, all of which have stopped."""
         hit: list[int] = []
-        for role in ("supervisor", "keeper", "daemon", "worker", ""):
+        for role in ("supervisor", "keeper", "forker", "daemon", "worker", ""):
             wanted = {pid: of for pid, of in procs.owned(str(node.directory)).items() if of == role}
             hit += procs.kill(str(node.directory), wanted, signal.SIGSTOP)
         await_true("stopped processes", lambda: all(procs.state(pid) in ("T", "") for pid in hit), 10)

@@ -192,7 +192,7 @@ class Node:
             left = procs.owned(str(self.directory))
             if not left:
                 return hit
-            first = sorted(left, key=lambda pid: ("supervisor", "keeper", "worker", "daemon", "").index(left[pid]))
+            first = sorted(left, key=lambda pid: ("supervisor", "keeper", "forker", "worker", "daemon", "").index(left[pid]))
             hit += procs.kill(str(self.directory), {pid: left[pid] for pid in first})
             procs.wait_gone(str(self.directory), 0.2)
         raise BuildError(f"processes that SIGKILL does not end: {procs.owned(str(self.directory))}")

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 # name -> what brings a process there: the load, a daemon's start, a worker's take-over, a keeper's return, the start of a successor (a kill
-# of the keeper there ends the mount's memory, as a kill of keeper and worker at once), an upgrade of the keeper, an unmount, a scrub,
+# of the keeper there leaves the mount to its holders, as one of keeper and worker at once), an upgrade of the keeper, an unmount, a scrub,
 # collection, a voter's state that is sent to another one, a write on a shared mount, nodes that found a cluster
 POINTS: dict[str, str] = {
     "journal.write.before": "load",
@@ -113,6 +113,7 @@ POINTS: dict[str, str] = {
     "keeper.death.seen": "spawn",
     "keeper.spawn.before": "spawn",
     "keeper.spawn.after": "spawn",
+    "keeper.start.before": "spawn",
     "keeper.adopt.before": "keeper",
     "keeper.adopt.after": "keeper",
     "keeper.exec.before": "upgrade",

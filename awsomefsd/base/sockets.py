@@ -5,12 +5,13 @@ A unix address holds 107 bytes; a deeper path is reached through /proc/self/fd/N
 
 from __future__ import annotations
 
+import array
 import math
 import os
 import select
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,13 +113,20 @@ def readable(fds: Iterable[int], timeout_s: float) -> list[int]:
     return [fd for fd, _ in waiting.poll(math.ceil(timeout_s * 1_000))]
 
 
-def notify_systemd(state: str) -> None:
-    """Sends a state ("READY=1", "STOPPING=1") to the service manager as sd_notify(3) does; without a manager it does nothing."""
+def notify_systemd(state: str, fds: Sequence[int] = (), flags: int = 0) -> None:
+    """Sends a state ("READY=1", "STOPPING=1") to the service manager as sd_notify(3) does; without a manager it does nothing.
+
+    `fds` go with it, for its descriptor store.  Blocks while the manager's queue is full; with MSG_DONTWAIT in `flags` it raises
+    BlockingIOError instead.
+    """
     place = os.environ.get("NOTIFY_SOCKET")
     if not place:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:
-            sock.sendto(state.encode(), "\0" + place[1:] if place.startswith("@") else place)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            sock.sendmsg([state.encode()], rights, flags, "\0" + place[1:] if place.startswith("@") else place)
+        except BlockingIOError:
+            raise
         except OSError:
             pass  # a manager that is away does not stop a node

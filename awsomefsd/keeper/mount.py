@@ -26,9 +26,11 @@ from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import MIB, WORKER_DEATHS_BEFORE_BACKOFF
 from awsomefsd.keeper import wire as wire
 from awsomefsd.keeper.forker_client import Forker
+from awsomefsd.keeper.holders import Holders
 from awsomefsd.keeper.loop import Loop, Promise, Sequence_
+from awsomefsd.keeper.mount_record import RECORD, MountRecord, create_record
 from awsomefsd.keeper.mount_syscalls import set_read_ahead
-from awsomefsd.keeper.process import WorkerProcess, backoff_ms, exit_status
+from awsomefsd.keeper.process import WorkerProcess, backoff_ms, exit_status, start_time_of, still_alive
 from awsomefsd.keeper.wire import Message, say
 
 log = logging.getLogger("awsomefsd.keeper")
@@ -41,6 +43,7 @@ STANDBY_LOADED_MS_MAX = 60_000  # from the start of a standby to its word that i
 STANDBY_FLUSH_MS_MAX = 10_000  # of the flush before a replacement, which the standby then need not do
 STANDBY_SERVES_MS_MAX = 60_000
 STANDBY_LOOK_MS = 5
+LOCK_LOOK_MS = 50
 
 
 class WorkerFailed(Exception):
@@ -55,6 +58,7 @@ class Surroundings:
     socket_path: Path
     log_dir: Path
     forker: Forker
+    holders: Holders
     dropped: Callable[[Mount], None]
 
 
@@ -62,7 +66,8 @@ class Mount:
     """One mount of the keeper.  The loop's thread uses it.
 
     `spec` is the mount request as it was checked: mount, dir, source, options, fuse_options, readahead_kib, argv, env, config, device.
-    `fds` are ordered: "fuse" first, then the memfds by name.  The other values are given for a mount that the program before had.
+    `fds` are ordered: "fuse" first, then the memfds by name, among them the record (mount_record.py).  The other values are given for a
+    mount that the program before had.
     """
 
     def __init__(
@@ -73,6 +78,9 @@ class Mount:
         self._loop = surroundings.loop
         self.spec = spec
         self.fds = fds
+        if RECORD not in fds:  # an earlier build made this mount
+            fds[RECORD] = create_record()
+        self._record = MountRecord(fds[RECORD])
         self.worker: WorkerProcess | None = None
         self.workers = workers
         self.deaths = deaths  # since one answered
@@ -80,7 +88,7 @@ class Mount:
         self._standby_spec: Message = {}  # argv and env it was started with
         self._standby_takes_over = False
         self.previous = previous
-        self.was_ready = was_ready
+        self.was_ready = was_ready or self._record.served()
         self.busy = False  # a umount runs
         self.forced = False  # no successor any more
         self.detached = detached  # taken out of our tree, still mounted elsewhere
@@ -109,7 +117,6 @@ class Mount:
 
     def start_worker(self) -> None:
         """Starts the first worker or a successor on the same descriptors; a start that fails counts as a death."""
-        self.workers += 1
         standby = self._loaded_standby()
         try:
             worker = standby or self._in.forker.start(self.spec["argv"], self.spec["env"], self.log_path)
@@ -117,13 +124,25 @@ class Mount:
                 self._attend(worker)
             self.worker = worker
             assert worker.sock is not None
+            self.workers += 1
+            self._note()  # before it can have the descriptors: whoever reads the record then knows of this worker
+            hit("keeper.start.before")
             wire.send(worker.sock, self._start_message(), list(self.fds.values()))
-        except OSError as error:  # no descriptors or processes left, too: it is tried again
+        except (OSError, ProtocolError) as error:  # no descriptors, processes or memory left, too: it is tried again
             say(log, logging.ERROR, "worker not started", mount=self.id, argv=self.spec["argv"][0], why=error)
             if self.worker is None:
                 self._after_death(failed=f"{self.spec['argv'][0]}: {error}")
+            else:
+                self.worker.kill()  # it would wait for ever; its death is seen, and it gets a successor
         else:
             say(log, logging.INFO, "worker started", mount=self.id, worker=worker.pid, count=self.workers, previous=self.previous)
+
+    def _note(self) -> None:
+        """Writes the record, and has the mount held.  Raises OSError and ProtocolError."""
+        worker = self.worker
+        started = None if worker is None else {"pid": worker.pid, "started": start_time_of(worker.pid)}
+        self._record.write({"spec": self.spec, "workers": self.workers, "detached": self.detached, "worker": started})
+        self._in.holders.keep(self)
 
     def _bound_log(self) -> None:
         if self.gone.done:
@@ -161,6 +180,25 @@ class Mount:
         worker.answered = bool(message.get("answered"))
         self._tell({"op": "adopted"})
 
+    def restore(self, state: Message) -> bool:
+        """Takes up what a holder has brought, with the `state` of its record: the worker, if it lives, else a successor serves it.
+
+        Returns False, and starts nothing, if the only worker that there was has ended before it served.
+        """
+        self.workers, self.detached = int(state["workers"]), bool(state["detached"])
+        noted = state["worker"]
+        worker = None if noted is None else still_alive(int(noted["pid"]), str(noted["started"]))
+        if worker is not None:
+            self.take_up(worker, was_ready=self.was_ready)  # it connects by itself
+            return True
+        self._in.holders.keep(self)
+        if not self.was_ready and not self._record.locked():
+            return False
+        self.ready.resolve()
+        self.previous = {"signal": None, "code": None, "exited": True}
+        self._after_death(None)
+        return True
+
     def take_up(self, worker: WorkerProcess, was_ready: bool) -> None:
         """Watches a worker that serves this mount already."""
         worker.ready = was_ready
@@ -169,10 +207,16 @@ class Mount:
             self.ready.resolve()
         self.worker = worker
         self._attend(worker)
+        self._note()
 
-    def replace_socket(self, sock: socket.socket) -> None:
+    def replace_socket(self, sock: socket.socket, message: Message) -> None:
         """Takes a new connection of the same worker, which lost the old one."""
         assert self.worker is not None
+        self.worker.tell_from(message)
+        self.worker.answered = self.worker.answered or bool(message.get("answered"))
+        if message.get("ready"):
+            self.worker.ready = self.was_ready = True
+            self.ready.resolve()
         self._hang_up(self.worker)
         self.worker.sock = sock
         worker = self.worker
@@ -283,6 +327,8 @@ class Mount:
             self._standby_died(worker, status)
             return
         self.previous, self.worker = status, None
+        if worker.bye is None:
+            worker.bye = self._record.ended()  # it may have had no keeper to say bye to
         level = logging.INFO if worker.bye is not None or self.forced else logging.WARNING
         say(log, level, "worker ended", mount=self.id, worker=worker.pid, **self.previous)
         if worker.bye is not None:
@@ -312,8 +358,12 @@ class Mount:
             self._start_again()
 
     def _start_again(self) -> None:
-        if not self.gone.done and not self.forced and self.worker is None:
-            self.start_worker()
+        if self.gone.done or self.forced or self.worker is not None:
+            return
+        if self._record.locked():  # by a worker that we do not know: it brings the mount, or it ends
+            self._loop.later(LOCK_LOOK_MS, self._start_again)
+            return
+        self.start_worker()
 
     def last_lines(self) -> str:
         """Returns the last LAST_LINES_BYTES that the workers wrote to stderr, or words that say there are none."""
@@ -341,6 +391,8 @@ class Mount:
             self._loop.unwatch(self.worker.pidfd)
             self.worker.let_go()
             self.worker = None
+        self._record.set_ended(clean)
+        self._in.holders.drop(self)
         wire.close_all(list(self.fds.values()))
         self.fds = {}
         for promise in self._flushes.values():
@@ -364,6 +416,7 @@ class Mount:
     def detach(self) -> None:
         """It was taken out of our tree, and is served on where it is still mounted."""
         self.detached = True
+        self._note()
 
     # --- another program ---------------------------------------------------------------------------------------------------
 

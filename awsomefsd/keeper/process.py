@@ -89,6 +89,35 @@ def without_secrets(environment: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in environment.items() if not any(word in key for word in _SECRETS)}
 
 
+def start_time_of(pid: int) -> str:
+    """Returns when a process started, in ticks since boot as text, "" if it has ended; with its pid that is unique until the next boot."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def still_alive(pid: int, started: str) -> WorkerProcess | None:
+    """Returns the worker of an earlier keeper with this pid and start time, None if it has ended.  Raises OSError."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    if started and start_time_of(pid) == started:
+        return WorkerProcess(pid, pidfd, None, is_child(pidfd))
+    os.close(pidfd)
+    return None
+
+
+def is_child(pidfd: int) -> bool:
+    """Returns True for a child of this process."""
+    try:
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
 def backoff_ms(deaths: int) -> int:
     """Returns the pause (ms) before a start after so many deaths without one answered request; 0: none."""
     if deaths < WORKER_DEATHS_BEFORE_BACKOFF:

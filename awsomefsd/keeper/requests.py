@@ -20,6 +20,7 @@ from awsomefsd.base.limits import UMOUNT_FLUSH_MS_MAX
 from awsomefsd.keeper import fusermount, mount_syscalls
 from awsomefsd.keeper.loop import Loop, Sequence_
 from awsomefsd.keeper.mount import Mount, Surroundings, WorkerFailed, checked_spec
+from awsomefsd.keeper.mount_record import RECORD, MountRecord, create_memfd, create_record
 from awsomefsd.keeper.mount_syscalls import MNT_DETACH, UMOUNT_NOFOLLOW
 from awsomefsd.keeper.wire import DESCRIPTORS_MAX, Message, close_all, say
 
@@ -31,7 +32,6 @@ USERS_MS_MAX = 2_000  # to find out who keeps a mount busy
 FORCE_FLUSH_MS_MAX = 5_000  # what umount --force still waits for
 BYE_MS_MAX = UMOUNT_FLUSH_MS_MAX  # from umount2 to the bye
 MEMFD_BYTES_MAX = 1 << 34
-_MFD_NOEXEC_SEAL = 8
 
 
 class KeptMounts:
@@ -53,6 +53,31 @@ class KeptMounts:
         """Returns a new mount with these descriptors, which it owns; its id is taken from now on."""
         mount = self.by_id[spec["mount"]] = Mount(self._surroundings, spec, fds)
         return mount
+
+    def restore(self, names: list[str], fds: list[int]) -> None:
+        """Takes up a mount that a holder brings, if it is not known and has not ended.  The descriptors are ours from now on.
+
+        One that has never been served is undone: whoever asked for it got no answer.  Raises ProtocolError if they are not those of a
+        mount, and OSError; they are closed then.
+        """
+        try:
+            if names[:1] != ["fuse"] or len(names) != len(fds) or RECORD not in names:
+                raise ProtocolError("descriptors do not match their names")
+            held = dict(zip(names, fds, strict=True))
+            record = MountRecord(held[RECORD])
+            state = record.read()
+            if state is None or record.ended() is not None or state["spec"]["mount"] in self.by_id:
+                close_all(fds)
+                return
+            brought = state["spec"]
+            spec = checked_spec(brought) | {key: str(brought[key]) for key in ("device", "asked_dir")}
+        except BaseException:
+            close_all(fds)
+            raise
+        mount = self.new(spec, held)
+        say(log, logging.INFO, "mount restored", mount=mount.id, dir=mount.dir, count=state["workers"])
+        if not mount.restore(state):
+            self._loop.start(self._undo(mount))
 
     def take_over(self, state: Message) -> None:
         """Adds the mount that the program before the exec handed over."""
@@ -213,7 +238,7 @@ class KeptMounts:
 
 
 def _checked_sizes(sizes: Any) -> dict[str, int]:
-    ok = isinstance(sizes, dict) and len(sizes) < DESCRIPTORS_MAX and "fuse" not in sizes
+    ok = isinstance(sizes, dict) and len(sizes) < DESCRIPTORS_MAX - 1 and not {"fuse", RECORD} & set(sizes)
     if not ok or not all(isinstance(size, int) and 0 <= size <= MEMFD_BYTES_MAX for size in sizes.values()):
         raise ProtocolError("mount: memfds is an object of names and sizes in bytes")
     return dict(sizes)
@@ -230,8 +255,9 @@ def _open_descriptors(sizes: dict[str, int]) -> tuple[dict[str, int], socket.soc
         else:
             fds["fuse"] = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         for name, size in sizes.items():
-            fds[name] = _memfd(name)
+            fds[name] = create_memfd(name)
             os.ftruncate(fds[name], size)
+        fds[RECORD] = create_record()
     except OSError as error:
         close_all(list(fds.values()))
         raise OSError(error.errno, f"/dev/fuse and shared memory: {error.strerror}") from None
@@ -244,13 +270,6 @@ def _taken(number: int) -> int:
         fd = fusermount.received(sock)
     os.close(number)
     return fd
-
-
-def _memfd(name: str) -> int:
-    try:
-        return os.memfd_create(f"awsomefs-{name}", os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
-    except OSError:  # a kernel before 6.3 does not know the flag, a later one warns without it
-        return os.memfd_create(f"awsomefs-{name}", os.MFD_CLOEXEC)
 
 
 def _mount_there(fd: int, spec: Message) -> Message:

@@ -2,9 +2,9 @@
 
 It survives everything else because it does next to nothing: the standard library, one thread, no file but its socket and its
 lock.  Its own death does no harm either: workers go on serving, connect to the next keeper and hand it the descriptors
-("adopt").  The FUSE connection is closed only when keeper and worker of a mount are gone together.  `upgrade` leaves no gap at
-all: the keeper execs the new program with every descriptor kept, and their description in a memfd; the process stays the
-same, so its children stay its children.
+("adopt").  For mounts whose worker died with it, the holders do (holders.py): the daemon, and the service manager.  The FUSE
+connection is closed only when all of them are gone together.  `upgrade` leaves no gap at all: the keeper execs the new program
+with every descriptor kept, and their description in a memfd; the process stays the same, so its children stay its children.
 
 After a start without a predecessor's memfd, requests wait ADOPT_GRACE_MS while mounts of ours are in the mount table: a
 worker may be about to bring the mount of the request.  Rejected: a state file, which would be believed when it is wrong.
@@ -30,13 +30,14 @@ from awsomefsd.base import program
 from awsomefsd.base.errors import Error, ProtocolError
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import RECONNECT_MS_MAX
-from awsomefsd.base.sockets import notify_systemd
 from awsomefsd.keeper import wire as wire
+from awsomefsd.keeper.descriptor_store import from_service_manager
 from awsomefsd.keeper.forker_client import Forker
+from awsomefsd.keeper.holders import Holders
 from awsomefsd.keeper.loop import Loop, Promise, Sequence_
 from awsomefsd.keeper.mount import Surroundings, checked_spec
 from awsomefsd.keeper.mount_syscalls import FSTYPE, mounts
-from awsomefsd.keeper.process import WorkerProcess
+from awsomefsd.keeper.process import WorkerProcess, is_child
 from awsomefsd.keeper.requests import KeptMounts
 from awsomefsd.keeper.wire import Message, say
 
@@ -68,7 +69,8 @@ class Keeper:
         self.loop = Loop()
         self._forker = Forker(self.loop, log_dir)
         place = run_dir / wire.SOCKET_NAME
-        self._mounts = KeptMounts(self.loop, lambda dropped: Surroundings(self.loop, place, log_dir, self._forker, dropped))
+        self._holders = Holders(self.loop)
+        self._mounts = KeptMounts(self.loop, lambda dropped: Surroundings(self.loop, place, log_dir, self._forker, self._holders, dropped))
         self._clients: dict[int, KeeperConnection] = {}
         self._requests = 0  # that have not been answered
         self._settled = Promise()  # every worker that has a mount to bring has had the time
@@ -85,6 +87,10 @@ class Keeper:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OSError(errno.EBUSY, f"another keeper runs in {self._run_dir}") from None
+        for mount, fds in from_service_manager().items():
+            self._restore(list(fds), list(fds.values()))
+            if mount not in self._mounts.by_id:
+                self._holders.store.drop(mount, fds)
         self._listen(wire.listen(self._run_dir / wire.SOCKET_NAME))
         self._expected = {entry.device for entry in mounts() if entry.fstype == FSTYPE}
         self.loop.later(ADOPT_GRACE_MS, self._settled.resolve)  # those of other keepers never come
@@ -165,11 +171,19 @@ class Keeper:
             self._hang_up(client)
             return
         message, fds = received
-        if message.get("op") == "adopt":
+        op = message.get("op")
+        if op == "adopt":
             self._adopt(client, message, fds)
+        elif op == "held":
+            self._restore(message.get("fds", []), fds)
         else:
             wire.close_all(fds)
-            self._serve(client, message)
+            if op == "hold":
+                self._forget(client)
+                held = message.get("mounts")
+                self._holders.attend(client.sock, client.pid, map(str, held if isinstance(held, list) else []))
+            else:
+                self._serve(client, message)
 
     def _answer(self, client: KeeperConnection, answer: Message) -> None:
         if client.sock.fileno() < 0:
@@ -179,6 +193,14 @@ class Keeper:
         except (OSError, ProtocolError) as error:
             say(log, logging.WARNING, "client not answered", peer=client.pid, why=error)
             self._hang_up(client)
+
+    def _restore(self, names: list[str], fds: list[int]) -> None:
+        """Takes up a mount that a holder brings."""
+        try:
+            self._mounts.restore(names, fds)
+        except (ProtocolError, OSError, KeyError, TypeError, ValueError) as error:
+            say(log, logging.ERROR, "mount not restored", why=error)
+        self._settle_early()
 
     # --- adoption ----------------------------------------------------------------------------------------------------------
 
@@ -200,25 +222,23 @@ class Keeper:
             raise ProtocolError("descriptors do not match their names")
         known = self._mounts.by_id.get(message["mount"])
         if known is not None:
-            if known.worker is None or known.worker.pid != client.pid:
+            if known.worker is not None and known.worker.pid != client.pid:
                 raise ProtocolError(f"mount {known.id} has another worker")
-            wire.close_all(fds)
             self._forget(client)
-            known.replace_socket(client.sock)
+            if known.worker is None:
+                known.adopt(WorkerProcess(client.pid, os.pidfd_open(client.pid), client.sock, child=False), message)
+            else:
+                known.replace_socket(client.sock, message)
+            wire.close_all(fds)
             return
         brought = message["spec"]
         spec = checked_spec({**brought, "config": message["config"]}) | {key: str(brought[key]) for key in ("device", "asked_dir")}
         if not isinstance(message["worker"], int):
             raise ProtocolError("worker is a number")
         pidfd = os.pidfd_open(client.pid)
-        try:
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            child = True
-        except ChildProcessError:
-            child = False
         self._forget(client)
         hit("keeper.adopt.before")
-        worker = WorkerProcess(client.pid, pidfd, client.sock, child)
+        worker = WorkerProcess(client.pid, pidfd, client.sock, is_child(pidfd))
         self._mounts.new(spec, dict(zip(names, fds, strict=True))).adopt(worker, message)
         hit("keeper.adopt.after")
         self._settle_early()
@@ -287,6 +307,11 @@ class Keeper:
             yield from self._mounts.umount_all(request)
         self.loop.later(0, self.loop.stop)  # after the answer
         return {}
+
+    def run(self) -> None:
+        """Serves until `stop` is asked for; blocks."""
+        self._holders.store.ready()
+        self.loop.run()
 
     def stop(self, why: str) -> None:
         """Ends the loop, and leaves the workers to the next keeper."""
@@ -410,8 +435,7 @@ def run_keeper(run_dir: Path | str, *, log_dir: Path | str | None = None, exec_a
         return 1
     _shield()
     _watch_signals(keeper)
-    notify_systemd("READY=1")
-    keeper.loop.run()
+    keeper.run()
     return 0
 
 

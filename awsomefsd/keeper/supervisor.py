@@ -8,7 +8,8 @@ SIGTERM ends the daemon, then the keeper, then us.  Workers go on serving: unmou
 
 The logs of the two are bounded: a file over LOG_BYTES_MAX is copied to NAME.1 and emptied in place.  Renaming it would not do, because the
 process holds it open; a pipe through us would not do either, because both must outlive a supervisor that is killed.  Lines written between
-copy and emptying are lost.  As process 1 of a container, orphans (workers whose keeper was killed) are reaped here.
+copy and emptying are lost.  A thread holds the descriptors of the mounts, as the daemon does (mount_holder.py).  As process 1 of a
+container, orphans (workers whose keeper was killed) are reaped here.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from pathlib import Path
 from awsomefsd.base import log, program
 from awsomefsd.base.limits import MIB
 from awsomefsd.base.sockets import readable
+from awsomefsd.keeper.mount_holder import MountHolder
+from awsomefsd.keeper.process import start_time_of
 
 logger = logging.getLogger("awsomefsd.supervisor")
 RESTART_S = 0.05
@@ -106,14 +109,6 @@ class Child:
             if readable([self.pidfd], patience_s):
                 self.ended()
                 return
-
-
-def start_time_of(pid: int) -> str:
-    """Returns when a process started, in ticks since boot as text, "" if it has ended; with its pid that is unique until the next boot."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 class Supervisor:
@@ -214,5 +209,8 @@ def supervise(run_dir: Path, children: list[Child]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    holder = MountHolder(run_dir)
+    holder.start()
     Supervisor(run_dir, children).run(reader)
+    holder.close()
     return 0

@@ -21,6 +21,7 @@ from awsomefsd.base import program
 from awsomefsd.base.errors import ProtocolError
 from awsomefsd.base.limits import RECONNECT_MS_MAX, RECONNECT_MS_MIN
 from awsomefsd.keeper import wire as wire
+from awsomefsd.keeper.mount_record import RECORD, MountRecord
 from awsomefsd.keeper.wire import Message, say
 
 log = logging.getLogger("awsomefsd.keeper_link")
@@ -53,6 +54,9 @@ class KeeperLink:
             wire.close_all(descriptors)
             raise ProtocolError("the first message of the keeper is not a start with its descriptors")
         self.fds: dict[str, int] = dict(zip(names, descriptors, strict=True))
+        self._record = MountRecord(self.fds[RECORD]) if RECORD in self.fds else None  # a keeper of an earlier build has none
+        if self._record is not None and not self._record.lock():
+            self._refused("a process that was given its descriptors lives")
         self._lock = threading.Lock()  # of _sock and of what was said
         self._ready = False
         self._answered = False
@@ -68,6 +72,8 @@ class KeeperLink:
         with self._lock:
             self._on_flush = on_flush
             self._ready = True
+            if self._record is not None:
+                self._record.set_served()
             self._say({"op": "ready", **_PROGRAM})
 
     def answered(self) -> None:
@@ -80,9 +86,11 @@ class KeeperLink:
                 self._say({"op": "answered"})
 
     def bye(self, clean: bool) -> None:
-        """Reports that the kernel has unmounted and that this process exits next; without a keeper it only notes the end."""
+        """Reports that the kernel has unmounted and that this process exits next; without a keeper only the record says so."""
         with self._lock:
             self._ended = True
+            if self._record is not None:
+                self._record.set_ended(clean)
             self._say({"op": "bye", "clean": clean})
 
     def _say(self, message: Message) -> None:

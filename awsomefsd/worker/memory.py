@@ -19,6 +19,7 @@ from awsomefsd.fuse.parked_requests import ParkArea
 from awsomefsd.fuse.slots import FREE, SlotArea
 from awsomefsd.io.file import dirty_log
 from awsomefsd.io.file.dirty_log import DirtyLog
+from awsomefsd.keeper.mount_record import RECORD
 from awsomefsd.vfs.state import open_files
 from awsomefsd.vfs.state.open_files import OpenTable
 
@@ -40,7 +41,7 @@ class MountMemory:
     each area on its own (no header, so nothing was in it)."""
 
     def __init__(self, fds: Mapping[str, int], mount: int, volume: int, *, fresh: bool) -> None:
-        maps = {name: shm.map_memfd(fd, lock=name == "slots") for name, fd in fds.items() if name != "fuse"}
+        maps = {name: shm.map_memfd(fd, lock=name == "slots") for name, fd in fds.items() if name not in ("fuse", RECORD)}
         self.control = ControlArea(maps["control"], fresh)
         if self.control.state.dirty_log == 0:
             self.control.update(mount=mount, volume=volume, dirty_log=secrets.randbits(62) | 1)

@@ -20,6 +20,7 @@ from awsomefsd.base import worker_locks
 from awsomefsd.base.failpoints import hit
 from awsomefsd.fuse.negotiate import Overrides
 from awsomefsd.fuse.session import Session
+from awsomefsd.keeper.mount_record import RECORD
 from awsomefsd.keeper.worker_link import KeeperLink
 from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.vfs.ops.id_mapping import identified
@@ -72,7 +73,7 @@ class Worker:
             SessionState(self.lease, self.client, memory.opens),
             read_only=config.read_only, shared=config.shared,
         )  # fmt: skip
-        memfds = [fd for name, fd in link.fds.items() if name != "fuse"]
+        memfds = [fd for name, fd in link.fds.items() if name not in ("fuse", RECORD)]
         bounded = (self.caches.names, self.data.files, self.data.checksums)
         self.budget = MemoryBudget(config.memory_bytes, memfds, bounded, memory.dirty)
         store = partial(write_conflicts, os.path.join(config.state_dir, "conflicts"), self.mount_id)

@@ -20,11 +20,13 @@ def run(invocation: Invocation) -> None:
     SIGTERM stops it.  Mounts stay: requests that need the daemon wait until it runs again.
     """
     from awsomefsd.base import log, program
+    from awsomefsd.keeper.mount_holder import MountHolder
 
     program.hide_token()
     settings = invocation.settings
     log.setup("daemon", settings.log.level, settings.log.format)
     began = time.monotonic()
+    MountHolder(settings.run_dir).start()  # before the journal is replayed, which may take minutes; it ends with this process
     from awsomefsd.daemon import metadata_core
 
     first = metadata_core.begin(settings)  # it serves already; the rest is imported when mounts wait no longer

@@ -68,10 +68,14 @@ class Host:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def start(self) -> int:
+    def start(self, env: dict[str, str] | None = None, before: Callable[[], None] | None = None) -> int:
+        """With `env` besides our own; `before` is called in the new process before it becomes the keeper."""
         argv = [sys.executable, "-m", "awsomefsd.keeper.server", "--run-dir", str(self.run), "--log-level", "debug"]
         with (self.directory / "keeper.log").open("ab") as log:
-            self.keeper = subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.keeper = subprocess.Popen(
+                argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | (env or {}), preexec_fn=before,
+                close_fds=before is None,
+            )  # fmt: skip
         until("a keeper that answers", self.answers)
         return self.keeper.pid
 

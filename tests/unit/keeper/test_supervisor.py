@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.keeper.supervisor import Child, Supervisor, start_time_of
+from awsomefsd.keeper.process import start_time_of
+from awsomefsd.keeper.supervisor import Child, Supervisor
 from tests.unit.keeper.keeper_host import ROOT, end_of, until
 
 SLEEP = "exec sleep 600"
