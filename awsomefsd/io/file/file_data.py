@@ -62,7 +62,6 @@ class FileState:
         "mtime_ns",
         "size",
         "token",
-        "truncated_to_zero",
         "version",
     )  # fmt: skip
 
@@ -84,7 +83,6 @@ class FileState:
         self.dirty_bytes = 0
         self.mtime_ns: int | None = None  # of the newest dirty write, None if the committed one stands
         self.error: Error | None = None  # a failed flush, reported once by fsync
-        self.truncated_to_zero = False
         self.layout_stale = False  # another change met dirty records: only the service knows the layout after their commits
         self.version = 0
 
@@ -175,8 +173,6 @@ class FileState:
             self.extents.truncate(size)
             if self.is_inline and self.inline is not None:
                 self.inline = self.inline[:size]
-            if size == 0:
-                self.truncated_to_zero = True
 
     def forget_layout(self, attr: Attr) -> None:
         """Takes up the attributes after a change that was no commit (a hole, a copy); the layout has to be asked for again."""

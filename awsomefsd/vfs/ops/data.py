@@ -40,9 +40,6 @@ class DataPolicy(Protocol):
     def closing(self, ino: int, fh: int) -> Steps | None:
         """close(2) of one descriptor: Steps if something has to be committed first."""
 
-    def closed(self, ino: int) -> None:
-        """A handle of it is gone from the table of open files."""
-
 
 class DataOps:
     def __init__(
@@ -114,10 +111,18 @@ class DataOps:
     def flush(self, ctx: Context, ino: int, fh: int, lock_owner: int) -> Steps | None:
         """close(2) of one descriptor.  Data stays dirty, except after a truncation to nothing: old or new content must survive a crash."""
         state = self._mount.buffered.files.get(ino)
-        if state is not None and state.truncated_to_zero and state.dirty:
-            state.truncated_to_zero = False
-            return sync(self._mount, ino, fh)
+        if state is not None and state.dirty and ino in self._mount.session.rewrites:
+            return self._rewritten(ino, fh)
         return self._policy.closing(ino, fh)
+
+    def _rewritten(self, ino: int, fh: int) -> Steps:
+        rewrites = self._mount.session.rewrites
+        rewrites.end(ino)
+        try:
+            yield from sync(self._mount, ino, fh)
+        except BaseException:
+            rewrites.begin(ino)
+            raise
 
     def fsync(self, ctx: Context, ino: int, fh: int, datasync: bool) -> Steps | None:
         state = self._mount.buffered.files.get(ino)
@@ -129,7 +134,6 @@ class DataOps:
         mount = self._mount
         mount.session.failed_handles.discard(fh)
         mount.handle_closed(ino, fh)
-        self._policy.closed(ino)
         unlock = self._on_release(ino, fh, lock_owner if release_flags & RELEASE_FLOCK_UNLOCK else None, ctx.unique)
         attr = mount.caches.names.attr(ino)
         if unlock is not None or (attr is None and not mount.session.opens.count(ino)):

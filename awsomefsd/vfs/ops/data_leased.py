@@ -77,7 +77,6 @@ class LeasedData:
         self._dirty = dirty
         self._through = through
         self._contested: dict[int, float] = {}  # inode → until when (monotonic) no lease is asked for
-        self._emptied: set[int] = set()  # open files that were truncated to nothing while no lease was held
 
     # --- read ------------------------------------------------------------------------------------------------------------------
     def read(self, ctx: Context, ino: int, fh: int, offset: int, size: int) -> list[Any] | Steps:
@@ -112,10 +111,6 @@ class LeasedData:
         attr: Attr = yield from self._mount.attr_op(ino)
         if self._mount.caches.modes.of(attr) == CLOSE_TO_OPEN and attr.nlink:
             yield from sync(self._mount, ino, fh)
-
-    def closed(self, ino: int) -> None:
-        if not self._mount.session.opens.count(ino):
-            self._emptied.discard(ino)
 
     # --- write -----------------------------------------------------------------------------------------------------------------
     def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Steps:
@@ -226,9 +221,6 @@ class LeasedData:
         state = mount.buffered.files.hold(attr, grant, token, lambda: leases.may_buffer(ino) == epoch and leases.grant(ino) == grant)
         if state is not None:
             self._leases.touch(ino)  # layouts that were told before lack what is buffered from now on
-        if state is not None and ino in self._emptied:
-            self._emptied.discard(ino)
-            state.truncated_to_zero = True
         return state
 
     def _ask(self, ino: int, write_flags: int) -> Steps:
@@ -267,6 +259,4 @@ class LeasedData:
         if state is not None:  # the time is the leader's, whose clock may be ahead of ours
             with state.lock:
                 state.mtime_min_ns = max(state.mtime_min_ns, shown.mtime_ns)
-        if command.size == 0 and self._mount.known_file(attr.ino) is None:
-            self._emptied.add(attr.ino)
         return shown

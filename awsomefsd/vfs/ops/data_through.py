@@ -62,6 +62,3 @@ class WriteThroughData:
 
     def closing(self, ino: int, fh: int) -> Steps | None:
         return None
-
-    def closed(self, ino: int) -> None:
-        """Nothing is remembered of handles here."""

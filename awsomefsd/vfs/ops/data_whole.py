@@ -70,6 +70,3 @@ class WholeData:
 
     def closing(self, ino: int, fh: int) -> Steps | None:
         return None
-
-    def closed(self, ino: int) -> None:
-        """Nothing is remembered of handles here."""

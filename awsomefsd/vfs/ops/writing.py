@@ -191,6 +191,8 @@ class DirtyWrites:
             reply: Found = yield mount.propose(command, unique, fh=fh)
             hit("truncate.entry.after")
             mount.caches.names.put(reply.attr)
+            if not command.size:
+                mount.session.rewrites.begin(attr.ino)
             if state.held:
                 mount.buffered.release_space(mount.buffered.files.discard(attr.ino))
             state.truncate_committed(command.size, command.sequence)

@@ -29,6 +29,7 @@ from awsomefsd.vfs.state.kernel_cache import KernelCache
 from awsomefsd.vfs.state.names import NameCache
 from awsomefsd.vfs.state.open_files import OpenTable
 from awsomefsd.vfs.state.replayed_answers import as_now
+from awsomefsd.vfs.state.rewrites import Rewrites
 
 
 class SessionView(Protocol):
@@ -200,6 +201,7 @@ class SessionState:
     def __init__(self, lease: SessionView, metadata: Metadata, opens: OpenTable) -> None:
         self.lease = lease
         self.opens = opens
+        self.rewrites = Rewrites(opens)
         self.removing: dict[int, Signal] = {}  # inodes whose last name is being removed: an open waits for the outcome
         self.linking: set[int] = set()  # inodes that get their first name: their last close ends nothing before that is decided
         self.recovering = False  # requests of a dead predecessor are being executed again; only `repeating` changes it
@@ -220,6 +222,7 @@ class SessionState:
     def take_over_handles(self, epoch: int) -> None:
         """Lets new handles belong to the session with this epoch; those of another one, which a predecessor opened, have failed."""
         self.failed_handles |= self.opens.take_over(epoch)
+        self.rewrites.take_over()
 
     def session_after(self, token: tuple[int, int]) -> Wait:
         """A Wait after a refusal (ESTALE): ends when the mount is served under another session, which may be so already."""

@@ -32,6 +32,7 @@ class Calls:
     def __init__(self, rig: Rig, oracle: Oracle, recording: Recording) -> None:
         self.rig, self.oracle, self.recording = rig, oracle, recording
         self.handles: dict[str, tuple[int, int]] = {}  # what stays open
+        self.emptied: dict[int, int] = {}  # inode that was truncated to nothing -> how many versions it had then
         self.refused = 0
         self.tag = 0
 
@@ -86,10 +87,10 @@ class Calls:
             self.close(ino, fh)
 
     def close(self, ino: int, fh: int) -> None:
-        state = self.rig.mount.buffered.files.get(ino)
-        rewritten = state is not None and state.truncated_to_zero and state.dirty
+        """The first close behind a truncation to nothing and a write promises what was written (docs/CONSISTENCY.md)."""
         self.rig.close_file(ino, fh)
-        if rewritten:
+        if len(self.oracle.versions[ino]) > self.emptied.get(ino, len(self.oracle.versions[ino])):
+            del self.emptied[ino]
             self.oracle.promise(ino)
 
     # --- names --------------------------------------------------------------------------------------------------------------
@@ -187,6 +188,8 @@ class Calls:
         ino = self.regular(path)
         self.changing(ino, self.oracle.now(ino)[:size].ljust(size, b"\0"), lambda: self.rig.truncate(ino, size))
         self.oracle.promise(ino)
+        if not size:
+            self.emptied[ino] = len(self.oracle.versions[ino])
 
     def do_opentrunc(self, path: str, key: str) -> None:
         """As editors that do not rename: what is written until the close must be there with it."""
@@ -197,6 +200,7 @@ class Calls:
 
         self.changing(ino, b"", call)
         self.oracle.promise(ino)
+        self.emptied[ino] = len(self.oracle.versions[ino])
 
     def do_closeall(self) -> None:
         while self.handles:
@@ -233,6 +237,15 @@ class Calls:
     def _copied(self, source: int, source_fh: int, offset: int, target: int, fh: int, new_offset: int, length: int, wanted: int) -> None:
         done = self.rig.call("copy_file_range", source, offset, target, fh, new_offset, length, 0)
         assert done == wanted, "a small copy is done whole"
+
+    # --- the worker ---------------------------------------------------------------------------------------------------------
+    def do_forget(self) -> None:
+        """It has too many files in memory."""
+        self.rig.mount.buffered.files.forget_clean()
+
+    def do_takeover(self) -> None:
+        """It dies, and another one goes on with the same memory."""
+        self.rig.restart()
 
     # --- attributes -----------------------------------------------------------------------------------------------------------
     def do_chmod(self, path: str, mode: int) -> None:

@@ -42,6 +42,7 @@ OPERATIONS: list[Workload] = [
     *([("truncate", "bar", size)] for size in (0, 100, 3_000, 9_000)),
     [("opentrunc", "foo", "k"), ("tmpwrite", "k", 6_000), ("closeall",)],
     [("opentrunc", "bar", "k"), ("tmpwrite", "k", 200), ("closeall",)],
+    [("opentrunc", "foo", "k"), ("forget",), ("tmpwrite", "k", 6_000), ("closeall",)],
     *([("fallocate", "foo", 0, offset, length)] for offset, length in ((0, 10_000), (8_000, 20_000), (50_000, 4_096))),
     *([("fallocate", "bar", 0, offset, length)] for offset, length in ((0, 1_000), (100, 50_000))),
     *([("fallocate", "foo", 1, offset, length)] for offset, length in ((0, 4_096), (8_000, 20_000))),
@@ -65,6 +66,11 @@ OPERATIONS: list[Workload] = [
     [("tmpfile", "k"), ("tmpwrite", "k", 100), ("tmplink", "k", "A/new"), ("closeall",)],
     [("tmpfile", "k"), ("tmpwrite", "k", 7_000)],
 ]
+WITH_A_TAKEOVER: list[Workload] = [
+    [("opentrunc", "foo", "k"), ("takeover",), ("tmpwrite", "k", 6_000), ("closeall",)],
+    [("append", "foo", 5_000), ("takeover",), ("syncwrite", "foo", 1_000, 100, os.O_DSYNC)],
+    [("append", "bar", 100), ("takeover",), ("truncate", "bar", 0), ("append", "bar", 50)],
+]
 _PATHS = ("foo", "bar", "A/foo", "A/bar", "new", "A/new", "B/new")
 
 
@@ -76,7 +82,7 @@ def persistence(operation: Workload) -> list[Workload]:
 
 
 def singles() -> Iterator[Workload]:
-    for operation in OPERATIONS:
+    for operation in [*OPERATIONS, *WITH_A_TAKEOVER]:
         for point in persistence(operation):
             yield [*operation, *point]
 

@@ -306,6 +306,56 @@ def test_reservations_always_add_up(r: Rig, seed: int) -> None:
     r.check()
 
 
+def emptied(r: Rig, through_handle: bool) -> tuple[int, int]:
+    """A committed file that a program has opened, truncated to nothing, and not written yet: (inode, handle)."""
+    ino = r.file(b"f", b"old content")
+    r.flush()
+    fh = r.open(ino, os.O_WRONLY | (0 if through_handle else os.O_TRUNC))
+    if through_handle:
+        r.truncate(ino, 0, fh)
+    return ino, fh
+
+
+@pytest.mark.parametrize("through_handle", [False, True], ids=["O_TRUNC", "ftruncate"])
+@pytest.mark.parametrize("between", ["nothing", "takeover", "eviction", "two closes"])
+def test_close_commits_what_was_written_behind_a_truncation_to_nothing(r: Rig, between: str, through_handle: bool) -> None:
+    ino, fh = emptied(r, through_handle)
+    if between == "takeover":
+        r.restart()
+    elif between == "eviction":
+        r.mount.buffered.files.forget_clean()
+    elif between == "two closes":
+        r.call("flush", ino, fh, 0)
+    r.write(ino, fh, 0, b"new content")
+    assert r.mount.buffered.dirty.dirty_bytes
+    r.call("flush", ino, fh, 0)
+    assert not r.mount.buffered.dirty.dirty_bytes
+    r.write(ino, fh, 0, b"NEW")
+    r.call("flush", ino, fh, 0)
+    assert r.mount.buffered.dirty.dirty_bytes, "the first close only"
+
+
+def test_a_close_whose_commit_fails_leaves_it_to_the_next_one(r: Rig) -> None:
+    ino, fh = emptied(r, False)
+    r.write(ino, fh, 0, b"n" * BIG)
+    r.device.on_flush = failing()
+    assert error_of(r.call, "flush", ino, fh, 0) == errno.EIO
+    r.device.on_flush = lambda: None
+    r.call("flush", ino, fh, 0)
+    assert not r.mount.buffered.dirty.dirty_bytes
+
+
+def test_files_that_were_emptied_are_remembered_within_a_bound(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awsomefsd.vfs.state.rewrites.REMEMBERED_MAX", 4)
+    ino, fh = emptied(r, False)
+    for number in range(20):
+        r.truncate(r.file(b"%d" % number, b"x"), 0)
+    assert len(r.mount.session.rewrites._inos) <= 6
+    r.write(ino, fh, 0, b"new content")
+    r.call("flush", ino, fh, 0)
+    assert not r.mount.buffered.dirty.dirty_bytes, "one that is open is not forgotten"
+
+
 def test_a_write_that_fails_gives_its_reservation_back(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     ino, fh = r.create(b"f")
     r.write(ino, fh, 0, b"a")
