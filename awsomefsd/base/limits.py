@@ -97,6 +97,7 @@ PROPOSALS_PENDING_BYTES_MAX = 4 * BATCH_BYTES_MAX  # of those
 READS_PARKED_MAX = 8 * RPC_INFLIGHT_MAX  # queries that wait until a quorum has spoken
 ENTRY_BYTES_MAX = 2 * MIB
 RESULTS_PER_MOUNT_MAX = 4_096  # unacknowledged results; admission refuses more
+MOUNTS_KEPT_PER_NODE = 1_024  # rows and results of mounts whose session has ended; the oldest go
 ACKS_PER_REQUEST_MAX = 512
 JOURNAL_FILE_BYTES = 16 * MIB
 JOURNAL_RECORD_BYTES_MAX = ENTRY_BYTES_MAX + 4 * KIB

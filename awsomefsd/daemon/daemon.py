@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from awsomefsd.base import identity, levels, sockets
-from awsomefsd.base.errors import Error, FsError
+from awsomefsd.base.errors import Error
 from awsomefsd.base.limits import DEVICE_REPORT_MS, VOUCH_MS
 from awsomefsd.base.log import bound
 from awsomefsd.base.metrics import Registry
 from awsomefsd.base.tls import TlsFiles
-from awsomefsd.base.types import VolumeInfo
+from awsomefsd.base.types import HOST_UNIQUE, VolumeInfo
 from awsomefsd.base.watchdog import keep_fed
 from awsomefsd.cluster.control.service import ControlService
 from awsomefsd.cluster.founding.founder import certify_alone, enter_founder
@@ -42,6 +42,7 @@ from awsomefsd.daemon.without_identity import wait
 from awsomefsd.daemon.worker_config import certificates, places, worker_config
 from awsomefsd.keeper.client import KeeperClient
 from awsomefsd.meta.api.commands import Init
+from awsomefsd.meta.api.messages import Done, Failed, Propose
 from awsomefsd.meta.client.endpoints import ENDPOINTS_NAME, Endpoints
 from awsomefsd.meta.replica.checkpoint_progress import OFF
 from awsomefsd.node.catalog import Catalog
@@ -258,17 +259,19 @@ async def _watch_leaving(control: ControlService, scope: trio.CancelScope) -> No
 
 
 async def _initialise(daemon: Daemon) -> None:
-    """Writes the cluster's first row where several voters are configured: the first leader does; later leaders find it there."""
-    command = Init(daemon.node.cluster, daemon.node.site, levels.supported())
+    """Writes the cluster's first row where several voters are configured: the daemon of the first leader does; later leaders find it there.
+
+    It asks its own service only, since no service takes Init from another node; one that does not lead may lead the next time.
+    """
+    command = Propose(HOST_UNIQUE, 0, 0, [], Init(daemon.node.cluster, daemon.node.site, levels.supported()))
     while True:
         try:
-            await trio.to_thread.run_sync(daemon.catalog.propose, command, abandon_on_cancel=True)
-        except FsError:
-            return
+            reply = await trio.to_thread.run_sync(daemon.metadata.query, command, CALL_S, abandon_on_cancel=True)
+            if isinstance(reply, Done) or (isinstance(reply, Failed) and not reply.retry):
+                return
         except Error:
-            await trio.sleep(RECONCILE_S)
-        else:
-            return
+            pass
+        await trio.sleep(RECONCILE_S)
 
 
 async def _keep_mounts(mounts: Mounts) -> None:

@@ -79,7 +79,7 @@ class Catalog:
                 continue
             with suppress(FsError):  # it may expire in between
                 if not session.ended:
-                    self.propose(EndSession(session.session, session.epoch, False))
+                    self.propose(EndSession(session.session, session.epoch, True))
                 self.propose(ClearQuarantine(session.session, "all processes of the mount have exited"))
 
     # --- volumes ------------------------------------------------------------------------------------------------------------

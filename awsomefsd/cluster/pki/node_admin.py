@@ -2,7 +2,8 @@
 
 A node is not drained or removed while that loses something: data that lies on devices only it has, mounts that are in use there, or the
 majority of the metadata.  `force` takes data and mounts as lost; nothing overrides the majority.  Removal is the row first (the node is
-refused from then on, wherever it asks), then its sessions (others may take over its volumes); a crash in between costs a session's TTL.
+refused from then on, wherever it asks), then its sessions: they are renewed no more, and end when the last lease is over that their workers
+were promised.  Until then these may still serve programs, so nobody else gets the volumes.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from contextlib import suppress
 from typing import Any
 
 from awsomefsd.base.errors import ConfigError, Error, FsError, NotFound, Refused, WouldLoseData
-from awsomefsd.base.limits import NS_PER_MS, TOKEN_ENDPOINTS_MAX
-from awsomefsd.base.types import HOST_UNIQUE
+from awsomefsd.base.limits import NS_PER_MS, SESSION_TTL_MS, TOKEN_ENDPOINTS_MAX
+from awsomefsd.base.types import HOST_UNIQUE, SessionInfo
 from awsomefsd.cluster.addresses import split_endpoint
 from awsomefsd.cluster.pki import token
 from awsomefsd.meta.api import messages
@@ -26,6 +27,7 @@ from awsomefsd.meta.api.messages.scrub import GetLiveSegments
 Call = Callable[[Any], Any]
 HEARD_MS_MAX = 10_000  # a node not heard for so long does not count in a majority
 VOTES_WAIT_S = 15.0  # for the vote of a node that was removed before to be taken away; it takes a second or two
+SESSIONS_WAIT_S = SESSION_TTL_MS / 1_000 + 2.0
 _PAUSE_S = 0.25
 _PAGE = 4_096
 
@@ -100,7 +102,10 @@ class NodeAdmin:
         return row
 
     def remove(self, name: str, *, force: bool) -> NodeInfo:
-        """Removes a node and ends its sessions; returns its row.  Raises NotFound, Refused, WouldLoseData."""
+        """Removes a node and ends its sessions; returns its row.  Raises NotFound, Refused, WouldLoseData.
+
+        Blocks until its sessions have ended, SESSIONS_WAIT_S at most.
+        """
         row = self.find(name)
         self._check_majority(row)
         left = [] if force else self._in_the_way(row)
@@ -127,10 +132,17 @@ class NodeAdmin:
             self._sleep(_PAUSE_S)
 
     def _end_sessions(self, node: str) -> None:
-        for session in self._call(messages.GetSessions()).sessions:
-            if session.node == node and not session.ended:
-                with suppress(FsError):  # it ended in between
+        until = self._monotonic() + SESSIONS_WAIT_S
+        while True:
+            for session in (live := self._live_sessions(node)):
+                with suppress(FsError):  # its lease runs out first; or it ended in between
                     self._propose(EndSession(session.session, session.epoch, False))
+            if not live or self._monotonic() >= until:
+                return
+            self._sleep(_PAUSE_S)
+
+    def _live_sessions(self, node: str) -> list[SessionInfo]:
+        return [session for session in self._call(messages.GetSessions()).sessions if session.node == node and not session.ended]
 
     def _in_the_way(self, row: NodeInfo) -> list[str]:
         found = []

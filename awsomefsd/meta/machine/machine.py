@@ -31,6 +31,7 @@ from awsomefsd.meta.machine import (
     devices,
     locks,
     members,
+    mounts,
     namespace,
     nodes,
     quota,
@@ -196,7 +197,7 @@ class Machine:
             segments.free_dead(state, entry.index)
         if invariants.ASSERTED:
             segments.assert_devices(state)
-        if keep and entry.unique != HOST_UNIQUE:
+        if keep and entry.unique != HOST_UNIQUE and mounts.keeps_results(state, entry):
             state.results.put(entry.mount, entry.unique, reply)
         return reply
 

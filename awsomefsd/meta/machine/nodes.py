@@ -44,7 +44,7 @@ from awsomefsd.meta.api.commands import (
 from awsomefsd.meta.api.messages import Done, Reply
 from awsomefsd.meta.api.messages import nodes as m
 from awsomefsd.meta.api.messages.base import Message
-from awsomefsd.meta.machine import csi_volumes, members
+from awsomefsd.meta.machine import csi_volumes, members, mounts
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.rows_cache import State
 
@@ -67,6 +67,11 @@ def find(state: State, node: str) -> rows.NodeRow | None:
     """Returns the row of a node, also of one that was removed; None if there is none."""
     row: rows.NodeRow | None = state.read(keys.node(node), rows.NODE) if 0 < len(node.encode()) <= _ID_BYTES_MAX else None
     return row
+
+
+def is_removed(state: State, node: str) -> bool:
+    row = find(state, node)
+    return row is not None and row.state == "removed"
 
 
 def cas(state: State) -> list[rows.CaRow]:
@@ -177,6 +182,7 @@ def set_state(state: State, entry: Entry, command: SetNodeState) -> Reply:
         state.write(keys.node(row.node), row, rows.NODE)
         if row.state == "removed":
             csi_volumes.end_of_node(state, row.node)
+            mounts.forget_node(state, row.node)
     return Done()
 
 
@@ -190,6 +196,7 @@ def remove_others(state: State, entry: Entry, stays: str) -> None:
             row.state, row.carries, row.changed_ms = "removed", False, _now_ms(entry)
             state.write(keys.node(row.node), row, rows.NODE)
             csi_volumes.end_of_node(state, row.node)
+            mounts.forget_node(state, row.node)
 
 
 def _check_votes(state: State, node: str) -> None:

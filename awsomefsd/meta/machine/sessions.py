@@ -14,11 +14,12 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.base.errors import FsError
+from awsomefsd.base.levels import MENDED_RULES
 from awsomefsd.base.limits import NS_PER_MS, REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS, SESSIONS_MAX
 from awsomefsd.meta.api.commands import EndSession, Entry, OpenCollector, OpenSession, OpenShared
 from awsomefsd.meta.api.messages import Done, Reply, SessionOpened
 from awsomefsd.meta.api.messages.collection import CollectorOpened
-from awsomefsd.meta.machine import csi_volumes, locality
+from awsomefsd.meta.machine import csi_volumes, locality, mounts, nodes
 from awsomefsd.meta.machine.inodes import unpin
 from awsomefsd.meta.machine.locks import end_session_locks
 from awsomefsd.meta.machine.quota import consume
@@ -39,6 +40,7 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
     """Opens a session, or lets the successor of a dead worker take over its live one.  Answered by SessionOpened."""
     volume = existing(state, command.volume)
     mount: rows.MountRow | None = state.read(keys.mount(command.mount), rows.MOUNT)
+    _refuse_foreign(state, mount, command)
     old = state.session(mount.session) if mount is not None else None
     live = old is not None and not old.ended and (old.node, old.boot_id) == (command.node, command.boot_id)
     if live and old is not None:
@@ -67,9 +69,16 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         locality.check_shared(state, volume)
     locality.settle(state, volume, command.node)
     _end_earlier_boots(state, entry, command)
+    mounts.forget_oldest(state, command.node)
     _drop_answered_results(state, command)
     _release_predecessor(state, command)
     return _new_session(state, command, volume, mount)
+
+
+def _refuse_foreign(state: State, mount: rows.MountRow | None, command: OpenSession) -> None:
+    """Results, quarantine and place of a mount's number are its node's: whoever else opened a session with it would end them all."""
+    if mount is not None and mount.node != command.node and state.acts_at(MENDED_RULES):
+        raise FsError(errno.EPERM, f"mount {command.mount} is on node {mount.node}")
 
 
 def _caches(command: OpenSession) -> bool:
@@ -142,13 +151,13 @@ def open_collector(state: State, entry: Entry, command: OpenCollector) -> Reply:
 
 def _release_predecessor(state: State, command: OpenSession) -> None:
     if command.predecessor_exited:
-        _release_quarantine_of(state, command.mount, command.worker - 1)
+        _release_quarantine_of(state, command.mount, command.worker - 1, command.node)
 
 
-def _release_quarantine_of(state: State, mount: int, worker: int) -> None:
-    """Ends the quarantine of a worker's expired sessions: no write of it can land any more."""
+def _release_quarantine_of(state: State, mount: int, worker: int, node: str) -> None:
+    """Ends the quarantine of a worker's expired sessions: no write of it can land any more.  `node`: who says so."""
     for row in every(state) if mount else ():
-        if row.ended and (row.mount, row.worker) == (mount, worker):
+        if row.ended and (row.mount, row.worker) == (mount, worker) and (row.node == node or not state.acts_at(MENDED_RULES)):
             release_quarantine(state, row.session)
 
 
@@ -166,11 +175,9 @@ def _end_earlier_boots(state: State, entry: Entry, command: OpenSession) -> None
             if not row.ended:
                 end(state, entry, row, exited=True)
             release_quarantine(state, row.session)
-    mounts = [(keys.last_u64(key), rows.MOUNT.loads(raw)) for key, raw in state.txn.scan(*keys.kind_range(0, keys.MOUNT))]
-    for number, mount in mounts:
+    for number, mount in mounts.every(state):
         if _is_earlier_boot(mount, command):
-            state.results.forget(number)
-            state.txn.delete(keys.mount(number))
+            mounts.forget(state, number)
 
 
 def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
@@ -182,8 +189,10 @@ def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
     if command.expired and row.volume:
         csi_volumes.set_fence(state, row)
     if command.clean:
-        _release_quarantine_of(state, row.mount, row.worker)
+        _release_quarantine_of(state, row.mount, row.worker, row.node)
         state.results.forget(row.mount)  # unmounted: the sender of these requests is gone
+    elif row.mount and state.acts_at(MENDED_RULES) and nodes.is_removed(state, row.node):
+        mounts.forget(state, row.mount)
     return Done()
 
 

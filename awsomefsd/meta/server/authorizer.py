@@ -106,7 +106,8 @@ class Authorizer:
         if not reason:
             if type(body) is Hello and body.mount:
                 reason = why_no_mount(who.node, body.mount, self._voter.rows().mount_node(body.mount))
-            reason = reason or why_not(AskingNode(who.node, self._role(who), lambda session: self._owns(who.node, session)), body)
+            asker = AskingNode(who.node, self._role(who), lambda session: self._owns(who.node, session), mount)
+            reason = reason or why_not(asker, body)
         if reason:
             self.refused += 1
             now = self._monotonic_ns()

@@ -370,10 +370,10 @@ class Leader:
         command = body.command
         if type(command) in UNPROPOSED_COMMANDS:
             raise ProtocolError(f"{type(command).__name__} is not for clients")  # one of Raft's is in force as soon as it is in a log
+        if type(command) is EndSession and (not mount or is_node_mount(mount)) and not self._renewals.let_end(command):
+            request.answer(Failed(errno.EAGAIN, "the lease of that session runs out first", True))
+            return
         if self._leases.active:
-            if type(command) is EndSession and (not mount or is_node_mount(mount)) and not self._leases.let_end(command):
-                request.answer(Failed(errno.EAGAIN, "the lease of that session runs out first", True))
-                return
             admitted = self._leases.admit(request)
             if admitted is None:
                 return

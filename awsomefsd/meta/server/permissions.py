@@ -6,9 +6,11 @@ root of this machine can open, and those of this process are not judged.
 
 MEMBER   whoever is in the cluster
 NODE     role "node": it changes the cluster (volumes, devices, nodes, tokens), or sees all of it
-OWN      the session that the request names belongs to the asking node; one that nobody knows (any more) is for the machine to refuse
+OWN      the request names a session, and it belongs to the asking node; one that nobody knows (any more) is for the machine to refuse.
+         Without a session (0) a rule takes the asker for the daemon of the leader itself, which leases and fences do not bind
 SELF     the command names the asking node itself as the one it is about
-NOBODY   not over the network: entries that only the log itself, the leader or fsck make
+OPEN     SELF, and the session is for the mount whose connection this is
+NOBODY   not over the network: entries that only the log itself, the leader, its daemon, fsck or a recovery make
 
 A mount's number belongs to the node that opened a session with it: its results and its place in the order of connections are no other
 node's.  A node's own number (types.node_mount) is its own from the start.
@@ -38,6 +40,7 @@ class May(enum.Enum):
     OWN = enum.auto()
     OWN_OR_NODE = enum.auto()
     SELF = enum.auto()
+    OPEN = enum.auto()
     NODE_SELF = enum.auto()
     SELF_OR_NODE = enum.auto()
     NOBODY = enum.auto()
@@ -107,8 +110,8 @@ COMMANDS: dict[type, May] = {
         ),
         May.OWN,
     ),
-    c.OpenSession: May.SELF,
-    c.OpenShared: May.SELF,
+    c.OpenSession: May.OPEN,
+    c.OpenShared: May.OPEN,
     c.EndSession: May.OWN_OR_NODE,
     c.ClearQuarantine: May.OWN_OR_NODE,
     c.OpenCollector: May.NODE_SELF,
@@ -117,50 +120,64 @@ COMMANDS: dict[type, May] = {
     c.EndClaims: May.SELF_OR_NODE,
     **dict.fromkeys(
         (
-            c.Init, c.AddDevice, c.CreateVolume, c.SetVolume, c.DeleteVolume, c.Relocate, c.RegisterReader, c.AdvanceReader,
-            c.RemoveReader, c.KeepSegments, c.DropSegments, c.Recover,
+            c.AddDevice, c.CreateVolume, c.SetVolume, c.DeleteVolume, c.Relocate, c.RegisterReader, c.AdvanceReader,
+            c.RemoveReader,
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
         ),
         May.NODE,
     ),
-    **dict.fromkeys((c.Reap, c.NoOp, c.ChangeMembership, c.RepairRows, c.SetCarries), May.NOBODY),
+    **dict.fromkeys(
+        (
+            c.Reap, c.NoOp, c.ChangeMembership, c.RepairRows, c.SetCarries,
+            c.Init, c.Recover, c.KeepSegments, c.DropSegments,  # the daemon of the leader; a recovery on a stopped node
+        ),
+        May.NOBODY,
+    ),
 }  # fmt: skip
 
 
 class AskingNode(NamedTuple):
-    """A member of the cluster; `owns` says whether a session is this node's (also one that nobody knows)."""
+    """A member of the cluster; `owns` says whether a session is this node's (also one that nobody knows).
+
+    `mount`: of the connection; 0 for a client without a mount.
+    """
 
     node: str
     role: str
     owns: Callable[[int], bool]
+    mount: int
 
 
 def why_not(asker: AskingNode, body: m.Body) -> str:
     """Returns why this request is refused; "" if it is not."""
-    if type(body) is m.Propose:
-        command = body.command
-        what = type(command).__name__
-        may = COMMANDS.get(type(command), May.NOBODY)
-        sessions = [body.session] if may is May.OWN else [getattr(command, "session", 0)]
-        if may is not May.OWN and body.session:
-            sessions.append(body.session)
-        return _why_not(asker, may, what, sessions, getattr(command, "node", ""))
-    may = REQUESTS.get(type(body), May.NOBODY)
-    return _why_not(asker, may, type(body).__name__, [getattr(body, "session", 0)], getattr(body, "node", ""))
+    if type(body) is not m.Propose:
+        may = REQUESTS.get(type(body), May.NOBODY)
+        return _why_not(asker, may, body, [getattr(body, "session", 0)])
+    command = body.command
+    may = COMMANDS.get(type(command), May.NOBODY)
+    sessions = [body.session] if may is May.OWN else [getattr(command, "session", 0)]
+    if may is not May.OWN and body.session:
+        sessions.append(body.session)
+    return _why_not(asker, may, command, sessions)
 
 
-def _why_not(asker: AskingNode, may: May, what: str, sessions: Iterable[int], about: str) -> str:
+def _why_not(asker: AskingNode, may: May, asked: object, sessions: Iterable[int]) -> str:
+    what, about = type(asked).__name__, getattr(asked, "node", "")
     if may is May.NOBODY:
         return f"{what} is not for clients"
     if may in (May.NODE, May.NODE_SELF) and asker.role != "node":
         return f"{what} is for nodes; node {asker.node} is a {asker.role or 'stranger'} of this cluster"
-    if may in (May.SELF, May.NODE_SELF) and about != asker.node:
+    if may in (May.SELF, May.OPEN, May.NODE_SELF) and about != asker.node:
         return f"{what} is for a node itself; node {asker.node} asked it for {about or 'nobody'}"
+    if may is May.OPEN and getattr(asked, "mount", 0) != asker.mount:
+        return f"{what} is for the mount of the connection; mount {asker.mount:x} asked it for another"
     if may is May.SELF_OR_NODE and about != asker.node and asker.role != "node":
         return f"{what} for other nodes is for nodes; node {asker.node} is a {asker.role or 'stranger'} of this cluster"
     if may is May.OWN or (may is May.OWN_OR_NODE and asker.role != "node"):
         for session in sessions:
+            if not session:
+                return f"{what} needs a session; node {asker.node} named none"
             if not asker.owns(session):
                 return f"session {session} is another node's than {asker.node}'s"
     return ""

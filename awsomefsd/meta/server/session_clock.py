@@ -9,6 +9,7 @@ renewal, the leader from when it reads it: the session gives up first.
 from __future__ import annotations
 
 from awsomefsd.base.limits import CLOCK_JUMP_MS_MAX, NS_PER_MS, SESSION_TTL_MS
+from awsomefsd.meta.api.commands import EndSession
 
 CHECK_MS = 500  # how often `take_expired` is to be called
 
@@ -61,6 +62,18 @@ class Renewals:
         """Returns whether the session may ask for things: it has not ended, and is renewed."""
         live = self._live.get(session)
         return live is not None and live.epoch == epoch and live.renewable
+
+    def let_end(self, command: EndSession) -> bool:
+        """Returns whether a session may end now, at the word of somebody who is not its worker.
+
+        False: its worker may still serve programs, with what it has cached, until its lease is over.  The session is renewed no more and
+        ends then.  An end that is `clean` comes with the proof that no process of the mount is left.
+        """
+        live = self._live.get(command.session)
+        if command.clean or live is None or live.epoch != command.epoch:
+            return True
+        live.renewable = False
+        return False
 
     def note_opened(self, session: int, resumed: bool, index: int, now_ns: int) -> None:
         """Takes up an OpenSession that was applied as entry `index`: a new session uses nothing that is older."""

@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from awsomefsd.base.limits import LEASES_SWEPT_A_CHECK
 from awsomefsd.base.types import HOST_UNIQUE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api import messages as m
-from awsomefsd.meta.api.commands import AcquireLease, AnyCommand, Create, EndSession, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
+from awsomefsd.meta.api.commands import AcquireLease, AnyCommand, Create, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
 from awsomefsd.meta.replica.applied_machine import AppliedLeases
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.server.leases.conflicts import QUESTIONS, asked, touched
@@ -190,14 +190,6 @@ class LeaseRequests:
             writer = table.grants.writers.get(key)
             if writer is not None and machine.write_lease(*key) != writer:
                 table.grants.remove_writer(key)
-
-    def let_end(self, command: EndSession) -> bool:
-        """True: the session may end now.  False: a worker may still serve under its lease, so it is renewed no more and ends when that is
-        over."""
-        if command.clean or command.session not in self._table.holders or not self._renewals.is_alive(command.session, command.epoch):
-            return True
-        self._renewals.stop_renewing(command.session)
-        return False
 
     def take_woken(self) -> list[AnyRequest]:
         """Returns the requests that waited and are to be handled again."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import random
 
+import pytest
+
+from awsomefsd.base.limits import SESSION_SELF_FENCE_MS, SESSION_TTL_MS
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.core import ClientCore, Outstanding
@@ -171,13 +174,35 @@ def test_a_new_leader_grants_a_full_ttl_and_only_leaders_end_sessions():
     assert sum(isinstance(entry.command, c.EndSession) for entry in cluster.entries) == 1
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_an_administrator_ends_a_session_only_when_its_worker_serves_no_more(shared):
+    """A worker that is cut off serves what it has cached until its lease is over, so nobody else may get the volume before."""
+    cluster = Cluster()
+    one = cluster.wire("n1")
+    opened = one.open(shared=shared)
+    admin = cluster.wire("n1", 0)
+    for _ in range(3):  # asking again changes nothing
+        reply = admin.ask(m.Propose(0, 0, 0, [], c.EndSession(opened.session, opened.epoch, False)))
+        assert isinstance(reply, m.Failed) and reply.errno == errno.EAGAIN and reply.retry
+        assert opened.session in one.voter.replica.machine.live_sessions()
+    assert one.ask(m.Renew(opened.session, opened.epoch, 0)).errno == errno.ESTALE, "its worker learns of it if it can"
+    passed = 0
+    while opened.session in one.voter.replica.machine.live_sessions():
+        passed += 1  # a longer step would be a jump of the clock
+        cluster.advance(1)
+        cluster.turn()
+        cluster.turn()
+    assert SESSION_SELF_FENCE_MS < passed * 1_000 <= SESSION_TTL_MS + 2_000
+    assert opened.session not in one.voter.replica.machine.live_sessions()
+
+
 def test_no_renewal_is_acknowledged_while_the_end_of_its_session_is_on_its_way():
     cluster = Cluster()
     one = cluster.wire("n1")
     opened = one.open()
     log = cluster.voters["n1"].log
     log.auto = False
-    cluster.wire("n1", 0).send(m.Propose(0, 0, 0, [], c.EndSession(opened.session, opened.epoch, False)))
+    cluster.wire("n1", 0).send(m.Propose(0, 0, 0, [], c.EndSession(opened.session, opened.epoch, True)))
     one.voter.turn()
     call = one.send(m.Renew(opened.session, opened.epoch, 0))
     log.confirmed = 1 << 30

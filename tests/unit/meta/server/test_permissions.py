@@ -17,7 +17,7 @@ MINE, THEIRS = 3, 4
 
 
 def asker(role: str) -> AskingNode:
-    return AskingNode(ME, role, lambda session: session != THEIRS)
+    return AskingNode(ME, role, lambda session: session != THEIRS, 5)
 
 
 def test_every_request_and_every_command_is_in_the_table() -> None:

@@ -1,0 +1,59 @@
+"""The numbers of mounts: which node each belongs to, and when it and its results are forgotten.
+
+A mount's row is made when it opens its first session.  Results are kept for numbers with a row, and for the numbers of daemons: a number is
+free to choose, so results of others would grow without end.  A row and its results go with its node (a new boot, a removal), and the oldest
+ones when a node has more than MOUNTS_KEPT_PER_NODE whose session has ended.  All that counts from the level MENDED_RULES on.
+"""
+
+from __future__ import annotations
+
+from awsomefsd.base.levels import MENDED_RULES
+from awsomefsd.base.limits import MOUNTS_KEPT_PER_NODE
+from awsomefsd.base.types import is_node_mount, node_mount
+from awsomefsd.meta.api.commands import Entry
+from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state.rows_cache import State
+
+
+def every(state: State) -> list[tuple[int, rows.MountRow]]:
+    """Returns (number, row) of all mounts."""
+    return [(keys.last_u64(key), rows.MOUNT.loads(raw)) for key, raw in state.txn.scan(*keys.kind_range(0, keys.MOUNT))]
+
+
+def forget(state: State, mount: int) -> None:
+    """Deletes a mount's row and results: it sends nothing again."""
+    state.results.forget(mount)
+    state.txn.delete(keys.mount(mount))
+
+
+def keeps_results(state: State, entry: Entry) -> bool:
+    """Returns True if the reply to this entry is to be kept."""
+    if is_node_mount(entry.mount) or not state.acts_at(MENDED_RULES):
+        return True
+    session = state.session(entry.session) if entry.session else None
+    if session is not None and session.mount == entry.mount:
+        return True
+    return state.txn.get(keys.mount(entry.mount)) is not None
+
+
+def forget_node(state: State, node: str) -> None:
+    """Forgets the mounts of a node that was removed, and its daemon's results."""
+    if not state.acts_at(MENDED_RULES):
+        return
+    for number, row in every(state):
+        if row.node == node:
+            forget(state, number)
+    state.results.forget(node_mount(node))
+
+
+def forget_oldest(state: State, node: str) -> None:
+    """Forgets a node's oldest mounts without a session, if there are too many."""
+    if not state.acts_at(MENDED_RULES):
+        return
+    ended = []
+    for number, row in every(state):
+        session = state.session(row.session) if row.node == node else None
+        if row.node == node and (session is None or session.ended):
+            ended.append((row.session, number))
+    for _, number in sorted(ended)[: max(len(ended) - MOUNTS_KEPT_PER_NODE, 0)]:
+        forget(state, number)
