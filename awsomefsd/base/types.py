@@ -172,12 +172,21 @@ class SessionInfo(Struct, array_like=True, gc=False):
 
 
 class StatFs(Struct, array_like=True, gc=False):
-    """Figures of statvfs(3) in bytes and inodes, of one volume: the quota where there is one, else the devices."""
+    """Figures of statvfs(3) in bytes and inodes, of one volume: the quota where there is one, else the devices.
+
+    `bytes_available` is less than `bytes_free` where the quota leaves more than the devices; -1: an older service did not say it.
+    """
 
     bytes_total: int
     bytes_free: int
     inodes_total: int
     inodes_free: int
+    bytes_available: int = -1
+
+    @property
+    def bytes_writable(self) -> int:
+        """Returns for how many bytes there is room; at least 0."""
+        return max(self.bytes_free if self.bytes_available < 0 else self.bytes_available, 0)
 
 
 FIRST_COOKIE = 16  # smaller ones are "." and ".." and room for more

@@ -372,7 +372,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         else:
             stat_of = self._volumes.statfs(found.volume.volume)
             used, inodes = found.volume.used_bytes, found.volume.used_inodes
-            response.usage.add(available=max(stat_of.bytes_free, 0), total=stat_of.bytes_total, used=used, unit=_BYTES)
+            response.usage.add(available=stat_of.bytes_writable, total=stat_of.bytes_total, used=used, unit=_BYTES)
             response.usage.add(available=max(stat_of.inodes_free, 0), total=stat_of.inodes_total, used=inodes, unit=_INODES)
         if self._driver.health_api == "1.12":
             response.volume_condition.CopyFrom(pb.VolumeCondition(abnormal=False, message="the volume is mounted"))

@@ -282,9 +282,9 @@ def pack_u64(unique: int, value: int) -> bytes:
 
 
 def pack_statfs(unique: int, figures: StatFs) -> bytes:
-    free = max(figures.bytes_free, 0) // BLKSIZE_BYTES
+    free, available = max(figures.bytes_free, 0) // BLKSIZE_BYTES, figures.bytes_writable // BLKSIZE_BYTES
     return STATFS_OUT.pack(
-        STATFS_OUT.size, 0, unique, figures.bytes_total // BLKSIZE_BYTES, free, free,
+        STATFS_OUT.size, 0, unique, figures.bytes_total // BLKSIZE_BYTES, free, available,
         figures.inodes_total, max(figures.inodes_free, 0), BLKSIZE_BYTES, NAME_BYTES_MAX, BLKSIZE_BYTES,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Background work of a worker: reports and memory on one thread, orphans of a shared volume on another."""
+"""Background work of a worker, each on a thread: reports and memory; space that others need; orphans of a shared volume."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 
 from awsomefsd.base.errors import Error
-from awsomefsd.base.limits import ORPHANS_LOOK_MS, ORPHANS_TELL_MS
+from awsomefsd.base.limits import ORPHANS_LOOK_MS, ORPHANS_TELL_MS, SPACE_RECALL_MS_MAX
 from awsomefsd.base.wait import block_on
-from awsomefsd.meta.api.messages import Report
+from awsomefsd.meta.api.messages import AwaitSpaceRecall, Report
 from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.vfs.ops.orphans import SharedOrphans
 from awsomefsd.vfs.session.idle_leases import IdleLeases
@@ -45,8 +45,18 @@ class Background:
     def start(self) -> None:
         """Starts the threads; the mount serves already."""
         threading.Thread(target=self._idle_loop, name="idle", daemon=True).start()
+        threading.Thread(target=self._space_loop, name="space", daemon=True).start()
         if self._orphans is not None:
             threading.Thread(target=self._orphans_loop, args=(self._orphans,), name="orphans", daemon=True).start()
+
+    def _space_loop(self) -> None:
+        """Gives back what is reserved and not needed as soon as somebody else needs space; the next question says that it was done."""
+        while not self._ended.is_set():
+            try:
+                block_on(self._client.ask(AwaitSpaceRecall(*self._client.session_token())))
+                block_on(self._mount.buffered.reservation.return_all())
+            except Error:  # the session has ended, or the service is of an older build
+                self._ended.wait(SPACE_RECALL_MS_MAX / 1_000)
 
     def _orphans_loop(self, orphans: SharedOrphans) -> None:
         """What lost its last name on another node is kept for this one until it says that it does not have it open."""

@@ -41,6 +41,7 @@ from awsomefsd.meta.api.messages import (
     PROTOCOL_VERSION,
     Answer,
     AwaitRecalls,
+    AwaitSpaceRecall,
     Body,
     Cancel,
     Failed,
@@ -57,7 +58,7 @@ from awsomefsd.meta.client.endpoints import endpoint_of
 
 RETRY_PAUSE_MS = 20
 HELLO_CALL = 0
-_WAITING = frozenset({WaitLock, Follow, GetLease, AwaitRecalls})  # an answer to these is owed only when something happens
+_WAITING = frozenset({WaitLock, Follow, GetLease, AwaitRecalls, AwaitSpaceRecall})  # an answer to these is owed only when something happens
 
 
 class GreetingRefused(Error):

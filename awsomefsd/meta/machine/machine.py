@@ -231,6 +231,11 @@ class Machine:
         caching = (row for row in sessions.every(self.state) if row.shared and (row.caches or not row.uncached) and not row.ended)
         return {row.session: (row.volume, row.mount) for row in caching}
 
+    def reserving_sessions(self, volume: int, but: int) -> list[int]:
+        """Returns the live sessions of a volume (0: of all) that have reserved space, without the session `but`."""
+        found = (row for row in sessions.every(self.state) if row.reserved_bytes and not row.ended and row.session != but)
+        return [row.session for row in found if volume in (0, row.volume)]
+
     def write_leases(self) -> dict[tuple[int, int], tuple[int, int]]:
         """Returns (volume, ino) -> (session, lease epoch)."""
         return leases.every(self.state)

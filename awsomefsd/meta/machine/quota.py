@@ -18,6 +18,7 @@ import errno
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import SEGMENTS_RESERVED
+from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.base.types import SEGMENT_LEASED, StatFs
 from awsomefsd.meta.api.commands import Entry, Reserve
 from awsomefsd.meta.api.messages import Reply, Reserved
@@ -60,6 +61,11 @@ def kept_for(allocated_bytes: int) -> int:
     return allocated_bytes + -(-allocated_bytes // ALLOCATED_SHARE)
 
 
+def allocatable(device_bytes: int) -> int:
+    """Returns the most bytes of unwritten data that so much device space is kept for: the inverse of `kept_for`."""
+    return device_bytes * ALLOCATED_SHARE // (ALLOCATED_SHARE + 1)
+
+
 def check_room(state: State, volume: rows.VolumeRow, session: int, used_bytes: int, allocated_bytes: int) -> None:
     """Raises NotKept(EDQUOT or ENOSPC) if a rule may not add so many bytes to what is used and to what is kept."""
     within_quota = quota_bytes_available(volume)
@@ -77,26 +83,35 @@ def quota_bytes_available(volume: rows.VolumeRow) -> int | None:
 
 
 def reserve(state: State, entry: Entry, command: Reserve) -> Reply:
-    """Promises space to a session, or takes a promise back.  Answered by Reserved(bytes)."""
+    """Promises space to a session, or takes a promise back.  Answered by Reserved(bytes).
+
+    Below level MENDED_RULES one who asks ahead gets all that a quota leaves, and a refusal is kept.
+    """
     session = session_of(state, entry, command.volume)
     volume = volume_of(state, entry, command.volume, host=False)
     if command.bytes < 0:
         given = min(-command.bytes, session.reserved_bytes)
         consume(state, session, volume, given)
         return Reserved(-given)
+    shares = state.acts_at(MENDED_RULES)
     least = min(max(command.least, 0), command.bytes)
     granted = command.bytes
     within_quota = quota_bytes_available(volume)
     if within_quota is not None:
         if within_quota < least:
-            raise FsError(errno.EDQUOT, f"the quota of volume {volume.name} leaves {within_quota} bytes")
-        granted = min(granted, within_quota)
+            raise _refusal(shares, FsError(errno.EDQUOT, f"the quota of volume {volume.name} leaves {within_quota} bytes"))
+        granted = min(granted, max(least, within_quota // GRANT_SHARE) if shares else within_quota)
     on_device = device_bytes_available(state, session.session, locality.of_session(state, session))
     if on_device < least:
-        raise FsError(errno.ENOSPC, f"the devices leave {on_device} bytes")
+        raise _refusal(shares, FsError(errno.ENOSPC, f"the devices leave {on_device} bytes"))
     granted = min(granted, max(least, on_device // GRANT_SHARE))
     promise(state, session, volume, granted)
     return Reserved(granted)
+
+
+def _refusal(shares: bool, refusal: FsError) -> FsError:
+    """Returns what Reserve raises: not kept, so that the leader may propose it again when others have given space back."""
+    return NotKept(refusal.errno, refusal.detail) if shares else refusal
 
 
 def promise(state: State, session: rows.SessionRow, volume: rows.VolumeRow, count: int) -> None:
@@ -135,14 +150,17 @@ def _total_bytes(state: State, home_node: str) -> int:
 
 
 def statfs(state: State, volume: rows.VolumeRow) -> StatFs:
-    """Returns total and free space as the quota says where there is one, else as the devices say.
+    """Returns total and free space as the quota says where there is one, else as the devices say; and what fits the devices too.
 
-    The bytes that this volume has reserved are not free: write(2) has taken them.
+    The bytes that this volume has reserved are not free: write(2) has taken them.  Of the devices' space the share is left out that
+    `kept_for` adds: what is shown as available can be allocated at once.
     """
-    device_free = device_bytes_available(state, volume.holder, volume.home)
-    total, free = _total_bytes(state, volume.home), device_free
+    on_devices = allocatable(device_bytes_available(state, volume.holder, volume.home))
+    total = free = available = on_devices
     within_quota = quota_bytes_available(volume)
-    if within_quota is not None:
-        total, free = volume.quota_bytes, min(within_quota, device_free)
+    if within_quota is None:
+        total = allocatable(_total_bytes(state, volume.home))
+    else:
+        total, free, available = volume.quota_bytes, within_quota, min(within_quota, on_devices)
     inodes_free = max(0, volume.quota_inodes - volume.used_inodes) if volume.quota_inodes else INODES_FREE_SHOWN
-    return StatFs(total, free, volume.quota_inodes or volume.used_inodes + INODES_FREE_SHOWN, inodes_free)
+    return StatFs(total, free, volume.quota_inodes or volume.used_inodes + INODES_FREE_SHOWN, inodes_free, available)

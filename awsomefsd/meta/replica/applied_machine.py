@@ -46,6 +46,9 @@ class AppliedSessions(Protocol):
     def live_sessions(self) -> dict[int, int]:
         """Session → epoch."""
 
+    def reserving_sessions(self, volume: int, but: int) -> list[int]:
+        """The live sessions of a volume (0: of all) that have reserved space, without the session `but`."""
+
     def session_node(self, session: int) -> str | None:
         """UUID of the node whose session it is; None for one that is not known (any more)."""
 

@@ -44,6 +44,7 @@ from awsomefsd.meta.api.commands import (
     Tmpfile,
 )
 from awsomefsd.meta.api.messages import (
+    AwaitSpaceRecall,
     Body,
     Cancel,
     Done,
@@ -73,6 +74,7 @@ from awsomefsd.meta.server.read_index import Reads
 from awsomefsd.meta.server.request import AnyRequest, Origin, Request
 from awsomefsd.meta.server.requests import LeaderHost, PlainRequests
 from awsomefsd.meta.server.session_clock import CHECK_MS, Renewals
+from awsomefsd.meta.server.space_recalls import SpaceRecalls
 from awsomefsd.meta.server.waiters import LockWaiters, Waiter
 
 Answer = Callable[[AppliedMachine, Body], Reply]
@@ -114,6 +116,7 @@ class Leader:
         self._locks = LockWaits(self._waiters, replica, self._proposer, self._reads)
         self._requests = PlainRequests(replica, cluster_uuid, host, self._proposer, clocks.monotonic_ns)
         self._leases = LeaseRequests(replica, self._renewals, self._proposer, clocks.boot_ns)
+        self._space = SpaceRecalls()
         self._asked = Asked()
         self._check_ns = 0  # boot time of the next check of sessions
         self._reap_ns = 0  # monotonic time before which no Reap is proposed
@@ -128,6 +131,7 @@ class Leader:
             Propose: self._propose,
             WaitLock: self._wait_lock,
             Renew: self._renew,
+            AwaitSpaceRecall: self._await_space_recall,
             Cancel: self._locks.cancel,
             Follow: lambda request: self._requests.follow(request, _RETRY),
             GetStatus: self._status,
@@ -208,6 +212,7 @@ class Leader:
         waiting = self._reads.take_all()
         waiting += [waiter.request for waiter in self._waiters.take_all()]
         waiting += self._leases.take_waiting()
+        waiting += self._space.take_waiting()
         waiting += [follower.request for follower in self._requests.followers.take_all()]
         elsewhere = self._not_leader()
         for request in asked:
@@ -229,10 +234,10 @@ class Leader:
     def run(self) -> None:
         """Commits and applies what was collected, then what that made possible; answers what is decided."""
         self._reads.draw()
-        if not self._alone or self._proposals.batch or self._waiters.to_retry or self._leases.active:
+        if not self._alone or self._proposals.batch or self._waiters.to_retry or self._leases.active or self._space.waiting_count:
             self._notice()
             taken = self._run_batch()
-            while taken and self._leads and (self._retry_locks() or self._retry_leases()):
+            while taken and self._leads and (self._retry_locks() or self._retry_leases() or self._retry_without_space()):
                 taken = self._run_batch()
         if self._reads.parked and self._leads:
             for request in self._reads.take_confirmed():
@@ -274,7 +279,10 @@ class Leader:
             if pending is not None:
                 if proposals.locking and (key := proposals.take_unlocked(entry.command)):
                     self._waiters.mark_unlocked(key)
-                pending.request.answer(reply if pending.term == entry.term else _RETRY)
+                if pending.term != entry.term:
+                    pending.request.answer(_RETRY)
+                elif not self._recall_space(entry, reply, pending.request):
+                    pending.request.answer(reply)
         for key in sorted(self._replica.machine.take_unlocked()):
             self._waiters.mark_unlocked(key)
         if applied:
@@ -291,6 +299,7 @@ class Leader:
             if isinstance(reply, SessionOpened) and isinstance(command, OpenSession):
                 self._leases.note_opened(command, reply)
             self._leases.keep_only(self._sessions())
+            self._space.keep_only(self._sessions())
             if isinstance(reply, SessionOpened):
                 self._renewals.note_opened(reply.session, reply.resumed, entry.index, now)
             if isinstance(command, EndSession):
@@ -308,6 +317,8 @@ class Leader:
         if self._leads and now >= self._check_ns:
             self._check_ns = now + CHECK_MS * NS_PER_MS
             self._leases.tick(now)
+            self._space.tick(now)
+            self._retry_without_space()
             for session, epoch in self._renewals.take_expired(now):
                 if session in self._proposals.ending:
                     continue
@@ -350,6 +361,7 @@ class Leader:
         self._waiters.drop_origin(origin)
         self._reads.drop_origin(origin)
         self._leases.drop_origin(origin)
+        self._space.drop_origin(origin)
         self._requests.drop_origin(origin)
         self._plain = self._leads and not self._requests.any_void
 
@@ -398,6 +410,29 @@ class Leader:
                     self.handle(request)
             self._leases.send_recalls()
         return bool(self._proposals.batch)
+
+    # --- space that others hold -----------------------------------------------------------------------------------------
+    def _recall_space(self, entry: Entry, reply: Reply, request: AnyRequest) -> bool:
+        """Returns True if a request that was refused for want of space waits for what other sessions give back."""
+        if not self._space.may_help(entry, reply) or self._replica.machine.stored_result(entry.mount, entry.unique) is not None:
+            return False
+        assert isinstance(reply, Failed), "only a refusal is helped"
+        volume = getattr(entry.command, "volume", 0) if reply.errno == errno.EDQUOT else 0
+        others = self._replica.read(lambda machine: machine.reserving_sessions(volume, entry.session))
+        return self._space.park(request, others, self._boot_ns())
+
+    def _retry_without_space(self) -> bool:
+        """Proposes again what waited for space.  True: something was proposed."""
+        for request in self._space.take_ready():
+            body = request.body
+            self._proposer.enter(request, Propose(body.unique, body.session, body.epoch, [], body.command))
+        return bool(self._proposals.batch)
+
+    def _await_space_recall(self, request: Request[AwaitSpaceRecall]) -> None:
+        if self._renewals.is_alive(request.body.session, request.body.epoch):
+            self._space.await_recall(request)
+        else:
+            request.answer(Failed(errno.ESTALE, "the session has ended"))
 
     # --- locks that wait -------------------------------------------------------------------------------------------------
     def _wait_lock(self, request: Request[WaitLock]) -> None:
@@ -469,6 +504,7 @@ class Leader:
             "clock_jumps": self._renewals.jumps,
             "lock_waiters": len(self._waiters),
             "lock_deadlocks": self._locks.deadlocks,
+            "space_recalls": self._space.recalls,
             "followers": len(self._requests.followers),
             "admission_refused": self._proposals.refused,
             "reaping": int(self._reaping),

@@ -73,6 +73,7 @@ REQUESTS: dict[type, May] = {
     m.GetOrphans: May.OWN,
     m.GetInherited: May.OWN,
     m.Renew: May.OWN,
+    m.AwaitSpaceRecall: May.OWN,
     m.GetLease: May.OWN,
     m.ReportLeases: May.OWN,
     m.AwaitRecalls: May.OWN,

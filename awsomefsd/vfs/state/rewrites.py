@@ -1,8 +1,8 @@
 """Files that were truncated to nothing: what is written to them next is committed by close(2), so that a crash leaves old or new contents.
 
-That is what programs rely on that replace a file in place without fsync.  It is remembered beside the file states, which memory pressure and
-commits may take away at any time.  A successor is not told which files its predecessor's programs had truncated, so it takes all that are
-open for writing for such: one flush too many for each, after the death of a worker.
+That is what programs rely on that replace a file in place without fsync. It is remembered beside the file states, which memory pressure
+and commits may take away at any time. A successor is not told which files its predecessor's programs had truncated, so it takes all
+that are open for writing for such: one flush too many for each, after the death of a worker.
 """
 
 from __future__ import annotations

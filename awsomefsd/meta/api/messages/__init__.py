@@ -47,7 +47,16 @@ from awsomefsd.meta.api.messages.names import Entries, Found, GetParent, Lookup,
 from awsomefsd.meta.api.messages.nodes import Cas, GetNode, ListCas, ListNodes, ListTokens, NodeOrders, NodeReport, Nodes, Tokens
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames, LiveSegments, NamePage
 from awsomefsd.meta.api.messages.segments import GetOwnSegments, GetSegments, Reserved, Segments, SegmentsLeased
-from awsomefsd.meta.api.messages.sessions import GetReports, GetSessions, Renew, Report, Reports, SessionOpened, Sessions
+from awsomefsd.meta.api.messages.sessions import (
+    AwaitSpaceRecall,
+    GetReports,
+    GetSessions,
+    Renew,
+    Report,
+    Reports,
+    SessionOpened,
+    Sessions,
+)
 from awsomefsd.meta.api.messages.volumes import Devices, GetDevices, GetVolumes, Made, Volumes
 
 __all__ = [
@@ -56,6 +65,7 @@ __all__ = [
     "Answer",
     "AnswerRecall",
     "AwaitRecalls",
+    "AwaitSpaceRecall",
     "Blob",
     "Body",
     "Cancel",
@@ -132,7 +142,7 @@ Body = Union[
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, ListNodes, ListTokens, NodeReport, ListCas, GetNode,
     GetMembers, ChangeMembers, TransferLead,
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims, ReportDevices, GetSightings, GetQuarantine,
-    GetOrphans, GetInherited, ReturnLeases,
+    GetOrphans, GetInherited, ReturnLeases, AwaitSpaceRecall,
 ]  # fmt: skip
 
 

@@ -14,6 +14,16 @@ class Renew(Message, tag=23):
     seen_index: int
 
 
+class AwaitSpaceRecall(Message, tag=170):
+    """Answered by Done when somebody else needs space: the worker gives back what it has reserved and does not need, then asks anew.
+
+    Failed(ESTALE) if the session has ended.
+    """
+
+    session: int
+    epoch: int
+
+
 class GetSessions(Message, tag=29):
     pass
 

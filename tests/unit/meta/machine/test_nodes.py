@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from awsomefsd.base.errors import FormatTooNew
-from awsomefsd.base.levels import LEVEL, MENDED_RULES
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.limits import CAS_MAX, DEAD_TOKEN_KEPT_MS, NODES_MAX, REMOVED_NODE_KEPT_MS
+from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages import nodes as n

@@ -9,7 +9,7 @@ from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTIN
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.machine import segments
-from awsomefsd.meta.machine.quota import GRANT_SHARE
+from awsomefsd.meta.machine.quota import GRANT_SHARE, allocatable
 from tests.rigs.machine_driver import MIB, SEGMENT_BYTES, Drive, sound
 
 USABLE = segments.usable_bytes(SEGMENT_BYTES)
@@ -55,7 +55,7 @@ def test_device_space() -> None:
     drive.make_volume()
     drive.open()
     free = USABLE * (6 - SEGMENTS_RESERVED)
-    assert drive.ask(m.GetStatFs(drive.volume)).stat.bytes_free == free
+    assert drive.ask(m.GetStatFs(drive.volume)).stat.bytes_free == allocatable(free)
     assert drive.ok(c.Reserve(drive.volume, 1 << 40, 1)).bytes == free // GRANT_SHARE, "others find something too"
     rest = free - free // GRANT_SHARE
     assert drive.ok(c.Reserve(drive.volume, rest, rest)).bytes == rest
@@ -80,7 +80,7 @@ def test_byte_quota(drive: Drive) -> None:
     segment, file = drive.lease()[0], drive.create(b"f")
     assert drive.ok(c.Reserve(drive.volume, 4000, 4000)).bytes == 4000
     drive.write(segment, file, 0, 4000, consumed=4000)
-    assert drive.ok(c.Reserve(drive.volume, 20_000, 1)).bytes == 6000
+    assert drive.ok(c.Reserve(drive.volume, 20_000, 6000)).bytes == 6000
     assert drive.errno(c.Reserve(drive.volume, 1, 1)) == errno.EDQUOT
     stat = drive.ask(m.GetStatFs(drive.volume)).stat
     assert (stat.bytes_total, stat.bytes_free) == (10_000, 0)

@@ -24,9 +24,9 @@ FIRST = 100
 class Sharing(Rig):
     """A rig whose mount shares the volume; with `other`, on another node over the same service and device."""
 
-    def __init__(self, directory: Path, other: Rig | None = None, number: int = FIRST) -> None:
+    def __init__(self, directory: Path, other: Rig | None = None, number: int = FIRST, **options: int) -> None:
         if other is None:
-            super().__init__(directory)
+            super().__init__(directory, **options)
         else:
             self.directory, self.host, self.device = directory, other.host, other.device
             self.clock, self.lease_clock, self.client_options = other.clock, other.lease_clock, other.client_options

@@ -1,0 +1,5 @@
+"""Levels of a cluster from which rules of the state machine changed.  Pure; levels.py says what a level is."""
+
+from __future__ import annotations
+
+MENDED_RULES = 3  # rules of older commands that were wrong; below this level every build keeps to the old ones
