@@ -86,7 +86,7 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
         ("On a machine with an empty state directory:", "awsomefsd meta restore --confirm-nobody-writes cluster.backup /dev/nvme1n1"),
     ],
     "meta recover": [
-        ("When the other voters never come back:", "awsomefsd meta recover --force-single --confirm-majority-lost"),
+        ("When the other voters never come back:", "awsomefsd meta recover --force-single --confirm-majority-lost --confirm-nobody-writes"),
     ],
     "log follow": [
         ("A consumer that continues where it stopped:", "awsomefsd log follow --reader search-index -o json"),

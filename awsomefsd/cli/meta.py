@@ -160,19 +160,22 @@ def load(invocation: Invocation, file: Path, devices: tuple[str, ...], confirm_n
 @meta.command(cls=CliCommand)
 @click.option("--force-single", is_flag=True, required=True, help="Make this stopped node the only voter (required).")
 @click.option("--confirm-majority-lost", is_flag=True, help="Confirm that the majority of the voters is lost for good.")
+@click.option("--confirm-nobody-writes", is_flag=True, help=CONFIRM)
 @output_option
 @click.pass_obj
-def recover(invocation: Invocation, force_single: bool, confirm_majority_lost: bool, form: str) -> None:
+def recover(invocation: Invocation, force_single: bool, confirm_majority_lost: bool, confirm_nobody_writes: bool, form: str) -> None:
     """Make this node the only voter after the majority of the voters was lost for good.
 
     Stop the daemon of this node first.  Choose the surviving node with the newest metadata (the highest "last_index" of its status).
+    Unmount all volumes on all nodes, or switch those nodes off: no process that wrote to the devices before may go on.  All sessions end.
     Changes that only the lost nodes had are lost.  Former voters that come back later take no part, and their status says so.
     """
     from awsomefsd.cluster.addresses import described
     from awsomefsd.recovery import force_single as forcing
 
     settings = invocation.settings
-    made = forcing.force_single(settings.state_dir, described(settings)[1], confirmed=confirm_majority_lost)
+    proof = "the operator confirmed that nobody writes" if confirm_nobody_writes else ""
+    made = forcing.force_single(settings.state_dir, described(settings)[1], confirmed=confirm_majority_lost, proof=proof)
     if form == "json":
         print_json(asdict(made))
         return
@@ -181,6 +184,8 @@ def recover(invocation: Invocation, force_single: bool, confirm_majority_lost: b
         click.echo(
             f"no longer a voter: node {lost}; remove it (awsomefsd node remove), or move its state_dir/meta away before it starts again"
         )
+    for missing in made.missing_devices:
+        click.echo(f"not seen here, so not looked at: device {missing}")
     for fault in made.faults:
         click.echo(f"fault: {fault}; run awsomefsd fsck")
     click.echo("next: awsomefsd run")

@@ -1,7 +1,12 @@
 """`awsomefsd meta recover --force-single`: this stopped node goes on alone, because the majority of the voters is lost.
 
 All that is in its journal counts as committed: no voter is left that could contradict, and dropping it could only lose more.  Entries that
-the lost voters had acknowledged and this node never got are gone.  The journal gets another incarnation and the membership a higher
+the lost voters had acknowledged and this node never got are gone, and with them what they handed out: inode numbers, sessions, segments.
+So the entry behind the new membership is Recover, as after every other recovery from an older state: every session ends, and no number is
+handed out again.  A worker of before would go on writing to segments that this state calls free: the operator confirms that there is none.
+The term jumps as well, because workers and checkpoints know that of the lost leaders.
+
+The journal gets another incarnation and the membership a higher
 generation, with this node as its only voter.  So no message of before reaches it, and a member of before that comes back is refused as left
 behind, and stops: it may hold what is missing here, so people must decide (docs/OPERATIONS.md).
 
@@ -20,31 +25,40 @@ from msgspec import Struct
 
 from awsomefsd.base import durable, identity
 from awsomefsd.base.errors import NotFound, Refused
-from awsomefsd.meta.api.commands import ChangeMembership
+from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.meta.api.commands import ChangeMembership, Recover
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.log.disk import OsDisk
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.raft.membership import Member, Membership
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.replica.state_snapshot_files import StateSnapshotFiles
+from awsomefsd.meta.server.service import SUPERSEDED
 from awsomefsd.recovery.device_recover import BUILDING, DONE, adopt, fill_journal, move_in, propose_one
-from awsomefsd.recovery.restore import alone
+from awsomefsd.recovery.restore import alone, look_at, missing_devices
+
+TERMS_JUMP = 1 << 20  # more elections than the lost voters held among themselves
 
 
 class Forced(Struct):
-    """The result: the node that is the only voter now.  `lost`: nodes that were members before."""
+    """The result: the node that is the only voter now.  `lost`: nodes that were members before.
+
+    `missing_devices`: those that this node does not see; whether newer numbers are on them was not looked at.
+    """
 
     node: str
     index: int
     generation: int
     lost: list[str]
     faults: list[str]
+    missing_devices: list[str]
 
 
-def force_single(state_dir: Path, address: str, *, confirmed: bool) -> Forced:
-    """Makes this stopped node the only voter.  `address`: of its metadata port.  Blocks.
+def force_single(state_dir: Path, address: str, *, confirmed: bool, proof: str) -> Forced:
+    """Makes this stopped node the only voter.  `address`: of its metadata port.  `proof`: why no process from before writes.  Blocks.
 
-    Raises NotFound without metadata here, and Refused without `confirmed`, for a node whose daemon runs, and if there is one voter anyway.
+    Raises NotFound without metadata here.  Raises Refused without `confirmed` or `proof`, for a node whose daemon or mounts run, for one
+    that was left behind by a recovery elsewhere, and if there is one voter anyway.
     """
     node = identity.load(state_dir)
     meta = state_dir / "meta"
@@ -55,24 +69,36 @@ def force_single(state_dir: Path, address: str, *, confirmed: bool) -> Forced:
             move_in(meta, building)
         if not (meta / "journal").is_dir() or not (meta / "store").is_dir():
             raise NotFound(f"{meta} holds no metadata; recover another node, or restore a backup (awsomefsd meta restore)")
+        if (meta / SUPERSEDED).exists():
+            raise Refused(f"this node's metadata was left behind: {(meta / SUPERSEDED).read_text().strip()}")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(mode=0o700)
         undo.callback(shutil.rmtree, building, ignore_errors=True)
         old, index, term = _applied_copy(meta, building, node)
         if not confirmed:
             raise Refused("a majority of the voters may still come back; wait for it, or if it is lost add --confirm-majority-lost")
+        if not proof:
+            raise Refused("an old process that still writes would destroy data; if there is none, add --confirm-nobody-writes")
+        seen = look_at(_reachable(state_dir), node.cluster, undo)
+        missing = missing_devices(building / "store", seen)
         incarnation = os.urandom(16)
         alone(building / "store")
         adopt(building / "store", node, incarnation, term)
         shutil.rmtree(building / "journal")
         (building / "journal").mkdir(mode=0o700)
-        fill_journal(building / "journal", node, incarnation, term + 1, index, term, iter(()))
+        fill_journal(building / "journal", node, incarnation, max(term, seen.term) + TERMS_JUMP, index, term, iter(()))
         mine = Member(node.node, incarnation.hex(), True, address)
-        faults = _first_entry(building, node, Membership([mine], generation=old.generation + 1))
+        membership = Membership([mine], generation=old.generation + 1)
+        faults = _first_entries(building, node, membership, Recover(seen.incarnation, proof))
         durable.write_file(building / DONE, b"")
         move_in(meta, building)
     lost = sorted({member.node for member in (*old.members, *old.outgoing)} - {node.node})
-    return Forced(node.node, index, old.generation + 1, lost, faults)
+    return Forced(node.node, index, old.generation + 1, lost, faults, missing)
+
+
+def _reachable(state_dir: Path) -> list[str]:
+    """Returns the paths of this node's devices that are there."""
+    return [path for path in DeviceTable(state_dir).paths().values() if Path(path).exists()]
 
 
 def _applied_copy(meta: Path, building: Path, node: identity.Node) -> tuple[Membership, int, int]:
@@ -97,10 +123,11 @@ def _applied_copy(meta: Path, building: Path, node: identity.Node) -> tuple[Memb
         replica.close()
 
 
-def _first_entry(building: Path, node: identity.Node, membership: Membership) -> list[str]:
+def _first_entries(building: Path, node: identity.Node, membership: Membership, recover: Recover) -> list[str]:
     replica = Replica.open_single(building, node.cluster, node.node, Machine)
     try:
         propose_one(replica, ChangeMembership(membership))
+        propose_one(replica, recover)
         replica.commit()
         return [f"{fault.where}: {fault.detail}" for fault in check(replica.store)]
     finally:

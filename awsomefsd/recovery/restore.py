@@ -58,7 +58,11 @@ class GivenDevices(Struct):
     term: int
 
 
-def _look(paths: list[str], cluster: str, undo: ExitStack) -> GivenDevices:
+def look_at(paths: list[str], cluster: str, undo: ExitStack) -> GivenDevices:
+    """Scans the devices, which stay locked against others on this machine until `undo` ends.  Blocks.
+
+    Raises Refused for a device of another cluster, or one that a process of this machine uses.
+    """
     found = GivenDevices({}, 0, 0)
     for path in paths:
         device = undo.enter_context(carrying(path))
@@ -97,8 +101,8 @@ def finish(state_dir: Path, cluster: str, term: int, paths: list[str], proof: st
     """
     building = state_dir / _BUILDING
     node = identity.Node(cluster, str(uuid.uuid4()), 0)
-    found = _look(paths, cluster, undo)
-    missing = _missing(building / "store", found)
+    found = look_at(paths, cluster, undo)
+    missing = missing_devices(building / "store", found)
     if missing and not paths:
         raise NotFound(
             f"the state knows the devices {', '.join(missing)}: give their paths, so that newer data on them is not taken for older data"
@@ -122,7 +126,8 @@ def finish(state_dir: Path, cluster: str, term: int, paths: list[str], proof: st
     return report
 
 
-def _missing(store_directory: Path, found: GivenDevices) -> list[str]:
+def missing_devices(store_directory: Path, found: GivenDevices) -> list[str]:
+    """Returns the UUIDs of the devices that the state knows and that were not found."""
     store = Store.open(store_directory, readonly=True)
     try:
         known = answer(Machine(store), GetDevices())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +19,11 @@ from awsomefsd.base.errors import MembershipSuperseded, NotFound, Refused
 from awsomefsd.base.failpoints import FailpointControl
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
-from awsomefsd.recovery.force_single import force_single
+from awsomefsd.meta.server.service import SUPERSEDED
+from awsomefsd.recovery.force_single import Forced, force_single
 from tests.rigs.growing_cluster import CLUSTER, NODES, Grower, GrowingRig, await_
 
+PROOF = "nobody writes"
 GROW_KILLS = ("service.grow.before", "service.grow.proposed", "service.grow.committed")
 GROW = "import pathlib, sys; from tests.unit.meta.voter.test_membership_changes import grow_alone; grow_alone(pathlib.Path(sys.argv[1]))"
 
@@ -200,8 +204,10 @@ def test_the_last_of_three_goes_on_alone_and_the_others_stay_out(rig: GrowingRig
     rig.all[NODES[1]].directory.rename(state / "meta")
     durable.write_json(state / "node.json", {"cluster": CLUSTER, "node": NODES[1], "site": 1, "format": 1})
     with pytest.raises(Refused, match="confirm"):
-        force_single(state, "127.0.0.1:1", confirmed=False)
-    made = force_single(state, f"127.0.0.1:{rig.known[NODES[1]][1]}", confirmed=True)
+        force_single(state, "127.0.0.1:1", confirmed=False, proof=PROOF)
+    with pytest.raises(Refused, match="confirm-nobody-writes"):
+        force_single(state, "127.0.0.1:1", confirmed=True, proof="")
+    made = force_single(state, f"127.0.0.1:{rig.known[NODES[1]][1]}", confirmed=True, proof=PROOF)
     assert (made.generation, made.lost, made.faults) == (1, [NODES[0], NODES[2]], [])
     (state / "meta").rename(rig.all[NODES[1]].directory)
 
@@ -224,14 +230,77 @@ def test_the_last_of_three_goes_on_alone_and_the_others_stay_out(rig: GrowingRig
     assert rig.voters() == set(NODES[:2]) and volumes(rig) == ["kept", "after"]
 
 
+def forced(rig: GrowingRig, node: str, tmp_path: Path) -> Forced:
+    """The node goes on alone, started again."""
+    state = tmp_path / "state"
+    state.mkdir()
+    rig.all[node].directory.rename(state / "meta")
+    durable.write_json(state / "node.json", {"cluster": CLUSTER, "node": node, "site": 1, "format": 1})
+    made = force_single(state, f"127.0.0.1:{rig.known[node][1]}", confirmed=True, proof=PROOF)
+    (state / "meta").rename(rig.all[node].directory)
+    rig.founder = ""
+    rig.all[node].start()
+    return made
+
+
+def test_nothing_that_the_lost_majority_handed_out_is_handed_out_again(rig: GrowingRig, tmp_path: Path) -> None:
+    """The survivor lacks the last acknowledged entries: a file, and the lease of a segment."""
+
+    def propose(command: c.Command, opened: m.SessionOpened | None = None, unique: int = 0) -> Any:
+        return rig.ask(m.Propose(unique, opened.session if opened else 0, opened.epoch if opened else 0, [], command))
+
+    rig.found()
+    rig.grow()
+    for node in NODES[1:3]:
+        rig.all[node].start()
+        rig.add(node)
+    propose(c.AddDevice("dddddddd-0000-0000-0000-000000000000", 1 << 40, 1 << 26, 100, 1 << 20, True))
+    propose(c.CreateVolume("v", "e" * 36))
+    one = propose(c.OpenSession(0x11, 1, "w1", "boot", 1))
+    kept = propose(c.LeaseSegments(1, 0), one)
+    rig.level()
+    late = next(node for node in NODES if not rig.all[node].leads())
+    rig.all[late].stop()
+    lost_file = propose(c.Create(1, 1, b"f", 0o100644, 0, 0), one)
+    lost_segments = propose(c.LeaseSegments(2, 0), one)
+    lost_session = propose(c.OpenSession(0x12, 1, "w1", "another boot", 1))
+    lost_term = rig.leader().ask(m.GetStatus()).figures["term"]
+    for each in rig.all.values():
+        each.stop()
+    made = forced(rig, late, tmp_path)
+    assert made.missing_devices == ["dddddddd-0000-0000-0000-000000000000"] and made.faults == []
+
+    assert isinstance(rig.ask(m.Renew(one.session, one.epoch, 0)), m.Failed), "every session of before has ended"
+    assert rig.ask(m.GetQuarantine()).sessions == [], "nobody writes, so nothing waits for a proof"
+    refused = propose(c.Create(1, 1, b"g", 0o100644, 0, 0), one)
+    assert isinstance(refused, m.Failed) and refused.errno == errno.ESTALE
+    other = propose(c.OpenSession(0x22, 1, "w2", "boot", 1))
+    assert other.session > lost_session.session and other.epoch > lost_session.epoch
+    assert propose(c.Create(1, 1, b"g", 0o100644, 0, 0), other).attr.ino > lost_file.attr.ino
+    segments = propose(c.LeaseSegments(3, 0), other).segments
+    old = max(segment.incarnation for segment in (*kept.segments, *lost_segments.segments))
+    assert min(segment.incarnation for segment in segments) > old
+    assert rig.leader().ask(m.GetStatus()).figures["term"] > lost_term + 1_000
+
+
+def test_one_that_was_left_behind_is_not_made_the_only_voter(tmp_path: Path) -> None:
+    """Another was: the two would count as one generation, and each would go on with its own history."""
+    durable.write_json(tmp_path / "node.json", {"cluster": CLUSTER, "node": NODES[0], "site": 1, "format": 1})
+    for name in ("journal", "store"):
+        (tmp_path / "meta" / name).mkdir(parents=True)
+    (tmp_path / "meta" / SUPERSEDED).write_text("node 1 goes on alone")
+    with pytest.raises(Refused, match="left behind: node 1 goes on alone"):
+        force_single(tmp_path, "", confirmed=True, proof=PROOF)
+
+
 def test_one_that_is_alone_anyway_is_not_recovered(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        force_single(tmp_path, "", confirmed=True)
+        force_single(tmp_path, "", confirmed=True, proof=PROOF)
     rig = GrowingRig(tmp_path)
     rig.found()
     rig.close()
     durable.write_json(tmp_path / "node.json", {"cluster": CLUSTER, "node": NODES[0], "site": 1, "format": 1})
     rig.all[NODES[0]].directory.rename(tmp_path / "meta")
     with pytest.raises(Refused, match="only voter"):
-        force_single(tmp_path, "", confirmed=True)
+        force_single(tmp_path, "", confirmed=True, proof=PROOF)
     assert not (tmp_path / "meta" / "recovering").exists()
