@@ -90,6 +90,7 @@ ORPHANS_PER_ENTRY_MAX = 128
 LISTINGS_MAX = 64  # pages of so many entries that a worker keeps for open directories; others ask again
 REPORT_FIGURES_MAX = 512  # of one worker
 LAYOUT_EXTENTS_MAX = 16_384  # of one Layout answer
+LAYOUT_COUNTED_MAX = 4_096  # extents of a file that are counted before a gap is answered as a hole
 BATCH_ENTRIES_MAX = 512  # proposals in one journal sync
 BATCH_BYTES_MAX = 8 * MIB
 PROPOSALS_PENDING_MAX = 4 * BATCH_ENTRIES_MAX  # handed to the log and not decided

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from awsomefsd.base.limits import FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY
+from awsomefsd.base.limits import FILE_BYTES_MAX, LAYOUT_COUNTED_MAX, REAP_EXTENTS_PER_ENTRY
 from awsomefsd.base.types import Extent
 from awsomefsd.meta.machine.references import add_reference, drop_reference
 from awsomefsd.meta.state import extents, keys, rows
@@ -62,10 +62,43 @@ class FileMap:
 
     def visible(self, start: int, end: int, count: int) -> tuple[list[Piece], int]:
         """Returns the pieces that a reader sees, and the file offset up to which they are all: `end`, or less beyond `count` pieces."""
+        pieces, end = self.part(start, end, count)
+        return self.shown(pieces), end
+
+    def part(self, start: int, end: int, count: int) -> tuple[list[Piece], int]:
+        """Returns the pieces as `visible`, those that a reader does not see too."""
         pieces = self.stored(start, end, count)
         if len(pieces) >= count:
             end = min(end, pieces[-1][0] + pieces[-1][1].length)
-        return [piece for piece in pieces if (piece[1].segment or piece[1].lost) and not self._hidden(piece)], end
+        return pieces, end
+
+    def shown(self, pieces: list[Piece]) -> list[Piece]:
+        """Returns those that a reader sees."""
+        return [piece for piece in pieces if (piece[1].segment or piece[1].lost) and not self._hidden(piece)]
+
+    def missing(self, pieces: list[Piece], start: int, end: int) -> str:
+        """Returns in words why a gap between `pieces`, all of [start, end), is a row that is gone and no hole; "" if none is seen to be.
+
+        The inode counts its extents and their bytes.  Up to LAYOUT_COUNTED_MAX extents are counted again, so nothing is missed.  Of more
+        only the bytes are compared: no answer may have more holes than the whole file has.
+        """
+        inode = self._inode
+        gap = end - start - sum(row.length for _, row in pieces)
+        if pieces:  # only the first and the last may reach beyond the range
+            gap += max(0, start - pieces[0][0]) + max(0, pieces[-1][0] + pieces[-1][1].length - end)
+        if gap <= 0 or len(pieces) == inode.extents:
+            return ""
+        low, high = keys.extents_range(self.volume, self.ino)
+        if inode.extents <= LAYOUT_COUNTED_MAX:
+            there = len(self._state.keys_in((low, high), LAYOUT_COUNTED_MAX + 1))
+            return f"{there} of {inode.extents} extents" if there != inode.extents else ""
+        last = self._state.txn.last(low, high)
+        if last is None:
+            return f"0 of {inode.extents} extents"
+        if keys.last_u64(last[0]) + rows.EXTENT.loads(last[1]).length > inode.size:
+            return ""  # what lies behind the end of the file is in the total too, and holes cannot be told from it
+        holes = inode.size - inode.stored_bytes
+        return f"{gap} bytes are in no extent, but the file has {max(holes, 0)} bytes of holes" if gap > holes else ""
 
     def _hidden(self, piece: Piece) -> bool:
         return bool(self._trims) and hidden(piece, self._trims)

@@ -130,12 +130,13 @@ def _get_layout(state: State, body: m.GetLayout) -> m.Reply:
         return m.Layout(row.size, [], [], b"" if stored is None else stored.data, body.end)
     volume = volumes.existing(state, body.volume)
     wanted_end = min(body.end, row.size)
-    pieces, end = FileMap(state, volume, body.ino, row).visible(max(body.start, 0), wanted_end, LAYOUT_EXTENTS_MAX)
+    filemap, start = FileMap(state, volume, body.ino, row), max(body.start, 0)
+    stored, end = filemap.part(start, wanted_end, LAYOUT_EXTENTS_MAX)
+    if gone := filemap.missing(stored, start, end):  # a reader would take it for zeros
+        raise FsError(errno.EIO, f"volume {body.volume} inode {body.ino}: {gone}; run awsomefsd fsck")
+    pieces = filemap.shown(stored)
     if end == wanted_end:
         end = body.end  # nothing is behind the end of the file
-    whole = body.start <= 0 and end == body.end and wanted_end == row.size and not row.trims and not row.allocated_bytes
-    if whole and len(pieces) != row.extents:  # a row that is gone would be a hole
-        raise FsError(errno.EIO, f"volume {body.volume} inode {body.ino}: {len(pieces)} of {row.extents} extents; run awsomefsd fsck")
     named = {piece.segment: None for _, piece in pieces if piece.segment}  # in order of first use; lost ones have no place
     return m.Layout(row.size, [extents.extent_of(*piece) for piece in pieces], [_segment(state, number) for number in named], None, end)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import random
+
 import pytest
 
-from awsomefsd.meta.api.commands import InodeCommit
-from awsomefsd.meta.api.messages import GetLayout, Layout
-from awsomefsd.meta.machine import queries
+from awsomefsd.meta.api.commands import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, SET_SIZE, Fallocate, InodeCommit, SetAttr
+from awsomefsd.meta.api.messages import Failed, GetLayout, Layout
+from awsomefsd.meta.machine import filemap, queries
+from awsomefsd.meta.state import keys
 from tests.rigs.machine_driver import Drive
 
 
@@ -54,3 +58,92 @@ def test_inline_data_comes_whole() -> None:
     drive.ok(drive.commit(None, InodeCommit(ino, 1, 1, 3, 5, inline=[(0, b"abc")])))
     part = layout(drive, ino, 0, 100)
     assert (part.inline, part.end) == (b"abc", 100)
+
+
+def question(drive: Drive, ino: int, start: int, end: int) -> int:
+    """The errno of the answer, 0 for a layout."""
+    reply = queries.answer(drive.machine, GetLayout(drive.volume, ino, start, end))
+    return reply.errno if isinstance(reply, Failed) else 0
+
+
+def extent_keys(drive: Drive, ino: int) -> list[bytes]:
+    return [key for key, _ in drive.txn.scan(*keys.extents_range(drive.volume, ino))]
+
+
+def size_of(drive: Drive, ino: int) -> int:
+    return layout(drive, ino, 0, 1 << 40).size
+
+
+def dense(drive: Drive, extents: int) -> int:
+    ino = drive.create(b"dense")
+    (segment,) = drive.lease()
+    for number in reversed(range(extents)):
+        drive.write(segment, ino, number * 4096, 4096)
+    return ino
+
+
+@pytest.mark.parametrize("counted", [4_096, 2])
+def test_a_row_that_is_gone_is_no_hole_in_a_part_of_a_large_layout(monkeypatch: pytest.MonkeyPatch, counted: int) -> None:
+    monkeypatch.setattr(queries, "LAYOUT_EXTENTS_MAX", 10)
+    monkeypatch.setattr(filemap, "LAYOUT_COUNTED_MAX", counted)
+    drive = Drive()
+    drive.make_volume()
+    drive.open()
+    ino = dense(drive, 40)
+    for number in range(40):
+        at = number * 4096
+        key = keys.extent(drive.volume, ino, at)
+        raw = drive.txn.get(key)
+        assert raw is not None and question(drive, ino, at, at + 4096) == 0
+        drive.txn.delete(key)
+        for start, end in ((at, at + 4096), (at + 100, at + 200), (at - at % 32768, 1 << 30)):
+            assert question(drive, ino, start, end) == errno.EIO, (number, start, end)
+        drive.txn.put(key, raw)
+
+
+def test_a_row_that_is_gone_is_no_hole_where_space_is_allocated() -> None:
+    drive = Drive()
+    drive.make_volume()
+    drive.open()
+    ino = dense(drive, 6)
+    drive.ok(Fallocate(drive.volume, ino, FALLOC_KEEP_SIZE, 0, 1 << 20))
+    for key in extent_keys(drive, ino):
+        raw = drive.txn.get(key)
+        assert raw is not None and question(drive, ino, 0, 1 << 30) == 0
+        drive.txn.delete(key)
+        assert question(drive, ino, 0, 1 << 30) == (errno.EIO if keys.last_u64(key) < 6 * 4096 else 0), "zeros behind the end are none"
+        drive.txn.put(key, raw)
+
+
+@pytest.mark.parametrize("counted", [4_096, 3])
+def test_no_hole_is_taken_for_a_row_that_is_gone(monkeypatch: pytest.MonkeyPatch, seed: int, counted: int) -> None:
+    """Random writes, holes, allocations and truncations: no layout of what is whole is refused, and with few extents each lost row is."""
+    monkeypatch.setattr(filemap, "LAYOUT_COUNTED_MAX", counted)
+    monkeypatch.setattr(filemap, "REAP_EXTENTS_PER_ENTRY", 2)  # larger cuts are worked off later
+    chance = random.Random(seed)
+    drive = Drive()
+    drive.make_volume()
+    drive.open()
+    ino = drive.create(b"f")
+    (segment,) = drive.lease()
+    for _ in range(250):
+        at, length = chance.randrange(40) * 1024, chance.randrange(1, 9) * 1024
+        what = chance.randrange(6)
+        if what < 3:
+            drive.write(segment, ino, at, min(length, 4096))
+        elif what == 3:
+            mode = chance.choice([0, FALLOC_KEEP_SIZE, FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE])
+            drive.apply(Fallocate(drive.volume, ino, mode, at, length))
+        else:
+            drive.ok(SetAttr(drive.volume, ino, SET_SIZE, size=chance.choice([at, at + length, size_of(drive, ino)])))
+        start = chance.randrange(40) * 512
+        assert question(drive, ino, start, start + chance.randrange(1, 20_000)) == 0
+        assert question(drive, ino, 0, 1 << 30) == 0
+        rows = [key for key in extent_keys(drive, ino) if keys.last_u64(key) < size_of(drive, ino)]
+        if rows and counted > 3:
+            key = chance.choice(rows)
+            raw = drive.txn.get(key)
+            assert raw is not None
+            drive.txn.delete(key)
+            assert question(drive, ino, 0, 1 << 30) == errno.EIO
+            drive.txn.put(key, raw)
