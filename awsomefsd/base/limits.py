@@ -41,6 +41,7 @@ SEGMENTS_WANTED = 512  # a device that would hold fewer takes smaller segments: 
 SEGMENTS_RESERVED = 3  # never promised to writers: two for what dead workers leave unused, one for collection
 SEGMENTS_FOR_COLLECTION = 1  # of SEGMENTS_RESERVED: never leased to a writer
 SEGMENTS_LEASED_AHEAD = 2
+SEGMENTS_KNOWN_MAX = 65_536  # rows of segments that a worker remembers; each about 400 bytes
 QUARANTINE_SHARE = 8  # with one part in so many of all segments in quarantine, no mount leases ahead of need
 DEVICES_REPORTED_MAX = 1_024  # of one node
 DEVICE_REPORT_MS = 3_000  # between two reports of a node of the devices it sees

@@ -74,7 +74,7 @@ class Worker:
             read_only=config.read_only, shared=config.shared,
         )  # fmt: skip
         memfds = [fd for name, fd in link.fds.items() if name not in ("fuse", RECORD)]
-        bounded = (self.caches.names, self.data.files, self.data.checksums)
+        bounded = (self.caches.names, self.data.files, self.data.checksums, self.data.locations)
         self.budget = MemoryBudget(config.memory_bytes, memfds, bounded, memory.dirty)
         store = partial(write_conflicts, os.path.join(config.state_dir, "conflicts"), self.mount_id)
         self.conflicts = Conflicts(self.mount, store, memory.control.counter("files_put_aside").add)

@@ -1,5 +1,7 @@
 """The writer of a mount leaves devices that are being drained: it seals its leased segments there, as soon as it has nothing to write.
 
+It also gives back what was leased while the session was replaced, which the writer does not use.
+
 The thread that writes calls it between two batches, so no write is under way.  While the thread is busy its segments there fill up by
 themselves, and new ones are leased elsewhere.  If the entry is refused the session has ended, or these segments stay leased until it does.
 """
@@ -44,6 +46,7 @@ class Draining:
         if self._now_s() < self._look_s or not self._writer.devices_in_use():
             return
         self._look_s = self._now_s() + LOOK_S
+        self._give_back(self._writer.take_in_doubt())
         try:
             draining = self._draining() & self._writer.devices_in_use()
             if not draining:
@@ -53,3 +56,10 @@ class Draining:
             log.info("segments on draining devices are sealed", extra={"devices": sorted(draining), "segments": len(progress)})
         except Error as err:
             log.info("the segments on draining devices cannot be given back now: %s", err)
+
+    def _give_back(self, doubtful: list[SegmentProgress]) -> None:
+        for step in doubtful:
+            try:
+                self._report([step])
+            except Error as err:  # mostly: they were the old session's, and went with it
+                log.info("segment %d, leased while the session was replaced, is not given back: %s", step.segment, err)

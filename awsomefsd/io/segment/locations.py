@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.failpoints import hit
+from awsomefsd.base.limits import SEGMENTS_KNOWN_MAX
 from awsomefsd.base.types import SegmentInfo
 from awsomefsd.meta.api.commands import LeaseSegments
 from awsomefsd.meta.api.messages import GetSegments, Segments, SegmentsLeased
@@ -16,19 +19,39 @@ Propose = Callable[[Any], Any]  # proposes one command in the background and blo
 
 
 class Locations:
-    """Segments by number.  Any thread.  Layouts bring the rows of the segments they name, so `locate` hardly ever has to ask."""
+    """Segments by number, at most SEGMENTS_KNOWN_MAX.  Any thread.
+
+    Layouts bring the rows of the segments they name, so `locate` hardly ever has to ask.  Those that were learnt longest ago go first; a
+    row that went and comes back older than it was is like any old row: its incarnation does not fit, and the layout is asked for again.
+    """
 
     def __init__(self, call: Call, propose: Propose) -> None:
         self._call = call
         self._propose = propose
-        self._segments: dict[int, SegmentInfo] = {}
+        self._segments: dict[int, SegmentInfo] = {}  # in the order in which they were learnt
+        self._share = 1.0
+        self._lock = threading.Lock()  # of changes; one look needs none
 
     def learn(self, segments: Iterable[SegmentInfo]) -> None:
         """Takes up rows of segments; an older row does not replace a newer one."""
-        for info in segments:
-            known = self._segments.get(info.segment)
-            if known is None or (known.incarnation, known.footer_offset) <= (info.incarnation, info.footer_offset):
-                self._segments[info.segment] = info
+        with self._lock:
+            for info in segments:
+                known = self._segments.pop(info.segment, None)
+                newer = known is None or (known.incarnation, known.footer_offset) <= (info.incarnation, info.footer_offset)
+                self._segments[info.segment] = info if newer or known is None else known
+            self._evict()
+
+    def bound(self, share: float) -> None:
+        """Keeps no more than this share (0 to 1) of the bound from now on."""
+        with self._lock:
+            self._share = share
+            self._evict()
+
+    def _evict(self) -> None:
+        most = int(SEGMENTS_KNOWN_MAX * self._share)
+        if len(self._segments) > most:
+            for segment in list(islice(self._segments, len(self._segments) - most * 7 // 8)):
+                del self._segments[segment]
 
     def locate(self, segment: int) -> SegmentInfo:
         """Returns the row of a segment; blocks for the service if it is not known.  Raises Corrupt if the cluster has no such segment."""
@@ -37,7 +60,7 @@ class Locations:
             reply = self._call(GetSegments([segment]))
             assert isinstance(reply, Segments)
             self.learn(reply.segments)
-            info = self._segments.get(segment)
+            info = next((one for one in reply.segments if one.segment == segment), None)
             if info is None:
                 raise Corrupt(f"an extent names segment {segment}, which does not exist")
         return info

@@ -48,6 +48,9 @@ class SegmentWrites(Protocol):
     def devices_in_use(self) -> set[int]:
         """Returns the numbers of the devices on which segments are leased.  Does not wait for a write that is under way."""
 
+    def take_in_doubt(self) -> list[SegmentProgress]:
+        """Returns empty segments that were leased while the session was replaced; to be given back one by one.  Does not wait."""
+
     def abandon(self) -> None:
         """Gives up all leased segments, because their session has ended: none of them is written or reported again.  Returns at once."""
 

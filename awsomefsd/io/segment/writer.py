@@ -121,6 +121,7 @@ class SegmentWriter:
         self._stream = BlockStream()
         self._leased: deque[_Segment] = deque()  # the first is the one begun
         self._unreported: list[SegmentProgress] = []  # of segments that ended in an attempt that failed
+        self._in_doubt: list[SegmentProgress] = []  # leased while the session was replaced: to the old one, or to the new one
         self._suspect: _Segment | None = None  # of the device that failed last, until it was seen to write again
         self._probe_floor = self._probe_offset = 0
         self._using = threading.Lock()
@@ -227,6 +228,14 @@ class SegmentWriter:
             self._leased = deque(segment for segment in self._leased if segment not in ending)
             return self._sealed(ending)
 
+    def take_in_doubt(self) -> list[SegmentProgress]:
+        """Returns segments that are to be given back, each in an entry of its own: the session may not hold them (ESTALE then).
+
+        They were leased while the session was replaced; they are empty, and nobody uses them.  Does not wait for a write.
+        """
+        doubtful, self._in_doubt = self._in_doubt, []
+        return doubtful
+
     def statistics(self) -> WriterStatistics:
         return WriterStatistics(
             self._batches, self._frames, self._data_bytes, self._stream.copied_bytes, self._flushes, self._failures, self._abandoned
@@ -240,6 +249,9 @@ class SegmentWriter:
             leased = self._lease(SEGMENTS_LEASED_AHEAD)
             if not leased:
                 raise FsError(errno.ENOSPC, "no segment could be leased")
+            if generation != self._generation:  # nobody says to which session they were leased, so neither uses them
+                self._in_doubt += [_Segment(info, generation).progress(sealed=True) for info in leased]
+                raise Fenced("the session was replaced while segments were leased")
             for segment in [_Segment(info, generation, self._devices.get(info.device)) for info in leased]:
                 if segment.info.device in self._devices:
                     self._leased.append(segment)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.base.types import SEGMENT_LEASED, SegmentInfo
+import pytest
+
+from awsomefsd.base.errors import Fenced, FsError
+from awsomefsd.base.types import SEGMENT_LEASED, SegmentInfo, SegmentProgress
 from awsomefsd.io.device.memory_device import MemoryDevice
 from awsomefsd.io.file.draining import Draining
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
@@ -41,3 +45,29 @@ def test_a_segment_that_is_leased_while_the_devices_are_looked_through() -> None
 
     Draining(writer, draining, lambda progress: None).poll()
     assert asked, "it looked for what is drained"
+
+
+def test_what_was_leased_while_the_session_was_replaced_is_given_back_one_by_one() -> None:
+    """The new session may hold some of it: one that it does not hold must not keep the others leased."""
+    free = [SegmentInfo(n, 5, DEVICE, n * MIB, MIB, SEGMENT_LEASED, 0) for n in range(8)]
+    leases: list[int] = []
+
+    def lease(_count: int) -> list[SegmentInfo]:
+        leases.append(1)
+        if len(leases) == 1:
+            writer.abandon()
+        return [free.pop(0), free.pop(0)]
+
+    reported: list[list[SegmentProgress]] = []
+
+    def report(progress: list[SegmentProgress]) -> None:
+        reported.append(progress)
+        if progress[0].segment == 0:
+            raise FsError(errno.ESTALE)
+
+    writer = SegmentWriter({DEVICE: MemoryDevice(8 * MIB)}, lease)
+    with pytest.raises(Fenced):
+        writer.write([Piece(3, 77, 0, [memoryview(b"x")])])
+    writer.write([Piece(3, 77, 0, [memoryview(b"x")])])
+    Draining(writer, set, report).poll()
+    assert [[step.segment for step in progress] for progress in reported] == [[0], [1]]

@@ -478,7 +478,7 @@ def test_a_write_over_a_change_of_session_is_fenced() -> None:
     assert [e.segment for e in extents] == [2] and read_back(pool.reader(), extents) == b"2" * 10 * KIB
 
 
-def test_segments_of_the_new_session_that_a_fenced_write_touched_are_not_used_again() -> None:
+def test_segments_leased_while_the_session_was_replaced_are_used_by_nobody_and_given_back() -> None:
     pool = Pool()
 
     def lease(count: int) -> list[SegmentInfo]:
@@ -493,8 +493,11 @@ def test_segments_of_the_new_session_that_a_fenced_write_touched_are_not_used_ag
     with pytest.raises(Fenced):
         writer.write([Piece(VOLUME, INO, 0, [aligned(bytes(5 * MIB))])])
     written = writer.write([Piece(VOLUME, INO, 0, [aligned(bytes(10))])])
-    assert {e.segment for e in written.extents[0]}.isdisjoint(range(5)), "or a block would be written twice, which the device asserts"
-    assert {step.segment for step in written.progress if step.sealed} == {4, 5}
+    assert {e.segment for e in written.extents[0]}.isdisjoint(range(4)), "or a block would be written twice, which the device asserts"
+    assert not [step for step in written.progress if step.sealed], "a Commit with them would be refused if they were the old session's"
+    doubtful = writer.take_in_doubt()
+    assert [(step.segment, step.committed_bytes, step.sealed) for step in doubtful] == [(2, 0, True), (3, 0, True)], "they are given back"
+    assert not writer.take_in_doubt()
 
 
 def test_a_refused_commit_does_not_lose_the_end_of_a_segment() -> None:
