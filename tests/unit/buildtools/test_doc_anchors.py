@@ -1,4 +1,4 @@
-"""Links of the documentation that name a section lead to a heading of that page."""
+"""Links of the documentation that name a section lead to a heading of that page, and no page holds the marks of a merge."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def anchors(page: Path) -> set[str]:
 def test_sections_that_are_linked_are_there(page: Path) -> None:
     links = [link for link in _LINK.findall(page.read_text()) if not link[0].startswith("http")]
     assert [f"{name}#{anchor}" for name, anchor in links if anchor not in anchors(page.parent / name if name else page)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_nothing_is_left_of_a_merge(page: Path) -> None:
+    assert re.findall(r"^(?:<{7} .*|={7}|>{7} .*)$", page.read_text(), re.M) == []
 
 
 def test_an_anchor_that_is_not_there_is_noticed() -> None:
