@@ -51,4 +51,7 @@ def build_mount_caches(
         recalls = RecallThread(recall_queue, [flush.handle, kernel.forget_for_recall])
     policy = Policy(NOATIME) if config.read_only or config.shared else Policy(*config.atime)
     atimes = Atimes(config.volume, client, memory.control, memory.opens, names.put, policy)
-    return MountCaches(Caches(names, atimes, modes, leases, kernel), notifier, recalls)
+    caches = Caches(names, atimes, modes, leases, kernel)
+    if not config.shared:  # else the kernel keeps attributes under leases, or not at all
+        caches.forget_attributes = notifier.forget_attributes
+    return MountCaches(caches, notifier, recalls)

@@ -12,6 +12,7 @@ import errno
 import os
 import pickle
 import stat
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,8 @@ TICK_S = 0.011  # CONFIG_HZ is 100 at least
 LIMIT_S = 120
 LIBC = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
+STATX_MODE = 2
+CAP_FSETID = 4
 Case = Callable[[str], Iterable[tuple[Any, Any]]]
 
 
@@ -37,6 +40,22 @@ class User:
             os.setgroups(self.groups)
             os.setresgid(self.gid, self.gid, self.gid)
             os.setresuid(self.uid, self.uid, self.uid)
+
+
+class RootWithout(User):
+    """Root that has lost one capability."""
+
+    def __init__(self, capability: int) -> None:
+        super().__init__(0, 0)
+        self.capability = capability
+
+    def become(self) -> None:
+        super().become()
+        header, sets = struct.pack("Ii", 0x20080522, 0), ctypes.create_string_buffer(24)  # version 3, this process
+        check(LIBC.capget(header, sets))
+        effective, permitted, inheritable, *above = struct.unpack("6I", sets.raw)
+        effective &= ~(1 << self.capability)
+        check(LIBC.capset(header, struct.pack("6I", effective, permitted, inheritable, *above)))
 
 
 ROOT = User(0, 0)
@@ -78,6 +97,14 @@ def shown(path: str | int) -> tuple[Any, ...]:
     info = os.fstat(path) if isinstance(path, int) else os.lstat(path)
     size = -1 if stat.S_ISDIR(info.st_mode) else info.st_size
     return oct(info.st_mode), info.st_nlink, info.st_uid, info.st_gid, size, info.st_rdev
+
+
+def mode_alone(path: str) -> str:
+    """The mode as statx(2) tells it to those who ask for nothing else, such as `stat -c %a`: the kernel may take it from what it knows."""
+    found = ctypes.create_string_buffer(256)
+    check(LIBC.statx(AT_FDCWD, os.fsencode(path), 0, STATX_MODE, found))
+    (mode,) = struct.unpack_from("H", found, 28)
+    return oct(mode)
 
 
 def times(path: str) -> tuple[int, int, int]:

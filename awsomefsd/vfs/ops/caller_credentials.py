@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 F_OFD_SETLKW = 38
+CAP_FSETID = 4
 _LOOKS_MAX = 20  # at a caller that has sent its request but does not sleep yet
 _PAUSE_S = 0.0001
 
@@ -26,16 +28,31 @@ def waits_for_ofd_lock(tid: int) -> bool:
     return False
 
 
+def loses_set_ids(uid: int, tid: int) -> bool:
+    """Says whether setuid and setgid bits go when this caller changes bytes by fallocate(2) or copy_file_range(2).
+
+    WRITE and OPEN say so themselves.  Root keeps them if it has CAP_FSETID; one whose capabilities cannot be read has it.  Others lose
+    them, also with that capability: a server of NFS asks with the user id of its client, and /proc shows the server's own capabilities.
+    """
+    if uid:
+        return True
+    value = _status(tid, b"CapEff:")
+    return bool(value) and not int(value, 16) & 1 << CAP_FSETID
+
+
 def groups_of(tid: int) -> frozenset[int]:
     """Supplementary groups of a thread; none if it cannot be seen from here."""
-    try:
-        with open(f"/proc/{tid}/status", "rb") as lines:
+    return frozenset(map(int, _status(tid, b"Groups:").split()))
+
+
+def _status(tid: int, field: bytes) -> bytes:
+    """The value of a field in /proc/TID/status; empty if it cannot be read."""
+    if tid > 0:
+        with suppress(OSError), open(f"/proc/{tid}/status", "rb") as lines:
             for line in lines:
-                if line.startswith(b"Groups:"):
-                    return frozenset(map(int, line.split()[1:]))
-    except OSError:
-        pass
-    return frozenset()
+                if line.startswith(field):
+                    return line[len(field) :].strip()
+    return b""
 
 
 def _system_call(tid: int) -> list[bytes]:

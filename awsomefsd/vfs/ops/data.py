@@ -170,7 +170,9 @@ class DataOps:
 
     def truncate_to_zero(self, ctx: Context, attr: Attr, unique: int) -> Steps:
         mask = SET_SIZE | (SET_KILL_SUIDGID if ctx.kill_suidgid else 0)
+        before = None if self._mount.session.recovering else attr
         attr = yield from self._policy.set_size(attr, SetAttr(self._mount.volume, attr.ino, mask), unique)
+        self._mount.caches.bytes_changed(before, attr)
         return attr
 
     def statfs(self, ctx: Context, ino: int) -> Steps:

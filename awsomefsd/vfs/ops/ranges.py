@@ -30,6 +30,7 @@ from awsomefsd.io.file.file_data import FileState
 from awsomefsd.meta.api.commands import FALLOC_KEEP_SIZE, FALLOC_MODES, CopyRange, Fallocate
 from awsomefsd.meta.api.messages import Ranged
 from awsomefsd.vfs.api.context import Context
+from awsomefsd.vfs.ops.caller_credentials import loses_set_ids
 from awsomefsd.vfs.ops.data import DataOps
 from awsomefsd.vfs.ops.reading import KnownLayouts
 from awsomefsd.vfs.state.mount_state import MountState
@@ -54,8 +55,7 @@ class RangeOps:
             raise FsError(errno.EOPNOTSUPP)
         if offset + length > FILE_BYTES_MAX:
             raise FsError(errno.EFBIG)
-        # CAP_FSETID is not in the request; root has it
-        return self._fallocate(ctx, fh, Fallocate(self._mount.volume, ino, mode, offset, length, ctx.uid != 0))
+        return self._fallocate(ctx, fh, Fallocate(self._mount.volume, ino, mode, offset, length, loses_set_ids(ctx.uid, ctx.pid)))
 
     def _fallocate(self, ctx: Context, fh: int, command: Fallocate) -> Steps:
         mount = self._mount
@@ -96,6 +96,7 @@ class RangeOps:
 
     def _learn(self, attr: Attr) -> None:
         mount = self._mount
+        mount.caches.bytes_changed(None if mount.session.recovering else mount.caches.names.attr(attr.ino), attr)
         mount.caches.names.put(attr)
         state = mount.buffered.files.get(attr.ino)
         if state is not None:
@@ -144,7 +145,8 @@ class RangeOps:
             raise FsError(errno.EROFS)
         if flags:
             raise FsError(errno.EINVAL)
-        command = CopyRange(self._mount.volume, ino, offset, new_ino, new_offset, min(length, FILE_BYTES_MAX), ctx.uid != 0)
+        kill = loses_set_ids(ctx.uid, ctx.pid)
+        command = CopyRange(self._mount.volume, ino, offset, new_ino, new_offset, min(length, FILE_BYTES_MAX), kill)
         return self._copy(ctx, new_fh, command)
 
     def _copy(self, ctx: Context, fh: int, command: CopyRange) -> Steps:

@@ -40,11 +40,14 @@ def sync(mount: MountState, ino: int, fh: int) -> Steps:
 
 def kill_suidgid(mount: MountState, attr: Attr) -> Steps:
     """A write by somebody who may not keep them: setuid and setgid bits go first."""
+    if mount.session.recovering:
+        mount.caches.forget_attributes(attr.ino)  # they may be gone already, and the predecessor died before it said so
     if attr.mode & 0o6000:
         unique = mount.uniques.next_background_unique()
         reply: Found = yield mount.propose(SetAttr(mount.volume, attr.ino, SET_KILL_SUIDGID), unique)
         mount.metadata.ack(unique)
         mount.caches.names.put(reply.attr)
+        mount.caches.bytes_changed(attr, reply.attr)
 
 
 def store_when_room(

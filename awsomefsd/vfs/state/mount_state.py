@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -146,6 +146,17 @@ class Caches:
         self.modes = modes
         self.leases = leases  # of a shared mount that caches
         self.kernel = kernel
+        self.forget_attributes: Callable[[int], None] = lambda ino: None  # makes the kernel forget them at once, without a wait
+
+    def bytes_changed(self, before: Attr | None, after: Attr) -> None:
+        """Lets the kernel know of set-ID bits that went with a change of the bytes, before it gets the answer.  `before`: None if unknown.
+
+        The answers to WRITE, FALLOCATE, COPY_FILE_RANGE and OPEN have no attributes.  The kernel doubts size and times after them, but not
+        the mode: it would run the program with its setuid bit for as long as the mode was told for.  With leases `begin_change` has
+        taken back what was told.
+        """
+        if before is None or before.mode != after.mode:
+            self.forget_attributes(after.ino)
 
     def begin_change(self, inos: list[int]) -> None:
         """Shows nothing of these from memory until the outcome is known (leases.end_change)."""

@@ -410,3 +410,35 @@ def test_the_worker_dies_around_a_copy(tmp_path: Path, applied: bool, seed: int)
         assert results == [100_000]
         assert r.content(new) == (data[:50] + b"after" + data[55:] if applied else data)
         r.check()
+
+
+# --- set-ID bits --------------------------------------------------------------------------------------------------------------
+def test_the_kernel_forgets_a_mode_whose_set_id_bits_went_with_a_change_of_bytes(tmp_path: Path) -> None:
+    """It doubts size and times after such a change, and runs the program with the mode it knows."""
+    with rig(tmp_path) as r:
+        forgotten: list[int] = []
+        r.mount.caches.forget_attributes = forgotten.append
+        source, _ = made(r, b"y" * MIB, b"source")
+        ino, fh = made(r, b"x" * MIB)
+
+        def call(method: str, *args: Any) -> Any:
+            ctx = r.ctx(uid=1)
+            ctx.kill_suidgid = True
+            return finish(getattr(r.vfs, method)(ctx, *args))
+
+        changes = [
+            lambda: call("write", ino, fh, 0, memoryview(b"z"), 1 << 2),
+            lambda: call("fallocate", ino, fh, 0, 0, 4096),
+            lambda: call("fallocate", ino, fh, KEEP, 0, 4096),
+            lambda: call("fallocate", ino, fh, PUNCH, 0, 4096),
+            lambda: call("fallocate", ino, fh, ZERO, 0, 4096),
+            lambda: call("copy_file_range", source, 0, ino, fh, 0, 4096, 0),
+            lambda: call("open", ino, os.O_WRONLY | os.O_TRUNC),
+        ]
+        for change in changes:
+            r.call("setattr", ino, None, SetAttrIn(c.SET_MODE, mode=0o100000 | 0o6777))
+            forgotten.clear()
+            change()
+            assert r.attr(ino).mode & 0o7777 == 0o777 and forgotten == [ino]
+            change()
+            assert forgotten == [ino], "nothing changed"
