@@ -263,6 +263,41 @@ def test_a_lock_of_an_open_file_ends_with_its_close(node, place, killed):
     os.close(other)
 
 
+CLOSED = """
+import fcntl, os, struct, sys, threading
+F_OFD_GETLK, F_OFD_SETLK = 36, 37
+path, how, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
+lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 10, 0)
+asker = os.open(path, os.O_RDWR)
+def asked(command):  # a process of its own: a lock of its process would be in no classic lock's way
+    child = os.fork()
+    if not child:
+        found = fcntl.fcntl(os.open(path, os.O_RDWR), command, lock)
+        os._exit(struct.unpack("hhqqi4x", found)[0] != fcntl.F_UNLCK)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+for number in range(rounds):
+    fd = os.open(path, os.O_RDWR)
+    if how == "flock": fcntl.flock(fd, fcntl.LOCK_EX)
+    else: fcntl.fcntl(fd, fcntl.F_SETLK if how == "posix" else F_OFD_SETLK, lock)
+    closer = threading.Thread(target=os.close, args=(fd,))  # it shares the descriptors
+    closer.start()
+    closer.join()
+    if how == "flock":
+        fcntl.flock(asker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(asker, fcntl.LOCK_UN)
+    else:
+        assert not asked(F_OFD_GETLK), f"round {number}: it is locked"
+        fcntl.fcntl(asker, F_OFD_SETLK, lock)
+        fcntl.fcntl(asker, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 10, 0))
+"""
+
+
+@pytest.mark.parametrize("how", ["posix", "ofd", "flock"])
+def test_a_file_closed_by_sharers_of_descriptors_is_not_locked(files, how):
+    done = subprocess.run([sys.executable, "-c", CLOSED, files[0], how, "100"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_fcntl_and_open_file_description_locks_meet_and_flock_meets_neither(files, party):
     a = files[0]
     one, two = party(a), party(a)

@@ -3,6 +3,10 @@ looks for circles of waits (EDEADLK) among fcntl locks; which wait is of an open
 
 The kernel sends FLUSH with the owner at every close(2) and RELEASE for flock, so this side remembers which owners hold anything at all:
 a close of a file without locks asks nobody.
+
+RELEASE ends what was locked with an open file description, and close(2) does not wait for its answer.  The kernel has sent it by then, so
+whoever asks for a lock of this inode on this node afterwards waits until it is decided (`_released`): otherwise he would meet the lock of a
+file that is closed.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import msgspec
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, Lock
-from awsomefsd.base.wait import Steps, Wait
+from awsomefsd.base.wait import Signal, Steps, Wait
 from awsomefsd.meta.api.commands import SetLock
 from awsomefsd.meta.api.messages import GetLocks, Locked, Locks, TestLock
 from awsomefsd.meta.client.metadata import Metadata
@@ -31,8 +35,10 @@ class LockOps:
         # inode -> (kind, owner) that may hold locks -> handles it took them with (the last one of each lock, after a takeover)
         self._owners: dict[int, dict[tuple[int, int], set[int]]] = {}
         self._waiting: set[int] = set()  # uniques of requests that wait for a lock
+        self._ending: dict[int, Signal] = {}  # inode -> fires when what the newest RELEASE ends is decided
 
     def getlk(self, ctx: Context, ino: int, fh: int, lock: Lock) -> Steps:
+        yield from self._released(ino)
         own = msgspec.structs.replace(lock, session=self._client.session_token()[0])  # else the caller's own locks were in its way
         reply: Locked = yield self._client.ask(TestLock(self._mount.volume, ino, own))
         return reply.lock
@@ -52,6 +58,7 @@ class LockOps:
         if wait:
             yield from self._wait_lock(command, fh, ctx)
         else:
+            yield from self._released(ino)
             yield self._mount.propose(command, ctx.unique)
         try:
             self._mount.session.check_handle(fh)
@@ -61,6 +68,10 @@ class LockOps:
             yield from self._take_back(command)
             raise
         self._may_hold(ino, lock).add(fh)
+
+    def _released(self, ino: int) -> Steps:
+        while (ending := self._ending.get(ino)) is not None:
+            yield ending
 
     def _take_back(self, command: SetLock) -> Steps:
         mount = self._mount
@@ -124,7 +135,27 @@ class LockOps:
         ended = {key for key, handles in owners.items() if last or _forget_handle(key, handles, fh, flock_owner)}
         if flock_owner is not None and (LOCK_FLOCK, flock_owner) not in owners and self._mount.session.recovering:
             ended.add((LOCK_FLOCK, flock_owner))
-        return self._end(ino, sorted(ended), unique) if ended else None
+        if not ended:
+            return None
+        before, mine = self._ending.get(ino), Signal()
+        self._ending[ino] = mine
+        return self._ended(ino, self._end(ino, sorted(ended), unique), before, mine)
+
+    def _ended(self, ino: int, end: Steps, before: Signal | None, mine: Signal) -> Steps:
+        """Runs `end`, and lets those go on who wait for it and for what is `before` it."""
+
+        def decided(_value: object = None, _error: object = None) -> None:
+            if self._ending.get(ino) is mine:
+                del self._ending[ino]
+            mine.fire()
+
+        try:
+            yield from end
+        finally:
+            if before is None:
+                decided()
+            else:
+                before.start(decided)
 
     def _end(self, ino: int, ended: list[tuple[int, int]], unique: int) -> Steps:
         mount = self._mount

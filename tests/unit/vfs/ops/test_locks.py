@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.base.types import LOCK_END_MAX, LOCK_POSIX, Lock
+from awsomefsd.base.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, Lock
 from awsomefsd.meta.api.commands import SetLock
 from awsomefsd.meta.api.messages import Done
-from awsomefsd.vfs.ops.locks import F_UNLCK, F_WRLCK, LockOps
+from awsomefsd.vfs.ops.data import RELEASE_FLOCK_UNLOCK
+from awsomefsd.vfs.ops.locks import F_RDLCK, F_UNLCK, F_WRLCK, LockOps
+from tests.rigs.mount_without_kernel import LIMIT_S, Held, Rig, rig
 
 FH, INO = 5, 2
 LOCK = Lock(LOCK_POSIX, 77, 1000, F_WRLCK, 0, LOCK_END_MAX)
@@ -67,3 +71,58 @@ def test_a_lock_is_held_when_the_handle_is_still_good():
     with pytest.raises(StopIteration):
         op.send(Done())
     assert locks.holds(INO, LOCK_POSIX, LOCK.owner) and len(mount.proposed) == 1
+
+
+# --- the end of an open file description --------------------------------------------------------------------------------------
+@pytest.fixture
+def r(tmp_path: Path) -> Iterator[Rig]:
+    with rig(tmp_path) as made:
+        yield made
+
+
+@pytest.mark.parametrize("kind", [LOCK_POSIX, LOCK_FLOCK])
+def test_whoever_asks_after_a_release_does_not_meet_its_locks(r: Rig, kind: int) -> None:
+    """close(2) does not wait for RELEASE: who is told that the file is closed asks while the lock's end is still on its way."""
+    ino = r.file(b"file", b"x")
+    first, second, other = r.open(ino), r.open(ino), r.open(ino)
+    mine, theirs = Lock(kind, 77, 1, F_RDLCK, 0, LOCK_END_MAX), Lock(kind, 78, 2, F_RDLCK, 0, LOCK_END_MAX)
+    asked = Lock(kind, 79, 3, F_WRLCK, 0, LOCK_END_MAX)
+    r.call("setlk", ino, first, mine, False)
+    r.call("setlk", ino, second, theirs, False)
+    assert r.call("getlk", ino, other, asked) is not None
+    gate = r.gate()
+    held: list[Held] = []
+
+    def hold(command: Any, unique: int) -> Held | None:
+        if not isinstance(command, SetLock) or command.lock_type != F_UNLCK:
+            return None
+        held.append(Held(r.worker.client.propose(command, unique)))
+        return held[-1]
+
+    gate.on_propose = hold
+    flags = (RELEASE_FLOCK_UNLOCK, 77, RELEASE_FLOCK_UNLOCK, 78) if kind == LOCK_FLOCK else (0, 0, 0, 0)
+    releases = [r.begin("release", ino, first, 0, *flags[:2]), r.begin("release", ino, second, 0, *flags[2:])]
+    waiting = [r.begin("getlk", ino, other, asked), r.begin("setlk", ino, other, asked, False)]
+    for one in reversed(held):
+        assert one.answered.wait(LIMIT_S)
+        assert not any(each.ended.is_set() for each in waiting)
+        one.release()
+    assert len(held) == 2
+    for release in releases:
+        release.result()
+    assert [each.result() for each in waiting] == [None, None]
+
+
+def test_the_classic_locks_of_a_process_are_gone_when_a_close_of_the_file_returns(r: Rig) -> None:
+    """FLUSH, which close(2) waits for, ends those of this owner with whatever handle they were taken, and no others."""
+    ino = r.file(b"file", b"x")
+    taken, closed, other = r.open(ino), r.open(ino), r.open(ino)
+    r.call("setlk", ino, taken, Lock(LOCK_POSIX, 77, 1, F_WRLCK, 0, 9), False)
+    r.call("setlk", ino, taken, Lock(LOCK_POSIX, 88, 1, F_WRLCK, 20, 29), False)  # of the open file description itself
+    r.call("flush", ino, closed, 66)
+    assert r.call("getlk", ino, other, Lock(LOCK_POSIX, 79, 3, F_WRLCK, 0, 9)) is not None, "another process closed it"
+    r.call("flush", ino, closed, 77)
+    assert r.call("getlk", ino, other, Lock(LOCK_POSIX, 79, 3, F_WRLCK, 0, 19)) is None
+    assert r.call("getlk", ino, other, Lock(LOCK_POSIX, 79, 3, F_WRLCK, 0, 29)) is not None
+    r.close_file(ino, taken, owner=77)
+    assert r.call("getlk", ino, other, Lock(LOCK_POSIX, 79, 3, F_WRLCK, 0, 29)) is None
