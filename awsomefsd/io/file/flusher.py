@@ -80,7 +80,7 @@ class _Request(NamedTuple):
 class Flusher:
     """The flusher of one mount.  Any thread may call; only `stop` blocks.
 
-    `flush`, `drained` and `flush_all` return Waits, which end on the flusher's thread.  `room()` is fired whenever records became clean.
+    `flush`, `drained` and `flush_all` return Waits, which end on the flusher's thread.  `room()` is fired when it is time to look again.
     """
 
     def __init__(
@@ -171,7 +171,8 @@ class Flusher:
         return signal
 
     def room(self) -> Signal:
-        """Returns a Signal that is fired at the next time that records become clean.  Take it before the check whether there is room."""
+        """Returns a Signal that is fired when records become clean, or there are none to flush.  Take it before the check whether there is
+        room."""
         return self._room
 
     def kick(self) -> None:
@@ -219,12 +220,14 @@ class Flusher:
             previous = batch
 
     def _nothing_taken(self) -> None:
-        """Answers requests whose records went another way (removed, or committed before); others are checked again soon."""
-        if self._requests:
-            self._announce()
-            with self._cond:
-                if self._requests and not self._thread.stopping:
-                    self._cond.wait(HELD_PAUSE_S)
+        """Answers requests whose records went another way (removed, or committed before); others are checked again soon.
+
+        Whoever waits for room looks again too: it may wait for something else, and no flush will come where nothing is dirty.
+        """
+        self._announce()
+        with self._cond:
+            if (self._requests or self._kicked) and not self._thread.stopping:
+                self._cond.wait(HELD_PAUSE_S)
 
     def _next_batch(self, *, wait: bool) -> Batch | None:
         with self._cond:

@@ -16,6 +16,7 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import LEASE_IDLE_LOOKS
 from awsomefsd.base.types import LEASE_NONE, LEASE_READ, LEASE_WRITE, LOCK_POSIX, ROOT_INO, Lock
 from awsomefsd.base.wait import Signal, block_on
+from awsomefsd.io.file.file_data import FileState
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
@@ -137,6 +138,49 @@ def test_a_file_with_a_time_that_no_record_can_say_is_written(nodes: list[Leased
         assert error_of(one.write, ino, fh, 0, b"d") == errno.EIO
         assert one.mount.buffered.reservation.left_bytes == left
     sound(nodes)
+
+
+@pytest.mark.parametrize("meanwhile", ["the state is forgotten", "the lease goes and comes back"])
+def test_a_write_that_was_refused_for_no_want_of_room_does_not_wait_for_room(
+    nodes: list[Leased], monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """Nothing is dirty, so nobody will ever make room."""
+    one, _ = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"a")
+    one.fsync(ino, fh)
+    state = one.mount.buffered.files.get(ino)
+    token, real, refused = state.token, FileState.store, []
+
+    def store(self: FileState, *args: Any, **kwargs: Any) -> bool:
+        """Another thread does that just here."""
+        if self is not state or refused:
+            return real(self, *args, **kwargs)
+        refused.append(True)
+        if meanwhile == "the state is forgotten":
+            one.mount.buffered.files.forget(state)
+            return real(self, *args, **kwargs)
+        state.let_go()
+        stored = real(self, *args, **kwargs)
+        with state.lock:
+            state.token = token
+        return stored
+
+    reservation, first = one.mount.buffered.reservation, []
+    spend = reservation.spend
+
+    def no_space_once(need: int, make: Any) -> bool:
+        """The quick way of a write does not wait."""
+        if not first:
+            first.append(True)
+            return False
+        done: bool = spend(need, make)
+        return done
+
+    monkeypatch.setattr(FileState, "store", store)
+    monkeypatch.setattr(reservation, "spend", no_space_once)
+    assert one.begin("write", ino, fh, 0, memoryview(b"b"), 0).result(15) == 1
+    assert refused and one.read(ino, fh, 0, 9) == b"b"
 
 
 def test_two_nodes_write_one_file_in_turn_and_every_byte_is_right(nodes: list[Leased], seed: int) -> None:
