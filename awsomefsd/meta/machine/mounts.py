@@ -7,8 +7,8 @@ ones when a node has more than MOUNTS_KEPT_PER_NODE whose session has ended.  Al
 
 from __future__ import annotations
 
-from awsomefsd.base.levels import MENDED_RULES
 from awsomefsd.base.limits import MOUNTS_KEPT_PER_NODE
+from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.base.types import is_node_mount, node_mount
 from awsomefsd.meta.api.commands import Entry
 from awsomefsd.meta.state import keys, rows

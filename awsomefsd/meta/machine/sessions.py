@@ -14,8 +14,8 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.base.levels import MENDED_RULES
 from awsomefsd.base.limits import NS_PER_MS, REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS, SESSIONS_MAX
+from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.meta.api.commands import EndSession, Entry, OpenCollector, OpenSession, OpenShared
 from awsomefsd.meta.api.messages import Done, Reply, SessionOpened
 from awsomefsd.meta.api.messages.collection import CollectorOpened
