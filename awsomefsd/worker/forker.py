@@ -2,6 +2,9 @@
 
 No thread is ever started here and no library that starts one is imported: a fork copies the thread that forks, and locks that others hold.
 What is loaded is taken out of the garbage collector's sight, so that a collection in a worker does not write to pages that all share.
+
+A build that was replaced in place must not live on in here: before each fork the program's files are looked at, and a forker whose files
+have changed says so instead of forking.  The keeper then starts the worker as a process of its own, of the files as they are now.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sys
 import threading
 from pathlib import Path
 
+from awsomefsd.base import program
 from awsomefsd.keeper import wire as wire
 from awsomefsd.worker import process
 
@@ -28,12 +32,15 @@ def main(keeper_fd: int) -> int:
     keeper.setblocking(True)
     if threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1:
         raise RuntimeError("a forker has one thread")
+    loaded = _files()
     gc.collect()
     gc.freeze()
     wire.send(keeper, {"op": "loaded"})
     while (received := wire.receive(keeper)) is not None:
         message, fds = received
         try:
+            if _files() != loaded:
+                raise OSError("the program was replaced by another build")
             pid = _fork(keeper, str(message["log"]), fds[0])
             pidfd = os.pidfd_open(pid)
         except OSError as error:
@@ -44,6 +51,21 @@ def main(keeper_fd: int) -> int:
         wire.send(keeper, {"op": "forked", "pid": pid}, [pidfd])
         os.close(pidfd)
     return 0
+
+
+def _files() -> dict[str, tuple[int, ...]]:
+    """Returns which file each path of this program names now: device, inode, size and time of change."""
+    paths = {program.command("worker")[0], *(getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))}
+    found: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        if path == program.command("worker")[0] or path.startswith(program.HOME + os.sep):
+            try:
+                now = os.stat(path)
+            except OSError:
+                found[path] = (0,)
+            else:
+                found[path] = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+    return found
 
 
 def _fork(keeper: socket.socket, log_path: str, fd: int) -> int:

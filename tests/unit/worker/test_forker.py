@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from awsomefsd import __version__
 from awsomefsd.base.errors import FsError
+from awsomefsd.base.program import ROOT
 from awsomefsd.keeper.client import KeeperClient
 from buildtools import procs
 from buildtools.nodes import Node, await_true
@@ -110,3 +114,25 @@ def test_the_next_keeper_has_a_forker_of_its_own(node: Node) -> None:
     await_true("a forker that has loaded", lambda: warm(node), 60)
     worker = successor(node)
     assert parent(worker) == node.pid("keeper")
+
+
+def test_a_forker_of_a_build_that_was_replaced_in_place_forks_no_more(make_node: Callable[..., Node], tmp_path: Path) -> None:
+    """The program of the mount's workers is a copy of the package, which another build then takes the place of."""
+    if os.environ.get("AWSOMEFSD_BINARY"):
+        pytest.skip("the copy is one of the interpreted program")
+    package = tmp_path / "copy" / "awsomefsd"
+    shutil.copytree(ROOT / "awsomefsd", package)
+    argv, env = [sys.executable, "-m", "awsomefsd", "worker"], {"PYTHONPATH": str(package.parent)}
+    node = make_node()
+    client = KeeperClient(node.run)
+    client.replace(client.list()[0]["mount"], argv, env)
+    await_true("a forker that has loaded", lambda: warm(node), 60)
+    (forker,) = forkers(node)
+    forked = successor(node)
+    assert cmdline(forked)[-1] == cmdline(forker)[-1] and KeeperClient(node.run).list()[0]["version"] == __version__
+    text = (package / "__init__.py").read_text()
+    (package / "__init__.py").write_text(text.replace(__version__, "9.9.9"))
+    successor(node)
+    await_true("the other build", lambda: KeeperClient(node.run).list()[0]["version"] == "9.9.9", 60)
+    await_true("the end of the forker", lambda: forker not in forkers(node), 60)
+    node.umount()
