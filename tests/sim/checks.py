@@ -148,6 +148,13 @@ class Checks:
                 raise self.world.broken(f"two different entries {index} of term {term}, or with different ones before them")
             before = term
 
+    def acknowledges(self, node: Any, index: int) -> None:
+        """An AppendReply is a promise: its entries are in the sender's journal, and no power cut takes them."""
+        journal, unsynced = node.replica.log._journal, node.disk.unsynced(".journal")
+        if journal.last_index < index or unsynced:
+            has = f"its journal ends with {journal.last_index}, unsynced: {unsynced}"
+            raise self.world.broken(f"{node.name} acknowledges entry {index}; {has}")
+
     # --- requests ----------------------------------------------------------------------------------------------------------------
     def invoked(self, mount: int, unique: int, command: c.Command) -> None:
         self._invoked[(mount, unique)] = self._known

@@ -199,6 +199,10 @@ class SimDisk:
         self._durable.clear()
         self._renamings.clear()
 
+    def unsynced(self, suffix: str) -> list[str]:
+        """Files with writes that a power cut may take."""
+        return [path for path, file in sorted(self._files.items()) if path.endswith(suffix) and file.dirty]
+
     def used_bytes(self, path: str) -> int:
         return len(bytes(self._files[path].durable).rstrip(b"\0"))
 

@@ -18,6 +18,7 @@ from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.log.journal import Journal, JournalFailed, JournalFull
 from awsomefsd.meta.machine.queries import answer
+from awsomefsd.meta.raft.messages import AppendReply
 from awsomefsd.meta.replica.open_voter import Setting, open_voter
 from awsomefsd.meta.replica.replica import Replica, ReplicaOptions, uuid_bytes
 from awsomefsd.meta.server.admission import LocalRequests
@@ -71,6 +72,8 @@ class SimPeers:
 
     def send(self, node: str, message: Any) -> None:
         me = self._node
+        if isinstance(message, AppendReply) and not message.refused:
+            me.watch.acknowledges(me, message.index)
         target = me.peers[node]
         me.network.send(
             me.name, target.name, target.hear, me.uuid, peer_encode(message), owner=target, ahead_ns=me.clock.ahead_ns

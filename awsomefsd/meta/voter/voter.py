@@ -427,9 +427,16 @@ class Voter:
         if isinstance(message, Heartbeat) and message.term >= self._raft.term:
             self._check_acknowledged(Acknowledged(message.to, message.term, message.commit))  # what we are known to have
         self._raft.step(message)
-        if self._doubt_until_ns and isinstance(message, Append) and self._raft.commit >= message.commit and self._raft.leader:
+        if self._doubt_until_ns and isinstance(message, Append) and self._confirms_end(message):
             log.info("a leader has confirmed the end of this journal", extra={"commit": message.commit})
             self._doubt_until_ns = 0
+
+    def _confirms_end(self, message: Append) -> bool:
+        """Returns True if the journal has all that an Append says and commits.  A refused one says only that something is missing."""
+        index, term = message.previous_index, message.previous_term
+        if message.entries:
+            index, term, _ = message.entries[-1]
+        return bool(self._raft.leader) and self._raft.log.matches(index, term) and self._raft.commit >= message.commit
 
     def _check_refusal(self, reply: AppendReply) -> None:
         """Tell a follower that refuses what it had acknowledged: it is an old message, or its journal lost its end.  It knows which."""

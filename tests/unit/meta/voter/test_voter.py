@@ -16,7 +16,7 @@ from awsomefsd.base.errors import NotLeading, RejoinRequired
 from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.machine.machine import Machine
-from awsomefsd.meta.raft.messages import StateSnapshotChunk, VoteRequest
+from awsomefsd.meta.raft.messages import Append, StateSnapshotChunk, VoteRequest
 from awsomefsd.meta.raft.types import Config
 from awsomefsd.meta.replica import replica as replica_module
 from awsomefsd.meta.replica.open_voter import Setting, open_voter
@@ -433,6 +433,24 @@ def test_a_journal_in_doubt_does_not_vote(rig: Rig) -> None:
     node.voter.receive(rig.led().uuid, request)
     node.turn([])
     assert not any(source == node.uuid for source, _ in seen)
+
+
+def test_doubt_does_not_end_by_what_was_refused(rig: Rig) -> None:
+    """A leader that takes the lost end for there sends what follows it: that it is refused confirms nothing."""
+    rig.start()
+    last = rig.propose(5)
+    rig.until(rig.same)
+    leader = rig.led().voter
+    node = next(one for one in rig.others(rig.led()))
+    raft = node.voter._raft
+    rig.passes = lambda source, target, message: False
+    node.voter._doubt_until_ns = rig.now_ns + 3_600_000 * MS
+    beyond = Append(leader._id, node.voter._id, raft.term, last + 2, raft.term, raft.commit, [])
+    node.voter.receive(rig.led().uuid, beyond)
+    assert node.voter.figures()["journal_in_doubt"] == 1
+    fits = Append(leader._id, node.voter._id, raft.term, last, raft.log.last_term, raft.commit, [])
+    node.voter.receive(rig.led().uuid, fits)
+    assert node.voter.figures()["journal_in_doubt"] == 0
 
 
 def test_old_news_of_what_was_acknowledged_prove_nothing(rig: Rig) -> None:
