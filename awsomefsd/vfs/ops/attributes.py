@@ -15,6 +15,7 @@ from awsomefsd.meta.api.commands import SET_ATIME, SET_CTIME, SET_MTIME, SET_SIZ
 from awsomefsd.meta.api.messages import Blob, Found, GetXattr, ListXattr, Names
 from awsomefsd.vfs.api.context import Context, SetAttrIn
 from awsomefsd.vfs.ops.data import DataOps
+from awsomefsd.vfs.ops.writing import CAPABILITY
 from awsomefsd.vfs.state.mount_state import MountState
 
 log = logging.getLogger("awsomefsd.xattr")
@@ -134,6 +135,10 @@ class AttributeOps:
 
     def _change(self, ctx: Context, command: SetXattr | RemoveXattr) -> Steps:
         reply = yield self._mount.propose(command, ctx.unique)
+        if command.name == CAPABILITY and self._mount.caches.leases is not None:
+            state = self._mount.buffered.files.get(command.ino)
+            if state is not None:
+                state.let_go()  # the next write looks at the attributes again, and removes it
         if isinstance(reply, Found):
             self._mount.caches.names.put(reply.attr)
         else:

@@ -55,7 +55,16 @@ from awsomefsd.meta.api.messages import Contested
 from awsomefsd.meta.client.leases import WriteLeases
 from awsomefsd.vfs.api.context import Context
 from awsomefsd.vfs.ops.reading import CurrentLayouts, Reading
-from awsomefsd.vfs.ops.writing import WRITE_CACHE, WRITE_KILL_SUIDGID, DirtyWrites, ThroughWrites, kill_suidgid, store_when_room, sync
+from awsomefsd.vfs.ops.writing import (
+    WRITE_CACHE,
+    WRITE_KILL_SUIDGID,
+    DirtyWrites,
+    ThroughWrites,
+    drop_capability,
+    kill_suidgid,
+    store_when_room,
+    sync,
+)
 from awsomefsd.vfs.state.mount_state import MountState
 
 CONTESTED_MAX = 4_096  # inodes of which is remembered that no lease was to be had
@@ -218,6 +227,9 @@ class LeasedData:
             return None  # gone with the session that had it open: the entry will say so
         if not stat.S_ISREG(attr.mode):
             raise FsError(errno.EINVAL, "only regular files are written")
+        if attr.xattrs:  # the kernel removes it before cached writes only; one that is given under the lease takes the token out
+            yield from drop_capability(mount, attr)
+            attr = yield from mount.attr_op(ino)
         state = mount.buffered.files.hold(attr, grant, token, lambda: leases.may_buffer(ino) == epoch and leases.grant(ino) == grant)
         if state is not None:
             self._leases.touch(ino)  # layouts that were told before lack what is buffered from now on

@@ -16,12 +16,13 @@ from awsomefsd.base.types import Attr
 from awsomefsd.base.wait import Steps
 from awsomefsd.io.file.flusher import record_space
 from awsomefsd.io.file.write_through import OnDecided, Write, WriteThrough
-from awsomefsd.meta.api.commands import SET_KILL_SUIDGID, SetAttr
-from awsomefsd.meta.api.messages import Found, GetLayout, Layout
+from awsomefsd.meta.api.commands import SET_KILL_SUIDGID, RemoveXattr, SetAttr
+from awsomefsd.meta.api.messages import Found, GetLayout, GetXattr, Layout
 from awsomefsd.vfs.state.mount_state import MountState
 
 WRITE_CACHE = 1 << 0  # pages of a mapping, at their own place whatever the descriptor says
 WRITE_KILL_SUIDGID = 1 << 2
+CAPABILITY = b"security.capability"
 SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -48,6 +49,23 @@ def kill_suidgid(mount: MountState, attr: Attr) -> Steps:
         mount.metadata.ack(unique)
         mount.caches.names.put(reply.attr)
         mount.caches.bytes_changed(attr, reply.attr)
+
+
+def drop_capability(mount: MountState, attr: Attr) -> Steps:
+    """Removes security.capability, which was given to other bytes; first it is asked for, because that is cheaper than an entry."""
+    if not attr.xattrs:
+        return
+    unique = mount.uniques.next_background_unique()
+    try:
+        yield mount.metadata.ask(GetXattr(mount.volume, attr.ino, CAPABILITY))
+        reply: Found = yield mount.propose(RemoveXattr(mount.volume, attr.ino, CAPABILITY), unique)
+    except FsError as err:
+        if err.errno != errno.ENODATA:
+            raise
+        return
+    finally:
+        mount.metadata.ack(unique)
+    mount.caches.names.put(reply.attr)
 
 
 def store_when_room(
