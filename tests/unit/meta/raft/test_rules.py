@@ -249,6 +249,26 @@ def test_a_snapshot_that_is_dropped_is_replaced() -> None:
     assert leader.raft.peers()[1].state == "replicate"
 
 
+def test_a_snapshot_brings_the_membership_of_its_entry() -> None:
+    """Who was away during a change of the membership gets it with the state, for no entry will tell it."""
+    rig = Rig("a b c +d", chunk_bytes=20)
+    leader = rig.elect("a")
+    rig.nodes["c"].alive = False
+    changed = leader.raft.propose_membership([*voters("a b c"), Member("d", "1", False)])
+    rig.settle()
+    leader.raft.propose([b"0123456789"] * 5)
+    rig.settle()
+    meta = leader.make_state_snapshot()
+    leader.log.compact(meta.index)
+    leader.raft.log._cache.clear()
+    leader.raft.log._start = meta.index + 1
+    late = rig.nodes["c"]
+    late.start()
+    rig.advance(3_000)
+    assert late.state == leader.state
+    assert late.raft.log.membership == leader.raft.log.membership and late.raft.log.membership.index == changed
+
+
 def test_nothing_to_do_after_everything_was_done() -> None:
     rig = Rig("a b c")
     rig.elect("a")
