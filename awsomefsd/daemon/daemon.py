@@ -44,7 +44,6 @@ from awsomefsd.keeper.client import KeeperClient
 from awsomefsd.meta.api.commands import Init
 from awsomefsd.meta.api.messages import Done, Failed, Propose
 from awsomefsd.meta.client.endpoints import ENDPOINTS_NAME, Endpoints
-from awsomefsd.meta.replica.checkpoint_progress import OFF
 from awsomefsd.node.catalog import Catalog
 from awsomefsd.node.devices.device_watch import DeviceWatch
 from awsomefsd.node.devices.devices import NodeDevices
@@ -88,8 +87,6 @@ class Daemon:
             undo.callback(first.close)
             self.figures = Registry()
             alone = self.metadata.alone
-            if not alone:
-                self.checkpoint_progress.durable = OFF
             self.access = LeaderAccess(_endpoints(settings, self.node), self.node.node, settings.state_dir, self._own)
             undo.callback(self.access.close)
             self.catalog = Catalog(self.access.ask)
@@ -103,12 +100,12 @@ class Daemon:
             self.keeper = KeeperClient(settings.run_dir)
             self.host_keeper = HostKeeper(settings, self.keeper) if settings.kubernetes.host_keeper else None
             self.checkpoints = Checkpointer(
-                settings.state_dir, self.node, self.access.ask, self.metadata.copy_store, self.checkpoint_progress, self.table.paths
-            )
-            if alone:
-                undo.callback(self.checkpoints.stop)
-                self.checkpoints.start()
-            self.membership = MembershipTasks(settings, self.node, self.access.ask, self.metadata, self.checkpoints.stop)
+                settings.state_dir, self.node, self.access.ask, self.metadata.copy_store, self.checkpoint_progress, self.table.paths,
+                leads=lambda: self.metadata.leads, alone=lambda: self.metadata.alone,
+            )  # fmt: skip
+            undo.callback(self.checkpoints.stop)
+            self.checkpoints.start()
+            self.membership = MembershipTasks(settings, self.node, self.access.ask, self.metadata, self.checkpoints.growing)
             reporter = self.membership.reporter
             self.mounts = self._mounts(lambda: reporter.removed)
             self.control = ControlService(settings, self.node, self.metadata.query, self.access.ask, reporter.state)

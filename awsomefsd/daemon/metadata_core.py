@@ -23,7 +23,7 @@ from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.meta.machine import queries
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.net.peers import Voters
-from awsomefsd.meta.replica.checkpoint_progress import OFF, UNKNOWN, CheckpointProgress
+from awsomefsd.meta.replica.checkpoint_progress import UNKNOWN, CheckpointProgress
 from awsomefsd.meta.replica.replica import ReplicaOptions
 from awsomefsd.meta.server.service import MetadataService, Rules
 
@@ -43,7 +43,7 @@ class MetadataCore:
             undo.callback(lock.release)
             make_run_dir(settings)
             self.table = DeviceTable(settings.state_dir)
-            self.checkpoint_progress = CheckpointProgress(OFF if settings.metadata.voters else UNKNOWN)
+            self.checkpoint_progress = CheckpointProgress(UNKNOWN)
             self.metadata = MetadataHost(
                 settings.state_dir / "meta", lambda: _metadata_service(settings, self.node, self.table, self.checkpoint_progress)
             )

@@ -1,10 +1,11 @@
 """`awsomefsd device recover`: a cluster of one node, built from what its devices hold (decision 28).
 
-It uses the checkpoint with the highest (term, index) on any device, found by reading the first block of each segment.  From it come
-a store, a new journal with a new incarnation that continues behind it, and a first entry Recover, under the next term: it ends every
-session and makes all numbers jump that the lost end of the log may have handed out.  The incarnations of segments begin above the newest
-one found in any segment's first frame as well, so that a second recovery of the same checkpoint does not count them twice.  Then the state
-is checked as fsck does, and a checkpoint of it is written to the device: from then on the recovery itself is the newest thing there.
+It uses the checkpoint with the highest (term, index) on any device, found by reading the first block of each segment.  From it come a store
+with the tail applied, a new journal with a new incarnation that continues behind it, and a first entry Recover, under the next term: it
+ends every session and makes all numbers jump that the lost end of the log may have handed out.  The incarnations of segments begin above
+the newest one found in any segment's first frame as well, so that a second recovery of the same checkpoint does not count them twice.  Then
+the state is checked as fsck does, and a checkpoint of it is written to the device: from then on the recovery itself is the newest thing
+there.  If several nodes carried the metadata, none of them is a voter of the new cluster.
 
 Crash windows.  Nothing of an old checkpoint is overwritten, so it can be done again from the start at any time.  On a fresh state directory
 the file `recovering` says that what lies there is a recovery that did not end; node.json comes last.  In place, everything is built in
@@ -27,13 +28,15 @@ from awsomefsd.base import durable, identity
 from awsomefsd.base.clock import HybridClock, wall_ns
 from awsomefsd.base.errors import AlreadyExists, Corrupt, Error, FsError, NotFound, Refused
 from awsomefsd.base.limits import CHECKPOINT_BATCH_BYTES_MAX, MIB
+from awsomefsd.base.rule_levels import CHECKPOINTS_OF_NODES
 from awsomefsd.base.types import HOST_UNIQUE, SegmentInfo
+from awsomefsd.io.collect import checkpoint_format as form
 from awsomefsd.io.collect.checkpoint_area import Area, AreaReader, AreaWriter, checkpoints_of, scan_device
 from awsomefsd.io.collect.checkpoint_format import AreaHeader
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.superblock import Superblock, read_superblock
-from awsomefsd.meta.api.commands import AnyCommand, Entry, KeepSegments, Recover
+from awsomefsd.meta.api.commands import AnyCommand, Entry, KeepForCheckpoint, KeepSegments, Recover
 from awsomefsd.meta.api.messages import Devices, Failed, GetDevices, GetOwnSegments, Segments, SegmentsLeased
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.log.journal import Journal
@@ -42,7 +45,9 @@ from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.replica.state_snapshot_files import set_aside
 from awsomefsd.meta.replica.store import Store
+from awsomefsd.meta.state import keys
 from awsomefsd.meta.state.redaction import empty_erased, erasures
+from awsomefsd.meta.voter.ports import RAFT_NOTE
 from awsomefsd.meta.voter.single_voter import decode
 from awsomefsd.node.maintenance.checkpoints import carrying, new_header, write_copy
 
@@ -155,14 +160,14 @@ def _build(directory: Path, found: DeviceSurvey, node: identity.Node, proof: str
     (directory / "journal").mkdir(mode=0o700)
     entries = _state_files(directory / "store" / "data.mdb", found, base)
     incarnation = os.urandom(16)
-    index, term = adopt(directory / "store", node, incarnation, found.best.copy_term)
-    last = fill_journal(directory / "journal", node, incarnation, found.term_seen + 1, index, term, entries)
+    last = _apply_tail(directory, found, node, entries)
+    alone(directory / "store")
+    _, term = adopt(directory / "store", node, incarnation, found.best.copy_term if base is not None else found.best.term)
+    fill_journal(directory / "journal", node, incarnation, found.term_seen + 1, last, term, iter(()))
     replica = Replica.open_single(directory, node.cluster, node.node, Machine)
     try:
         machine = replica.machine
         assert isinstance(machine, Machine)
-        if machine.applied_index != last:
-            raise Corrupt(f"the journal was filled up to entry {last}, the state ends with {machine.applied_index}")
         propose_one(replica, Recover(found.incarnation_seen, proof, node.node))
         replica.commit()
         report = _report(found, node.node, last, "device" if base is None else "store", done=True)
@@ -174,6 +179,37 @@ def _build(directory: Path, found: DeviceSurvey, node: identity.Node, proof: str
         return report, machine.site
     finally:
         replica.close()
+
+
+def _apply_tail(directory: Path, found: DeviceSurvey, node: identity.Node, entries: Iterator[list[bytes]]) -> int:
+    """Applies the entries behind the copy to the store; returns the index of the last one.
+
+    A journal is made for that and removed: it may have entries of several voters, which the one that is left must not find in its own.
+    """
+    incarnation = os.urandom(16)
+    index, term = adopt(directory / "store", node, incarnation, found.best.copy_term)
+    last = fill_journal(directory / "journal", node, incarnation, found.term_seen + 1, index, term, entries)
+    replica = Replica.open_single(directory, node.cluster, node.node, Machine)
+    try:
+        if replica.machine.applied_index != last:
+            raise Corrupt(f"the journal was filled up to entry {last}, the state ends with {replica.machine.applied_index}")
+        replica.commit()
+    finally:
+        replica.close()
+    shutil.rmtree(directory / "journal")
+    (directory / "journal").mkdir(mode=0o700)
+    return last
+
+
+def alone(store_directory: Path) -> None:
+    """Removes the membership from a store: the voters of before are none of this cluster."""
+    store = Store.open(store_directory)
+    try:
+        store.delete(keys.membership())
+        store.set_note(RAFT_NOTE, b"")
+        store.commit()
+    finally:
+        store.close()
 
 
 def _state_files(target: Path, found: DeviceSurvey, base: Path | None) -> Iterator[list[bytes]]:
@@ -257,17 +293,26 @@ def _checkpoint(directory: Path, replica: Replica, found: DeviceSurvey, node: id
     number = next(info.device for info in _devices(replica) if info.uuid == found.where)
     free = [info for info in own.segments if info.device == number and info.segment not in found.best.segments]
     copy = directory / "copy"
+    mended = replica.machine.level >= CHECKPOINTS_OF_NODES
+    version = form.VERSION if mended else form.WITHOUT_EARLY_TAIL
+
+    def keep() -> list[SegmentInfo]:
+        safe = found.best.last
+        command = KeepForCheckpoint(number, 1, node.node, safe) if mended else KeepSegments(number, 1, safe)
+        reply = propose_one(replica, command)
+        assert isinstance(reply, SegmentsLeased)
+        return reply.segments
 
     def more() -> None:
-        writer.extend(_keep(replica, number, found.best.last))
+        writer.extend(keep())
 
     try:
         if not free:
-            free = _keep(replica, number, found.best.last)
+            free = keep()
         replica.commit()
         replica.store.copy_to(copy)
         index = replica.machine.applied_index
-        header = new_header(node, found.where, found.best.header.number + 1, replica.log.term, index)
+        header = new_header(node, found.where, found.best.header.number + 1, replica.log.term, index, version=version)
         writer = AreaWriter(device, free[: 1 + copy.stat().st_size // MIB], header)
         for _ in write_copy(writer, copy, erasures(replica.store), more):
             pass
@@ -289,12 +334,6 @@ def _devices(replica: Replica) -> list:  # type: ignore[type-arg]
     return known.devices
 
 
-def _keep(replica: Replica, device: int, safe_index: int) -> list[SegmentInfo]:
-    reply = propose_one(replica, KeepSegments(device, 1, safe_index))
-    assert isinstance(reply, SegmentsLeased)
-    return reply.segments
-
-
 # --- in place ---------------------------------------------------------------------------------------------------------------------
 def recover_in_place(state_dir: Path, paths: list[str], proof: str, *, dry_run: bool) -> RecoveryReport:
     """Repairs a node whose store or journal is damaged; the damaged files are kept beside.  With `dry_run` only reports.  Blocks.
@@ -311,6 +350,11 @@ def recover_in_place(state_dir: Path, paths: list[str], proof: str, *, dry_run: 
         found = survey(paths, undo)
         if found.cluster != node.cluster:
             raise Refused(f"the devices belong to cluster {found.cluster}, this node to {node.cluster}")
+        if found.best.header.flags & form.SEVERAL:
+            raise Refused(
+                "several nodes carried the metadata: start this one, and it takes the state from the others; "
+                "if none of them is left, recover into a new --state-dir"
+            )
         journal, applied = _journal_of(meta, node), _applied_of(meta / "store")
         if journal is not None and applied is not None and journal[0] <= applied + 1 and applied <= journal[1]:
             raise Refused(f"store and journal of {state_dir} are undamaged; nothing was done")

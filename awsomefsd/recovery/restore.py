@@ -31,10 +31,8 @@ from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.replica.store import Store
-from awsomefsd.meta.state import keys
-from awsomefsd.meta.voter.ports import RAFT_NOTE
 from awsomefsd.node.maintenance.checkpoints import carrying
-from awsomefsd.recovery.device_recover import adopt, fill_journal, propose_one
+from awsomefsd.recovery.device_recover import adopt, alone, fill_journal, propose_one
 
 _BUILDING = "meta.restoring"
 
@@ -133,17 +131,6 @@ def missing_devices(store_directory: Path, found: GivenDevices) -> list[str]:
         known = answer(Machine(store), GetDevices())
         assert isinstance(known, Devices)
         return sorted(info.uuid for info in known.devices if info.uuid not in found.paths)
-    finally:
-        store.close()
-
-
-def alone(store_directory: Path) -> None:
-    """Removes the membership from a store: the voters of before are none of this cluster."""
-    store = Store.open(store_directory)
-    try:
-        store.delete(keys.membership())
-        store.set_note(RAFT_NOTE, b"")
-        store.commit()
     finally:
         store.close()
 

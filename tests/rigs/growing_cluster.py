@@ -14,6 +14,7 @@ from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.net.peers import Voters
+from awsomefsd.meta.replica.checkpoint_progress import CheckpointProgress
 from awsomefsd.meta.replica.replica import ReplicaOptions
 from awsomefsd.meta.server.service import MetadataService, Rules
 from tests.rigs.free_ports import free_ports
@@ -39,6 +40,7 @@ class Grower:
         self.directory = rig.directory / node[:2]
         self.directory.mkdir(exist_ok=True)
         self.service: MetadataService | None = None
+        self.progress: CheckpointProgress | None = None  # None: nobody makes checkpoints there
 
     def start(self) -> None:
         at = self.rig.known[self.node]
@@ -47,7 +49,7 @@ class Grower:
         self.service = MetadataService(
             Node(CLUSTER, self.node, 1), self.directory, self.directory / "meta.sock",
             Rules(Machine, answer), voters=voters,  # type: ignore[arg-type]
-            options=ReplicaOptions(journal_file_bytes=256 << 10, map_bytes_min=1 << 22),
+            options=ReplicaOptions(journal_file_bytes=256 << 10, map_bytes_min=1 << 22, checkpoint_progress=self.progress),
         )  # fmt: skip
         self.service.start()
 

@@ -80,6 +80,12 @@ class MetadataHost:
         return service is not None and service.alone
 
     @property
+    def leads(self) -> bool:
+        """True if this node decides the metadata now, alone or as the leader of several."""
+        service = self._service
+        return service is not None and service.leads
+
+    @property
     def error(self) -> BaseException | None:
         """The error with which the service ended by itself; None if it did not."""
         service = self._service

@@ -17,7 +17,7 @@ import errno
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from msgspec import Struct
 from xxhash import xxh3_128
@@ -101,7 +101,7 @@ class AreaWriter:
         info, h = self.segments[self._place], self._header
         header = form.AreaHeader(
             h.cluster, h.device, h.node, h.area, info.segment, info.incarnation, self._place, h.number, h.term, h.index, h.created_ns,
-            form.VERSION, info.bytes,
+            h.version, info.bytes, h.flags,
         )  # fmt: skip
         self._write(form.pack_area(header), info.byte_offset)
         self._end = BLOCK_BYTES
@@ -145,11 +145,17 @@ class AreaWriter:
         self.complete_bytes = self._stored
 
     # --- the tail ---------------------------------------------------------------------------------------------------------------
+    @property
+    def takes_early_tail(self) -> bool:
+        """True: batches may be appended before `complete`."""
+        return self._header.version > form.WITHOUT_EARLY_TAIL
+
     def append(self, entries: list[bytes], first: int, term: int, time_ns: int) -> int:
-        """Writes entries from `first` on, durable when this returns; returns the bytes written.
+        """Writes entries from `first` on; returns the bytes written.  After `complete` they are durable when this returns.
 
         Raises FsError(ENOSPC), with nothing written, if there is no room.
         """
+        assert self.complete_bytes or self.takes_early_tail, "a reader of this version takes an early tail for damage"
         packed = memoryview(zlib.compress(form.pack_entries(entries), _LEVEL))
         before = self.room_bytes
         pieces = len(packed) // (_PIECE // 2) + 2 + len(self.segments)  # each segment's end may cut one more
@@ -160,9 +166,10 @@ class AreaWriter:
             count = min(self._fit(), len(packed))
             self._put(form.TAIL, form.END if count == len(packed) else 0, bytes(packed[:count]), first, last, term, time_ns)
             packed = packed[count:]
-        hit("checkpoint.tail.before")
-        self._device.flush()
-        hit("checkpoint.tail.after")
+        if self.complete_bytes:
+            hit("checkpoint.tail.before")
+            self._device.flush()
+            hit("checkpoint.tail.after")
         return before - self.room_bytes
 
 
@@ -214,6 +221,14 @@ def _incarnation_of(block: memoryview) -> int:
         return 0
 
 
+class _At(NamedTuple):
+    """Where a record begins: the part of the area, the offset in it, and the record's sequence."""
+
+    part: int = 0
+    offset: int = BLOCK_BYTES
+    sequence: int = 0
+
+
 class AreaReader:
     """The walk over the records of one area.  One thread uses it."""
 
@@ -226,63 +241,78 @@ class AreaReader:
                 break  # a part is missing: what is behind it is not reached
             self._parts.append((header, offset))
         self._header = ordered[0][0]
+        self._window = aligned_buffer(form.record_blocks(_PIECE) * BLOCK_BYTES)
 
     def records(self) -> Iterator[form.CheckpointRecord]:
         """Yields the records in order; ends at the first that is not whole or cannot be read."""
-        sequence = 0
-        window = aligned_buffer(form.record_blocks(_PIECE) * BLOCK_BYTES)
-        for header, start in self._parts:
-            at, end = BLOCK_BYTES, header.segment_bytes
-            while at < end:
-                view = window[: min(len(window), end - at)]
-                try:
-                    read = self._device.pread_into(view, start + at)
-                except OSError:
-                    return
-                record = form.unpack_record(header.area, view[:read], sequence)
-                if record is None:
-                    return
-                yield record
-                at += form.record_blocks(len(record.payload)) * BLOCK_BYTES
-                sequence += 1
+        return (record for record, _ in self._records(_At()))
+
+    def _records(self, at: _At) -> Iterator[tuple[form.CheckpointRecord, _At]]:
+        """Yields the records from `at` on, each with where it begins."""
+        part, offset, sequence = at
+        while part < len(self._parts):
+            header, start = self._parts[part]
+            if offset >= header.segment_bytes:
+                part, offset = part + 1, BLOCK_BYTES
+                continue
+            view = self._window[: min(len(self._window), header.segment_bytes - offset)]
+            try:
+                read = self._device.pread_into(view, start + offset)
+            except OSError:
+                return
+            record = form.unpack_record(header.area, view[:read], sequence)
+            if record is None:
+                return
+            yield record, _At(part, offset, sequence)
+            offset += form.record_blocks(len(record.payload)) * BLOCK_BYTES
+            sequence += 1
 
     def read(self) -> Area | None:
         """Returns the checkpoint, if it is one: complete, its copy with the right hash, and how far the tail reaches; else None."""
         copied = self._walk(lambda _raw: None)
         if copied is None:
             return None
-        area, rest = copied
-        for _ in self._tail(area, rest):
+        area, tails = copied
+        for _ in self._tail(area, tails):
             pass
         return area
 
-    def _tail(self, area: Area, records: Iterator[form.CheckpointRecord]) -> Iterator[list[bytes]]:
-        """Yields the batches of entries behind the copy, as far as they are whole and without a gap; each moves the end of `area` first."""
-        pieces = bytearray()
-        for record in records:
-            if record.kind != form.TAIL or record.first != area.last + 1:
-                return
-            pieces += record.payload
-            if record.flags & form.END:
-                try:
-                    entries = form.unpack_entries(zlib.decompress(pieces))
-                except (zlib.error, Corrupt):
-                    return
-                if len(entries) != record.last - record.first + 1:
-                    return
-                area.last, area.term, area.time_ns = record.last, record.term, record.time_ns
-                pieces.clear()
-                yield entries
+    def _tail(self, area: Area, tails: list[_At]) -> Iterator[list[bytes]]:
+        """Yields the batches that go on behind the copy, as far as they are whole and without a gap; each moves the end of `area` first.
 
-    def _walk(self, take: Callable[[bytes], object]) -> tuple[Area, Iterator[form.CheckpointRecord]] | None:
-        """Gives the copy to `take` in pieces; returns the area as of COMPLETE, and the records behind it, or None if there is no
+        `tails`: where runs of batches begin.  A batch may begin with entries that came before.
+        """
+        for begin in tails:
+            pieces = bytearray()
+            for record, _ in self._records(begin):
+                if record.kind != form.TAIL:
+                    break
+                if record.first > area.last + 1:
+                    return
+                pieces += record.payload
+                if record.flags & form.END:
+                    entries = _batch(pieces, record)
+                    if entries is None:
+                        return
+                    pieces.clear()
+                    if record.last > area.last:
+                        area.last, area.term, area.time_ns = record.last, record.term, record.time_ns
+                        yield entries
+
+    def _walk(self, take: Callable[[bytes], object]) -> tuple[Area, list[_At]] | None:
+        """Gives the copy to `take` in pieces; returns the area as of COMPLETE, and where runs of batches begin, or None if there is no
         checkpoint.
         """
-        if not self._parts:
-            return None
-        records = self.records()
         digest, stored, raw, expand = xxh3_128(), 0, 0, zlib.decompressobj()
-        for record in records:
+        tails: list[_At] = []
+        in_tail = False
+        for record, at in self._records(_At()):
+            if record.kind == form.TAIL and self._header.version > form.WITHOUT_EARLY_TAIL:
+                if not in_tail:
+                    tails.append(at)
+                in_tail = True
+                continue
+            in_tail = False
             if record.kind == form.SNAPSHOT:
                 try:
                     piece = expand.decompress(record.payload)
@@ -297,7 +327,8 @@ class AreaReader:
                     return None
                 offsets, segments = [offset for _, offset in self._parts], [header.segment for header, _ in self._parts]
                 r = record
-                return Area(self._header, offsets, segments, r.last, r.term, r.term, r.last, r.time_ns), records
+                behind = _At(at.part, at.offset + form.record_blocks(len(r.payload)) * BLOCK_BYTES, at.sequence + 1)
+                return Area(self._header, offsets, segments, r.last, r.term, r.term, r.last, r.time_ns), [*tails, behind]
             else:
                 return None
         return None
@@ -311,6 +342,15 @@ class AreaReader:
         if copied is None:
             raise Corrupt("the checkpoint cannot be read again")
         yield from self._tail(*copied)
+
+
+def _batch(pieces: bytearray, record: form.CheckpointRecord) -> list[bytes] | None:
+    """Returns the entries of a batch that `record` ends; None if they are not what it says."""
+    try:
+        entries = form.unpack_entries(zlib.decompress(pieces))
+    except (zlib.error, Corrupt):
+        return None
+    return entries if len(entries) == record.last - record.first + 1 else None
 
 
 def checkpoints_of(device: BlockDevice, found: FoundCheckpoints) -> list[Area]:

@@ -4,12 +4,15 @@ An area is a list of segments of one device.  Each begins with a header block th
 is found by reading the first block of every segment, without any state.  The rest of the segments, one after another, is filled with
 records, each at a block:
 
-    SNAPSHOT …  COMPLETE  TAIL … TAIL(END)  TAIL(END) …
+    SNAPSHOT …  TAIL(END)  SNAPSHOT …  COMPLETE  TAIL … TAIL(END)  TAIL(END) …
 
 SNAPSHOT pieces are a compressed copy of the store, COMPLETE says its length and hash; TAIL pieces are compressed batches of journal
-entries, the last piece of a batch has END.  Checksums are seeded with the area's random id, so that what an earlier area left in the same
-segments is never taken for a record of this one.  The walk ends at the first block that is not the next record: a torn write is nothing
-but the end.  A copy without COMPLETE is no checkpoint.
+entries, the last piece of a batch has END.  From version 2 on, batches may stand between the pieces of the copy: what was committed while a
+large copy was written need not wait in the journal.  Entries that the copy has already may be among them.
+
+Checksums are seeded with the area's random id, so that what an earlier area left in the same segments is never taken for a record of this
+one.  The walk ends at the first block that is not the next record: a torn write is nothing but the end.  A copy without COMPLETE is no
+checkpoint.
 """
 
 from __future__ import annotations
@@ -25,9 +28,12 @@ from awsomefsd.io.device.checksum import Bytes
 
 MAGIC = b"awsmArea"
 RECORD_MAGIC = b"awCk"
-VERSION = 1
+VERSION = 2
+WITHOUT_EARLY_TAIL = 1  # a version: all batches come after COMPLETE
 SNAPSHOT, COMPLETE, TAIL = 1, 2, 3
-END = 1  # flag: the last piece
+END = 1  # flag of a record: the last piece
+SEVERAL = 1  # flag of an area: its state was one of several voters'
+_RECORD_VERSION = 1
 RECORD_HEADER_BYTES = 64
 
 _AREA = struct.Struct("<8sII16s16s16s16sQQIIQQQq")
@@ -55,13 +61,14 @@ class AreaHeader(Struct, frozen=True):
     created_ns: int
     version: int = VERSION
     segment_bytes: int = 0
+    flags: int = 0
 
 
 def pack_area(header: AreaHeader) -> bytes:
     h = header
     body = _AREA.pack(
-        MAGIC, h.version, 0, h.cluster, h.device, h.node, h.area, h.segment, h.incarnation, h.place, h.segment_bytes, h.number, h.term,
-        h.index, h.created_ns,
+        MAGIC, h.version, h.flags, h.cluster, h.device, h.node, h.area, h.segment, h.incarnation, h.place, h.segment_bytes, h.number,
+        h.term, h.index, h.created_ns,
     ).ljust(_CRC_AT, b"\0")  # fmt: skip
     return body + _CRC.pack(crc32c(body))
 
@@ -71,12 +78,12 @@ def unpack_area(raw: Bytes) -> AreaHeader | None:
     view = memoryview(raw)[:BLOCK_BYTES]
     if len(view) < BLOCK_BYTES or bytes(view[:8]) != MAGIC or _CRC.unpack_from(view, _CRC_AT)[0] != crc32c(view[:_CRC_AT]):
         return None
-    (_, version, _, cluster, device, node, area, segment, incarnation, place, segment_bytes, number, term, index, created) = (
+    (_, version, flags, cluster, device, node, area, segment, incarnation, place, segment_bytes, number, term, index, created) = (
         _AREA.unpack_from(view)
     )
     if version > VERSION:
         raise FormatTooNew(f"checkpoint version {version} is newer than this build knows ({VERSION}); upgrade this node")
-    return AreaHeader(cluster, device, node, area, segment, incarnation, place, number, term, index, created, version, segment_bytes)
+    return AreaHeader(cluster, device, node, area, segment, incarnation, place, number, term, index, created, version, segment_bytes, flags)
 
 
 class CheckpointRecord(Struct, frozen=True):
@@ -105,8 +112,9 @@ def pack_record(area: bytes, record: CheckpointRecord) -> bytes:
     assert len(r.payload) <= CHECKPOINT_RECORD_BYTES_MAX
     seed = crc32c(area)
     fixed = _RECORD.pack(
-        RECORD_MAGIC, VERSION, r.kind, r.flags, r.sequence, len(r.payload), r.term, r.first, r.last, r.time_ns, crc32c(r.payload, seed), 0
-    )
+        RECORD_MAGIC, _RECORD_VERSION, r.kind, r.flags, r.sequence, len(r.payload), r.term, r.first, r.last, r.time_ns,
+        crc32c(r.payload, seed), 0,
+    )  # fmt: skip
     head = fixed.ljust(_RECORD_CRC_AT, b"\0")
     return (head + _CRC.pack(crc32c(head, seed)) + r.payload).ljust(record_blocks(len(r.payload)) * BLOCK_BYTES, b"\0")
 
@@ -120,7 +128,7 @@ def unpack_record(area: bytes, raw: Bytes, sequence: int) -> CheckpointRecord | 
     if _CRC.unpack_from(view, _RECORD_CRC_AT)[0] != crc32c(view[:_RECORD_CRC_AT], seed):
         return None
     magic, version, kind, flags, found, length, term, first, last, time_ns, crc, _ = _RECORD.unpack_from(view)
-    if magic != RECORD_MAGIC or version != VERSION or found != sequence or length > CHECKPOINT_RECORD_BYTES_MAX:
+    if magic != RECORD_MAGIC or version != _RECORD_VERSION or found != sequence or length > CHECKPOINT_RECORD_BYTES_MAX:
         return None
     payload = view[RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + length]
     if len(payload) != length or crc32c(payload, seed) != crc:

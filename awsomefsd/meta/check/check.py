@@ -23,7 +23,7 @@ from awsomefsd.meta.state.txn import Txn
 
 __all__ = ["Fault", "check"]
 
-_CLUSTER_KINDS = {kind for kind in CODEC_OF if kind < keys.INODE}
+_CLUSTER_KINDS = {kind for kind in CODEC_OF if not keys.INODE <= kind <= keys.LEASE}
 _VOLUME_KINDS = CODEC_OF.keys() - _CLUSTER_KINDS
 
 
@@ -64,6 +64,7 @@ class _Check:
         self._segments()
         self._free_lists()
         self._devices()
+        self._checkpoints()
         self._stream()
         check_csi(self.exam, self.volumes, self.cluster.next_epoch)
         return self.exam.faults
@@ -233,6 +234,20 @@ class _Check:
         self.exam.equal("allocated-bytes", "cluster", self.cluster.allocated_bytes, self.live_bytes[0])
         self.exam.equal("cluster-bytes", "cluster total", self.cluster.total_bytes, total)
         self.exam.equal("cluster-bytes", "cluster free", self.cluster.free_bytes, free)
+
+    def _checkpoints(self) -> None:
+        owners: dict[int, str] = {}
+        for key, row in self.exam.rows(keys.kind_range(0, keys.CHECKPOINT), rows.CHECKPOINT):
+            where = f"checkpoints of node {row.node}"
+            if key != keys.checkpoint(row.node):
+                self.exam.fault("checkpoint-segments", where, "the row lies under another key")
+            for number in row.segments:
+                segment = self.segments.get(number)
+                if segment is None or segment.state != SEGMENT_METADATA or number in owners:
+                    self.exam.fault("checkpoint-segments", where, f"segment {number} is not the metadata's, or another node's too")
+                owners[number] = row.node
+            if not set(row.area) <= set(row.segments):
+                self.exam.fault("checkpoint-segments", where, "the newest checkpoint lies in segments that are not kept")
 
     # --- the change stream --------------------------------------------------------------------------------------------------
     def _stream(self) -> None:

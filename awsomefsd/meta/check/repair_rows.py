@@ -70,7 +70,7 @@ def _possible(key: bytes) -> bool:
             keys.reverse_of(key)
         elif kind == keys.REAP:
             keys.reap_of(key)
-        elif kind in (keys.VOLNAME, keys.READER, keys.CSI_NAME, keys.CSI_VOLUME):
+        elif kind in (keys.VOLNAME, keys.READER, keys.CSI_NAME, keys.CSI_VOLUME, keys.CHECKPOINT):
             key[keys.PREFIX_BYTES :].decode()
         elif kind in _VOLUME_KINDS and len(key) < keys.NAME_AT:
             return False

@@ -44,8 +44,24 @@ class Totals:
         self._indexes()
         self._devices()
         self._counters()
+        self._checkpoints()
         self.repairs.save_cluster(self.cluster)
         repair_csi(self.repairs)
+
+    def _checkpoints(self) -> None:
+        """Leaves each node the kept segments that are no other node's.  Without its row a segment is nobody's: the next leader takes it."""
+        owned: set[int] = set()
+        for key, row in list(self.repairs.scan(keys.kind_range(0, keys.CHECKPOINT), rows.CHECKPOINT)):
+            kept = [number for number in row.segments if number in self.segments and self.segments[number].state == SEGMENT_METADATA]
+            own = [number for number in dict.fromkeys(kept) if number not in owned]
+            area = row.area if set(row.area) <= set(own) else []
+            if not own or key != keys.checkpoint(row.node):
+                self.repairs.overlay.delete(key)
+                self.repairs.note(f"checkpoints of node {row.node}", "removed: it keeps no segments")
+                continue
+            owned |= set(own)
+            if self.repairs.correct(f"checkpoints of node {row.node}", row, segments=own, area=area):
+                self.repairs.put(key, row, rows.CHECKPOINT)
 
     def _queue(self) -> None:
         """Queues every deleted volume to be reaped, and removes queue rows for which there is nothing to reap."""

@@ -5,6 +5,12 @@ They belong to no session: their `held` rows are those of session 0.  The segmen
 found without any state; these rows only keep others from using them.  They are never taken from space that is promised to
 writers, and never more than one in KEPT_SHARE of a device.
 
+From level 3 on a segment that is kept is one node's (CheckpointRow): its checkpoints are written there and no others, and its daemon alone
+gives it back, when none of its writes is under way.  So a node that was cut off and does not know that another one leads cannot write into
+a segment that serves something else since.  `done` says which checkpoint is complete; the newest one's segments cannot be given back, so a
+new leader knows what the device holds without reading it.  A segment that was kept before level 3 is no node's, and nobody writes there;
+`adopt` gives it to one.
+
 `recover` is the first entry after a state was rebuilt from a device alone.  Everything that the lost end of the log may have handed out
 must never be handed out again: incarnations of segments, sessions, epochs and inode numbers all jump.  Its proposer guarantees that no
 process from before still writes; so every session ends, and no quarantine is left.  Registered readers of the change stream go: their
@@ -16,9 +22,18 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.base.types import SEGMENT_METADATA, SEGMENT_SEALED, is_node_mount
-from awsomefsd.meta.api.commands import DropSegments, Entry, KeepSegments, Recover
-from awsomefsd.meta.api.messages import Done, Reply, SegmentsLeased
+from awsomefsd.base.types import SEGMENT_METADATA, SEGMENT_SEALED, SegmentInfo, is_node_mount
+from awsomefsd.meta.api.commands import (
+    AdoptSegments,
+    CheckpointDone,
+    DropSegments,
+    Entry,
+    KeepForCheckpoint,
+    KeepSegments,
+    Recover,
+    ReturnSegments,
+)
+from awsomefsd.meta.api.messages import Done, NodeCheckpoint, Reply, SegmentsLeased
 from awsomefsd.meta.api.space import usable_bytes
 from awsomefsd.meta.machine import locality, nodes, sessions
 from awsomefsd.meta.machine.quota import device_bytes_available
@@ -30,6 +45,7 @@ from awsomefsd.meta.state.rows_cache import State
 KEPT_SHARE = 8  # at most one in so many segments of a device
 NUMBERS_JUMP = 1 << 32  # sessions, epochs, incarnations: more than one lost future hands out
 INODES_JUMP = 1 << 24
+_NODE_BYTES_MAX = 64
 
 
 def kept(state: State) -> list[rows.SegmentRow]:
@@ -42,6 +58,39 @@ def kept(state: State) -> list[rows.SegmentRow]:
     return found
 
 
+def every(state: State) -> list[rows.CheckpointRow]:
+    """Returns what each node keeps; [] below level 3."""
+    return [rows.CHECKPOINT.loads(raw) for _, raw in state.txn.scan(*keys.kind_range(0, keys.CHECKPOINT))]
+
+
+def newest(of: list[rows.CheckpointRow]) -> rows.CheckpointRow | None:
+    """Returns the row with the newest checkpoint that is complete; None if there is none."""
+    return max((row for row in of if row.area), key=lambda row: (row.term, row.index, row.number), default=None)
+
+
+def told(row: rows.CheckpointRow) -> NodeCheckpoint:
+    return NodeCheckpoint(row.node, row.segments, row.area, row.device, row.number, row.term, row.index)
+
+
+def _save(state: State, row: rows.CheckpointRow) -> None:
+    if row.segments:
+        state.write(keys.checkpoint(row.node), row, rows.CHECKPOINT)
+    else:
+        state.drop(keys.checkpoint(row.node))
+
+
+def _row_of(state: State, node: str) -> rows.CheckpointRow:
+    found: rows.CheckpointRow | None = state.read(keys.checkpoint(node), rows.CHECKPOINT)
+    return rows.CheckpointRow(node, []) if found is None else found
+
+
+def _check_node(state: State, node: str) -> None:
+    """A node without a row is one of a cluster that has none: it never had a certificate."""
+    row = nodes.find(state, node)
+    if not node or len(node.encode()) > _NODE_BYTES_MAX or (row is not None and row.state == "removed"):
+        raise FsError(errno.EINVAL, f"{node or 'nobody'} is no node of this cluster")
+
+
 def _check_daemon(entry: Entry) -> None:
     if entry.session or (entry.mount and not is_node_mount(entry.mount)):
         raise FsError(errno.EPERM, "the metadata's own segments are the daemon's business")
@@ -49,6 +98,46 @@ def _check_daemon(entry: Entry) -> None:
 
 def keep(state: State, entry: Entry, command: KeepSegments) -> Reply:
     """Takes free segments of a device for the metadata.  Answered by SegmentsLeased."""
+    return SegmentsLeased(_keep(state, entry, command))
+
+
+def keep_for(state: State, entry: Entry, command: KeepForCheckpoint) -> Reply:
+    """As `keep`, for the checkpoints of one node."""
+    _check_node(state, command.node)
+    leased = _keep(state, entry, command)
+    row = _row_of(state, command.node)
+    row.segments = row.segments + [info.segment for info in leased]
+    _save(state, row)
+    return SegmentsLeased(leased)
+
+
+def adopt(state: State, entry: Entry, command: AdoptSegments) -> Reply:
+    """Makes the segments that are no node's those of one."""
+    _check_daemon(entry)
+    _check_node(state, command.node)
+    owned = {number for row in every(state) for number in row.segments}
+    row = _row_of(state, command.node)
+    row.segments = row.segments + [one.segment for one in kept(state) if one.segment not in owned]
+    _save(state, row)
+    return Done()
+
+
+def done(state: State, entry: Entry, command: CheckpointDone) -> Reply:
+    """Notes a node's newest checkpoint.  It must be newer than what is known: the segments of the one before are not protected any more."""
+    _check_daemon(entry)
+    row, best = _row_of(state, command.node), newest(every(state))
+    if not command.segments or not set(command.segments) <= set(row.segments):
+        raise FsError(errno.EINVAL, f"a checkpoint of node {command.node} lies in segments that it keeps")
+    at = (command.term, command.index, command.number)
+    if best is not None and at <= (best.term, best.index, best.number):
+        raise FsError(errno.ESTALE, f"there is a newer checkpoint, of node {best.node}, up to entry {best.index}")
+    row.area, row.device = command.segments, command.device
+    row.number, row.term, row.index = command.number, command.term, command.index
+    _save(state, row)
+    return Done()
+
+
+def _keep(state: State, entry: Entry, command: KeepSegments | KeepForCheckpoint) -> list[SegmentInfo]:
     _check_daemon(entry)
     if command.count <= 0 or not 0 < command.device < state.cluster.next_device:
         raise FsError(errno.EINVAL, "no such device, or no segments asked for")
@@ -67,18 +156,38 @@ def keep(state: State, entry: Entry, command: KeepSegments) -> Reply:
     for row in chosen:
         row = take(state, row, SEGMENT_METADATA, 0, 0)
         leased.append(describe(state, row))
-    return SegmentsLeased(leased)
+    return leased
 
 
 def drop(state: State, entry: Entry, command: DropSegments) -> Reply:
     """Gives segments of the metadata back."""
+    return _drop(state, entry, command.segments)
+
+
+def give_back(state: State, entry: Entry, command: ReturnSegments) -> Reply:
+    """As `drop`, of a node's own segments."""
+    if not set(command.segments) <= set(_row_of(state, command.node).segments):
+        raise FsError(errno.EINVAL, f"node {command.node} does not keep these segments")
+    return _drop(state, entry, command.segments)
+
+
+def _drop(state: State, entry: Entry, segments: list[int]) -> Reply:
     _check_daemon(entry)
     found = []
-    for number in dict.fromkeys(command.segments):
+    for number in dict.fromkeys(segments):
         row = state.segment(number)
         if row is None or row.state != SEGMENT_METADATA:
             raise FsError(errno.EINVAL, f"segment {number} is not the metadata's")
         found.append(row)
+    owners = every(state)
+    best = newest(owners)
+    if best is not None and set(best.area) & set(segments):
+        raise FsError(errno.EBUSY, "the newest checkpoint lies there")
+    for owner in owners:
+        if dropped := set(owner.segments) & set(segments):
+            owner.segments = [number for number in owner.segments if number not in dropped]
+            owner.area = [] if dropped & set(owner.area) else owner.area
+            _save(state, owner)
     for row in found:
         state.txn.delete(keys.held(0, row.segment))
         row.state = SEGMENT_SEALED
@@ -112,6 +221,10 @@ def recover(state: State, entry: Entry, command: Recover) -> Reply:
         if volume is not None:
             volume.next_ino += INODES_JUMP
             state.save_volume(volume)
+    for owner in every(state):
+        state.drop(keys.checkpoint(owner.node))
+    if command.node and state.acts_at(KeepForCheckpoint.since):  # nobody from before still writes
+        _save(state, rows.CheckpointRow(command.node, [row.segment for row in kept(state)]))
     if command.node:
         locality.move_all(state, command.node)
         nodes.remove_others(state, entry, command.node)

@@ -160,6 +160,11 @@ def _get_own_segments(state: State, body: m.GetOwnSegments) -> m.Reply:
     return m.Segments([segments.describe(state, row) for row in checkpoint_segments.kept(state)])
 
 
+def _get_checkpoints(state: State, body: m.GetCheckpoints) -> m.Reply:
+    kept = [segments.describe(state, row) for row in checkpoint_segments.kept(state)]
+    return m.Checkpoints(kept, [checkpoint_segments.told(row) for row in checkpoint_segments.every(state)])
+
+
 def _get_sessions(state: State, body: m.GetSessions) -> m.Reply:
     return m.Sessions(
         [
@@ -238,6 +243,7 @@ _QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies w
     m.GetStatFs: _get_statfs,
     m.GetSegments: _get_segments,
     m.GetOwnSegments: _get_own_segments,
+    m.GetCheckpoints: _get_checkpoints,
     m.GetDevices: _get_devices,
     ReportDevices: _get_devices,
     GetQuarantine: quarantine.listing,

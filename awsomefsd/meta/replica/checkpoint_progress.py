@@ -1,10 +1,13 @@
-"""Two numbers and a wish that the metadata thread and the writer of checkpoints share, each written by one side only.
+"""Three numbers and a wish that the metadata thread and the writer of checkpoints share, each written by one side only.
 
 `durable`: up to which entry a checkpoint on a device and its tail hold the log.  A freed segment is leased again only when that holds its
 freeing: a node that is rebuilt from the device alone must not find foreign bytes in places that its state still names.  UNKNOWN until the
 writer has looked (nothing that was freed is safe); OFF where there are no checkpoints (everything is).
 `hold`: while `holding`, the journal keeps what comes after it, for the tail; not without bound, since a device that fails must not fill
 the journal's disk: the next checkpoint then begins again.
+`stored`: the entry that the store on this node's disk ends with.  A copy of the store has at least that.
+
+With several voters each node has its own: only the one that leads is asked for `durable`, and only its checkpoints grow.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ class CheckpointProgress:
     def __init__(self, durable: int = OFF) -> None:
         self.durable = durable
         self.hold = 0
+        self.stored = 0
         self.holding = False
         self.wanted = threading.Event()
 

@@ -85,6 +85,7 @@ class Replica:
         self._commit_entries = options.commit_entries
         self._commit_ns = options.commit_ms * NS_PER_MS
         self.machine = make_machine(store)
+        self.checkpoint_progress.stored = self.machine.applied_index
         self._pace = CommitPace(options.commit_entries)
         self._uncommitted = 0  # entries applied since the last commit
         self._first_ns = 0  # when the first of them was
@@ -214,6 +215,7 @@ class Replica:
         self.store = exchange.open_store()
         self.machine = self._make_machine(self.store)
         self._uncommitted = 0
+        self.checkpoint_progress.stored = self.machine.applied_index
         exchange.finish(self.log)
 
     def read(self, ask: Callable[[AppliedMachine], T]) -> T:
@@ -285,6 +287,7 @@ class Replica:
         hit("store.commit.before")
         self.store.commit()
         hit("store.commit.after")
+        self.checkpoint_progress.stored = self.machine.applied_index
         now = time.monotonic_ns()
         self._pace.took(self._uncommitted, now - start, now)
         self._uncommitted = 0

@@ -32,6 +32,7 @@ from awsomefsd.meta.api.commands import (
     DeleteVolume,
     EndSession,
     Entry,
+    KeepForCheckpoint,
     KeepSegments,
     LeaseSegments,
     OpenCollector,
@@ -390,7 +391,7 @@ class Leader:
             if admitted is None:
                 return
             request, command = admitted, self._leases.without_lease_if_full(body.session, command)
-        if type(command) is LeaseSegments or type(command) is KeepSegments:
+        if isinstance(command, (LeaseSegments, KeepSegments, KeepForCheckpoint)):
             applied = self._replica.machine.applied_index
             safe = min(self._renewals.safe_index(applied), self._replica.checkpoint_progress.safe_index(applied))
             command = replace(command, safe_index=safe)

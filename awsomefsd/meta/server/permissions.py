@@ -83,6 +83,7 @@ REQUESTS: dict[type, May] = {
     m.ReturnLeases: May.OWN,
     m.Follow: May.NODE,
     m.GetOwnSegments: May.NODE,
+    m.GetCheckpoints: May.NODE,
     GetCsiVolumes: May.MEMBER,  # every node stages what others made
     GetClaims: May.MEMBER,
     GetSparse: May.NODE,
@@ -116,6 +117,9 @@ COMMANDS: dict[type, May] = {
     c.EndSession: May.OWN_OR_NODE,
     c.ClearQuarantine: May.OWN_OR_NODE,
     c.OpenCollector: May.NODE_SELF,
+    c.KeepForCheckpoint: May.NODE_SELF,
+    c.CheckpointDone: May.NODE_SELF,
+    c.ReturnSegments: May.NODE_SELF,
     c.DescribeNode: May.SELF,
     c.ClaimVolume: May.SELF_OR_NODE,  # the driver of a node attaches for others
     c.EndClaims: May.SELF_OR_NODE,
@@ -131,7 +135,7 @@ COMMANDS: dict[type, May] = {
     **dict.fromkeys(
         (
             c.Reap, c.NoOp, c.ChangeMembership, c.RepairRows, c.SetCarries,
-            c.Init, c.Recover, c.KeepSegments, c.DropSegments,  # the daemon of the leader; a recovery on a stopped node
+            c.Init, c.Recover, c.KeepSegments, c.DropSegments, c.AdoptSegments,  # the daemon of the leader; a recovery on a stopped node
         ),
         May.NOBODY,
     ),

@@ -37,7 +37,7 @@ from awsomefsd.meta.api.messages import Body, Propose, Reply
 from awsomefsd.meta.net.listener import MetadataPort
 from awsomefsd.meta.net.peers import Peers, Voters
 from awsomefsd.meta.replica.applied_machine import AppliedMachine
-from awsomefsd.meta.replica.checkpoint_progress import OFF, CheckpointProgress
+from awsomefsd.meta.replica.checkpoint_progress import CheckpointProgress
 from awsomefsd.meta.replica.open_voter import Setting, open_voter
 from awsomefsd.meta.replica.replica import DEFAULT_OPTIONS, MakeMachine, Replica, ReplicaOptions
 from awsomefsd.meta.replica.state_snapshot_files import set_aside
@@ -184,6 +184,11 @@ class MetadataService:
         replica = self._current.replica
         return replica is not None and isinstance(replica.log, SingleVoter)
 
+    @property
+    def leads(self) -> bool:
+        """True: this voter decides, alone or as the leader of several.  Any thread; what it was a moment ago."""
+        return self._current.leads()
+
     def propose(self, command: AnyCommand, timeout_s: float) -> Reply:
         """Proposes one command of the daemon itself and returns its reply; Failed is a reply too.
 
@@ -291,7 +296,6 @@ class MetadataService:
             return False
         if not turns.grow(self._voters.address):
             return False
-        self._checkpoint_progress.durable = OFF
         self._growing = False
         log.info("the metadata of this node can be kept by several voters from now on")
         return True

@@ -27,6 +27,7 @@ Cluster (volume 0)::
     19 csivolume   id                                                           CsiVolumeRow  what an orchestrator asked for
     1a csiname     name                                                         CsiNameRow    as the orchestrator calls it
     1b claim       volume u32 | node | 0 | path                                 ClaimRow      which node uses it
+    a0 checkpoint  node                                                         CheckpointRow what it keeps for checkpoints
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
 
 A volume::
@@ -59,6 +60,7 @@ CSI_VOLUME, CSI_NAME, CLAIM = 0x19, 0x1A, 0x1B
 REAP = 0x1F
 INODE, DENTRY, COOKIE, EXTENT, INLINE, XATTR, LOCKS, ORPHAN = range(0x20, 0x28)
 LEASE = 0x2C
+CHECKPOINT = 0xA0  # of the cluster, like all above LEASE
 
 REAP_INODE, REAP_TRIM, REAP_SESSION, REAP_VOLUME = 1, 2, 3, 4  # in this order: a volume's rows go when nothing points into it
 
@@ -100,6 +102,10 @@ def membership() -> bytes:
 
 def node(uuid: str) -> bytes:
     return _PREFIX.pack(SHARD, 0, NODE) + uuid.encode()
+
+
+def checkpoint(uuid: str) -> bytes:
+    return _PREFIX.pack(SHARD, 0, CHECKPOINT) + uuid.encode()
 
 
 def token(identity: str) -> bytes:

@@ -27,6 +27,7 @@ CODEC_OF: dict[int, Sealed] = {
     keys.CA: rows.CA,
     keys.LEASER: rows.MARKER,
     keys.MEMBERSHIP: rows.MEMBERSHIP,
+    keys.CHECKPOINT: rows.CHECKPOINT,
     keys.NODE: rows.NODE,
     keys.TOKEN: rows.TOKEN,
     keys.CA: rows.CA,

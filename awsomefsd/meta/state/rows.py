@@ -159,6 +159,21 @@ class MembershipRow(Row):
     membership: Membership
 
 
+class CheckpointRow(Row):
+    """The segments that one node keeps for its checkpoints.  `area`: those of the newest that is complete, in order; [] if there is none.
+
+    `device` to `index` say which that is.
+    """
+
+    node: str
+    segments: list[int]
+    area: list[int] = []
+    device: int = 0
+    number: int = 0
+    term: int = 0
+    index: int = 0
+
+
 TOMB_DENTRY, TOMB_INODE, TOMB_VOLUME = 1, 2, 3
 
 
@@ -395,6 +410,7 @@ MOUNT = Sealed(MountRow)
 RESULT = Sealed(ResultRow)
 READER = Sealed(ReaderRow)
 MEMBERSHIP = Sealed(MembershipRow)
+CHECKPOINT = Sealed(CheckpointRow)
 TOMBSTONE = Sealed(TombstoneRow)
 MARKER = Sealed(MarkerRow)
 REVERSE = Sealed(ReverseRow)

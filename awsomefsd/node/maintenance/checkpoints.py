@@ -1,15 +1,22 @@
-"""Checkpoints of state and journal on a device, so that this node's disk can be lost: when one is made, and how far it reaches.
+"""Checkpoints of state and journal on a device, so that local disks can be lost: when one is made, and how far it reaches.
 
-One thread of the daemon makes them, beside the path of commits.  It asks for entries like any reader of the change stream.  Only a request
-for segments on a full device ever waits for it (meta/replica/checkpoint_progress.py).  At its start, when the area is full, and when it is
-an hour old, it makes a new checkpoint: a copy of the store, written while the old area's tail grows on.  The old area is given up only when
-the new area's tail has caught up.  Otherwise the thread appends a batch of entries every CHECKPOINT_TAIL_MS.  So what was fsynced longer
-ago than that, plus the time of a write, is on the device; `status` says how far behind it is ("checkpoint_lag_ms").
+One thread of the daemon makes them while its node leads the metadata, alone or as the leader of several voters, beside the path of commits.
+It asks for entries like any reader of the change stream.  Only a request for segments on a full device ever waits for it
+(meta/replica/checkpoint_progress.py).  When it begins, and when the tail has become heavy or full, it makes a new checkpoint: a copy of the
+store, written while the old area's tail grows on.  The old area is given up only when the new area's tail has caught up, and that is known
+(checkpoint_places.py).  Otherwise the thread appends a batch of entries every CHECKPOINT_TAIL_MS.  So what was fsynced longer ago than
+that, plus the time of a write, is on the device; `status` says how far behind it is ("checkpoint_lag_ms").
 
-The device that carries it is the one with segments kept already, else the first with CHECKPOINT_SEGMENTS_MIN segments.  Space for the next
-checkpoint is kept when one is done, so a full device can still make it.  If it cannot (the state has outgrown what was kept), or writing
-fails CHECKPOINT_FAILURES_MAX times in a row, checkpoints are *suspended*: freed segments are leased again without waiting, since a device
-that refuses writes for ever would be worse; `status` is degraded and says that the device may not bring everything back.
+A large copy takes long.  What is committed meanwhile goes to the new area too, between the pieces of the copy, so the journal need not keep
+it: it keeps what came since the last batch, whatever the size of the store.
+
+Space for the next checkpoint is kept when one is done, so a full device can still make it.  If it cannot (the state has outgrown what was
+kept), or writing fails CHECKPOINT_FAILURES_MAX times in a row, checkpoints are *suspended*: freed segments are leased again without
+waiting, since a device that refuses writes for ever would be worse; `status` is degraded and says that the device may not bring everything
+back.
+
+A node that leads no more writes nothing more; what it wrote still counts until the next leader's first checkpoint is complete.  It then
+gives its segments back.
 
 An flock on the device while it carries checkpoints keeps `device recover` from one that is in use on this machine.
 """
@@ -32,7 +39,6 @@ from awsomefsd.base.errors import Error, FsError, Unavailable
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.identity import Node
 from awsomefsd.base.limits import (
-    CHECKPOINT_AGE_MS,
     CHECKPOINT_BATCH_BYTES_MAX,
     CHECKPOINT_BYTES_PER_S_MAX,
     CHECKPOINT_FAILURES_MAX,
@@ -41,24 +47,28 @@ from awsomefsd.base.limits import (
     CHECKPOINT_SEGMENTS_MIN,
     CHECKPOINT_TAIL_BYTES,
     CHECKPOINT_TAIL_MS,
+    CHECKPOINT_TAIL_SHARE,
     MIB,
     NS_PER_MS,
 )
-from awsomefsd.base.types import HOST_UNIQUE, DeviceInfo, SegmentInfo
-from awsomefsd.io.collect.checkpoint_area import Area, AreaWriter, checkpoints_of, scan_segments
-from awsomefsd.io.collect.checkpoint_format import AreaHeader
+from awsomefsd.base.types import DeviceInfo, SegmentInfo
+from awsomefsd.io.collect.checkpoint_area import AreaWriter
+from awsomefsd.io.collect.checkpoint_format import SEVERAL, VERSION, AreaHeader
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.identified import open_identified
 from awsomefsd.meta.api import messages as m
-from awsomefsd.meta.api.commands import AnyCommand, DropSegments, KeepSegments
+from awsomefsd.meta.api.commands import entry_decode
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.replica.checkpoint_progress import OFF, UNKNOWN, CheckpointProgress
 from awsomefsd.meta.replica.store import Store
 from awsomefsd.meta.state.redaction import Eraser, erasures
+from awsomefsd.meta.voter.ports import RAFT_NOTE, unpack_note
+from awsomefsd.node.maintenance.checkpoint_places import PlacesAlone, PlacesOfNode, places_of
 
 logger = logging.getLogger(__name__)
 Call = Callable[[Any], Any]
-_TAIL_SHARE = 128  # the tail's room is at most one part in so many of the device
+_TAIL_SHARE_OF_DEVICE = 128  # the tail's room is at most one part in so many of the device
+STANDS_BY = "off: another node leads"
 
 
 class Gap(Error):
@@ -66,25 +76,27 @@ class Gap(Error):
 
 
 class Stopping(Error):
-    """The daemon ends."""
+    """The daemon ends, or this node leads no more."""
 
 
 class Current:
-    """The area whose tail grows."""
+    """An area whose tail grows: it has the log up to entry `last`, of term `term`."""
 
     def __init__(self, writer: AreaWriter, last: int, term: int) -> None:
         self.writer = writer
         self.last = last
         self.term = term
-        self.began_ns = time.monotonic_ns()
         self.tail_bytes = 0
 
 
-def examine(store_directory: Path) -> tuple[int, dict[bytes, bytes]]:
-    """Returns the index of the entry that a copy of a store ends with, and what is to be erased in it (meta/state/redaction.py)."""
+def examine(store_directory: Path) -> tuple[int, int, dict[bytes, bytes]]:
+    """Returns the index of the entry that a copy of a store ends with, its term, and what is to be erased (meta/state/redaction.py).
+
+    The term is 0 for the store of one voter alone.
+    """
     store = Store.open(store_directory, readonly=True)
     try:
-        return Machine(store).applied_index, erasures(store)
+        return Machine(store).applied_index, unpack_note(store.note(RAFT_NOTE)).term, erasures(store)
     finally:
         store.close()
 
@@ -101,7 +113,10 @@ def carrying(path: str, cluster: str = "", uuid: str = "") -> Iterator[Device]:
 
 
 class Checkpointer:
-    """The checkpoints of this node.  `start`, `stop` and `figures` are for others; everything else runs on its own thread."""
+    """The checkpoints of this node.  `start`, `stop`, `growing` and `figures` are for others; everything else runs on its own thread.
+
+    `leads` and `alone` say whether this node decides the metadata now, and whether it is the only voter.
+    """
 
     def __init__(
         self,
@@ -111,6 +126,9 @@ class Checkpointer:
         copy_store: Callable[[Path], None],
         index: CheckpointProgress,
         paths: Callable[[], dict[str, str]],
+        *,
+        leads: Callable[[], bool] = lambda: True,
+        alone: Callable[[], bool] = lambda: True,
     ) -> None:
         self._scratch = state_dir / "meta" / "checkpoint"
         self._node = node
@@ -118,12 +136,15 @@ class Checkpointer:
         self._copy_store = copy_store
         self._index = index
         self._paths = paths
+        self._leads, self._alone = leads, alone
         self._stop = threading.Event()
+        self._idle = threading.Event()
+        self._growing = False
         self._thread = threading.Thread(target=self._main, name="checkpoints", daemon=True)
+        self._places: PlacesAlone | None = None
         self._current: Current | None = None
-        self._copying = False
-        self._kept_areas: set[int] = set()  # segments of the newest valid area
-        self._number = 0
+        self._new: Current | None = None  # the one that is being written
+        self._keeps = True  # this node may have segments that it can give back
         self._caught_up_ns = time.monotonic_ns()
         self.state = "starting"
         self.failures = 0  # in a row
@@ -138,19 +159,28 @@ class Checkpointer:
         self._index.wanted.set()
         if self._thread.ident is not None:
             self._thread.join()
-        self.state = "off: several nodes carry the metadata, or the daemon ends"
+        self.state = "off: the daemon ends"
+
+    def growing(self) -> None:
+        """One voter alone is about to become the first of several: nothing is written before it is.  Blocks until that is so."""
+        self._growing = True
+        self._idle.clear()
+        self._index.wanted.set()
+        while self._thread.is_alive() and not self._idle.wait(CHECKPOINT_TAIL_MS / 1_000):
+            self._index.wanted.set()
 
     def figures(self, applied: int) -> dict[str, int | float | str]:
         """Returns the figures for status and metrics; `applied` is the last applied entry, from which the lag is counted.  Any thread."""
         durable = max(self._index.durable, 0)  # OFF is below
         lag = max(applied - durable, 0)
+        places = self._places
         return {
             "checkpoint": self.state,
             "checkpoint_index": self._snapshot_index,
             "checkpoint_durable": durable,
             "checkpoint_lag_entries": lag,
             "checkpoint_lag_ms": (time.monotonic_ns() - self._caught_up_ns) // NS_PER_MS if lag else 0,
-            "checkpoint_segments": len(self._kept_areas),
+            "checkpoint_segments": places.protected() if places is not None else 0,
             "checkpoint_bytes": self._bytes,
             "checkpoints_written": self._written,
             "checkpoint_errors": self._errors,
@@ -162,19 +192,20 @@ class Checkpointer:
             try:
                 self._serve()
                 self.failures = 0
-            except Stopping:
-                break
             except (Error, OSError) as err:
-                if self._stop.is_set():
-                    break
-                self._failed(err)
+                if self._may_write():
+                    self._failed(err)
                 self._stop.wait(CHECKPOINT_RETRY_MS / 1_000)
-        self._current = None
+            finally:
+                self._current = self._new = None
+                self._index.holding = False
+        self._idle.set()
+
+    def _may_write(self) -> bool:
+        return not self._stop.is_set() and self._leads() and not (self._growing and self._alone())
 
     def _failed(self, err: Exception) -> None:
         """Gives up the area that was being written, which is not written again; an older one stays valid as it is."""
-        self._current = None
-        self._copying = self._index.holding = False
         self.failures += 1
         self._errors += 1
         if self.failures >= CHECKPOINT_FAILURES_MAX and not isinstance(err, Unavailable):
@@ -186,180 +217,227 @@ class Checkpointer:
             logger.warning("a checkpoint failed; it is tried again: %s", err)
 
     def _serve(self) -> None:
-        """Makes checkpoints on one device until something fails."""
-        own = {info.device for info in self._own()}
-        chosen = self._choose(own)
-        if chosen is None:
-            self._off(own)
+        """Makes checkpoints on one device until something fails or this node leads no more."""
+        if not self._may_write():
+            self._stand_by()
+            return
+        self._keeps = True
+        level = int(self._call(m.GetStatus()).figures["level"])
+        places = self._places = places_of(self._call, self._node.cluster, self._node.node, level=level, alone=self._alone())
+        chosen = places.choose(self._paths()) if places is not None else None
+        if places is None or chosen is None:
+            self._off(places)
             return
         info, path = chosen
         with carrying(path, self._node.cluster, info.uuid) as device:
-            self._take_up(device, info)
-            self._new_checkpoint(device, info)
-            self._clear_others(info)
-            while not self._stop.is_set() and not self._moves(info):
-                self._index.wanted.wait(CHECKPOINT_TAIL_MS / 1_000)
-                self._index.wanted.clear()
-                if not self._tail() or self._old():
-                    self._new_checkpoint(device, info)
-                self.failures = 0
+            held = places.take_up(device, info)
+            if self._index.durable == UNKNOWN:
+                self._index.durable = held
+            try:
+                self._new_checkpoint(device, info, places)
+                places.clear_others(info)
+                self._carry_on(device, info, places, level)
+            except Stopping:
+                pass
+            if self._current is not None and self._leads():
+                self._tail(info, places)
 
-    def _off(self, own: set[int]) -> None:
-        self._index.durable = OFF
-        missing = "the device with the checkpoints is not found" if own else f"no device has {CHECKPOINT_SEGMENTS_MIN} segments"
-        self.state = f"{'suspended' if own else 'off'}: {missing}"
+    def _carry_on(self, device: Device, info: DeviceInfo, places: PlacesAlone, level: int) -> None:
+        """Appends to the tail, and makes a new checkpoint when it is due, until another place or nobody is to write."""
+        while self._may_write() and self._stays(info, places, level):
+            self._index.wanted.wait(CHECKPOINT_TAIL_MS / 1_000)
+            self._index.wanted.clear()
+            if not self._tail(info, places) or self._heavy(info):
+                self._new_checkpoint(device, info, places)
+            self.failures = 0
+
+    def _stand_by(self) -> None:
+        """Another node leads, or will in a moment: gives back what its checkpoint has made needless."""
+        self._idle.set()
+        self.state, self._caught_up_ns = STANDS_BY, time.monotonic_ns()
+        if not self._alone():
+            self._index.durable = UNKNOWN  # whoever leads decides; what holds when this node leads again is seen then
+        if self._keeps and not self._stop.is_set() and not self._alone():
+            places = places_of(self._call, self._node.cluster, self._node.node, level=int(self._figures()["level"]), alone=False)
+            if isinstance(places, PlacesOfNode):
+                self._keeps = not places.stand_by()
         self._stop.wait(CHECKPOINT_RETRY_MS / 1_000)
 
-    def _own(self) -> list[SegmentInfo]:
-        return list(self._call(m.GetOwnSegments()).segments)
+    def _figures(self) -> dict[str, Any]:
+        figures: dict[str, Any] = self._call(m.GetStatus()).figures
+        return figures
 
-    def _propose(self, command: AnyCommand) -> Any:
-        return self._call(m.Propose(HOST_UNIQUE, 0, 0, [], command))
+    def _off(self, places: PlacesAlone | None) -> None:
+        self._index.durable = OFF
+        if places is None:
+            self.state = "off: the cluster is below level 3 (awsomefsd upgrade status)"
+        elif places.any_kept():
+            self.state = "suspended: the device with the checkpoints is not found"
+        else:
+            self.state = f"off: no device has {CHECKPOINT_SEGMENTS_MIN} segments"
+        self._stop.wait(CHECKPOINT_RETRY_MS / 1_000)
 
-    def _choose(self, own: set[int]) -> tuple[DeviceInfo, str] | None:
-        """Returns the device that has them, unless it is being drained and another one can take them."""
-        paths = self._paths()
-        here = [info for info in self._call(m.GetDevices()).devices if info.uuid in paths]
-        having = [info for info in here if info.device in own]
-        fitting = [info for info in here if info.segments >= CHECKPOINT_SEGMENTS_MIN and not info.draining]
-        stays = [info for info in having if not info.draining]
-        chosen = stays or (fitting if having or not own else []) or having
-        return (chosen[0], paths[chosen[0].uuid]) if chosen else None
-
-    def _moves(self, info: DeviceInfo) -> bool:
-        chosen = self._choose({own.device for own in self._own()})
-        return chosen is not None and chosen[0].device != info.device
-
-    def _clear_others(self, info: DeviceInfo) -> None:
-        """Gives back what other devices have kept: there is a checkpoint on this one, so it is not needed any more."""
-        others = [own.segment for own in self._own() if own.device != info.device]
-        if others:
-            self._propose(DropSegments(others))
-
-    def _take_up(self, device: Device, info: DeviceInfo) -> None:
-        """Finds what is on the device before anything is written: a checkpoint of an earlier daemon, or of another leader, still counts.
-
-        The newest area is not overwritten, nor what cannot be read now.  This is done each time, since the device may come late, when freed
-        segments are leased again without it already (OFF).
-        """
-        segments = {own.byte_offset: own.segment for own in self._own() if own.device == info.device}
-        found = scan_segments(device, segments, self._cluster)
-        areas: list[Area] = checkpoints_of(device, found)
-        self._number = max((header.number for headers in found.areas.values() for header, _ in headers), default=self._number)
-        if areas or found.unreadable:
-            self._kept_areas = {*(areas[0].segments if areas else ()), *(segments[offset] for offset in found.unreadable)}
-        if self._index.durable == UNKNOWN:
-            self._index.durable = areas[0].last if areas else OFF
-
-    @property
-    def _cluster(self) -> bytes:
-        return uuid.UUID(self._node.cluster).bytes
+    def _stays(self, info: DeviceInfo, places: PlacesAlone, level: int) -> bool:
+        """False: the next checkpoint goes to another device, or is kept in another way."""
+        chosen = places.choose(self._paths())
+        if chosen is not None and chosen[0].device != info.device:
+            return False
+        return isinstance(places, PlacesOfNode) or int(self._figures()["level"]) == level
 
     # --- a checkpoint -------------------------------------------------------------------------------------------------------------
-    def _old(self) -> bool:
-        current = self._current
-        return current is not None and current.tail_bytes > 0 and time.monotonic_ns() - current.began_ns > CHECKPOINT_AGE_MS * NS_PER_MS
-
-    def _new_checkpoint(self, device: Device, info: DeviceInfo) -> None:
-        figures = self._call(m.GetStatus()).figures
-        self._copying = True  # the copy may be older than the tail: the journal keeps all that it has, until the copy's index is known
-        self._index.hold, self._index.holding = int(figures["first_index"]) - 1, True
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        self._scratch.mkdir(mode=0o700)
-        try:
-            copy = self._scratch / "data.mdb"
-            hit("checkpoint.copy.before")
-            self._copy_store(copy)
-            hit("checkpoint.copy.after")
-            (applied, erased), term = examine(self._scratch), int(figures["term"])
-            self._index.hold = applied
-            self._number += 1
-            header = new_header(self._node, info.uuid, self._number, term, applied)
-            writer = AreaWriter(device, self._segments_for(info, copy.stat().st_size), header)
-            for _ in write_copy(writer, copy, erased, lambda: self._more(writer, info)):
-                self._between_pieces()
-        finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
-        writer.complete(applied, term, wall_ns())
-        self._copying = False
-        hit("checkpoint.switch.before")
-        self._switch(Current(writer, applied, term), info)
-        hit("checkpoint.switch.after")
-        self._written += 1
-        self._bytes, self._snapshot_index = writer.complete_bytes, applied
-        self._trim_kept(info, writer)
-
-    def _switch(self, new: Current, info: DeviceInfo) -> None:
-        """Appends to the new area until its tail has every entry; the old area stays untouched meanwhile."""
-        self._current = new
-        while not self._tail():
-            self._more(new.writer, info)  # much was committed since the store's last commit
-        self._kept_areas = {info.segment for info in new.writer.segments}
-        self.state = "ok"
-
-    def _between_pieces(self) -> None:
-        if self._stop.wait(CHECKPOINT_RECORD_BYTES_MAX * 4 / CHECKPOINT_BYTES_PER_S_MAX):
-            raise Stopping("the daemon ends")
-        if self._current is not None and (
-            self._index.wanted.is_set() or time.monotonic_ns() - self._caught_up_ns > CHECKPOINT_TAIL_MS * NS_PER_MS
-        ):
-            self._index.wanted.clear()
-            self._tail()
-
-    def _free_ones(self, info: DeviceInfo) -> list[SegmentInfo]:
-        return [own for own in self._own() if own.device == info.device and own.segment not in self._kept_areas]
-
-    def _segments_for(self, info: DeviceInfo, copy_bytes: int) -> list[SegmentInfo]:
-        """Returns kept segments that no valid checkpoint needs, and more of them if they are too few and there is room."""
-        tail_bytes = min(CHECKPOINT_TAIL_BYTES, info.segments * info.segment_bytes // _TAIL_SHARE)
-        wanted = -(-(copy_bytes // 2 + tail_bytes) // (info.segment_bytes - MIB // 16))
-        free = self._free_ones(info)
-        if len(free) < wanted:
-            free += self._keep(info, wanted - len(free), needed=not free)
-        return free[:wanted]
-
-    def _keep(self, info: DeviceInfo, count: int, *, needed: bool) -> list[SegmentInfo]:
-        try:
-            return list(self._propose(KeepSegments(info.device, count)).segments)
-        except Error:
-            if needed:
-                raise
-            return []
-
-    def _more(self, writer: AreaWriter, info: DeviceInfo) -> None:
-        """Extends the area, because the copy turned out larger than expected."""
-        used = {own.segment for own in writer.segments}
-        spare = [own for own in self._free_ones(info) if own.segment not in used][:1]
-        writer.extend(spare or self._keep(info, 1, needed=True))
-
-    def _trim_kept(self, info: DeviceInfo, writer: AreaWriter) -> None:
-        """Keeps as many segments as this checkpoint took for the next one; gives the rest back after the state has shrunk."""
-        spare, wanted = self._free_ones(info), len(writer.segments)
-        if len(spare) < wanted:
-            self._keep(info, wanted - len(spare), needed=False)
-        elif len(spare) > 2 * wanted:
-            self._propose(DropSegments([own.segment for own in spare[2 * wanted :]]))
-
-    # --- the tail -----------------------------------------------------------------------------------------------------------------
-    def _tail(self) -> bool:
-        """Makes all entries there are durable in the area; returns False if it is full.  Raises Gap."""
+    def _heavy(self, info: DeviceInfo) -> bool:
+        """The tail has become so long that a new copy costs less than to carry it on."""
         current = self._current
         assert current is not None
-        while True:
-            asked_ns = time.monotonic_ns()
-            entries = self._entries_after(current.last)
-            if not entries:
-                self._caught_up_ns = asked_ns
-                self._index.durable = max(current.last, 1)
-                if not self._copying:
-                    self._index.hold = current.last
-                return True
+        least = _tail_bytes(info)
+        return current.tail_bytes > max(least, current.writer.complete_bytes // CHECKPOINT_TAIL_SHARE)
+
+    def _new_checkpoint(self, device: Device, info: DeviceInfo, places: PlacesAlone) -> None:
+        # The copy may be older than the tail: the journal keeps what the store may not have, until the new area has it too.
+        self._index.hold, self._index.holding = self._index.stored, True
+        figures = self._figures()
+        before = self._index.hold = max(self._index.hold, int(figures["first_index"]) - 1)
+        places.number += 1
+        header = new_header(
+            self._node, info.uuid, places.number, int(figures["term"]), before, version=places.version, several=not self._alone()
+        )
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(mode=0o700, parents=True)
+        try:
+            copy = self._scratch / "data.mdb"
+            new = Current(AreaWriter(device, places.free(info)[:1] or places.keep(info, 1, needed=True), header), before, header.term)
+            self._new = new
+            hit("checkpoint.copy.before")
+            self._copy(copy, info, places)
+            hit("checkpoint.copy.after")
+            applied, term, erased = examine(self._scratch)
+            if not new.writer.takes_early_tail:
+                self._index.hold = applied
+            self._make_room(new.writer, info, places, copy.stat().st_size)
+            for _ in write_copy(new.writer, copy, erased, lambda: self._more(new.writer, info, places)):
+                self._between_pieces(info, places)
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        new.writer.complete(applied, term or header.term, wall_ns())
+        hit("checkpoint.switch.before")
+        self._switch(new, applied, info, places)
+        hit("checkpoint.switch.after")
+        self._written += 1
+        self._bytes, self._snapshot_index = new.writer.complete_bytes, applied
+        self._trim_kept(info, places, new.writer)
+
+    def _copy(self, copy: Path, info: DeviceInfo, places: PlacesAlone) -> None:
+        """Copies the store on a thread of its own: the tails go on meanwhile."""
+        failed: list[BaseException] = []
+        done = threading.Event()
+
+        def make() -> None:
             try:
-                current.tail_bytes += current.writer.append(entries, current.last + 1, current.term, wall_ns())
+                self._copy_store(copy)
+            except BaseException as err:
+                failed.append(err)
+            finally:
+                done.set()
+                self._index.wanted.set()
+
+        maker = threading.Thread(target=make, name="checkpoint-copy", daemon=True)
+        maker.start()
+        try:
+            while not done.is_set():
+                self._index.wanted.wait(CHECKPOINT_TAIL_MS / 1_000)
+                if not done.is_set():
+                    self._index.wanted.clear()
+                    self._tails(info, places)
+        finally:
+            maker.join()
+        if failed:
+            raise failed[0]
+
+    def _switch(self, new: Current, applied: int, info: DeviceInfo, places: PlacesAlone) -> None:
+        """Appends to the new area until its tail has every entry.  Both tails grow until it is known that the new area counts."""
+        new.last = max(new.last, applied)
+        while not self._advance(new, info, places):
+            self._more(new.writer, info, places)  # much was committed since the store's last commit
+        places.done(info, [one.segment for one in new.writer.segments], new.term, new.last)
+        self._current, self._new = new, None
+        self._index.durable = max(self._index.durable, new.last, 1)
+        self._caught_up_ns = time.monotonic_ns()
+        self.state = "ok"
+
+    def _between_pieces(self, info: DeviceInfo, places: PlacesAlone) -> None:
+        """Waits as long as the pace demands.  The tails go on meanwhile."""
+        if self._stop.wait(CHECKPOINT_RECORD_BYTES_MAX * 4 / CHECKPOINT_BYTES_PER_S_MAX) or not self._may_write():
+            raise Stopping("this node leads no more, or the daemon ends")
+        if self._index.wanted.is_set() or time.monotonic_ns() - self._caught_up_ns > CHECKPOINT_TAIL_MS * NS_PER_MS:
+            self._index.wanted.clear()
+            self._tails(info, places)
+
+    def _make_room(self, writer: AreaWriter, info: DeviceInfo, places: PlacesAlone, copy_bytes: int) -> None:
+        """Gives the area segments for a copy of so many bytes and its tail, as far as there are any."""
+        wanted = -(-(copy_bytes // 2 + _tail_bytes(info)) // (info.segment_bytes - MIB // 16)) - len(writer.segments)
+        if wanted > 0:
+            free = self._unused(writer, info, places)
+            if len(free) < wanted:
+                free += places.keep(info, wanted - len(free), needed=False)
+            writer.extend(free[:wanted])
+
+    def _unused(self, writer: AreaWriter, info: DeviceInfo, places: PlacesAlone) -> list[SegmentInfo]:
+        used = {own.segment for own in writer.segments}
+        if self._new is not None:
+            used |= {own.segment for own in self._new.writer.segments}
+        return [own for own in places.free(info) if own.segment not in used]
+
+    def _more(self, writer: AreaWriter, info: DeviceInfo, places: PlacesAlone) -> None:
+        """Extends the area, because copy or tail turned out larger than expected."""
+        writer.extend(self._unused(writer, info, places)[:1] or places.keep(info, 1, needed=True))
+
+    def _trim_kept(self, info: DeviceInfo, places: PlacesAlone, writer: AreaWriter) -> None:
+        """Keeps as many segments as this checkpoint took for the next one; gives the rest back after the state has shrunk."""
+        spare, wanted = places.free(info), len(writer.segments)
+        if len(spare) < wanted:
+            places.keep(info, wanted - len(spare), needed=False)
+        elif len(spare) > 2 * wanted:
+            places.drop([own.segment for own in spare[2 * wanted :]])
+
+    # --- the tail -----------------------------------------------------------------------------------------------------------------
+    def _tail(self, info: DeviceInfo, places: PlacesAlone) -> bool:
+        """Makes all entries there are durable in the area that counts; returns False if it is full.  Raises Gap."""
+        current = self._current
+        assert current is not None
+        asked_ns = time.monotonic_ns()
+        if not self._advance(current, info, places):
+            return False
+        self._caught_up_ns = asked_ns
+        if self._new is None:
+            self._index.hold = current.last
+        return True
+
+    def _tails(self, info: DeviceInfo, places: PlacesAlone) -> None:
+        """As `_tail`, while a new area is written: what it has as well need not stay in the journal."""
+        new = self._new
+        assert new is not None
+        if self._current is not None and not self._tail(info, places):
+            self._current = None  # it is full; the new area has the entries, and counts soon
+        if new.writer.takes_early_tail:
+            while not self._advance(new, info, places):
+                self._more(new.writer, info, places)
+            self._index.hold = new.last
+
+    def _advance(self, area: Current, info: DeviceInfo, places: PlacesAlone) -> bool:
+        """Appends all entries there are to an area; returns False if it is full.  Raises Gap."""
+        while True:
+            entries = self._entries_after(area.last)
+            if not entries:
+                return True
+            term = entry_decode(entries[-1]).term
+            try:
+                area.tail_bytes += area.writer.append(entries, area.last + 1, term, wall_ns())
             except FsError:
                 return False
-            current.last += len(entries)
-            self._index.durable = max(self._index.durable, current.last)
+            area.last += len(entries)
+            area.term = term
+            if area is self._current:
+                self._index.durable = max(self._index.durable, area.last, 1)
 
     def _entries_after(self, after: int) -> list[bytes]:
         """Returns the entries after an index, as many as fit into one batch."""
@@ -376,9 +454,15 @@ class Checkpointer:
         return found
 
 
-def new_header(node: Node, device: str, number: int, term: int, index: int) -> AreaHeader:
+def _tail_bytes(info: DeviceInfo) -> int:
+    """Returns the room that an area on this device has for its tail at least."""
+    return min(CHECKPOINT_TAIL_BYTES, info.segments * info.segment_bytes // _TAIL_SHARE_OF_DEVICE)
+
+
+def new_header(node: Node, device: str, number: int, term: int, index: int, *, version: int = VERSION, several: bool = False) -> AreaHeader:
     ids = [uuid.UUID(text).bytes for text in (node.cluster, device, node.node)]
-    return AreaHeader(ids[0], ids[1], ids[2], os.urandom(16), 0, 0, 0, number, term, index, wall_ns())
+    flags = SEVERAL if several else 0
+    return AreaHeader(ids[0], ids[1], ids[2], os.urandom(16), 0, 0, 0, number, term, index, wall_ns(), version, 0, flags)
 
 
 def write_copy(writer: AreaWriter, copy: Path, erased: dict[bytes, bytes], more: Callable[[], None]) -> Iterator[None]:

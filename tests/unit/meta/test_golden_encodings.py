@@ -79,6 +79,10 @@ COMMANDS: list[c.Command] = [
     c.KeepSegments(1, 2, 1 << 33),
     c.DropSegments([2, 3]),
     c.Recover(1 << 33, "proof"),
+    c.KeepForCheckpoint(1, 2, "node", 1 << 33),
+    c.AdoptSegments("node"),
+    c.ReturnSegments("node", [2, 3]),
+    c.CheckpointDone("node", 1, [2, 3], 4, 5, 1 << 33),
     c.AddNode("node", "name", "node", b"key", "token", "host:1", "host:2", {"zone": "a"}, "1.2.3", 4),
     c.DescribeNode("node", "name", "host:1", "host:2", {"zone": "a"}, "1.2.3", 4),
     c.SetNodeState("node", "cordoned"),
@@ -110,6 +114,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.RESULT, rows.ResultRow(m.Found(ATTR, None, True))),
     (rows.READER, rows.ReaderRow(1)),
     (rows.MEMBERSHIP, rows.MembershipRow(1, MEMBERSHIP)),
+    (rows.CHECKPOINT, rows.CheckpointRow("node", [1, 2], [2], 3, 4, 5, 6)),
     (rows.TOMBSTONE, rows.TombstoneRow(1, 2, 3, b"name", 4, 5)),
     (rows.MARKER, rows.MarkerRow()),
     (rows.REVERSE, rows.ReverseRow(1)),
@@ -134,6 +139,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
 KEYS: dict[str, bytes] = {
     "cluster": keys.cluster(),
     "membership": keys.membership(),
+    "checkpoint": keys.checkpoint("node"),
     "device": keys.device(1),
     "segment": keys.segment(2),
     "free": keys.free(1, 2),
@@ -212,7 +218,7 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 34
+    assert len(set(kinds)) == len(kinds) == 35
 
 
 def test_keys_read_back() -> None:

@@ -30,7 +30,15 @@ from awsomefsd.meta.api.commands.attributes import (
 )
 from awsomefsd.meta.api.commands.base import Command
 from awsomefsd.meta.api.commands.change_stream import AdvanceReader, RegisterReader, RemoveReader
-from awsomefsd.meta.api.commands.checkpoints import DropSegments, KeepSegments, Recover
+from awsomefsd.meta.api.commands.checkpoints import (
+    AdoptSegments,
+    CheckpointDone,
+    DropSegments,
+    KeepForCheckpoint,
+    KeepSegments,
+    Recover,
+    ReturnSegments,
+)
 from awsomefsd.meta.api.commands.cluster import ChangeMembership, Init, NoOp, RepairRows
 from awsomefsd.meta.api.commands.collection import OpenCollector, Relocate, Relocation
 from awsomefsd.meta.api.commands.csi import ClaimVolume, DropCsiVolume, EndClaims, MakeCsiVolume, SetCsiVolume
@@ -101,9 +109,11 @@ __all__ = [
     "AcquireLease",
     "AddDevice",
     "AddNode",
+    "AdoptSegments",
     "AdvanceReader",
     "AnyCommand",
     "ChangeMembership",
+    "CheckpointDone",
     "ClaimVolume",
     "ClearQuarantine",
     "Command",
@@ -125,6 +135,7 @@ __all__ = [
     "GrowDevice",
     "Init",
     "InodeCommit",
+    "KeepForCheckpoint",
     "KeepSegments",
     "LeaseSegments",
     "Link",
@@ -149,6 +160,7 @@ __all__ = [
     "Rename",
     "RepairRows",
     "Reserve",
+    "ReturnSegments",
     "RevokeToken",
     "Rmdir",
     "SetAtimes",
@@ -180,7 +192,7 @@ AnyCommand = Union[
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
     KeepSegments, DropSegments, Recover, NodeCommand,
     MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims, GrowDevice, DrainDevice, RemoveDevice,
-    OpenShared, WriteData,
+    OpenShared, WriteData, KeepForCheckpoint, AdoptSegments, CheckpointDone, ReturnSegments,
 ]  # fmt: skip
 
 

@@ -46,7 +46,16 @@ from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, Membe
 from awsomefsd.meta.api.messages.names import Entries, Found, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
 from awsomefsd.meta.api.messages.nodes import Cas, GetNode, ListCas, ListNodes, ListTokens, NodeOrders, NodeReport, Nodes, Tokens
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames, LiveSegments, NamePage
-from awsomefsd.meta.api.messages.segments import GetOwnSegments, GetSegments, Reserved, Segments, SegmentsLeased
+from awsomefsd.meta.api.messages.segments import (
+    Checkpoints,
+    GetCheckpoints,
+    GetOwnSegments,
+    GetSegments,
+    NodeCheckpoint,
+    Reserved,
+    Segments,
+    SegmentsLeased,
+)
 from awsomefsd.meta.api.messages.sessions import (
     AwaitSpaceRecall,
     GetReports,
@@ -70,6 +79,7 @@ __all__ = [
     "Body",
     "Cancel",
     "Changes",
+    "Checkpoints",
     "Committed",
     "Contested",
     "Devices",
@@ -80,6 +90,7 @@ __all__ = [
     "Follow",
     "Found",
     "GetAttr",
+    "GetCheckpoints",
     "GetDevices",
     "GetInherited",
     "GetLayout",
@@ -105,6 +116,7 @@ __all__ = [
     "Lookup",
     "Made",
     "Names",
+    "NodeCheckpoint",
     "NotLeader",
     "Propose",
     "Ranged",
@@ -142,7 +154,7 @@ Body = Union[
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, ListNodes, ListTokens, NodeReport, ListCas, GetNode,
     GetMembers, ChangeMembers, TransferLead,
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims, ReportDevices, GetSightings, GetQuarantine,
-    GetOrphans, GetInherited, ReturnLeases, AwaitSpaceRecall,
+    GetOrphans, GetInherited, ReturnLeases, AwaitSpaceRecall, GetCheckpoints,
 ]  # fmt: skip
 
 
@@ -157,7 +169,7 @@ Reply = Union[
     NotLeader, Ranged, Leased, Recalls, CollectorOpened, Relocated, Sparse, Pieces, LiveSegments, NamePage,
     Nodes, Tokens, NodeOrders, Cas, Members,
     Claimed, CsiVolumes, Claims, Sightings, Quarantine,
-    Inodes, Contested,
+    Inodes, Contested, Checkpoints,
 ]  # fmt: skip
 
 

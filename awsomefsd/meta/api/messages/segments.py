@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from awsomefsd.base.types import SegmentInfo
 from awsomefsd.meta.api.messages.base import Message
 
@@ -14,6 +16,10 @@ class GetOwnSegments(Message, tag=72):
     """Those that the metadata keeps for itself.  Answered by Segments."""
 
 
+class GetCheckpoints(Message, tag=163):
+    """What the nodes keep for checkpoints.  Answered by Checkpoints.  For clusters of level 3 and above."""
+
+
 class SegmentsLeased(Message, tag=9):
     segments: list[SegmentInfo]
 
@@ -24,3 +30,22 @@ class Reserved(Message, tag=10):
 
 class Segments(Message, tag=16):
     segments: list[SegmentInfo]
+
+
+class NodeCheckpoint(Struct, array_like=True, gc=False):
+    """What one node keeps for checkpoints, and the newest that it has completed: `area`, its segments in order; [] if there is none."""
+
+    node: str
+    segments: list[int]
+    area: list[int]
+    device: int
+    number: int
+    term: int
+    index: int
+
+
+class Checkpoints(Message, tag=164):
+    """`kept`: all segments that the metadata keeps, also those of no node."""
+
+    kept: list[SegmentInfo]
+    nodes: list[NodeCheckpoint]

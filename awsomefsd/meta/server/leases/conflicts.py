@@ -93,7 +93,8 @@ UNTOUCHED = frozenset(
         c.Init, c.AddDevice, c.CreateVolume, c.SetVolume, c.DeleteVolume, c.OpenSession, c.OpenShared, c.EndSession, c.ClearQuarantine,
         c.LeaseSegments, c.Reserve, c.Tmpfile, c.SetAtimes, c.ReleaseOrphan, c.Reap, c.OpenCollector, c.Relocate, c.SetLock,
         c.AcquireLease, c.ReleaseLease, c.RegisterReader, c.AdvanceReader, c.RemoveReader, c.NoOp, c.ChangeMembership, c.RepairRows,
-        c.KeepSegments, c.DropSegments, c.Recover, c.AddNode, c.DescribeNode, c.DropCa, c.PutCa, c.PutToken, c.RaiseLevel, c.RevokeToken,
+        c.KeepSegments, c.DropSegments, c.Recover, c.KeepForCheckpoint, c.AdoptSegments, c.CheckpointDone, c.ReturnSegments,
+        c.AddNode, c.DescribeNode, c.DropCa, c.PutCa, c.PutToken, c.RaiseLevel, c.RevokeToken,
         c.SetCarries, c.SetNodeState, c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.ClaimVolume, c.EndClaims,
         c.GrowDevice, c.DrainDevice, c.RemoveDevice,
     }

@@ -42,9 +42,9 @@ def device() -> MemoryDevice:
     return made
 
 
-def header(area: int, number: int = 1, term: int = 1) -> form.AreaHeader:
+def header(area: int, number: int = 1, term: int = 1, version: int = form.VERSION, flags: int = 0) -> form.AreaHeader:
     ids = [uuid.UUID(text).bytes for text in (CLUSTER, DEVICE, NODE)]
-    return form.AreaHeader(ids[0], ids[1], ids[2], bytes([area]) * 16, 0, 0, 0, number, term, 10, 5)
+    return form.AreaHeader(ids[0], ids[1], ids[2], bytes([area]) * 16, 0, 0, 0, number, term, 10, 5, version, 0, flags)
 
 
 def write(on: MemoryDevice, area: int, segments: list[SegmentInfo], copy: bytes, index: int, batches: list[list[bytes]]) -> AreaWriter:
@@ -70,12 +70,14 @@ def restored(on: MemoryDevice, area: Area, found: FoundCheckpoints) -> tuple[byt
     return file.getvalue(), entries
 
 
-def test_golden() -> None:
-    area = header(9)
+@pytest.mark.parametrize(
+    ("name", "area"), [("checkpoint.bin", header(9, version=1)), ("checkpoint_v2.bin", header(9, version=2, flags=form.SEVERAL))]
+)
+def test_golden(name: str, area: form.AreaHeader) -> None:
     record = form.CheckpointRecord(form.TAIL, form.END, 3, 11, 12, 1, 99, form.pack_entries([b"one", b"two"]))
     complete = form.CheckpointRecord(form.COMPLETE, form.END, 2, 0, 10, 1, 98, form.pack_complete(100, 50, bytes(16)))
     raw = form.pack_area(area) + form.pack_record(area.area, complete) + form.pack_record(area.area, record)
-    path = GOLDEN / "checkpoint.bin"
+    path = GOLDEN / name
     if os.environ.get("AWSOMEFSD_UPDATE_GOLDEN") == "1":
         path.write_bytes(raw)
     assert raw == path.read_bytes(), "the format of checkpoints on disk has changed"
@@ -85,7 +87,7 @@ def test_golden() -> None:
 
 
 def test_a_later_version_is_refused_and_rot_is_no_header() -> None:
-    later = form.AreaHeader(**{name: getattr(header(1), name) for name in form.AreaHeader.__struct_fields__} | {"version": 2})
+    later = header(1, version=form.VERSION + 1)
     with pytest.raises(FormatTooNew):
         form.unpack_area(form.pack_area(later))
     raw = bytearray(form.pack_area(header(1)))
@@ -104,6 +106,58 @@ def test_copy_and_tail_come_back_over_many_segments(seed: int) -> None:
     area, found = best(on) or pytest.fail("no checkpoint")
     assert (area.index, area.last, area.term) == (10, 10 + sum(map(len, batches)), 1)
     assert restored(on, area, found) == (copy, [entry for batch in batches for entry in batch])
+
+
+def test_what_is_appended_while_the_copy_is_written_follows_it(seed: int) -> None:
+    """Batches among the pieces of the copy; the copy has the first entries of them already, and ends within a batch."""
+    choose = random.Random(seed)
+    copy = choose.randbytes(1_700_000)
+    entries = [choose.randbytes(choose.randrange(1, 60_000)) for _ in range(40)]  # 1 to 40
+    on = device()
+    writer = AreaWriter(on, SEGMENTS, header(1))
+    last = 0
+
+    def append(count: int) -> None:
+        nonlocal last
+        writer.append(entries[last : last + count], last + 1, 1, 8)
+        last += count
+
+    for start in range(0, len(copy), 170_000):
+        append(choose.randrange(1, 4))
+        assert best(on) is None
+        writer.add(copy[start : start + 170_000])
+    has = choose.randrange(1, last)
+    writer.complete(has, 1, 7)
+    area, found = best(on) or pytest.fail("no checkpoint")
+    assert (area.index, area.last) == (has, last)
+    append(40 - last)
+    area, found = best(on) or pytest.fail("no checkpoint")
+    assert (area.index, area.last) == (has, 40)
+    raw, batches = restored(on, area, found)
+    assert raw == copy and batches == entries[40 - len(batches) :] and len(batches) >= 40 - has
+
+
+def test_a_gap_between_copy_and_tail_ends_the_tail(seed: int) -> None:
+    on = device()
+    writer = AreaWriter(on, SEGMENTS[:3], header(1))
+    writer.append([b"eleven"], 11, 1, 8)
+    writer.add(random.Random(seed).randbytes(5_000))
+    writer.complete(8, 1, 7)
+    area, found = best(on) or pytest.fail("no checkpoint")
+    assert (area.index, area.last, restored(on, area, found)[1]) == (8, 8, [])
+
+
+def test_the_version_of_the_last_landing_has_no_early_tail() -> None:
+    on = device()
+    writer = AreaWriter(on, SEGMENTS[:3], header(1, version=form.WITHOUT_EARLY_TAIL))
+    assert not writer.takes_early_tail
+    with pytest.raises(AssertionError):
+        writer.append([b"one"], 1, 1, 8)
+    writer.add(b"copy")
+    writer.complete(1, 1, 7)
+    writer.append([b"two"], 2, 1, 8)
+    area, found = best(on) or pytest.fail("no checkpoint")
+    assert area.last == 2 and restored(on, area, found) == (b"copy", [b"two"])
 
 
 def test_a_full_area_refuses_a_batch_whole(seed: int) -> None:

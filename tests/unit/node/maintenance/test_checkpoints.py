@@ -16,6 +16,7 @@ from awsomefsd.base import durable
 from awsomefsd.base import identity as node_module
 from awsomefsd.base.errors import AlreadyExists, FsError, NotFound, Refused
 from awsomefsd.base.limits import MIB, STORE_COMMIT_ENTRIES_FIRST
+from awsomefsd.base.rule_levels import CHECKPOINTS_OF_NODES
 from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.superblock import FIRST_SEGMENT_OFFSET, Superblock, second_copy_offset, write_superblock
@@ -26,6 +27,7 @@ from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.replica.checkpoint_progress import OFF, UNKNOWN, CheckpointProgress
 from awsomefsd.meta.replica.replica import Replica
+from awsomefsd.node.maintenance.checkpoint_places import PlacesAlone, PlacesOfNode
 from awsomefsd.node.maintenance.checkpoints import Checkpointer
 from awsomefsd.recovery import device_recover
 from buildtools.nodes import await_true
@@ -43,7 +45,16 @@ def make_device(path: Path, cluster: str = CLUSTER, uuid: str = SECOND) -> Path:
     return path
 
 
+@pytest.fixture(params=[2, CHECKPOINTS_OF_NODES], ids=["level 2", "level 3"], autouse=True)
+def level(request: pytest.FixtureRequest) -> int:
+    """Of the cluster: below level 3 no row says whose the segments are, and which checkpoint counts."""
+    Rig.level = request.param
+    return request.param
+
+
 class Rig:
+    level = 0
+
     def __init__(self, on: Host, path: Path) -> None:
         self.on, self.path = on, path
         self.index: CheckpointProgress = on.checkpoint_progress
@@ -89,6 +100,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     path = make_device(tmp_path / "device")
     with host(tmp_path, checkpoint_progress=CheckpointProgress(UNKNOWN)) as on:
         made = Rig(on, path)
+        made.propose(c.RaiseLevel(Rig.level))
         made.propose(c.AddDevice(SECOND, (SEGMENTS + 2) * MIB, MIB, SEGMENTS, MIB))
         try:
             yield made
@@ -268,7 +280,8 @@ def test_a_device_that_comes_late_keeps_its_newest_checkpoint_until_the_next_one
                 if why == "in use":
                     other.lock()
                 else:
-                    absent.setattr(Checkpointer, "_choose", lambda *_: None)
+                    absent.setattr(PlacesAlone, "choose", lambda *_: None)
+                    absent.setattr(PlacesOfNode, "choose", lambda *_: None)
                 checkpointer = made.start()
                 await_true("suspended", lambda: made.index.durable == OFF, 60)
             await_true("a try that fails", lambda: "cut" in checkpointer.state, 60)

@@ -72,7 +72,8 @@ def test_each_command_that_touches_something_is_in_the_table():
 
 
 COMMITTED_IS_ALL = {  # a write lease holds nothing back that these tell
-    "GetParent", "ReadLink", "GetXattr", "ListXattr", "GetStatFs", "GetSegments", "GetOwnSegments", "GetDevices", "ReportDevices",
+    "GetParent", "ReadLink", "GetXattr", "ListXattr", "GetStatFs", "GetSegments", "GetOwnSegments", "GetCheckpoints",
+    "GetDevices", "ReportDevices",
     "GetQuarantine", "GetSessions", "GetVolumes", "GetLocks", "GetOrphans", "TestLock", "GetSparse", "GetPieces", "GetLiveSegments",
     "GetNames", "GetFilePieces", "ListNodes", "NodeReport", "GetNode", "ListTokens", "ListCas", "GetSigner", "GetVerifier",
     "GetCsiVolumes", "GetClaims",

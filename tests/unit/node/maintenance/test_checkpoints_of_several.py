@@ -1,0 +1,162 @@
+"""Checkpoints with several voters: real services over loopback, a file as the shared device, and the loss of all local disks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awsomefsd.base.errors import FsError, Unavailable
+from awsomefsd.base.identity import Node
+from awsomefsd.base.limits import MIB
+from awsomefsd.base.rule_levels import CHECKPOINTS_OF_NODES
+from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.superblock import Superblock, write_superblock
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.messages.members import TransferLead
+from awsomefsd.meta.check.check import check
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.replica.checkpoint_progress import UNKNOWN, CheckpointProgress
+from awsomefsd.meta.replica.replica import Replica
+from awsomefsd.node.maintenance.checkpoints import STANDS_BY, Checkpointer
+from awsomefsd.recovery import device_recover
+from tests.rigs.growing_cluster import CLUSTER, NODES, Grower, GrowingRig, await_
+from tests.unit.node.maintenance.test_checkpoints import recovered_machine
+
+SHARED = "eeeeeeee-eeee-eeee-eeee-eeeeeeeeeeee"
+SEGMENTS = 128
+
+
+class Cluster:
+    """Three nodes that see one device, each with the daemon's thread that makes checkpoints."""
+
+    def __init__(self, directory: Path) -> None:
+        self.rig = GrowingRig(directory)
+        self.path = directory / "device"
+        self.made: dict[str, Checkpointer] = {}
+        self.seen: dict[str, dict[str, str]] = {node: {SHARED: str(self.path)} for node in NODES[:3]}
+        with self.path.open("wb") as file:
+            file.truncate((SEGMENTS + 2) * MIB)
+        with Device.open(self.path) as device:
+            write_superblock(device, Superblock(CLUSTER, SHARED, device.bytes, MIB, SEGMENTS, 1))
+        for one in self.rig.all.values():
+            one.progress = CheckpointProgress(UNKNOWN)
+
+    def found(self, level: int = CHECKPOINTS_OF_NODES) -> None:
+        self.rig.found()
+        self.rig.propose(c.RaiseLevel(level))
+        self.rig.propose(c.AddDevice(SHARED, (SEGMENTS + 2) * MIB, MIB, SEGMENTS, MIB, True))
+
+    def grow(self) -> None:
+        if NODES[0] in self.made:
+            self.made[NODES[0]].growing()
+        self.rig.grow()
+        for node in NODES[1:3]:
+            self.rig.all[node].start()
+            self.rig.add(node)
+
+    def call(self, body: Any) -> Any:
+        reply = self.rig.leader().ask(body)
+        if reply is None or (isinstance(reply, m.Failed) and reply.retry):
+            raise Unavailable("nobody answers now")
+        if isinstance(reply, m.Failed):
+            raise FsError(reply.errno, reply.detail)
+        return reply
+
+    def checkpointer(self, node: str) -> Checkpointer:
+        one = self.rig.all[node]
+        assert one.service is not None and one.progress is not None
+        service = one.service
+        self.made[node] = Checkpointer(
+            one.directory, Node(CLUSTER, node, 1), self.call, service.copy_store, one.progress, lambda: self.seen[node],
+            leads=lambda: service.leads, alone=lambda: service.alone,
+        )  # fmt: skip
+        self.made[node].start()
+        return self.made[node]
+
+    def await_durable(self) -> Grower:
+        """Returns the leader, when the device has everything that is applied there now."""
+
+        def durable() -> Grower | None:
+            leader = self.rig.leader()
+            reply = leader.ask(m.GetStatus())
+            assert leader.progress is not None
+            leader.progress.wanted.set()
+            return leader if reply is not None and leader.progress.durable >= reply.figures["applied"] else None
+
+        found: Grower = await_("the device has it", durable)
+        return found
+
+    def lead(self, node: str) -> None:
+        """Gives the leadership to a node."""
+
+        def leads() -> bool:
+            leader = self.rig.leader()
+            if leader.node != node:
+                leader.ask(TransferLead(node))
+            return self.rig.all[node].leads()
+
+        await_(f"{node} leads", leads)
+
+    def lose_everything(self) -> None:
+        """All daemons die at once, with their local disks."""
+        for one in self.made.values():
+            one.stop()
+        self.rig.close()
+        for one in self.rig.all.values():
+            shutil.rmtree(one.directory)
+
+    def close(self) -> None:
+        for one in self.made.values():
+            one.stop()
+        self.rig.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def volumes_of(machine: Machine) -> set[str]:
+    return {row.name for number in range(1, machine.state.cluster.next_volume) if (row := machine.state.volume(number))}
+
+
+def rows_of(store: Any) -> dict[bytes, bytes]:
+    return dict(store.scan(b"", b"\xff" * 8))
+
+
+def recovered(cluster: Cluster, directory: Path) -> tuple[Replica, Machine]:
+    report = device_recover.recover(directory, [str(cluster.path)], "test", dry_run=False)
+    assert (report.faults, report.checkpointed, report.done) == ([], True, True)
+    return recovered_machine(directory)
+
+
+def test_three_voters_lose_all_local_disks_and_come_back_from_the_device(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.found()
+    cluster.grow()
+    for node in NODES[:3]:
+        cluster.checkpointer(node)
+    for number in range(20):
+        cluster.rig.propose(c.CreateVolume(f"v{number}", f"uuid-{number}"))
+    leader = cluster.await_durable()
+    for number in range(20, 40):
+        cluster.rig.propose(c.CreateVolume(f"v{number}", f"uuid-{number}"))
+    assert cluster.await_durable() is leader
+    others = {node: one.state for node, one in cluster.made.items() if node != leader.node}
+    assert set(others.values()) == {STANDS_BY} and cluster.made[leader.node].state == "ok"
+    last = int(leader.ask(m.GetStatus()).figures["applied"])
+    cluster.lose_everything()
+    replica, machine = recovered(cluster, tmp_path / "new")
+    try:
+        assert volumes_of(machine) >= {f"v{number}" for number in range(40)}
+        assert machine.applied_index > last and machine.membership() is None and not check(replica.store)
+    finally:
+        replica.close()
