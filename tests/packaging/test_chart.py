@@ -186,9 +186,11 @@ def test_the_daemon_takes_the_settings_of_the_pod(tmp_path: Path) -> None:
     given = {"status.hostIP": "10.0.0.1", "spec.nodeName": "node-1.example.net"}
     rows = pod["containers"][0]["env"]
     env = {one["name"]: one["value"] if "value" in one else given[one["valueFrom"]["fieldRef"]["fieldPath"]] for one in rows}
+    for name, value in env.items():  # as kubelet does with the variables before
+        env[name] = re.sub(r"\$\((\w+)\)", lambda found: env[found[1]], value)
     settings = load(environ=env | {"AWSOMEFSD_TOKEN_FILE": str(token)})
     assert settings.kubernetes.host_keeper and settings.csi.enabled and settings.cluster.name == "node-1.example.net"
-    assert settings.metrics.listen == "0.0.0.0:9460" and settings.token.get_secret_value() == TOKEN
+    assert settings.metrics.listen == "10.0.0.1:9460" and settings.token.get_secret_value() == TOKEN
     mounted = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     for place in (settings.state_dir, settings.run_dir, settings.csi.kubelet_dir):
         assert str(place) in mounted, "the same path inside and outside"

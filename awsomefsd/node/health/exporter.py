@@ -2,6 +2,9 @@
 
 The registry of base/metrics.py is read at every request; nothing is kept here.  A source that fails (the service is starting, the keeper is
 away) loses only its own figures: awsomefsd_scrape_errors_total counts it, and the rest is still served.
+
+Whoever reaches the address may ask, so what that costs is bounded: PAGES_MAX connections are served at a time, each for PAGE_S at most; one
+more takes the place of the oldest.  Figures are gathered by one thread at a time, since the metadata thread answers for them.
 """
 
 from __future__ import annotations
@@ -10,9 +13,12 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
@@ -22,6 +28,9 @@ from awsomefsd.base.errors import ConfigError
 from awsomefsd.base.metrics import Registry
 
 logger = logging.getLogger(__name__)
+PAGES_MAX = 4
+PAGE_S = 10.0
+_THREADS_MAX = 2 * PAGES_MAX  # with those whose connection has lost its place and whose thread has not ended yet
 
 
 class _Collector:
@@ -52,12 +61,14 @@ def render(figures: Registry) -> bytes:
 
 class _Page(BaseHTTPRequestHandler):
     server: _Server
+    timeout = PAGE_S  # of one read or write; service_actions sees to the whole
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] not in ("/", "/metrics"):
             self.send_error(404, "the metrics are at /metrics")
             return
-        body = render(self.server.figures)
+        with self.server.gathering:
+            body = render(self.server.figures)
         self.send_response(200)
         self.send_header("Content-Type", CONTENT_TYPE_LATEST)
         self.send_header("Content-Length", str(len(body)))
@@ -79,9 +90,46 @@ class _Server(ThreadingHTTPServer):
         self.socket.close()
         self.socket = listener
         self.figures = figures
+        self.gathering = threading.Lock()
+        self._lock = threading.Lock()  # guards _pages
+        self._pages: dict[socket.socket, float] = {}  # oldest first, with their ends; 0: has lost its place
+        self.turned_away = 0
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            served = [page for page, end in self._pages.items() if end]
+            refused = len(self._pages) >= _THREADS_MAX
+            if len(served) >= PAGES_MAX and not refused:
+                self._drop(served[0])
+            if not refused:
+                self._pages[request] = time.monotonic() + PAGE_S
+        if refused:
+            self.turned_away += 1
+            self.shutdown_request(request)
+        else:
+            super().process_request(request, client_address)
+
+    def _drop(self, page: socket.socket) -> None:
+        """Ends a connection; its thread finds that out."""
+        self._pages[page] = 0.0
+        self.turned_away += 1
+        with suppress(OSError):
+            page.shutdown(socket.SHUT_RDWR)
+
+    def service_actions(self) -> None:
+        """Called by the thread that accepts, twice a second: ends what has lasted too long."""
+        now = time.monotonic()
+        with self._lock:
+            for page in [page for page, end in self._pages.items() if 0 < end < now]:
+                self._drop(page)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._pages.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        logger.warning("metrics request failed", exc_info=True)
+        logger.info("metrics request failed", exc_info=True)
 
 
 class Exporter:

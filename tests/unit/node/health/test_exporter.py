@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,3 +80,43 @@ def test_served_over_a_unix_socket_with_a_long_path(figures: Registry, tmp_path:
     finally:
         page.close()
     assert not (run_dir / "metrics.sock").exists()
+
+
+def test_strangers_neither_use_up_threads_nor_keep_others_out(figures: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three hundred connections that never end their request, and one that does."""
+    page = exporter.Exporter(figures, "127.0.0.1:0", tmp_path)
+    host, _, port = page.address.rpartition(":")
+    before, strangers = threading.active_count(), []
+    try:
+        for number in range(300):
+            strangers.append(socket.create_connection((host, int(port)), 60))
+            with suppress(OSError):
+                strangers[-1].sendall(b"GET /metrics HTTP/1.0\r\n")
+            assert threading.active_count() - before <= 2 * exporter.PAGES_MAX
+            if number % 50 == 49:
+                with urllib.request.urlopen(f"http://{page.address}/metrics", timeout=60) as answer:
+                    assert b"awsomefsd_mounts 2.0" in answer.read()
+    finally:
+        for stranger in strangers:
+            stranger.close()
+        page.close()
+
+
+def test_a_connection_does_not_last_however_slowly_it_asks(figures: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter, "PAGE_S", 0.2)
+    page = exporter.Exporter(figures, "127.0.0.1:0", tmp_path)
+    host, _, port = page.address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), 60) as slow:
+            slow.settimeout(0.05)
+            while True:  # a byte now and then, so that no single read is late
+                try:
+                    slow.sendall(b"G")
+                    if not slow.recv(1):
+                        break
+                except TimeoutError:
+                    continue
+                except OSError:
+                    break
+    finally:
+        page.close()
