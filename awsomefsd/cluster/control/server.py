@@ -2,8 +2,10 @@
 
 TLS 1.3.  A client certificate is requested and not required: a node that joins has none.  One that is shown must be valid, or there is no
 connection.  `ControlMethod.needs` says what a method demands of the caller, and the node's row decides: a removed node is refused, whatever
-it shows.  A frame has a bound and a time to arrive in; so have connections.  Bytes that are no valid frame end their connection, and are
-counted.
+it shows.  A frame has a bound and a time to arrive in.  Bytes that are no valid frame end their connection, and are counted.
+
+Anybody may connect, so a stranger's connection has an end, and strangers take no place and no thread from nodes that show a certificate.
+At its bound each of the two kinds gives up its oldest connection for a new one: whoever holds on to many loses them first.
 
 Calls run on threads, since they wait for the metadata.  A node that does not lead answers a call for the leader with the leader's address.
 """
@@ -11,7 +13,9 @@ Calls run on threads, since they wait for the metadata.  A node that does not le
 from __future__ import annotations
 
 import enum
+import itertools
 import logging
+import math
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,7 +24,13 @@ from typing import Any, NamedTuple
 import trio
 
 from awsomefsd.base.errors import Corrupt, Error, NotLeading, ProtocolError, Refused, Unavailable
-from awsomefsd.base.limits import CONTROL_CONNECTIONS_MAX, CONTROL_HANDSHAKE_MS, CONTROL_IDLE_MS
+from awsomefsd.base.limits import (
+    CONTROL_CONNECTIONS_MAX,
+    CONTROL_FOUNDING_MS,
+    CONTROL_HANDSHAKE_MS,
+    CONTROL_IDLE_MS,
+    CONTROL_STRANGER_MS,
+)
 from awsomefsd.cluster import messages as m
 from awsomefsd.cluster.founding import wire
 from awsomefsd.cluster.pki import ca
@@ -120,16 +130,18 @@ class ControlServer:
         self._table = table
         self._standing = standing
         self._leader_at = leader_at
-        self._threads = trio.CapacityLimiter(_THREADS)
-        self._open = 0
+        self._threads = {False: trio.CapacityLimiter(_THREADS), True: trio.CapacityLimiter(_THREADS)}  # by: a certificate was shown
+        self._strangers: dict[int, trio.CancelScope] = {}  # oldest first
+        self._members: dict[int, trio.CancelScope] = {}
+        self._numbers = itertools.count()
         self.port = 0
         self.dropped = 0  # connections that spoke nonsense, or too slowly
         self.refused = 0  # calls
-        self.turned_away = 0  # connections over the bound
+        self.turned_away = 0  # connections that lost their place to a newer one
 
     def figures(self) -> dict[str, int]:
         return {
-            "control_connections": self._open,
+            "control_connections": len(self._strangers) + len(self._members),
             "control_dropped": self.dropped,
             "control_refused": self.refused,
             "control_turned_away": self.turned_away,
@@ -143,29 +155,35 @@ class ControlServer:
         await trio.serve_listeners(self._serve_one, listeners)
 
     async def _serve_one(self, stream: trio.SocketStream) -> None:
-        if self._open >= CONTROL_CONNECTIONS_MAX:
-            self.turned_away += 1
-            await trio.aclose_forcefully(stream)
-            return
-        self._open += 1
-        try:
-            await self._talk(stream)
-        except (ProtocolError, Unavailable, trio.TooSlowError, trio.BrokenResourceError) as err:
-            self.dropped += 1
-            logger.info("a control connection was dropped", extra={"reason": str(err) or type(err).__name__})
-        except OSError as err:
-            logger.warning("the control port cannot serve: %s", err)
-        finally:
-            self._open -= 1
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(stream)
+        number = next(self._numbers)
+        with trio.move_on_after(CONTROL_STRANGER_MS / 1_000) as scope:
+            self._give_place(self._strangers, number, scope)
+            try:
+                await self._talk(stream, number, scope)
+            except (ProtocolError, Unavailable, trio.TooSlowError, trio.BrokenResourceError) as err:
+                self.dropped += 1
+                logger.info("a control connection was dropped", extra={"reason": str(err) or type(err).__name__})
+            except OSError as err:
+                logger.warning("the control port cannot serve: %s", err)
+            finally:
+                self._strangers.pop(number, None)
+                self._members.pop(number, None)
+                with trio.CancelScope(shield=True):
+                    await trio.aclose_forcefully(stream)
 
-    async def _talk(self, plain: trio.SocketStream) -> None:
+    def _give_place(self, places: dict[int, trio.CancelScope], number: int, scope: trio.CancelScope) -> None:
+        if len(places) >= CONTROL_CONNECTIONS_MAX:
+            places.pop(next(iter(places))).cancel()
+            self.turned_away += 1
+        places[number] = scope
+
+    async def _talk(self, plain: trio.SocketStream, number: int, scope: trio.CancelScope) -> None:
         context, own = self._tls()
         stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
         with trio.fail_after(CONTROL_HANDSHAKE_MS / 1_000):
             await stream.do_handshake()
         if self._founding is not None and stream.selected_alpn_protocol() == wire.ALPN:
+            scope.deadline = trio.current_time() + CONTROL_FOUNDING_MS / 1_000
             await self._founding(stream, own, str(plain.socket.getpeername()[0]))
             return
         shown = stream.getpeercert(binary_form=True)
@@ -173,6 +191,9 @@ class ControlServer:
             identity = ca.identity(shown) if shown else None
         except Corrupt as err:
             raise ProtocolError(str(err)) from err
+        if identity is not None and self._strangers.pop(number, None) is not None:
+            scope.deadline = math.inf
+            self._give_place(self._members, number, scope)
         while True:
             with trio.fail_after(CONTROL_IDLE_MS / 1_000):
                 raw = await _frame(stream)
@@ -184,7 +205,7 @@ class ControlServer:
 
     async def _answer(self, body: m.ControlMessage, identity: ca.CertifiedNode | None, own: bytes) -> m.ControlMessage:
         run = lambda: self._run(body, identity, own)  # noqa: E731
-        return await trio.to_thread.run_sync(run, limiter=self._threads, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(run, limiter=self._threads[identity is not None], abandon_on_cancel=True)
 
     def _run(self, body: m.ControlMessage, identity: ca.CertifiedNode | None, own: bytes) -> m.ControlMessage:
         what = type(body).__name__

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import queue
+import resource
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import trio
 from awsomefsd.base import identity
 from awsomefsd.base.errors import AlreadyExists, FsError, NotLeading, Refused, Unavailable
 from awsomefsd.base.levels import LEVEL
+from awsomefsd.base.limits import CONTROL_CONNECTIONS_MAX
 from awsomefsd.cluster import endpoints
 from awsomefsd.cluster import messages as m
 from awsomefsd.cluster.control.client import ControlConnection, WrongAuthority, of_member, trusting_nobody
@@ -359,15 +361,68 @@ def _await(check: Any) -> None:
     pytest.fail("not within a minute")
 
 
-def test_connections_are_bounded(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_connection_takes_the_place_of_the_oldest(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("awsomefsd.cluster.control.server.CONTROL_CONNECTIONS_MAX", 2)
-    server = cluster.server
-    first, second = (ControlConnection(cluster.endpoint, trusting_nobody()) for _ in range(2))
-    with pytest.raises(Unavailable):
-        ControlConnection(cluster.endpoint, trusting_nobody()).call(m.Greet(1))
-    assert server.figures()["control_turned_away"] == 1
-    with first, second:
-        assert second.call(m.Greet(1)).version == m.VERSION
+    join(settings_of(tmp_path / "n2"), text(cluster.token()))
+    server, files = cluster.server, PkiFiles(tmp_path / "n2")
+    with of_member_connection(cluster, files) as member:
+        assert member.call(m.Greet(1)).version == m.VERSION
+        turned_away = server.turned_away
+        held = [ControlConnection(cluster.endpoint, trusting_nobody()) for _ in range(3)]
+        _await(lambda: server.turned_away == turned_away + 1)
+        with held[0] as oldest, pytest.raises(Unavailable):
+            oldest.call(m.Greet(1))
+        for stranger in held[1:]:
+            with stranger:
+                assert stranger.call(m.Greet(1)).version == m.VERSION
+        assert member.call(m.Greet(1)).version == m.VERSION, "strangers take no place of a member"
+
+
+def of_member_connection(cluster: Cluster, files: PkiFiles) -> ControlConnection:
+    return ControlConnection(cluster.endpoint, of_member(files))
+
+
+def test_a_stranger_does_not_stay_however_politely_it_asks(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    join(settings_of(tmp_path / "n2"), text(cluster.token()))
+    monkeypatch.setattr("awsomefsd.cluster.control.server.CONTROL_STRANGER_MS", 700)
+    with ControlConnection(cluster.endpoint, trusting_nobody()) as stranger, pytest.raises(Unavailable):
+        while True:
+            stranger.call(m.Greet(1))
+    with of_member_connection(cluster, PkiFiles(tmp_path / "n2")) as member, ControlConnection(cluster.endpoint, trusting_nobody()) as clock:
+        with pytest.raises(Unavailable):
+            while True:
+                clock.call(m.Greet(1))
+        assert member.call(m.Greet(1)).version == m.VERSION, "it came before that stranger, and stays"
+
+
+def test_members_join_and_renew_under_a_thousand_half_open_strangers(cluster: Cluster, tmp_path: Path) -> None:
+    """Silent ones, halves of a handshake, handshakes without a call, and halves of a call."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8_192)), hard))
+    join(settings_of(tmp_path / "n1"), text(cluster.token()))
+    files = PkiFiles(tmp_path / "n1")
+    renew = m.RenewCertificate(ca.make_request(files.own_key(), "x"))
+    strangers: list[socket.socket] = []
+    try:
+        for turn in range(5):
+            for number in range(200):
+                plain = socket.create_connection(("127.0.0.1", cluster.port), WAIT_S)
+                strangers.append(plain)
+                with suppress(OSError):
+                    if number % 10 == 1:
+                        plain.sendall(b"\x16\x03\x01\x02\x00\x01")
+                    elif number % 10 == 2:
+                        strangers[-1] = tls = trusting_nobody().wrap_socket(plain)
+                        tls.sendall(b"\0\0\0\x09ab"[: 6 * (number % 20 == 2)])
+            with of_member_connection(cluster, files) as member:
+                assert isinstance(member.call(renew), m.Renewed)
+            made = join(settings_of(tmp_path / f"new-{turn}"), text(cluster.token(role="client")))
+            assert cluster.states()[made.node] == "active"
+            assert cluster.server.figures()["control_connections"] <= 2 * CONTROL_CONNECTIONS_MAX
+    finally:
+        for stranger in strangers:
+            stranger.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_node_whose_certificate_has_expired_joins_again_as_the_same(cluster: Cluster, tmp_path: Path) -> None:
