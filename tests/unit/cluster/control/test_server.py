@@ -386,13 +386,17 @@ def test_a_stranger_does_not_stay_however_politely_it_asks(cluster: Cluster, mon
     join(settings_of(tmp_path / "n2"), text(cluster.token()))
     monkeypatch.setattr("awsomefsd.cluster.control.server.CONTROL_STRANGER_MS", 700)
     with ControlConnection(cluster.endpoint, trusting_nobody()) as stranger, pytest.raises(Unavailable):
-        while True:
-            stranger.call(m.Greet(1))
-    with of_member_connection(cluster, PkiFiles(tmp_path / "n2")) as member, ControlConnection(cluster.endpoint, trusting_nobody()) as clock:
+        greet_for_ever(stranger)
+    files = PkiFiles(tmp_path / "n2")
+    with of_member_connection(cluster, files) as member, ControlConnection(cluster.endpoint, trusting_nobody()) as clock:
         with pytest.raises(Unavailable):
-            while True:
-                clock.call(m.Greet(1))
+            greet_for_ever(clock)
         assert member.call(m.Greet(1)).version == m.VERSION, "it came before that stranger, and stays"
+
+
+def greet_for_ever(connection: ControlConnection) -> None:
+    while True:
+        connection.call(m.Greet(1))
 
 
 def test_members_join_and_renew_under_a_thousand_half_open_strangers(cluster: Cluster, tmp_path: Path) -> None:
