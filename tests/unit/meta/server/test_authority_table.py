@@ -33,7 +33,7 @@ REQUEST_ROWS = {
     "everybody": "Lookup GetAttr ReadDir ReadLink GetXattr ListXattr GetLayout GetStatFs GetSegments GetDevices GetVolumes GetParent"
     " TestLock GetSessions GetStatus Report GetReports Cancel GetNames GetCsiVolumes GetClaims",
     "own session": "WaitLock GetLocks GetOrphans GetInherited Renew GetLease ReportLeases AwaitRecalls AnswerRecall ExtendRecall"
-    " ReleaseLeases ReturnLeases",
+    " ReleaseLeases ReturnLeases AwaitSpaceRecall",
     "role node": "Follow GetOwnSegments GetSparse GetPieces GetFilePieces GetLiveSegments ListNodes GetNode ListTokens ListCas GetMembers"
     " GetSightings GetQuarantine",
     "about itself": "NodeReport ReportDevices",
