@@ -35,7 +35,7 @@ REQUEST_ROWS = {
     "own session": "WaitLock GetLocks GetOrphans GetInherited Renew GetLease ReportLeases AwaitRecalls AnswerRecall ExtendRecall"
     " ReleaseLeases ReturnLeases AwaitSpaceRecall",
     "role node": "Follow GetOwnSegments GetSparse GetPieces GetFilePieces GetLiveSegments ListNodes GetNode ListTokens ListCas GetMembers"
-    " GetSightings GetQuarantine",
+    " GetSightings GetQuarantine GetCheckpoints",
     "about itself": "NodeReport ReportDevices",
     "own mount": "Hello",
     "nobody": "ChangeMembers TransferLead",
@@ -45,12 +45,12 @@ COMMAND_ROWS = {
     " SetLock Tmpfile SetAtimes Fallocate CopyRange Draw AcquireLease ReleaseLease",
     "itself on the connection's mount": "OpenSession OpenShared",
     "own session, or role node": "EndSession ClearQuarantine",
-    "role node about itself": "OpenCollector",
+    "role node about itself": "OpenCollector KeepForCheckpoint CheckpointDone ReturnSegments",
     "about itself": "DescribeNode",
     "about itself, or role node": "ClaimVolume EndClaims",
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
     " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice",
-    "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries Init Recover KeepSegments DropSegments",
+    "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries Init Recover KeepSegments DropSegments AdoptSegments",
 }
 
 
