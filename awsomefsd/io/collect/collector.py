@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from awsomefsd.base.errors import Corrupt, Error, FsError, Unavailable
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import BLOCK_BYTES, EXTENTS_PER_COMMIT_MAX, FRAME_BYTES_MAX, MIB, NS_PER_MS, SESSION_RENEW_MS
-from awsomefsd.base.types import HOST_UNIQUE, Extent, SegmentInfo, SegmentProgress
+from awsomefsd.base.types import HOST_UNIQUE, DeviceInfo, Extent, SegmentInfo, SegmentProgress
 from awsomefsd.io.collect.collect_plan import (
     Copy,
     Key,
@@ -108,6 +108,7 @@ class Collector:
         boot_id: str,
         now_ns: Callable[[], int],
         pace: Callable[[int], None] = lambda copied: None,
+        collects: Callable[[DeviceInfo], bool] = lambda info: True,
         nap: Callable[[float], object] = time.sleep,
     ) -> None:
         self._ask = ask
@@ -116,6 +117,8 @@ class Collector:
         self._boot_id = boot_id
         self._now_ns = now_ns
         self._pace = pace
+        self._collects = collects  # whether a device is this node's to collect; others do it for the rest
+        self._here: set[int] = set()
         self._nap = nap
         self._session = self._epoch = 0
         self._like = 0  # the copies go to devices of the same kind as this one
@@ -138,6 +141,7 @@ class Collector:
         devices = self._ask(GetDevices()).devices
         self._kinds = {info.device: "" if info.shared else info.home for info in devices}
         self._draining = {info.device for info in devices if info.draining}
+        self._here = {info.device for info in devices if self._collects(info)}
         found: list[SegmentInfo] = []
         start = 0
         while True:
@@ -159,7 +163,7 @@ class Collector:
         return 100 * int(reply.free) // max(int(reply.total), 1)
 
     def _may_collect(self, info: SegmentInfo) -> bool:
-        return info.device in self._devices and (info.segment, info.incarnation) not in self._left_alone
+        return info.device in self._here and info.device in self._devices and (info.segment, info.incarnation) not in self._left_alone
 
     def choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
         """Returns a set of segments that gives one back when it is packed; first, any segments with live bytes of a draining device.

@@ -128,11 +128,14 @@ def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, old
 
 
 def open_collector(state: State, entry: Entry, command: OpenCollector) -> Reply:
-    """Opens the session of a collector: no mount, no volume, only segments.  Answered by CollectorOpened."""
+    """Opens the session of a collector: no mount, no volume, only segments.  Answered by CollectorOpened.
+
+    Each node collects the devices that it sees.  Where two meet at a shared device, compare-and-swap lets each extent move once.
+    """
     cluster = state.cluster
     earlier = [row for row in every(state) if not row.volume]
     for row in earlier:
-        if row.node != command.node and not row.ended:
+        if row.node != command.node and not row.ended and not state.acts_at(MENDED_RULES):
             raise FsError(errno.EBUSY, f"node {row.node} collects already")
     if cluster.sessions >= SESSIONS_MAX:
         raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")

@@ -7,23 +7,30 @@ It checks every LOOK_S whether space is low, and reads all segments every FULL_L
 space is low it copies without pause, small gains too, and merges no neighbours.  Otherwise it pauses after each chunk: as long as the byte
 rate demands, and at least as long as the chunk took, so a device or service that is busy with others keeps half of its time.
 
+Each node collects its own devices.  Of the nodes that see a shared device well, as the leader was told, the one with the lowest UUID
+collects it.  Nothing depends on that there is only one: two that meet, after a change of what is seen or on command, move each extent once,
+by compare-and-swap.  A device that nobody sees is collected when it is back.  Below level 3 one node collects at a time.
+
 Every failure is logged, shown in status, and tried again with growing pauses; the thread ends with the daemon only.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.base.errors import Error, Refused, Unavailable
+from awsomefsd.base.errors import Error, FsError, Refused, Unavailable
 from awsomefsd.base.limits import COLLECT_BYTES_PER_S_MAX, COLLECT_DEAD_PERCENT, COLLECT_DEAD_PERCENT_LOW, COLLECT_LOW_FREE_PERCENT
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.collect.collector import Collector, Elsewhere, Stopped
 from awsomefsd.io.device.open_devices import OpenDevices
+from awsomefsd.meta.api.messages.devices import GetSightings
 
+WELL = "ok"  # the state of a device in a node's report (node/devices/device_scan.py)
 LOOK_S = 1.0
 FULL_LOOK_S = 30.0
 LOOK_SHARE = 20  # one part in so many of the time is spent on looking
@@ -38,7 +45,9 @@ class Collection:
     """The thread that collects.  `start` and `stop` are called once; `order`, `status` and `proof` from any thread."""
 
     def __init__(self, ask: Callable[[Any], Any], devices: Callable[[], list[DeviceInfo]], cluster: str, node: str, boot_id: str) -> None:
-        self._collector = Collector(ask, OpenDevices(devices, cluster), node, boot_id, time.monotonic_ns, self._pace)
+        self._ask = ask
+        self._node = node
+        self._collector = Collector(ask, OpenDevices(devices, cluster), node, boot_id, time.monotonic_ns, self._pace, self._collects)
         self._devices = devices
         self._cond = threading.Condition()
         self._ending = False
@@ -48,8 +57,14 @@ class Collection:
         self._hurry = False
         self._error = ""
         self._draining = False
+        self._collectors: dict[str, str] | None = None  # shared device → the node that collects it; None: whoever sees it
         self._chunk_s = self._look_s = self._drain_s = 0.0  # when the chunk began; when all segments are read next, also if one drains
         self._thread = threading.Thread(target=self._run, name="collection", daemon=True)
+
+    def _collects(self, info: DeviceInfo) -> bool:
+        if not info.shared or self._collectors is None:
+            return info.shared or info.home in ("", self._node)
+        return self._collectors.get(info.uuid) == self._node
 
     def proof(self, session: int) -> str:
         """Returns the proof that no write of a collecting session of this node can land any more; "" if one may."""
@@ -134,6 +149,7 @@ class Collection:
     def _some(self, forced: bool) -> bool:
         """Does one round; returns False when there is nothing to do."""
         began = time.monotonic()
+        self._collectors = None if forced else collectors_of(self._ask)
         found = self._collector.refresh()
         self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT
         chosen = self._collector.choose(found, COLLECT_DEAD_PERCENT_LOW if self._hurry or forced else COLLECT_DEAD_PERCENT)
@@ -154,3 +170,22 @@ class Collection:
             if self._ending or self._off:
                 raise Stopped("collection was stopped")
         self._chunk_s = time.monotonic()
+
+
+def collectors_of(ask: Callable[[Any], Any]) -> dict[str, str] | None:
+    """Returns device UUID → the node that collects it, of all devices that some node sees well.  Blocks; raises the service's Error.
+
+    None where the leader does not say, because it is of an older build: then whoever sees a device collects it.
+    """
+    try:
+        sightings = ask(GetSightings())
+    except FsError as err:
+        if err.errno not in (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP):
+            raise
+        return None
+    chosen: dict[str, str] = {}
+    reporting = set(sightings.reporting)
+    for one in sightings.seen:
+        if one.state == WELL and one.node in reporting:
+            chosen[one.uuid] = min(one.node, chosen.get(one.uuid, one.node))
+    return chosen

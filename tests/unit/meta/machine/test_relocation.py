@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,8 @@ OFFSETS = range(0, 800, 100)
 class Collecting(Drive):
     """A drive with a second voice: `collector()` makes the entries the collector's, `owner()` the mount's again."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
         self.make_volume()
         self.open()
         self.own = (self.session, self.epoch, self.mount)
@@ -61,10 +62,35 @@ def place(copy: Extent, offset: int, length: int, skip: int) -> Extent:
     return Extent(offset, length, copy.segment, copy.incarnation, copy.sequence, copy.frame_offset, copy.header_bytes, skip)
 
 
-def test_one_collector_lives_and_its_successor_ends_it(drive: Collecting) -> None:
+def test_each_node_has_a_collector_and_those_that_meet_move_an_extent_once(drive: Collecting) -> None:
+    (segment,) = drive.lease()
+    ino = drive.create(b"f")
+    drive.write(segment, ino, 0, 4096)
+    drive.ok(drive.commit(segment, sealed=True))
+    (piece,) = drive.pieces(segment)
+    drive.collector()
+    first = drive.lease()[0]
+    copy = drive.frame(first, 0, 4096)
+    moved = drive.ok(c.Relocate([c.Relocation(piece.volume, piece.ino, piece.extent, [copy])], [drive.progress(first)]))
+    opened = drive.ok(c.OpenCollector("n2", "b1"), session=0, epoch=0, mount=0)
+    assert drive.lease(), "the first one's session lives on"
+    drive.session, drive.epoch = opened.session, opened.epoch
+    second = drive.lease()[0]
+    copy = drive.frame(second, 0, 4096)
+    again = drive.ok(c.Relocate([c.Relocation(piece.volume, piece.ino, piece.extent, [copy])], [drive.progress(second)]))
+    assert (moved.moved_bytes, again.moved_bytes, again.skipped_bytes) == (4096, 0, 4096)
+    drive.sound()
+
+
+def test_below_level_3_one_node_collects() -> None:
+    drive = Collecting(level=2)
+    drive.collector()
+    assert drive.errno(c.OpenCollector("n2", "b1"), session=0, epoch=0, mount=0) == errno.EBUSY
+
+
+def test_the_successor_of_a_collector_ends_it(drive: Collecting) -> None:
     drive.collector()
     first, info = drive.session, drive.lease()[0]
-    assert drive.errno(c.OpenCollector("n2", "b1"), session=0, epoch=0, mount=0) == errno.EBUSY
     opened = drive.ok(c.OpenCollector("n1", "b1"), session=0, epoch=0, mount=0)
     assert opened.session != first and drive.live(info) == (SEGMENT_FREE, 0)
     assert drive.errno(c.LeaseSegments(1, 1 << 60)) == errno.ESTALE, "fenced"
