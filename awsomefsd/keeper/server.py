@@ -207,7 +207,9 @@ class Keeper:
     def _adopt(self, client: KeeperConnection, message: Message, fds: list[int]) -> None:
         """Takes over the mount that a worker of an earlier keeper brings.  A second reader of one descriptor is refused, and ends."""
         try:
+            hit("keeper.adopt.before")
             self._adopt_checked(client, message, fds)
+            hit("keeper.adopt.after")
         except (ProtocolError, OSError, KeyError, TypeError, ValueError) as error:
             wire.close_all(fds)
             say(log, logging.ERROR, "adoption refused", peer=client.pid, mount=message.get("mount"), why=error)
@@ -237,10 +239,8 @@ class Keeper:
             raise ProtocolError("worker is a number")
         pidfd = os.pidfd_open(client.pid)
         self._forget(client)
-        hit("keeper.adopt.before")
         worker = WorkerProcess(client.pid, pidfd, client.sock, is_child(pidfd))
         self._mounts.new(spec, dict(zip(names, fds, strict=True))).adopt(worker, message)
-        hit("keeper.adopt.after")
         self._settle_early()
         say(log, logging.INFO, "worker adopted", mount=message["mount"], dir=message["dir"], worker=client.pid, count=message["worker"])
 

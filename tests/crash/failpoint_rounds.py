@@ -1,7 +1,7 @@
 """A node under load that dies at chosen failpoints: what brings a process there, the proof that it died, and that the node goes on.
 
-The writer confirms a file by a line outside the mount, only after fsync of the file returned.  It goes on after errors: where keeper and
-worker die together, its open files are gone, as docs/CONSISTENCY.md says.
+The writer confirms a file by a line outside the mount, only after fsync of the file returned.  It goes on after errors: an
+unmount that is killed half way leaves none of its files open.
 """
 
 from __future__ import annotations
