@@ -29,7 +29,13 @@ class MountFlushEvents:
         self._mount.caches.committed(attr, repeated)
 
     def lease_lost(self, state: FileState) -> None:
+        leases = self._mount.caches.leases
+        if leases is not None:
+            leases.note_ended(state.ino, state.lease)
         self._conflicts.save([state], "a write lease had ended")
+
+    def refused_for_good(self, state: FileState, errno_: int) -> None:
+        self._conflicts.save([state], f"the commit of inode {state.ino} is refused for good (errno {errno_})")
 
     def idle(self) -> None:
         self._draining.poll()

@@ -12,6 +12,7 @@ from awsomefsd.base.wait import block_on
 from awsomefsd.io.segment.store import SegmentWrites
 from awsomefsd.meta.api.commands import Commit, EndSession
 from awsomefsd.meta.client.client import MetaClient
+from awsomefsd.vfs.session.conflicts import Conflicts
 from awsomefsd.vfs.state.mount_state import MountState
 from awsomefsd.worker.service_calls import ServiceCalls
 
@@ -20,10 +21,14 @@ RETRY_PAUSE_S = 1.0
 log = logging.getLogger("awsomefsd.worker")
 
 
-def flush_all(mount: MountState) -> None:
-    """Makes everything durable that was written until now; blocks for UMOUNT_FLUSH_MS_MAX at most.  Raises Error, or TimeoutError."""
+def flush_all(mount: MountState, conflicts: Conflicts) -> None:
+    """Makes everything durable that was written until now; blocks for UMOUNT_FLUSH_MS_MAX at most.
+
+    Raises Error, or TimeoutError; once also for what became a conflict since the last call.
+    """
     block_on(mount.buffered.flusher.flush_all(), UMOUNT_FLUSH_MS_MAX / 1_000)
     _flush_atimes(mount)
+    conflicts.tell()
 
 
 def flush_until_clean(mount: MountState) -> None:

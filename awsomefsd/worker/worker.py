@@ -77,7 +77,8 @@ class Worker:
         bounded = (self.caches.names, self.data.files, self.data.checksums, self.data.locations)
         self.budget = MemoryBudget(config.memory_bytes, memfds, bounded, memory.dirty)
         store = partial(write_conflicts, os.path.join(config.state_dir, "conflicts"), self.mount_id)
-        self.conflicts = Conflicts(self.mount, store, memory.control.counter("files_put_aside").add)
+        saved, told = (memory.control.counter(name) for name in ("files_put_aside", "files_put_aside_told"))
+        self.conflicts = Conflicts(self.mount, store, saved, told)
         self.pool = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self.vfs = Vfs(self.mount, self.client, self.pool, self.data.through)
         self.session = Session(
@@ -101,7 +102,7 @@ class Worker:
         takeover.run(opened, self.open_command.worker, flush_events, self.data.through)
         self.session.start()
         hit("takeover.ready")
-        self.link.ready(partial(flush_all, self.mount))
+        self.link.ready(partial(flush_all, self.mount, self.conflicts))
         report = partial(figures, self.memory, self.mount, self.budget, self.open_command.worker)
         Background(self.mount, self.client, self.budget, self.vfs.orphans, report, self._ended).start()
 

@@ -60,6 +60,7 @@ class FileState:
         "lock",
         "mtime_min_ns",
         "mtime_ns",
+        "refusals",
         "size",
         "token",
         "version",
@@ -83,6 +84,7 @@ class FileState:
         self.dirty_bytes = 0
         self.mtime_ns: int | None = None  # of the newest dirty write, None if the committed one stands
         self.error: Error | None = None  # a failed flush, reported once by fsync
+        self.refusals = 0  # commits in succession that were refused for good
         self.layout_stale = False  # another change met dirty records: only the service knows the layout after their commits
         self.version = 0
 
@@ -266,7 +268,8 @@ class FileTable:
         """Returns the state under which data is buffered from now on, made from the attributes that came with this grant.
 
         None if the lease is not `held` any more: that is checked under the state's lock, and a recall takes `token` out afterwards.  A
-        state of an earlier grant is not used, unless it has dirty data under this very lease (a successor's).
+        state of an earlier grant is not used, unless it has dirty data under this very lease (a successor's).  None also while it has dirty
+        data under another lease, which has ended: the newest record speaks for all, and this one must not speak for that.
         """
         with self._lock:
             old = self._states.get(attr.ino)
@@ -278,7 +281,7 @@ class FileTable:
             if len(self._states) > FILES_CACHED_MAX * self._share:
                 self._evict()
             with state.lock:
-                if state.forgotten or not held():
+                if state.forgotten or not held() or (state.dirty and state.lease != token.lease):
                     return None
                 state.grant, state.token = grant, token
                 state.mtime_min_ns = max(state.mtime_min_ns, attr.mtime_ns)
@@ -300,8 +303,7 @@ class FileTable:
             del state.dirty[state.in_flight :]
             state.dirty_bytes = sum(record.length for record in state.dirty)
             state.version += 1
-        if dropped:
-            self.log.mark_clean(dropped)
+            self.log.mark_clean(dropped)  # in the same step, as in Flusher._settle
         return [record.length for record in dropped]
 
     def drop(self, ino: int) -> list[int]:

@@ -40,6 +40,8 @@ BATCH_BYTES_MAX = 16 * MIB
 BATCH_INODES_MAX = 256
 PART_RECORDS_MAX = 4_096
 RETRY_MS_MIN, RETRY_MS_MAX = 50, 2_000
+REFUSED_FOR_GOOD = frozenset({errno.EFBIG, errno.EINVAL})  # too many extents; no regular file
+REFUSALS_MAX = 3  # of one file, in succession
 HELD_PAUSE_S = 0.01  # between two checks of records that a request waits for and a truncation keeps from being flushed
 
 log = logging.getLogger("awsomefsd.flush")
@@ -59,6 +61,9 @@ class FlushEvents(Protocol):
 
     def lease_lost(self, state: FileState) -> None:
         """Takes the data of a file whose write lease ended before it was committed: it may not be committed any more."""
+
+    def refused_for_good(self, state: FileState, errno_: int) -> None:
+        """Takes the data of a file whose commit will never be accepted."""
 
     def idle(self) -> None:
         """Called while there is nothing to write."""
@@ -373,44 +378,37 @@ class Flusher:
             return
         assert batch.reply is not None and batch.written is not None
         hit("flush.commit.after")
-        clean: list[DirtyRecord] = []
+        hit("dirty.clean.before")
+        cleaned: list[DirtyRecord] = []
         for part, errno_ in zip(batch.parts, batch.reply.errnos, strict=True):
-            if self._settle(part, errno_):
-                clean += part.records
+            if errno_ in (0, errno.ENOENT):
+                cleaned += self._settle(part, errno_)
             else:
+                self._refused(part, errno_)
                 batch.refused = True
-        reserved = sum(record_space(record.length) for record in clean)
+        hit("dirty.clean.after")
+        reserved = sum(record_space(record.length) for record in cleaned)
         inline_bytes = sum(len(data) for part in batch.parts for _, data in part.commit.inline)
         self._reservation.give_back(reserved - batch.written.consumed_bytes - inline_bytes)
-        hit("dirty.clean.before")
-        self._dirty.mark_clean(clean)
-        hit("dirty.clean.after")
         self.batches += 1
-        if len(clean) == sum(part.count for part in batch.parts):
+        if not batch.refused:
             self._retry_ms = 0
         self._announce(next((part.state.error for part in batch.parts if part.state.error is not None), None))
 
-    def _settle(self, part: Part, errno_: int) -> bool:
-        """Takes up the machine's answer for one inode; returns False if its records have to be flushed again.
+    def _settle(self, part: Part, errno_: int) -> list[DirtyRecord]:
+        """Takes up that the records of one inode are committed, or gone with it (ENOENT); returns those that are clean by this.
 
-        ENOENT: the inode is gone, and its bytes with it.  ESTALE: it is not in the shape we believed (inline or not): ask, then flush
-        again.
+        Records are marked clean and leave their state in one step, under its lock: who finds a file without dirty records answers a recall
+        by that, and from then on no successor may find one.  A reader that still copies from them finds another version.
         """
-        if errno_ == errno.ENOLCK:
-            log.error("the write lease of a file had ended before its data was committed: ino=%d", part.state.ino)
-            with part.state.lock:
-                part.state.version += 1
-                part.state.in_flight = 0
-            self._events.lease_lost(part.state)
-            return False
-        if errno_ not in (0, errno.ENOENT):
-            self._refused(part, errno_)
-            return False
         state = part.state
         with state.lock:
             state.version += 1
-            del state.dirty[: part.count]
-            state.in_flight -= part.count
+            state.refusals = 0
+            cleaned = [record for record in part.records if record.is_dirty]  # others were saved as conflicts meanwhile
+            self._dirty.mark_clean(cleaned)
+            del state.dirty[: len(cleaned)]
+            state.in_flight -= len(cleaned)
             state.dirty_bytes = sum(record.length for record in state.dirty)
             if not state.dirty:
                 state.mtime_ns = None
@@ -418,16 +416,31 @@ class Flusher:
                 patches = part.commit.inline
                 state.committed(part.commit.extents, (lambda base: patch(base, patches)) if patches else None)
         self._files.settled(state)
-        return True
+        return cleaned
 
     def _refused(self, part: Part, errno_: int) -> None:
-        log.warning("the commit of one file was refused; it is flushed again: ino=%d errno=%d", part.state.ino, errno_)
-        with part.state.lock:
-            part.state.version += 1
-            part.state.in_flight = 0
-            part.state.extents.forget()
-            if errno_ != errno.ESTALE:
-                part.state.error = FsError(errno_)
+        """Takes up that the records of one inode may not be committed (their lease has ended), or have to be flushed again.
+
+        ESTALE: it is not in the shape we believed (inline or not): ask, then flush again.  What is refused for good (REFUSED_FOR_GOOD) so
+        many times is saved as a conflict: else its records would fill the dirty log, and the mount could neither write nor end.
+        """
+        state = part.state
+        with state.lock:
+            state.version += 1
+            state.in_flight = 0
+            state.extents.forget()
+            state.refusals += errno_ in REFUSED_FOR_GOOD
+            for_good = state.refusals >= REFUSALS_MAX
+            if errno_ not in (errno.ESTALE, errno.ENOLCK):
+                state.error = FsError(errno_)
+        if errno_ == errno.ENOLCK:
+            log.error("the write lease of a file had ended before its data was committed: ino=%d", state.ino)
+            self._events.lease_lost(state)
+            return
+        if for_good:
+            self._events.refused_for_good(state, errno_)
+            return
+        log.warning("the commit of one file was refused; it is flushed again: ino=%d errno=%d", state.ino, errno_)
         self._retry_ms = RETRY_MS_MIN
         with contextlib.suppress(Error):  # not known then; the next commit is refused again, or says that it is gone
             self._ask_layout(part.state.ino)
@@ -456,13 +469,11 @@ class Flusher:
                 pending = [s for s in states if s is not None and (r := s.oldest()) is not None and r.sequence <= target]
                 if in_flight_only:
                     pending = [s for s in pending if s.in_flight]
-                failed = next((s for s in pending if s.error is not None), None) if error and not patient else None
+                failed = _take_error(pending, keep=ino == 0) if error and not patient else None
                 if not pending:
                     answered.append((signal, None))
                 elif failed is not None:
-                    answered.append((signal, failed.error))
-                    if ino:  # a request for all files leaves the error for the file's own fsync
-                        failed.error = None
+                    answered.append((signal, failed))
                 else:
                     kept.append(request)
             self._requests = kept
@@ -470,6 +481,20 @@ class Flusher:
         for signal, outcome in answered:
             signal.fire(None, outcome)
         room.fire()
+
+
+def _take_error(states: list[FileState], *, keep: bool) -> Error | None:
+    """Takes the first error that sticks to one of these files, or looks at it only (`keep`), and leaves it to the file's own fsync.
+
+    Looked at and taken in one step: another fsync of the file may take it at any time.
+    """
+    for state in states:
+        with state.lock:
+            error = state.error
+            if error is not None:
+                state.error = error if keep else None
+                return error
+    return None
 
 
 def patch(base: bytes, patches: list[tuple[int, bytes]]) -> bytes:

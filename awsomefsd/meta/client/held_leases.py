@@ -183,6 +183,14 @@ class LeaseHolder:
         self._pausing.difference_update(paused)
         return ReturnLeases(self.session, self.epoch, leases) if leases else None
 
+    def note_ended(self, ino: int, epoch: int) -> bool:
+        """The write lease of that epoch has ended although nobody has said so; returns False if it is not what is held."""
+        held = self._held.get(ino)
+        if held is None or held.mode != LEASE_WRITE or held.epoch != epoch:
+            return False
+        del self._held[ino]
+        return True
+
     def stamp(self, ino: int) -> int:
         """Draw it before a question whose answer is to be cached; 0: nothing may be."""
         held = self._held.get(ino)
@@ -251,10 +259,11 @@ class LeaseHolder:
                 held.stamp = held.grant = self._stamps
 
     def release(self, inos: list[int]) -> ReleaseLeases:
-        """Give up leases of which nothing is buffered any more."""
+        """Gives up read leases; those that have become write leases since they were chosen are kept: data may be buffered under them."""
+        self._leaving.difference_update(inos)
+        inos = [ino for ino in inos if (held := self._held.get(ino)) is None or held.mode == LEASE_READ]
         for ino in inos:
             self._held.pop(ino, None)
-            self._leaving.discard(ino)
         self._floor = (self._floor[0], max(self._floor[1], self._seen))  # the leader takes grants up to here for given up
         return ReleaseLeases(self.session, self.epoch, self._floor[0], self._seen, inos)
 

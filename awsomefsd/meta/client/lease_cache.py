@@ -204,6 +204,15 @@ class MountLeases:
         """Nothing is buffered or remembered under these any more."""
         self._locked(self._talk.release, inos)
 
+    def note_ended(self, ino: int, epoch: int) -> None:
+        """That write lease has ended although nobody has said so: it is not held from now on, and what the kernel was told goes as with a
+        recall.
+        """
+        with self._lock:
+            ended = self._holder.note_ended(ino, epoch)
+        if ended:
+            self._recalls.put(ino, LEASE_NONE, lambda: None)
+
     def lower(self, inos: list[int], clean: Callable[[int], bool]) -> None:
         """Write leases that are not needed become read leases.  `clean`: nothing is buffered of a file, nor will be from this call on."""
         with self._lock:

@@ -106,6 +106,9 @@ class SessionLeases(Protocol):
     def writes(self) -> dict[int, tuple[int, int]]:
         """Write leases that nobody recalls: inode → (grant, stamp), others after each use."""
 
+    def note_ended(self, ino: int, epoch: int) -> None:
+        """The machine has refused a commit under that write lease: it is not held any more, whatever the leader has said of it."""
+
     def lower(self, inos: list[int], clean: Callable[[int], bool]) -> None:
         """Write leases that are not needed become read leases.  `clean`: nothing is buffered of a file, nor will be from this call on."""
 

@@ -4,18 +4,23 @@ It happens when a session has ended, for a volume that another mount had meanwhi
 ended, and the leader tells of others' changes or refuses the commit).  The bytes are kept as files under ``state_dir/conflicts``, which
 `status` names; every open handle of the file answers EIO until it is closed, in this worker and in its successors.
 
-Order: handles first, so that an fsync that waits for these very records finds its handle lost when they are gone; then the bytes, synced;
-then the records.  A worker that dies in between leaves records and lost handles to its successor, who asks the same question again.
+Order: handles first, so that an fsync that waits for these very records finds its handle lost when they are gone; then nothing more is
+buffered of these files; then the bytes, synced; then the records.  What is written meanwhile through a new handle waits until the records
+are gone (FileTable.hold), so all of them are stored.  A worker that dies in between leaves records and lost handles to its successor, who
+asks the same question again.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+from awsomefsd.base.errors import FsError
 from awsomefsd.io.file.file_data import FileState
 from awsomefsd.vfs.state.mount_state import MountState
 
@@ -24,27 +29,50 @@ RETRY_PAUSE_S = 1.0
 log = logging.getLogger("awsomefsd.session")
 
 
-class Conflicts:
-    """`store` is write_conflicts of this mount; `count` counts files."""
+class Counter(Protocol):
+    """A number that outlives the worker."""
 
-    def __init__(self, mount: MountState, store: Callable[[list[Any]], str], count: Callable[[int], None]) -> None:
+    @property
+    def value(self) -> int: ...
+
+    def add(self, amount: int = 1) -> None: ...
+
+
+class Conflicts:
+    """`store` is write_conflicts of this mount; `saved` counts files, `told` those of which a flush of the mount has told."""
+
+    def __init__(self, mount: MountState, store: Callable[[list[Any]], str], saved: Counter, told: Counter) -> None:
         self._mount = mount
         self._store = store
-        self._count = count
+        self._saved = saved
+        self._told = told
+        self._telling = threading.Lock()
+
+    def tell(self) -> None:
+        """Raises FsError(EIO) if files became conflicts since the last call: a flush of the mount finds nothing else of them."""
+        with self._telling:
+            untold = self._saved.value - self._told.value
+            self._told.add(untold)
+        if untold:
+            raise FsError(errno.EIO, f"buffered data of {untold} files became conflicts since the last flush; `awsomefsd status` names them")
 
     def save(self, states: list[FileState], reason: str) -> None:
         """Waits until there is room for the bytes.  No flush of these files may be under way."""
         mount = self._mount
         inos = {state.ino for state in states}
         mount.session.lose_handles(inos)
+        for state in states:
+            state.let_go()
         records = [record for state in states for record in list(state.dirty) if record.length]  # what was committed meanwhile goes away
         if records:
             where = self._keep(records)
             log.error("%s: dirty data was stored as a conflict: %s (files=%d records=%d)", reason, where, len(inos), len(records))
-            self._count(len(inos))
+            self._saved.add(len(inos))
         for state in states:
-            state.in_flight = 0
+            with state.lock:
+                state.in_flight = 0
             mount.buffered.release_space(mount.buffered.files.drop(state.ino))
+        mount.buffered.flusher.wake()  # who waited to write to these files looks again
 
     def _keep(self, records: list[Any]) -> str:
         while True:

@@ -56,4 +56,3 @@ class Removal:
         if mount.caches.leases is not None:
             mount.caches.leases.lost()
         self._conflicts.save(mount.buffered.files.dirty_states(), why)
-        mount.buffered.flusher.wake()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 import time
@@ -14,9 +15,10 @@ from awsomefsd.base import shm
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import Attr, Extent
 from awsomefsd.base.wait import Resume, Wait, block_on
+from awsomefsd.io.file import file_data
 from awsomefsd.io.file.dirty_log import DirtyLog, required_bytes
 from awsomefsd.io.file.file_data import FileState, FileTable
-from awsomefsd.io.file.flusher import Flusher, _Request
+from awsomefsd.io.file.flusher import REFUSALS_MAX, Flusher, _Request
 from awsomefsd.io.segment.writer import Piece, Written
 from awsomefsd.meta.api.commands import Commit
 from awsomefsd.meta.api.messages import Committed
@@ -70,6 +72,7 @@ class Rig:
         self.service = Service()
         self.refresh: Callable[[int], None] = lambda ino: None
         self.sequence = 0
+        self.given_up: list[int] = []
         self.during_write: list[Callable[[], None]] = []
         uniques = iter(range(1, 1 << 40))
         self.flusher = Flusher(
@@ -99,6 +102,10 @@ class Rig:
 
     def lease_lost(self, state: FileState) -> None:
         pass
+
+    def refused_for_good(self, state: FileState, errno_: int) -> None:
+        self.given_up.append(errno_)
+        self.files.drop(state.ino)
 
     def idle(self) -> None:
         pass
@@ -232,3 +239,69 @@ def test_files_that_lose_their_records_while_the_flusher_looks_do_not_end_it(rig
     assert [found.ino for found in rig.flusher._choose()] in ([], [10])
     rig.flusher.flush_all()
     rig.flusher._announce()
+
+
+class Watched(FileState):
+    """A state that calls `between` after each look at its error that others may follow at once with one of their own."""
+
+    __slots__ = ()
+    between: Callable[[], None]
+
+    @property
+    def error(self) -> Any:
+        found = FileState.error.__get__(self)  # type: ignore[attr-defined]
+        if found is not None and not self.lock.locked():
+            Watched.between()
+        return found
+
+    @error.setter
+    def error(self, value: Any) -> None:
+        FileState.error.__set__(self, value)  # type: ignore[attr-defined]
+
+
+def test_an_error_that_another_fsync_takes_in_between_is_no_success(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads call fsync on a file whose flush fails: neither may say 0 while the data is dirty."""
+    monkeypatch.setattr(file_data, "FileState", Watched)
+    state = rig.store(10)
+    others: list[Wait] = []
+    Watched.between = lambda: others.append(rig.flusher.flush(10)) if not others else None
+    rig.service.fail = [FsError(errno.EIO)]
+    waiting = rig.flusher.flush(10)
+    rig.start()
+    with pytest.raises(FsError):
+        block_on(waiting, WAIT_S)
+    rig.flusher.stop()
+    for other in others:
+        with pytest.raises(FsError):
+            block_on(other, WAIT_S)
+    assert state.dirty
+
+
+class Always(dict[int, int]):
+    def pop(self, key: int, default: int = 0) -> int:  # type: ignore[override]
+        return self.get(key, default)
+
+
+@pytest.mark.parametrize("number", [errno.EFBIG, errno.EINVAL])
+def test_a_commit_that_is_refused_for_good_ends(rig: Rig, number: int) -> None:
+    rig.store(10)
+    rig.store(11)
+    rig.service.refuse = Always({10: number})
+    rig.start()
+    for _ in range(REFUSALS_MAX):  # the last one finds nothing any more
+        with contextlib.suppress(FsError):
+            block_on(rig.flusher.flush_all(), WAIT_S)
+    block_on(rig.flusher.drained(10), WAIT_S)
+    assert rig.given_up == [number] and not rig.dirty.dirty_bytes
+
+
+def test_a_commit_for_which_there_is_no_room_is_never_given_up(rig: Rig) -> None:
+    rig.store(10)
+    rig.service.refuse = Always({10: errno.ENOSPC})
+    rig.start()
+    for _ in range(3 * REFUSALS_MAX):
+        with pytest.raises(FsError):
+            block_on(rig.flusher.flush(10), WAIT_S)
+    rig.service.refuse.clear()
+    block_on(rig.flusher.drained(10), WAIT_S)
+    assert not rig.given_up and not rig.dirty.dirty_bytes
