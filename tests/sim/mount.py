@@ -294,9 +294,10 @@ class Mount:
         self.unique += 1
         unique = self.unique
         kind = m.WaitLock if wait else m.Propose
+        acks = self.core.copy_acks if wait else self.core.take_acks
 
         def body() -> m.Body:
-            return kind(self.core.register(unique), self.session, self.epoch, self.core.take_acks(), command)
+            return kind(self.core.register(unique), self.session, self.epoch, acks(), command)
 
         self.executing[unique] = (body, resume)
         if final:

@@ -211,7 +211,7 @@ class MetaClient:
     def wait_lock(self, command: SetLock, unique: int, no_deadlock: bool = False) -> Wait:
         """Returns a Wait as `propose`, which ends when the lock is granted, with EINTR after `cancel(unique)`, or with EDEADLK."""
         register = self._core.register
-        return _Ask(self, lambda: WaitLock(register(unique), self.session, self.epoch, self._take_acks(), command, no_deadlock))
+        return _Ask(self, lambda: WaitLock(register(unique), self.session, self.epoch, self._copy_acks(), command, no_deadlock))
 
     def tell(self, body: Cancel) -> None:
         """Sends what has no answer."""
@@ -238,6 +238,10 @@ class MetaClient:
             return []
         with self._send_lock:
             return self._core.take_acks()
+
+    def _copy_acks(self) -> list[int]:
+        with self._send_lock:
+            return self._core.copy_acks()
 
     # --- the session -----------------------------------------------------------------------------------------------------------
     def lease_left_ns(self) -> int:

@@ -14,6 +14,13 @@ named one cannot be reached, the configured endpoints are tried in turn, with a 
 a network, a connection that owes an answer and says nothing for CLIENT_SILENCE_MS is given up: its node may be cut off from the others, or
 be gone without a word.  A local socket ends with its daemon.
 
+Bounds.  RPC_INFLIGHT_MAX requests are with the service at most, the others queue here; all together are CLIENT_QUEUED_MAX at most.  What
+may wait there for long (_WAITING) is not counted, and what keeps the session and its leases does not queue (_UNCOUNTED): a thousand locks
+that wait must not hold up a renewal, or the unlock for which they wait.  All that is said of leases passes the queue, so it stays in order.
+
+Acknowledgements.  A proposal takes along those that wait.  One that was refused before it could be an entry brings them back.  A lock that
+waits may never become an entry: it takes copies, and they wait on until it is granted.
+
 Time-outs.  A request with a deadline ends with OutcomeUnknown: it may have been executed, or may yet be.  Nothing else times out.
 """
 
@@ -23,6 +30,8 @@ import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from awsomefsd.base.errors import Error, FsError, Overloaded, Unavailable
 from awsomefsd.base.limits import (
@@ -40,17 +49,23 @@ from awsomefsd.meta.api.messages import (
     PROTOCOL_OLDEST,
     PROTOCOL_VERSION,
     Answer,
+    AnswerRecall,
     AwaitRecalls,
     AwaitSpaceRecall,
     Body,
     Cancel,
+    ExtendRecall,
     Failed,
     Follow,
     GetLease,
     Hello,
     NotLeader,
     Propose,
+    ReleaseLeases,
+    Renew,
     Reply,
+    ReportLeases,
+    ReturnLeases,
     WaitLock,
     Welcome,
 )
@@ -59,6 +74,8 @@ from awsomefsd.meta.client.endpoints import endpoint_of
 RETRY_PAUSE_MS = 20
 HELLO_CALL = 0
 _WAITING = frozenset({WaitLock, Follow, GetLease, AwaitRecalls, AwaitSpaceRecall})  # an answer to these is owed only when something happens
+_UNCOUNTED = _WAITING | {Renew, ReportLeases, AnswerRecall, ExtendRecall, ReleaseLeases, ReturnLeases}
+_NO_ENTRY = frozenset({errno.EMSGSIZE, errno.EOPNOTSUPP})  # with these a proposal is refused before it is an entry
 
 
 class GreetingRefused(Error):
@@ -121,6 +138,7 @@ class ClientCore:
         self._pause_ms = 0
         self._calls = HELLO_CALL
         self._outstanding: dict[int, Outstanding] = {}  # with the service, in order
+        self._uncounted = 0  # of those, how many are of _UNCOUNTED
         self._queue: deque[Outstanding] = deque()  # over RPC_INFLIGHT_MAX
         self._retries: deque[tuple[int, Outstanding]] = deque()  # (when, refused request)
         self._waiting_locks: dict[int, Outstanding] = {}  # unique → WaitLock
@@ -136,7 +154,7 @@ class ClientCore:
             self._waiting_locks[request.body.unique] = request
         if request.deadline_ns is not None:
             self._timed += 1
-        if len(self._queue) >= CLIENT_QUEUED_MAX:
+        if len(self._queue) + self._uncounted >= CLIENT_QUEUED_MAX:
             return self._end(request, None, Overloaded(f"{CLIENT_QUEUED_MAX} requests wait"))
         self._admit(request)
         return None
@@ -180,10 +198,15 @@ class ClientCore:
         acks, self._acks = self._acks[:count], self._acks[count:]
         return acks
 
+    def copy_acks(self) -> list[int]:
+        """Returns acknowledgements for a WaitLock; they wait on until it is granted."""
+        return self._acks[:ACKS_PER_REQUEST_MAX]
+
     def close(self, error: Error) -> list[EndedRequest]:
         """Ends everything that is open with that error; returns the ends."""
         ended = [*self._outstanding.values(), *self._queue, *(request for _, request in self._retries)]
         self._outstanding.clear()
+        self._uncounted = 0
         self._queue.clear()
         self._retries.clear()
         return [self._end(request, None, error) for request in ended]
@@ -264,8 +287,9 @@ class ClientCore:
             if self._connected:
                 self._follow(reply)
             return None
-        if self._queue and self._connected:
-            self._enter(self._queue.popleft())
+        self._uncounted -= type(request.body) in _UNCOUNTED
+        if self._connected:
+            self._enter_queued()
         if type(reply) is Failed and reply.retry:
             self._retry_later(request)
             return None
@@ -310,22 +334,31 @@ class ClientCore:
             return []
         gone = set(map(id, late))
         self._outstanding = {call: request for call, request in self._outstanding.items() if id(request) not in gone}
+        self._uncounted = sum(type(request.body) in _UNCOUNTED for request in self._outstanding.values())
         self._queue = deque(request for request in self._queue if id(request) not in gone)
         self._retries = deque(item for item in self._retries if id(item[1]) not in gone)
-        while self._queue and len(self._outstanding) < RPC_INFLIGHT_MAX:
-            self._enter(self._queue.popleft())
+        self._enter_queued()
         return [self._end(request, None, OutcomeUnknown("no answer in time; it may have been executed")) for request in late]
 
     # --- inside -------------------------------------------------------------------------------------------------------------------
     def _admit(self, request: Outstanding) -> None:
-        if len(self._outstanding) < RPC_INFLIGHT_MAX:
+        if type(request.body) in _UNCOUNTED or self._has_room:
             self._enter(request)
         else:
             self._queue.append(request)
 
+    @property
+    def _has_room(self) -> bool:
+        return len(self._outstanding) - self._uncounted < RPC_INFLIGHT_MAX
+
+    def _enter_queued(self) -> None:
+        while self._queue and self._has_room:
+            self._enter(self._queue.popleft())
+
     def _enter(self, request: Outstanding) -> None:
         """Numbers the request and sends it, if there is a connection."""
         self._calls += 1
+        self._uncounted += type(request.body) in _UNCOUNTED
         self._outstanding[self._calls] = request
         if self._connected:
             self._write(self._calls, request)
@@ -344,13 +377,22 @@ class ClientCore:
         if type(body) is Propose and self._acks:
             more = self.take_acks(ACKS_PER_REQUEST_MAX - len(body.acks))
             request.body = Propose(body.unique, body.session, body.epoch, body.acks + more, body.command)
+        elif type(body) is WaitLock:
+            request.body = replace(body, acks=self.copy_acks())
         self._retries.append((self._now_ns() + RETRY_PAUSE_MS * NS_PER_MS, request))
 
     def _end(self, request: Outstanding, reply: Reply | None, error: BaseException | None) -> EndedRequest:
         if request.deadline_ns is not None:
             self._timed -= 1
-        if type(request.body) is WaitLock and self._waiting_locks.get(request.body.unique) is request:
-            del self._waiting_locks[request.body.unique]
+        body = request.body
+        if type(body) is WaitLock:
+            if self._waiting_locks.get(body.unique) is request:
+                del self._waiting_locks[body.unique]
+            if error is None and body.acks:
+                carried = set(body.acks)
+                self._acks = [unique for unique in self._acks if unique not in carried]
+        elif type(body) is Propose and isinstance(error, FsError) and error.errno in _NO_ENTRY:
+            self._acks += body.acks
         return EndedRequest(request, reply, error)
 
     @staticmethod

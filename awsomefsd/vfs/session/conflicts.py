@@ -54,7 +54,7 @@ class Conflicts:
             untold = self._saved.value - self._told.value
             self._told.add(untold)
         if untold:
-            raise FsError(errno.EIO, f"buffered data of {untold} files became conflicts since the last flush; `awsomefsd status` names them")
+            raise FsError(errno.EIO, f"buffered data of {untold} files became conflicts since the last flush; see `awsomefsd status`")
 
     def save(self, states: list[FileState], reason: str) -> None:
         """Waits until there is room for the bytes.  No flush of these files may be under way."""

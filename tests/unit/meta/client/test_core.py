@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from awsomefsd.base.errors import FsError
+from awsomefsd.base.errors import FsError, Overloaded
 from awsomefsd.base.limits import CLIENT_SILENCE_MS
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -178,3 +178,79 @@ def test_another_protocol_is_refused_and_tried_again_later():
     with pytest.raises(GreetingRefused):
         bench.greet(m.Failed(errno.EPROTONOSUPPORT, "protocol 1; this daemon speaks 2"))
     assert not bench.core.connected and bench.core.endpoint == "/a"
+
+
+LOCK = c.SetLock(1, 2, 0, 1, 1_000, 1, 0, 5)
+
+
+def test_what_waits_for_others_holds_up_nothing_else(monkeypatch):
+    """Processes that wait for a lock: the renewal and the unlock go out, the leases in their order, the rest within the bound."""
+    monkeypatch.setattr("awsomefsd.meta.client.core.RPC_INFLIGHT_MAX", 2)
+    bench = Bench()
+    bench.greet()
+    waits = [bench.submit(m.WaitLock(bench.core.register(unique), 1, 1, [], LOCK)) for unique in (10, 11, 12)]
+    bench.submit(m.AwaitRecalls(1, 1, 0))
+    proposed = [bench.propose(unique) for unique in (20, 21, 22)]
+    leases = [m.Renew(1, 1, 0), m.ReturnLeases(1, 1, []), m.GetLease(1, 1, 1, 2, 1), m.AnswerRecall(1, 1, 1, 1)]
+    for body in leases:
+        bench.submit(body)
+    waiting = [*(one.body for one in waits), m.AwaitRecalls(1, 1, 0)]
+    assert [body for _, body in bench.sent] == [*waiting, proposed[0].body, proposed[1].body, *leases]
+    assert bench.answer(bench.sent[0][0], m.Done()).request is waits[0]
+    assert bench.sent[-1][1] == leases[-1], "the place of a lock that waited is nobody's"
+    assert bench.answer(bench.sent[4][0], m.Done()).request is proposed[0]
+    assert bench.sent[-1][1] is proposed[2].body
+    bench.greet()
+    assert len(bench.sent) == 9, "all that is outstanding, and no more"
+    for call, _ in list(bench.sent):
+        bench.answer(call, m.Done())
+    assert bench.core._uncounted == 0 == len(bench.core._outstanding)
+
+
+def test_locks_that_wait_without_end_are_bounded(monkeypatch):
+    monkeypatch.setattr("awsomefsd.meta.client.core.CLIENT_QUEUED_MAX", 2)
+    bench = Bench()
+    bench.greet()
+    for unique in (10, 11):
+        bench.submit(m.WaitLock(unique, 1, 1, [], LOCK))
+    ended = bench.core.submit(Outstanding(m.WaitLock(12, 1, 1, [], LOCK), lambda *_: None))
+    assert isinstance(ended.error, Overloaded)
+
+
+@pytest.mark.parametrize("reply", [m.Failed(errno.EINTR), m.Failed(errno.EDEADLK), m.Done()])
+def test_acknowledgements_are_not_lost_with_a_lock_that_is_not_granted(reply):
+    """It was never an entry; meanwhile others take them along."""
+    bench = Bench()
+    bench.greet()
+    for unique in (7, 8):
+        bench.core.ack_inherited(unique)
+    bench.submit(m.WaitLock(bench.core.register(10), 1, 1, bench.core.copy_acks(), LOCK))
+    assert bench.sent[0][1].acks == [7, 8]
+    bench.answer(bench.sent[0][0], reply)
+    assert bench.core.take_acks() == ([] if reply == m.Done() else [7, 8])
+
+
+def test_a_lock_that_waits_for_room_takes_the_acknowledgements_that_make_it():
+    bench = Bench()
+    bench.greet()
+    bench.submit(m.WaitLock(bench.core.register(10), 1, 1, bench.core.copy_acks(), LOCK))
+    bench.core.ack_inherited(7)
+    bench.answer(bench.sent[0][0], m.Failed(errno.EAGAIN, "too many results", True))
+    bench.now += RETRY_PAUSE_MS * MS
+    bench.core.tick()
+    assert bench.sent[1][1].acks == [7] and bench.core.acks_waiting == 1
+    bench.core.cancel(10)
+    assert bench.sent[-1][1] == m.Cancel(10)
+
+
+@pytest.mark.parametrize("number", [errno.EMSGSIZE, errno.EOPNOTSUPP])
+def test_acknowledgements_of_a_proposal_that_was_no_entry_go_with_the_next(number):
+    bench = Bench()
+    bench.greet()
+    bench.core.ack_inherited(7)
+    bench.propose(10)
+    bench.answer(bench.sent[0][0], m.Failed(number))
+    bench.propose(11)
+    assert bench.sent[1][1].acks == [7]
+    bench.answer(bench.sent[1][0], m.Failed(errno.EEXIST))
+    assert not bench.core.acks_waiting
