@@ -77,7 +77,7 @@ class Worker:
         bounded = (self.caches.names, self.data.files, self.data.checksums, self.data.locations)
         self.budget = MemoryBudget(config.memory_bytes, memfds, bounded, memory.dirty)
         store = partial(write_conflicts, os.path.join(config.state_dir, "conflicts"), self.mount_id)
-        saved, told = (memory.control.counter(name) for name in ("files_put_aside", "files_put_aside_told"))
+        saved, told = memory.control.counter("files_put_aside"), memory.control.counter("files_put_aside_told")
         self.conflicts = Conflicts(self.mount, store, saved, told)
         self.pool = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self.vfs = Vfs(self.mount, self.client, self.pool, self.data.through)

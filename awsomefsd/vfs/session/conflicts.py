@@ -29,7 +29,7 @@ RETRY_PAUSE_S = 1.0
 log = logging.getLogger("awsomefsd.session")
 
 
-class Counter(Protocol):
+class LastingCount(Protocol):
     """A number that outlives the worker."""
 
     @property
@@ -41,7 +41,7 @@ class Counter(Protocol):
 class Conflicts:
     """`store` is write_conflicts of this mount; `saved` counts files, `told` those of which a flush of the mount has told."""
 
-    def __init__(self, mount: MountState, store: Callable[[list[Any]], str], saved: Counter, told: Counter) -> None:
+    def __init__(self, mount: MountState, store: Callable[[list[Any]], str], saved: LastingCount, told: LastingCount) -> None:
         self._mount = mount
         self._store = store
         self._saved = saved
