@@ -25,7 +25,9 @@ from awsomefsd.config import mount_options
 def mount(invocation: Invocation, volume: str | None, directory: str | None, options: tuple[str, ...], read_only: bool, form: str) -> None:
     """Mount VOLUME on DIRECTORY; without arguments, list the mounts of this node.
 
-    A node mounts a volume once; `mount --bind` makes it visible elsewhere.  mount(8) and fstab work too: mount -t awsomefs VOLUME DIR.
+    A volume can be mounted on several directories, each with its own ro, nosuid, nodev, noexec; other options are the same.
+
+    mount(8) and fstab work too: mount -t awsomefs VOLUME DIR.
     """
     if volume is None:
         with invocation.client() as client:

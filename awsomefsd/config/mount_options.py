@@ -37,6 +37,12 @@ OURS = (
 )  # fmt: skip
 
 
+_SHARED_FIELDS = (
+    "allow_other", "user_id", "group_id", "default_permissions", "root_squash", "shared", "on_lease_loss", "caches", "consistency",
+    "map_uid", "map_gid",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """The options of one mount, read.  `flags` are in order; `user_id` and `group_id` own the mount (they matter with noallow_other)."""
@@ -154,6 +160,16 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
         group_id=values.get("group_id", values.get("gid")),
         given=tuple(options),
     )
+
+
+def differing(served: MountOptions, asked: MountOptions) -> list[str]:
+    """Names what two mounts of one connection have to share, and do not: all but ro, nosuid, nodev, noexec and nosymfollow."""
+    pairs = {name: (getattr(served, name), getattr(asked, name)) for name in _SHARED_FIELDS}
+    pairs["atime"] = served.atime_policy, asked.atime_policy
+    for word, opposite in (("sync", "async"), ("dirsync", "")):
+        pairs[word] = _last(served.flags, word, opposite) == word, _last(asked.flags, word, opposite) == word
+    found = [name.replace("_", "-") if name == "on_lease_loss" else name for name, (one, other) in pairs.items() if one != other]
+    return found
 
 
 def _number(name: str, value: str) -> int:

@@ -82,12 +82,25 @@ class KeeperClient:
         # The keeper's own limit ends first, and it undoes the mount; its search for the directory comes on top.
         return self.ask("mount", timeout_s + 2 * ANSWER_S_MAX, request_id, **fields)
 
-    def umount(self, target: str, *, force: bool = False, force_flush_ms: int = 5_000, request_id: str = "") -> wire.Message:
+    def attach(self, mount: str, dir: str, *, options: Sequence[str] = ()) -> wire.Message:
+        """Mounts what is served under that mount id at one more directory, with these flags; returns {"pid", "dir", "device"}.
+
+        Raises FsError, with ENOTCONN when nobody has it mounted any more.
+        """
+        return self.ask("attach", 2 * ANSWER_S_MAX, mount=mount, dir=os.path.abspath(dir), options=list(options))
+
+    def umount(
+        self, target: str, *, dir: str = "", force: bool = False, force_flush_ms: int = 5_000, request_id: str = ""
+    ) -> wire.Message:
         """Flushes and unmounts a directory or a mount id, and returns {"flushed", "detached"}.
 
+        `dir`, with a mount id: that one of its directories.
         Detached: still mounted elsewhere, and served.  With `force` a flush may take `force_flush_ms`, then the connection is aborted.
         """
-        return self._of_target("umount", target, UMOUNT_S_MAX, request_id, force=force, flush_ms=force_flush_ms)
+        fields: dict[str, Any] = {"force": force, "flush_ms": force_flush_ms}
+        if dir:
+            fields["dir"] = dir
+        return self._of_target("umount", target, UMOUNT_S_MAX, request_id, **fields)
 
     def flush(self, target: str, *, request_id: str = "") -> wire.Message:
         """Makes everything durable that was written to a mount (a directory or a mount id)."""

@@ -418,6 +418,11 @@ class Mount:
         self.detached = True
         self._note()
 
+    def attached_again(self, asked_dir: str, dir: str) -> None:
+        """It is in our tree again, at another directory perhaps."""
+        self.spec |= {"asked_dir": asked_dir, "dir": dir}
+        self.detached = False
+
     # --- another program ---------------------------------------------------------------------------------------------------
 
     def replace(self, argv: list[str], env: dict[str, str]) -> Sequence_:

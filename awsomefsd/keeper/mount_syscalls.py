@@ -24,6 +24,11 @@ _CLONE_NEWNS = 0x20000
 _MS_REC = 1 << 14
 _MS_PRIVATE = 1 << 18
 
+_SYS_FSCONFIG, _SYS_FSPICK = 431, 433  # on every architecture
+_AT_FDCWD = -100
+_FSPICK_SYMLINK_NOFOLLOW = 2
+_FSCONFIG_SET_FLAG, _FSCONFIG_CMD_RECONFIGURE = 0, 7
+
 # The names of mount(8), and the bit to set (True) or clear.  Options that only mean something to mount(8) and fstab have no bit.
 _FLAGS: dict[str, tuple[int, bool]] = {
     "ro": (1, True),
@@ -69,6 +74,11 @@ class MountEntry:
     fstype: str
     source: str
     options: str = ""  # of this mount, not of the filesystem
+    super_options: str = ""  # of the filesystem
+
+    @property
+    def writable(self) -> bool:
+        return "ro" not in self.options.split(",") and "ro" not in self.super_options.split(",")
 
     @property
     def minor(self) -> int:
@@ -88,11 +98,28 @@ def flags_of(options: list[str]) -> int:
     return flags
 
 
+def is_read_only(options: list[str]) -> bool:
+    return bool(flags_of(options) & _FLAGS["ro"][0])
+
+
 def mount_fuse(fd: int, dir: str, source: str, options: list[str], fuse_options: str) -> None:
     """Mounts the connection of `fd` (an open /dev/fuse of this very process) at `dir`.  May hang; raises OSError as mount(2)."""
     words = [f"fd={fd}", "rootmode=40000", f"user_id={os.getuid()}", f"group_id={os.getgid()}"]
     words += [word for word in fuse_options.split(",") if word]
     _call("mount", source.encode(), os.fsencode(dir), FSTYPE.encode(), ctypes.c_ulong(flags_of(options)), ",".join(words).encode())
+
+
+def allow_writing(dir: str) -> None:
+    """Makes the filesystem at `dir` writable; each of its mounts keeps its own `ro`.  Raises OSError.
+
+    mount(2) with MS_RDONLY makes both read-only, and then no further directory could be writable.
+    """
+    context = _syscall(_SYS_FSPICK, ctypes.c_int(_AT_FDCWD), os.fsencode(dir), ctypes.c_uint(_FSPICK_SYMLINK_NOFOLLOW))
+    try:
+        _syscall(_SYS_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_SET_FLAG), b"rw", None, ctypes.c_int(0))
+        _syscall(_SYS_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_CMD_RECONFIGURE), None, None, ctypes.c_int(0))
+    finally:
+        os.close(context)
 
 
 def umount(dir: str, flags: int = UMOUNT_NOFOLLOW) -> None:
@@ -110,6 +137,15 @@ def _call(name: str, *arguments: object) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def _syscall(number: int, *arguments: object) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = int(libc.syscall(ctypes.c_long(number), *arguments))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
 def mounts(table: str = "/proc/self/mountinfo") -> list[MountEntry]:
     """Returns the mount table of this namespace, in the order of mounting (the last of two at one place is on top)."""
     with open(table, "rb") as lines:
@@ -124,7 +160,10 @@ def _parse(line: bytes) -> MountEntry | None:
         return None
     source = after[1] if len(after) > 1 else b""
     options = before[5].decode() if len(before) > 5 else ""
-    return MountEntry(before[2].decode(), _unescape(before[3]), _unescape(before[4]), after[0].decode(), _unescape(source), options)
+    super_options = after[2].decode(errors="replace") if len(after) > 2 else ""
+    return MountEntry(
+        before[2].decode(), _unescape(before[3]), _unescape(before[4]), after[0].decode(), _unescape(source), options, super_options
+    )
 
 
 def _unescape(field: bytes) -> str:

@@ -138,6 +138,26 @@ class KeptMounts:
         mount.start_worker()
         return mount
 
+    def attach(self, request: Message) -> Sequence_:
+        """Mounts a connection that is served on one more directory, with its own flags: {"pid", "dir", "device"}.
+
+        The kernel makes a mount of the filesystem that the descriptor belongs to, as long as anybody has that mounted in any namespace: so
+        it works too when the last directory here was unmounted.  Raises OSError: ENOTCONN when nobody has, and the connection has ended;
+        EBUSY as `mount`; EINVAL from kernels before 5.15.
+        """
+        mount = self.find({"mount": request.get("mount")})
+        spec = checked_spec({**mount.spec, "dir": request.get("dir"), "options": request.get("options", [])})
+        mount_syscalls.flags_of(spec["options"])
+        if fusermount.needed():
+            raise OSError(errno.EPERM, f"{mount.spec['source']} is mounted at {mount.dir}; only root mounts it on further directories")
+        spec |= {"asked_dir": spec["dir"]}
+        fd = mount.fds["fuse"]
+        place = yield self._loop.chore(lambda: _mount_there(fd, spec), PATH_CALL_MS_MAX, f"mount of {spec['dir']}", [fd])
+        say(log, logging.INFO, "mounted further", mount=mount.id, dir=place["dir"], device=place["device"], stale=place["stale"] or None)
+        if mount.detached:
+            mount.attached_again(str(spec["asked_dir"]), str(place["dir"]))
+        return {"pid": mount.worker.pid if mount.worker else None, "dir": place["dir"], "device": place["device"]}
+
     def _undo(self, mount: Mount) -> Sequence_:
         """Ends and unmounts a mount whose first worker did not become ready."""
         mount.end()
@@ -150,29 +170,34 @@ class KeptMounts:
     # --- umount ------------------------------------------------------------------------------------------------------------
 
     def umount(self, request: Message) -> Sequence_:
-        """Flushes and unmounts, by force if asked for: {"flushed", "detached"}.  A mount that is busy stays."""
-        mount = self.find(request)
-        if request.get("force"):
-            return (yield from self._umount_by_force(mount, int(request.get("flush_ms", FORCE_FLUSH_MS_MAX))))
-        with mount.unmounting():
-            return (yield from self._umount_in_order(mount, request))
+        """Flushes and unmounts, by force if asked for: {"flushed", "detached"}.  A mount that is busy stays.
 
-    def _umount_in_order(self, mount: Mount, request: Message) -> Sequence_:
-        yield self._loop.within(mount.flush(request["request_id"]), UMOUNT_FLUSH_MS_MAX, f"the flush of {mount.dir}")
+        `mount` and `dir` together name one of several directories of a mount.
+        """
+        mount = self.find(request)
+        dir = str(request.get("dir") or mount.dir) if request.get("mount") else mount.dir
+        if request.get("force"):
+            return (yield from self._umount_by_force(mount, dir, int(request.get("flush_ms", FORCE_FLUSH_MS_MAX))))
+        with mount.unmounting():
+            return (yield from self._umount_in_order(mount, dir, request))
+
+    def _umount_in_order(self, mount: Mount, dir: str, request: Message) -> Sequence_:
+        yield self._loop.within(mount.flush(request["request_id"]), UMOUNT_FLUSH_MS_MAX, f"the flush of {dir}")
         try:
-            yield self._loop.chore(lambda: _umount_ours(mount.dir, mount.device, 0), PATH_CALL_MS_MAX, f"umount of {mount.dir}")
+            yield self._loop.chore(lambda: _umount_ours(dir, mount.device, 0), PATH_CALL_MS_MAX, f"umount of {dir}")
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
-            users = yield from self._users(mount.dir)
-            raise OSError(errno.EBUSY, f"{mount.dir} is busy{users}") from None
+            users = yield from self._users(dir)
+            raise OSError(errno.EBUSY, f"{dir} is busy{users}") from None
         if mount_syscalls.superblock_lives(mount.device):
-            # Bind mounts or other namespaces have it still; the worker serves on until the last of them has gone.
-            mount.detach()
+            # Further directories, bind mounts or other namespaces have it still; the worker serves on until the last of them has gone.
+            if dir == mount.dir:
+                mount.detach()
             return {"flushed": True, "detached": True}
-        clean = yield self._loop.within(mount.gone, BYE_MS_MAX, f"{mount.dir} is unmounted; the last flush of its worker")
+        clean = yield self._loop.within(mount.gone, BYE_MS_MAX, f"{dir} is unmounted; the last flush of its worker")
         if not clean:
-            raise OSError(errno.EIO, f"{mount.dir} is unmounted, but its worker could not make everything durable")
+            raise OSError(errno.EIO, f"{dir} is unmounted, but its worker could not make everything durable")
         return {"flushed": True, "detached": False}
 
     def _users(self, dir: str) -> Sequence_:
@@ -182,8 +207,11 @@ class KeptMounts:
             return ""
         return f": used by {', '.join(users)}" if users else ""
 
-    def _umount_by_force(self, mount: Mount, patience_ms: int) -> Sequence_:
-        """Flushes for `patience_ms`, then aborts, detaches and kills.  Returns whether everything acknowledged is durable."""
+    def _umount_by_force(self, mount: Mount, dir: str, patience_ms: int) -> Sequence_:
+        """Flushes for `patience_ms`, then aborts, detaches and kills.  Returns whether everything acknowledged is durable.
+
+        `ended`: the worker is gone, and has not ended its session.
+        """
         flushed = True
         try:
             yield self._loop.within(mount.flush(os.urandom(8).hex()), patience_ms, "the flush")
@@ -193,10 +221,10 @@ class KeptMounts:
         minor = int(mount.device.partition(":")[2])
         for what, work in (
             ("abort", lambda: mount_syscalls.abort_connection(minor)),
-            ("detach", lambda: _umount_ours(mount.dir, mount.device, MNT_DETACH)),
+            ("detach", lambda: _umount_ours(dir, mount.device, MNT_DETACH)),
         ):
             try:
-                yield self._loop.chore(work, PATH_CALL_MS_MAX, f"{what} of {mount.dir}")
+                yield self._loop.chore(work, PATH_CALL_MS_MAX, f"{what} of {dir}")
             except OSError as error:
                 say(log, logging.WARNING, "forced umount", mount=mount.id, step=what, why=error)
         for kill in (False, True):
@@ -204,7 +232,7 @@ class KeptMounts:
                 mount.end()
             try:
                 clean = yield self._loop.within(mount.gone, patience_ms, "the end of the worker")
-                return {"flushed": flushed and clean, "detached": False}
+                return {"flushed": flushed and clean, "detached": False, "ended": not clean}
             except TimeoutError:
                 continue
         mount.drop(False)
@@ -290,6 +318,8 @@ def _mount_there(fd: int, spec: Message) -> Message:
             fusermount.mount(fd, dir, spec["source"], spec["options"], spec["fuse_options"])
         else:
             mount_syscalls.mount_fuse(fd, dir, spec["source"], spec["options"], spec["fuse_options"])
+            if mount_syscalls.is_read_only(spec["options"]):
+                mount_syscalls.allow_writing(dir)
     except OSError as error:
         raise OSError(error.errno, f"mount of {dir}: {error.strerror}") from None
     entry = mount_syscalls.topmost(dir)

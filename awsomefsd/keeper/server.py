@@ -253,6 +253,7 @@ class Keeper:
             "ping": self._ping,
             "list": self._list,
             "mount": self._mounts.mount,
+            "attach": self._mounts.attach,
             "umount": self._mounts.umount,
             "flush": self._mounts.flush,
             "replace": self._mounts.replace,

@@ -8,6 +8,11 @@ A mount whose processes all died (keeper and worker at once) leaves a dead mount
 and only then, it is mounted again, under a new mount id: request ids are (mount id, unique), and a new connection counts unique from the
 start.  A keeper that has just been restarted and does not know its mounts yet is no proof of that, and the probe tells the two apart.
 Desired mounts of an earlier boot are dropped: mounts that shall survive a reboot are in fstab.
+
+A volume is served by one worker, over one connection; each of its directories is a desired mount.  The first one makes the connection and
+gives it its id, the others are attached to it (`connection`), with flags of their own.  A connection outlives its first directory, and all
+of them while a container or a bind mount keeps a copy: a mount of the volume is attached to it then as well, whatever the patience of
+whoever holds it.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,8 +44,9 @@ from awsomefsd.worker.memory import worker_memfds
 logger = logging.getLogger(__name__)
 PROBE_S = 2.0
 UNMOUNTED_LOOK_S = 0.05
+BUSY_S_MAX = UMOUNT_FLUSH_MS_MAX / 1_000  # that an operation waits for another one on the same volume or directory
 # States beside the keeper's own ("serving", "starting", "waiting" for a worker, "unmounting", "detached").
-SERVING, DEAD, MOUNTING, UNWATCHED = "serving", "dead", "mounting", "unwatched"
+SERVING, DETACHED, DEAD, MOUNTING, UNWATCHED = "serving", "detached", "dead", "mounting", "unwatched"
 REFUSED = "refused"  # it answers EIO, because its node was removed from the cluster
 
 
@@ -64,7 +70,8 @@ class MountKeeper(Protocol):
         argv: Sequence[str],
         env: Mapping[str, str],
     ) -> dict[str, Any]: ...
-    def umount(self, target: str, *, force: bool) -> dict[str, Any]: ...
+    def attach(self, mount: str, dir: str, *, options: Sequence[str]) -> dict[str, Any]: ...
+    def umount(self, target: str, *, dir: str, force: bool) -> dict[str, Any]: ...
     def flush(self, target: str) -> dict[str, Any]: ...
     def list(self) -> list[dict[str, Any]]: ...
     def warm(self, argv: Sequence[str], env: Mapping[str, str]) -> bool: ...
@@ -79,6 +86,12 @@ class DesiredMount:
     volume_name: str
     directory: str
     options: tuple[str, ...]
+    connection: int = 0  # the mount to whose connection this one is attached; 0: it has its own
+
+    @property
+    def served_as(self) -> int:
+        """The id under which the keeper serves it."""
+        return self.connection or self.mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +131,7 @@ def own_worker() -> tuple[list[str], dict[str, str]]:
 class Mounts:
     """The mounts of this node.  Thread-safe.  Methods that ask the keeper block and raise Unavailable if it does not answer.
 
-    Operations on one volume or directory exclude each other (Refused); those on different ones run side by side.
+    Operations on one volume or directory wait for each other; those on different ones run side by side.
     """
 
     def __init__(
@@ -144,6 +157,7 @@ class Mounts:
         self._worker_program = worker_program
         self._removed = removed
         self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
         self._busy: set[str] = set()
         self._errors: dict[int, str] = {}
         self._desired = {wanted.mount: wanted for wanted in _load(self._path, boot_id)}
@@ -157,15 +171,15 @@ class Mounts:
         Raises NotFound, AlreadyExists, Refused, FsError, or Unavailable, which leaves it to `reconcile`.
         """
         parsed = mount_options.parse(options, self._readahead_kib, os.geteuid() == 0)
-        directory = _mount_point(directory)
+        directory = _real_path(directory)
         with self._exclusive(f"volume {volume_name}", f"directory {directory}"):
             volume = self._find_volume(volume_name)
             self._await_unmounted(volume, directory)
-            self._refuse_second(volume, directory)
+            _check_mount_point(directory)
+            self._refuse_second(directory)
             wanted = DesiredMount(_new_id(), volume.volume, volume.name, directory, tuple(options))
-            self._keep(wanted)
             try:
-                pid = self._start(wanted, parsed)
+                pid = self._attach_or_start(wanted, parsed)
             except Unavailable:
                 raise  # it may be mounted all the same; reconcile finds out
             except FsError as err:
@@ -179,15 +193,25 @@ class Mounts:
 
     def umount(self, target: str, *, force: bool) -> Unmounted:
         """Flushes and unmounts; `force` aborts the connection after a short flush.  Raises NotFound, Refused, FsError, Unavailable."""
-        view = self.find(target)
+        view = self._one(target)
         with self._exclusive(f"volume {view.volume_name}", f"directory {view.directory}"):
-            if view.state == DEAD:
+            wanted = self._desired.get(view.mount)
+            if wanted is None:
+                raise NotFound(f"{view.directory} has just been unmounted")
+            others = [one for one in list(self._desired.values()) if one.served_as == wanted.served_as and one is not wanted]
+            if wanted.served_as not in {_id_of(row) for row in self._keeper.list()}:
+                ended = is_dead(view.directory)  # else its worker has not come back to a new keeper yet
                 _detach(view.directory)
                 done = Unmounted(view.directory, flushed=False, detached=False)
             else:
-                answer = self._keeper.umount(f"{view.mount:x}", force=force)
-                done = Unmounted(view.directory, bool(answer.get("flushed")), bool(answer.get("detached")))
+                answer = self._keeper.umount(f"{wanted.served_as:x}", dir=view.directory, force=force)
+                held = bool(answer.get("detached")) and all(_was_unmounted(one.directory) for one in others)
+                done = Unmounted(view.directory, bool(answer.get("flushed")), held)
+                ended = bool(answer.get("ended"))
             self._drop(view.mount)
+            if ended and not others:  # nobody is left to end it, and the next mount shall not wait until it expires
+                with suppress(Unavailable):
+                    self._end_session(wanted.served_as)
         fields = {"dir": view.directory, "force": force, "flushed": done.flushed, "detached": done.detached}
         bound(logger, mount=view.mount).info("unmounted", extra=fields)
         return done
@@ -199,8 +223,17 @@ class Mounts:
     def flush(self, target: str) -> str:
         """Makes everything written to the mount until now durable; returns its directory.  Raises NotFound, FsError, Unavailable."""
         view = self.find(target)
-        self._keeper.flush(f"{view.mount:x}")
+        self._keeper.flush(f"{self._desired[view.mount].served_as:x}")
         return view.directory
+
+    def _one(self, target: str) -> MountView:
+        """Returns the mount that is meant, as `find`.  Raises Refused for a volume with several directories."""
+        found = self.find(target)
+        if target == found.volume_name:
+            directories = [view.directory for view in self.views() if view.volume_name == target]
+            if len(directories) > 1:
+                raise Refused(f"volume {target} is mounted at {' and '.join(sorted(directories))}; give one of these directories")
+        return found
 
     def find(self, target: str) -> MountView:
         """Returns the mount at a directory, of a volume, or with an id in hexadecimal.  Raises NotFound, which lists the mounts."""
@@ -229,9 +262,11 @@ class Mounts:
         return [self._view(wanted, listed) for wanted in desired.values()]
 
     def _view(self, wanted: DesiredMount, listed: dict[int, dict[str, Any]] | None) -> MountView:
-        row = (listed or {}).get(wanted.mount)
+        row = (listed or {}).get(wanted.served_as)
         if row is not None:
             state = str(row["state"])
+            if state == DETACHED and not _was_unmounted(wanted.directory):
+                state = SERVING  # it was unmounted from another directory
         elif self._is_busy(wanted):
             state = MOUNTING
         else:
@@ -261,14 +296,19 @@ class Mounts:
         long as the old session lives.
         """
         listed = {_id_of(row): row for row in self._keeper.list()}
-        for mount in [mount for mount in self._reviving if listed.get(mount, {}).get("state") == SERVING]:
-            self._revived(mount)
+        with self._lock:
+            desired = list(self._desired.values())
+        for wanted in desired:
+            if wanted.mount in self._reviving and listed.get(wanted.served_as, {}).get("state") == SERVING:
+                self._revived(wanted.mount)
+        known = {wanted.served_as for wanted in desired}
         for mount, row in listed.items():
-            if mount not in self._desired and row.get("state") in (SERVING, "starting", "waiting") and not self._is_taken(str(row["dir"])):
+            directory = str(row["dir"])
+            serves = row.get("state") in (SERVING, "starting", "waiting") and not _was_unmounted(directory)
+            if mount not in known and serves and not self._is_taken(directory):
                 self._adopt(mount, row)
         dead = []
-        with self._lock:
-            missing = [wanted for wanted in self._desired.values() if wanted.mount not in listed]
+        missing = [wanted for wanted in desired if wanted.served_as not in listed or wanted.connection]
         for wanted in missing:
             if self._is_busy(wanted):
                 continue
@@ -278,7 +318,7 @@ class Mounts:
             elif entry is None or entry.fstype != mount_syscalls.FSTYPE:
                 bound(logger, mount=wanted.mount).info("unmounted by others", extra={"dir": wanted.directory})
                 self._drop(wanted.mount)
-            elif is_dead(wanted.directory):
+            elif wanted.served_as not in listed and is_dead(wanted.directory):
                 dead.append(wanted)
         return dead
 
@@ -289,11 +329,11 @@ class Mounts:
         """
         try:
             with self._exclusive(f"volume {wanted.volume_name}", f"directory {wanted.directory}"):
-                self._end_session(wanted.mount)  # ENOTCONN: every descriptor is closed, so no process of this mount is left
-                again = replace(wanted, mount=_new_id())
-                self._keep(again, instead_of=wanted.mount, reviving=True)
+                self._end_session(wanted.served_as)  # ENOTCONN: every descriptor is closed, so no process of this mount is left
+                again = replace(wanted, mount=_new_id(), connection=0)
+                options = mount_options.parse(list(wanted.options), self._readahead_kib, os.geteuid() == 0)
                 try:
-                    self._start(again, mount_options.parse(list(wanted.options), self._readahead_kib, os.geteuid() == 0))
+                    self._attach_or_start(again, options, instead_of=wanted.mount)
                 except Error as err:
                     self._errors[again.mount] = without_traceback(str(err))
                     raise
@@ -329,6 +369,28 @@ class Mounts:
         self._errors.pop(wanted.mount, None)
         return int(reply.get("pid") or 0)
 
+    def _attach_or_start(self, wanted: DesiredMount, options: MountOptions, instead_of: int = 0) -> int:
+        """Remembers a new mount (in the place of a dead one) and asks the keeper for it; returns the pid of the worker."""
+        deadline = time.monotonic() + UMOUNT_FLUSH_MS_MAX / 1_000
+        while (row := self._connection(wanted.volume)) is not None:
+            _check_agrees(wanted, options, row)
+            attached = replace(wanted, connection=_id_of(row))
+            self._keep(attached, instead_of, reviving=instead_of > 0)
+            try:
+                reply = self._keeper.attach(f"{attached.connection:x}", wanted.directory, options=options.flags)
+                return int(reply.get("pid") or 0)
+            except FsError as err:
+                if err.errno not in (errno.ENOTCONN, errno.ENOENT) or time.monotonic() > deadline:
+                    raise
+            time.sleep(UNMOUNTED_LOOK_S)  # nobody has it mounted any more: its worker flushes, and ends
+        self._keep(wanted, instead_of, reviving=instead_of > 0)
+        return self._start(wanted, options)
+
+    def _connection(self, volume: int) -> dict[str, Any] | None:
+        """The keeper's row of what serves a volume here.  Raises Unavailable."""
+        rows = self._keeper.list()
+        return next((row for row in rows if _volume_of(row) == volume), None)
+
     def _await_unmounted(self, volume: VolumeInfo, directory: str) -> None:
         """Waits for the worker of a mount that umount(2) alone has ended, which still flushes, instead of refusing.
 
@@ -339,26 +401,22 @@ class Mounts:
         for wanted in left:
             deadline = time.monotonic() + UMOUNT_FLUSH_MS_MAX / 1_000
             while _was_unmounted(wanted.directory) and time.monotonic() < deadline:
-                row = next((row for row in self._keeper.list() if _id_of(row) == wanted.mount), None)
+                row = next((row for row in self._keeper.list() if _id_of(row) == wanted.served_as), None)
                 if row is None:
                     self._drop(wanted.mount)
                     break
                 if mount_syscalls.superblock_lives(str(row.get("device", ""))):
-                    break  # a bind mount or another namespace has it
+                    self._drop(wanted.mount)  # a bind mount, another directory or another namespace has it
+                    break
                 time.sleep(UNMOUNTED_LOOK_S)
 
-    def _refuse_second(self, volume: VolumeInfo, directory: str) -> None:
+    def _refuse_second(self, directory: str) -> None:
         with self._lock:
             desired = list(self._desired.values())
         for wanted in desired:
             if wanted.directory == directory:
                 raise AlreadyExists(
                     f"{directory} has volume {wanted.volume_name} mounted already; unmount it first, or choose another directory"
-                )
-            if wanted.volume == volume.volume:
-                raise AlreadyExists(
-                    f"volume {volume.name} is mounted at {wanted.directory} already; a node mounts a volume once; "
-                    f"to see it elsewhere: mount --bind {wanted.directory} {directory}"
                 )
 
     def _keep(self, wanted: DesiredMount, instead_of: int = 0, *, reviving: bool = False) -> None:
@@ -384,24 +442,28 @@ class Mounts:
 
     def _save(self) -> None:
         rows = {
-            f"{one.mount:x}": {"volume": one.volume, "name": one.volume_name, "directory": one.directory, "options": list(one.options)}
+            f"{one.mount:x}": {
+                "volume": one.volume, "name": one.volume_name, "directory": one.directory, "options": list(one.options),
+                "connection": f"{one.connection:x}",
+            }
             for one in self._desired.values()
-        }
+        }  # fmt: skip
         reviving = sorted(f"{mount:x}" for mount in self._reviving)
         durable.write_json(self._path, {"version": 1, "boot_id": self._boot_id, "mounts": rows, "reviving": reviving})
 
     @contextmanager
     def _exclusive(self, *names: str) -> Iterator[None]:
-        with self._lock:
-            taken = self._busy.intersection(names)
-            if taken:
+        with self._freed:
+            if not self._freed.wait_for(lambda: not self._busy.intersection(names), BUSY_S_MAX):
+                taken = self._busy.intersection(names)
                 raise Refused(f"{taken.pop()} is being mounted or unmounted now; try again when that has ended")
             self._busy.update(names)
         try:
             yield
         finally:
-            with self._lock:
+            with self._freed:
                 self._busy.difference_update(names)
+                self._freed.notify_all()
 
     def _is_taken(self, directory: str) -> bool:
         with self._lock:
@@ -422,7 +484,10 @@ def _load(path: Path, boot_id: str) -> list[DesiredMount]:
         return []
     try:
         return [
-            DesiredMount(int(mount, 16), int(row["volume"]), str(row["name"]), str(row["directory"]), tuple(map(str, row["options"])))
+            DesiredMount(
+                int(mount, 16), int(row["volume"]), str(row["name"]), str(row["directory"]), tuple(map(str, row["options"])),
+                int(row.get("connection", "0"), 16),
+            )
             for mount, row in value["mounts"].items()
         ]
     except (KeyError, TypeError, ValueError, AttributeError) as err:
@@ -446,23 +511,45 @@ def _id_of(row: dict[str, Any]) -> int:
     return int(mount, 16) if isinstance(mount, str) else int(mount)
 
 
-def _mount_point(directory: str) -> str:
-    """The real path of a directory that can be mounted on.  A dead mount of ours may lie on it: the keeper clears that away."""
+def _real_path(directory: str) -> str:
+    """The real path of a directory.  A mount of ours that lies on it is not asked: it may be dead."""
     if not directory.startswith("/"):
         raise Refused(f"{directory!r} is not an absolute path; give one")
     parent, name = os.path.split(os.path.normpath(directory))
     path = os.path.join(os.path.realpath(parent), name)
+    return os.path.realpath(path) if _was_unmounted(path) else path
+
+
+def _check_mount_point(path: str) -> None:
+    """Checks that something can be mounted there.  A dead mount of ours may lie on it: the keeper clears that away."""
     entry = mount_syscalls.topmost(path)
     if entry is not None and entry.fstype == mount_syscalls.FSTYPE:
         if is_dead(path):
-            return path
+            return
         raise AlreadyExists(f"{path} has {entry.source} mounted already; unmount it first")
-    path = os.path.realpath(path)
     if not os.path.exists(path):
         raise NotFound(f"{path} does not exist; make it with `mkdir -p {path}`")
     if not os.path.isdir(path):
         raise FsError(errno.ENOTDIR, f"{path} is not a directory; mount on a directory")
-    return path
+
+
+def _volume_of(row: dict[str, Any]) -> int:
+    config = row.get("config")
+    return int(config.get("volume", 0)) if isinstance(config, dict) else 0
+
+
+def _check_agrees(wanted: DesiredMount, options: MountOptions, row: dict[str, Any]) -> None:
+    """Checks that a further mount has the options of the connection, but for the flags that each mount has for itself.  Raises Refused."""
+    name, asked = wanted.volume_name, asked_options(row.get("config"))
+    if asked is None:
+        raise Refused(f"volume {name} is mounted at {row['dir']} by an older build; unmount it there first")
+    served = mount_options.parse(list(asked), options.readahead_kib, os.geteuid() == 0)
+    differing = mount_options.differing(served, options)
+    if differing:
+        raise Refused(
+            f"volume {name} is served on this node with options {' '.join(asked) or 'none'}, and {', '.join(differing)} would differ; "
+            f"give the same for a further directory, or unmount it everywhere first"
+        )
 
 
 def without_traceback(words: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+from awsomefsd.fuse.mount_flags import MountFlags
 from awsomefsd.fuse.nested_mounts import NestedMounts
 from awsomefsd.fuse.notify import Notifier
 from awsomefsd.keeper.worker_link import KeeperLink
@@ -33,8 +34,9 @@ class MountCaches(NamedTuple):
 
 
 def build_mount_caches(
-    config: WorkerConfig, link: KeeperLink, memory: MountMemory, client: MetaClient, lease: SessionLease, data: DataPath
-) -> MountCaches:
+    config: WorkerConfig, link: KeeperLink, memory: MountMemory, client: MetaClient, lease: SessionLease, data: DataPath,
+    flags: MountFlags,
+) -> MountCaches:  # fmt: skip
     """Returns the parts for one mount; `lease` is its session's.  Does not block."""
     recall_queue = RecallQueue()
     leases = MountLeases(client, config.volume, recall_queue) if config.caches else None
@@ -49,8 +51,9 @@ def build_mount_caches(
         flush = RecallFlush(data.files, data.flusher, leases.progress)
         # In this order: what is buffered is committed, then what the kernel was told is taken back.
         recalls = RecallThread(recall_queue, [flush.handle, kernel.forget_for_recall])
-    policy = Policy(NOATIME) if config.read_only or config.shared else Policy(*config.atime)
-    atimes = Atimes(config.volume, client, memory.control, memory.opens, names.put, policy)
+    atimes = Atimes(config.volume, client, memory.control, memory.opens, names.put, Policy(NOATIME))
+    if not config.shared:
+        atimes.policy = flags.atime
     caches = Caches(names, atimes, modes, leases, kernel)
     if not config.shared:  # else the kernel keeps attributes under leases, or not at all
         caches.forget_attributes = notifier.forget_attributes

@@ -18,6 +18,7 @@ import msgspec
 
 from awsomefsd.base import worker_locks
 from awsomefsd.base.failpoints import hit
+from awsomefsd.fuse.mount_flags import MountFlags
 from awsomefsd.fuse.negotiate import Overrides
 from awsomefsd.fuse.session import Session
 from awsomefsd.keeper.mount_record import RECORD
@@ -66,12 +67,13 @@ class Worker:
         exited = start["worker"] == 1 or bool(previous.get("exited"))
         self.open_command = open_command(config, self.mount_id, start["worker"], exited)
         self.data = build_data_path(config, memory, self.client, self.calls)
-        self.caches, self.notifier, self.recalls = build_mount_caches(config, link, memory, self.client, self.lease, self.data)
+        flags = MountFlags(str(start.get("spec", {}).get("device", "")), read_only=config.read_only, atime=config.atime)
+        self.caches, self.notifier, self.recalls = build_mount_caches(config, link, memory, self.client, self.lease, self.data, flags)
         self.mount = MountState(
             config.volume, self.client, memory.control, self.caches,
             Buffered(memory.dirty, self.data.files, self.data.flusher, self.data.reservation, self.data.locations),
             SessionState(self.lease, self.client, memory.opens),
-            read_only=config.read_only, shared=config.shared,
+            read_only=flags.read_only, shared=config.shared,
         )  # fmt: skip
         memfds = [fd for name, fd in link.fds.items() if name not in ("fuse", RECORD)]
         bounded = (self.caches.names, self.data.files, self.data.checksums, self.data.locations)

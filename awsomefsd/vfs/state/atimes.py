@@ -57,8 +57,7 @@ class Atimes:
         self._uniques = uniques
         self._opens = opens
         self._put = put
-        self._files = policy.files
-        self._directories = policy.directories
+        self.policy: Callable[[], tuple[str, bool]] = lambda: policy  # as it is now
         self._lock = threading.Lock()
         self._pending: dict[int, int] = {}
         self._sent: dict[int, int] = {}
@@ -74,9 +73,10 @@ class Atimes:
 
     def counts(self, attr: Attr) -> bool:
         """Says whether a read now would count; `attr` as stat(2) shows it."""
-        if self._files == NOATIME or (not self._directories and stat.S_ISDIR(attr.mode)):
+        files, directories = self.policy()
+        if files == NOATIME or (not directories and stat.S_ISDIR(attr.mode)):
             return False
-        return self._files == STRICTATIME or is_due(attr, time.time_ns())
+        return files == STRICTATIME or is_due(attr, time.time_ns())
 
     def accessed(self, attr: Attr, fh: int | None = None) -> None:
         """A read was served; `attr` as stat(2) shows it."""

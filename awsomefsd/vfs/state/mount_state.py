@@ -261,7 +261,7 @@ class MountState:
         buffered: Buffered,
         session: SessionState,
         *,
-        read_only: bool,
+        read_only: Callable[[], bool],
         shared: bool = False,
     ) -> None:
         self.volume = volume
@@ -270,8 +270,13 @@ class MountState:
         self.caches = caches
         self.buffered = buffered
         self.session = session
-        self.read_only = read_only
+        self._read_only = read_only
         self.shared = shared  # other nodes change the volume too: nothing is remembered beyond one operation, but under a lease
+
+    @property
+    def read_only(self) -> bool:
+        """No directory of this mount is writable now.  The kernel refuses most of what this is asked for before it comes here."""
+        return self._read_only()
 
     def propose(self, command: Any, unique: int, *named: int, fh: int | None = None) -> Wait:
         """A change asked for by the kernel request `unique` (a request makes one entry at most under its own id).

@@ -217,6 +217,51 @@ def test_bind_mounts_elsewhere_keep_the_worker(host: Host) -> None:
     until("the mount to be dropped", lambda: host.client.list() == [])
 
 
+def test_a_further_directory_with_flags_of_its_own(host: Host) -> None:
+    first = host.mount()
+    row, second = host.row(first), host.dir()
+    host.client.attach(row["mount"], str(second), options=["ro", "nosuid"])
+    found = mount_syscalls.topmost(str(second))
+    assert found is not None and found.device == row["device"] and {"ro", "nosuid"} <= set(found.options.split(","))
+    assert host.about(second)["pid"] == row["pid"] and mount_syscalls.topmost(str(first)).writable  # type: ignore[union-attr]
+    assert host.client.umount(row["mount"], dir=str(first))["detached"] and not host.mounted(first)
+    assert host.client.list()[0]["state"] == "detached" and host.about(second)["pid"] == row["pid"]
+    host.client.attach(row["mount"], str(first))
+    assert host.row(first)["state"] == "serving"
+    host.client.umount(row["mount"], dir=str(first))
+    assert not host.client.umount(row["mount"], dir=str(second))["detached"] and host.client.list() == []
+
+
+def test_what_began_read_only_can_be_mounted_writable_elsewhere(host: Host) -> None:
+    first, second = host.dir(), host.dir()
+    host.client.mount("a1", str(first), "vol", options=["ro"], memfds={"control": 65536, "slot": 1 << 17}, argv=WORKER)
+    assert not mount_syscalls.topmost(str(first)).writable  # type: ignore[union-attr]
+    host.client.attach("a1", str(second))
+    assert mount_syscalls.topmost(str(second)).writable  # type: ignore[union-attr]
+    assert not mount_syscalls.topmost(str(first)).writable  # type: ignore[union-attr]
+    for dir in (first, second):
+        host.client.umount("a1", dir=str(dir))
+
+
+def test_what_another_namespace_holds_is_mounted_again(host: Host) -> None:
+    dir = host.mount()
+    row = host.row(dir)
+    copy = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read x"]
+    container = subprocess.Popen(copy, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert container.stdout is not None and container.stdout.readline()
+        assert host.client.umount(str(dir))["detached"] and not host.mounted(dir)
+        host.client.attach(row["mount"], str(dir))
+        assert host.about(dir)["pid"] == row["pid"] and host.row(dir)["state"] == "serving"
+        assert host.client.umount(str(dir))["detached"]
+    finally:
+        container.communicate()
+    end_of(row["pid"])
+    with pytest.raises(FsError) as refused:
+        host.client.attach(row["mount"], str(dir))
+    assert refused.value.errno in (errno.ENOENT, errno.ENOTCONN)
+
+
 def test_stale_mount_is_replaced(host: Host) -> None:
     dir = host.mount()
     pid = host.about(dir)["pid"]

@@ -16,7 +16,7 @@ from awsomefsd.base.types import VolumeInfo
 from awsomefsd.config.mount_options import MountOptions
 from awsomefsd.keeper.mount_syscalls import FSTYPE, MountEntry
 from awsomefsd.node import mounts
-from awsomefsd.node.mounts import DesiredMount, Mounts
+from awsomefsd.node.mounts import DesiredMount, Mounts, MountView
 from awsomefsd.worker.config import WorkerConfig
 
 VOLUMES = {name: VolumeInfo(number, f"uuid-{name}", name, 0, 0, 0, 1) for number, name in enumerate(("alpha", "beta"), 1)}
@@ -32,6 +32,8 @@ class FakeKeeper:
         self.fails: Error | None = None
         self.asked: list[tuple[str, Any]] = []
         self.inside: Callable[[], None] = lambda: None
+        self.places: dict[str, str] = {}  # directory → id of what is mounted there
+        self.held = False  # a container has a copy of each mount
 
     def mount(self, mount: str, dir: str, source: str, **fields: Any) -> dict[str, Any]:
         self._answer("mount", (mount, dir, source, fields))
@@ -39,13 +41,27 @@ class FakeKeeper:
         self.rows[mount] = {"mount": mount, "dir": dir, "source": source, "options": [], "state": "serving", "pid": 7, "workers": 1}
         self.rows[mount]["config"] = fields["config"]
         self.table[dir] = source
+        self.places[dir] = mount
         return {"pid": 7, "dir": dir}
 
-    def umount(self, target: str, *, force: bool) -> dict[str, Any]:
-        self._answer("umount", (target, force))
-        row = self.rows.pop(target)
-        del self.table[row["dir"]]
-        return {"flushed": not force, "detached": False}
+    def attach(self, mount: str, dir: str, *, options: Any) -> dict[str, Any]:
+        self._answer("attach", (mount, dir, list(options)))
+        self.table[dir] = self.rows[mount]["source"]
+        self.places[dir] = mount
+        if self.rows[mount]["state"] == "detached":
+            self.rows[mount] |= {"state": "serving", "dir": dir}
+        return {"pid": 7, "dir": dir}
+
+    def umount(self, target: str, *, dir: str, force: bool) -> dict[str, Any]:
+        self._answer("umount", (target, dir, force))
+        assert self.places.pop(dir) == target
+        del self.table[dir]
+        lives = target in self.places.values() or self.held
+        if not lives:
+            del self.rows[target]
+        elif self.rows[target]["dir"] == dir:
+            self.rows[target]["state"] = "detached"
+        return {"flushed": not force, "detached": lives, "ended": force}
 
     def flush(self, target: str) -> dict[str, Any]:
         self._answer("flush", target)
@@ -86,11 +102,12 @@ class Rig:
         monkeypatch.setattr(mounts.mount_syscalls, "topmost", self.keeper.topmost)
         monkeypatch.setattr(mounts, "is_dead", lambda directory: directory in self.dead)
         self.removed = ""
+        self.ended: list[int] = []
         self.mounts = self.daemon()
 
     def daemon(self, boot_id: str = "boot") -> Mounts:
         """A daemon that has just been started."""
-        return Mounts(self.state_dir, boot_id, self.keeper, self.find, config_of, 128, removed=lambda: self.removed)
+        return Mounts(self.state_dir, boot_id, self.keeper, self.find, config_of, 128, self.ended.append, removed=lambda: self.removed)
 
     def find(self, name: str) -> VolumeInfo:
         if name not in VOLUMES:
@@ -130,7 +147,7 @@ def test_what_cannot_be_mounted_says_why(rig: Rig, tmp_path: Path) -> None:
         (NotFound, "mkdir -p", ("beta", str(tmp_path / "none"), [])),
         (FsError, "not a directory", ("beta", str(tmp_path / "file"), [])),
         (Refused, "absolute", ("beta", "relative", [])),
-        (AlreadyExists, f"mount --bind {one} {two}", ("alpha", two, [])),
+        (Refused, "shared, atime would differ; give the same", ("alpha", two, ["shared", "noatime"])),
         (AlreadyExists, "has alpha mounted already", ("beta", one, [])),
         (ConfigError, "nosiud", ("beta", two, ["nosiud"])),
     ]
@@ -150,9 +167,10 @@ def test_refused_mount_leaves_nothing_desired(rig: Rig) -> None:
 
 def test_unknown_outcome_is_settled_by_looking(rig: Rig) -> None:
     """The keeper's answer was lost: the desired mount stays until reconcile sees whether it came true."""
-    rig.keeper.away = True
+    rig.keeper.fails = Unavailable("no answer")
     with pytest.raises(Unavailable):
         rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.keeper.away = True
     assert len(rig.file()) == 1 and rig.mounts.views()[0].state == "unwatched"
     rig.keeper.away = False
     assert rig.mounts.reconcile() == []
@@ -257,7 +275,7 @@ def test_damaged_file_is_named(rig: Rig) -> None:
         rig.daemon()
 
 
-def test_one_operation_at_a_time_for_a_volume(rig: Rig) -> None:
+def test_one_operation_at_a_time_for_a_volume(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, go_on = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -266,16 +284,130 @@ def test_one_operation_at_a_time_for_a_volume(rig: Rig) -> None:
 
     rig.keeper.inside = wait
     first = threading.Thread(target=rig.mounts.mount, args=("alpha", rig.directories[0], []))
+    second = threading.Thread(target=rig.mounts.mount, args=("alpha", rig.directories[1], []))
     first.start()
     try:
         assert inside.wait(60)
-        with pytest.raises(Refused, match="being mounted or unmounted now"):
-            rig.mounts.mount("alpha", rig.directories[1], [])
+        with monkeypatch.context() as patched:
+            patched.setattr(mounts, "BUSY_S_MAX", 0.0)
+            with pytest.raises(Refused, match="being mounted or unmounted now"):
+                rig.mounts.mount("alpha", rig.directories[1], [])
+        rig.keeper.inside = lambda: None
+        second.start()  # waits
         assert [view.state for view in rig.mounts.views()] == ["mounting"] and rig.mounts.reconcile() == []
     finally:
         go_on.set()
         first.join(60)
-    assert rig.mounts.views()[0].state == "serving"
+        second.join(60)
+    assert [view.state for view in rig.mounts.views()] == ["serving", "serving"]
+    assert [op for op, _ in rig.keeper.asked] == ["mount", "attach"]
+
+
+def test_a_mount_waits_for_the_unmount_of_the_same_volume(rig: Rig) -> None:
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    inside, go_on = threading.Event(), threading.Event()
+    umount = rig.keeper.umount
+
+    def slow(target: str, *, dir: str, force: bool) -> dict[str, Any]:
+        inside.set()
+        assert go_on.wait(60)
+        return umount(target, dir=dir, force=force)
+
+    rig.keeper.umount = slow  # type: ignore[method-assign]
+    ending = threading.Thread(target=rig.mounts.umount, args=("alpha",), kwargs={"force": False})
+    ending.start()
+    assert inside.wait(60)
+    made: list[MountView] = []
+    mounting = threading.Thread(target=lambda: made.append(rig.mounts.mount("alpha", rig.directories[0], [])))
+    mounting.start()
+    go_on.set()
+    ending.join(60)
+    mounting.join(60)
+    assert [view.state for view in made] == ["serving"] and [view.mount for view in rig.mounts.views()] == [made[0].mount]
+
+
+# --- further directories --------------------------------------------------------------------------------------------------------
+def test_a_further_directory_has_flags_of_its_own(rig: Rig) -> None:
+    one, two = rig.directories
+    first = rig.mounts.mount("alpha", one, ["noatime"])
+    second = rig.mounts.mount("alpha", two, ["noatime", "ro", "nosuid"])
+    assert rig.keeper.asked[-1] == ("attach", (f"{first.mount:x}", two, ["noatime", "ro", "nosuid"]))
+    assert [(view.directory, view.state, view.worker_pid) for view in rig.mounts.views()] == [(one, "serving", 7), (two, "serving", 7)]
+    assert {view.mount for view in rig.daemon().views()} == {first.mount, second.mount} and rig.daemon().reconcile() == []
+    with pytest.raises(Refused, match=f"mounted at {one} and {two}"):
+        rig.mounts.umount("alpha", force=False)
+    assert not rig.mounts.umount(one, force=False).detached
+    assert [(view.directory, view.state) for view in rig.mounts.views()] == [(two, "serving")] and rig.mounts.reconcile() == []
+    again = rig.mounts.mount("alpha", one, ["noatime"])
+    assert rig.keeper.asked[-1][0] == "attach"
+    rig.mounts.umount(f"{second.mount:x}", force=False)
+    assert not rig.mounts.umount(f"{again.mount:x}", force=False).detached
+    assert rig.file() == {} and rig.keeper.rows == {} and rig.ended == []
+
+
+def test_what_a_container_holds_is_mounted_again_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = rig.directories
+    rig.keeper.held = True
+    monkeypatch.setattr(mounts.mount_syscalls, "superblock_lives", lambda device: True)
+    first = rig.mounts.mount("alpha", one, [])
+    assert rig.mounts.umount(one, force=False).detached and rig.file() == {}
+    again = rig.mounts.mount("alpha", two, [])
+    assert rig.keeper.asked[-1] == ("attach", (f"{first.mount:x}", two, [])) and again.state == "serving"
+    del rig.keeper.table[two], rig.keeper.places[two]  # umount(8) alone: nobody told us
+    assert rig.mounts.mount("alpha", one, []).state == "serving" and rig.keeper.asked[-1][0] == "attach"
+    assert [view.directory for view in rig.mounts.views()] == [one]
+    with pytest.raises(Refused, match="shared would differ"):
+        rig.mounts.mount("alpha", two, ["shared"])
+
+
+def test_one_that_has_just_ended_is_mounted_anew(rig: Rig) -> None:
+    """Its last holder went between our look and the keeper's."""
+    one = rig.directories[0]
+    rig.keeper.held = True
+    rig.mounts.mount("alpha", one, [])
+    rig.mounts.umount(one, force=False)
+
+    def gone(mount: str, dir: str, *, options: Any) -> dict[str, Any]:
+        rig.keeper.rows.clear()
+        raise FsError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    rig.keeper.attach = gone  # type: ignore[method-assign]
+    assert rig.mounts.mount("alpha", one, []).state == "serving"
+    assert rig.keeper.asked[-1][0] == "mount" and len(rig.file()) == 1
+
+
+def test_all_directories_come_back_when_their_processes_died(rig: Rig) -> None:
+    first = rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.mounts.mount("alpha", rig.directories[1], ["ro"])
+    rig.lose_all_processes()
+    dead = rig.mounts.reconcile()
+    assert [wanted.directory for wanted in dead] == rig.directories
+    for wanted in dead:
+        rig.mounts.revive(wanted)
+    assert [(view.directory, view.state, view.options) for view in rig.mounts.views()] == [
+        (rig.directories[0], "serving", ()),
+        (rig.directories[1], "serving", ("ro",)),
+    ]
+    assert len(rig.keeper.rows) == 1 and set(rig.ended) == {first.mount}
+
+
+def test_the_session_of_what_was_unmounted_by_force_is_ended(rig: Rig) -> None:
+    """Else the next mount would wait until it expires."""
+    first = rig.mounts.mount("alpha", rig.directories[0], [])
+    rig.mounts.umount("alpha", force=True)
+    assert rig.ended == [first.mount]
+    second = rig.mounts.mount("alpha", rig.directories[0], [])
+    rows = dict(rig.keeper.rows)
+    rig.keeper.rows.clear()  # a keeper that has just been started
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(mounts, "_detach", lambda directory: None)
+        rig.mounts.umount("alpha", force=False)
+        assert rig.ended == [first.mount], "its worker may live"
+        rig.keeper.rows.update(rows)
+        rig.mounts.reconcile()
+        rig.lose_all_processes()
+        rig.mounts.umount("alpha", force=False)
+    assert rig.ended == [first.mount, second.mount]
 
 
 def test_probe_of_a_living_directory(tmp_path: Path) -> None:

@@ -1,0 +1,101 @@
+"""A volume on several directories of a node, and mounted again at once after an unmount, whoever holds a copy."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from buildtools.nodes import Node
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(scope="module")
+def node(make_node) -> Node:
+    return make_node()
+
+
+@pytest.fixture
+def second(node: Node) -> Iterator[Path]:
+    place = node.directory / "second"
+    place.mkdir(exist_ok=True)
+    yield place
+    for row in node.ask("status")["mounts"]:
+        if row["directory"] != str(node.mountpoint):
+            node.cli("umount", row["directory"])
+    if not node.mountpoint.is_mount():
+        node.cli("mount", node.volume, str(node.mountpoint))
+
+
+@contextlib.contextmanager
+def container() -> Iterator[None]:
+    """A mount namespace that holds a copy of each mount."""
+    copy = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read x"]
+    with subprocess.Popen(copy, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdin is not None and process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.stdin.close()
+
+
+def test_a_further_directory_has_flags_of_its_own(node: Node, second: Path) -> None:
+    (node.mountpoint / "f").write_text("one")
+    node.cli("mount", node.volume, str(second), "-O", "ro,nosuid")
+    assert (second / "f").read_text() == "one"
+    with pytest.raises(OSError) as refused:
+        (second / "g").touch()
+    assert refused.value.errno == errno.EROFS
+    (node.mountpoint / "f").write_text("two")
+    assert (second / "f").read_text() == "two"
+    node.cli("umount", str(node.mountpoint))
+    assert (second / "f").read_text() == "two"
+    node.cli("mount", node.volume, str(node.mountpoint))
+    (node.mountpoint / "f").write_text("three")
+    node.cli("umount", str(second))
+    assert (node.mountpoint / "f").read_text() == "three"
+
+
+def test_one_that_began_read_only_is_written_through_another_directory(node: Node, second: Path) -> None:
+    node.cli("umount", str(node.mountpoint))
+    node.cli("mount", node.volume, str(second), "-O", "ro")
+    node.cli("mount", node.volume, str(node.mountpoint))
+    (node.mountpoint / "written").write_text("x")
+    assert (second / "written").read_text() == "x"
+    with pytest.raises(OSError) as refused:
+        (second / "g").touch()
+    assert refused.value.errno == errno.EROFS
+    subprocess.run(["mount", "-i", "-o", "remount,rw", second], check=True)
+    (second / "g").touch()
+
+
+def test_it_is_mounted_again_at_once_while_a_container_holds_it(node: Node, second: Path) -> None:
+    (node.mountpoint / "kept").write_text("x")
+    with container():
+        for place in (node.mountpoint, second, node.mountpoint):
+            old = node.ask("status")["mounts"][0]["directory"]
+            node.cli("umount", old)
+            node.cli("mount", node.volume, str(place))
+            assert (place / "kept").read_text() == "x"
+        subprocess.run(["umount", "-i", node.mountpoint], check=True)  # of which nobody tells us
+        node.cli("mount", node.volume, str(node.mountpoint))
+        (node.mountpoint / "kept").write_text("y")
+    assert (node.mountpoint / "kept").read_text() == "y"
+
+
+def test_a_mount_waits_for_the_unmount(node: Node, second: Path) -> None:
+    """Both at once, in either order: the mount is never refused for the other's sake."""
+    for number in range(2):
+        (node.mountpoint / f"dirty-{number}").write_bytes(b"x" * (8 << 20))
+        argv = [*node.command, "umount", str(node.mountpoint)]
+        with subprocess.Popen(argv, env=node.environment(), stdout=subprocess.DEVNULL) as ending:
+            node.cli("mount", node.volume, str(second))
+            assert ending.wait(60) == 0
+        node.cli("mount", node.volume, str(node.mountpoint))
+        node.cli("umount", str(second))
+        assert (node.mountpoint / f"dirty-{number}").stat().st_size == 8 << 20
