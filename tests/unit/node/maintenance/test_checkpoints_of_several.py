@@ -160,3 +160,44 @@ def test_three_voters_lose_all_local_disks_and_come_back_from_the_device(cluster
         assert machine.applied_index > last and machine.membership() is None and not check(replica.store)
     finally:
         replica.close()
+
+
+def test_a_new_leader_writes_its_own_and_the_old_one_gives_its_segments_back(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.found()
+    cluster.grow()
+    for node in NODES[:3]:
+        cluster.checkpointer(node)
+    first = cluster.await_durable().node
+    kept = {one.node: one for one in cluster.rig.ask(m.GetCheckpoints()).nodes}
+    assert set(kept) == {first} and kept[first].area
+    second = next(node for node in NODES[:3] if node != first)
+    cluster.lead(second)
+    assert set(cluster.rig.ask(m.GetCheckpoints()).nodes[0].area) == set(kept[first].area), "it counts until there is a newer one"
+    await_("the second leader's checkpoint", lambda: cluster.made[second].state == "ok")
+    await_("the first one keeps nothing", lambda: [one.node for one in cluster.rig.ask(m.GetCheckpoints()).nodes] == [second])
+    cluster.rig.propose(c.CreateVolume("later", "uuid-later"))
+    assert cluster.await_durable().node == second
+    cluster.lose_everything()
+    replica, machine = recovered(cluster, tmp_path / "new")
+    assert "later" in volumes_of(machine)
+    replica.close()
+
+
+def test_one_voter_becomes_three_and_checkpoints_go_on(cluster: Cluster, tmp_path: Path) -> None:
+    """From level 2, where one voter alone wrote areas of version 1, to three voters at level 3."""
+    cluster.found(level=2)
+    cluster.checkpointer(NODES[0])
+    cluster.await_durable()
+    cluster.grow()
+    for node in NODES[1:3]:
+        cluster.checkpointer(node)
+    await_("nobody writes below level 3", lambda: cluster.made[cluster.rig.leader().node].state.startswith("off: the cluster is below"))
+    cluster.rig.propose(c.RaiseLevel(CHECKPOINTS_OF_NODES))
+    cluster.rig.propose(c.CreateVolume("later", "uuid-later"))
+    leader = cluster.await_durable()
+    owned = {number for one in cluster.rig.ask(m.GetCheckpoints()).nodes for number in one.segments}
+    assert owned == {info.segment for info in leader.ask(m.GetOwnSegments()).segments}, "what was kept before has an owner"
+    cluster.lose_everything()
+    replica, machine = recovered(cluster, tmp_path / "new")
+    assert "later" in volumes_of(machine)
+    replica.close()
