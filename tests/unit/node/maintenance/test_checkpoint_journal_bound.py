@@ -1,4 +1,4 @@
-"""The journal while a copy takes 16 minutes, as that of a store of 60 GB does, at 1,000 entries a second.  Time is simulated; entries count."""
+"""The journal while a copy takes 16 minutes (a store of 60 GB), at 1,000 entries a second.  Time is simulated; entries are counted."""
 
 from __future__ import annotations
 
