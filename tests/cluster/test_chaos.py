@@ -19,7 +19,7 @@ from buildtools.leader import figures as figures_of
 from buildtools.nodes import Node, await_true
 from tests.cluster.metadata_clients import FileClient, LockClient, Objects, ReadingClient, Recorder, model_of
 from tests.cluster.mount_load import MountLoad, mount_each
-from tests.cluster.nemesis import Fault, Nemesis, stalls
+from tests.cluster.nemesis import MAY_END_TERM, Fault, Nemesis, stalls
 from tests.rigs.linearizability import OPEN, Operation, Verdict, check_all
 from tests.rigs.network_namespaces import found_by_token
 
@@ -130,6 +130,8 @@ def chaos(
         if run.rate >= rate_min:
             break
     assert run.rate >= rate_min, f"void: {run.rate:.0f} operations a second, {rate_min:.0f} are needed"
+    may = [fault for fault in run.faults if fault.kind in MAY_END_TERM]
+    assert not may or any(fault.newer_term for fault in may), "no pause and no cut has deposed a leader"
     level(cluster)
     tell(run, cluster, figures)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import making_clusters
-from tests.shared.rig import MAIN, Machines, SharedVolume
+from tests.shared.rig import MAIN, PINS, Machines, SharedVolume
 
 clusters = contextmanager(making_clusters)
 
@@ -18,7 +18,7 @@ clusters = contextmanager(making_clusters)
 @pytest.fixture(scope="session")
 def machines() -> Iterator[Machines]:
     with clusters() as make:
-        made = Machines(make(3, size_bytes=16 << 30))
+        made = Machines(make(3, size_bytes=16 << 30, pins=PINS))
         made.found()
         yield made
         for said in made.end():

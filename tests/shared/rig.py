@@ -10,6 +10,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from awsomefsd.base.errors import ConfigError
 from awsomefsd.config import mount_options
 from buildtools.cluster import Cluster
@@ -23,6 +25,12 @@ MODES = {"cached": ("shared",) * 3, "uncached": (UNCACHED,) * 3, "mixed": ("shar
 BOUND_S = 2
 LOOSE = {"loose": ("shared", "shared,consistency=close-to-open", f"shared,consistency=bounded={BOUND_S}")}
 MAIN = os.environ.get("AWSOMEFSD_TEST_SHARED") or "cached"
+PINS = os.environ.get("AWSOMEFSD_TEST_SHARED_PINS") or ""  # what is switched off of this kernel (AWSOMEFSD_FUSE_PINS)
+_MINOR = int(dict(pin.partition("=")[::2] for pin in PINS.split(",")).get("minor", "999"))
+MAPPINGS = _MINOR >= 39  # MAP_SHARED of a file that is open for direct I/O, as those of shared mounts are
+KEPT_NAMES = _MINOR >= 44  # names stay in the kernel of a shared mount: it can be told to ask again (INC_EPOCH)
+needs_mappings = pytest.mark.skipif(not MAPPINGS, reason="before FUSE 7.39 a file of a shared mount has no MAP_SHARED")
+needs_kept_names = pytest.mark.skipif(not KEPT_NAMES, reason="before FUSE 7.44 the kernel of a shared mount keeps no names")
 
 
 def options(mode: str) -> tuple[str, ...]:

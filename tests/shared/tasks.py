@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.rigs.external_programs import picture
+from tests.shared.rig import MAPPINGS
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 AT_FDCWD = -100
@@ -251,7 +252,8 @@ def _mapped(dice: random.Random, fd: int) -> None:
     size = os.fstat(fd).st_size
     if size and stat.S_ISREG(os.fstat(fd).st_mode):
         try:
-            area = mmap.mmap(fd, size)  # others may cut it: nothing is touched, the kernel's bookkeeping is enough
+            # Others may cut it: nothing is touched, the kernel's bookkeeping is enough.
+            area = mmap.mmap(fd, size, mmap.MAP_SHARED if MAPPINGS else mmap.MAP_PRIVATE)
         except ValueError as err:  # cut since that look: Python looks itself and does not even ask the kernel
             raise OSError(errno.EINVAL, str(err)) from err
         with area:

@@ -15,7 +15,7 @@ import pytest
 
 from buildtools import leader, procs
 from buildtools.nodes import await_true
-from tests.shared.rig import WAIT_S, SharedVolume
+from tests.shared.rig import WAIT_S, SharedVolume, needs_mappings
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 QUESTIONS = ("GetAttr", "Lookup", "ReadDir", "GetLayout", "GetXattr", "ListXattr", "ReadLink", "GetLease")
@@ -60,6 +60,7 @@ def test_what_was_read_is_not_asked_for_again(shared_volume: SharedVolume, place
 
 
 @only_cached
+@needs_mappings
 def test_recalls_end_with_mappings_reads_and_listings_under_way(places: list[Path]) -> None:
     one, two, three = places
     size = 1 << 20

@@ -16,7 +16,7 @@ import pytest
 
 from buildtools import procs
 from buildtools.nodes import await_true
-from tests.shared.rig import BOUND_S, WAIT_S, SharedVolume
+from tests.shared.rig import BOUND_S, WAIT_S, SharedVolume, needs_kept_names, needs_mappings
 from tests.shared.views import mapped
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600), pytest.mark.parametrize("shared_volume", ["loose"], indirect=True)]
@@ -108,6 +108,8 @@ def test_a_bounded_mount_is_never_older_than_its_bound(places: list[Path], figur
     assert kept >= 2 or returned - looked > BOUND_S / 2, "nothing was kept, and the changes did not take so long that all had to be old"
 
 
+@needs_mappings
+@needs_kept_names
 def test_pages_names_and_attributes_are_used_without_the_worker(shared_volume: SharedVolume, places: list[Path]) -> None:
     place = places[CLOSE]
     os.setxattr(places[STRICT], NAME, b"bounded=3600")

@@ -21,7 +21,7 @@ import pytest
 from buildtools.nodes import await_true
 from tests.posix.test_software_databases import Postgres
 from tests.rigs.external_programs import postgres, run
-from tests.shared.rig import WAIT_S, Machines, SharedVolume
+from tests.shared.rig import WAIT_S, Machines, SharedVolume, needs_mappings
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 COMMITS = 12  # in each turn, before the node dies
@@ -82,13 +82,13 @@ def turns(machines: Machines, count: int, work: Callable[[int], None]) -> Iterat
         yield turn
 
 
-@pytest.mark.parametrize("journal", ["delete", "wal"])
+@pytest.mark.parametrize("journal", ["delete", pytest.param("wal", marks=needs_mappings)])
 def test_sqlite_moves_from_dead_node_to_node(machines: Machines, places: list[Path], figures: list[str], journal: str) -> None:
     run_sqlite(machines, places, figures, journal, 4 if journal == "delete" else 2)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("journal", ["delete", "wal"])
+@pytest.mark.parametrize("journal", ["delete", pytest.param("wal", marks=needs_mappings)])
 def test_sqlite_moves_ten_times(machines: Machines, places: list[Path], figures: list[str], journal: str) -> None:
     run_sqlite(machines, places, figures, journal, 10)
 

@@ -162,7 +162,7 @@ class Fsx:
 
 
 def fsx(places: list[Path], seed: int, figures: list[str], count: int, maps: bool = True) -> None:
-    began, it = time.monotonic(), Fsx(places, seed, maps)
+    began, it = time.monotonic(), Fsx(places, seed, maps and rig.MAPPINGS)
     try:
         it.run(count)
     finally:

@@ -197,7 +197,7 @@ def ping(places: list[Path], kind: str, home: int, doer: int) -> list[str]:
 
 def all_kinds(places: list[Path], seed: int, turn: int) -> None:
     wrong: list[str] = []
-    for number, kind in enumerate(OPERATIONS):
+    for number, kind in enumerate(kind for kind in OPERATIONS if rig.MAPPINGS or kind != "mmap-msync"):
         home = random.Random(f"{seed} {number} {turn}").randrange(3)  # who made the things
         wrong += ping(places, kind, home, (number + turn) % 3)
     assert not wrong, "\n".join([f"{len(wrong)} differences, seed {seed}:", *wrong[:16]])

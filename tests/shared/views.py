@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.shared.rig import MAPPINGS
+
 Picture = dict[str, Any]
 
 
@@ -29,10 +31,11 @@ def extended(path: int | str | Path) -> dict[str, bytes]:
 
 
 def mapped(fd: int) -> bytes:
+    """The bytes through a mapping: a shared one, where the kernel has them."""
     size = os.fstat(fd).st_size
     if not size:
         return b""
-    with mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ) as area:
+    with mmap.mmap(fd, size, mmap.MAP_SHARED if MAPPINGS else mmap.MAP_PRIVATE, mmap.PROT_READ) as area:
         return area[:]
 
 
