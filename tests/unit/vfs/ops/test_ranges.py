@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from awsomefsd.base.errors import FsError
+from awsomefsd.base.wait import block_on
 from awsomefsd.io.file import flusher as flushing
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -263,7 +264,8 @@ def test_allocated_ranges_take_writes_when_nothing_else_does(tmp_path: Path, how
 
 def test_fallocate_gets_back_what_the_worker_reserved_for_nothing(tmp_path: Path) -> None:
     with rig(tmp_path, quota_bytes=20 * MIB) as r:
-        ino, fh = made(r, b"x" * 10_000)  # reserves ahead of need
+        ino, fh = made(r, b"x" * 10_000)
+        block_on(r.mount.buffered.reservation.refill(10 * MIB))
         assert 20 * MIB - r.volume().reserved_bytes < 15 * MIB, "without it, there is no room"
         r.call("fallocate", ino, fh, 0, 0, 15 * MIB)
         assert r.attr(ino).stored_bytes == 15 * MIB
