@@ -27,12 +27,13 @@ import msgspec
 
 from awsomefsd.base.codec import encode
 from awsomefsd.base.frames import FrameReader, frame
+from awsomefsd.base.types import NODE_MOUNT_BIT
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 
 FILES = 1_000
 KEY, VALUE_BYTES, FILL_BYTES = b"user.key-of-16-b", 256, 60_000
-MOUNT_FIRST = 1_000
+MOUNT_FIRST = NODE_MOUNT_BIT | 1_000  # as daemons have: results are kept for them although they have no session
 _decode = msgspec.msgpack.Decoder(m.Answer).decode
 
 

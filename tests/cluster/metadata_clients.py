@@ -21,6 +21,7 @@ from typing import Any
 
 from awsomefsd.base.errors import FsError, Unavailable
 from awsomefsd.base.identity import boot_id
+from awsomefsd.base.types import NODE_MOUNT_BIT
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.client import MetaClient
@@ -33,7 +34,7 @@ NAMES = [b"a", b"b", b"c"]
 FILE, FOLDER = 0o100644, 0o040755
 KEY = b"user.register"
 THINK_S = 0.04  # at most, between two operations of a client
-MOUNT_FIRST = 1 << 40
+MOUNT_FIRST = NODE_MOUNT_BIT | 1 << 40  # as daemons have: they change names without a session, and results are kept for them
 NOT_WRITTEN_DOWN = {("lock", "ESTALE"), ("register", "ENODATA")}  # their callers do
 HOW = {"": 0, "noreplace": c.RENAME_NOREPLACE, "exchange": c.RENAME_EXCHANGE}
 _mounts = itertools.count(MOUNT_FIRST)

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 
+from awsomefsd.base.types import NODE_MOUNT_BIT
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.state import keys
@@ -92,7 +93,7 @@ def test_leaders_are_killed_under_load() -> None:
     with closing(Cluster(3)) as cluster:
         cluster.start()
         volume = make_volume(cluster)
-        writers = [Writer(cluster, 100 + number, volume) for number in range(WRITERS)]
+        writers = [Writer(cluster, NODE_MOUNT_BIT | 100 + number, volume) for number in range(WRITERS)]
         for writer in writers:
             writer.start()
         try:

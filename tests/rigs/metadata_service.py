@@ -24,6 +24,7 @@ from awsomefsd.meta.net.peers import Voters
 from awsomefsd.meta.replica.checkpoint_progress import CheckpointProgress
 from awsomefsd.meta.replica.replica import Replica, ReplicaOptions
 from awsomefsd.meta.server.service import MetadataService, NoHost, Rules
+from awsomefsd.meta.server.turns import Turns
 
 CLUSTER = "11111111-2222-3333-4444-555555555555"
 NODE = "99999999-8888-7777-6666-555555555555"
@@ -90,6 +91,7 @@ class Host:
         self.replica_options = replica_options or {}
         self.disk = CountingDisk()
         self.service: MetadataService | None = None
+        self._turns: Turns
 
     def start(self) -> MetadataService:
         self.disk.fail = False
@@ -104,8 +106,20 @@ class Host:
             voters=self.voters,
             options=ReplicaOptions(**{**usual, **self.replica_options}),
         )
+        begin = self.service._begin
+        self.service._begin = lambda undo: self._note(begin(undo))  # type: ignore[method-assign]
         self.service.start()
         return self.service
+
+    def _note(self, turns: Turns) -> Turns:
+        self._turns = turns
+        return turns
+
+    def end_session(self, session: int, epoch: int) -> m.Reply:
+        """Ends a session as if its lease had run out: the leader would refuse that before."""
+        assert self.service is not None
+        self._turns.leader._renewals._live.pop(session, None)
+        return self.service.propose(c.EndSession(session, epoch, False), 60)
 
     def begin(self) -> MetadataService:
         """The first start: a cluster with a device and a volume."""

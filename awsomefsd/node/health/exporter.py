@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 PAGES_MAX = 4
 PAGE_S = 10.0
 _THREADS_MAX = 2 * PAGES_MAX  # with those whose connection has lost its place and whose thread has not ended yet
+LEAVE_S = 1.0  # for so long a new connection waits for such a thread
 
 
 class _Collector:
@@ -91,16 +92,16 @@ class _Server(ThreadingHTTPServer):
         self.socket = listener
         self.figures = figures
         self.gathering = threading.Lock()
-        self._lock = threading.Lock()  # guards _pages
+        self._lock = threading.Condition()  # guards _pages; told when one has left
         self._pages: dict[socket.socket, float] = {}  # oldest first, with their ends; 0: has lost its place
         self.turned_away = 0
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
             served = [page for page, end in self._pages.items() if end]
-            refused = len(self._pages) >= _THREADS_MAX
-            if len(served) >= PAGES_MAX and not refused:
+            if len(served) >= PAGES_MAX:
                 self._drop(served[0])
+            refused = not self._lock.wait_for(lambda: len(self._pages) < _THREADS_MAX, LEAVE_S)
             if not refused:
                 self._pages[request] = time.monotonic() + PAGE_S
         if refused:
@@ -126,6 +127,7 @@ class _Server(ThreadingHTTPServer):
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._pages.pop(request, None)
+            self._lock.notify_all()
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:

@@ -415,8 +415,8 @@ class Numbered(Leased):
         found: bytes = finish(taken())
         return found
 
-    def ctx(self, unique: int | None = None, uid: int = 0) -> Any:
-        return super().ctx(next(self._uniques) if unique is None else unique, uid)
+    def ctx(self, unique: int | None = None, uid: int = 0, open_flags: int = 0) -> Any:
+        return super().ctx(next(self._uniques) if unique is None else unique, uid, open_flags)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from awsomefsd.base.errors import FsError
+from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api import commands as c
 from tests.rigs.mount_without_kernel import VOLUME, Rig, error_of, rig
 
@@ -136,6 +137,7 @@ def test_fallocate_outlives_a_session_that_ends_while_space_is_given_back(tmp_pa
         ino, fh = r.create(b"f")
         r.write(ino, fh, 0, b"x" * 10_000)
         r.flush()
+        block_on(r.mount.buffered.reservation.refill(10 * MIB))  # so much that there is no room without it
         ends = r.mount.buffered.reservation._proposer = SessionEnds(r, lambda command: isinstance(command, c.Reserve) and command.bytes < 0)
         r.call("fallocate", ino, fh, 0, 0, 15 * MIB)
         assert ends.ended and r.attr(ino).size == 15 * MIB
