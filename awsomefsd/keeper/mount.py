@@ -94,7 +94,7 @@ class Mount:
         self.detached = detached  # taken out of our tree, still mounted elsewhere
         self.ready = Promise()  # of the first worker
         self.gone = Promise()  # value: whether everything was flushed
-        self._flushes: dict[str, Promise] = {}
+        self._flushes: dict[str, tuple[Promise, bool]] = {}  # with `tell`, by the request's id
         self._loop.later(LOG_LOOK_MS, self._bound_log)
 
     @property
@@ -290,23 +290,26 @@ class Mount:
 
     # --- flush -------------------------------------------------------------------------------------------------------------
 
-    def flush(self, request_id: str) -> Promise:
-        """Asks the worker to make everything durable; the promise fails with OSError.  If the worker dies, its successor is asked again."""
+    def flush(self, request_id: str, *, tell: bool = False) -> Promise:
+        """Asks the worker to make everything durable; the promise fails with OSError.  If the worker dies, its successor is asked again.
+
+        `tell`: it also fails, once, for data that has become a conflict since the last time.
+        """
         promise = Promise()
-        self._flushes[request_id] = promise
+        self._flushes[request_id] = promise, tell
         if self.worker is not None and self.worker.ready:
-            self._tell({"op": "flush", "id": request_id})
+            self._tell({"op": "flush", "id": request_id, "tell": tell})
         return promise
 
     def _resend_flushes(self) -> None:
-        for request_id, promise in list(self._flushes.items()):
+        for request_id, (promise, tell) in list(self._flushes.items()):
             if promise.done:  # the caller does not wait any more
                 del self._flushes[request_id]
             else:
-                self._tell({"op": "flush", "id": request_id})
+                self._tell({"op": "flush", "id": request_id, "tell": tell})
 
     def _flush_ended(self, message: Message) -> None:
-        promise = self._flushes.pop(str(message.get("id")), None)
+        promise, _ = self._flushes.pop(str(message.get("id")), (None, False))
         if promise is None:
             return
         if message["op"] == "flushed":
@@ -395,7 +398,7 @@ class Mount:
         self._in.holders.drop(self)
         wire.close_all(list(self.fds.values()))
         self.fds = {}
-        for promise in self._flushes.values():
+        for promise, _ in self._flushes.values():
             promise.fail(OSError(errno.ENODEV, f"{self.dir} was unmounted"))
         self._in.dropped(self)
         self.ready.fail(WorkerFailed("unmounted before the worker was ready"))

@@ -243,7 +243,7 @@ class KeptMounts:
     def flush(self, request: Message) -> Sequence_:
         """Makes everything durable that was written to a mount: {}."""
         mount = self.find(request)
-        yield self._loop.within(mount.flush(request["request_id"]), UMOUNT_FLUSH_MS_MAX, f"the flush of {mount.dir}")
+        yield self._loop.within(mount.flush(request["request_id"], tell=True), UMOUNT_FLUSH_MS_MAX, f"the flush of {mount.dir}")
         return {}
 
     def replace(self, request: Message) -> Sequence_:

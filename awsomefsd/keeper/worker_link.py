@@ -61,13 +61,14 @@ class KeeperLink:
         self._ready = False
         self._answered = False
         self._ended = False
-        self._on_flush: Callable[[], None] = _not_serving
+        self._on_flush: Callable[[bool], None] = _not_serving
         threading.Thread(target=self._listen, name="keeper-link", daemon=True).start()
 
-    def ready(self, on_flush: Callable[[], None]) -> None:
+    def ready(self, on_flush: Callable[[bool], None]) -> None:
         """Reports that this worker is about to read requests (and has read none).
 
-        `on_flush` makes everything durable or raises; each call of it has a thread of its own.  The keeper asks for no flush before this.
+        `on_flush(tell)` makes everything durable or raises; with `tell` for somebody who is to hear of conflicts too.  Each call has a
+        thread of its own.  The keeper asks for no flush before this.
         """
         with self._lock:
             self._on_flush = on_flush
@@ -124,15 +125,16 @@ class KeeperLink:
     def _heard(self, message: Message) -> None:
         op = message.get("op")
         if op == "flush":
-            threading.Thread(target=self._flush, args=(str(message.get("id")),), name="keeper-flush", daemon=True).start()
+            given = str(message.get("id")), bool(message.get("tell"))
+            threading.Thread(target=self._flush, args=given, name="keeper-flush", daemon=True).start()
         elif op == "refused":
             self._refused(str(message.get("error")))
         elif op != "adopted":
             say(log, logging.WARNING, "keeper said what we do not know", op=op)
 
-    def _flush(self, request_id: str) -> None:
+    def _flush(self, request_id: str, tell: bool) -> None:
         try:
-            self._on_flush()
+            self._on_flush(tell)
         except Exception as error:
             say(log, logging.ERROR, "flush failed", request_id=request_id, why=error)
             answer = {"op": "flush_failed", "id": request_id, "error": str(error) or type(error).__name__}
@@ -186,5 +188,5 @@ class KeeperLink:
         os._exit(REFUSED_EXIT_CODE)
 
 
-def _not_serving() -> None:
+def _not_serving(tell: bool) -> None:
     raise RuntimeError("this worker does not serve yet")

@@ -46,7 +46,7 @@ class OwnMemory:
             os.ftruncate(self.fds[name], size)
         self.start_message = {"mount": f"{mount:x}", "dir": directory, "worker": 1, "fresh": True, "previous": None}
 
-    def ready(self, on_flush: Callable[[], None]) -> None:
+    def ready(self, on_flush: Callable[[bool], None]) -> None:
         """Nobody waits for it."""
 
     def answered(self) -> None:

@@ -21,14 +21,16 @@ RETRY_PAUSE_S = 1.0
 log = logging.getLogger("awsomefsd.worker")
 
 
-def flush_all(mount: MountState, conflicts: Conflicts) -> None:
+def flush_all(mount: MountState, conflicts: Conflicts, tell: bool) -> None:
     """Makes everything durable that was written until now; blocks for UMOUNT_FLUSH_MS_MAX at most.
 
-    Raises Error, or TimeoutError; once also for what became a conflict since the last call.
+    Raises Error, or TimeoutError; with `tell` once also for what became a conflict since the last call.  An unmount is not refused for
+    that: the data is safe, and `status` names it.
     """
     block_on(mount.buffered.flusher.flush_all(), UMOUNT_FLUSH_MS_MAX / 1_000)
     _flush_atimes(mount)
-    conflicts.tell()
+    if tell:
+        conflicts.tell()
 
 
 def flush_until_clean(mount: MountState) -> None:

@@ -1,4 +1,4 @@
-"""A node is removed while programs use its mount: they are told EIO, what was not committed becomes a conflict, umount tells that once and then works."""
+"""A node is removed while programs use a mount of it: they are told EIO, uncommitted data becomes a conflict, umount works plainly."""
 
 from __future__ import annotations
 
@@ -70,8 +70,6 @@ def test_programs_on_the_mount_of_a_removed_node_are_told(nodes: list[Node]) -> 
     await_true("what status says", lambda: {"NODE_REMOVED", "MOUNT_REFUSED"} <= codes(goes), WAIT_S, 0.2)
     [mount] = told(goes)["mounts"]
     assert mount["state"] == "refused" and "was removed from" in mount["last_error"], mount
-    if put_aside(goes):
-        assert "became conflicts" in goes.cli_error("umount", str(goes.mountpoint)), "told once"
     goes.cli("umount", str(goes.mountpoint), timeout_s=WAIT_S)
     assert not os.path.ismount(goes.mountpoint) and not told(goes).get("mounts")
     os.lockf(fd, os.F_ULOCK, 0)

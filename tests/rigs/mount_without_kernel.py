@@ -69,7 +69,7 @@ class Link:
         self.start_message = start_message
         self.left: list[bool] = []
 
-    def ready(self, on_flush: Callable[[], None]) -> None:
+    def ready(self, on_flush: Callable[[bool], None]) -> None:
         pass
 
     def answered(self) -> None:

@@ -105,7 +105,7 @@ def main() -> int:
     link = KeeperLink(parser.parse_args().keeper_fd)
     config = link.start_message["config"]
 
-    def flush() -> None:
+    def flush(tell: bool) -> None:
         if config.get("flush") == "fail":
             raise OSError(errno.EIO, "the device is gone")
         if config.get("flush") == "hang":

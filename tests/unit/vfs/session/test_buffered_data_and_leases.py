@@ -293,8 +293,9 @@ def test_a_flush_of_the_mount_tells_of_conflicts_once(nodes: list[Leased]) -> No
     one.close_file(ino, fh)
     block_on(one.worker.data.flusher.drained(ino), LIMIT_S)
     one.restart()
-    assert error_of(unmount.flush_all, one.mount, one.worker.conflicts) == errno.EIO
-    unmount.flush_all(one.mount, one.worker.conflicts)
+    unmount.flush_all(one.mount, one.worker.conflicts, tell=False)  # as before an unmount, or before another worker takes over
+    assert error_of(unmount.flush_all, one.mount, one.worker.conflicts, True) == errno.EIO
+    unmount.flush_all(one.mount, one.worker.conflicts, tell=True)
     sound(nodes)
 
 
