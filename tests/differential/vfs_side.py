@@ -311,22 +311,26 @@ class VfsSide:
             values[name] = value if isinstance(value, int) else None
         self.set(found.ino, mask, **values)
 
-    def key(self, path: str, key: str, follow: bool = True) -> tuple[int, bytes]:
+    def key(self, path: str, key: str, follow: bool = True, *, write: bool) -> tuple[int, bytes]:
+        """What the kernel asks us for; what it refuses by itself (xattr_permission) it refuses before it looks at the rest of the name."""
         if len(key) > 255:
             raise FsError(errno.ERANGE)
-        return self.there(path, follow).ino, key.encode()
+        found = self.there(path, follow)
+        if key.startswith("user.") and not (stat.S_ISREG(found.mode) or stat.S_ISDIR(found.mode)):
+            raise FsError(errno.EPERM if write else errno.ENODATA)
+        return found.ino, key.encode()
 
     def do_getxattr(self, path: str, key: str) -> bytes:
-        return bytes(self.call("getxattr", *self.key(path, key)))
+        return bytes(self.call("getxattr", *self.key(path, key, write=False)))
 
     def do_removexattr(self, path: str, key: str) -> None:
-        self.call("removexattr", *self.key(path, key))
+        self.call("removexattr", *self.key(path, key, write=True))
 
     def do_listxattr(self, path: str) -> list[str]:
         return sorted(name.decode() for name in self.call("listxattr", self.there(path).ino))
 
     def do_setxattr(self, path: str, key: str, length: int, flags: int, follow: bool) -> None:
-        self.call("setxattr", *self.key(path, key, follow), filling(length, length), flags)
+        self.call("setxattr", *self.key(path, key, follow, write=True), filling(length, length), flags)
 
 
 def check_open(mode: int, flags: int) -> None:
