@@ -23,8 +23,8 @@ from tests.crash.model.run import CrashRig, LeasedCrashRig, Model, ThroughCrashR
 from tests.crash.model.takeover import Died, Takeovers
 from tests.crash.model.workloads import OPERATIONS, Workload, on_data, sample, singles
 
-SAMPLE, SAMPLE_SOAK = 500, 5_000
-SHARED, SHARED_SOAK = 25, 2_000
+SAMPLE, SAMPLE_SOAK = 300, 5_000
+SHARED, SHARED_SOAK = 12, 2_000
 TAKEOVERS, TAKEOVERS_SOAK = 150, 1_500
 
 
