@@ -175,6 +175,10 @@ class Mount:
     def adopt(self, worker: WorkerProcess, message: Message) -> None:
         """Takes over a worker that has served under a keeper before us."""
         self.workers = int(message["worker"])
+        noted = self._record.read()
+        if noted is not None:  # the worker does not know whether it was taken out of our tree, or moved, since it started
+            self.detached = bool(noted["detached"])
+            self.spec |= {key: str(noted["spec"][key]) for key in ("asked_dir", "dir")}
         worker.tell_from(message)
         self.take_up(worker, was_ready=bool(message.get("ready")))
         worker.answered = bool(message.get("answered"))
@@ -425,6 +429,7 @@ class Mount:
         """It is in our tree again, at another directory perhaps."""
         self.spec |= {"asked_dir": asked_dir, "dir": dir}
         self.detached = False
+        self._note()
 
     # --- another program ---------------------------------------------------------------------------------------------------
 

@@ -521,3 +521,19 @@ def test_a_keeper_that_dies_during_a_hand_over_leaves_the_worker(host: Host) -> 
     host.start()
     assert host.about(dir)["pid"] == before and host.row(dir)["version"] == __version__
     until("no standby", lambda: host.workers() == [before])
+
+
+def test_a_keeper_that_comes_back_knows_what_was_taken_out_of_the_tree_and_what_was_mounted_again(host: Host) -> None:
+    dir, other, bound = host.mount(), host.dir(), host.dir()
+    row = host.row(dir)
+    subprocess.run(["mount", "--bind", str(dir), str(bound)], check=True)
+    assert host.client.umount(str(dir))["detached"]
+    host.kill_keeper()
+    host.start()
+    assert [found["state"] for found in host.client.list()] == ["detached"]
+    host.client.attach(row["mount"], str(other))
+    host.kill_keeper()
+    host.start()
+    assert host.row(other)["state"] == "serving" and host.about(other)["pid"] == row["pid"]
+    subprocess.run(["umount", str(bound)], check=True)
+    assert not host.client.umount(str(other))["detached"]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from awsomefsd.base.limits import BACKOFF_MS_MAX, WORKER_DEATHS_BEFORE_BACKOFF
 from awsomefsd.keeper import mount_syscalls
 from awsomefsd.keeper import wire as wire
+from awsomefsd.keeper.loop import Promise
 from awsomefsd.keeper.mount import backoff_ms
+from awsomefsd.keeper.requests import KeptMounts
 
 
 def test_back_off_starts_late_and_ends_somewhere() -> None:
@@ -34,3 +38,18 @@ def test_mount_table_with_odd_names(tmp_path: Path) -> None:
     first, second, third = mount_syscalls.mounts(str(table))
     assert (first.dir, first.source, first.device, first.minor) == ("/mnt/a b\\c", "my vol", "0:45", 45)
     assert (second.root, second.fstype) == ("/sub", "ext4") and third.source == ""
+
+
+def test_an_unmount_that_is_heard_of_after_the_end_of_the_mount_is_one_that_went_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker's bye may be read before the child that called umount(2) is waited for; the device number may be taken again by then."""
+    monkeypatch.setattr(mount_syscalls, "superblock_lives", lambda _device: True)
+    loop: Any = SimpleNamespace(within=lambda promise, *_: promise, chore=lambda *_: Promise())
+    gone = Promise()
+    mount: Any = SimpleNamespace(dir="/mnt", device="0:40", gone=gone, flush=lambda _id: Promise())  # what has ended has no more to it
+    sequence = KeptMounts(loop, lambda _dropped: None)._umount_in_order(mount, "/mnt", {"request_id": "r"})  # type: ignore[arg-type,return-value]
+    assert isinstance(next(sequence), Promise) and isinstance(next(sequence), Promise)
+    gone.resolve(True)
+    assert sequence.send(None) is gone
+    with pytest.raises(StopIteration) as answer:
+        sequence.send(True)
+    assert answer.value.value == {"flushed": True, "detached": False}
