@@ -190,8 +190,8 @@ class KeptMounts:
                 raise
             users = yield from self._users(dir)
             raise OSError(errno.EBUSY, f"{dir} is busy{users}") from None
-        # The worker may have said bye before the child that unmounted was waited for.  Then the mount is dropped, its descriptors are closed,
-        # and its device number may be another mount's.
+        # The worker may have said bye before the child that unmounted was waited for.  Then the mount is dropped, its descriptors are
+        # closed, and its device number may be another mount's.
         if not mount.gone.done and mount_syscalls.superblock_lives(mount.device):
             # Further directories, bind mounts or other namespaces have it still; the worker serves on until the last of them has gone.
             if dir == mount.dir:
