@@ -14,7 +14,8 @@ from tests.sim.broken import VARIANTS
 from tests.sim.directed import EPISODES
 from tests.sim.known_seeds import FOUND, REGRESSIONS
 
-SEEDS = 200
+SEEDS = 45  # two minutes of CPU
+SOAK_SEEDS = 500
 EPISODE_SEEDS = 3
 EPISODE_MINUTES = 1.0
 MINUTES = 3.0
@@ -41,12 +42,23 @@ def test_what_ran_before_in_the_process_changes_nothing():
     assert len({run.one(1, 1.5).digest for _ in range(4)}) == 1
 
 
-@pytest.mark.timeout(1800)
-def test_seeds(seed, figures):
-    outcomes = run.many(range(seed * 1000, seed * 1000 + SEEDS), MINUTES)
+def _all_hold(seeds: range, figures: list[str]) -> None:
+    outcomes = run.many(seeds, MINUTES)
     figures += [f"simulator: {row}" for row in run.summary(outcomes)]
     failed = [outcome for outcome in outcomes if outcome.error]
     assert not failed, run.report(failed[0], MINUTES) + f"\nfailed seeds: {[outcome.seed for outcome in failed]}"
+
+
+@pytest.mark.timeout(1800)
+def test_seeds(seed, figures):
+    _all_hold(range(seed * 1000, seed * 1000 + SEEDS), figures)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_more_seeds(seed, figures):
+    """Those that follow on the seeds of the normal run."""
+    _all_hold(range(seed * 1000 + SEEDS, seed * 1000 + SOAK_SEEDS), figures)
 
 
 @pytest.mark.parametrize("focus", sorted(EPISODES))
