@@ -195,14 +195,14 @@ class Held:
     def __init__(self, what: Wait) -> None:
         self.answered = threading.Event()
         self._what = what
-        self._outcome: tuple[Any, Any] = (None, None)
+        self.outcome: tuple[Any, Any] = (None, None)
         self._go = Signal()
 
     def start(self, resume: Any) -> None:
         def came(value: Any, error: Any) -> None:
-            self._outcome = (value, error)
+            self.outcome = (value, error)
             self.answered.set()
-            self._go.start(lambda _value, _error: resume(*self._outcome))
+            self._go.start(lambda _value, _error: resume(*self.outcome))
 
         self._what.start(came)
 

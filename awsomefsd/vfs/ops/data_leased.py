@@ -41,7 +41,7 @@ import time
 from typing import Any
 
 from awsomefsd.base.consistency import CLOSE_TO_OPEN
-from awsomefsd.base.errors import FsError
+from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX
 from awsomefsd.base.types import LEASE_WRITE, Attr
@@ -97,16 +97,28 @@ class LeasedData:
             mount.caches.kernel.loose.used(ino, fh)
         if known is not None:
             pieces = self._known.at_once(known, offset, size)
-            return self._read_known(ino, offset, size) if pieces is None else pieces
+            return self._read_known(known, fh, offset, size) if pieces is None else pieces
         mount.session.check_handle(fh)
         kept = self._layouts.kept(ino)
         pieces = None if kept is None else self._current.at_once(kept, offset, size)
         return self._current.steps(ino, None, offset, size) if pieces is None else pieces
 
-    def _read_known(self, ino: int, offset: int, size: int) -> Steps:
-        mount = self._mount
-        attr: Attr = yield from mount.attr_op(ino)
-        return (yield from self._known.steps(ino, mount.file(attr), offset, size))
+    def _read_known(self, known: FileState, fh: int, offset: int, size: int) -> Steps:
+        """Reads what is remembered, and asks for the layout that is missing.  Size and layout are of one moment only if the lease was held
+        all along; else both are asked for at once.  What was dirty was committed before the lease went, so that has it.
+        """
+        mount, ino, grant = self._mount, known.ino, known.grant
+        failed: Error | None = None
+        try:
+            pieces = yield from self._known.steps(ino, known, offset, size)
+        except Error as err:  # perhaps of a layout that is old
+            failed = err
+        if mount.known_file(ino) is known and known.grant == grant:
+            if failed is not None:
+                raise failed
+            return pieces
+        mount.session.check_handle(fh)
+        return (yield from self._current.steps(ino, None, offset, size))
 
     # --- close -----------------------------------------------------------------------------------------------------------------
     def closing(self, ino: int, fh: int) -> Steps | None:

@@ -126,7 +126,7 @@ class RangeOps:
                 raise FsError(errno.ENXIO)
             known = state.spans(at)
             if known is None:
-                yield from self._layouts.fetch(state, at, state.size - at)
+                state = yield from self._layouts.of_one_moment(state, at)
                 continue
             spans, end = known
             if whence == os.SEEK_DATA and spans:

@@ -120,8 +120,24 @@ class KnownLayouts:
             yield from self.fetch(state, offset, size)
         return state
 
+    def of_one_moment(self, state: FileState, offset: int) -> Steps:
+        """Asks for the layout from `offset` to the end of the file, or for its next part; returns the FileState that has it.
+
+        On a shared volume that is another one, with the size of that moment, if nothing has kept `state` true meanwhile.
+        """
+        mount, grant = self._mount, state.grant
+        start, reply = yield from self.fetch(state, offset, state.size - offset)
+        if not mount.shared or (mount.known_file(state.ino) is state and state.grant == grant):
+            return state
+        current = FileState(Attr(state.ino, stat.S_IFREG, 1, 0, 0, 0, reply.size, 0, 0, 0, 0, 0, False, 0), None)
+        current.learn_layout(start, reply.end, reply.extents, reply.inline)
+        return current
+
     def fetch(self, state: FileState, offset: int, size: int) -> Steps:
-        """One question: the part of the layout at `offset`, or the next part of one that is told in parts.  Raises FsError."""
+        """One question: the part of the layout at `offset`, or the next part of one that is told in parts.
+
+        Returns where that begins, and the answer (Layout).  Raises FsError.
+        """
         mount = self._mount
         start = offset - offset % LAYOUT_ALIGN_BYTES
         if not state.is_inline and state.extents.knows(start, start) and start < state.extents.known_end:
@@ -132,6 +148,7 @@ class KnownLayouts:
         mount.buffered.locations.learn(reply.segments)
         if state.version == version:  # else a commit came between question and answer; ask again
             state.learn_layout(start, reply.end, reply.extents, reply.inline)
+        return start, reply
 
 
 class CurrentLayouts:

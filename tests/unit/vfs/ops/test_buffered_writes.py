@@ -21,7 +21,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
 from awsomefsd.vfs.session.idle_leases import IdleLeases
-from tests.rigs.mount_without_kernel import BIG, LIMIT_S, Started, error_of, failing, until
+from tests.rigs.mount_without_kernel import BIG, LIMIT_S, Held, Started, error_of, failing, until
 from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing, append, sound
 
 MANY = 60
@@ -73,6 +73,61 @@ def test_data_is_held_back_and_seen_at_once_by_the_other(nodes: list[Leased]) ->
     assert two.read(ino, there, 0, 99) == b"hello there" == one.read(ino, fh, 0, 99)
     two.write(ino, there, 0, b"J")
     assert one.read(ino, fh, 0, 99) == b"Jello there" and one.attr(ino).mtime_ns > shown.mtime_ns
+    sound(nodes)
+
+
+def made_anew_under_a_question(one: Leased, two: Leased, moment: str) -> tuple[int, int]:
+    """(inode, handle) of a file that `two` makes anew, and shorter, when `one` asks for its layout the next time."""
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"a" * 3 * BIG)
+    one.fsync(ino, fh)
+    there = two.open(ino)
+    one.mount.known_file(ino).extents.forget()  # as with too many of them in memory
+    gate = one.gate()
+
+    def make_anew(body: Any) -> Any:
+        if not isinstance(body, m.GetLayout):
+            return None
+        gate.on_ask = None
+        answer = Held(one.worker.client.ask(body)) if moment == "after the answer" else None
+        if answer is not None:
+            answer.start(lambda _value, _error: None)
+            assert answer.answered.wait(LIMIT_S)
+        two.truncate(ino, 0, there)
+        two.write(ino, there, 0, b"b" * BIG)
+        two.fsync(ino, there)
+        if answer is None:
+            return None
+        told = Signal()
+        told.fire(*answer.outcome)
+        return told
+
+    gate.on_ask = make_anew
+    return ino, fh
+
+
+@pytest.mark.parametrize("moment", ["before the question", "after the answer"])
+def test_a_read_that_loses_its_lease_shows_one_moment(nodes: list[Leased], moment: str) -> None:
+    """The size was told under the lease; the layout that is asked for may be of a file that another node has made anew since."""
+    one, two = nodes
+    ino, fh = made_anew_under_a_question(one, two, moment)
+    seen = one.read(ino, fh, 0, 4 * BIG)
+    assert one.mount.metadata.on_ask is None, "the layout was asked for"
+    assert seen in (b"a" * 3 * BIG, b"b" * BIG), (len(seen), seen[:1], seen[-1:])
+    assert one.read(ino, fh, 0, 4 * BIG) == b"b" * BIG
+    sound(nodes)
+
+
+@pytest.mark.parametrize("moment", ["before the question", "after the answer"])
+def test_a_look_for_a_hole_that_loses_its_lease_shows_one_moment(nodes: list[Leased], moment: str) -> None:
+    one, two = nodes
+    ino, fh = made_anew_under_a_question(one, two, moment)
+    try:
+        found = one.call("lseek", ino, fh, 2 * BIG, os.SEEK_HOLE)
+    except FsError as err:
+        found = -err.errno
+    assert one.mount.metadata.on_ask is None, "the layout was asked for"
+    assert found in (3 * BIG, -errno.ENXIO), found
     sound(nodes)
 
 
