@@ -410,7 +410,7 @@ def cut_off(r: Rig, kind: type, method: str, *args: Any, count: int = 1) -> Any:
     Started(getattr(r.vfs, method)(ctx, *args))
     until(lambda: len(held) >= count)
     assert held[-1].answered.wait(LIMIT_S)
-    first = held[-1]._outcome
+    first = held[-1].outcome
     r.kill()
     results = r.start(lambda vfs: getattr(vfs, method)(r.ctx(ctx.unique), *args))
     r.vfs.replied(ctx.unique)
