@@ -28,6 +28,11 @@ class FrameReader:
         self._buffer = bytearray()
         self.bytes_max = bytes_max  # of a frame that begins from now on
 
+    @property
+    def begun(self) -> bool:
+        """True: a part of a frame has come, and not all of it."""
+        return bool(self._buffer)
+
     def feed(self, data: bytes) -> list[bytes]:
         """Returns the bodies that `data` completes, in order.  Raises ProtocolError for a length over the bound."""
         if not self._buffer and LENGTH_BYTES <= len(data) <= self.bytes_max and _LENGTH.unpack_from(data)[0] == len(data) - LENGTH_BYTES:

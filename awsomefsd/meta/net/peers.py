@@ -22,11 +22,20 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from awsomefsd.base.errors import ProtocolError
 from awsomefsd.base.levels import agreed
-from awsomefsd.base.limits import NS_PER_MS, PEER_REDIAL_MS_MAX, PEER_REDIAL_MS_MIN, PEER_STUCK_MS_MAX, PEERS_MAX, STANDING_MS
+from awsomefsd.base.limits import (
+    GREETINGS_PER_NODE_MAX,
+    NS_PER_MS,
+    PEER_REDIAL_MS_MAX,
+    PEER_REDIAL_MS_MIN,
+    PEER_STUCK_MS_MAX,
+    PEERS_MAX,
+    STANDING_MS,
+)
 from awsomefsd.base.tls import PeerIdentity, TlsNow
 from awsomefsd.meta.net.connection import Wire, prepare
 from awsomefsd.meta.net.traffic import VOTER, Traffic
@@ -43,6 +52,7 @@ from awsomefsd.meta.voter.peer_messages import (
 )
 
 log = logging.getLogger(__name__)
+_LOG_NS = 1_000_000_000
 
 
 def address_text(address: tuple[str, int]) -> str:
@@ -112,10 +122,11 @@ class _Outgoing:
 
 
 class _Incoming:
-    __slots__ = ("node", "since_ns", "wire")
+    __slots__ = ("node", "since_ns", "who", "wire")
 
-    def __init__(self, wire: Wire, now_ns: int) -> None:
+    def __init__(self, wire: Wire, who: PeerIdentity | None, now_ns: int) -> None:
         self.wire = wire
+        self.who = who  # what its certificate proves; None without TLS
         self.node = ""  # until it has greeted
         self.since_ns = now_ns
 
@@ -157,6 +168,7 @@ class Peers:
         self._again: set[int] = set()  # with decrypted bytes for which no event comes
         self._received: list[tuple[str, Message]] = []
         self.dropped = self.refused = self.errors = self.dials = 0
+        self._logged_ns = 0
         self._addresses_due_ns = 0  # when the addresses are due again
         self._follow_addresses()
 
@@ -251,12 +263,27 @@ class Peers:
         wire.put(peer_encode(hello))
 
     def adopt(self, wire: Wire) -> None:
-        """Takes over another node's connection, which proved its identity and has not greeted; closes it if there are too many."""
-        if sum(isinstance(one, _Incoming) for one in self._by_fd.values()) >= PEERS_MAX:
+        """Takes over another node's connection, which proved its identity and has not greeted.
+
+        A node that may be no voter is told so and takes no place.  Each other one may have GREETINGS_PER_NODE_MAX that have not greeted:
+        its next one takes the place of its oldest.  So whoever holds on to connections takes places from itself alone.
+        """
+        who = wire.identity
+        reason = self._refusal(who) if who is not None else ""
+        if who is not None and reason:
+            self._refuse(wire, who.node, reason)
+            wire.close()
+            return
+        incoming = [one for one in self._by_fd.values() if isinstance(one, _Incoming)]
+        of_node = [one for one in incoming if who is not None and one.who == who and not one.node]
+        if len(of_node) >= GREETINGS_PER_NODE_MAX:
+            self.errors += 1
+            self._end(of_node[0], "its node came again")
+        elif len(incoming) >= PEERS_MAX:
             self.errors += 1
             wire.close()
             return
-        self._by_fd[wire.fd] = _Incoming(wire, self._monotonic_ns())
+        self._by_fd[wire.fd] = _Incoming(wire, who, self._monotonic_ns())
         self._epoll.register(wire.fd, wire.events)
         self._again.add(wire.fd)  # what came with the end of the handshake may be decrypted already
 
@@ -277,7 +304,7 @@ class Peers:
             if node not in self._outgoing:
                 self._outgoing[node] = _Outgoing(node, address)
         for one in [one for one in self._by_fd.values() if isinstance(one, _Incoming) and one.node]:
-            reason = self._refusal(one.wire.identity) if one.node in now else "it is not allowed to be a voter any more"
+            reason = self._refusal(one.who) if one.node in now else "it is not allowed to be a voter any more"
             if reason:
                 self._end(one, reason)
 
@@ -378,10 +405,7 @@ class Peers:
             raise ProtocolError("the first message must be a greeting")
         reason = self._why_refused(incoming, hello)
         if reason:
-            self.refused += 1
-            log.warning("refused a voter's greeting", extra={"peer": hello.node, "reason": reason})
-            incoming.wire.put(peer_encode(PeerRefused(reason)))
-            incoming.wire.flush()
+            self._refuse(incoming.wire, hello.node, reason)
             raise ConnectionAbortedError(f"refused: {reason}")
         version = agreed(hello.version, PEER_PROTOCOL_OLDEST, PEER_PROTOCOL_VERSION)
         incoming.wire.put(peer_encode(PeerWelcome(self._node, self._incarnation, version)))
@@ -390,10 +414,21 @@ class Peers:
         incoming.node = hello.node
         incoming.wire.greeted(self._traffic.of(hello.node))
         said = parse_address(hello.address)
-        if said is not None and incoming.wire.identity is not None and said != self._outgoing[hello.node].address:
+        if said is not None and incoming.who is not None and said != self._outgoing[hello.node].address:
             log.info("a voter is elsewhere than was known", extra={"peer": hello.node, "address": hello.address})
             self._said_addresses[hello.node] = (said, None)
             self._addresses_due_ns = 0
+
+    def _refuse(self, wire: Wire, node: str, reason: str) -> None:
+        """Tells the other side why; the caller ends the connection."""
+        self.refused += 1
+        now = self._monotonic_ns()
+        if now - self._logged_ns >= _LOG_NS:  # one that comes again and again does not fill the log
+            self._logged_ns = now
+            log.warning("refused a voter's greeting", extra={"peer": node, "reason": reason, "refused": self.refused})
+        wire.put(peer_encode(PeerRefused(reason)))
+        with suppress(OSError):
+            wire.flush()
 
     def _why_refused(self, incoming: _Incoming, hello: PeerHello) -> str:
         if not agreed(hello.version, PEER_PROTOCOL_OLDEST, PEER_PROTOCOL_VERSION):
@@ -406,7 +441,7 @@ class Peers:
             return f"node {hello.node} is not among the voters that this node knows"
         if self._tls is None:
             return ""
-        identity = incoming.wire.identity
+        identity = incoming.who
         if identity is None or identity.node != hello.node:
             return f"its certificate does not name node {hello.node}"
         return self._refusal(identity)

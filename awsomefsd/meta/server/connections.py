@@ -6,7 +6,10 @@ those have to greet in time, and with a small frame.
 
 Bounds.  A connection with answers above OUT_PAUSE_BYTES in its buffer is not read and none of its requests is started until the buffer is
 down; one that takes nothing for SLOW_MS_MAX is dropped (its client connects again and asks again).  A connection's unread requests stay in
-the socket: of what was received, only what fits one receive waits here.
+the socket: of what was received, only what fits one receive waits here.  A frame that was begun is to be whole within FRAME_MS_MAX.
+
+Connections of this host and of other nodes have bounds of their own.  When the places of the others are all taken, a node gets one as long
+as another node has more: the one with the most gives up its newest.  So each of n nodes has an nth of them, whatever the others do.
 """
 
 from __future__ import annotations
@@ -39,7 +42,8 @@ log = logging.getLogger(__name__)
 RECEIVE_BYTES = 64 << 10
 OUT_PAUSE_BYTES = 2 * RPC_FRAME_BYTES_MAX
 SLOW_MS_MAX = 30_000
-CONNECTIONS_MAX = SESSIONS_MAX + 64
+FRAME_MS_MAX = 30_000
+CONNECTIONS_MAX = SESSIONS_MAX + 64  # of this host, and as many of all other nodes
 SEND_BUFFER_BYTES = MIB
 _ACCEPTS_PER_TURN = 64
 _EMSGSIZE = 90
@@ -65,8 +69,8 @@ class ClientConnection:
     """One client, over the unix socket or the metadata port.  Implements request.Origin.  Used by the metadata thread only."""
 
     __slots__ = (
-        "_buffer", "_owner", "_replies", "_reply_bytes", "closed", "ending", "fd", "frames", "greeted", "mount", "pid", "reader",
-        "since_ns", "sock", "stuck_ns", "tally", "watched", "who",
+        "_buffer", "_owner", "_replies", "_reply_bytes", "begun_ns", "closed", "ending", "fd", "frames", "greeted", "mount", "pid",
+        "reader", "since_ns", "sock", "stuck_ns", "tally", "watched", "who",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +92,7 @@ class ClientConnection:
         self.frames: deque[bytes] = deque()  # received, not started
         self.greeted = self.ending = self.closed = False
         self.stuck_ns = 0  # since when the buffer has not moved; 0 while it is empty
+        self.begun_ns = 0  # since when it could have sent the rest of a frame; 0 between two frames, and while it is not read
         self.watched = select.EPOLLIN
 
     @property
@@ -138,6 +143,8 @@ class Connections:
         self._epoll = select.epoll()
         self._foreign: set[int] = set()
         self._by_fd: dict[int, ClientConnection] = {}
+        self._of_nodes: dict[str, dict[ClientConnection, None]] = {}  # over the network; the newest of each node last
+        self._void: list[ClientConnection] = []  # have lost their places
         self._traffic = Traffic(CLIENT)
         self.touched: list[ClientConnection] = []  # with new answers
         self._backlog: dict[ClientConnection, None] = {}  # with frames not started, in order
@@ -194,7 +201,7 @@ class Connections:
                 self._deaf = True
                 return
             peer = peer_of(sock)
-            if peer.uid not in (0, os.geteuid()) or len(self._by_fd) >= CONNECTIONS_MAX:
+            if peer.uid not in (0, os.geteuid()) or len(self._by_fd) - self._remote_count >= CONNECTIONS_MAX:
                 self.peers_refused += 1
                 log.warning("refused a connection of uid %d, pid %d", peer.uid, peer.pid)
                 sock.close()
@@ -206,7 +213,7 @@ class Connections:
     def adopt(self, wire: Wire) -> None:
         """Takes over a client that came over the network; it has proved which node it is, and has not greeted."""
         who = wire.identity
-        if who is None or len(self._by_fd) >= CONNECTIONS_MAX:
+        if who is None or not self._has_place(who.node):
             self.peers_refused += 1
             log.warning("refused a connection of another node", extra={"peer": who.node if who else "unknown"})
             wire.close()
@@ -216,8 +223,34 @@ class Connections:
         if self._receive(connection):  # what came with the end of the handshake may be decrypted already
             self._backlog[connection] = None
 
+    def _has_place(self, node: str) -> bool:
+        """Returns whether that node may have one connection more.  At the bound, the newest of the node with the most is ended for it."""
+        if self._remote_count < CONNECTIONS_MAX:
+            return True
+        most = max(self._of_nodes, key=lambda each: len(self._of_nodes[each]))
+        count = len(self._of_nodes[most])
+        if count <= len(self._of_nodes.get(node, ())) + 1:
+            return False
+        log.warning("ended a connection of the node with the most", extra={"peer": most, "connections": count, "for": node})
+        self.peers_refused += 1
+        newest, _ = self._of_nodes[most].popitem()
+        self.end(newest)
+        self._void.append(newest)
+        return True
+
+    @property
+    def _remote_count(self) -> int:
+        return sum(map(len, self._of_nodes.values()))
+
+    def take_void(self) -> list[ClientConnection]:
+        """Returns the connections that lost their places since the last call; the caller closes them."""
+        taken, self._void = self._void, []
+        return taken
+
     def _add(self, connection: ClientConnection) -> None:
         self._by_fd[connection.fd] = connection
+        if connection.who is not None:
+            self._of_nodes.setdefault(connection.who.node, {})[connection] = None
         self._epoll.register(connection.fd, connection.watched)
 
     def remote(self) -> list[ClientConnection]:
@@ -251,6 +284,10 @@ class Connections:
         except ProtocolError as err:
             self.blame(connection, err)
             return True
+        if connection.frames:
+            connection.begun_ns = 0  # nothing more is read before these are started
+        elif not connection.begun_ns:
+            connection.begun_ns = self._monotonic_ns()
         return bool(connection.frames)
 
     def next_request(self, connection: ClientConnection) -> AnyRequest | None:
@@ -258,6 +295,8 @@ class Connections:
         if not connection.frames or connection.paused:
             return None
         frame = connection.frames.popleft()
+        if not connection.frames and connection.reader.begun:
+            connection.begun_ns = self._monotonic_ns()
         try:
             asked = decode_request(frame)
         except ProtocolError:
@@ -324,11 +363,16 @@ class Connections:
     def _watch(self, connection: ClientConnection) -> None:
         wanted = (0 if connection.paused else select.EPOLLIN) | (select.EPOLLOUT if connection.stuck_ns else 0)
         if wanted != connection.watched:
+            if connection.begun_ns:
+                connection.begun_ns = self._monotonic_ns()  # what it could not send while it was paused is no fault of it
             connection.watched = wanted
             self._epoll.modify(connection.fd, wanted)
 
     def poll_slow(self) -> list[ClientConnection]:
-        """Returns the connections that took nothing for SLOW_MS_MAX or did not greet in time.  Listens again if descriptors had run out."""
+        """Returns the connections that took nothing for SLOW_MS_MAX, did not end a frame in FRAME_MS_MAX, or did not greet in time.
+
+        Listens again if descriptors had run out.
+        """
         if self._deaf:
             self._deaf = False
             self._epoll.register(self._listener.fileno(), select.EPOLLIN)
@@ -337,6 +381,8 @@ class Connections:
         found = [connection for connection in self._by_fd.values() if connection.stuck_ns and connection.stuck_ns < limit]
         late = now - HANDSHAKE_MS_MAX * NS_PER_MS
         found += [one for one in self._by_fd.values() if one.who is not None and not one.greeted and one.since_ns < late]
+        overdue = now - FRAME_MS_MAX * NS_PER_MS
+        found += [one for one in self._by_fd.values() if one.begun_ns and one.begun_ns < overdue and not one.paused and one not in found]
         self.slow_dropped += len(found)
         return found
 
@@ -345,6 +391,10 @@ class Connections:
             connection.closed = True
             self._backlog.pop(connection, None)
             del self._by_fd[connection.fd]
+            if connection.who is not None and (of_node := self._of_nodes.get(connection.who.node)) is not None:
+                of_node.pop(connection, None)
+                if not of_node:
+                    del self._of_nodes[connection.who.node]
             connection.sock.close()
 
     def of_mount(self, mount: int) -> list[ClientConnection]:

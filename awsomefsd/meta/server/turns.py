@@ -174,6 +174,7 @@ class Turns:
             self._slow_check_ns = now + _SLOW_CHECK_NS
             gone += connections.poll_slow()
         gone += self._admission.poll_fallen(connections) if self._transport.port is not None else []
+        gone += [connection for connection in connections.take_void() if connection not in gone]
         self._drop(gone)
         leader.tick()
         gone = connections.send_all() if connections.touched else []

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 
-from awsomefsd.base.limits import LOCK_WAITERS_PER_INODE_MAX, RPC_INFLIGHT_MAX
+from awsomefsd.base.limits import LOCK_WAITERS_MAX, LOCK_WAITERS_PER_INODE_MAX, LOCK_WAITERS_PER_MOUNT_MAX, RPC_INFLIGHT_MAX
 from awsomefsd.base.types import LOCK_POSIX
 from awsomefsd.meta.api.commands import SetLock
 from awsomefsd.meta.api.messages import Follow, WaitLock
 from awsomefsd.meta.server.deadlock import Owner
 from awsomefsd.meta.server.request import Origin, Request
+from awsomefsd.meta.server.shares import Shares
 
 FOLLOWERS_MAX = RPC_INFLIGHT_MAX
 
@@ -55,6 +56,7 @@ class Waiter:
 class LockWaiters:
     def __init__(self, per_inode_max: int = LOCK_WAITERS_PER_INODE_MAX) -> None:
         self._per_inode_max = per_inode_max
+        self._shares = Shares(LOCK_WAITERS_PER_MOUNT_MAX, LOCK_WAITERS_MAX)
         self._by_key: dict[Key, dict[tuple[int, int], Waiter]] = {}
         self._by_id: dict[tuple[int, int], Waiter] = {}
         self._by_owner: dict[Owner, dict[tuple[int, int], Waiter]] = {}  # those in the graph of waits
@@ -68,11 +70,19 @@ class LockWaiters:
         return bool(self._retry)
 
     def park(self, waiter: Waiter) -> bool:
-        """Lets a request wait.  False: too many wait for this inode.  The same request sent again takes its old place."""
+        """Lets a request wait.  False: too many wait for this inode, of this mount, or in all.
+
+        The same request sent again takes its old place.
+        """
         request = (waiter.origin.mount, waiter.body.unique)
-        waiters = self._by_key.setdefault(waiter.key, {})
-        if request not in waiters and len(waiters) >= self._per_inode_max:
+        before = self._by_id.get(request)
+        if before is not None and before.key != waiter.key:
+            self.remove(*request)  # no client of ours sends that: the id waits once
+            before = None
+        crowded = len(self._by_key.get(waiter.key, ())) >= self._per_inode_max
+        if before is None and (crowded or not self._shares.take(waiter.origin.mount)):
             return False
+        waiters = self._by_key.setdefault(waiter.key, {})
         self._retry[waiter.key] = None
         self._leave_graph(request)
         waiters[request] = self._by_id[request] = waiter
@@ -97,6 +107,7 @@ class LockWaiters:
         self._leave_graph((mount, unique))
         waiter = self._by_id.pop((mount, unique), None)
         if waiter is not None:
+            self._shares.give_back(mount)
             waiters = self._by_key[waiter.key]
             del waiters[(mount, unique)]
             if not waiters:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from awsomefsd.base.limits import LEASE_WAITERS_PER_INODE_MAX
+from awsomefsd.base.limits import LEASE_WAITERS_MAX, LEASE_WAITERS_PER_INODE_MAX, LEASE_WAITERS_PER_MOUNT_MAX
 from awsomefsd.meta.server.request import AnyRequest
+from awsomefsd.meta.server.shares import Shares
 from awsomefsd.meta.server.waiters import Key
 
 
@@ -20,6 +21,7 @@ class KeyQueues:
         self._busy: dict[Key, int] = {}  # with proposals that are not decided, and how many
         self._queues: dict[Key, list[AnyRequest]] = {}
         self._woken: dict[Key, None] = {}  # in the order in which they were
+        self._shares = Shares(LEASE_WAITERS_PER_MOUNT_MAX, LEASE_WAITERS_MAX)
 
     # --- proposals on their way -------------------------------------------------------------------------------------------------
     def is_busy(self, key: Key) -> bool:
@@ -44,12 +46,17 @@ class KeyQueues:
         return key in self._queues
 
     def park(self, key: Key, request: AnyRequest) -> bool:
-        """Queues the request.  False: LEASE_WAITERS_PER_INODE_MAX wait for this key already."""
-        queue = self._queues.setdefault(key, [])
-        if len(queue) >= LEASE_WAITERS_PER_INODE_MAX:
+        """Queues the request.  False: too many wait for this key, of this mount, or in all."""
+        if len(self._queues.get(key, ())) >= LEASE_WAITERS_PER_INODE_MAX or not self._shares.take(request.origin.mount):
             return False
-        queue.append(request)
+        self._queues.setdefault(key, []).append(request)
         return True
+
+    def _left(self, requests: list[AnyRequest]) -> list[AnyRequest]:
+        """Returns the requests, which wait here no more."""
+        for request in requests:
+            self._shares.give_back(request.origin.mount)
+        return requests
 
     def wake(self, key: Key) -> None:
         """What waits for this key is tried again with the next `take_woken`."""
@@ -64,17 +71,22 @@ class KeyQueues:
     def take_woken(self) -> list[AnyRequest]:
         """Returns the requests to be tried again, in order of key and arrival; they wait here no more."""
         woken, self._woken = self._woken, {}
-        return [request for key in woken for request in self._queues.pop(key, ())]
+        return self._left([request for key in woken for request in self._queues.pop(key, ())])
 
     def take_all(self) -> list[AnyRequest]:
         """Returns all that wait, because the leadership ends; they wait here no more."""
         queues, self._queues, self._woken = self._queues, {}, {}
-        return [request for queue in queues.values() for request in queue]
+        return self._left([request for queue in queues.values() for request in queue])
 
     def keep_if(self, wanted: Callable[[AnyRequest], bool]) -> None:
         """Drops the requests that are not wanted any more; those behind them may go on."""
         for key, queue in list(self._queues.items()):
-            kept = [request for request in queue if wanted(request)]
+            kept = []
+            for request in queue:
+                if wanted(request):
+                    kept.append(request)
+                else:
+                    self._shares.give_back(request.origin.mount)
             if kept:
                 self._queues[key] = kept
                 self.wake(key)
@@ -83,4 +95,4 @@ class KeyQueues:
 
     @property
     def waiting_count(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return self._shares.count

@@ -6,7 +6,7 @@ sequence of its session, which grows with each grant and each recall (lease_tabl
 
 from __future__ import annotations
 
-from awsomefsd.base.limits import LEASES_PER_SESSION_MAX
+from awsomefsd.base.limits import LEASES_HELD_MAX, LEASES_PER_SESSION_MAX
 from awsomefsd.base.types import LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api.messages import Leased
 from awsomefsd.meta.server.leases.key_queues import KeyQueues
@@ -123,9 +123,11 @@ class Grants:
             holder.writes -= 1
 
     def is_full(self, session: int) -> bool:
-        """The session holds so many write leases that it gets no more."""
+        """The session holds so many leases that it gets no more to write: each one that it gives back goes on as one to read."""
         holder = self.holders.get(session)
-        return holder is not None and holder.writes >= LEASES_PER_SESSION_MAX
+        if holder is None:
+            return False
+        return holder.writes >= LEASES_PER_SESSION_MAX or holder.writes + len(holder.reads) >= LEASES_HELD_MAX
 
     def number_grant(self, session: int, key: Key, grant: Leased) -> Leased:
         """Returns the grant of a write lease with its term and sequence, to be told to the writer.  It reads that under no lease beside."""

@@ -24,7 +24,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from awsomefsd.base.limits import LEASES_SWEPT_A_CHECK
+from awsomefsd.base.limits import LEASES_HELD_MAX, LEASES_SWEPT_A_CHECK
 from awsomefsd.base.types import HOST_UNIQUE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands import AcquireLease, AnyCommand, Create, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
@@ -346,7 +346,8 @@ class LeaseRequests:
         body = request.body
         if not self._answer_ended(request):
             known = self._table.report(body.session, body.term, body.inos)
-            request.answer(m.Done() if known else m.Failed(errno.EINVAL, f"this is term {self._table.term}"))
+            why = f"this is term {self._table.term}, and a session holds {LEASES_HELD_MAX} leases at most"
+            request.answer(m.Done() if known else m.Failed(errno.EINVAL, why))
 
     def await_recalls(self, request: Request[m.AwaitRecalls]) -> None:
         body = request.body

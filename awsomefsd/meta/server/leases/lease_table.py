@@ -20,9 +20,9 @@ asked to let go of that very key overtake them, or the recall could not be answe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
-from awsomefsd.base.limits import NS_PER_MS, SESSION_TTL_MS
+from awsomefsd.base.limits import LEASES_HELD_MAX, NS_PER_MS, SESSION_TTL_MS
 from awsomefsd.meta.server.leases.contention import Contention
 from awsomefsd.meta.server.leases.key_queues import KeyQueues
 from awsomefsd.meta.server.leases.lease_grants import Grants, Holder
@@ -76,13 +76,13 @@ class LeaseTable:
             del self.holders[session]
             self.queues.wake_volume(holder.volume)
 
-    def report(self, session: int, term: int, inos: Iterable[int]) -> bool:
-        """The session says what it holds.  False: it was of another term.
+    def report(self, session: int, term: int, inos: Collection[int]) -> bool:
+        """The session says what it holds.  False: it was of another term, or names more than any session is granted.
 
         Only the first report of a term counts: a copy that comes later would undo grants.
         """
         holder = self.holders.get(session)
-        if holder is None or term != self.term:
+        if holder is None or term != self.term or len(inos) > LEASES_HELD_MAX:
             return False
         if holder.report_ns is not None:
             holder.report_ns = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import selectors
 import socket
+import ssl
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from awsomefsd.base.errors import ProtocolError
 from awsomefsd.base.frames import FrameReader, frame
-from awsomefsd.base.limits import PEER_QUEUE_BYTES_MAX, RPC_FRAME_BYTES_MAX
+from awsomefsd.base.limits import GREETINGS_PER_NODE_MAX, PEER_QUEUE_BYTES_MAX, PEERS_MAX, RPC_FRAME_BYTES_MAX
 from awsomefsd.base.tls import TlsNow
 from awsomefsd.meta.net.listener import MetadataPort
 from awsomefsd.meta.net.peers import Peers, address_text, parse_address
@@ -223,6 +224,35 @@ def test_certificates_prove_the_node(net: Net, authority: Authority) -> None:
         assert not net.connected(A) and not net.connected(B)
         net.stop(A)
     assert net.got[B] == []
+
+
+def test_who_may_be_no_voter_takes_no_place(net: Net, authority: Authority) -> None:
+    """A client's certificate, and a voter's that greets never, open more connections than there are places."""
+    client, holder = (str(uuid.UUID(int=number)) for number in (8, 9))
+    b = net.start(B, authority.tls(B), refusal=lambda who: "a client" if who is not None and who.role == "client" else "")
+    socks = []
+    try:
+        for number in range(2 * PEERS_MAX):
+            tls = authority.tls(client, "client") if number % 2 else authority.tls(holder)
+            raw = socket.create_connection(net.addresses[B])
+            raw.setblocking(False)
+            socks.append(tls().peer.wrap_socket(raw, server_hostname=B, do_handshake_on_connect=False))
+
+            def shaken(sock: ssl.SSLSocket = socks[-1]) -> bool:
+                try:
+                    sock.do_handshake()
+                except ssl.SSLWantReadError:
+                    return False
+                return True
+
+            net.until(shaken)
+        net.until(lambda: b.refused == PEERS_MAX)
+        assert len(b._by_fd) <= GREETINGS_PER_NODE_MAX + 1, "and one that this node dials itself"
+        net.start(A, authority.tls(A))
+        net.until(lambda: net.connected(A))
+    finally:
+        for sock in socks:
+            sock.close()
 
 
 def test_decoding_is_strict(seed: int) -> None:
