@@ -25,9 +25,9 @@ Every command of `awsomefsd` with its arguments, options and defaults. This page
 (`python3 -m buildtools.commands_page`): `awsomefsd COMMAND --help` and `man awsomefsd` say the same. [OPERATIONS.md](OPERATIONS.md) says
 when to use which.
 """
-_MOUNT_8 = """`mount -t awsomefs VOLUME DIRECTORY` and `umount DIRECTORY` work too, also from fstab(5): the packages install the helpers
-`/sbin/mount.awsomefs` and `/sbin/umount.fuse.awsomefs`. They exit with the statuses of mount(8): 1 for wrong usage, 32 for a mount or an
-unmount that failed.
+_MOUNT_8 = """`mount -t awsomefs VOLUME DIRECTORY`, `mount -o remount,… DIRECTORY` and `umount DIRECTORY` work too, also from fstab(5): the
+packages install the helpers `/sbin/mount.awsomefs`, `/sbin/mount.fuse.awsomefs` (for a remount) and `/sbin/umount.fuse.awsomefs`. They exit
+with the statuses of mount(8): 1 for wrong usage, 32 for a mount or an unmount that failed.
 """
 
 # command: [(what the example does, the command line)]

@@ -8,6 +8,7 @@ import grpc
 
 from awsomefsd.admin.grpc_errors import edge
 from awsomefsd.admin.pb import admin_pb2 as pb
+from awsomefsd.config import mount_options
 from awsomefsd.node.mounts import Mounts, MountView
 
 
@@ -20,8 +21,11 @@ class MountRpcs:
 
     @edge
     def Mount(self, request: pb.MountRequest, context: grpc.ServicerContext) -> pb.MountPoint:
+        options = list(request.options)
+        if mount_options.REMOUNT in options:
+            return mount_message(self._mounts.remount(request.volume, request.directory, options))
         self._check_open()
-        return mount_message(self._mounts.mount(request.volume, request.directory, list(request.options)))
+        return mount_message(self._mounts.mount(request.volume, request.directory, options))
 
     @edge
     def Umount(self, request: pb.UmountRequest, context: grpc.ServicerContext) -> pb.UmountReply:

@@ -36,7 +36,7 @@ def mount(invocation: Invocation, volume: str | None, directory: str | None, opt
         return
     if directory is None:
         raise click.UsageError("DIRECTORY is missing: awsomefsd mount VOLUME DIRECTORY")
-    words = mount_options.split(invocation.settings.mount.options) + [word for text in options for word in mount_options.split(text)]
+    words = asked_words(invocation, [word for text in options for word in mount_options.split(text)])
     if read_only:
         words.append("ro")
     made = perform_mount(invocation, volume, directory, words)
@@ -46,6 +46,16 @@ def mount(invocation: Invocation, volume: str | None, directory: str | None, opt
         click.echo(f"mounted {made['volume']} on {made['directory']}")
 
 
+def asked_words(invocation: Invocation, words: list[str]) -> list[str]:
+    """Returns the options of a mount as the daemon is asked for them; a remount names all that shall change, so no defaults are added."""
+    return words if mount_options.REMOUNT in words else mount_options.split(invocation.settings.mount.options) + words
+
+
+def check_words(words: list[str]) -> None:
+    """Raises ConfigError for options that no mount takes; what a remount may change is the daemon's to say, who knows the mount."""
+    mount_options.parse(["shared", *mount_options.of_remount(words)] if mount_options.REMOUNT in words else words)
+
+
 def perform_mount(invocation: Invocation, volume: str, directory: str, options: list[str]) -> dict[str, object]:
     """Mounts a volume through the daemon; returns the fields of the mount (admin.proto).  Blocks until the mount is served.
 
@@ -53,7 +63,7 @@ def perform_mount(invocation: Invocation, volume: str, directory: str, options: 
     """
     from awsomefsd.admin.client import MOUNT_S
 
-    mount_options.parse(options)  # a mistyped option is an error before the daemon is asked
+    check_words(options)  # a mistyped option is an error before the daemon is asked
     with invocation.client() as client:
         made = client.call("Mount", timeout_s=MOUNT_S, volume=volume, directory=os.path.abspath(directory), options=options)
     return message_dict(made)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from awsomefsd.base import consistency, id_map
 from awsomefsd.base.errors import ConfigError
@@ -37,6 +37,16 @@ OURS = (
 )  # fmt: skip
 
 
+# Words that mount(8) and `mount` take beside the options of a mount: change what is mounted there.
+REMOUNT = "remount"
+NO_FLAGS = ("rw", "suid", "dev", "exec", "async", "symfollow", "relatime", "diratime", "nolazytime")  # what holds where none is given
+_SHOWN = ("seclabel",)  # the mount table may show it, so mount(8) hands it over at a remount
+_OPPOSITES = (
+    ("ro", "rw"), ("nosuid", "suid"), ("nodev", "dev"), ("noexec", "exec"), ("sync", "async"), ("nosymfollow", "symfollow"),
+    ("relatime", "noatime", "strictatime", "atime", "norelatime", "nostrictatime"), ("nodiratime", "diratime"),
+    ("lazytime", "nolazytime"), ("allow_other", "noallow_other"), ("default_permissions", "nodefault_permissions"),
+    ("root_squash", "no_root_squash"),
+)  # fmt: skip
 _SHARED_FIELDS = (
     "allow_other", "user_id", "group_id", "default_permissions", "root_squash", "shared", "on_lease_loss", "caches", "consistency",
     "map_uid", "map_gid",
@@ -170,6 +180,44 @@ def differing(served: MountOptions, asked: MountOptions) -> list[str]:
         pairs[word] = _last(served.flags, word, opposite) == word, _last(asked.flags, word, opposite) == word
     found = [name.replace("_", "-") if name == "on_lease_loss" else name for name, (one, other) in pairs.items() if one != other]
     return found
+
+
+def remounted(given: Sequence[str], words: Sequence[str], *, owner: tuple[int, int] = (0, 0)) -> list[str]:
+    """Returns the options of a mount that was asked for with `given`, after a remount with `words`, each option once.
+
+    A later word replaces an earlier one of the same subject.  `owner`: the ids of the mount's owner where none are given, as the mount
+    table shows them always.  Raises ConfigError for an option that cannot change while the volume is mounted, and as `parse`.
+    """
+    kept: dict[str, str] = {}
+    for word in (*given, *of_remount(words)):
+        kept.pop(_subject(word), None)
+        kept[_subject(word)] = word
+    after = [word for word in kept.values() if word not in NO_FLAGS]
+    changed = _fixed_differing(parse(list(given)), parse(after), owner)
+    if changed:
+        names = ", ".join(name.replace("_", "-") for name in changed)
+        raise ConfigError(f"remount cannot change {names}; unmount the volume, and mount it with the new options")
+    return after
+
+
+def of_remount(words: Sequence[str]) -> list[str]:
+    """Returns the options among the words that mount(8) hands over for a remount."""
+    return [word for word in words if word not in (REMOUNT, *_SHOWN)]
+
+
+def _fixed_differing(before: MountOptions, after: MountOptions, owner: tuple[int, int]) -> list[str]:
+    def whole(options: MountOptions) -> MountOptions:
+        user, group = (own if id is None else id for id, own in zip((options.user_id, options.group_id), owner, strict=True))
+        return replace(options, flags=(), user_id=user, group_id=group)
+
+    return differing(whole(before), whole(after))
+
+
+def _subject(word: str) -> str:
+    """Names what a word is about: words of one subject replace each other."""
+    name = word.partition("=")[0]
+    same = next((group[0] for group in _OPPOSITES if word in group), name)
+    return {"uid": "user_id", "gid": "group_id"}.get(same, same)
 
 
 def _number(name: str, value: str) -> int:

@@ -89,6 +89,15 @@ class KeeperClient:
         """
         return self.ask("attach", 2 * ANSWER_S_MAX, mount=mount, dir=os.path.abspath(dir), options=list(options))
 
+    def remount(self, mount: str, dir: str, *, options: Sequence[str], config: Mapping[str, Any], readahead_kib: int = 0) -> None:
+        """Gives the directory `dir` of that mount other options; `readahead_kib` 0 leaves the read-ahead of the mount.
+
+        `config` is for the workers to come, where `dir` is the mount's first directory.  With `ro` it blocks for a flush as well.
+        Raises FsError, with EBUSY while files are open for writing.
+        """
+        fields: dict[str, Any] = {"options": list(options), "config": dict(config), "readahead_kib": readahead_kib}
+        self.ask("remount", FLUSH_S_MAX, mount=mount, dir=os.path.abspath(dir), **fields)
+
     def umount(
         self, target: str, *, dir: str = "", force: bool = False, force_flush_ms: int = 5_000, request_id: str = ""
     ) -> wire.Message:

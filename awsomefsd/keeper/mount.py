@@ -176,9 +176,9 @@ class Mount:
         """Takes over a worker that has served under a keeper before us."""
         self.workers = int(message["worker"])
         noted = self._record.read()
-        if noted is not None:  # the worker does not know whether it was taken out of our tree, or moved, since it started
+        if noted is not None:  # the worker does not know whether it was taken out of our tree, moved or remounted since it started
             self.detached = bool(noted["detached"])
-            self.spec |= {key: str(noted["spec"][key]) for key in ("asked_dir", "dir")}
+            self.spec |= {key: noted["spec"][key] for key in ("asked_dir", "dir", "options", "config", "readahead_kib")}
         worker.tell_from(message)
         self.take_up(worker, was_ready=bool(message.get("ready")))
         worker.answered = bool(message.get("answered"))
@@ -429,6 +429,13 @@ class Mount:
         """It is in our tree again, at another directory perhaps."""
         self.spec |= {"asked_dir": asked_dir, "dir": dir}
         self.detached = False
+        self._note()
+
+    def remounted(self, spec: Message) -> None:
+        """One of its directories has other options; those of the first one are the mount's own."""
+        changed = ("readahead_kib", *(("options", "config") if spec["dir"] in (self.dir, self.spec["asked_dir"]) else ()))
+        self.spec |= {key: spec[key] for key in changed}
+        self._read_ahead()
         self._note()
 
     # --- another program ---------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ FSTYPE = "fuse.awsomefs"
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 _CLONE_NEWNS = 0x20000
+_MS_REMOUNT = 32
+_MS_BIND = 1 << 12
 _MS_REC = 1 << 14
 _MS_PRIVATE = 1 << 18
 
@@ -62,6 +64,8 @@ _FLAGS: dict[str, tuple[int, bool]] = {
     "nouser": (0, True),
     "_netdev": (0, True),
 }
+_ATIME_KINDS = _FLAGS["noatime"][0] | _FLAGS["relatime"][0] | _FLAGS["strictatime"][0]
+_OF_ONE_MOUNT = _ATIME_KINDS | sum(_FLAGS[word][0] for word in ("ro", "nosuid", "nodev", "noexec", "nosymfollow", "nodiratime"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +118,34 @@ def allow_writing(dir: str) -> None:
 
     mount(2) with MS_RDONLY makes both read-only, and then no further directory could be writable.
     """
+    _reconfigure(dir, ["rw"])
+
+
+def _reconfigure(dir: str, words: list[str]) -> None:
     context = _syscall(_SYS_FSPICK, ctypes.c_int(_AT_FDCWD), os.fsencode(dir), ctypes.c_uint(_FSPICK_SYMLINK_NOFOLLOW))
     try:
-        _syscall(_SYS_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_SET_FLAG), b"rw", None, ctypes.c_int(0))
+        for word in words:
+            _syscall(_SYS_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_SET_FLAG), word.encode(), None, ctypes.c_int(0))
         _syscall(_SYS_FSCONFIG, ctypes.c_int(context), ctypes.c_uint(_FSCONFIG_CMD_RECONFIGURE), None, None, ctypes.c_int(0))
     finally:
         os.close(context)
+
+
+def remount(dir: str, options: list[str]) -> None:
+    """Gives the mount at `dir` these options; what they do not name is off.  May hang; raises OSError, EBUSY for `ro` while files are
+    open for writing.
+
+    Only this mount becomes read-only: other directories, and copies in containers, keep their own `ro`.  `sync`, `dirsync` and `lazytime`
+    belong to the filesystem, so to all of them.
+    """
+    asked = flags_of(options)
+    flags = asked & _OF_ONE_MOUNT
+    if not flags & _ATIME_KINDS:
+        flags |= _FLAGS["relatime"][0]  # none at all would leave it as it is
+    _call("mount", b"none", os.fsencode(dir), None, ctypes.c_ulong(flags | _MS_REMOUNT | _MS_BIND), None)
+    pairs = (("sync", "async"), ("lazytime", "nolazytime"), ("dirsync", ""))
+    words = [on if asked & _FLAGS[on][0] else off for on, off in pairs]
+    _reconfigure(dir, ["rw", *(word for word in words if word)])
 
 
 def umount(dir: str, flags: int = UMOUNT_NOFOLLOW) -> None:

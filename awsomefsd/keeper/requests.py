@@ -158,6 +158,27 @@ class KeptMounts:
             mount.attached_again(str(spec["asked_dir"]), str(place["dir"]))
         return {"pid": mount.worker.pid if mount.worker else None, "dir": place["dir"], "device": place["device"]}
 
+    def remount(self, request: Message) -> Sequence_:
+        """Gives one directory of a mount other options, and keeps them for the next keeper and worker: {}.
+
+        One that becomes read-only is durable when this returns.  `readahead_kib` 0 leaves the read-ahead.  Raises OSError: ENOENT where the
+        mount is not at that directory, EBUSY while files there are open for writing, EPERM without root, and as `flush`.
+        """
+        mount = self.find({"mount": request.get("mount")})
+        dir = request.get("dir")
+        changed = {key: request[key] for key in ("options", "config", "readahead_kib") if request.get(key)}
+        spec = checked_spec({**mount.spec, "dir": dir, "options": [], **changed})
+        mount_syscalls.flags_of(spec["options"])
+        if fusermount.needed():
+            raise OSError(errno.EPERM, f"{dir}: only root changes the options of a mount; unmount it and mount it again")
+        what = f"remount of {dir}"
+        yield self._loop.chore(lambda: _remount_there(spec["dir"], mount.device, spec["options"]), PATH_CALL_MS_MAX, what)
+        say(log, logging.INFO, "remounted", mount=mount.id, dir=dir, options=",".join(spec["options"]))
+        mount.remounted(spec)
+        if mount_syscalls.is_read_only(spec["options"]):
+            yield self._loop.within(mount.flush(request["request_id"], tell=True), UMOUNT_FLUSH_MS_MAX, f"the flush of {dir}")
+        return {}
+
     def _undo(self, mount: Mount) -> Sequence_:
         """Ends and unmounts a mount whose first worker did not become ready."""
         mount.end()
@@ -328,6 +349,20 @@ def _mount_there(fd: int, spec: Message) -> Message:
     if entry is None:
         raise OSError(errno.EIO, f"{dir} was unmounted right after it was mounted")
     return {"dir": dir, "device": entry.device, "stale": stale}
+
+
+def _remount_there(dir: str, device: str, options: list[str]) -> None:
+    """Changes the options of our mount at `dir`, and of nothing else.  Runs in the chore's child."""
+    entry = mount_syscalls.topmost(dir)
+    if entry is None or entry.device != device:
+        over = "nothing of ours is mounted there" if entry is None else f"{entry.source} ({entry.fstype}) is mounted there"
+        raise OSError(errno.ENOENT, f"{dir}: {over}")
+    try:
+        mount_syscalls.remount(dir, options)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise OSError(errno.EBUSY, f"{dir} is busy: files are open for writing") from None
+        raise OSError(error.errno, f"remount of {dir}: {error.strerror}") from None
 
 
 def _umount_ours(dir: str, device: str, flags: int) -> None:

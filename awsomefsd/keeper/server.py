@@ -254,6 +254,7 @@ class Keeper:
             "list": self._list,
             "mount": self._mounts.mount,
             "attach": self._mounts.attach,
+            "remount": self._mounts.remount,
             "umount": self._mounts.umount,
             "flush": self._mounts.flush,
             "replace": self._mounts.replace,

@@ -71,6 +71,7 @@ class MountKeeper(Protocol):
         env: Mapping[str, str],
     ) -> dict[str, Any]: ...
     def attach(self, mount: str, dir: str, *, options: Sequence[str]) -> dict[str, Any]: ...
+    def remount(self, mount: str, dir: str, *, options: Sequence[str], config: Mapping[str, Any], readahead_kib: int) -> None: ...
     def umount(self, target: str, *, dir: str, force: bool) -> dict[str, Any]: ...
     def flush(self, target: str) -> dict[str, Any]: ...
     def list(self) -> list[dict[str, Any]]: ...
@@ -190,6 +191,43 @@ class Mounts:
                 raise
         bound(logger, mount=wanted.mount).info("mounted", extra={"volume": volume_name, "dir": directory})
         return MountView(wanted.mount, wanted.volume_name, directory, wanted.options, SERVING, pid, 1)
+
+    def remount(self, volume_name: str, directory: str, words: list[str]) -> MountView:
+        """Changes the options of a mount; returns when they hold, with `ro` when everything written is durable as well.
+
+        Raises ConfigError for options that are bad or cannot change, NotFound, Refused, FsError (EBUSY: open for writing), Unavailable.
+        """
+        view = self.find(_real_path(directory))
+        if view.volume_name != volume_name:
+            raise NotFound(f"{directory} has volume {view.volume_name} mounted, not {volume_name}")
+        with self._exclusive(f"volume {volume_name}", f"directory {view.directory}"):
+            wanted = self._desired.get(view.mount)
+            if wanted is None:
+                raise NotFound(f"{directory} has just been unmounted; mount it again")
+            options = mount_options.remounted(wanted.options, words, owner=(os.geteuid(), os.getegid()))
+            parsed = mount_options.parse(options, self._readahead_kib, os.geteuid() == 0)
+            self._check_others_agree(wanted, parsed)
+            row = next((row for row in self._keeper.list() if _id_of(row) == wanted.served_as), None)
+            if row is None:
+                raise Unavailable(f"{directory} is not served at the moment; try again")
+            config = {**row["config"], "options": options, "read_only": parsed.read_only, "atime": parsed.atime_policy}
+            readahead_kib = parsed.readahead_kib if any(word.startswith("readahead=") for word in words) else 0
+            self._keeper.remount(
+                f"{wanted.served_as:x}", wanted.directory, options=parsed.flags, config=config, readahead_kib=readahead_kib
+            )
+            self._keep(replace(wanted, options=tuple(options)))
+        bound(logger, mount=wanted.mount).info("remounted", extra={"dir": view.directory, "options": ",".join(options)})
+        return replace(view, options=tuple(options))
+
+    def _check_others_agree(self, wanted: DesiredMount, options: MountOptions) -> None:
+        with self._lock:
+            others = [one for one in self._desired.values() if one.served_as == wanted.served_as and one.mount != wanted.mount]
+        for other in others:
+            differing = mount_options.differing(mount_options.parse(list(other.options), self._readahead_kib, os.geteuid() == 0), options)
+            if differing:
+                raise Refused(
+                    f"{other.directory} has the volume mounted too, and {', '.join(differing)} would differ; unmount it there first"
+                )
 
     def umount(self, target: str, *, force: bool) -> Unmounted:
         """Flushes and unmounts; `force` aborts the connection after a short flush.  Raises NotFound, Refused, FsError, Unavailable."""

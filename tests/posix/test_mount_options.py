@@ -343,6 +343,31 @@ def test_mount_fstab_and_umount(node, mount, helpers):
     assert not os.path.ismount(place)
 
 
+def test_mount_8_remounts(node, mount, helpers):
+    """mount(8) names the type of a mount that is in no fstab fuse.awsomefs, and runs another helper for it."""
+    place = mount("nodev")
+    fstab = node.directory / "fstab"
+    fstab.write_text(f"{place.name} {place} awsomefs defaults,_netdev,nodev,noatime 0 0\n")
+    (place / "f").write_text("x")
+    for form in ([], ["-T", fstab]):
+        with (place / "f").open("a"):
+            busy = run("mount", *form, "-o", "remount,ro", place, env=helpers, check=False)
+            assert busy.returncode == 32 and "busy" in busy.stderr
+        run("mount", *form, "-o", "remount,ro,nosuid", place, env=helpers)
+        with fails(errno.EROFS):
+            (place / "g").touch()
+        (row,) = [row for row in node.ask("status")["mounts"] if row["directory"] == str(place)]
+        assert {"ro", "nosuid", "nodev"} <= set(row["options"])
+        run("mount", *form, "-o", "remount,rw,suid", place, env=helpers)
+        (place / "g").write_text("y")
+    shown = run("findmnt", "-no", "OPTIONS", place).stdout.strip().split(",")
+    assert {"rw", "nodev", "noatime"} <= set(shown) and "nosuid" not in shown
+    refused = run("mount", "-o", "remount,root_squash", place, env=helpers, check=False)
+    assert refused.returncode == 32 and "root-squash" in refused.stderr and "unmount" in refused.stderr
+    run("mount", "-o", "remount,sync", place, env=helpers)
+    assert "sync" in run("findmnt", "-no", "OPTIONS", place).stdout.strip().split(",")
+
+
 # --- bind mounts and overlayfs -------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def mounted(target: Path, *words: str | Path) -> Iterator[Path]:

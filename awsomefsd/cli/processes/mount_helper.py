@@ -13,7 +13,7 @@ import click
 
 from awsomefsd.base import errors
 from awsomefsd.cli.main import Invocation
-from awsomefsd.cli.mount import perform_mount, perform_umount
+from awsomefsd.cli.mount import asked_words, check_words, perform_mount, perform_umount
 from awsomefsd.config import mount_options
 
 BAD_USAGE, FAILED = 1, 32
@@ -42,11 +42,13 @@ def mount_helper(
 ) -> int:
     """Mount VOLUME on DIR, called by mount(8): mount.awsomefs VOLUME DIR [-sfnv] [-o options]."""
     words = ours_taken(invocation, [word for text in options for word in mount_options.split(text)])
-    words = mount_options.split(invocation.settings.mount.options) + words
+    if mount_options.REMOUNT in words:  # mount(8) has merged fstab or the mount table with what to change: a flag it does not name is off
+        words = [*mount_options.NO_FLAGS, *words]
+    words = asked_words(invocation, words)
     if sloppy:
         words = [word for word in words if _known(word)]
     try:
-        mount_options.parse(words)
+        check_words(words)
     except errors.Error as err:
         click.echo(f"mount.awsomefs: {err}", err=True)
         return BAD_USAGE
@@ -112,6 +114,8 @@ def ours_taken(invocation: Invocation, words: list[str]) -> list[str]:
 
 
 def _known(word: str) -> bool:
+    if word == mount_options.REMOUNT:
+        return True
     try:
         mount_options.parse(["shared", word])  # an option that needs `shared` is known too
     except errors.Error:

@@ -6,7 +6,7 @@ import pytest
 
 from awsomefsd.base.errors import ConfigError
 from awsomefsd.base.limits import KIB, READ_AHEAD_BYTES_MAX
-from awsomefsd.config.mount_options import FLAGS, parse, split
+from awsomefsd.config.mount_options import FLAGS, NO_FLAGS, parse, remounted, split
 from awsomefsd.keeper import mount_syscalls
 
 
@@ -65,3 +65,28 @@ def test_a_shared_mount_caches_unless_it_is_told_not_to() -> None:
         parse(["shared", "cache=some"])
     with pytest.raises(ConfigError, match="option shared"):
         parse(["cache=none"])
+
+
+# --- remount --------------------------------------------------------------------------------------------------------------------
+def test_a_remount_replaces_words_of_one_subject() -> None:
+    given = ["shared", "noatime", "ro", "x-a", "readahead=1M"]
+    table = ["rw", "noatime", "user_id=0", "group_id=0", "default_permissions", "allow_other", "seclabel"]  # as mount(8) hands it over
+    after = remounted(given, [*table, "remount", "relatime", "readahead=64K"])
+    options = parse(after)
+    assert not options.read_only and options.shared and options.readahead_kib == 64 and options.atime_policy == ("relatime", True)
+    assert remounted(after, [*table[1:], "remount", "ro"])[-1] == "ro" and len(set(after)) == len(after)
+    assert remounted(["nosuid", "sync", "x-a", "ro"], ["suid", "async", "remount", "rw"]) == ["x-a"]
+    assert remounted(["nosuid", "noatime", "shared"], [*NO_FLAGS, "ro", "remount"]) == ["shared", "ro"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["root_squash"], "root-squash"), (["shared"], "shared"), (["noallow_other"], "allow-other"), (["uid=5"], "user-id"),
+        (["nodefault_permissions"], "default-permissions"), (["map_uid=0:1:2"], "map-uid"), (["on-lease-loss=error"], "on-lease-loss"),
+        (["nosiud"], "did you mean nosuid"),
+    ],
+)  # fmt: skip
+def test_a_remount_names_what_it_cannot_change(words: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        remounted(["noatime"], ["remount", *words])

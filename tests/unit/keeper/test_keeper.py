@@ -243,6 +243,37 @@ def test_what_began_read_only_can_be_mounted_writable_elsewhere(host: Host) -> N
         host.client.umount("a1", dir=str(dir))
 
 
+def test_a_remount_changes_one_directory_and_outlives_keeper_and_worker(host: Host) -> None:
+    first, second = host.mount(), host.dir()
+    row = host.row(first)
+    host.client.attach(row["mount"], str(second), options=["noatime"])
+
+    def options(dir: Path) -> set[str]:
+        found = mount_syscalls.topmost(str(dir))
+        assert found is not None
+        return set(found.options.split(",")) | {f"all-{word}" for word in found.super_options.split(",")}
+
+    with (first / "about").open("r+"), pytest.raises(FsError) as refused:
+        host.client.remount(row["mount"], str(first), options=["ro", "sync"], config=row["config"])
+    assert refused.value.errno == errno.EBUSY and {"rw", "all-rw"} <= options(first) and "all-sync" not in options(first)
+    config = {**row["config"], "read_only": True}
+    host.client.remount(row["mount"], str(first), options=["ro", "nosuid", "sync"], config=config, readahead_kib=64)
+    assert {"ro", "nosuid", "relatime", "all-rw", "all-sync"} <= options(first) and {"rw", "noatime"} <= options(second)
+    assert Path(f"/sys/class/bdi/{row['device']}/read_ahead_kb").read_text() == "64\n"
+    host.client.remount(row["mount"], str(second), options=["noexec"], config={"not": "kept"})
+    assert {"rw", "noexec", "relatime"} <= options(second) and "all-sync" not in options(first)
+    for next_keeper in (host.client.upgrade, host.kill_keeper, host.start):
+        next_keeper()
+    assert host.row(first)["options"] == ["ro", "nosuid", "sync"] and host.row(first)["config"] == config
+    host.client.remount(row["mount"], str(first), options=[], config=row["config"])
+    assert {"rw", "relatime"} <= options(first) and "nosuid" not in options(first)
+    with pytest.raises(FsError) as refused:
+        host.client.remount(row["mount"], str(host.dir()), options=[], config={})
+    assert refused.value.errno == errno.ENOENT
+    for dir in (first, second):
+        host.client.umount(row["mount"], dir=str(dir))
+
+
 def test_what_another_namespace_holds_is_mounted_again(host: Host) -> None:
     dir = host.mount()
     row = host.row(dir)
@@ -251,7 +282,12 @@ def test_what_another_namespace_holds_is_mounted_again(host: Host) -> None:
     try:
         assert container.stdout is not None and container.stdout.readline()
         assert host.client.umount(str(dir))["detached"] and not host.mounted(dir)
+        host.kill_keeper()
+        host.start()
+        until("the worker to come back", lambda: [found["state"] for found in host.client.list()] == ["detached"])
         host.client.attach(row["mount"], str(dir))
+        host.kill_keeper()
+        host.start()
         assert host.about(dir)["pid"] == row["pid"] and host.row(dir)["state"] == "serving"
         assert host.client.umount(str(dir))["detached"]
     finally:

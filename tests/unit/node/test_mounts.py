@@ -52,6 +52,11 @@ class FakeKeeper:
             self.rows[mount] |= {"state": "serving", "dir": dir}
         return {"pid": 7, "dir": dir}
 
+    def remount(self, mount: str, dir: str, *, options: Any, config: dict[str, Any], readahead_kib: int) -> None:
+        self._answer("remount", (mount, dir, list(options), readahead_kib))
+        if self.rows[mount]["dir"] == dir:
+            self.rows[mount]["config"] = config
+
     def umount(self, target: str, *, dir: str, force: bool) -> dict[str, Any]:
         self._answer("umount", (target, dir, force))
         assert self.places.pop(dir) == target
@@ -343,6 +348,41 @@ def test_a_further_directory_has_flags_of_its_own(rig: Rig) -> None:
     rig.mounts.umount(f"{second.mount:x}", force=False)
     assert not rig.mounts.umount(f"{again.mount:x}", force=False).detached
     assert rig.file() == {} and rig.keeper.rows == {} and rig.ended == []
+
+
+# --- remount --------------------------------------------------------------------------------------------------------------------
+def test_a_remount_is_remembered_for_every_successor(rig: Rig) -> None:
+    one = rig.directories[0]
+    mount = rig.mounts.mount("alpha", one, ["noatime"]).mount
+    view = rig.mounts.remount("alpha", one, ["rw", "noatime", "user_id=0", "remount", "ro", "readahead=64K"])
+    assert rig.keeper.asked[-1] == ("remount", (f"{mount:x}", one, ["noatime", "ro"], 64))
+    config = rig.keeper.rows[f"{mount:x}"]["config"]
+    assert config["read_only"] and tuple(config["atime"]) == ("noatime", True) and config["options"] == list(view.options)
+    assert [found.options for found in rig.daemon().views()] == [view.options] and "ro" in view.options and view.mount == mount
+    rig.lose_all_processes()
+    (dead,) = rig.mounts.reconcile()
+    rig.mounts.revive(dead)
+    assert rig.keeper.asked[-1][0] == "mount" and "ro" in rig.keeper.asked[-1][1][3]["options"]
+
+
+def test_a_remount_that_is_refused_changes_nothing(rig: Rig) -> None:
+    one, two = rig.directories
+    rig.mounts.mount("alpha", one, [])
+    before = rig.file()
+    for words, name, error in ((["root_squash"], "alpha", ConfigError), (["ro"], "beta", NotFound), (["nosiud"], "alpha", ConfigError)):
+        with pytest.raises(error):
+            rig.mounts.remount(name, one, ["remount", *words])
+    with pytest.raises(NotFound):
+        rig.mounts.remount("alpha", two, ["remount", "ro"])
+    rig.keeper.fails = FsError(errno.EBUSY, "open for writing")
+    with pytest.raises(FsError, match="open for writing"):
+        rig.mounts.remount("alpha", one, ["remount", "ro"])
+    rig.keeper.fails = None
+    rig.mounts.mount("alpha", two, ["ro"])
+    with pytest.raises(Refused, match=f"{two} has the volume mounted too, and atime would differ"):
+        rig.mounts.remount("alpha", one, ["remount", "noatime"])
+    rig.mounts.remount("alpha", two, ["remount", "rw", "nosuid"])
+    assert before.items() <= rig.file().items()
 
 
 def test_what_a_container_holds_is_mounted_again_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
