@@ -63,21 +63,18 @@ class Notifier:
         """Queues one name.  Never sweep a directory with this: it detaches the mounts below."""
         self._put(abi.pack_inval_entry(parent, name))
 
-    def next_epoch(self) -> bool:
-        """Queues an INC_EPOCH for every cached name; returns False (nothing queued) where the kernel has none, or it would unmount."""
-        if not self.has_epoch or self.nested():
-            return False
-        self._put(_INC_EPOCH)
-        return True
-
     def invalidate_all(self, inos: list[int]) -> None:
-        """Queues all names, and the attributes and pages of `inos`, after a session was lost.
+        """Makes the kernel forget all names, and the attributes of `inos`, and queues their pages, after a session was lost.
 
-        Blocks for SESSION_SELF_FENCE_MS where only time ends names.
+        On return no name and no attribute from before is used any more.  Pages cannot be waited for: INVAL_INODE waits for reads, which
+        wait for the session; the opens that follow drop them (vfs/state/page_cache.py).  Blocks for SESSION_SELF_FENCE_MS where only time
+        ends names.
         """
-        sent = self.next_epoch()
+        forgotten = self.forget_names()
+        for ino in inos:
+            self.forget_attributes(ino)
         self._put(inos)
-        if not sent and self.has_epoch and not self._nameless:
+        if not forgotten:
             time.sleep(SESSION_SELF_FENCE_MS / 1_000)
 
     # --- at once, on the calling thread: these take no lock that is held while a request waits for its answer ---------------------

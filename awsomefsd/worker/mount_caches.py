@@ -20,6 +20,7 @@ from awsomefsd.vfs.state.kernel_cache import KernelCache
 from awsomefsd.vfs.state.leased_names import LeasedNames
 from awsomefsd.vfs.state.mount_state import Caches
 from awsomefsd.vfs.state.names import NameCache, UncachedNames
+from awsomefsd.vfs.state.page_cache import WholePages
 from awsomefsd.worker.config import WorkerConfig
 from awsomefsd.worker.data_path import DataPath
 from awsomefsd.worker.memory import MountMemory
@@ -54,7 +55,7 @@ def build_mount_caches(
     atimes = Atimes(config.volume, client, memory.control, memory.opens, names.put, Policy(NOATIME))
     if not config.shared:
         atimes.policy = flags.atime
-    caches = Caches(names, atimes, modes, leases, kernel)
+    caches = Caches(names, atimes, modes, WholePages(doubted=not link.start_message["fresh"]), leases, kernel)
     if not config.shared:  # else the kernel keeps attributes under leases, or not at all
         caches.forget_attributes = notifier.forget_attributes
     return MountCaches(caches, notifier, recalls)

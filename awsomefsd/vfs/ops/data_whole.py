@@ -29,6 +29,7 @@ class WholeData:
     def read(self, ctx: Context, ino: int, fh: int, offset: int, size: int) -> list[Any] | Steps:
         mount = self._mount
         mount.session.check_handle(fh)
+        mount.caches.pages.used(fh)
         attr = mount.caches.names.attr(ino)
         if attr is None:
             return self._read(ino, fh, offset, size)

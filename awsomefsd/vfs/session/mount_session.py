@@ -225,6 +225,8 @@ class SessionKeeper:
         self._reserve_again(opened.reserved_bytes)
         known = mount.caches.names.inode_numbers() if mount.caches.kernel is None else mount.caches.kernel.known()
         mount.caches.names.clear()
+        if changed_by_others:
+            mount.caches.pages.doubt()
         self._kernel.invalidate_all(known)
 
     def _reserve_again(self, reserved_bytes: int) -> None:

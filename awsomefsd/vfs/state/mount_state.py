@@ -28,6 +28,7 @@ from awsomefsd.vfs.state.freshness import Modes
 from awsomefsd.vfs.state.kernel_cache import KernelCache
 from awsomefsd.vfs.state.names import NameCache
 from awsomefsd.vfs.state.open_files import OpenTable
+from awsomefsd.vfs.state.page_cache import WholePages
 from awsomefsd.vfs.state.replayed_answers import as_now
 from awsomefsd.vfs.state.rewrites import Rewrites
 
@@ -138,12 +139,19 @@ class Caches:
     """
 
     def __init__(
-        self, names: NameCache, atimes: Atimes, modes: Modes, leases: Leases | None = None, kernel: KernelCache | None = None
+        self,
+        names: NameCache,
+        atimes: Atimes,
+        modes: Modes,
+        pages: WholePages,
+        leases: Leases | None = None,
+        kernel: KernelCache | None = None,
     ) -> None:
         assert kernel is None or leases is not None, "the kernel keeps pages and names of a shared mount under leases only"
         self.names = names
         self.atimes = atimes
         self.modes = modes
+        self.pages = pages  # of a mount that has its volume alone
         self.leases = leases  # of a shared mount that caches
         self.kernel = kernel
         self.forget_attributes: Callable[[int], None] = lambda ino: None  # makes the kernel forget them at once, without a wait
@@ -356,6 +364,8 @@ class MountState:
             return CachePolicy.DIRECT if kept is None else kept
         if self.shared:
             return CachePolicy.DIRECT
+        if not self.caches.pages.opened(attr.ino, fh, made=made):
+            return CachePolicy.DROP
         return CachePolicy.KEEP if made else self.caches.atimes.cache_policy(attr, flags)
 
     def pins(self, ino: int) -> bool:
@@ -368,6 +378,7 @@ class MountState:
 
     def handle_closed(self, ino: int, fh: int) -> None:
         self.session.opens.close(fh)
+        self.caches.pages.closed(fh)
         if self.caches.kernel is not None:
             self.caches.kernel.loose.closed(ino, fh)
 

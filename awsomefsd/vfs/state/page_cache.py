@@ -44,6 +44,56 @@ def version_of(attr: Attr) -> Version:
     return attr.ctime_ns, attr.mtime_ns, attr.size
 
 
+class WholePages:
+    """Pages of a mount that has its volume alone: they stay from open to open, unless another mount may have had the volume since.
+
+    After that the next open of each file drops them, until something came through such a handle: the kernel has taken its answer then.  A
+    successor does not know what its predecessor had still to drop.  Thread-safe.
+    """
+
+    def __init__(self, *, doubted: bool) -> None:
+        self._lock = threading.Lock()
+        self._doubted = doubted
+        self._dropped: set[int] = set()  # inodes of which the kernel has no older pages
+        self._opened: dict[int, int] = {}  # handles whose open drops the pages, and nothing has come through yet → inode
+
+    def doubt(self) -> None:
+        """Another mount had the volume: the kernel may have older pages of any file."""
+        with self._lock:
+            self._doubted = True
+            self._dropped.clear()
+            self._opened.clear()
+
+    def opened(self, ino: int, fh: int, *, made: bool) -> bool:
+        """Returns whether the pages may stay for this open.  `made`: by this very request."""
+        if not self._doubted:
+            return True
+        with self._lock:
+            if made:
+                self._add(ino)
+            if ino in self._dropped:
+                return True
+            self._opened[fh] = ino
+            return False
+
+    def used(self, fh: int) -> None:
+        """Something comes through the handle: its open is over."""
+        if fh in self._opened:
+            with self._lock:
+                ino = self._opened.pop(fh, 0)
+                if ino:
+                    self._add(ino)
+
+    def closed(self, fh: int) -> None:
+        """Perhaps of an open whose answer the kernel never got: that is no proof."""
+        self._opened.pop(fh, None)
+
+    def _add(self, ino: int) -> None:
+        if len(self._dropped) >= LOOSE_FILES_MAX:
+            self._dropped.clear()
+        self._dropped.add(ino)
+
+
 class _File:
     __slots__ = ("mtime_ns", "proved", "readers", "shown", "version", "writers")
 

@@ -18,13 +18,14 @@ from awsomefsd.base.wait import Signal, block_on
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.session_events import IgnoredEvents
-from awsomefsd.vfs.api.context import SetAttrIn
+from awsomefsd.vfs.api.context import CachePolicy, SetAttrIn
 from awsomefsd.vfs.session import conflicts as put_aside_module
 from awsomefsd.vfs.session.conflicts import write_conflicts
 from tests.rigs.metadata_service import Wire
 from tests.rigs.mount_without_kernel import BIG, LIMIT_S, After, Held, Rig, Started, error_of, finish, rig, until
 
 WRITE_LOCK = Lock(LOCK_POSIX, 77, 1000, 1, 0, LOCK_END_MAX)
+READ = os.O_RDONLY | os.O_NOATIME
 
 
 @pytest.fixture
@@ -82,6 +83,35 @@ def conflicts(r: Rig) -> dict[str, bytes]:
     for directory in sorted((r.directory / "conflicts").iterdir()):
         found |= {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
     return found
+
+
+@pytest.mark.parametrize("who", ["this worker", "its successor", "a successor that finds the session ended"])
+def test_the_next_open_drops_the_pages_of_a_file_that_another_mount_may_have_changed(r: Rig, who: str) -> None:
+    """Size and mtime may be as before, so attributes do not tell the kernel; to drop pages before serving would wait for reads."""
+    ino = r.file(b"a", b"x")
+    other = r.file(b"b", b"x")
+    r.flush()
+    served: list[int] = []
+    r.worker.kernel.invalidate_all = lambda inos: served.append(r.mount.session.lease.left_ns())  # type: ignore[method-assign]
+    assert r.call("open", ino, READ).cache == CachePolicy.KEEP
+    if who == "a successor that finds the session ended":
+        r.kill()
+        r.end_session()
+        r.start()
+    else:
+        lose_to_another(r)
+        assert served == [0], "the kernel has forgotten before anything is served"
+        if who == "its successor":
+            r.restart()
+    first, second = r.call("open", ino, READ), r.call("open", ino, os.O_RDONLY)
+    assert first.cache == CachePolicy.DROP == second.cache, "nobody knows yet that the kernel has the first answer"
+    r.close_file(ino, second.fh)
+    assert r.call("open", ino, READ).cache == CachePolicy.DROP
+    assert r.read(ino, first.fh, 0, 9) == b"x"
+    assert r.call("open", ino, READ).cache == CachePolicy.KEEP
+    assert r.call("open", other, READ).cache == CachePolicy.DROP
+    made, opened = r.call("create", ROOT_INO, b"c", 0o644, os.O_RDWR)
+    assert opened.cache == CachePolicy.KEEP == r.call("open", made.ino, READ).cache
 
 
 # --- nobody else was here -------------------------------------------------------------------------------------------------
