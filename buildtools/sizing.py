@@ -37,7 +37,7 @@ _BOUNDS = (
     ("entries that a leader keeps for a voter that is behind", "VOTER_KEEP_ENTRIES_MAX"),
     ("a state that is sent to a voter, a second", "STATE_SNAPSHOT_BYTES_PER_S_MAX"),
     ("free segments below which collection does not rest, %", "COLLECT_LOW_FREE_PERCENT"),
-    ("bytes that collection copies a second, above that", "COLLECT_BYTES_PER_S_MAX"),
+    ("bytes that collection, above that, and scrub read or copy a second, together", "UPKEEP_BYTES_PER_S_MAX"),
     ("bytes that scrub reads a second", "SCRUB_BYTES_PER_S"),
     ("smallest budget of a worker", "WORKER_MEMORY_BYTES_MIN"), ("read-ahead of a mount", "READ_AHEAD_BYTES_MAX"),
 )  # fmt: skip

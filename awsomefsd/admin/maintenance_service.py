@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import grpc
-import msgspec
 
 from awsomefsd.admin.grpc_errors import edge, fail
 from awsomefsd.admin.pb import admin_pb2 as pb
@@ -90,5 +89,6 @@ def upgrade_message(found: Levels) -> pb.UpgradeStatus:
 
 def scrub_message(progress: ScrubProgress) -> pb.Scrub:
     shown = [field.name for field in pb.Scrub.DESCRIPTOR.fields if field.name != "findings"]
-    findings = [pb.ScrubFinding(**msgspec.structs.asdict(finding)) for finding in progress.findings]
+    told = [field.name for field in pb.ScrubFinding.DESCRIPTOR.fields]
+    findings = [pb.ScrubFinding(**{name: getattr(finding, name) for name in told}) for finding in progress.findings]
     return pb.Scrub(findings=findings, **{name: getattr(progress, name) for name in shown})

@@ -23,6 +23,7 @@ from awsomefsd.base.identity import Node
 from awsomefsd.base.metrics import Sample
 from awsomefsd.cluster.membership.view import ClusterView
 from awsomefsd.config.settings import Settings
+from awsomefsd.io.file.damaged_reads import DamagedRead
 from awsomefsd.meta.api.messages import GetSessions
 from awsomefsd.meta.api.messages.devices import GetSightings
 from awsomefsd.meta.net.traffic import REQUESTS
@@ -60,6 +61,7 @@ class NodeStatus:
         cluster: Callable[[], ClusterView],
         scrub: Callable[[], ScrubProgress],
         host_problem: Callable[[], str],
+        damaged: Callable[[], list[DamagedRead]],
     ) -> None:
         """`checkpoints` returns their figures when so many entries are applied; `host_problem` the trouble with the daemon's host files."""
         self._settings = settings
@@ -74,6 +76,7 @@ class NodeStatus:
         self._scrub = scrub
         self._started = time.monotonic()
         self._host_problem = host_problem
+        self._damaged = damaged
 
     def __call__(self) -> pb.Status:
         """Returns the answer to GetStatus."""
@@ -118,7 +121,8 @@ class NodeStatus:
         scrub = self._scrub()
         ended = [one for one in self._of_the_leader(view, lambda: self._catalog.ask(GetSessions()).sessions) if one.quarantined]
         return rules.Facts(
-            scrub_open=scrub.found - scrub.repaired,
+            scrub_open=scrub.found - scrub.repaired - scrub.recorded,
+            damaged=[(one.volume_name or str(one.volume), one.path or f"inode {one.ino}", one.offset) for one in self._damaged()],
             scrub_failed=scrub.reason if scrub.state == FAILED else "",
             quarantined=sum(one.quarantined for one in ended),
             quarantined_of=sorted({view.name(one.node) for one in ended}),

@@ -66,7 +66,7 @@ CHECKSUM_CACHE_BYTES_MAX = 24 * MIB
 COLLECT_LOW_FREE_PERCENT = 12  # of all segments: with less free, collection does not rest and takes segments with little dead
 COLLECT_DEAD_PERCENT = 50  # of a segment, from which it is collected while space is not low
 COLLECT_DEAD_PERCENT_LOW = 12  # the same while space is low, or when ordered
-COLLECT_BYTES_PER_S_MAX = 64 * MIB  # copied, while space is not low
+UPKEEP_BYTES_PER_S_MAX = 64 * MIB  # of a node: copied by collection while space is not low, and read by scrub
 
 # --- caches of names in a worker -------------------------------------------------------------------------------------------
 INODES_CACHED_MAX = 50_000
@@ -268,4 +268,5 @@ assert DIRTY_BYTES_MAX + PARK_BYTES_MAX + CHECKSUM_CACHE_BYTES_MAX + 64 * MIB <=
 REPAIR_ENTRY_ROWS = 1_000  # rows in one entry of fsck
 REPAIR_ENTRY_BYTES = 512 * KIB  # and their bytes
 SCRUB_BYTES_PER_S = 64 * MIB
+DAMAGED_READS_MAX = 256  # places with wrong bytes that a node remembers until they are over
 SCRUB_FINDINGS_MAX = 1_000  # kept and shown; all are counted and logged

@@ -24,7 +24,7 @@ import trio
 
 from awsomefsd.base import identity, levels, sockets
 from awsomefsd.base.errors import Error
-from awsomefsd.base.limits import DEVICE_REPORT_MS, VOUCH_MS
+from awsomefsd.base.limits import DEVICE_REPORT_MS, UPKEEP_BYTES_PER_S_MAX, VOUCH_MS
 from awsomefsd.base.log import bound
 from awsomefsd.base.metrics import Registry
 from awsomefsd.base.tls import TlsFiles
@@ -40,6 +40,8 @@ from awsomefsd.config.settings import Settings
 from awsomefsd.daemon.metadata_core import MetadataCore
 from awsomefsd.daemon.without_identity import wait
 from awsomefsd.daemon.worker_config import certificates, places, worker_config
+from awsomefsd.io.device.open_devices import OpenDevices
+from awsomefsd.io.file.damaged_reads import DamagedReads
 from awsomefsd.keeper.client import KeeperClient
 from awsomefsd.meta.api.commands import Init
 from awsomefsd.meta.api.messages import Done, Failed, Propose
@@ -51,6 +53,8 @@ from awsomefsd.node.devices.operations import DeviceOperations
 from awsomefsd.node.health.upgrade import Upgrade
 from awsomefsd.node.maintenance.checkpoints import Checkpointer
 from awsomefsd.node.maintenance.collection import Collection
+from awsomefsd.node.maintenance.damage import LOOK_MS, Damage
+from awsomefsd.node.maintenance.io_budget import IoBudget
 from awsomefsd.node.maintenance.quarantine_admin import QuarantineAdmin
 from awsomefsd.node.maintenance.quarantine_proofs import QuarantineProofs
 from awsomefsd.node.metadata_access import LeaderAccess
@@ -122,10 +126,15 @@ class Daemon:
 
     def _start_collecting(self, undo: ExitStack) -> None:
         place = self.node.node, identity.boot_id()
-        self.collection = Collection(self.access.ask, self.catalog.devices, self.node.cluster, *place)
+        self.upkeep_io = IoBudget(UPKEEP_BYTES_PER_S_MAX)
+        self.collection = Collection(self.access.ask, self.catalog.devices, self.node.cluster, *place, self.upkeep_io)
         self.quarantine_proofs = QuarantineProofs(
             self.settings.state_dir, *place, self.access.ask, self.catalog.propose, self.collection.proof
         )
+        self.damage = Damage(
+            DamagedReads(self.settings.state_dir), self.access.ask, OpenDevices(self.catalog.devices, self.node.cluster),
+            lambda count, began: time.sleep(self.upkeep_io.spend(count, began)),
+        )  # fmt: skip
         self.collection.start()
         undo.callback(self.collection.stop)
 
@@ -152,7 +161,7 @@ class Daemon:
         )  # fmt: skip
         status = NodeStatus(
             settings, self.node, self.catalog, self.devices, self.mounts, self.keeper, self.collection, self.checkpoints.figures, look,
-            self.scrub.status, str if self.host_keeper is None else self.host_keeper.what_is_wrong,
+            self.scrub.status, str if self.host_keeper is None else self.host_keeper.what_is_wrong, self.damage.shown,
         )  # fmt: skip
         stopping = threading.Event()
         self.grpc = GrpcServer(self._admin(status, stopping), settings.run_dir)
@@ -327,6 +336,7 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
         if daemon.csi is not None:
             nursery.start_soon(_keep_csi, daemon.csi)
         nursery.start_soon(again, daemon.watch.poll, DEVICE_REPORT_MS, "this node's devices cannot be reported to the leader now")
+        nursery.start_soon(again, daemon.damage.poll, LOOK_MS, "places with wrong bytes cannot be looked at now")
         nursery.start_soon(again, daemon.quarantine_proofs.poll, VOUCH_MS, "the quarantine cannot be checked now")
         nursery.start_soon(daemon.control.run)
         nursery.start_soon(_watch_leaving, daemon.control, nursery.cancel_scope)

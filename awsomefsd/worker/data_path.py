@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from awsomefsd.io.device.open_devices import OpenDevices
+from awsomefsd.io.file.damaged_reads import DamagedReads
 from awsomefsd.io.file.draining import Draining
 from awsomefsd.io.file.file_data import FileTable
 from awsomefsd.io.file.flusher import Flusher
@@ -51,7 +52,8 @@ def build_data_path(config: WorkerConfig, memory: MountMemory, client: MetaClien
     checksums = ChecksumCache()
     reader = SegmentReader(devices, locations.locate, checksums)
     writer = SegmentWriter(devices, locations.lease, checksums)
-    corrupt = CorruptReads(calls, config.volume, config.volume_name, memory.control.counter("corrupt_reads").add)
+    records = DamagedReads(config.state_dir)
+    corrupt = CorruptReads(calls, records, config.volume, config.volume_name, memory.control.counter("corrupt_reads").add)
     files = FileTable(config.volume, memory.dirty, reader, corrupt.report, leased=config.shared)
     reservation = Reservation(config.volume, client, memory.control)
     through = WriteThrough(config.volume, writer) if config.shared else None

@@ -100,6 +100,39 @@ def test_a_failed_read_is_eio_and_no_wrong_byte(node, undisturbed, seed):
         os.close(fd)
 
 
+def test_a_file_with_wrong_bytes_is_in_the_status_until_it_is_rewritten(node, undisturbed, seed):
+    path = node.mountpoint / "rotten"
+    data = random.Random(f"rotten {seed}").randbytes(MIB)
+    path.write_bytes(data)
+    fsync_until_true(path)
+    with open(node.disk.resolve(), "r+b") as disk:
+        with mmap.mmap(disk.fileno(), os.path.getsize(node.image), access=mmap.ACCESS_READ) as raw:
+            at = raw.find(data[512_000:512_512])
+        assert at > 0
+        disk.seek(at)
+        disk.write(bytes(512))
+        os.fsync(disk.fileno())
+    node.kill("worker")  # nothing of it is in memory
+    undisturbed["worker"] = node.replaced("worker", undisturbed["worker"])
+
+    def found() -> list[str]:
+        return [one["what"] for one in node.ask("status", accept=(0, 3))["health"] if one["code"] == "DAMAGED_FILE"]
+
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    try:
+        assert found() == []
+        assert refused(lambda: os.preadv(fd, [mmap.mmap(-1, MIB)], 0)) == errno.EIO
+        await_true("the health code", found, 30)
+        assert all(f"file /rotten of volume {node.volume} at offset" in what for what in found()), found()
+        buffer = mmap.mmap(-1, MIB)
+        buffer[:] = data
+        assert os.pwrite(fd, buffer, 0) == MIB
+        os.fsync(fd)
+        await_true("the end of the health code", lambda: not found(), 60)
+    finally:
+        os.close(fd)
+
+
 def test_load_over_an_ill_device(node, undisturbed, figures, seed):
     phases = [
         "device.write=EIO:5%",

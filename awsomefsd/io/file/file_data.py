@@ -231,9 +231,9 @@ class FileTable:
     """All FileStates of a mount, and reads over them.  Thread-safe; `read_into` blocks for the device, nothing else does."""
 
     def __init__(
-        self, volume: int, log: DirtyLog, reader: SegmentReads, corrupt: Callable[[int, int, str], None], *, leased: bool = False
+        self, volume: int, log: DirtyLog, reader: SegmentReads, corrupt: Callable[[int, int, int, str], None], *, leased: bool = False
     ) -> None:
-        """`leased`: data of a file is buffered under a write lease only.  `corrupt(ino, offset, words)` is told of bytes that are lost."""
+        """`leased`: data of a file is buffered under a write lease only.  `corrupt(ino, offset, length, words)`: these bytes are lost."""
         self._under = None if leased else ALONE
         self.volume = volume
         self.log = log
@@ -387,7 +387,8 @@ class FileTable:
             except Corrupt as err:
                 if state.version == version:
                     if last_look:
-                        self._corrupt(state.ino, offset, str(err))
+                        part = err.part if isinstance(err, _WrongPart) else (offset, length)
+                        self._corrupt(state.ino, *part, str(err))
                         raise
                     with state.lock:
                         state.extents.forget()
@@ -409,7 +410,10 @@ class FileTable:
             filled = part.file_offset + part.length
             into = buffer[part.file_offset - offset : filled - offset]
             if not any(r.offset <= part.file_offset and filled <= r.offset + r.length for r in records):
-                self._reader.read(extent, self.volume, state.ino, part.file_offset - extent.file_offset, part.length, into)
+                try:
+                    self._reader.read(extent, self.volume, state.ino, part.file_offset - extent.file_offset, part.length, into)
+                except Corrupt as err:
+                    raise _WrongPart(str(err), (part.file_offset, part.length)) from err
         if filled < end:
             zero(buffer[filled - offset :])
         if inline is not None and offset < len(inline):
@@ -418,6 +422,14 @@ class FileTable:
         for record in records:
             low, high = max(offset, record.offset), min(end, record.offset + record.length)
             buffer[low - offset : high - offset] = record.data[low - record.offset : high - record.offset]
+
+
+class _WrongPart(Corrupt):
+    """Some bytes of `part` (file offset, length) are wrong."""
+
+    def __init__(self, why: str, part: tuple[int, int]) -> None:
+        super().__init__(why)
+        self.part = part
 
 
 _ZEROS = bytes(1 << 20)

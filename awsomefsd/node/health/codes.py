@@ -213,6 +213,12 @@ _TABLE = (
         "restore the files that the daemon's log names, then check the device",
     ),
     Code(
+        "DAMAGED_FILE",
+        ERROR,
+        "bytes of a file on the device are wrong; reading them answers EIO",
+        "restore the file, or overwrite that part of it, then check the device; the code ends by itself when the bytes are right or gone",
+    ),
+    Code(
         "SCRUB_FINDINGS",
         ERROR,
         "scrub found damage that it could not repair",

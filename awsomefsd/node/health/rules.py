@@ -65,8 +65,9 @@ class NodeView(NamedTuple):
 class Facts(NamedTuple):
     """Facts that are not in NodeView: they come from the leader, or from another part of this node."""
 
-    scrub_open: int = 0  # found and not repaired
+    scrub_open: int = 0  # found, not repaired, and not in `damaged`
     scrub_failed: str = ""
+    damaged: Sequence[tuple[str, str, int]] = ()  # (volume, path, file offset) of places with wrong bytes
     quarantined: int = 0  # segments
     quarantined_of: Sequence[str] = ()  # nodes, by name
     alone_ms: Mapping[str, int] = MappingProxyType({})  # shared devices that one node at most sees
@@ -150,6 +151,7 @@ def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
         )
     if facts.host:
         yield HealthFinding("HOST_PROGRAM", f"keeper and workers outside of the daemon's pod: {facts.host}")
+    yield from _of_damage(facts.damaged)
     if facts.scrub_open:
         yield HealthFinding("SCRUB_FINDINGS", f"scrub found {facts.scrub_open} faults that it could not repair")
     if facts.scrub_failed:
@@ -161,6 +163,17 @@ def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
         much = facts.quarantined * 100 >= sum(device.segments for device in node.devices) * QUARANTINE_PERCENT
         held = f"{facts.quarantined} segments are in quarantine because of mounts on {_listed(facts.quarantined_of)}"
         yield HealthFinding("QUARANTINE_GROWS" if much else "SEGMENTS_QUARANTINED", held)
+
+
+def _of_damage(damaged: Sequence[tuple[str, str, int]]) -> Iterator[HealthFinding]:
+    files: dict[tuple[str, str], list[int]] = {}
+    for volume, path, offset in damaged:
+        files.setdefault((volume, path), []).append(offset)
+    for (volume, path), offsets in list(files.items())[:_NAMES_SHOWN]:
+        more = f" and {len(offsets) - 1} more places" if len(offsets) > 1 else ""
+        yield HealthFinding("DAMAGED_FILE", f"wrong bytes in file {path} of volume {volume} at offset {min(offsets)}{more}")
+    if len(files) > _NAMES_SHOWN:
+        yield HealthFinding("DAMAGED_FILE", f"wrong bytes in {len(files) - _NAMES_SHOWN} more files")
 
 
 # --- the cluster -----------------------------------------------------------------------------------------------------------------

@@ -24,11 +24,12 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.base.errors import Error, FsError, Refused, Unavailable
-from awsomefsd.base.limits import COLLECT_BYTES_PER_S_MAX, COLLECT_DEAD_PERCENT, COLLECT_DEAD_PERCENT_LOW, COLLECT_LOW_FREE_PERCENT
+from awsomefsd.base.limits import COLLECT_DEAD_PERCENT, COLLECT_DEAD_PERCENT_LOW, COLLECT_LOW_FREE_PERCENT
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.collect.collector import Collector, Elsewhere, Stopped
 from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api.messages.devices import GetSightings
+from awsomefsd.node.maintenance.io_budget import IoBudget
 
 WELL = "ok"  # the state of a device in a node's report (node/devices/device_scan.py)
 LOOK_S = 1.0
@@ -44,8 +45,11 @@ log = logging.getLogger(__name__)
 class Collection:
     """The thread that collects.  `start` and `stop` are called once; `order`, `status` and `proof` from any thread."""
 
-    def __init__(self, ask: Callable[[Any], Any], devices: Callable[[], list[DeviceInfo]], cluster: str, node: str, boot_id: str) -> None:
+    def __init__(
+        self, ask: Callable[[Any], Any], devices: Callable[[], list[DeviceInfo]], cluster: str, node: str, boot_id: str, budget: IoBudget
+    ) -> None:
         self._ask = ask
+        self._budget = budget
         self._node = node
         self._collector = Collector(ask, OpenDevices(devices, cluster), node, boot_id, time.monotonic_ns, self._pace, self._collects)
         self._devices = devices
@@ -162,8 +166,8 @@ class Collection:
         return bool(chosen)
 
     def _pace(self, copied: int) -> None:
-        now = time.monotonic()
-        pause_s = 0.0 if self._hurry else min(max(copied / COLLECT_BYTES_PER_S_MAX, now - self._chunk_s), PAUSE_S_MAX)
+        rest_s = self._budget.spend(copied, self._chunk_s)
+        pause_s = 0.0 if self._hurry else min(rest_s, PAUSE_S_MAX)
         with self._cond:
             if pause_s and not (self._ending or self._off):
                 self._cond.wait(pause_s)

@@ -5,10 +5,9 @@ a flipped pointer may end a process) and another process, of lowest priority, ru
 changed are found too, and the metadata thread does nothing for it.  The devices: both superblocks (one is repaired from the other), and of
 each segment that holds something its footer and every live extent, header, data and identity.
 
-No false alarms: what looks wrong is asked for and read again; an extent that was moved or freed meanwhile, or a segment in its next
-incarnation, is no finding.  The position is on disk, so a daemon that starts again goes on.  Throttled to `bytes_per_s`, and never busy for
-more than half of the time: a slow device or service makes it slower.  Rejected: reading whole segments without asking what lives, which
-cannot tell damage from a place that is being used again.
+No false alarms (segment_check.py).  Damage in files is recorded (damage.py) and shown until it is over.  The position is on disk, so a
+daemon that starts again goes on.  Throttled to `bytes_per_s`, and never busy for more than half of the time: a slow device or service makes
+it slower.  Rejected: reading whole segments without asking what lives, which cannot tell damage from a place that is being used again.
 """
 
 from __future__ import annotations
@@ -28,43 +27,28 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from awsomefsd.base import durable, program
-from awsomefsd.base.errors import Corrupt, Error, FormatTooNew, Refused
+from awsomefsd.base.errors import Corrupt, Error, Refused
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import SCRUB_BYTES_PER_S, SCRUB_FINDINGS_MAX
 from awsomefsd.base.metrics import Sample
-from awsomefsd.base.types import SEGMENT_SEALED, DeviceInfo, SegmentInfo
-from awsomefsd.io.device.buffers import BOUNCE_BYTES, aligned_buffer
+from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device import BlockDevice, Device
 from awsomefsd.io.device.identified import open_identified
 from awsomefsd.io.device.superblock import copies_agree, read_superblock
-from awsomefsd.io.segment.checksum_cache import ChecksumCache
-from awsomefsd.io.segment.footer import unpack_footer
-from awsomefsd.io.segment.reader import FOOTER_READ_BYTES_MAX, SegmentReader
-from awsomefsd.meta.api.messages import GetDevices, GetSegments
-from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, LivePiece
+from awsomefsd.io.file.damaged_reads import DamagedReads
+from awsomefsd.meta.api.messages import GetDevices
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments
 from awsomefsd.meta.client.paths import path_of
+from awsomefsd.node.maintenance import damage
+from awsomefsd.node.maintenance.segment_check import DATA, ScrubFinding, SegmentCheck
 
 logger = logging.getLogger(__name__)
 
 SAVE_S = 5.0
-READ_BYTES = BOUNCE_BYTES // 2
 CHECK_S = 3_600.0  # a check of a copy that takes longer than this is given up
 PAGE = 512
 IDLE, ROWS, DEVICES, SEGMENTS, DONE, STOPPED, FAILED = "never", "rows", "devices", "segments", "done", "stopped", "failed"
 _GOING = (ROWS, DEVICES, SEGMENTS)
-
-
-class ScrubFinding(Struct, frozen=True):
-    """One fault that scrub found.  `path` and `offset` if it is in a file; `repaired` if it was repaired from a second copy."""
-
-    kind: str
-    where: str
-    what: str
-    volume: str = ""
-    path: str = ""
-    offset: int = 0
-    repaired: bool = False
 
 
 class ScrubProgress(Struct):
@@ -82,6 +66,7 @@ class ScrubProgress(Struct):
     rechecked: int = 0  # seemed wrong, and had only changed meanwhile
     found: int = 0
     repaired: int = 0
+    recorded: int = 0  # in files, and shown as such until it is over (damage.py)
     reason: str = ""
     findings: list[ScrubFinding] = []  # the first SCRUB_FINDINGS_MAX
 
@@ -116,6 +101,7 @@ class Scrub:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._progress = _load(self._path)
+        self._damaged = DamagedReads(state_dir)
         self._saved = 0.0
 
     # --- what people ask --------------------------------------------------------------------------------------------------------
@@ -213,6 +199,8 @@ class Scrub:
         p = self._progress
         p.found += 1
         p.repaired += finding.repaired
+        if finding.kind == DATA and damage.record(self._damaged, finding):
+            p.recorded += 1
         if len(p.findings) < SCRUB_FINDINGS_MAX:
             p.findings.append(finding)
         named = {name: getattr(finding, name) for name in ("kind", "where", "volume", "path", "offset", "repaired")}
@@ -285,84 +273,20 @@ class Scrub:
     # --- segments -------------------------------------------------------------------------------------------------------------------
     def _segments(self, devices: Mapping[int, BlockDevice]) -> None:
         p = self._progress
+        check = SegmentCheck(self._call, self._found, self._pace, p)
         while True:
             page = self._call(GetLiveSegments(p.segment, PAGE))
             p.total_bytes = p.bytes + sum(info.live_bytes for info in page.segments)
             for info in page.segments:
                 device = devices.get(info.device)
                 if device is not None:
-                    self._segment(device, info)
+                    check.run(device, info)
                 p.segment, p.segments = info.segment + 1, p.segments + 1
                 if time.monotonic() - self._saved > SAVE_S:
                     self._save()
             if not page.after:
                 return
             p.segment = max(p.segment, page.after)
-
-    def _segment(self, device: BlockDevice, info: SegmentInfo) -> None:
-        hit("scrub.segment.before")
-        self._footer(device, info)
-        reader = SegmentReader({info.device: device}, lambda _: replace(info, footer_bytes=0), ChecksumCache())
-        after: tuple[int, int, int, int] | None = (0, 0, 0, 0)
-        while after is not None:
-            pieces = self._call(GetPieces(info.segment, *after, PAGE))
-            for piece in pieces.pieces:
-                self._extent(reader, device, info, piece)
-            after = pieces.after
-
-    def _footer(self, device: BlockDevice, info: SegmentInfo) -> None:
-        if info.state != SEGMENT_SEALED or not 0 < info.footer_bytes <= FOOTER_READ_BYTES_MAX:
-            return
-        buffer = aligned_buffer(info.footer_bytes)
-        began = time.monotonic()
-        try:
-            got = device.pread_into(buffer, info.byte_offset + info.footer_offset)
-            unpack_footer(buffer[:got], info.segment, info.incarnation)
-        except (Corrupt, FormatTooNew, OSError) as err:
-            if not self._same(info):
-                self._progress.rechecked += 1
-                return
-            what = f"its footer is damaged ({err}); nothing is lost, the frames' own headers serve"
-            self._found(ScrubFinding("footer", f"segment {info.segment}", what))
-        self._pace(len(buffer), began)
-
-    def _same(self, info: SegmentInfo) -> bool:
-        """Returns True if the segment is unchanged since it was read."""
-        (now,) = self._call(GetSegments([info.segment])).segments
-        return bool((now.incarnation, now.state, now.footer_offset) == (info.incarnation, info.state, info.footer_offset))
-
-    def _extent(self, reader: SegmentReader, device: BlockDevice, info: SegmentInfo, piece: LivePiece) -> None:
-        extent = piece.extent
-        self._progress.extents += 1
-        for skip in range(0, extent.length, READ_BYTES):
-            length = min(READ_BYTES, extent.length - skip)
-            began = time.monotonic()
-            why = _try(reader, piece, skip, length)
-            self._pace(length, began)
-            if why and self._confirmed(device, piece, skip, length):
-                volume, offset = str(piece.volume), extent.file_offset + skip
-                path = path_of(self._call, piece.volume, piece.ino)
-                lost = _try(SegmentReader({info.device: device}, lambda _: info, ChecksumCache()), piece, skip, length)
-                kind = "data" if lost else "header"
-                what = why if lost else f"a header is damaged ({why}); nothing is lost, the footer serves"
-                self._found(ScrubFinding(kind, f"segment {extent.segment} volume {volume} inode {piece.ino}", what, volume, path, offset))
-                if lost:
-                    continue
-                return
-
-    def _confirmed(self, device: BlockDevice, piece: LivePiece, skip: int, length: int) -> bool:
-        """Returns True if the finding still holds: the extent is still there, and the segment is unchanged."""
-        extent = piece.extent
-        now = self._call(GetFilePieces(piece.volume, piece.ino, extent.file_offset, extent.file_offset + extent.length, PAGE)).pieces
-        if all(other.extent != extent for other in now):
-            self._progress.rechecked += 1
-            return False
-        (info,) = self._call(GetSegments([extent.segment])).segments
-        again = SegmentReader({info.device: device}, lambda _: replace(info, footer_bytes=0), ChecksumCache())
-        if not _try(again, piece, skip, length):
-            self._progress.rechecked += 1
-            return False
-        return True
 
     def _pace(self, count: int, began: float) -> None:
         """Waits so that neither the rate nor half of the time is passed."""
@@ -371,15 +295,6 @@ class Scrub:
         wait = max(took, count / self._progress.bytes_per_s - took)
         if self._stop.wait(wait):
             raise ScrubStopped
-
-
-def _try(reader: SegmentReader, piece: LivePiece, skip: int, length: int) -> str:
-    """Returns the reason why these bytes cannot be read; "" if they can."""
-    try:
-        reader.read(piece.extent, piece.volume, piece.ino, skip, length, aligned_buffer(length))
-    except (Error, OSError) as err:
-        return str(err)
-    return ""
 
 
 def _structure(why: str) -> dict[str, str]:

@@ -25,6 +25,7 @@ from awsomefsd.meta.api.messages.collection import GetSparse
 from awsomefsd.meta.api.messages.devices import SeenDevice, Sightings
 from awsomefsd.meta.machine.quota import ALLOCATED_SHARE
 from awsomefsd.node.maintenance.collection import Collection, collectors_of
+from awsomefsd.node.maintenance.io_budget import IoBudget
 from tests.rigs.metadata_service import MIB
 from tests.rigs.mount_without_kernel import LIMIT_S, VOLUME, Rig, rig, until
 
@@ -351,7 +352,7 @@ def test_one_of_the_nodes_that_see_a_shared_device_collects_it() -> None:
     shared = DeviceInfo(1, "d1", 0, 0, 0, 0, 0, "/dev/x", True)
     own, other = DeviceInfo(2, "o", 0, 0, 0, 0, 0, "/dev/y", False, "b"), DeviceInfo(3, "p", 0, 0, 0, 0, 0, "/dev/z", False, "c")
     for node, wanted in (("b", [True, True, False]), ("c", [False, False, True])):
-        collection = Collection(refuse, list, "", node, "boot")
+        collection = Collection(refuse, list, "", node, "boot", IoBudget(1 << 60))
         collection._collectors = chosen
         assert [collection._collects(one) for one in (shared, own, other)] == wanted
         collection._collectors = None
@@ -362,7 +363,7 @@ def test_a_collection_whose_session_has_expired_goes_on_and_vouches_for_its_writ
     """Its node stood still, or was cut off: it may not ask with the session that is gone for ever, nor leave its segments in quarantine."""
     kept = sparse(r, seed)
     made = collector(r)
-    collection = Collection(made._ask, list, "", "node", "boot")
+    collection = Collection(made._ask, list, "", "node", "boot", IoBudget(1 << 60))
     collection._collector = made
     asked: Any = made._ask
     ended: list[int] = []

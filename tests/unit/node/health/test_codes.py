@@ -94,6 +94,7 @@ OF_NODE = [
 OF_FACTS = [
     ("WORKER_MEMORY", Facts(workers=[("/m", 9, 8)]), "/m uses 9"),
     ("HOST_PROGRAM", Facts(host="no space left"), "no space left"),
+    ("DAMAGED_FILE", Facts(damaged=[("v", "/d/f", 8_192), ("v", "/d/f", 4_096)]), "file /d/f of volume v at offset 4096 and 1 more"),
     ("SCRUB_FINDINGS", Facts(scrub_open=4), "4 faults"),
     ("SCRUB_FAILED", Facts(scrub_failed="no device"), "no device"),
     ("DEVICE_ALONE", Facts(alone_ms={"u": 60_000}), "one node sees the shared device u"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.base.errors import Refused
+from awsomefsd.base.errors import FsError, Refused
 from awsomefsd.base.types import Extent, SegmentInfo, SegmentProgress
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.device import Device
@@ -24,7 +24,7 @@ from awsomefsd.meta.machine import queries
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.replica.store import Store
 from awsomefsd.meta.state import keys, rows
-from awsomefsd.node.maintenance import scrub as scrubbing
+from awsomefsd.node.maintenance import segment_check
 from awsomefsd.node.maintenance.scrub import DONE, STOPPED, Scrub, ScrubProgress
 from tests.rigs.machine_driver import Drive
 
@@ -87,7 +87,8 @@ class Ground:
         with self.lock:
             self.before_answer(body)
             reply = queries.answer(self.drive.machine, body)
-        assert not isinstance(reply, Failed), reply
+        if isinstance(reply, Failed):
+            raise FsError(reply.errno, reply.detail)
         if isinstance(reply, Devices):
             for info in reply.devices:
                 info.path = str(self.disk)
@@ -138,7 +139,7 @@ def test_data_header_footer_and_superblock(ground: Ground, caplog: pytest.LogCap
     found = {finding.kind: finding for finding in done.findings}
     assert set(found) == {"data", "header", "superblock"} and done.found == 3 and done.repaired == 1
     assert (found["data"].volume, found["data"].path) == ("1", "/folder/large")
-    assert 0 <= 300_000 - found["data"].offset < scrubbing.READ_BYTES
+    assert 0 <= 300_000 - found["data"].offset < segment_check.READ_BYTES
     assert found["header"].path == "/small" and found["superblock"].repaired
     assert any(getattr(record, "path", "") == "/folder/large" for record in caplog.records)
     assert {finding.kind for finding in ground.run().findings} == {"data", "header"}, "the superblock was repaired"

@@ -15,6 +15,7 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import FILE_BYTES_MAX, INLINE_BYTES_MAX, MIB
 from awsomefsd.base.types import ROOT_INO
 from awsomefsd.io.file import file_data
+from awsomefsd.io.file.damaged_reads import DamagedReads
 from awsomefsd.io.file.flusher import record_space
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -429,6 +430,9 @@ def test_wrong_bytes_are_an_error_and_counted(r: Rig) -> None:
     fh = r.open(ino)
     assert error_of(r.read, ino, fh, 0, MIB) == errno.EIO
     assert r.counter("corrupt_reads") == 1
+    until(lambda: bool(DamagedReads(r.directory).all()))
+    [met] = DamagedReads(r.directory).all()
+    assert (met.ino, met.offset, met.path, bool(met.what)) == (ino, 0, "/a", True), "the daemon shows the file and the place"
     r.write(ino, fh, 0, b"b" * BIG)  # overwritten, it is good again
     assert r.read(ino, fh, 0, MIB) == b"b" * BIG
     r.fsync(ino, fh)
