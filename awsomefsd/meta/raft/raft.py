@@ -55,10 +55,14 @@ class Raft:
         return self.member.log
 
     # --- events -----------------------------------------------------------------------------------------------------------------
+    def pass_time(self, now_ms: int) -> None:
+        """Time has come to `now_ms`; what is due is left to `tick`.  Messages that are taken in between came before anything was due."""
+        self.member.now_ms = max(self.member.now_ms, now_ms)
+
     def tick(self, now_ms: int) -> None:
         """Time has come to `now_ms`; a smaller time than before changes nothing."""
+        self.pass_time(now_ms)
         member = self.member
-        member.now_ms = max(member.now_ms, now_ms)
         if member.role is Role.LEADER:
             self._tick_leader()
         elif member.now_ms >= member.election_at_ms:

@@ -2,7 +2,8 @@
 
     wait → hear the other voters → start every request that is ready → leader.run (one journal sync) → send (one a connection) → leader.tick
 
-With several voters the connections to the others are part of the same loop, and time goes to the log in every turn.  Heartbeats and votes
+With several voters the connections to the others are part of the same loop, and time goes to the log in every turn, after what they have
+said.  Heartbeats and votes
 wait for at most one turn: its journal sync, and what bounds a commit of the store (meta/replica/commit_pace.py).
 
 service.py makes one Turns for each opening of journal and state, and says what follows its end.  The simulator drives the same object.
@@ -188,17 +189,22 @@ class Turns:
             self.leader.drop_origin(connection)
 
     def _hear_peers(self) -> None:
-        """Gives the log the time and then the other voters' messages, before what the clients want."""
+        """Hands the log the other voters' messages and then the time, before what the clients want.
+
+        In this order: after a stall of this thread the time alone would look like the others' silence, though what they said is here.
+        """
         peers, voter = self._transport.peers, self._replica.log
         if peers is None:
             return
         peers.tick()
-        voter.tick(self._boot_ns())
+        now_ns = self._boot_ns()
+        voter.pass_time(now_ns)
         for sender, message in peers.poll():
             try:
                 voter.receive(sender, message)
             except ProtocolError as err:
                 log.warning("ignored a message of another voter", extra={"peer": sender, "reason": str(err)})
+        voter.tick(now_ns)
 
     def idle_ms(self) -> int:
         """Returns how long the next turn may wait, in ms; 0: not at all."""

@@ -144,6 +144,9 @@ class Leadership(Protocol):
     def next_deadline_ns(self) -> int | None:
         """Boot time at which `tick` is due again; None: never by time."""
 
+    def pass_time(self, now_ns: int) -> None:
+        """Tell the boot time before `receive`, so that what comes counts from now on; `tick`, after it, does what is due."""
+
     def tick(self, now_ns: int) -> None:
         """Time has come to `now_ns`; what follows from it is done by the next `ready`."""
 

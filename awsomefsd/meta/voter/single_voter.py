@@ -134,6 +134,9 @@ class SingleVoter:
     def next_deadline_ns(self) -> int | None:
         return None
 
+    def pass_time(self, now_ns: int) -> None:
+        """Time changes nothing."""
+
     def tick(self, now_ns: int) -> None:
         """Time changes nothing."""
 

@@ -376,6 +376,10 @@ class Voter:
             deadlines.append(chunk_ns)
         return min(deadlines)
 
+    def pass_time(self, now_ns: int) -> None:
+        """Tells what time it is before `receive`, so that what comes counts from now on; `tick` then does what is due."""
+        self._raft.pass_time(now_ns // NS_PER_MS)
+
     def tick(self, now_ns: int) -> None:
         if self._doubt_until_ns and now_ns >= self._doubt_until_ns:
             log.warning("there is no leader, so the damaged end of this journal is taken for a torn write")
