@@ -6,6 +6,7 @@ from msgspec import Struct
 
 ROOT_INO = 1
 BACKGROUND_BIT = 1 << 62  # set in the `unique` of requests that no FUSE request stands behind
+TRUNCATE_BIT = 1 << 60  # set in the id of the second entry of a request: a CREATE that found its file truncates it
 RESEND_BIT = 1 << 63  # the kernel sets it in resent requests; never part of an id
 HOST_UNIQUE = 0  # requests without an id (the leader's own, tools): not deduplicated
 NODE_UNIQUE_BITS = 24  # of the ids of a daemon's requests count them, those above are drawn when the daemon starts

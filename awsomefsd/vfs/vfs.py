@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.base.types import Attr
+from awsomefsd.base.types import TRUNCATE_BIT, Attr
 from awsomefsd.base.wait import GENERATORS, Steps
 from awsomefsd.io.file.write_through import WriteThrough
 from awsomefsd.meta.client.metadata import Metadata
@@ -76,7 +76,7 @@ class Vfs:
         op = _both(unlock, data) if unlock is not None and data is not None else unlock if unlock is not None else data
         if op is None or self._giving_up is None:
             return op
-        return self._giving_up.bounded(ctx.unique, op, lambda _value, _error: self.mount.metadata.ack(ctx.unique))
+        return self._giving_up.bounded(ctx.unique, op, lambda _value, _error: self._acknowledge(ctx.unique))
 
     def fsyncdir(self, ctx: Context, ino: int, fh: int, datasync: bool) -> None:
         """Every change of a directory was in the journal before it was answered."""
@@ -107,10 +107,13 @@ class Vfs:
         """The kernel has the reply of a request that may have made an entry: its result need not be kept any more."""
         if self._giving_up is not None and self._giving_up.goes_on(unique):
             return
-        if self.mount.session.recovering:
-            self.mount.metadata.ack_inherited(unique)
-        else:
-            self.mount.metadata.ack(unique)
+        self._acknowledge(unique)
+
+    def _acknowledge(self, unique: int) -> None:
+        metadata = self.mount.metadata
+        acknowledge = metadata.ack_inherited if self.mount.session.recovering else metadata.ack
+        acknowledge(unique)
+        acknowledge(unique | TRUNCATE_BIT)
 
     def destroy(self) -> None:
         """DESTROY is never sent on plain mounts; the worker flushes when the kernel has unmounted."""
@@ -135,7 +138,7 @@ class Vfs:
         if state is not None and isinstance(error, FsError) and error.errno != errno.ETIMEDOUT:
             with state.lock:
                 state.error = state.error or error
-        mount.metadata.ack(unique)
+        self._acknowledge(unique)
 
     def _served(self, method: Callable[..., Any]) -> Callable[..., Any]:
         left_ns = self._session.left_ns

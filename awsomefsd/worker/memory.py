@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from awsomefsd.base import shm
 from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.limits import DIRTY_BYTES_MAX
+from awsomefsd.base.types import TRUNCATE_BIT
 from awsomefsd.fuse import abi, control_area, parked_requests, slots
 from awsomefsd.fuse.control_area import ControlArea
 from awsomefsd.fuse.inherited_requests import UNIQUE_MASK
@@ -57,8 +58,11 @@ class MountMemory:
         return 0 if negotiated is None else negotiated.minor
 
     def unanswered(self) -> list[int] | None:
-        """Requests that a predecessor has read and perhaps not answered: a slot or entry is freed only behind its reply, so the kernel has
-        the answer of every other one.  None where a damaged slot hides which it was."""
+        """The ids of requests that a predecessor has read and perhaps not answered, with those of their second entries.
+
+        A slot or entry is freed only behind its reply, so the kernel has the answer of every other one.  None where a damaged slot hides
+        which it was.
+        """
         found = {entry.unique & UNIQUE_MASK for entry in self.park.entries()}
         try:
             for slot in self.slots:
@@ -66,4 +70,4 @@ class MountMemory:
                     found.add(abi.IN_HEADER.unpack_from(slot.head)[2] & UNIQUE_MASK)
         except Corrupt:
             return None
-        return sorted(found)
+        return sorted(found | {unique | TRUNCATE_BIT for unique in found})

@@ -58,8 +58,7 @@ class WorkerTakeover:
         records = self._recover_records()
         hit("takeover.records.found")
         if ended or mount.caches.leases is not None:
-            for record in records:
-                self._adopt(record)
+            records = [record for record in records if self._adopt(record)]
         if ended:  # nobody kept the session alive: what the predecessor's callers had locked is unknown
             undecided = opened.resumed and mount.caches.leases is None
             self._sessions.after_session_loss(opened, changed_by_others=opened.changed_by_others or undecided, locks_known=False)
@@ -94,23 +93,23 @@ class WorkerTakeover:
                 dirty.mark_clean([damage.record])
         return records
 
-    def _adopt(self, record: DirtyRecord) -> None:
-        """The record belongs to its file again; that of a file that was removed since is dropped."""
+    def _adopt(self, record: DirtyRecord) -> bool:
+        """The record belongs to its file again; returns False for that of a file that was removed since, which takes no space any more."""
         try:
             attr = block_on(self._mount.attr_op(record.ino))
         except FsError as err:
             if err.errno != errno.ENOENT:
                 raise
             self._memory.dirty.mark_clean([record])
-            self._mount.buffered.reservation.give_back(record_space(record.length))
-            return
+            return False
         self._mount.buffered.files.state(attr).adopt(record)
+        return True
 
     def _flush_recovered(self, records: list[DirtyRecord]) -> None:
         """Commits what write(2) acknowledged and the predecessor had not committed."""
         if self._mount.caches.leases is None:
-            for record in records:
-                self._adopt(record)
+            gone = [record.length for record in records if not self._adopt(record)]
+            self._mount.buffered.release_space(gone)
         log.info("flushing what the predecessor left records=%d bytes=%d", len(records), sum(r.length for r in records))
         self._forget_caches()
 

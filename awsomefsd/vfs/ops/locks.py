@@ -76,8 +76,10 @@ class LockOps:
     def _take_back(self, command: SetLock) -> Steps:
         mount = self._mount
         unique = mount.uniques.next_background_unique()
-        yield from _waited(mount.propose(msgspec.structs.replace(command, lock_type=F_UNLCK), unique))
-        mount.metadata.ack(unique)
+        try:
+            yield from _waited(mount.propose(msgspec.structs.replace(command, lock_type=F_UNLCK), unique))
+        finally:
+            mount.metadata.ack(unique)
 
     def _may_hold(self, ino: int, lock: Lock) -> set[int]:
         return self._owners.setdefault(ino, {}).setdefault((lock.kind, lock.owner), set())
@@ -162,10 +164,12 @@ class LockOps:
         own = unique  # of the request for the first one; a request makes one entry at most under its own id
         for kind, owner in ended:
             wait = self.give_up(ino, kind, owner, own)
-            if wait is not None:
-                yield from _waited(wait)
-            if own != unique:
-                mount.metadata.ack(own)
+            try:
+                if wait is not None:
+                    yield from _waited(wait)
+            finally:
+                if own != unique:
+                    mount.metadata.ack(own)
             own = mount.uniques.next_background_unique()
 
     def inodes(self) -> list[int]:

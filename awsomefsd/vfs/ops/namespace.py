@@ -11,7 +11,7 @@ from functools import partial
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import DIRECTORY_LISTED_ENTRIES_MAX, LISTINGS_MAX, NAME_BYTES_MAX, READDIR_ENTRIES_MAX, SYMLINK_BYTES_MAX
-from awsomefsd.base.types import FIRST_COOKIE, ROOT_INO, Attr, Dirent
+from awsomefsd.base.types import FIRST_COOKIE, ROOT_INO, TRUNCATE_BIT, Attr, Dirent
 from awsomefsd.base.wait import Signal, Steps
 from awsomefsd.meta.api.commands import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, Create, Link, Rename, Rmdir, Tmpfile, Unlink
 from awsomefsd.meta.api.messages import Blob, Entries, Found, GetAttr, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
@@ -147,9 +147,9 @@ class NamespaceOps:
         reply = yield from self._make(ctx, command)
         attr: Attr = reply.attr
         if not reply.created and flags & os.O_TRUNC:
-            unique = self._mount.uniques.next_background_unique()
-            attr = yield from self._data.truncate_to_zero(ctx, attr, unique)
-            self._mount.metadata.ack(unique)
+            # Under an id that a successor, which may have to repeat all of it, finds again: a second truncation would take what was
+            # written since.
+            attr = yield from self._data.truncate_to_zero(ctx, attr, ctx.unique | TRUNCATE_BIT)
         fh = self._mount.session.opens.open(attr.ino, flags, ctx.unique)
         shown = self._mount.shown(attr)
         return shown, Opened(fh, self._mount.cache_policy(shown, flags, fh, made=reply.created))
@@ -167,8 +167,10 @@ class NamespaceOps:
         reply: Found = yield mount.propose(command, ctx.unique)
         if (mount.session.recovering or mount.session.opens.epoch != epoch) and (yield from self._gone(reply.attr.ino)):
             unique = mount.uniques.next_background_unique()  # made under a session that has ended, and the file with it
-            reply = yield mount.propose(command, unique)
-            mount.metadata.ack(unique)
+            try:
+                reply = yield mount.propose(command, unique)
+            finally:
+                mount.metadata.ack(unique)
         mount.caches.names.put(reply.attr)
         fh = mount.session.opens.open(reply.attr.ino, flags, ctx.unique)
         return reply.attr, Opened(fh, mount.cache_policy(reply.attr, flags, fh, made=True))

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.base.errors import Fenced, FsError
+from awsomefsd.base.errors import Error, Fenced, FsError
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX, INLINE_BYTES_MAX
 from awsomefsd.base.types import Attr
@@ -45,8 +45,10 @@ def kill_suidgid(mount: MountState, attr: Attr) -> Steps:
         mount.caches.forget_attributes(attr.ino)  # they may be gone already, and the predecessor died before it said so
     if attr.mode & 0o6000:
         unique = mount.uniques.next_background_unique()
-        reply: Found = yield mount.propose(SetAttr(mount.volume, attr.ino, SET_KILL_SUIDGID), unique)
-        mount.metadata.ack(unique)
+        try:
+            reply: Found = yield mount.propose(SetAttr(mount.volume, attr.ino, SET_KILL_SUIDGID), unique)
+        finally:
+            mount.metadata.ack(unique)
         mount.caches.names.put(reply.attr)
         mount.caches.bytes_changed(attr, reply.attr)
 
@@ -273,8 +275,8 @@ class ThroughWrites:
             mount.caches.begin_change([one.ino])
         try:
             yield self._through.write(one, mount.metadata)
-        except FsError as err:
-            if err.errno != errno.ESTALE:  # else it went with the session
+        except Error as err:
+            if not isinstance(err, Fenced) and err.errno != errno.ESTALE:  # else it went with the session
                 mount.buffered.reservation.give_back(one.space)
             raise
         finally:

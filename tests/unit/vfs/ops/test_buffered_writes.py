@@ -498,6 +498,21 @@ def test_a_worker_that_was_dead_while_its_session_ended_asks_file_by_file(nodes:
     sound(nodes)
 
 
+def test_a_successor_takes_no_space_for_records_of_a_file_that_is_gone(nodes: list[Leased]) -> None:
+    one, _ = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"x" * BIG)
+    one.worker.data.flusher.pause(True)
+    one.call("unlink", ROOT_INO, b"f")
+    one.close_file(ino, fh)
+    one.vfs.orphans.tell_gathered()
+    until(lambda: not one.mount.session.opens.orphans())  # it has been told, and answered
+    assert one.mount.buffered.dirty.dirty_bytes == BIG, "nobody has dropped them here"
+    one.restart()
+    assert one.mount.buffered.dirty.dirty_bytes == 0
+    assert one.mount.buffered.reservation.left_bytes == one.volume().reserved_bytes
+
+
 def test_a_full_volume_is_told_by_write(nodes: list[Leased]) -> None:
     one, _ = nodes
     ino, fh = one.create(b"f")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd.base.errors import Unavailable
 from awsomefsd.base.types import LOCK_POSIX, ROOT_INO, Lock
 from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api import commands as c
@@ -316,6 +317,21 @@ def test_a_failing_device_is_an_error_of_the_write(nodes: list[Sharing]) -> None
     one.worker.data.through._writer.write = write  # type: ignore[method-assign, union-attr]
     one.write(ino, fh, 0, b"y")
     assert one.read(ino, fh, 0, 9) == b"y"
+
+
+def test_a_write_that_fails_gives_its_space_back_whatever_the_error(nodes: list[Sharing], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, _ = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, bytes(BIG))
+    left = one.mount.buffered.reservation.left_bytes
+
+    def missing(*_: object) -> None:
+        raise Unavailable("device 1 is not there")
+
+    monkeypatch.setattr(one.worker.data.writer, "write", missing)
+    for _ in range(3):
+        assert error_of(one.write, ino, fh, 0, bytes(BIG)) == errno.EAGAIN, "Unavailable: the kernel is told EIO"
+    assert one.mount.buffered.reservation.left_bytes == left
 
 
 def test_a_volume_is_held_whole_or_shared(nodes: list[Sharing]) -> None:

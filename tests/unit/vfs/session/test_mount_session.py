@@ -13,12 +13,14 @@ import pytest
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import SESSION_SELF_FENCE_MS
-from awsomefsd.base.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, ROOT_INO, Lock
-from awsomefsd.base.wait import Signal, block_on
+from awsomefsd.base.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, ROOT_INO, TRUNCATE_BIT, Lock
+from awsomefsd.base.wait import Signal, Steps, block_on
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.session_events import IgnoredEvents
 from awsomefsd.vfs.api.context import CachePolicy, SetAttrIn
+from awsomefsd.vfs.ops.namespace import NamespaceOps
+from awsomefsd.vfs.ops.writing import WRITE_KILL_SUIDGID
 from awsomefsd.vfs.session import conflicts as put_aside_module
 from awsomefsd.vfs.session.conflicts import write_conflicts
 from tests.rigs.metadata_service import Wire
@@ -163,6 +165,71 @@ def add_up(r: Rig) -> None:
     r.flush()
     assert r.mount.buffered.dirty.dirty_bytes == 0
     assert r.mount.buffered.reservation.left_bytes == r.volume().reserved_bytes
+
+
+def test_a_create_that_is_repeated_truncates_the_file_once(r: Rig) -> None:
+    """Killed before the answer; another program has written behind the truncation, and its fsync has returned."""
+    ino = r.file(b"a", b"old")
+    ctx = r.ctx(1_000)
+    finish(r.vfs.create(ctx, ROOT_INO, b"a", 0o644, os.O_RDWR | os.O_TRUNC))
+    other = r.open(ino)
+    r.write(ino, other, 0, b"written since")
+    r.fsync(ino, other)
+    r.unanswered = [ctx.unique, ctx.unique | TRUNCATE_BIT]  # as MountMemory finds it
+    [(attr, opened)] = r.restart(lambda vfs: vfs.create(r.ctx(1_000), ROOT_INO, b"a", 0o644, os.O_RDWR | os.O_TRUNC))
+    assert attr.size == len(b"written since") and r.read(ino, opened.fh, 0, 99) == b"written since"
+    r.vfs.replied(ctx.unique)
+    acknowledged(r, others=1)  # that of OpenSession, whose acknowledgement went with the repeated CREATE, which was no entry
+
+
+def gone() -> Steps:
+    yield from ()
+    return True
+
+
+def acknowledged(r: Rig, others: int = 0) -> None:
+    """No result is kept for the mount but that of the request before this, and `others`."""
+    for number in range(3):
+        r.mkdir(b"ack%d" % number)
+    assert block_on(r.worker.client.ask(m.GetStatus()), LIMIT_S).figures["results_held"] <= 1 + others
+
+
+@pytest.mark.parametrize("what", ["set-ID bits", "truncation", "lock", "locks of a handle", "file without a name"])
+def test_a_proposal_of_the_mount_itself_that_fails_leaves_no_result(r: Rig, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ino, fh = r.create(b"a")
+    r.call("setattr", ino, None, SetAttrIn(c.SET_MODE, mode=0o6755))
+    gate = r.gate()
+    failed: list[int] = []
+
+    def fail(command: Any, unique: int) -> Any:
+        """It is an entry, and its answer an error."""
+        if unique < TRUNCATE_BIT:
+            r.mount.session.opens.epoch += what == "file without a name"  # the session it was made under has ended
+            return None
+        failed.append(unique)
+        done = Signal()
+
+        def answered(_value: Any, _error: BaseException | None) -> None:
+            done.fire(None, FsError(errno.EIO))
+
+        r.worker.client.propose(command, unique).start(answered)
+        return done
+
+    if what in ("lock", "locks of a handle"):
+        r.call("setlk", ino, fh, WRITE_LOCK, False)
+        r.call("setlk", ino, fh, Lock(LOCK_FLOCK, 5, 1, 1, 0, LOCK_END_MAX), False)
+    gate.on_propose = fail
+    calls = {
+        "set-ID bits": lambda: r.call("write", ino, fh, 0, memoryview(b"x"), WRITE_KILL_SUIDGID),
+        "truncation": lambda: r.call("create", ROOT_INO, b"a", 0o644, os.O_RDWR | os.O_TRUNC),
+        "lock": lambda: finish(r.vfs.locks._take_back(c.SetLock(1, ino, LOCK_POSIX, 77, 1, 1, 0, 9, fh))),
+        "locks of a handle": lambda: r.call("release", ino, fh, 0, 0, 0),
+        "file without a name": lambda: r.call("tmpfile", ROOT_INO, 0o644, os.O_RDWR),
+    }
+    monkeypatch.setattr(NamespaceOps, "_gone", lambda _self, _ino: gone())
+    assert error_of(calls[what]) == errno.EIO and failed
+    gate.on_propose = None
+    acknowledged(r)
 
 
 def test_the_reservation_of_dirty_data_is_made_again(r: Rig) -> None:
