@@ -170,6 +170,8 @@ class SharedNemesis:
     change_leader = kill_daemon
 
     def kill_keeper_and_worker(self, node: Node) -> None:
+        for role in ("daemon", "supervisor"):  # one that has just begun has to be told
+            await_true(f"a {role} that holds", lambda role=role: any(procs.holds(pid, "/dev/fuse") for pid in node.pids(role)), WAIT_S)
         hit = node.kill("keeper", "worker")
         node.replaced("worker", hit["worker"], WAIT_S)
 

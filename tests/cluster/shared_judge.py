@@ -26,7 +26,7 @@ LATE = frozenset({"EIO"})
 GONE = frozenset({"EIO", "ENOTCONN", "ECONNABORTED", "ENOENT", "EEXIST", "EINTR", "ENODEV"})  # EEXIST: of makedirs
 ALLOWED: dict[str, frozenset[str]] = {
     "kill worker": frozenset(), "kill daemon": frozenset(), "change leader": frozenset(),
-    "stop node": LATE, "stop worker": LATE, "cut": LATE, "kill keeper and worker": GONE, "kill node": GONE,
+    "stop node": LATE, "stop worker": LATE, "cut": LATE, "kill keeper and worker": frozenset(), "kill node": GONE,
     "kill leading node": GONE, "unmount": GONE,
 }  # fmt: skip
 LOSING = frozenset(kind for kind, errors in ALLOWED.items() if errors)

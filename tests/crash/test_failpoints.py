@@ -292,4 +292,4 @@ def test_a_kill_at_each_failpoint(make_node, figures, seed, tmp_path):
     clean_end(node, load)
     tell(figures, control, f"a kill at each, {load.confirmed():,} fsynced files", began)
     elsewhere = sorted(name for name in POINTS if POINTS[name] in ("snapshot", "founding", "shared"))
-    assert sorted({*POINTS} - {*names}) == elsewhere, "those kill in the normal run"
+    assert sorted({*POINTS} - {*names}) == elsewhere, "those kill in the normal run (of shared mounts: test_shared_failpoints.py)"
