@@ -21,8 +21,7 @@ class Tree:
         self.exam = exam
         self.volume = volume
         self.number = volume.volume
-        self.live_sessions = live_sessions
-        self.pinning_sessions = live_sessions | ending_sessions
+        self.pinning_sessions = live_sessions | ending_sessions  # those that Reap still ends may have locks and write leases too
         self.inodes: dict[int, rows.InodeRow] = {}
         self.names: Counter[int] = Counter()
         self.entries: Counter[int] = Counter()
@@ -175,7 +174,7 @@ class Tree:
             ino = keys.first_u64(key)
             if ino not in self.inodes:
                 self.exam.fault("write-lease", self.where(ino), "the inode does not exist")
-            if row.session and row.session not in self.live_sessions:
+            if row.session and row.session not in self.pinning_sessions:
                 self.exam.fault("write-lease", self.where(ino), f"session {row.session} has ended")
             elif row.session and self.exam.txn.get(keys.leaser(row.session, self.number, ino)) is None:
                 self.exam.fault("write-lease", self.where(ino), f"session {row.session} does not know of its lease")
@@ -187,7 +186,7 @@ class Tree:
             if ino not in self.inodes:
                 self.exam.fault("lock-without-inode", where, f"{len(row.locks)} locks")
             for session in sorted({lock.session for lock in row.locks}):
-                if session not in self.live_sessions:
+                if session not in self.pinning_sessions:
                     self.exam.fault("lock-of-ended-session", where, f"session {session} has ended")
                 if self.exam.txn.get(keys.locker(session, self.number, ino)) is None:
                     self.exam.fault("lock-index", where, f"session {session} does not know of its locks")

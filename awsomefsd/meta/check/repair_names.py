@@ -333,7 +333,7 @@ class NameRepair:
             ino = keys.first_u64(key)
             kept: list[Lock] = []
             for lock in row.locks if ino in self.inodes else []:
-                if lock.session in self.live and locks.conflict(kept, lock) is None:
+                if lock.session in self.pinning and locks.conflict(kept, lock) is None:
                     kept.append(lock)
             if kept == row.locks and kept:
                 continue
@@ -349,6 +349,6 @@ class NameRepair:
             if ino not in self.inodes:
                 self.repairs.overlay.delete(key)
                 self.repairs.note(self.where(ino), "its write lease ends: it does not exist")
-            elif row.session and row.session not in self.live:
+            elif row.session and row.session not in self.pinning:
                 self.repairs.put(key, replace(row, session=0), rows.LEASE)
                 self.repairs.note(self.where(ino), f"the write lease of session {row.session} ends")

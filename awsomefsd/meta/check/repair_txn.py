@@ -189,6 +189,6 @@ class RepairTxn:
         return {row.session: row for _, row in self.scan(keys.kind_range(0, keys.SESSION), rows.SESSION)}
 
     def ending(self) -> set[int]:
-        """Returns the ended sessions whose pins Reap still ends."""
+        """Returns the ended sessions whose pins, locks and write leases Reap still ends."""
         found = (keys.reap_of(key) for key, _ in self.scan(keys.kind_range(0, keys.REAP), rows.REAP))
         return {ino for kind, _, ino, _ in found if kind == keys.REAP_SESSION}

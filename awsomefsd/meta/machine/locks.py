@@ -18,10 +18,11 @@ from awsomefsd.meta.api.commands import Entry, SetLock
 from awsomefsd.meta.api.messages import Done, Reply
 from awsomefsd.meta.machine.write_leases import count_lost_lock
 from awsomefsd.meta.state import keys, rows
-from awsomefsd.meta.state.lookups import inode_of, session_of, volume_of
+from awsomefsd.meta.state.lookups import inode_of, is_live, session_of, volume_of
 from awsomefsd.meta.state.rows_cache import State
 
 F_RDLCK, F_WRLCK, F_UNLCK = 0, 1, 2
+_LOCKS_A_ROW = 32  # so many locks of one list are about the work of one small row
 
 
 # --- pure ---------------------------------------------------------------------------------------------------------------
@@ -82,9 +83,19 @@ def _order(lock: Lock) -> tuple[int, int, int, int]:
 
 # --- rows ---------------------------------------------------------------------------------------------------------------
 def of_inode(state: State, volume: int, ino: int) -> list[Lock]:
-    """Returns all locks of an inode, sorted by start."""
+    """Returns all locks of an inode, sorted by start.  Those of a session that has ended are over, also while they are still in its row."""
+    held = _stored(state, volume, ino)
+    ended = _ended(state, held)
+    return [lock for lock in held if lock.session not in ended] if ended else held
+
+
+def _stored(state: State, volume: int, ino: int) -> list[Lock]:
     row = state.read(keys.locks(volume, ino), rows.LOCKS)
     return [] if row is None else row.locks
+
+
+def _ended(state: State, held: list[Lock]) -> list[int]:
+    return [session for session in sorted({lock.session for lock in held}) if not is_live(state, session)]
 
 
 def wanted(kind: int, owner: int, pid: int, lock_type: int, start: int, end: int, session: int, handle: int = 0) -> Lock:
@@ -127,6 +138,8 @@ def set_lock(state: State, entry: Entry, command: SetLock) -> Reply:
         raise FsError(errno.ENOLCK, f"inode {command.ino} has {len(held)} locks")
     if want.lock_type != F_WRLCK:
         state.unlocked.add((command.volume, command.ino))  # released, or converted to a weaker one
+    for ended in _ended(state, _stored(state, command.volume, command.ino)):
+        _end_on_inode(state, command.volume, command.ino, ended)
     _keep(state, command.volume, command.ino, session.session, held, after)
     return Done()
 
@@ -145,18 +158,32 @@ def _keep(state: State, volume: int, ino: int, session: int, before: list[Lock],
         state.txn.delete(keys.locker(session, volume, ino))
 
 
-def end_session_locks(state: State, session: int, *, shared: bool = False) -> None:
-    """Ends all locks of a session.
-
-    `shared`: others use the volume too, and may change what the locks protected; so each inode counts a change.
-    """
-    for key in state.keys_in(keys.locker_range(session)):
+def end_session_locks(state: State, session: int, count: int) -> int:
+    """Ends locks of an ended session, for about `count` rows of work (-1: all of them), and returns how much work it was."""
+    used = 0
+    for key in state.keys_in(keys.locker_range(session), count):
+        if 0 <= count <= used:
+            break
         _, volume, ino = keys.session_inode_of(key)
-        held = of_inode(state, volume, ino)
-        _keep(state, volume, ino, session, held, [lock for lock in held if lock.session != session])
-        if shared:
+        used += 1 + _end_on_inode(state, volume, ino, session) // _LOCKS_A_ROW
+        state.txn.delete(key)
+    return used
+
+
+def _end_on_inode(state: State, volume: int, ino: int, session: int) -> int:
+    """Ends the locks that an ended session has on an inode, and returns how many locks of anybody were looked at.
+
+    If the session shared its volume, others may change what the locks protected, so the inode counts a change.
+    """
+    held = _stored(state, volume, ino)
+    rest = [lock for lock in held if lock.session != session]
+    if len(rest) < len(held):
+        _keep(state, volume, ino, session, held, rest)
+        row = state.session(session)
+        if row is not None and row.shared:
             count_lost_lock(state, volume, ino)
         state.unlocked.add((volume, ino))
+    return len(held)
 
 
 def of_session(state: State, session: int) -> list[tuple[int, Lock]]:

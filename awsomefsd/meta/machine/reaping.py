@@ -13,7 +13,7 @@ from awsomefsd.meta.machine import stream_readers
 from awsomefsd.meta.machine.filemap import FileMap, drop_extent
 from awsomefsd.meta.machine.inodes import extents_of
 from awsomefsd.meta.machine.segments import forget_ended
-from awsomefsd.meta.machine.sessions import end_pins
+from awsomefsd.meta.machine.sessions import end_rest, has_rest
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.rows_cache import State
 
@@ -79,8 +79,8 @@ def _reap_trim(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget
 
 def _reap_session(state: State, entry: Entry, key: bytes, row: rows.ReapRow, budget: int) -> int:
     session = keys.reap_of(key)[2]
-    ended = end_pins(state, entry, session, budget)
-    if not state.any_in(keys.pinner_range(session)):
+    ended = end_rest(state, entry, session, budget)
+    if not has_rest(state, session):
         state.unqueue_reap(key)
         forget_ended(state, session)
     return max(1, ended)

@@ -271,7 +271,8 @@ def release_quarantine(state: State, session: int) -> None:
 def forget_ended(state: State, session: int) -> None:
     """Deletes the row of an ended session if nothing refers to it any more."""
     row = state.session(session)
-    if row is not None and row.ended and not state.any_in(keys.held_range(session)) and not state.any_in(keys.pinner_range(session)):
+    spans = (keys.held_range(session), *keys.session_rest_ranges(session))
+    if row is not None and row.ended and not any(state.any_in(span) for span in spans):
         state.drop(keys.session(session))
 
 

@@ -5,6 +5,9 @@ with segments, because writes of the dead worker may still be on their way into 
 counter, compared in every entry, dead once the session has ended.  A session that holds its volume whole is the
 `holder` of the volume row until it ends; those that share it are counted there.
 
+One entry ends a session for everybody.  Its locks, write leases and pins may be many rows: those that do not fit the entry are over all the
+same, and Reap removes them, a bounded number an entry.
+
 A node that comes back with a new boot id has proven that nothing of its earlier boots runs: their sessions end at once and their segments
 need no quarantine, and mounts of those boots will never repeat a request, so their results go.
 """
@@ -27,7 +30,7 @@ from awsomefsd.meta.machine.segments import end_leases, forget_ended, release_qu
 from awsomefsd.meta.machine.volumes import describe, existing
 from awsomefsd.meta.machine.write_leases import end_session_write_leases
 from awsomefsd.meta.state import keys, rows
-from awsomefsd.meta.state.lookups import EpochEnded
+from awsomefsd.meta.state.lookups import EpochEnded, RetryLater
 from awsomefsd.meta.state.rows_cache import State
 
 
@@ -57,6 +60,8 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         old.worker = command.worker
         state.save_session(old)
         return SessionOpened(old.session, old.epoch, True, False, SESSION_TTL_MS, describe(volume), old.reserved_bytes)
+    if old is not None and old.ended and old.shared and state.any_in(keys.locker_range(old.session)):
+        raise RetryLater(errno.EAGAIN, f"locks of session {old.session} are ending")  # the mount is to be told of each that it lost
     holder = state.session(volume.holder) if volume.holder else None
     if holder is not None and not _is_earlier_boot(holder, command):
         raise FsError(errno.EBUSY, f"volume {volume.name} is mounted by session {holder.session} on node {holder.node}")
@@ -173,10 +178,12 @@ def _conflicts(row: rows.SessionRow, command: OpenSession) -> bool:
 
 
 def _end_earlier_boots(state: State, entry: Entry, command: OpenSession) -> None:
+    left = REAP_EXTENTS_PER_ENTRY
     for row in every(state):
         if _is_earlier_boot(row, command):
             if not row.ended:
-                end(state, entry, row, exited=True)
+                used = end(state, entry, row, exited=True, count=left)
+                left -= min(used, left) if state.acts_at(MENDED_RULES) else 0
             release_quarantine(state, row.session)
     for number, mount in mounts.every(state):
         if _is_earlier_boot(mount, command):
@@ -199,18 +206,26 @@ def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
     return Done()
 
 
-def end(state: State, entry: Entry, row: rows.SessionRow, *, exited: bool) -> None:
-    """Ends a session: locks, reservation, leases and the volume at once, pins up to a bound, the rest of them by Reap."""
+def end(state: State, entry: Entry, row: rows.SessionRow, *, exited: bool, count: int = -1) -> int:
+    """Ends a session: reservation, segments and the volume at once; rows of locks, write leases and pins up to `count` (-1: as
+    many as one entry may end), and the rest by Reap.
+
+    Returns how many of those rows it ended.  The locks and write leases that are left count for nobody (locks.py, write_leases.py).
+    """
     row.ended, row.ended_ms = True, entry.time_ns // NS_PER_MS
     state.cluster.sessions -= 1
     state.save_session(row)
     if row.volume:  # else a collector's, which holds segments only
         _leave_volume(state, row)
     end_leases(state, row.session, exited=exited)
-    end_pins(state, entry, row.session, REAP_EXTENTS_PER_ENTRY)
-    if state.any_in(keys.pinner_range(row.session)):
+    if not state.acts_at(MENDED_RULES):
+        end_session_locks(state, row.session, -1)
+        end_session_write_leases(state, row.session, -1)
+    used = end_rest(state, entry, row.session, REAP_EXTENTS_PER_ENTRY if count < 0 else count)
+    if has_rest(state, row.session):
         state.queue_reap(keys.reap(keys.REAP_SESSION, 0, row.session, 0), rows.ReapRow())
     forget_ended(state, row.session)
+    return used
 
 
 def _leave_volume(state: State, row: rows.SessionRow) -> None:
@@ -220,11 +235,21 @@ def _leave_volume(state: State, row: rows.SessionRow) -> None:
     if volume.holder == row.session:
         volume.holder = 0
         state.save_volume(volume)
-    end_session_locks(state, row.session, shared=row.shared)
     if row.shared:
-        end_session_write_leases(state, row.session)
         volume.sharers -= 1
         state.save_volume(volume)
+
+
+def has_rest(state: State, session: int) -> bool:
+    """Returns True if rows of an ended session are left for Reap."""
+    return any(state.any_in(span) for span in keys.session_rest_ranges(session))
+
+
+def end_rest(state: State, entry: Entry, session: int, count: int) -> int:
+    """Ends up to about `count` rows of locks, write leases and pins of an ended session, and returns how many it ended."""
+    used = end_session_locks(state, session, count)
+    used += end_session_write_leases(state, session, max(count - used, 0))
+    return used + end_pins(state, entry, session, max(count - used, 0))
 
 
 def end_pins(state: State, entry: Entry, session: int, count: int) -> int:

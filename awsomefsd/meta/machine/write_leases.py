@@ -23,14 +23,21 @@ from awsomefsd.base.types import LEASE_WRITE
 from awsomefsd.meta.api.commands import AcquireLease, Entry, ReleaseLease
 from awsomefsd.meta.api.messages import Done, Leased, Reply
 from awsomefsd.meta.state import keys, rows
-from awsomefsd.meta.state.lookups import RetryLater, inode_of, session_of, volume_of
+from awsomefsd.meta.state.lookups import RetryLater, inode_of, is_live, session_of, volume_of
 from awsomefsd.meta.state.rows_cache import State
 
 
 def of_inode(state: State, volume: int, ino: int) -> rows.LeaseRow:
-    """Returns the lease row of an inode; a new one if none was written yet."""
+    """Returns the lease row of an inode; a new one if none was written yet.
+
+    A lease of a session that has ended is over, also while its row still names it (sessions.py).
+    """
     row: rows.LeaseRow | None = state.read(keys.lease(volume, ino), rows.LEASE)
-    return rows.LeaseRow() if row is None else row
+    if row is None:
+        return rows.LeaseRow()
+    if row.session and not is_live(state, row.session):
+        row.session = 0
+    return row
 
 
 def acquire(state: State, entry: Entry, command: AcquireLease) -> Reply:
@@ -83,11 +90,20 @@ def _drop(state: State, volume: int, ino: int, row: rows.LeaseRow) -> None:
     state.write(keys.lease(volume, ino), row, rows.LEASE)
 
 
-def end_session_write_leases(state: State, session: int) -> None:
-    """Ends all write leases of a session."""
-    for key in state.keys_in(keys.leaser_range(session)):
+def end_session_write_leases(state: State, session: int, count: int) -> int:
+    """Ends up to `count` write leases of an ended session (-1: all), and returns how many it ended.
+
+    Another session may have the lease of such an inode by now, or the inode has ended: then only the session's marker goes.
+    """
+    found = state.keys_in(keys.leaser_range(session), count)
+    for key in found:
         _, volume, ino = keys.session_inode_of(key)
-        _drop(state, volume, ino, of_inode(state, volume, ino))
+        state.txn.delete(key)
+        row: rows.LeaseRow | None = state.read(keys.lease(volume, ino), rows.LEASE)
+        if row is not None and row.session == session:
+            row.session = 0
+            state.write(keys.lease(volume, ino), row, rows.LEASE)
+    return len(found)
 
 
 def is_held(state: State, entry: Entry, volume: rows.VolumeRow, ino: int, lease: int) -> bool:
@@ -137,5 +153,6 @@ def every(state: State) -> dict[tuple[int, int], tuple[int, int]]:
     held: dict[tuple[int, int], tuple[int, int]] = {}
     for key in state.keys_in(keys.kind_range(0, keys.LEASER)):
         session, volume, ino = keys.session_inode_of(key)
-        held[(volume, ino)] = (session, of_inode(state, volume, ino).epoch)
+        if is_live(state, session):
+            held[(volume, ino)] = (session, of_inode(state, volume, ino).epoch)
     return held

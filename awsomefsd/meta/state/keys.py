@@ -192,6 +192,11 @@ def leaser_range(session_number: int) -> Range:
     return _ONE.pack(SHARD, 0, LEASER, session_number), _ONE.pack(SHARD, 0, LEASER, session_number + 1)
 
 
+def session_rest_ranges(session_number: int) -> tuple[Range, ...]:
+    """Returns the ranges of what Reap removes of a session that has ended: markers of locks, write leases and pins."""
+    return locker_range(session_number), leaser_range(session_number), pinner_range(session_number)
+
+
 def lease(volume_number: int, ino: int) -> bytes:
     return _ONE.pack(SHARD, volume_number, LEASE, ino)
 

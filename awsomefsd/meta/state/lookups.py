@@ -59,6 +59,12 @@ def session_of(state: State, entry: Entry, volume: int = 0) -> rows.SessionRow:
     return row
 
 
+def is_live(state: State, session: int) -> bool:
+    """Returns True if the session has not ended."""
+    row = state.session(session)
+    return row is not None and not row.ended
+
+
 def inode_of(state: State, volume: int, ino: int) -> rows.InodeRow:
     """Returns an inode of a volume.  Raises FsError(ENOENT) if there is none."""
     row = state.inode(volume, ino)
