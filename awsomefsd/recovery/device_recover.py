@@ -25,19 +25,19 @@ from pathlib import Path
 from msgspec import Struct
 
 from awsomefsd.base import durable, identity
-from awsomefsd.base.clock import HybridClock, wall_ns
+from awsomefsd.base.clock import wall_ns
 from awsomefsd.base.errors import AlreadyExists, Corrupt, Error, FsError, NotFound, Refused
 from awsomefsd.base.limits import CHECKPOINT_BATCH_BYTES_MAX, MIB
 from awsomefsd.base.rule_levels import CHECKPOINTS_OF_NODES
-from awsomefsd.base.types import HOST_UNIQUE, SegmentInfo
+from awsomefsd.base.types import SegmentInfo
 from awsomefsd.io.collect import checkpoint_format as form
 from awsomefsd.io.collect.checkpoint_area import Area, AreaReader, AreaWriter, checkpoints_of, scan_device
 from awsomefsd.io.collect.checkpoint_format import AreaHeader
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.superblock import Superblock, read_superblock
-from awsomefsd.meta.api.commands import AnyCommand, Entry, KeepForCheckpoint, KeepSegments, Recover
-from awsomefsd.meta.api.messages import Devices, Failed, GetDevices, GetOwnSegments, Segments, SegmentsLeased
+from awsomefsd.meta.api.commands import KeepForCheckpoint, KeepSegments, Recover
+from awsomefsd.meta.api.messages import Devices, GetDevices, GetOwnSegments, Segments, SegmentsLeased
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.log.journal import Journal
 from awsomefsd.meta.machine.machine import Machine
@@ -50,6 +50,8 @@ from awsomefsd.meta.state.redaction import empty_erased, erasures
 from awsomefsd.meta.voter.ports import RAFT_NOTE
 from awsomefsd.meta.voter.single_voter import decode
 from awsomefsd.node.maintenance.checkpoints import carrying, new_header, write_copy
+from awsomefsd.recovery.eras import begin_era
+from awsomefsd.recovery.first_entries import propose_one
 
 MARKER, BUILDING, DONE = "recovering", "recovering", "done"
 
@@ -170,6 +172,7 @@ def _build(directory: Path, found: DeviceSurvey, node: identity.Node, proof: str
         assert isinstance(machine, Machine)
         propose_one(replica, Recover(found.incarnation_seen, proof, node.node))
         replica.commit()
+        begin_era(replica, found.devices, raises_level=directory.name != BUILDING)
         report = _report(found, node.node, last, "device" if base is None else "store", done=True)
         known = answer(machine, GetDevices())
         assert isinstance(known, Devices)
@@ -271,18 +274,6 @@ def fill_journal(
         return journal.last_index
     finally:
         journal.close()
-
-
-def propose_one(replica: Replica, command: AnyCommand) -> object:
-    """Proposes and applies one entry; returns its reply.  Raises FsError if it was refused."""
-    machine = replica.machine
-    stamp = HybridClock(machine.last_stamp, wall_ns).now()
-    site = machine.site if isinstance(machine, Machine) else 0
-    replica.propose([Entry(0, 0, command.since, 0, site, stamp, wall_ns(), 0, HOST_UNIQUE, 0, 0, [], command)])
-    ((_, reply),) = replica.ready()
-    if isinstance(reply, Failed):
-        raise FsError(reply.errno, reply.detail)
-    return reply
 
 
 def _checkpoint(directory: Path, replica: Replica, found: DeviceSurvey, node: identity.Node) -> bool:

@@ -34,7 +34,8 @@ from awsomefsd.meta.raft.membership import Member, Membership
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.replica.state_snapshot_files import StateSnapshotFiles
 from awsomefsd.meta.server.service import SUPERSEDED
-from awsomefsd.recovery.device_recover import BUILDING, DONE, adopt, fill_journal, move_in, propose_one
+from awsomefsd.recovery.device_recover import BUILDING, DONE, adopt, fill_journal, move_in
+from awsomefsd.recovery.first_entries import propose_one
 from awsomefsd.recovery.restore import alone, look_at, missing_devices
 
 TERMS_JUMP = 1 << 20  # more elections than the lost voters held among themselves

@@ -200,40 +200,50 @@ class Fsck:
     # --- devices -------------------------------------------------------------------------------------------------------------------
     def _devices(self) -> None:
         paths = DeviceTable(self.state_dir).paths()
-        for uuid in self._known_devices() or paths:
+        for uuid, era in (self._known_devices() or dict.fromkeys(paths)).items():
             where = paths.get(uuid, "")
             try:
                 if not where:
                     raise Error("this node has no path for it; add it with `awsomefsd device add PATH`")
-                found = devices.check(where, self.identity.cluster, uuid)
+                found = devices.check(where, self.identity.cluster, uuid, era)
                 facts = DeviceFacts(uuid, found.device_bytes, found.segment_bytes, found.segments, found.first_segment_offset)
                 if found.generation == 1:  # one that has grown has several runs of segment numbers, which its superblock does not hold
                     self.hints.devices.append(facts)
-                self._copies(where, uuid)
+                self._copies(where, uuid, era)
             except (Error, OSError) as err:
                 self._fault("device", f"device {where or uuid}", str(err))
             self.report.devices += 1
         self.hints.frame = lambda uuid, at: frame_at(paths.get(uuid, ""), uuid, at)
 
-    def _known_devices(self) -> list[str]:
+    def _known_devices(self) -> dict[str, int | None]:
+        """Returns UUID → era of the devices in the state; an era that cannot be read is None.  Empty if a row of a device is damaged."""
         from awsomefsd.meta.state import rows
 
         store = Store.open(self.directory / "store", readonly=True)
         try:
-            found = []
+            found: dict[str, int | None] = {}
             for _, raw in store.scan(*keys.kind_range(0, keys.DEVICE)):
                 try:
                     row: rows.DeviceRow = rows.DEVICE.loads(raw)
                     if not row.removed:
-                        found.append(row.uuid)
+                        found[row.uuid] = self._era_of(store, row.uuid)
                 except (Corrupt, FormatTooNew):
-                    return []  # then all that have a path here
+                    return {}  # then all that have a path here
             return found
         finally:
             store.close()
 
-    def _copies(self, path: str, uuid: str) -> None:
-        with open_identified(path, self.identity.cluster, uuid, read_only=not self.repair) as device:
+    def _era_of(self, store: Store, uuid: str) -> int | None:
+        from awsomefsd.meta.state import rows
+
+        raw = store.get(keys.device_era(uuid))
+        try:
+            return 0 if raw is None else rows.DEVICE_ERA.loads(raw).era
+        except (Corrupt, FormatTooNew):
+            return None
+
+    def _copies(self, path: str, uuid: str, era: int | None) -> None:
+        with open_identified(path, self.identity.cluster, uuid, era, read_only=not self.repair) as device:
             if copies_agree(device):
                 return
             self._fault("superblock", f"device {path}", "one of the two superblocks is damaged")
@@ -262,7 +272,7 @@ def frame_at(path: str, uuid: str, offset: int) -> FrameFacts | None:
     None if there is no valid one, and if the device cannot be read or is not at `path`.
     """
     try:
-        with open_identified(path, "", uuid, read_only=True) as device:
+        with open_identified(path, "", uuid, None, read_only=True) as device:
             begin = offset - offset % BLOCK_BYTES
             buffer = aligned_buffer(2 * BLOCK_BYTES)
             got = device.pread_into(buffer, begin)

@@ -22,8 +22,9 @@ from msgspec import Struct
 from awsomefsd.base import durable, identity
 from awsomefsd.base.errors import AlreadyExists, NotFound, Refused
 from awsomefsd.io.collect.checkpoint_area import scan_device
+from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
-from awsomefsd.io.device.superblock import read_superblock
+from awsomefsd.io.device.superblock import Superblock, read_superblock
 from awsomefsd.meta.api.commands import Recover
 from awsomefsd.meta.api.messages import Devices, GetDevices
 from awsomefsd.meta.check.check import check
@@ -32,7 +33,9 @@ from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.replica.store import Store
 from awsomefsd.node.maintenance.checkpoints import carrying
-from awsomefsd.recovery.device_recover import adopt, alone, fill_journal, propose_one
+from awsomefsd.recovery.device_recover import adopt, alone, fill_journal
+from awsomefsd.recovery.eras import begin_era
+from awsomefsd.recovery.first_entries import propose_one
 
 _BUILDING = "meta.restoring"
 
@@ -49,9 +52,10 @@ class Restored(Struct):
 
 
 class GivenDevices(Struct):
-    """The devices that were given: paths by UUID, and the newest incarnation and term on them."""
+    """The devices that were given, by UUID: their absolute paths, and what they are; the newest incarnation and term on them."""
 
     paths: dict[str, str]
+    devices: dict[str, tuple[Device, Superblock]]
     incarnation: int
     term: int
 
@@ -61,13 +65,14 @@ def look_at(paths: list[str], cluster: str, undo: ExitStack) -> GivenDevices:
 
     Raises Refused for a device of another cluster, or one that a process of this machine uses.
     """
-    found = GivenDevices({}, 0, 0)
+    found = GivenDevices({}, {}, 0, 0)
     for path in paths:
         device = undo.enter_context(carrying(path))
         superblock = read_superblock(device)
         if superblock.cluster_uuid != cluster:
             raise Refused(f"{path} belongs to cluster {superblock.cluster_uuid}, the state to {cluster}")
         scanned = scan_device(device, superblock)
+        found.devices[superblock.device_uuid] = device, superblock
         found.paths[superblock.device_uuid] = os.path.abspath(path)
         found.incarnation = max(found.incarnation, scanned.incarnation_seen)
         found.term = max(found.term, scanned.term_seen)
@@ -139,6 +144,7 @@ def _first_entry(directory: Path, node: identity.Node, found: GivenDevices, proo
     replica = Replica.open_single(directory, node.cluster, node.node, Machine)
     try:
         propose_one(replica, Recover(found.incarnation, proof, node.node))
+        begin_era(replica, found.devices, raises_level=True)
         replica.commit()
         faults = [f"{fault.where}: {fault.detail}" for fault in check(replica.store)]
         machine = replica.machine

@@ -1,4 +1,5 @@
-"""Background work of a worker, each on a thread: reports and memory; space that others need; orphans of a shared volume."""
+"""Background work of a worker, each on a thread: reports and memory, devices that were recovered elsewhere, space that others need, and
+orphans of a shared volume."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ import time
 from collections.abc import Callable
 
 from awsomefsd.base.errors import Error
-from awsomefsd.base.limits import ORPHANS_LOOK_MS, ORPHANS_TELL_MS, SPACE_RECALL_MS_MAX
+from awsomefsd.base.limits import DEVICE_ERA_LOOK_MS, ORPHANS_LOOK_MS, ORPHANS_TELL_MS, SPACE_RECALL_MS_MAX
 from awsomefsd.base.wait import block_on
+from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api.messages import AwaitSpaceRecall, Report
 from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.vfs.ops.orphans import SharedOrphans
@@ -30,6 +32,7 @@ class Background:
         self,
         mount: MountState,
         client: MetaClient,
+        devices: OpenDevices,
         budget: MemoryBudget,
         orphans: SharedOrphans | None,
         figures: Callable[[], dict[str, int]],
@@ -37,6 +40,7 @@ class Background:
     ) -> None:
         self._mount = mount
         self._client = client
+        self._devices = devices
         self._budget = budget
         self._orphans = orphans
         self._figures = figures
@@ -45,6 +49,7 @@ class Background:
     def start(self) -> None:
         """Starts the threads; the mount serves already."""
         threading.Thread(target=self._idle_loop, name="idle", daemon=True).start()
+        threading.Thread(target=self._devices_loop, name="devices", daemon=True).start()
         threading.Thread(target=self._space_loop, name="space", daemon=True).start()
         if self._orphans is not None:
             threading.Thread(target=self._orphans_loop, args=(self._orphans,), name="orphans", daemon=True).start()
@@ -57,6 +62,11 @@ class Background:
                 block_on(self._mount.buffered.reservation.return_all())
             except Error:  # the session has ended, or the service is of an older build
                 self._ended.wait(SPACE_RECALL_MS_MAX / 1_000)
+
+    def _devices_loop(self) -> None:
+        """A device that the cluster was rebuilt from elsewhere is written no more.  A thread of its own: a device may not answer."""
+        while not self._ended.wait(DEVICE_ERA_LOOK_MS / 1_000):
+            self._devices.look_again()
 
     def _orphans_loop(self, orphans: SharedOrphans) -> None:
         """What lost its last name on another node is kept for this one until it says that it does not have it open."""

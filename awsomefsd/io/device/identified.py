@@ -2,16 +2,25 @@
 
 A path is a guess.  A reboot or a replugged cable may put another device there, of this cluster or of somebody else, and segments,
 checkpoints and repairs would be written over its data.  So every opener of a device that is known by its UUID comes through here, each
-time it opens.  An open descriptor needs no second look: it stays with its device, whatever becomes of the path.
+time it opens.  An open descriptor stays with its device, whatever becomes of the path.
+
+A device has an era: `device recover` and `meta restore` raise it, in the superblock and in the state that they build.  A node of before
+the recovery, with its old state, knows a smaller era, and must neither read nor write: what it takes for free may hold data since, and
+the other way round.  So every opener compares, and those that keep a device open look again every DEVICE_ERA_LOOK_MS.
 """
 
 from __future__ import annotations
 
+import time
+
 from awsomefsd.base.errors import NotFound, Refused
+from awsomefsd.base.limits import NS_PER_MS
 from awsomefsd.io.device.device import BlockDevice, Device
 from awsomefsd.io.device.superblock import Superblock, read_superblock
 
 UNWRITABLE = "a newer build uses this device, and this build could damage it; upgrade this node"
+RECOVERED = "recovered: "  # begins the message of a RecoveredDevice; a health code goes by it
+LEFT_OUT = "not recovered: "  # begins the message about a device that was not given to a recovery
 WRONG = "wrong device: "  # begins the message of WrongDevice; a health code goes by it
 
 
@@ -19,15 +28,22 @@ class WrongDevice(Refused):
     """Something else is where a device was known to be: another device, or none of this cluster.  Nothing was written to it."""
 
 
-def open_identified(path: str, cluster: str, uuid: str, *, read_only: bool = False) -> Device:
-    """Opens device `uuid`; with `cluster` "" only the UUID is compared.  Blocks for the device.
+class RecoveredDevice(Refused):
+    """The device and the state of this node are of different eras.  Nothing was written to the device."""
+
+
+def open_identified(path: str, cluster: str, uuid: str, era: int | None, *, read_only: bool = False) -> Device:
+    """Opens device `uuid`; with `cluster` "" and `era` None these are not compared.  Blocks for the device.
+
+    `era`: as the state of the cluster has it.
 
     A device that a newer build has marked as not to be written by this one is opened all the same; each write to it raises OSError(EROFS).
-    Raises WrongDevice if `path` leads to something else, NotFound if it leads nowhere, Corrupt, FormatTooNew, Refused, and OSError.
+    Raises WrongDevice if `path` leads to something else, RecoveredDevice for one of another era,
+    NotFound if it leads nowhere, Corrupt, FormatTooNew, Refused, and OSError.
     """
     device = Device.open(path, read_only=read_only)
     try:
-        if not require_identity(device, cluster, uuid).writable:
+        if not require_identity(device, cluster, uuid, era).writable:
             device.forbid_writes(UNWRITABLE)
     except BaseException:
         device.close()
@@ -35,7 +51,7 @@ def open_identified(path: str, cluster: str, uuid: str, *, read_only: bool = Fal
     return device
 
 
-def require_identity(device: BlockDevice, cluster: str, uuid: str) -> Superblock:
+def require_identity(device: BlockDevice, cluster: str, uuid: str, era: int | None) -> Superblock:
     """Returns the superblock of an open device, which must be `uuid`.  Raises as `open_identified`."""
     try:
         found = read_superblock(device)
@@ -45,4 +61,19 @@ def require_identity(device: BlockDevice, cluster: str, uuid: str) -> Superblock
         raise WrongDevice(f"{WRONG}{device.path} belongs to another cluster, {found.cluster_uuid}; device {uuid} was there")
     if found.device_uuid != uuid:
         raise WrongDevice(f"{WRONG}{device.path} is device {found.device_uuid} now; device {uuid} was there")
+    if era is not None and (trouble := other_era(device.path, found.era, era)):
+        raise RecoveredDevice(trouble)
     return found
+
+
+def other_era(path: str, found: int, known: int) -> str:
+    """Returns why a device of era `found` must not be used by a node whose state says `known`; "" if they are the same."""
+    if found > known:
+        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found // (1_000 * NS_PER_MS)))
+        return (
+            f"{RECOVERED}the cluster was rebuilt from {path} elsewhere ({when}), and this node's state is from before; stop this node, "
+            f"move its state directory away, and join the rebuilt cluster with a token (docs/DISASTER-RECOVERY.md)"
+        )
+    if found < known:
+        return f"{LEFT_OUT}{path} was not given when the cluster was rebuilt from its devices; `awsomefsd device add {path}` takes it in"
+    return ""

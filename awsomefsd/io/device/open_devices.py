@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from awsomefsd.base.errors import Error
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device import Device
-from awsomefsd.io.device.identified import open_identified
+from awsomefsd.io.device.identified import RecoveredDevice, open_identified, require_identity
 
 log = logging.getLogger("awsomefsd.devices")
 
@@ -29,6 +29,7 @@ class OpenDevices(Mapping[int, Device]):
         self._find = find
         self._cluster = cluster
         self._open: dict[int, Device] = {}
+        self._infos: dict[int, DeviceInfo] = {}  # of those that are open, as they were then
         self._told: dict[int, str] = {}  # device → why it could not be opened, as the log has it already
         self._lock = threading.Lock()
 
@@ -44,12 +45,30 @@ class OpenDevices(Mapping[int, Device]):
 
     def _try(self, info: DeviceInfo) -> None:
         try:
-            self._open[info.device] = open_identified(info.path, self._cluster, info.uuid)
+            self._open[info.device] = open_identified(info.path, self._cluster, info.uuid, info.era)
+            self._infos[info.device] = info
             self._told.pop(info.device, None)
         except (OSError, Error) as err:  # uses of this device fail; those of the others do not
             if self._told.get(info.device) != str(err):
                 log.error("device cannot be opened device=%d path=%s: %s", info.device, info.path, err)
             self._told[info.device] = str(err)
+
+    def look_again(self) -> None:
+        """Ends the writes to each open device that was recovered elsewhere since it was opened: they raise OSError(EROFS).
+
+        Blocks for one read of each device; raises no error of them.
+        """
+        for number, info in dict(self._infos).items():
+            device = self._open[number]
+            try:
+                require_identity(device, self._cluster, info.uuid, info.era)
+            except RecoveredDevice as err:
+                if self._told.get(number) != str(err):
+                    log.error("device is not written any more device=%d: %s", number, err)
+                self._told[number] = str(err)
+                device.forbid_writes(str(err))
+            except (OSError, Error):  # whoever uses the device meets it
+                continue
 
     def __iter__(self) -> Iterator[int]:
         return iter(dict(self._open))

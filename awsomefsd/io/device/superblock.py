@@ -6,10 +6,15 @@ newest good copy; the other can be repaired from it.
 
     offset  0  magic "awsomefs"   8  version u32   12  compat u32   16  ro-compat u32   20  incompat u32
            24  cluster uuid 16    40 device uuid 16   56  device bytes u64   64  segment bytes u64   72  first segment offset u64
-           80  segment count u64  88 generation u64   96  created ns i64   104 … 4091 zeros   4092  crc32c u32 of all before it
+           80  segment count u64  88 generation u64   96  created ns i64   104  era u64
+          112 … 4091 zeros   4092  crc32c u32 of all before it
 
 A build refuses incompat bits it does not know, must not write with unknown ro-compat bits, and ignores unknown compat bits.  Magic,
 version and the checksum keep their places in every version.
+
+The era is 0 until the cluster is rebuilt from its devices (recovery/eras.py); each time that happens it becomes larger.  A node of before
+knows a smaller one, and is refused the device (identified.py).  An era comes with an incompat bit, so that older builds, which know none,
+refuse the device too.
 """
 
 from __future__ import annotations
@@ -31,10 +36,12 @@ MAGIC = b"awsomefs"
 VERSION = 1
 SUPERBLOCK_BYTES = BLOCK_BYTES
 FIRST_SEGMENT_OFFSET = MIB
-RO_COMPAT_KNOWN = INCOMPAT_KNOWN = 0  # unknown compat bits do not matter
+RO_COMPAT_KNOWN = 0  # unknown compat bits do not matter
+HAS_ERA = 1
+INCOMPAT_KNOWN = HAS_ERA
 DEVICE_BYTES_MIN = SEGMENTS_MIN * SEGMENT_BYTES_MIN + 2 * MIB
 
-_FIXED = struct.Struct("<8sIIII16s16sQQQQQq")
+_FIXED = struct.Struct("<8sIIII16s16sQQQQQqQ")
 _CRC = struct.Struct("<I")
 _CRC_AT = SUPERBLOCK_BYTES - 4
 
@@ -53,6 +60,7 @@ class Superblock(Struct, frozen=True):
     compat: int = 0
     ro_compat: int = 0
     incompat: int = 0
+    era: int = 0
 
     @property
     def writable(self) -> bool:
@@ -80,6 +88,7 @@ def pack(superblock: Superblock) -> bytes:
     fixed = _FIXED.pack(
         MAGIC, VERSION, s.compat, s.ro_compat, s.incompat, uuid.UUID(s.cluster_uuid).bytes, uuid.UUID(s.device_uuid).bytes,
         s.device_bytes, s.segment_bytes, s.first_segment_offset, s.segments, s.generation, s.created_ns,
+        s.era,
     )  # fmt: skip
     body = fixed.ljust(_CRC_AT, b"\0")
     return body + _CRC.pack(crc32c(body))
@@ -95,9 +104,8 @@ def unpack(raw: Bytes) -> Superblock:
         raise NotFound("no superblock")
     if _CRC.unpack_from(view, _CRC_AT)[0] != crc32c(view[:_CRC_AT]):
         raise Corrupt("superblock: checksum mismatch")
-    (_, version, compat, ro_compat, incompat, cluster, device, device_bytes, segment_bytes, first, segments, generation, created_ns) = (
-        _FIXED.unpack_from(view)
-    )
+    _, version, compat, ro_compat, incompat, cluster, device, *sizes, generation, created_ns, era = _FIXED.unpack_from(view)
+    device_bytes, segment_bytes, first, segments = sizes
     if version > VERSION:
         raise FormatTooNew(f"superblock version {version} is newer than this build knows ({VERSION}); upgrade this node")
     if unknown := incompat & ~INCOMPAT_KNOWN:
@@ -106,7 +114,7 @@ def unpack(raw: Bytes) -> Superblock:
         raise Corrupt("superblock: the segments do not fit the device")
     return Superblock(
         str(uuid.UUID(bytes=cluster)), str(uuid.UUID(bytes=device)), device_bytes, segment_bytes, segments, created_ns,
-        first, generation, compat, ro_compat, incompat,
+        first, generation, compat, ro_compat, incompat, era,
     )  # fmt: skip
 
 
@@ -128,7 +136,7 @@ def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, rep
     if not good:
         nothing = NotFound(f"{device.path} holds no superblock of awsomefs")
         raise next((copy for kind in (Corrupt, OSError) for copy in copies if isinstance(copy, kind)), nothing)
-    newest = max(good, key=lambda copy: copy.generation)
+    newest = max(good, key=lambda copy: (copy.era, copy.generation))
     if cluster_uuid is not None and newest.cluster_uuid != cluster_uuid:
         raise Refused(f"{device.path} belongs to another cluster, {newest.cluster_uuid}")
     if newest.device_bytes > device.bytes:
@@ -167,6 +175,11 @@ def grown(superblock: Superblock, device_bytes: int) -> Superblock:
     room = second_copy_offset(device_bytes) - superblock.first_segment_offset
     segments = max(room // superblock.segment_bytes, superblock.segments)
     return replace(superblock, device_bytes=device_bytes, segments=segments, generation=superblock.generation + 1)
+
+
+def with_era(superblock: Superblock, era: int) -> Superblock:
+    """Returns the superblock of a device that a recovery took over.  Of two copies, that of the later era is the newer."""
+    return replace(superblock, era=era, incompat=superblock.incompat | HAS_ERA)
 
 
 def wipe_superblock(device: BlockDevice, superblock: Superblock) -> None:

@@ -28,6 +28,7 @@ _LOSSES = {  # kinds whose loss a user may notice, in words
     keys.XATTR: "an extended attribute is lost",
     keys.LOCKS: "the locks of a file are gone",
     keys.DEVICE: "the row of a device is lost",
+    keys.DEVICE_ERA: "a device is refused, as if the cluster had been rebuilt from it elsewhere: `awsomefsd device recover` rebuilds it",
     keys.CSI_VOLUME: "an orchestrator's record of a volume is lost: the volume stays, and the orchestrator has to be told of it by hand",
     keys.CLAIM: "the record that a node uses a volume is lost",
     keys.SESSION: "a session is gone: what its mount has not flushed cannot be committed",
@@ -70,7 +71,7 @@ def _possible(key: bytes) -> bool:
             keys.reverse_of(key)
         elif kind == keys.REAP:
             keys.reap_of(key)
-        elif kind in (keys.VOLNAME, keys.READER, keys.CSI_NAME, keys.CSI_VOLUME, keys.CHECKPOINT):
+        elif kind in (keys.VOLNAME, keys.READER, keys.CSI_NAME, keys.CSI_VOLUME, keys.CHECKPOINT, keys.DEVICE_ERA):
             key[keys.PREFIX_BYTES :].decode()
         elif kind in _VOLUME_KINDS and len(key) < keys.NAME_AT:
             return False

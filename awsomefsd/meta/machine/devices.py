@@ -15,7 +15,7 @@ import errno
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.meta.api.commands import Entry
-from awsomefsd.meta.api.commands.devices import DrainDevice, GrowDevice, RemoveDevice
+from awsomefsd.meta.api.commands.devices import DrainDevice, GrowDevice, RemoveDevice, SetDeviceEra
 from awsomefsd.meta.api.messages import Done, Made, Reply
 from awsomefsd.meta.api.space import usable_bytes
 from awsomefsd.meta.machine import locality
@@ -25,6 +25,7 @@ from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.rows_cache import State
 
 ROWS_REMOVED_MAX = 4_096  # in one entry
+_UUID_BYTES_MAX = 64
 
 
 def _existing(state: State, number: int) -> rows.DeviceRow:
@@ -80,6 +81,20 @@ def _check_rest(state: State, device: rows.DeviceRow) -> None:
     missing = -device_bytes_unpromised(state, 0, kind)
     if missing > 0 and locality.reserved_bytes(state, kind) + state.cluster.allocated_bytes:
         raise FsError(errno.ENOSPC, f"the other devices have {missing} bytes too few for what writers were promised; add another one")
+
+
+def era_of(state: State, uuid: str) -> int:
+    """Returns the era of a device; 0 for one that was never recovered, or that nobody knows."""
+    found: rows.DeviceEraRow | None = state.read(keys.device_era(uuid), rows.DEVICE_ERA)
+    return 0 if found is None else found.era
+
+
+def set_era(state: State, entry: Entry, command: SetDeviceEra) -> Reply:
+    """Sets the era that the superblock of a device has.  It never becomes smaller: nodes of before could use the device again."""
+    if not 0 < len(command.uuid.encode()) <= _UUID_BYTES_MAX or not max(1, era_of(state, command.uuid)) <= command.era < 1 << 63:
+        raise FsError(errno.EINVAL, f"{command.era} is no era for device {command.uuid[:_UUID_BYTES_MAX]}: an era never becomes smaller")
+    state.write(keys.device_era(command.uuid), rows.DeviceEraRow(command.uuid, command.era), rows.DEVICE_ERA)
+    return Done()
 
 
 def remove(state: State, entry: Entry, command: RemoveDevice) -> Reply:

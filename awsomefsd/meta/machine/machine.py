@@ -61,6 +61,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.GrowDevice: devices.grow,
     c.DrainDevice: devices.drain,
     c.RemoveDevice: devices.remove,
+    c.SetDeviceEra: devices.set_era,
     c.CreateVolume: volumes.create,
     c.SetVolume: volumes.set_volume,
     c.DeleteVolume: csi_volumes.delete_volume,

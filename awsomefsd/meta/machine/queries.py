@@ -20,6 +20,7 @@ from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames
 from awsomefsd.meta.machine import (
     checkpoint_segments,
     csi_volumes,
+    devices,
     locks,
     nodes,
     quarantine,
@@ -201,6 +202,7 @@ def _get_devices(state: State, body: m.GetDevices | ReportDevices) -> m.Reply:
                 row.shared,
                 row.home,
                 row.draining,
+                devices.era_of(state, row.uuid),
             )
             for row in state.devices()
         ]

@@ -129,6 +129,7 @@ COMMANDS: dict[type, May] = {
             c.RemoveReader,
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,
+            c.SetDeviceEra,
         ),
         May.NODE,
     ),

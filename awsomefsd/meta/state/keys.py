@@ -60,7 +60,7 @@ CSI_VOLUME, CSI_NAME, CLAIM = 0x19, 0x1A, 0x1B
 REAP = 0x1F
 INODE, DENTRY, COOKIE, EXTENT, INLINE, XATTR, LOCKS, ORPHAN = range(0x20, 0x28)
 LEASE = 0x2C
-CHECKPOINT = 0xA0  # of the cluster, like all above LEASE
+CHECKPOINT, DEVICE_ERA = 0xA0, 0xA5  # of the cluster, like all above LEASE
 
 REAP_INODE, REAP_TRIM, REAP_SESSION, REAP_VOLUME = 1, 2, 3, 4  # in this order: a volume's rows go when nothing points into it
 
@@ -106,6 +106,10 @@ def node(uuid: str) -> bytes:
 
 def checkpoint(uuid: str) -> bytes:
     return _PREFIX.pack(SHARD, 0, CHECKPOINT) + uuid.encode()
+
+
+def device_era(uuid: str) -> bytes:
+    return _PREFIX.pack(SHARD, 0, DEVICE_ERA) + uuid.encode()
 
 
 def token(identity: str) -> bytes:

@@ -28,6 +28,7 @@ CODEC_OF: dict[int, Sealed] = {
     keys.LEASER: rows.MARKER,
     keys.MEMBERSHIP: rows.MEMBERSHIP,
     keys.CHECKPOINT: rows.CHECKPOINT,
+    keys.DEVICE_ERA: rows.DEVICE_ERA,
     keys.NODE: rows.NODE,
     keys.TOKEN: rows.TOKEN,
     keys.CA: rows.CA,

@@ -66,6 +66,14 @@ class DeviceRow(Row):
     grown: list[tuple[int, int]] = []  # further runs of segment numbers (meta/machine/device_numbers.py)
 
 
+class DeviceEraRow(Row):
+    """The era in the superblock of a device, by UUID; a device without a row has 0.  A row of its own: rows of devices keep their bytes at
+    every level."""
+
+    uuid: str
+    era: int
+
+
 class SegmentRow(Row):
     """A segment.  `session`, `worker`: the lessee, or the one whose writes may still land while it is quarantined; 0 otherwise."""
 
@@ -411,6 +419,7 @@ RESULT = Sealed(ResultRow)
 READER = Sealed(ReaderRow)
 MEMBERSHIP = Sealed(MembershipRow)
 CHECKPOINT = Sealed(CheckpointRow)
+DEVICE_ERA = Sealed(DeviceEraRow)
 TOMBSTONE = Sealed(TombstoneRow)
 MARKER = Sealed(MarkerRow)
 REVERSE = Sealed(ReverseRow)

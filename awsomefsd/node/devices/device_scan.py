@@ -34,6 +34,7 @@ class Looked(Struct, frozen=True):
     bytes: int
     verdict: str
     serial: str = ""
+    era: int = 0
 
 
 Look = Callable[[str, str], Looked | None]
@@ -84,7 +85,7 @@ def looked(path: str, cluster: str) -> Looked | None:
         return Looked(path, uuid, size, str(err))
     if not superblock.writable:
         return Looked(path, superblock.device_uuid, size, UNWRITABLE)
-    return Looked(path, superblock.device_uuid, size, OK)
+    return Looked(path, superblock.device_uuid, size, OK, era=superblock.era)
 
 
 def scan(
@@ -101,7 +102,7 @@ def scan(
             continue
         if seen.verdict == OK and seen.uuid not in known:
             seen = Looked(seen.path, seen.uuid, seen.bytes, "the cluster does not know it, or not any more; `awsomefsd device add` adds it")
-        found.append(Looked(seen.path, seen.uuid, seen.bytes, seen.verdict, one.serial))
+        found.append(Looked(seen.path, seen.uuid, seen.bytes, seen.verdict, one.serial, seen.era))
     return _without_copies(found)
 
 

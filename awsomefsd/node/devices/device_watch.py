@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from msgspec import structs
+
 from awsomefsd.base.limits import DEVICE_SCAN_MS, DEVICES_REPORTED_MAX, NS_PER_MS
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.io.device.identified import other_era
 from awsomefsd.meta.api.messages.devices import ReportDevices, Sighting
 from awsomefsd.node.devices.device_scan import OK, Looked, Prober, scan
 
@@ -74,14 +77,16 @@ class DeviceWatch:
             return Sighting(device.uuid, path, 0, "no device of the cluster is at this path")
         if seen.verdict == OK and seen.uuid != device.uuid:
             return Sighting(device.uuid, path, seen.bytes, f"device {seen.uuid} is at this path now")
-        return Sighting(device.uuid, path, seen.bytes, seen.verdict)
+        era = other_era(path, seen.era, device.era) if seen.verdict == OK else ""
+        return Sighting(device.uuid, path, seen.bytes, era or seen.verdict)
 
     def search(self) -> list[Looked]:
         """Scans all block devices, adds the paths of the cluster's to the table, and returns what was found.  One search runs at a time."""
         with self._lock:
             self._search_ns = self._now_ns() + DEVICE_SCAN_MS * NS_PER_MS
             wanted = {device.uuid: device for device in self._devices if self._concerns(device)}
-            found = self._scan(self._prober, {device.uuid for device in self._devices}, self._extra)
+            listed = self._scan(self._prober, {device.uuid for device in self._devices}, self._extra)
+            found = [self._with_era(one, wanted.get(one.uuid)) for one in listed]
             self._reasons = {one.uuid: f"{one.path}: {one.verdict}" for one in found if one.verdict != OK and one.uuid}
             for one in found:
                 device = wanted.get(one.uuid)
@@ -89,6 +94,12 @@ class DeviceWatch:
                     self._table.add(one.uuid, one.path)
                     log.info("device found", extra={"path": one.path, "device": device.device, "uuid": one.uuid})
             return found
+
+    def _with_era(self, one: Looked, device: DeviceInfo | None) -> Looked:
+        """Returns what was found, with the reason in its verdict if it is of another era than this node's state."""
+        if one.verdict != OK or device is None:
+            return one
+        return structs.replace(one, verdict=other_era(one.path, one.era, device.era) or OK)
 
     def refresh(self) -> list[Looked]:
         """Searches, and reports to the leader before and after.  Returns what was found.  Raises Unavailable while no node leads."""

@@ -12,10 +12,10 @@ import os
 from awsomefsd.base.errors import AlreadyExists, Error, FsError, Refused
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device_table import DeviceTable
-from awsomefsd.io.device.identified import UNWRITABLE, open_identified
+from awsomefsd.io.device.identified import UNWRITABLE, RecoveredDevice, open_identified, other_era
 from awsomefsd.io.device.signature import AlreadyFormatted, format_device
-from awsomefsd.io.device.superblock import Superblock, read_superblock
-from awsomefsd.meta.api.commands import AddDevice
+from awsomefsd.io.device.superblock import Superblock, read_superblock, with_era, write_superblock
+from awsomefsd.meta.api.commands import AddDevice, SetDeviceEra
 from awsomefsd.node.catalog import Catalog
 
 OF_NODE = "of node "  # begins the state of a device that is in another node
@@ -59,15 +59,29 @@ class NodeDevices:
         try:
             return format_device(path, self._cluster_uuid, force=destroy)
         except AlreadyFormatted as err:
-            if any(device.uuid == err.superblock.device_uuid for device in self._catalog.devices()):
-                self._table.add(err.superblock.device_uuid, path)  # it may have been found under another name
-                raise AlreadyExists(
-                    f"{path} is device {err.superblock.device_uuid} of this cluster already; see `awsomefsd device ls`"
-                ) from err
-            return err.superblock
+            return self._superblock_of(path, err)
         except OSError as err:
             number = err.errno or errno.EIO
             raise FsError(number, f"{path}: {os.strerror(number)}; check dmesg and the permissions of the device") from err
+
+    def _superblock_of(self, path: str, err: AlreadyFormatted) -> Superblock:
+        """Returns the superblock of a device that is formatted; the state has its era before the device is added.
+
+        Raises AlreadyExists for a device of the cluster, whose path is noted, and RecoveredDevice.
+        """
+        found = err.superblock
+        known = next((info for info in self._catalog.devices() if info.uuid == found.device_uuid), None)
+        if known is None:
+            if found.era:
+                self._catalog.propose(SetDeviceEra(found.device_uuid, found.era))
+            return found
+        if found.era > known.era:
+            raise RecoveredDevice(other_era(path, found.era, known.era)) from err
+        if found.era < known.era:  # it was not given when the cluster was rebuilt; whoever used it before is refused it from now on
+            with open_identified(path, self._cluster_uuid, found.device_uuid, found.era) as device:
+                write_superblock(device, with_era(found, known.era))
+        self._table.add(found.device_uuid, path)  # it may have been found under another name
+        raise AlreadyExists(f"{path} is device {found.device_uuid} of this cluster already; see `awsomefsd device ls`") from err
 
     def all(self) -> list[tuple[DeviceInfo, str]]:
         """Returns every device of the cluster with its state on this node."""
@@ -82,7 +96,7 @@ class NodeDevices:
         if not info.path:
             return "not found on this node; add it here with `awsomefsd device add PATH`"
         try:
-            check(info.path, self._cluster_uuid, info.uuid)
+            check(info.path, self._cluster_uuid, info.uuid, info.era)
         except (Error, OSError) as err:
             return str(err)
         return "ok"
@@ -94,12 +108,12 @@ class NodeDevices:
                 raise Refused(f"the volume is on shared devices, and this node cannot use device {info.device}: {state}")
 
 
-def check(path: str, cluster_uuid: str, uuid: str) -> Superblock:
+def check(path: str, cluster_uuid: str, uuid: str, era: int | None) -> Superblock:
     """Returns the superblock of the device at `path`, which must be device `uuid`.
 
-    Raises WrongDevice, Refused (also for one that this build must not write to), another Error of the superblock, or OSError.
+    Raises WrongDevice, RecoveredDevice, Refused (also for one that this build must not write to), another Error of the superblock, OSError.
     """
-    with open_identified(path, cluster_uuid, uuid, read_only=True) as device:
+    with open_identified(path, cluster_uuid, uuid, era, read_only=True) as device:
         superblock = read_superblock(device)
     if not superblock.writable:
         raise Refused(f"{path}: {UNWRITABLE}")

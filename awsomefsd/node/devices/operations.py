@@ -94,7 +94,7 @@ class DeviceOperations:
         """
         info = self.find(which)
         path = self._here(info)
-        with open_identified(path, self._cluster, info.uuid) as device:
+        with open_identified(path, self._cluster, info.uuid, info.era) as device:
             superblock = read_superblock(device)
             wanted = grown(superblock, device.bytes)
             if wanted.segments <= info.segments:
@@ -175,7 +175,7 @@ class DeviceOperations:
                     f"awsomefsd device drain {info.device}"
                 ) from err
             raise
-        self._wipe(path, info.uuid)
+        self._wipe(path, info.uuid, info.era)
         self._table.forget(info.uuid)
         return f"device {info.device} ({path}) is removed, its superblock is wiped"
 
@@ -188,11 +188,11 @@ class DeviceOperations:
         for info in self._catalog.devices():
             if info.uuid == superblock.device_uuid:  # another way to a device that is in use
                 raise Refused(f"{path} is device {info.device} of the cluster; name it by its number")
-        self._wipe(path, superblock.device_uuid)
+        self._wipe(path, superblock.device_uuid, superblock.era)
         return True
 
-    def _wipe(self, path: str, uuid: str) -> None:
-        with open_identified(path, self._cluster, uuid) as device:
+    def _wipe(self, path: str, uuid: str, era: int) -> None:
+        with open_identified(path, self._cluster, uuid, era) as device:
             wipe_superblock(device, read_superblock(device))
 
     # --- identify ------------------------------------------------------------------------------------------------------------
@@ -223,4 +223,5 @@ def _superblock(path: str, cluster: str) -> list[tuple[str, str]]:
     with Device.open(path, read_only=True) as device:
         found = read_superblock(device, cluster)
     size = f"{found.segments} segments of {found.segment_bytes >> 20} MiB, {found.device_bytes} bytes"
-    return [("superblock", f"generation {found.generation}, {size}"), ("cluster", found.cluster_uuid)]
+    era = [("recovered", f"era {found.era}")] if found.era else []
+    return [("superblock", f"generation {found.generation}, {size}"), ("cluster", found.cluster_uuid), *era]

@@ -191,6 +191,12 @@ _TABLE = (
         "another device is at the path where this node knew one of the cluster; nothing is read from it or written to it",
         "connect the right device; this node finds it by itself under any name (`awsomefsd device scan` looks at once)",
     ),
+    Code(
+        "DEVICE_RECOVERED",
+        ERROR,
+        "the cluster was rebuilt from this device elsewhere, and this node's state is from before; it does not use the device",
+        "stop this node, move its state directory away, and join the rebuilt cluster with a token (docs/DISASTER-RECOVERY.md)",
+    ),
     Code("DEVICE_UNUSABLE", ERROR, "this node cannot use a device", "read its reason, and dmesg"),
     Code("DEVICE_FULL", WARNING, "a device is nearly full", "delete files or add a device"),
     Code(

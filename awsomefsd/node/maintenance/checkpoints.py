@@ -31,6 +31,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ from awsomefsd.base.types import DeviceInfo, SegmentInfo
 from awsomefsd.io.collect.checkpoint_area import AreaWriter
 from awsomefsd.io.collect.checkpoint_format import SEVERAL, VERSION, AreaHeader
 from awsomefsd.io.device.device import Device
-from awsomefsd.io.device.identified import open_identified
+from awsomefsd.io.device.identified import open_identified, require_identity
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands import entry_decode
 from awsomefsd.meta.machine.machine import Machine
@@ -102,12 +103,12 @@ def examine(store_directory: Path) -> tuple[int, int, dict[bytes, bytes]]:
 
 
 @contextmanager
-def carrying(path: str, cluster: str = "", uuid: str = "") -> Iterator[Device]:
+def carrying(path: str, cluster: str = "", uuid: str = "", era: int | None = None) -> Iterator[Device]:
     """Opens the device, locked against a second user on this machine, until the end of the context.
 
     With `uuid` the device must be that one; without it the caller reads the superblock.  Raises Refused, OSError, as `open_identified`.
     """
-    with open_identified(path, cluster, uuid) if uuid else Device.open(path) as device:
+    with open_identified(path, cluster, uuid, era) if uuid else Device.open(path) as device:
         device.lock()
         yield device
 
@@ -144,6 +145,7 @@ class Checkpointer:
         self._places: PlacesAlone | None = None
         self._current: Current | None = None
         self._new: Current | None = None  # the one that is being written
+        self._look: Callable[[], object] = lambda: None  # raises if the device was recovered elsewhere meanwhile
         self._keeps = True  # this node may have segments that it can give back
         self._caught_up_ns = time.monotonic_ns()
         self.state = "starting"
@@ -229,7 +231,8 @@ class Checkpointer:
             self._off(places)
             return
         info, path = chosen
-        with carrying(path, self._node.cluster, info.uuid) as device:
+        with carrying(path, self._node.cluster, info.uuid, info.era) as device:
+            self._look = partial(require_identity, device, self._node.cluster, info.uuid, info.era)
             held = places.take_up(device, info)
             if self._index.durable == UNKNOWN:
                 self._index.durable = held
@@ -247,6 +250,7 @@ class Checkpointer:
         while self._may_write() and self._stays(info, places, level):
             self._index.wanted.wait(CHECKPOINT_TAIL_MS / 1_000)
             self._index.wanted.clear()
+            self._look()
             if not self._tail(info, places) or self._heavy(info):
                 self._new_checkpoint(device, info, places)
             self.failures = 0
@@ -416,6 +420,7 @@ class Checkpointer:
         """As `_tail`, while a new area is written: what it has as well need not stay in the journal."""
         new = self._new
         assert new is not None
+        self._look()
         if self._current is not None and not self._tail(info, places):
             self._current = None  # it is full; the new area has the entries, and counts soon
         if new.writer.takes_early_tail:

@@ -51,7 +51,8 @@ class Collection:
         self._ask = ask
         self._budget = budget
         self._node = node
-        self._collector = Collector(ask, OpenDevices(devices, cluster), node, boot_id, time.monotonic_ns, self._pace, self._collects)
+        self._open = OpenDevices(devices, cluster)
+        self._collector = Collector(ask, self._open, node, boot_id, time.monotonic_ns, self._pace, self._collects)
         self._devices = devices
         self._cond = threading.Condition()
         self._ending = False
@@ -153,6 +154,7 @@ class Collection:
     def _some(self, forced: bool) -> bool:
         """Does one round; returns False when there is nothing to do."""
         began = time.monotonic()
+        self._open.look_again()
         self._collectors = None if forced else collectors_of(self._ask)
         found = self._collector.refresh()
         self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT

@@ -87,7 +87,7 @@ class Scrub:
         cluster_uuid: str,
         call: Callable[[Any], Any],
         copy_store: Callable[[Path], None],
-        open_device: Callable[[str, str, str], Device] = open_identified,
+        open_device: Callable[[str, str, str, int], Device] = open_identified,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._path = state_dir / "scrub.json"
@@ -261,7 +261,7 @@ class Scrub:
             try:
                 if not info.path:
                     raise Error("not found on this node")
-                device = self._open_device(info.path, self._cluster_uuid, info.uuid)
+                device = self._open_device(info.path, self._cluster_uuid, info.uuid, info.era)
                 opened[info.device] = (info, device)
                 if not copies_agree(device):
                     read_superblock(device, self._cluster_uuid, repair=True)

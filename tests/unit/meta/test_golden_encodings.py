@@ -99,6 +99,7 @@ COMMANDS: list[c.Command] = [
     c.GrowDevice(1, 1 << 40, 20),
     c.DrainDevice(1, True),
     c.RemoveDevice(1, 4096),
+    c.SetDeviceEra("device", 1 << 60),
     c.EndClaims("node", 1, "some/path", "proof", 2, "boot", True),
 ]  # fmt: skip
 
@@ -114,6 +115,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.RESULT, rows.ResultRow(m.Found(ATTR, None, True))),
     (rows.READER, rows.ReaderRow(1)),
     (rows.MEMBERSHIP, rows.MembershipRow(1, MEMBERSHIP)),
+    (rows.DEVICE_ERA, rows.DeviceEraRow("device", 1 << 60)),
     (rows.CHECKPOINT, rows.CheckpointRow("node", [1, 2], [2], 3, 4, 5, 6)),
     (rows.TOMBSTONE, rows.TombstoneRow(1, 2, 3, b"name", 4, 5)),
     (rows.MARKER, rows.MarkerRow()),

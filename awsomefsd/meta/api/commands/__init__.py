@@ -55,7 +55,7 @@ from awsomefsd.meta.api.commands.data import (
     Reap,
     WriteData,
 )
-from awsomefsd.meta.api.commands.devices import AddDevice, DrainDevice, GrowDevice, RemoveDevice
+from awsomefsd.meta.api.commands.devices import AddDevice, DrainDevice, GrowDevice, RemoveDevice, SetDeviceEra
 from awsomefsd.meta.api.commands.leases import AcquireLease, ReleaseLease
 from awsomefsd.meta.api.commands.locks import SetLock
 from awsomefsd.meta.api.commands.names import (
@@ -167,6 +167,7 @@ __all__ = [
     "SetAttr",
     "SetCarries",
     "SetCsiVolume",
+    "SetDeviceEra",
     "SetLock",
     "SetNodeState",
     "SetVolume",
@@ -192,7 +193,7 @@ AnyCommand = Union[
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
     KeepSegments, DropSegments, Recover, NodeCommand,
     MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims, GrowDevice, DrainDevice, RemoveDevice,
-    OpenShared, WriteData, KeepForCheckpoint, AdoptSegments, CheckpointDone, ReturnSegments,
+    OpenShared, WriteData, KeepForCheckpoint, AdoptSegments, CheckpointDone, ReturnSegments, SetDeviceEra,
 ]  # fmt: skip
 
 

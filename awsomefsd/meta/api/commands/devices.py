@@ -40,6 +40,17 @@ class RemoveDevice(Command, tag=132):
     count: int
 
 
+class SetDeviceEra(Command, tag=176):
+    """The superblock of device `uuid` has `era`, or gets it next; a smaller one than before is EINVAL.
+
+    The device need not have been added yet.
+    """
+
+    since: ClassVar[int] = 3
+    uuid: str
+    era: int
+
+
 class AddDevice(Command, tag=2):
     """A formatted device joins the cluster; its segments are free."""
 

@@ -91,17 +91,17 @@ def test_what_else_may_be_at_a_path(tmp_path: Path) -> None:
         (path, theirs, f"is device {ours.device_uuid} now"),
     ):
         with pytest.raises(WrongDevice, match=words):
-            open_identified(str(place), CLUSTER, wanted.device_uuid)
+            open_identified(str(place), CLUSTER, wanted.device_uuid, 0)
     with pytest.raises(NotFound):
-        open_identified(str(tmp_path / "nothing"), CLUSTER, ours.device_uuid)
-    open_identified(str(path), CLUSTER, ours.device_uuid).close()
+        open_identified(str(tmp_path / "nothing"), CLUSTER, ours.device_uuid, 0)
+    open_identified(str(path), CLUSTER, ours.device_uuid, 0).close()
 
 
 def test_a_device_that_a_newer_build_has_marked_is_read_and_not_written(tmp_path: Path) -> None:
     path, ours = image(tmp_path, "ours")
     with Device.open(path) as device:
         write_superblock(device, replace(ours, ro_compat=1 << 9))
-    with open_identified(str(path), CLUSTER, ours.device_uuid) as device:
+    with open_identified(str(path), CLUSTER, ours.device_uuid, 0) as device:
         assert device.pread_into(memoryview(bytearray(0)), 0) == 0
         with pytest.raises(OSError) as refused:
             write_superblock(device, ours)

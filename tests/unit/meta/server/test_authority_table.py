@@ -49,7 +49,8 @@ COMMAND_ROWS = {
     "about itself": "DescribeNode",
     "about itself, or role node": "ClaimVolume EndClaims",
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
-    " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice",
+    " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice"
+    " SetDeviceEra",
     "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries Init Recover KeepSegments DropSegments AdoptSegments",
 }
 

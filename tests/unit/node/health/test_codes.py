@@ -81,6 +81,7 @@ OF_NODE = [
     ("MOUNT_WAITS", mount("starting"), "/n of volume w is starting: why"),
     ("DEVICE_MISSING", device("not found on this node; add it"), "/dev/b"),
     ("DEVICE_WRONG", device("wrong device: /dev/b is device X now"), "/dev/b is device X now"),
+    ("DEVICE_RECOVERED", device("recovered: the cluster was rebuilt from /dev/b elsewhere"), "rebuilt from /dev/b"),
     ("DEVICE_UNUSABLE", device("Input/output error"), "Input/output error"),
     ("DEVICE_FULL", device("ok", 5), "5 of 100 segments"),
     ("CORRUPT_EXTENTS", status(figures={"collect_corrupt_pieces": "2"}), "2 extents"),

@@ -1,0 +1,57 @@
+"""The era of devices: after a recovery, nodes of before it are refused them (decision 169).
+
+A node that was lost may come back, with its old state and its old idea of which segments are free.  Its operator may not even know of the
+recovery.  So whoever rebuilds a cluster from its devices gives all of them a new era: first in the state that is built, then in the
+superblocks.  Who knows an older era neither reads nor writes the device (io/device/identified.py).
+
+An era is the wall time of the recovery in nanoseconds, and larger than every era that the devices and the state had.  So two recoveries of
+one cluster on two machines, each from another device, do not agree by chance.
+
+Devices that were not given keep their old superblock.  The rebuilt cluster does not use them either until `device add` has raised their
+era; it is not known who writes to them.
+
+Crash windows.  Superblocks are raised before anything else is written to the devices.  After a crash from then on, only a repetition of the
+recovery makes the devices usable, and it takes a larger era.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from awsomefsd.base.clock import wall_ns
+from awsomefsd.base.rule_levels import ERAS
+from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.superblock import Superblock, with_era, write_superblock
+from awsomefsd.meta.api.commands import RaiseLevel, SetDeviceEra
+from awsomefsd.meta.api.messages import Devices, GetDevices
+from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.machine.queries import answer
+from awsomefsd.meta.replica.replica import Replica
+from awsomefsd.recovery.first_entries import propose_one
+
+Found = Mapping[str, tuple[Device, Superblock]]  # UUID → device
+
+
+def begin_era(replica: Replica, found: Found, *, raises_level: bool) -> None:
+    """Gives every device of the state a new era, and raises the superblocks of those that were found.  Blocks; durable when it returns.
+
+    Eras are of level 3.  With `raises_level` a cluster below it is raised to it, which needs that no other node is in the state; without,
+    its devices keep their eras.  Raises FsError and OSError.
+    """
+    machine = replica.machine
+    assert isinstance(machine, Machine)
+    if raises_level:
+        propose_one(replica, RaiseLevel(ERAS))
+    if machine.level < ERAS:
+        return
+    known = answer(machine, GetDevices())
+    assert isinstance(known, Devices)
+    eras = [info.era for info in known.devices] + [superblock.era for _, superblock in found.values()]
+    era = max(wall_ns(), max(eras, default=0) + 1)
+    for info in known.devices:
+        propose_one(replica, SetDeviceEra(info.uuid, era))
+    replica.commit()
+    for info in known.devices:
+        if info.uuid in found:
+            device, superblock = found[info.uuid]
+            write_superblock(device, with_era(superblock, era))
