@@ -312,6 +312,9 @@ def _devices(drive: Recorder) -> None:
     drive.host(c.GrowDevice(number, 8 * SEGMENT_BYTES + MIB, 8), c.DrainDevice(number, True), c.RemoveDevice(number, 100))
     if drive.level >= c.RemoveDevice.since:
         drive.apply(c.RemoveDevice(drive.device, 1), **HOST)
+    if drive.level >= c.SetDeviceEra.since:
+        drive.host(c.SetDeviceEra("e-uuid", 7))
+        drive.apply(c.SetDeviceEra("e-uuid", 6), **HOST)
 
 
 def _last(drive: Recorder) -> None:
