@@ -80,7 +80,8 @@ class MemoryDevice:
         self.flushes += 1
         self.on_flush()
         self.durable.clear()
-        self.flushed_blocks.update(block * BLOCK_BYTES // self.physical_block_bytes for block in self.written_blocks)
+        written = tuple(self.written_blocks)  # at once: other nodes write meanwhile
+        self.flushed_blocks.update(block * BLOCK_BYTES // self.physical_block_bytes for block in written)
 
     def allow_rewrites(self) -> None:
         self.written_blocks.clear()
