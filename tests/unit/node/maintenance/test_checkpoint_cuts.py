@@ -1,8 +1,8 @@
 """The loss of all voters at any step of a checkpoint, with the power cut: what was durable on the device comes back, and is sound.
 
-Three voters run over loopback; the leadership moves while copies are written, and one node does not see the device for a time.  Every write
-and flush of the device is recorded, with how far the leaders said that it has the log.  A cut keeps what was flushed before it, and any part
-of what was not.  A recovery from that must find the highest checkpoint that is valid, and reach what was promised before the cut.
+Three voters run over loopback; the leadership moves while copies are written, and one node does not see the device for a time.  Every
+write and flush of the device is recorded, with how far the leaders said that it has the log.  A cut keeps what was flushed before it, and
+any part of what was not.  A recovery from that must find the highest checkpoint that is valid, and reach what was promised before the cut.
 """
 
 from __future__ import annotations
