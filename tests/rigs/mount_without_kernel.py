@@ -271,7 +271,7 @@ class Rig:
 
     def hold_lease_clock(self) -> None:
         """From the next worker on its lease runs by `lease_clock`, which the test alone advances."""
-        self.client_options = {**self.client_options, "boot_ns": self.lease_clock}
+        self.client_options = {**self.client_options, "boot_ns": self.lease_clock, "wall_ns": self.lease_clock}
 
     # --- workers ---------------------------------------------------------------------------------------------------------
 

@@ -97,6 +97,7 @@ class MetaClient:
         *,
         log: Any = None,
         boot_ns: Callable[[], int] = clock.boot_ns,
+        wall_ns: Callable[[], int] = clock.wall_ns,
         connect: Callable[[str], socket.socket] = connect,
         **lease_options: Any,
     ) -> None:
@@ -119,7 +120,7 @@ class MetaClient:
         self._closing = threading.Event()
         self._failure: Error | None = None  # what everything ends with
         self._threads: list[threading.Thread] = []
-        self._keeper = SessionRenewer(self, boot_ns, self._notify, **lease_options)
+        self._keeper = SessionRenewer(self, boot_ns, self._notify, wall_ns=wall_ns, **lease_options)
         self._opening: tuple[OpenSession, int, Signal] | None = None  # an OpenSession without an answer, when it was sent
 
     @property

@@ -22,6 +22,7 @@ class RenewalTimer:
         self._fence_ns = fence_ms * NS_PER_MS
         self._live = False
         self._since_ns = 0  # the lease counts from here
+        self._trusted_ns = 0  # nothing that was sent before this counts
         self._next_ns = 0  # when to renew
         self._asked = False  # a renewal is outstanding
         self._fenced = False
@@ -29,7 +30,7 @@ class RenewalTimer:
     def begin(self, since_ns: int) -> None:
         """Begins with a session that was opened by a request that was sent after `since_ns`."""
         self._live, self._fenced, self._since_ns = True, False, since_ns
-        self._next_ns = since_ns + self._renew_ns
+        self._next_ns = since_ns + self._renew_ns if since_ns >= self._trusted_ns else 0
 
     def end(self) -> None:
         self._live = False
@@ -38,10 +39,20 @@ class RenewalTimer:
         """Renews at once: a proposal was refused as of an ended session, or the connection is new."""
         self._next_ns = 0
 
+    def distrust(self, now_ns: int) -> None:
+        """This clock may have stood still for a while: only a renewal that is sent from now on says how much of the lease is left."""
+        self._trusted_ns = now_ns + 1  # it may not have moved since the renewal that is on its way was sent
+        self._next_ns = 0
+        self._asked = False  # one that is on its way does not count
+
+    def sending_ns(self, now_ns: int) -> int:
+        """Returns the time of a renewal that is sent now, for `take_answer`."""
+        return max(now_ns, self._trusted_ns)
+
     def left_ns(self, now_ns: int) -> int:
-        """Returns what is left of the lease, in ns; 0: fenced, or there is none."""
+        """Returns what is left of the lease, in ns; 0: fenced, not trusted, or there is none."""
         left = self._since_ns + self._fence_ns - now_ns
-        return left if left > 0 and self._live else 0
+        return left if left > 0 and self._live and self._since_ns >= self._trusted_ns else 0
 
     def poll(self, now_ns: int) -> Literal["fenced", "renew"] | None:
         """Returns what is due; call it again until it is None.

@@ -15,6 +15,7 @@ import pytest
 from awsomefsd.base.codec import encode
 from awsomefsd.base.errors import FsError, ProtocolError, Unavailable
 from awsomefsd.base.frames import FrameReader, frame
+from awsomefsd.base.limits import NS_PER_MS, SESSION_SELF_FENCE_MS
 from awsomefsd.base.types import Lock, VolumeInfo
 from awsomefsd.base.wait import Signal, block_on
 from awsomefsd.meta.api import commands as c
@@ -359,7 +360,7 @@ def test_the_lease_counts_from_the_sending_and_ends_before_the_leader_acts():
         events.append(event)
         told.release()
 
-    keeper = SessionRenewer(renewer, clock, notify, renew_ms=3_000, fence_ms=6_666)
+    keeper = SessionRenewer(renewer, clock, notify, wall_ns=clock, renew_ms=3_000, fence_ms=6_666)
     thread = threading.Thread(target=keeper.run)
     thread.start()
     try:
@@ -387,6 +388,60 @@ def test_the_lease_counts_from_the_sending_and_ends_before_the_leader_acts():
     finally:
         keeper.stop()
         thread.join()
+
+
+@pytest.mark.parametrize("jump_s", [60, -60])
+def test_a_clock_that_was_set_may_have_stood_still_before_so_the_lease_is_not_trusted(jump_s):
+    """A hypervisor pauses the machine with all its clocks; afterwards somebody sets the one that people see."""
+    boot, wall, renewer = Clock(), Clock(), Renewer()
+    told = threading.Semaphore(0)
+    keeper = SessionRenewer(renewer, boot, lambda event: told.release(), wall_ns=wall)
+    thread = threading.Thread(target=keeper.run)
+    thread.start()
+    try:
+        keeper.begin(boot())
+        boot.advance(3)
+        wall.advance(3)
+        keeper.wake()
+        assert renewer.submitted.acquire(timeout=60), "this one is on its way before the pause"
+        assert keeper.left_ns() > 0
+        wall.advance(jump_s)
+        assert keeper.left_ns() == 0, "whoever asks first sees it"
+        assert renewer.submitted.acquire(timeout=60), "and it is renewed at once"
+        (_, before), (_, after) = renewer.renewals
+        before(m.Done(), None)
+        assert keeper.left_ns() == 0, "it says nothing about the time since it was sent"
+        boot.advance(1)
+        wall.advance(1)
+        after(m.Done(), None)
+        assert told.acquire(timeout=60) and 0 < keeper.left_ns() < SESSION_SELF_FENCE_MS * NS_PER_MS
+        assert keeper.jumps == 1
+    finally:
+        keeper.stop()
+        thread.join()
+
+
+def test_a_clock_that_is_corrected_slowly_is_trusted():
+    boot, wall = Clock(), Clock()
+    keeper = SessionRenewer(Renewer(), boot, lambda event: None, wall_ns=wall)
+    keeper.begin(boot())
+    for _ in range(50):
+        keeper.begin(boot())
+        boot.advance(1)
+        wall.advance(1.1)
+        assert keeper.left_ns() > 0
+        keeper._compare_clocks()
+    assert keeper.jumps == 0
+
+
+@pytest.mark.parametrize("what", ["stopped, or asleep", "running"])
+def test_a_stop_of_the_process_or_a_suspend_is_counted(what):
+    """CLOCK_BOOTTIME goes on in both; no thread of the worker has to have run since."""
+    boot = Clock()
+    keeper = SessionRenewer(Renewer(), boot, lambda event: None, wall_ns=boot)
+    keeper.begin(boot())
+    boot.advance(60 if what != "running" else 1)
+    assert (keeper.left_ns() > 0) == (what == "running")
 
 
 def test_the_import_is_light():
