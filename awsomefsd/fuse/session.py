@@ -351,6 +351,7 @@ class Session:
             log.exception("request %d (opcode %d) was not answered", ctx.unique, opcode)
             self.write(ctx.wire_unique, abi.pack_error(ctx.wire_unique, getattr(err, "errno", None) or errno.EIO))
             held.free()
+            self.settle(ctx.unique)
 
     def deliver(self, held: RequestMemory, ctx: Context, reply: Reply, stored: bool) -> None:
         """Stores the reply if it must not be computed again, writes it, and frees the memory of the request, in this order."""

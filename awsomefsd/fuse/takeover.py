@@ -172,8 +172,10 @@ class Takeover:
             _, opcode, wire, *_ = abi.IN_HEADER.unpack_from(request)
         except Corrupt as err:
             log.error("takeover: %s", err)
-            self._session.write(held.unique, abi.pack_error(held.unique, errno.EIO))
+            unique = held.unique
+            self._session.write(unique, abi.pack_error(unique, errno.EIO))
             held.free()
+            self._session.settle(unique)
             return None
         return Left(wire & UNIQUE_MASK, wire, opcode, held)
 

@@ -104,7 +104,8 @@ class Vfs:
             self._orphans.tell(ino)
 
     def replied(self, unique: int) -> None:
-        """The kernel has the reply of a request that may have made an entry: its result need not be kept any more."""
+        """The kernel has the reply of a request that may have made an entry or a record: neither need be found by its id any more."""
+        self.mount.buffered.dirty.answered(unique)
         if self._giving_up is not None and self._giving_up.goes_on(unique):
             return
         self._acknowledge(unique)
@@ -138,6 +139,7 @@ class Vfs:
         if state is not None and isinstance(error, FsError) and error.errno != errno.ETIMEDOUT:
             with state.lock:
                 state.error = state.error or error
+        mount.buffered.dirty.answered(unique)  # it may have made its record after the answer
         self._acknowledge(unique)
 
     def _served(self, method: Callable[..., Any]) -> Callable[..., Any]:

@@ -82,7 +82,7 @@ class WorkerTakeover:
     def _recover_records(self) -> list[DirtyRecord]:
         """Dirty records of a predecessor; of those that memory has damaged, all that is left is to say so, at fsync and in the log."""
         dirty = self._memory.dirty
-        records = dirty.recover()
+        records = dirty.recover(self._memory.unanswered() or ())
         for damage in dirty.corrupt:
             log.error("dirty data is damaged and lost: ino=%d offset=%d length=%d %s", damage.ino, damage.offset, damage.length, damage)
             self._memory.control.counter("dirty_corrupt").add()

@@ -20,9 +20,11 @@ When all is clean, the next record starts at the beginning of the ring (tail mov
 same warm pages are used again and an idle mount stays small.  Records are contiguous; one that does not fit before the end of the ring
 is preceded by a PAD.  Payloads from ALIGN_FROM_BYTES on start on a page, so that O_DIRECT can write straight from the ring.
 
-A re-executed WRITE finds its record by `find_unique` if that was between tail and head when the worker died; from `recover` to
-`forget_uniques` that stays so although it is flushed meanwhile.  A clean record that the tail had passed is not found: the write is
-executed again, which is a legal order for a write that was never answered.
+A write is carried out once, whoever dies.  The tail does not pass a record before `answered` was called for the request that made it,
+although it may be clean long before: a successor that executes the request again finds the record by `find_unique`, and an append is not
+put behind itself, nor over what another node has written since.  What is not answered is known to the worker that reads requests; its
+successor names those that it found (`recover`).  So the tail waits for requests that are being executed, and these never wait for room:
+they have their record.
 
 On a volume that several nodes share, a record names the write lease under which it was buffered: the epoch of the session that had it, the
 lease's epoch, and how many changes of the file were known with it (meta/machine/write_leases.py).  That is version 2 of a record: 28 bytes
@@ -178,6 +180,7 @@ class DirtyLog:
         self._seed = 0
         self._live: deque[DirtyRecord] = deque()  # tail to head, pads too
         self._uniques: dict[int, DirtyRecord] | None = None
+        self._unanswered: set[int] = set()  # requests that have a record and no answer yet: the tail does not pass theirs
         self._dirty_bytes = 0
         self._touched = self.capacity  # the part of the ring, from its start, that may hold pages
         self.lost: list[DirtyCorrupt] = []  # records whose header cannot be read
@@ -244,6 +247,8 @@ class DirtyLog:
             record._state = DIRTY
             self._dirty_bytes += length
             self._ring_words[record._word] = DIRTY | checksum << 32
+            if unique:
+                self._unanswered.add(unique)
             if self._uniques is not None and unique:
                 self._uniques.setdefault(unique, record)
         return record
@@ -330,15 +335,23 @@ class DirtyLog:
                     self._set_state(record, ABANDONED)
             self._advance()
 
+    def answered(self, unique: int) -> None:
+        """Notes that the answer of this request is sent, or stored for a successor to send: it is never executed again."""
+        if unique not in self._unanswered:  # most requests make no record
+            return
+        with self._lock:
+            self._unanswered.discard(unique)
+            self._advance()
+
     def _set_state(self, record: DirtyRecord, state: int) -> None:
         record._state = state
         self._ring_words[record._word] = state
 
     def _advance(self) -> None:
-        """Moves the tail over clean records (called with the lock)."""
+        """Moves the tail over clean records whose requests are answered (called with the lock)."""
         live = self._live
         tail = self._tail
-        while live and live[0]._state >= CLEAN:
+        while live and live[0]._state >= CLEAN and live[0].unique not in self._unanswered:
             record = live.popleft()
             tail = record.position + record.span
         if tail != self._tail:
@@ -375,8 +388,8 @@ class DirtyLog:
 
     # --- after a crash -----------------------------------------------------------------------------------------------------
 
-    def recover(self) -> list[DirtyRecord]:
-        """Returns the dirty records in the order of their sequence.
+    def recover(self, unanswered: Iterable[int] = ()) -> list[DirtyRecord]:
+        """Returns the dirty records in the order of their sequence.  `unanswered`: requests that are going to be executed again.
 
         Those whose payload fails its checksum are left out and reported in `corrupt`.  They keep their place until they are marked clean
         (`error.record`), so that a successor finds them again if this worker dies before it has reported them.
@@ -397,6 +410,8 @@ class DirtyLog:
                 uniques.setdefault(record.unique, record)
         with self._lock:
             self._uniques = uniques
+            self._unanswered = uniques.keys() & set(unanswered)
+            self._advance()
         return whole
 
     def _open(self, fresh: bool) -> bool:
@@ -429,7 +444,6 @@ class DirtyLog:
             self._sequence = max(self._sequence, record.sequence + 1)
             self._live.append(record)
             position += record.span
-        self._advance()
 
     def _parse(self, position: int) -> DirtyRecord | None:
         """Returns the record at this position, None if there is no whole header of ours."""

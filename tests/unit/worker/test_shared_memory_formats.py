@@ -115,6 +115,8 @@ def dirty_memory() -> bytearray:
     assert first is not None and third is not None
     log.append_write(9, 2, b"fourth", 263, 5, 0, token=LeaseToken(11, 12, 13))
     log.mark_clean([first, third])
+    for unique in (258, 261):
+        log.answered(unique)
     return mem
 
 

@@ -32,7 +32,10 @@ def reopen(mem: bytes) -> DirtyLog:
 
 
 def write(log: DirtyLog, unique: int, data: bytes, *, recall: bool = False) -> DirtyRecord | None:
-    return log.append_write(unique % 5 + 1, unique * 3, data, unique, -unique, unique & 0xFFFF, recall=recall)
+    """A write that is answered at once."""
+    made = log.append_write(unique % 5 + 1, unique * 3, data, unique, -unique, unique & 0xFFFF, recall=recall)
+    log.answered(unique)
+    return made
 
 
 def observe(state: bytes) -> list[tuple[object, ...]]:
@@ -217,6 +220,25 @@ def test_a_slow_copy_hides_no_later_record() -> None:
     assert log.used_bytes > 0
     log.mark_clean([first])
     assert log.used_bytes == 0
+
+
+def test_the_record_of_a_request_is_found_until_that_is_answered() -> None:
+    """However many workers die meanwhile, and whatever of it is flushed; its place is free at the answer, and not before."""
+    mem, log = new()
+    made = log.append_write(1, 0, b"append", 10, 0, 0)
+    assert made is not None
+    log.mark_clean([made])
+    assert write(log, 12, b"later") is not None
+    for _ in range(2):
+        log = DirtyLog(mem, LOG_ID, recall_bytes=RECALL)
+        log.mark_clean(log.recover([8, 10]))  # 8: another request, which made no record
+        log.forget_uniques()
+        assert log.find_unique(10) is not None and log.find_unique(8) is None and log.used_bytes > 0
+    for unique in (8, 12):
+        log.answered(unique)
+        assert log.used_bytes > 0
+    log.answered(10)
+    assert log.used_bytes == 0 and log.find_unique(10) is None
 
 
 def test_data_that_cannot_be_copied_leaves_no_hole() -> None:

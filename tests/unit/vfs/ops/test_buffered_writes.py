@@ -6,9 +6,10 @@ import errno
 import os
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -21,6 +22,8 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
 from awsomefsd.vfs.session.idle_leases import IdleLeases
+from awsomefsd.vfs.vfs import Vfs
+from awsomefsd.worker import session_change
 from tests.rigs.mount_without_kernel import BIG, LIMIT_S, Held, Started, error_of, failing, until
 from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing, append, sound
 
@@ -30,6 +33,10 @@ MANY = 60
 class Leased(Sharing):
     caches = True
     ended = 0  # the session that was ended last
+
+    def start(self, *repeat: Callable[[Vfs], Any], exited: bool = True) -> Any:
+        with patch.object(session_change, "SESSION_SELF_FENCE_MS", 0):  # no kernel was promised anything by the predecessor
+            return super().start(*repeat, exited=exited)
 
     def holds(self, ino: int) -> int:
         mode: int = self.worker.caches.leases._holder.mode(ino)  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -311,4 +312,55 @@ def test_a_file_with_too_many_extents_becomes_a_conflict_and_the_mount_ends(node
     until(lambda: one.counter("files_put_aside"))
     assert error_of(one.fsync, ino, fh) == errno.EIO and conflicts(one) == [b"x" * 5_000] * 8
     assert two.content(other) == b"sound"
+    sound(nodes)
+
+
+# --- requests that are executed again -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+@pytest.mark.parametrize("other", ["asks for nothing", "appends"])
+def test_an_append_that_was_committed_before_it_was_answered_is_there_once(nodes: list[Leased], deaths: int, other: str) -> None:
+    """Its reader was descheduled while age, size, somebody's fsync or a recall committed the record; then the worker dies."""
+    one, two = nodes
+    ino, fh = one.create(b"log")
+    one.write(ino, fh, 0, b"1\n", flags=os.O_APPEND)
+    one.fsync(ino, fh)
+    ctx = one.ctx(open_flags=os.O_APPEND)
+    assert one.vfs.write(ctx, ino, fh, 0, memoryview(b"2\n"), 0) == 2  # and nobody is told
+    one.fsync(ino, fh)
+    wanted = b"1\n2\n"
+    if other == "appends":
+        there = two.open(ino)
+        two.write(ino, there, 0, b"3\n", flags=os.O_APPEND)
+        two.fsync(ino, there)
+        wanted += b"3\n"
+    one.unanswered = [ctx.unique]
+    for _ in range(deaths - 1):
+        one.restart()  # it dies before it has repeated the request
+    assert one.restart(lambda vfs: vfs.write(ctx, ino, fh, 0, memoryview(b"2\n"), 0)) == [2]
+    assert one.content(ino) == wanted
+    one.vfs.replied(ctx.unique)
+    one.flush()
+    until(lambda: not one.mount.buffered.dirty.used_bytes)
+    sound(nodes)
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_a_write_that_was_committed_before_it_was_answered_is_not_laid_over_what_came_since(nodes: list[Leased], deaths: int) -> None:
+    """The other node has seen it, and has written to the same place since."""
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    ctx = one.ctx()
+    one.write(ino, fh, 0, b"old")
+    assert one.vfs.write(ctx, ino, fh, 0, memoryview(b"mid"), 0) == 3
+    there = two.open(ino)
+    assert two.read(ino, there, 0, 9) == b"mid"
+    two.write(ino, there, 0, b"new")
+    two.fsync(ino, there)
+    one.unanswered = [ctx.unique]
+    for _ in range(deaths - 1):
+        one.restart()
+    assert one.restart(lambda vfs: vfs.write(ctx, ino, fh, 0, memoryview(b"mid"), 0)) == [3]
+    assert two.read(ino, there, 0, 9) == b"new" == one.content(ino)
     sound(nodes)
