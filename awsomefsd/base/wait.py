@@ -36,6 +36,28 @@ Steps = Generator[Wait, Any, Any]
 Finish = Callable[[Any, BaseException | None], None]
 
 
+class Payload:
+    """A Wait for the bytes of a request, to be kept for as long as its operation goes on: ``data = yield Payload(data)``.
+
+    An operation that is going to wait yields it first.  Who drives the operation may replace `data` by a copy before it calls `start`, and
+    use the memory of the first bytes again; else they are the same bytes.
+    """
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+
+    def start(self, resume: Resume) -> None:
+        resume(self.data, None)
+
+
+def keeping(data: memoryview, steps: Steps) -> Steps:
+    """Runs `steps` that need the bytes of their request no more, so that its memory is free while they wait."""
+    yield Payload(data)
+    return (yield from steps)
+
+
 class Task:
     """Drives Steps to their end; then it calls `finish(value, None)` or `finish(None, error)` once, on the thread that ended them.
 

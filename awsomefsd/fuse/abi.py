@@ -166,6 +166,7 @@ RELEASE_IN = struct.Struct("<QIIQ")  # fh, flags, release_flags, lock_owner
 FLUSH_IN = struct.Struct("<QIIQ")  # fh, unused, padding, lock_owner
 READ_IN = struct.Struct("<QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags, padding
 WRITE_IN = struct.Struct("<QQIIQII")  # fh, offset, size, write_flags, lock_owner, flags, padding
+WRITE_DATA_AT = IN_HEADER.size + WRITE_IN.size  # in a request
 FSYNC_IN = struct.Struct("<QII")  # fh, fsync_flags, padding
 SETXATTR_IN = struct.Struct("<II")  # size, flags
 SETXATTR_EXT_IN = struct.Struct("<IIII")  # size, flags, setxattr_flags, padding: with SETXATTR_EXT

@@ -16,7 +16,8 @@ and are executed again.
 
 Free lists are this process's memory, rebuilt by walking the row.  Sizes are powers of two up to 64 KiB and multiples of 64 KiB above.  When
 a request finds no room, free neighbours are merged; when an arena is empty it starts again and gives its pages back.  The last
-`recall_bytes` are an arena of their own, only for requests that a recall waits for: neither use nor fragments of the rest can take it.
+`recall_bytes` are an arena of their own, for requests other than WRITEs: neither use nor fragments of the rest can take it, so lookups,
+unlocks and what a recall waits for go on however many writes wait.
 
 The memfd has its largest size from the start and is sparse (see shm): "growing" is touching pages.
 """
@@ -38,7 +39,7 @@ MAGIC = b"awsmpark"
 VERSION = 1
 PARK_REPLY_BYTES_MAX = 512
 BLOCK_BYTES_MIN = KIB
-KEEP_BYTES = MIB  # pages of an empty arena that are not given back
+KEEP_BYTES = MIB + 128 * KIB  # pages of an empty arena that are not given back: one of the largest writes
 REQUEST_BYTES_MIN = 40  # fuse_in_header
 
 _HEADER_BYTES = 64
@@ -283,7 +284,7 @@ class ParkArea:
         if found is not None:
             end, recall_bytes, checked = found
         if not shm.PAGE_BYTES <= end - recall_bytes <= end <= len(self.view):
-            raise Corrupt(f"park area: {len(self.view)} bytes, {recall_bytes} kept for recalls")
+            raise Corrupt(f"park area: {len(self.view)} bytes, {recall_bytes} kept from WRITEs")
         middle = end - shm.round_up(recall_bytes, shm.PAGE_BYTES)
         spans = ((shm.PAGE_BYTES, middle), (middle, end))
         self._arenas = tuple(Arena(mem, self._words, *span, checked == _CHECKED) for span in spans)
@@ -299,10 +300,10 @@ class ParkArea:
         if self._order >> 62:
             raise Corrupt(f"park area: order {self._order:#x}")
 
-    def park(self, request: bytes | memoryview, *, recall: bool = False) -> ParkEntry | None:
+    def park(self, request: bytes | memoryview, *, reserve: bool = False) -> ParkEntry | None:
         """Stores a copy of `request` in the state EXECUTING, and returns its entry; None: no room now.
 
-        `recall` may use the part that is kept for recalls.
+        `reserve`: it may use the part that is kept from WRITEs.
 
         Raises ValueError for a request that this area can never hold.
         """
@@ -313,7 +314,7 @@ class ParkArea:
         with self._lock:
             arena = self._arenas[0]
             at = arena.allocate(size)
-            if at is None and recall:
+            if at is None and reserve:
                 arena = self._arenas[1]
                 at = arena.allocate(size)
             if at is None:

@@ -6,8 +6,10 @@ A request is read into its reader's slot, marked executing, and its handler is c
 *It has to wait* (the handler returned Steps that yield a Wait): the first step has run, the wait has not begun yet.  The request is
 copied to the park area, the slot is free, and only then the wait begins: whichever thread ends it, however soon, finds the
 entry that carries the request.  In between both copies exist; a successor takes them for one (same unique, takeover.py).
-*Two cases keep their slot until the end,* and their reader with it: a WRITE (its Steps may use the payload, which is not copied) and any
-request that finds the park area full.  That is the back-pressure: the other readers go on, and when all wait the kernel queues.
+*The Steps of a WRITE use its bytes,* which lie in the slot.  So they yield a Payload before they wait, and go on with the bytes of the copy
+(decision 152).  A WRITE that yields another Wait first keeps its slot, because nobody knows what it still reads.
+*A request that finds no room in the park area* keeps its slot until the end, and its reader with it.  That is the back-pressure: the other
+readers go on, and when all wait the kernel queues.  The last part of the area is kept for requests that are no WRITE.
 
 INTERRUPT may overtake the request that it names, so its unique is remembered and looked up once the wait has begun.
 
@@ -30,7 +32,7 @@ from typing import Any
 
 from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.failpoints import hit
-from awsomefsd.base.wait import GENERATORS, Wait
+from awsomefsd.base.wait import GENERATORS, Payload, Wait
 from awsomefsd.fuse import abi
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.control_area import ControlArea, Negotiated
@@ -119,7 +121,7 @@ class Pending:
             self.step(None, err)
 
     def step(self, value: Any, error: BaseException | None) -> None:
-        if isinstance(self.held, Slot) and not self.held.is_intact:  # its payload is still to be read; that of a parked request is not
+        if (isinstance(self.held, Slot) or self.opcode == Opcode.WRITE) and not self.held.is_intact:  # it may still be read
             log.error("request %d (opcode %d), which waited, fails its checksum: answered EIO", self.ctx.unique, self.opcode)
             error = error or Corrupt(f"request {self.ctx.unique} has changed in memory while it waited")
         try:
@@ -300,7 +302,7 @@ class Session:
 
     def _wait(self, held: RequestMemory, opcode: int, ctx: Context, op: Any, wait: Wait) -> Pending:
         if isinstance(held, Slot):
-            entry = self._parked(held, opcode)
+            entry = self._parked(held, opcode, wait)
             if entry is not None:
                 held = entry
             else:
@@ -315,16 +317,20 @@ class Session:
                 log.exception("request %d could not be interrupted", ctx.unique)
         return pending
 
-    def _parked(self, slot: Slot, opcode: int) -> ParkEntry | None:
+    def _parked(self, slot: Slot, opcode: int, wait: Wait) -> ParkEntry | None:
         """Copies the request to the park area and frees the slot; returns None where the request keeps its slot."""
-        if opcode == Opcode.WRITE:
+        writes = opcode == Opcode.WRITE
+        if writes and type(wait) is not Payload:
             return None
         try:
-            entry = self.park.park(slot.request())
-        except ValueError:  # longer than anything the kernel sends but a WRITE
+            entry = self.park.park(slot.request(), reserve=not writes)
+        except ValueError:  # longer than anything that the kernel sends
             return None
-        if entry is not None:
-            slot.free()
+        if entry is None:
+            return None
+        if type(wait) is Payload:
+            wait.data = entry.request()[abi.WRITE_DATA_AT : abi.WRITE_DATA_AT + len(wait.data)]
+        slot.free()
         return entry
 
     def finish(self, held: RequestMemory, opcode: int, ctx: Context, value: Any, error: Exception | None) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import TRUNCATE_BIT, Attr
-from awsomefsd.base.wait import GENERATORS, Steps
+from awsomefsd.base.wait import GENERATORS, Payload, Steps, keeping
 from awsomefsd.io.file.write_through import WriteThrough
 from awsomefsd.meta.client.metadata import Metadata
 from awsomefsd.vfs.api.context import Context, Opened
@@ -162,16 +162,24 @@ class Vfs:
         def served(ctx: Context, *args: Any) -> Any:
             if left_ns() <= 0:
                 raise self._session.over or timed_out()
-            # the slot of a request may be free before it ends
+            # it may go on when its request has been answered: with bytes of its own
             result = method(ctx, *(memoryview(bytes(arg)) if type(arg) is memoryview else arg for arg in args))
             if type(result) not in GENERATORS:
                 return result
             synced = args[0] if syncs else 0
-            return giving_up.bounded(ctx.unique, result, lambda value, error: self._ended_late(ctx.unique, value, error, synced))
+            result = giving_up.bounded(ctx.unique, result, lambda value, error: self._ended_late(ctx.unique, value, error, synced))
+            for arg in args:
+                if type(arg) is memoryview:
+                    result = keeping(arg, result)
+            return result
 
         return served
 
     def _when_renewed(self, method: Callable[..., Any], args: tuple[Any, ...]) -> Steps:
+        for at, arg in enumerate(args):
+            if type(arg) is memoryview:
+                kept = yield Payload(arg)
+                args = (*args[:at], kept, *args[at + 1 :])
         while (renewed := self._session.renewed()) and self._session.left_ns() <= 0:  # asked for first, or it may be missed
             yield renewed
             # Not on the thread that receives answers: a read that had to wait may wait for one, and for the disk.

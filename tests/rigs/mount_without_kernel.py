@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import GeneratorType
 from typing import Any
@@ -27,7 +28,7 @@ from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.limits import INLINE_BYTES_MAX
 from awsomefsd.base.shm import PAGE_BYTES, round_up
 from awsomefsd.base.types import ROOT_INO, Attr, Dirent
-from awsomefsd.base.wait import Signal, Task, Wait, block_on
+from awsomefsd.base.wait import Payload, Signal, Task, Wait, block_on
 from awsomefsd.fuse import control_area, parked_requests, slots
 from awsomefsd.io.device.memory_device import MemoryDevice
 from awsomefsd.io.file import dirty_log
@@ -115,6 +116,34 @@ class Kernel:
 def finish(result: Any, timeout_s: float = LIMIT_S) -> Any:
     """The result of a call, which may be Steps."""
     return block_on(result, timeout_s) if isinstance(result, GeneratorType) else result
+
+
+def of_a_session(op: Any, data: memoryview) -> Any:
+    """Runs a write as the session does: once it has said that it waits, its bytes are elsewhere, and its slot holds another request."""
+    if not isinstance(op, GeneratorType):
+        return op
+
+    def steps() -> Any:
+        try:
+            wait = op.send(None)
+        except StopIteration as stop:
+            return stop.value
+        assert type(wait) is Payload and wait.data == data, f"it keeps its slot while it waits for {wait}"
+        kept = memoryview(bytes(data))
+        data[:] = b"\xa5" * len(data)
+        while True:
+            try:
+                value = kept if type(wait) is Payload else (yield wait)
+            except Exception as err:
+                resume: Callable[[], Any] = partial(op.throw, err)
+            else:
+                resume = partial(op.send, value)
+            try:
+                wait = resume()
+            except StopIteration as stop:
+                return stop.value
+
+    return steps()
 
 
 class Started:
@@ -394,13 +423,21 @@ class Rig:
     def call(self, method: str, *args: Any, unique: int | None = None, open_flags: int = 0) -> Any:
         ctx = self.ctx(unique, open_flags=open_flags)
         try:
-            return finish(getattr(self.vfs, method)(ctx, *args))
+            return finish(self.request(method, ctx, *args))
         finally:
             self.vfs.replied(ctx.unique)
 
+    def request(self, method: str, ctx: Context, *args: Any) -> Any:
+        """What the vfs gives for a request: a value or Steps."""
+        if method != "write":
+            return getattr(self.vfs, method)(ctx, *args)
+        ino, fh, offset, data, write_flags = args
+        slot = memoryview(bytearray(data))
+        return of_a_session(self.vfs.write(ctx, ino, fh, offset, slot, write_flags), slot)
+
     def begin(self, method: str, *args: Any) -> Started:
         ctx = self.ctx()
-        return Started(getattr(self.vfs, method)(ctx, *args))
+        return Started(self.request(method, ctx, *args))
 
     def create(self, name: bytes, parent: int = ROOT_INO, flags: int = os.O_RDWR) -> tuple[int, int]:
         """(inode, handle)."""

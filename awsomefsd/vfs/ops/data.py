@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import Attr
-from awsomefsd.base.wait import GENERATORS, Steps
+from awsomefsd.base.wait import GENERATORS, Steps, keeping
 from awsomefsd.meta.api.commands import SET_KILL_SUIDGID, SET_SIZE, SetAttr
 from awsomefsd.meta.api.messages import GetAttr, GetStatFs, StatFsReply
 from awsomefsd.vfs.api.context import Context, Opened
@@ -29,7 +29,8 @@ class DataPolicy(Protocol):
     """One way to read and write the bytes of files.  Results are as of the Filesystem (vfs/api): a value, or Steps where it has to wait."""
 
     def read(self, ctx: Context, ino: int, fh: int, offset: int, size: int) -> list[Any] | Steps: ...
-    def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Steps: ...
+    def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Steps:
+        """Steps that wait yield Payload(data) first: the caller may want its memory back."""
 
     def leave_inline(self, attr: Attr) -> Steps:
         """Inline data becomes extents, unless the file changes meanwhile: the caller looks again."""
@@ -60,7 +61,9 @@ class DataOps:
         The kernel sends an FSYNC behind a cached write only: after direct I/O the flag is all that comes.
         """
         written = self._policy.write(ctx, ino, fh, offset, data, write_flags)
-        return self._synced(ino, fh, written) if ctx.open_flags & os.O_DSYNC else written
+        if not ctx.open_flags & os.O_DSYNC:
+            return written
+        return self._synced(ino, fh, written) if type(written) in GENERATORS else keeping(data, self._synced(ino, fh, written))
 
     def _synced(self, ino: int, fh: int, written: Any) -> Steps:
         length: int = (yield from written) if type(written) in GENERATORS else written

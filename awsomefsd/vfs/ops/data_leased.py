@@ -25,8 +25,9 @@ recalls; they are flushed before it serves:
 * killed between clean and the answer to a recall: there is no record, the successor buffers nothing and answers at once;
 * the session has ended meanwhile, and with it the lease: vfs/session/lease_recovery.py.
 
-A write that a dead worker had not answered is found in the dirty log, or goes through under its own id: the machine has the result if it
-had been an entry before.  Holding it back instead could lay it a second time, over what another node has written since.
+A write that a dead worker had not answered is found in the dirty log, clean or not (decision 151), or goes through under its own id: the
+machine has the result if it had been an entry before.  Buffering it instead could lay it a second time, over what another node has written
+since.
 
 A write that was stored while the session's fence passed is answered when the session is good again, or with EIO if its data was
 saved as a conflict.
@@ -45,7 +46,7 @@ from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import DIRTY_FLUSH_BYTES, FILE_BYTES_MAX
 from awsomefsd.base.types import LEASE_WRITE, Attr
-from awsomefsd.base.wait import Steps
+from awsomefsd.base.wait import Payload, Steps, keeping
 from awsomefsd.io.file.dirty_log import LeaseToken
 from awsomefsd.io.file.file_data import FileState
 from awsomefsd.io.file.flusher import record_space
@@ -141,11 +142,14 @@ class LeasedData:
         if not append and offset + len(data) > FILE_BYTES_MAX:
             raise FsError(errno.EFBIG)
         state = mount.buffered.files.get(ino)
-        if state is not None and not write_flags & WRITE_KILL_SUIDGID and not mount.session.recovering:
+        if state is not None and not mount.session.recovering:
             token = state.token
             held = token is not None and self._leases.may_buffer(ino) == token.lease
+            if held and write_flags & WRITE_KILL_SUIDGID:
+                attr = mount.caches.names.attr(ino)
+                held = attr is not None and not attr.mode & 0o6000
             if held and self._buffer(ctx.unique, state, offset, data, append):
-                return len(data) if mount.session.lease.left_ns() > 0 else self._stored(fh, len(data))
+                return len(data) if mount.session.lease.left_ns() > 0 else keeping(data, self._stored(fh, len(data)))
         return self._write(ctx, ino, fh, offset, data, write_flags)
 
     def _write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> Steps:
@@ -156,6 +160,7 @@ class LeasedData:
             mount.session.check_handle(fh)
             if mount.buffered.dirty.find_unique(ctx.unique) is not None:
                 return len(data)  # the predecessor had stored it and died before it could say so
+        data = yield Payload(data)
         killed = False
         while not mount.session.recovering:
             mount.session.check_handle(fh)

@@ -15,7 +15,7 @@ from typing import Any
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import FILE_BYTES_MAX
 from awsomefsd.base.types import Attr
-from awsomefsd.base.wait import Steps
+from awsomefsd.base.wait import Payload, Steps
 from awsomefsd.io.file.write_through import OnDecided, Write
 from awsomefsd.meta.api.commands import SetAttr
 from awsomefsd.meta.api.messages import Found
@@ -44,10 +44,15 @@ class WriteThroughData:
             raise FsError(errno.EFBIG)
         kill = write_flags & WRITE_KILL_SUIDGID != 0
 
-        def make(token: tuple[int, int], on_decided: OnDecided | None) -> Write:
-            return Write(ctx.unique, ino, offset, data, token, on_decided, append=append, kill_suidgid=kill)
+        def write() -> Steps:
+            kept = yield Payload(data)
 
-        return self._through.write(fh, ino, make)
+            def make(token: tuple[int, int], on_decided: OnDecided | None) -> Write:
+                return Write(ctx.unique, ino, offset, kept, token, on_decided, append=append, kill_suidgid=kill)
+
+            return (yield from self._through.write(fh, ino, make))
+
+        return write()
 
     def leave_inline(self, attr: Attr) -> Steps:
         return self._through.leave_inline(attr.ino)

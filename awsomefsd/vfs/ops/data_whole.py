@@ -8,7 +8,7 @@ from typing import Any
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import FILE_BYTES_MAX
 from awsomefsd.base.types import Attr
-from awsomefsd.base.wait import Steps
+from awsomefsd.base.wait import Payload, Steps
 from awsomefsd.vfs.api.context import Context
 from awsomefsd.vfs.ops.reading import Reading
 from awsomefsd.vfs.ops.writing import WRITE_KILL_SUIDGID, DirtyWrites, kill_suidgid
@@ -63,6 +63,7 @@ class WholeData:
         mount.session.check_handle(fh)
         if mount.session.recovering and mount.buffered.dirty.find_unique(ctx.unique) is not None:
             return len(data)  # the predecessor had stored it and died before it could say so
+        data = yield Payload(data)
         attr: Attr = yield from mount.attr_op(ino)
         if write_flags & WRITE_KILL_SUIDGID:
             yield from kill_suidgid(mount, attr)

@@ -12,7 +12,7 @@ from typing import Any
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import Attr, Dirent, Lock, StatFs
-from awsomefsd.base.wait import Signal
+from awsomefsd.base.wait import Payload, Signal
 from awsomefsd.meta.api.commands import SET_ATIME, SET_GID, SET_MODE, SET_MTIME, SET_SIZE, SET_UID
 from awsomefsd.vfs.api.context import Context, Opened, SetAttrIn
 
@@ -25,7 +25,7 @@ class DictFs:
     is a bug of ours.
     """
 
-    def __init__(self, worker: int = 1) -> None:
+    def __init__(self, worker: int = 1, late_files: int = 0) -> None:
         self.worker = worker
         self.gate = Signal()
         self.waiting = threading.Event()  # somebody waits for the gate
@@ -43,6 +43,7 @@ class DictFs:
         self._make(0, b"", stat.S_IFDIR | 0o755)
         self.late = self._make(1, b"wait", stat.S_IFREG | 0o666, b"0123456789").ino
         self._make(1, b"sub", stat.S_IFDIR | 0o777)
+        self._write_late_to = {self.late} | {self._make(1, b"wait%d" % n, stat.S_IFREG | 0o666).ino for n in range(late_files)}
 
     # --- inside ----------------------------------------------------------------------------------------------------------------
 
@@ -198,11 +199,12 @@ class DictFs:
         return [bytes(self.data[ino][offset : offset + size])]
 
     def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> Any:
-        if ino == self.late:
+        if ino in self._write_late_to:
             return self._write_late(ino, offset, data)
         return self._store(ino, offset, data)
 
     def _write_late(self, ino: int, offset: int, data: memoryview) -> Any:
+        data = yield Payload(data)
         self.waiting.set()
         yield self.gate
         return self._store(ino, offset, data)

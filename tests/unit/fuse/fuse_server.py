@@ -160,7 +160,7 @@ def run(call: Callable[..., Any], *args: Any) -> Any:
 def main(order: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.ERROR)
     fds = order["fds"]
-    fs = DictFs(order["worker"])
+    fs = DictFs(order["worker"], order.get("late_files", 0))
     fresh = order["worker"] == 1
     area = slots.SlotArea(shm.map_memfd(fds["slots"]), fresh=fresh)
     area.prefault()

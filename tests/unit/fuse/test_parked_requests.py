@@ -88,7 +88,7 @@ def test_room_for_recalls_is_kept() -> None:
     assert len(entries) == 16
     entries[3].free()  # fragments of the rest do not matter
     assert area.park(request(50, b"x" * 2000)) is None
-    kept = [area.park(request(60 + i, b"x" * 3000), recall=True) for i in range(3)]
+    kept = [area.park(request(60 + i, b"x" * 3000), reserve=True) for i in range(3)]
     assert [entry is not None for entry in kept] == [True, True, False]
     with pytest.raises(ValueError):
         area.park(request(1, bytes(30 * KIB)))
@@ -122,7 +122,7 @@ def test_park_history_cut_anywhere(round_: int) -> None:
         choice = rng.random()
         if choice < 0.5 or not live:
             raw = request(unique, rng.randbytes(rng.choice((0, 30, 900, 3000))))
-            tape = record(mem, lambda raw=raw: live.append(area.park(raw, recall=True)))  # type: ignore[arg-type]
+            tape = record(mem, lambda raw=raw: live.append(area.park(raw, reserve=True)))  # type: ignore[arg-type]
             if live[-1] is None:
                 live.pop()
         elif choice < 0.7:
@@ -150,7 +150,7 @@ def test_what_an_application_wrote_never_reads_as_a_block() -> None:
     forged = struct.pack("<QQ", KIB | 0x5041_524B << 32, EXECUTING | 100 << 32) * (4000 // 16)
     mem = bytearray(PARK_MEM)
     area = ParkArea(mem, True, recall_bytes=4 * KIB)
-    old = [area.park(request(unique)[:40] + bytes(8) + forged, recall=True) for unique in range(1, 3)]
+    old = [area.park(request(unique)[:40] + bytes(8) + forged, reserve=True) for unique in range(1, 3)]
     for entry in old:
         assert entry is not None
         entry.free()

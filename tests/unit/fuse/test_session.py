@@ -43,7 +43,7 @@ def read_late(unique: int) -> bytes:
 class Kernel:
     """Our end of the pair, and the memory that outlives sessions."""
 
-    def __init__(self, slot_count: int = 2, park_bytes: int = 64 * 4096) -> None:
+    def __init__(self, slot_count: int = 2, park_bytes: int = 64 * 4096, recall_bytes: int = 0) -> None:
         self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.ours.settimeout(60)
         self.memory = {
@@ -51,7 +51,7 @@ class Kernel:
             "slots": bytearray(slots.required_bytes(slot_count, PAYLOAD)),
             "park": bytearray(parked_requests.required_bytes(park_bytes)),
         }
-        self.slot_count = slot_count
+        self.slot_count, self.recall_bytes = slot_count, recall_bytes
         self.fresh = True
         self.sessions: list[Session] = []
 
@@ -60,7 +60,7 @@ class Kernel:
         session = Session(
             self.theirs.fileno(), fs, control_area.ControlArea(self.memory["control"], fresh=fresh),
             slots.SlotArea(self.memory["slots"], self.slot_count, PAYLOAD, fresh=fresh),
-            parked_requests.ParkArea(self.memory["park"], fresh=fresh, recall_bytes=0), fresh=fresh, **options,
+            parked_requests.ParkArea(self.memory["park"], fresh=fresh, recall_bytes=self.recall_bytes), fresh=fresh, **options,
         )  # fmt: skip
         self.sessions.append(session)
         return session
@@ -196,6 +196,57 @@ def test_parked_requests_leave_all_readers_free(kernel: Kernel, fs: DictFs) -> N
     fs.gate.fire()  # on this thread: when it returns, all are answered and freed
     assert sorted(kernel.answer()[0] for _ in range(10)) == list(range(4, 24, 2))
     assert len(session.park) == 0 and kernel.ask(read_late(102))[2] == b"0123456789"
+
+
+def write_late(unique: int, offset: int, data: bytes) -> bytes:
+    return request(Opcode.WRITE, unique, 2, abi.WRITE_IN.pack(2, offset, len(data), 0, 0, 0, 0) + data)
+
+
+def test_waiting_writes_leave_all_readers_free(kernel: Kernel, fs: DictFs) -> None:
+    """And what they write is what came with them, whatever their slots have held since."""
+    session = serve(kernel, fs)
+    pieces = {unique: b"%03d" % unique * 3_000 for unique in range(4, 24, 2)}
+    for place, (unique, data) in enumerate(pieces.items()):
+        kernel.ours.send(write_late(unique, place * 9_000, data))
+    for unique in (100, 102):
+        assert kernel.ask(mkdir(b"%d" % unique * 30, unique))[:2] == (unique, 0)
+    while len(session.park) < 10:
+        threading.Event().wait(0.001)
+    assert session.control.counters()["fuse_slots_kept"] == 0
+    fs.gate.fire()
+    assert sorted(kernel.answer()[0] for _ in range(10)) == [*pieces]
+    assert fs.data[fs.late] == b"".join(pieces.values()) and len(session.park) == 0
+
+
+def test_a_successor_takes_up_writes_that_wait(kernel: Kernel) -> None:
+    dead = kernel.session(DictFs())
+    for unique in range(4, 24, 2):
+        assert dead.park.park(write_late(unique, unique - 4, b"%02d" % unique)) is not None
+    session = kernel.session(fs := DictFs(), previous={"signal": signal.SIGKILL})
+    session.recover()
+    session.start()
+    assert kernel.ask(mkdir(b"a", 100))[:2] == (100, 0)
+    fs.gate.fire()
+    assert sorted(kernel.answer()[0] for _ in range(10)) == list(range(4, 24, 2))
+    assert fs.data[fs.late] == b"04060810121416182022"
+
+
+def test_writes_cannot_take_all_of_the_park_area(fs: DictFs) -> None:
+    """The area is full of writes, and a further one keeps its slot: others that wait are parked all the same."""
+    kernel = Kernel(slot_count=2, park_bytes=8 * 4096, recall_bytes=2 * 4096)
+    try:
+        session = serve(kernel, fs)
+        for unique in (4, 6):
+            kernel.ours.send(write_late(unique, 0, bytes(14_000)))
+        while session.control.counters()["fuse_slots_kept"] < 1:
+            threading.Event().wait(0.001)
+        for unique in (8, 10):
+            kernel.ours.send(read_late(unique))
+        assert kernel.ask(request(Opcode.STATFS, 100))[0] == 100
+        fs.gate.fire()
+        assert sorted(kernel.answer()[0] for _ in range(4)) == [4, 6, 8, 10]
+    finally:
+        kernel.close()
 
 
 def test_park_area_full_is_back_pressure(fs: DictFs) -> None:

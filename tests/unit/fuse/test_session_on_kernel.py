@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd.base.limits import FUSE_SLOTS
 from awsomefsd.fuse import abi
 from awsomefsd.keeper.mount_syscalls import umount
 from tests.conftest import missing_for_mounts
@@ -149,20 +150,28 @@ def read_uncached(path: Path) -> bytes:
         os.close(fd)
 
 
-def test_waiting_writes_keep_slots_but_one_reader_goes_on(mount: Mount) -> None:
-    served = mount()
+def write_file(path: Path, data: bytes) -> int:
+    with open(path, "r+b", buffering=0) as file:
+        return file.write(data)
 
-    def write() -> int:
-        with open(served.directory / "wait", "r+b", buffering=0) as file:
-            return file.write(b"abc")
 
-    writes = in_process(write)
-    served.await_fact(lambda facts: facts["waiting"])
-    facts = served.await_fact(lambda facts: facts["counters"]["fuse_slots_kept"] == 1)
-    assert facts["parked"] == 0
+@pytest.mark.parametrize("killed", [False, True])
+def test_waiting_writes_hold_up_no_other_request(mount: Mount, killed: bool) -> None:
+    """More of them than there are slots, and a death of the worker between: others are answered, and no byte is another's."""
+    many = 2 * FUSE_SLOTS
+    served = mount(late_files=many)
+    files = {served.directory / f"wait{n}": b"%d" % n * 10_000 for n in range(many)}
+    writes = [in_process(write_file, path, data) for path, data in files.items()]
+    served.await_fact(lambda facts: facts["parked"] == many)
+    if killed:
+        served.start(served.kill())
     run((served.directory / "another").touch)
+    run((served.directory / "another").unlink)
+    facts = served.say("facts")
+    assert facts["parked"] == many and facts["counters"]["fuse_slots_kept"] == 0
     served.say("gate")
-    assert writes.result(LIMIT_S) == 3
+    assert [one.result(LIMIT_S) for one in writes] == [10_000] * many
+    assert [run(path.read_bytes) for path in files] == [*files.values()]
 
 
 def wait_for_lock(path: Path) -> str:
@@ -227,7 +236,7 @@ def test_killed_while_parked(mount: Mount, pins: str) -> None:
 
 
 def test_killed_while_a_write_waits(mount: Mount) -> None:
-    """It stays in its slot; the successor's reader of that slot begins when it has ended."""
+    """It stays parked; the successor's readers go on."""
     served = mount()
 
     def write() -> int:
