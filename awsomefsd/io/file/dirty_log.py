@@ -63,7 +63,7 @@ KIND_PAD, KIND_WRITE = 0, 1  # TRUNCATE, PUNCH and ATTRS come with a new VERSION
 RESERVED, DIRTY, CLEAN, ABANDONED = range(4)  # the last two: the tail may pass
 
 _TAIL, _HEAD, _SEQUENCE = 8, 9, 10  # words of page 0
-# magic, kind, version, generation (0) | sequence | position | ino | offset | unique | time_ns | length, payload delta | span; then the crc
+# magic, kind, version, generation | sequence | position | ino | offset | unique | time_ns | length, payload delta | span; then the crc
 _HEADER = struct.Struct("<HBBIQQQQQqIII")
 TIME_NS_MIN, TIME_NS_MAX = -(1 << 63), (1 << 63) - 1  # of a record: the years 1677 to 2262
 _SUM = struct.Struct("<I")

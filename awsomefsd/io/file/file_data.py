@@ -36,6 +36,7 @@ LAYOUT_ALIGN_BYTES = 1 << 20  # where it begins: a file of many small extents co
 FILES_CACHED_MAX = 8_192
 EXTENTS_CACHED_MAX = 200_000
 READ_RETRIES_MAX = 16
+GENERATIONS = 1 << 32  # what a dirty record can tell apart
 
 log = logging.getLogger("awsomefsd.files")
 
@@ -49,6 +50,7 @@ class FileState:
         "error",
         "extents",
         "forgotten",
+        "generation",
         "grant",
         "held",
         "in_flight",
@@ -78,6 +80,7 @@ class FileState:
         self.extents = ExtentMap(known_empty=attr.inline)
         self.dirty: list[DirtyRecord] = []
         self.in_flight = 0  # so many of the first records are being flushed
+        self.generation = 0  # grows with each truncation: records of two generations are never committed together
         self.held = False  # no flush may begin: a truncation to nothing is about to end these records
         self.leave_inline = False  # inline data is to become extents at the next flush, however little it is
         self.forgotten = False  # no longer in the table: a thread that still has it must ask the table again before a write
@@ -130,7 +133,7 @@ class FileState:
             if self.forgotten or self.token is None:
                 return False
             at = self.size if append else offset
-            record = log.append_write(self.ino, at, data, unique, time_ns, 0, recall=recall, token=self.token)
+            record = log.append_write(self.ino, at, data, unique, time_ns, self.generation, recall=recall, token=self.token)
             if record is None:
                 return False
             self._add(record)
@@ -150,6 +153,7 @@ class FileState:
         """Takes up a record of a dead predecessor; called in the order of sequences."""
         with self.lock:
             self._add(record)
+            self.generation = (record.generation + 1) % GENERATIONS  # a truncation of the predecessor may lie behind the newest one
 
     def _add(self, record: DirtyRecord) -> None:
         self.dirty.append(record)
@@ -293,14 +297,31 @@ class FileTable:
             if self._states.get(state.ino) is state and state.error is None:
                 self._forget(state)
 
-    def discard(self, ino: int) -> list[int]:
-        """Drops the records of an inode that is gone, or truncated to nothing, except those in flight.  Returns their lengths in bytes."""
+    def begin_cut(self, ino: int) -> int:
+        """Begins a truncation, and returns the newest sequence that it overtakes.
+
+        What is stored from now on belongs to another generation, so it is never committed together with what may be cut: the machine
+        judges all records of one commit by the newest.
+        """
+        with self._lock:
+            state = self._states.get(ino)
+            if state is None:
+                return self.log.last_sequence
+            with state.lock:
+                state.generation = (state.generation + 1) % GENERATIONS
+                return self.log.last_sequence
+
+    def discard(self, ino: int, up_to: int | None = None) -> list[int]:
+        """Drops the records of an inode that is gone, or (`up_to` a sequence) truncated to nothing, except those in flight.
+
+        Returns their lengths in bytes.
+        """
         state = self._states.get(ino)
         if state is None:
             return []
         with state.lock:
-            dropped = state.dirty[state.in_flight :]
-            del state.dirty[state.in_flight :]
+            dropped = [record for record in state.dirty[state.in_flight :] if up_to is None or record.sequence <= up_to]
+            del state.dirty[state.in_flight : state.in_flight + len(dropped)]
             state.dirty_bytes = sum(record.length for record in state.dirty)
             state.version += 1
             self.log.mark_clean(dropped)  # in the same step, as in Flusher._settle

@@ -288,7 +288,8 @@ class Flusher:
                 before = extents_bound(run) if record.offset == end else 0  # appends join: thousands of lines are one frame
                 run = run + record.length if before else record.length
                 added = extents_bound(run) - before
-                if records and (record.length > room or added > left or len(records) >= PART_RECORDS_MAX):
+                full = record.length > room or added > left or len(records) >= PART_RECORDS_MAX
+                if records and (full or record.generation != records[0].generation):
                     break
                 records.append(record)
                 room -= record.length

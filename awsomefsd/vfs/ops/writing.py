@@ -209,15 +209,15 @@ class DirtyWrites:
         try:
             if state.dirty:
                 yield mount.buffered.flusher.flush(attr.ino, in_flight_only=state.held)
-            command.log, command.sequence = mount.buffered.dirty.log_id, mount.buffered.dirty.last_sequence
+            command.log, command.sequence = mount.buffered.dirty.log_id, mount.buffered.files.begin_cut(attr.ino)
             hit("truncate.entry.before")
             reply: Found = yield mount.propose(command, unique, fh=fh)
             hit("truncate.entry.after")
             mount.caches.names.put(reply.attr)
             if not command.size:
                 mount.session.rewrites.begin(attr.ino)
-            if state.held:
-                mount.buffered.release_space(mount.buffered.files.discard(attr.ino))
+            if state.held and not mount.session.recovering:  # a repeated one may be older than what is dirty
+                mount.buffered.release_space(mount.buffered.files.discard(attr.ino, command.sequence))
             state.truncate_committed(command.size, command.sequence)
             current = mount.buffered.files.get(attr.ino)
             if current is not None and current is not state:  # ours was forgotten meanwhile

@@ -15,7 +15,8 @@ import pytest
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api import commands as c
-from tests.rigs.mount_without_kernel import VOLUME, Rig, error_of, rig
+from awsomefsd.vfs.api.context import SetAttrIn
+from tests.rigs.mount_without_kernel import BIG, VOLUME, Held, Rig, error_of, rig, until
 
 MIB = 1 << 20
 PUNCH = c.FALLOC_KEEP_SIZE | c.FALLOC_PUNCH_HOLE
@@ -220,3 +221,63 @@ def test_an_open_file_whose_last_name_went_with_the_session_says_so(tmp_path: Pa
         r.restart()
         assert error_of(r.fsync, ino, fh) == errno.EIO
         r.check()
+
+
+# --- records on both sides of a truncation ------------------------------------------------------------------------------------------------
+
+
+def truncations_held(r: Rig) -> list[Held]:
+    """Keeps the answers of truncations, which become entries at once; they come into the list."""
+    gate = r.gate()
+    held: list[Held] = []
+
+    def hook(command: Any, unique: int) -> Any:
+        if not isinstance(command, c.SetAttr):
+            return None
+        held.append(Held(r.worker.client.propose(command, unique)))
+        return held[0]
+
+    gate.on_propose = hook
+    return held
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_write_behind_a_truncation_brings_nothing_back(tmp_path: Path, killed: bool) -> None:
+    """As asynchronous direct I/O does it: old data, the truncation's entry, and new data, before the truncation is answered."""
+    with rig(tmp_path) as r:
+        ino, fh = r.create(b"f")
+        r.write(ino, fh, 0, b"a" * BIG)
+        held = truncations_held(r)
+        truncation = r.begin("setattr", ino, None, SetAttrIn(c.SET_SIZE, size=0))
+        unique = r.unique
+        assert held[0].answered.wait(60)
+        r.write(ino, fh, 3, b"b")
+        if killed:
+            change = SetAttrIn(c.SET_SIZE, size=0)
+            r.restart(lambda vfs: vfs.setattr(r.ctx(unique), ino, None, change))
+        else:
+            held[0].release()
+            truncation.result()
+        assert same_after_forgetting(r, ino) == b"\0\0\0b"
+
+
+def test_a_batch_ends_where_a_truncation_was(tmp_path: Path) -> None:
+    """What was written while the truncation waited for a flush, and what was written behind its entry, wait together to be flushed."""
+    with rig(tmp_path) as r:
+        ino, fh = r.create(b"f")
+        r.write(ino, fh, 0, b"a" * BIG)
+        act, go = committed_not_settled(r, lambda: None)
+        act()
+        held = truncations_held(r)
+        truncation = r.begin("setattr", ino, None, SetAttrIn(c.SET_SIZE, size=10))
+        r.write(ino, fh, 0, b"c" * BIG)
+        r.worker.data.flusher.pause(True)
+        go.set()
+        until(lambda: held)
+        assert held[0].answered.wait(60)
+        r.write(ino, fh, 3, b"b")
+        r.worker.data.flusher.pause(False)
+        r.flush()
+        held[0].release()
+        truncation.result()
+        assert same_after_forgetting(r, ino) == b"cccbcccccc"
