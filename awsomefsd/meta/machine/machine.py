@@ -194,6 +194,7 @@ class Machine:
         state.tombstones_written = 0
         keep = True
         try:
+            mounts.refuse_unknown(state, entry)
             reply = _RULES[type(entry.command)](state, entry, entry.command)
         except FsError as err:
             keep = not isinstance(err, (EpochEnded, RetryLater, NotKept))

@@ -1,7 +1,8 @@
 """The numbers of mounts: which node each belongs to, and when it and its results are forgotten.
 
-A mount's row is made when it opens its first session.  Results are kept for numbers with a row, and for the numbers of daemons: a number is
-free to choose, so results of others would grow without end.  A row and its results go with its node (a new boot, a removal), and the oldest
+A mount's row is made when it opens its first session.  A command under a number without a row, which is no daemon's either, is refused: a
+number is free to choose, so results of such ones would grow without end, and without them a request that is sent again would happen twice.
+A row and its results go with its node (a new boot, a removal), and the oldest
 ones when a node has more than MOUNTS_KEPT_PER_NODE whose session has ended.  All that counts from the level MENDED_RULES on.
 """
 
@@ -10,8 +11,9 @@ from __future__ import annotations
 from awsomefsd.base.limits import MOUNTS_KEPT_PER_NODE
 from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.base.types import is_node_mount, node_mount
-from awsomefsd.meta.api.commands import Entry
+from awsomefsd.meta.api.commands import Entry, OpenSession
 from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state.lookups import EpochEnded
 from awsomefsd.meta.state.rows_cache import State
 
 
@@ -26,10 +28,28 @@ def forget(state: State, mount: int) -> None:
     state.txn.delete(keys.mount(mount))
 
 
+def refuse_unknown(state: State, entry: Entry) -> None:
+    """Refuses an entry under the number of a mount that never opened a session, or was forgotten; OpenSession makes a number known.
+
+    Raises EpochEnded, as for a session that has ended: the mount has to open one.
+    """
+    command = entry.command
+    if not entry.mount or is_node_mount(entry.mount) or not state.acts_at(MENDED_RULES):
+        return
+    if isinstance(command, OpenSession) and command.mount == entry.mount:
+        return
+    if not _is_known(state, entry):
+        raise EpochEnded(f"mount {entry.mount:x} has no session")
+
+
 def keeps_results(state: State, entry: Entry) -> bool:
-    """Returns True if the reply to this entry is to be kept."""
+    """Returns True if the reply to this entry is to be kept: also the refusal of a mount's first OpenSession makes no number known."""
     if is_node_mount(entry.mount) or not state.acts_at(MENDED_RULES):
         return True
+    return _is_known(state, entry)
+
+
+def _is_known(state: State, entry: Entry) -> bool:
     session = state.session(entry.session) if entry.session else None
     if session is not None and session.mount == entry.mount:
         return True

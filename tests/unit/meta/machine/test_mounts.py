@@ -47,15 +47,18 @@ def test_below_the_level_a_mount_moves_as_it_did() -> None:
     drive.ok(c.EndSession(drive.session, drive.epoch, False))
     drive.open(7, node="n2", boot_id="b2")
     drive.ok(c.CreateVolume("other", "uuid-other"), session=0, epoch=0, mount=99, unique=1)
-    assert drive.machine.mount_node(7) == "n2" and drive.machine.results_held(99) == 1
+    assert drive.machine.mount_node(7) == "n2" and drive.machine.results_held(99) == 1, "a number without a session was served"
 
 
-def test_numbers_that_never_had_a_session_keep_no_results(drive: Drive) -> None:
-    """A number is free to choose: whoever takes a new one for each request must not fill the memory of every voter."""
+def test_numbers_that_never_had_a_session_are_refused(drive: Drive) -> None:
+    """A number is free to choose: whoever takes a new one for each request must not fill the memory of every voter, and a request that is
+    sent again without a result of the first must not happen twice."""
     for number in range(100, 140):
-        command = c.CreateVolume(f"v{number}" if number % 2 else "vol", f"uuid-{number}")  # every second one is refused
-        drive.apply(command, unique=1, session=0, epoch=0, mount=number)
-        drive.apply(c.Create(drive.volume, 1, b"%d" % number, 0o100644, 0, 0), unique=2, mount=number)
+        assert drive.errno(c.CreateVolume(f"v{number}", f"uuid-{number}"), unique=1, session=0, epoch=0, mount=number) == errno.ESTALE
+        create = c.Create(drive.volume, 1, b"%d" % number, 0o100644, 0, 0)
+        assert drive.errno(create, unique=2, mount=number) == errno.ESTALE, "not with the session of another mount either"
+        opening = c.OpenSession(number + 1, drive.volume, "n1", "b1", 1)
+        assert drive.errno(opening, unique=3, session=0, epoch=0, mount=number) == errno.ESTALE, "for another number"
     assert drive.machine.results_total == 0
     drive.ok(c.Create(drive.volume, 1, b"mine", 0o100644, 0, 0), unique=2)
     drive.ok(c.CreateVolume("daemons", "uuid-d"), unique=3, session=0, epoch=0, mount=node_mount(NODE))

@@ -6,6 +6,7 @@ until it has a row.
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import uuid
@@ -14,12 +15,14 @@ from typing import Any, NamedTuple, get_args
 import pytest
 from msgspec import structs
 
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.tls import PeerIdentity
 from awsomefsd.base.types import node_mount
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.server.authorizer import Authorizer
 from awsomefsd.meta.state.rows import NodeRow
+from tests.rigs.machine_driver import Drive
 from tests.unit.meta.server.test_service import filled
 
 ME, OTHER, READER, REMOVED, STRANGER = (str(uuid.UUID(int=number)) for number in range(7, 12))
@@ -162,3 +165,20 @@ def test_a_row(kind: type) -> None:
 def test_a_nodes_own_number_is_its_own() -> None:
     for who, named, fine in ((ME, ME, True), (ME, OTHER, False), (READER, READER, True), (READER, ME, False)):
         assert refused(Case(who, 0, 0, who), m.Hello(m.PROTOCOL_VERSION, node_mount(named)), 0) == (not fine)
+
+
+@pytest.mark.parametrize("kind", get_args(c.AnyCommand), ids=lambda kind: kind.__name__)
+def test_a_mount_that_is_not_known_changes_nothing(kind: type) -> None:
+    """Neither a number that never opened a session, nor one of a removed node; whatever session the command names, and over the unix socket
+    too: the machine itself refuses it."""
+    drive = Drive()
+    drive.make_volume()
+    drive.ok(c.AddNode(REMOVED, "gone", "node", bytes(32), level=LEVEL), session=0, epoch=0)
+    drive.open(60, node=REMOVED)
+    drive.ok(c.EndSession(drive.session, drive.epoch, False), session=0, epoch=0, mount=0)
+    drive.ok(c.SetNodeState(REMOVED, "removed"), session=0, epoch=0, mount=0)
+    drive.open(30, node=ME)
+    for number in (60, 90):
+        for session, epoch in ((0, 0), (drive.session, drive.epoch), (1 << 40, 1)):
+            command = plain(kind)
+            assert drive.errno(command, unique=1, session=session, epoch=epoch, mount=number) == errno.ESTALE, (kind, number)
