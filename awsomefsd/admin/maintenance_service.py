@@ -53,16 +53,16 @@ class MaintenanceRpcs:
     @edge
     def ScrubStart(self, request: pb.ScrubStartRequest, context: grpc.ServicerContext) -> pb.Scrub:
         logger.info("scrub started", extra={"bytes_per_s": request.bytes_per_s})
-        return scrub_message(self._scrub.start(request.bytes_per_s))
+        return scrub_message(self._scrub.start(request.bytes_per_s), self._scrub.due_ns())
 
     @edge
     def ScrubStatus(self, request: pb.ScrubStatusRequest, context: grpc.ServicerContext) -> pb.Scrub:
-        return scrub_message(self._scrub.status())
+        return scrub_message(self._scrub.status(), self._scrub.due_ns())
 
     @edge
     def ScrubStop(self, request: pb.ScrubStopRequest, context: grpc.ServicerContext) -> pb.Scrub:
         logger.info("scrub stopped")
-        return scrub_message(self._scrub.stop())
+        return scrub_message(self._scrub.stop(), self._scrub.due_ns())
 
     @edge
     def GetUpgrade(self, request: pb.GetUpgradeRequest, context: grpc.ServicerContext) -> pb.UpgradeStatus:
@@ -87,8 +87,8 @@ def upgrade_message(found: Levels) -> pb.UpgradeStatus:
     return pb.UpgradeStatus(level=found.level, known=found.known, nodes=nodes)
 
 
-def scrub_message(progress: ScrubProgress) -> pb.Scrub:
-    shown = [field.name for field in pb.Scrub.DESCRIPTOR.fields if field.name != "findings"]
+def scrub_message(progress: ScrubProgress, due_ns: int) -> pb.Scrub:
+    shown = [field.name for field in pb.Scrub.DESCRIPTOR.fields if field.name not in ("findings", "due_ns")]
     told = [field.name for field in pb.ScrubFinding.DESCRIPTOR.fields]
     findings = [pb.ScrubFinding(**{name: getattr(finding, name) for name in told}) for finding in progress.findings]
-    return pb.Scrub(findings=findings, **{name: getattr(progress, name) for name in shown})
+    return pb.Scrub(findings=findings, due_ns=due_ns, **{name: getattr(progress, name) for name in shown})

@@ -121,7 +121,8 @@ class NodeStatus:
         scrub = self._scrub()
         ended = [one for one in self._of_the_leader(view, lambda: self._catalog.ask(GetSessions()).sessions) if one.quarantined]
         return rules.Facts(
-            scrub_open=scrub.found - scrub.repaired - scrub.recorded,
+            scrub_open=scrub.open,
+            scrub_behind_s=scrub.behind_s(self._settings.scrub.every, time.time_ns()),
             damaged=[(one.volume_name or str(one.volume), one.path or f"inode {one.ino}", one.offset) for one in self._damaged()],
             scrub_failed=scrub.reason if scrub.state == FAILED else "",
             quarantined=sum(one.quarantined for one in ended),

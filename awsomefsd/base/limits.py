@@ -269,5 +269,7 @@ assert DIRTY_BYTES_MAX + PARK_BYTES_MAX + CHECKSUM_CACHE_BYTES_MAX + 64 * MIB <=
 REPAIR_ENTRY_ROWS = 1_000  # rows in one entry of fsck
 REPAIR_ENTRY_BYTES = 512 * KIB  # and their bytes
 SCRUB_BYTES_PER_S = 64 * MIB
+SCRUB_LOOK_MS = 60_000  # whether a round is due
+SCRUB_EVERY_S = 28 * 86_400  # from the beginning of one round to that of the next, if nothing else is set
 DAMAGED_READS_MAX = 256  # places with wrong bytes that a node remembers until they are over
 SCRUB_FINDINGS_MAX = 1_000  # kept and shown; all are counted and logged

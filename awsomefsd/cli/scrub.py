@@ -24,7 +24,10 @@ def scrub() -> None:
 @output_option
 @click.pass_obj
 def start(invocation: Invocation, rate: int, form: str) -> None:
-    """Start a scrub.  It runs in the background and continues after a restart of the daemon."""
+    """Start a scrub now.  It runs in the background and continues after a restart of the daemon.
+
+    Without this command each node begins one every 28 days (scrub.every).
+    """
     _ask(invocation, "ScrubStart", form, bytes_per_s=rate)
 
 
@@ -44,8 +47,12 @@ def status(invocation: Invocation, form: str) -> int:
 @output_option
 @click.pass_obj
 def stop(invocation: Invocation, form: str) -> None:
-    """Stop the scrub.  The next one starts from the beginning."""
+    """Stop the scrub.  The next one starts from the beginning, when it is ordered or due."""
     _ask(invocation, "ScrubStop", form, timeout_s=60.0)
+
+
+def _moment(ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ns / 1e9))
 
 
 def _ask(invocation: Invocation, rpc: str, form: str, **fields: Any) -> Any:
@@ -54,8 +61,10 @@ def _ask(invocation: Invocation, rpc: str, form: str, **fields: Any) -> Any:
     if form == "json":
         print_json(message_dict(found))
         return found
-    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.started_ns / 1e9)) if found.started_ns else "-"
+    began = (_moment(found.started_ns) + (" by itself" if found.by_itself else "")) if found.started_ns else "-"
     click.echo(f"scrub {found.state}; begun {began}; {found.segments} segments, {found.extents} extents, {format_bytes(found.bytes)} read")
+    if found.due_ns:
+        click.echo(f"the next round begins by itself at {_moment(found.due_ns)}")
     if found.reason:
         click.echo(f"it failed: {found.reason}")
     for finding in found.findings:

@@ -50,6 +50,7 @@ from awsomefsd.base.limits import (
     NODE_LABELS_MAX,
     NODE_NAME_BYTES_MAX,
     READ_AHEAD_BYTES_MAX,
+    SCRUB_EVERY_S,
     TOKEN_BYTES_MAX,
     WORKER_MEMORY_BYTES,
     WORKER_MEMORY_BYTES_MIN,
@@ -279,6 +280,12 @@ class DeviceSettings(Section):
         return [path.strip() for path in self.scan.split(",") if path.strip()]
 
 
+class ScrubSettings(Section):
+    """`every`: seconds from the beginning of one round of scrub to that of the next."""
+
+    every: Annotated[int, BeforeValidator(_seconds), Field(ge=1)] = SCRUB_EVERY_S
+
+
 class CsiSettings(Section):
     """The CSI driver, for Kubernetes and other orchestrators (docs/KUBERNETES.md)."""
 
@@ -319,6 +326,7 @@ class Settings(BaseSettings):
     csi: CsiSettings = CsiSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     devices: DeviceSettings = DeviceSettings()
+    scrub: ScrubSettings = ScrubSettings()
 
     @classmethod
     def settings_customise_sources(

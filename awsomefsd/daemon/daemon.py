@@ -18,13 +18,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from awsomefsd.base import identity, levels, sockets
 from awsomefsd.base.errors import Error
-from awsomefsd.base.limits import DEVICE_REPORT_MS, UPKEEP_BYTES_PER_S_MAX, VOUCH_MS
+from awsomefsd.base.limits import DEVICE_REPORT_MS, SCRUB_LOOK_MS, UPKEEP_BYTES_PER_S_MAX, VOUCH_MS
 from awsomefsd.base.log import bound
 from awsomefsd.base.metrics import Registry
 from awsomefsd.base.tls import TlsFiles
@@ -52,7 +53,7 @@ from awsomefsd.node.devices.devices import NodeDevices
 from awsomefsd.node.devices.operations import DeviceOperations
 from awsomefsd.node.health.upgrade import Upgrade
 from awsomefsd.node.maintenance.checkpoints import Checkpointer
-from awsomefsd.node.maintenance.collection import Collection
+from awsomefsd.node.maintenance.collection import Collection, own_devices
 from awsomefsd.node.maintenance.damage import LOOK_MS, Damage
 from awsomefsd.node.maintenance.io_budget import IoBudget
 from awsomefsd.node.maintenance.quarantine_admin import QuarantineAdmin
@@ -150,10 +151,13 @@ class Daemon:
         """
         from awsomefsd.admin.server import Door, GrpcServer
         from awsomefsd.admin.status import NodeStatus
-        from awsomefsd.node.maintenance.scrub import Scrub
+        from awsomefsd.node.maintenance.scrub import Scrub, Upkeep
 
         settings = self.settings
-        self.scrub = Scrub(settings.state_dir, self.node.cluster, self.access.ask, self.metadata.copy_pages)
+        upkeep = Upkeep(
+            settings.scrub.every, self.upkeep_io, partial(own_devices, self.node.node, self.access.ask), lambda: self.metadata.carries
+        )
+        self.scrub = Scrub(settings.state_dir, self.node.cluster, self.access.ask, self.metadata.copy_pages, upkeep)
         undo.callback(self.scrub.close)
         look = ClusterStatus(
             self.node, settings.state_dir, self.access.ask, lambda: self.metadata.carries, self.membership.reporter, certificates(settings),
@@ -336,6 +340,7 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
         if daemon.csi is not None:
             nursery.start_soon(_keep_csi, daemon.csi)
         nursery.start_soon(again, daemon.watch.poll, DEVICE_REPORT_MS, "this node's devices cannot be reported to the leader now")
+        nursery.start_soon(again, daemon.scrub.poll, SCRUB_LOOK_MS, "scrub cannot note how far it is")
         nursery.start_soon(again, daemon.damage.poll, LOOK_MS, "places with wrong bytes cannot be looked at now")
         nursery.start_soon(again, daemon.quarantine_proofs.poll, VOUCH_MS, "the quarantine cannot be checked now")
         nursery.start_soon(daemon.control.run)

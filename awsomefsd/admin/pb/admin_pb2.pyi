@@ -577,7 +577,7 @@ class ScrubStopRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Scrub(_message.Message):
-    __slots__ = ("state", "bytes_per_s", "started_ns", "ended_ns", "segments", "extents", "bytes", "rechecked", "found", "repaired", "reason", "findings")
+    __slots__ = ("state", "bytes_per_s", "started_ns", "ended_ns", "segments", "extents", "bytes", "rechecked", "found", "repaired", "reason", "findings", "by_itself", "complete_ns", "due_ns")
     STATE_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     STARTED_NS_FIELD_NUMBER: _ClassVar[int]
@@ -590,6 +590,9 @@ class Scrub(_message.Message):
     REPAIRED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    BY_ITSELF_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_NS_FIELD_NUMBER: _ClassVar[int]
+    DUE_NS_FIELD_NUMBER: _ClassVar[int]
     state: str
     bytes_per_s: int
     started_ns: int
@@ -602,7 +605,10 @@ class Scrub(_message.Message):
     repaired: int
     reason: str
     findings: _containers.RepeatedCompositeFieldContainer[ScrubFinding]
-    def __init__(self, state: _Optional[str] = ..., bytes_per_s: _Optional[int] = ..., started_ns: _Optional[int] = ..., ended_ns: _Optional[int] = ..., segments: _Optional[int] = ..., extents: _Optional[int] = ..., bytes: _Optional[int] = ..., rechecked: _Optional[int] = ..., found: _Optional[int] = ..., repaired: _Optional[int] = ..., reason: _Optional[str] = ..., findings: _Optional[_Iterable[_Union[ScrubFinding, _Mapping]]] = ...) -> None: ...
+    by_itself: bool
+    complete_ns: int
+    due_ns: int
+    def __init__(self, state: _Optional[str] = ..., bytes_per_s: _Optional[int] = ..., started_ns: _Optional[int] = ..., ended_ns: _Optional[int] = ..., segments: _Optional[int] = ..., extents: _Optional[int] = ..., bytes: _Optional[int] = ..., rechecked: _Optional[int] = ..., found: _Optional[int] = ..., repaired: _Optional[int] = ..., reason: _Optional[str] = ..., findings: _Optional[_Iterable[_Union[ScrubFinding, _Mapping]]] = ..., by_itself: _Optional[bool] = ..., complete_ns: _Optional[int] = ..., due_ns: _Optional[int] = ...) -> None: ...
 
 class ScrubFinding(_message.Message):
     __slots__ = ("kind", "where", "what", "volume", "path", "offset", "repaired")

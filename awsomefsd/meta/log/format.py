@@ -37,6 +37,7 @@ MAGIC = b"AWSMJRNL"
 VERSION = 2
 RESET = 1  # flag of a file
 INCOMPAT_KNOWN = 0  # incompatible feature bits this build understands
+RO_COMPAT_KNOWN = 0  # feature bits without which a journal can be read, and not written
 HEADER_BYTES = 4096
 ENTRY, HARD_STATE, TRUNCATE = 1, 2, 3
 
@@ -100,10 +101,11 @@ def pack_header(header: FileHeader) -> tuple[bytes, int]:
     return (fields + _CRC.pack(seed)).ljust(HEADER_BYTES, b"\0"), seed
 
 
-def unpack_header(raw: Bytes, what: str) -> tuple[FileHeader, int]:
+def unpack_header(raw: Bytes, what: str, *, writing: bool = True) -> tuple[FileHeader, int]:
     """Returns the header, and the seed of the file's records.
 
-    Raises Corrupt, or FormatTooNew for a version or an incompatible feature of a later build.
+    Raises Corrupt, or FormatTooNew for a version or an incompatible feature of a later build; with `writing` also for a feature that
+    this build would break by writing to the journal, or by removing files of it.
     """
     if len(raw) < HEADER_BYTES or bytes(raw[:8]) != MAGIC:
         raise Corrupt(f"{what}: not a journal file")
@@ -115,6 +117,8 @@ def unpack_header(raw: Bytes, what: str) -> tuple[FileHeader, int]:
     _, version, compat, ro_compat, incompat, cluster, node, incarnation, number, first_index, *rest = layout.unpack_from(raw)
     if version > VERSION or incompat & ~INCOMPAT_KNOWN:
         raise FormatTooNew(f"{what}: format version {version}, features {incompat:#x}: written by a newer build; upgrade this node")
+    if writing and ro_compat & ~RO_COMPAT_KNOWN:
+        raise FormatTooNew(f"{what}: features {ro_compat:#x} of a newer build, which this build must not write beside; upgrade this node")
     previous_term, flags = rest or (int(first_index > 1), 0)
     return FileHeader(cluster, node, incarnation, number, first_index, compat, ro_compat, incompat, previous_term, flags), seed
 

@@ -232,6 +232,12 @@ _TABLE = (
     ),
     Code("SCRUB_FAILED", WARNING, "scrub ended before it had checked everything", "read the reason, then run `awsomefsd scrub start`"),
     Code(
+        "SCRUB_BEHIND",
+        WARNING,
+        "what a node stores has not been verified as a whole for twice the time of a round",
+        "see `awsomefsd scrub status` there; run `awsomefsd scrub start`, or set scrub.every to what its devices can keep up with",
+    ),
+    Code(
         "CONFLICT_FILES",
         WARNING,
         "data that could not be committed was stored as a conflict",

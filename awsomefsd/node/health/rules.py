@@ -67,6 +67,7 @@ class Facts(NamedTuple):
 
     scrub_open: int = 0  # found, not repaired, and not in `damaged`
     scrub_failed: str = ""
+    scrub_behind_s: int = 0  # since when the last complete round began, if that is too long ago
     damaged: Sequence[tuple[str, str, int]] = ()  # (volume, path, file offset) of places with wrong bytes
     quarantined: int = 0  # segments
     quarantined_of: Sequence[str] = ()  # nodes, by name
@@ -156,6 +157,9 @@ def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
         yield HealthFinding("SCRUB_FINDINGS", f"scrub found {facts.scrub_open} faults that it could not repair")
     if facts.scrub_failed:
         yield HealthFinding("SCRUB_FAILED", f"scrub failed: {facts.scrub_failed}")
+    if facts.scrub_behind_s:
+        days = facts.scrub_behind_s // 86_400
+        yield HealthFinding("SCRUB_BEHIND", f"what this node stores was last verified as a whole by a scrub that began {days} days ago")
     for device in node.devices:
         if facts.alone_ms.get(device.uuid, 0) >= DEVICE_ALONE_MS:
             yield HealthFinding("DEVICE_ALONE", f"at most one node sees the shared device {device.path or device.uuid}")

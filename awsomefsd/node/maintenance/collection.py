@@ -195,3 +195,15 @@ def collectors_of(ask: Callable[[Any], Any]) -> dict[str, str] | None:
         if one.state == WELL and one.node in reporting:
             chosen[one.uuid] = min(one.node, chosen.get(one.uuid, one.node))
     return chosen
+
+
+def own_devices(node: str, ask: Callable[[Any], Any], devices: list[DeviceInfo]) -> list[DeviceInfo]:
+    """Returns those that are looked after by this node: its own, and the shared ones that it collects.  Blocks as `collectors_of`."""
+    collectors = collectors_of(ask)
+    return [info for info in devices if _is_own(info, node, collectors)]
+
+
+def _is_own(info: DeviceInfo, node: str, collectors: dict[str, str] | None) -> bool:
+    if not info.shared:
+        return info.home in ("", node)
+    return bool(info.path) if collectors is None else collectors.get(info.uuid) == node

@@ -1,13 +1,15 @@
-"""Scrub: everything that is stored is read and verified once, while it is in use.
+"""Scrub: everything that is stored is read and verified, again and again, while it is in use.
 
-Two halves.  The rows: a copy of the last commit is made page by page (never walked in this process: LMDB has no checksums on its pages, and
-a flipped pointer may end a process) and another process, of lowest priority, runs every check of fsck over it.  So rows that are missing or
-changed are found too, and the metadata thread does nothing for it.  The devices: both superblocks (one is repaired from the other), and of
-each segment that holds something its footer and every live extent, header, data and identity.
+Each node scrubs what is its own.  The rows, if it carries the metadata: a copy of the last commit is made page by page (never walked in
+this process: LMDB has no checksums on its pages, and a flipped pointer may end a process) and another process, of lowest priority, runs
+every check of fsck over it; so rows that are missing or changed are found too, and the metadata thread does nothing for it.  The files of
+its journal.  The devices that are its home, and of shared ones those that it collects: both superblocks (one is repaired from the other),
+and of each segment that holds something its footer and every live extent, header, data and identity.
 
+A round begins `every_s` after the last one began, and is spread over half of that time; one that somebody orders goes as fast as it may.
 No false alarms (segment_check.py).  Damage in files is recorded (damage.py) and shown until it is over.  The position is on disk, so a
-daemon that starts again goes on.  Throttled to `bytes_per_s`, and never busy for more than half of the time: a slow device or service makes
-it slower.  Rejected: reading whole segments without asking what lives, which cannot tell damage from a place that is being used again.
+daemon that starts again goes on.  The budget of the node (io_budget.py) leaves half of the time to others, whatever the rate.  Rejected:
+reading whole segments without asking what lives, which cannot tell damage from a place that is being used again.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from msgspec.structs import replace
 from awsomefsd.base import durable, program
 from awsomefsd.base.errors import Corrupt, Error, Refused
 from awsomefsd.base.failpoints import hit
-from awsomefsd.base.limits import SCRUB_BYTES_PER_S, SCRUB_FINDINGS_MAX
+from awsomefsd.base.limits import MIB, SCRUB_BYTES_PER_S, SCRUB_FINDINGS_MAX
 from awsomefsd.base.metrics import Sample
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device import BlockDevice, Device
@@ -39,7 +41,9 @@ from awsomefsd.io.file.damaged_reads import DamagedReads
 from awsomefsd.meta.api.messages import GetDevices
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments
 from awsomefsd.meta.client.paths import path_of
+from awsomefsd.meta.log.verify import faults_of, journal_files
 from awsomefsd.node.maintenance import damage
+from awsomefsd.node.maintenance.io_budget import IoBudget
 from awsomefsd.node.maintenance.segment_check import DATA, ScrubFinding, SegmentCheck
 
 logger = logging.getLogger(__name__)
@@ -47,8 +51,13 @@ logger = logging.getLogger(__name__)
 SAVE_S = 5.0
 CHECK_S = 3_600.0  # a check of a copy that takes longer than this is given up
 PAGE = 512
-IDLE, ROWS, DEVICES, SEGMENTS, DONE, STOPPED, FAILED = "never", "rows", "devices", "segments", "done", "stopped", "failed"
-_GOING = (ROWS, DEVICES, SEGMENTS)
+IDLE, ROWS, JOURNAL, DEVICES, SEGMENTS = "never", "rows", "journal", "devices", "segments"
+DONE, STOPPED, FAILED = "done", "stopped", "failed"
+_GOING = (ROWS, JOURNAL, DEVICES, SEGMENTS)
+NS_PER_S = 10**9
+FAILED_S = 3_600  # after a round that failed by itself
+SPREAD = 2  # a round that is due by itself takes one part in so many of the time between two
+SLOWEST_BYTES_PER_S = 4 * MIB  # of such a round
 
 
 class ScrubProgress(Struct):
@@ -69,6 +78,29 @@ class ScrubProgress(Struct):
     recorded: int = 0  # in files, and shown as such until it is over (damage.py)
     reason: str = ""
     findings: list[ScrubFinding] = []  # the first SCRUB_FINDINGS_MAX
+    by_itself: bool = False  # nobody ordered this round
+    open_before: int = 0  # what the last complete round found, and did neither repair nor record
+    complete_ns: int = 0  # when the last complete round began, or this node first knew of scrub
+
+    @property
+    def open(self) -> int:
+        """What is known to be wrong, neither repaired nor recorded as damage of a file; while a round runs, of the last one too."""
+        now = self.found - self.repaired - self.recorded
+        return max(now, self.open_before) if self.state in _GOING else now
+
+    def behind_s(self, every_s: int, now_ns: int) -> int:
+        """Returns for how long what was stored has not been verified as a whole, in seconds; 0 if that is no longer than it should be."""
+        since_s = (now_ns - self.complete_ns) // NS_PER_S if self.complete_ns else 0
+        return since_s if since_s > 2 * every_s else 0
+
+
+class Upkeep(Struct, frozen=True):
+    """What a round depends on.  `mine`: the devices of all that this node scrubs; `carries`: whether it has rows and a journal."""
+
+    every_s: int
+    budget: IoBudget
+    mine: Callable[[list[DeviceInfo]], list[DeviceInfo]]
+    carries: Callable[[], bool]
 
 
 class ScrubStopped(Exception):
@@ -76,7 +108,7 @@ class ScrubStopped(Exception):
 
 
 class Scrub:
-    """The scrub of this node.  `call` asks the metadata service, `copy_store` makes a copy of its rows' pages.
+    """The scrub of this node.  `call` asks the metadata service, `copy_store` makes a copy of the pages of this node's rows.
 
     Any thread may call `start`, `resume`, `status`, `stop` and `samples`; the work is done on a thread of its own.
     """
@@ -87,9 +119,12 @@ class Scrub:
         cluster_uuid: str,
         call: Callable[[Any], Any],
         copy_store: Callable[[Path], None],
+        upkeep: Upkeep,
         open_device: Callable[[str, str, str, int], Device] = open_identified,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._upkeep = upkeep
+        self._journal = state_dir / "meta" / "journal"
         self._path = state_dir / "scrub.json"
         self._copies = state_dir / "scrub"
         self._cluster_uuid = cluster_uuid
@@ -106,13 +141,45 @@ class Scrub:
 
     # --- what people ask --------------------------------------------------------------------------------------------------------
     def start(self, bytes_per_s: int = 0) -> ScrubProgress:
-        """Starts a scrub from the beginning and returns its progress.  Raises Refused while one runs."""
+        """Starts a scrub from the beginning, in the place of one that runs by itself, and returns its progress.
+
+        Raises Refused while one runs that somebody ordered.
+        """
+        if self._progress.by_itself:
+            self.stop()
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 raise Refused("a scrub is running already; see `awsomefsd scrub status`, or stop it with `awsomefsd scrub stop`")
-            self._progress = ScrubProgress(ROWS, bytes_per_s or SCRUB_BYTES_PER_S, self._now_ns())
-            self._begin()
+            self._start(bytes_per_s or SCRUB_BYTES_PER_S, by_itself=False)
         return self.status()
+
+    def poll(self) -> None:
+        """Starts a round if one is due.  Does not wait for it; raises OSError."""
+        with self._lock:
+            p = self._progress
+            if not p.complete_ns:
+                p.complete_ns = p.started_ns or self._now_ns()
+                self._save()
+            running = self._thread is not None and self._thread.is_alive()
+            last_ns = max(p.started_ns, p.complete_ns)
+            pause_s = min(FAILED_S, self._upkeep.every_s) if p.state == FAILED else self._upkeep.every_s
+            since_ns = max(p.ended_ns, last_ns) if p.state == FAILED else last_ns
+            if not running and p.state not in _GOING and self._now_ns() - since_ns >= pause_s * NS_PER_S:
+                logger.info("scrub begins a round by itself")
+                self._start(SCRUB_BYTES_PER_S, by_itself=True)
+
+    def due_ns(self) -> int:
+        """Returns when the next round begins by itself, in ns since 1970; 0 while one runs."""
+        p = self._progress
+        return 0 if p.state in _GOING else max(p.started_ns, p.complete_ns) + self._upkeep.every_s * NS_PER_S
+
+    def _start(self, bytes_per_s: int, *, by_itself: bool) -> None:
+        old, now = self._progress, self._now_ns()
+        state = ROWS if self._upkeep.carries() else DEVICES
+        self._progress = ScrubProgress(
+            state, bytes_per_s, now, by_itself=by_itself, open_before=old.open, complete_ns=old.complete_ns or now
+        )
+        self._begin()
 
     def resume(self) -> None:
         """Continues the scrub that the end of the daemon interrupted, if there is one."""
@@ -152,6 +219,9 @@ class Scrub:
         yield Sample("awsomefsd_scrub_bytes", "gauge", "Bytes read by the current or last scrub.", p.bytes)
         yield Sample("awsomefsd_scrub_findings", "gauge", "What the current or last scrub found wrong.", p.found)
         yield Sample("awsomefsd_scrub_repaired", "gauge", "What it repaired from a second copy.", p.repaired)
+        yield Sample(
+            "awsomefsd_scrub_verified_seconds", "gauge", "When the last complete round began, since 1970.", p.complete_ns // NS_PER_S
+        )
         yield Sample("awsomefsd_scrub_ended_seconds", "gauge", "When the last scrub ended, since 1970; 0: never.", p.ended_ns // 10**9)
 
     # --- the thread ----------------------------------------------------------------------------------------------------------------
@@ -160,6 +230,9 @@ class Scrub:
         try:
             if p.state == ROWS:
                 self._rows()
+                self._goes_on(JOURNAL)
+            if p.state == JOURNAL:
+                self._journal_files()
                 self._goes_on(DEVICES)
             opened = self._open_devices()
             try:
@@ -168,7 +241,7 @@ class Scrub:
             finally:
                 for _, device in opened.values():
                     device.close()
-            p.state, p.ended_ns = DONE, self._now_ns()
+            p.state, p.ended_ns, p.complete_ns = DONE, self._now_ns(), p.started_ns
             logger.info("scrub ended", extra={"found": p.found, "repaired": p.repaired, "bytes": p.bytes})
         except ScrubStopped:
             return  # `stop` writes the state; after the end of the daemon `resume` continues
@@ -254,10 +327,25 @@ class Scrub:
             return "", ""
         return words[1], path_of(self._call, int(words[1]), int(words[3]))
 
+    # --- the journal -----------------------------------------------------------------------------------------------------------------
+    def _journal_files(self) -> None:
+        files, began = journal_files(self._journal), time.monotonic()
+        for path, count, why in faults_of(files):
+            again = next(faults_of(files[files.index(path) :]), None) if why else None
+            if again is not None and again[0] == path and again[2]:
+                self._found(ScrubFinding("journal", f"journal file {path.name}", why))
+            self._pace(count, began)
+            began = time.monotonic()
+
     # --- devices --------------------------------------------------------------------------------------------------------------------
     def _open_devices(self) -> dict[int, tuple[DeviceInfo, Device]]:
         opened: dict[int, tuple[DeviceInfo, Device]] = {}
-        for info in self._call(GetDevices()).devices:
+        mine = self._upkeep.mine(self._call(GetDevices()).devices)
+        if self._progress.by_itself:
+            used = sum((info.segments - info.segments_free) * info.segment_bytes for info in mine)
+            spread = SPREAD * used // self._upkeep.every_s
+            self._progress.bytes_per_s = min(max(spread, SLOWEST_BYTES_PER_S), SCRUB_BYTES_PER_S)
+        for info in mine:
             try:
                 if not info.path:
                     raise Error("not found on this node")
@@ -289,10 +377,10 @@ class Scrub:
             p.segment = max(p.segment, page.after)
 
     def _pace(self, count: int, began: float) -> None:
-        """Waits so that neither the rate nor half of the time is passed."""
-        took = time.monotonic() - began
+        """Waits so that neither the rate nor the budget of the node is passed."""
         self._progress.bytes += count
-        wait = max(took, count / self._progress.bytes_per_s - took)
+        rest_s = self._upkeep.budget.spend(count, began)
+        wait = max(rest_s, began + count / self._progress.bytes_per_s - time.monotonic())
         if self._stop.wait(wait):
             raise ScrubStopped
 

@@ -228,7 +228,7 @@ def test_scrub_beside_a_daemon(node: Node, capsys: pytest.CaptureFixture[str], t
     while True:
         code, out, _ = node.cli(capsys, "scrub", "status", "-o", "json")
         found = json.loads(out)
-        if found["state"] not in ("rows", "devices", "segments"):
+        if found["state"] not in ("rows", "journal", "devices", "segments"):
             break
         assert time.monotonic() < deadline, found
         time.sleep(0.1)

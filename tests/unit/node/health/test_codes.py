@@ -97,6 +97,7 @@ OF_FACTS = [
     ("HOST_PROGRAM", Facts(host="no space left"), "no space left"),
     ("DAMAGED_FILE", Facts(damaged=[("v", "/d/f", 8_192), ("v", "/d/f", 4_096)]), "file /d/f of volume v at offset 4096 and 1 more"),
     ("SCRUB_FINDINGS", Facts(scrub_open=4), "4 faults"),
+    ("SCRUB_BEHIND", Facts(scrub_behind_s=60 * 86_400), "60 days ago"),
     ("SCRUB_FAILED", Facts(scrub_failed="no device"), "no device"),
     ("DEVICE_ALONE", Facts(alone_ms={"u": 60_000}), "one node sees the shared device u"),
     ("SEGMENTS_QUARANTINED", Facts(quarantined=9, quarantined_of=["n2"]), "9 segments are in quarantine because of mounts on n2"),

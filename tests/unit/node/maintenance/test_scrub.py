@@ -20,15 +20,18 @@ from awsomefsd.io.segment.writer import Piece, SegmentWriter
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Devices, Failed
 from awsomefsd.meta.client.paths import path_of
+from awsomefsd.meta.log.journal import Journal
 from awsomefsd.meta.machine import queries
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.replica.store import Store
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.node.maintenance import segment_check
-from awsomefsd.node.maintenance.scrub import DONE, STOPPED, Scrub, ScrubProgress
+from awsomefsd.node.maintenance.io_budget import IoBudget
+from awsomefsd.node.maintenance.scrub import DONE, FAILED, NS_PER_S, STOPPED, Scrub, ScrubProgress, Upkeep
 from tests.rigs.machine_driver import Drive
 
 MIB = 1 << 20
+DAY_S = 86_400
 CLUSTER = "115109b7-70e3-407b-ad77-56fbd188106d"
 
 
@@ -58,6 +61,8 @@ class Ground:
         self.report(self.writer.seal_all())
         self.extents = {ino: self.layout(ino) for ino in (self.small, self.large)}
         self.commit()
+        (directory / "meta" / "journal").mkdir(parents=True)
+        self.upkeep = Upkeep(28 * DAY_S, IoBudget(1 << 40), list, lambda: True)
         self.before_answer: Callable[[Any], None] = lambda _: None
 
     def write(self, name: bytes, data: bytes, parent: int = 1) -> int:
@@ -95,7 +100,7 @@ class Ground:
         return reply
 
     def scrub(self, **options: Any) -> Scrub:
-        return Scrub(self.directory, CLUSTER, self.call, self.store.copy_pages_to, **options)
+        return Scrub(self.directory, CLUSTER, self.call, self.store.copy_pages_to, self.upkeep, **options)
 
     def run(self, scrub: Scrub | None = None) -> ScrubProgress:
         scrub = scrub or self.scrub()
@@ -167,7 +172,7 @@ def test_pages_that_end_a_process_do_not_end_this_one(ground: Ground) -> None:
             raw[page * 4096 + 8 : page * 4096 + 16] = b"\xff\x7f\xfe\x01\xff\xff\xff\x7f"
         target.write_bytes(raw)
 
-    scrub = Scrub(ground.directory, CLUSTER, ground.call, copy)
+    scrub = Scrub(ground.directory, CLUSTER, ground.call, copy, ground.upkeep)
     assert path.exists() and "store-structure" in {finding.kind for finding in ground.run(scrub).findings}
 
 
@@ -233,3 +238,127 @@ def test_paths(ground: Ground) -> None:
     assert path_of(ground.call, 1, 999) == "inode 999" and path_of(ground.call, 1, ground.large, pages_max=0) == f"inode {ground.large}"
     assert rows.INODE.loads(ground.store.get(keys.inode(1, ground.folder))).parent == 1
     assert isinstance(ground.drive.machine, Machine)
+
+
+# --- by itself -------------------------------------------------------------------------------------------------------------------
+class Days:
+    """A scrub whose clock is set by hand."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self.now = 1_000.0
+        self.scrub = self.restarted()
+
+    def restarted(self) -> Scrub:
+        self.scrub = self.ground.scrub(now_ns=lambda: int(self.now * DAY_S * NS_PER_S))
+        return self.scrub
+
+    def poll(self) -> ScrubProgress:
+        """After what it started has ended."""
+        self.scrub.poll()
+        if self.scrub._thread is not None:
+            self.scrub._thread.join()
+        return self.scrub.status()
+
+    def behind(self) -> int:
+        return self.scrub.status().behind_s(self.ground.upkeep.every_s, int(self.now * DAY_S * NS_PER_S))
+
+
+def test_a_round_begins_by_itself_every_28_days_over_restarts(ground: Ground) -> None:
+    days = Days(ground)
+    assert days.poll().state == "never", "a new node has nothing that is old"
+    days.now += 27.9
+    days.restarted()
+    assert days.poll().state == "never"
+    days.now += 0.2
+    first = days.poll()
+    assert (first.state, first.by_itself, first.found, first.reason) == (DONE, True, 0, "")
+    assert first.bytes_per_s == 4 * MIB, "a small device is read slowly"
+    days.now += 27.9
+    assert days.restarted().due_ns() == first.started_ns + 28 * DAY_S * NS_PER_S
+    assert days.poll().started_ns == first.started_ns
+    days.now += 0.2
+    assert days.poll().started_ns > first.started_ns
+
+
+def test_a_scrub_that_is_behind_and_one_that_failed(ground: Ground) -> None:
+    days = Days(ground)
+    days.poll()
+    days.now += 55
+    assert days.behind() == 0
+    days.now += 2
+    assert days.behind() == 57 * DAY_S
+    refuse = True
+
+    def fail(body: Any) -> None:
+        if refuse:
+            raise FsError(5)
+
+    ground.before_answer = fail
+    assert days.poll().state == FAILED and days.behind()
+    began = days.scrub.status().started_ns
+    assert days.poll().started_ns == began, "not again at once"
+    refuse = False
+    days.now += 0.1
+    assert days.poll().state == DONE and not days.behind()
+
+
+def test_what_was_found_stays_until_the_next_round_has_ended(ground: Ground) -> None:
+    days = Days(ground)
+    _, place = ground.extents[ground.small][0]
+    ground.flip(place.byte_offset + place.footer_offset + 70)
+    days.poll()
+    days.now += 29
+    assert days.poll().open == 1
+    seen: list[int] = []
+    ground.before_answer = lambda _: seen.append(days.scrub.status().open)
+    days.now += 29
+    ground.flip(place.byte_offset + place.footer_offset + 70)
+    assert days.poll().open == 0 and set(seen) == {1}
+
+
+def test_an_order_takes_the_place_of_a_round_that_goes_on_by_itself(ground: Ground) -> None:
+    days = Days(ground)
+    days.poll()
+    ground.upkeep = Upkeep(28 * DAY_S, IoBudget(1), list, lambda: True)  # a byte a second
+    days.restarted().poll()
+    days.now += 29
+    days.scrub.poll()
+    assert days.scrub.status().by_itself
+    days.scrub.start()
+    assert not days.scrub.status().by_itself
+    with pytest.raises(Refused):
+        days.scrub.start()
+    assert days.scrub.stop().state == STOPPED
+
+
+def test_a_node_scrubs_its_own_devices_and_no_rows_it_does_not_have(ground: Ground) -> None:
+    ground.flip(40)  # a superblock of a device of another node
+    copied: list[Path] = []
+    upkeep = Upkeep(DAY_S, IoBudget(1 << 40), lambda devices: [], lambda: False)
+    done = ground.run(Scrub(ground.directory, CLUSTER, ground.call, copied.append, upkeep))
+    assert (done.state, done.found, done.bytes, copied) == (DONE, 0, 0, [])
+    upkeep = Upkeep(DAY_S, IoBudget(1 << 40), list, lambda: False)
+    done = ground.run(Scrub(ground.directory, CLUSTER, ground.call, copied.append, upkeep))
+    assert [finding.kind for finding in done.findings] == ["superblock"] and not copied
+
+
+def test_the_journal(ground: Ground) -> None:
+    directory = ground.directory / "meta" / "journal"
+    journal = Journal.open(directory, b"c" * 16, b"n" * 16, create=True, file_bytes=MIB)
+    for _ in range(30):
+        journal.append(1, [b"e" * 60_000])
+        journal.sync()
+    files = sorted(directory.glob("*.journal"))
+    assert len(files) > 1
+    assert ground.run().found == 0
+    raw = bytearray(files[0].read_bytes())
+    raw[200_000] ^= 1
+    files[0].write_bytes(raw)
+    [finding] = ground.run().findings
+    assert (finding.kind, finding.where) == ("journal", f"journal file {files[0].name}")
+    newest = bytearray(files[-1].read_bytes())
+    newest[5_000] ^= 1
+    files[-1].write_bytes(newest)
+    assert ground.run().found == 2, "a record that was durable"
+    journal.close()
