@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from awsomefsd.base import durable, program
-from awsomefsd.base.errors import AlreadyExists, Corrupt, Error, FsError, NotFound, Refused, Unavailable
+from awsomefsd.base.errors import AlreadyExists, Corrupt, Error, FormatTooNew, FsError, NotFound, Refused, Unavailable
 from awsomefsd.base.limits import UMOUNT_FLUSH_MS_MAX
 from awsomefsd.base.log import bound
 from awsomefsd.base.types import VolumeInfo
@@ -44,6 +44,7 @@ from awsomefsd.worker.memory import worker_memfds
 logger = logging.getLogger(__name__)
 PROBE_S = 2.0
 UNMOUNTED_LOOK_S = 0.05
+MOUNTS_VERSION = 1  # of mounts.json
 BUSY_S_MAX = UMOUNT_FLUSH_MS_MAX / 1_000  # that an operation waits for another one on the same volume or directory
 # States beside the keeper's own ("serving", "starting", "waiting" for a worker, "unmounting", "detached").
 SERVING, DETACHED, DEAD, MOUNTING, UNWATCHED = "serving", "detached", "dead", "mounting", "unwatched"
@@ -487,7 +488,7 @@ class Mounts:
             for one in self._desired.values()
         }  # fmt: skip
         reviving = sorted(f"{mount:x}" for mount in self._reviving)
-        durable.write_json(self._path, {"version": 1, "boot_id": self._boot_id, "mounts": rows, "reviving": reviving})
+        durable.write_json(self._path, {"version": MOUNTS_VERSION, "boot_id": self._boot_id, "mounts": rows, "reviving": reviving})
 
     @contextmanager
     def _exclusive(self, *names: str) -> Iterator[None]:
@@ -520,6 +521,8 @@ def _load(path: Path, boot_id: str) -> list[DesiredMount]:
     value = durable.read_json(path, {})
     if value.get("boot_id") != boot_id:
         return []
+    if (version := value.get("version", MOUNTS_VERSION)) != MOUNTS_VERSION:
+        raise FormatTooNew(f"{path} has version {version}, this build knows {MOUNTS_VERSION}; upgrade awsomefsd on this node")
     try:
         return [
             DesiredMount(

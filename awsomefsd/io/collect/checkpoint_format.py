@@ -83,6 +83,8 @@ def unpack_area(raw: Bytes) -> AreaHeader | None:
     )
     if version > VERSION:
         raise FormatTooNew(f"checkpoint version {version} is newer than this build knows ({VERSION}); upgrade this node")
+    if flags & ~SEVERAL:
+        raise FormatTooNew(f"a checkpoint has flags {flags:#x} that this build does not know; upgrade this node")
     return AreaHeader(cluster, device, node, area, segment, incarnation, place, number, term, index, created, version, segment_bytes, flags)
 
 
@@ -120,7 +122,10 @@ def pack_record(area: bytes, record: CheckpointRecord) -> bytes:
 
 
 def unpack_record(area: bytes, raw: Bytes, sequence: int) -> CheckpointRecord | None:
-    """Returns the record at the start of `raw` if it is the one with this sequence, whole; else None."""
+    """Returns the record at the start of `raw` if it is the one with this sequence, whole; else None.
+
+    Raises FormatTooNew for one of a later build: it is no end, and what follows it must not be taken for lost.
+    """
     view = memoryview(raw)
     if len(view) < RECORD_HEADER_BYTES:
         return None
@@ -128,6 +133,8 @@ def unpack_record(area: bytes, raw: Bytes, sequence: int) -> CheckpointRecord | 
     if _CRC.unpack_from(view, _RECORD_CRC_AT)[0] != crc32c(view[:_RECORD_CRC_AT], seed):
         return None
     magic, version, kind, flags, found, length, term, first, last, time_ns, crc, _ = _RECORD.unpack_from(view)
+    if magic == RECORD_MAGIC and found == sequence and (version > _RECORD_VERSION or flags & ~END or kind > TAIL):
+        raise FormatTooNew(f"a checkpoint has a record of version {version}, kind {kind}, flags {flags:#x}; upgrade this node")
     if magic != RECORD_MAGIC or version != _RECORD_VERSION or found != sequence or length > CHECKPOINT_RECORD_BYTES_MAX:
         return None
     payload = view[RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + length]

@@ -16,9 +16,8 @@ import time
 from awsomefsd.base.errors import NotFound, Refused
 from awsomefsd.base.limits import NS_PER_MS
 from awsomefsd.io.device.device import BlockDevice, Device
-from awsomefsd.io.device.superblock import Superblock, read_superblock
+from awsomefsd.io.device.superblock import UNWRITABLE, Superblock, read_superblock
 
-UNWRITABLE = "a newer build uses this device, and this build could damage it; upgrade this node"
 RECOVERED = "recovered: "  # begins the message of a RecoveredDevice; a health code goes by it
 LEFT_OUT = "not recovered: "  # begins the message about a device that was not given to a recovery
 WRONG = "wrong device: "  # begins the message of WrongDevice; a health code goes by it

@@ -32,6 +32,7 @@ from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.checksum import Bytes
 from awsomefsd.io.device.device import BlockDevice
 
+UNWRITABLE = "a newer build uses this device, and this build could damage it; upgrade this node"
 MAGIC = b"awsomefs"
 VERSION = 1
 SUPERBLOCK_BYTES = BLOCK_BYTES
@@ -141,7 +142,7 @@ def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, rep
         raise Refused(f"{device.path} belongs to another cluster, {newest.cluster_uuid}")
     if newest.device_bytes > device.bytes:
         raise Refused(f"{device.path} has {device.bytes} bytes, fewer than the {newest.device_bytes} it was formatted with")
-    if repair and any(copy != newest for copy in copies):
+    if repair and newest.writable and any(copy != newest for copy in copies):
         write_superblock(device, newest)
     return newest
 
@@ -161,8 +162,10 @@ def copies_agree(device: BlockDevice) -> bool:
 def write_superblock(device: BlockDevice, superblock: Superblock) -> None:
     """Writes both copies durably, the second first: an interrupted format is not taken for a device whose second copy rotted.
 
-    Raises OSError.
+    Raises OSError, and Refused for one that has features of a newer build: this build would not keep what they need.
     """
+    if not superblock.writable:
+        raise Refused(f"device {superblock.device_uuid}: {UNWRITABLE}")
     buffer = aligned_buffer(SUPERBLOCK_BYTES)
     buffer[:] = pack(superblock)
     for offset in (second_copy_offset(superblock.device_bytes), 0):

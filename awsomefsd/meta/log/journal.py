@@ -157,7 +157,7 @@ class Journal:
             path = self._path(_name(numbers[place]))
             fd = self._disk.open(path, os.O_RDONLY)
             try:
-                header, _ = form.unpack_header(self._disk.pread(fd, form.HEADER_BYTES, 0), path)
+                header, _ = form.unpack_header(self._disk.pread(fd, form.HEADER_BYTES, 0), path, writing=True)
             finally:
                 self._disk.close(fd)
             if header.flags & form.RESET:
@@ -170,7 +170,7 @@ class Journal:
         fd = self._disk.open(path, os.O_RDWR)
         try:
             raw = self._disk.pread(fd, self._disk.size(fd), 0)
-            header, seed = form.unpack_header(raw, path)
+            header, seed = form.unpack_header(raw, path, writing=True)
             self._check_identity(path, header, number, cluster, node)
             file = _File(number, path, seed, header.first_index)
             if not self._files:

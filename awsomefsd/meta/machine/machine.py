@@ -167,8 +167,9 @@ class Machine:
     def apply(self, entry: c.Entry) -> Reply:
         """Applies one entry and returns its reply; Failed is a refusal: its rule has changed nothing.
 
-        Raises FormatTooNew for an entry that this build does not know, and for every entry of a cluster that acts at a level above this
-        build's, since its rules are others; Corrupt for a row that does not decode.  Either stops the node.
+        Raises FormatTooNew for an entry that this build does not know, for every entry of a cluster that acts at a level above this
+        build's, since its rules are others, and where this build may only read the rows; Corrupt for a row that does not decode.  Each
+        stops the node.
         """
         state = self.state
         cluster = state.cluster
@@ -178,6 +179,8 @@ class Machine:
         if entry.version > self._level or cluster.level > self._level or entry.shard:
             known = f"the cluster acts at level {cluster.level}, this build knows {self._level}; upgrade this node"
             raise FormatTooNew(f"entry {entry.index}: version {entry.version}, shard {entry.shard}; {known}")
+        if not state.writable:
+            raise FormatTooNew(f"the rows have features {cluster.ro_compat:#x}; this build may only read them; upgrade this node")
         state.evict()
         if entry.acks:
             state.results.acknowledge(mount, entry.acks)

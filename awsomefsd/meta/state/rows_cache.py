@@ -19,6 +19,7 @@ from awsomefsd.meta.state.txn import Txn
 
 ROWS_CACHED_MAX = 8_192
 INCOMPAT_KNOWN = 0  # feature bits this build can read
+RO_COMPAT_KNOWN = 0  # feature bits beside which this build may change rows
 
 
 class State:
@@ -39,6 +40,11 @@ class State:
         if self.cluster.incompat & ~INCOMPAT_KNOWN:
             raise FormatTooNew(f"state store needs features {self.cluster.incompat:#x} that this build does not know; upgrade this node")
         self.results = Results(txn)
+
+    @property
+    def writable(self) -> bool:
+        """False if a newer build has used a feature that this build would break by applying entries."""
+        return not self.cluster.ro_compat & ~RO_COMPAT_KNOWN
 
     def acts_at(self, level: int) -> bool:
         """Returns True if the cluster acts at `level` or above.  A rule that was changed at that level asks; see base/levels.py.

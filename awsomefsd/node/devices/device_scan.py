@@ -19,8 +19,7 @@ from awsomefsd.base.errors import Error, NotFound
 from awsomefsd.base.limits import DEVICE_PROBE_MS_MAX
 from awsomefsd.io.device.block_devices import FoundDevice, block_devices
 from awsomefsd.io.device.device import Device
-from awsomefsd.io.device.identified import UNWRITABLE
-from awsomefsd.io.device.superblock import first_copy, read_superblock
+from awsomefsd.io.device.superblock import UNWRITABLE, first_copy, read_superblock
 
 OK = "ok"
 _SILENT = (errno.ENXIO, errno.ENOMEDIUM, errno.ENODEV, errno.ENOENT, errno.EACCES, errno.EPERM)  # nothing there to read

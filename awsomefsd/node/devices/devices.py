@@ -12,9 +12,9 @@ import os
 from awsomefsd.base.errors import AlreadyExists, Error, FsError, Refused
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device_table import DeviceTable
-from awsomefsd.io.device.identified import UNWRITABLE, RecoveredDevice, open_identified, other_era
+from awsomefsd.io.device.identified import RecoveredDevice, open_identified, other_era
 from awsomefsd.io.device.signature import AlreadyFormatted, format_device
-from awsomefsd.io.device.superblock import Superblock, read_superblock, with_era, write_superblock
+from awsomefsd.io.device.superblock import UNWRITABLE, Superblock, read_superblock, with_era, write_superblock
 from awsomefsd.meta.api.commands import AddDevice, SetDeviceEra
 from awsomefsd.node.catalog import Catalog
 
