@@ -128,12 +128,14 @@ class Daemon:
     def _start_collecting(self, undo: ExitStack) -> None:
         place = self.node.node, identity.boot_id()
         self.upkeep_io = IoBudget(UPKEEP_BYTES_PER_S_MAX)
-        self.collection = Collection(self.access.ask, self.catalog.devices, self.node.cluster, *place, self.upkeep_io)
+        repaired = self.figures.counter("awsomefsd_superblocks_repaired_total", "Superblocks rewritten from the other one by the daemon.")
+        devices = OpenDevices(self.catalog.devices, self.node.cluster, repaired.add)
+        self.collection = Collection(self.access.ask, self.catalog.devices, devices, *place, self.upkeep_io)
         self.quarantine_proofs = QuarantineProofs(
             self.settings.state_dir, *place, self.access.ask, self.catalog.propose, self.collection.proof
         )
         self.damage = Damage(
-            DamagedReads(self.settings.state_dir), self.access.ask, OpenDevices(self.catalog.devices, self.node.cluster),
+            DamagedReads(self.settings.state_dir), self.access.ask, devices,
             lambda count, began: time.sleep(self.upkeep_io.spend(count, began)),
         )  # fmt: skip
         self.collection.start()

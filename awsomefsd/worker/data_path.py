@@ -47,7 +47,7 @@ class DataPath(NamedTuple):
 def build_data_path(config: WorkerConfig, memory: MountMemory, client: MetaClient, calls: ServiceCalls) -> DataPath:
     """Returns the parts for one mount, over its dirty log in `memory`.  Does not block."""
     cluster_devices = ClusterDevices(calls, config.state_dir, config.volume)
-    devices = OpenDevices(cluster_devices.find, config.cluster)
+    devices = OpenDevices(cluster_devices.find, config.cluster, memory.control.counter("superblocks_repaired").add)
     locations = Locations(calls.ask, calls.propose)
     checksums = ChecksumCache()
     reader = SegmentReader(devices, locations.locate, checksums)

@@ -60,9 +60,9 @@ def stamp(path: Path, **bits: int) -> str:
 
 def test_superblock(disk: Path) -> None:
     uuid = stamp(disk, compat=NEWER)
-    open_identified(str(disk), CLUSTER, uuid).close()
+    open_identified(str(disk), CLUSTER, uuid, 0).close()
     stamp(disk, compat=0, ro_compat=NEWER)
-    with open_identified(str(disk), CLUSTER, uuid) as device:
+    with open_identified(str(disk), CLUSTER, uuid, 0) as device:
         with pytest.raises(OSError, match="upgrade this node"):
             device.pwritev([memoryview(bytes(4096))], MIB)
         assert not read_superblock(device).writable
@@ -70,7 +70,7 @@ def test_superblock(disk: Path) -> None:
             write_superblock(device, read_superblock(device))
     stamp(disk, ro_compat=0, incompat=NEWER)
     with pytest.raises(FormatTooNew, match="upgrade this node"):
-        open_identified(str(disk), CLUSTER, uuid)
+        open_identified(str(disk), CLUSTER, uuid, 0)
 
 
 def test_no_repair_of_a_superblock_that_must_not_be_written(disk: Path) -> None:

@@ -11,12 +11,15 @@ the other way round.  So every opener compares, and those that keep a device ope
 
 from __future__ import annotations
 
+import logging
 import time
 
 from awsomefsd.base.errors import NotFound, Refused
 from awsomefsd.base.limits import NS_PER_MS
 from awsomefsd.io.device.device import BlockDevice, Device
-from awsomefsd.io.device.superblock import UNWRITABLE, Superblock, read_superblock
+from awsomefsd.io.device.superblock import UNWRITABLE, Superblock, read_superblock, repair_copies
+
+log = logging.getLogger("awsomefsd.devices")
 
 RECOVERED = "recovered: "  # begins the message of a RecoveredDevice; a health code goes by it
 LEFT_OUT = "not recovered: "  # begins the message about a device that was not given to a recovery
@@ -48,6 +51,22 @@ def open_identified(path: str, cluster: str, uuid: str, era: int | None, *, read
         device.close()
         raise
     return device
+
+
+def mend_identified(device: Device, cluster: str, uuid: str, device_bytes: int, era: int) -> bool:
+    """Repairs the damaged one of the two superblocks of a device that `open_identified` has opened for writing; True if it did.
+
+    Only where the good one names this cluster and this device, with the size and era that its row has: anything else may be
+    another device's, or one that is growing.  A device that must not be written stays as it is.  Logged.  Blocks; raises as
+    `open_identified`.
+    """
+    found = require_identity(device, cluster, uuid, era)
+    if not cluster or not found.writable or found.device_bytes != device_bytes:
+        return False
+    repaired = repair_copies(device, found)
+    for offset in repaired:
+        log.warning("a damaged superblock was rewritten from the other one", extra={"device": uuid, "path": device.path, "offset": offset})
+    return bool(repaired)
 
 
 def require_identity(device: BlockDevice, cluster: str, uuid: str, era: int | None) -> Superblock:

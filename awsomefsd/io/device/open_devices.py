@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from awsomefsd.base.errors import Error
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device import Device
-from awsomefsd.io.device.identified import RecoveredDevice, open_identified, require_identity
+from awsomefsd.io.device.identified import RecoveredDevice, mend_identified, open_identified, require_identity
 
 log = logging.getLogger("awsomefsd.devices")
 
@@ -21,12 +21,14 @@ class OpenDevices(Mapping[int, Device]):
     """The devices by number, opened when first used: one may be added while a mount is served.  Thread-safe.
 
     Raises KeyError for a device that this node does not see or cannot open, and for one whose path leads to something else: the
-    superblock is read each time a path is opened (identified.py).  `cluster`: its UUID, "" where the caller does not know it.  The first
-    use blocks for `find` and the opening.
+    superblock is read each time a path is opened (identified.py), and repaired if one of its two copies is damaged; `repaired` is called
+    then.  `cluster`: its UUID, "" where the caller does not know it; then nothing is repaired.  The first use blocks for `find` and the
+    opening.
     """
 
-    def __init__(self, find: Callable[[], list[DeviceInfo]], cluster: str) -> None:
+    def __init__(self, find: Callable[[], list[DeviceInfo]], cluster: str, repaired: Callable[[], object] = lambda: None) -> None:
         self._find = find
+        self._repaired = repaired
         self._cluster = cluster
         self._open: dict[int, Device] = {}
         self._infos: dict[int, DeviceInfo] = {}  # of those that are open, as they were then
@@ -45,13 +47,19 @@ class OpenDevices(Mapping[int, Device]):
 
     def _try(self, info: DeviceInfo) -> None:
         try:
-            self._open[info.device] = open_identified(info.path, self._cluster, info.uuid, info.era)
+            device = self._open[info.device] = open_identified(info.path, self._cluster, info.uuid, info.era)
             self._infos[info.device] = info
             self._told.pop(info.device, None)
         except (OSError, Error) as err:  # uses of this device fail; those of the others do not
             if self._told.get(info.device) != str(err):
                 log.error("device cannot be opened device=%d path=%s: %s", info.device, info.path, err)
             self._told[info.device] = str(err)
+            return
+        try:
+            if mend_identified(device, self._cluster, info.uuid, info.bytes, info.era):
+                self._repaired()
+        except (OSError, Error) as err:  # the good one serves; scrub tries again
+            log.warning("a damaged superblock cannot be rewritten device=%d path=%s: %s", info.device, info.path, err)
 
     def look_again(self) -> None:
         """Ends the writes to each open device that was recovered elsewhere since it was opened: they raise OSError(EROFS).

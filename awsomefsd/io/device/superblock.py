@@ -37,6 +37,7 @@ MAGIC = b"awsomefs"
 VERSION = 1
 SUPERBLOCK_BYTES = BLOCK_BYTES
 FIRST_SEGMENT_OFFSET = MIB
+ROT_BYTES_MAX = 8  # a block without our magic that differs in more bytes is no copy of ours
 RO_COMPAT_KNOWN = 0  # unknown compat bits do not matter
 HAS_ERA = 1
 INCOMPAT_KNOWN = HAS_ERA
@@ -145,6 +146,42 @@ def read_superblock(device: BlockDevice, cluster_uuid: str | None = None, *, rep
     if repair and newest.writable and any(copy != newest for copy in copies):
         write_superblock(device, newest)
     return newest
+
+
+def repair_copies(device: BlockDevice, superblock: Superblock) -> list[int]:
+    """Rewrites a damaged copy from `superblock`, which a good one holds; returns the offsets (bytes) of those that were rewritten.
+
+    Only what is still to be seen as a copy of it: one whose checksum is wrong, an older generation of the same device, or a block that
+    differs in a few bytes.  Whatever else lies there may be somebody's (mkfs on the wrong disk), and is for a person to decide.  Nothing
+    is written where the device has another size now, as while it grows.  Blocks; raises OSError, Refused as `write_superblock`.
+    """
+    if device.bytes != superblock.device_bytes:
+        return []
+    wanted, repaired = pack(superblock), []
+    for offset in (0, second_copy_offset(superblock.device_bytes)):
+        buffer = aligned_buffer(SUPERBLOCK_BYTES)
+        if device.pread_into(buffer, offset) < SUPERBLOCK_BYTES or buffer == wanted or not _is_a_copy(buffer, superblock):
+            continue
+        if not superblock.writable:
+            raise Refused(f"device {superblock.device_uuid}: {UNWRITABLE}")
+        buffer[:] = wanted
+        device.pwritev([buffer], offset)
+        device.flush()
+        repaired.append(offset)
+    return repaired
+
+
+def _is_a_copy(raw: memoryview, superblock: Superblock) -> bool:
+    try:
+        found = unpack(raw)
+    except Corrupt:
+        return True
+    except NotFound:
+        return sum(one != other for one, other in zip(raw, pack(superblock), strict=True)) <= ROT_BYTES_MAX
+    except FormatTooNew:
+        return False
+    same = (found.cluster_uuid, found.device_uuid) == (superblock.cluster_uuid, superblock.device_uuid)
+    return same and (found.era, found.generation) < (superblock.era, superblock.generation)
 
 
 def first_copy(device: BlockDevice) -> Superblock | None:

@@ -46,12 +46,18 @@ class Collection:
     """The thread that collects.  `start` and `stop` are called once; `order`, `status` and `proof` from any thread."""
 
     def __init__(
-        self, ask: Callable[[Any], Any], devices: Callable[[], list[DeviceInfo]], cluster: str, node: str, boot_id: str, budget: IoBudget
+        self,
+        ask: Callable[[Any], Any],
+        devices: Callable[[], list[DeviceInfo]],
+        opened: OpenDevices,
+        node: str,
+        boot_id: str,
+        budget: IoBudget,
     ) -> None:
         self._ask = ask
         self._budget = budget
         self._node = node
-        self._open = OpenDevices(devices, cluster)
+        self._open = opened
         self._collector = Collector(ask, self._open, node, boot_id, time.monotonic_ns, self._pace, self._collects)
         self._devices = devices
         self._cond = threading.Condition()

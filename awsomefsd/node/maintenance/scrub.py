@@ -35,8 +35,8 @@ from awsomefsd.base.limits import MIB, SCRUB_BYTES_PER_S, SCRUB_FINDINGS_MAX
 from awsomefsd.base.metrics import Sample
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device import BlockDevice, Device
-from awsomefsd.io.device.identified import open_identified
-from awsomefsd.io.device.superblock import copies_agree, read_superblock
+from awsomefsd.io.device.identified import mend_identified, open_identified
+from awsomefsd.io.device.superblock import copies_agree
 from awsomefsd.io.file.damaged_reads import DamagedReads
 from awsomefsd.meta.api.messages import GetDevices
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments
@@ -55,6 +55,7 @@ IDLE, ROWS, JOURNAL, DEVICES, SEGMENTS = "never", "rows", "journal", "devices", 
 DONE, STOPPED, FAILED = "done", "stopped", "failed"
 _GOING = (ROWS, JOURNAL, DEVICES, SEGMENTS)
 NS_PER_S = 10**9
+NOT_A_COPY = "; it holds something else, and is left alone; see `awsomefsd fsck`"
 FAILED_S = 3_600  # after a round that failed by itself
 SPREAD = 2  # a round that is due by itself takes one part in so many of the time between two
 SLOWEST_BYTES_PER_S = 4 * MIB  # of such a round
@@ -352,8 +353,9 @@ class Scrub:
                 device = self._open_device(info.path, self._cluster_uuid, info.uuid, info.era)
                 opened[info.device] = (info, device)
                 if not copies_agree(device):
-                    read_superblock(device, self._cluster_uuid, repair=True)
-                    self._found(ScrubFinding("superblock", f"device {info.path}", "one of two superblocks was damaged", repaired=True))
+                    repaired = mend_identified(device, self._cluster_uuid, info.uuid, info.bytes, info.era)
+                    what = f"one of two superblocks was damaged{'' if repaired else NOT_A_COPY}"
+                    self._found(ScrubFinding("superblock", f"device {info.path}", what, repaired=repaired))
             except (Error, OSError) as err:
                 self._found(ScrubFinding("device", f"device {info.path or info.uuid}", str(err)))
         return opened

@@ -19,6 +19,7 @@ from awsomefsd.base.limits import KIB
 from awsomefsd.base.types import ROOT_INO, DeviceInfo
 from awsomefsd.base.wait import Signal, Task, block_on
 from awsomefsd.io.collect.collector import Collector
+from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands import EndSession, LeaseSegments, Relocate
 from awsomefsd.meta.api.messages.collection import GetSparse
@@ -352,7 +353,7 @@ def test_one_of_the_nodes_that_see_a_shared_device_collects_it() -> None:
     shared = DeviceInfo(1, "d1", 0, 0, 0, 0, 0, "/dev/x", True)
     own, other = DeviceInfo(2, "o", 0, 0, 0, 0, 0, "/dev/y", False, "b"), DeviceInfo(3, "p", 0, 0, 0, 0, 0, "/dev/z", False, "c")
     for node, wanted in (("b", [True, True, False]), ("c", [False, False, True])):
-        collection = Collection(refuse, list, "", node, "boot", IoBudget(1 << 60))
+        collection = Collection(refuse, list, OpenDevices(list, ""), node, "boot", IoBudget(1 << 60))
         collection._collectors = chosen
         assert [collection._collects(one) for one in (shared, own, other)] == wanted
         collection._collectors = None
@@ -363,7 +364,7 @@ def test_a_collection_whose_session_has_expired_goes_on_and_vouches_for_its_writ
     """Its node stood still, or was cut off: it may not ask with the session that is gone for ever, nor leave its segments in quarantine."""
     kept = sparse(r, seed)
     made = collector(r)
-    collection = Collection(made._ask, list, "", "node", "boot", IoBudget(1 << 60))
+    collection = Collection(made._ask, list, OpenDevices(list, ""), "node", "boot", IoBudget(1 << 60))
     collection._collector = made
     asked: Any = made._ask
     ended: list[int] = []

@@ -12,16 +12,16 @@ import pytest
 from msgspec.structs import replace
 
 import awsomefsd
-from awsomefsd.base.errors import NotFound, Unavailable
+from awsomefsd.base.errors import NotFound, Refused, Unavailable
 from awsomefsd.base.types import DeviceInfo, SegmentInfo
-from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.identified import WrongDevice, open_identified
 from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.io.device.signature import format_device
-from awsomefsd.io.device.superblock import Superblock, write_superblock
+from awsomefsd.io.device.superblock import Superblock, pack, write_superblock
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
 
 MIB = 1 << 20
+COPIES = [0, 63 * MIB]  # where an image has its superblocks
 CLUSTER = "115109b7-70e3-407b-ad77-56fbd188106d"
 
 
@@ -99,12 +99,16 @@ def test_what_else_may_be_at_a_path(tmp_path: Path) -> None:
 
 def test_a_device_that_a_newer_build_has_marked_is_read_and_not_written(tmp_path: Path) -> None:
     path, ours = image(tmp_path, "ours")
-    with Device.open(path) as device:
-        write_superblock(device, replace(ours, ro_compat=1 << 9))
+    with path.open("r+b") as file:
+        for offset in COPIES:
+            file.seek(offset)
+            file.write(pack(replace(ours, ro_compat=1 << 9)))
     with open_identified(str(path), CLUSTER, ours.device_uuid, 0) as device:
         assert device.pread_into(memoryview(bytearray(0)), 0) == 0
         with pytest.raises(OSError) as refused:
             write_superblock(device, ours)
+        with pytest.raises(Refused, match="newer build"):
+            write_superblock(device, replace(ours, ro_compat=1 << 9))
     assert refused.value.errno == errno.EROFS and "newer build" in str(refused.value)
 
 
@@ -125,3 +129,64 @@ def test_nobody_else_opens_a_device_by_its_path_alone() -> None:
             if isinstance(node, ast.Attribute) and node.attr == "open" and isinstance(node.value, ast.Name) and node.value.id == "Device":
                 found.add(str(path.relative_to(root)))
     assert found == set(OPEN_BY_PATH)
+
+
+# --- repair of a damaged superblock ------------------------------------------------------------------------------------------------
+ROTTEN: dict[str, dict[int, int]] = {"a field": {60: 0xFF}, "the magic": {3: 0, 5: 7}, "the checksum": {4095: 1}}
+
+
+def rot(path: Path, at: int, changes: dict[int, int]) -> None:
+    with path.open("r+b") as file:
+        for offset, change in changes.items():
+            file.seek(at + offset)
+            (old,) = file.read(1)
+            file.seek(at + offset)
+            file.write(bytes([old ^ (change or 0x55)]))
+
+
+@pytest.mark.parametrize("at", COPIES)
+@pytest.mark.parametrize("changes", ROTTEN.values(), ids=ROTTEN)
+def test_a_damaged_superblock_is_rewritten_when_its_device_is_opened(
+    tmp_path: Path, at: int, changes: dict[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, superblock = image(tmp_path, "one")
+    before = content(path)
+    rot(path, at, changes)
+    repaired: list[int] = []
+    assert OpenDevices(lambda: [info(1, path, superblock)], CLUSTER, lambda: repaired.append(1)).get(1) is not None
+    assert content(path) == before and repaired == [1]
+    assert any("rewritten from the other one" in record.message for record in caplog.records)
+    OpenDevices(lambda: [info(1, path, superblock)], CLUSTER, lambda: repaired.append(1)).get(1)
+    assert repaired == [1]
+
+
+def untouched(path: Path, row: DeviceInfo, cluster: str = CLUSTER) -> None:
+    before, repaired = content(path), []
+    assert OpenDevices(lambda: [row], cluster, lambda: repaired.append(1)).get(1) is not None
+    assert content(path) == before and not repaired
+
+
+@pytest.mark.parametrize("at", COPIES)
+def test_what_is_not_proved_to_be_a_damaged_copy_is_left_alone(tmp_path: Path, at: int) -> None:
+    path, superblock = image(tmp_path, "one")
+    row = info(1, path, superblock)
+    with path.open("r+b") as file:
+        for foreign in (bytes(4096), b"\x7f\x80" * 2048):  # wiped, or somebody's since: for a person to decide
+            file.seek(at)
+            file.write(foreign)
+            file.flush()
+            untouched(path, row)
+
+
+def test_nothing_is_rewritten_without_the_identity_of_another_size_or_read_only(tmp_path: Path) -> None:
+    path, superblock = image(tmp_path, "one")
+    rot(path, 63 * MIB, {60: 0xFF})
+    row = info(1, path, superblock)
+    untouched(path, row, cluster="")
+    untouched(path, replace(row, bytes=128 * MIB))  # its row knows of a growth
+    before = content(path)
+    open_identified(str(path), CLUSTER, superblock.device_uuid, 0, read_only=True).close()
+    assert content(path) == before
+    with path.open("r+b") as file:
+        file.truncate(65 * MIB)  # it is growing
+    untouched(path, row)
