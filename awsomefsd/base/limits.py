@@ -193,6 +193,7 @@ SESSIONS_MAX = 1_024
 CLOCK_JUMP_MS_MAX = 2_000
 LEASES_PER_SESSION_MAX = 65_536  # of each kind that are granted; a write lease that is lowered is one to read more
 LEASES_HELD_MAX = 2 * LEASES_PER_SESSION_MAX  # of both kinds
+LEASES_LOADED_A_TURN = 1_024  # write leases of before that a new leader takes up in one turn
 LEASES_SWEPT_A_CHECK = 256  # write leases that the leader compares with the state, twice a second
 LEASE_WAITERS_PER_INODE_MAX = 1_024
 LEASE_WAITERS_PER_MOUNT_MAX = 2 * RPC_INFLIGHT_MAX  # a worker and its successor

@@ -245,9 +245,9 @@ class Machine:
         found = (row for row in sessions.every(self.state) if row.reserved_bytes and not row.ended and row.session != but)
         return [row.session for row in found if volume in (0, row.volume)]
 
-    def write_leases(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """Returns (volume, ino) -> (session, lease epoch)."""
-        return leases.every(self.state)
+    def write_leases(self, after: bytes, count: int) -> tuple[list[tuple[tuple[int, int], tuple[int, int]]], bytes]:
+        """Returns up to `count` of ((volume, ino), (session, lease epoch)), and the `after` of the next ones; b"": begins, and has ended."""
+        return leases.some(self.state, after, count)
 
     def write_lease(self, volume: int, ino: int) -> tuple[int, int]:
         """Returns (session, epoch) of the write lease of an inode; session 0: there is none."""

@@ -148,11 +148,17 @@ def count_lost_lock(state: State, volume: int, ino: int) -> None:
     _count(state, volume, ino, of_inode(state, volume, ino), 0, 0)
 
 
-def every(state: State) -> dict[tuple[int, int], tuple[int, int]]:
-    """Returns (volume, ino) → (session, epoch) of all write leases; a leader that begins asks for it."""
-    held: dict[tuple[int, int], tuple[int, int]] = {}
-    for key in state.keys_in(keys.kind_range(0, keys.LEASER)):
-        session, volume, ino = keys.session_inode_of(key)
-        if is_live(state, session):
-            held[(volume, ino)] = (session, of_inode(state, volume, ino).epoch)
-    return held
+def some(state: State, after: bytes, count: int) -> tuple[list[tuple[tuple[int, int], tuple[int, int]]], bytes]:
+    """Returns up to `count` write leases as ((volume, ino), (session, epoch)), and what to give as `after` for those that follow.
+
+    b"" as `after` is the beginning, and returned it is the end.
+    """
+    low, high = keys.kind_range(0, keys.LEASER)
+    markers = state.keys_in((after + b"\0" if after else low, high), count)
+    found = []
+    for marker in markers:
+        session, volume, ino = keys.session_inode_of(marker)
+        row = of_inode(state, volume, ino)
+        if row.session == session:
+            found.append(((volume, ino), (session, row.epoch)))
+    return found, markers[-1] if len(markers) == count else b""

@@ -68,8 +68,8 @@ class AppliedLeases(Protocol):
     def sharing_sessions(self) -> dict[int, tuple[int, int]]:
         """Live sessions that share their volume and cache under leases → (volume, mount)."""
 
-    def write_leases(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """(volume, ino) → (session, lease epoch)."""
+    def write_leases(self, after: bytes, count: int) -> tuple[list[tuple[tuple[int, int], tuple[int, int]]], bytes]:
+        """Up to `count` of ((volume, ino), (session, lease epoch)), and the `after` of the next ones; b"": begins, and has ended."""
 
     def write_lease(self, volume: int, ino: int) -> tuple[int, int]:
         """(session, lease epoch); session 0: nobody has it."""

@@ -315,6 +315,7 @@ class Leader:
         if not self._alone:
             self._notice()
         now = self._boot_ns()
+        self._leases.load()
         if self._leads and now >= self._check_ns:
             self._check_ns = now + CHECK_MS * NS_PER_MS
             self._leases.tick(now)
@@ -347,6 +348,8 @@ class Leader:
 
     def idle_ms(self) -> int:
         """Returns for how many ms nothing has to be done if nobody asks for anything."""
+        if self._leases.is_loading:
+            return 0
         now = self._monotonic_ns()
         times = [CHECK_MS * NS_PER_MS]
         if (due := self._replica.commit_due_ns()) is not None:

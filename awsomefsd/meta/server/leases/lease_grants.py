@@ -1,10 +1,14 @@
 """Remembers who reads and who writes which inode under a lease, and numbers each grant.  Pure.
 
-Read leases are nowhere else; write leases are entries (meta/machine/write_leases.py), copied here when they are applied.  A grant has the
-sequence of its session, which grows with each grant and each recall (lease_table.py says what for).
+Read leases are nowhere else; write leases are entries (meta/machine/write_leases.py), copied here when they are applied.  Those of before
+this leadership are copied some at a time, since there may be hundreds of thousands; until all are here, one that is not is looked up.
+
+A grant has the sequence of its session, which grows with each grant and each recall (lease_table.py says what for).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from awsomefsd.base.limits import LEASES_HELD_MAX, LEASES_PER_SESSION_MAX
 from awsomefsd.base.types import LEASE_READ, LEASE_WRITE
@@ -52,6 +56,34 @@ class Grants:
         self.holders: dict[int, Holder] = {}  # by session
         self.writers: dict[Key, tuple[int, int]] = {}  # key → (session, epoch of the lease)
         self._readers: dict[Key, set[int]] = {}
+        self._stored: Callable[[Key], tuple[int, int]] | None = None  # (session, epoch) as the state has it; None: all are in `writers`
+
+    @property
+    def is_complete(self) -> bool:
+        """True: `writers` has all write leases."""
+        return self._stored is None
+
+    def begin_loading(self, stored: Callable[[Key], tuple[int, int]]) -> None:
+        """There are write leases of before.  `stored`: (session, epoch) of one in the state; session 0: there is none."""
+        self._stored = stored
+
+    def load(self, found: list[tuple[Key, tuple[int, int]]], *, last: bool) -> None:
+        """Takes some of them, as the state has them now."""
+        for key, (session, epoch) in found:
+            if key not in self.writers:
+                self.set_writer(session, key, epoch)
+        if last:
+            self._stored = None
+
+    def writer(self, key: Key) -> tuple[int, int] | None:
+        """Returns (session, epoch) of the write lease; None: nobody has it."""
+        found = self.writers.get(key)
+        if found is None and self._stored is not None:
+            session, epoch = self._stored(key)
+            if session:
+                self.set_writer(session, key, epoch)
+                found = self.writers[key]
+        return found
 
     def readers_of(self, key: Key) -> set[int]:
         """Returns the sessions that hold a read lease; not to be changed."""

@@ -38,7 +38,7 @@ class LeaseRecalls:
         True: nothing conflicts.  A session that has not reported conflicts with each change, and is not asked: its report ends that.
         """
         free = True
-        writer = self._grants.writers.get(key)
+        writer = self._grants.writer(key)
         if writer is not None and writer[0] != session:
             free = False
             self._recall(writer[0], key, LEASE_READ if mode == LEASE_READ else LEASE_NONE, now_ns)
@@ -54,7 +54,7 @@ class LeaseRecalls:
 
     def recall_writer(self, mount: int, key: Key, now_ns: int) -> bool:
         """Asks the writer of an inode to commit, for a question of that mount (0: of none).  True: what is committed is all there is."""
-        writer = self._grants.writers.get(key)
+        writer = self._grants.writer(key)
         if writer is None or not self.is_buffered(mount, key):
             return True
         self._recall(writer[0], key, LEASE_READ, now_ns)
@@ -62,7 +62,7 @@ class LeaseRecalls:
 
     def is_buffered(self, mount: int, key: Key) -> bool:
         """Another mount than this one may buffer something of the inode under a write lease."""
-        writer = self._grants.writers.get(key)
+        writer = self._grants.writer(key)
         holder = None if writer is None else self._grants.holders.get(writer[0])
         return writer is not None and not (mount and holder is not None and holder.mount == mount)
 
@@ -115,7 +115,7 @@ class LeaseRecalls:
         assert holder.recalls.get(key) is recall, "only an open recall is answered"
         del holder.recalls[key]
         self._answered_ms[bisect_left(RECALL_BOUNDS_MS, (now_ns - recall.begun_ns) / NS_PER_MS)] += 1
-        writer = grants.writers.get(key)
+        writer = grants.writer(key)
         if writer is not None and writer[0] == session:
             if recall.mode == LEASE_READ:
                 grants.record_read(session, key)

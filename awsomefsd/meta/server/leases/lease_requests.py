@@ -24,7 +24,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from awsomefsd.base.limits import LEASES_HELD_MAX, LEASES_SWEPT_A_CHECK
+from awsomefsd.base.limits import LEASES_HELD_MAX, LEASES_LOADED_A_TURN, LEASES_SWEPT_A_CHECK
 from awsomefsd.base.types import HOST_UNIQUE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands import AcquireLease, AnyCommand, Create, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
@@ -94,7 +94,7 @@ def made(table: LeaseTable, session: int, volume: int, reply: m.Reply) -> m.Repl
         return reply
     key = (volume, reply.attr.ino)
     grant = None
-    if table.grants.writers.get(key) == (session, reply.leased.epoch):
+    if table.grants.writer(key) == (session, reply.leased.epoch):
         grant = table.grants.number_grant(session, key, reply.leased)
     return replace(reply, leased=grant)
 
@@ -109,6 +109,7 @@ class LeaseRequests:
         self._proposer = proposer
         self._table = LeaseTable()
         self._unswept: list[Key] = []
+        self._loaded = b""  # where the next write leases of before are taken up
         self._awaiting: dict[int, Request[m.AwaitRecalls]] = {}  # session → its request that waits for a recall
 
     def _machine(self) -> AppliedLeases:
@@ -126,8 +127,19 @@ class LeaseRequests:
     def begin(self, term: int) -> None:
         machine = self._machine()
         self._table = LeaseTable(term)
-        sharing = machine.sharing_sessions()
-        self._table.begin(sharing, machine.write_leases() if sharing else {}, self._boot_ns())
+        self._loaded = b""
+        self._table.begin(machine.sharing_sessions(), lambda key: self._machine().write_lease(*key), self._boot_ns())
+
+    @property
+    def is_loading(self) -> bool:
+        """True: `load` has more to do."""
+        return not self._table.grants.is_complete
+
+    def load(self) -> None:
+        """Takes up some of the write leases of before this leadership.  Call it once a turn."""
+        if self.is_loading:
+            found, self._loaded = self._machine().write_leases(self._loaded, LEASES_LOADED_A_TURN)
+            self._table.grants.load(found, last=not self._loaded)
 
     def note_applied(self, entry: Entry, reply: m.Reply) -> None:
         """Takes up an applied entry that begins or ends a write lease, or makes a directory: nobody else knows that yet, so its maker reads
@@ -140,7 +152,8 @@ class LeaseRequests:
                 self._table.grants.set_writer(entry.session, (command.volume, command.ino), reply.epoch)
         elif isinstance(command, ReleaseLease):
             key = (command.volume, command.ino)
-            if isinstance(reply, m.Done) and self._table.grants.writers.get(key) == (entry.session, command.lease):
+            known = self._table.grants.writers.get(key)
+            if isinstance(reply, m.Done) and known in (None, (entry.session, command.lease)):  # None: not loaded, but waited for
                 self._table.grants.remove_writer(key)
         elif isinstance(command, (Create, Tmpfile)) and isinstance(reply, m.Found) and reply.leased is not None:
             self._table.grants.set_writer(entry.session, (command.volume, reply.attr.ino), reply.leased.epoch)
@@ -240,7 +253,7 @@ class LeaseRequests:
     # --- questions --------------------------------------------------------------------------------------------------------------
     def recall_early(self, request: AnyRequest) -> None:
         """Recalls the write lease that is in the way of a question while that waits for its confirmation."""
-        if type(request.body) in QUESTIONS and self._table.grants.writers:
+        if type(request.body) in QUESTIONS and (self._table.grants.writers or self.is_loading):
             key = asked(request.body, self._machine().child)
             if key is not None:
                 self._table.recalls.recall_writer(request.origin.mount, key, self._boot_ns())
@@ -262,7 +275,9 @@ class LeaseRequests:
     def hide_buffered(self, request: AnyRequest, reply: m.Reply) -> m.Reply:
         """Returns the reply; a page of a directory comes without the attributes of files that another mount writes."""
         table, body = self._table, request.body
-        if not isinstance(body, m.ReadDir) or not body.plus or not isinstance(reply, m.Entries) or not table.grants.writers:
+        if not isinstance(body, m.ReadDir) or not body.plus or not isinstance(reply, m.Entries):
+            return reply
+        if not table.grants.writers and not self.is_loading:
             return reply
         volume, mount = body.volume, request.origin.mount
         entries = [
@@ -307,7 +322,7 @@ class LeaseRequests:
             request.answer(_LATER)
             return
         key, now = (body.volume, body.ino), self._boot_ns()
-        if table.grants.writers.get(key, (0, 0))[0] != session:
+        if (table.grants.writer(key) or (0, 0))[0] != session:
             table.contention.note_use(key, mount, body.mode, now)
             pause_ms = table.contention.pause_ms(key, mount, body.mode, now)
             if pause_ms:
@@ -316,7 +331,7 @@ class LeaseRequests:
         free = table.recalls.recall_conflicting(session, key, body.mode, now)
         if not free or table.queues.is_busy(key) or table.queues.has_waiters(key):
             self._park(key, request)
-        elif body.mode == LEASE_WRITE and key not in table.grants.writers:
+        elif body.mode == LEASE_WRITE and table.grants.writer(key) is None:
             if table.grants.is_full(session):
                 request.answer(_TOO_MANY)
                 return
@@ -329,7 +344,7 @@ class LeaseRequests:
     def _grant(self, session: int, key: Key, mount: int, known: int) -> m.Reply:
         """Grants to read; or again, and at once, what the session has already: an entry would let an older release end the newer grant."""
         changes, changed_by_others = self._machine().changes_by_others(*key, mount, known)
-        writer = self._table.grants.writers.get(key)
+        writer = self._table.grants.writer(key)
         if writer is not None:
             return self._table.grants.number_grant(session, key, m.Leased(0, 0, LEASE_WRITE, writer[1], changes, changed_by_others))
         granted = self._table.grants.grant_read(session, key)

@@ -20,7 +20,7 @@ asked to let go of that very key overtake them, or the recall could not be answe
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from awsomefsd.base.limits import LEASES_HELD_MAX, NS_PER_MS, SESSION_TTL_MS
 from awsomefsd.meta.server.leases.contention import Contention
@@ -42,12 +42,12 @@ class LeaseTable:
         self.holders = self.grants.holders  # session → what is known of it
 
     # --- sessions ---------------------------------------------------------------------------------------------------------------
-    def begin(self, sessions: dict[int, tuple[int, int]], writers: dict[Key, tuple[int, int]], now_ns: int) -> None:
-        """A leadership begins: session → (volume, mount) of all that cache, and the write leases of the state."""
+    def begin(self, sessions: dict[int, tuple[int, int]], stored: Callable[[Key], tuple[int, int]], now_ns: int) -> None:
+        """A leadership begins: session → (volume, mount) of all that cache, and how to look up a write lease of the state."""
         assert not self.holders, "a table serves one leadership"
         self.holders.update({session: Holder(*of, now_ns + SESSION_TTL_MS * NS_PER_MS) for session, of in sessions.items()})
-        for key, (session, epoch) in writers.items():
-            self.grants.set_writer(session, key, epoch)
+        if sessions:
+            self.grants.begin_loading(stored)
 
     def open_session(self, session: int, volume: int, mount: int, resumed_ns: int | None = None) -> None:
         """A new session holds nothing.  One that a successor took over (at `resumed_ns`) is taken to hold all, as when a leader begins:
@@ -63,7 +63,7 @@ class LeaseTable:
 
     def inherited(self, session: int) -> list[int] | None:
         """Returns the inodes that the predecessor of the worker that opened the session last held, sorted; None: nobody here knows."""
-        reads = self.holders[session].inherited
+        reads = self.holders[session].inherited if self.grants.is_complete else None
         writes = [key[1] for key, (writer, _) in self.grants.writers.items() if writer == session]
         return None if reads is None else sorted({*reads, *writes})
 
@@ -113,13 +113,13 @@ class LeaseTable:
         key = (holder.volume, ino)
         if holder.reads.get(key, sequence + 1) <= sequence:
             self.grants.drop_read(session, key)
-        writer = self.grants.writers.get(key)
+        writer = self.grants.writer(key)
         return writer[1] if writer is not None and writer[0] == session and sequence >= holder.sequence else 0
 
     def lower(self, session: int, key: Key, epoch: int) -> bool:
         """The session writes no more under that lease and goes on reading, as if it had been recalled.  False: there is no such lease to
         end."""
-        if session not in self.holders or self.grants.writers.get(key) != (session, epoch):
+        if session not in self.holders or self.grants.writer(key) != (session, epoch):
             return False
         self.grants.record_read(session, key)
         return True

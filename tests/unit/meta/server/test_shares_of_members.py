@@ -29,7 +29,7 @@ SESSION = 3
 
 def test_a_report_of_more_than_any_session_is_granted_counts_as_none() -> None:
     table = LeaseTable(7)
-    table.begin({SESSION: (1, 30)}, {}, 0)
+    table.begin({SESSION: (1, 30)}, lambda key: (0, 0), 0)
     assert not table.report(SESSION, 7, range(2, LEASES_HELD_MAX + 3))
     assert table.figures(0)["leases_read"] == 0
     assert table.overdue(SESSION_TTL_MS * NS_PER_MS) == [SESSION], "it has not reported, so it is renewed no more"

@@ -503,7 +503,7 @@ def test_a_file_is_made_with_its_write_lease():
     existing = m.Propose(10, other.session, other.epoch, [], c.Create(1, 1, b"g", 0o100644, 0, 0, open_existing=True, lease=True))
     assert other.wire.ask(existing).leased is None
     tmpfile = other.wire.ask(m.Propose(11, other.session, other.epoch, [], c.Tmpfile(1, 1, 0o600, 0, 0, lease=True)))
-    assert tmpfile.leased.sequence and (1, tmpfile.attr.ino) in cluster.voters["n1"].replica.machine.write_leases()
+    assert tmpfile.leased.sequence and (1, tmpfile.attr.ino) in dict(cluster.voters["n1"].replica.machine.write_leases(b"", 100)[0])
 
 
 def test_a_directory_is_made_with_the_lease_to_read_it():
@@ -541,7 +541,7 @@ def test_a_write_lease_that_is_given_back_goes_on_to_be_read_under():
     one.send(body)
     settle(one, other)
     machine = cluster.voters["n1"].replica.machine
-    assert (1, INO) not in machine.write_leases() and one.holder.grant(INO) == grant
+    assert (1, INO) not in dict(machine.write_leases(b"", 100)[0]) and one.holder.grant(INO) == grant
     recalls = len(one.recalled)
     wire, call = asks(cluster, 9, m.GetAttr(1, INO))
     settle(one, other)
