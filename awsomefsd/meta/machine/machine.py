@@ -246,7 +246,7 @@ class Machine:
         return [row.session for row in found if volume in (0, row.volume)]
 
     def write_leases(self, after: bytes, count: int) -> tuple[list[tuple[tuple[int, int], tuple[int, int]]], bytes]:
-        """Returns up to `count` of ((volume, ino), (session, lease epoch)), and the `after` of the next ones; b"": begins, and has ended."""
+        """Returns up to `count` of ((volume, ino), (session, lease epoch)), and the `after` of the next ones; b"": begin, and the end."""
         return leases.some(self.state, after, count)
 
     def write_lease(self, volume: int, ino: int) -> tuple[int, int]:

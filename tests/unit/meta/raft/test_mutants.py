@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.meta.raft import proposals, replication
+from awsomefsd.meta.raft import election, proposals, read_index, replication
 from awsomefsd.meta.raft.log import RaftLog
-from awsomefsd.meta.raft.membership import Membership, Quorum
+from awsomefsd.meta.raft.member import require_leading
+from awsomefsd.meta.raft.membership import Membership, Quorum, step_to
 from awsomefsd.meta.raft.types import MembershipAt
-from tests.unit.meta.raft import test_membership, test_rules
+from tests.unit.meta.raft import test_membership, test_rules, test_transcripts
 
 Patch = tuple[Any, str, Any]
 
@@ -65,6 +66,60 @@ def _change_before_an_own_entry() -> Patch:
     return proposals, "is_own_term_committed", lambda member: True
 
 
+def _no_joint_step() -> Patch:
+    return proposals, "step_to", lambda now, target: Membership(list(target), generation=now.generation)
+
+
+def _change_while_one_is_not_committed() -> Patch:
+    def propose(member: Any, members: Any) -> int:
+        require_leading(member)
+        newest = member.log.membership.membership
+        following = step_to(Membership(newest.members, generation=newest.generation), members)
+        index = member.log.last_index + 1
+        replication.append_own(member, [(index, member.term, member.codec.membership(index, member.term, following))])
+        return index
+
+    return proposals, "propose_membership", propose
+
+
+def _append_cuts_what_agrees() -> Patch:
+    def accept(self: Any, entries: Any) -> bool:
+        changed = self._cut(entries[0][0]) if entries[0][0] <= self.last_index else False
+        return self.append(entries) or changed
+
+    return RaftLog, "accept", accept
+
+
+def _reads_before_an_own_entry() -> Patch:
+    return read_index, "is_own_term_committed", lambda member: True
+
+
+def _new_leader_believes_that_all_have_its_log() -> Patch:
+    become = election._become_leader
+
+    def hasty(member: Any) -> None:
+        last = member.log.last_index
+        become(member)
+        for progress in member.progress.values():
+            progress.match = last
+
+    return election, "_become_leader", hasty
+
+
+def _applies_what_is_not_stored() -> Patch:
+    def take(self: Any) -> Any:
+        entries = self.slice(self._applying + 1, self._config.apply_bytes_max, self.commit)
+        if entries:
+            self._applying = entries[-1][0]
+        return entries
+
+    return RaftLog, "take_committed", take
+
+
+def _votes_twice_in_a_term() -> Patch:
+    return election, "_vote_is_free", lambda member, request: request.term > member.term if request.pre else True
+
+
 MUTANTS: dict[str, tuple[Callable[[], Patch], Callable[[], None]]] = {
     "snapshot without its membership": (_snapshot_without_its_membership, test_rules.test_a_snapshot_brings_the_membership_of_its_entry),
     "a joint counts the new half only": (_joint_counts_the_new_half_only, test_membership.test_a_joint_needs_both_majorities),
@@ -76,12 +131,22 @@ MUTANTS: dict[str, tuple[Callable[[], Patch], Callable[[], None]]] = {
     "a change before an own entry is committed": (
         _change_before_an_own_entry, test_rules.test_no_change_before_an_entry_of_the_own_term_is_committed,
     ),
+    "a change of voters without a joint step": (_no_joint_step, test_transcripts.test_leader_dies_in_a_joint),
+    "a change while one is not committed": (_change_while_one_is_not_committed, test_rules.test_changes_that_are_refused),
+    "an Append cuts what agrees": (_append_cuts_what_agrees, test_transcripts.test_duplicates_and_reordering),
+    "reads before an own entry is committed": (_reads_before_an_own_entry, test_transcripts.test_read_after_partition),
+    "a new leader believes that all have its log": (
+        _new_leader_believes_that_all_have_its_log, test_transcripts.test_a_log_that_is_behind_does_not_win,
+    ),
+    "what is not stored is applied": (_applies_what_is_not_stored, test_rules.test_two_followers_commit_without_the_leaders_disk),
+    "a vote is given twice in a term": (_votes_twice_in_a_term, test_transcripts.test_split_vote),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_each_wrong_core_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     patch, finder = MUTANTS[name]
+    monkeypatch.delenv("AWSOMEFSD_UPDATE_GOLDEN", raising=False)  # what a wrong core says is no transcript
     finder()
     monkeypatch.setattr(*patch())
     with pytest.raises((AssertionError, pytest.fail.Exception)):
