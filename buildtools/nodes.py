@@ -83,6 +83,7 @@ class Node:
         self.volume = volume
         self.shared = False  # its device is one that several nodes see
         self.mount_options = ""  # of `mount`, as after -O
+        self.copies: list[int] = []  # pids of workers that serve only what other mount namespaces hold
         own = CHECKOUT / ".venv" / "bin"
         self.python = str(own / "python") if (own / "python").exists() else sys.executable
         self.program = program(self.python)
@@ -301,9 +302,13 @@ class Node:
     def umount(self) -> None:
         if self.mounted():
             workers = len(self.pids("worker"))  # of further mounts of this node too
-            said = self.cli("umount", str(self.mountpoint), timeout_s=180).strip()  # also whether others have the mount still
+            done = self.ask("umount", str(self.mountpoint), timeout_s=180)
             await_true("the end of the mount", lambda: not self.mounted(), 10)
-            await_true(f"the end of the worker ({said})", lambda: len(self.pids("worker")) < max(workers, 1), STOP_S)
+            if done["detached"]:  # a container or another directory has it still, and is served
+                served = {int(row["worker_pid"]) for row in self.ask("status")["mounts"]}
+                self.copies = [pid for pid in self.pids("worker") if pid not in served]
+            else:
+                await_true("the end of the worker", lambda: len(self.pids("worker")) < max(workers, 1), STOP_S)
 
     def detach_mount(self) -> None:
         """Take the mount out of the tree whatever state it is in, past a helper in /sbin that may be of another installation."""
@@ -332,6 +337,11 @@ class Node:
         everything = procs.owned(str(self.directory))
         supervisors = {pid: role for pid, role in everything.items() if role == "supervisor"}
         procs.kill(str(self.directory), supervisors or everything, signal.SIGTERM)
+        if self.copies:  # they would serve on until the last container ends
+            ended = ("supervisor", "daemon", "keeper")
+            await_true("the end of supervisor, daemon and keeper", lambda: not any(self.pids(role) for role in ended), STOP_S)
+            procs.kill(str(self.directory), dict.fromkeys(self.copies, "worker"))
+            self.copies = []
         if procs.wait_gone(str(self.directory), STOP_S):
             self.kill_everything()
 

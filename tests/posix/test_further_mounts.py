@@ -88,6 +88,21 @@ def test_it_is_mounted_again_at_once_while_a_container_holds_it(node: Node, seco
     assert (node.mountpoint / "kept").read_text() == "y"
 
 
+def test_a_node_is_stopped_and_started_while_a_container_holds_its_mount(node: Node) -> None:
+    """As `build.py up` does, run again beside containers: the unmount waits for nobody's copy, and the next mount is served at once."""
+    (node.mountpoint / "kept").write_text("before")
+    with container():
+        node.umount()
+        assert node.pids("worker"), "it serves the copy"
+        node.stop()
+        assert not node.pids("worker")
+        node.start()
+        node.mount()
+        assert (node.mountpoint / "kept").read_text() == "before"
+        (node.mountpoint / "kept").write_text("after")
+    assert (node.mountpoint / "kept").read_text() == "after"
+
+
 def test_a_mount_waits_for_the_unmount(node: Node, second: Path) -> None:
     """Both at once, in either order: the mount is never refused for the other's sake."""
     for number in range(2):
