@@ -45,8 +45,7 @@ class ClusterRpcs:
 
     @edge
     def Leave(self, request: pb.LeaveRequest, context: grpc.ServicerContext) -> pb.LeaveReply:
-        self._control.leave(force=request.force, purge=request.purge)
-        return pb.LeaveReply()
+        return pb.LeaveReply(left=self._control.leave(force=request.force, purge=request.purge))
 
     @edge
     def CreateToken(self, request: pb.CreateTokenRequest, context: grpc.ServicerContext) -> pb.Token:

@@ -18,6 +18,12 @@ from awsomefsd.base import durable
 from awsomefsd.base.errors import AlreadyExists, Corrupt, FormatTooNew, NotFound, Refused
 
 FORMAT_VERSION = 1
+CONFLICTS = "conflicts"  # in the state directory: data that could not be committed (vfs/session/conflicts.py)
+OWN_NAMES = (
+    "backup", "bin", "devices.json", "endpoints.json", "founding", "meta", "meta.recovering", "meta.restoring", "mounts.json", "pki",
+    "readers", "recovering", "scrub", "scrub.json", "workers",
+)  # fmt: skip
+"""What this program makes in the state directory, beside node.json, `lock` and `log`, and goes with the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +72,34 @@ def write(state_dir: Path, node: Node) -> None:
     durable.write_json(identity_path(state_dir), asdict(node))
 
 
-def purge(state_dir: Path) -> None:
-    """Deletes all state of a node that has left; node.json first, so that the rest is never taken for a node.
+def purge(state_dir: Path, *, conflicts: bool = False) -> list[str]:
+    """Deletes the state of a node that has left; node.json first, so that the rest is never taken for a node.
 
-    Raises Refused while another process holds the state directory, and OSError.
+    Only what this program makes goes; with `conflicts` also the data that could not be committed.  Returns the names that stay.  Raises
+    Refused while another process holds the state directory, and OSError.
     """
     with StateLock(state_dir):
         identity_path(state_dir).unlink(missing_ok=True)
         durable.sync_directory(state_dir)
-        for entry in state_dir.iterdir():
+        for name in (*OWN_NAMES, *(f"{name}.new" for name in (*OWN_NAMES, "node.json")), *([CONFLICTS] if conflicts else [])):
+            entry = state_dir / name
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
-            elif entry.name != "lock":
-                entry.unlink()
+            else:
+                entry.unlink(missing_ok=True)
+        durable.sync_directory(state_dir)
+    return kept_by_purge(state_dir, conflicts=conflicts)
+
+
+def kept_by_purge(state_dir: Path, *, conflicts: bool = False) -> list[str]:
+    """Returns the names in the state directory that `purge` does not delete, sorted.  Raises OSError."""
+    own = {*OWN_NAMES, *(f"{name}.new" for name in (*OWN_NAMES, "node.json")), "node.json", "lock"}
+    return sorted(entry.name for entry in state_dir.iterdir() if entry.name not in own and not (conflicts and entry.name == CONFLICTS))
+
+
+def has_conflicts(state_dir: Path) -> bool:
+    """Returns True if there is data of this node that could not be committed, and lies nowhere else."""
+    return any(files for _, _, files in os.walk(state_dir / CONFLICTS))
 
 
 def load(state_dir: Path) -> Node:

@@ -44,10 +44,11 @@ def leave(invocation: Invocation, force: bool, purge: bool) -> None:
     """Take this node out of its cluster.
 
     Unmount everything here first, and copy or delete the files whose data lies only on devices of this node.  Otherwise the command is
-    refused with exit status 4, and the node stays draining until `awsomefsd node uncordon`.
+    refused with exit status 4, and the node stays draining until `awsomefsd node uncordon`.  --purge deletes what this program made below
+    the state directory; it is refused while data that could not be committed lies there (`awsomefsd status` names it), unless with --force.
     """
     with invocation.client() as client:
-        client.call("Leave", force=force, purge=purge)
+        left = list(client.call("Leave", force=force, purge=purge).left)
     identity = invocation.settings.state_dir / "node.json"
     until = time.monotonic() + PURGE_S
     while purge and identity.exists() and time.monotonic() < until:
@@ -62,3 +63,5 @@ def leave(invocation: Invocation, force: bool, purge: bool) -> None:
             if not identity.exists()
             else "this node has left; its daemon still ends"
         )
+        if left:
+            click.echo(f"kept in {invocation.settings.state_dir}: {', '.join(left)}")

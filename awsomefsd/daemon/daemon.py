@@ -374,8 +374,8 @@ def run(settings: Settings, first: MetadataCore | None, began: float) -> int:
         finally:
             daemon.close()
         if daemon.control.purge.is_set():
-            identity.purge(settings.state_dir)
-            log.warning("this node has left its cluster; its state is deleted")
+            left = identity.purge(settings.state_dir, conflicts=daemon.control.purge_conflicts)
+            log.warning("this node has left its cluster; its state is deleted", extra={"left": " ".join(left)})
 
     try:
         trio.run(main)

@@ -746,8 +746,10 @@ class LeaveRequest(_message.Message):
     def __init__(self, force: _Optional[bool] = ..., purge: _Optional[bool] = ...) -> None: ...
 
 class LeaveReply(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("left",)
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    left: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, left: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CreateTokenRequest(_message.Message):
     __slots__ = ("role", "ttl_s", "uses", "endpoints")

@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from awsomefsd.base import identity
 from awsomefsd.base.errors import (
     WAS_REMOVED,
     ConfigError,
@@ -82,6 +83,7 @@ class ControlService:
         self.table: dict[type, ControlMethod] = methods(self.signing, self.files.read_bundle, self._removed)
         self.server: ControlServer | None = None
         self.purge = threading.Event()  # this node has left, and its state is to go
+        self.purge_conflicts = False  # with the data that could not be committed
         self.trouble = ""  # why the port is not served
 
     # --- who leads ---------------------------------------------------------------------------------------------------------
@@ -126,18 +128,28 @@ class ControlService:
         """Begins a rotation; returns the new authority's id.  Raises as `call_leader`."""
         return str(self.call_leader(RotateCa()).id)
 
-    def leave(self, *, force: bool, purge: bool) -> None:
+    def leave(self, *, force: bool, purge: bool) -> list[str]:
         """Removes this node from the cluster; with `purge` its state is then to go.  Raises WouldLoseData, Refused, Unavailable.
 
-        A node that was removed before has nothing to ask for; with `purge` it may go.
+        A node that was removed before has nothing to ask for; with `purge` it may go.  Returns what a purge will leave of the state
+        directory: only with `force` it takes along the data that could not be committed.
         """
+        state_dir = self._settings.state_dir
+        if purge and not force and identity.has_conflicts(state_dir):
+            raise WouldLoseData(
+                f"{state_dir / identity.CONFLICTS} holds data that could not be committed and lies nowhere else; copy it away and delete it "
+                "there, or lose it with --force"
+            )
         try:
             self.call_leader(Leave(force))
         except Refused as err:
             if isinstance(err, WouldLoseData) or not (purge and WAS_REMOVED in str(err)):
                 raise
-        if purge:
-            self.purge.set()
+        if not purge:
+            return []
+        self.purge_conflicts = force
+        self.purge.set()
+        return identity.kept_by_purge(state_dir, conflicts=force)
 
     def check_open(self) -> None:
         """Raises Refused while this node takes nothing new."""

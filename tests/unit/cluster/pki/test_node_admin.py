@@ -210,5 +210,13 @@ def test_a_node_that_was_removed_may_purge_itself(tmp_path: Path) -> None:
     with pytest.raises(Refused):
         part.leave(force=False, purge=False)
     assert not part.purge.is_set()
-    part.leave(force=False, purge=True)
-    assert part.purge.is_set()
+    conflicts = settings.state_dir / "conflicts"
+    conflicts.mkdir(parents=True)
+    (conflicts / "file").write_text("the only copy")
+    with pytest.raises(WouldLoseData, match="conflicts"):
+        part.leave(force=False, purge=True)
+    assert not part.purge.is_set()
+    assert part.leave(force=True, purge=True) == [] and part.purge.is_set() and part.purge_conflicts
+    (conflicts / "file").unlink()
+    (settings.state_dir / "notes").touch()
+    assert part.leave(force=False, purge=True) == ["conflicts", "notes"] and not part.purge_conflicts
