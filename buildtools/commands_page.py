@@ -36,8 +36,8 @@ EXAMPLES: dict[str, list[tuple[str, str]]] = {
     "run": [("With a configuration file of its own:", "awsomefsd run --config /etc/awsomefsd/other.toml")],
     "keeper": [("After an upgrade of the program, without a restart of the keeper:", "awsomefsd keeper --upgrade")],
     "token create": [
-        ("For three machines, valid for an hour:", "awsomefsd token create --uses 3 --ttl 1h"),
-        ("For machines that only mount volumes:", "awsomefsd token create --role client"),
+        ("For three machines that carry metadata, valid for an hour:", "awsomefsd token create --role node --uses 3 --ttl 1h"),
+        ("For one machine that only mounts volumes:", "awsomefsd token create"),
     ],
     "token generate": [
         ("For three machines that find each other by multicast:", "awsomefsd token generate --expect 3"),

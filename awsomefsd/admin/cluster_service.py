@@ -49,7 +49,7 @@ class ClusterRpcs:
 
     @edge
     def CreateToken(self, request: pb.CreateTokenRequest, context: grpc.ServicerContext) -> pb.Token:
-        info, text = self._control.admin.create_token(request.role or "node", request.ttl_s, request.uses, request.endpoints)
+        info, text = self._control.admin.create_token(request.role or "client", request.ttl_s, request.uses or 1, request.endpoints)
         logger.warning("a join token was made", extra={"token": info.id, "for_role": info.role})
         return _token(info, text)
 

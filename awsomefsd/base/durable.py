@@ -25,13 +25,23 @@ def sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+def create(path: Path, mode: int = 0o600) -> int:
+    """Returns the descriptor of a new file, open for writing; a file or link of that name, of whomever, is removed before.
+
+    So nobody else owns what is written, and no link leads elsewhere, also in a directory that others may write to.  Raises OSError
+    (FileExistsError if somebody makes the name again at that moment).
+    """
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Replaces `path`; when this returns, the content survives a power cut.  Blocks for two fsyncs; raises OSError.
 
     Two threads must not write one path at the same time: both use the same `.new` file.
     """
     new = path.with_name(path.name + ".new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    fd = create(new, mode)
     try:
         view = memoryview(content)
         while view:

@@ -8,7 +8,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec.structs import asdict
@@ -55,7 +55,7 @@ def _take(invocation: Invocation, file: Path, *, force: bool) -> BackupHeader:
         raise AlreadyExists(f"{file} exists; choose another name, or replace it with --force")
     new = file.with_name(file.name + ".new")
     try:
-        with invocation.client() as client, _created(new) as out:
+        with invocation.client() as client, os.fdopen(durable.create(new), "wb") as out:
             for piece in client.backup():
                 out.write(piece)
             out.flush()
@@ -67,10 +67,6 @@ def _take(invocation: Invocation, file: Path, *, force: bool) -> BackupHeader:
         new.unlink(missing_ok=True)
         raise
     return header
-
-
-def _created(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
 @meta.command(cls=CliCommand)

@@ -42,16 +42,18 @@ def token() -> None:
 @click.option(
     "--role",
     type=click.Choice(["node", "client"]),
-    default="node",
+    default="client",
     show_default=True,
-    help="A client only mounts volumes: it carries no metadata and may not change the cluster.",
+    help="A client only mounts volumes: it carries no metadata and may not change the cluster.  A node may do everything.",
 )
 @ttl_option
-@click.option("--uses", type=click.IntRange(1, 1 << 31), default=None, help="How many machines may join with it [no limit].")
+@click.option(
+    "--uses", type=click.IntRange(0, 1 << 31), default=1, show_default=True, help="How many machines may join with it; 0: no limit."
+)
 @endpoint_option
 @output_option
 @click.pass_obj
-def create(invocation: Invocation, role: str, ttl: str, uses: int | None, endpoints: tuple[str, ...], form: str) -> None:
+def create(invocation: Invocation, role: str, ttl: str, uses: int, endpoints: tuple[str, ...], form: str) -> None:
     """Make a token for machines that join this cluster, and print it.
 
     Use it with `awsomefsd join` on each machine.  It is printed this once.  Whoever has it can join while it is valid: keep it as secret

@@ -28,6 +28,7 @@ from awsomefsd.csi.volumes import DriverVolumes, FoundVolume, is_uuid
 from awsomefsd.meta.api.commands import ClaimVolume, DropCsiVolume, EndClaims, MakeCsiVolume, SetCsiVolume
 
 logger = logging.getLogger(__name__)
+DELETING = "deletion"  # in the place of a node: the claim of a driver that removes the files of a volume
 _Rpc = pb.ControllerServiceCapability.RPC
 CAPABILITIES = [
     _Rpc.CREATE_DELETE_VOLUME, _Rpc.LIST_VOLUMES, _Rpc.GET_CAPACITY, _Rpc.EXPAND_VOLUME, _Rpc.GET_VOLUME,
@@ -130,13 +131,11 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
             return pb.DeleteVolumeResponse()
         with self._locks.alone(f"name {record.name}"):
             destroy = dict(record.settings).get("onDelete", "delete") == "delete"
-            if any(claim.path == record.path and not claim.fenced for claim in self._volumes.claims(record.volume)):
+            used = [one for one in self._volumes.claims(record.volume) if one.path == record.path and one.node != DELETING]
+            if any(not claim.fenced for claim in used):
                 raise precondition(f"volume {record.id} is in use by a node; it is deleted when no node uses it")
             if destroy and not record.own:
-                volume = next((one for one in self._volumes.every() if one.volume == record.volume), None)
-                if volume is not None:
-                    with self._locks.alone(f"volume {volume.uuid}"):
-                        self._volume_mounts.remove_directory(volume, record.path, shared=self._volumes.sharable(volume))
+                self._delete_directory(record)
             try:
                 self._volumes.propose(DropCsiVolume(record.id, destroy))
                 logger.warning("csi volume deleted", extra={"volume": record.id, "destroyed": destroy})
@@ -144,6 +143,19 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
                 if err.errno != errno.ENOENT:
                     raise
         return pb.DeleteVolumeResponse()
+
+    def _delete_directory(self, record: CsiVolumeInfo) -> None:
+        """Removes the files of a volume that is a directory.  Raises CsiError if a node has claimed the volume.
+
+        A claim keeps all nodes out meanwhile; it stays if the driver dies, and whoever is asked to delete the volume again goes on with it.
+        """
+        volume = next((one for one in self._volumes.every() if one.volume == record.volume), None)
+        if volume is None:
+            return
+        with self._locks.alone(f"volume {volume.uuid}"):
+            claim(self._volumes, FoundVolume(record.id, volume, record.path, record), DELETING, "", exclusive=True)
+            self._volume_mounts.remove_directory(volume, record.path, shared=self._volumes.sharable(volume))
+            self._volumes.propose(EndClaims(DELETING, record.volume, record.path, "its files are deleted"))
 
     # --- change -------------------------------------------------------------------------------------------------------------
 
@@ -246,7 +258,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         except CsiError:
             return pb.ControllerUnpublishVolumeResponse()
         for one in self._volumes.claims(found.volume.volume):
-            if one.path == found.path and request.node_id in ("", one.node):
+            if one.path == found.path and request.node_id in ("", one.node) and one.node != DELETING:
                 self._volumes.propose(
                     EndClaims(one.node, one.volume, one.path, "detached by the orchestrator", attached=True, keep_out=True)
                 )

@@ -28,6 +28,7 @@ import msgspec
 from crc32c import crc32c
 from msgspec import Struct
 
+from awsomefsd.base import durable
 from awsomefsd.base.clock import wall_ns
 from awsomefsd.base.errors import Corrupt, FormatTooNew, Overloaded, Unavailable
 from awsomefsd.base.identity import Node, make_directory
@@ -119,7 +120,7 @@ def read_backup(path: Path, target: Path | None = None) -> BackupHeader:
         checked.exactly(len(MAGIC))
         header = _header(checked.frame(), path)
         size = 0
-        with target.open("wb") if target is not None else open(os.devnull, "wb") as out:
+        with os.fdopen(durable.create(target), "wb") if target is not None else open(os.devnull, "wb") as out:
             while body := checked.frame():
                 size += out.write(_inflate(body, path))
             out.flush()

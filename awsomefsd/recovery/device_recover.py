@@ -224,7 +224,7 @@ def _state_files(target: Path, found: DeviceSurvey, base: Path | None) -> Iterat
         finally:
             store.close()
         return iter(())
-    with target.open("wb") as file:
+    with os.fdopen(durable.create(target), "wb") as file:
         batches = found.reader.restore(file)
         first = next(batches, None)  # the copy comes before the first batch
         file.flush()

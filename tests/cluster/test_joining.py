@@ -80,8 +80,8 @@ class Machine:
         return PkiFiles(self.state)
 
     def token(self, *words: str) -> tuple[str, str]:
-        """(id, text)."""
-        made = self.ask("token", "create", *words)
+        """(id, text) of a token for nodes, unless the words say otherwise."""
+        made = self.ask("token", "create", "--role", "node", *words)
         return made["id"], made["text"]
 
 

@@ -92,7 +92,7 @@ class Machines:
         first.cli("init")
         first.start()
         awaited("the first node", first.leads)
-        self.token = first.cli("token", "create", "--uses", "9").split()[-1]
+        self.token = first.cli("token", "create", "--role", "node", "--uses", "9").split()[-1]
 
     def join(self, number: int) -> None:
         self.all[number].cli("join", self.token)
@@ -165,7 +165,7 @@ def test_voters_come_are_wiped_die_and_are_replaced(machines: Machines, figures:
     leader, second = handed_over(machines, figures)
     assert "one" in second.cli("volume", "ls")
 
-    machines.token = second.cli("token", "create").split()[-1]  # the first one names the first node only
+    machines.token = second.cli("token", "create", "--role", "node", "--uses", "0").split()[-1]  # the first one names the first node only
     machines.join(3)
     machines.await_voters(*({"n0", "n1", "n2", "n3"} - {leader.name}))
     leader.start()

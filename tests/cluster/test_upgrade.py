@@ -59,7 +59,7 @@ def test_the_cluster_acts_as_its_oldest_node_until_all_are_new(machines: Machine
     assert "needs level" not in newer_command(machines)
 
     late.env["AWSOMEFSD_LEVEL"] = "1"
-    machines.token = machines.leader().cli("token", "create").split()[-1]
+    machines.token = machines.leader().cli("token", "create", "--role", "node", "--uses", "0").split()[-1]
     assert "upgrade awsomefsd on it" in late.failed("join", machines.token)
     del late.env["AWSOMEFSD_LEVEL"]
     machines.join(2)

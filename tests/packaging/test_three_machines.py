@@ -53,7 +53,7 @@ def test_three_machines_join(machines: list[Container], debs: list[Path]) -> Non
     first = machines[0]
     first.run("awsomefsd", "init")
     until("the first node", lambda: states(first) == ["active"])
-    token = json.loads(first.run("awsomefsd", "token", "create", "-o", "json")[1])["text"]
+    token = json.loads(first.run("awsomefsd", "token", "create", "--role", "node", "--uses", "2", "-o", "json")[1])["text"]
     for machine in machines[1:]:
         machine.run("awsomefsd", "join", token)
     until("three nodes", lambda: states(machines[2]) == ["active"] * 3)

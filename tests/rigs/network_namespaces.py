@@ -48,7 +48,7 @@ def found_by_join(cluster: Cluster) -> None:
     for node in cluster.nodes:
         node.settings["AWSOMEFSD_CLUSTER_NAME"] = node.directory.name
     first.start()
-    token = first.cli("token", "create", "--uses", str(len(others))).strip()
+    token = first.cli("token", "create", "--role", "node", "--uses", str(len(others))).strip()
     for node in others:
         node.cli("join", "-", stdin=token)
         node.launch()

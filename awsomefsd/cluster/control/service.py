@@ -137,8 +137,8 @@ class ControlService:
         state_dir = self._settings.state_dir
         if purge and not force and identity.has_conflicts(state_dir):
             raise WouldLoseData(
-                f"{state_dir / identity.CONFLICTS} holds data that could not be committed and lies nowhere else; copy it away and delete it "
-                "there, or lose it with --force"
+                f"{state_dir / identity.CONFLICTS} holds data that could not be committed and lies nowhere else; copy it away and delete "
+                "it there, or lose it with --force"
             )
         try:
             self.call_leader(Leave(force))

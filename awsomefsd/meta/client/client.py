@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
@@ -111,7 +112,7 @@ class MetaClient:
             places = OnThisHost([places] if isinstance(places, (str, Path)) else places)
         self._places = places
         self._send_lock = threading.Lock()  # guards the core, the connection and why there is none
-        self._core = ClientCore(mount, places.now(), self._write, time.monotonic_ns)
+        self._core = ClientCore(mount, places.now(), self._write, time.monotonic_ns, secrets.randbits(62) + 1)
         self._connection: ServiceConnection | None = None  # that has greeted
         self.trouble = ""  # why there is no connection now
         self.refusal: GreetingRefused | None = None  # what was said to the newest greeting that was answered

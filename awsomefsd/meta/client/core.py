@@ -123,8 +123,11 @@ class ClientCore:
         endpoints: Sequence[str],
         send: Callable[[int, Body], None],
         monotonic_ns: Callable[[], int],
+        client: int = 0,
     ) -> None:
+        """`client`: a random number, which tells the leader whose connections are counted."""
         self.mount = mount
+        self._client = client
         self.endpoint = endpoints[0]  # where to connect now
         self.connect_ns = 0  # when
         self.cluster_uuid = ""
@@ -219,7 +222,7 @@ class ClientCore:
     def hello(self) -> Hello:
         """Returns the first request for a new connection; its call is HELLO_CALL."""
         self._numbers += 1
-        return Hello(PROTOCOL_VERSION, self.mount, 0, self._numbers)
+        return Hello(PROTOCOL_VERSION, self.mount, 0, self._numbers, self._client)
 
     def on_greeting(self, reply: Reply) -> bool:
         """Takes the answer to `hello`.  True: everything outstanding was sent again.  False: close the connection and go to `endpoint`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import structs
 
@@ -56,6 +56,14 @@ class LeaderHost(Protocol):
         """Returns where a client reaches a voter, host:port; "" if that is not known."""
 
 
+class _Newest(NamedTuple):
+    """The newest connection of a mount that was greeted; `number` is counted by `client`."""
+
+    origin: Origin
+    client: int
+    number: int
+
+
 class PlainRequests:
     def __init__(
         self,
@@ -74,7 +82,7 @@ class PlainRequests:
         self.followers = Followers()
         self._reported: dict[int, tuple[Origin, dict[str, int]]] = {}  # mount -> whose worker said what last
         self._greeted: dict[Origin, None] = {}  # in order: what is ended together is ended in that order, in every run of a seed
-        self._newest: dict[int, Origin] = {}  # mount -> its connection with a number
+        self._newest: dict[int, _Newest] = {}  # mount -> its connection with a number
         self._void: set[Origin] = set()
         self._void_new: list[Origin] = []
 
@@ -88,10 +96,13 @@ class PlainRequests:
             request.answer(Failed(errno.EPROTONOSUPPORT, why))
             return
         if body.mount and body.connection:
-            older = self._newest.get(body.mount)
-            if older is not None and older is not origin:
-                self._end(older)
-            self._newest[body.mount] = origin
+            newest = self._newest.get(body.mount)
+            if newest is not None and newest.client == body.client != 0 and newest.number > body.connection:
+                self._end(origin)  # it was given up by its client, which has a newer one
+                return
+            if newest is not None and newest.origin is not origin:
+                self._end(newest.origin)
+            self._newest[body.mount] = _Newest(origin, body.client, body.connection)
         self._greeted[origin] = None
         request.answer(Welcome(version, self._cluster_uuid, self._replica.log.term))
 
@@ -125,7 +136,8 @@ class PlainRequests:
         self.followers.drop_origin(origin)
         self._greeted.pop(origin, None)
         self._void.discard(origin)
-        if self._newest.get(origin.mount) is origin:
+        newest = self._newest.get(origin.mount)
+        if newest is not None and newest.origin is origin:
             del self._newest[origin.mount]
         if self._reported.get(origin.mount, (None,))[0] is origin:
             del self._reported[origin.mount]

@@ -17,7 +17,7 @@ def state_dir(tmp_path: Path) -> Path:
     made = tmp_path / "state"
     identity.init(made)
     for name in identity.OWN_NAMES:
-        if name.endswith((".json", "recovering")) and "." != name[4:5]:
+        if name.endswith((".json", "recovering")) and name[4:5] != ".":
             (made / name).write_text("{}")
         else:
             (made / name / "below").mkdir(parents=True)
@@ -63,8 +63,9 @@ def test_every_name_that_the_program_makes_there_is_known() -> None:
     found = set()
     for path in Path(awsomefsd.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
-                if re.search(r"\bstate_dir$", ast.unparse(node.left)):
-                    found.add(node.right.value)
+            if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant)):
+                continue
+            if re.search(r"\bstate_dir$", ast.unparse(node.left)):
+                found.add(node.right.value)
     assert {"meta", "pki", "node.json"} <= found
     assert found - set(identity.OWN_NAMES) == {"node.json", "lock", "log", "conflicts"}

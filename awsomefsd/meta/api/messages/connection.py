@@ -17,6 +17,7 @@ class Hello(Message, tag=1):
     mount: int  # 0: a client without a mount (daemon, tools)
     features: int = 0
     connection: int = 0  # counts this client's connections: nothing more is read from earlier ones of the mount (0: not counted)
+    client: int = 0  # random, of the client that counts; an earlier connection of the same one may be greeted later.  0: of an older build
 
 
 class Propose(Message, tag=2):

@@ -163,21 +163,21 @@ class Cluster:
     def advance(self, seconds: float) -> None:
         self.now += int(seconds * 1e9)
 
-    def wire(self, node: str, mount: int = 5, number: int = 0) -> Wire:
-        return Wire(self, self.voters[node], mount, number)
+    def wire(self, node: str, mount: int = 5, number: int = 0, client: int = 0) -> Wire:
+        return Wire(self, self.voters[node], mount, number, client)
 
 
 class Wire:
     """A connection; answers are collected.  Implements waiting.Origin."""
 
-    def __init__(self, cluster: Cluster, voter: Voter, mount: int, number: int) -> None:
+    def __init__(self, cluster: Cluster, voter: Voter, mount: int, number: int, client: int) -> None:
         self.cluster = cluster
         self.voter = voter
         self.mount = mount
         self.calls = 0
         self.answers: dict[int, m.Reply] = {}
         self.told: list[m.Reply] = []
-        self.greeting = self.ask(m.Hello(m.PROTOCOL_VERSION, mount, 0, number))
+        self.greeting = self.ask(m.Hello(m.PROTOCOL_VERSION, mount, 0, number, client))
 
     def answer(self, call: int, reply: m.Reply) -> None:
         if not call:

@@ -99,6 +99,21 @@ def test_copies_left_on_older_connections_are_never_executed():
     assert late not in two.answers and two in two.voter.leader.take_void(), "greeted in another term"
 
 
+def test_a_greeting_that_comes_late_ends_its_own_connection_only():
+    cluster = Cluster()
+    live = cluster.wire("n1", number=2, client=77)
+    opened = live.open()
+    late = cluster.wire("n1", number=1, client=77)
+    assert late.greeting is None and late.voter.leader.take_void() == [late]
+    late.close()
+    assert live.ask(create(opened, 10, b"a")).created
+    for client in (78, 0):  # a successor counts from the beginning, and a client of an older build says nothing
+        successor = cluster.wire("n1", number=1, client=client)
+        assert isinstance(successor.greeting, m.Welcome) and live.voter.leader.take_void() == [live]
+        live.close()
+        live = successor
+
+
 def test_connections_that_end_together_end_in_the_order_of_their_greetings():
     """In the order of a set it was another one in every process: a seed of the simulator was not one run."""
     cluster = Cluster()
