@@ -1,0 +1,82 @@
+"""The metadata port under a thousand strangers that hold on: members come, ask and renew, and what the strangers hold is bounded."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from awsomefsd.base.limits import HANDSHAKES_MAX, PEERS_MAX
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.client.client import MetaClient
+from tests.rigs.metadata_port import MEMBER, READER, STRANGER, WAIT_S, TlsHost, tls_host
+from tests.rigs.voter_certificates import Authority
+
+STRANGERS, WAVES = 1_000, 4
+
+
+@pytest.fixture
+def descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8_192)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def node(tmp_path: Path, descriptors: None) -> Iterator[TlsHost]:
+    with tls_host(tmp_path, Authority()) as made:
+        yield made
+
+
+def half_open(node: TlsHost, number: int) -> socket.socket:
+    """Silent, half of a handshake; and, with a certificate of the cluster's authority for nobody it knows, as client or voter: no greeting,
+    half of one."""
+    plain = socket.create_connection(node.address, WAIT_S)
+    kind = number % 50
+    if kind not in (1, 2, 3):
+        with suppress(OSError):
+            plain.sendall(b"\x16\x03\x01\x02\x00\x01"[: 6 * (kind % 2)])
+        return plain
+    tls = node.authority.tls(STRANGER)()
+    context: ssl.SSLContext = tls.peer if kind == 3 else tls.client
+    try:
+        wrapped = context.wrap_socket(plain, server_hostname=node.service._node.node if node.service else None)
+        wrapped.sendall(b"\x00\x01\x00\x00ab"[: 6 * (kind == 2)])
+        return wrapped
+    except OSError:
+        return plain  # it was crowded out on the way
+
+
+def test_members_come_ask_and_renew_under_a_thousand_half_open_strangers(node: TlsHost) -> None:
+    assert node.service is not None
+    staying = MetaClient(node.places(READER, "client"), 40)
+    strangers: list[socket.socket] = []
+    try:
+        staying.start()
+        opened = staying.call(m.Propose(1, 0, 0, [], c.OpenSession(40, 1, READER, "boot", 1)), WAIT_S)
+        assert isinstance(opened, m.SessionOpened)
+        greetings = staying._core.connections
+        for wave in range(WAVES):
+            strangers += [half_open(node, number) for number in range(STRANGERS // WAVES)]
+            status = node.service.query(m.GetStatus())
+            assert isinstance(status, m.Status)
+            assert int(status.figures["port_handshakes"]) <= HANDSHAKES_MAX and int(status.figures["peers_incoming"]) <= PEERS_MAX
+            assert isinstance(staying.call(m.Renew(opened.session, opened.epoch, 0), WAIT_S), m.Done)
+            made = staying.call(m.Propose(10 + wave, opened.session, opened.epoch, [], c.Create(1, 1, b"%d" % wave, 0o100644, 0, 0)), WAIT_S)
+            assert isinstance(made, m.Found)
+            coming = MetaClient(node.places(MEMBER), 0)
+            coming.start()
+            assert isinstance(coming.call(m.GetVolumes(), WAIT_S), m.Volumes)
+            coming.close()
+        assert staying._core.connections == greetings, "a connection that stands is not concerned"
+    finally:
+        staying.close()
+        for stranger in strangers:
+            stranger.close()
