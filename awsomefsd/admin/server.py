@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 SERVICE_NAME = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 CALLS_MAX = 32  # at once; a mount or a follower holds one for as long as it takes
 FOLLOWERS_MAX = CALLS_MAX // 2
-CONNECTIONS_MAX = 128
+CONNECTIONS_MAX = 128  # of root and our own user; and as many of the members of the admin group
 CHUNK_BYTES = 64 * 1024
 INNER_DIRECTORY = "admin"
 
@@ -83,7 +83,7 @@ class Door:
         self._inner = inner
         self._group = grp.getgrnam(group).gr_gid if group else -1
         self._refused = refused
-        self._limit = trio.CapacityLimiter(CONNECTIONS_MAX)
+        self._limits = {ours: trio.CapacityLimiter(CONNECTIONS_MAX) for ours in (True, False)}  # nobody of the group keeps root out
         try:
             listener = sockets.listen_unix(path, 0o660 if group else 0o600, self._group)
         except OSError as err:
@@ -93,7 +93,7 @@ class Door:
 
     def admits(self, peer: sockets.Peer) -> bool:
         """Returns True for root, our own user, and members of the admin group."""
-        return peer.uid in (0, os.geteuid()) or (self._group >= 0 and self._group in peer.gids)
+        return _is_ours(peer) or (self._group >= 0 and self._group in peer.gids)
 
     async def serve(self) -> None:
         """Serves connections until it is cancelled, then removes the socket."""
@@ -112,7 +112,7 @@ class Door:
             )
             await outer.aclose()
             return
-        async with self._limit, outer:
+        async with self._limits[_is_ours(peer)], outer:
             try:
                 inner = _connect(self._inner)
             except OSError as err:
@@ -121,6 +121,10 @@ class Door:
             async with inner, trio.open_nursery() as nursery:
                 nursery.start_soon(_pump, inner, outer, nursery.cancel_scope)
                 await _pump(outer, inner, nursery.cancel_scope)
+
+
+def _is_ours(peer: sockets.Peer) -> bool:
+    return peer.uid in (0, os.geteuid())
 
 
 def _connect(path: Path) -> trio.SocketStream:

@@ -107,6 +107,30 @@ async def test_strangers_are_shown_out(inner: server.GrpcServer, monkeypatch: py
 
 
 @pytest.mark.trio
+async def test_members_of_the_group_that_hold_on_to_connections_keep_root_out_of_nothing(
+    inner: server.GrpcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 4)
+    group = grp.getgrgid(os.getgid())
+    member = sockets.Peer(1, 12_345, frozenset({group.gr_gid}))
+    async with opened(inner, group.gr_name) as (door, path, _refused):
+        real = server.sockets.peer_of
+        monkeypatch.setattr(server.sockets, "peer_of", lambda _sock: member)
+        held = []
+        for number in range(20):
+            with sockets.address(path) as place:
+                held.append(await trio.open_unix_socket(place))
+            if number < 4:
+                await held[-1].send_all(b"PRI * HTTP/2.0\r\n")
+        while door._limits[False].statistics().tasks_waiting < 16:
+            await trio.sleep(0.01)
+        monkeypatch.setattr(server.sockets, "peer_of", real)
+        assert (await trio.to_thread.run_sync(ask, path, "demo")).volume == "demo"
+        for one in held:
+            await one.aclose()
+
+
+@pytest.mark.trio
 async def test_root_ourselves_and_the_group_may_enter(inner: server.GrpcServer) -> None:
     group = grp.getgrgid(os.getgid())
     async with opened(inner, group.gr_name) as (door, path, _refused):
