@@ -3,19 +3,29 @@
 Keys are packed with fixed widths, so a number that does not fit would be an exception in the middle of `apply`: of an entry that is durable
 already, at this start and every later one.  Everything that enters the log passes here first.  The rules go by field name, which the
 commands keep to: a new field is a non-negative 63-bit number unless it is named below.
+
+Texts of a report have a bound too: the leader keeps them, makes an entry of them by itself, and lists those of all nodes in one answer.
 """
 
 from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from msgspec import Struct
 
 from awsomefsd.base.errors import ProtocolError
-from awsomefsd.base.limits import ATIMES_PER_ENTRY_MAX
+from awsomefsd.base.limits import (
+    ATIMES_PER_ENTRY_MAX,
+    DEVICE_REPORT_CHARACTERS_MAX,
+    NODE_REPORT_CHARACTERS_MAX,
+    REPORT_NAME_CHARACTERS_MAX,
+)
 from awsomefsd.meta.api import commands, messages
+from awsomefsd.meta.api.messages.devices import ReportDevices
+from awsomefsd.meta.api.messages.nodes import NodeReport
 
 _U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
 _WIDE = frozenset({"owner", "log", "mount"})  # random 64-bit numbers
@@ -86,8 +96,8 @@ def check(value: Any) -> None:
         inner = getattr(value, name)
         if inner is not None:
             check(inner)
-    if type(value) is commands.SetAtimes:
-        _check_atimes(value)
+    if type(value) in _CHECKS:
+        _CHECKS[type(value)](value)
     for name in rules.several:
         for inner in getattr(value, name):
             check(inner)
@@ -98,6 +108,30 @@ def _check_atimes(value: commands.SetAtimes) -> None:
     if len(value.atimes) > ATIMES_PER_ENTRY_MAX or not all(0 <= ino <= _I63 and low <= time_ns <= high for ino, time_ns in value.atimes):
         raise ProtocolError("SetAtimes: a number is out of range, or there are too many")
 
+
+def _check_figures(value: messages.Report) -> None:
+    if any(len(name) > REPORT_NAME_CHARACTERS_MAX for name in value.figures):
+        raise ProtocolError(f"Report: a name has more than {REPORT_NAME_CHARACTERS_MAX} characters")
+
+
+def _check_devices(value: ReportDevices) -> None:
+    _bound("ReportDevices", DEVICE_REPORT_CHARACTERS_MAX, (text for one in value.sightings for text in (one.uuid, one.path, one.state)))
+
+
+def _check_node(value: NodeReport) -> None:
+    texts = (value.boot_id, value.version, value.name, value.control, value.metadata, value.bundle, value.issuer)
+    _bound("NodeReport", NODE_REPORT_CHARACTERS_MAX, (*texts, *value.labels, *value.labels.values()))
+
+
+def _bound(what: str, most: int, texts: Iterable[str]) -> None:
+    characters = sum(map(len, texts))
+    if characters > most:
+        raise ProtocolError(f"{what}: {characters} characters; {most} is the most")
+
+
+_CHECKS: dict[type, Callable[[Any], None]] = {
+    commands.SetAtimes: _check_atimes, messages.Report: _check_figures, ReportDevices: _check_devices, NodeReport: _check_node,
+}  # fmt: skip
 
 for _type in (*typing.get_args(messages.Body), *typing.get_args(commands.AnyCommand)):
     _RULES[_type] = _Rules(_type)

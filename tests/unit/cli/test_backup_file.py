@@ -18,7 +18,7 @@ class Daemon:
     def __enter__(self) -> Daemon:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_error: object) -> None:
         pass
 
     def backup(self) -> list[bytes]:
@@ -50,7 +50,7 @@ def test_a_backup_goes_into_a_file_of_its_own(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_name_that_comes_back_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok: path.symlink_to(tmp_path / "elsewhere"))
+    monkeypatch.setattr(Path, "unlink", lambda path, **_words: path.symlink_to(tmp_path / "elsewhere"))
     with pytest.raises(FileExistsError):
         durable.create(tmp_path / "secret")
     assert not (tmp_path / "elsewhere").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import socket
 import ssl
@@ -14,6 +15,7 @@ import pytest
 from awsomefsd.base.limits import HANDSHAKES_MAX, PEERS_MAX
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.messages import devices, nodes
 from awsomefsd.meta.client.client import MetaClient
 from tests.rigs.metadata_port import MEMBER, READER, STRANGER, WAIT_S, TlsHost, tls_host
 from tests.rigs.voter_certificates import Authority
@@ -69,7 +71,9 @@ def test_members_come_ask_and_renew_under_a_thousand_half_open_strangers(node: T
             assert isinstance(status, m.Status)
             assert int(status.figures["port_handshakes"]) <= HANDSHAKES_MAX and int(status.figures["peers_incoming"]) <= PEERS_MAX
             assert isinstance(staying.call(m.Renew(opened.session, opened.epoch, 0), WAIT_S), m.Done)
-            made = staying.call(m.Propose(10 + wave, opened.session, opened.epoch, [], c.Create(1, 1, b"%d" % wave, 0o100644, 0, 0)), WAIT_S)
+            made = staying.call(
+                m.Propose(10 + wave, opened.session, opened.epoch, [], c.Create(1, 1, b"%d" % wave, 0o100644, 0, 0)), WAIT_S
+            )
             assert isinstance(made, m.Found)
             coming = MetaClient(node.places(MEMBER), 0)
             coming.start()
@@ -80,3 +84,41 @@ def test_members_come_ask_and_renew_under_a_thousand_half_open_strangers(node: T
         staying.close()
         for stranger in strangers:
             stranger.close()
+
+
+def report(**said: object) -> nodes.NodeReport:
+    plain = {"node": READER, "boot_id": "boot", "version": "1", "level": 1, "name": "n", "control": "", "metadata": "", "labels": {}}
+    return nodes.NodeReport(**{**plain, "carries": False, **said})  # type: ignore[arg-type]
+
+
+HUGE = "x" * (3 << 20)
+
+
+@pytest.mark.parametrize(
+    "said", [{"name": HUGE}, {"control": HUGE}, {"version": HUGE}, {"labels": {HUGE: ""}}, {"bundle": HUGE}, {"issuer": HUGE}]
+)
+def test_a_report_of_a_node_has_bounds(node: TlsHost, said: dict[str, object]) -> None:
+    """The row that it changes is an entry, and all nodes are listed in one answer: it ended the leader's service, or all administration."""
+    assert node.service is not None
+    wire = node.wire(node.authority.tls(READER, "client"))
+    wire.greet()
+    assert isinstance(wire.ask(report()), nodes.NodeOrders)
+    reply = wire.ask(report(**said))
+    assert isinstance(reply, m.Failed) and reply.errno == errno.EINVAL
+    other = node.wire(node.authority.tls(MEMBER))
+    other.greet()
+    assert isinstance(other.ask(nodes.ListNodes()), nodes.Nodes) and not node.service.failed.is_set()
+    wire.close()
+    other.close()
+
+
+def test_reports_of_devices_and_workers_have_bounds(node: TlsHost) -> None:
+    wire = node.wire(node.authority.tls(READER, "client"))
+    wire.greet(40)
+    assert isinstance(wire.ask(devices.ReportDevices(READER, [devices.Sighting("uuid", HUGE, 1, "ok")])), m.Failed)
+    assert isinstance(wire.ask(m.Report({HUGE: 1})), m.Failed)
+    other = node.wire(node.authority.tls(MEMBER))
+    other.greet()
+    assert isinstance(other.ask(devices.GetSightings()), devices.Sightings) and isinstance(other.ask(m.GetReports()), m.Reports)
+    wire.close()
+    other.close()
