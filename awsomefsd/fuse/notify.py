@@ -90,6 +90,17 @@ class Notifier:
             self._send(_INC_EPOCH)
         return True
 
+    def forget_told(self, inos: list[int], pages: bool) -> None:
+        """Makes the kernel forget all names, and the attributes of `inos`; `pages`: queues their pages too.
+
+        Names stay for the time that they were told for where the kernel has no INC_EPOCH, or it would unmount.
+        """
+        self.forget_names()
+        for ino in inos:
+            self.forget_attributes(ino)
+        if pages:
+            self._put(inos)
+
     def forget_pages(self, ino: int) -> None:
         """Makes the kernel forget attributes and all pages.
 

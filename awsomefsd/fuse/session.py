@@ -11,6 +11,9 @@ entry that carries the request.  In between both copies exist; a successor takes
 *A request that finds no room in the park area* keeps its slot until the end, and its reader with it.  That is the back-pressure: the other
 readers go on, and when all wait the kernel queues.  The last part of the area is kept for requests that are no WRITE.
 
+Behind a reply of which the kernel remembers something the filesystem is asked whether the kernel may still believe it: this thread may have
+been stopped before it wrote the reply, beyond the time that the reply promises.
+
 INTERRUPT may overtake the request that it names, so its unique is remembered and looked up once the wait has begun.
 
 An exception of a handler is answered (handlers.Failures); no request ends a thread.  A reply the kernel does not want (ENOENT: it dropped
@@ -44,7 +47,7 @@ from awsomefsd.fuse.parked_requests import ParkArea, ParkEntry
 from awsomefsd.fuse.slots import Slot, SlotArea
 from awsomefsd.fuse.takeover import Takeover
 from awsomefsd.vfs.api.context import Context
-from awsomefsd.vfs.api.filesystem import Filesystem
+from awsomefsd.vfs.api.filesystem import Filesystem, Promise
 
 __all__ = ["Overrides", "Session"]
 
@@ -52,6 +55,8 @@ log = logging.getLogger("awsomefsd.fuse")
 
 INTERRUPTS_REMEMBERED = 256
 LONG_REQUEST_BYTES = 32 * 1024  # a WRITE of more is copied and checksummed for so long that the next reader may begin
+_NAMES = (Opcode.LOOKUP, Opcode.READDIRPLUS, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE)
+REMEMBERED = frozenset((*_NAMES, Opcode.GETATTR, Opcode.SETATTR, Opcode.READ, Opcode.READLINK))  # the kernel keeps something of the reply
 READ_AGAIN = frozenset((errno.ENOENT, errno.EINTR, errno.EAGAIN))
 READ_ENDED = frozenset((errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN))
 _BODY_AT = abi.IN_HEADER.size
@@ -282,6 +287,7 @@ class Session:
         value: Any = None
         op: Any = None
         error: Exception | None = None
+        ctx.nodeid = nodeid
         hit("request.execute.before")
         try:
             row = self._table[opcode] if opcode < abi.OPCODES else self._table[0]
@@ -345,19 +351,29 @@ class Session:
                     self.failures.reply(self.fs, opcode, ctx, error)
                 held.free()
                 return
+            promise = self.fs.promise() if opcode in REMEMBERED else None
             if error is None:
                 try:
                     self.deliver(held, ctx, encode(self.fs, ctx, value), stored)
-                    return
                 except Exception as err:
                     error = err
-            assert error is not None
-            self.deliver(held, ctx, self.failures.reply(self.fs, opcode, ctx, error), stored)
+            if error is not None:
+                value = None
+                self.deliver(held, ctx, self.failures.reply(self.fs, opcode, ctx, error), stored)
+            if promise is not None:
+                self._delivered(promise, opcode, ctx, value)
         except Exception as err:
             log.exception("request %d (opcode %d) was not answered", ctx.unique, opcode)
             self.write(ctx.wire_unique, abi.pack_error(ctx.wire_unique, getattr(err, "errno", None) or errno.EIO))
             held.free()
             self.settle(ctx.unique)
+
+    def _delivered(self, promise: Promise, opcode: int, ctx: Context, value: Any) -> None:
+        """This thread may have been stopped before it wrote the reply, however long."""
+        try:
+            self.fs.delivered(promise, ctx, value, pages=opcode == Opcode.READ)
+        except Exception:
+            log.exception("request %d was answered, and the kernel may believe the answer for too long", ctx.unique)
 
     def deliver(self, held: RequestMemory, ctx: Context, reply: Reply, stored: bool) -> None:
         """Stores the reply if it must not be computed again, writes it, and frees the memory of the request, in this order."""

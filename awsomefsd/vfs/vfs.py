@@ -2,7 +2,9 @@
 
 Every method returns its result, or Steps (base/wait.py) where it has to wait; it raises errors.Error with the errno of the system call.
 A worker whose session may have run out answers nothing from its caches: `served` lets such requests wait until the session is renewed or
-replaced, so what the kernel is told was true within the session.  A mount may ask for an error instead (vfs/ops/lease_loss.py).
+replaced, so what the kernel is told was true within the session.  The fence is looked at again when there is an answer: what only asks is
+asked again (`_answered`), a write is acknowledged when its session is good (vfs/ops/writing.py).  And it is looked at once more when the
+kernel has the reply (`delivered`).  A mount may ask for an error instead (vfs/ops/lease_loss.py).
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
+from awsomefsd.base.clock import boot_ns
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import TRUNCATE_BIT, Attr
 from awsomefsd.base.wait import GENERATORS, Payload, Steps, keeping
 from awsomefsd.io.file.write_through import WriteThrough
 from awsomefsd.meta.client.metadata import Metadata
 from awsomefsd.vfs.api.context import Context, Opened
+from awsomefsd.vfs.api.filesystem import Promise
 from awsomefsd.vfs.ops.attributes import AttributeOps
 from awsomefsd.vfs.ops.data import DataOps, DataPolicy
 from awsomefsd.vfs.ops.data_leased import LeasedData
@@ -32,6 +36,7 @@ from awsomefsd.vfs.ops.writing import DirtyWrites, ThroughWrites
 from awsomefsd.vfs.state.mount_state import MountState
 
 KERNEL_TTL_NS_MAX = 10_000_000_000
+LATE_NS = 1_000_000_000  # a reply may be so long on its way to the kernel: within what is left of a lease when its worker stops
 
 
 class Vfs:
@@ -52,18 +57,18 @@ class Vfs:
         attributes = AttributeOps(mount, data)
         ranges = RangeOps(mount, data, known)
         self._data = data
-        served = self._served
-        self.lookup, self.readlink = served(names.lookup), served(names.readlink)
+        served, answered = self._served, self._answered
+        self.lookup, self.readlink = answered(names.lookup), answered(names.readlink)
         self.mknod, self.mkdir, self.symlink = served(names.mknod), served(names.mkdir), served(names.symlink)
         self.create, self.tmpfile, self.link = served(names.create), served(names.tmpfile), served(names.link)
         self.unlink, self.rmdir, self.rename = served(names.unlink), served(names.rmdir), served(names.rename)
-        self.opendir, self.readdir, self.releasedir = served(names.opendir), served(names.readdir), names.releasedir
+        self.opendir, self.readdir, self.releasedir = served(names.opendir), answered(names.readdir), names.releasedir
         self.forget = names.forget
-        self.getattr, self.setattr = served(attributes.getattr), served(attributes.setattr)
-        self.getxattr, self.setxattr = served(attributes.getxattr), served(attributes.setxattr)
-        self.listxattr, self.removexattr = served(attributes.listxattr), served(attributes.removexattr)
-        self.open, self.read, self.write = served(data.open), served(data.read), served(data.write)
-        self.fallocate, self.lseek, self.copy_file_range = served(ranges.fallocate), served(ranges.lseek), served(ranges.copy_file_range)
+        self.getattr, self.setattr = answered(attributes.getattr), served(attributes.setattr)
+        self.getxattr, self.setxattr = answered(attributes.getxattr), served(attributes.setxattr)
+        self.listxattr, self.removexattr = answered(attributes.listxattr), served(attributes.removexattr)
+        self.open, self.read, self.write = served(data.open), answered(data.read), served(data.write)
+        self.fallocate, self.lseek, self.copy_file_range = served(ranges.fallocate), answered(ranges.lseek), served(ranges.copy_file_range)
         self.fsync, self.release, self.statfs = served(data.fsync), data.release, served(data.statfs)
         self.getlk, self.setlk = served(self.locks.getlk), served(self.locks.setlk)
         self.interrupt = self.locks.interrupt
@@ -97,6 +102,20 @@ class Vfs:
         """The time (ns) for LOOKUP and READDIRPLUS."""
         kernel = self.mount.caches.kernel
         return self.ttl_ns() if kernel is None else kernel.name_ttl_ns(parent, name, ino)
+
+    def promise(self) -> Promise:
+        return self._session.stamp(), boot_ns()
+
+    def delivered(self, promise: Promise, ctx: Context, value: Any, *, pages: bool) -> None:
+        """A timeout that the kernel was told counts from when it has the reply, and what it keeps of a reply it keeps from then on."""
+        stamp, since_ns = promise
+        if stamp and stamp == self._session.stamp() and boot_ns() - since_ns <= LATE_NS:
+            return
+        made = value[0] if isinstance(value, tuple) else value
+        inos = {ctx.nodeid, made.ino} if isinstance(made, Attr) else {ctx.nodeid}
+        if ctx.parent and not isinstance(made, Attr) and made is not None:  # a listing, which may be used up
+            inos.update(self.mount.caches.names.inode_numbers())
+        self.mount.caches.told_too_late(sorted(inos), pages=pages)
 
     def tell_orphans(self) -> None:
         """A predecessor died before it could tell of a last close, or hear that it had."""
@@ -155,16 +174,19 @@ class Vfs:
 
         return served
 
-    def _or_refused(self, method: Callable[..., Any], giving_up: GivingUp) -> Callable[..., Any]:
-        left_ns = self._session.left_ns
+    def _or_refused(self, method: Callable[..., Any], giving_up: GivingUp, *, asks: bool = False) -> Callable[..., Any]:
+        stamp_now = self._session.stamp
         syncs = method == self._data.fsync
 
         def served(ctx: Context, *args: Any) -> Any:
-            if left_ns() <= 0:
+            stamp = stamp_now()
+            if not stamp:
                 raise self._session.over or timed_out()
             # it may go on when its request has been answered: with bytes of its own
             result = method(ctx, *(memoryview(bytes(arg)) if type(arg) is memoryview else arg for arg in args))
             if type(result) not in GENERATORS:
+                if asks and stamp_now() != stamp:
+                    raise self._session.over or timed_out()
                 return result
             synced = args[0] if syncs else 0
             result = giving_up.bounded(ctx.unique, result, lambda value, error: self._ended_late(ctx.unique, value, error, synced))
@@ -174,6 +196,53 @@ class Vfs:
             return result
 
         return served
+
+    def _answered(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """For what only asks: if the lease has run out, or a session was replaced, before there is an answer, it is asked again."""
+        stamp_now = self._session.stamp
+        if self._giving_up is not None:
+            return self._or_refused(method, self._giving_up, asks=True)
+
+        def answered(*args: Any) -> Any:
+            stamp = stamp_now()
+            if not stamp:
+                return self._asked_again(method, args, 0, None)
+            try:
+                result = method(*args)
+            except FsError:
+                if stamp_now() == stamp:
+                    raise
+                return self._asked_again(method, args, 0, None)
+            if type(result) in GENERATORS or stamp_now() != stamp:
+                return self._asked_again(method, args, stamp, result)
+            return result
+
+        return answered
+
+    def _asked_again(self, method: Callable[..., Any], args: tuple[Any, ...], stamp: int, result: Any) -> Steps:
+        """`result`: as of the time of `stamp`, perhaps Steps; for stamp 0 there is none."""
+        session = self._session
+        while True:
+            failed: FsError | None = None
+            if stamp:
+                try:
+                    if type(result) in GENERATORS:
+                        result = yield from result
+                except FsError as err:
+                    failed = err
+                if session.stamp() == stamp:
+                    if failed is not None:
+                        raise failed
+                    return result
+            while (renewed := session.renewed()) and not (stamp := session.stamp()):  # asked for first, or it may be missed
+                yield renewed
+                yield OnIoThread(self._pool)  # see _when_renewed
+            try:
+                result = method(*args)
+            except FsError:
+                if session.stamp() == stamp:
+                    raise
+                stamp = 0
 
     def _when_renewed(self, method: Callable[..., Any], args: tuple[Any, ...]) -> Steps:
         for at, arg in enumerate(args):

@@ -56,6 +56,7 @@ def build_mount_caches(
     if not config.shared:
         atimes.policy = flags.atime
     caches = Caches(names, atimes, modes, WholePages(doubted=not link.start_message["fresh"]), leases, kernel)
+    caches.tells(notifier.forget_told)
     if not config.shared:  # else the kernel keeps attributes under leases, or not at all
         caches.forget_attributes = notifier.forget_attributes
     return MountCaches(caches, notifier, recalls)

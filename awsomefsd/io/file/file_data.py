@@ -41,6 +41,10 @@ GENERATIONS = 1 << 32  # what a dirty record can tell apart
 log = logging.getLogger("awsomefsd.files")
 
 
+def _always() -> bool:
+    return True
+
+
 class FileState:
     """One inode's data.  Thread-safe where not said otherwise; `lock` guards all of it and is never held over I/O or a request."""
 
@@ -121,16 +125,27 @@ class FileState:
         return not self.extents.knows(start, min(end, self.size))
 
     def store(
-        self, log: DirtyLog, offset: int, data: memoryview, unique: int, time_ns: int, *, append: bool = False, recall: bool = False
+        self,
+        log: DirtyLog,
+        offset: int,
+        data: memoryview,
+        unique: int,
+        time_ns: int,
+        *,
+        append: bool = False,
+        recall: bool = False,
+        may: Callable[[], bool] = _always,
     ) -> bool:
         """Appends one write to the dirty log; returns False if it has no room, this state was forgotten, or the lease it needs is not held.
+
+        `may` is asked with the lock held: False, and nothing is appended.
 
         `append`: at the end of the file instead of `offset`.  The lock is held from the sequence number to the list: the machine ignores
         what is older than the newest committed sequence of an inode, so two writes of one file (write-back sends several at once) may not
         change places in between.
         """
         with self.lock:
-            if self.forgotten or self.token is None:
+            if self.forgotten or self.token is None or not may():
                 return False
             at = self.size if append else offset
             record = log.append_write(self.ino, at, data, unique, time_ns, self.generation, recall=recall, token=self.token)
@@ -263,6 +278,12 @@ class FileTable:
     def every(self) -> list[FileState]:
         with self._lock:
             return list(self._states.values())
+
+    def wait_for_stores(self) -> None:
+        """Blocks until every record that is just being stored is there: who asks from now on whether it may finds that it may not."""
+        for state in self.every():
+            with state.lock:
+                pass
 
     def dirty_states(self) -> list[FileState]:
         with self._lock:

@@ -14,6 +14,7 @@ from awsomefsd.base.wait import Steps
 from awsomefsd.vfs.api.context import Context, Opened, SetAttrIn
 
 T = TypeVar("T")
+Promise = tuple[int, int]  # the session's stamp, and when it was read (ns of CLOCK_BOOTTIME)
 Result = Union[T, Steps]
 
 
@@ -28,6 +29,15 @@ class FilesystemSession(Protocol):
 
     def name_ttl_ns(self, parent: int, name: bytes, ino: int) -> int:
         """As `ttl_ns`, for a name that LOOKUP or READDIRPLUS says; `ino` 0: that there is none."""
+
+    def promise(self) -> Promise:
+        """To be asked for before a reply is made that the kernel may remember."""
+
+    def delivered(self, promise: Promise, ctx: Context, value: Any, *, pages: bool) -> None:
+        """The kernel has that reply: what it may not believe any more, because the reply was on its way for too long, it is told to forget.
+
+        `value`: the result in it; None for an error.  `pages`: it has data that the kernel keeps.
+        """
 
     def interrupt(self, unique: int) -> None:
         """The caller of a waiting request got a signal."""

@@ -64,6 +64,7 @@ from awsomefsd.vfs.ops.writing import (
     drop_capability,
     kill_suidgid,
     store_when_room,
+    stored,
     sync,
 )
 from awsomefsd.vfs.state.mount_state import MountState
@@ -137,6 +138,7 @@ class LeasedData:
     # --- write -----------------------------------------------------------------------------------------------------------------
     def write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> int | Steps:
         mount = self._mount
+        stamp = mount.session.lease.stamp()
         mount.session.check_handle(fh)
         append = ctx.open_flags & os.O_APPEND != 0 and not write_flags & WRITE_CACHE
         if not append and offset + len(data) > FILE_BYTES_MAX:
@@ -149,7 +151,7 @@ class LeasedData:
                 attr = mount.caches.names.attr(ino)
                 held = attr is not None and not attr.mode & 0o6000
             if held and self._buffer(ctx.unique, state, offset, data, append):
-                return len(data) if mount.session.lease.left_ns() > 0 else keeping(data, self._stored(fh, len(data)))
+                return len(data) if stamp and mount.session.lease.stamp() == stamp else keeping(data, stored(mount, fh, len(data)))
         return self._write(ctx, ino, fh, offset, data, write_flags)
 
     def _write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> Steps:
@@ -172,20 +174,12 @@ class LeasedData:
                 killed = True
                 continue
             if (yield from self._store_under(ctx.unique, state, offset, data, append)):
-                return (yield from self._stored(fh, len(data)))
+                return (yield from stored(mount, fh, len(data)))
 
         def make(token: tuple[int, int], on_decided: OnDecided | None) -> Write:
             return Write(ctx.unique, ino, offset, data, token, on_decided, append=append, kill_suidgid=kill)
 
         return (yield from self._through.write(fh, ino, make))
-
-    def _stored(self, fh: int, length: int) -> Steps:
-        """It is in the dirty log: say so while the lease under which it was accepted is good."""
-        mount = self._mount
-        while (renewed := mount.session.lease.renewed()) and mount.session.lease.left_ns() <= 0:
-            yield renewed
-        mount.session.check_handle(fh)
-        return length
 
     def _buffer(self, unique: int, state: FileState, offset: int, data: memoryview, append: bool) -> bool:
         """One dirty record, if space is reserved, the dirty log has room and the lease is held."""

@@ -8,10 +8,10 @@ from typing import Any
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import FILE_BYTES_MAX
 from awsomefsd.base.types import Attr
-from awsomefsd.base.wait import Payload, Steps
+from awsomefsd.base.wait import Payload, Steps, keeping
 from awsomefsd.vfs.api.context import Context
 from awsomefsd.vfs.ops.reading import Reading
-from awsomefsd.vfs.ops.writing import WRITE_KILL_SUIDGID, DirtyWrites, kill_suidgid
+from awsomefsd.vfs.ops.writing import WRITE_KILL_SUIDGID, DirtyWrites, Serving, kill_suidgid, stored
 from awsomefsd.vfs.state.mount_state import MountState
 
 
@@ -52,11 +52,12 @@ class WholeData:
             raise FsError(errno.EFBIG)
         attr = mount.caches.names.attr(ino)
         session = mount.session
+        stamp = session.lease.stamp()
         if attr is None or fh in session.failed_handles or session.recovering or (write_flags & WRITE_KILL_SUIDGID and attr.mode & 0o6000):
             return self._write(ctx, ino, fh, offset, data, write_flags)
-        if not self._dirty.store(ctx.unique, attr, offset, data):
+        if not self._dirty.store(ctx.unique, attr, offset, data, may=Serving(mount, fh)):
             return self._write(ctx, ino, fh, offset, data, write_flags)
-        return len(data)
+        return len(data) if stamp and session.lease.stamp() == stamp else keeping(data, stored(mount, fh, len(data)))
 
     def _write(self, ctx: Context, ino: int, fh: int, offset: int, data: memoryview, write_flags: int) -> Steps:
         mount = self._mount
@@ -68,7 +69,7 @@ class WholeData:
         if write_flags & WRITE_KILL_SUIDGID:
             yield from kill_suidgid(mount, attr)
         yield from self._dirty.write(ctx.unique, attr, offset, data, fh)
-        return len(data)
+        return (yield from stored(mount, fh, len(data)))
 
     def closing(self, ino: int, fh: int) -> Steps | None:
         return None

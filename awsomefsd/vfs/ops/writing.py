@@ -7,6 +7,7 @@ import errno
 import stat
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from awsomefsd.base.errors import Error, Fenced, FsError
@@ -70,6 +71,42 @@ def drop_capability(mount: MountState, attr: Attr) -> Steps:
     mount.caches.names.put(reply.attr)
 
 
+def stored(mount: MountState, fh: int, length: int) -> Steps:
+    """It is in the dirty log, and the lease may have run out since: says so while the session under which it was accepted is good.
+
+    Returns `length`.  Raises FsError(EIO) if that session was lost.
+    """
+    while (renewed := mount.session.lease.renewed()) and mount.session.lease.left_ns() <= 0:
+        yield renewed
+    mount.session.check_handle(fh)
+    return length
+
+
+class Serving:
+    """Says whether a write through one handle may be stored now; asked under the lock of the file's state.
+
+    A new session is taken up only when those that were told yes have stored (FileTable.wait_for_stores).  A refusal is remembered: what the
+    caller looked at before is to be looked at again.
+    """
+
+    __slots__ = ("_fh", "_session", "refused")
+
+    def __init__(self, mount: MountState, fh: int) -> None:
+        self._session = mount.session
+        self._fh = fh
+        self.refused = False
+
+    def __call__(self) -> bool:
+        session = self._session
+        if session.lease.left_ns() > 0 and self._fh not in session.failed_handles:
+            return True
+        self.refused = True
+        return False
+
+    def goes_on(self) -> bool:
+        return not self.refused
+
+
 def store_when_room(
     mount: MountState,
     length: int,
@@ -117,18 +154,20 @@ class DirtyWrites:
     def __init__(self, mount: MountState) -> None:
         self._mount = mount
 
-    def store(self, unique: int, attr: Attr, offset: int, data: memoryview, time_ns: int | None = None) -> bool:
-        """One dirty record, if space is reserved and the dirty log has room; what the record stores survives this process."""
+    def store(
+        self, unique: int, attr: Attr, offset: int, data: memoryview, time_ns: int | None = None, may: Callable[[], bool] = always
+    ) -> bool:
+        """One dirty record, if space is reserved, the dirty log has room, and it `may`; what the record stores survives this process."""
         mount = self._mount
         if attr.mode & 0o170000 != stat.S_IFREG:
             raise FsError(errno.EINVAL, "only regular files are written")
         now_ns = time.time_ns() if time_ns is None else time_ns
-        return mount.buffered.reservation.spend(record_space(len(data)), lambda: self._record(attr, offset, data, unique, now_ns))
+        return mount.buffered.reservation.spend(record_space(len(data)), lambda: self._record(attr, offset, data, unique, now_ns, may))
 
-    def _record(self, attr: Attr, offset: int, data: memoryview, unique: int, time_ns: int) -> bool:
+    def _record(self, attr: Attr, offset: int, data: memoryview, unique: int, time_ns: int, may: Callable[[], bool]) -> bool:
         mount = self._mount
         hit("dirty.store.before")
-        while not (state := mount.file(attr)).store(mount.buffered.dirty, offset, data, unique, time_ns):
+        while not (state := mount.file(attr)).store(mount.buffered.dirty, offset, data, unique, time_ns, may=may):
             if not state.forgotten:
                 return False
         hit("dirty.store.after")
@@ -137,20 +176,22 @@ class DirtyWrites:
         return True
 
     def write(self, unique: int, attr: Attr, offset: int, data: memoryview, fh: int) -> Steps:
-        """`store`, waiting for room and space."""
+        """`store`, waiting for room, for space and for the session.  Raises FsError(EIO) once the handle's session is lost."""
         mount = self._mount
-
-        def go_on() -> bool:
+        while True:
             mount.session.check_handle(fh)
-            return True
-
-        yield from store_when_room(
-            mount,
-            len(data),
-            lambda: self.store(unique, attr, offset, data),
-            session_replaced=go_on,
-            allocated=lambda: self._write_allocated(unique, attr, offset, data, fh),
-        )
+            serving = Serving(mount, fh)
+            done = yield from store_when_room(
+                mount,
+                len(data),
+                partial(self.store, unique, attr, offset, data, may=serving),
+                may=serving.goes_on,
+                session_replaced=lambda: False,
+                allocated=lambda: self._write_allocated(unique, attr, offset, data, fh),
+            )
+            if done:
+                return
+            yield from stored(mount, fh, 0)
 
     def _write_allocated(self, unique: int, attr: Attr, offset: int, data: memoryview, fh: int) -> Steps:
         """Nothing can be reserved, but fallocate(2) may have kept space for this range: true if so, and the write is stored."""
@@ -170,9 +211,12 @@ class DirtyWrites:
             mount.session.check_handle(fh)
         try:
             while True:
-                room = mount.buffered.flusher.room()
-                if self._record(attr, offset, data, unique, time.time_ns()):
+                room, serving = mount.buffered.flusher.room(), Serving(mount, fh)
+                if self._record(attr, offset, data, unique, time.time_ns(), serving):
                     return True
+                if serving.refused:
+                    yield from stored(mount, fh, 0)
+                    continue
                 mount.buffered.flusher.kick()
                 yield room
         except BaseException:

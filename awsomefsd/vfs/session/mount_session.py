@@ -50,11 +50,16 @@ class SessionLease:
         self._left_ns = left_ns
         self.fails = fails
         self._held = False
+        self._holds = 0
         self._renewed = Signal()
         self.over: FsError | None = None  # why it will never be served again
 
     def left_ns(self) -> int:
         return 0 if self._held or self.over is not None else self._left_ns()
+
+    def stamp(self) -> int:
+        """Returns a number that is the same as long as nothing that is remembered was given up with a session; 0: not served now."""
+        return self._holds + 1 if self.left_ns() > 0 else 0
 
     def end(self, error: FsError) -> None:
         """Ends with this error all that waits for the session, and all that asks for it from now on."""
@@ -86,6 +91,7 @@ class SessionLease:
     def hold(self) -> None:
         """From now on nothing is served, although there is a session: what we remember is of an older one.  Vfs.fenced follows."""
         self._held = True
+        self._holds += 1
 
     def release(self) -> None:
         """What we remember is of this session: those who waited look again."""
@@ -208,6 +214,7 @@ class SessionKeeper:
     def after_session_loss(self, opened: SessionOpened, *, changed_by_others: bool, locks_known: bool = True) -> None:
         """Decides what of the ended session may go on.  Without `locks_known` (the worker that knew them is dead) every handle is lost."""
         mount = self._mount
+        mount.buffered.files.wait_for_stores()
         new = (opened.session, opened.epoch, changed_by_others)
         log.warning("the session had ended; new one opened session=%d epoch=%d changed_by_others=%s", *new)
         if changed_by_others:

@@ -40,6 +40,9 @@ class SessionView(Protocol):
     over: FsError | None  # why there will never be one again
 
     def left_ns(self) -> int: ...
+    def stamp(self) -> int:
+        """The same number means: what was remembered then is still good; 0: nothing may be served now."""
+
     def renewed(self) -> Wait:
         """Ends when there is a valid lease again."""
 
@@ -155,6 +158,19 @@ class Caches:
         self.leases = leases  # of a shared mount that caches
         self.kernel = kernel
         self.forget_attributes: Callable[[int], None] = lambda ino: None  # makes the kernel forget them at once, without a wait
+        self._forget_told: Callable[[list[int], bool], None] = lambda inos, pages: None
+
+    def tells(self, forget_told: Callable[[list[int], bool], None]) -> None:
+        """`forget_told(inodes, pages)` makes the kernel forget all names, and these attributes, before it returns; pages later."""
+        self._forget_told = forget_told
+
+    def told_too_late(self, inos: list[int], *, pages: bool) -> None:
+        """The kernel was told something that may not be true any more, or for longer than it is promised.
+
+        Not of files that it reads through pages which need not be strict: the kernel would ignore attributes that are on their way.
+        """
+        kernel = self.kernel
+        self._forget_told([ino for ino in inos if kernel is None or not kernel.loose.reading(ino)], pages)
 
     def bytes_changed(self, before: Attr | None, after: Attr) -> None:
         """Lets the kernel know of set-ID bits that went with a change of the bytes, before it gets the answer.  `before`: None if unknown.

@@ -31,6 +31,7 @@ class DictFs:
         self.waiting = threading.Event()  # somebody waits for the gate
         self.executed: list[tuple[str, int]] = []  # method, unique
         self.replied_to: list[int] = []
+        self.delivered_to: list[tuple[int, int, bool]] = []
         self.interrupted: list[int] = []
         self.lock_waits: dict[int, Signal] = {}
         self.locks: dict[int, Lock] = {}
@@ -96,6 +97,12 @@ class DictFs:
         wait = self.lock_waits.get(unique)
         if wait is not None:
             wait.fire(error=FsError(errno.EINTR))
+
+    def promise(self) -> tuple[int, int]:
+        return 1, len(self.delivered_to)
+
+    def delivered(self, promise: tuple[int, int], ctx: Context, value: Any, *, pages: bool) -> None:
+        self.delivered_to.append((ctx.unique, ctx.nodeid, pages))
 
     def replied(self, unique: int) -> None:
         self.replied_to.append(unique)

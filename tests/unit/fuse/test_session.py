@@ -534,6 +534,33 @@ def test_random_requests_get_error_replies_only(seed: int) -> None:
         kernel.close()
 
 
+def test_the_filesystem_hears_when_the_kernel_has_a_reply_that_it_may_remember() -> None:
+    """Behind the reply, so that whatever came between its making and its writing is seen."""
+    kernel = Kernel()
+    fs = DictFs()
+    events: list[str] = []
+    try:
+        session = kernel.session(fs)
+        session.start()
+        write, fs.promise = session.write, lambda: events.append("promise") or (1, 1)  # type: ignore[func-returns-value, method-assign]
+        session.write = lambda *args: events.append("reply") or write(*args)  # type: ignore[func-returns-value, method-assign]
+        heard = threading.Semaphore(0)
+        fs.delivered = lambda promise, ctx, value, *, pages: (events.append(f"{ctx.nodeid} {pages}"), heard.release())  # type: ignore
+        for raw, error, told in (
+            (request(Opcode.LOOKUP, 2, 1, b"wait\0"), 0, "1 False"),
+            (request(Opcode.LOOKUP, 4, 1, b"none\0"), 0, "1 False"),  # a name that is not there may be remembered, too
+            (request(Opcode.GETATTR, 6, 2, abi.GETATTR_IN.pack(0, 0, 0)), 0, "2 False"),
+            (request(Opcode.READ, 8, 3, abi.READ_IN.pack(1, 0, 9, 0, 0, 0, 0)), 0, "3 True"),
+        ):
+            assert kernel.ask(raw)[1] == error
+            assert heard.acquire(timeout=60)
+            assert events == ["promise", "reply", told]
+            events.clear()
+        assert kernel.ask(request(Opcode.STATFS, 10))[1] == 0 and events == ["reply"]
+    finally:
+        kernel.close()
+
+
 # --- notifications ---------------------------------------------------------------------------------------------------------------
 
 

@@ -15,9 +15,11 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import SESSION_SELF_FENCE_MS
 from awsomefsd.base.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, ROOT_INO, TRUNCATE_BIT, Lock
 from awsomefsd.base.wait import Signal, Steps, block_on
+from awsomefsd.io.file.file_data import FileState
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.session_events import IgnoredEvents
+from awsomefsd.vfs import vfs as vfs_module
 from awsomefsd.vfs.api.context import CachePolicy, SetAttrIn
 from awsomefsd.vfs.ops.namespace import NamespaceOps
 from awsomefsd.vfs.ops.writing import WRITE_KILL_SUIDGID
@@ -114,6 +116,104 @@ def test_the_next_open_drops_the_pages_of_a_file_that_another_mount_may_have_cha
     assert r.call("open", other, READ).cache == CachePolicy.DROP
     made, opened = r.call("create", ROOT_INO, b"c", 0o644, os.O_RDWR)
     assert opened.cache == CachePolicy.KEEP == r.call("open", made.ino, READ).cache
+
+
+# --- the fence is looked at again behind what was done ----------------------------------------------------------------------------
+def once_lost(r: Rig, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, *changes: Any, after: bool = False) -> list[str]:
+    """The thread that calls it next is stopped there, until another mount has had the volume and changed it; what then, as events."""
+    real, events = getattr(place, name), []
+
+    def stopped(*args: Any, **kw: Any) -> Any:
+        if events:
+            return real(*args, **kw)
+        events.append("stopped")
+        value = real(*args, **kw) if after else None
+        lose_to_another(r, *changes)
+        return value if after else real(*args, **kw)
+
+    monkeypatch.setattr(place, name, stopped)
+    return events
+
+
+def test_a_read_whose_session_ends_before_its_reply_does_not_answer_from_it(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ino, fh = r.create(b"a")
+    r.write(ino, fh, 0, b"x" * BIG)
+    r.fsync(ino, fh)
+    stopped = once_lost(r, monkeypatch, r.mount.buffered.files, "read_into", c.SetAttr(1, ino, c.SET_SIZE, size=0), after=True)
+    assert error_of(r.read, ino, fh, 0, BIG) == errno.EIO and stopped, "its handle was lost with the session"
+    assert r.content(ino) == b""
+
+
+@pytest.mark.parametrize("what", ["getattr", "lookup", "nothing there"])
+def test_what_is_told_from_memory_is_not_of_a_session_that_ends_meanwhile(r: Rig, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    ino = r.file(b"a")
+    if what == "nothing there":
+        assert error_of(r.lookup, b"b") == errno.ENOENT
+        made = c.Create(1, ROOT_INO, b"b", 0o100600, 0, 0)
+        stopped = once_lost(r, monkeypatch, r.mount.caches.names, "find", made, after=True)
+        assert r.lookup(b"b").mode == 0o100600 and stopped
+        return
+    change = c.SetAttr(1, ino, c.SET_MODE, mode=0o600)
+    stopped = once_lost(r, monkeypatch, r.mount, "shown_from_memory", change, after=True)
+    seen = r.attr(ino) if what == "getattr" else r.lookup(b"a")
+    assert seen.mode & 0o777 == 0o600 and stopped
+
+
+@pytest.mark.parametrize("when", ["before it is stored", "before it is acknowledged"])
+def test_a_write_whose_session_ends_is_not_acknowledged(r: Rig, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """A fenced writer that wakes up: nothing of it lands over what the next one wrote, and what it had stored is put aside."""
+    ino, fh = r.create(b"a")
+    r.write(ino, fh, 0, b"before")
+    r.fsync(ino, fh)
+    theirs = c.SetAttr(1, ino, c.SET_MODE, mode=0o600)
+    if when == "before it is stored":
+        stopped = once_lost(r, monkeypatch, r.mount, "file", theirs)
+    else:
+        stopped = once_lost(r, monkeypatch, FileState, "store", theirs, after=True)
+    assert error_of(r.write, ino, fh, 0, b"LATE") == errno.EIO and stopped
+    r.flush()
+    assert r.content(ino) == b"before"
+    assert when == "before it is stored" or list(conflicts(r).values()) == [b"LATE"]
+
+
+def test_a_write_whose_lease_runs_out_is_acknowledged_when_it_is_renewed(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    ino, fh = r.create(b"a")
+    r.write(ino, fh, 0, b"....")  # with space reserved for the next
+    real = FileState.store
+
+    def store(state: FileState, *args: Any, **kw: Any) -> bool:
+        stored = real(state, *args, **kw)
+        r.lease_clock.advance(SESSION_SELF_FENCE_MS / 1_000 + 1)
+        return stored
+
+    monkeypatch.setattr(FileState, "store", store)
+    answer = r.vfs.write(r.ctx(), ino, fh, 0, memoryview(b"kept"), 0)
+    assert answer != 4 or r.mount.session.lease.left_ns() > 0, "else it was renewed meanwhile"
+    monkeypatch.undo()
+    r.worker.client._keeper.doubt()
+    assert finish(answer) == 4 and r.content(ino) == b"kept"
+
+
+@pytest.mark.parametrize("how", ["lost", "fenced", "late", "in time"])
+def test_the_kernel_forgets_what_reached_it_too_late(r: Rig, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timeout counts from when the kernel has the reply: the thread may have been stopped between its making and its writing."""
+    ino = r.file(b"a")
+    forgotten: list[tuple[list[int], bool]] = []
+    r.mount.caches.tells(lambda inos, pages: forgotten.append((inos, pages)))
+    ctx = r.ctx()
+    ctx.nodeid = ROOT_INO
+    promise = r.vfs.promise()
+    attr = r.lookup(b"a")
+    if how == "lost":
+        lose(r)
+    elif how == "fenced":
+        r.worker.client._keeper.end()
+    elif how == "late":
+        monkeypatch.setattr(vfs_module, "boot_ns", lambda: promise[1] + vfs_module.LATE_NS + 1)
+    r.vfs.delivered(promise, ctx, attr, pages=False)
+    ctx.nodeid = ino
+    r.vfs.delivered(promise, ctx, [b"data"], pages=True)
+    assert forgotten == ([] if how == "in time" else [([ROOT_INO, ino], False), ([ino], True)])
 
 
 # --- nobody else was here -------------------------------------------------------------------------------------------------
