@@ -14,7 +14,8 @@ readers go on, and when all wait the kernel queues.  The last part of the area i
 Behind a reply of which the kernel remembers something the filesystem is asked whether the kernel may still believe it: this thread may have
 been stopped before it wrote the reply, beyond the time that the reply promises.
 
-INTERRUPT may overtake the request that it names, so its unique is remembered and looked up once the wait has begun.
+INTERRUPT may overtake the request that it names, so its unique is remembered and looked up once the wait has begun.  It ends a wait for a
+lock, and lets a caller go that is being killed (killed_callers.py).
 
 An exception of a handler is answered (handlers.Failures); no request ends a thread.  A reply the kernel does not want (ENOENT: it dropped
 the request, or has the answer already) is harmless.  ENODEV from readv says that the mount is gone: the readers end.
@@ -42,6 +43,7 @@ from awsomefsd.fuse.control_area import ControlArea, Negotiated
 from awsomefsd.fuse.encode import PIECES_MAX, Reply
 from awsomefsd.fuse.handlers import Failures, Row, table
 from awsomefsd.fuse.inherited_requests import UNIQUE_MASK, InheritedRequests, RequestMemory
+from awsomefsd.fuse.killed_callers import KilledCallers
 from awsomefsd.fuse.negotiate import Overrides, agree, pack_init, pack_major_only, read_offer
 from awsomefsd.fuse.parked_requests import ParkArea, ParkEntry
 from awsomefsd.fuse.slots import Slot, SlotArea
@@ -57,6 +59,7 @@ INTERRUPTS_REMEMBERED = 256
 LONG_REQUEST_BYTES = 32 * 1024  # a WRITE of more is copied and checksummed for so long that the next reader may begin
 _NAMES = (Opcode.LOOKUP, Opcode.READDIRPLUS, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE)
 REMEMBERED = frozenset((*_NAMES, Opcode.GETATTR, Opcode.SETATTR, Opcode.READ, Opcode.READLINK))  # the kernel keeps something of the reply
+NAME_CHANGES = frozenset((*_NAMES[2:], Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME, Opcode.RENAME2))
 READ_AGAIN = frozenset((errno.ENOENT, errno.EINTR, errno.EAGAIN))
 READ_ENDED = frozenset((errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN))
 _BODY_AT = abi.IN_HEADER.size
@@ -109,7 +112,7 @@ class Turn:
 class Pending:
     """A request whose Steps wait.  `step` is its Resume for each Wait, called by any thread; `ended` is set last of all."""
 
-    __slots__ = ("_op", "_session", "ctx", "ended", "held", "opcode")
+    __slots__ = ("_op", "_session", "ctx", "ended", "held", "is_over", "opcode")
 
     def __init__(self, session: Session, held: RequestMemory, opcode: int, ctx: Context, op: Any) -> None:
         self._session = session
@@ -118,6 +121,7 @@ class Pending:
         self.opcode = opcode
         self.ctx = ctx
         self.ended = Ended()
+        self.is_over = False
 
     def begin(self, wait: Wait) -> None:
         try:
@@ -139,6 +143,7 @@ class Pending:
             self.begin(wait)
 
     def _end(self, value: Any, error: Exception | None) -> None:
+        self.is_over = True
         try:
             self._session.finish(self.held, self.opcode, self.ctx, value, error)
         finally:
@@ -182,6 +187,8 @@ class Session:
         self._on_first_reply = on_first_reply
         self._reading = threading.Lock()
         self._interrupted: deque[int] = deque(maxlen=INTERRUPTS_REMEMBERED)
+        self._waiting: dict[int, Pending] = {}  # by unique
+        self._killed = KilledCallers(self._give_up)
         self._threads: list[threading.Thread] = []
         self._counts = [control.counter("fuse_unknown")] * abi.OPCODES
         for op in Opcode:
@@ -314,14 +321,23 @@ class Session:
             else:
                 held.seal()
                 self._kept_slots.add()
-        pending = Pending(self, held, opcode, ctx, op)
+        pending = self._waiting[ctx.unique] = Pending(self, held, opcode, ctx, op)
         pending.begin(wait)
         if ctx.unique in self._interrupted:
             try:
                 self.fs.interrupt(ctx.unique)
+                self._killed.signalled(pending)
             except Exception:
                 log.exception("request %d could not be interrupted", ctx.unique)
         return pending
+
+    def _give_up(self, pending: Pending) -> bool:
+        """Answers EINTR to a caller that is being killed; the request goes on.  False: the kernel has not taken it (yet)."""
+        ctx = pending.ctx
+        if not self.fs.may_give_up(names=pending.opcode in NAME_CHANGES):
+            return False
+        ctx.given_up = True  # before: it may end meanwhile, and its own answer find no caller
+        return self.write(ctx.wire_unique, abi.pack_error(ctx.wire_unique, errno.EINTR))
 
     def _parked(self, slot: Slot, opcode: int, wait: Wait) -> ParkEntry | None:
         """Copies the request to the park area and frees the slot; returns None where the request keeps its slot."""
@@ -341,6 +357,7 @@ class Session:
 
     def finish(self, held: RequestMemory, opcode: int, ctx: Context, value: Any, error: Exception | None) -> None:
         """Answers a request that has ended, and frees its memory.  Any thread may call; never raises."""
+        self._waiting.pop(ctx.unique, None)
         try:
             if opcode >= abi.OPCODES:
                 opcode = 0
@@ -354,12 +371,15 @@ class Session:
             promise = self.fs.promise() if opcode in REMEMBERED else None
             if error is None:
                 try:
-                    self.deliver(held, ctx, encode(self.fs, ctx, value), stored)
+                    if not self.deliver(held, ctx, encode(self.fs, ctx, value), stored) and ctx.given_up:
+                        self.fs.abandoned(value)
                 except Exception as err:
                     error = err
             if error is not None:
                 value = None
                 self.deliver(held, ctx, self.failures.reply(self.fs, opcode, ctx, error), stored)
+            if ctx.given_up:  # the kernel took EINTR for the outcome: what it remembers from before may be wrong
+                promise = (0, 0)
             if promise is not None:
                 self._delivered(promise, opcode, ctx, value)
         except Exception as err:
@@ -375,28 +395,31 @@ class Session:
         except Exception:
             log.exception("request %d was answered, and the kernel may believe the answer for too long", ctx.unique)
 
-    def deliver(self, held: RequestMemory, ctx: Context, reply: Reply, stored: bool) -> None:
-        """Stores the reply if it must not be computed again, writes it, and frees the memory of the request, in this order."""
+    def deliver(self, held: RequestMemory, ctx: Context, reply: Reply, stored: bool) -> bool:
+        """Stores the reply if it must not be computed again, writes it, and frees the memory of the request, in this order.
+
+        Returns False where the kernel does not know the request (any more).
+        """
         if stored:
             assert type(reply) is bytes
             held.store_reply(reply)
             hit("request.reply.stored")
-        self.send(held, ctx.unique, ctx.wire_unique, reply)
+        taken = self.send(held, ctx.unique, ctx.wire_unique, reply)
         hit("request.reply.sent")
         if stored:
             self.settle(ctx.unique)
+        return taken
 
-    def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply) -> None:
-        """Writes a reply, and frees the memory of its request."""
+    def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply) -> bool:
+        """Writes a reply, and frees the memory of its request; returns as `write`."""
         inherited = self.inherited
-        if inherited is None:
-            self.write(wire_unique, reply)
+        taken = True
+        if inherited is None or not inherited.send(held, unique, reply):
+            taken = self.write(wire_unique, reply)
             held.free()
-            return
-        if not inherited.send(held, unique, reply):
-            self.write(wire_unique, reply)
-            held.free()
-        self._end_inherited()
+        if inherited is not None:
+            self._end_inherited()
+        return taken
 
     def _end_inherited(self) -> None:
         inherited = self.inherited
@@ -466,6 +489,9 @@ class Session:
         unique = abi.INTERRUPT_IN.unpack_from(body)[0] & UNIQUE_MASK
         self._interrupted.append(unique)  # first, so that a request which begins to wait now finds it
         fs.interrupt(unique)
+        pending = self._waiting.get(unique)
+        if pending is not None:
+            self._killed.signalled(pending)
 
 
 assert os.sysconf("SC_IOV_MAX") > PIECES_MAX

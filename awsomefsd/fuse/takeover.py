@@ -75,7 +75,7 @@ class Requests(Protocol):
     def write(self, unique: int, reply: Reply) -> bool:
         """Writes a reply; returns False where the kernel does not know the request (any more)."""
 
-    def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply) -> None:
+    def send(self, held: RequestMemory, unique: int, wire_unique: int, reply: Reply) -> bool:
         """Writes a reply under the unique that the kernel expects, and frees `held`, now or when the kernel takes the reply."""
 
     def settle(self, unique: int) -> None:

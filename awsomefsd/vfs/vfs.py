@@ -145,15 +145,21 @@ class Vfs:
             for unique in self._giving_up.fenced():
                 self.locks.interrupt(unique)
 
+    def may_give_up(self, *, names: bool) -> bool:
+        return not names or self.mount.shared or self.mount.caches.can_forget_names()
+
+    def abandoned(self, value: Any) -> None:
+        opened = value[-1] if isinstance(value, tuple) else value
+        if isinstance(opened, Opened):  # nobody was given the handle
+            file = self.mount.session.opens.get(opened.fh)
+            if file is not None:
+                self.mount.handle_closed(file.ino, opened.fh)
+                self._data.closed(self.mount.caches.names.attr(file.ino))
+
     def _ended_late(self, unique: int, value: Any, error: BaseException | None, synced: int) -> None:
         """A request that had been answered ETIMEDOUT; `synced`: the inode of an fsync."""
         mount = self.mount
-        opened = value[-1] if isinstance(value, tuple) else value
-        if isinstance(opened, Opened):  # nobody was given the handle
-            file = mount.session.opens.get(opened.fh)
-            if file is not None:
-                mount.handle_closed(file.ino, opened.fh)
-                self._data.closed(mount.caches.names.attr(file.ino))
+        self.abandoned(value)
         state = mount.buffered.files.get(synced)
         if state is not None and isinstance(error, FsError) and error.errno != errno.ETIMEDOUT:
             with state.lock:

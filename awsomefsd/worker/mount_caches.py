@@ -16,7 +16,7 @@ from awsomefsd.vfs.ops.recall_flush import RecallFlush
 from awsomefsd.vfs.session.mount_session import SessionLease
 from awsomefsd.vfs.state.atimes import NOATIME, Atimes, Policy
 from awsomefsd.vfs.state.freshness import Modes
-from awsomefsd.vfs.state.kernel_cache import KernelCache
+from awsomefsd.vfs.state.kernel_cache import INC_EPOCH_MINOR, KernelCache
 from awsomefsd.vfs.state.leased_names import LeasedNames
 from awsomefsd.vfs.state.mount_state import Caches
 from awsomefsd.vfs.state.names import NameCache, UncachedNames
@@ -56,7 +56,10 @@ def build_mount_caches(
     if not config.shared:
         atimes.policy = flags.atime
     caches = Caches(names, atimes, modes, WholePages(doubted=not link.start_message["fresh"]), leases, kernel)
-    caches.tells(notifier.forget_told)
+    caches.tells(
+        notifier.forget_told,
+        lambda: memory.kernel_minor() >= INC_EPOCH_MINOR and notifier.has_epoch and not notifier.nested(),
+    )
     if not config.shared:  # else the kernel keeps attributes under leases, or not at all
         caches.forget_attributes = notifier.forget_attributes
     return MountCaches(caches, notifier, recalls)

@@ -39,6 +39,12 @@ class FilesystemSession(Protocol):
         `value`: the result in it; None for an error.  `pages`: it has data that the kernel keeps.
         """
 
+    def may_give_up(self, *, names: bool) -> bool:
+        """Says whether the kernel can be made to forget what a request changes whose outcome it will not know; `names`: names too."""
+
+    def abandoned(self, value: Any) -> None:
+        """The result of a request whose caller is gone: a handle in it is nobody's."""
+
     def interrupt(self, unique: int) -> None:
         """The caller of a waiting request got a signal."""
 

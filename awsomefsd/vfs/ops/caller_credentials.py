@@ -9,11 +9,15 @@ open-file-description locks may end with EDEADLK there instead of waiting for ev
 from __future__ import annotations
 
 import os
+import signal
 import time
 from contextlib import suppress
 
 F_OFD_SETLKW = 38
 CAP_FSETID = 4
+_SIGKILL = 1 << (signal.SIGKILL - 1)
+_HARMLESS_SIGNALS = ("SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGWINCH")  # by default they end nothing
+_HARMLESS = sum(1 << (signal.Signals[name] - 1) for name in _HARMLESS_SIGNALS)
 _LOOKS_MAX = 20  # at a caller that has sent its request but does not sleep yet
 _PAUSE_S = 0.0001
 
@@ -38,6 +42,16 @@ def loses_set_ids(uid: int, tid: int) -> bool:
         return True
     value = _status(tid, b"CapEff:")
     return bool(value) and not int(value, 16) & 1 << CAP_FSETID
+
+
+def is_being_killed(tid: int) -> bool:
+    """Says whether a signal waits for the thread that ends its process; False where that cannot be seen from here.
+
+    SIGKILL alone would not do: the kernel adds that to another fatal signal only if no signal waits for the thread before.
+    """
+    fields = (b"SigPnd:", b"ShdPnd:", b"SigBlk:", b"SigIgn:", b"SigCgt:")
+    own, shared, blocked, ignored, caught = (int(_status(tid, name) or b"0", 16) for name in fields)
+    return bool(own & _SIGKILL or (own | shared) & ~(blocked | ignored | caught | _HARMLESS))
 
 
 def groups_of(tid: int) -> frozenset[int]:

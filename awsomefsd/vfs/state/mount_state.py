@@ -159,10 +159,12 @@ class Caches:
         self.kernel = kernel
         self.forget_attributes: Callable[[int], None] = lambda ino: None  # makes the kernel forget them at once, without a wait
         self._forget_told: Callable[[list[int], bool], None] = lambda inos, pages: None
+        self.can_forget_names: Callable[[], bool] = bool  # the kernel can be made to forget them at once
 
-    def tells(self, forget_told: Callable[[list[int], bool], None]) -> None:
+    def tells(self, forget_told: Callable[[list[int], bool], None], can_forget_names: Callable[[], bool] = bool) -> None:
         """`forget_told(inodes, pages)` makes the kernel forget all names, and these attributes, before it returns; pages later."""
         self._forget_told = forget_told
+        self.can_forget_names = can_forget_names
 
     def told_too_late(self, inos: list[int], *, pages: bool) -> None:
         """The kernel was told something that may not be true any more, or for longer than it is promised.

@@ -32,6 +32,7 @@ class DictFs:
         self.executed: list[tuple[str, int]] = []  # method, unique
         self.replied_to: list[int] = []
         self.delivered_to: list[tuple[int, int, bool]] = []
+        self.taken_back: list[Any] = []
         self.interrupted: list[int] = []
         self.lock_waits: dict[int, Signal] = {}
         self.locks: dict[int, Lock] = {}
@@ -103,6 +104,12 @@ class DictFs:
 
     def delivered(self, promise: tuple[int, int], ctx: Context, value: Any, *, pages: bool) -> None:
         self.delivered_to.append((ctx.unique, ctx.nodeid, pages))
+
+    def may_give_up(self, *, names: bool) -> bool:
+        return True
+
+    def abandoned(self, value: Any) -> None:
+        self.taken_back.append(value)
 
     def replied(self, unique: int) -> None:
         self.replied_to.append(unique)

@@ -17,12 +17,13 @@ import pytest
 from awsomefsd.base.errors import Unavailable
 from awsomefsd.base.sockets import readable
 from awsomefsd.base.types import RESEND_BIT
-from awsomefsd.fuse import abi, control_area, parked_requests, slots
+from awsomefsd.base.wait import Signal
+from awsomefsd.fuse import abi, control_area, killed_callers, parked_requests, slots
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.inherited_requests import InheritedRequests
 from awsomefsd.fuse.notify import Notifier
 from awsomefsd.fuse.session import Overrides, Session
-from awsomefsd.vfs.api.context import Context
+from awsomefsd.vfs.api.context import CachePolicy, Context, Opened
 from tests.unit.fuse.dict_filesystem import DictFs
 
 PAYLOAD = 16 * 4096
@@ -557,6 +558,44 @@ def test_the_filesystem_hears_when_the_kernel_has_a_reply_that_it_may_remember()
             assert events == ["promise", "reply", told]
             events.clear()
         assert kernel.ask(request(Opcode.STATFS, 10))[1] == 0 and events == ["reply"]
+    finally:
+        kernel.close()
+
+
+def test_a_handle_whose_caller_was_killed_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(killed_callers, "is_being_killed", lambda tid: tid == 77)
+    kernel = Kernel()
+    fs = DictFs()
+    gate = Signal()
+
+    def opens(ctx: Context, ino: int, flags: int) -> Any:
+        yield gate
+        return Opened(5, CachePolicy.DIRECT)
+
+    fs.open = opens  # type: ignore[method-assign, assignment]
+    try:
+        session = kernel.session(fs)
+        session.start()
+        answered, write = threading.Semaphore(0), session.write
+        known = {2: True}
+
+        def as_the_kernel(unique: int, reply: Any) -> bool:
+            """It takes one answer of a request."""
+            if not known.pop(unique, unique not in (2,)):
+                answered.release()
+                return False
+            return write(unique, reply)
+
+        session.write = as_the_kernel  # type: ignore[method-assign]
+        kernel.ours.send(request(Opcode.OPEN, 2, 2, abi.OPEN_IN.pack(os.O_RDONLY, 0)))
+        kernel.ours.send(request(Opcode.INTERRUPT, 3, 2, abi.INTERRUPT_IN.pack(2)))
+        assert kernel.answer() == (2, errno.EINTR, b"")
+        gate.fire()
+        assert answered.acquire(timeout=60)
+        assert kernel.ask(request(Opcode.STATFS, 10))[1] == 0
+        session_over = kernel.nothing_more()
+        assert session_over and [opened.fh for opened in fs.taken_back] == [5]
+        assert [(unique, ino) for unique, ino, _ in fs.delivered_to] == [(2, 2)], "the kernel has to forget what it knows of it"
     finally:
         kernel.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -198,6 +199,48 @@ def test_lock_wait_ends_with_eintr_by_signal(mount: Mount) -> None:
     assert caller.result(LIMIT_S) == "interrupted"
     facts = served.await_fact(lambda facts: facts["parked"] == 0)  # the memory of a request is freed when its caller goes on already
     assert len(facts["interrupted"]) >= 1
+
+
+def make_once(path: Path, restart: bool) -> tuple[int, int, int]:
+    """(what mkdir(2) returned, errno, how often the handler of the test's signal ran).  Without Python's own repetition after EINTR."""
+    ran: list[int] = []
+    signal.signal(signal.SIGALRM, lambda number, _frame: ran.append(number))
+    signal.siginterrupt(signal.SIGALRM, not restart)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    result = ctypes.CDLL(None, use_errno=True).mkdir(os.fsencode(path), 0o755)
+    return result, ctypes.get_errno(), len(ran)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_signal_with_a_handler_does_not_end_a_request(mount: Mount, restart: bool) -> None:
+    """As on a local disk, where no program expects EINTR of a file, whatever SA_RESTART says."""
+    served = mount()
+    caller = in_process(make_once, served.directory / "sub" / "late", restart)
+    served.await_fact(lambda facts: facts["parked"] == 1)
+    os.kill(caller.pid, signal.SIGALRM)
+    served.await_fact(lambda facts: facts["interrupted"])
+    assert not caller.done()
+    served.say("gate")
+    assert caller.result(LIMIT_S) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("first", [None, signal.SIGALRM])
+@pytest.mark.parametrize("fatal", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_caller_does_not_wait_for_its_request(mount: Mount, first: int | None, fatal: int) -> None:
+    """The kernel tells of the first signal only; the request itself goes on, and its answer is nobody's."""
+    served = mount()
+    caller = in_process(make_once, served.directory / "sub" / "late", False)
+    served.await_fact(lambda facts: facts["parked"] == 1)
+    if first is not None:
+        os.kill(caller.pid, first)
+        served.await_fact(lambda facts: facts["interrupted"])
+    os.kill(caller.pid, fatal)
+    with pytest.raises(RuntimeError, match="the caller died"):
+        caller.result(LIMIT_S)
+    assert served.say("facts")["parked"] == 1
+    served.say("gate")
+    facts = served.await_fact(lambda facts: facts["parked"] == 0)
+    assert facts["counters"]["fuse_replies_unwanted"] >= 1 and facts["counters"]["fuse_replies_failed"] == 0
 
 
 @pytest.mark.parametrize("pins", ["resend=off", "", "minor=34"])

@@ -20,7 +20,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.session_events import IgnoredEvents
 from awsomefsd.vfs import vfs as vfs_module
-from awsomefsd.vfs.api.context import CachePolicy, SetAttrIn
+from awsomefsd.vfs.api.context import CachePolicy, Opened, SetAttrIn
 from awsomefsd.vfs.ops.namespace import NamespaceOps
 from awsomefsd.vfs.ops.writing import WRITE_KILL_SUIDGID
 from awsomefsd.vfs.session import conflicts as put_aside_module
@@ -214,6 +214,17 @@ def test_the_kernel_forgets_what_reached_it_too_late(r: Rig, how: str, monkeypat
     ctx.nodeid = ino
     r.vfs.delivered(promise, ctx, [b"data"], pages=True)
     assert forgotten == ([] if how == "in time" else [([ROOT_INO, ino], False), ([ino], True)])
+
+
+def test_a_handle_that_nobody_was_given_is_closed(r: Rig) -> None:
+    ino, fh = r.create(b"a")
+    opened = r.call("open", ino, os.O_RDONLY)
+    r.vfs.abandoned(opened)
+    assert r.mount.session.opens.get(opened.fh) is None and r.mount.session.opens.count(ino) == 1
+    r.call("unlink", ROOT_INO, b"a")
+    r.vfs.abandoned((r.attr(ino), Opened(fh, CachePolicy.KEEP)))
+    r.flush()
+    until(lambda: r.volume().used_inodes == 1)
 
 
 # --- nobody else was here -------------------------------------------------------------------------------------------------
