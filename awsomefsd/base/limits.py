@@ -46,6 +46,7 @@ QUARANTINE_SHARE = 8  # with one part in so many of all segments in quarantine, 
 DEVICES_REPORTED_MAX = 1_024  # of one node
 DEVICE_REPORT_MS = 3_000  # between two reports of a node of the devices it sees
 DEVICE_ALONE_MS = 60_000  # for so long only one node may see a shared device without a finding
+ABSENT_AFTER_MS = 10_000  # a device that no node can have had open for so long is absent
 VOUCH_MS = 2_000  # between two searches for quarantined segments that this node can prove free
 DEVICE_SCAN_MS = 30_000  # between two searches for a shared device that is not found
 DEVICE_ERA_LOOK_MS = 1_000  # between two looks whether a device that is open was recovered elsewhere

@@ -112,6 +112,7 @@ class DeviceInfo(Struct, array_like=True, gc=False):
     home: str = ""  # the node it is in, if it is not shared
     draining: bool = False
     era: int = 0  # of the superblock that belongs to this state (io/device/identified.py)
+    absent: bool = False  # no node sees it now
 
 
 class VolumeInfo(Struct, array_like=True, gc=False):

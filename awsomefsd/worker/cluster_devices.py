@@ -21,9 +21,10 @@ class ClusterDevices:
         """All devices, with their paths on this node."""
         return with_paths(self._listed(), self._state_dir)
 
-    def draining(self) -> set[int]:
-        """Numbers of the devices that are being drained."""
-        return {info.device for info in self._listed() if info.draining}
+    def to_leave(self) -> tuple[set[int], set[int]]:
+        """Numbers of the devices that are being drained, and of those that are absent."""
+        devices = self._listed()
+        return {info.device for info in devices if info.draining}, {info.device for info in devices if info.absent}
 
     def report_sealed(self, progress: list[SegmentProgress]) -> None:
         """Reports segments that were sealed without data of a commit."""

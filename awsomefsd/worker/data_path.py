@@ -58,5 +58,5 @@ def build_data_path(config: WorkerConfig, memory: MountMemory, client: MetaClien
     reservation = Reservation(config.volume, client, memory.control)
     through = WriteThrough(config.volume, writer) if config.shared else None
     flusher = Flusher(files, memory.dirty, writer, client, reservation, memory.control)
-    draining = Draining(writer, cluster_devices.draining, cluster_devices.report_sealed)
+    draining = Draining(writer, cluster_devices.to_leave, cluster_devices.report_sealed)
     return DataPath(devices, locations, checksums, reader, writer, files, reservation, through, flusher, draining)

@@ -39,3 +39,6 @@ class MountFlushEvents:
 
     def idle(self) -> None:
         self._draining.poll()
+
+    def write_failed(self) -> None:
+        self._draining.poll()  # the device may be absent: then the next try goes elsewhere

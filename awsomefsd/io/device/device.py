@@ -54,15 +54,21 @@ class BlockDevice(Protocol):
 
 
 class Device:
-    """A real device or file, as BlockDevice says.  Thread-safe (every call names its offset)."""
+    """A real device or file, as BlockDevice says.  Thread-safe (every call names its offset).
+
+    `failed`: an I/O has failed, so the descriptor may be of a disk that is gone.  It is closed by `close`, or with its last user.
+    """
+
+    _fd = -1
 
     def __init__(self, path: str, fd: int, *, direct: bool) -> None:
         self.path = path
         self.direct = direct
-        self._fd = fd
         self._unwritable = ""
+        self.failed = False
         self.is_block_device = stat.S_ISBLK(os.fstat(fd).st_mode)
         self.bytes, self.logical_block_bytes, self.physical_block_bytes = _measure(fd, self.is_block_device)
+        self._fd = fd  # last: whoever made a device of it keeps a descriptor that cannot be measured
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, read_only: bool = False, exclusive: bool = False) -> Device:
@@ -96,6 +102,16 @@ class Device:
 
     def preadv(self, buffers: Sequence[memoryview], offset: int) -> int:
         total = sum(map(len, buffers))
+        try:
+            done = self._preadv(buffers, offset, total)
+            if done < total and offset + done < self.bytes:  # a disk that is gone may have no bytes any more
+                raise OSError(errno.EIO, f"short read at {offset + done}", self.path)
+        except OSError:
+            self.failed = True
+            raise
+        return done
+
+    def _preadv(self, buffers: Sequence[memoryview], offset: int, total: int) -> int:
         done = os.preadv(self._fd, buffers, offset)
         while done < total:  # a short read is continued; one that is not a whole block is the end of the device
             if done == 0 or done % self.logical_block_bytes:
@@ -109,6 +125,13 @@ class Device:
     def pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
         if self._unwritable:
             raise OSError(errno.EROFS, self._unwritable, self.path)
+        try:
+            self._pwritev(buffers, offset)
+        except OSError:
+            self.failed = True
+            raise
+
+    def _pwritev(self, buffers: Sequence[memoryview], offset: int) -> None:
         for first in range(0, len(buffers), IOV_MAX):
             part = buffers[first : first + IOV_MAX]
             total = sum(map(len, part))
@@ -123,7 +146,11 @@ class Device:
             offset += total
 
     def flush(self) -> None:
-        os.fdatasync(self._fd)
+        try:
+            os.fdatasync(self._fd)
+        except OSError:
+            self.failed = True
+            raise
 
     def forbid_writes(self, why: str) -> None:
         """Has every write from now on raise OSError(EROFS), with `why` as its text."""
@@ -140,6 +167,8 @@ class Device:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    __del__ = close
 
     def __enter__(self) -> Device:
         return self

@@ -26,6 +26,7 @@ class MemoryDevice:
         self.logical_block_bytes = 512
         self.physical_block_bytes = physical_block_bytes
         self.direct = True
+        self.failed = False  # stays so: it is never opened anew
         self.content = bytearray(size)
         self.durable: dict[int, bytes] = {}  # block number -> what a power cut would leave there, for blocks that were not flushed
         self.written_blocks: set[int] = set()

@@ -1,6 +1,8 @@
 """The cluster's devices that one process has open.
 
-A descriptor stays open until the process ends: reads and writes of other threads may be under way.
+A descriptor stays open while its device works.  After an I/O that failed, the next user reads the superblock by it: the descriptor of a
+disk that was unplugged stays dead also when the disk is back, and the disk may have another name then.  Such a one is left, and the device
+opened anew by the path that it has now.  Threads that still use it go on with it; it is closed with the last of them.
 """
 
 from __future__ import annotations
@@ -37,13 +39,26 @@ class OpenDevices(Mapping[int, Device]):
 
     def __getitem__(self, number: int) -> Device:
         device = self._open.get(number)
-        if device is not None:
+        if device is not None and not device.failed:
             return device
         with self._lock:
+            if (device := self._open.get(number)) is not None and device.failed:
+                self._leave_if_dead(number, device)
+            if number in self._open:
+                return self._open[number]
             for info in self._find():
                 if info.path and info.device not in self._open:
                     self._try(info)
             return self._open[number]
+
+    def _leave_if_dead(self, number: int, device: Device) -> None:
+        try:
+            require_identity(device, self._cluster, self._infos[number].uuid)
+        except (OSError, Error) as err:
+            log.warning("device is left, and opened again when it is back device=%d path=%s: %s", number, device.path, str(err))
+            del self._open[number]
+        else:
+            device.failed = False
 
     def _try(self, info: DeviceInfo) -> None:
         try:
@@ -52,7 +67,7 @@ class OpenDevices(Mapping[int, Device]):
             self._told.pop(info.device, None)
         except (OSError, Error) as err:  # uses of this device fail; those of the others do not
             if self._told.get(info.device) != str(err):
-                log.error("device cannot be opened device=%d path=%s: %s", info.device, info.path, err)
+                log.error("device cannot be opened device=%d path=%s: %s", info.device, info.path, str(err))
             self._told[info.device] = str(err)
             return
         try:
@@ -67,7 +82,9 @@ class OpenDevices(Mapping[int, Device]):
         Blocks for one read of each device; raises no error of them.
         """
         for number, info in dict(self._infos).items():
-            device = self._open[number]
+            device = self._open.get(number)
+            if device is None:  # it was left
+                continue
             try:
                 require_identity(device, self._cluster, info.uuid, info.era)
             except RecoveredDevice as err:

@@ -1,4 +1,4 @@
-"""The writer of a mount leaves devices that are being drained: it seals its leased segments there, as soon as it has nothing to write.
+"""The writer of a mount leaves devices that are being drained or absent: it seals its leased segments there, as soon as it writes nothing.
 
 It also gives back what was leased while the session was replaced, which the writer does not use.
 
@@ -22,23 +22,24 @@ log = logging.getLogger("awsomefsd.writer")
 
 
 class Draining:
-    """The check for draining devices.
+    """The check for devices to leave.
 
-    `draining` returns their numbers; `report` proposes what was sealed, and raises an Error if that fails.
+    `to_leave` returns the numbers of those that are being drained, and of the absent ones; `report` proposes what was sealed.
+    Both raise an Error if that fails.
     """
 
     def __init__(
-        self, writer: SegmentWrites, draining: Callable[[], set[int]], report: Callable[[list[SegmentProgress]], None],
+        self, writer: SegmentWrites, to_leave: Callable[[], tuple[set[int], set[int]]], report: Callable[[list[SegmentProgress]], None],
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._writer = writer
-        self._draining = draining
+        self._to_leave = to_leave
         self._report = report
         self._now_s = now_s
         self._look_s = 0.0
 
     def poll(self) -> None:
-        """Seals the segments that are leased on draining devices.
+        """Seals the segments that are leased on devices to leave; nothing is written to absent ones.
 
         Asks every LOOK_S seconds, and only while something is leased; blocks for that.  Raises no Error: what was sealed and not reported
         stays leased until the session ends.
@@ -48,14 +49,15 @@ class Draining:
         self._look_s = self._now_s() + LOOK_S
         self._give_back(self._writer.take_in_doubt())
         try:
-            draining = self._draining() & self._writer.devices_in_use()
-            if not draining:
+            draining, absent = self._to_leave()
+            leaving = (draining | absent) & self._writer.devices_in_use()
+            if not leaving:
                 return
-            progress = self._writer.leave(draining)
+            progress = self._writer.leave(leaving, absent)
             self._report(progress)
-            log.info("segments on draining devices are sealed", extra={"devices": sorted(draining), "segments": len(progress)})
+            log.info("segments on draining or absent devices are sealed", extra={"devices": sorted(leaving), "segments": len(progress)})
         except Error as err:
-            log.info("the segments on draining devices cannot be given back now: %s", err)
+            log.info("the segments on draining or absent devices cannot be given back now: %s", err)
 
     def _give_back(self, doubtful: list[SegmentProgress]) -> None:
         for step in doubtful:

@@ -68,6 +68,9 @@ class FlushEvents(Protocol):
     def idle(self) -> None:
         """Called while there is nothing to write."""
 
+    def write_failed(self) -> None:
+        """Called when data could not be written, before it is tried again."""
+
 
 def record_space(record_length: int) -> int:
     """Returns the bytes of the reservation that one write takes, whatever becomes of it."""
@@ -450,6 +453,8 @@ class Flusher:
         log.warning("flush failed; the data stays buffered: %s (files=%d)", error, len(batch.parts))
         if batch.written is not None:
             self._writer.report_again(batch.written)
+        else:
+            self._events.write_failed()
         sticky = error if isinstance(error, Error) else FsError(getattr(error, "errno", None) or 5, str(error))
         for part in batch.parts:
             with part.state.lock:

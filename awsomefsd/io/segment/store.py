@@ -7,6 +7,7 @@ where one is full: so there is no method to lease or to append, but one to write
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Protocol
 
 from awsomefsd.base.types import Extent, SegmentProgress
@@ -42,11 +43,17 @@ class SegmentWrites(Protocol):
         Raises nothing: a footer that cannot be written is left out.
         """
 
-    def leave(self, devices: set[int]) -> list[SegmentProgress]:
-        """Seals the segments on these devices; returns the progress for a commit.  Raises nothing, as `seal_all`."""
+    def leave(self, devices: set[int], absent: Container[int] = ()) -> list[SegmentProgress]:
+        """Seals the segments on these devices; returns the progress for a commit.  Raises nothing, as `seal_all`.
+
+        No footer is written to those of them that are `absent`, and it is not asked any more whether they write again.
+        """
 
     def devices_in_use(self) -> set[int]:
-        """Returns the numbers of the devices on which segments are leased.  Does not wait for a write that is under way."""
+        """Returns the numbers of the devices on which segments are leased, and of one that has failed.
+
+        Does not wait for a write that is under way.
+        """
 
     def take_in_doubt(self) -> list[SegmentProgress]:
         """Returns empty segments that were leased while the session was replaced; to be given back one by one.  Does not wait."""

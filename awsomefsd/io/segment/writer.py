@@ -22,7 +22,7 @@ import errno
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from msgspec import Struct
 
@@ -214,19 +214,25 @@ class SegmentWriter:
         return [segment.progress(sealed=True) for segment in ending]
 
     def devices_in_use(self) -> set[int]:
-        """Returns the numbers of the devices on which segments are leased.  Does not wait for a write."""
-        return {segment.info.device for segment in list(self._leased)}
+        """Returns the numbers of the devices on which segments are leased, and of one that has failed.  Does not wait for a write."""
+        suspect = self._suspect
+        return {segment.info.device for segment in [*self._leased, *([suspect] if suspect is not None else [])]}
 
-    def leave(self, devices: set[int]) -> list[SegmentProgress]:
+    def leave(self, devices: set[int], absent: Container[int] = ()) -> list[SegmentProgress]:
         """Seals the segments that are leased on these devices; returns the progress for a commit.
 
-        Leaves out a footer that cannot be written.
+        Leaves out a footer that cannot be written, and writes nothing to `absent` devices.
         """
         with self._using:
             self._drop_abandoned()
+            ended: list[SegmentProgress] = []
+            if self._suspect is not None and self._suspect.info.device in absent:
+                self._settle_suspect()
+                ended.append(self._unreported.pop())
             ending = [segment for segment in self._leased if segment.info.device in devices]
             self._leased = deque(segment for segment in self._leased if segment not in ending)
-            return self._sealed(ending)
+            ended += [segment.progress(sealed=True) for segment in ending if segment.info.device in absent]
+            return ended + self._sealed([segment for segment in ending if segment.info.device not in absent])
 
     def take_in_doubt(self) -> list[SegmentProgress]:
         """Returns segments that are to be given back, each in an entry of its own: the session may not hold them (ESTALE then).

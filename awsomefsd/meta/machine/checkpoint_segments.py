@@ -142,7 +142,7 @@ def _keep(state: State, entry: Entry, command: KeepSegments | KeepForCheckpoint)
     if command.count <= 0 or not 0 < command.device < state.cluster.next_device:
         raise FsError(errno.EINVAL, "no such device, or no segments asked for")
     device = state.device(command.device)
-    if device.draining or device.removed:
+    if device.draining or device.removed or device.absent:
         raise NotKept(errno.EBUSY, f"device {command.device} takes nothing new")
     kept_there = sum(row.device == command.device for row in kept(state))
     if (kept_there + command.count) * KEPT_SHARE > device.segments:

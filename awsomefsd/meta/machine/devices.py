@@ -7,6 +7,9 @@ What was promised to writers must fit the other devices of its kind from that en
 Removing needs a drained device without a single segment in use.  The row stays, marked `removed` and with no segments: numbers of devices
 and segments never come again, so nothing that was written there can be taken for anything else, and a check of the state sees no gap.
 The rows of its segments go a bounded number an entry; until the last is gone the command is repeated, and a state in between is whole.
+
+A device that no node sees is *absent*: it takes no data, as one that is drained, and what it holds stays where it is.  Promises may be
+more than the others have room for then; what was written waits in its mount until there is some.  It ends when a node sees the device.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import errno
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.meta.api.commands import Entry
-from awsomefsd.meta.api.commands.devices import DrainDevice, GrowDevice, RemoveDevice, SetDeviceEra
+from awsomefsd.meta.api.commands.devices import DrainDevice, GrowDevice, RemoveDevice, SetAbsent, SetDeviceEra
 from awsomefsd.meta.api.messages import Done, Made, Reply
 from awsomefsd.meta.api.space import usable_bytes
 from awsomefsd.meta.machine import locality
@@ -69,6 +72,15 @@ def drain(state: State, entry: Entry, command: DrainDevice) -> Reply:
         device.draining = False
         raise
     state.save_device(device)
+    return Done()
+
+
+def set_absent(state: State, entry: Entry, command: SetAbsent) -> Reply:
+    """Makes a device absent, or present again."""
+    device = _existing(state, command.device)
+    if device.absent != command.absent:
+        device.absent = command.absent
+        state.save_device(device)
     return Done()
 
 

@@ -14,6 +14,7 @@ import errno
 from awsomefsd.base.errors import FsError
 from awsomefsd.meta.api.commands import UNDECIDED
 from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state.lookups import NotKept
 from awsomefsd.meta.state.rows_cache import State
 
 
@@ -28,8 +29,19 @@ def devices_of(state: State, home_node: str) -> list[rows.DeviceRow]:
 
 
 def leasable(devices: list[rows.DeviceRow]) -> list[rows.DeviceRow]:
-    """Returns the devices that take new data."""
-    return [device for device in devices if not device.draining]
+    """Returns the devices that take new data: those that are neither drained nor absent."""
+    return [device for device in devices if takes_data(device)]
+
+
+def takes_data(device: rows.DeviceRow) -> bool:
+    """Returns False for a device that is being drained, or that no node sees."""
+    return not device.draining and not device.absent
+
+
+def check_present(devices: list[rows.DeviceRow]) -> None:
+    """Raises NotKept(EIO) if none of the devices takes data, and one of them would if it were not absent."""
+    if any(device.absent and not device.draining for device in devices) and not leasable(devices):
+        raise NotKept(errno.EIO, "the devices that take data of this volume are absent: no node sees them")
 
 
 def settle(state: State, volume: rows.VolumeRow, node: str) -> None:
@@ -70,7 +82,7 @@ def of_session(state: State, session: rows.SessionRow) -> str:
 def is_uniform(state: State) -> bool:
     """Returns True if all devices are of one kind and take data, so that the cluster's totals are theirs."""
     devices = state.devices()
-    return len({of_device(device) for device in devices}) <= 1 and not any(device.draining for device in devices)
+    return len({of_device(device) for device in devices}) <= 1 and all(takes_data(device) for device in devices)
 
 
 def reserved_bytes(state: State, home_node: str) -> int:

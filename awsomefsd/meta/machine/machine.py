@@ -62,6 +62,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.DrainDevice: devices.drain,
     c.RemoveDevice: devices.remove,
     c.SetDeviceEra: devices.set_era,
+    c.SetAbsent: devices.set_absent,
     c.CreateVolume: volumes.create,
     c.SetVolume: volumes.set_volume,
     c.DeleteVolume: csi_volumes.delete_volume,
@@ -277,6 +278,14 @@ class Machine:
     def node_rows(self) -> list[rows.NodeRow]:
         """Returns the rows of all nodes, and of removed ones for as long as they are remembered."""
         return nodes.every(self.state)
+
+    def device_rows(self) -> list[rows.DeviceRow]:
+        """Returns the rows of all devices, without those that were removed."""
+        return self.state.devices()
+
+    def serving_nodes(self) -> set[str]:
+        """Returns the nodes that have a live session."""
+        return {row.node for row in sessions.every(self.state) if not row.ended}
 
     def session_node(self, session: int) -> str | None:
         """Returns the node of a session; None for a session that is not known (any more)."""

@@ -203,6 +203,7 @@ def _get_devices(state: State, body: m.GetDevices | ReportDevices) -> m.Reply:
                 row.home,
                 row.draining,
                 devices.era_of(state, row.uuid),
+                row.absent,
             )
             for row in state.devices()
         ]

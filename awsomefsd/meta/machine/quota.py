@@ -47,7 +47,7 @@ def device_bytes_unpromised(state: State, session: int, home_node: str) -> int:
     if session:
         for row in segments_of(state, session):
             device = state.device(row.device)
-            if row.state == SEGMENT_LEASED and not device.draining:
+            if row.state == SEGMENT_LEASED and locality.takes_data(device):
                 room += max(0, usable_bytes(device.segment_bytes) - row.committed_bytes)
     if locality.is_uniform(state):
         return cluster.free_bytes + room - cluster.reserved_bytes - kept_for(cluster.allocated_bytes)
@@ -101,8 +101,10 @@ def reserve(state: State, entry: Entry, command: Reserve) -> Reply:
         if within_quota < least:
             raise _refusal(shares, FsError(errno.EDQUOT, f"the quota of volume {volume.name} leaves {within_quota} bytes"))
         granted = min(granted, max(least, within_quota // GRANT_SHARE) if shares else within_quota)
-    on_device = device_bytes_available(state, session.session, locality.of_session(state, session))
+    home_node = locality.of_session(state, session)
+    on_device = device_bytes_available(state, session.session, home_node)
     if on_device < least:
+        locality.check_present(locality.devices_of(state, home_node))
         raise _refusal(shares, FsError(errno.ENOSPC, f"the devices leave {on_device} bytes"))
     granted = min(granted, max(least, on_device // GRANT_SHARE))
     promise(state, session, volume, granted)

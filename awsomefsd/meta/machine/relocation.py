@@ -79,14 +79,16 @@ def _check(state: State, session: int, command: Relocate) -> None:
 
 # --- what the collector asks ------------------------------------------------------------------------------------------------
 def sparse(state: State, body: GetSparse) -> Reply:
-    """Answers GetSparse: sealed segments with live bytes, and how many segments are free."""
+    """Answers GetSparse: sealed segments with live bytes on devices that are not absent, and how many segments are free."""
     count = min(max(body.count, 1), ROWS_READ_MAX)
     _, end = keys.kind_range(0, keys.SEGMENT)
     state.write_back()
     found_keys = state.keys_in((keys.segment(body.start), end), count + 1)
     after = keys.last_u64(found_keys[count]) if len(found_keys) > count else 0
     segments = [row for key in found_keys[:count] if (row := state.segment(keys.last_u64(key))) is not None]
-    found = [describe(state, row) for row in segments if row.state == SEGMENT_SEALED and row.live_bytes]
+    absent = {device.device for device in state.devices() if device.absent}
+    sealed = [row for row in segments if row.state == SEGMENT_SEALED and row.live_bytes]
+    found = [describe(state, row) for row in sealed if row.device not in absent]
     devices = locality.leasable(state.devices())
     return Sparse(found, after, sum(row.segments_free for row in devices), sum(row.segments for row in devices))
 

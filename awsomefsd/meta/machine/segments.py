@@ -106,6 +106,7 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         devices = locality.devices_of(state, locality.of_device(state.device(command.like)))
     else:
         raise FsError(errno.ENOENT, f"there is no device {command.like}")
+    locality.check_present(devices)
     devices = locality.leasable(devices)
     free = sum(device.segments_free for device in devices)
     if session.volume:  # what is scarce is not leased ahead, and the last one is left to collection

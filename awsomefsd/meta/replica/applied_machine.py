@@ -13,7 +13,7 @@ from awsomefsd.base.types import Lock
 from awsomefsd.meta.api.commands import Entry, SetLock
 from awsomefsd.meta.api.messages import Reply
 from awsomefsd.meta.raft.types import MembershipAt
-from awsomefsd.meta.state.rows import NodeRow
+from awsomefsd.meta.state.rows import DeviceRow, NodeRow
 
 
 class AppliedEntries(Protocol):
@@ -41,7 +41,7 @@ class AppliedEntries(Protocol):
 
 
 class AppliedSessions(Protocol):
-    """Sessions of mounts, the nodes they run on, and what is left to do for those that ended."""
+    """Sessions of mounts, the nodes they run on, the devices, and what is left to do for sessions that ended."""
 
     def live_sessions(self) -> dict[int, int]:
         """Session → epoch."""
@@ -57,6 +57,12 @@ class AppliedSessions(Protocol):
 
     def node_rows(self) -> list[NodeRow]:
         """Removed nodes too, for as long as they are remembered."""
+
+    def device_rows(self) -> list[DeviceRow]:
+        """Removed devices are left out."""
+
+    def serving_nodes(self) -> set[str]:
+        """UUIDs of the nodes that have a live session."""
 
     def reap_pending(self) -> bool:
         """Something is left to be removed in the background: a Reap entry is due."""

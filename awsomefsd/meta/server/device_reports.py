@@ -28,7 +28,7 @@ class DeviceReports:
         """Takes up the report of a node.  `shared`: UUIDs of the devices that more than one node is to see."""
         self._reports[report.node] = (now_ms, report.sightings[:DEVICES_REPORTED_MAX])
         self._reports = {node: kept for node, kept in self._reports.items() if now_ms - kept[0] <= 100 * SILENT_MS}
-        fresh = self._fresh(now_ms)
+        fresh = self.fresh(now_ms)
         alone = set()
         for uuid in shared:
             seeing = sum(any(one.uuid == uuid and one.state == OK for one in seen) for seen in fresh.values())
@@ -36,7 +36,8 @@ class DeviceReports:
                 alone.add(uuid)
         self._alone_since = {uuid: self._alone_since.get(uuid, now_ms) for uuid in alone}
 
-    def _fresh(self, now_ms: int) -> dict[str, list[Sighting]]:
+    def fresh(self, now_ms: int) -> dict[str, list[Sighting]]:
+        """Returns the reports of the nodes that are heard."""
         return {node: seen for node, (at_ms, seen) in self._reports.items() if now_ms - at_ms <= SILENT_MS}
 
     def listing(self, names: dict[str, str], now_ms: int) -> Sightings:
@@ -50,4 +51,4 @@ class DeviceReports:
             for one in found
         ]
         alone = {uuid: now_ms - since for uuid, since in self._alone_since.items()}
-        return Sightings(seen, sorted(self._fresh(now_ms)), alone)
+        return Sightings(seen, sorted(self.fresh(now_ms)), alone)

@@ -67,6 +67,7 @@ from awsomefsd.meta.api.messages.nodes import GetNode, ListNodes, NodeReport
 from awsomefsd.meta.net.traffic import Asked
 from awsomefsd.meta.replica.applied_machine import AppliedMachine
 from awsomefsd.meta.replica.replica import Replica
+from awsomefsd.meta.server.absent_devices import AbsentDevices
 from awsomefsd.meta.server.leases.conflicts import QUESTIONS
 from awsomefsd.meta.server.leases.lease_requests import LeaseRequests
 from awsomefsd.meta.server.lock_waits import LockWaits
@@ -118,6 +119,7 @@ class Leader:
         self._requests = PlainRequests(replica, cluster_uuid, host, self._proposer, clocks.monotonic_ns)
         self._leases = LeaseRequests(replica, self._renewals, self._proposer, clocks.boot_ns)
         self._space = SpaceRecalls()
+        self._absent = AbsentDevices(replica, self._requests.sightings, self._proposer)
         self._asked = Asked()
         self._check_ns = 0  # boot time of the next check of sessions
         self._reap_ns = 0  # monotonic time before which no Reap is proposed
@@ -221,6 +223,7 @@ class Leader:
         for request in waiting:
             request.answer(elsewhere)
         self._requests.end_all()
+        self._absent.forget()
 
     def take_void(self) -> list[Origin]:
         """Returns the connections that the transport is to close after this turn's answers: nothing from them is executed any more."""
@@ -320,6 +323,7 @@ class Leader:
             self._check_ns = now + CHECK_MS * NS_PER_MS
             self._leases.tick(now)
             self._space.tick(now)
+            self._absent.tick(self._monotonic_ns() // NS_PER_MS)
             self._retry_without_space()
             for session, epoch in self._renewals.take_expired(now):
                 if session in self._proposals.ending:

@@ -135,7 +135,7 @@ COMMANDS: dict[type, May] = {
     ),
     **dict.fromkeys(
         (
-            c.Reap, c.NoOp, c.ChangeMembership, c.RepairRows, c.SetCarries,
+            c.Reap, c.NoOp, c.ChangeMembership, c.RepairRows, c.SetCarries, c.SetAbsent,
             c.Init, c.Recover, c.KeepSegments, c.DropSegments, c.AdoptSegments,  # the daemon of the leader; a recovery on a stopped node
         ),
         May.NOBODY,

@@ -7,9 +7,9 @@ change, for replication between sites.
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from awsomefsd.base.codec import Sealed
+from awsomefsd.base.codec import Sealed, encode, seal
 from awsomefsd.base.types import FIRST_COOKIE, Lock
 from awsomefsd.meta.api.messages import Reply
 from awsomefsd.meta.raft.membership import Membership
@@ -64,6 +64,7 @@ class DeviceRow(Row):
     draining: bool = False  # nothing is leased there any more (meta/machine/devices.py)
     removed: bool = False  # has no segments, and is in no list
     grown: list[tuple[int, int]] = []  # further runs of segment numbers (meta/machine/device_numbers.py)
+    absent: bool = False  # no node sees it now (meta/machine/devices.py)
 
 
 class DeviceEraRow(Row):
@@ -407,8 +408,18 @@ class ClaimRow(Row):
     fenced: bool = False
 
 
+class _SealedDevice(Sealed):
+    """The codec of DeviceRow.  A device that is not absent is encoded as before there was that field: below the level of SetAbsent builds
+    without it vote beside this one, and the bytes of all voters are compared."""
+
+    __slots__ = ()
+
+    def dumps(self, value: DeviceRow) -> bytes:
+        return super().dumps(value) if value.absent else seal(self.schema, encode(structs.astuple(value)[:-1]))
+
+
 CLUSTER = Sealed(ClusterRow)
-DEVICE = Sealed(DeviceRow)
+DEVICE = _SealedDevice(DeviceRow)
 SEGMENT = Sealed(SegmentRow)
 FREE = Sealed(FreeRow)
 VOLUME = Sealed(VolumeRow)

@@ -19,6 +19,7 @@ from awsomefsd.meta.api.commands import AddDevice, SetDeviceEra
 from awsomefsd.node.catalog import Catalog
 
 OF_NODE = "of node "  # begins the state of a device that is in another node
+ABSENT = "absent"  # begins the state of a device that no node sees
 
 
 class NodeDevices:
@@ -88,7 +89,10 @@ class NodeDevices:
         return [(device, self.state(device)) for device in self._catalog.devices()]
 
     def state(self, info: DeviceInfo) -> str:
-        """Returns "ok", or why this node cannot use the device and what to do.  Reads the device."""
+        """Returns "ok", or why this node cannot use the device and what to do.  Reads the device, unless no node sees it."""
+        if info.absent:
+            where = "no node sees it" if info.shared else f"node {info.home} does not see it, or is gone"
+            return f"{ABSENT}: {where}; nothing new is written there, and it is used again as soon as it is back"
         if not info.path and not info.shared and info.home not in ("", self._node_uuid):
             return f"{OF_NODE}{info.home}"
         if not info.path and info.shared:
@@ -102,9 +106,9 @@ class NodeDevices:
         return "ok"
 
     def require(self, home: str) -> None:
-        """Raises Refused if `home` is "" (a volume on shared devices) and this node cannot use one of the shared devices."""
+        """Raises Refused if `home` is "" (a volume on shared devices) and this node cannot use a shared device that is not absent."""
         for info, state in self.all() if home == "" else ():
-            if info.shared and state != "ok":
+            if info.shared and not info.absent and state != "ok":
                 raise Refused(f"the volume is on shared devices, and this node cannot use device {info.device}: {state}")
 
 

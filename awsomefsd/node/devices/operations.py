@@ -131,7 +131,7 @@ class DeviceOperations:
         return self.progress(info.uuid)
 
     def _check_room(self, info: DeviceInfo) -> None:
-        others = [one for one in self._catalog.devices() if one.device != info.device and not one.draining and _kind(one) == _kind(info)]
+        others = [one for one in self._catalog.devices() if one.device != info.device and _takes_data(one) and _kind(one) == _kind(info)]
         room = sum(one.segments_free * usable_bytes(one.segment_bytes) for one in others)
         live = self._live(info.device)
         if live > room:
@@ -213,6 +213,10 @@ class DeviceOperations:
                 facts += _superblock(info.path, self._cluster)
         facts += [(f"node {one.name}", f"{one.path} ({one.bytes} bytes): {one.state}") for one in self.seen_of(info.uuid)]
         return facts
+
+
+def _takes_data(info: DeviceInfo) -> bool:
+    return not info.draining and not info.absent
 
 
 def _kind(info: DeviceInfo) -> str:

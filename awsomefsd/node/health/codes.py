@@ -180,6 +180,12 @@ _TABLE = (
     Code("MOUNT_WAITS", WARNING, "a mount is not served yet", "wait; if it stays so, read its reason and log"),
     Code("DEVICE_MISSING", ERROR, "this node does not find a device", "connect it, then run `awsomefsd device add PATH`"),
     Code(
+        "DEVICE_ABSENT",
+        ERROR,
+        "no node sees a device; nothing new is written there, and files that lie there answer EIO",
+        "connect it again, or start its node: it is used again without a command; `awsomefsd device show DEVICE` says what each node finds",
+    ),
+    Code(
         "DEVICE_ALONE",
         WARNING,
         "only one node sees a shared device; volumes on it cannot be mounted on other nodes",

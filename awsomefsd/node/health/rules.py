@@ -13,7 +13,7 @@ from typing import NamedTuple
 from awsomefsd.base.limits import DEVICE_ALONE_MS, VOTER_KEEP_ENTRIES
 from awsomefsd.cluster.membership.view import Certificate, ClusterView, majority, silent_ms
 from awsomefsd.io.device.identified import RECOVERED, WRONG
-from awsomefsd.node.devices.devices import OF_NODE
+from awsomefsd.node.devices.devices import ABSENT, OF_NODE
 from awsomefsd.node.health.codes import HealthFinding
 
 DEVICE_FULL_PERCENT = 95
@@ -23,7 +23,7 @@ CERTIFICATE_LEFT = 1 / 4  # of its life; it is renewed when a third is left
 AUTHORITY_LEFT = 1 / 40  # three months of ten years
 VOTER_LAG_MAX = VOTER_KEEP_ENTRIES // 4
 MISSING = "not found on this node"
-_DEVICE_CODES = ((MISSING, "DEVICE_MISSING"), (WRONG, "DEVICE_WRONG"), (RECOVERED, "DEVICE_RECOVERED"))
+_DEVICE_CODES = ((ABSENT, "DEVICE_ABSENT"), (MISSING, "DEVICE_MISSING"), (WRONG, "DEVICE_WRONG"), (RECOVERED, "DEVICE_RECOVERED"))
 _WELL = ("serving", "mounting", "detached", "unmounting")
 _NAMES_SHOWN = 10
 

@@ -150,7 +150,7 @@ class PlacesOfNode(PlacesAlone):
         fitting = [info for info in here if info.segments >= CHECKPOINT_SEGMENTS_MIN or info.device in at]
         if not fitting:
             return None
-        chosen = min(fitting, key=lambda info: (info.draining, info.device not in at, not info.shared, info.device))
+        chosen = min(fitting, key=lambda info: (info.absent, info.draining, info.device not in at, not info.shared, info.device))
         return chosen, paths[chosen.uuid]
 
     def take_up(self, device: Device, info: DeviceInfo) -> int:

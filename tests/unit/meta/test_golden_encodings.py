@@ -98,6 +98,7 @@ COMMANDS: list[c.Command] = [
     c.ClaimVolume(1, "some/path", "node", "boot", True, True),
     c.GrowDevice(1, 1 << 40, 20),
     c.DrainDevice(1, True),
+    c.SetAbsent(1, True),
     c.RemoveDevice(1, 4096),
     c.SetDeviceEra("device", 1 << 60),
     c.EndClaims("node", 1, "some/path", "proof", 2, "boot", True),
@@ -105,7 +106,7 @@ COMMANDS: list[c.Command] = [
 
 ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.CLUSTER, rows.ClusterRow("cluster", 1, 0, 0, 0, *range(5, 23))),
-    (rows.DEVICE, rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1, "home", True, True, [(15, 100)])),
+    (rows.DEVICE, rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1, "home", True, True, [(15, 100)], True)),
     (rows.SEGMENT, rows.SegmentRow(*range(1, 13))),
     (rows.FREE, rows.FreeRow(1, 2)),
     (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home")),

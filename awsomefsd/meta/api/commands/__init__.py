@@ -55,7 +55,7 @@ from awsomefsd.meta.api.commands.data import (
     Reap,
     WriteData,
 )
-from awsomefsd.meta.api.commands.devices import AddDevice, DrainDevice, GrowDevice, RemoveDevice, SetDeviceEra
+from awsomefsd.meta.api.commands.devices import AddDevice, DrainDevice, GrowDevice, RemoveDevice, SetAbsent, SetDeviceEra
 from awsomefsd.meta.api.commands.leases import AcquireLease, ReleaseLease
 from awsomefsd.meta.api.commands.locks import SetLock
 from awsomefsd.meta.api.commands.names import (
@@ -163,6 +163,7 @@ __all__ = [
     "ReturnSegments",
     "RevokeToken",
     "Rmdir",
+    "SetAbsent",
     "SetAtimes",
     "SetAttr",
     "SetCarries",
@@ -192,7 +193,7 @@ AnyCommand = Union[
     Tmpfile, SetAtimes, Fallocate, CopyRange, Draw, OpenCollector, Relocate,
     RegisterReader, AdvanceReader, RemoveReader, NoOp, ChangeMembership, AcquireLease, ReleaseLease, RepairRows,
     KeepSegments, DropSegments, Recover, NodeCommand,
-    MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims, GrowDevice, DrainDevice, RemoveDevice,
+    MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims, GrowDevice, DrainDevice, RemoveDevice, SetAbsent,
     OpenShared, WriteData, KeepForCheckpoint, AdoptSegments, CheckpointDone, ReturnSegments, SetDeviceEra,
 ]  # fmt: skip
 

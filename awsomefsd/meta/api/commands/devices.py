@@ -7,6 +7,7 @@ from typing import ClassVar
 from awsomefsd.meta.api.commands.base import Command
 
 LEVEL = 2
+LEVEL_OF_ABSENCE = 3
 
 
 class GrowDevice(Command, tag=130):
@@ -49,6 +50,17 @@ class SetDeviceEra(Command, tag=176):
     since: ClassVar[int] = 3
     uuid: str
     era: int
+
+
+class SetAbsent(Command, tag=168):
+    """A device is away, or back: while it is *absent*, nothing is leased there and its free room is promised to nobody.
+
+    The leader alone proposes it, by what the nodes report (meta/server/device_reports.py).
+    """
+
+    since: ClassVar[int] = LEVEL_OF_ABSENCE
+    device: int
+    absent: bool
 
 
 class AddDevice(Command, tag=2):

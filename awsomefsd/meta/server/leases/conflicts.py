@@ -96,7 +96,7 @@ UNTOUCHED = frozenset(
         c.KeepSegments, c.DropSegments, c.Recover, c.KeepForCheckpoint, c.AdoptSegments, c.CheckpointDone, c.ReturnSegments,
         c.AddNode, c.DescribeNode, c.DropCa, c.PutCa, c.PutToken, c.RaiseLevel, c.RevokeToken,
         c.SetCarries, c.SetNodeState, c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.ClaimVolume, c.EndClaims,
-        c.GrowDevice, c.DrainDevice, c.RemoveDevice, c.SetDeviceEra,
+        c.GrowDevice, c.DrainDevice, c.RemoveDevice, c.SetAbsent, c.SetDeviceEra,
     }
 )  # fmt: skip
 DECIDED = frozenset(_COMMANDS) | UNTOUCHED

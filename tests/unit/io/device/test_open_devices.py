@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import errno
+import gc
 import hashlib
+import os
 import uuid
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from msgspec.structs import replace
 import awsomefsd
 from awsomefsd.base.errors import NotFound, Refused, Unavailable
 from awsomefsd.base.types import DeviceInfo, SegmentInfo
+from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.identified import WrongDevice, open_identified
 from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.io.device.signature import format_device
@@ -110,6 +113,45 @@ def test_a_device_that_a_newer_build_has_marked_is_read_and_not_written(tmp_path
         with pytest.raises(Refused, match="newer build"):
             write_superblock(device, replace(ours, ro_compat=1 << 9))
     assert refused.value.errno == errno.EROFS and "newer build" in str(refused.value)
+
+
+def is_open(path: Path) -> bool:
+    return any(os.path.realpath(link) == str(path) for link in Path("/proc/self/fd").iterdir())
+
+
+def test_a_disk_that_was_unplugged_is_closed_and_opened_anew_under_its_next_name(tmp_path: Path) -> None:
+    """Its descriptor stays dead also when it is back; here the file that stands for it has no bytes any more."""
+    (first, ours), second = image(tmp_path, "sdb"), tmp_path / "sdc"
+    table = [info(1, first, ours)]
+    devices = OpenDevices(lambda: table, CLUSTER)
+    held = devices[1]
+    buffer = aligned_buffer(4_096)
+    assert held.pread_into(buffer, 0) == 4_096
+    content_of_it = first.read_bytes()
+    os.truncate(first, 0)
+    for _ in range(2):
+        with pytest.raises(OSError, match="short read"):
+            held.pread_into(buffer, 0)
+    assert 1 not in devices, "it is not there"
+    assert is_open(first), "somebody still uses it"
+    del held
+    gc.collect()  # the errors above have frames that name it
+    assert not is_open(first)
+    second.write_bytes(content_of_it)
+    table[:] = [info(1, second, ours)]
+    assert devices[1].pread_into(buffer, 0) == 4_096
+    assert devices[1].path == str(second)
+
+
+def test_an_error_of_a_disk_that_is_there_changes_nothing(tmp_path: Path) -> None:
+    path, ours = image(tmp_path, "sdb")
+    devices = OpenDevices(lambda: [info(1, path, ours)], CLUSTER)
+    held = devices[1]
+    with pytest.raises(OSError, match="Invalid argument"):
+        held.pread_into(memoryview(bytearray(4_096)), -1)
+    assert held.failed
+    assert devices[1] is held
+    assert not held.failed
 
 
 OPEN_BY_PATH = {

@@ -39,9 +39,9 @@ def test_a_segment_that_is_leased_while_the_devices_are_looked_through() -> None
     first.info = Moving(first.info, lambda: writer._leased.append(first))  # type: ignore[assignment]
     asked: list[int] = []
 
-    def draining() -> set[int]:
+    def draining() -> tuple[set[int], set[int]]:
         asked.append(1)
-        return set()
+        return set(), set()
 
     Draining(writer, draining, lambda progress: None).poll()
     assert asked, "it looked for what is drained"
@@ -69,5 +69,41 @@ def test_what_was_leased_while_the_session_was_replaced_is_given_back_one_by_one
     with pytest.raises(Fenced):
         writer.write([Piece(3, 77, 0, [memoryview(b"x")])])
     writer.write([Piece(3, 77, 0, [memoryview(b"x")])])
-    Draining(writer, set, report).poll()
+    Draining(writer, lambda: (set(), set()), report).poll()
     assert [[step.segment for step in progress] for progress in reported] == [[0], [1]]
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_writer_leaves_an_absent_device_without_touching_it(failed: bool) -> None:
+    """Also one that has failed before: until then each write first asks that device whether it writes again, and others wait for it."""
+    gone, other = MemoryDevice(8 * MIB), MemoryDevice(8 * MIB)
+    absent: set[int] = set()
+    numbers = iter(range(100))
+
+    def lease(_count: int) -> list[SegmentInfo]:
+        number = next(numbers)
+        return [SegmentInfo(number, 5, 2 if absent else 1, number % 8 * MIB, MIB, SEGMENT_LEASED, 0)]
+
+    writer = SegmentWriter({1: gone, 2: other}, lease)
+    piece = Piece(3, 77, 0, [memoryview(b"x" * 5_000)])
+    [step] = writer.write([piece]).progress
+
+    def fail(_offset: int, _length: int) -> None:
+        raise OSError(errno.EIO, "gone")
+
+    gone.on_write = fail
+    if failed:
+        with pytest.raises(OSError, match="gone"):
+            writer.write([piece])
+    absent.add(1)
+    reported: list[SegmentProgress] = []
+    before = len(gone.writes)
+    Draining(writer, lambda: (set(), absent), reported.extend).poll()
+    written = writer.write([piece])
+    assert len(gone.writes) == before
+    assert {part.segment for extents in written.extents for part in extents} == {next(numbers) - 1}
+    ended = [one for one in [*reported, *written.progress] if one.sealed]
+    assert {one.segment for one in ended} >= {step.segment}
+    kept = next(one for one in ended if one.segment == step.segment)
+    assert (kept.committed_bytes, kept.footer_bytes) == (step.committed_bytes, 0), "what was durable there stays"
+    assert writer.devices_in_use() == {2}

@@ -110,6 +110,9 @@ class Rig:
     def idle(self) -> None:
         pass
 
+    def write_failed(self) -> None:
+        pass
+
     def give_back(self, unused_bytes: int) -> None:
         pass
 

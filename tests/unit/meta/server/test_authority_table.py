@@ -54,7 +54,7 @@ COMMAND_ROWS = {
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
     " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice"
     " SetDeviceEra",
-    "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries Init Recover KeepSegments DropSegments AdoptSegments",
+    "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries SetAbsent Init Recover KeepSegments DropSegments AdoptSegments",
 }
 
 

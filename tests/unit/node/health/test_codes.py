@@ -79,6 +79,7 @@ OF_NODE = [
     ("MOUNT_DEAD", mount("dead"), "/n of volume w is dead: why"),
     ("MOUNT_REFUSED", mount("refused"), "/n of volume w is refused: why"),
     ("MOUNT_WAITS", mount("starting"), "/n of volume w is starting: why"),
+    ("DEVICE_ABSENT", device("absent: no node sees it"), "no node sees it"),
     ("DEVICE_MISSING", device("not found on this node; add it"), "/dev/b"),
     ("DEVICE_WRONG", device("wrong device: /dev/b is device X now"), "/dev/b is device X now"),
     ("DEVICE_RECOVERED", device("recovered: the cluster was rebuilt from /dev/b elsewhere"), "rebuilt from /dev/b"),
