@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,25 @@ WAIT_S = 120
 pytestmark = pytest.mark.soak  # the parts are in tests/unit/meta/server/test_absent_devices.py and tests/unit/io/file/test_draining.py
 
 
-def write_synced(path: Path, data: bytes) -> bool:
+def works(act: Callable[[], Any]) -> bool:
     """Returns False where the device failed."""
     try:
+        act()
+    except OSError as err:
+        if err.errno not in (errno.EIO, errno.ENOSPC):
+            raise
+        return False
+    return True
+
+
+def write_synced(path: Path, data: bytes) -> bool:
+    def write() -> None:
         with path.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as err:
-        assert err.errno in (errno.EIO, errno.ENOSPC), err
-        return False
-    return True
+
+    return works(write)
 
 
 def test_writes_to_a_shared_mount_go_on_without_one_of_two_devices(make_cluster) -> None:
@@ -70,7 +79,9 @@ def test_writes_to_a_shared_mount_go_on_without_one_of_two_devices(make_cluster)
         (cluster.directory / "moved.img").write_bytes(content)
         await_true("the device to be back", lambda: states() == ["ok", "ok"], WAIT_S, 0.3)
         for node in (first, second):
-            await_true("the file to be read", lambda node=node: (node.mountpoint / "before").read_bytes() == b"b" * 200_000, WAIT_S, 0.3)
+            path = node.mountpoint / "before"
+            await_true("the node to find the device", lambda path=path: works(path.read_bytes), WAIT_S, 0.3)
+            assert path.read_bytes() == b"b" * 200_000
         for node in (first, second):
             node.cli("umount", str(node.mountpoint), timeout_s=180)
     finally:
