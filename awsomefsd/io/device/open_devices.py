@@ -52,8 +52,11 @@ class OpenDevices(Mapping[int, Device]):
             return self._open[number]
 
     def _leave_if_dead(self, number: int, device: Device) -> None:
+        info = self._infos[number]
         try:
-            require_identity(device, self._cluster, self._infos[number].uuid)
+            require_identity(device, self._cluster, info.uuid, info.era)
+        except RecoveredDevice:  # it works; `look_again` says what follows
+            device.failed = False
         except (OSError, Error) as err:
             log.warning("device is left, and opened again when it is back device=%d path=%s: %s", number, device.path, str(err))
             del self._open[number]
