@@ -315,6 +315,8 @@ def _devices(drive: Recorder) -> None:
     if drive.level >= c.SetDeviceEra.since:
         drive.host(c.SetDeviceEra("e-uuid", 7))
         drive.apply(c.SetDeviceEra("e-uuid", 6), **HOST)
+        drive.host(c.SetAbsent(drive.device, True), c.SetAbsent(drive.device, False))
+        drive.apply(c.SetAbsent(99, True), **HOST)
 
 
 def _last(drive: Recorder) -> None:
