@@ -148,7 +148,7 @@ def test_an_error_of_a_disk_that_is_there_changes_nothing(tmp_path: Path) -> Non
     devices = OpenDevices(lambda: [info(1, path, ours)], CLUSTER)
     held = devices[1]
     with pytest.raises(OSError, match="Invalid argument"):
-        held.pread_into(memoryview(bytearray(4_096)), -1)
+        held.pread_into(aligned_buffer(4_096), -4_096)
     assert held.failed
     assert devices[1] is held
     assert not held.failed
