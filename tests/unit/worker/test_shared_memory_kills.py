@@ -54,6 +54,8 @@ def dirty_step(log: DirtyLog | None, k: int, model: Model) -> None:
         model[k] = (k % 7, k * 3, data)
         if log is not None:
             assert log.append_write(k % 7, k * 3, data, k, 0, 0) is not None
+            if rng.random() < 0.5:
+                log.answered(k)
     elif model:
         unique = oldest if oldest <= k - 20 else rng.choice(sorted(model))
         del model[unique]
@@ -61,6 +63,7 @@ def dirty_step(log: DirtyLog | None, k: int, model: Model) -> None:
             record = log.find_unique(unique)
             assert record is not None and record.is_dirty
             log.mark_clean([record])
+            log.answered(unique)  # the log goes on behind what is clean and answered
 
 
 def dirty_observe(log: DirtyLog) -> Model:
