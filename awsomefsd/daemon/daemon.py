@@ -99,7 +99,9 @@ class Daemon:
                 self.catalog.propose(Init(self.node.cluster, self.node.site, levels.supported()))
             if alone:
                 enter_founder(settings, self.node, self.catalog.propose)
-                certify_alone(settings, self.node, self.catalog.propose, lambda body: self.metadata.query(body, CALL_S))
+                came_back = certify_alone(settings, self.node, self.catalog.propose, lambda body: self.metadata.query(body, CALL_S))
+                if came_back and in_cluster(settings, self.node):
+                    self.metadata.meet_others()
             self.devices = NodeDevices(self.node.cluster, self.node.node, self.table, self.catalog)
             self.watch = DeviceWatch(self.node.cluster, self.node.node, self.table, self.access.ask, settings.devices.extra)
             self.keeper = KeeperClient(settings.run_dir)

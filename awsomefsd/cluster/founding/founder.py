@@ -79,10 +79,11 @@ def _enter_node(settings: Settings, node: Node, key: bytes, propose: Callable[[A
     propose(AddNode(node.node, node_name(settings), "node", key, "", control, metadata, labels, __version__, levels.supported()))
 
 
-def certify_alone(settings: Settings, node: Node, propose: Callable[[Any], Any], ask: Callable[[Any], Any]) -> None:
+def certify_alone(settings: Settings, node: Node, propose: Callable[[Any], Any], ask: Callable[[Any], Any]) -> bool:
     """Certifies the only node that carries the metadata, and sees to it that the cluster can sign.
 
-    Does nothing if both is so, or if the node is to stay without others.
+    Does nothing if both is so, or if the node is to stay without others.  Returns True if the node got its certificate in a cluster that was
+    there before it: it was brought back from a device or a backup, and others will join it.
 
     Blocks for the entries.  Raises what `propose` and `ask` raise.
     """
@@ -90,25 +91,27 @@ def certify_alone(settings: Settings, node: Node, propose: Callable[[Any], Any],
 
     files = PkiFiles(settings.state_dir)
     if not settings.cluster.listen:
-        return
+        return False
     signer = ask(GetSigner())
     known = isinstance(signer, Signer)
     if (files.there() and known) or (not known and getattr(signer, "errno", 0) != errno.ENOENT):
-        return  # nothing to do; or it is not known, and the next start asks again
+        return False  # nothing to do; or it is not known, and the next start asks again
     from awsomefsd.cluster.pki import ca
 
     if not isinstance(signer, Signer):
         if files.there():
             if not ask(ListCas()).cas:
-                return  # a certificate of another cluster, or of a configuration by hand
+                return False  # a certificate of another cluster, or of a configuration by hand
             made = ca.make_authority(node.cluster)
             propose(PutCa(made.id, made.certificate, made.key, "active"))
-            return
+            return False
+        there_before = bool(ask(ListCas()).cas)  # without its key: checkpoints have no secrets
         files.found(node.cluster, node.node)
         enter_founder(settings, node, propose)
-        return
+        return there_before
     key = files.own_key()
     _enter_node(settings, node, ca.key_hash(key), propose)
     files.write_bundle(signer.bundle)
     authority = ca.Authority(signer.id, signer.certificate, signer.key)
     files.write_certificate(ca.sign(authority, ca.make_request(key, node.node), node.node, "node"))
+    return True

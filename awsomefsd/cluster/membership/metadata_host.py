@@ -99,6 +99,15 @@ class MetadataHost:
                 service.start()
                 self._service = service
 
+    def meet_others(self) -> None:
+        """Makes the service anew if it does not listen for other nodes: it was made before this node had a certificate.
+
+        Blocks as `stop` and `start`, and raises as `start`.
+        """
+        if self._service is not None and not self._service.meets_others:
+            self.stop()
+            self.start()
+
     def carry(self, wanted: bool) -> None:
         """Follows an order: starts the service, or stops it and sets its files aside.  Blocks.
 

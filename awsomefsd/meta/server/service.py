@@ -185,6 +185,11 @@ class MetadataService:
         return replica is not None and isinstance(replica.log, SingleVoter)
 
     @property
+    def meets_others(self) -> bool:
+        """True: it was made with voters, so it listens for other nodes, also while it is alone."""
+        return self._voters is not None
+
+    @property
     def leads(self) -> bool:
         """True: this voter decides, alone or as the leader of several.  Any thread; what it was a moment ago."""
         return self._current.leads()

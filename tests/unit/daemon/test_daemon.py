@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from awsomefsd.config.settings import Settings, load
 from awsomefsd.daemon import daemon, worker_config
 from awsomefsd.daemon.metadata_core import MetadataCore, begin
 from awsomefsd.node.mounts import DesiredMount
+from awsomefsd.recovery import restore
 
 
 @pytest.fixture
@@ -40,6 +44,31 @@ async def test_ends_when_the_metadata_service_does(settings: Settings) -> None:
         whole.close()
     assert not settings.admin_socket.exists()
     identity.StateLock(settings.state_dir).release()
+
+
+def test_others_reach_a_node_that_came_back_from_its_first_start_on(tmp_path: Path) -> None:
+    """Brought back from a device or a backup, it gets its certificate after the metadata serves."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        port, control = one.getsockname()[1], other.getsockname()[1]
+    environ = {"AWSOMEFSD_METADATA_LISTEN": f"127.0.0.1:{port}", "AWSOMEFSD_CLUSTER_LISTEN": f"127.0.0.1:{control}"}
+    settings = load(environ=environ, state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    lost = identity.init(settings.state_dir)
+    daemon.Daemon(MetadataCore(settings)).close()  # commits what it has entered
+    whole = daemon.Daemon(MetadataCore(settings))
+    try:
+        whole.metadata.copy_store(tmp_path / "copy")
+    finally:
+        whole.close()
+    shutil.rmtree(settings.state_dir)
+    with ExitStack() as undo:
+        (tmp_path / "copy").rename(restore.begin(settings.state_dir, undo) / "data.mdb")
+        restore.finish(settings.state_dir, lost.cluster, 1, [], "confirmed", undo)
+    whole = daemon.Daemon(MetadataCore(settings))
+    try:
+        assert whole.metadata.alone
+        socket.create_connection(("127.0.0.1", port), 10).close()
+    finally:
+        whole.close()
 
 
 def test_parts_that_cannot_be_built_leave_nothing_running(settings: Settings) -> None:
