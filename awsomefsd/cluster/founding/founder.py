@@ -82,8 +82,8 @@ def _enter_node(settings: Settings, node: Node, key: bytes, propose: Callable[[A
 def certify_alone(settings: Settings, node: Node, propose: Callable[[Any], Any], ask: Callable[[Any], Any]) -> bool:
     """Certifies the only node that carries the metadata, and sees to it that the cluster can sign.
 
-    Does nothing if both is so, or if the node is to stay without others.  Returns True if the node got its certificate in a cluster that was
-    there before it: it was brought back from a device or a backup, and others will join it.
+    Does nothing if both is so, or if the node is to stay without others.  Returns True if the cluster was there before the node:
+    it was brought back from a device or a backup, and others will join it.
 
     Blocks for the entries.  Raises what `propose` and `ask` raise.
     """
