@@ -118,7 +118,7 @@ def _answer(client: Any, monkeypatch: pytest.MonkeyPatch, newest: int, oldest: i
     monkeypatch.setattr(requests_module, "PROTOCOL_OLDEST", oldest)
     monkeypatch.setattr(requests_module, "PROTOCOL_VERSION", newest)
     cluster = Cluster(1)
-    answer = Wire(cluster, cluster.lead("n1"), 5, 0).ask(client.hello())
+    answer = Wire(cluster, cluster.lead("n1"), 5, 0, 0).ask(client.hello())
     assert answer is not None
     return answer
 
