@@ -29,6 +29,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -60,9 +61,14 @@ LONG_REQUEST_BYTES = 32 * 1024  # a WRITE of more is copied and checksummed for 
 _NAMES = (Opcode.LOOKUP, Opcode.READDIRPLUS, Opcode.MKNOD, Opcode.MKDIR, Opcode.SYMLINK, Opcode.LINK, Opcode.CREATE, Opcode.TMPFILE)
 REMEMBERED = frozenset((*_NAMES, Opcode.GETATTR, Opcode.SETATTR, Opcode.READ, Opcode.READLINK))  # the kernel keeps something of the reply
 NAME_CHANGES = frozenset((*_NAMES[2:], Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME, Opcode.RENAME2))
+_OPENS = (Opcode.OPEN, Opcode.CREATE)  # they begin with the flags of open(2), which may truncate
+_BYTE_CHANGES = frozenset(
+    (Opcode.WRITE, Opcode.SETATTR, Opcode.FALLOCATE, Opcode.COPY_FILE_RANGE, Opcode.COPY_FILE_RANGE_64, Opcode.RENAME, Opcode.RENAME2)
+)  # a rename decides which bytes have a name, after a flush
 READ_AGAIN = frozenset((errno.ENOENT, errno.EINTR, errno.EAGAIN))
 READ_ENDED = frozenset((errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN))
 _BODY_AT = abi.IN_HEADER.size
+_FLAGS = struct.Struct("<I")
 
 
 class Ended:
@@ -332,8 +338,14 @@ class Session:
         return pending
 
     def _give_up(self, pending: Pending) -> bool:
-        """Answers EINTR to a caller that is being killed; the request goes on.  False: the kernel has not taken it (yet)."""
+        """Answers EINTR to a caller that is being killed; the request goes on.  False: the kernel has not taken it (yet).
+
+        A caller that changes bytes waits: its locks end with it, and the next program may have synced other bytes before the request does
+        its work.
+        """
         ctx = pending.ctx
+        if pending.opcode in _BYTE_CHANGES or (pending.opcode in _OPENS and _truncates(pending.held)):
+            return False
         if not self.fs.may_give_up(names=pending.opcode in NAME_CHANGES):
             return False
         ctx.given_up = True  # before: it may end meanwhile, and its own answer find no caller
@@ -492,6 +504,12 @@ class Session:
         pending = self._waiting.get(unique)
         if pending is not None:
             self._killed.signalled(pending)
+
+
+def _truncates(opens: RequestMemory) -> bool:
+    """Says whether an OPEN or CREATE has O_TRUNC; also where its memory was freed meanwhile: then it is over."""
+    request = opens.request()
+    return len(request) < _BODY_AT + _FLAGS.size or bool(_FLAGS.unpack_from(request, _BODY_AT)[0] & os.O_TRUNC)
 
 
 assert os.sysconf("SC_IOV_MAX") > PIECES_MAX
