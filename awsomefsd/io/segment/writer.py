@@ -267,6 +267,13 @@ class SegmentWriter:
                 raise Unavailable(f"new segments lie on device {leased[0].device}, which this node does not have; add it here")
         return self._leased[slot].room
 
+    def _device(self, number: int) -> BlockDevice:
+        """A device on which segments are leased.  Raises OSError(ENODEV) for one that was there and is gone: it failed, as any may."""
+        try:
+            return self._devices[number]
+        except KeyError:
+            raise OSError(errno.ENODEV, f"device {number} is gone") from None
+
     def _write_plan(self, pieces: list[Piece], planned: PackingPlan, used: list[_Segment]) -> list[list[FrameChecks]]:
         """Writes frames and footers, and flushes; returns the new frames of each segment used."""
         written: list[list[FrameChecks]] = [[] for _ in used]
@@ -280,7 +287,7 @@ class SegmentWriter:
                     self._end_segment(used[passed], planned.rooms[passed], written[passed])
                 slot = placement.slot
                 info = used[slot].info
-                self._stream.begin(self._devices[info.device], info.byte_offset, used[slot].room.end)
+                self._stream.begin(self._device(info.device), info.byte_offset, used[slot].room.end)
             written[slot].append(self._write_frame(pieces[placement.piece], placement, used[slot].info, time_ns))
         if slot >= 0:
             self._end_segment(used[slot], planned.rooms[slot], written[slot])
@@ -316,7 +323,7 @@ class SegmentWriter:
         assert len(raw) == size and room.end % BLOCK_BYTES == 0 and room.end + size <= segment.info.bytes
         buffer[:] = raw
         hit("segment.footer.before")
-        self._devices[segment.info.device].pwritev([buffer], segment.info.byte_offset + room.end)
+        self._device(segment.info.device).pwritev([buffer], segment.info.byte_offset + room.end)
         hit("segment.footer.after")
         return room.end, size
 
@@ -324,7 +331,7 @@ class SegmentWriter:
         for device in dict.fromkeys(segment.info.device for segment in segments):
             self._flushes += 1
             hit("device.flush.before")
-            self._devices[device].flush()
+            self._device(device).flush()
             hit("device.flush.after")
 
     def _accept(self, pieces: list[Piece], planned: PackingPlan, used: list[_Segment], frames: list[list[FrameChecks]]) -> Written:
@@ -387,7 +394,7 @@ class SegmentWriter:
         """Writes one block at the end of the abandoned segment, each time another one.  Raises OSError while the device still fails."""
         self._probe_offset -= suspect.room.align
         if self._probe_offset >= self._probe_floor:
-            device = self._devices[suspect.info.device]
+            device = self._device(suspect.info.device)
             device.pwritev([aligned_buffer(BLOCK_BYTES)], suspect.info.byte_offset + self._probe_offset)
             device.flush()
         self._settle_suspect()

@@ -232,3 +232,39 @@ def test_nothing_is_rewritten_without_the_identity_of_another_size_or_read_only(
     with path.open("r+b") as file:
         file.truncate(65 * MIB)  # it is growing
     untouched(path, row)
+
+
+def test_a_device_that_goes_while_it_is_written_is_an_error_of_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its descriptor is dead and its path leads nowhere.  Whoever writes meets an error as of any device that fails, and goes on later."""
+    path, s = image(tmp_path, "sdb")
+    devices = OpenDevices(lambda: [info(1, path, s)], CLUSTER)
+    bytes_ = s.segment_bytes
+    segments = [SegmentInfo(n, 1, 1, s.first_segment_offset + (n - 1) * bytes_, bytes_, 1, 0, 0, 0, 0) for n in range(1, 6)]
+    writer = SegmentWriter(devices, lambda _: [segments.pop(0)])
+    piece = Piece(1, 2, 0, [memoryview(b"x" * 5_000)])
+    writer.write([piece])
+
+    def dead(*_: object) -> int:
+        raise OSError(errno.ENODEV, "unplugged")
+
+    with monkeypatch.context() as patched:
+        for call in ("pwritev", "preadv", "fdatasync"):
+            patched.setattr(os, call, dead)
+        path.rename(tmp_path / "away")
+        for _ in range(3):
+            with pytest.raises((OSError, Unavailable)):
+                writer.write([piece])
+    (tmp_path / "away").rename(path)
+    assert writer.write([piece]).extents[0][0].length == 5_000
+    writer.seal_all()
+
+
+def test_the_footer_of_a_device_that_is_gone_is_left_out(tmp_path: Path) -> None:
+    path, s = image(tmp_path, "sdb")
+    devices = OpenDevices(lambda: [info(1, path, s)], CLUSTER)
+    segment = SegmentInfo(1, 1, 1, s.first_segment_offset, s.segment_bytes, 1, 0, 0, 0, 0)
+    writer = SegmentWriter(devices, lambda _: [segment])
+    writer.write([Piece(1, 2, 0, [memoryview(b"x" * 5_000)])])
+    devices._open.clear()  # it failed, and was left
+    path.rename(tmp_path / "away")
+    assert [(step.sealed, step.footer_bytes) for step in writer.seal_all()] == [(True, 0)]
