@@ -16,6 +16,7 @@ driver, such as the membership as of the applied index.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -277,13 +278,15 @@ class Store:
         return used * 100 / self.map_bytes
 
     def copy_to(self, path: Path) -> None:
-        """A compacted copy of the last commit as one file, durable when this returns.  May run on another thread."""
+        """A compacted copy of the last commit as one file, durable when this returns.  May run on another thread.  Raises OSError."""
         new = path.with_name(path.name + ".new")
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             with self._map:
                 self._env.copyfd(fd, compact=True)
             os.fsync(fd)
+        except lmdb.Error as err:  # it is no OSError, not even where the disk is full
+            raise OSError(errno.EIO, f"the store cannot be copied: {err}", str(path)) from err
         finally:
             os.close(fd)
         os.rename(new, path)

@@ -194,7 +194,9 @@ class Checkpointer:
             try:
                 self._serve()
                 self.failures = 0
-            except (Error, OSError) as err:
+            except Exception as err:  # a bug must neither end checkpoints nor stay silent
+                if not isinstance(err, (Error, OSError)):
+                    logger.exception("a checkpoint failed")
                 if self._may_write():
                     self._failed(err)
                 self._stop.wait(CHECKPOINT_RETRY_MS / 1_000)

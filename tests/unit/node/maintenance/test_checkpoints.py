@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -244,6 +245,27 @@ def test_a_device_that_fails_suspends_checkpoints_and_ends_it_when_it_works(tmp_
             assert made.index.durable == OFF, "freed segments can be leased"
         made.await_durable()
         await_true("ok again", lambda: checkpointer.state == "ok", 60)
+
+
+def test_a_full_state_disk_ends_no_checkpoints_for_good(tmp_path: Path) -> None:
+    """The copy of the store needs as much room as the store.  LMDB tells of that by an error of its own."""
+    with rig(tmp_path) as r:
+        assert r.on.service is not None
+        failed, copy_store = threading.Event(), r.on.service.copy_store
+
+        def full_once(path: Path) -> None:
+            if failed.is_set():
+                copy_store(path)
+                return
+            path.with_name(path.name + ".new").symlink_to("/dev/full")
+            failed.set()
+            copy_store(path)
+
+        r.on.service.copy_store = full_once  # type: ignore[method-assign]
+        checkpoints = r.start()
+        assert failed.wait(60)
+        r.await_durable()
+        assert checkpoints.state == "ok" and checkpoints.figures(r.applied)["checkpoint_errors"] == 1
 
 
 def test_a_full_tail_begins_a_new_checkpoint(tmp_path, seed):
