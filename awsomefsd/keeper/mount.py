@@ -88,7 +88,9 @@ class Mount:
         self._standby_spec: Message = {}  # argv and env it was started with
         self._standby_takes_over = False
         self.previous = previous
-        self.was_ready = was_ready or self._record.served()
+        self.was_ready = self._record.served()
+        if was_ready:
+            self._set_ready()
         self.busy = False  # a umount runs
         self.forced = False  # no successor any more
         self.detached = detached  # taken out of our tree, still mounted elsewhere
@@ -206,12 +208,18 @@ class Mount:
     def take_up(self, worker: WorkerProcess, was_ready: bool) -> None:
         """Watches a worker that serves this mount already."""
         worker.ready = was_ready
-        self.was_ready = self.was_ready or was_ready
+        if was_ready:
+            self._set_ready()
         if self.was_ready:
             self.ready.resolve()
         self.worker = worker
         self._attend(worker)
         self._note()
+
+    def _set_ready(self) -> None:
+        """What is in memory counts from now on.  A worker of an earlier build does not say so in the record, so we do."""
+        self.was_ready = True
+        self._record.set_served()
 
     def replace_socket(self, sock: socket.socket, message: Message) -> None:
         """Takes a new connection of the same worker, which lost the old one."""
@@ -219,7 +227,8 @@ class Mount:
         self.worker.tell_from(message)
         self.worker.answered = self.worker.answered or bool(message.get("answered"))
         if message.get("ready"):
-            self.worker.ready = self.was_ready = True
+            self.worker.ready = True
+            self._set_ready()
             self.ready.resolve()
         self._hang_up(self.worker)
         self.worker.sock = sock
@@ -250,7 +259,8 @@ class Mount:
     def _heard(self, worker: WorkerProcess, message: Message) -> None:
         op = message.get("op")
         if op == "ready":
-            worker.ready = self.was_ready = True
+            worker.ready = True
+            self._set_ready()
             worker.tell_from(message)
             self._read_ahead()
             self.ready.resolve()

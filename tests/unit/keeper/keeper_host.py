@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,11 @@ class Host:
         self.dirs.append(path)
         return path
 
-    def mount(self, dir: Path | None = None, id: str = "", timeout_s: float = 60.0, **config: Any) -> Path:
+    def mount(self, dir: Path | None = None, id: str = "", timeout_s: float = 60.0, *, argv: Sequence[str] = WORKER, **config: Any) -> Path:
         dir = dir or self.dir()
         id = id or f"{self._serial:x}"
         memfds = {"control": 65536, "slot": 1 << 17}
-        self.client.mount(id, str(dir), "vol", memfds=memfds, argv=WORKER, config=config, timeout_s=timeout_s, readahead_kib=512)
+        self.client.mount(id, str(dir), "vol", memfds=memfds, argv=list(argv), config=config, timeout_s=timeout_s, readahead_kib=512)
         return dir
 
     def about(self, dir: Path) -> dict[str, Any]:

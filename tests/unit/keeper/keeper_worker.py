@@ -17,6 +17,7 @@ import struct
 import sys
 import time
 
+from awsomefsd.keeper import worker_link
 from awsomefsd.keeper.worker_link import KeeperLink
 
 HEADER = struct.Struct("<IIQQIIIHH")
@@ -102,7 +103,11 @@ class Server:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--keeper-fd", type=int, required=True)
-    link = KeeperLink(parser.parse_args().keeper_fd)
+    parser.add_argument("--earlier-build", action="store_true", help="know nothing of the record of a mount")
+    arguments = parser.parse_args()
+    if arguments.earlier_build:
+        worker_link.RECORD = ""
+    link = KeeperLink(arguments.keeper_fd)
     config = link.start_message["config"]
 
     def flush(tell: bool) -> None:

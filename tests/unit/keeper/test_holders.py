@@ -17,7 +17,7 @@ from awsomefsd.keeper import mount_syscalls
 from awsomefsd.keeper import wire as wire
 from awsomefsd.keeper.mount_holder import MountHolder
 from awsomefsd.keeper.mount_record import RECORD, MountRecord
-from tests.unit.keeper.keeper_host import Host, end_of, until
+from tests.unit.keeper.keeper_host import WORKER, Host, end_of, until
 
 pytestmark = [
     pytest.mark.root,
@@ -67,6 +67,18 @@ def test_a_holder_brings_the_mounts_of_a_keeper_and_workers_killed_together(host
             assert not after["fresh"] and after["previous"] == {"signal": None, "code": None, "exited": True}
             assert host.about(dirs[1])["pid"] == before[1]["pid"], "a worker that lives serves on"
         assert sorted(row["dir"] for row in host.client.list()) == [str(dir) for dir in dirs]
+
+
+def test_a_mount_that_a_worker_of_an_earlier_build_served_is_brought_too(host: Host) -> None:
+    """It knows no record, as behind an upgrade of the keeper alone.  What it has in memory counts all the same."""
+    dir = host.mount(argv=[*WORKER, "--earlier-build"])
+    with holding(host, 1):
+        pid = host.about(dir)["pid"]
+        host.kill_keeper()
+        kill_worker(host, pid)
+        host.start()
+        after = host.about(dir)
+        assert after["worker"] == after["starts"] == 2 and not after["fresh"]
 
 
 def test_every_holder_may_bring_a_mount_and_one_worker_serves_it(host: Host) -> None:
