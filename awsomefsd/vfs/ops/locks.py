@@ -59,7 +59,13 @@ class LockOps:
             yield from self._wait_lock(command, fh, ctx)
         else:
             yield from self._released(ino)
+            if not self._mount.session.recovering:  # else a predecessor may have asked for it, and got it
+                self._check_open(fh)
             yield self._mount.propose(command, ctx.unique)
+        if self._mount.session.opens.get(fh) is None:
+            if not self.holds(ino, lock.kind, lock.owner):  # else somebody new has this owner's number, and gives it back with his own
+                yield from self._take_back(command)
+            self._check_open(fh)
         try:
             self._mount.session.check_handle(fh)
         except FsError:
@@ -68,6 +74,11 @@ class LockOps:
             yield from self._take_back(command)
             raise
         self._may_hold(ino, lock).add(fh)
+
+    def _check_open(self, fh: int) -> None:
+        """Raises FsError(EINTR) if the file was closed: its caller was killed, and nobody would give the lock back."""
+        if self._mount.session.opens.get(fh) is None:
+            raise FsError(errno.EINTR, "the file was closed while a lock of it was waited for")
 
     def _released(self, ino: int) -> Steps:
         while (ending := self._ending.get(ino)) is not None:

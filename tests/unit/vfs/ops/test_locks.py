@@ -16,7 +16,7 @@ from awsomefsd.meta.api.commands import SetLock
 from awsomefsd.meta.api.messages import Done
 from awsomefsd.vfs.ops.data import RELEASE_FLOCK_UNLOCK
 from awsomefsd.vfs.ops.locks import F_RDLCK, F_UNLCK, F_WRLCK, LockOps
-from tests.rigs.mount_without_kernel import LIMIT_S, Held, Rig, rig
+from tests.rigs.mount_without_kernel import LIMIT_S, After, Held, Rig, error_of, rig
 
 FH, INO = 5, 2
 LOCK = Lock(LOCK_POSIX, 77, 1000, F_WRLCK, 0, LOCK_END_MAX)
@@ -29,7 +29,8 @@ class Mount:
 
     def __init__(self) -> None:
         self.failed: set[int] = set()
-        self.session = SimpleNamespace(recovering=False, check_handle=self.check_handle)
+        opens = SimpleNamespace(get=lambda fh: fh)
+        self.session = SimpleNamespace(recovering=False, check_handle=self.check_handle, opens=opens)
         self.proposed: list[SetLock] = []
         self.acked: list[int] = []
         self.uniques = SimpleNamespace(next_background_unique=lambda: 99)
@@ -126,3 +127,33 @@ def test_the_classic_locks_of_a_process_are_gone_when_a_close_of_the_file_return
     assert r.call("getlk", ino, other, Lock(LOCK_POSIX, 79, 3, F_WRLCK, 0, 29)) is not None
     r.close_file(ino, taken, owner=77)
     assert r.call("getlk", ino, other, Lock(LOCK_POSIX, 79, 3, F_WRLCK, 0, 29)) is None
+
+
+def test_a_lock_that_is_decided_behind_the_close_of_its_file_is_nobodys(r: Rig) -> None:
+    """Its caller was killed while it waited, and is gone: what it asked for must keep nobody out until the session ends."""
+    ino, first = r.create(b"f")
+    killed, third = r.open(ino), r.open(ino)
+
+    def lock(owner: int) -> Lock:
+        return Lock(LOCK_FLOCK, owner, 1000, F_WRLCK, 0, LOCK_END_MAX)
+
+    r.call("setlk", ino, first, lock(71), False)
+    held: list[After] = []
+
+    def on_propose(command: Any, unique: int) -> Any:
+        if isinstance(command, SetLock) and command.lock_type == F_UNLCK and not held:
+            held.append(After(r.worker.client.propose(command, unique)))
+            return held[0]
+        return None
+
+    r.gate().on_propose = on_propose
+    released = r.begin("release", ino, first, 0, RELEASE_FLOCK_UNLOCK, 71)
+    waits = r.begin("setlk", ino, killed, lock(72), False)
+    gone = r.begin("release", ino, killed, 0, RELEASE_FLOCK_UNLOCK, 72)
+    assert not waits.ended.is_set()
+    held[0].release()
+    for one in (released, gone):
+        one.result()
+    assert error_of(waits.result) == errno.EINTR
+    assert r.call("setlk", ino, third, lock(73), False) is None
+    r.close_file(ino, third, 73, RELEASE_FLOCK_UNLOCK)
