@@ -2,8 +2,8 @@
 
 A mount's row is made when it opens its first session.  A command under a number without a row, which is no daemon's either, is refused: a
 number is free to choose, so results of such ones would grow without end, and without them a request that is sent again would happen twice.
-A row and its results go with its node (a new boot, a removal), and the oldest
-ones when a node has more than MOUNTS_KEPT_PER_NODE whose session has ended.  All that counts from the level MENDED_RULES on.
+A row and its results go with its node (a new boot, a removal), and the oldest ones when a node has more than MOUNTS_KEPT_PER_NODE whose
+session has ended, those that were unmounted first (session 0).  All that counts from the level MENDED_RULES on.
 """
 
 from __future__ import annotations
@@ -56,6 +56,14 @@ def _is_known(state: State, entry: Entry) -> bool:
     return state.txn.get(keys.mount(entry.mount)) is not None
 
 
+def note_unmounted(state: State, mount: int) -> None:
+    """A mount has ended cleanly: no data of it waits for a session to come, so its row is among the first to be forgotten."""
+    row: rows.MountRow | None = state.read(keys.mount(mount), rows.MOUNT)
+    if row is not None and state.acts_at(MENDED_RULES):
+        row.session = 0
+        state.write(keys.mount(mount), row, rows.MOUNT)
+
+
 def forget_node(state: State, node: str) -> None:
     """Forgets the mounts of a node that was removed, and its daemon's results."""
     if not state.acts_at(MENDED_RULES):
@@ -67,7 +75,10 @@ def forget_node(state: State, node: str) -> None:
 
 
 def forget_oldest(state: State, node: str) -> None:
-    """Forgets a node's oldest mounts without a session, if there are too many."""
+    """Forgets a node's oldest mounts without a session, if there are too many: those first that were unmounted.
+
+    A mount that comes back is told by its row whether others had the volume; without one it would lay old data over theirs.
+    """
     if not state.acts_at(MENDED_RULES):
         return
     ended = []

@@ -201,6 +201,7 @@ def end_session(state: State, entry: Entry, command: EndSession) -> Reply:
     if command.clean:
         _release_quarantine_of(state, row.mount, row.worker, row.node)
         state.results.forget(row.mount)  # unmounted: the sender of these requests is gone
+        mounts.note_unmounted(state, row.mount)
     elif row.mount and state.acts_at(MENDED_RULES) and nodes.is_removed(state, row.node):
         mounts.forget(state, row.mount)
     return Done()

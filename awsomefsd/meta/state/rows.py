@@ -146,7 +146,7 @@ class SessionRow(Row):
 
 
 class MountRow(Row):
-    session: int
+    session: int  # its newest; 0: it was unmounted
     volume: int
     node: str
     boot_id: str

@@ -96,3 +96,17 @@ def test_the_oldest_mounts_of_a_node_are_forgotten(drive: Drive, monkeypatch: py
     assert known == [106, 107, 108, 109], "three, and the one that was open when they were counted"
     assert drive.machine.mount_node(5) == "n2", "another node's"
     assert all((drive.machine.stored_result(number, 1) is not None) == (number in known) for number in range(100, 110))
+
+
+def test_a_mount_that_may_come_back_is_forgotten_behind_those_that_were_unmounted(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its row nobody could tell it that another node had its volume since: it would lay old data over theirs."""
+    monkeypatch.setattr(mounts, "MOUNTS_KEPT_PER_NODE", 3)
+    drive.ok(c.EndSession(drive.session, drive.epoch, False, expired=True), session=0, epoch=0, mount=0)
+    cut_off = drive.mount
+    for number in range(100, 110):
+        drive.open(number)
+        drive.ok(c.EndSession(drive.session, drive.epoch, True))
+    drive.open(5, node="n2", boot_id="b2")
+    drive.ok(c.EndSession(drive.session, drive.epoch, True))
+    assert drive.open(cut_off).changed_by_others
+    assert len([number for number in range(100, 110) if drive.machine.mount_node(number)]) <= 3
