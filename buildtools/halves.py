@@ -22,8 +22,8 @@ from pathlib import Path
 from buildtools import ready
 from buildtools.say import CHECKOUT, bad, good, line, step
 
-# What computes, and what mounts on one node; everything else that lies in tests/ is the other half.
-FIRST = ("unit", "model", "sim", "posix", "integrity", "packaging", "differential", "crash/model", "fuzz")
+# What computes, what mounts on one node, and as much of the rest as takes the same time; everything else in tests/ is the other half.
+FIRST = ("unit", "model", "sim", "posix", "integrity", "packaging", "differential", "crash/model", "fuzz", "faults", "csi")
 OPTIONS = ("--durations=20", "-ra", "-m", "not soak")
 
 

@@ -22,6 +22,7 @@ ROLES = ("keeper", "forker", "worker", "daemon", "supervisor")
 HOLDERS = {"keeper", "worker", "daemon", "supervisor"}
 GROUPS = [group for size in (2, 3, 4) for group in itertools.combinations(ROLES, size) if not set(group) >= HOLDERS]
 FIRST = ("keeper", "worker")
+SAMPLE = 7  # groups in the normal run, after FIRST
 
 
 def await_held(node: Node, roles: Sequence[str]) -> None:
@@ -66,10 +67,23 @@ def striking(node: Node) -> Callable[[tuple[str, ...]], None]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("options", ["", "shared"], ids=["exclusive", "shared"])
 def test_groups_killed_at_once_harm_nobody(make_node, figures, seed, options):
+    """Some of the groups, others in each run; all of them in the soak."""
+    harm_nobody(make_node, figures, seed, options, SAMPLE)
+
+
+@pytest.mark.root
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("options", ["", "shared"], ids=["exclusive", "shared"])
+def test_all_groups_killed_at_once_harm_nobody(make_node, figures, seed, options):
+    harm_nobody(make_node, figures, seed, options, len(GROUPS))
+
+
+def harm_nobody(make_node, figures, seed, options, count):
     node = make_node(up=False)
     node.shared, node.mount_options = bool(options), options
     node.up()
-    rounds = [FIRST, *random.Random(seed).sample(GROUPS, len(GROUPS))]
+    rounds = [FIRST, *random.Random(seed).sample(GROUPS, count)]
     account = chaos.kill_under_load(node, node.mountpoint / "load", rounds, clients=2, seed=seed, between=BETWEEN, strike=striking(node))
     figures.append(f"groups of processes killed at once, {options or 'exclusive'} mount:")
     figures += [f"  {row}" for row in account.lines()]
