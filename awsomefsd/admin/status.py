@@ -136,7 +136,7 @@ class NodeStatus:
         """Yields (directory, used bytes, budget) of each worker above its budget that has dropped caches already, and still is."""
         try:
             reports = self._catalog.reports()
-        except Unavailable:
+        except (Unavailable, FsError):
             return
         for mount in mounts:
             figures = reports.get(int(mount.mount, 16), {})
@@ -174,7 +174,7 @@ class NodeStatus:
             return  # no leader would answer
         try:
             reports = self._catalog.reports()
-        except Unavailable:
+        except (Unavailable, FsError):
             return
         for mount in status.mounts:
             labels = (("volume", mount.volume), ("dir", mount.directory))

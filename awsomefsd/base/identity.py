@@ -20,8 +20,8 @@ from awsomefsd.base.errors import AlreadyExists, Corrupt, FormatTooNew, NotFound
 FORMAT_VERSION = 1
 CONFLICTS = "conflicts"  # in the state directory: data that could not be committed (vfs/session/conflicts.py)
 OWN_NAMES = (
-    "backup", "bin", "devices.json", "endpoints.json", "founding", "meta", "meta.recovering", "meta.restoring", "mounts.json", "pki",
-    "readers", "recovering", "scrub", "scrub.json", "workers",
+    "backup", "bin", "damage", "devices.json", "endpoints.json", "founding", "meta", "meta.recovering", "meta.restoring", "mounts.json",
+    "pki", "readers", "recovering", "scrub", "scrub.json", "workers",
 )  # fmt: skip
 """What this program makes in the state directory, beside node.json, `lock` and `log`, and goes with the node."""
 

@@ -292,6 +292,10 @@ class Machine:
         row = self.state.session(session)
         return None if row is None else row.node
 
+    def was_opened(self, session: int) -> bool:
+        """Returns False for a number that no session has had yet: the next ones to be opened get it."""
+        return session < self.state.cluster.next_session
+
     def mount_node(self, mount: int) -> str | None:
         """Returns the node where the mount of that number had a session; None if there never was one."""
         row: rows.MountRow | None = self.state.read(keys.mount(mount), rows.MOUNT)

@@ -52,6 +52,9 @@ class AppliedSessions(Protocol):
     def session_node(self, session: int) -> str | None:
         """UUID of the node whose session it is; None for one that is not known (any more)."""
 
+    def was_opened(self, session: int) -> bool:
+        """False for a number that no session has had yet."""
+
     def mount_node(self, mount: int) -> str | None:
         """UUID of the node where the mount of that number had a session; None if there never was one."""
 

@@ -32,6 +32,9 @@ class Rows(Protocol):
     def session_node(self, session: int) -> str | None:
         """Returns the UUID of the node whose session it is; None for a session that is not known (any more)."""
 
+    def was_opened(self, session: int) -> bool:
+        """Returns False for a number that no session has had yet."""
+
     def mount_node(self, mount: int) -> str | None: ...
 
 
@@ -119,9 +122,10 @@ class Authorizer:
     def _owns(self, node: str, session: int) -> bool:
         owner = self._owners.get(session)
         if owner is None:
-            owner = self._voter.rows().session_node(session)
-            if owner is None:
-                return True
+            rows = self._voter.rows()
+            owner = rows.session_node(session)
+            if owner is None:  # a number that is still to be given may be another node's when the request is executed
+                return rows.was_opened(session) or not self._voter.leads()  # which may be behind, and executes nothing
             if len(self._owners) > 100_000:
                 self._owners.clear()
             self._owners[session] = owner

@@ -6,7 +6,8 @@ root of this machine can open, and those of this process are not judged.
 
 MEMBER   whoever is in the cluster
 NODE     role "node": it changes the cluster (volumes, devices, nodes, tokens), or sees all of it
-OWN      the request names a session, and it belongs to the asking node; one that nobody knows (any more) is for the machine to refuse.
+OWN      the request names a session, and it belongs to the asking node; one that nobody knows any more is for the machine to refuse.
+         A number that is still to be given is nobody's: the request may wait, and the session be another node's then.
          Without a session (0) a rule takes the asker for the daemon of the leader itself, which leases and fences do not bind
 SELF     the command names the asking node itself as the one it is about
 OPEN     SELF, and the session is for the mount whose connection this is
@@ -144,7 +145,7 @@ COMMANDS: dict[type, May] = {
 
 
 class AskingNode(NamedTuple):
-    """A member of the cluster; `owns` says whether a session is this node's (also one that nobody knows).
+    """A member of the cluster; `owns` says whether a session is this node's (also one that nobody knows any more).
 
     `mount`: of the connection; 0 for a client without a mount.
     """
@@ -176,8 +177,8 @@ def _why_not(asker: AskingNode, may: May, asked: object, sessions: Iterable[int]
         return f"{what} is for nodes; node {asker.node} is a {asker.role or 'stranger'} of this cluster"
     if may in (May.SELF, May.OPEN, May.NODE_SELF) and about != asker.node:
         return f"{what} is for a node itself; node {asker.node} asked it for {about or 'nobody'}"
-    if may is May.OPEN and getattr(asked, "mount", 0) != asker.mount:
-        return f"{what} is for the mount of the connection; mount {asker.mount:x} asked it for another"
+    if may is May.OPEN and (not asker.mount or getattr(asked, "mount", 0) != asker.mount):
+        return f"{what} is for the mount of the connection; mount {asker.mount:x} asked it for another, or is none"
     if may is May.SELF_OR_NODE and about != asker.node and asker.role != "node":
         return f"{what} for other nodes is for nodes; node {asker.node} is a {asker.role or 'stranger'} of this cluster"
     if may is May.OWN or (may is May.OWN_OR_NODE and asker.role != "node"):

@@ -64,6 +64,12 @@ class _Newest(NamedTuple):
     number: int
 
 
+def _node_of(origin: Origin) -> str:
+    """Returns the node that a connection's certificate names; "" for this node's own, which need none."""
+    who = getattr(origin, "who", None)
+    return "" if who is None else str(who.node)
+
+
 class PlainRequests:
     def __init__(
         self,
@@ -192,7 +198,10 @@ class PlainRequests:
         request.answer(Done())
 
     def list_reports(self, request: Request[GetReports]) -> None:
-        request.answer(Reports({mount: figures for mount, (_, figures) in self._reported.items()}))
+        """Answers with what the asking node's own workers reported: what others say can then not make the answer too large for it."""
+        node = _node_of(request.origin)
+        reported = self._reported.items()
+        request.answer(Reports({mount: figures for mount, (origin, figures) in reported if _node_of(origin) == node}))
 
     def list_sightings(self, request: Request[GetSightings]) -> None:
         names = {row.node: row.name for row in self._replica.machine.node_rows()}

@@ -65,7 +65,7 @@ def test_every_name_that_the_program_makes_there_is_known() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant)):
                 continue
-            if re.search(r"\bstate_dir$", ast.unparse(node.left)):
+            if re.search(r"\bstate_dir\)?$", ast.unparse(node.left)):
                 found.add(node.right.value)
     assert {"meta", "pki", "node.json"} <= found
     assert found - set(identity.OWN_NAMES) == {"node.json", "lock", "log", "conflicts"}

@@ -28,6 +28,7 @@ from tests.unit.meta.server.test_service import filled
 ME, OTHER, READER, REMOVED, STRANGER = (str(uuid.UUID(int=number)) for number in range(7, 12))
 ROLES = {ME: "node", OTHER: "node", READER: "client", REMOVED: "node"}
 MINE, READERS, THEIRS, GONE = 3, 4, 5, 6  # sessions; GONE is known to nobody any more
+NEXT = 7  # the session that is opened next, whosever it will be
 MOUNTS = {30: ME, 40: READER, 50: OTHER}
 SESSIONS = {MINE: ME, READERS: READER, THEIRS: OTHER}
 OWN_MOUNT = {ME: 30, READER: 40, REMOVED: 60, STRANGER: 61}
@@ -72,7 +73,7 @@ def row_of(name: str, table: dict[str, str]) -> str:
 
 def allowed(rule: str, case: Case) -> bool:
     """What the row promises for a member of the cluster."""
-    role, own = ROLES[case.who], SESSIONS.get(case.session, case.who) == case.who and case.session != 0
+    role, own = ROLES[case.who], SESSIONS.get(case.session, case.who) == case.who and case.session not in (0, NEXT)
     itself = case.about == case.who
     return {
         "everybody": True,
@@ -105,6 +106,9 @@ class Rows:
     def mount_node(self, mount: int) -> str | None:
         return MOUNTS.get(mount)
 
+    def was_opened(self, session: int) -> bool:
+        return session < NEXT
+
 
 class Leading:
     def rows(self) -> Rows:
@@ -130,9 +134,8 @@ def asked(type_: type, case: Case) -> m.Body:
     return said if type_ in get_args(m.Body) else m.Propose(1, case.session, 1, [], said)
 
 
-CASES = [
-    Case(*case) for case in itertools.product((ME, READER), (0, MINE, READERS, THEIRS, GONE), (30, 40, 50, 90), (ME, READER, OTHER, ""))
-]
+NUMBERS = (0, MINE, READERS, THEIRS, GONE, NEXT)
+CASES = [Case(*case) for case in itertools.product((ME, READER), NUMBERS, (30, 40, 50, 90), (ME, READER, OTHER, ""))]
 EVERY = [kind for kind in (*get_args(m.Body), *get_args(c.AnyCommand)) if kind is not m.Propose]
 
 
@@ -182,3 +185,19 @@ def test_a_mount_that_is_not_known_changes_nothing(kind: type) -> None:
         for session, epoch in ((0, 0), (drive.session, drive.epoch), (1 << 40, 1)):
             command = plain(kind)
             assert drive.errno(command, unique=1, session=session, epoch=epoch, mount=number) == errno.ESTALE, (kind, number)
+
+
+def test_a_node_that_does_not_lead_may_not_have_heard_of_a_session() -> None:
+    """It only says who leads: a refusal there would be the end of a worker whose session is younger than what that node has applied."""
+    follower = Leading()
+    follower.leads = lambda: False  # type: ignore[method-assign]
+    authorizer = Authorizer(follower, frozenset(), lambda: 1)
+    assert not authorizer.refusal(PeerIdentity(ME, "node"), 30, m.Renew(NEXT, 1, 0))
+    assert authorizer.refusal(PeerIdentity(ME, "node"), 30, m.Renew(THEIRS, 1, 0))
+
+
+def test_a_session_opens_for_a_connection_that_has_a_mount() -> None:
+    """Number 0 is nobody's: whoever opened a session with it first would have it before all others."""
+    for kind in (c.OpenSession, c.OpenShared):
+        case = Case(ME, 0, 0, ME)
+        assert refused(case, asked(kind, case), 0), kind

@@ -122,3 +122,37 @@ def test_reports_of_devices_and_workers_have_bounds(node: TlsHost) -> None:
     assert isinstance(other.ask(devices.GetSightings()), devices.Sightings) and isinstance(other.ask(m.GetReports()), m.Reports)
     wire.close()
     other.close()
+
+
+def test_what_workers_of_another_node_report_does_not_fill_the_answer(node: TlsHost) -> None:
+    """Reports of 64 mounts of a client made it larger than a frame: the status and the metrics of every node failed."""
+    theirs, ours = node.wire(node.authority.tls(READER, "client")), node.wire(node.authority.tls(MEMBER))
+    theirs.greet(41)
+    ours.greet(42)
+    assert isinstance(theirs.ask(m.Report({"of": 1})), m.Done) and isinstance(ours.ask(m.Report({"of": 2})), m.Done)
+    assert ours.ask(m.GetReports()) == m.Reports({42: {"of": 2}})
+    assert theirs.ask(m.GetReports()) == m.Reports({41: {"of": 1}})
+    theirs.close()
+    ours.close()
+
+
+def test_nobody_acts_in_a_session_that_another_node_is_about_to_open(node: TlsHost) -> None:
+    """Numbers of sessions are counted, so the next one is known: a request that names it was judged before it was another node's, and
+    executed after, in the middle of a volume that the other node holds alone."""
+    theirs, ours = node.wire(node.authority.tls(READER, "client")), node.wire(node.authority.tls(MEMBER))
+    theirs.greet(50)
+    ours.greet(60)
+    assert node.service is not None
+    made = node.service.propose(c.CreateVolume("next", "b" * 8 + "-aaaa-aaaa-aaaa-aaaaaaaaaaab"), WAIT_S)
+    assert isinstance(made, m.Made)
+    opened = ours.ask(m.Propose(1, 0, 0, [], c.OpenSession(60, made.number, MEMBER, "boot", 1)))
+    assert isinstance(opened, m.SessionOpened)
+    create = c.Create(made.number, 1, b"x", 0o100644, 0, 0)
+    for session in (opened.session, opened.session + 1):
+        reply = theirs.ask(m.Propose(1, session, opened.epoch + 1, [], create))
+        assert isinstance(reply, m.Failed) and reply.errno == errno.EACCES, session
+    lock = c.SetLock(made.number, 1, 0, 1, 1, 1, 0, 9)
+    reply = theirs.ask(m.WaitLock(2, opened.session + 1, opened.epoch + 1, [], lock))
+    assert isinstance(reply, m.Failed) and reply.errno == errno.EACCES, "it would wait until the session is there"
+    theirs.close()
+    ours.close()
