@@ -12,7 +12,7 @@ from msgspec.structs import asdict
 from awsomefsd.base.errors import NotFound, WouldLoseData
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import ERROR, OK, CliGroup, Invocation
-from awsomefsd.cli.output import counted, message_dict, output_option, print_json, print_table
+from awsomefsd.cli.output import counted, message_dict, output_option, print_json, print_table, printable
 from awsomefsd.cli.tables import print_devices
 
 DRAIN_POLL_S = 1.0
@@ -83,10 +83,11 @@ def show(invocation: Invocation, which: str, form: str) -> None:
     shown = message_dict(found)
     seen = shown.pop("seen")
     for name, value in shown.items():
-        click.echo(f"{name:<16}{value}")
+        click.echo(f"{name:<16}{printable(value)}")
     for one in seen:
         where = f"at {one['path']}" if one["path"] else "not found"
-        click.echo(f"{'seen by':<16}{one['name']} {where}: {one['state']} ({one['heard_ms_ago'] / 1_000:.1f} s ago)")
+        words = f"{one['name']} {where}: {one['state']} ({one['heard_ms_ago'] / 1_000:.1f} s ago)"
+        click.echo(f"{'seen by':<16}{printable(words)}")
 
 
 @device.command()

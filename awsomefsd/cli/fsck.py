@@ -12,7 +12,7 @@ import click
 
 from awsomefsd.base.errors import Error, NotFound
 from awsomefsd.cli.main import CliCommand, Invocation
-from awsomefsd.cli.output import counted, output_option, print_json
+from awsomefsd.cli.output import counted, output_option, print_json, printable
 
 if TYPE_CHECKING:
     from awsomefsd.recovery.fsck import FsckReport
@@ -89,6 +89,6 @@ def _print(report: FsckReport, *, repaired: bool, planned: bool) -> None:
 
 def _some(lines: list[str]) -> None:
     for line in lines[:SHOWN_MAX]:
-        click.echo(line)
+        click.echo(printable(line))
     if len(lines) > SHOWN_MAX:
         click.echo(f"... and {len(lines) - SHOWN_MAX} more (-o json shows all)")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from awsomefsd.cli.main import CliGroup, Invocation
+from awsomefsd.cli.output import printable
 
 
 @click.group(cls=CliGroup)
@@ -55,7 +56,7 @@ def _line(change: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+    text = printable(json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

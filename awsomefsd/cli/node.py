@@ -9,7 +9,7 @@ import click
 
 from awsomefsd.base.errors import NotFound
 from awsomefsd.cli.main import CliGroup, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
+from awsomefsd.cli.output import message_dict, output_option, print_json, print_table, printable
 
 _DONE = {
     "cordon": "takes nothing new now",
@@ -78,7 +78,7 @@ def show(invocation: Invocation, name: str, form: str) -> None:
         "issuer": row.issuer or "-",
     }
     for key, value in shown.items():
-        click.echo(f"{key:<10}{value}")
+        click.echo(f"{key:<10}{printable(value)}")
 
 
 def _state(row: Any) -> str:

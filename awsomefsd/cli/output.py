@@ -38,6 +38,11 @@ class Size(click.ParamType):
 SIZE = Size()
 
 
+def printable(text: object) -> str:
+    """Returns a text on one line, without what a terminal takes for commands: files and nodes have the names that others gave them."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in str(text))
+
+
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
@@ -60,7 +65,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], right:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(highlight=False, soft_wrap=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=10_000)

@@ -9,7 +9,7 @@ import click
 
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import OK, CliGroup, Invocation
-from awsomefsd.cli.output import SIZE, message_dict, output_option, print_json
+from awsomefsd.cli.output import SIZE, message_dict, output_option, print_json, printable
 
 FINDINGS = 3  # as a degraded status: something needs attention
 
@@ -69,6 +69,6 @@ def _ask(invocation: Invocation, rpc: str, form: str, **fields: Any) -> Any:
         click.echo(f"it failed: {found.reason}")
     for finding in found.findings:
         file = f" file {finding.path} of volume {finding.volume} offset {finding.offset}:" if finding.path else ""
-        click.echo(f"{finding.where}:{file} {finding.what}{' [repaired]' if finding.repaired else ''}")
+        click.echo(printable(f"{finding.where}:{file} {finding.what}{' [repaired]' if finding.repaired else ''}"))
     click.echo(f"{found.found} found, {found.repaired} repaired")
     return found

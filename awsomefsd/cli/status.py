@@ -8,7 +8,7 @@ import click
 
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import DEGRADED, OK, CliCommand, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
+from awsomefsd.cli.output import message_dict, output_option, print_json, print_table, printable
 from awsomefsd.cli.tables import print_devices, print_mounts, print_volumes
 from awsomefsd.node.health.codes import CODES
 
@@ -67,7 +67,7 @@ def _print(reply: Any, verbose: bool) -> None:
     _print_cluster(reply.metadata)
     for one in reply.health:
         mark = " i" if one.severity == "info" else " !"
-        click.echo(click.style(f" {mark}  {one.code}  {one.what}", fg=_COLOURS.get(one.severity)))
+        click.echo(click.style(f" {mark}  {one.code}  {printable(one.what)}", fg=_COLOURS.get(one.severity)))
         click.echo(f"       fix: {one.fix}")
     click.echo("")
     print_devices(reply.devices)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from awsomefsd.cli.main import CliCommand, CliGroup, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json
+from awsomefsd.cli.output import message_dict, output_option, print_json, printable
 
 
 @click.group(cls=CliGroup)
@@ -46,6 +46,6 @@ def _show(found: Any, form: str) -> None:
         return
     click.echo(f"the cluster acts at level {found.level}; every node knows level {found.known}")
     for node in found.nodes:
-        click.echo(f"  {node.name}  version {node.version or '?'}  level {node.level}")
+        click.echo(f"  {node.name}  version {printable(node.version or '?')}  level {node.level}")
     if found.known > found.level:
         click.echo("next: `awsomefsd upgrade finalize`, when no node needs to go back to the older version")
