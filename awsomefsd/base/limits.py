@@ -277,4 +277,5 @@ SCRUB_BYTES_PER_S = 64 * MIB
 SCRUB_LOOK_MS = 60_000  # whether a round is due
 SCRUB_EVERY_S = 28 * 86_400  # from the beginning of one round to that of the next, if nothing else is set
 DAMAGED_READS_MAX = 256  # places with wrong bytes that a node remembers until they are over
+SCRUB_ROOM_BYTES = 16 * JOURNAL_FILE_BYTES  # that its copy of the rows leaves free where the journal grows
 SCRUB_FINDINGS_MAX = 1_000  # kept and shown; all are counted and logged

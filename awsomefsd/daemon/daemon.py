@@ -159,8 +159,9 @@ class Daemon:
 
         settings = self.settings
         upkeep = Upkeep(
-            settings.scrub.every, self.upkeep_io, partial(own_devices, self.node.node, self.access.ask), lambda: self.metadata.carries
-        )
+            settings.scrub.every, self.upkeep_io, partial(own_devices, self.node.node, self.access.ask), lambda: self.metadata.carries,
+            checks=self.node.role == "node",
+        )  # fmt: skip
         self.scrub = Scrub(settings.state_dir, self.node.cluster, self.access.ask, self.metadata.copy_pages, upkeep)
         undo.callback(self.scrub.close)
         look = ClusterStatus(

@@ -29,6 +29,7 @@ from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.collect.collector import Collector, Elsewhere, Stopped
 from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api.messages.devices import GetSightings
+from awsomefsd.meta.api.messages.nodes import ListNodes
 from awsomefsd.node.maintenance.io_budget import IoBudget
 
 WELL = "ok"  # the state of a device in a node's report (node/devices/device_scan.py)
@@ -187,16 +188,19 @@ class Collection:
 def collectors_of(ask: Callable[[Any], Any]) -> dict[str, str] | None:
     """Returns device UUID → the node that collects it, of all devices that some node sees well.  Blocks; raises the service's Error.
 
+    A client of the cluster sees devices too, and may not collect.
+
     None where the leader does not say, because it is of an older build: then whoever sees a device collects it.
     """
     try:
         sightings = ask(GetSightings())
+        clients = {row.node for row in ask(ListNodes()).nodes if row.role == "client"}
     except FsError as err:
         if err.errno not in (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP):
             raise
         return None
     chosen: dict[str, str] = {}
-    reporting = set(sightings.reporting)
+    reporting = {*sightings.reporting} - clients
     for one in sightings.seen:
         if one.state == WELL and one.node in reporting:
             chosen[one.uuid] = min(one.node, chosen.get(one.uuid, one.node))

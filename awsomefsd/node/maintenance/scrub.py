@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import threading
 import time
@@ -31,7 +32,7 @@ from msgspec.structs import replace
 from awsomefsd.base import durable, program
 from awsomefsd.base.errors import Corrupt, Error, Refused
 from awsomefsd.base.failpoints import hit
-from awsomefsd.base.limits import MIB, SCRUB_BYTES_PER_S, SCRUB_FINDINGS_MAX
+from awsomefsd.base.limits import MIB, SCRUB_BYTES_PER_S, SCRUB_FINDINGS_MAX, SCRUB_ROOM_BYTES
 from awsomefsd.base.metrics import Sample
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device import BlockDevice, Device
@@ -96,12 +97,16 @@ class ScrubProgress(Struct):
 
 
 class Upkeep(Struct, frozen=True):
-    """What a round depends on.  `mine`: the devices of all that this node scrubs; `carries`: whether it has rows and a journal."""
+    """What a round depends on.  `mine`: the devices of all that this node scrubs; `carries`: whether it has rows and a journal.
+
+    `checks`: False on a client of the cluster, which may not ask what lies where.
+    """
 
     every_s: int
     budget: IoBudget
     mine: Callable[[list[DeviceInfo]], list[DeviceInfo]]
     carries: Callable[[], bool]
+    checks: bool = True
 
 
 class ScrubStopped(Exception):
@@ -128,6 +133,7 @@ class Scrub:
         self._journal = state_dir / "meta" / "journal"
         self._path = state_dir / "scrub.json"
         self._copies = state_dir / "scrub"
+        self._store = state_dir / "meta" / "store" / "data.mdb"
         self._cluster_uuid = cluster_uuid
         self._call = call
         self._copy_store = copy_store
@@ -144,8 +150,10 @@ class Scrub:
     def start(self, bytes_per_s: int = 0) -> ScrubProgress:
         """Starts a scrub from the beginning, in the place of one that runs by itself, and returns its progress.
 
-        Raises Refused while one runs that somebody ordered.
+        Raises Refused while one runs that somebody ordered, and on a client of the cluster.
         """
+        if not self._upkeep.checks:
+            raise Refused("this node is a client of the cluster and may not check what lies where; run it on a node of role node")
         if self._progress.by_itself:
             self.stop()
         with self._lock:
@@ -156,6 +164,8 @@ class Scrub:
 
     def poll(self) -> None:
         """Starts a round if one is due.  Does not wait for it; raises OSError."""
+        if not self._upkeep.checks:
+            return
         with self._lock:
             p = self._progress
             if not p.complete_ns:
@@ -170,9 +180,9 @@ class Scrub:
                 self._start(SCRUB_BYTES_PER_S, by_itself=True)
 
     def due_ns(self) -> int:
-        """Returns when the next round begins by itself, in ns since 1970; 0 while one runs."""
+        """Returns when the next round begins by itself, in ns since 1970; 0 while one runs, and where none does."""
         p = self._progress
-        return 0 if p.state in _GOING else max(p.started_ns, p.complete_ns) + self._upkeep.every_s * NS_PER_S
+        return 0 if p.state in _GOING or not self._upkeep.checks else max(p.started_ns, p.complete_ns) + self._upkeep.every_s * NS_PER_S
 
     def _start(self, bytes_per_s: int, *, by_itself: bool) -> None:
         old, now = self._progress, self._now_ns()
@@ -282,8 +292,19 @@ class Scrub:
         self._save()
 
     # --- rows -----------------------------------------------------------------------------------------------------------------------
+    def _check_room(self) -> None:
+        """Raises Refused if a copy of the rows could leave the journal without room: all voters would stop at about the same time."""
+        size = self._store.stat().st_size if self._store.exists() else 0
+        free = shutil.disk_usage(self._copies).free
+        if free < size + SCRUB_ROOM_BYTES:
+            raise Refused(
+                f"a copy of the rows takes {size} bytes in {self._copies}, where {free} are free, and the journal needs "
+                f"{SCRUB_ROOM_BYTES} of them; make room there"
+            )
+
     def _rows(self) -> None:
         self._copies.mkdir(mode=0o700, exist_ok=True)
+        self._check_room()
         copy = self._copies / "data.mdb"
         try:
             hit("scrub.copy.before")

@@ -23,7 +23,8 @@ from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands import EndSession, LeaseSegments, Relocate
 from awsomefsd.meta.api.messages.collection import GetSparse
-from awsomefsd.meta.api.messages.devices import SeenDevice, Sightings
+from awsomefsd.meta.api.messages.devices import GetSightings, SeenDevice, Sightings
+from awsomefsd.meta.api.messages.nodes import NodeInfo, Nodes
 from awsomefsd.meta.machine.quota import ALLOCATED_SHARE
 from awsomefsd.node.maintenance.collection import Collection, collectors_of
 from awsomefsd.node.maintenance.io_budget import IoBudget
@@ -341,9 +342,19 @@ def test_one_of_the_nodes_that_see_a_shared_device_collects_it() -> None:
     def seen(node: str, uuid: str, state: str = "ok") -> SeenDevice:
         return SeenDevice(node, node, uuid, "/dev/x", 1, state, 0)
 
+    def row(node: str, role: str) -> NodeInfo:
+        return NodeInfo(node, node, role, "active", "", "", {}, 0, "", 3, False, 0, b"")
+
     listed = [seen("a", "d1", "does not answer"), seen("b", "d1"), seen("c", "d1"), seen("c", "d2"), seen("gone", "d2"), seen("Gone", "d3")]
-    chosen = collectors_of(lambda body: Sightings(listed, ["a", "b", "c"], {}))
-    assert chosen == {"d1": "b", "d2": "c"}, "not one that is silent, nor one to which the device does not answer"
+    listed += [seen("B", "d1"), seen("B", "d2")]
+
+    def answer(body: Any) -> Any:
+        if isinstance(body, GetSightings):
+            return Sightings(listed, ["a", "b", "c", "B"], {})
+        return Nodes([row("a", "node"), row("B", "client")])
+
+    chosen = collectors_of(answer)
+    assert chosen == {"d1": "b", "d2": "c"}, "no client, not one that is silent, nor one to which the device does not answer"
 
     def refuse(body: Any) -> Any:
         raise FsError(errno.EOPNOTSUPP)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from awsomefsd.base.errors import FsError, Refused
+from awsomefsd.base.limits import SCRUB_ROOM_BYTES
 from awsomefsd.base.types import Extent, SegmentInfo, SegmentProgress
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.device import Device
@@ -362,3 +365,29 @@ def test_the_journal(ground: Ground) -> None:
     files[-1].write_bytes(newest)
     assert ground.run().found == 2, "a record that was durable"
     journal.close()
+
+
+def test_a_copy_of_the_rows_leaves_room_for_the_journal(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each node begins by itself, all at about the same age: the disks of all voters filled at once, and the metadata stopped."""
+    store = ground.directory / "meta" / "store" / "data.mdb"
+    store.parent.mkdir()
+    store.write_bytes(bytes(100))
+    free = [100 + SCRUB_ROOM_BYTES - 1]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    copied: list[Path] = []
+    made = Scrub(ground.directory, CLUSTER, ground.call, copied.append, ground.upkeep)
+    ended = ground.run(made)
+    assert ended.state == FAILED and not copied and str(ground.directory) in ended.reason and "room" in ended.reason
+    free[0] += 1
+    assert ground.run().state == DONE
+
+
+def test_a_client_of_the_cluster_scrubs_nothing(ground: Ground) -> None:
+    """It may not ask what lies where: each round failed, and its status said so for ever."""
+    ground.upkeep = Upkeep(28 * DAY_S, IoBudget(1 << 40), list, lambda: False, checks=False)
+    days = Days(ground)
+    days.poll()
+    days.now += 60
+    assert days.poll().state == "never" and not days.behind() and not days.scrub.due_ns()
+    with pytest.raises(Refused, match="client"):
+        days.scrub.start()
