@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.base.errors import FsError, Refused
-from awsomefsd.base.types import HOST_UNIQUE
+from awsomefsd.base.types import HOST_UNIQUE, node_mount
 from awsomefsd.cluster.messages import Join, Joined, RenewCertificate, Renewed
 from awsomefsd.cluster.pki import ca, token
 from awsomefsd.meta.api.commands import AddNode, PutCa
@@ -56,6 +56,7 @@ class Signing:
         """Adds a node that has proved to hold a token's secret.  The entry counts the use of the token and may refuse (Refused)."""
         key = ca.request_key(body.request)
         ca.check_node(body.node)
+        self._check_number(body.node)
         try:
             self.propose(
                 AddNode(body.node, body.name, role, key, token_id, body.control, body.metadata, body.labels, body.version, body.level)
@@ -67,6 +68,15 @@ class Signing:
         certificate, bundle = self._sign(body.request, body.node, role)
         nodes = [NodeEndpoint(row.node, row.name, row.control, row.metadata, row.carries) for row in self._ask(ListNodes()).nodes]
         return Joined(certificate, bundle, self._site, nodes)
+
+    def _check_number(self, node: str) -> None:
+        """Raises Refused for a UUID with which the joiner's daemon would ask under the number of another node's (types.node_mount).
+
+        It chooses its UUID itself, and a part of it makes the number: it would end the other's connections, and the results of its own
+        requests would be told to the other as those of the other's.
+        """
+        if any(row.node != node and node_mount(row.node) == node_mount(node) for row in self._ask(ListNodes(True)).nodes):
+            raise Refused(f"the UUID {node} is too like that of another node; join with a new identity (an empty state directory)")
 
     def _role_of(self, body: Join) -> str:
         try:

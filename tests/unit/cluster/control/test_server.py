@@ -8,6 +8,7 @@ import resource
 import socket
 import ssl
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from awsomefsd.base import identity
 from awsomefsd.base.errors import AlreadyExists, FsError, NotLeading, Refused, Unavailable
 from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.limits import CONTROL_CONNECTIONS_MAX
+from awsomefsd.base.types import node_mount
 from awsomefsd.cluster import endpoints
 from awsomefsd.cluster import messages as m
 from awsomefsd.cluster.control.client import ControlConnection, WrongAuthority, of_member, trusting_nobody
@@ -170,6 +172,17 @@ def test_every_bad_token_says_what_is_wrong(cluster: Cluster, tmp_path: Path) ->
             join(fresh, bad)
         assert not (tmp_path / "n2" / "node.json").exists()
     assert join(fresh, text(cluster.token())).cluster == cluster.node.cluster, "and a good one still works there"
+
+
+def test_nobody_joins_under_the_number_of_another_nodes_daemon(cluster: Cluster) -> None:
+    """The joiner chooses its UUID: a client with the last 63 bits of a node's was taken for that node's daemon."""
+    evil = str(uuid.UUID(int=uuid.UUID(cluster.node.node).int ^ (1 << 127)))
+    assert node_mount(evil) == node_mount(cluster.node.node)
+    held = cluster.token(role="client")
+    asked = m.Join(held.id, held.secret, evil, "evil", ca.make_request(ca.make_key(), evil), "", "", {}, "1", LEVEL)
+    with pytest.raises(Refused, match="UUID"):
+        cluster.signing.join(asked)
+    assert evil not in cluster.states()
 
 
 def test_a_join_that_lost_its_answer_is_the_same_node(cluster: Cluster, tmp_path: Path) -> None:
