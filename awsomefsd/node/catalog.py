@@ -91,7 +91,9 @@ class Catalog:
         """Returns the volume of this name.  Raises NotFound, and Refused if its data is on the devices of a node other than `node`."""
         found = self.volume(name)
         if found.home not in ("", UNDECIDED, node):
-            named = {row.node: row.name for row in self.ask(ListNodes()).nodes}
+            named: dict[str, str] = {}
+            with suppress(FsError):  # a client of the cluster may not ask for the names of nodes
+                named = {row.node: row.name for row in self.ask(ListNodes()).nodes}
             where = f"{named[found.home]} ({found.home})" if found.home in named else found.home
             raise Refused(
                 f"the data of volume {name!r} is on devices of node {where}; mount it there (devices that all nodes see are shared)"

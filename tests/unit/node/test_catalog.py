@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.base.errors import FsError
-from awsomefsd.base.types import SEGMENT_QUARANTINED
+from awsomefsd.base.errors import FsError, Refused
+from awsomefsd.base.types import SEGMENT_QUARANTINED, VolumeInfo
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.node.catalog import Catalog
@@ -40,3 +40,15 @@ def test_the_session_of_a_dead_mount_ends_and_its_segments_leave_quarantine(tmp_
             assert isinstance(segments, m.Segments) and all(info.state != SEGMENT_QUARANTINED for info in segments.segments)
         else:
             pytest.fail(f"no segment was leased: {leased}")
+
+
+def test_a_client_is_told_where_a_volume_can_be_mounted() -> None:
+    """It may not list nodes, and was told that instead."""
+
+    def call(body: m.Body) -> m.Reply:
+        if isinstance(body, m.GetVolumes):
+            return m.Volumes([VolumeInfo(1, "u", "vol", 0, 0, 0, 1, 0, 0, 0, 0, "n1")])
+        raise FsError(errno.EACCES, "ListNodes is for nodes")
+
+    with pytest.raises(Refused, match="n1"):
+        Catalog(call).mountable("vol", "client")
