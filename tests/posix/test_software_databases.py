@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from buildtools import procs
 from buildtools.nodes import Node, await_true
 from tests.rigs.external_programs import killing_workers, postgres, run
 
@@ -122,7 +121,7 @@ class Postgres:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        await_true("the end of the server", lambda: not any(map(procs.alive, pids)), 60)
+        await_true("the end of the server", lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 60)
 
     def check(self) -> list[str]:
         """Money is neither made nor lost, and the indexes agree with their tables.  Returns the sums."""

@@ -2,7 +2,8 @@
 
 A device is present as soon as one node says that it finds it well.  It is absent when for ABSENT_AFTER_MS no node could have it open: each
 that is to see it (its home node, or all for a shared one) either reports without it, or is gone, which is: it does not report, and no
-session of it lives.  A node whose daemon is down while its mounts go on says nothing about its devices, and nothing is decided then.
+session of it lives.  A report that the device does not answer, or that the node could not look, decides nothing: workers may have it open,
+and their I/O tells them.  A node whose daemon is down while its mounts go on says nothing about its devices, and nothing is decided then.
 Nothing is decided either before the nodes have had the time to report to a new leader, or where none reports at all.
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Container
 
 from awsomefsd.base.limits import ABSENT_AFTER_MS
 from awsomefsd.meta.api.commands import SetAbsent
+from awsomefsd.meta.api.messages.devices import UNDECIDED
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.server.device_reports import OK, SILENT_MS, DeviceReports
 from awsomefsd.meta.server.proposals import BatchProposer
@@ -43,13 +45,14 @@ class AbsentDevices:
         devices = self._replica.read(lambda machine: machine.device_rows())
         fresh = self._reports.fresh(now_ms)
         well = {one.uuid for seen in fresh.values() for one in seen if one.state == OK}
+        undecided = {one.uuid for seen in fresh.values() for one in seen if one.state.startswith(UNDECIDED)}
         away: dict[int, int] = {}
         if fresh and now_ms - self._begun_ms > SILENT_MS and any(device.uuid not in well for device in devices):
             serving = self._replica.read(lambda machine: machine.serving_nodes())
             away = {
                 device.device: self._away_since.get(device.device, now_ms)
                 for device in devices
-                if device.uuid not in well and _is_away(device, fresh, serving)
+                if device.uuid not in well | undecided and _is_away(device, fresh, serving)
             }
         self._away_since = away
         for device in devices:

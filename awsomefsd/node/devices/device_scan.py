@@ -20,8 +20,10 @@ from awsomefsd.base.limits import DEVICE_PROBE_MS_MAX
 from awsomefsd.io.device.block_devices import FoundDevice, block_devices
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.superblock import UNWRITABLE, first_copy, read_superblock
+from awsomefsd.meta.api.messages.devices import NO_ANSWER, NO_LOOK
 
 OK = "ok"
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of this process or machine, not of the device
 _SILENT = (errno.ENXIO, errno.ENOMEDIUM, errno.ENODEV, errno.ENOENT, errno.EACCES, errno.EPERM)  # nothing there to read
 
 
@@ -55,14 +57,14 @@ class Prober:
         """
         before = self._hanging.get(path)
         if before is not None and before.is_alive():
-            return Looked(path, "", 0, "does not answer")
+            return Looked(path, "", 0, NO_ANSWER)
         found: list[Looked | None] = []
         thread = threading.Thread(target=lambda: found.append(self._look(path, self._cluster)), name="device-probe", daemon=True)
         thread.start()
         thread.join(self._patience_s)
         if thread.is_alive():
             self._hanging[path] = thread
-            return Looked(path, "", 0, "does not answer")
+            return Looked(path, "", 0, NO_ANSWER)
         self._hanging.pop(path, None)
         return found[0] if found else None
 
@@ -79,6 +81,8 @@ def looked(path: str, cluster: str) -> Looked | None:
     except NotFound:
         return None
     except OSError as err:
+        if err.errno in _SHORT:
+            return Looked(path, uuid, size, f"{NO_LOOK}: {err.strerror}")
         return None if err.errno in _SILENT else Looked(path, uuid, size, f"cannot be read: {err.strerror}")
     except Error as err:
         return Looked(path, uuid, size, str(err))

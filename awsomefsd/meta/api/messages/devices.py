@@ -6,6 +6,10 @@ from msgspec import Struct
 
 from awsomefsd.meta.api.messages.base import Message
 
+# Beginnings of a Sighting's state that say nothing of whether the device is there.
+NO_ANSWER, NO_LOOK = "does not answer", "cannot be looked at now"
+UNDECIDED = (NO_ANSWER, NO_LOOK)
+
 
 class Sighting(Struct, array_like=True, gc=False):
     """A device as one node finds it.  `state`: "ok", or why it cannot be used there.  `bytes` 0: not known."""

@@ -64,6 +64,15 @@ def test_a_shared_device_is_absent_when_no_node_sees_it_and_back_with_the_first_
     assert nodes.go_on(STEP_S) == {"d"}
 
 
+@pytest.mark.parametrize("state", ["does not answer", "cannot be looked at now: Too many open files"])
+def test_a_node_that_could_not_look_says_nothing_of_the_device(nodes: Nodes, state: str) -> None:
+    """Its workers may have it open, and write to it."""
+    for seen in nodes.sees.values():
+        seen["s"] = state
+    nodes.sees["n2"]["l"] = state
+    assert nodes.go_on() == {"d"}
+
+
 def test_a_device_of_a_node_goes_with_the_node_and_comes_back_with_it(nodes: Nodes) -> None:
     seen = nodes.sees.pop("n2")
     assert nodes.go_on() == {"d", "l"}, "n2 is gone; the shared one is seen by others"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
 from crc32c import crc32c
 
 from awsomefsd.base.limits import DEVICE_SCAN_MS, MIB
@@ -17,7 +19,7 @@ from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.superblock import grown, pack, read_superblock, second_copy_offset, write_superblock
 from awsomefsd.meta.api.messages import Devices
-from awsomefsd.meta.api.messages.devices import ReportDevices
+from awsomefsd.meta.api.messages.devices import UNDECIDED, ReportDevices
 from awsomefsd.node.devices.device_scan import OK, Looked, Prober, looked, scan
 from awsomefsd.node.devices.device_watch import DeviceWatch
 from tests.unit.io.device.test_superblock import CLUSTER, image
@@ -168,3 +170,13 @@ def test_what_lies_behind_the_old_end_is_nobodys_superblock(tmp_path: Path) -> N
         file.write(raw)
     seen = looked(str(path), CLUSTER)
     assert seen is not None and seen.uuid == ours
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_look_that_this_machine_had_nothing_for_says_nothing_of_the_device(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: Any, **_kwargs: Any) -> Device:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Device, "open", refuse)
+    seen = looked("/dev/it", CLUSTER)
+    assert seen is not None and seen.verdict.startswith(UNDECIDED)
