@@ -140,6 +140,7 @@ class RecordedDevice:
         self.blocks = dict(blocks)
         self.physical_block_bytes = 4_096
         self.path, self.bytes, self.logical_block_bytes, self.direct = "recording", size, 512, True
+        self.failed = False
         self.on_write: Callable[[], None] = lambda: None
         self.on_flush: Callable[[], None] = lambda: None
 
