@@ -24,7 +24,7 @@ from tests.cluster import shared_client
 from tests.cluster.shared_chaos import TTL_S, VOLUME, WAIT_S, Programs, SharedNemesis, mount, quarantine, rate, tree
 from tests.cluster.shared_judge import ALLOWED, LOSING, Trouble, Written, of_appends, of_errors, of_histories
 from tests.faults.rig import changes, newest_index, refused
-from tests.rigs.network_namespaces import found_static
+from tests.rigs.network_namespaces import found_on_one_disk
 
 OPTIONS = os.environ.get("AWSOMEFSD_TEST_SHARED_OPTIONS", "shared")
 FAULTS = list(ALLOWED)
@@ -37,18 +37,8 @@ RATE_WANTED = 100
 @pytest.fixture(scope="module")
 def cluster(make_cluster: Callable[..., Cluster]) -> Iterator[Cluster]:
     made = make_cluster(3, faults=True)
-    found_static(made)
-    made.launch()
-    made.await_leader()
-    first, *others = made.nodes
-    for node in made.nodes:
-        node.await_daemon()
-    disk = os.path.realpath(first.attach())
-    first.cli("device", "add", "--shared", disk)
-    for node in others:
-        node.cli("device", "add", "--shared", disk, accept=(0, 1, 2, 3, 4, 5, 6, 7, 8))
-        await_true("the device", lambda node=node: [row["path"] for row in node.ask("device", "ls")] == [disk], WAIT_S, 0.3)
-    first.cli("volume", "create", VOLUME)
+    found_on_one_disk(made)
+    made.nodes[0].cli("volume", "create", VOLUME)
     for node in made.nodes:
         mount(node, OPTIONS)
     yield made

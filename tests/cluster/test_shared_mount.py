@@ -24,7 +24,7 @@ import pytest
 from buildtools.cluster import Cluster
 from buildtools.leader import leading_term
 from buildtools.nodes import Node, await_true
-from tests.rigs.network_namespaces import found_static
+from tests.rigs.network_namespaces import found_on_one_disk
 
 VOLUME = "together"
 STEPS, FILE_BYTES, APPENDS, MANY = 40, 200_000, 40, 200
@@ -47,18 +47,8 @@ def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
 
 @pytest.fixture(scope="module")
 def nodes(cluster: Cluster) -> Iterator[list[Node]]:
-    found_static(cluster)
-    cluster.launch()
-    cluster.await_leader()
-    first, *others = cluster.nodes
-    for node in cluster.nodes:
-        node.await_daemon()
-    disk = os.path.realpath(first.attach())
-    first.cli("device", "add", "--shared", disk)
-    for node in others:  # it is in the cluster: this node learns where it sees it
-        node.cli("device", "add", "--shared", disk, accept=(0, 1, 2, 3, 4, 5, 6, 7, 8))
-        assert node.ask("device", "ls")[0]["path"] == disk
-    first.cli("volume", "create", VOLUME)
+    found_on_one_disk(cluster)
+    cluster.nodes[0].cli("volume", "create", VOLUME)
     for node in cluster.nodes:
         mount(node)
     yield cluster.nodes

@@ -6,7 +6,6 @@ the others have appended: so write leases move all the time.  At the end each li
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from awsomefsd.base.failpoints import POINTS, FailpointControl
 from buildtools import procs
 from buildtools.cluster import Cluster
 from buildtools.nodes import Node, await_true
-from tests.rigs.network_namespaces import found_static
+from tests.rigs.network_namespaces import found_on_one_disk
 
 SHARED = [name for name in POINTS if POINTS[name] == "shared"]
 MODES = {"cached": "shared", "uncached": "shared,cache=none"}
@@ -72,18 +71,9 @@ def nodes(make_cluster: Callable[..., Cluster], control: FailpointControl) -> It
     cluster = make_cluster(3)
     for node in cluster.nodes:
         node.failpoints = control.path
-    found_static(cluster)
-    cluster.launch()
-    cluster.await_leader()
-    first, *others = cluster.nodes
-    for node in cluster.nodes:
-        node.await_daemon()
-    disk = os.path.realpath(first.attach())
-    first.cli("device", "add", "--shared", disk)
-    for node in others:
-        node.cli("device", "add", "--shared", disk, accept=tuple(range(9)))
+    found_on_one_disk(cluster)
     for mode, options in MODES.items():
-        first.cli("volume", "create", mode)
+        cluster.nodes[0].cli("volume", "create", mode)
         for node in cluster.nodes:
             (node.directory / mode).mkdir()
             node.cli("mount", mode, str(node.directory / mode), "-O", options)

@@ -23,7 +23,7 @@ from awsomefsd.csi.pb import csi_pb2 as pb
 from buildtools.cluster import Cluster
 from buildtools.nodes import await_true
 from tests.csi.rig import GIB, Mode, Player, capability, cleared
-from tests.rigs.network_namespaces import found_static
+from tests.rigs.network_namespaces import found_static, start_on_one_disk
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 ALONE, TOGETHER = capability(Mode.SINGLE_NODE_WRITER), capability(Mode.MULTI_NODE_MULTI_WRITER)
@@ -62,15 +62,7 @@ def players(cluster: Cluster) -> Iterator[list[NodePlayer]]:
     with ExitStack() as stack:
         for player in made:
             stack.enter_context(cleared(player))
-        cluster.launch()
-        cluster.await_leader()
-        for node in cluster.nodes:
-            node.await_daemon()
-        disk = os.path.realpath(cluster.nodes[0].attach())
-        cluster.nodes[0].cli("device", "add", "--shared", disk)
-        for node in cluster.nodes[1:]:
-            node.cli("device", "add", "--shared", disk, accept=(0, 1, 2, 3, 4, 5, 6, 7, 8))
-            assert node.ask("device", "ls")[0]["path"] == disk
+        start_on_one_disk(cluster)
         yield made
 
 

@@ -1,18 +1,22 @@
 """Real nodes in network namespaces for tests: made by the fixture `make_cluster` (conftest.py), which also ends them.
 
-`found_static` makes them voters of one cluster by configuration, with certificates of a throwaway authority.
+`found_static` makes them voters of one cluster by configuration, with certificates of a throwaway authority; `found_on_one_disk` starts
+them as well, and gives them a device that all of them see.
 """
 
 from __future__ import annotations
 
+import os
 import uuid
 
 from awsomefsd.base import durable
 from buildtools.cluster import Cluster
-from buildtools.nodes import Node
+from buildtools.nodes import Node, await_true
 from tests.rigs.voter_certificates import Authority
 
 PORT, CONTROL_PORT = 7441, 7440
+WAIT_S = 120.0
+ANY_STATUS = tuple(range(9))
 
 
 def found_static(cluster: Cluster) -> None:
@@ -29,6 +33,26 @@ def found_static(cluster: Cluster) -> None:
             "AWSOMEFSD_METADATA_CERTIFICATE": str(certificate),
             "AWSOMEFSD_METADATA_KEY": str(key),
         }
+
+
+def found_on_one_disk(cluster: Cluster) -> None:
+    """Every node a voter, running, with a leader and one shared device."""
+    found_static(cluster)
+    start_on_one_disk(cluster)
+
+
+def start_on_one_disk(cluster: Cluster) -> None:
+    """The second half of `found_on_one_disk`, for what has to be done between the two."""
+    cluster.launch()
+    cluster.await_leader()
+    first, *others = cluster.nodes
+    for node in cluster.nodes:
+        node.await_daemon()
+    disk = os.path.realpath(first.attach())
+    first.cli("device", "add", "--shared", disk)
+    for node in others:  # it is in the cluster, and this node may have found it by itself
+        node.cli("device", "add", "--shared", disk, accept=ANY_STATUS)
+        await_true("the device", lambda node=node: [row["path"] for row in node.ask("device", "ls")] == [disk], WAIT_S, 0.3)
 
 
 def found_by_token(cluster: Cluster, *, expect: int = 0, endpoints: bool = False) -> str:

@@ -16,7 +16,7 @@ from awsomefsd.base.errors import ConfigError
 from awsomefsd.config import mount_options
 from buildtools.cluster import Cluster
 from buildtools.nodes import await_true
-from tests.rigs.network_namespaces import found_static
+from tests.rigs.network_namespaces import ANY_STATUS, found_on_one_disk
 
 WAIT_S = 120.0
 UNCACHED = "shared,cache=none"
@@ -85,17 +85,7 @@ class Machines:
         self.mounted: dict[str, SharedVolume] = {}
 
     def found(self) -> None:
-        found_static(self.cluster)
-        self.cluster.launch()
-        self.cluster.await_leader()
-        first, *others = self.nodes
-        for node in self.nodes:
-            node.await_daemon()
-        disk = os.path.realpath(first.attach())
-        first.cli("device", "add", "--shared", disk)
-        for node in others:  # it is in the cluster: this node learns where it sees it
-            node.cli("device", "add", "--shared", disk, accept=tuple(range(9)))
-            assert node.ask("device", "ls")[0]["path"] == disk
+        found_on_one_disk(self.cluster)
 
     def shared_volume(self, mode: str) -> SharedVolume:
         if mode not in self.mounted:
@@ -121,7 +111,7 @@ class Machines:
 
     def _mount_again(self, number: int, mode: str, shared_volume: SharedVolume) -> bool:
         if not os.path.ismount(shared_volume.roots[number]):  # refused where the daemon is just doing it by itself
-            self.nodes[number].cli("mount", mode, str(shared_volume.roots[number]), "-O", options(mode)[number], accept=tuple(range(9)))
+            self.nodes[number].cli("mount", mode, str(shared_volume.roots[number]), "-O", options(mode)[number], accept=ANY_STATUS)
         return os.path.ismount(shared_volume.roots[number])
 
     def leader(self) -> int:

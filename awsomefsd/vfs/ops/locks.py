@@ -86,11 +86,8 @@ class LockOps:
 
     def _take_back(self, command: SetLock) -> Steps:
         mount = self._mount
-        unique = mount.uniques.next_background_unique()
-        try:
+        with mount.background_unique() as unique:
             yield from _waited(mount.propose(msgspec.structs.replace(command, lock_type=F_UNLCK), unique))
-        finally:
-            mount.metadata.ack(unique)
 
     def _may_hold(self, ino: int, lock: Lock) -> set[int]:
         return self._owners.setdefault(ino, {}).setdefault((lock.kind, lock.owner), set())

@@ -166,11 +166,8 @@ class NamespaceOps:
         epoch = mount.session.opens.epoch
         reply: Found = yield mount.propose(command, ctx.unique)
         if (mount.session.recovering or mount.session.opens.epoch != epoch) and (yield from self._gone(reply.attr.ino)):
-            unique = mount.uniques.next_background_unique()  # made under a session that has ended, and the file with it
-            try:
+            with mount.background_unique() as unique:  # made under a session that has ended, and the file with it
                 reply = yield mount.propose(command, unique)
-            finally:
-                mount.metadata.ack(unique)
         mount.caches.names.put(reply.attr)
         fh = mount.session.opens.open(reply.attr.ino, flags, ctx.unique)
         return reply.attr, Opened(fh, mount.cache_policy(reply.attr, flags, fh, made=True))

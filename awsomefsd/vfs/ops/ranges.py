@@ -64,11 +64,8 @@ class RangeOps:
         end = command.offset + command.length
         while reply.reached < end:
             rest = Fallocate(mount.volume, command.ino, FALLOC_KEEP_SIZE, reply.reached, end - reply.reached, goes_on=True)
-            unique = mount.uniques.next_background_unique()
-            try:
+            with mount.background_unique() as unique:
                 reply = yield from self._entry(rest, unique, fh)
-            finally:
-                mount.metadata.ack(unique)
 
     def _entry(self, command: Fallocate, unique: int, fh: int) -> Steps:
         """One entry.  EAGAIN and the errors of space change nothing and are not kept, so the same request id may go out again."""

@@ -45,11 +45,8 @@ def kill_suidgid(mount: MountState, attr: Attr) -> Steps:
     if mount.session.recovering:
         mount.caches.forget_attributes(attr.ino)  # they may be gone already, and the predecessor died before it said so
     if attr.mode & 0o6000:
-        unique = mount.uniques.next_background_unique()
-        try:
+        with mount.background_unique() as unique:
             reply: Found = yield mount.propose(SetAttr(mount.volume, attr.ino, SET_KILL_SUIDGID), unique)
-        finally:
-            mount.metadata.ack(unique)
         mount.caches.names.put(reply.attr)
         mount.caches.bytes_changed(attr, reply.attr)
 
@@ -58,16 +55,14 @@ def drop_capability(mount: MountState, attr: Attr) -> Steps:
     """Removes security.capability, which was given to other bytes; first it is asked for, because that is cheaper than an entry."""
     if not attr.xattrs:
         return
-    unique = mount.uniques.next_background_unique()
     try:
         yield mount.metadata.ask(GetXattr(mount.volume, attr.ino, CAPABILITY))
-        reply: Found = yield mount.propose(RemoveXattr(mount.volume, attr.ino, CAPABILITY), unique)
+        with mount.background_unique() as unique:
+            reply: Found = yield mount.propose(RemoveXattr(mount.volume, attr.ino, CAPABILITY), unique)
     except FsError as err:
         if err.errno != errno.ENODATA:
             raise
         return
-    finally:
-        mount.metadata.ack(unique)
     mount.caches.names.put(reply.attr)
 
 
@@ -352,11 +347,9 @@ class ThroughWrites:
         if not reply.inline:
             return
         base = reply.inline
-        unique = mount.uniques.next_background_unique()
         try:
-            yield from self.write(None, ino, lambda *given: Write(unique, ino, 0, memoryview(base), *given, inline=base))
+            with mount.background_unique() as unique:
+                yield from self.write(None, ino, lambda *given: Write(unique, ino, 0, memoryview(base), *given, inline=base))
         except FsError as err:
             if err.errno != errno.EAGAIN:
                 raise
-        finally:
-            mount.metadata.ack(unique)

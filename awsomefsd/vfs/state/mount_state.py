@@ -313,6 +313,15 @@ class MountState:
         touches = [] if self.caches.leases is None else touched(command, named)
         return Proposal(self, command, unique, touches, fh)
 
+    @contextlib.contextmanager
+    def background_unique(self) -> Iterator[int]:
+        """The id of a request that no FUSE request stands behind; its kept result is given up when the block ends."""
+        unique = self.uniques.next_background_unique()
+        try:
+            yield unique
+        finally:
+            self.metadata.ack(unique)
+
     @property
     def makes_leased(self) -> bool:
         """True if what is made now begins with a lease.  Not what a dead worker had asked for: nothing of those answers is remembered."""

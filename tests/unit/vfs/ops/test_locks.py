@@ -16,6 +16,7 @@ from awsomefsd.meta.api.commands import SetLock
 from awsomefsd.meta.api.messages import Done
 from awsomefsd.vfs.ops.data import RELEASE_FLOCK_UNLOCK
 from awsomefsd.vfs.ops.locks import F_RDLCK, F_UNLCK, F_WRLCK, LockOps
+from awsomefsd.vfs.state.mount_state import MountState
 from tests.rigs.mount_without_kernel import LIMIT_S, After, Held, Rig, error_of, rig
 
 FH, INO = 5, 2
@@ -26,6 +27,7 @@ class Mount:
     """What is used of mount_state.MountState."""
 
     volume = 1
+    background_unique = MountState.background_unique
 
     def __init__(self) -> None:
         self.failed: set[int] = set()
