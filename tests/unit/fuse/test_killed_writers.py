@@ -16,7 +16,7 @@ from awsomefsd.fuse import abi, control_area, killed_callers, parked_requests, s
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.session import Session
 from awsomefsd.meta.api import commands as c
-from tests.rigs.mount_without_kernel import BIG, After, Rig, until
+from tests.rigs.mount_without_kernel import BIG, After, Rig, rig, until
 
 KILLED = 77
 
@@ -58,13 +58,8 @@ class Kernel:
 @pytest.fixture
 def r(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     monkeypatch.setattr(killed_callers, "is_being_killed", lambda tid: tid == KILLED)
-    made = Rig(tmp_path)
-    made.hold_lease_clock()
-    try:
-        made.start()
+    with rig(tmp_path) as made:
         yield made
-    finally:
-        made.close()
 
 
 def held(r: Rig, kind: type) -> list[After]:

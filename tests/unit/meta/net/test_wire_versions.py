@@ -21,7 +21,7 @@ from awsomefsd.meta.net import peers as peers_module
 from awsomefsd.meta.raft.messages import Heartbeat
 from awsomefsd.meta.server import requests as requests_module
 from awsomefsd.meta.voter import peer_messages
-from tests.unit.meta.net.test_peers import A, B, Net
+from tests.rigs.peer_net import A, B, Net
 from tests.unit.meta.server.leader_group import Cluster, Wire
 
 
@@ -38,18 +38,6 @@ def other_build(module: ModuleType, monkeypatch: pytest.MonkeyPatch, **constants
         assert hasattr(copy, name)
         setattr(copy, name, value)
     return copy
-
-
-@pytest.fixture
-def net() -> Iterator[Net]:
-    made = Net()
-    made.listen(A)
-    made.listen(B)
-    yield made
-    for node in list(made.peers):
-        made.stop(node)
-    for listener in made.listeners.values():
-        listener.close()
 
 
 @contextmanager
