@@ -75,7 +75,7 @@ RETRY_PAUSE_MS = 20
 HELLO_CALL = 0
 _WAITING = frozenset({WaitLock, Follow, GetLease, AwaitRecalls, AwaitSpaceRecall})  # an answer to these is owed only when something happens
 _UNCOUNTED = _WAITING | {Renew, ReportLeases, AnswerRecall, ExtendRecall, ReleaseLeases, ReturnLeases}
-_NO_ENTRY = frozenset({errno.EMSGSIZE, errno.EOPNOTSUPP})  # with these a proposal is refused before it is an entry
+_NO_ENTRY = frozenset({errno.EIO, errno.EMSGSIZE, errno.EOPNOTSUPP})  # with these a proposal is refused before it is an entry
 
 
 class GreetingRefused(Error):

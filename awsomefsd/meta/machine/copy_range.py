@@ -3,6 +3,9 @@
 One entry copies as far as a bounded number of pieces reaches, and says how far: the system call may return less than was asked for.  Holes
 and unwritten extents of the source become holes.  references.py counts which extents hold which bytes.  What the destination shows counts
 as used bytes of the volume, and against its quota, as if the bytes had been copied; no device space is needed.
+
+A row of the source that is gone would become a hole of the destination.  The leader looks for one before it proposes a copy (`refusal`);
+the rule does not, because what a voter knows of a large file's extents is no part of the state (extent_counts.py).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import stat
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import EXTENTS_PER_INODE_MAX, FILE_BYTES_MAX, REAP_EXTENTS_PER_ENTRY
 from awsomefsd.meta.api.commands import CopyRange, Entry
-from awsomefsd.meta.api.messages import Ranged, Reply
+from awsomefsd.meta.api.messages import Failed, Ranged, Reply
 from awsomefsd.meta.machine import quota, write_leases
 from awsomefsd.meta.machine.attributes import drop_privileges
 from awsomefsd.meta.machine.filemap import FileMap
@@ -21,7 +24,7 @@ from awsomefsd.meta.machine.inodes import attr_of, save_new_contents
 from awsomefsd.meta.machine.references import SHARED_RUNS_MAX, runs_of
 from awsomefsd.meta.state import extents, rows
 from awsomefsd.meta.state.extents import Piece
-from awsomefsd.meta.state.lookups import inode_of, volume_of
+from awsomefsd.meta.state.lookups import RetryLater, inode_of, volume_of
 from awsomefsd.meta.state.rows_cache import State
 
 PIECES_PER_COPY_MAX = 512
@@ -56,6 +59,21 @@ def copy_range(state: State, entry: Entry, command: CopyRange) -> Reply:
     write_leases.count_change(state, entry, volume, command.new_ino)
     save_new_contents(state, entry, command.volume, command.new_ino, target)
     return Ranged(attr_of(command.new_ino, target), length)
+
+
+def refusal(state: State, command: CopyRange) -> Failed | None:
+    """Returns why a copy must not be proposed: a row of its source is gone, or that is not known yet; None if it may be proposed."""
+    volume, source = state.volume(command.volume), state.inode(command.volume, command.ino)
+    if volume is None or source is None or command.offset < 0:
+        return None  # the rule refuses it
+    end = min(command.offset + max(command.length, 0), source.size)
+    frommap = FileMap(state, volume, command.ino, source)
+    stored, end = frommap.part(command.offset, end, PIECES_PER_COPY_MAX)
+    try:
+        gone = frommap.missing(stored, command.offset, end)
+    except RetryLater as err:
+        return Failed(err.errno, str(err), True)
+    return Failed(errno.EIO, f"volume {command.volume} inode {command.ino}: {gone}; run awsomefsd fsck") if gone else None
 
 
 def _check(source: rows.InodeRow, target: rows.InodeRow, command: CopyRange) -> None:

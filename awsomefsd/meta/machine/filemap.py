@@ -15,6 +15,7 @@ EIO.  Extents never overlap, hidden and unwritten ones included: an allocation t
 
 from __future__ import annotations
 
+import errno
 from itertools import islice
 
 from awsomefsd.base.limits import FILE_BYTES_MAX, LAYOUT_COUNTED_MAX, REAP_EXTENTS_PER_ENTRY
@@ -22,6 +23,7 @@ from awsomefsd.base.types import Extent
 from awsomefsd.meta.machine.references import add_reference, drop_reference
 from awsomefsd.meta.state import extents, keys, rows
 from awsomefsd.meta.state.extents import Piece
+from awsomefsd.meta.state.lookups import RetryLater
 from awsomefsd.meta.state.rows_cache import State
 
 SMALL_FILE_EXTENTS = 16  # a deleted file with at most so many is freed by the entry that deletes it
@@ -77,10 +79,10 @@ class FileMap:
         return [piece for piece in pieces if (piece[1].segment or piece[1].lost) and not self._hidden(piece)]
 
     def missing(self, pieces: list[Piece], start: int, end: int) -> str:
-        """Returns in words why a gap between `pieces`, all of [start, end), is a row that is gone and no hole; "" if none is seen to be.
+        """Returns in words why a gap between `pieces`, all of [start, end), is a row that is gone and no hole; "" if there is none.
 
-        The inode counts its extents and their bytes.  Up to LAYOUT_COUNTED_MAX extents are counted again, so nothing is missed.  Of more
-        only the bytes are compared: no answer may have more holes than the whole file has.
+        The inode counts its extents.  Those of a file with up to LAYOUT_COUNTED_MAX are counted again each time, those of a larger one
+        once (extent_counts.py).  Raises RetryLater while that takes longer than one question may.
         """
         inode = self._inode
         gap = end - start - sum(row.length for _, row in pieces)
@@ -88,17 +90,14 @@ class FileMap:
             gap += max(0, start - pieces[0][0]) + max(0, pieces[-1][0] + pieces[-1][1].length - end)
         if gap <= 0 or len(pieces) == inode.extents:
             return ""
-        low, high = keys.extents_range(self.volume, self.ino)
+        there: int | None
         if inode.extents <= LAYOUT_COUNTED_MAX:
-            there = len(self._state.keys_in((low, high), LAYOUT_COUNTED_MAX + 1))
-            return f"{there} of {inode.extents} extents" if there != inode.extents else ""
-        last = self._state.txn.last(low, high)
-        if last is None:
-            return f"0 of {inode.extents} extents"
-        if keys.last_u64(last[0]) + rows.EXTENT.loads(last[1]).length > inode.size:
-            return ""  # what lies behind the end of the file is in the total too, and holes cannot be told from it
-        holes = inode.size - inode.stored_bytes
-        return f"{gap} bytes are in no extent, but the file has {max(holes, 0)} bytes of holes" if gap > holes else ""
+            there = len(self._state.keys_in(keys.extents_range(self.volume, self.ino), LAYOUT_COUNTED_MAX + 1))
+        else:
+            there = self._state.extent_counts.count(self.volume, self.ino)
+        if there is None:
+            raise RetryLater(errno.EAGAIN, f"volume {self.volume} inode {self.ino}: its extents are still being counted")
+        return f"{there} of {inode.extents} extents" if there != inode.extents else ""
 
     def _hidden(self, piece: Piece) -> bool:
         return bool(self._trims) and hidden(piece, self._trims)
@@ -225,7 +224,7 @@ class FileMap:
 
     def free(self, piece: Piece) -> None:
         drop_extent(self._state, self._used, self.ino, piece)
-        self._count(piece[1], -1)
+        self._count(piece, -1)
 
     def add(self, piece: Piece) -> None:
         """Adds a piece where no other one is."""
@@ -240,9 +239,11 @@ class FileMap:
         add_reference(self._state, row)
         self._used.used_bytes += row.length
         self._state.save_volume(self._used)
-        self._count(row, 1)
+        self._count(piece, 1)
 
-    def _count(self, row: rows.ExtentRow, sign: int) -> None:
+    def _count(self, piece: Piece, sign: int) -> None:
+        offset, row = piece
+        self._state.extent_counts.note(self.volume, self.ino, offset, sign)
         self._inode.extents += sign
         self._inode.stored_bytes += sign * row.length
         if not row.segment:

@@ -226,6 +226,11 @@ class Machine:
     def results_total(self) -> int:
         return self.state.results.total
 
+    def copy_refusal(self, command: c.CopyRange) -> Failed | None:
+        """Returns why a copy must not be proposed now; None if it may be."""
+        self.state.evict()
+        return copy_range.refusal(self.state, command)
+
     def reap_pending(self) -> bool:
         return reaping.pending(self.state)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from awsomefsd.base.types import Lock
-from awsomefsd.meta.api.commands import Entry, SetLock
-from awsomefsd.meta.api.messages import Reply
+from awsomefsd.meta.api.commands import CopyRange, Entry, SetLock
+from awsomefsd.meta.api.messages import Failed, Reply
 from awsomefsd.meta.raft.types import MembershipAt
 from awsomefsd.meta.state.rows import DeviceRow, NodeRow
 
@@ -90,6 +90,13 @@ class AppliedLeases(Protocol):
         """The inode of a name; 0 if there is none."""
 
 
+class AppliedFiles(Protocol):
+    """Where the bytes of files lie."""
+
+    def copy_refusal(self, command: CopyRange) -> Failed | None:
+        """Why a copy must not be proposed now: rows of its source are gone, or still being counted; None if it may be."""
+
+
 class AppliedLocks(Protocol):
     """File locks."""
 
@@ -125,5 +132,5 @@ class AppliedResults(Protocol):
         """Ids of results of a node's earlier daemons, given an id of the present one (client.node_unique)."""
 
 
-class AppliedMachine(AppliedEntries, AppliedSessions, AppliedLeases, AppliedLocks, AppliedResults, Protocol):
+class AppliedMachine(AppliedEntries, AppliedSessions, AppliedLeases, AppliedFiles, AppliedLocks, AppliedResults, Protocol):
     """All of them: what `Replica.machine` is."""

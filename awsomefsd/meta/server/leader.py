@@ -28,6 +28,7 @@ from awsomefsd.meta.api.commands import (
     UNPROPOSED_COMMANDS,
     AcquireLease,
     AnyCommand,
+    CopyRange,
     Create,
     DeleteVolume,
     EndSession,
@@ -398,11 +399,17 @@ class Leader:
             if admitted is None:
                 return
             request, command = admitted, self._leases.without_lease_if_full(body.session, command)
+        if isinstance(command, CopyRange) and (damage := self._damage_of(command)) is not None:
+            request.answer(damage)
+            return
         if isinstance(command, (LeaseSegments, KeepSegments, KeepForCheckpoint)):
             applied = self._replica.machine.applied_index
             safe = min(self._renewals.safe_index(applied), self._replica.checkpoint_progress.safe_index(applied))
             command = replace(command, safe_index=safe)
         self._proposer.enter(request, Propose(unique, body.session, body.epoch, acks, command))
+
+    def _damage_of(self, command: CopyRange) -> Failed | None:
+        return self._replica.read(lambda machine: machine.copy_refusal(command))
 
     def enter_own(self, command: AnyCommand) -> None:
         """Proposes a command of the service itself, with the next batch."""

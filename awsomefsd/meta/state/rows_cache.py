@@ -14,6 +14,7 @@ from typing import Any
 from awsomefsd.base.codec import Sealed
 from awsomefsd.base.errors import FormatTooNew
 from awsomefsd.meta.state import invariants, keys, rows
+from awsomefsd.meta.state.extent_counts import ExtentCounts
 from awsomefsd.meta.state.results import Results
 from awsomefsd.meta.state.txn import Txn
 
@@ -25,7 +26,9 @@ RO_COMPAT_KNOWN = 0  # feature bits beside which this build may change rows
 class State:
     """The rows of one transaction, for one thread.  Reads raise Corrupt and FormatTooNew for a row that does not decode."""
 
-    __slots__ = ("_cache", "_dirty", "cluster", "devices_saved", "maybe_dead", "results", "tombstones_written", "txn", "unlocked")
+    __slots__ = (
+        "_cache", "_dirty", "cluster", "devices_saved", "extent_counts", "maybe_dead", "results", "tombstones_written", "txn", "unlocked",
+    )  # fmt: skip
 
     def __init__(self, txn: Txn) -> None:
         self.txn = txn
@@ -34,6 +37,7 @@ class State:
         self.maybe_dead: set[int] = set()  # segments that may have become wholly dead in this entry
         self.devices_saved: set[int] = set()  # devices that this entry has saved; noted for invariants.py only
         self.tombstones_written = 0  # tombstones written by this entry
+        self.extent_counts = ExtentCounts(txn)  # what was found of large files; no part of the state
         self.unlocked: set[tuple[int, int]] = set()  # (volume, ino) whose locks shrank; for waiters, no part of the state
         raw = txn.get(keys.cluster())
         self.cluster: rows.ClusterRow = rows.ClusterRow() if raw is None else rows.CLUSTER.loads(raw)
@@ -102,6 +106,7 @@ class State:
     def reload(self) -> None:
         """Reads all again after a change below this cache, which was flushed before.  The object of the cluster's row stays."""
         self._cache.clear()
+        self.extent_counts.forget()
         self.results = Results(self.txn)
         raw = self.txn.get(keys.cluster())
         found: rows.ClusterRow = rows.CLUSTER.loads(raw) if raw is not None else rows.ClusterRow()

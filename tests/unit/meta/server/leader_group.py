@@ -11,6 +11,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.machine.queries import answer
+from awsomefsd.meta.replica.checkpoint_progress import CheckpointProgress
 from awsomefsd.meta.server.leader import Leader
 from awsomefsd.meta.server.request import Request
 from tests.rigs.memory_txn import MemTxn
@@ -79,6 +80,7 @@ class FakeReplica:
     def __init__(self, log: FakeLog) -> None:
         self.log = log
         self.machine = Machine(MemTxn())
+        self.checkpoint_progress = CheckpointProgress()
 
     def read(self, ask: Callable[[Any], Any]) -> Any:
         return ask(self.machine)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import errno
 import random
+from typing import Any
 
 import pytest
 
 from awsomefsd.base.limits import SESSION_SELF_FENCE_MS, SESSION_TTL_MS
+from awsomefsd.base.types import Extent, SegmentProgress
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.core import ClientCore, Outstanding
+from awsomefsd.meta.machine import filemap
+from awsomefsd.meta.state import extent_counts, keys
 from tests.unit.meta.server.leader_group import Cluster, Wire
 
 
@@ -67,6 +71,33 @@ def test_a_proposal_committed_without_its_answer_gets_the_kept_one():
     two = cluster.wire("n2")
     reply = two.ask(create(opened, 10, b"a"))
     assert reply.created and made(cluster) == [b"a"]
+
+
+def test_a_copy_from_where_an_extent_row_is_gone_is_not_proposed(monkeypatch: pytest.MonkeyPatch):
+    """The copy would have a hole there, and nothing would tell it from one.  A large file is counted first, request by request."""
+    cluster = Cluster()
+    wire = cluster.wire("n1")
+    opened = wire.open()
+
+    def propose(unique: int, command: Any) -> Any:
+        return wire.ask(m.Propose(unique, opened.session, opened.epoch, [], command))
+
+    source, target = (propose(number, c.Create(1, 1, name, 0o100644, 0, 0)).attr.ino for number, name in ((10, b"s"), (11, b"t")))
+    (segment,) = propose(12, c.LeaseSegments(1, 0)).segments
+    step = [SegmentProgress(segment.segment, segment.incarnation, 20 * 5_000, False)]
+    pieces = [Extent(at * 8192, 4096, segment.segment, segment.incarnation, 1 + at, at * 5_000, 64, 0) for at in range(20)]
+    propose(13, c.Commit(1, [c.InodeCommit(source, 1, 1, 20 * 8192, 5, pieces)], 0, step))
+    copy = c.CopyRange(1, source, 0, target, 0, 1 << 20)
+    monkeypatch.setattr(filemap, "LAYOUT_COUNTED_MAX", 4)
+    monkeypatch.setattr(extent_counts, "EXTENTS_PER_PORTION", 8)
+    assert propose(14, copy).reached == 19 * 8192 + 8192
+    machine = cluster.voters["n1"].replica.machine
+    machine.state.txn.delete(keys.extent(1, source, 5 * 8192))
+    machine.state.extent_counts.forget()
+    proposed = len(cluster.entries)
+    refusals = [propose(15, copy) for _ in range(3)]
+    assert [(one.errno, one.retry) for one in refusals] == [(errno.EAGAIN, True)] * 2 + [(errno.EIO, False)]
+    assert len(cluster.entries) == proposed
 
 
 def test_the_daemons_own_proposal_is_not_sent_elsewhere_by_itself():
