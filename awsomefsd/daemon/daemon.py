@@ -160,7 +160,7 @@ class Daemon:
         settings = self.settings
         upkeep = Upkeep(
             settings.scrub.every, self.upkeep_io, partial(own_devices, self.node.node, self.access.ask), lambda: self.metadata.carries,
-            checks=self.node.role == "node",
+            checks=self.node.role == "node", empty=self.collection.empty,
         )  # fmt: skip
         self.scrub = Scrub(settings.state_dir, self.node.cluster, self.access.ask, self.metadata.copy_pages, upkeep)
         undo.callback(self.scrub.close)
@@ -346,6 +346,7 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
             nursery.start_soon(_keep_csi, daemon.csi)
         nursery.start_soon(again, daemon.watch.poll, DEVICE_REPORT_MS, "this node's devices cannot be reported to the leader now")
         nursery.start_soon(again, daemon.scrub.poll, SCRUB_LOOK_MS, "scrub cannot note how far it is")
+        nursery.start_soon(again, daemon.scrub.mend, LOOK_MS, "what scrub found cannot be mended now")
         nursery.start_soon(again, daemon.damage.poll, LOOK_MS, "places with wrong bytes cannot be looked at now")
         nursery.start_soon(again, daemon.quarantine_proofs.poll, VOUCH_MS, "the quarantine cannot be checked now")
         nursery.start_soon(daemon.control.run)

@@ -125,6 +125,7 @@ class Collector:
         self._kinds: dict[int, str] = {}
         self._draining: set[int] = set()
         self._tried: set[Key] = set()  # of draining devices
+        self.damaged: frozenset[tuple[int, int]] = frozenset()  # (segment, incarnation) to be emptied next; any thread sets it
         self.sessions: set[int] = set()  # all that were opened here
         self._renew_ns = 0
         self._infos: dict[int, SegmentInfo] = {}
@@ -166,13 +167,19 @@ class Collector:
         return info.device in self._here and info.device in self._devices and (info.segment, info.incarnation) not in self._left_alone
 
     def choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
-        """Returns a set of segments that gives one back when it is packed; first, any segments with live bytes of a draining device.
+        """Returns a set of segments that gives one back when it is packed; before that, damaged ones, and any of a draining device.
 
         Empty if there is nothing to collect.
         """
+        if damaged := self.damaged:
+            asked = [info for info in found if (info.segment, info.incarnation) in damaged]
+            alike = self._alike(asked)
+            self.damaged = frozenset((info.segment, info.incarnation) for info in asked if info not in alike)
+            if alike:
+                return alike
         untried = [info for info in found if info.device in self._draining and key_of(info) not in self._tried]
         if untried:
-            alike = [info for info in untried if self._kinds[info.device] == self._kinds[untried[0].device]][:DRAINED_AT_ONCE]
+            alike = self._alike(untried)
             self._tried.update(map(key_of, alike))
             return alike
         self._tried.clear()  # what could not be moved now may be later
@@ -181,6 +188,9 @@ class Collector:
         for info in found:
             kinds.setdefault(self._kinds.get(info.device, ""), []).append(info)
         return next(filter(None, (self._choose(kind, dead_percent_min) for kind in kinds.values())), [])
+
+    def _alike(self, found: list[SegmentInfo]) -> list[SegmentInfo]:
+        return [info for info in found if self._kinds[info.device] == self._kinds[found[0].device]][:DRAINED_AT_ONCE]
 
     def _choose(self, found: list[SegmentInfo], dead_percent_min: int) -> list[SegmentInfo]:
         while True:

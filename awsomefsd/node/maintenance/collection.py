@@ -103,6 +103,15 @@ class Collection:
             self._off, self._forced = action == "stop", action == "start"
             self._cond.notify()
 
+    def empty(self, damaged: set[tuple[int, int]]) -> None:
+        """Has what lives in these (segment, incarnation) moved elsewhere, if they are this node's to collect.  Returns at once.
+
+        One that cannot be moved now, or is not sealed yet, is dropped: ask again.  Any thread.
+        """
+        with self._cond:
+            self._collector.damaged = frozenset(damaged)
+            self._cond.notify()
+
     def status(self) -> tuple[str, dict[str, int], str]:
         """Returns the state ("idle", "collecting", "stopped"), the figures by name, and the last error or ""."""
         with self._cond:
@@ -149,7 +158,7 @@ class Collection:
         forced = self._forced
         self._hurry = self._collector.free_percent() < COLLECT_LOW_FREE_PERCENT
         self._draining = any(one.draining and one.segments_free < one.segments for one in devices)
-        if not (forced or time.monotonic() >= (self._drain_s if self._draining else self._look_s)):
+        if not (forced or time.monotonic() >= (self._drain_s if self._draining or self._collector.damaged else self._look_s)):
             return
         self._busy = True
         while self._some(forced):

@@ -4,7 +4,9 @@ Each node scrubs what is its own.  The rows, if it carries the metadata: a copy 
 this process: LMDB has no checksums on its pages, and a flipped pointer may end a process) and another process, of lowest priority, runs
 every check of fsck over it; so rows that are missing or changed are found too, and the metadata thread does nothing for it.  The files of
 its journal.  The devices that are its home, and of shared ones those that it collects: both superblocks (one is repaired from the other),
-and of each segment that holds something its footer and every live extent, header, data and identity.
+and of each segment that holds something its footer and every live extent, header, data and identity.  A header or footer that is damaged
+while the other one stands in is not written again in its place, which may be used by others at that moment: collection moves what lives in
+the segment, and the finding is repaired when the segment is free or used again (decision 187).
 
 A round begins `every_s` after the last one began, and is spread over half of that time; one that somebody orders goes as fast as it may.
 No false alarms (segment_check.py).  Damage in files is recorded (damage.py) and shown until it is over.  The position is on disk, so a
@@ -14,6 +16,7 @@ reading whole segments without asking what lives, which cannot tell damage from 
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -30,16 +33,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from awsomefsd.base import durable, program
-from awsomefsd.base.errors import Corrupt, Error, Refused
+from awsomefsd.base.errors import Corrupt, Error, FsError, Refused
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import MIB, SCRUB_BYTES_PER_S, SCRUB_FINDINGS_MAX, SCRUB_ROOM_BYTES
 from awsomefsd.base.metrics import Sample
-from awsomefsd.base.types import DeviceInfo
+from awsomefsd.base.types import SEGMENT_FREE, DeviceInfo
 from awsomefsd.io.device.device import BlockDevice, Device
 from awsomefsd.io.device.identified import mend_identified, open_identified
 from awsomefsd.io.device.superblock import copies_agree
 from awsomefsd.io.file.damaged_reads import DamagedReads
-from awsomefsd.meta.api.messages import GetDevices
+from awsomefsd.meta.api.messages import GetDevices, GetSegments
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments
 from awsomefsd.meta.client.paths import path_of
 from awsomefsd.meta.log.verify import faults_of, journal_files
@@ -99,7 +102,8 @@ class ScrubProgress(Struct):
 class Upkeep(Struct, frozen=True):
     """What a round depends on.  `mine`: the devices of all that this node scrubs; `carries`: whether it has rows and a journal.
 
-    `checks`: False on a client of the cluster, which may not ask what lies where.
+    `checks`: False on a client of the cluster, which may not ask what lies where.  `empty` has collection move what
+    lives in these (segment, incarnation) as soon as it can; it returns at once, and may be asked again.
     """
 
     every_s: int
@@ -107,6 +111,7 @@ class Upkeep(Struct, frozen=True):
     mine: Callable[[list[DeviceInfo]], list[DeviceInfo]]
     carries: Callable[[], bool]
     checks: bool = True
+    empty: Callable[[set[tuple[int, int]]], None] = lambda damaged: None
 
 
 class ScrubStopped(Exception):
@@ -116,7 +121,7 @@ class ScrubStopped(Exception):
 class Scrub:
     """The scrub of this node.  `call` asks the metadata service, `copy_store` makes a copy of the pages of this node's rows.
 
-    Any thread may call `start`, `resume`, `status`, `stop` and `samples`; the work is done on a thread of its own.
+    Any thread may call `start`, `resume`, `mend`, `status`, `stop` and `samples`; the work is done on a thread of its own.
     """
 
     def __init__(
@@ -140,6 +145,8 @@ class Scrub:
         self._open_device = open_device
         self._now_ns = now_ns
         self._lock = threading.Lock()
+        self._counting = threading.Lock()  # guards the findings and their counts
+        self._saving = threading.Lock()  # guards the file
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._progress = _load(self._path)
@@ -206,7 +213,8 @@ class Scrub:
 
     def status(self) -> ScrubProgress:
         """Returns a copy of the progress."""
-        return replace(self._progress, findings=list(self._progress.findings))
+        with self._counting:
+            return replace(self._progress, findings=list(self._progress.findings))
 
     def stop(self) -> ScrubProgress:
         """Ends the scrub, waits for its thread, and returns the progress; `resume` does not continue it."""
@@ -274,19 +282,48 @@ class Scrub:
 
     def _save(self) -> None:
         hit("scrub.save.before")
-        durable.write_json(self._path, msgspec.to_builtins(self._progress))
+        with self._saving:
+            durable.write_json(self._path, msgspec.to_builtins(self._progress))
         hit("scrub.save.after")
         self._saved = time.monotonic()
+
+    def mend(self) -> None:
+        """Has the segments emptied of which a header or footer is damaged, and counts those as repaired that are.
+
+        Any thread; blocks for the service and raises its Error, or OSError.
+        """
+        damaged = {(one.segment, one.incarnation) for one in self.status().findings if one.segment and not one.repaired}
+        if emptied := {one for one in damaged if self._emptied(*one)}:
+            with self._counting:
+                p = self._progress
+                for at, one in enumerate(p.findings):
+                    if not one.repaired and (one.segment, one.incarnation) in emptied:
+                        p.findings[at] = replace(one, repaired=True)
+                        p.repaired += 1
+                        logger.info("scrub: what a segment with damage held was moved elsewhere", extra={"where": one.where})
+            self._save()
+        if damaged > emptied:
+            self._upkeep.empty(damaged - emptied)
+
+    def _emptied(self, segment: int, incarnation: int) -> bool:
+        try:
+            (now,) = self._call(GetSegments([segment])).segments
+        except FsError as err:
+            if err.errno == errno.ENOENT:
+                return True  # its device was removed
+            raise
+        return bool(now.incarnation != incarnation or now.state == SEGMENT_FREE)
 
     def _found(self, finding: ScrubFinding) -> None:
         """Counts, keeps and logs a finding; the event names the file."""
         p = self._progress
-        p.found += 1
-        p.repaired += finding.repaired
-        if finding.kind == DATA and damage.record(self._damaged, finding):
-            p.recorded += 1
-        if len(p.findings) < SCRUB_FINDINGS_MAX:
-            p.findings.append(finding)
+        recorded = finding.kind == DATA and damage.record(self._damaged, finding)
+        with self._counting:
+            p.found += 1
+            p.repaired += finding.repaired
+            p.recorded += recorded
+            if len(p.findings) < SCRUB_FINDINGS_MAX:
+                p.findings.append(finding)
         named = {name: getattr(finding, name) for name in ("kind", "where", "volume", "path", "offset", "repaired")}
         logger.error("scrub found: %s", finding.what, extra=named)
         self._save()

@@ -31,7 +31,10 @@ DATA, HEADER, FOOTER = "data", "header", "footer"
 
 
 class ScrubFinding(Struct, frozen=True):
-    """One fault that scrub found.  `path`, `offset` and `length` if it is in a file; `repaired` if it was repaired from a second copy."""
+    """One fault that scrub found.  `path`, `offset` and `length` if it is in a file; `repaired` if it was repaired from a second copy.
+
+    `segment` and `incarnation`: of one whose content is whole and only has to be moved out of it; 0 for other faults.
+    """
 
     kind: str
     where: str
@@ -42,6 +45,8 @@ class ScrubFinding(Struct, frozen=True):
     repaired: bool = False
     ino: int = 0
     length: int = 0
+    segment: int = 0
+    incarnation: int = 0
 
 
 class Counted(Protocol):
@@ -89,8 +94,8 @@ class SegmentCheck:
             if not self._same(info):
                 self._counted.rechecked += 1
                 return
-            what = f"its footer is damaged ({err}); nothing is lost, the frames' own headers serve"
-            self._found(ScrubFinding(FOOTER, f"segment {info.segment}", what))
+            what = f"its footer is damaged ({err}); nothing is lost, the frames' own headers serve, and collection moves what is there"
+            self._found(ScrubFinding(FOOTER, f"segment {info.segment}", what, segment=info.segment, incarnation=info.incarnation))
         self._pace(len(buffer), began)
 
     def _same(self, info: SegmentInfo) -> bool:
@@ -111,9 +116,11 @@ class SegmentCheck:
                 path = path_of(self._call, piece.volume, piece.ino)
                 lost = _try(SegmentReader({info.device: device}, lambda _: info, ChecksumCache()), piece, skip, length)
                 kind = DATA if lost else HEADER
-                what = why if lost else f"a header is damaged ({why}); nothing is lost, the footer serves"
+                mended = "nothing is lost, the footer serves, and collection moves what is there"
+                what = why if lost else f"a header is damaged ({why}); {mended}"
                 where = f"segment {extent.segment} volume {volume} inode {piece.ino}"
-                self._found(ScrubFinding(kind, where, what, volume, path, offset, ino=piece.ino, length=length))
+                place = (0, 0) if lost else (info.segment, info.incarnation)
+                self._found(ScrubFinding(kind, where, what, volume, path, offset, False, piece.ino, length, *place))
                 if lost:
                     continue
                 return

@@ -302,3 +302,30 @@ def test_the_service_manager_brings_the_mounts_when_all_other_holders_are_dead(h
         assert host.client.list() == []
     finally:
         manager.close()
+
+
+def test_a_worker_of_an_earlier_build_has_one_record_under_all_keepers_of_a_service_manager(host: Host) -> None:
+    """It brings the mount without a record.  The next keeper has that of the store by then: it must not make another one."""
+    manager = ServiceManager(host.directory)
+    host.kill_keeper()
+    manager.start(host)
+
+    def records() -> set[int]:
+        manager.receive()
+        return {os.fstat(fd).st_ino for name, fd in manager.stored if name.endswith(f".{RECORD}")}
+
+    try:
+        dir = host.mount(argv=[*WORKER, "--earlier-build"])
+        pid = host.about(dir)["pid"]
+        until("the record in the store", lambda: len(records()) == 1)
+        for _ in range(2):
+            host.kill_keeper()
+            manager.start(host)
+            until("the worker to have come back", lambda: host.row(dir)["state"] == "serving" and host.client.flush(str(dir)))
+            assert host.about(dir)["pid"] == pid and len(records()) == 1
+        host.kill_keeper()
+        kill_worker(host, pid)
+        manager.start(host)
+        assert host.about(dir)["worker"] == 2 and len(records()) == 1
+    finally:
+        manager.close()

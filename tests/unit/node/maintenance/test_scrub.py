@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import threading
@@ -10,18 +11,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from awsomefsd.base.errors import FsError, Refused
 from awsomefsd.base.limits import SCRUB_ROOM_BYTES
-from awsomefsd.base.types import Extent, SegmentInfo, SegmentProgress
+from awsomefsd.base.types import DeviceInfo, Extent, SegmentInfo, SegmentProgress
 from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.device import Device
 from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.io.device.open_devices import OpenDevices
 from awsomefsd.io.device.signature import format_device
+from awsomefsd.io.segment.reader import SegmentReader
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
 from awsomefsd.meta.api import commands as c
-from awsomefsd.meta.api.messages import Devices, Failed
+from awsomefsd.meta.api.messages import Devices, Done, Failed, GetDevices, GetSegments, Propose, Renew
+from awsomefsd.meta.api.messages.devices import GetSightings
 from awsomefsd.meta.client.paths import path_of
 from awsomefsd.meta.log.journal import Journal
 from awsomefsd.meta.machine import queries
@@ -29,6 +34,7 @@ from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.replica.store import Store
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.node.maintenance import segment_check
+from awsomefsd.node.maintenance.collection import Collection
 from awsomefsd.node.maintenance.io_budget import IoBudget
 from awsomefsd.node.maintenance.scrub import DONE, FAILED, NS_PER_S, STOPPED, Scrub, ScrubProgress, Upkeep
 from tests.rigs.machine_driver import Drive
@@ -153,6 +159,97 @@ def test_data_header_footer_and_superblock(ground: Ground, caplog: pytest.LogCap
     assert {finding.kind for finding in ground.run().findings} == {"data", "header"}, "the superblock was repaired"
     ground.flip(info.byte_offset + info.footer_offset + 80)
     assert {finding.kind for finding in ground.run().findings} == {"data", "footer"}, "with the footer gone, no copy of the header is left"
+
+
+class Emptying:
+    """Scrub and collection of one node, turn by turn, as its daemon has them."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self.collection = Collection(self.ask, self.devices, OpenDevices(self.devices, CLUSTER), "n1", "b1", IoBudget(1 << 60))
+        ground.upkeep = Upkeep(28 * DAY_S, IoBudget(1 << 40), list, lambda: True, empty=self.collection.empty)
+        self.scrub = ground.scrub()
+
+    def devices(self) -> list[DeviceInfo]:
+        found: list[DeviceInfo] = self.ground.call(GetDevices()).devices
+        return found
+
+    def ask(self, body: Any) -> Any:
+        if isinstance(body, GetSightings):
+            raise FsError(errno.EOPNOTSUPP)
+        if isinstance(body, Renew):
+            return Done()
+        if not isinstance(body, Propose):
+            return self.ground.call(body)
+        command = msgspec.structs.replace(body.command, safe_index=1 << 60) if isinstance(body.command, c.LeaseSegments) else body.command
+        return self.ground.drive.ok(command, session=body.session, epoch=body.epoch, mount=0)
+
+    def turn(self) -> ScrubProgress:
+        """What scrub has found is asked for, moved, and looked at again."""
+        self.scrub.mend()
+        self.collection._turn()
+        self.scrub.mend()
+        return self.scrub.status()
+
+
+def test_segments_with_a_damaged_header_or_footer_are_emptied(ground: Ground) -> None:
+    """Their findings are repaired when nothing lives there any more; the files are what they were, and the next round finds nothing."""
+    both = Emptying(ground)
+    small, place = ground.extents[ground.small][0]
+    ground.flip(place.byte_offset + small.frame_offset + 24)
+    ground.write(b"other", b"o" * 70_000)
+    ground.report(ground.writer.seal_all())
+    other, elsewhere = ground.layout(ground.drive.machine.child(1, 1, b"other"))[0]
+    ground.flip(elsewhere.byte_offset + elsewhere.footer_offset + 80)
+    ground.commit()
+    found = ground.run(both.scrub)
+    assert sorted(finding.kind for finding in found.findings) == ["footer", "header"]
+    assert (found.found, found.repaired, found.open) == (2, 0, 2)
+    done = both.turn()
+    assert (done.found, done.repaired, done.open) == (2, 2, 0) and all(finding.repaired for finding in done.findings)
+    reader = SegmentReader({1: ground.device}, lambda number: ground.call(GetSegments([number])).segments[0])
+    for ino, data in ((ground.small, b"s" * 9_000), (ground.large, bytes(range(256)) * 4_096)):
+        read = b""
+        for extent, info in ground.layout(ino):
+            assert info.segment not in (place.segment, elsewhere.segment)
+            into = aligned_buffer(extent.length)
+            reader.read(extent, 1, ino, 0, extent.length, into)
+            read += bytes(into)
+        assert read == data
+    ground.commit()
+    assert ground.run(both.scrub).found == 0
+    assert other.length == 70_000 and ground.scrub().status().found == 0
+
+
+def test_what_cannot_be_moved_stays_a_finding(ground: Ground) -> None:
+    """Data beside it is damaged, so the segment stays; the finding does too, over a restart, until the file is gone."""
+    both = Emptying(ground)
+    extent, info = ground.extents[ground.large][0]
+    ground.flip(info.byte_offset + extent.frame_offset + extent.header_bytes + 300_000)
+    small, place = ground.extents[ground.small][0]
+    ground.flip(place.byte_offset + small.frame_offset + 24)
+    assert ground.run(both.scrub).open == 1, "damage of a file is shown as that"
+    assert both.turn().open == 1 and both.turn().open == 1
+    again = Emptying(ground)
+    assert again.turn().open == 1
+    ground.drive.ok(c.Unlink(1, ground.folder, b"large"))
+    assert again.turn().open == 0 and ground.scrub().status().open == 0
+
+
+def test_a_header_in_a_segment_that_is_still_written_is_no_loss_once_it_has_its_footer(ground: Ground) -> None:
+    """Its writer knows the checksums, and writes them into the footer; until then nobody else can verify the bytes."""
+    both = Emptying(ground)
+    ino = ground.write(b"open", b"o" * 9_000)
+    ground.commit()
+    ((extent, info),) = ground.layout(ino)
+    ground.flip(info.byte_offset + extent.frame_offset + 24)
+    [finding] = ground.run(both.scrub).findings
+    assert (finding.kind, finding.path, finding.segment) == ("data", "/open", 0), "nobody empties a segment that is written"
+    assert both.turn().repaired == 0
+    ground.report(ground.writer.seal_all())
+    ground.commit()
+    [finding] = ground.run(both.scrub).findings
+    assert finding.kind == "header" and both.turn().open == 0
 
 
 def test_rows(ground: Ground) -> None:
