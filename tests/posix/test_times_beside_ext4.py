@@ -340,8 +340,7 @@ def from_pipe(fd: int) -> None:
 
 @pytest.mark.parametrize("user", [ROOT, ANNA, BERT, RootWithout(CAP_FSETID)], ids=["root", "anna", "bert", "root without CAP_FSETID"])
 def test_setuid_setgid_and_capabilities(relatime: Beside, user: User) -> None:
-    # without group execution FUSE leaves it to the server, which does not know all groups of the caller: docs/KNOWN-ISSUES.md
-    modes = (0o4777, 0o2777, 0o6777, *((0o6767, 0o2767) if user in (ROOT, ANNA) else ()))
+    modes = (0o4777, 0o2777, 0o6777, 0o6767, 0o2767)
 
     def prepare(root: str) -> None:
         for number in range(len(LOSING)):

@@ -13,10 +13,12 @@ import stat
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import FILE_BYTES_MAX
+from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.meta.api.commands import (
     SET_ATIME,
     SET_CTIME,
     SET_GID,
+    SET_KILL_SETGID,
     SET_KILL_SUIDGID,
     SET_MODE,
     SET_MTIME,
@@ -54,6 +56,8 @@ def set_attr(state: State, entry: Entry, command: SetAttr) -> Reply:
         row.gid = command.gid
     if mask & SET_KILL_SUIDGID:
         kill_suidgid(row)
+    if mask & SET_KILL_SETGID and not stat.S_ISDIR(row.mode) and state.acts_at(MENDED_RULES):
+        row.mode &= ~stat.S_ISGID
     if mask & (SET_UID | SET_GID | SET_SIZE) and row.xattrs and not stat.S_ISDIR(row.mode):
         xattrs.drop(state, command.volume, command.ino, row, xattrs.CAPABILITY)  # privileges were given to other bytes, by another owner
     if mask & SET_SIZE:

@@ -11,11 +11,23 @@ from awsomefsd.base.limits import XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
 from awsomefsd.base.types import Attr
 from awsomefsd.base.wait import Steps
 from awsomefsd.meta.api import acl
-from awsomefsd.meta.api.commands import SET_ATIME, SET_CTIME, SET_MTIME, SET_SIZE, RemoveXattr, SetAttr, SetXattr
+from awsomefsd.meta.api.commands import (
+    SET_ATIME,
+    SET_CTIME,
+    SET_GID,
+    SET_KILL_SUIDGID,
+    SET_MTIME,
+    SET_SIZE,
+    SET_UID,
+    RemoveXattr,
+    SetAttr,
+    SetXattr,
+)
 from awsomefsd.meta.api.messages import Blob, Found, GetXattr, ListXattr, Names
 from awsomefsd.vfs.api.context import Context, SetAttrIn
+from awsomefsd.vfs.ops.caller_credentials import loses_set_ids
 from awsomefsd.vfs.ops.data import DataOps
-from awsomefsd.vfs.ops.writing import CAPABILITY
+from awsomefsd.vfs.ops.writing import CAPABILITY, setgid_lost
 from awsomefsd.vfs.state.mount_state import MountState
 
 log = logging.getLogger("awsomefsd.xattr")
@@ -58,8 +70,12 @@ class AttributeOps:
         mount = self._mount
         mount.session.check_handle(fh)
         attr: Attr = yield from mount.attr_op(ino)
+        mask = change.mask
+        # With chown(2) the flag comes whoever asks, with truncation only for callers without CAP_FSETID.
+        if mask & SET_KILL_SUIDGID and (not mask & (SET_UID | SET_GID) or loses_set_ids(ctx.uid, ctx.pid)):
+            mask |= setgid_lost(ctx, attr)
         command = SetAttr(  # without anything: chown(2) to nobody else, which is a change all the same
-            mount.volume, ino, change.mask or SET_CTIME, change.mode, change.uid, change.gid, change.size,
+            mount.volume, ino, mask or SET_CTIME, change.mode, change.uid, change.gid, change.size,
             storable(change.atime_ns), storable(change.mtime_ns), storable(change.ctime_ns),
             mount.buffered.dirty.log_id, mount.buffered.dirty.last_sequence,
         )  # fmt: skip

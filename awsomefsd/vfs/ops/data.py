@@ -19,7 +19,7 @@ from awsomefsd.meta.api.commands import SET_KILL_SUIDGID, SET_SIZE, SetAttr
 from awsomefsd.meta.api.messages import GetAttr, GetStatFs, StatFsReply
 from awsomefsd.vfs.api.context import Context, Opened
 from awsomefsd.vfs.ops.orphans import Orphans
-from awsomefsd.vfs.ops.writing import sync
+from awsomefsd.vfs.ops.writing import setgid_lost, sync
 from awsomefsd.vfs.state.mount_state import MountState
 
 RELEASE_FLOCK_UNLOCK = 1 << 1
@@ -172,7 +172,7 @@ class DataOps:
     # --- truncate ------------------------------------------------------------------------------------------------------------
 
     def truncate_to_zero(self, ctx: Context, attr: Attr, unique: int) -> Steps:
-        mask = SET_SIZE | (SET_KILL_SUIDGID if ctx.kill_suidgid else 0)
+        mask = SET_SIZE | (SET_KILL_SUIDGID | setgid_lost(ctx, attr) if ctx.kill_suidgid else 0)
         before = None if self._mount.session.recovering else attr
         attr = yield from self._policy.set_size(attr, SetAttr(self._mount.volume, attr.ino, mask), unique)
         self._mount.caches.bytes_changed(before, attr)

@@ -170,7 +170,7 @@ class LeasedData:
             if state is None:
                 break
             if kill and not killed:
-                yield from kill_suidgid(mount, (yield from mount.attr_op(ino)))
+                yield from kill_suidgid(mount, (yield from mount.attr_op(ino)), ctx)
                 killed = True
                 continue
             if (yield from self._store_under(ctx.unique, state, offset, data, append)):
@@ -179,7 +179,7 @@ class LeasedData:
         def make(token: tuple[int, int], on_decided: OnDecided | None) -> Write:
             return Write(ctx.unique, ino, offset, data, token, on_decided, append=append, kill_suidgid=kill)
 
-        return (yield from self._through.write(fh, ino, make))
+        return (yield from self._through.write(fh, ino, make, ctx if kill else None))
 
     def _buffer(self, unique: int, state: FileState, offset: int, data: memoryview, append: bool) -> bool:
         """One dirty record, if space is reserved, the dirty log has room and the lease is held."""

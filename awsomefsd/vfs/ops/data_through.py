@@ -50,7 +50,7 @@ class WriteThroughData:
             def make(token: tuple[int, int], on_decided: OnDecided | None) -> Write:
                 return Write(ctx.unique, ino, offset, kept, token, on_decided, append=append, kill_suidgid=kill)
 
-            return (yield from self._through.write(fh, ino, make))
+            return (yield from self._through.write(fh, ino, make, ctx if kill else None))
 
         return write()
 

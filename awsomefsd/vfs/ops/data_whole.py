@@ -67,7 +67,7 @@ class WholeData:
         data = yield Payload(data)
         attr: Attr = yield from mount.attr_op(ino)
         if write_flags & WRITE_KILL_SUIDGID:
-            yield from kill_suidgid(mount, attr)
+            yield from kill_suidgid(mount, attr, ctx)
         yield from self._dirty.write(ctx.unique, attr, offset, data, fh)
         return (yield from stored(mount, fh, len(data)))
 

@@ -33,6 +33,7 @@ from awsomefsd.vfs.api.context import Context
 from awsomefsd.vfs.ops.caller_credentials import loses_set_ids
 from awsomefsd.vfs.ops.data import DataOps
 from awsomefsd.vfs.ops.reading import KnownLayouts
+from awsomefsd.vfs.ops.writing import kill_setgid
 from awsomefsd.vfs.state.mount_state import MountState
 
 SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
@@ -61,6 +62,8 @@ class RangeOps:
         mount = self._mount
         mount.session.check_handle(fh)
         reply: Ranged = yield from self._entry(command, ctx.unique, fh)
+        if command.kill_suidgid:
+            yield from kill_setgid(mount, reply.attr, ctx)
         end = command.offset + command.length
         while reply.reached < end:
             rest = Fallocate(mount.volume, command.ino, FALLOC_KEEP_SIZE, reply.reached, end - reply.reached, goes_on=True)
@@ -163,4 +166,6 @@ class RangeOps:
                 yield mount.buffered.flusher.flush_all()
                 yield from mount.buffered.reservation.return_all()
         self._learn(reply.attr)
+        if command.kill_suidgid and reply.reached:
+            yield from kill_setgid(mount, reply.attr, ctx)
         return reply.reached

@@ -17,8 +17,10 @@ from awsomefsd.base.types import Attr
 from awsomefsd.base.wait import Steps
 from awsomefsd.io.file.flusher import record_space
 from awsomefsd.io.file.write_through import OnDecided, Write, WriteThrough
-from awsomefsd.meta.api.commands import SET_KILL_SUIDGID, RemoveXattr, SetAttr
+from awsomefsd.meta.api.commands import SET_KILL_SETGID, SET_KILL_SUIDGID, RemoveXattr, SetAttr
 from awsomefsd.meta.api.messages import Found, GetLayout, GetXattr, Layout
+from awsomefsd.vfs.api.context import Context
+from awsomefsd.vfs.ops.caller_credentials import groups_of
 from awsomefsd.vfs.state.mount_state import MountState
 
 WRITE_CACHE = 1 << 0  # pages of a mapping, at their own place whatever the descriptor says
@@ -40,15 +42,36 @@ def sync(mount: MountState, ino: int, fh: int) -> Steps:
     hit("fsync.after")
 
 
-def kill_suidgid(mount: MountState, attr: Attr) -> Steps:
+def kill_suidgid(mount: MountState, attr: Attr, caller: Context) -> Steps:
     """A write by somebody who may not keep them: setuid and setgid bits go first."""
     if mount.session.recovering:
         mount.caches.forget_attributes(attr.ino)  # they may be gone already, and the predecessor died before it said so
     if attr.mode & 0o6000:
-        with mount.background_unique() as unique:
-            reply: Found = yield mount.propose(SetAttr(mount.volume, attr.ino, SET_KILL_SUIDGID), unique)
-        mount.caches.names.put(reply.attr)
-        mount.caches.bytes_changed(attr, reply.attr)
+        yield from _kill(mount, attr, SET_KILL_SUIDGID | setgid_lost(caller, attr))
+
+
+def kill_setgid(mount: MountState, attr: Attr, caller: Context) -> Steps:
+    """The setgid bit without execution by the group goes with a change of the bytes by a stranger, who may not keep set-ID bits."""
+    mask = setgid_lost(caller, attr)
+    if mask:
+        yield from _kill(mount, attr, mask)
+
+
+def setgid_lost(caller: Context, attr: Attr) -> int:
+    """Returns SET_KILL_SETGID for a caller who is not in the group of a file with setgid that the group cannot execute, else 0.
+
+    Linux leaves that bit to members of the group.  Of a caller whom /proc does not show only the group of its request counts.
+    """
+    if not stat.S_ISREG(attr.mode) or attr.mode & (stat.S_ISGID | stat.S_IXGRP) != stat.S_ISGID:
+        return 0
+    return 0 if attr.gid == caller.gid or attr.gid in groups_of(caller.pid) else SET_KILL_SETGID
+
+
+def _kill(mount: MountState, attr: Attr, mask: int) -> Steps:
+    with mount.background_unique() as unique:
+        reply: Found = yield mount.propose(SetAttr(mount.volume, attr.ino, mask), unique)
+    mount.caches.names.put(reply.attr)
+    mount.caches.bytes_changed(attr, reply.attr)
 
 
 def drop_capability(mount: MountState, attr: Attr) -> Steps:
@@ -276,8 +299,10 @@ class ThroughWrites:
         self._mount = mount
         self._through = through
 
-    def write(self, fh: int | None, ino: int, make: MakeWrite) -> Steps:
+    def write(self, fh: int | None, ino: int, make: MakeWrite, caller: Context | None = None) -> Steps:
         """Writes until it is decided, under whatever session: a write whose session ended is written again, under the same id.
+
+        `caller`: who writes, if the set-ID bits go with it.
 
         Each time for one session: while the write waited for the device another may have been opened, in which the handle's lock is lost.
         """
@@ -293,8 +318,8 @@ class ThroughWrites:
             mount.session.check_handle(fh)
             one = make(token, None if mount.caches.leases is None else self._learn)
             try:
-                yield from self._decided(one)
-                return len(one.data)
+                attr: Attr = yield from self._decided(one)
+                break
             except FsError as err:
                 if err.errno == errno.EAGAIN and not one.inline:
                     yield from self.leave_inline(one.ino)
@@ -306,6 +331,9 @@ class ThroughWrites:
             except Fenced:
                 pass
             yield mount.session.session_after(token)
+        if caller is not None:
+            yield from kill_setgid(mount, attr, caller)
+        return len(one.data)
 
     def _decided(self, one: Write) -> Steps:
         mount = self._mount
@@ -313,13 +341,14 @@ class ThroughWrites:
         if mount.caches.leases is not None:
             mount.caches.begin_change([one.ino])
         try:
-            yield self._through.write(one, mount.metadata)
+            found: Found = yield self._through.write(one, mount.metadata)
         except Error as err:
             if not isinstance(err, Fenced) and err.errno != errno.ESTALE:  # else it went with the session
                 mount.buffered.reservation.give_back(one.space)
             raise
         finally:
             one.tell(None)  # unless it was decided: the device failed, and it was not proposed
+        return found.attr
 
     def _learn(self, one: Write, value: Any) -> None:
         """The outcome, on the thread that receives answers."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from awsomefsd.meta.api.commands.base import Command
 
-SET_MODE, SET_UID, SET_GID, SET_SIZE, SET_ATIME, SET_MTIME, SET_CTIME, SET_KILL_SUIDGID = (1 << bit for bit in range(8))
+SET_MODE, SET_UID, SET_GID, SET_SIZE, SET_ATIME, SET_MTIME, SET_CTIME, SET_KILL_SUIDGID, SET_KILL_SETGID = (1 << bit for bit in range(9))
 
 
 class SetAttr(Command, tag=25):
-    """Change what `mask` names.  A time of None is the entry's time.  SET_KILL_SUIDGID clears setuid, and setgid where group may execute.
+    """Change what `mask` names.  A time of None is the entry's time.  SET_KILL_SUIDGID clears setuid, and setgid where group may execute;
+    SET_KILL_SETGID clears setgid of a file in any case (from level 3 on).
 
     `log`, `sequence`: the dirty log of the mount and its newest record at this moment; commits of records up to it change neither the
     size nor the times any more (a successor that replays cannot resurrect what was truncated).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 
+from awsomefsd.base.levels import MENDED_RULES
 from awsomefsd.base.limits import LINKS_MAX, XATTRS_BYTES_MAX
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -206,6 +207,15 @@ def test_set_mode_owner_and_kill(drive: Drive) -> None:
     assert (reply.uid, reply.gid, reply.mode) == (5, 6, 0o100775)
     assert drive.ok(c.SetAttr(drive.volume, file, c.SET_MODE, mode=0o2644)).attr.mode == 0o102644
     assert drive.ok(c.SetAttr(drive.volume, file, c.SET_KILL_SUIDGID)).attr.mode == 0o102644, "setgid without group execute is no setgid"
+    assert drive.ok(c.SetAttr(drive.volume, file, c.SET_KILL_SETGID)).attr.mode == 0o100644, "the worker knows the groups"
+
+
+def test_below_the_level_setgid_without_group_execute_stays() -> None:
+    drive = Drive(level=MENDED_RULES - 1)
+    drive.make_volume()
+    drive.open()
+    file = drive.ok(c.Create(drive.volume, 1, b"f", 0o102644, 1, 1)).attr.ino
+    assert drive.ok(c.SetAttr(drive.volume, file, c.SET_KILL_SETGID)).attr.mode == 0o102644
 
 
 def test_times(drive: Drive) -> None:

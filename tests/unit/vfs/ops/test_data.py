@@ -456,6 +456,17 @@ def test_kill_suidgid_comes_before_the_bytes(r: Rig) -> None:
     assert r.attr(ino).mode & 0o7777 == 0o755
 
 
+def test_setgid_without_group_execute_goes_with_a_strangers_write_only(r: Rig) -> None:
+    ino, fh = r.create(b"a")
+    write = ("write", ino, fh, 0, memoryview(b"x"), WRITE_KILL_SUIDGID)
+    for gid, left in ((0, 0o2644), (4_242, 0o644)):  # the rig's callers are of group 0
+        r.call("setattr", ino, fh, SetAttrIn(c.SET_MODE | c.SET_GID, mode=0o2644, gid=gid))
+        assert r.call(*write) == 1 and r.attr(ino).mode & 0o7777 == left
+    r.call("setattr", ino, fh, SetAttrIn(c.SET_MODE, mode=0o2644))
+    r.call("setattr", ino, fh, SetAttrIn(c.SET_SIZE | c.SET_KILL_SUIDGID, size=0))
+    assert r.attr(ino).mode & 0o7777 == 0o644
+
+
 def test_record_space_covers_what_a_flush_consumes(r: Rig) -> None:
     r.file(b"warm", b"w" * BIG)
     r.flush()
