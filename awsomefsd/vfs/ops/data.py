@@ -61,13 +61,20 @@ class DataOps:
         The kernel sends an FSYNC behind a cached write only: after direct I/O the flag is all that comes.
         """
         written = self._policy.write(ctx, ino, fh, offset, data, write_flags)
-        if not ctx.open_flags & os.O_DSYNC:
+        kernel, synchronous = self._mount.caches.kernel, ctx.open_flags & os.O_DSYNC != 0
+        if not synchronous and (kernel is None or not kernel.mapped.beside(ino, fh)):
             return written
-        return self._synced(ino, fh, written) if type(written) in GENERATORS else keeping(data, self._synced(ino, fh, written))
+        ended = self._ended(ino, fh, written, synchronous)
+        return ended if type(written) in GENERATORS else keeping(data, ended)
 
-    def _synced(self, ino: int, fh: int, written: Any) -> Steps:
+    def _ended(self, ino: int, fh: int, written: Any, synchronous: bool) -> Steps:
+        """Behind a write: it is committed, and pages that do not have it go."""
         length: int = (yield from written) if type(written) in GENERATORS else written
-        yield from sync(self._mount, ino, fh)
+        if synchronous:
+            yield from sync(self._mount, ino, fh)
+        kernel = self._mount.caches.kernel
+        if kernel is not None and kernel.mapped.beside(ino, fh):
+            kernel.drop_mapped(ino)
         return length
 
     # --- open and close ----------------------------------------------------------------------------------------------------
