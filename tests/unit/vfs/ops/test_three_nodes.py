@@ -243,6 +243,21 @@ def test_what_df_shows_can_be_allocated_while_others_hold_reservations(make: Mak
     sound(nodes)
 
 
+@pytest.mark.parametrize("options", BOUNDS)
+def test_unused_reservations_of_both_others_are_asked_back(make: Make, options: dict[str, int]) -> None:
+    """`df` counts what is reserved as used: more than it shows is there once all three have given theirs back."""
+    nodes = make(**options)
+    for node in nodes:
+        reserve_more(node, 2 * MIB)
+    others = [node.mount.buffered.reservation for node in nodes[1:]]
+    assert all(reservation.left_bytes >= 2 * MIB for reservation in others)
+    shown = nodes[0].call("statfs", 1).bytes_writable
+    ino, fh = nodes[0].create(b"large")
+    nodes[0].call("fallocate", ino, fh, 0, 0, shown + 5 * MIB)
+    assert all(reservation.left_bytes < 2 * MIB for reservation in others)
+    sound(nodes)
+
+
 def reserve_more(node: Sharing, more: int) -> None:
     reservation = node.mount.buffered.reservation
     try:
