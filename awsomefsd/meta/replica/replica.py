@@ -198,6 +198,7 @@ class Replica:
         if not self._uncommitted:
             self._first_ns = time.monotonic_ns()
         self._uncommitted += len(entries)
+        self.store.count_rows()
         if self._exchange is not None and self._exchange.turn(self.log, self.store, self._commit_now):
             self._replace_store(self._exchange)
         return applied
@@ -206,7 +207,8 @@ class Replica:
         reply = self.machine.apply(entry)
         if entry.index % DIGEST_ENTRIES == 0:
             self.machine.flush()  # the digest is of rows; every voter writes them back at this index
-            self.log.note_digest(entry.index, self.store.digest)
+            if digest := self.store.digest:
+                self.log.note_digest(entry.index, digest)
         return reply
 
     def _replace_store(self, exchange: StateSnapshotExchange) -> None:

@@ -27,7 +27,7 @@ class StateStore(Txn, Protocol):
 
     @property
     def digest(self) -> bytes:
-        """Digest of all rows as they are now, uncommitted ones too; b"" if it is not kept."""
+        """Digest of all rows as they are now, uncommitted ones too; b"" if it is not kept, or not computed to its end."""
 
     @property
     def map_bytes(self) -> int:
@@ -36,6 +36,9 @@ class StateStore(Txn, Protocol):
     @property
     def map_use_percent(self) -> float:
         """Share of the map in use as of the last commit."""
+
+    def count_rows(self) -> int:
+        """Take the next rows, a bounded number, into a digest that is not computed to its end; returns how many.  Raises Corrupt."""
 
     def claim(self, cluster: str, node: str, incarnation: bytes) -> None:
         """Write the identity the first time; later, raise Refused if it is another one."""

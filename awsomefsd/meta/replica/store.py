@@ -20,6 +20,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -36,11 +37,13 @@ INCOMPAT_KNOWN = 0  # feature bits without which the rows cannot be read
 RO_COMPAT_KNOWN = 0  # feature bits without which the rows can be read, not written
 COPY_TRIES_MAX = 5
 DAMAGE = (Corrupt, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)  # a damaged state, met while it is used
+DIGEST_ROWS_MAX = 4096  # so many are counted in one turn: 3 ms
 MAP_GROW_BYTES_MAX = 4 * GIB  # at most so much at once
 _SCAN_FIRST, _SCAN_MAX = 8, 256
 _IDENTITY_KEY = b"identity"
 _DIGEST_KEY = b"digest"
 _NOTE_PREFIX = b"note "
+_BEHIND_ALL = b"\xff" * 512  # LMDB's keys are shorter
 
 
 class MapFull(Error):
@@ -85,13 +88,14 @@ class Store:
         self._txn = env.begin(write=not readonly, db=self._rows)
         self._digesting = digesting
         self._digest = 0  # may leave the range of 128 bits until it is asked for
+        self._uncounted: bytes | None = None  # the first key that the digest does not hold yet; None: it holds all
         self._take_up_digest()
 
     @classmethod
     def open(cls, directory: Path, *, map_bytes_min: int = STORE_MAP_BYTES_MIN, readonly: bool = False, digesting: bool = False) -> Store:
         """The store in `directory`, made if it is missing.
 
-        `digesting`: keep the digest of the rows; one that was not kept until now is computed from all of them.  Raises FormatTooNew for a
+        `digesting`: keep the digest of the rows; one that was not kept until now is computed by `count_rows`.  Raises FormatTooNew for a
         store of a later build, Corrupt for a damaged file or identity.
         """
         file = directory / "data.mdb"
@@ -157,7 +161,7 @@ class Store:
     def put(self, key: bytes, value: bytes) -> None:
         self.changes += 1
         try:
-            if self._digesting:
+            if self._is_counted(key):
                 old = self._txn.replace(key, value)
                 self._digest += pair_hash(key, value) - (0 if old is None else pair_hash(key, old))
             else:
@@ -168,7 +172,7 @@ class Store:
     def delete(self, key: bytes) -> bool:
         self.changes += 1
         try:
-            if not self._digesting:
+            if not self._is_counted(key):
                 return bool(self._txn.delete(key))
             old = self._txn.pop(key)
         except lmdb.MapFullError as err:
@@ -207,15 +211,34 @@ class Store:
     # --- beside the rows ---------------------------------------------------------------------------------------------------------
     @property
     def digest(self) -> bytes:
-        """The digest of all rows as they are now; b"" if it is not kept."""
-        return pack_digest(self._digest) if self._digesting else b""
+        """The digest of all rows as they are now; b"" if it is not kept, or not computed to its end."""
+        return pack_digest(self._digest) if self._digesting and self._uncounted is None else b""
+
+    def _is_counted(self, key: bytes) -> bool:
+        return self._digesting and (self._uncounted is None or key < self._uncounted)
 
     def _take_up_digest(self) -> None:
         raw = self._txn.get(_DIGEST_KEY, db=self._identities)
-        if self._digesting:
-            self._digest = unpack_digest(raw) if raw is not None else digest_of(self._txn.cursor())
+        self._uncounted = None
+        if self._digesting and raw is not None:
+            self._digest = unpack_digest(raw)
+        elif self._digesting:
+            self._digest, self._uncounted = 0, b""
+            self.count_rows()
         elif raw is not None and not self._readonly:
             self._txn.delete(_DIGEST_KEY, db=self._identities)  # from now on it would be wrong
+
+    def count_rows(self) -> int:
+        """Takes the next rows into a digest that was not kept until now, at most DIGEST_ROWS_MAX; returns how many.  0: there is none left.
+
+        A row behind these that changes meanwhile is counted as it is then.  A crash begins this again.
+        """
+        if self._uncounted is None:
+            return 0
+        rows = list(islice(self.scan(self._uncounted, _BEHIND_ALL), DIGEST_ROWS_MAX))
+        self._digest += digest_of(rows)
+        self._uncounted = rows[-1][0] + b"\0" if len(rows) == DIGEST_ROWS_MAX else None
+        return len(rows)
 
     def note(self, name: bytes) -> bytes:
         """The bytes noted last under `name`; b"" if there are none."""
@@ -235,7 +258,7 @@ class Store:
     # --- transactions ------------------------------------------------------------------------------------------------------
     def commit(self) -> None:
         """Durable when this returns; a new transaction is open.  MapFull as in put."""
-        if self._digesting:
+        if self.digest:
             self._put_beside(_DIGEST_KEY, self.digest)
         try:
             self._txn.commit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import lmdb
@@ -56,6 +57,58 @@ def test_computed_when_it_was_not_kept(tmp_path: Path, seed: int) -> None:
     store.close()
     store = Store.open(tmp_path, digesting=True)
     assert store.digest == of_all(store) != bytes(16)
+    store.close()
+
+
+def test_computed_in_bounded_portions_while_rows_change(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the size of the state, no turn counts more rows than DIGEST_ROWS_MAX; what changes meanwhile is counted once."""
+    rng = random.Random(seed)
+    store = Store.open(tmp_path)
+    for number in range(0, 300, 2):
+        store.put(b"k%03d" % number, rng.randbytes(20))
+    store.commit()
+    store.close()
+    monkeypatch.setattr("awsomefsd.meta.replica.store.DIGEST_ROWS_MAX", 7)
+    hashed: list[int] = []
+
+    def counting(pairs: Iterable[tuple[bytes, bytes]]) -> int:
+        rows = list(pairs)
+        hashed.append(len(rows))
+        return digest_of(rows)
+
+    monkeypatch.setattr("awsomefsd.meta.replica.store.digest_of", counting)
+    store = Store.open(tmp_path, digesting=True)
+    assert hashed == [7], "the opening counts no more than any turn"
+    while store.count_rows():
+        change(store, rng, 3)
+        if rng.random() < 0.3:
+            store.commit()
+    assert max(hashed) == 7 and len(hashed) > 10
+    change(store, rng, 20)
+    assert store.digest == of_all(store) != b""
+    store.commit()
+    store.close()
+    store = Store.open(tmp_path, digesting=True)
+    assert store.digest == of_all(store), "kept from now on"
+    store.close()
+
+
+def test_a_digest_that_is_not_whole_is_not_told_and_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(tmp_path)
+    for number in range(20):
+        store.put(b"k%03d" % number, b"value")
+    store.commit()
+    store.close()
+    monkeypatch.setattr("awsomefsd.meta.replica.store.DIGEST_ROWS_MAX", 7)
+    for _ in range(2):
+        store = Store.open(tmp_path, digesting=True)
+        assert store.digest == b""
+        store.put(b"k000", b"other")
+        store.commit()
+        store.close()
+    store = Store.open(tmp_path, digesting=True)
+    assert [store.count_rows() for _ in range(3)] == [7, 6, 0]
+    assert store.digest == of_all(store)
     store.close()
 
 
