@@ -1,10 +1,10 @@
 """The admin socket checks the caller's credentials with the kernel before a byte reaches gRPC.
 
-There are two sockets.  The inner one is gRPC's, in a directory of mode 0700 that only this daemon's user can enter.  The outer one is
-run_dir/admin.sock, of root and the admin group (mode 0660); every connection is checked by SO_PEERCRED and SO_PEERGROUPS (root, our own
-user, or the group) and then spliced to the inner one.  gRPC's Python server shows a service neither uid nor groups of a unix peer, and a
-file mode alone is lost with one careless chmod or a bind mount, so the splice is needed.  It costs two copies a message on a path that
-carries a few requests a minute.
+The inner sockets are gRPC's, in a directory of mode 0700 that only this daemon's user can enter.  The outer one is run_dir/admin.sock, of
+root and the admin group (mode 0660); every connection is checked by SO_PEERCRED and SO_PEERGROUPS (root, our own user, or the group) and
+then spliced to an inner one: root and our own user have one, the group another.  gRPC's Python server shows a service neither uid nor
+groups of a unix peer, and a file mode alone is lost with one careless chmod or a bind mount, so the splice is needed.  It costs two copies
+a message on a path that carries a few requests a minute.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from awsomefsd.base.metrics import Counter
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
-CALLS_MAX = 32  # at once; a mount or a follower holds one for as long as it takes
+CALLS_MAX = 32  # at once, of root and our own user; and as many of the admin group; a mount or a follower holds one for as long as it takes
 FOLLOWERS_MAX = CALLS_MAX // 2
 CONNECTIONS_MAX = 128  # of root and our own user; and as many of the members of the admin group
 CHUNK_BYTES = 64 * 1024
@@ -39,26 +39,30 @@ assert FOLLOWERS_MAX < CALLS_MAX, "followers never take all threads from the oth
 
 
 class GrpcServer:
-    """The gRPC server on the inner socket, with health and reflection; it serves when constructed.  Raises Refused for its directory.
+    """The gRPC servers on the inner sockets, with health and reflection; they serve when constructed.  Raises Refused for their directory.
 
-    RPCs run on its own threads, at most CALLS_MAX at once.
+    There are two, with CALLS_MAX threads each: calls of the admin group that wait, for a mount or a device, keep root from nothing.
     """
 
     def __init__(self, service: admin_pb2_grpc.AdminServicer, run_dir: Path) -> None:
         directory = run_dir / INNER_DIRECTORY
         make_directory(directory, 0o700)
         os.chmod(directory, 0o700)
-        self.path = directory / "grpc.sock"
-        self.path.unlink(missing_ok=True)
-        self._server = grpc.server(ThreadPoolExecutor(CALLS_MAX, "admin"), options=[("grpc.so_reuseport", 0)])
-        admin_pb2_grpc.add_AdminServicer_to_server(service, self._server)
+        self.path, self.group_path = directory / "grpc.sock", directory / "group.sock"
         self._health = health.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        with sockets.address(self.path) as place:
-            self._server.add_insecure_port(f"unix:{place}")
-        self._server.start()
+        self._servers = [self._serve(service, path) for path in (self.path, self.group_path)]
         self.set_serving(True)
+
+    def _serve(self, service: admin_pb2_grpc.AdminServicer, path: Path) -> grpc.Server:
+        path.unlink(missing_ok=True)
+        made = grpc.server(ThreadPoolExecutor(CALLS_MAX, "admin"), options=[("grpc.so_reuseport", 0)])
+        admin_pb2_grpc.add_AdminServicer_to_server(service, made)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, made)
+        reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), made)
+        with sockets.address(path) as place:
+            made.add_insecure_port(f"unix:{place}")
+        made.start()
+        return made
 
     def set_serving(self, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -68,8 +72,10 @@ class GrpcServer:
     def stop(self, grace_s: float = 1.0) -> None:
         """Takes no more calls, and blocks until those under way have ended; after `grace_s` they are cancelled."""
         self._health.enter_graceful_shutdown()
-        self._server.stop(grace_s).wait()
-        self.path.unlink(missing_ok=True)
+        for ended in [one.stop(grace_s) for one in self._servers]:
+            ended.wait()
+        for path in (self.path, self.group_path):
+            path.unlink(missing_ok=True)
 
 
 class Door:
@@ -78,9 +84,9 @@ class Door:
     `serve` runs on the event loop until it is cancelled.
     """
 
-    def __init__(self, path: Path, inner: Path, group: str | None, refused: Counter) -> None:
+    def __init__(self, path: Path, inner: GrpcServer, group: str | None, refused: Counter) -> None:
         self._path = path
-        self._inner = inner
+        self._inner = {True: inner.path, False: inner.group_path}  # by whether the caller is ours
         self._group = grp.getgrnam(group).gr_gid if group else -1
         self._refused = refused
         self._limits = {ours: trio.CapacityLimiter(CONNECTIONS_MAX) for ours in (True, False)}  # nobody of the group keeps root out
@@ -112,9 +118,10 @@ class Door:
             )
             await outer.aclose()
             return
-        async with self._limits[_is_ours(peer)], outer:
+        ours = _is_ours(peer)
+        async with self._limits[ours], outer:
             try:
-                inner = _connect(self._inner)
+                inner = _connect(self._inner[ours])
             except OSError as err:
                 logger.warning("admin connection dropped: the daemon's inner socket does not answer", extra={"errno": err.errno})
                 return

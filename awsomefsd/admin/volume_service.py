@@ -62,11 +62,14 @@ class VolumeRpcs:
         return pb.ReleaseVolumeReply(paths=paths)
 
     def _where(self) -> dict[str, str]:
-        return {view.volume_name: view.directory for view in self._mounts.views()}
+        where: dict[str, list[str]] = {}
+        for view in self._mounts.views():
+            where.setdefault(view.volume_name, []).append(view.directory)
+        return {name: ", ".join(sorted(directories)) for name, directories in where.items()}
 
 
 def volume_message(info: VolumeInfo, mounted: dict[str, str]) -> pb.Volume:
-    """Returns a volume as the API shows it; `mounted` is volume name → directory on this node."""
+    """Returns a volume as the API shows it; `mounted` is volume name → its directories on this node."""
     return pb.Volume(
         volume=info.volume,
         uuid=info.uuid,

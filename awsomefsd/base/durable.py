@@ -1,19 +1,21 @@
 """Small files that are either the old or the new one after a crash: node.json, devices.json, mounts.json.
 
 The new content is written to a second file and fsynced, the file is renamed over the old one, and then the directory is fsynced.  A crash
-before the rename leaves the old
-file and a `.new` one that the next write replaces; a crash after it leaves the new one.  Rewriting in place was rejected: a torn JSON
-file that names the devices would cost more than three system calls.
+before the rename leaves the old file and a `.new` one that the next write replaces; a crash after it leaves the new one.  Rewriting in
+place was rejected: a torn JSON file that names the devices would cost more than three system calls.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 from awsomefsd.base.errors import Corrupt
+
+_WRITERS = tuple(threading.Lock() for _ in range(64))  # by path
 
 
 def sync_directory(directory: Path) -> None:
@@ -38,8 +40,15 @@ def create(path: Path, mode: int = 0o600) -> int:
 def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Replaces `path`; when this returns, the content survives a power cut.  Blocks for two fsyncs; raises OSError.
 
-    Two threads must not write one path at the same time: both use the same `.new` file.
+    Threads of one process that write one path wait for each other.  Two processes must not: both use the same `.new` file, and one would
+    rename what the other has not written to its end.
     """
+    with _WRITERS[hash(path) % len(_WRITERS)]:
+        _replace(path, content, mode)
+        sync_directory(path.parent)
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
     new = path.with_name(path.name + ".new")
     fd = create(new, mode)
     try:
@@ -50,7 +59,6 @@ def write_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     finally:
         os.close(fd)
     os.rename(new, path)
-    sync_directory(path.parent)
 
 
 def write_json(path: Path, value: Any, mode: int = 0o600) -> None:

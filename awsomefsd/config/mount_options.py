@@ -178,8 +178,12 @@ def differing(served: MountOptions, asked: MountOptions) -> list[str]:
     pairs["atime"] = served.atime_policy, asked.atime_policy
     for word, opposite in (("sync", "async"), ("dirsync", "")):
         pairs[word] = _last(served.flags, word, opposite) == word, _last(asked.flags, word, opposite) == word
-    found = [name.replace("_", "-") if name == "on_lease_loss" else name for name, (one, other) in pairs.items() if one != other]
-    return found
+    return [_written(name) for name, (one, other) in pairs.items() if one != other]
+
+
+def _written(field: str) -> str:
+    """Returns the name of an option as it is written in -O."""
+    return "on-lease-loss" if field == "on_lease_loss" else field
 
 
 def remounted(given: Sequence[str], words: Sequence[str], *, owner: tuple[int, int] = (0, 0)) -> list[str]:
@@ -195,7 +199,7 @@ def remounted(given: Sequence[str], words: Sequence[str], *, owner: tuple[int, i
     after = [word for word in kept.values() if word not in NO_FLAGS]
     changed = _fixed_differing(parse(list(given)), parse(after), owner)
     if changed:
-        names = ", ".join(name.replace("_", "-") for name in changed)
+        names = ", ".join(map(_written, changed))
         raise ConfigError(f"remount cannot change {names}; unmount the volume, and mount it with the new options")
     return after
 

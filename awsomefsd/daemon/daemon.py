@@ -132,7 +132,8 @@ class Daemon:
         self.upkeep_io = IoBudget(UPKEEP_BYTES_PER_S_MAX)
         repaired = self.figures.counter("awsomefsd_superblocks_repaired_total", "Superblocks rewritten from the other one by the daemon.")
         devices = OpenDevices(self.catalog.devices, self.node.cluster, repaired.add)
-        self.collection = Collection(self.access.ask, self.catalog.devices, devices, *place, self.upkeep_io)
+        may = self.node.role == "node"
+        self.collection = Collection(self.access.ask, self.catalog.devices, devices, *place, self.upkeep_io, collects=may)
         self.quarantine_proofs = QuarantineProofs(
             self.settings.state_dir, *place, self.access.ask, self.catalog.propose, self.collection.proof
         )
@@ -177,7 +178,7 @@ class Daemon:
         undo.callback(self.grpc.stop)
         undo.callback(stopping.set)
         refused = self.figures.counter("awsomefsd_admin_refused_total", "Admin connections of users that are not allowed.")
-        self.door = Door(settings.admin_socket, self.grpc.path, settings.admin_group, refused)
+        self.door = Door(settings.admin_socket, self.grpc, settings.admin_group, refused)
         self.csi = self._serve_csi()
         if self.csi is not None:
             undo.callback(self.csi.close)

@@ -114,7 +114,7 @@ def _admin(settings: Settings, undo: ExitStack, said: Words) -> Any:
     grpc = GrpcServer(WaitingService(settings, said), settings.run_dir)
     undo.callback(grpc.stop, 0.2)
     refused = Registry().counter("awsomefsd_admin_refused_total", "Admin connections of users that are not allowed.")
-    return Door(settings.admin_socket, grpc.path, settings.admin_group, refused)
+    return Door(settings.admin_socket, grpc, settings.admin_group, refused)
 
 
 # --- with a token -----------------------------------------------------------------------------------------------------------------

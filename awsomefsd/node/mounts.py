@@ -589,7 +589,7 @@ def _check_agrees(wanted: DesiredMount, options: MountOptions, row: dict[str, An
     if differing:
         raise Refused(
             f"volume {name} is served on this node with options {' '.join(asked) or 'none'}, and {', '.join(differing)} would differ; "
-            f"give the same for a further directory, or unmount it everywhere first"
+            f"give the same, or unmount it everywhere first and end what still uses an old mount of it (bind mounts, containers)"
         )
 
 

@@ -41,6 +41,7 @@ ROT_BYTES_MAX = 8  # a block without our magic that differs in more bytes is no 
 RO_COMPAT_KNOWN = 0  # unknown compat bits do not matter
 HAS_ERA = 1
 INCOMPAT_KNOWN = HAS_ERA
+ERA_MAX = (1 << 63) - 1  # rows and messages hold no more
 DEVICE_BYTES_MIN = SEGMENTS_MIN * SEGMENT_BYTES_MIN + 2 * MIB
 
 _FIXED = struct.Struct("<8sIIII16s16sQQQQQqQ")
@@ -112,6 +113,8 @@ def unpack(raw: Bytes) -> Superblock:
         raise FormatTooNew(f"superblock version {version} is newer than this build knows ({VERSION}); upgrade this node")
     if unknown := incompat & ~INCOMPAT_KNOWN:
         raise FormatTooNew(f"superblock has incompatible features {unknown:#x} that this build does not know; upgrade this node")
+    if era > ERA_MAX:
+        raise FormatTooNew(f"superblock has era {era}, later than any that this build can take over; use another copy of the device")
     if segment_bytes < SEGMENT_BYTES_MIN or first < SUPERBLOCK_BYTES or first + segments * segment_bytes > second_copy_offset(device_bytes):
         raise Corrupt("superblock: the segments do not fit the device")
     return Superblock(

@@ -37,7 +37,7 @@ from awsomefsd.meta.api.commands import (
 )
 from awsomefsd.meta.api.messages import Done, Made, Reply
 from awsomefsd.meta.api.messages.csi import Claimed, Claims, CsiVolumes, GetClaims, GetCsiVolumes
-from awsomefsd.meta.machine import volumes
+from awsomefsd.meta.machine import client_shares, volumes
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.rows_cache import State
 
@@ -198,6 +198,8 @@ def claim(state: State, entry: Entry, command: ClaimVolume) -> Reply:
             continue
         elif row.exclusive or command.exclusive:
             raise FsError(errno.EBUSY, f"node {row.node} uses it{' alone' if row.exclusive else ''}")
+    if mine is None:
+        client_shares.check_claims(state, command.node, _every_claim(state))
     row = mine or rows.ClaimRow(command.volume, command.path, command.node, command.boot_id, state.cluster.next_epoch)
     if mine is None:
         state.cluster.next_epoch += 1

@@ -22,7 +22,7 @@ from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.meta.api.commands import EndSession, Entry, OpenCollector, OpenSession, OpenShared
 from awsomefsd.meta.api.messages import Done, Reply, SessionOpened
 from awsomefsd.meta.api.messages.collection import CollectorOpened
-from awsomefsd.meta.machine import csi_volumes, locality, mounts, nodes
+from awsomefsd.meta.machine import client_shares, csi_volumes, locality, mounts, nodes
 from awsomefsd.meta.machine.inodes import unpin
 from awsomefsd.meta.machine.locks import end_session_locks
 from awsomefsd.meta.machine.quota import consume
@@ -69,6 +69,7 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         raise FsError(errno.EBUSY, f"volume {volume.name} is shared by {volume.sharers} sessions")
     if state.cluster.sessions >= SESSIONS_MAX:
         raise FsError(errno.ENFILE, f"{SESSIONS_MAX} sessions are open")
+    client_shares.check_sessions(state, command.node, every(state))
     csi_volumes.refuse_fenced(state, command.volume, command.node, command.boot_id)
     if isinstance(command, OpenShared):
         locality.check_shared(state, volume)

@@ -1,10 +1,11 @@
 """Decides, while this node leads, which devices are absent, and proposes that.  No I/O here; the caller tells the time.
 
-A device is present as soon as one node says that it finds it well.  It is absent when for ABSENT_AFTER_MS no node could have it open: each
-that is to see it (its home node, or all for a shared one) either reports without it, or is gone, which is: it does not report, and no
-session of it lives.  A report that the device does not answer, or that the node could not look, decides nothing: workers may have it open,
-and their I/O tells them.  A node whose daemon is down while its mounts go on says nothing about its devices, and nothing is decided then.
-Nothing is decided either before the nodes have had the time to report to a new leader, or where none reports at all.
+A device is present as soon as one node says that it finds it well; of a local device only its home node is heard: any other member, also
+a client, could keep it in use by its word.  It is absent when for ABSENT_AFTER_MS no node could have it open: each that is to see it (its
+home node, or all for a shared one) either reports without it, or is gone, which is: it does not report, and no session of it lives.  A
+report that the device does not answer, or that the node could not look, decides nothing: workers may have it open, and their I/O tells
+them.  A node whose daemon is down while its mounts go on says nothing about its devices, and nothing is decided then.  Nothing
+is decided either before the nodes have had the time to report to a new leader, or where none reports at all.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class AbsentDevices:
             return
         devices = self._replica.read(lambda machine: machine.device_rows())
         fresh = self._reports.fresh(now_ms)
-        well = {one.uuid for seen in fresh.values() for one in seen if one.state == OK}
+        homes = {device.uuid: device.home for device in devices if not device.shared and device.home}
+        well = {one.uuid for node, seen in fresh.items() for one in seen if one.state == OK and homes.get(one.uuid, node) == node}
         undecided = {one.uuid for seen in fresh.values() for one in seen if one.state.startswith(UNDECIDED)}
         away: dict[int, int] = {}
         if fresh and now_ms - self._begun_ms > SILENT_MS and any(device.uuid not in well for device in devices):

@@ -54,8 +54,12 @@ class Collection:
         node: str,
         boot_id: str,
         budget: IoBudget,
+        *,
+        collects: bool = True,
     ) -> None:
+        """`collects`: False on a client of the cluster, which may not: it has no thread and asks for no session."""
         self._ask = ask
+        self._may = collects
         self._budget = budget
         self._node = node
         self._open = opened
@@ -63,7 +67,7 @@ class Collection:
         self._devices = devices
         self._cond = threading.Condition()
         self._ending = False
-        self._off = False
+        self._off = not collects
         self._forced = False
         self._busy = False
         self._hurry = False
@@ -85,7 +89,8 @@ class Collection:
         return "" if self._collector.may_write_under(session) else "the daemon that collected has none of its writes under way"
 
     def start(self) -> None:
-        self._thread.start()
+        if self._may:
+            self._thread.start()
 
     def stop(self) -> None:
         """Ends the thread after the chunk that is being copied, and waits for it."""
@@ -96,7 +101,12 @@ class Collection:
             self._thread.join()
 
     def order(self, action: str) -> None:
-        """Starts a collection now ("start"), or none until the next start ("stop").  Returns at once.  Raises Refused for another word."""
+        """Starts a collection now ("start"), or none until the next start ("stop").  Returns at once.  Raises Refused for another word.
+
+        And on a client of the cluster.
+        """
+        if not self._may:
+            raise Refused("this node is a client of the cluster and may not collect; run it on a node of role node")
         if action not in ("start", "stop"):
             raise Refused(f"{action!r} is not an action; write start or stop")
         with self._cond:

@@ -6,6 +6,7 @@ import grp
 import os
 import re
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,19 +38,31 @@ ERRORS = {
 
 
 class Service(admin_pb2_grpc.AdminServicer):
+    def __init__(self) -> None:
+        self.waiting = threading.Semaphore(0)
+        self.go_on = threading.Event()
+
     @edge
     def Mount(self, request: pb.MountRequest, context: grpc.ServicerContext) -> pb.MountPoint:
         if request.volume in ERRORS:
             raise ERRORS[request.volume]
         assert request.volume != "bug"
+        if request.volume == "waits":
+            self.waiting.release()
+            self.go_on.wait()
         return pb.MountPoint(volume=request.volume, directory=request.directory)
 
 
 @pytest.fixture
-def inner(tmp_path: Path) -> Iterator[server.GrpcServer]:
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def inner(tmp_path: Path, service: Service) -> Iterator[server.GrpcServer]:
     run_dir = tmp_path / ("deep" * 30)
     run_dir.mkdir()
-    running = server.GrpcServer(Service(), run_dir)
+    running = server.GrpcServer(service, run_dir)
     yield running
     running.stop(0)
 
@@ -58,7 +71,7 @@ def inner(tmp_path: Path) -> Iterator[server.GrpcServer]:
 async def opened(inner: server.GrpcServer, group: str | None = None) -> AsyncIterator[tuple[server.Door, Path, Any]]:
     path = inner.path.parents[1] / "admin.sock"
     refused = Registry().counter("awsomefsd_admin_refused_total", "")
-    door = server.Door(path, inner.path, group, refused)
+    door = server.Door(path, inner, group, refused)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(door.serve)
         yield door, path, refused
@@ -128,6 +141,35 @@ async def test_members_of_the_group_that_hold_on_to_connections_keep_root_out_of
         assert (await trio.to_thread.run_sync(ask, path, "demo")).volume == "demo"
         for one in held:
             await one.aclose()
+
+
+@pytest.mark.trio
+async def test_calls_of_the_group_that_wait_keep_root_from_nothing(
+    tmp_path: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CALLS_MAX", 2)
+    (tmp_path / "run").mkdir()
+    inner = server.GrpcServer(service, tmp_path / "run")
+    group = grp.getgrgid(os.getgid())
+    try:
+        async with opened(inner, group.gr_name) as (_door, path, _refused):
+            real = server.sockets.peer_of
+            monkeypatch.setattr(server.sockets, "peer_of", lambda _sock: sockets.Peer(1, 12_345, frozenset({group.gr_gid})))
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(trio.to_thread.run_sync, ask, path, "waits")
+                for _ in range(2):
+                    await trio.to_thread.run_sync(service.waiting.acquire)
+                monkeypatch.setattr(server.sockets, "peer_of", real)
+                other = tmp_path / "other.sock"  # gRPC of this process would use the connection of the calls above once more
+                other.symlink_to(path)
+                with trio.move_on_after(60) as late:
+                    assert (await trio.to_thread.run_sync(ask, other, "demo", abandon_on_cancel=True)).volume == "demo"
+                service.go_on.set()
+                assert not late.cancelled_caught
+    finally:
+        service.go_on.set()
+        inner.stop(0)
 
 
 @pytest.mark.trio

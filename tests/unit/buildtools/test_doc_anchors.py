@@ -32,6 +32,13 @@ def test_nothing_is_left_of_a_merge(page: Path) -> None:
     assert re.findall(r"^(?:<{7} .*|={7}|>{7} .*)$", page.read_text(), re.M) == []
 
 
+def test_known_issues_that_are_named_are_known() -> None:
+    """An issue that is mended leaves its page; whoever is sent there finds nothing."""
+    known = set(_HEADING.findall((CHECKOUT / "docs" / "KNOWN-ISSUES.md").read_text()))
+    named = [(page.name, title) for page in PAGES for title in re.findall(r'known issue\s+"([^"]+)"', page.read_text(), re.I)]
+    assert named and [one for one in named if one[1] not in known] == []
+
+
 def test_an_anchor_that_is_not_there_is_noticed() -> None:
     assert "a-mount-hangs" in anchors(CHECKOUT / "docs" / "TROUBLESHOOTING.md")
     assert "no-such-section" not in anchors(CHECKOUT / "docs" / "TROUBLESHOOTING.md")

@@ -82,8 +82,8 @@ def test_a_remount_replaces_words_of_one_subject() -> None:
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["root_squash"], "root-squash"), (["shared"], "shared"), (["noallow_other"], "allow-other"), (["uid=5"], "user-id"),
-        (["nodefault_permissions"], "default-permissions"), (["map_uid=0:1:2"], "map-uid"), (["on-lease-loss=error"], "on-lease-loss"),
+        (["root_squash"], "root_squash"), (["shared"], "shared"), (["noallow_other"], "allow_other"), (["uid=5"], "user_id"),
+        (["nodefault_permissions"], "default_permissions"), (["map_uid=0:1:2"], "map_uid"), (["on-lease-loss=error"], "on-lease-loss"),
         (["nosiud"], "did you mean nosuid"),
     ],
 )  # fmt: skip

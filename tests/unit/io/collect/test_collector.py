@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from awsomefsd.base.errors import FsError, Unavailable
+from awsomefsd.base.errors import FsError, Refused, Unavailable
 from awsomefsd.base.limits import KIB
 from awsomefsd.base.types import ROOT_INO, DeviceInfo
 from awsomefsd.base.wait import Signal, Task, block_on
@@ -369,6 +369,18 @@ def test_one_of_the_nodes_that_see_a_shared_device_collects_it() -> None:
         assert [collection._collects(one) for one in (shared, own, other)] == wanted
         collection._collectors = None
         assert collection._collects(shared), "without a choice, or on command: whoever sees it"
+
+
+def test_a_client_of_the_cluster_does_not_ask_to_collect() -> None:
+    """It is refused the session of a collector, and would ask again for ever."""
+    asked: list[Any] = []
+    collection = Collection(asked.append, list, OpenDevices(list, ""), "node", "boot", IoBudget(1 << 60), collects=False)
+    collection.start()
+    with pytest.raises(Refused, match="client"):
+        collection.order("start")
+    assert collection.status()[0] == "stopped"
+    collection.stop()
+    assert not asked
 
 
 def test_a_collection_whose_session_has_expired_goes_on_and_vouches_for_its_writes(r: Rig, seed: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.base.errors import Corrupt, NotFound, Refused
+from awsomefsd.base.errors import Corrupt, FormatTooNew, NotFound, Refused
 from awsomefsd.base.limits import BLOCK_BYTES, GIB, MIB, SEGMENT_BYTES_MIN, SEGMENTS_MIN
 from awsomefsd.io.device import superblock
 from awsomefsd.io.device.device import Device
@@ -114,3 +114,15 @@ def test_a_growth_may_stop_anywhere(tmp_path: Path, torn: int) -> None:
         wipe_superblock(device, again)
         with pytest.raises(NotFound):
             read_superblock(device)
+
+
+def test_an_era_that_no_row_can_hold_is_refused() -> None:
+    """It would win over the other copy, and nobody could take the device over."""
+    device = MemoryDevice(64 * MIB)
+    made = a_superblock(64 * MIB)
+    superblock.write_superblock(device, made)
+    device.content[:BLOCK_BYTES] = superblock.pack(superblock.with_era(made, 1 << 63))
+    with pytest.raises(FormatTooNew, match="era 9223372036854775808"):
+        superblock.read_superblock(device)
+    device.content[:BLOCK_BYTES] = superblock.pack(superblock.with_era(made, superblock.ERA_MAX))
+    assert superblock.read_superblock(device).era == superblock.ERA_MAX

@@ -80,6 +80,16 @@ def test_the_level_goes_up_when_every_node_knows_it() -> None:
     drive.ok(c.SetNodeState("n3", "removed"))
 
 
+def test_a_client_that_stays_behind_is_named_and_holds_the_level_back_until_it_is_removed() -> None:
+    """Its mounts go by the rules of its build, so it counts as a node does; one command ends that, whatever it says of itself."""
+    drive = Drive(level=2)
+    drive.ok(add("n1", level=3))
+    drive.ok(add("n2", b"c" * 32, role="client", level=2))
+    assert "name-n2" in refusal(drive, c.RaiseLevel(3))
+    drive.ok(c.SetNodeState("n2", "removed"))
+    drive.ok(c.RaiseLevel(3))
+
+
 def test_a_build_pinned_to_a_lower_level_takes_no_newer_entry() -> None:
     drive = Drive(level=1)
     old = Machine(drive.txn, level=1)

@@ -83,6 +83,15 @@ def test_a_device_of_a_node_goes_with_the_node_and_comes_back_with_it(nodes: Nod
     assert nodes.go_on() == {"d", "l"}, "it was unplugged"
 
 
+def test_nobody_else_keeps_a_local_device_in_use_by_its_word(nodes: Nodes) -> None:
+    """It has no path to it; what is written to a device that is called present waits for it."""
+    nodes.sees["n3"]["l"] = "ok"
+    del nodes.sees["n2"]["l"]
+    assert nodes.go_on() == {"d", "l"}
+    nodes.sees["n2"]["l"] = "ok"
+    assert nodes.go_on(STEP_S) == {"d"}
+
+
 def test_while_the_mounts_of_a_silent_node_live_its_devices_are_not_called_absent(nodes: Nodes) -> None:
     """Its daemon is replaced, and its workers go on with devices that nobody else may see."""
     wire = nodes.cluster.wire("n1", 7)
