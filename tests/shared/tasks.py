@@ -12,6 +12,7 @@ import os
 import random
 import stat
 import struct
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -50,6 +51,26 @@ def do_open(slot: int, path: str, flags: int = os.O_RDWR) -> None:
 
 def do_close(slot: int) -> None:
     os.close(FILES.pop(slot))
+
+
+def do_dup(slot: int, new: int) -> None:
+    FILES[new] = os.dup(FILES[slot])
+
+
+def do_close_in_child(slot: int) -> int:
+    """A child that has copies of the descriptors closes its one; returns its exit status."""
+    child = os.fork()
+    if not child:
+        os.close(FILES[slot])
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def do_close_in_thread(slot: int) -> None:
+    """Somebody who shares the descriptors closes one."""
+    closer = threading.Thread(target=do_close, args=(slot,))
+    closer.start()
+    closer.join()
 
 
 def do_pread(slot: int, length: int, offset: int) -> bytes:

@@ -106,6 +106,24 @@ def test_recalls_end_with_mappings_reads_and_listings_under_way(places: list[Pat
     assert (two / "f").read_bytes()[:4] == b"   3" == (three / "f").read_bytes()[:4]
 
 
+def test_the_end_of_a_file_through_a_descriptor_of_before(places: list[Path]) -> None:
+    """lseek(2) asks.  copy_file_range(2) takes the size that the kernel knows, which fstat(2) brings (docs/KNOWN-ISSUES.md)."""
+    one, two = (place / "f" for place in places[:2])
+    one.write_bytes(b"x" * 10)
+    fd, copy = os.open(two, os.O_RDONLY), os.open(places[1] / "copy", os.O_RDWR | os.O_CREAT)
+    try:
+        for size in (10, 5_000, 3, 9_000):
+            os.truncate(one, size)
+            assert os.lseek(fd, 0, os.SEEK_END) == size
+        with one.open("ab") as longer:
+            longer.write(b"end")
+        assert os.fstat(fd).st_size == 9_003 == os.copy_file_range(fd, copy, 1 << 20, 0, 0)
+        assert os.pread(copy, 9, 9_000) == b"end"
+    finally:
+        os.close(fd)
+        os.close(copy)
+
+
 @only_cached
 def test_a_stopped_worker_serves_nothing_past_its_lease(shared_volume: SharedVolume, places: list[Path]) -> None:
     one, two, _ = places

@@ -60,6 +60,24 @@ def test_they_exclude_block_and_wake(programs: list[Program], how: str) -> None:
     one.result()
 
 
+def test_closes_end_them_for_other_nodes(programs: list[Program], places: list[Path]) -> None:
+    """Classic ones with any close of the file by whoever shares the descriptors, at once; others with the last one of their handle."""
+    one, two, three = programs
+    one.call("open", 1, str(places[0] / "f"))
+    one.call("lock", 0, "posix", WRITE, 0, 10)
+    one.call("lock", 0, "ofd", WRITE, 20, 10)
+    assert one.call("close_in_child", 1) == 0
+    refused(two, "posix", WRITE, 0, 10)
+    one.call("close_in_thread", 1)
+    two.call("lock", 0, "posix", WRITE, 0, 10)
+    refused(three, "ofd", READ, 20, 10)
+    one.call("dup", 0, 2)
+    one.call("close", 0)
+    refused(three, "posix", READ, 20, 10)
+    one.call("close", 2)  # does not wait for what ends them
+    three.call("lock", 0, "ofd", WRITE, 20, 10, True)
+
+
 @pytest.mark.parametrize("how", ["posix", "ofd"])
 def test_ranges(programs: list[Program], how: str) -> None:
     one, two, three = programs
