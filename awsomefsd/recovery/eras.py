@@ -32,11 +32,12 @@ from awsomefsd.recovery.first_entries import propose_one
 Found = Mapping[str, tuple[Device, Superblock]]  # UUID → device
 
 
-def begin_era(replica: Replica, found: Found, *, raises_level: bool) -> None:
+def begin_era(replica: Replica, found: Found, *, raises_level: bool, only_found: bool = False) -> None:
     """Gives every device of the state a new era, and raises the superblocks of those that were found.  Blocks; durable when it returns.
 
-    Eras are of level 3.  With `raises_level` a cluster below it is raised to it, which needs that no other node is in the state; without,
-    its devices keep their eras.  Raises FsError and OSError.
+    With `only_found` the others keep theirs: nodes of this cluster that live use them.  Eras are of level 3.  With `raises_level` a cluster
+    below it is raised to it, which needs that no other node is in the state; without, its devices keep their eras.  Raises FsError and
+    OSError.
     """
     machine = replica.machine
     assert isinstance(machine, Machine)
@@ -48,10 +49,11 @@ def begin_era(replica: Replica, found: Found, *, raises_level: bool) -> None:
     assert isinstance(known, Devices)
     eras = [info.era for info in known.devices] + [superblock.era for _, superblock in found.values()]
     era = max(wall_ns(), max(eras, default=0) + 1)
-    for info in known.devices:
+    raised = [info for info in known.devices if info.uuid in found or not only_found]
+    for info in raised:
         propose_one(replica, SetDeviceEra(info.uuid, era))
     replica.commit()
-    for info in known.devices:
+    for info in raised:
         if info.uuid in found:
             device, superblock = found[info.uuid]
             write_superblock(device, with_era(superblock, era))

@@ -8,10 +8,13 @@ The term jumps as well, because workers and checkpoints know that of the lost le
 
 The journal gets another incarnation and the membership a higher
 generation, with this node as its only voter.  So no message of before reaches it, and a member of before that comes back is refused as left
-behind, and stops: it may hold what is missing here, so people must decide (docs/OPERATIONS.md).
+behind, and stops: it may hold what is missing here, so people must decide (docs/OPERATIONS.md).  Members that cannot reach it would
+elect a leader among themselves and hand out segments that are in use here.  So the devices that this node sees get a new era (eras.py), and
+are refused to them.  The others keep theirs: nobody can tell anything to a device that is not seen.
 
 Crash windows.  Everything is built in meta/recovering out of copies; until its file `done` nothing has happened, and the command begins
-again.  After it the parts are only moved into place, which the next try ends; the daemon does not start in between.
+again, but for the era in superblocks: until the next try, which takes a larger one, this node is refused its devices.  After `done` the
+parts are only moved into place, which the next try ends; the daemon does not start in between.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.replica.state_snapshot_files import StateSnapshotFiles
 from awsomefsd.meta.server.service import SUPERSEDED
 from awsomefsd.recovery.device_recover import BUILDING, DONE, adopt, fill_journal, move_in
+from awsomefsd.recovery.eras import Found, begin_era
 from awsomefsd.recovery.first_entries import propose_one
 from awsomefsd.recovery.restore import alone, look_at, missing_devices
 
@@ -90,7 +94,7 @@ def force_single(state_dir: Path, address: str, *, confirmed: bool, proof: str) 
         fill_journal(building / "journal", node, incarnation, max(term, seen.term) + TERMS_JUMP, index, term, iter(()))
         mine = Member(node.node, incarnation.hex(), True, address)
         membership = Membership([mine], generation=old.generation + 1)
-        faults = _first_entries(building, node, membership, Recover(seen.incarnation, proof))
+        faults = _first_entries(building, node, membership, Recover(seen.incarnation, proof), seen.devices)
         durable.write_file(building / DONE, b"")
         move_in(meta, building)
     lost = sorted({member.node for member in (*old.members, *old.outgoing)} - {node.node})
@@ -124,11 +128,12 @@ def _applied_copy(meta: Path, building: Path, node: identity.Node) -> tuple[Memb
         replica.close()
 
 
-def _first_entries(building: Path, node: identity.Node, membership: Membership, recover: Recover) -> list[str]:
+def _first_entries(building: Path, node: identity.Node, membership: Membership, recover: Recover, found: Found) -> list[str]:
     replica = Replica.open_single(building, node.cluster, node.node, Machine)
     try:
         propose_one(replica, ChangeMembership(membership))
         propose_one(replica, recover)
+        begin_era(replica, found, raises_level=False, only_found=True)
         replica.commit()
         return [f"{fault.where}: {fault.detail}" for fault in check(replica.store)]
     finally:

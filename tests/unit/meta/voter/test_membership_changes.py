@@ -17,6 +17,10 @@ import pytest
 from awsomefsd.base import durable
 from awsomefsd.base.errors import MembershipSuperseded, NotFound, Refused
 from awsomefsd.base.failpoints import FailpointControl
+from awsomefsd.base.rule_levels import ERAS
+from awsomefsd.io.device.device_table import DeviceTable
+from awsomefsd.io.device.identified import RecoveredDevice, open_identified
+from awsomefsd.io.device.signature import format_device
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.server.service import SUPERSEDED
@@ -230,10 +234,12 @@ def test_the_last_of_three_goes_on_alone_and_the_others_stay_out(rig: GrowingRig
     assert rig.voters() == set(NODES[:2]) and volumes(rig) == ["kept", "after"]
 
 
-def forced(rig: GrowingRig, node: str, tmp_path: Path) -> Forced:
-    """The node goes on alone, started again."""
+def forced(rig: GrowingRig, node: str, tmp_path: Path, *devices: tuple[str, Path]) -> Forced:
+    """The node goes on alone, started again; it sees `devices`."""
     state = tmp_path / "state"
     state.mkdir()
+    for uuid, path in devices:
+        DeviceTable(state).add(uuid, str(path))
     rig.all[node].directory.rename(state / "meta")
     durable.write_json(state / "node.json", {"cluster": CLUSTER, "node": node, "site": 1, "format": 1})
     made = force_single(state, f"127.0.0.1:{rig.known[node][1]}", confirmed=True, proof=PROOF)
@@ -241,6 +247,33 @@ def forced(rig: GrowingRig, node: str, tmp_path: Path) -> Forced:
     rig.founder = ""
     rig.all[node].start()
     return made
+
+
+def test_devices_are_refused_to_an_old_majority_that_cannot_reach_the_forced_voter(rig: GrowingRig, tmp_path: Path) -> None:
+    """It elects a leader among itself, and hands out segments that are in use: only the devices can tell it."""
+    path = tmp_path / "disk"
+    with path.open("wb") as file:
+        file.truncate(64 << 20)
+    made = format_device(str(path), CLUSTER)
+    rig.found()
+    rig.propose(c.RaiseLevel(ERAS))
+    rig.grow()
+    for node in NODES[1:3]:
+        rig.all[node].start()
+        rig.add(node)
+    rig.propose(c.AddDevice(made.device_uuid, made.device_bytes, made.segment_bytes, made.segments, made.first_segment_offset, True))
+    elsewhere = "dddddddd-0000-0000-0000-000000000000"
+    rig.propose(c.AddDevice(elsewhere, 1 << 40, 1 << 26, 100, 1 << 20))
+    rig.level()
+    before = {info.uuid: info.era for info in rig.ask(m.GetDevices()).devices}
+    for each in rig.all.values():
+        each.stop()
+    assert forced(rig, NODES[2], tmp_path, (made.device_uuid, path)).missing_devices == [elsewhere]
+    after = {info.uuid: info.era for info in rig.ask(m.GetDevices()).devices}
+    assert after[made.device_uuid] > before[made.device_uuid] == 0 and after[elsewhere] == before[elsewhere]
+    with pytest.raises(RecoveredDevice, match="elsewhere"):
+        open_identified(str(path), CLUSTER, made.device_uuid, before[made.device_uuid])
+    open_identified(str(path), CLUSTER, made.device_uuid, after[made.device_uuid]).close()
 
 
 def test_nothing_that_the_lost_majority_handed_out_is_handed_out_again(rig: GrowingRig, tmp_path: Path) -> None:
