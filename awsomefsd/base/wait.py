@@ -52,6 +52,25 @@ class Payload:
         resume(self.data, None)
 
 
+class KernelWait:
+    """A Wait for the kernel, which may need our readers before it is over.
+
+    An operation whose request holds a reader does not wait: who drives it calls `begin_only` and lets it go on.
+    """
+
+    __slots__ = ("_begin",)
+
+    def __init__(self, begin: Callable[[Callable[[], None] | None], None]) -> None:
+        """`begin(then)` never blocks, and calls `then` (None: nobody waits) exactly once when it is over, on any thread."""
+        self._begin = begin
+
+    def start(self, resume: Resume) -> None:
+        self._begin(lambda: resume(None, None))
+
+    def begin_only(self) -> None:
+        self._begin(None)
+
+
 def keeping(data: memoryview, steps: Steps) -> Steps:
     """Runs `steps` that need the bytes of their request no more, so that its memory is free while they wait."""
     yield Payload(data)

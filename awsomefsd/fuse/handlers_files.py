@@ -35,9 +35,10 @@ def open_(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
 
 
 def read(fs: FilesystemFiles, ctx: Context, ino: int, body: memoryview) -> Any:
-    fh, offset, size, _, _, _, _ = abi.READ_IN.unpack_from(body)
+    fh, offset, size, read_flags, _, _, _ = abi.READ_IN.unpack_from(body)
     if size > FUSE_WRITE_BYTES_MAX:
         raise ProtocolError(f"READ of {size} bytes")
+    ctx.fills_pages = not read_flags & abi.READ_LOCKOWNER  # that names who reads directly
     return fs.read(ctx, ino, fh, offset, size)
 
 

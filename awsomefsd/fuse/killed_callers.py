@@ -4,6 +4,10 @@ The kernel sends one INTERRUPT, at the caller's first signal, whatever that is. 
 SIGALRM, with or without SA_RESTART, runs when the answer is there, as on a local disk.  So the caller's pending signals are looked at, and
 looked at again as long as the request waits: it may be killed later, and no second INTERRUPT tells of that.
 
+A caller whose request changes bytes waits all the same, until the request has ended: a WRITE, a truncation (by path, or by open(2) with
+O_TRUNC), fallocate, copy_file_range, and a rename, which decides which bytes have a name.  Its locks end with it; the next program could
+sync other bytes before such a request does its work (Session._give_up).
+
 The request keeps its memory and its id until it has ended, so a change that was proposed is settled, here or by a successor, and its result
 is acknowledged.  What it gives to nobody is taken back (Filesystem.abandoned).
 """

@@ -5,6 +5,9 @@ and dirty mmap pages of the range), so no thread that reads or answers requests 
 used any more must not wait for INVAL_ENTRY either while it owes an answer: two nodes that do so wait for each other for ever.
 INC_EPOCH takes no lock and makes all cached names invalid at once; kernels before 7.44 answer EINVAL, which is remembered.
 
+A direct write that waits for its pages to go (`drop_pages`) holds one of the requests that the kernel sends in the background, and the READ
+that holds a page locked may have to wait for one.  So no more than PAGE_DROPS_WAITING_MAX wait: well below the kernel's limit.
+
 The queue is bounded.  When it overflows, one INC_EPOCH replaces the dropped notifications of names; for pages, and for names where there
 is no INC_EPOCH, only the timeouts protect then, and `dropped` counts them.  This thread never sends RESEND: takeover.py sends it before
 anything reads.
@@ -22,10 +25,12 @@ from collections.abc import Callable
 
 from awsomefsd.base.limits import SESSION_SELF_FENCE_MS
 from awsomefsd.fuse import abi
+from awsomefsd.fuse.negotiate import BACKGROUND_REQUESTS_MAX
 
 log = logging.getLogger("awsomefsd.fuse")
 
 QUEUED_MAX = 4096
+PAGE_DROPS_WAITING_MAX = BACKGROUND_REQUESTS_MAX * 3 // 4
 _INC_EPOCH = abi.pack_notify(abi.Notify.INC_EPOCH)
 _NOT_CACHED = frozenset((errno.ENOENT, errno.ENOTDIR))
 _ENDED = frozenset((errno.ENODEV, errno.ENOTCONN, errno.ECONNABORTED, errno.EBADF))
@@ -48,6 +53,8 @@ class Notifier:
         self.has_epoch = True  # until the kernel says no
         self._changed = threading.Condition()
         self._queue: deque[bytes | list[int]] = deque()
+        self._drops: deque[tuple[bytes, Callable[[], None]]] = deque()  # they go before the queue
+        self._drops_waiting = 0  # with the one that is being sent
         self._sending = False
         self._closed = False
         self.dropped = 0
@@ -58,6 +65,22 @@ class Notifier:
     def invalidate_inode(self, ino: int, offset: int = 0, length: int = 0) -> None:
         """Queues attributes, and cached pages from `offset` on (`length` 0: all of them; `offset` below 0: attributes only)."""
         self._put(abi.pack_inval_inode(ino, offset, length))
+
+    def drop_pages(self, ino: int, offset: int, length: int, then: Callable[[], None] | None) -> None:
+        """As `invalidate_inode`; calls `then`, on the thread of this object, once the kernel has no page of the range from before.
+
+        Where too many wait, or after `close`, `then` is called at once, on the calling thread.
+        """
+        message = abi.pack_inval_inode(ino, offset, length)
+        with self._changed:
+            if then is not None and not self._closed and self._drops_waiting < PAGE_DROPS_WAITING_MAX:
+                self._drops_waiting += 1
+                self._drops.append((message, then))
+                self._changed.notify_all()
+                return
+        self._put(message)
+        if then is not None:
+            then()
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         """Queues one name.  Never sweep a directory with this: it detaches the mounts below."""
@@ -111,7 +134,7 @@ class Notifier:
     def flushed(self, timeout_s: float | None = None) -> bool:
         """Waits until everything queued was sent, and returns False after `timeout_s`; for background threads only."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._queue or self._sending), timeout_s)
+            return self._changed.wait_for(lambda: not (self._queue or self._drops or self._sending), timeout_s)
 
     def close(self) -> None:
         with self._changed:
@@ -136,16 +159,26 @@ class Notifier:
             with self._changed:
                 self._sending = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._queue or self._closed)
-                if self._closed:
+                self._changed.wait_for(lambda: self._queue or self._drops or self._closed)
+                if self._closed and not self._drops:
                     return
-                message = self._queue.popleft()
+                message, then = self._drops.popleft() if self._drops else (self._queue.popleft(), None)
                 self._sending = True
             if isinstance(message, bytes):
                 self._send(message)
             else:
                 for ino in message:
                     self._send(abi.pack_inval_inode(ino, 0, 0))
+            if then is not None:
+                self._dropped(then)
+
+    def _dropped(self, then: Callable[[], None]) -> None:
+        with self._changed:
+            self._drops_waiting -= 1
+        try:
+            then()
+        except Exception:
+            log.exception("what waited for pages to go has failed")
 
     def _send(self, message: bytes) -> None:
         try:

@@ -8,6 +8,8 @@ copied to the park area, the slot is free, and only then the wait begins: whiche
 entry that carries the request.  In between both copies exist; a successor takes them for one (same unique, takeover.py).
 *The Steps of a WRITE use its bytes,* which lie in the slot.  So they yield a Payload before they wait, and go on with the bytes of the copy
 (decision 152).  A WRITE that yields another Wait first keeps its slot, because nobody knows what it still reads.
+*The Steps wait for the kernel itself* (a KernelWait: pages are to go before a WRITE is answered).  The kernel may need a reader for that,
+so only a request in the park area waits; one that keeps its slot goes on at once (decision 175).
 *A request that finds no room in the park area* keeps its slot until the end, and its reader with it.  That is the back-pressure: the other
 readers go on, and when all wait the kernel queues.  The last part of the area is kept for requests that are no WRITE.
 
@@ -37,7 +39,7 @@ from typing import Any
 
 from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.failpoints import hit
-from awsomefsd.base.wait import GENERATORS, Payload, Wait
+from awsomefsd.base.wait import GENERATORS, KernelWait, Payload, Wait
 from awsomefsd.fuse import abi
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.control_area import ControlArea, Negotiated
@@ -74,13 +76,15 @@ _FLAGS = struct.Struct("<I")
 class Ended:
     """An Event that is set once, at a tenth of its price: every request that waits makes one, and few are ever waited for."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "is_set")
 
     def __init__(self) -> None:
+        self.is_set = False
         self._lock = threading.Lock()
         self._lock.acquire()
 
     def set(self) -> None:
+        self.is_set = True
         self._lock.release()
 
     def wait(self, timeout_s: float = -1) -> bool:
@@ -116,7 +120,10 @@ class Turn:
 
 
 class Pending:
-    """A request whose Steps wait.  `step` is its Resume for each Wait, called by any thread; `ended` is set last of all."""
+    """A request whose Steps wait.  `step` is its Resume for each Wait, called by any thread.
+
+    `ended` is set last of all, or when nothing is left to wait for but the kernel: that needs our readers, which begin behind a takeover.
+    """
 
     __slots__ = ("_op", "_session", "ctx", "ended", "held", "is_over", "opcode")
 
@@ -131,7 +138,14 @@ class Pending:
 
     def begin(self, wait: Wait) -> None:
         try:
-            wait.start(self.step)
+            if type(wait) is not KernelWait:
+                wait.start(self.step)
+            elif isinstance(self.held, Slot):
+                wait.begin_only()
+                self.step(None, None)
+            else:
+                self._set_ended()
+                wait.start(self.step)
         except Exception as err:
             self.step(None, err)
 
@@ -153,6 +167,11 @@ class Pending:
         try:
             self._session.finish(self.held, self.opcode, self.ctx, value, error)
         finally:
+            self._set_ended()
+
+    def _set_ended(self) -> None:
+        """One thread at a time drives the Steps, so nobody else sets it."""
+        if not self.ended.is_set:
             self.ended.set()
 
 

@@ -26,6 +26,7 @@ from awsomefsd.vfs.ops.data import DataOps, DataPolicy
 from awsomefsd.vfs.ops.data_leased import LeasedData
 from awsomefsd.vfs.ops.data_through import WriteThroughData
 from awsomefsd.vfs.ops.data_whole import WholeData
+from awsomefsd.vfs.ops.direct_writes import DirectWrites
 from awsomefsd.vfs.ops.lease_loss import GivingUp, timed_out
 from awsomefsd.vfs.ops.locks import LockOps
 from awsomefsd.vfs.ops.namespace import NamespaceOps
@@ -67,7 +68,8 @@ class Vfs:
         self.getattr, self.setattr = answered(attributes.getattr), served(attributes.setattr)
         self.getxattr, self.setxattr = answered(attributes.getxattr), served(attributes.setxattr)
         self.listxattr, self.removexattr = answered(attributes.listxattr), served(attributes.removexattr)
-        self.open, self.read, self.write = served(data.open), answered(data.read), served(data.write)
+        direct = DirectWrites(mount, answered(data.read), served(data.write))
+        self.open, self.read, self.write = served(data.open), direct.read, direct.write
         self.fallocate, self.lseek, self.copy_file_range = served(ranges.fallocate), answered(ranges.lseek), served(ranges.copy_file_range)
         self.fsync, self.release, self.statfs = served(data.fsync), data.release, served(data.statfs)
         self.getlk, self.setlk = served(self.locks.getlk), served(self.locks.setlk)

@@ -20,6 +20,7 @@ from awsomefsd.vfs.state.kernel_cache import INC_EPOCH_MINOR, KernelCache
 from awsomefsd.vfs.state.leased_names import LeasedNames
 from awsomefsd.vfs.state.mount_state import Caches
 from awsomefsd.vfs.state.names import NameCache, UncachedNames
+from awsomefsd.vfs.state.open_files import KIND_FILE
 from awsomefsd.vfs.state.page_cache import WholePages
 from awsomefsd.worker.config import WorkerConfig
 from awsomefsd.worker.data_path import DataPath
@@ -64,4 +65,6 @@ def build_mount_caches(
     )
     if not config.shared:  # else the kernel keeps attributes under leases, or not at all
         caches.forget_attributes = notifier.forget_attributes
+    caches.drop_pages = notifier.drop_pages
+    caches.filled.update(opened.ino for opened in memory.opens if opened.kind == KIND_FILE)  # a predecessor may have let them be filled
     return MountCaches(caches, notifier, recalls)

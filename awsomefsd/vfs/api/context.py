@@ -13,7 +13,7 @@ class Context:
     What is answered was true at some time since `began_ns` (monotonic): a timeout that the kernel is told begins there."""
 
     __slots__ = (
-        "began_ns", "gid", "given_up", "kill_sgid", "kill_suidgid", "name", "nodeid", "open_flags", "parent", "pid",
+        "began_ns", "fills_pages", "gid", "given_up", "kill_sgid", "kill_suidgid", "name", "nodeid", "open_flags", "parent", "pid",
         "reply_bytes_max", "uid", "umask", "unique", "wire_unique",
     )  # fmt: skip
 
@@ -25,6 +25,7 @@ class Context:
         self.wire_unique = wire_unique or unique
         self.began_ns = time.monotonic_ns()
         self.reply_bytes_max = 0  # room the caller has, for READDIR and the xattr queries
+        self.fills_pages = False  # READ: the kernel keeps the bytes as pages of the file
         self.given_up = False  # its caller is being killed, and was answered; the request goes on
         self.nodeid = 0  # the inode that the request names
         self.parent = 0  # LOOKUP, READDIRPLUS: the directory of the names in the answer

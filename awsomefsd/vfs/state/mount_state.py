@@ -135,6 +135,9 @@ def touched(command: Any, named: Iterable[int] = ()) -> list[int]:
     return [*dict.fromkeys(filter(None, inos)), *dict.fromkeys(named)]
 
 
+DropPages = Callable[[int, int, int, "Callable[[], None] | None"], None]  # inode, range (length 0: to the end), what is called then
+
+
 class Caches:
     """What this mount remembers of names and attributes, under which leases, and what the kernel was told of it.
 
@@ -160,6 +163,8 @@ class Caches:
         self.forget_attributes: Callable[[int], None] = lambda ino: None  # makes the kernel forget them at once, without a wait
         self._forget_told: Callable[[list[int], bool], None] = lambda inos, pages: None
         self.can_forget_names: Callable[[], bool] = bool  # the kernel can be made to forget them at once
+        self.filled: set[int] = set()  # open inodes of which the kernel may keep pages (vfs/ops/direct_writes.py)
+        self.drop_pages: DropPages = lambda ino, offset, length, then: None if then is None else then()
 
     def tells(self, forget_told: Callable[[list[int], bool], None], can_forget_names: Callable[[], bool] = bool) -> None:
         """`forget_told(inodes, pages)` makes the kernel forget all names, and these attributes, before it returns; pages later."""
@@ -404,6 +409,8 @@ class MountState:
 
     def handle_closed(self, ino: int, fh: int) -> None:
         self.session.opens.close(fh)
+        if not self.session.opens.count(ino):
+            self.caches.filled.discard(ino)
         self.caches.pages.closed(fh)
         if self.caches.kernel is not None:
             self.caches.kernel.closed(ino, fh)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -25,8 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from awsomefsd.base import shm
 from awsomefsd.fuse import control_area, parked_requests, slots
 from awsomefsd.fuse.negotiate import Overrides
+from awsomefsd.fuse.notify import Notifier
 from awsomefsd.fuse.session import Session
 from awsomefsd.keeper.mount_syscalls import MNT_DETACH, mount_fuse, topmost, umount
+from awsomefsd.vfs.ops.direct_writes import DirectWrites
 from tests.unit.fuse.dict_filesystem import DictFs
 
 PARK_BYTES = 1 << 20
@@ -157,10 +160,21 @@ def run(call: Callable[..., Any], *args: Any) -> Any:
     return in_process(call, *args).result(LIMIT_S)
 
 
+def drop_pages_for(fs: DictFs, fd: int) -> None:
+    """Direct writes take the pages of their ranges from the kernel, as on a mount."""
+    caches = SimpleNamespace(filled=set(), kernel=None, drop_pages=Notifier(fd).drop_pages)
+    dirty = SimpleNamespace(answered=lambda unique: None)
+    mount: Any = SimpleNamespace(caches=caches, buffered=SimpleNamespace(dirty=dirty))
+    direct = DirectWrites(mount, fs.read, fs.write)
+    fs.read, fs.write = direct.read, direct.write  # type: ignore[method-assign]
+
+
 def main(order: dict[str, Any]) -> None:
     logging.basicConfig(level=logging.ERROR)
     fds = order["fds"]
     fs = DictFs(order["worker"], order.get("late_files", 0))
+    if order.get("drops_pages"):
+        drop_pages_for(fs, fds["fuse"])
     fresh = order["worker"] == 1
     area = slots.SlotArea(shm.map_memfd(fds["slots"]), fresh=fresh)
     area.prefault()

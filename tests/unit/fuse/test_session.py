@@ -21,7 +21,8 @@ from awsomefsd.base.wait import Signal
 from awsomefsd.fuse import abi, control_area, killed_callers, parked_requests, slots
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.inherited_requests import InheritedRequests
-from awsomefsd.fuse.notify import Notifier
+from awsomefsd.fuse.negotiate import BACKGROUND_REQUESTS_MAX
+from awsomefsd.fuse.notify import PAGE_DROPS_WAITING_MAX, Notifier
 from awsomefsd.fuse.session import Overrides, Session
 from awsomefsd.vfs.api.context import CachePolicy, Context, Opened
 from tests.unit.fuse.dict_filesystem import DictFs
@@ -612,6 +613,29 @@ def test_notifications_go_out_in_order() -> None:
         assert notifier.flushed(60)
         expected = [abi.pack_inval_entry(1, b"name"), abi.pack_inval_inode(7, 0, 0)]
         assert [ours.recv(100) for _ in expected] == expected
+    finally:
+        notifier.close()
+        ours.close()
+        theirs.close()
+
+
+def test_pages_are_dropped_before_it_is_said_and_only_so_many_wait() -> None:
+    """The kernel sends a number of requests in the background; if all of these waited, the READ that a drop waits for would never come."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    notifier = Notifier(theirs.fileno())
+    said: list[int] = []
+    try:
+        with notifier._changed:  # its thread sends nothing
+            for number in range(PAGE_DROPS_WAITING_MAX + 1):
+                notifier.drop_pages(7, number, 1, lambda number=number: said.append(number))  # type: ignore[misc]
+            assert said == [PAGE_DROPS_WAITING_MAX] and PAGE_DROPS_WAITING_MAX < BACKGROUND_REQUESTS_MAX
+        assert notifier.flushed(60)
+        told = [ours.recv(100) for _ in range(PAGE_DROPS_WAITING_MAX + 1)]
+        assert told == [abi.pack_inval_inode(7, number, 1) for number in range(PAGE_DROPS_WAITING_MAX + 1)]
+        assert said == [PAGE_DROPS_WAITING_MAX, *range(PAGE_DROPS_WAITING_MAX)]
+        notifier.close()
+        notifier.drop_pages(7, 0, 1, lambda: said.append(-1))
+        assert said[-1] == -1
     finally:
         notifier.close()
         ours.close()
