@@ -10,6 +10,7 @@ kernel has the reply (`delivered`).  A mount may ask for an error instead (vfs/o
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -83,7 +84,7 @@ class Vfs:
         op = _both(unlock, data) if unlock is not None and data is not None else unlock if unlock is not None else data
         if op is None or self._giving_up is None:
             return op
-        return self._giving_up.bounded(ctx.unique, op, lambda _value, _error: self._acknowledge(ctx.unique))
+        return self._giving_up.bounded(ctx.unique, op, lambda value, error: self._ended_late(ctx.unique, value, error, ino))
 
     def fsyncdir(self, ctx: Context, ino: int, fh: int, datasync: bool) -> None:
         """Every change of a directory was in the journal before it was answered."""
@@ -159,7 +160,7 @@ class Vfs:
                 self._data.closed(self.mount.caches.names.attr(file.ino))
 
     def _ended_late(self, unique: int, value: Any, error: BaseException | None, synced: int) -> None:
-        """A request that had been answered ETIMEDOUT; `synced`: the inode of an fsync."""
+        """A request that had been answered ETIMEDOUT; `synced`: the inode that it was to flush, whose next fsync is told of a failure."""
         mount = self.mount
         self.abandoned(value)
         state = mount.buffered.files.get(synced)
@@ -184,7 +185,7 @@ class Vfs:
 
     def _or_refused(self, method: Callable[..., Any], giving_up: GivingUp, *, asks: bool = False) -> Callable[..., Any]:
         stamp_now = self._session.stamp
-        syncs = method == self._data.fsync
+        syncs, writes = method == self._data.fsync, method == self._data.write
 
         def served(ctx: Context, *args: Any) -> Any:
             stamp = stamp_now()
@@ -196,7 +197,7 @@ class Vfs:
                 if asks and stamp_now() != stamp:
                     raise self._session.over or timed_out()
                 return result
-            synced = args[0] if syncs else 0
+            synced = args[0] if syncs or (writes and ctx.open_flags & os.O_DSYNC) else 0
             result = giving_up.bounded(ctx.unique, result, lambda value, error: self._ended_late(ctx.unique, value, error, synced))
             for arg in args:
                 if type(arg) is memoryview:

@@ -7,7 +7,8 @@ it has ended (else a repetition to a new leader would happen twice).  What nobod
 given is closed.  A lock that is granted so late is held until its file is closed, a lock wait is ended.  Nothing begins again under another
 session (SessionLease.renewed fails).
 
-A failed flush whose fsync had been answered ETIMEDOUT is told to the next fsync: `late` is called with every such outcome.
+A failed flush whose fsync, synchronous write or close had been answered ETIMEDOUT is told to the next fsync: `late` is called with every
+such outcome.
 """
 
 from __future__ import annotations

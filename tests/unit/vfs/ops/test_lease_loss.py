@@ -152,16 +152,26 @@ def test_a_lock_wait_ends_and_its_lock_is_nobodys(r: Failing) -> None:
     r.close_file(ino, other, owner=8)
 
 
-def test_a_failed_flush_whose_fsync_was_given_up_is_told_to_the_next(tmp_path: Path) -> None:
+def begin_sync(r: Failing, how: str, ino: int, fh: int) -> Started:
+    """What is answered when the file is flushed."""
+    if how == "O_DSYNC":
+        return Started(r.request("write", r.ctx(open_flags=os.O_RDWR | os.O_DSYNC), ino, fh, 0, memoryview(b"y" * BIG), 0))
+    return r.begin("fsync", ino, fh, False) if how == "fsync" else r.begin("flush", ino, fh, 7)
+
+
+@pytest.mark.parametrize("how", ["fsync", "O_DSYNC", "close of a rewritten file"])
+def test_a_failed_flush_whose_caller_was_given_up_is_told_to_the_next_fsync(tmp_path: Path, how: str) -> None:
     r = Failing(tmp_path)
     r.hold_lease_clock()
     try:
         r.start()
         ino, fh = r.create(b"f")
+        r.close_file(ino, fh)
+        fh = r.open(ino, os.O_RDWR | os.O_TRUNC)
         r.write(ino, fh, 0, b"x" * BIG)
         flushing, flush = Signal(), r.worker.data.flusher.flush
         r.worker.data.flusher.flush = lambda ino: flushing  # type: ignore[method-assign, assignment, misc]
-        syncing = r.begin("fsync", ino, fh, False)
+        syncing = begin_sync(r, how, ino, fh)
         r.fence()
         assert error_of(syncing.result) == errno.ETIMEDOUT
         r.worker.data.flusher.flush = flush  # type: ignore[method-assign]
