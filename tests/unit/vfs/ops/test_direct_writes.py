@@ -88,6 +88,10 @@ def test_pages_that_came_otherwise_go_too(rig: Rig, how: str) -> None:
     assert write.result() == 4096 and pages.told == [(ino, 4096, 4096)]
 
 
+def test_on_a_mount_the_notifier_takes_them(rig: Rig) -> None:
+    assert rig.mount.caches.drop_pages == rig.worker.notifier.drop_pages
+
+
 def test_nobody_waits_who_need_not(rig: Rig) -> None:
     """No page of the file was filled since it is open, or it is the kernel that writes a mapped page, and may wait for this very drop."""
     pages = Pages(rig)
