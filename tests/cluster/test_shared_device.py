@@ -48,6 +48,16 @@ class Rig:
         """It sees every device well."""
         return all(row["state"] == "ok" for row in node.ask("device", "ls"))
 
+    def provide(self) -> None:
+        """Device and volume where no test before has made them: a soak runs one test of this file alone."""
+        first = self.nodes[0]
+        if first.ask("device", "ls"):
+            return
+        first.cli("device", "add", self.path, "--shared", timeout_s=120)
+        for node in self.nodes:
+            await_true("the device to be found", lambda node=node: self.settled(node), WAIT_S, 0.3)
+        first.cli("volume", "create", VOLUME)
+
     def mount(self, node: Node) -> Path:
         """Waits for the end of a dead session: longer than `mount` itself does, for the dead node may have led."""
         node.mountpoint.mkdir(exist_ok=True)
@@ -140,6 +150,7 @@ def test_every_node_finds_the_device_and_a_dead_nodes_volume_goes_on_elsewhere(r
 @pytest.mark.soak  # the rules are in tests/unit/node/maintenance/test_quarantine.py; here another session has to expire
 def test_an_operator_releases_what_a_node_that_is_gone_cannot_prove(rig: Rig, seed: int) -> None:
     _, second, third = rig.nodes
+    rig.provide()
     place = rig.mount(third)
     write_synced(place / "third", content(seed, 99))
     third.kill_everything()
