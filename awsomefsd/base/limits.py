@@ -41,6 +41,7 @@ SEGMENTS_WANTED = 512  # a device that would hold fewer takes smaller segments: 
 SEGMENTS_RESERVED = 3  # never promised to writers: two for what dead workers leave unused, one for collection
 SEGMENTS_FOR_COLLECTION = 1  # of SEGMENTS_RESERVED: never leased to a writer
 SEGMENTS_LEASED_AHEAD = 2
+SEGMENT_REST_SHARE = 8  # a sealed segment is leased again if at least one part in so many of it was never written
 SEGMENTS_KNOWN_MAX = 65_536  # rows of segments that a worker remembers; each about 400 bytes
 QUARANTINE_SHARE = 8  # with one part in so many of all segments in quarantine, no mount leases ahead of need
 DEVICES_REPORTED_MAX = 1_024  # of one node

@@ -1,6 +1,7 @@
 """The writer of a mount leaves devices that are being drained or absent: it seals its leased segments there, as soon as it writes nothing.
 
-It also gives back what was leased while the session was replaced, which the writer does not use.
+A writer that has been at rest for a while seals all its segments, so that other mounts fill them: small volumes do not keep one each.  It
+also gives back what was leased while the session was replaced, which the writer does not use.
 
 The thread that writes calls it between two batches, so no write is under way.  While the thread is busy its segments there fill up by
 themselves, and new ones are leased elsewhere.  If the entry is refused the session has ended, or these segments stay leased until it does.
@@ -17,12 +18,13 @@ from awsomefsd.base.types import SegmentProgress
 from awsomefsd.io.segment.store import SegmentWrites
 
 LOOK_S = 3.0
+REST_S = 30.0  # who writes again sooner keeps the segment: sealing costs a footer and an entry, leasing another entry
 
 log = logging.getLogger("awsomefsd.writer")
 
 
 class Draining:
-    """The check for devices to leave.
+    """The check for devices to leave, and for rest.
 
     `to_leave` returns the numbers of those that are being drained, and of the absent ones; `report` proposes what was sealed.
     Both raise an Error if that fails.
@@ -37,9 +39,10 @@ class Draining:
         self._report = report
         self._now_s = now_s
         self._look_s = 0.0
+        self._rest_s = now_s() + REST_S
 
     def poll(self) -> None:
-        """Seals the segments that are leased on devices to leave; nothing is written to absent ones.
+        """Seals the segments that are leased on devices to leave; nothing is written to absent ones.  Seals all of a writer at rest.
 
         Asks every LOOK_S seconds, and only while something is leased; blocks for that.  Raises no Error: what was sealed and not reported
         stays leased until the session ends.
@@ -49,6 +52,11 @@ class Draining:
         self._look_s = self._now_s() + LOOK_S
         self._give_back(self._writer.take_in_doubt())
         try:
+            if self._now_s() >= self._rest_s:
+                self._rest_s = self._now_s() + REST_S
+                if progress := self._writer.rest():
+                    self._report(progress)
+                    log.info("nothing was written for a while; the segments are sealed", extra={"segments": len(progress)})
             draining, absent = self._to_leave()
             leaving = (draining | absent) & self._writer.devices_in_use()
             if not leaving:
@@ -57,7 +65,7 @@ class Draining:
             self._report(progress)
             log.info("segments on draining or absent devices are sealed", extra={"devices": sorted(leaving), "segments": len(progress)})
         except Error as err:
-            log.info("the segments on draining or absent devices cannot be given back now: %s", err)
+            log.info("sealed segments cannot be given back now: %s", err)
 
     def _give_back(self, doubtful: list[SegmentProgress]) -> None:
         for step in doubtful:

@@ -66,12 +66,12 @@ class Locations:
         return info
 
     def lease(self, count: int) -> list[SegmentInfo]:
-        """Returns new segments for this session's writer, `count` at most.
+        """Returns segments for this session's writer, `count` at most; a single one may be what another writer left of its own.
 
         Blocks for the entry.  Raises FsError(ENOSPC) if none is free.
         """
         hit("segment.lease.before")
-        reply = self._propose(LeaseSegments(count, 0))
+        reply = self._propose(LeaseSegments(count, 0, begun=count == 1))
         hit("segment.lease.after")
         assert isinstance(reply, SegmentsLeased)
         self.learn(reply.segments)

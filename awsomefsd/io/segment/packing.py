@@ -93,6 +93,15 @@ class Room(Struct, gc=False):
         return low * BLOCK_BYTES if wanted > SPLIT_BYTES_MIN else 0
 
 
+def sequence_before(offset: int) -> int:
+    """Returns a number that is no frame's below `offset`, and that frames from there on are numbered above.
+
+    A frame takes at least two units of FRAME_ALIGN, header and data, so its sequence is at most its offset in units, and one.  So a writer
+    that goes on behind another's frames needs to know no more than where it begins, and sequences grow with the offset.
+    """
+    return -(-offset // FRAME_ALIGN)
+
+
 class FramePlace(Struct, gc=False):
     """One frame: bytes [start, start + length) of piece number `piece`, at `frame_offset` of the segment number `slot` of the plan."""
 

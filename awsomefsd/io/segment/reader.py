@@ -146,6 +146,8 @@ class SegmentReader:
         if checks is not None and checks.frame_offset == extent.frame_offset:
             return checks
         table = self.checksums.table(extent.segment, extent.incarnation)
+        if table is not None and table.data_end < info.footer_offset:
+            table = None  # of a writer before the last one
         if table is None and info.state == SEGMENT_SEALED and 0 < info.footer_bytes <= FOOTER_READ_BYTES_MAX:
             table = self._read_footer(device, info)
         return table.find(extent.frame_offset) if table is not None else None

@@ -43,6 +43,12 @@ class SegmentWrites(Protocol):
         Raises nothing: a footer that cannot be written is left out.
         """
 
+    def rest(self) -> list[SegmentProgress]:
+        """Seals every leased segment if nothing was written since the last call; returns the progress for a commit.
+
+        Raises nothing, as `seal_all`.
+        """
+
     def leave(self, devices: set[int], absent: Container[int] = ()) -> list[SegmentProgress]:
         """Seals the segments on these devices; returns the progress for a commit.  Raises nothing, as `seal_all`.
 

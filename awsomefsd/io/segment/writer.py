@@ -38,7 +38,7 @@ from awsomefsd.io.segment.block_stream import BlockStream, gather_checksums, sli
 from awsomefsd.io.segment.checksum_cache import ChecksumCache
 from awsomefsd.io.segment.footer import FrameChecks, checks_of, footer_bytes, pack_footer
 from awsomefsd.io.segment.frame import Frame, align_up, pack_header
-from awsomefsd.io.segment.packing import FramePlace, PackingPlan, Room, plan, space_needed
+from awsomefsd.io.segment.packing import FramePlace, PackingPlan, Room, plan, sequence_before, space_needed
 
 __all__ = ["Piece", "SegmentWriter", "Written", "space_needed"]
 
@@ -93,9 +93,11 @@ class _Segment:
         self.info = info
         self.generation = generation
         physical = device.physical_block_bytes if device is not None else BLOCK_BYTES
-        self.room = Room(info.bytes, align=min(align_up(physical, BLOCK_BYTES), PHYSICAL_BLOCK_BYTES_MAX))
+        align = min(align_up(physical, BLOCK_BYTES), PHYSICAL_BLOCK_BYTES_MAX)
+        self.footer = (info.footer_offset, info.footer_bytes)  # of another writer that has begun the segment, until this one seals it
+        end = align_up(max(info.committed_bytes, sum(self.footer)), align)
+        self.room = Room(info.bytes, end, sequence_before(end), align=align)
         self.frames: list[FrameChecks] = []
-        self.footer = (0, 0)  # (offset, bytes)
 
     def progress(self, *, sealed: bool) -> SegmentProgress:
         return SegmentProgress(self.info.segment, self.info.incarnation, self.room.end, sealed, *self.footer)
@@ -104,7 +106,8 @@ class _Segment:
 class SegmentWriter:
     """The writer on devices of the cluster, as SegmentWrites says.  Thread-safe; writes are one after the other.
 
-    `lease(count)` returns up to `count` new segments, at least one, or raises an Error; it is called on the thread that writes.
+    `lease(count)` returns up to `count` segments, at least one, or raises an Error; it is called on the thread that writes.  A single one
+    may have been begun and sealed by another writer, and is filled from its footer on.
     """
 
     def __init__(
@@ -126,6 +129,7 @@ class SegmentWriter:
         self._probe_floor = self._probe_offset = 0
         self._using = threading.Lock()
         self._generation = 0  # counts `abandon`
+        self._batches_rested = 0  # at the last `rest`
         self._cleared = 0  # the generation whose predecessors' segments were dropped
         self._batches = self._frames = self._data_bytes = self._flushes = self._failures = self._abandoned = 0
 
@@ -192,19 +196,31 @@ class SegmentWriter:
         """
         hit("segment.seal.before")
         with self._using:
-            self._drop_abandoned()
-            self._settle_suspect()
-            ending = list(self._leased)
-            self._leased.clear()
-            done = self._sealed(ending)
-            reported, self._unreported = self._unreported, []
-            return reported + done
+            return self._seal_all()
+
+    def _seal_all(self) -> list[SegmentProgress]:
+        self._drop_abandoned()
+        self._settle_suspect()
+        ending = list(self._leased)
+        self._leased.clear()
+        done = self._sealed(ending)
+        reported, self._unreported = self._unreported, []
+        return reported + done
+
+    def rest(self) -> list[SegmentProgress]:
+        """Ends all leased segments if nothing was written since the last call, so that others fill them; returns as `seal_all`.
+
+        Keeps them while a device that has failed is waited for.
+        """
+        with self._using:
+            idle, self._batches_rested = self._batches == self._batches_rested, self._batches
+            return self._seal_all() if idle and self._suspect is None else []
 
     def _sealed(self, ending: list[_Segment]) -> list[SegmentProgress]:
         footers: list[tuple[int, int]] = []
         try:
             for segment in ending:
-                footers.append(self._write_footer(segment, segment.room, segment.frames) if segment.frames else (0, 0))
+                footers.append(self._write_footer(segment, segment.room, segment.frames) if segment.frames else segment.footer)
             self._flush([segment for segment in ending if segment.frames])
             for segment, footer in zip(ending, footers, strict=True):
                 segment.footer = footer
@@ -252,7 +268,7 @@ class SegmentWriter:
     def _next_room(self, slot: int) -> Room:
         while len(self._leased) <= slot:
             generation = self._generation  # read before: segments of a lease in flight may belong to the session that is just ending
-            leased = self._lease(SEGMENTS_LEASED_AHEAD)
+            leased = self._lease(SEGMENTS_LEASED_AHEAD if slot else 1)  # ahead only by a batch that fills one
             if not leased:
                 raise FsError(errno.ENOSPC, "no segment could be leased")
             if generation != self._generation:  # nobody says to which session they were leased, so neither uses them

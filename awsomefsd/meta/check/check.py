@@ -16,6 +16,7 @@ from awsomefsd.meta.check.check_csi import check_csi
 from awsomefsd.meta.check.check_data import SharedBytes, VolumeDataCheck
 from awsomefsd.meta.check.check_tree import Tree
 from awsomefsd.meta.machine.device_numbers import last_number, number_of
+from awsomefsd.meta.machine.segments import has_rest
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.findings import Examination, Fault
 from awsomefsd.meta.state.row_codecs import CODEC_OF
@@ -63,6 +64,7 @@ class _Check:
         self._session_indexes()
         self._segments()
         self._free_lists()
+        self._begun()
         self._devices()
         self._checkpoints()
         self._stream()
@@ -214,6 +216,14 @@ class _Check:
         for number, segment in self.segments.items():
             if segment.state == SEGMENT_FREE and number not in free:
                 self.exam.fault("free-list", f"segment {number}", "free, and not in the list")
+
+    def _begun(self) -> None:
+        for key, _ in self.exam.rows(keys.kind_range(0, keys.BEGUN), rows.MARKER):
+            number, index = keys.begun_place(key)
+            device = self.devices.get(number)
+            row = None if device is None else self.segments.get(number_of(device, index))
+            if device is None or row is None or row.state != SEGMENT_SEALED or not has_rest(row, device.segment_bytes):
+                self.exam.fault("begun-index", f"device {number} index {index}", f"no rest of it may be leased; the segment says {row}")
 
     def _devices(self) -> None:
         taken = Counter(row.device for row in self.segments.values() if row.state != SEGMENT_FREE)

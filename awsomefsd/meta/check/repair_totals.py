@@ -15,6 +15,7 @@ from awsomefsd.meta.check.check_csi import repair_csi
 from awsomefsd.meta.check.repair_data import References
 from awsomefsd.meta.check.repair_txn import RepairTxn
 from awsomefsd.meta.machine.device_numbers import index_of, last_number, number_of
+from awsomefsd.meta.machine.segments import has_rest
 from awsomefsd.meta.state import keys, rows
 
 _HELD_STATES = (SEGMENT_LEASED, SEGMENT_QUARANTINED)
@@ -193,6 +194,13 @@ class Totals:
         self.repairs.index(keys.kind_range(0, keys.VOLNAME), expected, "names of volumes")
         self.repairs.correct("cluster", self.cluster, volumes=len(names))
 
+    def _has_rest(self, key: bytes) -> bool:
+        """Returns True if what a row of a begun segment says can be: one that is lost costs space only, so none is made again."""
+        number, index = keys.begun_place(key)
+        device = self.devices.get(number)
+        row = None if device is None else self.segments.get(number_of(device, index))
+        return device is not None and row is not None and row.state == SEGMENT_SEALED and has_rest(row, device.segment_bytes)
+
     # --- indexes and totals ------------------------------------------------------------------------------------------------------------
     def _indexes(self) -> None:
         holding = (*_HELD_STATES, SEGMENT_METADATA)
@@ -204,6 +212,8 @@ class Totals:
             if row.state == SEGMENT_FREE
         }
         self.repairs.index(keys.kind_range(0, keys.FREE), free, "free list")
+        begun = {key: rows.MARK for key, _ in self.repairs.overlay.scan(*keys.kind_range(0, keys.BEGUN)) if self._has_rest(key)}
+        self.repairs.index(keys.kind_range(0, keys.BEGUN), begun, "segments that were begun")
         pins, locks, leases = {}, {}, {}
         for number in self.volumes:
             for key, _ in self.repairs.overlay.scan(*keys.kind_range(number, keys.ORPHAN)):

@@ -212,6 +212,8 @@ def recover(state: State, entry: Entry, command: Recover) -> Reply:
     for key in state.keys_in(keys.kind_range(0, keys.READER)):
         state.txn.delete(key)
         cluster.readers -= 1
+    for key in state.keys_in(keys.kind_range(0, keys.BEGUN)):  # in the time that is lost somebody may have filled them
+        state.txn.delete(key)
     newest = max(command.incarnation_seen, cluster.incarnation_base)
     cluster.incarnation_base = (newest // NUMBERS_JUMP + 1) * NUMBERS_JUMP
     cluster.next_session = (cluster.next_session // NUMBERS_JUMP + 1) * NUMBERS_JUMP

@@ -8,6 +8,12 @@ only when every session has passed it (`safe_index`): a reader that still holds 
 
 Segments that were never leased have no rows: adding a device of a million segments is one row, and "lowest free" stays true because every
 freed one is below `unused_from`.
+
+What a writer leaves of a segment is leased to another one, of any volume, in the same incarnation: so a hundred small volumes fill one
+segment and do not keep one each.  Only a segment that its own writer has sealed, with a footer behind everything that it wrote there, has
+such a rest, and a `begun` row; so nothing is on its way to it, and no block of it was ever written.  The new lessee begins behind the
+footer.  Frames of different lessees differ in their sequence, which grows with the offset (io/segment/packing.py).  A recovery forgets all
+rests: somebody may have filled them in the time that it has lost.
 """
 
 from __future__ import annotations
@@ -15,7 +21,8 @@ from __future__ import annotations
 import errno
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.base.limits import SEGMENTS_PER_SESSION_MAX
+from awsomefsd.base.limits import SEGMENT_REST_SHARE, SEGMENTS_PER_SESSION_MAX
+from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED, Extent, SegmentInfo, SegmentProgress
 from awsomefsd.meta.api.commands import AddDevice, ClearQuarantine, Entry, LeaseSegments
 from awsomefsd.meta.api.messages import Done, Made, Reply, SegmentsLeased
@@ -108,6 +115,8 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         raise FsError(errno.ENOENT, f"there is no device {command.like}")
     locality.check_present(devices)
     devices = locality.leasable(devices)
+    if command.begun and session.volume and (row := _begun(state, devices)) is not None:
+        return SegmentsLeased([_take_begun(state, row, session)])
     free = sum(device.segments_free for device in devices)
     if session.volume:  # what is scarce is not leased ahead, and the last one is left to collection
         total = sum(device.segments for device in devices)
@@ -126,6 +135,33 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         leased.append(describe(state, row))
     state.save_session(session)
     return SegmentsLeased(leased)
+
+
+def _begun(state: State, devices: list[rows.DeviceRow]) -> rows.SegmentRow | None:
+    """Returns the lowest segment that was begun on these devices, and whose rest may be leased; None without one."""
+    for device in devices:
+        for key in state.keys_in(keys.begun_range(device.device), 1):
+            row = state.segment(number_of(device, keys.begun_place(key)[1]))
+            assert row is not None and row.state == SEGMENT_SEALED, f"a segment that is not sealed has a rest: {row}"
+            return row
+    return None
+
+
+def _take_begun(state: State, row: rows.SegmentRow, session: rows.SessionRow) -> SegmentInfo:
+    state.txn.delete(keys.begun(row.device, row.index))
+    row.state, row.session, row.worker = SEGMENT_LEASED, session.session, session.worker
+    row.committed_bytes = row.footer_offset + row.footer_bytes  # the lessee's begin behind it
+    state.save_segment(row)
+    state.txn.put(keys.held(session.session, row.segment), rows.MARK)
+    session.segments_leased += 1
+    state.save_session(session)
+    return describe(state, row)
+
+
+def has_rest(row: rows.SegmentRow, segment_bytes: int) -> bool:
+    """Returns True if so much of a segment was never written, behind the footer of its writer, that it is worth a lease."""
+    rest = segment_bytes - row.footer_offset - row.footer_bytes
+    return row.footer_bytes > 0 and row.footer_offset >= row.committed_bytes and rest * SEGMENT_REST_SHARE >= segment_bytes
 
 
 def _promised_to_others(state: State, session: rows.SessionRow) -> int:
@@ -211,6 +247,7 @@ def check_place(state: State, session: int, ino: int, extent: Extent, durable: d
         or segment.state != SEGMENT_LEASED
         or segment.session != session
         or segment.incarnation != extent.incarnation
+        or extent.frame_offset < segment.footer_offset + segment.footer_bytes  # another one's: leased when it was begun
         or place_end(extent) > durable.get(extent.segment, segment.committed_bytes)
     ):
         raise FsError(errno.ESTALE, f"inode {ino}: segment {extent.segment} is not this session's, or not so long")
@@ -224,6 +261,8 @@ def advance(state: State, row: rows.SegmentRow, step: SegmentProgress) -> None:
         row.footer_offset, row.footer_bytes = step.footer_offset, step.footer_bytes
         _end_lease(state, row)
         seal(state, row)
+        if state.acts_at(MENDED_RULES) and has_rest(row, state.device(row.device).segment_bytes):
+            state.txn.put(keys.begun(row.device, row.index), rows.MARK)
 
 
 def _end_lease(state: State, row: rows.SegmentRow) -> None:
@@ -304,6 +343,7 @@ def free_dead(state: State, index: int) -> None:
         if row.state != SEGMENT_SEALED or row.live_bytes:
             continue
         device = state.device(row.device)
+        state.txn.delete(keys.begun(row.device, row.index))
         row.state, row.freed_index = SEGMENT_FREE, index
         row.committed_bytes = row.footer_offset = row.footer_bytes = 0
         device.segments_free += 1

@@ -34,7 +34,7 @@ _KINDS = """
     used-bytes used-inodes volume-reserved volume-holder volume-name volume-count
     session-count session-counter session-segments cluster-reserved lease-of-ended-session held-index ended-session-idle
     segment-live-bytes segment-dead segment-device segment-bytes free-list device-counters cluster-bytes segment-counter device-missing
-    metadata-segment checkpoint-segments csi-volume csi-name claim
+    begun-index metadata-segment checkpoint-segments csi-volume csi-name claim
     reap-count reap-stale reap-missing reader-count stale-tombstone
 """
 KINDS = frozenset(_KINDS.split())

@@ -28,6 +28,7 @@ Cluster (volume 0)::
     1a csiname     name                                                         CsiNameRow    as the orchestrator calls it
     1b claim       volume u32 | node | 0 | path                                 ClaimRow      which node uses it
     a0 checkpoint  node                                                         CheckpointRow what it keeps for checkpoints
+    a6 begun       device u32 | index u32                                       MarkerRow     sealed; what its writer left may be leased
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
 
 A volume::
@@ -60,7 +61,7 @@ CSI_VOLUME, CSI_NAME, CLAIM = 0x19, 0x1A, 0x1B
 REAP = 0x1F
 INODE, DENTRY, COOKIE, EXTENT, INLINE, XATTR, LOCKS, ORPHAN = range(0x20, 0x28)
 LEASE = 0x2C
-CHECKPOINT, DEVICE_ERA = 0xA0, 0xA5  # of the cluster, like all above LEASE
+CHECKPOINT, DEVICE_ERA, BEGUN = 0xA0, 0xA5, 0xA6  # of the cluster, like all above LEASE
 
 REAP_INODE, REAP_TRIM, REAP_SESSION, REAP_VOLUME = 1, 2, 3, 4  # in this order: a volume's rows go when nothing points into it
 
@@ -134,6 +135,14 @@ def free(device_number: int, index: int) -> bytes:
 
 def free_range(device_number: int) -> Range:
     return _U32.pack(SHARD, 0, FREE, device_number), _U32.pack(SHARD, 0, FREE, device_number + 1)
+
+
+def begun(device_number: int, index: int) -> bytes:
+    return _U32_U32.pack(SHARD, 0, BEGUN, device_number, index)
+
+
+def begun_range(device_number: int) -> Range:
+    return _U32.pack(SHARD, 0, BEGUN, device_number), _U32.pack(SHARD, 0, BEGUN, device_number + 1)
 
 
 def volume(number: int) -> bytes:
@@ -314,6 +323,11 @@ def kind_of(key: bytes) -> tuple[int, int, int]:
 def first_u64(key: bytes) -> int:
     """Returns the number after the prefix: ino, parent, session or mount."""
     return int.from_bytes(key[PREFIX_BYTES : PREFIX_BYTES + 8], "big")
+
+
+def begun_place(key: bytes) -> tuple[int, int]:
+    """Returns (device, index) of a segment that was begun."""
+    return int.from_bytes(key[-8:-4], "big"), int.from_bytes(key[-4:], "big")
 
 
 def last_u64(key: bytes) -> int:

@@ -29,6 +29,7 @@ CODEC_OF: dict[int, Sealed] = {
     keys.MEMBERSHIP: rows.MEMBERSHIP,
     keys.CHECKPOINT: rows.CHECKPOINT,
     keys.DEVICE_ERA: rows.DEVICE_ERA,
+    keys.BEGUN: rows.MARKER,
     keys.NODE: rows.NODE,
     keys.TOKEN: rows.TOKEN,
     keys.CA: rows.CA,

@@ -45,7 +45,7 @@ COMMANDS: list[c.Command] = [
     c.OpenShared(1 << 63, 1, "node", "boot", 2, False, True, [3]),
     c.WriteData(1, 2, 3, 4, True, True, [EXTENT], 9, [PROGRESS], b"x"),
     c.ClearQuarantine(1, "proof"),
-    c.LeaseSegments(2, 1 << 33),
+    c.LeaseSegments(2, 1 << 33, 3, True),
     c.Reserve(1, -(1 << 33), 5),
     c.Create(1, 2, b"name\xff", 0o120777, 3, 4, 5, b"target", True, 0o22),
     c.Tmpfile(1, 2, 0o600, 3, 4, 0o22, False),
@@ -143,6 +143,7 @@ KEYS: dict[str, bytes] = {
     "cluster": keys.cluster(),
     "membership": keys.membership(),
     "checkpoint": keys.checkpoint("node"),
+    "begun": keys.begun(1, 2),
     "device": keys.device(1),
     "segment": keys.segment(2),
     "free": keys.free(1, 2),
@@ -221,7 +222,7 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 35
+    assert len(set(kinds)) == len(kinds) == 36
 
 
 def test_keys_read_back() -> None:

@@ -17,11 +17,15 @@ class LeaseSegments(Command, tag=13):
 
     `like`: for the session that collects, on devices of the same kind as this one (meta/machine/locality.py); 0 for the session of a
     volume.
+
+    `begun`: for the session of a volume, one segment that another session has begun and sealed, if there is one.  Below level MENDED_RULES
+    there is none.
     """
 
     count: int
     safe_index: int
     like: int = 0
+    begun: bool = False
 
 
 class Reserve(Command, tag=14):

@@ -202,6 +202,7 @@ PLANTS: list[tuple[str, Plant]] = [
     ("segment-bytes", lambda g: g.segment(g.sealed, committed_bytes=1 << 40)),
     ("free-list", lambda g: g.remove(keys.free(1, 2))),
     ("free-list", lambda g: g.segment(g.freed, freed_index=up)),
+    ("begun-index", lambda g: g.txn.put(keys.begun(1, 2), rows.MARK)),
     ("device-counters", lambda g: g.change(keys.device(1), rows.DEVICE, segments_free=up)),
     ("device-counters", lambda g: g.change(keys.device(1), rows.DEVICE, unused_from=up)),
     ("cluster-bytes", lambda g: g.cluster(free_bytes=up)),
