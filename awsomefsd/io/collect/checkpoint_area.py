@@ -4,7 +4,9 @@ Writer.  An AreaWriter gets segments that no valid checkpoint needs; pieces fill
 flushes what was written, then writes the final record and flushes again.  From then on the area is a checkpoint, and `append` adds a batch
 of entries and flushes: when it returns, a node that is rebuilt from the device has them.  Crash windows: before the second flush of
 `complete` the area counts for nothing, and the one before it is untouched; in `append`, a batch is there whole or not at all (END is on its
-last piece, and a walk stops at the first bad record).  After an error the writer is not used again: a block is never written twice in an
+last piece, and a walk stops at the first bad record).  What was made durable ends at a physical block of the device, so that the next batch
+touches none that a power cut could tear: the stream before it is filled up with empty blocks of deflate, which any inflate passes over.
+After an error the writer is not used again: a block is never written twice in an
 area, since a failed write may yet land.
 
 Reader.  `scan_device` reads the first block of every segment; the caller takes the checkpoint with the highest rank (`checkpoints_of`).  It
@@ -17,7 +19,7 @@ import errno
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 from msgspec import Struct
 from xxhash import xxh3_128
@@ -34,6 +36,13 @@ from awsomefsd.io.segment.frame import unpack_header
 
 _LEVEL = 1  # of zlib: a store shrinks to about a third, at some 100 MB/s
 _PIECE = CHECKPOINT_RECORD_BYTES_MAX
+_EMPTY_BLOCK = b"\0\0\0\xff\xff"  # of deflate, not compressed, at a byte; it stands for no bytes
+
+
+class _Squeeze(Protocol):
+    """The object of zlib.compressobj."""
+
+    def flush(self, mode: int = ..., /) -> bytes: ...
 
 
 class Area(Struct):
@@ -113,8 +122,45 @@ class AreaWriter:
 
     def _fit(self) -> int:
         """Returns the payload bytes that the next record can have."""
-        rest = self.segments[self._place].bytes - self._end if self._place >= 0 else 0
+        return self._fit_at(self._place, self._end)
+
+    def _fit_at(self, place: int, end: int) -> int:
+        rest = self.segments[place].bytes - end if place >= 0 else 0
         return min(_PIECE, (rest or self.segments[0].bytes - BLOCK_BYTES) - form.RECORD_HEADER_BYTES)
+
+    def _laid(self, lengths: Iterable[int]) -> tuple[int, int]:
+        """Returns where streams of so many bytes will end in their segment, and how many bytes the first one leaves of its last block.
+
+        Raises FsError(ENOSPC) if they do not fit.
+        """
+        place, end, left_over = self._place, self._end, -1
+        for length in lengths:
+            rest = length
+            while rest:
+                if place < 0 or end == self.segments[place].bytes:
+                    place, end = place + 1, BLOCK_BYTES
+                    if place == len(self.segments):
+                        raise FsError(errno.ENOSPC, "the segments of this checkpoint are full")
+                count = min(self._fit_at(place, end), rest)
+                rest -= count
+                used, taken = form.RECORD_HEADER_BYTES + count, form.record_blocks(count) * BLOCK_BYTES
+                end += taken
+            left_over = taken - used if left_over < 0 else left_over
+        return end, left_over
+
+    def _filled_up(self, begun: bytes, squeeze: _Squeeze, *behind: int) -> bytes:
+        """Returns the stream that was begun, to its end; with what comes `behind`, it will end at a physical block.
+
+        Raises FsError(ENOSPC) if they do not fit.
+        """
+        start, end = begun + squeeze.flush(zlib.Z_SYNC_FLUSH), squeeze.flush()
+        filling = 0
+        while True:
+            reached, left_over = self._laid([len(start) + filling + len(end), *behind])
+            gap = -reached % self._device.physical_block_bytes
+            if not gap:
+                return start + _EMPTY_BLOCK * (filling // len(_EMPTY_BLOCK)) + end
+            filling += (gap + left_over) // len(_EMPTY_BLOCK) * len(_EMPTY_BLOCK)
 
     # --- the copy ---------------------------------------------------------------------------------------------------------------
     def add(self, raw: bytes) -> None:
@@ -133,7 +179,9 @@ class AreaWriter:
 
     def complete(self, index: int, term: int, time_ns: int) -> None:
         """Ends the copy, which reaches to entry `index`; the area is a checkpoint when this returns."""
-        self._emit(self._squeeze.flush(), least=1)
+        complete_bytes = len(form.pack_complete(0, 0, self._digest.digest()))
+        begun, self._waiting = bytes(self._waiting), bytearray()
+        self._emit(self._filled_up(begun, self._squeeze, complete_bytes), least=1)
         hit("checkpoint.flush.before")
         self._device.flush()
         hit("checkpoint.flush.after")
@@ -156,7 +204,8 @@ class AreaWriter:
         Raises FsError(ENOSPC), with nothing written, if there is no room.
         """
         assert self.complete_bytes or self.takes_early_tail, "a reader of this version takes an early tail for damage"
-        packed = memoryview(zlib.compress(form.pack_entries(entries), _LEVEL))
+        squeeze = zlib.compressobj(_LEVEL)
+        packed = memoryview(self._filled_up(squeeze.compress(form.pack_entries(entries)), squeeze))
         before = self.room_bytes
         pieces = len(packed) // (_PIECE // 2) + 2 + len(self.segments)  # each segment's end may cut one more
         if before < len(packed) + pieces * BLOCK_BYTES:

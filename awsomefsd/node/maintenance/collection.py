@@ -78,9 +78,7 @@ class Collection:
         self._thread = threading.Thread(target=self._run, name="collection", daemon=True)
 
     def _collects(self, info: DeviceInfo) -> bool:
-        if not info.shared or self._collectors is None:
-            return info.shared or info.home in ("", self._node)
-        return self._collectors.get(info.uuid) == self._node
+        return _is_own(info, self._node, self._collectors, here=True)  # the collector takes no other than those that are open here
 
     def proof(self, session: int) -> str:
         """Returns the proof that no write of a collecting session of this node can land any more; "" if one may."""
@@ -229,10 +227,11 @@ def collectors_of(ask: Callable[[Any], Any]) -> dict[str, str] | None:
 def own_devices(node: str, ask: Callable[[Any], Any], devices: list[DeviceInfo]) -> list[DeviceInfo]:
     """Returns those that are looked after by this node: its own, and the shared ones that it collects.  Blocks as `collectors_of`."""
     collectors = collectors_of(ask)
-    return [info for info in devices if _is_own(info, node, collectors)]
+    return [info for info in devices if _is_own(info, node, collectors, here=bool(info.path))]
 
 
-def _is_own(info: DeviceInfo, node: str, collectors: dict[str, str] | None) -> bool:
+def _is_own(info: DeviceInfo, node: str, collectors: dict[str, str] | None, *, here: bool) -> bool:
+    """`here`: whether this node sees the device; it decides on a shared one where the leader does not say who collects it."""
     if not info.shared:
         return info.home in ("", node)
-    return bool(info.path) if collectors is None else collectors.get(info.uuid) == node
+    return here if collectors is None else collectors.get(info.uuid) == node
