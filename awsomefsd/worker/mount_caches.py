@@ -13,6 +13,7 @@ from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.meta.client.lease_cache import MountLeases
 from awsomefsd.meta.client.recalls import RecallQueue, RecallThread
 from awsomefsd.vfs.ops.recall_flush import RecallFlush
+from awsomefsd.vfs.ops.shown_to_others import ShownToOthers
 from awsomefsd.vfs.session.mount_session import SessionLease
 from awsomefsd.vfs.state.atimes import NOATIME, Atimes, Policy
 from awsomefsd.vfs.state.freshness import Modes
@@ -54,7 +55,7 @@ def build_mount_caches(
         )
         flush = RecallFlush(data.files, data.flusher, leases.progress)
         # In this order: what is buffered is committed, then what the kernel was told is taken back.
-        recalls = RecallThread(recall_queue, [flush.handle, kernel.forget_for_recall])
+        recalls = RecallThread(recall_queue, [flush.handle, kernel.forget_for_recall], ShownToOthers(data.files, names).of)
     atimes = Atimes(config.volume, client, memory.control, memory.opens, names.put, Policy(NOATIME))
     if not config.shared:
         atimes.policy = flags.atime

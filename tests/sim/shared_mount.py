@@ -77,7 +77,11 @@ class Sharing:
             if mount.life == life:
                 mount.submit(body, resume)
 
-        self.client = LeaseClient(submit, self._on_recall, lambda: mount.lease.left_ns(mount.host.clock.boot_ns()), mount.lease.doubt)
+        def left_ns() -> int:
+            left: int = mount.lease.left_ns(mount.host.clock.boot_ns())
+            return left
+
+        self.client = LeaseClient(submit, self._on_recall, left_ns, mount.lease.doubt, lambda ino, answer: answer(None))
         self.holder = self.client.holder
         for inos in self.changing:
             self.holder.change(inos)

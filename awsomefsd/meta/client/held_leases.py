@@ -21,9 +21,10 @@ from itertools import islice
 
 from awsomefsd.base.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api.messages import AnswerRecall, AwaitRecalls, ExtendRecall, Leased, Recalls, ReleaseLeases, ReportLeases, ReturnLeases
-from awsomefsd.meta.client.leases import EVERY_INODE, AdoptedLease
+from awsomefsd.meta.client.leases import EVERY_INODE, AdoptedLease, Shown
 
 RecallHandler = Callable[[int, int, Callable[[], None]], None]
+LookHandler = Callable[[int, Callable[["Shown | None"], None]], None]
 
 
 class HeldLease:
@@ -38,10 +39,14 @@ class HeldLease:
 
 
 class LeaseHolder:
-    """`on_recall(ino, mode, done)`: commit and drop what `mode` does not cover, then call `done`; it may take long."""
+    """`on_recall(ino, mode, done)`: commit and drop what `mode` does not cover, then call `done`; it may take long.
 
-    def __init__(self, on_recall: RecallHandler, session_left_ns: Callable[[], int]) -> None:
+    `on_look(ino, answer)`: call `answer` with what is shown of the inode, None if that is not known just now.
+    """
+
+    def __init__(self, on_recall: RecallHandler, session_left_ns: Callable[[], int], on_look: LookHandler) -> None:
         self._on_recall = on_recall
+        self._on_look = on_look
         self._left_ns = session_left_ns
         self._held: dict[int, HeldLease] = {}
         self._recalling: dict[int, tuple[int, int]] = {}  # ino → (term, sequence) that is being handled
@@ -119,6 +124,9 @@ class LeaseHolder:
             if recalls.term != self._floor[0] or sequence <= self._recalling.get(ino, (0, 0))[1]:
                 continue
             self._seen = max(self._seen, sequence)
+            if mode == LEASE_WRITE:
+                self._on_look(ino, partial(self._looked, self.session, ino, recalls.term, sequence))
+                continue
             self._recalling[ino] = (recalls.term, sequence)
             held = self._held.get(ino)
             if held is None or held.mode <= mode:
@@ -138,6 +146,13 @@ class LeaseHolder:
                 self._held[ino] = HeldLease(mode, 0, held.changes, held.stamp, held.grant)
         self._floor = max(self._floor, (term, sequence))
         self.replies.append(AnswerRecall(self.session, self.epoch, term, sequence))
+
+    def _looked(self, session: int, ino: int, term: int, sequence: int, shown: Shown | None) -> None:
+        """Answers a look.  It ends nothing, so grants that are on their way still count."""
+        if session != self.session or term != self._floor[0]:
+            return
+        written = self.mode(ino) == LEASE_WRITE and ino not in self._recalling
+        self.replies.append(AnswerRecall(self.session, self.epoch, term, sequence, shown if written else None))
 
     def extend(self, ino: int, done: int) -> ExtendRecall | None:
         """Still at it: something was committed since."""

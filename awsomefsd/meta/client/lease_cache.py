@@ -30,7 +30,7 @@ from awsomefsd.base.types import LEASE_NONE, LEASE_READ
 from awsomefsd.base.wait import Resume, Wait
 from awsomefsd.meta.api.messages import Body, Contested, Found, Leased
 from awsomefsd.meta.client.lease_protocol import LeaseClient
-from awsomefsd.meta.client.leases import AdoptedLease
+from awsomefsd.meta.client.leases import AdoptedLease, Shown
 from awsomefsd.meta.client.recalls import Done, RecallQueue
 
 REFUSED_PAUSE_MS = 1_000
@@ -72,7 +72,7 @@ class MountLeases:
         self._lock = threading.RLock()
         self._due: list[Callable[[], None]] = []  # to be called when the lock is free again
         self._depth = 0  # a closed client answers at once
-        self._talk = LeaseClient(self._submit, self._handle_recall, client.lease_left_ns, client.doubt_session)
+        self._talk = LeaseClient(self._submit, self._handle_recall, client.lease_left_ns, client.doubt_session, self._handle_look)
         self._holder = self._talk.holder
         self.may_buffer, self.grant, self.stamp = self._holder.may_buffer, self._holder.grant, self._holder.stamp
         self.changing, self.leaving = self._holder.changing, self._holder.leaving
@@ -120,6 +120,10 @@ class MountLeases:
         """With the lock held."""
         self._recalls.put(ino, mode, partial(self._locked, done))
 
+    def _handle_look(self, ino: int, answer: Callable[[Shown | None], None]) -> None:
+        """With the lock held."""
+        self._recalls.look(ino, partial(self._locked, answer))
+
     # --- asking -----------------------------------------------------------------------------------------------------------------
     def want(self, ino: int, mode: int = LEASE_READ) -> Wait:
         return _Asking(self, ino, mode, 0)
@@ -132,7 +136,7 @@ class MountLeases:
         """A recall of it is being handled; only a growing `done` moves the leader's deadline."""
         self._locked(self._talk.progress, ino, done)
 
-    def ask(self, ino: int, mode: int, resume: Resume, known: int = 0) -> None:
+    def ask(self, ino: int, mode: int, resume: Resume, known: int = 0, *, unless_written: bool = False) -> None:
         """Ask for a lease; whoever asks something else behind it on the same connection may keep that answer, if this was granted.
 
         `known` as of `want_knowing`; 0: whatever others did, nothing here rests on how the file was.
@@ -151,7 +155,7 @@ class MountLeases:
 
         def ask() -> None:
             self._asked[ino] += 1
-            self._talk.ask(self._volume, ino, mode, known, asked)
+            self._talk.ask(self._volume, ino, mode, known, asked, unless_written=unless_written)
 
         self._locked(ask)
 
@@ -167,12 +171,12 @@ class MountLeases:
         if len(self._paused) > LEASES_PAUSED_MAX:
             del self._paused[next(iter(self._paused))]
 
-    def cover(self, ino: int) -> None:
+    def cover(self, ino: int, *, unless_written: bool = False) -> None:
         """A read lease for what is asked next, if none is held and it may be asked for; nobody waits for it."""
         if self._holder.grant(ino) or ino in self._asking or self._paused.get(ino, 0) > time.monotonic() or not self._holder.session:
             return
         self._asking.add(ino)
-        self.ask(ino, LEASE_READ, _nobody)
+        self.ask(ino, LEASE_READ, _nobody, unless_written=unless_written)
         self._bound()
 
     def _bound(self) -> None:

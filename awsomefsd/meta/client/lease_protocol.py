@@ -15,8 +15,8 @@ from typing import Any
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.wait import Resume
 from awsomefsd.meta.api.messages import Body, Contested, Found, GetLease, Leased
-from awsomefsd.meta.client.held_leases import LeaseHolder, RecallHandler
-from awsomefsd.meta.client.leases import AdoptedLease
+from awsomefsd.meta.client.held_leases import LeaseHolder, LookHandler, RecallHandler
+from awsomefsd.meta.client.leases import AdoptedLease, Shown
 
 Asked = Callable[["Leased | Contested | None", "BaseException | None"], None]
 
@@ -24,7 +24,7 @@ Asked = Callable[["Leased | Contested | None", "BaseException | None"], None]
 class LeaseClient:
     """Calls come one at a time.
 
-    `on_recall` as of LeaseHolder; `doubt`: something was refused as of an ended session, ask for a renewal.
+    `on_recall` and `on_look` as of LeaseHolder; `doubt`: something was refused as of an ended session, ask for a renewal.
     """
 
     def __init__(
@@ -33,11 +33,13 @@ class LeaseClient:
         on_recall: RecallHandler,
         session_left_ns: Callable[[], int],
         doubt: Callable[[], None],
+        on_look: LookHandler,
     ) -> None:
         self._submit = submit
         self._on_recall = on_recall
         self._doubt = doubt
-        self.holder = LeaseHolder(self._handle_recall, session_left_ns)
+        self._on_look = on_look
+        self.holder = LeaseHolder(self._handle_recall, session_left_ns, self._handle_look)
         self._term = 0  # of the leader that greeted last
         self._listening = 0  # number of the question for recalls that counts
         self._deaf = False  # it was answered by a leader that does not
@@ -92,6 +94,13 @@ class LeaseClient:
 
         self._on_recall(ino, mode, ended)
 
+    def _handle_look(self, ino: int, answer: Callable[[Shown | None], None]) -> None:
+        def looked(shown: Shown | None) -> None:
+            answer(shown)
+            self._answer()
+
+        self._on_look(ino, looked)
+
     def _answer(self) -> None:
         answers, self.holder.replies = self.holder.replies, []
         for answer in answers:
@@ -103,10 +112,10 @@ class LeaseClient:
             self._submit(extend, self._refused)
 
     # --- requests ---------------------------------------------------------------------------------------------------------------
-    def ask(self, volume: int, ino: int, mode: int, known: int, asked: Asked) -> None:
+    def ask(self, volume: int, ino: int, mode: int, known: int, asked: Asked, *, unless_written: bool = False) -> None:
         """A lease; `asked` gets the grant, or nothing if it came too late to mean anything: ask again after a pause.
 
-        Or Contested: go on without a lease, and do not ask before its pause is over.
+        Or Contested: go on without a lease, and do not ask before its pause is over.  `unless_written` as in GetLease.
         """
         holder = self.holder
         session = holder.session
@@ -120,7 +129,7 @@ class LeaseClient:
             else:
                 asked(reply if holder.session == session and holder.granted(ino, reply) else None, None)
 
-        self._submit(GetLease(session, holder.epoch, volume, ino, mode, known), answered)
+        self._submit(GetLease(session, holder.epoch, volume, ino, mode, known, unless_written), answered)
 
     def made(self, session: int, found: Found) -> bool:
         """The answer of a Create or Tmpfile with `lease`, proposed under that session: whether a lease came with it, in time."""

@@ -24,6 +24,15 @@ class AdoptedLease(NamedTuple):
     known: int  # changes of the file; 0: not said, as by builds that did not hand it on
 
 
+class Shown(NamedTuple):
+    """What a mount shows of a file that it writes under a lease, committed or not."""
+
+    size: int
+    stored_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+
 class LeaseView(Protocol):
     """What may be remembered and promised: any thread may call, none waits or takes a lock.  An answer holds at this moment only."""
 
@@ -72,8 +81,11 @@ class WriteLeases(Protocol):
 class OwnChanges(Protocol):
     """What this mount asks and changes itself.  Any thread may call; nothing blocks but for the lock of the leases."""
 
-    def cover(self, ino: int) -> None:
-        """Asks for a read lease for what is asked next, if none is held and it may be asked for; nobody waits for it."""
+    def cover(self, ino: int, *, unless_written: bool = False) -> None:
+        """Asks for a read lease for what is asked next, if none is held and it may be asked for; nobody waits for it.
+
+        `unless_written`: and only if nobody has the write lease, which would be recalled.
+        """
 
     def made(self, session: int, found: Found) -> bool:
         """Takes up the lease that came with what was made under that session; false if none is held now."""

@@ -11,23 +11,38 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from awsomefsd.meta.client.held_leases import RecallHandler
+from awsomefsd.meta.client.leases import Shown
 
 Done = Callable[[], None]
+Answer = Callable[["Shown | None"], None]
 
 log = logging.getLogger("awsomefsd.leases")
+
+
+class _Look(NamedTuple):
+    ino: int
+    answer: Answer
+
+
+_Item = tuple[int, int, Done] | _Look | Callable[[], None] | None
 
 
 class RecallQueue:
     """Recalls in the order in which they came.  Any thread may put; one takes."""
 
     def __init__(self) -> None:
-        self._items: queue.SimpleQueue[tuple[int, int, Done] | Callable[[], None] | None] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[_Item] = queue.SimpleQueue()
 
     def put(self, ino: int, mode: int, done: Done) -> None:
         """A lease is to be given up but for `mode` (LEASE_NONE, LEASE_READ); `done` is called once after the last handler."""
         self._items.put((ino, mode, done))
+
+    def look(self, ino: int, answer: Answer) -> None:
+        """`answer` is to be called with what this mount shows of a file that it writes."""
+        self._items.put(_Look(ino, answer))
 
     def call(self, work: Callable[[], None]) -> None:
         """Call `work` on the thread of the recalls, after what was put before."""
@@ -37,7 +52,7 @@ class RecallQueue:
         """Nothing that is put after this is taken."""
         self._items.put(None)
 
-    def take(self) -> tuple[int, int, Done] | Callable[[], None] | None:
+    def take(self) -> _Item:
         """The next one; blocks until there is one.  None after `end`."""
         return self._items.get()
 
@@ -47,10 +62,13 @@ class RecallThread:
 
     A handler gets (inode, what may stay, done) on the thread "recalls".  It calls `done` once when it has finished, then or later, on any
     thread; only then the next one is called.  After the last handler the recall is answered.
+
+    `shown` returns what this mount shows of a file, on the same thread; None if it is not known just now.
     """
 
-    def __init__(self, recalls: RecallQueue, handlers: Sequence[RecallHandler]) -> None:
+    def __init__(self, recalls: RecallQueue, handlers: Sequence[RecallHandler], shown: Callable[[int], Shown | None]) -> None:
         self._queue = recalls
+        self._shown = shown
         self._handlers = tuple(handlers)
         self._thread = threading.Thread(target=self._run, name="recalls", daemon=True)
         self._thread.start()
@@ -63,7 +81,9 @@ class RecallThread:
     def _run(self) -> None:
         while (item := self._queue.take()) is not None:
             try:
-                if isinstance(item, tuple):
+                if isinstance(item, _Look):
+                    item.answer(self._shown(item.ino))
+                elif isinstance(item, tuple):
                     self._handle(*item, 0)
                 else:
                     item()

@@ -118,7 +118,7 @@ class Leader:
         self._waiters = LockWaiters()
         self._locks = LockWaits(self._waiters, replica, self._proposer, self._reads)
         self._requests = PlainRequests(replica, cluster_uuid, host, self._proposer, clocks.monotonic_ns)
-        self._leases = LeaseRequests(replica, self._renewals, self._proposer, clocks.boot_ns)
+        self._leases = LeaseRequests(replica, self._renewals, self._proposer, clocks.boot_ns, self._query)
         self._space = SpaceRecalls()
         self._absent = AbsentDevices(replica, self._requests.sightings, self._proposer)
         self._asked = Asked()

@@ -57,8 +57,7 @@ class AttributeOps:
 
     def _getattr(self, ino: int) -> Steps:
         kernel = self._mount.caches.kernel
-        attr = yield from self._mount.attr_or_gone(ino)
-        shown = self._mount.shown(attr)
+        shown = yield from self._mount.or_gone(self._mount.shown_op(ino))
         if kernel is not None and kernel.stale(shown):
             yield kernel.dropped(ino)
         return shown

@@ -97,7 +97,7 @@ class DataOps:
         removing = mount.session.removing.get(ino)
         if removing is not None:
             yield removing
-        attr: Attr = yield from mount.attr_or_gone(ino)
+        attr: Attr = yield from mount.or_gone(mount.attr_op(ino))
         if attr.nlink == 0 and not mount.session.opens.count(ino):
             raise FsError(mount.caches.modes.gone_errno())
         if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):

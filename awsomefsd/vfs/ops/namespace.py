@@ -70,10 +70,10 @@ class NamespaceOps:
     def _lookup(self, parent: int, name: bytes) -> Steps:
         mount = self._mount
         if name == b".":  # of any inode: so the kernel finds one again by its number, for a handle that outlived its cache
-            attr: Attr = yield from mount.attr_op(parent)
+            attr: Attr = yield from mount.shown_op(parent)
             if not attr.nlink and not mount.session.opens.count(parent):
                 raise FsError(errno.ENOENT)  # it is remembered until the kernel's FORGET comes
-            return mount.shown(attr)
+            return attr
         if name == b"..":
             reply: Found = yield mount.metadata.ask(GetParent(mount.volume, parent))
             return mount.shown(reply.attr)
@@ -81,7 +81,7 @@ class NamespaceOps:
             yield from mount.attr_op(parent)
         mount.caches.cover(parent)
         try:
-            reply = yield mount.metadata.ask(Lookup(mount.volume, parent, name))
+            reply = yield mount.metadata.ask(Lookup(mount.volume, parent, name, buffered=True))
         except FsError as err:
             if err.errno == errno.ENOENT:
                 mount.caches.names.enter(parent, name, ABSENT)

@@ -136,6 +136,24 @@ def touched(command: Any, named: Iterable[int] = ()) -> list[int]:
 
 
 DropPages = Callable[[int, int, int, "Callable[[], None] | None"], None]  # inode, range (length 0: to the end), what is called then
+def with_buffered(attr: Attr, state: FileState | None) -> Attr | None:
+    """Returns committed attributes with the size and times of what is buffered beside them; None: nothing is."""
+    if state is None or not state.dirty:
+        return None
+    with state.lock:
+        dirty, mtime_ns, size, dirty_bytes = bool(state.dirty), state.mtime_ns, state.size, state.dirty_bytes
+    if not dirty:
+        return None
+    ctime_ns = attr.ctime_ns
+    if mtime_ns is None:
+        mtime_ns = attr.mtime_ns
+    else:
+        ctime_ns = max(ctime_ns, mtime_ns)
+    return Attr(
+        attr.ino, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, max(size, attr.size),
+        max(attr.stored_bytes, min(attr.stored_bytes + dirty_bytes, size)),
+        attr.atime_ns, mtime_ns, ctime_ns, attr.btime_ns, attr.inline, attr.xattrs, attr.consistency,
+    )  # fmt: skip
 
 
 class Caches:
@@ -215,10 +233,10 @@ class Caches:
         with self.leases.doubting([]) if repeated else contextlib.nullcontext():
             self.names.put(attr)
 
-    def cover(self, ino: int) -> None:
+    def cover(self, ino: int, *, unless_written: bool = False) -> None:
         """Asks for a read lease on what is asked about next, so that the answer may be kept: no round trip more."""
         if self.leases is not None and self.modes.asks_leases:
-            self.leases.cover(ino)
+            self.leases.cover(ino, unless_written=unless_written)
 
 
 class Buffered:
@@ -342,10 +360,23 @@ class MountState:
             self.caches.names.put(attr)
         return attr
 
-    def attr_or_gone(self, ino: int) -> Steps:
-        """Returns as `attr_op`, for what the kernel knows by a name that may be old."""
+    def shown_op(self, ino: int) -> Steps:
+        """The attributes for stat(2): what another mount buffers of the file counts, and stays buffered there.  Raises FsError(ENOENT).
+
+        They are no base for anything else: the layout is that of what is committed.
+        """
+        attr = self.caches.names.attr(ino)
+        if attr is None:
+            self.caches.cover(ino, unless_written=True)
+            reply: Found = yield self.metadata.ask(GetAttr(self.volume, ino, buffered=True))
+            attr = reply.attr
+            self.caches.names.put(attr)  # kept under a lease, and then nobody else has buffered anything
+        return self.shown(attr)
+
+    def or_gone(self, steps: Steps) -> Steps:
+        """Returns what `steps` do, for what the kernel knows by a name that may be old."""
         try:
-            return (yield from self.attr_op(ino))
+            return (yield from steps)
         except FsError as err:
             if err.errno != errno.ENOENT:
                 raise
@@ -368,26 +399,11 @@ class MountState:
         A commit puts the new attributes among the names before its records are clean: who finds nothing dirty looks there again, because
         `attr` may be from before the commit.  The records become clean, and `mtime_ns` None, under the state's lock.
         """
-        state = self.buffered.files.get(attr.ino)
         atime_ns = self.caches.atimes.of(attr.ino)
-        dirty = False
-        if state is not None and state.dirty:
-            with state.lock:
-                dirty, mtime_ns, size, dirty_bytes = bool(state.dirty), state.mtime_ns, state.size, state.dirty_bytes
-        if not dirty:
-            attr = self.caches.names.attr(attr.ino) or attr
-            return attr if atime_ns is None else replace(attr, atime_ns=atime_ns)
-        ctime_ns = attr.ctime_ns
-        if mtime_ns is None:
-            mtime_ns = attr.mtime_ns
-        else:
-            ctime_ns = max(ctime_ns, mtime_ns)
-        return Attr(
-            attr.ino, attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, max(size, attr.size),
-            max(attr.stored_bytes, min(attr.stored_bytes + dirty_bytes, size)),
-            attr.atime_ns if atime_ns is None else atime_ns, mtime_ns, ctime_ns, attr.btime_ns, attr.inline, attr.xattrs,
-            attr.consistency,
-        )  # fmt: skip
+        shown = with_buffered(attr, self.buffered.files.get(attr.ino))
+        if shown is None:
+            shown = self.caches.names.attr(attr.ino) or attr
+        return shown if atime_ns is None else replace(shown, atime_ns=atime_ns)
 
     def cache_policy(self, attr: Attr, flags: int, fh: int, *, made: bool = False) -> CachePolicy:
         """Returns what the kernel may cache of a file for this open.  `made`: by this request, so the kernel has no pages of it."""

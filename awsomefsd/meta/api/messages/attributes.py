@@ -7,8 +7,11 @@ from awsomefsd.meta.api.messages.base import Message
 
 
 class GetAttr(Message, tag=11):
+    """Found.  `buffered`: what another mount buffers under a write lease counts and stays buffered; else that is committed before."""
+
     volume: int
     ino: int
+    buffered: bool = False
 
 
 class GetXattr(Message, tag=14):

@@ -30,7 +30,7 @@ class GetLease(Message, tag=50):
     """A lease on an inode (a directory: with all its names) for a session that shares its volume.  Leased, when nothing conflicts,
     or Contested at once.
 
-    `known` as in AcquireLease.
+    `known` as in AcquireLease.  `unless_written`: Contested, and nothing is recalled, where another session has the write lease.
     """
 
     session: int
@@ -39,6 +39,7 @@ class GetLease(Message, tag=50):
     ino: int
     mode: int  # LEASE_READ or LEASE_WRITE
     known: int = 0
+    unless_written: bool = False
 
 
 class ReportLeases(Message, tag=51):
@@ -59,12 +60,17 @@ class AwaitRecalls(Message, tag=52):
 
 
 class AnswerRecall(Message, tag=53):
-    """Says that a recall is done: buffered data is committed, caches are dropped.  Nothing older than it is honoured any more."""
+    """Says that a recall is done: buffered data is committed, caches are dropped.  Nothing older than it is honoured any more.
+
+    `shown` answers a look (a recall with LEASE_WRITE as the mode that may stay), which ends nothing: size, stored bytes, mtime and ctime
+    in ns, as this mount shows them.  None: it does not say, as builds that know no looks; then the lease is recalled.
+    """
 
     session: int
     epoch: int
     term: int
     sequence: int
+    shown: tuple[int, int, int, int] | None = None
 
 
 class ExtendRecall(Message, tag=54):
@@ -102,7 +108,7 @@ class Leased(Message, tag=40):
 
 
 class Recalls(Message, tag=41):
-    """(sequence, inode, mode that may stay) of the open recalls, in order."""
+    """(sequence, inode, mode that may stay) of the open recalls, in order.  LEASE_WRITE: a look, see AnswerRecall."""
 
     term: int
     recalls: list[tuple[int, int, int]]

@@ -8,11 +8,12 @@ from awsomefsd.meta.api.messages.leases import Leased
 
 
 class Lookup(Message, tag=10):
-    """Found, or Failed(ENOENT)."""
+    """Found, or Failed(ENOENT).  `buffered` as in GetAttr."""
 
     volume: int
     parent: int
     name: bytes
+    buffered: bool = False
 
 
 class ReadDir(Message, tag=12):

@@ -30,6 +30,11 @@ class Recall:
         self.deadline_ns = deadline_ns
         self.done = 0
 
+    @property
+    def is_look(self) -> bool:
+        """True: the session is asked what it shows of what it writes, and keeps its lease."""
+        return self.mode == LEASE_WRITE
+
 
 class Holder:
     """A session that shares a volume."""
@@ -142,6 +147,7 @@ class Grants:
         """The entry that ends the write lease was applied; what waits for the key is woken."""
         self._forget_writer(key)
         self._queues.wake(key)
+        self._queues.wake_looking(key)
 
     def remove_writes_of(self, session: int) -> None:
         """The end of the session was applied, and with it that of its write leases."""
@@ -153,6 +159,9 @@ class Grants:
         holder = None if writer is None else self.holders.get(writer[0])
         if holder is not None:
             holder.writes -= 1
+            if key in holder.recalls and holder.recalls[key].is_look:
+                del holder.recalls[key]  # what it shows from now on is not all that there is
+                self._queues.wake_looking(key)
 
     def is_full(self, session: int) -> bool:
         """The session holds so many leases that it gets no more to write: each one that it gives back goes on as one to read."""
@@ -175,5 +184,6 @@ class Grants:
         """The number of a grant.  It overtakes an open recall of the key, whose answer would speak of what was held before: ask again."""
         if holder.recalls.pop(key, None) is not None:
             self._queues.wake(key)
+            self._queues.wake_looking(key)
         holder.sequence += 1
         return holder.sequence

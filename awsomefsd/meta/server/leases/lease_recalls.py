@@ -2,6 +2,10 @@
 
 A recall has a deadline that only progress moves.  A recall to read lets the writer go on reading; a stricter one replaces it and keeps its
 deadline.
+
+A *look* is a recall that takes nothing: LEASE_WRITE may stay.  The writer answers what it shows of the inode, and goes on buffering.  One
+that does not answer in time is treated as with any recall, and one that does not say is recalled to read.  A recall replaces a look, and
+begins a deadline of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ class LeaseRecalls:
         self._contention = contention
         self._to_tell: set[int] = set()  # sessions with new recalls
         self._begun = 0
+        self._looks = 0
         self._answered_ms = [0] * (len(RECALL_BOUNDS_MS) + 1)  # how many were answered within each bound, the last: later
 
     # --- what is in the way -----------------------------------------------------------------------------------------------------
@@ -60,6 +65,26 @@ class LeaseRecalls:
         self._recall(writer[0], key, LEASE_READ, now_ns)
         return False
 
+    def begin_look(self, key: Key, now_ns: int) -> bool | None:
+        """Asks the writer of an inode what it shows.  True: it was asked before and has not answered.
+
+        None: it is asked for the lease anyway, or has ended.
+        """
+        writer = self._grants.writer(key)
+        holder = None if writer is None else self._grants.holders.get(writer[0])
+        if writer is None or holder is None:
+            return None
+        recall = holder.recalls.get(key)
+        if recall is None:
+            self._recall(writer[0], key, LEASE_WRITE, now_ns)
+            return False
+        return True if recall.is_look else None
+
+    def end_look(self, session: int, recall: Recall) -> None:
+        """It was answered."""
+        assert recall.is_look, "a recall ends with the lease, or with its write part"
+        del self._grants.holders[session].recalls[recall.key]
+
     def is_buffered(self, mount: int, key: Key) -> bool:
         """Another mount than this one may buffer something of the inode under a write lease."""
         writer = self._grants.writer(key)
@@ -73,10 +98,13 @@ class LeaseRecalls:
         recall = holder.recalls.get(key)
         if recall is None or recall.mode > mode:
             holder.sequence += 1
-            if recall is None:
+            if recall is None or recall.is_look:
                 begun, deadline = now_ns, now_ns + RECALL_MS * NS_PER_MS
-                self._begun += 1
-                self._contention.note_recall(key, now_ns)
+                if mode == LEASE_WRITE:
+                    self._looks += 1
+                else:
+                    self._begun += 1
+                    self._contention.note_recall(key, now_ns)
             else:
                 begun, deadline = recall.begun_ns, recall.deadline_ns
             holder.recalls[key] = Recall(holder.sequence, key, mode, begun, deadline)
@@ -85,7 +113,7 @@ class LeaseRecalls:
     def is_recalled(self, session: int, key: Key) -> bool:
         """The session is asked to let go of that key: its requests overtake those that wait."""
         holder = self._grants.holders.get(session)
-        return holder is not None and key in holder.recalls
+        return holder is not None and key in holder.recalls and not holder.recalls[key].is_look
 
     # --- what sessions are told and say -----------------------------------------------------------------------------------------
     def take_sessions_to_tell(self) -> set[int]:
@@ -146,5 +174,6 @@ class LeaseRecalls:
             **{f"lease_recalls_within_{bound}ms": count for bound, count in within},
             "lease_recalls_answered": sum(self._answered_ms),
             "lease_recalls": self._begun,
+            "lease_looks": self._looks,
             "lease_recalls_open": sum(len(holder.recalls) for holder in self._grants.holders.values()),
         }

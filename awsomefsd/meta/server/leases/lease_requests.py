@@ -9,6 +9,10 @@ to a read lease.  That is looked at when the answer would be given, not when the
 A question that was parked has been confirmed (read_index.py) before: when it is woken it is answered at once, or a writer that comes
 back quickly could starve it.
 
+A question for what is shown only (`buffered`: stat) flushes nothing: the writer is asked for size and times (a look, lease_recalls.py) and
+keeps its lease.  Each look begins after the questions that it answers have come, so what they are told is no older than they are, and one
+look at a time is open for an inode, however many ask.
+
 What the table knows of write leases it learns from the entries as they are applied, whoever proposed them: an answer that was given up as
 "outcome unknown" may yet become a lease.
 
@@ -24,13 +28,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from awsomefsd.base.limits import LEASES_HELD_MAX, LEASES_LOADED_A_TURN, LEASES_SWEPT_A_CHECK
+from awsomefsd.base.limits import CONTEST_QUIET_MS, FILE_BYTES_MAX, LEASES_HELD_MAX, LEASES_LOADED_A_TURN, LEASES_SWEPT_A_CHECK
 from awsomefsd.base.types import HOST_UNIQUE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands import AcquireLease, AnyCommand, Create, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
 from awsomefsd.meta.replica.applied_machine import AppliedLeases
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.server.leases.conflicts import QUESTIONS, asked, touched
+from awsomefsd.meta.server.leases.lease_grants import Recall
 from awsomefsd.meta.server.leases.lease_table import LeaseTable
 from awsomefsd.meta.server.proposals import BatchProposer
 from awsomefsd.meta.server.request import AnyRequest, Origin, Request, Silent
@@ -99,11 +104,39 @@ def made(table: LeaseTable, session: int, volume: int, reply: m.Reply) -> m.Repl
     return replace(reply, leased=grant)
 
 
+def _is_look(body: m.Body) -> bool:
+    """The question is for what is shown of a file, not for what is committed of it."""
+    return isinstance(body, (m.GetAttr, m.Lookup)) and body.buffered
+
+
+def _is_plausible(shown: tuple[int, int, int, int]) -> bool:
+    size, stored_bytes, *times_ns = shown
+    return 0 <= size <= FILE_BYTES_MAX and 0 <= stored_bytes < 1 << 62 and all(abs(time_ns) < 1 << 64 for time_ns in times_ns)
+
+
+def _with_shown(reply: m.Reply, shown: tuple[int, int, int, int]) -> m.Reply:
+    """Returns the answer to a question with what the writer shows of the file."""
+    if not isinstance(reply, m.Found):
+        return reply
+    size, stored_bytes, mtime_ns, ctime_ns = shown
+    attr = replace(reply.attr, size=size, stored_bytes=stored_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+    return replace(reply, attr=attr)
+
+
 class LeaseRequests:
     """Used by the metadata thread only; nothing blocks."""
 
-    def __init__(self, replica: Replica, renewals: Renewals, proposer: BatchProposer, boot_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        renewals: Renewals,
+        proposer: BatchProposer,
+        boot_ns: Callable[[], int],
+        query: Callable[[m.Body], m.Reply],
+    ) -> None:
+        """`query` answers a question from the applied state."""
         self._replica = replica
+        self._query = query
         self._renewals = renewals
         self._boot_ns = boot_ns
         self._proposer = proposer
@@ -253,7 +286,7 @@ class LeaseRequests:
     # --- questions --------------------------------------------------------------------------------------------------------------
     def recall_early(self, request: AnyRequest) -> None:
         """Recalls the write lease that is in the way of a question while that waits for its confirmation."""
-        if type(request.body) in QUESTIONS and (self._table.grants.writers or self.is_loading):
+        if type(request.body) in QUESTIONS and not _is_look(request.body) and (self._table.grants.writers or self.is_loading):
             key = asked(request.body, self._machine().child)
             if key is not None:
                 self._table.recalls.recall_writer(request.origin.mount, key, self._boot_ns())
@@ -267,10 +300,32 @@ class LeaseRequests:
             return False
         mount, now = request.origin.mount, self._boot_ns()
         self._table.contention.note_use(key, mount, LEASE_READ, now)
-        if self._table.recalls.recall_writer(mount, key, now):
+        if not self._table.recalls.is_buffered(mount, key):
             return False
+        if _is_look(request.body) and (open_one := self._table.recalls.begin_look(key, now)) is not None:
+            if not self._table.queues.park_looking(key, request, since=open_one):
+                request.answer(_LATER)
+            return True
+        self._table.recalls.recall_writer(mount, key, now)
         self._park(key, request)
         return True
+
+    def _take_shown(self, session: int, recall: Recall, shown: tuple[int, int, int, int] | None) -> None:
+        """The writer has answered a look; what it does not say has to be committed."""
+        recalls, queues, key, now = self._table.recalls, self._table.queues, recall.key, self._boot_ns()
+        recalls.end_look(session, recall)
+        if shown is None or not _is_plausible(shown):
+            recalls.recall_writer(0, key, now)
+            return
+        looked, more = queues.take_looked(key)
+        if more:
+            recalls.begin_look(key, now)
+        for request in looked:
+            if asked(request.body, self._machine().child) == key:
+                request.answer(_with_shown(self._query(request.body), shown))
+            else:  # the name leads elsewhere now
+                self._park(key, request)
+                queues.wake(key)
 
     def hide_buffered(self, request: AnyRequest, reply: m.Reply) -> m.Reply:
         """Returns the reply; a page of a directory comes without the attributes of files that another mount writes."""
@@ -322,6 +377,9 @@ class LeaseRequests:
             request.answer(_LATER)
             return
         key, now = (body.volume, body.ino), self._boot_ns()
+        if body.unless_written and (table.grants.writer(key) or (session, 0))[0] != session:
+            request.answer(m.Contested(CONTEST_QUIET_MS))
+            return
         if (table.grants.writer(key) or (0, 0))[0] != session:
             table.contention.note_use(key, mount, body.mode, now)
             pause_ms = table.contention.pause_ms(key, mount, body.mode, now)
@@ -382,6 +440,10 @@ class LeaseRequests:
         if self._answer_ended(request):
             return
         recall = self._table.recalls.find(body.session, body.term, body.sequence)
+        if recall is not None and recall.is_look:
+            self._take_shown(body.session, recall, body.shown)
+            request.answer(m.Done())
+            return
         epoch = 0 if recall is None else self._table.recalls.answer(body.session, recall, self._boot_ns())
         if recall is not None and epoch:
             self._release(request, recall.key, epoch)

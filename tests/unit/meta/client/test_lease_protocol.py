@@ -14,11 +14,16 @@ INO = 2
 class Bench:
     def __init__(self) -> None:
         self.sent: list[tuple[Any, Any]] = []
-        self.client = LeaseClient(lambda body, resume: self.sent.append((body, resume)), self._on_recall, lambda: 1, lambda: None)
+        self.client = LeaseClient(
+            lambda body, resume: self.sent.append((body, resume)), self._on_recall, lambda: 1, lambda: None, self._on_look
+        )
         self.recalled: list[Any] = []
 
     def _on_recall(self, ino: int, mode: int, done: Any) -> None:
         self.recalled.append(done)
+
+    def _on_look(self, ino: int, answer: Any) -> None:
+        answer(None)
 
     def take(self, kind: type, reply: Any) -> None:
         """Answer the oldest of that kind."""

@@ -266,7 +266,7 @@ def test_a_lease_that_became_one_to_write_is_not_given_up_with_the_oldest(nodes:
 
     leases._release = slow  # type: ignore[method-assign]
     for ino in inos[1:]:
-        one.attr(ino)
+        one.open(ino)
     assert reached.wait(LIMIT_S)
     leases._release = release  # type: ignore[method-assign]
     one.write(victim, fh, 0, b"acknowledged")

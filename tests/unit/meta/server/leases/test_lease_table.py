@@ -31,7 +31,8 @@ class Mount:
         self.lease = RenewalTimer()
         self.slow = False  # does not answer recalls by itself
         self.recalled: list = []
-        self.holder = LeaseHolder(self._on_recall, lambda: self.lease.left_ns(cluster.now))
+        self.looks: list = []  # that are not answered yet
+        self.holder = LeaseHolder(self._on_recall, lambda: self.lease.left_ns(cluster.now), lambda ino, answer: self.looks.append(answer))
         self.asked: dict[tuple[Wire, int], m.Body] = {}
         self.sent: dict[tuple[Wire, int], int] = {}
         self.wire: Wire | None = None
