@@ -391,11 +391,11 @@ class ClientCore:
         if type(body) is WaitLock:
             if self._waiting_locks.get(body.unique) is request:
                 del self._waiting_locks[body.unique]
-            if error is None and body.acks:
+            if error is None and body.acks and not request.repeated:
                 carried = set(body.acks)
                 self._acks = [unique for unique in self._acks if unique not in carried]
-        elif type(body) is Propose and isinstance(error, FsError) and error.errno in _NO_ENTRY:
-            self._acks += body.acks
+        elif type(body) is Propose and (request.repeated or (isinstance(error, FsError) and error.errno in _NO_ENTRY)):
+            self._acks += body.acks  # of a repeated one: the leader may have answered with the result that it kept of an earlier copy
         return EndedRequest(request, reply, error)
 
     @staticmethod

@@ -254,3 +254,24 @@ def test_acknowledgements_of_a_proposal_that_was_no_entry_go_with_the_next(numbe
     assert bench.sent[1][1].acks == [7]
     bench.answer(bench.sent[1][0], m.Failed(errno.EEXIST))
     assert not bench.core.acks_waiting
+
+
+@pytest.mark.parametrize("kind", ["proposal", "lock"])
+def test_acknowledgements_that_joined_a_request_when_it_was_sent_again_go_with_the_next(kind):
+    """The first copy may have become the entry: then the leader answers with the result that it kept, and proposes nothing."""
+    bench = Bench()
+    bench.greet()
+    if kind == "proposal":
+        bench.propose(10)
+    else:
+        bench.submit(m.WaitLock(bench.core.register(10), 1, 1, bench.core.copy_acks(), LOCK))
+    bench.core.ack_inherited(7)
+    bench.answer(bench.sent[0][0], m.Failed(errno.EAGAIN, "the outcome is not known", True))
+    bench.now += RETRY_PAUSE_MS * MS
+    bench.core.tick()
+    assert bench.sent[1][1].acks == [7]
+    assert bench.answer(bench.sent[1][0], m.Done()).reply == m.Done()
+    bench.propose(11)
+    assert bench.sent[2][1].acks == [7]
+    bench.answer(bench.sent[2][0], m.Done())
+    assert not bench.core.acks_waiting
