@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import LOCKS_PER_INODE_MAX
 from awsomefsd.base.types import LOCK_END_MAX, LOCK_FLOCK, LOCK_POSIX, Lock
-from awsomefsd.meta.api.commands import Entry, SetLock
-from awsomefsd.meta.api.messages import Done, Reply
-from awsomefsd.meta.machine.write_leases import count_lost_lock
+from awsomefsd.meta.api.commands import AcquireLease, Entry, SetLock
+from awsomefsd.meta.api.messages import Done, Leased, Reply
+from awsomefsd.meta.machine.write_leases import acquire, changes_since, count_lost_lock
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.lookups import inode_of, is_live, session_of, volume_of
 from awsomefsd.meta.state.rows_cache import State
@@ -138,10 +138,29 @@ def set_lock(state: State, entry: Entry, command: SetLock) -> Reply:
         raise FsError(errno.ENOLCK, f"inode {command.ino} has {len(held)} locks")
     if want.lock_type != F_WRLCK:
         state.unlocked.add((command.volume, command.ino))  # released, or converted to a weaker one
-    for ended in _ended(state, _stored(state, command.volume, command.ino)):
-        _end_on_inode(state, command.volume, command.ino, ended)
+    _end_those_of_ended(state, command.volume, command.ino)
     _keep(state, command.volume, command.ino, session.session, held, after)
     return Done()
+
+
+def acquire_lease(state: State, entry: Entry, command: AcquireLease) -> Reply:
+    """Grants the write lease of an inode, and tells as its changes also the locks that ended sessions have left there.
+
+    Reap would count those later, and the holder's own data would then be taken for older than a change of others.
+    """
+    reply = acquire(state, entry, command)
+    if isinstance(reply, Leased) and _end_those_of_ended(state, command.volume, command.ino):
+        changes, by_others = changes_since(state, command.volume, command.ino, entry.mount, command.known)
+        reply.changes, reply.changed_by_others = changes, by_others
+    return reply
+
+
+def _end_those_of_ended(state: State, volume: int, ino: int) -> bool:
+    """Ends the locks that sessions which have ended left on an inode.  False: there were none."""
+    ended = _ended(state, _stored(state, volume, ino))
+    for session in ended:
+        _end_on_inode(state, volume, ino, session)
+    return bool(ended)
 
 
 def _keep(state: State, volume: int, ino: int, session: int, before: list[Lock], after: list[Lock]) -> None:

@@ -99,7 +99,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.OpenCollector: sessions.open_collector,
     c.Relocate: relocation.relocate,
     c.SetLock: locks.set_lock,
-    c.AcquireLease: leases.acquire,
+    c.AcquireLease: locks.acquire_lease,
     c.ReleaseLease: leases.release,
     c.RegisterReader: stream_readers.register,
     c.AdvanceReader: stream_readers.advance,
@@ -262,8 +262,7 @@ class Machine:
 
     def changes_by_others(self, volume: int, ino: int, mount: int, known: int) -> tuple[int, bool]:
         """Returns LeaseRow.changes of an inode, and True if another mount than `mount` made it more than `known`."""
-        row = leases.of_inode(self.state, volume, ino)
-        return row.changes, leases.changed_by_others(row, mount, known)
+        return leases.changes_since(self.state, volume, ino, mount, known)
 
     def child(self, volume: int, parent: int, name: bytes) -> int:
         """Returns the inode of a name; 0 if there is none."""

@@ -75,6 +75,12 @@ def changed_by_others(row: rows.LeaseRow, mount: int, known: int) -> bool:
     return bool(known) and row.changes != known and not (row.mount == mount and row.changes - row.run <= known)
 
 
+def changes_since(state: State, volume: int, ino: int, mount: int, known: int) -> tuple[int, bool]:
+    """Returns the number of changes of an inode's data, and `changed_by_others` of it."""
+    row = of_inode(state, volume, ino)
+    return row.changes, changed_by_others(row, mount, known)
+
+
 def release(state: State, entry: Entry, command: ReleaseLease) -> Reply:
     """Ends a write lease of the session."""
     session = session_of(state, entry, command.volume)

@@ -142,6 +142,17 @@ def test_a_mount_comes_back_when_each_of_its_locks_is_counted_as_lost(rig: Rig) 
     assert rig.drive.ok(c.AcquireLease(1, rig.inos[-1], known), **one).changed_by_others
 
 
+def test_what_is_reaped_makes_no_data_of_a_later_lease_a_conflict(rig: Rig) -> None:
+    """Its holder loses its session, and asks again with what it knew: nobody has changed the file since."""
+    rig.end()
+    ino = rig.inos[-1]
+    told = rig.drive.ok(c.AcquireLease(1, ino, 1), **rig.two)
+    assert told.changed_by_others, "a lock was lost there"
+    rig.reap()
+    assert not rig.drive.ok(c.AcquireLease(1, ino, told.changes), **rig.two).changed_by_others
+    assert rig.faults() == []
+
+
 def test_a_node_that_comes_back_ends_all_its_sessions_in_one_entry_of_bounded_work(rig: Rig) -> None:
     other = rig.open(3, "n1")
     for ino in rig.inos[: FILES // 2]:
