@@ -136,6 +136,8 @@ def touched(command: Any, named: Iterable[int] = ()) -> list[int]:
 
 
 DropPages = Callable[[int, int, int, "Callable[[], None] | None"], None]  # inode, range (length 0: to the end), what is called then
+
+
 def with_buffered(attr: Attr, state: FileState | None) -> Attr | None:
     """Returns committed attributes with the size and times of what is buffered beside them; None: nothing is."""
     if state is None or not state.dirty:

@@ -115,6 +115,9 @@ class Recalls(Message, tag=41):
 
 
 class Contested(Message, tag=144):
-    """Answers GetLease: others use the inode too much for a lease, at least for `pause_ms`.  Ask for everything, write through."""
+    """Answers GetLease: others use the inode too much for a lease, at least for `pause_ms`.  Ask for everything, write through.
+
+    0 ms: another session writes it, and the question was `unless_written`.
+    """
 
     pause_ms: int

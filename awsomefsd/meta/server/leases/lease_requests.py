@@ -28,7 +28,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from awsomefsd.base.limits import CONTEST_QUIET_MS, FILE_BYTES_MAX, LEASES_HELD_MAX, LEASES_LOADED_A_TURN, LEASES_SWEPT_A_CHECK
+from awsomefsd.base.limits import FILE_BYTES_MAX, LEASES_HELD_MAX, LEASES_LOADED_A_TURN, LEASES_SWEPT_A_CHECK
 from awsomefsd.base.types import HOST_UNIQUE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.commands import AcquireLease, AnyCommand, Create, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
@@ -378,7 +378,7 @@ class LeaseRequests:
             return
         key, now = (body.volume, body.ino), self._boot_ns()
         if body.unless_written and (table.grants.writer(key) or (session, 0))[0] != session:
-            request.answer(m.Contested(CONTEST_QUIET_MS))
+            request.answer(m.Contested(0))  # who wants more than to look may ask at once
             return
         if (table.grants.writer(key) or (0, 0))[0] != session:
             table.contention.note_use(key, mount, body.mode, now)
