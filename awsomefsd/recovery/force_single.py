@@ -29,7 +29,7 @@ from msgspec import Struct
 from awsomefsd.base import durable, identity
 from awsomefsd.base.errors import NotFound, Refused
 from awsomefsd.io.device.device_table import DeviceTable
-from awsomefsd.meta.api.commands import ChangeMembership, Recover
+from awsomefsd.meta.api.commands import AnyCommand, ChangeMembership, Recover
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.log.disk import OsDisk
 from awsomefsd.meta.machine.machine import Machine
@@ -94,11 +94,16 @@ def force_single(state_dir: Path, address: str, *, confirmed: bool, proof: str) 
         fill_journal(building / "journal", node, incarnation, max(term, seen.term) + TERMS_JUMP, index, term, iter(()))
         mine = Member(node.node, incarnation.hex(), True, address)
         membership = Membership([mine], generation=old.generation + 1)
-        faults = _first_entries(building, node, membership, Recover(seen.incarnation, proof), seen.devices)
+        faults = _first_entries(building, node, first_commands(membership, seen.incarnation, proof), seen.devices)
         durable.write_file(building / DONE, b"")
         move_in(meta, building)
     lost = sorted({member.node for member in (*old.members, *old.outgoing)} - {node.node})
     return Forced(node.node, index, old.generation + 1, lost, faults, missing)
+
+
+def first_commands(membership: Membership, incarnation_seen: int, proof: str) -> list[AnyCommand]:
+    """Returns what the only voter enters behind the old log: who votes now, and that nothing of before goes on or is handed out again."""
+    return [ChangeMembership(membership), Recover(incarnation_seen, proof)]
 
 
 def _reachable(state_dir: Path) -> list[str]:
@@ -128,11 +133,11 @@ def _applied_copy(meta: Path, building: Path, node: identity.Node) -> tuple[Memb
         replica.close()
 
 
-def _first_entries(building: Path, node: identity.Node, membership: Membership, recover: Recover, found: Found) -> list[str]:
+def _first_entries(building: Path, node: identity.Node, commands: list[AnyCommand], found: Found) -> list[str]:
     replica = Replica.open_single(building, node.cluster, node.node, Machine)
     try:
-        propose_one(replica, ChangeMembership(membership))
-        propose_one(replica, recover)
+        for command in commands:
+            propose_one(replica, command)
         begin_era(replica, found, raises_level=False, only_found=True)
         replica.commit()
         return [f"{fault.where}: {fault.detail}" for fault in check(replica.store)]

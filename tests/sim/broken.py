@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from awsomefsd.base.limits import NS_PER_MS, SESSION_TTL_MS
+from awsomefsd.meta.api.commands import ChangeMembership
 from awsomefsd.meta.client.held_leases import LeaseHolder
 from awsomefsd.meta.client.lease_protocol import LeaseClient
 from awsomefsd.meta.client.session_lease import RenewalTimer
@@ -27,6 +28,7 @@ from awsomefsd.meta.server.requests import PlainRequests
 from awsomefsd.meta.server.session_clock import Renewals
 from awsomefsd.meta.state.results import Results
 from awsomefsd.meta.voter.voter import Voter
+from awsomefsd.recovery import force_single
 from tests.sim.state_snapshot_files import SimFiles
 
 Patch = tuple[Any, str, Any]
@@ -212,6 +214,29 @@ def _no_wait_for_reports() -> list[Patch]:
     return [(LeaseTable, "begin", forgetful)]
 
 
+def _renewals_run_out() -> list[Patch]:
+    """Who has renewed often enough is renewed no more, as if it had let the deadline of a recall pass."""
+    counts: dict[int, int] = {}
+    renew = Renewals.renew
+
+    def worn(self: Any, session: int, *arguments: Any) -> bool:
+        counts[session] = counts.get(session, 0) + 1
+        if counts[session] == 15:
+            self.stop_renewing(session)
+        return renew(self, session, *arguments)
+
+    return [(Renewals, "renew", worn)]
+
+
+def _administrator_ends_at_once() -> list[Patch]:
+    return [(Renewals, "let_end", lambda self, command: True)]
+
+
+def _recovery_without_recover() -> list[Patch]:
+    """Who goes on alone hands out again what the lost majority had handed out, and sessions live on."""
+    return [(force_single, "first_commands", lambda membership, seen, proof: [ChangeMembership(membership)])]
+
+
 VARIANTS: dict[str, Callable[[], list[Patch]]] = {
     "answer before sync": _answer_before_sync,
     "dedupe that forgets": _dedupe_forgets_at_a_flush,
@@ -234,6 +259,9 @@ VARIANTS: dict[str, Callable[[], list[Patch]]] = {
     "a new leader does not wait for reports": _no_wait_for_reports,
     "questions pass a writer": _questions_pass_a_writer,
     "quarantine is ended by time": _no_quarantine,
+    "renewals run out": _renewals_run_out,
+    "a recovery hands out again": _recovery_without_recover,
+    "an administrator ends sessions at once": _administrator_ends_at_once,
 }
 
 

@@ -25,6 +25,7 @@ from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.raft.types import Role
 from tests.sim.lease_checks import LeaseChecks
+from tests.sim.renewal_checks import RenewalChecks
 from tests.sim.world import World
 
 
@@ -45,6 +46,28 @@ class _Watched(Machine):
         if fresh:
             self._checks.applied(self._node, entry, reply)
         return reply
+
+
+class HandedOut:
+    """Numbers that are told to somebody once: sessions, inodes, and incarnations of segments."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.judging = True
+        self._seen: set[tuple[Any, ...]] = set()
+
+    def look(self, entry: c.Entry, reply: m.Reply) -> None:
+        numbers: list[tuple[Any, ...]] = []
+        if isinstance(reply, m.SegmentsLeased):
+            numbers = [("segment", info.segment, info.incarnation) for info in reply.segments]
+        elif isinstance(reply, m.SessionOpened) and not reply.resumed:
+            numbers = [("session", reply.session)]
+        elif isinstance(reply, m.Found) and reply.created:
+            numbers = [("inode", getattr(entry.command, "volume", 0), reply.attr.ino)]
+        for number in numbers:
+            if number in self._seen and self.judging:
+                raise self.world.broken(f"handed out twice: {number}, with entry {entry.index}: {entry.command}")
+            self._seen.add(number)
 
 
 def _answer(reply: m.Reply) -> m.Reply:
@@ -68,8 +91,10 @@ class Checks:
         self._entries: dict[tuple[int, int], tuple[int, int]] = {}  # (index, term) → checksum, term of the entry before
         self._sessions: dict[int, Any] = {}  # session → its mount
         self._boots: dict[int, tuple[str, str]] = {}  # session → node and its boot
-        self._ended: set[int] = set()  # sessions
+        self.ended: set[int] = set()  # sessions
         self.leases = LeaseChecks(world)
+        self.renewals = RenewalChecks(world)
+        self.handed_out = HandedOut(world)
         self.turned: Callable[[], None] = lambda: None  # after each turn of any node
 
     def machine_of(self, node: Any) -> Any:
@@ -103,6 +128,10 @@ class Checks:
             if first[0] != entry.index:
                 return
         self.leases.applied(entry, reply)
+        self.handed_out.look(entry, reply)
+        if isinstance(command, c.Recover):
+            self.ended.update(self._boots)
+            self.leases.sessions_ended(self._boots)
         if isinstance(command, c.SetVolume) and isinstance(reply, m.Done):
             self._values[command.quota_inodes] = (command.volume, entry.index)
             self._writes.setdefault(command.volume, []).append(entry.index)
@@ -110,9 +139,18 @@ class Checks:
             self._session_ended(command.session)
         elif isinstance(command, c.OpenSession) and isinstance(reply, m.SessionOpened):
             ended = [other for other, (node, was) in self._boots.items() if node == command.node and was != command.boot_id]
-            self._ended.update(ended)
+            self.ended.update(ended)
             self.leases.sessions_ended(ended)
             self._boots[reply.session] = (command.node, command.boot_id)
+
+    def rewind(self, index: int) -> None:
+        """A majority is lost for good: what it committed behind this entry is no part of the log any more."""
+        del self.truth[index:]
+        self._outcomes = {request: outcome for request, outcome in self._outcomes.items() if outcome[0] <= index}
+        self._values = {value: (register, at) for value, (register, at) in self._values.items() if at <= index}
+        self._writes = {register: [at for at in indexes if at <= index] for register, indexes in self._writes.items()}
+        self._known = min(self._known, index)
+        self._locks.clear()
 
     # --- raft ------------------------------------------------------------------------------------------------------------------
     def opened(self, node: Any, voter: Any) -> None:
@@ -204,13 +242,18 @@ class Checks:
 
     def _session_ended(self, session: int) -> None:
         """A session is ended only when its worker, by its own clock, serves no more: the lease is over in true time."""
-        self._ended.add(session)
+        self.ended.add(session)
         self.leases.sessions_ended([session])
         mount = self._sessions.get(session)
         if mount is not None and mount.up and mount.session == session and not mount.dead:
             left = mount.lease.left_ns(mount.host.clock.boot_ns())
             if left > 0:
                 raise self.world.broken(f"session {session} is ended while {mount.host.name} may serve for another {left / 1e9:.3f} s")
+            self.renewals.lost(mount, session, "ended")
+
+    def session_lost(self, mount: Any, session: int) -> None:
+        """A renewal was refused."""
+        self.renewals.lost(mount, session, "refused")
 
     def session_refused(self, mount: Any, error: BaseException) -> None:
         if not isinstance(error, FsError) or error.errno not in (errno.EBUSY, errno.ESTALE):
@@ -222,12 +265,12 @@ class Checks:
         if mount.session != handle_session:
             return False
         session = self._outcomes[(mount.number, unique)][2]
-        if session in self._ended:
+        if session in self.ended:
             if mount.lease.left_ns(mount.host.clock.boot_ns()) > 0:
                 raise self.world.broken(f"{mount.host.name} serves a lock on {key} of session {session}, which has ended")
             return False
         holders = self._locks.setdefault(key, {})
-        for other in [other for other in holders if other[0] in self._ended]:
+        for other in [other for other in holders if other[0] in self.ended]:
             del holders[other]
         if holders:
             raise self.world.broken(f"lock on {key}: granted to {owner} of session {session} while {sorted(holders)} hold it")

@@ -69,6 +69,10 @@ class Device:
         self.world.count("device writes")
         self.world.after(delay, self._land, number, extent_of(frame, start))
 
+    def is_writing(self, mount: Any) -> bool:
+        """Something of this mount is on its way."""
+        return any(frame.mount is mount for _, frame in self._flying.values())
+
     def heal(self) -> None:
         """Nothing hangs any more."""
         self.late_share = 0.0

@@ -2,6 +2,7 @@
 
 Cuts, deaths, late answers, clocks, and elections whose time has come: nothing here is impossible in production, so production code runs
 under all of it in the normal seeds too, now and then and beside all other faults; Plan.focus plays one kind only, one after the other.
+episodes.py has the rest, and all of them by name.
 
 An episode is a generator.  It yields how long to wait, or an Until: what is looked at after each turn of any node, in the same event, so
 that a wire can be cut before what the turn has sent arrives.  What does not come in time ends the episode, and its cuts are healed.
@@ -10,7 +11,7 @@ that a wire can be cut before what the turn has sent arrives.  What does not com
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,9 @@ class _Reader:
 
 
 class Directed:
-    def __init__(self, faults: Faults, focus: str) -> None:
+    def __init__(self, faults: Faults, episodes: Mapping[str, Callable[[Directed], Episode]], focus: str) -> None:
         self.faults, self.simulation, self.world, self.focus = faults, faults.simulation, faults.world, focus
+        self.episodes = episodes
         self.dice = self.world.dice("directed")
         self.network = self.simulation.network
         self._episode: Episode | None = None
@@ -73,10 +75,10 @@ class Directed:
     def _start(self) -> None:
         if self.faults.over:
             return
-        name = self.focus or self.dice.choice(sorted(EPISODES))
+        name = self.focus or self.dice.choice(sorted(self.episodes))
         self.world.say(f"episode: {name}")
         self.world.count("episodes")
-        self._episode = EPISODES[name](self)
+        self._episode = self.episodes[name](self)
         self._go()
 
     def end(self) -> None:
@@ -128,12 +130,16 @@ class Directed:
     def _over(self) -> None:
         self._episode, self._until = None, None
         self._step += 1
-        self.network.cut -= self._pairs
-        self._pairs.clear()
+        self._heal()
         self.world.say("the episode is over")
         self._later()
 
     # --- what they are made of ------------------------------------------------------------------------------------------------------
+    def _heal(self) -> None:
+        """All that this episode has cut."""
+        self.network.cut -= self._pairs
+        self._pairs.clear()
+
     def _apart(self, one: Iterable[Any], other: Iterable[Any], *, back_too: bool = True) -> None:
         before = set(self.network.cut)
         self.network.isolate([each.name for each in one], [each.name for each in other], back_too=back_too)
@@ -308,13 +314,3 @@ class Directed:
                 network.slow.pop(pair, None)
             host.clock.drift(0.0)
             leader.clock.drift(0.0)
-
-
-EPISODES: dict[str, Callable[[Directed], Episode]] = {
-    "figure 8": Directed.figure_8,
-    "a deposed leader is asked": Directed.deposed,
-    "a laggard stands for election": Directed.laggard,
-    "a voter is wiped": Directed.wiped,
-    "power cuts in a promise": Directed.promise,
-    "a lease is renewed late": Directed.late_lease,
-}

@@ -13,6 +13,7 @@ from msgspec import structs
 from awsomefsd.base.errors import Error
 from awsomefsd.meta.voter.single_voter import SingleVoter
 from tests.sim.directed import Directed
+from tests.sim.episodes import EPISODES
 from tests.sim.network import Weather
 from tests.sim.world import MS, SECOND
 
@@ -29,7 +30,7 @@ class Faults:
         self._harm_again_ns = 0
         self.every_ns = int(self.dice.choice([3, 6, 12, 30]) * SECOND)
         self.focus = simulation.plan.focus
-        self.directed = Directed(self, self.focus)
+        self.directed = Directed(self, EPISODES, self.focus)
 
     def begin(self) -> None:
         self.directed.begin()

@@ -13,7 +13,7 @@ REGRESSIONS: dict[str, list[int]] = {
 
 
 class Found(NamedTuple):
-    """By which seed, with which of directed.EPISODES played ("": all faults)."""
+    """By which seed, with which of episodes.EPISODES played ("": all faults)."""
 
     seed: int
     focus: str = ""
@@ -39,6 +39,9 @@ FOUND: dict[str, Found] = {
     "questions pass a writer": Found(4),
     "quarantine is ended by time": Found(1),
     "an ended lease commits": Found(1),
+    "renewals run out": Found(1, "a majority is lost"),
+    "a recovery hands out again": Found(1, "a majority is lost"),
+    "an administrator ends sessions at once": Found(1, "a session is ended by hand"),
 }
 
 FOUND_BY_TESTS = frozenset({"a stale grant is accepted", "old connections are read"})  # tests/unit/meta/test_mutants.py; by no seed so far

@@ -45,6 +45,14 @@ class LeaseChecks:
         self.device = Device(world)
         self.device.ended = self._ended
 
+    def begin_again(self, volume: int) -> None:
+        """With another volume, which is empty; the device and who has leased it stay."""
+        self.volume = volume
+        self.mounts.clear()
+        self._watched = {1: Watched(frozenset(), [(0, frozenset())])}
+        self._writers.clear()
+        self._knew.clear()
+
     # --- what the log says --------------------------------------------------------------------------------------------------------
     def applied(self, entry: c.Entry, reply: m.Reply) -> None:
         command = entry.command

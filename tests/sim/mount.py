@@ -254,6 +254,7 @@ class Mount:
     def _session_lost(self) -> None:
         self.world.count("sessions lost")
         self.world.say(f"{self.host.name}: session {self.session} has ended")
+        self.host.checks.session_lost(self, self.session)
         self.session = self.epoch = 0
         self.lease.end()
         self.sharing.lost()

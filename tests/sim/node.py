@@ -13,7 +13,7 @@ from typing import Any
 
 from awsomefsd.base import identity
 from awsomefsd.base.clock import Clocks
-from awsomefsd.base.errors import RejoinRequired
+from awsomefsd.base.errors import MembershipSuperseded, RejoinRequired
 from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.log.journal import Journal, JournalFailed, JournalFull
@@ -75,9 +75,7 @@ class SimPeers:
         if isinstance(message, AppendReply) and not message.refused:
             me.watch.acknowledges(me, message.index)
         target = me.peers[node]
-        me.network.send(
-            me.name, target.name, target.hear, me.uuid, peer_encode(message), owner=target, ahead_ns=me.clock.ahead_ns
-        )
+        me.network.send(me.name, target.name, target.hear, me.uuid, peer_encode(message), owner=target, ahead_ns=me.clock.ahead_ns)
 
     def poll(self) -> list[tuple[str, Any]]:
         heard, self._node._heard = self._node._heard, []
@@ -118,6 +116,7 @@ class Node:
         self.grows = False  # the membership is in the log, and simulation.py chooses the voters by the policy
         self.founder = self.grow_wanted = False
         self.address = name
+        self.left_behind = False  # a recovery has gone on without it
         self._turn_at_ns = -1  # of the turn that is scheduled
         self._dice = world.dice(f"node/{name}")
 
@@ -328,6 +327,10 @@ class Node:
         except RejoinRequired:
             self.set_aside()
             self.die_and_return(power=False, after_ns=RESTART_NS)
+        except MembershipSuperseded as err:
+            self.world.say(f"{self.name}: is left behind: {err}")
+            self.left_behind = True
+            self.die(power=False)
         except JournalFull as err:
             if self.replica is not None:
                 raise

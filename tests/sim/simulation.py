@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 from awsomefsd.base.levels import LEVEL
@@ -19,7 +20,9 @@ from awsomefsd.meta.server.leases import contention
 from awsomefsd.meta.state import invariants
 from tests.sim import shims
 from tests.sim.checks import Checks
+from tests.sim.episodes import MAJORITY_LOST
 from tests.sim.faults import Faults
+from tests.sim.lost_majority import LostMajority
 from tests.sim.mount import Host
 from tests.sim.network import Network
 from tests.sim.node import CLUSTER, Node
@@ -33,6 +36,7 @@ MIB = 1 << 20
 CONTEST_RECALLS = 3  # instead of the product's: these programs are slower than real ones
 HEAL_NS = 90 * SECOND
 GROWS_NS = 20 * SECOND
+LOST_SHARE = 0.25  # of the runs with three nodes or more
 SMALL_APPENDS = 256  # bytes: a few entries a message, so that a majority may have some of what an election's winner sends
 DEVICE = "dddddddd-dddd-dddd-dddd-dddddddddddd"
 
@@ -48,7 +52,7 @@ class Plan:
     shared: int = -1  # mounts that share a volume; one less has a volume of its own then
     faults: bool = True
     grows: bool = False  # from one voter to all of them, by the policy
-    focus: str = ""  # one of directed.EPISODES: that one again and again, and nothing else
+    focus: str = ""  # one of episodes.EPISODES: that one again and again, and nothing else
 
 
 class Simulation:
@@ -59,7 +63,7 @@ class Simulation:
         self.network = Network(world)
         self.checks = Checks(world)
         count = plan.voters or self.dice.choice([3, 3, 5] if plan.focus else [1, 3, 3, 3, 5])
-        self.nodes = [Node(world, self.network, self._uuid(), f"n{number + 1}", self.checks) for number in range(count)]
+        self.nodes = [Node(world, self.network, self.uuid(), f"n{number + 1}", self.checks) for number in range(count)]
         for node in self.nodes:
             node.peers = {peer.uuid: peer for peer in self.nodes}
         self.grows = plan.grows and count > 1
@@ -69,7 +73,7 @@ class Simulation:
         self.programs: list[Programs | SharedPrograms] = []
         self.faults = Faults(self)
 
-    def _uuid(self) -> str:
+    def uuid(self) -> str:
         return str(uuid.UUID(int=self.dice.getrandbits(128)))
 
     def run(self) -> World:
@@ -79,12 +83,20 @@ class Simulation:
         with contested, shims.installed(self.world.dice("urandom"), self.checks.journaled, appends):
             self._found()
             self._begin()
+            self.checks.renewals.begin(self)
             if self.plan.faults:
                 self.faults.begin()
             self.world.run(self.world.now_ns + int(self.plan.minutes * 60 * SECOND))
             self._end()
+            if len(self.nodes) > 2 and not self.grows and self._loses_majority():
+                LostMajority(self).play()
         self.world.count("simulated seconds", self.world.now_ns // SECOND)
         return self.world
+
+    def _loses_majority(self) -> bool:
+        if self.plan.focus:
+            return self.plan.focus == MAJORITY_LOST
+        return self.world.dice("losing").random() < LOST_SHARE
 
     # --- the beginning -----------------------------------------------------------------------------------------------------------
     def _found(self) -> None:
@@ -114,9 +126,9 @@ class Simulation:
         volumes = [f"register{number + 1}" for number in range(REGISTERS)] + [f"home{number}" for number in range(self.plan.mounts)]
         volumes.append("shared")
         commands: list[c.Command] = [c.Init(CLUSTER, 1, LEVEL), c.AddDevice(DEVICE, 256 * MIB, MIB, 250, MIB, shared=True)]
-        commands += [c.CreateVolume(name, self._uuid()) for name in volumes]
+        commands += [c.CreateVolume(name, self.uuid()) for name in volumes]
         for command in commands:
-            self._administer(command)
+            self.administer(command)
         shared = self.dice.choice([0, 2, 2, 3]) if self.plan.shared < 0 else self.plan.shared
         uncached = self.dice.random() < 0.5  # the last one
         self.checks.leases.volume = REGISTERS + self.plan.mounts + 1
@@ -127,11 +139,14 @@ class Simulation:
             host = Host(self.world, self.network, f"m{number + 1}", self.nodes, volume, self.checks, number >= alone, without)
             self.hosts.append(host)
             host.boot()
-            self.programs.append(SharedPrograms(host, 2) if host.shared else Programs(host, list(range(1, REGISTERS + 1)), 2))
+            self.programs.append(self.programs_of(host))
             self.programs[-1].start()
 
-    def _administer(self, command: c.Command) -> None:
-        """As the daemon of the leader does, before anything fails."""
+    def programs_of(self, host: Host) -> Programs | SharedPrograms:
+        return SharedPrograms(host, 2) if host.shared else Programs(host, list(range(1, REGISTERS + 1)), 2)
+
+    def administer(self, command: c.Command) -> Any:
+        """As the daemon of the leader does, while nothing fails; the reply."""
         answers: list[m.Reply] = []
         for _ in range(200):
             node = self.leader()
@@ -139,9 +154,9 @@ class Simulation:
                 self.world.run(self.world.now_ns + 5 * SECOND, lambda: bool(answers))
                 if answers:
                     assert not isinstance(answers[0], m.Failed), answers
-                    return
+                    return answers[0]
             self.world.run(self.world.now_ns + 50 * MS)
-        raise self.world.broken("no leader at the beginning")
+        raise self.world.broken("no leader")
 
     def leader(self) -> Node | None:
         return next((node for node in self.nodes if node.up and node.leading), None)
@@ -151,6 +166,11 @@ class Simulation:
         world = self.world
         world.say("everything is healed")
         self.faults.end()
+        self.rest()
+
+    def rest(self) -> None:
+        """All programs end, and all nodes are equal."""
+        world = self.world
         for host in self.hosts:
             host.stopping = True
         until = world.now_ns + HEAL_NS

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.sim import run
-from tests.sim.directed import EPISODES
+from tests.sim.episodes import COUNTS_IN_ALL_SEEDS, COUNTS_OF_EPISODES, EPISODES, LOST_IN_JOINT
 from tests.sim.known_seeds import FOUND, REGRESSIONS
 
 SEEDS = 45  # two minutes of CPU
@@ -41,16 +41,19 @@ def test_what_ran_before_in_the_process_changes_nothing():
     assert len({run.one(1, 1.5).digest for _ in range(4)}) == 1
 
 
-def _all_hold(seeds: range, figures: list[str]) -> None:
+def _all_hold(seeds: range, figures: list[str]) -> list[run.Outcome]:
     outcomes = run.many(seeds, MINUTES)
     figures += [f"simulator: {row}" for row in run.summary(outcomes)]
     failed = [outcome for outcome in outcomes if outcome.error]
     assert not failed, run.report(failed[0], MINUTES) + f"\nfailed seeds: {[outcome.seed for outcome in failed]}"
+    return outcomes
 
 
 @pytest.mark.timeout(1800)
 def test_seeds(seed, figures):
-    _all_hold(range(seed * 1000, seed * 1000 + SEEDS), figures)
+    outcomes = _all_hold(range(seed * 1000, seed * 1000 + SEEDS), figures)
+    for what in COUNTS_IN_ALL_SEEDS:
+        assert sum(outcome.counts.get(what, 0) for outcome in outcomes), f"none: {what}"
 
 
 @pytest.mark.soak
@@ -63,12 +66,21 @@ def test_more_seeds(seed, figures):
 @pytest.mark.parametrize("focus", sorted(EPISODES))
 def test_episodes_by_themselves(focus, seed):
     """Production code under each kind of episode, played again and again; one that does not come about as it should is given up."""
-    ended = 0
+    ended = tried = 0
+    wanted = COUNTS_OF_EPISODES.get(focus, "episodes")
     for number in range(seed * 1000, seed * 1000 + EPISODE_SEEDS):
         outcome = run.one(number, EPISODE_MINUTES, focus=focus)
         assert not outcome.error, run.report(outcome, EPISODE_MINUTES, focus)
+        tried += outcome.counts.get(wanted, 0)
         ended += outcome.counts["episodes"] - outcome.counts.get("episodes given up", 0)
     assert ended, "none came to its end"
+    assert tried, f"none: {wanted}"
+
+
+def test_a_journal_is_lost_inside_a_joint_change():
+    outcome = run.one(1, EPISODE_MINUTES, focus="a fault inside a joint change")
+    assert not outcome.error, run.report(outcome, EPISODE_MINUTES, "a fault inside a joint change")
+    assert outcome.counts[LOST_IN_JOINT]
 
 
 @pytest.mark.parametrize("name", sorted(REGRESSIONS))
