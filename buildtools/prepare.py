@@ -41,6 +41,7 @@ TEST_TOOLS = {
     "rsync": ("rsync", "rsync", False),
     "setfacl": ("acl", "acl", False),
     "fio": ("fio", "fio", False),
+    "strace": ("strace", "strace", False),
     "initdb": ("postgresql", "postgresql-server", False),
     "pg_amcheck": ("postgresql-client", "postgresql-contrib", False),
 }

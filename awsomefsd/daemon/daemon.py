@@ -30,6 +30,7 @@ from awsomefsd.base.log import bound
 from awsomefsd.base.metrics import Registry
 from awsomefsd.base.tls import TlsFiles
 from awsomefsd.base.types import HOST_UNIQUE, VolumeInfo
+from awsomefsd.base.wait import ended
 from awsomefsd.base.watchdog import keep_fed
 from awsomefsd.cluster.control.service import ControlService
 from awsomefsd.cluster.founding.founder import certify_alone, enter_founder
@@ -256,20 +257,18 @@ async def _stop_on_signal(metadata: MetadataHost, scope: trio.CancelScope) -> No
 
 
 async def _watch_metadata(metadata: MetadataHost, access: LeaderAccess, scope: trio.CancelScope) -> None:
-    """Ends the daemon when the service has ended by itself.  Polled: a thread that waits for an Event cannot be cancelled.
+    """Ends the daemon when the service has ended by itself.
 
     Collection, checkpoints and others end after their present request: each of them fails at once, because no answer will come.
     """
-    while metadata.error is None:
-        await trio.sleep(0.05)
+    await ended(metadata.failed)
     access.end(f"the metadata service of this node ended: {metadata.error}")
     scope.cancel()
 
 
 async def _watch_leaving(control: ControlService, scope: trio.CancelScope) -> None:
     """Ends the daemon when this node has left its cluster and its state is to go."""
-    while not control.purge.is_set():
-        await trio.sleep(0.05)
+    await ended(control.purge)
     await trio.sleep(LEAVE_ANSWER_S)  # the answer to the client that asked for it is on its way
     scope.cancel()
 
@@ -378,7 +377,7 @@ def run(settings: Settings, first: MetadataCore | None, began: float) -> int:
             await serve(daemon, lambda: _ready(log, began))
         finally:
             daemon.close()
-        if daemon.control.purge.is_set():
+        if daemon.control.purge.done:
             left = identity.purge(settings.state_dir, conflicts=daemon.control.purge_conflicts)
             log.warning("this node has left its cluster; its state is deleted", extra={"left": " ".join(left)})
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +30,7 @@ from awsomefsd.base.errors import (
     WouldLoseData,
 )
 from awsomefsd.base.identity import Node
+from awsomefsd.base.wait import Signal
 from awsomefsd.cluster import endpoints
 from awsomefsd.cluster.addresses import advertised
 from awsomefsd.cluster.control.client import call_leader
@@ -82,7 +82,7 @@ class ControlService:
         self.renewal = Renewal(self.files, self._renewed)
         self.table: dict[type, ControlMethod] = methods(self.signing, self.files.read_bundle, self._removed)
         self.server: ControlServer | None = None
-        self.purge = threading.Event()  # this node has left, and its state is to go
+        self.purge = Signal()  # this node has left, and its state is to go
         self.purge_conflicts = False  # with the data that could not be committed
         self.trouble = ""  # why the port is not served
 
@@ -148,7 +148,7 @@ class ControlService:
         if not purge:
             return []
         self.purge_conflicts = force
-        self.purge.set()
+        self.purge.fire()
         return identity.kept_by_purge(state_dir, conflicts=force)
 
     def check_open(self) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from awsomefsd.base.errors import Error, Refused, Unavailable
 from awsomefsd.base.identity import Node
+from awsomefsd.base.wait import Signal
 from awsomefsd.cluster import endpoints
 from awsomefsd.meta.api.messages import Body, Reply
 from awsomefsd.meta.replica.state_snapshot_files import set_aside
@@ -64,6 +65,7 @@ class MetadataHost:
         self._make = make
         self._lock = threading.Lock()
         self._service: MetadataService | None = None
+        self.failed = Signal()  # the service ended by itself, with `error`
 
     @property
     def service(self) -> MetadataService | None:
@@ -89,7 +91,7 @@ class MetadataHost:
     def error(self) -> BaseException | None:
         """The error with which the service ended by itself; None if it did not."""
         service = self._service
-        return service.error if service is not None and service.failed.is_set() else None
+        return service.error if service is not None and service.failed.done else None
 
     def start(self) -> None:
         """Starts the service if there is none.  Blocks until it is ready, and raises what MetadataService.start raises."""
@@ -98,6 +100,7 @@ class MetadataHost:
                 service = self._make()
                 service.start()
                 self._service = service
+                service.failed.start(lambda _value, _error: self.failed.fire())
 
     def meet_others(self) -> None:
         """Makes the service anew if it does not listen for other nodes: it was made before this node had a certificate.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from awsomefsd.base.tls import TlsNow
     from awsomefsd.meta.client.tls_layer import TlsLayer
 
-RECEIVE_BYTES = 256 << 10
+RECEIVE_BYTES = 64 << 10  # the C library maps and unmaps larger buffers anew: three system calls for each answer
+SEND_BYTES = 256 << 10
 
 
 def connect(endpoint: str) -> socket.socket:
@@ -101,7 +102,7 @@ class ServiceConnection:
     @property
     def first_waiting(self) -> bytes:
         """The first bytes that wait; b"" if none do."""
-        return bytes(memoryview(self._unsent)[:RECEIVE_BYTES])
+        return bytes(memoryview(self._unsent)[:SEND_BYTES])
 
     def taken(self, count: int) -> None:
         """The socket has taken so many of the bytes that wait (`send_waiting`)."""

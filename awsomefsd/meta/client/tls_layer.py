@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 
-RECEIVE_BYTES = 256 << 10
+RECEIVE_BYTES = 64 << 10
 
 
 class TlsLayer:

@@ -19,7 +19,7 @@ from awsomefsd.base.limits import GREETING_BYTES_MAX, PEER_QUEUE_BYTES_MAX, PEER
 from awsomefsd.base.tls import PEER_PROTOCOL, PeerIdentity, identity_of
 from awsomefsd.meta.net.traffic import Tally
 
-RECEIVE_BYTES = 256 << 10
+RECEIVE_BYTES = 64 << 10
 RECEIVES_PER_EVENT = 16  # then the others have their turn
 _WAITING = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 

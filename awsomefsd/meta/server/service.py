@@ -32,6 +32,7 @@ from awsomefsd.base.failpoints import hit
 from awsomefsd.base.identity import Node
 from awsomefsd.base.limits import DAMAGE_PAUSE_MS, HAND_OVER_MS_MAX, NS_PER_MS
 from awsomefsd.base.types import HOST_UNIQUE
+from awsomefsd.base.wait import Signal
 from awsomefsd.meta.api.commands import AnyCommand
 from awsomefsd.meta.api.messages import Body, Propose, Reply
 from awsomefsd.meta.net.listener import MetadataPort
@@ -143,7 +144,7 @@ class MetadataService:
         self._stopping = self._growing = self._handing_over = False
         self._handed_over = threading.Event()
         self._pause_ns = self._damaged_ns = 0  # the last: when damage was met first
-        self.failed = threading.Event()
+        self.failed = Signal()  # it ended by itself, with `error`
         self.error: BaseException | None = None
 
     # --- the daemon's side ------------------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ class MetadataService:
                     set_aside(self._directory)
         except BaseException as err:
             self.error = err
-            self.failed.set()
+            self.failed.fire()
             if self._ready.is_set():
                 log.critical("the metadata service failed: %s", err, exc_info=err)
         finally:

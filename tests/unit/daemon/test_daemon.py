@@ -35,7 +35,7 @@ async def test_ends_when_the_metadata_service_does(settings: Settings) -> None:
 
     def fail() -> None:
         whole.metadata.service.error = OSError(5, "fdatasync failed")
-        whole.metadata.service.failed.set()
+        whole.metadata.service.failed.fire()
 
     try:
         with trio.fail_after(60), pytest.raises(daemon.MetadataEnded, match="fdatasync failed"):

@@ -209,14 +209,14 @@ def test_a_node_that_was_removed_may_purge_itself(tmp_path: Path) -> None:
     refusal = Refused("node node-1 was removed from this cluster; join with a new identity (an empty state directory)")
     with pytest.raises(Refused):
         part.leave(force=False, purge=False)
-    assert not part.purge.is_set()
+    assert not part.purge.done
     conflicts = settings.state_dir / "conflicts"
     conflicts.mkdir(parents=True)
     (conflicts / "file").write_text("the only copy")
     with pytest.raises(WouldLoseData, match="conflicts"):
         part.leave(force=False, purge=True)
-    assert not part.purge.is_set()
-    assert part.leave(force=True, purge=True) == [] and part.purge.is_set() and part.purge_conflicts
+    assert not part.purge.done
+    assert part.leave(force=True, purge=True) == [] and part.purge.done and part.purge_conflicts
     (conflicts / "file").unlink()
     (settings.state_dir / "notes").touch()
     assert part.leave(force=False, purge=True) == ["conflicts", "notes"] and not part.purge_conflicts

@@ -13,6 +13,7 @@ from awsomefsd.base.errors import Corrupt, Refused, Unavailable
 from awsomefsd.base.frames import frame
 from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.types import Lock
+from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.raft.membership import Member, Membership
@@ -77,7 +78,8 @@ def test_a_failed_sync_ends_the_service_and_nobody_is_told_that_it_worked(tmp_pa
         node.disk.fail = True
         wire.send(create(opened, 10, b"lost"))
         assert wire.closed()
-        assert node.service.failed.wait(60) and isinstance(node.service.error, Exception)
+        block_on(node.service.failed, 60)
+        assert isinstance(node.service.error, Exception)
         with pytest.raises(Unavailable):
             node.service.query(m.GetStatus())
         node.service.stop()
@@ -390,7 +392,7 @@ def test_fuzzed_frames_drop_the_connection_and_nothing_else(tmp_path, seed):
                 pass
             wire.close()
             assert isinstance(keeper.ask(m.GetStatus()), m.Status)
-        assert not node.service.failed.is_set() and node.figures()["protocol_errors"] > 0
+        assert not node.service.failed.done and node.figures()["protocol_errors"] > 0
         keeper.close()
 
 
@@ -560,7 +562,7 @@ def test_no_request_with_wild_values_ends_the_service(tmp_path, seed):
             except OSError:
                 wire.close()
                 wire = Wire(node.socket_path, mount=0)
-            assert not node.service.failed.is_set(), raw
+            assert not node.service.failed.done, raw
         node.crash()
         node.start()
         node.service.query(m.GetStatus())

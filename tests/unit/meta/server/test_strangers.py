@@ -107,7 +107,7 @@ def test_a_report_of_a_node_has_bounds(node: TlsHost, said: dict[str, object]) -
     assert isinstance(reply, m.Failed) and reply.errno == errno.EINVAL
     other = node.wire(node.authority.tls(MEMBER))
     other.greet()
-    assert isinstance(other.ask(nodes.ListNodes()), nodes.Nodes) and not node.service.failed.is_set()
+    assert isinstance(other.ask(nodes.ListNodes()), nodes.Nodes) and not node.service.failed.done
     wire.close()
     other.close()
 

@@ -1,0 +1,50 @@
+"""What an operation costs in system calls, requests and syncs.  Each bound is what the code needs, and a little for what time brings."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from buildtools.nodes import Node
+from tests.conftest import MakeNode
+from tests.rigs.system_calls import counted, needs_strace
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240), needs_strace]
+ROUNDS = 100
+MAPPING = ("mmap", "mremap", "munmap")
+
+
+@pytest.fixture(scope="module")
+def node(make_node: MakeNode) -> Node:
+    return make_node()
+
+
+def each(counts: Counter[str], *names: str) -> float:
+    """How many calls of these names an operation costs."""
+    return sum(counts[name] for name in names) / ROUNDS
+
+
+def test_a_create_is_one_request_and_no_new_memory(node: Node, tmp_path: Path, figures: list[str]) -> None:
+    place = node.mountpoint / "creates"
+    place.mkdir()
+    with counted(node.pid("worker"), tmp_path) as counts:
+        for number in range(ROUNDS):
+            os.close(os.open(place / str(number), os.O_CREAT | os.O_WRONLY))
+    figures.append(f"create and close, calls of the worker: {dict(counts)}")
+    assert each(counts, "sendto") <= 1.1, "requests to the metadata service"
+    assert each(counts, "readv") <= 5.1, "LOOKUP, CREATE, GETATTR, FLUSH, RELEASE"
+    assert each(counts, *MAPPING) <= 0.2, "an answer is received into memory that is there"
+
+
+def test_a_synced_write_is_two_syncs(node: Node, tmp_path: Path, figures: list[str]) -> None:
+    with counted(node.pid("worker"), tmp_path) as counts, (node.mountpoint / "synced").open("wb", buffering=0) as file:
+        for _ in range(ROUNDS):
+            file.write(bytes(4096))
+            os.fdatasync(file.fileno())
+    figures.append(f"4 KiB write and fdatasync, calls of the worker: {dict(counts)}")
+    assert each(counts, "fdatasync") <= 1.1, "the other one is the journal's"
+    assert each(counts, "sendto") <= 1.2
+    assert each(counts, *MAPPING) <= 0.4
