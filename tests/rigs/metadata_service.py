@@ -14,6 +14,7 @@ from awsomefsd.base.frames import FrameReader, frame
 from awsomefsd.base.identity import Node
 from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.sockets import connect_unix
+from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.client import decode_answer
@@ -140,7 +141,7 @@ class Host:
             self.service.propose(c.AdvanceReader("nobody", 0), 60)
         except Exception:
             pass
-        assert self.service.failed.wait(60)
+        block_on(self.service.failed, 60)
         self.service.stop()
         self.service = None
 

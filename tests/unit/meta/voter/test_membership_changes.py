@@ -18,6 +18,7 @@ from awsomefsd.base import durable
 from awsomefsd.base.errors import MembershipSuperseded, NotFound, Refused
 from awsomefsd.base.failpoints import FailpointControl
 from awsomefsd.base.rule_levels import ERAS
+from awsomefsd.base.wait import block_on
 from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.identified import RecoveredDevice, open_identified
 from awsomefsd.io.device.signature import format_device
@@ -221,7 +222,7 @@ def test_the_last_of_three_goes_on_alone_and_the_others_stay_out(rig: GrowingRig
     create(rig, "after")
     for old in (NODES[0], NODES[2]):  # a majority of before: they could elect one of them
         service = rig.all[old].start_unsure()
-        await_("left behind", service.failed.is_set)
+        block_on(service.failed, 60)
         assert isinstance(service.error, MembershipSuperseded) and NODES[1] in str(service.error)
         rig.all[old].stop()
         with pytest.raises(MembershipSuperseded):
