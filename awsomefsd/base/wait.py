@@ -12,7 +12,6 @@ where every request passes.  So this module is compiled there too (packaging/bin
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import GeneratorType
@@ -145,20 +144,6 @@ class Signal:
             waiting, self._waiting = self._waiting, []
         for resume in waiting:
             resume(value, error)
-
-
-async def ended(wait: Wait) -> None:
-    """Lets a task of the event loop sleep until a Wait has ended, on whatever thread, with or without an error."""
-    import trio  # not before the metadata serves (daemon/metadata_core.py)
-
-    over, loop = trio.Event(), trio.lowlevel.current_trio_token()
-
-    def resume(_value: Any, _error: BaseException | None) -> None:
-        with contextlib.suppress(trio.RunFinishedError):
-            loop.run_sync_soon(over.set)
-
-    wait.start(resume)
-    await over.wait()
 
 
 def block_on(steps_or_wait: Any, timeout_s: float | None = None) -> Any:

@@ -30,7 +30,6 @@ from awsomefsd.base.log import bound
 from awsomefsd.base.metrics import Registry
 from awsomefsd.base.tls import TlsFiles
 from awsomefsd.base.types import HOST_UNIQUE, VolumeInfo
-from awsomefsd.base.wait import ended
 from awsomefsd.base.watchdog import keep_fed
 from awsomefsd.cluster.control.service import ControlService
 from awsomefsd.cluster.founding.founder import certify_alone, enter_founder
@@ -39,6 +38,7 @@ from awsomefsd.cluster.membership.known_voters import in_cluster
 from awsomefsd.cluster.membership.membership import MembershipTasks, again
 from awsomefsd.cluster.membership.metadata_host import MetadataHost
 from awsomefsd.config.settings import Settings
+from awsomefsd.daemon.loop_waits import ended
 from awsomefsd.daemon.metadata_core import MetadataCore
 from awsomefsd.daemon.without_identity import wait
 from awsomefsd.daemon.worker_config import certificates, places, worker_config

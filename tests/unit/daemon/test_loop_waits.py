@@ -6,7 +6,8 @@ import threading
 
 import trio
 
-from awsomefsd.base.wait import Signal, ended
+from awsomefsd.base.wait import Signal
+from awsomefsd.daemon.loop_waits import ended
 
 
 def test_a_task_of_an_event_loop_sleeps_until_another_thread_ends_a_wait():
