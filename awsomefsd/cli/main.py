@@ -207,7 +207,7 @@ def run(words: list[str]) -> int:
         return ending.exit_code
     except click.ClickException as err:
         err.show()
-        return USAGE if isinstance(err, click.UsageError) else ERROR
+        return err.exit_code  # USAGE or ERROR; the mount helpers have their own
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", INTERRUPTED)
     except errors.WouldLoseData as err:

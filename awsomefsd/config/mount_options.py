@@ -37,6 +37,8 @@ OURS = (
 )  # fmt: skip
 
 
+# mount(8) takes `shared` for the propagation of the mount point, and its helpers never see it.
+_OTHER_NAMES = {"multinode": "shared"}
 # Words that mount(8) and `mount` take beside the options of a mount: change what is mounted there.
 REMOUNT = "remount"
 NO_FLAGS = ("rw", "suid", "dev", "exec", "async", "symfollow", "relatime", "diratime", "nolazytime")  # what holds where none is given
@@ -97,7 +99,7 @@ class MountOptions:
 
 
 def split(text: str) -> list[str]:
-    """Returns the options of one -o argument; commas inside double quotes do not split (as in fstab)."""
+    """Returns the options of one -o argument, `multinode` as `shared`; commas inside double quotes do not split (as in fstab)."""
     options, current, quoted = [], "", False
     for char in text:
         if char == '"':
@@ -107,7 +109,8 @@ def split(text: str) -> list[str]:
             current = ""
         else:
             current += char
-    return [option.strip() for option in (*options, current) if option.strip()]
+    words = [option.strip() for option in (*options, current)]
+    return [_OTHER_NAMES.get(word, word) for word in words if word]
 
 
 def checked(text: str) -> str:

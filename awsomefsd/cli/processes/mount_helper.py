@@ -8,6 +8,7 @@ Of the options, run_dir=, state_dir= and config= are for us (a node with other d
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,7 +21,21 @@ BAD_USAGE, FAILED = 1, 32
 _OURS = {"run_dir": "run_dir", "state_dir": "state_dir", "config": "config_file"}
 
 
-@click.command(name="mount-helper", hidden=True)
+class BadUsage(click.UsageError):
+    exit_code = BAD_USAGE
+
+
+class HelperCommand(click.Command):
+    """A command whose wrong usage ends with the status that mount(8) documents for it."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as err:
+            raise BadUsage(err.format_message(), err.ctx) from None
+
+
+@click.command(name="mount-helper", cls=HelperCommand, hidden=True)
 @click.argument("volume")
 @click.argument("directory")
 @click.option("-s", "sloppy", is_flag=True, help="Ignore unknown options.")
@@ -64,7 +79,7 @@ def mount_helper(
     return 0
 
 
-@click.command(name="umount-helper", hidden=True)
+@click.command(name="umount-helper", cls=HelperCommand, hidden=True)
 @click.argument("directory")
 @click.option("-f", "force", is_flag=True, help="Abort requests that hang, and wait only shortly for the flush.")
 @click.option("-l", "lazy", is_flag=True, help="Flush, then detach the mount from the tree.")

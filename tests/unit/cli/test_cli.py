@@ -356,7 +356,17 @@ def test_mount_helper_as_mount_8_calls_it(asked: list[tuple[str, dict[str, Any]]
     words = "nosiud,shared,consistency=bounded=5"
     assert run(capsys, "mount-helper", "demo", "/mnt", "-s", "-o", words)[0] == 0, "what is known beside shared is not left out"
     assert asked[2][1]["options"] == words.split(",")[1:]
+    assert run(capsys, "mount-helper", "demo", "/mnt", "-o", "rw,multinode")[0] == 0 and asked[3][1]["options"] == ["rw", "shared"]
     assert run(capsys, "mount-helper", "lost", "/mnt")[0] == mount_helper.FAILED
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [("mount-helper demo", "'DIRECTORY'"), ("mount-helper demo /mnt -V", "No such option '-V'"), ("umount-helper", "'DIRECTORY'")],
+)
+def test_helpers_exit_as_mount_8_says_after_wrong_usage(words: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *words.split())
+    assert code == mount_helper.BAD_USAGE and "Usage:" in err and why in err
 
 
 def test_umount_helper_as_umount_8_calls_it(asked: list[tuple[str, dict[str, Any]]], capsys: pytest.CaptureFixture[str]) -> None:

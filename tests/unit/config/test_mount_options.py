@@ -16,6 +16,11 @@ def test_defaults() -> None:
     assert options.readahead_kib == READ_AHEAD_BYTES_MAX // KIB
 
 
+def test_multinode_is_shared_where_mount_8_keeps_shared_for_itself() -> None:
+    assert split("multinode,_netdev,noatime") == ["shared", "_netdev", "noatime"] and parse(split("multinode")).shared
+    assert remounted(["shared"], split("remount,multinode,ro")) == ["shared", "ro"]
+
+
 def test_an_fstab_line() -> None:
     options = parse(split("defaults,_netdev,nofail,ro,noatime,nosuid,nodev,noexec,x-systemd.requires=a.service,comment=c,user=root"))
     assert options.flags == ("ro", "noatime", "nosuid", "nodev", "noexec") and options.read_only
