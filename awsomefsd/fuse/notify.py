@@ -6,11 +6,13 @@ used any more must not wait for INVAL_ENTRY either while it owes an answer: two 
 INC_EPOCH takes no lock and makes all cached names invalid at once; kernels before 7.44 answer EINVAL, which is remembered.
 
 A direct write that waits for its pages to go (`drop_pages`) holds one of the requests that the kernel sends in the background, and the READ
-that holds a page locked may have to wait for one.  So no more than PAGE_DROPS_WAITING_MAX wait: well below the kernel's limit.
+that holds a page locked may have to wait for one.  So no more than PAGE_DROPS_WAITING_MAX wait: well below the kernel's limit.  The ranges
+of the others become one for each inode, which no overflow takes: nobody else would ever drop these pages.  Those that wait go first, but
+never more than PAGE_DROPS_WAITING_MAX in a row, because direct writes may follow each other without end.
 
-The queue is bounded.  When it overflows, one INC_EPOCH replaces the dropped notifications of names; for pages, and for names where there
-is no INC_EPOCH, only the timeouts protect then, and `dropped` counts them.  This thread never sends RESEND: takeover.py sends it before
-anything reads.
+The queue is bounded.  When it overflows, one INC_EPOCH replaces the dropped notifications of names; for other pages, and for names where
+there is no INC_EPOCH, only the timeouts protect then, and `dropped` counts them.  This thread never sends RESEND: takeover.py sends it
+before anything reads.
 """
 
 from __future__ import annotations
@@ -52,9 +54,11 @@ class Notifier:
         self._nameless = nameless
         self.has_epoch = True  # until the kernel says no
         self._changed = threading.Condition()
-        self._queue: deque[bytes | list[int]] = deque()
+        self._queue: deque[bytes | list[int] | int] = deque()  # an inode: what `_late` has of it
+        self._late: dict[int, tuple[int, int]] = {}  # inode → start and end (below 0: all) of pages that nobody waits for
         self._drops: deque[tuple[bytes, Callable[[], None]]] = deque()  # they go before the queue
         self._drops_waiting = 0  # with the one that is being sent
+        self._drops_in_a_row = 0
         self._sending = False
         self._closed = False
         self.dropped = 0
@@ -71,16 +75,25 @@ class Notifier:
 
         Where too many wait, or after `close`, `then` is called at once, on the calling thread.
         """
-        message = abi.pack_inval_inode(ino, offset, length)
         with self._changed:
-            if then is not None and not self._closed and self._drops_waiting < PAGE_DROPS_WAITING_MAX:
+            waits = then is not None and not self._closed and self._drops_waiting < PAGE_DROPS_WAITING_MAX
+            if waits:
+                assert then is not None
                 self._drops_waiting += 1
-                self._drops.append((message, then))
-                self._changed.notify_all()
-                return
-        self._put(message)
-        if then is not None:
+                self._drops.append((abi.pack_inval_inode(ino, offset, length), then))
+            elif not self._closed:
+                self._drop_late(ino, offset, offset + length if length else -1)
+            self._changed.notify_all()
+        if then is not None and not waits:
             then()
+
+    def _drop_late(self, ino: int, start: int, end: int) -> None:
+        known = self._late.get(ino)
+        if known is None:
+            self._queue.append(ino)
+        else:
+            start, end = min(start, known[0]), -1 if min(end, known[1]) < 0 else max(end, known[1])
+        self._late[ino] = start, end
 
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         """Queues one name.  Never sweep a directory with this: it detaches the mounts below."""
@@ -140,13 +153,14 @@ class Notifier:
         with self._changed:
             self._closed = True
             self._queue.clear()
+            self._late.clear()
             self._changed.notify_all()
 
     def _put(self, message: bytes | list[int]) -> None:
         with self._changed:
             if len(self._queue) >= QUEUED_MAX:
-                self.dropped += len(self._queue)
-                self._queue.clear()
+                self.dropped += len(self._queue) - len(self._late)
+                self._queue = deque(self._late)
                 if self.has_epoch and not self.nested():
                     self._queue.append(_INC_EPOCH)
                 else:
@@ -162,7 +176,7 @@ class Notifier:
                 self._changed.wait_for(lambda: self._queue or self._drops or self._closed)
                 if self._closed and not self._drops:
                     return
-                message, then = self._drops.popleft() if self._drops else (self._queue.popleft(), None)
+                message, then = self._next()
                 self._sending = True
             if isinstance(message, bytes):
                 self._send(message)
@@ -171,6 +185,18 @@ class Notifier:
                     self._send(abi.pack_inval_inode(ino, 0, 0))
             if then is not None:
                 self._dropped(then)
+
+    def _next(self) -> tuple[bytes | list[int], Callable[[], None] | None]:
+        """Takes the next notification, with what is called behind it."""
+        if self._drops and (not self._queue or self._drops_in_a_row < PAGE_DROPS_WAITING_MAX):
+            self._drops_in_a_row += 1
+            return self._drops.popleft()
+        self._drops_in_a_row = 0
+        message = self._queue.popleft()
+        if isinstance(message, int):
+            start, end = self._late.pop(message)
+            message = abi.pack_inval_inode(message, start, max(0, end - start))
+        return message, None
 
     def _dropped(self, then: Callable[[], None]) -> None:
         with self._changed:
