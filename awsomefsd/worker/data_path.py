@@ -58,5 +58,6 @@ def build_data_path(config: WorkerConfig, memory: MountMemory, client: MetaClien
     reservation = Reservation(config.volume, client, memory.control)
     through = WriteThrough(config.volume, writer) if config.shared else None
     flusher = Flusher(files, memory.dirty, writer, client, reservation, memory.control)
-    draining = Draining(writer, cluster_devices.to_leave, cluster_devices.report_sealed)
+    undecided = None if through is None else through.undecided
+    draining = Draining(writer, cluster_devices.to_leave, cluster_devices.report_sealed, undecided=undecided)
     return DataPath(devices, locations, checksums, reader, writer, files, reservation, through, flusher, draining)

@@ -3,13 +3,15 @@
 A writer that has been at rest for a while seals all its segments, so that other mounts fill them: small volumes do not keep one each.  It
 also gives back what was leased while the session was replaced, which the writer does not use.
 
-The thread that writes calls it between two batches, so no write is under way.  While the thread is busy its segments there fill up by
-themselves, and new ones are leased elsewhere.  If the entry is refused the session has ended, or these segments stay leased until it does.
+The thread that flushes calls it between two batches, and holds the lock of the one that writes through: a segment is sealed only when all
+that was written to it is decided.  While a thread is busy its segments fill up by themselves, and new ones are leased elsewhere.  If the
+entry is refused the session has ended, or these segments stay leased until it does.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -32,12 +34,14 @@ class Draining:
 
     def __init__(
         self, writer: SegmentWrites, to_leave: Callable[[], tuple[set[int], set[int]]], report: Callable[[list[SegmentProgress]], None],
-        now_s: Callable[[], float] = time.monotonic,
+        now_s: Callable[[], float] = time.monotonic, undecided: threading.Lock | None = None,
     ) -> None:  # fmt: skip
+        """`undecided` is held by others while something is written and not decided."""
         self._writer = writer
         self._to_leave = to_leave
         self._report = report
         self._now_s = now_s
+        self._undecided = undecided or threading.Lock()
         self._look_s = 0.0
         self._rest_s = now_s() + REST_S
 
@@ -54,18 +58,28 @@ class Draining:
         try:
             if self._now_s() >= self._rest_s:
                 self._rest_s = self._now_s() + REST_S
-                if progress := self._writer.rest():
-                    self._report(progress)
+                if progress := self._seal(self._writer.rest):
                     log.info("nothing was written for a while; the segments are sealed", extra={"segments": len(progress)})
             draining, absent = self._to_leave()
             leaving = (draining | absent) & self._writer.devices_in_use()
             if not leaving:
                 return
-            progress = self._writer.leave(leaving, absent)
-            self._report(progress)
-            log.info("segments on draining or absent devices are sealed", extra={"devices": sorted(leaving), "segments": len(progress)})
+            if progress := self._seal(lambda: self._writer.leave(leaving, absent)):
+                log.info("segments on draining or absent devices are sealed", extra={"devices": sorted(leaving), "segments": len(progress)})
         except Error as err:
             log.info("sealed segments cannot be given back now: %s", err)
+
+    def _seal(self, seal: Callable[[], list[SegmentProgress]]) -> list[SegmentProgress]:
+        """Seals and reports; nothing while a write is not decided, whose entry would find its segment given back."""
+        if not self._undecided.acquire(blocking=False):
+            return []
+        try:
+            progress = seal()
+            if progress:
+                self._report(progress)
+            return progress
+        finally:
+            self._undecided.release()
 
     def _give_back(self, doubtful: list[SegmentProgress]) -> None:
         for step in doubtful:

@@ -94,6 +94,7 @@ class WriteThrough:
         self._thread = ConditionThread("write-through", self._run)
         self._cond = self._thread.changed
         self._waiting: deque[tuple[Write, Metadata]] = deque()
+        self.undecided = threading.Lock()  # held from a write to its outcome: its segments must stay leased (draining.py)
         self.batches = 0
 
     def start(self) -> None:
@@ -114,7 +115,10 @@ class WriteThrough:
 
     def _run(self) -> None:
         while batch := self._next():
-            self._do(batch)
+            with self.undecided:
+                self._do(batch)
+            for one, _ in batch:
+                one.done.fire(*one.outcome)
 
     def _next(self) -> list[tuple[Write, Metadata]]:
         with self._cond:
@@ -135,13 +139,11 @@ class WriteThrough:
         except (OSError, Error) as err:
             sticky = err if isinstance(err, Error) else FsError(err.errno or 5, f"device write failed: {err}")
             for one, _ in batch:
-                one.done.fire(None, sticky)
+                one.outcome = None, sticky
             return
         hit("through.write.after")
         self._propose(batch, written)
         self.batches += 1
-        for one, _ in batch:
-            one.done.fire(*one.outcome)
 
     def _propose(self, batch: list[tuple[Write, Metadata]], written: Written) -> None:
         """Proposes all entries of a batch, in order; returns when each has its outcome."""

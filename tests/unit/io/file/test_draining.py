@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from awsomefsd.base.errors import Fenced, FsError
 from awsomefsd.base.types import SEGMENT_LEASED, SegmentInfo, SegmentProgress
 from awsomefsd.io.device.memory_device import MemoryDevice
-from awsomefsd.io.file.draining import Draining
+from awsomefsd.io.file.draining import LOOK_S, REST_S, Draining
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
 
 DEVICE, MIB = 1, 1 << 20
@@ -107,3 +108,22 @@ def test_a_writer_leaves_an_absent_device_without_touching_it(failed: bool) -> N
     kept = next(one for one in ended if one.segment == step.segment)
     assert (kept.committed_bytes, kept.footer_bytes) == (step.committed_bytes, 0), "what was durable there stays"
     assert writer.devices_in_use() == {2}
+
+
+def test_no_segment_is_sealed_while_a_write_to_it_is_not_decided() -> None:
+    """A write through may wait long for a lease to be given back; its entry would find that the segment is not leased any more."""
+    now = 0.0
+    free = [SegmentInfo(n, 5, DEVICE, n * MIB, MIB, SEGMENT_LEASED, 0) for n in range(8)]
+    writer = SegmentWriter({DEVICE: MemoryDevice(8 * MIB)}, lambda count: [free.pop(0)])
+    undecided, reported, leaving = threading.Lock(), list[SegmentProgress](), set[int]()
+    draining = Draining(writer, lambda: (leaving, set()), reported.extend, lambda: now, undecided)
+    [step] = writer.write([Piece(3, 77, 0, [memoryview(b"x" * 5_000)])]).progress
+    with undecided:
+        for _ in range(3):
+            now += REST_S + LOOK_S
+            draining.poll()
+            leaving.add(DEVICE)
+        assert not reported
+    now += LOOK_S
+    draining.poll()
+    assert [one.segment for one in reported] == [step.segment] and reported[0].sealed
