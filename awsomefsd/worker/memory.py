@@ -57,11 +57,6 @@ class MountMemory:
         negotiated = self.control.state.negotiated
         return 0 if negotiated is None else negotiated.minor
 
-    def maps_pages_only(self) -> bool:
-        """The kernel maps no file with MAP_SHARED that is open for direct I/O."""
-        negotiated = self.control.state.negotiated
-        return negotiated is not None and not negotiated.flags & abi.DIRECT_IO_ALLOW_MMAP
-
     def unanswered(self) -> list[int] | None:
         """The ids of requests that a predecessor has read and perhaps not answered, with those of their second entries.
 

@@ -50,9 +50,7 @@ def build_mount_caches(
     kernel = recalls = None
     if leases is not None:
         pages = ThreadPoolExecutor(PAGE_THREADS, thread_name_prefix="pages")
-        kernel = KernelCache(
-            leases, names, notifier, pages, lease.left_ns, memory.kernel_minor, modes, memory.opens, memory.maps_pages_only
-        )
+        kernel = KernelCache(leases, names, notifier, pages, lease.left_ns, memory.kernel_minor, modes, memory.opens)
         flush = RecallFlush(data.files, data.flusher, leases.progress)
         # In this order: what is buffered is committed, then what the kernel was told is taken back.
         recalls = RecallThread(recall_queue, [flush.handle, kernel.forget_for_recall], ShownToOthers(data.files, names).of)

@@ -1,8 +1,8 @@
 """Tests of this folder once more, with what older kernels lack switched off: FUSE 7.34 (Linux 5.14), 7.38 (6.1), 7.40 (6.9).
 
 A kernel of another version is not had here.  None of the three has INC_EPOCH, with which the kernel is told to ask for names again; before
-7.39 files that are open for direct I/O have no MAP_SHARED, so those of shared mounts are read and written through pages.  Each level needs
-nodes of its own, so the tests run in another process.
+7.39 files that are open for direct I/O, as those of shared mounts are, have no MAP_SHARED.  Each level needs nodes of its own, so the tests
+run in another process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.shared.rig import PINS
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(PINS), reason="this is the other process")]
 HERE = Path(__file__).resolve().parent
 LEVELS = [34, 38, 40]
-SHORT = ["test_caches.py", "test_locks.py", "test_mappings.py"]
+SHORT = ["test_caches.py", "test_locks.py"]
 SHORT_S, LONG_S = 900, 7_200
 
 

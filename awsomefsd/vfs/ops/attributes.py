@@ -43,8 +43,6 @@ class AttributeOps:
 
     def getattr(self, ctx: Context, ino: int, fh: int | None) -> Attr | Steps:
         kernel = self._mount.caches.kernel
-        if kernel is not None:
-            kernel.mapped.asked(ino)
         shown = self._mount.shown_from_memory(ino)
         if shown is None:
             return self._getattr(ino)
@@ -84,19 +82,13 @@ class AttributeOps:
             mount.caches.atimes.discard(ino)
         if change.mask & SET_SIZE:
             attr = yield from self._data.set_size(attr, command, ctx.unique, fh)
-            return self._answered(attr)
+            return mount.shown(attr)
         reply: Found = yield mount.propose(command, ctx.unique, fh=fh)
         mount.caches.names.put(reply.attr)
         state = mount.buffered.files.get(ino)
         if state is not None and change.mask & SET_MTIME:
             state.mtime_ns = None  # what is dirty now was written before
-        return self._answered(reply.attr)
-
-    def _answered(self, attr: Attr) -> Attr:
-        shown = self._mount.shown(attr)
-        if self._mount.caches.kernel is not None:
-            self._mount.caches.kernel.mapped.mtime_taken(shown)
-        return shown
+        return mount.shown(reply.attr)
 
     # --- extended attributes -----------------------------------------------------------------------------------------------
 

@@ -61,20 +61,13 @@ class DataOps:
         The kernel sends an FSYNC behind a cached write only: after direct I/O the flag is all that comes.
         """
         written = self._policy.write(ctx, ino, fh, offset, data, write_flags)
-        kernel, synchronous = self._mount.caches.kernel, ctx.open_flags & os.O_DSYNC != 0
-        if not synchronous and (kernel is None or not kernel.mapped.beside(ino, fh)):
+        if not ctx.open_flags & os.O_DSYNC:
             return written
-        ended = self._ended(ino, fh, written, synchronous)
-        return ended if type(written) in GENERATORS else keeping(data, ended)
+        return self._synced(ino, fh, written) if type(written) in GENERATORS else keeping(data, self._synced(ino, fh, written))
 
-    def _ended(self, ino: int, fh: int, written: Any, synchronous: bool) -> Steps:
-        """Behind a write: it is committed, and pages that do not have it go."""
+    def _synced(self, ino: int, fh: int, written: Any) -> Steps:
         length: int = (yield from written) if type(written) in GENERATORS else written
-        if synchronous:
-            yield from sync(self._mount, ino, fh)
-        kernel = self._mount.caches.kernel
-        if kernel is not None and kernel.mapped.beside(ino, fh):
-            kernel.drop_mapped(ino)
+        yield from sync(self._mount, ino, fh)
         return length
 
     # --- open and close ----------------------------------------------------------------------------------------------------

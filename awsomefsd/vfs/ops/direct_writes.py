@@ -17,8 +17,8 @@ not wait: the kernel sends no append asynchronously.
 Files that nobody reads through pages pay nothing: `Caches.filled` has the open inodes of which a READ or WRITE went through pages since the
 first open.  After the last close none is under way, and what was filled before is dropped before the next WRITE is sent.
 
-Nor is it done for files of a shared mount that are read through pages (mapped_pages.py has its own way): the kernel would ignore attributes
-that are on their way to it, and readers of files that need not be strict are promised only what was there at their open (page_cache.py).
+Nor is it done for files of a shared mount that are read through pages: the kernel would ignore attributes that are on their way to it, and
+their readers are promised only what was there at their open (page_cache.py).
 
 fallocate(2) and copy_file_range(2) need nothing: the kernel drops the pages of their ranges behind the reply, whoever asks.
 """
@@ -69,7 +69,7 @@ class DirectWrites:
         if ino not in self._filled:
             return False
         kernel = self._caches.kernel
-        return kernel is None or not kernel.reads_pages(ino)
+        return kernel is None or not kernel.loose.reading(ino)
 
     def _written(self, steps: Steps, ctx: Context, ino: int, offset: int, length: int) -> Steps:
         """One that fails may have stored its bytes."""

@@ -19,9 +19,9 @@ INC_EPOCH unmounts what is mounted on a directory of the mount.  While there is 
 negative ones too, and a recall waits until the time of those told before is over: well within RECALL_MS.  Rejected: INVAL_ENTRY of single
 names, which waits for the lock of their directory and unmounts what is on it as well.
 
-*Pages* of strict inodes the kernel does not keep: they are opened with direct I/O (but on old kernels, which would not map them then:
-mapped_pages.py).  Rejected: pages that follow the attributes, dropped by an INVAL_INODE before a GETATTR is answered.  INVAL_INODE while a
-GETATTR waits makes the kernel drop the attributes of that very answer, so its read(2) goes on with the old size.
+*Pages* of strict inodes the kernel does not keep: they are opened with direct I/O.  Rejected: pages that follow the attributes, dropped by
+an INVAL_INODE before a GETATTR is answered.  INVAL_INODE while a GETATTR waits makes the kernel drop the attributes of that very answer, so
+its read(2) goes on with the old size.
 
 All that is of strict inodes.  Of others (freshness.py) the kernel is told attributes and names for a fixed time, which no recall shortens,
 and it keeps pages (page_cache.py).
@@ -42,9 +42,7 @@ from awsomefsd.base.limits import LEASES_PER_SESSION_MAX
 from awsomefsd.base.types import LEASE_NONE, Attr
 from awsomefsd.base.wait import Resume
 from awsomefsd.meta.client.leases import LeaseView
-from awsomefsd.vfs.api.context import CachePolicy
 from awsomefsd.vfs.state.freshness import Modes
-from awsomefsd.vfs.state.mapped_pages import MappedPages
 from awsomefsd.vfs.state.names import NameCache
 from awsomefsd.vfs.state.open_files import OpenFile
 from awsomefsd.vfs.state.page_cache import LoosePages
@@ -88,9 +86,8 @@ class _Dropped:
 class KernelCache:
     def __init__(
         self, leases: LeaseView, names: NameCache, kernel: Kernel, threads: Threads, left_ns: Callable[[], int], minor: Callable[[], int],
-        modes: Modes, inherited: Iterable[OpenFile] = (), maps_pages_only: Callable[[], bool] = bool,
+        modes: Modes, inherited: Iterable[OpenFile] = (),
     ) -> None:  # fmt: skip
-        """`maps_pages_only()`: this kernel maps no file that is open for direct I/O with MAP_SHARED."""
         """`threads`: several, for nothing else, because each may wait in the kernel; `minor` of the protocol, once it is agreed on;
         `inherited`: handles that a predecessor gave out."""
         self._leases = leases
@@ -106,7 +103,6 @@ class KernelCache:
         self._minor = minor
         self._modes = modes
         self.loose = LoosePages(lambda ino: self._kernel.forget_attributes(ino), inherited)
-        self.mapped = MappedPages(lambda ino: self._kernel.forget_attributes(ino), maps_pages_only, inherited)
 
     # --- what is promised ---------------------------------------------------------------------------------------------------------
     def attr_ttl_ns(self, attr: Attr) -> int:
@@ -117,9 +113,6 @@ class KernelCache:
             return 0
         if lasting_ns and self.loose.reading(ino):
             return 0 if self._leases.changing(ino) else lasting_ns
-        if self.mapped.open(ino):
-            self.mapped.asked(ino)
-            return 0
         self._told.add(ino)
         if len(self._told) > TOLD_MAX:
             self._told_any = True
@@ -170,31 +163,27 @@ class KernelCache:
 
     def _forget(self, ino: int, done: Callable[[], None]) -> None:
         self._told.discard(ino)
-        if not self.reads_pages(ino):
+        if not self.loose.reading(ino):
             self._kernel.forget_attributes(ino)
         self._names.drop(ino)
-        self.drop_mapped(ino)
         done()
 
     def change(self, inos: list[int]) -> None:
         """This mount changes these: no timeout is given any more until that is decided, and what was given goes."""
         for ino in inos:
-            if (ino in self._told or self._told_any) and not self.mapped.open(ino):
+            if ino in self._told or self._told_any:
                 self._told.discard(ino)
                 self._kernel.forget_attributes(ino)
 
     def inherit(self, inos: list[int]) -> bool:
         """A predecessor held these, and may have told anything of them.  False: only time ends what it told of names."""
         for ino in inos:
-            if not self.mapped.open(ino):
-                self._kernel.forget_attributes(ino)
-        for ino in self.mapped.known():
-            self.drop_mapped(ino)
+            self._kernel.forget_attributes(ino)
         return self._kernel.forget_names()
 
     def known(self) -> list[int]:
         """Inodes of which the kernel may know something; for a session that was lost."""
-        return sorted({*self._told, *self.loose.known(), *self.mapped.known()})
+        return sorted({*self._told, *self.loose.known()})
 
     # --- pages ------------------------------------------------------------------------------------------------------------------------
     def dropped(self, ino: int) -> _Dropped:
@@ -203,42 +192,7 @@ class KernelCache:
 
     def stale(self, attr: Attr) -> bool:
         """GETATTR is about to say this: whether pages have to be dropped before, because the kernel would keep them."""
-        return self.mapped.stale(attr) or (self._modes.is_loose_file(attr) and self.loose.stale(attr))
-
-    def reads_pages(self, ino: int) -> bool:
-        """Somebody reads it through pages: attributes that are on their way to the kernel must count there."""
-        return self.loose.reading(ino) or self.mapped.open(ino)
-
-    def opened(self, attr: Attr, fh: int, flags: int) -> CachePolicy:
-        """The cache policy of an open with attributes that are true now."""
-        if self._modes.is_loose_file(attr):
-            kept = self.loose.opened(attr, fh, flags)
-            return CachePolicy.DIRECT if kept is None else kept
-        leased = self._names.attr(attr.ino) is not None
-        return CachePolicy.DROP if self.mapped.opened(attr.ino, fh, flags, leased=leased) else CachePolicy.DIRECT
-
-    def closed(self, ino: int, fh: int) -> None:
-        self.loose.closed(ino, fh)
-        self.mapped.closed(ino, fh)
-
-    def drop_mapped(self, ino: int) -> None:
-        """What mappings hold is asked for again: as soon as that harms no read(2), on a thread of its own."""
-        left_s = self.mapped.begin_drop(ino)
-        if left_s is not None:
-            self._drop_in(left_s, ino)
-
-    def _drop_in(self, left_s: float, ino: int) -> None:
-        if left_s > 0:
-            after(left_s, partial(self._drop_if_quiet, ino))
-        else:
-            self._threads.submit(partial(self._drop_if_quiet, ino))
-
-    def _drop_if_quiet(self, ino: int) -> None:
-        left_s = self.mapped.quiet_in(ino)
-        if left_s == 0:
-            self._kernel.forget_pages(ino)
-        elif left_s is not None:
-            self._drop_in(left_s, ino)
+        return self._modes.is_loose_file(attr) and self.loose.stale(attr)
 
 
 def after(pause_s: float, call: Callable[[], None]) -> threading.Timer:

@@ -197,7 +197,7 @@ class Caches:
         Not of files that it reads through pages which need not be strict: the kernel would ignore attributes that are on their way.
         """
         kernel = self.kernel
-        self._forget_told([ino for ino in inos if kernel is None or not kernel.reads_pages(ino)], pages)
+        self._forget_told([ino for ino in inos if kernel is None or not kernel.loose.reading(ino)], pages)
 
     def bytes_changed(self, before: Attr | None, after: Attr) -> None:
         """Lets the kernel know of set-ID bits that went with a change of the bytes, before it gets the answer.  `before`: None if unknown.
@@ -409,8 +409,9 @@ class MountState:
 
     def cache_policy(self, attr: Attr, flags: int, fh: int, *, made: bool = False) -> CachePolicy:
         """Returns what the kernel may cache of a file for this open.  `made`: by this request, so the kernel has no pages of it."""
-        if self.caches.kernel is not None:
-            return self.caches.kernel.opened(attr, fh, flags)
+        if self.caches.kernel is not None and self.caches.modes.is_loose_file(attr):
+            kept = self.caches.kernel.loose.opened(attr, fh, flags)
+            return CachePolicy.DIRECT if kept is None else kept
         if self.shared:
             return CachePolicy.DIRECT
         if not self.caches.pages.opened(attr.ino, fh, made=made):
@@ -431,7 +432,7 @@ class MountState:
             self.caches.filled.discard(ino)
         self.caches.pages.closed(fh)
         if self.caches.kernel is not None:
-            self.caches.kernel.closed(ino, fh)
+            self.caches.kernel.loose.closed(ino, fh)
 
     def file(self, attr: Attr) -> FileState:
         """Made from the newest attributes: the caller's may be older than a state that was forgotten since.
