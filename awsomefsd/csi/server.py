@@ -35,6 +35,7 @@ from awsomefsd.node.mounts import MountKeeper, Mounts
 logger = logging.getLogger(__name__)
 CALLS_MAX = 32  # at once; one that mounts takes its thread for as long
 STOP_S = 2.0
+HANDSHAKE_MS = 10_000  # a connection that has not said what HTTP/2 begins with is closed: each takes a file descriptor of the daemon
 
 
 class DriverSocket:
@@ -54,7 +55,8 @@ class DriverSocket:
             self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             early = self._path.parent / f".{self._path.name[:32]}.new"
             early.unlink(missing_ok=True)
-            server = grpc.server(ThreadPoolExecutor(self._calls_max, "csi"), options=[("grpc.so_reuseport", 0)])
+            options = [("grpc.so_reuseport", 0), ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS)]
+            server = grpc.server(ThreadPoolExecutor(self._calls_max, "csi"), options=options)
             for add, servicer in servicers:
                 add(servicer, server)  # type: ignore[operator]
             with sockets.address(early) as place:

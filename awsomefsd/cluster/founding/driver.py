@@ -83,7 +83,8 @@ class FoundingDriver:
         self._places = {endpoint: DialAddress(True) for endpoint in token.endpoints}
         self._asking = trio.Lock()
         self._dials = trio.CapacityLimiter(DIALS_MAX)
-        self._visits = trio.CapacityLimiter(VISITS_MAX)
+        self._strangers: dict[trio.CancelScope, None] = {}  # visits without a proof, oldest first
+        self._visits = trio.CapacityLimiter(VISITS_MAX)  # with one
         self._told = 0.0
 
     # --- the whole --------------------------------------------------------------------------------------------------------------
@@ -222,26 +223,40 @@ class FoundingDriver:
     # --- conversations ----------------------------------------------------------------------------------------------------------
 
     async def _visit(self, stream: trio.SocketStream) -> None:
-        """Serves one connection that dialled us; an error ends it and nothing else."""
+        """Serves one connection that dialled us; an error ends it and nothing else.
+
+        Of those that have proved nothing the oldest gives its place to a new one: strangers that say nothing keep nobody out.
+        """
         connection = FoundingWire(trio.SSLStream(stream, self._listening, server_side=True, https_compatible=True))
         remote = "?"
-        try:
-            if not self._visits.available_tokens:
-                return  # the peer comes again
-            async with self._visits:
+        with trio.CancelScope() as scope:
+            if len(self._strangers) >= VISITS_MAX:
+                oldest = next(iter(self._strangers))
+                del self._strangers[oldest]
+                oldest.cancel()
+            self._strangers[scope] = None
+            try:
                 remote = str(stream.socket.getpeername()[0])
-                hello = await wire.first(connection)
-                if hello.token != self._token.id:
-                    await connection.send(FoundingRejected("the node there waits with another founding token"))
-                    return
-                peer = await wire.listen(connection, hello, self.side, self._files.shown, self._own_control(remote))
-                if peer.node != self.core.me:
-                    self._note([peer.control])
-                    await self._converse(connection, peer)
-        except (Error, OSError, trio.TooSlowError, trio.BrokenResourceError) as err:
-            logger.info("a founding conversation ended", extra={"remote": remote, "reason": str(err) or type(err).__name__})
-        finally:
-            await connection.close()
+                await self._welcome(connection, remote, scope)
+            except (Error, OSError, trio.TooSlowError, trio.BrokenResourceError) as err:
+                logger.info("a founding conversation ended", extra={"remote": remote, "reason": str(err) or type(err).__name__})
+            finally:
+                self._strangers.pop(scope, None)
+                with trio.CancelScope(shield=True):
+                    await connection.close()
+
+    async def _welcome(self, connection: FoundingWire, remote: str, scope: trio.CancelScope) -> None:
+        hello = await wire.first(connection)
+        if hello.token != self._token.id:
+            await connection.send(FoundingRejected("the node there waits with another founding token"))
+            return
+        peer = await wire.listen(connection, hello, self.side, self._files.shown, self._own_control(remote))
+        if self._strangers.pop(scope, scope) is scope or not self._visits.available_tokens:
+            return  # it lost its place; or the peer comes again
+        async with self._visits:
+            if peer.node != self.core.me:
+                self._note([peer.control])
+                await self._converse(connection, peer)
 
     async def _converse(self, connection: FoundingWire, peer: FoundingPeer) -> None:
         outbox, outgoing = trio.open_memory_channel[wire.Frame](OUTBOX_MAX)
