@@ -28,6 +28,7 @@ from awsomefsd.meta.api.commands import (
 )
 from awsomefsd.meta.api.messages.csi import GetClaims
 from awsomefsd.meta.api.messages.nodes import ListNodes
+from awsomefsd.meta.api.report_pages import all_reports
 
 Call = Callable[[Any], Any]  # a body of meta.messages in, its reply out; raises domain errors
 
@@ -59,7 +60,7 @@ class Catalog:
 
     def reports(self) -> dict[int, dict[str, int]]:
         """Returns the last figures that the workers of this node reported, by mount id."""
-        return dict(self._call(messages.GetReports()).figures)
+        return all_reports(self._call)
 
     def ask(self, body: Any) -> Any:
         return self._call(body)

@@ -19,16 +19,16 @@ from msgspec import Struct
 from awsomefsd.base.errors import ProtocolError
 from awsomefsd.base.limits import (
     ATIMES_PER_ENTRY_MAX,
-    DEVICE_REPORT_CHARACTERS_MAX,
-    NODE_REPORT_CHARACTERS_MAX,
-    REPORT_NAME_CHARACTERS_MAX,
+    DEVICE_REPORT_TEXT_BYTES_MAX,
+    NODE_REPORT_TEXT_BYTES_MAX,
+    REPORT_NAME_BYTES_MAX,
 )
 from awsomefsd.meta.api import commands, messages
 from awsomefsd.meta.api.messages.devices import ReportDevices
 from awsomefsd.meta.api.messages.nodes import NodeReport
 
 _U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
-_WIDE = frozenset({"owner", "log", "mount"})  # random 64-bit numbers
+_WIDE = frozenset({"owner", "log", "mount", "after_mount"})  # random 64-bit numbers
 _NARROW = frozenset({"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask"})
 _SIGNED = frozenset({"quota_bytes", "quota_inodes"})
 _TIMES = frozenset({"atime_ns", "mtime_ns", "ctime_ns"})  # 1677 to 2554: what msgpack holds in 64 bits
@@ -110,23 +110,27 @@ def _check_atimes(value: commands.SetAtimes) -> None:
 
 
 def _check_figures(value: messages.Report) -> None:
-    if any(len(name) > REPORT_NAME_CHARACTERS_MAX for name in value.figures):
-        raise ProtocolError(f"Report: a name has more than {REPORT_NAME_CHARACTERS_MAX} characters")
+    if any(_bytes_of(name) > REPORT_NAME_BYTES_MAX for name in value.figures):
+        raise ProtocolError(f"Report: a name has more than {REPORT_NAME_BYTES_MAX} bytes")
 
 
 def _check_devices(value: ReportDevices) -> None:
-    _bound("ReportDevices", DEVICE_REPORT_CHARACTERS_MAX, (text for one in value.sightings for text in (one.uuid, one.path, one.state)))
+    _bound("ReportDevices", DEVICE_REPORT_TEXT_BYTES_MAX, (text for one in value.sightings for text in (one.uuid, one.path, one.state)))
 
 
 def _check_node(value: NodeReport) -> None:
     texts = (value.boot_id, value.version, value.name, value.control, value.metadata, value.bundle, value.issuer)
-    _bound("NodeReport", NODE_REPORT_CHARACTERS_MAX, (*texts, *value.labels, *value.labels.values()))
+    _bound("NodeReport", NODE_REPORT_TEXT_BYTES_MAX, (*texts, *value.labels, *value.labels.values()))
 
 
 def _bound(what: str, most: int, texts: Iterable[str]) -> None:
-    characters = sum(map(len, texts))
-    if characters > most:
-        raise ProtocolError(f"{what}: {characters} characters; {most} is the most")
+    total = sum(map(_bytes_of, texts))
+    if total > most:
+        raise ProtocolError(f"{what}: texts of {total} bytes; {most} is the most")
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 _CHECKS: dict[type, Callable[[Any], None]] = {

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from awsomefsd.base.limits import DEVICE_REPORT_MS, DEVICES_REPORTED_MAX
+from msgspec.msgpack import encode as encoded
+
+from awsomefsd.base.limits import DEVICE_REPORT_MS, DEVICES_REPORTED_MAX, REPORTS_PAGE_BYTES
 from awsomefsd.meta.api.messages.devices import ReportDevices, SeenDevice, Sighting, Sightings
 
 SILENT_MS = 5 * DEVICE_REPORT_MS
@@ -40,15 +42,22 @@ class DeviceReports:
         """Returns the reports of the nodes that are heard."""
         return {node: seen for node, (at_ms, seen) in self._reports.items() if now_ms - at_ms <= SILENT_MS}
 
-    def listing(self, names: dict[str, str], now_ms: int) -> Sightings:
-        """Returns what all nodes reported, which nodes report, and for how long each shared device has been seen by one node only.
+    def listing(self, names: dict[str, str], now_ms: int, after: str = "") -> Sightings:
+        """Returns what the nodes behind `after` reported, which nodes report, and for how long each shared device has been seen by one node
+        only.  A page ends with the node that makes it REPORTS_PAGE_BYTES.
 
         `names`: of nodes, by UUID, as far as they have one.
         """
-        seen = [
-            SeenDevice(node, names.get(node, node), one.uuid, one.path, one.bytes, one.state, now_ms - at_ms)
-            for node, (at_ms, found) in sorted(self._reports.items())
-            for one in found
-        ]
+        nodes = sorted(node for node in self._reports if node > after)
+        seen: list[SeenDevice] = []
+        total, more = 0, ""
+        for node in nodes:
+            at_ms, found = self._reports[node]
+            page = [SeenDevice(node, names.get(node, node), one.uuid, one.path, one.bytes, one.state, now_ms - at_ms) for one in found]
+            seen += page
+            total += len(encoded(page))
+            if total >= REPORTS_PAGE_BYTES and node != nodes[-1]:
+                more = node
+                break
         alone = {uuid: now_ms - since for uuid, since in self._alone_since.items()}
-        return Sightings(seen, sorted(self.fresh(now_ms)), alone)
+        return Sightings(seen, sorted(self.fresh(now_ms)), alone, more)

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from msgspec import structs
+from msgspec.msgpack import encode as encoded
 
 from awsomefsd.base.errors import NotLeading, Refused
 from awsomefsd.base.levels import agreed
-from awsomefsd.base.limits import ACKS_PER_REQUEST_MAX, NS_PER_MS, REPORT_FIGURES_MAX
+from awsomefsd.base.limits import ACKS_PER_REQUEST_MAX, NS_PER_MS, REPORT_FIGURES_MAX, REPORTS_PAGE_BYTES
 from awsomefsd.base.types import is_node_mount
 from awsomefsd.meta.api.messages import (
     PROTOCOL_OLDEST,
@@ -199,13 +200,21 @@ class PlainRequests:
 
     def list_reports(self, request: Request[GetReports]) -> None:
         """Answers with what the asking node's own workers reported: what others say can then not make the answer too large for it."""
-        node = _node_of(request.origin)
-        reported = self._reported.items()
-        request.answer(Reports({mount: figures for mount, (origin, figures) in reported if _node_of(origin) == node}))
+        node, after = _node_of(request.origin), request.body.after_mount
+        mounts = sorted(mount for mount, (origin, _) in self._reported.items() if _node_of(origin) == node and mount > after)
+        page: dict[int, dict[str, int]] = {}
+        total = 0
+        for mount in mounts:
+            page[mount] = self._reported[mount][1]
+            total += len(encoded(page[mount]))
+            if total >= REPORTS_PAGE_BYTES and mount != mounts[-1]:
+                request.answer(Reports(page, mount))
+                return
+        request.answer(Reports(page))
 
     def list_sightings(self, request: Request[GetSightings]) -> None:
         names = {row.node: row.name for row in self._replica.machine.node_rows()}
-        request.answer(self.sightings.listing(names, self._monotonic_ns() // NS_PER_MS))
+        request.answer(self.sightings.listing(names, self._monotonic_ns() // NS_PER_MS, request.body.after))
 
     # --- the membership ---------------------------------------------------------------------------------------------------------
     def list_members(self, request: Request[GetMembers]) -> None:

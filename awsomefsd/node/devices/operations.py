@@ -25,8 +25,9 @@ from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.identified import open_identified
 from awsomefsd.io.device.superblock import grown, read_superblock, wipe_superblock, write_superblock
 from awsomefsd.meta.api.commands import DrainDevice, GrowDevice, RemoveDevice
-from awsomefsd.meta.api.messages.devices import GetSightings, SeenDevice, Sightings
+from awsomefsd.meta.api.messages.devices import SeenDevice, Sightings
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments
+from awsomefsd.meta.api.report_pages import all_sightings
 from awsomefsd.meta.api.space import usable_bytes
 from awsomefsd.meta.machine.devices import ROWS_REMOVED_MAX
 from awsomefsd.node.catalog import Catalog
@@ -66,13 +67,11 @@ class DeviceOperations:
     def seen(self) -> Sightings:
         """Returns which nodes see which devices; empty where this node may not ask, or the leader is of an older build."""
         try:
-            sightings = self._ask(GetSightings())
+            return all_sightings(self._ask)
         except FsError as err:
             if err.errno not in (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP):
                 raise
             return Sightings([], [], {})
-        assert isinstance(sightings, Sightings)
-        return sightings
 
     def seen_of(self, uuid: str) -> list[SeenDevice]:
         return [one for one in self.seen().seen if one.uuid == uuid]

@@ -28,8 +28,8 @@ from awsomefsd.base.limits import COLLECT_DEAD_PERCENT, COLLECT_DEAD_PERCENT_LOW
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.collect.collector import Collector, Elsewhere, Stopped
 from awsomefsd.io.device.open_devices import OpenDevices
-from awsomefsd.meta.api.messages.devices import GetSightings
 from awsomefsd.meta.api.messages.nodes import ListNodes
+from awsomefsd.meta.api.report_pages import all_sightings
 from awsomefsd.node.maintenance.io_budget import IoBudget
 
 WELL = "ok"  # the state of a device in a node's report (node/devices/device_scan.py)
@@ -210,7 +210,7 @@ def collectors_of(ask: Callable[[Any], Any]) -> dict[str, str] | None:
     None where the leader does not say, because it is of an older build: then whoever sees a device collects it.
     """
     try:
-        sightings = ask(GetSightings())
+        sightings = all_sightings(ask)
         clients = {row.node for row in ask(ListNodes()).nodes if row.role == "client"}
     except FsError as err:
         if err.errno not in (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP):

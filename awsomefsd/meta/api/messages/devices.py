@@ -28,7 +28,9 @@ class ReportDevices(Message, tag=130):
 
 
 class GetSightings(Message, tag=131):
-    """Answered by Sightings."""
+    """Answered by Sightings, of the nodes behind `after`.  meta/api/report_pages.py asks for all."""
+
+    after: str = ""
 
 
 class GetQuarantine(Message, tag=132):
@@ -49,11 +51,15 @@ class SeenDevice(Struct, array_like=True, gc=False):
 
 
 class Sightings(Message, tag=130):
-    """`reporting`: nodes that say what they see.  `alone_ms`: device → how long one node at most has seen it, while several report."""
+    """`reporting`: nodes that say what they see.  `alone_ms`: device → how long one node at most has seen it, while several report.
+
+    `more`: the last node in `seen`, if others follow.
+    """
 
     seen: list[SeenDevice]
     reporting: list[str]
     alone_ms: dict[str, int]
+    more: str = ""
 
 
 class QuarantineInfo(Struct, array_like=True, gc=False):

@@ -35,7 +35,9 @@ class Report(Message, tag=30):
 
 
 class GetReports(Message, tag=31):
-    pass
+    """Answered by Reports, of the mounts behind `after_mount`.  meta/api/report_pages.py asks for all."""
+
+    after_mount: int = 0
 
 
 class SessionOpened(Message, tag=8):
@@ -55,6 +57,7 @@ class Sessions(Message, tag=24):
 
 
 class Reports(Message, tag=25):
-    """Figures by mount."""
+    """Figures by mount.  `more`: the last one, if others follow."""
 
     figures: dict[int, dict[str, int]]
+    more: int = 0
