@@ -1,4 +1,4 @@
-"""The socket of the CSI driver under strangers."""
+"""Strangers that say nothing do not stay at the socket of the CSI driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port of a founding under strangers."""
+"""Strangers that say nothing keep nobody out of a founding."""
 
 from __future__ import annotations
 
