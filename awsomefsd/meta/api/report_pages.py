@@ -1,4 +1,4 @@
-"""What nodes and workers report, as a whole: the leader answers in pages, so that no answer is larger than a frame."""
+"""The leader answers in pages what nodes and workers report, so that no answer is larger than a frame; here they are put together."""
 
 from __future__ import annotations
 
