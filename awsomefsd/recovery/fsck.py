@@ -118,7 +118,8 @@ class Fsck:
             self._write(planned, below=bool(blocked))
         if self.replay and self.repair and (blocked := self._replay()):
             self.report.remaining.append({"kind": "replay", "where": "journal", "what": blocked})
-        self.report.remaining += [fault for fault in self.report.faults if fault["kind"] == "device"]
+        left_by_every_repair = ("device",) if self.repair else ("device", "replay")  # a repair has just tried the journal again
+        self.report.remaining += [fault for fault in self.report.faults if fault["kind"] in left_by_every_repair]
         return self.report
 
     def _replay(self) -> str:

@@ -124,6 +124,20 @@ def test_a_damaged_row_that_the_journal_stumbles_over(stopped: Stopped, capsys: 
     assert fsck(stopped, capsys)[0] == 0
 
 
+def test_a_dry_run_promises_no_repair_of_a_damaged_journal(stopped: Stopped, capsys: pytest.CaptureFixture[str]) -> None:
+    replica = stopped.open()
+    stopped.propose(replica, c.SetAttr(1, 2, c.SET_MODE, 0o600))
+    replica.close()
+    journal = min((stopped.state / "meta" / "journal").glob("*.journal"))
+    raw = bytearray(journal.read_bytes())
+    raw[raw.index(b"f20")] ^= 255
+    journal.write_bytes(raw)
+    code, planned = fsck(stopped, capsys, "--dry-run")
+    assert code == 4 and [fault["where"] for fault in planned["remaining"]] == ["journal"]
+    code, report = fsck(stopped, capsys, "--repair")
+    assert code == 4 and report["remaining"] == planned["remaining"] and report["actions"] == planned["actions"] == []
+
+
 def test_the_cluster_row(stopped: Stopped, capsys: pytest.CaptureFixture[str]) -> None:
     stopped.rot(keys.cluster())
     code, report = fsck(stopped, capsys, "--repair")
