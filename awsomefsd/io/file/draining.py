@@ -4,8 +4,8 @@ A writer that has been at rest for a while seals all its segments, so that other
 also gives back what was leased while the session was replaced, which the writer does not use.
 
 The thread that flushes calls it between two batches, and holds the lock of the one that writes through: a segment is sealed only when all
-that was written to it is decided.  While a thread is busy its segments fill up by themselves, and new ones are leased elsewhere.  If the
-entry is refused the session has ended, or these segments stay leased until it does.
+that was written to it is decided.  While a thread is busy its segments fill up by themselves, and new ones are leased elsewhere.  What a
+refused entry reported is reported again with the next commit, or by the next rest.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from awsomefsd.base.errors import Error
 from awsomefsd.base.types import SegmentProgress
 from awsomefsd.io.segment.store import SegmentWrites
+from awsomefsd.io.segment.writer import Written
 
 LOOK_S = 3.0
 REST_S = 30.0  # who writes again sooner keeps the segment: sealing costs a footer and an entry, leasing another entry
@@ -48,10 +49,9 @@ class Draining:
     def poll(self) -> None:
         """Seals the segments that are leased on devices to leave; nothing is written to absent ones.  Seals all of a writer at rest.
 
-        Asks every LOOK_S seconds, and only while something is leased; blocks for that.  Raises no Error: what was sealed and not reported
-        stays leased until the session ends.
+        Asks every LOOK_S seconds, and only while something is leased or still to be reported; blocks for that.  Raises no Error.
         """
-        if self._now_s() < self._look_s or not self._writer.devices_in_use():
+        if self._now_s() < self._look_s or not (self._writer.devices_in_use() or self._writer.owes_report()):
             return
         self._look_s = self._now_s() + LOOK_S
         self._give_back(self._writer.take_in_doubt())
@@ -69,15 +69,19 @@ class Draining:
         except Error as err:
             log.info("sealed segments cannot be given back now: %s", err)
 
-    def _seal(self, seal: Callable[[], list[SegmentProgress]]) -> list[SegmentProgress]:
+    def _seal(self, seal: Callable[[], Written]) -> list[SegmentProgress]:
         """Seals and reports; nothing while a write is not decided, whose entry would find its segment given back."""
         if not self._undecided.acquire(blocking=False):
             return []
         try:
-            progress = seal()
-            if progress:
-                self._report(progress)
-            return progress
+            sealed = seal()
+            if sealed.progress:
+                try:
+                    self._report(sealed.progress)
+                except Error:
+                    self._writer.report_again(sealed)
+                    raise
+            return sealed.progress
         finally:
             self._undecided.release()
 

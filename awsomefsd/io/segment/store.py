@@ -43,14 +43,14 @@ class SegmentWrites(Protocol):
         Raises nothing: a footer that cannot be written is left out.
         """
 
-    def rest(self) -> list[SegmentProgress]:
-        """Seals every leased segment if nothing was written since the last call; returns the progress for a commit.
+    def rest(self) -> Written:
+        """Seals every leased segment if nothing was written since the last call; returns the progress for a commit, and no extents.
 
         Raises nothing, as `seal_all`.
         """
 
-    def leave(self, devices: set[int], absent: Container[int] = ()) -> list[SegmentProgress]:
-        """Seals the segments on these devices; returns the progress for a commit.  Raises nothing, as `seal_all`.
+    def leave(self, devices: set[int], absent: Container[int] = ()) -> Written:
+        """Seals the segments on these devices; returns the progress for a commit, and no extents.  Raises nothing, as `seal_all`.
 
         No footer is written to those of them that are `absent`, and it is not asked any more whether they write again.
         """
@@ -60,6 +60,9 @@ class SegmentWrites(Protocol):
 
         Does not wait for a write that is under way.
         """
+
+    def owes_report(self) -> bool:
+        """Says whether segments have ended that are still to be reported.  Does not wait for a write."""
 
     def take_in_doubt(self) -> list[SegmentProgress]:
         """Returns empty segments that were leased while the session was replaced; to be given back one by one.  Does not wait."""

@@ -207,14 +207,15 @@ class SegmentWriter:
         reported, self._unreported = self._unreported, []
         return reported + done
 
-    def rest(self) -> list[SegmentProgress]:
-        """Ends all leased segments if nothing was written since the last call, so that others fill them; returns as `seal_all`.
+    def rest(self) -> Written:
+        """Ends all leased segments if nothing was written since the last call, so that others fill them; returns no extents.
 
         Keeps them while a device that has failed is waited for.
         """
         with self._using:
             idle, self._batches_rested = self._batches == self._batches_rested, self._batches
-            return self._seal_all() if idle and self._suspect is None else []
+            progress = self._seal_all() if idle and self._suspect is None else []
+            return Written([], progress, 0, self._cleared)
 
     def _sealed(self, ending: list[_Segment]) -> list[SegmentProgress]:
         footers: list[tuple[int, int]] = []
@@ -234,8 +235,12 @@ class SegmentWriter:
         suspect = self._suspect
         return {segment.info.device for segment in [*self._leased, *([suspect] if suspect is not None else [])]}
 
-    def leave(self, devices: set[int], absent: Container[int] = ()) -> list[SegmentProgress]:
-        """Seals the segments that are leased on these devices; returns the progress for a commit.
+    def owes_report(self) -> bool:
+        """Says whether segments have ended that are still to be reported.  Does not wait for a write."""
+        return bool(self._unreported or self._in_doubt)
+
+    def leave(self, devices: set[int], absent: Container[int] = ()) -> Written:
+        """Seals the segments that are leased on these devices; returns the progress for a commit, and no extents.
 
         Leaves out a footer that cannot be written, and writes nothing to `absent` devices.
         """
@@ -248,7 +253,8 @@ class SegmentWriter:
             ending = [segment for segment in self._leased if segment.info.device in devices]
             self._leased = deque(segment for segment in self._leased if segment not in ending)
             ended += [segment.progress(sealed=True) for segment in ending if segment.info.device in absent]
-            return ended + self._sealed([segment for segment in ending if segment.info.device not in absent])
+            ended += self._sealed([segment for segment in ending if segment.info.device not in absent])
+            return Written([], ended, 0, self._cleared)
 
     def take_in_doubt(self) -> list[SegmentProgress]:
         """Returns segments that are to be given back, each in an entry of its own: the session may not hold them (ESTALE then).

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.base.errors import Fenced, FsError
+from awsomefsd.base.errors import Fenced, FsError, Overloaded
 from awsomefsd.base.types import SEGMENT_LEASED, SegmentInfo, SegmentProgress
 from awsomefsd.io.device.memory_device import MemoryDevice
 from awsomefsd.io.file.draining import LOOK_S, REST_S, Draining
@@ -127,3 +127,54 @@ def test_no_segment_is_sealed_while_a_write_to_it_is_not_decided() -> None:
     now += LOOK_S
     draining.poll()
     assert [one.segment for one in reported] == [step.segment] and reported[0].sealed
+
+
+def test_a_refused_report_of_sealed_segments_is_made_again_without_a_write() -> None:
+    """Nothing is leased any more then; these segments would stay this session's until it ends."""
+    now = 0.0
+    free = [SegmentInfo(n, 5, DEVICE, n * MIB, MIB, SEGMENT_LEASED, 0) for n in range(8)]
+    writer = SegmentWriter({DEVICE: MemoryDevice(8 * MIB)}, lambda count: [free.pop(0)])
+    reports: list[list[SegmentProgress]] = []
+
+    def report(progress: list[SegmentProgress]) -> None:
+        reports.append(progress)
+        if len(reports) == 1:
+            raise Overloaded("too many requests wait")
+
+    draining = Draining(writer, lambda: (set(), set()), report, lambda: now)
+    writer.write([Piece(3, 77, 0, [memoryview(b"x" * 5_000)])])
+    for _ in range(4):
+        now += REST_S + LOOK_S
+        draining.poll()
+    assert len(reports) == 2 and reports[0] == reports[1] and reports[0][0].sealed
+
+
+def test_a_refused_report_of_a_segment_that_was_left_goes_with_the_next_write() -> None:
+    free = [SegmentInfo(n, 5, n // 4 + 1, n % 4 * MIB, MIB, SEGMENT_LEASED, 0) for n in range(3, 8)]
+    writer = SegmentWriter({1: MemoryDevice(8 * MIB), 2: MemoryDevice(8 * MIB)}, lambda count: [free.pop(0)])
+    piece = Piece(3, 77, 0, [memoryview(b"x" * 5_000)])
+    [first] = writer.write([piece]).progress
+
+    def report(_progress: list[SegmentProgress]) -> None:
+        raise Overloaded("too many requests wait")
+
+    Draining(writer, lambda: ({1}, set()), report).poll()
+    assert [(step.segment, step.sealed) for step in writer.write([piece]).progress] == [(first.segment, True), (4, False)]
+
+
+def test_a_refused_report_of_an_ended_session_is_not_made_again() -> None:
+    now = 0.0
+    free = [SegmentInfo(n, 5, DEVICE, n * MIB, MIB, SEGMENT_LEASED, 0) for n in range(8)]
+    writer = SegmentWriter({DEVICE: MemoryDevice(8 * MIB)}, lambda count: [free.pop(0)])
+
+    def report(_progress: list[SegmentProgress]) -> None:
+        writer.abandon()
+        raise FsError(errno.ESTALE)
+
+    draining = Draining(writer, lambda: (set(), set()), report, lambda: now)
+    piece = Piece(3, 77, 0, [memoryview(b"x" * 5_000)])
+    writer.write([piece])
+    for _ in range(2):
+        now += REST_S + LOOK_S
+        draining.poll()
+    assert not writer.owes_report() and len(writer.write([piece]).progress) == 1

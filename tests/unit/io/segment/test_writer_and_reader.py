@@ -530,7 +530,7 @@ def test_a_physical_block_that_holds_durable_bytes_is_never_written_again(physic
         kept.append((data, written.extents[0]))
         assert written.consumed_bytes <= space_needed(len(data)) + 2 * physical, "what padding took is paid for, too"
         if number % 40 == 39:
-            pool.report(writer.leave({DEVICE}))
+            pool.report(writer.leave({DEVICE}).progress)
     pool.report(writer.seal_all())
     after = pool.device.crash()
     reader = pool.reader(after)
