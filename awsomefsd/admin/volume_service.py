@@ -11,7 +11,7 @@ from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base.errors import WouldLoseData
 from awsomefsd.base.types import VolumeInfo
 from awsomefsd.node.catalog import Catalog
-from awsomefsd.node.mounts import Mounts
+from awsomefsd.node.mounts import REFUSED, Mounts
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ class VolumeRpcs:
     def _where(self) -> dict[str, str]:
         where: dict[str, list[str]] = {}
         for view in self._mounts.views():
+            if view.state == REFUSED:
+                continue  # it may be of another cluster's volume with this name
             where.setdefault(view.volume_name, []).append(view.directory)
         return {name: ", ".join(sorted(directories)) for name, directories in where.items()}
 

@@ -116,7 +116,11 @@ class Daemon:
             self.membership = MembershipTasks(settings, self.node, self.access.ask, self.metadata, self.checkpoints.growing)
             reporter = self.membership.reporter
             self.mounts = self._mounts(lambda: reporter.removed)
-            self.control = ControlService(settings, self.node, self.metadata.query, self.access.ask, reporter.state)
+            self.control = ControlService(
+                settings, self.node, self.metadata.query, self.access.ask, reporter.state,
+                mounted=lambda: [view.directory for view in self.mounts.views()],
+                end_mount=lambda directory: self.mounts.umount(directory, force=True),
+            )  # fmt: skip
             self._start_collecting(undo)
             self._serve(undo)
             self._undo = undo.pop_all()
@@ -125,7 +129,7 @@ class Daemon:
         settings, worker = self.settings, own_worker if self.host_keeper is None else self.host_keeper.worker
         return Mounts(
             settings.state_dir, identity.boot_id(), self.keeper, self._mountable, worker_config(settings, self.node),
-            settings.mount.readahead // 1024, self.catalog.end_session_of, worker, removed,
+            settings.mount.readahead // 1024, self.catalog.end_session_of, worker, removed, node=self.node.node,
         )  # fmt: skip
 
     def _start_collecting(self, undo: ExitStack) -> None:

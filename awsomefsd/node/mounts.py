@@ -13,6 +13,9 @@ A volume is served by one worker, over one connection; each of its directories i
 gives it its id, the others are attached to it (`connection`), with flags of their own.  A connection outlives its first directory, and all
 of them while a container or a bind mount keeps a copy: a mount of the volume is attached to it then as well, whatever the patience of
 whoever holds it.
+
+The keeper outlives the identity of this node, and so do its mounts.  What was mounted as another node answers EIO for ever: it is shown as
+refused until it is unmounted.  It is never brought back, and nothing is attached to it.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ BUSY_S_MAX = UMOUNT_FLUSH_MS_MAX / 1_000  # that an operation waits for another 
 # States beside the keeper's own ("serving", "starting", "waiting" for a worker, "unmounting", "detached").
 SERVING, DETACHED, DEAD, MOUNTING, UNWATCHED = "serving", "detached", "dead", "mounting", "unwatched"
 REFUSED = "refused"  # it answers EIO, because its node was removed from the cluster
+NO_VOLUME = 0  # of a mount that this machine has from before it left a cluster: its volume is none of this cluster's
 
 
 class MountKeeper(Protocol):
@@ -147,8 +151,10 @@ class Mounts:
         end_session: Callable[[int], None] = lambda mount: None,
         worker_program: WorkerProgram = own_worker,
         removed: Callable[[], str] = str,
+        *,
+        node: str,
     ) -> None:
-        """`removed` returns why this node is not in its cluster any more, "" while it is."""
+        """`removed` returns why this node is not in its cluster any more, "" while it is; `node` is its id."""
         self._path = state_dir / "mounts.json"
         self._boot_id = boot_id
         self._keeper = keeper
@@ -158,6 +164,7 @@ class Mounts:
         self._end_session = end_session
         self._worker_program = worker_program
         self._removed = removed
+        self._node = node
         self._lock = threading.Lock()
         self._freed = threading.Condition(self._lock)
         self._busy: set[str] = set()
@@ -248,7 +255,7 @@ class Mounts:
                 done = Unmounted(view.directory, bool(answer.get("flushed")), held)
                 ended = bool(answer.get("ended"))
             self._drop(view.mount)
-            if ended and not others:  # nobody is left to end it, and the next mount shall not wait until it expires
+            if ended and not others and wanted.volume != NO_VOLUME:  # else the next mount waits until it expires
                 with suppress(Unavailable):
                     self._end_session(wanted.served_as)
         fields = {"dir": view.directory, "force": force, "flushed": done.flushed, "detached": done.detached}
@@ -312,6 +319,8 @@ class Mounts:
             state = UNWATCHED if listed is None else DEAD
         row = row or {}
         why = self._removed() if state == SERVING else ""
+        if wanted.volume == NO_VOLUME or self._is_of_before(row):
+            why = f"this machine has left the node or cluster that it was mounted from; run `awsomefsd umount {wanted.directory}`"
         if why:
             state = REFUSED
         return MountView(
@@ -341,6 +350,9 @@ class Mounts:
             if wanted.mount in self._reviving and listed.get(wanted.served_as, {}).get("state") == SERVING:
                 self._revived(wanted.mount)
         known = {wanted.served_as for wanted in desired}
+        for wanted in desired:
+            if wanted.volume != NO_VOLUME and self._is_of_before(listed.get(wanted.served_as, {})):
+                self._keep(replace(wanted, volume=NO_VOLUME))
         for mount, row in listed.items():
             directory = str(row["dir"])
             serves = row.get("state") in (SERVING, "starting", "waiting") and not _was_unmounted(directory)
@@ -357,7 +369,7 @@ class Mounts:
             elif entry is None or entry.fstype != mount_syscalls.FSTYPE:
                 bound(logger, mount=wanted.mount).info("unmounted by others", extra={"dir": wanted.directory})
                 self._drop(wanted.mount)
-            elif wanted.served_as not in listed and is_dead(wanted.directory):
+            elif wanted.volume != NO_VOLUME and wanted.served_as not in listed and is_dead(wanted.directory):
                 dead.append(wanted)
         return dead
 
@@ -382,10 +394,11 @@ class Mounts:
             logger.warning("mount cannot be brought back yet", extra={"dir": wanted.directory, "reason": str(err)})
 
     def _adopt(self, mount: int, row: dict[str, Any]) -> None:
-        volume = self._find_volume(str(row["source"]))
+        source = str(row["source"])
+        volume = NO_VOLUME if self._is_of_before(row) else self._find_volume(source).volume
         asked = asked_options(row.get("config"))
         options = row.get("options", ()) if asked is None else asked  # an older build kept only the kernel's options
-        self._keep(DesiredMount(mount, volume.volume, volume.name, str(row["dir"]), tuple(map(str, options))))
+        self._keep(DesiredMount(mount, volume, source, str(row["dir"]), tuple(map(str, options))))
         bound(logger, mount=mount).warning("mount taken up from the keeper", extra={"dir": row["dir"]})
 
     # --- details ------------------------------------------------------------------------------------------------------------
@@ -428,7 +441,12 @@ class Mounts:
     def _connection(self, volume: int) -> dict[str, Any] | None:
         """The keeper's row of what serves a volume here.  Raises Unavailable."""
         rows = self._keeper.list()
-        return next((row for row in rows if _volume_of(row) == volume), None)
+        return next((row for row in rows if _volume_of(row) == volume and not self._is_of_before(row)), None)
+
+    def _is_of_before(self, row: Mapping[str, Any]) -> bool:
+        """Returns True for the keeper's row of a mount that was made when this machine was another node."""
+        config = row.get("config")
+        return isinstance(config, dict) and config.get("node", self._node) != self._node
 
     def _await_unmounted(self, volume: VolumeInfo, directory: str) -> None:
         """Waits for the worker of a mount that umount(2) alone has ended, which still flushes, instead of refusing.

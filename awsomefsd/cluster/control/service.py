@@ -69,13 +69,17 @@ class ControlService:
         call: Callable[[Any], Any],
         state: Callable[[], str] = str,
         life: datetime.timedelta = ca.NODE_LIFE,
+        mounted: Callable[[], list[str]] = list,
+        end_mount: Callable[[str], object] = lambda directory: None,
     ) -> None:
+        """`mounted` returns the directories with mounts of this node; `end_mount` unmounts one of them by force and raises Error."""
         self._settings = settings
         self._node = identity
         self._query = query
         self._call = call
         self._life = life
         self._state = state
+        self._mounted, self._end_mount = mounted, end_mount
         self.files = PkiFiles(settings.state_dir)
         self.signing = Signing(identity.cluster, identity.site, self.ask_here, life=life)
         self.admin = NodeAdmin(identity.cluster, call)
@@ -132,7 +136,8 @@ class ControlService:
         """Removes this node from the cluster; with `purge` its state is then to go.  Raises WouldLoseData, Refused, Unavailable.
 
         A node that was removed before has nothing to ask for; with `purge` it may go.  Returns what a purge will leave of the state
-        directory: only with `force` it takes along the data that could not be committed.
+        directory: only with `force` it takes along the data that could not be committed.  A purge leaves no mount, which would answer
+        EIO for ever: without `force` it is refused, with `force` the mounts end before the state goes.
         """
         state_dir = self._settings.state_dir
         if purge and not force and identity.has_conflicts(state_dir):
@@ -140,6 +145,8 @@ class ControlService:
                 f"{state_dir / identity.CONFLICTS} holds data that could not be committed and lies nowhere else; copy it away and delete "
                 "it there, or lose it with --force"
             )
+        if purge and not force and (mounted := self._mounted()):
+            raise WouldLoseData(f"mounted here: {', '.join(mounted)}; `awsomefsd umount` each of them, or end them with --force")
         try:
             self.call_leader(Leave(force))
         except Refused as err:
@@ -147,6 +154,8 @@ class ControlService:
                 raise
         if not purge:
             return []
+        for directory in self._mounted():
+            self._end_mount(directory)
         self.purge_conflicts = force
         self.purge.fire()
         return identity.kept_by_purge(state_dir, conflicts=force)

@@ -176,7 +176,7 @@ _TABLE = (
     Code(
         "MOUNT_DEAD", ERROR, "no process serves a mount", "wait: the mount is being brought back; if it stays so, read its reason and log"
     ),
-    Code("MOUNT_REFUSED", ERROR, "a mount answers EIO, because this node was removed from the cluster", "run `awsomefsd umount DIR`"),
+    Code("MOUNT_REFUSED", ERROR, "a mount answers EIO: this node was removed from its cluster", "run `awsomefsd umount DIR`"),
     Code("MOUNT_WAITS", WARNING, "a mount is not served yet", "wait; if it stays so, read its reason and log"),
     Code("DEVICE_MISSING", ERROR, "this node does not find a device", "connect it, then run `awsomefsd device add PATH`"),
     Code(

@@ -19,6 +19,7 @@ from awsomefsd.node import mounts
 from awsomefsd.node.mounts import DesiredMount, Mounts, MountView
 from awsomefsd.worker.config import WorkerConfig
 
+NODE = "n"
 VOLUMES = {name: VolumeInfo(number, f"uuid-{name}", name, 0, 0, 0, 1) for number, name in enumerate(("alpha", "beta"), 1)}
 
 
@@ -90,7 +91,7 @@ class FakeKeeper:
 
 def config_of(wanted: DesiredMount, options: MountOptions) -> WorkerConfig:
     return WorkerConfig(
-        volume=wanted.volume, node="n", boot_id="b", meta_sock="/meta.sock", state_dir="/s", options=wanted.options,
+        volume=wanted.volume, node=NODE, boot_id="b", meta_sock="/meta.sock", state_dir="/s", options=wanted.options,
         read_only=options.read_only,
     )  # fmt: skip
 
@@ -110,9 +111,10 @@ class Rig:
         self.ended: list[int] = []
         self.mounts = self.daemon()
 
-    def daemon(self, boot_id: str = "boot") -> Mounts:
+    def daemon(self, boot_id: str = "boot", node: str = NODE) -> Mounts:
         """A daemon that has just been started."""
-        return Mounts(self.state_dir, boot_id, self.keeper, self.find, config_of, 128, self.ended.append, removed=lambda: self.removed)
+        ended, removed = self.ended.append, lambda: self.removed
+        return Mounts(self.state_dir, boot_id, self.keeper, self.find, config_of, 128, ended, removed=removed, node=node)
 
     def find(self, name: str) -> VolumeInfo:
         if name not in VOLUMES:
@@ -228,6 +230,27 @@ def test_a_mount_of_a_removed_node_says_so(rig: Rig) -> None:
     rig.removed = "node x was removed from this cluster"
     [view] = rig.mounts.views()
     assert (view.state, view.last_error) == ("refused", "node x was removed from this cluster")
+
+
+@pytest.mark.parametrize("purged", [True, False])
+def test_what_was_mounted_as_another_node_is_refused(rig: Rig, purged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node left its cluster and joined another one, which has a volume of the same name and number."""
+    old = rig.mounts.mount("alpha", rig.directories[0], [])
+    if purged:
+        (rig.state_dir / "mounts.json").unlink()
+    joined = rig.daemon(node="another")
+    assert joined.reconcile() == []
+    [view] = joined.views()
+    assert (view.mount, view.state) == (old.mount, "refused") and f"awsomefsd umount {rig.directories[0]}" in view.last_error
+    assert joined.of_volume(VOLUMES["alpha"].volume) is None
+    joined.mount("alpha", rig.directories[1], [])
+    assert [op for op, _ in rig.keeper.asked] == ["mount", "mount"]
+    rig.keeper.rows.pop(f"{old.mount:x}")
+    rig.dead.add(rig.directories[0])
+    assert joined.reconcile() == [] and joined.views()[0].state == "refused"
+    monkeypatch.setattr(mounts, "_detach", rig.keeper.table.pop)
+    joined.umount(rig.directories[0], force=False)
+    assert rig.ended == []
 
 
 def test_keeper_that_does_not_know_its_mounts_yet_is_waited_for(rig: Rig) -> None:

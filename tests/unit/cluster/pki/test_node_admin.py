@@ -220,3 +220,29 @@ def test_a_node_that_was_removed_may_purge_itself(tmp_path: Path) -> None:
     (conflicts / "file").unlink()
     (settings.state_dir / "notes").touch()
     assert part.leave(force=False, purge=True) == ["conflicts", "notes"] and not part.purge_conflicts
+
+
+def test_a_purge_leaves_no_mount(tmp_path: Path) -> None:
+    """It would answer EIO for ever, and the next node on this machine would have it."""
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    settings.state_dir.mkdir()
+    left, fails = ["/mnt/a", "/mnt/b"], True
+
+    def end(directory: str) -> None:
+        if fails and directory == "/mnt/b":
+            raise Unavailable("no keeper")
+        left.remove(directory)
+
+    part = ControlService(
+        settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: None, lambda body: None, mounted=lambda: list(left), end_mount=end
+    )
+    asked: list[Any] = []
+    part.call_leader = asked.append  # type: ignore[method-assign]
+    with pytest.raises(WouldLoseData, match="/mnt/a, /mnt/b; `awsomefsd umount`"):
+        part.leave(force=False, purge=True)
+    assert asked == [] and len(left) == 2
+    with pytest.raises(Unavailable):
+        part.leave(force=True, purge=True)
+    assert left == ["/mnt/b"] and not part.purge.done
+    fails = False
+    assert part.leave(force=True, purge=True) == [] and left == [] and part.purge.done
