@@ -30,6 +30,13 @@ NOW_S = 86_400.0  # nearer than this is "now"
 LOCK_FIELDS = "hhqqi4x"
 SEGMENTS_MAX = 10_000
 EMPTY = "empty slot"
+BLOCK_BYTES = 4096
+SYS_GETDENTS64 = {"x86_64": 217, "aarch64": 61}[os.uname().machine]
+ENTRIES_BYTES = 600  # room for the longest name and hardly more
+ENTRY_HEADER = struct.Struct("QqHB")  # inode, cookie, length, type; then the name
+ENTRIES_MAX = 1000
+RENAME_NOREPLACE = 1
+STATX_TYPE, STATX_MODE, STATX_BYTES, STATX_MODE_OFFSET = 1, 2, 256, 28
 
 
 class Timespec(ctypes.Structure):
@@ -83,6 +90,27 @@ def row_of(path: str, full: bool) -> tuple[Any, ...]:
     if full:
         shown += (extended(path),)
     return shown, info.st_ino, (info.st_atime_ns, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def entry_names(data: bytes) -> list[bytes]:
+    """Of what getdents64 answered, without dots."""
+    names, at = [], 0
+    while at < len(data):
+        length = ENTRY_HEADER.unpack_from(data, at)[2]
+        names.append(data[at + 19 : at + length].split(b"\0", 1)[0])
+        at += length
+    return [name for name in names if name not in (b".", b"..")]
+
+
+def in_child(ask: Callable[[], int]) -> int:
+    """A small number that another process answers with; 255: it failed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(ask())
+        finally:
+            os._exit(255)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 class Actor:
@@ -252,6 +280,16 @@ class Actor:
         source = b"/proc/self/fd/%d" % self.slots[slot]
         checked(LIBC.linkat(AT_FDCWD, source, AT_FDCWD, os.fsencode(path), AT_SYMLINK_FOLLOW))
 
+    def do_direct(self, path: str, seed: int, block: int) -> int:
+        """One block past the page cache; the attributes after it are compared with the tree."""
+        fd = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_NONBLOCK)
+        try:
+            with mmap.mmap(-1, BLOCK_BYTES) as area:  # aligned, as O_DIRECT demands
+                area[:] = filling(seed, BLOCK_BYTES)
+                return os.pwrite(fd, area, block * BLOCK_BYTES)
+        finally:
+            os.close(fd)
+
     # --- locks ----------------------------------------------------------------------------------------------------------------
     def do_lock(self, slot: int, command: int, kind: int, start: int, length: int) -> None:
         fcntl.fcntl(self.slots[slot], command, struct.pack(LOCK_FIELDS, kind, os.SEEK_SET, start, length, 0))
@@ -262,6 +300,26 @@ class Actor:
 
     def do_flock(self, slot: int, operation: int) -> None:
         fcntl.flock(self.slots[slot], operation | fcntl.LOCK_NB)
+
+    def do_lockclosed(self, path: str) -> tuple[int, ...]:
+        """What another process finds of a record lock and of a lock of the open file, after the first's file was closed once."""
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        try:
+            self.lock_fd(fd, fcntl.F_SETLK, 1000)
+            self.lock_fd(fd, fcntl.F_OFD_SETLK, 2000)
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+            return tuple(in_child(lambda start=start: self.lock_query(fd, start)) for start in (1000, 2000))
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def lock_fd(fd: int, command: int, start: int) -> None:
+        fcntl.fcntl(fd, command, struct.pack(LOCK_FIELDS, fcntl.F_WRLCK, os.SEEK_SET, start, 10, 0))
+
+    @staticmethod
+    def lock_query(fd: int, start: int) -> int:
+        request = struct.pack(LOCK_FIELDS, fcntl.F_WRLCK, os.SEEK_SET, start, 10, 0)
+        return int(struct.unpack(LOCK_FIELDS, fcntl.fcntl(fd, fcntl.F_GETLK, request))[0])
 
     # --- names ----------------------------------------------------------------------------------------------------------------
     def do_umask(self, mask: int) -> int:
@@ -295,7 +353,31 @@ class Actor:
     def do_list(self, path: str) -> list[str]:
         return sorted(os.listdir(path))
 
+    def do_listrenaming(self, path: str) -> list[str]:
+        """Each entry is renamed as the listing, a few entries at a time, comes to it, back too; the listing has to end."""
+        fd, found = os.open(path, os.O_RDONLY | os.O_DIRECTORY), 0
+        try:
+            buffer = ctypes.create_string_buffer(ENTRIES_BYTES)
+            while length := checked(LIBC.syscall(SYS_GETDENTS64, fd, buffer, ENTRIES_BYTES)):
+                for name in entry_names(buffer.raw[:length]):
+                    found += 1
+                    assert found < ENTRIES_MAX, "a listing without end"
+                    other = name[:-1] if name.endswith(b"~") else name + b"~"
+                    LIBC.renameat2(fd, name, fd, other, RENAME_NOREPLACE)  # gone, too long, somebody else's: it stays
+            for name in os.listdir(fd):  # how often an entry is found is the file system's own
+                if name.endswith("~"):
+                    LIBC.renameat2(fd, os.fsencode(name), fd, os.fsencode(name[:-1]), RENAME_NOREPLACE)
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+
     # --- attributes -----------------------------------------------------------------------------------------------------------
+    def do_statmode(self, path: str) -> str:
+        """The mode asked alone: no other attribute makes the kernel ask for news."""
+        buffer = ctypes.create_string_buffer(STATX_BYTES)
+        checked(LIBC.statx(AT_FDCWD, os.fsencode(path), 0, STATX_TYPE | STATX_MODE, buffer))
+        return oct(struct.unpack_from("H", buffer, STATX_MODE_OFFSET)[0])
+
     def do_stat(self, path: str, follow: bool) -> Any:
         return attributes(os.stat(path, follow_symlinks=follow))
 
