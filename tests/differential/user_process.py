@@ -364,6 +364,7 @@ class Actor:
                     assert found < ENTRIES_MAX, "a listing without end"
                     other = name[:-1] if name.endswith(b"~") else name + b"~"
                     LIBC.renameat2(fd, name, fd, other, RENAME_NOREPLACE)  # gone, too long, somebody else's: it stays
+            os.lseek(fd, 0, os.SEEK_SET)
             for name in os.listdir(fd):  # how often an entry is found is the file system's own
                 if name.endswith("~"):
                     LIBC.renameat2(fd, os.fsencode(name), fd, os.fsencode(name[:-1]), RENAME_NOREPLACE)
