@@ -5,6 +5,9 @@ root and the admin group (mode 0660); every connection is checked by SO_PEERCRED
 then spliced to an inner one: root and our own user have one, the group another.  gRPC's Python server shows a service neither uid nor
 groups of a unix peer, and a file mode alone is lost with one careless chmod or a bind mount, so the splice is needed.  It costs two copies
 a message on a path that carries a few requests a minute.
+
+An inner server lives while somebody is connected, and REST_S longer.  gRPC's threads look by the clock, some 15 times a second for each
+server, and a node that nobody asks is to be idle.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ from __future__ import annotations
 import grp
 import logging
 import os
+import threading
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -34,48 +40,110 @@ FOLLOWERS_MAX = CALLS_MAX // 2
 CONNECTIONS_MAX = 128  # of root and our own user; and as many of the members of the admin group
 CHUNK_BYTES = 64 * 1024
 INNER_DIRECTORY = "admin"
+REST_S = 10.0  # a server outlives its last caller by so much: the next command of somebody at work finds it there
 
 assert FOLLOWERS_MAX < CALLS_MAX, "followers never take all threads from the other calls"
 
 
+class _Inner:
+    """One inner socket and its server, which begins when somebody comes.  The event loop's thread uses it, and the thread of `stop`."""
+
+    def __init__(self, place: Path, make: Callable[[ThreadPoolExecutor], grpc.Server]) -> None:
+        self._place = place
+        self._make = make
+        self._calls = ThreadPoolExecutor(CALLS_MAX, "admin")  # of all its servers: a call may outlive its caller, and so its server
+        self._servers = self._visitors = self._visits = 0
+        self._resting = False
+        self.server: grpc.Server | None = None
+
+    @property
+    def path(self) -> Path:
+        """Returns where the server listens.  Each has a name of its own: one that ends removes its socket in its own time."""
+        return self._place.with_suffix(f".{self._servers}.sock")
+
+    def _begin(self) -> None:
+        if self.server is None:
+            self._servers += 1
+            self.path.unlink(missing_ok=True)
+            made = self._make(self._calls)
+            with sockets.address(self.path) as place:
+                made.add_insecure_port(f"unix:{place}")
+            made.start()
+            self.server = made
+
+    def end(self, grace_s: float | None) -> threading.Event:
+        """Takes no more calls, and cancels those under way after `grace_s`; returns the event of the end."""
+        server, self.server = self.server, None
+        ended = threading.Event()
+        if server is None:
+            ended.set()
+        else:
+            ended = server.stop(grace_s)
+        return ended
+
+    @asynccontextmanager
+    async def visit(self) -> AsyncIterator[Path]:
+        """Somebody is connected, and gets the path of a server that serves.  Raises OSError, and RuntimeError of gRPC."""
+        self._begin()
+        self._visits += 1
+        self._visitors += 1
+        try:
+            yield self.path
+        finally:
+            self._visitors -= 1
+
+    async def rest(self) -> None:
+        """Ends the server if nobody is connected, and nobody comes for REST_S.  One task waits for it, the others return at once."""
+        if self._resting or self.server is None:
+            return
+        self._resting = True
+        try:
+            seen = -1
+            while not self._visitors and seen != self._visits:
+                seen = self._visits
+                await trio.sleep(REST_S)
+            if not self._visitors:
+                self.end(None)
+                self.path.unlink(missing_ok=True)
+        finally:
+            self._resting = False
+
+
 class GrpcServer:
-    """The gRPC servers on the inner sockets, with health and reflection; they serve when constructed.  Raises Refused for their directory.
+    """The gRPC servers behind the inner sockets, with health and reflection.  Raises Refused for their directory.
 
     There are two, with CALLS_MAX threads each: calls of the admin group that wait, for a mount or a device, keep root from nothing.
     """
 
     def __init__(self, service: admin_pb2_grpc.AdminServicer, run_dir: Path) -> None:
-        directory = run_dir / INNER_DIRECTORY
-        make_directory(directory, 0o700)
-        os.chmod(directory, 0o700)
-        self.path, self.group_path = directory / "grpc.sock", directory / "group.sock"
+        self.directory = run_dir / INNER_DIRECTORY
+        make_directory(self.directory, 0o700)
+        os.chmod(self.directory, 0o700)
+        for left in self.directory.glob("*.sock"):  # of a daemon that was killed
+            left.unlink()
+        self._service = service
         self._health = health.HealthServicer()
-        self._servers = [self._serve(service, path) for path in (self.path, self.group_path)]
-        self.set_serving(True)
+        self.inner = {ours: _Inner(self.directory / name, self._make) for ours, name in ((True, "grpc"), (False, "group"))}
+        self._set_serving()
 
-    def _serve(self, service: admin_pb2_grpc.AdminServicer, path: Path) -> grpc.Server:
-        path.unlink(missing_ok=True)
-        made = grpc.server(ThreadPoolExecutor(CALLS_MAX, "admin"), options=[("grpc.so_reuseport", 0)])
-        admin_pb2_grpc.add_AdminServicer_to_server(service, made)
+    def _make(self, calls: ThreadPoolExecutor) -> grpc.Server:
+        made = grpc.server(calls, options=[("grpc.so_reuseport", 0)])
+        admin_pb2_grpc.add_AdminServicer_to_server(self._service, made)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, made)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), made)
-        with sockets.address(path) as place:
-            made.add_insecure_port(f"unix:{place}")
-        made.start()
         return made
 
-    def set_serving(self, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+    def _set_serving(self) -> None:
         for name in ("", SERVICE_NAME):
-            self._health.set(name, status)
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace_s: float = 1.0) -> None:
         """Takes no more calls, and blocks until those under way have ended; after `grace_s` they are cancelled."""
         self._health.enter_graceful_shutdown()
-        for ended in [one.stop(grace_s) for one in self._servers]:
+        for ended in [one.end(grace_s) for one in self.inner.values()]:
             ended.wait()
-        for path in (self.path, self.group_path):
-            path.unlink(missing_ok=True)
+        for left in self.directory.glob("*.sock"):
+            left.unlink(missing_ok=True)
 
 
 class Door:
@@ -86,7 +154,7 @@ class Door:
 
     def __init__(self, path: Path, inner: GrpcServer, group: str | None, refused: Counter) -> None:
         self._path = path
-        self._inner = {True: inner.path, False: inner.group_path}  # by whether the caller is ours
+        self._inner = inner.inner  # by whether the caller is ours
         self._group = grp.getgrnam(group).gr_gid if group else -1
         self._refused = refused
         self._limits = {ours: trio.CapacityLimiter(CONNECTIONS_MAX) for ours in (True, False)}  # nobody of the group keeps root out
@@ -121,13 +189,18 @@ class Door:
         ours = _is_ours(peer)
         async with self._limits[ours], outer:
             try:
-                inner = _connect(self._inner[ours])
-            except OSError as err:
-                logger.warning("admin connection dropped: the daemon's inner socket does not answer", extra={"errno": err.errno})
-                return
-            async with inner, trio.open_nursery() as nursery:
-                nursery.start_soon(_pump, inner, outer, nursery.cancel_scope)
-                await _pump(outer, inner, nursery.cancel_scope)
+                async with self._inner[ours].visit() as path:
+                    await _splice(outer, path)
+            except (OSError, RuntimeError) as err:
+                logger.warning("admin connection dropped: the daemon's inner socket does not answer", extra={"reason": str(err)})
+        await self._inner[ours].rest()
+
+
+async def _splice(outer: trio.SocketStream, path: Path) -> None:
+    inner = _connect(path)
+    async with inner, trio.open_nursery() as nursery:
+        nursery.start_soon(_pump, inner, outer, nursery.cancel_scope)
+        await _pump(outer, inner, nursery.cancel_scope)
 
 
 def _is_ours(peer: sockets.Peer) -> bool:

@@ -69,7 +69,7 @@ def inner(tmp_path: Path, service: Service) -> Iterator[server.GrpcServer]:
 
 @asynccontextmanager
 async def opened(inner: server.GrpcServer, group: str | None = None) -> AsyncIterator[tuple[server.Door, Path, Any]]:
-    path = inner.path.parents[1] / "admin.sock"
+    path = inner.directory.parent / "admin.sock"
     refused = Registry().counter("awsomefsd_admin_refused_total", "")
     door = server.Door(path, inner, group, refused)
     async with trio.open_nursery() as nursery:
@@ -108,6 +108,24 @@ async def test_health_and_reflection(inner: server.GrpcServer) -> None:
     async with opened(inner) as (_door, path, _refused):
         status, names = await trio.to_thread.run_sync(look, path)
     assert status == health_pb2.HealthCheckResponse.SERVING and "awsomefsd.admin.v1.Admin" in names
+
+
+@pytest.mark.trio
+async def test_a_server_ends_with_its_last_caller_and_begins_with_the_next(
+    inner: server.GrpcServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "REST_S", 0.01)
+    own = inner.inner[True]
+    async with opened(inner) as (_door, path, _refused):
+        for number in (1, 2, 3):
+            assert own.server is None
+            socket = path.with_name(f"{number}.sock")  # gRPC of this process keeps a connection for each name
+            socket.symlink_to(path)
+            assert (await trio.to_thread.run_sync(ask, socket, "demo")).volume == "demo"
+            with trio.fail_after(60):
+                while own.server is not None:
+                    await trio.sleep(0.01)
+            assert inner.inner[False].server is None
 
 
 @pytest.mark.trio
@@ -176,7 +194,7 @@ async def test_calls_of_the_group_that_wait_keep_root_from_nothing(
 async def test_root_ourselves_and_the_group_may_enter(inner: server.GrpcServer) -> None:
     group = grp.getgrgid(os.getgid())
     async with opened(inner, group.gr_name) as (door, path, _refused):
-        assert path.stat().st_mode & 0o777 == 0o660 and inner.path.parent.stat().st_mode & 0o777 == 0o700
+        assert path.stat().st_mode & 0o777 == 0o660 and inner.directory.stat().st_mode & 0o777 == 0o700
         assert door.admits(sockets.Peer(1, 0, frozenset())) and door.admits(sockets.Peer(1, os.geteuid(), frozenset()))
         assert door.admits(sockets.Peer(1, 12_345, frozenset({7, group.gr_gid}))) and not door.admits(
             sockets.Peer(1, 12_345, frozenset({54_321}))
