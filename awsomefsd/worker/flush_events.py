@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from awsomefsd.base.errors import Error
 from awsomefsd.base.types import Attr
 from awsomefsd.base.wait import block_on
 from awsomefsd.io.file.draining import Draining
@@ -36,6 +37,9 @@ class MountFlushEvents:
 
     def refused_for_good(self, state: FileState, errno_: int) -> None:
         self._conflicts.save([state], f"the commit of inode {state.ino} is refused for good (errno {errno_})")
+
+    def error_told(self, ino: int, error: Error) -> None:
+        self._mount.session.flush_failed(ino, error)
 
     def idle(self) -> None:
         self._draining.poll()

@@ -6,7 +6,7 @@ again; after it, the records carry sequences the machine has seen, so flushing t
 
 While the service commits one batch, the device already writes the next, but its Commit is not proposed before the first has succeeded: a
 later sequence that overtook a failed one would make the machine ignore the older bytes for ever.
-A failed flush leaves its records dirty, is reported once by fsync of each file it concerned, and is tried again.
+A failed flush leaves its records dirty, is told once of each file it concerned (`FlushEvents.error_told`), and is tried again.
 
 On a shared volume a commit names the write lease under which the data was buffered.  If that has ended (ENOLCK in the reply, of that file
 alone), another node may have changed the file: `FlushEvents.lease_lost` saves its records as conflicts, and they are never committed.
@@ -64,6 +64,9 @@ class FlushEvents(Protocol):
 
     def refused_for_good(self, state: FileState, errno_: int) -> None:
         """Takes the data of a file whose commit will never be accepted."""
+
+    def error_told(self, ino: int, error: Error) -> None:
+        """Takes the error of a failed flush, just before the one who waits for the file is told of it.  Any thread; may not block."""
 
     def idle(self) -> None:
         """Called while there is nothing to write."""
@@ -151,6 +154,7 @@ class Flusher:
             last = state.in_flight if in_flight_only else len(state.dirty)
             target = state.dirty[last - 1].sequence if last else 0
         if error is not None:
+            self._events.error_told(ino, error)
             signal.fire(None, error)
         elif not target:
             signal.fire()
@@ -466,7 +470,7 @@ class Flusher:
 
     def _announce(self, error: Error | None = None) -> None:
         """Answers requests whose records are clean, or whose file has failed; wakes those who wait for room."""
-        answered: list[tuple[Signal, Error | None]] = []
+        answered: list[tuple[int, Signal, Error | None]] = []
         with self._cond:
             kept = []
             for request in self._requests:
@@ -477,14 +481,16 @@ class Flusher:
                     pending = [s for s in pending if s.in_flight]
                 failed = _take_error(pending, keep=ino == 0) if error and not patient else None
                 if not pending:
-                    answered.append((signal, None))
+                    answered.append((ino, signal, None))
                 elif failed is not None:
-                    answered.append((signal, failed))
+                    answered.append((ino, signal, failed))
                 else:
                     kept.append(request)
             self._requests = kept
             room, self._room = self._room, Signal()
-        for signal, outcome in answered:
+        for ino, signal, outcome in answered:
+            if ino and outcome is not None:
+                self._events.error_told(ino, outcome)
             signal.fire(None, outcome)
         room.fire()
 

@@ -128,8 +128,9 @@ class DataOps:
             raise
 
     def fsync(self, ctx: Context, ino: int, fh: int, datasync: bool) -> Steps | None:
-        state = self._mount.buffered.files.get(ino)
-        if fh not in self._mount.session.failed_handles and (state is None or (not state.dirty and state.error is None)):
+        state, session = self._mount.buffered.files.get(ino), self._mount.session
+        clean = state is None or (not state.dirty and state.error is None)
+        if clean and fh not in session.failed_handles and fh not in session.late_errors:
             return None
         return sync(self._mount, ino, fh)
 

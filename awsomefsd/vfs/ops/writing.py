@@ -34,11 +34,20 @@ def always() -> bool:
 
 
 def sync(mount: MountState, ino: int, fh: int) -> Steps:
-    """fsync(2): all that is dirty of the file is committed.  Raises FsError, EIO for a handle whose session was lost."""
-    mount.session.check_handle(fh)
+    """fsync(2): all that is dirty of the file is committed.  Raises FsError, EIO for a handle whose session was lost.
+
+    A failed flush is told to each handle that was open when somebody was first told of it.
+    """
+    session = mount.session
+    session.check_handle(fh)
     hit("fsync.before")
-    yield mount.buffered.flusher.flush(ino)
-    mount.session.check_handle(fh)  # the records may have been saved as conflicts meanwhile
+    try:
+        yield mount.buffered.flusher.flush(ino)
+    finally:
+        late = session.late_errors.pop(fh, None)
+    session.check_handle(fh)  # the records may have been saved as conflicts meanwhile
+    if late is not None:
+        raise late
     hit("fsync.after")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from awsomefsd.base.errors import FsError
+from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.types import Attr
 from awsomefsd.base.wait import Resume, Signal, Steps, Task, Wait, was_repeated
 from awsomefsd.io.file.dirty_log import DirtyLog
@@ -268,6 +268,7 @@ class SessionState:
         self.linking: set[int] = set()  # inodes that get their first name: their last close ends nothing before that is decided
         self.recovering = False  # requests of a dead predecessor are being executed again; only `repeating` changes it
         self.failed_handles: set[int] = set()  # fh that answer EIO until closed: what they held was lost with a session
+        self.late_errors: dict[int, Error] = {}  # by fh: a failed flush of which another one was told first
         self._metadata = metadata
 
     @contextlib.contextmanager
@@ -280,6 +281,14 @@ class SessionState:
     def lose_handles(self, inos: set[int]) -> None:
         """Handles of these files have failed, here and for every successor: what was buffered of the files is gone for them."""
         self.failed_handles |= self.opens.lose(inos)
+
+    def flush_failed(self, ino: int, error: Error) -> None:
+        """Somebody is being told of it: each handle that is open now is told too, once, by its own fsync (as errseq_t of Linux)."""
+        for file in self.opens:
+            if file.ino == ino:
+                self.late_errors[file.fh] = error
+                if self.opens.get(file.fh) is None:  # closed meanwhile
+                    self.late_errors.pop(file.fh, None)
 
     def take_over_handles(self, epoch: int) -> None:
         """Lets new handles belong to the session with this epoch; those of another one, which a predecessor opened, have failed."""
@@ -428,6 +437,7 @@ class MountState:
 
     def handle_closed(self, ino: int, fh: int) -> None:
         self.session.opens.close(fh)
+        self.session.late_errors.pop(fh, None)
         if not self.session.opens.count(ino):
             self.caches.filled.discard(ino)
         self.caches.pages.closed(fh)

@@ -221,6 +221,64 @@ def _synced(r: Rig, ino: int, fh: int) -> bool:
     return True
 
 
+def _failed(r: Rig, ino: int, fh: int) -> None:
+    """A flush has failed, was tried again with success, and nobody has been told."""
+    good, r.device.on_write = r.device.on_write, failing()
+    r.write(ino, fh, 0, b"a" * BIG)
+    assert error_of(r.flush) == errno.EIO
+    r.device.on_write = good
+    until(lambda: not r.mount.buffered.files.get(ino).dirty)
+
+
+def test_a_failed_flush_is_told_once_to_each_open_handle(r: Rig) -> None:
+    ino, first = r.create(b"a")
+    unseen = r.open(ino)
+    _failed(r, ino, first)
+    second = r.open(ino)  # nobody has been told
+    assert error_of(r.fsync, ino, second) == errno.EIO
+    later = r.open(ino)  # somebody has
+    r.fsync(ino, later)
+    r.fsync(ino, second)
+    assert error_of(r.fsync, ino, first) == errno.EIO
+    r.fsync(ino, first)
+    r.close_file(ino, unseen)
+    assert not r.mount.session.late_errors, "a closed handle is told nothing"
+
+
+def test_an_error_of_which_nobody_was_told_is_told_to_the_next_that_opens(r: Rig) -> None:
+    ino, fh = r.create(b"a")
+    _failed(r, ino, fh)
+    r.close_file(ino, fh)
+    again = r.open(ino)
+    assert error_of(r.fsync, ino, again) == errno.EIO
+    r.fsync(ino, again)
+    r.close_file(ino, again)
+    r.fsync(ino, r.open(ino))
+    assert not r.mount.session.late_errors
+
+
+def test_a_change_by_path_that_meets_the_error_takes_it_from_no_handle(r: Rig) -> None:
+    ino, fh = r.create(b"a")
+    _failed(r, ino, fh)
+    with pytest.raises(FsError):
+        block_on(r.mount.buffered.flusher.flush(ino))
+    assert error_of(r.fsync, ino, fh) == errno.EIO
+    r.fsync(ino, fh)
+
+
+def test_a_handle_that_was_not_told_hears_of_what_fails_under_the_next_worker(r: Rig) -> None:
+    ino, first = r.create(b"a")
+    second = r.open(ino)
+    good, r.device.on_write = r.device.on_write, failing()
+    r.write(ino, first, 0, b"a" * BIG)
+    assert error_of(r.fsync, ino, first) == errno.EIO
+    r.restart()
+    assert error_of(r.fsync, ino, second) == errno.EIO
+    r.device.on_write = good
+    until(lambda: _synced(r, ino, first) and _synced(r, ino, second))
+    assert r.content(ino) == b"a" * BIG
+
+
 def test_an_error_of_a_file_is_told_by_its_own_fsync_whoever_else_asked_for_a_flush(r: Rig) -> None:
     ino, fh = r.create(b"a")
     r.write(ino, fh, 0, b"a" * BIG)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from awsomefsd.base import shm
-from awsomefsd.base.errors import FsError
+from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.types import Attr, Extent
 from awsomefsd.base.wait import Resume, Wait, block_on
 from awsomefsd.io.file import file_data
@@ -106,6 +106,9 @@ class Rig:
     def refused_for_good(self, state: FileState, errno_: int) -> None:
         self.given_up.append(errno_)
         self.files.drop(state.ino)
+
+    def error_told(self, ino: int, error: Error) -> None:
+        pass
 
     def idle(self) -> None:
         pass
