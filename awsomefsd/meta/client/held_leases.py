@@ -50,6 +50,7 @@ class LeaseHolder:
         self._left_ns = session_left_ns
         self._held: dict[int, HeldLease] = {}
         self._recalling: dict[int, tuple[int, int]] = {}  # ino → (term, sequence) that is being handled
+        self._looking: set[int] = set()  # sequences of looks that are being answered; all open ones come again with each recall
         self._leaving: set[int] = set()  # inodes that are about to be released
         self._pausing: set[int] = set()  # inodes of which nothing is buffered just now
         self._stamps = 0
@@ -66,6 +67,7 @@ class LeaseHolder:
         self.session, self.epoch = session, epoch
         self._held.clear()
         self._recalling.clear()
+        self._looking.clear()
         self._leaving.clear()
         self._pausing.clear()
         self.replies.clear()
@@ -86,6 +88,7 @@ class LeaseHolder:
         if term > self._floor[0]:
             self._floor, self._seen = (term, 0), 0
             self._recalling.clear()  # the next leader asks again, under a number of its own
+            self._looking.clear()
             self.replies.clear()
         self._reported = True
         inos = [ino for ino, held in self._held.items() if held.mode == LEASE_READ]
@@ -125,7 +128,9 @@ class LeaseHolder:
                 continue
             self._seen = max(self._seen, sequence)
             if mode == LEASE_WRITE:
-                self._on_look(ino, partial(self._looked, self.session, ino, recalls.term, sequence))
+                if sequence not in self._looking:
+                    self._looking.add(sequence)
+                    self._on_look(ino, partial(self._looked, self.session, ino, recalls.term, sequence))
                 continue
             self._recalling[ino] = (recalls.term, sequence)
             held = self._held.get(ino)
@@ -151,6 +156,7 @@ class LeaseHolder:
         """Answers a look.  It ends nothing, so grants that are on their way still count."""
         if session != self.session or term != self._floor[0]:
             return
+        self._looking.discard(sequence)
         written = self.mode(ino) == LEASE_WRITE and ino not in self._recalling
         self.replies.append(AnswerRecall(self.session, self.epoch, term, sequence, shown if written else None))
 
