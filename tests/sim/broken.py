@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from awsomefsd.base.limits import NS_PER_MS, SESSION_TTL_MS
+from awsomefsd.base.types import LEASE_WRITE
 from awsomefsd.meta.api.commands import ChangeMembership
 from awsomefsd.meta.client.held_leases import LeaseHolder
 from awsomefsd.meta.client.lease_protocol import LeaseClient
@@ -183,6 +184,42 @@ def _stale_grant_accepted() -> list[Patch]:
     return [(LeaseHolder, "granted", trusting)]
 
 
+def _eviction_takes_write_leases() -> list[Patch]:
+    """What has become a write lease since it was chosen is given up as well, with data held back under it."""
+    release = LeaseHolder.release
+
+    def greedy(self: Any, inos: list[int]) -> Any:
+        released = release(self, inos)
+        for ino in inos:
+            self._held.pop(ino, None)
+        released.inos = list(inos)
+        return released
+
+    return [(LeaseHolder, "release", greedy)]
+
+
+def _successor_adopts_nothing() -> list[Patch]:
+    """A recall of what its predecessor held is answered at once."""
+    return [(LeaseHolder, "adopt", lambda self, inos: None)]
+
+
+def _successor_forgets_what_it_knew() -> list[Patch]:
+    """What it buffers under an adopted lease names no number of changes, so that nobody can tell what others wrote since."""
+
+    def adopt(self: Any, inos: Any) -> None:
+        for ino, (epoch, _) in inos.items():
+            self._hold(ino, LEASE_WRITE, epoch, 0)
+
+    def may_buffer(self: Any, ino: int) -> int:
+        held = self._held.get(ino)
+        if held is None or held.mode != LEASE_WRITE or ino in self._recalling or ino in self._pausing:
+            return 0
+        epoch: int = held.epoch
+        return epoch if self._left_ns() > 0 else 0
+
+    return [(LeaseHolder, "adopt", adopt), (LeaseHolder, "may_buffer", may_buffer)]
+
+
 def _ended_lease_commits() -> list[Patch]:
     """The fence at the resource is gone: a commit of any epoch, also one that has ended, is applied."""
     return [
@@ -255,6 +292,9 @@ VARIANTS: dict[str, Callable[[], list[Patch]]] = {
     "commit ahead of the match": _commit_ahead_of_the_match,
     "a recall acknowledged too early": _recall_acknowledged_too_early,
     "a stale grant is accepted": _stale_grant_accepted,
+    "an eviction takes write leases": _eviction_takes_write_leases,
+    "a successor adopts nothing": _successor_adopts_nothing,
+    "a successor forgets what it knew": _successor_forgets_what_it_knew,
     "an ended lease commits": _ended_lease_commits,
     "a new leader does not wait for reports": _no_wait_for_reports,
     "questions pass a writer": _questions_pass_a_writer,

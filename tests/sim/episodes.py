@@ -22,6 +22,7 @@ ENDED_BY_HAND = "sessions ended by an administrator"
 FAULTS_IN_JOINT = "faults inside a joint change"
 LOST_IN_JOINT = "journals lost inside a joint change"
 LOST_MAJORITIES = "majorities lost"
+ENDED_BEHIND_TAKEOVER = "sessions that ended behind a takeover"
 # Rare ones are wanted of the seeds that play nothing else, common ones of all seeds.
 JUDGED_NS = 20 * SECOND  # longer than renewal_checks.py waits before it judges
 MAJORITY_LOST = "a majority is lost"
@@ -67,6 +68,28 @@ def ended_by_hand(stage: Directed) -> Episode:
         if command.session in checks.ended:
             stage.world.count(ENDED_BY_HAND)
             return
+
+
+def ended_behind_takeover(stage: Directed) -> Episode:
+    """A successor goes on under the write leases of a dead worker, and then its session ends with data held back under them."""
+    hosts = [host for host in stage.simulation.hosts if host.shared and not host.uncached and host.mount.up and host.mount.sharing.dirty]
+    if not hosts:
+        return
+    host = stage.dice.choice(hosts)
+    mount, session = host.mount, host.mount.session
+    adopted = {ino: held.epoch for ino, held in mount.sharing.dirty.items()}
+    mount.kill_worker(MS)
+    yield Until(lambda: mount.up and mount.session)
+    yield Until(lambda: [ino for ino, held in mount.sharing.dirty.items() if held.life == mount.life and held.epoch == adopted.get(ino)])
+    if host.mount is not mount or mount.session != session:
+        return
+    stage._apart([host], stage.simulation.nodes)
+    yield Until(lambda: session in stage.simulation.checks.ended, within_ns=30 * SECOND)
+    yield stage.dice.randrange(4 * SECOND)  # others write
+    stage._heal()
+    yield Until(lambda: mount.session not in (0, session))
+    stage.world.count(ENDED_BEHIND_TAKEOVER, bool(mount.sharing.aside))
+    yield Until(lambda: not mount.sharing.aside)
 
 
 def _halves_that_stay(membership: Any, member: str) -> bool:
@@ -135,6 +158,7 @@ EPISODES: dict[str, Callable[[Directed], Episode]] = {
     "a transfer is given up": transfer_given_up,
     "a session is ended by hand": ended_by_hand,
     "a fault inside a joint change": fault_in_joint,
+    "a session ends behind a takeover": ended_behind_takeover,
     MAJORITY_LOST: majority_lost,
 }
 COUNTS_IN_ALL_SEEDS = ("looks at mounts that were served for long", ENDED_BY_HAND, LOST_MAJORITIES)
@@ -142,5 +166,6 @@ COUNTS_OF_EPISODES = {
     "a transfer is given up": TRANSFERS_GIVEN_UP,
     "a session is ended by hand": ENDED_BY_HAND,
     "a fault inside a joint change": FAULTS_IN_JOINT,
+    "a session ends behind a takeover": ENDED_BEHIND_TAKEOVER,
     MAJORITY_LOST: LOST_MAJORITIES,
 }

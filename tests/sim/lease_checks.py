@@ -32,6 +32,10 @@ class Watched:
     def current(self) -> Any:
         return self.committed if self.held is None else self.held[2]
 
+    def foreign(self, mount: int) -> int:
+        """How often others than that mount changed the data."""
+        return sum(self.changes.values()) - self.changes.get(mount, 0)
+
 
 class LeaseChecks:
     def __init__(self, world: World) -> None:
@@ -41,6 +45,7 @@ class LeaseChecks:
         self._watched: dict[int, Watched] = {1: Watched(frozenset(), [(0, frozenset())])}
         self._writers: dict[int, tuple[int, int]] = {}  # inode → session, epoch, as the log says
         self._knew: dict[tuple[int, int, int], int] = {}  # mount, inode, what it was told → changes of others then
+        self._based: dict[tuple[int, int, int], int] = {}  # mount, inode, sequence of what is held back → changes of others before
         self._ended: set[int] = set()
         self.device = Device(world)
         self.device.ended = self._ended
@@ -52,6 +57,7 @@ class LeaseChecks:
         self._watched = {1: Watched(frozenset(), [(0, frozenset())])}
         self._writers.clear()
         self._knew.clear()
+        self._based.clear()
 
     # --- what the log says --------------------------------------------------------------------------------------------------------
     def applied(self, entry: c.Entry, reply: m.Reply) -> None:
@@ -93,7 +99,14 @@ class LeaseChecks:
     def _committed(self, entry: c.Entry, step: c.InodeCommit) -> None:
         watched = self._watched.setdefault(step.ino, Watched(b"", [(0, b"")]))
         if step.log == watched.log[0] and step.sequence <= watched.log[1]:
+            if watched.held is not None and watched.held[:2] == (step.log, step.sequence):
+                watched.held = None  # under an ended session, and again under the next one
             return  # committed before, also if the lease has ended since
+        base = self._based.pop((step.log, step.ino, step.sequence), None)
+        if base is not None and base != watched.foreign(step.log):
+            raise self.world.broken(
+                f"inode {step.ino}: session {entry.session} overwrites {watched.committed!r}, which is newer than its data"
+            )
         writer = self._writers.get(step.ino, (0, 0))
         if writer != (entry.session, step.lease) if step.lease else writer[0] not in (0, entry.session):
             raise self.world.broken(
@@ -158,7 +171,7 @@ class LeaseChecks:
         self.overlap(ino)
         self.world.count("leases granted")
         watched = self._watched.get(ino)
-        total = 0 if watched is None else sum(watched.changes.values()) - watched.changes.get(mount.number, 0)
+        total = 0 if watched is None else watched.foreign(mount.number)
         before = self._knew.get((mount.number, ino, known))
         self.world.count("foreign changes told", int(reply.changed_by_others))
         if not mount.sharing.holder.mode(ino):
@@ -175,7 +188,9 @@ class LeaseChecks:
         self.overlap(ino)
         if self._writers.get(ino) != (mount.session, epoch):
             raise self.world.broken(f"{mount.host.name} holds back data of inode {ino} under lease {epoch}, which has ended")
-        self._watched.setdefault(ino, Watched(b"", [(0, b"")])).held = (mount.number, sequence, value)
+        watched = self._watched.setdefault(ino, Watched(b"", [(0, b"")]))
+        watched.held = (mount.number, sequence, value)
+        self._based.setdefault((mount.number, ino, sequence), watched.foreign(mount.number))
         self._event(ino)
         self.world.count("writes held back")
 

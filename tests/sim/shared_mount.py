@@ -16,7 +16,7 @@ from typing import Any
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import LEASE_NONE, LEASE_WRITE, Extent, SegmentProgress
 from awsomefsd.meta.api import commands as c
-from awsomefsd.meta.api.messages import Contested
+from awsomefsd.meta.api.messages import Contested, Leased
 from awsomefsd.meta.client.lease_protocol import LeaseClient
 from awsomefsd.meta.client.leases import AdoptedLease
 from tests.sim.device import Segments
@@ -24,6 +24,8 @@ from tests.sim.world import MS, SECOND
 
 ASK_AGAIN_NS = 50 * MS
 FLUSH_NS = 3 * SECOND
+EVICT_NS = 2 * SECOND
+STEP_NS = 60 * MS  # between the two phases of an eviction
 Done = Callable[[], None]
 Placed = Callable[["Extent | None", "SegmentProgress | None"], None]
 
@@ -37,6 +39,7 @@ class HeldBack:
     session: int
     epoch: int
     known: int  # changes of the file that were known with the lease
+    life: int = 0  # of the mount, whose worker took it
     flushing: bool = False
     waiting: list[Done] = field(default_factory=list)
 
@@ -52,10 +55,12 @@ class Sharing:
         self.mount, self.world, self.judge = mount, mount.world, mount.host.checks.leases
         self.volume = mount.host.volume
         self.dirty: dict[int, HeldBack] = {}
+        self.aside: dict[int, HeldBack] = {}  # data of ended sessions: whether it goes on is asked under the next one
         self.changing: list[list[int]] = []
         self.writing: set[int] = set()  # files with a write of a program under way: they are in order
         self._known: dict[int, int] = {}
         self._sequence = 0
+        self._evictions = self.world.dice(f"evictions/{mount.host.name}/{mount.host.boots}")
         self._wanting: dict[int, tuple[int, int, Done]] = {}
         self._wants = 0
         self._contested: dict[int, int] = {}
@@ -85,18 +90,22 @@ class Sharing:
         self.holder = self.client.holder
         for inos in self.changing:
             self.holder.change(inos)
+        self._evict_later()
 
     def begin(self, session: int, epoch: int) -> None:
         """A session was opened.  Data of another one is lost to it, and what is on its way of that must be refused."""
         self.cache.clear()
         for ino, held in sorted(self.dirty.items()):
             if held.session != session:
-                self.drop(ino)
+                self._put_aside(ino)
                 if not held.flushing:
                     self.mount.propose(self._commit(ino, held), self._refused, final=True)
         self.client.begin(session, epoch, {ino: AdoptedLease(held.epoch, held.known) for ino, held in sorted(self.dirty.items())})
+        self.world.count("write leases adopted", len(self.dirty))
         for ino in sorted(self.dirty):
             self._flush_later(ino)
+        for ino, held in sorted(self.aside.items()):
+            self._go_on(ino, held)
         for number in sorted(self._wanting):
             self._want(number)
 
@@ -111,12 +120,36 @@ class Sharing:
         self.client.begin(0, 0, {})
         self.cache.clear()
 
-    def drop(self, ino: int) -> None:
-        """Data that was held back goes to the conflict area."""
-        held = self.dirty.pop(ino)
+    def _put_aside(self, ino: int) -> None:
+        """Data whose session has ended: others may see the file without it."""
+        held = self.aside[ino] = self.dirty.pop(ino)
         self.judge.dropped(ino, self.mount, held.sequence)
-        self.world.count("held back and lost with a session")
+        self.world.count("held back while a session ended")
         held.resume()
+
+    def _go_on(self, ino: int, held: HeldBack) -> None:
+        """As vfs/session/lease_recovery.py: held back under the new session if nobody else has changed the file, else a conflict."""
+        mount, session = self.mount, self.mount.session
+        if not mount.up or not session or self.aside.get(ino) is not held:
+            return  # asked with the next session
+
+        def asked(reply: Any, error: BaseException | None) -> None:
+            if mount.session != session or self.aside.get(ino) is not held:
+                return
+            if error is not None and (not isinstance(error, FsError) or error.errno != errno.ESTALE):
+                raise self.world.broken(f"{mount.host.name}: a lease on {ino} for data of an ended session is answered {error!r}")
+            epoch = self.holder.may_buffer(ino)
+            if not isinstance(reply, Leased) or (not reply.changed_by_others and not epoch):
+                self.world.after(ASK_AGAIN_NS, self._go_on, ino, held, owner=mount)
+                return
+            del self.aside[ino]
+            if reply.changed_by_others:
+                self.world.count("conflicts of data held back")
+                return
+            self.world.count("held back on under a new session")
+            self._hold_back(ino, HeldBack(held.value, held.sequence, session, epoch, reply.changes, mount.life))
+
+        self.client.ask(self.volume, ino, LEASE_WRITE, held.known, asked)
 
     def died(self) -> None:
         for ino, held in sorted(self.dirty.items()):
@@ -169,6 +202,33 @@ class Sharing:
             self.cache.pop(ino, None)
         life = self.mount.life
         self.flush(ino, lambda: done() if self.mount.life == life else None)
+
+    def _evict_later(self) -> None:
+        self.world.after(self._evictions.expovariate(1) * EVICT_NS, self._evict, self.mount.life, owner=self.mount)
+
+    def _evict(self, life: int) -> None:
+        """As client/lease_cache.py: the oldest read leases are chosen, what is cached under them goes, then they are given up.
+
+        Between the two programs go on: some have written by then.
+        """
+        if self.mount.life != life:
+            return
+        self._evict_later()
+        inos = self.holder.oldest_reads(2) if self.mount.session else []
+        if not inos:
+            return
+        self.holder.leave(inos)
+        session = self.mount.session
+
+        def release() -> None:
+            if self.mount.life == life and self.mount.session == session:
+                self.world.count("leases evicted", len(inos))
+                self.world.count("evictions that a write lease overtook", sum(self.holder.mode(ino) == LEASE_WRITE for ino in inos))
+                self.client.release(inos)
+
+        for ino in inos:
+            self.cache.pop(ino, None)
+        self.world.after(self._evictions.expovariate(1) * STEP_NS, release, owner=self.mount)
 
     def release(self, ino: int) -> None:
         if ino not in self.dirty and ino not in self.writing and self.mount.up and self.holder.mode(ino):
@@ -230,13 +290,16 @@ class Sharing:
     def buffer(self, ino: int, value: bytes, epoch: int) -> None:
         """A program's write, acknowledged."""
         before = self.dirty.get(ino)
-        held = HeldBack(value, self.next_sequence(), self.mount.session, epoch, self.holder.known(ino))
+        held = HeldBack(value, self.next_sequence(), self.mount.session, epoch, self.holder.known(ino), self.mount.life)
         if before is not None:
             held.waiting, before.waiting = before.waiting, []
+        self._hold_back(ino, held)
+
+    def _hold_back(self, ino: int, held: HeldBack) -> None:
         self.dirty[ino] = held
         self.cache.pop(ino, None)
         self.holder.touch(ino)
-        self.judge.buffered(self.mount, ino, held.value, held.sequence, epoch)
+        self.judge.buffered(self.mount, ino, held.value, held.sequence, held.epoch)
         self._flush_later(ino)
 
     def _flush_later(self, ino: int) -> None:
@@ -294,7 +357,7 @@ class Sharing:
             self.world.after(ASK_AGAIN_NS, self.flush, ino, lambda: None, owner=self.mount)
             return
         self.judge.may_refuse(self.mount, held.session)
-        self.drop(ino)
+        self._put_aside(ino)
 
     def change(self, inos: list[int]) -> None:
         self.changing.append(inos)

@@ -125,7 +125,7 @@ class SharedPrograms:
     # --- writes ---------------------------------------------------------------------------------------------------------------------
     def _alone(self, mount: Mount, ino: int, program: Program) -> Program:
         """One writing program of a mount at a time."""
-        while ino in mount.sharing.writing:
+        while ino in mount.sharing.writing or ino in mount.sharing.aside:
             yield Pause(20 * MS)
         mount.sharing.writing.add(ino)
         yield from program
