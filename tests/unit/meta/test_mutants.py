@@ -1,7 +1,8 @@
 """Wrong drivers around the Raft core, and variants that no seed of the simulator finds: each is found by the test that is named here.
 
-raft/test_mutants.py has those of the core, tests/sim/known_seeds.py those that seeds find.  Not here, because two things keep each of them
-from harm: a journal that does not follow the state snapshot of its store, and one that is cut off before its entries are committed.
+raft/test_mutants.py has those of the core, tests/sim/known_seeds.py those that seeds find.  Two of them lose nothing as long as the other
+voters have it, so only a test that looks at this voter finds them: a journal that drops what its store does not hold, and one that does not
+follow the state snapshot of its store.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ import pytest
 from awsomefsd.base.errors import Corrupt
 from awsomefsd.meta.api.messages import Done, Failed
 from awsomefsd.meta.log.journal import Journal
+from awsomefsd.meta.replica import open_voter
+from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.server.leader import Leader
 from awsomefsd.meta.server.session_clock import Renewals
 from awsomefsd.meta.voter.voter import Voter
 from tests.sim.broken import VARIANTS, Patch
 from tests.sim.known_seeds import FOUND, FOUND_BY_TESTS
 from tests.unit.meta.log import test_journal
+from tests.unit.meta.replica import test_replica
 from tests.unit.meta.server import test_leader, test_service
 from tests.unit.meta.server.leases import test_lease_table
 from tests.unit.meta.voter import test_voter
@@ -59,6 +63,22 @@ def _no_doubt_about_a_torn_journal() -> list[Patch]:
     return [(Voter, "tick", sure), (Voter, "_check_acknowledged", lambda self, message: None)]
 
 
+def _journal_drops_what_the_store_has_not() -> list[Patch]:
+    def commit(self: Any) -> None:
+        self.log.compact(self.machine.applied_index + 1)
+        if self.commits % 3 == 0:
+            self._commit_now()
+        else:
+            self._uncommitted = 0
+            self.commits += 1
+
+    return [(Replica, "commit", commit)]
+
+
+def _journal_does_not_follow_a_snapshot() -> list[Patch]:
+    return [(open_voter, "_follow_state_snapshot", lambda journal, store: None)]
+
+
 def _with_voters(finder: Callable[[Any], None]) -> Callable[[Path], None]:
     def find(directory: Path) -> None:
         rig = test_voter.Rig(directory, 1)
@@ -87,6 +107,13 @@ MUTANTS: dict[str, tuple[Callable[[], list[Patch]], Callable[[Path], None]]] = {
     "no look for jumps of the clock": (_no_look_for_jumps_of_the_clock, _alone(test_service.test_renewals_after_a_jump_of_the_clock)),
     "no doubt about a torn journal": (
         _no_doubt_about_a_torn_journal, _with_voters(test_voter.test_an_end_that_was_acknowledged_and_is_gone_ends_the_membership),
+    ),
+    "the journal drops what the store does not hold": (
+        _journal_drops_what_the_store_has_not, test_replica.test_the_journal_drops_only_what_the_store_holds,
+    ),
+    "the journal does not follow a snapshot": (
+        _journal_does_not_follow_a_snapshot,
+        _with_voters(test_voter.test_killed_between_the_state_of_a_snapshot_and_the_journal_behind_it),
     ),
     "a stale grant is accepted": (
         VARIANTS["a stale grant is accepted"],

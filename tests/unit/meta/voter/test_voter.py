@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -247,11 +249,17 @@ def test_a_cut_off_leaders_entries_are_replaced(rig: Rig) -> None:
     assert not any(name.startswith("lost") for name in old.replica.machine.reader_cursors())
 
 
+@contextlib.contextmanager
+def short_logs() -> Iterator[None]:
+    few = {"VOTER_KEEP_ENTRIES": 20, "VOTER_KEEP_ENTRIES_MAX": 100, "Config": partial(Config, cache_entries_max=10, chunk_bytes=4_096)}
+    with mock.patch.multiple(voter_module, **few):
+        yield
+
+
 @pytest.fixture
-def short_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(voter_module, "VOTER_KEEP_ENTRIES", 20)
-    monkeypatch.setattr(voter_module, "VOTER_KEEP_ENTRIES_MAX", 100)
-    monkeypatch.setattr(voter_module, "Config", partial(Config, cache_entries_max=10, chunk_bytes=4_096))
+def short_log() -> Iterator[None]:
+    with short_logs():
+        yield
 
 
 def forget_the_past(rig: Rig) -> None:
@@ -297,6 +305,34 @@ def test_a_follower_far_behind_gets_a_snapshot(rig: Rig) -> None:
     late.start()
     rig.propose(5)
     rig.until(rig.same)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_killed_between_the_state_of_a_snapshot_and_the_journal_behind_it(rig: Rig) -> None:
+    """The journal follows the state at the next start; nothing is set aside, and the voter is the member that it was."""
+    rig.file_bytes = 16 << 10
+    with short_logs():
+        rig.start()
+        rig.propose(50)
+        late = rig.others(rig.led())[0]
+        incarnation = late.voter._journal.incarnation
+        late.stop()
+        forget_the_past(rig)
+        late.start()
+        with mock.patch.object(late.replica._exchange, "finish", side_effect=Killed), pytest.raises(Killed):
+            rig.until(lambda: False)
+        index = late.replica.machine.applied_index
+        assert late.voter._journal.last_index < index
+        late.stop()
+        late.start()
+        journal = late.voter._journal
+        assert (journal.incarnation, journal.first_index) == (incarnation, index + 1)
+        rig.propose(5)
+        rig.until(rig.same)
+    assert not late.anew
 
 
 @pytest.mark.usefixtures("short_log")
