@@ -264,6 +264,26 @@ def users_of(dir: str, count_max: int = 5) -> list[str]:
     return found[:count_max]
 
 
+def holders_of(device: str, count_max: int = 5) -> list[str]:
+    """Returns up to `count_max` places that have a filesystem (major:minor) mounted: directories here, processes of other namespaces.
+
+    Each other mount namespace is named by the process in it with the lowest id.  Namespaces without a process that is seen are left out.
+    """
+    found = [f"mount at {entry.dir}" for entry in mounts() if entry.device == device]
+    seen = {"", _target(Path("/proc/self/ns/mnt"))}  # "": it has just ended
+    for pid in sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int):
+        if len(found) >= count_max:
+            break
+        if (namespace := _target(Path(f"/proc/{pid}/ns/mnt"))) in seen:
+            continue
+        seen.add(namespace)
+        with contextlib.suppress(OSError):  # it has just ended
+            place = next((entry.dir for entry in mounts(f"/proc/{pid}/mountinfo") if entry.device == device), None)
+            if place is not None:
+                found.append(f"{_command(pid)} (pid {pid}, at {place} in another mount namespace)")
+    return found[:count_max]
+
+
 def _command(pid: str) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text().strip()

@@ -605,9 +605,10 @@ def _check_agrees(wanted: DesiredMount, options: MountOptions, row: dict[str, An
     served = mount_options.parse(list(asked), options.readahead_kib, os.geteuid() == 0)
     differing = mount_options.differing(served, options)
     if differing:
+        held = ", ".join(mount_syscalls.holders_of(str(row.get("device", "")))) or "nobody that this node sees"
         raise Refused(
             f"volume {name} is served on this node with options {' '.join(asked) or 'none'}, and {', '.join(differing)} would differ; "
-            f"give the same, or unmount it everywhere first and end what still uses an old mount of it (bind mounts, containers)"
+            f"give the same, or unmount it everywhere first and end what still uses an old mount of it (held by {held})"
         )
 
 

@@ -33,13 +33,13 @@ def second(node: Node) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def container() -> Iterator[None]:
-    """A mount namespace that holds a copy of each mount."""
+def container() -> Iterator[int]:
+    """A mount namespace that holds a copy of each mount; yields the id of the only process in it."""
     copy = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; read x"]
     with subprocess.Popen(copy, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdin is not None and process.stdout.readline()
         try:
-            yield
+            yield process.pid
         finally:
             process.stdin.close()
 
@@ -86,6 +86,21 @@ def test_it_is_mounted_again_at_once_while_a_container_holds_it(node: Node, seco
         node.cli("mount", node.volume, str(node.mountpoint))
         (node.mountpoint / "kept").write_text("y")
     assert (node.mountpoint / "kept").read_text() == "y"
+
+
+def test_other_options_of_the_directory_are_granted_and_others_are_refused_in_the_name_of_the_container(node: Node, second: Path) -> None:
+    place = node.mountpoint
+    with container() as pid:
+        node.cli("umount", str(place))
+        node.cli("mount", node.volume, str(place), "-O", "ro,nosuid,nodev,noexec")
+        with pytest.raises(OSError) as refused:
+            (place / "g").touch()
+        assert refused.value.errno == errno.EROFS
+        node.cli("umount", str(place))
+        said = node.cli_error("mount", node.volume, str(place), "-O", "root_squash")
+        assert "root_squash would differ" in said and f"held by sh (pid {pid}, at {place} in another mount namespace)" in said
+    node.cli("mount", node.volume, str(place), "-O", "root_squash")  # nobody has the old one
+    node.cli("umount", str(place))
 
 
 def test_a_node_is_stopped_and_started_while_a_container_holds_its_mount(node: Node) -> None:
