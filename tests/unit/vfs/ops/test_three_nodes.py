@@ -184,6 +184,20 @@ def test_ranges_of_files_that_other_nodes_are_writing(make: Make, seed: int) -> 
     sound(nodes)
 
 
+def test_a_copy_through_an_older_descriptor_has_what_another_node_appended(make: Make, seed: int) -> None:
+    """The worker takes the end of the source from the leader.  Where a kernel cuts the length before it asks, it is the kernel's size."""
+    one, two, three = make()
+    ino, fh = one.create(b"source")
+    target, into = one.create(b"target")
+    data = random.Random(seed).randbytes(FILE_BYTES)
+    one.write(ino, fh, 0, data)
+    assert one.attr(ino).size == FILE_BYTES
+    append(two, ino, two.open(ino, os.O_WRONLY | os.O_APPEND), data[::-1])  # where it writes back, in the memory of that node only
+    assert one.call("copy_file_range", ino, 0, target, into, 0, 8 * FILE_BYTES, 0) == 2 * FILE_BYTES
+    assert one.content(target) == data + data[::-1] == three.content(target)
+    sound([one, two, three])
+
+
 # --- the last of the space ----------------------------------------------------------------------------------------------------------
 BOUNDS = [pytest.param({"quota_bytes": 12 * MIB}, id="quota"), pytest.param({"segments": 30}, id="device")]
 
