@@ -223,6 +223,8 @@ def venv(extras: bool = False) -> None:
     if venv_is_current(extras):
         good(".venv is current")
         return
+    if not VENV.resolve().is_relative_to(CHECKOUT.resolve()):
+        raise BuildError(f"{VENV} leads to {VENV.resolve()}, which is not this checkout's, and nothing is installed there; remove the link")
     step("Preparing .venv" + (" with what the tests need" if extras else ""))
     if subprocess.run([PYTHON, "-c", "import pip"], capture_output=True, check=False).returncode if os.path.exists(PYTHON) else 1:
         shutil.rmtree(VENV, ignore_errors=True)

@@ -16,19 +16,21 @@ import grp
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import trio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from awsomefsd.admin.grpc_errors import fail
 from awsomefsd.admin.pb import admin_pb2, admin_pb2_grpc
 from awsomefsd.base import sockets
-from awsomefsd.base.errors import Refused
+from awsomefsd.base.errors import Overloaded, Refused
 from awsomefsd.base.identity import make_directory
 from awsomefsd.base.metrics import Counter
 
@@ -36,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 SERVICE_NAME = admin_pb2.DESCRIPTOR.services_by_name["Admin"].full_name
 CALLS_MAX = 32  # at once, of root and our own user; and as many of the admin group; a mount or a follower holds one for as long as it takes
-FOLLOWERS_MAX = CALLS_MAX // 2
+FOLLOWERS_MAX = CALLS_MAX // 2  # of root and our own user; and as many of the admin group
 CONNECTIONS_MAX = 128  # of root and our own user; and as many of the members of the admin group
 CHUNK_BYTES = 64 * 1024
 INNER_DIRECTORY = "admin"
@@ -45,13 +47,37 @@ REST_S = 10.0  # a server outlives its last caller by so much: the next command 
 assert FOLLOWERS_MAX < CALLS_MAX, "followers never take all threads from the other calls"
 
 
+class FollowerPlaces(grpc.ServerInterceptor):  # type: ignore[misc]
+    """The followers behind one inner socket, FOLLOWERS_MAX at most; a further one is refused (Overloaded)."""
+
+    def __init__(self) -> None:
+        self._free = threading.BoundedSemaphore(FOLLOWERS_MAX)
+
+    def intercept_service(self, continuation: Callable[[Any], Any], handler_call_details: Any) -> Any:
+        handler = continuation(handler_call_details)
+        if handler is None or handler_call_details.method != f"/{SERVICE_NAME}/Follow":
+            return handler
+
+        def follow(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            if not self._free.acquire(blocking=False):
+                fail(context, Overloaded(f"{FOLLOWERS_MAX} followers are connected already; end one first"))
+                return
+            try:
+                yield from handler.unary_stream(request, context)
+            finally:
+                self._free.release()
+
+        return grpc.unary_stream_rpc_method_handler(follow, handler.request_deserializer, handler.response_serializer)
+
+
 class _Inner:
     """One inner socket and its server, which begins when somebody comes.  The event loop's thread uses it, and the thread of `stop`."""
 
-    def __init__(self, place: Path, make: Callable[[ThreadPoolExecutor], grpc.Server]) -> None:
+    def __init__(self, place: Path, make: Callable[[ThreadPoolExecutor, FollowerPlaces], grpc.Server]) -> None:
         self._place = place
         self._make = make
         self._calls = ThreadPoolExecutor(CALLS_MAX, "admin")  # of all its servers: a call may outlive its caller, and so its server
+        self._followers = FollowerPlaces()
         self._servers = self._visitors = self._visits = 0
         self._resting = False
         self.server: grpc.Server | None = None
@@ -65,7 +91,7 @@ class _Inner:
         if self.server is None:
             self._servers += 1
             self.path.unlink(missing_ok=True)
-            made = self._make(self._calls)
+            made = self._make(self._calls, self._followers)
             with sockets.address(self.path) as place:
                 made.add_insecure_port(f"unix:{place}")
             made.start()
@@ -112,7 +138,8 @@ class _Inner:
 class GrpcServer:
     """The gRPC servers behind the inner sockets, with health and reflection.  Raises Refused for their directory.
 
-    There are two, with CALLS_MAX threads each: calls of the admin group that wait, for a mount or a device, keep root from nothing.
+    There are two, with CALLS_MAX threads and FOLLOWERS_MAX followers each: calls of the admin group that wait, for a mount or a
+    device, keep root from nothing.
     """
 
     def __init__(self, service: admin_pb2_grpc.AdminServicer, run_dir: Path) -> None:
@@ -126,8 +153,8 @@ class GrpcServer:
         self.inner = {ours: _Inner(self.directory / name, self._make) for ours, name in ((True, "grpc"), (False, "group"))}
         self._set_serving()
 
-    def _make(self, calls: ThreadPoolExecutor) -> grpc.Server:
-        made = grpc.server(calls, options=[("grpc.so_reuseport", 0)])
+    def _make(self, calls: ThreadPoolExecutor, followers: FollowerPlaces) -> grpc.Server:
+        made = grpc.server(calls, interceptors=[followers], options=[("grpc.so_reuseport", 0)])
         admin_pb2_grpc.add_AdminServicer_to_server(self._service, made)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, made)
         reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), made)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,23 @@ class KeeperPing(Protocol):
 
     def ping(self) -> dict[str, Any]:
         """Returns the keeper's pid under "pid", its version under "version".  Raises Unavailable."""
+
+
+def damaged_places(records: Iterable[DamagedRead], names: Mapping[int, str]) -> list[tuple[str, str, int]]:
+    """Returns (volume, path, offset) of each place with wrong bytes, once, though a read and scrub may both have met it.
+
+    `names` is volume number → name: scrub's records have no name, and volumes may be renamed.
+    """
+    found: list[tuple[str, str, int]] = []
+    ends: dict[tuple[int, int], int] = {}  # of the last place of each file
+    paths: dict[tuple[int, int], str] = {}
+    for one in sorted(records, key=lambda one: (one.volume, one.ino, one.offset)):
+        file = one.volume, one.ino
+        if one.offset >= ends.get(file, 0):
+            path = paths.setdefault(file, one.path or f"inode {one.ino}")
+            found.append((names.get(one.volume) or one.volume_name or str(one.volume), path, one.offset))
+        ends[file] = max(ends.get(file, 0), one.offset + one.length)
+    return found
 
 
 class NodeStatus:
@@ -120,10 +137,11 @@ class NodeStatus:
     def _facts(self, view: ClusterView, mounts: list[pb.MountPoint]) -> rules.Facts:
         scrub = self._scrub()
         ended = [one for one in self._of_the_leader(view, lambda: self._catalog.ask(GetSessions()).sessions) if one.quarantined]
+        names = {one.volume: one.name for one in self._of_the_leader(view, self._catalog.volumes)}
         return rules.Facts(
             scrub_open=scrub.open,
             scrub_behind_s=scrub.behind_s(self._settings.scrub.every, time.time_ns()),
-            damaged=[(one.volume_name or str(one.volume), one.path or f"inode {one.ino}", one.offset) for one in self._damaged()],
+            damaged=damaged_places(self._damaged(), names),
             scrub_failed=scrub.reason if scrub.state == FAILED else "",
             quarantined=sum(one.quarantined for one in ended),
             quarantined_of=sorted({view.name(one.node) for one in ended}),

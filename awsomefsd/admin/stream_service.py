@@ -12,32 +12,25 @@ import msgspec
 
 from awsomefsd.admin.grpc_errors import edge, fail
 from awsomefsd.admin.pb import admin_pb2 as pb
-from awsomefsd.admin.server import FOLLOWERS_MAX
 from awsomefsd.admin.streams import Streams
-from awsomefsd.base.errors import Error, Overloaded
+from awsomefsd.base.errors import Error
 from awsomefsd.meta.api.commands import Entry
 
 
 class StreamRpcs:
-    """The RPCs about the change stream.  Followers end when `stopping` is set."""
+    """The RPCs about the change stream.  Followers end when `stopping` is set; admin/server.py bounds their number."""
 
     def __init__(self, streams: Streams, stopping: threading.Event) -> None:
         self._streams = streams
         self._stopping = stopping
-        self._followers = threading.BoundedSemaphore(FOLLOWERS_MAX)
 
     def Follow(self, request: pb.FollowRequest, context: grpc.ServicerContext) -> Iterator[pb.Change]:
-        if not self._followers.acquire(blocking=False):
-            fail(context, Overloaded(f"{FOLLOWERS_MAX} followers are connected already; end one first"))
-            return
         try:
             going = lambda: context.is_active() and not self._stopping.is_set()  # noqa: E731
             for entry in self._streams.follow(request.after, request.reader, for_ever=request.follow, going=going):
                 yield change_message(entry)
         except Error as err:
             fail(context, err)
-        finally:
-            self._followers.release()
 
     @edge
     def RemoveReader(self, request: pb.RemoveReaderRequest, context: grpc.ServicerContext) -> pb.RemoveReaderReply:

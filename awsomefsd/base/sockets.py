@@ -43,6 +43,16 @@ def address(path: Path) -> Iterator[str]:
         os.close(fd)
 
 
+@contextmanager
+def owner_only() -> Iterator[None]:
+    """What is made inside the `with` has no rights but its owner's to read and write.  It changes the umask of the whole process."""
+    before = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def listen_unix(path: Path, mode: int, group: int = -1) -> socket.socket:
     """Returns a listening stream socket at `path`, which has its group and mode before a peer can connect.  Raises OSError.
 
@@ -52,12 +62,8 @@ def listen_unix(path: Path, mode: int, group: int = -1) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         path.unlink(missing_ok=True)
-        with address(path) as place:
-            before = os.umask(0o177)
-            try:
-                listener.bind(place)
-            finally:
-                os.umask(before)
+        with address(path) as place, owner_only():
+            listener.bind(place)
         if group >= 0:
             os.chown(path, -1, group)
         os.chmod(path, mode)

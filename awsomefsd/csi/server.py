@@ -59,7 +59,7 @@ class DriverSocket:
             server = grpc.server(ThreadPoolExecutor(self._calls_max, "csi"), options=options)
             for add, servicer in servicers:
                 add(servicer, server)  # type: ignore[operator]
-            with sockets.address(early) as place:
+            with sockets.address(early) as place, sockets.owner_only():
                 server.add_insecure_port(f"unix:{place}")
             os.chmod(early, 0o600)
             server.start()

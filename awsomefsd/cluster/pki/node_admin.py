@@ -111,7 +111,7 @@ class NodeAdmin:
         left = [] if force else self._in_the_way(row)
         if left:
             raise WouldLoseData(
-                f"node {row.name} is not empty: {'; '.join(left)}.  To remove it and lose that: awsomefsd node remove {row.name} --force"
+                f"node {row.name} is not empty: {'; '.join(left)}.  To remove it and lose that: awsomefsd node remove {row.node} --force"
             )
         self._take_out(row)
         self._end_sessions(row.node)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from awsomefsd.base.errors import AlreadyExists, Error, FsError, Refused
+from awsomefsd.base.errors import AlreadyExists, Error, FsError, NotFound, Refused
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.identified import RecoveredDevice, open_identified, other_era
@@ -101,6 +101,8 @@ class NodeDevices:
             return "not found on this node; add it here with `awsomefsd device add PATH`"
         try:
             check(info.path, self._cluster_uuid, info.uuid, info.era)
+        except NotFound as err:  # its path is from before this boot, or the device went away
+            return f"not found on this node: {err}; attach it again, then `awsomefsd device scan`"
         except (Error, OSError) as err:
             return str(err)
         return "ok"

@@ -93,7 +93,8 @@ def of_node(node: NodeView) -> Iterator[HealthFinding]:
         yield HealthFinding("CORRUPT_EXTENTS", f"collection found {damaged} extents with wrong bytes on a device")
     if node.conflicts:
         yield HealthFinding(
-            "CONFLICT_FILES", f"{node.state_dir}/conflicts has {node.conflicts} files with data that could not be committed"
+            "CONFLICT_FILES",
+            f"{node.state_dir}/conflicts has {node.conflicts} file{'s' * (node.conflicts != 1)} with data that could not be committed",
         )
     if node.memory_bytes > node.memory_bytes_max:
         yield HealthFinding(

@@ -70,6 +70,9 @@ def setgid_lost(caller: Context, attr: Attr) -> int:
     """Returns SET_KILL_SETGID for a caller who is not in the group of a file with setgid that the group cannot execute, else 0.
 
     Linux leaves that bit to members of the group.  Of a caller whom /proc does not show only the group of its request counts.
+
+    A caller that changes bytes waits for us even when it is killed, so its id is its own while we look.  If it were another's, nobody would
+    gain a group: exec(2) heeds setgid only where the group may execute the file, and chmod(2) that allows it decides about the bit anew.
     """
     if not stat.S_ISREG(attr.mode) or attr.mode & (stat.S_ISGID | stat.S_IXGRP) != stat.S_ISGID:
         return 0

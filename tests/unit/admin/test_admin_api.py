@@ -23,9 +23,11 @@ from awsomefsd.admin.client import AdminClient
 from awsomefsd.admin.grpc_errors import edge
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.admin.pb import admin_pb2_grpc
+from awsomefsd.admin.stream_service import StreamRpcs
 from awsomefsd.base import sockets
 from awsomefsd.base.errors import AlreadyExists, Error, FsError, NotFound, Refused, Unavailable, WouldLoseData
 from awsomefsd.base.metrics import Registry
+from awsomefsd.meta.api.commands import DeleteVolume, Entry
 
 ROOT = Path(__file__).parents[3]
 ERRORS = {
@@ -187,6 +189,46 @@ async def test_calls_of_the_group_that_wait_keep_root_from_nothing(
                 assert not late.cancelled_caught
     finally:
         service.go_on.set()
+        inner.stop(0)
+
+
+class Endless:
+    """A change stream in which nothing happens after the first entry."""
+
+    def __init__(self) -> None:
+        self.end = threading.Event()
+
+    def follow(self, *_arguments: object, **_words: object) -> Iterator[Entry]:
+        yield Entry(1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, [], DeleteVolume(1, False))
+        self.end.wait()
+
+
+def test_followers_of_the_group_take_no_place_of_root(tmp_path: Path) -> None:
+    endless, service = Endless(), Service()
+    service.Follow = StreamRpcs(endless, threading.Event()).Follow  # type: ignore[arg-type,method-assign]
+    (tmp_path / "run").mkdir()
+    inner = server.GrpcServer(service, tmp_path / "run")
+
+    def follow(channel: grpc.Channel) -> Any:
+        started = admin_pb2_grpc.AdminStub(channel).Follow(pb.FollowRequest(follow=True))
+        return started, next(started).index
+
+    authority = [("grpc.default_authority", "localhost")]
+    try:
+        for one in inner.inner.values():
+            one._begin()
+        with (
+            sockets.address(inner.inner[True].path) as ours, sockets.address(inner.inner[False].path) as groups,
+            grpc.insecure_channel(f"unix:{ours}", authority) as root, grpc.insecure_channel(f"unix:{groups}", authority) as group,
+        ):  # fmt: skip
+            held = [follow(group) for _ in range(server.FOLLOWERS_MAX)]
+            with pytest.raises(grpc.RpcError, match="followers are connected already"):
+                follow(group)
+            held += [follow(root) for _ in range(server.FOLLOWERS_MAX)]
+            assert len(held) == 2 * server.FOLLOWERS_MAX
+            endless.end.set()
+    finally:
+        endless.end.set()
         inner.stop(0)
 
 

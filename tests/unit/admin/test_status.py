@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from awsomefsd.admin.pb import admin_pb2 as pb
-from awsomefsd.admin.status import conflicts, memory_bytes, node_view, samples_of, tell
+from awsomefsd.admin.status import conflicts, damaged_places, memory_bytes, node_view, samples_of, tell
+from awsomefsd.io.file.damaged_reads import SCRUB, DamagedRead
 from awsomefsd.node.health.rules import of_node
 
 
@@ -45,3 +46,14 @@ def test_conflicts_are_listed(tmp_path: Path) -> None:
     (tmp_path / "c" / "d" / "f").write_bytes(b"12345")
     assert [(found.path, found.bytes) for found in conflicts(tmp_path / "c")] == [(str(tmp_path / "c" / "d" / "f"), 5)]
     assert memory_bytes() > 1 << 20
+
+
+def test_a_place_that_a_read_and_scrub_have_met_is_shown_once_with_the_name_of_its_volume() -> None:
+    records = [
+        DamagedRead(1, 7, 8_192, 4_096, "old name", "/f"),
+        DamagedRead(1, 7, 8_192, 65_536, path="/f", by=SCRUB),
+        DamagedRead(1, 7, 16_384, 4_096, "v", "/f"),
+        DamagedRead(1, 7, 1 << 20, 4_096, path="/moved", by=SCRUB),
+        DamagedRead(2, 7, 0, 1, path=""),
+    ]
+    assert damaged_places(records, {1: "v"}) == [("v", "/f", 8_192), ("v", "/f", 1 << 20), ("2", "inode 7", 0)]

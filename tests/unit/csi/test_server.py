@@ -47,6 +47,16 @@ def _await_end(stranger: socket.socket) -> None:
             pass
 
 
+def test_the_socket_is_never_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bind makes the file, and what comes after it is too late: a connection that stands keeps standing."""
+    modes: list[int] = []
+    monkeypatch.setattr(server.os, "chmod", lambda path, _mode: modes.append(Path(path).stat().st_mode & 0o777))
+    driver = server.DriverSocket(tmp_path / "csi.sock", 1)
+    driver.open((csi_pb2_grpc.add_IdentityServicer_to_server, IdentityService(lambda: None, CallFigures(Registry()))))
+    driver.close()
+    assert modes == [0o600]
+
+
 @pytest.mark.usefixtures("many_files")
 def test_kubelet_is_served_under_a_thousand_half_open_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "HANDSHAKE_MS", 500)

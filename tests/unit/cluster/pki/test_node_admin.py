@@ -75,6 +75,8 @@ def test_mounts_and_data_keep_a_node() -> None:
     for act in (rig.admin.drain, lambda name: rig.admin.remove(name, force=False)):
         with pytest.raises(WouldLoseData, match="mounted data"):
             act("n3")
+    with pytest.raises(WouldLoseData, match=r"awsomefsd node remove node-3 --force$"):  # its number: a name may be another's too
+        rig.admin.remove("n3", force=False)
     assert rig.states()["n3"] == "draining", "it takes nothing new all the same"
     rig.admin.remove("n3", force=True)
     assert rig.states()["n3"] == "removed"
