@@ -42,8 +42,8 @@ class MetadataCore:
             lock = identity.StateLock(settings.state_dir, "a second daemon")
             undo.callback(lock.release)
             make_run_dir(settings)
-            self.table = DeviceTable(settings.state_dir)
             self.checkpoint_progress = CheckpointProgress(UNKNOWN)
+            self.table = DeviceTable(settings.state_dir, self.checkpoint_progress.wake)
             self.metadata = MetadataHost(
                 settings.state_dir / "meta", lambda: _metadata_service(settings, self.node, self.table, self.checkpoint_progress)
             )

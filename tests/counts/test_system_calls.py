@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from buildtools.nodes import Node
+from buildtools.nodes import Node, await_true
 from tests.conftest import MakeNode
 from tests.rigs.system_calls import counted, needs_strace
+from tests.rigs.wake_ups import wake_ups_per_s
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240), needs_strace]
 ROUNDS = 100
@@ -25,6 +26,15 @@ def node(make_node: MakeNode) -> Node:
 def each(counts: Counter[str], *names: str) -> float:
     """How many calls of these names an operation costs."""
     return sum(counts[name] for name in names) / ROUNDS
+
+
+def test_an_idle_node_wakes_up_seldom(node: Node, figures: list[str]) -> None:
+    """Half as much again as was measured; docs/PERFORMANCE.md says which threads it is."""
+    await_true("the admin socket has no server", lambda: not list((node.run / "admin").glob("*.sock")), 60)
+    daemon, worker = wake_ups_per_s(node.pid("daemon")), wake_ups_per_s(node.pid("worker"))
+    figures.append(f"wake-ups a second of an idle node: daemon {daemon:.1f}, worker {worker:.1f}")
+    assert daemon <= 51, "34 were measured; 82 while gRPC's servers stayed, and checkpoints looked by the clock"
+    assert worker <= 6.5, "4.1 were measured"
 
 
 def test_a_create_is_one_request_and_no_new_memory(node: Node, tmp_path: Path, figures: list[str]) -> None:

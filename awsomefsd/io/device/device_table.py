@@ -8,7 +8,7 @@ GetDevices.  That of another node cannot, and leaves the path out: then the call
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from msgspec import structs
@@ -19,9 +19,13 @@ from awsomefsd.base.types import DeviceInfo
 
 
 class DeviceTable:
-    """The table of one node.  Thread-safe: the metadata thread reads `paths`, calls of the admin API write."""
+    """The table of one node.  Thread-safe: the metadata thread reads `paths`, calls of the admin API write.
 
-    def __init__(self, state_dir: Path) -> None:
+    `changed` is called after each change, on the thread that made it, and must not block.
+    """
+
+    def __init__(self, state_dir: Path, changed: Callable[[], None] = lambda: None) -> None:
+        self._changed = changed
         self._path = state_dir / "devices.json"
         self._lock = threading.Lock()
         self._paths = _load(self._path)
@@ -37,6 +41,7 @@ class DeviceTable:
             paths[uuid] = path
             durable.write_json(self._path, paths)
             self._paths = paths
+        self._changed()
 
     def forget(self, uuid: str) -> None:
         """Removes a device that is not in the cluster any more, durable when this returns.  Raises OSError."""
@@ -44,6 +49,7 @@ class DeviceTable:
             paths = {known: place for known, place in self._paths.items() if known != uuid}
             durable.write_json(self._path, paths)
             self._paths = paths
+        self._changed()
 
 
 def with_paths(devices: Iterable[DeviceInfo], state_dir: Path | str) -> list[DeviceInfo]:

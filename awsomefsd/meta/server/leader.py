@@ -212,6 +212,7 @@ class Leader:
         if not self._leads:
             return
         self._leads = self._plain = self._alone = False
+        self._replica.checkpoint_progress.wake()
         asked = self._proposals.take_all()
         waiting = self._reads.take_all()
         waiting += [waiter.request for waiter in self._waiters.take_all()]
@@ -275,6 +276,7 @@ class Leader:
             for request in proposals.take_all():
                 request.answer(_RETRY)
             return True
+        self._replica.checkpoint_progress.note_applied(self._replica.machine.applied_index)
         for entry, reply in applied:
             if type(entry.command) in _WATCHED:
                 self._watch(entry, reply)

@@ -259,6 +259,7 @@ class MetadataService:
     def _begin(self, undo: ExitStack) -> Turns:
         """Recovers, listens, and accepts requests of this process; `undo` closes all of it again, in the opposite order."""
         replica, peers = self._open()
+        undo.callback(self._checkpoint_progress.wake)  # after the end: this node leads no more
         undo.callback(self._current.end)
         self._current.begin(replica)
         if peers is not None:

@@ -4,8 +4,8 @@ One thread of the daemon makes them while its node leads the metadata, alone or 
 It asks for entries like any reader of the change stream.  Only a request for segments on a full device ever waits for it
 (meta/replica/checkpoint_progress.py).  When it begins, and when the tail has become heavy or full, it makes a new checkpoint: a copy of the
 store, written while the old area's tail grows on.  The old area is given up only when the new area's tail has caught up, and that is known
-(checkpoint_places.py).  Otherwise the thread appends a batch of entries every CHECKPOINT_TAIL_MS.  So what was fsynced longer ago than
-that, plus the time of a write, is on the device; `status` says how far behind it is ("checkpoint_lag_ms").
+(checkpoint_places.py).  Otherwise the thread appends a batch of entries every CHECKPOINT_TAIL_MS, and sleeps while there are none.  So what
+was fsynced longer ago than that, plus the time of a write, is on the device; `status` says how far behind it is ("checkpoint_lag_ms").
 
 A large copy takes long.  What is committed meanwhile goes to the new area too, between the pieces of the copy, so the journal need not keep
 it: it keeps what came since the last batch, whatever the size of the store.
@@ -158,7 +158,7 @@ class Checkpointer:
     def stop(self) -> None:
         """Ends the thread after a last batch of the tail, and waits for it."""
         self._stop.set()
-        self._index.wanted.set()
+        self._index.wake()
         if self._thread.ident is not None:
             self._thread.join()
         self.state = "off: the daemon ends"
@@ -167,9 +167,9 @@ class Checkpointer:
         """One voter alone is about to become the first of several: nothing is written before it is.  Blocks until that is so."""
         self._growing = True
         self._idle.clear()
-        self._index.wanted.set()
+        self._index.wake()
         while self._thread.is_alive() and not self._idle.wait(CHECKPOINT_TAIL_MS / 1_000):
-            self._index.wanted.set()
+            self._index.wake()
 
     def figures(self, applied: int) -> dict[str, int | float | str]:
         """Returns the figures for status and metrics; `applied` is the last applied entry, from which the lag is counted.  Any thread."""
@@ -181,7 +181,7 @@ class Checkpointer:
             "checkpoint_index": self._snapshot_index,
             "checkpoint_durable": durable,
             "checkpoint_lag_entries": lag,
-            "checkpoint_lag_ms": (time.monotonic_ns() - self._caught_up_ns) // NS_PER_MS if lag else 0,
+            "checkpoint_lag_ms": (time.monotonic_ns() - max(self._caught_up_ns, self._index.rested_ns)) // NS_PER_MS if lag else 0,
             "checkpoint_segments": places.protected() if places is not None else 0,
             "checkpoint_bytes": self._bytes,
             "checkpoints_written": self._written,
@@ -252,10 +252,12 @@ class Checkpointer:
         while self._may_write() and self._stays(info, places, level):
             self._index.wanted.wait(CHECKPOINT_TAIL_MS / 1_000)
             self._index.wanted.clear()
+            seen = self._index.applied
             self._look()
             if not self._tail(info, places) or self._heavy(info):
                 self._new_checkpoint(device, info, places)
             self.failures = 0
+            self._index.rest(seen, self._may_write)
 
     def _stand_by(self) -> None:
         """Another node leads, or will in a moment: gives back what its checkpoint has made needless."""

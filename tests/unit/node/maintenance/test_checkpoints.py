@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ from awsomefsd.base.limits import MIB, STORE_COMMIT_ENTRIES_FIRST
 from awsomefsd.base.rule_levels import CHECKPOINTS_OF_NODES
 from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.io.device.device import Device
+from awsomefsd.io.device.device_table import DeviceTable
 from awsomefsd.io.device.superblock import FIRST_SEGMENT_OFFSET, Superblock, second_copy_offset, write_superblock
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -29,7 +30,7 @@ from awsomefsd.meta.machine.queries import answer
 from awsomefsd.meta.replica.checkpoint_progress import OFF, UNKNOWN, CheckpointProgress
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.node.maintenance.checkpoint_places import PlacesAlone, PlacesOfNode
-from awsomefsd.node.maintenance.checkpoints import Checkpointer
+from awsomefsd.node.maintenance.checkpoints import STANDS_BY, Checkpointer
 from awsomefsd.recovery import device_recover
 from buildtools.nodes import await_true
 from tests.rigs.metadata_service import CLUSTER, NODE, Host, host
@@ -71,11 +72,17 @@ class Rig:
     def propose(self, command: c.AnyCommand) -> Any:
         return self.call(m.Propose(HOST_UNIQUE, 0, 0, [], command))
 
-    def start(self) -> Checkpointer:
+    def start(self, leads: Callable[[], bool] = lambda: True) -> Checkpointer:
         assert self.on.service is not None
         identity = node_module.Node(CLUSTER, NODE, 7)
         self.made = Checkpointer(
-            self.on.directory, identity, self.call, self.on.service.copy_store, self.index, lambda: {SECOND: str(self.path)}
+            self.on.directory,
+            identity,
+            self.call,
+            self.on.service.copy_store,
+            self.index,
+            lambda: {SECOND: str(self.path)},
+            leads=leads,
         )
         self.made.start()
         return self.made
@@ -114,6 +121,54 @@ def recovered_machine(directory: Path) -> tuple[Replica, Machine]:
     replica = Replica.open_single(directory / "meta", identity.cluster, identity.node, Machine)
     assert isinstance(replica.machine, Machine)
     return replica, replica.machine
+
+
+def rests(made: Rig) -> None:
+    await_true("the writer has nothing to do, and waits for an entry", lambda: made.index.resting, 60)
+
+
+def test_an_entry_ends_the_rest_of_an_idle_writer(tmp_path):
+    with rig(tmp_path) as made:
+        checkpointer = made.start()
+        for number in range(3):
+            rests(made)
+            assert made.index.durable >= made.applied and checkpointer.figures(made.applied + 1)["checkpoint_lag_entries"] == 1
+            made.propose(c.CreateVolume(f"v{number}", f"uuid-{number}"))
+            applied = made.applied
+            await_true("its entry is on the device, and nobody asked for it", lambda applied=applied: made.index.durable >= applied, 60)
+        rests(made)
+        made.stop()
+        assert checkpointer.state == "off: the daemon ends"
+
+
+def test_what_becomes_the_first_of_several_ends_the_rest_of_an_idle_writer(tmp_path):
+    with rig(tmp_path) as made:
+        checkpointer = made.start()
+        rests(made)
+        checkpointer.growing()
+        await_true("it stands by", lambda: checkpointer.state == STANDS_BY, 60)
+
+
+def test_the_end_of_a_leadership_ends_the_rest_of_an_idle_writer(tmp_path):
+    with rig(tmp_path) as made:
+        leads = [True]
+        checkpointer = made.start(lambda: leads[0])
+        rests(made)
+        leads[0] = False
+        made.index.wake()  # as the leader that steps down does
+        await_true("it stands by", lambda: checkpointer.state == STANDS_BY, 60)
+
+
+def test_a_new_path_of_a_device_ends_the_rest_of_an_idle_writer(tmp_path):
+    with rig(tmp_path) as made:
+        table = DeviceTable(tmp_path, made.index.wake)
+        looked = threading.Event()
+        checkpointer = made.start()
+        rests(made)
+        choosing = checkpointer._paths
+        checkpointer._paths = lambda: (looked.set(), choosing())[1]
+        table.add("other", "/dev/other")
+        assert looked.wait(60), "the writer asks where it is to write"
 
 
 def test_commits_reach_the_device_and_a_new_node_has_them(tmp_path):
