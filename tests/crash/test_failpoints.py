@@ -31,11 +31,11 @@ from awsomefsd.meta.voter.ports import RAFT_NOTE, AppliedAt, pack_note
 from buildtools.nodes import Node, await_true
 from tests.crash.failpoint_rounds import GO_ON_S, Load, Round
 from tests.rigs.mount_without_kernel import rig as mounted
+from tests.rigs.sharing_nodes import FIRST, Sharing
 from tests.unit.io.collect import test_collector as collecting
 from tests.unit.meta.voter import test_membership_changes as growing
 from tests.unit.meta.voter import test_voter as voting
 from tests.unit.vfs.ops.test_buffered_writes import Leased
-from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing
 
 POINTS_MIN = 40
 ORDER = ("load", "worker", "daemon", "scrub", "collect", "keeper", "upgrade", "spawn", "unmount")

@@ -34,9 +34,9 @@ from awsomefsd.meta.client.connection import connect
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.rigs import linearizability
 from tests.rigs.mount_without_kernel import LIMIT_S, error_of, finish
+from tests.rigs.sharing_nodes import FIRST, append, sound
 from tests.unit.vfs.connection_cuts import Cuts
 from tests.unit.vfs.ops.test_buffered_writes import Leased
-from tests.unit.vfs.ops.test_data_shared import FIRST, append, sound
 
 MOUNTS, CLIENTS, ROUNDS, STEPS, SEEDS = 3, 2, 4, 15, 3
 CHANCES = (0.01, 0.03, 0.1)  # of each transfer, to end the connection

@@ -13,7 +13,7 @@ from awsomefsd.base import worker_locks
 from awsomefsd.meta.api.messages.devices import GetQuarantine, Quarantine
 from awsomefsd.worker.quarantine_proof import QuarantineProof
 from tests.rigs.mount_without_kernel import Started, until
-from tests.unit.vfs.ops.test_data_shared import Sharing, append
+from tests.rigs.sharing_nodes import Sharing, append
 
 
 @pytest.fixture

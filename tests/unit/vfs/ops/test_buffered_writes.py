@@ -25,7 +25,7 @@ from awsomefsd.vfs.session.idle_leases import IdleLeases
 from awsomefsd.vfs.vfs import Vfs
 from awsomefsd.worker import session_change
 from tests.rigs.mount_without_kernel import BIG, LIMIT_S, Held, Started, error_of, failing, until
-from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing, append, sound
+from tests.rigs.sharing_nodes import Sharing, append, sound, two_nodes
 
 MANY = 60
 
@@ -53,16 +53,7 @@ class Leased(Sharing):
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Leased]]:
-    first = Leased(tmp_path)
-    first.hold_lease_clock()
-    second = Leased(tmp_path, first, FIRST + 1)
-    try:
-        first.start()
-        second.start()
-        yield [first, second]
-    finally:
-        second.close()
-        first.close()
+    yield from two_nodes(Leased, tmp_path, held_clock=True)
 
 
 def test_data_is_held_back_and_seen_at_once_by_the_other(nodes: list[Leased]) -> None:

@@ -12,8 +12,8 @@ import os
 import pytest
 
 from tests.rigs.mount_without_kernel import BIG, Rig, error_of
+from tests.rigs.sharing_nodes import sound
 from tests.unit.vfs.ops.test_buffered_writes import Leased, nodes
-from tests.unit.vfs.ops.test_data_shared import sound
 from tests.unit.vfs.ops.test_synchronous_writes import r
 
 __all__ = ["nodes", "r"]

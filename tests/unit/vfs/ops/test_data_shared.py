@@ -17,60 +17,13 @@ from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import CachePolicy, SetAttrIn
-from tests.rigs.mount_without_kernel import BIG, LIMIT_S, VOLUME, After, Rig, Started, error_of, finish, shared_memory, until
-
-FIRST = 100
-
-
-class Sharing(Rig):
-    """A rig whose mount shares the volume; with `other`, on another node over the same service and device."""
-
-    def __init__(self, directory: Path, other: Rig | None = None, number: int = FIRST, **options: int) -> None:
-        if other is None:
-            super().__init__(directory, **options)
-        else:
-            self.directory, self.host, self.device = directory, other.host, other.device
-            self.clock, self.lease_clock, self.client_options = other.clock, other.lease_clock, other.client_options
-            self.fds, self.null = shared_memory(), os.open("/dev/null", os.O_RDWR)
-            self.workers, self.unique, self.unanswered, self.alive = 0, 0, None, False
-        self.mount_id, self.node, self.shared = number, f"node{number}", True
-        self.other = other
-
-    def close(self) -> None:
-        if self.other is None:
-            super().close()
-            return
-        if self.alive:
-            self.kill()
-        for fd in [*self.fds.values(), self.null]:
-            os.close(fd)
+from tests.rigs.mount_without_kernel import BIG, LIMIT_S, VOLUME, After, Rig, Started, error_of, until
+from tests.rigs.sharing_nodes import Sharing, append, sound, two_nodes
 
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Sharing]]:
-    first = Sharing(tmp_path)
-    first.hold_lease_clock()
-    second = Sharing(tmp_path, first, FIRST + 1)
-    try:
-        first.start()
-        second.start()
-        yield [first, second]
-    finally:
-        second.close()
-        first.close()
-
-
-def sound(nodes: list[Sharing]) -> None:
-    for node in reversed(nodes):
-        node.unmount()
-    nodes[0].check()
-
-
-def append(node: Rig, ino: int, fh: int, data: bytes, unique: int | None = None) -> int:
-    ctx = node.ctx(unique)
-    ctx.open_flags = os.O_APPEND
-    written: int = finish(node.vfs.write(ctx, ino, fh, 0, memoryview(data), 0))
-    return written
+    yield from two_nodes(Sharing, tmp_path, held_clock=True)
 
 
 def test_each_change_is_seen_on_the_other_node_at_once(nodes: list[Sharing]) -> None:

@@ -11,22 +11,14 @@ import pytest
 from awsomefsd.base.types import LOCK_POSIX, Lock
 from awsomefsd.vfs.ops.locks import F_WRLCK
 from tests.rigs.mount_without_kernel import error_of
-from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing
+from tests.rigs.sharing_nodes import Sharing, two_nodes
 
 PROCESS, DESCRIPTION, OTHER = 77, 88, 99  # owners, as the kernel names them
 
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Sharing]]:
-    first = Sharing(tmp_path)
-    second = Sharing(tmp_path, first, FIRST + 1)
-    try:
-        first.start()
-        second.start()
-        yield [first, second]
-    finally:
-        second.close()
-        first.close()
+    yield from two_nodes(Sharing, tmp_path)
 
 
 def lock(owner: int, start: int) -> Lock:

@@ -10,8 +10,8 @@ import pytest
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.wait import block_on
+from tests.rigs.sharing_nodes import Sharing, sound, two_nodes
 from tests.unit.vfs.ops.test_buffered_writes import Leased
-from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing, sound
 
 MIB = 1 << 20
 PIECE = 256 << 10
@@ -26,15 +26,7 @@ def kind(request: pytest.FixtureRequest) -> type[Sharing]:
 @pytest.fixture(params=["quota", "device"])
 def nodes(tmp_path: Path, kind: type[Sharing], request: pytest.FixtureRequest) -> Iterator[list[Sharing]]:
     options = {"quota_bytes": 8 * MIB} if request.param == "quota" else {"segments": 20}
-    first = kind(tmp_path, **options)
-    second = kind(tmp_path, first, FIRST + 1)
-    try:
-        first.start()
-        second.start()
-        yield [first, second]
-    finally:
-        second.close()
-        first.close()
+    yield from two_nodes(kind, tmp_path, **options)
 
 
 def fill(node: Sharing, name: bytes, bound: int = 1 << 30) -> int:

@@ -18,7 +18,7 @@ from awsomefsd.base.errors import Error
 from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api.messages import GetLayout, Layout
 from tests.rigs.mount_without_kernel import LIMIT_S, VOLUME, Rig
-from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing
+from tests.rigs.sharing_nodes import FIRST, Sharing, two_nodes
 
 FILES, BLOCK_BYTES, BLOCKS = 4, 4_096, 45
 SEGMENTS, ROUNDS = 9, 50
@@ -36,15 +36,7 @@ class Small(Sharing):
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Small]]:
-    first = Small(tmp_path)
-    second = Small(tmp_path, first, FIRST + 1)
-    try:
-        first.start()
-        second.start()
-        yield [first, second]
-    finally:
-        second.close()
-        first.close()
+    yield from two_nodes(Small, tmp_path)
 
 
 def content(file: int, version: int) -> bytes:

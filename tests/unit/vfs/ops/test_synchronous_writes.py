@@ -19,8 +19,8 @@ from awsomefsd.base.wait import Steps
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.vfs import Vfs
 from tests.rigs.mount_without_kernel import BIG, VOLUME, Rig, error_of, failing
+from tests.rigs.sharing_nodes import Sharing
 from tests.unit.vfs.ops.test_buffered_writes import Leased
-from tests.unit.vfs.ops.test_data_shared import Sharing
 
 KINDS: dict[str, type[Rig]] = {"exclusive": Rig, "leased": Leased, "cache=none": Sharing}
 FLAGS = [os.O_SYNC, os.O_DSYNC, os.O_DSYNC | os.O_APPEND]

@@ -16,8 +16,8 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api import commands as c
 from tests.rigs.mount_without_kernel import LIMIT_S, error_of, until
+from tests.rigs.sharing_nodes import FIRST, Sharing, append, sound
 from tests.unit.vfs.ops.test_buffered_writes import Leased
-from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing, append, sound
 
 MIB, KIB = 1 << 20, 1 << 10
 PIECE = 128 * KIB

@@ -21,22 +21,13 @@ from awsomefsd.meta.machine import commits
 from awsomefsd.vfs.session import lease_recovery
 from awsomefsd.worker import unmount
 from tests.rigs.mount_without_kernel import BIG, LIMIT_S, VOLUME, error_of, until
+from tests.rigs.sharing_nodes import two_nodes
 from tests.unit.vfs.ops.test_buffered_writes import Leased, lose, sound
-from tests.unit.vfs.ops.test_data_shared import FIRST
 
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Leased]]:
-    first = Leased(tmp_path)
-    first.hold_lease_clock()
-    second = Leased(tmp_path, first, FIRST + 1)
-    try:
-        first.start()
-        second.start()
-        yield [first, second]
-    finally:
-        second.close()
-        first.close()
+    yield from two_nodes(Leased, tmp_path, held_clock=True)
 
 
 def conflicts(node: Leased) -> list[bytes]:

@@ -19,7 +19,8 @@ from awsomefsd.vfs.api.context import CachePolicy, SetAttrIn
 from awsomefsd.vfs.state.open_files import KIND_FILE, OpenFile
 from awsomefsd.vfs.state.page_cache import LoosePages
 from tests.rigs.mount_without_kernel import error_of
-from tests.unit.vfs.state.test_leased_caches import FIRST, Caching
+from tests.rigs.sharing_nodes import FIRST
+from tests.unit.vfs.state.test_leased_caches import Caching
 
 NAME = consistency.XATTR
 

@@ -18,7 +18,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.rigs.mount_without_kernel import BIG, error_of, until
-from tests.unit.vfs.ops.test_data_shared import FIRST, Sharing
+from tests.rigs.sharing_nodes import Sharing, two_nodes
 
 
 class FakeKernel:
@@ -89,16 +89,7 @@ class Caching(Sharing):
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Caching]]:
-    first = Caching(tmp_path)
-    first.hold_lease_clock()
-    second = Caching(tmp_path, first, FIRST + 1)
-    try:
-        first.start()
-        second.start()
-        yield [first, second]
-    finally:
-        second.close()
-        first.close()
+    yield from two_nodes(Caching, tmp_path, held_clock=True)
 
 
 def test_what_is_held_is_asked_once_and_what_others_change_is_seen_at_once(nodes: list[Caching]) -> None:
