@@ -42,12 +42,22 @@ def _fields(record: logging.LogRecord, component: str) -> dict[str, Any]:
     return fields
 
 
+def printable(text: object) -> str:
+    """Returns a text as UTF-8 on one line, without what a terminal takes for commands: others chose the names of files and processes."""
+    return "".join(char if char.isprintable() else f"\\x{_byte(char):02x}" for char in str(text))
+
+
+def _byte(char: str) -> int:
+    code = ord(char)
+    return code & 0xFF if 0xDC80 <= code <= 0xDCFF else code  # os.fsdecode's for a byte that is no UTF-8
+
+
 def _quoted(value: Any) -> str:
     text = str(value)
     if text and _PLAIN.issuperset(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-    return '"' + "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in escaped) + '"'
+    return f'"{printable(escaped)}"'
 
 
 class TextFormatter(logging.Formatter):

@@ -10,9 +10,10 @@ import click
 from msgspec.structs import asdict
 
 from awsomefsd.base.errors import NotFound, WouldLoseData
+from awsomefsd.base.log import printable
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import ERROR, OK, CliGroup, Invocation
-from awsomefsd.cli.output import counted, message_dict, output_option, print_json, print_table, printable
+from awsomefsd.cli.output import counted, message_dict, output_option, print_json, print_table
 from awsomefsd.cli.tables import print_devices
 
 DRAIN_POLL_S = 1.0

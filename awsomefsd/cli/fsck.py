@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from awsomefsd.base.errors import Error, NotFound
+from awsomefsd.base.log import printable
 from awsomefsd.cli.main import CliCommand, Invocation
-from awsomefsd.cli.output import counted, output_option, print_json, printable
+from awsomefsd.cli.output import counted, output_option, print_json
 
 if TYPE_CHECKING:
     from awsomefsd.recovery.fsck import FsckReport

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from awsomefsd.base.log import printable
 from awsomefsd.cli.main import CliGroup, Invocation
-from awsomefsd.cli.output import printable
 
 
 @click.group(cls=CliGroup)

@@ -217,13 +217,20 @@ def run(words: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has ended
         return ERROR
+    except UnicodeEncodeError as err:
+        if err.reason != "surrogates not allowed":
+            return _say_unexpected(err)
+        return _say(f"{err.object} is no UTF-8; what is sent to the daemon has to be", ERROR)
     except Exception as err:
         return _say_unexpected(err)
 
 
 def _say(words: str, code: int) -> int:
+    from awsomefsd.base.log import printable
+
     _raise_in_debug()
-    click.echo(f"awsomefsd: {words}", err=True)
+    shown = "\n".join(map(printable, words.split("\n")))  # others chose names in it
+    click.echo(f"awsomefsd: {shown}", err=True)
     return code
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from awsomefsd.base.errors import NotFound
+from awsomefsd.base.log import printable
 from awsomefsd.cli.main import CliGroup, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json, print_table, printable
+from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
 
 _DONE = {
     "cordon": "takes nothing new now",

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from awsomefsd.base.log import printable
 from awsomefsd.base.sizes import format_bytes, parse_bytes
 
 output_option = click.option(
@@ -36,11 +37,6 @@ class Size(click.ParamType):
 
 
 SIZE = Size()
-
-
-def printable(text: object) -> str:
-    """Returns a text on one line, without what a terminal takes for commands: files and nodes have the names that others gave them."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in str(text))
 
 
 def print_json(value: Any) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from awsomefsd.base.log import printable
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import OK, CliGroup, Invocation
-from awsomefsd.cli.output import SIZE, message_dict, output_option, print_json, printable
+from awsomefsd.cli.output import SIZE, message_dict, output_option, print_json
 
 FINDINGS = 3  # as a degraded status: something needs attention
 

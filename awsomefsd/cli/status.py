@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
+from awsomefsd.base.log import printable
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import DEGRADED, OK, CliCommand, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json, print_table, printable
+from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
 from awsomefsd.cli.tables import print_devices, print_mounts, print_volumes
 from awsomefsd.node.health.codes import CODES
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from awsomefsd.base.log import printable
 from awsomefsd.cli.main import CliCommand, CliGroup, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json, printable
+from awsomefsd.cli.output import message_dict, output_option, print_json
 
 
 @click.group(cls=CliGroup)

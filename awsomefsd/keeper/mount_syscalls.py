@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from awsomefsd.base.log import printable
 from awsomefsd.keeper import fusermount
 
 FSTYPE = "fuse.awsomefs"
@@ -254,20 +255,24 @@ def set_read_ahead(device: str, kib: int) -> None:
 
 
 def users_of(dir: str, count_max: int = 5) -> list[str]:
-    """Returns up to `count_max` reasons why `dir` is busy, in words: mounts below it, and processes with their use of it."""
+    """Returns up to `count_max` reasons why `dir` is busy, in words: mounts below it, and processes with their use of it.
+
+    The words are printable: whoever uses `dir` chooses the names in them.
+    """
     found = [f"mount at {entry.dir}" for entry in mounts() if entry.dir.startswith(dir.rstrip("/") + "/")]
     for name in os.listdir("/proc"):
         if len(found) >= count_max:
             break
         if name.isdigit() and int(name) != os.getpid() and (use := _use_by(Path("/proc") / name, dir)) is not None:
             found.append(f"{_command(name)} (pid {name}, {use})")
-    return found[:count_max]
+    return [printable(words) for words in found[:count_max]]
 
 
 def holders_of(device: str, count_max: int = 5) -> list[str]:
     """Returns up to `count_max` places that have a filesystem (major:minor) mounted: directories here, processes of other namespaces.
 
     Each other mount namespace is named by the process in it with the lowest id.  Namespaces without a process that is seen are left out.
+    The words are printable, as those of `users_of`.
     """
     found = [f"mount at {entry.dir}" for entry in mounts() if entry.device == device]
     seen = {"", _target(Path("/proc/self/ns/mnt"))}  # "": it has just ended
@@ -281,12 +286,12 @@ def holders_of(device: str, count_max: int = 5) -> list[str]:
             place = next((entry.dir for entry in mounts(f"/proc/{pid}/mountinfo") if entry.device == device), None)
             if place is not None:
                 found.append(f"{_command(pid)} (pid {pid}, at {place} in another mount namespace)")
-    return found[:count_max]
+    return [printable(words) for words in found[:count_max]]
 
 
 def _command(pid: str) -> str:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return os.fsdecode(Path(f"/proc/{pid}/comm").read_bytes().strip())
     return "a process"
 
 

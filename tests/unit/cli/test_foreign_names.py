@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
 
 from awsomefsd.admin.pb import admin_pb2 as pb
-from awsomefsd.cli import fsck, log, output, scrub, status
+from awsomefsd.base.errors import FsError
+from awsomefsd.cli import fsck, log, main, output, scrub, status
 
 EVIL = "a\x1b]0;root\x07\n       9  forged\x9b2J"
 SHOWN = r"a\x1b]0;root\x07\x0a       9  forged\x9b2J"
@@ -48,3 +50,21 @@ def test_a_finding_of_scrub_is_printable(monkeypatch: pytest.MonkeyPatch) -> Non
 
     result = CliRunner().invoke(scrub.status, [], obj=Invocation())
     assert SHOWN in result.output and "\x1b" not in result.output
+
+
+def test_an_error_of_the_daemon_is_printable(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(_invocation: main.Invocation) -> None:
+        raise FsError(16, "used by a\x1b]0;root\x07 (pid 7)\nfurther words")
+
+    monkeypatch.setattr(main.Invocation, "client", busy)
+    assert main.run(["status"]) == 1
+    assert capsys.readouterr().err == r"awsomefsd: used by a\x1b]0;root\x07 (pid 7)" + "\nfurther words\n"
+
+
+def test_a_name_that_is_no_utf_8_is_no_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def sends(_invocation: main.Invocation) -> None:
+        pb.UmountRequest(target=os.fsdecode(b"/mnt/\xff"))
+
+    monkeypatch.setattr(main.Invocation, "client", sends)
+    assert main.run(["status"]) == 1
+    assert capsys.readouterr().err == r"awsomefsd: /mnt/\xff is no UTF-8; what is sent to the daemon has to be" + "\n"
