@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ ADDRESS_BYTES_MAX = 107
 SO_PEERGROUPS = 59
 GROUPS_MAX = 65_536  # of the kernel (NGROUPS_MAX)
 _UCRED = struct.Struct("iII")
+_umask = threading.Lock()  # held while it is not the process's own
 
 
 class Peer(NamedTuple):
@@ -45,12 +47,16 @@ def address(path: Path) -> Iterator[str]:
 
 @contextmanager
 def owner_only() -> Iterator[None]:
-    """What is made inside the `with` has no rights but its owner's to read and write.  It changes the umask of the whole process."""
-    before = os.umask(0o177)
-    try:
-        yield
-    finally:
-        os.umask(before)
+    """What is made inside the `with` has no rights but its owner's to read and write.  It changes the umask of the whole process.
+
+    One thread at a time is inside: of two that overlap, the later one would restore the umask of the earlier one for ever.
+    """
+    with _umask:
+        before = os.umask(0o177)
+        try:
+            yield
+        finally:
+            os.umask(before)
 
 
 def listen_unix(path: Path, mode: int, group: int = -1) -> socket.socket:

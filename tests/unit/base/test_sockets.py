@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,31 @@ def test_peer_is_us(tmp_path: Path) -> None:
             peer = sockets.peer_of(other)
     assert (peer.pid, peer.uid) == (os.getpid(), os.getuid()) and os.getgid() in peer.gids
     assert (tmp_path / "s").stat().st_mode & 0o777 == 0o660
+
+
+def test_threads_that_bind_at_once_leave_the_umask_as_it_was() -> None:
+    before = os.umask(0o022)
+    first_inside, second_waits = threading.Event(), threading.Event()
+
+    def second() -> None:
+        first_inside.wait()
+        second_waits.set()
+        with sockets.owner_only():
+            pass
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    try:
+        with sockets.owner_only():
+            first_inside.set()
+            second_waits.wait()
+            thread.join(0.05)  # without exclusion it is through by then
+            assert thread.is_alive(), "two are inside at once"
+        thread.join()
+        assert os.umask(0o022) == 0o022
+    finally:
+        thread.join()
+        os.umask(before)
 
 
 def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
