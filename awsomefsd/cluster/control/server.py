@@ -232,7 +232,8 @@ class ControlServer:
         if (row.role, row.key) != (identity.role, identity.key):
             raise Refused(f"the certificate of node {identity.node} is not the one it has in this cluster")
         if needs is Needs.NODE and row.role != "node":
-            raise Refused(f"{what} is for nodes; node {row.node} is a {row.role} of this cluster")
+            words = f"node {row.node} is a {row.role} of this cluster and may not do this ({what})"
+            raise Refused(f"{words}; run the command on a machine with the role node")
         return row
 
 

@@ -155,8 +155,9 @@ class NodeAdmin:
             found.append(f"it has mounted {', '.join(mounted)} (unmount there first)")
         count, size = self._live_on(row)
         if count:
+            segments = "1 segment" if count == 1 else f"{count} segments"
             found.append(
-                f"{count} segments with {size >> 20} MiB of volumes lie on its devices and nowhere else (copy or delete those files first)"
+                f"its devices hold {segments} with {size >> 20} MiB of volumes that lie nowhere else (copy or delete those files first)"
             )
         return found
 

@@ -174,13 +174,13 @@ def _why_not(asker: AskingNode, may: May, asked: object, sessions: Iterable[int]
     if may is May.NOBODY:
         return f"{what} is not for clients"
     if may in (May.NODE, May.NODE_SELF) and asker.role != "node":
-        return f"{what} is for nodes; node {asker.node} is a {asker.role or 'stranger'} of this cluster"
+        return f"{_not_a_node(asker)} and may not do this ({what}); run the command on a machine with the role node"
     if may in (May.SELF, May.OPEN, May.NODE_SELF) and about != asker.node:
         return f"{what} is for a node itself; node {asker.node} asked it for {about or 'nobody'}"
     if may is May.OPEN and (not asker.mount or getattr(asked, "mount", 0) != asker.mount):
         return f"{what} is for the mount of the connection; mount {asker.mount:x} asked it for another, or is none"
     if may is May.SELF_OR_NODE and about != asker.node and asker.role != "node":
-        return f"{what} for other nodes is for nodes; node {asker.node} is a {asker.role or 'stranger'} of this cluster"
+        return f"{_not_a_node(asker)} and may not do this for other nodes ({what}); run the command on a machine with the role node"
     if may is May.OWN or (may is May.OWN_OR_NODE and asker.role != "node"):
         for session in sessions:
             if not session:
@@ -188,6 +188,10 @@ def _why_not(asker: AskingNode, may: May, asked: object, sessions: Iterable[int]
             if not asker.owns(session):
                 return f"session {session} is another node's than {asker.node}'s"
     return ""
+
+
+def _not_a_node(asker: AskingNode) -> str:
+    return f"node {asker.node} is a {asker.role or 'stranger'} of this cluster"
 
 
 # --- standing -----------------------------------------------------------------------------------------------------------------------

@@ -322,7 +322,7 @@ def test_who_may_call_what(cluster: Cluster, tmp_path: Path) -> None:
             member_call(cluster, removed, body)
         with pytest.raises(Refused, match="not the one it has"):
             member_call(cluster, stolen, body)
-    with pytest.raises(Refused, match="for nodes"):
+    with pytest.raises(Refused, match=r"may not do this \(RotateCa\); run the command on a machine with the role node"):
         member_call(cluster, client, rotate)
     with pytest.raises(Refused, match="for the key it joined with"):
         member_call(cluster, client, renew)

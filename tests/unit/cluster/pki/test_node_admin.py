@@ -100,7 +100,7 @@ def test_devices_that_only_it_has_keep_a_node(monkeypatch: pytest.MonkeyPatch) -
         return reply
 
     admin = NodeAdmin(CLUSTER, call, lambda: NOW_MS)
-    with pytest.raises(WouldLoseData, match="1 segments with 3 MiB"):
+    with pytest.raises(WouldLoseData, match="its devices hold 1 segment with 3 MiB"):
         admin.drain("n2")
     assert admin.drain("n3").state == "draining", "another node's devices are none of its"
 

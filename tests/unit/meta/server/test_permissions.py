@@ -58,6 +58,12 @@ def test_nobody_has_another_role_than_node_or_client() -> None:
     assert {May.NOBODY} == {COMMANDS[kind] for kind in c.UNPROPOSED_COMMANDS}
 
 
+def test_a_client_is_told_where_its_command_may_run() -> None:
+    words = why_not(asker("client"), m.Propose(1, 0, 0, [], c.CreateVolume("v", "u")))
+    expected = f"node {ME} is a client of this cluster and may not do this (CreateVolume); run the command on a machine with the role node"
+    assert words == expected
+
+
 def test_standing_names_the_node_and_the_reason() -> None:
     assert why_no_member(ME, "node", Standing("node", False)) == ""
     for role, standing, reason in (
