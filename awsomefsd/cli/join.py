@@ -46,7 +46,7 @@ def leave(invocation: Invocation, force: bool, purge: bool) -> None:
     Unmount everything here first, and copy or delete the files whose data lies only on devices of this node.  Otherwise the command is
     refused with exit status 4, and the node stays draining until `awsomefsd node uncordon`.  --purge deletes what this program made below
     the state directory; it is refused while data that could not be committed lies there (`awsomefsd status` names it), or while anything is
-    mounted here.  With --force it deletes that data and ends the mounts.
+    mounted here, and this refusal changes nothing.  With --force it deletes that data and ends the mounts.
     """
     with invocation.client() as client:
         ends = [mount.directory for mount in client.call("ListMounts").mounts] if purge and force else []
