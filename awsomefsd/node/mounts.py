@@ -282,9 +282,12 @@ class Mounts:
         return found
 
     def find(self, target: str) -> MountView:
-        """Returns the mount at a directory, of a volume, or with an id in hexadecimal.  Raises NotFound, which lists the mounts."""
+        """Returns the mount at a directory, of a volume, or with an id in hexadecimal.  Raises NotFound, which lists the mounts.
+
+        Of a volume that is meant by its name those come first that are served: another one may be of a cluster that this machine has left.
+        """
         path = os.path.normpath(target) if target.startswith("/") else ""
-        views = self.views()
+        views = sorted(self.views(), key=lambda view: view.state == REFUSED)
         for view in views:
             if target in (view.directory, view.volume_name, f"{view.mount:x}") or (path and path == view.directory):
                 return view

@@ -253,6 +253,18 @@ def test_what_was_mounted_as_another_node_is_refused(rig: Rig, purged: bool, mon
     assert rig.ended == []
 
 
+def test_a_volume_by_name_is_the_one_of_this_cluster(rig: Rig) -> None:
+    """`flush alpha` said that all was durable when it had flushed what the earlier node had mounted."""
+    rig.mounts.mount("alpha", rig.directories[0], [])
+    joined = rig.daemon(node="another")
+    joined.reconcile()
+    served = joined.mount("alpha", rig.directories[1], [])
+    rig.keeper.rows[f"{served.mount:x}"]["config"]["node"] = "another"
+    assert joined.flush("alpha") == rig.directories[1] and rig.keeper.asked[-1] == ("flush", f"{served.mount:x}")
+    with pytest.raises(Refused, match="give one of these directories"):
+        joined.umount("alpha", force=False)
+
+
 def test_keeper_that_does_not_know_its_mounts_yet_is_waited_for(rig: Rig) -> None:
     """A restarted keeper lists nothing until workers have come back to it; the mount is alive, so nothing is done."""
     rig.mounts.mount("alpha", rig.directories[0], [])
