@@ -124,6 +124,7 @@ class SegmentWriter:
         self._stream = BlockStream()
         self._leased: deque[_Segment] = deque()  # the first is the one begun
         self._unreported: list[SegmentProgress] = []  # of segments that ended in an attempt that failed
+        self._returned: deque[tuple[int, list[SegmentProgress]]] = deque()  # (generation, of a refused Commit): any thread puts them here
         self._in_doubt: list[SegmentProgress] = []  # leased while the session was replaced: to the old one, or to the new one
         self._suspect: _Segment | None = None  # of the device that failed last, until it was seen to write again
         self._probe_floor = self._probe_offset = 0
@@ -176,9 +177,19 @@ class SegmentWriter:
             self._drop_abandoned()
 
     def report_again(self, written: Written) -> None:
-        """Takes back the progress of a refused Commit: its ended segments go into the next one."""
-        if written.generation == self._generation:
-            self._unreported += [step for step in written.progress if step.sealed]
+        """Takes back the progress of a refused Commit: its ended segments go into the next one.  Any thread; does not wait for a write."""
+        ended = [step for step in written.progress if step.sealed]
+        if ended and written.generation == self._generation:
+            self._returned.append((written.generation, ended))
+
+    def _take_ended(self) -> list[SegmentProgress]:
+        """Returns what is still to be reported, once: a step that is named again is refused, and the Commit that names it with it."""
+        while self._returned:
+            generation, ended = self._returned.popleft()
+            if generation == self._cleared:
+                self._unreported += ended
+        ended, self._unreported = self._unreported, []
+        return ended
 
     def _drop_abandoned(self) -> None:
         if self._cleared == self._generation:
@@ -204,8 +215,7 @@ class SegmentWriter:
         ending = list(self._leased)
         self._leased.clear()
         done = self._sealed(ending)
-        reported, self._unreported = self._unreported, []
-        return reported + done
+        return self._take_ended() + done
 
     def rest(self) -> Written:
         """Ends all leased segments if nothing was written since the last call, so that others fill them; returns no extents.
@@ -237,7 +247,7 @@ class SegmentWriter:
 
     def owes_report(self) -> bool:
         """Says whether segments have ended that are still to be reported.  Does not wait for a write."""
-        return bool(self._unreported or self._in_doubt)
+        return bool(self._unreported or self._returned or self._in_doubt)
 
     def leave(self, devices: set[int], absent: Container[int] = ()) -> Written:
         """Seals the segments that are leased on these devices; returns the progress for a commit, and no extents.
@@ -359,7 +369,7 @@ class SegmentWriter:
     def _accept(self, pieces: list[Piece], planned: PackingPlan, used: list[_Segment], frames: list[list[FrameChecks]]) -> Written:
         """Makes the plan, which has become durable, the state of the segments."""
         self._settle_suspect()
-        progress, self._unreported = self._unreported, []
+        progress = self._take_ended()
         for segment, room, new in zip(used, planned.rooms, frames, strict=True):
             segment.room = room
             segment.frames += new

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from awsomefsd.base.errors import Corrupt, Fenced, FormatTooNew, FsError, Unavailable
 from awsomefsd.base.limits import BLOCK_BYTES, FRAME_BYTES_MAX, KIB, MIB
@@ -549,3 +550,47 @@ def _fail_once(device: MemoryDevice) -> Callable[[int, int], None]:
         raise OSError(5, "once")
 
     return fail
+
+
+class Between(list[SegmentProgress]):
+    """Progress; while it is looked through, another thread does something."""
+
+    def __init__(self, steps: list[SegmentProgress], then: Callable[[], None]) -> None:
+        super().__init__(steps)
+        self._then = then
+
+    def __iter__(self) -> Iterator[SegmentProgress]:
+        self._then()
+        return super().__iter__()
+
+
+def test_what_is_reported_again_while_another_thread_writes_is_reported_once() -> None:
+    """It was in that write's report and in the next one's; the service refuses what is named again, and so every later commit."""
+    pool = Pool()
+    writer = pool.writer()
+    piece = Piece(VOLUME, INO, 0, [memoryview(b"x" * 5_000)])
+    writer.write([piece])
+    sealed = writer.leave({DEVICE})
+    beside: list[Written] = []
+    writer.report_again(replace(sealed, progress=Between(sealed.progress, lambda: beside.append(writer.write([piece])))))
+    for written in [*beside, writer.write([piece])]:
+        pool.report(written.progress)
+    pool.report(writer.seal_all())
+    assert all(info.state == SEGMENT_SEALED for info in pool.infos.values())
+
+
+def test_what_an_ended_session_reported_is_not_taken_into_the_next_one() -> None:
+    """The session ends while the steps are looked through."""
+    pool = Pool()
+    writer = pool.writer()
+    piece = Piece(VOLUME, INO, 0, [memoryview(b"x" * 5_000)])
+    writer.write([piece])
+    sealed = writer.leave({DEVICE})
+
+    def replaced() -> None:
+        writer.abandon()
+        writer.await_drained()
+
+    writer.report_again(replace(sealed, progress=Between(sealed.progress, replaced)))
+    [step] = writer.write([piece]).progress
+    assert step.segment != sealed.progress[0].segment
