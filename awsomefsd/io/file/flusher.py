@@ -66,7 +66,10 @@ class FlushEvents(Protocol):
         """Takes the data of a file whose commit will never be accepted."""
 
     def error_told(self, ino: int, error: Error) -> None:
-        """Takes the error of a failed flush, just before the one who waits for the file is told of it.  Any thread; may not block."""
+        """Takes the error of a failed flush, just before the one who waits for the file is told of it.
+
+        Any thread, also with the lock of the file's state; may not block.
+        """
 
     def idle(self) -> None:
         """Called while there is nothing to write."""
@@ -150,11 +153,13 @@ class Flusher:
             signal.fire()
             return signal
         with state.lock:
-            error, state.error = state.error, None
+            error = state.error
+            if error is not None:
+                self._events.error_told(ino, error)  # then only: an fsync that finds neither error nor dirty data does not take the lock
+                state.error = None
             last = state.in_flight if in_flight_only else len(state.dirty)
             target = state.dirty[last - 1].sequence if last else 0
         if error is not None:
-            self._events.error_told(ino, error)
             signal.fire(None, error)
         elif not target:
             signal.fire()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.base.errors import FsError
+from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.limits import MIB, RESULTS_PER_MOUNT_MAX
 from awsomefsd.base.types import ROOT_INO
 from awsomefsd.base.wait import block_on
@@ -22,7 +22,7 @@ from awsomefsd.io.file.flusher import record_space
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
-from tests.rigs.mount_without_kernel import BIG, LIMIT_S, After, Held, Rig, Started, error_of, failing, rig, until
+from tests.rigs.mount_without_kernel import BIG, LIMIT_S, After, Held, Rig, Started, error_of, failing, finish, rig, until
 
 
 @pytest.fixture
@@ -243,6 +243,23 @@ def test_a_failed_flush_is_told_once_to_each_open_handle(r: Rig) -> None:
     r.fsync(ino, first)
     r.close_file(ino, unseen)
     assert not r.mount.session.late_errors, "a closed handle is told nothing"
+
+
+def test_an_fsync_beside_the_one_that_is_told_does_not_miss_the_error(r: Rig) -> None:
+    """Between the taking of the error and the telling of the others the file looked clean, and free of errors."""
+    ino, first = r.create(b"a")
+    second = r.open(ino)
+    _failed(r, ino, first)
+    session, tell, beside = r.mount.session, r.mount.session.flush_failed, list[Any]()
+
+    def telling(failed: int, error: Error) -> None:
+        beside.append(r.request("fsync", r.ctx(), ino, second, False))
+        tell(failed, error)
+
+    session.flush_failed = telling  # type: ignore[method-assign]
+    assert error_of(r.fsync, ino, first) == errno.EIO
+    assert beside[0] is not None, "the second fsync has something to wait for"
+    assert error_of(finish, beside[0]) == errno.EIO
 
 
 def test_an_error_of_which_nobody_was_told_is_told_to_the_next_that_opens(r: Rig) -> None:
