@@ -90,6 +90,7 @@ class Mount:
         self.lease = RenewalTimer()
         self.sharing.start_worker()
         self._link: Link | None = None
+        self._tries = 0  # to connect
         self._end: End | None = None
         self._opening = False
         self._waiting = sorted(self.executing)
@@ -124,17 +125,19 @@ class Mount:
 
     # --- the connection --------------------------------------------------------------------------------------------------------
     def _connect(self) -> None:
+        """One try at a time, as in the worker: two would step over the endpoints together, and miss the one that leads."""
         if self._link is None:
+            self._tries += 1
             delay = max(self.core.connect_ns - self.host.clock.boot_ns(), 0)
-            self.world.after(delay + MS // 10, self._dial, owner=self)
+            self.world.after(delay + MS // 10, self._dial, self._tries, owner=self)
 
-    def _dial(self) -> None:
-        if self._link is not None:
+    def _dial(self, number: int) -> None:
+        if self._link is not None or number != self._tries:
             return
         node = next(node for node in self.host.nodes if node.name == self.core.endpoint)
         network, here = self.host.network, self.host.name
         if not (node.up and network.reaches(here, node.name) and network.reaches(node.name, here)):
-            self.world.after(20 * MS, self._refused, owner=self)
+            self.world.after(20 * MS, self._refused, number, owner=self)
             return
         sock = node.listener.connect()
         reader = FrameReader()
@@ -146,8 +149,8 @@ class Mount:
         link.send(mine, frame(encode(m.RequestEnvelope(HELLO_CALL, self.core.hello()))))
         self.world.after(10 * SECOND, self._greeting_late, link, owner=self)
 
-    def _refused(self) -> None:
-        if self._link is None:
+    def _refused(self, number: int) -> None:
+        if self._link is None and number == self._tries:
             self.core.on_disconnected()
             self._connect()
 

@@ -136,7 +136,7 @@ class SharedPrograms:
 
     def _buffer(self, mount: Mount, ino: int) -> Program:
         sharing = mount.sharing
-        while not (mount.up and (epoch := sharing.holder.may_buffer(ino))):
+        while not (mount.up and ino not in sharing.aside and (epoch := sharing.holder.may_buffer(ino))):
             if not (yield from self._lease(mount, ino, LEASE_WRITE)):
                 yield from self._commit(mount, ino)
                 return
@@ -158,8 +158,11 @@ class SharedPrograms:
 
     def _commit(self, mount: Mount, ino: int) -> Program:
         sharing = mount.sharing
-        yield Call(lambda resume: sharing.flush(ino, resume))
         while True:
+            yield Call(lambda resume: sharing.flush(ino, resume))
+            if ino in sharing.aside:  # its session ended under the flush: the older data goes on first, or is a conflict
+                yield Pause(20 * MS)
+                continue
             value, sequence, places = self._value(mount), sharing.next_sequence(), []
             if on_device(ino):
                 yield Call(lambda resume: sharing.place(value, sequence, lambda *place: (places.append(place), resume())))  # noqa: B023
