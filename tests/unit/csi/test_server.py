@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,6 +16,7 @@ from awsomefsd.csi import server
 from awsomefsd.csi.grpc_errors import CallFigures
 from awsomefsd.csi.identity import IdentityService
 from awsomefsd.csi.pb import csi_pb2, csi_pb2_grpc
+from tests.rigs.descriptors import many_descriptors
 
 STRANGERS = 1_000
 AUTHORITY = ("grpc.default_authority", "localhost")
@@ -26,10 +26,8 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8_192)), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with many_descriptors():
+        yield
 
 
 def _stranger(place: str, number: int) -> socket.socket:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import trio
 from awsomefsd.cluster.founding import driver, wire
 from awsomefsd.cluster.pki import founding_token
 from tests.cluster.founding_rig import WAIT_S, Group, wall_ms
+from tests.rigs.descriptors import many_descriptors
 from tests.rigs.free_ports import free_ports
 
 STRANGERS = 500  # of each port
@@ -19,10 +19,8 @@ STRANGERS = 500  # of each port
 
 @pytest.fixture
 def many_files() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8_192)), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with many_descriptors():
+        yield
 
 
 async def _stranger(port: int, number: int) -> trio.abc.ReceiveStream:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import resource
 import socket
 import ssl
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages import devices, nodes
 from awsomefsd.meta.client.client import MetaClient
+from tests.rigs.descriptors import many_descriptors
 from tests.rigs.metadata_port import MEMBER, READER, STRANGER, WAIT_S, TlsHost, tls_host
 from tests.rigs.voter_certificates import Authority
 
@@ -25,10 +25,8 @@ STRANGERS, WAVES = 1_000, 4
 
 @pytest.fixture
 def descriptors() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8_192)), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with many_descriptors():
+        yield
 
 
 @pytest.fixture
