@@ -50,7 +50,7 @@ class Plan:
     voters: int = 0
     mounts: int = 2
     shared: int = -1  # mounts that share a volume; one less has a volume of its own then
-    faults: bool = True
+    faults: bool = True  # a lost majority is one of them
     grows: bool = False  # from one voter to all of them, by the policy
     focus: str = ""  # one of episodes.EPISODES: that one again and again, and nothing else
 
@@ -96,7 +96,7 @@ class Simulation:
     def _loses_majority(self) -> bool:
         if self.plan.focus:
             return self.plan.focus == MAJORITY_LOST
-        return self.world.dice("losing").random() < LOST_SHARE
+        return self.plan.faults and self.world.dice("losing").random() < LOST_SHARE
 
     # --- the beginning -----------------------------------------------------------------------------------------------------------
     def _found(self) -> None:
