@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from awsomefsd.base.errors import Error
+from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.types import SegmentProgress
 from awsomefsd.io.segment.store import SegmentWrites
 from awsomefsd.io.segment.writer import Written
@@ -43,6 +43,7 @@ class Draining:
         self._report = report
         self._now_s = now_s
         self._undecided = undecided or threading.Lock()
+        self._doubtful: list[SegmentProgress] = []  # the session may hold them or not; offered until the machine has said so
         self._look_s = 0.0
         self._rest_s = now_s() + REST_S
 
@@ -51,10 +52,10 @@ class Draining:
 
         Asks every LOOK_S seconds, and only while something is leased or still to be reported; blocks for that.  Raises no Error.
         """
-        if self._now_s() < self._look_s or not (self._writer.devices_in_use() or self._writer.owes_report()):
+        if self._now_s() < self._look_s or not (self._writer.devices_in_use() or self._writer.owes_report() or self._doubtful):
             return
         self._look_s = self._now_s() + LOOK_S
-        self._give_back(self._writer.take_in_doubt())
+        self._give_back()
         try:
             if self._now_s() >= self._rest_s:
                 self._rest_s = self._now_s() + REST_S
@@ -85,9 +86,13 @@ class Draining:
         finally:
             self._undecided.release()
 
-    def _give_back(self, doubtful: list[SegmentProgress]) -> None:
-        for step in doubtful:
+    def _give_back(self) -> None:
+        offered, self._doubtful = self._doubtful + self._writer.take_in_doubt(), []
+        for step in offered:
             try:
                 self._report([step])
-            except Error as err:  # mostly: they were the old session's, and went with it
+            except FsError as err:  # mostly: it was the old session's, and went with it
                 log.info("segment %d, leased while the session was replaced, is not given back: %s", step.segment, err)
+            except Error as err:  # that says nothing of the segment
+                log.info("segment %d, leased while the session was replaced, cannot be given back now: %s", step.segment, err)
+                self._doubtful.append(step)

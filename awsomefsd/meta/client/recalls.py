@@ -82,13 +82,21 @@ class RecallThread:
         while (item := self._queue.take()) is not None:
             try:
                 if isinstance(item, _Look):
-                    item.answer(self._shown(item.ino))
+                    item.answer(self._shown_of(item.ino))
                 elif isinstance(item, tuple):
                     self._handle(*item, 0)
                 else:
                     item()
             except Exception:
                 log.exception("a recall cannot be answered; the leader will end this session")
+
+    def _shown_of(self, ino: int) -> Shown | None:
+        """None where our own code fails: the leader then recalls the lease.  No answer at all would end this session."""
+        try:
+            return self._shown(ino)
+        except Exception:
+            log.exception("what is shown of inode %d cannot be told to others; its lease will be recalled", ino)
+            return None
 
     def _handle(self, ino: int, mode: int, done: Done, number: int) -> None:
         if number == len(self._handlers):

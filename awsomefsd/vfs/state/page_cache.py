@@ -158,10 +158,10 @@ class LoosePages:
             file.proved = file.version is not None
 
     def closed(self, ino: int, fh: int) -> None:
+        """Perhaps of an open whose answer the kernel never got (its caller was killed, or told ETIMEDOUT): that is no proof."""
         file = self._files.get(ino)
         if file is None:
             return
-        self.used(ino, fh)
         with self._lock:
             file.readers.discard(fh)
             file.writers.discard(fh)

@@ -178,3 +178,31 @@ def test_a_refused_report_of_an_ended_session_is_not_made_again() -> None:
         now += REST_S + LOOK_S
         draining.poll()
     assert not writer.owes_report() and len(writer.write([piece]).progress) == 1
+
+
+def test_what_is_in_doubt_is_offered_until_an_answer_says_whose_it_is() -> None:
+    """No leader, or too many requests: that says nothing of the segments, and they would stay leased until the session ends."""
+    now = 0.0
+    leases: list[int] = []
+
+    def lease(_count: int) -> list[SegmentInfo]:
+        leases.append(1)
+        writer.abandon()
+        return [SegmentInfo(n, 5, DEVICE, n * MIB, MIB, SEGMENT_LEASED, 0) for n in range(2)]
+
+    answers: list[Exception] = [Overloaded("too many requests wait"), FsError(errno.ESTALE), Fenced("the session is over")]
+    reported: list[int] = []
+
+    def report(progress: list[SegmentProgress]) -> None:
+        reported.append(progress[0].segment)
+        if answers:
+            raise answers.pop(0)
+
+    writer = SegmentWriter({DEVICE: MemoryDevice(8 * MIB)}, lease)
+    with pytest.raises(Fenced):
+        writer.write([Piece(3, 77, 0, [memoryview(b"x")])])
+    draining = Draining(writer, lambda: (set(), set()), report, lambda: now)
+    for _ in range(5):
+        now += LOOK_S
+        draining.poll()
+    assert reported == [0, 1, 0, 0], "1 is not this session's"

@@ -82,6 +82,7 @@ def test_pages_stay_only_while_the_version_does_and_after_a_proof() -> None:
     for fh in (9, 10, 11, 12, 13):
         pages.closed(7, fh)
     assert pages.opened(attr(2), 14, os.O_RDONLY) == 0 and forgotten == [7, 7]
+    pages.used(7, 14)
     pages.closed(7, 14)
     assert pages.opened(attr(2), 15, os.O_RDONLY) == CachePolicy.KEEP
     assert pages.opened(attr(2), 16, os.O_RDWR) is None and pages.opened(attr(2), 17, os.O_RDONLY) is None, "it is written here"
@@ -96,6 +97,17 @@ def test_a_change_that_size_and_mtime_do_not_show_drops_the_pages() -> None:
     pages.opened(attr(1, 5), 10, os.O_RDONLY)
     assert not pages.stale(attr(1, 5)) and not pages.stale(attr(2, 6)), "the kernel sees the mtime"
     assert pages.stale(attr(3, 6)) and not pages.stale(attr(3, 6)) and pages.stale(attr(4, 5)) and not pages.stale(attr(5, 7))
+
+
+def test_a_handle_that_nothing_came_through_proves_nothing() -> None:
+    """Perhaps the kernel never got the answer to its open, and has pages of before: size and mtime may not show that."""
+    pages = LoosePages(lambda _ino: None)
+    pages.opened(attr(1), 10, os.O_RDONLY)
+    pages.used(7, 10)
+    pages.closed(7, 10)
+    assert pages.opened(attr(2), 11, os.O_RDONLY) == CachePolicy.DROP
+    pages.closed(7, 11)
+    assert pages.opened(attr(2), 12, os.O_RDONLY) == CachePolicy.DROP
 
 
 def test_a_successor_takes_every_reading_handle_for_one_with_pages() -> None:
@@ -128,6 +140,8 @@ def nodes(tmp_path: Path) -> Iterator[list[Caching]]:
 
 def flags_of(node: Caching, ino: int, flags: int = os.O_RDONLY) -> int:
     opened = node.call("open", ino, flags)
+    if flags == os.O_RDONLY:
+        node.call("read", ino, opened.fh, 0, 1)
     node.call("release", ino, opened.fh, flags, 0, 0)
     return int(opened.cache)
 
