@@ -5,7 +5,7 @@ connection.  `ControlMethod.needs` says what a method demands of the caller, and
 it shows.  A frame has a bound and a time to arrive in.  Bytes that are no valid frame end their connection, and are counted.
 
 Anybody may connect, so a stranger's connection has an end, and strangers take no place and no thread from nodes that show a certificate.
-At its bound each of the two kinds gives up its oldest connection for a new one: whoever holds on to many loses them first.
+At its bound each of the two kinds gives up a connection for a new one, the oldest of the address that has the most (base/sources.py).
 
 Calls run on threads, since they wait for the metadata.  A node that does not lead answers a call for the leader with the leader's address.
 """
@@ -31,6 +31,7 @@ from awsomefsd.base.limits import (
     CONTROL_IDLE_MS,
     CONTROL_STRANGER_MS,
 )
+from awsomefsd.base.sources import gives_place, source_of
 from awsomefsd.cluster import messages as m
 from awsomefsd.cluster.founding import wire
 from awsomefsd.cluster.pki import ca
@@ -131,8 +132,9 @@ class ControlServer:
         self._standing = standing
         self._leader_at = leader_at
         self._threads = {False: trio.CapacityLimiter(_THREADS), True: trio.CapacityLimiter(_THREADS)}  # by: a certificate was shown
-        self._strangers: dict[int, trio.CancelScope] = {}  # oldest first
-        self._members: dict[int, trio.CancelScope] = {}
+        self._strangers: dict[int, str] = {}  # connection → its source, oldest first
+        self._members: dict[int, str] = {}
+        self._scopes: dict[int, trio.CancelScope] = {}
         self._numbers = itertools.count()
         self.port = 0
         self.dropped = 0  # connections that spoke nonsense, or too slowly
@@ -157,9 +159,11 @@ class ControlServer:
     async def _serve_one(self, stream: trio.SocketStream) -> None:
         number = next(self._numbers)
         with trio.move_on_after(CONTROL_STRANGER_MS / 1_000) as scope:
-            self._give_place(self._strangers, number, scope)
+            self._scopes[number] = scope
             try:
-                await self._talk(stream, number, scope)
+                source = source_of(str(stream.socket.getpeername()[0]))
+                self._give_place(self._strangers, number, source)
+                await self._talk(stream, number, source)
             except (ProtocolError, Unavailable, trio.TooSlowError, trio.BrokenResourceError) as err:
                 self.dropped += 1
                 logger.info("a control connection was dropped", extra={"reason": str(err) or type(err).__name__})
@@ -168,22 +172,25 @@ class ControlServer:
             finally:
                 self._strangers.pop(number, None)
                 self._members.pop(number, None)
+                del self._scopes[number]
                 with trio.CancelScope(shield=True):
                     await trio.aclose_forcefully(stream)
 
-    def _give_place(self, places: dict[int, trio.CancelScope], number: int, scope: trio.CancelScope) -> None:
+    def _give_place(self, places: dict[int, str], number: int, source: str) -> None:
         if len(places) >= CONTROL_CONNECTIONS_MAX:
-            places.pop(next(iter(places))).cancel()
+            gone = gives_place(places, source)
+            del places[gone]
+            self._scopes[gone].cancel()
             self.turned_away += 1
-        places[number] = scope
+        places[number] = source
 
-    async def _talk(self, plain: trio.SocketStream, number: int, scope: trio.CancelScope) -> None:
+    async def _talk(self, plain: trio.SocketStream, number: int, source: str) -> None:
         context, own = self._tls()
         stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
         with trio.fail_after(CONTROL_HANDSHAKE_MS / 1_000):
             await stream.do_handshake()
         if self._founding is not None and stream.selected_alpn_protocol() == wire.ALPN:
-            scope.deadline = trio.current_time() + CONTROL_FOUNDING_MS / 1_000
+            self._scopes[number].deadline = trio.current_time() + CONTROL_FOUNDING_MS / 1_000
             await self._founding(stream, own, str(plain.socket.getpeername()[0]))
             return
         shown = stream.getpeercert(binary_form=True)
@@ -192,8 +199,8 @@ class ControlServer:
         except Corrupt as err:
             raise ProtocolError(str(err)) from err
         if identity is not None and self._strangers.pop(number, None) is not None:
-            scope.deadline = math.inf
-            self._give_place(self._members, number, scope)
+            self._scopes[number].deadline = math.inf
+            self._give_place(self._members, number, source)
         while True:
             with trio.fail_after(CONTROL_IDLE_MS / 1_000):
                 raw = await _frame(stream)

@@ -24,6 +24,7 @@ from awsomefsd import __version__
 from awsomefsd.base import failpoints, levels
 from awsomefsd.base.errors import ConfigError, Error, ProtocolError, Refused
 from awsomefsd.base.limits import FOUNDING_NODES_MAX, NS_PER_MS
+from awsomefsd.base.sources import gives_place, source_of
 from awsomefsd.cluster.addresses import advertised, described, split_endpoint
 from awsomefsd.cluster.founding import wire
 from awsomefsd.cluster.founding.files import FoundingFiles
@@ -83,7 +84,7 @@ class FoundingDriver:
         self._places = {endpoint: DialAddress(True) for endpoint in token.endpoints}
         self._asking = trio.Lock()
         self._dials = trio.CapacityLimiter(DIALS_MAX)
-        self._strangers: dict[trio.CancelScope, None] = {}  # visits without a proof, oldest first
+        self._strangers: dict[trio.CancelScope, str] = {}  # visits without a proof, oldest first, and whose each is
         self._visits = trio.CapacityLimiter(VISITS_MAX)  # with one
         self._told = 0.0
 
@@ -225,18 +226,19 @@ class FoundingDriver:
     async def _visit(self, stream: trio.SocketStream) -> None:
         """Serves one connection that dialled us; an error ends it and nothing else.
 
-        Of those that have proved nothing the oldest gives its place to a new one: strangers that say nothing keep nobody out.
+        Those that have proved nothing give places to new ones, each source its share: strangers that say nothing keep nobody out.
         """
         connection = FoundingWire(trio.SSLStream(stream, self._listening, server_side=True, https_compatible=True))
         remote = "?"
         with trio.CancelScope() as scope:
-            if len(self._strangers) >= VISITS_MAX:
-                oldest = next(iter(self._strangers))
-                del self._strangers[oldest]
-                oldest.cancel()
-            self._strangers[scope] = None
             try:
                 remote = str(stream.socket.getpeername()[0])
+                source = source_of(remote)
+                if len(self._strangers) >= VISITS_MAX:
+                    gone = gives_place(self._strangers, source)
+                    del self._strangers[gone]
+                    gone.cancel()
+                self._strangers[scope] = source
                 await self._welcome(connection, remote, scope)
             except (Error, OSError, trio.TooSlowError, trio.BrokenResourceError) as err:
                 logger.info("a founding conversation ended", extra={"remote": remote, "reason": str(err) or type(err).__name__})

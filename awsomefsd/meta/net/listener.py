@@ -1,10 +1,11 @@
 """The metadata port: one TCP listener for voters and clients of other nodes; a connection is handed on when it has proved its node.
 
 Everything here is done on the metadata thread, in small steps, and strangers can connect.  So a handshake has a deadline.  There is a bound
-on their number: over it the oldest is given up, since an honest peer is done in a few round trips, and one that only occupies a place loses
-it.  One turn makes no more than a few steps of them, since each costs cryptography.  A peer that sends nonsense, no certificate, or one
-that is not the cluster's, has failed its handshake: it is dropped and counted, and logged once a second at most.  Without free descriptors
-the listener rests for a second while the kernel's queue keeps those that wait; asking it all the time would take the whole thread.
+on their number: over it the oldest of the address that has the most is given up (base/sources.py), since an honest peer is done in a few
+round trips, and one that only occupies places loses them.  One turn makes no more than a few steps of them, since each costs
+cryptography.  A peer that sends nonsense, no certificate, or one that is not the cluster's, has failed its handshake: it is dropped and
+counted, and logged once a second at most.  Without free descriptors the listener rests for a second while the kernel's queue keeps those
+that wait; asking it all the time would take the whole thread.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from awsomefsd.base.limits import HANDSHAKE_MS_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_TURN, NS_PER_MS, PORT_DEAF_MS
+from awsomefsd.base.sources import gives_place, source_of
 from awsomefsd.base.tls import CLIENT_PROTOCOL, PEER_PROTOCOL, TlsNow
 from awsomefsd.meta.net.connection import Wire, prepare
 from awsomefsd.meta.net.traffic import Tally
@@ -124,7 +126,8 @@ class MetadataPort:
             self.accepted += 1
             if len(self._shaking) >= HANDSHAKES_MAX:
                 self.crowded_out += 1
-                self._drop(next(iter(self._shaking)), "too many unauthenticated connections at once")
+                sources = {fd: source_of(remote) for fd, (_, _, remote) in self._shaking.items()}
+                self._drop(gives_place(sources, source_of(str(place[0]))), "too many unauthenticated connections at once")
             try:
                 prepare(sock)
                 tls = self._tls().server if self._tls else None

@@ -391,6 +391,20 @@ def test_a_new_connection_takes_the_place_of_the_oldest(cluster: Cluster, monkey
         assert member.call(m.Greet(1)).version == m.VERSION, "strangers take no place of a member"
 
 
+def test_one_address_turns_away_itself(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awsomefsd.cluster.control.server.CONTROL_CONNECTIONS_MAX", 4)
+    turned_away = cluster.server.turned_away
+    plain = socket.create_connection(("127.0.0.1", cluster.port), WAIT_S, source_address=("127.0.0.2", 0))
+    with trusting_nobody().wrap_socket(plain) as joiner:
+        strangers = [ControlConnection(cluster.endpoint, trusting_nobody()) for _ in range(8)]
+        _await(lambda: cluster.server.turned_away == turned_away + 5)
+        joiner.sendall(m.frame(m.Greet(1)))
+        assert joiner.recv(4), "an answer, and not the end"
+    for stranger in strangers:
+        with stranger:
+            pass
+
+
 def of_member_connection(cluster: Cluster, files: PkiFiles) -> ControlConnection:
     return ControlConnection(cluster.endpoint, of_member(files))
 

@@ -48,8 +48,8 @@ class Rig:
                 look.select(0.01)
                 self.turn()
 
-    def knock(self) -> socket.socket:
-        sock = socket.create_connection(self.port.address)
+    def knock(self, source: str = "127.0.0.1") -> socket.socket:
+        sock = socket.create_connection(self.port.address, source_address=(source, 0))
         self.socks.append(sock)
         return sock
 
@@ -144,6 +144,17 @@ def test_half_handshakes_end_and_crowd_nobody_out(rig: Rig, authority: Authority
     assert due is not None and due <= rig.now_ns
     rig.turn()
     assert rig.port.figures()["port_handshakes"] == 0
+
+
+def test_one_address_crowds_out_itself(rig: Rig) -> None:
+    honest = rig.knock("127.0.0.2")
+    for number in range(HANDSHAKES_MAX + 8):
+        rig.knock()
+        rig.until(lambda count=number + 2: rig.port.accepted == count)
+    honest.setblocking(False)
+    with pytest.raises(BlockingIOError):  # it stands; whoever is dropped reads the end
+        honest.recv(1)
+    assert rig.port.figures()["port_crowded_out"] == 9 and rig.socks[1].recv(1) == b""
 
 
 def test_without_descriptors_it_rests_and_comes_back(rig: Rig, authority: Authority) -> None:

@@ -1,0 +1,36 @@
+"""Which connection gives up its place to a new one where strangers may connect (decision 205).  Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TypeVar
+
+Connection = TypeVar("Connection")
+_V6_PREFIX = 64  # one machine has all addresses below it
+
+
+@lru_cache(maxsize=1_024)  # the metadata thread asks for each place at each connection of a flood
+def source_of(address: str) -> str:
+    """Returns whom a connection from `address` counts for: the address, or the network of an IPv6 address."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return address
+    mapped = found.ipv4_mapped
+    return str(mapped) if mapped else str(ipaddress.ip_network((found, _V6_PREFIX), strict=False))
+
+
+def gives_place(places: Mapping[Connection, str], newcomer: str) -> Connection:
+    """Returns the connection that gives up its place: the oldest of the source that has the most.
+
+    `places` has the source of each connection, oldest first, at least one; `newcomer` is the source of the one that comes, and counts.
+    """
+    counts = Counter(places.values())
+    counts[newcomer] += 1
+    most = max(counts.values())
+    return next((connection for connection, source in places.items() if counts[source] == most), next(iter(places)))
