@@ -34,7 +34,7 @@ from awsomefsd.base.watchdog import keep_fed
 from awsomefsd.cluster.control.service import ControlService
 from awsomefsd.cluster.founding.founder import certify_alone, enter_founder
 from awsomefsd.cluster.membership.cluster_status import ClusterStatus
-from awsomefsd.cluster.membership.known_voters import in_cluster
+from awsomefsd.cluster.membership.known_voters import in_cluster, reports
 from awsomefsd.cluster.membership.membership import MembershipTasks, again
 from awsomefsd.cluster.membership.metadata_host import MetadataHost
 from awsomefsd.config.settings import Settings
@@ -359,6 +359,8 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
             nursery.start_soon(_initialise, daemon)
         if in_cluster(daemon.settings, daemon.node):
             nursery.start_soon(daemon.membership.run)
+        elif reports(daemon.settings):
+            nursery.start_soon(daemon.membership.report)
         ready()
     if daemon.metadata.error is not None:
         raise MetadataEnded(f"the metadata service ended: {daemon.metadata.error}; acknowledged changes are safe; start the daemon again")

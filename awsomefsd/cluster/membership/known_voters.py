@@ -24,9 +24,12 @@ UNKNOWN = "0.0.0.0"  # nothing listens there under another node's certificate
 def in_cluster(settings: Settings, identity: Node) -> bool:
     """Returns True if this node meets others: it has joined them, or it has a port by which they can; and no static list of voters."""
     joined = identity.role != "node" or not identity.founder
-    if settings.metadata.voters or not (joined or settings.metadata.listen):
-        return False
-    return (settings.state_dir / "pki" / "node.pem").exists()
+    return bool(joined or settings.metadata.listen) and reports(settings)
+
+
+def reports(settings: Settings) -> bool:
+    """Returns True if this node has a row that its reports are about: it has a certificate, and no static list of voters."""
+    return not settings.metadata.voters and (settings.state_dir / "pki" / "node.pem").exists()
 
 
 def cluster_voters(settings: Settings, identity: Node) -> Voters:

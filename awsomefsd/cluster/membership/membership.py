@@ -35,8 +35,12 @@ class MembershipTasks:
     async def run(self) -> None:
         """Runs both loops until cancelled.  No Error or OSError ends it."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(again, self.reporter.poll, NODE_REPORT_MS, "this node has no orders from a leader now")
+            nursery.start_soon(self.report)
             nursery.start_soon(again, self._driver.poll, MANAGER_MS, "the membership of the metadata cannot be looked at")
+
+    async def report(self) -> None:
+        """Runs the reports only, until cancelled: a node that meets no others tells its own service which build it is."""
+        await again(self.reporter.poll, NODE_REPORT_MS, "this node has no orders from a leader now")
 
 
 async def again(poll: Callable[[], object], pause_ms: int, trouble: str) -> None:

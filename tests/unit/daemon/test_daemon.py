@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 import trio
 
-from awsomefsd.base import identity
+from awsomefsd.base import identity, levels
 from awsomefsd.base.errors import ConfigError, Refused
+from awsomefsd.cluster.membership.view import readiness
+from awsomefsd.cluster.pki.pki_files import PkiFiles
 from awsomefsd.config.mount_options import parse
 from awsomefsd.config.settings import Settings, load
 from awsomefsd.daemon import daemon, worker_config
 from awsomefsd.daemon.metadata_core import MetadataCore, begin
+from awsomefsd.node.health.upgrade import Upgrade
 from awsomefsd.node.mounts import DesiredMount
 from awsomefsd.recovery import restore
 
@@ -44,6 +47,30 @@ async def test_ends_when_the_metadata_service_does(settings: Settings) -> None:
         whole.close()
     assert not settings.admin_socket.exists()
     identity.StateLock(settings.state_dir).release()
+
+
+@pytest.mark.trio
+async def test_a_node_without_ports_is_heard_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`node ls` calls it ready, and an upgrade of it can be finalized: what its row says of the build is as new as the build."""
+    environ = {"AWSOMEFSD_CLUSTER_LISTEN": "", "AWSOMEFSD_METADATA_LISTEN": ""}
+    settings = load(environ=environ, state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    files = PkiFiles(settings.state_dir)
+    identity.init(settings.state_dir, prepare=lambda made: files.found(made.cluster, made.node))
+    monkeypatch.setenv(levels.VARIABLE, str(levels.LEVEL - 1))
+    daemon.Daemon(MetadataCore(settings)).close()  # the build before
+    monkeypatch.delenv(levels.VARIABLE)
+    whole = daemon.Daemon(MetadataCore(settings))
+    try:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(daemon.serve, whole, lambda: None)
+                while readiness((listed := whole.control.admin.listed()).nodes[0], listed.led_ms) != "ready":
+                    await trio.sleep(0.05)
+                assert whole.control.admin.nodes()[0].level == levels.LEVEL
+                assert Upgrade(whole.catalog).finalize().level == levels.LEVEL
+                nursery.cancel_scope.cancel()
+    finally:
+        whole.close()
 
 
 def test_others_reach_a_node_that_came_back_from_its_first_start_on(tmp_path: Path) -> None:
