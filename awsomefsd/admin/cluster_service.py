@@ -45,7 +45,7 @@ class ClusterRpcs:
 
     @edge
     def Leave(self, request: pb.LeaveRequest, context: grpc.ServicerContext) -> pb.LeaveReply:
-        return pb.LeaveReply(left=self._control.leave(force=request.force, purge=request.purge))
+        return pb.LeaveReply(left=self._control.leave(force=request.force, purge=request.purge, destroy=request.destroy))
 
     @edge
     def CreateToken(self, request: pb.CreateTokenRequest, context: grpc.ServicerContext) -> pb.Token:

@@ -39,18 +39,22 @@ def join(invocation: Invocation, token: str | None, form: str) -> None:
 @click.command(cls=CliCommand)
 @click.option("--force", is_flag=True, help="Leave even if data or mounts on this node are lost.")
 @click.option("--purge", is_flag=True, help="Delete the state of this node afterwards; its daemon ends, and the machine may join again.")
+@click.option("--yes-destroy", metavar="CLUSTER", default="", help="The cluster's UUID: end the cluster with its last node.")
 @click.pass_obj
-def leave(invocation: Invocation, force: bool, purge: bool) -> None:
+def leave(invocation: Invocation, force: bool, purge: bool, yes_destroy: str) -> None:
     """Take this node out of its cluster.
 
     Unmount everything here first, and copy or delete the files whose data lies only on devices of this node.  Otherwise the command is
     refused with exit status 4, and the node stays draining until `awsomefsd node uncordon`.  --purge deletes what this program made below
     the state directory; it is refused while data that could not be committed lies there (`awsomefsd status` names it), or while anything is
-    mounted here, and this refusal changes nothing.  With --force it deletes that data and ends the mounts.
+    mounted here, and this refusal changes nothing.  With --force it deletes that data and ends the mounts first.
+
+    The last node ends its cluster, and its volumes are lost.  That needs --purge and --yes-destroy with the cluster's UUID; the refusal of
+    a plain --purge prints the whole command.  The devices keep what is on them.
     """
     with invocation.client() as client:
         ends = [mount.directory for mount in client.call("ListMounts").mounts] if purge and force else []
-        left = list(client.call("Leave", force=force, purge=purge).left)
+        left = list(client.call("Leave", force=force, purge=purge, destroy=yes_destroy).left)
     for directory in ends:
         click.echo(f"unmounted {directory} by force; what was not durable there is lost")
     identity = invocation.settings.state_dir / "node.json"
@@ -62,10 +66,7 @@ def leave(invocation: Invocation, force: bool, purge: bool) -> None:
             "this node has left the cluster; stop its daemon.  Its state directory is kept but has no use any more: delete it when you like"
         )
     else:
-        click.echo(
-            "this node has left the cluster, and its state is deleted"
-            if not identity.exists()
-            else "this node has left; its daemon still ends"
-        )
+        done = "the cluster has ended" if yes_destroy else "this node has left the cluster"
+        click.echo(f"{done}, and its state here is deleted" if not identity.exists() else f"{done}; the daemon still ends")
         if left:
             click.echo(f"kept in {invocation.settings.state_dir}: {', '.join(left)}")

@@ -187,7 +187,7 @@ def test_a_removed_node_is_refused(founder: Machine) -> None:
     back = gone.cli("join", "-", stdin=founder.token()[1])
     assert back.returncode == 1 and "was removed" in back.stderr and "empty state directory" in back.stderr
     last = founder.cli("node", "remove", "one")
-    assert last.returncode == 4 and "only one that carries the metadata" in last.stderr
+    assert last.returncode == 4 and "leave --purge --yes-destroy" in last.stderr
     assert founder.cli("leave").returncode == 4
     missing = founder.cli("node", "remove", "nobody")
     assert missing.returncode == 1 and "node ls" in missing.stderr

@@ -738,12 +738,14 @@ class SetNodeRequest(_message.Message):
     def __init__(self, node: _Optional[str] = ..., action: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
-    __slots__ = ("force", "purge")
+    __slots__ = ("force", "purge", "destroy")
     FORCE_FIELD_NUMBER: _ClassVar[int]
     PURGE_FIELD_NUMBER: _ClassVar[int]
+    DESTROY_FIELD_NUMBER: _ClassVar[int]
     force: bool
     purge: bool
-    def __init__(self, force: _Optional[bool] = ..., purge: _Optional[bool] = ...) -> None: ...
+    destroy: str
+    def __init__(self, force: _Optional[bool] = ..., purge: _Optional[bool] = ..., destroy: _Optional[str] = ...) -> None: ...
 
 class LeaveReply(_message.Message):
     __slots__ = ("left",)

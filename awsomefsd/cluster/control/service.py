@@ -132,33 +132,60 @@ class ControlService:
         """Begins a rotation; returns the new authority's id.  Raises as `call_leader`."""
         return str(self.call_leader(RotateCa()).id)
 
-    def leave(self, *, force: bool, purge: bool) -> list[str]:
+    def leave(self, *, force: bool, purge: bool, destroy: str = "") -> list[str]:
         """Removes this node from the cluster; with `purge` its state is then to go.  Raises WouldLoseData, Refused, Unavailable.
 
-        A node that was removed before has nothing to ask for; with `purge` it may go.  Returns what a purge will leave of the state
-        directory: only with `force` it takes along the data that could not be committed.  A purge leaves no mount, which would answer
-        EIO for ever: without `force` it is refused, with `force` the mounts end before the state goes.
+        A node that was removed before has nothing to ask for; with `purge` it may go.  The last node ends the cluster: `destroy` is then
+        the cluster's UUID, and belongs to `purge`.  Returns what a purge will leave of the state directory: only with `force` it takes
+        along the data that could not be committed.  A purge leaves no mount, which would answer EIO for ever: without `force` it is
+        refused, with `force` the mounts end first, while what they hold can still be committed.
         """
-        state_dir = self._settings.state_dir
-        if purge and not force and identity.has_conflicts(state_dir):
-            raise WouldLoseData(
-                f"{state_dir / identity.CONFLICTS} holds data that could not be committed and lies nowhere else; copy it away and delete "
-                "it there, or lose it with --force"
-            )
-        if purge and not force and (mounted := self._mounted()):
-            raise WouldLoseData(f"mounted here: {', '.join(mounted)}; `awsomefsd umount` each of them, or end them with --force")
-        try:
-            self.call_leader(Leave(force))
-        except Refused as err:
-            if isinstance(err, WouldLoseData) or not (purge and WAS_REMOVED in str(err)):
-                raise
+        self._check_leaving(purge, destroy)
+        if purge:
+            self._check_purge(force)
+            self._end_mounts()
+        if not destroy:
+            try:
+                self.call_leader(Leave(force))
+            except Refused as err:
+                if isinstance(err, WouldLoseData) or not (purge and WAS_REMOVED in str(err)):
+                    raise
         if not purge:
             return []
-        for directory in self._mounted():
-            self._end_mount(directory)
+        self._end_mounts()  # one that was made meanwhile
         self.purge_conflicts = force
         self.purge.fire()
-        return identity.kept_by_purge(state_dir, conflicts=force)
+        return identity.kept_by_purge(self._settings.state_dir, conflicts=force)
+
+    def _check_leaving(self, purge: bool, destroy: str) -> None:
+        """Checks before anything ends what the leader would refuse in spite of `force`."""
+        if destroy and not purge:
+            raise ConfigError("--yes-destroy ends the cluster with the state of its last node; give --purge too")
+        if destroy and destroy != self._node.cluster:
+            raise WouldLoseData(f"the confirmation {destroy!r} is not the cluster {self._node.cluster!r}; nothing was done")
+        if self._node.role != "node":  # it may not list nodes; it has no vote, and is never the last one
+            if destroy:
+                raise Refused("a node of role client cannot end the cluster; leave it without --yes-destroy")
+            return
+        try:
+            self.admin.check_leaving(self._node.node, ends_cluster=bool(destroy))
+        except FsError as err:
+            if WAS_REMOVED not in str(err):
+                raise
+
+    def _check_purge(self, force: bool) -> None:
+        conflicts = self._settings.state_dir / identity.CONFLICTS
+        if not force and identity.has_conflicts(self._settings.state_dir):
+            raise WouldLoseData(
+                f"{conflicts} holds data that could not be committed and lies nowhere else; copy it away and delete it there, or lose it "
+                "with --force"
+            )
+        if not force and (mounted := self._mounted()):
+            raise WouldLoseData(f"mounted here: {', '.join(mounted)}; `awsomefsd umount` each of them, or end them with --force")
+
+    def _end_mounts(self) -> None:
+        for directory in self._mounted():
+            self._end_mount(directory)
 
     def check_open(self) -> None:
         """Raises Refused while this node takes nothing new."""

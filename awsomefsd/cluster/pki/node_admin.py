@@ -175,13 +175,36 @@ class NodeAdmin:
                 break
         return count, size
 
+    def check_leaving(self, node: str, *, ends_cluster: bool) -> None:
+        """Checks that the cluster goes on without a node or, with `ends_cluster`, that there is no other one.
+
+        Changes nothing.  A node that is no member may go.  Raises WouldLoseData, Refused.
+        """
+        rows = self.nodes()
+        if ends_cluster:
+            if others := ", ".join(row.name for row in rows if row.node != node):
+                raise Refused(f"the cluster has other nodes: {others}; remove them first, or leave it without --yes-destroy")
+            if not rows:
+                raise Refused("this cluster's members are set by configuration; stop the daemons and delete their state directories")
+        for row in rows:
+            if row.node == node and not ends_cluster:
+                self._check_majority(row)
+
     def _check_majority(self, row: NodeInfo) -> None:
         rows = self.nodes()
         voters = [one for one in rows if one.member == "voter"]
         others = [one for one in voters if one.node != row.node]
-        if len(rows) == 1 or (row.member == "voter" and not others):
+        end = f"on {row.name}: awsomefsd leave --purge --yes-destroy {self._cluster}"
+        if len(rows) == 1:
+            volumes = ", ".join(sorted(volume.name for volume in self._call(messages.GetVolumes()).volumes)) or "there are none"
             raise WouldLoseData(
-                f"node {row.name} is the only one that carries the metadata; add nodes first, or delete its state to end the cluster"
+                f"node {row.name} is the last one: without it the cluster ends, and its volumes are lost ({volumes}); to do that, {end}"
+            )
+        if row.member == "voter" and not others:
+            names = ", ".join(one.name for one in rows if one.node != row.node)
+            raise WouldLoseData(
+                f"node {row.name} is the only one that carries the metadata; let others carry it first, or to end the cluster remove them "
+                f"({names}), then {end}"
             )
         alive = [one for one in others if one.leader or 0 <= one.heard_ms_ago <= HEARD_MS_MAX]
         if row.member == "voter" and len(alive) <= len(others) // 2:

@@ -115,7 +115,7 @@ def test_nothing_removes_the_majority() -> None:
     with pytest.raises(WouldLoseData, match="only one that carries the metadata"):
         rig.admin.remove("n1", force=True)
     rig.admin.remove("n2", force=False)
-    with pytest.raises(WouldLoseData, match="only one"):
+    with pytest.raises(WouldLoseData, match="the last one"):
         rig.admin.remove("n1", force=True)
     assert rig.states() == {"n1": "active", "n2": "removed", "n3": "removed"}
 
@@ -197,9 +197,14 @@ def test_a_client_that_is_cordoned_takes_no_mounts(tmp_path: Path) -> None:
     part.check_open()
 
 
+def removed(body: Any) -> Any:
+    """Answers as the leader does to a node that was removed."""
+    raise FsError(1, "node node-1 was removed from this cluster; join with a new identity (an empty state directory)")
+
+
 def test_a_node_that_was_removed_may_purge_itself(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
-    part = ControlService(settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: None, lambda body: None)
+    part = ControlService(settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: None, removed)
 
     def call_leader(body: Any) -> Any:
         raise refusal
@@ -224,27 +229,80 @@ def test_a_node_that_was_removed_may_purge_itself(tmp_path: Path) -> None:
     assert part.leave(force=False, purge=True) == ["conflicts", "notes"] and not part.purge_conflicts
 
 
+class Leaving:
+    """A node that leaves: `done` has what happened to it, in this order; `fails` is the mount that cannot be ended."""
+
+    def __init__(self, tmp_path: Path, rig: Rig) -> None:
+        self.rig, self.done, self.mounts, self.fails = rig, list[str](), ["/mnt/a", "/mnt/b"], ""
+        settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+        settings.state_dir.mkdir()
+        node = Node(CLUSTER, "node-1", 0)
+        mounts = {"mounted": lambda: list(self.mounts), "end_mount": self.end}
+        self.part = ControlService(settings, node, lambda body, timeout_s: None, rig.call, **mounts)  # type: ignore[arg-type]
+        self.part.call_leader = lambda body: self.done.append("left")  # type: ignore[method-assign]
+
+    def end(self, directory: str) -> None:
+        if directory == self.fails:
+            raise Unavailable("no keeper")
+        self.mounts.remove(directory)
+        self.done.append(directory)
+
+
 def test_a_purge_leaves_no_mount(tmp_path: Path) -> None:
     """It would answer EIO for ever, and the next node on this machine would have it."""
-    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
-    settings.state_dir.mkdir()
-    left, fails = ["/mnt/a", "/mnt/b"], True
-
-    def end(directory: str) -> None:
-        if fails and directory == "/mnt/b":
-            raise Unavailable("no keeper")
-        left.remove(directory)
-
-    part = ControlService(
-        settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: None, lambda body: None, mounted=lambda: list(left), end_mount=end
-    )
-    asked: list[Any] = []
-    part.call_leader = asked.append  # type: ignore[method-assign]
+    leaving = Leaving(tmp_path, Rig())
     with pytest.raises(WouldLoseData, match="/mnt/a, /mnt/b; `awsomefsd umount`"):
-        part.leave(force=False, purge=True)
-    assert asked == [] and len(left) == 2
+        leaving.part.leave(force=False, purge=True)
+    assert leaving.done == []
+    leaving.fails = "/mnt/b"
     with pytest.raises(Unavailable):
-        part.leave(force=True, purge=True)
-    assert left == ["/mnt/b"] and not part.purge.done
-    fails = False
-    assert part.leave(force=True, purge=True) == [] and left == [] and part.purge.done
+        leaving.part.leave(force=True, purge=True)
+    assert leaving.done == ["/mnt/a"] and not leaving.part.purge.done
+    leaving.fails = ""
+    assert leaving.part.leave(force=True, purge=True) == [] and not leaving.mounts and leaving.part.purge.done
+
+
+def test_a_node_serves_no_mount_any_more_when_it_is_removed(tmp_path: Path) -> None:
+    """What its programs have written may still be committed while it is a member; and whoever gets the volumes next meets no old worker."""
+    leaving = Leaving(tmp_path, Rig())
+    leaving.part.leave(force=True, purge=True)
+    assert leaving.done == ["/mnt/a", "/mnt/b", "left"]
+
+
+def test_a_leave_that_is_refused_ends_no_mount(tmp_path: Path) -> None:
+    leaving = Leaving(tmp_path, Rig())
+    for name in ("node-2", "node-3"):
+        leaving.rig.known[name]["heard_ms_ago"] = 60_000
+    with pytest.raises(WouldLoseData, match="no majority"):
+        leaving.part.leave(force=True, purge=True)
+    assert leaving.done == [] and leaving.rig.states()["n1"] == "active" and not leaving.part.purge.done
+
+
+def test_the_last_node_ends_its_cluster_by_one_command_that_names_it(tmp_path: Path) -> None:
+    leaving = Leaving(tmp_path, Rig(1))
+    leaving.rig.drive.make_volume("data")
+    advice = f"the cluster ends.*volumes are lost \\(data\\).*: awsomefsd leave --purge --yes-destroy {CLUSTER}$"
+    for force, purge in ((False, False), (True, False), (False, True), (True, True)):
+        with pytest.raises(WouldLoseData, match=advice):
+            leaving.part.leave(force=force, purge=purge)
+    with pytest.raises(WouldLoseData, match="is not the cluster"):
+        leaving.part.leave(force=True, purge=True, destroy="data")
+    with pytest.raises(ConfigError, match="--purge"):
+        leaving.part.leave(force=True, purge=False, destroy=CLUSTER)
+    with pytest.raises(WouldLoseData, match="/mnt/a, /mnt/b; `awsomefsd umount`"):
+        leaving.part.leave(force=False, purge=True, destroy=CLUSTER)
+    assert leaving.done == [] and leaving.rig.states() == {"n1": "active"}, "nothing of this changes anything"
+    leaving.mounts.clear()
+    assert leaving.part.leave(force=False, purge=True, destroy=CLUSTER) == [] and leaving.part.purge.done
+    assert leaving.done == [], "there is no cluster to be removed from"
+
+
+def test_a_cluster_of_several_nodes_is_not_ended_from_one(tmp_path: Path) -> None:
+    leaving = Leaving(tmp_path, Rig(2))
+    with pytest.raises(Refused, match="other nodes: n2; remove them first"):
+        leaving.part.leave(force=True, purge=True, destroy=CLUSTER)
+    assert leaving.done == []
+    leaving.rig.known["node-2"]["member"] = ""
+    with pytest.raises(WouldLoseData, match=r"only one that carries the metadata.*\(n2\).*--yes-destroy"):
+        leaving.part.leave(force=True, purge=True)
+    assert leaving.done == []
