@@ -1,4 +1,7 @@
-"""A rolling upgrade: the levels that the nodes know, and raising the cluster's when all know a higher one (base/levels.py)."""
+"""A rolling upgrade: the levels that the nodes know, and raising the cluster's when all know a higher one (base/levels.py).
+
+Nodes of role client count too: a client reads the devices itself, and at a higher level it would meet there what its build does not know.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +38,14 @@ class Upgrade:
         """
         found = self.status()
         if found.known <= found.level:
-            behind = sorted(node.name for node in found.nodes if node.level <= found.level)
             if levels.supported() <= found.level:
                 raise Refused(f"the cluster acts at level {found.level}, the highest that this build knows; there is nothing to finalize")
-            raise Refused(f"nodes {', '.join(behind)} know no level above {found.level}; upgrade or remove them first")
+            behind = sorted((node for node in found.nodes if node.level <= found.level), key=lambda node: node.name)
+            names = ", ".join(f"{node.name} (client)" if node.role == "client" else node.name for node in behind)
+            remove = behind[0].node if len(behind) == 1 else "NODE"
+            raise Refused(
+                f"these nodes know no level above {found.level}: {names}; upgrade awsomefsd there and start the daemon again, or if one does "
+                f"not come back: awsomefsd node remove {remove}"
+            )
         self._catalog.propose(RaiseLevel(found.known))
         return self.status()
