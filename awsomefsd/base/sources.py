@@ -1,4 +1,4 @@
-"""Which connection gives up its place to a new one where strangers may connect (decision 205).  Pure."""
+"""The choice of the connection that gives up its place to a new one, where strangers may connect (decision 205).  Pure."""
 
 from __future__ import annotations
 

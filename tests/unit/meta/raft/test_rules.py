@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from awsomefsd.base.errors import Corrupt, NotLeading
+from awsomefsd.base.limits import RAFT_ELECTION_MS_MAX, RAFT_ELECTION_MS_MIN, RAFT_HEARTBEAT_MS
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.raft import messages as m
 from awsomefsd.meta.raft.membership import ChangeRefused, Member, Membership
@@ -290,3 +291,38 @@ def test_a_learner_knows_of_no_leader_when_none_speaks_to_it_any_more() -> None:
     assert node.raft.leader == "" and node.raft.role is Role.FOLLOWER
     rig.advance(1_000)
     assert node.raft.leader
+
+
+@pytest.mark.parametrize("stall_ms", [1_000, 3_000])
+def test_a_leader_that_stood_still_judges_the_silence_by_what_it_has_not_read_yet(stall_ms: int) -> None:
+    """Its own stop is no silence of the others: it leads on until it hears that they have another leader."""
+    for answered in (True, False):
+        rig = Rig("a b c")
+        leader = rig.elect("a")
+        rig.now += RAFT_HEARTBEAT_MS
+        leader.raft.tick(rig.now)
+        answers = []
+        for beat in leader.raft.ready().messages:
+            follower = rig.nodes[beat.to[0]].raft
+            follower.step(beat)
+            ready = follower.ready()
+            answers += [*ready.messages, *ready.messages_after_store]
+        assert {answer.sender for answer in answers} == {"b/1", "c/1"}
+        rig.now += stall_ms
+        leader.raft.pass_time(rig.now)
+        for answer in answers if answered else ():
+            leader.raft.step(answer)
+        leader.raft.tick(rig.now)
+        assert leader.raft.role is (Role.LEADER if answered else Role.FOLLOWER)
+        assert not answered or {beat.to for beat in leader.raft.ready().messages} == {"b/1", "c/1"}, "and says so at once"
+
+
+def test_followers_elect_nobody_while_a_leader_stands_still_for_less_than_the_shortest_timeout() -> None:
+    rig = Rig("a b c")
+    leader = rig.elect("a")
+    rig.advance(RAFT_HEARTBEAT_MS)
+    term, leader.alive = leader.raft.term, False
+    rig.advance(RAFT_ELECTION_MS_MIN - RAFT_HEARTBEAT_MS - 1)
+    leader.alive = True
+    rig.advance(RAFT_ELECTION_MS_MAX)
+    assert leader.raft.role is Role.LEADER and {node.raft.term for node in rig.nodes.values()} == {term}
