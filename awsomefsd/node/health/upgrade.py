@@ -44,8 +44,8 @@ class Upgrade:
             names = ", ".join(f"{node.name} (client)" if node.role == "client" else node.name for node in behind)
             remove = behind[0].node if len(behind) == 1 else "NODE"
             raise Refused(
-                f"these nodes know no level above {found.level}: {names}; upgrade awsomefsd there and start the daemon again, or if one does "
-                f"not come back: awsomefsd node remove {remove}"
+                f"these nodes know no level above {found.level}: {names}; upgrade awsomefsd there and start the daemon again, or if one "
+                f"does not come back: awsomefsd node remove {remove}"
             )
         self._catalog.propose(RaiseLevel(found.known))
         return self.status()
