@@ -32,7 +32,8 @@ from awsomefsd.base.frames import FrameReader, pack_length
 from awsomefsd.base.limits import GREETING_BYTES_MAX, HANDSHAKE_MS_MAX, MIB, NS_PER_MS, RPC_FRAME_BYTES_MAX, SESSIONS_MAX
 from awsomefsd.base.sockets import peer_of
 from awsomefsd.base.tls import PeerIdentity
-from awsomefsd.meta.api.messages import Answer, Body, Failed, Hello, Reply, RequestEnvelope
+from awsomefsd.meta.api.commands import AnyCommand
+from awsomefsd.meta.api.messages import Answer, Body, Failed, Hello, Propose, Reply, RequestEnvelope
 from awsomefsd.meta.net.connection import Wire
 from awsomefsd.meta.net.traffic import CLIENT, LOCAL, Tally, Traffic
 from awsomefsd.meta.server.request import AnyRequest, Request
@@ -50,10 +51,20 @@ _EMSGSIZE = 90
 _TLS_RECORD_BYTES = 16 << 10
 _RECEIVES_PER_TURN = 8  # of TLS records, which are what one recv gives at most
 _WAITING = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-_TAG_MAX = max(kind.__struct_config__.tag for kind in get_args(Body))  # of the requests this build knows
+_REQUESTS = {kind.__struct_config__.tag for kind in get_args(Body)}  # the tags that this build knows
+_COMMANDS = {kind.__struct_config__.tag for kind in get_args(AnyCommand)}
+_PROPOSE, _COMMAND_AT = Propose.__struct_config__.tag, Propose.__struct_fields__.index("command") + 1
 
 _decode = msgspec.msgpack.Decoder(RequestEnvelope).decode
 _decode_envelope = msgspec.msgpack.Decoder(tuple[int, list[Any]]).decode
+
+
+def _is_newer(body: list[Any]) -> bool:
+    """Returns True for the body of a request with a tag, or a Propose of a command with one, that this build does not know."""
+    if body and body[0] == _PROPOSE and len(body) > _COMMAND_AT:
+        command = body[_COMMAND_AT]
+        return isinstance(command, list) and bool(command) and type(command[0]) is int and command[0] not in _COMMANDS
+    return bool(body) and type(body[0]) is int and body[0] not in _REQUESTS
 
 
 def decode_request(frame: bytes) -> RequestEnvelope:
@@ -313,7 +324,7 @@ class Connections:
         return Request(connection, asked.call, asked.body, len(frame))
 
     def _answer_unknown(self, connection: ClientConnection, frame: bytes) -> None:
-        """Answers EOPNOTSUPP to a request of a newer build; to drop its connection would only bring it again.
+        """Answers EOPNOTSUPP to a request, or a command, of a newer build; to drop its connection would only bring it again.
 
         Raises ProtocolError for anything else.
         """
@@ -321,7 +332,7 @@ class Connections:
             call, body = _decode_envelope(frame)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise ProtocolError("not a request") from None
-        if not connection.greeted or not body or type(body[0]) is not int or body[0] <= _TAG_MAX:
+        if not connection.greeted or not _is_newer(body):
             raise ProtocolError("not a request")
         connection.answer(
             call, Failed(errno.EOPNOTSUPP, "this daemon does not know this request; if awsomefsd was upgraded, restart the daemon")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from typing import get_args
 
 import pytest
 
@@ -617,9 +618,13 @@ def test_a_request_of_a_newer_build_is_refused_and_the_connection_goes_on(tmp_pa
     """A worker that was started from newer files would otherwise connect and send it again for ever."""
     with host(tmp_path) as node:
         wire = Wire(node.socket_path)
-        wire.sock.sendall(frame(encode([7, [9_999, "of the future"]])))
-        (answer,) = wire.receive()
-        assert answer.call == 7 and isinstance(answer.reply, m.Failed) and answer.reply.errno == errno.EOPNOTSUPP
-        assert isinstance(wire.ask(m.GetStatus()), m.Status)
+        between = next(tag for tag in range(1, 200) if tag not in {one.__struct_config__.tag for one in get_args(m.Body)})
+        propose = m.Propose.__struct_config__.tag
+        for body in ([9_999, "a request"], [between, 5], [propose, 7, 0, 0, [], [9_999, "a command"]]):
+            wire.sock.sendall(frame(encode([7, body])))
+            (answer,) = wire.receive()
+            assert answer.call == 7 and isinstance(answer.reply, m.Failed) and answer.reply.errno == errno.EOPNOTSUPP
+            assert "restart the daemon" in answer.reply.detail
+            assert isinstance(wire.ask(m.GetStatus()), m.Status)
         wire.sock.sendall(frame(encode([8, [1, 2, 3, 4, 5]])))
         assert wire.closed()
