@@ -128,6 +128,7 @@ CHECKPOINT_TAIL_BYTES = 16 * MIB  # room for the tail in an area; less on small 
 CHECKPOINT_TAIL_SHARE = 4  # a tail that has this part of its copy's bytes, or fills its room, is replaced by a new checkpoint
 CHECKPOINT_BYTES_PER_S_MAX = 64 * MIB  # of the copy
 CHECKPOINT_RETRY_MS = 1_000  # after a failure
+CHECKPOINT_STAND_BY_MS = 10_000  # between two looks of a node that does not lead at the room that it keeps
 CHECKPOINT_FAILURES_MAX = 3  # in a row, before freed segments are leased again without one
 BACKUP_PIECE_BYTES = 256 * KIB  # of the state store, before compression
 BACKUP_WAIT_S = 30.0  # until this node's state holds all that was acknowledged before

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from awsomefsd.base.errors import Error
+from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.limits import CHECKPOINT_SEGMENTS_MIN
 from awsomefsd.base.rule_levels import CHECKPOINTS_OF_NODES
 from awsomefsd.base.types import HOST_UNIQUE, DeviceInfo, SegmentInfo
@@ -30,6 +30,8 @@ from awsomefsd.meta.api.commands import (
     KeepSegments,
     ReturnSegments,
 )
+from awsomefsd.meta.api.messages.nodes import GetNode
+from awsomefsd.meta.machine.checkpoint_segments import KEPT_SHARE
 from awsomefsd.meta.replica.checkpoint_progress import OFF, UNKNOWN
 
 Call = Callable[[Any], Any]
@@ -45,6 +47,7 @@ class PlacesAlone:
         self._cluster = uuid.UUID(cluster).bytes
         self._protected: set[int] = set()  # segments of the newest valid area, and what could not be read
         self.number = 0
+        self.without_room: set[int] = set()  # devices that had no room for a checkpoint of this node since its last one
 
     def propose(self, command: AnyCommand) -> Any:
         return self._call(m.Propose(HOST_UNIQUE, 0, 0, [], command))
@@ -93,6 +96,7 @@ class PlacesAlone:
             return list(self.propose(self._keeping(info, count)).segments)
         except Error:
             if needed:
+                self.without_room.add(info.device)
                 raise
             return []
 
@@ -102,6 +106,7 @@ class PlacesAlone:
     def done(self, info: DeviceInfo, segments: list[int], term: int, index: int) -> None:
         """A checkpoint in these segments is complete, durable, and reaches entry `index`: from now on it is the one that counts."""
         self._protected = set(segments)
+        self.without_room.clear()
 
     def protected(self) -> int:
         """Returns how many segments hold what counts."""
@@ -142,15 +147,18 @@ class PlacesOfNode(PlacesAlone):
         return bool(self._look()[0].kept)
 
     def choose(self, paths: dict[str, str]) -> tuple[DeviceInfo, str] | None:
-        """Returns the device with the newest checkpoint if it is here and not being drained; else one that is large enough, a shared one
-        first: it is there for another node when this one is gone."""
+        """Returns the device with the newest checkpoint if it is here, has room and is not being drained; else one that is large enough, a
+        shared one first: it is there for another node when this one is gone."""
         told, _, newest = self._look()
         at = {info.device for info in told.kept} if newest is None else {newest.device}
         here = [info for info in self._call(m.GetDevices()).devices if info.uuid in paths]
         fitting = [info for info in here if info.segments >= CHECKPOINT_SEGMENTS_MIN or info.device in at]
         if not fitting:
             return None
-        chosen = min(fitting, key=lambda info: (info.absent, info.draining, info.device not in at, not info.shared, info.device))
+        full = self.without_room
+        chosen = min(
+            fitting, key=lambda info: (info.absent, info.draining, info.device in full, info.device not in at, not info.shared, info.device)
+        )
         return chosen, paths[chosen.uuid]
 
     def take_up(self, device: Device, info: DeviceInfo) -> int:
@@ -177,16 +185,38 @@ class PlacesOfNode(PlacesAlone):
         if segments:
             self.propose(ReturnSegments(self._node, segments))
 
-    def stand_by(self) -> bool:
-        """Gives back what this node kept while it led, if another node's checkpoint is the newest; returns True if nothing is left.
+    def stand_by(self, paths: dict[str, str]) -> bool:
+        """Another node leads: keeps room for a checkpoint of this node and the one after it, as large as the newest; gives the rest back.
 
+        So this node has room when it begins to lead, also on a device that is full then.  A part of what the metadata may keep is left to
+        the leader, whose state may grow.  Returns False while the newest checkpoint is this node's own: then nothing changes.
         Nothing may be written to these segments any more when this is called.
         """
-        _, mine, newest = self._look()
-        if mine is not None and newest is not None and newest.node != self._node:
-            self.drop(mine.segments)
+        told, mine, newest = self._look()
+        if newest is None or newest.node == self._node:
+            return mine is None
+        info = next(info for info in self._call(m.GetDevices()).devices if info.device == newest.device)
+        if info.absent or info.uuid not in paths:
             return True
-        return mine is None
+        own = mine.segments if mine is not None else []
+        kept = [one.segment for one in told.kept if one.device == info.device]
+        here = [number for number in own if number in kept]
+        share = info.segments // KEPT_SHARE
+        fits = share * 3 // 4 - (len(kept) - len(here))
+        if len(kept) <= share * 7 // 8:
+            fits = max(fits, len(here))
+        count = 0 if info.draining or self._is_to_go() else max(0, min(2 * len(newest.area), fits))
+        self.drop([number for number in own if number not in here[:count]])
+        if count > len(here):
+            self.keep(info, count - len(here), needed=False)
+        return True
+
+    def _is_to_go(self) -> bool:
+        """Returns True for a node that takes nothing new: it may be removed soon, and what it keeps then stays kept."""
+        try:
+            return any(row.state != "active" for row in self._call(GetNode(self._node)).nodes)
+        except FsError:  # it has no row: a cluster without certificates, or by an older build
+            return False
 
 
 def _reach(area: Area | None) -> int:

@@ -15,8 +15,8 @@ kept), or writing fails CHECKPOINT_FAILURES_MAX times in a row, checkpoints are 
 waiting, since a device that refuses writes for ever would be worse; `status` is degraded and says that the device may not bring everything
 back.
 
-A node that leads no more writes nothing more; what it wrote still counts until the next leader's first checkpoint is complete.  It then
-gives its segments back.
+A node that leads no more writes nothing more; what it wrote still counts until the next leader's first checkpoint is complete.  A voter
+that stands by keeps room for two checkpoints of its own, so that it has it on a full device when the leader dies.
 
 An flock on the device while it carries checkpoints keeps `device recover` from one that is in use on this machine.
 """
@@ -46,6 +46,7 @@ from awsomefsd.base.limits import (
     CHECKPOINT_RECORD_BYTES_MAX,
     CHECKPOINT_RETRY_MS,
     CHECKPOINT_SEGMENTS_MIN,
+    CHECKPOINT_STAND_BY_MS,
     CHECKPOINT_TAIL_BYTES,
     CHECKPOINT_TAIL_MS,
     CHECKPOINT_TAIL_SHARE,
@@ -146,7 +147,8 @@ class Checkpointer:
         self._current: Current | None = None
         self._new: Current | None = None  # the one that is being written
         self._look: Callable[[], object] = lambda: None  # raises if the device was recovered elsewhere meanwhile
-        self._keeps = True  # this node may have segments that it can give back
+        self._look_ns = 0  # while another node leads: when this one looks again at what it keeps
+        self._without_room: set[int] = set()
         self._caught_up_ns = time.monotonic_ns()
         self.state = "starting"
         self.failures = 0  # in a row
@@ -225,9 +227,11 @@ class Checkpointer:
         if not self._may_write():
             self._stand_by()
             return
-        self._keeps = True
+        self._look_ns = 0
         level = int(self._call(m.GetStatus()).figures["level"])
         places = self._places = places_of(self._call, self._node.cluster, self._node.node, level=level, alone=self._alone())
+        if places is not None:
+            places.without_room = self._without_room
         chosen = places.choose(self._paths()) if places is not None else None
         if places is None or chosen is None:
             self._off(places)
@@ -260,15 +264,15 @@ class Checkpointer:
             self._index.rest(seen, self._may_write)
 
     def _stand_by(self) -> None:
-        """Another node leads, or will in a moment: gives back what its checkpoint has made needless."""
+        """Another node leads, or will in a moment: this one keeps room for when it leads, and gives back what is more."""
         self._idle.set()
         self.state, self._caught_up_ns = STANDS_BY, time.monotonic_ns()
         if not self._alone():
             self._index.durable = UNKNOWN  # whoever leads decides; what holds when this node leads again is seen then
-        if self._keeps and not self._stop.is_set() and not self._alone():
+        if time.monotonic_ns() >= self._look_ns and not self._stop.is_set() and not self._alone():
             places = places_of(self._call, self._node.cluster, self._node.node, level=int(self._figures()["level"]), alone=False)
-            if isinstance(places, PlacesOfNode):
-                self._keeps = not places.stand_by()
+            if isinstance(places, PlacesOfNode) and places.stand_by(self._paths()):
+                self._look_ns = time.monotonic_ns() + CHECKPOINT_STAND_BY_MS * NS_PER_MS
         self._stop.wait(CHECKPOINT_RETRY_MS / 1_000)
 
     def _figures(self) -> dict[str, Any]:
