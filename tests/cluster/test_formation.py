@@ -70,8 +70,8 @@ def test_one_comes_late(make_cluster) -> None:
     first, second, late = cluster.nodes
     first.launch()
     second.launch()
-    await_true("two that wait", lambda: first.pids("daemon") and second.pids("daemon"), FORM_S)
-    time.sleep(3)  # something that must not happen has no event
+    for node in (first, second):
+        await_true("two of three are seen", lambda node=node: "2 of 3 nodes seen" in node.cli("status", accept=(1, 2, 3)), FORM_S)
     assert not [node for node in cluster.nodes if (node.state / "node.json").exists()]
     late.launch()
     one_cluster(cluster)

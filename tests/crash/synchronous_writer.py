@@ -1,4 +1,4 @@
-"""A program that writes synchronously, in every way that Linux has, and never calls fsync for it: `python synchronous_writer.py DIRECTORY`.
+"""A program that writes synchronously, in every way that Linux has, and never calls fsync for it: its arguments are DIRECTORY and SEED.
 
 It prints a line when all writes have returned: a JSON object, file name to hex of what must be in it.  Then it keeps its files open until
 its standard input ends, so that nothing but the writes themselves can have made them durable.
@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import platform
+import random
 import sys
 from collections.abc import Callable
 
@@ -92,13 +93,14 @@ WAYS: list[Way] = [
 ]
 
 
-def main(directory: str, every_write: bool) -> None:
-    """`every_write`: the mount makes writes without any flag synchronous as well."""
+def main(directory: str, seed: int, every_write: bool) -> None:
+    """`seed`: of the bytes; `every_write`: the mount makes writes without any flag synchronous as well."""
+    dice = random.Random(seed)
     ways = [*WAYS, *([("plain", 0, plain, SHORT)] if every_write else [])]
     wanted: dict[str, str] = {}
     opened: list[int] = []
     for name, flags, write, length in ways:
-        before, data = os.urandom(FILE_BYTES), os.urandom(length)
+        before, data = dice.randbytes(FILE_BYTES), dice.randbytes(length)
         fd = os.open(os.path.join(directory, name), os.O_RDWR | os.O_CREAT | flags & ~os.O_DIRECT, 0o644)
         os.write(fd, before)
         os.fsync(fd)  # asynchronous I/O is asynchronous inside a file only
@@ -113,4 +115,4 @@ def main(directory: str, every_write: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], len(sys.argv) > 2)
+    main(sys.argv[1], int(sys.argv[2]), len(sys.argv) > 3)

@@ -126,7 +126,7 @@ def sharing(make_node: Callable[..., Node]) -> Node:
 @pytest.mark.root
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("options", ["", "shared", "shared,sync", *(pytest.param(more, marks=pytest.mark.soak) for more in MORE_OPTIONS)])
-def test_a_synchronous_write_survives_the_death_of_everything(sharing: Node, figures: list[str], options: str) -> None:
+def test_a_synchronous_write_survives_the_death_of_everything(sharing: Node, figures: list[str], options: str, seed: int) -> None:
     """In every way that Linux has (synchronous_writer.py), and without one fsync."""
     node = sharing
     node.umount()
@@ -134,7 +134,7 @@ def test_a_synchronous_write_survives_the_death_of_everything(sharing: Node, fig
     node.mount()
     directory = node.mountpoint / (options.replace(",", "-") or "exclusive")
     directory.mkdir()
-    words = [sys.executable, str(Path(__file__).with_name("synchronous_writer.py")), str(directory)]
+    words = [sys.executable, str(Path(__file__).with_name("synchronous_writer.py")), str(directory), str(seed)]
     words += ["every write"] if "sync" in options.split(",") else []
     writer = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:

@@ -299,7 +299,7 @@ def await_stall(node) -> bool:
         for number in range(40_000):
             if done.is_set():
                 return
-            (node.mountpoint / f"churn{number % 500}").write_bytes(os.urandom(4_000))
+            (node.mountpoint / f"churn{number % 500}").write_bytes(number.to_bytes(8, "little") * 500)
             fd = os.open(node.mountpoint / f"churn{number % 500}", os.O_RDWR)
             os.fsync(fd)
             os.close(fd)

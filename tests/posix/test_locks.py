@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from awsomefsd.base.sockets import readable
+from buildtools.nodes import await_true
 
 pytestmark = pytest.mark.root
 ANSWER_S = 60
@@ -127,6 +129,11 @@ def waiters(node) -> Callable[[int], None]:
     return until
 
 
+def is_pending(pid: int, number: int) -> bool:
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool((int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)) >> (number - 1) & 1)
+
+
 # --- deadlocks ----------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("parties", [2, 3])
 @pytest.mark.parametrize("kill", [False, True], ids=["", "worker-killed"])
@@ -182,8 +189,8 @@ def test_a_signal_with_sa_restart_waits_on_and_one_without_ends_it(files, party,
     assert holder.do(kind, files[0]) == "ok"
     waiter.begin(kind, files[0])
     waiters(1)
-    waiter.process.send_signal(10)  # its handler was installed with SA_RESTART
-    time.sleep(0.1)
+    waiter.process.send_signal(signal.SIGUSR1)  # its handler was installed with SA_RESTART
+    await_true("a delivered signal, so the wait was ended", lambda: not is_pending(waiter.process.pid, signal.SIGUSR1), ANSWER_S, 0.01)
     waiters(1)
     waiter.process.send_signal(12)
     assert waiter.answer() == "stopped"

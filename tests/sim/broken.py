@@ -30,7 +30,7 @@ from awsomefsd.meta.server.session_clock import Renewals
 from awsomefsd.meta.state.results import Results
 from awsomefsd.meta.voter.voter import Voter
 from awsomefsd.recovery import force_single
-from tests.sim.state_snapshot_files import SimFiles
+from tests.sim.machines.state_snapshot_files import SimFiles
 
 Patch = tuple[Any, str, Any]
 
@@ -265,6 +265,16 @@ def _renewals_run_out() -> list[Patch]:
     return [(Renewals, "renew", worn)]
 
 
+def _new_leader_forgets_sessions() -> list[Patch]:
+    """Who renewed with the leader before is refused, until the next session is opened."""
+
+    def begin(self: Any, sessions: dict[int, int], now_ns: int) -> None:
+        self._live.clear()
+        self._checked_ns = None
+
+    return [(Renewals, "begin", begin)]
+
+
 def _administrator_ends_at_once() -> list[Patch]:
     return [(Renewals, "let_end", lambda self, command: True)]
 
@@ -300,6 +310,7 @@ VARIANTS: dict[str, Callable[[], list[Patch]]] = {
     "questions pass a writer": _questions_pass_a_writer,
     "quarantine is ended by time": _no_quarantine,
     "renewals run out": _renewals_run_out,
+    "a new leader forgets the sessions": _new_leader_forgets_sessions,
     "a recovery hands out again": _recovery_without_recover,
     "an administrator ends sessions at once": _administrator_ends_at_once,
 }

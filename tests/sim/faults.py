@@ -12,9 +12,9 @@ from msgspec import structs
 
 from awsomefsd.base.errors import Error
 from awsomefsd.meta.voter.single_voter import SingleVoter
-from tests.sim.directed import Directed
-from tests.sim.episodes import EPISODES
-from tests.sim.network import Weather
+from tests.sim.episodes.directed import Directed
+from tests.sim.episodes.named import EPISODES
+from tests.sim.machines.network import Weather
 from tests.sim.world import MS, SECOND
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ REGRESSIONS: dict[str, list[int]] = {
 
 
 class Found(NamedTuple):
-    """By which seed, with which of episodes.EPISODES played ("": all faults)."""
+    """By which seed, with which of named.EPISODES played ("": all faults)."""
 
     seed: int
     focus: str = ""
@@ -43,6 +43,7 @@ FOUND: dict[str, Found] = {
     "a successor adopts nothing": Found(7),
     "a successor forgets what it knew": Found(4, "a session ends behind a takeover"),
     "renewals run out": Found(1, "a majority is lost"),
+    "a new leader forgets the sessions": Found(8),
     "a recovery hands out again": Found(1, "a majority is lost"),
     "an administrator ends sessions at once": Found(1, "a session is ended by hand"),
 }

@@ -33,11 +33,11 @@ from awsomefsd.meta.voter.ports import RAFT_NOTE
 from awsomefsd.meta.voter.single_voter import SeveralVoters, SingleVoter
 from awsomefsd.meta.voter.voter import Voter
 from tests.sim import shims
-from tests.sim.clock import SimClock
-from tests.sim.disk import PowerCut, SimDisk
-from tests.sim.network import Network
-from tests.sim.sockets import Listener
-from tests.sim.state_snapshot_files import SimFiles, SimPath
+from tests.sim.machines.clock import SimClock
+from tests.sim.machines.disk import PowerCut, SimDisk
+from tests.sim.machines.network import Network
+from tests.sim.machines.sockets import Listener
+from tests.sim.machines.state_snapshot_files import SimFiles, SimPath
 from tests.sim.world import MS, SECOND, World
 
 CLUSTER = "11111111-2222-3333-4444-555555555555"

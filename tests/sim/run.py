@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tests.sim.broken import VARIANTS, broken
-from tests.sim.episodes import EPISODES
+from tests.sim.episodes.named import EPISODES
 from tests.sim.simulation import Plan, Simulation
 
 SHOWN_LINES = 40

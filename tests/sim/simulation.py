@@ -19,15 +19,15 @@ from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.server.leases import contention
 from awsomefsd.meta.state import invariants
 from tests.sim import shims
-from tests.sim.checks import Checks
-from tests.sim.episodes import MAJORITY_LOST
+from tests.sim.episodes.lost_majority import LostMajority
+from tests.sim.episodes.named import MAJORITY_LOST
 from tests.sim.faults import Faults
-from tests.sim.lost_majority import LostMajority
-from tests.sim.mount import Host
-from tests.sim.network import Network
+from tests.sim.judges.checks import Checks
+from tests.sim.machines.network import Network
+from tests.sim.mounts.mount import Host
+from tests.sim.mounts.shared_programs import SharedPrograms
+from tests.sim.mounts.workload import REGISTERS, Programs
 from tests.sim.node import CLUSTER, Node
-from tests.sim.shared_programs import SharedPrograms
-from tests.sim.workload import REGISTERS, Programs
 from tests.sim.world import MS, SECOND, World
 
 invariants.ASSERTED = True
@@ -52,7 +52,7 @@ class Plan:
     shared: int = -1  # mounts that share a volume; one less has a volume of its own then
     faults: bool = True  # a lost majority is one of them
     grows: bool = False  # from one voter to all of them, by the policy
-    focus: str = ""  # one of episodes.EPISODES: that one again and again, and nothing else
+    focus: str = ""  # one of named.EPISODES: that one again and again, and nothing else
 
 
 class Simulation:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.sim import run
-from tests.sim.episodes import COUNTS_IN_ALL_SEEDS, COUNTS_OF_EPISODES, EPISODES, LOST_IN_JOINT
+from tests.sim.episodes.named import COUNTS_IN_ALL_SEEDS, COUNTS_OF_EPISODES, EPISODES, LOST_IN_JOINT
 from tests.sim.known_seeds import FOUND, REGRESSIONS
 
 SEEDS = 45  # two minutes of CPU

@@ -10,7 +10,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.raft.messages import VoteRequest
 from tests.sim.broken import broken
-from tests.sim.directed import raft_of
+from tests.sim.episodes.directed import raft_of
 from tests.sim.node import SimPeers
 from tests.sim.simulation import Plan, Simulation
 from tests.sim.world import MS, SECOND

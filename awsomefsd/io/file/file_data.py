@@ -391,8 +391,11 @@ class FileTable:
                 del self._states[state.ino]
 
     def _evict(self) -> None:
-        """Forgets the oldest states that hold nothing dirty (called with the table's lock)."""
-        over = len(self._states) - int(FILES_CACHED_MAX * self._share * 7 / 8)
+        """Forgets the oldest states that hold nothing dirty (called with the table's lock).
+
+        The newest stays, whatever the share: somebody is about to use it, and would ask for it again and again.
+        """
+        over = len(self._states) - max(int(FILES_CACHED_MAX * self._share * 7 / 8), 1)
         for state in list(self._states.values())[: max(over, 0)]:
             if state.error is None:
                 self._forget(state)

@@ -1,7 +1,7 @@
 """All writes and flushes of a node's three media in one order, and the images a power cut may leave at any point of it.
 
-journal   a simulated disk (tests/sim/disk.py): a sync makes a file's writes durable, a sync of the directory its names
-store     the simulated store (tests/sim/store.py): a commit is there whole or not at all, which is LMDB's promise
+journal   a simulated disk (tests/sim/machines/disk.py): a sync makes a file's writes durable, a sync of the directory its names
+store     the simulated store (tests/sim/machines/store.py): a commit is there whole or not at all, which is LMDB's promise
 device    blocks in memory: a flush makes what was written before durable
 
 What was not synced is there in any part, by sectors of 512 bytes, each medium by itself; names are there up to some point of their order.
@@ -19,8 +19,8 @@ from typing import Any
 from xxhash import xxh64_digest, xxh64_hexdigest
 
 from awsomefsd.meta.replica.store import StoreIdentity
-from tests.sim.disk import SECTOR, SimDisk, _File
-from tests.sim.store import Durable, SimStore
+from tests.sim.machines.disk import SECTOR, SimDisk, _File
+from tests.sim.machines.store import Durable, SimStore
 
 BLOCK = 4096
 ZEROS = bytes(BLOCK)

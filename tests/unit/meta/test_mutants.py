@@ -7,7 +7,8 @@ follow the state snapshot of its store.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,9 +23,11 @@ from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.meta.server.leader import Leader
 from awsomefsd.meta.server.session_clock import Renewals
 from awsomefsd.meta.voter.voter import Voter
+from buildtools.say import CHECKOUT
 from tests.sim.broken import VARIANTS, Patch
 from tests.sim.known_seeds import FOUND, FOUND_BY_TESTS
 from tests.unit.meta.log import test_journal
+from tests.unit.meta.raft import test_mutants as core
 from tests.unit.meta.replica import test_replica
 from tests.unit.meta.server import test_leader, test_service
 from tests.unit.meta.server.leases import test_lease_table
@@ -80,6 +83,7 @@ def _journal_does_not_follow_a_snapshot() -> list[Patch]:
 
 
 def _with_voters(finder: Callable[[Any], None]) -> Callable[[Path], None]:
+    @functools.wraps(finder)
     def find(directory: Path) -> None:
         rig = test_voter.Rig(directory, 1)
         try:
@@ -93,7 +97,7 @@ def _with_voters(finder: Callable[[Any], None]) -> Callable[[Path], None]:
 
 
 def _alone(finder: Callable[[], None]) -> Callable[[Path], None]:
-    return lambda _: finder()
+    return functools.wraps(finder)(lambda _: finder())
 
 
 MUTANTS: dict[str, tuple[Callable[[], list[Patch]], Callable[[Path], None]]] = {
@@ -140,3 +144,18 @@ def test_each_wrong_part_is_found(name: str, tmp_path: Path, monkeypatch: pytest
 def test_each_variant_of_the_simulator_has_a_finder() -> None:
     assert VARIANTS.keys() == FOUND.keys() | FOUND_BY_TESTS
     assert not FOUND.keys() & FOUND_BY_TESTS and MUTANTS.keys() >= FOUND_BY_TESTS
+
+
+def _table() -> Iterator[str]:
+    for name, found in FOUND.items():
+        focus = f' with `--focus "{found.focus}"`' if found.focus else ""
+        yield f"| {name} | seed {found.seed}{focus} |"
+    for name, (_, finder) in {**core.MUTANTS, **MUTANTS}.items():
+        yield f"| {name} | `{finder.__module__.replace('.', '/')}.py::{finder.__name__}` |"
+
+
+def test_the_documentation_says_what_finds_each() -> None:
+    """docs/TESTING.md, "Broken variants"."""
+    text = (CHECKOUT / "docs" / "TESTING.md").read_text()
+    expected = "\n".join(["| broken | found by |", "| --- | --- |", *_table(), "\n"])
+    assert expected in text, f"the table has to be\n{expected}"

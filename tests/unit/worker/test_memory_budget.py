@@ -11,7 +11,9 @@ import pytest
 from awsomefsd.base import shm
 from awsomefsd.base.limits import INODES_CACHED_MAX, MIB
 from awsomefsd.base.types import Attr
+from awsomefsd.io.file import file_data
 from awsomefsd.io.file.dirty_log import LIMIT_BYTES_MIN, DirtyLog, required_bytes
+from awsomefsd.io.file.file_data import FileTable
 from awsomefsd.io.segment.checksum_cache import ByteLru
 from awsomefsd.vfs.state.names import NameCache
 from awsomefsd.worker import memory_budget
@@ -89,6 +91,16 @@ def test_names_and_byte_caches_keep_their_share() -> None:
         lru.put(key, key, 100)
     lru.bound(250)
     assert lru.statistics().bytes_used <= 250 and lru.get(9) == 9 and lru.get(0) is None
+
+
+def test_the_file_that_is_asked_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write asks again for a state that was forgotten: it would do so for ever on the thread that takes the answers."""
+    monkeypatch.setattr(file_data, "FILES_CACHED_MAX", 8)
+    files = FileTable(1, None, None, lambda *_: None)  # type: ignore[arg-type]
+    files.bound(SHARE_MIN)
+    for ino in (2, 3, 4):
+        assert files.state(attr(ino)) is files.get(ino)
+    assert files.get(2) is None
 
 
 def test_a_bounded_dirty_log_gives_back_what_the_tail_has_passed(seed: int) -> None:

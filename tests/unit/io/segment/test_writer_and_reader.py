@@ -564,13 +564,18 @@ class Between(list[SegmentProgress]):
         return super().__iter__()
 
 
-def test_what_is_reported_again_while_another_thread_writes_is_reported_once() -> None:
-    """It was in that write's report and in the next one's; the service refuses what is named again, and so every later commit."""
+def left_after_a_write() -> tuple[Pool, SegmentWriter, Piece, Written]:
+    """A writer that has left its device behind one piece; with what its segment's end would report."""
     pool = Pool()
     writer = pool.writer()
     piece = Piece(VOLUME, INO, 0, [memoryview(b"x" * 5_000)])
     writer.write([piece])
-    sealed = writer.leave({DEVICE})
+    return pool, writer, piece, writer.leave({DEVICE})
+
+
+def test_what_is_reported_again_while_another_thread_writes_is_reported_once() -> None:
+    """It was in that write's report and in the next one's; the service refuses what is named again, and so every later commit."""
+    pool, writer, piece, sealed = left_after_a_write()
     beside: list[Written] = []
     writer.report_again(replace(sealed, progress=Between(sealed.progress, lambda: beside.append(writer.write([piece])))))
     for written in [*beside, writer.write([piece])]:
@@ -581,11 +586,7 @@ def test_what_is_reported_again_while_another_thread_writes_is_reported_once() -
 
 def test_what_an_ended_session_reported_is_not_taken_into_the_next_one() -> None:
     """The session ends while the steps are looked through."""
-    pool = Pool()
-    writer = pool.writer()
-    piece = Piece(VOLUME, INO, 0, [memoryview(b"x" * 5_000)])
-    writer.write([piece])
-    sealed = writer.leave({DEVICE})
+    _, writer, piece, sealed = left_after_a_write()
 
     def replaced() -> None:
         writer.abandon()

@@ -9,7 +9,7 @@ import pytest
 
 from awsomefsd.meta.raft import election, proposals, read_index, replication
 from awsomefsd.meta.raft.log import RaftLog
-from awsomefsd.meta.raft.member import require_leading
+from awsomefsd.meta.raft.member import require_leader, require_leading
 from awsomefsd.meta.raft.membership import Membership, Quorum, step_to
 from awsomefsd.meta.raft.types import MembershipAt
 from tests.unit.meta.raft import test_membership, test_rules, test_transcripts
@@ -120,6 +120,14 @@ def _votes_twice_in_a_term() -> Patch:
     return election, "_vote_is_free", lambda member, request: request.term > member.term if request.pre else True
 
 
+def _votes_under_a_leader() -> Patch:
+    return election, "has_live_leader", lambda member: False
+
+
+def _proposals_while_handing_over() -> Patch:
+    return proposals, "require_leading", require_leader
+
+
 MUTANTS: dict[str, tuple[Callable[[], Patch], Callable[[], None]]] = {
     "snapshot without its membership": (_snapshot_without_its_membership, test_rules.test_a_snapshot_brings_the_membership_of_its_entry),
     "a joint counts the new half only": (_joint_counts_the_new_half_only, test_membership.test_a_joint_needs_both_majorities),
@@ -140,6 +148,8 @@ MUTANTS: dict[str, tuple[Callable[[], Patch], Callable[[], None]]] = {
     ),
     "what is not stored is applied": (_applies_what_is_not_stored, test_rules.test_two_followers_commit_without_the_leaders_disk),
     "a vote is given twice in a term": (_votes_twice_in_a_term, test_transcripts.test_split_vote),
+    "a vote although a leader is heard": (_votes_under_a_leader, test_transcripts.test_prevote_refused_under_a_leader),
+    "proposals while the leader hands over": (_proposals_while_handing_over, test_transcripts.test_transfer_to_a_slow_follower),
 }  # fmt: skip
 
 

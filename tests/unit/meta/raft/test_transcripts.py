@@ -5,6 +5,7 @@ Beside the text, each asserts what it is about, so a transcript that was rewritt
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ def conversation(talk: Callable[[], Talk]) -> Callable[[], None]:
     name = talk.__name__.removeprefix("test_")
     TALKS.add(name)
 
+    @functools.wraps(talk)
     def run() -> None:
         text = talk().text((talk.__doc__ or "").strip())
         path = GOLDEN / f"{name}.txt"

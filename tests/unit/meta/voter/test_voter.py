@@ -278,8 +278,8 @@ def forget_the_past(rig: Rig) -> None:
             rig.turn()
 
 
-@pytest.mark.usefixtures("short_log")
-def test_a_follower_far_behind_gets_a_snapshot(rig: Rig) -> None:
+def left_far_behind(rig: Rig) -> tuple[Node, bytes]:
+    """Starts with a follower that lacks entries which the others dropped (with short logs).  Returns it and its incarnation."""
     rig.file_bytes = 16 << 10
     rig.start()
     rig.propose(50)
@@ -288,6 +288,12 @@ def test_a_follower_far_behind_gets_a_snapshot(rig: Rig) -> None:
     late.stop()
     forget_the_past(rig)
     late.start()
+    return late, incarnation
+
+
+@pytest.mark.usefixtures("short_log")
+def test_a_follower_far_behind_gets_a_snapshot(rig: Rig) -> None:
+    late, incarnation = left_far_behind(rig)
     assert all(node.voter.first_index > late.voter.committed + 1 for node in rig.others(late))
     seen = []
 
@@ -313,15 +319,8 @@ class Killed(BaseException):
 
 def test_killed_between_the_state_of_a_snapshot_and_the_journal_behind_it(rig: Rig) -> None:
     """The journal follows the state at the next start; nothing is set aside, and the voter is the member that it was."""
-    rig.file_bytes = 16 << 10
     with short_logs():
-        rig.start()
-        rig.propose(50)
-        late = rig.others(rig.led())[0]
-        incarnation = late.voter._journal.incarnation
-        late.stop()
-        forget_the_past(rig)
-        late.start()
+        late, incarnation = left_far_behind(rig)
         with mock.patch.object(late.replica._exchange, "finish", side_effect=Killed), pytest.raises(Killed):
             rig.until(lambda: False)
         index = late.replica.machine.applied_index

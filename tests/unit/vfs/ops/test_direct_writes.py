@@ -63,10 +63,16 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     rig.close()
 
 
-def test_it_is_answered_when_the_pages_of_its_range_are_gone(rig: Rig) -> None:
+def with_pages(rig: Rig) -> tuple[Pages, int, int]:
+    """A new file that the kernel has read, and so may have pages of; with its inode and handle."""
     pages = Pages(rig)
     ino, fh = rig.create(b"file")
     pages.read(ino, fh)
+    return pages, ino, fh
+
+
+def test_it_is_answered_when_the_pages_of_its_range_are_gone(rig: Rig) -> None:
+    pages, ino, fh = with_pages(rig)
     write = pages.write(ino, fh)
     until(lambda: pages.waiting)
     assert pages.told == [(ino, 4096, 4096)] and not write.ended.is_set()
@@ -107,9 +113,7 @@ def test_nobody_waits_who_need_not(rig: Rig) -> None:
 
 
 def test_one_that_failed_may_have_stored_its_bytes(rig: Rig) -> None:
-    pages = Pages(rig)
-    ino, fh = rig.create(b"file")
-    pages.read(ino, fh)
+    pages, ino, fh = with_pages(rig)
     with patch.object(rig.mount.buffered.flusher, "flush", lambda ino: Failed()):
         write = pages.write(ino, fh, open_flags=os.O_DSYNC)
         pages.let_go()
@@ -120,9 +124,7 @@ def test_one_that_failed_may_have_stored_its_bytes(rig: Rig) -> None:
 
 def test_the_dirty_log_does_not_wait_for_the_kernel(rig: Rig) -> None:
     """The kernel may wait for the writing of a mapped page, and that for room in the log."""
-    pages = Pages(rig)
-    ino, fh = rig.create(b"file")
-    pages.read(ino, fh)
+    pages, ino, fh = with_pages(rig)
     write = pages.write(ino, fh)
     until(lambda: pages.waiting)
     rig.flush()
@@ -132,8 +134,6 @@ def test_the_dirty_log_does_not_wait_for_the_kernel(rig: Rig) -> None:
 
 
 def test_an_append_is_answered_at_once(rig: Rig) -> None:
-    pages = Pages(rig)
-    ino, fh = rig.create(b"file")
-    pages.read(ino, fh)
+    pages, ino, fh = with_pages(rig)
     assert pages.write(ino, fh, open_flags=os.O_APPEND).result() == 4096
     assert pages.told == [(ino, 0, 0)] and not pages.waiting

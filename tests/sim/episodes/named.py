@@ -14,7 +14,8 @@ from msgspec import structs
 from awsomefsd.base.errors import Error
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.raft.types import Role
-from tests.sim.directed import Directed, Episode, Until, raft_of
+from tests.sim.episodes.directed import Directed, Episode, Until, raft_of
+from tests.sim.judges.renewal_checks import LEADERS_CHANGED
 from tests.sim.world import MS, SECOND
 
 TRANSFERS_GIVEN_UP = "transfers given up while mounts shared"
@@ -161,7 +162,7 @@ EPISODES: dict[str, Callable[[Directed], Episode]] = {
     "a session ends behind a takeover": ended_behind_takeover,
     MAJORITY_LOST: majority_lost,
 }
-COUNTS_IN_ALL_SEEDS = ("looks at mounts that were served for long", ENDED_BY_HAND, LOST_MAJORITIES)
+COUNTS_IN_ALL_SEEDS = ("looks at mounts that were served for long", LEADERS_CHANGED, ENDED_BY_HAND, LOST_MAJORITIES)
 COUNTS_OF_EPISODES = {
     "a transfer is given up": TRANSFERS_GIVEN_UP,
     "a session is ended by hand": ENDED_BY_HAND,

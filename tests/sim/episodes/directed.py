@@ -2,7 +2,7 @@
 
 Cuts, deaths, late answers, clocks, and elections whose time has come: nothing here is impossible in production, so production code runs
 under all of it in the normal seeds too, now and then and beside all other faults; Plan.focus plays one kind only, one after the other.
-episodes.py has the rest, and all of them by name.
+named.py has the rest, and all of them by name.
 
 An episode is a generator.  It yields how long to wait, or an Until: what is looked at after each turn of any node, in the same event, so
 that a wire can be cut before what the turn has sent arrives.  What does not come in time ends the episode, and its cuts are healed.
@@ -19,7 +19,7 @@ from awsomefsd.base.errors import Error
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.raft.types import Role
-from tests.sim.workload import REGISTERS
+from tests.sim.mounts.workload import REGISTERS
 from tests.sim.world import MS, SECOND
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Contested, Leased
 from awsomefsd.meta.client.lease_protocol import LeaseClient
 from awsomefsd.meta.client.leases import AdoptedLease
-from tests.sim.device import Segments
+from tests.sim.mounts.device import Segments
 from tests.sim.world import MS, SECOND
 
 ASK_AGAIN_NS = 50 * MS

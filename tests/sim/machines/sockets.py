@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from tests.sim.links import End, Link
+from tests.sim.machines.links import End, Link
 from tests.sim.shims import Epoll
 
 

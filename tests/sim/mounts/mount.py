@@ -20,10 +20,10 @@ from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.client import decode_answer
 from awsomefsd.meta.client.core import HELLO_CALL, ClientCore, Outstanding
 from awsomefsd.meta.client.session_lease import RenewalTimer
-from tests.sim.clock import SimClock
-from tests.sim.links import End, Link
-from tests.sim.network import Network
-from tests.sim.shared_mount import Sharing
+from tests.sim.machines.clock import SimClock
+from tests.sim.machines.links import End, Link
+from tests.sim.machines.network import Network
+from tests.sim.mounts.shared_mount import Sharing
 from tests.sim.world import MS, SECOND, World
 
 SEEN_ALL = (1 << 62) - 1  # readers compare identities, as production workers do

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from tests.sim.network import LOCAL_NS, Network
+from tests.sim.machines.network import LOCAL_NS, Network
 from tests.sim.world import MS, SECOND
 
 RESEND_NS = 200 * MS

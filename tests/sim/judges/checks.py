@@ -24,8 +24,8 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.raft.types import Role
-from tests.sim.lease_checks import LeaseChecks
-from tests.sim.renewal_checks import RenewalChecks
+from tests.sim.judges.lease_checks import LeaseChecks
+from tests.sim.judges.renewal_checks import RenewalChecks
 from tests.sim.world import World
 
 

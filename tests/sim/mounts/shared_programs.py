@@ -10,9 +10,9 @@ from typing import Any
 from awsomefsd.base.types import LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
-from tests.sim.mount import Host, Mount
-from tests.sim.shared_mount import commit, on_device
-from tests.sim.workload import Call, Pause, Program, Propose, Query, Runner, number_of
+from tests.sim.mounts.mount import Host, Mount
+from tests.sim.mounts.shared_mount import commit, on_device
+from tests.sim.mounts.workload import Call, Pause, Program, Propose, Query, Runner, number_of
 from tests.sim.world import MS
 
 FILES = 3

@@ -18,7 +18,7 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import LOCK_POSIX
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
-from tests.sim.mount import Host, Mount
+from tests.sim.mounts.mount import Host, Mount
 from tests.sim.world import MS, SECOND
 
 REGISTERS = 3

@@ -18,7 +18,7 @@ from awsomefsd.meta.voter.single_voter import SingleVoter
 from awsomefsd.recovery import force_single
 from awsomefsd.recovery.first_entries import propose_one
 from tests.sim import shims
-from tests.sim.episodes import LOST_MAJORITIES
+from tests.sim.episodes.named import LOST_MAJORITIES
 from tests.sim.node import CLUSTER, JOURNAL_FILE_BYTES, Node
 from tests.sim.world import SECOND
 

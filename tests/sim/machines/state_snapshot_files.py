@@ -16,7 +16,7 @@ from awsomefsd.base.errors import Corrupt
 from awsomefsd.meta.raft.messages import StateSnapshot, StateSnapshotChunk
 from awsomefsd.meta.replica.store import StoreIdentity
 from awsomefsd.meta.voter.ports import RAFT_NOTE, unpack_note
-from tests.sim.store import Durable, SimStore
+from tests.sim.machines.store import Durable, SimStore
 
 
 class SimPath(PurePosixPath):

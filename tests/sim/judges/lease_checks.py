@@ -14,7 +14,7 @@ from typing import Any
 from awsomefsd.base.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
-from tests.sim.device import Device
+from tests.sim.mounts.device import Device
 from tests.sim.world import World
 
 
