@@ -119,24 +119,42 @@ class KubeletPath:
             raise _csi_error(err, self.path) from err
 
     def make_directory(self) -> None:
-        """Makes a directory at the path; one that is there stays.  Raises FAILED_PRECONDITION for any other file."""
+        """Makes a directory at the path; one that is there stays.
+
+        Raises FAILED_PRECONDITION for any other file, NOT_FOUND if the parent is gone.
+        """
         kind = self.kind()
         if kind and kind != stat.S_IFDIR:
             raise precondition(f"{self.path} exists and is not a directory")
-        with contextlib.suppress(FileExistsError):
+        with self._made():
             os.mkdir(self.name, 0o750, dir_fd=self.parent)
 
     def make_file(self) -> None:
-        """Makes an empty file at the path; one that is there stays.  Raises FAILED_PRECONDITION for any other file."""
+        """Makes an empty file at the path; one that is there stays.
+
+        Raises FAILED_PRECONDITION for any other file, NOT_FOUND if the parent is gone.
+        """
         kind = self.kind()
         if kind and kind != stat.S_IFREG:
             raise precondition(f"{self.path} exists and is not a file")
-        with contextlib.suppress(FileExistsError):
+        with self._made():
             os.close(os.open(self.name, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_WRONLY, 0o640, dir_fd=self.parent))
 
+    @contextlib.contextmanager
+    def _made(self) -> Iterator[None]:
+        try:
+            yield
+        except FileExistsError:
+            return
+        except OSError as err:
+            raise _csi_error(err, self.path) from err
+
     def check_empty(self) -> None:
-        """Raises FAILED_PRECONDITION for a directory with files, which a mount would hide; and OSError."""
-        fd = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent)
+        """Raises FAILED_PRECONDITION for a directory with files, which a mount would hide; NOT_FOUND if it is gone; and OSError."""
+        try:
+            fd = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent)
+        except OSError as err:
+            raise _csi_error(err, self.path) from err
         try:
             if os.listdir(fd):
                 raise precondition(f"{self.path} is a directory with files, so nothing is mounted there; empty it")
@@ -156,8 +174,9 @@ class KubeletPath:
 
     def remove(self) -> None:
         """Removes an empty directory or an empty file; anything else stays, and raises FAILED_PRECONDITION."""
+        mounted = precondition(f"{self.path} is still mounted; nothing was removed")
         if self.mounted() is not None:
-            raise precondition(f"{self.path} is still mounted; nothing was removed")
+            raise mounted
         kind = self.kind()
         try:
             if kind == stat.S_IFDIR:
@@ -169,6 +188,8 @@ class KubeletPath:
         except FileNotFoundError:
             return
         except OSError as err:
+            if err.errno == errno.EBUSY:  # under another path: somebody has renamed a directory above it
+                raise mounted from err
             if err.errno == errno.ENOTEMPTY:
                 raise precondition(f"{self.path} has files that are not part of a mount of awsomefs; it was not removed") from err
             raise _csi_error(err, self.path) from err
