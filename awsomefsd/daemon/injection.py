@@ -330,22 +330,18 @@ def _install_daemon(faults: Faults) -> None:
 
 
 def _install_store(faults: Faults, store: Any) -> None:
-    opened, commit, put = store.Store.open.__func__, store.Store.commit, store.Store.put
+    opened, write = store.Store.open.__func__, store.Store.write
 
     def open_small(cls: Any, directory: Any, **keywords: Any) -> Any:
         if "store.map" in faults.numbers:
             keywords["map_bytes_min"] = faults.numbers["store.map"]
         return opened(cls, directory, **keywords)
 
-    def commit_or_fail(self: Any) -> None:
+    def write_or_fail(self: Any, rows: Any, beside: Any) -> None:
         faults.check("store.commit")
-        commit(self)
-
-    def put_or_full(self: Any, key: bytes, value: bytes) -> None:
         if faults.at("store.full"):
             raise store.MapFull("injected")
-        put(self, key, value)
+        write(self, rows, beside)
 
     store.Store.open = classmethod(open_small)
-    store.Store.commit = commit_or_fail
-    store.Store.put = put_or_full
+    store.Store.write = write_or_fail

@@ -17,7 +17,7 @@ from awsomefsd.meta.replica.replica import Replica, ReplicaOptions
 from awsomefsd.meta.state import keys, rows
 
 NAMES_PER_DIRECTORY = 10_000
-_COMMIT_ROWS = 500_000
+_COMMIT_ROWS = 100_000
 NOW = 1_700_000_000_000_000_000
 
 

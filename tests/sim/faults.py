@@ -194,7 +194,7 @@ class Faults:
     def _full_map(self) -> None:
         node = self._node()
         if node.replica is not None:
-            node.replica.store.full_at = self.dice.randrange(200)
+            node.replica.store.rows.full = True
 
     def _harmable(self) -> Any:
         """A voter whose journal may be lost now: all others are up, have journals of long standing, and form a majority without it."""

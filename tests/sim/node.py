@@ -118,6 +118,8 @@ class Node:
         self.address = name
         self.left_behind = False  # a recovery has gone on without it
         self._turn_at_ns = -1  # of the turn that is scheduled
+        self._in_turn = False
+        self._store_dice = world.dice(f"store/{name}")
         self._dice = world.dice(f"node/{name}")
 
     @property
@@ -136,6 +138,30 @@ class Node:
 
     def spend(self, ns: int) -> None:
         self.clock.ahead_ns += ns
+
+    def beside(self, work: Callable[[], None]) -> Callable[[], None]:
+        """The store's writer thread: it ends some time later, or never if the node dies; who waits for it spends that time."""
+        takes_ns = 2 * MS if self._store_dice.random() < 0.7 else self._store_dice.randrange(2 * SECOND)
+        ends_ns, done = self.world.now_ns + takes_ns, False
+
+        def end() -> None:
+            nonlocal done
+            if not done:
+                done = True
+                work()
+
+        def wait() -> None:
+            if not done:
+                self.spend(max(ends_ns - self.world.now_ns, 0))
+                end()
+
+        self.world.at(ends_ns, end, owner=self)
+        return wait
+
+    def step(self, name: str) -> None:
+        """A step of the store: the power may go in it, if a turn waits for it."""
+        if self._in_turn:
+            self.disk.step(name)
 
     # --- life and death ----------------------------------------------------------------------------------------------------
     def start(self) -> None:
@@ -201,7 +227,7 @@ class Node:
         )
         store.claim(CLUSTER, self.uuid, journal.incarnation)
         voter = SingleVoter(journal, self.uuid, self.clock.boot_ns, refuse_several=True)
-        return Replica(voter, store, self.watch.machine_of(self), -1, ReplicaOptions(commit_entries=COMMIT_ENTRIES, commit_ms=1000))  # type: ignore[arg-type]
+        return Replica(voter, store, self.watch.machine_of(self), -1, ReplicaOptions(commit_entries=COMMIT_ENTRIES, commit_ms=1000, written=self.wake))  # type: ignore[arg-type]
 
     def _open_voter(self) -> Replica:
         setting = Setting(
@@ -218,7 +244,7 @@ class Node:
         )
         machine = self.watch.machine_of(self)
         with shims.files_of(self):
-            options = ReplicaOptions(self.disk, journal_file_bytes=JOURNAL_FILE_BYTES, commit_entries=COMMIT_ENTRIES)  # type: ignore[arg-type]
+            options = ReplicaOptions(self.disk, journal_file_bytes=JOURNAL_FILE_BYTES, commit_entries=COMMIT_ENTRIES, written=self.wake)  # type: ignore[arg-type]
             opened = open_voter(setting, lambda _: SimPeers(self), machine, options)
         self.watch.opened(self, opened[1])
         return opened[0]
@@ -314,6 +340,7 @@ class Node:
 
     def _in_a_turn(self, call: Any) -> None:
         self.clock.ahead_ns = 0
+        self._in_turn = True
         try:
             with shims.running(self.clock):
                 call()
@@ -341,5 +368,6 @@ class Node:
             self.world.say(f"{self.name}: ends itself: {err}")
             self.die_and_return(power=False, after_ns=RESTART_NS)
         finally:
+            self._in_turn = False
             self._busy_until_ns = self.world.now_ns + self.clock.ahead_ns
             self.clock.ahead_ns = 0

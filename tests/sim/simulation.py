@@ -200,7 +200,6 @@ class Simulation:
         for node in self.nodes:
             assert node.replica is not None
             store = node.replica.store
-            store.full_at = -1  # a fault that was set and not met yet
             with shims.running(node.clock):
                 node.replica.machine.flush()
             states.append({key: store.get(key) for key, _ in store.scan(b"", b"\xff" * 8)})

@@ -1,8 +1,7 @@
 """The questions of the replica and the leader to the deterministic state machine, which neither imports (meta/machine/machine.py has it).
 
 One Protocol for each subject; whoever needs one subject takes that one.  All calls come from the thread that owns the state, and none
-waits for anything but the disk: each reads the open transaction of the store, which holds exactly what is applied.  Reading a row may need
-room in the cache of rows, and making room writes some: so questions too may raise MapFull, which `Replica.read` handles.
+waits for anything but the disk: each reads the rows as the store shows them, which is exactly what is applied, committed or not.
 """
 
 from __future__ import annotations

@@ -28,10 +28,11 @@ from awsomefsd.meta.log.disk import OsDisk
 from awsomefsd.meta.log.journal import Journal
 from awsomefsd.meta.raft.membership import Membership
 from awsomefsd.meta.raft.types import MembershipAt
+from awsomefsd.meta.replica.overlay_store import OverlayStore
 from awsomefsd.meta.replica.replica import DEFAULT_OPTIONS, MakeMachine, Replica, ReplicaOptions, lock_directory, uuid_bytes
 from awsomefsd.meta.replica.state_snapshot_exchange import StateSnapshotExchange
 from awsomefsd.meta.replica.state_snapshot_files import StateSnapshotFiles, set_aside
-from awsomefsd.meta.replica.store import DAMAGE, Store
+from awsomefsd.meta.replica.store import DAMAGE
 from awsomefsd.meta.voter.joining import Growing, Joining, JoinPolicy
 from awsomefsd.meta.voter.ports import RAFT_NOTE, AppliedAt, unpack_note
 from awsomefsd.meta.voter.raft_entries import RaftEntries
@@ -116,7 +117,7 @@ def _begin(setting: Setting, files: StateSnapshotFiles, how: _How) -> tuple[Repl
         raise
 
 
-def _open_parts(setting: Setting, files: StateSnapshotFiles, how: _How) -> tuple[Journal, Store, AppliedAt]:
+def _open_parts(setting: Setting, files: StateSnapshotFiles, how: _How) -> tuple[Journal, OverlayStore, AppliedAt]:
     store = files.open_store()
     journal = None
     try:
@@ -142,14 +143,14 @@ def _open_parts(setting: Setting, files: StateSnapshotFiles, how: _How) -> tuple
         raise
 
 
-def _applied_alone(store: Store, journal: Journal, make_machine: MakeMachine) -> AppliedAt:
+def _applied_alone(store: OverlayStore, journal: Journal, make_machine: MakeMachine) -> AppliedAt:
     """The applied entry of a state that never committed a note: an empty one, or one that a single voter kept (voter/single_voter.py)."""
     machine = make_machine(store)
     index, at = machine.applied_index, machine.membership() or MembershipAt(0, Membership())
     return AppliedAt(index, journal.term_of(index) or 0, at.index, at.membership) if index else AppliedAt()
 
 
-def _follow_state_snapshot(journal: Journal, store: Store) -> None:
+def _follow_state_snapshot(journal: Journal, store: OverlayStore) -> None:
     """Reset the journal if a state snapshot became the state and a crash came before the journal began behind it."""
     identity = store.identity
     assert identity is not None

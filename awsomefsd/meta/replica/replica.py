@@ -1,14 +1,14 @@
 """Log, machine and store of one node, and the one place that states the order of durable effects.
 
     log.propose → log.ready (journal, then what promises it) → machine.apply → answer            every turn
-    machine.flush → store.commit → log.compact                                                   every so often (commit_pace.py)
+    machine.flush → store.begin_commit ┈ writer thread ┈→ store.settle → log.compact              every so often
 
 `log.ready` is the voter's step (meta/voter): the entries are durable in the journal before any message says so.
 
 So the store never holds an entry the journal may lose, and the journal drops only what a store commit covers and every registered reader
-has passed.  A crash anywhere leaves a store at some applied index, and the log from there on.  When the map is full, the transaction with
-everything since the last commit is thrown away, the map grows, and the log is applied again: the machine is deterministic, so the replies
-are the same ones.
+has passed.  Three indexes: *applied* is what the machine answers from, *begun* is what the writer thread is at, and *stored* is what the
+store has durably.  The journal is compacted, and copies are begun, by `stored` alone.  A crash anywhere leaves a store at `stored`, or at
+`begun` if the writer thread came to its end, and the log from there on.
 
 With several voters the state may also be replaced whole, by another voter's state snapshot: stage it durably (state_snapshot_files.py) →
 open it → tell the log, which begins behind it.  And at every multiple of DIGEST_ENTRIES the digest of the state goes to the log, which
@@ -23,27 +23,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from awsomefsd.base.errors import Corrupt, Refused
 from awsomefsd.base.failpoints import hit
-from awsomefsd.base.limits import DIGEST_ENTRIES, JOURNAL_FILE_BYTES, NS_PER_MS, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_MAP_BYTES_MIN
+from awsomefsd.base.limits import DIGEST_ENTRIES, JOURNAL_FILE_BYTES, NS_PER_MS, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_COMMIT_ROWS, STORE_MAP_BYTES_MIN, STORE_WAIT_FACTOR
 from awsomefsd.meta.api.commands import Entry
 from awsomefsd.meta.api.messages import Reply
 from awsomefsd.meta.log.disk import Disk
 from awsomefsd.meta.log.journal import Journal
 from awsomefsd.meta.replica.applied_machine import AppliedMachine
 from awsomefsd.meta.replica.checkpoint_progress import CheckpointProgress
-from awsomefsd.meta.replica.commit_pace import CommitPace
+from awsomefsd.meta.replica.overlay_store import OverlayStore
 from awsomefsd.meta.replica.state_snapshot_exchange import StateSnapshotExchange
 from awsomefsd.meta.replica.state_store import StateStore
-from awsomefsd.meta.replica.store import MapFull, Store
 from awsomefsd.meta.state import keys
 from awsomefsd.meta.state.txn import Txn
 from awsomefsd.meta.voter.ports import RAFT_NOTE, Consensus
 from awsomefsd.meta.voter.single_voter import SeveralVoters, SingleVoter
 
-T = TypeVar("T")
 CLUSTER_NOTE = b"cluster"  # a second copy of the row without which nothing can be said of the others
 MakeMachine = Callable[[Txn], AppliedMachine]
 
@@ -57,15 +54,16 @@ class ReplicaOptions:
     map_bytes_min: int = STORE_MAP_BYTES_MIN
     commit_entries: int = STORE_COMMIT_ENTRIES
     commit_ms: int = STORE_COMMIT_MS
+    written: Callable[[], None] = lambda: None  # called on the writer thread of the store: another `pass_time` is due
     checkpoint_progress: CheckpointProgress | None = None  # shared with the writer of checkpoints; None: there is none
-    open_store: Callable[..., StateStore] = Store.open  # of a single voter; one of several has StateSnapshotFiles.open_store
+    open_store: Callable[..., StateStore] = OverlayStore.open  # of a single voter; one of several has StateSnapshotFiles.open_store
 
 
 DEFAULT_OPTIONS = ReplicaOptions()
 
 
 class Replica:
-    """The state of one node and the log it follows.  The metadata thread makes and uses it; commits and `ready` wait for the disk."""
+    """The state of one node and the log it follows.  The metadata thread makes and uses it; `commit` and `ready` wait for the disk."""
 
     def __init__(
         self,
@@ -81,24 +79,22 @@ class Replica:
         self.checkpoint_progress = options.checkpoint_progress or CheckpointProgress()
         self.log = log
         self.store = store
+        self._written = store.written = options.written
         self._make_machine = make_machine
         self._commit_entries = options.commit_entries
         self._commit_ns = options.commit_ms * NS_PER_MS
         self.machine = make_machine(store)
         self.checkpoint_progress.stored = self.machine.applied_index
-        self._pace = CommitPace(options.commit_entries)
-        self._uncommitted = 0  # entries applied since the last commit
+        self._uncommitted = 0  # entries applied since the last commit was begun
         self._first_ns = 0  # when the first of them was
+        self._begun_ns = 0  # when that commit was begun
         self.commits = 0
         self.commit_ns_max = 0
         self.replayed = 0
         self._check()
-        try:
-            hit("log.replay.before")
-            self._replay(set())
-            hit("log.replay.after")
-        except MapFull:
-            self._start_over(set())
+        hit("log.replay.before")
+        self._replay()
+        hit("log.replay.after")
 
     @classmethod
     def open_single(
@@ -153,7 +149,7 @@ class Replica:
             journal = Journal.open(directory / "journal", uuid_bytes(cluster_uuid), uuid_bytes(node_uuid), create=False)
             if journal.first_index > 1:
                 raise Corrupt(f"the journal begins with entry {journal.first_index}, the ones before are in the store only")
-            store = Store.open(directory / "store")
+            store = OverlayStore.open(directory / "store")
             store.claim(cluster_uuid, node_uuid, journal.incarnation)
             return cls(SingleVoter(journal, node_uuid), store, make_machine, lock_fd)
         except BaseException:
@@ -185,13 +181,10 @@ class Replica:
         if entries:
             hit("log.apply.before")
         apply = self.machine.apply
-        try:
-            if self._exchange is None:
-                applied = [(entry, apply(entry)) for entry in entries]
-            else:
-                applied = [(entry, self._apply_noted(entry)) for entry in entries]
-        except MapFull:
-            return self._start_over({entry.index for entry in entries})
+        if self._exchange is None:
+            applied = [(entry, apply(entry)) for entry in entries]
+        else:
+            applied = [(entry, self._apply_noted(entry)) for entry in entries]
         if entries:
             hit("log.apply.after")
             assert self.machine.applied_index == entries[-1].index
@@ -199,7 +192,7 @@ class Replica:
             self._first_ns = time.monotonic_ns()
         self._uncommitted += len(entries)
         self.store.count_rows()
-        if self._exchange is not None and self._exchange.turn(self.log, self.store, self._commit_now):
+        if self._exchange is not None and self._exchange.turn(self.log, self.store, self.machine.applied_index, self._is_stored):
             self._replace_store(self._exchange)
         return applied
 
@@ -215,86 +208,92 @@ class Replica:
         """A state snapshot is staged: it takes the place of the state, whatever happens from here on."""
         self.store.close()
         self.store = exchange.open_store()
+        self.store.written = self._written
         self.machine = self._make_machine(self.store)
         self._uncommitted = 0
         self.checkpoint_progress.stored = self.machine.applied_index
         exchange.finish(self.log)
 
-    def read(self, ask: Callable[[AppliedMachine], T]) -> T:
-        """The result of a question to the machine.  Making room in its cache writes rows, so the map can fill up (and grow) here too."""
-        try:
-            return ask(self.machine)
-        except MapFull:
-            self._start_over(set())
-            return ask(self.machine)
-
-    def _start_over(self, wanted: set[int]) -> list[tuple[Entry, Reply]]:
-        while True:
-            self.store.abort_and_grow()
-            self.machine = self._make_machine(self.store)
-            try:
-                return self._replay(wanted)
-            except MapFull:
-                continue  # the map has doubled; this ends
-
-    def _replay(self, wanted: set[int]) -> list[tuple[Entry, Reply]]:
-        """Apply what the log has beyond the store; returns (entry, reply) for the `wanted` indexes."""
-        self._uncommitted = 0
-        found = []
+    def _replay(self) -> None:
+        """Apply what the log has beyond the store."""
         for entry in self.log.replay(self.machine.applied_index):
-            reply = self.machine.apply(entry)
+            self.machine.apply(entry)
             self.replayed += 1
-            if entry.index in wanted:
-                found.append((entry, reply))
             if not self._uncommitted:
                 self._first_ns = time.monotonic_ns()
             self._uncommitted += 1
-            if self._uncommitted >= self._commit_entries:
-                self._commit()
-        return found
+            if self._is_large(1):
+                self._settle(wait=True)
+                self._begin_commit()
 
     # --- every so often -------------------------------------------------------------------------------------------------
+    def _is_large(self, factor: int) -> bool:
+        return self._uncommitted >= factor * self._commit_entries or self.store.changes >= factor * STORE_COMMIT_ROWS
+
     def commit_due_ns(self) -> int | None:
-        """Monotonic time at which `commit` is due; None while there is nothing to commit."""
+        """Monotonic time at which `pass_time` is due, 0: now; None while there is nothing to commit, or `written` will tell."""
+        if self.store.writing:
+            return 0 if self.store.ended or self._is_large(STORE_WAIT_FACTOR) else None
         if not self._uncommitted:
             return None
-        return min(self._pace.due_ns(self._uncommitted), self._first_ns + self._commit_ns)
+        return 0 if self._is_large(1) else self._first_ns + self._commit_ns
 
-    def _commit_now(self) -> None:
-        try:
-            self._commit()
-        except MapFull:
-            self._start_over(set())
-            self._commit()
+    def pass_time(self, now_ns: int) -> None:
+        """Begin a commit that is due, and let the log drop what nobody needs once one is durable.
+
+        Waits for the disk only if the last commit is not durable while STORE_WAIT_FACTOR times what makes the next one has been applied.
+        Raises what the store's writer met (OSError, lmdb.Error, store.DAMAGE).
+        """
+        due = self.commit_due_ns()
+        if due is None or now_ns < due:
+            return
+        if self.store.writing and self._settle(wait=self._is_large(STORE_WAIT_FACTOR)):
+            self._compact()
+        due = self.commit_due_ns()
+        if not self.store.writing and due is not None and now_ns >= due:
+            self._begin_commit()
 
     def commit(self) -> None:
-        """Write the state back, durably, and let the log drop what nobody needs.  Waits for the disk.
+        """Write the state back, durably, and let the log drop what nobody needs.  Waits for the disk; raises as `pass_time`."""
+        self._settle(wait=True)
+        self._begin_commit()
+        self._settle(wait=True)
+        self._compact()
 
-        Raises what the store raises for a failing or damaged disk (OSError, store.DAMAGE).
-        """
-        self._commit_now()
-        durable = self.machine.applied_index
-        cursors = self.read(lambda machine: machine.reader_cursors())
-        self.log.compact(min([durable, self.checkpoint_progress.kept_from(durable), *cursors.values()]) + 1)
+    def _is_stored(self, index: int) -> bool:
+        """True: the store has entry `index` durably.  Otherwise a commit that will have it is begun as soon as it can be."""
+        if self.checkpoint_progress.stored < index and not self.store.writing:
+            self._begin_commit()
+        return self.checkpoint_progress.stored >= index
 
-    def _commit(self) -> None:
-        start = time.monotonic_ns()
-        assert self.machine.applied_index <= self.log.committed, "the store never has an entry that the log may lose"
+    def _begin_commit(self) -> None:
+        applied = self.machine.applied_index
+        assert applied <= self.log.committed, "the store never has an entry that the log may lose"
+        self._begun_ns = time.monotonic_ns()
         hit("store.flush.before")
         self.machine.flush()
-        if note := self.log.note(self.machine.applied_index):
+        if note := self.log.note(applied):
             self.store.set_note(RAFT_NOTE, note)
         if (cluster := self.store.get(keys.cluster())) is not None:
             self.store.set_note(CLUSTER_NOTE, cluster)
-        hit("store.commit.before")
-        self.store.commit()
-        hit("store.commit.after")
-        self.checkpoint_progress.stored = self.machine.applied_index
-        now = time.monotonic_ns()
-        self._pace.took(self._uncommitted, now - start, now)
         self._uncommitted = 0
+        self.store.begin_commit(applied)
+
+    def _settle(self, *, wait: bool) -> bool:
+        """True: a commit has become durable."""
+        index = self.store.settle(wait=wait)
+        if index is None:
+            return False
+        self.checkpoint_progress.stored = index
         self.commits += 1
-        self.commit_ns_max = max(self.commit_ns_max, now - start)
+        self.commit_ns_max = max(self.commit_ns_max, time.monotonic_ns() - self._begun_ns)
+        return True
+
+    def _compact(self) -> None:
+        """By what the store has, never by what is applied: after a crash the entries between the two come from the journal."""
+        stored = self.checkpoint_progress.stored
+        cursors = self.machine.reader_cursors()
+        self.log.compact(min([stored, self.checkpoint_progress.kept_from(stored), *cursors.values()]) + 1)
 
     def close(self) -> None:
         """Close log and store.  What is not committed is forgotten, as in a crash; the log has it."""
@@ -312,7 +311,6 @@ class Replica:
             "last_index": self.log.committed,
             "term": self.log.term,
             "store_commits": self.commits,
-            "store_commit_entries": self._pace.entries,
             "store_commit_ms_max": round(self.commit_ns_max / 1e6, 3),
             "store_map_bytes": self.store.map_bytes,
             "store_map_use_percent": round(self.store.map_use_percent, 2),

@@ -15,7 +15,7 @@ from awsomefsd.base.failpoints import hit
 from awsomefsd.meta.log.journal import JournalFailed, JournalFull
 from awsomefsd.meta.raft.messages import StateSnapshot
 from awsomefsd.meta.replica.state_store import StateStore
-from awsomefsd.meta.replica.store import Store
+from awsomefsd.meta.replica.overlay_store import OverlayStore
 from awsomefsd.meta.voter.ports import RAFT_NOTE
 from awsomefsd.meta.voter.voter import Voter
 
@@ -28,7 +28,7 @@ __all__ = ["RAFT_NOTE", "StateFiles", "StateSnapshotExchange"]
 class StateFiles(Protocol):
     """The calls to StateSnapshotFiles that the exchange needs; ChunkFiles (meta/voter/state_snapshot_chunks.py) has the rest."""
 
-    def open_store(self) -> Store:
+    def open_store(self) -> OverlayStore:
         """The store in use; a staged state has become it."""
 
     def start_copy(self, store: StateStore) -> None:
@@ -55,26 +55,29 @@ class StateSnapshotExchange:
         self._files = files
         self._owner = (cluster, node, incarnation)
         self._wanted = False
+        self._wanted_index = 0  # a copy has at least the entries up to here
         self._staged: StateSnapshot | None = None
         self._wait_turns = 0
 
-    def turn(self, log_: object, store: StateStore, commit: Callable[[], None]) -> bool:
-        """Go on with what is under way; `commit` is called before a copy is begun.  Only staging waits for the disk.
+    def turn(self, log_: object, store: StateStore, applied: int, is_stored: Callable[[int], bool]) -> bool:
+        """Go on with what is under way.  Only staging waits for the disk.
 
-        True: a state snapshot is staged; close the store, call `open_store`, then `finish`.
+        `applied`: the newest applied entry.  `is_stored`: the store has an entry durably; asked each turn until it has the one that was
+        applied when the copy was wanted, then that is begun.  True: a state snapshot is staged; close the store, call `open_store`, then
+        `finish`.
         """
         assert log_ is self._voter
         transfers = self._voter.state_snapshots
         if (meta := transfers.to_install) is not None:
             return self._stage(meta)
-        self._wanted = transfers.take_wanted() or self._wanted
+        if transfers.take_wanted() and not self._wanted:
+            self._wanted, self._wanted_index = True, applied
         self._wait_turns = max(self._wait_turns - 1, 0)
         try:
             if (made := self._files.copied()) is not None:
                 transfers.copied(made)
-            elif self._wanted and not self._wait_turns:
+            elif self._wanted and not self._wait_turns and is_stored(self._wanted_index):
                 self._wanted = False
-                commit()
                 self._files.start_copy(store)
         except (OSError, Error) as err:
             log.warning("no copy of the state could be made for a follower: %s", err)
@@ -92,7 +95,7 @@ class StateSnapshotExchange:
         self._staged = meta
         return True
 
-    def open_store(self) -> Store:
+    def open_store(self) -> OverlayStore:
         return self._files.open_store()
 
     def finish(self, log_: object) -> None:

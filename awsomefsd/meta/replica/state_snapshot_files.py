@@ -28,6 +28,7 @@ from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import MIB, STORE_MAP_BYTES_MIN
 from awsomefsd.meta.raft.messages import StateSnapshot, StateSnapshotChunk
+from awsomefsd.meta.replica.overlay_store import OverlayStore
 from awsomefsd.meta.replica.state_store import StateStore
 from awsomefsd.meta.replica.store import Store
 from awsomefsd.meta.voter.ports import RAFT_NOTE, unpack_note
@@ -71,7 +72,7 @@ class StateSnapshotFiles:
                 path.unlink(missing_ok=True)
 
     # --- the store --------------------------------------------------------------------------------------------------------
-    def open_store(self) -> Store:
+    def open_store(self) -> OverlayStore:
         """The store in use; ends an exchange that a crash interrupted.  Raises as Store.open."""
         ready = self._directory / _READY
         if ready.is_dir():
@@ -83,7 +84,7 @@ class StateSnapshotFiles:
             hit("snapshot.replace.after")
         path = self._directory / _STORE
         path.mkdir(mode=0o700, exist_ok=True)
-        return Store.open(path, map_bytes_min=self._map_bytes_min, digesting=True)
+        return OverlayStore.open(path, map_bytes_min=self._map_bytes_min, digesting=True)
 
     # --- sending ------------------------------------------------------------------------------------------------------------
     def start_copy(self, store: StateStore) -> None:
@@ -169,7 +170,7 @@ class StateSnapshotFiles:
             self._remove(_STAGED)
             staged.mkdir(mode=0o700)
             incoming.rename(staged / "data.mdb")
-            store = Store.open(staged, map_bytes_min=self._map_bytes_min, digesting=True)
+            store = OverlayStore.open(staged, map_bytes_min=self._map_bytes_min, digesting=True)
             try:
                 note = unpack_note(store.note(RAFT_NOTE))
                 if (note.index, note.term) != (meta.index, meta.term):

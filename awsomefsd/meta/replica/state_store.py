@@ -1,4 +1,4 @@
-"""The store of the applied state as the replica needs it: the machine's rows, and commits that are atomic and durable when they return.
+"""The store of the applied state as the replica needs it: the machine's rows, and commits that another thread makes.
 
 The seam for crash tests: they put a store here that records its commits among the writes of the other media.  What a crash inside a commit
 leaves, the old state or the new one, is LMDB's promise; what we can get wrong is what happens between commits, and what the journal has
@@ -7,6 +7,7 @@ dropped by then.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from awsomefsd.meta.state.txn import Txn
 
 
 class StateStore(Txn, Protocol):
-    """Rows (Txn) and notes in one open transaction.  Only the thread that opened it may call, but for `copy_to` and `copy_pages_to`."""
+    """Rows (Txn) and notes.  Only the thread that opened it may call, but for `copy_to` and `copy_pages_to`."""
 
     @property
     def identity(self) -> StoreIdentity | None:
@@ -47,13 +48,30 @@ class StateStore(Txn, Protocol):
         """The bytes noted last under `name`; b"" if there are none."""
 
     def set_note(self, name: bytes, value: bytes) -> None:
-        """Note bytes under `name`, committed with the rows.  Raises MapFull."""
+        """Note bytes under `name`, committed with the rows."""
+
+    written: Callable[[], None]  # called on the writer thread when `settle` has something to tell
+
+    @property
+    def changes(self) -> int:
+        """Rows changed since the last `begin_commit`."""
+
+    @property
+    def writing(self) -> bool:
+        """A generation is not settled yet: `begin_commit` must wait."""
+
+    @property
+    def ended(self) -> bool:
+        """`settle` has something to tell."""
+
+    def begin_commit(self, mark: int) -> None:
+        """Hand everything changed until now to the writer thread.  `mark`: what `settle` returns once it is durable."""
+
+    def settle(self, *, wait: bool) -> int | None:
+        """The mark of the generation that has become durable; None: none has.  Raises what the writer met; `wait` blocks on the disk."""
 
     def commit(self) -> None:
-        """Write everything durably and open the next transaction.  Blocks on the disk.  Raises MapFull: use `abort_and_grow`."""
-
-    def abort_and_grow(self) -> None:
-        """Go back to the last commit, with a larger map.  Waits for the end of a copy."""
+        """Write everything changed until now durably.  Blocks on the disk."""
 
     def copy_to(self, path: Path) -> None:
         """Write a compacted copy of the last commit as one file, durable when this returns.  For any thread; blocks on the disk."""
@@ -62,4 +80,4 @@ class StateStore(Txn, Protocol):
         """Copy the pages of the last commit as they lie, for another process to read.  For any thread.  Raises Unavailable."""
 
     def close(self) -> None:
-        """Close it; what was not committed is forgotten."""
+        """Close it; what was not handed to the writer thread is forgotten."""

@@ -1,13 +1,13 @@
-"""The applied state in LMDB: one long-lived write transaction on the metadata thread, committed every so often.
+"""The state on disk in LMDB.  Voters write it as generations (overlay_store.py), tools in one long transaction.
 
 Nothing is acknowledged on the strength of a commit here; that is the journal's part.  The store is a checkpoint that shortens the replay,
 so what counts is only that a commit is atomic and durable *before* the journal drops what it covers: LMDB's sync flags stay on (measured:
 without metasync the last commit is missing after every power cut).  After a crash the rows are as of the last commit, and the applied index
 among them says from where to replay.
 
-A full map fails even deletes, so the map (sparse) grows early, between two transactions.  When it fills up all the same, `MapFull` leaves
-the transaction useless: the driver calls `abort_and_grow`, makes a new machine and replays from the journal.  It is never an operation's
-result.  A long read would keep LMDB from reusing pages, so backups read a copy (`copy_to`).
+A full map fails even deletes, so the map (sparse) grows early, between two transactions.  When it fills up all the same, `write` raises
+`MapFull`, nothing of it is written, and it is written again after `grow`.  It is never an operation's result.  A long read would keep LMDB
+from reusing pages, so a snapshot is renewed after each commit, and backups read a copy (`copy_to`).
 
 The identity lives in a database of its own, beside the machine's rows: it is checked before anything is read from them.  Beside it, and
 committed with the rows: the digest of the rows (meta/state/digest.py; kept by voters that have others to compare with), and notes of the
@@ -20,7 +20,6 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -30,24 +29,21 @@ from msgspec.structs import replace
 from awsomefsd.base.codec import Sealed
 from awsomefsd.base.errors import Corrupt, Error, FormatTooNew, Refused, Unavailable
 from awsomefsd.base.limits import GIB, MIB, STORE_MAP_BYTES_MIN, STORE_MAP_USE_MAX_PERCENT
-from awsomefsd.meta.state.digest import digest_of, pack_digest, pair_hash, unpack_digest
 
 FORMAT_VERSION = 1
 INCOMPAT_KNOWN = 0  # feature bits without which the rows cannot be read
 RO_COMPAT_KNOWN = 0  # feature bits without which the rows can be read, not written
 COPY_TRIES_MAX = 5
 DAMAGE = (Corrupt, lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)  # a damaged state, met while it is used
-DIGEST_ROWS_MAX = 4096  # so many are counted in one turn: 3 ms
 MAP_GROW_BYTES_MAX = 4 * GIB  # at most so much at once
 _SCAN_FIRST, _SCAN_MAX = 8, 256
 _IDENTITY_KEY = b"identity"
-_DIGEST_KEY = b"digest"
-_NOTE_PREFIX = b"note "
-_BEHIND_ALL = b"\xff" * 512  # LMDB's keys are shorter
+DIGEST_KEY = b"digest"
+NOTE_PREFIX = b"note "
 
 
 class MapFull(Error):
-    """The transaction is lost, not the entries: abort, grow, replay."""
+    """Nothing of the transaction is written: grow, and write it again."""
 
 
 class StoreIdentity(Struct, array_like=True, gc=False):
@@ -72,11 +68,15 @@ IDENTITY = Sealed(StoreIdentity)
 
 
 class Store:
-    """Implements StateStore on LMDB.  All calls on the thread that opened it, except `copy_to` and `copy_pages_to`."""
+    """Rows (Txn), notes and identity.  All calls on the thread that opened it, except `write`, `copy_to` and `copy_pages_to`.
 
-    def __init__(self, env: lmdb.Environment, readonly: bool, digesting: bool) -> None:
+    Opened with `snapshot`, it implements overlay_store.Committed: rows are read as of the last commit, and changes come by `write`.
+    """
+
+    def __init__(self, env: lmdb.Environment, readonly: bool, snapshot: bool) -> None:
         self._env = env
         self._readonly = readonly
+        self._snapshot = snapshot
         self._identities = env.open_db(b"identity", create=not readonly)
         self._rows = env.open_db(b"rows", create=not readonly)
         self._page_bytes: int = env.stat()["psize"]
@@ -85,18 +85,15 @@ class Store:
         self._map = threading.Lock()  # held by a copy: LMDB may not move its map under a reader
         self.identity: StoreIdentity | None = None
         self._read_identity()
-        self._txn = env.begin(write=not readonly, db=self._rows)
-        self._digesting = digesting
-        self._digest = 0  # may leave the range of 128 bits until it is asked for
-        self._uncounted: bytes | None = None  # the first key that the digest does not hold yet; None: it holds all
-        self._take_up_digest()
+        self._begin()
+        if not readonly and not snapshot:
+            self._txn.delete(DIGEST_KEY, db=self._identities)  # from now on it would be wrong
 
     @classmethod
-    def open(cls, directory: Path, *, map_bytes_min: int = STORE_MAP_BYTES_MIN, readonly: bool = False, digesting: bool = False) -> Store:
+    def open(cls, directory: Path, *, map_bytes_min: int = STORE_MAP_BYTES_MIN, readonly: bool = False, snapshot: bool = False) -> Store:
         """The store in `directory`, made if it is missing.
 
-        `digesting`: keep the digest of the rows; one that was not kept until now is computed by `count_rows`.  Raises FormatTooNew for a
-        store of a later build, Corrupt for a damaged file or identity.
+        Raises FormatTooNew for a store of a later build, Corrupt for a damaged file or identity.
         """
         file = directory / "data.mdb"
         size = file.stat().st_size if file.exists() else 0
@@ -109,7 +106,7 @@ class Store:
             raise Corrupt(f"{file}: {err}") from err
         try:
             env.reader_check()
-            return cls(env, readonly, digesting)
+            return cls(env, readonly, snapshot)
         except BaseException:
             env.close()
             raise
@@ -161,44 +158,40 @@ class Store:
     def put(self, key: bytes, value: bytes) -> None:
         self.changes += 1
         try:
-            if self._is_counted(key):
-                old = self._txn.replace(key, value)
-                self._digest += pair_hash(key, value) - (0 if old is None else pair_hash(key, old))
-            else:
-                self._txn.put(key, value)
+            self._txn.put(key, value)
         except lmdb.MapFullError as err:
             raise MapFull(str(err)) from err
 
     def delete(self, key: bytes) -> bool:
         self.changes += 1
         try:
-            if not self._is_counted(key):
-                return bool(self._txn.delete(key))
-            old = self._txn.pop(key)
+            return bool(self._txn.delete(key))
         except lmdb.MapFullError as err:
             raise MapFull(str(err)) from err
-        if old is not None:
-            self._digest -= pair_hash(key, old)
-        return old is not None
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield rows with start <= key < end.  Pieces are fetched by key: the caller may change rows meanwhile.  Raises Corrupt."""
         count = _SCAN_FIRST
         while True:
-            page: list[tuple[bytes, bytes]] = []
-            with self._txn.cursor() as cursor:
-                if cursor.set_range(start):
-                    for key, value in cursor:
-                        if key >= end or len(page) == count:
-                            break
-                        if key < start or (page and key <= page[-1][0]):
-                            raise Corrupt(f"the pages of {self._env.path()} are damaged: keys are out of order")
-                        page.append((key, value))
+            page = self.page(start, end, count)
             yield from page
             if len(page) < count:
                 return
             start = page[-1][0] + b"\0"
             count = min(count * 4, _SCAN_MAX)
+
+    def page(self, start: bytes, end: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        """The first `count` rows with start <= key < end.  Raises Corrupt."""
+        page: list[tuple[bytes, bytes]] = []
+        with self._txn.cursor() as cursor:
+            if cursor.set_range(start):
+                for key, value in cursor:
+                    if key >= end or len(page) == count:
+                        break
+                    if key < start or (page and key <= page[-1][0]):
+                        raise Corrupt(f"the pages of {self._env.path()} are damaged: keys are out of order")
+                    page.append((key, value))
+        return page
 
     def last(self, start: bytes, end: bytes) -> tuple[bytes, bytes] | None:
         with self._txn.cursor() as cursor:
@@ -209,85 +202,77 @@ class Store:
             return key, value
 
     # --- beside the rows ---------------------------------------------------------------------------------------------------------
-    @property
-    def digest(self) -> bytes:
-        """The digest of all rows as they are now; b"" if it is not kept, or not computed to its end."""
-        return pack_digest(self._digest) if self._digesting and self._uncounted is None else b""
-
-    def _is_counted(self, key: bytes) -> bool:
-        return self._digesting and (self._uncounted is None or key < self._uncounted)
-
-    def _take_up_digest(self) -> None:
-        raw = self._txn.get(_DIGEST_KEY, db=self._identities)
-        self._uncounted = None
-        if self._digesting and raw is not None:
-            self._digest = unpack_digest(raw)
-        elif self._digesting:
-            self._digest, self._uncounted = 0, b""
-            self.count_rows()
-        elif raw is not None and not self._readonly:
-            self._txn.delete(_DIGEST_KEY, db=self._identities)  # from now on it would be wrong
-
-    def count_rows(self) -> int:
-        """Takes the next rows into a digest that was not kept until now, at most DIGEST_ROWS_MAX; returns how many.  0: there is none left.
-
-        A row behind these that changes meanwhile is counted as it is then.  A crash begins this again.
-        """
-        if self._uncounted is None:
-            return 0
-        rows = list(islice(self.scan(self._uncounted, _BEHIND_ALL), DIGEST_ROWS_MAX))
-        self._digest += digest_of(rows)
-        self._uncounted = rows[-1][0] + b"\0" if len(rows) == DIGEST_ROWS_MAX else None
-        return len(rows)
+    def beside(self, key: bytes) -> bytes | None:
+        """What is stored under `key` beside the rows."""
+        value: bytes | None = self._txn.get(key, db=self._identities)
+        return value
 
     def note(self, name: bytes) -> bytes:
         """The bytes noted last under `name`; b"" if there are none."""
-        value: bytes = self._txn.get(_NOTE_PREFIX + name, b"", db=self._identities)
-        return value
+        return self.beside(NOTE_PREFIX + name) or b""
 
     def set_note(self, name: bytes, value: bytes) -> None:
         """Note bytes under `name`, committed with the rows.  Raises MapFull."""
-        self._put_beside(_NOTE_PREFIX + name, value)
-
-    def _put_beside(self, key: bytes, value: bytes) -> None:
         try:
-            self._txn.put(key, value, db=self._identities)
+            self._txn.put(NOTE_PREFIX + name, value, db=self._identities)
         except lmdb.MapFullError as err:
             raise MapFull(str(err)) from err
 
     # --- transactions ------------------------------------------------------------------------------------------------------
     def commit(self) -> None:
         """Durable when this returns; a new transaction is open.  MapFull as in put."""
-        if self.digest:
-            self._put_beside(_DIGEST_KEY, self.digest)
         try:
             self._txn.commit()
         except lmdb.MapFullError as err:
             raise MapFull(str(err)) from err
         self.changes = 0
-        if self.map_use_percent > STORE_MAP_USE_MAX_PERCENT and self._map.acquire(blocking=False):
-            try:
-                self._grow()
-            finally:
-                self._map.release()  # while a copy is made, the next commits ask again
+        self._grow_early()
+        self._begin()
+
+    def write(self, rows: dict[bytes, bytes | None], beside: dict[bytes, bytes | None]) -> None:
+        """Commit the changes (None: deleted) in one transaction; durable when this returns.  Any thread, one at a time; the snapshot stays.
+
+        Raises MapFull, and then nothing is written; what a failing or damaged disk raises (OSError, lmdb.Error).
+        """
+        try:
+            with self._env.begin(write=True) as txn:
+                for database, changes in ((self._rows, rows), (self._identities, beside)):
+                    for key in sorted(changes):  # in key order each page is touched once
+                        value = changes[key]
+                        if value is None:
+                            txn.delete(key, db=database)
+                        else:
+                            txn.put(key, value, db=database)
+        except lmdb.MapFullError as err:
+            raise MapFull(str(err)) from err
+
+    def renew(self) -> None:
+        """The snapshot is the last commit from now on; nothing is being written."""
+        self._txn.abort()
+        self._grow_early()
+        self._begin()
+
+    def grow(self) -> None:
+        """After MapFull: more room.  Waits for the end of a copy; nothing is being written."""
+        self._txn.abort()
+        with self._map:
+            self._enlarge()
         self._begin()
 
     def _begin(self) -> None:
-        self._txn = self._env.begin(write=True, db=self._rows)
+        self._txn = self._env.begin(write=not self._readonly and not self._snapshot, db=self._rows)
 
-    def _grow(self) -> None:
+    def _grow_early(self) -> None:
+        if self.map_use_percent > STORE_MAP_USE_MAX_PERCENT and self._map.acquire(blocking=False):
+            try:
+                self._enlarge()
+            finally:
+                self._map.release()  # while a copy is made, the next commits ask again
+
+    def _enlarge(self) -> None:
         size = self.map_bytes
         self._env.set_mapsize(size + min(size, MAP_GROW_BYTES_MAX))
         self.grown += 1
-
-    def abort_and_grow(self) -> None:
-        """After MapFull: back to the last commit, with more room; waits for the end of a copy."""
-        self._txn.abort()
-        self.changes = 0
-        with self._map:
-            self._grow()
-        self._begin()
-        self._take_up_digest()
 
     @property
     def map_bytes(self) -> int:

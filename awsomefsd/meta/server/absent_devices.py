@@ -43,14 +43,14 @@ class AbsentDevices:
             self._begun_ms = now_ms
         if self._replica.machine.level < SetAbsent.since:
             return
-        devices = self._replica.read(lambda machine: machine.device_rows())
+        devices = self._replica.machine.device_rows()
         fresh = self._reports.fresh(now_ms)
         homes = {device.uuid: device.home for device in devices if not device.shared and device.home}
         well = {one.uuid for node, seen in fresh.items() for one in seen if one.state == OK and homes.get(one.uuid, node) == node}
         undecided = {one.uuid for seen in fresh.values() for one in seen if one.state.startswith(UNDECIDED)}
         away: dict[int, int] = {}
         if fresh and now_ms - self._begun_ms > SILENT_MS and any(device.uuid not in well for device in devices):
-            serving = self._replica.read(lambda machine: machine.serving_nodes())
+            serving = self._replica.machine.serving_nodes()
             away = {
                 device.device: self._away_since.get(device.device, now_ms)
                 for device in devices

@@ -232,10 +232,10 @@ class Leader:
         return self._requests.take_void() if not self._plain else []
 
     def _sessions(self) -> dict[int, int]:
-        return self._replica.read(lambda machine: machine.live_sessions())
+        return self._replica.machine.live_sessions()
 
     def _query(self, body: Body) -> Reply:
-        return self._replica.read(lambda machine: self._answer(machine, body))
+        return self._answer(self._replica.machine, body)
 
     def run(self) -> None:
         """Commits and applies what was collected, then what that made possible; answers what is decided."""
@@ -336,16 +336,14 @@ class Leader:
         if self._proposals.batch:
             self.run()
         self._reap()
-        due = self._replica.commit_due_ns()
-        if due is not None and self._monotonic_ns() >= due:
-            self._replica.commit()
+        self._replica.pass_time(self._monotonic_ns())
 
     def _reap(self) -> None:
         start = self._monotonic_ns()
         if not self._reaping or start < self._reap_ns or not self._leads or len(self._proposals):
             return
         self._reap_ns = start + REAP_PAUSE_MS * NS_PER_MS
-        self._reaping = self._replica.read(lambda machine: machine.reap_pending())
+        self._reaping = self._replica.machine.reap_pending()
         if not self._reaping:
             return
         self.enter_own(Reap(REAP_EXTENTS_PER_ENTRY))
@@ -411,7 +409,7 @@ class Leader:
         self._proposer.enter(request, Propose(unique, body.session, body.epoch, acks, command))
 
     def _damage_of(self, command: CopyRange) -> Failed | None:
-        return self._replica.read(lambda machine: machine.copy_refusal(command))
+        return self._replica.machine.copy_refusal(command)
 
     def enter_own(self, command: AnyCommand) -> None:
         """Proposes a command of the service itself, with the next batch."""
@@ -435,7 +433,7 @@ class Leader:
             return False
         assert isinstance(reply, Failed), "only a refusal is helped"
         volume = getattr(entry.command, "volume", 0) if reply.errno == errno.EDQUOT else 0
-        others = self._replica.read(lambda machine: machine.reserving_sessions(volume, entry.session))
+        others = self._replica.machine.reserving_sessions(volume, entry.session)
         return self._space.park(request, others, self._boot_ns())
 
     def _retry_without_space(self) -> bool:

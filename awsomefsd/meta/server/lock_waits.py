@@ -47,7 +47,7 @@ class LockWaits:
 
     def _blockers(self, waiter: Waiter) -> list[Owner]:
         """Returns the owners in its way.  Nobody, too, if the command will be refused for another reason: applying it says which."""
-        locks = self._replica.read(lambda machine: machine.conflicting_locks(waiter.body.session, waiter.command))
+        locks = self._replica.machine.conflicting_locks(waiter.body.session, waiter.command)
         return [(lock.session, lock.owner) for lock in locks]
 
     def _end_deadlock(self, waiter: Waiter, blockers: list[Owner]) -> None:

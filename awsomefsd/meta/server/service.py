@@ -134,10 +134,10 @@ class MetadataService:
         self._clocks = clocks
         self._voters = voters
         self._checkpoint_progress = options.checkpoint_progress or CheckpointProgress()
-        self._options = replace(options, checkpoint_progress=self._checkpoint_progress)
+        self._wakeup = Wakeup()
+        self._options = replace(options, checkpoint_progress=self._checkpoint_progress, written=self._wakeup.wake)
         self._current = _Current()
         self._authorizer = Authorizer(self._current, voters.members if voters is not None else frozenset(), clocks.monotonic_ns)
-        self._wakeup = Wakeup()
         self._local = LocalRequests(self._wakeup.wake)
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()

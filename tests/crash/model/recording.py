@@ -116,20 +116,39 @@ class RecordedDisk(SimDisk):
 
 
 class RecordedStore(SimStore):
+    """A generation becomes durable at the POLLS-th look after it was begun, or when somebody waits: entries are applied in between."""
+
+    POLLS = 2
+
     def __init__(self, recording: Recording, image: Image) -> None:
         durable = Durable()
         durable.rows, durable.identity = dict(image.rows), image.identity
+        self._recording = recording
+        self._due: list[Callable[[], None]] = []
+        self._polls = 0
 
         def step(name: str) -> None:
             if name == "store committed":
                 recording.add("commit", dict(durable.rows), durable.identity)
 
-        self._recording = recording
-        super().__init__(durable, lambda _ns: None, step)
+        super().__init__(durable, self._later, step)
 
-    def commit(self) -> None:
-        with self._recording.lock:
-            super().commit()
+    def _later(self, work: Callable[[], None]) -> Callable[[], None]:
+        self._due.append(work)
+        self._polls = 0
+        return self._finish
+
+    def _finish(self) -> None:
+        while self._due:
+            with self._recording.lock:
+                self._due.pop()()
+
+    @property
+    def ended(self) -> bool:
+        self._polls += 1
+        if self._polls >= self.POLLS:
+            self._finish()
+        return super().ended
 
 
 class RecordedDevice:

@@ -59,7 +59,7 @@ class CrashRig(Rig):
     def image(self) -> Image:
         return Image(
             {path: bytes(file.now) for path, file in self.disk._files.items()},
-            dict(self.store._durable.rows), self.store._durable.identity, dict(self.device.blocks),
+            dict(self.store.durable.rows), self.store.durable.identity, dict(self.device.blocks),
         )  # fmt: skip
 
     def faults(self) -> list[Any]:

@@ -58,7 +58,7 @@ class SimFiles:
     def open_store(self) -> SimStore:
         if self._ready is not None:
             self._store, self._ready = self._ready, None
-        return SimStore(self._store, self._node.spend, self._node.disk.step)
+        return SimStore(self._store, self._node.beside, self._node.step)
 
     def start_copy(self, store: SimStore) -> None:
         """Of the last commit, at once."""
@@ -101,7 +101,7 @@ class SimFiles:
         note = unpack_note(copy.notes[RAFT_NOTE])
         if (note.index, note.term) != (meta.index, meta.term):
             raise Corrupt(f"state snapshot {meta.name}: is of entry {note.index}, not {meta.index}")
-        SimStore(staged, self._node.spend, _nothing).adopt(cluster, node, incarnation, meta.index, meta.term)
+        SimStore(staged, self._node.beside, _nothing).adopt(cluster, node, incarnation, meta.index, meta.term)
         self._node.disk.step("snapshot received")
         self._ready = staged
         self._node.world.count("snapshots installed")

@@ -1,24 +1,27 @@
-"""What LMDB is to the replica, without a disk: rows in memory, a last commit that survives crashes, and nothing of what came after it.
+"""What LMDB is to the replica, without a disk: the last commit, which survives crashes, below the overlay that production uses.
 
-Same calls as meta/store.Store, so the replica cannot tell.  `Durable` outlives the process; a `SimStore` is one process' use of it.  A
-power cut inside `commit` leaves the old state or the new one, as LMDB's two meta pages do.  The map can be full: `full_at` changes from
-now a put raises MapFull once, as a real map does when it must grow.
+`Durable` outlives the process; a `SimStore` is one process' use of it.  A generation becomes durable at one moment, some time after it was
+begun, as it does where LMDB writes its meta page: a power cut before that leaves the old state, one after it the new one.  The reader's
+snapshot stays what it was until it is renewed.  The map can be full: then `write` raises MapFull once.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from awsomefsd.base.errors import Refused
-from awsomefsd.meta.replica.store import FORMAT_VERSION, MapFull, StoreIdentity
-from awsomefsd.meta.state.digest import digest_of, pack_digest, pair_hash
+from awsomefsd.meta.replica.overlay_store import Beside, OverlayStore
+from awsomefsd.meta.replica.store import FORMAT_VERSION, NOTE_PREFIX, MapFull, StoreIdentity
+
+Changes = dict[bytes, bytes | None]
 
 
 class Durable:
-    """The last commit."""
+    """The last commit.  `notes`: what is stored beside the rows, without their prefix."""
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}
@@ -27,20 +30,18 @@ class Durable:
         self.commits = 0
 
 
-class SimStore:
-    def __init__(self, durable: Durable, spend: Callable[[int], None], step: Callable[[str], None]) -> None:
+class SimCommitted:
+    """Implements overlay_store.Committed."""
+
+    def __init__(self, durable: Durable, step: Callable[[str], None]) -> None:
         self._durable = durable
-        self._spend = spend
         self._step = step
         self._rows = dict(durable.rows)
         self._order = sorted(self._rows)
-        self._undo: dict[bytes, bytes | None] = {}
-        self._notes = dict(durable.notes)
-        self._digest = digest_of(self._rows.items())
-        self.changes = 0
+        self._beside = {NOTE_PREFIX + name: value for name, value in durable.notes.items()}
+        self._unseen: list[tuple[Changes, Changes]] = []  # durable, and not in the snapshot yet
+        self.full = False
         self.grown = 0
-        self.full_at = -1
-        self.commit_ns = 2_000_000
 
     @property
     def identity(self) -> StoreIdentity | None:
@@ -61,58 +62,14 @@ class SimStore:
             mine, node=node, incarnation=incarnation, state_snapshot_index=state_snapshot_index, state_snapshot_term=state_snapshot_term
         )
 
-    def note(self, name: bytes) -> bytes:
-        return self._notes.get(name, b"")
-
-    def set_note(self, name: bytes, value: bytes) -> None:
-        self._notes[name] = value
-
-    @property
-    def digest(self) -> bytes:
-        return pack_digest(self._digest)
-
-    def count_rows(self) -> int:
-        """The digest is always whole."""
-        return 0
-
-    # --- Txn ---------------------------------------------------------------------------------------------------------------
+    # --- the snapshot ------------------------------------------------------------------------------------------------------
     def get(self, key: bytes) -> bytes | None:
         return self._rows.get(key)
 
-    def put(self, key: bytes, value: bytes) -> None:
-        self._changed(key)
-        if key not in self._rows:
-            insort(self._order, key)
-        self._rows[key] = value
-        self._digest += pair_hash(key, value)
-
-    def delete(self, key: bytes) -> bool:
-        self._changed(key)
-        if self._rows.pop(key, None) is None:
-            return False
-        del self._order[bisect_left(self._order, key)]
-        return True
-
-    def _changed(self, key: bytes) -> None:
-        if self.full_at >= 0:
-            self.full_at -= 1
-            if self.full_at < 0:
-                raise MapFull("simulated")
-        self.changes += 1
-        old = self._rows.get(key)
-        if old is not None:
-            self._digest -= pair_hash(key, old)
-        if key not in self._undo:
-            self._undo[key] = old
-
-    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        before = self.changes
-        order, rows = self._order, self._rows
-        at = bisect_left(order, start)
-        while at < len(order) and order[at] < end:
-            assert self.changes == before, "mutated during a scan"
-            yield order[at], rows[order[at]]
-            at += 1
+    def page(self, start: bytes, end: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        at = bisect_left(self._order, start)
+        found = self._order[at : min(bisect_left(self._order, end, at), at + count)]
+        return [(key, self._rows[key]) for key in found]
 
     def last(self, start: bytes, end: bytes) -> tuple[bytes, bytes] | None:
         at = bisect_left(self._order, end) - 1
@@ -120,29 +77,34 @@ class SimStore:
             return None
         return self._order[at], self._rows[self._order[at]]
 
-    # --- transactions --------------------------------------------------------------------------------------------------------
-    def commit(self) -> None:
+    def beside(self, key: bytes) -> bytes | None:
+        return self._beside.get(key)
+
+    def renew(self) -> None:
+        for rows, beside in self._unseen:
+            for key, value in rows.items():
+                if value is not None and key not in self._rows:
+                    insort(self._order, key)
+                elif value is None and key in self._rows:
+                    del self._order[bisect_left(self._order, key)]
+            change(self._rows, rows)
+            change(self._beside, beside)
+        self._unseen.clear()
+
+    # --- commits -----------------------------------------------------------------------------------------------------------
+    def write(self, rows: Changes, beside: Changes) -> None:
+        if self.full:
+            self.full = False
+            raise MapFull("simulated")
         self._step("store commit")
-        self._spend(self.commit_ns)
-        rows, durable = self._rows, self._durable.rows
-        for key in self._undo:
-            if key in rows:
-                durable[key] = rows[key]
-            else:
-                durable.pop(key, None)
-        self._undo.clear()
-        self._durable.notes = dict(self._notes)
-        self.changes = 0
-        self._durable.commits += 1
+        durable = self._durable
+        change(durable.rows, rows)
+        change(durable.notes, {key.removeprefix(NOTE_PREFIX): value for key, value in beside.items() if key.startswith(NOTE_PREFIX)})
+        durable.commits += 1
+        self._unseen.append((dict(rows), dict(beside)))
         self._step("store committed")
 
-    def abort_and_grow(self) -> None:
-        self._rows = dict(self._durable.rows)
-        self._order = sorted(self._rows)
-        self._undo.clear()
-        self._notes = dict(self._durable.notes)
-        self._digest = digest_of(self._rows.items())
-        self.changes = 0
+    def grow(self) -> None:
         self.grown += 1
 
     @property
@@ -153,6 +115,30 @@ class SimStore:
     def map_use_percent(self) -> float:
         return 1.0
 
+    def copy_to(self, path: Path) -> None:
+        raise NotImplementedError("SimFiles copies what is durable")
+
+    def copy_pages_to(self, path: Path) -> None:
+        raise NotImplementedError("nobody asks for pages here")
+
     def close(self) -> None:
-        self._rows = {}
-        self._order = []
+        self._rows, self._order = {}, []
+
+
+def change(rows: dict[bytes, bytes], changes: Changes) -> None:
+    for key, value in changes.items():
+        if value is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = value
+
+
+class SimStore(OverlayStore):
+    """The overlay over simulated rows.  The digest is computed anew at each opening."""
+
+    def __init__(self, durable: Durable, beside: Beside, step: Callable[[str], None]) -> None:
+        self.durable = durable
+        self.rows = SimCommitted(durable, step)
+        super().__init__(self.rows, digesting=True, beside=beside)
+        while self.count_rows():
+            pass

@@ -82,9 +82,6 @@ class FakeReplica:
         self.machine = Machine(MemTxn())
         self.checkpoint_progress = CheckpointProgress()
 
-    def read(self, ask: Callable[[Any], Any]) -> Any:
-        return ask(self.machine)
-
     def propose(self, batch: list[c.Entry]) -> None:
         self.log.propose(batch)
 
@@ -94,7 +91,7 @@ class FakeReplica:
     def commit_due_ns(self) -> int | None:
         return None
 
-    def commit(self) -> None:
+    def pass_time(self, now_ns: int) -> None:
         pass
 
     def figures(self) -> dict[str, int | float | str]:
