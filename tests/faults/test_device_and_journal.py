@@ -184,7 +184,7 @@ def test_load_over_a_slow_journal_a_full_map_and_bad_sockets(node, undisturbed, 
     phases = [
         "journal.sync=delay:50ms:10%",
         "journal.write=short:10%",
-        "store.full=EIO:0.1%",
+        "store.full=EIO:50%",
         "client.send=ECONNRESET:1%",
         "client.receive=ECONNRESET:1%",
         "service.send=EPIPE:1%",

@@ -20,6 +20,7 @@ from awsomefsd.meta.api.messages import Done, Failed
 from awsomefsd.meta.log.journal import Journal
 from awsomefsd.meta.replica import open_voter
 from awsomefsd.meta.replica.replica import Replica
+from awsomefsd.meta.replica.store import Store
 from awsomefsd.meta.server.leader import Leader
 from awsomefsd.meta.server.session_clock import Renewals
 from awsomefsd.meta.voter.voter import Voter
@@ -28,7 +29,7 @@ from tests.sim.broken import VARIANTS, Patch
 from tests.sim.known_seeds import FOUND, FOUND_BY_TESTS
 from tests.unit.meta.log import test_journal
 from tests.unit.meta.raft import test_mutants as core
-from tests.unit.meta.replica import test_replica
+from tests.unit.meta.replica import test_commits, test_replica
 from tests.unit.meta.server import test_leader, test_service
 from tests.unit.meta.server.leases import test_lease_table
 from tests.unit.meta.voter import test_voter
@@ -70,7 +71,8 @@ def _journal_drops_what_the_store_has_not() -> list[Patch]:
     def commit(self: Any) -> None:
         self.log.compact(self.machine.applied_index + 1)
         if self.commits % 3 == 0:
-            self._commit_now()
+            self._begin_commit()
+            self._settle(wait=True)
         else:
             self._uncommitted = 0
             self.commits += 1
@@ -80,6 +82,17 @@ def _journal_drops_what_the_store_has_not() -> list[Patch]:
 
 def _journal_does_not_follow_a_snapshot() -> list[Patch]:
     return [(open_voter, "_follow_state_snapshot", lambda journal, store: None)]
+
+
+def _compaction_by_the_applied_index() -> list[Patch]:
+    def compact(self: Any) -> None:
+        self.log.compact(self.machine.applied_index + 1)
+
+    return [(Replica, "_compact", compact)]
+
+
+def _rows_are_forgotten_before_they_are_seen() -> list[Patch]:
+    return [(Store, "renew", lambda self: None)]
 
 
 def _with_voters(finder: Callable[[Any], None]) -> Callable[[Path], None]:
@@ -102,6 +115,8 @@ def _alone(finder: Callable[[], None]) -> Callable[[Path], None]:
 
 MUTANTS: dict[str, tuple[Callable[[], list[Patch]], Callable[[Path], None]]] = {
     "a truncation is not durable": (_truncation_is_not_durable, test_journal.test_truncate_survives_reopening),
+    "the journal is compacted by the applied index": (_compaction_by_the_applied_index, test_commits.journal_keeps_what_the_store_lacks),
+    "the snapshot is not renewed": (_rows_are_forgotten_before_they_are_seen, test_commits.journal_keeps_what_the_store_lacks),
     "damage is taken for a torn write": (
         _damage_is_taken_for_a_torn_write, test_journal.test_damage_before_the_last_file_is_corrupt_even_at_its_end,
     ),

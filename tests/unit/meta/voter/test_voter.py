@@ -24,7 +24,6 @@ from awsomefsd.meta.replica import replica as replica_module
 from awsomefsd.meta.replica.open_voter import Setting, open_voter
 from awsomefsd.meta.replica.replica import Replica, ReplicaOptions
 from awsomefsd.meta.replica.state_snapshot_files import set_aside
-from awsomefsd.meta.replica.store import Store
 from awsomefsd.meta.state import digest as digest_module
 from awsomefsd.meta.voter import voter as voter_module
 from awsomefsd.meta.voter.peer_messages import Acknowledged, Announce, decode_message, peer_encode
@@ -68,9 +67,7 @@ class Node:
             for sender, raw in messages:
                 self.voter.receive(sender, decode_message(raw))
             applied = self.replica.ready()
-            due = self.replica.commit_due_ns()
-            if due == 0:
-                self.replica.commit()
+            self.replica.pass_time(0)
             return applied
         except RejoinRequired:
             self.anew += 1
@@ -508,7 +505,7 @@ def test_a_diverged_follower_is_found_and_rebuilt(rig: Rig, monkeypatch: pytest.
     rig.until(rig.same)
     leader = rig.led()
     victim = rig.others(leader)[0]
-    Store.put(victim.replica.store, b"\x00\x00\x00\x00\x00\x00\xf0stray", b"row")
+    victim.replica.store.put(b"\x00\x00\x00\x00\x00\x00\xf0stray", b"row")
     rig.propose(200)
     rig.until(lambda: victim.anew == 1)
     assert leader.voter.figures()["members_diverged"] >= 1
@@ -525,7 +522,7 @@ def test_a_diverged_leader_too(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Non
     rig.propose(100)
     rig.until(rig.same)
     leader = rig.led()
-    Store.put(leader.replica.store, b"\x00\x00\x00\x00\x00\x00\xf0stray", b"row")
+    leader.replica.store.put(b"\x00\x00\x00\x00\x00\x00\xf0stray", b"row")
     try:
         rig.propose(200)
     except AttributeError:
