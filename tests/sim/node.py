@@ -227,7 +227,9 @@ class Node:
         )
         store.claim(CLUSTER, self.uuid, journal.incarnation)
         voter = SingleVoter(journal, self.uuid, self.clock.boot_ns, refuse_several=True)
-        return Replica(voter, store, self.watch.machine_of(self), -1, ReplicaOptions(commit_entries=COMMIT_ENTRIES, commit_ms=1000, written=self.wake))  # type: ignore[arg-type]
+        return Replica(
+            voter, store, self.watch.machine_of(self), -1, ReplicaOptions(commit_entries=COMMIT_ENTRIES, commit_ms=1000, written=self.wake)
+        )  # type: ignore[arg-type]
 
     def _open_voter(self) -> Replica:
         setting = Setting(

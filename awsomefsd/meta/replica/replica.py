@@ -26,7 +26,16 @@ from pathlib import Path
 
 from awsomefsd.base.errors import Corrupt, Refused
 from awsomefsd.base.failpoints import hit
-from awsomefsd.base.limits import DIGEST_ENTRIES, JOURNAL_FILE_BYTES, NS_PER_MS, STORE_COMMIT_ENTRIES, STORE_COMMIT_MS, STORE_COMMIT_ROWS, STORE_MAP_BYTES_MIN, STORE_WAIT_FACTOR
+from awsomefsd.base.limits import (
+    DIGEST_ENTRIES,
+    JOURNAL_FILE_BYTES,
+    NS_PER_MS,
+    STORE_COMMIT_ENTRIES,
+    STORE_COMMIT_MS,
+    STORE_COMMIT_ROWS,
+    STORE_MAP_BYTES_MIN,
+    STORE_WAIT_FACTOR,
+)
 from awsomefsd.meta.api.commands import Entry
 from awsomefsd.meta.api.messages import Reply
 from awsomefsd.meta.log.disk import Disk

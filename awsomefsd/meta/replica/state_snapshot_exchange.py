@@ -14,8 +14,8 @@ from awsomefsd.base.errors import Error
 from awsomefsd.base.failpoints import hit
 from awsomefsd.meta.log.journal import JournalFailed, JournalFull
 from awsomefsd.meta.raft.messages import StateSnapshot
-from awsomefsd.meta.replica.state_store import StateStore
 from awsomefsd.meta.replica.overlay_store import OverlayStore
+from awsomefsd.meta.replica.state_store import StateStore
 from awsomefsd.meta.voter.ports import RAFT_NOTE
 from awsomefsd.meta.voter.voter import Voter
 

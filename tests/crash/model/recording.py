@@ -256,8 +256,9 @@ class Cutter:
         if journal_at_rest and not self.unflushed:
             ways = ways[:1]
         for journal, device in ways:
-            yield f"journal {journal}, device {device}", Image(
-                self.journal_after(journal, dice), self.rows, self.identity, self.device_after(device, dice)
+            yield (
+                f"journal {journal}, device {device}",
+                Image(self.journal_after(journal, dice), self.rows, self.identity, self.device_after(device, dice)),
             )
 
     def journal_after(self, way: str, dice: Random) -> dict[str, bytes]:
