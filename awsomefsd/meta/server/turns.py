@@ -3,7 +3,7 @@
     wait → hear the other voters → start every request that is ready → leader.run (one journal sync) → send (one a connection) → leader.tick
 
 With several voters the connections to the others are part of the same loop, and time goes to the log in every turn, after what they have
-said.  Heartbeats and votes wait for at most one turn: its journal sync, and for the store only where its writer thread is far behind (replica.py).
+said.  Heartbeats and votes wait for at most one turn: its journal sync, and for the store only where its writer thread is far behind.
 
 service.py makes one Turns for each opening of journal and state, and says what follows its end.  The simulator drives the same object.
 """
