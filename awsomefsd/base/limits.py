@@ -116,6 +116,7 @@ STORE_MAP_BYTES_MIN = 256 * MIB
 STORE_MAP_USE_MAX_PERCENT = 70
 STORE_COMMIT_ENTRIES = 2_000  # entries in one generation of the store's overlay, if the disk keeps up
 STORE_COMMIT_ROWS = 20_000  # rows in one, the same
+STORE_COMMIT_BYTES = 16 * MIB  # keys and values of them, the same
 STORE_WAIT_FACTOR = 4  # so many times that, and the metadata thread waits for the generation before
 STORE_COMMIT_MS = 1_000
 REAP_EXTENTS_PER_ENTRY = 1_024

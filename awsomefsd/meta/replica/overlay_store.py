@@ -40,18 +40,20 @@ Beside = Callable[[Callable[[], None]], Callable[[], None]]  # starts the work o
 class Generation:
     """Changes in memory: rows (None: deleted) with their keys in order, and what is stored beside the rows."""
 
-    __slots__ = ("beside", "mark", "order", "rows")
+    __slots__ = ("beside", "mark", "order", "rows", "size")
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes | None] = {}
         self.order: list[bytes] = []
         self.beside: dict[bytes, bytes | None] = {}
         self.mark = 0  # of begin_commit
+        self.size = 0  # bytes of all changes, the ones that were overwritten too
 
     def change(self, key: bytes, value: bytes | None) -> None:
         if key not in self.rows:
             insort(self.order, key)
         self.rows[key] = value
+        self.size += len(key) + (len(value) if value is not None else 0)
 
     def page(self, start: bytes, end: bytes, count: int) -> Page:
         """The first `count` changes with start <= key < end."""
@@ -65,7 +67,7 @@ class Generation:
         return self.order[at] if at >= 0 and self.order[at] >= start else None
 
 
-class Committed(Protocol):
+class CommittedRows(Protocol):
     """The rows of the last commit, as of the last `renew`: Store.open(snapshot=True), or the simulator's.
 
     All calls but `write` and the copies come from one thread.
@@ -123,7 +125,7 @@ def on_a_thread(work: Callable[[], None]) -> Callable[[], None]:
 class OverlayStore:
     """Implements StateStore.  All calls on the thread that opened it, except `copy_to` and `copy_pages_to`."""
 
-    def __init__(self, committed: Committed, *, digesting: bool = False, beside: Beside = on_a_thread) -> None:
+    def __init__(self, committed: CommittedRows, *, digesting: bool = False, beside: Beside = on_a_thread) -> None:
         self.committed = committed
         self.written: Callable[[], None] = lambda: None  # called on the writer thread when `settle` has something to tell
         self._beside = beside
@@ -260,6 +262,11 @@ class OverlayStore:
     def changes(self) -> int:
         """Rows changed since the last `begin_commit`."""
         return len(self._filling.rows)
+
+    @property
+    def changed_bytes(self) -> int:
+        """Bytes of the changes since then."""
+        return self._filling.size
 
     @property
     def writing(self) -> bool:

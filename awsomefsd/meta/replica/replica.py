@@ -30,6 +30,7 @@ from awsomefsd.base.limits import (
     DIGEST_ENTRIES,
     JOURNAL_FILE_BYTES,
     NS_PER_MS,
+    STORE_COMMIT_BYTES,
     STORE_COMMIT_ENTRIES,
     STORE_COMMIT_MS,
     STORE_COMMIT_ROWS,
@@ -237,7 +238,11 @@ class Replica:
 
     # --- every so often -------------------------------------------------------------------------------------------------
     def _is_large(self, factor: int) -> bool:
-        return self._uncommitted >= factor * self._commit_entries or self.store.changes >= factor * STORE_COMMIT_ROWS
+        """The changes since the last commit was begun are `factor` times what makes another one due."""
+        store = self.store
+        if store.changes >= factor * STORE_COMMIT_ROWS or store.changed_bytes >= factor * STORE_COMMIT_BYTES:
+            return True
+        return self._uncommitted >= factor * self._commit_entries
 
     def commit_due_ns(self) -> int | None:
         """Monotonic time at which `pass_time` is due, 0: now; None while there is nothing to commit, or `written` will tell."""

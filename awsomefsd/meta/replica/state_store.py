@@ -57,6 +57,10 @@ class StateStore(Txn, Protocol):
         """Rows changed since the last `begin_commit`."""
 
     @property
+    def changed_bytes(self) -> int:
+        """Bytes of the changes since then."""
+
+    @property
     def writing(self) -> bool:
         """A generation is not settled yet: `begin_commit` must wait."""
 

@@ -70,7 +70,7 @@ IDENTITY = Sealed(StoreIdentity)
 class Store:
     """Rows (Txn), notes and identity.  All calls on the thread that opened it, except `write`, `copy_to` and `copy_pages_to`.
 
-    Opened with `snapshot`, it implements overlay_store.Committed: rows are read as of the last commit, and changes come by `write`.
+    Opened with `snapshot`, it implements overlay_store.CommittedRows: rows are read as of the last commit, and changes come by `write`.
     """
 
     def __init__(self, env: lmdb.Environment, readonly: bool, snapshot: bool) -> None:

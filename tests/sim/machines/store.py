@@ -31,7 +31,7 @@ class Durable:
 
 
 class SimCommitted:
-    """Implements overlay_store.Committed."""
+    """Implements overlay_store.CommittedRows."""
 
     def __init__(self, durable: Durable, step: Callable[[str], None]) -> None:
         self._durable = durable

@@ -10,6 +10,7 @@ import pytest
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Failed
 from awsomefsd.meta.machine.machine import Machine
+from awsomefsd.meta.replica import replica as replica_module
 from awsomefsd.meta.replica.overlay_store import OverlayStore
 from awsomefsd.meta.replica.replica import Replica, ReplicaOptions
 from awsomefsd.meta.replica.store import Store
@@ -154,4 +155,21 @@ def test_a_copy_is_begun_when_the_store_has_the_entry(tmp_path):
     made.writer.end()
     made.replica.pass_time(0)
     assert made.replica._is_stored(index) and not made.replica.store.writing
+    made.crash()
+
+
+def test_large_values_make_a_commit_due_by_their_bytes(tmp_path, monkeypatch):
+    """A few thousand attributes of 64 KiB would fill the memory before their number counts."""
+    monkeypatch.setattr(replica_module, "STORE_COMMIT_BYTES", 100_000)
+    made = Made(tmp_path).start()
+    made.replica.commit()
+    made.fill(1)
+    assert made.replica.commit_due_ns() > 0
+    made.replica.store.put(b"\xf0large", bytes(100_000))
+    assert made.replica.commit_due_ns() == 0
+    made.replica.pass_time(0)
+    made.replica.store.put(b"\xf0large", bytes(300_000))
+    assert made.replica.commit_due_ns() is None
+    made.replica.store.put(b"\xf0large", bytes(100_000))
+    assert made.replica.commit_due_ns() == 0, "and the metadata thread waits"
     made.crash()
