@@ -33,6 +33,7 @@ import logging
 import os
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -51,6 +52,7 @@ from awsomefsd.fuse.negotiate import Overrides, agree, pack_init, pack_major_onl
 from awsomefsd.fuse.parked_requests import ParkArea, ParkEntry
 from awsomefsd.fuse.slots import Slot, SlotArea
 from awsomefsd.fuse.takeover import Takeover
+from awsomefsd.fuse.turn import AT_ONCE_NS, Turn, Turns
 from awsomefsd.vfs.api.context import Context
 from awsomefsd.vfs.api.filesystem import Filesystem, Promise
 
@@ -93,30 +95,6 @@ class Ended:
             return False
         self._lock.release()
         return True
-
-
-class Turn:
-    """The turn to be in readv(2): one reader at a time, as long as its requests are short.
-
-    The kernel wakes waiting readers in turns, each on whatever processor it last ran, and that costs more than a lookup.  So a reader goes
-    on reading while it serves what never blocks, and lets the next one read before it does anything that may.
-    """
-
-    __slots__ = ("_lock", "mine")
-
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
-        self.mine = False
-
-    def take(self) -> None:
-        if not self.mine:
-            self._lock.acquire()
-            self.mine = True
-
-    def give(self) -> None:
-        if self.mine:
-            self.mine = False
-            self._lock.release()
 
 
 class Pending:
@@ -210,7 +188,7 @@ class Session:
         self._busy: dict[int, Ended] = {}  # slots that a takeover left to requests which keep them
         self._overrides = overrides
         self._on_first_reply = on_first_reply
-        self._reading = threading.Lock()
+        self._turns = Turns()
         self._interrupted: deque[int] = deque(maxlen=INTERRUPTS_REMEMBERED)
         self._waiting: dict[int, Pending] = {}  # by unique
         self._killed = KilledCallers(self._give_up)
@@ -253,7 +231,8 @@ class Session:
         self._repeated.clear()
 
     def start(self) -> None:
-        """Starts one reader thread for each slot."""
+        """Starts one reader thread for each slot, and the one that watches their turn."""
+        self._turns.watch()
         for slot in self.slots:
             thread = threading.Thread(target=self._read_loop, args=(slot,), name=f"fuse-{slot.index}", daemon=True)
             self._threads.append(thread)
@@ -273,17 +252,19 @@ class Session:
         busy = self._busy.get(slot.index)
         if busy is not None:
             busy.wait()
-        turn = Turn(self._reading)
+        turn = Turn(self._turns)
         turn.take()
         try:
             while self.read_one(slot, turn):
                 turn.take()
         finally:
             turn.give()
+            self._turns.ended.set()
 
     def read_one(self, slot: Slot, turn: Turn | None = None) -> bool:
         """Reads and serves one request (or tries to); returns False when there will be no more.  Blocks in readv(2)."""
         slot.begin_read()
+        began = time.monotonic_ns()
         try:
             length = os.readv(self.fd, [slot.read_buffer])
         except OSError as err:
@@ -294,20 +275,27 @@ class Session:
             return False
         if length < _BODY_AT:
             return length > 0
-        self.serve(slot, length, turn)
+        self.serve(slot, length, turn, time.monotonic_ns() - began < AT_ONCE_NS)
         return True
 
-    def serve(self, slot: Slot, length: int, turn: Turn | None = None) -> None:
-        """Executes the request in `slot`; on return the slot is free.  Blocks until a request that keeps its slot has ended."""
+    def serve(self, slot: Slot, length: int, turn: Turn | None = None, came_at_once: bool = False) -> None:
+        """Executes the request in `slot`; on return the slot is free.  Blocks until a request that keeps its slot has ended.
+
+        `came_at_once`: the request had waited for a reader, so others may wait behind it.
+        """
         _, opcode, wire, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(slot.head)
         ctx = Context(uid, gid, pid, wire & UNIQUE_MASK, wire)
         slot.start(length)
         if wire > UNIQUE_MASK and self.inherited is not None and self.inherited.claim(wire):
             slot.free()
             return
-        if turn is not None and (opcode == Opcode.READ or length > LONG_REQUEST_BYTES):
+        if turn is not None and length > LONG_REQUEST_BYTES:
             turn.give()
+        reads = turn if opcode == Opcode.READ else None
+        since = reads.begin_read(came_at_once) if reads is not None else 0
         pending = self.execute(slot, opcode, ctx, nodeid, slot.read_buffer[_BODY_AT:length])
+        if reads is not None:
+            reads.end_read(since)
         if pending is not None and pending.held is slot:
             if turn is not None:
                 turn.give()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from buildtools.nodes import Node, await_true
 from tests.conftest import MakeNode
-from tests.rigs.system_calls import counted, needs_strace
+from tests.rigs.system_calls import counted, needs_strace, split_at, traced
 from tests.rigs.wake_ups import wake_ups_per_s
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240), needs_strace]
@@ -58,3 +59,23 @@ def test_a_synced_write_is_two_syncs(node: Node, tmp_path: Path, figures: list[s
     assert each(counts, "fdatasync") <= 1.1, "the other one is the journal's"
     assert each(counts, "sendto") <= 1.2
     assert each(counts, *MAPPING) <= 0.4
+
+
+def test_a_cold_read_is_one_request_and_hands_no_turn_on(node: Node, tmp_path: Path, figures: list[str]) -> None:
+    path = node.mountpoint / "cold"
+    with path.open("wb", buffering=0) as file:
+        file.write(os.urandom(ROUNDS * 4096))
+        os.fsync(file.fileno())
+    fd, page = os.open(path, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 4096)
+    try:
+        os.preadv(fd, [page], 0)  # the layout is known from here on
+        with traced(node.pid("worker"), tmp_path, "readv,preadv2,futex") as calls:
+            for number in range(ROUNDS):
+                assert os.preadv(fd, [page], number * 7 % ROUNDS * 4096) == 4096
+    finally:
+        os.close(fd)
+    reads = [between for between in split_at("readv", calls) if "preadv2" in between]
+    without = sum("futex" not in between for between in reads)
+    figures.append(f"cold 4 KiB reads: {len(reads)}, {without} without a futex call; preadv2 {sum(r.count('preadv2') for r in reads)}")
+    assert len(reads) >= ROUNDS * 0.9
+    assert without >= ROUNDS / 10, "the turn is handed on for every READ; on a busy machine for many"

@@ -1,0 +1,88 @@
+"""The turn to be in readv(2): one reader at a time, as long as its requests are short.
+
+The kernel wakes waiting readers in turns, each on whatever processor it last ran, and that costs more than a lookup.  So a reader goes on
+reading while it serves what never blocks, and lets the next one read before it does anything that may.
+
+*A READ* is served with the turn kept when nobody waited behind it (readv(2) had to wait for it) and the READ before it was quick.  Handing
+the turn on costs several futex calls and two switches, as much as a quick device takes.  On a device that is slow the turn is handed on.
+So only a READ that turns out to be slow holds others up, and only until a thread of its own sees that and hands its turn on.
+
+Two readers in readv(2) at a time are harmless, only dearer.  So nothing here has to be exact (decision 195).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+AT_ONCE_NS = 20_000  # a readv that returns sooner found its request waiting; a wake-up takes longer
+QUICK_NS = 5_000_000  # a READ from flash on a busy machine; a disk that turns takes longer
+LOOK_S = 1.0
+KEPT_NS_MAX = 500_000_000  # then the next look hands it on
+
+
+class Turns:
+    """What the readers of a session share."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.quick = True  # the last READ was
+        self.kept: tuple[Turn, int] | None = None  # by a READ that began then (ns, monotonic)
+        self.ended = threading.Event()
+
+    def watch(self) -> None:
+        """Starts the thread that looks for a READ that keeps the turn for too long, until `ended` is set."""
+        threading.Thread(target=self._watch, name="fuse-turn", daemon=True).start()
+
+    def look(self, now_ns: int) -> None:
+        """Hands the turn on in the name of a reader whose READ takes too long."""
+        kept = self.kept
+        if kept is not None and now_ns - kept[1] >= KEPT_NS_MAX:
+            self.quick = False
+            kept[0].give()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(LOOK_S):
+            self.look(time.monotonic_ns())
+
+
+class Turn:
+    """One reader's side of it; `give` may be called by the watching thread too."""
+
+    __slots__ = ("_mine", "_turns")
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._mine: list[None] = []  # one item while the turn is ours; whoever pops it releases the lock
+
+    @property
+    def mine(self) -> bool:
+        return bool(self._mine)
+
+    def take(self) -> None:
+        if not self._mine:
+            self._turns.lock.acquire()
+            self._mine.append(None)
+
+    def give(self) -> None:
+        try:
+            self._mine.pop()
+        except IndexError:
+            return
+        self._turns.lock.release()
+
+    def begin_read(self, came_at_once: bool) -> int:
+        """Before a READ is served, with whether others may wait behind it; returns when that was (ns, monotonic), for `end_read`."""
+        now = time.monotonic_ns()
+        if came_at_once or not self._turns.quick:
+            self.give()
+        else:
+            self._turns.kept = self, now
+        return now
+
+    def end_read(self, began_ns: int) -> None:
+        """After it."""
+        self._turns.quick = time.monotonic_ns() - began_ns < QUICK_NS
+        kept = self._turns.kept
+        if kept is not None and kept[0] is self:
+            self._turns.kept = None

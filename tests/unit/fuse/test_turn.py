@@ -1,0 +1,65 @@
+"""Which reader is in readv(2): the turn is kept for quick READs, handed on for slow ones, and given once."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from awsomefsd.fuse.turn import KEPT_NS_MAX, QUICK_NS, Turn, Turns
+
+
+@pytest.fixture
+def turns() -> Turns:
+    return Turns()
+
+
+@pytest.fixture
+def turn(turns: Turns) -> Turn:
+    turn = Turn(turns)
+    turn.take()
+    return turn
+
+
+def test_a_read_that_was_awaited_keeps_the_turn(turns: Turns, turn: Turn) -> None:
+    turn.end_read(turn.begin_read(came_at_once=False))
+    assert turn.mine and turns.kept is None
+
+
+def test_a_read_that_others_may_wait_behind_hands_it_on(turns: Turns, turn: Turn) -> None:
+    turn.begin_read(came_at_once=True)
+    assert not turn.mine and not turns.lock.locked()
+
+
+def test_reads_of_a_slow_device_hand_it_on_until_one_is_quick(turns: Turns, turn: Turn) -> None:
+    turn.end_read(turn.begin_read(came_at_once=False) - 2 * QUICK_NS)
+    turn.take()
+    began = turn.begin_read(came_at_once=False)
+    assert not turn.mine, "the READ before it was slow"
+    turn.end_read(began)
+    turn.take()
+    turn.begin_read(came_at_once=False)
+    assert turn.mine
+
+
+def test_a_read_whose_device_does_not_answer_loses_it(turns: Turns, turn: Turn) -> None:
+    other = Turn(turns)
+    began = turn.begin_read(came_at_once=False)
+    turns.look(began + KEPT_NS_MAX - 1)
+    assert turn.mine
+    turns.look(began + KEPT_NS_MAX)
+    assert not turn.mine
+    other.take()
+    turns.look(began + 2 * KEPT_NS_MAX)
+    turn.end_read(began)
+    turn.give()
+    assert other.mine and turns.lock.locked(), "it is given once"
+
+
+def test_the_watching_thread_hands_it_on(turns: Turns, turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awsomefsd.fuse.turn.LOOK_S", 0.01)
+    turn.begin_read(came_at_once=False)
+    turns.kept = turn, time.monotonic_ns() - KEPT_NS_MAX
+    turns.watch()
+    Turn(turns).take()  # returns when the other has lost it
+    turns.ended.set()
