@@ -175,12 +175,12 @@ def test_a_removed_node_is_refused(founder: Machine) -> None:
     renew = RenewCertificate(ca.make_request(gone.files.own_key(), made))
     with ControlConnection(founder.endpoint, of_member(gone.files)) as connection:
         assert connection.call(renew).certificate
-        assert founder.cli("node", "cordon", "gone").returncode == 0
-        assert founder.ask("node", "drain", "gone")["state"] == "draining"
-        assert founder.ask("node", "uncordon", "gone")["state"] == "active"
-        assert founder.cli("node", "remove", "gone").returncode == 0
-        with pytest.raises(Refused, match="was removed"):
-            connection.call(renew)
+    assert founder.cli("node", "cordon", "gone").returncode == 0
+    assert founder.ask("node", "drain", "gone")["state"] == "draining"
+    assert founder.ask("node", "uncordon", "gone")["state"] == "active"
+    assert founder.cli("node", "remove", "gone").returncode == 0
+    with ControlConnection(founder.endpoint, of_member(gone.files)) as connection, pytest.raises(Refused, match="was removed"):
+        connection.call(renew)
     assert "gone" not in founder.cli("node", "ls").stdout and "gone" in founder.cli("node", "ls", "--removed").stdout
     (gone.state / "node.json").unlink()
     (gone.state / "pki" / "pending.json").write_text(json.dumps({"node": made}))

@@ -169,6 +169,9 @@ class ControlService:
             return
         try:
             self.admin.check_leaving(self._node.node, ends_cluster=bool(destroy))
+        except Unavailable:  # to one that was removed only the control port answers, and says so
+            if destroy or self._mounted():
+                raise
         except FsError as err:
             if WAS_REMOVED not in str(err):
                 raise

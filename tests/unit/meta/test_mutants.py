@@ -115,8 +115,12 @@ def _alone(finder: Callable[[], None]) -> Callable[[Path], None]:
 
 MUTANTS: dict[str, tuple[Callable[[], list[Patch]], Callable[[Path], None]]] = {
     "a truncation is not durable": (_truncation_is_not_durable, test_journal.test_truncate_survives_reopening),
-    "the journal is compacted by the applied index": (_compaction_by_the_applied_index, test_commits.journal_keeps_what_the_store_lacks),
-    "the snapshot is not renewed": (_rows_are_forgotten_before_they_are_seen, test_commits.journal_keeps_what_the_store_lacks),
+    "the journal is compacted by the applied index": (
+        _compaction_by_the_applied_index, test_commits.test_the_journal_keeps_what_the_store_lacks,
+    ),
+    "the snapshot is not renewed": (
+        _rows_are_forgotten_before_they_are_seen, test_commits.test_the_journal_keeps_what_the_store_lacks,
+    ),
     "damage is taken for a torn write": (
         _damage_is_taken_for_a_torn_write, test_journal.test_damage_before_the_last_file_is_corrupt_even_at_its_end,
     ),

@@ -229,6 +229,26 @@ def test_a_node_that_was_removed_may_purge_itself(tmp_path: Path) -> None:
     assert part.leave(force=False, purge=True) == ["conflicts", "notes"] and not part.purge_conflicts
 
 
+def test_a_removed_node_to_which_only_the_control_port_answers_may_purge_itself(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    settings.state_dir.mkdir()
+    mounted: list[str] = ["/mnt"]
+
+    def nobody(body: Any) -> Any:
+        raise Unavailable("no leader can be reached")
+
+    part = ControlService(settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: None, nobody, mounted=lambda: mounted)
+    part.call_leader = _refused_as_removed  # type: ignore[method-assign]
+    with pytest.raises(Unavailable):
+        part.leave(force=True, purge=True)
+    mounted.clear()
+    assert part.leave(force=False, purge=True) == [] and part.purge.done
+
+
+def _refused_as_removed(body: Any) -> Any:
+    raise Refused("node node-1 was removed from this cluster; join with a new identity (an empty state directory)")
+
+
 class Leaving:
     """A node that leaves: `done` has what happened to it, in this order; `fails` is the mount that cannot be ended."""
 

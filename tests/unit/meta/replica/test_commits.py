@@ -66,9 +66,9 @@ class Made:
         self.replica.close()
 
 
-def journal_keeps_what_the_store_lacks(directory: Path) -> None:
+def test_the_journal_keeps_what_the_store_lacks(tmp_path: Path) -> None:
     """Commits end late and a crash comes: every entry is in the store or in the journal, whatever was compacted."""
-    made = Made(directory).start()
+    made = Made(tmp_path).start()
     made.fill(60)
     made.replica.pass_time(LATE_NS)
     begun = made.replica.machine.applied_index
@@ -83,10 +83,6 @@ def journal_keeps_what_the_store_lacks(directory: Path) -> None:
     made.start()
     assert made.rows == rows
     made.crash()
-
-
-def test_the_journal_keeps_what_the_store_lacks(tmp_path):
-    journal_keeps_what_the_store_lacks(tmp_path)
 
 
 def test_nobody_waits_while_the_writer_is_less_than_its_bound_behind(tmp_path):
