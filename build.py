@@ -63,8 +63,7 @@ def parser():
     up.add_argument("--size", default="8G", help="size of the sparse file that is the disk (default 8G, at least 2G)")
     down = commands.add_parser("down", help="unmount, stop and remove all of it")
     down.add_argument("--dir", default=default, help="the directory that was given to up")
-    test = commands.add_parser("test", help="all tests; --seed N replays those of a run, other words go to pytest", add_help=False)
-    test.add_argument("rest", nargs=argparse.REMAINDER)
+    _add_tests(commands, "test", "all tests; --seed N replays those of a run, other words go to pytest")
     commands.add_parser("lint", help="ruff, mypy, import contracts, lengths, dead code")
     bench = commands.add_parser("bench", help="figures beside ext4 and a null FUSE server, as ratios")
     bench.add_argument("--voters", action="store_true", help="instead: metadata on several voters beside etcd, many inodes, catching up")
@@ -86,15 +85,28 @@ def parser():
     env.add_argument("--size", default="8G", help="size of the sparse file that is the device (default 8G)")
     env.add_argument("--remove", action="store_true", help="instead: remove cluster, loop device and directory")
     commands.add_parser("deploy", help="the image of dist/, and the chart, in the cluster of dev-env")
-    soak = commands.add_parser("soak", help="the tests marked soak: longer kill runs", add_help=False)
-    soak.add_argument("rest", nargs=argparse.REMAINDER)
+    _add_tests(commands, "soak", "the tests marked soak: longer kill runs")
     return top
+
+
+def _add_tests(commands, name, what):
+    made = commands.add_parser(
+        name,
+        help=what,
+        usage="build.py " + name + " [-h] [--seed N] [WORD ...]",
+        description=what + ".  As root it installs what is missing first, and makes .venv.",
+        epilog="WORD: files, folders and options of pytest, such as -k NAME; .venv/bin/python -m pytest --help lists them.",
+    )
+    made.add_argument("--seed", metavar="N", help="replays the random tests of the run that printed this number")
+    made.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
 
 def main():
     ensure_version()
     words = sys.argv[1:]
-    chosen = parser().parse_args(words[:1] if words[:1] in (["test"], ["soak"]) else words)
+    for_pytest = words[:1] in (["test"], ["soak"])
+    asked = ["--help"] if {"-h", "--help"} & set(words[1:]) else []
+    chosen = parser().parse_args(words[:1] + asked if for_pytest else words)
     sys.path.insert(0, HERE)
     from buildtools import commands
     from buildtools.say import BuildError, bad

@@ -6,6 +6,7 @@ Everything is looked at before it is installed, so a machine that has all of it 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import importlib.util
@@ -218,8 +219,28 @@ def _optional(extra: str) -> None:
         warn(f"not installed: {extra} (its tests will be skipped)")
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Holds a lock of the checkout: two that prepare one .venv at the same time take it away from each other."""
+    folder = os.open(CHECKOUT, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            warn("another build.py prepares .venv of this checkout; waiting for it")
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
 def venv(extras: bool = False) -> None:
-    """.venv of the checkout with the project in it, editable."""
+    """.venv of the checkout with the project in it, editable; one process at a time."""
+    with _alone():
+        _venv(extras)
+
+
+def _venv(extras: bool) -> None:
     if venv_is_current(extras):
         good(".venv is current")
         return

@@ -13,7 +13,7 @@ from awsomefsd.base.errors import NotFound, WouldLoseData
 from awsomefsd.base.log import printable
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import ERROR, OK, CliGroup, Invocation
-from awsomefsd.cli.output import counted, message_dict, output_option, print_json, print_table
+from awsomefsd.cli.output import counted, message_dict, output_option, print_json, print_table, typed_again
 from awsomefsd.cli.tables import print_devices
 
 DRAIN_POLL_S = 1.0
@@ -51,7 +51,7 @@ def confirmed(path: str, given: str) -> str:
     """Returns the path if the user typed it again, in `given` or at a prompt.  Raises WouldLoseData for any other text."""
     if not given:
         click.echo(f"Everything on {path} will be lost.", err=True)
-        given = click.prompt("Type the path of the device to go on", default="", show_default=False, err=True)
+        given = typed_again("the path of the device", "--yes-destroy")
     if given != path:
         raise WouldLoseData(f"the confirmation {given!r} is not {path!r}; nothing was done")
     return path

@@ -101,8 +101,17 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any
     return value
 
 
+class _GivenPath(click.Path):
+    """A path that is not empty: an empty one would be the directory that somebody happens to be in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty; write one, or leave the option out", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def _global_options() -> list[click.Parameter]:
-    path = click.Path(path_type=Path)
+    path = _GivenPath(path_type=Path)
     return [
         click.Option(
             ["--state-dir"],

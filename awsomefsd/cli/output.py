@@ -39,6 +39,15 @@ class Size(click.ParamType):
 SIZE = Size()
 
 
+def typed_again(what: str, option: str) -> str:
+    """Returns what the user types when asked for `what`.  Raises click.Abort if nobody answers, and names the option for scripts then."""
+    try:
+        return str(click.prompt(f"Type {what} to go on", default="", show_default=False, err=True))
+    except click.Abort:
+        click.echo(f"\nnobody answered, so nothing was done; a script gives {what} with {option}", err=True)
+        raise
+
+
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 

@@ -10,7 +10,7 @@ import click
 from awsomefsd.base.errors import NotFound
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import CliGroup, Invocation
-from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
+from awsomefsd.cli.output import message_dict, output_option, print_json, print_table, typed_again
 
 
 @click.group(cls=CliGroup)
@@ -67,7 +67,7 @@ def release(invocation: Invocation, number: int, reason: str, confirm: str, form
                 raise NotFound(f"session {number} has nothing in quarantine; see `awsomefsd quarantine ls`")
             name = found.node_name or found.node
             click.echo(f"If a write of node {name} still arrives after this, it destroys data of others.", err=True)
-            confirm = click.prompt("Type the name of the node to go on", default="", show_default=False, err=True)
+            confirm = typed_again("the name of the node", "--confirm")
         done = client.call("ReleaseQuarantine", session=number, reason=reason, confirm=confirm)
     if form == "json":
         print_json(message_dict(done))

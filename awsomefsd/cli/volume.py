@@ -9,7 +9,7 @@ import click
 
 from awsomefsd.base.errors import WouldLoseData
 from awsomefsd.cli.main import CliGroup, Invocation
-from awsomefsd.cli.output import SIZE, message_dict, output_option, print_json
+from awsomefsd.cli.output import SIZE, message_dict, output_option, print_json, typed_again
 from awsomefsd.cli.tables import print_volumes
 
 
@@ -101,7 +101,7 @@ def delete(invocation: Invocation, name: str, force: bool, yes_destroy: str) -> 
     if force or yes_destroy:
         if not yes_destroy:
             click.echo(f"All files of volume {name} will be lost.", err=True)
-            yes_destroy = click.prompt("Type the name of the volume to go on", default="", show_default=False, err=True)
+            yes_destroy = typed_again("the name of the volume", "--yes-destroy")
         if yes_destroy != name:
             raise WouldLoseData(f"the confirmation {yes_destroy!r} is not {name!r}; nothing was done")
         destroy = name
@@ -124,7 +124,7 @@ def release(invocation: Invocation, name: str, node: str, yes_release: str) -> N
     """
     if not yes_release:
         click.echo(f"If node {node} still runs, both nodes use volume {name}, and its files may be damaged.", err=True)
-        yes_release = click.prompt("Type the node to go on", default="", show_default=False, err=True)
+        yes_release = typed_again("the node", "--yes-release")
     if yes_release != node:
         raise WouldLoseData(f"the confirmation {yes_release!r} is not {node!r}; nothing was done")
     with invocation.client() as client:

@@ -74,11 +74,21 @@ def _size(value: Any) -> Any:
     return parse_bytes(value) if isinstance(value, str) else value
 
 
+def _path(value: Any) -> Any:
+    """Refuses an empty path: it would be the directory that somebody happens to be in, such as where a shell's variable was not set."""
+    if not isinstance(value, str | Path) or value == "":
+        raise ValueError("write the absolute path of a directory")
+    return value
+
+
 def _absolute(path: Path) -> Path:
     try:
-        return Path(os.path.abspath(path.expanduser()))
+        path = path.expanduser()
     except RuntimeError as err:
         raise ValueError(f"{path.parts[0]}: there is no such user, or the user has no home directory") from err
+    if not path.is_absolute():  # the command line's are made absolute there; each process is started in another directory
+        raise ValueError(f"{path} is not absolute; write the absolute path of a directory")
+    return Path(os.path.abspath(path))
 
 
 def _listen(value: str, info: ValidationInfo) -> str:
@@ -104,7 +114,7 @@ def _group(value: str | None) -> str | None:
 
 
 Size = Annotated[int, BeforeValidator(_size)]
-Directory = Annotated[Path, AfterValidator(_absolute)]
+Directory = Annotated[Path, BeforeValidator(_path), AfterValidator(_absolute)]
 
 
 class Section(BaseModel):
@@ -439,10 +449,10 @@ def _file_source(settings_cls: type[BaseSettings], path: Path) -> PydanticBaseSe
         return YamlConfigSettingsSource(settings_cls, yaml_file=path)
     except OSError as err:
         raise ConfigError(f"cannot read {path}: {err.strerror}; correct --config or AWSOMEFSD_CONFIG") from err
-    except (AttributeError, RecursionError) as err:  # a YAML key that is no text, and nesting without end
-        raise ConfigError(f"{path} cannot be parsed: keys are words, nested no deeper than sections") from err
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError, ValueError, TypeError) as err:
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path} cannot be parsed: {str(err).replace(chr(10), ' ')}") from err
+    except (AttributeError, RecursionError, ValueError, TypeError) as err:  # a YAML list, a key that is no text, nesting without end
+        raise ConfigError(f"{path} cannot be parsed: it has keys and values; keys are words, nested no deeper than sections") from err
 
 
 def find_file(explicit: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -477,6 +487,8 @@ def _explain(error: dict[str, Any], environ: Mapping[str, str], file: Path | Non
         return f"token in {where}: {error['msg'].removeprefix('Value error, ')}"
     if error["type"] == "extra_forbidden":
         return f"unknown key {key} in {where}{_nearest(key, {'.'.join(known) for known in key_paths()})}; remove or correct it"
+    if error["type"] == "model_type":
+        return f"{key} = {error['input']!r} in {where}: {key} is a section; write its keys below [{key}]"
     message = error["msg"].removeprefix("Value error, ")
     return f"{key} = {error['input']!r} in {where}: {message[:1].lower()}{message[1:]}"
 

@@ -10,8 +10,9 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from awsomefsd.base.log import printable
@@ -260,12 +261,16 @@ def users_of(dir: str, count_max: int = 5) -> list[str]:
     The words are printable: whoever uses `dir` chooses the names in them.
     """
     found = [f"mount at {entry.dir}" for entry in mounts() if entry.dir.startswith(dir.rstrip("/") + "/")]
-    for name in os.listdir("/proc"):
-        if len(found) >= count_max:
-            break
-        if name.isdigit() and int(name) != os.getpid() and (use := _use_by(Path("/proc") / name, dir)) is not None:
-            found.append(f"{_command(name)} (pid {name}, {use})")
+    found += _processes(_use_by, dir, count_max)
+    if not found:  # last, because the maps of a whole machine take seconds
+        found = _processes(_mapped, dir, count_max)
     return [printable(words) for words in found[:count_max]]
+
+
+def _processes(use_by: Callable[[Path, str], str | None], dir: str, count_max: int) -> list[str]:
+    others = (name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid())
+    uses = ((name, use_by(Path("/proc") / name, dir)) for name in others)
+    return list(islice((f"{_command(name)} (pid {name}, {use})" for name, use in uses if use is not None), count_max))
 
 
 def holders_of(device: str, count_max: int = 5) -> list[str]:
@@ -303,7 +308,7 @@ def _use_by(process: Path, dir: str) -> str | None:
         target = _target(descriptor)
         if _within(target, dir):
             return f"has {target} open"
-    return _mapped(process, dir)
+    return None
 
 
 def _mapped(process: Path, dir: str) -> str | None:

@@ -28,7 +28,7 @@ log = logging.getLogger("awsomefsd.keeper")
 
 READY_MS_MAX = 30_000  # from the start of a first worker to its ready
 PATH_CALL_MS_MAX = 10_000  # of one mount(2) or umount2(2)
-USERS_MS_MAX = 2_000  # to find out who keeps a mount busy
+USERS_MS_MAX = 5_000  # to find out who keeps a mount busy
 FORCE_FLUSH_MS_MAX = 5_000  # what umount --force still waits for
 BYE_MS_MAX = UMOUNT_FLUSH_MS_MAX  # from umount2 to the bye
 MEMFD_BYTES_MAX = 1 << 34
@@ -226,9 +226,9 @@ class KeptMounts:
     def _users(self, dir: str) -> Sequence_:
         try:
             users = yield self._loop.chore(lambda: mount_syscalls.users_of(dir), USERS_MS_MAX, "the search for users")
-        except OSError:
-            return ""
-        return f": used by {', '.join(users)}" if users else ""
+        except OSError:  # a machine with very many processes, or a busy one
+            users = []
+        return f": used by {', '.join(users)}" if users else f": `fuser -vm {dir}` shows who uses it"
 
     def _umount_by_force(self, mount: Mount, dir: str, patience_ms: int) -> Sequence_:
         """Flushes for `patience_ms`, then aborts, detaches and kills.  Returns whether everything acknowledged is durable.

@@ -41,6 +41,7 @@ from awsomefsd.base.types import VolumeInfo
 from awsomefsd.config import mount_options
 from awsomefsd.config.mount_options import MountOptions
 from awsomefsd.keeper import mount_syscalls
+from awsomefsd.node.last_words import reason_in
 from awsomefsd.worker.config import WorkerConfig, asked_options
 from awsomefsd.worker.memory import worker_memfds
 
@@ -193,7 +194,7 @@ class Mounts:
                 raise  # it may be mounted all the same; reconcile finds out
             except FsError as err:
                 self._drop(wanted.mount)
-                raise FsError(err.errno, without_traceback(str(err))) from err
+                raise FsError(err.errno, reason_in(str(err))) from err
             except Error:
                 self._drop(wanted.mount)
                 raise
@@ -389,7 +390,7 @@ class Mounts:
                 try:
                     self._attach_or_start(again, options, instead_of=wanted.mount)
                 except Error as err:
-                    self._errors[again.mount] = without_traceback(str(err))
+                    self._errors[again.mount] = reason_in(str(err))
                     raise
                 self._revived(again.mount)
             bound(logger, mount=again.mount).warning("mounted again: keeper and worker had died", extra={"dir": wanted.directory})
@@ -547,7 +548,11 @@ def _load(path: Path, boot_id: str) -> list[DesiredMount]:
     try:
         return [
             DesiredMount(
-                int(mount, 16), int(row["volume"]), str(row["name"]), str(row["directory"]), tuple(map(str, row["options"])),
+                int(mount, 16),
+                int(row["volume"]),
+                str(row["name"]),
+                str(row["directory"]),
+                tuple(map(str, row["options"])),
                 int(row.get("connection", "0"), 16),
             )
             for mount, row in value["mounts"].items()
@@ -613,16 +618,6 @@ def _check_agrees(wanted: DesiredMount, options: MountOptions, row: dict[str, An
             f"volume {name} is served on this node with options {' '.join(asked) or 'none'}, and {', '.join(differing)} would differ; "
             f"give the same, or unmount it everywhere first and end what still uses an old mount of it (held by {held})"
         )
-
-
-def without_traceback(words: str) -> str:
-    """Returns a worker's last words as one line: the exception without its traceback, which is in the worker's log."""
-    before, trace, after = words.partition("Traceback (most recent call last):")
-    if not trace:
-        return words
-    last = after.replace("\\n", "\n").strip().splitlines()[-1].strip().strip('"')
-    start, _, _ = before.partition("ts=")
-    return f"{start.strip().rstrip(':')}: {last} (the worker's log has the details)"
 
 
 def is_dead(directory: str) -> bool:

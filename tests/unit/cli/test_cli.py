@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -256,6 +257,24 @@ def test_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
         code, _, err = run(capsys, *words)
         assert code == 2 and err, words
     assert "did you mean volume" in run(capsys, "volme")[2]
+
+
+def test_a_question_that_nobody_answers_names_the_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    for words, option in (
+        (("volume", "delete", "v", "--force"), "the name of the volume with --yes-destroy"),
+        (("volume", "release", "v", "--node", "n"), "the node with --yes-release"),
+        (("device", "add", "/dev/x", "--force"), "the path of the device with --yes-destroy"),
+    ):
+        code, _, err = run(capsys, *words)
+        assert code == 130 and f"nothing was done; a script gives {option}" in err
+
+
+@pytest.mark.parametrize("option", ["--state-dir", "--run-dir", "--config"])
+def test_an_empty_path_is_no_directory(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    for words in ((option, "", "config", "show"), ("config", "show", option, "")):
+        code, out, err = run(capsys, *words)
+        assert (code, out) == (2, "") and "the path is empty" in err
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:

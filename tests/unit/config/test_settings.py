@@ -141,6 +141,23 @@ def test_the_home_of_a_user_who_is_not_there_is_an_error_in_words(tmp_path: Path
         load(file, {})
 
 
+@pytest.mark.parametrize("text", ["", "here/state", 5])
+def test_a_directory_that_depends_on_where_a_process_starts_is_refused(tmp_path: Path, text: object) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"state_dir: {text!r}\n")
+    with pytest.raises(ConfigError, match=r"state_dir = .*c.yaml: .*write the absolute path of a directory$"):
+        load(file, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [("a.yaml", "- a\n- b\n", "it has keys and values"), ("a.toml", "log = 'x'", r"log is a section; .*\[log\]$")],
+)
+def test_a_file_of_the_wrong_shape_is_told_what_belongs_there(tmp_path: Path, name: str, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load(write(tmp_path, name, text))
+
+
 def test_a_token_is_shown_nowhere(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("afs1-secretsecret\n")
     settings = load(environ={"AWSOMEFSD_TOKEN_FILE": str(tmp_path / "token")})

@@ -48,3 +48,19 @@ def test_the_holders_of_a_filesystem_have_printable_names(tmp_path: Path) -> Non
     with process(tmp_path, "unshare", "--mount", "--propagation", "private") as pid:
         held = mount_syscalls.holders_of(device, count_max=1_000)
     assert f"{SHOWN} (pid {pid}, at /proc in another mount namespace)" in held
+
+
+def test_no_maps_are_read_where_somebody_is_found_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the maps of every process of a busy machine took longer than umount waits for the names."""
+    monkeypatch.setattr(mount_syscalls, "_mapped", lambda *_: pytest.fail("maps were read"))
+    with (tmp_path / "file").open("wb") as file, subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[file.fileno()]) as cat:
+        found = mount_syscalls.users_of(str(tmp_path))
+        cat.kill()
+    assert found == [f"cat (pid {cat.pid}, has {tmp_path}/file open)"]
+
+
+def test_who_only_maps_a_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mount_syscalls, "_use_by", lambda *_: None)
+    with process(tmp_path) as pid:
+        monkeypatch.setattr(mount_syscalls, "_mapped", lambda path, _dir: "maps x" if path.name == str(pid) else None)
+        assert mount_syscalls.users_of(str(tmp_path)) == [f"{SHOWN} (pid {pid}, maps x)"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.base import durable
+from awsomefsd.base import durable, log
 from awsomefsd.base.errors import AlreadyExists, ConfigError, Corrupt, Error, FsError, NotFound, Refused, Unavailable
 from awsomefsd.base.types import VolumeInfo
 from awsomefsd.config.mount_options import MountOptions
@@ -162,6 +163,32 @@ def test_what_cannot_be_mounted_says_why(rig: Rig, tmp_path: Path) -> None:
         with pytest.raises(kind, match=words):
             rig.mounts.mount(*arguments)
     assert len(rig.file()) == 1 and len(rig.keeper.asked) == 1
+
+
+@pytest.mark.parametrize("formatter", [log.TextFormatter, log.JsonFormatter])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            FsError(errno.EBUSY, "volume v is mounted by session 4 on node n"),
+            "volume v is mounted by session 4 on node n; unmount it there, or ",
+        ),
+        (Refused('there is no "shared" device; add one'), r'there is no "shared" device; add one$'),
+        (
+            ValueError("no luck"),
+            r"worker exited with code 1 before it was ready: ValueError: no luck \(the worker's log has the details\)$",
+        ),
+    ],
+)
+def test_a_worker_that_does_not_serve_is_told_by_its_reason(rig: Rig, formatter: Any, error: Exception, words: str) -> None:
+    try:
+        raise error
+    except Exception as raised:
+        record = logging.LogRecord("worker", logging.ERROR, "x", 1, "it cannot be served", (), (type(raised), raised, raised.__traceback__))
+    line = formatter("worker").format(record)
+    rig.keeper.fails = FsError(errno.EIO, f"worker exited with code 1 before it was ready: {line}")
+    with pytest.raises(FsError, match=f"^{words}"):
+        rig.mounts.mount("alpha", rig.directories[0], [])
 
 
 def test_refused_mount_leaves_nothing_desired(rig: Rig) -> None:
