@@ -52,7 +52,7 @@ from awsomefsd.fuse.negotiate import Overrides, agree, pack_init, pack_major_onl
 from awsomefsd.fuse.parked_requests import ParkArea, ParkEntry
 from awsomefsd.fuse.slots import Slot, SlotArea
 from awsomefsd.fuse.takeover import Takeover
-from awsomefsd.fuse.turn import AT_ONCE_NS, Turn, Turns
+from awsomefsd.fuse.turn import AT_ONCE_NS, Turn, ReadingTurns
 from awsomefsd.vfs.api.context import Context
 from awsomefsd.vfs.api.filesystem import Filesystem, Promise
 
@@ -188,7 +188,7 @@ class Session:
         self._busy: dict[int, Ended] = {}  # slots that a takeover left to requests which keep them
         self._overrides = overrides
         self._on_first_reply = on_first_reply
-        self._turns = Turns()
+        self._turns = ReadingTurns()
         self._interrupted: deque[int] = deque(maxlen=INTERRUPTS_REMEMBERED)
         self._waiting: dict[int, Pending] = {}  # by unique
         self._killed = KilledCallers(self._give_up)

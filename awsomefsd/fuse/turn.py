@@ -21,7 +21,7 @@ LOOK_S = 1.0
 KEPT_NS_MAX = 500_000_000  # then the next look hands it on
 
 
-class Turns:
+class ReadingTurns:
     """What the readers of a session share."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Turn:
 
     __slots__ = ("_mine", "_turns")
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: ReadingTurns) -> None:
         self._turns = turns
         self._mine: list[None] = []  # one item while the turn is ours; whoever pops it releases the lock
 

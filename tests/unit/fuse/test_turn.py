@@ -6,32 +6,32 @@ import time
 
 import pytest
 
-from awsomefsd.fuse.turn import KEPT_NS_MAX, QUICK_NS, Turn, Turns
+from awsomefsd.fuse.turn import KEPT_NS_MAX, QUICK_NS, Turn, ReadingTurns
 
 
 @pytest.fixture
-def turns() -> Turns:
-    return Turns()
+def turns() -> ReadingTurns:
+    return ReadingTurns()
 
 
 @pytest.fixture
-def turn(turns: Turns) -> Turn:
+def turn(turns: ReadingTurns) -> Turn:
     turn = Turn(turns)
     turn.take()
     return turn
 
 
-def test_a_read_that_was_awaited_keeps_the_turn(turns: Turns, turn: Turn) -> None:
+def test_a_read_that_was_awaited_keeps_the_turn(turns: ReadingTurns, turn: Turn) -> None:
     turn.end_read(turn.begin_read(came_at_once=False))
     assert turn.mine and turns.kept is None
 
 
-def test_a_read_that_others_may_wait_behind_hands_it_on(turns: Turns, turn: Turn) -> None:
+def test_a_read_that_others_may_wait_behind_hands_it_on(turns: ReadingTurns, turn: Turn) -> None:
     turn.begin_read(came_at_once=True)
     assert not turn.mine and not turns.lock.locked()
 
 
-def test_reads_of_a_slow_device_hand_it_on_until_one_is_quick(turns: Turns, turn: Turn) -> None:
+def test_reads_of_a_slow_device_hand_it_on_until_one_is_quick(turns: ReadingTurns, turn: Turn) -> None:
     turn.end_read(turn.begin_read(came_at_once=False) - 2 * QUICK_NS)
     turn.take()
     began = turn.begin_read(came_at_once=False)
@@ -42,7 +42,7 @@ def test_reads_of_a_slow_device_hand_it_on_until_one_is_quick(turns: Turns, turn
     assert turn.mine
 
 
-def test_a_read_whose_device_does_not_answer_loses_it(turns: Turns, turn: Turn) -> None:
+def test_a_read_whose_device_does_not_answer_loses_it(turns: ReadingTurns, turn: Turn) -> None:
     other = Turn(turns)
     began = turn.begin_read(came_at_once=False)
     turns.look(began + KEPT_NS_MAX - 1)
@@ -56,7 +56,7 @@ def test_a_read_whose_device_does_not_answer_loses_it(turns: Turns, turn: Turn) 
     assert other.mine and turns.lock.locked(), "it is given once"
 
 
-def test_the_watching_thread_hands_it_on(turns: Turns, turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watching_thread_hands_it_on(turns: ReadingTurns, turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("awsomefsd.fuse.turn.LOOK_S", 0.01)
     turn.begin_read(came_at_once=False)
     turns.kept = turn, time.monotonic_ns() - KEPT_NS_MAX
