@@ -52,7 +52,7 @@ from awsomefsd.fuse.negotiate import Overrides, agree, pack_init, pack_major_onl
 from awsomefsd.fuse.parked_requests import ParkArea, ParkEntry
 from awsomefsd.fuse.slots import Slot, SlotArea
 from awsomefsd.fuse.takeover import Takeover
-from awsomefsd.fuse.turn import AT_ONCE_NS, Turn, ReadingTurns
+from awsomefsd.fuse.turn import AT_ONCE_NS, ReadingTurns, Turn
 from awsomefsd.vfs.api.context import Context
 from awsomefsd.vfs.api.filesystem import Filesystem, Promise
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from awsomefsd.fuse.turn import KEPT_NS_MAX, QUICK_NS, Turn, ReadingTurns
+from awsomefsd.fuse.turn import KEPT_NS_MAX, QUICK_NS, ReadingTurns, Turn
 
 
 @pytest.fixture
