@@ -56,15 +56,24 @@ class KernelWait:
     """A Wait for the kernel, which may need our readers before it is over.
 
     An operation whose request holds a reader does not wait: who drives it calls `begin_only` and lets it go on.
+
+    `is_last`: only this wait is left of an operation that succeeds.  Then who drives it notes that with the request, before `start`; a
+    successor repeats the wait alone (Context.waits_only).
     """
 
-    __slots__ = ("_begin",)
+    __slots__ = ("_begin", "_noted", "is_last")
 
-    def __init__(self, begin: Callable[[Callable[[], None] | None], None]) -> None:
-        """`begin(then)` never blocks, and calls `then` (None: nobody waits) exactly once when it is over, on any thread."""
+    def __init__(self, begin: Callable[[Callable[[], None] | None], None], noted: Callable[[], None], *, is_last: bool) -> None:
+        """`begin(then)` never blocks, and calls `then` (None: nobody waits) exactly once when it is over, on any thread.
+
+        `noted` is called before it begins, where somebody waits.
+        """
         self._begin = begin
+        self._noted = noted
+        self.is_last = is_last
 
     def start(self, resume: Resume) -> None:
+        self._noted()
         self._begin(lambda: resume(None, None))
 
     def begin_only(self) -> None:

@@ -10,7 +10,8 @@ and size in its first word and its state in the second; a zero first word ends t
 A request is parked by copying it, then storing ``state EXECUTING | deaths | length`` in the state word; before that store the block is
 free, after it the request is whole.  The slot is freed afterwards, so a kill in between leaves the request in both: the successor prefers
 the parked one (same unique).  The copy carries its checksum: a request that a successor finds damaged is answered EIO.  A block that says
-FREE and has a length is damaged too: `free` clears all of the state word.  A reply is stored as in slots: bytes, length and checksum, then
+FREE and has a length is damaged too: `free` clears all of the state word.  A request of which only a wait for the kernel is left has a
+mark; builds before do not know it, and execute that request again.  A reply is stored as in slots: bytes, length and checksum, then
 DONE.  Replies above PARK_REPLY_BYTES_MAX are not stored; those (readdir, listxattr, readlink, read) are of requests that change nothing
 and are executed again.
 
@@ -46,7 +47,8 @@ _HEADER_BYTES = 64
 _MARK = 0x5041_524B  # upper half of a block's first word in an area of an older build; today it is a checksum of place and size
 _CHECKED = 1  # third parameter of the area: its marks are checksums
 _PLACE = struct.Struct("<QI")
-_SIZE, _STATE, _UNIQUE, _ORDER, _SUM, _REPLY = range(6)  # words of a block
+_SIZE, _STATE, _UNIQUE, _ORDER, _SUM, _REPLY, _WAITS = range(7)  # words of a block
+_WAITS_ONLY = 0x5741_4954 << 32  # with the order: builds before left in that word whatever was there
 _DEATHS_SHIFT, _LENGTH_SHIFT = 8, 32
 _UNIQUE_OF_REQUEST = struct.Struct("<Q")
 
@@ -251,6 +253,15 @@ class ParkEntry:
         return bytes(self._view[start : start + length])
 
     @property
+    def waits_only(self) -> bool:
+        """True if the request is carried out but for a wait for the kernel."""
+        return bool(self._words[_WAITS] == _WAITS_ONLY ^ self.order)
+
+    def note_waits_only(self) -> None:
+        """Notes that only a wait for the kernel is left."""
+        self._words[_WAITS] = _WAITS_ONLY ^ self.order
+
+    @property
     def deaths(self) -> int:
         """The number of workers that died while this request was executing."""
         return int(self._words[_STATE] >> _DEATHS_SHIFT & DEATHS_MAX)
@@ -329,6 +340,7 @@ class ParkArea:
         words[word + _UNIQUE] = _unique(request)
         words[word + _ORDER] = order
         words[word + _SUM] = checksum
+        words[word + _WAITS] = 0
         words[word + _STATE] = EXECUTING | length << _LENGTH_SHIFT
         return ParkEntry(self, arena, at, size)
 

@@ -9,7 +9,8 @@ entry that carries the request.  In between both copies exist; a successor takes
 *The Steps of a WRITE use its bytes,* which lie in the slot.  So they yield a Payload before they wait, and go on with the bytes of the copy
 (decision 152).  A WRITE that yields another Wait first keeps its slot, because nobody knows what it still reads.
 *The Steps wait for the kernel itself* (a KernelWait: pages are to go before a WRITE is answered).  The kernel may need a reader for that,
-so only a request in the park area waits; one that keeps its slot goes on at once (decision 175).
+so only a request in the park area waits; one that keeps its slot goes on at once (decision 175).  The area notes that it has done its work,
+so that a successor only waits and does not do it again (decision 200).
 *A request that finds no room in the park area* keeps its slot until the end, and its reader with it.  That is the back-pressure: the other
 readers go on, and when all wait the kernel queues.  The last part of the area is kept for requests that are no WRITE.
 
@@ -118,10 +119,12 @@ class Pending:
         try:
             if type(wait) is not KernelWait:
                 wait.start(self.step)
-            elif isinstance(self.held, Slot):
+            elif not isinstance(self.held, ParkEntry):
                 wait.begin_only()
                 self.step(None, None)
             else:
+                if wait.is_last:
+                    self.held.note_waits_only()
                 self._set_ended()
                 wait.start(self.step)
         except Exception as err:

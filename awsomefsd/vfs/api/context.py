@@ -14,7 +14,7 @@ class Context:
 
     __slots__ = (
         "began_ns", "fills_pages", "gid", "given_up", "kill_sgid", "kill_suidgid", "name", "nodeid", "open_flags", "parent", "pid",
-        "reply_bytes_max", "uid", "umask", "unique", "wire_unique",
+        "reply_bytes_max", "uid", "umask", "unique", "waits_only", "wire_unique",
     )  # fmt: skip
 
     def __init__(self, uid: int, gid: int, pid: int, unique: int, wire_unique: int = 0) -> None:
@@ -32,6 +32,7 @@ class Context:
         self.name = b""  # LOOKUP
         self.umask = 0  # of the caller, for what it makes
         self.kill_sgid = False  # SETXATTR of an access ACL: the caller may not keep the setgid bit
+        self.waits_only = False  # a predecessor has done the rest of it, and waited for the kernel (base/wait.py, KernelWait)
         self.open_flags = 0  # WRITE: of the descriptor, O_APPEND as it is now
         self.kill_suidgid = False  # OPEN, CREATE with O_TRUNC: the caller may not keep setuid and setgid bits
 

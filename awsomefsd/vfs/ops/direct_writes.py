@@ -11,8 +11,9 @@ these wait (fuse/notify.py).  Where a write is answered without waiting, the not
 it has arrived.
 
 The writing of a mapped page may need room in the dirty log, so the record of a write that waits does not hold it up.  A successor that
-finds no record any more writes the bytes again: nobody was told that they are written.  An append would be put behind itself, so it does
-not wait: the kernel sends no append asynchronously.
+finds no record any more must not write the bytes again: somebody may have read them, and written others over them since.  So it is noted
+with the request that only the wait is left (decision 200).  A write that failed may be tried again.  An append would be put behind itself,
+so it does not wait: the kernel sends no append asynchronously.
 
 Files that nobody reads through pages pay nothing: `Caches.filled` has the open inodes of which a READ or WRITE went through pages since the
 first open.  After the last close none is under way, and what was filled before is dropped before the next WRITE is sent.
@@ -59,6 +60,8 @@ class DirectWrites:
             self._filled.add(ino)
             return self._write(ctx, ino, fh, offset, data, write_flags)
         length = len(data)
+        if ctx.waits_only:
+            return keeping(data, self._dropped(length, ctx, ino, offset, length))
         written = self._write(ctx, ino, fh, offset, data, write_flags)
         if type(written) in GENERATORS:
             return self._written(written, ctx, ino, offset, length)
@@ -80,16 +83,16 @@ class DirectWrites:
         except Error as err:
             failed = err
         if self._has_pages(ino):
-            yield from self._dropped(0, ctx, ino, offset, length)
+            yield from self._dropped(0, ctx, ino, offset, length, failed=failed is not None)
         if failed is not None:
             raise failed
         return written
 
-    def _dropped(self, written: int, ctx: Context, ino: int, offset: int, length: int) -> Steps:
+    def _dropped(self, written: int, ctx: Context, ino: int, offset: int, length: int, *, failed: bool = False) -> Steps:
         """The kernel has no page of this range from before; returns `written`."""
         if ctx.open_flags & os.O_APPEND:
             self._caches.drop_pages(ino, 0, 0, None)
             return written
-        self._mount.buffered.dirty.answered(ctx.unique)
-        yield KernelWait(partial(self._caches.drop_pages, ino, offset, length))
+        noted = partial(self._mount.buffered.dirty.answered, ctx.unique)
+        yield KernelWait(partial(self._caches.drop_pages, ino, offset, length), noted, is_last=not failed)
         return written

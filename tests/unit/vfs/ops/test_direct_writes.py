@@ -133,6 +133,27 @@ def test_the_dirty_log_does_not_wait_for_the_kernel(rig: Rig) -> None:
     assert write.result() == 4096
 
 
+def test_a_successor_does_not_write_again_what_waits_for_the_kernel(rig: Rig) -> None:
+    """Others have read these bytes, and written new ones over them; the record of the first write is in the log no more."""
+    pages = Pages(rig)
+    ino, fh = rig.create(b"file")
+    pages.read(ino, fh)
+    pages.write(ino, fh)
+    until(lambda: pages.waiting)
+    first = rig.unique
+    rig.flush()
+    rig.write(ino, fh, 4096, b"o" * 4096)
+    rig.flush()
+    rig.restart()
+    pages = Pages(rig)
+    ctx = rig.ctx(first, open_flags=os.O_DIRECT)
+    ctx.waits_only = True
+    again = Started(rig.request("write", ctx, ino, fh, 4096, memoryview(BLOCK), WRITE_LOCKOWNER))
+    pages.let_go()
+    assert again.result() == 4096 and pages.told == [(ino, 4096, 4096)]
+    assert rig.read(ino, fh, 4096, 4096) == b"o" * 4096
+
+
 def test_an_append_is_answered_at_once(rig: Rig) -> None:
     pages, ino, fh = with_pages(rig)
     assert pages.write(ino, fh, open_flags=os.O_APPEND).result() == 4096
