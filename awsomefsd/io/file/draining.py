@@ -5,7 +5,8 @@ also gives back what was leased while the session was replaced, which the writer
 
 The thread that flushes calls it between two batches, and holds the lock of the one that writes through: a segment is sealed only when all
 that was written to it is decided.  While a thread is busy its segments fill up by themselves, and new ones are leased elsewhere.  What a
-refused entry reported is reported again with the next commit, or by the next rest.
+refused entry reported is reported again with the next commit, or by the next rest.  Where ended segments are all that there is, that rest
+is due at once: a mount that cannot write (it is leased segments on a device that its node does not see) has no next commit.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Draining:
         self._look_s = self._now_s() + LOOK_S
         self._give_back()
         try:
-            if self._now_s() >= self._rest_s:
+            if self._now_s() >= self._rest_s or (self._writer.owes_report() and not self._writer.devices_in_use()):
                 self._rest_s = self._now_s() + REST_S
                 if progress := self._seal(self._writer.rest):
                     log.info("nothing was written for a while; the segments are sealed", extra={"segments": len(progress)})

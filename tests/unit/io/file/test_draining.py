@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.base.errors import Fenced, FsError, Overloaded
+from awsomefsd.base.errors import Fenced, FsError, Overloaded, Unavailable
 from awsomefsd.base.types import SEGMENT_LEASED, SegmentInfo, SegmentProgress
 from awsomefsd.io.device.memory_device import MemoryDevice
 from awsomefsd.io.file.draining import LOOK_S, REST_S, Draining
@@ -206,3 +206,17 @@ def test_what_is_in_doubt_is_offered_until_an_answer_says_whose_it_is() -> None:
         now += LOOK_S
         draining.poll()
     assert reported == [0, 1, 0, 0], "1 is not this session's"
+
+
+def test_segments_on_a_device_that_this_node_does_not_see_are_given_back_although_nothing_can_be_written() -> None:
+    now = 0.0
+    free = [SegmentInfo(n, 5, DEVICE, n * MIB, MIB, SEGMENT_LEASED, 0) for n in range(8)]
+    writer = SegmentWriter({}, lambda count: [free.pop(0)])
+    reported: list[SegmentProgress] = []
+    draining = Draining(writer, lambda: (set(), set()), reported.extend, lambda: now)
+    for number in range(3):
+        with pytest.raises(Unavailable):
+            writer.write([Piece(3, 77, 0, [memoryview(b"x")])])
+        draining.poll()
+        now += LOOK_S
+        assert [(step.segment, step.sealed) for step in reported] == [(n, True) for n in range(number + 1)]
