@@ -16,7 +16,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.crash.model.oracle import Oracle, tree_of
 from tests.crash.model.recording import Recording
-from tests.rigs.mount_without_kernel import Rig
+from tests.rigs.mount_without_kernel import LIMIT_S, Held, Rig, until
 
 Step = tuple[Any, ...]
 KEEP_SIZE, PUNCH, ZERO = 1, 3, 0x10
@@ -190,6 +190,30 @@ class Calls:
         self.oracle.promise(ino)
         if not size:
             self.emptied[ino] = len(self.oracle.versions[ino])
+
+    def do_cutbeside(self, path: str, size: int, offset: int, length: int, killed: bool) -> None:
+        """A truncation, and a write behind its entry and before its answer, as of asynchronous direct I/O; the worker dies in between."""
+        ino, rig = self.regular(path), self.rig
+        fh, gate, held = rig.open(ino), rig.gate(), list[Held]()
+
+        def hook(command: Any, unique: int) -> Any:
+            held.append(Held(rig.worker.client.propose(command, unique)))
+            return held[0]
+
+        gate.on_propose = lambda command, unique: hook(command, unique) if isinstance(command, c.SetAttr) and not held else None
+        self.oracle.change(ino, self.oracle.now(ino)[:size].ljust(size, b"\0"))
+        change = SetAttrIn(c.SET_SIZE, size=size)
+        truncation, unique = rig.begin("setattr", ino, None, change), rig.unique
+        until(lambda: bool(held))
+        assert held[0].answered.wait(LIMIT_S)
+        self._write(ino, fh, offset, length)
+        if killed:
+            rig.restart(lambda vfs: vfs.setattr(rig.ctx(unique), ino, None, change))
+        else:
+            held[0].release()
+            truncation.result()
+        rig.vfs.replied(unique)
+        rig.close_file(ino, fh)
 
     def do_opentrunc(self, path: str, key: str) -> None:
         """As editors that do not rename: what is written until the close must be there with it."""

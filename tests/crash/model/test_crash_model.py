@@ -14,6 +14,7 @@ from random import Random
 
 import pytest
 
+from awsomefsd.io.file.file_data import FileTable
 from awsomefsd.io.segment.writer import SegmentWriter
 from awsomefsd.meta.log.journal import Journal
 from awsomefsd.meta.replica.replica import Replica
@@ -21,7 +22,7 @@ from awsomefsd.vfs.ops.data import DataOps
 from awsomefsd.vfs.ops.namespace import NamespaceOps
 from tests.crash.model.run import CrashRig, LeasedCrashRig, Model, ThroughCrashRig, first_image
 from tests.crash.model.takeover import Died, Takeovers
-from tests.crash.model.workloads import OPERATIONS, Workload, on_data, sample, singles
+from tests.crash.model.workloads import BESIDE_A_TRUNCATION, OPERATIONS, Workload, on_data, sample, singles
 
 SAMPLE, SAMPLE_SOAK = 300, 5_000
 SHARED, SHARED_SOAK = 12, 2_000
@@ -55,6 +56,14 @@ def test_a_sample_of_two_and_three_operations(tmp_path, seed, figures):
     tell(figures, "two and three operations", model, began)
     assert model.account.workloads == SAMPLE
     assert model.account.refused < model.account.calls / 3
+
+
+@pytest.mark.timeout(900)
+def test_writes_beside_a_truncation(tmp_path, seed, figures):
+    began = time.monotonic()
+    model = run_all(tmp_path, seed, BESIDE_A_TRUNCATION)
+    tell(figures, "a write before a truncation is answered", model, began)
+    assert not model.account.refused
 
 
 @pytest.mark.soak
@@ -146,6 +155,10 @@ def fsync_that_does_nothing(patch):
     patch.setattr(DataOps, "fsync", lambda self, ctx, ino, fh, datasync: None)
 
 
+def truncation_that_begins_no_generation(patch):
+    patch.setattr(FileTable, "begin_cut", lambda self, ino: self.log.last_sequence)
+
+
 LONG = [("setxattr", "foo", "user.a", 3_000)] * 12  # more than a journal file holds
 BROKEN = [
     (journal_that_does_not_sync, [("creat", "new")]),
@@ -154,6 +167,7 @@ BROKEN = [
     (rename_that_does_not_flush, [("append", "foo", 9_000), ("rename", "foo", "bar", 0)]),
     (close_that_does_not_flush_after_a_truncation, [("opentrunc", "foo", "k"), ("tmpwrite", "k", 6_000), ("closeall",)]),
     (synchronous_write_that_is_not_committed, [("syncwrite", "foo", 0, 9_000, os.O_DSYNC)]),
+    (truncation_that_begins_no_generation, [("append", "foo", 5_000), ("cutbeside", "foo", 0, 3, 10, True)]),
     (fsync_that_does_nothing, [("append", "foo", 9_000), ("fsync", "foo", False)]),
 ]
 

@@ -71,6 +71,11 @@ WITH_A_TAKEOVER: list[Workload] = [
     [("append", "foo", 5_000), ("takeover",), ("syncwrite", "foo", 1_000, 100, os.O_DSYNC)],
     [("append", "bar", 100), ("takeover",), ("truncate", "bar", 0), ("append", "bar", 50)],
 ]
+BESIDE_A_TRUNCATION: list[Workload] = [
+    [("append", "foo", 5_000), ("cutbeside", "foo", *rest, killed)]
+    for rest in ((0, 3, 10), (0, 9_000, 5_000), (4_000, 3, 10))
+    for killed in (False, True)
+]
 _PATHS = ("foo", "bar", "A/foo", "A/bar", "new", "A/new", "B/new")
 
 

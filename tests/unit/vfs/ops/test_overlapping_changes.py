@@ -281,3 +281,35 @@ def test_a_batch_ends_where_a_truncation_was(tmp_path: Path) -> None:
         held[0].release()
         truncation.result()
         assert same_after_forgetting(r, ino) == b"cccbcccccc"
+
+
+@pytest.mark.parametrize("size", [0, 10, 200_000])
+def test_a_truncation_by_path_beside_a_batch_whose_device_fails(tmp_path: Path, size: int) -> None:
+    """The truncation is told of the failure, and changes nothing; so is the open handle, once.  The batch is written when the device works,
+    and what the next truncation cuts stays cut."""
+    with rig(tmp_path) as r:
+        ino, fh = r.create(b"f")
+        r.write(ino, fh, 0, b"a" * BIG)
+        r.flush()
+        r.write(ino, fh, 0, b"c" * BIG)
+
+        def fail(_offset: int, _length: int) -> None:
+            r.worker.data.flusher.pause(True)  # the next try waits
+            raise OSError(errno.EIO, "the device fails")
+
+        r.device.on_write = fail
+        r.worker.data.flusher.kick()
+        state = r.mount.buffered.files.get(ino)
+        assert state is not None
+        until(lambda: state.error is not None and not state.in_flight)
+        assert error_of(r.truncate, ino, size) == errno.EIO and r.attr(ino).size == BIG
+        r.device.on_write = lambda _offset, _length: None
+        truncation = r.begin("setattr", ino, None, SetAttrIn(c.SET_SIZE, size=size))  # the batch is written again beside it
+        r.worker.data.flusher.pause(False)
+        truncation.result()
+        assert error_of(r.fsync, ino, fh) == errno.EIO
+        r.fsync(ino, fh)
+        r.write(ino, fh, 3, b"b")
+        wanted = bytearray((b"c" * BIG)[:size].ljust(max(size, 4), b"\0"))
+        wanted[3:4] = b"b"
+        assert same_after_forgetting(r, ino) == wanted
