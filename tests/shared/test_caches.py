@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from awsomefsd.base.limits import FUSE_SLOTS
 from buildtools import leader, procs
 from buildtools.nodes import await_true
 from tests.shared.rig import WAIT_S, SharedVolume, needs_mappings
@@ -191,3 +192,44 @@ def test_what_is_mounted_on_a_directory_stays(places: list[Path]) -> None:
             assert not (two / f"new{turn}").exists()
     finally:
         subprocess.run(["umount", str(two / "sub" / "on")], check=False)
+
+
+def waiting(threads: list[threading.Thread]) -> bool:
+    return all(thread.is_alive() for thread in threads)
+
+
+def beside_waiting_writes(shared_volume: SharedVolume, places: list[Path], prefix: str) -> bool:
+    """The third node reads what the second one has dirty, while writes of that one wait for leases of the first; whether they still did."""
+    one, two, three = places
+    workers = procs.pids(str(shared_volume.machines.nodes[0].directory), "worker")
+    files = [f"{prefix}{number}" for number in range(3 * FUSE_SLOTS)]
+    writing = [os.open(two / name, os.O_CREAT | os.O_WRONLY) for name in files]
+    for name in files:
+        with (one / name).open("r+b") as held:
+            held.write(b"one")
+            os.fsync(held.fileno())
+    (two / f"{prefix}mine").write_bytes(b"m" * 5_000)
+    threads = [threading.Thread(target=os.pwrite, args=(fd, b"two", 3)) for fd in writing]
+    before = asked(shared_volume)
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for thread in threads:
+            thread.start()
+        await_true("the writes ask", lambda: asked(shared_volume) >= before + len(files) or not waiting(threads), WAIT_S)
+        assert (three / f"{prefix}mine").read_bytes() == b"m" * 5_000
+        waited = waiting(threads)
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+    for thread, fd in zip(threads, writing, strict=True):
+        thread.join(WAIT_S)
+        os.close(fd)
+    assert all((three / name).read_bytes() == b"onetwo" for name in files)
+    return waited
+
+
+@only_cached
+def test_a_recall_is_answered_while_more_writes_wait_than_there_are_readers(shared_volume: SharedVolume, places: list[Path]) -> None:
+    """Where the stopped node's session ended meanwhile, the writes had gone on, and nothing is shown: once more."""
+    assert any(beside_waiting_writes(shared_volume, places, f"{attempt} ") for attempt in range(3))
