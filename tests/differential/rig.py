@@ -12,7 +12,7 @@ from pathlib import Path
 
 from buildtools.nodes import Node
 from tests.differential import machine, strategies
-from tests.differential.sides import ROOT, Directory, ext4
+from tests.differential.sides import ROOT, Directory, again, ext4
 
 
 def available(words: str) -> bool:
@@ -48,7 +48,17 @@ class Pair:
     def bench(self, kills: bool = False) -> machine.Bench:
         left_out = {kind for kinds in self.missing.values() for kind in kinds}
         kinds = tuple(kind for kind in strategies.ARGUMENTS if kind not in left_out)
-        return machine.Bench(self.sides, kinds, self.kill if kills else None)
+        return machine.Bench(self.sides, kinds, self.kill if kills else None, mount_again=self.mount_again)
+
+    def mount_again(self) -> None:
+        """Both, as they were."""
+        ext4, ours = self.sides
+        ext4.mount_again(lambda: again(ext4.base))
+        ours.mount_again(self._mount_ours_again)
+
+    def _mount_ours_again(self) -> None:
+        self.node.cli("umount", str(self.node.mountpoint))
+        mount(self.node)
 
     def kill(self, milliseconds: int) -> None:
         time.sleep(milliseconds / 1000)  # into an operation, not until an event
@@ -62,13 +72,17 @@ class Pair:
             side.close()
 
 
+def mount(node: Node) -> None:
+    node.cli("mount", node.volume, str(node.mountpoint), "-O", "noatime")
+
+
 @contextlib.contextmanager
 def pair(make_node: Callable[..., Node], folder: Path) -> Iterator[Pair]:
     node = make_node(up=False)
     node.attach()
     node.start()
     node.provision()
-    node.cli("mount", node.volume, str(node.mountpoint), "-O", "noatime")
+    mount(node)
     with ext4(folder) as reference:
         both = Pair(node, reference)
         try:

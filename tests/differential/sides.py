@@ -7,7 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Directory:
     """A side that is a directory of some mounted file system."""
 
     def __init__(self, name: str, base: Path) -> None:
-        self.name = name
+        self.name, self.base = name, base
         self.actors = {user: Process(base, USERS[user]) for user in USERS}
         self.entered = ""
 
@@ -92,6 +92,16 @@ class Directory:
             assert self.call(user, "leave") is None
         assert self.call("root", "remove", self.entered) is None
 
+    def mount_again(self, again: Callable[[], None]) -> None:
+        """Everybody leaves, `again` unmounts and mounts it, and they come back."""
+        for user in self.actors:
+            assert self.call(user, "leave") is None
+        self.close()
+        again()
+        self.actors = {user: Process(self.base, USERS[user]) for user in USERS}
+        for user in self.actors:
+            assert self.call(user, "enter", self.entered) is None
+
     def close(self) -> None:
         for actor in self.actors.values():
             actor.close()
@@ -115,6 +125,13 @@ def ext4(folder: Path, options: str = "noatime") -> Iterator[Path]:
     finally:
         loops.detach(device)
         image.unlink()
+
+
+def again(place: Path, options: str = "noatime") -> None:
+    """Unmounts the ext4 of `ext4`, and mounts it as it was at first."""
+    device = subprocess.check_output(["findmnt", "-no", "SOURCE", str(place)], text=True).strip()
+    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["mount", "-t", "ext4", "-o", options, device, str(place)], check=True)
 
 
 def kinds() -> set[str]:

@@ -99,6 +99,7 @@ ARGUMENTS: dict[str, tuple[Strategy, ...]] = {
     "getlk": (SLOT, one(QUERY_COMMANDS), one(LOCKS[:2]), BYTES, BYTES),
     "flock": (SLOT, one((fcntl.LOCK_SH, fcntl.LOCK_EX, fcntl.LOCK_UN))),
     "lockclosed": (PATH,),
+    "remount": (one((True, False, False)),),
     "umask": (one((0o022, 0, 0o077, 0o777)),),
     "mkdir": (PATH, MODE),
     "mknod": (PATH, DEVICE),

@@ -36,6 +36,7 @@ ENTRIES_BYTES = 600  # room for the longest name and hardly more
 ENTRY_HEADER = struct.Struct("QqHB")  # inode, cookie, length, type; then the name
 ENTRIES_MAX = 1000
 RENAME_NOREPLACE = 1
+MS_REMOUNT, MS_KEPT = 32, os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME
 STATX_TYPE, STATX_MODE, STATX_BYTES, STATX_MODE_OFFSET = 1, 2, 256, 28
 
 
@@ -118,6 +119,7 @@ class Actor:
         os.chdir(base)
         self.base = os.open(".", os.O_RDONLY)
         self.slots: dict[int, int] = {}
+        self.read_only = False  # what this user has made of the whole mount
         os.umask(0o022)
 
     def do(self, kind: str, arguments: tuple[Any, ...]) -> Any:
@@ -148,8 +150,16 @@ class Actor:
         os.fchdir(self.base)
 
     def do_remove(self, name: str) -> None:
+        if self.read_only:
+            self.do_remount(False)
         os.fchdir(self.base)
         shutil.rmtree(name)
+
+    def do_remount(self, read_only: bool) -> None:
+        """The whole mount, with its other flags as they are: EPERM for users, EBUSY while a file is open for writing or has no name."""
+        flags = MS_REMOUNT | os.fstatvfs(self.base).f_flag & MS_KEPT | (os.ST_RDONLY if read_only else 0)
+        checked(LIBC.mount(None, b"/proc/self/fd/%d" % self.base, None, ctypes.c_ulong(flags), None))
+        self.read_only = read_only
 
     def do_tree(self, full: bool) -> dict[str, tuple[Any, ...]]:
         found = {".": row_of(".", full)}

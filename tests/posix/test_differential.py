@@ -35,7 +35,7 @@ def run(bench: machine.Bench, both: Pair, seed: int, figures: list[str], example
 def test_several_users_see_the_same_as_on_ext4(both, seed, figures):
     bench = both.bench()
     run(bench, both, seed, figures, 125, 50)
-    assert bench.steps >= 100 * 50
+    assert bench.steps >= 100 * 50 and bench.mounts
 
 
 def test_several_users_see_the_same_while_the_worker_is_killed(both, seed, figures):

@@ -23,7 +23,17 @@ CASES: dict[str, tuple[int, list[machine.Step]]] = {
         0o777,
         [("root", "open", 0, "a", 66, 420), ("root", "lock", 0, 6, 1, 0, 0), ("root", "getlk", 0, 5, 0, 0, 0)],
     ),
-}
+    "a mount that is made read-only, with a writer and without": (
+        0o777,
+        [
+            ("ann", "open", 0, "a", 66, 420), ("ann", "write", 0, 1, 100), ("root", "remount", True), ("ann", "remount", True),
+            ("ann", "close", 0), ("ann", "open", 1, "a", 0, 0), ("root", "unlink", "a"), ("root", "remount", True), ("ann", "close", 1),
+            ("ann", "mkdir", "d", 493), ("root", "remount", True), ("ann", "mkdir", "b", 493), ("bob", "open", 0, "d", 66, 420),
+            ("bob", "chmod", "d", 448), ("ann", "utime", "d", "now", "now", True), ("ann", "access", "d", 2), ("root", "remount", False),
+            ("ann", "mkdir", "b", 493),
+        ],
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -80,6 +80,7 @@ def sides(shared_volume: SharedVolume, tmp_path: Path) -> Iterator[list[Spread]]
 
 def run(sides: list[Spread], seed: int, figures: list[str], examples: int, steps: int, share: float = 0.7) -> None:
     left_out = {kind for kinds in missing(sides[1]).values() for kind in kinds}
+    left_out.add("remount")  # it would be one node's mount
     kinds = tuple(kind for kind in strategies.ARGUMENTS if kind not in left_out)
     bench = machine.Bench(sides, kinds, users=tuple(sides[1].users()), every=EVERY)
     began = time.monotonic()
