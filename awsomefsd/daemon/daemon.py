@@ -103,8 +103,8 @@ class Daemon:
                 came_back = certify_alone(settings, self.node, self.catalog.propose, lambda body: self.metadata.query(body, CALL_S))
                 if came_back and in_cluster(settings, self.node):
                     self.metadata.meet_others()
-            self.devices = NodeDevices(self.node.cluster, self.node.node, self.table, self.catalog)
             self.watch = DeviceWatch(self.node.cluster, self.node.node, self.table, self.access.ask, settings.devices.extra)
+            self.devices = NodeDevices(self.node.cluster, self.node.node, self.table, self.catalog, self.watch.refused)
             self.keeper = KeeperClient(settings.run_dir)
             self.host_keeper = HostKeeper(settings, self.keeper) if settings.kubernetes.host_keeper else None
             self.checkpoints = Checkpointer(

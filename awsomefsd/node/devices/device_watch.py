@@ -18,7 +18,7 @@ from msgspec import structs
 from awsomefsd.base.limits import DEVICE_SCAN_MS, DEVICES_REPORTED_MAX, NS_PER_MS
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device_table import DeviceTable
-from awsomefsd.io.device.identified import other_era
+from awsomefsd.io.device.identified import RECOVERED, other_era
 from awsomefsd.meta.api.messages.devices import ReportDevices, Sighting
 from awsomefsd.node.devices.device_scan import OK, Looked, Prober, scan
 
@@ -28,7 +28,7 @@ Scan = Callable[..., list[Looked]]
 
 
 class DeviceWatch:
-    """The watch over the cluster's devices.  One thread calls `poll`; any thread may call `search` and `sighting`."""
+    """The watch over the cluster's devices.  One thread calls `poll`; any thread may call the others."""
 
     def __init__(
         self,
@@ -53,16 +53,21 @@ class DeviceWatch:
         self._missing: frozenset[str] = frozenset()
         self._search_ns = 0  # when missing devices are searched for again
         self._reasons: dict[str, str] = {}  # of the last search, for devices that it refused
+        self._refused: dict[str, str] = {}  # of the last poll, for those that are not in order
 
     def poll(self) -> None:
         """Reports the devices to the leader, and searches if one is missing.  Blocks for both.  Raises Unavailable while no node leads."""
         sightings = [self.sighting(device) for device in self._devices if self._concerns(device)][:DEVICES_REPORTED_MAX]
+        self._refused = bad = {one.uuid: one.state for one in sightings if one.state != OK}
         self._devices = list(self._ask(ReportDevices(self._node, [one for one in sightings if one.path])).devices)
-        bad = {one.uuid for one in sightings if one.state != OK}
         missing = frozenset(d.uuid for d in self._devices if self._concerns(d) and (d.uuid in bad or d.uuid not in self._table.paths()))
         if missing - self._missing or (missing and self._now_ns() >= self._search_ns):
             self.search()
         self._missing = missing
+
+    def refused(self, uuid: str) -> str:
+        """Returns what the last poll found wrong with a device, or "".  Does not block."""
+        return self._refused.get(uuid, "")
 
     def _concerns(self, device: DeviceInfo) -> bool:
         return device.shared or device.home in ("", self._node)
@@ -87,7 +92,7 @@ class DeviceWatch:
             wanted = {device.uuid: device for device in self._devices if self._concerns(device)}
             listed = self._scan(self._prober, {device.uuid for device in self._devices}, self._extra)
             found = [self._with_era(one, wanted.get(one.uuid)) for one in listed]
-            self._reasons = {one.uuid: f"{one.path}: {one.verdict}" for one in found if one.verdict != OK and one.uuid}
+            self._reasons = {one.uuid: _words(one) for one in found if one.verdict != OK and one.uuid}
             for one in found:
                 device = wanted.get(one.uuid)
                 if one.verdict == OK and device is not None and self.sighting(device).state != OK:
@@ -107,3 +112,8 @@ class DeviceWatch:
         found = self.search()
         self.poll()
         return found
+
+
+def _words(one: Looked) -> str:
+    """Why a device was refused; that the cluster was rebuilt from it stays at the beginning, where a health code is told by it."""
+    return one.verdict if one.verdict.startswith(RECOVERED) else f"{one.path}: {one.verdict}"

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 
 from awsomefsd.base.errors import AlreadyExists, Error, FsError, NotFound, Refused
 from awsomefsd.base.types import DeviceInfo
 from awsomefsd.io.device.device_table import DeviceTable
-from awsomefsd.io.device.identified import RecoveredDevice, open_identified, other_era
+from awsomefsd.io.device.identified import RECOVERED, RecoveredDevice, open_identified, other_era
 from awsomefsd.io.device.signature import AlreadyFormatted, format_device
 from awsomefsd.io.device.superblock import UNWRITABLE, Superblock, read_superblock, with_era, write_superblock
 from awsomefsd.meta.api.commands import AddDevice, SetDeviceEra
@@ -25,14 +26,18 @@ ABSENT = "absent"  # begins the state of a device that no node sees
 class NodeDevices:
     """The devices as this node uses them.
 
+    `refused` returns why this node's last look at a device (UUID) refused it, or ""; it does not block.
     Thread-safe: the uuid in the log excludes a second add.  Methods block for devices and metadata.
     """
 
-    def __init__(self, cluster_uuid: str, node_uuid: str, table: DeviceTable, catalog: Catalog) -> None:
+    def __init__(
+        self, cluster_uuid: str, node_uuid: str, table: DeviceTable, catalog: Catalog, refused: Callable[[str], str] = lambda uuid: ""
+    ) -> None:
         self._cluster_uuid = cluster_uuid
         self._node_uuid = node_uuid
         self._table = table
         self._catalog = catalog
+        self._refused = refused
 
     def add(self, path: str, *, shared: bool, destroy: bool) -> tuple[DeviceInfo, str]:
         """Formats a device and adds it to the cluster; returns its row and its state (as `state` does).
@@ -90,6 +95,8 @@ class NodeDevices:
 
     def state(self, info: DeviceInfo) -> str:
         """Returns "ok", or why this node cannot use the device and what to do.  Reads the device, unless no node sees it."""
+        if (info.absent or not info.path) and (reason := self._refused(info.uuid)).startswith(RECOVERED):
+            return reason  # absent it is because the nodes that are left all refuse it
         if info.absent:
             where = "no node sees it" if info.shared else f"node {info.home} does not see it, or is gone"
             return f"{ABSENT}: {where}; nothing new is written there, and it is used again as soon as it is back"
@@ -108,9 +115,12 @@ class NodeDevices:
         return "ok"
 
     def require(self, home: str) -> None:
-        """Raises Refused if `home` is "" (a volume on shared devices) and this node cannot use a shared device that is not absent."""
+        """Raises Refused if `home` is "" (a volume on shared devices) and this node cannot use a shared device.
+
+        One that is absent is no reason, unless the cluster was rebuilt from it elsewhere.
+        """
         for info, state in self.all() if home == "" else ():
-            if info.shared and not info.absent and state != "ok":
+            if info.shared and state != "ok" and not state.startswith(ABSENT):
                 raise Refused(f"the volume is on shared devices, and this node cannot use device {info.device}: {state}")
 
 

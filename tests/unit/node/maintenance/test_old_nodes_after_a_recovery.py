@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from awsomefsd.base.errors import AlreadyExists, FormatTooNew, FsError
+from awsomefsd.base.errors import AlreadyExists, FormatTooNew, FsError, Refused
 from awsomefsd.base.limits import MIB
 from awsomefsd.base.rule_levels import ERAS
 from awsomefsd.base.types import DeviceInfo
@@ -30,6 +30,7 @@ from awsomefsd.meta.machine.queries import answer
 from awsomefsd.node.devices.device_scan import Looked
 from awsomefsd.node.devices.device_watch import DeviceWatch
 from awsomefsd.node.devices.devices import NodeDevices
+from awsomefsd.node.health import rules
 from awsomefsd.recovery import device_recover, eras
 from buildtools.nodes import await_true
 from tests.rigs.growing_cluster import NODES, await_
@@ -244,6 +245,33 @@ def test_an_old_node_does_not_take_up_a_recovered_device_that_it_searches_for(tm
     watch.poll()
     (found,) = watch.search()
     assert isinstance(found, Looked) and found.verdict.startswith("recovered: ") and table.paths() == {}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["its path is known", "it is found"])
+def test_an_old_majority_that_calls_the_device_absent_still_says_why(tmp_path: Path, known: bool) -> None:
+    """All nodes that are left refuse it, so their leader calls it absent; "connect it again" would send an operator the wrong way."""
+    path = make_device(tmp_path / "device")
+    with Device.open(path) as device:
+        superblocks.write_superblock(device, with_era(read_superblock(device), 1))
+    table = DeviceTable(tmp_path)
+    if known:
+        table.add(SECOND, str(path))
+    info = DeviceInfo(1, SECOND, 0, 0, 0, 0, 0, str(path) if known else "", True, absent=True)
+
+    def scanning(prober: Any, known: Any, extra: Any) -> list[Looked]:
+        return [seen for seen in [prober.probe(str(path))] if seen]
+
+    watch = DeviceWatch(CLUSTER, NODE, table, lambda body: m.Devices([info]), (), scanning)
+    for _ in range(3):  # the devices are heard of, searched for, and looked at
+        watch.poll()
+    catalog = SimpleNamespace(devices=lambda: [info])
+    devices = NodeDevices(CLUSTER, NODE, table, catalog, watch.refused)  # type: ignore[arg-type]
+    state = devices.state(info)
+    assert state.startswith("recovered: ") and str(path) in state
+    view = rules.NodeView(True, devices=[rules.DeviceView(SECOND, info.path, state)])
+    assert "DEVICE_RECOVERED" in [finding.code for finding in rules.of_node(view)]
+    with pytest.raises(Refused, match="rebuilt from"):
+        devices.require("")
 
 
 def test_the_copy_of_the_later_era_counts_and_older_builds_refuse_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
