@@ -64,7 +64,6 @@ class Nemesis:
             "loss": self.loss,
             "slow": self.slow,
             "skew": self.skew,
-            "partition": self.partition,
         }
 
     def others(self, node: Node) -> list[Node]:
@@ -163,18 +162,6 @@ class Nemesis:
             self.cluster.await_leader()
         finally:
             node.inject("")
-
-    def partition(self, node: Node) -> None:
-        """By chance: halves, one-way cuts, single paths, flapping."""
-        machines = [self.cluster.machine(each) for each in self.cluster.nodes]
-        for _ in range(self.dice.choice([1, 1, 3])):
-            side = self.dice.sample(machines, self.dice.randrange(1, len(machines)))
-            rest = [machine for machine in machines if machine not in side]
-            if self.dice.random() < 0.3:  # a bridge: one of them is seen by both sides
-                rest = rest[:-1] or rest
-            self.network.cut(side, rest, one_way=self.dice.random() < 0.4)
-            time.sleep(self.dice.uniform(0.3, 1 + self._hold_s))
-            self.network.heal()
 
 
 @contextlib.contextmanager

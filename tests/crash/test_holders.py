@@ -67,16 +67,8 @@ def striking(node: Node) -> Callable[[tuple[str, ...]], None]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("options", ["", "shared"], ids=["exclusive", "shared"])
 def test_groups_killed_at_once_harm_nobody(make_node, figures, seed, options):
-    """Some of the groups, others in each run; all of them in the soak."""
+    """Some of the groups, others in each run."""
     harm_nobody(make_node, figures, seed, options, SAMPLE)
-
-
-@pytest.mark.root
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("options", ["", "shared"], ids=["exclusive", "shared"])
-def test_all_groups_killed_at_once_harm_nobody(make_node, figures, seed, options):
-    harm_nobody(make_node, figures, seed, options, len(GROUPS))
 
 
 def harm_nobody(make_node, figures, seed, options, count):

@@ -23,21 +23,24 @@ BETWEEN = 25
 HALF = {("worker",): 30, ("daemon",): 10, ("keeper",): 5, ("worker", "daemon"): 3}
 
 
-def rounds(seed: int, times: int = 1) -> list[tuple[str, ...]]:
-    order = [roles for roles, count in HALF.items() for _ in range(count * times)]
+def rounds(seed: int) -> list[tuple[str, ...]]:
+    order = [roles for roles, count in HALF.items() for _ in range(count)]
     random.Random(seed).shuffle(order)
     return order
 
 
-def run_kills(make_node, figures, seed, pins: str, times: int) -> None:
+@pytest.mark.root
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("pins", ["", "resend=off"], ids=["resend", "no-resend"])
+def test_kills_harm_nobody(make_node, figures, seed, pins):
     node = make_node(pins=pins)
-    account = chaos.kill_under_load(node, node.mountpoint / "load", rounds(seed, times), clients=4, seed=seed, between=BETWEEN)
+    account = chaos.kill_under_load(node, node.mountpoint / "load", rounds(seed), clients=4, seed=seed, between=BETWEEN)
     figures.append(f"kills with {pins or 'resend as the kernel offers it'}:")
     figures += [f"  {row}" for row in account.lines()]
 
     assert account.errors == []
     for roles, count in HALF.items():
-        assert account.count(*roles) == count * times
+        assert account.count(*roles) == count
     assert account.operations >= len(account.kills) * BETWEEN * 4
 
     node.umount()
@@ -46,21 +49,6 @@ def run_kills(make_node, figures, seed, pins: str, times: int) -> None:
     node.umount()
     node.stop()
     node.cli("fsck", timeout_s=120)
-
-
-@pytest.mark.root
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("pins", ["", "resend=off"], ids=["resend", "no-resend"])
-def test_kills_harm_nobody(make_node, figures, seed, pins):
-    run_kills(make_node, figures, seed, pins, times=1)
-
-
-@pytest.mark.root
-@pytest.mark.soak
-@pytest.mark.timeout(14_400)
-@pytest.mark.parametrize("pins", ["", "resend=off"], ids=["resend", "no-resend"])
-def test_many_kills_harm_nobody(make_node, figures, seed, pins):
-    run_kills(make_node, figures, seed, pins, times=30)
 
 
 CHANGES: dict[str, Callable[[Path], None]] = {

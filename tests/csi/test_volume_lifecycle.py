@@ -97,13 +97,6 @@ def test_many_at_once_with_a_kill(player: Player) -> None:
     many(player, SEVERAL, SEVERAL)
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_two_hundred_at_once_with_a_kill(player: Player, figures: list[str]) -> None:
-    took = sorted(many(player, 200, 32))
-    figures.append(f"CSI: 200 volumes, 32 at once: first write after {took[100]:.1f} s (median), {took[-1]:.1f} s (longest)")
-
-
 def test_a_block_volume(player: Player) -> None:
     cap = capability(Mode.SINGLE_NODE_SINGLE_WRITER, block=True)
     volume = player.create("pvc-block", 64 << 20, cap)

@@ -55,12 +55,3 @@ def test_the_vfs_without_a_kernel(both, seed, figures, tmp_path, monkeypatch):
         assert bench.steps >= 100 * 50
         made.unmount()
         made.check()
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(14400)
-@pytest.mark.parametrize("kills", [False, True])
-def test_long(both, seed, figures, kills):
-    bench = both.bench(kills)
-    run(bench, both, seed, figures, 1_250, 200)
-    assert bench.steps >= 1_000 * 200 * (0.8 if kills else 1)  # a kill counts as a step of hypothesis

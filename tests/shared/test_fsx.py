@@ -175,10 +175,3 @@ def fsx(places: list[Path], seed: int, figures: list[str], count: int, maps: boo
 def test_each_operation_on_another_node(shared_volume: SharedVolume, places: list[Path], seed: int, figures: list[str]) -> None:
     main = shared_volume.mode == rig.MAIN
     fsx(places, seed, figures, OPERATIONS if main else OPERATIONS // 4, maps=main)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("turn", range(10))
-def test_each_operation_on_another_node_long(places: list[Path], seed: int, figures: list[str], turn: int) -> None:
-    fsx(places, seed * 100 + turn, figures, 50_000)

@@ -123,9 +123,3 @@ def raced(looked_at: list[Path], seed: int, steps: int) -> None:
 @everywhere
 def test_nothing_old_is_seen_while_all_look(looked_at: list[Path], seed: int) -> None:
     raced(looked_at, seed, 80)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-def test_nothing_old_is_seen_while_all_look_long(looked_at: list[Path], seed: int) -> None:
-    raced(looked_at, seed, 20_000)

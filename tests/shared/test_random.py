@@ -95,9 +95,3 @@ def run(sides: list[Spread], seed: int, figures: list[str], examples: int, steps
 
 def test_operations_on_random_nodes_are_as_on_ext4(sides: list[Spread], seed: int, figures: list[str]) -> None:
     run(sides, seed, figures, EXAMPLES, STEPS)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(14400)
-def test_long(sides: list[Spread], seed: int, figures: list[str]) -> None:
-    run(sides, seed, figures, 1_250, 200)

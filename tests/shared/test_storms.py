@@ -151,19 +151,3 @@ def stressed(places: list[Path], seed: int, figures: list[str], rounds: int) -> 
 
 def test_any_load_then_identical_trees(places: list[Path], seed: int, figures: list[str]) -> None:
     stressed(places, seed, figures, 250)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("turn", range(5))
-def test_any_load_then_identical_trees_long(places: list[Path], seed: int, figures: list[str], turn: int) -> None:
-    stressed(places, seed * 100 + turn, figures, 10_000)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-def test_storms_long(places: list[Path], seed: int) -> None:
-    for turn in range(10):
-        (places[0] / f"t{turn}").mkdir()
-        inside = [place / f"t{turn}" for place in places]
-        shuffled(inside, ["a", "b", "c"], seed * 100 + turn, 3_000)

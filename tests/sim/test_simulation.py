@@ -1,11 +1,10 @@
-"""The simulator over many seeds; AWSOMEFSD_SEED moves them, `python3 build.py soak` runs them for hours."""
+"""The simulator over many seeds; AWSOMEFSD_SEED moves them.  `python -m tests.sim.run` runs as many and as long ones as you like."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -14,15 +13,11 @@ from tests.sim.episodes.named import COUNTS_IN_ALL_SEEDS, COUNTS_OF_EPISODES, EP
 from tests.sim.known_seeds import FOUND, REGRESSIONS
 
 SEEDS = 45  # two minutes of CPU
-SOAK_SEEDS = 500
 EPISODE_SEEDS, EPISODE_SEEDS_MAX = 3, 20  # more where no run had what is wanted: about every second one has
 EPISODE_MINUTES = 1.0
 MINUTES = 3.0
 KNOWN_MINUTES = 2.0  # of seeds that were found once, and of broken variants
-SOAK_MINUTES = 60.0
 GROWING_SEEDS, GROWING_MINUTES = 16, 1.0
-SOAK_SECONDS = float(os.environ.get("AWSOMEFSD_SIM_SECONDS", "3600"))
-VARIANT_SEEDS = 500
 
 
 def test_two_runs_of_a_seed_are_the_same_run():
@@ -54,13 +49,6 @@ def test_seeds(seed, figures):
     outcomes = _all_hold(range(seed * 1000, seed * 1000 + SEEDS), figures)
     for what in COUNTS_IN_ALL_SEEDS:
         assert sum(outcome.counts.get(what, 0) for outcome in outcomes), f"none: {what}"
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(0)
-def test_more_seeds(seed, figures):
-    """Those that follow on the seeds of the normal run."""
-    _all_hold(range(seed * 1000 + SEEDS, seed * 1000 + SOAK_SEEDS), figures)
 
 
 @pytest.mark.parametrize("focus", sorted(EPISODES))
@@ -101,34 +89,6 @@ def test_a_broken_variant_is_found(variant):
     found, what, _ = run.first_found(variant, [seed, *range(1, 40)], KNOWN_MINUTES, focus)
     assert found, f"{variant} was not found"
     assert what
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(0)
-@pytest.mark.parametrize("variant", sorted(FOUND))
-def test_search_for_a_broken_variant(variant, figures):
-    """From seed 1 on.  Variants that only a test of their own finds are not here: known_seeds.FOUND_BY_TESTS."""
-    focus = FOUND[variant].focus
-    found, what, count = run.first_found(variant, range(1, VARIANT_SEEDS + 1), KNOWN_MINUTES, focus)
-    figures.append(f"simulator: {variant}: seed {found} of {count}: {what}")
-    assert found, f"{variant} was not found within {VARIANT_SEEDS} seeds"
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(0)
-def test_seeds_of_an_hour(seed, figures):
-    """As long as one likes: AWSOMEFSD_SIM_SECONDS of wall time (one hour without it)."""
-    outcomes: list[run.Outcome] = []
-    end = time.monotonic() + SOAK_SECONDS
-    number = seed * 1000
-    while time.monotonic() < end:
-        count = 2 * (os.cpu_count() or 1)
-        batch = run.many(range(number, number + count), SOAK_MINUTES)
-        number += count
-        outcomes += batch
-        failed = [outcome for outcome in batch if outcome.error]
-        assert not failed, run.report(failed[0], SOAK_MINUTES)
-    figures += [f"simulator: {row}" for row in run.summary(outcomes)]
 
 
 def test_one_voter_becomes_several_among_faults(seed, figures):

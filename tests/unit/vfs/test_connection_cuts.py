@@ -40,6 +40,7 @@ from tests.unit.vfs.ops.test_buffered_writes import Leased
 
 MOUNTS, CLIENTS, ROUNDS, STEPS, SEEDS = 3, 2, 4, 15, 3
 CHANCES = (0.01, 0.03, 0.1)  # of each transfer, to end the connection
+SOAK_SEEDS = 40
 DEATHS = 0.2  # in the soak: of a worker after a round, with what it holds back; each takes seconds
 NAMES = (b"a", b"b", b"c")
 SIZE_MAX = 9_000  # beyond what is kept inline
@@ -461,9 +462,10 @@ def test_mounts_whose_connections_are_cut_show_one_history(tmp_path: Path, seed:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3_600)
 def test_long(tmp_path: Path, seed: int, figures: list[str]) -> None:
-    for number in range(200):
+    for number in range(SOAK_SEEDS):
         place = tmp_path / str(number)
         place.mkdir()
         go(place, seed + number, deaths=DEATHS)
-    figures.append(f"200 seeds of random operations while connections are cut, from {seed}")
+    figures.append(f"{SOAK_SEEDS} seeds of random operations while connections are cut, from {seed}")

@@ -179,4 +179,4 @@ def test_a_cut_at_a_step_of_a_checkpoint_loses_nothing_that_was_durable(tmp_path
 @pytest.mark.soak
 @pytest.mark.timeout(3_600)
 def test_cuts_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    check_cuts(tmp_path, monkeypatch, seed, 40, 200)
+    check_cuts(tmp_path, monkeypatch, seed, 10, 50)
