@@ -18,7 +18,9 @@ def log() -> None:
 
 
 @log.command()
-@click.option("--from", "after", type=click.IntRange(0), default=0, help="Begin after this index [the oldest entry that is kept].")
+@click.option(
+    "--from", "after", type=click.IntRange(0, 2**63 - 1), default=0, help="Begin after this index [the oldest entry that is kept]."
+)
 @click.option("--reader", default="", help="Name of this reader.  It continues next time where it stopped; the log is kept for it.")
 @click.option("--no-wait", is_flag=True, help="Exit after the newest entry.")
 @click.option(

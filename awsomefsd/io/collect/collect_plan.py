@@ -49,8 +49,8 @@ def key_of(info: SegmentInfo) -> Key:
 
 
 def dead_bytes(info: SegmentInfo) -> int:
-    """Returns the bytes that freeing the segment would give beyond those that have to be copied."""
-    return usable_bytes(info.bytes) - info.live_bytes
+    """Returns the bytes that freeing the segment would give beyond those that have to be copied; 0 for one that is filled to the last."""
+    return max(0, usable_bytes(info.bytes) - info.live_bytes)  # data may use what is kept for a footer
 
 
 def choose(found: Iterable[SegmentInfo], measured: dict[Key, int], dead_percent_min: int) -> list[SegmentInfo]:

@@ -252,6 +252,11 @@ def test_nobody_answers(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
         assert code == 1 and out == "" and "start it with `awsomefsd run`" in err and "Traceback" not in err, words
 
 
+def test_an_index_of_the_log_that_no_log_has_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "log", "follow", "--from", str(2**64))
+    assert code == 2 and "--from" in err and "a bug" not in err
+
+
 def test_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (("volme",), ("volume", "nothing"), ("status", "--what"), ("mount", "one"), ("device", "add")):
         code, _, err = run(capsys, *words)
