@@ -22,7 +22,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import get_args
 
 import msgspec
 
@@ -53,18 +53,41 @@ _RECEIVES_PER_TURN = 8  # of TLS records, which are what one recv gives at most
 _WAITING = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _REQUESTS = {kind.__struct_config__.tag for kind in get_args(Body)}  # the tags that this build knows
 _COMMANDS = {kind.__struct_config__.tag for kind in get_args(AnyCommand)}
-_PROPOSE, _COMMAND_AT = Propose.__struct_config__.tag, Propose.__struct_fields__.index("command") + 1
+_PROPOSE = Propose.__struct_config__.tag
+
+
+class _Tagged(msgspec.Struct, array_like=True):
+    """The beginning of a request or a command.  What follows is skipped and no object is made of it: it may be 4 MiB of anything."""
+
+    tag: int
+
+
+class _Proposed(msgspec.Struct, array_like=True):
+    """A Propose as far as its command."""
+
+    tag: int
+    unique: msgspec.Raw
+    session: msgspec.Raw
+    epoch: msgspec.Raw
+    acks: msgspec.Raw
+    command: msgspec.Raw
+
+
+assert _Proposed.__struct_fields__[1:] == Propose.__struct_fields__, "the command stands at the same place"
 
 _decode = msgspec.msgpack.Decoder(RequestEnvelope).decode
-_decode_envelope = msgspec.msgpack.Decoder(tuple[int, list[Any]]).decode
+_decode_envelope = msgspec.msgpack.Decoder(tuple[int, msgspec.Raw]).decode
+_decode_tagged = msgspec.msgpack.Decoder(_Tagged).decode
+_decode_proposed = msgspec.msgpack.Decoder(_Proposed).decode
 
 
-def _is_newer(body: list[Any]) -> bool:
-    """Returns True for the body of a request with a tag, or a Propose of a command with one, that this build does not know."""
-    if body and body[0] == _PROPOSE and len(body) > _COMMAND_AT:
-        command = body[_COMMAND_AT]
-        return isinstance(command, list) and bool(command) and type(command[0]) is int and command[0] not in _COMMANDS
-    return bool(body) and type(body[0]) is int and body[0] not in _REQUESTS
+def _is_newer(body: msgspec.Raw) -> bool:
+    """Returns True for the body of a request with a tag, or a Propose of a command with one, that this build does not know.
+
+    Raises msgspec.DecodeError for what is neither.
+    """
+    tag = _decode_tagged(body).tag
+    return tag not in _REQUESTS if tag != _PROPOSE else _decode_tagged(_decode_proposed(body).command).tag not in _COMMANDS
 
 
 def decode_request(frame: bytes) -> RequestEnvelope:
@@ -303,25 +326,25 @@ class Connections:
 
     def next_request(self, connection: ClientConnection) -> AnyRequest | None:
         """Returns the next request; None if there is none now.  Raises ProtocolError for a client that breaks the protocol."""
-        if not connection.frames or connection.paused:
-            return None
-        frame = connection.frames.popleft()
-        if not connection.frames and connection.reader.begun:
-            connection.begun_ns = self._monotonic_ns()
-        try:
-            asked = decode_request(frame)
-        except ProtocolError:
-            self._answer_unknown(connection, frame)
-            return self.next_request(connection)
-        if not connection.greeted:
-            if type(asked.body) is not Hello:
-                raise ProtocolError("the first request must be Hello")
-            connection.greeted = True
-            connection.mount = asked.body.mount
-            connection.reader.bytes_max = RPC_FRAME_BYTES_MAX
-        elif type(asked.body) is Hello:
-            raise ProtocolError("a second Hello")
-        return Request(connection, asked.call, asked.body, len(frame))
+        while connection.frames and not connection.paused:
+            frame = connection.frames.popleft()
+            if not connection.frames and connection.reader.begun:
+                connection.begun_ns = self._monotonic_ns()
+            try:
+                asked = decode_request(frame)
+            except ProtocolError:
+                self._answer_unknown(connection, frame)
+                continue
+            if not connection.greeted:
+                if type(asked.body) is not Hello:
+                    raise ProtocolError("the first request must be Hello")
+                connection.greeted = True
+                connection.mount = asked.body.mount
+                connection.reader.bytes_max = RPC_FRAME_BYTES_MAX
+            elif type(asked.body) is Hello:
+                raise ProtocolError("a second Hello")
+            return Request(connection, asked.call, asked.body, len(frame))
+        return None
 
     def _answer_unknown(self, connection: ClientConnection, frame: bytes) -> None:
         """Answers EOPNOTSUPP to a request, or a command, of a newer build; to drop its connection would only bring it again.
@@ -330,9 +353,10 @@ class Connections:
         """
         try:
             call, body = _decode_envelope(frame)
+            newer = _is_newer(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise ProtocolError("not a request") from None
-        if not connection.greeted or not _is_newer(body):
+        if not connection.greeted or not newer:
             raise ProtocolError("not a request")
         connection.answer(
             call, Failed(errno.EOPNOTSUPP, "this daemon does not know this request; if awsomefsd was upgraded, restart the daemon")
