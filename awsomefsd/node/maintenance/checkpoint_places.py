@@ -189,16 +189,20 @@ class PlacesOfNode(PlacesAlone):
         """Another node leads: keeps room for a checkpoint of this node and the one after it, as large as the newest; gives the rest back.
 
         So this node has room when it begins to lead, also on a device that is full then.  A part of what the metadata may keep is left to
-        the leader, whose state may grow.  Returns False while the newest checkpoint is this node's own: then nothing changes.
+        the leader, whose state may grow.  Where this node does not see the newest one, it keeps what it has, but not on drained devices.
+        Returns False while the newest checkpoint is this node's own: then nothing changes.
         Nothing may be written to these segments any more when this is called.
         """
         told, mine, newest = self._look()
         if newest is None or newest.node == self._node:
             return mine is None
-        info = next(info for info in self._call(m.GetDevices()).devices if info.device == newest.device)
-        if info.absent or info.uuid not in paths:
-            return True
+        devices = {info.device: info for info in self._call(m.GetDevices()).devices}
+        info = devices[newest.device]
         own = mine.segments if mine is not None else []
+        if info.absent or info.uuid not in paths:
+            goes = self._is_to_go()
+            self.drop([one.segment for one in told.kept if one.segment in own and (goes or devices[one.device].draining)])
+            return True
         kept = [one.segment for one in told.kept if one.device == info.device]
         here = [number for number in own if number in kept]
         share = info.segments // KEPT_SHARE
