@@ -313,14 +313,15 @@ class OverlayStore:
             if not self._ended and not wait:
                 return None
             self._wait()
+            assert self._ended, "a generation whose thread could not begin is not durable"
             if self._failure is None:
                 self.committed.renew()  # first: until then its rows are found nowhere else
                 mark, self._writing, self._ended = self._writing.mark, None, False
                 return mark
             if not isinstance(self._failure, MapFull):
                 raise self._failure
-            self._failure = None
             self.committed.grow()
+            self._failure = None  # last: without room nothing is durable
             self._start()
         return None
 

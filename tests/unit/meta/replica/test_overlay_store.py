@@ -11,7 +11,7 @@ import pytest
 
 from awsomefsd.base.limits import MIB
 from awsomefsd.meta.replica.overlay_store import WRITER_THREAD, OverlayStore
-from awsomefsd.meta.replica.store import Store
+from awsomefsd.meta.replica.store import MapFull, Store
 from tests.rigs.memory_txn import MemTxn
 
 ALL = (b"", b"\xff" * 8)
@@ -192,6 +192,39 @@ def test_a_full_map_is_grown_and_the_generation_written_again(opened, writer):
     store.put(b"1", b"newer")
     assert store.settle(wait=True) == 1
     assert store.get(b"kept") == b"v" and store.get(b"999") == bytes(3_000) and store.get(b"1") == b"newer"
+
+
+def test_a_map_that_cannot_grow_leaves_nothing_durable(opened, writer, monkeypatch):
+    store = opened()
+    store.put(b"a", b"1")
+
+    def full(*changes: object) -> None:
+        raise MapFull("injected")
+
+    def no_room() -> None:
+        raise MemoryError("injected")
+
+    monkeypatch.setattr(store.committed, "write", full)
+    monkeypatch.setattr(store.committed, "grow", no_room)
+    store.begin_commit(1)
+    writer.end()
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            store.settle(wait=True)
+
+
+def test_a_thread_that_cannot_begin_leaves_nothing_durable(opened, monkeypatch):
+    store = opened()
+    store.put(b"a", b"1")
+
+    def no_thread(work: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(store, "_beside", no_thread)
+    with pytest.raises(RuntimeError):
+        store.begin_commit(1)
+    with pytest.raises(AssertionError):
+        store.settle(wait=True)
 
 
 def test_a_copy_holds_the_last_commit(opened, tmp_path):
