@@ -143,6 +143,7 @@ class ControlService:
         self._check_leaving(purge, destroy)
         if purge:
             self._check_purge(force)
+        if purge and force:  # without it one that was made meanwhile lives on if the leader refuses
             self._end_mounts()
         if not destroy:
             try:

@@ -298,6 +298,20 @@ def test_a_leave_that_is_refused_ends_no_mount(tmp_path: Path) -> None:
     assert leaving.done == [] and leaving.rig.states()["n1"] == "active" and not leaving.part.purge.done
 
 
+def test_a_leave_without_force_that_is_refused_ends_no_mount_that_was_made_meanwhile(tmp_path: Path) -> None:
+    leaving = Leaving(tmp_path, Rig())
+    seen: list[list[str]] = [[], ["/mnt/a"]]  # before it was made, and from then on
+
+    def refuse(body: Any) -> Any:
+        raise WouldLoseData("files lie only on devices of this node")
+
+    leaving.part._mounted = lambda: seen.pop(0) if len(seen) > 1 else seen[0]
+    leaving.part.call_leader = refuse  # type: ignore[method-assign]
+    with pytest.raises(WouldLoseData, match="files lie only"):
+        leaving.part.leave(force=False, purge=True)
+    assert leaving.done == []
+
+
 def test_the_last_node_ends_its_cluster_by_one_command_that_names_it(tmp_path: Path) -> None:
     leaving = Leaving(tmp_path, Rig(1))
     leaving.rig.drive.make_volume("data")
