@@ -24,7 +24,7 @@ from tests.posix.bulk_create import Below
 from tests.posix.directory_stream import Walk
 
 pytestmark = pytest.mark.root
-COUNT = 20_500  # more than a worker keeps of one directory
+MILLION = 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,9 @@ def name(number: int) -> str:
     return f"entry-{number:08}"
 
 
-def test_a_directory_of_many_entries(node: Node, seed: int, figures: list[str]) -> None:
-    count = COUNT
+@pytest.mark.parametrize("count", [20_500, pytest.param(MILLION, marks=[pytest.mark.soak, pytest.mark.timeout(7_200)])])
+def test_a_directory_of_many_entries(node: Node, seed: int, figures: list[str], count: int) -> None:
+    """More than a worker keeps of one directory, in either size."""
     timed = _timer(figures, count)
     with Below(node) as below, timed("made below the vfs"):
         below.files(below.mkdir(f"of-{count}"), map(name, range(count)))
@@ -52,6 +53,11 @@ def test_a_directory_of_many_entries(node: Node, seed: int, figures: list[str]) 
     _look_up(folder, count, random.Random(seed))
     _walk(folder, count, random.Random(seed))
     figures.append(f"{count:,} entries: {_memory(node)}")
+    if count == MILLION:
+        with timed("removed with rm -r"):
+            run("rm", "-r", str(folder))
+        assert not folder.exists()
+        figures.append(f"{count:,} entries, removed: {_memory(node)}")
 
 
 def run(*words: str) -> str:

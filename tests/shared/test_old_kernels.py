@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(PINS), reason="this is t
 HERE = Path(__file__).resolve().parent
 LEVELS = [34, 38, 40]
 SHORT = ["test_caches.py", "test_locks.py"]
-SHORT_S = 900
+SHORT_S, LONG_S = 900, 7_200
 
 
 def run(level: int, files: list[str], seed: int, limit_s: int) -> str:
@@ -39,3 +39,11 @@ def test_what_is_kept_and_locked(seed: int, figures: list[str]) -> None:
     """With one of the levels; each run draws another."""
     level = LEVELS[seed % len(LEVELS)]
     figures.append(f"shared mounts with FUSE 7.{level}, {', '.join(SHORT)}: {run(level, SHORT, seed, SHORT_S)}")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(LONG_S + 60)
+@pytest.mark.parametrize("level", LEVELS)
+def test_all_of_this_folder(level: int, seed: int, figures: list[str]) -> None:
+    files = sorted(path.name for path in HERE.glob("test_*.py") if path.name != Path(__file__).name)
+    figures.append(f"shared mounts with FUSE 7.{level}, all: {run(level, files, seed, LONG_S)}")
