@@ -226,6 +226,10 @@ class LeaseHolder:
         held = self._held.get(ino)
         return 0 if held is None or self._left_ns() <= 0 else held.grant
 
+    def held(self, ino: int) -> bool:
+        """The lease is held, perhaps by a session that is fenced now and goes on under the next leader."""
+        return ino in self._held
+
     def serves(self, ino: int) -> int:
         """As `grant`; 0 also while a change of this mount has no outcome."""
         return 0 if ino in self._changing or EVERY_INODE in self._changing else self.grant(ino)

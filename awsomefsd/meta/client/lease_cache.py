@@ -74,7 +74,7 @@ class MountLeases:
         self._depth = 0  # a closed client answers at once
         self._talk = LeaseClient(self._submit, self._handle_recall, client.lease_left_ns, client.doubt_session, self._handle_look)
         self._holder = self._talk.holder
-        self.may_buffer, self.grant, self.stamp = self._holder.may_buffer, self._holder.grant, self._holder.stamp
+        self.may_buffer, self.stamp = self._holder.may_buffer, self._holder.stamp
         self.changing, self.leaving = self._holder.changing, self._holder.leaving
         self.changes_known, self.writes = self._holder.known, self._holder.writes
         self._asking: set[int] = set()  # of `cover`
@@ -233,9 +233,21 @@ class MountLeases:
         return self._holder.epoch
 
     # --- use --------------------------------------------------------------------------------------------------------------------
+    def grant(self, ino: int) -> int:
+        """The number of the lease as long as it is held, also while this mount changes something; 0: none, or fenced.
+
+        Whoever is told 0 keeps nothing of what it has just learnt, perhaps the outcome of an own change.  A fenced session may go on under
+        the next leader, and the lease with it: so what was learnt before is not believed any more either.
+        """
+        grant = self._holder.grant(ino)
+        if not grant and self._holder.held(ino):
+            with self._lock:
+                self._holder.renew([ino])
+        return grant
+
     def keeps(self, ino: int) -> int:
         """The number of the grant under which an answer that is being taken up may be kept; 0: it may not."""
-        return 0 if self._doubting == threading.get_ident() else self._holder.grant(ino)
+        return 0 if self._doubting == threading.get_ident() else self.grant(ino)
 
     @contextlib.contextmanager
     def doubting(self, inos: list[int]) -> Iterator[None]:

@@ -17,7 +17,9 @@ from awsomefsd.fuse.notify import Notifier
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
-from tests.rigs.mount_without_kernel import BIG, error_of, until
+from awsomefsd.vfs.ops.negative_lookups import PAGE_MISSES
+from awsomefsd.vfs.state.names import ABSENT
+from tests.rigs.mount_without_kernel import BIG, Held, error_of, until
 from tests.rigs.sharing_nodes import Sharing, two_nodes
 
 
@@ -144,6 +146,46 @@ def test_own_changes_are_remembered_without_asking(nodes: list[Caching]) -> None
     assert [name for name in one.questions() if name != "GetLease"].count("Lookup") <= 1
     one.call("unlink", ROOT_INO, b"g")
     assert error_of(one.lookup, b"g") == errno.ENOENT and one.listed(ROOT_INO)[2:] == []
+
+
+@pytest.mark.parametrize("what", ["create", "unlink", "truncate"])
+def test_an_own_change_whose_outcome_comes_while_the_session_is_fenced_is_seen(
+    nodes: list[Caching], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No leader for as long as the fence, and the next one carries out the change before it renews the session: the lease is the same."""
+    one, _ = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"a" * BIG)
+    one.call("fsync", ino, fh, False)
+    assert one.read(ino, fh, 0, 9) == b"a" * 9
+    for number in range(3 * PAGE_MISSES):
+        assert error_of(one.lookup, b"no%d" % number) == errno.ENOENT
+    until(lambda: one.mount.caches.names.find(ROOT_INO, b"new") == ABSENT)  # all names are known
+    late: list[Held] = []
+
+    def told_late(command: Any, unique: int) -> Any:
+        late.append(Held(one.worker.client.propose(command, unique)))
+        return late[0]
+
+    one.gate().on_propose = told_late
+    if what == "create":
+        op = one.begin("mknod", ROOT_INO, b"new", 0o100644, 0)
+    elif what == "unlink":
+        op = one.begin("unlink", ROOT_INO, b"f")
+    else:
+        op = one.begin("setattr", ino, None, SetAttrIn(c.SET_SIZE, size=0))
+    until(lambda: late and late[0].answered.is_set())
+    one.gate()
+    with monkeypatch.context() as fenced:
+        fenced.setattr(one.mount.caches.leases._holder, "_left_ns", lambda: 0)  # type: ignore[union-attr]
+        late[0].release()
+        op.result()
+    if what == "create":
+        assert one.lookup(b"new").ino
+    elif what == "unlink":
+        assert error_of(one.lookup, b"f") == errno.ENOENT
+    else:
+        assert one.attr(ino).size == 0 and one.read(ino, fh, 0, 9) == b""
 
 
 def ttl(node: Caching, ino: int) -> int:
