@@ -104,9 +104,9 @@ class Rig:
 
 
 @contextmanager
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path, **replica_options: int) -> Iterator[Rig]:
     path = make_device(tmp_path / "device")
-    with host(tmp_path, checkpoint_progress=CheckpointProgress(UNKNOWN)) as on:
+    with host(tmp_path, checkpoint_progress=CheckpointProgress(UNKNOWN), replica_options=replica_options) as on:
         made = Rig(on, path)
         made.propose(c.RaiseLevel(Rig.level))
         made.propose(c.AddDevice(SECOND, (SEGMENTS + 2) * MIB, MIB, SEGMENTS, MIB))
@@ -218,7 +218,7 @@ def on_device(path: Path, scratch: Path) -> bytes:
 def test_no_secret_of_the_cluster_is_on_the_device_and_none_is_believed_after_a_recovery(tmp_path):
     """Whoever reads the device must not be able to sign for the cluster, nor to join it."""
     key, verifier = "-----BEGIN PRIVATE KEY-----\n" + "k" * 180, bytes(range(1, 65))
-    with rig(tmp_path) as made:
+    with rig(tmp_path, commit_ms=10) as made:
         made.propose(c.PutCa("a1", "certificate", key, "active"))
         made.propose(c.PutToken("f1", "founding", "node", verifier, 1 << 50, 3))
         await_true("the store has them, so the copy too", lambda: made.index.stored >= made.applied, 60)
