@@ -235,7 +235,7 @@ class Session:
 
     def start(self) -> None:
         """Starts one reader thread for each slot, and the one that watches their turn."""
-        self._turns.watch()
+        self._turns.watch(len(self.slots))
         for slot in self.slots:
             thread = threading.Thread(target=self._read_loop, args=(slot,), name=f"fuse-{slot.index}", daemon=True)
             self._threads.append(thread)
@@ -262,7 +262,7 @@ class Session:
                 turn.take()
         finally:
             turn.give()
-            self._turns.ended.set()
+            self._turns.leave()
 
     def read_one(self, slot: Slot, turn: Turn | None = None) -> bool:
         """Reads and serves one request (or tries to); returns False when there will be no more.  Blocks in readv(2)."""

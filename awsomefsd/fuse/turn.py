@@ -28,11 +28,21 @@ class ReadingTurns:
         self.lock = threading.Lock()
         self.quick = True  # the last READ was
         self.kept: tuple[Turn, int] | None = None  # by a READ that began then (ns, monotonic)
-        self.ended = threading.Event()
+        self._ended = threading.Event()
+        self._readers = 0
+        self._leaving = threading.Lock()
 
-    def watch(self) -> None:
-        """Starts the thread that looks for a READ that keeps the turn for too long, until `ended` is set."""
+    def watch(self, readers: int) -> None:
+        """Starts the thread that looks for a READ that keeps the turn for too long, until so many readers have left."""
+        self._readers = readers
         threading.Thread(target=self._watch, name="fuse-turn", daemon=True).start()
+
+    def leave(self) -> None:
+        """A reader has ended."""
+        with self._leaving:
+            self._readers -= 1
+            if self._readers <= 0:
+                self._ended.set()
 
     def look(self, now_ns: int) -> None:
         """Hands the turn on in the name of a reader whose READ takes too long."""
@@ -42,7 +52,7 @@ class ReadingTurns:
             kept[0].give()
 
     def _watch(self) -> None:
-        while not self.ended.wait(LOOK_S):
+        while not self._ended.wait(LOOK_S):
             self.look(time.monotonic_ns())
 
 

@@ -56,10 +56,13 @@ def test_a_read_whose_device_does_not_answer_loses_it(turns: ReadingTurns, turn:
     assert other.mine and turns.lock.locked(), "it is given once"
 
 
-def test_the_watching_thread_hands_it_on(turns: ReadingTurns, turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watching_thread_hands_it_on_until_the_last_reader_has_left(
+    turns: ReadingTurns, turn: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("awsomefsd.fuse.turn.LOOK_S", 0.01)
+    turns.watch(2)
+    turns.leave()  # the other one goes on
     turn.begin_read(came_at_once=False)
     turns.kept = turn, time.monotonic_ns() - KEPT_NS_MAX
-    turns.watch()
     Turn(turns).take()  # returns when the other has lost it
-    turns.ended.set()
+    turns.leave()
