@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from awsomefsd.base.errors import Corrupt, FormatTooNew
+from awsomefsd.base.limits import MIB
 from awsomefsd.meta.replica.store import Store
 from awsomefsd.meta.state import keys
 from awsomefsd.meta.state.row_codecs import CODEC_OF, SECRET_KINDS
@@ -23,6 +24,7 @@ from awsomefsd.recovery.backup import BackupHeader, read_backup
 
 FORMAT = "awsomefs metadata"
 FORMAT_VERSION = 1
+COMMIT_BYTES = 16 * MIB  # of lines that are loaded in one transaction: the store grows between two
 _EVERYTHING = (b"", b"\xff" * 16)
 
 
@@ -67,9 +69,12 @@ def _counted(value: dict[str, Any], update: Callable[[bytes], None]) -> str:
 
 
 def load(path: Path, directory: Path) -> BackupHeader:
-    """Makes the store under `directory` (empty) from a dump; returns the dump's header.  Blocks.  Raises Corrupt, FormatTooNew."""
+    """Makes the store under `directory` (empty) from a dump; returns the dump's header.  Blocks.
+
+    Raises Corrupt, FormatTooNew; what is in `directory` then is of no use.
+    """
     digest = hashlib.sha256()
-    rows = 0
+    rows = uncommitted = 0
     header: BackupHeader | None = None
     store: Store | None = None
     try:
@@ -86,6 +91,10 @@ def load(path: Path, directory: Path) -> BackupHeader:
                 else:
                     _put(path, number, value, store)
                     rows += 1
+                    uncommitted += len(line)
+                    if uncommitted >= COMMIT_BYTES:
+                        store.commit()
+                        uncommitted = 0
         raise Corrupt(f"{path} ends early: its last line is missing")
     finally:
         if store is not None:

@@ -12,12 +12,13 @@ import pytest
 
 from awsomefsd.base.errors import Corrupt, FormatTooNew, Unavailable
 from awsomefsd.base.identity import Node as Identity
+from awsomefsd.base.limits import KIB, MIB
 from awsomefsd.meta.api.messages import Changes, GetVolumes
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.replica.store import Store
 from awsomefsd.meta.state import keys, row_codecs, rows
-from awsomefsd.recovery import backup
+from awsomefsd.recovery import backup, dump
 from awsomefsd.recovery.backup import BackupHeader, Backups, pieces, read_backup
 from awsomefsd.recovery.dump import lines, load
 from buildtools.nodes import Node
@@ -149,6 +150,23 @@ def test_dump_and_load_give_the_same_rows(make_node, tmp_path: Path) -> None:
     loaded = Store.open(tmp_path / "two", readonly=True)
     assert Machine(loaded).applied_index == header.index and not list(check(loaded))
     loaded.close()
+
+
+def test_a_dump_of_more_rows_than_a_new_map_has_room_for_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a cluster with more than about a million files."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    store = Store.open(tmp_path / "one")
+    store.put(keys.cluster(), rows.CLUSTER.dumps(rows.ClusterRow(uuid="c", applied_index=9)))
+    for number in range(10_000):
+        store.put(keys.reader(f"{number:0100}"), rows.READER.dumps(rows.ReaderRow(number)))
+    store.commit()
+    (tmp_path / "dump").write_text("".join(lines(HEADER, store)))
+    store.close()
+    monkeypatch.setitem(Store.open.__func__.__kwdefaults__, "map_bytes_min", MIB)  # type: ignore[attr-defined]
+    monkeypatch.setattr(dump, "COMMIT_BYTES", 64 * KIB, raising=False)
+    assert load(tmp_path / "dump", tmp_path / "two").index == HEADER.index
+    assert digest(tmp_path / "two") == digest(tmp_path / "one")
 
 
 @pytest.mark.parametrize("harm", ["cut", "row", "count", "json", "field", "kind"])
