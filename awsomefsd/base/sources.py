@@ -26,11 +26,16 @@ def source_of(address: str) -> str:
 
 
 def gives_place(places: Mapping[Connection, str], newcomer: str) -> Connection:
-    """Returns the connection that gives up its place: the oldest of the source that has the most.
+    """Returns the connection that gives up its place: the oldest of the address that has the most, of the source that has the most.
 
-    `places` has the source of each connection, oldest first, at least one; `newcomer` is the source of the one that comes, and counts.
+    `places` has the address of each connection, oldest first, at least one; `newcomer` is the address of the one that comes, and counts.
     """
-    counts = Counter(places.values())
-    counts[newcomer] += 1
-    most = max(counts.values())
-    return next((connection for connection, source in places.items() if counts[source] == most), next(iter(places)))
+    sources = Counter(map(source_of, places.values()))
+    sources[source_of(newcomer)] += 1
+    most = max(sources.values())
+    of_source = {one: address for one, address in places.items() if sources[source_of(address)] == most}
+    addresses = Counter(of_source.values())
+    if newcomer in addresses:
+        addresses[newcomer] += 1
+    most = max(addresses.values())
+    return next(connection for connection, address in of_source.items() if addresses[address] == most)

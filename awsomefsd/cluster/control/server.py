@@ -31,7 +31,7 @@ from awsomefsd.base.limits import (
     CONTROL_IDLE_MS,
     CONTROL_STRANGER_MS,
 )
-from awsomefsd.base.sources import gives_place, source_of
+from awsomefsd.base.sources import gives_place
 from awsomefsd.cluster import messages as m
 from awsomefsd.cluster.founding import wire
 from awsomefsd.cluster.pki import ca
@@ -40,6 +40,7 @@ from awsomefsd.meta.api.messages.nodes import NodeInfo
 
 logger = logging.getLogger(__name__)
 _THREADS = 16
+LOG_PAUSE_S = 1.0
 
 
 class Needs(enum.Enum):
@@ -132,12 +133,13 @@ class ControlServer:
         self._standing = standing
         self._leader_at = leader_at
         self._threads = {False: trio.CapacityLimiter(_THREADS), True: trio.CapacityLimiter(_THREADS)}  # by: a certificate was shown
-        self._strangers: dict[int, str] = {}  # connection → its source, oldest first
+        self._strangers: dict[int, str] = {}  # connection → its address, oldest first
         self._members: dict[int, str] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
         self._numbers = itertools.count()
         self.port = 0
-        self.dropped = 0  # connections that spoke nonsense, or too slowly
+        self.dropped = 0  # connections that spoke nonsense, or too slowly, or that were over before they were served
+        self._logged = -math.inf  # when one was logged last: strangers do not fill the log
         self.refused = 0  # calls
         self.turned_away = 0  # connections that lost their place to a newer one
 
@@ -161,12 +163,11 @@ class ControlServer:
         with trio.move_on_after(CONTROL_STRANGER_MS / 1_000) as scope:
             self._scopes[number] = scope
             try:
-                source = source_of(str(stream.socket.getpeername()[0]))
-                self._give_place(self._strangers, number, source)
-                await self._talk(stream, number, source)
+                remote = _remote(stream)
+                self._give_place(self._strangers, number, remote)
+                await self._talk(stream, number, remote)
             except (ProtocolError, Unavailable, trio.TooSlowError, trio.BrokenResourceError) as err:
-                self.dropped += 1
-                logger.info("a control connection was dropped", extra={"reason": str(err) or type(err).__name__})
+                self._dropped(str(err) or type(err).__name__)
             except OSError as err:
                 logger.warning("the control port cannot serve: %s", err)
             finally:
@@ -176,22 +177,28 @@ class ControlServer:
                 with trio.CancelScope(shield=True):
                     await trio.aclose_forcefully(stream)
 
-    def _give_place(self, places: dict[int, str], number: int, source: str) -> None:
+    def _dropped(self, reason: str) -> None:
+        self.dropped += 1
+        if trio.current_time() - self._logged >= LOG_PAUSE_S:
+            self._logged = trio.current_time()
+            logger.info("a control connection was dropped", extra={"reason": reason, "dropped": self.dropped})
+
+    def _give_place(self, places: dict[int, str], number: int, remote: str) -> None:
         if len(places) >= CONTROL_CONNECTIONS_MAX:
-            gone = gives_place(places, source)
+            gone = gives_place(places, remote)
             del places[gone]
             self._scopes[gone].cancel()
             self.turned_away += 1
-        places[number] = source
+        places[number] = remote
 
-    async def _talk(self, plain: trio.SocketStream, number: int, source: str) -> None:
+    async def _talk(self, plain: trio.SocketStream, number: int, remote: str) -> None:
         context, own = self._tls()
         stream = trio.SSLStream(plain, context, server_side=True, https_compatible=True)
         with trio.fail_after(CONTROL_HANDSHAKE_MS / 1_000):
             await stream.do_handshake()
         if self._founding is not None and stream.selected_alpn_protocol() == wire.ALPN:
             self._scopes[number].deadline = trio.current_time() + CONTROL_FOUNDING_MS / 1_000
-            await self._founding(stream, own, str(plain.socket.getpeername()[0]))
+            await self._founding(stream, own, remote)
             return
         shown = stream.getpeercert(binary_form=True)
         try:
@@ -200,7 +207,7 @@ class ControlServer:
             raise ProtocolError(str(err)) from err
         if identity is not None and self._strangers.pop(number, None) is not None:
             self._scopes[number].deadline = math.inf
-            self._give_place(self._members, number, source)
+            self._give_place(self._members, number, remote)
         while True:
             with trio.fail_after(CONTROL_IDLE_MS / 1_000):
                 raw = await _frame(stream)
@@ -242,6 +249,14 @@ class ControlServer:
             words = f"node {row.node} is a {row.role} of this cluster and may not do this ({what})"
             raise Refused(f"{words}; run the command on a machine with the role node")
         return row
+
+
+def _remote(stream: trio.SocketStream) -> str:
+    """Returns the address of the other side.  Raises ProtocolError if that is gone already."""
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError as err:
+        raise ProtocolError("it was closed before it was served") from err
 
 
 async def _frame(stream: trio.SSLStream[trio.SocketStream]) -> bytes | None:

@@ -24,7 +24,7 @@ from awsomefsd import __version__
 from awsomefsd.base import failpoints, levels
 from awsomefsd.base.errors import ConfigError, Error, ProtocolError, Refused
 from awsomefsd.base.limits import FOUNDING_NODES_MAX, NS_PER_MS
-from awsomefsd.base.sources import gives_place, source_of
+from awsomefsd.base.sources import gives_place
 from awsomefsd.cluster.addresses import advertised, described, split_endpoint
 from awsomefsd.cluster.founding import wire
 from awsomefsd.cluster.founding.files import FoundingFiles
@@ -84,7 +84,7 @@ class FoundingDriver:
         self._places = {endpoint: DialAddress(True) for endpoint in token.endpoints}
         self._asking = trio.Lock()
         self._dials = trio.CapacityLimiter(DIALS_MAX)
-        self._strangers: dict[trio.CancelScope, str] = {}  # visits without a proof, oldest first, and whose each is
+        self._strangers: dict[trio.CancelScope, str] = {}  # visits without a proof, oldest first, and from which address
         self._visits = trio.CapacityLimiter(VISITS_MAX)  # with one
         self._told = 0.0
 
@@ -233,12 +233,11 @@ class FoundingDriver:
         with trio.CancelScope() as scope:
             try:
                 remote = str(stream.socket.getpeername()[0])
-                source = source_of(remote)
                 if len(self._strangers) >= VISITS_MAX:
-                    gone = gives_place(self._strangers, source)
+                    gone = gives_place(self._strangers, remote)
                     del self._strangers[gone]
                     gone.cancel()
-                self._strangers[scope] = source
+                self._strangers[scope] = remote
                 await self._welcome(connection, remote, scope)
             except (Error, OSError, trio.TooSlowError, trio.BrokenResourceError) as err:
                 logger.info("a founding conversation ended", extra={"remote": remote, "reason": str(err) or type(err).__name__})

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 from awsomefsd.base.limits import HANDSHAKE_MS_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_TURN, NS_PER_MS, PORT_DEAF_MS
-from awsomefsd.base.sources import gives_place, source_of
+from awsomefsd.base.sources import gives_place
 from awsomefsd.base.tls import CLIENT_PROTOCOL, PEER_PROTOCOL, TlsNow
 from awsomefsd.meta.net.connection import Wire, prepare
 from awsomefsd.meta.net.traffic import Tally
@@ -126,8 +126,8 @@ class MetadataPort:
             self.accepted += 1
             if len(self._shaking) >= HANDSHAKES_MAX:
                 self.crowded_out += 1
-                sources = {fd: source_of(remote) for fd, (_, _, remote) in self._shaking.items()}
-                self._drop(gives_place(sources, source_of(str(place[0]))), "too many unauthenticated connections at once")
+                addresses = {fd: remote for fd, (_, _, remote) in self._shaking.items()}
+                self._drop(gives_place(addresses, str(place[0])), "too many unauthenticated connections at once")
             try:
                 prepare(sock)
                 tls = self._tls().server if self._tls else None

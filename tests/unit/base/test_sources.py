@@ -31,6 +31,16 @@ def test_one_source_pushes_out_nobody_else(seed: int) -> None:
         assert -1 in places and len(places) == PLACES
 
 
+def test_of_a_network_the_address_with_the_most_gives_up_its_place() -> None:
+    """All machines of one IPv6 network are one source: there too a stranger crowds out itself first."""
+    places = {-1: "2001:db8::1", **dict.fromkeys(range(10), "2001:db8::2"), 10: "10.0.0.1"}
+    assert gives_place(places, "2001:db8::2") == 0
+    assert gives_place(places, "10.0.0.2") == 0
+    assert gives_place(places, "2001:db8::3") == 0
+    assert gives_place({1: "2001:db8::1", 2: "2001:db8::2"}, "2001:db8::2") == 2, "the newcomer counts for its address"
+    assert gives_place({1: "10.0.0.1", 2: "2001:db8::1", 3: "2001:db8::2"}, "10.0.0.3") == 2, "the network has the most"
+
+
 @pytest.mark.parametrize(
     ("address", "source"),
     [

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import queue
 import resource
 import socket
 import ssl
+import struct
 import threading
 import uuid
 from collections.abc import Iterator
@@ -403,6 +405,30 @@ def test_one_address_turns_away_itself(cluster: Cluster, monkeypatch: pytest.Mon
     for stranger in strangers:
         with stranger:
             pass
+
+
+def test_who_opens_and_closes_at_once_fills_no_log(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+    """A connection that was reset before it is served has no address any more."""
+    caplog.set_level(logging.INFO)
+    dropped = cluster.server.dropped
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", cluster.port), WAIT_S) as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    _await(lambda: cluster.server.dropped == dropped + 50)
+    assert not [record for record in caplog.records if record.levelno > logging.INFO], "it is no fault of the port"
+    assert cluster.server.figures()["control_connections"] == 0
+
+
+def test_strangers_fill_no_log(cluster: Cluster, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("awsomefsd.cluster.control.server.LOG_PAUSE_S", 3_600.0)
+    caplog.set_level(logging.INFO, "awsomefsd.cluster.control.server")
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", cluster.port), WAIT_S) as plain:
+            plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            while plain.recv(100):
+                pass
+    _await(lambda: cluster.server.dropped == 20)
+    assert [record.message for record in caplog.records] == ["a control connection was dropped"]
 
 
 def of_member_connection(cluster: Cluster, files: PkiFiles) -> ControlConnection:
