@@ -10,6 +10,7 @@ import grpc
 from awsomefsd.admin.grpc_errors import edge
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base.errors import ConfigError
+from awsomefsd.base.log import printable
 from awsomefsd.cluster.control.service import ControlService
 from awsomefsd.cluster.membership.view import readiness
 from awsomefsd.meta.api.messages.nodes import NodeInfo, TokenInfo
@@ -45,7 +46,8 @@ class ClusterRpcs:
 
     @edge
     def Leave(self, request: pb.LeaveRequest, context: grpc.ServicerContext) -> pb.LeaveReply:
-        return pb.LeaveReply(left=self._control.leave(force=request.force, purge=request.purge, destroy=request.destroy))
+        left = self._control.leave(force=request.force, purge=request.purge, destroy=request.destroy)
+        return pb.LeaveReply(left=map(printable, left))  # names of files, which need not be UTF-8
 
     @edge
     def CreateToken(self, request: pb.CreateTokenRequest, context: grpc.ServicerContext) -> pb.Token:

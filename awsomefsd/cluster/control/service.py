@@ -176,6 +176,8 @@ class ControlService:
         except FsError as err:
             if WAS_REMOVED not in str(err):
                 raise
+            if destroy:
+                raise Refused(f"{err}; the cluster goes on without it, so leave it without --yes-destroy") from err
 
     def _check_purge(self, force: bool) -> None:
         conflicts = self._settings.state_dir / identity.CONFLICTS

@@ -229,6 +229,15 @@ def test_a_node_that_was_removed_may_purge_itself(tmp_path: Path) -> None:
     assert part.leave(force=False, purge=True) == ["conflicts", "notes"] and not part.purge_conflicts
 
 
+def test_a_removed_node_does_not_end_its_cluster(tmp_path: Path) -> None:
+    """The command would say that the cluster has ended, which goes on."""
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    part = ControlService(settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: None, removed)
+    with pytest.raises(Refused, match=r"was removed.*goes on without it.*without --yes-destroy"):
+        part.leave(force=True, purge=True, destroy=CLUSTER)
+    assert not part.purge.done
+
+
 def test_a_removed_node_to_which_only_the_control_port_answers_may_purge_itself(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
     settings.state_dir.mkdir()
