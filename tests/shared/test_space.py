@@ -49,7 +49,7 @@ def roots(request: pytest.FixtureRequest) -> Iterator[list[Path]]:
     if request.param == "quota":
         machines: Machines = request.getfixturevalue("machines")
         yield from mounted(machines.nodes, "--quota", str(QUOTA))
-        machines.nodes[0].cli("volume", "delete", "space", "--force")
+        machines.nodes[0].cli("volume", "delete", "space", "--yes-destroy", "space")
         return
     make: Callable[..., Cluster] = request.getfixturevalue("make_cluster")
     cluster = make(3, size_bytes=256 * MIB)
