@@ -114,11 +114,12 @@ def device_that_is_not_flushed(patch):
 
 
 def store_that_is_not_committed_before_the_journal_drops(patch):
-    def commit(self):
+    def begin_commit(self):
         self.machine.flush()
         self._uncommitted = 0
+        self.log.compact(self.machine.applied_index + 1)
 
-    patch.setattr(Replica, "_commit", commit)
+    patch.setattr(Replica, "_begin_commit", begin_commit)
 
 
 def rename_that_does_not_flush(patch):
