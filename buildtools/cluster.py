@@ -9,6 +9,7 @@ cluster needs no memory: `destroy` finds namespaces by the directory's name, pro
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shutil
@@ -24,6 +25,7 @@ from buildtools.nodes import Node, await_true, write_env
 from buildtools.say import CHECKOUT, BuildError
 
 MARKER = ".awsomefs-cluster"
+LOCK = ".awsomefs-up"
 LEADER_S = 60.0
 HEARD_MS = 2_000
 
@@ -57,8 +59,34 @@ class Cluster:
         """A directory with other people's files is refused."""
         if self.directory.exists() and not self.directory.is_dir():
             raise BuildError(f"{self.directory} is no directory; choose another --dir")
-        if self.directory.exists() and any(self.directory.iterdir()) and not (self.directory / MARKER).exists():
+        others = self.directory.exists() and any(entry.name != LOCK for entry in self.directory.iterdir())
+        if others and not (self.directory / MARKER).exists():
             raise BuildError(f"{self.directory} is not empty and not one of ours (no {MARKER} in it); choose another --dir")
+
+    def take(self) -> int:
+        """Locks the directory for this process, also for the program that it becomes; returns the descriptor.  Makes the directory.
+
+        Children do not inherit the lock, so it ends with this process, however that ends.  Raises BuildError if another one has it.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / LOCK
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(lock)
+            raise BuildError(
+                f"another build.py works in {self.directory} (process {pid}); wait for its end, stop it with `kill -INT {pid}`, "
+                "or choose another --dir"
+            ) from None
+        if not path.exists() or not os.path.samestat(os.stat(path), os.fstat(lock)):
+            os.close(lock)
+            raise BuildError(f"`build.py down` has just removed {self.directory}; run the command again")
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        os.set_inheritable(lock, True)  # over exec; subprocess closes it in children
+        return lock
 
     def prepare(self) -> None:
         """Directories and namespaces."""

@@ -31,7 +31,9 @@ def up(directory: Path, size_text: str) -> int:
     size_bytes = parse_size(size_text)
     if size_bytes < DISK_BYTES_MIN:
         raise BuildError(f"--size {size_text} is too small for what `up` writes: at least {size(DISK_BYTES_MIN)}, as in --size 2G")
-    Cluster(directory).check_place()
+    place = Cluster(directory)
+    place.check_place()
+    place.take()
     step("What this will do")
     ready = prepare.venv_is_current()
     line(f"  about {SECONDS_AGAIN if ready else SECONDS_FIRST} s; up to {size(COPY_BYTES_MAX * 4)} of disk below {directory}")
@@ -52,7 +54,12 @@ def down(directory: Path) -> int:
     if not directory.exists():
         good(f"{directory} is not there: nothing to do")
         return 0
-    (Cluster(directory) if (directory / cluster.MARKER).exists() else Node(directory)).destroy()
+    if (directory / cluster.MARKER).exists():
+        place = Cluster(directory)
+        place.take()
+        place.destroy()
+    else:
+        Node(directory).destroy()
     good(f"{directory}: unmounted, stopped and removed")
     return 0
 

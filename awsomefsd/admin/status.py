@@ -100,6 +100,7 @@ class NodeStatus:
         keeper_pid, keeper_version = self._keeper_is()
         view = self._cluster()
         devices, volumes = self._of_the_leader(view, self._devices.all), self._of_the_leader(view, self._catalog.volumes)
+        delegated = self._of_the_leader(view, self._catalog.delegated)
         mounts = [mount_message(view) for view in self._mounts.views()]
         where = {mount.volume: mount.directory for mount in mounts}
         status = pb.Status(
@@ -115,7 +116,7 @@ class NodeStatus:
             keeper_pid=keeper_pid,
             keeper_version=keeper_version,
             devices=[device_message(info, state) for info, state in devices],
-            volumes=[volume_message(info, where) for info in sorted(volumes, key=lambda info: info.name)],
+            volumes=[volume_message(info, where, delegated) for info in sorted(volumes, key=lambda info: info.name)],
             mounts=mounts,
             conflicts=list(conflicts(self._settings.state_dir / "conflicts")),
             figures={name: str(value) for name, value in self._figures(view).items()},
@@ -138,6 +139,7 @@ class NodeStatus:
         scrub = self._scrub()
         ended = [one for one in self._of_the_leader(view, lambda: self._catalog.ask(GetSessions()).sessions) if one.quarantined]
         names = {one.volume: one.name for one in self._of_the_leader(view, self._catalog.volumes)}
+        reports = dict(self._of_the_leader(view, lambda: self._catalog.reports().items()))
         return rules.Facts(
             scrub_open=scrub.open,
             scrub_behind_s=scrub.behind_s(self._settings.scrub.every, time.time_ns()),
@@ -146,16 +148,13 @@ class NodeStatus:
             quarantined=sum(one.quarantined for one in ended),
             quarantined_of=sorted({view.name(one.node) for one in ended}),
             alone_ms=dict(self._of_the_leader(view, lambda: self._catalog.ask(GetSightings()).alone_ms.items())),
-            workers=list(self._workers_over_budget(mounts)) if view.asked else [],
+            workers=list(self._workers_over_budget(mounts, reports)),
+            diverged=[mount.directory for mount in mounts if reports.get(int(mount.mount, 16), {}).get("names_diverged")],
             host=self._host_problem(),
         )
 
-    def _workers_over_budget(self, mounts: list[pb.MountPoint]) -> Iterator[tuple[str, int, int]]:
+    def _workers_over_budget(self, mounts: list[pb.MountPoint], reports: Mapping[int, Mapping[str, int]]) -> Iterator[tuple[str, int, int]]:
         """Yields (directory, used bytes, budget) of each worker above its budget that has dropped caches already, and still is."""
-        try:
-            reports = self._catalog.reports()
-        except (Unavailable, FsError):
-            return
         for mount in mounts:
             figures = reports.get(int(mount.mount, 16), {})
             used, budget = figures.get("memory_bytes", 0), figures.get("memory_budget_bytes", 0)

@@ -15,6 +15,7 @@ from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.admin.streams import Streams
 from awsomefsd.base.errors import Error
 from awsomefsd.meta.api.commands import Entry
+from awsomefsd.meta.api.commands.base import Command
 
 
 class StreamRpcs:
@@ -57,11 +58,15 @@ def change_message(entry: Entry) -> pb.Change:
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value as JSON can hold it; bytes (names) become text, and those that are no UTF-8 are escaped."""
+    """Returns a value as JSON can hold it; bytes (names) become text, and those that are no UTF-8 are escaped.
+
+    A command within a command (a record of a batch) says which one it is.
+    """
     if isinstance(value, bytes):
         return value.decode(errors="backslashreplace")
     if isinstance(value, msgspec.Struct):
-        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+        said = {"operation": type(value).__name__} if isinstance(value, Command) else {}
+        return said | {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 
 import grpc
 
 from awsomefsd.admin.grpc_errors import edge
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base.errors import WouldLoseData
-from awsomefsd.base.types import VolumeInfo
+from awsomefsd.base.types import NAMES_WORDS, VolumeInfo
 from awsomefsd.node.catalog import Catalog
 from awsomefsd.node.mounts import REFUSED, Mounts
 
@@ -29,27 +30,27 @@ class VolumeRpcs:
             request.name, request.quota_bytes, request.quota_inodes, request.mode or 0o755, request.uid, request.gid
         )
         logger.info("volume created", extra={"volume": made.name, "uuid": made.uuid})
-        return volume_message(made, {})
+        return volume_message(made, {}, frozenset())
 
     @edge
     def ListVolumes(self, request: pb.ListVolumesRequest, context: grpc.ServicerContext) -> pb.ListVolumesReply:
         found = [self._catalog.volume(request.name)] if request.name else self._catalog.volumes()
-        where = self._where()
-        return pb.ListVolumesReply(volumes=[volume_message(info, where) for info in sorted(found, key=lambda info: info.name)])
+        where, delegated = self._where(), self._catalog.delegated()
+        return pb.ListVolumesReply(volumes=[volume_message(info, where, delegated) for info in sorted(found, key=lambda info: info.name)])
 
     @edge
     def SetVolume(self, request: pb.SetVolumeRequest, context: grpc.ServicerContext) -> pb.Volume:
         quota_bytes = request.quota_bytes if request.HasField("quota_bytes") else -1
         quota_inodes = request.quota_inodes if request.HasField("quota_inodes") else -1
-        changed = self._catalog.set_volume(request.name, quota_bytes, quota_inodes, request.new_name)
+        changed = self._catalog.set_volume(request.name, quota_bytes, quota_inodes, request.new_name, request.names)
         logger.info("volume changed", extra={"volume": request.name, "quota_bytes": changed.quota_bytes, "new_name": changed.name})
-        return volume_message(changed, self._where())
+        return volume_message(changed, self._where(), self._catalog.delegated())
 
     @edge
     def DeleteVolume(self, request: pb.DeleteVolumeRequest, context: grpc.ServicerContext) -> pb.DeleteVolumeReply:
         if request.destroy and request.destroy != request.name:
             raise WouldLoseData(f"the confirmation {request.destroy!r} is not the volume {request.name!r}; nothing was done")
-        self._catalog.delete_volume(request.name, destroy=bool(request.destroy))
+        self._catalog.delete_volume(request.name, destroy=bool(request.destroy), here=self._where().get(request.name, ""))
         logger.warning("volume deleted", extra={"volume": request.name, "destroyed": bool(request.destroy)})
         return pb.DeleteVolumeReply()
 
@@ -70,8 +71,11 @@ class VolumeRpcs:
         return {name: ", ".join(sorted(directories)) for name, directories in where.items()}
 
 
-def volume_message(info: VolumeInfo, mounted: dict[str, str]) -> pb.Volume:
-    """Returns a volume as the API shows it; `mounted` is volume name → its directories on this node."""
+def volume_message(info: VolumeInfo, mounted: dict[str, str], delegated: Container[int]) -> pb.Volume:
+    """Returns a volume as the API shows it; `mounted` is volume name → its directories on this node.
+
+    `delegated`: the numbers of the volumes with delegated names.
+    """
     return pb.Volume(
         volume=info.volume,
         uuid=info.uuid,
@@ -83,4 +87,5 @@ def volume_message(info: VolumeInfo, mounted: dict[str, str]) -> pb.Volume:
         reserved_bytes=info.reserved_bytes,
         home=info.home,
         mounted=mounted.get(info.name, ""),
+        names=NAMES_WORDS[info.volume in delegated],
     )

@@ -43,7 +43,10 @@ class HybridClock:
         self._last = last
         self._wall_ns = wall_ns
 
-    def now(self) -> int:
-        """Returns the next stamp, larger than every one before.  Not thread-safe: the owner locks."""
-        self._last = max(self._last + 1, (self._wall_ns() // NS_PER_MS) << 16)
+    def now(self, more: int = 0) -> int:
+        """Returns the next stamp, larger than every one before; the `more` stamps right below it are the caller's too.
+
+        Not thread-safe: the owner locks.
+        """
+        self._last = max(self._last + 1, (self._wall_ns() // NS_PER_MS) << 16) + more
         return self._last

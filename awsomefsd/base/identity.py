@@ -93,7 +93,7 @@ def purge(state_dir: Path, *, conflicts: bool = False) -> list[str]:
 
 def kept_by_purge(state_dir: Path, *, conflicts: bool = False) -> list[str]:
     """Returns the names in the state directory that `purge` does not delete, sorted.  Raises OSError."""
-    own = {*OWN_NAMES, *(f"{name}.new" for name in (*OWN_NAMES, "node.json")), "node.json", "lock"}
+    own = {*OWN_NAMES, *(f"{name}.new" for name in (*OWN_NAMES, "node.json")), "node.json", StateLock.name, WaitingLock.name}
     return sorted(entry.name for entry in state_dir.iterdir() if entry.name not in own and not (conflicts and entry.name == CONFLICTS))
 
 
@@ -137,25 +137,40 @@ def make_directory(directory: Path, mode: int) -> None:
         ) from err
 
 
+def lock_or_holder(path: Path) -> int | str:
+    """Returns the descriptor of a file that this process has locked now, or the id of the process that has it.  Never waits.
+
+    The lock goes with the process, however it ends.  Raises OSError if the file cannot be opened.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        return holder
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
+
+
 class StateLock:
     """The exclusive lock on a state directory; a context manager.
 
     The constructor takes the lock.  It never waits: it raises Refused if another process holds the lock, or if the file cannot be opened.
     """
 
+    name = "lock"
+
     def __init__(self, state_dir: Path, what: str = "this command") -> None:
+        path = state_dir / self.name
         try:
-            self._fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = lock_or_holder(path)
         except OSError as err:
-            raise Refused(f"cannot open {state_dir / 'lock'}: {err.strerror}; run as root, or check --state-dir") from err
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._fd, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(self._fd)
-            raise Refused(f"{state_dir} is in use by process {holder}; {what} needs it exclusively; stop the daemon first") from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            raise Refused(f"cannot open {path}: {err.strerror}; run as root, or check --state-dir") from err
+        if isinstance(lock, str):
+            raise Refused(f"{state_dir} is in use by process {lock}; {what} needs it exclusively; stop the daemon first")
+        self._fd = lock
 
     def release(self) -> None:
         if self._fd >= 0:
@@ -167,3 +182,12 @@ class StateLock:
 
     def __exit__(self, *_exc: object) -> None:
         self.release()
+
+
+class WaitingLock(StateLock):
+    """The lock of a daemon that waits until this machine is a node.
+
+    It is another one than StateLock, because `init` and `join` make the machine a node meanwhile.
+    """
+
+    name = "waiting.lock"

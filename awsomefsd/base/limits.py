@@ -62,6 +62,15 @@ DIRTY_BYTES_MAX = 96 * MIB  # of the dirty log of one mount
 DIRTY_RECALL_BYTES = 4 * MIB  # of DIRTY_BYTES_MAX, kept for what a recall flushes
 DIRTY_FLUSH_BYTES = 24 * MIB  # dirty bytes that start a flush
 DIRTY_AGE_MS_MAX = 5_000
+OP_LOG_BYTES = 4 * MIB  # records of names, attributes and locks of one mount that the cluster has not applied
+OP_RECALL_BYTES = 512 * KIB  # of OP_LOG_BYTES, kept for what a recall stores
+OP_RECORDS_MAX = 8_192  # of one mount, not applied or not answered
+OP_RECORDS_SHARED_MAX = 2_048  # the same where other nodes may have to wait for them
+OP_RECORDS_RECALL = 256  # of both, kept for what a recall stores
+OP_RECORD_BYTES_MAX = 72 * KIB  # the largest value of an extended attribute, and what is said of it
+SHIP_GAP_MS = 100  # for so long records are collected before they are shipped, unless somebody waits: 500 a second are 50 in a batch
+SHIP_RECORDS_MAX = 256  # of one batch; so many are shipped at once
+SHIP_BYTES = 64 * KIB  # of records that are shipped at once; a batch ends with the record that reaches this
 RESERVE_BATCH_BYTES = 64 * MIB
 READ_AHEAD_BYTES_MAX = 4 * MIB
 CHECKSUM_CACHE_BYTES_MAX = 24 * MIB
@@ -87,6 +96,9 @@ RPC_INFLIGHT_MAX = 1_024  # of one client
 CLIENT_QUEUED_MAX = 64 * RPC_INFLIGHT_MAX  # requests that wait in a client, over RPC_INFLIGHT_MAX
 CLIENT_SILENCE_MS = 2_000  # a connection that owes an answer for so long is dropped, if there is another node to ask
 READDIR_ENTRIES_MAX = 512
+ROWS_ASKED_MAX = 4_096  # keys in one GetRows
+ROWS_ANSWER_BYTES = MIB  # an answer to it ends with the row that reaches this
+OVERLAY_ROWS_MAX = 200_000  # of what a mount holds, that it remembers beside those that it has changed
 ORPHANS_LOOK_MS = 1_000  # between two questions of a shared mount for the unlinked files that wait for it
 ORPHANS_PER_LOOK_MAX = 4_096  # of one answer
 ORPHANS_TELL_MS = 100  # for so long a shared mount collects unlinked files that it does not have open, to report them together
@@ -108,6 +120,12 @@ PROPOSALS_PENDING_BYTES_MAX = 4 * BATCH_BYTES_MAX  # of those
 READS_PARKED_MAX = 8 * RPC_INFLIGHT_MAX  # queries that wait until a quorum has spoken
 ENTRY_BYTES_MAX = 2 * MIB
 RESULTS_PER_MOUNT_MAX = 4_096  # unacknowledged results; admission refuses more
+APPLY_RECORDS_MAX = 1_024  # records of one Apply
+LISTED_PER_COMMAND_MAX = 1_024  # inodes or segments in a command of a worker; each build's worker sends fewer
+LISTED_PER_QUESTION_MAX = 4_096  # segments or devices that one names
+INODES_PER_GRANT_MAX = 4_096  # inode numbers that a mount gets at once
+INODES_GRANTED_MAX = 4 * INODES_PER_GRANT_MAX  # that a mount has and has not used
+INODE_RANGES_MAX = 64  # of those
 MOUNTS_KEPT_PER_NODE = 1_024  # rows and results of mounts whose session has ended; the oldest go
 ACKS_PER_REQUEST_MAX = 512
 JOURNAL_FILE_BYTES = 16 * MIB
@@ -263,6 +281,10 @@ assert DIRTY_FLUSH_BYTES * 2 < DIRTY_BYTES_MAX - DIRTY_RECALL_BYTES, "flushing s
 assert FRAME_BYTES_MAX <= SEGMENT_BYTES_MIN, "a frame fits a segment of any size (in pieces)"
 assert FUSE_WRITE_BYTES_MAX <= DIRTY_RECALL_BYTES, "the largest write fits the part that is kept for recalls"
 assert INLINE_BYTES_MAX <= BLOCK_BYTES
+assert XATTR_VALUE_BYTES_MAX + XATTR_NAME_BYTES_MAX + 2 * NAME_BYTES_MAX + SYMLINK_BYTES_MAX < OP_RECORD_BYTES_MAX
+assert OP_RECORD_BYTES_MAX * 4 < OP_RECALL_BYTES < OP_LOG_BYTES // 4, "a recall stores a few of the largest records"
+assert OP_RECORDS_RECALL < OP_RECORDS_SHARED_MAX <= OP_RECORDS_MAX and OP_RECORDS_MAX * 384 < OP_LOG_BYTES, "a create takes 384 bytes"
+assert SHIP_BYTES + OP_RECORD_BYTES_MAX < ENTRY_BYTES_MAX // 4 and SHIP_RECORDS_MAX < OP_RECORDS_SHARED_MAX
 assert ENTRY_BYTES_MAX + KIB <= RPC_FRAME_BYTES_MAX and ENTRY_BYTES_MAX <= BATCH_BYTES_MAX
 assert LAYOUT_EXTENTS_MAX * 200 < RPC_FRAME_BYTES_MAX, "an extent and the segment it names take less than 200 bytes on the wire"
 assert RAFT_HEARTBEAT_MS * 4 < RAFT_ELECTION_MS_MIN < RAFT_ELECTION_MS_MAX, "a few lost heartbeats start no election"
@@ -272,6 +294,7 @@ assert VOTER_KEEP_ENTRIES <= VOTER_KEEP_ENTRIES_MAX
 assert RAFT_INFLIGHT_BYTES_MAX + RPC_FRAME_BYTES_MAX < PEER_QUEUE_BYTES_MAX
 assert JOURNAL_RECORD_BYTES_MAX * 2 <= JOURNAL_FILE_BYTES
 assert XATTR_VALUE_BYTES_MAX < ENTRY_BYTES_MAX
+assert ROWS_ANSWER_BYTES + 2 * XATTR_VALUE_BYTES_MAX + ROWS_ASKED_MAX * 300 < RPC_FRAME_BYTES_MAX, "the last row is whole"
 assert FUSE_SLOTS >= FUSE_READERS
 assert SEGMENTS_MIN > SEGMENTS_RESERVED + SEGMENTS_LEASED_AHEAD
 assert SEGMENTS_FOR_COLLECTION < SEGMENTS_RESERVED

@@ -38,6 +38,7 @@ _MADV_POPULATE_WRITE = 23  # Linux 5.14
 Mem = Any  # a writable buffer: the mmap of a memfd; tests also use bytearray
 
 _AREA = struct.Struct("<8sIIIIQQQQ")  # magic, version, incompat, compat, reserved, three parameters, reserved
+_VERSION_WORD, _SEAL_WORD = 1, 7  # of a header: version and incompat; the seal
 _COPY = struct.Struct("<Q")
 U32 = 0xFFFF_FFFF
 U64 = 0xFFFF_FFFF_FFFF_FFFF
@@ -127,12 +128,12 @@ def release_pages(mem: Mem, start: int, length: int) -> None:
 def write_header(view: memoryview, magic: bytes, version: int, parameters: tuple[int, int, int]) -> None:
     """Stores the header of an area: from its last word on the area counts as formatted."""
     view[: HEADER_BYTES - 8] = _AREA.pack(magic, version, 0, 0, 0, *parameters, 0)
-    words(view[:HEADER_BYTES])[7] = _header_seal(view)
+    words(view[:HEADER_BYTES])[_SEAL_WORD] = _header_seal(view)
 
 
 def clear_header(view: memoryview) -> None:
     """Makes the area unformatted; the first step of formatting it again."""
-    words(view[:HEADER_BYTES])[7] = 0
+    words(view[:HEADER_BYTES])[_SEAL_WORD] = 0
 
 
 def read_header(view: memoryview, magic: bytes, version_max: int, what: str) -> tuple[int, int, int] | None:
@@ -142,7 +143,7 @@ def read_header(view: memoryview, magic: bytes, version_max: int, what: str) -> 
     """
     if len(view) < HEADER_BYTES:
         raise Corrupt(f"{what}: {len(view)} bytes hold no header")
-    seal = words(view[:HEADER_BYTES])[7]
+    seal = words(view[:HEADER_BYTES])[_SEAL_WORD]
     if seal == 0:
         return None
     found, version, incompat, _, _, a, b, c, _ = _AREA.unpack(view[: HEADER_BYTES - 8])
@@ -158,6 +159,37 @@ def read_header(view: memoryview, magic: bytes, version_max: int, what: str) -> 
 def _header_seal(view: memoryview) -> int:
     """Returns the last word of a header, never 0 (an unformatted area): the upper half is a mark, for a checksum that is 0."""
     return 0x4145_5241_0000_0000 | crc32c(view[: HEADER_BYTES - 8])
+
+
+def header_version(view: memoryview) -> int:
+    """Returns the version in the header of a formatted area."""
+    return int(words(view[:HEADER_BYTES])[_VERSION_WORD] & U32)
+
+
+def set_version(view: memoryview, version: int) -> None:
+    """Changes the version of a formatted area, and nothing else in it.
+
+    Two stores.  A kill between them leaves a header that `mend_version` finishes, and that a build without it refuses as damaged.
+    """
+    header = words(view[:HEADER_BYTES])
+    header[_VERSION_WORD] = version
+    header[_SEAL_WORD] = _header_seal(view)
+
+
+def mend_version(view: memoryview, versions: tuple[int, ...]) -> None:
+    """Finishes a change between two of these versions that a kill has cut; leaves every other header as it is."""
+    if len(view) < HEADER_BYTES:
+        return
+    header = words(view[:HEADER_BYTES])
+    seal, now = header[_SEAL_WORD], header[_VERSION_WORD]
+    if seal == 0 or now not in versions or seal == _header_seal(view):
+        return
+    raw = bytearray(view[:HEADER_BYTES])
+    for version in versions:
+        words(memoryview(raw))[_VERSION_WORD] = version
+        if seal == _header_seal(memoryview(raw)):
+            header[_SEAL_WORD] = _header_seal(view)
+            return
 
 
 class Doubled:

@@ -115,6 +115,10 @@ class DeviceInfo(Struct, array_like=True, gc=False):
     absent: bool = False  # no node sees it now
 
 
+NAMES_WORDS = ("durable", "delegated")  # of a volume: a change of a name is in the log when it is answered, or its mount decides it
+NAMES_DELEGATED = 1  # of these
+
+
 class VolumeInfo(Struct, array_like=True, gc=False):
     """A volume.  A quota of 0 means none."""
 

@@ -155,6 +155,43 @@ class Signal:
             resume(value, error)
 
 
+def nothing() -> None:
+    """Is called before what may block, for who may block at any time."""
+
+
+class Errand(Signal):
+    """A Signal whose work the one who waits may do.
+
+    Who drives an operation on a thread that may block calls `claim` before `start`, and then `run` on that thread.  The work of one that
+    nobody claims is left to whom it belongs.
+    """
+
+    __slots__ = ("_do", "_leave", "_mine")
+
+    def __init__(self, do: Callable[[Callable[[], None]], None], leave: Callable[[], None]) -> None:
+        """`do(blocks)` does the work, or leaves it to somebody; it calls `blocks`, perhaps often, before it does what may block.
+
+        `leave` asks for it to be done elsewhere, and does not block.
+        """
+        super().__init__()
+        self._do = do
+        self._leave = leave
+        self._mine = False
+
+    def claim(self) -> None:
+        self._mine = True
+
+    def start(self, resume: Resume) -> None:
+        super().start(resume)
+        if not self._mine and not self.done:
+            self._leave()
+
+    def run(self, blocks: Callable[[], None] = nothing) -> None:
+        """Does the work of one that was claimed; calls `blocks` before anything that may block."""
+        if not self.done:
+            self._do(blocks)
+
+
 def block_on(steps_or_wait: Any, timeout_s: float | None = None) -> Any:
     """Runs Steps or a Wait to their end and returns their value.  Blocks: for tests and background threads, never for a reader thread.
 

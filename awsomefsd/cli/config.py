@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
+from awsomefsd.base.errors import ConfigError
 from awsomefsd.cli.main import CliGroup, Invocation
 from awsomefsd.cli.output import output_option, print_json, print_table
 
@@ -56,13 +58,31 @@ def _origin(invocation: Invocation, path: tuple[str, ...], in_file: dict[tuple[s
 def check(invocation: Invocation, form: str) -> None:
     """Check the configuration file and the environment.
 
-    They are read as the daemon reads them.  Exit status 1 and a message for each bad key if something is wrong.
+    They are read as the daemon reads them, and a token as the daemon reads it where this machine is in no cluster yet.  Exit status 1 and a
+    message for each bad key if something is wrong.
     """
     from awsomefsd.config.settings import find_file
 
     file = find_file(invocation.config_file, os.environ)
-    assert invocation.settings is not None  # raises ConfigError, which names every bad key
+    _check_token(invocation.settings.token.get_secret_value(), file)  # `settings` raises ConfigError, which names every bad key
     if form == "json":
         print_json({"ok": True, "file": str(file) if file else None})
     else:
         click.echo(f"{file or 'no configuration file'}: good")
+
+
+def _check_token(text: str, file: Path | None) -> None:
+    """Raises ConfigError for what is no token, and says what one looks like.
+
+    Only `config check` looks: a node that is in a cluster needs its token no more, and is not kept from starting by the rest of one.
+    """
+    from awsomefsd.cluster.pki import founding_token, token
+    from awsomefsd.cluster.pki.token_text import TokenError
+    from awsomefsd.config.settings import origin
+
+    if not text:
+        return
+    try:
+        (founding_token if founding_token.is_founding(text) else token).parse(text)
+    except TokenError as err:
+        raise ConfigError(f"token in {origin(('token',), os.environ, file)}: {err}") from err

@@ -45,12 +45,12 @@ def leave(invocation: Invocation, force: bool, purge: bool, yes_destroy: str) ->
     """Take this node out of its cluster.
 
     Unmount everything here first, and copy or delete the files whose data lies only on devices of this node.  Otherwise the command is
-    refused with exit status 4, and the node stays draining until `awsomefsd node uncordon`.  --purge deletes what this program made below
-    the state directory; it is refused while data that could not be committed lies there (`awsomefsd status` names it), or while anything is
-    mounted here, and this refusal changes nothing.  With --force it deletes that data and ends the mounts first.
+    refused with exit status 4, and the node goes on as before.  --purge deletes what this program made below the state directory; it is
+    refused while data that could not be committed lies there (`awsomefsd status` names it), or while anything is mounted here.  With
+    --force it deletes that data and ends the mounts first.
 
     The last node ends its cluster, and its volumes are lost.  That needs --purge and --yes-destroy with the cluster's UUID; the refusal of
-    a plain --purge prints the whole command.  The devices keep what is on them.
+    a plain --purge prints the whole command.  It is refused if another node joins meanwhile.  The devices keep what is on them.
     """
     with invocation.client() as client:
         ends = [mount.directory for mount in client.call("ListMounts").mounts] if purge and force else []
@@ -70,3 +70,5 @@ def leave(invocation: Invocation, force: bool, purge: bool, yes_destroy: str) ->
         click.echo(f"{done}, and its state here is deleted" if not identity.exists() else f"{done}; the daemon still ends")
         if left:
             click.echo(f"kept in {invocation.settings.state_dir}: {', '.join(left)}")
+        if invocation.settings.token.get_secret_value():
+            click.echo("the settings have a token: a daemon that starts here joins with it again; remove it, or stop the service")

@@ -52,9 +52,17 @@ def remove_reader(invocation: Invocation, name: str) -> None:
 
 def _line(change: Any) -> str:
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(change.time_ns / 1e9))
-    fields = " ".join(f"{key}={_short(value)}" for key, value in json.loads(change.fields).items() if value not in (None, "", [], 0, False))
+    said = json.loads(change.fields)
+    if change.command == "Apply":
+        said["records"] = ", ".join(_record(record["command"]) for record in said["records"])
+    fields = " ".join(f"{key}={_short(value)}" for key, value in said.items() if value not in (None, "", [], 0, False))
     origin = f" mount={change.mount:x} unique={change.unique:x}" if change.mount else ""
     return f"{change.index:>8}  {stamp}  {change.command:<14} {fields}{origin}"
+
+
+def _record(command: dict[str, Any]) -> str:
+    """One record of a batch, as short as it can be told; the JSON lines have all of it."""
+    return " ".join(str(word) for word in (command.get("operation"), command.get("name")) if word)
 
 
 def _short(value: Any) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import click
 
 from awsomefsd.base.errors import Error
+from awsomefsd.base.types import NAMES_DELEGATED, NAMES_WORDS
 from awsomefsd.cli.main import ERROR, OK, CliCommand, Invocation
 from awsomefsd.cli.output import message_dict, output_option, print_json
 from awsomefsd.cli.tables import print_mounts
 from awsomefsd.config import mount_options
+
+DELEGATED_SAYS = "names=delegated: unless it is shared, changes of names are durable at fsync, flush and unmount, and else a moment later"
 
 
 @click.command(cls=CliCommand)
@@ -44,6 +48,9 @@ def mount(invocation: Invocation, volume: str | None, directory: str | None, opt
         print_json(made)
     else:
         click.echo(f"mounted {made['volume']} on {made['directory']}")
+        with contextlib.suppress(Error), invocation.client() as client:  # it is mounted, whatever becomes of this
+            if client.call("ListVolumes", name=volume).volumes[0].names == NAMES_WORDS[NAMES_DELEGATED]:
+                click.echo(DELEGATED_SAYS)
 
 
 def asked_words(invocation: Invocation, words: list[str]) -> list[str]:

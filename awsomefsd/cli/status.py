@@ -62,9 +62,7 @@ def _print(reply: Any, verbose: bool) -> None:
     keeper = f"pid {reply.keeper_pid}, version {reply.keeper_version}" if reply.keeper else "does not answer"
     memory = f"{format_bytes(reply.memory_bytes)} of {format_bytes(reply.memory_bytes_max)}"
     click.echo(f"     daemon pid {reply.pid} up {_duration(reply.uptime_s)}, memory {memory}; keeper {keeper}")
-    figures = dict(reply.figures)
-    shown = sorted(figures) if verbose else [name for name in _FIGURES if name in figures]
-    click.echo("     metadata " + ", ".join(f"{name} {figures[name]}" for name in shown))
+    _print_figures(dict(reply.figures), verbose)
     _print_cluster(reply.metadata)
     for one in reply.health:
         mark = " i" if one.severity == "info" else " !"
@@ -78,6 +76,17 @@ def _print(reply: Any, verbose: bool) -> None:
     print_mounts(reply.mounts)
     for conflict in reply.conflicts:
         click.echo(f"conflict: {conflict.path} ({format_bytes(conflict.bytes)})")
+
+
+def _print_figures(figures: dict[str, str], verbose: bool) -> None:
+    """The figures that most people want, in one line; with `verbose` all of them, one a line."""
+    if not verbose:
+        click.echo("     metadata " + ", ".join(f"{name} {figures[name]}" for name in _FIGURES if name in figures))
+        return
+    click.echo("     metadata")
+    width = max(map(len, figures), default=0)
+    for name in sorted(figures):
+        click.echo(f"       {name:<{width}}  {figures[name]}")
 
 
 def _print_cluster(metadata: Any) -> None:

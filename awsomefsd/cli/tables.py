@@ -31,7 +31,7 @@ def print_devices(devices: Iterable[Any]) -> None:
 
 def print_volumes(volumes: Iterable[Any]) -> None:
     print_table(
-        ["VOLUME", "USED", "QUOTA", "FILES", "FILE QUOTA", "MOUNTED"],
+        ["VOLUME", "USED", "QUOTA", "FILES", "FILE QUOTA", "NAMES", "MOUNTED"],
         [
             [
                 volume.name,
@@ -39,6 +39,7 @@ def print_volumes(volumes: Iterable[Any]) -> None:
                 quota(volume.quota_bytes),
                 volume.used_inodes,
                 volume.quota_inodes or "none",
+                volume.names,
                 volume.mounted or "-",
             ]
             for volume in volumes

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from awsomefsd.base.errors import WouldLoseData
+from awsomefsd.base.errors import Refused, WouldLoseData
+from awsomefsd.base.types import NAMES_WORDS
 from awsomefsd.cli.main import CliGroup, Invocation
 from awsomefsd.cli.output import SIZE, message_dict, output_option, print_json, typed_again
 from awsomefsd.cli.tables import print_volumes
@@ -76,15 +77,28 @@ def show(invocation: Invocation, name: str, form: str) -> None:
 @click.option("--quota", type=SIZE, help="Bytes that the volume may use; 0 for no limit.")
 @click.option("--quota-files", type=click.IntRange(0), help="Files and directories that the volume may have; 0 for no limit.")
 @click.option("--name", "new_name", default="", help="New name of the volume.")
+@click.option("--names", type=click.Choice(NAMES_WORDS), help="When changes of names are durable; a mount learns it when it begins.")
 @output_option
 @click.pass_obj
-def set_(invocation: Invocation, name: str, quota: int | None, quota_files: int | None, new_name: str, form: str) -> None:
-    """Change the quotas or the name of a volume."""
-    if quota is None and quota_files is None and not new_name:
-        raise click.UsageError("nothing to change: give --quota, --quota-files or --name")
+def set_(
+    invocation: Invocation, name: str, quota: int | None, quota_files: int | None, new_name: str, names: str | None, form: str
+) -> None:
+    """Change the quotas or the name of a volume, or when changes of names are durable.
+
+    With --names=durable every change of a name is in the cluster's log when it is answered.  With --names=delegated a mount that has the
+    volume for itself decides by itself: changes are durable at fsync, flush and unmount, and else a moment later, in order.  Either
+    holds for a mount from its next beginning on: unmount the volume and mount it again.
+    """
+    if quota is None and quota_files is None and not new_name and names is None:
+        raise click.UsageError("nothing to change: give --quota, --quota-files, --name or --names")
+    if new_name in NAMES_WORDS:
+        raise click.UsageError(f"--name is a new name of the volume; when changes of names are durable is --names {new_name}")
     with invocation.client() as client:
-        changed = client.call("SetVolume", name=name, quota_bytes=quota, quota_inodes=quota_files, new_name=new_name)
-    _print_one(changed, form, f"changed volume {changed.name}")
+        changed = client.call("SetVolume", name=name, quota_bytes=quota, quota_inodes=quota_files, new_name=new_name, names=names or "")
+    if names is not None and changed.names != names:
+        raise Refused("the daemon is of an older build and knows no --names; nothing of it was changed: restart the daemon, and try again")
+    again = f"; names={names} holds for a mount of it from its next beginning on: unmount it and mount it again" if names else ""
+    _print_one(changed, form, f"changed volume {changed.name}{again}")
 
 
 @volume.command()

@@ -7,7 +7,7 @@ import socket
 from contextlib import suppress
 
 from awsomefsd.base.errors import ConfigError
-from awsomefsd.config.settings import Settings, parse_endpoint
+from awsomefsd.config.settings import CONTROL_PORT, Settings, parse_endpoint
 
 # Addresses that no host has (TEST-NET-1, documentation): the way there begins at the address of the default route's interface.
 _ELSEWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
@@ -21,7 +21,7 @@ def split_endpoint(text: str) -> tuple[str, int]:
     """Returns (host, port) of "host:port"; the host may be a name.  Raises ConfigError."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) <= 65_535:
-        raise ConfigError(f"{text!r} is not an endpoint; write a host and a port, such as node1.example.net:7440")
+        raise ConfigError(f"{text!r} is not an endpoint; write a host and a port, such as node1.example.net:{CONTROL_PORT}")
     return host.strip("[]"), int(port)
 
 

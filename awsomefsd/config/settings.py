@@ -60,6 +60,7 @@ from awsomefsd.config.mount_options import checked
 
 DEFAULT_FILES = tuple(Path("/etc/awsomefsd") / f"awsomefsd.{suffix}" for suffix in ("toml", "yaml", "yml"))
 PREFIX = "AWSOMEFSD_"
+CONTROL_PORT, METADATA_PORT = 7440, 7441  # unless cluster.listen and metadata.listen say otherwise
 # Read elsewhere, not settings: the path of the file itself, overrides of the FUSE negotiation, and switches of the test suite.
 _OTHERS = (
     "BINARY", "CONFIG", "DEBUG", "FAILPOINTS", "FAILPOINTS_FILE", "FAULTS", "FUSE_PINS", "KEEPER_STATE_FD", "LEVEL", "PROGRAM", "SEED",
@@ -138,7 +139,7 @@ class MemorySettings(Section):
     worker: Annotated[Size, Field(ge=WORKER_MEMORY_BYTES_MIN)] = WORKER_MEMORY_BYTES
 
 
-def _endpoint(value: str) -> str:
+def _endpoint(value: str, port_shown: int) -> str:
     host, _, port = value.rpartition(":")
     try:
         ipaddress.ip_address(host.strip("[]"))
@@ -146,7 +147,7 @@ def _endpoint(value: str) -> str:
             return value
     except ValueError:
         pass
-    raise ValueError('write an IP address and a port, such as "10.0.0.1:7620" or "[fd00::1]:7620"')
+    raise ValueError(f'write an IP address and a port, such as "10.0.0.1:{port_shown}" or "[fd00::1]:{port_shown}"')
 
 
 def _voters(value: str) -> str:
@@ -167,17 +168,21 @@ def parse_voters(text: str) -> dict[str, tuple[str, int]]:
             raise ValueError(f"{word!r}: write the node's UUID, '=', and its address") from None
         if name in found:
             raise ValueError(f"node {name} is named twice")
-        found[name] = parse_endpoint(place)
+        found[name] = parse_endpoint(place, METADATA_PORT)
     return found
 
 
-def parse_endpoint(text: str) -> tuple[str, int]:
-    """Returns (host, port) of "ADDRESS:PORT", the host without brackets.  Raises ValueError for anything but an IP address and a port."""
-    host, _, port = _endpoint(text).rpartition(":")
+def parse_endpoint(text: str, port_shown: int = CONTROL_PORT) -> tuple[str, int]:
+    """Returns (host, port) of "ADDRESS:PORT", the host without brackets.
+
+    Raises ValueError for anything but an IP address and a port; its example has `port_shown`.
+    """
+    host, _, port = _endpoint(text, port_shown).rpartition(":")
     return host.strip("[]"), int(port)
 
 
-Listen = Annotated[str, AfterValidator(lambda value: _endpoint(value) if value else value)]
+def _listens(port_shown: int) -> AfterValidator:
+    return AfterValidator(lambda value: _endpoint(value, port_shown) if value else value)
 
 
 def _host(value: str) -> str:
@@ -236,7 +241,7 @@ def _seconds(value: Any) -> Any:
 class ClusterSettings(Section):
     """The way in which this node meets the others.  With `listen` empty it stands alone."""
 
-    listen: Listen = "0.0.0.0:7440"
+    listen: Annotated[str, _listens(CONTROL_PORT)] = f"0.0.0.0:{CONTROL_PORT}"
     advertise: Annotated[str, AfterValidator(_host)] = ""  # default: the address of the interface that routes to the others
     name: Annotated[str, AfterValidator(_node_name)] = ""  # default: the host's name
     labels: Annotated[str, AfterValidator(_labels)] = ""
@@ -248,7 +253,8 @@ class MetadataSettings(Section):
     """The nodes that carry the metadata by configuration, this one among them.  `voters` empty: the configuration names none."""
 
     voters: Annotated[str, AfterValidator(_voters)] = ""  # "UUID=ADDRESS:PORT, …"
-    listen: Listen = "0.0.0.0:7441"  # "": off; with voters the default is this node's address there
+    # "": off; with voters the default is this node's address there
+    listen: Annotated[str, _listens(METADATA_PORT)] = f"0.0.0.0:{METADATA_PORT}"
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None

@@ -1,44 +1,122 @@
-"""Loop devices over files of volumes are found by the file behind them, as the kernel shows it, never by a remembered number."""
+"""Loop devices over files of volumes are found by the file behind them, as the kernel knows it, never by a remembered number.
+
+The path that the kernel shows depends on the mount through which the file was opened.  So the driver opens files through the host's mount,
+which does not end with a container of the driver.  Earlier builds did not; their devices are told apart by superblock and inode.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import fcntl
 import os
 import stat
 import struct
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from awsomefsd.csi.errors import CsiError, precondition
 
-_CLR_FD, _SET_CAPACITY, _CONFIGURE, _GET_FREE = 0x4C01, 0x4C07, 0x4C0A, 0x4C82
+_CLR_FD, _GET_STATUS64, _SET_CAPACITY, _CONFIGURE, _GET_FREE = 0x4C01, 0x4C05, 0x4C07, 0x4C0A, 0x4C82
 _READ_ONLY, _DIRECT_IO = 1, 16
 _CONFIG = struct.Struct("<II 5Q 4I 64s 64s 32s 2Q 8Q")  # struct loop_config with its loop_info64
+_STATUS_BYTES = 232  # struct loop_info64: device and inode of the file come first
 _LOOP_MAJOR = 7
+ANSWER_S = 2.0
 ATTEMPTS = 64
 GONE_S = 5.0
 
 
-def of_file(path: str) -> list[str]:
-    """Returns the names (loop7) of the devices over the file at `path`, sorted."""
+@dataclass(frozen=True, slots=True)
+class BlockFile:
+    """The file of a block volume: `dir` is where its volume is mounted on this node, `device` (major:minor) that superblock."""
+
+    dir: str
+    device: str
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.dir}/{self.name}"
+
+
+class _Answer(enum.Enum):
+    THE_FILE, ANOTHER, DEAD, NONE = range(4)
+
+
+def of_file(file: BlockFile) -> list[str]:
+    """Returns the names (loop7) of the devices over a file, sorted.  Blocks up to ANSWER_S for a device; raises CsiError UNAVAILABLE.
+
+    A device whose file was opened through a mount that is gone (of a container that ended) is shown with its path inside the volume.
+    Such a path says little, so the kernel is asked what the file is, and the answer needs the file's filesystem.
+    """
     found = []
+    for name, path in _shown().items():
+        if path not in (file.path, f"/{file.name}"):
+            continue
+        answer = _ask(name, file)
+        if answer is _Answer.NONE and path != file.path:
+            raise CsiError("UNAVAILABLE", f"the file behind /dev/{name} does not answer; try again")
+        if answer in (_Answer.THE_FILE, _Answer.NONE):
+            found.append(name)
+    return sorted(found)
+
+
+def dead(file: BlockFile) -> list[str]:
+    """Returns the devices over a file of this name whose filesystem has ended: every request to them fails.  Blocks as `of_file`."""
+    shown = _shown().items()
+    return sorted(name for name, path in shown if path in (file.path, f"/{file.name}") and _ask(name, file) is _Answer.DEAD)
+
+
+def is_over(rdev: int, file: BlockFile | None, directory: str) -> bool:
+    """Returns True if a device number is that of a loop device over `file`, or over any file below `directory`, as its path shows.
+
+    Asks no filesystem, so it answers for a volume that is not served, too.
+    """
+    path = backing_of(rdev)
+    return path.startswith(f"{directory}/") or (file is not None and path in (file.path, f"/{file.name}"))
+
+
+def _shown() -> dict[str, str]:
+    """The devices that have a file, and its path as the kernel shows it."""
+    found = {}
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):  # detached meanwhile
-            if backing.read_text().rstrip("\n") == path:
-                found.append(backing.parts[3])
-    return sorted(found)
+            found[backing.parts[3]] = backing.read_text().rstrip("\n").removesuffix(" (deleted)")
+    return found
+
+
+def _ask(name: str, file: BlockFile) -> _Answer:
+    """What the kernel says of the file behind a device.  It asks the file's filesystem, which may not answer: a thread waits for that."""
+    said: list[_Answer] = []
+    asking = threading.Thread(target=lambda: said.append(_compare(name, file)), name=f"look at {name}", daemon=True)
+    asking.start()
+    asking.join(ANSWER_S)
+    return said[0] if said else _Answer.NONE
+
+
+def _compare(name: str, file: BlockFile) -> _Answer:
+    try:
+        device = _open(name, os.O_RDONLY)
+        try:
+            status = bytearray(_STATUS_BYTES)
+            fcntl.ioctl(device, _GET_STATUS64, status)
+        finally:
+            os.close(device)
+        number, inode = struct.unpack_from("QQ", status)
+        if f"{os.major(number)}:{os.minor(number)}" != file.device:
+            return _Answer.ANOTHER
+        return _Answer.THE_FILE if os.stat(file.path).st_ino == inode else _Answer.ANOTHER
+    except OSError as err:
+        return _Answer.DEAD if err.errno in (errno.ENOTCONN, errno.ECONNABORTED) else _Answer.ANOTHER
 
 
 def below(directory: str) -> list[str]:
-    """Returns the names of the devices over files below a directory, sorted."""
-    found = []
-    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-        with contextlib.suppress(OSError):
-            if backing.read_text().startswith(directory.rstrip("/") + "/"):
-                found.append(backing.parts[3])
-    return sorted(found)
+    """Returns the names of the devices over files below a directory, sorted, as their paths show."""
+    return sorted(name for name, path in _shown().items() if path.startswith(directory.rstrip("/") + "/"))
 
 
 def backing_of(rdev: int) -> str:

@@ -193,7 +193,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         record = self._record(request.volume_id)
         settings = dict(record.settings) | dict(request.mutable_parameters)
         fixed = {key: value for key, value in settings.items() if key in rules.FIXED}
-        wanted = rules.read_parameters(fixed, {key: settings[key] for key in settings.keys() - fixed}, block=record.block, name=record.name)
+        wanted = rules.read_parameters(fixed, {key: settings[key] for key in settings.keys() - fixed}, block=record.block)
         quota = (record.capacity if wanted.hard else 0) if record.own else -1
         with self._locks.alone(f"name {record.name}"):
             inodes = wanted.inodes if record.own else -1
@@ -314,7 +314,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
     def GetCapacity(self, request: pb.GetCapacityRequest, context: grpc.ServicerContext) -> pb.GetCapacityResponse:
         if request.volume_capabilities:
             rules.check_capabilities(request.volume_capabilities)
-        rules.read_parameters(request.parameters, {}, block=False, name="x")
+        rules.read_parameters(request.parameters, {}, block=False)
         here = self._driver.reachable
         segments = request.accessible_topology.segments
         if any(segments.get(key, value) != value for key, value in here.items()):
@@ -363,5 +363,5 @@ def claim(volumes: DriverVolumes, found: FoundVolume, node: str, boot_id: str, *
         return epoch
     except FsError as err:
         if err.errno == errno.EBUSY:
-            raise precondition(f"volume {found.handle} cannot be used by node {node} now: {err}") from err
+            raise precondition(volumes.with_names(f"volume {found.handle} cannot be used by node {node} now: {err}")) from err
         raise

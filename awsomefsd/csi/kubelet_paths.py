@@ -55,6 +55,20 @@ def open_beneath(directory: int, path: str, flags: int = os.O_PATH) -> int:
 
 def bind(source: int, target: int, flags: list[str]) -> None:
     """Bind-mounts the descriptor `source` on the descriptor `target`, with mount flags of its own.  Raises OSError."""
+    tree = copy_mount(source, flags)
+    try:
+        attach(tree, target)
+    finally:
+        os.close(tree)
+
+
+def attach(tree: int, target: int) -> None:
+    """Mounts what `copy_mount` returned on the descriptor `target`.  Raises OSError."""
+    _syscall(_MOVE_MOUNT, ctypes.c_int(tree), b"", ctypes.c_int(target), b"", ctypes.c_uint(_MOVE_FROM_FD | _MOVE_TO_FD))
+
+
+def copy_mount(source: int, flags: list[str]) -> int:
+    """Returns a descriptor of a new mount of the descriptor `source`, which is not mounted anywhere yet.  Raises OSError."""
     tree = _syscall(_OPEN_TREE, ctypes.c_int(source), b"", ctypes.c_uint(_OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH))
     try:
         wanted = effective(flags)
@@ -69,9 +83,10 @@ def bind(source: int, target: int, flags: list[str]) -> None:
             known = sum(_ATTRIBUTES.values()) - _ATTRIBUTES["nosymfollow"]  # came with Linux 5.14
             attributes = _ATTR.pack(on, known & ~on, _MS_PRIVATE, 0)
             _syscall(_MOUNT_SETATTR, *arguments[:3], attributes, arguments[4])
-        _syscall(_MOVE_MOUNT, ctypes.c_int(tree), b"", ctypes.c_int(target), b"", ctypes.c_uint(_MOVE_FROM_FD | _MOVE_TO_FD))
-    finally:
+    except OSError:
         os.close(tree)
+        raise
+    return tree
 
 
 def effective(flags: list[str]) -> set[str]:
@@ -149,14 +164,26 @@ class KubeletPath:
         except OSError as err:
             raise _csi_error(err, self.path) from err
 
-    def check_empty(self) -> None:
-        """Raises FAILED_PRECONDITION for a directory with files, which a mount would hide; NOT_FOUND if it is gone; and OSError."""
+    @contextlib.contextmanager
+    def below(self, name: str) -> Iterator[KubeletPath]:
+        """Yields a name in the directory at the path, open inside the `with`.  Raises NOT_FOUND without the directory, INVALID_ARGUMENT."""
+        try:
+            parent = open_beneath(self.parent, self.name, os.O_PATH | os.O_DIRECTORY)
+        except OSError as err:
+            raise _csi_error(err, self.path) from err
+        try:
+            yield KubeletPath(parent, name, f"{self.path}/{name}")
+        finally:
+            os.close(parent)
+
+    def check_empty(self, but: str = "") -> None:
+        """Raises FAILED_PRECONDITION for a directory with files other than `but`; NOT_FOUND if it is gone; and OSError."""
         try:
             fd = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.parent)
         except OSError as err:
             raise _csi_error(err, self.path) from err
         try:
-            if os.listdir(fd):
+            if set(os.listdir(fd)) - {but}:
                 raise precondition(f"{self.path} is a directory with files, so nothing is mounted there; empty it")
         finally:
             os.close(fd)

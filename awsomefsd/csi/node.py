@@ -1,14 +1,13 @@
 """The CSI node service: it brings a volume to a staging path, and from there to the targets of pods.
 
 Stage: the claim of this node is taken (an entry of the log), the volume is mounted (volume_mounts.py), and the whole of it or a directory
-is bound to the staging path; for a block volume a loop device is put over its file instead.  Publish binds that to a target.  Every step
-first checks the state that it finds, so a call that died half way is simply repeated.  Unpublish and Unstage go by the mount table alone:
-they unmount mounts that are ours and remove the empty directory or file that is left, and refuse anything else.
+is bound below the staging path (staging_paths.py); for a block volume a loop device is put over its file instead.  Publish binds that to a
+target.  Every step first checks the state that it finds, so a call that died half way is simply repeated.  Unpublish and Unstage go by the
+mount table alone: they unmount mounts that are ours and remove the empty directory or file that is left, and refuse anything else.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -16,7 +15,7 @@ import stat
 import grpc
 
 from awsomefsd.base import consistency
-from awsomefsd.csi import blocks, rules
+from awsomefsd.csi import blocks, rules, staging_paths
 from awsomefsd.csi.controller import claim
 from awsomefsd.csi.errors import CsiError, invalid, not_found, precondition
 from awsomefsd.csi.grpc_errors import CallFigures, rpc
@@ -86,8 +85,14 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         return pb.NodeStageVolumeResponse()
 
     def _stage_mount(self, found: FoundVolume, mount: MountEntry, place: KubeletPath, flags: list[str]) -> None:
-        if self._settled(place, found, mount, flags, "staged"):
-            return
+        place.make_directory()
+        staging_paths.move_below(place)
+        place.check_empty(but=staging_paths.NAME)
+        with place.below(staging_paths.NAME) as below:
+            if not self._settled(below, found, mount, flags, "staged"):
+                self._bind_staged(found, mount, below, flags)
+
+    def _bind_staged(self, found: FoundVolume, mount: MountEntry, place: KubeletPath, flags: list[str]) -> None:
         place.make_directory()
         place.check_empty()
         source = self._volume_mounts.open_path(mount, found.path, make=_directory_of(found))
@@ -117,11 +122,10 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     def _stage_block(self, found: FoundVolume, mount: MountEntry, *, read_only: bool) -> None:
         if found.record is not None:
             self._make_block_file(mount, found.record.capacity)
-        path = f"{mount.dir}/{_file_of(found)}"
-        names = blocks.of_file(path)
-        if names:
+        self._detach_dead(found, mount)
+        if blocks.of_file(_block_file(found, mount)):
             return
-        directory = os.open(mount.dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = self._volume_mounts.open_of_host(found.volume, mount)
         try:
             file = open_beneath(directory, _file_of(found), os.O_RDONLY if read_only else os.O_RDWR)
         except OSError as err:
@@ -163,10 +167,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
                 self._root.place(request.staging_target_path, "staging_target_path") as place,
                 self._locks.alone(*lock, f"path {place.path}"),
             ):
-                self._unmount(place, found)
-                with contextlib.suppress(FileNotFoundError):
-                    if place.kind() == stat.S_IFDIR:
-                        place.remove()
+                self._clear_staging(place, found)
                 self._unstage(found)
         except CsiError as err:
             if err.status != "NOT_FOUND":
@@ -175,16 +176,28 @@ class NodeService(csi_pb2_grpc.NodeServicer):
                 self._unstage(found)
         return pb.NodeUnstageVolumeResponse()
 
+    def _clear_staging(self, place: KubeletPath, found: FoundVolume | None) -> None:
+        self._unmount(place, found)  # where earlier builds bound the volume
+        if place.kind() != stat.S_IFDIR:
+            return
+        with place.below(staging_paths.NAME) as below:
+            self._unmount(below, found)
+            if below.kind() == stat.S_IFDIR:
+                below.remove()
+        place.remove()
+
     def _unstage(self, found: FoundVolume | None) -> None:
         """Removes the loop device, the volume mount and the claim when nothing of the volume is mounted any more."""
         if found is None:
             return
         mount = self._volume_mounts.entry(found.volume)
         if mount is not None:
-            for name in blocks.of_file(f"{mount.dir}/{_file_of(found)}") if found.block is not False else ():
+            for name in blocks.of_file(_block_file(found, mount)) if found.block is not False else ():
                 if _published_blocks(name):
                     raise precondition(f"{found.handle} is still published on this node")
                 blocks.detach(name)
+            if found.block:
+                self._detach_dead(found, mount)
         there = self._volume_mounts.mounted(found.volume)
         if there is not None and any(entry.root == _root_of(found) for entry in self._volume_mounts.used(there.device, there.dir)):
             return
@@ -193,6 +206,12 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             self._volumes.propose(end)
         self._volume_mounts.leave(found.volume)
         self._volumes.propose(end)
+
+    def _detach_dead(self, found: FoundVolume, mount: MountEntry) -> None:
+        """Detaches the devices of mounts whose processes have all died, where no pod has them any more."""
+        for name in blocks.dead(_block_file(found, mount)):
+            if not _published_blocks(name):
+                blocks.detach(name)
 
     def _is_taken(self, found: FoundVolume) -> bool:
         """True if the claim of this node was fenced: it was away, and another node may have taken the volume."""
@@ -233,10 +252,13 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         mode = request.volume_capability.access_mode.mode
         flags, _ = rules.split_flags(request.volume_capability.mount.mount_flags)
         flags = [*flags, "ro"] if request.readonly or mode in rules.READERS else flags
-        with self._root.place(request.staging_target_path, "staging_target_path") as staging:
+        with (
+            self._root.place(request.staging_target_path, "staging_target_path") as asked,
+            staging_paths.staged_at(asked) as staging,
+        ):
             staged = staging.mounted()
             if staged is None or (staged.device, staged.root) != (mount.device, _root_of(found)):
-                raise precondition(f"{found.handle} is not staged at {staging.path}")
+                raise precondition(f"{found.handle} is not staged at {asked.path}")
             if self._settled(place, found, mount, flags, "published"):
                 return
             if mode in rules.ONE_TARGET:
@@ -258,14 +280,12 @@ class NodeService(csi_pb2_grpc.NodeServicer):
 
     def _publish_block(self, request: pb.NodePublishVolumeRequest, found: FoundVolume, mount: MountEntry, place: KubeletPath) -> None:
         mode = request.volume_capability.access_mode.mode
-        names = blocks.of_file(f"{mount.dir}/{_file_of(found)}")
+        names = blocks.of_file(_block_file(found, mount))
         if not names:
             raise precondition(f"{found.handle} is not staged on this node")
-        if request.readonly and mode not in rules.READERS:
-            raise precondition("the readonly flag does not work for a block volume; use a read-only access mode")
         entry = place.mounted()
         if entry is not None:
-            if blocks.backing_of(_device_at(place)) != f"{mount.dir}/{_file_of(found)}":
+            if entry.root not in {f"/{name}" for name in names}:
                 raise CsiError("ALREADY_EXISTS", f"{place.path} has another file system mounted")
             return
         if mode in rules.ONE_TARGET and (others := _published_blocks(names[0])):
@@ -300,9 +320,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
                 if found is not None and entry.source != found.volume.name:
                     raise precondition(f"{place.path} has volume {entry.source} mounted, not {found.handle}; it was not unmounted")
                 place.umount(detach=self._is_dead(place, entry, found))
-            elif blocks.backing_of(_device_at(place)).startswith(self._volume_mounts.directory + "/") or (
-                found is not None and (mount := self._volume_mounts.entry(found.volume)) and self._is_file_of(place, mount, found)
-            ):
+            elif blocks.is_over(_device_at(place), self._known_file(found), self._volume_mounts.directory):
                 place.umount()
             else:
                 raise precondition(f"{place.path} has a foreign {entry.fstype} file system mounted; it was not unmounted")
@@ -312,8 +330,13 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         mount = self._volume_mounts.entry(found.volume) if found is not None else None
         return (mount is None or entry.device != mount.device) and is_dead(place.path)
 
-    def _is_file_of(self, place: KubeletPath, mount: MountEntry, found: FoundVolume) -> bool:
-        return blocks.backing_of(_device_at(place)) == f"{mount.dir}/{_file_of(found)}"
+    def _known_file(self, found: FoundVolume | None) -> blocks.BlockFile:
+        """The file of a block volume, also of one that is not mounted or not known any more."""
+        if found is None:
+            return blocks.BlockFile(self._volume_mounts.directory, "", BLOCK_FILE)
+        mount = self._volume_mounts.mounted(found.volume)
+        place = self._volume_mounts.place_of(found.volume)
+        return _block_file(found, mount) if mount is not None else blocks.BlockFile(place, "", _file_of(found))
 
     def _published(self, found: FoundVolume, path: str) -> MountEntry:
         """The volume mount of a volume that is mounted at a path.  Raises CsiError NOT_FOUND if it is not mounted there."""
@@ -328,9 +351,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         raise not_found(f"{found.handle} is not mounted at {path}")
 
     def _is_there(self, place: KubeletPath, mount: MountEntry, found: FoundVolume) -> bool:
-        entry = place.mounted()
-        file = f"{mount.dir}/{_file_of(found)}"
-        if entry is None:  # the staging path of a block volume is no mount
+        entry = place.mounted() or mount_syscalls.topmost(f"{place.path}/{staging_paths.NAME}")
+        file = _block_file(found, mount)
+        if entry is None:  # at the staging path of a block volume nothing is mounted
             return place.kind() == stat.S_IFDIR and found.block is not False and bool(blocks.of_file(file))
         if entry.fstype == mount_syscalls.FSTYPE:
             return (entry.device, entry.root) == (mount.device, _root_of(found))
@@ -351,7 +374,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             size = found.record.capacity if found.record else self._volumes.statfs(found.volume.volume).bytes_total
             if found.block:
                 size = self._make_block_file(mount, size)
-                for name in blocks.of_file(f"{mount.dir}/{_file_of(found)}"):
+                for name in blocks.of_file(_block_file(found, mount)):
                     blocks.resize(name)
         return pb.NodeExpandVolumeResponse(capacity_bytes=size)
 
@@ -412,11 +435,15 @@ def _file_of(found: FoundVolume) -> str:
     return BLOCK_FILE if found.record is not None else found.path or BLOCK_FILE
 
 
+def _block_file(found: FoundVolume, mount: MountEntry) -> blocks.BlockFile:
+    return blocks.BlockFile(mount.dir, mount.device, _file_of(found))
+
+
 def _directory_of(found: FoundVolume) -> rules.WantedVolume | None:
     """The attributes of the directory that stands for a volume of this driver; None for one that people made themselves."""
     if found.record is None or not found.path:
         return None
-    return rules.read_parameters(found.settings, {}, block=False, name=found.record.name)
+    return rules.read_parameters(found.settings, {}, block=False)
 
 
 def _ask_consistency(directory: int, asked: str) -> None:

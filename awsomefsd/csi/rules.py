@@ -154,8 +154,11 @@ def fits(capacity: int, asked: pb.CapacityRange) -> bool:
     return capacity >= asked.required_bytes and not (asked.limit_bytes and capacity > asked.limit_bytes)
 
 
-def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, block: bool, name: str) -> WantedVolume:
-    """Returns the parameters of CreateVolume.  A mutable one may be in both maps; the mutable map wins, as the specification says."""
+def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, block: bool, name: str = "") -> WantedVolume:
+    """Returns the parameters of CreateVolume.  A mutable one may be in both maps; the mutable map wins, as the specification says.
+
+    Without a name the parameters are those of no volume, or of one that is made: then `subdirectory` is "".
+    """
     settings = {key: value for key, value in fixed.items() if not key.startswith(KUBERNETES)}
     for key in settings.keys() - FIXED.keys() - MUTABLE.keys():
         raise invalid(f"parameter {key!r} is unknown; known are {', '.join(sorted([*FIXED, *MUTABLE]))}")
@@ -172,7 +175,7 @@ def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, blo
         raise invalid("a directory of a shared volume has no quota of its own; write quota: none, or leave parameter volume out")
     if shared and "inodes" in settings:
         raise invalid("a directory of a shared volume has no quota of its own; leave parameter inodes out")
-    path = expand(settings.get("subdirectory") or "${name}", {**fixed, "name": name}) if shared else ""
+    path = expand(settings.get("subdirectory") or "${name}", {**fixed, "name": name}) if shared and name else ""
     return WantedVolume(
         settings=settings,
         volume=shared,

@@ -18,6 +18,7 @@ from awsomefsd.base import identity, sockets
 from awsomefsd.base.errors import ConfigError, Error, Refused
 from awsomefsd.base.metrics import Registry
 from awsomefsd.config.settings import Settings, parse_voters
+from awsomefsd.csi import staging_paths
 from awsomefsd.csi.controller import ControllerService
 from awsomefsd.csi.grpc_errors import CallFigures
 from awsomefsd.csi.identity import IdentityService
@@ -127,7 +128,8 @@ class CsiServer:
         locks, figures = VolumeLocks(), CallFigures(registry)
         volume_mounts = VolumeMounts(driver.volumes_dir, mounts)
         self._mounts = mounts
-        self._warm = False
+        self._locks = locks
+        self._warm = self._moved = False
         self._servicers = (
             (csi_pb2_grpc.add_IdentityServicer_to_server, IdentityService(self._ready, figures)),
             (csi_pb2_grpc.add_ControllerServicer_to_server, ControllerService(driver, self._volumes, volume_mounts, locks, figures)),
@@ -155,9 +157,11 @@ class CsiServer:
     def poll(self) -> None:
         """Does the work that is due; the daemon calls it every few seconds, in a thread.  It blocks, and logs errors instead of raising.
 
-        Makes removed sockets again, ends the claims of earlier boots of this node, and loads the program of workers before
-        the first volume needs it.
+        Makes removed sockets again, ends the claims of earlier boots of this node, moves what earlier builds bound to staging paths, and
+        loads the program of workers before the first volume needs it.
         """
+        if not self._moved:
+            self._moved = staging_paths.move_all(self._driver.kubelet_dir, self._locks)
         if not self._cleared:
             try:
                 command = EndClaims(

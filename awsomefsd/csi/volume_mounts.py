@@ -126,6 +126,19 @@ class VolumeMounts:
 
     # --- files of the volume ------------------------------------------------------------------------------------------------
 
+    def open_of_host(self, volume: VolumeInfo, mount: MountEntry) -> int:
+        """Returns a descriptor (O_PATH) of the volume's root through the mount that its worker sees: the host's.
+
+        What is opened from it holds no mount of the driver's container.  Raises CsiError UNAVAILABLE, and OSError.
+        """
+        view = self._mounts.of_volume(volume.volume)
+        if view is None or not view.worker_pid:
+            raise CsiError("UNAVAILABLE", f"the mount of volume {volume.name} at {mount.dir} is not served now; try again")
+        try:
+            return os.open(f"/proc/{view.worker_pid}/root{mount.dir}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError) as err:
+            raise CsiError("UNAVAILABLE", f"the worker of volume {volume.name} is just being replaced; try again") from err
+
     def open_path(self, mount: MountEntry, path: str, *, make: rules.WantedVolume | None = None) -> int:
         """Returns a descriptor (O_PATH) of a directory or file in the volume, through no symlink; a directory is made if `make` says how.
 

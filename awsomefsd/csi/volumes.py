@@ -7,11 +7,13 @@ goes to the metadata service.
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from awsomefsd.base.errors import Error
 from awsomefsd.base.types import ClaimInfo, CsiVolumeInfo, StatFs, VolumeInfo
 from awsomefsd.csi import rules
 from awsomefsd.csi.errors import CsiError, not_found
@@ -76,12 +78,21 @@ class DriverVolumes:
         return list(self._call(csi.GetClaims(volume)).claims)
 
     def statfs(self, volume: int) -> StatFs:
-        stat: StatFs = self._call(messages.GetStatFs(volume)).stat
+        """Returns the figures of a volume; what its mounts have reserved is free."""
+        stat: StatFs = self._call(messages.GetStatFs(volume, 0, 0)).stat
         return stat
 
     def nodes(self) -> set[str]:
         """Returns the UUIDs of the cluster's nodes, without removed ones."""
         return {row.node for row in self._call(node_messages.ListNodes()).nodes if row.state != "removed"}
+
+    def with_names(self, words: str) -> str:
+        """Returns words for an event of Kubernetes: the UUIDs of nodes in them get the names of these nodes, which people know."""
+        with contextlib.suppress(Error):  # the words come first: whoever waits for them is not told that the names are missing
+            for row in self._call(node_messages.ListNodes()).nodes:
+                if row.name:
+                    words = words.replace(row.node, f"{row.name} ({row.node})")
+        return words
 
     def figures(self) -> dict[str, int | float | str]:
         return self._catalog.figures()

@@ -38,6 +38,7 @@ from awsomefsd.cluster.membership.known_voters import in_cluster, reports
 from awsomefsd.cluster.membership.membership import MembershipTasks, again
 from awsomefsd.cluster.membership.metadata_host import MetadataHost
 from awsomefsd.config.settings import Settings
+from awsomefsd.daemon.keep_mounts import HostEvents, keep_mounts
 from awsomefsd.daemon.loop_waits import ended
 from awsomefsd.daemon.metadata_core import MetadataCore
 from awsomefsd.daemon.without_identity import wait
@@ -52,6 +53,7 @@ from awsomefsd.node.catalog import Catalog
 from awsomefsd.node.devices.device_watch import DeviceWatch
 from awsomefsd.node.devices.devices import NodeDevices
 from awsomefsd.node.devices.operations import DeviceOperations
+from awsomefsd.node.health.probes import LoopBeat, Probes, not_ready
 from awsomefsd.node.health.upgrade import Upgrade
 from awsomefsd.node.maintenance.checkpoints import Checkpointer
 from awsomefsd.node.maintenance.collection import Collection, own_devices
@@ -60,7 +62,7 @@ from awsomefsd.node.maintenance.io_budget import IoBudget
 from awsomefsd.node.maintenance.quarantine_admin import QuarantineAdmin
 from awsomefsd.node.maintenance.quarantine_proofs import QuarantineProofs
 from awsomefsd.node.metadata_access import LeaderAccess
-from awsomefsd.node.mounts import DesiredMount, Mounts, own_worker
+from awsomefsd.node.mounts import Mounts, own_worker
 from awsomefsd.node.pod.host_keeper import HostKeeper
 from awsomefsd.recovery.backup import Backups
 
@@ -92,6 +94,7 @@ class Daemon:
         with ExitStack() as undo:
             undo.callback(first.close)
             self.figures = Registry()
+            self.heartbeat = LoopBeat()
             alone = self.metadata.alone
             self.access = LeaderAccess(_endpoints(settings, self.node), self.node.node, settings.state_dir, self._own)
             undo.callback(self.access.close)
@@ -121,6 +124,8 @@ class Daemon:
                 mounted=lambda: [view.directory for view in self.mounts.views()],
                 end_mount=lambda directory: self.mounts.umount(directory, force=True),
             )  # fmt: skip
+            self.host_events = HostEvents(settings.run_dir)
+            undo.callback(self.host_events.close)
             self._start_collecting(undo)
             self._serve(undo)
             self._undo = undo.pop_all()
@@ -138,9 +143,10 @@ class Daemon:
         repaired = self.figures.counter("awsomefsd_superblocks_repaired_total", "Superblocks rewritten from the other one by the daemon.")
         devices = OpenDevices(self.catalog.devices, self.node.cluster, repaired.add)
         may = self.node.role == "node"
-        self.collection = Collection(self.access.ask, self.catalog.devices, devices, *place, self.upkeep_io, collects=may)
+        applied = self.membership.applied
+        self.collection = Collection(self.access.ask, self.catalog.devices, devices, *place, self.upkeep_io, collects=may, applied=applied)
         self.quarantine_proofs = QuarantineProofs(
-            self.settings.state_dir, *place, self.access.ask, self.catalog.propose, self.collection.proof
+            self.settings.state_dir, *place, self.access.ask, self.catalog.propose, self.collection.proof, applied
         )
         self.damage = Damage(
             DamagedReads(self.settings.state_dir), self.access.ask, devices,
@@ -193,7 +199,8 @@ class Daemon:
         if settings.metrics.listen:
             from awsomefsd.node.health.exporter import Exporter
 
-            exporter = Exporter(self.figures, settings.metrics.listen, settings.run_dir)
+            probes = Probes(self.heartbeat, lambda: not_ready(status()))
+            exporter = Exporter(self.figures, settings.metrics.listen, settings.run_dir, probes)
             undo.callback(exporter.close)
             logger.info("metrics are served", extra={"at": exporter.address})
 
@@ -293,34 +300,6 @@ async def _initialise(daemon: Daemon) -> None:
         await trio.sleep(RECONCILE_S)
 
 
-async def _keep_mounts(mounts: Mounts) -> None:
-    """Reconciles the mounts with the desired ones, again and again; a task of its own revives each dead one."""
-    reviving: set[str] = set()
-    away = False
-
-    async def revive(wanted: DesiredMount) -> None:
-        try:
-            await trio.to_thread.run_sync(mounts.revive, wanted, abandon_on_cancel=True)
-        finally:
-            reviving.discard(wanted.directory)
-
-    async with trio.open_nursery() as nursery:
-        while True:
-            try:
-                dead = await trio.to_thread.run_sync(mounts.reconcile, abandon_on_cancel=True)
-            except Error as err:
-                if not away:
-                    logger.warning("the mounts of this node cannot be checked now; running mounts continue", extra={"reason": str(err)})
-                away, dead = True, []
-            else:
-                away = False
-            for wanted in dead:
-                if wanted.directory not in reviving:
-                    reviving.add(wanted.directory)
-                    nursery.start_soon(revive, wanted)
-            await trio.sleep(RECONCILE_S)
-
-
 async def _keep_host(keeper: HostKeeper) -> None:
     while True:
         await trio.to_thread.run_sync(keeper.poll, abandon_on_cancel=True)
@@ -342,17 +321,19 @@ async def serve(daemon: Daemon, ready: Callable[[], None]) -> None:
         nursery.start_soon(_stop_on_signal, daemon.metadata, nursery.cancel_scope)
         nursery.start_soon(_watch_metadata, daemon.metadata, daemon.access, nursery.cancel_scope)
         nursery.start_soon(keep_fed, lambda: not daemon.metadata.carries)
+        nursery.start_soon(daemon.heartbeat.beat)
         nursery.start_soon(daemon.door.serve)
-        nursery.start_soon(_keep_mounts, daemon.mounts)
+        nursery.start_soon(keep_mounts, daemon.mounts, daemon.host_events)
         if daemon.host_keeper is not None:
             nursery.start_soon(_keep_host, daemon.host_keeper)
         if daemon.csi is not None:
             nursery.start_soon(_keep_csi, daemon.csi)
         nursery.start_soon(again, daemon.watch.poll, DEVICE_REPORT_MS, "this node's devices cannot be reported to the leader now")
         nursery.start_soon(again, daemon.scrub.poll, SCRUB_LOOK_MS, "scrub cannot note how far it is")
-        nursery.start_soon(again, daemon.scrub.mend, LOOK_MS, "what scrub found cannot be mended now")
+        nursery.start_soon(again, daemon.scrub.mend, LOOK_MS, "what scrub found cannot be mended now", daemon.scrub.mend_due)
         nursery.start_soon(again, daemon.damage.poll, LOOK_MS, "places with wrong bytes cannot be looked at now")
-        nursery.start_soon(again, daemon.quarantine_proofs.poll, VOUCH_MS, "the quarantine cannot be checked now")
+        proofs = daemon.quarantine_proofs
+        nursery.start_soon(again, proofs.poll, VOUCH_MS, "the quarantine cannot be checked now", proofs.due)
         nursery.start_soon(daemon.control.run)
         nursery.start_soon(_watch_leaving, daemon.control, nursery.cancel_scope)
         if daemon.settings.metadata.voters:

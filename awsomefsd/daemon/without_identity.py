@@ -26,6 +26,7 @@ from awsomefsd.base.metrics import Registry
 from awsomefsd.base.watchdog import keep_fed
 from awsomefsd.cluster.addresses import advertised
 from awsomefsd.config.settings import Settings
+from awsomefsd.node.health.probes import LoopBeat, Probes
 
 logger = logging.getLogger(__name__)
 LOOK_S = 0.1
@@ -67,14 +68,19 @@ def wait(settings: Settings) -> bool:
 async def _wait(settings: Settings, failed: list[Error]) -> None:
     identity.make_directory(settings.state_dir, 0o700)
     with ExitStack() as undo:
-        try:
+        try:  # two would vote twice in one name, and take each other's socket
+            undo.enter_context(identity.WaitingLock(settings.state_dir, "a second daemon"))
+            if identity.identity_path(settings.state_dir).exists():  # another daemon's wait was over meanwhile
+                return
             work = _work(settings, undo)
             door = _admin(settings, undo, work.words)
+            heartbeat = _page(settings, undo, work.words)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
                 nursery.start_soon(door.serve)
                 nursery.start_soon(_tell, work.words)
                 nursery.start_soon(keep_fed, lambda: True)
+                nursery.start_soon(heartbeat.beat)
                 try:
                     await work.run()
                     while not identity.identity_path(settings.state_dir).exists():
@@ -115,6 +121,17 @@ def _admin(settings: Settings, undo: ExitStack, said: Words) -> Any:
     undo.callback(grpc.stop, 0.2)
     refused = Registry().counter("awsomefsd_admin_refused_total", "Admin connections of users that are not allowed.")
     return Door(settings.admin_socket, grpc, settings.admin_group, refused)
+
+
+def _page(settings: Settings, undo: ExitStack, said: Words) -> LoopBeat:
+    """Opens the page of metrics for its probes: this daemon lives, and is not ready."""
+    heartbeat = LoopBeat()
+    if settings.metrics.listen:
+        from awsomefsd.node.health.exporter import Exporter
+
+        page = Exporter(Registry(), settings.metrics.listen, settings.run_dir, Probes(heartbeat, lambda: said()[0]))
+        undo.callback(page.close)
+    return heartbeat
 
 
 # --- with a token -----------------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ from typing import Any
 
 from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.failpoints import hit
-from awsomefsd.base.wait import GENERATORS, KernelWait, Payload, Wait
+from awsomefsd.base.wait import GENERATORS, Errand, KernelWait, Payload, Wait
 from awsomefsd.fuse import abi
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.control_area import ControlArea, Negotiated
@@ -53,7 +53,7 @@ from awsomefsd.fuse.negotiate import Overrides, agree, pack_init, pack_major_onl
 from awsomefsd.fuse.parked_requests import ParkArea, ParkEntry
 from awsomefsd.fuse.slots import Slot, SlotArea
 from awsomefsd.fuse.takeover import Takeover
-from awsomefsd.fuse.turn import AT_ONCE_NS, ReadingTurns, Turn
+from awsomefsd.fuse.turn import ReadingTurns, Turn
 from awsomefsd.vfs.api.context import Context
 from awsomefsd.vfs.api.filesystem import Filesystem, Promise
 
@@ -104,9 +104,12 @@ class Pending:
     `ended` is set last of all, or when nothing is left to wait for but the kernel: that needs our readers, which begin behind a takeover.
     """
 
-    __slots__ = ("_op", "_session", "ctx", "ended", "held", "is_over", "opcode")
+    __slots__ = ("_op", "_session", "ctx", "ended", "errand", "held", "is_over", "opcode", "reader")
 
-    def __init__(self, session: Session, held: RequestMemory, opcode: int, ctx: Context, op: Any) -> None:
+    def __init__(self, session: Session, held: RequestMemory, opcode: int, ctx: Context, op: Any, reader: int = 0) -> None:
+        """`reader`: the thread that does the errands which it meets itself; 0 from the moment when it goes on to other requests."""
+        self.reader = reader
+        self.errand: Errand | None = None
         self._session = session
         self._op = op
         self.held = held
@@ -117,6 +120,9 @@ class Pending:
 
     def begin(self, wait: Wait) -> None:
         try:
+            if type(wait) is Errand and self.reader == threading.get_ident():
+                wait.claim()
+                self.errand = wait
             if type(wait) is not KernelWait:
                 wait.start(self.step)
             elif not isinstance(self.held, ParkEntry):
@@ -267,7 +273,7 @@ class Session:
     def read_one(self, slot: Slot, turn: Turn | None = None) -> bool:
         """Reads and serves one request (or tries to); returns False when there will be no more.  Blocks in readv(2)."""
         slot.begin_read()
-        began = time.monotonic_ns()
+        asked_ns = time.monotonic_ns()
         try:
             length = os.readv(self.fd, [slot.read_buffer])
         except OSError as err:
@@ -278,14 +284,13 @@ class Session:
             return False
         if length < _BODY_AT:
             return length > 0
-        self.serve(slot, length, turn, time.monotonic_ns() - began < AT_ONCE_NS)
+        if turn is not None:
+            turn.came(asked_ns)
+        self.serve(slot, length, turn)
         return True
 
-    def serve(self, slot: Slot, length: int, turn: Turn | None = None, came_at_once: bool = False) -> None:
-        """Executes the request in `slot`; on return the slot is free.  Blocks until a request that keeps its slot has ended.
-
-        `came_at_once`: the request had waited for a reader, so others may wait behind it.
-        """
+    def serve(self, slot: Slot, length: int, turn: Turn | None = None) -> None:
+        """Executes the request in `slot`; on return the slot is free.  Blocks until a request that keeps its slot has ended."""
         _, opcode, wire, nodeid, uid, gid, pid, _, _ = abi.IN_HEADER.unpack_from(slot.head)
         ctx = Context(uid, gid, pid, wire & UNIQUE_MASK, wire)
         slot.start(length)
@@ -295,17 +300,32 @@ class Session:
         if turn is not None and length > LONG_REQUEST_BYTES:
             turn.give()
         reads = turn if opcode == Opcode.READ else None
-        since = reads.begin_read(came_at_once) if reads is not None else 0
-        pending = self.execute(slot, opcode, ctx, nodeid, slot.read_buffer[_BODY_AT:length])
         if reads is not None:
-            reads.end_read(since)
-        if pending is not None and pending.held is slot:
+            reads.begin_read()
+        pending = self.execute(slot, opcode, ctx, nodeid, slot.read_buffer[_BODY_AT:length], turn)
+        if reads is not None:
+            reads.end_read()
+        if pending is not None:
+            self._go_on(pending, slot, turn)
+
+    def _go_on(self, pending: Pending, slot: Slot, turn: Turn | None) -> None:
+        """Does the errands of a request that waits; if the request keeps the slot, blocks until it has ended."""
+        while turn is not None and (errand := pending.errand) is not None:
+            pending.errand = None
+            errand.run(turn.give)
+        pending.reader = 0  # another request of this thread may resume this one: nobody would do what it claims then
+        if pending.held is slot:
             if turn is not None:
                 turn.give()
             pending.ended.wait()
 
-    def execute(self, held: RequestMemory, opcode: int, ctx: Context, nodeid: int, body: memoryview) -> Pending | None:
-        """Calls the handler; returns None when the request has ended, else the Pending that goes on by itself (or has ended since)."""
+    def execute(
+        self, held: RequestMemory, opcode: int, ctx: Context, nodeid: int, body: memoryview, turn: Turn | None = None,
+    ) -> Pending | None:  # fmt: skip
+        """Calls the handler; returns None when the request has ended, else the Pending that goes on by itself (or has ended since).
+
+        With a `turn` the caller is a reader: it does the errands of the Pending.
+        """
         fs = self.fs
         value: Any = None
         op: Any = None
@@ -325,11 +345,11 @@ class Session:
         except Exception as err:
             error = err
         if op is not None and error is None:
-            return self._wait(held, opcode, ctx, op, wait)
+            return self._wait(held, opcode, ctx, op, wait, 0 if turn is None else threading.get_ident())
         self.finish(held, opcode, ctx, value, error)
         return None
 
-    def _wait(self, held: RequestMemory, opcode: int, ctx: Context, op: Any, wait: Wait) -> Pending:
+    def _wait(self, held: RequestMemory, opcode: int, ctx: Context, op: Any, wait: Wait, reader: int) -> Pending:
         if isinstance(held, Slot):
             entry = self._parked(held, opcode, wait)
             if entry is not None:
@@ -337,7 +357,7 @@ class Session:
             else:
                 held.seal()
                 self._kept_slots.add()
-        pending = self._waiting[ctx.unique] = Pending(self, held, opcode, ctx, op)
+        pending = self._waiting[ctx.unique] = Pending(self, held, opcode, ctx, op, reader)
         pending.begin(wait)
         if ctx.unique in self._interrupted:
             try:

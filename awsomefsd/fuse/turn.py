@@ -59,10 +59,11 @@ class ReadingTurns:
 class Turn:
     """One reader's side of it; `give` may be called by the watching thread too."""
 
-    __slots__ = ("_mine", "_turns")
+    __slots__ = ("_at_once", "_came_ns", "_mine", "_turns")
 
     def __init__(self, turns: ReadingTurns) -> None:
         self._turns = turns
+        self._came_ns, self._at_once = 0, False  # of the request that is served: when it came, and whether it had waited for a reader
         self._mine: list[None] = []  # one item while the turn is ours; whoever pops it releases the lock
 
     @property
@@ -81,18 +82,21 @@ class Turn:
             return
         self._turns.lock.release()
 
-    def begin_read(self, came_at_once: bool) -> int:
-        """Before a READ is served, with whether others may wait behind it; returns when that was (ns, monotonic), for `end_read`."""
-        now = time.monotonic_ns()
-        if came_at_once or not self._turns.quick:
+    def came(self, asked_ns: int) -> None:
+        """readv(2), called at `asked_ns` (monotonic), has brought a request."""
+        self._came_ns = time.monotonic_ns()
+        self._at_once = self._came_ns - asked_ns < AT_ONCE_NS
+
+    def begin_read(self) -> None:
+        """The request is a READ: hands the turn on if others may wait behind it, or if it may be slow."""
+        if self._at_once or not self._turns.quick:
             self.give()
         else:
-            self._turns.kept = self, now
-        return now
+            self._turns.kept = self, self._came_ns
 
-    def end_read(self, began_ns: int) -> None:
-        """After it."""
-        self._turns.quick = time.monotonic_ns() - began_ns < QUICK_NS
+    def end_read(self) -> None:
+        """It was served."""
+        self._turns.quick = time.monotonic_ns() - self._came_ns < QUICK_NS
         kept = self._turns.kept
         if kept is not None and kept[0] is self:
             self._turns.kept = None

@@ -166,6 +166,7 @@ class Mount:
             "config": self.spec["config"],
             "fds": list(self.fds),
             "keeper": str(self._in.socket_path),
+            "needs": True,  # we look at the record's word of that name; a worker of ours stores nothing under a keeper that does not
             "spec": {key: value for key, value in self.spec.items() if key != "config"},
         }
 
@@ -270,6 +271,8 @@ class Mount:
             self.deaths = 0
             self._read_ahead()  # the answer to INIT has set the kernel's own
         elif op == "loaded":
+            if isinstance(said := message.get("memory_format"), int):
+                worker.memory_format = said
             worker.loaded.resolve()
         elif op == "bye":
             worker.bye = bool(message.get("clean"))
@@ -454,7 +457,7 @@ class Mount:
         """Replaces the worker by one of another program; the sequence returns {"pid", "version"} and raises OSError.
 
         The standby is started and loaded before the worker is ended, so that callers wait for the takeover and not for a start.  A standby
-        that does not load changes nothing.
+        that does not load changes nothing, nor does one whose program does not know the format of what is in the memory of the mount.
         """
         if self._standby is not None or self.busy or self.worker is None or not self.worker.ready:
             raise OSError(errno.EBUSY, f"the worker of {self.dir} is not serving, or is being replaced; ask again")
@@ -465,6 +468,8 @@ class Mount:
         try:
             yield self._loop.within(standby.loaded, STANDBY_LOADED_MS_MAX, f"the start of {argv[0]}")
             yield from self._flush_before()
+            if not self._knows_memory(standby):
+                raise OSError(errno.EBUSY, self._unknown_memory(standby, argv[0]))
         except OSError:
             self._end_standby()
             raise
@@ -485,6 +490,15 @@ class Mount:
         except OSError as error:
             say(log, logging.WARNING, "worker replaced without a flush", mount=self.id, why=error)
 
+    def _knows_memory(self, worker: WorkerProcess) -> bool:
+        return worker.memory_format >= self._record.needs()
+
+    def _unknown_memory(self, worker: WorkerProcess, program_name: str) -> str:
+        return (
+            f"the memory of {self.dir} has format {self._record.needs()}, and {program_name} knows {worker.memory_format}: "
+            f"it would not see operations that are acknowledged; run `awsomefsd flush {self.dir}` and ask again, or use a newer program"
+        )
+
     def _loaded_standby(self) -> WorkerProcess | None:
         """Returns the standby if it is loaded, and makes its program the mount's; else None."""
         standby, self._standby, self._standby_takes_over = self._standby, None, False
@@ -492,6 +506,10 @@ class Mount:
             return None
         if not standby.loaded.done or standby.loaded.error is not None:
             standby.kill()  # its pidfd has it reaped
+            return None
+        if not self._knows_memory(standby):  # since it was asked the first time
+            say(log, logging.ERROR, "worker not replaced", mount=self.id, why=self._unknown_memory(standby, self._standby_spec["argv"][0]))
+            standby.kill()
             return None
         self.spec |= self._standby_spec
         return standby

@@ -1,10 +1,11 @@
 """The record of a mount: what a keeper has to know to take the mount up, in shared memory beside the mount's other memory.
 
 It goes wherever the descriptors of the mount go: to its workers, to the daemon, to the service manager.  All of them have the same memory,
-so no copy of it is ever out of date.  The keeper alone writes the description.  A worker stores two words and takes a lock:
+so no copy of it is ever out of date.  The keeper alone writes the description.  A worker stores three words and takes a lock:
 
 * *served*: a worker is about to read requests, so what the other areas hold counts from now on;
 * *ended*: the mount is over, and nobody has to take it up;
+* *needs*: the format of the other areas that a program has to know to serve the mount; 0: every program that there was knows it;
 * the lock says that a process which was given the descriptors lives.  The kernel drops it when the last thread of that process has ended.
 
 The description has two places, written in turn.  A keeper that is killed in the middle of a write leaves the other one.
@@ -28,7 +29,8 @@ VERSION = 1
 _PLACE_BYTES = 256 * KIB  # above what one message of the keeper's protocol may hold
 _PLACES = (4 * KIB, 4 * KIB + _PLACE_BYTES)
 RECORD_BYTES = _PLACES[1] + _PLACE_BYTES
-_SERVED, _ENDED = 0, 8  # offsets of the words; the lock is on the first byte
+MEMORY_FORMAT = 2  # of the areas of a mount, the highest that the workers of this program know
+_SERVED, _ENDED, _NEEDS = 0, 8, 16  # offsets of the words; the lock is on the first byte
 _ENDED_WORDS = {1: False, 2: True}
 _WORD = struct.Struct("<Q")
 _HEADER = struct.Struct("<QII")  # sequence number, length, CRC-32
@@ -83,6 +85,17 @@ class MountRecord:
     def ended(self) -> bool | None:
         """Returns whether everything was flushed at the end of the mount; None while it has not ended."""
         return _ENDED_WORDS.get(_WORD.unpack(os.pread(self._fd, _WORD.size, _ENDED))[0])
+
+    def set_needs(self, memory_format: int) -> None:
+        """Notes which format of the other areas a worker has to know from now on.
+
+        Raised before the first change that a program below it would not see, and lowered behind the last one that is left.  Raises OSError.
+        """
+        os.pwrite(self._fd, _WORD.pack(memory_format), _NEEDS)
+
+    def needs(self) -> int:
+        """Returns the format of the other areas that a worker has to know; 0 is below all.  Raises OSError."""
+        return int(_WORD.unpack(os.pread(self._fd, _WORD.size, _NEEDS))[0])
 
     def lock(self) -> bool:
         """Takes the lock for the rest of this process's life; returns False if another process has it.  Raises OSError."""

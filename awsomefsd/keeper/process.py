@@ -38,6 +38,7 @@ class WorkerProcess:
     bye: bool | None = None  # whether it was clean
     version: str = ""  # from its own messages
     home: str = ""  # the directory of its program
+    memory_format: int = 1  # of the areas of a mount, the highest that its program knows; an earlier build does not say it
     loaded: Promise = field(default_factory=Promise)  # it waits for its start message
 
     def healthy(self) -> bool:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -29,6 +28,7 @@ from awsomefsd.base import log as logs
 from awsomefsd.base import program
 from awsomefsd.base.errors import Error, ProtocolError
 from awsomefsd.base.failpoints import hit
+from awsomefsd.base.identity import lock_or_holder
 from awsomefsd.base.limits import RECONNECT_MS_MAX
 from awsomefsd.keeper import wire as wire
 from awsomefsd.keeper.descriptor_store import from_service_manager
@@ -82,11 +82,10 @@ class Keeper:
 
     def begin(self) -> None:
         """Takes the lock and the socket.  Raises OSError, EBUSY when another keeper has them."""
-        self._lock = os.open(self._run_dir / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OSError(errno.EBUSY, f"another keeper runs in {self._run_dir}") from None
+        lock = lock_or_holder(self._run_dir / "keeper.lock")
+        if isinstance(lock, str):
+            raise OSError(errno.EBUSY, f"another keeper runs in {self._run_dir} (process {lock}); stop it first")
+        self._lock = lock
         for mount, fds in from_service_manager().items():
             self._restore(list(fds), list(fds.values()))
             if mount not in self._mounts.by_id:

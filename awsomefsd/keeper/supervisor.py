@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ import time
 from pathlib import Path
 
 from awsomefsd.base import log, program
+from awsomefsd.base.identity import lock_or_holder
 from awsomefsd.base.limits import MIB
 from awsomefsd.base.sockets import readable
 from awsomefsd.keeper.mount_holder import MountHolder
@@ -197,11 +197,9 @@ def main(argv: list[str]) -> int:
 def supervise(run_dir: Path, children: list[Child]) -> int:
     """Keeps `children` running until SIGTERM or SIGINT; returns the exit code, 1 if another supervisor runs.  The main thread calls it."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock = os.open(run_dir / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.stderr.write(f"another supervisor runs in {run_dir}; stop it first\n")
+    lock = lock_or_holder(run_dir / "supervisor.lock")  # held until the process ends
+    if isinstance(lock, str):
+        sys.stderr.write(f"another supervisor runs in {run_dir} (process {lock}); stop it first\n")
         return 1
     os.chdir("/")
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

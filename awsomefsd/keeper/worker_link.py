@@ -21,7 +21,7 @@ from awsomefsd.base import program
 from awsomefsd.base.errors import ProtocolError
 from awsomefsd.base.limits import RECONNECT_MS_MAX, RECONNECT_MS_MIN
 from awsomefsd.keeper import wire as wire
-from awsomefsd.keeper.mount_record import RECORD, MountRecord
+from awsomefsd.keeper.mount_record import MEMORY_FORMAT, RECORD, MountRecord
 from awsomefsd.keeper.wire import Message, say
 
 log = logging.getLogger("awsomefsd.keeper_link")
@@ -44,7 +44,7 @@ class KeeperLink:
         os.set_inheritable(fd, False)
         self._sock: socket.socket | None = socket.socket(fileno=fd)
         self._sock.setblocking(True)
-        wire.send(self._sock, {"op": "loaded"})  # a successor waits here until its predecessor is gone
+        wire.send(self._sock, {"op": "loaded", "memory_format": MEMORY_FORMAT})  # a successor waits here until its predecessor is gone
         received = wire.receive(self._sock)
         if received is None:
             raise ProtocolError("the keeper ended before it said start")
@@ -76,6 +76,16 @@ class KeeperLink:
             if self._record is not None:
                 self._record.set_served()
             self._say({"op": "ready", **_PROGRAM})
+
+    def needs(self, memory_format: int) -> bool:
+        """Notes which format of the areas a program has to know to serve this mount; returns False if no keeper would look at that.
+
+        Raised before the areas get the format, lowered when they have lost it.  Raises OSError.
+        """
+        if self._record is None or (memory_format and not self.start_message.get("needs")):
+            return False
+        self._record.set_needs(memory_format)
+        return True
 
     def answered(self) -> None:
         """Reports, once, that a request was answered; later calls cost next to nothing."""

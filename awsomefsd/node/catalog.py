@@ -13,7 +13,7 @@ from typing import Any
 
 from awsomefsd.base.errors import AlreadyExists, ConfigError, Error, FsError, NotFound, Refused, WouldLoseData
 from awsomefsd.base.limits import VOLUME_NAME_BYTES_MAX, VOLUMES_MAX
-from awsomefsd.base.types import HOST_UNIQUE, DeviceInfo, VolumeInfo
+from awsomefsd.base.types import HOST_UNIQUE, NAMES_WORDS, DeviceInfo, VolumeInfo
 from awsomefsd.meta.api import messages
 from awsomefsd.meta.api.commands import (
     UNDECIDED,
@@ -24,6 +24,7 @@ from awsomefsd.meta.api.commands import (
     DeleteVolume,
     EndClaims,
     EndSession,
+    SetNames,
     SetVolume,
 )
 from awsomefsd.meta.api.messages.csi import GetClaims
@@ -88,6 +89,10 @@ class Catalog:
     def volumes(self) -> list[VolumeInfo]:
         return list(self._call(messages.GetVolumes()).volumes)
 
+    def delegated(self) -> frozenset[int]:
+        """Returns the numbers of the volumes with delegated names.  Raises as `volumes`."""
+        return frozenset(self._call(messages.GetVolumes()).delegated)
+
     def mountable(self, name: str, node: str) -> VolumeInfo:
         """Returns the volume of this name.  Raises NotFound, and Refused if its data is on the devices of a node other than `node`."""
         found = self.volume(name)
@@ -125,15 +130,21 @@ class Catalog:
             raise _worded(err, f"volume {name} cannot be created") from err
         return self.volume(name)
 
-    def set_volume(self, name: str, quota_bytes: int, quota_inodes: int, new_name: str) -> VolumeInfo:
-        """Changes quotas and name of a volume and returns it; -1 and "" leave a value as it is.
+    def set_volume(self, name: str, quota_bytes: int, quota_inodes: int, new_name: str, names: str = "") -> VolumeInfo:
+        """Changes quotas, name and durability of names of a volume and returns it; -1 and "" leave a value as it is.
 
-        Raises NotFound, ConfigError for the new name, AlreadyExists, and FsError.
+        Raises NotFound, ConfigError for the new name and for unknown words, AlreadyExists, and FsError.
         """
+        if names and names not in NAMES_WORDS:
+            raise ConfigError(f"names={names}: names of a volume are {' or '.join(NAMES_WORDS)}")
         volume = self.volume(name)
         if new_name:
             check_name(new_name, "volume")
+            if new_name != name and any(other.name == new_name for other in self.volumes()):
+                raise AlreadyExists(f"volume {new_name!r} exists already; choose another name")  # before anything is changed
         try:
+            if names:
+                self.propose(SetNames(volume.volume, NAMES_WORDS.index(names)))
             self.propose(SetVolume(volume.volume, quota_bytes, quota_inodes, new_name))
         except FsError as err:
             if err.errno == errno.EEXIST:
@@ -141,8 +152,11 @@ class Catalog:
             raise _worded(err, f"volume {name} cannot be changed") from err
         return self.volume(new_name or name)
 
-    def delete_volume(self, name: str, *, destroy: bool) -> None:
-        """Deletes a volume.  Raises NotFound, WouldLoseData if it has files and `destroy` is false, and Refused while it is mounted."""
+    def delete_volume(self, name: str, *, destroy: bool, here: str = "") -> None:
+        """Deletes a volume.  Raises NotFound, WouldLoseData if it has files and `destroy` is false, and Refused while it is mounted.
+
+        `here`: the directories of this node at which it is mounted.  They and the nodes that have it mounted stand in the refusal.
+        """
         volume = self.volume(name)
         try:
             self.propose(DeleteVolume(volume.volume, destroy))
@@ -152,8 +166,23 @@ class Catalog:
                     f"volume {name} has {volume.used_inodes} files and directories; to destroy them: awsomefsd volume delete {name} --force"
                 ) from err
             if err.errno == errno.EBUSY:
-                raise Refused(f"volume {name} is mounted; unmount it first") from err
+                raise Refused(self._who_mounted(volume, here)) from err
             raise _worded(err, f"volume {name} cannot be deleted") from err
+
+    def _who_mounted(self, volume: VolumeInfo, here: str) -> str:
+        """Returns the words of a refusal: the nodes with sessions on the volume, and where it is mounted on this one."""
+        named: dict[str, str] = {}
+        with suppress(FsError):  # a client may not list nodes, and is told their UUIDs
+            named = {row.node: row.name for row in self.ask(ListNodes(removed=True)).nodes}
+        sessions = [one for one in self._call(messages.GetSessions()).sessions if one.volume == volume.volume and not one.ended]
+        if not sessions:
+            return f"volume {volume.name} was mounted until a moment ago; try again"
+        nodes = sorted({named.get(one.node) or one.node for one in sessions})
+        places = f"; on this node at {here}" if here else "; not on this node"
+        return (
+            f"volume {volume.name} is mounted on {', '.join(nodes)}{places}; `awsomefsd umount` it on each of these nodes "
+            "(`awsomefsd status` there shows its directories)"
+        )
 
     def release_volume(self, name: str, node: str) -> list[str]:
         """Ends the claims of a node (its UUID or name) on a volume; returns their paths.

@@ -341,6 +341,11 @@ class Mounts:
 
     # --- bringing the node into line ----------------------------------------------------------------------------------------
 
+    @property
+    def unsettled(self) -> bool:
+        """A dead mount is being brought back."""
+        return bool(self._reviving)
+
     def reconcile(self) -> list[DesiredMount]:
         """Compares the desired mounts, the keeper and the kernel; returns the mounts whose processes died.
 

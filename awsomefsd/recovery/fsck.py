@@ -38,7 +38,7 @@ from awsomefsd.meta.check import repair
 from awsomefsd.meta.check.repair_txn import DeviceFacts, FrameFacts, Hints
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.replica.replica import CLUSTER_NOTE, Replica
-from awsomefsd.meta.replica.store import Store
+from awsomefsd.meta.replica.store import DIGEST_KEY, MapFull, Store
 from awsomefsd.meta.state import keys
 from awsomefsd.node.devices import devices
 
@@ -159,15 +159,7 @@ class Fsck:
 
     def _write(self, planned: repair.Plan, *, below: bool) -> None:
         if below:
-            store = Store.open(self.directory / "store")
-            try:
-                for key in planned.deletes:
-                    store.delete(key)
-                for key, value in planned.puts:
-                    store.put(key, value)
-                store.commit()
-            finally:
-                store.close()
+            write_below(self.directory / "store", planned)
             self._did("state store", "repaired as of its last commit; the journal could not be replayed over it")
             return
         replica = self._open()
@@ -252,6 +244,24 @@ class Fsck:
                 self._did(f"device {path}", "the damaged superblock was rewritten from the other one")
             if self.repair:
                 read_superblock(device, self.identity.cluster, repair=True)
+
+
+def write_below(directory: Path, planned: repair.Plan) -> None:
+    """Writes a repair into a store, below its log, in one transaction: a crash leaves all of it or nothing.
+
+    The map of the store grows until it has the room.  LMDB writes pages out early, so the memory has a bound.
+    """
+    changes: dict[bytes, bytes | None] = {**dict.fromkeys(planned.deletes), **dict(planned.puts)}
+    store = Store.open(directory, snapshot=True)
+    try:
+        while True:
+            try:
+                store.write(changes, {DIGEST_KEY: None})
+                return
+            except MapFull:
+                store.grow()
+    finally:
+        store.close()
 
 
 def _told(fault: Any) -> dict[str, str]:

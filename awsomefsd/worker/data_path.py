@@ -14,8 +14,9 @@ from awsomefsd.io.file.write_through import WriteThrough
 from awsomefsd.io.segment.checksum_cache import ChecksumCache
 from awsomefsd.io.segment.locations import Locations
 from awsomefsd.io.segment.reader import SegmentReader
+from awsomefsd.io.segment.seen_leases import SeenLeases
 from awsomefsd.io.segment.writer import SegmentWriter
-from awsomefsd.meta.client.client import MetaClient
+from awsomefsd.meta.client.metadata import Metadata
 from awsomefsd.worker.cluster_devices import ClusterDevices
 from awsomefsd.worker.config import WorkerConfig
 from awsomefsd.worker.corrupt_reads import CorruptReads
@@ -44,20 +45,20 @@ class DataPath(NamedTuple):
             self.through.stop()
 
 
-def build_data_path(config: WorkerConfig, memory: MountMemory, client: MetaClient, calls: ServiceCalls) -> DataPath:
+def build_data_path(config: WorkerConfig, memory: MountMemory, metadata: Metadata, calls: ServiceCalls) -> DataPath:
     """Returns the parts for one mount, over its dirty log in `memory`.  Does not block."""
     cluster_devices = ClusterDevices(calls, config.state_dir, config.volume)
     devices = OpenDevices(cluster_devices.find, config.cluster, memory.control.counter("superblocks_repaired").add)
     locations = Locations(calls.ask, calls.propose)
     checksums = ChecksumCache()
     reader = SegmentReader(devices, locations.locate, checksums)
-    writer = SegmentWriter(devices, locations.lease, checksums)
+    writer = SegmentWriter(devices, SeenLeases(devices, locations.lease).lease, checksums)
     records = DamagedReads(config.state_dir)
     corrupt = CorruptReads(calls, records, config.volume, config.volume_name, memory.control.counter("corrupt_reads").add)
     files = FileTable(config.volume, memory.dirty, reader, corrupt.report, leased=config.shared)
-    reservation = Reservation(config.volume, client, memory.control)
+    reservation = Reservation(config.volume, metadata, memory.control)
     through = WriteThrough(config.volume, writer) if config.shared else None
-    flusher = Flusher(files, memory.dirty, writer, client, reservation, memory.control)
+    flusher = Flusher(files, memory.dirty, writer, metadata, reservation, memory.control)
     undecided = None if through is None else through.undecided
     draining = Draining(writer, cluster_devices.to_leave, cluster_devices.report_sealed, undecided=undecided)
     return DataPath(devices, locations, checksums, reader, writer, files, reservation, through, flusher, draining)

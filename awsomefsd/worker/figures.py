@@ -17,6 +17,7 @@ def figures(memory: MountMemory, mount: MountState, budget: MemoryBudget, worker
     return {
         **memory.control.counters(),
         **budget.figures(),
+        **mount.names_figures(),
         "workers": workers,
         "open_files": len(memory.opens),
         "inodes_cached": len(mount.caches.names),

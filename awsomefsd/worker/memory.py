@@ -11,15 +11,16 @@ from collections.abc import Mapping
 
 from awsomefsd.base import shm
 from awsomefsd.base.errors import Corrupt
-from awsomefsd.base.limits import DIRTY_BYTES_MAX
+from awsomefsd.base.limits import DIRTY_BYTES_MAX, OP_LOG_BYTES
 from awsomefsd.base.types import TRUNCATE_BIT
 from awsomefsd.fuse import abi, control_area, parked_requests, slots
 from awsomefsd.fuse.control_area import ControlArea
 from awsomefsd.fuse.inherited_requests import UNIQUE_MASK
 from awsomefsd.fuse.parked_requests import ParkArea
 from awsomefsd.fuse.slots import FREE, SlotArea
-from awsomefsd.io.file import dirty_log
+from awsomefsd.io.file import dirty_log, record_ring
 from awsomefsd.io.file.dirty_log import DirtyLog
+from awsomefsd.io.file.op_log import OpLog
 from awsomefsd.keeper.mount_record import RECORD
 from awsomefsd.vfs.state import open_files
 from awsomefsd.vfs.state.open_files import OpenTable
@@ -32,6 +33,7 @@ def worker_memfds() -> dict[str, int]:
         "slots": slots.required_bytes(),
         "park": parked_requests.required_bytes(),
         "dirty": dirty_log.required_bytes(DIRTY_BYTES_MAX),
+        "ops": record_ring.required_bytes(OP_LOG_BYTES),
         "opens": open_files.required_bytes(),
     }
     return {name: shm.round_up(size, shm.PAGE_BYTES) for name, size in areas.items()}
@@ -50,7 +52,8 @@ class MountMemory:
         self.slots.prefault()
         self.park = ParkArea(maps["park"], fresh)
         self.opens = OpenTable(maps["opens"], fresh)
-        self.dirty = DirtyLog(maps["dirty"], self.control.state.dirty_log, fresh)
+        self.dirty = DirtyLog(maps["dirty"], self.control.state.dirty_log, fresh, with_ops="ops" in maps)
+        self.ops = OpLog(maps["ops"], self.dirty, fresh) if "ops" in maps else None  # a mount of an older build has none
 
     def kernel_minor(self) -> int:
         """The minor version of FUSE that was agreed on with the kernel; 0 before that."""

@@ -11,6 +11,7 @@ from awsomefsd.fuse.notify import Notifier
 from awsomefsd.keeper.worker_link import KeeperLink
 from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.meta.client.lease_cache import MountLeases
+from awsomefsd.meta.client.metadata import Metadata
 from awsomefsd.meta.client.recalls import RecallQueue, RecallThread
 from awsomefsd.vfs.ops.recall_flush import RecallFlush
 from awsomefsd.vfs.ops.shown_to_others import ShownToOthers
@@ -37,10 +38,10 @@ class MountCaches(NamedTuple):
 
 
 def build_mount_caches(
-    config: WorkerConfig, link: KeeperLink, memory: MountMemory, client: MetaClient, lease: SessionLease, data: DataPath,
-    flags: MountFlags,
+    config: WorkerConfig, link: KeeperLink, memory: MountMemory, client: MetaClient, metadata: Metadata, lease: SessionLease,
+    data: DataPath, flags: MountFlags,
 ) -> MountCaches:  # fmt: skip
-    """Returns the parts for one mount; `lease` is its session's.  Does not block."""
+    """Returns the parts for one mount; `lease` is its session's, and `metadata` what operations ask.  Does not block."""
     recall_queue = RecallQueue()
     leases = MountLeases(client, config.volume, recall_queue) if config.caches else None
     modes = Modes(config.consistency)
@@ -54,7 +55,7 @@ def build_mount_caches(
         flush = RecallFlush(data.files, data.flusher, leases.progress)
         # In this order: what is buffered is committed, then what the kernel was told is taken back.
         recalls = RecallThread(recall_queue, [flush.handle, kernel.forget_for_recall], ShownToOthers(data.files, names).of)
-    atimes = Atimes(config.volume, client, memory.control, memory.opens, names.put, Policy(NOATIME))
+    atimes = Atimes(config.volume, metadata, memory.control, memory.opens, names.put, Policy(NOATIME))
     if not config.shared:
         atimes.policy = flags.atime
     caches = Caches(names, atimes, modes, WholePages(doubted=not link.start_message["fresh"]), leases, kernel)

@@ -49,6 +49,10 @@ class OwnMemory:
     def ready(self, on_flush: Callable[[bool], None]) -> None:
         """Nobody waits for it."""
 
+    def needs(self, memory_format: int) -> bool:
+        """Nobody holds this memory when the process dies: names that it decided would be lost, so it decides none."""
+        return not memory_format
+
     def answered(self) -> None:
         """Nobody counts deaths."""
 

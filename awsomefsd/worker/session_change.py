@@ -16,7 +16,9 @@ from awsomefsd.meta.api.messages import GetInherited, SessionOpened
 from awsomefsd.vfs.session.conflicts import Conflicts
 from awsomefsd.vfs.session.lease_recovery import LeaseRecovery, adopted
 from awsomefsd.vfs.session.mount_session import SessionClient
+from awsomefsd.vfs.state.delegated_names import DelegatedNames
 from awsomefsd.vfs.state.mount_state import MountState
+from awsomefsd.worker.delegation import OVERTAKEN, log_position
 from awsomefsd.worker.quarantine_proof import QuarantineProof
 from awsomefsd.worker.service_calls import ServiceCalls
 
@@ -35,6 +37,7 @@ class SessionChange:
         proof: QuarantineProof,
         conflicts: Conflicts,
         calls: ServiceCalls,
+        names: DelegatedNames | None,
     ) -> None:
         self._client = client
         self._mount = mount
@@ -43,6 +46,7 @@ class SessionChange:
         self._proof = proof
         self._conflicts = conflicts
         self._calls = calls
+        self._names = names
 
     def abandon_segments(self) -> None:
         """Gives up the segments of the session before the client's, which the leader has ended.  Returns at once."""
@@ -50,6 +54,19 @@ class SessionChange:
         lost = self._control.state.session
         if lost not in (0, self._client.session):
             self._proof.begin(lost)
+
+    def replaced(self, opened: SessionOpened) -> None:
+        """Goes on under another session.  Blocks as `begin`, and until what others have overtaken is put aside.
+
+        In this order: a successor of a worker that dies in between finds the older session, and decides as we did.
+        """
+        overtaken = not opened.resumed and opened.changed_by_others
+        if self._names is not None and overtaken:
+            self._names.give_up(OVERTAKEN)
+        self.begin(opened)
+        if self._names is not None and not overtaken:
+            self._names.session_replaced()
+            self._names.shipper.goes_on(*log_position(opened, self._control.state.dirty_log))
 
     def begin(self, opened: SessionOpened, inherited: Iterable[DirtyRecord] = ()) -> None:
         """Begins to work under a session.  `inherited`: dirty records of a predecessor, by sequence.  Blocks for answers of the service."""

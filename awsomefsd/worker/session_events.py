@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from awsomefsd.base.wait import Signal
 from awsomefsd.meta.client.leases import SessionLeases
 from awsomefsd.vfs.session.evicted_node import Removal
 from awsomefsd.vfs.session.mount_session import ServedMount, SessionKeeper, SessionLease
@@ -14,7 +15,8 @@ SEEN_ALL = (1 << 62) - 1
 class MountEvents:
     """Implements meta.client's SessionEvents.
 
-    Until `begin` nobody hears of a loss or a removal: the first session is just being opened, and no other may be opened beside it.
+    Until `begin` no session is opened in the place of the first one: it is just being opened, or it is not decided what goes on under it.
+    `ended_early` ends when it is lost, or the node removed, before that.
     """
 
     def __init__(
@@ -25,11 +27,14 @@ class MountEvents:
         self._sessions = sessions
         self._removal = removal
         self._leases = leases
-        self._begun = False
+        self._begun = self._lost = False
+        self.ended_early = Signal()
 
     def begin(self) -> None:
-        """The first session is open."""
+        """The first session is open, and what a predecessor has left is known to whoever replaces it."""
         self._begun = True
+        if self._lost:
+            self._sessions.lost()
 
     def renewed(self) -> None:
         self._lease.announce()
@@ -38,12 +43,17 @@ class MountEvents:
         self._vfs.fenced()
 
     def lost(self) -> None:
+        self._lost = True
         if self._begun:
             self._sessions.lost()
+        else:
+            self.ended_early.fire()
 
     def removed(self, reason: str) -> None:
-        if self._begun:
+        if self._begun:  # it is told again
             self._removal.begin(reason)
+        else:
+            self.ended_early.fire()
 
     def greeted(self, term: int) -> None:
         if self._leases is not None:

@@ -10,6 +10,7 @@ from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.vfs.session.conflicts import Conflicts
 from awsomefsd.vfs.session.evicted_node import Removal
 from awsomefsd.vfs.session.mount_session import KernelInvalidation, SessionKeeper, SessionLease
+from awsomefsd.vfs.state.delegated_names import DelegatedNames
 from awsomefsd.vfs.vfs import Vfs
 from awsomefsd.worker.config import WorkerConfig
 from awsomefsd.worker.data_path import DataPath
@@ -29,11 +30,12 @@ class SessionParts(NamedTuple):
 def build_session_parts(
     config: WorkerConfig, memory: MountMemory, client: MetaClient, calls: ServiceCalls, command: OpenSession, lease: SessionLease,
     data: DataPath, vfs: Vfs, kernel: KernelInvalidation, conflicts: Conflicts, ended: threading.Event,
+    names: DelegatedNames | None,
 ) -> SessionParts:  # fmt: skip
     """Returns the parts for one mount, whose session `command` opens; `ended` is set at the end of the mount.  Does not block."""
     mount = vfs.mount
     proof = QuarantineProof(config.state_dir, command.mount, command.worker, data.writer.await_drained, calls.propose, ended)
-    change = SessionChange(client, mount, memory.control, data.writer, proof, conflicts, calls)
-    keeper = SessionKeeper(client, command, vfs, kernel, lease, conflicts, change.abandon_segments, change.begin)
+    change = SessionChange(client, mount, memory.control, data.writer, proof, conflicts, calls, names)
+    keeper = SessionKeeper(client, command, vfs, kernel, lease, conflicts, change.abandon_segments, change.replaced)
     removal = Removal(client, keeper, mount, lease, conflicts)
     return SessionParts(change, keeper, MountEvents(lease, vfs, keeper, removal, mount.caches.leases))

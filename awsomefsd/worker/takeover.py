@@ -25,6 +25,7 @@ from awsomefsd.meta.api.messages import SessionOpened
 from awsomefsd.vfs.session.mount_session import SessionKeeper
 from awsomefsd.vfs.state.mount_state import MountState
 from awsomefsd.vfs.vfs import Vfs
+from awsomefsd.worker.delegation import NamesStart
 from awsomefsd.worker.memory import MountMemory
 from awsomefsd.worker.session_change import SessionChange
 
@@ -42,7 +43,8 @@ class WorkerTakeover:
     """`run` once, by the thread that starts the worker."""
 
     def __init__(
-        self, memory: MountMemory, mount: MountState, vfs: Vfs, requests: KernelRequests, sessions: SessionKeeper, change: SessionChange
+        self, memory: MountMemory, mount: MountState, vfs: Vfs, requests: KernelRequests, sessions: SessionKeeper, change: SessionChange,
+        names: NamesStart | None = None,
     ) -> None:
         self._memory = memory
         self._mount = mount
@@ -50,6 +52,7 @@ class WorkerTakeover:
         self._requests = requests
         self._sessions = sessions
         self._change = change
+        self._names = names
 
     def run(self, opened: SessionOpened, worker: int, events: FlushEvents, through: WriteThrough | None) -> None:
         """Takes everything up under the session that was `opened`, starts flushing, and repeats requests; blocks until that is done."""
@@ -57,15 +60,20 @@ class WorkerTakeover:
         ended = control.state.session not in (0, opened.session)
         records = self._recover_records()
         hit("takeover.records.found")
-        if ended or mount.caches.leases is not None:
-            records = [record for record in records if self._adopt(record)]
+        undecided = opened.resumed and mount.caches.leases is None
+        by_others = ended and (opened.changed_by_others or undecided)
+        if self._names is not None:
+            self._names.ship_inherited(opened, records, changed_by_others=by_others)
+            records = [record for record in records if record.is_dirty]
+        records = [record for record in records if self._adopt(record)]
         if ended:  # nobody kept the session alive: what the predecessor's callers had locked is unknown
-            undecided = opened.resumed and mount.caches.leases is None
-            self._sessions.after_session_loss(opened, changed_by_others=opened.changed_by_others or undecided, locks_known=False)
+            self._sessions.after_session_loss(opened, changed_by_others=by_others, locks_known=False)
         else:
             mount.buffered.reservation.set_left(opened.reserved_bytes - sum(record_space(record.length) for record in records))
         mount.session.take_over_handles(opened.epoch)  # before anything is opened or repeated
         self._change.begin(opened, records)
+        if self._names is not None:
+            self._names.inherited_is_known()
         control.update(workers=worker)
         mount.buffered.flusher.start(events)
         if through is not None:
@@ -77,6 +85,8 @@ class WorkerTakeover:
             block_on(self._vfs.locks.load(opened.session))
         self._repeat_requests()
         hit("takeover.requests.repeated")
+        if self._names is not None:
+            self._names.begin(opened)
         self._vfs.tell_orphans()
 
     def _recover_records(self) -> list[DirtyRecord]:
@@ -107,9 +117,6 @@ class WorkerTakeover:
 
     def _flush_recovered(self, records: list[DirtyRecord]) -> None:
         """Commits what write(2) acknowledged and the predecessor had not committed."""
-        if self._mount.caches.leases is None:
-            gone = [record.length for record in records if not self._adopt(record)]
-            self._mount.buffered.release_space(gone)
         log.info("flushing what the predecessor left records=%d bytes=%d", len(records), sum(r.length for r in records))
         self._forget_caches()
 

@@ -28,6 +28,9 @@ def flush_all(mount: MountState, conflicts: Conflicts, tell: bool) -> None:
     that: the data is safe, and `status` names it.
     """
     block_on(mount.buffered.flusher.flush_all(), UMOUNT_FLUSH_MS_MAX / 1_000)
+    names = mount.names_synced()
+    if names is not None:
+        block_on(names, UMOUNT_FLUSH_MS_MAX / 1_000)
     _flush_atimes(mount)
     if tell:
         conflicts.tell()
@@ -40,6 +43,9 @@ def flush_until_clean(mount: MountState) -> None:
     while not clean:
         try:
             block_on(mount.buffered.flusher.flush_all())
+            names = mount.names_synced()
+            if names is not None:
+                block_on(names)
             clean = True
         except Error as err:
             log.error("unmounted, but dirty data could not be flushed yet: %s", err)

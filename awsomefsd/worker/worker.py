@@ -24,14 +24,17 @@ from awsomefsd.fuse.session import Session
 from awsomefsd.keeper.mount_record import RECORD
 from awsomefsd.keeper.worker_link import KeeperLink
 from awsomefsd.meta.client.client import MetaClient
+from awsomefsd.meta.client.metadata import Metadata
 from awsomefsd.vfs.ops.id_mapping import identified
 from awsomefsd.vfs.session.conflicts import Conflicts, write_conflicts
 from awsomefsd.vfs.session.mount_session import SessionLease, open_session
+from awsomefsd.vfs.session.names_aside import NamesAside
 from awsomefsd.vfs.state.mount_state import Buffered, MountState, SessionState
 from awsomefsd.vfs.vfs import Vfs
 from awsomefsd.worker.background import Background
 from awsomefsd.worker.config import WorkerConfig, endpoints_of, identity_of, open_command
 from awsomefsd.worker.data_path import build_data_path
+from awsomefsd.worker.delegation import NamesStart, build_delegated_names
 from awsomefsd.worker.figures import figures
 from awsomefsd.worker.flush_events import MountFlushEvents
 from awsomefsd.worker.memory import MountMemory
@@ -66,30 +69,34 @@ class Worker:
         previous = start.get("previous") or {}
         exited = start["worker"] == 1 or bool(previous.get("exited"))
         self.open_command = open_command(config, self.mount_id, start["worker"], exited)
-        self.data = build_data_path(config, memory, self.client, self.calls)
+        self.names = build_delegated_names(config, memory, self.client, self.lease)
+        metadata: Metadata = self.names or self.client
+        self.data = build_data_path(config, memory, metadata, self.calls)
         flags = MountFlags(str(start.get("spec", {}).get("device", "")), read_only=config.read_only, atime=config.atime)
-        self.caches, self.notifier, self.recalls = build_mount_caches(config, link, memory, self.client, self.lease, self.data, flags)
+        self.caches, self.notifier, self.recalls = build_mount_caches(
+            config, link, memory, self.client, metadata, self.lease, self.data, flags
+        )
         self.mount = MountState(
-            config.volume, self.client, memory.control, self.caches,
+            config.volume, metadata, memory.control, self.caches,
             Buffered(memory.dirty, self.data.files, self.data.flusher, self.data.reservation, self.data.locations),
-            SessionState(self.lease, self.client, memory.opens),
-            read_only=flags.read_only, shared=config.shared,
+            SessionState(self.lease, metadata, memory.opens),
+            read_only=flags.read_only, shared=config.shared, delegated=self.names,
         )  # fmt: skip
         memfds = [fd for name, fd in link.fds.items() if name not in ("fuse", RECORD)]
-        bounded = (self.caches.names, self.data.files, self.data.checksums, self.data.locations)
+        bounded = (self.caches.names, self.data.files, self.data.checksums, self.data.locations, *([self.names] if self.names else ()))
         self.budget = MemoryBudget(config.memory_bytes, memfds, bounded, memory.dirty)
         store = partial(write_conflicts, os.path.join(config.state_dir, "conflicts"), self.mount_id)
         saved, told = memory.control.counter("files_put_aside"), memory.control.counter("files_put_aside_told")
         self.conflicts = Conflicts(self.mount, store, saved, told)
         self.pool = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
-        self.vfs = Vfs(self.mount, self.client, self.pool, self.data.through)
+        self.vfs = Vfs(self.mount, metadata, self.pool, self.data.through)
         self.session = Session(
             link.fds["fuse"], identified(self.vfs, identity_of(config)), memory.control, memory.slots, memory.park, fresh=fresh,
             overrides=Overrides(**config.overrides), previous=start.get("previous"), on_first_reply=link.answered,
         )  # fmt: skip
         self.change, self.sessions, self.events = build_session_parts(
             config, memory, self.client, self.calls, self.open_command, self.lease, self.data, self.vfs, self.notifier, self.conflicts,
-            self._ended,
+            self._ended, self.names,
         )  # fmt: skip
 
     def start(self) -> None:
@@ -97,10 +104,15 @@ class Worker:
         self.client.start(self.events)
         taking_over = msgspec.structs.replace(self.open_command, unanswered=self.memory.unanswered())  # said once, before any is repeated
         opened = open_session(self.client, taking_over)
-        self.events.begin()
         hit("takeover.session.opened")
         flush_events = MountFlushEvents(self.mount, self.vfs, self.conflicts, self.data.draining)
-        takeover = WorkerTakeover(self.memory, self.mount, self.vfs, self.session, self.sessions, self.change)
+        start_names = None
+        if self.names is not None:
+            aside = NamesAside(self.mount, self.conflicts, self.notifier, os.path.join(self.config.state_dir, "conflicts"), self.mount_id)
+            start_names = NamesStart(self.names, aside, self.memory, self.link, self.config, self.events)
+        else:
+            self.events.begin()
+        takeover = WorkerTakeover(self.memory, self.mount, self.vfs, self.session, self.sessions, self.change, start_names)
         takeover.run(opened, self.open_command.worker, flush_events, self.data.through)
         self.session.start()
         hit("takeover.ready")
@@ -114,6 +126,9 @@ class Worker:
         flush_until_clean(self.mount)
         self._ended.set()
         self.data.stop()
+        if self.names is not None:
+            self.names.end()
+            self.names.shipper.stop()
         if self.lease.over is None:
             end_session(self.client, self.calls, self.data.writer, self.config.volume)
         self.client.close()

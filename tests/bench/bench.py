@@ -27,18 +27,20 @@ from buildtools.say import BuildError, bad, warn
 from tests.bench.measures import FULL, MEASURES, QUICK, Amounts
 from tests.bench.targets import Ext4, Null, Ours, Target
 
-RUNS, RUNS_QUICK = 3, 1
+RUNS, RUNS_QUICK = 5, 1
 GOALS = {
     "create + close": "at least 4,000/s, durable",
     "1 MiB sequential write + fsync": "60 % of ext4, or 400 MiB/s",
     "1 MiB sequential read, cold": "60 % of ext4, or 400 MiB/s",
 }
 Rates = dict[str, dict[str, list[float]]]
+Costs = dict[str, dict[str, list[float]]]  # measure → "target: process" → µs of CPU for each operation or MiB
 
 
 # --- rates --------------------------------------------------------------------------------------------------------------------
-def measure_all(targets: list[Target], amounts: Amounts, runs: int) -> Rates:
+def measure_all(targets: list[Target], amounts: Amounts, runs: int) -> tuple[Rates, Costs]:
     rates: Rates = {name: {target.name: [] for target in targets} for name, *_ in MEASURES}
+    costs: Costs = {name: {} for name, *_ in MEASURES}
     failed: set[tuple[str, str]] = set()
     with Progress(transient=True) as progress:
         task = progress.add_task("measuring", total=runs * len(MEASURES) * len(targets))
@@ -50,17 +52,22 @@ def measure_all(targets: list[Target], amounts: Amounts, runs: int) -> Rates:
                     progress.update(task, description=f"{name} on {target.name}", advance=1)
                     if preparation == "cold":
                         target.remount()
+                    before = target.cpu_us()
                     try:
-                        rates[name][target.name].append(measure(target.folder / f"run{number}", amounts))
+                        done = measure(target.folder / f"run{number}", amounts)
                     except OSError as err:
-                        if target.name == Ours.name:
+                        if isinstance(target, Ours):
                             raise
                         failed.add((target.name, f"{name}: {err}"))  # the null server keeps no data, some measures end there
+                        continue
+                    rates[name][target.name].append(done.rate)
+                    for process, used in target.cpu_us().items():
+                        costs[name].setdefault(f"{target.name}: {process}", []).append((used - before[process]) / done.count)
             for target in targets:
                 shutil.rmtree(target.folder / f"run{number}", ignore_errors=target.name == Null.name)
     for row in sorted(failed):
         warn(f"not measured on {row[0]}: {row[1]}")
-    return rates
+    return rates, costs
 
 
 def medians(rates: Rates) -> dict[str, dict[str, float]]:
@@ -118,20 +125,37 @@ def measure_node(node: Node, times: int) -> dict[str, float]:
 
 
 # --- what is shown --------------------------------------------------------------------------------------------------------------
-def show(console: Console, found: dict[str, dict[str, float]], own: dict[str, float], names: list[str]) -> None:
+def show(console: Console, found: dict[str, dict[str, float]], names: list[str]) -> None:
+    """`names`: of ours first."""
+    ours = [name for name in names if name.startswith(Ours.name)]
+    others = names[len(ours) :]
     table = Table(title="median rates; ratios of ours to the others", title_justify="left")
     table.add_column("measure")
     for name in names:
         table.add_column(name, justify="right")
-    for name in names[1:]:
-        table.add_column(f"to {name}", justify="right")
+    for other in others:
+        table.add_column(f"to {other}", justify="right")
     table.add_column("to reach")
     for name, unit, *_ in MEASURES:
         row = found[name]
         cells = [f"{row[target]:,.0f} {unit}" if target in row else "-" for target in names]
-        ratios = [f"{row[names[0]] / row[target]:.2f}" if target in row else "-" for target in names[1:]]
+        ratios = [" ".join(f"{row[one] / row[other]:.2f}" for one in ours) if other in row else "-" for other in others]
         table.add_row(name, *cells, *ratios, GOALS.get(name, ""))
     console.print(table)
+
+
+def show_costs(console: Console, found: dict[str, dict[str, float]]) -> None:
+    processes = list(dict.fromkeys(process for row in found.values() for process in row))
+    table = Table(title="median µs of CPU for each operation or MiB", title_justify="left")
+    table.add_column("measure")
+    for process in processes:
+        table.add_column(process, justify="right")
+    for name, row in found.items():
+        table.add_row(name, *(f"{row[process]:,.0f}" if process in row else "-" for process in processes))
+    console.print(table)
+
+
+def show_node(console: Console, own: dict[str, float]) -> None:
     goals = {"idle worker, RSS MiB": "under 60", "worker start, ms": "under 150", "daemon start, ms": "under 1,000"}
     extra = Table(title="the node", title_justify="left")
     for heading in ("what", "figure", "to reach"):
@@ -147,7 +171,9 @@ def run(amounts: Amounts, runs: int, json_path: str) -> None:
         ours = Ours()
         stack.callback(ours.close)
         own = measure_node(ours.node, 3 if runs == 1 else 5)
-        targets: list[Target] = [ours]
+        delegated = Ours(names="delegated")
+        stack.callback(delegated.close)
+        targets: list[Target] = [ours, delegated]
         for kind in (Ext4, Null):
             try:
                 target = kind()
@@ -156,12 +182,15 @@ def run(amounts: Amounts, runs: int, json_path: str) -> None:
                 continue
             stack.callback(target.close)
             targets.append(target)
-        rates = measure_all(targets, amounts, runs)
-    found = medians(rates)
-    show(console, found, own, [target.name for target in targets])
+        rates, costs = measure_all(targets, amounts, runs)
+    found, spent = medians(rates), medians(costs)
+    show(console, found, [target.name for target in targets])
+    show_costs(console, spent)
+    show_node(console, own)
     if json_path:
         machine = {"kernel": platform.release(), "cpus": os.cpu_count(), "python": platform.python_version()}
-        Path(json_path).write_text(json.dumps({"machine": machine, "medians": found, "runs": rates, "node": own}, indent=2) + "\n")
+        all_of_it = {"machine": machine, "medians": found, "cpu": spent, "runs": rates, "node": own}
+        Path(json_path).write_text(json.dumps(all_of_it, indent=2) + "\n")
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError, line
 from tests.bench import measures
 from tests.bench.bench import daemon_start_ms, worker_start_ms
-from tests.bench.targets import Ours, drop_caches
+from tests.bench.targets import Ours, cpu_us_of, drop_caches
 
 Measured = Callable[[Ours, int], dict[str, float]]
 SIDES = ("interpreted", "compiled")
@@ -31,11 +31,14 @@ SIDES = ("interpreted", "compiled")
 def _round(target: Ours, number: int, amounts: measures.Amounts) -> dict[str, float]:
     folder = target.folder / f"round{number}"
     folder.mkdir()
-    found = {"create + close (durable), /s": measures.create(folder, amounts), "stat, names dropped, /s": measures.stat(folder, amounts)}
-    found["write a 4 KiB file, /s"] = measures.small_write(folder, amounts)
-    found["1 MiB sequential write + fsync, MiB/s"] = measures.stream_write(folder, amounts)
+    found = {
+        "create + close (durable), /s": measures.create(folder, amounts).rate,
+        "stat, names dropped, /s": measures.stat(folder, amounts).rate,
+    }
+    found["write a 4 KiB file, /s"] = measures.small_write(folder, amounts).rate
+    found["1 MiB sequential write + fsync, MiB/s"] = measures.stream_write(folder, amounts).rate
     drop_caches()
-    found["1 MiB sequential read, pages dropped, MiB/s"] = measures.stream_read(folder, amounts)
+    found["1 MiB sequential read, pages dropped, MiB/s"] = measures.stream_read(folder, amounts).rate
     return found
 
 
@@ -43,11 +46,6 @@ def _forked_ms(node: Node) -> float:
     client = KeeperClient(node.run)
     await_true("a forker that has loaded", lambda: client.warm(**client.list()[0]["starts"]), 60)
     return worker_start_ms(node)
-
-
-def _cpu_ms(pid: int) -> float:
-    """What a process has used so far, on all its threads: the load of the machine changes it less than the time that passes."""
-    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e6
 
 
 def _starts(target: Ours) -> dict[str, float]:
@@ -58,14 +56,14 @@ def _starts(target: Ours) -> dict[str, float]:
     spent = os.times()
     found["--help, ms of CPU"] = (spent.children_user + spent.children_system - cpu.children_user - cpu.children_system) * 1000
     found["worker start, forked, ms"] = _forked_ms(node)
-    found["worker start, forked, ms of CPU"] = _cpu_ms(node.pid("worker"))
+    found["worker start, forked, ms of CPU"] = cpu_us_of(node.pid("worker")) / 1e3
     found["daemon start, ms"] = daemon_start_ms(node)
-    return found | {"daemon start, ms of CPU": _cpu_ms(node.pid("daemon"))}
+    return found | {"daemon start, ms of CPU": cpu_us_of(node.pid("daemon")) / 1e3}
 
 
 def _alone(target: Ours) -> dict[str, float]:
     found = {"worker start, a process of its own, ms": worker_start_ms(target.node)}
-    return found | {"worker start, a process of its own, ms of CPU": _cpu_ms(target.node.pid("worker"))}
+    return found | {"worker start, a process of its own, ms of CPU": cpu_us_of(target.node.pid("worker")) / 1e3}
 
 
 def _target(side: str, compiled: Path, settings: dict[str, str]) -> Ours:

@@ -1,22 +1,26 @@
 """What is measured: plain system calls from Python, the same client for every target, so that the ratios are of the targets alone.
 
-Each measure gets a directory and an amount and returns a rate (operations or MiB a second).  `cold` measures are called after a remount
-and a drop of all caches; what they read was written by `lay_out` before.
+Each measure gets a directory and an amount and returns how many operations or MiB it did in what time.  `cold` measures are called after a
+remount and a drop of all caches; what they read was written by those before them.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 MIB = 1 << 20
 BLOCK = os.urandom(4096)
 MEGABYTE = os.urandom(MIB)
 PROCESSES = 4
+CALLERS = 16
+LINE = b"x" * 99 + b"\n"
 
 
 @dataclass(frozen=True)
@@ -35,23 +39,44 @@ def _names(folder: Path, prefix: str, count: int) -> list[str]:
     return [f"{folder}/{prefix}{number}" for number in range(count)]
 
 
-def _rate(count: float, work: Callable[[], None]) -> float:
+class Measured(NamedTuple):
+    """What was done: operations or MiB."""
+
+    count: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.seconds
+
+
+def _timed(count: float, work: Callable[[], None]) -> Measured:
     began = time.perf_counter()
     work()
-    return count / (time.perf_counter() - began)
+    return Measured(count, time.perf_counter() - began)
 
 
-def create(folder: Path, amounts: Amounts, prefix: str = "c") -> float:
+def _each(folder: Path, prefix: str, amounts: Amounts, one: Callable[[str], object]) -> Measured:
+    names = _names(folder, prefix, amounts.files)
+
+    def work() -> None:
+        for name in names:
+            one(name)
+
+    return _timed(len(names), work)
+
+
+def create(folder: Path, amounts: Amounts, prefix: str = "c") -> Measured:
     names = _names(folder, prefix, amounts.files)
 
     def work() -> None:
         for name in names:
             os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
 
-    return _rate(len(names), work)
+    return _timed(len(names), work)
 
 
-def stat(folder: Path, amounts: Amounts) -> float:
+def stat(folder: Path, amounts: Amounts) -> Measured:
     """After `create`, with the kernel's names dropped: every stat asks the filesystem."""
     Path("/proc/sys/vm/drop_caches").write_text("2")
     names = _names(folder, "c", amounts.files)
@@ -60,20 +85,36 @@ def stat(folder: Path, amounts: Amounts) -> float:
         for name in names:
             os.stat(name)
 
-    return _rate(len(names), work)
+    return _timed(len(names), work)
 
 
-def unlink(folder: Path, amounts: Amounts) -> float:
+def unlink(folder: Path, amounts: Amounts) -> Measured:
     names = _names(folder, "c", amounts.files)
 
     def work() -> None:
         for name in names:
             os.unlink(name)
 
-    return _rate(len(names), work)
+    return _timed(len(names), work)
 
 
-def small_write(folder: Path, amounts: Amounts) -> float:
+def mkdir(folder: Path, amounts: Amounts) -> Measured:
+    return _each(folder, "d", amounts, os.mkdir)
+
+
+def symlink(folder: Path, amounts: Amounts) -> Measured:
+    return _each(folder, "l", amounts, lambda name: os.symlink("where", name))
+
+
+def chmod(folder: Path, amounts: Amounts) -> Measured:
+    return _each(folder, "d", amounts, lambda name: os.chmod(name, 0o700))
+
+
+def rename(folder: Path, amounts: Amounts) -> Measured:
+    return _each(folder, "d", amounts, lambda name: os.rename(name, f"{name}-renamed"))
+
+
+def small_write(folder: Path, amounts: Amounts) -> Measured:
     names = _names(folder, "s", amounts.files)
 
     def work() -> None:
@@ -82,10 +123,10 @@ def small_write(folder: Path, amounts: Amounts) -> float:
             os.write(fd, BLOCK)
             os.close(fd)
 
-    return _rate(len(names), work)
+    return _timed(len(names), work)
 
 
-def small_read(folder: Path, amounts: Amounts) -> float:
+def small_read(folder: Path, amounts: Amounts) -> Measured:
     names = _names(folder, "s", amounts.files)
 
     def work() -> None:
@@ -94,10 +135,10 @@ def small_read(folder: Path, amounts: Amounts) -> float:
             os.read(fd, 8192)
             os.close(fd)
 
-    return _rate(len(names), work)
+    return _timed(len(names), work)
 
 
-def write_fsync(folder: Path, amounts: Amounts) -> float:
+def write_fsync(folder: Path, amounts: Amounts) -> Measured:
     names = _names(folder, "f", amounts.syncs)
 
     def work() -> None:
@@ -107,10 +148,10 @@ def write_fsync(folder: Path, amounts: Amounts) -> float:
             os.fsync(fd)
             os.close(fd)
 
-    return _rate(len(names), work)
+    return _timed(len(names), work)
 
 
-def stream_write(folder: Path, amounts: Amounts) -> float:
+def stream_write(folder: Path, amounts: Amounts) -> Measured:
     def work() -> None:
         fd = os.open(folder / "stream", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
         for _ in range(amounts.stream_mib):
@@ -118,10 +159,10 @@ def stream_write(folder: Path, amounts: Amounts) -> float:
         os.fsync(fd)
         os.close(fd)
 
-    return _rate(amounts.stream_mib, work)
+    return _timed(amounts.stream_mib, work)
 
 
-def stream_read(folder: Path, amounts: Amounts) -> float:
+def stream_read(folder: Path, amounts: Amounts) -> Measured:
     buffer = bytearray(MIB)
 
     def work() -> None:
@@ -130,10 +171,10 @@ def stream_read(folder: Path, amounts: Amounts) -> float:
             pass
         os.close(fd)
 
-    return _rate(amounts.stream_mib, work)
+    return _timed(amounts.stream_mib, work)
 
 
-def _random_io(folder: Path, amounts: Amounts, count: int, flags: int, one: Callable[[int, int], object]) -> float:
+def _random_io(folder: Path, amounts: Amounts, count: int, flags: int, one: Callable[[int, int], object]) -> Measured:
     choose = random.Random(1)
     offsets = [choose.randrange(amounts.stream_mib * 256) * 4096 for _ in range(count)]
     fd = os.open(folder / "stream", flags)
@@ -143,20 +184,20 @@ def _random_io(folder: Path, amounts: Amounts, count: int, flags: int, one: Call
             for offset in offsets:
                 one(fd, offset)
 
-        return _rate(count, work)
+        return _timed(count, work)
     finally:
         os.close(fd)
 
 
-def random_read(folder: Path, amounts: Amounts) -> float:
+def random_read(folder: Path, amounts: Amounts) -> Measured:
     return _random_io(folder, amounts, amounts.randoms, os.O_RDONLY, lambda fd, offset: os.pread(fd, 4096, offset))
 
 
-def random_write(folder: Path, amounts: Amounts) -> float:
+def random_write(folder: Path, amounts: Amounts) -> Measured:
     return _random_io(folder, amounts, amounts.randoms, os.O_RDWR, lambda fd, offset: os.pwrite(fd, BLOCK, offset))
 
 
-def random_write_sync(folder: Path, amounts: Amounts) -> float:
+def random_write_sync(folder: Path, amounts: Amounts) -> Measured:
     def one(fd: int, offset: int) -> None:
         os.pwrite(fd, BLOCK, offset)
         os.fdatasync(fd)
@@ -164,7 +205,48 @@ def random_write_sync(folder: Path, amounts: Amounts) -> float:
     return _random_io(folder, amounts, amounts.syncs, os.O_RDWR, one)
 
 
-def create_by_processes(folder: Path, amounts: Amounts) -> float:
+def sync_by_callers(folder: Path, amounts: Amounts) -> Measured:
+    """CALLERS threads, a file each, that write 4 KiB and sync."""
+    files = [os.open(name, os.O_CREAT | os.O_WRONLY, 0o644) for name in _names(folder, "y", CALLERS)]
+    rounds = max(amounts.syncs // 8, 1)
+
+    def caller(fd: int) -> None:
+        for _ in range(rounds):
+            os.pwrite(fd, BLOCK, 0)
+            os.fdatasync(fd)
+
+    for fd in files:
+        os.pwrite(fd, BLOCK, 0)
+        os.fsync(fd)
+    threads = [threading.Thread(target=caller, args=(fd,)) for fd in files]
+    try:
+
+        def work() -> None:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        return _timed(CALLERS * rounds, work)
+    finally:
+        for fd in files:
+            os.close(fd)
+
+
+def append(folder: Path, amounts: Amounts) -> Measured:
+    fd = os.open(folder / "lines", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    try:
+
+        def work() -> None:
+            for _ in range(amounts.randoms):
+                os.write(fd, LINE)
+
+        return _timed(amounts.randoms, work)
+    finally:
+        os.close(fd)
+
+
+def create_by_processes(folder: Path, amounts: Amounts) -> Measured:
     """PROCESSES clients in one directory, started together by the closing of a pipe."""
     gate_read, gate_write = os.pipe()
     children = []
@@ -187,7 +269,7 @@ def create_by_processes(folder: Path, amounts: Amounts) -> float:
     took = time.perf_counter() - began
     if failed:
         raise OSError("a client process failed")
-    return PROCESSES * amounts.files / took
+    return Measured(PROCESSES * amounts.files, took)
 
 
 # name, unit, measure, how it is prepared: "" goes on, "cold" remounts and drops all caches first
@@ -195,6 +277,10 @@ MEASURES = [
     ("create + close", "/s", create, ""),
     ("stat, names dropped", "/s", stat, ""),
     ("unlink", "/s", unlink, ""),
+    ("mkdir", "/s", mkdir, ""),
+    ("chmod", "/s", chmod, ""),
+    ("rename", "/s", rename, ""),
+    ("symlink", "/s", symlink, ""),
     ("create by 4 processes", "/s", create_by_processes, ""),
     ("write a 4 KiB file", "/s", small_write, ""),
     ("write a 4 KiB file + fsync", "/s", write_fsync, ""),
@@ -204,5 +290,7 @@ MEASURES = [
     ("1 MiB sequential read, warm", "MiB/s", stream_read, ""),
     ("random 4 KiB read, cold", "/s", random_read, "cold"),
     ("random 4 KiB write", "/s", random_write, ""),
+    ("100 B append", "/s", append, ""),
     ("random 4 KiB write + fdatasync", "/s", random_write_sync, ""),
+    ("4 KiB write + fdatasync, 16 callers", "/s", sync_by_callers, ""),
 ]

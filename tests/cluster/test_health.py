@@ -27,12 +27,12 @@ def codes(node: Node) -> set[str]:
     return {one["code"] for one in told(node)["health"]}
 
 
-def metrics(node: Node) -> str:
-    """Of /metrics on the node's unix socket."""
+def metrics(node: Node, page: str = "/metrics") -> str:
+    """What the node's page of metrics answers, on its unix socket."""
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as sock:
         sock.settimeout(WAIT_S)
         sock.connect(str(node.run / "metrics.sock"))
-        sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        sock.sendall(b"GET %s HTTP/1.0\r\n\r\n" % page.encode())
         return b"".join(iter(lambda: sock.recv(1 << 16), b"")).decode()
 
 
@@ -71,6 +71,8 @@ def test_of_a_cluster_and_its_failures(cluster: Cluster) -> None:
         text = by_name[name].cli("status", accept=(0, 1, 2, 3))
         assert f"led by node {leader}" in text and "1 more voter can fail" in text
         assert text.count("entries behind") == 2
+    for name in (leader, outside):
+        assert all(metrics(by_name[name], page).endswith("\r\n\r\nok\n") for page in ("/healthz", "/readyz"))
     exported = metrics(by_name[outside])
     assert "awsomefsd_voters_heard 3.0" in exported and 'awsomefsd_health{code="NO_LEADER",severity="error"} 0.0' in exported
 
@@ -91,5 +93,7 @@ def test_of_a_cluster_and_its_failures(cluster: Cluster) -> None:
         await_true("no leader", lambda node=node: not told(node)["metadata"]["leader"], WAIT_S)
         seen = told(node)["metadata"]
         assert seen["last_leader_name"] == leader and seen["without_leader_s"] > 0 and seen["failures_survived"] == -1
+        assert " 200 " in metrics(node, "/healthz").splitlines()[0], "a daemon without a leader lives"
+        assert " 503 " in metrics(node, "/readyz").splitlines()[0] and "knows no leader" in metrics(node, "/readyz")
     assert f"the last known: {leader}" in by_name[outside].cli("status", accept=(3,))
     assert 'awsomefsd_health{code="NO_LEADER",severity="error"} 1.0' in metrics(last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,12 +11,14 @@ from typing import Any
 
 import grpc
 
+from awsomefsd.csi import staging_paths
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.pb import csi_pb2_grpc
 from awsomefsd.csi.settings import DRIVER
 from awsomefsd.keeper import mount_syscalls
 from buildtools import loops
 from buildtools.nodes import Node, await_true
+from tests.csi import kubelet_checks
 
 Mode = pb.VolumeCapability.AccessMode
 AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -39,7 +42,6 @@ class Player:
         self.kubelet = node.directory / "kubelet"
         (self.kubelet / "plugins_registry").mkdir(parents=True)
         (self.kubelet / "pods").mkdir()
-        (self.kubelet / "staging").mkdir()
         node.settings |= {
             "AWSOMEFSD_CSI_ENABLED": "true",
             "AWSOMEFSD_CSI_KUBELET_DIR": str(self.kubelet),
@@ -102,7 +104,14 @@ class Player:
         return str(self.call("CreateVolume", request).volume.volume_id)
 
     def staging(self, volume: str) -> str:
-        return str(self.kubelet / "staging" / volume.replace("/", "_"))
+        """Where kubelet of 1.24 or later stages a volume; it makes the directory above (for its vol_data.json) and the path itself."""
+        above = self.kubelet / "plugins" / "kubernetes.io" / "csi" / DRIVER / hashlib.sha256(volume.encode()).hexdigest()
+        above.mkdir(parents=True, exist_ok=True)
+        return str(above / "globalmount")
+
+    def staged(self, volume: str) -> Path:
+        """Where the driver binds what is staged."""
+        return Path(self.staging(volume), staging_paths.NAME)
 
     def target(self, pod: str) -> str:
         (self.kubelet / "pods" / pod).mkdir(exist_ok=True)
@@ -136,7 +145,11 @@ class Player:
         (self.kubelet / "pods" / pod).rmdir()
 
     def unstage(self, volume: str) -> None:
-        self.call("NodeUnstageVolume", pb.NodeUnstageVolumeRequest(volume_id=volume, staging_target_path=self.staging(volume)))
+        """As kubelet: not while another mount shows what is mounted at the staging path."""
+        place = Path(self.staging(volume))
+        others = kubelet_checks.device_mount_refs(place)
+        assert not kubelet_checks.has_mount_refs(place, others), f"kubelet would not unstage {place}: {others}"
+        self.call("NodeUnstageVolume", pb.NodeUnstageVolumeRequest(volume_id=volume, staging_target_path=str(place)))
 
     def delete(self, volume: str) -> None:
         self.call("DeleteVolume", pb.DeleteVolumeRequest(volume_id=volume))
@@ -153,8 +166,8 @@ class Player:
     def left_here(self) -> list[str]:
         """On this node alone."""
         found = [entry.dir for entry in mount_syscalls.mounts() if entry.dir.startswith(f"{self.kubelet}/")]
-        for place in ("staging", "pods", f"plugins/{DRIVER}/volumes"):
-            found += [str(path) for path in (self.kubelet / place).glob("*")]
+        for place in (f"plugins/kubernetes.io/csi/{DRIVER}/*", "pods", f"plugins/{DRIVER}/volumes"):
+            found += map(str, self.kubelet.glob(f"{place}/*"))
         found += [str(path) for path in Path("/sys/block").glob("loop*/loop/backing_file") if _backing(path).startswith(str(self.kubelet))]
         return found
 

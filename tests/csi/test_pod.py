@@ -22,7 +22,7 @@ from buildtools.nodes import await_true
 from buildtools.say import CHECKOUT
 from tests.conftest import making_nodes, missing_for_mounts
 from tests.csi.pod import COMPILED, App, Pod, PodNode, group_root, pod_node
-from tests.csi.rig import Player
+from tests.csi.rig import Mode, Player, capability
 
 nodes = contextmanager(making_nodes)
 FIRST, SECOND = "0.1.0", "0.1.1"
@@ -163,3 +163,25 @@ def test_a_keeper_that_dies_is_started_again_outside(place: tuple[PodNode, Playe
     assert made.pods[-1].group.name not in groups_of(again)
     (target / "after").write_text("x")
     assert (target / "after").read_text() == "x"
+
+
+@pytest.mark.timeout(300)
+def test_a_block_volume_outlives_the_pod_that_attached_it(place: tuple[PodNode, Player, Pod, Path]) -> None:
+    made, player, _pod, _target = place
+    cap = capability(Mode.SINGLE_NODE_WRITER, block=True)
+    volume = player.create("pvc-block-of-an-app", 1 << 24, cap)
+    player.stage(volume, cap)
+    device = player.publish(volume, "block-app", cap)
+    before = made.pods[-1]
+    with device.open("r+b", buffering=0) as file:
+        before.kill()
+        made.pod(before.version).await_words("daemon is ready")
+        file.write(b"a" * 4096)
+        os.fsync(file.fileno())
+    shown = Path(f"/sys/dev/block/{os.major(device.stat().st_rdev)}:{os.minor(device.stat().st_rdev)}/loop/backing_file").read_text()
+    assert shown.startswith(str(player.kubelet)), "opened through the host's mount"
+    player.stage(volume, cap)
+    assert player.publish(volume, "block-app", cap).stat().st_rdev == device.stat().st_rdev
+    player.unpublish(volume, "block-app")
+    player.unstage(volume)
+    player.delete(volume)

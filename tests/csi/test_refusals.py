@@ -118,9 +118,9 @@ def test_how_fresh_is_said_to_the_directory_and_inherited(player: Player) -> Non
     volume = player.create("pvc-fresh", volume="demo", consistency="bounded=2.5")
     player.stage(volume)
     try:
-        made = Path(player.staging(volume)) / "made"
+        made = player.staged(volume) / "made"
         made.mkdir()
-        assert os.getxattr(player.staging(volume), "user.awsomefs.consistency") == b"bounded=2.5"
+        assert os.getxattr(player.staged(volume), "user.awsomefs.consistency") == b"bounded=2.5"
         assert os.getxattr(made, "user.awsomefs.consistency") == b"bounded=2.5"
     finally:
         player.unstage(volume)
@@ -154,7 +154,7 @@ def test_missing_fields(player: Player, volume: str) -> None:
             short.ClearField(name)
             assert player.refused(rpc, short)[0] == "INVALID_ARGUMENT", (rpc, name)
         assert player.refused(rpc, type(request)())[0] == "INVALID_ARGUMENT", rpc
-    assert not Path(target).exists() and mount_syscalls.topmost(staging) is not None
+    assert not Path(target).exists() and mount_syscalls.topmost(str(player.staged(volume))) is not None
 
 
 def test_a_directory_that_turns_into_a_symlink_meanwhile(player: Player, volume: str, outside: Path) -> None:

@@ -168,6 +168,47 @@ def test_a_volume_of_one_node_is_refused_on_others_until_it_is_unstaged(players:
     nothing_left(players)
 
 
+def space_of(place: Path) -> tuple[int, int]:
+    """Returns the bytes that are used, and those that are available."""
+    found = os.statvfs(place)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_bavail * found.f_frsize
+
+
+def write_durably(path: Path, size: int) -> None:
+    with path.open("wb", buffering=0) as file:
+        while size:  # the call in which the quota ends is cut short
+            size -= file.write(b"a" * size)
+        os.fsync(file.fileno())
+
+
+@pytest.mark.parametrize("size", [1 << 20, 16 << 20, 100 << 20])
+def test_a_small_volume_takes_the_first_bytes_of_each_node(players: list[NodePlayer], size: int) -> None:
+    """Each mount reserves quota with its first byte, more than a small volume has; the others give it back, and df shows none of it."""
+    volume = players[0].create("pvc-small", size, TOGETHER)
+    places = []
+    for player in players:
+        player.stage(volume, TOGETHER)
+        places.append(player.publish(volume, "small", TOGETHER))
+    left = size // 4
+    with ThreadPoolExecutor(3) as pool:  # all at once
+        list(pool.map(lambda place: (place / f"of-{places.index(place)}").write_text("x\n"), places))
+    stats = players[1].call("NodeGetVolumeStats", pb.NodeGetVolumeStatsRequest(volume_id=volume, volume_path=str(places[1])))
+    [shown] = [one for one in stats.usage if one.unit == pb.VolumeUsage.BYTES]
+    assert shown.total == size and max(shown.used, shown.total - shown.available) < 1 << 17, "no reservation is shown as use"
+    for place in places:  # df shows what other mounts have reserved as use, until they give it back
+        await_true("it to be free", lambda at=place: space_of(at)[0] < 1 << 17 and space_of(at)[1] > size - (1 << 17), 60, 0.2)
+    write_durably(places[0] / "fill", size - left)  # nearly full: there is less than a reservation for each of the others
+    for place in places[1:]:
+        write_durably(place / f"more-{places.index(place)}", left // 4)
+    with pytest.raises(OSError, match="quota"):
+        write_durably(places[2] / "too-much", left)
+    for player in players:
+        player.unpublish(volume, "small")
+        player.unstage(volume)
+    players[2].delete(volume)
+    nothing_left(players)
+
+
 def test_directories_of_one_volume_are_on_different_nodes(players: list[NodePlayer]) -> None:
     first, second, third = players
     first.node.cli("volume", "create", "teams")

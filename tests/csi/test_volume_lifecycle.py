@@ -151,6 +151,29 @@ def test_directories_of_one_volume_and_static_handles(player: Player) -> None:
     player.await_nothing_left()
 
 
+def test_a_directory_named_after_its_claim(player: Player) -> None:
+    """The names come with CreateVolume alone; provisioner and kubelet ask other things of the same class without them."""
+    player.node.cli("volume", "create", "claims")
+    parameters = {"volume": "claims", "subdirectory": "${pvc.namespace}/${pvc.name}"}
+    names = {"csi.storage.k8s.io/pvc/name": "data", "csi.storage.k8s.io/pvc/namespace": "team", "csi.storage.k8s.io/pv/name": "pvc-n"}
+    assert player.call("GetCapacity", pb.GetCapacityRequest(parameters=parameters)).available_capacity > 0
+    volume = player.create("pvc-n", **parameters, **names)
+    asked = pb.ValidateVolumeCapabilitiesRequest(volume_id=volume, volume_capabilities=[capability()], parameters=parameters)
+    assert player.call("ValidateVolumeCapabilities", asked).HasField("confirmed")
+    modified = {"consistency": "close-to-open"}
+    player.call("ControllerModifyVolume", pb.ControllerModifyVolumeRequest(volume_id=volume, mutable_parameters=modified))
+    player.stage(volume)
+    (player.publish(volume, "pod-n") / "file").write_text("x")
+    player.stage("claims")
+    assert (player.staged("claims") / "team" / "data" / "file").read_text() == "x"
+    player.unpublish(volume, "pod-n")
+    for one in (volume, "claims"):
+        player.unstage(one)
+    player.delete(volume)
+    player.node.cli("volume", "delete", "claims", "--force", stdin="claims\n")
+    player.await_nothing_left()
+
+
 def test_where_another_handle_is_staged_is_no_target(player: Player) -> None:
     """Two PersistentVolumes of one volume, for one pod between them; staged where kubelet stages."""
     cap, places = capability(Mode.SINGLE_NODE_SINGLE_WRITER), {}

@@ -77,11 +77,14 @@ def mount(node: Node) -> None:
 
 
 @contextlib.contextmanager
-def pair(make_node: Callable[..., Node], folder: Path) -> Iterator[Pair]:
+def pair(make_node: Callable[..., Node], folder: Path, names: str = "") -> Iterator[Pair]:
+    """`names`: of the volume, if it is not as new ones are."""
     node = make_node(up=False)
     node.attach()
     node.start()
     node.provision()
+    if names:
+        node.cli("volume", "set", node.volume, "--names", names)
     mount(node)
     with ext4(folder) as reference:
         both = Pair(node, reference)

@@ -20,7 +20,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages import collection as cm
 from awsomefsd.meta.check.check import check
-from awsomefsd.meta.machine import allocation, copy_range, filemap, inodes, sessions
+from awsomefsd.meta.machine import allocation, copy_range, filemap, ledger, sessions
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.state import rows_cache
 from tests.rigs.machine_driver import HEADER, Drive
@@ -480,7 +480,7 @@ def test_random_commands(seed: int, run: int, monkeypatch: pytest.MonkeyPatch) -
             monkeypatch.setattr(module, "REAP_EXTENTS_PER_ENTRY", 2)
         monkeypatch.setattr(copy_range, "PIECES_PER_COPY_MAX", 2)
         monkeypatch.setattr(copy_range, "SHARED_RUNS_MAX", 1 << 20)
-        monkeypatch.setattr(inodes, "SMALL_FILE_EXTENTS", 1)
+        monkeypatch.setattr(ledger, "SMALL_FILE_EXTENTS", 1)
         monkeypatch.setattr(sessions, "REAP_EXTENTS_PER_ENTRY", 1)
     model = Model(seed + run)
     steps = [model.create, model.link, model.unlink, model.rmdir, model.rename, model.release]

@@ -12,6 +12,7 @@ import random
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -43,6 +44,8 @@ class Node:
 
 
 class Model:
+    weights: ClassVar[tuple[float, ...]] = (0.8, 0.5, 0.3)  # of a kill, a lost session, a remount
+
     def __init__(self, r: Rig, seed: int) -> None:
         self.r = r
         self.random = random.Random(seed)
@@ -400,7 +403,7 @@ class Model:
             (4, self.open), (5, self.close), (16, self.write),  (6, self.truncate), (10, self.read), (3, self.fsync), (2, self.chmod),
             (3, self.utimens), (3, self.xattr), (2, self.flush), (3, self.kick), (2, self.forget), (2, self.list_),
             (6, self.fallocate), (6, self.copy), (3, self.seek),
-            (0.8, self.kill), (0.5, self.lose_session), (0.3, self.remount),
+            *zip(self.weights, (self.kill, self.lose_session, self.remount), strict=True),
         ]  # fmt: skip
         (action,) = self.random.choices([action for _, action in kinds], [weight for weight, _ in kinds])
         action()
@@ -439,9 +442,25 @@ class Model:
         assert self.r.volume().used_inodes == len(self.nodes)
 
 
-def run(directory: Path, seed: int, steps: int) -> None:
-    with rig(directory, segments=200) as r:
-        model = Model(r, seed)
+class DelegatedRig(Rig):
+    delegated = True
+
+
+class DelegatedModel(Model):
+    """More of what happens to a worker: what it has decided is on its way then."""
+
+    weights = (5.0, 5.0, 1.0)
+
+    def balance(self) -> None:
+        super().balance()
+        names = self.r.worker.names
+        assert names is not None and names.decides, "a record was refused"
+        assert names.shipper.differing == 0, "the leader's rows are others after a record than this mount's"
+
+
+def run(directory: Path, seed: int, steps: int, kind: type[Model] = Model) -> None:
+    with rig(directory, segments=200, made_by=DelegatedRig if kind is DelegatedModel else Rig) as r:
+        model = kind(r, seed)
         try:
             for _ in range(steps):
                 model.step()
@@ -464,9 +483,13 @@ def test_random_operations(tmp_path: Path, seed: int, round_: int) -> None:
 
 
 @pytest.mark.parametrize("round_", range(4))
-def test_random_operations_with_small_caches_and_batches(
-    tmp_path: Path, seed: int, round_: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_random_operations_on_a_mount_that_decides_names(tmp_path: Path, seed: int, round_: int) -> None:
+    """Nobody else has the volume when its session ends: nothing may become a conflict."""
+    run(tmp_path, seed * 100 + 80 + round_, STEPS, DelegatedModel)
+
+
+@pytest.mark.parametrize("round_", range(4))
+def test_random_operations_with_small_caches_and_batches(tmp_path: Path, seed: int, round_: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "INODES_CACHED_MAX", 16)
     monkeypatch.setattr(names, "DENTRIES_CACHED_MAX", 6)
     monkeypatch.setattr(names, "DIRECTORY_LISTED_ENTRIES_MAX", 3)

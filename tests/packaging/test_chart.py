@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CHART = ROOT / "packaging" / "helm" / "awsomefs"
 RENDERED = ROOT / "packaging" / "k8s" / "awsomefs.yaml"
 HELM = "helm.sh/helm/v3/cmd/helm@v3.16.4"
-OF_THE_PACKAGE = ["--set", "existingTokenSecret=awsomefs-token", "--namespace", "awsomefs"]
+OF_THE_PACKAGE = ["--set", "existingTokenSecret=awsomefs-token", "--namespace", "awsomefs", "--set", "namespace.create=true"]
 TEMPLATE = ["template", "awsomefs", str(CHART), "--kube-version", "1.30.0"]  # helm as a Go module believes in an old one
 VERSIONS = ["1.30", "1.36"]  # the oldest that the package has, and a late one
 INSTALL_S = 900
@@ -97,7 +97,8 @@ def test_the_node_pod_can_do_its_work_and_tells_no_secret() -> None:
     controller = made["Deployment", "awsomefs-controller"]["spec"]["template"]["spec"]
     assert {one["name"] for one in controller["containers"]} == {"provisioner", "resizer"}
     provisioner = next(one for one in controller["containers"] if one["name"] == "provisioner")
-    assert {"--feature-gates=Topology=true", "--extra-create-metadata", "--enable-capacity"} <= set(provisioner["args"])
+    assert {"--capacity-for-immediate-binding", "--extra-create-metadata", "--enable-capacity"} <= set(provisioner["args"])
+    assert not any("--feature-gates" in word for one in controller["containers"] for word in one["args"]), "what is GA has no gate any more"
     driver = made["CSIDriver", DRIVER]["spec"]
     wanted = {"podInfoOnMount": False, "storageCapacity": True, "seLinuxMount": False, "fsGroupPolicy": "File"}
     assert wanted.items() <= driver.items()
@@ -129,6 +130,19 @@ def test_attach_and_snapshots_are_behind_their_switches() -> None:
     assert made["CSIDriver", "csi.awsomefs.io"]["spec"]["attachRequired"] is True
     without = json.dumps(rendered("--set", f"token={TOKEN}")["ClusterRole", "awsomefs-controller"])
     assert "volumeattachments" not in without and "snapshot.storage.k8s.io" not in without
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_probes_start_no_process_where_the_page_of_metrics_is_served() -> None:
+    for served, how in (("true", "httpGet"), ("false", "exec")):
+        made = rendered("--set", f"token={TOKEN}", "--set", f"metrics.enabled={served}")["DaemonSet", "awsomefs-node"]
+        [container] = made["spec"]["template"]["spec"]["containers"]
+        probes = [container[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness")]
+        assert all(how in probe for probe in probes)
+        if how == "httpGet":
+            assert [probe[how]["path"] for probe in probes] == ["/healthz", "/healthz", "/readyz"]
+        else:
+            assert [probe[how]["command"][1:] for probe in probes] == [["probe"], ["probe"], ["probe", "--ready"]]
 
 
 @pytest.mark.timeout(INSTALL_S + 100)
@@ -166,6 +180,16 @@ def test_kubernetes_knows_every_field(version: str) -> None:
     pods["spec"]["template"]["spec"]["hostPIDs"] = True
     with pytest.raises(kubernetes_validate.ValidationError, match="hostPIDs"):
         kubernetes_validate.validate(pods, version, strict=True)
+
+
+def test_the_manifests_apply_at_once() -> None:
+    """In the order of the file, on a cluster that has none of its objects: the namespace comes before all that is in it."""
+    made = [one for one in yaml.safe_load_all(RENDERED.read_text()) if one]
+    names = [one["metadata"]["name"] for one in made if one["kind"] == "Namespace"]
+    [first] = [number for number, one in enumerate(made) if one["kind"] == "Namespace"]
+    assert names == ["awsomefs"] and made[first]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "privileged"
+    assert {one["metadata"]["namespace"] for one in made if "namespace" in one["metadata"]} == {"awsomefs"}
+    assert all("namespace" not in one["metadata"] for one in made[:first])
 
 
 def test_the_image_is_the_one_that_is_built() -> None:

@@ -25,13 +25,13 @@ import pytest
 from awsomefsd.base.consistency import STRICT
 from awsomefsd.base.errors import Error
 from awsomefsd.base.levels import LEVEL
-from awsomefsd.base.limits import INLINE_BYTES_MAX
+from awsomefsd.base.limits import INLINE_BYTES_MAX, OP_LOG_BYTES
 from awsomefsd.base.shm import PAGE_BYTES, round_up
-from awsomefsd.base.types import ROOT_INO, Attr, Dirent
-from awsomefsd.base.wait import Payload, Signal, Task, Wait, block_on
+from awsomefsd.base.types import NAMES_DELEGATED, ROOT_INO, Attr, Dirent
+from awsomefsd.base.wait import Errand, Payload, Signal, Task, Wait, block_on
 from awsomefsd.fuse import control_area, parked_requests, slots
 from awsomefsd.io.device.memory_device import MemoryDevice
-from awsomefsd.io.file import dirty_log
+from awsomefsd.io.file import dirty_log, record_ring
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.check.check import check
@@ -76,6 +76,10 @@ class Link:
     def answered(self) -> None:
         pass
 
+    def needs(self, memory_format: int) -> bool:
+        self.needed = memory_format
+        return True
+
     def bye(self, clean: bool) -> None:
         self.left.append(clean)
 
@@ -113,9 +117,42 @@ class Kernel:
         self.forgotten.append(inos)
 
 
+class Noticing(IgnoredEvents):
+    """Notes that the session was lost, and does nothing about it."""
+
+    def __init__(self, noticed: threading.Event) -> None:
+        self._noticed = noticed
+
+    def lost(self) -> None:
+        self._noticed.set()
+
+
 def finish(result: Any, timeout_s: float = LIMIT_S) -> Any:
-    """The result of a call, which may be Steps."""
-    return block_on(result, timeout_s) if isinstance(result, GeneratorType) else result
+    """The result of a call, which may be Steps.  Their errands are done here, as a reader of the session does them."""
+    if not isinstance(result, GeneratorType):
+        return result
+    errands: list[Errand] = []
+    started = Started(_claiming(result, errands, threading.get_ident()))
+    while errands:
+        errands.pop().run()
+    return started.result(timeout_s)
+
+
+def _claiming(steps: Any, errands: list[Errand], reader: int) -> Any:
+    """Runs Steps; claims those errands that are asked for on the thread `reader`."""
+    value, error = None, None
+    while True:
+        try:
+            wait = steps.send(value) if error is None else steps.throw(error)
+        except StopIteration as stop:
+            return stop.value
+        if type(wait) is Errand and threading.get_ident() == reader:
+            wait.claim()
+            errands.append(wait)
+        try:
+            value, error = (yield wait), None
+        except Exception as err:
+            value, error = None, err
 
 
 def of_a_session(op: Any, data: memoryview) -> Any:
@@ -247,6 +284,7 @@ def shared_memory() -> dict[str, int]:
         "park": parked_requests.required_bytes(8 * MIB),
         "dirty": dirty_log.required_bytes(RING_BYTES),
         "opens": open_files.required_bytes(),
+        "ops": record_ring.required_bytes(OP_LOG_BYTES),
     }
     fds = {name: os.memfd_create(name) for name in sizes}
     for name, size in sizes.items():
@@ -262,6 +300,8 @@ class Rig:
     shared = False  # with mounts of other nodes
     caches = False  # and under leases
     consistency = STRICT
+    delegated = False  # the volume lets its mount decide names
+    level = LEVEL  # at which the cluster begins to act
     on_lease_loss = "block"
     closed = 0  # in this process
     client_options: dict[str, Any] = {}  # of MetaClient
@@ -280,11 +320,13 @@ class Rig:
         self.device.write_once = False  # places of freed segments are used again
         service = self.host.start()
         for command in (
-            c.Init(CLUSTER, 7, LEVEL),
+            c.Init(CLUSTER, 7, self.level),
             c.AddDevice(DEVICE, size, segment_bytes, segments, segment_bytes),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", quota_bytes),
         ):
             assert not isinstance(service.propose(command, 60), m.Failed)
+        if self.delegated:
+            assert not isinstance(service.propose(c.SetNames(VOLUME, NAMES_DELEGATED), 60), m.Failed)
         self.fds = shared_memory()
         self.null = os.open("/dev/null", os.O_RDWR)
         self.workers = 0
@@ -327,7 +369,10 @@ class Rig:
         worker._ended.set()
         worker.client._events = IgnoredEvents()
         worker.client.close()
-        worker.data.stop()
+        if worker.data.flusher._thread.is_alive():  # it may have ended before it came so far
+            worker.data.stop()
+        if worker.names is not None:
+            worker.names.shipper.stop()
         if worker.recalls is not None:
             worker.recalls.close()
         worker.pool.shutdown()
@@ -487,6 +532,9 @@ class Rig:
 
     def flush(self) -> None:
         block_on(self.worker.data.flusher.flush_all(), LIMIT_S)
+        names = self.mount.names_synced()
+        if names is not None:
+            block_on(names, LIMIT_S)
 
     def lookup(self, name: bytes, parent: int = ROOT_INO) -> Attr:
         attr: Attr = self.call("lookup", parent, name)
@@ -544,9 +592,9 @@ def error_of(call: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
 
 
 @contextlib.contextmanager
-def rig(directory: Path, **options: Any) -> Iterator[Rig]:
+def rig(directory: Path, made_by: type[Rig] | None = None, **options: Any) -> Iterator[Rig]:
     """A started rig; closed in any case."""
-    made = Rig(directory, **options)
+    made = (made_by or Rig)(directory, **options)
     made.hold_lease_clock()
     try:
         made.start()

@@ -15,6 +15,7 @@ from awsomefsd.io.file.draining import REST_S, Draining
 from awsomefsd.io.segment.checksum_cache import ChecksumCache
 from awsomefsd.io.segment.locations import Locations
 from awsomefsd.io.segment.reader import SegmentReader
+from awsomefsd.io.segment.seen_leases import SeenLeases
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -40,8 +41,9 @@ class Cluster:
         self.workers = 0
         self.mounts: list[Mount] = []
 
-    def mount(self, name: str, node: str = "n1") -> Mount:
-        self.mounts.append(Mount(self, name, node))
+    def mount(self, name: str, node: str = "n1", devices: dict[int, MemoryDevice] | None = None) -> Mount:
+        """`devices`: those that the node sees, all without it."""
+        self.mounts.append(Mount(self, name, node, self.devices if devices is None else devices))
         return self.mounts[-1]
 
     def used(self) -> int:
@@ -85,8 +87,8 @@ class Cluster:
 class Mount:
     """A mounted volume with one file."""
 
-    def __init__(self, cluster: Cluster, name: str, node: str) -> None:
-        self.cluster, self.node = cluster, node
+    def __init__(self, cluster: Cluster, name: str, node: str, devices: dict[int, MemoryDevice]) -> None:
+        self.cluster, self.node, self.devices = cluster, node, devices
         self.drive = cluster.drive
         self.number = cluster.workers + 10
         self.volume: int = self.drive.ok(c.CreateVolume(name, f"uuid-{name}"), session=0, epoch=0, mount=0).number
@@ -102,7 +104,7 @@ class Mount:
         opened = self.drive.ok(command, session=0, epoch=0, mount=self.number)
         self.who = {"session": opened.session, "epoch": opened.epoch, "mount": self.number}
         self.locations = Locations(self.drive.ask, self.propose)
-        self.writer = SegmentWriter(self.cluster.devices, self.locations.lease, None, lambda: 42)
+        self.writer = SegmentWriter(self.devices, SeenLeases(self.devices, self.locations.lease).lease, None, lambda: 42)
         self.draining = Draining(self.writer, lambda: (set(), set()), self.report, self.cluster.clock)
 
     def propose(self, command: Any) -> Any:

@@ -353,7 +353,7 @@ class CollectReply(_message.Message):
     def __init__(self, state: _Optional[str] = ..., figures: _Optional[_Mapping[str, int]] = ..., last_error: _Optional[str] = ...) -> None: ...
 
 class Volume(_message.Message):
-    __slots__ = ("volume", "uuid", "name", "quota_bytes", "quota_inodes", "used_bytes", "used_inodes", "reserved_bytes", "mounted", "home")
+    __slots__ = ("volume", "uuid", "name", "quota_bytes", "quota_inodes", "used_bytes", "used_inodes", "reserved_bytes", "mounted", "home", "names")
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -364,6 +364,7 @@ class Volume(_message.Message):
     RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     MOUNTED_FIELD_NUMBER: _ClassVar[int]
     HOME_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
     volume: int
     uuid: str
     name: str
@@ -374,7 +375,8 @@ class Volume(_message.Message):
     reserved_bytes: int
     mounted: str
     home: str
-    def __init__(self, volume: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_inodes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., used_inodes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., mounted: _Optional[str] = ..., home: _Optional[str] = ...) -> None: ...
+    names: str
+    def __init__(self, volume: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_inodes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., used_inodes: _Optional[int] = ..., reserved_bytes: _Optional[int] = ..., mounted: _Optional[str] = ..., home: _Optional[str] = ..., names: _Optional[str] = ...) -> None: ...
 
 class CreateVolumeRequest(_message.Message):
     __slots__ = ("name", "quota_bytes", "quota_inodes", "mode", "uid", "gid")
@@ -405,16 +407,18 @@ class ListVolumesReply(_message.Message):
     def __init__(self, volumes: _Optional[_Iterable[_Union[Volume, _Mapping]]] = ...) -> None: ...
 
 class SetVolumeRequest(_message.Message):
-    __slots__ = ("name", "quota_bytes", "quota_inodes", "new_name")
+    __slots__ = ("name", "quota_bytes", "quota_inodes", "new_name", "names")
     NAME_FIELD_NUMBER: _ClassVar[int]
     QUOTA_BYTES_FIELD_NUMBER: _ClassVar[int]
     QUOTA_INODES_FIELD_NUMBER: _ClassVar[int]
     NEW_NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
     name: str
     quota_bytes: int
     quota_inodes: int
     new_name: str
-    def __init__(self, name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_inodes: _Optional[int] = ..., new_name: _Optional[str] = ...) -> None: ...
+    names: str
+    def __init__(self, name: _Optional[str] = ..., quota_bytes: _Optional[int] = ..., quota_inodes: _Optional[int] = ..., new_name: _Optional[str] = ..., names: _Optional[str] = ...) -> None: ...
 
 class DeleteVolumeRequest(_message.Message):
     __slots__ = ("name", "destroy")

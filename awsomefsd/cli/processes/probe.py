@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from awsomefsd.base.errors import Unavailable
 from awsomefsd.cli.main import CliCommand, Invocation
+from awsomefsd.node.health.probes import not_ready
 
 
 @click.command(cls=CliCommand)
@@ -31,15 +30,3 @@ def probe(invocation: Invocation, ready: bool) -> None:
         missing = not_ready(client.call("GetStatus")) if ready else ""
     if missing:
         raise Unavailable(f"not ready: {missing}")
-
-
-def not_ready(status: Any) -> str:
-    """Returns the reason why this node cannot do its work; "" if it can."""
-    if not status.node:
-        return "; ".join(status.reasons) or "this node is in no cluster yet"
-    if not status.metadata.leader:
-        return "this node knows no leader of the metadata"
-    own = next((one for one in status.metadata.members if one.node == status.node), None)
-    if own is not None and not own.leader and not own.heard:
-        return "the leader has not heard this voter yet"
-    return "" if status.keeper else "the keeper does not answer"

@@ -47,7 +47,7 @@ from awsomefsd.meta.api.messages import Failed, NotLeader
 from awsomefsd.meta.api.messages.nodes import GetNode, ListCas, ListNodes
 
 logger = logging.getLogger(__name__)
-CLOSED = ("cordoned", "draining")
+CLOSED = ("cordoned", "draining", "ending")
 LOOK_S = 2.0  # between two checks of the certificate, and of a rotation
 PORT_RETRY_S = 2.0
 CALL_S = 10.0
@@ -145,18 +145,31 @@ class ControlService:
             self._check_purge(force)
         if purge and force:  # without it one that was made meanwhile lives on if the leader refuses
             self._end_mounts()
-        if not destroy:
-            try:
-                self.call_leader(Leave(force))
-            except Refused as err:
-                if isinstance(err, WouldLoseData) or not (purge and WAS_REMOVED in str(err)):
-                    raise
-        if not purge:
-            return []
-        self._end_mounts()  # one that was made meanwhile
+        if destroy:
+            self._end_cluster()
+        else:
+            self._ask_to_leave(force, purge)
+            if not purge:
+                return []
+            self._end_mounts()  # one that was made meanwhile
         self.purge_conflicts = force
         self.purge.fire()
         return identity.kept_by_purge(self._settings.state_dir, conflicts=force)
+
+    def _ask_to_leave(self, force: bool, purge: bool) -> None:
+        try:
+            self.call_leader(Leave(force))
+        except Refused as err:
+            if isinstance(err, WouldLoseData) or not (purge and WAS_REMOVED in str(err)):
+                raise
+
+    def _end_cluster(self) -> None:
+        """Lets nobody join from now on, unless there is another node, and ends the mounts that were made meanwhile."""
+        before = self.admin.end_cluster(self._node.node)
+        try:
+            self._end_mounts()
+        except Error as err:
+            raise Refused(f"{err}; the cluster goes on{self.admin.keep_cluster(before)}") from err
 
     def _check_leaving(self, purge: bool, destroy: str) -> None:
         """Checks before anything ends what the leader would refuse in spite of `force`."""
@@ -208,10 +221,7 @@ class ControlService:
 
     def _removed(self, node: str, force: bool) -> None:
         """Removes a node on this node, while it leads."""
-        admin = NodeAdmin(self._node.cluster, self.ask_here)
-        if not force:
-            admin.drain(node)
-        admin.remove(node, force=force)
+        NodeAdmin(self._node.cluster, self.ask_here).leave(node, force=force)
 
     # --- tasks -------------------------------------------------------------------------------------------------------------
     async def run(self) -> None:

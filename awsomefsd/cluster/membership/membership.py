@@ -30,7 +30,16 @@ class MembershipTasks:
         self, settings: Settings, identity: Node, call: Callable[[Any], Any], host: MetadataHost, grown: Callable[[], None]
     ) -> None:
         self.reporter = NodeReporter(settings, identity, call, host)
+        self._host = host
         self._driver = MembershipDriver(host, settings.cluster.voter_replace_after * 1_000, grown)
+
+    def applied(self) -> int:
+        """Returns how far the log is, as far as this node knows: of its own service, else of the last orders; 0 if it does not know.
+
+        Any thread.  It may be behind, and comes after.
+        """
+        orders = self.reporter.orders
+        return self._host.applied or (0 if orders is None else orders.applied)
 
     async def run(self) -> None:
         """Runs both loops until cancelled.  No Error or OSError ends it."""
@@ -43,12 +52,16 @@ class MembershipTasks:
         await again(self.reporter.poll, NODE_REPORT_MS, "this node has no orders from a leader now")
 
 
-async def again(poll: Callable[[], object], pause_ms: int, trouble: str) -> None:
-    """Calls `poll` on a thread every `pause_ms` until cancelled; logs an Error or OSError once for each new reason."""
+async def again(poll: Callable[[], object], pause_ms: int, trouble: str, due: Callable[[], bool] = lambda: True) -> None:
+    """Calls `poll` on a thread every `pause_ms` until cancelled; logs an Error or OSError once for each new reason.
+
+    Not while `due` says, without blocking, that there is nothing to do: that saves the thread.
+    """
     said = ""
     while True:
         try:
-            await trio.to_thread.run_sync(poll, abandon_on_cancel=True)
+            if due():
+                await trio.to_thread.run_sync(poll, abandon_on_cancel=True)
         except (Error, OSError) as err:
             if str(err) != said:
                 said = str(err)

@@ -88,6 +88,12 @@ class MetadataHost:
         return service is not None and service.leads
 
     @property
+    def applied(self) -> int:
+        """The index of the newest entry that this node's own service has applied, a moment ago; 0 without one."""
+        service = self._service
+        return 0 if service is None else service.applied
+
+    @property
     def error(self) -> BaseException | None:
         """The error with which the service ended by itself; None if it did not."""
         service = self._service

@@ -14,7 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from awsomefsd.base.errors import ConfigError, Error, FsError, NotFound, Refused, WouldLoseData
+import msgspec
+
+from awsomefsd.base.errors import ConfigError, Error, FsError, NotFound, Refused, Unavailable, WouldLoseData
 from awsomefsd.base.limits import NS_PER_MS, SESSION_TTL_MS, TOKEN_ENDPOINTS_MAX
 from awsomefsd.base.types import HOST_UNIQUE, SessionInfo
 from awsomefsd.cluster.addresses import split_endpoint
@@ -100,6 +102,52 @@ class NodeAdmin:
         if left:
             raise WouldLoseData(f"node {row.name} takes nothing new, and is not empty: {'; '.join(left)}")
         return row
+
+    def leave(self, name: str, *, force: bool) -> NodeInfo:
+        """Removes a node that wants to go; returns its row.  Raises as `remove`; the node is then in the state in which it was before.
+
+        Without `force` the node takes nothing new while what is on it is looked for.
+        """
+        row = self.find(name)
+        former = row.state
+        self._check_majority(row)
+        try:
+            left = [] if force else self._in_the_way(self._set(row, "draining"))
+            if left:
+                raise WouldLoseData(f"node {row.name} is not empty: {'; '.join(left)}.  To leave and lose that: awsomefsd leave --force")
+            return self.remove(row.node, force=True)
+        except (WouldLoseData, Refused) as err:
+            raise type(err)(f"{err}{self._back(row, former)}") from err
+        except Error:
+            self._back(row, former)
+            raise
+
+    def end_cluster(self, node: str) -> NodeInfo:
+        """Lets nobody join any more, if `node` is the only one; returns its row as it was before.  Raises Refused.
+
+        The entry decides: who has joined before it refuses it, and who comes after it is refused.
+        """
+        row = self.find(node)
+        try:
+            self._propose(SetNodeState(row.node, "ending"))
+        except FsError as err:
+            if err.errno == errno.EBUSY:
+                raise Refused(f"{err}; remove them first, or leave it without --yes-destroy") from err
+            if err.errno == errno.EINVAL:
+                raise Refused("the cluster acts at a level below 3; run `awsomefsd upgrade finalize`, then end it") from err
+            raise
+        return row
+
+    def keep_cluster(self, before: NodeInfo) -> str:
+        """Takes back what `end_cluster` did; returns "", or the words that say how to do it if that fails now."""
+        return self._back(msgspec.structs.replace(before, state="ending"), before.state)
+
+    def _back(self, row: NodeInfo, former: str) -> str:
+        """Puts a node into the state in which it was before; returns "", or the words about a state that nobody may want."""
+        with suppress(FsError, Unavailable):  # the leader is lost just now; one that is removed stays so
+            if row.state not in (former, "removed"):
+                self._set(row, former)
+        return "" if row.state in ("active", "removed") else f"; it is {row.state} until `awsomefsd node uncordon {row.name}`"
 
     def remove(self, name: str, *, force: bool) -> NodeInfo:
         """Removes a node and ends its sessions; returns its row.  Raises NotFound, Refused, WouldLoseData.

@@ -44,6 +44,7 @@ from awsomefsd.io.device.buffers import aligned_buffer
 from awsomefsd.io.device.device import BlockDevice
 from awsomefsd.io.segment.frame import align_up
 from awsomefsd.io.segment.reader import SegmentReader
+from awsomefsd.io.segment.seen_leases import SeenLeases
 from awsomefsd.io.segment.writer import Piece, SegmentWriter
 from awsomefsd.meta.api.commands import EndSession, LeaseSegments, OpenCollector, Relocate, Relocation
 from awsomefsd.meta.api.messages import GetDevices, GetSegments, Propose, Renew
@@ -132,7 +133,7 @@ class Collector:
         self._measured: dict[Key, int] = {}
         self._left_alone: set[tuple[int, int]] = set()  # (segment, incarnation) with bytes that cannot be read
         self._reader = SegmentReader(devices, self._locate)
-        self._writer = SegmentWriter(devices, self._lease)
+        self._writer = SegmentWriter(devices, SeenLeases(devices, self._lease).lease)
         self._arena = aligned_buffer(CHUNK_BYTES + FRAME_BYTES_MAX + CHUNK_COPIES * BLOCK_BYTES)
         self.figures = Figures()
 
@@ -415,14 +416,14 @@ class Collector:
     def _propose(self, command: Any) -> Any:
         return self._ask(Propose(HOST_UNIQUE, self._session, self._epoch, [], command))
 
-    def _lease(self, count: int) -> list[SegmentInfo]:
+    def _lease(self, count: int, avoid: list[int]) -> list[SegmentInfo]:
         """Leases one segment: collection works where hardly any is left.
 
         A segment just freed can be leased when all sessions have renewed.
         """
         for attempt in range(LEASE_ATTEMPTS):
             try:
-                leased: list[SegmentInfo] = self._propose(LeaseSegments(1, 0, self._like)).segments
+                leased: list[SegmentInfo] = self._propose(LeaseSegments(1, 0, self._like, avoid=avoid)).segments
                 return leased
             except Unavailable:
                 if attempt == LEASE_ATTEMPTS - 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -40,11 +41,15 @@ class Part:
 class Batch:
     """The records that go to the device and into one Commit together, and the outcome of both."""
 
-    __slots__ = ("done", "error", "on_attr", "parts", "pauses", "refused", "reply", "unique", "written")
+    __slots__ = ("_answered", "bug", "done", "error", "on_attr", "parts", "pauses", "refused", "reply", "unique", "written")
 
-    def __init__(self, parts: list[Part], unique: int, on_attr: Callable[[Attr, bool], None], pauses: int) -> None:
+    def __init__(
+        self, parts: list[Part], unique: int, on_attr: Callable[[Attr, bool], None], answered: Callable[[Batch], None], pauses: int,
+    ) -> None:  # fmt: skip
+        """`answered` is called with the batch once it has its answer; it sets `done` when whoever waits for that may go on."""
         self.pauses = pauses
         self.on_attr = on_attr
+        self._answered = answered
         self.parts = parts
         self.unique = unique
         self.written: Written | None = None
@@ -52,6 +57,7 @@ class Batch:
         self.reply: Committed | None = None
         self.error: BaseException | None = None
         self.refused = False  # one of its files was
+        self.bug: BaseException | None = None  # raised while the answer was taken up
 
     def committed(self, reply: Any, error: BaseException | None, repeated: bool = False) -> None:
         """Takes the answer, on the thread that receives answers, so that attributes are taken up in the order in which the service gave
@@ -64,4 +70,9 @@ class Batch:
             for attr in reply.attrs:
                 if attr is not None:
                     self.on_attr(attr, repeated)
-        self.done.set()
+        self._answered(self)
+
+    @property
+    def is_plain(self) -> bool:
+        """It was committed as proposed: each of its files, or the file is gone."""
+        return self.error is None and self.reply is not None and all(one in (0, errno.ENOENT) for one in self.reply.errnos)

@@ -1,8 +1,13 @@
-"""Dirty records become durable and then visible: one thread per mount writes segments and commits.
+"""Dirty records become durable and then visible: one thread at a time writes segments and commits.
 
 Order of durable effects, here and nowhere else: lay records over each other → write frames → device flush (inside `SegmentWriter.write`) →
 Commit in the log → mark the records clean.  A crash before the Commit leaves orphaned frames and dirty records that a successor flushes
 again; after it, the records carry sequences the machine has seen, so flushing them again changes nothing.
+
+*Who drives* takes batches, writes and proposes them: the thread that was asked for an fsync, unless another one drives already.  What is
+asked for meanwhile is left to that one, so callers share syncs.  Old data, retries and all else is driven by the flusher's own thread.  A
+batch that is committed as proposed is finished by the thread that receives the answer, which so answers the fsync too.  Any other answer
+waits for the next one who drives.
 
 While the service commits one batch, the device already writes the next, but its Commit is not proposed before the first has succeeded: a
 later sequence that overtook a failed one would make the machine ignore the older bytes for ever.
@@ -17,14 +22,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from awsomefsd.base.errors import Error, Fenced, FsError
 from awsomefsd.base.failpoints import hit
 from awsomefsd.base.limits import DIRTY_AGE_MS_MAX, DIRTY_FLUSH_BYTES, EXTENTS_PER_COMMIT_MAX, INLINE_BYTES_MAX, MIB, NS_PER_MS
 from awsomefsd.base.types import Attr
-from awsomefsd.base.wait import Signal, Wait, was_repeated
+from awsomefsd.base.wait import Errand, Signal, Wait, nothing, was_repeated
 from awsomefsd.io.file.batch import Batch, Part, extents_bound
 from awsomefsd.io.file.condition_thread import ConditionThread
 from awsomefsd.io.file.dirty_log import DirtyLog, DirtyRecord
@@ -48,7 +55,7 @@ log = logging.getLogger("awsomefsd.flush")
 
 
 class FlushEvents(Protocol):
-    """The mount as the flusher calls it.  Calls come on the flusher's own thread and may block, unless a method says otherwise."""
+    """The mount as the flusher calls it.  Calls come on the thread that drives and may block, unless a method says otherwise."""
 
     def refresh_layout(self, ino: int) -> None:
         """Asks for the shape of a file and its inline data.  Raises FsError(ENOENT) for one that is gone, else the Error of the service."""
@@ -72,7 +79,7 @@ class FlushEvents(Protocol):
         """
 
     def idle(self) -> None:
-        """Called while there is nothing to write."""
+        """Called on the flusher's own thread while there is nothing to write."""
 
     def write_failed(self) -> None:
         """Called when data could not be written, before it is tried again."""
@@ -94,7 +101,8 @@ class _Request(NamedTuple):
 class Flusher:
     """The flusher of one mount.  Any thread may call; only `stop` blocks.
 
-    `flush`, `drained` and `flush_all` return Waits, which end on the flusher's thread.  `room()` is fired when it is time to look again.
+    `flush`, `drained` and `flush_all` return Waits, which end on the thread that finishes a batch, as `room()` does when it is time to look
+    again.
     """
 
     def __init__(
@@ -117,9 +125,15 @@ class Flusher:
         self._cond = self._thread.changed
         self._requests: list[_Request] = []
         self._room = Signal()
+        self._driven = False  # a thread drives
+        self._blocks: Callable[[], None] = nothing  # what that one wants to be called before it blocks
+        self._asked = 0  # counts what was asked for: who drives looks again before it leaves
+        self._looked = 0  # `_asked` as of the last look that found nothing to take
+        self._proposed: Batch | None = None  # its answer is not taken up; set by who drives, reset by who finishes it
+        self._proposer = 0  # the thread that proposes: an answer that comes at once is not taken up with the lock held
         self._kicked = False
         self._paused = False
-        self._pauses = 0  # counts pauses: a batch taken before one is not proposed after it, its records may have been saved as conflicts
+        self._pauses = 0  # and fences; a batch taken before one is not proposed after it: its records may have been saved as conflicts
         self._retry_ms = 0
         self.batches = 0
 
@@ -139,16 +153,21 @@ class Flusher:
             self._pauses += paused
             self._cond.notify()
 
+    def fence(self) -> None:
+        """Lets no batch be proposed that was taken before: its records may go another way.  What is proposed already goes on."""
+        with self._cond:
+            self._pauses += 1
+
     # --- asked by the vfs ------------------------------------------------------------------------------------------------
 
     def flush(self, ino: int, *, in_flight_only: bool = False) -> Wait:
         """Returns a Wait that ends when all that is dirty now in this inode is committed; it raises the sticky error of a failed flush,
         once.
 
-        `in_flight_only` waits for what is already on its way and starts nothing.
+        `in_flight_only` waits for what is already on its way and starts nothing.  The work may be done by the one who waits.
         """
         state = self._files.get(ino)
-        signal = Signal()
+        signal = Errand(self._drive, self._wake_thread)
         if state is None:
             signal.fire()
             return signal
@@ -164,7 +183,7 @@ class Flusher:
         elif not target:
             signal.fire()
         else:
-            self._request(_Request(ino, target, signal, in_flight_only))
+            self._note(_Request(ino, target, signal, in_flight_only))
         return signal
 
     def drained(self, ino: int) -> Wait:
@@ -197,6 +216,7 @@ class Flusher:
         if not self._kicked:
             with self._cond:
                 self._kicked = True
+                self._asked += 1
                 self._cond.notify()
 
     def wake(self) -> None:
@@ -204,52 +224,145 @@ class Flusher:
         self._announce()
 
     def _request(self, request: _Request) -> None:
+        self._note(request)
+        self._wake_thread()
+
+    def _note(self, request: _Request) -> None:
         with self._cond:
             self._requests.append(request)
-            self._cond.notify()
+            self._asked += 1
 
-    # --- the thread ------------------------------------------------------------------------------------------------------
+    def _wake_thread(self) -> None:
+        with self._cond:
+            if not self._driven:  # else who drives looks again
+                self._cond.notify()
+
+    # --- who drives ------------------------------------------------------------------------------------------------------
+
+    def _drive(self, blocks: Callable[[], None]) -> None:
+        """Flushes on the calling thread what is asked for; calls `blocks` before that blocks.
+
+        Returns at once if another one drives, or if the thread has to.
+        """
+        with self._cond:
+            if self._driven:
+                return
+            if self._paused or self._retry_ms or self._thread.stopping:
+                self._cond.notify()
+                return
+            self._driven, self._blocks = True, blocks
+        self._batches()
 
     def _run(self) -> None:
-        previous: Batch | None = None
-        while True:
-            batch = self._next_batch(wait=previous is None)
-            if batch is None and previous is None:
-                if self._thread.stopping:
-                    return
-                self._nothing_taken()
-                if not self._paused:
-                    self._events.idle()
+        held = False
+        while self._await_turn(held):
+            took = self._batches(self._nothing_taken)
+            with self._cond:
+                held = not took and self._proposed is None and bool(self._requests or self._kicked)
+
+    def _await_turn(self, held: bool) -> bool:
+        """Waits until this thread has to drive.  Returns False when it is stopped and all is answered.
+
+        `held`: there is nothing to take for what is asked, so it is looked for again soon.
+        """
+        with self._cond:
+            if held and not self._thread.stopping:
+                self._cond.wait(HELD_PAUSE_S)
+            elif not self._work_due():
+                self._cond.wait(self._pause_s())
+            while self._driven or (self._thread.stopping and self._proposed is not None and not self._proposed.done.is_set()):
+                self._cond.wait(self._pause_s())
+            if self._thread.stopping and self._proposed is None:
+                return False
+            self._driven, self._blocks = True, nothing
+            return True
+
+    def _batches(self, nothing_taken: Callable[[], None] | None = None) -> bool:
+        """Flushes until there is nothing to take or a batch fails, and then drives no more.  Returns False if there was nothing at all.
+
+        `nothing_taken` is called in that case, unless a batch is on its way.
+        """
+        took = False
+        while self._finish_proposed(wait=False) is None:
+            asked = self._asked
+            batch = self._next_batch()
+            if batch is None:
+                if nothing_taken is not None and not took and self._proposed is None:
+                    nothing_taken()
+                if self._leave(asked):
+                    return took
                 continue
-            if batch is not None:
-                self._write(batch)
-            if previous is not None:
-                previous.done.wait()
-                self._finish(previous)
-                if batch is not None and (previous.error is not None or previous.refused):
-                    self._abandon(batch, previous.error or FsError(errno.ESTALE, "what was written before was refused"))
-                    batch = None
-            if batch is not None and batch.error is None:
-                self._propose(batch)
-            elif batch is not None:
+            took = True
+            self._write(batch)
+            if (failed := self._finish_proposed(wait=True)) is not None:
+                self._abandon(batch, failed)
+                break
+            if batch.error is not None:
                 self._finish(batch)
-                batch = None
-            previous = batch
+                break
+            self._propose(batch)
+        self._leave(None)
+        return True
+
+    def _leave(self, asked: int | None) -> bool:
+        """Gives the turn to drive up; returns False, and keeps it, if more was asked for since `asked`."""
+        with self._cond:
+            if asked not in (None, self._asked) and not (self._thread.stopping or self._paused):
+                return False
+            self._driven = False
+            self._looked = self._looked if asked is None else asked
+            if self._retry_ms or self._thread.stopping or (self._requests and self._proposed is None) or self._must_finish():
+                self._cond.notify()
+            return True
+
+    def _must_finish(self) -> bool:
+        """The answer of a batch is there, and who received it did not take it up."""
+        return self._proposed is not None and self._proposed.done.is_set()
+
+    def _finish_proposed(self, *, wait: bool) -> BaseException | None:
+        """Takes up the answer of the batch that was proposed, if it is there or one may `wait`.  Returns why it was not committed."""
+        batch = self._proposed
+        if batch is None or not (wait or batch.done.is_set()):
+            return None
+        self._blocks()
+        batch.done.wait()
+        if self._proposed is not batch:
+            return None  # finished where the answer came
+        if batch.bug is not None:
+            raise batch.bug
+        self._finish(batch)
+        self._proposed = None
+        return batch.error or (FsError(errno.ESTALE, "what was written before was refused") if batch.refused else None)
+
+    def _answered(self, batch: Batch) -> None:
+        """Called by the thread that receives answers; a batch that was committed as proposed is finished here, which does not block."""
+        finished = False
+        try:
+            if batch.is_plain and self._proposer != threading.get_ident():
+                self._finish(batch)
+                finished = True
+        except BaseException as err:
+            batch.bug = err  # nobody can know who was answered: who drives next ends the worker, which this thread does not
+            raise
+        finally:
+            with self._cond:
+                if finished:
+                    self._proposed = None
+                batch.done.set()
+                if not self._driven and (not finished or self._requests or self._thread.stopping):
+                    self._cond.notify()
 
     def _nothing_taken(self) -> None:
-        """Answers requests whose records went another way (removed, or committed before); others are checked again soon.
+        """Answers requests whose records went another way (removed, or committed before).
 
         Whoever waits for room looks again too: it may wait for something else, and no flush will come where nothing is dirty.
         """
         self._announce()
-        with self._cond:
-            if (self._requests or self._kicked) and not self._thread.stopping:
-                self._cond.wait(HELD_PAUSE_S)
+        if not (self._paused or self._thread.stopping):
+            self._events.idle()
 
-    def _next_batch(self, *, wait: bool) -> Batch | None:
+    def _next_batch(self) -> Batch | None:
         with self._cond:
-            if wait and not self._work_due():
-                self._cond.wait(self._pause_s())
             if self._thread.stopping or self._paused:
                 return None
             states, pauses = self._choose(), self._pauses
@@ -264,10 +377,15 @@ class Flusher:
                 parts.append(part)
                 room -= sum(record.length for record in part.records)
                 extents -= part.extents_bound
-        return Batch(parts, self._uniques.next_background_unique(), self._events.committed, pauses) if parts else None
+        if not parts:
+            return None
+        return Batch(parts, self._uniques.next_background_unique(), self._events.committed, self._answered, pauses)
 
     def _work_due(self) -> bool:
-        return self._thread.stopping or (not self._paused and not self._retry_ms and (self._kicked or bool(self._requests)))
+        asked = not self._paused and not self._retry_ms and (self._kicked or bool(self._requests))
+        if self._proposed is not None and self._looked == self._asked:
+            asked = False  # it is on its way, or waits for what is: the answer wakes the thread
+        return asked or self._thread.stopping or self._must_finish()
 
     def _pause_s(self) -> float:
         return (self._retry_ms or 1_000) / 1_000
@@ -321,6 +439,7 @@ class Flusher:
                 self._plan(part)
                 pieces += part.pieces
             hit("flush.write.before")
+            self._blocks()  # not sooner: who is woken by it would wait for the interpreter
             batch.written = self._writer.write(pieces) if pieces else Written([], [], 0)
             hit("flush.write.after")
         except (OSError, Error) as err:
@@ -358,6 +477,7 @@ class Flusher:
 
     def _ask_layout(self, ino: int) -> bool:
         """Asks for the layout; returns False for an inode that is gone."""
+        self._blocks()
         try:
             self._events.refresh_layout(ino)
         except FsError as err:
@@ -377,11 +497,13 @@ class Flusher:
         )
         hit("flush.commit.before")
         with self._cond:
+            self._proposed, self._proposer = batch, threading.get_ident()
             if batch.pauses == self._pauses:
                 asked = self._metadata.propose(command, batch.unique)
                 asked.start(lambda reply, error: batch.committed(reply, error, was_repeated(asked)))
-                return
-        batch.committed(None, Fenced("the session was replaced since these records were taken"))
+            else:
+                batch.committed(None, Fenced("the session was replaced, or files were put aside, since these records were taken"))
+            self._proposer = 0
 
     def _finish(self, batch: Batch) -> None:
         """Marks the records of a committed batch clean; those of a failed one stay dirty, and the error sticks to the files."""

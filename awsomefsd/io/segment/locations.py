@@ -65,13 +65,15 @@ class Locations:
                 raise Corrupt(f"an extent names segment {segment}, which does not exist")
         return info
 
-    def lease(self, count: int) -> list[SegmentInfo]:
+    def lease(self, count: int, avoid: list[int]) -> list[SegmentInfo]:
         """Returns segments for this session's writer, `count` at most; a single one may be what another writer left of its own.
 
-        Blocks for the entry.  Raises FsError(ENOSPC) if none is free.
+        Below level MENDED_RULES some may lie on the devices `avoid`.
+
+        Blocks for the entry.  Raises FsError(ENOSPC) if none is free, FsError(EIO) if none of the devices is left.
         """
         hit("segment.lease.before")
-        reply = self._propose(LeaseSegments(count, 0, begun=count == 1))
+        reply = self._propose(LeaseSegments(count, 0, begun=count == 1, avoid=avoid))
         hit("segment.lease.after")
         assert isinstance(reply, SegmentsLeased)
         self.learn(reply.segments)

@@ -4,6 +4,8 @@ Keys are packed with fixed widths, so a number that does not fit would be an exc
 already, at this start and every later one.  Everything that enters the log passes here first.  The rules go by field name, which the
 commands keep to: a new field is a non-negative 63-bit number unless it is named below.
 
+A command that is many in one has a bound on how many, since an entry is applied as a whole.
+
 Texts of a report have a bound too: the leader keeps them, makes an entry of them by itself, and lists those of all nodes in one answer.
 """
 
@@ -18,8 +20,11 @@ from msgspec import Struct
 
 from awsomefsd.base.errors import ProtocolError
 from awsomefsd.base.limits import (
+    APPLY_RECORDS_MAX,
     ATIMES_PER_ENTRY_MAX,
     DEVICE_REPORT_TEXT_BYTES_MAX,
+    LISTED_PER_COMMAND_MAX,
+    LISTED_PER_QUESTION_MAX,
     NODE_REPORT_TEXT_BYTES_MAX,
     REPORT_NAME_BYTES_MAX,
 )
@@ -31,8 +36,18 @@ _U32, _I63, _U64 = (1 << 32) - 1, (1 << 63) - 1, (1 << 64) - 1
 _WIDE = frozenset({"owner", "log", "mount", "after_mount"})  # random 64-bit numbers
 _NARROW = frozenset({"volume", "device", "mode", "uid", "gid", "rdev", "site", "worker", "flags", "mask", "umask"})
 _SIGNED = frozenset({"quota_bytes", "quota_inodes"})
-_TIMES = frozenset({"atime_ns", "mtime_ns", "ctime_ns"})  # 1677 to 2554: what msgpack holds in 64 bits
+_TIMES = frozenset({"atime_ns", "mtime_ns"})  # 1677 to 2554: what msgpack holds in 64 bits
+_CTIMES = {(commands.SetAttr, "ctime_ns"), (commands.InodeCommit, "mtime_ns")}  # to 2262, as the kernel's clock; a change moves it on by 1
 _SIGNED_OF = {(commands.Reserve, "bytes"), (commands.PutToken, "uses"), (commands.SetCsiVolume, "capacity")}
+
+_MANY: dict[type, dict[str, int]] = {  # the most that a list may have
+    commands.Apply: {"records": APPLY_RECORDS_MAX, "inodes": LISTED_PER_COMMAND_MAX, "segments": LISTED_PER_COMMAND_MAX},
+    commands.Commit: {"inodes": LISTED_PER_COMMAND_MAX, "segments": LISTED_PER_COMMAND_MAX},
+    commands.WriteData: {"segments": LISTED_PER_COMMAND_MAX},
+    commands.ReleaseOrphan: {"inos": LISTED_PER_COMMAND_MAX},
+    commands.LeaseSegments: {"avoid": LISTED_PER_QUESTION_MAX},
+    messages.GetSegments: {"segments": LISTED_PER_QUESTION_MAX},
+}
 
 _Range = tuple[str, int, int]
 
@@ -69,10 +84,10 @@ def _is_struct(hint: Any) -> bool:
 
 
 def _range(type_: type[Struct], name: str) -> tuple[int, int]:
+    if name in _SIGNED or (type_, name) in _SIGNED_OF | _CTIMES:
+        return -_I63 - 1, _I63
     if name in _TIMES:
         return -_I63 - 1, _U64
-    if name in _SIGNED or (type_, name) in _SIGNED_OF:
-        return -_I63 - 1, _I63
     return 0, _U32 if name in _NARROW else _U64 if name in _WIDE else _I63
 
 
@@ -84,6 +99,9 @@ def check(value: Any) -> None:
     rules = _RULES.get(type(value))
     if rules is None:
         rules = _RULES[type(value)] = _Rules(type(value))
+    for name, most in _MANY.get(type(value), {}).items():
+        if len(getattr(value, name)) > most:
+            raise ProtocolError(f"{type(value).__name__}: {len(getattr(value, name))} {name}; {most} is the most")
     for name, low, high in rules.numbers:
         number = getattr(value, name)
         if number is not None and not low <= number <= high:

@@ -45,6 +45,8 @@ class _Check:
         self.live_bytes: Counter[int] = Counter()
         self.shared: SharedBytes = {}
         self.ending: set[int] = set()
+        self.granted: Counter[int] = Counter()
+        self.numbers_end: Counter[int] = Counter()
 
     def _all(self, kind: int, codec: Sealed) -> list[Any]:
         return [row for _, row in self.exam.rows(keys.kind_range(0, kind), codec)]
@@ -59,6 +61,7 @@ class _Check:
             VolumeDataCheck(self.exam, volume, inodes, self.segments, self.live_bytes, self.shared).check()
         self._reverse()
         self._shared()
+        self._op_logs()
         self._volumes()
         self._sessions()
         self._session_indexes()
@@ -129,6 +132,20 @@ class _Check:
             if stored != found:
                 self.exam.fault("shared-bytes", f"segment {place[0]} frame {place[1]}", f"stored {stored}, the extents hold {found}")
 
+    def _op_logs(self) -> None:
+        """What mounts were granted: of live ones the quota counts it."""
+        live = {self.sessions[number].mount for number in self.live}
+        for key, row in self.exam.rows(keys.kind_range(0, keys.OPLOG), rows.OPLOG):
+            mount = keys.last_u64(key)
+            where = f"mount {mount:x}"
+            if row.reserved > (sum(end - first for first, end in row.numbers) if mount in live else 0):
+                self.exam.fault("op-log", where, f"{row.reserved} inode numbers count against the quota")
+            bounds = [bound for numbers in row.numbers for bound in numbers]
+            if bounds != sorted(set(bounds)):
+                self.exam.fault("op-log", where, f"inode numbers {row.numbers}")
+            self.granted[row.volume] += row.reserved
+            self.numbers_end[row.volume] = max(self.numbers_end[row.volume], *bounds, 0)
+
     # --- volumes ------------------------------------------------------------------------------------------------------------
     def _volumes(self) -> None:
         named = {}
@@ -149,6 +166,11 @@ class _Check:
                 self.exam.fault("volume-holder", where, f"holder {row.holder}, live sessions {holders}")
             reserved = sum(self.sessions[number].reserved_bytes for number in holders)
             self.exam.equal("volume-reserved", where, row.reserved_bytes, reserved)
+            self.exam.equal("volume-granted", where, row.granted_inodes, self.granted[row.volume])
+            if self.numbers_end[row.volume] > row.next_ino:
+                self.exam.fault(
+                    "ino-counter", where, f"numbers up to {self.numbers_end[row.volume]} are granted, the next is {row.next_ino}"
+                )
 
     # --- sessions -----------------------------------------------------------------------------------------------------------
     def _sessions(self) -> None:

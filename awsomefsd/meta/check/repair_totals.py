@@ -175,15 +175,35 @@ class Totals:
                     continue
             self.repairs.put(keys.session(number), row, rows.SESSION)
 
+    def _op_logs(self) -> tuple[Counter[int], Counter[int]]:
+        """Corrects what mounts were granted.  Returns by volume how many inode numbers the quota counts, and the end of the last grant."""
+        live = {row.mount for row in self.sessions.values() if not row.ended}
+        granted: Counter[int] = Counter()
+        ends: Counter[int] = Counter()
+        for key, raw in list(self.repairs.overlay.scan(*keys.kind_range(0, keys.OPLOG))):
+            row: rows.OpLogRow = rows.OPLOG.loads(raw)
+            mount = keys.last_u64(key)
+            bounds = [bound for numbers in row.numbers for bound in numbers]
+            if bounds != sorted(set(bounds)):
+                self.repairs.correct(f"mount {mount:x}", row, numbers=[])
+            most = sum(end - first for first, end in row.numbers) if mount in live else 0
+            self.repairs.correct(f"mount {mount:x}", row, reserved=min(row.reserved, most))
+            self.repairs.put(key, row, rows.OPLOG)
+            granted[row.volume] += row.reserved
+            ends[row.volume] = max(ends[row.volume], *bounds, 0)
+        return granted, ends
+
     def _volumes(self) -> None:
         names: dict[str, int] = {}
+        granted, ends = self._op_logs()
         for row in sorted(self.volumes.values(), key=lambda row: row.volume):
             where = f"volume {row.volume}"
             live = self._live(row.volume)
             whole = [session.session for session in live if not session.shared]
             self.repairs.correct(
                 where, row, holder=whole[0] if whole else 0, sharers=len(live) - len(whole),
-                reserved_bytes=sum(session.reserved_bytes for session in live),
+                reserved_bytes=sum(session.reserved_bytes for session in live), granted_inodes=granted[row.volume],
+                next_ino=max(row.next_ino, ends[row.volume]),
             )  # fmt: skip
             if not row.deleted:
                 if row.name in names:

@@ -118,6 +118,7 @@ class MetaClient:
         self.refusal: GreetingRefused | None = None  # what was said to the newest greeting that was answered
         self.away_ns = time.monotonic_ns()  # since when, if there is none
         self._unsent_ready = threading.Condition(self._send_lock)
+        self._looks_ns: int | None = None  # when the sending thread looks again by itself, monotonic; None: not before it is told to
         self._closing = threading.Event()
         self._failure: Error | None = None  # what everything ends with
         self._threads: list[threading.Thread] = []
@@ -180,7 +181,7 @@ class MetaClient:
         request = Outstanding(body, resume, deadline_ns, on_repeated)
         with self._send_lock:
             ended = self._core.submit(request) if self._failure is None else EndedRequest(request, None, self._failure)
-            if deadline_ns is not None:
+            if deadline_ns is not None and (self._looks_ns is None or deadline_ns < self._looks_ns):
                 self._unsent_ready.notify_all()
         if ended is not None:
             self._resume(ended)
@@ -343,6 +344,7 @@ class MetaClient:
             if ended or (self._connection is not None and self._connection.any_waiting):
                 return ended
             due_ns = self._core.due_ns()
+            self._looks_ns = due_ns
             self._unsent_ready.wait(None if due_ns is None else max(due_ns - time.monotonic_ns(), 0) / 1e9)
         return []
 

@@ -60,8 +60,8 @@ class RecallQueue:
 class RecallThread:
     """Hands each recall of a queue to `handlers`, in their order.
 
-    A handler gets (inode, what may stay, done) on the thread "recalls".  It calls `done` once when it has finished, then or later, on any
-    thread; only then the next one is called.  After the last handler the recall is answered.
+    Each handler gets (inode, what may stay, done) on the thread "recalls".  It calls `done` once when it has finished, then or later, on
+    any thread; only then the next one is called.  After the last handler the recall is answered.
 
     `shown` returns what this mount shows of a file, on the same thread; None if it is not known just now.
     """
@@ -102,4 +102,11 @@ class RecallThread:
         if number == len(self._handlers):
             done()
         else:
-            self._handlers[number](ino, mode, partial(self._handle, ino, mode, done, number + 1))
+            self._handlers[number](ino, mode, partial(self._go_on, ino, mode, done, number + 1))
+
+    def _go_on(self, ino: int, mode: int, done: Done, number: int) -> None:
+        """A handler has finished, perhaps on the thread that receives answers.  The next one may wait for the kernel: not there."""
+        if number == len(self._handlers) or threading.current_thread() is self._thread:
+            self._handle(ino, mode, done, number)
+        else:
+            self._queue.call(partial(self._handle, ino, mode, done, number))

@@ -20,9 +20,10 @@ from awsomefsd.meta.api.commands import FALLOC_KEEP_SIZE, FALLOC_MODES, FALLOC_P
 from awsomefsd.meta.api.messages import Ranged, Reply, Reserved
 from awsomefsd.meta.api.space import usable_bytes
 from awsomefsd.meta.machine import quota, write_leases
-from awsomefsd.meta.machine.attributes import drop_privileges, put_inline
+from awsomefsd.meta.machine.attributes import drop_privileges
 from awsomefsd.meta.machine.filemap import FileMap
 from awsomefsd.meta.machine.inodes import attr_of, save_new_contents
+from awsomefsd.meta.machine.ledger import put_inline
 from awsomefsd.meta.state import extents, keys, rows
 from awsomefsd.meta.state.lookups import NotKept, inode_of, session_of, volume_of
 from awsomefsd.meta.state.rows_cache import State

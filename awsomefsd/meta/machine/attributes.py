@@ -30,9 +30,8 @@ from awsomefsd.meta.api.commands import (
 )
 from awsomefsd.meta.api.messages import Committed, Found, Reply
 from awsomefsd.meta.machine import write_leases, xattrs
-from awsomefsd.meta.machine.filemap import FileMap
 from awsomefsd.meta.machine.inodes import attr_of, save_changed, set_mtime
-from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state import rows
 from awsomefsd.meta.state.lookups import inode_of, volume_of
 from awsomefsd.meta.state.rows_cache import State
 
@@ -125,10 +124,7 @@ def _set_times(entry: Entry, command: SetAttr, row: rows.InodeRow) -> None:
 
 
 def _set_size(state: State, entry: Entry, volume: rows.VolumeRow, command: SetAttr, row: rows.InodeRow) -> None:
-    if row.inline and command.size < row.size:
-        _cut_inline(state, volume, command.ino, row, command.size)
-    elif command.size < row.size or (command.size == row.size and row.allocated_bytes):  # as ext4: space kept behind the end goes too
-        FileMap(state, volume, command.ino, row).clear(command.size, FILE_BYTES_MAX, entry.index)
+    state.ledger.cut(state, entry, volume, command.ino, row, command.size)
     row.size = command.size
     if not row.size and not row.extents:
         row.inline = True  # a file that starts again may be small again
@@ -136,27 +132,6 @@ def _set_size(state: State, entry: Entry, volume: rows.VolumeRow, command: SetAt
     if command.log:
         follow_log(row, command.log)
         _add_cut(row, command.sequence, command.size)
-
-
-def _cut_inline(state: State, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, size: int) -> None:
-    """Cuts inline data.  Growth needs nothing: an inline row may be shorter than the file and reads as zeros behind its end."""
-    if row.stored_bytes <= size:
-        return
-    stored = state.read(keys.inline(volume.volume, ino), rows.INLINE)
-    put_inline(state, volume, ino, row, stored.data[:size])
-
-
-def put_inline(state: State, volume: rows.VolumeRow, ino: int, row: rows.InodeRow, data: bytes) -> None:
-    """Makes `data` the inline data of an inode; the caller saves the inode."""
-    key = keys.inline(volume.volume, ino)
-    if data:
-        state.write(key, rows.InlineRow(data), rows.INLINE)
-    elif row.stored_bytes:
-        state.txn.delete(key)
-    if len(data) != row.stored_bytes:
-        volume.used_bytes += len(data) - row.stored_bytes
-        row.stored_bytes = len(data)
-        state.save_volume(volume)
 
 
 def follow_log(row: rows.InodeRow, log: int) -> None:

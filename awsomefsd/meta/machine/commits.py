@@ -15,13 +15,14 @@ import stat
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import EXTENTS_PER_COMMIT_MAX, EXTENTS_PER_INODE_MAX, FILE_BYTES_MAX, INLINE_BYTES_MAX
-from awsomefsd.base.types import Attr
+from awsomefsd.base.types import Attr, SegmentProgress
 from awsomefsd.meta.api.commands import Commit, Entry, InodeCommit
 from awsomefsd.meta.api.messages import Committed, Reply
 from awsomefsd.meta.machine import write_leases
-from awsomefsd.meta.machine.attributes import follow_log, put_inline
+from awsomefsd.meta.machine.attributes import follow_log
 from awsomefsd.meta.machine.filemap import FileMap
 from awsomefsd.meta.machine.inodes import attr_of, set_mtime
+from awsomefsd.meta.machine.ledger import put_inline
 from awsomefsd.meta.machine.quota import consume
 from awsomefsd.meta.machine.segments import advance, check_place, check_progress, durable_lengths
 from awsomefsd.meta.state import extents, keys, rows
@@ -33,29 +34,43 @@ def commit(state: State, entry: Entry, command: Commit) -> Reply:
     """Makes durable bytes visible in all inodes of the command.  Answered by Committed, with an errno and attributes for each inode."""
     session = session_of(state, entry, command.volume)
     volume = volume_of(state, entry, command.volume, host=False)
-    _check(state, session.session, command)
+    check(state, session.session, command.inodes, command.segments)
     for step in command.inodes:
         if not step.lease:
             write_leases.check_may_change(state, entry, volume, step.ino)
-    errnos: list[int] = []
-    attrs: list[Attr | None] = []
-    for step in command.inodes:
-        row = state.inode(command.volume, step.ino)
-        number = _commit_inode(state, entry, volume, row, step) if row is not None else errno.ENOENT
-        errnos.append(number)
-        attrs.append(attr_of(step.ino, row) if row is not None and not number else None)
-    for progress in command.segments:  # sealing comes last: a sealed segment takes no extents
-        advance(state, check_progress(state, session.session, progress), progress)
+    errnos, attrs = settle(state, entry, session, volume, command.inodes, command.segments)
     consume(state, session, volume, command.consumed_bytes)
     return Committed(errnos, attrs)
 
 
+def settle(
+    state: State,
+    entry: Entry,
+    session: rows.SessionRow,
+    volume: rows.VolumeRow,
+    inodes: list[InodeCommit],
+    steps: list[SegmentProgress],
+) -> tuple[list[int], list[Attr | None]]:
+    """Makes checked bytes visible, and advances the segments.  Returns an errno and attributes for each inode."""
+    errnos: list[int] = []
+    attrs: list[Attr | None] = []
+    for step in inodes:
+        row = state.inode(volume.volume, step.ino)
+        number = _commit_inode(state, entry, volume, row, step) if row is not None else errno.ENOENT
+        errnos.append(number)
+        attrs.append(attr_of(step.ino, row) if row is not None and not number else None)
+    for progress in steps:  # sealing comes last: a sealed segment takes no extents
+        advance(state, check_progress(state, session.session, progress), progress)
+    return errnos, attrs
+
+
 # --- checks of the whole entry ------------------------------------------------------------------------------------------
-def _check(state: State, session: int, command: Commit) -> None:
-    if sum(len(step.extents) for step in command.inodes) > EXTENTS_PER_COMMIT_MAX:
+def check(state: State, session: int, inodes: list[InodeCommit], steps: list[SegmentProgress]) -> None:
+    """Raises FsError if the entry as a whole is refused.  Changes nothing."""
+    if sum(len(step.extents) for step in inodes) > EXTENTS_PER_COMMIT_MAX:
         raise FsError(errno.E2BIG, f"more than {EXTENTS_PER_COMMIT_MAX} extents")
-    durable = durable_lengths(state, session, command.segments)
-    for step in command.inodes:
+    durable = durable_lengths(state, session, steps)
+    for step in inodes:
         if step.size < 0 or step.size > FILE_BYTES_MAX:
             raise FsError(errno.EINVAL, f"inode {step.ino}: size {step.size}")
         for extent in step.extents:

@@ -44,6 +44,15 @@ def check_present(devices: list[rows.DeviceRow]) -> None:
         raise NotKept(errno.EIO, "the devices that take data of this volume are absent: no node sees them")
 
 
+def seen(devices: list[rows.DeviceRow], avoid: list[int]) -> list[rows.DeviceRow]:
+    """Returns the devices that a node sees: all but `avoid`.  Raises NotKept(EIO) if there are some, and it sees none of them."""
+    unseen = set(avoid)
+    found = [device for device in devices if device.device not in unseen]
+    if devices and not found:
+        raise NotKept(errno.EIO, "this node sees none of the devices that take data of this volume")
+    return found
+
+
 def settle(state: State, volume: rows.VolumeRow, node: str) -> None:
     """Decides the locality of a volume when the first session opens it, on `node`.
 

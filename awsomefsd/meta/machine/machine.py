@@ -5,7 +5,7 @@ command runs (a rule checks everything before its first change, so a refusal cha
 the reply is kept.  A refusal is the reply Failed, never an exception; Corrupt and FormatTooNew come out as they are, and stop the node.
 
 Refusals by a fence, those with `retry` and NotKept are not kept as results: they changed nothing, and the same request must be able to
-succeed later (under a new session, after a pause).
+succeed later (under a new session, after a pause).  Replies to Apply are not kept either: its records are counted (records.py).
 
 Hot rows and results are written back by flush(), which the driver calls before the store commits; a new machine over the same transaction
 goes on exactly where this one was.  An entry at or below `applied_index` is a replay and changes nothing.
@@ -29,26 +29,26 @@ from awsomefsd.meta.machine import (
     copy_range,
     csi_volumes,
     devices,
+    inode_grants,
     locks,
     members,
     mounts,
-    namespace,
     nodes,
     quota,
     reaping,
+    records,
     relocation,
-    renames,
     repair,
     segments,
     sessions,
     stream_readers,
     volumes,
     write_through,
-    xattrs,
 )
 from awsomefsd.meta.machine import (
     write_leases as leases,
 )
+from awsomefsd.meta.machine.ledger import LEADER
 from awsomefsd.meta.raft.types import MembershipAt
 from awsomefsd.meta.state import invariants, keys, rows
 from awsomefsd.meta.state.lookups import EpochEnded, NotKept, RetryLater
@@ -65,6 +65,7 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.SetAbsent: devices.set_absent,
     c.CreateVolume: volumes.create,
     c.SetVolume: volumes.set_volume,
+    c.SetNames: volumes.set_names,
     c.DeleteVolume: csi_volumes.delete_volume,
     c.OpenSession: sessions.open_session,
     c.OpenShared: sessions.open_session,
@@ -79,26 +80,17 @@ _RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
     c.CheckpointDone: checkpoint_segments.done,
     c.ReturnSegments: checkpoint_segments.give_back,
     c.Reserve: quota.reserve,
-    c.Create: namespace.create,
-    c.Tmpfile: namespace.tmpfile,
-    c.Link: namespace.link,
-    c.Unlink: namespace.unlink,
-    c.Rmdir: namespace.rmdir,
-    c.Rename: renames.rename,
-    c.SetAttr: attributes.set_attr,
+    **records.RULES,
+    c.Apply: records.apply,
+    c.GrantInodes: inode_grants.grant,
     c.SetAtimes: attributes.set_atimes,
-    c.SetXattr: xattrs.set_xattr,
-    c.RemoveXattr: xattrs.remove_xattr,
-    c.ReleaseOrphan: namespace.release_orphan,
     c.Commit: commits.commit,
     c.WriteData: write_through.write_data,
     c.Reap: reaping.reap,
-    c.Fallocate: allocation.fallocate,
     c.Draw: allocation.draw,
     c.CopyRange: copy_range.copy_range,
     c.OpenCollector: sessions.open_collector,
     c.Relocate: relocation.relocate,
-    c.SetLock: locks.set_lock,
     c.AcquireLease: locks.acquire_lease,
     c.ReleaseLease: leases.release,
     c.RegisterReader: stream_readers.register,
@@ -134,7 +126,7 @@ class Machine:
     __slots__ = ("_level", "state")
 
     def __init__(self, txn: Txn, level: int = c.COMMAND_VERSION) -> None:
-        self.state = State(txn)
+        self.state = State(txn, LEADER)
         self._level = level
 
     @property
@@ -196,12 +188,12 @@ class Machine:
     def _run(self, entry: c.Entry) -> Reply:
         state = self.state
         state.tombstones_written = 0
-        keep = True
+        keep = type(entry.command) is not c.Apply
         try:
             mounts.refuse_unknown(state, entry)
             reply = _RULES[type(entry.command)](state, entry, entry.command)
         except FsError as err:
-            keep = not isinstance(err, (EpochEnded, RetryLater, NotKept))
+            keep = keep and not isinstance(err, (EpochEnded, RetryLater, NotKept))
             reply = Failed(err.errno, str(err.args[0]), err.retry_helps)
         if state.maybe_dead:
             segments.free_dead(state, entry.index)

@@ -12,6 +12,7 @@ from awsomefsd.base.limits import MOUNTS_KEPT_PER_NODE
 from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.base.types import is_node_mount, node_mount
 from awsomefsd.meta.api.commands import Entry, OpenSession
+from awsomefsd.meta.machine import inode_grants
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.lookups import EpochEnded
 from awsomefsd.meta.state.rows_cache import State
@@ -23,8 +24,9 @@ def every(state: State) -> list[tuple[int, rows.MountRow]]:
 
 
 def forget(state: State, mount: int) -> None:
-    """Deletes a mount's row and results: it sends nothing again."""
+    """Deletes a mount's rows and results: it sends nothing again."""
     state.results.forget(mount)
+    inode_grants.forget(state, mount)
     state.txn.delete(keys.mount(mount))
 
 

@@ -20,13 +20,10 @@ from awsomefsd.meta.machine import write_leases, xattrs
 from awsomefsd.meta.machine.inodes import (
     DIRECTORY_BYTES_SHOWN,
     attr_of,
-    drop_pins,
     end_or_pin,
-    pin,
     save_changed,
     save_new_contents,
     tombstone,
-    unpin,
 )
 from awsomefsd.meta.machine.quota import check_inode_quota
 from awsomefsd.meta.state import keys, rows
@@ -96,7 +93,7 @@ def create(state: State, entry: Entry, command: Create) -> Reply:
         raise FsError(errno.EINVAL, f"mode {command.mode:o} names no kind of inode")
     if kind == stat.S_IFLNK and not 0 < len(command.target) <= SYMLINK_BYTES_MAX:
         raise FsError(errno.ENAMETOOLONG if command.target else errno.ENOENT)
-    check_inode_quota(volume)
+    check_inode_quota(state, volume)
     ino, row = make_inode(state, entry, command, volume, parent)
     if kind == stat.S_IFDIR:
         parent.nlink += 1
@@ -110,21 +107,18 @@ def tmpfile(state: State, entry: Entry, command: Tmpfile) -> Reply:
     """Makes a file without a name (O_TMPFILE).  Answered by Found.  The directory gives group and ACL, and does not change."""
     volume = volume_of(state, entry, command.volume, host=False)
     parent = directory_of(state, command.volume, command.parent)
-    check_inode_quota(volume)
+    check_inode_quota(state, volume)
     mode = stat.S_IFREG | stat.S_IMODE(command.mode)
     create = Create(command.volume, command.parent, b"", mode, command.uid, command.gid, umask=command.umask)
     ino, row = make_inode(state, entry, create, volume, parent)
     row.nlink, row.linkable = 0, command.linkable
-    pin(state, entry.session, command.volume, ino)
+    state.ledger.pin(state, (entry.session,), command.volume, ino)
     return Found(attr_of(ino, row), None, True, write_leases.grant_with_inode(state, entry, command.volume, ino) if command.lease else None)
 
 
 def make_inode(state: State, entry: Entry, command: Create, volume: rows.VolumeRow, parent: rows.InodeRow) -> tuple[int, rows.InodeRow]:
     """Makes and saves an inode without a name, and returns its number and row; the caller has checked the quota."""
-    ino = volume.next_ino
-    volume.next_ino = ino + 1
-    volume.used_inodes += 1
-    state.save_volume(volume)
+    ino = state.ledger.new_number(state, volume)
     row = new_inode(entry, command, parent)
     xattrs.inherit(state, command.volume, ino, row, command.parent, parent, command.umask)
     state.save_inode(command.volume, ino, row)
@@ -167,7 +161,7 @@ def link(state: State, entry: Entry, command: Link) -> Reply:
     if row.nlink >= LINKS_MAX:
         raise FsError(errno.EMLINK)
     if not row.nlink:
-        drop_pins(state, command.volume, command.ino)
+        state.ledger.drop_pins(state, command.volume, command.ino)
         row.linkable = False
     row.nlink += 1
     add_name(state, entry, command.volume, command.parent, parent, command.name, command.ino, stat.S_IFMT(row.mode))
@@ -221,5 +215,5 @@ def release_orphan(state: State, entry: Entry, command: ReleaseOrphan) -> Reply:
     """Ends the pins of the session on inodes without names."""
     volume = volume_of(state, entry, command.volume, host=False)
     for ino in command.inos:
-        unpin(state, entry, volume, ino, entry.session)
+        state.ledger.unpin(state, entry, volume, ino, entry.session)
     return Done()

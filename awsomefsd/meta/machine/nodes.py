@@ -7,6 +7,9 @@ its last certificate has long expired: a node that asks with one gets the answer
 A voter's row is removed only while the other voters that are not removed are a majority of the membership as it is then: two removals in
 one moment would else leave a membership that nobody can change any more.
 
+The last node becomes "ending" before its state is deleted: only while there is no other node, and nobody is let in from then on.  So the
+order of the entries decides whether a node that joins at that moment, or the end of the cluster, comes first (from level MENDED_RULES on).
+
 Authorities: all trusted ones are believed, the one active one signs.  Its key is in the state (any leader must sign) and leaves it by
 GetSigner only, which no connection can ask.
 """
@@ -29,6 +32,7 @@ from awsomefsd.base.limits import (
     REMOVED_NODE_KEPT_MS,
     TOKENS_MAX,
 )
+from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.meta.api.commands import (
     AddNode,
     DescribeNode,
@@ -50,6 +54,7 @@ from awsomefsd.meta.state.rows_cache import State
 
 ROLES = ("node", "client")
 STATES = ("active", "cordoned", "draining", "removed")
+ENDING = "ending"
 TOKEN_KINDS = ("join", "founding")
 CA_STATES = ("active", "trusted")
 ADDRESS_BYTES_MAX = 300
@@ -103,6 +108,9 @@ def add(state: State, entry: Entry, command: AddNode) -> Reply:
     if row is not None:
         return _check_same(row, command)
     _check_level(state, command.level)
+    if ending := next((row for row in every(state) if row.state == ENDING), None):
+        keep = f"`awsomefsd node uncordon {ending.name}` there keeps it"
+        raise FsError(errno.EPERM, f"the cluster is being ended by its last node, {ending.name}; {keep}")
     token = _usable_token(state, entry, command) if command.token else None
     now = _now_ms(entry)
     alive = _drop_long_removed(state, now)
@@ -167,8 +175,8 @@ def describe_node(state: State, entry: Entry, command: DescribeNode) -> Reply:
 
 
 def set_state(state: State, entry: Entry, command: SetNodeState) -> Reply:
-    """Makes a node active, cordoned, draining or removed."""
-    if command.state not in STATES:
+    """Makes a node active, cordoned, draining or removed; the last one also ending, from level MENDED_RULES on."""
+    if command.state not in STATES and not (command.state == ENDING and state.acts_at(MENDED_RULES)):
         raise FsError(errno.EINVAL, f"a node's state is one of {', '.join(STATES)}")
     row = find(state, command.node)
     if row is not None and row.state == command.state == "removed":
@@ -176,6 +184,8 @@ def set_state(state: State, entry: Entry, command: SetNodeState) -> Reply:
     row = _present(state, command.node)
     if command.state == "removed":
         _check_votes(state, command.node)
+    if command.state == ENDING:
+        _check_last(state, command.node)
     if row.state != command.state:
         row.state, row.changed_ms = command.state, _now_ms(entry)
         row.carries = row.carries and row.state != "removed"
@@ -197,6 +207,12 @@ def remove_others(state: State, entry: Entry, stays: str) -> None:
             state.write(keys.node(row.node), row, rows.NODE)
             csi_volumes.end_of_node(state, row.node)
             mounts.forget_node(state, row.node)
+
+
+def _check_last(state: State, node: str) -> None:
+    """Raises FsError(EBUSY) if there is another node."""
+    if others := sorted(row.name for row in every(state) if row.node != node and row.state != "removed"):
+        raise FsError(errno.EBUSY, f"the cluster has other nodes: {', '.join(others[:20])}")
 
 
 def _check_votes(state: State, node: str) -> None:

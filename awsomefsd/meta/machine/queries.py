@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.base.limits import LAYOUT_EXTENTS_MAX, ORPHANS_PER_LOOK_MAX, READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
-from awsomefsd.base.types import DeviceInfo, Dirent, SegmentInfo, SessionInfo
+from awsomefsd.base.limits import LAYOUT_EXTENTS_MAX, ORPHANS_PER_LOOK_MAX
+from awsomefsd.base.types import NAMES_DELEGATED, DeviceInfo, SegmentInfo, SessionInfo
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages.base import Message
 from awsomefsd.meta.api.messages.collection import GetFilePieces, GetPieces, GetSparse
@@ -22,20 +22,20 @@ from awsomefsd.meta.machine import (
     csi_volumes,
     devices,
     locks,
+    name_queries,
     nodes,
     quarantine,
     quota,
     relocation,
+    row_queries,
     scrub_queries,
     segments,
     sessions,
     volumes,
 )
 from awsomefsd.meta.machine.filemap import FileMap
-from awsomefsd.meta.machine.inodes import attr_of
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.state import extents, keys, rows
-from awsomefsd.meta.state.lookups import check_name, inode_of
 from awsomefsd.meta.state.rows_cache import State
 
 
@@ -52,76 +52,8 @@ def answer(machine: Machine, body: m.Body) -> m.Reply:
         return m.Failed(err.errno, str(err.args[0]), err.retry_helps)
 
 
-def _inode(state: State, volume: int, ino: int) -> rows.InodeRow:
-    volumes.existing(state, volume)
-    return inode_of(state, volume, ino)
-
-
-def _directory(state: State, volume: int, ino: int) -> rows.InodeRow:
-    row = _inode(state, volume, ino)
-    if not stat.S_ISDIR(row.mode):
-        raise FsError(errno.ENOTDIR)
-    return row
-
-
-def _lookup(state: State, body: m.Lookup) -> m.Reply:
-    _directory(state, body.volume, body.parent)
-    check_name(body.name)
-    dentry = state.read(keys.dentry(body.volume, body.parent, body.name), rows.DENTRY)
-    if dentry is None:
-        raise FsError(errno.ENOENT)
-    return m.Found(attr_of(dentry.ino, inode_of(state, body.volume, dentry.ino)))
-
-
-def _get_attr(state: State, body: m.GetAttr) -> m.Reply:
-    return m.Found(attr_of(body.ino, _inode(state, body.volume, body.ino)))
-
-
-def _get_parent(state: State, body: m.GetParent) -> m.Reply:
-    row = _directory(state, body.volume, body.ino)
-    return m.Found(attr_of(row.parent, inode_of(state, body.volume, row.parent)))
-
-
-def _read_dir(state: State, body: m.ReadDir) -> m.Reply:
-    directory = _directory(state, body.volume, body.ino)
-    count = min(max(body.count, 1), READDIR_ENTRIES_MAX)
-    found: list[Dirent] = []
-    end = True
-    for key, raw in state.txn.scan(*keys.cookies_after(body.volume, body.ino, max(body.after, 0))):
-        if len(found) == count:
-            end = False
-            break
-        row: rows.CookieRow = rows.COOKIE.loads(raw)
-        attr = attr_of(row.ino, inode_of(state, body.volume, row.ino)) if body.plus else None
-        found.append(Dirent(row.name, row.ino, row.kind, keys.last_u64(key), attr))
-    return m.Entries(found, end, directory.next_cookie - 1)
-
-
-def _read_link(state: State, body: m.ReadLink) -> m.Reply:
-    row = _inode(state, body.volume, body.ino)
-    if not stat.S_ISLNK(row.mode):
-        raise FsError(errno.EINVAL)
-    return m.Blob(row.target)
-
-
-def _get_xattr(state: State, body: m.GetXattr) -> m.Reply:
-    row = _inode(state, body.volume, body.ino)
-    if row.xattrs and len(body.name) <= XATTR_NAME_BYTES_MAX:
-        stored: rows.XattrRow | None = state.read(keys.xattr(body.volume, body.ino, body.name), rows.XATTR)
-        if stored is not None:
-            return m.Blob(stored.value)
-    raise FsError(errno.ENODATA)
-
-
-def _list_xattr(state: State, body: m.ListXattr) -> m.Reply:
-    row = _inode(state, body.volume, body.ino)
-    if not row.xattrs:
-        return m.Names([])
-    return m.Names([key[keys.NAME_AT :] for key in state.keys_in(keys.xattrs_range(body.volume, body.ino))])
-
-
 def _get_layout(state: State, body: m.GetLayout) -> m.Reply:
-    row = _inode(state, body.volume, body.ino)
+    row = name_queries.inode(state, body.volume, body.ino)
     if not stat.S_ISREG(row.mode):
         raise FsError(errno.EINVAL)
     if row.inline:
@@ -150,7 +82,11 @@ def _segment(state: State, number: int) -> SegmentInfo:
 
 
 def _get_statfs(state: State, body: m.GetStatFs) -> m.Reply:
-    return m.StatFsReply(quota.statfs(state, volumes.existing(state, body.volume)))
+    volume = volumes.existing(state, body.volume)
+    own = state.session(body.session) if body.session else None
+    held = own.reserved_bytes if own is not None and own.volume == volume.volume else 0
+    spare = min(max(body.unneeded, 0), held) if body.session or body.unneeded < 0 else volume.reserved_bytes
+    return m.StatFsReply(quota.statfs(state, volume, spare))
 
 
 def _get_segments(state: State, body: m.GetSegments) -> m.Reply:
@@ -211,12 +147,13 @@ def _get_devices(state: State, body: m.GetDevices | ReportDevices) -> m.Reply:
 
 
 def _get_volumes(state: State, body: m.GetVolumes) -> m.Reply:
-    if not body.name:
-        return m.Volumes([volumes.describe(row) for row in volumes.every(state)])
-    row = volumes.by_name(state, body.name)
-    if row is None:
-        raise FsError(errno.ENOENT, f"no volume {body.name}")
-    return m.Volumes([volumes.describe(row)])
+    found = list(volumes.every(state))
+    if body.name:
+        row = volumes.by_name(state, body.name)
+        if row is None:
+            raise FsError(errno.ENOENT, f"no volume {body.name}")
+        found = [row]
+    return m.Volumes([volumes.describe(row) for row in found], [row.volume for row in found if row.names == NAMES_DELEGATED])
 
 
 def _get_orphans(state: State, body: m.GetOrphans) -> m.Reply:
@@ -228,20 +165,15 @@ def _get_locks(state: State, body: m.GetLocks) -> m.Reply:
 
 
 def _test_lock(state: State, body: m.TestLock) -> m.Reply:
-    _inode(state, body.volume, body.ino)
+    name_queries.inode(state, body.volume, body.ino)
     lock = body.lock
     want = locks.wanted(lock.kind, lock.owner, lock.pid, lock.lock_type, lock.start, lock.end, lock.session)
     return m.Locked(locks.conflict(locks.of_inode(state, body.volume, body.ino), want))
 
 
 _QUERIES: dict[type[Message], Callable[[State, Any], Any]] = {  # Any: replies within this process are no m.Reply
-    m.Lookup: _lookup,
-    m.GetAttr: _get_attr,
-    m.GetParent: _get_parent,
-    m.ReadDir: _read_dir,
-    m.ReadLink: _read_link,
-    m.GetXattr: _get_xattr,
-    m.ListXattr: _list_xattr,
+    **name_queries.QUERIES,
+    m.GetRows: row_queries.get_rows,
     m.GetLayout: _get_layout,
     m.GetStatFs: _get_statfs,
     m.GetSegments: _get_segments,

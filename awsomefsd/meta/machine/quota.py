@@ -138,9 +138,14 @@ def consume(state: State, session: rows.SessionRow, volume: rows.VolumeRow, coun
     """Asserts that a session's reservation is part of its volume's, and that of the cluster's."""
 
 
-def check_inode_quota(volume: rows.VolumeRow) -> None:
-    """Raises FsError(EDQUOT) if the volume may have no more inodes."""
-    if volume.quota_inodes and volume.used_inodes >= volume.quota_inodes:
+def inodes_available(volume: rows.VolumeRow) -> int | None:
+    """Returns how many inodes the quota leaves, without those that are granted; None without a quota."""
+    return max(0, volume.quota_inodes - volume.used_inodes - volume.granted_inodes) if volume.quota_inodes else None
+
+
+def check_inode_quota(state: State, volume: rows.VolumeRow) -> None:
+    """Raises FsError(EDQUOT) if the volume may have no more inodes.  A record's inode may be paid for already."""
+    if inodes_available(volume) == 0 and not (state.given and state.given.paid):
         raise FsError(errno.EDQUOT, f"volume {volume.name} may have {volume.quota_inodes} inodes")
 
 
@@ -151,18 +156,21 @@ def _total_bytes(state: State, home_node: str) -> int:
     return sum(device.segments * usable_bytes(device.segment_bytes) for device in devices)
 
 
-def statfs(state: State, volume: rows.VolumeRow) -> StatFs:
+def statfs(state: State, volume: rows.VolumeRow, spare: int = 0) -> StatFs:
     """Returns total and free space as the quota says where there is one, else as the devices say; and what fits the devices too.
 
-    The bytes that this volume has reserved are not free: write(2) has taken them.  Of the devices' space the share is left out that
-    `kept_for` adds: what is shown as available can be allocated at once.
+    The bytes that this volume has reserved are not free: write(2) has taken them; but for `spare` of them, which are given back when they
+    are needed.  Of the devices' space the share is left out that `kept_for` adds: what is shown as available can be allocated at once.
     """
-    on_devices = allocatable(device_bytes_available(state, volume.holder, volume.home))
+    on_devices = allocatable(device_bytes_available(state, volume.holder, volume.home) + spare)
     total = free = available = on_devices
     within_quota = quota_bytes_available(volume)
+    if within_quota is not None:
+        within_quota = min(within_quota + spare, volume.quota_bytes)
     if within_quota is None:
         total = allocatable(_total_bytes(state, volume.home))
     else:
         total, free, available = volume.quota_bytes, within_quota, min(within_quota, on_devices)
-    inodes_free = max(0, volume.quota_inodes - volume.used_inodes) if volume.quota_inodes else INODES_FREE_SHOWN
+    available_inodes = inodes_available(volume)
+    inodes_free = INODES_FREE_SHOWN if available_inodes is None else available_inodes
     return StatFs(total, free, volume.quota_inodes or volume.used_inodes + INODES_FREE_SHOWN, inodes_free, available)

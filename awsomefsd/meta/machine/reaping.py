@@ -11,7 +11,7 @@ from awsomefsd.meta.api.commands import Entry, Reap
 from awsomefsd.meta.api.messages import Done, Reply
 from awsomefsd.meta.machine import stream_readers
 from awsomefsd.meta.machine.filemap import FileMap, drop_extent
-from awsomefsd.meta.machine.inodes import extents_of
+from awsomefsd.meta.machine.ledger import extents_of
 from awsomefsd.meta.machine.segments import forget_ended
 from awsomefsd.meta.machine.sessions import end_rest, has_rest
 from awsomefsd.meta.state import keys, rows

@@ -49,7 +49,7 @@ def rename(state: State, entry: Entry, command: Rename) -> Reply:
             return _exchange(state, entry, command, (dentry, row, parent), (target, other, new_parent))
         _check_replaced(dentry, target, other)
     if command.flags & RENAME_WHITEOUT:
-        check_inode_quota(volume)
+        check_inode_quota(state, volume)
     return _move(state, entry, command, volume, (dentry, row, parent), new_parent, target, other)
 
 

@@ -115,6 +115,8 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         raise FsError(errno.ENOENT, f"there is no device {command.like}")
     locality.check_present(devices)
     devices = locality.leasable(devices)
+    if state.acts_at(MENDED_RULES):
+        devices = locality.seen(devices, command.avoid)
     if command.begun and session.volume and (row := _begun(state, devices)) is not None:
         return SegmentsLeased([_take_begun(state, row, session)])
     free = sum(device.segments_free for device in devices)
@@ -162,6 +164,13 @@ def has_rest(row: rows.SegmentRow, segment_bytes: int) -> bool:
     """Returns True if so much of a segment was never written, behind the footer of its writer, that it is worth a lease."""
     rest = segment_bytes - row.footer_offset - row.footer_bytes
     return row.footer_bytes > 0 and row.footer_offset >= row.committed_bytes and rest * SEGMENT_REST_SHARE >= segment_bytes
+
+
+def _is_unused(row: rows.SegmentRow, step: SegmentProgress) -> bool:
+    """Returns True for a begun segment that its lessee gives back as it got it; one that tried to write there reports no footer."""
+    begun = row.footer_bytes > 0 and row.committed_bytes == row.footer_offset + row.footer_bytes
+    same = (step.footer_offset, step.footer_bytes) == (row.footer_offset, row.footer_bytes)
+    return step.sealed and begun and same and step.committed_bytes <= row.committed_bytes
 
 
 def _promised_to_others(state: State, session: rows.SessionRow) -> int:
@@ -255,7 +264,10 @@ def check_place(state: State, session: int, ino: int, extent: Extent, durable: d
 
 def advance(state: State, row: rows.SegmentRow, step: SegmentProgress) -> None:
     """Applies a checked step: a segment is longer, or sealed."""
-    row.committed_bytes = max(row.committed_bytes, step.committed_bytes)
+    if state.acts_at(MENDED_RULES) and _is_unused(row, step):
+        row.committed_bytes = row.footer_offset  # as it was before it was leased: its rest is still one
+    else:
+        row.committed_bytes = max(row.committed_bytes, step.committed_bytes)
     state.save_segment(row)
     if step.sealed:
         row.footer_offset, row.footer_bytes = step.footer_offset, step.footer_bytes

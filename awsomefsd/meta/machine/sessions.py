@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import errno
 
+from msgspec import structs
+
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import NS_PER_MS, REAP_EXTENTS_PER_ENTRY, SESSION_TTL_MS, SESSIONS_MAX
 from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.meta.api.commands import EndSession, Entry, OpenCollector, OpenSession, OpenShared
-from awsomefsd.meta.api.messages import Done, Reply, SessionOpened
+from awsomefsd.meta.api.messages import Done, Reply, SessionGoesOn, SessionOpened
 from awsomefsd.meta.api.messages.collection import CollectorOpened
-from awsomefsd.meta.machine import client_shares, csi_volumes, locality, mounts, nodes
-from awsomefsd.meta.machine.inodes import unpin
+from awsomefsd.meta.machine import client_shares, csi_volumes, inode_grants, locality, mounts, nodes
 from awsomefsd.meta.machine.locks import end_session_locks
 from awsomefsd.meta.machine.quota import consume
 from awsomefsd.meta.machine.segments import end_leases, forget_ended, release_quarantine
@@ -59,7 +60,9 @@ def open_session(state: State, entry: Entry, command: OpenSession) -> Reply:
         _release_predecessor(state, command)
         old.worker = command.worker
         state.save_session(old)
-        return SessionOpened(old.session, old.epoch, True, False, SESSION_TTL_MS, describe(volume), old.reserved_bytes)
+        return _with_log(state, command.mount, volume, SessionOpened(
+            old.session, old.epoch, True, False, SESSION_TTL_MS, describe(volume), old.reserved_bytes
+        ))  # fmt: skip
     if old is not None and old.ended and old.shared and state.any_in(keys.locker_range(old.session)):
         raise RetryLater(errno.EAGAIN, f"locks of session {old.session} are ending")  # the mount is to be told of each that it lost
     holder = state.session(volume.holder) if volume.holder else None
@@ -130,7 +133,23 @@ def _new_session(state: State, command: OpenSession, volume: rows.VolumeRow, old
     state.write(keys.mount(command.mount), mount, rows.MOUNT)
     state.save_volume(volume)
     csi_volumes.clear_fence(state, command.volume, command.node, command.boot_id)
-    return SessionOpened(row.session, row.epoch, False, changed_by_others, SESSION_TTL_MS, describe(volume))
+    return _with_log(
+        state, command.mount, volume,
+        SessionOpened(row.session, row.epoch, False, changed_by_others, SESSION_TTL_MS, describe(volume)),
+    )
+
+
+def _with_log(state: State, mount: int, volume: rows.VolumeRow, opened: SessionOpened) -> SessionOpened:
+    """Tells a mount that has sent records how far they are applied, and one that may decide names that it may; others get what they always
+    got."""
+    row = inode_grants.log_of(state, mount, volume.volume)
+    if row is None and not volume.names:
+        return opened
+    row = row or rows.OpLogRow(volume.volume)
+    return SessionGoesOn(
+        **structs.asdict(opened), log=row.log, applied=row.applied, numbers=row.numbers, round=row.round, names=volume.names,
+        level=state.cluster.level, site=state.cluster.site,
+    )  # fmt: skip
 
 
 def open_collector(state: State, entry: Entry, command: OpenCollector) -> Reply:
@@ -234,6 +253,8 @@ def _leave_volume(state: State, row: rows.SessionRow) -> None:
     volume = state.volume(row.volume)
     assert volume is not None, "a session without its volume"
     consume(state, row, volume, row.reserved_bytes)
+    if row.mount:
+        inode_grants.end_session(state, row.mount)
     if volume.holder == row.session:
         volume.holder = 0
         state.save_volume(volume)
@@ -261,5 +282,5 @@ def end_pins(state: State, entry: Entry, session: int, count: int) -> int:
         _, number, ino = keys.session_inode_of(key)
         volume = state.volume(number)
         assert volume is not None
-        unpin(state, entry, volume, ino, session)
+        state.ledger.unpin(state, entry, volume, ino, session)
     return len(found)

@@ -11,8 +11,8 @@ import stat
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import VOLUME_NAME_BYTES_MAX, VOLUMES_MAX
-from awsomefsd.base.types import ROOT_INO, VolumeInfo
-from awsomefsd.meta.api.commands import UNDECIDED, CreateVolume, DeleteVolume, Entry, Init, SetVolume
+from awsomefsd.base.types import NAMES_WORDS, ROOT_INO, VolumeInfo
+from awsomefsd.meta.api.commands import UNDECIDED, CreateVolume, DeleteVolume, Entry, Init, SetNames, SetVolume
 from awsomefsd.meta.api.messages import Done, Made, Reply
 from awsomefsd.meta.machine.inodes import DIRECTORY_BYTES_SHOWN, tombstone
 from awsomefsd.meta.state import keys, rows
@@ -116,6 +116,17 @@ def set_volume(state: State, entry: Entry, command: SetVolume) -> Reply:
         row.quota_bytes = command.quota_bytes
     if command.quota_inodes >= 0:
         row.quota_inodes = command.quota_inodes
+    row.stamp, row.site = entry.stamp, entry.site
+    state.save_volume(row)
+    return Done()
+
+
+def set_names(state: State, entry: Entry, command: SetNames) -> Reply:
+    """Says whether mounts that hold the volume whole decide names by themselves.  Answered by Done."""
+    row = existing(state, command.volume)
+    if not 0 <= command.names < len(NAMES_WORDS):
+        raise FsError(errno.EINVAL, f"names of a volume are {' or '.join(NAMES_WORDS)}")
+    row.names = command.names
     row.stamp, row.site = entry.stamp, entry.site
     state.save_volume(row)
     return Done()

@@ -65,8 +65,7 @@ def grant_with_inode(state: State, entry: Entry, volume: int, ino: int) -> Lease
     if session is None or not session.shared or (session.uncached and not session.caches):
         return None
     row = rows.LeaseRow(session.session, 1)
-    state.txn.put(keys.leaser(session.session, volume, ino), rows.MARK)
-    state.write(keys.lease(volume, ino), row, rows.LEASE)
+    state.ledger.grant(state, session.session, volume, ino, row)
     return Leased(0, 0, LEASE_WRITE, row.epoch, row.changes, False)
 
 

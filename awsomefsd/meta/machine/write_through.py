@@ -19,9 +19,10 @@ from awsomefsd.base.types import Extent
 from awsomefsd.meta.api.commands import Entry, WriteData
 from awsomefsd.meta.api.messages import Found, Reply
 from awsomefsd.meta.machine import write_leases
-from awsomefsd.meta.machine.attributes import drop_privileges, put_inline
+from awsomefsd.meta.machine.attributes import drop_privileges
 from awsomefsd.meta.machine.filemap import FileMap
 from awsomefsd.meta.machine.inodes import attr_of, save_new_contents
+from awsomefsd.meta.machine.ledger import put_inline
 from awsomefsd.meta.machine.quota import consume
 from awsomefsd.meta.machine.segments import advance, check_place, check_progress, durable_lengths
 from awsomefsd.meta.state import extents, keys, rows

@@ -284,7 +284,7 @@ class Leader:
                 self._leases.note_applied(entry, reply)
             pending = proposals.take_decided(entry)
             if pending is not None:
-                if proposals.locking and (key := proposals.take_unlocked(entry.command)):
+                for key in proposals.take_unlocked(entry.command) if proposals.locking else ():
                     self._waiters.mark_unlocked(key)
                 if pending.term != entry.term:
                     pending.request.answer(_RETRY)

@@ -51,7 +51,8 @@ class NodeReports:
             self._proposer.enter_own(said)
         listing = self._replica.log.members()
         members = {listing.leader, *(member.node for member in listing.members)}
-        return structs.replace(reply, carry=reply.carry or report.node in members, leader=listing.leader)
+        applied = self._replica.machine.applied_index
+        return structs.replace(reply, carry=reply.carry or report.node in members, leader=listing.leader, applied=applied)
 
     def complete(self, reply: Nodes) -> Nodes:
         listing = self._replica.log.members()

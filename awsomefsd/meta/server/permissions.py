@@ -72,6 +72,7 @@ REQUESTS: dict[type, May] = {
     GetNames: May.MEMBER,  # a worker names the file with wrong bytes
     m.GetLocks: May.OWN,
     m.GetOrphans: May.OWN,
+    m.GetRows: May.OWN,
     m.GetInherited: May.OWN,
     m.Renew: May.OWN,
     m.AwaitSpaceRecall: May.OWN,
@@ -109,7 +110,7 @@ COMMANDS: dict[type, May] = {
         (
             c.LeaseSegments, c.Reserve, c.Create, c.Link, c.Unlink, c.Rmdir, c.Rename, c.SetAttr, c.SetXattr, c.RemoveXattr,
             c.ReleaseOrphan, c.Commit, c.WriteData, c.SetLock, c.Tmpfile, c.SetAtimes, c.Fallocate, c.CopyRange, c.Draw,
-            c.AcquireLease, c.ReleaseLease,
+            c.AcquireLease, c.ReleaseLease, c.Apply, c.GrantInodes,
         ),
         May.OWN,
     ),
@@ -126,7 +127,7 @@ COMMANDS: dict[type, May] = {
     c.EndClaims: May.SELF_OR_NODE,
     **dict.fromkeys(
         (
-            c.AddDevice, c.CreateVolume, c.SetVolume, c.DeleteVolume, c.Relocate, c.RegisterReader, c.AdvanceReader,
+            c.AddDevice, c.CreateVolume, c.SetVolume, c.SetNames, c.DeleteVolume, c.Relocate, c.RegisterReader, c.AdvanceReader,
             c.RemoveReader,
             c.AddNode, c.SetNodeState, c.PutToken, c.RevokeToken, c.PutCa, c.DropCa, c.RaiseLevel,
             c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.GrowDevice, c.DrainDevice, c.RemoveDevice,

@@ -23,7 +23,7 @@ from awsomefsd.base.limits import (
     RESULTS_PER_MOUNT_MAX,
 )
 from awsomefsd.base.types import HOST_UNIQUE
-from awsomefsd.meta.api.commands import EndSession, Entry, Init, RaiseLevel, SetLock
+from awsomefsd.meta.api.commands import Apply, EndSession, Entry, Init, RaiseLevel, SetLock
 from awsomefsd.meta.api.messages import Failed, Propose, WaitLock
 from awsomefsd.meta.replica.applied_machine import AppliedMachine, AppliedResults
 from awsomefsd.meta.server.request import AnyRequest, Request, Silent
@@ -40,14 +40,15 @@ def _level_given(command: Any) -> int:
 
 
 class PendingProposal(NamedTuple):
-    """A request whose entry is with the log, stamped with `term`."""
+    """A request whose entry is with the log, stamped with `term`, and how many records it brings."""
 
     term: int
     request: AnyRequest
+    records: int
 
 
 class Proposals:
-    __slots__ = ("_asked", "_pending", "_pending_bytes", "batch", "bytes", "ending", "locking", "refused")
+    __slots__ = ("_asked", "_more", "_pending", "_pending_bytes", "_pending_more", "batch", "bytes", "ending", "locking", "refused")
 
     def __init__(self) -> None:
         self.batch: list[Entry] = []
@@ -58,6 +59,7 @@ class Proposals:
         self._asked: list[AnyRequest] = []  # for each of the batch
         self._pending: dict[int, PendingProposal] = {}  # by index
         self._pending_bytes = 0
+        self._more = self._pending_more = 0  # records in the batch, and in what is not decided: each is work as a command is
 
     def __len__(self) -> int:
         """Returns how many are handed over and not decided."""
@@ -67,11 +69,11 @@ class Proposals:
     def is_full(self) -> bool:
         """No more is taken before `mark_handed_over`, or before something is decided: a leader that is cut off must not collect without
         end."""
-        if len(self.batch) >= BATCH_ENTRIES_MAX:
+        if len(self.batch) + self._more >= BATCH_ENTRIES_MAX:
             return True
         if self.bytes > BATCH_BYTES_MAX - ENTRY_BYTES_MAX:
             return True
-        return len(self._pending) >= PROPOSALS_PENDING_MAX or self._pending_bytes >= PROPOSALS_PENDING_BYTES_MAX
+        return len(self._pending) + self._pending_more >= PROPOSALS_PENDING_MAX or self._pending_bytes >= PROPOSALS_PENDING_BYTES_MAX
 
     def refusal(self, machine: AppliedResults, mount: int, acks: list[int], command: Any, size: int) -> Failed | None:
         """Returns why a command may not be proposed now; None if it may.  `size`: of the request, in bytes.
@@ -90,7 +92,7 @@ class Proposals:
             )
         if (wanted := _level_given(command)) > machine.level_known:
             return Failed(errno.EPERM, f"the leader's build knows levels up to {machine.level_known}: level {wanted} would stop it")
-        if mount:
+        if mount and type(command) is not Apply:
             held = machine.results_held(mount)
             if held + len(self.batch) + len(self) >= RESULTS_PER_MOUNT_MAX:
                 held += self.count_of_mount(mount)
@@ -104,10 +106,10 @@ class Proposals:
         self._asked.append(request)
         self.bytes += request.size
         command = entry.command
-        if type(command) is SetLock:
-            key = command.volume, command.ino
+        self._more += _records(command)
+        for key in _locked(command):
             self.locking[key] = self.locking.get(key, 0) + 1
-        elif type(command) is EndSession:
+        if type(command) is EndSession:
             self.ending.add(command.session)
 
     def mark_handed_over(self) -> None:
@@ -115,9 +117,10 @@ class Proposals:
         pending = self._pending
         for entry, request in zip(self.batch, self._asked, strict=True):
             assert entry.index > 0 and entry.index not in pending, "an index is proposed once in a leadership"
-            pending[entry.index] = PendingProposal(entry.term, request)
+            pending[entry.index] = PendingProposal(entry.term, request, _records(entry.command))
         self._pending_bytes += self.bytes
-        self.batch, self._asked, self.bytes = [], [], 0
+        self._pending_more += self._more
+        self.batch, self._asked, self.bytes, self._more = [], [], 0, 0
 
     def count_of_mount(self, mount: int) -> int:
         """Returns how many requests of a mount are not decided."""
@@ -131,28 +134,40 @@ class Proposals:
         found = self._pending.pop(entry.index, None)
         if found is not None:
             self._pending_bytes -= found.request.size
+            self._pending_more -= found.records
         return found
 
-    def take_unlocked(self, command: Any) -> Key | None:
-        """Takes up a decided command.  Returns its inode if it was the last SetLock on its way there, else None."""
-        if type(command) is not SetLock:
-            return None
-        key = command.volume, command.ino
-        left = self.locking.get(key, 0) - 1
-        if left > 0:
-            self.locking[key] = left
-            return None
-        return key if self.locking.pop(key, None) is not None else None
+    def take_unlocked(self, command: Any) -> list[Key]:
+        """Takes up a decided command.  Returns the inodes of its SetLocks to which no other one is on its way."""
+        found: list[Key] = []
+        for key in _locked(command):
+            left = self.locking.get(key, 0) - 1
+            if left > 0:
+                self.locking[key] = left
+            elif self.locking.pop(key, None) is not None:
+                found.append(key)
+        return found
 
     def take_all(self) -> list[AnyRequest]:
         """Returns all requests, because their outcome will not be known here, and forgets them."""
         found = self._all()
-        self.batch, self._asked, self.bytes = [], [], 0
+        self.batch, self._asked, self.bytes, self._more = [], [], 0, 0
         self._pending.clear()
-        self._pending_bytes = 0
+        self._pending_bytes = self._pending_more = 0
         self.locking.clear()
         self.ending.clear()
         return found
+
+
+def _records(command: Any) -> int:
+    return len(command.records) if type(command) is Apply else 0
+
+
+def _locked(command: Any) -> list[Key]:
+    """Returns the inode of each SetLock that a command brings, alone or among records."""
+    if type(command) is Apply:
+        return [(record.command.volume, record.command.ino) for record in command.records if type(record.command) is SetLock]
+    return [(command.volume, command.ino)] if type(command) is SetLock else []
 
 
 class BatchProposer:
@@ -179,7 +194,8 @@ class BatchProposer:
 
         The entry's version is the level at which the cluster acts: its rules are those of that level, so an older build must not apply it.
         """
-        stamp, time_ns, mount, command = self._clock.now(), self._wall_ns(), request.origin.mount, said.command
+        time_ns, mount, command = self._wall_ns(), request.origin.mount, said.command
+        stamp = self._clock.now(len(command.records) if type(command) is Apply else 0)  # each record has its own
         version = max(command.since, self._machine.level)
         entry = Entry(
             0, 0, version, 0, self._site, stamp, time_ns, mount, said.unique, said.session, said.epoch, said.acks, command

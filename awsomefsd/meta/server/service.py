@@ -106,6 +106,10 @@ class _Current:
     def leads(self) -> bool:
         return self.replica is not None and self.replica.log.leading
 
+    def applied(self) -> int:
+        replica = self.replica
+        return 0 if replica is None else replica.machine.applied_index
+
 
 class MetadataService:
     """One voter of the metadata, in this process.
@@ -194,6 +198,11 @@ class MetadataService:
     def leads(self) -> bool:
         """True: this voter decides, alone or as the leader of several.  Any thread; what it was a moment ago."""
         return self._current.leads()
+
+    @property
+    def applied(self) -> int:
+        """The index of the newest entry that is applied here.  Any thread; what it was a moment ago, 0 before there is one."""
+        return self._current.applied()
 
     def propose(self, command: AnyCommand, timeout_s: float) -> Reply:
         """Proposes one command of the daemon itself and returns its reply; Failed is a reply too.

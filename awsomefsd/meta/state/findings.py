@@ -31,7 +31,7 @@ _KINDS = """
     inline-without-inode inline-with-extents inline-bytes
     extent-without-inode extents-overlap extent-past-size extent-in-free-segment extent-foreign-incarnation extent-past-committed
     extent-count stored-bytes extent-without-reverse shared-bytes allocated-bytes reverse-without-extent trim-count
-    used-bytes used-inodes volume-reserved volume-holder volume-name volume-count
+    used-bytes used-inodes volume-granted op-log volume-reserved volume-holder volume-name volume-count
     session-count session-counter session-segments cluster-reserved lease-of-ended-session held-index ended-session-idle
     segment-live-bytes segment-dead segment-device segment-bytes free-list device-counters cluster-bytes segment-counter device-missing
     begun-index metadata-segment checkpoint-segments csi-volume csi-name claim

@@ -55,6 +55,7 @@ def _assert_inode(row: rows.InodeRow) -> None:
 def _assert_volume(row: rows.VolumeRow) -> None:
     """The volume uses, has reserved and is shared by no less than nothing."""
     assert row.used_bytes >= 0 and row.used_inodes >= 0, "a volume uses less than nothing"
+    assert row.granted_inodes >= 0, "a volume has granted less than nothing"
     assert row.reserved_bytes >= 0, "a volume has reserved less than nothing"
     assert row.sharers >= 0 and row.next_ino > ROOT_INO, "a volume has a negative number of sharers, or numbers no inodes"
 

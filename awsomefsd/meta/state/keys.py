@@ -29,6 +29,7 @@ Cluster (volume 0)::
     1b claim       volume u32 | node | 0 | path                                 ClaimRow      which node uses it
     a0 checkpoint  node                                                         CheckpointRow what it keeps for checkpoints
     a6 begun       device u32 | index u32                                       MarkerRow     sealed; what its writer left may be leased
+    a7 oplog       mount u64                                                    OpLogRow      its records that are applied, inode numbers
     1f reap        kind u8 | volume u32 | ino u64 | index u64                   ReapRow       what Reap entries still have to free
 
 A volume::
@@ -61,7 +62,7 @@ CSI_VOLUME, CSI_NAME, CLAIM = 0x19, 0x1A, 0x1B
 REAP = 0x1F
 INODE, DENTRY, COOKIE, EXTENT, INLINE, XATTR, LOCKS, ORPHAN = range(0x20, 0x28)
 LEASE = 0x2C
-CHECKPOINT, DEVICE_ERA, BEGUN = 0xA0, 0xA5, 0xA6  # of the cluster, like all above LEASE
+CHECKPOINT, DEVICE_ERA, BEGUN, OPLOG = 0xA0, 0xA5, 0xA6, 0xA7  # of the cluster, like all above LEASE
 
 REAP_INODE, REAP_TRIM, REAP_SESSION, REAP_VOLUME = 1, 2, 3, 4  # in this order: a volume's rows go when nothing points into it
 
@@ -167,6 +168,10 @@ def held_range(session_number: int) -> Range:
 
 def mount(number: int) -> bytes:
     return _ONE.pack(SHARD, 0, MOUNT, number)
+
+
+def op_log(mount_number: int) -> bytes:
+    return _ONE.pack(SHARD, 0, OPLOG, mount_number)
 
 
 def result(mount_number: int, unique: int) -> bytes:

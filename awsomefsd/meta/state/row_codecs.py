@@ -30,6 +30,7 @@ CODEC_OF: dict[int, Sealed] = {
     keys.CHECKPOINT: rows.CHECKPOINT,
     keys.DEVICE_ERA: rows.DEVICE_ERA,
     keys.BEGUN: rows.MARKER,
+    keys.OPLOG: rows.OPLOG,
     keys.NODE: rows.NODE,
     keys.TOKEN: rows.TOKEN,
     keys.CA: rows.CA,

@@ -120,6 +120,8 @@ class VolumeRow(Row):
     leased: bool = False  # was shared once: there may be LeaseRows
     exclusives: int = 0  # how often a session that holds it whole was opened
     home: str = ""  # where its data may lie (meta/machine/locality.py)
+    names: int = 0  # how durable names are when they are answered: an index of NAMES_WORDS
+    granted_inodes: int = 0  # numbers that mounts have for records, and that count against the quota (meta/machine/inode_grants.py)
 
 
 class VolumeNameRow(Row):
@@ -151,6 +153,24 @@ class MountRow(Row):
     node: str
     boot_id: str
     exclusives: int = 0  # VolumeRow.exclusives when its session was opened
+
+
+class OpLogRow(Row):
+    """What a mount has decided itself: `applied` is the newest record of the op log `log` that is applied (0: none).
+
+    `session`: under which session that log was first used.  `consumed`: Apply.consumed so far.  `numbers`: (first, end) of the inode
+    numbers that it was granted and has not used, ascending; `reserved`: how many of them the quota of `volume` counts as used.
+    `round`: how many records of the log were refused.
+    """
+
+    volume: int
+    log: int = 0
+    session: int = 0
+    applied: int = 0
+    consumed: int = 0
+    numbers: list[tuple[int, int]] = []
+    reserved: int = 0
+    round: int = 0
 
 
 class ResultRow(Row):
@@ -408,24 +428,31 @@ class ClaimRow(Row):
     fenced: bool = False
 
 
-class _SealedDevice(Sealed):
-    """The codec of DeviceRow.  A device that is not absent is encoded as before there was that field: below the level of SetAbsent builds
-    without it vote beside this one, and the bytes of all voters are compared."""
+class _SealedShort(Sealed):
+    """The codec of a row whose last fields came with a level: where they say nothing (0, False), the row is encoded as before there were
+    those fields.  Below that level builds without them vote beside this one, and the bytes of all voters are compared."""
 
-    __slots__ = ()
+    __slots__ = ("_count",)
 
-    def dumps(self, value: DeviceRow) -> bytes:
-        return super().dumps(value) if value.absent else seal(self.schema, encode(structs.astuple(value)[:-1]))
+    def __init__(self, type_: type[Row], *last: str) -> None:
+        super().__init__(type_)
+        assert type_.__struct_fields__[-len(last) :] == last, "only the last fields can be left out"
+        self._count = len(last)
+
+    def dumps(self, value: Row) -> bytes:
+        fields = structs.astuple(value)
+        return super().dumps(value) if any(fields[-self._count :]) else seal(self.schema, encode(fields[: -self._count]))
 
 
 CLUSTER = Sealed(ClusterRow)
-DEVICE = _SealedDevice(DeviceRow)
+DEVICE = _SealedShort(DeviceRow, "absent")
 SEGMENT = Sealed(SegmentRow)
 FREE = Sealed(FreeRow)
-VOLUME = Sealed(VolumeRow)
+VOLUME = _SealedShort(VolumeRow, "names", "granted_inodes")
 VOLNAME = Sealed(VolumeNameRow)
 SESSION = Sealed(SessionRow)
 MOUNT = Sealed(MountRow)
+OPLOG = Sealed(OpLogRow)
 RESULT = Sealed(ResultRow)
 READER = Sealed(ReaderRow)
 MEMBERSHIP = Sealed(MembershipRow)

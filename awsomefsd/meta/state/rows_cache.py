@@ -15,6 +15,7 @@ from awsomefsd.base.codec import Sealed
 from awsomefsd.base.errors import FormatTooNew
 from awsomefsd.meta.state import invariants, keys, rows
 from awsomefsd.meta.state.extent_counts import ExtentCounts
+from awsomefsd.meta.state.ledger import Ledger
 from awsomefsd.meta.state.results import Results
 from awsomefsd.meta.state.txn import Txn
 
@@ -24,20 +25,34 @@ INCOMPAT_KNOWN = 0  # feature bits this build can read
 RO_COMPAT_KNOWN = 0  # feature bits beside which this build may change rows
 
 
+class GivenNumber:
+    """The number of the inode that a record makes.  `paid`: the quota counts it as used already.  `taken`: the inode was made."""
+
+    __slots__ = ("ino", "paid", "taken")
+
+    def __init__(self, ino: int, *, paid: bool) -> None:
+        self.ino = ino
+        self.paid = paid
+        self.taken = False
+
+
 class State:
     """The rows of one transaction, for one thread.  Reads raise Corrupt and FormatTooNew for a row that does not decode."""
 
     __slots__ = (
-        "_cache", "_dirty", "cluster", "devices_saved", "extent_counts", "maybe_dead", "results", "tombstones_written", "txn", "unlocked",
+        "_cache", "_dirty", "cluster", "devices_saved", "extent_counts", "given", "ledger", "maybe_dead", "results", "tombstones_written",
+        "txn", "unlocked",
     )  # fmt: skip
 
-    def __init__(self, txn: Txn) -> None:
+    def __init__(self, txn: Txn, ledger: Ledger) -> None:
         self.txn = txn
+        self.ledger = ledger
         self._cache: dict[bytes, Any] = {}
         self._dirty: dict[bytes, Sealed] = {}
         self.maybe_dead: set[int] = set()  # segments that may have become wholly dead in this entry
         self.devices_saved: set[int] = set()  # devices that this entry has saved; noted for invariants.py only
         self.tombstones_written = 0  # tombstones written by this entry
+        self.given: GivenNumber | None = None  # the inode number that the running record brings; None: the volume's counter gives one
         self.extent_counts = ExtentCounts(txn)  # what was found of large files; no part of the state
         self.unlocked: set[tuple[int, int]] = set()  # (volume, ino) whose locks shrank; for waiters, no part of the state
         raw = txn.get(keys.cluster())
@@ -99,6 +114,11 @@ class State:
         if len(self._cache) > ROWS_CACHED_MAX:
             self.write_back()
             self._cache.clear()
+
+    def forget(self) -> None:
+        """Drops the cache, changed rows too: what was not written back has not happened."""
+        self._cache.clear()
+        self._dirty.clear()
 
     def flush(self) -> None:
         """Writes everything that is only in memory into the transaction."""

@@ -249,6 +249,14 @@ _TABLE = (
         "data that could not be committed was stored as a conflict",
         "compare it with the file, save what you need, then delete it",
     ),
+    Code(
+        "NAMES_DIVERGED",
+        ERROR,
+        "a mount with delegated names and the cluster saw different names, which is a defect; changes that were not applied are in the "
+        "conflict area",
+        "look which changes the file `records` in the newest *-names directory there lists, make again what is missing, report it with the "
+        "worker's log, and mount the volume again",
+    ),
     # --- this node's processes
     Code(
         "DAEMON_MEMORY",

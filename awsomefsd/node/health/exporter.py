@@ -1,4 +1,4 @@
-"""The page of figures for Prometheus: GET /metrics on a local address or a unix socket, from threads of its own.
+"""The page of figures for Prometheus: GET /metrics on a local address or a unix socket, from threads of its own.  Probes are there, too.
 
 The registry of base/metrics.py is read at every request; nothing is kept here.  A source that fails (the service is starting, the keeper is
 away) loses only its own figures: awsomefsd_scrape_errors_total counts it, and the rest is still served.
@@ -24,8 +24,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import Metric
 
 from awsomefsd.base import sockets
-from awsomefsd.base.errors import ConfigError
+from awsomefsd.base.errors import ConfigError, Error
 from awsomefsd.base.metrics import Registry
+from awsomefsd.node.health.probes import Probes
 
 logger = logging.getLogger(__name__)
 PAGES_MAX = 4
@@ -65,13 +66,33 @@ class _Page(BaseHTTPRequestHandler):
     timeout = PAGE_S  # of one read or write; service_actions sees to the whole
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] not in ("/", "/metrics"):
-            self.send_error(404, "the metrics are at /metrics")
-            return
-        with self.server.gathering:
-            body = render(self.server.figures)
-        self.send_response(200)
-        self.send_header("Content-Type", CONTENT_TYPE_LATEST)
+        path = self.path.partition("?")[0]
+        if path == "/healthz":
+            self._tell(self.server.probes.alive())
+        elif path == "/readyz":
+            with self.server.gathering:
+                trouble = self._not_ready()
+            self._tell(trouble)
+        elif path in ("/", "/metrics"):
+            with self.server.gathering:
+                body = render(self.server.figures)
+            self._send(200, CONTENT_TYPE_LATEST, body)
+        else:
+            self.send_error(404, "the metrics are at /metrics, probes at /healthz and /readyz")
+
+    def _not_ready(self) -> str:
+        try:
+            return self.server.probes.ready()
+        except Error as err:
+            return str(err)
+
+    def _tell(self, trouble: str) -> None:
+        words = f"{trouble}\n" if trouble else "ok\n"
+        self._send(503 if trouble else 200, "text/plain; charset=utf-8", words.encode(errors="replace"))
+
+    def _send(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -86,11 +107,12 @@ class _Page(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, listener: socket.socket, figures: Registry) -> None:
+    def __init__(self, listener: socket.socket, figures: Registry, probes: Probes) -> None:
         super().__init__(("", 0), _Page, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.figures = figures
+        self.probes = probes
         self.gathering = threading.Lock()
         self._lock = threading.Condition()  # guards _pages; told when one has left
         self._pages: dict[socket.socket, float] = {}  # oldest first, with their ends; 0: has lost its place
@@ -140,10 +162,10 @@ class Exporter:
     The constructor listens, and raises ConfigError for an address it cannot have; `close` ends the page and waits for that.
     """
 
-    def __init__(self, figures: Registry, listen: str, run_dir: Path) -> None:
+    def __init__(self, figures: Registry, listen: str, run_dir: Path, probes: Probes) -> None:
         self._unix: Path | None = None
         self._listener = self._listen(listen, run_dir)
-        self._server = _Server(self._listener, figures)
+        self._server = _Server(self._listener, figures, probes)
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
 

@@ -73,6 +73,7 @@ class Facts(NamedTuple):
     quarantined_of: Sequence[str] = ()  # nodes, by name
     alone_ms: Mapping[str, int] = MappingProxyType({})  # shared devices that one node at most sees
     workers: Sequence[tuple[str, int, int]] = ()  # (directory, bytes, budget) of those that are over
+    diverged: Sequence[str] = ()  # directories of mounts whose decisions about names were refused
     host: str = ""  # why keeper and workers outside of the daemon's pod are not as they should be
 
 
@@ -151,6 +152,9 @@ def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
         yield HealthFinding(
             "WORKER_MEMORY", f"the worker of {directory} uses {used} bytes of memory; its budget (memory.worker) is {budget}"
         )
+    for directory in facts.diverged:
+        what = f"the mount {directory} and the cluster saw different names; see {node.state_dir}/conflicts"
+        yield HealthFinding("NAMES_DIVERGED", what)
     if facts.host:
         yield HealthFinding("HOST_PROGRAM", f"keeper and workers outside of the daemon's pod: {facts.host}")
     yield from _of_damage(facts.damaged)
@@ -248,6 +252,12 @@ def _of_nodes(view: ClusterView) -> Iterator[HealthFinding]:
         if row.state == "cordoned":
             yield HealthFinding(
                 "NODE_CORDONED", f"node {row.name} is cordoned", f"run `awsomefsd node uncordon {row.name}` to let it take new work"
+            )
+        if row.state == "ending":
+            yield HealthFinding(
+                "NODE_DRAINING",
+                f"node {row.name} was told to end the cluster, and nobody can join it",
+                f"run `awsomefsd leave --purge` with --yes-destroy again, or `awsomefsd node uncordon {row.name}` to keep the cluster",
             )
         if row.state == "draining":
             yield HealthFinding("NODE_DRAINING", f"node {row.name} is being drained")

@@ -3,7 +3,8 @@
 It runs in the daemon and not in a worker: it works on all volumes, mounted or not, has a session of its own, and neither its load nor its
 end touches a mount.  Readers need not be told (see there).  All its state is in the metadata, so a killed daemon continues where it was.
 
-It checks every LOOK_S whether space is low, and reads all segments every FULL_LOOK_S, or at once when space is low or on command.  While
+It checks every LOOK_S whether space is low, if anything was applied since, and reads all segments every FULL_LOOK_S, or at once when
+space is low or on command.  While
 space is low it copies without pause, small gains too, and merges no neighbours.  Otherwise it pauses after each chunk: as long as the byte
 rate demands, and at least as long as the chunk took, so a device or service that is busy with others keeps half of its time.
 
@@ -56,8 +57,12 @@ class Collection:
         budget: IoBudget,
         *,
         collects: bool = True,
+        applied: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`collects`: False on a client of the cluster, which may not: it has no thread and asks for no session."""
+        """`collects`: False on a client of the cluster, which may not: it has no thread and asks for no session.
+
+        `applied` returns how far the log is, as far as this node knows, without waiting; 0 if it does not.
+        """
         self._ask = ask
         self._may = collects
         self._budget = budget
@@ -65,6 +70,8 @@ class Collection:
         self._open = opened
         self._collector = Collector(ask, self._open, node, boot_id, time.monotonic_ns, self._pace, self._collects)
         self._devices = devices
+        self._applied = applied
+        self._seen_index = 0  # `applied` before the last look
         self._cond = threading.Condition()
         self._ending = False
         self._off = not collects
@@ -159,6 +166,17 @@ class Collection:
 
     def _turn(self) -> None:
         """Does everything that is to be done now."""
+        index = self._applied()
+        if index and index == self._seen_index and not self._pressed and time.monotonic() < self._look_s:
+            return  # nobody has leased, freed, drained or added anything
+        self._look()
+        self._seen_index = index
+
+    @property
+    def _pressed(self) -> bool:
+        return bool(self._forced or self._hurry or self._draining or self._collector.damaged)
+
+    def _look(self) -> None:
         devices = self._devices()
         if self._off or not devices:
             self._collector.rest()

@@ -33,12 +33,13 @@ log = logging.getLogger(__name__)
 class QuarantineProofs:
     """The proofs for sessions of this node.
 
-    `collected` returns the proof for one that collected, "" if there is none (Collection.proof).
+    `collected` returns the proof for one that collected, "" if there is none (Collection.proof); `applied` how far the log is, as far as
+    this node knows, 0 if it does not.
     """
 
     def __init__(
         self, state_dir: Path, node: str, boot_id: str, ask: Callable[[Any], Any], propose: Callable[[Any], Any],
-        collected: Callable[[int], str],
+        collected: Callable[[int], str], applied: Callable[[], int] = lambda: 0,
     ) -> None:  # fmt: skip
         self._state_dir = state_dir
         self._node = node
@@ -46,12 +47,20 @@ class QuarantineProofs:
         self._ask = ask
         self._propose = propose
         self._collected = collected
+        self._applied = applied
+        self._seen_index = 0  # `applied` before a look that found nothing to prove here
+
+    def due(self) -> bool:
+        """Returns whether there may be something to prove that was not there at the last `poll`, or was left by it.  Does not block."""
+        return not self._seen_index or self._applied() != self._seen_index
 
     def poll(self) -> None:
         """Releases every quarantine of this node that can be proved now.  Blocks for the leader; raises Unavailable while no node leads."""
+        index = self._applied()
         sessions = self._ask(GetSessions()).sessions
-        for session in sessions:
-            proof = self.proof(session) if session.ended and session.quarantined and session.node == self._node else ""
+        mine = [one for one in sessions if one.ended and one.quarantined and one.node == self._node]
+        for session in mine:
+            proof = self.proof(session)
             if not proof:
                 continue
             try:
@@ -61,6 +70,7 @@ class QuarantineProofs:
             else:
                 log.info("a quarantine ended by proof", extra={"ended_session": session.session, "proof": proof})
         worker_locks.tidy(self._state_dir, {session.mount for session in sessions})
+        self._seen_index = 0 if mine else index
 
     def proof(self, session: SessionInfo | QuarantineInfo) -> str:
         """Returns why no write of a session of this node can land any more; "" if that cannot be proved."""

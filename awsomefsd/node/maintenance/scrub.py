@@ -287,6 +287,10 @@ class Scrub:
         hit("scrub.save.after")
         self._saved = time.monotonic()
 
+    def mend_due(self) -> bool:
+        """Returns whether a header or footer is damaged and not yet repaired.  Does not block."""
+        return any(one.segment and not one.repaired for one in self._progress.findings)
+
     def mend(self) -> None:
         """Has the segments emptied of which a header or footer is damaged, and counts those as repaired that are.
 

@@ -128,9 +128,10 @@ class DataOps:
             raise
 
     def fsync(self, ctx: Context, ino: int, fh: int, datasync: bool) -> Steps | None:
-        state, session = self._mount.buffered.files.get(ino), self._mount.session
-        clean = state is None or (not state.dirty and state.error is None)
-        if clean and fh not in session.failed_handles and fh not in session.late_errors:
+        mount, session = self._mount, self._mount.session
+        state = mount.buffered.files.get(ino)
+        clean = (state is None or (not state.dirty and state.error is None)) and mount.names_synced() is None
+        if clean and ino not in mount.names_lost and fh not in session.failed_handles and fh not in session.late_errors:
             return None
         return sync(self._mount, ino, fh)
 
@@ -180,5 +181,7 @@ class DataOps:
         return attr
 
     def statfs(self, ctx: Context, ino: int) -> Steps:
-        reply: StatFsReply = yield self._mount.metadata.ask(GetStatFs(self._mount.volume))
+        mount = self._mount
+        unneeded = max(mount.buffered.reservation.left_bytes, 0)
+        reply: StatFsReply = yield mount.metadata.ask(GetStatFs(mount.volume, mount.metadata.session_token()[0], unneeded))
         return reply.stat

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from awsomefsd.base.errors import FsError
+from awsomefsd.io.file.dirty_log import DirtyRecord
 from awsomefsd.io.file.file_data import FileState
 from awsomefsd.vfs.state.mount_state import MountState
 
@@ -56,6 +57,10 @@ class Conflicts:
         if untold:
             raise FsError(errno.EIO, f"buffered data of {untold} files became conflicts since the last flush; see `awsomefsd status`")
 
+    def count(self, number: int) -> None:
+        """Counts other things that were put aside: the next flush of the mount tells of them."""
+        self._saved.add(number)
+
     def save(self, states: list[FileState], reason: str) -> None:
         """Waits until there is room for the bytes.  No flush of these files may be under way."""
         mount = self._mount
@@ -73,6 +78,15 @@ class Conflicts:
                 state.in_flight = 0
             mount.buffered.release_space(mount.buffered.files.drop(state.ino))
         mount.buffered.flusher.wake()  # who waited to write to these files looks again
+
+    def save_inherited(self, records: list[DirtyRecord], reason: str) -> None:
+        """Stores records of a predecessor that no state of a file has taken up; waits as `save`."""
+        inos = {record.ino for record in records}
+        self._mount.session.lose_handles(inos)
+        where = self._keep(records)
+        log.error("%s: dirty data was stored as a conflict: %s (files=%d records=%d)", reason, where, len(inos), len(records))
+        self._saved.add(len(inos))
+        self._mount.buffered.dirty.mark_clean(records)
 
     def _keep(self, records: list[Any]) -> str:
         while True:
@@ -100,10 +114,15 @@ def write_conflicts(directory: str, mount: int, records: list[Any]) -> str:
             os.fsync(fd)
         finally:
             os.close(fd)
+    sync_directories(path, directory)
+    return path
+
+
+def sync_directories(path: str, directory: str) -> None:
+    """Syncs a directory that was made in `directory`, and all that says where it is.  Raises OSError."""
     for parent in (path, directory, os.path.dirname(directory)):
         fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
-    return path

@@ -24,6 +24,7 @@ from awsomefsd.meta.client.leases import Leases
 from awsomefsd.meta.client.metadata import Metadata
 from awsomefsd.vfs.api.context import CachePolicy
 from awsomefsd.vfs.state.atimes import Atimes
+from awsomefsd.vfs.state.delegated_names import DelegatedNames
 from awsomefsd.vfs.state.freshness import Modes
 from awsomefsd.vfs.state.kernel_cache import KernelCache
 from awsomefsd.vfs.state.names import NameCache
@@ -323,6 +324,7 @@ class MountState:
         *,
         read_only: Callable[[], bool],
         shared: bool = False,
+        delegated: DelegatedNames | None = None,
     ) -> None:
         self.volume = volume
         self.metadata = metadata
@@ -332,6 +334,22 @@ class MountState:
         self.session = session
         self._read_only = read_only
         self.shared = shared  # other nodes change the volume too: nothing is remembered beyond one operation, but under a lease
+
+        self._delegated = delegated
+        self.names_lost: set[int] = set()  # inodes of changes that were put aside: their next fsync tells it, through any handle
+
+    def names_figures(self) -> dict[str, int]:
+        return {} if self._delegated is None else self._delegated.figures()
+
+    def names_synced(self) -> Wait | None:
+        """Returns a Wait for all changes of names up to now to be in the cluster's log; None if they are."""
+        return None if self._delegated is None else self._delegated.synced()
+
+    def tell_names_lost(self, ino: int) -> None:
+        """Raises FsError(EIO) if a change of this inode was put aside and no fsync was told so yet."""
+        if ino in self.names_lost:
+            self.names_lost.discard(ino)
+            raise FsError(errno.EIO, "changes of names became conflicts; see `awsomefsd status`")
 
     @property
     def read_only(self) -> bool:

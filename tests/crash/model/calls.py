@@ -19,6 +19,7 @@ from tests.crash.model.recording import Recording
 from tests.rigs.mount_without_kernel import LIMIT_S, Held, Rig, until
 
 Step = tuple[Any, ...]
+SYNCS = ("fsync", "fsyncdir", "flush", "syncwrite")
 KEEP_SIZE, PUNCH, ZERO = 1, 3, 0x10
 
 
@@ -41,6 +42,7 @@ class Calls:
             self.do(step)
 
     def do(self, step: Step) -> None:
+        refused = self.refused
         try:
             getattr(self, f"do_{step[0]}")(*step[1:])
         except KeyError:  # a handle that nobody opened
@@ -49,7 +51,10 @@ class Calls:
             if err.errno not in REFUSALS:
                 raise AssertionError(f"{step}: {err}") from err
             self.refused += 1
-        self.oracle.after(tree_of(self.rig))
+        names = self.rig.worker.names
+        synced = names is None or names.synced() is None
+        assert synced or step[0] not in SYNCS or self.refused > refused, f"{step} has returned"
+        self.oracle.after(tree_of(self.rig), synced=synced)
         self.recording.add("mark")
 
     # --- paths --------------------------------------------------------------------------------------------------------------
@@ -307,10 +312,11 @@ class Calls:
 
     def do_fsyncdir(self, path: str) -> None:
         ino = self.find(path)
-        if stat.S_ISDIR(self.rig.attr(ino).mode):
-            fh = self.rig.call("opendir", ino, 0).fh
-            self.rig.call("fsyncdir", ino, fh, False)
-            self.rig.call("releasedir", ino, fh)
+        if not stat.S_ISDIR(self.rig.attr(ino).mode):
+            raise FsError(errno.EINVAL)  # of a symbolic link, or a pipe, nobody syncs anything
+        fh = self.rig.call("opendir", ino, 0).fh
+        self.rig.call("fsyncdir", ino, fh, False)
+        self.rig.call("releasedir", ino, fh)
 
     def do_flush(self) -> None:
         self.rig.flush()

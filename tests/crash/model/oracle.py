@@ -65,8 +65,12 @@ def contents_of(rig: Rig, tree: Tree) -> dict[int, bytes]:
 
 @dataclass
 class Moment:
-    """After one call: the tree, and of each file how many versions there were and which of them is promised."""
+    """After one call: the tree, and of each file how many versions there were and which of them is promised.
 
+    `floor`: the newest moment whose names were durable then.
+    """
+
+    floor: int
     tree: Tree
     promised: dict[int, int]
     count: dict[int, int]
@@ -83,11 +87,13 @@ class Oracle:
         self.promised = dict.fromkeys(contents, 0)
         self._moment(tree)
 
-    def _moment(self, tree: Tree) -> None:
-        self.moments.append(Moment(tree, dict(self.promised), {ino: len(list_) for ino, list_ in self.versions.items()}))
+    def _moment(self, tree: Tree, *, synced: bool = True) -> None:
+        floor = len(self.moments) if synced else self.moments[-1].floor
+        self.moments.append(Moment(floor, tree, dict(self.promised), {ino: len(list_) for ino, list_ in self.versions.items()}))
 
-    def after(self, tree: Tree) -> None:
-        self._moment(tree)
+    def after(self, tree: Tree, *, synced: bool = True) -> None:
+        """`synced`: all names are durable now; else what they are after a crash is what they were after some call since they were."""
+        self._moment(tree, synced=synced)
 
     # --- what a call does -------------------------------------------------------------------------------------------------
     def now(self, ino: int) -> bytes:
@@ -113,7 +119,11 @@ class Oracle:
         wrong = self._differs(before, after, tree, contents)
         if wrong and after is not before:
             other = self._differs(after, after, tree, contents)
-            return f"as before the call: {wrong}; as after it: {other}" if other else ""
+            if not other or any(not self._differs(older, after, tree, contents) for older in self.moments[before.floor : done]):
+                return ""
+            return f"as before the call: {wrong}; as after it: {other}; names of {before.floor} calls are durable"
+        if wrong and any(not self._differs(older, after, tree, contents) for older in self.moments[before.floor : done]):
+            return ""
         return wrong
 
     def _differs(self, names: Moment, last: Moment, tree: Tree, contents: dict[int, bytes]) -> str:

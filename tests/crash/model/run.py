@@ -6,21 +6,26 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from awsomefsd.base.levels import LEVEL
-from awsomefsd.base.types import ROOT_INO
+from awsomefsd.base.types import NAMES_DELEGATED, ROOT_INO
+from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.check.check import check
+from awsomefsd.meta.state import keys, rows
+from awsomefsd.vfs.state.delegated_names import _Started
+from awsomefsd.vfs.state.overlay_state import Missing
 from tests.crash.model.calls import Calls, filling
 from tests.crash.model.oracle import Oracle, Tree, contents_of, describe, tree_of
 from tests.crash.model.recording import Cutter, Image, RecordedDevice, RecordedDisk, RecordedStore, Recording
 from tests.crash.model.workloads import Workload
 from tests.rigs.metadata_service import CLUSTER, DEVICE, Clock, Host
-from tests.rigs.mount_without_kernel import MOUNT, Rig, shared_memory
+from tests.rigs.mount_without_kernel import MOUNT, VOLUME, Rig, shared_memory
 
 SEGMENTS, SEGMENT_BYTES = 24, 128 << 10
 DEVICE_BYTES = (SEGMENTS + 1) * SEGMENT_BYTES
@@ -77,6 +82,26 @@ class LeasedCrashRig(CrashRig):
     shared = caches = True
 
 
+class DelegatedCrashRig(CrashRig):
+    """The mount decides names; a directory is listed from the rows that it has, so that looking ships nothing."""
+
+    delegated = True
+
+    def listdir(self, ino: int = ROOT_INO, *, plus: bool = False) -> dict[bytes, int]:
+        names = self.worker.names
+        assert names is not None
+        while True:
+            found: dict[bytes, int] = {}
+            try:
+                with names.lock:
+                    for _, raw in names._names.rows.scan(*keys.cookies_after(VOLUME, ino, 0)):  # type: ignore[union-attr]
+                        row = rows.COOKIE.loads(raw)
+                        found[bytes(row.name)] = row.ino
+                return found
+            except Missing as missing:
+                block_on(_Started(partial(names._fetch, names._names, missing)))  # type: ignore[arg-type]
+
+
 class ThroughCrashRig(CrashRig):
     """The volume is shared and nothing is cached: write(2) is an entry."""
 
@@ -97,7 +122,7 @@ def booted(
         made.close()
 
 
-def first_image(directory: Path) -> Image:
+def first_image(directory: Path, *, delegated: bool = False) -> Image:
     """The files that workloads.py names, unmounted."""
     with booted(directory, EMPTY) as made:
         service = made.host.service
@@ -106,6 +131,7 @@ def first_image(directory: Path) -> Image:
             c.Init(CLUSTER, 7, LEVEL),
             c.AddDevice(DEVICE, DEVICE_BYTES, SEGMENT_BYTES, SEGMENTS, SEGMENT_BYTES),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa", 0),
+            *([c.SetNames(VOLUME, NAMES_DELEGATED)] if delegated else []),
         ):
             assert not isinstance(service.propose(command, 60), m.Failed)
         made.start()

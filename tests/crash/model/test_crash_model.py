@@ -5,6 +5,7 @@ Broken variants of the product prove that the model can see: each must be caught
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -20,17 +21,17 @@ from awsomefsd.meta.log.journal import Journal
 from awsomefsd.meta.replica.replica import Replica
 from awsomefsd.vfs.ops.data import DataOps
 from awsomefsd.vfs.ops.namespace import NamespaceOps
-from tests.crash.model.run import CrashRig, LeasedCrashRig, Model, ThroughCrashRig, first_image
+from tests.crash.model.run import CrashRig, DelegatedCrashRig, LeasedCrashRig, Model, ThroughCrashRig, first_image
 from tests.crash.model.takeover import Died, Takeovers
 from tests.crash.model.workloads import BESIDE_A_TRUNCATION, OPERATIONS, Workload, on_data, sample, singles
 
 SAMPLE = int(os.environ.get("AWSOMEFSD_CRASH_WORKLOADS", "300"))
-SHARED, TAKEOVERS = SAMPLE // 25, SAMPLE // 2
+SHARED, DELEGATED, TAKEOVERS = SAMPLE // 25, SAMPLE // 18, SAMPLE // 2
 TIMEOUT_S = max(900, 3 * SAMPLE)  # of each test
 
 
 def run_all(directory: Path, seed: int, workloads: Iterable[Workload], kind: type[CrashRig] = CrashRig) -> Model:
-    model = Model(directory, first_image(directory), seed, kind=kind)
+    model = Model(directory, first_image(directory, delegated=kind.delegated), seed, kind=kind)
     for workload in workloads:
         model.run(workload)
     return model
@@ -75,6 +76,18 @@ def test_a_volume_that_is_shared(tmp_path, seed, figures, kind):
     model = run_all(tmp_path, seed, [*synchronous, *on_data(Random(seed + 3), SHARED)], kind)
     tell(figures, f"a shared volume, {kind.__name__}", model, began)
     assert model.account.workloads == len(synchronous) + SHARED
+
+
+@pytest.mark.timeout(14_400)
+def test_a_mount_that_decides_names(tmp_path, seed, figures):
+    """What a cut leaves of names is what they were after some call, not older than the last fsync; fsck is clean."""
+    began = time.monotonic()
+    dice = Random(seed + 4)
+    chosen = [dice.choice([*singles()]) for _ in range(DELEGATED // 2)]
+    model = run_all(tmp_path, seed, [*chosen, *sample(dice, DELEGATED - len(chosen))], DelegatedCrashRig)
+    tell(figures, "a mount that decides names", model, began)
+    assert model.account.workloads == DELEGATED
+    gc.collect()  # workers are circles of objects that hold descriptors
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import uuid
 from pathlib import Path
 
@@ -43,6 +44,27 @@ def test_newer_format_is_refused(tmp_path: Path) -> None:
 def test_lock_is_exclusive_and_names_its_holder(tmp_path: Path) -> None:
     with identity.StateLock(tmp_path), pytest.raises(Refused, match=f"process {os.getpid()}; fsck needs it exclusively"):
         identity.StateLock(tmp_path, "fsck")
+    identity.StateLock(tmp_path).release()
+
+
+def test_a_lock_of_a_process_that_was_killed_refuses_nobody(tmp_path: Path) -> None:
+    """Its file is still there, and names it."""
+    (tmp_path / "lock").write_text("1234567\n")
+    reader, writer = os.pipe()
+    if not (pid := os.fork()):
+        identity.StateLock(tmp_path)
+        os.write(writer, b"x")
+        signal.pause()
+    try:
+        assert os.read(reader, 1) == b"x"
+        with pytest.raises(Refused, match=f"in use by process {pid};.*stop the daemon first"):
+            identity.StateLock(tmp_path)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
+    assert (tmp_path / "lock").read_text() == f"{pid}\n"
     identity.StateLock(tmp_path).release()
 
 

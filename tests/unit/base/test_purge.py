@@ -68,4 +68,5 @@ def test_every_name_that_the_program_makes_there_is_known() -> None:
             if re.search(r"\bstate_dir\)?$", ast.unparse(node.left)):
                 found.add(node.right.value)
     assert {"meta", "pki", "node.json"} <= found
-    assert found - set(identity.OWN_NAMES) == {"node.json", "lock", "log", "conflicts"}
+    assert found - set(identity.OWN_NAMES) == {"node.json", "log", "conflicts"}
+    assert {identity.StateLock.name, identity.WaitingLock.name} == {"lock", "waiting.lock"}

@@ -270,3 +270,10 @@ def test_a_seed_that_is_no_number_is_refused(words, monkeypatch):
     monkeypatch.setenv("AWSOMEFSD_SEED", "1")
     with pytest.raises(BuildError, match="as in --seed 4711"):
         commands.take_seed(words)
+
+
+def test_each_run_draws_a_seed_of_its_own_and_keeps_one_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWSOMEFSD_SEED", raising=False)
+    assert len({halves.drawn_seed() for _ in range(8)}) > 1
+    monkeypatch.setenv("AWSOMEFSD_SEED", "7")
+    assert halves.drawn_seed() == "7"

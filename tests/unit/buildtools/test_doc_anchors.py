@@ -21,6 +21,11 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-") for text in headings}
 
 
+def test_the_entries_of_the_changelog_stand_together() -> None:
+    """A blank line makes every entry of the list a paragraph, and two lists of one."""
+    assert re.findall(r"^(?:- |  ).*\n\n- .{0,40}", (CHECKOUT / "CHANGELOG.md").read_text(), flags=re.M) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_sections_that_are_linked_are_there(page: Path) -> None:
     links = [link for link in _LINK.findall(page.read_text()) if not link[0].startswith("http")]

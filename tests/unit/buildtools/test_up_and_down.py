@@ -12,7 +12,7 @@ import pytest
 from buildtools import cluster as clusters
 from buildtools import commands, loops, nodes, procs
 from buildtools.cluster import Cluster
-from buildtools.say import BuildError
+from buildtools.say import CHECKOUT, BuildError
 
 
 @pytest.mark.parametrize("words", ["64M", "1G", "abc", "0", "-1G", ""])
@@ -28,6 +28,35 @@ def test_other_peoples_directories_and_files_are_refused(tmp_path: Path) -> None
         with pytest.raises(BuildError, match=what):
             commands.up(place, "4G")
     assert os.listdir(tmp_path) == ["theirs"]
+
+
+HOLDER = """
+import os, sys
+from pathlib import Path
+from buildtools import commands
+program = "import sys; print('up', flush=True); sys.stdin.read()"
+commands.prepare.check_host = lambda: os.execv(sys.executable, [sys.executable, "-c", program])
+commands.up(Path(sys.argv[1]), "4G")
+"""
+
+
+def test_a_second_up_or_a_down_in_one_directory_is_refused_and_names_the_first(tmp_path: Path) -> None:
+    """They would kill each other's nodes.  The first one is another program by then: `up` becomes the demonstration."""
+    place = tmp_path / "demo"
+    environ = dict(os.environ) | {"PYTHONPATH": str(CHECKOUT)}
+    command = [sys.executable, "-c", HOLDER, str(place)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as first:
+        try:
+            assert first.stdout is not None and b"up\n" in iter(first.stdout.readline, b"")
+            with pytest.raises(BuildError, match=rf"works in {place} \(process {first.pid}\).*kill -INT {first.pid}"):
+                commands.up(place, "4G")
+            (place / clusters.MARKER).touch()
+            with pytest.raises(BuildError, match=f"process {first.pid}"):
+                commands.down(place)
+            assert place.exists()
+        finally:
+            first.kill()
+    assert commands.down(place) == 0 and not place.exists(), "what a killed one has left refuses nothing"
 
 
 def test_every_nodes_mount_is_named_where_they_share_a_disk(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from awsomefsd.base.sockets import readable
 from awsomefsd.cli import main as command_line
 from awsomefsd.cli.main import COMMANDS, Invocation
 from awsomefsd.cli.processes import mount_helper
+from awsomefsd.cluster.pki import founding_token
 
 MIB = 1 << 20
 HELP_MODULES_MAX = 200  # what it takes is imports; 121 were needed
@@ -324,6 +325,23 @@ def test_config_show_and_check(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert code == 1 and "did you mean site?" in err
 
 
+def test_config_check_names_a_malformed_token(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon would say it where nobody looks, and wait.  What the token is may not be shown: it may be half of a right one."""
+    made = founding_token.print_token(founding_token.make(3, (), 1 << 50))
+    file = tmp_path / "a.toml"
+    for text, words in (("zz", "is one word that begins with afs1-"), (made[:-9], "truncated"), (made[:-1], ""), ("afs2-abc", "newer")):
+        file.write_text(f'token = "{text}"\n')
+        code, _, err = run(capsys, "config", "check", "--config", str(file))
+        assert code == 1 and f"token in {file}: " in err and words in err and text not in err
+        assert run(capsys, "config", "show", "--config", str(file))[0] == 0, "a node that is in a cluster runs with the rest of a token"
+    file.write_text(f'token = "{made}"\n')
+    assert run(capsys, "config", "check", "--config", str(file))[0] == 0
+    file.write_text("")
+    monkeypatch.setenv("AWSOMEFSD_TOKEN", "zz")
+    code, _, err = run(capsys, "config", "check", "--config", str(file))
+    assert code == 1 and "token in the environment (AWSOMEFSD_TOKEN): " in err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(run(capsys, "version", "-o", "json")[1])["version"] == run(capsys, "--version")[1].split()[1]
 
@@ -354,6 +372,8 @@ class FakeClient:
         FakeClient.asked.append((rpc, {**fields, "socket": str(self.path)}))
         if fields.get("volume") == "lost":
             raise WouldLoseData("no")
+        if rpc == "SetVolume":
+            return pb.Volume(name=fields["name"], names="" if fields["name"] == "of-older-daemon" else fields["names"] or "durable")
         return (
             pb.MountPoint(volume=fields.get("volume", ""), directory=fields.get("directory", ""))
             if rpc == "Mount"
@@ -396,6 +416,24 @@ def test_helpers_exit_as_mount_8_says_after_wrong_usage(words: str, why: str, ca
 def test_umount_helper_as_umount_8_calls_it(asked: list[tuple[str, dict[str, Any]]], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "umount-helper", "/mnt", "-f", "-v", "-t", "fuse.awsomefs")[0] == 0
     assert asked[0][0] == "Umount" and asked[0][1]["target"] == "/mnt" and asked[0][1]["force"]
+
+
+def test_when_names_are_durable_is_changed_by_a_word_that_the_daemon_knows(
+    asked: list[tuple[str, dict[str, Any]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, why in (
+        ("set v --names eventually", "'durable'"),
+        ("set v --names", "requires an argument"),
+        ("set v --name delegated", "--names delegated"),  # one letter less would give the volume that name
+        ("set v", "--names"),
+    ):
+        code, _, err = run(capsys, "volume", *words.split())
+        assert code == 2 and why in err and not asked, words
+    code, out, _ = run(capsys, "volume", "set", "v", "--names", "delegated")
+    assert code == 0 and "names=delegated" in out and "mount it again" in out
+    assert "mount it again" not in run(capsys, "volume", "set", "v", "--quota", "1G")[1]
+    code, out, err = run(capsys, "volume", "set", "of-older-daemon", "--names", "delegated")
+    assert code == 1 and "restart the daemon" in err and not out
 
 
 def test_client_of_tests_looks_like_the_real_one() -> None:

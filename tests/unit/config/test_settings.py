@@ -84,6 +84,17 @@ def test_bad_values_name_key_and_variable(variable: str, value: str, key: str) -
     assert variable in message and value in message
 
 
+@pytest.mark.parametrize(("key", "value", "port"), [("CLUSTER_LISTEN", "here", 7440), ("METADATA_LISTEN", "here", 7441)])
+def test_the_example_of_an_address_has_the_port_that_is_the_default_there(key: str, value: str, port: int) -> None:
+    message = refused(f'such as "10.0.0.1:{port}" or "[fd00::1]:{port}"', environ={f"AWSOMEFSD_{key}": value})
+    section, _, name = key.lower().partition("_")
+    assert f"{section}.{name} = " in message and getattr(getattr(load(environ={}), section), name) == f"0.0.0.0:{port}"
+
+
+def test_the_example_of_a_voters_address_has_the_port_of_the_metadata() -> None:
+    refused('such as "10.0.0.1:7441"', environ={"AWSOMEFSD_METADATA_VOTERS": "00000000-0000-4000-8000-000000000001=here"})
+
+
 def test_mount_options_that_need_shared_may_be_the_default_of_a_node() -> None:
     given = "noatime, cache=none"
     assert load(environ={"AWSOMEFSD_MOUNT_OPTIONS": given}).mount.options == given

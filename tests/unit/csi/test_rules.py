@@ -81,6 +81,16 @@ def test_parameters_that_are_refused(parameters: dict[str, str], word: str) -> N
     assert caught.value.status == "INVALID_ARGUMENT"
 
 
+def test_names_of_a_directory_are_known_only_where_it_is_made() -> None:
+    """GetCapacity, NodeStage and ControllerModify have the parameters of a class, and no claim."""
+    parameters = {"volume": "shared", "subdirectory": "${pvc.namespace}/${pvc.name}", "mode": "0770"}
+    assert rules.read_parameters(parameters, {}, block=False).mode == 0o770
+    with pytest.raises(CsiError, match="extra-create-metadata"):
+        rules.read_parameters(parameters, {}, block=False, name="pvc-1")
+    claim = {"csi.storage.k8s.io/pvc/name": "data", "csi.storage.k8s.io/pvc/namespace": "team"}
+    assert rules.read_parameters({**parameters, **claim}, {}, block=False, name="pvc-1").subdirectory == "team/data"
+
+
 def test_a_name_with_slashes_is_no_directory() -> None:
     with pytest.raises(CsiError):
         rules.read_parameters({"volume": "v"}, {}, block=False, name="../etc")

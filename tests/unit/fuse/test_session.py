@@ -9,7 +9,7 @@ import signal
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ import pytest
 from awsomefsd.base.errors import Unavailable
 from awsomefsd.base.sockets import readable
 from awsomefsd.base.types import RESEND_BIT
-from awsomefsd.base.wait import Signal
+from awsomefsd.base.wait import Errand, Signal
 from awsomefsd.fuse import abi, control_area, killed_callers, parked_requests, slots
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.inherited_requests import InheritedRequests
@@ -198,6 +198,87 @@ def test_parked_requests_leave_all_readers_free(kernel: Kernel, fs: DictFs) -> N
     fs.gate.fire()  # on this thread: when it returns, all are answered and freed
     assert sorted(kernel.answer()[0] for _ in range(10)) == list(range(4, 24, 2))
     assert len(session.park) == 0 and kernel.ask(read_late(102))[2] == b"0123456789"
+
+
+class Errands(DictFs):
+    """Its fsync is an errand, which waits for `may_end`; another thread ends it after that, and then a second one follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.did: list[str] = []
+        self.left: list[None] = []
+        self.may_end = threading.Event()
+
+    def _errand(self) -> Errand:
+        def do(blocks: Callable[[], None]) -> None:
+            blocks()
+            self.did.append(threading.current_thread().name)
+            assert self.may_end.wait(60)
+            errand.fire()
+
+        errand = Errand(do, lambda: self.left.append(None))
+        return errand
+
+    def fsync(self, ctx: Context, ino: int, fh: int, datasync: bool) -> Any:
+        return self._fsync()
+
+    def _fsync(self) -> Any:
+        yield self._errand()
+        yield self._errand()
+
+
+def test_a_reader_does_the_errands_of_its_request_and_another_one_reads() -> None:
+    fs, kernel = Errands(), Kernel()
+    try:
+        session = serve(kernel, fs)
+        kernel.ours.send(request(Opcode.FSYNC, 4, 2, abi.FSYNC_IN.pack(2, 0, 0)))
+        while not fs.did:
+            threading.Event().wait(0.001)
+        assert kernel.ask(request(Opcode.STATFS, 6))[0] == 6, "the other reader has the turn"
+        assert len(session.park) == 1, "a successor would find it"
+        fs.may_end.set()
+        assert kernel.answer()[:2] == (4, 0)
+        assert len(fs.did) == 2 and set(fs.did) <= {"fuse-0", "fuse-1"} and not fs.left
+    finally:
+        fs.may_end.set()
+        kernel.close()
+
+
+def test_the_errand_of_a_request_that_a_successor_repeats_is_left_to_whom_it_belongs() -> None:
+    fs, kernel = Errands(), Kernel()
+    first = kernel.session(DictFs())
+    kernel.die(first, request(Opcode.FSYNC, 4, 2, abi.FSYNC_IN.pack(2, 0, 0)))
+    session = kernel.session(fs, previous={"signal": signal.SIGKILL})
+    session.recover()
+    try:
+        assert fs.left == [None] and not fs.did, "the takeover waits for nobody"
+    finally:
+        session.start()
+        kernel.close()
+
+
+def test_an_errand_that_comes_when_its_reader_has_gone_on_is_left_to_whom_it_belongs() -> None:
+    """The same reader serves another request, which resumes the first one: no other turn of that thread would do its errand."""
+
+    class Late(Errands):
+        gate = Signal()
+
+        def _fsync(self) -> Any:
+            yield self.gate
+            yield self._errand()
+
+        def statfs(self, ctx: Context, ino: int) -> Any:
+            self.gate.fire()
+            return super().statfs(ctx, ino)
+
+    fs, kernel = Late(), Kernel(slot_count=1)
+    try:
+        session = serve(kernel, fs)
+        kernel.ours.send(request(Opcode.FSYNC, 4, 2, abi.FSYNC_IN.pack(2, 0, 0)))
+        assert kernel.ask(request(Opcode.STATFS, 6))[0] == 6
+        assert fs.left == [None] and not fs.did and len(session.park) == 1
+    finally:
+        kernel.close()
 
 
 def write_late(unique: int, offset: int, data: bytes) -> bytes:

@@ -10,12 +10,14 @@ import random
 import signal
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from awsomefsd.base.limits import FUSE_SLOTS
 from awsomefsd.fuse import abi
+from awsomefsd.fuse.negotiate import BACKGROUND_REQUESTS_MAX
 from awsomefsd.keeper.mount_syscalls import umount
 from tests.conftest import missing_for_mounts
 from tests.unit.fuse.fuse_server import LIMIT_S, Served, in_process, run
@@ -173,6 +175,23 @@ def test_waiting_writes_hold_up_no_other_request(mount: Mount, killed: bool) -> 
     served.say("gate")
     assert [one.result(LIMIT_S) for one in writes] == [10_000] * many
     assert [run(path.read_bytes) for path in files] == [*files.values()]
+
+
+def write_many(paths: list[Path]) -> int:
+    """As many threads as there are files, each in one write(2)."""
+    with ThreadPoolExecutor(len(paths)) as pool:
+        return sum(pool.map(lambda path: write_file(path, b"x"), paths))
+
+
+def test_the_kernel_bounds_no_writes_that_programs_wait_for(mount: Mount) -> None:
+    """max_background is for requests that nobody waits for, so no value of it keeps waiting writes within the park area."""
+    many = BACKGROUND_REQUESTS_MAX + 6
+    served = mount(late_files=many)
+    written = in_process(write_many, [served.directory / f"wait{n}" for n in range(many)])
+    served.await_fact(lambda facts: facts["parked"] == many)
+    run((served.directory / "another").touch)
+    served.say("gate")
+    assert written.result(LIMIT_S) == many
 
 
 def wait_for_lock(path: Path) -> str:

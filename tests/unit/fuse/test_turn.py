@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from awsomefsd.fuse.turn import KEPT_NS_MAX, QUICK_NS, ReadingTurns, Turn
+from awsomefsd.fuse.turn import AT_ONCE_NS, KEPT_NS_MAX, QUICK_NS, ReadingTurns, Turn
 
 
 @pytest.fixture
@@ -21,37 +21,47 @@ def turn(turns: ReadingTurns) -> Turn:
     return turn
 
 
+def came(turn: Turn, *, at_once: bool = False, ago_ns: int = 0) -> int:
+    """A READ came then; returns when (ns, monotonic)."""
+    turn.came(time.monotonic_ns() + (AT_ONCE_NS if at_once else -2 * AT_ONCE_NS))
+    turn._came_ns -= ago_ns
+    turn.begin_read()
+    return turn._came_ns
+
+
 def test_a_read_that_was_awaited_keeps_the_turn(turns: ReadingTurns, turn: Turn) -> None:
-    turn.end_read(turn.begin_read(came_at_once=False))
+    came(turn)
+    turn.end_read()
     assert turn.mine and turns.kept is None
 
 
 def test_a_read_that_others_may_wait_behind_hands_it_on(turns: ReadingTurns, turn: Turn) -> None:
-    turn.begin_read(came_at_once=True)
+    came(turn, at_once=True)
     assert not turn.mine and not turns.lock.locked()
 
 
 def test_reads_of_a_slow_device_hand_it_on_until_one_is_quick(turns: ReadingTurns, turn: Turn) -> None:
-    turn.end_read(turn.begin_read(came_at_once=False) - 2 * QUICK_NS)
+    came(turn, ago_ns=2 * QUICK_NS)
+    turn.end_read()
     turn.take()
-    began = turn.begin_read(came_at_once=False)
+    came(turn)
     assert not turn.mine, "the READ before it was slow"
-    turn.end_read(began)
+    turn.end_read()
     turn.take()
-    turn.begin_read(came_at_once=False)
+    came(turn)
     assert turn.mine
 
 
 def test_a_read_whose_device_does_not_answer_loses_it(turns: ReadingTurns, turn: Turn) -> None:
     other = Turn(turns)
-    began = turn.begin_read(came_at_once=False)
+    began = came(turn)
     turns.look(began + KEPT_NS_MAX - 1)
     assert turn.mine
     turns.look(began + KEPT_NS_MAX)
     assert not turn.mine
     other.take()
     turns.look(began + 2 * KEPT_NS_MAX)
-    turn.end_read(began)
+    turn.end_read()
     turn.give()
     assert other.mine and turns.lock.locked(), "it is given once"
 
@@ -62,7 +72,8 @@ def test_the_watching_thread_hands_it_on_until_the_last_reader_has_left(
     monkeypatch.setattr("awsomefsd.fuse.turn.LOOK_S", 0.01)
     turns.watch(2)
     turns.leave()  # the other one goes on
-    turn.begin_read(came_at_once=False)
-    turns.kept = turn, time.monotonic_ns() - KEPT_NS_MAX
-    Turn(turns).take()  # returns when the other has lost it
+    came(turn, ago_ns=KEPT_NS_MAX)
+    other = Turn(turns)
+    other.take()  # returns when it has been handed on
+    assert other.mine and not turn.mine
     turns.leave()

@@ -104,7 +104,11 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--keeper-fd", type=int, required=True)
     parser.add_argument("--earlier-build", action="store_true", help="know nothing of the record of a mount")
+    parser.add_argument("--memory-format", type=int, help="the format of the memory that this program knows")
+    parser.add_argument("--needs", type=int, help="the format that it begins")
     arguments = parser.parse_args()
+    if arguments.memory_format is not None:
+        vars(worker_link)["MEMORY_FORMAT"] = arguments.memory_format
     if arguments.earlier_build:
         worker_link.RECORD = ""
     link = KeeperLink(arguments.keeper_fd)
@@ -122,6 +126,8 @@ def main() -> int:
         return 3
     if mode == "mute":
         time.sleep(600)
+    if arguments.needs is not None:
+        assert link.needs(arguments.needs)
     server = Server(link)
     link.ready(flush)
     server.serve()

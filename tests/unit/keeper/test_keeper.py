@@ -21,6 +21,7 @@ from awsomefsd.base.errors import FsError, Unavailable
 from awsomefsd.base.limits import WORKER_DEATHS_BEFORE_BACKOFF
 from awsomefsd.keeper import mount_syscalls
 from awsomefsd.keeper import wire as wire
+from awsomefsd.keeper.mount_record import MEMORY_FORMAT
 from awsomefsd.keeper.process import WorkerProcess
 from tests.unit.keeper.keeper_host import ROOT, WORKER, Host, end_of, until
 
@@ -386,7 +387,7 @@ def test_bad_mounts_are_refused(host: Host) -> None:
 def test_a_second_keeper_does_not_start(host: Host) -> None:
     argv = [sys.executable, "-m", "awsomefsd.keeper.server", "--run-dir", str(host.run)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1 and "another keeper runs" in done.stderr
+    assert done.returncode == 1 and f"another keeper runs in {host.run} (process {host.client.ping()['pid']})" in done.stderr
     assert host.client.ping()["ok"]
 
 
@@ -484,6 +485,22 @@ def test_a_program_that_does_not_come_up_replaces_nobody(host: Host, argv: list[
     assert host.about(dir)["pid"] == before["pid"] and host.row(dir)["starts"]["argv"] == WORKER
     host.client.replace("1", WORKER, {})
     assert host.about(dir)["worker"] == 2
+
+
+def test_a_program_that_does_not_know_the_memory_of_a_mount_does_not_get_it(host: Host) -> None:
+    """Until what it would not see is gone."""
+    dir = host.mount()
+    newer = [*WORKER, "--memory-format", "3", "--needs"]
+    host.client.replace("1", [*newer, "3"], {})
+    before = host.about(dir)
+    with pytest.raises(FsError, match=rf"has format 3, and .* knows {MEMORY_FORMAT}.* `awsomefsd flush"):
+        host.client.replace("1", WORKER, {})
+    assert host.about(dir)["pid"] == before["pid"] and host.row(dir)["starts"]["argv"] == [*newer, "3"]
+    os.kill(before["pid"], signal.SIGKILL)
+    assert host.about(dir)["worker"] == 3, "its own program goes on"
+    host.client.replace("1", [*newer, "1"], {})
+    host.client.replace("1", WORKER, {})
+    assert host.about(dir)["worker"] == 5 and host.row(dir)["starts"]["argv"] == WORKER
 
 
 def test_the_keeper_becomes_the_program_that_it_is_told(host: Host) -> None:

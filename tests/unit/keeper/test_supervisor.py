@@ -104,10 +104,10 @@ def test_a_child_that_cannot_start_does_not_spin(start: Start, tmp_path: Path) -
 
 
 def test_a_second_supervisor_is_refused(start: Start, tmp_path: Path) -> None:
-    start(f"daemon={SLEEP}")
+    first = start(f"daemon={SLEEP}")
     all_of(tmp_path, "daemon")
     assert start(f"daemon={SLEEP}").wait(60) == 1
-    assert b"another supervisor runs" in (tmp_path / "supervisor.log").read_bytes()
+    assert f"another supervisor runs in {tmp_path} (process {first.pid}); stop it first" in (tmp_path / "supervisor.log").read_text()
 
 
 def test_logs_are_bounded(start: Start, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from awsomefsd.base.codec import Sealed, seal
 from awsomefsd.base.errors import Corrupt, FormatTooNew
+from awsomefsd.base.limits import OP_RECORD_BYTES_MAX, XATTR_NAME_BYTES_MAX, XATTR_VALUE_BYTES_MAX
 from awsomefsd.base.types import Attr, Extent, Lock, SegmentProgress
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -45,7 +46,7 @@ COMMANDS: list[c.Command] = [
     c.OpenShared(1 << 63, 1, "node", "boot", 2, False, True, [3]),
     c.WriteData(1, 2, 3, 4, True, True, [EXTENT], 9, [PROGRESS], b"x"),
     c.ClearQuarantine(1, "proof"),
-    c.LeaseSegments(2, 1 << 33, 3, True),
+    c.LeaseSegments(2, 1 << 33, 3, True, [4]),
     c.Reserve(1, -(1 << 33), 5),
     c.Create(1, 2, b"name\xff", 0o120777, 3, 4, 5, b"target", True, 0o22),
     c.Tmpfile(1, 2, 0o600, 3, 4, 0o22, False),
@@ -101,6 +102,13 @@ COMMANDS: list[c.Command] = [
     c.SetAbsent(1, True),
     c.RemoveDevice(1, 4096),
     c.SetDeviceEra("device", 1 << 60),
+    c.Apply(
+        1, 1 << 63, 3, 5,
+        [c.DecidedRecord(5, 6, 7, c.Rmdir(1, 2, b"name"), 4, [8], 1 << 31)],
+        [c.InodeCommit(2, 3, 4, 5, 6, [EXTENT])], [PROGRESS], 9, 10,
+    ),
+    c.GrantInodes(1, 4096, 1 << 40),
+    c.SetNames(1, 1),
     c.EndClaims("node", 1, "some/path", "proof", 2, "boot", True),
 ]  # fmt: skip
 
@@ -109,10 +117,11 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.DEVICE, rows.DeviceRow(1, "device", 1 << 30, 1 << 26, 15, 1 << 20, True, 1, 14, 1, "home", True, True, [(15, 100)], True)),
     (rows.SEGMENT, rows.SegmentRow(*range(1, 13))),
     (rows.FREE, rows.FreeRow(1, 2)),
-    (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home")),
+    (rows.VOLUME, rows.VolumeRow(1, "uuid", "name", *range(3, 11), False, 12, 13, 14, 15, 16, True, 17, "home", 1, 18)),
     (rows.VOLNAME, rows.VolumeNameRow(1)),
     (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True, 8, True, True)),
     (rows.MOUNT, rows.MountRow(1, 2, "node", "boot", 3)),
+    (rows.OPLOG, rows.OpLogRow(1, 1 << 63, 2, 3, 4, [(5, 7), (9, 10)], 3, 11)),
     (rows.RESULT, rows.ResultRow(m.Found(ATTR, None, True))),
     (rows.READER, rows.ReaderRow(1)),
     (rows.MEMBERSHIP, rows.MembershipRow(1, MEMBERSHIP)),
@@ -144,6 +153,7 @@ KEYS: dict[str, bytes] = {
     "membership": keys.membership(),
     "checkpoint": keys.checkpoint("node"),
     "begun": keys.begun(1, 2),
+    "op_log": keys.op_log(1 << 63),
     "device": keys.device(1),
     "segment": keys.segment(2),
     "free": keys.free(1, 2),
@@ -205,6 +215,54 @@ def test_commands() -> None:
         assert c.entry_decode(held[type(command).__name__]) == entry_of(command)
 
 
+RECORDS: list[c.DecidedRecord] = [
+    c.DecidedRecord(number, (1 << 62) + number, 1_700_000_000_000_000_000, command, number - 1, leads_to, 1 << 31, ino)  # type: ignore[arg-type]
+    for number, (command, leads_to, ino) in enumerate(
+        (
+            (c.Create(1, 2, b"name\xff", 0o120777, 3, 4, 5, b"target", False, 0o22), [0], 1 << 40),
+            (c.Tmpfile(1, 2, 0o600, 3, 4, 0o22, False), [], 1 << 40),
+            (c.Link(1, 2, 3, b"name"), [0], 0),
+            (c.Unlink(1, 2, b"name", True), [7], 0),
+            (c.Rmdir(1, 2, b"name", True), [7], 0),
+            (c.Rename(1, 2, b"a", 3, b"b", 4, True, 4, 5), [7, 8], 9),
+            (c.SetAttr(1, 2, 0xFF, 0o4755, 3, 4, 5, -6, None, 7, 8, 9), [], 0),
+            (c.SetXattr(1, 2, b"user.a", b"\0value", 1, True), [], 0),
+            (c.RemoveXattr(1, 2, b"user.a"), [], 0),
+            (c.ReleaseOrphan(1, [2, 3]), [], 0),
+            (c.Fallocate(1, 2, 3, 1 << 40, 4096, True), [], 0),
+            (c.SetLock(1, 2, 0, 1 << 63, 4, 1, 0, (1 << 63) - 1), [], 0),
+        ),
+        1,
+    )
+]
+
+
+def test_records() -> None:
+    made = {type(record.command).__name__: c.record_encode(record) for record in RECORDS}
+    held = golden("records.txt", made)
+    assert {type(record.command) for record in RECORDS} == set(typing.get_args(c.DelegatedCommand))
+    for record in RECORDS:
+        assert c.record_decode(held[type(record.command).__name__]) == record
+
+
+def test_a_record_of_the_largest_command_has_a_bound() -> None:
+    largest = c.SetXattr(1, (1 << 63) - 1, bytes(XATTR_NAME_BYTES_MAX), bytes(XATTR_VALUE_BYTES_MAX), 2, True)
+    record = c.DecidedRecord(
+        (1 << 63) - 1, (1 << 63) - 1, (1 << 63) - 1, largest, (1 << 63) - 1, [(1 << 63) - 1] * 2, (1 << 32) - 1, (1 << 63) - 1
+    )
+    assert len(c.record_encode(record)) <= OP_RECORD_BYTES_MAX
+
+
+def test_damaged_records_raise_only_what_is_documented(seed: int) -> None:
+    chance = random.Random(seed)
+    for record in RECORDS:
+        for _ in range(50):
+            try:
+                c.record_decode(mutated(chance, c.record_encode(record)))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                continue
+
+
 def test_rows() -> None:
     held = golden("rows.txt", {codec.what: codec.dumps(row) for codec, row in ROWS})
     assert {codec.what for codec, _ in ROWS} == {kind.__name__ for kind in rows.Row.__subclasses__()}
@@ -222,7 +280,7 @@ def test_every_field_of_a_row_is_in_its_golden_line() -> None:
 def test_keys() -> None:
     golden("keys.txt", KEYS)
     kinds = [keys.kind_of(key)[2] for key in KEYS.values()]
-    assert len(set(kinds)) == len(kinds) == 36
+    assert len(set(kinds)) == len(kinds) == 37
 
 
 def test_keys_read_back() -> None:

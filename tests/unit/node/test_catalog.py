@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from awsomefsd.base.errors import FsError, Refused
-from awsomefsd.base.types import SEGMENT_QUARANTINED, VolumeInfo
+from awsomefsd.base.errors import AlreadyExists, ConfigError, FsError, Refused
+from awsomefsd.base.types import SEGMENT_QUARANTINED, SessionInfo, VolumeInfo
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.messages.nodes import ListNodes, NodeInfo, Nodes
 from awsomefsd.node.catalog import Catalog
 from tests.rigs.metadata_service import Wire, host
 
@@ -52,3 +53,47 @@ def test_a_client_is_told_where_a_volume_can_be_mounted() -> None:
 
     with pytest.raises(Refused, match="n1"):
         Catalog(call).mountable("vol", "client")
+
+
+@pytest.mark.parametrize(
+    ("may_list", "here", "words"),
+    [(True, "/mnt/a, /mnt/b", "on one, two; on this node at /mnt/a, /mnt/b"), (True, "", "on one, two;"), (False, "", "on u1, u2;")],
+)
+def test_a_volume_that_cannot_be_deleted_names_who_has_it_mounted(may_list: bool, here: str, words: str) -> None:
+    def call(body: m.Body) -> m.Reply:
+        if isinstance(body, m.GetVolumes):
+            return m.Volumes([VolumeInfo(1, "u", "vol", 0, 0, 0, 1, 0, 0, 0, 0, "")])
+        if isinstance(body, m.GetSessions):
+            return m.Sessions([SessionInfo(1, 1, 7, volume, node, "b", 1, 0, 0, ended) for volume, node, ended in SESSIONS])
+        if isinstance(body, ListNodes) and may_list:
+            named = (("u1", "two"), ("u2", "one"), ("u3", "three"))
+            return Nodes([NodeInfo(uuid, name, "node", "active", "", "", {}, 0, "", 3, True, 0, b"") for uuid, name in named])
+        raise FsError(errno.EBUSY if isinstance(body, m.Propose) else errno.EACCES, "as the machine words it")
+
+    with pytest.raises(Refused, match=f"^volume vol is mounted {words}.*awsomefsd umount"):
+        Catalog(call).delete_volume("vol", destroy=True, here=here)
+
+
+SESSIONS = ((1, "u2", False), (1, "u1", False), (1, "u1", False), (1, "u3", True), (2, "u3", False))
+
+
+def test_a_word_that_is_none_for_names_is_told_what_is_possible() -> None:
+    with pytest.raises(ConfigError, match="names=eventually: names of a volume are durable or delegated"):
+        Catalog(lambda body: pytest.fail(f"{body} is asked")).set_volume("vol", -1, -1, "", "eventually")
+
+
+def test_a_volume_is_changed_as_a_whole_or_not_at_all() -> None:
+    """A name that another volume has is found before anything is proposed: the names would be delegated, and the command have failed."""
+
+    def call(body: m.Body) -> m.Reply:
+        if isinstance(body, m.GetVolumes):
+            return m.Volumes([VolumeInfo(number, "u", name, 0, 0, 0, 1, 0, 0, 0, 0, "") for number, name in ((1, "one"), (2, "two"))])
+        proposed.append(body)
+        return m.Done()
+
+    proposed: list[m.Body] = []
+    with pytest.raises(AlreadyExists, match="'two' exists already"):
+        Catalog(call).set_volume("one", -1, -1, "two", "delegated")
+    assert not proposed
+    Catalog(call).set_volume("one", -1, -1, "one", "delegated")
+    assert [type(body.command) for body in proposed if isinstance(body, m.Propose)] == [c.SetNames, c.SetVolume]

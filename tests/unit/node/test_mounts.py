@@ -141,7 +141,7 @@ def test_mount_asks_the_keeper_and_is_remembered(rig: Rig) -> None:
     op, (mount, directory, source, fields) = rig.keeper.asked[0]
     assert (op, directory, source) == ("mount", rig.directories[0], "alpha") and int(mount, 16) == view.mount and 0 < view.mount < 1 << 63
     assert list(fields["options"]) == ["ro", "noatime"] and fields["config"]["read_only"] and fields["readahead_kib"] == 128
-    assert set(fields["memfds"]) == {"control", "slots", "park", "dirty", "opens"} and fields["argv"][-1] == "worker"
+    assert set(fields["memfds"]) == {"control", "slots", "park", "dirty", "opens", "ops"} and fields["argv"][-1] == "worker"
     assert list(rig.file()) == [mount]
     assert [found.state for found in rig.daemon().views()] == ["serving"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from awsomefsd.io.device.signature import format_device
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Failed
 from awsomefsd.meta.check.check import check
+from awsomefsd.meta.check.repair import Plan
 from awsomefsd.meta.machine.machine import Machine
 from awsomefsd.meta.replica.replica import Replica
-from awsomefsd.meta.replica.store import Store
+from awsomefsd.meta.replica.store import MapFull, Store
 from awsomefsd.meta.state import keys
+from awsomefsd.recovery.fsck import write_below
 
 MIB = 1 << 20
 NOW_NS = 1_700_000_000_000_000_000
@@ -122,6 +125,22 @@ def test_a_damaged_row_that_the_journal_stumbles_over(stopped: Stopped, capsys: 
     assert found is not None and found.mode == 0o100600
     replica.close()
     assert fsck(stopped, capsys)[0] == 0
+
+
+def test_a_repair_below_the_journal_that_is_larger_than_the_map_is_one_transaction(
+    stopped: Stopped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full map looked like a damaged store, which is set aside."""
+    monkeypatch.setitem(Store.open.__func__.__kwdefaults__, "map_bytes_min", MIB)  # type: ignore[attr-defined]
+    before = stopped.rows()
+    gone = min(key for key in before if keys.kind_of(key)[2] == keys.INODE)
+    puts = [(keys.inline(1, number), bytes(400)) for number in range(1_000, 6_000)]
+    store = stopped.store()
+    with pytest.raises(MapFull):
+        list(itertools.starmap(store.put, puts))
+    store.close()
+    write_below(stopped.state / "meta" / "store", Plan([], [], [], [gone], puts))
+    assert stopped.rows() == {key: value for key, value in before.items() if key != gone} | dict(puts)
 
 
 def test_a_dry_run_promises_no_repair_of_a_damaged_journal(stopped: Stopped, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from awsomefsd.fuse.control_area import CONTROL_BYTES, ControlArea, Negotiated, 
 from awsomefsd.fuse.parked_requests import ParkArea
 from awsomefsd.fuse.slots import DONE, SlotArea
 from awsomefsd.io.file.dirty_log import ALONE, DirtyLog, LeaseToken, required_bytes
+from awsomefsd.io.file.op_log import OpLog
 from awsomefsd.vfs.state import open_files
 from awsomefsd.vfs.state.open_files import OpenTable
 from tests.conftest import SEED
@@ -110,7 +111,7 @@ def dirty_memory() -> bytearray:
     log = DirtyLog(mem, 77, fresh=True, recall_bytes=1024)
     first = log.append_write(5, 4096, b"first", 258, 1_700_000_000_000_000_000, 3)
     log.append_write(6, 0, b"second", 259, -1, 4)
-    log._reserve(1, 7, 0, 10, 260, 0, 0, False)
+    log._ring.reserve(7, 0, 10, 260, 0, 0, False)
     third = log.append_write(8, 1, b"third", 261, 0, 0)
     assert first is not None and third is not None
     log.append_write(9, 2, b"fourth", 263, 5, 0, token=LeaseToken(11, 12, 13))
@@ -130,12 +131,45 @@ def dirty_check(mem: bytearray) -> None:
     assert third is not None and not third.is_dirty and log.find_unique(260) is None
 
 
+def logs_memory() -> bytearray:
+    """The dirty log of version 3 with the op log beside it, which is a memfd of its own."""
+    mem = bytearray(required_bytes(4096) * 2)
+    half = len(mem) // 2
+    dirty = DirtyLog(memoryview(mem)[:half], 77, fresh=True, recall_bytes=1024, with_ops=True)
+    ops = OpLog(memoryview(mem)[half:], dirty, fresh=True, recall_bytes=1024)
+    assert ops.begin()
+    ops.store(b"first", 258, 1_700_000_000_000_000_000)
+    dirty.append_write(6, 0, b"data", 259, -1, 4)
+    second, third = ops.store(b"second", 260, -1, after=2), ops.store(b"third", 261, 0)
+    ops._ring.reserve(0, 0, 10, 262, 0, 0, False)
+    ops.store(b"fifth", 0, 7)
+    assert second is not None and third is not None
+    ops.put_aside([third])
+    ops.applied(1)
+    ops.answered(258)
+    return mem
+
+
+def logs_check(mem: bytearray) -> None:
+    half = len(mem) // 2
+    with pytest.raises(FormatTooNew, match="dirty log: version 3"):
+        DirtyLog(memoryview(mem)[:half], 77, recall_bytes=1024)
+    dirty = DirtyLog(memoryview(mem)[:half], 77, recall_bytes=1024, with_ops=True)
+    ops = OpLog(memoryview(mem)[half:], dirty, recall_bytes=1024)
+    second, third, fifth = ops.recover([260])
+    assert (second.sequence, second.unique, second.after, second.time_ns, second.data) == (3, 260, 2, -1, b"second")
+    assert not second.answered and third.aside and third.answered and (fifth.sequence, fifth.data) == (6, b"fifth")
+    assert ops.find_unique(260) is second and ops.find_unique(262) is None and dirty.last_sequence == 6
+    assert [bytes(one.data) for one in dirty.recover()] == [b"data"]
+
+
 AREAS: dict[str, tuple[Callable[[], bytearray], Callable[[bytearray], None]]] = {
     "control": (control_memory, control_check),
     "slots": (slots_memory, slots_check),
     "park": (park_memory, park_check),
     "opens": (opens_memory, opens_check),
     "dirty": (dirty_memory, dirty_check),
+    "ops": (logs_memory, logs_check),
 }
 
 
@@ -180,6 +214,8 @@ def read_all(name: str, mem: bytearray) -> None:
     elif name == "opens":
         table = OpenTable(mem)
         table.close(table.open(9, 0, 999))
+    elif name == "ops":
+        read_ops(mem)
     else:
         log = DirtyLog(mem, 77, recall_bytes=1024)
         records = log.recover()
@@ -188,6 +224,19 @@ def read_all(name: str, mem: bytearray) -> None:
         log.append_write(1, 1, b"more", 1, 1, 1, recall=True)
         log.mark_clean(records)
         log.mark_clean([error.record for error in log.corrupt])
+
+
+def read_ops(mem: bytearray) -> None:
+    half = len(mem) // 2
+    dirty = DirtyLog(memoryview(mem)[:half], 77, recall_bytes=1024, with_ops=True)
+    ops = OpLog(memoryview(mem)[half:], dirty, recall_bytes=1024)
+    found = ops.recover(None)
+    ops.requests_repeated()
+    if ops.is_begun:
+        ops.store(b"more", 1, 1, recall=True)
+    ops.put_aside([one for one in found if one.damaged])
+    ops.cleansed(found)
+    ops.applied(1 << 62)
 
 
 def read_slots(area: SlotArea) -> None:

@@ -83,13 +83,15 @@ from awsomefsd.meta.api.commands.nodes import (
     SetCarries,
     SetNodeState,
 )
+from awsomefsd.meta.api.commands.records import Apply, DecidedRecord, DelegatedCommand, GrantInodes, record_decode, record_encode
 from awsomefsd.meta.api.commands.segments import ClearQuarantine, LeaseSegments, Reserve
 from awsomefsd.meta.api.commands.sessions import EndSession, OpenSession, OpenShared
-from awsomefsd.meta.api.commands.volumes import UNDECIDED, CreateVolume, DeleteVolume, SetVolume
+from awsomefsd.meta.api.commands.volumes import UNDECIDED, CreateVolume, DeleteVolume, SetNames, SetVolume
 
 __all__ = [
     "COMMAND_VERSION",
-    "FALLOC_KEEP_SIZE", "FALLOC_MODES",
+    "FALLOC_KEEP_SIZE",
+    "FALLOC_MODES",
     "FALLOC_PUNCH_HOLE",
     "FALLOC_ZERO_RANGE",
     "RAFT_COMMANDS",
@@ -105,7 +107,8 @@ __all__ = [
     "SET_MTIME",
     "SET_SIZE",
     "SET_UID",
-    "UNDECIDED", "UNPROPOSED_COMMANDS",
+    "UNDECIDED",
+    "UNPROPOSED_COMMANDS",
     "XATTR_CREATE",
     "XATTR_REPLACE",
     "AcquireLease",
@@ -114,6 +117,7 @@ __all__ = [
     "AdoptSegments",
     "AdvanceReader",
     "AnyCommand",
+    "Apply",
     "ChangeMembership",
     "CheckpointDone",
     "ClaimVolume",
@@ -123,6 +127,8 @@ __all__ = [
     "CopyRange",
     "Create",
     "CreateVolume",
+    "DecidedRecord",
+    "DelegatedCommand",
     "DeleteVolume",
     "DescribeNode",
     "DrainDevice",
@@ -134,6 +140,7 @@ __all__ = [
     "EndSession",
     "Entry",
     "Fallocate",
+    "GrantInodes",
     "GrowDevice",
     "Init",
     "InodeCommit",
@@ -172,6 +179,7 @@ __all__ = [
     "SetCsiVolume",
     "SetDeviceEra",
     "SetLock",
+    "SetNames",
     "SetNodeState",
     "SetVolume",
     "SetXattr",
@@ -180,6 +188,8 @@ __all__ = [
     "WriteData",
     "entry_decode",
     "entry_encode",
+    "record_decode",
+    "record_encode",
 ]  # fmt: skip
 
 
@@ -197,6 +207,7 @@ AnyCommand = Union[
     KeepSegments, DropSegments, Recover, NodeCommand,
     MakeCsiVolume, SetCsiVolume, DropCsiVolume, ClaimVolume, EndClaims, GrowDevice, DrainDevice, RemoveDevice, SetAbsent,
     OpenShared, WriteData, KeepForCheckpoint, AdoptSegments, CheckpointDone, ReturnSegments, SetDeviceEra,
+    Apply, GrantInodes, SetNames,
 ]  # fmt: skip
 
 

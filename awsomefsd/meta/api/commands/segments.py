@@ -20,12 +20,15 @@ class LeaseSegments(Command, tag=13):
 
     `begun`: for the session of a volume, one segment that another session has begun and sealed, if there is one.  Below level MENDED_RULES
     there is none.
+
+    `avoid`: devices that the node of the session does not see; none is leased there.  Below that level it is ignored.
     """
 
     count: int
     safe_index: int
     like: int = 0
     begun: bool = False
+    avoid: list[int] = []
 
 
 class Reserve(Command, tag=14):

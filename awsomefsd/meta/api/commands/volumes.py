@@ -28,6 +28,15 @@ class SetVolume(Command, tag=4):
     name: str = ""
 
 
+class SetNames(Command, tag=142):
+    """`names` is an index of NAMES_WORDS.  A mount learns it with its next session."""
+
+    since = 3
+
+    volume: int
+    names: int
+
+
 class DeleteVolume(Command, tag=5):
     """EBUSY while a session holds it; ENOTEMPTY while it has files and `force` is false.  Contents are reaped by Reap entries."""
 

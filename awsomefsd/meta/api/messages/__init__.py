@@ -45,6 +45,8 @@ from awsomefsd.meta.api.messages.locks import Cancel, GetLocks, Locked, Locks, T
 from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, Members, TransferLead
 from awsomefsd.meta.api.messages.names import Entries, Found, GetParent, Lookup, ReadDir, ReadLink, Removed, Renamed
 from awsomefsd.meta.api.messages.nodes import Cas, GetNode, ListCas, ListNodes, ListTokens, NodeOrders, NodeReport, Nodes, Tokens
+from awsomefsd.meta.api.messages.records import Applied, InodesGranted, SessionGoesOn
+from awsomefsd.meta.api.messages.rows import FoundRows, GetRows
 from awsomefsd.meta.api.messages.scrub import GetLiveSegments, GetNames, LiveSegments, NamePage
 from awsomefsd.meta.api.messages.segments import (
     Checkpoints,
@@ -73,6 +75,7 @@ __all__ = [
     "PROTOCOL_VERSION",
     "Answer",
     "AnswerRecall",
+    "Applied",
     "AwaitRecalls",
     "AwaitSpaceRecall",
     "Blob",
@@ -89,6 +92,7 @@ __all__ = [
     "Failed",
     "Follow",
     "Found",
+    "FoundRows",
     "GetAttr",
     "GetCheckpoints",
     "GetDevices",
@@ -100,6 +104,7 @@ __all__ = [
     "GetOwnSegments",
     "GetParent",
     "GetReports",
+    "GetRows",
     "GetSegments",
     "GetSessions",
     "GetStatFs",
@@ -108,6 +113,7 @@ __all__ = [
     "GetXattr",
     "Hello",
     "Inodes",
+    "InodesGranted",
     "Layout",
     "Leased",
     "ListXattr",
@@ -136,6 +142,7 @@ __all__ = [
     "ReturnLeases",
     "Segments",
     "SegmentsLeased",
+    "SessionGoesOn",
     "SessionOpened",
     "Sessions",
     "StatFsReply",
@@ -154,7 +161,7 @@ Body = Union[
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, ListNodes, ListTokens, NodeReport, ListCas, GetNode,
     GetMembers, ChangeMembers, TransferLead,
     GetFilePieces, GetOwnSegments, GetLiveSegments, GetNames, GetCsiVolumes, GetClaims, ReportDevices, GetSightings, GetQuarantine,
-    GetOrphans, GetInherited, ReturnLeases, AwaitSpaceRecall, GetCheckpoints,
+    GetOrphans, GetInherited, ReturnLeases, AwaitSpaceRecall, GetCheckpoints, GetRows,
 ]  # fmt: skip
 
 
@@ -169,7 +176,8 @@ Reply = Union[
     NotLeader, Ranged, Leased, Recalls, CollectorOpened, Relocated, Sparse, Pieces, LiveSegments, NamePage,
     Nodes, Tokens, NodeOrders, Cas, Members,
     Claimed, CsiVolumes, Claims, Sightings, Quarantine,
-    Inodes, Contested, Checkpoints,
+    Inodes, Contested, Checkpoints, FoundRows,
+    Applied, InodesGranted, SessionGoesOn,
 ]  # fmt: skip
 
 

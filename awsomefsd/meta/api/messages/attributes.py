@@ -28,7 +28,15 @@ class ListXattr(Message, tag=15):
 
 
 class GetStatFs(Message, tag=17):
+    """Asks for StatFsReply.  `unneeded`: what the asking session has reserved and would give back; -1: it does not say (older).
+
+    It is shown as free.  What other sessions have reserved is not: how much of that they need nobody else knows, and what is shown can be
+    allocated at once.  Session 0, which allocates nothing, is shown all that is reserved as free.
+    """
+
     volume: int
+    session: int = 0
+    unneeded: int = -1
 
 
 class Blob(Message, tag=12):

@@ -125,6 +125,7 @@ class NodeOrders(Message, tag=112):
     """`carry`: this node shall carry the metadata.  `ca_bundle`: PEM of all trusted authorities.  `level`: at which the cluster acts.
 
     `renew`: get a new certificate now, whatever its age (its authority is about to go).  `leader`: the node that answers.
+    `applied`: how far its log is; 0 from an older build.
     """
 
     state: str
@@ -134,6 +135,7 @@ class NodeOrders(Message, tag=112):
     level: int
     renew: bool = False
     leader: str = ""
+    applied: int = 0
 
 
 class CaInfo(Struct, array_like=True, gc=False):

@@ -21,7 +21,10 @@ class Devices(Message, tag=17):
 
 
 class Volumes(Message, tag=18):
+    """`delegated`: the numbers of those with delegated names.  No field of VolumeInfo: it is part of kept replies, which voters compare."""
+
     volumes: list[VolumeInfo]
+    delegated: list[int] = []
 
 
 class Made(Message, tag=23):

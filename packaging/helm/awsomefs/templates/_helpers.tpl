@@ -33,6 +33,14 @@ csi.awsomefs.io
 {{ join "," $pairs }}
 {{- end }}
 
+{{- define "awsomefs.probe" -}}
+{{- if .root.Values.metrics.enabled -}}
+httpGet: {path: {{ .path }}, port: metrics}
+{{- else -}}
+exec: {command: {{ .words | toJson }}}
+{{- end -}}
+{{- end -}}
+
 {{- define "awsomefs.sidecar" -}}
 - name: {{ .name }}
   image: {{ .image.repository }}:{{ .image.tag }}

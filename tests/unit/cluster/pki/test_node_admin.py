@@ -340,6 +340,90 @@ def test_the_last_node_ends_its_cluster_by_one_command_that_names_it(tmp_path: P
     assert leaving.done == [], "there is no cluster to be removed from"
 
 
+def test_a_cluster_that_another_node_joins_meanwhile_is_not_ended(tmp_path: Path) -> None:
+    """It joins after the check, while the mounts of this one end."""
+    leaving = Leaving(tmp_path, Rig(1))
+    end, joins = leaving.end, [c.AddNode("node-2", "n2", "node", bytes(32), "", "10.0.0.2:7440", level=LEVEL)]
+
+    def meanwhile(directory: str) -> None:
+        end(directory)
+        while joins:
+            leaving.rig.drive.ok(joins.pop())
+
+    leaving.part._end_mount = meanwhile
+    with pytest.raises(Refused, match="other nodes: n2; remove them first"):
+        leaving.part.leave(force=True, purge=True, destroy=CLUSTER)
+    assert not leaving.part.purge.done and leaving.rig.states() == {"n1": "active", "n2": "active"}
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_end_of_the_cluster_that_fails_is_taken_back(tmp_path: Path, lost: bool) -> None:
+    leaving = Leaving(tmp_path, Rig(1))
+    seen, fails = [[], ["/mnt/c"]], Unavailable("no keeper")  # before it was made, and from then on
+    leaving.part._mounted = lambda: seen.pop(0) if len(seen) > 1 else seen[0]
+
+    def end(directory: str) -> None:
+        assert leaving.rig.states() == {"n1": "ending"}
+        if lost:
+            leaving.part.admin._call = removed
+        raise fails
+
+    leaving.part._end_mount = end
+    undo = "; it is ending until `awsomefsd node uncordon n1`" if lost else ""
+    with pytest.raises(Refused, match=f"^no keeper; the cluster goes on{undo}$"):
+        leaving.part.leave(force=False, purge=True, destroy=CLUSTER)
+    assert not leaving.part.purge.done and leaving.rig.states() == {"n1": "ending" if lost else "active"}
+
+
+def test_a_cluster_of_the_level_before_is_upgraded_first(tmp_path: Path) -> None:
+    leaving = Leaving(tmp_path, Rig(1))
+    leaving.mounts.clear()
+    leaving.rig.drive.machine.state.cluster.level = 2
+    with pytest.raises(Refused, match="upgrade finalize"):
+        leaving.part.leave(force=True, purge=True, destroy=CLUSTER)
+    assert not leaving.part.purge.done
+
+
+def _leader(tmp_path: Path, rig: Rig) -> ControlService:
+    """The control service of the leader, which another node asks to leave."""
+    settings = Settings(state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    return ControlService(settings, Node(CLUSTER, "node-1", 0), lambda body, timeout_s: rig.call(body), rig.call)
+
+
+@pytest.mark.parametrize("former", ["active", "cordoned", "draining"])
+def test_a_node_that_may_not_leave_is_what_it_was_before(tmp_path: Path, former: str) -> None:
+    """Its own check may have met no leader, so that the leader is the first to refuse."""
+    rig = Rig()
+    rig.drive.ok(c.SetNodeState("node-2", former))
+    volume = rig.drive.make_volume("data")
+    rig.drive.ok(c.OpenSession(7, volume, "node-2", "boot", 1))
+    stays = "" if former == "active" else f"; it is {former} until `awsomefsd node uncordon n2`"
+    with pytest.raises(WouldLoseData, match=f"not empty: it has mounted data.*leave --force{stays}$"):
+        _leader(tmp_path, rig)._removed("node-2", False)
+    assert rig.states()["n2"] == former
+    rig.known["node-3"]["heard_ms_ago"] = 60_000
+    with pytest.raises(WouldLoseData, match="no majority"):
+        _leader(tmp_path, rig)._removed("node-2", False)
+    assert rig.states()["n2"] == former
+
+
+def test_a_node_that_may_not_leave_says_how_to_undo_what_could_not_be_undone(tmp_path: Path) -> None:
+    rig = Rig()
+    rig.drive.ok(c.OpenSession(7, rig.drive.make_volume("data"), "node-2", "boot", 1))
+    part, call = _leader(tmp_path, rig), rig.call
+
+    def led(body: Any) -> Any:
+        """The leader is lost after it has answered what is on the node."""
+        if isinstance(body, m.Propose) and body.command.state != "draining":
+            raise Unavailable("another one leads")
+        return call(body)
+
+    part.ask_here = led  # type: ignore[method-assign]
+    with pytest.raises(WouldLoseData, match=r"it is draining until `awsomefsd node uncordon n2`$"):
+        part._removed("node-2", False)
+    assert rig.states()["n2"] == "draining"
+
+
 def test_a_cluster_of_several_nodes_is_not_ended_from_one(tmp_path: Path) -> None:
     leaving = Leaving(tmp_path, Rig(2))
     with pytest.raises(Refused, match="other nodes: n2; remove them first"):

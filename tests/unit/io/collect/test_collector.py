@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import random
 import threading
@@ -381,6 +382,36 @@ def test_a_client_of_the_cluster_does_not_ask_to_collect() -> None:
     assert collection.status()[0] == "stopped"
     collection.stop()
     assert not asked
+
+
+def test_a_collection_looks_again_when_something_was_applied() -> None:
+    asked: list[Any] = []
+    index = [7]
+
+    def devices() -> list[DeviceInfo]:
+        asked.append(None)
+        return []
+
+    collection = Collection(asked.append, devices, OpenDevices(list, ""), "node", "boot", IoBudget(1 << 60), applied=lambda: index[0])
+    collection._look_s = math.inf
+    collection._turn()
+    collection._turn()
+    assert len(asked) == 1, "nobody has leased, freed, drained or added anything"
+    index[0] = 8
+    collection._turn()
+    assert len(asked) == 2
+    collection.empty({(1, 1)})
+    collection._turn()
+    assert len(asked) == 3, "it was asked to empty a segment"
+    collection._collector.damaged = frozenset()
+    collection._look_s = 0.0
+    collection._turn()
+    assert len(asked) == 4, "all segments are read again from time to time"
+    index[0] = 0
+    collection._look_s = math.inf
+    collection._turn()
+    collection._turn()
+    assert len(asked) == 6, "how far the log is, is not known"
 
 
 def test_a_collection_whose_session_has_expired_goes_on_and_vouches_for_its_writes(r: Rig, seed: int) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from awsomefsd.base import shm
 from awsomefsd.base.errors import Corrupt, FormatTooNew
-from awsomefsd.io.file import dirty_log
-from awsomefsd.io.file.dirty_log import ALIGN_FROM_BYTES, ALONE, DirtyLog, DirtyRecord, LeaseToken, required_bytes
+from awsomefsd.io.file import dirty_log, record_ring
+from awsomefsd.io.file.dirty_log import ALONE, DirtyLog, DirtyRecord, LeaseToken, required_bytes
+from awsomefsd.io.file.record_ring import ALIGN_FROM_BYTES, HEADER_BYTES
 from tests.conftest import SEED
 from tests.rigs.shared_memory_cuts import cuts, record
 
@@ -83,7 +84,7 @@ def test_a_record_that_cannot_be_made_leaves_no_pad_behind() -> None:
     first = [log.append_write(2, 0, bytes(6_000), 0, 1, 0) for _ in range(8)]
     log.mark_clean(filter(None, first[:6]))
     last = [made for made in first[6:] if made]
-    while log._head % log.capacity + 6_128 <= log.capacity:
+    while log._ring.head % log.capacity + 6_128 <= log.capacity:
         made = log.append_write(2, 0, bytes(6_000), 0, 1, 0)
         assert made is not None
         last.append(made)
@@ -129,7 +130,7 @@ def test_large_payloads_start_on_a_page_and_clean_rings_start_again() -> None:
         for unique in range(1, 60):
             small, large = write(log, unique, b"x" * 100), write(log, unique, data)
             assert small is not None and large is not None and large.data == data
-            at = shm.round_up(shm.PAGE_BYTES + large.position % log.capacity + dirty_log.HEADER_BYTES, shm.PAGE_BYTES)
+            at = shm.round_up(shm.PAGE_BYTES + large.position % log.capacity + HEADER_BYTES, shm.PAGE_BYTES)
             assert mem[at : at + len(data)] == data, "at the first page boundary behind its header"
             log.mark_clean([small, large])
         assert os.fstat(fd).st_blocks * 512 <= 2 * shm.PAGE_BYTES + ALIGN_FROM_BYTES + shm.PAGE_BYTES, "the same pages all the time"
@@ -150,7 +151,7 @@ def test_room_for_recalls_is_kept() -> None:
     count = 0
     while write(log, count + 1, bytes(1000)) is not None:
         count += 1
-    assert log.used_bytes <= log.capacity - RECALL < log.used_bytes + 1128 + dirty_log.HEADER_BYTES
+    assert log.used_bytes <= log.capacity - RECALL < log.used_bytes + 1128 + HEADER_BYTES
     assert write(log, 100, bytes(1000), recall=True) is not None
     while write(log, 101, bytes(1000), recall=True) is not None:
         pass
@@ -204,7 +205,7 @@ def test_formatting_may_stop_anywhere() -> None:
 
 def test_a_slow_copy_hides_no_later_record() -> None:
     mem, log = new()
-    first = log._reserve(dirty_log.KIND_WRITE, 5, 0, 300, 11, 0, 0, False)  # another thread is copying
+    first = log._ring.reserve(5, 0, 300, 11, 0, 0, False)  # another thread is copying
     second = write(log, 12, b"acknowledged")
     assert first is not None and second is not None
     state = bytearray(mem)
@@ -279,7 +280,7 @@ def test_another_log_or_a_newer_record_is_refused(monkeypatch: pytest.MonkeyPatc
     write(log, 1, b"x")
     with pytest.raises(Corrupt, match="expected"):
         DirtyLog(mem, LOG_ID + 1, recall_bytes=RECALL)
-    monkeypatch.setattr(dirty_log, "RECORD_VERSION", 3)
+    monkeypatch.setattr(record_ring, "RECORD_VERSION", 3)
     write(log, 2, b"y")
     monkeypatch.undo()
     with pytest.raises(FormatTooNew):
@@ -299,7 +300,7 @@ def test_a_record_says_under_which_lease_it_was_held_back() -> None:
     assert [r.sequence for r in damaged.recover()] == [one.sequence] and len(damaged.lost) == 1
     mem[at] ^= 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dirty_log, "RECORD_VERSION_LEASE", 1)
+        patch.setattr(dirty_log, "AREA", dirty_log.AREA._replace(record_version_max=1))
         with pytest.raises(FormatTooNew):
             reopen(mem)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 from awsomefsd.base import shm
 from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.types import Attr, Extent
-from awsomefsd.base.wait import Resume, Wait, block_on
+from awsomefsd.base.wait import Errand, Resume, Wait, block_on
 from awsomefsd.io.file import file_data
 from awsomefsd.io.file.dirty_log import DirtyLog, required_bytes
 from awsomefsd.io.file.file_data import FileState, FileTable
@@ -311,3 +312,270 @@ def test_a_commit_for_which_there_is_no_room_is_never_given_up(rig: Rig) -> None
     rig.service.refuse.clear()
     block_on(rig.flusher.drained(10), WAIT_S)
     assert not rig.given_up and not rig.dirty.dirty_bytes
+
+
+# --- who drives -----------------------------------------------------------------------------------------------------------
+
+
+def errand(rig: Rig, ino: int) -> tuple[Errand, list[int]]:
+    """A flush that the caller is going to do, and a list that gets the thread on which it ends."""
+    waiting, ended = rig.flusher.flush(ino), list[int]()
+    assert isinstance(waiting, Errand)
+    waiting.claim()
+    waiting.start(lambda value, error: ended.append(threading.get_ident()))
+    return waiting, ended
+
+
+def until(true: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_who_is_asked_for_a_flush_writes_and_who_receives_the_answer_ends_it(rig: Rig) -> None:
+    """No other thread is woken: a flush that the caller drives begins no batch of the flusher's own."""
+    rig.start()
+    state, threads = rig.store(10), list[int]()
+    rig.during_write.append(lambda: threads.append(threading.get_ident()))
+    waiting, ended = errand(rig, 10)
+    waiting.run()
+    until(lambda: ended)
+    assert threads == [threading.get_ident()]
+    assert ended[0] not in (threading.get_ident(), rig.flusher._thread._thread.ident)
+    assert not state.dirty and rig.flusher._proposed is None and not rig.flusher._driven
+
+
+def test_who_drives_says_so_before_it_blocks_and_who_leaves_it_to_others_does_not(rig: Rig) -> None:
+    rig.start()
+    rig.store(10)
+    said: list[str] = []
+
+    def come() -> None:
+        said.append("written")
+        rig.store(11)
+        waiting, _ = errand(rig, 11)
+        waiting.run(lambda: said.append("the second blocks"))
+
+    rig.during_write.append(come)
+    waiting, ended = errand(rig, 10)
+    waiting.run(lambda: said.append("blocks"))
+    until(lambda: ended)
+    assert said[:2] == ["blocks", "written"] and "the second blocks" not in said
+
+
+def test_an_unclaimed_flush_is_the_threads(rig: Rig) -> None:
+    rig.start()
+    rig.store(10)
+    threads = list[int]()
+    rig.during_write.append(lambda: threads.append(threading.get_ident()))
+    block_on(rig.flusher.flush(10), WAIT_S)
+    assert threads == [rig.flusher._thread._thread.ident]
+
+
+def test_flushes_that_come_while_one_drives_are_done_by_that_one_together(rig: Rig) -> None:
+    """Ten callers, two batches: nobody waits for the device but the first."""
+    rig.start()
+    rig.store(10)
+    others: list[list[int]] = []
+
+    def come() -> None:
+        for ino in range(11, 20):
+            rig.store(ino)
+            waiting, ended = errand(rig, ino)
+            waiting.run()  # returns at once
+            others.append(ended)
+
+    rig.during_write.append(come)
+    first, ended = errand(rig, 10)
+    first.run()
+    until(lambda: ended and all(others))
+    assert len(others) == 9
+    assert [len(commit.inodes) for commit in rig.service.commits] == [1, 9]
+
+
+def test_what_is_asked_between_the_last_look_and_the_leaving_is_done(rig: Rig) -> None:
+    """Who drives has found nothing; then another one asks, and leaves it to who drives."""
+    rig.start()
+    rig.store(10)
+    leave, late = rig.flusher._leave, list[list[int]]()
+
+    def leaving(asked: int | None) -> bool:
+        if not late:
+            rig.store(11)
+            waiting, ended = errand(rig, 11)
+            late.append(ended)
+            waiting.run()
+        return leave(asked)
+
+    rig.flusher._leave = leaving  # type: ignore[method-assign]
+    waiting, ended = errand(rig, 10)
+    waiting.run()
+    until(lambda: ended and late[0])
+    assert not rig.flusher._driven
+
+
+def test_an_answer_that_is_no_plain_success_is_taken_up_by_the_thread(rig: Rig) -> None:
+    """It may block; the thread that receives answers may not."""
+    rig.start()
+    rig.store(10)
+    rig.service.refuse[10] = errno.ENOLCK
+    threads = list[int]()
+    rig.lease_lost = lambda state: (threads.append(threading.get_ident()), rig.files.drop(state.ino))  # type: ignore[method-assign, assignment]
+    waiting, ended = errand(rig, 10)
+    waiting.run()
+    until(lambda: ended)
+    assert threads == [rig.flusher._thread._thread.ident]
+
+
+def test_a_failed_flush_of_a_caller_is_tried_again_by_the_thread(rig: Rig) -> None:
+    def fails() -> None:
+        raise OSError(errno.EIO, "the device is gone")
+
+    rig.start()
+    state = rig.store(10)
+    rig.during_write.append(fails)
+    waiting, ended = errand(rig, 10)
+    waiting.run()
+    with pytest.raises(FsError):
+        block_on(waiting, WAIT_S)
+    assert ended == [threading.get_ident()], "the caller is told by itself"
+    until(lambda: not state.dirty)
+    assert len(rig.service.commits) == 1
+
+
+def test_a_batch_behind_one_that_failed_is_told_the_same_error(rig: Rig) -> None:
+    """Its bytes are on the device, and its Commit may not overtake the one that failed."""
+    rig.start()
+    rig.service.gate.clear()
+    rig.service.fail.append(FsError(errno.EIO, "no"))
+    rig.store(10)
+    first, _ = errand(rig, 10)
+    first.run()
+    assert rig.service.arrived.wait(WAIT_S)
+    rig.store(11)
+    second, _ = errand(rig, 11)
+    rig.during_write.append(rig.service.gate.set)
+    second.run()
+    for waiting in (first, second):
+        with pytest.raises(FsError) as told:
+            block_on(waiting, WAIT_S)
+        assert told.value.errno == errno.EIO
+    block_on(rig.flusher.drained(11), WAIT_S)
+
+
+def test_a_caller_flushes_nothing_while_there_is_no_session(rig: Rig) -> None:
+    rig.start()
+    rig.flusher.pause(True)
+    state = rig.store(10)
+    waiting, ended = errand(rig, 10)
+    waiting.run()
+    assert state.dirty and not ended and not rig.service.commits
+    rig.flusher.pause(False)
+    until(lambda: ended)
+
+
+def test_a_stop_waits_for_the_batch_of_a_caller(rig: Rig) -> None:
+    rig.start()
+    rig.store(10)
+    rig.service.gate.clear()
+    waiting, ended = errand(rig, 10)
+    waiting.run()
+    assert rig.service.arrived.wait(WAIT_S)
+    stopping = threading.Thread(target=rig.flusher.stop)
+    stopping.start()
+    until(lambda: rig.flusher._thread.stopping)
+    assert rig.flusher._thread.is_alive() and not ended
+    rig.service.gate.set()
+    stopping.join(WAIT_S)
+    assert not stopping.is_alive() and ended
+
+
+def test_the_thread_looks_once_while_what_it_proposed_is_not_answered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be no leader for long: it would take a whole core, and the interpreter from all other threads."""
+    rig.start()
+    rig.store(10)
+    rig.service.gate.clear()
+    looks, waits = list[None](), threading.Event()
+    look, wait = rig.flusher._next_batch, rig.flusher._cond.wait
+
+    def waiting(timeout: float | None = None) -> bool:
+        if rig.service.arrived.is_set():
+            waits.set()
+        return wait(timeout)
+
+    def looking() -> Any:
+        looks.append(None)
+        assert len(looks) < 20, "it never waits"
+        return look()
+
+    monkeypatch.setattr(rig.flusher, "_next_batch", looking)
+    monkeypatch.setattr(rig.flusher._cond, "wait", waiting)
+    first = rig.flusher.flush_all()
+    assert rig.service.arrived.wait(WAIT_S) and waits.wait(WAIT_S)
+    rig.store(11)
+    written = threading.Event()
+    rig.during_write.append(written.set)
+    second = rig.flusher.flush_all()
+    assert written.wait(WAIT_S), "what is asked for meanwhile goes to the device already"
+    rig.service.gate.set()
+    block_on(first, WAIT_S)
+    block_on(second, WAIT_S)
+    assert len(rig.service.commits) == 2
+
+
+def test_a_bug_in_who_waits_for_a_batch_ends_the_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who were to be resumed after it would wait for ever; a successor repeats their requests."""
+    died = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda args: died.set() if args.thread.name == "flusher" else None)
+
+    def fails(_value: Any, _error: BaseException | None) -> None:
+        raise RuntimeError("a bug")
+
+    rig.start()
+    rig.store(10)
+    first, second = rig.flusher.flush(10), rig.flusher.flush(10)
+    assert isinstance(first, Errand) and isinstance(second, Errand)
+    first.claim()
+    first.start(fails)
+    second.claim()
+    second.start(lambda value, error: None)
+    first.run()
+    assert died.wait(WAIT_S), "an exception is logged where answers are received, and all goes on"
+
+
+@pytest.mark.timeout(120)
+def test_callers_and_refusals_in_any_order_lose_no_flush(rig: Rig, seed: int) -> None:
+    """Each flush ends, and then what it waited for is committed or its error is told."""
+    rig.start()
+    rng = random.Random(seed)
+    failed: list[BaseException] = []
+
+    def work(mine: random.Random, ino: int) -> None:
+        try:
+            for at in range(60):
+                state = rig.store(ino, offset=5000 * at, inline=False)
+                target = state.dirty[-1].sequence
+                if mine.random() < 0.1:
+                    rig.service.refuse[ino] = mine.choice([errno.ESTALE, errno.ENOENT, errno.ENOSPC])
+                if mine.random() < 0.05:
+                    rig.flusher.kick()
+                waiting = rig.flusher.flush(ino)
+                if mine.random() < 0.7:
+                    waiting.claim()
+                done = threading.Event()
+                outcome: list[BaseException | None] = []
+                waiting.start(lambda value, error, done=done, outcome=outcome: (outcome.append(error), done.set()))
+                if waiting._mine:
+                    waiting.run()
+                assert done.wait(WAIT_S), f"a flush does not end: {ino} {at}"
+                assert outcome[0] is not None or all(record.sequence > target for record in list(state.dirty))
+        except BaseException as err:
+            failed.append(err)
+
+    threads = [threading.Thread(target=work, args=(random.Random(rng.random()), 10 + number)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert not failed, failed

@@ -183,6 +183,8 @@ PLANTS: list[tuple[str, Plant]] = [
     ("used-bytes", lambda g: g.change(keys.volume(1), rows.VOLUME, used_bytes=up)),
     ("used-inodes", lambda g: g.change(keys.volume(1), rows.VOLUME, used_inodes=up)),
     ("volume-reserved", lambda g: g.change(keys.volume(1), rows.VOLUME, reserved_bytes=up)),
+    ("volume-granted", lambda g: g.change(keys.volume(1), rows.VOLUME, granted_inodes=up)),
+    ("op-log", lambda g: g.txn.put(keys.op_log(99), rows.OPLOG.dumps(rows.OpLogRow(1, numbers=[(5, 7), (6, 8)])))),
     ("volume-holder", lambda g: g.change(keys.volume(1), rows.VOLUME, holder=0)),
     ("volume-holder", end_session),
     ("volume-name", lambda g: g.remove(keys.volname("vol"))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.types import Extent
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages
+from awsomefsd.meta.check import repair
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.check.repair import Plan, commands, plan
 from awsomefsd.meta.check.repair_txn import DeviceFacts, FrameFacts, Hints, no_frame
@@ -47,12 +48,12 @@ def hints(frames: Frames | None = None, **fields: Any) -> Hints:
     return Hints(START_NS, [facts], no_frame if frames is None else frame, **fields)
 
 
-def apply(ground: Ground, planned: Plan) -> None:
+def apply(ground: Ground, made: Iterable[c.RepairRows]) -> None:
     """As entries of the log, as fsck does."""
     drive = ground.drive
     drive.session = drive.epoch = drive.mount = 0
     drive.machine = type(drive.machine)(ground.txn)
-    for command in commands(planned):
+    for command in made:
         drive.ok(command)
     drive.machine.flush()
 
@@ -74,10 +75,30 @@ def test_each_planted_fault_is_repaired(kind: str, plant: Callable[[Ground], Non
     assert ground.txn.rows == before, "planning writes"
     assert kind in {fault.kind for fault in planned.found} and planned.actions
     assert planned.remaining == [], (planned.remaining, planned.actions)
-    apply(ground, planned)
+    apply(ground, commands(planned))
     assert check(ground.txn) == []
     again = plan(ground.txn, hints(frames))
     assert (again.found, again.deletes, again.puts, again.actions) == ([], [], [], [])
+
+
+@pytest.mark.parametrize(("kind", "plant"), PLANTS, ids=[f"{kind}-{at}" for at, (kind, _) in enumerate(PLANTS)])
+def test_a_repair_that_is_interrupted_between_two_entries_is_repeated(
+    kind: str, plant: Callable[[Ground], None], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each entry may be the last one that is durable.  The next run repairs the rest, and loses no file that the whole one keeps."""
+    monkeypatch.setattr(repair, "REPAIR_ENTRY_ROWS", 1)
+    whole, ground = Ground(), Ground()
+    frames = frames_of(ground.txn)
+    plant(whole)
+    plant(ground)
+    made = list(commands(plan(ground.txn, hints(frames))))
+    done = random.Random(f"{seed} {kind}").randrange(len(made) + 1)
+    apply(ground, made[:done])
+    apply(ground, commands(plan(ground.txn, hints(frames))))
+    assert plan(ground.txn, hints(frames)).found == [], f"{done} of {len(made)} rows were written before"
+    apply(whole, made)
+    kept, there = (sum(keys.kind_of(key)[2] == keys.INODE for key in one.txn.rows) for one in (whole, ground))
+    assert kept <= there, f"{done} of {len(made)} rows were written before"  # lost+found may have been made twice
 
 
 def test_a_sound_state_is_left_alone() -> None:
@@ -118,7 +139,7 @@ def test_random_damage(seed: int, round_: int) -> None:
     except Exception:
         assert planned.remaining
         return
-    apply(ground, planned)
+    apply(ground, commands(planned))
     left = check(ground.txn)
     assert left == planned.remaining
     assert not {fault.kind for fault in left} - {"device-missing", "cluster-bytes", "segment-device"}, (left, planned.actions)
@@ -145,7 +166,7 @@ def test_any_row_that_is_gone_or_rots_never_makes_zeros(seed: int) -> None:
                 ground.txn.delete(key)
             planned = plan(ground.txn, hints(frames))
             assert planned.remaining == [], (key.hex(), rot, planned.remaining, planned.actions)
-            apply(ground, planned)
+            apply(ground, commands(planned))
             _, volume, _ = keys.kind_of(key)
             for ino in files:
                 after = content(ground.txn, 1, ino)
@@ -194,7 +215,7 @@ def test_lost_bytes_are_told_to_readers_and_go_when_they_are_overwritten() -> No
     ground.remove(keys.reverse(ground.sealed, 0, ground.volume, ground.file, 4000))
     planned = plan(ground.txn, hints())
     assert any(action.loss for action in planned.actions)
-    apply(ground, planned)
+    apply(ground, commands(planned))
     layout = drive.ask(messages.GetLayout(ground.volume, ground.file, 0, 1 << 40))
     lost = [extent for extent in layout.extents if not extent.segment]
     assert any(extent.file_offset <= 4000 and extent.file_offset + extent.length == 5000 for extent in lost)

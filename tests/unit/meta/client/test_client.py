@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -285,6 +286,28 @@ def test_inflight_is_bounded_and_the_rest_waits_in_order(tmp_path, script, clien
             assert not script.pending or number < 3
         script.answer(request.call, m.Done())
     assert [block_on(signal, 60) for signal in signals] == [m.Done()] * 10
+
+
+def test_a_request_with_a_later_deadline_wakes_no_thread(tmp_path, script, clients):
+    """The sending thread looks at the first deadline anyway; an earlier one has to wake it."""
+    client = clients(tmp_path / "meta.sock")
+    script.accept()
+    client.submit(m.GetVolumes(), Signal().fire, 100_000)
+    looks = client._looks_ns
+    while looks is None:  # until the sending thread waits for that deadline
+        time.sleep(0.001)
+        looks = client._looks_ns
+    notified, notify = [], client._unsent_ready.notify_all
+
+    def notify_all() -> None:
+        notified.append(threading.get_ident())
+        notify()
+
+    client._unsent_ready.notify_all = notify_all
+    client.submit(m.GetVolumes(), Signal().fire, 200_000)
+    assert threading.get_ident() not in notified
+    client.submit(m.GetVolumes(), Signal().fire, 50_000)
+    assert threading.get_ident() in notified
 
 
 def test_a_service_that_does_not_read_blocks_no_submitter(tmp_path, script, clients):

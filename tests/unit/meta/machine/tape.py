@@ -86,6 +86,7 @@ def record(level: int) -> str:
     _collection(drive)
     _sharing(drive, volume)
     _claims(drive)
+    _records(drive)
     _checkpoints(drive)
     _devices(drive)
     drive.tried(**HOST)
@@ -120,8 +121,13 @@ def _cluster(drive: Recorder) -> None:
     drive.apply(c.ChangeMembership(Membership([Member("n1", "j", True, "h:4")])), unique=9)
     drive.apply(c.AddNode("n3", "three", "node", _KEYS[2], "t"), **HOST)
     for refused in (
-        c.DropCa("b"), c.PutCa("c", "C.", "key-c", "odd"), c.PutToken("", "join", "node", b"", 0, 0), c.RevokeToken("nothing"),
-        c.RegisterReader("", 1), c.RemoveReader("nobody"), c.RaiseLevel(99),
+        c.DropCa("b"),
+        c.PutCa("c", "C.", "key-c", "odd"),
+        c.PutToken("", "join", "node", b"", 0, 0),
+        c.RevokeToken("nothing"),
+        c.RegisterReader("", 1),
+        c.RemoveReader("nobody"),
+        c.RaiseLevel(99),
     ):
         drive.apply(refused, **HOST)
     drive.apply(c.AdvanceReader("nobody", 3), **HOST)
@@ -287,6 +293,37 @@ def _claims(drive: Recorder) -> None:
     drive.apply(c.DropCsiVolume(IDS[0], True), **HOST)
     drive.apply(c.EndClaims("n1", volume, "", ""), **HOST)
     drive.host(c.EndClaims("n1", volume, "", "proof"), c.DropCsiVolume(IDS[0], True), c.Reap(1024))
+
+
+def _records(drive: Recorder) -> None:
+    """A mount that decides by itself: batches that are done, come twice, leave a gap, and end at a refusal."""
+    if drive.level < c.Apply.since:
+        return
+    volume = drive.ok(c.CreateVolume("records", "records-uuid", 1 << 30, 1000), **HOST).number
+    opened = drive.ok(c.OpenSession(21, volume, "n1", "b1", 1), **(HOST | {"mount": 21}))
+    own = {"session": opened.session, "epoch": opened.epoch, "mount": 21}
+    first = drive.ok(c.GrantInodes(volume, 50), **own).first
+    now, log = drive.now, 1 << 63
+    made = [
+        c.DecidedRecord(1, 1, now, c.Create(volume, 1, b"d", 0o040755, 1, 1), 0, [0], 7, first),
+        c.DecidedRecord(3, 2, now + 1, c.Create(volume, first, b"f", 0o100644, 1, 1), 0, [0], 0, first + 2),
+        c.DecidedRecord(4, 3, now + 2, c.Rename(volume, first, b"f", 1, b"g"), 0, [first + 2, 0]),
+        c.DecidedRecord(9, 4, now + 3, c.SetAttr(volume, first + 2, c.SET_MODE, 0o600)),
+        c.DecidedRecord(10, 5, now + 4, c.Rmdir(volume, 1, b"d"), 0, [first]),
+    ]
+    step = c.InodeCommit(first + 2, log, 5, 3, now, [], [(0, b"abc")])
+    batch = c.Apply(volume, log, 0, 1, made, [step], [], 3)
+    for _ in range(2):
+        drive.ok(batch, **own)
+    drive.ok(c.Apply(volume, log, 99, 0, [], [], [], 3), **own)
+    gone = c.DecidedRecord(12, 6, now + 5, c.Unlink(volume, 1, b"none"), 0, [0])
+    drive.ok(c.Apply(volume, log, 10, 12, [gone], [], [], 3), **own)
+    drive.apply(c.Apply(volume, 0, 10, 12, [gone], [], [], 3), **own)
+    drive.apply(c.GrantInodes(volume, 5_000), **own)
+    drive.ok(c.SetNames(volume, 1), **HOST)
+    drive.apply(c.SetNames(volume, 2), **HOST)
+    drive.ok(c.OpenSession(21, volume, "n1", "b1", 2), **(HOST | {"mount": 21}))
+    drive.ok(c.EndSession(opened.session, opened.epoch, True), **HOST)
 
 
 def _checkpoints(drive: Recorder) -> None:

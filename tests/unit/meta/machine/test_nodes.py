@@ -284,3 +284,25 @@ def test_who_was_there_before_a_recovery_is_removed() -> None:
     assert "was removed" in refusal(drive, add("n1", b"n1" * 16))
     drive.machine.flush()
     assert check(drive.txn) == []
+
+
+def test_the_last_node_ends_the_cluster_before_or_after_a_join_and_never_beside_it() -> None:
+    drive = Drive()
+    drive.ok(add("n1"))
+    drive.ok(add("n2"))
+    for state in ("active", "cordoned", "draining"):
+        drive.ok(c.SetNodeState("n2", state))
+        assert drive.errno(c.SetNodeState("n1", "ending")) == errno.EBUSY, "the other one has joined before"
+    drive.ok(c.SetNodeState("n2", "removed"))
+    drive.ok(c.SetNodeState("n1", "ending"))
+    assert "being ended by its last node, name-n1" in refusal(drive, add("n3"))
+    drive.ok(add("n1"))  # it is there, and asks once more
+    drive.ok(c.SetNodeState("n1", "active"))
+    drive.ok(add("n3"))
+    assert nodes(drive) == {"n1": "active", "n2": "removed", "n3": "active"}
+
+
+def test_a_node_ends_no_cluster_that_acts_by_the_rules_of_before() -> None:
+    drive = Drive(level=MENDED_RULES - 1)
+    drive.ok(add("n1"))
+    assert drive.errno(c.SetNodeState("n1", "ending")) == errno.EINVAL and nodes(drive) == {"n1": "active"}

@@ -49,6 +49,26 @@ def test_a_quota_over_the_devices_shows_an_empty_volume_as_empty() -> None:
     assert 0 < stat.bytes_writable < 64 * SEGMENT_BYTES, "and the devices bound what can be written"
 
 
+@pytest.mark.parametrize("quota_bytes", [0, 64 * MIB])
+def test_what_is_reserved_and_not_needed_is_shown_as_free(quota_bytes: int) -> None:
+    """A mount reserves with its first byte; the volume is as empty as before.  What write(2) has taken is not free."""
+    drive = driven(64, **({"quota_bytes": quota_bytes} if quota_bytes else {}))
+
+    def shown(session: int, unneeded: int) -> tuple[int, int]:
+        stat = drive.ask(m.GetStatFs(drive.volume, session, unneeded)).stat
+        return stat.bytes_free, stat.bytes_writable
+
+    empty = shown(0, 0)
+    held = drive.ok(c.Reserve(drive.volume, 64 * MIB, 4_096)).bytes
+    assert held > MIB
+    assert shown(0, 0) == shown(drive.session, held) == empty, "it would be given back"
+    assert shown(drive.session + 1, 0)[1] <= empty[1] - held // 2, "another session does not know how much of it is needed"
+    taken = MIB
+    assert empty[0] - taken - MIB // 8 <= shown(drive.session, held - taken)[0] <= empty[0] - taken + MIB // 8
+    assert shown(drive.session, held * 100) == empty, "nobody gives back more than it has"
+    assert drive.ask(m.GetStatFs(drive.volume)).stat.bytes_free < empty[0], "builds before are told what they know"
+
+
 def test_one_who_asks_ahead_gets_a_part_of_what_a_quota_leaves() -> None:
     drive = driven(512, quota_bytes=64 * MIB)
     first = drive.ok(c.Reserve(drive.volume, 64 * MIB, 4_096)).bytes

@@ -37,7 +37,7 @@ REQUEST_ROWS = {
     "everybody": "Lookup GetAttr ReadDir ReadLink GetXattr ListXattr GetLayout GetStatFs GetSegments GetDevices GetVolumes GetParent"
     " TestLock GetSessions GetStatus Report GetReports Cancel GetNames GetCsiVolumes GetClaims",
     "own session": "WaitLock GetLocks GetOrphans GetInherited Renew GetLease ReportLeases AwaitRecalls AnswerRecall ExtendRecall"
-    " ReleaseLeases ReturnLeases AwaitSpaceRecall",
+    " ReleaseLeases ReturnLeases AwaitSpaceRecall GetRows",
     "role node": "Follow GetOwnSegments GetSparse GetPieces GetFilePieces GetLiveSegments ListNodes GetNode ListTokens ListCas GetMembers"
     " GetSightings GetQuarantine GetCheckpoints",
     "about itself": "NodeReport ReportDevices",
@@ -46,14 +46,14 @@ REQUEST_ROWS = {
 }
 COMMAND_ROWS = {
     "own session": "LeaseSegments Reserve Create Link Unlink Rmdir Rename SetAttr SetXattr RemoveXattr ReleaseOrphan Commit WriteData"
-    " SetLock Tmpfile SetAtimes Fallocate CopyRange Draw AcquireLease ReleaseLease",
+    " SetLock Tmpfile SetAtimes Fallocate CopyRange Draw AcquireLease ReleaseLease Apply GrantInodes",
     "itself on the connection's mount": "OpenSession OpenShared",
     "own session, or role node": "EndSession ClearQuarantine",
     "role node about itself": "OpenCollector KeepForCheckpoint CheckpointDone ReturnSegments",
     "about itself": "DescribeNode",
     "about itself, or role node": "ClaimVolume EndClaims",
     "role node": "AddDevice CreateVolume SetVolume DeleteVolume Relocate RegisterReader AdvanceReader RemoveReader AddNode SetNodeState"
-    " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice"
+    " PutToken RevokeToken PutCa DropCa RaiseLevel MakeCsiVolume SetCsiVolume DropCsiVolume GrowDevice DrainDevice RemoveDevice SetNames"
     " SetDeviceEra",
     "nobody": "Reap NoOp ChangeMembership RepairRows SetCarries SetAbsent Init Recover KeepSegments DropSegments AdoptSegments",
 }

@@ -526,6 +526,8 @@ def filled(type_):
             values.append({})
         elif type(None) in typing.get_args(hint):
             values.append(None)
+        elif origin is typing.Union:
+            values.append(filled(typing.get_args(hint)[0]))
         elif hasattr(hint, "__struct_fields__"):
             values.append(filled(hint))
         else:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_METADATA, SEGMENT_QUARANTINED, SEGMENT_SEALED
 from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.machine.ledger import LEADER
 from awsomefsd.meta.state import invariants, keys, rows
 from awsomefsd.meta.state.rows_cache import State
 from tests.rigs.machine_driver import Drive
@@ -51,7 +52,7 @@ BROKEN: list[tuple[Any, Any, dict[str, Any]]] = [
 
 
 def state() -> State:
-    made = State(MemTxn())
+    made = State(MemTxn(), LEADER)
     made.cluster.next_session = made.cluster.next_epoch = 9
     return made
 
@@ -61,7 +62,7 @@ def test_sound_rows_are_saved_and_read(codec: Any, row: Any) -> None:
     one = state()
     one.save(KEY, row, codec)
     one.flush()
-    two = State(one.txn)
+    two = State(one.txn, LEADER)
     assert two.load(KEY, codec) == row
 
 

@@ -95,6 +95,7 @@ OF_NODE = [
 ]
 OF_FACTS = [
     ("WORKER_MEMORY", Facts(workers=[("/m", 9, 8)]), "/m uses 9"),
+    ("NAMES_DIVERGED", Facts(diverged=["/m"]), "the mount /m and the cluster saw different names; see /s/conflicts"),
     ("HOST_PROGRAM", Facts(host="no space left"), "no space left"),
     ("DAMAGED_FILE", Facts(damaged=[("v", "/d/f", 8_192), ("v", "/d/f", 4_096)]), "file /d/f of volume v at offset 4096 and 1 more"),
     ("SCRUB_FINDINGS", Facts(scrub_open=4), "4 faults"),
@@ -121,6 +122,7 @@ OF_CLUSTER = [
     ("CLIENT_GONE", view(*THREE, row(4, member="", role="client", heard_ms_ago=99_000)), "client n4"),
     ("NODE_CORDONED", view(*THREE[:2], row(3, state="cordoned")), "n3"),
     ("NODE_DRAINING", view(*THREE[:2], row(3, state="draining")), "n3"),
+    ("NODE_DRAINING", view(row(1, state="ending")), "n1 was told to end the cluster"),
     ("LEVEL_BEHIND", view(*THREE[:2], row(3, level=1), level=1), "n3 do not know level 2"),
     ("UPGRADE_READY", view(*THREE, level=1), "acts at level 1; all nodes know level 2"),
     ("CERTIFICATE_EXPIRES", view(*THREE, certificate=Certificate(-23 * DAY_S, 7 * DAY_S)), "expires in 168 hours"),

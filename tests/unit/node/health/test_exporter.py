@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,9 @@ from awsomefsd.base import sockets
 from awsomefsd.base.errors import ConfigError, Unavailable
 from awsomefsd.base.metrics import Registry, Sample
 from awsomefsd.node.health import exporter
+from awsomefsd.node.health.probes import LATE_S, LoopBeat, Probes
+
+WELL = Probes(LoopBeat(), str)
 
 
 @pytest.fixture
@@ -58,12 +62,12 @@ def test_a_source_that_fails_loses_its_own_figures_only(figures: Registry) -> No
 
 
 def test_served_over_tcp(figures: Registry, tmp_path: Path) -> None:
-    page = exporter.Exporter(figures, "127.0.0.1:0", tmp_path)
+    page = exporter.Exporter(figures, "127.0.0.1:0", tmp_path, WELL)
     try:
         with urllib.request.urlopen(f"http://{page.address}/metrics", timeout=60) as answer:
             assert b"awsomefsd_mounts 2.0" in answer.read()
         with pytest.raises(ConfigError, match=r"metrics\.listen"):
-            exporter.Exporter(figures, page.address, tmp_path)
+            exporter.Exporter(figures, page.address, tmp_path, WELL)
     finally:
         page.close()
 
@@ -71,7 +75,7 @@ def test_served_over_tcp(figures: Registry, tmp_path: Path) -> None:
 def test_served_over_a_unix_socket_with_a_long_path(figures: Registry, tmp_path: Path) -> None:
     run_dir = tmp_path / ("d" * 120)
     run_dir.mkdir()
-    page = exporter.Exporter(figures, "unix", run_dir)
+    page = exporter.Exporter(figures, "unix", run_dir, WELL)
     try:
         with sockets.connect_unix(run_dir / "metrics.sock") as sock:
             sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
@@ -84,7 +88,7 @@ def test_served_over_a_unix_socket_with_a_long_path(figures: Registry, tmp_path:
 
 def test_strangers_neither_use_up_threads_nor_keep_others_out(figures: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three hundred connections that never end their request, and one that does."""
-    page = exporter.Exporter(figures, "127.0.0.1:0", tmp_path)
+    page = exporter.Exporter(figures, "127.0.0.1:0", tmp_path, WELL)
     host, _, port = page.address.rpartition(":")
     before, strangers = threading.active_count(), []
     try:
@@ -104,7 +108,7 @@ def test_strangers_neither_use_up_threads_nor_keep_others_out(figures: Registry,
 
 def test_a_connection_does_not_last_however_slowly_it_asks(figures: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "PAGE_S", 0.2)
-    page = exporter.Exporter(figures, "127.0.0.1:0", tmp_path)
+    page = exporter.Exporter(figures, "127.0.0.1:0", tmp_path, WELL)
     host, _, port = page.address.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), 60) as slow:
@@ -118,5 +122,36 @@ def test_a_connection_does_not_last_however_slowly_it_asks(figures: Registry, tm
                     continue
                 except OSError:
                     break
+    finally:
+        page.close()
+
+
+def asked(page: exporter.Exporter, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{page.address}{path}", timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as err:
+        return err.code, err.read().decode()
+
+
+def test_probes_tell_a_process_that_lives_from_a_node_that_can_work(figures: Registry, tmp_path: Path) -> None:
+    now, trouble = [0.0], ["this node knows no leader of the metadata"]
+
+    def not_ready() -> str:
+        if trouble[0] == "away":
+            raise Unavailable("the keeper does not answer")
+        return trouble[0]
+
+    page = exporter.Exporter(figures, "127.0.0.1:0", tmp_path, Probes(LoopBeat(lambda: now[0]), not_ready))
+    try:
+        assert asked(page, "/healthz") == (200, "ok\n"), "without a leader it lives all the same"
+        assert asked(page, "/readyz") == (503, "this node knows no leader of the metadata\n")
+        trouble[0] = "away"
+        assert asked(page, "/readyz") == (503, "the keeper does not answer\n")
+        trouble[0] = ""
+        assert asked(page, "/readyz") == (200, "ok\n")
+        now[0] = LATE_S + 1
+        assert asked(page, "/healthz") == (503, "the event loop has stood still for 61 s\n")
+        assert asked(page, "/nothing")[0] == 404
     finally:
         page.close()

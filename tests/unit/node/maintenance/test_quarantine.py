@@ -39,6 +39,25 @@ def test_the_daemon_vouches_for_what_it_can_know_and_nothing_else(tmp_path: Path
     assert {one.session: one.proof for one in said} == {row[0]: row[5] for row in rows if row[5]}
 
 
+def test_the_daemon_looks_for_something_to_prove_when_something_was_applied(tmp_path: Path) -> None:
+    sessions: list[SessionInfo] = []
+    index = [5]
+    proofs = QuarantineProofs(tmp_path, "me", "now", lambda body: Sessions(sessions), list, lambda _: "", lambda: index[0])
+    assert proofs.due()
+    proofs.poll()
+    assert not proofs.due()
+    sessions.append(SessionInfo(16, 1, 0, 1, "me", "now", 0, 0, 0, True, 2))
+    index[0] = 6
+    assert proofs.due()
+    proofs.poll()
+    assert proofs.due(), "what cannot be proved yet does not become provable by an entry"
+    sessions.clear()
+    proofs.poll()
+    assert not proofs.due()
+    index[0] = 0
+    assert proofs.due(), "how far the log is, is not known"
+
+
 # --- the operator ----------------------------------------------------------------------------------------------------------------
 def test_the_operators_word_is_typed_and_kept_and_not_taken_for_the_living() -> None:
     said: list[ClearQuarantine] = []

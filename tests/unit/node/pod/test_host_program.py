@@ -15,7 +15,7 @@ from awsomefsd import __version__
 from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.base import program
 from awsomefsd.base.errors import FsError, Unavailable
-from awsomefsd.cli.processes.probe import not_ready
+from awsomefsd.node.health.probes import not_ready
 from awsomefsd.node.pod import enter_host, host_keeper, host_program
 
 

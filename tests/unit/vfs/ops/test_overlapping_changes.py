@@ -46,8 +46,14 @@ def committed_not_settled(r: Rig, write: Callable[[], None]) -> tuple[Callable[[
         assert go.wait(60)
         finish(batch)
 
+    def leave(batch: Any) -> None:
+        """As for an answer that is no plain success; such a one is taken up before the next answer is received."""
+        with flusher._cond:
+            batch.done.set()
+            flusher._cond.notify()
+
     def act() -> None:
-        flusher._finish = slow
+        flusher._finish, flusher._answered = slow, leave
         write()
         flusher.kick()
         assert begun.wait(60)

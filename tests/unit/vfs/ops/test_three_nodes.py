@@ -267,7 +267,7 @@ def test_unused_reservations_of_both_others_are_asked_back(make: Make, options: 
     assert all(reservation.left_bytes >= 2 * MIB for reservation in others)
     shown = nodes[0].call("statfs", 1).bytes_writable
     ino, fh = nodes[0].create(b"large")
-    nodes[0].call("fallocate", ino, fh, 0, 0, shown + 5 * MIB)
+    nodes[0].call("fallocate", ino, fh, 0, 0, shown + MIB)
     assert all(reservation.left_bytes < 2 * MIB for reservation in others)
     sound(nodes)
 

@@ -22,7 +22,7 @@ from awsomefsd.vfs.session import lease_recovery
 from awsomefsd.worker import unmount
 from tests.rigs.mount_without_kernel import BIG, LIMIT_S, VOLUME, error_of, until
 from tests.rigs.sharing_nodes import two_nodes
-from tests.unit.vfs.ops.test_buffered_writes import Leased, lose, sound
+from tests.unit.vfs.ops.test_buffered_writes import Leased, lose, sound, unheard
 
 
 @pytest.fixture
@@ -66,10 +66,11 @@ def test_what_a_successor_buffers_never_replaces_what_another_node_wrote_since(
     one.start()
     one.write(ino, fh, 0, b"OLD")
     assert one.holds(ino) == LEASE_WRITE and one.mount.buffered.files.get(ino).newest().token.known
-    one.end_session()
-    there = two.open(ino)
-    two.write(ino, there, 0, b"newer and fsynced")
-    two.fsync(ino, there)
+    with unheard(one):
+        one.end_session()
+        there = two.open(ino)
+        two.write(ino, there, 0, b"newer and fsynced")
+        two.fsync(ino, there)
     lose(one)
     assert error_of(one.fsync, ino, fh) == errno.EIO
     one.flush()
@@ -85,10 +86,11 @@ def test_data_of_an_ended_session_that_names_no_number_of_changes_is_a_conflict(
     one.worker.data.flusher.pause(True)
     newest = one.mount.buffered.files.get(ino).newest()
     newest.token = newest.token._replace(known=0)
-    one.end_session()
-    there = two.open(ino)
-    two.write(ino, there, 0, b"newer and fsynced")
-    two.fsync(ino, there)
+    with unheard(one):
+        one.end_session()
+        there = two.open(ino)
+        two.write(ino, there, 0, b"newer and fsynced")
+        two.fsync(ino, there)
     lose(one)
     assert error_of(one.fsync, ino, fh) == errno.EIO
     assert two.read(ino, there, 0, 99) == b"newer and fsynced" and conflicts(one) == [b"OLD"]
@@ -101,26 +103,28 @@ def test_the_question_of_a_new_session_names_what_its_records_knew(nodes: list[L
     ino, fh = one.create(b"f")
     one.write(ino, fh, 0, b"OLD")
     one.worker.data.flusher.pause(True)
-    one.end_session()
-    there = two.open(ino)
-    two.write(ino, there, 0, b"newer and fsynced")
-    two.fsync(ino, there)
-    leases = one.worker.caches.leases
-    assert leases is not None
-    want_knowing = leases.want_knowing
+    with unheard(one):
+        one.end_session()
+        there = two.open(ino)
+        two.write(ino, there, 0, b"newer and fsynced")
+        two.fsync(ino, there)
+        leases = one.worker.caches.leases
+        assert leases is not None
+        want_knowing = leases.want_knowing
 
-    def asked_besides(ino: int, mode: int, known: int) -> object:
-        asked = want_knowing(ino, mode, known)
-        leases.cover(ino)
-        until(lambda: leases._holder.grant(ino) and ino not in leases._asked)
-        with leases._lock:  # the answer is taken up
-            return asked
+        def asked_besides(ino: int, mode: int, known: int) -> object:
+            asked = want_knowing(ino, mode, known)
+            leases.cover(ino)
+            until(lambda: leases._holder.grant(ino) and ino not in leases._asked)
+            with leases._lock:  # the answer is taken up
+                return asked
 
-    leases.want_knowing = asked_besides  # type: ignore[method-assign, assignment]
+        leases.want_knowing = asked_besides  # type: ignore[method-assign, assignment]
     lose(one)
     assert error_of(one.fsync, ino, fh) == errno.EIO
     assert two.read(ino, there, 0, 99) == b"newer and fsynced" and conflicts(one) == [b"OLD"]
     sound(nodes)
+
 
 # --- recalls and refused commits ----------------------------------------------------------------------------------------------------
 
@@ -143,7 +147,14 @@ def test_a_recall_is_answered_when_the_records_are_clean(nodes: list[Leased], mo
             assert dies.wait(LIMIT_S)
             raise SystemExit
 
+    def leave(batch: Any) -> None:
+        """As for an answer that is no plain success: while the thread of answers takes one up, it hears of no recall."""
+        with flusher._cond:
+            batch.done.set()
+            flusher._cond.notify()
+
     monkeypatch.setattr(flusher_module, "hit", killed)
+    monkeypatch.setattr(flusher, "_answered", leave)
     one.begin("fsync", ino, fh, False)
     assert reached.wait(LIMIT_S)
     written = threading.Event()

@@ -77,6 +77,7 @@ COMMITTED_IS_ALL = {  # a write lease holds nothing back that these tell
     "GetQuarantine", "GetSessions", "GetVolumes", "GetLocks", "GetOrphans", "TestLock", "GetSparse", "GetPieces", "GetLiveSegments",
     "GetNames", "GetFilePieces", "ListNodes", "NodeReport", "GetNode", "ListTokens", "ListCas", "GetSigner", "GetVerifier",
     "GetCsiVolumes", "GetClaims",
+    "GetRows",  # refused for what another session writes
     "ReadDir",  # attributes of what others write are left out of it
 }  # fmt: skip
 

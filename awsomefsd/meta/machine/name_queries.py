@@ -1,0 +1,102 @@
+"""Questions about names, attributes and extended attributes, answered from the rows of inodes alone.
+
+The leader answers them from its rows, and a mount that decides by itself from those that it has (held.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import Callable
+from typing import Any
+
+from awsomefsd.base.errors import FsError
+from awsomefsd.base.limits import READDIR_ENTRIES_MAX, XATTR_NAME_BYTES_MAX
+from awsomefsd.base.types import Dirent
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.api.messages.base import Message
+from awsomefsd.meta.machine import volumes
+from awsomefsd.meta.machine.inodes import attr_of
+from awsomefsd.meta.state import keys, rows
+from awsomefsd.meta.state.lookups import check_name, inode_of
+from awsomefsd.meta.state.rows_cache import State
+
+
+def inode(state: State, volume: int, ino: int) -> rows.InodeRow:
+    """Returns an inode of a volume that is there.  Raises FsError(ENOENT)."""
+    volumes.existing(state, volume)
+    return inode_of(state, volume, ino)
+
+
+def _directory(state: State, volume: int, ino: int) -> rows.InodeRow:
+    row = inode(state, volume, ino)
+    if not stat.S_ISDIR(row.mode):
+        raise FsError(errno.ENOTDIR)
+    return row
+
+
+def _lookup(state: State, body: m.Lookup) -> m.Reply:
+    _directory(state, body.volume, body.parent)
+    check_name(body.name)
+    dentry = state.read(keys.dentry(body.volume, body.parent, body.name), rows.DENTRY)
+    if dentry is None:
+        raise FsError(errno.ENOENT)
+    return m.Found(attr_of(dentry.ino, inode_of(state, body.volume, dentry.ino)))
+
+
+def _get_attr(state: State, body: m.GetAttr) -> m.Reply:
+    return m.Found(attr_of(body.ino, inode(state, body.volume, body.ino)))
+
+
+def _get_parent(state: State, body: m.GetParent) -> m.Reply:
+    row = _directory(state, body.volume, body.ino)
+    return m.Found(attr_of(row.parent, inode_of(state, body.volume, row.parent)))
+
+
+def _read_dir(state: State, body: m.ReadDir) -> m.Reply:
+    directory = _directory(state, body.volume, body.ino)
+    count = min(max(body.count, 1), READDIR_ENTRIES_MAX)
+    found: list[Dirent] = []
+    end = True
+    for key, raw in state.txn.scan(*keys.cookies_after(body.volume, body.ino, max(body.after, 0))):
+        if len(found) == count:
+            end = False
+            break
+        row: rows.CookieRow = rows.COOKIE.loads(raw)
+        attr = attr_of(row.ino, inode_of(state, body.volume, row.ino)) if body.plus else None
+        found.append(Dirent(row.name, row.ino, row.kind, keys.last_u64(key), attr))
+    return m.Entries(found, end, directory.next_cookie - 1)
+
+
+def _read_link(state: State, body: m.ReadLink) -> m.Reply:
+    row = inode(state, body.volume, body.ino)
+    if not stat.S_ISLNK(row.mode):
+        raise FsError(errno.EINVAL)
+    return m.Blob(row.target)
+
+
+def _get_xattr(state: State, body: m.GetXattr) -> m.Reply:
+    row = inode(state, body.volume, body.ino)
+    if row.xattrs and len(body.name) <= XATTR_NAME_BYTES_MAX:
+        stored: rows.XattrRow | None = state.read(keys.xattr(body.volume, body.ino, body.name), rows.XATTR)
+        if stored is not None:
+            return m.Blob(stored.value)
+    raise FsError(errno.ENODATA)
+
+
+def _list_xattr(state: State, body: m.ListXattr) -> m.Reply:
+    row = inode(state, body.volume, body.ino)
+    if not row.xattrs:
+        return m.Names([])
+    return m.Names([key[keys.NAME_AT :] for key in state.keys_in(keys.xattrs_range(body.volume, body.ino))])
+
+
+QUERIES: dict[type[Message], Callable[[State, Any], m.Reply]] = {
+    m.Lookup: _lookup,
+    m.GetAttr: _get_attr,
+    m.GetParent: _get_parent,
+    m.ReadDir: _read_dir,
+    m.ReadLink: _read_link,
+    m.GetXattr: _get_xattr,
+    m.ListXattr: _list_xattr,
+}  # that a holder may answer

@@ -1,0 +1,126 @@
+"""A mount decides names by itself, where its volume says so: what is built for that, and how it begins and ends in a worker's life."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+from awsomefsd.base.errors import FsError, Unavailable
+from awsomefsd.base.levels import LEVEL
+from awsomefsd.base.types import NAMES_DELEGATED
+from awsomefsd.base.wait import Signal, block_on
+from awsomefsd.io.file.dirty_log import DirtyRecord
+from awsomefsd.io.file.shipper import record_of
+from awsomefsd.keeper.mount_record import MEMORY_FORMAT
+from awsomefsd.keeper.worker_link import KeeperLink
+from awsomefsd.meta.api.messages import SessionGoesOn, SessionOpened
+from awsomefsd.meta.client.metadata import Metadata
+from awsomefsd.meta.machine.held import NamesHolder
+from awsomefsd.meta.machine.record_checks import inodes_of
+from awsomefsd.vfs.session.mount_session import SessionLease
+from awsomefsd.vfs.session.names_aside import NamesAside
+from awsomefsd.vfs.state.delegated_names import DelegatedNames
+from awsomefsd.worker.config import WorkerConfig
+from awsomefsd.worker.memory import MountMemory
+from awsomefsd.worker.session_events import MountEvents
+
+OVERTAKEN = "the session had ended, and another mount had the volume since"
+ENDED_EARLY = "the session ended before the cluster had what the predecessor decided; the next worker begins again"
+SYNC_OPTIONS = frozenset({"sync", "dirsync"})
+
+log = logging.getLogger("awsomefsd.names")
+
+
+def build_delegated_names(config: WorkerConfig, memory: MountMemory, client: Metadata, lease: SessionLease) -> DelegatedNames | None:
+    """Returns what may decide names of a mount that has its volume for itself; None for others, and without an op log."""
+    if config.shared or memory.ops is None:
+        return None
+    return DelegatedNames(config.volume, client, memory.ops, memory.dirty.log_id, lease, memory.control)
+
+
+def log_position(opened: SessionOpened, log_id: int) -> tuple[int, int]:
+    """Returns what the row of the mount says of this op log: the newest record applied, and the round."""
+    if isinstance(opened, SessionGoesOn) and opened.log == log_id:
+        return opened.applied, opened.round
+    return 0, 0
+
+
+class NamesStart:
+    """Takes up the op log of a predecessor, and begins to decide.  Used by the thread that starts the worker."""
+
+    def __init__(
+        self, names: DelegatedNames, aside: NamesAside, memory: MountMemory, link: KeeperLink, config: WorkerConfig, events: MountEvents
+    ) -> None:
+        assert memory.ops is not None
+        self._names = names
+        self._events = events
+        self._aside = aside
+        names.put_aside = aside.save
+        self._memory = memory
+        self._log = memory.ops
+        self._link = link
+        self._config = config
+
+    def ship_inherited(self, opened: SessionOpened, dirty: list[DirtyRecord], *, changed_by_others: bool) -> None:
+        """Brings what a predecessor has decided into the cluster's log; blocks until it is there, or put aside.
+
+        `dirty`: the data that it has left.  What of it belongs to names that are put aside is clean afterwards.  Raises Unavailable if the
+        session ends meanwhile: whether others have the volume since is for the next worker to hear, before it takes anything up.
+        """
+        self._aside.inherited = dirty
+        self._ship_inherited(opened, changed_by_others)
+        self._aside.inherited = []
+
+    def _ship_inherited(self, opened: SessionOpened, changed_by_others: bool) -> None:
+        shipper = self._names.shipper
+        left = self._log.recover(self._memory.unanswered())
+        if changed_by_others and (lost := [record for record in left if not record.aside]):
+            self._names.put_aside(lost, OVERTAKEN)
+            self._log.put_aside(lost)
+        if left or self._may_decide(opened):  # else nothing is ever shipped, and there is no thread for it
+            shipper.begin(*log_position(opened, self._memory.dirty.log_id))
+        if left and not changed_by_others:
+            log.info("shipping what the predecessor decided records=%d", len(left))
+            for record in left:
+                shipper.stored(record, None if record.damaged else inodes_of(record_of(record)))
+            ended = Signal()
+            shipper.wait(left[-1].sequence).start(ended.fire)
+            self._events.ended_early.start(lambda _value, _error: ended.fire(None, Unavailable(ENDED_EARLY)))
+            with contextlib.suppress(FsError):  # told by what was put aside
+                block_on(ended)
+        self._log.cleansed([record for record in left if record.aside])
+
+    def inherited_is_known(self) -> None:
+        """What a predecessor has left is taken up: the session may be replaced from now on."""
+        self._events.begin()
+
+    def begin(self, opened: SessionOpened) -> None:
+        """Decides names from now on, if the volume says so and every build that may come next knows of the log."""
+        self._log.requests_repeated()
+        if not self._may_decide(opened):
+            if self._log.end():
+                self._needs(0)
+            return
+        assert isinstance(opened, SessionGoesOn)
+        if not self._needs(MEMORY_FORMAT):
+            log.warning("names are not decided by this mount: it has no keeper, or one of an older build; the next worker looks again")
+            return
+        if not self._log.begin():
+            self._needs(0)
+            log.warning("names are not decided by this mount: data is dirty in its memory; the next worker looks again")
+            return
+        self._names.begin(
+            NamesHolder(self._config.volume, self._memory.control.state.mount, opened.session, opened.epoch, opened.level, opened.site)
+        )
+
+    def _may_decide(self, opened: SessionOpened) -> bool:
+        if not isinstance(opened, SessionGoesOn) or opened.names != NAMES_DELEGATED or opened.level > LEVEL:
+            return False
+        return not self._names.shipper.has_refused and not SYNC_OPTIONS & set(self._config.options)
+
+    def _needs(self, memory_format: int) -> bool:
+        try:
+            return self._link.needs(memory_format)
+        except OSError as err:
+            log.warning("the record of this mount cannot be written: %s", err)
+            return False

@@ -1,0 +1,43 @@
+"""What a change of names costs the cluster where its mount decides it."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from awsomefsd.base.limits import SHIP_GAP_MS, SHIP_RECORDS_MAX
+from buildtools.leader import figures as figures_of
+from buildtools.nodes import Node
+from tests.conftest import MakeNode
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
+CREATES = 1_000
+OTHERS = 8  # a grant of inode numbers, leases of segments, what the daemon does meanwhile
+
+
+@pytest.fixture(scope="module")
+def node(make_node: MakeNode) -> Node:
+    made = make_node()
+    made.cli("volume", "set", made.volume, "--names", "delegated")
+    made.umount()
+    made.mount()
+    return made
+
+
+def test_a_create_is_a_small_part_of_an_entry(node: Node, figures: list[str]) -> None:
+    """One entry, one request and one sync for all that is collected in SHIP_GAP_MS; on a slow machine fewer creates fit into that."""
+    folder = node.mountpoint / "many"
+    folder.mkdir()
+    os.sync()
+    before, began = int(figures_of(node.run / "meta.sock")["applied"]), time.monotonic()
+    for number in range(CREATES):
+        os.close(os.open(folder / f"{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    took_ms = (time.monotonic() - began) * 1_000
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    entries = int(figures_of(node.run / "meta.sock")["applied"]) - before
+    figures.append(f"delegated names: {entries / CREATES:.3f} entries for each of {CREATES} creates, {took_ms / CREATES:.2f} ms each")
+    assert entries <= took_ms / SHIP_GAP_MS + CREATES / SHIP_RECORDS_MAX + OTHERS

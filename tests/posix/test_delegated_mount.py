@@ -1,0 +1,39 @@
+"""Random operations on ext4 and on a mount that decides names by itself, while its worker, the daemon or both are killed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.differential import machine
+from tests.differential.rig import Pair, pair
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def both(make_node, tmp_path_factory) -> Iterator[Pair]:
+    with pair(make_node, tmp_path_factory.mktemp("differential"), "delegated") as made:
+        yield made
+
+
+def test_it_is_as_ext4_while_its_worker_is_killed(both, seed, figures):
+    bench = both.bench(kills=True)
+    machine.explore(bench, seed, 12, 40)
+    assert bench.kills > 3
+    figures.append(f"delegated names beside ext4: {bench.examples} examples, {bench.steps} steps, {bench.kills} kills, seed {seed}")
+
+
+def test_names_survive_worker_and_daemon_at_once(both):
+    """What was answered is in shared memory only; the keeper has it."""
+    folder = both.node.mountpoint / "killed"
+    folder.mkdir()
+    made = []
+    for number in range(200):
+        (folder / f"{number}").write_bytes(b"%d" % number)
+        made.append(f"{number}")
+        if number % 50 == 40:
+            both.node.kill("worker", "daemon")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(made)
+    assert all((folder / name).read_text() == name for name in made)

@@ -1,0 +1,350 @@
+"""A mount that decides names by itself loses nothing silently: sessions that end, records that are put aside, and the data beside them."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awsomefsd.base.errors import Error, Unavailable
+from awsomefsd.base.types import ROOT_INO
+from awsomefsd.base.wait import block_on
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.client.client import MetaClient
+from awsomefsd.vfs.api.context import SetAttrIn
+from tests.rigs.delegated_mount import Delegated, Shipping, aside, at_leader, others_change, replace_session, shipped
+from tests.rigs.metadata_service import Wire
+from tests.rigs.mount_without_kernel import BIG, LIMIT_S, MOUNT, VOLUME, After, Rig, Started, error_of, until
+
+OVERTAKEN = "another mount had the volume"
+
+
+@pytest.fixture
+def r(tmp_path: Path) -> Iterator[Rig]:
+    made = Delegated(tmp_path)
+    made.hold_lease_clock()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+def saved(r: Rig) -> bytes:
+    """The data in the conflict area."""
+    folders = [folder for folder in (r.directory / "conflicts").glob("*") if not folder.name.endswith("-names")]
+    return b"".join(file.read_bytes() for folder in folders for file in sorted(folder.iterdir()))
+
+
+class HeldBatches(MetaClient):
+    """Keeps the batches of records."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.held: list[After] = []
+
+    def propose(self, command: Any, unique: int, token: tuple[int, int] | None = None) -> Any:
+        if type(command) is not c.Apply:
+            return super().propose(command, unique, token)
+        self.held.append(After(None))
+        return self.held[-1]
+
+
+def chmod(r: Rig, ino: int, mode: int) -> None:
+    r.call("setattr", ino, None, SetAttrIn(c.SET_MODE, mode=mode))
+
+
+# --- data of files that were never made ---------------------------------------------------------------------------------
+def test_data_of_a_file_whose_record_is_put_aside_by_a_successor_is_put_aside_too(r: Rig) -> None:
+    shipping = Shipping(r)
+    shipping.hold()
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"acknowledged")
+    r.kill()
+    r.end_session()
+    others_change(r)
+    r.start()
+    assert saved(r) == b"acknowledged" and [line["name"] for line in aside(r)] == ["f"]
+    assert r.worker.memory.dirty.dirty_bytes == 0 and r.counter("files_put_aside") == 2
+
+
+def test_data_of_a_file_whose_record_a_successor_finds_refused_is_put_aside_too(r: Rig) -> None:
+    shipping = Shipping(r)
+    shipping.hold()
+    ino, fh = r.create(b"theirs")
+    r.write(ino, fh, 0, b"acknowledged")
+    r.mkdir(b"d")
+    session, epoch = r.worker.client.session_token()
+    r.kill()
+    wire = Wire(r.host.socket_path, MOUNT)
+    made = wire.ask(m.Propose(1 << 50, session, epoch, [], c.Create(VOLUME, ROOT_INO, b"theirs", 0o100644, 0, 0)))
+    wire.close()
+    assert isinstance(made, m.Found)
+    r.start()
+    assert [line["name"] for line in aside(r)] == ["theirs", "d"] and saved(r) == b"acknowledged"
+
+
+def test_data_is_not_taken_for_that_of_a_removed_file_while_its_record_is_being_put_aside(r: Rig) -> None:
+    """Its commit would be refused with ENOENT, and that means else that nobody needs the data."""
+    shipping, storing, may_store = Shipping(r), threading.Event(), threading.Event()
+    shipping.hold()
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"acknowledged")
+    save = r.worker.names.put_aside
+
+    def put_aside(records: Any, why: str) -> None:
+        storing.set()
+        assert may_store.wait(LIMIT_S)
+        save(records, why)
+
+    r.worker.names.put_aside = put_aside
+    r.worker.names.shipper.give_up(OVERTAKEN)
+    assert storing.wait(LIMIT_S)
+    synced = r.begin("fsync", ino, fh, False)
+    until(lambda: r.worker.data.flusher._proposed is not None)
+    assert not synced.ended.is_set()
+    may_store.set()
+    assert error_of(synced.result) == errno.EIO and saved(r) == b"acknowledged"
+
+
+def test_a_flush_that_had_begun_commits_nothing_of_what_is_put_aside(r: Rig) -> None:
+    """Its records are clean by then: while it writes, others take their places in the dirty log."""
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"o" * BIG)
+    r.fsync(ino, fh)
+    shipping, writing, may_write = Shipping(r), threading.Event(), threading.Event()
+    shipping.hold()
+    chmod(r, ino, 0o600)
+    r.write(ino, fh, 0, b"n" * BIG)
+    flusher = r.worker.data.flusher
+    write = flusher._writer.write
+
+    def slow(pieces: Any) -> Any:
+        writing.set()
+        assert may_write.wait(LIMIT_S)
+        return write(pieces)
+
+    flusher._writer.write = slow
+    flusher.kick()
+    assert writing.wait(LIMIT_S)
+    r.worker.names.shipper.give_up(OVERTAKEN)
+    until(lambda: r.worker.names.synced() is None)
+    may_write.set()
+    until(lambda: not flusher._driven)
+    assert saved(r) == b"n" * BIG
+    assert r.read(ino, r.open(ino), 0, 1) == b"o"
+
+
+# --- sessions -----------------------------------------------------------------------------------------------------------
+def test_nothing_is_shipped_under_a_session_before_it_is_known_whether_others_were_here(r: Rig) -> None:
+    shipper = r.worker.names.shipper
+    shipper._not_before_ns = 1 << 62
+    r.mkdir(b"mine")
+    abandon = r.worker.sessions._abandon_segments
+    tried = threading.Event()
+    not_taken = shipper._not_taken
+
+    def noted(error: BaseException | None) -> None:
+        not_taken(error)
+        tried.set()
+
+    shipper._not_taken = noted
+
+    def opened() -> None:
+        shipper._not_before_ns = 0
+        shipper.wait(0)  # wakes it
+        assert tried.wait(LIMIT_S), "it was taken"
+        abandon()
+
+    r.worker.sessions._abandon_segments = opened
+    r.end_session()
+    others_change(r)
+    replace_session(r)
+    until(lambda: r.worker.names.synced() is None)
+    assert set(at_leader(r)) == {b"theirs"} and [line["name"] for line in aside(r)] == ["mine"]
+
+
+def test_a_successor_whose_session_ends_while_it_ships_leaves_everything_to_the_next_one(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would flush data as of the session before, although another mount has changed the volume since."""
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"old")
+    r.fsync(ino, fh)
+    shipping = Shipping(r)
+    shipping.hold()
+    r.mkdir(b"mine")
+    r.write(ino, fh, 0, b"new")
+    r.kill()
+    monkeypatch.setattr(r, "make_client", lambda *args: HeldBatches(*args, **r.client_options))
+    ended: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            r.start()
+        except Error as err:
+            ended.append(err)
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    until(lambda: getattr(r.worker.client, "held", None))
+    r.end_session()
+    others_change(r)
+    r.worker.client._keeper.doubt()
+    starting.join(LIMIT_S)
+    assert not starting.is_alive() and [type(err) for err in ended] == [Unavailable]
+    monkeypatch.undo()
+    r.restart()
+    assert set(at_leader(r)) == {b"f", b"theirs"} and r.content(ino) == b"old"
+    assert saved(r) == b"new" and [line["name"] for line in aside(r)] == ["mine"]
+
+
+def test_the_next_session_is_noted_when_what_others_have_overtaken_is_put_aside(r: Rig) -> None:
+    """Else a successor would find that session its own, and ship what is left."""
+    shipping, storing, may_store = Shipping(r), threading.Event(), threading.Event()
+    shipping.hold()
+    r.mkdir(b"mine")
+    save = r.worker.names.put_aside
+
+    def put_aside(records: Any, why: str) -> None:
+        storing.set()
+        assert may_store.wait(LIMIT_S)
+        save(records, why)
+
+    r.worker.names.put_aside = put_aside
+    control = r.worker.memory.control
+    before = control.state.session
+    r.end_session()
+    others_change(r)
+    r.worker.client._keeper.doubt()
+    assert storing.wait(LIMIT_S)
+    until(lambda: r.worker.client.session != before)
+    assert control.state.session == before
+    may_store.set()
+    until(lambda: not r.worker.sessions._busy.locked())
+    assert control.state.session == r.worker.client.session and [line["name"] for line in aside(r)] == ["mine"]
+
+
+def test_nothing_is_decided_over_old_rows_once_another_mount_had_the_volume(r: Rig) -> None:
+    r.mkdir(b"mine")
+    assert set(r.listdir()) == {b"mine"}
+    shipped(r)
+    shipper, told = r.worker.names.shipper, []
+    give_up, shipper.give_up = shipper.give_up, told.append  # its thread may take it up late
+    r.end_session()
+    others_change(r)
+    replace_session(r)
+    assert error_of(r.mkdir, b"theirs") == errno.EEXIST
+    give_up(told[0])
+
+
+def test_a_request_whose_record_was_put_aside_is_executed_again(r: Rig) -> None:
+    shipping, asked = Shipping(r), r.ctx()
+    shipping.hold()
+    Started(r.request("mkdir", asked, ROOT_INO, b"mine", 0o755)).result()
+    r.kill()
+    r.end_session()
+    others_change(r)
+    r.unanswered = [asked.unique]
+    (made,) = r.start(lambda vfs: vfs.mkdir(asked, ROOT_INO, b"mine", 0o755))
+    assert at_leader(r)[b"mine"] == made.ino
+
+
+def test_no_number_is_used_under_a_session_whose_quota_does_not_count_it(r: Rig) -> None:
+    r.mkdir(b"d")
+    shipped(r)
+    service = r.host.service
+    assert service is not None and not isinstance(service.propose(c.SetVolume(VOLUME, quota_inodes=40), 60), m.Failed)
+    r.restart()
+    r.mkdir(b"e")
+    shipped(r)
+    shipping = Shipping(r)
+    shipping.hold()
+    for number in range(3):
+        r.mkdir(b"on its way %d" % number)
+    r.end_session()
+    replace_session(r)
+    shipping.go()
+    for number in range(34):
+        r.mkdir(b"%d" % number)
+    assert error_of(r.mkdir, b"one more") == errno.EDQUOT
+    shipped(r)
+    assert len(at_leader(r)) == 39 and r.worker.names.decides
+
+
+@pytest.mark.parametrize("unshipped", [True, False])
+def test_a_file_without_names_that_ended_with_its_session_takes_nothing_with_it(r: Rig, unshipped: bool) -> None:
+    ino, _ = r.create(b"f")
+    r.call("unlink", ROOT_INO, b"f")
+    shipped(r)
+    shipping = Shipping(r)
+    shipping.hold()
+    r.mkdir(b"d")
+    if unshipped:
+        chmod(r, ino, 0o600)
+    r.end_session()
+    replace_session(r)
+    shipping.go()
+    if not unshipped:
+        assert error_of(chmod, r, ino, 0o600) == errno.ENOENT
+        assert error_of(r.call, "link", ino, ROOT_INO, b"again") == errno.ENOENT
+    r.mkdir(b"e")
+    shipped(r)
+    assert set(at_leader(r)) == {b"d", b"e"} and r.worker.names.decides
+    assert r.worker.names.figures()["names_diverged"] == 0
+
+
+# --- order --------------------------------------------------------------------------------------------------------------
+def test_a_truncation_is_not_there_before_what_was_decided_before_it(r: Rig) -> None:
+    ino, fh = r.create(b"log")
+    r.write(ino, fh, 0, b"what is renamed next is in it")
+    r.fsync(ino, fh)
+    shipping = Shipping(r)
+    shipping.hold()
+    r.mkdir(b"d")
+    cut = r.begin("setattr", ino, fh, SetAttrIn(c.SET_SIZE, size=0))
+    until(lambda: shipping.held)
+    assert not cut.ended.is_set() and r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size  # type: ignore[union-attr]
+    shipping.go()
+    cut.result()
+    assert r.attr(ino).size == 0 and set(at_leader(r)) == {b"log", b"d"}
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------------
+def test_a_directory_that_is_fetched_in_pages_is_known_whole(r: Rig) -> None:
+    d = r.mkdir(b"d")
+    count = 300
+    for number in range(count):
+        r.call("symlink", d, b"%04d" % number, b"x" * 4_000)  # more than an answer with rows takes
+    shipped(r)
+    r.restart()
+    for number in (count - 2, count - 1, *range(count)):
+        r.lookup(b"%04d" % number, d)
+    assert error_of(r.call, "symlink", d, b"%04d" % (count // 2), b"another") == errno.EEXIST
+
+
+# --- the end of the worker ----------------------------------------------------------------------------------------------
+def test_who_waits_for_records_is_told_that_the_client_has_ended(r: Rig) -> None:
+    """A flush, and the flusher's own thread, would wait for ever; the records stay for the next worker."""
+    shipping = Shipping(r)
+    shipping.hold()
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"x" * BIG)
+    waiting = r.worker.names.synced()
+    assert waiting is not None
+    until(lambda: bool(shipping.held))
+    r.worker.client.close()
+    for held in shipping.held:
+        held.release(error=Unavailable("the metadata client is closed"))
+    with pytest.raises(Unavailable):
+        block_on(waiting, LIMIT_S)
+    late = r.worker.names.synced()
+    assert late is not None
+    with pytest.raises(Unavailable):
+        block_on(late, LIMIT_S)
+    r.restart()
+    r.flush()
+    assert r.content(ino) == b"x" * BIG and b"f" in at_leader(r)
