@@ -38,7 +38,9 @@ _NARROW = frozenset({"volume", "device", "mode", "uid", "gid", "rdev", "site", "
 _SIGNED = frozenset({"quota_bytes", "quota_inodes"})
 _TIMES = frozenset({"atime_ns", "mtime_ns"})  # 1677 to 2554: what msgpack holds in 64 bits
 _CTIMES = {(commands.SetAttr, "ctime_ns"), (commands.InodeCommit, "mtime_ns")}  # to 2262, as the kernel's clock; a change moves it on by 1
-_SIGNED_OF = {(commands.Reserve, "bytes"), (commands.PutToken, "uses"), (commands.SetCsiVolume, "capacity")}
+_SIGNED_OF = {
+    (commands.Reserve, "bytes"), (commands.PutToken, "uses"), (commands.SetCsiVolume, "capacity"), (messages.GetStatFs, "unneeded"),
+}  # fmt: skip
 
 _MANY: dict[type, dict[str, int]] = {  # the most that a list may have
     commands.Apply: {"records": APPLY_RECORDS_MAX, "inodes": LISTED_PER_COMMAND_MAX, "segments": LISTED_PER_COMMAND_MAX},

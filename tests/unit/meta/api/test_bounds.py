@@ -107,6 +107,17 @@ def after(scene: Scene, command: Any) -> None:
     scene.machine.flush()
 
 
+@pytest.mark.parametrize(
+    "kind", [kind for kind in (*typing.get_args(m.Body), *typing.get_args(c.AnyCommand)) if kind not in (m.Hello, m.WaitLock)]
+)
+def test_what_an_older_build_leaves_out_is_let_in(kind: type) -> None:
+    """It sends a list that ends early: what is missing has its default here."""
+    given = structs.asdict(filled(kind))
+    defaults = {field.name for field in structs.fields(kind) if not field.required}
+    body = kind(**{name: value for name, value in given.items() if name not in defaults})
+    bounds.check(body)
+
+
 ALONE = [(kind, False) for kind in typing.get_args(c.AnyCommand) if kind not in GUARDED]
 IN_BATCH = [(kind, True) for kind in typing.get_args(c.DelegatedCommand)]
 
