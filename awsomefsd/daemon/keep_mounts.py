@@ -58,8 +58,8 @@ class HostEvents:
     async def changed(self, timeout_s: float) -> bool:
         """Returns True as soon as something has changed since the last call, False after `timeout_s`."""
         if self._keeper is None:
-            with contextlib.suppress(OSError):  # there is none now; the next call looks again
-                self._keeper = wire.connect(self._path)
+            with contextlib.suppress(OSError):  # there is none now, or it is busy; the next call looks again
+                self._keeper = wire.connect(self._path, 0)  # this thread waits for nobody
         seen = False
         with trio.move_on_after(timeout_s):
             async with trio.open_nursery() as nursery:

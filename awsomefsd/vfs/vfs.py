@@ -17,7 +17,7 @@ from typing import Any
 from awsomefsd.base.clock import boot_ns
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import TRUNCATE_BIT, Attr
-from awsomefsd.base.wait import GENERATORS, Payload, Steps, Wait, keeping
+from awsomefsd.base.wait import GENERATORS, Payload, Steps, keeping
 from awsomefsd.io.file.write_through import WriteThrough
 from awsomefsd.meta.client.metadata import Metadata
 from awsomefsd.vfs.api.context import Context, Opened
@@ -89,7 +89,7 @@ class Vfs:
     def fsyncdir(self, ctx: Context, ino: int, fh: int, datasync: bool) -> Steps | None:
         """Every change of a directory was in the journal before it was answered, unless this mount decides names by itself."""
         mount, names = self.mount, self.mount.names_synced()
-        return None if names is None and ino not in mount.names_lost else _synced(mount, names, ino)
+        return None if names is None and ino not in mount.names_lost else mount.await_names(names, ino)
 
     def ttl_ns(self) -> int:
         """The time (ns) for which the kernel may use what it is told now: never longer than the lease, and not at all where
@@ -280,12 +280,6 @@ def data_policy(mount: MountState, pool: IoThreads, known: KnownLayouts, through
     if mount.caches.leases is None:
         return WriteThroughData(mount, current, writes)
     return LeasedData(mount, mount.caches.leases, remembered, current, layouts, dirty, writes)
-
-
-def _synced(mount: MountState, names: Wait | None, ino: int) -> Steps:
-    if names is not None:
-        yield names
-    mount.tell_names_lost(ino)
 
 
 def _both(first: Steps, second: Steps) -> Steps:

@@ -24,24 +24,13 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import NAME_BYTES_MAX, REAP_EXTENTS_PER_ENTRY, XATTR_NAME_BYTES_MAX
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Failed, Reply
-from awsomefsd.meta.machine import attributes, name_queries, namespace, record_checks, renames, xattrs
+from awsomefsd.meta.machine import name_queries, record_checks
+from awsomefsd.meta.machine.name_rules import NAME_RULES
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.rows_cache import State
 from awsomefsd.meta.state.txn import Txn
 
-_RULES: dict[type[c.Command], Callable[[State, c.Entry, Any], Reply]] = {
-    c.Create: namespace.create,
-    c.Tmpfile: namespace.tmpfile,
-    c.Link: namespace.link,
-    c.Unlink: namespace.unlink,
-    c.Rmdir: namespace.rmdir,
-    c.Rename: renames.rename,
-    c.SetAttr: attributes.set_attr,
-    c.SetXattr: xattrs.set_xattr,
-    c.RemoveXattr: xattrs.remove_xattr,
-    c.ReleaseOrphan: namespace.release_orphan,
-}
-COMMANDS = frozenset(_RULES)  # that a holder may decide
+COMMANDS = frozenset(NAME_RULES)  # that a holder may decide
 QUESTIONS = frozenset(name_queries.QUERIES)  # that it may answer
 
 
@@ -150,7 +139,7 @@ class HeldRules:
             0, 0, command.since, 0, holder.site, stamp, time_ns, holder.mount, 0, holder.session, holder.epoch, [], command,  # type: ignore[arg-type]
         )  # fmt: skip
         try:
-            reply = _RULES[type(command)](state, entry, command)
+            reply = NAME_RULES[type(command)](state, entry, command)
         except FsError as err:
             return Failed(err.errno, str(err.args[0]), err.retry_helps), 0
         state.write_back()

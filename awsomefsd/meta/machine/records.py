@@ -19,32 +19,18 @@ an inode that is gone are passed: it ended with an earlier session of the mount,
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from typing import Any
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import APPLY_RECORDS_MAX
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Applied, Reply
-from awsomefsd.meta.machine import allocation, attributes, commits, inode_grants, locks, namespace, quota, record_checks, renames, xattrs
+from awsomefsd.meta.machine import allocation, commits, inode_grants, locks, namespace, quota, record_checks
+from awsomefsd.meta.machine.name_rules import NAME_RULES, Rules
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.lookups import RetryLater, check_name, session_of, volume_of
 from awsomefsd.meta.state.rows_cache import GivenNumber, State
 
-RULES: dict[type, Callable[[State, c.Entry, Any], Reply]] = {
-    c.Create: namespace.create,
-    c.Tmpfile: namespace.tmpfile,
-    c.Link: namespace.link,
-    c.Unlink: namespace.unlink,
-    c.Rmdir: namespace.rmdir,
-    c.Rename: renames.rename,
-    c.SetAttr: attributes.set_attr,
-    c.SetXattr: xattrs.set_xattr,
-    c.RemoveXattr: xattrs.remove_xattr,
-    c.ReleaseOrphan: namespace.release_orphan,
-    c.Fallocate: allocation.fallocate,
-    c.SetLock: locks.set_lock,
-}
+RULES: Rules = {**NAME_RULES, c.Fallocate: allocation.fallocate, c.SetLock: locks.set_lock}
 
 
 def apply(state: State, entry: c.Entry, command: c.Apply) -> Reply:

@@ -48,10 +48,7 @@ def sync(mount: MountState, ino: int, fh: int) -> Steps:
     session.check_handle(fh)  # the records may have been saved as conflicts meanwhile
     if late is not None:
         raise late
-    names = mount.names_synced()
-    if names is not None:
-        yield names
-    mount.tell_names_lost(ino)
+    yield from mount.await_names(mount.names_synced(), ino)
     hit("fsync.after")
 
 

@@ -345,8 +345,10 @@ class MountState:
         """Returns a Wait for all changes of names up to now to be in the cluster's log; None if they are."""
         return None if self._delegated is None else self._delegated.synced()
 
-    def tell_names_lost(self, ino: int) -> None:
-        """Raises FsError(EIO) if a change of this inode was put aside and no fsync was told so yet."""
+    def await_names(self, names: Wait | None, ino: int) -> Steps:
+        """Waits for what `names_synced` gave.  Raises FsError(EIO) if a change of this inode was put aside and no fsync was told so yet."""
+        if names is not None:
+            yield names
         if ino in self.names_lost:
             self.names_lost.discard(ino)
             raise FsError(errno.EIO, "changes of names became conflicts; see `awsomefsd status`")
