@@ -27,10 +27,10 @@ class VolumeRpcs:
     @edge
     def CreateVolume(self, request: pb.CreateVolumeRequest, context: grpc.ServicerContext) -> pb.Volume:
         made = self._catalog.create_volume(
-            request.name, request.quota_bytes, request.quota_inodes, request.mode or 0o755, request.uid, request.gid
+            request.name, request.quota_bytes, request.quota_inodes, request.mode or 0o755, request.uid, request.gid, request.names
         )
         logger.info("volume created", extra={"volume": made.name, "uuid": made.uuid})
-        return volume_message(made, {}, frozenset())
+        return volume_message(made, {}, self._catalog.delegated())
 
     @edge
     def ListVolumes(self, request: pb.ListVolumesRequest, context: grpc.ServicerContext) -> pb.ListVolumesReply:

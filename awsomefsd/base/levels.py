@@ -37,6 +37,14 @@ def supported() -> int:
     return int(text)
 
 
+def too_low(needed: int, level: int) -> str:
+    """Returns the words of a refusal: something needs a level that the cluster does not act at yet."""
+    return (
+        f"this needs level {needed}, and the cluster acts at level {level}; "
+        "upgrade the nodes that `awsomefsd upgrade status` names, then `awsomefsd upgrade finalize`"
+    )
+
+
 def agreed(theirs: int, oldest: int, newest: int) -> int:
     """Returns the version of a wire protocol that two sides speak: the newest that both know; 0 if there is none.
 

@@ -39,12 +39,21 @@ def volume() -> None:
 @click.option("--mode", type=Mode(), default=0o755, help="Mode of the root directory, octal [755].")
 @click.option("--uid", type=click.IntRange(0, 2**32 - 2), default=os.geteuid, help="Owner of the root directory [you].")
 @click.option("--gid", type=click.IntRange(0, 2**32 - 2), default=os.getegid, help="Group of the root directory [yours].")
+@click.option("--names", type=click.Choice(NAMES_WORDS), default=NAMES_WORDS[0], help="When changes of names are durable [durable].")
 @output_option
 @click.pass_obj
-def create(invocation: Invocation, name: str, quota: int, quota_files: int, mode: int, uid: int, gid: int, form: str) -> None:
-    """Create an empty volume."""
+def create(invocation: Invocation, name: str, names: str, form: str, **fields: int) -> None:
+    """Create an empty volume.
+
+    With --names=durable every change of a name is in the cluster's log when it is answered.  With --names=delegated a mount that has the
+    volume for itself decides by itself: changes are durable at fsync, flush and unmount, and else a moment later, in order.
+    """
+    fields = {"quota_bytes": fields.pop("quota"), "quota_inodes": fields.pop("quota_files"), **fields}
     with invocation.client() as client:
-        made = client.call("CreateVolume", name=name, quota_bytes=quota, quota_inodes=quota_files, mode=mode, uid=uid, gid=gid)
+        made = client.call("CreateVolume", name=name, names=names, **fields)
+        if made.names != names and names != NAMES_WORDS[0]:  # it left out what it does not know
+            client.call("DeleteVolume", name=name)
+            raise Refused("the daemon is of an older build and knows no --names; no volume was created: restart the daemon, and try again")
     _print_one(made, form, f"created volume {made.name} ({made.uuid})")
 
 

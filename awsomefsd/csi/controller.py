@@ -25,7 +25,7 @@ from awsomefsd.csi.pb import csi_pb2_grpc
 from awsomefsd.csi.settings import DriverSettings
 from awsomefsd.csi.volume_locks import VolumeLocks
 from awsomefsd.csi.volumes import DriverVolumes, FoundVolume, is_uuid
-from awsomefsd.meta.api.commands import ClaimVolume, DropCsiVolume, EndClaims, MakeCsiVolume, SetCsiVolume
+from awsomefsd.meta.api.commands import ClaimVolume, DropCsiVolume, EndClaims, MakeCsiVolume, SetCsiVolume, SetNames
 
 logger = logging.getLogger(__name__)
 DELETING = "deletion"  # in the place of a node: the claim of a driver that removes the files of a volume
@@ -95,6 +95,7 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
             mode=wanted.mode,
             uid=wanted.uid,
             gid=wanted.gid,
+            names=wanted.names,
         )
         try:
             self._volumes.propose(command)
@@ -197,6 +198,8 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         quota = (record.capacity if wanted.hard else 0) if record.own else -1
         with self._locks.alone(f"name {record.name}"):
             inodes = wanted.inodes if record.own else -1
+            if record.own and "names" in request.mutable_parameters and wanted.names != self._volumes.names(record.volume):
+                self._volumes.propose(SetNames(record.volume, wanted.names))
             self._volumes.propose(SetCsiVolume(record.id, -1, quota, inodes, sorted(settings.items())))
         return pb.ControllerModifyVolumeResponse()
 

@@ -15,6 +15,7 @@ from awsomefsd.base import consistency
 from awsomefsd.base.errors import ConfigError
 from awsomefsd.base.limits import BLOCK_BYTES, CSI_NAME_BYTES_MAX, CSI_PATH_BYTES_MAX, FILE_BYTES_MAX, GIB
 from awsomefsd.base.sizes import parse_bytes
+from awsomefsd.base.types import NAMES_WORDS
 from awsomefsd.config import mount_options
 from awsomefsd.csi.errors import CsiError, invalid
 from awsomefsd.csi.pb import csi_pb2 as pb
@@ -47,6 +48,7 @@ FIXED: dict[str, tuple[str, ...] | None] = {
 MUTABLE: dict[str, tuple[str, ...] | None] = {
     "quota": ("hard", "none"),
     "inodes": None,
+    "names": NAMES_WORDS,
     "consistency": None,
     "cache": ("auto",),
 }
@@ -68,6 +70,7 @@ class WantedVolume:
     gid: int = 0
     inodes: int = 0
     hard: bool = True
+    names: int = 0  # an index of NAMES_WORDS
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -175,6 +178,8 @@ def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, blo
         raise invalid("a directory of a shared volume has no quota of its own; write quota: none, or leave parameter volume out")
     if shared and "inodes" in settings:
         raise invalid("a directory of a shared volume has no quota of its own; leave parameter inodes out")
+    if shared and "names" in settings:
+        raise invalid("a directory has the names of its volume (`awsomefsd volume set --names`); leave parameter names out")
     path = expand(settings.get("subdirectory") or "${name}", {**fixed, "name": name}) if shared and name else ""
     return WantedVolume(
         settings=settings,
@@ -185,6 +190,7 @@ def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, blo
         gid=_number(settings, "gid", 10, (1 << 32) - 2, 0),
         inodes=_count(settings.get("inodes", "0")),
         hard=settings.get("quota", "none" if shared else "hard") == "hard" and not block,
+        names=NAMES_WORDS.index(settings.get("names", NAMES_WORDS[0])),
     )
 
 

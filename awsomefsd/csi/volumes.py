@@ -73,6 +73,10 @@ class DriverVolumes:
         """Returns up to `count` records with ids after `after`, in order of their ids."""
         return list(self._call(csi.GetCsiVolumes(after, count)).volumes)
 
+    def names(self, volume: int) -> int:
+        """Returns when changes of names in a volume are durable, as an index of NAMES_WORDS."""
+        return int(volume in self._catalog.delegated())
+
     def claims(self, volume: int = 0) -> list[ClaimInfo]:
         """Returns the claims on a volume; 0: on all volumes."""
         return list(self._call(csi.GetClaims(volume)).claims)

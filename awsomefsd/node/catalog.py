@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from awsomefsd.base import levels
 from awsomefsd.base.errors import AlreadyExists, ConfigError, Error, FsError, NotFound, Refused, WouldLoseData
 from awsomefsd.base.limits import VOLUME_NAME_BYTES_MAX, VOLUMES_MAX
 from awsomefsd.base.types import HOST_UNIQUE, NAMES_WORDS, DeviceInfo, VolumeInfo
@@ -67,7 +68,13 @@ class Catalog:
         return self._call(body)
 
     def propose(self, command: AnyCommand) -> Any:
-        """Commits one command as the daemon itself; returns its result.  Blocks; raises FsError with the rule's errno, Unavailable."""
+        """Commits one command as the daemon itself; returns its result.  Blocks; raises FsError with the rule's errno, Unavailable.
+
+        A leader refuses commands that it does not know, but would leave out later fields of one that it knows; so the level of those is
+        looked at here too.
+        """
+        if command.level_needed() > command.since and (level := int(self.figures()["level"])) < command.level_needed():
+            raise FsError(errno.EOPNOTSUPP, levels.too_low(command.level_needed(), level))
         return self._call(messages.Propose(HOST_UNIQUE, 0, 0, [], command))
 
     def end_session_of(self, mount: int) -> None:
@@ -114,14 +121,15 @@ class Catalog:
             raise NotFound(f"there is no volume {name!r} (volumes: {names}); create it with `awsomefsd volume create {name}`")
         return found
 
-    def create_volume(self, name: str, quota_bytes: int, quota_inodes: int, mode: int, uid: int, gid: int) -> VolumeInfo:
-        """Creates a volume and returns it; the quotas are bytes and inodes.
+    def create_volume(self, name: str, quota_bytes: int, quota_inodes: int, mode: int, uid: int, gid: int, names: str = "") -> VolumeInfo:
+        """Creates a volume and returns it; the quotas are bytes and inodes, `names` "" is durable.
 
-        Raises ConfigError for the name, AlreadyExists, Refused when there are VOLUMES_MAX volumes, and FsError.
+        Raises ConfigError for the name and for unknown words, AlreadyExists, Refused when there are VOLUMES_MAX volumes, and FsError.
         """
         check_name(name, "volume")
+        decided = _index_of_names(names or NAMES_WORDS[0])
         try:
-            self.propose(CreateVolume(name, str(uuid.uuid4()), quota_bytes, quota_inodes, mode & 0o7777, uid, gid))
+            self.propose(CreateVolume(name, str(uuid.uuid4()), quota_bytes, quota_inodes, mode & 0o7777, uid, gid, decided))
         except FsError as err:
             if err.errno == errno.EEXIST:
                 raise AlreadyExists(f"volume {name!r} exists already; choose another name") from err
@@ -135,16 +143,15 @@ class Catalog:
 
         Raises NotFound, ConfigError for the new name and for unknown words, AlreadyExists, and FsError.
         """
-        if names and names not in NAMES_WORDS:
-            raise ConfigError(f"names={names}: names of a volume are {' or '.join(NAMES_WORDS)}")
+        decided = _index_of_names(names) if names else None
         volume = self.volume(name)
         if new_name:
             check_name(new_name, "volume")
             if new_name != name and any(other.name == new_name for other in self.volumes()):
                 raise AlreadyExists(f"volume {new_name!r} exists already; choose another name")  # before anything is changed
         try:
-            if names:
-                self.propose(SetNames(volume.volume, NAMES_WORDS.index(names)))
+            if decided is not None:
+                self.propose(SetNames(volume.volume, decided))
             self.propose(SetVolume(volume.volume, quota_bytes, quota_inodes, new_name))
         except FsError as err:
             if err.errno == errno.EEXIST:
@@ -225,6 +232,12 @@ class Catalog:
         reply = self._call(messages.Follow(after, count, wait_ms))
         assert isinstance(reply, messages.Changes)
         return reply
+
+
+def _index_of_names(names: str) -> int:
+    if names not in NAMES_WORDS:
+        raise ConfigError(f"names={names}: names of a volume are {' or '.join(NAMES_WORDS)}")
+    return NAMES_WORDS.index(names)
 
 
 def _worded(err: FsError, what: str) -> Error:

@@ -53,8 +53,9 @@ def make(state: State, entry: Entry, command: MakeCsiVolume) -> Reply:
     number, own = command.volume, not command.volume
     if own:
         wanted = CreateVolume(
-            f"csi-{command.id}", command.id, command.quota_bytes, command.quota_inodes, command.mode, command.uid, command.gid
-        )
+            f"csi-{command.id}", command.id, command.quota_bytes, command.quota_inodes,
+            command.mode, command.uid, command.gid, command.names,
+        )  # fmt: skip
         made = volumes.create(state, entry, wanted)
         assert isinstance(made, Made)
         number = made.number
@@ -78,6 +79,8 @@ def _check(command: MakeCsiVolume) -> None:
     if command.capacity < 0 or command.quota_bytes < 0 or command.quota_inodes < 0:
         raise FsError(errno.EINVAL, "a size is not negative")
     _check_path(command.path)
+    if command.names and command.volume:
+        raise FsError(errno.EINVAL, "a directory has the names of its volume")
     if bool(command.path) != bool(command.volume):
         raise FsError(errno.EINVAL, "a directory is one of a volume that exists, and a volume of its own has no path")
     _check_settings(command.settings)

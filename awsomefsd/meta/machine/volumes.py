@@ -65,6 +65,7 @@ def create(state: State, entry: Entry, command: CreateVolume) -> Reply:
     _check_new_name(state, command.name)
     if command.quota_bytes < 0 or command.quota_inodes < 0:
         raise FsError(errno.EINVAL, "a quota is not negative")
+    _check_names(command.names)
     if state.cluster.volumes >= VOLUMES_MAX:
         raise FsError(errno.ENOSPC, f"{VOLUMES_MAX} volumes exist already")
     if any(row.uuid == command.uuid for row in every(state)):
@@ -73,7 +74,7 @@ def create(state: State, entry: Entry, command: CreateVolume) -> Reply:
     state.cluster.next_volume += 1
     state.cluster.volumes += 1
     row = rows.VolumeRow(number, command.uuid, command.name, command.quota_bytes, command.quota_inodes, used_inodes=1, home=UNDECIDED)
-    row.stamp, row.site = entry.stamp, entry.site
+    row.stamp, row.site, row.names = entry.stamp, entry.site, command.names
     state.save_volume(row)
     state.write(keys.volname(command.name), rows.VolumeNameRow(number), rows.VOLNAME)
     now, version = entry.time_ns, (entry.stamp, entry.site)
@@ -92,6 +93,11 @@ def _check_new_name(state: State, name: str) -> None:
         raise FsError(errno.EINVAL, f"a volume's name has 1 to {VOLUME_NAME_BYTES_MAX} printable bytes and no slash")
     if state.txn.get(keys.volname(name)) is not None:
         raise FsError(errno.EEXIST, f"volume {name} exists")
+
+
+def _check_names(names: int) -> None:
+    if not 0 <= names < len(NAMES_WORDS):
+        raise FsError(errno.EINVAL, f"names of a volume are {' or '.join(NAMES_WORDS)}")
 
 
 def existing(state: State, number: int) -> rows.VolumeRow:
@@ -124,8 +130,7 @@ def set_volume(state: State, entry: Entry, command: SetVolume) -> Reply:
 def set_names(state: State, entry: Entry, command: SetNames) -> Reply:
     """Says whether mounts that hold the volume whole decide names by themselves.  Answered by Done."""
     row = existing(state, command.volume)
-    if not 0 <= command.names < len(NAMES_WORDS):
-        raise FsError(errno.EINVAL, f"names of a volume are {' or '.join(NAMES_WORDS)}")
+    _check_names(command.names)
     row.names = command.names
     row.stamp, row.site = entry.stamp, entry.site
     state.save_volume(row)

@@ -11,6 +11,7 @@ import errno
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from awsomefsd.base import levels
 from awsomefsd.base.clock import HybridClock
 from awsomefsd.base.errors import ProtocolError
 from awsomefsd.base.limits import (
@@ -84,12 +85,8 @@ class Proposals:
             raise ProtocolError(f"{len(acks)} acknowledgements in one request")
         if size > ENTRY_BYTES_MAX - _ENTRY_OVERHEAD_BYTES:
             return Failed(errno.EMSGSIZE, f"a command of {size} bytes is over the bound of one entry")
-        if command.since > machine.level:
-            return Failed(
-                errno.EOPNOTSUPP,
-                f"this needs level {command.since}, and the cluster acts at level {machine.level}; "
-                "upgrade the nodes that `awsomefsd upgrade status` names, then `awsomefsd upgrade finalize`",
-            )
+        if command.level_needed() > machine.level:
+            return Failed(errno.EOPNOTSUPP, levels.too_low(command.level_needed(), machine.level))
         if (wanted := _level_given(command)) > machine.level_known:
             return Failed(errno.EPERM, f"the leader's build knows levels up to {machine.level_known}: level {wanted} would stop it")
         if mount and type(command) is not Apply:
@@ -196,7 +193,7 @@ class BatchProposer:
         """
         time_ns, mount, command = self._wall_ns(), request.origin.mount, said.command
         stamp = self._clock.now(len(command.records) if type(command) is Apply else 0)  # each record has its own
-        version = max(command.since, self._machine.level)
+        version = max(command.level_needed(), self._machine.level)
         entry = Entry(
             0, 0, version, 0, self._site, stamp, time_ns, mount, said.unique, said.session, said.epoch, said.acks, command
         )  # fmt: skip

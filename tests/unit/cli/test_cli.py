@@ -372,7 +372,7 @@ class FakeClient:
         FakeClient.asked.append((rpc, {**fields, "socket": str(self.path)}))
         if fields.get("volume") == "lost":
             raise WouldLoseData("no")
-        if rpc == "SetVolume":
+        if rpc in ("SetVolume", "CreateVolume"):
             return pb.Volume(name=fields["name"], names="" if fields["name"] == "of-older-daemon" else fields["names"] or "durable")
         return (
             pb.MountPoint(volume=fields.get("volume", ""), directory=fields.get("directory", ""))
@@ -434,6 +434,19 @@ def test_when_names_are_durable_is_changed_by_a_word_that_the_daemon_knows(
     assert "mount it again" not in run(capsys, "volume", "set", "v", "--quota", "1G")[1]
     code, out, err = run(capsys, "volume", "set", "of-older-daemon", "--names", "delegated")
     assert code == 1 and "restart the daemon" in err and not out
+
+
+def test_a_volume_is_made_with_its_names_or_not_at_all(asked: list[tuple[str, dict[str, Any]]], capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "volume", "create", "v", "--names", "eventually")
+    assert code == 2 and "'durable'" in err and not asked
+    assert run(capsys, "volume", "create", "v")[0] == 0 and asked.pop()[1]["names"] == "durable"
+    assert run(capsys, "volume", "create", "v", "--quota", "1G", "--names", "delegated")[0] == 0
+    _, fields = asked.pop()
+    assert (fields["names"], fields["quota_bytes"], fields["mode"]) == ("delegated", 1 << 30, 0o755)
+    code, out, err = run(capsys, "volume", "create", "of-older-daemon", "--names", "delegated")
+    assert code == 1 and "restart the daemon" in err and not out
+    assert [rpc for rpc, _ in asked] == ["CreateVolume", "DeleteVolume"], "it was made without, and is gone again"
+    assert run(capsys, "volume", "create", "of-older-daemon")[0] == 0, "such a daemon makes volumes as ever"
 
 
 def test_client_of_tests_looks_like_the_real_one() -> None:

@@ -56,6 +56,7 @@ def read(block: bool = False, **parameters: str) -> rules.WantedVolume:
 
 
 def test_parameters() -> None:
+    assert (read().names, read(names="durable").names, read(names="delegated").names) == (0, 0, 1)
     wanted = read(mode="0750", uid="5", inodes="10k", quota="none")
     assert (wanted.mode, wanted.uid, wanted.hard) == (0o750, 5, False) and wanted.inodes > 0
     known = {"csi.storage.k8s.io/pvc/name": "claim", "volume": "v", "subdirectory": "${pvc.name}/${name}"}
@@ -70,6 +71,7 @@ def test_parameters() -> None:
         ({"qouta": "hard"}, "quota"), ({"quota": "soft"}, "hard"), ({"devices": "fast"}, "not supported"),
         ({"cache": "none"}, "not supported"),
         ({"mode": "rwx"}, "octal"), ({"mode": "9"}, "octal"), ({"uid": "-1"}, "uid"),
+        ({"names": "eventually"}, "durable or delegated"), ({"volume": "v", "names": "durable"}, "volume set --names"),
         ({"subdirectory": "a"}, "volume"), ({"inodes": "x"}, "inodes"),
         ({"volume": "v", "quota": "hard"}, "quota"), ({"volume": "v", "subdirectory": "../x"}, "path"),
         ({"volume": "v", "subdirectory": "${x}"}, "known"),

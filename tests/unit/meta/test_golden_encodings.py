@@ -38,7 +38,7 @@ UUID = "0190c1a2-0000-4000-8000-000000000001"
 COMMANDS: list[c.Command] = [
     c.Init("cluster", 1),
     c.AddDevice("device", 1 << 30, 1 << 26, 15, 1 << 20, True),
-    c.CreateVolume("vol", "uuid", 1 << 40, 1000, 0o1777, 1, 2),
+    c.CreateVolume("vol", "uuid", 1 << 40, 1000, 0o1777, 1, 2, 1),
     c.SetVolume(1, 2, 3, "new"),
     c.DeleteVolume(1, True),
     c.OpenSession(1 << 63, 1, "node", "boot", 2, False, True),
@@ -93,7 +93,7 @@ COMMANDS: list[c.Command] = [
     c.DropCa("ca"),
     c.SetCarries("node", True),
     c.RaiseLevel(2),
-    c.MakeCsiVolume(UUID, "pvc", 1 << 40, True, [("a", "b")], 2, "some/path", 3, 4, 0o700, 5, 6),
+    c.MakeCsiVolume(UUID, "pvc", 1 << 40, True, [("a", "b")], 2, "some/path", 3, 4, 0o700, 5, 6, 1),
     c.SetCsiVolume(UUID, 1, 2, 3, [("a", "b")]),
     c.DropCsiVolume(UUID, True),
     c.ClaimVolume(1, "some/path", "node", "boot", True, True),

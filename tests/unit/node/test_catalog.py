@@ -82,6 +82,30 @@ def test_a_word_that_is_none_for_names_is_told_what_is_possible() -> None:
         Catalog(lambda body: pytest.fail(f"{body} is asked")).set_volume("vol", -1, -1, "", "eventually")
 
 
+def test_what_a_leader_would_leave_out_is_refused_before_it_is_asked() -> None:
+    """An older leader knows CreateVolume, and not its field for names: the volume would be made without."""
+
+    def call(body: m.Body) -> m.Reply:
+        if isinstance(body, m.GetStatus):
+            return m.Status({"level": level})
+        if isinstance(body, m.GetVolumes):
+            return m.Volumes([VolumeInfo(1, "u", "vol", 0, 0, 0, 1, 0, 0, 0, 0, "")])
+        proposed.append(body)
+        return m.Made(1)
+
+    proposed: list[m.Body] = []
+    level = 2
+    with pytest.raises(ConfigError, match="names=eventually: names of a volume are durable or delegated"):
+        Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "eventually")
+    with pytest.raises(FsError, match=r"needs level 3, and the cluster acts at level 2.*upgrade finalize") as caught:
+        Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "delegated")
+    assert caught.value.errno == errno.EOPNOTSUPP and not proposed
+    assert Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "durable").name == "vol", "what every build knows needs no level"
+    level = 3
+    Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "delegated")
+    assert [body.command.names for body in proposed if isinstance(body, m.Propose)] == [0, 1]  # type: ignore[union-attr]
+
+
 def test_a_volume_is_changed_as_a_whole_or_not_at_all() -> None:
     """A name that another volume has is found before anything is proposed: the names would be delegated, and the command have failed."""
 

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,9 @@ def test_a_cluster_that_is_raised_under_a_mount_changes_nothing_for_it_until_its
         assert service is not None
         refused = service.propose(c.SetNames(VOLUME, NAMES_DELEGATED), 60)
         assert isinstance(refused, m.Failed) and refused.errno == errno.EOPNOTSUPP, "a voter of the older build could not read it"
+        for made_so in (c.CreateVolume("new", "uuid-new", names=1), c.MakeCsiVolume(str(uuid.UUID(int=1)), "pvc", 0, False, [], names=1)):
+            refused = service.propose(made_so, 60)
+            assert isinstance(refused, m.Failed) and "level 3" in refused.detail, "a voter of the older build would make it without"
         ino, fh = made.create(b"before")
         made.write(ino, fh, 0, b"dirty while all this happens")
         for command in (c.RaiseLevel(3), c.SetNames(VOLUME, NAMES_DELEGATED)):

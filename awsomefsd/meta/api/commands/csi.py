@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from awsomefsd.meta.api.commands.base import Command
+from awsomefsd.meta.api.commands.volumes import LEVEL_OF_NAMES
 
 LEVEL = 2  # builds that know volumes of orchestrators (base/levels.py)
 
@@ -32,6 +33,10 @@ class MakeCsiVolume(Command, tag=100):
     mode: int = 0o755
     uid: int = 0
     gid: int = 0
+    names: int = 0  # of a volume of its own, as in CreateVolume
+
+    def level_needed(self) -> int:
+        return LEVEL_OF_NAMES if self.names else self.since
 
 
 class SetCsiVolume(Command, tag=101):

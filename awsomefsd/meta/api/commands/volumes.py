@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from awsomefsd.meta.api.commands.base import Command
 
+LEVEL_OF_NAMES = 3  # builds that know when names of a volume are durable
 UNDECIDED = "*"  # `home` of a volume that has no data yet: its first segment decides
 
 
 class CreateVolume(Command, tag=3):
-    """A volume with an empty root directory (inode 1)."""
+    """A volume with an empty root directory (inode 1).  `names` is an index of NAMES_WORDS; an older build would leave it out."""
 
     name: str
     uuid: str
@@ -17,6 +18,10 @@ class CreateVolume(Command, tag=3):
     mode: int = 0o755
     uid: int = 0
     gid: int = 0
+    names: int = 0
+
+    def level_needed(self) -> int:
+        return LEVEL_OF_NAMES if self.names else self.since
 
 
 class SetVolume(Command, tag=4):
@@ -31,7 +36,7 @@ class SetVolume(Command, tag=4):
 class SetNames(Command, tag=142):
     """`names` is an index of NAMES_WORDS.  A mount learns it with its next session."""
 
-    since = 3
+    since = LEVEL_OF_NAMES
 
     volume: int
     names: int

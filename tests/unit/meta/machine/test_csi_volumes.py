@@ -59,6 +59,15 @@ def test_one_entry_makes_volume_and_record_and_one_ends_both() -> None:
     sound(drive)
 
 
+def test_a_volume_of_its_own_may_have_delegated_names_and_a_directory_may_not() -> None:
+    drive = Drive()
+    number = make(drive, names=1)
+    assert drive.ask(m.GetVolumes()).delegated == [number]
+    for fields in ({"names": 1, "volume": number, "path": "a"}, {"names": 2}):
+        assert drive.errno(c.MakeCsiVolume(IDS[1], "pvc-1", 1, False, [], **fields)) == errno.EINVAL  # type: ignore[arg-type]
+    assert ids(drive) == [IDS[0]] and len(drive.ask(m.GetVolumes()).volumes) == 1
+
+
 def test_a_kept_volume_stays_without_its_record() -> None:
     drive = Drive()
     make(drive)

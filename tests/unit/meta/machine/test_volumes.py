@@ -31,6 +31,14 @@ def test_volumes(drive: Drive) -> None:
     sound(drive)
 
 
+def test_a_volume_has_its_names_from_the_entry_that_makes_it(drive: Drive) -> None:
+    number = drive.ok(c.CreateVolume("two", "u2", names=1)).number
+    assert drive.ask(m.GetVolumes()).delegated == [number]
+    assert drive.errno(c.CreateVolume("three", "u3", names=2)) == errno.EINVAL
+    assert len(drive.ask(m.GetVolumes()).volumes) == 2
+    sound(drive)
+
+
 def test_init(drive: Drive) -> None:
     assert (drive.machine.cluster_uuid, drive.machine.site, drive.machine.last_stamp) == ("c-uuid", 1, drive.index << 16)
     drive.ok(c.Init("c-uuid", 1))
