@@ -2,6 +2,10 @@
 
 The path that the kernel shows depends on the mount through which the file was opened.  So the driver opens files through the host's mount,
 which does not end with a container of the driver.  Earlier builds did not; their devices are told apart by superblock and inode.
+
+Between the device and the file there is direct I/O: the kernel keeps no pages of the file.  So what a device has answered is with the
+volume's worker, and a volume that several nodes have mounted is as coherent through their devices as through its files.  Where the kernel
+does without direct I/O it says so nowhere but in the state of the device: `check_coherent` reads it there.
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ from pathlib import Path
 
 from awsomefsd.csi.errors import CsiError, precondition
 
-_CLR_FD, _GET_STATUS64, _SET_CAPACITY, _CONFIGURE, _GET_FREE = 0x4C01, 0x4C05, 0x4C07, 0x4C0A, 0x4C82
+_CLR_FD, _GET_STATUS64, _SET_CAPACITY, _SET_DIRECT_IO, _CONFIGURE, _GET_FREE = 0x4C01, 0x4C05, 0x4C07, 0x4C08, 0x4C0A, 0x4C82
 _READ_ONLY, _DIRECT_IO = 1, 16
 _CONFIG = struct.Struct("<II 5Q 4I 64s 64s 32s 2Q 8Q")  # struct loop_config with its loop_info64
 _STATUS_BYTES = 232  # struct loop_info64: device and inode of the file come first
 _LOOP_MAJOR = 7
+SECTOR_BYTES = 512  # of every device: partition tables and file systems on it depend on that, on whichever node it is
 ANSWER_S = 2.0
 ATTEMPTS = 64
 GONE_S = 5.0
@@ -71,13 +76,19 @@ def dead(file: BlockFile) -> list[str]:
     return sorted(name for name, path in shown if path in (file.path, f"/{file.name}") and _ask(name, file) is _Answer.DEAD)
 
 
-def is_over(rdev: int, file: BlockFile | None, directory: str) -> bool:
-    """Returns True if a device number is that of a loop device over `file`, or over any file below `directory`, as its path shows.
+def is_over(rdev: int, file: BlockFile) -> bool:
+    """Returns True if a device number is that of a loop device over `file`.  Raises CsiError UNAVAILABLE.
 
-    Asks no filesystem, so it answers for a volume that is not served, too.
+    As its path shows, which asks no filesystem and answers for a volume that is not served, too.  Only a device of an earlier build, which
+    is shown with its path inside the volume, has to be asked as in `of_file`; one whose filesystem has ended is nobody's any more.
     """
     path = backing_of(rdev)
-    return path.startswith(f"{directory}/") or (file is not None and path in (file.path, f"/{file.name}"))
+    if path != f"/{file.name}":
+        return path == file.path
+    answer = _ask(f"loop{os.minor(rdev)}", file)
+    if answer is _Answer.NONE:
+        raise CsiError("UNAVAILABLE", f"the file behind /dev/loop{os.minor(rdev)} does not answer; try again")
+    return answer is not _Answer.ANOTHER
 
 
 def _shown() -> dict[str, str]:
@@ -122,9 +133,33 @@ def below(directory: str) -> list[str]:
 def backing_of(rdev: int) -> str:
     """Returns the path of the file behind a loop device, "" if the number is not one or it has none."""
     try:
-        return Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}/loop/backing_file").read_text().rstrip("\n")
+        shown = Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}/loop/backing_file").read_text()
     except OSError:
         return ""
+    return shown.rstrip("\n").removesuffix(" (deleted)")
+
+
+def check_coherent(name: str) -> None:
+    """Raises CsiError FAILED_PRECONDITION for a device that may not stand beside those of other nodes over the same file.
+
+    One that was made without direct I/O gets it first, if the kernel has it now.
+    """
+    state = Path(f"/sys/block/{name}")
+    if (state / "loop/dio").read_text().strip() != "1":
+        device = _open(name, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # the state says whether it has it
+                fcntl.ioctl(device, _SET_DIRECT_IO, 1)
+        finally:
+            os.close(device)
+    if (state / "loop/dio").read_text().strip() != "1":
+        raise precondition(
+            f"this node's kernel ({os.uname().release}) gives loop devices no direct I/O over files of awsomefs, so it would keep pages "
+            "of a block volume that others have overwritten; ask for the volume with a SINGLE_NODE access mode, or use a newer kernel"
+        )
+    sector = int((state / "queue/logical_block_size").read_text())
+    if sector != SECTOR_BYTES:
+        raise precondition(f"/dev/{name} has sectors of {sector} bytes, other nodes have {SECTOR_BYTES}: unstage the volume here first")
 
 
 def attach(file: int, *, read_only: bool) -> str:
@@ -153,7 +188,7 @@ def attach(file: int, *, read_only: bool) -> str:
 
 def _configure(device: int, file: int, flags: int) -> bool:
     """Sets a device up; returns False where the file has no direct I/O."""
-    info = _CONFIG.pack(file, 0, 0, 0, 0, 0, 0, 0, 0, 0, flags, b"", b"", b"", 0, 0, *[0] * 8)
+    info = _CONFIG.pack(file, SECTOR_BYTES, 0, 0, 0, 0, 0, 0, 0, 0, flags, b"", b"", b"", 0, 0, *[0] * 8)
     try:
         fcntl.ioctl(device, _CONFIGURE, info)
     except OSError as err:

@@ -8,6 +8,7 @@ mount table alone: they unmount mounts that are ours and remove the empty direct
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -15,17 +16,19 @@ import stat
 import grpc
 
 from awsomefsd.base import consistency
+from awsomefsd.base.errors import Error
 from awsomefsd.csi import blocks, rules, staging_paths
+from awsomefsd.csi.block_volumes import BlockVolumes, block_file, published
 from awsomefsd.csi.controller import claim
 from awsomefsd.csi.errors import CsiError, invalid, not_found, precondition
 from awsomefsd.csi.grpc_errors import CallFigures, rpc
-from awsomefsd.csi.kubelet_paths import KubeletDirectory, KubeletPath, bind, effective, open_beneath
+from awsomefsd.csi.kubelet_paths import KubeletDirectory, KubeletPath, bind, effective
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.pb import csi_pb2_grpc
 from awsomefsd.csi.settings import DriverSettings
 from awsomefsd.csi.volume_locks import VolumeLocks
 from awsomefsd.csi.volume_mounts import VolumeMounts
-from awsomefsd.csi.volumes import BLOCK_FILE, DriverVolumes, FoundVolume
+from awsomefsd.csi.volumes import DriverVolumes, FoundVolume
 from awsomefsd.keeper import mount_syscalls
 from awsomefsd.keeper.mount_syscalls import MountEntry
 from awsomefsd.meta.api.commands import EndClaims
@@ -49,6 +52,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         self._locks = locks
         self._figures = figures
         self._root = KubeletDirectory(driver.kubelet_dir)
+        self._blocks = BlockVolumes(volumes, volume_mounts)
 
     @rpc
     def NodeGetCapabilities(self, request: pb.NodeGetCapabilitiesRequest, context: grpc.ServicerContext) -> pb.NodeGetCapabilitiesResponse:
@@ -79,7 +83,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
                 alone = mode in rules.EXCLUSIVE and not found.path  # other directories of the volume may be on other nodes
                 mount = self._volume_mounts.enter(found.volume, whole, shared=not alone and self._volumes.sharable(found.volume))
                 if block:
-                    self._stage_block(found, mount, read_only=mode in rules.READERS)
+                    self._stage_block(found, mount, mode)
                 else:
                     self._stage_mount(found, mount, place, [*flags, "ro"] if mode in rules.READERS else flags)
         return pb.NodeStageVolumeResponse()
@@ -119,43 +123,14 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             return True
         return False
 
-    def _stage_block(self, found: FoundVolume, mount: MountEntry, *, read_only: bool) -> None:
-        if found.record is not None:
-            self._make_block_file(mount, found.record.capacity)
-        self._detach_dead(found, mount)
-        if blocks.of_file(_block_file(found, mount)):
-            return
-        directory = self._volume_mounts.open_of_host(found.volume, mount)
+    def _stage_block(self, found: FoundVolume, mount: MountEntry, mode: int) -> None:
         try:
-            file = open_beneath(directory, _file_of(found), os.O_RDONLY if read_only else os.O_RDWR)
-        except OSError as err:
-            raise precondition(f"{_file_of(found)} of volume {found.volume.name} cannot be opened: {err.strerror}") from err
-        finally:
-            os.close(directory)
-        try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
-                raise precondition(f"{_file_of(found)} of volume {found.volume.name} is not a file, as the image of a block volume must be")
-            blocks.attach(file, read_only=read_only)
-        finally:
-            os.close(file)
-
-    def _make_block_file(self, mount: MountEntry, size: int) -> int:
-        """Allocates the whole file of a block volume; existing content stays.  Returns its size in bytes."""
-        directory = os.open(mount.dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            file = os.open(BLOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
-            try:
-                there = os.fstat(file).st_size
-                if there < size:
-                    os.posix_fallocate(file, there, size - there)
-                    os.fsync(file)
-                return max(size, there)
-            except OSError as err:
-                raise CsiError("RESOURCE_EXHAUSTED", f"no space for {size} bytes: {err.strerror}") from err
-            finally:
-                os.close(file)
-        finally:
-            os.close(directory)
+            self._blocks.stage(found, mount, mode)
+        except CsiError as err:
+            if err.status == "FAILED_PRECONDITION":  # kubelet takes it for not staged, and asks for no unstage
+                with contextlib.suppress(Error, OSError):
+                    self._unstage(found)
+            raise
 
     @rpc
     def NodeUnstageVolume(self, request: pb.NodeUnstageVolumeRequest, context: grpc.ServicerContext) -> pb.NodeUnstageVolumeResponse:
@@ -192,12 +167,12 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             return
         mount = self._volume_mounts.entry(found.volume)
         if mount is not None:
-            for name in blocks.of_file(_block_file(found, mount)) if found.block is not False else ():
-                if _published_blocks(name):
+            for name in blocks.of_file(block_file(found, mount)) if found.block is not False else ():
+                if published(name):
                     raise precondition(f"{found.handle} is still published on this node")
                 blocks.detach(name)
             if found.block:
-                self._detach_dead(found, mount)
+                self._blocks.detach_dead(found, mount)
         there = self._volume_mounts.mounted(found.volume)
         if there is not None and any(entry.root == _root_of(found) for entry in self._volume_mounts.used(there.device, there.dir)):
             return
@@ -206,12 +181,6 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             self._volumes.propose(end)
         self._volume_mounts.leave(found.volume)
         self._volumes.propose(end)
-
-    def _detach_dead(self, found: FoundVolume, mount: MountEntry) -> None:
-        """Detaches the devices of mounts whose processes have all died, where no pod has them any more."""
-        for name in blocks.dead(_block_file(found, mount)):
-            if not _published_blocks(name):
-                blocks.detach(name)
 
     def _is_taken(self, found: FoundVolume) -> bool:
         """True if the claim of this node was fenced: it was away, and another node may have taken the volume."""
@@ -243,7 +212,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
                 if mount is None:
                     raise precondition(f"{found.handle} is not staged on this node")
                 if block:
-                    self._publish_block(request, found, mount, place)
+                    self._blocks.publish(found, mount, place, request.volume_capability.access_mode.mode)
                 else:
                     self._publish_mount(request, found, mount, place)
         return pb.NodePublishVolumeResponse()
@@ -278,27 +247,6 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         if others:
             raise precondition(f"{found.handle} is published at {others[0]} already; its access mode allows one target")
 
-    def _publish_block(self, request: pb.NodePublishVolumeRequest, found: FoundVolume, mount: MountEntry, place: KubeletPath) -> None:
-        mode = request.volume_capability.access_mode.mode
-        names = blocks.of_file(_block_file(found, mount))
-        if not names:
-            raise precondition(f"{found.handle} is not staged on this node")
-        entry = place.mounted()
-        if entry is not None:
-            if entry.root not in {f"/{name}" for name in names}:
-                raise CsiError("ALREADY_EXISTS", f"{place.path} has another file system mounted")
-            return
-        if mode in rules.ONE_TARGET and (others := _published_blocks(names[0])):
-            raise precondition(f"{found.handle} is published at {others[0]} already; its access mode allows one target")
-        place.make_file()
-        if os.lstat(place.name, dir_fd=place.parent).st_size:
-            raise precondition(f"{place.path} is a file with content, so nothing is mounted there; remove it")
-        source = os.open(f"/dev/{names[0]}", os.O_PATH | os.O_CLOEXEC)
-        try:
-            _bind(source, place, [])
-        finally:
-            os.close(source)
-
     @rpc
     def NodeUnpublishVolume(self, request: pb.NodeUnpublishVolumeRequest, context: grpc.ServicerContext) -> pb.NodeUnpublishVolumeResponse:
         rules.check_name(request.volume_id, "volume_id")
@@ -320,23 +268,14 @@ class NodeService(csi_pb2_grpc.NodeServicer):
                 if found is not None and entry.source != found.volume.name:
                     raise precondition(f"{place.path} has volume {entry.source} mounted, not {found.handle}; it was not unmounted")
                 place.umount(detach=self._is_dead(place, entry, found))
-            elif blocks.is_over(_device_at(place), self._known_file(found), self._volume_mounts.directory):
-                place.umount()
             else:
-                raise precondition(f"{place.path} has a foreign {entry.fstype} file system mounted; it was not unmounted")
+                self._blocks.check_target(place, entry, found)
+                place.umount()
 
     def _is_dead(self, place: KubeletPath, entry: MountEntry, found: FoundVolume | None) -> bool:
         """True for a dead mount.  A mount that is served is not probed: one whose session was taken away would not answer."""
         mount = self._volume_mounts.entry(found.volume) if found is not None else None
         return (mount is None or entry.device != mount.device) and is_dead(place.path)
-
-    def _known_file(self, found: FoundVolume | None) -> blocks.BlockFile:
-        """The file of a block volume, also of one that is not mounted or not known any more."""
-        if found is None:
-            return blocks.BlockFile(self._volume_mounts.directory, "", BLOCK_FILE)
-        mount = self._volume_mounts.mounted(found.volume)
-        place = self._volume_mounts.place_of(found.volume)
-        return _block_file(found, mount) if mount is not None else blocks.BlockFile(place, "", _file_of(found))
 
     def _published(self, found: FoundVolume, path: str) -> MountEntry:
         """The volume mount of a volume that is mounted at a path.  Raises CsiError NOT_FOUND if it is not mounted there."""
@@ -352,7 +291,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
 
     def _is_there(self, place: KubeletPath, mount: MountEntry, found: FoundVolume) -> bool:
         entry = place.mounted() or mount_syscalls.topmost(f"{place.path}/{staging_paths.NAME}")
-        file = _block_file(found, mount)
+        file = block_file(found, mount)
         if entry is None:  # at the staging path of a block volume nothing is mounted
             return place.kind() == stat.S_IFDIR and found.block is not False and bool(blocks.of_file(file))
         if entry.fstype == mount_syscalls.FSTYPE:
@@ -373,8 +312,8 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             mount = self._published(found, request.volume_path)
             size = found.record.capacity if found.record else self._volumes.statfs(found.volume.volume).bytes_total
             if found.block:
-                size = self._make_block_file(mount, size)
-                for name in blocks.of_file(_block_file(found, mount)):
+                size = self._blocks.allocate(mount, size)
+                for name in blocks.of_file(block_file(found, mount)):
                     blocks.resize(name)
         return pb.NodeExpandVolumeResponse(capacity_bytes=size)
 
@@ -430,15 +369,6 @@ def _root_of(found: FoundVolume) -> str:
     return "/" + found.path
 
 
-def _file_of(found: FoundVolume) -> str:
-    """The file of a block volume: its own, or the one that a handle names."""
-    return BLOCK_FILE if found.record is not None else found.path or BLOCK_FILE
-
-
-def _block_file(found: FoundVolume, mount: MountEntry) -> blocks.BlockFile:
-    return blocks.BlockFile(mount.dir, mount.device, _file_of(found))
-
-
 def _directory_of(found: FoundVolume) -> rules.WantedVolume | None:
     """The attributes of the directory that stands for a volume of this driver; None for one that people made themselves."""
     if found.record is None or not found.path:
@@ -465,15 +395,3 @@ def _bind(source: int, place: KubeletPath, flags: list[str]) -> None:
         bind(source, target, flags)
     finally:
         os.close(target)
-
-
-def _device_at(place: KubeletPath) -> int:
-    try:
-        return os.lstat(place.name, dir_fd=place.parent).st_rdev
-    except OSError:
-        return 0
-
-
-def _published_blocks(name: str) -> list[str]:
-    """The paths that a loop device is bound to."""
-    return [entry.dir for entry in mount_syscalls.mounts() if entry.root == f"/{name}" and entry.dir != f"/dev/{name}"]

@@ -91,8 +91,6 @@ def check_capability(capability: pb.VolumeCapability, *, of_block: bool | None =
         names = ", ".join(sorted(Mode.Mode.Name(mode) for mode in MODES))
         raise invalid(f"access mode {capability.access_mode.mode} is not supported; supported are {names}")
     block = kind == "block"
-    if block and capability.access_mode.mode == Mode.MULTI_NODE_MULTI_WRITER:
-        raise invalid("only one node may write to a block volume; MULTI_NODE_MULTI_WRITER is for file systems")
     if not block:
         if capability.mount.fs_type not in FS_TYPES:
             raise invalid(f"fs_type {capability.mount.fs_type!r} is not supported; leave it out")

@@ -1,4 +1,4 @@
-"""Block volumes after the mount namespace that attached their loop device is gone, and for pods that only read."""
+"""Block volumes: after the mount namespace that attached their loop device is gone, for pods that only read, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.settings import DRIVER
+from awsomefsd.keeper import mount_syscalls
 from buildtools import loops
 from tests.csi.rig import Mode, Player, capability
 
@@ -83,6 +84,64 @@ def test_a_pod_may_ask_for_a_block_volume_read_only(player: Player) -> None:
         assert file.read(4096) == b"a" * 4096
     for pod in ("writer", "reader"):
         player.unpublish(volume, pod)
+    player.unstage(volume)
+    player.delete(volume)
+    player.await_nothing_left()
+
+
+def test_a_target_of_another_volume_is_not_unpublished(player: Player) -> None:
+    mine, other, files = player.create("pvc-b-mine", SIZE, ALONE), player.create("pvc-b-other", SIZE, ALONE), player.create("pvc-b-files")
+    for volume in (mine, other):
+        player.stage(volume, ALONE)
+    target = player.publish(mine, "pod-mine", ALONE)
+    player.publish(other, "pod-other", ALONE)
+    strangers = (other, files, "0190c1a2-0000-4000-8000-000000000009", f"csi-{other}/block.img")
+    for stranger in strangers:
+        request = pb.NodeUnpublishVolumeRequest(volume_id=stranger, target_path=str(target))
+        status, words = player.refused("NodeUnpublishVolume", request)
+        assert status == "FAILED_PRECONDITION" and "another volume" in words, stranger
+        assert mount_syscalls.topmost(str(target)) is not None, stranger
+    attached_by_a_container(player, other)  # the path of such a device says nothing of its volume
+    player.unpublish(other, "pod-other")
+    again = player.publish(other, "pod-again", ALONE)
+    status, words = player.refused("NodeUnpublishVolume", pb.NodeUnpublishVolumeRequest(volume_id=mine, target_path=str(again)))
+    assert status == "FAILED_PRECONDITION" and "another volume" in words
+    for volume, pod in ((mine, "pod-mine"), (other, "pod-again")):
+        player.unpublish(volume, pod)
+    for volume in (mine, other):
+        player.unstage(volume)
+    for volume in (mine, other, files):
+        player.delete(volume)
+    player.await_nothing_left()
+
+
+def replaced(player: Player, volume: str, *options: str) -> str:
+    """In place of the driver's device: another one over the volume's file."""
+    for device in devices_of(player, volume):
+        loops.detach(device)
+    file = player.kubelet / "plugins" / DRIVER / "volumes" / volume / "block.img"
+    subprocess.run(["losetup", "--find", *options, str(file)], check=True)
+    [device] = devices_of(player, volume)
+    return device.removeprefix("/dev/")
+
+
+def test_without_direct_io_it_is_not_for_many_nodes(player: Player) -> None:
+    """The pages that a kernel keeps of the file would not follow the writes of other nodes: it is refused, and nothing of it is left."""
+    together = capability(Mode.MULTI_NODE_MULTI_WRITER, block=True)
+    volume = player.create("pvc-b-many", SIZE, together)
+    place = player.kubelet / "plugins" / DRIVER / "volumes" / volume
+    player.stage(volume, together)
+    request = pb.NodeStageVolumeRequest(volume_id=volume, staging_target_path=player.staging(volume), volume_capability=together)
+    for options, word in ((["--offset", "100"], "direct I/O"), (["--sector-size", "4096", "--direct-io=on"], "4096")):
+        name = replaced(player, volume, *options)
+        status, words = player.refused("NodeStageVolume", request)
+        assert status == "FAILED_PRECONDITION" and word in words
+        assert not Path(f"/sys/block/{name}/loop/backing_file").exists() and mount_syscalls.topmost(str(place)) is None, "nothing is left"
+        player.stage(volume, together)
+    name = replaced(player, volume)
+    assert Path(f"/sys/block/{name}/loop/dio").read_text().strip() == "0"
+    player.stage(volume, together)
+    assert Path(f"/sys/block/{name}/loop/dio").read_text().strip() == "1", "it got direct I/O"
     player.unstage(volume)
     player.delete(volume)
     player.await_nothing_left()

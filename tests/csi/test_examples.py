@@ -137,15 +137,16 @@ def test_directories_of_one_volume(player: Player, mounted: Path) -> None:
     assert list((mounted / "claims").iterdir()) == []
 
 
-def test_a_block_device(player: Player, seed: int) -> None:
-    volume, cap = provision(player, one("block.yaml", "PersistentVolumeClaim"), CHARTS)
+@pytest.mark.parametrize("name", ["block.yaml", "block-shared.yaml"])
+def test_a_block_device(player: Player, seed: int, name: str) -> None:
+    volume, cap = provision(player, one(name, "PersistentVolumeClaim"), CHARTS)
     player.stage(volume, cap)
     device = player.publish(volume, "raw", cap)
     written = random.Random(seed).randbytes(1 << 20)
     with open(device, "r+b") as file:
         file.write(written)
         os.fsync(file.fileno())
-        assert file.seek(0, os.SEEK_END) == size_of(one("block.yaml", "PersistentVolumeClaim"))
+        assert file.seek(0, os.SEEK_END) == size_of(one(name, "PersistentVolumeClaim"))
     with open(device, "rb") as file:
         assert file.read(len(written)) == written
     clear(player, volume, "raw")

@@ -109,8 +109,8 @@ def test_capabilities() -> None:
     mount = pb.VolumeCapability(mount=pb.VolumeCapability.MountVolume(), access_mode=Mode(mode=Mode.MULTI_NODE_MULTI_WRITER))
     block = pb.VolumeCapability(block=pb.VolumeCapability.BlockVolume(), access_mode=Mode(mode=Mode.SINGLE_NODE_WRITER))
     assert rules.check_capabilities([mount]) is False and rules.check_capabilities([block, block]) is True
+    assert rules.check_capabilities([pb.VolumeCapability(block=block.block, access_mode=mount.access_mode)]) is True
     wrong = [[], [mount, block], [pb.VolumeCapability()], [pb.VolumeCapability(mount=mount.mount)]]
-    wrong.append([pb.VolumeCapability(block=block.block, access_mode=mount.access_mode)])
     wrong.append([pb.VolumeCapability(mount=mount.mount, access_mode=Mode(mode=Mode.MULTI_NODE_SINGLE_WRITER))])
     wrong.append([pb.VolumeCapability(mount=pb.VolumeCapability.MountVolume(fs_type="ext4"), access_mode=mount.access_mode)])
     for capabilities in wrong:

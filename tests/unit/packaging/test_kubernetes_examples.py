@@ -92,7 +92,6 @@ def test_claims_name_classes_and_volumes_that_exist() -> None:
     for claim in of("PersistentVolumeClaim"):
         spec = claim["spec"]
         assert set(spec["accessModes"]) <= MODES
-        assert spec.get("volumeMode") != "Block" or spec["accessModes"] == ["ReadWriteOnce"]
         if spec["storageClassName"]:
             assert spec["storageClassName"] in classes()
         else:
