@@ -120,6 +120,11 @@ class _Outgoing:
         self.moved_ns = 0
         self.reason = ""  # of the last failure, logged once
 
+    @property
+    def has_to_move(self) -> bool:
+        """True while something waits to be sent or answered.  Two voters that follow have nothing to say to each other for days."""
+        return self.wire is not None and (not self.welcomed or bool(self.wire.queued_bytes))
+
 
 class _Incoming:
     __slots__ = ("node", "since_ns", "who", "wire")
@@ -211,7 +216,7 @@ class Peers:
             if peer.wire is None:
                 if now >= peer.due_ns:
                     self._dial(peer)
-            elif peer.moved_ns < stuck and (not peer.welcomed or peer.wire.queued_bytes):
+            elif peer.moved_ns < stuck and peer.has_to_move:
                 self._lost(peer, f"nothing moved for {PEER_STUCK_MS_MAX} ms")
         silent = [one for one in self._by_fd.values() if isinstance(one, _Incoming) and not one.node and one.since_ns < stuck]
         for incoming in silent:
@@ -219,7 +224,8 @@ class Peers:
 
     def next_deadline_ns(self) -> int:
         """Returns the monotonic time at which `tick` is due."""
-        waits = [peer.due_ns if peer.wire is None else peer.moved_ns + PEER_STUCK_MS_MAX * NS_PER_MS for peer in self._outgoing.values()]
+        waits = [peer.due_ns for peer in self._outgoing.values() if peer.wire is None]
+        waits += [peer.moved_ns + PEER_STUCK_MS_MAX * NS_PER_MS for peer in self._outgoing.values() if peer.has_to_move]
         return max(min(self._addresses_due_ns, *waits), self._monotonic_ns() + NS_PER_MS) if waits else self._addresses_due_ns
 
     def figures(self) -> dict[str, int]:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 import uuid
 
 import pytest
 
 from awsomefsd.base.errors import ProtocolError
 from awsomefsd.base.frames import FrameReader, frame
-from awsomefsd.base.limits import GREETINGS_PER_NODE_MAX, PEER_QUEUE_BYTES_MAX, PEERS_MAX, RPC_FRAME_BYTES_MAX
+from awsomefsd.base.limits import (
+    GREETINGS_PER_NODE_MAX,
+    NS_PER_MS,
+    PEER_QUEUE_BYTES_MAX,
+    PEER_STUCK_MS_MAX,
+    PEERS_MAX,
+    RPC_FRAME_BYTES_MAX,
+    STANDING_MS,
+)
 from awsomefsd.meta.net.peers import address_text, parse_address
 from awsomefsd.meta.raft.messages import Append, Heartbeat
 from awsomefsd.meta.voter.peer_messages import Announce, Message, PeerHello, decode_message, peer_encode
@@ -73,6 +82,20 @@ def test_who_takes_nothing_is_not_waited_for(net: Net) -> None:
     net.peers[B] = stopped
     net.until(lambda: len(net.got[B]) == 60 - a.dropped)
     assert all(got == (A, message) for got in net.got[B])
+
+
+def test_a_connection_with_nothing_to_say_wakes_nobody(net: Net) -> None:
+    """Two voters that follow have no word for each other.  Their deadline was that of a connection that is stuck: a wake-up each ms."""
+    a = net.start(A)
+    net.start(B)
+    net.until(lambda: net.connected(A) and net.connected(B))
+    later = time.monotonic_ns() + 10 * PEER_STUCK_MS_MAX * NS_PER_MS
+    a._monotonic_ns = lambda: later  # type: ignore[method-assign]
+    a.tick()
+    assert net.connected(A) and a.next_deadline_ns() - later == STANDING_MS * NS_PER_MS
+    a.send(B, beat(1))
+    net.until(lambda: bool(net.got[B]))
+    assert net.connected(A), "the time of silence does not count"
 
 
 def test_a_voter_that_moved_is_dialled_where_it_says(net: Net) -> None:
