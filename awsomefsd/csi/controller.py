@@ -23,11 +23,13 @@ from awsomefsd.csi.grpc_errors import CallFigures, rpc
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.pb import csi_pb2_grpc
 from awsomefsd.csi.settings import DriverSettings
+from awsomefsd.csi.volume_health import VolumeHealth, condition
 from awsomefsd.csi.volume_locks import VolumeLocks
 from awsomefsd.csi.volumes import DriverVolumes, FoundVolume, is_uuid
 from awsomefsd.meta.api.commands import ClaimVolume, DropCsiVolume, EndClaims, MakeCsiVolume, SetCsiVolume, SetNames
 
 logger = logging.getLogger(__name__)
+_WELL = "the volume is there"
 DELETING = "deletion"  # in the place of a node: the claim of a driver that removes the files of a volume
 _Rpc = pb.ControllerServiceCapability.RPC
 CAPABILITIES = [
@@ -49,9 +51,11 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
     """The controller RPCs.  They run on gRPC's threads and block."""
 
     def __init__(
-        self, driver: DriverSettings, volumes: DriverVolumes, volume_mounts: DirectoryRemover, locks: VolumeLocks, figures: CallFigures
-    ) -> None:
+        self, driver: DriverSettings, volumes: DriverVolumes, volume_mounts: DirectoryRemover, locks: VolumeLocks, figures: CallFigures,
+        health: VolumeHealth,
+    ) -> None:  # fmt: skip
         self._driver = driver
+        self._health = health
         self._volumes = volumes
         self._volume_mounts = volume_mounts
         self._locks = locks
@@ -294,10 +298,11 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
             if not one.fenced:
                 nodes.setdefault((one.volume, one.path), []).append(one.node)
         entries = []
+        facts, volumes = (self._health.facts(), self._by_number()) if self._driver.health_api == "1.12" else (None, {})
         for row in rows:
             status = pb.ListVolumesResponse.VolumeStatus(published_node_ids=nodes.get((row.volume, row.path), ()))
-            if self._driver.health_api == "1.12":
-                status.volume_condition.CopyFrom(self._condition())
+            if facts is not None and row.volume in volumes:
+                status.volume_condition.CopyFrom(condition(facts.of(volumes[row.volume]), _WELL))
             entries.append(pb.ListVolumesResponse.Entry(volume=self._volume(row), status=status))
         return pb.ListVolumesResponse(entries=entries, next_token=token)
 
@@ -310,52 +315,48 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         nodes = [one.node for one in claims if one.path == found.path and not one.fenced]
         status = pb.ControllerGetVolumeResponse.VolumeStatus(published_node_ids=nodes)
         if self._driver.health_api == "1.12":
-            status.volume_condition.CopyFrom(self._condition())
+            status.volume_condition.CopyFrom(condition(self._health.of(found.volume), _WELL))
         return pb.ControllerGetVolumeResponse(volume=self._volume(found.record), status=status)
 
     @rpc
     def GetCapacity(self, request: pb.GetCapacityRequest, context: grpc.ServicerContext) -> pb.GetCapacityResponse:
+        """The scheduler goes by the maximum size of a volume, where one is named, and by what is available otherwise.
+
+        So a maximum stands only where the size of a volume is no bound, and nothing has to be there for it (decision 266).
+        """
         if request.volume_capabilities:
             rules.check_capabilities(request.volume_capabilities)
-        rules.read_parameters(request.parameters, {}, block=False)
+        wanted = rules.read_parameters(request.parameters, {}, block=False)
         here = self._driver.reachable
         segments = request.accessible_topology.segments
         if any(segments.get(key, value) != value for key, value in here.items()):
             return pb.GetCapacityResponse(available_capacity=0)
         response = pb.GetCapacityResponse(available_capacity=self._volumes.free_bytes())
-        response.maximum_volume_size.value = rules.FILE_BYTES_MAX
+        if not wanted.hard:
+            response.maximum_volume_size.value = rules.FILE_BYTES_MAX
         return response
 
     # --- health -------------------------------------------------------------------------------------------------------------
 
-    def _trouble(self) -> str:
-        """The reason why the storage beneath all volumes is degraded; "" if it is not."""
-        damaged = int(self._volumes.figures().get("collect_corrupt_pieces", 0))
-        return f"collection found {damaged} extents with wrong bytes on a device" if damaged else ""
-
-    def _condition(self) -> pb.VolumeCondition:
-        words = self._trouble()
-        return pb.VolumeCondition(abnormal=bool(words), message=words or "the volume is there")
+    def _by_number(self) -> dict[int, VolumeInfo]:
+        return {one.volume: one for one in self._volumes.every()}
 
     @rpc
     def ControllerGetVolumeHealth(
         self, request: pb.ControllerGetVolumeHealthRequest, context: grpc.ServicerContext
     ) -> pb.ControllerGetVolumeHealthResponse:
-        return pb.ControllerGetVolumeHealthResponse(volume_health=self._health(self._volumes.find(request.volume_id)))
-
-    def _health(self, found: FoundVolume) -> pb.VolumeHealth:
-        words = self._trouble()
-        entry = pb.VolumeHealth.VolumeHealthEntry(status=pb.DEGRADED, reason="Damage", message=words)
-        return pb.VolumeHealth(volume_id=found.handle, health_statuses=[entry] if words else [])
+        found = self._volumes.find(request.volume_id)
+        health = pb.VolumeHealth(volume_id=found.handle, health_statuses=self._health.of(found.volume))
+        return pb.ControllerGetVolumeHealthResponse(volume_health=health)
 
     @rpc
     def ControllerListVolumeHealth(
         self, request: pb.ControllerListVolumeHealthRequest, context: grpc.ServicerContext
     ) -> pb.ControllerListVolumeHealthResponse:
         rows, token = self._rows(request.max_entries, request.starting_token)
-        words = self._trouble()
-        entry = pb.VolumeHealth.VolumeHealthEntry(status=pb.DEGRADED, reason="Damage", message=words)
-        entries = [pb.VolumeHealth(volume_id=row.id, health_statuses=[entry]) for row in rows] if words else []
+        facts, volumes = self._health.facts(), self._by_number()
+        found = [(row.id, facts.of(volumes[row.volume])) for row in rows if row.volume in volumes]
+        entries = [pb.VolumeHealth(volume_id=id, health_statuses=one) for id, one in found if one]
         return pb.ControllerListVolumeHealthResponse(entries=entries, next_token=token)
 
 

@@ -26,6 +26,7 @@ from awsomefsd.csi.kubelet_paths import KubeletDirectory, KubeletPath, bind, eff
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.pb import csi_pb2_grpc
 from awsomefsd.csi.settings import DriverSettings
+from awsomefsd.csi.volume_health import VolumeHealth, condition
 from awsomefsd.csi.volume_locks import VolumeLocks
 from awsomefsd.csi.volume_mounts import VolumeMounts
 from awsomefsd.csi.volumes import DriverVolumes, FoundVolume
@@ -44,9 +45,11 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     """The node RPCs.  They run on gRPC's threads and block."""
 
     def __init__(
-        self, driver: DriverSettings, volumes: DriverVolumes, volume_mounts: VolumeMounts, locks: VolumeLocks, figures: CallFigures
-    ) -> None:
+        self, driver: DriverSettings, volumes: DriverVolumes, volume_mounts: VolumeMounts, locks: VolumeLocks, figures: CallFigures,
+        health: VolumeHealth,
+    ) -> None:  # fmt: skip
         self._driver = driver
+        self._health = health
         self._volumes = volumes
         self._volume_mounts = volume_mounts
         self._locks = locks
@@ -337,14 +340,14 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             response.usage.add(available=stat_of.bytes_writable, total=stat_of.bytes_total, used=used, unit=_BYTES)
             response.usage.add(available=max(stat_of.inodes_free, 0), total=stat_of.inodes_total, used=inodes, unit=_INODES)
         if self._driver.health_api == "1.12":
-            response.volume_condition.CopyFrom(pb.VolumeCondition(abnormal=False, message="the volume is mounted"))
+            response.volume_condition.CopyFrom(condition(self._health.of(found.volume), "the volume is mounted"))
         return response
 
     @rpc
     def NodeGetVolumeHealth(self, request: pb.NodeGetVolumeHealthRequest, context: grpc.ServicerContext) -> pb.NodeGetVolumeHealthResponse:
         rules.check_name(request.volume_id, "volume_id")
         found = self._volumes.find(request.volume_id)
-        health = pb.VolumeHealth(volume_id=request.volume_id)
+        health = pb.VolumeHealth(volume_id=request.volume_id, health_statuses=self._health.of(found.volume))
         if self._volume_mounts.entry(found.volume) is None:
             health.health_statuses.add(status=pb.INACCESSIBLE, reason="NotServed", message="the volume's mount on this node is not served")
         return pb.NodeGetVolumeHealthResponse(volume_health=health)
@@ -354,10 +357,8 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         self, request: pb.NodeGetStorageHealthRequest, context: grpc.ServicerContext
     ) -> pb.NodeGetStorageHealthResponse:
         """Answers only if the metadata does; otherwise the call fails with UNAVAILABLE, which says the same."""
-        damaged = int(self._volumes.figures().get("collect_corrupt_pieces", 0))
         response = pb.NodeGetStorageHealthResponse()
-        if damaged:
-            words = f"collection found {damaged} extents with wrong bytes on a device"
+        if words := self._health.facts().of_storage():
             response.backend_health.add(status=pb.STORAGE_DEGRADED, reason="Damage", message=words)
         return response
 

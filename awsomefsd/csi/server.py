@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,9 +27,11 @@ from awsomefsd.csi.node import NodeService
 from awsomefsd.csi.pb import csi_pb2_grpc, registration_pb2_grpc
 from awsomefsd.csi.registration import RegistrationService
 from awsomefsd.csi.settings import DRIVER, REGISTRATION_SOCKET_NAME, SOCKET_NAME, DriverSettings
+from awsomefsd.csi.volume_health import VolumeHealth
 from awsomefsd.csi.volume_locks import VolumeLocks
 from awsomefsd.csi.volume_mounts import VolumeMounts
 from awsomefsd.csi.volumes import DriverVolumes
+from awsomefsd.io.file.damaged_reads import DamagedRead, DamagedReads
 from awsomefsd.meta.api.commands import EndClaims
 from awsomefsd.node.catalog import Call, Catalog
 from awsomefsd.node.mounts import MountKeeper, Mounts
@@ -106,7 +109,7 @@ def serve_csi(
         max_volumes=chosen.max_volumes,
         voters=frozenset(parse_voters(settings.metadata.voters)),
     )
-    return CsiServer(driver, call, catalog, mounts, keeper, registry)
+    return CsiServer(driver, call, catalog, mounts, keeper, registry, DamagedReads(settings.state_dir).all)
 
 
 class CsiServer:
@@ -116,8 +119,9 @@ class CsiServer:
     """
 
     def __init__(
-        self, driver: DriverSettings, call: Call, catalog: Catalog, mounts: Mounts, keeper: MountKeeper, registry: Registry
-    ) -> None:
+        self, driver: DriverSettings, call: Call, catalog: Catalog, mounts: Mounts, keeper: MountKeeper, registry: Registry,
+        damaged: Callable[[], Iterable[DamagedRead]],
+    ) -> None:  # fmt: skip
         if os.geteuid() != 0:
             raise ConfigError(
                 "csi.enabled needs root, because the driver mounts for other users; run the daemon as root, or turn csi.enabled off"
@@ -125,15 +129,16 @@ class CsiServer:
         self._driver = driver
         self._volumes = DriverVolumes(call, catalog)
         self._keeper = keeper
-        locks, figures = VolumeLocks(), CallFigures(registry)
+        locks, figures, health = VolumeLocks(), CallFigures(registry), VolumeHealth(self._volumes, damaged)
         volume_mounts = VolumeMounts(driver.volumes_dir, mounts)
+        controller = ControllerService(driver, self._volumes, volume_mounts, locks, figures, health)
         self._mounts = mounts
         self._locks = locks
         self._warm = self._moved = False
         self._servicers = (
             (csi_pb2_grpc.add_IdentityServicer_to_server, IdentityService(self._ready, figures)),
-            (csi_pb2_grpc.add_ControllerServicer_to_server, ControllerService(driver, self._volumes, volume_mounts, locks, figures)),
-            (csi_pb2_grpc.add_NodeServicer_to_server, NodeService(driver, self._volumes, volume_mounts, locks, figures)),
+            (csi_pb2_grpc.add_ControllerServicer_to_server, controller),
+            (csi_pb2_grpc.add_NodeServicer_to_server, NodeService(driver, self._volumes, volume_mounts, locks, figures, health)),
         )
         self._registration = RegistrationService(str(driver.socket))
         self._csi = DriverSocket(driver.socket, CALLS_MAX)

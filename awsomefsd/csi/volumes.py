@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from awsomefsd.base.errors import Error
-from awsomefsd.base.types import ClaimInfo, CsiVolumeInfo, StatFs, VolumeInfo
+from awsomefsd.base.types import ClaimInfo, CsiVolumeInfo, DeviceInfo, StatFs, VolumeInfo
 from awsomefsd.csi import rules
 from awsomefsd.csi.errors import CsiError, not_found
 from awsomefsd.meta.api import messages
@@ -101,9 +101,20 @@ class DriverVolumes:
     def figures(self) -> dict[str, int | float | str]:
         return self._catalog.figures()
 
+    def devices(self) -> list[DeviceInfo]:
+        return self._catalog.devices()
+
     def free_bytes(self) -> int:
-        """Returns the bytes of the free segments of all devices."""
-        return sum(device.segments_free * device.segment_bytes for device in self._catalog.devices())
+        """Returns the bytes that a new volume can have: free segments of devices that take data.
+
+        Its data goes to the shared devices if there are any, and to those of one node otherwise: then to those of the node that has most.
+        """
+        free: dict[str, int] = {}
+        for one in self._catalog.devices():
+            home = "" if one.shared else one.home
+            taken = one.draining or one.absent
+            free[home] = free.get(home, 0) + (0 if taken else one.segments_free * one.segment_bytes)
+        return free[""] if "" in free else max(free.values(), default=0)
 
     def sharable(self, volume: VolumeInfo) -> bool:
         """Returns True if the data of the volume is, or will be, on devices that other nodes see."""

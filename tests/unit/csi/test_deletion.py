@@ -11,6 +11,7 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.types import VolumeInfo
 from awsomefsd.csi.controller import ControllerService
 from awsomefsd.csi.pb import csi_pb2 as pb
+from awsomefsd.csi.volume_health import VolumeHealth
 from awsomefsd.csi.volume_locks import VolumeLocks
 from awsomefsd.csi.volumes import DriverVolumes
 from awsomefsd.meta.api import commands as c
@@ -44,7 +45,7 @@ class Rig:
         volumes.sharable = lambda volume: True  # type: ignore[method-assign]
         figures: Any = SimpleNamespace(note=lambda *words: None)
         driver: Any = SimpleNamespace(node="n1", boot_id="b1", attach=False)
-        self.service = ControllerService(driver, volumes, self, VolumeLocks(), figures)
+        self.service = ControllerService(driver, volumes, self, VolumeLocks(), figures, VolumeHealth(volumes, list))
 
     def propose(self, command: Any) -> Any:
         reply = self.drive.apply(command)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.csi.controller import ControllerService
 from awsomefsd.csi.pb import csi_pb2 as pb
+from awsomefsd.csi.volume_health import VolumeHealth
 from awsomefsd.csi.volume_locks import VolumeLocks
 from awsomefsd.csi.volumes import DriverVolumes
 from awsomefsd.meta.api import commands as c
@@ -36,7 +37,8 @@ class Rig:
         self.proposed: list[Any] = []
         figures: Any = SimpleNamespace(note=lambda *words: None)
         driver: Any = SimpleNamespace(reachable={}, attach=False)
-        self.service = ControllerService(driver, DriverVolumes(self.call, Catalog(self.call)), None, VolumeLocks(), figures)  # type: ignore[arg-type]
+        volumes, remover = DriverVolumes(self.call, Catalog(self.call)), cast(Any, None)
+        self.service = ControllerService(driver, volumes, remover, VolumeLocks(), figures, VolumeHealth(volumes, list))
 
     def call(self, body: Any) -> Any:
         if isinstance(body, m.GetStatus):
