@@ -6,6 +6,7 @@ met: a record is a file of the node that read it, so drivers of other nodes may 
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.volumes import DriverVolumes
 from awsomefsd.io.file.damaged_reads import DamagedRead
 
+logger = logging.getLogger(__name__)
 Entry = pb.VolumeHealth.VolumeHealthEntry
 _SHOWN = 3  # files, in the message
 
@@ -64,11 +66,18 @@ class VolumeHealth:
 
     def facts(self) -> HealthFacts:
         files: dict[int, list[str]] = defaultdict(list)
-        for one in self._damaged():
+        for one in self._records():
             path = one.path or f"inode {one.ino}"
             if path not in files[one.volume]:
                 files[one.volume].append(path)
         return HealthFacts(self._volumes.devices(), files, int(self._volumes.figures().get("collect_corrupt_pieces", 0)))
+
+    def _records(self) -> Iterable[DamagedRead]:
+        try:
+            return self._damaged()
+        except OSError as err:  # there is more to tell
+            logger.warning("the records of wrong bytes cannot be read", extra={"reason": str(err)})
+            return ()
 
     def of(self, volume: VolumeInfo) -> list[Entry]:
         """Returns the findings about one volume, the worst first; [] if all is well."""
