@@ -1,4 +1,4 @@
-"""What is wrong with a volume, as CSI says it: devices of its data that no node sees, files with wrong bytes, damage met by collection.
+"""The health of a volume, as CSI says it: devices of its data that no node sees, files with wrong bytes, damage met by collection.
 
 Devices are those of the volume's locality (meta/machine/locality.py), as the leader knows them.  Damaged files are those that this node has
 met: a record is a file of the node that read it, so drivers of other nodes may know of others.  A volume without data has no device yet.
