@@ -8,8 +8,9 @@ back, so until then, and only until then, every node may go back to the older bu
 Wire protocols are agreed on for each connection (`agreed`), so a new build speaks with an old one in words that both know.
 
 A level is also what the rules of the machine go by (rule_levels.py).  A rule that does something else with a command that older builds know
-(another change of the state, another reply) asks `state.acts_at(MENDED_RULES)` first, and does below it what they do: voters of two builds
-that apply one log differently have two states.  The answer is a number in the state, so every voter gets the same one at the same entry.
+(another change of the state, another reply) asks `state.acts_at` for the level that brought it, and below it does what they do: voters
+of two builds that apply one log differently have two states.  The answer is a number in the state, so every voter gets the same one at the
+same entry.
 
 AWSOMEFSD_LEVEL pins this build to a lower level: it then behaves like an older one, and refuses what that could not read.
 """
@@ -19,9 +20,9 @@ from __future__ import annotations
 import os
 
 from awsomefsd.base.errors import ConfigError
-from awsomefsd.base.rule_levels import MENDED_RULES
+from awsomefsd.base.rule_levels import DELEGATION
 
-LEVEL = max(3, MENDED_RULES)  # the highest this build knows
+LEVEL = DELEGATION  # the highest this build knows
 # 2: volumes are claimed by nodes (Kubernetes); devices change; shared mounts write through
 
 VARIABLE = "AWSOMEFSD_LEVEL"

@@ -134,7 +134,7 @@ class NodeAdmin:
             if err.errno == errno.EBUSY:
                 raise Refused(f"{err}; remove them first, or leave it without --yes-destroy") from err
             if err.errno == errno.EINVAL:
-                raise Refused("the cluster acts at a level below 3; run `awsomefsd upgrade finalize`, then end it") from err
+                raise Refused("the cluster acts at a level below 4; run `awsomefsd upgrade finalize`, then end it") from err
             raise
         return row
 

@@ -24,8 +24,8 @@ from awsomefsd.base.wait import Signal
 from awsomefsd.io.file.op_log import OpLog, OpRecord
 from awsomefsd.io.file.reservation import Uniques
 from awsomefsd.io.file.shipper_core import RecordBatch, ShipperCore, Step
-from awsomefsd.meta.api.commands import Apply, DecidedRecord, record_decode
-from awsomefsd.meta.api.messages import Applied
+from awsomefsd.meta.api.commands import Apply, Commit, DecidedRecord, record_decode
+from awsomefsd.meta.api.messages import Applied, Committed
 from awsomefsd.meta.client.metadata import Metadata
 
 RETRY_PAUSE_MS = 50  # before a batch that the cluster cannot take now is sent again
@@ -52,6 +52,17 @@ def record_of(stored: OpRecord) -> DecidedRecord:
     record: DecidedRecord = record_decode(stored.data)
     record.sequence = stored.sequence
     return record
+
+
+class _Rider(Signal):
+    """A commit of data that goes behind the record `through`, in its batch."""
+
+    __slots__ = ("command", "through")
+
+    def __init__(self, command: Commit, through: int) -> None:
+        super().__init__()
+        self.command = command
+        self.through = through
 
 
 class Shipper:
@@ -115,6 +126,16 @@ class Shipper:
         self._post(self._wait, signal, through)
         return signal
 
+    def commit(self, command: Commit, through: int) -> Signal:
+        """Returns a Wait that ends with Committed when the commit was done in the batch of this record, or with its error.
+
+        It ends with None if the record was applied before and the commit did not go; EIO if a record up to it was put aside.  Committed
+        comes on the thread that receives answers.
+        """
+        rider = _Rider(command, through)
+        self._post(self._wait, rider, through)
+        return rider
+
     def goes_on(self, applied: int, round_: int) -> None:
         """The present session was opened, nobody else had the volume, and the row of the mount says this.
 
@@ -169,7 +190,7 @@ class Shipper:
             self._core.put_aside(record.sequence)
 
     def _wait(self, signal: Signal, through: int) -> None:
-        self._core.wait(signal, through)
+        self._core.wait(signal, through, rides=isinstance(signal, _Rider))
         if self._ended is not None:
             self._abandon(self._ended)
 
@@ -204,24 +225,36 @@ class Shipper:
     # --- batches -----------------------------------------------------------------------------------------------------------
     def _send(self, batch: RecordBatch) -> None:
         records = [record_of(record) for record in batch.records]  # type: ignore[arg-type]
+        rider = batch.rider
+        assert rider is None or isinstance(rider, _Rider)
         command = Apply(self._volume, self._log_id, batch.after, records[0].sequence, records, [], [], 0, batch.round)
+        if rider is not None:
+            data = rider.command
+            command.inodes, command.segments, command.consumed = data.inodes, data.segments, data.consumed_bytes
         self._batch = batch
         self.batches += 1
         unique = self._uniques.next_background_unique()
 
         def answered(reply: Any, error: BaseException | None) -> None:
             self._metadata.ack(unique)
-            self._post(self._answered, batch.number, reply, error)
+            self._post(self._answered, batch, rider, reply, error)
+            if rider is not None and error is not None:
+                rider.fire(None, error)
+            elif rider is not None and not reply.errno:
+                rider.fire(Committed(reply.errnos, reply.attrs))
 
         self._metadata.propose(command, unique, self._token).start(answered)
 
-    def _answered(self, number: int, reply: Applied | None, error: BaseException | None) -> None:
-        batch = self._batch
-        if batch is None or batch.number != number:
-            return  # its session has ended, and another one goes on
-        if reply is None:
-            self._not_taken(error)
-            return
+    def _answered(self, batch: RecordBatch, rider: _Rider | None, reply: Applied | None, error: BaseException | None) -> None:
+        if batch is self._batch:  # else its session has ended, and another one goes on
+            if reply is None:
+                self._not_taken(error)
+            else:
+                self._taken(batch.number, reply)
+        if rider is not None and reply is not None and reply.errno:
+            self._wait(rider, rider.through)  # a record stopped the batch before it
+
+    def _taken(self, number: int, reply: Applied) -> None:
         self._batch = None
         if reply.differs:
             self.differing += 1
@@ -240,7 +273,14 @@ class Shipper:
             self._refuse_all(str(err))
 
     def _not_taken(self, error: BaseException | None) -> None:
-        """The batch as a whole was refused.  If its session has ended, the next one goes on with it."""
+        """The batch as a whole was refused, and nothing of it is done.  If its session has ended, the next one goes on with it.
+
+        If a commit went with it, its sender has the error, and the records go again without it: either of the two, or the session, was why.
+        """
+        if isinstance(error, FsError) and self._batch is not None and self._batch.rider is not None:
+            self._batch = None
+            self._core.landed()
+            return
         if isinstance(error, FsError) and error.errno == errno.ESTALE:
             return
         if isinstance(error, FsError):

@@ -18,6 +18,7 @@ Rules:
 * *Rounds.*  A refusal ends a round: the cluster counts it in the row of the mount, and refuses batches of an earlier round.  Else a second
   copy of the batch, which a slow leader proposes late, could apply the record that was put aside, and those that followed it.
 * *Waiters* are told when every record up to their sequence is applied or put aside and synced, and how many were put aside.
+* *A rider* is a waiter with a commit of data, which goes in the batch of its last record: one entry in place of two.
 
 Rejected: skipping a record that waits for its data (a hole in the prefix); a new batch for what an unanswered one holds (which of the two
 was applied would decide what the answer means).
@@ -45,12 +46,16 @@ class Stored(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
-    """The records of one Apply, in order.  `after`: the sequence that the cluster has applied last, or has at least."""
+    """The records of one Apply, in order.  `after`: the sequence that the cluster has applied last, or has at least.
+
+    `rider`: the token of a waiter whose commit of data goes behind these records; None: of nobody.
+    """
 
     number: int  # which answer belongs to it
     round: int
     after: int
     records: tuple[Stored, ...]
+    rider: object | None = None
 
     @property
     def last(self) -> int:
@@ -79,6 +84,7 @@ class _Waiting:
 class _Waiter:
     token: object
     through: int
+    rides: bool
     aside: int = 0
 
 
@@ -165,7 +171,7 @@ class ShipperCore:
         self._have_applied(applied)
 
     def landed(self) -> None:
-        """Nobody waits for the batch in flight any more: all of it is put aside next, and the log is not used again."""
+        """The batch in flight was refused as a whole, or nobody waits for it any more: nothing of it is applied, as far as is known."""
         self._land()
 
     def put_aside(self, sequence: int) -> None:
@@ -186,9 +192,13 @@ class ShipperCore:
         else:
             self._poisoned.difference_update(inodes)
 
-    def wait(self, token: object, through: int) -> None:
-        """Tells `token`, by `Step.told`, when every record up to this sequence is applied, or put aside and synced."""
-        self._waiters.append(_Waiter(token, through, int(self._applied < through <= self._aside)))
+    def wait(self, token: object, through: int, *, rides: bool = False) -> None:
+        """Tells `token`, by `Step.told`, when every record up to this sequence is applied, or put aside and synced.
+
+        `rides`: it has a commit of data that may go in the batch with the last of these records.  The batch then names it, and it is told
+        nothing here: the answer to the batch is its own.
+        """
+        self._waiters.append(_Waiter(token, through, rides, int(self._applied < through <= self._aside)))
         self._tell()
 
     def abandoned(self) -> list[object]:
@@ -262,8 +272,16 @@ class ShipperCore:
             size += len(waiting.record.data)
         self._bytes -= size
         self._number += 1
-        batch = self._in_flight = RecordBatch(self._number, self._round, self._applied, tuple(records))
+        rider = self._take_rider(records[-1].sequence)
+        batch = self._in_flight = RecordBatch(self._number, self._round, self._applied, tuple(records), rider)
         return batch
+
+    def _take_rider(self, last: int) -> object | None:
+        """Takes one of those whose records are all in this batch or before it; what was put aside of them is told instead."""
+        for at, waiter in enumerate(self._waiters):
+            if waiter.rides and waiter.through <= last and not waiter.aside:
+                return self._waiters.pop(at).token
+        return None
 
     def _land(self) -> None:
         """Nothing is in flight any more: what is left of the batch waits again."""

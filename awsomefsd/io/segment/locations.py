@@ -68,7 +68,7 @@ class Locations:
     def lease(self, count: int, avoid: list[int]) -> list[SegmentInfo]:
         """Returns segments for this session's writer, `count` at most; a single one may be what another writer left of its own.
 
-        Below level MENDED_RULES some may lie on the devices `avoid`.
+        Below level DELEGATION some may lie on the devices `avoid`.
 
         Blocks for the entry.  Raises FsError(ENOSPC) if none is free, FsError(EIO) if none of the devices is left.
         """

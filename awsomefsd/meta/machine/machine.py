@@ -5,7 +5,7 @@ command runs (a rule checks everything before its first change, so a refusal cha
 the reply is kept.  A refusal is the reply Failed, never an exception; Corrupt and FormatTooNew come out as they are, and stop the node.
 
 Refusals by a fence, those with `retry` and NotKept are not kept as results: they changed nothing, and the same request must be able to
-succeed later (under a new session, after a pause).  Replies to Apply are not kept either: its records are counted (records.py).
+succeed later (under a new session, after a pause).  Of the replies to Apply only some are kept (records.is_kept).
 
 Hot rows and results are written back by flush(), which the driver calls before the store commits; a new machine over the same transaction
 goes on exactly where this one was.  An entry at or below `applied_index` is a replay and changes nothing.
@@ -188,13 +188,15 @@ class Machine:
     def _run(self, entry: c.Entry) -> Reply:
         state = self.state
         state.tombstones_written = 0
-        keep = type(entry.command) is not c.Apply
+        keep = True
         try:
             mounts.refuse_unknown(state, entry)
             reply = _RULES[type(entry.command)](state, entry, entry.command)
         except FsError as err:
-            keep = keep and not isinstance(err, (EpochEnded, RetryLater, NotKept))
+            keep = not isinstance(err, (EpochEnded, RetryLater, NotKept))
             reply = Failed(err.errno, str(err.args[0]), err.retry_helps)
+        if type(entry.command) is c.Apply:
+            keep = records.is_kept(entry.command, reply)
         if state.maybe_dead:
             segments.free_dead(state, entry.index)
         if invariants.ASSERTED:

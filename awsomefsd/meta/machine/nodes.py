@@ -8,7 +8,7 @@ A voter's row is removed only while the other voters that are not removed are a 
 one moment would else leave a membership that nobody can change any more.
 
 The last node becomes "ending" before its state is deleted: only while there is no other node, and nobody is let in from then on.  So the
-order of the entries decides whether a node that joins at that moment, or the end of the cluster, comes first (from level MENDED_RULES on).
+order of the entries decides whether a node that joins at that moment, or the end of the cluster, comes first (from level DELEGATION on).
 
 Authorities: all trusted ones are believed, the one active one signs.  Its key is in the state (any leader must sign) and leaves it by
 GetSigner only, which no connection can ask.
@@ -32,7 +32,7 @@ from awsomefsd.base.limits import (
     REMOVED_NODE_KEPT_MS,
     TOKENS_MAX,
 )
-from awsomefsd.base.rule_levels import MENDED_RULES
+from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.meta.api.commands import (
     AddNode,
     DescribeNode,
@@ -175,8 +175,8 @@ def describe_node(state: State, entry: Entry, command: DescribeNode) -> Reply:
 
 
 def set_state(state: State, entry: Entry, command: SetNodeState) -> Reply:
-    """Makes a node active, cordoned, draining or removed; the last one also ending, from level MENDED_RULES on."""
-    if command.state not in STATES and not (command.state == ENDING and state.acts_at(MENDED_RULES)):
+    """Makes a node active, cordoned, draining or removed; the last one also ending, from level DELEGATION on."""
+    if command.state not in STATES and not (command.state == ENDING and state.acts_at(DELEGATION)):
         raise FsError(errno.EINVAL, f"a node's state is one of {', '.join(STATES)}")
     row = find(state, command.node)
     if row is not None and row.state == command.state == "removed":

@@ -11,6 +11,9 @@ one session, and no other log takes its place before that session has ended; so 
 A refusal begins another *round*, and a batch of an earlier round is refused whole.  What was refused is put aside by its sender, with what
 follows from it, and a late copy of the batch that held it must not bring it in after all: it may be acceptable by then.
 
+Commits are done by the batch that applies the last of its records, and by no other: so a late copy, which finds that record applied, does
+none.  Its reply is kept as a result, as that of a Commit is, for a sender who did not get it.
+
 A batch ends before the first record that its rule refuses, whose names lead elsewhere than its holder saw, or whose number is none of the
 mount's.  What comes behind it was decided on rows that the leader does not have.  A `check` that differs is reported only.  Attributes of
 an inode that is gone are passed: it ended with an earlier session of the mount, which had it open without names.
@@ -50,15 +53,29 @@ def apply(state: State, entry: c.Entry, command: c.Apply) -> Reply:
     if command.after > row.applied:
         text = f"record {command.after} of log {command.log:x} is not applied"
         return Applied(row.applied, errno.ESTALE, text, round=row.round)
+    if _carries_data(command) and command.records[-1].sequence <= row.applied:
+        text = f"record {command.records[-1].sequence} is applied: what goes behind it was done with it, or goes another way"
+        return Applied(row.applied, errno.ESTALE, text, round=row.round)
     commits.check(state, session.session, command.inodes, command.segments)
     reply = Applied(row.applied, round=row.round)
     _run_all(state, entry, command, volume, row, reply)
     if not reply.errno:
         reply.errnos, reply.attrs = commits.settle(state, entry, session, volume, command.inodes, command.segments)
-        quota.consume(state, session, volume, max(command.consumed - row.consumed, 0))
-        row.consumed = max(row.consumed, command.consumed)
+        quota.consume(state, session, volume, command.consumed)
     inode_grants.save_log(state, session.mount, row)
     return reply
+
+
+def is_kept(command: c.Apply, reply: Reply) -> bool:
+    """Returns whether the reply is kept as a result: records are counted, so they may come twice, but commits that were done may not.
+
+    A segment that was ended once would be refused, and what a commit consumes be taken again.
+    """
+    return _carries_data(command) and isinstance(reply, Applied) and not reply.errno
+
+
+def _carries_data(command: c.Apply) -> bool:
+    return bool(command.inodes or command.segments or command.consumed)
 
 
 def _check_batch(command: c.Apply) -> None:
@@ -70,6 +87,8 @@ def _check_batch(command: c.Apply) -> None:
         if record.sequence <= before or record.command.volume != command.volume:
             raise FsError(errno.EINVAL, f"record {record.sequence}: out of order, or of another volume")
         before = record.sequence
+    if _carries_data(command) and not command.records:
+        raise FsError(errno.EINVAL, "commits of data without a record")
     if not command.log or command.first != (command.records[0].sequence if command.records else 0):
         raise FsError(errno.EINVAL, f"log {command.log:x}: the first record is not {command.first}")
 
@@ -80,7 +99,7 @@ def _follow(row: rows.OpLogRow, session: rows.SessionRow, log: int) -> None:
         return
     if row.session == session.session:
         raise FsError(errno.EINVAL, f"session {session.session} has the op log {row.log:x}")
-    row.log, row.session, row.applied, row.consumed, row.round = log, session.session, 0, 0, 0
+    row.log, row.session, row.applied, row.round = log, session.session, 0, 0
 
 
 # --- records ------------------------------------------------------------------------------------------------------------

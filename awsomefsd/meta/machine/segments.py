@@ -22,7 +22,7 @@ import errno
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import SEGMENT_REST_SHARE, SEGMENTS_PER_SESSION_MAX
-from awsomefsd.base.rule_levels import MENDED_RULES
+from awsomefsd.base.rule_levels import DELEGATION, MENDED_RULES
 from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_LEASED, SEGMENT_QUARANTINED, SEGMENT_SEALED, Extent, SegmentInfo, SegmentProgress
 from awsomefsd.meta.api.commands import AddDevice, ClearQuarantine, Entry, LeaseSegments
 from awsomefsd.meta.api.messages import Done, Made, Reply, SegmentsLeased
@@ -115,7 +115,7 @@ def lease(state: State, entry: Entry, command: LeaseSegments) -> Reply:
         raise FsError(errno.ENOENT, f"there is no device {command.like}")
     locality.check_present(devices)
     devices = locality.leasable(devices)
-    if state.acts_at(MENDED_RULES):
+    if state.acts_at(DELEGATION):
         devices = locality.seen(devices, command.avoid)
     if command.begun and session.volume and (row := _begun(state, devices)) is not None:
         return SegmentsLeased([_take_begun(state, row, session)])
@@ -264,7 +264,7 @@ def check_place(state: State, session: int, ino: int, extent: Extent, durable: d
 
 def advance(state: State, row: rows.SegmentRow, step: SegmentProgress) -> None:
     """Applies a checked step: a segment is longer, or sealed."""
-    if state.acts_at(MENDED_RULES) and _is_unused(row, step):
+    if state.acts_at(DELEGATION) and _is_unused(row, step):
         row.committed_bytes = row.footer_offset  # as it was before it was leased: its rest is still one
     else:
         row.committed_bytes = max(row.committed_bytes, step.committed_bytes)

@@ -89,7 +89,7 @@ class Proposals:
             return Failed(errno.EOPNOTSUPP, levels.too_low(command.level_needed(), machine.level))
         if (wanted := _level_given(command)) > machine.level_known:
             return Failed(errno.EPERM, f"the leader's build knows levels up to {machine.level_known}: level {wanted} would stop it")
-        if mount and type(command) is not Apply:
+        if mount and not (type(command) is Apply and not (command.inodes or command.segments or command.consumed)):
             held = machine.results_held(mount)
             if held + len(self.batch) + len(self) >= RESULTS_PER_MOUNT_MAX:
                 held += self.count_of_mount(mount)

@@ -158,8 +158,8 @@ class MountRow(Row):
 class OpLogRow(Row):
     """What a mount has decided itself: `applied` is the newest record of the op log `log` that is applied (0: none).
 
-    `session`: under which session that log was first used.  `consumed`: Apply.consumed so far.  `numbers`: (first, end) of the inode
-    numbers that it was granted and has not used, ascending; `reserved`: how many of them the quota of `volume` counts as used.
+    `session`: under which session that log was first used.  `numbers`: (first, end) of the inode numbers that it was granted and has not
+    used, ascending; `reserved`: how many of them the quota of `volume` counts as used.
     `round`: how many records of the log were refused.
     """
 
@@ -167,7 +167,6 @@ class OpLogRow(Row):
     log: int = 0
     session: int = 0
     applied: int = 0
-    consumed: int = 0
     numbers: list[tuple[int, int]] = []
     reserved: int = 0
     round: int = 0

@@ -413,7 +413,10 @@ class DelegatedNames:
         self._behind(self._log.newest_unapplied(), send, answered)
 
     def _commit(self, command: c.Commit, send: Callable[[], Wait], resume: Resume) -> None:
-        """Called with locks of the flusher, so without this one."""
+        """A commit goes in the batch of the last record of its files, if that is not applied yet.
+
+        Called with locks of the flusher, so without this one.
+        """
         sequences = {step.ino: step.sequence for step in command.inodes}
 
         def answered(reply: m.Committed | None, error: BaseException | None) -> None:
@@ -422,7 +425,19 @@ class DelegatedNames:
                     reply.attrs = [None if attr is None else self._take_up(attr, sequences[attr.ino]) for attr in reply.attrs]
                 resume(reply, error)
 
-        self._ordered(sequences, send, answered)
+        names = self._names
+        newest = 0 if names is None else max(map(names.rows.newest_of, sequences), default=0)
+        if not newest:
+            self._ordered(sequences, send, answered)
+            return
+
+        def went(reply: m.Committed | None, error: BaseException | None) -> None:
+            if reply is None and error is None:
+                send().start(answered)
+            else:
+                answered(reply, error)
+
+        self.shipper.commit(command, newest).start(went)
 
     def _take_up(self, attr: Attr, sequence: int) -> Attr:
         """Puts what a commit of data up to `sequence` has changed into the rows of a file; returns its attributes as they are then."""

@@ -121,7 +121,7 @@ ROWS: list[tuple[Sealed, rows.Row]] = [
     (rows.VOLNAME, rows.VolumeNameRow(1)),
     (rows.SESSION, rows.SessionRow(1, 2, 3, 4, "node", "boot", 5, 6, True, 7, True, 8, True, True)),
     (rows.MOUNT, rows.MountRow(1, 2, "node", "boot", 3)),
-    (rows.OPLOG, rows.OpLogRow(1, 1 << 63, 2, 3, 4, [(5, 7), (9, 10)], 3, 11)),
+    (rows.OPLOG, rows.OpLogRow(1, 1 << 63, 2, 3, [(5, 7), (9, 10)], 3, 11)),
     (rows.RESULT, rows.ResultRow(m.Found(ATTR, None, True))),
     (rows.READER, rows.ReaderRow(1)),
     (rows.MEMBERSHIP, rows.MembershipRow(1, MEMBERSHIP)),

@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 
 from awsomefsd.base.errors import FsError
+from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.base.types import NAMES_DELEGATED, ROOT_INO
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
+from awsomefsd.meta.machine import records
+from awsomefsd.meta.state.lookups import RetryLater
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.rigs.delegated_mount import Delegated, Shipping, aside, at_leader, others_change, replace_session, shipped
 from tests.rigs.metadata_service import Wire
-from tests.rigs.mount_without_kernel import LIMIT_S, VOLUME, Rig, Started, error_of
+from tests.rigs.mount_without_kernel import LIMIT_S, VOLUME, After, Gate, Rig, Started, error_of, until
 
 
 @pytest.fixture
@@ -83,6 +86,94 @@ def test_data_is_committed_behind_the_record_that_makes_its_file(r: Rig) -> None
     assert r.host.service.query(m.GetAttr(VOLUME, ino)).attr.mode & 0o7777 == 0o600  # type: ignore[union-attr]
     r.call("setattr", ino, None, SetAttrIn(c.SET_MODE, mode=0o640))
     assert r.attr(ino).size == 5, "the rows here have what the commit has changed"
+
+
+@pytest.mark.parametrize("size", [100, 100_000], ids=["inline", "extents"])
+def test_the_fsync_of_a_new_file_is_one_entry(r: Rig, size: int) -> None:
+    """Its record and its data together; other files' records go with them."""
+    for name in (b"leases segments", b"f"):
+        shipped(r)
+        before = requests(r)
+        r.mkdir(b"of " + name)
+        ino, fh = r.create(name)
+        r.write(ino, fh, 0, b"x" * size)
+        r.call("fsync", ino, fh, False)
+        took = requests(r) - before
+        assert at_leader(r).keys() >= {name, b"of " + name}
+    assert took == 1 and r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == size  # type: ignore[union-attr]
+    assert r.read(ino, fh, 0, size) == b"x" * size
+
+
+def test_a_commit_whose_record_is_applied_before_it_can_go_goes_by_itself(r: Rig) -> None:
+    shipping = Shipping(r)
+    shipping.hold()
+    ino, fh = r.create(b"f")
+    r.begin("fsyncdir", ROOT_INO, 0, False)  # the record is on its way
+    until(lambda: bool(shipping.held))
+    r.write(ino, fh, 0, b"bytes")
+    synced = r.begin("fsync", ino, fh, False)
+    shipping.go()
+    synced.result()
+    assert r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == 5  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.E2BIG])
+def test_a_commit_that_is_refused_with_its_batch_holds_no_record_up(r: Rig, number: int) -> None:
+    """ESTALE: a segment is not the session's any more, although the session lives."""
+    gate = Gate(r.worker.client)
+    r.worker.names.shipper._metadata = gate
+    refused: list[Any] = []
+
+    def on_propose(command: Any, unique: int) -> Any:
+        if type(command) is not c.Apply or not command.inodes or refused:
+            return None
+        refused.append(command)
+        fails = After(None)
+        fails.release(None, FsError(number, "not now"))
+        return fails
+
+    gate.on_propose = on_propose
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"bytes")
+    if number == errno.ESTALE:  # it is written again
+        r.call("fsync", ino, fh, False)
+    else:
+        assert error_of(r.call, "fsync", ino, fh, False) == number
+        r.call("fsync", ino, fh, False)
+    assert refused
+    assert at_leader(r) == {b"f": ino} and r.worker.names.decides
+    assert r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == 5  # type: ignore[union-attr]
+
+
+def test_a_commit_goes_with_the_rest_of_a_batch_that_was_stopped(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped: list[int] = []
+    check_once = records._check_once_an_entry
+
+    def busy(state: Any, entry: Any, record: c.DecidedRecord) -> None:
+        if type(record.command) is c.Create and not stopped:
+            stopped.append(record.sequence)
+            raise RetryLater(errno.EAGAIN, "later")
+        check_once(state, entry, record)
+
+    monkeypatch.setattr(records, "_check_once_an_entry", busy)
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"bytes")
+    r.call("fsync", ino, fh, False)
+    assert stopped and r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == 5  # type: ignore[union-attr]
+
+
+def test_the_session_ends_while_a_commit_goes_with_records(r: Rig) -> None:
+    shipping = Shipping(r)
+    shipping.hold()
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"x" * 100_000)
+    synced = r.begin("fsync", ino, fh, False)
+    until(lambda: bool(shipping.held))
+    r.end_session()
+    shipping.go()
+    replace_session(r)
+    synced.result()
+    assert at_leader(r) == {b"f": ino} and r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == 100_000  # type: ignore[union-attr]
 
 
 def test_the_leader_has_a_prefix_at_every_moment(r: Rig, seed: int) -> None:
@@ -286,12 +377,12 @@ def test_a_volume_with_durable_names_is_decided_by_the_leader(tmp_path: Path) ->
         made.close()
 
 
-class BeforeLevel3(Rig):
-    level = 2
+class BeforeDelegation(Rig):
+    level = DELEGATION - 1
 
 
 def test_a_cluster_that_is_raised_under_a_mount_changes_nothing_for_it_until_its_worker_is_replaced(tmp_path: Path) -> None:
-    made = BeforeLevel3(tmp_path)
+    made = BeforeDelegation(tmp_path)
     made.hold_lease_clock()
     try:
         made.start()
@@ -304,7 +395,7 @@ def test_a_cluster_that_is_raised_under_a_mount_changes_nothing_for_it_until_its
             assert isinstance(refused, m.Failed) and "level 3" in refused.detail, "a voter of the older build would make it without"
         ino, fh = made.create(b"before")
         made.write(ino, fh, 0, b"dirty while all this happens")
-        for command in (c.RaiseLevel(3), c.SetNames(VOLUME, NAMES_DELEGATED)):
+        for command in (c.RaiseLevel(DELEGATION), c.SetNames(VOLUME, NAMES_DELEGATED)):
             assert not isinstance(service.propose(command, 60), m.Failed)
         made.mkdir(b"still")
         assert at_leader(made) == {b"before": ino, b"still": made.lookup(b"still").ino}

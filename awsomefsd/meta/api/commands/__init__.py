@@ -193,7 +193,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-COMMAND_VERSION = 3  # the highest level of a command; levels.LEVEL is the same
+COMMAND_VERSION = 4  # the highest level of a command; levels.LEVEL is the same
 
 RAFT_COMMANDS = frozenset({NoOp, ChangeMembership})  # no client proposes them
 

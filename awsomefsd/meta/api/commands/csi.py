@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.meta.api.commands.base import Command
-from awsomefsd.meta.api.commands.volumes import LEVEL_OF_NAMES
 
 LEVEL = 2  # builds that know volumes of orchestrators (base/levels.py)
 
@@ -36,7 +36,7 @@ class MakeCsiVolume(Command, tag=100):
     names: int = 0  # of a volume of its own, as in CreateVolume
 
     def level_needed(self) -> int:
-        return LEVEL_OF_NAMES if self.names else self.since
+        return DELEGATION if self.names else self.since
 
 
 class SetCsiVolume(Command, tag=101):

@@ -41,7 +41,7 @@ class DescribeNode(Command, tag=111):
 class SetNodeState(Command, tag=112):
     """ "active", "cordoned", "draining" or "removed"; nothing leads out of "removed".
 
-    From level MENDED_RULES on also "ending", for the only node of a cluster: EBUSY if there is another one, and AddNode is refused from
+    From level DELEGATION on also "ending", for the only node of a cluster: EBUSY if there is another one, and AddNode is refused from
     then on.  Any other state takes it back.
     """
 

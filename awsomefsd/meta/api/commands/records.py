@@ -11,6 +11,7 @@ from typing import Union
 import msgspec
 from msgspec import Struct
 
+from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.base.types import SegmentProgress
 from awsomefsd.meta.api.commands.attributes import RemoveXattr, SetAttr, SetXattr
 from awsomefsd.meta.api.commands.base import Command
@@ -48,12 +49,13 @@ class Apply(Command, tag=140):
     `after`: the newest record that the sender knows to be applied (0: none); above what is applied, there is a gap, and nothing is done.
     Records that are applied already are skipped, so a batch may come twice.  `round`: how many were refused, as the sender knows; a
     batch of another round is not begun.  `first`: the sequence of the first record (0: no records).
-    The first record that is refused ends the batch: those before it stay, and nothing behind it is done, the commits neither.
-    `consumed`: bytes of reservations that commits of this log have used up since it began; the machine takes what is new.
-    Neither the reply nor a refusal is kept as a result.
+    The first record that is refused ends the batch: those before it stay, and nothing behind it is done, the commits neither.  Where the
+    last record is applied already, the commits are not done (ESTALE): commits go with a record that is not.
+    `consumed`: bytes of the session's reservation that the commits use up.
+    The reply is kept as a result if commits were done, since they may not be done twice; other replies and refusals are not.
     """
 
-    since = 3
+    since = DELEGATION
 
     volume: int
     log: int
@@ -73,7 +75,7 @@ class GrantInodes(Command, tag=141):
     are not kept as a result.
     """
 
-    since = 3
+    since = DELEGATION
 
     volume: int
     count: int

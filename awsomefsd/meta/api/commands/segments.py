@@ -21,7 +21,7 @@ class LeaseSegments(Command, tag=13):
     `begun`: for the session of a volume, one segment that another session has begun and sealed, if there is one.  Below level MENDED_RULES
     there is none.
 
-    `avoid`: devices that the node of the session does not see; none is leased there.  Below that level it is ignored.
+    `avoid`: devices that the node of the session does not see; none is leased there.  Below level DELEGATION it is ignored.
     """
 
     count: int

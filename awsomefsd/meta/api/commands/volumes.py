@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.meta.api.commands.base import Command
 
-LEVEL_OF_NAMES = 3  # builds that know when names of a volume are durable
 UNDECIDED = "*"  # `home` of a volume that has no data yet: its first segment decides
 
 
@@ -21,7 +21,7 @@ class CreateVolume(Command, tag=3):
     names: int = 0
 
     def level_needed(self) -> int:
-        return LEVEL_OF_NAMES if self.names else self.since
+        return DELEGATION if self.names else self.since
 
 
 class SetVolume(Command, tag=4):
@@ -36,7 +36,7 @@ class SetVolume(Command, tag=4):
 class SetNames(Command, tag=142):
     """`names` is an index of NAMES_WORDS.  A mount learns it with its next session."""
 
-    since = LEVEL_OF_NAMES
+    since = DELEGATION
 
     volume: int
     names: int

@@ -92,6 +92,44 @@ def test_waiters_are_told_when_what_they_wait_for_is_applied() -> None:
     assert core.poll(0).told == [("again", 0)] and core.last == 3
 
 
+def test_a_commit_rides_with_the_batch_of_its_last_record() -> None:
+    core = core_with(*(Fake(number) for number in range(1, SHIP_RECORDS_MAX + 3)))
+    core.wait("late", SHIP_RECORDS_MAX + 2, rides=True)
+    step = core.poll(0)
+    assert step.batch is not None and step.batch.rider is None, "its record comes with the next one"
+    core.wait("early", 2, rides=True)  # its records are on their way
+    core.answered(step.batch.number, SHIP_RECORDS_MAX)
+    step = core.poll(0)
+    assert step.told == [("early", 0)], "it goes by itself"
+    assert step.batch is not None and step.batch.rider == "late"
+    core.answered(step.batch.number, SHIP_RECORDS_MAX + 2)
+    assert core.poll(0).told == [], "the answer of the batch is its own"
+
+
+def test_of_two_commits_one_rides_and_the_other_is_told() -> None:
+    core = core_with(Fake(1), Fake(2))
+    core.wait("first", 1, rides=True)
+    core.wait("second", 2, rides=True)
+    step = core.poll(0)
+    assert step.batch is not None and step.batch.rider == "first"
+    core.answered(step.batch.number, 2)
+    assert core.poll(0).told == [("second", 0)]
+
+
+def test_a_commit_does_not_ride_where_a_record_before_it_was_put_aside() -> None:
+    core = core_with(Fake(1), Fake(2), Fake(3), touches=(1,))
+    core.wait("commit", 3, rides=True)
+    batch = core.poll(0).batch
+    assert batch is not None and batch.rider == "commit"
+    core.answered(batch.number, 1, refused=2)
+    core.wait("commit", 3, rides=True)  # as its driver does with one that was not done
+    assert [record.sequence for record in core.poll(0).aside] == [2, 3]
+    core.stored(Fake(4), (9,), 0)
+    core.aside_synced(2)
+    step = core.poll(1 << 60)
+    assert step.told == [("commit", 1)] and step.batch is not None and step.batch.rider is None
+
+
 def test_what_is_refused_is_put_aside_with_all_that_builds_upon_it() -> None:
     core = ShipperCore()
     for number, touches in ((1, (1,)), (2, (1, 5)), (3, (6,)), (4, (5, 7)), (5, (7,)), (6, (8,))):
@@ -211,12 +249,15 @@ class Cluster:
     applied: int = 0
     round: int = 0
     done: list[int] = field(default_factory=list)
+    committed: list[object] = field(default_factory=list)
     counts_rounds: bool = True
 
     def apply(self, batch: RecordBatch, refuse: set[int]) -> tuple[int, int] | None:
         """Returns (applied up to, first refusal); None: refused whole, nothing changes."""
         if batch.after > self.applied or (self.counts_rounds and batch.round != self.round):
             return None
+        if batch.rider is not None and batch.last <= self.applied:
+            return None if batch.rider not in self.committed else (batch.last, 0)  # the second: as its result is kept
         for record in batch.records:
             if record.sequence <= self.applied:
                 continue
@@ -225,6 +266,8 @@ class Cluster:
                 return self.applied, record.sequence
             self.done.append(record.sequence)
             self.applied = record.sequence
+        if batch.rider is not None:
+            self.committed.append(batch.rider)
         return self.applied, 0
 
 
@@ -300,7 +343,7 @@ class History:
         self.tokens += 1
         through = self.rng.choice((self.core.last, self.core.newest((self.rng.randrange(30),))))
         self.waiting[self.tokens] = through
-        self.core.wait(self.tokens, through)
+        self.core.wait(self.tokens, through, rides=self.rng.random() < 0.5)
 
     def deliver(self) -> None:
         """A copy of some batch reaches the cluster: the one in flight, or a late one; the answer comes, or does not."""
@@ -317,6 +360,11 @@ class History:
         else:
             for _ in range(self.rng.randrange(1, 3)):
                 self.core.answered(self.sent.number, *answer)
+        rider = self.sent.rider
+        if rider is not None and answer is not None and not answer[1]:
+            del self.waiting[rider]
+        elif rider is not None:
+            self.core.wait(rider, self.waiting[rider], rides=True)
         self.sent = None
 
     def sync(self) -> None:
@@ -360,6 +408,7 @@ class History:
         """Invariants: order, once, and nothing clean too early."""
         done = self.cluster.done
         assert done == sorted(set(done)), "in order, each once"
+        assert len(set(self.cluster.committed)) == len(self.cluster.committed), "each commit once"
         synced = self.aside - {one.sequence for one in self.unsynced}
         clean = set(self.stored) - {place.sequence for place in self.ops._ring.live if place.is_dirty}
         assert clean <= set(done) | synced, "clean before it was applied"
@@ -395,7 +444,7 @@ def test_random_histories_keep_the_order_and_tell_every_waiter(round_: int) -> N
         history.step()
     history.settle()
     assert set(history.cluster.done) | history.aside == set(history.stored), f"seed {SEED}"
-    assert len(history.cluster.done) > 20
+    assert len(history.cluster.done) > 20 and history.cluster.committed
 
 
 def test_without_rounds_a_late_copy_applies_what_was_put_aside() -> None:

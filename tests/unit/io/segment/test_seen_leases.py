@@ -8,7 +8,7 @@ import pytest
 
 from awsomefsd.base.errors import FsError, Unavailable
 from awsomefsd.base.limits import KIB, MIB
-from awsomefsd.base.rule_levels import MENDED_RULES
+from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.base.types import SEGMENT_LEASED, SegmentInfo
 from awsomefsd.io.device.memory_device import MemoryDevice
 from awsomefsd.io.segment.seen_leases import SeenLeases
@@ -76,7 +76,7 @@ def test_a_device_that_is_back_is_used_again() -> None:
 
 
 def test_a_cluster_that_acts_at_a_lower_level_is_asked_once_more_and_no_more() -> None:
-    cluster = two_devices(level=MENDED_RULES - 1)
+    cluster = two_devices(level=DELEGATION - 1)
     blind = cluster.mount("blind", "n2", {2: cluster.devices[2]})
     for _ in range(3):
         with pytest.raises(Unavailable):

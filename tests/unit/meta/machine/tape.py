@@ -314,8 +314,10 @@ def _records(drive: Recorder) -> None:
     step = c.InodeCommit(first + 2, log, 5, 3, now, [], [(0, b"abc")])
     batch = c.Apply(volume, log, 0, 1, made, [step], [], 3)
     for _ in range(2):
-        drive.ok(batch, **own)
-    drive.ok(c.Apply(volume, log, 99, 0, [], [], [], 3), **own)
+        drive.ok(batch, unique=5, **own)
+    drive.ok(batch, unique=6, acks=[5], **own)
+    drive.apply(c.Apply(volume, log, 10, 0, [], [step], [], 3), **own)
+    drive.ok(c.Apply(volume, log, 99, 0, [], [], [], 0), **own)
     gone = c.DecidedRecord(12, 6, now + 5, c.Unlink(volume, 1, b"none"), 0, [0])
     drive.ok(c.Apply(volume, log, 10, 12, [gone], [], [], 3), **own)
     drive.apply(c.Apply(volume, 0, 10, 12, [gone], [], [], 3), **own)

@@ -21,7 +21,7 @@ from tests.rigs.memory_txn import MemTxn
 from tests.unit.meta.machine import tape
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "tape"
-LEVELS = [2, 3]
+LEVELS = [2, 3, 4]
 NEVER_REFUSED = {c.NoOp, c.Reap, c.ChangeMembership, c.EndClaims, c.OpenCollector}  # the last one: with 1,024 sessions only
 
 

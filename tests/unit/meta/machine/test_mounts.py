@@ -6,7 +6,8 @@ import errno
 
 import pytest
 
-from awsomefsd.base.levels import LEVEL, MENDED_RULES
+from awsomefsd.base.levels import LEVEL
+from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.base.types import SEGMENT_FREE, SEGMENT_QUARANTINED, node_mount
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m

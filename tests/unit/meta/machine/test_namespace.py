@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import stat
 
-from awsomefsd.base.levels import MENDED_RULES
 from awsomefsd.base.limits import LINKS_MAX, XATTRS_BYTES_MAX
+from awsomefsd.base.rule_levels import MENDED_RULES
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.check.check import check

@@ -10,7 +10,7 @@ import pytest
 from awsomefsd.base.errors import FormatTooNew
 from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.limits import CAS_MAX, DEAD_TOKEN_KEPT_MS, NODES_MAX, REMOVED_NODE_KEPT_MS
-from awsomefsd.base.rule_levels import MENDED_RULES
+from awsomefsd.base.rule_levels import DELEGATION, MENDED_RULES
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.api.messages import nodes as n
@@ -303,6 +303,6 @@ def test_the_last_node_ends_the_cluster_before_or_after_a_join_and_never_beside_
 
 
 def test_a_node_ends_no_cluster_that_acts_by_the_rules_of_before() -> None:
-    drive = Drive(level=MENDED_RULES - 1)
+    drive = Drive(level=DELEGATION - 1)
     drive.ok(add("n1"))
     assert drive.errno(c.SetNodeState("n1", "ending")) == errno.EINVAL and nodes(drive) == {"n1": "active"}

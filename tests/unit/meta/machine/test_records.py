@@ -18,7 +18,7 @@ from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.check.repair import commands, plan
 from awsomefsd.meta.check.repair_txn import Hints, no_frame
-from awsomefsd.meta.machine import filemap, record_checks
+from awsomefsd.meta.machine import filemap, record_checks, records
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.lookups import RetryLater
 from tests.rigs.machine_driver import Drive
@@ -167,13 +167,58 @@ def test_neither_a_reply_nor_a_refusal_is_kept(holder: Holder) -> None:
     assert holder.drive.machine.results_held(holder.drive.mount) == 0
 
 
-def test_bytes_of_reservations_are_used_up_once(holder: Holder) -> None:
+def reserved(holder: Holder) -> int:
+    session = holder.drive.machine.state.session(holder.drive.session)
+    assert session is not None
+    return session.reserved_bytes
+
+
+def test_commits_of_a_batch_that_comes_twice_are_done_once_and_answered_the_same(holder: Holder) -> None:
+    """A segment that it ends may be ended once, and space be used up once."""
+    holder.drive.ok(c.Reserve(holder.volume, 1_000_000, 1_000_000))
+    held, segment, made = reserved(holder), holder.drive.lease()[0], holder.create(b"f")
+    step = c.InodeCommit(made.ino, LOG, made.sequence + 1, 5_000, holder.drive.now, [holder.drive.frame(segment, 0, 5_000)])
+    progress = holder.drive.progress(segment)
+    progress.sealed = True
+    batch = holder.batch(made, inodes=[step], segments=[progress], consumed=5_300)
+    first = holder.drive.ok(batch, unique=5)
+    before = state_of(holder)
+    assert holder.drive.ok(batch, unique=5) == first and state_of(holder) == before
+    assert holder.drive.machine.results_held(holder.drive.mount) == 1 and reserved(holder) == held - 5_300
+
+    late = holder.drive.ok(batch, unique=6, acks=[5])  # a copy that comes when nobody waits for it
+    assert (late.errno, late.refused, late.retry, late.applied) == (errno.ESTALE, 0, False, made.sequence)
+    assert reserved(holder) == held - 5_300 and holder.drive.machine.results_held(holder.drive.mount) == 0 and holder.faults() == []
+
+
+def test_commits_go_with_a_record(holder: Holder) -> None:
+    step = c.InodeCommit(1, LOG, 9, 3, holder.drive.now, [], [(0, b"abc")])
+    assert holder.drive.errno(holder.batch(inodes=[step])) == errno.EINVAL
+    assert holder.drive.errno(holder.batch(consumed=1)) == errno.EINVAL
+
+
+def test_a_late_copy_of_a_batch_that_was_stopped_does_no_commits(holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sender has sent the rest again, and the commits with it or by themselves."""
     holder.drive.ok(c.Reserve(holder.volume, 1_000, 1_000))
-    for _ in range(2):
-        holder.drive.ok(holder.batch(consumed=300))
-    assert holder.drive.machine.state.session(holder.drive.session).reserved_bytes == 700
-    holder.drive.ok(holder.batch(consumed=350))
-    assert holder.drive.machine.state.session(holder.drive.session).reserved_bytes == 650
+    made = [holder.create(b"a"), holder.create(b"b")]
+    step = c.InodeCommit(made[0].ino, LOG, made[1].sequence + 1, 3, holder.drive.now, [], [(0, b"abc")])
+    stopped = holder.batch(*made, inodes=[step], consumed=3)
+    check_once = records._check_once_an_entry
+
+    def busy(state: Any, entry: Any, record: c.DecidedRecord) -> None:
+        if record is made[1]:
+            raise RetryLater(errno.EAGAIN, "later")
+        check_once(state, entry, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "_check_once_an_entry", busy)
+        reply = holder.drive.ok(stopped, unique=5)
+    assert reply.retry and reply.applied == made[0].sequence and reply.errnos == [] and reserved(holder) == 1_000
+    holder.applied = reply.applied
+    holder.done(made[1], inodes=[step], consumed=3)
+    before = beside_log(holder)
+    assert holder.drive.ok(stopped, unique=5).errno == errno.ESTALE
+    assert beside_log(holder) == before and reserved(holder) == 997
 
 
 def test_the_log_goes_on_under_the_next_session(holder: Holder) -> None:
@@ -351,7 +396,7 @@ def test_no_data_behind_a_refused_record(holder: Holder) -> None:
     reply = holder.send(made, refused, inodes=[step], consumed=3)
     assert (reply.errno, reply.errnos, reply.attrs) == (errno.ENOENT, [], [])
     row = holder.inode(made.ino)
-    assert row is not None and row.size == 0 and holder.log().consumed == 0
+    assert row is not None and row.size == 0 and reserved(holder) == 1_000
 
 
 def test_data_in_places_that_are_not_the_sessions_refuses_the_records_too(holder: Holder) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 
-from awsomefsd.base.rule_levels import MENDED_RULES
+from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.base.types import SegmentInfo, SegmentProgress
 from awsomefsd.meta.api import commands as c
 from tests.rigs.machine_driver import Drive
 from tests.unit.meta.machine.test_devices import HOST, SAFE, add, opened
 
 
-def two_devices(level: int = MENDED_RULES) -> tuple[Drive, dict[str, int]]:
+def two_devices(level: int = DELEGATION) -> tuple[Drive, dict[str, int]]:
     drive = Drive(device=False, level=level)
     for uuid in ("d1", "d2"):
         add(drive, uuid, 20)
@@ -48,7 +48,7 @@ def test_nothing_is_leased_on_a_device_that_is_not_seen() -> None:
 
 
 def test_below_the_level_of_the_rule_every_device_is_leased() -> None:
-    drive, who = two_devices(MENDED_RULES - 1)
+    drive, who = two_devices(DELEGATION - 1)
     assert lease(drive, who, 1).device == 1
     assert lease(drive, who, 1, 2).device == 1
 
