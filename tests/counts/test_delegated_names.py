@@ -14,6 +14,7 @@ from tests.conftest import MakeNode
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 CREATES = 1_000
+FILES = 200
 OTHERS = 8  # a grant of inode numbers, leases of segments, what the daemon does meanwhile
 
 
@@ -41,3 +42,20 @@ def test_a_create_is_a_small_part_of_an_entry(node: Node, figures: list[str]) ->
     entries = int(figures_of(node.run / "meta.sock")["applied"]) - before
     figures.append(f"delegated names: {entries / CREATES:.3f} entries for each of {CREATES} creates, {took_ms / CREATES:.2f} ms each")
     assert entries <= took_ms / SHIP_GAP_MS + CREATES / SHIP_RECORDS_MAX + OTHERS
+
+
+def test_a_small_file_that_is_synced_is_one_entry(node: Node, figures: list[str]) -> None:
+    """Its record and its bytes go together, and the journal is synced once for both; what is collected meanwhile goes along."""
+    folder = node.mountpoint / "synced"
+    folder.mkdir()
+    os.sync()
+    before = figures_of(node.run / "meta.sock")
+    for number in range(FILES):
+        descriptor = os.open(folder / f"{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        os.write(descriptor, bytes(4_000))
+        os.fsync(descriptor)
+        os.close(descriptor)
+    after = figures_of(node.run / "meta.sock")
+    entries, syncs = (int(after[name]) - int(before[name]) for name in ("applied", "journal_syncs"))
+    figures.append(f"delegated names, a 4,000 byte file with fsync: {entries / FILES:.2f} entries, {syncs / FILES:.2f} syncs of the journal")
+    assert entries <= FILES + OTHERS and syncs <= FILES + OTHERS
