@@ -57,5 +57,5 @@ def test_a_small_file_that_is_synced_is_one_entry(node: Node, figures: list[str]
         os.close(descriptor)
     after = figures_of(node.run / "meta.sock")
     entries, syncs = (int(after[name]) - int(before[name]) for name in ("applied", "journal_syncs"))
-    figures.append(f"delegated names, a 4,000 byte file with fsync: {entries / FILES:.2f} entries, {syncs / FILES:.2f} syncs of the journal")
+    figures.append(f"delegated names, a 4,000 byte file + fsync: {entries / FILES:.2f} entries, {syncs / FILES:.2f} syncs of the journal")
     assert entries <= FILES + OTHERS and syncs <= FILES + OTHERS

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from awsomefsd.base.errors import FsError
+from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.csi.controller import ControllerService
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.volume_health import VolumeHealth
@@ -32,7 +33,7 @@ class Context:
 class Rig:
     """The controller over a state machine, whose cluster acts at `level`."""
 
-    def __init__(self, level: int = 3) -> None:
+    def __init__(self, level: int = DELEGATION) -> None:
         self.drive, self.level = Drive(), level
         self.proposed: list[Any] = []
         figures: Any = SimpleNamespace(note=lambda *words: None)
