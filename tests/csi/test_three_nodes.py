@@ -22,6 +22,8 @@ import pytest
 from awsomefsd.csi.pb import csi_pb2 as pb
 from buildtools.cluster import Cluster
 from buildtools.nodes import await_true
+from tests.bench.csi import pss_mib
+from tests.bench.csi_idle import counts
 from tests.csi.rig import GIB, Mode, Player, capability, cleared
 from tests.rigs.network_namespaces import found_static, start_on_one_disk
 
@@ -29,6 +31,8 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 ALONE, TOGETHER = capability(Mode.SINGLE_NODE_WRITER), capability(Mode.MULTI_NODE_MULTI_WRITER)
 MANY, THREADS = 12, 6
 END_S = 120.0
+IDLE_SETTLE_S, IDLE_S = 12.0, 10.0  # a connection of voters is called stuck after 5 s, and mounts are looked at for 10 s
+IDLE_WAKE_UPS_MAX, IDLE_MIB_MAX = 250, 80  # 55 to 100 were seen, and 870 of a voter that did not sleep
 
 
 class NodePlayer(Player):
@@ -297,6 +301,31 @@ def test_what_a_container_has_mounted_on_a_directory_stays(players: list[NodePla
         player.unpublish(volume, "nested")
         player.unstage(volume)
     third.delete(volume)
+    nothing_left(players)
+
+
+def test_idle_daemons_sleep(players: list[NodePlayer], figures: list[str]) -> None:
+    """Five volumes on each of three voters, which nobody uses.  A machine that is busy wakes them up less often, never more often."""
+    made = [(player, player.create(f"pvc-idle-{number}-{turn}", GIB, ALONE)) for turn, player in enumerate(players) for number in range(5)]
+    for player, volume in made:
+        player.stage(volume, ALONE)
+        (player.publish(volume, f"idle-{volume}", ALONE) / "file").write_text("x")
+    time.sleep(IDLE_SETTLE_S)
+    daemons = [player.node.pid("daemon") for player in players]
+    before, began = [counts(pid)[0] for pid in daemons], time.monotonic()
+    time.sleep(IDLE_S)
+    took = time.monotonic() - began
+    for player, pid, old in zip(players, daemons, before, strict=True):
+        new, memory = counts(pid)[0], pss_mib(pid)
+        woke, busy = (new["wake-ups"] - old["wake-ups"]) / took, (new["seconds"] - old["seconds"]) / took * 100
+        name = player.node.directory.name
+        figures.append(f"CSI, idle daemon of {name}, five volumes: {woke:.0f} wake-ups a second, {busy:.2f} % of a core, {memory:.0f} MiB")
+        assert woke < IDLE_WAKE_UPS_MAX, counts(pid)[1].most_common(5)
+        assert memory < IDLE_MIB_MAX
+    for player, volume in made:
+        player.unpublish(volume, f"idle-{volume}")
+        player.unstage(volume)
+        player.delete(volume)
     nothing_left(players)
 
 
