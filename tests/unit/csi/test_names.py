@@ -84,7 +84,7 @@ def test_names_of_a_class_are_those_of_its_volumes_and_a_modification_changes_th
     assert rig.delegated and rig.proposed == [c.SetCsiVolume], "what is not asked for stays, also what `volume set` has changed"
 
 
-def test_below_level_3_delegated_names_are_refused_and_nothing_is_made_or_changed() -> None:
+def test_below_their_level_delegated_names_are_refused_and_nothing_is_made_or_changed() -> None:
     rig = Rig(level=2)
     with pytest.raises(Aborted, match=r"FAILED_PRECONDITION.*needs level 4.*awsomefsd upgrade finalize"):
         rig.create(names="delegated")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from awsomefsd.base.errors import AlreadyExists, ConfigError, FsError, Refused
+from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.base.types import SEGMENT_QUARANTINED, SessionInfo, VolumeInfo
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
@@ -97,11 +98,11 @@ def test_what_a_leader_would_leave_out_is_refused_before_it_is_asked() -> None:
     level = 2
     with pytest.raises(ConfigError, match="names=eventually: names of a volume are durable or delegated"):
         Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "eventually")
-    with pytest.raises(FsError, match=r"needs level 3, and the cluster acts at level 2.*upgrade finalize") as caught:
+    with pytest.raises(FsError, match=rf"needs level {DELEGATION}, and the cluster acts at level 2.*upgrade finalize") as caught:
         Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "delegated")
     assert caught.value.errno == errno.EOPNOTSUPP and not proposed
     assert Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "durable").name == "vol", "what every build knows needs no level"
-    level = 3
+    level = DELEGATION
     Catalog(call).create_volume("vol", 0, 0, 0o755, 0, 0, "delegated")
     assert [body.command.names for body in proposed if isinstance(body, m.Propose)] == [0, 1]  # type: ignore[union-attr]
 

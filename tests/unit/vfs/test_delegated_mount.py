@@ -392,7 +392,7 @@ def test_a_cluster_that_is_raised_under_a_mount_changes_nothing_for_it_until_its
         assert isinstance(refused, m.Failed) and refused.errno == errno.EOPNOTSUPP, "a voter of the older build could not read it"
         for made_so in (c.CreateVolume("new", "uuid-new", names=1), c.MakeCsiVolume(str(uuid.UUID(int=1)), "pvc", 0, False, [], names=1)):
             refused = service.propose(made_so, 60)
-            assert isinstance(refused, m.Failed) and "level 3" in refused.detail, "a voter of the older build would make it without"
+            assert isinstance(refused, m.Failed) and f"level {DELEGATION}" in refused.detail, "an older voter would make it without"
         ino, fh = made.create(b"before")
         made.write(ino, fh, 0, b"dirty while all this happens")
         for command in (c.RaiseLevel(DELEGATION), c.SetNames(VOLUME, NAMES_DELEGATED)):
