@@ -23,7 +23,7 @@ from buildtools import ready
 from buildtools.say import CHECKOUT, bad, good, line, step
 
 # What computes, what mounts on one node, and as much of the rest as takes the same time; everything else in tests/ is the other half.
-FIRST = ("unit", "model", "sim", "posix", "integrity", "packaging", "differential", "crash/model", "fuzz", "faults", "csi")
+FIRST = ("unit", "model", "sim", "posix", "integrity", "packaging", "differential", "crash/model", "fuzz")
 OPTIONS = ("--durations=20", "-ra", "-m", "not soak")
 
 

@@ -47,3 +47,15 @@ def test_known_issues_that_are_named_are_known() -> None:
 def test_an_anchor_that_is_not_there_is_noticed() -> None:
     assert "a-mount-hangs" in anchors(CHECKOUT / "docs" / "TROUBLESHOOTING.md")
     assert "no-such-section" not in anchors(CHECKOUT / "docs" / "TROUBLESHOOTING.md")
+
+
+def test_tests_that_a_page_names_are_there() -> None:
+    """As `path::name`, the path below tests/."""
+    named = {(path, name) for page in PAGES for path, name in re.findall(r"`(?:tests/)?([\w/]+\.py)::(test_\w+)", page.read_text())}
+    assert len(named) > 40
+    missing = []
+    for path, name in named:
+        file = CHECKOUT / "tests" / path
+        if not file.is_file() or not re.search(rf"^\s*(?:async )?def {name}\(", file.read_text(), re.M):
+            missing.append(f"{path}::{name}")
+    assert sorted(missing) == []
