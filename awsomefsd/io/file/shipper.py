@@ -88,6 +88,7 @@ class Shipper:
         self.diverged = False  # and nobody else had the volume: the cluster's rows were others than the holder's, or memory was damaged
         self._ended: Error | None = None  # why nothing is asked of the service any more
         self._not_before_ns = 0
+        self.applied = 0  # the newest record that the cluster is known to have; written where answers are received, before anybody is told
         self.batches = 0
         self.differing = 0  # records after which the cluster's rows were others than the holder's
 
@@ -237,6 +238,8 @@ class Shipper:
 
         def answered(reply: Any, error: BaseException | None) -> None:
             self._metadata.ack(unique)
+            if reply is not None:
+                self.applied = max(self.applied, reply.applied)
             self._post(self._answered, batch, rider, reply, error)
             if rider is not None and error is not None:
                 rider.fire(None, error)

@@ -151,7 +151,7 @@ class DelegatedNames:
         Where a record was refused nothing is decided any more, and it still waits for those that are being put aside: EIO, and no silence.
         """
         newest = self._log.newest_unapplied()
-        return self.shipper.wait(newest) if newest else None
+        return self.shipper.wait(newest) if newest > self.shipper.applied else None
 
     # --- shipper.RecordsHolder ----------------------------------------------------------------------------------------------------
     def applied(self, through: int) -> None:

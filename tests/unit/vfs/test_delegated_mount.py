@@ -104,6 +104,22 @@ def test_the_fsync_of_a_new_file_is_one_entry(r: Rig, size: int) -> None:
     assert r.read(ino, fh, 0, size) == b"x" * size
 
 
+def test_an_fsync_whose_commit_went_with_its_record_asks_the_shipper_no_more(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to the batch tells it both, however late the thread of the shipper takes that up."""
+    shipper, waited = r.worker.names.shipper, []
+    go, wait = threading.Event(), shipper.wait
+    settle = shipper._settle
+    monkeypatch.setattr(shipper, "wait", lambda through: waited.append(through) or wait(through))
+    monkeypatch.setattr(shipper, "_settle", lambda through: (go.wait(LIMIT_S), settle(through)))
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"bytes")
+    r.call("fsync", ino, fh, False)
+    assert waited == [] and r.worker.memory.ops.newest_unapplied()
+    go.set()
+    shipped(r)
+    until(lambda: not r.worker.memory.ops.newest_unapplied())
+
+
 def test_a_commit_whose_record_is_applied_before_it_can_go_goes_by_itself(r: Rig) -> None:
     shipping = Shipping(r)
     shipping.hold()
