@@ -198,6 +198,10 @@ def test_the_attributes_of_a_volume_are_those_of_its_class(player: Player) -> No
         status, words = player.refused("ControllerModifyVolume", modify(volume, **wrong))
         assert status == "INVALID_ARGUMENT" and word in words, "the resizer says Infeasible, and a user goes back to the class before"
     assert player.refused("ControllerModifyVolume", modify("a1b2c3d4-0000-4000-8000-000000000001", inodes="1"))[0] == "NOT_FOUND"
+    for names in ("delegated", "durable"):
+        player.node.cli("volume", "create", "by-hand", "--names", names)
+        assert player.node.ask("volume", "show", "by-hand")["names"] == names
+        player.node.cli("volume", "delete", "by-hand")
     player.call("ControllerModifyVolume", modify(volume, quota="hard"))
     assert row_of(player, volume)["quota_bytes"] == GIB
     player.unpublish(volume, "pod-vac")

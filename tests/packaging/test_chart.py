@@ -106,6 +106,26 @@ def test_the_node_pod_can_do_its_work_and_tells_no_secret() -> None:
     assert not any(one["image"].endswith((":latest", ":")) for one in [*controller["containers"], container])
 
 
+def allowed(role: dict, group: str, resource: str) -> set[str]:
+    return {verb for rule in role["rules"] if group in rule["apiGroups"] and resource in rule["resources"] for verb in rule["verbs"]}
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_capacity_and_attributes_have_what_their_sidecars_need() -> None:
+    """The objects belong to the Deployment, two levels above the pod; its name and namespace come by the environment."""
+    made = rendered("--set", f"token={TOKEN}")
+    containers = made["Deployment", "awsomefs-controller"]["spec"]["template"]["spec"]["containers"]
+    [provisioner] = [one for one in containers if one["name"] == "provisioner"]
+    assert "--capacity-ownerref-level=2" in provisioner["args"]
+    env = {one["name"]: one["valueFrom"]["fieldRef"]["fieldPath"] for one in provisioner["env"] if "valueFrom" in one}
+    assert env.items() >= {"NAMESPACE": "metadata.namespace", "POD_NAME": "metadata.name"}.items()
+    role, everywhere = made["Role", "awsomefs-controller"], made["ClusterRole", "awsomefs-controller"]
+    assert allowed(role, "storage.k8s.io", "csistoragecapacities") >= {"get", "list", "watch", "create", "update", "patch", "delete"}
+    assert "get" in allowed(role, "", "pods") and "get" in allowed(role, "apps", "replicasets")
+    for resource in ("csinodes", "storageclasses", "volumeattributesclasses"):
+        assert allowed(everywhere, "storage.k8s.io", resource) >= {"get", "list", "watch"}
+
+
 @pytest.mark.timeout(INSTALL_S + 100)
 def test_selectors_choose_their_pods() -> None:
     made = rendered("--set", f"token={TOKEN}", "--set", "metrics.serviceMonitor.enabled=true", "--set", "metrics.dashboard.enabled=true")
