@@ -46,6 +46,7 @@ COMMANDS = {
     "scrub": ("scrub:scrub", "Verify all stored data while mounts are in use."),
     "meta": ("meta:meta", "Back up, restore, dump and load the metadata."),
     "upgrade": ("upgrade:upgrade", "Follow and finish a rolling upgrade."),
+    "kubernetes": ("kubernetes:kubernetes", "Run what a cluster in Kubernetes needs beside the pods of its nodes."),
     "probe": ("processes.probe:probe", "Check whether the daemon of this node answers."),
     "log": ("log:log", "Print the changes of the metadata as they are committed."),
     "config": ("config:config", "Show and check the configuration."),

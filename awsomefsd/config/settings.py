@@ -318,9 +318,13 @@ class CsiSettings(Section):
 
 
 class KubernetesSettings(Section):
-    """Settings of a node in a pod.  `host_keeper`: the keeper runs outside of the pod (node/pod/host_keeper.py)."""
+    """Settings of a node in a pod.  `host_keeper`: the keeper runs outside of the pod (node/pod/host_keeper.py).
+
+    `join_token`: a file that gets join tokens as long as the cluster lives, and that is read anew at each try (daemon/renewed_token.py).
+    """
 
     host_keeper: bool = False
+    join_token: Directory | None = None
 
 
 class Settings(BaseSettings):

@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 
@@ -26,26 +26,13 @@ from awsomefsd.base.metrics import Registry
 from awsomefsd.base.watchdog import keep_fed
 from awsomefsd.cluster.addresses import advertised
 from awsomefsd.config.settings import Settings
+from awsomefsd.daemon.way_in import WAITS, Words, Work
 from awsomefsd.node.health.probes import LoopBeat, Probes
 
 logger = logging.getLogger(__name__)
 LOOK_S = 0.1
 JOIN_TRY_S = 5.0
 TELL_S = 0.5
-WAITS = "waiting: this node is in no cluster; make one with awsomefsd init, join one with awsomefsd join, or set a token (AWSOMEFSD_TOKEN)"
-
-
-Words = Callable[[], list[str]]  # returns the state of the waiting, line by line; any thread may call it
-
-
-class Work(NamedTuple):
-    """The way of this node into a cluster; `words` describes the state meanwhile.
-
-    `run` ends when the node is in, or raises an Error.  Without a token it ends at once: people then use `awsomefsd init` or `join`.
-    """
-
-    run: Callable[[], Any]
-    words: Words
 
 
 def wait(settings: Settings) -> bool:
@@ -139,13 +126,25 @@ def _page(settings: Settings, undo: ExitStack, said: Words) -> LoopBeat:
 
 def _work(settings: Settings, undo: ExitStack) -> Work:
     """Returns the work that founds or joins a cluster with the token; without one, work that does nothing."""
-    text = settings.token.get_secret_value()
-    if not text:
-        return Work(trio.lowlevel.checkpoint, lambda: [WAITS])
+    text, renewed = settings.token.get_secret_value(), settings.kubernetes.join_token
+    if (text or renewed) and not settings.cluster.listen:
+        raise ConfigError("a token is set, but cluster.listen is off; set cluster.listen, or remove the token")
+    configured = _configured(settings, text, undo) if text else None
+    if renewed is None:
+        return configured or Work(trio.lowlevel.checkpoint, lambda: [WAITS])
+    from awsomefsd.cluster.control.join import join
+    from awsomefsd.daemon.renewed_token import RenewedToken, work
+
+    def entered() -> bool:
+        return identity.identity_path(settings.state_dir).exists()
+
+    return work(RenewedToken(renewed, text), lambda token: join(settings, token, deadline_s=JOIN_TRY_S), configured, entered)
+
+
+def _configured(settings: Settings, text: str, undo: ExitStack) -> Work:
+    """Returns the work that founds or joins a cluster with the configured token."""
     from awsomefsd.cluster.pki import founding_token
 
-    if not settings.cluster.listen:
-        raise ConfigError("a token is set, but cluster.listen is off; set cluster.listen, or remove the token")
     if not founding_token.is_founding(text):
         return _joining(settings, text)
     token = founding_token.parse(text)

@@ -16,11 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import kubernetes_validate
 import pytest
 import yaml
 
 from awsomefsd import __version__
+from awsomefsd.cli.main import cli
 from awsomefsd.config.settings import PREFIX, key_paths, load
 from awsomefsd.csi.settings import DRIVER
 from buildtools import image
@@ -131,7 +133,10 @@ def test_selectors_choose_their_pods() -> None:
     made = rendered("--set", f"token={TOKEN}", "--set", "metrics.serviceMonitor.enabled=true", "--set", "metrics.dashboard.enabled=true")
     node, controller = made["DaemonSet", "awsomefs-node"]["spec"], made["Deployment", "awsomefs-controller"]["spec"]
     labels = {name: spec["template"]["metadata"]["labels"] for name, spec in (("node", node), ("controller", controller))}
+    keeper = made["Deployment", "awsomefs-node-keeper"]["spec"]
+    labels["node-keeper"] = keeper["template"]["metadata"]["labels"]
     chosen = [
+        ("node-keeper", keeper["selector"]["matchLabels"]),
         ("node", node["selector"]["matchLabels"]),
         ("controller", controller["selector"]["matchLabels"]),
         ("controller", made["PodDisruptionBudget", "awsomefs-controller"]["spec"]["selector"]["matchLabels"]),
@@ -140,6 +145,38 @@ def test_selectors_choose_their_pods() -> None:
     ]
     for name, wanted in chosen:
         assert [pod for pod, has in labels.items() if wanted.items() <= has.items()] == [name]
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_the_keeper_of_nodes_may_do_no_more_than_it_has_to() -> None:
+    """One Secret by its name, the names of nodes, and neither of them for the privileged pods."""
+    made = rendered("--set", f"token={TOKEN}", "--set", "nodeKeeper.role=client", "--set", "nodeKeeper.removeAfter=7d")
+    account = made["Deployment", "awsomefs-node-keeper"]["spec"]["template"]["spec"]
+    [container] = account["containers"]
+    assert {"--secret=awsomefs-join-token", "--role=client", "--remove-after=7d", "--uses=32", "--ttl=24h"} <= set(container["args"])
+    assert container["securityContext"]["readOnlyRootFilesystem"] and account["serviceAccountName"] == "awsomefs-node-keeper"
+    [right] = made["Role", "awsomefs-node-keeper"]["rules"]
+    assert right == {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["awsomefs-join-token"], "verbs": ["get", "update"]}
+    assert made["ClusterRole", "awsomefs-node-keeper"]["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
+    others = [one for (kind, name), one in made.items() if kind.endswith("Role") and name != "awsomefs-node-keeper"]
+    assert others and "secrets" not in json.dumps(others)
+    assert made["ServiceAccount", "awsomefs-node"]["automountServiceAccountToken"] is False
+    secret = made["Secret", "awsomefs-join-token"]
+    assert "data" not in secret and "stringData" not in secret, "what is applied again would overwrite the token"
+    pod = made["DaemonSet", "awsomefs-node"]["spec"]["template"]["spec"]
+    [mounted] = [one["secret"] for one in pod["volumes"] if one["name"] == "join"]
+    assert mounted["optional"], "a pod starts without it"
+    assert mounted["items"] == [{"key": "token", "path": "token"}]
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
+def test_the_keeper_of_nodes_is_behind_its_switches() -> None:
+    made = rendered("--set", f"token={TOKEN}", "--set", "nodeKeeper.enabled=false")
+    assert [key for key in made if key[1] in ("awsomefs-node-keeper", "awsomefs-join-token")] == []
+    assert "JOIN_TOKEN" not in json.dumps(made["DaemonSet", "awsomefs-node"])
+    made = rendered("--set", f"token={TOKEN}", "--set", "nodeKeeper.removeAfter=off")
+    assert ("Role", "awsomefs-node-keeper") in made and ("ClusterRole", "awsomefs-node-keeper") not in made
+    assert "removeAfter" in run(*TEMPLATE, "--set", f"token={TOKEN}", "--set", "nodeKeeper.removeAfter=soon", fails=True)
 
 
 @pytest.mark.timeout(INSTALL_S + 100)
@@ -226,6 +263,15 @@ def test_every_setting_of_the_pod_exists() -> None:
     assert {name for name in named if name not in known and name.removesuffix("_FILE") not in known} == set()
 
 
+def test_the_command_takes_the_arguments_of_the_pod() -> None:
+    made = [one for one in yaml.safe_load_all(RENDERED.read_text()) if one and one["metadata"]["name"] == "awsomefs-node-keeper"]
+    [pod] = [one["spec"]["template"]["spec"]["containers"][0] for one in made if one["kind"] == "Deployment"]
+    group, command, *words = pod["args"]
+    taken = cli.get_command(click.Context(cli), group).get_command(click.Context(cli), command)
+    assert taken.make_context(command, words).params["remove_after"] == "24h"
+    assert {one["name"] for one in pod["env"]} == {"AWSOMEFSD_RUN_DIR", "NODE_NAME"}
+
+
 def test_the_daemon_takes_the_settings_of_the_pod(tmp_path: Path) -> None:
     [pod] = [one["spec"]["template"]["spec"] for one in yaml.safe_load_all(RENDERED.read_text()) if one and one["kind"] == "DaemonSet"]
     token = tmp_path / "token"
@@ -238,6 +284,7 @@ def test_the_daemon_takes_the_settings_of_the_pod(tmp_path: Path) -> None:
     settings = load(environ=env | {"AWSOMEFSD_TOKEN_FILE": str(token)})
     assert settings.kubernetes.host_keeper and settings.csi.enabled and settings.cluster.name == "node-1.example.net"
     assert settings.metrics.listen == "10.0.0.1:9460" and settings.token.get_secret_value() == TOKEN
+    assert str(settings.kubernetes.join_token) == "/etc/awsomefs-join/token"
     mounted = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     for place in (settings.state_dir, settings.run_dir, settings.csi.kubelet_dir):
         assert str(place) in mounted, "the same path inside and outside"
