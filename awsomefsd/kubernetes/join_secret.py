@@ -57,15 +57,24 @@ def with_value(secret: dict[str, Any], key: str, text: str) -> dict[str, Any]:
     return {**secret, "data": data}
 
 
-def why_renew(text: str, known: Sequence[TokenState], controls: Collection[str], wanted: Wanted, now_ms: int) -> str:
-    """Returns why a new token is needed, "" if the one of the text will do.  `controls`: the addresses of the cluster's nodes."""
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the cluster has: its tokens, the control addresses of its nodes, and the authority that signs now."""
+
+    tokens: Sequence[TokenState]
+    controls: Collection[str]
+    authority: str
+
+
+def why_renew(text: str, cluster: Held, wanted: Wanted, now_ms: int) -> str:
+    """Returns why a new token is needed, "" if the one of the text will do."""
     if not text:
         return "the Secret has none"
     try:
         held = token.parse(text)
     except TokenError:
         return "what the Secret holds is no join token"
-    state = next((one for one in known if one.id == held.id), None)
+    state = next((one for one in cluster.tokens if one.id == held.id), None)
     if state is None:
         return "the cluster does not know the one of the Secret"
     if state.revoked:
@@ -76,6 +85,8 @@ def why_renew(text: str, known: Sequence[TokenState], controls: Collection[str],
         return "half of its life is over"
     if 0 <= state.uses_left * 2 < wanted.uses:
         return "half of its uses are gone"
-    if sum(endpoint in controls for endpoint in held.endpoints) * 2 < min(len(held.endpoints), len(controls)):
+    if held.pin.hex() != cluster.authority:
+        return "the authority that it names signs no more"
+    if sum(endpoint in cluster.controls for endpoint in held.endpoints) * 2 < min(len(held.endpoints), len(cluster.controls)):
         return "most nodes that it names are not there any more"
     return ""

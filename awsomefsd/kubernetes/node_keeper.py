@@ -79,12 +79,13 @@ class NodeKeeper:
 
     # --- the token --------------------------------------------------------------------------------------------------------------
     def _keep_token(self, cluster: Cluster, secret: dict[str, Any], nodes: list[Any]) -> dict[str, Any]:
-        known = list(cluster.call("ListTokens").tokens)
+        authority = next((row.id for row in cluster.call("ListCas").cas if row.state == "active"), "")
         controls = {row.control for row in nodes if row.role == "node" and row.control}
+        held = join_secret.Held(cluster.call("ListTokens").tokens, controls, authority)
         now_ms = self._clock_ns() // NS_PER_MS
 
         def why(text: str) -> str:
-            return join_secret.why_renew(text, known, controls, self._orders.token, now_ms)
+            return join_secret.why_renew(text, held, self._orders.token, now_ms)
 
         if not (reason := why(join_secret.value(secret, TOKEN_KEY))):
             return secret

@@ -47,6 +47,9 @@ class FakeCluster:
     def ListTokens(self) -> Any:
         return SimpleNamespace(tokens=list(self.tokens.values()))
 
+    def ListCas(self) -> Any:
+        return SimpleNamespace(cas=[SimpleNamespace(id="cd" * 32, state="trusted"), SimpleNamespace(id="ab" * 32, state="active")])
+
     def CreateToken(self, role: str, ttl_s: int, uses: int) -> Any:
         made = token.make(str(uuid.UUID(int=1)), "ab" * 32, (CONTROL,), role, (self.now_s + ttl_s) * 1_000)
         row = SimpleNamespace(
