@@ -157,6 +157,7 @@ CSI_NAME_BYTES_MAX = 128  # of the specification, for every string that is no pa
 CSI_PATH_BYTES_MAX = 255  # of a directory that stands for a volume
 CSI_SETTINGS_BYTES_MAX = 4 * KIB
 CSI_PAGE_MAX = 1_000  # volumes in one answer
+CSI_INLINE_BYTES = 10 * GIB  # the largest inline volume, until csi.inline_max says another size
 LOCKS_PER_INODE_MAX = 8_192
 SPACE_RECALL_MS_MAX = 3_000  # for so long a request that needs space waits for what other sessions give back
 SPACE_RECALLS_WAITING_MAX = 1_024  # requests that wait so, at one leader

@@ -44,7 +44,10 @@ from pydantic_settings import (
 
 from awsomefsd.base.errors import ConfigError
 from awsomefsd.base.limits import (
+    BLOCK_BYTES,
+    CSI_INLINE_BYTES,
     DAEMON_MEMORY_BYTES,
+    FILE_BYTES_MAX,
     MIB,
     NODE_LABEL_BYTES_MAX,
     NODE_LABELS_MAX,
@@ -315,6 +318,8 @@ class CsiSettings(Section):
     zone: Annotated[str, AfterValidator(_topology)] = ""
     rack: Annotated[str, AfterValidator(_topology)] = ""
     max_volumes: Annotated[int, Field(ge=0, le=100_000)] = 0
+    inline: bool = False
+    inline_max: Annotated[Size, Field(ge=BLOCK_BYTES, le=FILE_BYTES_MAX)] = CSI_INLINE_BYTES
 
 
 class KubernetesSettings(Section):

@@ -25,7 +25,7 @@ from awsomefsd.csi.pb import csi_pb2_grpc
 from awsomefsd.csi.settings import DriverSettings
 from awsomefsd.csi.volume_health import VolumeHealth, condition
 from awsomefsd.csi.volume_locks import VolumeLocks
-from awsomefsd.csi.volumes import DriverVolumes, FoundVolume, is_uuid
+from awsomefsd.csi.volumes import INLINE_NODE, DriverVolumes, FoundVolume, is_uuid
 from awsomefsd.meta.api.commands import ClaimVolume, DropCsiVolume, EndClaims, MakeCsiVolume, SetCsiVolume, SetNames
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,8 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
     def _compare(self, record: CsiVolumeInfo | None, request: pb.CreateVolumeRequest, wanted: rules.WantedVolume, block: bool) -> None:
         if record is None:
             raise CsiError("ABORTED", f"{request.name} was deleted while it was being created; try again")
+        if dict(record.settings).get(INLINE_NODE):
+            raise CsiError("ALREADY_EXISTS", f"{request.name} is the name of a pod's inline volume")
         if record.block != block or not rules.fits(record.capacity, request.capacity_range):
             raise CsiError(
                 "ALREADY_EXISTS",
@@ -134,6 +136,8 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         record = self._volumes.record(id=request.volume_id) if len(request.volume_id) <= 128 else None
         if record is None:
             return pb.DeleteVolumeResponse()
+        if dict(record.settings).get(INLINE_NODE):
+            raise precondition("this is an inline volume; it is deleted with its pod, or when its node is removed from the cluster")
         with self._locks.alone(f"name {record.name}"):
             destroy = dict(record.settings).get("onDelete", "delete") == "delete"
             used = [one for one in self._volumes.claims(record.volume) if one.path == record.path and one.node != DELETING]
@@ -300,6 +304,8 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         entries = []
         facts, volumes = (self._health.facts(), self._by_number()) if self._driver.health_api == "1.12" else (None, {})
         for row in rows:
+            if dict(row.settings).get(INLINE_NODE):  # kubelet's alone, and not the orchestrator's to list, to watch or to delete
+                continue
             status = pb.ListVolumesResponse.VolumeStatus(published_node_ids=nodes.get((row.volume, row.path), ()))
             if facts is not None and row.volume in volumes:
                 status.volume_condition.CopyFrom(condition(facts.of(volumes[row.volume]), _WELL))

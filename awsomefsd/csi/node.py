@@ -17,12 +17,13 @@ import grpc
 
 from awsomefsd.base import consistency
 from awsomefsd.base.errors import Error
-from awsomefsd.csi import blocks, rules, staging_paths
+from awsomefsd.csi import blocks, rules, staging_paths, targets
 from awsomefsd.csi.block_volumes import BlockVolumes, block_file, published
 from awsomefsd.csi.controller import claim
 from awsomefsd.csi.errors import CsiError, invalid, not_found, precondition
 from awsomefsd.csi.grpc_errors import CallFigures, rpc
-from awsomefsd.csi.kubelet_paths import KubeletDirectory, KubeletPath, bind, effective
+from awsomefsd.csi.inline_volumes import EPHEMERAL, InlineVolumes
+from awsomefsd.csi.kubelet_paths import KubeletDirectory, KubeletPath
 from awsomefsd.csi.pb import csi_pb2 as pb
 from awsomefsd.csi.pb import csi_pb2_grpc
 from awsomefsd.csi.settings import DriverSettings
@@ -45,13 +46,20 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     """The node RPCs.  They run on gRPC's threads and block."""
 
     def __init__(
-        self, driver: DriverSettings, volumes: DriverVolumes, volume_mounts: VolumeMounts, locks: VolumeLocks, figures: CallFigures,
+        self,
+        driver: DriverSettings,
+        volumes: DriverVolumes,
+        volume_mounts: VolumeMounts,
+        inline: InlineVolumes,
+        locks: VolumeLocks,
+        figures: CallFigures,
         health: VolumeHealth,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._driver = driver
         self._health = health
         self._volumes = volumes
         self._volume_mounts = volume_mounts
+        self._inline = inline
         self._locks = locks
         self._figures = figures
         self._root = KubeletDirectory(driver.kubelet_dir)
@@ -96,7 +104,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         staging_paths.move_below(place)
         place.check_empty(but=staging_paths.NAME)
         with place.below(staging_paths.NAME) as below:
-            if not self._settled(below, found, mount, flags, "staged"):
+            if not targets.settled(below, found, mount, flags, "staged"):
                 self._bind_staged(found, mount, below, flags)
 
     def _bind_staged(self, found: FoundVolume, mount: MountEntry, place: KubeletPath, flags: list[str]) -> None:
@@ -107,24 +115,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             if not stat.S_ISDIR(os.fstat(source).st_mode):
                 raise precondition(f"{found.handle} is a file; only a directory can be mounted as a file system")
             _ask_consistency(source, found.settings.get("consistency", ""))
-            _bind(source, place, flags)
+            targets.bind_at(source, place, flags)
         finally:
             os.close(source)
-
-    def _settled(self, place: KubeletPath, found: FoundVolume, mount: MountEntry, flags: list[str], what: str) -> bool:
-        """True if the volume is mounted at the place already.  A dead mount of ours is unmounted; anything else is refused."""
-        while (entry := place.mounted()) is not None:
-            if entry.fstype != mount_syscalls.FSTYPE:
-                raise precondition(f"{place.path} has a foreign {entry.fstype} file system mounted")
-            if entry.device != mount.device and is_dead(place.path):
-                place.umount(detach=True)
-                continue
-            if (entry.device, entry.root) != (mount.device, _root_of(found)):
-                raise CsiError("ALREADY_EXISTS", f"{place.path} has {entry.source}{entry.root} mounted, not {found.handle}")
-            if effective(entry.options.split(",")) & _FLAGS_SHOWN != effective(flags) & _FLAGS_SHOWN:
-                raise CsiError("ALREADY_EXISTS", f"{found.handle} is {what} at {place.path} with options {entry.options}")
-            return True
-        return False
 
     def _stage_block(self, found: FoundVolume, mount: MountEntry, mode: int) -> None:
         try:
@@ -166,7 +159,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
 
     def _unstage(self, found: FoundVolume | None) -> None:
         """Removes the loop device, the volume mount and the claim when nothing of the volume is mounted any more."""
-        if found is None:
+        if found is None or found.inline_node:
             return
         mount = self._volume_mounts.entry(found.volume)
         if mount is not None:
@@ -177,7 +170,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             if found.block:
                 self._blocks.detach_dead(found, mount)
         there = self._volume_mounts.mounted(found.volume)
-        if there is not None and any(entry.root == _root_of(found) for entry in self._volume_mounts.used(there.device, there.dir)):
+        if there is not None and any(entry.root == targets.root_of(found) for entry in self._volume_mounts.used(there.device, there.dir)):
             return
         end = EndClaims(self._driver.node, found.volume.volume, found.path, "unstaged")
         if self._is_taken(found):  # it cannot be used here any more, and its mount cannot be flushed before that is known
@@ -192,7 +185,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
 
     def _known(self, handle: str) -> FoundVolume | None:
         try:
-            return self._volumes.find(handle)
+            return self._volumes.find_any(handle)
         except CsiError as err:
             if err.status != "NOT_FOUND" and not err.status.startswith("INVALID"):
                 raise
@@ -206,6 +199,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         if not request.HasField("volume_capability"):
             raise invalid("volume_capability is missing")
         with self._root.place(request.target_path, "target_path") as place:
+            if request.volume_context.get(EPHEMERAL) == "true":
+                self._inline.publish(request, place)
+                return pb.NodePublishVolumeResponse()
             if not request.staging_target_path:
                 raise precondition("staging_target_path is missing; a volume must be staged before it is published")
             found = self._volumes.find(request.volume_id)
@@ -229,9 +225,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             staging_paths.staged_at(asked) as staging,
         ):
             staged = staging.mounted()
-            if staged is None or (staged.device, staged.root) != (mount.device, _root_of(found)):
+            if staged is None or (staged.device, staged.root) != (mount.device, targets.root_of(found)):
                 raise precondition(f"{found.handle} is not staged at {asked.path}")
-            if self._settled(place, found, mount, flags, "published"):
+            if targets.settled(place, found, mount, flags, "published"):
                 return
             if mode in rules.ONE_TARGET:
                 self._refuse_second(found, mount, staging.path)
@@ -239,13 +235,13 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             place.check_empty()
             source = staging.open()
             try:
-                _bind(source, place, flags)
+                targets.bind_at(source, place, flags)
             finally:
                 os.close(source)
 
     def _refuse_second(self, found: FoundVolume, mount: MountEntry, staging: str) -> None:
         plugins = os.path.realpath(self._driver.kubelet_dir / "plugins")  # where kubelet stages; pods are elsewhere
-        used = [entry.dir for entry in self._volume_mounts.used(mount.device, mount.dir) if entry.root == _root_of(found)]
+        used = [entry.dir for entry in self._volume_mounts.used(mount.device, mount.dir) if entry.root == targets.root_of(found)]
         others = [place for place in used if place != staging and not place.startswith(f"{plugins}/")]
         if others:
             raise precondition(f"{found.handle} is published at {others[0]} already; its access mode allows one target")
@@ -262,6 +258,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         except CsiError as err:
             if err.status != "NOT_FOUND":
                 raise
+        if found is not None and found.inline_node:
+            with self._locks.alone(found.lock):
+                self._inline.remove(found, "unpublished")
         return pb.NodeUnpublishVolumeResponse()
 
     def _unmount(self, place: KubeletPath, found: FoundVolume | None) -> None:
@@ -298,7 +297,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         if entry is None:  # at the staging path of a block volume nothing is mounted
             return place.kind() == stat.S_IFDIR and found.block is not False and bool(blocks.of_file(file))
         if entry.fstype == mount_syscalls.FSTYPE:
-            return (entry.device, entry.root) == (mount.device, _root_of(found))
+            return (entry.device, entry.root) == (mount.device, targets.root_of(found))
         return any(entry.root == f"/{name}" for name in blocks.of_file(file))
 
     # --- the rest -----------------------------------------------------------------------------------------------------------
@@ -329,7 +328,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         rules.check_name(request.volume_id, "volume_id")
         if not request.volume_path:
             raise invalid("volume_path is missing")
-        found = self._volumes.find(request.volume_id)
+        found = self._volumes.find_any(request.volume_id)
         self._published(found, request.volume_path)
         response = pb.NodeGetVolumeStatsResponse()
         if found.block and found.record is not None:
@@ -346,7 +345,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     @rpc
     def NodeGetVolumeHealth(self, request: pb.NodeGetVolumeHealthRequest, context: grpc.ServicerContext) -> pb.NodeGetVolumeHealthResponse:
         rules.check_name(request.volume_id, "volume_id")
-        found = self._volumes.find(request.volume_id)
+        found = self._volumes.find_any(request.volume_id)
         health = pb.VolumeHealth(volume_id=request.volume_id, health_statuses=self._health.of(found.volume))
         if self._volume_mounts.entry(found.volume) is None:
             health.health_statuses.add(status=pb.INACCESSIBLE, reason="NotServed", message="the volume's mount on this node is not served")
@@ -361,13 +360,6 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         if words := self._health.facts().of_storage():
             response.backend_health.add(status=pb.STORAGE_DEGRADED, reason="Damage", message=words)
         return response
-
-
-_FLAGS_SHOWN = {"ro", "nosuid", "nodev", "noexec"}  # as the mount table names them
-
-
-def _root_of(found: FoundVolume) -> str:
-    return "/" + found.path
 
 
 def _directory_of(found: FoundVolume) -> rules.WantedVolume | None:
@@ -388,11 +380,3 @@ def _ask_consistency(directory: int, asked: str) -> None:
         there = "strict"
     if asked and asked != there:
         os.setxattr(path, name, asked.encode())
-
-
-def _bind(source: int, place: KubeletPath, flags: list[str]) -> None:
-    target = place.open()
-    try:
-        bind(source, target, flags)
-    finally:
-        os.close(target)

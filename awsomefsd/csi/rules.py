@@ -52,6 +52,9 @@ MUTABLE: dict[str, tuple[str, ...] | None] = {
     "consistency": None,
     "cache": ("auto",),
 }
+INLINE = ("gid", "inodes", "mode", "size", "uid")  # attributes of an inline volume
+INLINE_INODES_MIN, INLINE_BYTES_PER_INODE = 1024, 16384
+ID_MAX = (1 << 32) - 2  # of users and groups
 _NOT_BUILT = {
     "devices": "a volume uses all devices of the cluster; sets of devices are not supported",
     "cache": "other ways of caching are not supported",
@@ -184,12 +187,35 @@ def read_parameters(fixed: Mapping[str, str], mutable: Mapping[str, str], *, blo
         volume=shared,
         subdirectory=path,
         mode=_number(settings, "mode", 8, 0o7777, 0o700 if block else 0o755),
-        uid=_number(settings, "uid", 10, (1 << 32) - 2, 0),
-        gid=_number(settings, "gid", 10, (1 << 32) - 2, 0),
+        uid=_number(settings, "uid", 10, ID_MAX, 0),
+        gid=_number(settings, "gid", 10, ID_MAX, 0),
         inodes=_count(settings.get("inodes", "0")),
         hard=settings.get("quota", "none" if shared else "hard") == "hard" and not block,
         names=NAMES_WORDS.index(settings.get("names", NAMES_WORDS[0])),
     )
+
+
+def read_inline(attributes: Mapping[str, str], largest: int) -> tuple[WantedVolume, int]:
+    """Returns the attributes of an inline volume, and its size (bytes), which is at most `largest`.
+
+    Whoever may make pods writes them, so there is always a quota of bytes and of files.
+    """
+    settings = {key: value for key, value in attributes.items() if not key.startswith(KUBERNETES)}
+    for key in settings.keys() - set(INLINE):
+        raise invalid(f"volumeAttributes: {key!r} is unknown; known are {', '.join(INLINE)}")
+    text = settings.get("size", "")
+    try:
+        size = parse_bytes(text + "B" if text.endswith("i") else text) if text else min(GIB, largest)
+    except ValueError as err:
+        raise invalid(f"volumeAttributes: size: {err}") from None
+    if not BLOCK_BYTES <= size <= largest:
+        raise CsiError("OUT_OF_RANGE", f"volumeAttributes: size: {text} is not between {BLOCK_BYTES} and {largest} bytes (csi.inline_max)")
+    most = max(INLINE_INODES_MIN, largest // BLOCK_BYTES)
+    inodes = _count(settings["inodes"]) if "inodes" in settings else max(INLINE_INODES_MIN, size // INLINE_BYTES_PER_INODE)
+    if not 0 < inodes <= most:
+        raise invalid(f"volumeAttributes: inodes: {settings['inodes']} is not between 1 and {most}")
+    mode, uid, gid = (_number(settings, *one) for one in (("mode", 8, 0o7777, 0o777), ("uid", 10, ID_MAX, 0), ("gid", 10, ID_MAX, 0)))
+    return WantedVolume(settings=settings, mode=mode, uid=uid, gid=gid, inodes=inodes), size
 
 
 def check_mutable(mutable: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from awsomefsd.csi import staging_paths
 from awsomefsd.csi.controller import ControllerService
 from awsomefsd.csi.grpc_errors import CallFigures
 from awsomefsd.csi.identity import IdentityService
+from awsomefsd.csi.inline_volumes import InlineVolumes
 from awsomefsd.csi.node import NodeService
 from awsomefsd.csi.pb import csi_pb2_grpc, registration_pb2_grpc
 from awsomefsd.csi.registration import RegistrationService
@@ -107,6 +108,8 @@ def serve_csi(
         zone=chosen.zone,
         rack=chosen.rack,
         max_volumes=chosen.max_volumes,
+        inline=chosen.inline,
+        inline_max=chosen.inline_max,
         voters=frozenset(parse_voters(settings.metadata.voters)),
     )
     return CsiServer(driver, call, catalog, mounts, keeper, registry, DamagedReads(settings.state_dir).all)
@@ -135,10 +138,14 @@ class CsiServer:
         self._mounts = mounts
         self._locks = locks
         self._warm = self._moved = False
+        self._inline = InlineVolumes(driver, self._volumes, volume_mounts, locks)
         self._servicers = (
             (csi_pb2_grpc.add_IdentityServicer_to_server, IdentityService(self._ready, figures)),
             (csi_pb2_grpc.add_ControllerServicer_to_server, controller),
-            (csi_pb2_grpc.add_NodeServicer_to_server, NodeService(driver, self._volumes, volume_mounts, locks, figures, health)),
+            (
+                csi_pb2_grpc.add_NodeServicer_to_server,
+                NodeService(driver, self._volumes, volume_mounts, self._inline, locks, figures, health),
+            ),
         )
         self._registration = RegistrationService(str(driver.socket))
         self._csi = DriverSocket(driver.socket, CALLS_MAX)
@@ -162,8 +169,8 @@ class CsiServer:
     def poll(self) -> None:
         """Does the work that is due; the daemon calls it every few seconds, in a thread.  It blocks, and logs errors instead of raising.
 
-        Makes removed sockets again, ends the claims of earlier boots of this node, moves what earlier builds bound to staging paths, and
-        loads the program of workers before the first volume needs it.
+        Makes removed sockets again, ends the claims of earlier boots of this node, moves what earlier builds bound to staging paths,
+        deletes inline volumes whose pods are gone, and loads the program of workers before the first volume needs it.
         """
         if not self._moved:
             self._moved = staging_paths.move_all(self._driver.kubelet_dir, self._locks)
@@ -177,6 +184,7 @@ class CsiServer:
                 self._cleared = True
             except Error as err:
                 logger.debug("the claims of earlier boots cannot be read yet; the daemon tries again", extra={"reason": str(err)})
+        self._inline.poll()
         if not self._warm:
             try:
                 self._warm = self._mounts.warm()

@@ -26,6 +26,8 @@ class DriverSettings:
     zone: str = ""
     rack: str = ""
     max_volumes: int = 0
+    inline: bool = False
+    inline_max: int = 0  # bytes
     voters: frozenset[str] = frozenset()  # nodes by configuration, which have no rows in the metadata
 
     @property

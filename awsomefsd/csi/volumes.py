@@ -16,7 +16,7 @@ from typing import Any
 from awsomefsd.base.errors import Error
 from awsomefsd.base.types import ClaimInfo, CsiVolumeInfo, DeviceInfo, StatFs, VolumeInfo
 from awsomefsd.csi import rules
-from awsomefsd.csi.errors import CsiError, not_found
+from awsomefsd.csi.errors import CsiError, not_found, precondition
 from awsomefsd.meta.api import messages
 from awsomefsd.meta.api.commands import UNDECIDED, AnyCommand
 from awsomefsd.meta.api.messages import csi
@@ -24,6 +24,8 @@ from awsomefsd.meta.api.messages import nodes as node_messages
 from awsomefsd.node.catalog import Call, Catalog
 
 BLOCK_FILE = "block.img"
+INLINE_NODE, INLINE_TARGET = "inline-node", "inline-target"  # settings of a record that no request can have
+_INLINE = uuid.UUID("6c1b7b0e-2f2d-4c39-9d5e-0b6a4c1f7a11")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class FoundVolume:
     @property
     def settings(self) -> dict[str, str]:
         return {} if self.record is None else dict(self.record.settings)
+
+    @property
+    def inline_node(self) -> str:
+        """The node of an inline volume (inline_volumes.py), "" for any other volume."""
+        return self.settings.get(INLINE_NODE, "")
 
 
 class DriverVolumes:
@@ -125,12 +132,30 @@ class DriverVolumes:
         rules.check_name(handle, "volume_id")
         volumes = self.every()
         if is_uuid(handle) and (record := self.record(id=handle)) is not None:
+            self._refuse_inline(record)
             return FoundVolume(handle, self.of_record(record, volumes), record.path, record)
         name, slash, path = handle.partition("#")[0].partition("/")
         found = next((volume for volume in volumes if name in (volume.name, volume.uuid)), None)
         if found is None or (slash and not path):
             raise not_found(f"there is no volume {handle!r}")
+        self._refuse_inline(self.record(id=found.uuid))
         return FoundVolume(handle, found, rules.check_path(path) if path else "", None)
+
+    def find_inline(self, handle: str) -> FoundVolume | None:
+        """Returns the inline volume with a handle of kubelet; None if there is none."""
+        record = self.record(id=inline_id(rules.check_name(handle, "volume_id")))
+        if record is None or record.name != handle or not dict(record.settings).get(INLINE_NODE):
+            return None
+        return FoundVolume(handle, self.of_record(record, self.every()), "", record)
+
+    def find_any(self, handle: str) -> FoundVolume:
+        """Returns the inline volume with a handle, or what `find` returns, which raises."""
+        return (None if is_uuid(handle) else self.find_inline(handle)) or self.find(handle)
+
+    def _refuse_inline(self, record: CsiVolumeInfo | None) -> None:
+        node = "" if record is None else dict(record.settings).get(INLINE_NODE, "")
+        if node:
+            raise precondition(self.with_names(f"this is an inline volume of a pod on node {node}; nobody else can use it"))
 
     def of_record(self, record: CsiVolumeInfo, volumes: Iterable[VolumeInfo]) -> VolumeInfo:
         """Returns the volume of a record, out of `volumes`.  Raises CsiError NOT_FOUND if it was deleted."""
@@ -147,6 +172,11 @@ class DriverVolumes:
                 "INVALID_ARGUMENT", f"parameter volume: there is no volume {name!r}; create it with `awsomefsd volume create {name}`"
             )
         return found
+
+
+def inline_id(handle: str) -> str:
+    """Returns the id of the record of an inline volume: the same for the same handle, on any node and after any restart."""
+    return str(uuid.uuid5(_INLINE, handle))
 
 
 def is_uuid(text: str) -> bool:

@@ -129,6 +129,20 @@ def test_capacity_and_attributes_have_what_their_sidecars_need() -> None:
 
 
 @pytest.mark.timeout(INSTALL_S + 100)
+def test_inline_volumes_are_off_until_they_are_switched_on() -> None:
+    """podInfoOnMount: without it kubelet does not tell the driver that a volume is inline."""
+    chosen = ("--set", f"token={TOKEN}", "--set", "driver.inlineVolumes.enabled=true", "--set", "driver.inlineVolumes.maxSize=2GiB")
+    for words, modes in (((*chosen[:2],), ["Persistent"]), (chosen, ["Persistent", "Ephemeral"])):
+        made = rendered(*words)
+        driver, on = made["CSIDriver", DRIVER], len(modes) == 2
+        assert (driver["spec"]["volumeLifecycleModes"], driver["spec"]["podInfoOnMount"]) == (modes, on)
+        assert ("security.openshift.io/csi-ephemeral-volume-profile" in driver["metadata"]["labels"]) == on
+        [container] = made["DaemonSet", "awsomefs-node"]["spec"]["template"]["spec"]["containers"]
+        asked = {one["name"]: one.get("value") for one in container["env"] if "INLINE" in one["name"]}
+        assert asked == ({"AWSOMEFSD_CSI_INLINE": "true", "AWSOMEFSD_CSI_INLINE_MAX": "2GiB"} if on else {})
+
+
+@pytest.mark.timeout(INSTALL_S + 100)
 def test_selectors_choose_their_pods() -> None:
     made = rendered("--set", f"token={TOKEN}", "--set", "metrics.serviceMonitor.enabled=true", "--set", "metrics.dashboard.enabled=true")
     node, controller = made["DaemonSet", "awsomefs-node"]["spec"], made["Deployment", "awsomefs-controller"]["spec"]

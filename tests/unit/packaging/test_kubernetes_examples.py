@@ -15,6 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from awsomefsd.base.limits import CSI_INLINE_BYTES
 from awsomefsd.csi import rules
 from awsomefsd.csi.settings import DRIVER
 
@@ -105,7 +106,7 @@ def test_pods_use_claims_of_the_same_file() -> None:
         claims = {one["metadata"]["name"]: one["spec"] for one in made if one["kind"] == "PersistentVolumeClaim"}
         for one in made:
             pod = one["spec"] if one["kind"] == "Pod" else one["spec"]["template"]["spec"] if one["kind"] == "Deployment" else None
-            for volume in pod["volumes"] if pod else ():
+            for volume in [volume for volume in pod["volumes"] if "csi" not in volume] if pod else ():
                 claim, [container] = claims[volume["persistentVolumeClaim"]["claimName"]], pod["containers"]
                 used = container["volumeDevices" if claim.get("volumeMode") == "Block" else "volumeMounts"]
                 assert [mount["name"] for mount in used] == [volume["name"]]
@@ -131,3 +132,10 @@ def test_a_claim_grows_by_the_same_name() -> None:
 def test_the_page_shows_every_file_and_no_other() -> None:
     shown = set(re.findall(r"examples/kubernetes/([a-z-]+\.yaml)", PAGE.read_text()))
     assert shown == {path.name for path in FOLDER.iterdir()}
+
+
+def test_inline_volumes_have_attributes_of_the_driver() -> None:
+    found = [volume["csi"] for pod in of("Pod") for volume in pod["spec"]["volumes"] if "csi" in volume]
+    assert found
+    for one in found:
+        assert one["driver"] == DRIVER and rules.read_inline(one["volumeAttributes"], CSI_INLINE_BYTES)[1]
