@@ -283,16 +283,18 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         return pb.Volume(volume_id=record.id, capacity_bytes=record.capacity, accessible_topology=topology)
 
     def _rows(self, max_entries: int, token: str) -> tuple[list[CsiVolumeInfo], str]:
-        """A page of volumes and the token of the next: the last id of this page, "" for the last page."""
+        """A page of volumes and the token of the next: the last id of this page, "" for the last page.
+
+        Without inline volumes: they are kubelet's, and not the orchestrator's to watch or to delete.
+        """
         if max_entries < 0:
             raise invalid("max_entries is negative")
         if token and not is_uuid(token):
             raise CsiError("ABORTED", f"starting_token {token[:64]!r} is not a token of this driver; list again without a token")
         count = max_entries or CSI_PAGE_MAX
         rows = self._volumes.page(token, min(count + 1, CSI_PAGE_MAX))
-        if len(rows) > count:
-            return rows[:count], rows[count - 1].id
-        return rows, rows[-1].id if len(rows) == CSI_PAGE_MAX else ""
+        token = rows[count - 1].id if len(rows) > count else rows[-1].id if len(rows) == CSI_PAGE_MAX else ""
+        return [row for row in rows[:count] if not dict(row.settings).get(INLINE_NODE)], token
 
     @rpc
     def ListVolumes(self, request: pb.ListVolumesRequest, context: grpc.ServicerContext) -> pb.ListVolumesResponse:
@@ -304,8 +306,6 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         entries = []
         facts, volumes = (self._health.facts(), self._by_number()) if self._driver.health_api == "1.12" else (None, {})
         for row in rows:
-            if dict(row.settings).get(INLINE_NODE):  # kubelet's alone, and not the orchestrator's to list, to watch or to delete
-                continue
             status = pb.ListVolumesResponse.VolumeStatus(published_node_ids=nodes.get((row.volume, row.path), ()))
             if facts is not None and row.volume in volumes:
                 status.volume_condition.CopyFrom(condition(facts.of(volumes[row.volume]), _WELL))

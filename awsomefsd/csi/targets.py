@@ -1,4 +1,4 @@
-"""What is mounted at staging paths and targets: binds of a volume mount, as the kernel's mount table shows them."""
+"""A target, like the place below a staging path, shows a bind of a volume mount; the kernel's mount table says of which."""
 
 from __future__ import annotations
 
