@@ -180,6 +180,15 @@ def test_a_node_waits_for_a_token_that_is_good(cluster: Cluster) -> None:
     waits.says('cluster: "')
 
 
+def test_the_token_follows_the_authority(cluster: Cluster) -> None:
+    """A token names the authority that signs: after a rotation nobody could join with the one of before."""
+    cluster.keeper()
+    former = token.parse(awaited("the Secret has a token", lambda: cluster.api.value("token"))).pin
+    assert cluster.daemons[0].cli("ca", "rotate").returncode == 0
+    awaited("it names the new one", lambda: token.parse(cluster.api.value("token")).pin != former, cluster.keepers[-1].log.read_text)
+    cluster.daemon("after").says('cluster: "')
+
+
 def test_what_is_gone_for_good_is_removed_and_nothing_else(cluster: Cluster) -> None:
     """One is silent while its Kubernetes node is there; one is gone with its Kubernetes node; one runs on and was never of Kubernetes."""
     names = ("gone", "silent", "outside")

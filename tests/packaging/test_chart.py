@@ -151,6 +151,7 @@ def test_selectors_choose_their_pods() -> None:
     labels["node-keeper"] = keeper["template"]["metadata"]["labels"]
     chosen = [
         ("node-keeper", keeper["selector"]["matchLabels"]),
+        ("node-keeper", made["NetworkPolicy", "awsomefs-node-keeper"]["spec"]["podSelector"]["matchLabels"]),
         ("node", node["selector"]["matchLabels"]),
         ("controller", controller["selector"]["matchLabels"]),
         ("controller", made["PodDisruptionBudget", "awsomefs-controller"]["spec"]["selector"]["matchLabels"]),
