@@ -73,13 +73,9 @@ class BlockVolumes:
             file = os.open(BLOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
             try:
                 _lock_file(file)
-                there = os.fstat(file).st_size
-                if there < size:
-                    os.posix_fallocate(file, there, size - there)
-                    os.fsync(file)
+                if (there := os.fstat(file).st_size) < size:
+                    _allocate(file, there, size)
                 return max(size, there)
-            except OSError as err:
-                raise CsiError("RESOURCE_EXHAUSTED", f"no space for {size} bytes: {err.strerror}") from err
             finally:
                 os.close(file)
         finally:
@@ -146,6 +142,14 @@ def _file_of(found: FoundVolume) -> str:
 
 def block_file(found: FoundVolume, mount: MountEntry) -> blocks.BlockFile:
     return blocks.BlockFile(mount.dir, mount.device, _file_of(found))
+
+
+def _allocate(file: int, there: int, size: int) -> None:
+    try:
+        os.posix_fallocate(file, there, size - there)
+        os.fsync(file)
+    except OSError as err:
+        raise CsiError("RESOURCE_EXHAUSTED", f"no space for {size} bytes: {err.strerror}") from err
 
 
 def _lock_file(file: int) -> None:

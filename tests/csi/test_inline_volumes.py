@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from awsomefsd.csi.inline_volumes import EPHEMERAL
 from awsomefsd.csi.pb import csi_pb2 as pb
@@ -24,6 +25,7 @@ from tests.csi.rig import Mode, Player, capability, cleared
 pytestmark = pytest.mark.root
 ALONE = capability(Mode.SINGLE_NODE_WRITER)
 MIB = 1 << 20
+EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "kubernetes" / "inline.yaml"
 
 
 class Pod:
@@ -85,7 +87,7 @@ def inline() -> Iterator[Player]:
     with contextmanager(making_nodes)() as make:
         node = make(up=False, size_bytes=16 << 30)
         player = Player(node)
-        node.settings |= {"AWSOMEFSD_CSI_INLINE": "true", "AWSOMEFSD_CSI_INLINE_MAX": "256MiB"}
+        node.settings |= {"AWSOMEFSD_CSI_INLINE": "true", "AWSOMEFSD_CSI_INLINE_MAX": "1GiB"}
         with cleared(player):
             player.up()
             yield player
@@ -127,6 +129,15 @@ def test_two_pods_and_a_pod_that_only_reads(inline: Player) -> None:
     inline.await_nothing_left()
 
 
+def test_the_example(inline: Player) -> None:
+    [volume] = yaml.safe_load(EXAMPLE.read_text())["spec"]["volumes"]
+    pod = Pod(inline, "scratch", **volume["csi"]["volumeAttributes"])
+    free = os.statvfs(pod.begin())
+    assert (free.f_blocks * free.f_frsize, free.f_files) == (512 * MIB, 10_000)
+    pod.end()
+    inline.await_nothing_left()
+
+
 def test_nobody_else_gets_it(inline: Player) -> None:
     pod = Pod(inline, "pod-own")
     (pod.begin() / "file").write_text("own")
@@ -155,7 +166,7 @@ def test_nobody_else_gets_it(inline: Player) -> None:
 
 def test_what_is_refused_leaves_nothing(inline: Player) -> None:
     wrong = [
-        ({"quota": "none"}, "INVALID_ARGUMENT", "size"), ({"size": "1Gi"}, "OUT_OF_RANGE", "csi.inline_max"),
+        ({"quota": "none"}, "INVALID_ARGUMENT", "size"), ({"size": "2Gi"}, "OUT_OF_RANGE", "csi.inline_max"),
         ({"size": "much"}, "INVALID_ARGUMENT", "size"), ({"size": "1"}, "OUT_OF_RANGE", "4096"),
         ({"mode": "9"}, "INVALID_ARGUMENT", "octal"),
         ({"inodes": "0"}, "INVALID_ARGUMENT", "inodes"), ({"inline-node": "n"}, "INVALID_ARGUMENT", "unknown"),
