@@ -12,6 +12,7 @@ import os
 import stat
 import time
 
+from awsomefsd.base import consistency
 from awsomefsd.csi import blocks, rules
 from awsomefsd.csi.errors import CsiError, precondition
 from awsomefsd.csi.kubelet_paths import KubeletPath, bind, open_beneath
@@ -36,6 +37,8 @@ class BlockVolumes:
         """
         if found.record is not None:
             self.allocate(mount, found.record.capacity)
+        if mode not in rules.EXCLUSIVE:
+            _check_strict(f"{mount.dir}/{_file_of(found)}")
         self.detach_dead(found, mount)
         made = [] if (names := blocks.of_file(block_file(found, mount))) else [self._attach(found, mount, read_only=mode in rules.READERS)]
         if mode in rules.EXCLUSIVE:
@@ -150,6 +153,16 @@ def _allocate(file: int, there: int, size: int) -> None:
         os.fsync(file)
     except OSError as err:
         raise CsiError("RESOURCE_EXHAUSTED", f"no space for {size} bytes: {err.strerror}") from err
+
+
+def _check_strict(path: str) -> None:
+    """Raises FAILED_PRECONDITION for a file that may show old bytes on one node after another has written."""
+    try:
+        there = os.getxattr(path, consistency.XATTR, follow_symlinks=False).decode()
+    except OSError:  # it has none, or is not there: opening it says so
+        return
+    if there != "strict":
+        raise precondition(f"{path} has consistency {there}; a block volume of several nodes needs strict")
 
 
 def _lock_file(file: int) -> None:

@@ -145,3 +145,26 @@ def test_without_direct_io_it_is_not_for_many_nodes(player: Player) -> None:
     player.unstage(volume)
     player.delete(volume)
     player.await_nothing_left()
+
+
+def test_a_file_that_may_show_old_bytes_is_not_for_many_nodes(player: Player) -> None:
+    together = capability(Mode.MULTI_NODE_MULTI_WRITER, block=True)
+    player.node.cli("volume", "create", "images")
+    place = player.node.directory / "images"
+    place.mkdir()
+    player.node.cli("mount", "images", str(place))
+    with (place / "disk").open("wb") as file:
+        file.truncate(SIZE)
+    os.setxattr(place / "disk", "user.awsomefs.consistency", b"close-to-open")
+    request = pb.NodeStageVolumeRequest(
+        volume_id="images/disk", staging_target_path=player.staging("images/disk"), volume_capability=together
+    )
+    status, words = player.refused("NodeStageVolume", request)
+    assert status == "FAILED_PRECONDITION" and "needs strict" in words
+    os.setxattr(place / "disk", "user.awsomefs.consistency", b"strict")
+    player.stage("images/disk", together)
+    player.unstage("images/disk")
+    player.node.cli("umount", str(place))
+    place.rmdir()
+    player.node.cli("volume", "delete", "images", "--force", stdin="images\n")
+    player.await_nothing_left()
