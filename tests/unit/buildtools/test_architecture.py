@@ -43,7 +43,7 @@ def test_no_room_is_full_and_nothing_lies_at_the_root() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=[path.name for path in PAGES])
 def test_files_that_a_page_names_are_there(page: Path) -> None:
-    places = (CHECKOUT, architecture.PACKAGE, page.parent)
+    places = (CHECKOUT, CHECKOUT / "tests", architecture.PACKAGE, page.parent)
     named = {name for name in NAMED.findall(page.read_text(encoding="utf-8")) if not name.startswith(("/", "build/", "dist/"))}
     gone = sorted(name for name in named if not any((place / name).exists() for place in places))
     assert not gone, f"{page.name} names files that are not there"
