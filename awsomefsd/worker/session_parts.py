@@ -37,5 +37,5 @@ def build_session_parts(
     proof = QuarantineProof(config.state_dir, command.mount, command.worker, data.writer.await_drained, calls.propose, ended)
     change = SessionChange(client, mount, memory.control, data.writer, proof, conflicts, calls, names)
     keeper = SessionKeeper(client, command, vfs, kernel, lease, conflicts, change.abandon_segments, change.replaced)
-    removal = Removal(client, keeper, mount, lease, conflicts)
+    removal = Removal(client, keeper, mount, lease, conflicts, names)
     return SessionParts(change, keeper, MountEvents(lease, vfs, keeper, removal, mount.caches.leases))

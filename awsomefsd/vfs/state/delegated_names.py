@@ -170,11 +170,13 @@ class DelegatedNames:
 
     # --- Metadata ----------------------------------------------------------------------------------------------------------
     def propose(self, command: Any, unique: int, token: tuple[int, int] | None = None) -> Wait:
+        kind = type(command)
+        if kind is c.Commit:  # it may wait for records, and not go under a later session then: its data may be a conflict by that time
+            token = token or self._metadata.session_token()
         if self._names is None:
-            if type(command) is c.Commit and self._log.newest_unapplied():
+            if kind is c.Commit and self._log.newest_unapplied():
                 return _Started(partial(self._commit, command, partial(self._metadata.propose, command, unique, token)))
             return self._of_log(unique) or self._metadata.propose(command, unique, token)
-        kind = type(command)
         if kind in COMMANDS and not (kind is c.SetAttr and command.mask & c.SET_SIZE):
             return _Started(partial(self._decide, command, unique, token))
         send = partial(self._metadata.propose, command, unique, token)

@@ -348,3 +348,60 @@ def test_who_waits_for_records_is_told_that_the_client_has_ended(r: Rig) -> None
     r.restart()
     r.flush()
     assert r.content(ino) == b"x" * BIG and b"f" in at_leader(r)
+
+
+# --- the end of the node, and of waits ----------------------------------------------------------------------------------
+def test_names_of_a_mount_whose_node_is_removed_are_put_aside(r: Rig) -> None:
+    """Its session had ended before, so a batch waits for the next one, which never comes."""
+    shipping = Shipping(r)
+    shipping.hold()
+    ino, fh = r.create(b"mine")
+    r.write(ino, fh, 0, b"acknowledged")
+    synced = r.begin("fsync", ino, fh, False)
+    until(lambda: bool(shipping.held))
+    r.end_session()
+    wire = Wire(r.host.socket_path, 99)
+    wire.open_session(99)  # nobody else gets the volume
+    shipper, told = r.worker.names.shipper, []
+    not_taken = shipper._not_taken
+    shipper._not_taken = lambda error: (not_taken(error), told.append(error))
+    shipping.go()
+    until(lambda: len(told) == 2)  # with the commit, and without
+    until(lambda: r.worker.sessions._busy.locked())
+    r.worker.events.removed("the node was removed")
+    assert error_of(synced.result) == errno.EIO
+    until(lambda: r.worker.names.synced() is None)
+    assert [line["name"] for line in aside(r)] == ["mine"] and saved(r) == b"acknowledged"
+    r.unmount()
+    wire.close()
+
+
+def test_a_commit_that_waited_for_records_goes_under_its_own_session_or_not_at_all(r: Rig) -> None:
+    """Its data is saved as a conflict where others have the volume since; what they have done to the file stays."""
+    shipping = Shipping(r)
+    shipping.hold()
+    ino, fh = r.create(b"f")
+    r.begin("fsyncdir", ROOT_INO, 0, False)  # the record is on its way
+    until(lambda: bool(shipping.held))
+    r.write(ino, fh, 0, b"overtaken")
+    synced = r.begin("fsync", ino, fh, False)
+    until(lambda: r.worker.data.flusher._proposed is not None)
+    names, reached, go = r.worker.names, threading.Event(), threading.Event()
+    applied = names.applied
+
+    def late(through: int) -> None:
+        reached.set()
+        assert go.wait(LIMIT_S)
+        applied(through)
+
+    names.applied = late
+    shipping.go()
+    assert reached.wait(LIMIT_S)
+    r.end_session()
+    others_change(r)
+    replace_session(r)
+    go.set()
+    until(lambda: synced.ended.is_set())
+    until(lambda: r.worker.data.flusher._proposed is None)
+    assert saved(r) == b"overtaken"
+    assert r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == 0  # type: ignore[union-attr]
