@@ -399,6 +399,7 @@ class DelegatedNames:
             if busy is None:
                 signal = Signal()
                 self._busy.update(dict.fromkeys(inos, signal))
+                newest = self._newest_unapplied(inos)
         if busy is not None:
             self._after(busy, resume, lambda: self._change(inos, send, resume))
             return
@@ -412,7 +413,12 @@ class DelegatedNames:
                 resume(reply, error)
             signal.fire()
 
-        self._behind(self._log.newest_unapplied(), send, answered)
+        self._behind(newest, send, answered)
+
+    def _newest_unapplied(self, inos: Iterable[int]) -> int:
+        """Returns the newest record that is not applied, as the log knows, or the rows of these inodes: the log hears of an answer first."""
+        newest = self._log.newest_unapplied()
+        return newest if self._names is None else max(newest, *map(self._names.rows.newest_of, inos))
 
     def _commit(self, command: c.Commit, send: Callable[[], Wait], resume: Resume) -> None:
         """A commit goes in the batch of the last record of its files, if that is not applied yet.

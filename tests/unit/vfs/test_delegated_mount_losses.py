@@ -405,3 +405,30 @@ def test_a_commit_that_waited_for_records_goes_under_its_own_session_or_not_at_a
     until(lambda: r.worker.data.flusher._proposed is None)
     assert saved(r) == b"overtaken"
     assert r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == 0  # type: ignore[union-attr]
+
+
+def test_a_truncation_forgets_no_row_whose_record_is_still_taken_for_not_applied(r: Rig) -> None:
+    """The op log hears of an answer before the rows do."""
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"some bytes")
+    r.fsync(ino, fh)
+    shipped(r)
+    names, reached, go = r.worker.names, threading.Event(), threading.Event()
+    applied = names.applied
+
+    def late(through: int) -> None:
+        reached.set()
+        assert go.wait(LIMIT_S)
+        applied(through)
+
+    names.applied = late
+    chmod(r, ino, 0o600)
+    r.begin("fsyncdir", ROOT_INO, 0, False)
+    assert reached.wait(LIMIT_S)
+    waited, wait = threading.Event(), names.shipper.wait
+    names.shipper.wait = lambda through: (waited.set(), wait(through))[1]
+    cut = r.begin("setattr", ino, None, SetAttrIn(c.SET_SIZE, size=4))
+    until(lambda: waited.is_set() or r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == 4)  # type: ignore[union-attr]
+    go.set()
+    cut.result()
+    assert (r.attr(ino).size, r.attr(ino).mode & 0o7777, r.content(ino)) == (4, 0o600, b"some")
