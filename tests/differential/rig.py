@@ -53,8 +53,8 @@ class Pair:
     def mount_again(self) -> None:
         """Both, as they were."""
         ext4, ours = self.sides
-        ext4.mount_again(lambda: again(ext4.base))
-        ours.mount_again(self._mount_ours_again)
+        told = ext4.mount_again(lambda: again(ext4.base))
+        assert ours.mount_again(self._mount_ours_again) == told
 
     def _mount_ours_again(self) -> None:
         self.node.cli("umount", str(self.node.mountpoint))

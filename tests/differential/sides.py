@@ -92,15 +92,17 @@ class Directory:
             assert self.call(user, "leave") is None
         assert self.call("root", "remove", self.entered) is None
 
-    def mount_again(self, again: Callable[[], None]) -> None:
-        """Everybody leaves, `again` unmounts and mounts it, and they come back."""
+    def mount_again(self, again: Callable[[], None]) -> dict[str, Any]:
+        """Everybody leaves, `again` unmounts and mounts it, and they come back.
+
+        Returns what each was told then: who was in a directory may have lost the right to enter it.
+        """
         for user in self.actors:
             assert self.call(user, "leave") is None
         self.close()
         again()
         self.actors = {user: Process(self.base, USERS[user]) for user in USERS}
-        for user in self.actors:
-            assert self.call(user, "enter", self.entered) is None
+        return {user: self.call(user, "enter", self.entered) for user in self.actors}
 
     def close(self) -> None:
         for actor in self.actors.values():

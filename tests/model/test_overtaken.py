@@ -1,14 +1,13 @@
 """A mount that decides names loses its volume to another one now and then: at random moments of random histories, and its worker dies too.
 
-What was synced is there afterwards, with every name that was decided before it.  What was not may be put aside, but from one moment on: the
-names that are left are those of some moment since the last fsync, and the bytes of a file are ones that it had since its own.  The mount shows
-what the cluster has, and goes on.
+What was synced is there afterwards, with every name that was decided before it.  What was not may be put aside, but from one moment on:
+the names that are left are those of some moment since the last fsync, and the bytes of a file are ones that it had since its own.  Nothing
+comes in after the other mount had the volume.  The mount shows what the cluster has, and goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,13 +95,12 @@ class History:
             self.states = self.states[-1:]
 
     def fsync(self, method: str, ino: int, fh: int) -> None:
-        """The first one after names of the inode were put aside tells it, and does its work."""
-        try:
-            self.r.call(method, ino, fh, False)
-        except FsError as err:
-            assert err.errno == errno.EIO and ino in self.touched, f"inode {ino}: {err}"
-            self.r.call(method, ino, fh, False)
-        self.touched.discard(ino)
+        """The first one after names of the inode were put aside may tell it."""
+        if ino in self.touched:
+            self.touched.discard(ino)
+            with contextlib.suppress(FsError):
+                self.r.call(method, ino, fh, False)
+        self.r.call(method, ino, fh, False)
 
     def hold(self) -> None:
         """Nothing is shipped for a while."""
@@ -191,7 +189,7 @@ def r(tmp_path: Path) -> Iterator[Rig]:
         yield made
 
 
-@pytest.mark.parametrize("round_", range(4))
+@pytest.mark.parametrize("round_", range(3))
 def test_what_was_synced_outlives_the_loss_of_the_volume(r: Rig, seed: int, round_: int, figures: list[str]) -> None:
     history = History(r, seed * 10 + round_)
     try:
