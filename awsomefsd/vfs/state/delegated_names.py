@@ -416,7 +416,7 @@ class DelegatedNames:
         self._behind(newest, send, answered)
 
     def _newest_unapplied(self, inos: Iterable[int]) -> int:
-        """Returns the newest record that is not applied, as the log knows, or the rows of these inodes: the log hears of an answer first."""
+        """Returns the newest record that is not applied, as the log or the rows of these inodes know: the log hears of an answer first."""
         newest = self._log.newest_unapplied()
         return newest if self._names is None else max(newest, *map(self._names.rows.newest_of, inos))
 
