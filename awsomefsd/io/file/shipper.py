@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from awsomefsd.base.errors import Corrupt, Error, FsError
 from awsomefsd.base.limits import NS_PER_MS, SHIP_RECORDS_MAX
-from awsomefsd.base.wait import Signal
+from awsomefsd.base.wait import Resume, Signal
 from awsomefsd.io.file.op_log import OpLog, OpRecord
 from awsomefsd.io.file.reservation import Uniques
 from awsomefsd.io.file.shipper_core import RecordBatch, ShipperCore, Step
@@ -127,15 +127,15 @@ class Shipper:
         self._post(self._wait, signal, through)
         return signal
 
-    def commit(self, command: Commit, through: int) -> Signal:
-        """Returns a Wait that ends with Committed when the commit was done in the batch of this record, or with its error.
+    def commit(self, command: Commit, through: int, resume: Resume) -> None:
+        """Calls `resume` with Committed when the commit was done in the batch of this record, or with its error.
 
-        It ends with None if the record was applied before and the commit did not go; EIO if a record up to it was put aside.  Committed
-        comes on the thread that receives answers.
+        With None if the record was applied before and the commit did not go; with EIO if a record up to it was put aside.  Committed comes
+        on the thread that receives answers, and nothing on the calling one: that has locks which whoever is resumed may wait for.
         """
         rider = _Rider(command, through)
+        rider.start(resume)
         self._post(self._wait, rider, through)
-        return rider
 
     def goes_on(self, applied: int, round_: int) -> None:
         """The present session was opened, nobody else had the volume, and the row of the mount says this.

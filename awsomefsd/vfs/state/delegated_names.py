@@ -428,9 +428,11 @@ class DelegatedNames:
         sequences = {step.ino: step.sequence for step in command.inodes}
 
         def answered(reply: m.Committed | None, error: BaseException | None) -> None:
+            if reply is None:  # which may come at once, with the locks of the flusher held
+                resume(None, error)
+                return
             with self.lock:
-                if reply is not None:
-                    reply.attrs = [None if attr is None else self._take_up(attr, sequences[attr.ino]) for attr in reply.attrs]
+                reply.attrs = [None if attr is None else self._take_up(attr, sequences[attr.ino]) for attr in reply.attrs]
                 resume(reply, error)
 
         names = self._names
@@ -445,7 +447,7 @@ class DelegatedNames:
             else:
                 answered(reply, error)
 
-        self.shipper.commit(command, newest).start(went)
+        self.shipper.commit(command, newest, went)
 
     def _take_up(self, attr: Attr, sequence: int) -> Attr:
         """Puts what a commit of data up to `sequence` has changed into the rows of a file; returns its attributes as they are then."""

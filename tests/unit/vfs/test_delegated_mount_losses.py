@@ -13,6 +13,7 @@ import pytest
 from awsomefsd.base.errors import Error, Unavailable
 from awsomefsd.base.types import ROOT_INO
 from awsomefsd.base.wait import block_on
+from awsomefsd.io.file.shipper import _Rider
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.client import MetaClient
@@ -432,3 +433,27 @@ def test_a_truncation_forgets_no_row_whose_record_is_still_taken_for_not_applied
     go.set()
     cut.result()
     assert (r.attr(ino).size, r.attr(ino).mode & 0o7777, r.content(ino)) == (4, 0o600, b"some")
+
+
+def test_the_answer_of_a_commit_that_comes_at_once_does_not_wait_for_the_rows_with_the_lock_of_the_flusher(r: Rig) -> None:
+    """Whoever has the lock of the rows may ask the flusher for something: each would wait for the other, for ever."""
+    names, flusher, riders = r.worker.names, r.worker.data.flusher, []
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"bytes")
+    post = names.shipper._post
+
+    def slow(do: Any, *args: Any) -> None:
+        post(do, *args)
+        if args and isinstance(args[0], _Rider):
+            riders.append(args[0])
+            until(lambda: args[0].done)
+
+    names.shipper._post = slow
+    synced = threading.Thread(target=r.call, args=("fsync", ino, fh, False))
+    with names.lock:
+        synced.start()
+        until(lambda: riders and riders[0].done)
+        assert flusher._cond.acquire(timeout=LIMIT_S / 4)
+        flusher._cond.release()
+    synced.join(LIMIT_S)
+    assert not synced.is_alive() and r.attr(ino).size == 5
