@@ -55,14 +55,15 @@ def record_of(stored: OpRecord) -> DecidedRecord:
 
 
 class _Rider(Signal):
-    """A commit of data that goes behind the record `through`, in its batch."""
+    """A commit of data that goes behind the record `through`, in its batch, under the session `token`."""
 
-    __slots__ = ("command", "through")
+    __slots__ = ("command", "through", "token")
 
-    def __init__(self, command: Commit, through: int) -> None:
+    def __init__(self, command: Commit, through: int, token: tuple[int, int]) -> None:
         super().__init__()
         self.command = command
         self.through = through
+        self.token = token
 
 
 class Shipper:
@@ -127,13 +128,14 @@ class Shipper:
         self._post(self._wait, signal, through)
         return signal
 
-    def commit(self, command: Commit, through: int, resume: Resume) -> None:
+    def commit(self, command: Commit, through: int, token: tuple[int, int], resume: Resume) -> None:
         """Calls `resume` with Committed when the commit was done in the batch of this record, or with its error.
 
-        With None if the record was applied before and the commit did not go; with EIO if a record up to it was put aside.  Committed comes
-        on the thread that receives answers, and nothing on the calling one: that has locks which whoever is resumed may wait for.
+        ESTALE if the batch goes under another session than `token`, EIO if a record up to it was put aside.  With None if the record was
+        applied before and the commit did not go.  Committed comes on the thread that receives answers, and nothing on the calling one: that
+        has locks which whoever is resumed may wait for.
         """
-        rider = _Rider(command, through)
+        rider = _Rider(command, through, token)
         rider.start(resume)
         self._post(self._wait, rider, through)
 
@@ -229,6 +231,9 @@ class Shipper:
         rider = batch.rider
         assert rider is None or isinstance(rider, _Rider)
         command = Apply(self._volume, self._log_id, batch.after, records[0].sequence, records, [], [], 0, batch.round)
+        if rider is not None and rider.token != self._token:
+            rider.fire(None, FsError(errno.ESTALE, "the session was replaced since the data was written"))
+            rider = None
         if rider is not None:
             data = rider.command
             command.inodes, command.segments, command.consumed = data.inodes, data.segments, data.consumed_bytes

@@ -173,15 +173,13 @@ class DelegatedNames:
         kind = type(command)
         if kind is c.Commit:  # it may wait for records, and not go under a later session then: its data may be a conflict by that time
             token = token or self._metadata.session_token()
+            if self._names is not None or self._log.newest_unapplied():
+                return _Started(partial(self._commit, command, token, partial(self._metadata.propose, command, unique, token)))
         if self._names is None:
-            if kind is c.Commit and self._log.newest_unapplied():
-                return _Started(partial(self._commit, command, partial(self._metadata.propose, command, unique, token)))
             return self._of_log(unique) or self._metadata.propose(command, unique, token)
         if kind in COMMANDS and not (kind is c.SetAttr and command.mask & c.SET_SIZE):
             return _Started(partial(self._decide, command, unique, token))
         send = partial(self._metadata.propose, command, unique, token)
-        if kind is c.Commit:
-            return _Started(partial(self._commit, command, send))
         if kind in _CHANGING:
             return _Started(partial(self._change, _CHANGING[kind](command), send))
         if kind is c.SetLock:
@@ -420,7 +418,7 @@ class DelegatedNames:
         newest = self._log.newest_unapplied()
         return newest if self._names is None else max(newest, *map(self._names.rows.newest_of, inos))
 
-    def _commit(self, command: c.Commit, send: Callable[[], Wait], resume: Resume) -> None:
+    def _commit(self, command: c.Commit, token: tuple[int, int], send: Callable[[], Wait], resume: Resume) -> None:
         """A commit goes in the batch of the last record of its files, if that is not applied yet.
 
         Called with locks of the flusher, so without this one.
@@ -447,7 +445,7 @@ class DelegatedNames:
             else:
                 answered(reply, error)
 
-        self.shipper.commit(command, newest, went)
+        self.shipper.commit(command, newest, token, went)
 
     def _take_up(self, attr: Attr, sequence: int) -> Attr:
         """Puts what a commit of data up to `sequence` has changed into the rows of a file; returns its attributes as they are then."""

@@ -178,6 +178,36 @@ def test_a_commit_goes_with_the_rest_of_a_batch_that_was_stopped(r: Rig, monkeyp
     assert stopped and r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == 5  # type: ignore[union-attr]
 
 
+def test_no_commit_goes_with_records_under_a_session_that_came_after_it_was_made(r: Rig) -> None:
+    """Its segments are not that session's; the flusher writes it again."""
+    r.call("fsyncdir", ROOT_INO, 0, False)
+    gate = Gate(r.worker.client)
+    r.worker.names.shipper._metadata = gate
+    held = After(None)
+    sent: list[c.Apply] = []
+
+    def on_propose(command: Any, unique: int) -> Any:
+        if type(command) is not c.Apply:
+            return None
+        sent.append(command)
+        return held if len(sent) == 1 else None
+
+    gate.on_propose = on_propose
+    r.mkdir(b"on its way")
+    r.begin("fsyncdir", ROOT_INO, 0, False)
+    until(lambda: bool(sent))
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"bytes")
+    synced = r.begin("fsync", ino, fh, False)  # its commit waits for the next batch
+    until(lambda: r.worker.data.flusher._proposed is not None)
+    r.end_session()
+    replace_session(r)
+    held.release(None, FsError(errno.ESTALE, "ended"))
+    synced.result()
+    batch = next(command for command in sent[1:] if any(record.command.name == b"f" for record in command.records))
+    assert batch.inodes == [] and r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == 5  # type: ignore[union-attr]
+
+
 def test_the_session_ends_while_a_commit_goes_with_records(r: Rig) -> None:
     shipping = Shipping(r)
     shipping.hold()
