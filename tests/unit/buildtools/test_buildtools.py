@@ -220,6 +220,13 @@ def test_random_choice_is_replayed_by_the_seed(tmp_path):
     assert names(tmp_path / "one") == names(tmp_path / "two")
 
 
+def test_each_run_draws_a_seed_and_a_given_one_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWSOMEFSD_SEED", raising=False)
+    assert len({halves.drawn_seed() for _ in range(20)}) > 1
+    monkeypatch.setenv("AWSOMEFSD_SEED", "17")
+    assert {halves.drawn_seed() for _ in range(3)} == {"17"}
+
+
 def test_the_two_halves_are_all_tests_and_none_twice() -> None:
     def chosen(words: list[str], path: str) -> bool:
         left_out = [word.removeprefix("--ignore=") for word in words if word.startswith("--ignore=")]
