@@ -21,8 +21,12 @@ from typing import Any
 import pytest
 
 from awsomefsd.base import identity
+from awsomefsd.base.errors import Refused
 from awsomefsd.base.limits import NS_PER_MS
-from awsomefsd.cluster.pki import founding_token, token
+from awsomefsd.cluster.control.client import ControlConnection, of_member
+from awsomefsd.cluster.messages import Redirect, RenewCertificate
+from awsomefsd.cluster.pki import ca, founding_token, token
+from awsomefsd.cluster.pki.pki_files import PkiFiles
 from tests.cluster.token_daemon import WAIT_S, Daemon
 from tests.rigs.free_ports import free_ports
 from tests.rigs.kubernetes_api import SECRET, KubernetesApi
@@ -36,6 +40,17 @@ def awaited(what: str, there: Callable[[], Any], also: Callable[[], str] = str) 
         assert time.monotonic() < end, f"{what}: {also()[-3_000:]}"
         time.sleep(0.1)
     return found
+
+
+def refused(port: int, state: Path, node: str) -> str:
+    """What a control port says to this node, whose certificate is good by its dates; "" if it renews that."""
+    files = PkiFiles(state)
+    with ControlConnection(f"127.0.0.1:{port}", of_member(files)) as connection:
+        try:
+            answer = connection.call(RenewCertificate(ca.make_request(files.own_key(), node)))
+        except Refused as err:
+            return str(err)
+    return "ask the leader" if isinstance(answer, Redirect) else ""
 
 
 class Kubelet:
@@ -192,12 +207,13 @@ def test_the_token_follows_the_authority(cluster: Cluster) -> None:
 def test_what_is_gone_for_good_is_removed_and_nothing_else(cluster: Cluster) -> None:
     """One is silent while its Kubernetes node is there; one is gone with its Kubernetes node; one runs on and was never of Kubernetes."""
     names = ("gone", "silent", "outside")
+    keeper = cluster.keeper("--remove-after=2s")
+    awaited("there is a token", cluster.join_file.exists, keeper.log.read_text)
     made = {name: cluster.daemon(name, AWSOMEFSD_TOKEN_FILE=str(cluster.join_file)) for name in names}
     with cluster.api.lock:
         cluster.api.nodes.discard("outside")
     for one in made.values():
         one.says('cluster: "')
-    keeper = cluster.keeper("--remove-after=2s")
     awaited("all are seen", lambda: "silent" in cluster.api.value("nodes") and "gone" in cluster.api.value("nodes"), keeper.log.read_text)
     for name in names:
         made[name].end(signal.SIGKILL)
@@ -208,6 +224,8 @@ def test_what_is_gone_for_good_is_removed_and_nothing_else(cluster: Cluster) -> 
     awaited("it is said", lambda: re.search(f"is removed.*gone={gone}", keeper.log.read_text()))
     assert {"silent", "outside", "n0", "n1", "n2"} <= set(cluster.rows())
     assert awaited("it is forgotten", lambda: gone not in cluster.api.value("nodes"))
+    said = [refused(cluster.ports[2 * number], made["gone"].state, gone) for number in range(3)]
+    assert all(said) and any("was removed" in one for one in said), said
 
 
 def test_the_secret_and_the_api_server_come_back(cluster: Cluster) -> None:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from awsomefsd.base.errors import Corrupt, Error, FsError
+from awsomefsd.base.errors import Corrupt, Error, FsError, Overloaded
 from awsomefsd.base.limits import NS_PER_MS, SHIP_RECORDS_MAX
 from awsomefsd.base.wait import Resume, Signal
 from awsomefsd.io.file.op_log import OpLog, OpRecord
@@ -291,7 +291,10 @@ class Shipper:
             return
         if isinstance(error, FsError) and error.errno == errno.ESTALE:
             return
-        if isinstance(error, FsError):
+        if isinstance(error, Overloaded):  # the client has no place for one more request now
+            self._batch, self._not_before_ns = None, time.monotonic_ns() + _PAUSE_NS
+            self._core.landed()
+        elif isinstance(error, FsError):
             self._refuse_all(f"a batch of records was refused: {error}")
         elif isinstance(error, Error):
             log.info("records wait for the next worker: %s", str(error))

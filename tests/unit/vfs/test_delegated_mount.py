@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.base.errors import FsError
+from awsomefsd.base.errors import FsError, Overloaded
 from awsomefsd.base.rule_levels import DELEGATION
 from awsomefsd.base.types import NAMES_DELEGATED, ROOT_INO
 from awsomefsd.meta.api import commands as c
@@ -154,6 +154,25 @@ def test_a_commit_that_is_refused_with_its_batch_holds_no_record_up(r: Rig, numb
     assert refused
     assert at_leader(r) == {b"f": ino} and r.worker.names.decides
     assert r.host.service.query(m.GetAttr(VOLUME, ino)).attr.size == 5  # type: ignore[union-attr]
+
+
+def test_a_batch_for_which_the_client_has_no_place_is_sent_again(r: Rig) -> None:
+    gate = Gate(r.worker.client)
+    r.worker.names.shipper._metadata = gate
+    refused: list[Any] = []
+
+    def on_propose(command: Any, unique: int) -> Any:
+        if type(command) is not c.Apply or len(refused) == 2:
+            return None
+        refused.append(command)
+        fails = After(None)
+        fails.release(None, Overloaded("too many requests"))
+        return fails
+
+    gate.on_propose = on_propose
+    d = r.mkdir(b"d")
+    r.call("fsyncdir", ROOT_INO, 0, False)
+    assert len(refused) == 2 and at_leader(r) == {b"d": d} and r.worker.names.decides
 
 
 def test_a_commit_goes_with_the_rest_of_a_batch_that_was_stopped(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
