@@ -10,9 +10,10 @@ import errno
 import os
 import random
 import stat
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,11 +24,12 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.machine import allocation, copy_range, filemap, queries
 from awsomefsd.vfs.api.context import SetAttrIn
 from awsomefsd.vfs.state import names
-from tests.rigs.mount_without_kernel import Rig, error_of, rig, until
+from tests.rigs.mount_without_kernel import After, Gate, Held, Rig, error_of, rig, until
 
 NAMES = [b"a", b"b", b"c", b"d", b"e", b"f"]
 SIZES = [1, 100, 2_000, 4_096, 4_097, 20_000, 150_000]
 STEPS = 350
+LATE_S = 0.03  # at most
 KEEP, PUNCH, ZERO = c.FALLOC_KEEP_SIZE, c.FALLOC_PUNCH_HOLE | c.FALLOC_KEEP_SIZE, c.FALLOC_ZERO_RANGE
 
 
@@ -458,8 +460,33 @@ class DelegatedModel(Model):
         assert names.shipper.differing == 0, "the leader's rows are others after a record than this mount's"
 
 
-def run(directory: Path, seed: int, steps: int, kind: type[Model] = Model) -> None:
-    with rig(directory, segments=200, made_by=DelegatedRig if kind is DelegatedModel else Rig) as r:
+class LateRig(DelegatedRig):
+    """Batches of records, or the answers to them, are on their way for a while: much is asked and decided meanwhile."""
+
+    chance = random.Random()
+
+    def start(self, *repeat: Any, exited: bool = True) -> Any:
+        results = super().start(*repeat, exited=exited)
+        gate = Gate(self.worker.client)
+        gate.on_propose = self.late
+        assert self.worker.names is not None
+        self.worker.names.shipper._metadata = gate  # type: ignore[assignment]
+        return results
+
+    def late(self, command: Any, unique: int) -> Any:
+        if type(command) is not c.Apply or self.chance.random() < 0.3:
+            return None
+        assert self.worker.names is not None
+        asked = self.worker.client.propose(command, unique, self.worker.names.shipper._token)
+        made = self.chance.choice([After, Held])(asked)
+        later = threading.Timer(self.chance.random() * LATE_S, made.release)
+        later.daemon = True
+        later.start()
+        return made
+
+
+def run(directory: Path, seed: int, steps: int, kind: type[Model] = Model, made_by: type[Rig] = Rig) -> None:
+    with rig(directory, segments=200, made_by=made_by) as r:
         model = kind(r, seed)
         try:
             for _ in range(steps):
@@ -485,7 +512,13 @@ def test_random_operations(tmp_path: Path, seed: int, round_: int) -> None:
 @pytest.mark.parametrize("round_", range(4))
 def test_random_operations_on_a_mount_that_decides_names(tmp_path: Path, seed: int, round_: int) -> None:
     """Nobody else has the volume when its session ends: nothing may become a conflict."""
-    run(tmp_path, seed * 100 + 80 + round_, STEPS, DelegatedModel)
+    run(tmp_path, seed * 100 + 80 + round_, STEPS, DelegatedModel, DelegatedRig)
+
+
+@pytest.mark.parametrize("round_", range(2))
+def test_random_operations_while_records_are_on_their_way(tmp_path: Path, seed: int, round_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LateRig, "chance", random.Random(seed * 100 + 90 + round_))
+    run(tmp_path, seed * 100 + 90 + round_, STEPS, DelegatedModel, LateRig)
 
 
 @pytest.mark.parametrize("round_", range(4))
