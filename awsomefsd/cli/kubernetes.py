@@ -62,17 +62,17 @@ def keep_nodes(
     from awsomefsd.kubernetes.join_secret import Wanted
     from awsomefsd.kubernetes.node_keeper import NodeKeeper, Orders
 
-    settings, ttl_s = invocation.settings, seconds(ttl)
+    settings, ttl_s, pause_s = invocation.settings, seconds(ttl), seconds(every, "--every")
     if ttl_s < TTL_S_MIN:
         raise click.UsageError(f"--ttl: {ttl} is too short for a pod to start in it; write 10m or more")
     own_node = os.environ.get("NODE_NAME", "")
-    remove_s = 0 if remove_after == OFF else seconds(remove_after)
+    remove_s = 0 if remove_after == OFF else seconds(remove_after, "--remove-after")
     if remove_s and not own_node:
         raise click.UsageError("--remove-after needs NODE_NAME in the environment: the name of the Kubernetes node of this pod")
     log.setup("kubernetes", settings.log.level, settings.log.format)
     server = ApiServer(in_cluster(os.environ, account))
     keeper = NodeKeeper(Orders(server.namespace(), secret, Wanted(role, ttl_s, uses), remove_s, own_node), server, time.time_ns)
-    pause_s, ends = seconds(every), threading.Event()
+    ends = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ends.set())  # as process 1 of a container it would be ignored
     last = ""
     while not ends.is_set():

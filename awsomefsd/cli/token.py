@@ -20,14 +20,14 @@ endpoint_option = click.option(
 )
 
 
-def seconds(ttl: str) -> int:
-    """Returns the seconds of a length of time such as 24h; anything else is a usage error."""
+def seconds(ttl: str, option: str = "--ttl") -> int:
+    """Returns the seconds of a length of time such as 24h; anything else is a usage error that names the option."""
     from awsomefsd.config.settings import parse_seconds
 
     try:
         return parse_seconds(ttl)
     except ValueError as err:
-        raise click.UsageError(f"--ttl: {err}") from err
+        raise click.UsageError(f"{option}: {err}") from err
 
 
 @click.group(cls=CliGroup)

@@ -197,4 +197,15 @@ class InlineVolumes:
     def _is_known(self, record: CsiVolumeInfo) -> bool:
         """True if kubelet may still unpublish the volume, or publish it again: its directory of it is there, or kubelet's disk is not."""
         target = dict(record.settings).get(INLINE_TARGET, "")
-        return os.path.lexists(os.path.dirname(target)) or not (self._driver.kubelet_dir / "pods").is_dir()
+        return not _is_gone(os.path.dirname(target)) or _is_gone(str(self._driver.kubelet_dir / "pods"))
+
+
+def _is_gone(path: str) -> bool:
+    """True if nothing is there.  A disk that cannot tell (EIO) is no proof: what is asked for decides over data."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

@@ -165,12 +165,16 @@ class DriverVolumes:
         return found
 
     def named(self, name: str) -> VolumeInfo:
-        """Returns the volume with a name or UUID.  Raises CsiError INVALID_ARGUMENT, which speaks of the parameter `volume`."""
+        """Returns the volume with a name or UUID.  Raises CsiError INVALID_ARGUMENT, which speaks of the parameter `volume`.
+
+        FAILED_PRECONDITION for an inline volume: what lies in that goes with its pod.
+        """
         found = next((volume for volume in self.every() if name in (volume.name, volume.uuid)), None)
         if found is None:
             raise CsiError(
                 "INVALID_ARGUMENT", f"parameter volume: there is no volume {name!r}; create it with `awsomefsd volume create {name}`"
             )
+        self._refuse_inline(self.record(id=found.uuid))
         return found
 
 

@@ -48,7 +48,7 @@ def in_cluster(environ: Mapping[str, str], account: Path) -> Place:
 
 
 class ApiServer:
-    """The API server.  Calls block for CALL_S at most; any thread may call.
+    """The API server.  Calls block, for CALL_S at most while nothing comes; any thread may call.
 
     Raises Unavailable (no answer, or one that a later try may change), Conflict, NotFound, Refused (the account may not do it), and
     ProtocolError.
@@ -62,7 +62,7 @@ class ApiServer:
         return self._account_file("namespace").strip()
 
     def secret(self, namespace: str, name: str) -> dict[str, Any]:
-        return self._call("GET", _secret(namespace, name))
+        return _checked_secret(self._call("GET", _secret(namespace, name)))
 
     def replace_secret(self, namespace: str, name: str, secret: dict[str, Any]) -> dict[str, Any]:
         """Replaces a Secret by what was read of it and changed; returns it as it is now.
@@ -70,7 +70,7 @@ class ApiServer:
         Raises Conflict if somebody else has replaced it meanwhile.
         """
         assert secret["metadata"]["resourceVersion"], "without it, the last writer would win"
-        return self._call("PUT", _secret(namespace, name), secret)
+        return _checked_secret(self._call("PUT", _secret(namespace, name), secret))
 
     def node_names(self) -> set[str]:
         """Returns the names of all nodes of the Kubernetes cluster."""
@@ -90,7 +90,7 @@ class ApiServer:
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None, accept: str = _PLAIN) -> dict[str, Any]:
         what = f"{method} {path.partition('?')[0]}"
-        headers = {"Accept": accept, "Authorization": f"Bearer {self._account_file('token').strip()}", "User-Agent": "awsomefsd"}
+        headers = {"Accept": accept, "Authorization": f"Bearer {self._token()}", "User-Agent": "awsomefsd"}
         content = None
         if body is not None:
             content, headers["Content-Type"] = json.dumps(body).encode(), _PLAIN
@@ -114,6 +114,12 @@ class ApiServer:
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # CAs of older clusters have no key identifiers; the chain is checked all the same
         return context
 
+    def _token(self) -> str:
+        held = self._account_file("token").strip()
+        if not (held.isascii() and held.isprintable()):  # http.client would show it in its error
+            raise Unavailable(f"what {self._place.account}/token holds is no token")
+        return held
+
     def _account_file(self, name: str) -> str:
         path = self._place.account / name
         try:
@@ -125,6 +131,13 @@ class ApiServer:
 
 def _secret(namespace: str, name: str) -> str:
     return f"/api/v1/namespaces/{quote(namespace, safe='')}/secrets/{quote(name, safe='')}"
+
+
+def _checked_secret(said: dict[str, Any]) -> dict[str, Any]:
+    described, data = said.get("metadata"), said.get("data")
+    if not (isinstance(described, dict) and described.get("resourceVersion") and (data is None or isinstance(data, dict))):
+        raise ProtocolError("the API server's answer is no Secret; is that address Kubernetes?")
+    return said
 
 
 def _checked(what: str, status: int, raw: bytes) -> dict[str, Any]:

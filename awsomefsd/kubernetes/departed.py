@@ -2,7 +2,8 @@
 
 A node counts as ours in this Kubernetes cluster when it has once been ready while a Kubernetes node of its name was there; nodes that were
 installed as packages beside it are never touched.  It is away while that Kubernetes node is not there, or belongs to a younger node of ours
-with the same name (a machine made anew), and the leader does not hear it.  What is known is kept in the Secret, so that neither a restart
+with the same name (a machine made anew), and the leader does not hear it.  Two that were ready at one time are two machines, as of two
+Kubernetes clusters with the same names: neither takes the place of the other.  What is known is kept in the Secret, so that neither a restart
 nor a second controller begins to count anew.  Whatever says that it is back ends the counting; what cannot be known changes nothing.
 """
 
@@ -32,10 +33,15 @@ class NodeState(Protocol):
 
 
 class Known(Struct):
-    """A node that was seen in this Kubernetes cluster; `away_s`: since when it is gone, in seconds of the wall clock, 0: it is there."""
+    """A node that was seen in this Kubernetes cluster.
+
+    `away_s`: since when it is gone, in seconds of the wall clock, 0: it is there.  `namesake`: a younger node of its name was ready while it
+    was ready, too.
+    """
 
     name: str
     away_s: int = 0
+    namesake: bool = False
 
 
 Record = dict[str, Known]
@@ -57,7 +63,9 @@ def looked(record: Record, names: Collection[str], nodes: Sequence[NodeState], n
     """Returns the record after a look at the Kubernetes nodes and at ours that are not removed."""
     made: Record = {}
     for node in nodes:
-        known, there = record.get(node.node), node.name in names and not _replaced(node, nodes, record)
+        known = record.get(node.node)
+        namesake = known is not None and known.name == node.name and (known.namesake or _has_namesake(node, nodes))
+        there = node.name in names and (namesake or not _replaced(node, nodes, record))
         if known is None and not (there and node.readiness == "ready"):
             continue
         away = 0 if known is None or known.away_s > now_s + AWAY_S_SLACK else known.away_s
@@ -65,14 +73,21 @@ def looked(record: Record, names: Collection[str], nodes: Sequence[NodeState], n
             away = 0
         elif node.readiness == "not-ready":
             away = away or now_s
-        made[node.node] = Known(node.name, away)
+        made[node.node] = Known(node.name, away, namesake)
     return made
+
+
+def _has_namesake(node: NodeState, nodes: Sequence[NodeState]) -> bool:
+    return node.readiness == "ready" and any(one.readiness == "ready" for one in _younger(node, nodes))
+
+
+def _younger(node: NodeState, nodes: Sequence[NodeState]) -> list[NodeState]:
+    return [one for one in nodes if one.name == node.name and one.joined_ms > node.joined_ms]
 
 
 def _replaced(node: NodeState, nodes: Sequence[NodeState], record: Record) -> bool:
     """Returns True if a younger node has the name, and was heard once: Kubernetes runs one pod of ours on a node."""
-    younger = [one for one in nodes if one.name == node.name and one.joined_ms > node.joined_ms]
-    return any(one.node in record or one.readiness == "ready" for one in younger)
+    return any(one.node in record or one.readiness == "ready" for one in _younger(node, nodes))
 
 
 def due(record: Record, nodes: Sequence[NodeState], after_s: int, now_s: int) -> list[str]:

@@ -14,7 +14,8 @@ KEEP = ["kubernetes", "keep-nodes", "--secret", "s"]
     [
         (["--ttl", "9m"], USAGE, "write 10m or more"),
         (["--ttl", "soon"], USAGE, "not a length of time"),
-        (["--remove-after", "1w"], USAGE, "not a length of time"),
+        (["--remove-after", "1w"], USAGE, "--remove-after: '1w' is not a length of time"),
+        (["--every", "0s"], USAGE, "--every: '0s' is not a length of time"),
         (["--remove-after", "1h"], USAGE, "needs NODE_NAME"),
         (["--role", "voter"], USAGE, "--role"),
         ([], ERROR, "this is no pod of Kubernetes"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -121,3 +123,26 @@ def test_a_volume_that_people_or_claims_have_made_is_left_alone(tmp_path: Path) 
     rig.drive.make_volume("by-hand")
     rig.propose(c.MakeCsiVolume("0190c1a2-0000-4000-8000-000000000001", "pvc-1", MIB, False, []))
     assert rig.left() == ["pvc-1"] and len(rig.drive.ask(m.GetVolumes()).volumes) == 2
+
+
+def test_a_kubelet_directory_that_cannot_be_looked_at_is_no_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(tmp_path)
+    place = rig.make("csi-mine", "n1")
+    real = os.lstat
+
+    def broken(path: Any, **words: Any) -> os.stat_result:
+        if str(path) == str(place):
+            raise OSError(errno.EIO, "the disk has an error")
+        return real(path, **words)
+
+    monkeypatch.setattr(os, "lstat", broken)
+    assert rig.left() == ["csi-mine"]
+
+
+def test_a_class_cannot_put_its_claims_into_an_inline_volume(tmp_path: Path) -> None:
+    """They would be deleted with its pod."""
+    rig = Rig(tmp_path)
+    rig.make("csi-mine", "n1")
+    rig.volumes.with_names = lambda words: words  # type: ignore[method-assign]
+    with pytest.raises(CsiError, match="an inline volume of a pod"):
+        rig.volumes.named(f"csi-{inline_id('csi-mine')}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
-from awsomefsd.base.errors import ConfigError, NotFound, Refused, Unavailable
+from awsomefsd.base.errors import ConfigError, NotFound, ProtocolError, Refused, Unavailable
 from awsomefsd.kubernetes import api_server
 from awsomefsd.kubernetes.api_server import ApiServer, Conflict, Place, in_cluster
 from awsomefsd.kubernetes.join_secret import value, with_value
@@ -98,3 +99,17 @@ def test_a_server_of_another_authority_is_not_told_the_token(api: KubernetesApi,
     with pytest.raises(Unavailable, match=r"ca\.crt cannot be read"):
         client.secret(NAMESPACE, SECRET)
 
+
+@pytest.mark.parametrize("held", ["secret-one\nsecret-two", "secret-\u20ac"])
+def test_a_damaged_token_of_the_account_is_not_shown(api: KubernetesApi, client: ApiServer, held: str) -> None:
+    (api.account / "token").write_text(held)
+    with pytest.raises(Unavailable, match="/token holds is no token") as caught:
+        client.secret(NAMESPACE, SECRET)
+    assert "secret-" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize("answer", [{}, {"metadata": None}, {"metadata": {}}, {"metadata": {"resourceVersion": "1"}, "data": ["x"]}])
+def test_an_answer_that_is_no_secret_is_refused(api: KubernetesApi, client: ApiServer, answer: dict[str, object]) -> None:
+    api.secrets[SECRET] = answer
+    with pytest.raises(ProtocolError, match="is that address Kubernetes"):
+        client.secret(NAMESPACE, SECRET)

@@ -68,3 +68,13 @@ def test_the_removed_are_forgotten_and_a_damaged_record_begins_anew() -> None:
     assert looked(seen("a", "b"), {"b"}, [Node("B", "b")], 1) == seen("b")
     assert decode("") == decode("[1]") == decode('{"A": 3}') == {}
     assert decode('{"A": {"name": "a", "away_s": 3, "later": 1}}') == {"A": Known("a", 3)}, "a newer build may write more"
+
+
+def test_two_machines_with_one_name_are_never_one_made_anew() -> None:
+    """One cluster of ours may serve two of Kubernetes, whose nodes have the same names."""
+    here, there = Node("HERE", "a", joined_ms=1), Node("THERE", "a", joined_ms=2)
+    record = looked(looked({}, {"a"}, [here], 5), {"a"}, [here, there], 10)
+    here.readiness = "not-ready"
+    for now_s in (20, 90, 500):
+        record = looked(decode(encode(record)), {"a"}, [here, there], now_s)
+        assert due(record, [here, there], AFTER_S, now_s) == [], "its Kubernetes node is there; the machine is switched off"
