@@ -3,8 +3,10 @@
 A node counts as ours in this Kubernetes cluster when it has once been ready while a Kubernetes node of its name was there; nodes that were
 installed as packages beside it are never touched.  It is away while that Kubernetes node is not there, or belongs to a younger node of ours
 with the same name (a machine made anew), and the leader does not hear it.  Two that were ready at one time are two machines, as of two
-Kubernetes clusters with the same names: neither takes the place of the other.  What is known is kept in the Secret, so that neither a restart
-nor a second controller begins to count anew.  Whatever says that it is back ends the counting; what cannot be known changes nothing.
+Kubernetes clusters with the same names: neither takes the place of the other.
+
+What is known is kept in the Secret, so that neither a restart nor a second controller begins to count anew.  Whatever says that it is back
+ends the counting; what cannot be known changes nothing.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ class NodeState(Protocol):
 class Known(Struct):
     """A node that was seen in this Kubernetes cluster.
 
-    `away_s`: since when it is gone, in seconds of the wall clock, 0: it is there.  `namesake`: a younger node of its name was ready while it
-    was ready, too.
+    `away_s`: since when it is gone, in seconds of the wall clock, 0: it is there.  `namesake`: a younger node of its name was ready while
+    it was ready, too.
     """
 
     name: str

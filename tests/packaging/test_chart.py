@@ -170,6 +170,7 @@ def test_the_keeper_of_nodes_may_do_no_more_than_it_has_to() -> None:
     [container] = account["containers"]
     assert {"--secret=awsomefs-join-token", "--role=client", "--remove-after=7d", "--uses=32", "--ttl=24h"} <= set(container["args"])
     assert container["securityContext"]["readOnlyRootFilesystem"] and account["serviceAccountName"] == "awsomefs-node-keeper"
+    assert all(one["readOnly"] for one in container["volumeMounts"]), "it connects to a socket there, which needs no write"
     [right] = made["Role", "awsomefs-node-keeper"]["rules"]
     assert right == {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["awsomefs-join-token"], "verbs": ["get", "update"]}
     assert made["ClusterRole", "awsomefs-node-keeper"]["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
