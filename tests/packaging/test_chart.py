@@ -192,7 +192,10 @@ def test_the_keeper_of_nodes_is_behind_its_switches() -> None:
     assert "JOIN_TOKEN" not in json.dumps(made["DaemonSet", "awsomefs-node"])
     made = rendered("--set", f"token={TOKEN}", "--set", "nodeKeeper.removeAfter=off")
     assert ("Role", "awsomefs-node-keeper") in made and ("ClusterRole", "awsomefs-node-keeper") not in made
-    assert "removeAfter" in run(*TEMPLATE, "--set", f"token={TOKEN}", "--set", "nodeKeeper.removeAfter=soon", fails=True)
+    for word in ("removeAfter=soon", "removeAfter=0s", "ttl=5m", "ttl=599s", "ttl=0h"):  # the keeper would refuse them, again and again
+        assert word.partition("=")[0] in run(*TEMPLATE, "--set", f"token={TOKEN}", "--set", f"nodeKeeper.{word}", fails=True)
+    for word in ("removeAfter=90s", "ttl=10m", "ttl=600s", "ttl=1h", "ttl=30d"):
+        rendered("--set", f"token={TOKEN}", "--set", f"nodeKeeper.{word}")
 
 
 @pytest.mark.timeout(INSTALL_S + 100)
