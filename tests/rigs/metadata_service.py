@@ -82,8 +82,10 @@ class Host:
         voters: Voters | None = None,
         checkpoint_progress: CheckpointProgress | None = None,
         replica_options: dict[str, Any] | None = None,
+        level: int = LEVEL,
     ) -> None:
         self.directory = directory
+        self.level = level  # at which the cluster acts
         self.socket_path = directory / "meta.sock"
         self.clocks = clock.Clocks(boot_ns)
         self.devices = Devices(device_paths or {})
@@ -126,7 +128,7 @@ class Host:
         """The first start: a cluster with a device and a volume."""
         service = self.start()
         for command in (
-            c.Init(CLUSTER, 7, LEVEL),
+            c.Init(CLUSTER, 7, self.level),
             c.AddDevice(DEVICE, 64 * MIB, MIB, 60, MIB),
             c.CreateVolume("vol", "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa"),
         ):

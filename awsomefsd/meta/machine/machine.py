@@ -235,6 +235,11 @@ class Machine:
         """Returns session -> epoch of the live sessions."""
         return {row.session: row.epoch for row in sessions.every(self.state) if not row.ended}
 
+    def mount_of(self, session: int) -> int:
+        """Returns the mount of a session; 0 if there is none."""
+        row = self.state.session(session)
+        return 0 if row is None else row.mount
+
     def sharing_sessions(self) -> dict[int, tuple[int, int]]:
         """Returns session -> (volume, mount) of the live sessions that share their volume and cache under leases."""
         caching = (row for row in sessions.every(self.state) if row.shared and (row.caches or not row.uncached) and not row.ended)

@@ -42,6 +42,9 @@ class AppliedEntries(Protocol):
 class AppliedSessions(Protocol):
     """Sessions of mounts, the nodes they run on, the devices, and what is left to do for sessions that ended."""
 
+    def mount_of(self, session: int) -> int:
+        """The mount of a session; 0 if there is none."""
+
     def live_sessions(self) -> dict[int, int]:
         """Session → epoch."""
 

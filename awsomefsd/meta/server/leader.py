@@ -329,8 +329,8 @@ class Leader:
             self._absent.tick(self._monotonic_ns() // NS_PER_MS)
             self._retry_without_space()
             for session, epoch in self._renewals.take_expired(now):
-                if session in self._proposals.ending:
-                    continue
+                if session in self._proposals.ending or self._proposals.opens(self._replica.machine.mount_of(session)):
+                    continue  # whoever opens it is promised a whole lease
                 self.expired += 1
                 self.enter_own(EndSession(session, epoch, False, expired=True))
         if self._proposals.batch:

@@ -24,7 +24,7 @@ from awsomefsd.base.limits import (
     RESULTS_PER_MOUNT_MAX,
 )
 from awsomefsd.base.types import HOST_UNIQUE
-from awsomefsd.meta.api.commands import Apply, EndSession, Entry, Init, RaiseLevel, SetLock
+from awsomefsd.meta.api.commands import Apply, EndSession, Entry, Init, OpenSession, RaiseLevel, SetLock
 from awsomefsd.meta.api.messages import Failed, Propose, WaitLock
 from awsomefsd.meta.replica.applied_machine import AppliedMachine, AppliedResults
 from awsomefsd.meta.server.request import AnyRequest, Request, Silent
@@ -122,6 +122,11 @@ class Proposals:
     def count_of_mount(self, mount: int) -> int:
         """Returns how many requests of a mount are not decided."""
         return sum(asked.origin.mount == mount for asked in self._all())
+
+    def opens(self, mount: int) -> bool:
+        """Returns whether an OpenSession of this mount is not decided."""
+        commands = (getattr(asked.body, "command", None) for asked in self._all())
+        return any(isinstance(command, OpenSession) and command.mount == mount for command in commands)
 
     def _all(self) -> list[AnyRequest]:
         return [*self._asked, *(pending.request for pending in self._pending.values())]

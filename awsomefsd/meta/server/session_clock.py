@@ -76,11 +76,13 @@ class Renewals:
         return False
 
     def note_opened(self, session: int, resumed: bool, index: int, now_ns: int) -> None:
-        """Takes up an OpenSession that was applied as entry `index`: a new session uses nothing that is older."""
+        """Takes up an OpenSession that was applied as entry `index`: a new session uses nothing that is older.
+
+        Its answer promises the worker a full TTL, also that of a session which is not renewed any more.
+        """
         live = self._live.get(session)
         if live is not None:
-            if live.renewable:
-                live.deadline_ns = now_ns + self._ttl_ns
+            live.deadline_ns = now_ns + self._ttl_ns
             if not resumed:
                 live.seen_index = max(live.seen_index, index)
 

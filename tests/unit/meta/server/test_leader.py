@@ -242,6 +242,50 @@ def test_an_administrator_ends_a_session_only_when_its_worker_serves_no_more(sha
     assert opened.session not in one.voter.replica.machine.live_sessions()
 
 
+def passes(cluster: Cluster, seconds: int) -> None:
+    for _ in range(seconds):  # a longer step would be a jump of the clock
+        cluster.advance(1)
+        cluster.turn()
+
+
+def succeed(one: Wire, worker: int) -> int:
+    command = c.OpenSession(one.mount, 1, f"host{one.mount}", "boot", worker)
+    return one.send(m.Propose(100 + worker, 0, 0, [], command))
+
+
+def test_the_lease_of_a_successor_is_over_before_its_session_ends_that_is_renewed_no_more():
+    """Its answer promised a full one."""
+    cluster = Cluster()
+    one = cluster.wire("n1")
+    opened = one.open()
+    cluster.wire("n1", 0).ask(m.Propose(0, 0, 0, [], c.EndSession(opened.session, opened.epoch, False)))
+    passes(cluster, SESSION_TTL_MS // 1_000 - 1)
+    call = succeed(one, 2)
+    one.voter.turn()
+    assert one.answers[call].resumed
+    passes(cluster, SESSION_SELF_FENCE_MS // 1_000 + 1)
+    assert opened.session in one.voter.replica.machine.live_sessions()
+    passes(cluster, SESSION_TTL_MS // 1_000)
+    assert opened.session not in one.voter.replica.machine.live_sessions()
+
+
+def test_no_session_ends_that_a_successor_is_just_opening():
+    cluster = Cluster()
+    one = cluster.wire("n1")
+    opened = one.open()
+    passes(cluster, SESSION_TTL_MS // 1_000 - 1)
+    log = cluster.voters["n1"].log
+    log.auto = False
+    call = succeed(one, 2)
+    passes(cluster, 2)  # the followers take their time
+    log.commit()
+    log.auto = True
+    passes(cluster, SESSION_SELF_FENCE_MS // 1_000)
+    assert one.answers[call].resumed and opened.session in one.voter.replica.machine.live_sessions()
+    passes(cluster, SESSION_TTL_MS // 1_000)
+    assert opened.session not in one.voter.replica.machine.live_sessions()
+
+
 def test_no_renewal_is_acknowledged_while_the_end_of_its_session_is_on_its_way():
     cluster = Cluster()
     one = cluster.wire("n1")

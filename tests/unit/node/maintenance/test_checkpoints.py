@@ -106,9 +106,8 @@ class Rig:
 @contextmanager
 def rig(tmp_path: Path, **replica_options: int) -> Iterator[Rig]:
     path = make_device(tmp_path / "device")
-    with host(tmp_path, checkpoint_progress=CheckpointProgress(UNKNOWN), replica_options=replica_options) as on:
+    with host(tmp_path, checkpoint_progress=CheckpointProgress(UNKNOWN), replica_options=replica_options, level=Rig.level) as on:
         made = Rig(on, path)
-        made.propose(c.RaiseLevel(Rig.level))
         made.propose(c.AddDevice(SECOND, (SEGMENTS + 2) * MIB, MIB, SEGMENTS, MIB))
         try:
             yield made
