@@ -93,6 +93,7 @@ class DelegatedNames:
         self._granting: Signal | None = None
         self._refused_numbers = False  # the last grant was refused
         self._busy: dict[int, Signal] = {}  # inodes that the leader is changing
+        self._reading: dict[int, Signal] = {}  # inodes whose times of reads are on their way to the leader
         self._alone: Signal | None = None  # a synchronous change is under way
         self._room = Signal()
         self._full = False  # somebody waits for room in the log
@@ -245,6 +246,10 @@ class DelegatedNames:
         """Returns the answer of a change whose record is stored, or why there is none (with the lock)."""
         if self._alone is not None:
             return _Until(self._alone)
+        if self._reading and type(command) is c.SetAttr and command.mask & c.SET_ATIME:
+            reading = self._reading.get(command.ino)
+            if reading is not None:
+                return _Until(reading)
         if self._lease.left_ns() <= 0:
             return _Until(self._lease.renewed())
         time_ns = time.time_ns()
@@ -289,6 +294,14 @@ class DelegatedNames:
             self._full = False
             room, self._room = self._room, Signal()
         room.fire()
+
+    def _session_after(self, token: tuple[int, int]) -> Wait:
+        """Returns a Wait after a refusal (ESTALE): it ends when the mount is served under another session, which may be so already."""
+        renewed = self._lease.renewed()
+        if self._lease.left_ns() > 0 and self._metadata.session_token() != token:
+            renewed = Signal()
+            renewed.fire()
+        return renewed
 
     def _after(self, wait: Wait, resume: Resume, again: Again) -> None:
         wait.start(lambda _value, error: again() if error is None else resume(None, error))
@@ -338,7 +351,7 @@ class DelegatedNames:
                 else:
                     names.rows.learn(question, found, missing.group)
             if isinstance(error, FsError) and error.errno == errno.ESTALE:
-                self._after(self._lease.renewed(), resume, lambda: resume(None, None))  # its session has ended; another one will ask
+                self._after(self._session_after((session, epoch)), resume, lambda: resume(None, None))  # another one will ask
             else:
                 resume(None, error)
 
@@ -423,20 +436,20 @@ class DelegatedNames:
 
         Called with locks of the flusher, so without this one.
         """
-        sequences = {step.ino: step.sequence for step in command.inodes}
+        steps = {step.ino: step for step in command.inodes}
 
         def answered(reply: m.Committed | None, error: BaseException | None) -> None:
             if reply is None:  # which may come at once, with the locks of the flusher held
                 resume(None, error)
                 return
             with self.lock:
-                reply.attrs = [None if attr is None else self._take_up(attr, sequences[attr.ino]) for attr in reply.attrs]
+                reply.attrs = [None if attr is None else self._take_up(attr, steps[attr.ino]) for attr in reply.attrs]
                 resume(reply, error)
 
         names = self._names
-        newest = 0 if names is None else max(map(names.rows.newest_of, sequences), default=0)
+        newest = 0 if names is None else max(map(names.rows.newest_of, steps), default=0)
         if not newest:
-            self._ordered(sequences, send, answered)
+            self._ordered(steps, send, answered)
             return
 
         def went(reply: m.Committed | None, error: BaseException | None) -> None:
@@ -447,15 +460,18 @@ class DelegatedNames:
 
         self.shipper.commit(command, newest, token, went)
 
-    def _take_up(self, attr: Attr, sequence: int) -> Attr:
-        """Puts what a commit of data up to `sequence` has changed into the rows of a file; returns its attributes as they are then."""
+    def _take_up(self, attr: Attr, step: c.InodeCommit) -> Attr:
+        """Puts what a commit of data has changed into the rows of a file; returns its attributes as they are then.
+
+        Times that a SetAttr of an older log has set do not stand against it: a commit of another log is newer (attributes.follow_log).
+        """
         names = self._names
         if names is None:
             return attr
 
         def committed(row: rows.InodeRow) -> None:
             row.size, row.stored_bytes, row.inline = attr.size, attr.stored_bytes, attr.inline
-            if sequence > row.times_sequence:
+            if step.log != row.log or step.sequence > row.times_sequence:
                 row.mtime_ns, row.mtime_explicit = attr.mtime_ns, False
                 row.ctime_ns = max(row.ctime_ns, attr.ctime_ns)
 
@@ -463,16 +479,28 @@ class DelegatedNames:
         return names.attr(attr.ino) or attr
 
     def _atimes(self, command: c.SetAtimes, send: Callable[[], Wait], resume: Resume) -> None:
+        """Sends times of reads.  A utimensat that sets the time of one of these files waits for the end of it, or the older time might win.
+
+        Called with a lock of the times, so without this one; whoever sets a time has had that lock before it comes here.
+        """
         read = dict(command.atimes)
+        over = Signal()
+        self._reading.update(dict.fromkeys(read, over))
 
         def answered(reply: m.Committed | None, error: BaseException | None) -> None:
-            with self.lock:
-                names = self._names
-                if reply is not None and names is not None:
-                    for ino, atime_ns in read.items():
-                        names.rows.amend(ino, partial(_set_atime, atime_ns))
-                    reply.attrs = [None if attr is None else names.attr(attr.ino) or attr for attr in reply.attrs]
-                resume(reply, error)
+            for ino in read:
+                if self._reading.get(ino) is over:
+                    del self._reading[ino]
+            if reply is None:  # which may come at once
+                resume(None, error)
+            else:
+                with self.lock:
+                    if (names := self._names) is not None:
+                        for ino, atime_ns in read.items():
+                            names.rows.amend(ino, partial(_set_atime, atime_ns))
+                        reply.attrs = [None if attr is None else names.attr(attr.ino) or attr for attr in reply.attrs]
+                    resume(reply, error)
+            over.fire()
 
         self._ordered(read, send, answered)
 
@@ -519,9 +547,11 @@ class DelegatedNames:
                 if reply is not None and self._metadata.session_token() == token:
                     self._numbers.extend(range(reply.first, reply.first + reply.count))
             if isinstance(error, FsError) and error.errno == errno.ESTALE:
-                self._lease.renewed().start(lambda _value, _error: granting.fire())
-            else:
+                self._session_after(token).start(lambda _value, _error: granting.fire())
+            elif isinstance(error, FsError):
                 granting.fire()
+            else:  # no answer came, and who asks at once may get none again: who waits hears that
+                granting.fire(None, error)
 
         lowest, newest = (0, 0) if self._numbers else (ALL_NUMBERS, self._log.newest_unapplied())
         asked = self._metadata.propose(c.GrantInodes(self.volume, INODES_PER_GRANT_MAX, lowest), unique, token)

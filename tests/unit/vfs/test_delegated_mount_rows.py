@@ -1,0 +1,151 @@
+"""A mount that decides names by itself shows what the leader has, and whoever waits there for rows or numbers is told how it ended."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from awsomefsd.base.errors import Overloaded
+from awsomefsd.base.types import ROOT_INO, Attr
+from awsomefsd.base.wait import block_on
+from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
+from awsomefsd.vfs.api.context import SetAttrIn
+from tests.rigs.delegated_mount import Delegated, Shipping, replace_session, shipped
+from tests.rigs.mount_without_kernel import VOLUME, After, Gate, Held, Rig, error_of, until
+
+
+@pytest.fixture
+def r(tmp_path: Path) -> Iterator[Rig]:
+    made = Delegated(tmp_path)
+    made.hold_lease_clock()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+def at_leader(r: Rig, ino: int) -> Attr:
+    assert r.host.service is not None
+    reply = r.host.service.query(m.GetAttr(VOLUME, ino))
+    assert isinstance(reply, m.Found), reply
+    return reply.attr
+
+
+def gate_of_names(r: Rig) -> Gate:
+    gate = Gate(r.worker.client)
+    assert r.worker.names is not None
+    r.worker.names._metadata = gate
+    return gate
+
+
+def test_a_write_moves_the_time_that_an_earlier_mount_has_set(r: Rig) -> None:
+    """The time was set behind more records than the next mount has written: its dirty log begins to count anew."""
+    ino, fh = r.create(b"f")
+    for _ in range(20):
+        r.write(ino, fh, 0, b"old")
+    r.call("setattr", ino, None, SetAttrIn(c.SET_MTIME, mtime_ns=10**9))
+    r.close_file(ino, fh)
+    r.remount()
+    assert r.lookup(b"f").mtime_ns == 10**9
+    fh = r.open(ino)
+    r.write(ino, fh, 0, b"new")
+    r.fsync(ino, fh)
+    r.mount.caches.names.drop(ino)
+    assert r.attr(ino).mtime_ns == at_leader(r, ino).mtime_ns > 10**9
+
+
+def test_a_time_of_access_that_was_set_stays_although_that_of_a_read_is_on_its_way(r: Rig) -> None:
+    ino, fh = r.create(b"f")
+    r.fsync(ino, fh)
+    shipped(r)
+    gate, held = gate_of_names(r), []
+
+    def on_propose(command: Any, unique: int) -> Any:
+        if type(command) is not c.SetAtimes:
+            return None
+        held.append(Held(r.worker.client.propose(command, unique)))
+        return held[-1]
+
+    gate.on_propose = on_propose
+    r.mount.caches.atimes._pending[ino] = 5 * 10**9
+    r.mount.caches.atimes.flush()
+    setting = r.begin("setattr", ino, None, SetAttrIn(c.SET_ATIME, atime_ns=7 * 10**9))
+    held[0].release()
+    assert setting.result().atime_ns == r.attr(ino).atime_ns == 7 * 10**9
+    shipped(r)
+    r.mount.caches.names.clear()
+    assert r.attr(ino).atime_ns == at_leader(r, ino).atime_ns == 7 * 10**9
+
+
+def test_a_time_of_access_that_was_set_is_not_overtaken_by_that_of_a_read_that_waits_for_records(r: Rig) -> None:
+    shipping = Shipping(r)
+    shipping.hold()
+    ino, _ = r.create(b"f")
+    until(lambda: shipping.held)
+    r.mount.caches.atimes._pending[ino] = 5 * 10**9
+    read = r.mount.caches.atimes.flush()
+    setting = r.begin("setattr", ino, None, SetAttrIn(c.SET_ATIME, atime_ns=7 * 10**9))
+    until(lambda: r.worker.names.shipper._core._waiters)  # the time of the read
+    shipping.go()
+    block_on(read, 10)
+    setting.result()
+    shipped(r)
+    assert r.attr(ino).atime_ns == at_leader(r, ino).atime_ns == 7 * 10**9
+
+
+def test_who_gets_no_number_for_an_inode_is_told_so(r: Rig) -> None:
+    """To ask again at once would be without end: the client has no place, or has ended."""
+    gate = gate_of_names(r)
+
+    def on_propose(command: Any, unique: int) -> Any:
+        if type(command) is not c.GrantInodes:
+            return None
+        refused = After(None)
+        refused.release(None, Overloaded("too many requests wait"))
+        return refused
+
+    gate.on_propose = on_propose
+    r.worker.names._numbers.clear()
+    with pytest.raises(Overloaded):
+        r.create(b"f")
+    gate.on_propose = None
+    r.create(b"f")
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_what_was_asked_under_an_ended_session_and_refused_late_goes_on(r: Rig, numbers: bool) -> None:
+    """The mount is served under the next session already: nobody announces that again before its next renewal."""
+    shipped(r)
+    gate = gate_of_names(r)
+    held: list[After] = []
+
+    def hold(wait: Any) -> After:
+        held.append(After(wait))
+        return held[-1]
+
+    if numbers:
+        r.worker.names._numbers.clear()
+        token = r.worker.client.session_token()
+        gate.on_propose = lambda command, unique: (
+            hold(r.worker.client.propose(command, unique, token)) if type(command) is c.GrantInodes and not held else None
+        )
+        asking = r.begin("mkdir", ROOT_INO, b"d", 0o755)
+    else:
+        gate.on_ask = lambda body: hold(r.worker.client.ask(body)) if type(body) is m.GetRows and not held else None
+        r.worker.names._names.rows.clear()
+        r.mount.caches.names.clear()
+        asking = r.begin("lookup", ROOT_INO, b"absent")
+    until(lambda: held and held[0].begun.is_set())
+    r.end_session()
+    replace_session(r)
+    held[0].release()
+    if numbers:
+        assert asking.result(10).ino
+    else:
+        assert error_of(asking.result, 10) == errno.ENOENT
