@@ -8,7 +8,8 @@ It stands where the client stands (meta/client/metadata.py), so operations do no
 * *Ordered*: what changes the bytes of a file, its locks or access times, or asks the leader about it, goes to the leader when it has all
   records of that inode.  Where it changes what rules look at, the leader has all records before, those of that inode wait for its end, and
   its rows are forgotten then.  A commit of data changes size and times only, and is taken up field by field (`_take_up`); records do not
-  wait for it.
+  wait for it.  The first name of a file without one is given so too: such a file ends with the session, and a record of its name would be
+  refused under the next one.
 * *Synchronous*: what cannot be decided here (no inode number is to be had) waits until all is shipped; nothing else is decided meanwhile.
 * All else is the client's.
 
@@ -74,6 +75,12 @@ class _Until(NamedTuple):
     """Why something cannot be decided now: it is tried again when the wait is over."""
 
     wait: Wait
+
+
+class _Leaders(NamedTuple):
+    """The leader changes these inodes, although the rule could be run here."""
+
+    inodes: list[int]
 
 
 class DelegatedNames:
@@ -232,17 +239,19 @@ class DelegatedNames:
         with self.lock:
             names = self._names
             outcome = None if names is None else self._decided(names, command, unique)
-            if outcome is not None and not isinstance(outcome, (_Until, NoNumber)):
+            if outcome is not None and not isinstance(outcome, (_Until, _Leaders, NoNumber)):
                 _give(resume, outcome)
                 return
         if outcome is None:
             send().start(resume)
         elif isinstance(outcome, NoNumber):
             self._synchronous(send, resume)
+        elif isinstance(outcome, _Leaders):
+            self._change(outcome.inodes, send, resume)
         else:
             self._after(outcome.wait, resume, lambda: self._decide(command, unique, token, resume))
 
-    def _decided(self, names: HeldNames, command: Any, unique: int) -> m.Reply | _Until | NoNumber:
+    def _decided(self, names: HeldNames, command: Any, unique: int) -> m.Reply | _Until | _Leaders | NoNumber:
         """Returns the answer of a change whose record is stored, or why there is none (with the lock)."""
         if self._alone is not None:
             return _Until(self._alone)
@@ -257,6 +266,9 @@ class DelegatedNames:
             reply = names.decide(command, time_ns, self._numbers[0] if self._numbers else 0)
             if isinstance(reply, m.Failed) or not names.rows.changed:
                 return reply
+            if type(command) is c.Link and reply.attr.nlink == 1:  # type: ignore[union-attr]
+                names.abandon()
+                return _Leaders([command.ino, command.parent])
             record = c.DecidedRecord(0, unique, time_ns, command, 0, _leads_to(command, reply), 0, names.made)
             record.check = names.check_of(record)
         except Missing as missing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.rigs.delegated_mount import Delegated, Shipping, replace_session, shipped
+from tests.rigs.delegated_mount import at_leader as names_at_leader
 from tests.rigs.mount_without_kernel import VOLUME, After, Gate, Held, Rig, error_of, until
 
 
@@ -97,6 +99,40 @@ def test_a_time_of_access_that_was_set_is_not_overtaken_by_that_of_a_read_that_w
     setting.result()
     shipped(r)
     assert r.attr(ino).atime_ns == at_leader(r, ino).atime_ns == 7 * 10**9
+
+
+def test_a_file_without_a_name_that_ended_with_its_session_is_not_said_to_have_got_one(r: Rig) -> None:
+    """A record of its name would be refused under the next session, and all that was decided after it with it."""
+    attr, opened = r.call("tmpfile", ROOT_INO, 0o644, os.O_RDWR)
+    r.write(attr.ino, opened.fh, 0, b"data")
+    r.fsync(attr.ino, opened.fh)
+    shipped(r)
+    shipping = Shipping(r)
+    shipping.hold()
+    r.mkdir(b"before")
+    linking = r.begin("link", attr.ino, ROOT_INO, b"linked")
+    making = r.begin("mkdir", ROOT_INO, b"after", 0o755)
+    r.end_session()
+    replace_session(r)
+    shipping.go()
+    assert error_of(linking.result) == errno.ENOENT
+    making.result()
+    shipped(r)
+    assert set(names_at_leader(r)) == {b"before", b"after"} == set(r.listdir())
+    assert r.worker.names.decides and r.worker.names.figures()["names_diverged"] == 0
+
+
+def test_a_file_without_a_name_gets_one(r: Rig) -> None:
+    attr, opened = r.call("tmpfile", ROOT_INO, 0o644, os.O_RDWR)
+    r.write(attr.ino, opened.fh, 0, b"data")
+    assert r.call("link", attr.ino, ROOT_INO, b"linked").nlink == 1
+    assert names_at_leader(r) == {b"linked": attr.ino}
+    assert r.call("link", attr.ino, ROOT_INO, b"again").nlink == 2
+    r.close_file(attr.ino, opened.fh)
+    shipped(r)
+    assert r.content(attr.ino) == b"data" and r.attr(attr.ino).nlink == 2
+    assert names_at_leader(r) == r.listdir() == dict.fromkeys((b"linked", b"again"), attr.ino)
+    assert r.worker.names.figures()["names_diverged"] == 0
 
 
 def test_who_gets_no_number_for_an_inode_is_told_so(r: Rig) -> None:
