@@ -20,20 +20,15 @@ from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.rigs.delegated_mount import Delegated, Shipping, aside, at_leader, others_change, replace_session, shipped
 from tests.rigs.metadata_service import Wire
-from tests.rigs.mount_without_kernel import BIG, LIMIT_S, MOUNT, VOLUME, After, Rig, Started, error_of, until
+from tests.rigs.mount_without_kernel import BIG, LIMIT_S, MOUNT, VOLUME, After, Rig, Started, error_of, rig, until
 
 OVERTAKEN = "another mount had the volume"
 
 
 @pytest.fixture
 def r(tmp_path: Path) -> Iterator[Rig]:
-    made = Delegated(tmp_path)
-    made.hold_lease_clock()
-    try:
-        made.start()
+    with rig(tmp_path, made_by=Delegated) as made:
         yield made
-    finally:
-        made.close()
 
 
 def saved(r: Rig) -> bytes:

@@ -18,18 +18,13 @@ from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.rigs.delegated_mount import Delegated, Shipping, replace_session, shipped
 from tests.rigs.delegated_mount import at_leader as names_at_leader
-from tests.rigs.mount_without_kernel import VOLUME, After, Gate, Held, Rig, error_of, until
+from tests.rigs.mount_without_kernel import VOLUME, After, Gate, Held, Rig, error_of, rig, until
 
 
 @pytest.fixture
 def r(tmp_path: Path) -> Iterator[Rig]:
-    made = Delegated(tmp_path)
-    made.hold_lease_clock()
-    try:
-        made.start()
+    with rig(tmp_path, made_by=Delegated) as made:
         yield made
-    finally:
-        made.close()
 
 
 def at_leader(r: Rig, ino: int) -> Attr:
