@@ -61,14 +61,28 @@ def successor(node: Node) -> int:
     return node.replaced("worker", old)
 
 
+def forked_successor(node: Node, forker: int) -> int:
+    """A successor that the forker made: as a copy of it, it has its command line, with the connection's number in it.
+
+    The keeper goes round a forker that is late, and a machine with much to do makes it late: it is asked again then.
+    """
+    as_forked = ["worker" if word == "forker" else word for word in cmdline(forker)]
+    for _ in range(20):
+        await_true("a forker that has loaded", lambda: warm(node), 60)
+        worker = successor(node)
+        if cmdline(worker) == as_forked:
+            return worker
+        assert " is late" in (node.log / "keeper.log").read_text(), "a worker that was not forked"
+    raise AssertionError("the forker is always late")
+
+
 def test_workers_are_forked_and_the_keepers_own(node: Node) -> None:
     await_true("a forker that has loaded", lambda: warm(node), 60)
     (forker,) = forkers(node)
     before = procs.pids(str(node.directory), "worker")
     for _ in range(3):
-        worker = successor(node)
+        worker = forked_successor(node, forker)
         assert worker not in before and parent(worker) == node.pid("keeper")
-        assert cmdline(worker) == ["worker" if word == "forker" else word for word in cmdline(forker)], "as one that was started"
         assert os.getsid(worker) == worker and os.readlink(f"/proc/{worker}/fd/2").endswith(".log")
     assert forkers(node) == [forker]
     assert "Z" not in children(node.pid("keeper")).values()
@@ -128,8 +142,8 @@ def test_a_forker_of_a_build_that_was_replaced_in_place_forks_no_more(make_node:
     client.replace(client.list()[0]["mount"], argv, env)
     await_true("a forker that has loaded", lambda: warm(node), 60)
     (forker,) = forkers(node)
-    forked = successor(node)
-    assert cmdline(forked)[-1] == cmdline(forker)[-1] and KeeperClient(node.run).list()[0]["version"] == __version__
+    forked_successor(node, forker)
+    assert KeeperClient(node.run).list()[0]["version"] == __version__
     text = (package / "__init__.py").read_text()
     (package / "__init__.py").write_text(text.replace(__version__, "9.9.9"))
     successor(node)
