@@ -71,6 +71,7 @@ class MemberState:
         self.rounds: deque[tuple[int, int]] = deque()  # (round, when it was sent), not answered by a quorum yet
         self.contact_ms: int | None = None
         self.tickets: list[int] = []  # not in a round yet
+        self.tickets_hurry = False  # one of them does not wait for the regular heartbeat
         self.read_rounds: deque[tuple[int, int, list[int]]] = deque()  # (round, index, tickets)
         self.reads_done: list[tuple[int, int]] = []
         self.reads_lost: list[int] = []
@@ -118,7 +119,7 @@ def _end_leadership(member: MemberState) -> None:
     member.reads_lost += member.tickets
     for _, _, tickets in member.read_rounds:
         member.reads_lost += tickets
-    member.tickets = []
+    member.tickets, member.tickets_hurry = [], False
     member.read_rounds.clear()
     member.rounds.clear()
     member.contact_ms = None

@@ -114,9 +114,12 @@ class Raft:
         """Begin to hand the leadership to the voter `to`.  Raises NotLeading, or ChangeRefused for a target that is no voter."""
         proposals.transfer(self.member, to)
 
-    def read_index(self, ticket: int) -> None:
-        """Ready.reads will have (ticket, index), or Ready.reads_lost the ticket.  Raises NotLeading."""
-        read_index.read_index(self.member, ticket)
+    def read_index(self, ticket: int, *, patient: bool = False) -> None:
+        """Ready.reads will have (ticket, index), or Ready.reads_lost the ticket.  Raises NotLeading.
+
+        A patient ticket starts no round: it waits for the next regular heartbeat, or for a round that another one starts.
+        """
+        read_index.read_index(self.member, ticket, patient)
 
     def stored(self, index: int, term: int) -> None:
         """The entries of the last Ready are durable, up to this one."""

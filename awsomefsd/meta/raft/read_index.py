@@ -2,8 +2,9 @@
 
 A read may be answered from the state at the leader's commit index if the leader was still the leader after the read arrived: a round of
 heartbeats sent after that, answered by a quorum, proves it.  One round confirms every ticket that was asked for before it; while it is out,
-further tickets wait for the next one, so there is at most one round more than the regular heartbeats.  A new leader does not know what is
-committed before an entry of its own term is: until then tickets wait.
+further tickets wait for the next one, so there is at most one round more than the regular heartbeats.  A patient ticket starts no round: the
+next regular heartbeat confirms it, or the round of one that hurries.  A new leader does not know what is committed before an entry of its own
+term is: until then tickets wait.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from awsomefsd.meta.raft.messages import HeartbeatReply
 from awsomefsd.meta.raft.types import Role
 
 
-def read_index(member: MemberState, ticket: int) -> None:
+def read_index(member: MemberState, ticket: int, patient: bool) -> None:
     """Ready.reads will have (ticket, index), or Ready.reads_lost the ticket.  Raises NotLeading."""
     require_leader(member)
     member.tickets.append(ticket)
+    member.tickets_hurry = member.tickets_hurry or not patient
 
 
 def quorum_contact_ms(member: MemberState) -> int | None:
@@ -28,13 +30,13 @@ def quorum_contact_ms(member: MemberState) -> int | None:
 
 
 def may_start_reads(member: MemberState) -> bool:
-    """True if tickets wait that a new round may confirm."""
-    return bool(member.tickets) and not member.read_rounds and is_own_term_committed(member)
+    """True if a ticket hurries that a new round may confirm."""
+    return member.tickets_hurry and not member.read_rounds and is_own_term_committed(member)
 
 
 def start_reads(member: MemberState) -> None:
     """Send a new round, which confirms the waiting tickets at the commit index as it is now."""
-    tickets, member.tickets = member.tickets, []
+    tickets, member.tickets, member.tickets_hurry = member.tickets, [], False
     member.read_rounds.append((replication.broadcast_heartbeat(member), member.log.commit, tickets))
     _confirm(member)
 

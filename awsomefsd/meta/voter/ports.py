@@ -120,8 +120,11 @@ class Leadership(Protocol):
     def leader(self) -> str:
         """UUID of the node that leads as far as this one knows, "" if it knows none."""
 
-    def request_read(self) -> int:
-        """A ticket for the queries that have arrived; one for all of a turn.  Raises NotLeading."""
+    def request_read(self, *, patient: bool = False) -> int:
+        """A ticket for the queries that have arrived; one for all of a turn.  Raises NotLeading.
+
+        A patient one costs no message: the next regular heartbeat confirms it (RAFT_HEARTBEAT_MS), or a ticket that is none.
+        """
 
     def reads_confirmed(self) -> int:
         """Queries with a ticket up to this one may be answered from the applied state.

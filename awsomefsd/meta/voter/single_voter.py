@@ -122,7 +122,7 @@ class SingleVoter:
     def hand_over(self, node: str = "") -> bool:
         return False
 
-    def request_read(self) -> int:
+    def request_read(self, *, patient: bool = False) -> int:
         return 0
 
     def reads_confirmed(self) -> int:

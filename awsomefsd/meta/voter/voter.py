@@ -352,8 +352,8 @@ class Voter:
             self._raft.transfer(to)
         return bool(to)
 
-    def request_read(self) -> int:
-        self._raft.read_index(self._ticket + 1)
+    def request_read(self, *, patient: bool = False) -> int:
+        self._raft.read_index(self._ticket + 1, patient=patient)
         self._ticket += 1
         return self._ticket
 

@@ -94,7 +94,7 @@ class Storm:
         for node in self.leaders():
             self.ticket += 1
             self.asked[self.ticket] = max(other.applied for other in self.rig.nodes.values())
-            node.raft.read_index(self.ticket)
+            node.raft.read_index(self.ticket, patient=self.random.random() < 0.5)
 
     def check_reads(self) -> None:
         for node in self.rig.nodes.values():

@@ -170,6 +170,36 @@ def test_a_read_lost_with_the_leadership_is_said_to_be_lost() -> None:
     assert leader.raft.role is Role.FOLLOWER and leader.reads_lost == [5] and not leader.reads
 
 
+def test_a_patient_read_waits_for_the_regular_heartbeat() -> None:
+    rig = Rig("a b c")
+    leader = rig.elect("a")
+    rig.settle()
+    leader.raft.read_index(5, patient=True)
+    assert not leader.raft.has_ready(), "it is no reason to send anything"
+    rig.now += RAFT_HEARTBEAT_MS
+    leader.raft.tick(rig.now)
+    rig.settle(lambda message: not isinstance(message, m.HeartbeatReply))
+    assert not leader.reads, "nobody has said yet that a leads"
+    rig.now += RAFT_HEARTBEAT_MS
+    leader.raft.tick(rig.now)
+    rig.settle()
+    assert [ticket for ticket, _ in leader.reads] == [5]
+
+
+def test_a_patient_read_is_confirmed_with_one_that_hurries_and_lost_with_the_leadership() -> None:
+    rig = Rig("a b c")
+    leader = rig.elect("a")
+    rig.settle()
+    leader.raft.read_index(5, patient=True)
+    leader.raft.read_index(6)
+    rig.settle()
+    assert [ticket for ticket, _ in leader.reads] == [5, 6]
+    leader.raft.read_index(7, patient=True)
+    leader.raft.step(m.AppendReply("b/1", "a/1", 9, 0, True))
+    rig.settle(lambda message: False)
+    assert leader.raft.role is Role.FOLLOWER and leader.reads_lost == [7]
+
+
 def test_quorum_contact_is_the_time_of_sending() -> None:
     rig = Rig("a b c")
     leader = rig.elect("a")

@@ -30,7 +30,7 @@ class FakeLog:
         self.term = 0
         self.returned = 0
         self.proposed: list[c.Entry] = []
-        self.tickets = self.confirmed = 0
+        self.tickets = self.confirmed = self.patient = 0
         self.auto = True  # commit and confirm at once
         self.first_index = 1
 
@@ -60,10 +60,11 @@ class FakeLog:
     def read(self, index: int, count: int, bytes_max: int) -> list[bytes]:
         return [c.entry_encode(entry) for entry in self.cluster.entries[index - 1 : index - 1 + count]]
 
-    def request_read(self) -> int:
+    def request_read(self, *, patient: bool = False) -> int:
         if not self.leading:
             raise NotLeading(self.leader)
         self.tickets += 1
+        self.patient += patient
         return self.tickets
 
     def reads_confirmed(self) -> int:

@@ -201,6 +201,28 @@ def test_renewals_in_an_isolated_leader_are_not_acknowledged():
     assert one.answers[call] == m.NotLeader("n2", "/n2")
 
 
+def test_a_renewal_waits_for_the_next_heartbeat_and_a_query_for_none():
+    """A round of heartbeats for each renewal would keep an idle cluster busy; whoever looks something up waits for its answer."""
+    cluster = Cluster()
+    one = cluster.wire("n1")
+    opened = one.open()
+    log = cluster.voters["n1"].log
+    log.auto = False
+    renew, look = m.Renew(opened.session, opened.epoch, 0), m.GetAttr(1, 1)
+    one.send(look)
+    one.voter.turn()
+    log.confirmed = log.tickets
+    one.voter.turn()
+    for bodies, patient in (([renew], 1), ([look], 0), ([renew, look], 0), ([renew, renew], 1)):
+        drawn, before = log.tickets, log.patient
+        calls = [one.send(body) for body in bodies]
+        one.voter.turn()
+        assert (log.tickets - drawn, log.patient - before) == (1, patient), "one ticket for all of a turn"
+        log.confirmed = log.tickets
+        one.voter.turn()
+        assert all(call in one.answers for call in calls)
+
+
 def test_a_new_leader_grants_a_full_ttl_and_only_leaders_end_sessions():
     cluster = Cluster()
     one = cluster.wire("n1")
