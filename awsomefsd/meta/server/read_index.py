@@ -2,8 +2,8 @@
 
 A query is answered from the applied state once a ticket that was drawn after it arrived is confirmed; all of a turn share one.  A renewal
 waits in the same way: what is acknowledged then was sent before the quorum spoke, so before any other leader was elected, and that one
-grants a full TTL from its own beginning.  It waits for the next regular heartbeat: no program waits for a renewal, and fifteen idle
-mounts would cost a leader as many further rounds a second as it has heartbeats.
+grants a full TTL from its own beginning.  It waits for the next regular heartbeat, as all do that daemons and workers ask by the clock
+(PATIENT): no program waits for them, and idle nodes would cost a leader more rounds a second than it has heartbeats.
 
 A single voter confirms what it draws at once; then nothing waits: the first query of a turn draws, all of the turn are answered on the
 spot.  Where tickets take a round, they are drawn at the end of the turn, so that none is older than what it is for.
@@ -16,8 +16,10 @@ from typing import Protocol
 
 from awsomefsd.base.errors import NotLeading
 from awsomefsd.base.limits import READS_PARKED_MAX
-from awsomefsd.meta.api.messages import Renew
+from awsomefsd.meta.api.messages import GetCheckpoints, Renew, ReportDevices
 from awsomefsd.meta.server.request import AnyRequest, Origin
+
+PATIENT = frozenset((Renew, GetCheckpoints, ReportDevices))
 
 
 class Tickets(Protocol):
@@ -64,7 +66,7 @@ class Reads:
         self._fresh = False
         if self._arrived:
             try:
-                ticket = self._tickets.request_read(patient=all(type(request.body) is Renew for request in self._arrived))
+                ticket = self._tickets.request_read(patient=all(type(request.body) in PATIENT for request in self._arrived))
             except NotLeading:
                 return  # the leader steps down next, and takes them back
             self._waiting.append((ticket, self._arrived))

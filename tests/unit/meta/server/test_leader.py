@@ -213,7 +213,7 @@ def test_a_renewal_waits_for_the_next_heartbeat_and_a_query_for_none():
     one.voter.turn()
     log.confirmed = log.tickets
     one.voter.turn()
-    for bodies, patient in (([renew], 1), ([look], 0), ([renew, look], 0), ([renew, renew], 1)):
+    for bodies, patient in (([renew], 1), ([look], 0), ([renew, look], 0), ([renew, renew, m.GetCheckpoints()], 1)):
         drawn, before = log.tickets, log.patient
         calls = [one.send(body) for body in bodies]
         one.voter.turn()
