@@ -2,9 +2,9 @@
 
 A read may be answered from the state at the leader's commit index if the leader was still the leader after the read arrived: a round of
 heartbeats sent after that, answered by a quorum, proves it.  One round confirms every ticket that was asked for before it; while it is out,
-further tickets wait for the next one, so there is at most one round more than the regular heartbeats.  A patient ticket starts no round: the
-next regular heartbeat confirms it, or the round of one that hurries.  A new leader does not know what is committed before an entry of its own
-term is: until then tickets wait.
+further tickets wait for the next one, so there is at most one round more than the regular heartbeats.  A patient ticket starts no round:
+the next regular heartbeat confirms it, or the round of one that hurries.  A new leader does not know what is committed before an entry of
+its own term is: until then tickets wait.
 """
 
 from __future__ import annotations

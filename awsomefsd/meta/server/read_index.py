@@ -16,7 +16,8 @@ from typing import Protocol
 
 from awsomefsd.base.errors import NotLeading
 from awsomefsd.base.limits import READS_PARKED_MAX
-from awsomefsd.meta.api.messages import GetCheckpoints, Renew, ReportDevices
+from awsomefsd.meta.api.messages import GetCheckpoints, Renew
+from awsomefsd.meta.api.messages.devices import ReportDevices
 from awsomefsd.meta.server.request import AnyRequest, Origin
 
 PATIENT = frozenset((Renew, GetCheckpoints, ReportDevices))
