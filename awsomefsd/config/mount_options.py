@@ -215,7 +215,8 @@ def of_remount(words: Sequence[str]) -> list[str]:
 def _fixed_differing(before: MountOptions, after: MountOptions, owner: tuple[int, int]) -> list[str]:
     def whole(options: MountOptions) -> MountOptions:
         user, group = (own if id is None else id for id, own in zip((options.user_id, options.group_id), owner, strict=True))
-        return replace(options, flags=(), user_id=user, group_id=group)
+        fixed = tuple(word for word in options.flags if word == "dirsync")  # the kernel changes the others
+        return replace(options, flags=fixed, user_id=user, group_id=group)
 
     return differing(whole(before), whole(after))
 

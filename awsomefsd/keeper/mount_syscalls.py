@@ -137,17 +137,16 @@ def remount(dir: str, options: list[str]) -> None:
     """Gives the mount at `dir` these options; what they do not name is off.  May hang; raises OSError, EBUSY for `ro` while files are
     open for writing.
 
-    Only this mount becomes read-only: other directories, and copies in containers, keep their own `ro`.  `sync`, `dirsync` and `lazytime`
-    belong to the filesystem, so to all of them.
+    Only this mount becomes read-only: other directories, and copies in containers, keep their own `ro`.  `sync` and `lazytime` belong to
+    the filesystem, so to all of them.  So does `dirsync`, which stays as it was: the kernel refuses to reconfigure that one.
     """
     asked = flags_of(options)
     flags = asked & _OF_ONE_MOUNT
     if not flags & _ATIME_KINDS:
         flags |= _FLAGS["relatime"][0]  # none at all would leave it as it is
     _call("mount", b"none", os.fsencode(dir), None, ctypes.c_ulong(flags | _MS_REMOUNT | _MS_BIND), None)
-    pairs = (("sync", "async"), ("lazytime", "nolazytime"), ("dirsync", ""))
-    words = [on if asked & _FLAGS[on][0] else off for on, off in pairs]
-    _reconfigure(dir, ["rw", *(word for word in words if word)])
+    pairs = (("sync", "async"), ("lazytime", "nolazytime"))
+    _reconfigure(dir, ["rw", *(on if asked & _FLAGS[on][0] else off for on, off in pairs)])
 
 
 def umount(dir: str, flags: int = UMOUNT_NOFOLLOW) -> None:

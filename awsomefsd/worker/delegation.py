@@ -9,6 +9,7 @@ from awsomefsd.base.errors import FsError, Unavailable
 from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.types import NAMES_DELEGATED
 from awsomefsd.base.wait import Signal, block_on
+from awsomefsd.fuse.mount_flags import SYNCHRONOUS
 from awsomefsd.io.file.dirty_log import DirtyRecord
 from awsomefsd.io.file.shipper import record_of
 from awsomefsd.keeper.mount_record import MEMORY_FORMAT
@@ -26,7 +27,6 @@ from awsomefsd.worker.session_events import MountEvents
 
 OVERTAKEN = "the session had ended, and another mount had the volume since"
 ENDED_EARLY = "the session ended before the cluster had what the predecessor decided; the next worker begins again"
-SYNC_OPTIONS = frozenset({"sync", "dirsync"})
 
 log = logging.getLogger("awsomefsd.names")
 
@@ -116,7 +116,7 @@ class NamesStart:
     def _may_decide(self, opened: SessionOpened) -> bool:
         if not isinstance(opened, SessionGoesOn) or opened.names != NAMES_DELEGATED or opened.level > LEVEL:
             return False
-        return not self._names.shipper.has_refused and not SYNC_OPTIONS & set(self._config.options)
+        return not self._names.shipper.has_refused and not SYNCHRONOUS & set(self._config.options)
 
     def _needs(self, memory_format: int) -> bool:
         try:

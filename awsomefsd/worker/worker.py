@@ -73,6 +73,8 @@ class Worker:
         metadata: Metadata = self.names or self.client
         self.data = build_data_path(config, memory, metadata, self.calls)
         flags = MountFlags(str(start.get("spec", {}).get("device", "")), read_only=config.read_only, atime=config.atime)
+        if self.names is not None:
+            self.names.synchronous = flags.synchronous
         self.caches, self.notifier, self.recalls = build_mount_caches(
             config, link, memory, self.client, metadata, self.lease, self.data, flags
         )

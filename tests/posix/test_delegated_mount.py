@@ -37,3 +37,18 @@ def test_names_survive_worker_and_daemon_at_once(both):
             both.node.kill("worker", "daemon")
     assert sorted(path.name for path in folder.iterdir()) == sorted(made)
     assert all((folder / name).read_text() == name for name in made)
+
+
+def test_a_remount_that_adds_sync_counts_at_once(make_node):
+    node = make_node()
+    node.umount()
+    node.cli("volume", "set", node.volume, "--names", "delegated")
+    node.mount()
+    (node.mountpoint / "decided").mkdir()
+    node.cli("mount", node.volume, str(node.mountpoint), "-O", "remount,sync")
+    for number in range(100):
+        (node.mountpoint / f"{number}").mkdir()
+    node.kill_everything()  # as a machine's death: no memory of the mount is left
+    node.up()
+    assert {path.name for path in node.mountpoint.iterdir()} == {"decided", *map(str, range(100))}
+    node.umount()

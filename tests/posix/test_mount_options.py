@@ -366,6 +366,11 @@ def test_mount_8_remounts(node, mount, helpers):
     assert refused.returncode == 32 and "root_squash" in refused.stderr and "unmount" in refused.stderr
     run("mount", "-o", "remount,sync", place, env=helpers)
     assert "sync" in run("findmnt", "-no", "OPTIONS", place).stdout.strip().split(",")
+    refused = run("mount", "-o", "remount,dirsync", place, env=helpers, check=False)
+    assert refused.returncode == 32 and "cannot change dirsync" in refused.stderr
+    other = mount("dirsync")
+    run("mount", "-o", "remount,ro", other, env=helpers)
+    assert {"ro", "dirsync"} <= set(run("findmnt", "-no", "OPTIONS", other).stdout.strip().split(","))
 
 
 # --- bind mounts and overlayfs -------------------------------------------------------------------------------------------------------

@@ -83,6 +83,10 @@ class _Leaders(NamedTuple):
     inodes: list[int]
 
 
+class _Durable:
+    """The leader makes this change, when it has all records: it is durable when it is answered, and needs no number of ours."""
+
+
 class DelegatedNames:
     """Implements Metadata.  Any thread may call; only `give_up` blocks.  `lock` is held while an answer given here is taken up."""
 
@@ -95,6 +99,7 @@ class DelegatedNames:
         self._uniques = uniques
         self.shipper = Shipper(volume, op_log, log_id, metadata, uniques, self)
         self.put_aside: Callable[[list[OpRecord], str], None] = lambda records, why: None  # stores them; set before `begin`
+        self.synchronous: Callable[[], bool] = lambda: False  # changes of names are durable when they return (mount option sync)
         self._names: HeldNames | None = None  # None: nothing is decided here
         self._numbers: deque[int] = deque()  # granted and not used, ascending
         self._granting: Signal | None = None
@@ -239,22 +244,24 @@ class DelegatedNames:
         with self.lock:
             names = self._names
             outcome = None if names is None else self._decided(names, command, unique)
-            if outcome is not None and not isinstance(outcome, (_Until, _Leaders, NoNumber)):
+            if outcome is not None and not isinstance(outcome, (_Until, _Leaders, _Durable)):
                 _give(resume, outcome)
                 return
         if outcome is None:
             send().start(resume)
-        elif isinstance(outcome, NoNumber):
+        elif isinstance(outcome, _Durable):
             self._synchronous(send, resume)
         elif isinstance(outcome, _Leaders):
             self._change(outcome.inodes, send, resume)
         else:
             self._after(outcome.wait, resume, lambda: self._decide(command, unique, token, resume))
 
-    def _decided(self, names: HeldNames, command: Any, unique: int) -> m.Reply | _Until | _Leaders | NoNumber:
+    def _decided(self, names: HeldNames, command: Any, unique: int) -> m.Reply | _Until | _Leaders | _Durable:
         """Returns the answer of a change whose record is stored, or why there is none (with the lock)."""
         if self._alone is not None:
             return _Until(self._alone)
+        if self.synchronous():  # since a remount: a mount that begins with it decides nothing
+            return _Durable()
         if self._reading and type(command) is c.SetAttr and command.mask & c.SET_ATIME:
             reading = self._reading.get(command.ino)
             if reading is not None:
@@ -274,8 +281,8 @@ class DelegatedNames:
         except Missing as missing:
             names.abandon()
             return _Until(_Started(partial(self._fetch, names, missing)))
-        except NoNumber as none:
-            return none if self._refused_numbers else _Until(self._ask_numbers())
+        except NoNumber:
+            return _Durable() if self._refused_numbers else _Until(self._ask_numbers())
         touched = inodes_of(record)
         busy = next((self._busy[ino] for ino in touched if ino in self._busy), None) if self._busy else None
         stored = self._stored(c.record_encode(record), unique, time_ns) if busy is None else None

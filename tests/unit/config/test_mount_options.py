@@ -82,6 +82,7 @@ def test_a_remount_replaces_words_of_one_subject() -> None:
     assert remounted(after, [*table[1:], "remount", "ro"])[-1] == "ro" and len(set(after)) == len(after)
     assert remounted(["nosuid", "sync", "x-a", "ro"], ["suid", "async", "remount", "rw"]) == ["x-a"]
     assert remounted(["nosuid", "noatime", "shared"], [*NO_FLAGS, "ro", "remount"]) == ["shared", "ro"]
+    assert remounted(["dirsync", "rw"], ["dirsync", "ro", "remount"]) == ["dirsync", "ro"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_a_remount_replaces_words_of_one_subject() -> None:
     [
         (["root_squash"], "root_squash"), (["shared"], "shared"), (["noallow_other"], "allow_other"), (["uid=5"], "user_id"),
         (["nodefault_permissions"], "default_permissions"), (["map_uid=0:1:2"], "map_uid"), (["on-lease-loss=error"], "on-lease-loss"),
-        (["nosiud"], "did you mean nosuid"),
+        (["nosiud"], "did you mean nosuid"), (["dirsync"], "dirsync"),
     ],
 )  # fmt: skip
 def test_a_remount_names_what_it_cannot_change(words: list[str], named: str) -> None:

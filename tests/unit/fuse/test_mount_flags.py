@@ -54,6 +54,15 @@ def test_read_only_is_what_has_no_writable_directory(table: Path) -> None:
         assert flags.read_only() == expected, rows
 
 
+def test_names_are_synchronous_by_an_option_of_the_filesystem(table: Path) -> None:
+    flags = MountFlags("0:7", read_only=False, atime=("relatime", True))
+    for of_filesystem, expected in (("rw", False), ("rw,sync", True), ("rw,dirsync", True), ("rw,lazytime", False)):
+        write(table, "rw,relatime", of_filesystem=of_filesystem)
+        assert flags.synchronous() == expected, of_filesystem
+    write(table, "rw,relatime", of_filesystem="rw,sync", minor=9)
+    assert not flags.synchronous(), "another filesystem"
+
+
 def test_times_count_as_where_most_is_written_down(table: Path) -> None:
     flags = MountFlags("0:7", read_only=False, atime=("relatime", True))
     for rows, expected in (

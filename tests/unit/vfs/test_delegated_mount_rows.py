@@ -155,6 +155,21 @@ def test_who_gets_no_number_for_an_inode_is_told_so(r: Rig) -> None:
     r.create(b"f")
 
 
+def test_a_remount_that_adds_sync_makes_each_change_durable(r: Rig) -> None:
+    r.create(b"before")
+    r.worker.names.synchronous = lambda: True
+    decided = r.worker.names.decided
+    ino, fh = r.create(b"f")
+    assert r.worker.names.synced() is None and set(names_at_leader(r)) == {b"before", b"f"}
+    r.call("rename", ROOT_INO, b"f", ROOT_INO, b"g", 0)
+    r.call("setattr", ino, fh, SetAttrIn(c.SET_MODE, mode=0o600))
+    assert at_leader(r, ino).mode & 0o7777 == 0o600 and b"g" in names_at_leader(r)
+    assert r.listdir() == names_at_leader(r) and r.worker.names.decided == decided
+    r.worker.names.synchronous = lambda: False
+    r.create(b"after")
+    assert r.worker.names.decided == decided + 1
+
+
 @pytest.mark.parametrize("numbers", [False, True])
 def test_what_was_asked_under_an_ended_session_and_refused_late_goes_on(r: Rig, numbers: bool) -> None:
     """The mount is served under the next session already: nobody announces that again before its next renewal."""
