@@ -70,7 +70,10 @@ class Cluster:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / LOCK
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:  # a link would have the file behind it emptied
+            raise BuildError(f"{path} cannot be opened ({error.strerror}); remove it, or choose another --dir") from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

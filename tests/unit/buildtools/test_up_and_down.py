@@ -59,6 +59,17 @@ def test_a_second_up_or_a_down_in_one_directory_is_refused_and_names_the_first(t
     assert commands.down(place) == 0 and not place.exists(), "what a killed one has left refuses nothing"
 
 
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("somebody's")
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / clusters.LOCK).symlink_to(kept)
+    with pytest.raises(BuildError, match="cannot be opened"):
+        Cluster(place, 1).take()
+    assert kept.read_text() == "somebody's"
+
+
 def test_every_nodes_mount_is_named_where_they_share_a_disk(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, 3, use_loop=False, size_bytes=1 << 20)
     for node in cluster.nodes:
