@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import random
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import lmdb
 import pytest
@@ -12,6 +16,9 @@ from awsomefsd.base.limits import MIB
 from awsomefsd.meta.replica import store as store_module
 from awsomefsd.meta.replica.store import IDENTITY, MapFull, Store, StoreIdentity
 from tests.rigs.memory_txn import MemTxn
+from tests.rigs.system_calls import WAIT_S, needs_strace
+
+ROOT = Path(store_module.__file__).parents[3]
 
 
 @pytest.fixture
@@ -75,6 +82,56 @@ def test_only_what_was_committed_is_there_after_a_crash(opened):
     store.close()
     store = opened()
     assert store.get(b"committed") == b"1" and store.get(b"lost") is None
+
+
+@pytest.mark.parametrize("options", [{}, {"snapshot": True}])
+def test_lmdb_syncs_by_itself(opened, options):
+    flags = opened(**options)._env.flags()
+    assert flags["sync"] and flags["metasync"] and not flags["writemap"] and not flags["map_async"], flags
+
+
+COMMITS = """
+from pathlib import Path
+from awsomefsd.meta.replica.store import Store
+alone = Store.open(Path("alone"))
+alone.put(b"a", b"1")
+alone.commit()
+several = Store.open(Path("several"), snapshot=True)
+several.write({b"a": b"1"}, {b"digest": b"2"})
+print("told", flush=True)
+"""
+_CALL = re.compile(r"(\w+)\((?:AT_FDCWD, \"([^\"]*)\", (\S+)|(\d+)).* = (\d+)$")
+
+
+@needs_strace
+def test_what_was_committed_is_synced_when_it_returns(tmp_path):
+    """Each commit writes its pages, syncs them, and then the page that makes them count, through a descriptor that syncs each write."""
+    for name in ("alone", "several"):
+        (tmp_path / name).mkdir()
+    traced = "trace=openat,write,writev,pwrite64,pwritev,fdatasync,fsync"
+    argv = ["strace", "-f", "-e", traced, "-o", str(tmp_path / "calls"), sys.executable, "-c", COMMITS]
+    subprocess.run(argv, check=True, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, timeout=WAIT_S)
+    opened_as: dict[str, tuple[str, bool]] = {}  # descriptor: store, and whether each write through it is synced
+    unsynced, commits = {"alone": 0, "several": 0}, {"alone": 0, "several": 0}
+    calls = filter(None, map(_CALL.search, (tmp_path / "calls").read_text().splitlines()))
+    for name, path, flags, fd, result in (call.groups() for call in calls):
+        if name == "openat":
+            opened_as.pop(result, None)
+            if path.endswith("data.mdb"):
+                opened_as[result] = path.split("/")[0], "DSYNC" in flags
+        elif name == "write" and fd == "1":
+            assert not any(unsynced.values()) and all(commits.values()), (unsynced, commits)
+            return
+        elif fd in opened_as:
+            store, syncs = opened_as[fd]
+            if "write" not in name:
+                unsynced[store] = 0
+            elif syncs:
+                assert not unsynced[store], "the page that makes them count was written before they were synced"
+                commits[store] += 1
+            else:
+                unsynced[store] += 1
+    raise AssertionError("the commits did not return")
 
 
 def test_a_full_map_loses_nothing_that_was_committed(opened):
