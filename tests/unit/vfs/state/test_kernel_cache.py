@@ -12,12 +12,14 @@ from awsomefsd.base.types import LEASE_NONE
 from awsomefsd.fuse import nested_mounts as nested
 from awsomefsd.vfs.state import kernel_cache
 from awsomefsd.vfs.state.kernel_cache import KernelCache
+from awsomefsd.vfs.state.names import ABSENT
 
 LEFT_NS = 5_000_000_000
 
 
 class Kernel:
     has_epoch = True
+    minor = 45
     on_top = False
     epochs = 0
 
@@ -52,7 +54,7 @@ def cache(kernel: Kernel) -> KernelCache:
     names: Any = SimpleNamespace(find=lambda _parent, _name: 5, drop=lambda _ino: None)
     modes: Any = SimpleNamespace(name_ns=lambda _ino: 0)
     threads: Any = None
-    return KernelCache(leases, names, kernel, threads, lambda: LEFT_NS, lambda: 45, modes)
+    return KernelCache(leases, names, kernel, threads, lambda: LEFT_NS, lambda: kernel.minor, modes)
 
 
 def recall(cache: KernelCache, ino: int) -> bool:
@@ -91,6 +93,17 @@ def test_names_that_cannot_be_made_invalid_are_not_forgotten_when_they_are_too_m
     monkeypatch.setattr(kernel, "forget_names", lambda: False)  # it is mounted between the look and the notification of the third
     assert cache.name_ttl_ns(3, b"n", 5) == 0
     assert not recall(cache, 1) and not recall(cache, 2) and len(waits) == 2
+
+
+@pytest.mark.parametrize(("minor", "has_epoch"), [(43, True), (45, False)])
+def test_a_kernel_that_cannot_be_told_to_ask_again_gets_no_name_and_is_waited_for_never(
+    minor: int, has_epoch: bool, cache: KernelCache, kernel: Kernel, waits: list[float]
+) -> None:
+    """Before 7.44, and one that has refused INC_EPOCH."""
+    kernel.minor, kernel.has_epoch = minor, has_epoch
+    assert [cache.name_ttl_ns(1, b"n", 5), cache.name_ttl_ns(1, b"gone", ABSENT)] == [0, 0]
+    kernel.on_top = True
+    assert recall(cache, 1) and not waits and not kernel.epochs
 
 
 def test_until_the_own_mount_is_found_something_may_be_mounted_on_it(tmp_path: Any) -> None:

@@ -27,6 +27,7 @@ class FakeKernel:
     """Takes down what it is told."""
 
     has_epoch = True
+    minor = 45
     on_top = False  # something is mounted on a directory
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class Caching(Sharing):
             Notifier.forget_attributes = forget  # type: ignore[method-assign]
         self.kernel = FakeKernel()
         cache = self.mount.caches.kernel
-        cache._kernel, cache._minor = self.kernel, lambda: 45
+        cache._kernel, cache._minor = self.kernel, lambda: self.kernel.minor
         self.asked: list[str] = []
         ask = self.worker.client.submit
 
@@ -116,6 +117,24 @@ def test_what_is_held_is_asked_once_and_what_others_change_is_seen_at_once(nodes
     one.call("unlink", ROOT_INO, b"h")
     assert error_of(two.lookup, b"h") == errno.ENOENT and two.attr(ino).nlink == 0
     assert two.read(ino, there, 0, 9) == b"aaaaabbbb"
+
+
+@pytest.mark.parametrize(("minor", "has_epoch"), [(43, True), (45, False)])
+def test_a_kernel_without_inc_epoch_keeps_attributes_and_no_names(nodes: list[Caching], minor: int, has_epoch: bool) -> None:
+    one, two = nodes
+    for node in nodes:
+        node.kernel.minor, node.kernel.has_epoch = minor, has_epoch
+    ino = one.mkdir(b"f")
+    assert two.listed(ROOT_INO)[2:] == [b"f"] and two.vfs.attr_ttl_ns(two.attr(ROOT_INO)) > 0
+    assert two.lookup(b"f").ino == ino
+    two.questions()
+    assert error_of(two.lookup, b"g") == errno.ENOENT and two.questions() == [], "the mount remembers"
+    assert not two.vfs.name_ttl_ns(ROOT_INO, b"f", ino) and not two.vfs.name_ttl_ns(ROOT_INO, b"g", ABSENT), "the kernel may not"
+    for node in nodes:
+        node.kernel.on_top = True  # nothing was told, so no recall waits
+    one.call("rename", ROOT_INO, b"f", ROOT_INO, b"g", 0)
+    assert error_of(two.lookup, b"f") == errno.ENOENT and two.lookup(b"g").ino == ino and ("attributes", ROOT_INO) in two.kernel.told
+    assert two.mount.caches.kernel._names_until == 0.0  # type: ignore[union-attr]
 
 
 def test_names_are_waited_for_where_something_is_mounted_on_a_directory(nodes: list[Caching]) -> None:
