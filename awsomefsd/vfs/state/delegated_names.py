@@ -392,6 +392,8 @@ class DelegatedNames:
                 _give(resume, known)
                 return
             question = names.rows.ask() if names is not None else None
+            if names is not None:
+                names.listed(body.ino)
 
         def answered(reply: m.Entries | None, error: BaseException | None) -> None:
             with self.lock:

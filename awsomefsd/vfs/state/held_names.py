@@ -32,7 +32,8 @@ class HeldNames:
         self._stamp = _FIRST_STAMP
         self._made = 0
         self._learned = self.rows.learned
-        self._misses: dict[bytes, int] = {}  # directories in which names were asked for one by one
+        self._volume = holder.volume
+        self._misses: dict[bytes, int] = {}  # directories in which names were asked for one by one, or listed
 
     def decide(self, command: Command, time_ns: int, number: int = 0) -> Reply:
         """Returns the reply, a refusal too.  If `rows.changed` then, `keep` or `abandon` follows; else nothing is to be recorded.
@@ -84,14 +85,21 @@ class HeldNames:
             if keys.kind_of(key)[2] != keys.DENTRY:
                 continue
             group = key[: governed.GROUP_BYTES]
-            if len(self._misses) > DIRECTORIES_MISSED_MAX:
-                self._misses.clear()
-            self._misses[group] = self._misses.get(group, 0) + 1
+            self._missed(group)
             raw = self.rows.known_inode(keys.first_u64(key))
             fetched_max = min(DIRECTORY_FETCHED_MAX, self.rows.rows_max // GROUPS_THAT_FIT)
             if self._misses[group] > 1 and raw is not None and rows.INODE.loads(raw).entries <= fetched_max:
                 return Missing(missing.keys, group)
         return missing
+
+    def listed(self, ino: int) -> None:
+        """The leader lists this directory: somebody looks at all its names, so the next that is missed is asked for with the rest."""
+        self._missed(keys.dentry(self._volume, ino, b""))
+
+    def _missed(self, group: bytes) -> None:
+        if len(self._misses) > DIRECTORIES_MISSED_MAX:
+            self._misses.clear()
+        self._misses[group] = self._misses.get(group, 0) + 1
 
     def _catch_up(self) -> None:
         if self._learned != self.rows.learned:

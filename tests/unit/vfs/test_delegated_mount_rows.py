@@ -155,6 +155,26 @@ def test_who_gets_no_number_for_an_inode_is_told_so(r: Rig) -> None:
     r.create(b"f")
 
 
+def test_an_old_tree_is_removed_by_two_questions_a_directory(r: Rig) -> None:
+    """Its list, and its names with what they lead to."""
+    for directory in (b"a", b"b", b"c"):
+        made = r.call("mkdir", ROOT_INO, directory, 0o755).ino
+        for number in range(50):
+            r.create(b"%d" % number, parent=made)
+    r.remount()
+    asked: list[Any] = []
+    gate_of_names(r).on_ask = asked.append
+    for directory in sorted(r.listdir()):
+        ino = r.lookup(directory).ino
+        asked.clear()
+        for name in r.listdir(ino):
+            r.call("unlink", ino, name)
+        r.call("rmdir", ROOT_INO, directory)
+        if directory != b"a":  # with it the others' rows came
+            assert [type(body).__name__ for body in asked] == ["ReadDir", "GetRows"], asked
+    assert r.listdir() == {}
+
+
 def test_a_remount_that_adds_sync_makes_each_change_durable(r: Rig) -> None:
     r.create(b"before")
     r.worker.names.synchronous = lambda: True
