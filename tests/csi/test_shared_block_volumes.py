@@ -181,7 +181,7 @@ def run(history: History, device: Device, writer: int, seed: int, ended: threadi
 
 
 def test_two_writers_see_each_others_last_write(players: list[Player], shared: tuple[str, list[Path]], seed: int) -> None:
-    """Also while the worker of each is killed."""
+    """Also while worker, daemon and keeper of each are killed."""
     _, paths = shared
     history, ended = History(), threading.Event()
     with opened(*paths) as devices, ThreadPoolExecutor(2) as pool:
@@ -195,9 +195,10 @@ def test_two_writers_see_each_others_last_write(players: list[Player], shared: t
                 await_true("more reads", lambda: len(history.reads) > past + 200 or any(one.done() for one in going), 120)
 
             more()
-            for player in players[:2]:
-                player.node.strike(["worker"])
-                more()
+            for roles in (["worker"], ["daemon"], ["keeper"], ["worker", "daemon"]):
+                for player in players[:2]:
+                    player.node.strike(roles)
+                    more()
         finally:
             ended.set()
         for one in going:
