@@ -30,7 +30,7 @@ from awsomefsd.meta.voter.peer_messages import Acknowledged, Announce, decode_me
 from awsomefsd.meta.voter.voter import Voter
 
 CLUSTER = "cccccccc-0000-0000-0000-000000000000"
-NODES = [f"{number}0000000-0000-0000-0000-000000000000" for number in range(1, 4)]
+NODES = [f"{number}0000000-0000-0000-0000-000000000000" for number in range(1, 6)]
 MS = 1_000_000
 
 
