@@ -33,9 +33,11 @@ class Program:
         argv = [sys.executable, "-m", "tests.shared.programs", module]
         env = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
         self.child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=ROOT)
+        self.asked = False  # a call whose result nobody has taken
 
     def start(self, name: str, *arguments: Any) -> None:
         assert self.child.stdin is not None
+        self.asked = True
         pickle.dump((name, arguments), self.child.stdin)
         self.child.stdin.flush()
 
@@ -49,6 +51,7 @@ class Program:
         assert self.child.stdout is not None
         assert self.answered(timeout_s), f"no answer within {timeout_s:.0f} s"
         value, code, words = pickle.load(self.child.stdout)
+        self.asked = False
         if code:
             raise ProgramError(code, words)
         assert not words, words

@@ -23,7 +23,6 @@ from tests.shared.test_random import Spread, run, sides
 __all__ = ["sides"]
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 EXAMPLES, STEPS = 16, 50
-SHARE = 0.2  # of the steps that must have been done: few examples may be short ones
 PAUSE_S = 0.1  # at most, between two cuts
 
 
@@ -85,7 +84,7 @@ def cutter(shared_volume: SharedVolume, seed: int) -> Iterator[Cutter]:
 
 def test_operations_are_as_on_ext4_while_connections_are_cut(sides: list[Spread], cutter: Cutter, seed: int, figures: list[str]) -> None:
     cutter.start()
-    run(sides, seed, figures, EXAMPLES, STEPS, SHARE)
+    run(sides, seed, figures, EXAMPLES, STEPS)
     cutter.over.set()
     cutter.join()
     assert cutter.error is None and cutter.cut > 0

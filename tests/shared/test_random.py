@@ -22,6 +22,7 @@ from tests.shared.rig import SharedVolume
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1200)]
 NODES = range(3)
 EXAMPLES, STEPS, EVERY = 100, 50, 10
+SHARE, ROUNDS_MAX = 0.7, 6  # of the steps that must have been done; in so many rounds at most
 
 
 class Spread(Directory):
@@ -78,19 +79,23 @@ def sides(shared_volume: SharedVolume, tmp_path: Path) -> Iterator[list[Spread]]
                 side.close()
 
 
-def run(sides: list[Spread], seed: int, figures: list[str], examples: int, steps: int, share: float = 0.7) -> None:
+def run(sides: list[Spread], seed: int, figures: list[str], examples: int, steps: int) -> None:
+    """Examples end where they like.  With few of them they may be short by chance, and then there are as many again."""
     left_out = {kind for kinds in missing(sides[1]).values() for kind in kinds}
     left_out.add("remount")  # it would be one node's mount
     kinds = tuple(kind for kind in strategies.ARGUMENTS if kind not in left_out)
     bench = machine.Bench(sides, kinds, users=tuple(sides[1].users()), every=EVERY)
     began = time.monotonic()
     try:
-        machine.explore(bench, seed, examples, steps)
+        for again in range(ROUNDS_MAX):
+            machine.explore(bench, seed + again, examples, steps)
+            if bench.steps >= examples * steps * SHARE:
+                break
     finally:
         took = time.monotonic() - began
         done = f"{bench.examples} examples, {bench.steps} steps in {took:.0f} s"
         figures.append(f"random operations on three nodes beside ext4: {done}, seed {seed}")
-    assert bench.steps >= examples * steps * share
+    assert bench.steps >= examples * steps * SHARE
 
 
 def test_operations_on_random_nodes_are_as_on_ext4(sides: list[Spread], seed: int, figures: list[str]) -> None:
