@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.packaging.container import Container, memory_group, missing, until
 pytestmark = [pytest.mark.soak, pytest.mark.root, pytest.mark.timeout(3_600)]
 
 MOUNT = "/srv/demo"
+READ_BYTES = 8 << 20  # far more than a program reads to start
 FIO = (
     "fio --name=verify --directory={directory} --rw=randrw --bs=4k-64k --size=64m --numjobs=2 --time_based --runtime={seconds}"
     " --verify=crc32c --verify_fatal=1 --fallocate=none --ioengine=psync --fsync=64 --output-format=json --output={output}"
@@ -44,11 +44,17 @@ class Load:
     """fio in the container, in the background."""
 
     def __init__(self, container: Container, seconds: int) -> None:
+        self._container = container
         self._report = container.root / "var/fio.json"
         self._report.unlink(missing_ok=True)
         argv = FIO.format(directory=MOUNT, seconds=seconds, output="/var/fio.json").split()
         self._process = subprocess.Popen(container.argv(*argv), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         until("fio's files", lambda: container.run("ls", MOUNT)[1].count("verify") == 2)
+
+    def read_bytes(self) -> int:
+        """What its processes have read so far; those that are about to end may be missing."""
+        said = self._container.shell("cat $(pgrep -x fio | sed 's,.*,/proc/&/io,')", check=False)
+        return sum(int(row.split()[1]) for row in said.splitlines() if row.startswith("rchar:"))
 
     def end(self) -> int:
         """Operations done; asserts that none failed."""
@@ -93,7 +99,7 @@ def test_upgrade_under_load(container: Container, debs: list[Path], figures: obj
     keeper, daemon = container.pid("awsomefsd-keeper"), container.pid("awsomefsd")
     old = container.shell(f"readlink /proc/{keeper}/exe; stat -Lc %i /proc/{keeper}/exe").split()
     load = Load(container, 20)
-    time.sleep(3)  # of load before the upgrade
+    until("a load that reads back what it wrote", lambda: load.read_bytes() >= READ_BYTES)
     container.run("dpkg", "-i", f"/root/{debs[1].name}")
     assert container.pid("awsomefsd-keeper") == keeper, "the keeper became the new program and is still the same process"
     new = container.shell(f"readlink /proc/{keeper}/exe; stat -Lc %i /proc/{keeper}/exe").split()
