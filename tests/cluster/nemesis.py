@@ -3,8 +3,9 @@
 "Nemesis" is the word of Jepsen for what makes the faults.
 
 A fault is over when the cluster is whole again (one leader, every voter heard) and every client has got on since.  Each proves itself: a
-kill by the new process and a newer term, a pause by stopped processes, a cut by packets that were dropped.  A pause and a cut last 5 s at
-most, or sessions of mounts would end; a slow machine may need longer for an election, so only one of them in a run has to depose.
+kill by the new process and a newer term, a pause by stopped processes, a cut, loss and a slow network by packets that were dropped.  A
+pause and a cut last 5 s at most, or sessions of mounts would end.  A slow machine may need longer for an election, so only one of them in
+a run has to depose; but where the others had a leader meanwhile, the term is a newer one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from buildtools.nodes import Node, await_true
 from buildtools.say import BuildError
 
 WHOLE_S = 120.0
-SLOW_BYTES_S = 60_000
+SLOW_BYTES_S, SLOW_BYTES_S_MIN = 60_000, 500
 DAY_S = 86_400
 FAULT_S_MAX = 5.0
 ENDS_TERM = frozenset({"kill", "stop", "wipe leader", "skew"})
@@ -74,7 +75,7 @@ class Nemesis:
         leader = self.cluster.await_leader()
         term = leading_term(leader.run / "meta.sock")
         began = time.monotonic()
-        self._led_again = 0.0
+        self._led_again, self._others_led = 0.0, False
         try:
             self.kinds[kind](leader)
         finally:
@@ -87,6 +88,7 @@ class Nemesis:
         self.await_progress(3)
         newer = leading_term(self.cluster.await_leader().run / "meta.sock") > term
         assert newer or kind not in ENDS_TERM, f"{kind}: the leader's process ended, and nobody leads in a newer term than {term}"
+        assert newer or not self._others_led, f"{kind}: another node led meanwhile, and nobody leads in a newer term than {term}"
         self.faults.append(Fault(kind, began, led_again, time.monotonic(), newer))
         return self.faults[-1]
 
@@ -129,7 +131,7 @@ class Nemesis:
         began = time.monotonic()
         with contextlib.suppress(BuildError):
             self.cluster.await_leader(self.others(node), FAULT_S_MAX)
-            self._led_again = time.monotonic()
+            self._led_again, self._others_led = time.monotonic(), True
         time.sleep(max(0.0, min(self._hold_s, began + FAULT_S_MAX - time.monotonic())))  # the fault's length, not a wait for an event
 
     def wipe(self, node: Node) -> None:
@@ -148,10 +150,16 @@ class Nemesis:
         assert sum(self.network.dropped(self.cluster.machine(each)) for each in self.cluster.nodes) > 0, "nothing was lost"
 
     def slow(self, node: Node) -> None:
-        """What arrives at the others above a rate is lost; large enough for heartbeats."""
-        for each in self.others(node):
-            self.network.slow(self.cluster.machine(each), SLOW_BYTES_S)
-        time.sleep(self._hold_s)
+        """What arrives at the others above a rate is lost: enough for heartbeats, or less where nothing would be lost then."""
+        rate = SLOW_BYTES_S
+        while True:
+            for each in self.others(node):
+                self.network.slow(self.cluster.machine(each), rate)
+            time.sleep(self._hold_s)
+            if sum(self.network.dropped(self.cluster.machine(each)) for each in self.others(node)) > 0:
+                return
+            rate //= 2
+            assert rate >= SLOW_BYTES_S_MIN, "nothing was slow"
 
     def skew(self, node: Node) -> None:
         """The leader's clock is a day ahead, then another one leads and time must not go back."""
