@@ -2,7 +2,7 @@
 
 The device is a loop device over a sparse file in the directory; the cluster is called awsomefs.  Both are found again by name and backing
 file, so both commands may be called again.  Untested against a real kind (docs/CAPABILITIES.md): tests hold only which commands are run,
-and what is said when one is missing.
+that the tools know their words, and what is said when one is missing.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""build.py dev-env and deploy: what is said where a tool is missing, and which commands are run where all are there (scripts)."""
+"""build.py dev-env and deploy: what is said where a tool is missing, and which commands are run where all are there.
+
+The tools are scripts, which refuse what the real ones would (tool_grammar.py); what the real ones do is not tried.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import yaml
 
 from buildtools import binary, kind, loops
 from buildtools.say import CHECKOUT, BuildError
+from tests.unit.buildtools.tool_grammar import refusal
 
 Tools = Callable[..., Path]
 
@@ -29,8 +33,10 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
         for name in names:
             script = place / name
             script.write_text(
-                f"#!{sys.executable}\nimport json, sys\nwords = sys.argv\n"
+                f"#!{sys.executable}\nimport json, os, sys\nsys.path.insert(0, {str(CHECKOUT)!r})\n"
+                f"from tests.unit.buildtools.tool_grammar import refusal\nwords = sys.argv\n"
                 f"stdin = sys.stdin.read() if '-' in words else ''\n"
+                f"if why := refusal([{name!r}, *words[1:]], stdin):\n    sys.exit(why)\n"
                 f"open({str(calls)!r}, 'a').write(json.dumps([{name!r}, *words[1:], stdin]) + '\\n')\n"
                 f"says = {says!r}\n"
                 f"print(next((text for word, text in says.items() if word in words), ''))\n"
@@ -44,6 +50,29 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
 
 def calls_of(path: Path) -> list[list[str]]:
     return [json.loads(row) for row in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        ("kind create clusters", "unknown command"),
+        ("kind create cluster --config", "needs an argument"),
+        ("kind create cluster --wait 300", "invalid duration"),
+        ("kind create cluster --wait-for 300s", "unknown flag"),
+        ("kind load image-archive", "1 to 1 words"),
+        ("kind load image-archive /nowhere.tar", "no such file"),
+        ("kubectl --contxt kind-a get nodes", "unknown flag"),
+        ("kubectl get nodes -o jsonpath={.items[*}", "unknown output"),
+        ("kubectl create -f /nowhere.json", "no such file"),
+        ("kubectl apply -f -", "no object"),
+        ("helm upgrade --install awsomefs", "2 to 2 words"),
+        ("helm upgrade awsomefs /nowhere --set-string image", "no key=value"),
+        ("helm upgrade awsomefs /nowhere", "no chart"),
+        ("docker inform", "unknown command"),
+    ],
+)
+def test_the_stand_ins_refuse_what_the_tools_refuse(call: str, why: str) -> None:
+    assert why in refusal(call.split(), "")
 
 
 def test_what_is_missing_is_named(tools: Tools, tmp_path: Path) -> None:
