@@ -85,7 +85,12 @@ def parser():
     env.add_argument("--size", default="8G", help="size of the sparse file that is the device (default 8G)")
     env.add_argument("--remove", action="store_true", help="instead: remove cluster, loop device and directory")
     commands.add_parser("deploy", help="the image of dist/, and the chart, in the cluster of dev-env")
-    _add_tests(commands, "soak", "the tests marked soak: longer kill runs")
+    soak = _add_tests(commands, "soak", "the tests marked soak: longer kill runs; --kubernetes: a real Kubernetes instead")
+    soak.add_argument(
+        "--kubernetes",
+        action="store_true",
+        help="instead: build a Kubernetes, install the image by the chart on three nodes, run upstream's suite, kill and upgrade our pods",
+    )
     return top
 
 
@@ -99,6 +104,7 @@ def _add_tests(commands, name, what):
     )
     made.add_argument("--seed", metavar="N", help="replays the random tests of the run that printed this number")
     made.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return made
 
 
 def main():

@@ -16,6 +16,7 @@ from buildtools.say import CHECKOUT, BuildError, bad, good, line, parse_size, si
 
 COPY_BYTES_MAX = 300 << 20
 DISK_BYTES_MIN = 2 << 30  # the tree twice, and what kills leave half full
+KUBERNETES = "--kubernetes"  # of soak
 SECONDS_FIRST, SECONDS_AGAIN = 270, 180
 
 
@@ -95,6 +96,10 @@ def test(arguments: list[str]) -> NoReturn:
 
 
 def soak(arguments: list[str]) -> NoReturn:
+    if KUBERNETES in arguments:
+        prepare.packages()
+        prepare.venv(extras=(CHECKOUT / ".venv" / prepare.STAMP).exists() and prepare.has_test_extras())
+        _program("-m", "buildtools.kubernetes.trial", *(word for word in arguments if word != KUBERNETES))
     arguments = take_seed(arguments)
     _prepare_for_tests(soak=True)
     _program("-m", "pytest", "--durations=20", "-ra", "-m", "soak", "--timeout=14400", *arguments)

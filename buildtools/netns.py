@@ -73,6 +73,10 @@ class Network:
         """What stands before a command that shall run there."""
         return [str(_which("nsenter")), f"--net={NAMES / self.namespace(machine)}"]
 
+    def entering_hub(self) -> list[str]:
+        """As `entering`, for the namespace of the bridge, which has GATEWAY."""
+        return [str(_which("nsenter")), f"--net={NAMES / self._hub}"]
+
     @property
     def _hub(self) -> str:
         return f"{self._name}-hub"

@@ -58,6 +58,15 @@ OTHERS = {  # for bench --shared: packages by one of the programs in them
     "gluster": "glusterfs-cli",
     "glusterfs": "glusterfs-client",
 }
+KUBERNETES = {  # for soak --kubernetes: packages of Debian by a program in them
+    "containerd": "containerd",
+    "runc": "runc",
+    "etcd": "etcd-server",
+    "/usr/lib/cni/bridge": "containernetworking-plugins",
+    "busybox": "busybox-static",
+    "openssl": "openssl",
+    "fio": "fio",
+}
 OUT_OF_PATH = "/usr/lib/postgresql/*/bin"  # where Debian keeps some of them
 POLICY = Path("/usr/sbin/policy-rc.d")  # Debian asks it before it starts a service
 FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -186,6 +195,20 @@ def others() -> None:
             problem = _install(absent) if _which("apt-get") else "no apt-get here"
             if problem:
                 warn(f"not installed: {problem}")
+
+
+def kubernetes() -> None:
+    """What a node of Kubernetes is made of beside what is built; BuildError where it cannot be had."""
+
+    def absent() -> list[str]:
+        return [package for name, package in KUBERNETES.items() if not (os.path.exists(name) if "/" in name else _which(name))]
+
+    if not (wanted := absent()):
+        return
+    step(f"Installing {' '.join(wanted)}")
+    problem = _install(wanted) if _which("apt-get") else "no apt-get here"
+    if still := absent():
+        raise BuildError(f"could not install {' '.join(still)} (Debian's packages; do it by hand and run this again). {problem}")
 
 
 # --- the venv -------------------------------------------------------------------------------------------------------------
