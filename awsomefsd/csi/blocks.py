@@ -19,8 +19,11 @@ import stat
 import struct
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from awsomefsd.csi.errors import CsiError, precondition
 
@@ -29,6 +32,7 @@ _READ_ONLY, _DIRECT_IO = 1, 16
 _CONFIG = struct.Struct("<II 5Q 4I 64s 64s 32s 2Q 8Q")  # struct loop_config with its loop_info64
 _STATUS_BYTES = 232  # struct loop_info64: device and inode of the file come first
 _LOOP_MAJOR = 7
+Found = TypeVar("Found")
 SECTOR_BYTES = 512  # of every device: partition tables and file systems on it depend on that, on whichever node it is
 ANSWER_S = 2.0
 ATTEMPTS = 64
@@ -101,33 +105,56 @@ def _shown() -> dict[str, str]:
 
 
 def _ask(name: str, file: BlockFile) -> _Answer:
+    return _within_time(name, lambda: _compare(name, file)) or _Answer.NONE
+
+
+def _within_time(name: str, look: Callable[[], Found]) -> Found | None:
     """What the kernel says of the file behind a device.  It asks the file's filesystem, which may not answer: a thread waits for that."""
-    said: list[_Answer] = []
-    asking = threading.Thread(target=lambda: said.append(_compare(name, file)), name=f"look at {name}", daemon=True)
+    said: list[Found] = []
+    asking = threading.Thread(target=lambda: said.append(look()), name=f"look at {name}", daemon=True)
     asking.start()
     asking.join(ANSWER_S)
-    return said[0] if said else _Answer.NONE
+    return said[0] if said else None
+
+
+def _behind(name: str) -> tuple[str, int]:
+    """The superblock (major:minor) and inode of the file behind a device.  Raises OSError."""
+    device = _open(name, os.O_RDONLY)
+    try:
+        status = bytearray(_STATUS_BYTES)
+        fcntl.ioctl(device, _GET_STATUS64, status)
+    finally:
+        os.close(device)
+    number, inode = struct.unpack_from("QQ", status)
+    return f"{os.major(number)}:{os.minor(number)}", inode
+
+
+def _superblock(name: str) -> str:
+    """As `_behind`; "" where it cannot be had."""
+    try:
+        return _behind(name)[0]
+    except OSError:
+        return ""
 
 
 def _compare(name: str, file: BlockFile) -> _Answer:
     try:
-        device = _open(name, os.O_RDONLY)
-        try:
-            status = bytearray(_STATUS_BYTES)
-            fcntl.ioctl(device, _GET_STATUS64, status)
-        finally:
-            os.close(device)
-        number, inode = struct.unpack_from("QQ", status)
-        if f"{os.major(number)}:{os.minor(number)}" != file.device:
+        superblock, inode = _behind(name)
+        if superblock != file.device:
             return _Answer.ANOTHER
         return _Answer.THE_FILE if os.stat(file.path).st_ino == inode else _Answer.ANOTHER
     except OSError as err:
         return _Answer.DEAD if err.errno in (errno.ENOTCONN, errno.ECONNABORTED) else _Answer.ANOTHER
 
 
-def below(directory: str) -> list[str]:
-    """Returns the names of the devices over files below a directory, sorted, as their paths show."""
-    return sorted(name for name, path in _shown().items() if path.startswith(directory.rstrip("/") + "/"))
+def below(directory: str, superblock: str) -> list[str]:
+    """Returns the names of the devices over files below a directory, sorted, as their paths show.  Blocks as `of_file`.
+
+    Not those of another superblock: where several nodes share a kernel (kind), another node's device shows the path that this one uses.
+    """
+    inside = directory.rstrip("/") + "/"
+    shown = [name for name, path in _shown().items() if path.startswith(inside)]
+    return sorted(name for name in shown if _within_time(name, partial(_superblock, name)) in (superblock, "", None))
 
 
 def backing_of(rdev: int) -> str:

@@ -108,7 +108,7 @@ class VolumeMounts:
         place = self.place_of(volume)
         entry = mount_syscalls.topmost(place)
         if entry is not None and entry.fstype == mount_syscalls.FSTYPE:
-            if self.used(entry.device, place) or blocks.below(place):
+            if self.used(entry.device, place) or blocks.below(place, entry.device):
                 return
             try:
                 done = self._mounts.umount(place, force=False)

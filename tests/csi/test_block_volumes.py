@@ -72,6 +72,27 @@ def test_a_device_outlives_the_namespace_that_attached_it(player: Player) -> Non
     player.await_nothing_left()
 
 
+def test_a_device_of_another_node_on_this_kernel_keeps_nothing_mounted(player: Player) -> None:
+    """Nodes that are containers (kind) have one kernel and one set of paths: the device of another one shows this node's path."""
+    volume = player.create("pvc-b-kind", SIZE, ALONE)
+    player.stage(volume, ALONE)
+    home = player.kubelet / "plugins" / DRIVER / "volumes" / volume
+    script = f"umount -i {home} && mount -t tmpfs other {home} && truncate -s 1M {home}/block.img && losetup --find --show {home}/block.img"
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{script}; exec sleep 1000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        device = other.stdout.readline().strip()
+        try:
+            assert backing(device.removeprefix("/dev/")) == f"{home}/block.img"
+            player.unstage(volume)
+            assert mount_syscalls.topmost(str(home)) is None, "the volume stays mounted, and nobody asks again"
+            player.delete(volume)
+        finally:
+            loops.detach(device)
+            other.kill()
+    player.await_nothing_left()
+
+
 def test_a_pod_may_ask_for_a_block_volume_read_only(player: Player) -> None:
     """kubelet gives the container the device without the right to write, so the driver just publishes it."""
     cap = capability(Mode.SINGLE_NODE_MULTI_WRITER, block=True)
