@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from buildtools.kubernetes.rig import Rig
@@ -60,7 +60,7 @@ def busybox(tree: Tree) -> Tree:
     return tree
 
 
-def _machine(names: Iterable[str]) -> Tree:
+def _machine(names: Sequence[str]) -> Tree:
     """Programs of this machine with their libraries, before busybox's of the same name."""
     tree = busybox(Tree())
     for name in names:
@@ -70,6 +70,8 @@ def _machine(names: Iterable[str]) -> Tree:
         tree.links[f"bin/{name}"] = f"../usr/bin/{name}"
         for library in libraries(path):
             tree.copy(library, str(library).lstrip("/"))
+    if "bash" in names:  # busybox's shell would run busybox's own dd and stat, whatever PATH says
+        tree.links["bin/sh"] = "bash"
     return tree
 
 

@@ -22,7 +22,7 @@ from buildtools import loops, netns, procs
 from buildtools.say import CHECKOUT, BuildError
 
 CACHE = CHECKOUT / "build" / "kubernetes"
-OWN = Path(__file__).parent / "rig"
+OWN = Path(__file__).parent / "programs"
 NODES = 3
 LATER = "kn4"  # a machine that is there from the beginning and joins in one of the lives
 ROLE = "AWSOMEFS_KUBERNETES_ROLE"

@@ -4,7 +4,7 @@ Everything comes through the Go module proxy.  A program is kept with the digest
 main) and is not built again; the first time takes 15 to 30 minutes on two cores, niced, with one package at a time on each.
 `k8s.io/kubernetes` names its own parts by paths in its tree; they are replaced by the modules of the same release.
 
-No line of upstream is in this tree: our `rig/e2e/main.go` is a main around upstream's packages.
+No line of upstream is in this tree: our `programs/e2e/main.go` is a main around upstream's packages.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The inside of a node, in mount, pid, uts and ipc namespaces of its own: node.sh NAME PLACE.  What a machine has of its own comes from
-# PLACE; programs, libraries and /dev are the host's.  Ends when all is mounted; rig/init goes on as process 1.
+# PLACE; programs, libraries and /dev are the host's.  Ends when all is mounted; programs/init goes on as process 1.
 set -eu
 name=$1 place=$2
 mount --make-rprivate /
