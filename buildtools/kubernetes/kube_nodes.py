@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from buildtools import loops
 from buildtools.kubernetes.control_plane import PODS, ControlPlane
 from buildtools.kubernetes.images import PAUSE
 from buildtools.kubernetes.kubectl import Kubectl, is_ready
@@ -130,8 +131,11 @@ class KubeNodes:
 
     def crash(self, name: str) -> None:
         """Everything of the node at once, as by the power switch; its disk stays."""
+        devices = self._rig.loops_of_volumes([name])
         os.kill(self.process_1(name), signal.SIGKILL)  # the kernel ends all of its pid namespace with it
         await_true(f"nothing of {name} runs", lambda: not self._rig.of_role(f"{name}/init", "unshare"), UP_S, 0.05)
+        for device in devices:
+            loops.detach(device)
 
     # --- all of them ----------------------------------------------------------------------------------------------------------
     def start(self) -> None:

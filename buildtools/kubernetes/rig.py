@@ -10,12 +10,13 @@ that Kubernetes' own service is reached at; so no kube-proxy is needed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from buildtools import loops, netns, procs
@@ -28,7 +29,7 @@ LATER = "kn4"  # a machine that is there from the beginning and joins in one of 
 ROLE = "AWSOMEFS_KUBERNETES_ROLE"
 SERVICE = "10.96.0.1"  # of the API server, by Kubernetes' own rule the first address of --service-cluster-ip-range
 HUB = netns.GATEWAY
-LOOPS_OF_OURS = ("block.img", "csi.awsomefs.io")
+KUBELET = "/var/lib/kubelet"
 GONE_S = 30.0
 
 
@@ -113,8 +114,9 @@ class Rig:
     # --- the end --------------------------------------------------------------------------------------------------------------
     def destroy(self, keep_logs: bool = True) -> list[str]:
         """Everything of a run but its logs; returns what could not be removed, in words."""
+        devices = self.loops_of_volumes()  # as long as their paths show whose they are
         left = self._end_processes()
-        for device in self.loops_of_volumes():
+        for device in devices:
             loops.detach(device)
         for device in loops.of_file(self.device_image):
             loops.detach(device)
@@ -138,17 +140,18 @@ class Rig:
             procs.wait_gone(place, GONE_S / 3)
         return [f"process {pid}" for pid in procs.owned(place)]
 
-    def loops_of_volumes(self) -> list[str]:
-        """Loop devices of block volumes whose node is dead: on a real machine they die with its kernel."""
+    def loops_of_volumes(self, names: Iterable[str] = ()) -> list[str]:
+        """Loop devices of block volumes on these nodes (default: all): on a real machine they die with its kernel.
+
+        The kernel shows a path as the node has it; the volume's directory is below the node's place, so nobody else's device is meant.
+        """
+        places = [self.node_place(name) / "kubelet" for name in names or self.all_names()]
         found = []
-        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-            try:
-                text = backing.read_text().strip()
-            except OSError:
-                continue
-            if any(word in text for word in LOOPS_OF_OURS) and not os.path.exists(text):
-                found.append(f"/dev/{backing.parts[3]}")
-        return found
+        for device, path in shown().items():
+            inside = path.removeprefix(f"{KUBELET}/")
+            if inside != path and any((place / inside).parent.is_dir() for place in places):
+                found.append(device)
+        return sorted(found)
 
     def _remove_cgroups(self) -> list[str]:
         left = []
@@ -161,6 +164,15 @@ class Rig:
                 except OSError as err:
                     left.append(f"{folder}: {err.strerror}")
         return left
+
+
+def shown() -> dict[str, str]:
+    """Every loop device that has a file, and its path as the kernel shows it."""
+    found = {}
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # detached meanwhile
+            found[f"/dev/{backing.parts[3]}"] = backing.read_text().strip()
+    return found
 
 
 def cgroup_roots() -> list[Path]:

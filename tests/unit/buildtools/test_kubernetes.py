@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from buildtools import commands, prepare
-from buildtools.kubernetes import images, sources, suite, workload
+from buildtools.kubernetes import images, rig, sources, suite, workload
 from buildtools.kubernetes.rig import Rig
 from buildtools.oci import Archive, Tree
 from buildtools.say import BuildError
@@ -154,6 +154,16 @@ def test_soak_with_kubernetes_is_the_trial_and_no_pytest(monkeypatch: pytest.Mon
     with pytest.raises(Became) as told:
         commands.soak(["--kubernetes", "--focus", "subPath"])
     assert told.value.args[0] == ("-m", "buildtools.kubernetes.trial", "--focus", "subPath")
+
+
+def test_only_loop_devices_of_its_own_nodes_are_the_rigs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first version took every block volume on the machine for its own: the tests of the driver beside it lost theirs."""
+    volumes = "plugins/csi.awsomefs.io/volumes"
+    (tmp_path / "run" / "kn2" / "kubelet" / volumes / "mine").mkdir(parents=True)
+    paths = [f"/var/lib/kubelet/{volumes}/mine/block.img", f"/var/lib/kubelet/{volumes}/other/block.img", "/block.img", "/x/device.img"]
+    monkeypatch.setattr(rig, "shown", lambda: {f"/dev/loop{at}": path for at, path in enumerate(paths)})
+    assert rig.Rig(tmp_path).loops_of_volumes() == ["/dev/loop0"]
+    assert rig.Rig(tmp_path).loops_of_volumes(["kn1"]) == []
 
 
 def test_the_end_of_a_run_that_never_began_removes_nothing(tmp_path: Path) -> None:
