@@ -26,6 +26,7 @@ from awsomefsd.node.pod import enter_host
 from buildtools import procs
 from buildtools.nodes import Node, await_true
 from buildtools.say import CHECKOUT
+from tests.rigs.other_build import make_other_build
 
 UP_S = 120.0
 COMPILED = os.environ.get("AWSOMEFSD_BINARY", "")
@@ -59,9 +60,12 @@ class Pod:
         self.group = root / f"afs-pod-{os.getpid()}-{time.monotonic_ns()}"
         self.group.mkdir()
         self.log = node.log / f"pod-{self.group.name}.log"
-        image = node.directory / "image"
+        image, built = node.directory / "image", node.directory / "built"
+        if not COMPILED and version != __version__:
+            other = node.directory / f"built-{version}"
+            built = other if other.exists() else make_other_build(other, version, built)
         env = node.environment() | {procs.MARK: str(node.directory), "PYTHONPATH": str(image), "AWSOMEFSD_TEST_INIT": str(init)}
-        env |= {"GROUP": str(self.group / "cgroup.procs"), "IMAGE": str(image), "FROM": str(node.directory / "built"), "VERSION": version}
+        env |= {"GROUP": str(self.group / "cgroup.procs"), "IMAGE": str(image), "FROM": str(built), "VERSION": version}
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         env["COMPILED"] = os.path.abspath(COMPILED) if COMPILED else ""
         argv = [str(image / "awsomefsd"), "run"] if COMPILED else [sys.executable, "-m", "awsomefsd", "run"]

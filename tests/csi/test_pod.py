@@ -1,6 +1,7 @@
 """Mounts outlive the pod: everything in the pod's control group is killed under verified writers, and another version takes over.
 
-The other version is the same program with another number: what differs between two releases is tried where formats and levels are.
+The other version is the same program that has another number and knows newer wire protocols (tests/rigs/other_build.py): what else differs
+between two releases is tried where formats and levels are.
 """
 
 from __future__ import annotations
