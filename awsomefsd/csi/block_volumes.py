@@ -116,14 +116,14 @@ class BlockVolumes:
             os.close(source)
 
     def check_target(self, place: KubeletPath, entry: MountEntry, found: FoundVolume | None) -> None:
-        """Raises FAILED_PRECONDITION unless the device at a place is over the file of the volume.
+        """Raises FAILED_PRECONDITION unless the device at a place is over the file of the volume, or somebody has taken its file away.
 
         One of a volume that is not known is: over a file of no volume that is.
         """
         device = _device_at(place)
         path, directory = blocks.backing_of(device), self._volume_mounts.directory
         below = path.startswith(f"{directory}/")
-        if found is not None and blocks.is_over(device, self._known_file(found)):
+        if found is not None and (blocks.is_over(device, self._known_file(found)) or blocks.is_empty(device)):
             return
         if not below and path != f"/{BLOCK_FILE}":
             raise precondition(f"{place.path} has a foreign {entry.fstype} file system mounted; it was not unmounted")

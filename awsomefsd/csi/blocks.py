@@ -166,6 +166,11 @@ def backing_of(rdev: int) -> str:
     return shown.rstrip("\n").removesuffix(" (deleted)")
 
 
+def is_empty(rdev: int) -> bool:
+    """Returns True for the number of a loop device without a file."""
+    return os.major(rdev) == _LOOP_MAJOR and not backing_of(rdev)
+
+
 def check_coherent(name: str) -> None:
     """Raises CsiError FAILED_PRECONDITION for a device that may not stand beside those of other nodes over the same file.
 

@@ -93,6 +93,20 @@ def test_a_device_of_another_node_on_this_kernel_keeps_nothing_mounted(player: P
     player.await_nothing_left()
 
 
+def test_a_device_that_somebody_detached_keeps_no_pod(player: Player) -> None:
+    """`losetup -D` on a node takes the files from all devices; the pod has had its errors, and must be able to end."""
+    volume = player.create("pvc-b-detached", SIZE, ALONE)
+    player.stage(volume, ALONE)
+    target = player.publish(volume, "pod-d", ALONE)
+    loops.detach(f"/dev/{number_of(target)}")
+    assert not devices_of(player, volume)
+    player.unpublish(volume, "pod-d")
+    assert not target.exists()
+    player.unstage(volume)
+    player.delete(volume)
+    player.await_nothing_left()
+
+
 def test_a_pod_may_ask_for_a_block_volume_read_only(player: Player) -> None:
     """kubelet gives the container the device without the right to write, so the driver just publishes it."""
     cap = capability(Mode.SINGLE_NODE_MULTI_WRITER, block=True)
