@@ -27,6 +27,7 @@ OWN = Path(__file__).parent / "programs"
 NODES = 3
 LATER = "kn4"  # a machine that is there from the beginning and joins in one of the lives
 ROLE = "AWSOMEFS_KUBERNETES_ROLE"
+CGROUPS = Path("/sys/fs/cgroup")
 SERVICE = "10.96.0.1"  # of the API server, by Kubernetes' own rule the first address of --service-cluster-ip-range
 HUB = netns.GATEWAY
 KUBELET = "/var/lib/kubelet"
@@ -155,7 +156,8 @@ class Rig:
 
     def _remove_cgroups(self) -> list[str]:
         left = []
-        roots = [folder / self.cgroup(name) for folder in cgroup_roots() for name in self.all_names()]
+        bases = [base for base in (CGROUPS, *CGROUPS.iterdir()) if (base / "cgroup.procs").exists()]
+        roots = [base / self.cgroup(name) for base in bases for name in self.all_names()]
         for root in roots:
             folders = [root, *(path for path in root.rglob("*") if path.is_dir())] if root.exists() else []
             for folder in sorted(folders, key=lambda path: -len(path.parts)):
@@ -177,7 +179,6 @@ def shown() -> dict[str, str]:
 
 def cgroup_roots() -> list[Path]:
     """The root of each hierarchy of version 1, or the one of version 2."""
-    base = Path("/sys/fs/cgroup")
-    if (base / "cgroup.controllers").exists():
-        return [base]
-    return sorted(path for path in base.iterdir() if (path / "tasks").exists() and not path.is_symlink())
+    if (CGROUPS / "cgroup.controllers").exists():
+        return [CGROUPS]
+    return sorted(path for path in CGROUPS.iterdir() if (path / "tasks").exists() and not path.is_symlink())

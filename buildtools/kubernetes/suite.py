@@ -37,7 +37,8 @@ LEFT_OUT = {
 }
 # Parts that run beside each other: suites of upstream by name.  The last takes what the others have not.
 PARTS = {
-    "files": r"subPath|fsgroupchangepolicy|volumeIO|\bvolumes\b",
+    "paths": r"subPath",
+    "files": r"fsgroupchangepolicy|volumeIO|\bvolumes\b|volume-stress|volumeMode",
     "growth": r"volume-expand|volume-modify|provisioning|capacity|topology",
     "many": r"",
 }
@@ -104,7 +105,7 @@ def definition(inline: bool) -> dict[str, Any]:
         "Name": DRIVER, "SupportedFsType": {"": {}}, "SupportedSizeRange": {"Min": "1Mi"},
         "Capabilities": dict.fromkeys(_CAPABILITIES, True),
         "SupportedMountOption": {"nosuid": {}, "noexec": {}}, "TopologyKeys": ["topology.awsomefs.io/cluster"],
-        "StressTestOptions": {"NumPods": 4, "NumRestarts": 3},
+        "StressTestOptions": {"NumPods": 4, "NumRestarts": 3}, "VolumeModifyStressTestOptions": {"NumPods": 2},
     }  # fmt: skip
     made: dict[str, Any] = {
         "StorageClass": {"FromExistingClassName": CLASS}, "VolumeAttributesClass": {"FromExistingClassName": MODIFIER}, "DriverInfo": about,
