@@ -455,5 +455,6 @@ class MetaClient:
             if request.repeated and request.on_repeated is not None:
                 request.on_repeated()
             request.resume(ended.reply, ended.error)
-        except Exception:
+        except Exception as error:  # whoever waits behind it waits for ever now: for a worker that is the end, and its successor asks again
             self._log.exception("a continuation of %s failed", type(request.body).__name__)
+            threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread())))

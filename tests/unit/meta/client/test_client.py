@@ -332,6 +332,24 @@ def test_garbage_from_the_service_costs_a_connection(tmp_path, script, clients):
     assert block_on(signal, 60) == m.Done()
 
 
+def test_what_a_continuation_raises_counts_as_the_death_of_its_thread(tmp_path, script, clients, monkeypatch):
+    """Whoever waits behind it would wait for ever.  A worker ends by that (worker/process.py); the client goes on elsewhere."""
+    died: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: died.append(args.exc_value))
+    client = clients(tmp_path / "meta.sock")
+    script.accept()
+    bug = RuntimeError("a bug")
+
+    def broken(_reply, _error):
+        raise bug
+
+    client.submit(m.GetStatus(), broken)
+    script.answer(script.take().call, m.Status({}))
+    signal = ask(client, m.GetStatus())
+    script.answer(script.take().call, m.Status({"x": 1}))
+    assert block_on(signal, 60) == m.Status({"x": 1}) and died == [bug]
+
+
 def test_close_ends_what_is_outstanding(tmp_path, clients):
     client = clients(tmp_path / "nobody.sock")
     signal = ask(client, m.GetStatus())
