@@ -201,7 +201,6 @@ DIRENTPLUS = struct.Struct("<" + _ENTRY + "QQII")
 
 # --- notifications ---------------------------------------------------------------------------------------------------------
 NOTIFY_INVAL_INODE = struct.Struct("<IiQQqq")  # ino, off, len
-NOTIFY_INVAL_ENTRY = struct.Struct("<IiQQII")  # parent, namelen, flags; then the name and a NUL
 
 BLKSIZE_BYTES = 4096
 SECTOR_BYTES = 512
@@ -322,8 +321,3 @@ def pack_notify(code: Notify) -> bytes:
 def pack_inval_inode(ino: int, offset: int, length: int) -> bytes:
     """Packs an INVAL_INODE: `length` 0 is to the end of the file; `offset` below 0 means attributes only."""
     return NOTIFY_INVAL_INODE.pack(NOTIFY_INVAL_INODE.size, Notify.INVAL_INODE, 0, ino, offset, length)
-
-
-def pack_inval_entry(parent: int, name: bytes) -> bytes:
-    size = NOTIFY_INVAL_ENTRY.size + len(name) + 1
-    return NOTIFY_INVAL_ENTRY.pack(size, Notify.INVAL_ENTRY, 0, parent, len(name), 0) + name + b"\0"

@@ -1,9 +1,9 @@
-"""Notifications make the kernel forget: INVAL_INODE, INVAL_ENTRY and INC_EPOCH, sent from a thread of their own.
+"""Notifications make the kernel forget: INVAL_INODE and INC_EPOCH, sent from a thread of their own.
 
-A notification may wait for locks that are held until we answer a request (INVAL_ENTRY for the parent directory, INVAL_INODE for reads
-and dirty mmap pages of the range), so no thread that reads or answers requests may send one.  A thread that has to know that a name is not
-used any more must not wait for INVAL_ENTRY either while it owes an answer: two nodes that do so wait for each other for ever.
-INC_EPOCH takes no lock and makes all cached names invalid at once; kernels before 7.44 answer EINVAL, which is remembered.
+A notification may wait for locks that are held until we answer a request (INVAL_INODE for reads and dirty mmap pages of the range), so no
+thread that reads or answers requests may send one.  INC_EPOCH takes no lock and makes all cached names invalid at once; kernels before 7.44
+answer EINVAL, which is remembered.  INVAL_ENTRY of single names cannot be sent: it waits for the lock of the parent directory, so two nodes
+that wait for it while they owe an answer wait for each other for ever, and it detaches what is mounted below the name.
 
 A direct write that waits for its pages to go (`drop_pages`) holds one of the requests that the kernel sends in the background, and the READ
 that holds a page locked may have to wait for one.  So no more than PAGE_DROPS_WAITING_MAX wait: well below the kernel's limit.  The ranges
@@ -94,10 +94,6 @@ class Notifier:
         else:
             start, end = min(start, known[0]), -1 if min(end, known[1]) < 0 else max(end, known[1])
         self._late[ino] = start, end
-
-    def invalidate_entry(self, parent: int, name: bytes) -> None:
-        """Queues one name.  Never sweep a directory with this: it detaches the mounts below."""
-        self._put(abi.pack_inval_entry(parent, name))
 
     def invalidate_all(self, inos: list[int]) -> None:
         """Makes the kernel forget all names, and the attributes of `inos`, and queues their pages, after a session was lost.

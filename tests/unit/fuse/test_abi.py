@@ -22,7 +22,7 @@ SIZES = {  # from include/uapi/linux/fuse.h; replies with the 16 bytes of their 
     "INTERRUPT_IN": 8, "FORGET_IN": 8, "FORGET_ONE": 16, "BATCH_FORGET_IN": 8,
     "OUT_HEADER": 16, "INIT_OUT": 16 + 64, "ENTRY_OUT": 16 + 128, "ATTR_OUT": 16 + 104, "OPEN_OUT": 16 + 16, "CREATE_OUT": 16 + 144,
     "WRITE_OUT": 16 + 8, "STATFS_OUT": 16 + 80, "SIZE_OUT": 16 + 8, "LK_OUT": 16 + 24, "DIRENT": 24, "DIRENTPLUS": 128 + 24,
-    "NOTIFY_INVAL_INODE": 16 + 24, "NOTIFY_INVAL_ENTRY": 16 + 16,
+    "NOTIFY_INVAL_INODE": 16 + 24,
 }  # fmt: skip
 ATTR = Attr(7, stat.S_IFREG | 0o644, 1, 10, 20, 0, 5000, 4097, -1, 1_500_000_000, 2, 3)
 UNIQUE = 42
@@ -65,7 +65,6 @@ def test_small_replies() -> None:
     assert abi.pack_error(UNIQUE, 2) == struct.pack("<IiQ", 16, -2, UNIQUE)
     assert abi.with_unique(abi.pack_bytes(UNIQUE, b"body"), 7 | 1 << 63) == struct.pack("<IiQ", 20, 0, 7 | 1 << 63) + b"body"
     assert abi.pack_notify(abi.Notify.RESEND) == struct.pack("<IiQ", 16, 7, 0)
-    assert abi.pack_inval_entry(1, b"name") == struct.pack("<IiQQII", 37, 3, 0, 1, 4, 0) + b"name\0"
     assert struct.unpack_from("<QQQQQIII", abi.pack_statfs(UNIQUE, StatFs(1 << 20, -5, 9, 3)), 16) == (256, 0, 0, 9, 3, 4096, 255, 4096)
 
 

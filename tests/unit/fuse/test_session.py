@@ -689,10 +689,10 @@ def test_notifications_go_out_in_order() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     notifier = Notifier(theirs.fileno())
     try:
-        notifier.invalidate_entry(1, b"name")
+        notifier.invalidate_inode(8, 4096, 10)
         notifier.invalidate_inode(7)
         assert notifier.flushed(60)
-        expected = [abi.pack_inval_entry(1, b"name"), abi.pack_inval_inode(7, 0, 0)]
+        expected = [abi.pack_inval_inode(8, 4096, 10), abi.pack_inval_inode(7, 0, 0)]
         assert [ours.recv(100) for _ in expected] == expected
     finally:
         notifier.close()
