@@ -21,7 +21,6 @@ from tests.cluster.shared_client import RECORD_BYTES, read_record
 from tests.rigs.linearizability import OPEN, Model, Operation, Verdict, check_all
 
 DIRTY_S = 40.0  # an acknowledged write is committed when it is 5 s old, begun then
-GRACE_S = 8.0  # after a fault an error may still be told
 LATE = frozenset({"EIO"})
 GONE = frozenset({"EIO", "ENOTCONN", "ECONNABORTED", "ENOENT", "EEXIST", "EINTR", "ENODEV"})  # EEXIST: of makedirs
 ALLOWED: dict[str, frozenset[str]] = {
@@ -270,10 +269,11 @@ def _of_sizes(which: str, rows: Sequence[Row]) -> list[str]:
 
 def of_errors(written: Written, troubles: Sequence[Trouble]) -> list[str]:
     """Those that no fault of that node explains.  An error through a handle counts from when that was opened: one of an ended session says
-    EIO whenever it is used next."""
+    EIO whenever it is used next.  What began when the fault was over has no reason to fail: programs of the node have got on by then, and a
+    mount serves nothing before it is decided what of an ended session goes on."""
     wrong = []
     for node, what, name, began, ended in written.errors:
-        near = [one for one in troubles if one.node == node and began < one.whole + GRACE_S and ended > one.began]
+        near = [one for one in troubles if one.node == node and began < one.whole and ended > one.began]
         if not any(name in ALLOWED[one.kind] for one in near):
             wrong.append(f"{name} of {what} on node {node} from {began:.2f} to {ended:.2f}; faults there: {near}")
     return wrong

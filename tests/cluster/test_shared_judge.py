@@ -89,6 +89,7 @@ def test_errors_need_a_reason() -> None:
         and of_errors(written, [Trouble("kill worker", 1, 10, 20)])
     )
     assert not of_errors(written, [Trouble("cut", 1, 10, 20)])
+    assert of_errors(written, [Trouble("cut", 1, 5, 10.5)]), "it began when the fault was over"
 
 
 def test_an_error_through_a_handle_belongs_to_the_fault_that_ended_its_session(tmp_path: Path) -> None:
