@@ -176,6 +176,18 @@ def test_a_full_area_refuses_a_batch_whole(seed: int) -> None:
     assert area.last == 13 and restored(on, area, found)[1] == [entry] * 3
 
 
+def test_the_copy_is_synced_before_its_last_record_is_written_and_that_and_each_batch_before_they_are_promised(seed: int) -> None:
+    on, events = device(), list[str]()
+    on.on_write, on.on_flush = lambda _offset, _length: events.append("write"), lambda: events.append("flush")
+    writer = AreaWriter(on, SEGMENTS, header(1))
+    writer.add(random.Random(seed).randbytes(700_000))
+    assert "flush" not in events
+    writer.complete(10, 1, 7)
+    assert events.pop() == "flush" and events[-2:] == ["flush", "write"]
+    writer.append([b"entry"], 11, 1, 8)
+    assert events[-2:] == ["write", "flush"]
+
+
 def test_cut_at_every_write(seed: int) -> None:
     """Two generations, the second in segments that held an earlier one; after each write the power goes, with torn and lost blocks."""
     choose = random.Random(seed)
