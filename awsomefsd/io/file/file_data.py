@@ -330,6 +330,7 @@ class FileTable:
                 return self.log.last_sequence
             with state.lock:
                 state.generation = (state.generation + 1) % GENERATIONS
+                state.version += 1  # a layout that was asked for before may be told after the cut: over a new connection
                 return self.log.last_sequence
 
     def discard(self, ino: int, up_to: int | None = None) -> list[int]:

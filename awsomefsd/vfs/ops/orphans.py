@@ -101,6 +101,7 @@ class SharedOrphans:
                 self._left_behind[ino] = None
             except FsError as err:
                 if err.errno == errno.ENOENT:
+                    mount.caches.names.drop(ino)  # before its data: they would show a size without it
                     mount.buffered.release_space(mount.buffered.files.drop(ino))
 
     def tell_gathered(self) -> None:

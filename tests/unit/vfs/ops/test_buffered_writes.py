@@ -651,3 +651,18 @@ def test_leases_are_given_back_while_the_file_is_written(nodes: list[Leased]) ->
     assert [line for line in lines if line != b"two."] == [b"%04d" % number for number in range(120)] and lines.count(b"two.") == 6
     assert any(given_back) and one.counter("files_put_aside") == 0
     sound(nodes)
+
+
+def test_a_file_that_is_gone_with_what_was_buffered_of_it_shows_no_size(nodes: list[Leased]) -> None:
+    one, two = nodes
+    ino, fh = one.create(b"f")
+    one.write(ino, fh, 0, b"x" * 100)
+    assert one.attr(ino).size == 100
+    two.call("unlink", ROOT_INO, b"f")
+    one.attr(ino)
+    one.write(ino, fh, 100, b"y" * 100)
+    one.close_file(ino, fh)
+    for _ in range(2):  # the second look hears that it is gone
+        for node in nodes:
+            block_on(node.vfs.orphans.release_unopened(node.worker.client.session), LIMIT_S)
+    assert error_of(one.attr, ino) == errno.ENOENT

@@ -15,8 +15,9 @@ import pytest
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.wait import block_on
 from awsomefsd.meta.api import commands as c
+from awsomefsd.meta.api import messages as m
 from awsomefsd.vfs.api.context import SetAttrIn
-from tests.rigs.mount_without_kernel import BIG, VOLUME, Held, Rig, error_of, rig, until
+from tests.rigs.mount_without_kernel import BIG, VOLUME, After, Held, Rig, error_of, rig, until
 
 MIB = 1 << 20
 PUNCH = c.FALLOC_KEEP_SIZE | c.FALLOC_PUNCH_HOLE
@@ -92,6 +93,45 @@ def test_a_commit_that_is_taken_up_after_a_truncation_brings_nothing_back(tmp_pa
         r.flush()
         r.truncate(ino, 200_000)
         assert same_after_forgetting(r, ino) == b"a" * 50_000 + bytes(150_000)
+
+
+@pytest.mark.parametrize("size", [0, 5_000])
+def test_a_layout_that_was_asked_for_before_a_truncation_and_told_behind_it_is_not_used(tmp_path: Path, size: int) -> None:
+    """As when the question had to be sent again over a new connection, before the truncation that it was sent behind."""
+    old = b"a" * 9_000
+    with rig(tmp_path) as r:
+        ino, fh = r.create(b"f")
+        r.write(ino, fh, 0, old)
+        r.fsync(ino, fh)
+        r.mount.known_file(ino).extents.forget()
+        r.write(ino, fh, 8_000, b"b" * 2_000)
+        gate, asked, cut = r.gate(), [], []
+
+        def on_ask(body: Any) -> Any:
+            if type(body) is not m.GetLayout:
+                return None
+            asked.append(After(r.worker.client.ask(body)))
+            if len(asked) > 1:
+                cut[0].release()  # the answers to what is sent from now on come behind that of the truncation
+                asked[-1].release()
+            return asked[-1]
+
+        def on_propose(command: Any, unique: int) -> Any:
+            if type(command) is not c.SetAttr:
+                return None
+            cut.append(Held(r.worker.client.propose(command, unique)))
+            return cut[0]
+
+        gate.on_ask, gate.on_propose = on_ask, on_propose
+        reading = r.begin("read", ino, fh, 0, 20_000)
+        until(lambda: asked and asked[0].begun.is_set())
+        cutting = r.begin("setattr", ino, fh, SetAttrIn(c.SET_SIZE, size=size))
+        until(lambda: cut and cut[0].answered.is_set())
+        asked[0].release()
+        found = b"".join(map(bytes, reading.result(10)))
+        cut[0].release()
+        cutting.result(10)
+        assert found in (old[:8_000] + b"b" * 2_000, old[:size])
 
 
 @pytest.mark.parametrize("size", [1_000, 100_000])
