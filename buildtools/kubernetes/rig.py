@@ -11,6 +11,7 @@ that Kubernetes' own service is reached at; so no kube-proxy is needed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from buildtools import loops, netns, procs
 from buildtools.say import CHECKOUT, BuildError
@@ -111,6 +113,17 @@ class Rig:
             if f"{ROLE}={role}".encode() in environ and os.path.basename(os.fsdecode(command)) == program:
                 found.append(pid)
         return found
+
+    def take(self) -> TextIO:
+        """Locks the place until the file that is returned is closed; BuildError while another trial has it."""
+        self.cache.mkdir(parents=True, exist_ok=True)
+        file = (self.cache / "lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise BuildError(f"another build.py soak --kubernetes works in {self.cache}; wait for its end, or interrupt it") from None
+        return file
 
     # --- the end --------------------------------------------------------------------------------------------------------------
     def destroy(self, keep_logs: bool = True) -> list[str]:

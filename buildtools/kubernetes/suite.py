@@ -38,7 +38,7 @@ LEFT_OUT = {
 # Parts that run beside each other: suites of upstream by name.  The last takes what the others have not.
 PARTS = {
     "paths": r"subPath",
-    "files": r"fsgroupchangepolicy|volumeIO|\bvolumes\b|volume-stress|volumeMode",
+    "files": r"fsgroupchangepolicy|volumeIO|volumes|volume-stress|volumeMode",
     "growth": r"volume-expand|volume-modify|provisioning|capacity|topology",
     "many": r"",
 }
@@ -62,6 +62,11 @@ class Verdict:
         return rows
 
 
+def of_suites(words: str) -> str:
+    """The specs of these suites: the suite's name stands behind the pattern's bracket."""
+    return rf"\] ({words})\b"
+
+
 def reason(name: str) -> str:
     """Why this spec is left out here, "" if it is not."""
     return next((why for words, why in LEFT_OUT.items() if re.search(words, name)), "")
@@ -82,7 +87,7 @@ def parse(reports: Iterable[Any]) -> Verdict:
                 continue  # a package that upstream's own storage specs import defines others
             said = row.get("Failure", {}).get("Message", "")
             if row["State"] == "passed":
-                verdict.passed.append(name)
+                verdict.passed += [name] if name not in verdict.passed else []
             elif row["State"] in ("skipped", "pending"):
                 if said or row["State"] == "pending":
                     verdict.skipped[name] = said or "pending upstream"
@@ -135,9 +140,10 @@ class Suite:
     def parts(self) -> dict[str, tuple[str, str]]:
         """Name of a part -> (focus, skip)."""
         left_out = "|".join(words.removeprefix("(?i)") if not words.startswith("(?i)") else f"(?i:{words[4:]})" for words in LEFT_OUT)
-        taken = "|".join(words for words in PARTS.values() if words)
+        taken = of_suites("|".join(words for words in PARTS.values() if words))
         return {
-            part: (f"{OURS}.*({words})" if words else OURS, left_out if words else f"{left_out}|{taken}") for part, words in PARTS.items()
+            part: (f"{OURS}.*{of_suites(words)}" if words else OURS, left_out if words else f"{left_out}|{taken}")
+            for part, words in PARTS.items()
         }
 
     def run(self, only: str = "") -> Verdict:

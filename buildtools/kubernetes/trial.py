@@ -111,11 +111,16 @@ def main() -> int:
         "--stage", default="", help="only build, cluster, install, suite, lives, figures or down, and leave the rest as it is"
     )
     parser.add_argument("--focus", default="", help="of the suite: only specs whose names have this regular expression")
+    chosen = parser.parse_args()
     try:
-        return run(parser.parse_args())
+        with Rig().take():
+            return run(chosen)
     except BuildError as err:
         bad(str(err))
         return 1
+    except KeyboardInterrupt:
+        bad("interrupted; what was left is removed by the next run, or by: python3 build.py soak --kubernetes --stage down")
+        return 130
 
 
 if __name__ == "__main__":

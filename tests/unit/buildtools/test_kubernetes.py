@@ -62,6 +62,8 @@ def test_every_spec_belongs_to_one_part(tmp_path: Path) -> None:
         "Dynamic PV (block volmode)] multiVolume [Slow] should access to two volumes": 1,
         "Dynamic PV (default fs)(allowExpansion)] volume-expand should resize volume when PVC is edited": 1,
         "Generic Ephemeral-volume (default fs)] ephemeral should create read-only inline ephemeral volume": 1,
+        "Dynamic PV (default fs)] subPath should support creating multiple subpath from same volumes [Slow]": 1,
+        "Dynamic PV (block volmode)] volume-modify-stress [Feature:X] multiple pods should provision volumes with a class": 1,
         "Dynamic PV (ntfs)] volumes should store data": 0,
         "Pre-provisioned PV (default fs)] volumes should store data": 0,
     }
@@ -154,6 +156,12 @@ def test_soak_with_kubernetes_is_the_trial_and_no_pytest(monkeypatch: pytest.Mon
     with pytest.raises(Became) as told:
         commands.soak(["--kubernetes", "--focus", "subPath"])
     assert told.value.args[0] == ("-m", "buildtools.kubernetes.trial", "--focus", "subPath")
+
+
+def test_a_second_trial_in_one_place_is_refused(tmp_path: Path) -> None:
+    with rig.Rig(tmp_path).take(), pytest.raises(BuildError, match=r"another build\.py soak --kubernetes works in"):
+        rig.Rig(tmp_path).take()
+    rig.Rig(tmp_path).take().close()
 
 
 def test_only_loop_devices_of_its_own_nodes_are_the_rigs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
