@@ -18,6 +18,7 @@ from awsomefsd.base import durable
 from awsomefsd.base.errors import AlreadyExists, Corrupt, FormatTooNew, NotFound, Refused
 
 FORMAT_VERSION = 1
+SUPERVISOR_LOCK = "supervisor.lock"  # in the run directory and the state directory, held by `awsomefsd supervise`
 CONFLICTS = "conflicts"  # in the state directory: data that could not be committed (vfs/session/conflicts.py)
 OWN_NAMES = (
     "backup", "bin", "damage", "devices.json", "endpoints.json", "founding", "meta", "meta.recovering", "meta.restoring", "mounts.json",
@@ -93,7 +94,8 @@ def purge(state_dir: Path, *, conflicts: bool = False) -> list[str]:
 
 def kept_by_purge(state_dir: Path, *, conflicts: bool = False) -> list[str]:
     """Returns the names in the state directory that `purge` does not delete, sorted.  Raises OSError."""
-    own = {*OWN_NAMES, *(f"{name}.new" for name in (*OWN_NAMES, "node.json")), "node.json", StateLock.name, WaitingLock.name}
+    locks = {StateLock.name, WaitingLock.name, SUPERVISOR_LOCK}
+    own = {*OWN_NAMES, *(f"{name}.new" for name in (*OWN_NAMES, "node.json")), "node.json", *locks}
     return sorted(entry.name for entry in state_dir.iterdir() if entry.name not in own and not (conflicts and entry.name == CONFLICTS))
 
 

@@ -3,6 +3,7 @@
 Each is started in a session of its own and watched by its pidfd; one that ends is started again after RESTART_S, or RESTART_SLOW_S when it
 did not live for HEALTHY_S (a daemon that cannot start must not fill the log).  Their pids are in run_dir/supervisor.json, so a supervisor
 that was killed and comes back takes the running ones up instead of starting a second pair (which their locks would refuse anyway).
+One supervisor runs on a run directory, and one on a state directory: a second one of the same state would start a keeper that nobody uses.
 
 SIGTERM ends the daemon, then the keeper, then us.  Workers go on serving: unmount first to end everything.
 
@@ -27,7 +28,8 @@ import time
 from pathlib import Path
 
 from awsomefsd.base import log, program
-from awsomefsd.base.identity import lock_or_holder
+from awsomefsd.base.errors import Refused
+from awsomefsd.base.identity import SUPERVISOR_LOCK, lock_or_holder, make_directory
 from awsomefsd.base.limits import MIB
 from awsomefsd.base.sockets import readable
 from awsomefsd.keeper.mount_holder import MountHolder
@@ -48,7 +50,7 @@ class Child:
     def __init__(self, name: str, argv: list[str], log_path: Path) -> None:
         self.name = name
         self._argv = argv
-        self._log_path = log_path
+        self.log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self.pid = 0
@@ -57,7 +59,7 @@ class Child:
 
     def start(self) -> None:
         env = self._environment()
-        with self._log_path.open("ab") as file:
+        with self.log_path.open("ab") as file:
             self._process = subprocess.Popen(
                 self._argv, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, cwd="/", start_new_session=True,
                 pass_fds=program.token_descriptors(env),
@@ -95,9 +97,9 @@ class Child:
     def bound_log(self) -> None:
         """Moves a log of more than LOG_BYTES_MAX to NAME.1; it is opened for appending, so its writer goes on at the new end."""
         with contextlib.suppress(OSError):
-            if self._log_path.stat().st_size > LOG_BYTES_MAX:
-                shutil.copyfile(self._log_path, self._log_path.with_name(self._log_path.name + ".1"))
-                os.truncate(self._log_path, 0)
+            if self.log_path.stat().st_size > LOG_BYTES_MAX:
+                shutil.copyfile(self.log_path, self.log_path.with_name(self.log_path.name + ".1"))
+                os.truncate(self.log_path, 0)
 
     def stop(self) -> None:
         """Ends the process with SIGTERM, and with SIGKILL after STOP_S.  Blocks until it has ended."""
@@ -190,16 +192,15 @@ def _children(words: argparse.Namespace) -> list[Child]:
 def main(argv: list[str]) -> int:
     words = _arguments(argv)
     log.setup("supervisor", words.log_level, words.log_format)
-    words.log_dir.mkdir(parents=True, exist_ok=True)
-    return supervise(words.run_dir, _children(words))
+    return supervise(words.run_dir, words.state_dir, _children(words))
 
 
-def supervise(run_dir: Path, children: list[Child]) -> int:
+def supervise(run_dir: Path, state_dir: Path, children: list[Child]) -> int:
     """Keeps `children` running until SIGTERM or SIGINT; returns the exit code, 1 if another supervisor runs.  The main thread calls it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lock = lock_or_holder(run_dir / "supervisor.lock")  # held until the process ends
-    if isinstance(lock, str):
-        sys.stderr.write(f"another supervisor runs in {run_dir} (process {lock}); stop it first\n")
+    try:
+        _lock(run_dir, state_dir, children)
+    except Refused as err:
+        sys.stderr.write(f"{err}\n")
         return 1
     os.chdir("/")
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -212,3 +213,18 @@ def supervise(run_dir: Path, children: list[Child]) -> int:
     Supervisor(run_dir, children).run(reader)
     holder.close()
     return 0
+
+
+def _lock(run_dir: Path, state_dir: Path, children: list[Child]) -> None:
+    """Makes the directories and takes both locks, which are held until the process ends.  Raises Refused."""
+    make_directory(run_dir, 0o711)
+    make_directory(state_dir, 0o700)
+    for child in children:
+        make_directory(child.log_path.parent, 0o755)
+    for directory, where in ((run_dir, "in"), (state_dir, "on")):
+        try:
+            lock = lock_or_holder(directory / SUPERVISOR_LOCK)
+        except OSError as err:
+            raise Refused(f"cannot open {directory / SUPERVISOR_LOCK}: {err.strerror}; run as root, or choose other directories") from err
+        if isinstance(lock, str):
+            raise Refused(f"another supervisor runs {where} {directory} (process {lock}); stop it first")

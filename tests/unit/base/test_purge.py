@@ -69,4 +69,4 @@ def test_every_name_that_the_program_makes_there_is_known() -> None:
                 found.add(node.right.value)
     assert {"meta", "pki", "node.json"} <= found
     assert found - set(identity.OWN_NAMES) == {"node.json", "log", "conflicts"}
-    assert {identity.StateLock.name, identity.WaitingLock.name} == {"lock", "waiting.lock"}
+    assert {identity.StateLock.name, identity.WaitingLock.name, identity.SUPERVISOR_LOCK} == {"lock", "waiting.lock", "supervisor.lock"}

@@ -27,8 +27,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts supervisors in tmp_path; at the end they and what they started are gone."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def run(*children: str, log_bytes_max: int = 1 << 20) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-m", "tests.unit.keeper.supervisor_program", str(tmp_path), str(log_bytes_max), *children]
+    def run(*children: str, log_bytes_max: int = 1 << 20, run_dir: Path = tmp_path) -> subprocess.Popen[bytes]:
+        words = [str(run_dir), str(tmp_path / "state"), str(log_bytes_max), *children]
+        argv = [sys.executable, "-m", "tests.unit.keeper.supervisor_program", *words]
         with (tmp_path / "supervisor.log").open("ab") as log:
             started.append(subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log, start_new_session=True))
         return started[-1]
@@ -108,6 +109,18 @@ def test_a_second_supervisor_is_refused(start: Start, tmp_path: Path) -> None:
     all_of(tmp_path, "daemon")
     assert start(f"daemon={SLEEP}").wait(60) == 1
     assert f"another supervisor runs in {tmp_path} (process {first.pid}); stop it first" in (tmp_path / "supervisor.log").read_text()
+
+
+def test_a_supervisor_of_another_run_directory_on_the_same_state_starts_nothing(start: Start, tmp_path: Path) -> None:
+    """The daemon of a second one would end again and again, and its keeper would stay."""
+    first = start(f"daemon={SLEEP}")
+    all_of(tmp_path, "daemon")
+    other = tmp_path / "other"
+    assert start(f"keeper=touch {tmp_path}/started; {SLEEP}", run_dir=other).wait(60) == 1
+    said = (tmp_path / "supervisor.log").read_text()
+    assert f"another supervisor runs on {tmp_path}/state (process {first.pid}); stop it first" in said
+    assert not (tmp_path / "started").exists() and pids(other) == {}
+
 
 
 def test_logs_are_bounded(start: Start, tmp_path: Path) -> None:
