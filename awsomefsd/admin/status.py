@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,15 +21,17 @@ from awsomefsd.admin.pb import admin_pb2 as pb
 from awsomefsd.admin.volume_service import volume_message
 from awsomefsd.base.errors import Error, FsError, Unavailable
 from awsomefsd.base.identity import Node
+from awsomefsd.base.limits import NS_PER_MS
 from awsomefsd.base.metrics import Sample
 from awsomefsd.cluster.membership.view import ClusterView
 from awsomefsd.config.settings import Settings
 from awsomefsd.io.file.damaged_reads import DamagedRead
 from awsomefsd.meta.api.messages import GetSessions
 from awsomefsd.meta.api.messages.devices import GetSightings
+from awsomefsd.meta.api.messages.nodes import ListTokens
 from awsomefsd.meta.net.traffic import REQUESTS
 from awsomefsd.node.catalog import Catalog
-from awsomefsd.node.health import rules
+from awsomefsd.node.health import join_token, rules
 from awsomefsd.node.health.codes import CODES, INFO, HealthFinding
 from awsomefsd.node.maintenance.scrub import FAILED, ScrubProgress
 from awsomefsd.node.mounts import SERVING, Mounts
@@ -151,7 +154,16 @@ class NodeStatus:
             workers=list(self._workers_over_budget(mounts, reports)),
             diverged=[mount.directory for mount in mounts if reports.get(int(mount.mount, 16), {}).get("names_diverged")],
             host=self._host_problem(),
+            join_token=self._join_token(view),
         )
+
+    def _join_token(self, view: ClusterView) -> str:
+        """Returns why the token that is renewed for machines that come later would not do; "" where there need not be one yet."""
+        path = self._settings.kubernetes.join_token
+        if path is None or time.monotonic() - self._started < join_token.LATE_S:
+            return ""
+        tokens = partial(self._of_the_leader, view, lambda: self._catalog.ask(ListTokens()).tokens)
+        return join_token.trouble(path, self._node.cluster, tokens, time.time_ns() // NS_PER_MS)
 
     def _workers_over_budget(self, mounts: list[pb.MountPoint], reports: Mapping[int, Mapping[str, int]]) -> Iterator[tuple[str, int, int]]:
         """Yields (directory, used bytes, budget) of each worker above its budget that has dropped caches already, and still is."""

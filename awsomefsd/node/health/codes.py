@@ -129,6 +129,12 @@ _TABLE = (
     Code("CA_EXPIRES", WARNING, "the cluster's certificate authority expires soon or has expired", "run `awsomefsd ca rotate`"),
     Code("CONTROL_PORT_CLOSED", WARNING, "this node cannot open its control port", "free the address in cluster.listen, or choose another"),
     Code(
+        "JOIN_TOKEN",
+        WARNING,
+        "a machine that comes later could not join: the token that is renewed for it is missing, or is not renewed",
+        "read the log of the Deployment awsomefs-node-keeper (docs/KUBERNETES.md, Nodes that come later)",
+    ),
+    Code(
         "LEVEL_BEHIND",
         INFO,
         "some nodes run an older build; the cluster acts at the level of the oldest",

@@ -75,6 +75,7 @@ class Facts(NamedTuple):
     workers: Sequence[tuple[str, int, int]] = ()  # (directory, bytes, budget) of those that are over
     diverged: Sequence[str] = ()  # directories of mounts whose decisions about names were refused
     host: str = ""  # why keeper and workers outside of the daemon's pod are not as they should be
+    join_token: str = ""  # why a machine that comes later could not join with the token that is renewed for it
 
 
 def find(node: NodeView, view: ClusterView, facts: Facts) -> list[HealthFinding]:
@@ -157,6 +158,8 @@ def of_facts(node: NodeView, facts: Facts) -> Iterator[HealthFinding]:
         yield HealthFinding("NAMES_DIVERGED", what)
     if facts.host:
         yield HealthFinding("HOST_PROGRAM", f"keeper and workers outside of the daemon's pod: {facts.host}")
+    if facts.join_token:
+        yield HealthFinding("JOIN_TOKEN", f"the join token for machines that come later: {facts.join_token}")
     yield from _of_damage(facts.damaged)
     if facts.scrub_open:
         yield HealthFinding("SCRUB_FINDINGS", f"scrub found {facts.scrub_open} faults that it could not repair")

@@ -37,6 +37,12 @@ def test_nothing_is_left_of_a_merge(page: Path) -> None:
     assert re.findall(r"^(?:<{7} .*|={7}|>{7} .*)$", page.read_text(), re.M) == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_no_cell_waits_for_its_figure(page: Path) -> None:
+    """Such as @F7, a mark for a figure of a run that has not ended yet."""
+    assert re.findall(r"^\|.*\| *(?:@\w+|TODO|TBD|\?\?+) *\|", page.read_text(), re.M) == []
+
+
 def test_known_issues_that_are_named_are_known() -> None:
     """An issue that is mended leaves its page; whoever is sent there finds nothing."""
     known = set(_HEADING.findall((CHECKOUT / "docs" / "KNOWN-ISSUES.md").read_text()))

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,11 +16,14 @@ import trio
 from awsomefsd.base import identity, levels
 from awsomefsd.base.errors import ConfigError, Refused
 from awsomefsd.cluster.membership.view import readiness
+from awsomefsd.cluster.pki import token
 from awsomefsd.cluster.pki.pki_files import PkiFiles
 from awsomefsd.config.mount_options import parse
 from awsomefsd.config.settings import Settings, load
 from awsomefsd.daemon import daemon, worker_config
 from awsomefsd.daemon.metadata_core import MetadataCore, begin
+from awsomefsd.meta.api.commands.nodes import PutToken, RevokeToken
+from awsomefsd.node.health import join_token
 from awsomefsd.node.health.upgrade import Upgrade
 from awsomefsd.node.mounts import DesiredMount
 from awsomefsd.recovery import restore
@@ -69,6 +73,35 @@ async def test_a_node_without_ports_is_heard_as_well(tmp_path: Path, monkeypatch
                 assert whole.control.admin.nodes()[0].level == levels.LEVEL
                 assert Upgrade(whole.catalog).finalize().level == levels.LEVEL
                 nursery.cancel_scope.cancel()
+    finally:
+        whole.close()
+
+
+@pytest.mark.trio
+async def test_a_join_token_that_nobody_renews_is_in_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is there in Kubernetes only; while it is empty just after the start, its first token may be on its way."""
+    file = tmp_path / "token"
+    file.touch()
+    environ = {"AWSOMEFSD_CLUSTER_LISTEN": "", "AWSOMEFSD_METADATA_LISTEN": "", "AWSOMEFSD_KUBERNETES_JOIN_TOKEN": str(file)}
+    settings = load(environ=environ, state_dir=tmp_path / "state", run_dir=tmp_path / "run")
+    files = PkiFiles(settings.state_dir)
+    identity.init(settings.state_dir, prepare=lambda made: files.found(made.cluster, made.node))
+    whole = daemon.Daemon(MetadataCore(settings))
+
+    def found() -> bool:
+        [one] = [one.value for one in whole.figures.samples() if ("code", "JOIN_TOKEN") in one.labels]
+        return bool(one)
+
+    try:
+        assert not found()
+        monkeypatch.setattr(join_token, "LATE_S", 0.0)
+        assert found()
+        made = token.make(identity.load(settings.state_dir).cluster, "ab" * 32, ("127.0.0.1:1",), "node", time.time_ns() // 10**6 + 60_000)
+        file.write_text(token.print_token(made))
+        whole.catalog.propose(PutToken(made.id, "join", "node", made.verifier, made.expires_ms, 1))
+        assert not found()
+        whole.catalog.propose(RevokeToken(made.id))
+        assert found()
     finally:
         whole.close()
 

@@ -97,6 +97,7 @@ OF_FACTS = [
     ("WORKER_MEMORY", Facts(workers=[("/m", 9, 8)]), "/m uses 9"),
     ("NAMES_DIVERGED", Facts(diverged=["/m"]), "the mount /m and the cluster saw different names; see /s/conflicts"),
     ("HOST_PROGRAM", Facts(host="no space left"), "no space left"),
+    ("JOIN_TOKEN", Facts(join_token="/t has none"), "machines that come later: /t has none"),
     ("DAMAGED_FILE", Facts(damaged=[("v", "/d/f", 8_192), ("v", "/d/f", 4_096)]), "file /d/f of volume v at offset 4096 and 1 more"),
     ("SCRUB_FINDINGS", Facts(scrub_open=4), "4 faults"),
     ("SCRUB_BEHIND", Facts(scrub_behind_s=60 * 86_400), "60 days ago"),
