@@ -1,6 +1,6 @@
 """The join token that somebody renews in a file (daemon/renewed_token.py): why a machine that comes later could not join with it.
 
-A token is replaced when half of its life is gone (kubernetes/join_secret.py), so one with less than LIFE_LEFT of it is not renewed any more.
+A token is replaced when half of its life is gone (kubernetes/join_secret.py): one with less than LIFE_LEFT of it is not renewed any more.
 """
 
 from __future__ import annotations
