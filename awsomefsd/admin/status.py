@@ -104,7 +104,9 @@ class NodeStatus:
         view = self._cluster()
         devices, volumes = self._of_the_leader(view, self._devices.all), self._of_the_leader(view, self._catalog.volumes)
         delegated = self._of_the_leader(view, self._catalog.delegated)
-        mounts = [mount_message(view) for view in self._mounts.views()]
+        reports = dict(self._of_the_leader(view, lambda: self._catalog.reports().items()))
+        names = dict(self._of_the_leader(view, lambda: self._catalog.names().items()))
+        mounts = [mount_message(one, names, reports) for one in self._mounts.views()]
         where = {mount.volume: mount.directory for mount in mounts}
         status = pb.Status(
             cluster=self._node.cluster,
@@ -127,7 +129,7 @@ class NodeStatus:
             memory_bytes_max=self._settings.memory.daemon,
             metadata=metadata_message(view),
         )
-        tell(status, rules.find(node_view(status), view, self._facts(view, mounts)))
+        tell(status, rules.find(node_view(status), view, self._facts(view, mounts, reports)))
         return status
 
     def _figures(self, view: ClusterView) -> dict[str, int | float | str]:
@@ -138,11 +140,10 @@ class NodeStatus:
         figures = {**view.figures, **self._collected()}
         return figures | self._checkpoints(int(figures.get("applied", 0)))
 
-    def _facts(self, view: ClusterView, mounts: list[pb.MountPoint]) -> rules.Facts:
+    def _facts(self, view: ClusterView, mounts: list[pb.MountPoint], reports: Mapping[int, Mapping[str, int]]) -> rules.Facts:
         scrub = self._scrub()
         ended = [one for one in self._of_the_leader(view, lambda: self._catalog.ask(GetSessions()).sessions) if one.quarantined]
         names = {one.volume: one.name for one in self._of_the_leader(view, self._catalog.volumes)}
-        reports = dict(self._of_the_leader(view, lambda: self._catalog.reports().items()))
         return rules.Facts(
             scrub_open=scrub.open,
             scrub_behind_s=scrub.behind_s(self._settings.scrub.every, time.time_ns()),

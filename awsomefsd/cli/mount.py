@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 import click
 
 from awsomefsd.base.errors import Error
-from awsomefsd.base.types import NAMES_DELEGATED, NAMES_WORDS
 from awsomefsd.cli.main import ERROR, OK, CliCommand, Invocation
 from awsomefsd.cli.output import message_dict, output_option, print_json
-from awsomefsd.cli.tables import print_mounts
+from awsomefsd.cli.tables import print_mounts, print_power_cuts
 from awsomefsd.config import mount_options
-
-DELEGATED_SAYS = "names=delegated: unless it is shared, changes of names are durable at fsync, flush and unmount, and else a moment later"
 
 
 @click.command(cls=CliCommand)
@@ -35,8 +31,12 @@ def mount(invocation: Invocation, volume: str | None, directory: str | None, opt
     """
     if volume is None:
         with invocation.client() as client:
-            mounts = client.call("ListMounts").mounts
-        print_json([message_dict(found) for found in mounts]) if form == "json" else print_mounts(mounts)
+            mounts = client.call("ListMounts", power_cut=True).mounts
+        if form == "json":
+            print_json([message_dict(found) for found in mounts])
+            return
+        print_mounts(mounts)
+        print_power_cuts(mounts)
         return
     if directory is None:
         raise click.UsageError("DIRECTORY is missing: awsomefsd mount VOLUME DIRECTORY")
@@ -48,9 +48,8 @@ def mount(invocation: Invocation, volume: str | None, directory: str | None, opt
         print_json(made)
     else:
         click.echo(f"mounted {made['volume']} on {made['directory']}")
-        with contextlib.suppress(Error), invocation.client() as client:  # it is mounted, whatever becomes of this
-            if client.call("ListVolumes", name=volume).volumes[0].names == NAMES_WORDS[NAMES_DELEGATED]:
-                click.echo(DELEGATED_SAYS)
+        if made["power_cut"]:  # a daemon of an older build does not say it
+            click.echo(made["power_cut"])
 
 
 def asked_words(invocation: Invocation, words: list[str]) -> list[str]:

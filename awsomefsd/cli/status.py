@@ -10,7 +10,7 @@ from awsomefsd.base.log import printable
 from awsomefsd.base.sizes import format_bytes
 from awsomefsd.cli.main import DEGRADED, OK, CliCommand, Invocation
 from awsomefsd.cli.output import message_dict, output_option, print_json, print_table
-from awsomefsd.cli.tables import print_devices, print_mounts, print_volumes
+from awsomefsd.cli.tables import print_devices, print_mounts, print_power_cuts, print_volumes
 from awsomefsd.node.health.codes import CODES
 
 _FIGURES = (
@@ -23,7 +23,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
 @click.command(cls=CliCommand)
-@click.option("--verbose", "-v", is_flag=True, help="Show all figures of the metadata service.")
+@click.option("--verbose", "-v", is_flag=True, help="Show all figures of the metadata service, and what a power cut may take.")
 @click.option("--codes", is_flag=True, help="List all health codes and their fixes instead; needs no daemon.")
 @output_option
 @click.pass_obj
@@ -74,6 +74,8 @@ def _print(reply: Any, verbose: bool) -> None:
     print_volumes(reply.volumes)
     click.echo("")
     print_mounts(reply.mounts)
+    if verbose:
+        print_power_cuts(reply.mounts)
     for conflict in reply.conflicts:
         click.echo(f"conflict: {conflict.path} ({format_bytes(conflict.bytes)})")
 

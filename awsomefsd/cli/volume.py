@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from awsomefsd.base import power_cut
 from awsomefsd.base.errors import Refused, WouldLoseData
 from awsomefsd.base.types import NAMES_WORDS
 from awsomefsd.cli.main import CliGroup, Invocation
@@ -54,7 +55,7 @@ def create(invocation: Invocation, name: str, names: str, form: str, **fields: i
         if made.names != names and names != NAMES_WORDS[0]:  # it left out what it does not know
             client.call("DeleteVolume", name=name)
             raise Refused("the daemon is of an older build and knows no --names; no volume was created: restart the daemon, and try again")
-    _print_one(made, form, f"created volume {made.name} ({made.uuid})")
+    _print_one(made, form, f"created volume {made.name} ({made.uuid})\n{_said(made)}")
 
 
 @volume.command()
@@ -68,6 +69,8 @@ def ls(invocation: Invocation, form: str) -> None:
         print_json([message_dict(found) for found in volumes])
     else:
         print_volumes(volumes)
+        for names in sorted({found.names for found in volumes} - {""}):
+            click.echo(f"{names}: {power_cut.of_volume(names)}")
 
 
 @volume.command()
@@ -78,7 +81,13 @@ def show(invocation: Invocation, name: str, form: str) -> None:
     """Show the details of one volume."""
     with invocation.client() as client:
         (found,) = client.call("ListVolumes", name=name).volumes
-    _print_one(found, form, "\n".join(f"{key:<16}{value}" for key, value in message_dict(found).items()))
+    lines = [f"{key:<16}{value}" for key, value in message_dict(found).items()]
+    _print_one(found, form, "\n".join([*lines, f"{'power cut':<16}{_said(found)}"]))
+
+
+def _said(found: Any) -> str:
+    """Returns what a power cut may take from a volume; one of a daemon of an older build is as ever."""
+    return power_cut.of_volume(found.names or NAMES_WORDS[0])
 
 
 @volume.command(name="set")

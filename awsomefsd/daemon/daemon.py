@@ -223,7 +223,7 @@ class Daemon:
             ClusterRpcs(self.control),
             DeviceRpcs(self.devices, operations, self.watch, quarantine),
             VolumeRpcs(self.catalog, self.mounts),
-            MountRpcs(self.mounts, self.control.check_open),
+            MountRpcs(self.mounts, self.catalog, self.control.check_open),
             MaintenanceRpcs(status, self.collection, self.scrub, Upgrade(self.catalog), backups),
             StreamRpcs(Streams(settings.state_dir / "readers", cluster, self.access.ask), stopping),
         )

@@ -100,6 +100,11 @@ class Catalog:
         """Returns the numbers of the volumes with delegated names.  Raises as `volumes`."""
         return frozenset(self._call(messages.GetVolumes()).delegated)
 
+    def names(self) -> dict[str, str]:
+        """Returns the word of NAMES_WORDS of each volume, by its name.  Raises as `volumes`."""
+        found = self._call(messages.GetVolumes())
+        return {one.name: NAMES_WORDS[one.volume in found.delegated] for one in found.volumes}
+
     def mountable(self, name: str, node: str) -> VolumeInfo:
         """Returns the volume of this name.  Raises NotFound, and Refused if its data is on the devices of a node other than `node`."""
         found = self.volume(name)

@@ -114,6 +114,7 @@ class MountView:
     workers: int = 0
     last_error: str = ""
     version: str = ""  # of the worker's program
+    served_as: int = 0  # the id under which its worker reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,7 @@ class Mounts:
                 self._drop(wanted.mount)
                 raise
         bound(logger, mount=wanted.mount).info("mounted", extra={"volume": volume_name, "dir": directory})
-        return MountView(wanted.mount, wanted.volume_name, directory, wanted.options, SERVING, pid, 1)
+        return MountView(wanted.mount, wanted.volume_name, directory, wanted.options, SERVING, pid, 1, served_as=wanted.served_as)
 
     def remount(self, volume_name: str, directory: str, words: list[str]) -> MountView:
         """Changes the options of a mount; returns when they hold, with `ro` when everything written is durable as well.
@@ -337,6 +338,7 @@ class Mounts:
             workers=int(row.get("workers") or 0),
             last_error=why or str(row.get("last_error") or self._errors.get(wanted.mount, "")),
             version=str(row.get("version") or ""),
+            served_as=wanted.served_as,
         )
 
     # --- bringing the node into line ----------------------------------------------------------------------------------------

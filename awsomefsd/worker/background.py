@@ -81,6 +81,7 @@ class Background:
     def _idle_loop(self) -> None:
         """Report figures, and give memory back that a burst of writes left behind."""
         written, reported = 0, time.monotonic()
+        self._report()  # above all whether this mount decides names
         dirty, leases = self._mount.buffered.dirty, self._mount.caches.leases
         idle = None if leases is None else IdleLeases(self._mount, leases)
         while not self._ended.wait(LOOK_S):
@@ -90,12 +91,15 @@ class Background:
             if time.monotonic() < reported + REPORT_S:
                 continue
             reported = time.monotonic()
-            self._client.submit(Report(self._figures()), lambda _reply, _error: None)
+            self._report()
             self._mount.caches.atimes.flush()
             if dirty.dirty_bytes == 0 and dirty.last_sequence == written:
                 dirty.release_pages()
                 self._give_back()
             written = dirty.last_sequence
+
+    def _report(self) -> None:
+        self._client.submit(Report(self._figures()), lambda _reply, _error: None)
 
     def _give_back(self) -> None:
         """Nothing was written for a while: space that is promised to this mount is for others to use.  The next write asks again."""

@@ -7,6 +7,7 @@ import logging
 
 from awsomefsd.base.errors import FsError, Unavailable
 from awsomefsd.base.levels import LEVEL
+from awsomefsd.base.power_cut import Why
 from awsomefsd.base.types import NAMES_DELEGATED
 from awsomefsd.base.wait import Signal, block_on
 from awsomefsd.fuse.mount_flags import SYNCHRONOUS
@@ -77,7 +78,7 @@ class NamesStart:
         if changed_by_others and (lost := [record for record in left if not record.aside]):
             self._names.put_aside(lost, OVERTAKEN)
             self._log.put_aside(lost)
-        if left or self._may_decide(opened):  # else nothing is ever shipped, and there is no thread for it
+        if left or self._why_not(opened) == Why.DECIDES:  # else nothing is ever shipped, and there is no thread for it
             shipper.begin(*log_position(opened, self._memory.dirty.log_id))
         if left and not changed_by_others:
             log.info("shipping what the predecessor decided records=%d", len(left))
@@ -97,26 +98,33 @@ class NamesStart:
     def begin(self, opened: SessionOpened) -> None:
         """Decides names from now on, if the volume says so and every build that may come next knows of the log."""
         self._log.requests_repeated()
-        if not self._may_decide(opened):
+        self._names.why_not = self._why_not(opened)
+        if self._names.why_not != Why.DECIDES:
             if self._log.end():
                 self._needs(0)
             return
         assert isinstance(opened, SessionGoesOn)
         if not self._needs(MEMORY_FORMAT):
+            self._names.why_not = Why.KEEPER
             log.warning("names are not decided by this mount: it has no keeper, or one of an older build; the next worker looks again")
             return
         if not self._log.begin():
             self._needs(0)
+            self._names.why_not = Why.DIRTY
             log.warning("names are not decided by this mount: data is dirty in its memory; the next worker looks again")
             return
         self._names.begin(
             NamesHolder(self._config.volume, self._memory.control.state.mount, opened.session, opened.epoch, opened.level, opened.site)
         )
 
-    def _may_decide(self, opened: SessionOpened) -> bool:
-        if not isinstance(opened, SessionGoesOn) or opened.names != NAMES_DELEGATED or opened.level > LEVEL:
-            return False
-        return not self._names.shipper.has_refused and not SYNCHRONOUS & set(self._config.options)
+    def _why_not(self, opened: SessionOpened) -> Why:
+        if not isinstance(opened, SessionGoesOn) or opened.names != NAMES_DELEGATED:
+            return Why.VOLUME
+        if opened.level > LEVEL:
+            return Why.LEVEL
+        if self._names.shipper.has_refused:
+            return Why.REFUSED
+        return Why.SYNC if SYNCHRONOUS & set(self._config.options) else Why.DECIDES
 
     def _needs(self, memory_format: int) -> bool:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from buildtools.nodes import Node, await_true
 from tests.differential import machine
 from tests.differential.rig import Pair, pair
 
@@ -52,3 +53,34 @@ def test_a_remount_that_adds_sync_counts_at_once(make_node):
     node.up()
     assert {path.name for path in node.mountpoint.iterdir()} == {"decided", *map(str, range(100))}
     node.umount()
+
+
+def said(node: Node) -> str:
+    """What `status -v` says of the mount; the other commands say the same."""
+    (words,) = (row.partition(": ")[2] for row in node.cli("status", "-v").splitlines() if row.startswith(f"{node.mountpoint}: "))
+    assert f"{node.mountpoint}: {words}" in node.cli("mount").splitlines()
+    return words
+
+
+def test_a_power_cut_may_take_what_the_mount_says(make_node):
+    node = make_node()
+    node.umount()
+    node.cli("volume", "set", node.volume, "--names", "delegated")
+    assert "newest changes of names" in node.cli("volume", "show", node.volume)
+    for options, promise, why in (
+        ("", "newest changes of names", "(names=delegated)"),
+        ("dirsync", "no change of a name", "option sync or dirsync"),
+        ("sync", "takes nothing that was answered", "option sync or dirsync"),
+    ):
+        told = node.cli("mount", node.volume, str(node.mountpoint), *(["-O", options] if options else []))
+        assert promise in told and why in told
+        await_true("the worker's report", lambda said_then=told: said(node) in said_then, 30)
+        node.umount()
+    node.cli("mount", node.volume, str(node.mountpoint))
+    node.cli("volume", "set", node.volume, "--names", "durable")
+    await_true("the worker's report", lambda: "began when the volume had names=delegated" in said(node), 30)
+    told = node.cli("mount", node.volume, str(node.mountpoint), "-O", "remount,sync")
+    assert "takes nothing that was answered" in told
+    await_true("the worker's next report", lambda: said(node) in told, 30)
+    node.umount()
+    assert "no change of a name" in node.cli("mount", node.volume, str(node.mountpoint))

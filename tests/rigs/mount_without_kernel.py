@@ -307,6 +307,7 @@ class Rig:
     client_options: dict[str, Any] = {}  # of MetaClient
 
     atime: tuple[str, bool] = Policy()  # of the mount
+    options: tuple[str, ...] = ()  # that a worker is told of
 
     def __init__(self, directory: Path, *, segments: int = 62, segment_bytes: int = MIB, quota_bytes: int = 0) -> None:
         self.directory = directory
@@ -352,7 +353,7 @@ class Rig:
         config = WorkerConfig(
             volume=VOLUME, meta_sock=str(self.host.socket_path), node=self.node, boot_id=self.boot_id, state_dir=str(self.directory),
             shared=self.shared, caches=self.caches, atime=self.atime, consistency=self.consistency, on_lease_loss=self.on_lease_loss,
-            read_only=False,
+            read_only=False, options=list(self.options),
         )  # fmt: skip
         start = {"mount": f"{self.mount_id:x}", "fresh": self.workers == 1, "worker": self.workers, "dir": "/mnt"}
         if self.workers > 1:

@@ -451,7 +451,7 @@ class ReleaseVolumeReply(_message.Message):
     def __init__(self, paths: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class MountPoint(_message.Message):
-    __slots__ = ("mount", "volume", "directory", "options", "state", "worker_pid", "workers", "last_error", "worker_version")
+    __slots__ = ("mount", "volume", "directory", "options", "state", "worker_pid", "workers", "last_error", "worker_version", "power_cut")
     MOUNT_FIELD_NUMBER: _ClassVar[int]
     VOLUME_FIELD_NUMBER: _ClassVar[int]
     DIRECTORY_FIELD_NUMBER: _ClassVar[int]
@@ -461,6 +461,7 @@ class MountPoint(_message.Message):
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     LAST_ERROR_FIELD_NUMBER: _ClassVar[int]
     WORKER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    POWER_CUT_FIELD_NUMBER: _ClassVar[int]
     mount: str
     volume: str
     directory: str
@@ -470,7 +471,8 @@ class MountPoint(_message.Message):
     workers: int
     last_error: str
     worker_version: str
-    def __init__(self, mount: _Optional[str] = ..., volume: _Optional[str] = ..., directory: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., worker_pid: _Optional[int] = ..., workers: _Optional[int] = ..., last_error: _Optional[str] = ..., worker_version: _Optional[str] = ...) -> None: ...
+    power_cut: str
+    def __init__(self, mount: _Optional[str] = ..., volume: _Optional[str] = ..., directory: _Optional[str] = ..., options: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., worker_pid: _Optional[int] = ..., workers: _Optional[int] = ..., last_error: _Optional[str] = ..., worker_version: _Optional[str] = ..., power_cut: _Optional[str] = ...) -> None: ...
 
 class MountRequest(_message.Message):
     __slots__ = ("volume", "directory", "options")
@@ -501,8 +503,10 @@ class UmountReply(_message.Message):
     def __init__(self, directory: _Optional[str] = ..., flushed: _Optional[bool] = ..., detached: _Optional[bool] = ...) -> None: ...
 
 class ListMountsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("power_cut",)
+    POWER_CUT_FIELD_NUMBER: _ClassVar[int]
+    power_cut: bool
+    def __init__(self, power_cut: _Optional[bool] = ...) -> None: ...
 
 class ListMountsReply(_message.Message):
     __slots__ = ("mounts",)

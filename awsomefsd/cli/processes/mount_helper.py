@@ -76,6 +76,8 @@ def mount_helper(
         return FAILED
     if verbose:
         click.echo(f"mount.awsomefs: {made['volume']} mounted on {made['directory']}")
+        if made["power_cut"]:
+            click.echo(f"mount.awsomefs: {made['power_cut']}")
     return 0
 
 

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, Protocol
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import INODES_PER_GRANT_MAX
+from awsomefsd.base.power_cut import DECIDES, WHY, Why
 from awsomefsd.base.types import Attr, Dirent
 from awsomefsd.base.wait import Resume, Signal, Wait, block_on
 from awsomefsd.io.file.op_log import OpLog, OpRecord
@@ -110,6 +111,7 @@ class DelegatedNames:
         self._room = Signal()
         self._full = False  # somebody waits for room in the log
         self._newest = 0  # sequence of the newest record
+        self.why_not = Why.VOLUME  # nothing is decided here, for the figures
         self.decided = 0
 
     # --- begin and end -----------------------------------------------------------------------------------------------------
@@ -121,6 +123,7 @@ class DelegatedNames:
         """Decides names from now on: all records are applied, and the log may be used."""
         with self.lock:
             self._names = HeldNames(holder)
+            self.why_not = Why.REFUSED  # if it ends before the mount does
             self._ask_numbers()
 
     def session_replaced(self) -> None:
@@ -153,8 +156,9 @@ class DelegatedNames:
     def figures(self) -> dict[str, int]:
         shipper = self.shipper
         diverged = int(shipper.diverged or shipper.differing > 0)
+        why = self.why_not if not self.decides else Why.SYNC if self.synchronous() else Why.DECIDES
         return {
-            "names_delegated": int(self.decides), "names_decided": self.decided, "names_batches": shipper.batches,
+            DECIDES: int(self.decides), WHY: int(why), "names_decided": self.decided, "names_batches": shipper.batches,
             "names_differing": shipper.differing, "names_diverged": diverged,
         }  # fmt: skip
 

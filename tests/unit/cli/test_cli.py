@@ -375,8 +375,10 @@ class FakeClient:
         if rpc in ("SetVolume", "CreateVolume"):
             return pb.Volume(name=fields["name"], names="" if fields["name"] == "of-older-daemon" else fields["names"] or "durable")
         return (
-            pb.MountPoint(volume=fields.get("volume", ""), directory=fields.get("directory", ""))
+            pb.MountPoint(volume=fields.get("volume", ""), directory=fields.get("directory", ""), power_cut="a power cut may take this")
             if rpc == "Mount"
+            else pb.ListMountsReply(mounts=[pb.MountPoint(directory="/mnt", power_cut="a power cut may take that")])
+            if rpc == "ListMounts"
             else pb.UmountReply(flushed=True)
         )
 
@@ -390,7 +392,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
 
 def test_mount_helper_as_mount_8_calls_it(asked: list[tuple[str, dict[str, Any]]], capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "mount-helper", "demo", "/mnt", "-v", "-o", "rw,_netdev,noatime,run_dir=/elsewhere,x-a")
-    assert code == 0 and "demo mounted on /mnt" in out
+    assert code == 0 and "demo mounted on /mnt" in out and "a power cut may take this" in out
     rpc, fields = asked[0]
     assert rpc == "Mount" and fields["socket"] == "/elsewhere/admin.sock" and fields["options"] == ["rw", "_netdev", "noatime", "x-a"]
     code, _, err = run(capsys, "mount-helper", "demo", "/mnt", "-o", "nosiud")
@@ -402,6 +404,15 @@ def test_mount_helper_as_mount_8_calls_it(asked: list[tuple[str, dict[str, Any]]
     assert asked[2][1]["options"] == words.split(",")[1:]
     assert run(capsys, "mount-helper", "demo", "/mnt", "-o", "rw,multinode")[0] == 0 and asked[3][1]["options"] == ["rw", "shared"]
     assert run(capsys, "mount-helper", "lost", "/mnt")[0] == mount_helper.FAILED
+
+
+def test_mount_says_what_a_power_cut_may_take(asked: list[tuple[str, dict[str, Any]]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "a power cut may take this" in run(capsys, "mount", "demo", "/mnt")[1].splitlines()
+    assert "/mnt: a power cut may take that" in run(capsys, "mount")[1].splitlines() and asked[-1][1]["power_cut"]
+    assert json.loads(run(capsys, "mount", "-o", "json")[1])[0]["power_cut"] == "a power cut may take that"
+    assert json.loads(run(capsys, "mount", "demo", "/mnt", "-o", "json")[1])["power_cut"] == "a power cut may take this"
+    for names, words in (("durable", "no change of a name"), ("delegated", "newest changes of names")):
+        assert words in run(capsys, "volume", "create", "v", "--names", names)[1]
 
 
 @pytest.mark.parametrize(
