@@ -27,6 +27,7 @@ _RESOLVE_NO_MAGICLINKS, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 2, 4, 8
 _AT_EMPTY_PATH, _OPEN_TREE_CLONE = 0x1000, 1
 _MOVE_FROM_FD, _MOVE_TO_FD = 0x4, 0x40
 _MS_PRIVATE = 1 << 18
+_TRIES = 1_000  # of a path that is changed meanwhile
 _ATTRIBUTES = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "nosymfollow": 0x200000}
 _OPPOSITES = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "symfollow": "nosymfollow"}
 _HOW = struct.Struct("QQQ")
@@ -43,14 +44,18 @@ def _syscall(number: int, *arguments: object) -> int:
 
 
 def open_beneath(directory: int, path: str, flags: int = os.O_PATH) -> int:
-    """Returns a descriptor of `path` below `directory`, through no symlink.  Raises OSError: ELOOP, EXDEV and those of open(2)."""
+    """Returns a descriptor of `path` below `directory`, through no symlink.
+
+    Raises OSError: ELOOP, EXDEV and those of open(2); and CsiError ABORTED for a path that somebody changes all the time.
+    """
     how = _HOW.pack(flags | os.O_CLOEXEC, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS)
-    while True:
+    for _ in range(_TRIES):
         try:
             return _syscall(_OPENAT2, ctypes.c_int(directory), os.fsencode(path), how, ctypes.c_size_t(len(how)))
         except OSError as err:
             if err.errno not in (errno.EAGAIN, errno.EINTR):  # the tree was changed meanwhile
                 raise
+    raise CsiError("ABORTED", f"{path} is being changed all the time; try again")
 
 
 def bind(source: int, target: int, flags: list[str]) -> None:

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import pytest
 
+from awsomefsd.csi import kubelet_paths
 from awsomefsd.csi.errors import CsiError
 from awsomefsd.csi.kubelet_paths import KubeletDirectory
 
@@ -31,3 +32,18 @@ def test_a_parent_that_is_removed_meanwhile_is_not_there(tmp_path: Path, what: s
         with pytest.raises(CsiError, match="does not exist") as refused:
             getattr(place, what)()
     assert refused.value.status == "NOT_FOUND"
+
+
+def test_a_path_that_is_changed_all_the_time_is_not_tried_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = 0
+
+    def changed_meanwhile(*_arguments: object) -> int:
+        nonlocal tries
+        tries += 1
+        assert tries < 100_000, "it is tried without end"
+        raise OSError(errno.EAGAIN, "changed")
+
+    monkeypatch.setattr(kubelet_paths, "_syscall", changed_meanwhile)
+    with pytest.raises(CsiError, match="changed all the time") as refused, KubeletDirectory(tmp_path).place(f"{tmp_path}/a/b", "target_path"):
+        pass
+    assert refused.value.status == "ABORTED"
