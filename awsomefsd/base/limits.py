@@ -191,6 +191,7 @@ HANDSHAKES_MAX = 64  # connections to the metadata port that have not proved the
 HANDSHAKES_PER_TURN = 8  # steps of those, of about a millisecond each; then the metadata thread does something else
 HANDSHAKE_MS_MAX = 5_000  # from accept(2) to the proof, and from there to the greeting
 GREETING_BYTES_MAX = 4 * KIB  # of a frame before the greeting is accepted
+PORT_QUEUE = 1_024  # connections that the kernel keeps until they are accepted; it ignores those beyond, which try again after 1, 3, 7 s
 PORT_DEAF_MS = 1_000  # without descriptors no connection is accepted for so long
 NAME_LOOK_MS = 5_000  # between two resolutions of another node's host name
 STANDING_MS = 500  # between two readings of the nodes' rows: a removed node is cut off within a second

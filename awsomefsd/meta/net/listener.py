@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from awsomefsd.base.limits import HANDSHAKE_MS_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_TURN, NS_PER_MS, PORT_DEAF_MS
+from awsomefsd.base.limits import HANDSHAKE_MS_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_TURN, NS_PER_MS, PORT_DEAF_MS, PORT_QUEUE
 from awsomefsd.base.sources import gives_place
 from awsomefsd.base.tls import CLIENT_PROTOCOL, PEER_PROTOCOL, TlsNow
 from awsomefsd.meta.net.connection import Wire, prepare
@@ -47,7 +47,7 @@ class MetadataPort:
     def listen(cls, at: tuple[str, int], tls: TlsNow | None) -> MetadataPort:
         """Returns a port that listens at (host, port).  Raises OSError."""
         family = socket.AF_INET6 if ":" in at[0] else socket.AF_INET
-        listener = socket.create_server(at, family=family, backlog=HANDSHAKES_MAX)
+        listener = socket.create_server(at, family=family, backlog=PORT_QUEUE)
         try:
             return cls(listener, tls)
         except BaseException:

@@ -148,6 +148,23 @@ def test_half_handshakes_end_and_crowd_nobody_out(rig: Rig, authority: Authority
     assert rig.port.figures()["port_handshakes"] == 0
 
 
+def test_a_burst_of_strangers_leaves_room_in_the_kernels_queue(authority: Authority) -> None:
+    """Before the thread comes to accept them: where the queue is full the kernel ignores a member, who tries again after 1, 3 and 7 s."""
+    port = MetadataPort.listen(("127.0.0.1", 0), authority.tls(SERVER))
+    strangers = []
+    try:
+        for _ in range(500):
+            strangers.append(socket.socket())
+            strangers[-1].setblocking(False)
+            strangers[-1].connect_ex(port.address)
+        with socket.create_connection(port.address, 20):
+            assert port.accepted == 0
+    finally:
+        for sock in strangers:
+            sock.close()
+        port.close()
+
+
 def test_one_address_crowds_out_itself(rig: Rig) -> None:
     honest = rig.knock("127.0.0.2")
     for number in range(HANDSHAKES_MAX + 8):
