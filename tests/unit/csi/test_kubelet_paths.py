@@ -44,6 +44,7 @@ def test_a_path_that_is_changed_all_the_time_is_not_tried_for_ever(tmp_path: Pat
         raise OSError(errno.EAGAIN, "changed")
 
     monkeypatch.setattr(kubelet_paths, "_syscall", changed_meanwhile)
-    with pytest.raises(CsiError, match="changed all the time") as refused, KubeletDirectory(tmp_path).place(f"{tmp_path}/a/b", "target_path"):
+    place = KubeletDirectory(tmp_path).place(f"{tmp_path}/a/b", "target_path")
+    with pytest.raises(CsiError, match="changed all the time") as refused, place:
         pass
     assert refused.value.status == "ABORTED"
