@@ -14,6 +14,7 @@ from typing import Any
 from awsomefsd.base import identity
 from awsomefsd.base.clock import Clocks
 from awsomefsd.base.errors import MembershipSuperseded, RejoinRequired
+from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.types import HOST_UNIQUE
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.log.journal import Journal, JournalFailed, JournalFull
@@ -116,6 +117,7 @@ class Node:
         self.grows = False  # the membership is in the log, and simulation.py chooses the voters by the policy
         self.founder = self.grow_wanted = False
         self.address = name
+        self.build = LEVEL  # the highest level that its program knows, from its next start on
         self.left_behind = False  # a recovery has gone on without it
         self._turn_at_ns = -1  # of the turn that is scheduled
         self._in_turn = False

@@ -35,24 +35,26 @@ class Outcome:
     tail: list[str]
 
 
-def one(seed: int, minutes: float = 3.0, trace: bool = False, variant: str = "", focus: str = "", grows: bool = False) -> Outcome:
+def one(
+    seed: int, minutes: float = 3.0, trace: bool = False, variant: str = "", focus: str = "", grows: bool = False, upgrades: bool = False
+) -> Outcome:
     with broken(variant) if variant else contextlib.nullcontext():
-        return _one(seed, minutes, trace, focus, grows)
+        return _one(Plan(seed, minutes, focus=focus, grows=grows, upgrades=upgrades), trace)
 
 
-def _one(seed: int, minutes: float, trace: bool, focus: str, grows: bool) -> Outcome:
+def _one(plan: Plan, trace: bool) -> Outcome:
     start = time.process_time()
-    simulation = Simulation(Plan(seed, minutes, focus=focus, grows=grows), trace=print if trace else None)
+    simulation = Simulation(plan, trace=print if trace else None)
     error = ""
     try:
-        with _bounded(minutes):
+        with _bounded(plan.minutes):
             simulation.run()
     except Exception as err:
         error = f"{type(err).__name__}: {err}\n{traceback.format_exc()}"
     world = simulation.world
     world.counts.setdefault("simulated seconds", world.now_ns // 10**9)
     world.count("events", world.events)
-    return Outcome(seed, error, world.digest, world.counts, time.process_time() - start, list(world.tail) if error else [])
+    return Outcome(plan.seed, error, world.digest, world.counts, time.process_time() - start, list(world.tail) if error else [])
 
 
 @contextlib.contextmanager
@@ -81,9 +83,9 @@ def report(outcome: Outcome, minutes: float, focus: str = "") -> str:
     return f"{tail}\nseed {outcome.seed} failed: {outcome.error}\nreplay: {command(outcome.seed, minutes, focus)}"
 
 
-def many(seeds: range, minutes: float, processes: int = 0, focus: str = "", grows: bool = False) -> list[Outcome]:
+def many(seeds: range, minutes: float, processes: int = 0, focus: str = "", grows: bool = False, upgrades: bool = False) -> list[Outcome]:
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-        return list(pool.map(partial(one, minutes=minutes, focus=focus, grows=grows), seeds, chunksize=4))
+        return list(pool.map(partial(one, minutes=minutes, focus=focus, grows=grows, upgrades=upgrades), seeds, chunksize=4))
 
 
 def first_found(variant: str, seeds: Iterable[int], minutes: float = 3.0, focus: str = "") -> tuple[int, str, int]:
@@ -116,16 +118,17 @@ def main() -> int:
     parser.add_argument("--broken", default="", help="with this broken variant of production code: " + "; ".join(VARIANTS))
     parser.add_argument("--focus", default="", choices=["", *EPISODES], help="one kind of episode, again and again, and no other faults")
     parser.add_argument("--grows", action="store_true", help="begin with one voter; the policy takes in the others")
+    parser.add_argument("--upgrades", action="store_true", help="begin with an older build; the nodes are upgraded one by one")
     parser.add_argument("--processes", type=int, default=0)
     chosen = parser.parse_args()
     if chosen.seed is not None:
-        outcomes = [one(chosen.seed, chosen.minutes, chosen.trace, chosen.broken, chosen.focus, chosen.grows)]
+        outcomes = [one(chosen.seed, chosen.minutes, chosen.trace, chosen.broken, chosen.focus, chosen.grows, chosen.upgrades)]
     else:
         first, last = map(int, (chosen.seeds or "1-20").split("-"))
         if chosen.broken:
             print(*first_found(chosen.broken, range(first, last + 1), chosen.minutes, chosen.focus))
             return 0
-        outcomes = many(range(first, last + 1), chosen.minutes, chosen.processes, chosen.focus, chosen.grows)
+        outcomes = many(range(first, last + 1), chosen.minutes, chosen.processes, chosen.focus, chosen.grows, chosen.upgrades)
     failed = [outcome for outcome in outcomes if outcome.error]
     for outcome in failed[:3]:
         print(report(outcome, chosen.minutes, chosen.focus))

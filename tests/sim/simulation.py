@@ -21,6 +21,7 @@ from awsomefsd.meta.state import invariants
 from tests.sim import shims
 from tests.sim.episodes.lost_majority import LostMajority
 from tests.sim.episodes.named import MAJORITY_LOST
+from tests.sim.episodes.upgrades import Upgrades
 from tests.sim.faults import Faults
 from tests.sim.judges.checks import Checks
 from tests.sim.machines.network import Network
@@ -52,6 +53,7 @@ class Plan:
     shared: int = -1  # mounts that share a volume; one less has a volume of its own then
     faults: bool = True  # a lost majority is one of them
     grows: bool = False  # from one voter to all of them, by the policy
+    upgrades: bool = False  # from an older build, node by node
     focus: str = ""  # one of named.EPISODES: that one again and again, and nothing else
 
 
@@ -69,6 +71,7 @@ class Simulation:
         self.grows = plan.grows and count > 1
         for node in self.nodes:
             node.grows, node.founder = self.grows, self.grows and node is self.nodes[0]
+        self.upgrades = Upgrades(self) if plan.upgrades else None
         self.hosts: list[Host] = []
         self.programs: list[Programs | SharedPrograms] = []
         self.faults = Faults(self)
@@ -86,6 +89,8 @@ class Simulation:
             self.checks.renewals.begin(self)
             if self.plan.faults:
                 self.faults.begin()
+            if self.upgrades is not None:
+                self.upgrades.begin()
             self.world.run(self.world.now_ns + int(self.plan.minutes * 60 * SECOND))
             self._end()
             if len(self.nodes) > 2 and not self.grows and self._loses_majority():
@@ -125,7 +130,8 @@ class Simulation:
     def _begin(self) -> None:
         volumes = [f"register{number + 1}" for number in range(REGISTERS)] + [f"home{number}" for number in range(self.plan.mounts)]
         volumes.append("shared")
-        commands: list[c.Command] = [c.Init(CLUSTER, 1, LEVEL), c.AddDevice(DEVICE, 256 * MIB, MIB, 250, MIB, shared=True)]
+        level = LEVEL if self.upgrades is None else self.upgrades.level
+        commands: list[c.Command] = [c.Init(CLUSTER, 1, level), c.AddDevice(DEVICE, 256 * MIB, MIB, 250, MIB, shared=True)]
         commands += [c.CreateVolume(name, self.uuid()) for name in volumes]
         for command in commands:
             self.administer(command)

@@ -6,10 +6,14 @@ import os
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
+from awsomefsd.base.levels import LEVEL
+from awsomefsd.meta.machine.machine import Machine
 from tests.sim import run
 from tests.sim.episodes.named import COUNTS_IN_ALL_SEEDS, COUNTS_OF_EPISODES, EPISODES, LOST_IN_JOINT
+from tests.sim.episodes.upgrades import MIXED, NEW, RAISED
 from tests.sim.known_seeds import FOUND, REGRESSIONS
 
 SEEDS = 45  # two minutes of CPU
@@ -18,6 +22,7 @@ EPISODE_MINUTES = 1.0
 MINUTES = 3.0
 KNOWN_MINUTES = 2.0  # of seeds that were found once, and of broken variants
 GROWING_SEEDS, GROWING_MINUTES = 16, 1.0
+UPGRADE_SEEDS, UPGRADE_MINUTES = 12, 1.5
 
 
 def test_two_runs_of_a_seed_are_the_same_run():
@@ -100,6 +105,29 @@ def test_one_voter_becomes_several_among_faults(seed, figures):
     counts = [outcome.counts for outcome in outcomes if "steps of the membership asked for" in outcome.counts]
     assert len(counts) > GROWING_SEEDS // 2, "the others have one node"
     assert all(count["voters alone that became the first of several"] == 1 for count in counts)
+
+
+def test_an_upgrade_of_one_node_after_the_other_among_faults(seed, figures):
+    """Nodes of two builds apply one log, at the level of the older one, until the last is new and the level is raised."""
+    outcomes = run.many(range(seed * 1000, seed * 1000 + UPGRADE_SEEDS), UPGRADE_MINUTES, upgrades=True)
+    figures += [f"simulator, upgrades: {row}" for row in run.summary(outcomes)]
+    failed = [outcome for outcome in outcomes if outcome.error]
+    assert not failed, run.report(failed[0], UPGRADE_MINUTES) + f"\nwith --upgrades; failed seeds: {[outcome.seed for outcome in failed]}"
+    for what in (NEW, MIXED, RAISED):
+        assert sum(outcome.counts.get(what, 0) for outcome in outcomes), f"none: {what}"
+
+
+def test_a_rule_that_was_changed_without_a_level_is_found(monkeypatch):
+    """The new build rounds times to milliseconds: it gives another answer to the same entry than the voters of the older one."""
+    apply = Machine.apply
+
+    def rounded(self, entry):
+        time_ns = entry.time_ns if self.level_known < LEVEL else entry.time_ns // 1_000_000 * 1_000_000
+        return apply(self, msgspec.structs.replace(entry, time_ns=time_ns))
+
+    monkeypatch.setattr(Machine, "apply", rounded)
+    errors = (run.one(seed, UPGRADE_MINUTES, upgrades=True).error for seed in range(1, 13))
+    assert any("applies another entry" in error or "have applied the same entries and differ" in error for error in errors)
 
 
 def test_a_power_cut_in_the_turn_in_which_a_voter_becomes_the_first_of_several():

@@ -35,7 +35,7 @@ class _Watched(Machine):
     __slots__ = ("_checks", "_node")
 
     def __init__(self, txn: Any, checks: Checks, node: Any) -> None:
-        super().__init__(txn)
+        super().__init__(txn, node.build)
         self._checks, self._node = checks, node
 
     def apply(self, entry: c.Entry) -> m.Reply:
