@@ -147,6 +147,8 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
             fresh = _consistency(value)
         elif name == "bounded":
             raise ConfigError(f"mount option {option!r}: write consistency={option if equals else 'bounded=5'}")
+        elif name == "names":
+            raise ConfigError(f"mount option {option!r}: {_NAMES_SAY}")
         elif option in BOOKKEEPING or name.startswith(("x-", "X-")) or (equals and name in BOOKKEEPING_VALUES):
             continue
         elif equals and name in VALUES:
@@ -261,6 +263,12 @@ def _check_loose(shared: bool, cache: str) -> None:
 
 def _last(flags: Sequence[str], *names: str) -> str | None:
     return next((flag for flag in reversed(flags) if flag in names), None)
+
+
+_NAMES_SAY = (
+    "changes of names are durable or delegated for a volume, not for one mount: `awsomefsd volume set VOLUME --names durable`, or "
+    "delegated; of one mount, sync or dirsync makes each change durable"
+)
 
 
 def _nearest(name: str) -> str:

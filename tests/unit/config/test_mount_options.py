@@ -55,6 +55,12 @@ def test_typo_names_the_nearest() -> None:
         parse(["nosiud"])
 
 
+@pytest.mark.parametrize("word", ["names", "names=", "names=delegated", "names=eventually"])
+def test_names_are_no_option_of_a_mount(word: str) -> None:
+    with pytest.raises(ConfigError, match=r"durable or delegated for a volume.*volume set.*sync or dirsync"):
+        parse([word])
+
+
 def test_the_keeper_knows_every_flag() -> None:
     # The values of mount(2), <linux/mount.h>.
     small = {"ro": 1, "nosuid": 2, "nodev": 4, "noexec": 8, "sync": 16, "dirsync": 128, "nosymfollow": 256}
