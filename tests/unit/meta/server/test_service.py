@@ -298,7 +298,8 @@ def test_waiters_are_granted_in_order(tmp_path):
         ino = wire.ask(create(opened, 10, b"f")).attr.ino
         assert wire.ask(set_lock(opened, 11, ino, owner=1)) == m.Done()
         waits = wire.send(*(wait_lock(opened, 20 + owner, ino, owner) for owner in range(2, 6)))
-        assert node.figures()["lock_waiters"] == 4
+        while node.figures()["lock_waiters"] != 4:
+            pass  # they are taken up in one of the next turns
         for number, call in enumerate(waits):
             wire.send(set_lock(opened, 30 + number, ino, owner=1 + number, kind=2))
             answers = wire.receive(2)
