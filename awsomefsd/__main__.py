@@ -25,11 +25,12 @@ def main() -> int:
         from awsomefsd.node.pod.enter_host import main as enter_host
 
         return enter_host(words[1:])
-    if first == "keeper" and any(word.startswith("--run-dir") for word in words) and "--upgrade" not in words:
+    ours = any(word.startswith("--log-level") for word in words)  # which the command line hands on and does not take
+    if first == "keeper" and ours:
         from awsomefsd.keeper.server import main as keeper
 
         return keeper(words[1:])
-    if first == "supervise" and any(word.startswith("--run-dir") for word in words):
+    if first == "supervise" and ours:
         from awsomefsd.keeper.supervisor import main as supervise
 
         return supervise(words[1:])

@@ -444,7 +444,8 @@ def _read_value(variable: str, path: str) -> str:
     try:
         return Path(path).read_text().strip()
     except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{variable} names {path}, which cannot be read: {err}; correct the path or unset the variable") from err
+        why = err.strerror if isinstance(err, OSError) else "it is not text"
+        raise ConfigError(f"{variable} names {path}, which cannot be read: {why}; correct the path or unset the variable") from err
 
 
 def _nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
@@ -455,10 +456,10 @@ def _nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
 def _file_source(settings_cls: type[BaseSettings], path: Path) -> PydanticBaseSettingsSource:
     import yaml  # not at each start of a daemon that has no file
 
-    if path.suffix not in (".toml", ".yaml", ".yml"):
-        raise ConfigError(f"{path}: a configuration file is called .toml, .yaml or .yml; rename it")
     try:
         path.read_bytes()
+        if path.suffix not in (".toml", ".yaml", ".yml"):
+            raise ConfigError(f"{path}: a configuration file is called .toml, .yaml or .yml; rename it")
         if path.suffix == ".toml":
             return TomlConfigSettingsSource(settings_cls, toml_file=path)
         return YamlConfigSettingsSource(settings_cls, yaml_file=path)

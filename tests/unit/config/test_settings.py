@@ -198,3 +198,12 @@ def test_the_cluster_section() -> None:
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=f"cluster.{key.lower()}"):
             load(environ={f"AWSOMEFSD_CLUSTER_{key}": value})
+
+
+def test_files_that_are_not_there_are_named_in_plain_words(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    with pytest.raises(ConfigError, match=f"cannot read {missing}: No such file or directory; correct --config"):
+        load(missing, {})
+    with pytest.raises(ConfigError) as refused:
+        load(environ={"AWSOMEFSD_TOKEN_FILE": str(missing)})
+    assert str(refused.value).startswith(f"AWSOMEFSD_TOKEN_FILE names {missing}, which cannot be read: No such file or directory; correct")
