@@ -49,21 +49,25 @@ def unseal(raw: Bytes, what: str, schema_max: int) -> tuple[int, memoryview]:
 class Sealed:
     """The encoder and decoder of one Struct type as a sealed value."""
 
-    __slots__ = ("_decode", "schema", "type", "what")
+    __slots__ = ("_decode", "_seed", "schema", "type", "what")
 
     def __init__(self, type_: type[Any], schema: int = 1) -> None:
         self.type = type_
         self.schema = schema
         self.what = type_.__name__
+        self._seed = crc32c(bytes((schema,)))  # of the checksum: the schema byte comes before the body
         self._decode = msgspec.msgpack.Decoder(type_).decode
 
     def dumps(self, value: Any) -> bytes:
         """Returns the value, encoded and sealed under this type's schema."""
-        return seal(self.schema, encode(value))
+        body = encode(value)
+        return _SEAL.pack(crc32c(body, self._seed), self.schema) + body
 
     def loads(self, raw: Bytes) -> Any:
         """Returns the value of sealed bytes.  Raises Corrupt when checksum or shape is wrong, FormatTooNew for a newer schema."""
-        _, body = unseal(raw, self.what, self.schema)
+        body = memoryview(raw)[SEAL_BYTES:]
+        if len(raw) < SEAL_BYTES or _SEAL.unpack_from(raw) != (crc32c(body, self._seed), self.schema):
+            _, body = unseal(raw, self.what, self.schema)  # of an older schema, or it says what is wrong
         try:
             return self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:

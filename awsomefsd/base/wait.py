@@ -52,6 +52,49 @@ class Payload:
         resume(self.data, None)
 
 
+class Prompt:
+    """A Wait that may have nothing to wait for.
+
+    Who drives an operation may call `attempt` once, before `start`: the operation then goes on with its request where it is, as if it had
+    not waited at all.
+    """
+
+    __slots__ = ()
+
+    def attempt(self, resume: Resume) -> bool:
+        """Ends on the calling thread if nothing has to be waited for: calls `resume` and returns True.  False: `start` it."""
+        raise NotImplementedError
+
+    def start(self, resume: Resume) -> None:
+        raise NotImplementedError
+
+
+class Promptly:
+    """Runs Steps on the calling thread for as long as what they wait for ends at once.
+
+    `wait` is what is to be waited for then.  None: they have ended, with `value` or with `error`.
+    """
+
+    __slots__ = ("_steps", "error", "value", "wait")
+
+    def __init__(self, steps: Steps, wait: Prompt) -> None:
+        """`wait`: what the steps wait for now."""
+        self._steps = steps
+        self.wait: Wait | None = wait
+        self.value: Any = None
+        self.error: Exception | None = None
+        while isinstance(self.wait, Prompt) and self.wait.attempt(self._resume):
+            pass
+
+    def _resume(self, value: Any, error: BaseException | None) -> None:
+        try:
+            self.wait = self._steps.send(value) if error is None else self._steps.throw(error)
+        except StopIteration as stop:
+            self.wait, self.value = None, stop.value
+        except Exception as err:
+            self.wait, self.error = None, err
+
+
 class KernelWait:
     """A Wait for the kernel, which may need our readers before it is over.
 

@@ -3,6 +3,7 @@
 A request is read into its reader's slot, marked executing, and its handler is called at once.
 
 *It has a result:* the reply is kept in the slot (where repeating the request would change something), written, and the slot is free.
+*It only seems to wait* (a Prompt whose attempt succeeds: a change of names that this mount decides).  It goes on at once, in its slot.
 *It has to wait* (the handler returned Steps that yield a Wait): the first step has run, the wait has not begun yet.  The request is
 copied to the park area, the slot is free, and only then the wait begins: whichever thread ends it, however soon, finds the
 entry that carries the request.  In between both copies exist; a successor takes them for one (same unique, takeover.py).
@@ -41,7 +42,7 @@ from typing import Any
 
 from awsomefsd.base.errors import Corrupt
 from awsomefsd.base.failpoints import hit
-from awsomefsd.base.wait import GENERATORS, Errand, KernelWait, Payload, Wait
+from awsomefsd.base.wait import GENERATORS, Errand, KernelWait, Payload, Prompt, Promptly, Wait
 from awsomefsd.fuse import abi
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.control_area import ControlArea, Negotiated
@@ -329,6 +330,7 @@ class Session:
         fs = self.fs
         value: Any = None
         op: Any = None
+        wait: Wait | None = None
         error: Exception | None = None
         ctx.nodeid = nodeid
         hit("request.execute.before")
@@ -342,9 +344,12 @@ class Session:
                     value = stop.value
                 else:
                     op = value
+                    if isinstance(wait, Prompt):
+                        went = Promptly(op, wait)
+                        wait, value, error = went.wait, went.value, went.error
         except Exception as err:
             error = err
-        if op is not None and error is None:
+        if wait is not None and error is None:
             return self._wait(held, opcode, ctx, op, wait, 0 if turn is None else threading.get_ident())
         self.finish(held, opcode, ctx, value, error)
         return None

@@ -17,6 +17,7 @@ from awsomefsd.worker.config import WorkerConfig
 from awsomefsd.worker.worker import Worker
 
 THREAD_DIED_EXIT_CODE = 70
+GARBAGE_LOOKS = (10_000, 20, 50)  # gc thresholds: there are few circles, and looking for them took a tenth of a create
 GIL_SWITCH_S = 0.0005  # KERNEL-FUSE.md: the default of 5 ms hurts threads that block in read(2)
 
 log = logging.getLogger("awsomefsd.worker")
@@ -55,6 +56,7 @@ def main(keeper_fd: int) -> int:
         return 1
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*GARBAGE_LOOKS)
     log.info("serving mount=%s dir=%s worker=%d", link.start_message["mount"], link.start_message["dir"], link.start_message["worker"])
     worker.serve()
     return 0

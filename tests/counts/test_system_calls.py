@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from awsomefsd.base.limits import MIB, SEGMENT_BYTES_DEFAULT, SEGMENTS_WANTED
 from buildtools.nodes import Node, await_true
 from tests.conftest import MakeNode
 from tests.rigs.system_calls import counted, needs_strace, split_at, traced
@@ -17,6 +18,8 @@ from tests.rigs.wake_ups import wake_ups_per_s
 pytestmark = [pytest.mark.root, pytest.mark.timeout(240), needs_strace]
 ROUNDS = 100
 SPANS_MAX = 6
+STREAM_MIB = 160
+LARGE_DEVICE_BYTES = (SEGMENTS_WANTED + 8) * SEGMENT_BYTES_DEFAULT
 MAPPING = ("mmap", "mremap", "munmap")
 
 
@@ -104,3 +107,29 @@ def test_a_cold_read_is_one_request_and_hands_no_turn_on(node: Node, tmp_path: P
     figures.append(f"cold 4 KiB reads: {len(reads)}, {without} without a futex call; preadv2 {sum(r.count('preadv2') for r in reads)}")
     assert len(reads) >= ROUNDS * 0.9
     assert without >= ROUNDS / 10, "the turn is handed on for every READ; on a busy machine for many"
+
+
+def test_a_cold_sequential_read_is_one_transfer_a_request(make_node: MakeNode, tmp_path: Path, figures: list[str]) -> None:
+    """Frames end where the requests of such a read do; at the end of a segment one straddles two, and its footer is read.
+
+    On a device that is large enough for segments of 64 MiB: the tests' own have so many ends of segments that every second MiB meets one.
+    """
+    node = make_node(size_bytes=LARGE_DEVICE_BYTES)
+    path = node.mountpoint / "stream"
+    with path.open("wb", buffering=0) as file:
+        for _ in range(STREAM_MIB):
+            file.write(os.urandom(MIB))
+        os.fsync(file.fileno())
+    (node.mountpoint / "other").write_bytes(bytes(MIB))
+    node.umount()
+    node.mount()
+    (node.mountpoint / "other").read_bytes()  # the device is open, and known to be ours, from here on
+    buffer = mmap.mmap(-1, MIB)
+    with traced(node.pid("worker"), tmp_path, "readv,preadv2") as calls, path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass
+    reads = [between for between in split_at("readv", calls) if "preadv2" in between]
+    transfers = sum(between.count("preadv2") for between in reads)
+    figures.append(f"cold sequential read of {STREAM_MIB} MiB: {len(reads)} requests, {transfers} preadv2")
+    assert STREAM_MIB * 0.9 <= len(reads) <= STREAM_MIB + 2, "each request is of 1 MiB"
+    assert transfers <= STREAM_MIB * 1.05

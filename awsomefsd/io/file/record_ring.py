@@ -246,7 +246,7 @@ class RecordRing:
             place = 0
         data = self._ring[place + delta : place + delta + length]
         record = RingRecord(
-            self.area.kind, sequence, head, span, _word_at(place), RESERVED, data, ino, offset, length, unique, time_ns, generation, token
+            self.area.kind, sequence, head, span, place // 8 + _STATE_WORD, RESERVED, data, ino, offset, length, unique, time_ns, generation, token
         )
         header = self._header(record, delta)  # raises before anything has changed but the sequence, which is skipped
         if filler is not None:
@@ -421,7 +421,7 @@ def _word_at(place: int) -> int:
 
 def _extent(place: int, length: int) -> tuple[int, int]:
     """Returns (payload delta, span) of a record of `length` bytes whose header is at `place` in the ring."""
-    delta = HEADER_BYTES
-    if length >= ALIGN_FROM_BYTES:
-        delta = shm.round_up(place + HEADER_BYTES, shm.PAGE_BYTES) - place
+    if length < ALIGN_FROM_BYTES:
+        return HEADER_BYTES, HEADER_BYTES + (length + HEADER_BYTES - 1) // HEADER_BYTES * HEADER_BYTES
+    delta = shm.round_up(place + HEADER_BYTES, shm.PAGE_BYTES) - place
     return delta, shm.round_up(delta + length, HEADER_BYTES)

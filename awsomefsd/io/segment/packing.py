@@ -6,6 +6,9 @@ Rules.  A frame holds at most FRAME_BYTES_MAX.  The footer, as it stands with th
 that does not fit is split at a block, but not below SPLIT_BYTES_MIN, so at most 3 blocks of a segment stay unused.  A batch starts at a
 block in each segment and ends at one: no block is ever written twice.
 
+A piece of ALIGNED_PIECE_BYTES or more is also cut at the multiples of FRAME_BYTES_MAX of its file, so that a sequential read, whose requests
+begin and end there, takes one transfer of the device each.  In small segments the cuts at their ends would make too many frames of it.
+
 A device whose physical blocks are larger (`Room.align`) rewrites a whole one for any write into it, and a power cut then tears what an
 earlier flush had made durable.  There the next batch begins at the next physical block; the gap is not written.  It is consumed like
 padding, on top of `space_needed`: at most one physical block for each segment of a batch.  A reservation that is overdrawn by that is
@@ -14,7 +17,8 @@ filled up before the next write, and the spare segments (meta/machine/quota.py) 
 A batch consumes the frames, their padding, and their entries in the footer.  `space_needed` is the worst case of one piece, whatever
 the rooms of the segments it meets (with physical blocks of BLOCK_BYTES); it is subadditive, so writes that were reserved one by one may be
 joined into one piece:
-- frames <= 2 + length / 960 KiB (segments of 1 MiB and more take frames of 1,012 KiB and more, but for the first and the last);
+- frames <= 2 + length / 960 KiB (segments of 1 MiB and more take frames of 1,012 KiB and more, but for the first and the last; where
+  frames end at multiples of the file, each segment of 32 MiB and more adds one);
 - a frame costs its header, up to a block of padding, its footer entry; the header is a block only for frames of 64 KiB and more.
 """
 
@@ -24,11 +28,13 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from awsomefsd.base.limits import BLOCK_BYTES, FRAME_BYTES_MAX, SEGMENT_BYTES_MIN
+from awsomefsd.base.limits import BLOCK_BYTES, FRAME_BYTES_MAX, MIB, SEGMENT_BYTES_MIN
 from awsomefsd.io.segment.footer import entry_bytes, footer_bytes
 from awsomefsd.io.segment.frame import FRAME_ALIGN, LARGE_FRAME_BYTES, align_up, alignment_of, header_bytes_of
 
 SPLIT_BYTES_MIN = BLOCK_BYTES
+ALIGNED_PIECE_BYTES = FRAME_BYTES_MAX  # a smaller one has no room for one frame more in what it has reserved
+ALIGNED_SEGMENT_BYTES_MIN = 4 * MIB
 
 _ENTRY_BYTES = entry_bytes(1)
 _SMALL_FRAME_COST = header_bytes_of(LARGE_FRAME_BYTES - 1) + BLOCK_BYTES + _ENTRY_BYTES
@@ -122,10 +128,18 @@ class PackingPlan(Struct, gc=False):
     consumed_bytes: int
 
 
-def plan(lengths: Sequence[int], next_room: Callable[[int], Room]) -> PackingPlan:
-    """Returns places for pieces of these lengths.  `next_room(slot)` gives the segment for a slot (slot 0 is the one begun), unchanged.
+def _wanted(room: Room, offset: int, start: int, length: int) -> int:
+    """Returns how many bytes the next frame of a piece should hold."""
+    left = length - start
+    if length < ALIGNED_PIECE_BYTES or room.segment_bytes < ALIGNED_SEGMENT_BYTES_MIN:
+        return left
+    return min(left, FRAME_BYTES_MAX - (offset + start) % FRAME_BYTES_MAX)
 
-    Raises what `next_room` raises.
+
+def plan(lengths: Sequence[int], next_room: Callable[[int], Room], offsets: Sequence[int]) -> PackingPlan:
+    """Returns places for pieces of these lengths, which begin at these `offsets` of their files.
+
+    `next_room(slot)` gives the segment for a slot (slot 0 is the one begun), unchanged.  Raises what `next_room` raises.
     """
     assert all(length > 0 for length in lengths)
     result = PackingPlan([], [], 0)
@@ -139,7 +153,7 @@ def plan(lengths: Sequence[int], next_room: Callable[[int], Room]) -> PackingPla
                 begun = room.end
                 assert begun % room.align == 0 and not room.full
                 result.rooms.append(room)
-            size = room.most(length - start)
+            size = room.most(_wanted(room, offsets[piece], start, length))
             if not size:
                 assert room.sequence or room.segment_bytes < SEGMENT_BYTES_MIN, "an empty segment takes a frame"
                 room.full = True

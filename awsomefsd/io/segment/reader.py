@@ -70,6 +70,7 @@ class SegmentReader:
         self._buffers = buffers or BufferPool(BOUNCE_BUFFERS)
         assert self._buffers.buffer_bytes >= BOUNCE_BYTES
         self._footers_lost: set[tuple[int, int]] = set()  # (segment, incarnation) whose footer was damaged: warned once, headers serve
+        self._footer_locks: dict[int, threading.Lock] = {}  # by device: readers of one stream come to a segment at once
         self._counts_lock = threading.Lock()
         self._counts = dict.fromkeys(ReaderStatistics.__struct_fields__, 0)
 
@@ -145,12 +146,16 @@ class SegmentReader:
         checks = self.checksums.frame(extent.segment, extent.incarnation, extent.sequence)
         if checks is not None and checks.frame_offset == extent.frame_offset:
             return checks
-        table = self.checksums.table(extent.segment, extent.incarnation)
-        if table is not None and table.data_end < info.footer_offset:
-            table = None  # of a writer before the last one
+        table = self._table(info)
         if table is None and info.state == SEGMENT_SEALED and 0 < info.footer_bytes <= FOOTER_READ_BYTES_MAX:
-            table = self._read_footer(device, info)
+            with self._footer_locks.setdefault(info.device, threading.Lock()):
+                table = self._table(info) or self._read_footer(device, info)
         return table.find(extent.frame_offset) if table is not None else None
+
+    def _table(self, info: SegmentInfo) -> ChecksumTable | None:
+        """Returns the cached footer of a segment, unless it is of a writer before the last one."""
+        table = self.checksums.table(info.segment, info.incarnation)
+        return None if table is not None and table.data_end < info.footer_offset else table
 
     def _read_footer(self, device: BlockDevice, info: SegmentInfo) -> ChecksumTable | None:
         key = (info.segment, info.incarnation)

@@ -146,9 +146,9 @@ class SegmentWriter:
         self._drop_abandoned()
         if self._suspect is not None:
             self._probe(self._suspect)
-        lengths = [piece.length for piece in pieces]
+        lengths, offsets = [piece.length for piece in pieces], [piece.file_offset for piece in pieces]
         for attempt in range(1, ATTEMPTS_MAX + 1):
-            planned = plan(lengths, self._next_room)
+            planned = plan(lengths, self._next_room, offsets)
             used = [self._leased[slot] for slot in range(len(planned.rooms))]
             try:
                 frames = self._write_plan(pieces, planned, used)

@@ -123,6 +123,7 @@ class MetaClient:
         self._failure: Error | None = None  # what everything ends with
         self._threads: list[threading.Thread] = []
         self._keeper = SessionRenewer(self, boot_ns, self._notify, wall_ns=wall_ns, **lease_options)
+        self.lease_left_ns = self._keeper.left_ns  # what is left of the session's lease; 0: the session is fenced, or there is none
         self._opening: tuple[OpenSession, int, Signal] | None = None  # an OpenSession without an answer, when it was sent
 
     @property
@@ -247,10 +248,6 @@ class MetaClient:
             return self._core.copy_acks()
 
     # --- the session -----------------------------------------------------------------------------------------------------------
-    def lease_left_ns(self) -> int:
-        """Returns what is left of the session's lease, in ns; 0: the session is fenced, or there is none."""
-        return self._keeper.left_ns()
-
     def doubt_session(self) -> None:
         """Renews at once, because something was refused as of an ended session."""
         self._keeper.doubt()

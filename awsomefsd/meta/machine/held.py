@@ -145,9 +145,9 @@ class HeldRules:
         state.write_back()
         return reply, ledger.made
 
-    def check_of(self, record: c.DecidedRecord) -> int:
+    def check_of(self, record: c.DecidedRecord, touched: list[int]) -> int:
         """Returns the checksum of what the record touches, as its rule has left it (record_checks.py)."""
-        return record_checks.check_of(self._state, record)
+        return record_checks.check_of(self._state, record, touched)
 
     def ask(self, body: Any) -> Reply:
         """Answers one of QUESTIONS, as the leader would once all records are applied.  The transaction may raise for rows it lacks."""

@@ -39,11 +39,14 @@ def inodes_of(record: c.DecidedRecord) -> list[int]:
     return [ino for ino in dict.fromkeys([*found, record.ino]) if ino]
 
 
-def check_of(state: State, record: c.DecidedRecord) -> int:
-    """Returns the checksum of what the names and inodes of a record are now; never 0, which says that there is none."""
+def check_of(state: State, record: c.DecidedRecord, touched: list[int] | None = None) -> int:
+    """Returns the checksum of what the names and inodes of a record are now; never 0, which says that there is none.
+
+    `touched`: what `inodes_of` gives, where that is known.
+    """
     volume = record.command.volume
     names = [_name(state, volume, *name) for name in names_of(record.command)]
-    inodes = [(ino, _of_inode(state.inode(volume, ino))) for ino in inodes_of(record)]
+    inodes = [(ino, _of_inode(state.inode(volume, ino))) for ino in (inodes_of(record) if touched is None else touched)]
     return crc32c(encode((names, inodes))) or 1
 
 

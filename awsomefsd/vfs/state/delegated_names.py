@@ -34,7 +34,7 @@ from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import INODES_PER_GRANT_MAX
 from awsomefsd.base.power_cut import DECIDES, WHY, Why
 from awsomefsd.base.types import Attr, Dirent
-from awsomefsd.base.wait import Resume, Signal, Wait, block_on
+from awsomefsd.base.wait import Prompt, Resume, Signal, Wait, block_on
 from awsomefsd.io.file.op_log import OpLog, OpRecord
 from awsomefsd.io.file.reservation import Uniques
 from awsomefsd.io.file.shipper import Shipper, record_of
@@ -86,6 +86,38 @@ class _Leaders(NamedTuple):
 
 class _Durable:
     """The leader makes this change, when it has all records: it is durable when it is answered, and needs no number of ours."""
+
+
+class _NotHere:
+    """Nothing is decided here."""
+
+
+class _Answered:
+    """It is done, and its sender was resumed."""
+
+
+_Outcome = _Until | _Leaders | _Durable | _NotHere | _Answered
+_NOT_HERE, _ANSWERED = _NotHere(), _Answered()
+
+
+class _Change(Prompt):
+    """A change of names, as a Wait."""
+
+    __slots__ = ("_command", "_names", "_outcome", "_token", "_unique")
+
+    def __init__(self, names: DelegatedNames, command: Any, unique: int, token: tuple[int, int] | None) -> None:
+        self._names = names
+        self._command = command
+        self._unique = unique
+        self._token = token
+        self._outcome: _Outcome | None = None  # of an attempt
+
+    def attempt(self, resume: Resume) -> bool:
+        self._outcome = self._names.try_to_decide(self._command, self._unique, resume)
+        return self._outcome is _ANSWERED
+
+    def start(self, resume: Resume) -> None:
+        self._names.decide(self._command, self._unique, self._token, resume, self._outcome)
 
 
 class DelegatedNames:
@@ -195,7 +227,7 @@ class DelegatedNames:
         if self._names is None:
             return self._of_log(unique) or self._metadata.propose(command, unique, token)
         if kind in COMMANDS and not (kind is c.SetAttr and command.mask & c.SET_SIZE):
-            return _Started(partial(self._decide, command, unique, token))
+            return _Change(self, command, unique, token)
         send = partial(self._metadata.propose, command, unique, token)
         if kind in _CHANGING:
             return _Started(partial(self._change, _CHANGING[kind](command), send))
@@ -243,22 +275,31 @@ class DelegatedNames:
         self._metadata.cancel(unique)
 
     # --- decided here ------------------------------------------------------------------------------------------------------
-    def _decide(self, command: Any, unique: int, token: tuple[int, int] | None, resume: Resume) -> None:
-        send = partial(self._metadata.propose, command, unique, token)
+    def try_to_decide(self, command: Any, unique: int, resume: Resume) -> _Outcome:
+        """Decides a change and resumes with its answer; or returns why not, for `decide`."""
         with self.lock:
             names = self._names
-            outcome = None if names is None else self._decided(names, command, unique)
-            if outcome is not None and not isinstance(outcome, (_Until, _Leaders, _Durable)):
-                _give(resume, outcome)
-                return
+            if names is None:
+                return _NOT_HERE
+            outcome = self._decided(names, command, unique)
+            if isinstance(outcome, (_Until, _Leaders, _Durable)):
+                return outcome
+            _give(resume, outcome)
+        return _ANSWERED
+
+    def decide(self, command: Any, unique: int, token: tuple[int, int] | None, resume: Resume, outcome: _Outcome | None = None) -> None:
+        """Decides a change, or lets the leader do it, after whatever is to be waited for.  `outcome`: of an attempt just now."""
         if outcome is None:
-            send().start(resume)
-        elif isinstance(outcome, _Durable):
-            self._synchronous(send, resume)
+            outcome = self.try_to_decide(command, unique, resume)
+        send = partial(self._metadata.propose, command, unique, token)
+        if isinstance(outcome, _Until):
+            self._after(outcome.wait, resume, lambda: self.decide(command, unique, token, resume))
         elif isinstance(outcome, _Leaders):
             self._change(outcome.inodes, send, resume)
-        else:
-            self._after(outcome.wait, resume, lambda: self._decide(command, unique, token, resume))
+        elif isinstance(outcome, _Durable):
+            self._synchronous(send, resume)
+        elif isinstance(outcome, _NotHere):
+            send().start(resume)
 
     def _decided(self, names: HeldNames, command: Any, unique: int) -> m.Reply | _Until | _Leaders | _Durable:
         """Returns the answer of a change whose record is stored, or why there is none (with the lock)."""
@@ -281,13 +322,13 @@ class DelegatedNames:
                 names.abandon()
                 return _Leaders([command.ino, command.parent])
             record = c.DecidedRecord(0, unique, time_ns, command, 0, _leads_to(command, reply), 0, names.made)
-            record.check = names.check_of(record)
+            touched = inodes_of(record)
+            record.check = names.check_of(record, touched)
         except Missing as missing:
             names.abandon()
             return _Until(_Started(partial(self._fetch, names, missing)))
         except NoNumber:
             return _Durable() if self._refused_numbers else _Until(self._ask_numbers())
-        touched = inodes_of(record)
         busy = next((self._busy[ino] for ino in touched if ino in self._busy), None) if self._busy else None
         stored = self._stored(c.record_encode(record), unique, time_ns) if busy is None else None
         if stored is None:

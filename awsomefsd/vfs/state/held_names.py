@@ -68,9 +68,9 @@ class HeldNames:
         self._catch_up()
         return self._rules.ask(body)
 
-    def check_of(self, record: DecidedRecord) -> int:
+    def check_of(self, record: DecidedRecord, touched: list[int]) -> int:
         """Returns the checksum of what the running record touches.  Raises Missing; then the record is to be abandoned."""
-        return self._rules.check_of(record)
+        return self._rules.check_of(record, touched)
 
     def attr(self, ino: int) -> Attr | None:
         """Returns the attributes of an inode, if its row is known."""

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from awsomefsd.base.errors import Error, FsError
 from awsomefsd.base.types import Attr
-from awsomefsd.base.wait import Resume, Signal, Steps, Task, Wait, was_repeated
+from awsomefsd.base.wait import Prompt, Resume, Signal, Steps, Task, Wait, was_repeated
 from awsomefsd.io.file.dirty_log import DirtyLog
 from awsomefsd.io.file.file_data import FileState, FileTable
 from awsomefsd.io.file.flusher import Flusher, record_space
@@ -51,7 +51,7 @@ class SessionView(Protocol):
         """It has run out."""
 
 
-class Proposal:
+class Proposal(Prompt):
     """A Wait for one change, under whatever session this mount has: where one has ended meanwhile, the same request id goes out again.
 
     One through an open file (`fh`) is for that handle's session: its lock may have ended with it, and others may have the file by now.  So
@@ -62,7 +62,7 @@ class Proposal:
     The answer to a repeated request may be an old one: it is brought up to now (replayed_answers.py).
     """
 
-    __slots__ = ("_asked", "_command", "_fh", "_mount", "_repeated", "_touches", "_unique")
+    __slots__ = ("_asked", "_attempted", "_command", "_fh", "_mount", "_repeated", "_touches", "_unique")
 
     def __init__(self, mount: MountState, command: Any, unique: int, touches: list[int], fh: int | None) -> None:
         self._mount = mount
@@ -72,6 +72,19 @@ class Proposal:
         self._fh = fh
         self._repeated = mount.session.recovering
         self._asked: Wait | None = None
+        self._attempted: tuple[tuple[int, int], Prompt] | None = None  # with the session that it was for
+
+    def attempt(self, resume: Resume) -> bool:
+        """What this mount decides by itself needs nothing that is done about answers here: no lease is made, and no session named."""
+        if self._touches or self._repeated or self._fh is not None:
+            return False
+        metadata = self._mount.metadata
+        token = metadata.session_token()
+        asked = metadata.propose(self._command, self._unique, token)
+        if not isinstance(asked, Prompt):
+            return False
+        self._attempted = token, asked
+        return asked.attempt(resume)
 
     def start(self, resume: Resume) -> None:
         leases, touches = self._mount.caches.leases, self._touches
@@ -118,7 +131,11 @@ class Proposal:
             except FsError as err:
                 resume(None, err)
                 return
-        self._asked = self._mount.metadata.propose(self._command, self._unique, token)
+        attempted, self._attempted = self._attempted, None
+        if attempted is not None:
+            token, self._asked = attempted
+        else:
+            self._asked = self._mount.metadata.propose(self._command, self._unique, token)
         self._asked.start(answered)
 
     def _held(self, session: int, found: Found) -> Found:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.base.errors import Unavailable
+from awsomefsd.base.errors import FsError, Unavailable
 from awsomefsd.base.sockets import readable
 from awsomefsd.base.types import RESEND_BIT
-from awsomefsd.base.wait import Errand, Signal
+from awsomefsd.base.wait import Errand, Prompt, Resume, Signal
 from awsomefsd.fuse import abi, control_area, killed_callers, parked_requests, slots
 from awsomefsd.fuse.abi import Opcode
 from awsomefsd.fuse.inherited_requests import InheritedRequests
@@ -119,6 +119,46 @@ def init(kernel: Kernel, minor: int = 45) -> None:
     offer = struct.pack("<IIIII44x", 7, minor, 131072, 0xFFFF_FFFF, 0xFFFF_FFFF)
     unique, error, body = kernel.ask(request(Opcode.INIT, 2, 0, offer))
     assert (unique, error) == (2, 0) and struct.unpack_from("<II", body) == (7, minor)
+
+
+class Decided(Prompt):
+    """Ends at once with `value` if it is told to; `parked`: how many requests were parked at each attempt and start."""
+
+    def __init__(self, area: parked_requests.ParkArea, value: Any = None, error: Exception | None = None, *, at_once: bool = True) -> None:
+        self._area, self._outcome, self._at_once = area, (value, error), at_once
+        self.parked: list[tuple[str, int]] = []
+
+    def attempt(self, resume: Resume) -> bool:
+        self.parked.append(("attempt", len(self._area)))
+        if self._at_once:
+            resume(*self._outcome)
+        return self._at_once
+
+    def start(self, resume: Resume) -> None:
+        self.parked.append(("start", len(self._area)))
+        resume(*self._outcome)
+
+
+def test_what_ends_at_once_is_not_parked(kernel: Kernel, fs: DictFs) -> None:
+    session = serve(kernel, fs)
+    area = session.park
+    first, second, late = Decided(area, 1), Decided(area, None, FsError(errno.EEXIST)), Decided(area, at_once=False)
+
+    def removes(ctx: Context, parent: int, name: bytes) -> Any:
+        if name == b"late":
+            yield late
+            return
+        assert (yield first) == 1
+        if name == b"refused":
+            yield second
+
+    fs.unlink = removes  # type: ignore[method-assign]
+    assert kernel.ask(request(Opcode.UNLINK, 4, 1, b"gone\0"))[:2] == (4, 0)
+    assert kernel.ask(request(Opcode.UNLINK, 6, 1, b"refused\0"))[:2] == (6, errno.EEXIST)
+    assert first.parked == [("attempt", 0)] * 2 and second.parked == [("attempt", 0)]
+    assert kernel.ask(request(Opcode.UNLINK, 8, 1, b"late\0"))[:2] == (8, 0)
+    assert late.parked == [("attempt", 0), ("start", 1)]
+    assert fs.replied_to == [4, 6, 8]
 
 
 def test_init_is_kept_for_successors(kernel: Kernel, fs: DictFs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -23,7 +24,7 @@ def some_length(rng: random.Random) -> int:
 
 def test_plans_are_sound_and_never_need_more_than_space_needed(rng: random.Random) -> None:
     for _ in range(150):
-        segment_bytes = rng.choice((1, 1, 2, 4, 64)) * MIB
+        segment_bytes = rng.choice((1, 1, 2, 4, 32, 64)) * MIB
         align = rng.choice((4, 4, 16, 64)) * KIB
         rooms = [packing.Room(segment_bytes, align=align)]
         for _ in range(rng.randrange(1, 8)):
@@ -36,7 +37,8 @@ def test_plans_are_sound_and_never_need_more_than_space_needed(rng: random.Rando
                 return offered[slot]
 
             before = [room.copy() for room in offered]
-            planned = packing.plan(lengths, next_room)
+            offsets = [rng.choice((0, rng.randrange(8 * MIB))) for _ in lengths]
+            planned = packing.plan(lengths, next_room, offsets)
             assert offered[: len(before)] == before, "a plan changes nothing"
             gaps = (align - BLOCK_BYTES) * len(planned.rooms)
             assert planned.consumed_bytes <= packing.space_needed(*lengths) + gaps
@@ -70,8 +72,41 @@ def check_plan(lengths: list[int], planned: packing.PackingPlan, before: list[pa
 def test_space_needed_holds_wherever_a_segment_ends(length: int) -> None:
     for left in range(0, 300 * KIB, BLOCK_BYTES):
         begun = packing.Room(MIB, end=MIB - left, sequence=1)
-        planned = packing.plan([length], lambda slot, begun=begun: packing.Room(MIB) if slot else begun)
+        planned = packing.plan([length], lambda slot, begun=begun: packing.Room(MIB) if slot else begun, [0])
         assert planned.consumed_bytes <= packing.space_needed(length), left
+
+
+@pytest.mark.parametrize("length", [MIB, MIB + 1, MIB + 64 * KIB, 2 * MIB, 16 * MIB, 40 * MIB, 200 * MIB])
+def test_space_needed_holds_where_frames_end_at_multiples_of_the_file(length: int, rng: random.Random) -> None:
+    """In the smallest segments that have such frames, and wherever the piece begins and the first segment ends."""
+    size = packing.ALIGNED_SEGMENT_BYTES_MIN
+    for _ in range(400):
+        end = size - rng.randrange(1, 600) * BLOCK_BYTES
+        offset = rng.choice((0, 1, MIB - 1, 64 * KIB - 1, MIB - 64 * KIB, rng.randrange(MIB)))
+        begun = packing.Room(size, end=end, sequence=1)
+        planned = packing.plan([length], lambda slot, begun=begun: packing.Room(size) if slot else begun, [offset])
+        assert planned.consumed_bytes <= packing.space_needed(length), (end, offset)
+        check_plan([length], planned, [begun, *(packing.Room(size) for _ in planned.rooms[1:])])
+
+
+def test_a_request_of_a_sequential_read_lies_in_one_frame_but_at_the_end_of_a_segment() -> None:
+    pieces, size, rooms = 12, 64 * MIB, [packing.Room(64 * MIB, end=9 * MIB)]
+    straddled = 0
+    for number in range(pieces):  # batches of a stream, as the flusher makes them
+        offered = [rooms[-1]]
+
+        def next_room(slot: int, offered: list[packing.Room] = offered) -> packing.Room:
+            if slot == len(offered):
+                offered.append(packing.Room(size))
+            return offered[slot]
+
+        planned = packing.plan([16 * MIB], next_room, [number * 16 * MIB])
+        rooms = planned.rooms
+        requests = [(placed.start // MIB, (placed.start + placed.length - 1) // MIB) for placed in planned.placements]
+        straddled += sum(first != last for first, last in requests)
+        seen = Counter(first for first, _ in requests)
+        straddled += sum(frames > 1 for frames in seen.values())
+    assert straddled <= 3, "one for each end of a segment"
 
 
 def test_space_needed_may_be_summed_before_writes_are_joined(rng: random.Random) -> None:
@@ -90,5 +125,5 @@ def test_a_failed_lease_changes_nothing() -> None:
         return room
 
     with pytest.raises(Refused):
-        packing.plan([MIB], none_left)
+        packing.plan([MIB], none_left, [0])
     assert room == packing.Room(MIB, end=MIB - 20 * KIB, sequence=5)
