@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from awsomefsd.base.limits import NS_PER_MS
 
-
 # Without a frame of their own: every request reads them several times.
 boot_ns: Callable[[], int] = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)  # goes on during suspend and never jumps: for leases
 wall_ns: Callable[[], int] = time.time_ns  # CLOCK_REALTIME, since 1970; only for stamps that people see

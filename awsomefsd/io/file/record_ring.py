@@ -246,8 +246,9 @@ class RecordRing:
             place = 0
         data = self._ring[place + delta : place + delta + length]
         record = RingRecord(
-            self.area.kind, sequence, head, span, place // 8 + _STATE_WORD, RESERVED, data, ino, offset, length, unique, time_ns, generation, token
-        )
+            self.area.kind, sequence, head, span, place // 8 + _STATE_WORD, RESERVED, data, ino, offset, length, unique, time_ns,
+            generation, token,
+        )  # fmt: skip
         header = self._header(record, delta)  # raises before anything has changed but the sequence, which is skipped
         if filler is not None:
             self._write_header(filler, *self._header(filler, HEADER_BYTES))

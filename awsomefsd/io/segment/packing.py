@@ -6,8 +6,8 @@ Rules.  A frame holds at most FRAME_BYTES_MAX.  The footer, as it stands with th
 that does not fit is split at a block, but not below SPLIT_BYTES_MIN, so at most 3 blocks of a segment stay unused.  A batch starts at a
 block in each segment and ends at one: no block is ever written twice.
 
-A piece of ALIGNED_PIECE_BYTES or more is also cut at the multiples of FRAME_BYTES_MAX of its file, so that a sequential read, whose requests
-begin and end there, takes one transfer of the device each.  In small segments the cuts at their ends would make too many frames of it.
+A piece of ALIGNED_PIECE_BYTES or more is also cut at the multiples of FRAME_BYTES_MAX of its file, so that each request of a sequential
+read, which begins and ends there, takes one transfer of the device.  In small segments the cuts at their ends would make too many frames.
 
 A device whose physical blocks are larger (`Room.align`) rewrites a whole one for any write into it, and a power cut then tears what an
 earlier flush had made durable.  There the next batch begins at the next physical block; the gap is not written.  It is consumed like
@@ -18,7 +18,7 @@ A batch consumes the frames, their padding, and their entries in the footer.  `s
 the rooms of the segments it meets (with physical blocks of BLOCK_BYTES); it is subadditive, so writes that were reserved one by one may be
 joined into one piece:
 - frames <= 2 + length / 960 KiB (segments of 1 MiB and more take frames of 1,012 KiB and more, but for the first and the last; where
-  frames end at multiples of the file, each segment of 32 MiB and more adds one);
+  frames end at multiples of the file, each segment of 4 MiB and more adds one, without padding);
 - a frame costs its header, up to a block of padding, its footer entry; the header is a block only for frames of 64 KiB and more.
 """
 

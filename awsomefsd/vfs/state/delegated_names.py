@@ -28,13 +28,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import INODES_PER_GRANT_MAX
 from awsomefsd.base.power_cut import DECIDES, WHY, Why
 from awsomefsd.base.types import Attr, Dirent
-from awsomefsd.base.wait import Prompt, Resume, Signal, Wait, block_on
+from awsomefsd.base.wait import Resume, Signal, Wait, block_on
 from awsomefsd.io.file.op_log import OpLog, OpRecord
 from awsomefsd.io.file.reservation import Uniques
 from awsomefsd.io.file.shipper import Shipper, record_of
@@ -44,6 +44,7 @@ from awsomefsd.meta.client.metadata import Metadata
 from awsomefsd.meta.machine.held import COMMANDS, QUESTIONS, NamesHolder, NoNumber
 from awsomefsd.meta.machine.record_checks import inodes_of
 from awsomefsd.meta.state import rows
+from awsomefsd.vfs.state.decided_change import ANSWERED, NOT_HERE, Change, Durable, Leaders, NotHere, Outcome, Until
 from awsomefsd.vfs.state.held_names import HeldNames
 from awsomefsd.vfs.state.overlay_state import Missing, Question
 
@@ -70,54 +71,6 @@ class _Started:
 
     def start(self, resume: Resume) -> None:
         self._begin(resume)
-
-
-class _Until(NamedTuple):
-    """Why something cannot be decided now: it is tried again when the wait is over."""
-
-    wait: Wait
-
-
-class _Leaders(NamedTuple):
-    """The leader changes these inodes, although the rule could be run here."""
-
-    inodes: list[int]
-
-
-class _Durable:
-    """The leader makes this change, when it has all records: it is durable when it is answered, and needs no number of ours."""
-
-
-class _NotHere:
-    """Nothing is decided here."""
-
-
-class _Answered:
-    """It is done, and its sender was resumed."""
-
-
-_Outcome = _Until | _Leaders | _Durable | _NotHere | _Answered
-_NOT_HERE, _ANSWERED = _NotHere(), _Answered()
-
-
-class _Change(Prompt):
-    """A change of names, as a Wait."""
-
-    __slots__ = ("_command", "_names", "_outcome", "_token", "_unique")
-
-    def __init__(self, names: DelegatedNames, command: Any, unique: int, token: tuple[int, int] | None) -> None:
-        self._names = names
-        self._command = command
-        self._unique = unique
-        self._token = token
-        self._outcome: _Outcome | None = None  # of an attempt
-
-    def attempt(self, resume: Resume) -> bool:
-        self._outcome = self._names.try_to_decide(self._command, self._unique, resume)
-        return self._outcome is _ANSWERED
-
-    def start(self, resume: Resume) -> None:
-        self._names.decide(self._command, self._unique, self._token, resume, self._outcome)
 
 
 class DelegatedNames:
@@ -227,7 +180,7 @@ class DelegatedNames:
         if self._names is None:
             return self._of_log(unique) or self._metadata.propose(command, unique, token)
         if kind in COMMANDS and not (kind is c.SetAttr and command.mask & c.SET_SIZE):
-            return _Change(self, command, unique, token)
+            return Change(self, command, unique, token)
         send = partial(self._metadata.propose, command, unique, token)
         if kind in _CHANGING:
             return _Started(partial(self._change, _CHANGING[kind](command), send))
@@ -275,44 +228,44 @@ class DelegatedNames:
         self._metadata.cancel(unique)
 
     # --- decided here ------------------------------------------------------------------------------------------------------
-    def try_to_decide(self, command: Any, unique: int, resume: Resume) -> _Outcome:
+    def try_to_decide(self, command: Any, unique: int, resume: Resume) -> Outcome:
         """Decides a change and resumes with its answer; or returns why not, for `decide`."""
         with self.lock:
             names = self._names
             if names is None:
-                return _NOT_HERE
+                return NOT_HERE
             outcome = self._decided(names, command, unique)
-            if isinstance(outcome, (_Until, _Leaders, _Durable)):
+            if isinstance(outcome, (Until, Leaders, Durable)):
                 return outcome
             _give(resume, outcome)
-        return _ANSWERED
+        return ANSWERED
 
-    def decide(self, command: Any, unique: int, token: tuple[int, int] | None, resume: Resume, outcome: _Outcome | None = None) -> None:
+    def decide(self, command: Any, unique: int, token: tuple[int, int] | None, resume: Resume, outcome: Outcome | None = None) -> None:
         """Decides a change, or lets the leader do it, after whatever is to be waited for.  `outcome`: of an attempt just now."""
         if outcome is None:
             outcome = self.try_to_decide(command, unique, resume)
         send = partial(self._metadata.propose, command, unique, token)
-        if isinstance(outcome, _Until):
+        if isinstance(outcome, Until):
             self._after(outcome.wait, resume, lambda: self.decide(command, unique, token, resume))
-        elif isinstance(outcome, _Leaders):
+        elif isinstance(outcome, Leaders):
             self._change(outcome.inodes, send, resume)
-        elif isinstance(outcome, _Durable):
+        elif isinstance(outcome, Durable):
             self._synchronous(send, resume)
-        elif isinstance(outcome, _NotHere):
+        elif isinstance(outcome, NotHere):
             send().start(resume)
 
-    def _decided(self, names: HeldNames, command: Any, unique: int) -> m.Reply | _Until | _Leaders | _Durable:
+    def _decided(self, names: HeldNames, command: Any, unique: int) -> m.Reply | Until | Leaders | Durable:
         """Returns the answer of a change whose record is stored, or why there is none (with the lock)."""
         if self._alone is not None:
-            return _Until(self._alone)
+            return Until(self._alone)
         if self.synchronous():  # since a remount: a mount that begins with it decides nothing
-            return _Durable()
+            return Durable()
         if self._reading and type(command) is c.SetAttr and command.mask & c.SET_ATIME:
             reading = self._reading.get(command.ino)
             if reading is not None:
-                return _Until(reading)
+                return Until(reading)
         if self._lease.left_ns() <= 0:
-            return _Until(self._lease.renewed())
+            return Until(self._lease.renewed())
         time_ns = time.time_ns()
         try:
             reply = names.decide(command, time_ns, self._numbers[0] if self._numbers else 0)
@@ -320,20 +273,20 @@ class DelegatedNames:
                 return reply
             if type(command) is c.Link and reply.attr.nlink == 1:  # type: ignore[union-attr]
                 names.abandon()
-                return _Leaders([command.ino, command.parent])
+                return Leaders([command.ino, command.parent])
             record = c.DecidedRecord(0, unique, time_ns, command, 0, _leads_to(command, reply), 0, names.made)
             touched = inodes_of(record)
             record.check = names.check_of(record, touched)
         except Missing as missing:
             names.abandon()
-            return _Until(_Started(partial(self._fetch, names, missing)))
+            return Until(_Started(partial(self._fetch, names, missing)))
         except NoNumber:
-            return _Durable() if self._refused_numbers else _Until(self._ask_numbers())
+            return Durable() if self._refused_numbers else Until(self._ask_numbers())
         busy = next((self._busy[ino] for ino in touched if ino in self._busy), None) if self._busy else None
         stored = self._stored(c.record_encode(record), unique, time_ns) if busy is None else None
         if stored is None:
             names.abandon()
-            return _Until(busy or self._room)
+            return Until(busy or self._room)
         names.keep(stored.sequence)
         self._newest = stored.sequence
         self.decided += 1

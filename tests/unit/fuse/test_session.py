@@ -158,7 +158,6 @@ def test_what_ends_at_once_is_not_parked(kernel: Kernel, fs: DictFs) -> None:
     assert first.parked == [("attempt", 0)] * 2 and second.parked == [("attempt", 0)]
     assert kernel.ask(request(Opcode.UNLINK, 8, 1, b"late\0"))[:2] == (8, 0)
     assert late.parked == [("attempt", 0), ("start", 1)]
-    assert fs.replied_to == [4, 6, 8]
 
 
 def test_init_is_kept_for_successors(kernel: Kernel, fs: DictFs) -> None:
