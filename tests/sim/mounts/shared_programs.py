@@ -140,8 +140,8 @@ class SharedPrograms:
             if not (yield from self._lease(mount, ino, LEASE_WRITE)):
                 yield from self._commit(mount, ino)
                 return
-            if not (mount.up and sharing.holder.may_buffer(ino)):
-                yield Pause(20 * MS)  # it is being recalled, or the worker is dead
+            if not (mount.up and ino not in sharing.aside and sharing.holder.may_buffer(ino)):
+                yield Pause(20 * MS)  # it is being recalled, its older data goes on first, or the worker is dead
         sharing.buffer(ino, self._value(mount), epoch)
 
     def _all_at_once(self, mount: Mount, ino: int) -> Program:
