@@ -17,6 +17,7 @@ is not here does not exist: those of an inode made here, those that the inode's 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
@@ -28,6 +29,7 @@ _OF_INODE = (keys.DENTRY, keys.COOKIE, keys.XATTR)  # kinds of groups beside the
 
 
 ROWS_MIN = 4_096  # of the base: far more than one command reads
+GONE_MAX = 64  # keys of a group that are gone and stay in its order, beside as many as there are
 
 
 class Missing(Exception):
@@ -56,6 +58,42 @@ class Question:
     def was_forgotten(self, key: bytes) -> bool:
         """Returns True if the inode of the key, which may be a group, was forgotten since."""
         return self.void or _inode_of(key) in self.forgotten
+
+
+class _GroupKeys(set[bytes]):
+    """The keys of a group's rows that are here; `between` gives them in order.
+
+    The order is made when it is first asked for, and then kept: a listing asks for page after page of a directory that may change
+    meanwhile.  A new cookie is behind all others.  What is gone stays in the order until it is most of it.
+    """
+
+    __slots__ = ("_order",)
+
+    def __init__(self, keys_: Iterable[bytes] = ()) -> None:
+        super().__init__(keys_)
+        self._order: list[bytes] | None = None
+
+    def insert(self, key: bytes) -> None:
+        order = self._order
+        if order is not None and key not in self:
+            if (not order or order[-1] < key) and len(order) <= 2 * len(self) + GONE_MAX:
+                order.append(key)
+            else:
+                self._order = None
+        self.add(key)
+
+    def between(self, start: bytes, end: bytes) -> Iterator[bytes]:
+        """Yields the keys from `start` to below `end`."""
+        order = self._order
+        if order is None:
+            order = self._order = sorted(self)
+        elif len(order) > 2 * len(self) + GONE_MAX:
+            order = self._order = [key for key in order if key in self]
+        at = bisect_left(order, start)
+        while at < len(order) and order[at] < end:
+            if order[at] in self:
+                yield order[at]
+            at += 1
 
 
 def _amended(raw: bytes, amended: Callable[[rows.InodeRow], None]) -> bytes:
@@ -88,7 +126,7 @@ class OverlayState:
         self._records: deque[tuple[int, list[bytes]]] = deque()  # sequence, keys; not applied
         self._newest: dict[bytes, int] = {}  # inode -> newest of these that changed a row of it
         self._base: dict[bytes, bytes | None] = {}
-        self._groups: dict[bytes, set[bytes]] = {}  # group -> keys of its rows in base and changes
+        self._groups: dict[bytes, _GroupKeys] = {}  # group -> keys of its rows in base and changes
         self._whole: set[bytes] = set()
 
     def _groups_of(self, ino: bytes) -> list[bytes]:
@@ -134,8 +172,11 @@ class OverlayState:
         assert len(group) == _GROUP, "a scan over several inodes"
         if group not in self._whole:
             raise Missing((), group)
-        found = self._groups.get(group, set()) | {key for key in self._running if key.startswith(group)}
-        for key in sorted(key for key in found if start <= key < end):
+        held = self._groups.get(group) or _GroupKeys()
+        found: Iterable[bytes] = held.between(start, end)
+        if running := [key for key in self._running if start <= key < end and key not in held]:
+            found = sorted([*found, *running])
+        for key in found:
             value = self.get(key)
             if value is not None:
                 yield key, value
@@ -160,9 +201,9 @@ class OverlayState:
             if key[_KIND_AT] != keys.INODE:
                 group = key[:_GROUP]
                 if group in groups:
-                    groups[group].add(key)
+                    groups[group].insert(key)
                 else:
-                    groups[group] = {key}
+                    groups[group] = _GroupKeys((key,))
         if made:
             self._whole.update(self._groups_of(made.to_bytes(8, "big")))
         self._records.append((sequence, list(running)))
@@ -256,7 +297,7 @@ class OverlayState:
             self._base[key] = value
             young += 1
             if key[_KIND_AT] != keys.INODE:
-                self._groups.setdefault(key[:_GROUP], set()).add(key)
+                self._groups.setdefault(key[:_GROUP], _GroupKeys()).insert(key)
             elif value is not None:
                 self._learn_empty(_inode_of(key), rows.INODE.loads(value))
         if whole and not question.was_forgotten(whole):

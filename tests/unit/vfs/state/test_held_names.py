@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import stat
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.machine.held import COMMANDS, NoNumber, first_keys
 from awsomefsd.meta.state import governed, keys, rows
+from awsomefsd.vfs.state import overlay_state
 from awsomefsd.vfs.state.overlay_state import Missing
 from tests.rigs.held_rows import Holding
 from tests.rigs.machine_driver import Drive, sound
@@ -276,6 +278,35 @@ def test_a_listing_of_a_directory_that_was_fetched_whole(holding: Holding) -> No
     assert rows.unapplied == 0 and not rows.knows(keys.inode(drive.volume, 1))
 
 
+def test_a_large_directory_is_put_in_order_once_however_many_pages_are_asked_for(holding: Holding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page is asked for under the lock of all names, so it may not cost as much as the directory is large; names go and come meanwhile."""
+    drive, count, page = holding.drive, 3_000, 100
+    directory = holding.decide(c.Create(drive.volume, 1, b"d", stat.S_IFDIR | 0o755, 0, 0)).attr.ino
+    for number in range(count):
+        holding.decide(c.Create(drive.volume, directory, b"%d" % number, stat.S_IFREG | 0o644, 0, 0))
+    ordered = 0
+
+    def counting(found: Iterable[bytes]) -> list[bytes]:
+        nonlocal ordered
+        listed = sorted(found)
+        ordered += len(listed)
+        return listed
+
+    monkeypatch.setattr(overlay_state, "sorted", counting, raising=False)
+    after, names = 0, []
+    while entries := holding.names.ask(m.ReadDir(drive.volume, directory, after, page, False)).entries:
+        names += [entry.name for entry in entries]
+        after = entries[-1].cookie
+        for entry in entries[::3]:
+            holding.decide(c.Unlink(drive.volume, directory, entry.name))
+        if after < count:
+            holding.decide(c.Create(drive.volume, directory, b"late %d" % after, stat.S_IFREG | 0o644, 0, 0))
+        holding.ship(len(holding.records))
+    assert [name for name in names if not name.startswith(b"late")] == [b"%d" % number for number in range(count)]
+    assert len(names) == len(set(names)) > count
+    assert ordered <= 2 * count
+
+
 def test_what_is_remembered_is_bounded_however_much_was_made_and_removed() -> None:
     """A spool has new names for ever in one directory, and a tree grows for ever.  A directory that does not fit is no endless question."""
     drive = Drive()
@@ -286,7 +317,8 @@ def test_what_is_remembered_is_bounded_however_much_was_made_and_removed() -> No
     spool = holding.decide(c.Create(volume, 1, b"spool", stat.S_IFDIR | 0o755, 0, 0)).attr.ino
 
     def remembered() -> int:
-        return len(rows._base) + len(rows._whole) + sum(1 + len(group) for group in rows._groups.values())
+        orders = sum(len(group._order or ()) for group in rows._groups.values())
+        return len(rows._base) + len(rows._whole) + sum(1 + len(group) for group in rows._groups.values()) + orders
 
     def make(names: range, *, remove: bool) -> None:
         for number in names:
@@ -299,6 +331,14 @@ def test_what_is_remembered_is_bounded_however_much_was_made_and_removed() -> No
     before = remembered()
     make(range(20, 400), remove=True)
     assert remembered() == before
+    holding.decide(c.Create(volume, spool, b"stays", stat.S_IFREG | 0o644, 0, 0))
+    holding.ship(1)
+    assert len(list(rows.scan(*keys.cookies_after(volume, spool, 0)))) == 1  # from now on their order is kept
+    make(range(400, 420), remove=True)
+    before = remembered()
+    for number in range(420, 900, 20):
+        make(range(number, number + 20), remove=True)
+    assert remembered() <= before + 2 * 20 + overlay_state.GONE_MAX
     make(range(1_000, 2_000), remove=False)
     before = remembered()
     make(range(2_000, 3_000), remove=False)
