@@ -87,8 +87,13 @@ class Vfs:
         return self._giving_up.bounded(ctx.unique, op, lambda value, error: self._ended_late(ctx.unique, value, error, ino))
 
     def fsyncdir(self, ctx: Context, ino: int, fh: int, datasync: bool) -> Steps | None:
-        """Every change of a directory was in the journal before it was answered, unless this mount decides names by itself."""
+        """Every change of a directory was in the journal before it was answered, unless this mount decides names by itself.
+
+        A handle is lost with names that were put aside, and stays so for every successor: none of them knows whether somebody was told.
+        """
         mount, names = self.mount, self.mount.names_synced()
+        if mount.put_aside():
+            mount.session.check_handle(fh)
         return None if names is None and ino not in mount.names_lost else mount.await_names(names, ino)
 
     def ttl_ns(self) -> int:

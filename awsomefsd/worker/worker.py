@@ -90,6 +90,7 @@ class Worker:
         store = partial(write_conflicts, os.path.join(config.state_dir, "conflicts"), self.mount_id)
         saved, told = memory.control.counter("files_put_aside"), memory.control.counter("files_put_aside_told")
         self.conflicts = Conflicts(self.mount, store, saved, told)
+        self.mount.put_aside = lambda: saved.value > 0
         self.pool = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="io")
         self.vfs = Vfs(self.mount, metadata, self.pool, self.data.through)
         self.session = Session(

@@ -217,6 +217,7 @@ class RigWorker(Worker):
         self.session = Requests(repeat, self.vfs)  # type: ignore[assignment]
         self.notifier.close()
         self.sessions._kernel = self.kernel = Kernel()
+        self.notifier.invalidate_all = self.kernel.invalidate_all  # type: ignore[method-assign]
 
 
 class Gate:

@@ -333,8 +333,8 @@ class FileTable:
                 state.version += 1  # a layout that was asked for before may be told after the cut: over a new connection
                 return self.log.last_sequence
 
-    def discard(self, ino: int, up_to: int | None = None) -> list[int]:
-        """Drops the records of an inode that is gone, or (`up_to` a sequence) truncated to nothing, except those in flight.
+    def discard(self, ino: int, up_to: int | None = None, *, in_flight: bool = False) -> list[int]:
+        """Drops the records of an inode that is gone, or (`up_to` a sequence) truncated to nothing; those in flight only if told to.
 
         Returns their lengths in bytes.
         """
@@ -342,6 +342,8 @@ class FileTable:
         if state is None:
             return []
         with state.lock:
+            if in_flight:  # in one step with the rest: an answer that comes now finds its records here, or none
+                state.in_flight = 0
             dropped = [record for record in state.dirty[state.in_flight :] if up_to is None or record.sequence <= up_to]
             del state.dirty[state.in_flight : state.in_flight + len(dropped)]
             state.dirty_bytes = sum(record.length for record in state.dirty)
@@ -349,9 +351,9 @@ class FileTable:
             self.log.mark_clean(dropped)  # in the same step, as in Flusher._settle
         return [record.length for record in dropped]
 
-    def drop(self, ino: int) -> list[int]:
-        """Forgets a file that is gone; returns the lengths in bytes of records that need not be written."""
-        lengths = self.discard(ino)
+    def drop(self, ino: int, *, in_flight: bool = False) -> list[int]:
+        """Forgets a file that is gone, with `in_flight` also what is on its way; returns the lengths of records that need not be written."""
+        lengths = self.discard(ino, in_flight=in_flight)
         with self._lock:
             state = self._states.get(ino)
             if state is not None:

@@ -87,6 +87,7 @@ class Shipper:
         self._batch: RecordBatch | None = None  # in flight
         self._why = ""  # a record was refused
         self.diverged = False  # and nobody else had the volume: the cluster's rows were others than the holder's, or memory was damaged
+        self._removed = False  # the node was: a refusal says nothing of rows
         self._ended: Error | None = None  # why nothing is asked of the service any more
         self._not_before_ns = 0
         self.applied = 0  # the newest record that the cluster is known to have; written where answers are received, before anybody is told
@@ -146,6 +147,10 @@ class Shipper:
         """
         self._post(self._goes_on, applied, round_, self._metadata.session_token())
 
+    def note_removal(self) -> None:
+        """The node was removed: what is in flight ends with an error, and so will all that comes."""
+        self._removed = True
+
     def give_up(self, why: str) -> None:
         """Others have changed the volume: nothing that is in the log is shipped any more."""
         self._post(self._refuse_all, why, False)
@@ -200,8 +205,8 @@ class Shipper:
     def _do(self, step: Step) -> None:
         if self._left and self._left[0].sequence <= step.applied:
             self._settle(step.applied)
-        if step.aside:
-            self._set_aside(step.aside)  # type: ignore[arg-type]
+        if step.aside:  # what was decided while one was refused came to the core before what waited here: the list is in order
+            self._set_aside(sorted(step.aside, key=lambda record: record.sequence))  # type: ignore[arg-type]
             step.told += self._core.poll(0).told
         for signal, aside in step.told:
             assert isinstance(signal, Signal)
@@ -295,7 +300,7 @@ class Shipper:
             self._batch, self._not_before_ns = None, time.monotonic_ns() + _PAUSE_NS
             self._core.landed()
         elif isinstance(error, FsError):
-            self._refuse_all(f"a batch of records was refused: {error}")
+            self._refuse_all(f"a batch of records was refused: {error}", diverged=error.errno != errno.EACCES)  # EACCES: of the node
         elif isinstance(error, Error):
             log.info("records wait for the next worker: %s", str(error))
             self._ended = error
@@ -317,7 +322,7 @@ class Shipper:
     # --- refusals ----------------------------------------------------------------------------------------------------------
     def _note_refusal(self, why: str, diverged: bool = True) -> None:
         log.error("names are not decided here any more: %s", why)
-        self.diverged = self.diverged or diverged
+        self.diverged = self.diverged or (diverged and not self._removed)
         self._why = self._why or why
         self._holder.refused(why)
         with self._changed:  # what was decided before that is in the log: it follows

@@ -74,9 +74,7 @@ class Conflicts:
             log.error("%s: dirty data was stored as a conflict: %s (files=%d records=%d)", reason, where, len(inos), len(records))
             self._saved.add(len(inos))
         for state in states:
-            with state.lock:
-                state.in_flight = 0
-            mount.buffered.release_space(mount.buffered.files.drop(state.ino))
+            mount.buffered.release_space(mount.buffered.files.drop(state.ino, in_flight=True))
         mount.buffered.flusher.wake()  # who waited to write to these files looks again
 
     def save_inherited(self, records: list[DirtyRecord], reason: str) -> None:

@@ -57,6 +57,8 @@ class Removal:
     def run(self, why: str) -> None:
         mount = self._mount
         log.error("%s: this mount answers EIO to all requests; unmount it", why)
+        if self._names is not None:
+            self._names.shipper.note_removal()
         self._client.fail(FsError(errno.EIO, why))
         self._sessions.retire()  # a new one may have been on its way; it ends with an error now
         mount.buffered.reservation.set_left(NO_SPACE)

@@ -48,6 +48,7 @@ class NamesAside:
         known = mount.caches.names.inode_numbers()
         mount.caches.names.clear()
         mount.buffered.files.forget_clean()
+        mount.caches.pages.doubt()  # of a file that is not remembered here the kernel may have bytes that were put aside
         self._kernel.invalidate_all(known)
         self._conflicts.count(len(records))
 

@@ -283,7 +283,7 @@ class DelegatedNames:
         except NoNumber:
             return Durable() if self._refused_numbers else Until(self._ask_numbers())
         busy = next((self._busy[ino] for ino in touched if ino in self._busy), None) if self._busy else None
-        stored = self._stored(c.record_encode(record), unique, time_ns) if busy is None else None
+        stored = self._stored(names, record) if busy is None else None
         if stored is None:
             names.abandon()
             return Until(busy or self._room)
@@ -297,12 +297,20 @@ class DelegatedNames:
                 self._ask_numbers()
         return reply
 
-    def _stored(self, said: bytes, unique: int, time_ns: int) -> OpRecord | None:
-        """Returns None if the log has no room, and lets `_room` be fired when it may have some."""
-        stored = self._log.store(said, unique, time_ns)
-        if stored is None:
-            self._full = True  # before it is tried again: a record that goes from now on is told of
-            stored = self._log.store(said, unique, time_ns)
+    def _stored(self, names: HeldNames, record: c.DecidedRecord) -> OpRecord | None:
+        """Returns None if the log has no room, and lets `_room` be fired when it may have some.
+
+        What the log does not take (an exception) has not happened: the next record must not bring it along.
+        """
+        try:
+            said = c.record_encode(record)
+            stored = self._log.store(said, record.unique, record.time_ns)
+            if stored is None:
+                self._full = True  # before it is tried again: a record that goes from now on is told of
+                stored = self._log.store(said, record.unique, record.time_ns)
+        except BaseException:
+            names.abandon()
+            raise
         return stored
 
     def _wake(self) -> None:

@@ -353,6 +353,7 @@ class MountState:
         self.shared = shared  # other nodes change the volume too: nothing is remembered beyond one operation, but under a lease
 
         self._delegated = delegated
+        self.put_aside: Callable[[], bool] = bool  # something of this mount was, by this worker or one before; set before requests come
         self.names_lost: set[int] = set()  # inodes of changes that were put aside: their next fsync tells it, through any handle
 
     def names_figures(self) -> dict[str, int]:

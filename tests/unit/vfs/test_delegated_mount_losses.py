@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from awsomefsd.base.errors import Error, Unavailable
+from awsomefsd.base.errors import Error, FsError, Unavailable
 from awsomefsd.base.types import ROOT_INO
 from awsomefsd.base.wait import block_on
 from awsomefsd.io.file.shipper import _Rider
@@ -20,7 +20,7 @@ from awsomefsd.meta.client.client import MetaClient
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.rigs.delegated_mount import Delegated, Shipping, aside, at_leader, others_change, replace_session, shipped
 from tests.rigs.metadata_service import Wire
-from tests.rigs.mount_without_kernel import BIG, LIMIT_S, MOUNT, VOLUME, After, Rig, Started, error_of, rig, until
+from tests.rigs.mount_without_kernel import BIG, LIMIT_S, MOUNT, VOLUME, After, Gate, Held, Rig, Started, error_of, finish, rig, until
 
 OVERTAKEN = "another mount had the volume"
 
@@ -134,6 +134,106 @@ def test_a_flush_that_had_begun_commits_nothing_of_what_is_put_aside(r: Rig) -> 
     until(lambda: not flusher._driven)
     assert saved(r) == b"n" * BIG
     assert r.read(ino, r.open(ino), 0, 1) == b"o"
+
+
+def test_an_answer_that_comes_while_data_is_put_aside_leaves_no_record_that_nobody_flushes(r: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flush of the file has its answer in the middle of it: a record that stays, of a file that is held, would let no unmount end."""
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"o" * BIG)
+    r.fsync(ino, fh)
+    shipped(r)
+    gate, held = r.gate(), []
+
+    def on_propose(command: Any, unique: int) -> Any:
+        if type(command) is not c.Commit:
+            return None
+        held.append(Held(r.worker.client.propose(command, unique)))
+        return held[-1]
+
+    gate.on_propose = on_propose
+    for number in range(3):
+        r.write(ino, fh, number * BIG, b"n" * BIG)
+    r.worker.data.flusher.kick()
+    until(lambda: held and held[0].answered.is_set())
+    gate.on_propose = None
+    state, files = r.mount.buffered.files.get(ino), r.mount.buffered.files
+    drop = files.drop
+
+    def answered_before(*args: Any, **options: Any) -> list[int]:
+        held[0].release()
+        return drop(*args, **options)
+
+    monkeypatch.setattr(files, "drop", answered_before)
+    r.worker.conflicts.save([state], "for the test")
+    monkeypatch.setattr(files, "drop", drop)
+    assert not state.dirty and state.in_flight == 0
+    r.flush()
+
+
+def test_a_record_that_the_log_does_not_take_has_not_happened(r: Rig) -> None:
+    ctx = r.ctx()
+    finish(r.request("mkdir", ctx, ROOT_INO, b"a", 0o755))
+    with pytest.raises(ValueError, match="has a record already"):
+        finish(r.request("mkdir", ctx, ROOT_INO, b"b", 0o755))
+    r.vfs.replied(ctx.unique)
+    r.mkdir(b"c")
+    r.flush()
+    assert set(r.listdir()) == set(at_leader(r)) == {b"a", b"c"}
+    assert r.worker.names.shipper.differing == 0
+
+
+# --- what is told -------------------------------------------------------------------------------------------------------
+def test_a_handle_of_a_directory_whose_names_were_put_aside_is_lost_for_every_successor(r: Rig) -> None:
+    """The worker that has put them aside dies before somebody asks."""
+    handle = r.call("opendir", ROOT_INO, 0).fh
+    shipping = Shipping(r)
+    shipping.hold()
+    r.mkdir(b"mine")
+    r.worker.names.shipper.give_up(OVERTAKEN)
+    until(lambda: r.worker.names.synced() is None)
+    r.restart()
+    assert error_of(r.call, "fsyncdir", ROOT_INO, handle, False) == errno.EIO
+    r.call("fsyncdir", ROOT_INO, r.call("opendir", ROOT_INO, 0).fh, False)
+
+
+def test_a_handle_of_a_directory_goes_on_where_nothing_was_put_aside(r: Rig) -> None:
+    handle = r.call("opendir", ROOT_INO, 0).fh
+    r.kill()
+    r.end_session()
+    r.start()
+    assert handle in r.mount.session.failed_handles  # nobody knows what was locked; no name is lost
+    r.call("fsyncdir", ROOT_INO, handle, False)
+
+
+def test_the_list_of_what_was_put_aside_is_in_the_order_of_the_log(r: Rig) -> None:
+    """First goes what follows from what was refused, then the rest, and what is decided meanwhile comes before what waited."""
+    one, two = r.mkdir(b"one"), r.mkdir(b"two")
+    shipped(r)
+    shipping = Shipping(r)
+    shipping.hold()
+    for number in range(3):
+        r.mkdir(b"%d" % number, two)
+        r.mkdir(b"%d" % number, one)
+    r.worker.names.shipper.give_up(OVERTAKEN)
+    until(lambda: r.worker.names.synced() is None)
+    found = [line["sequence"] for line in aside(r)]
+    assert len(found) == 6 and found == sorted(found)
+
+
+def test_pages_that_the_kernel_may_have_of_data_that_was_put_aside_are_not_used(r: Rig) -> None:
+    """Of files that this worker remembers the kernel is told; it may have read others."""
+    ino, fh = r.create(b"f")
+    r.write(ino, fh, 0, b"old")
+    r.fsync(ino, fh)
+    shipping = Shipping(r)
+    shipping.hold()
+    chmod(r, ino, 0o600)
+    r.write(ino, fh, 0, b"new")
+    r.mount.caches.names.drop(ino)
+    r.worker.names.shipper.give_up(OVERTAKEN)
+    until(lambda: r.worker.names.synced() is None)
+    assert saved(r) == b"new"
+    assert not r.mount.caches.pages.opened(ino, 1 << 40, made=False), "the next open drops them"
 
 
 # --- sessions -----------------------------------------------------------------------------------------------------------
@@ -370,6 +470,32 @@ def test_names_of_a_mount_whose_node_is_removed_are_put_aside(r: Rig) -> None:
     assert [line["name"] for line in aside(r)] == ["mine"] and saved(r) == b"acknowledged"
     r.unmount()
     wire.close()
+
+
+@pytest.mark.parametrize("by_client", [True, False])
+def test_a_removal_of_the_node_is_no_difference_of_names(r: Rig, by_client: bool) -> None:
+    """A batch is in flight: it ends with the client, or its leader refuses it before the mount has heard of the removal."""
+    batch = After(None)
+    gate = Gate(r.worker.client)
+    gate.on_propose = lambda command, unique: batch if type(command) is c.Apply else None
+    r.worker.names.shipper._metadata = gate
+    r.mkdir(b"mine")
+    r.begin("fsyncdir", ROOT_INO, 0, False)
+    assert batch.begun.wait(LIMIT_S)
+    if by_client:
+        fail = r.worker.client.fail
+
+        def failing(error: Error) -> None:
+            fail(error)
+            batch.release(error=error)
+
+        r.worker.client.fail = failing
+        r.worker.events.removed("the node was removed")
+    else:
+        batch.release(error=FsError(errno.EACCES, "the node was removed"))
+    until(lambda: r.worker.names.shipper.has_refused and r.worker.names.synced() is None)
+    assert [line["name"] for line in aside(r)] == ["mine"]
+    assert r.mount.names_figures()["names_diverged"] == 0
 
 
 def test_a_commit_that_waited_for_records_goes_under_its_own_session_or_not_at_all(r: Rig) -> None:
