@@ -352,7 +352,10 @@ class FileTable:
         return [record.length for record in dropped]
 
     def drop(self, ino: int, *, in_flight: bool = False) -> list[int]:
-        """Forgets a file that is gone, with `in_flight` also what is on its way; returns the lengths of records that need not be written."""
+        """Forgets a file that is gone, with `in_flight` also what is on its way.
+
+        Returns the lengths in bytes of records that need not be written.
+        """
         lengths = self.discard(ino, in_flight=in_flight)
         with self._lock:
             state = self._states.get(ino)

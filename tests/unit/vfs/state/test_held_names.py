@@ -279,7 +279,7 @@ def test_a_listing_of_a_directory_that_was_fetched_whole(holding: Holding) -> No
 
 
 def test_a_large_directory_is_put_in_order_once_however_many_pages_are_asked_for(holding: Holding, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page is asked for under the lock of all names, so it may not cost as much as the directory is large; names go and come meanwhile."""
+    """A page is asked for under the lock of all names, so it may not cost as much as the directory is large.  Names come and go."""
     drive, count, page = holding.drive, 3_000, 100
     directory = holding.decide(c.Create(drive.volume, 1, b"d", stat.S_IFDIR | 0o755, 0, 0)).attr.ino
     for number in range(count):
