@@ -94,7 +94,12 @@ class Vfs:
         mount, names = self.mount, self.mount.names_synced()
         if mount.put_aside():
             mount.session.check_handle(fh)
-        return None if names is None and ino not in mount.names_lost else mount.await_names(names, ino)
+        if names is None and ino not in mount.names_lost:
+            return None
+        op = mount.await_names(names, ino)
+        if self._giving_up is None:
+            return op
+        return self._giving_up.bounded(ctx.unique, op, lambda value, error: self._ended_late(ctx.unique, value, error, 0))
 
     def ttl_ns(self) -> int:
         """The time (ns) for which the kernel may use what it is told now: never longer than the lease, and not at all where

@@ -27,6 +27,7 @@ from awsomefsd.worker.memory import MountMemory
 from awsomefsd.worker.session_events import MountEvents
 
 OVERTAKEN = "the session had ended, and another mount had the volume since"
+ROLLED_BACK = "the cluster's metadata is older than what it had applied: it was recovered from a copy, or has forgotten the mount"
 ENDED_EARLY = "the session ended before the cluster had what the predecessor decided; the next worker begins again"
 
 log = logging.getLogger("awsomefsd.names")
@@ -57,6 +58,8 @@ class NamesStart:
         self._events = events
         self._aside = aside
         names.put_aside = aside.save
+        self._applied = memory.control.counter("names_applied")
+        names.note_applied = self._applied.set
         self._memory = memory
         self._log = memory.ops
         self._link = link
@@ -75,12 +78,15 @@ class NamesStart:
     def _ship_inherited(self, opened: SessionOpened, changed_by_others: bool) -> None:
         shipper = self._names.shipper
         left = self._log.recover(self._memory.unanswered())
-        if changed_by_others and (lost := [record for record in left if not record.aside]):
-            self._names.put_aside(lost, OVERTAKEN)
+        applied, round_ = log_position(opened, self._memory.dirty.log_id)
+        why = OVERTAKEN if changed_by_others else ROLLED_BACK if applied < self._applied.value else ""
+        if why and (lost := [record for record in left if not record.aside]):
+            self._names.put_aside(lost, why)
             self._log.put_aside(lost)
+        self._names.note_applied(applied)
         if left or self._why_not(opened) == Why.DECIDES:  # else nothing is ever shipped, and there is no thread for it
-            shipper.begin(*log_position(opened, self._memory.dirty.log_id))
-        if left and not changed_by_others:
+            shipper.begin(applied, round_)
+        if left and not why:
             log.info("shipping what the predecessor decided records=%d", len(left))
             for record in left:
                 shipper.stored(record, None if record.damaged else inodes_of(record_of(record)))

@@ -316,8 +316,8 @@ class Shipper:
         self._batch, self._token = None, token
         try:
             self._core.resumed(applied, round_)
-        except Corrupt as err:
-            self._refuse_all(str(err))
+        except Corrupt as err:  # its metadata was recovered from an older copy, or has forgotten the mount
+            self._refuse_all(str(err), diverged=False)
 
     # --- refusals ----------------------------------------------------------------------------------------------------------
     def _note_refusal(self, why: str, diverged: bool = True) -> None:

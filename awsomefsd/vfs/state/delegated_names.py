@@ -85,6 +85,7 @@ class DelegatedNames:
         self._uniques = uniques
         self.shipper = Shipper(volume, op_log, log_id, metadata, uniques, self)
         self.put_aside: Callable[[list[OpRecord], str], None] = lambda records, why: None  # stores them; set before `begin`
+        self.note_applied: Callable[[int], None] = lambda through: None  # so that a successor knows it; set before `begin`
         self.synchronous: Callable[[], bool] = lambda: False  # changes of names are durable when they return (mount option sync)
         self._names: HeldNames | None = None  # None: nothing is decided here
         self._numbers: deque[int] = deque()  # granted and not used, ascending
@@ -157,6 +158,7 @@ class DelegatedNames:
 
     # --- shipper.RecordsHolder ----------------------------------------------------------------------------------------------------
     def applied(self, through: int) -> None:
+        self.note_applied(through)
         with self.lock:
             if self._names is not None:
                 self._names.rows.applied(through)

@@ -17,12 +17,18 @@ from awsomefsd.io.file.shipper import _Rider
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.client.client import MetaClient
+from awsomefsd.meta.machine import inode_grants
+from awsomefsd.meta.state import rows
 from awsomefsd.vfs.api.context import SetAttrIn
 from tests.rigs.delegated_mount import Delegated, Shipping, aside, at_leader, others_change, replace_session, shipped
 from tests.rigs.metadata_service import Wire
 from tests.rigs.mount_without_kernel import BIG, LIMIT_S, MOUNT, VOLUME, After, Gate, Held, Rig, Started, error_of, finish, rig, until
 
 OVERTAKEN = "another mount had the volume"
+
+
+class Erring(Delegated):
+    on_lease_loss = "error"
 
 
 @pytest.fixture
@@ -203,6 +209,23 @@ def test_a_handle_of_a_directory_goes_on_where_nothing_was_put_aside(r: Rig) -> 
     r.start()
     assert handle in r.mount.session.failed_handles  # nobody knows what was locked; no name is lost
     r.call("fsyncdir", ROOT_INO, handle, False)
+
+
+def test_an_fsync_of_a_directory_does_not_outlast_the_lease_where_nothing_may(tmp_path: Path) -> None:
+    """on-lease-loss=error: nothing can be shipped, and who asked is told."""
+    with rig(tmp_path, made_by=Erring) as r:
+        shipping = Shipping(r)
+        shipping.hold()
+        r.mkdir(b"d")
+        synced = r.begin("fsyncdir", ROOT_INO, 0, False)
+        until(lambda: bool(shipping.held))
+        r.worker.lease.hold()
+        r.vfs.fenced()
+        assert error_of(synced.result, 10) == errno.ETIMEDOUT
+        r.worker.lease.release()
+        shipping.go()
+        shipped(r)
+        r.call("fsyncdir", ROOT_INO, 0, False)
 
 
 def test_the_list_of_what_was_put_aside_is_in_the_order_of_the_log(r: Rig) -> None:
@@ -407,6 +430,44 @@ def test_a_truncation_is_not_there_before_what_was_decided_before_it(r: Rig) -> 
     shipping.go()
     cut.result()
     assert r.attr(ino).size == 0 and set(at_leader(r)) == {b"log", b"d"}
+
+
+# --- metadata that was recovered from an older copy ------------------------------------------------------------------------
+def roll_back(r: Rig) -> None:
+    """The session has ended, and the row of the mount says less than it did, as after `meta recover`."""
+    r.end_session()
+    inode_grants.save_log(r.host.replica.machine.state, MOUNT, rows.OpLogRow(VOLUME, r.worker.memory.dirty.log_id))
+
+
+def test_a_successor_ships_nothing_onto_metadata_that_lacks_what_came_before(r: Rig) -> None:
+    """What is in the log builds upon what is lost: some of it would be refused, and some of it would be done."""
+    ino = r.file(b"f")
+    shipped(r)
+    Shipping(r).hold()
+    chmod(r, ino, 0o600)
+    r.mkdir(b"d")
+    r.kill()
+    roll_back(r)
+    r.start()
+    assert [line["operation"] for line in aside(r)] == ["SetAttr", "Create"]
+    assert r.attr(ino).mode & 0o777 == 0o644 and set(at_leader(r)) == {b"f"}
+    assert r.mount.names_figures()["names_diverged"] == 0
+    Shipping(r).hold()
+    r.mkdir(b"later")
+    r.restart()
+    assert set(r.listdir()) == set(at_leader(r)) == {b"f", b"later"} and len(aside(r)) == 2
+
+
+def test_a_mount_whose_metadata_was_rolled_back_puts_aside_what_it_has(r: Rig) -> None:
+    ino = r.file(b"f")
+    shipped(r)
+    Shipping(r).hold()
+    chmod(r, ino, 0o600)
+    roll_back(r)
+    replace_session(r)
+    until(lambda: r.worker.names.shipper.has_refused and r.worker.names.synced() is None)
+    assert [line["operation"] for line in aside(r)] == ["SetAttr"] and r.attr(ino).mode & 0o777 == 0o644
+    assert r.mount.names_figures()["names_diverged"] == 0
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------------
