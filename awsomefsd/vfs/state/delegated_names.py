@@ -448,7 +448,7 @@ class DelegatedNames:
             with self.lock:
                 for ino in inos:
                     del self._busy[ino]
-                    if self._names is not None:
+                    if self._names is not None and (error is None or isinstance(error, FsError)):  # else the client has ended
                         self._names.rows.forget(ino)
                 resume(reply, error)
             signal.fire()

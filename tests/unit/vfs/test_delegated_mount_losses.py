@@ -493,6 +493,7 @@ def test_who_waits_for_records_is_told_that_the_client_has_ended(r: Rig) -> None
     waiting = r.worker.names.synced()
     assert waiting is not None
     until(lambda: bool(shipping.held))
+    cut = r.begin("setattr", r.create(b"g")[0], None, SetAttrIn(c.SET_SIZE, size=1))  # it waits for the record of its file
     r.worker.client.close()
     for held in shipping.held:
         held.release(error=Unavailable("the metadata client is closed"))
@@ -502,6 +503,8 @@ def test_who_waits_for_records_is_told_that_the_client_has_ended(r: Rig) -> None
     assert late is not None
     with pytest.raises(Unavailable):
         block_on(late, LIMIT_S)
+    with pytest.raises(Unavailable):
+        cut.result()
     r.restart()
     r.flush()
     assert r.content(ino) == b"x" * BIG and b"f" in at_leader(r)
