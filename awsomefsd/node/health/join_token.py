@@ -17,7 +17,7 @@ LATE_S = 600.0  # after a node has started: until then the first token may be on
 LIFE_LEFT = 1 / 4
 
 
-class TokenState(Protocol):
+class KnownToken(Protocol):
     """What the cluster knows of a token."""
 
     @property
@@ -32,7 +32,7 @@ class TokenState(Protocol):
     def revoked(self) -> bool: ...
 
 
-def trouble(path: Path, cluster: str, tokens: Callable[[], Iterable[TokenState]], now_ms: int) -> str:
+def trouble(path: Path, cluster: str, tokens: Callable[[], Iterable[KnownToken]], now_ms: int) -> str:
     """Returns what is wrong with the token in the file, "" if it will do.
 
     `tokens` returns those of the cluster, or none where they are not known: then the token's own words have to do.
@@ -57,7 +57,7 @@ def trouble(path: Path, cluster: str, tokens: Callable[[], Iterable[TokenState]]
     return f"the cluster does not know the one in {path}" if known and state is None else _of_state(path, state, now_ms)
 
 
-def _of_state(path: Path, state: TokenState | None, now_ms: int) -> str:
+def _of_state(path: Path, state: KnownToken | None, now_ms: int) -> str:
     if state is None:
         return ""
     if state.revoked:
