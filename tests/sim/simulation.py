@@ -13,7 +13,7 @@ from unittest import mock
 
 from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.limits import RAFT_APPEND_BYTES_MAX
-from awsomefsd.cluster.membership.voters_policy import Change, Grow, View, VoterCandidate, next_step
+from awsomefsd.cluster.membership.voters_policy import Grow, View, VoterCandidate, VoterChange, next_step
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.server.leases import contention
@@ -123,7 +123,7 @@ class Simulation:
         if isinstance(step, Grow):
             leader.grow_wanted = True
             leader.wake()
-        elif isinstance(step, Change):
+        elif isinstance(step, VoterChange):
             self.world.count("steps of the membership asked for")
             leader.request(m.ChangeMembers(told.index, step.add, [*step.promote], [*step.remove]), lambda reply: None)
 

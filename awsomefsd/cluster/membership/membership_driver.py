@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from awsomefsd.cluster.membership.metadata_host import MetadataHost
-from awsomefsd.cluster.membership.voters_policy import Carry, Change, Grow, Step, Transfer, View, VoterCandidate, next_step
+from awsomefsd.cluster.membership.voters_policy import Carry, Grow, Step, Transfer, View, VoterCandidate, VoterChange, next_step
 from awsomefsd.meta.api.commands import SetCarries
 from awsomefsd.meta.api.messages import Failed, NotLeader, Propose
 from awsomefsd.meta.api.messages.members import ChangeMembers, GetMembers, Members, TransferLead
@@ -65,7 +65,7 @@ class MembershipDriver:
                 reply = None
             case Carry():
                 reply = self._ask(Propose(0, 0, 0, [], SetCarries(step.node, step.carries)))
-            case Change():
+            case VoterChange():
                 reply = self._ask(ChangeMembers(members.index, step.add, [*step.promote], [*step.remove]))
             case Transfer():
                 reply = self._ask(TransferLead(step.node))

@@ -3,8 +3,8 @@
 desired    as many as the cluster wants (1, from three nodes on 3, from five on 5): voters that are well stay, then nodes that are there,
 healthy, and in the zone with the fewest; a voter that is gone, cordoned or draining stays if no node can take its place steps      one
 voter alone becomes the first of several (Grow) → a node is ordered to carry the metadata (Carry) → its journal announces itself and becomes
-a learner (Change.add) → all that are missing have caught up: they are promoted and those that are not desired leave in one joint change
-(Change.promote, remove) → a node that left is ordered to carry nothing (Carry)
+a learner (VoterChange.add) → all that are missing have caught up: they are promoted, and those that are not desired leave in one joint
+change (VoterChange.promote, remove) → a node that left is ordered to carry nothing (Carry)
 
 So the number of voters is never even for long, and a voter is replaced without a moment in which fewer can fail.  A node that was removed
 leaves at once, without waiting for another.  No change is asked for after which the voters that live would be no majority: it would never
@@ -43,7 +43,7 @@ class Carry(NamedTuple):
     carries: bool
 
 
-class Change(NamedTuple):
+class VoterChange(NamedTuple):
     add: str = ""
     promote: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Transfer(NamedTuple):
     node: str
 
 
-Step = Grow | Carry | Change | Transfer
+Step = Grow | Carry | VoterChange | Transfer
 
 
 def voters_wanted(nodes: int) -> int:
@@ -181,12 +181,12 @@ def _removed(view: View) -> Step | None:
             return Transfer(heirs[0])
         gone.discard(view.leader)
     if not gone & view.voters:
-        return Change(remove=(*sorted(gone),)) if gone else None
+        return VoterChange(remove=(*sorted(gone),)) if gone else None
     after = view.voters - gone
     if not _majority_lives(view, after):
         # A voter that has been gone for long goes with them.  The leader is here, draining or not: it hands over before it goes.
         after -= {node for node in after if node != view.leader and not view.stays(node)}
-    return Change(remove=(*sorted((view.voters - after) | gone),)) if _majority_lives(view, after) else None
+    return VoterChange(remove=(*sorted((view.voters - after) | gone),)) if _majority_lives(view, after) else None
 
 
 def _journal(view: View, aim: set[str]) -> Step | None:
@@ -196,7 +196,7 @@ def _journal(view: View, aim: set[str]) -> Step | None:
         if node not in aim or (member is not None and member.incarnation == incarnation):
             continue
         if member is None or not member.voter or _majority_lives(view, view.voters - {node}):
-            return Change(add=node)
+            return VoterChange(add=node)
     return None
 
 
@@ -204,7 +204,7 @@ def _exchange(view: View, aim: set[str]) -> Step | None:
     """Returns the step after which all missing nodes vote, and those that are not desired have left."""
     stray = {member.node for member in view.members.values() if not member.voter and member.node not in aim}
     if stray:
-        return Change(remove=(*sorted(stray),))
+        return VoterChange(remove=(*sorted(stray),))
     missing = aim - view.voters
     if not all(node in view.members and _ready(view.members[node]) for node in missing):
         return None
@@ -216,7 +216,7 @@ def _exchange(view: View, aim: set[str]) -> Step | None:
         leaving.discard(view.leader)
     if not (missing or leaving) or not _majority_lives(view, (view.voters | missing) - leaving):
         return None
-    return Change(promote=(*sorted(missing),), remove=(*sorted(leaving),))
+    return VoterChange(promote=(*sorted(missing),), remove=(*sorted(leaving),))
 
 
 def _ready(member: MemberInfo) -> bool:

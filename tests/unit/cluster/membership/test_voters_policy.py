@@ -9,11 +9,11 @@ import pytest
 
 from awsomefsd.cluster.membership.voters_policy import (
     Carry,
-    Change,
     Grow,
     Transfer,
     View,
     VoterCandidate,
+    VoterChange,
     desired,
     next_step,
     voters_wanted,
@@ -67,14 +67,14 @@ def test_two_are_told_to_carry_join_and_are_promoted_together() -> None:
     assert next_step(view(carrying("ab") + idle("c"), [member("a")])) == Carry("c", True)
     rows = carrying("abc")
     assert next_step(view(rows, [member("a")])) is None, "nobody has announced a journal yet"
-    assert next_step(view(rows, [member("a")], announced="cb")) == Change(add="c")
+    assert next_step(view(rows, [member("a")], announced="cb")) == VoterChange(add="c")
     learner = member("c", voter=False)
-    assert next_step(view(rows, [member("a"), learner], announced="b")) == Change(add="b")
+    assert next_step(view(rows, [member("a"), learner], announced="b")) == VoterChange(add="b")
     assert next_step(view(rows, [member("a"), learner])) is None, "two voters would be worse than one"
     both = [member("a"), learner, member("b", voter=False, near=False)]
     assert next_step(view(rows, both)) is None, "one of them has not caught up"
     both[2] = member("b", voter=False)
-    assert next_step(view(rows, both)) == Change(promote=("b", "c"))
+    assert next_step(view(rows, both)) == VoterChange(promote=("b", "c"))
     assert next_step(view(rows, all_voters("abc"))) is None
     assert next_step(view(rows, both, joint=True)) is None
 
@@ -101,14 +101,14 @@ def test_one_that_is_gone_is_replaced_after_a_while_if_there_is_another() -> Non
     assert next_step(view(carrying("abc"), gone)) is None, "there is no other"
     assert next_step(view(carrying("abc") + idle("d", silent_ms=DEAD_MS), gone)) is None, "the other one is not well"
     assert next_step(view(carrying("abc") + idle("d"), gone)) == Carry("d", True)
-    assert next_step(view(carrying("abcd"), [*gone, member("d", voter=False)])) == Change(promote=("d",), remove=("c",))
+    assert next_step(view(carrying("abcd"), [*gone, member("d", voter=False)])) == VoterChange(promote=("d",), remove=("c",))
     assert next_step(view(carrying("abcd"), all_voters("abd"))) == Carry("c", False)
 
 
 def test_a_wiped_one_comes_back_under_its_new_journal() -> None:
     wiped = [member("a"), member("b"), member("c", silent_ms=60_000, journal="0")]
-    assert next_step(view(carrying("abc"), wiped, announced="c")) == Change(add="c")
-    assert next_step(view(carrying("abc"), [member("a"), member("b"), member("c", voter=False)])) == Change(promote=("c",))
+    assert next_step(view(carrying("abc"), wiped, announced="c")) == VoterChange(add="c")
+    assert next_step(view(carrying("abc"), [member("a"), member("b"), member("c", voter=False)])) == VoterChange(promote=("c",))
     both = [member("a"), member("b", silent_ms=60_000), member("c", silent_ms=60_000, journal="0")]
     assert next_step(view(carrying("abc"), both, announced="c")) is None, "one of two would be dead"
 
@@ -119,7 +119,7 @@ def test_a_cordoned_one_goes_when_another_can_take_its_place() -> None:
         assert next_step(view(rows, all_voters("abc"))) is None
         assert next_step(view(rows + idle("d"), all_voters("abc"))) == Carry("d", True)
         rows += carrying("d")
-        assert next_step(view(rows, [*all_voters("abc"), member("d", voter=False)])) == Change(promote=("d",), remove=("c",))
+        assert next_step(view(rows, [*all_voters("abc"), member("d", voter=False)])) == VoterChange(promote=("d",), remove=("c",))
 
 
 def test_a_leader_that_is_to_go_hands_over_first() -> None:
@@ -127,31 +127,31 @@ def test_a_leader_that_is_to_go_hands_over_first() -> None:
     assert next_step(view(rows, [*all_voters("abc"), member("d", voter=False)])) == Transfer("b")
     rows = carrying("a", state="removed") + carrying("bc")
     assert next_step(view(rows, all_voters("abc"))) == Transfer("b")
-    assert next_step(view(rows, all_voters("abc"), leader="b")) == Change(remove=("a",))
+    assert next_step(view(rows, all_voters("abc"), leader="b")) == VoterChange(remove=("a",))
 
 
 def test_a_removed_one_goes_at_once() -> None:
     rows = carrying("ab") + carrying("c", state="removed")
-    assert next_step(view(rows, all_voters("abc"))) == Change(remove=("c",))
-    assert next_step(view(carrying("ab"), all_voters("abc"))) == Change(remove=("c",)), "nobody knows it"
-    assert next_step(view(carrying("ab"), all_voters("ab"))) == Change(remove=("b",)), "two nodes have one voter"
+    assert next_step(view(rows, all_voters("abc"))) == VoterChange(remove=("c",))
+    assert next_step(view(carrying("ab"), all_voters("abc"))) == VoterChange(remove=("c",)), "nobody knows it"
+    assert next_step(view(carrying("ab"), all_voters("ab"))) == VoterChange(remove=("b",)), "two nodes have one voter"
     assert next_step(view(carrying("ab"), [member("a")])) == Carry("b", False)
     dead = [member("a"), member("b", silent_ms=60_000), member("c")]
-    assert next_step(view(rows, dead)) == Change(remove=("b", "c")), "then a and b would need each other, and b is dead"
+    assert next_step(view(rows, dead)) == VoterChange(remove=("b", "c")), "then a and b would need each other, and b is dead"
     four = carrying("abd") + carrying("c", state="removed")
     dead = [member("a"), member("b", silent_ms=60_000), member("c"), member("d", silent_ms=60_000)]
     assert next_step(view(four, dead)) is None, "two of three would be dead"
     dead[1] = member("b", silent_ms=DEAD_MS)
     assert next_step(view(four, dead)) is None
     dead[3] = member("d", silent_ms=DEAD_MS)
-    assert next_step(view(four, dead)) == Change(remove=("b", "c", "d")), "dead for long, they go too"
+    assert next_step(view(four, dead)) == VoterChange(remove=("b", "c", "d")), "dead for long, they go too"
 
 
 def test_a_leader_that_drains_is_not_taken_out_with_those_that_are_gone() -> None:
     """It is here and leads the change; it hands over first, in a step of its own."""
     rows = [*carrying("a", state="draining"), *carrying("bcd"), *carrying("e", state="removed")]
     members = [*all_voters("ab"), *all_voters("cd", silent_ms=DEAD_MS), member("e", silent_ms=DEAD_MS)]
-    assert next_step(view(rows, members)) == Change(remove=("c", "d", "e"))
+    assert next_step(view(rows, members)) == VoterChange(remove=("c", "d", "e"))
 
 
 def test_the_only_voter_of_two_nodes_can_be_drained() -> None:
@@ -159,16 +159,16 @@ def test_the_only_voter_of_two_nodes_can_be_drained() -> None:
     assert next_step(view(rows, [member("a")], index=0)) == Grow()
     assert next_step(view(rows, [member("a")])) == Carry("b", True)
     rows = carrying("a", state="draining") + carrying("b")
-    assert next_step(view(rows, [member("a")], announced="b")) == Change(add="b")
-    assert next_step(view(rows, [member("a"), member("b", voter=False)])) == Change(promote=("b",))
+    assert next_step(view(rows, [member("a")], announced="b")) == VoterChange(add="b")
+    assert next_step(view(rows, [member("a"), member("b", voter=False)])) == VoterChange(promote=("b",))
     assert next_step(view(rows, all_voters("ab"))) == Transfer("b")
-    assert next_step(view(rows, all_voters("ab"), leader="b")) == Change(remove=("a",))
+    assert next_step(view(rows, all_voters("ab"), leader="b")) == VoterChange(remove=("a",))
     assert next_step(view(rows, [member("b")], leader="b")) == Carry("a", False)
 
 
 def test_a_learner_that_is_not_wanted_any_more_goes() -> None:
     rows = carrying("abc") + carrying("d", state="draining")
-    assert next_step(view(rows, [*all_voters("abc"), member("d", voter=False)])) == Change(remove=("d",))
+    assert next_step(view(rows, [*all_voters("abc"), member("d", voter=False)])) == VoterChange(remove=("d",))
 
 
 # --- a model ----------------------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class Model:
             self.change(step)
         return True
 
-    def change(self, step: Change) -> None:
+    def change(self, step: VoterChange) -> None:
         assert not self.alone
         before, lived = self.voters(), self.quorum()
         for node in step.remove:
