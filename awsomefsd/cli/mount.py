@@ -79,7 +79,8 @@ def perform_mount(invocation: Invocation, volume: str, directory: str, options: 
 @click.argument("target", required=False)
 @click.option("--all", "-a", "everything", is_flag=True, help="Unmount every mount of this node.")
 @click.option(
-    "--force", "-f", is_flag=True, help="Abort requests that hang, and wait only shortly for the flush: buffered data may be lost."
+    "--force", "-f", is_flag=True,
+    help="Abort requests that hang, and wait only shortly for the flush: buffered data and delegated changes of names may be lost.",
 )
 @output_option
 @click.pass_obj
