@@ -10,7 +10,7 @@ import contextlib
 import ctypes
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -176,7 +176,12 @@ def _syscall(number: int, *arguments: object) -> int:
 def mounts(table: str = "/proc/self/mountinfo") -> list[MountEntry]:
     """Returns the mount table of this namespace, in the order of mounting (the last of two at one place is on top)."""
     with open(table, "rb") as lines:
-        return [entry for line in lines if (entry := _parse(line)) is not None]
+        return parsed(lines)
+
+
+def parsed(lines: Iterable[bytes]) -> list[MountEntry]:
+    """Returns the entries of a mount table that is read already."""
+    return [entry for line in lines if (entry := _parse(line)) is not None]
 
 
 def _parse(line: bytes) -> MountEntry | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,17 @@ def test_names_are_synchronous_by_an_option_of_the_filesystem(table: Path) -> No
         assert flags.synchronous() == expected, of_filesystem
     write(table, "rw,relatime", of_filesystem="rw,sync", minor=9)
     assert not flags.synchronous(), "another filesystem"
+
+
+def test_a_change_is_seen_without_a_descriptor_left(table: Path) -> None:
+    flags = MountFlags("0:7", read_only=False, atime=("relatime", True))
+    write(table, "ro,relatime", of_filesystem="rw,sync")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        assert flags.read_only() and flags.synchronous()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_times_count_as_where_most_is_written_down(table: Path) -> None:
