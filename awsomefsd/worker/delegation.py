@@ -112,7 +112,7 @@ class NamesStart:
         assert isinstance(opened, SessionGoesOn)
         if not self._needs(MEMORY_FORMAT):
             self._names.why_not = Why.KEEPER
-            log.warning("names are not decided by this mount: it has no keeper, or one of an older build; the next worker looks again")
+            log.info("names are not decided by this mount: it has no keeper, or one of an older build")  # `status -v` says it
             return
         if not self._log.begin():
             self._needs(0)
