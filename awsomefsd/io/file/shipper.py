@@ -274,7 +274,8 @@ class Shipper:
             log.error("the cluster's rows are others than this mount's after record %d", reply.differs)
         try:
             if reply.refused and not reply.retry:
-                self._note_refusal(f"record {reply.refused} was refused: {errno.errorcode.get(reply.errno, reply.errno)} {reply.text}")
+                why = f"record {reply.refused} was refused: {errno.errorcode.get(reply.errno, reply.errno)} {reply.text}"
+                self._note_refusal(why, diverged=reply.errno != errno.EDQUOT)  # the quota was lowered while there was no session
                 self._core.answered(number, reply.applied, reply.refused)
                 self._leave_nothing()
             elif reply.errno:

@@ -562,6 +562,23 @@ def test_a_removal_of_the_node_is_no_difference_of_names(r: Rig, by_client: bool
     assert r.mount.names_figures()["names_diverged"] == 0
 
 
+def test_a_quota_that_was_lowered_without_a_session_is_no_difference_of_names(r: Rig) -> None:
+    """What the quota counts for numbers ends with the session: the records find no room under the next one, and are put aside."""
+    service = r.host.service
+    assert service is not None and isinstance(service.propose(c.SetVolume(VOLUME, quota_inodes=40), 60), m.Done)
+    r.restart()
+    shipping = Shipping(r)
+    shipping.hold()
+    r.mkdir(b"d")
+    r.end_session()
+    assert isinstance(service.propose(c.SetVolume(VOLUME, quota_inodes=1), 60), m.Done)
+    shipping.go()
+    replace_session(r)
+    until(lambda: r.worker.names.shipper.has_refused and r.worker.names.synced() is None)
+    assert [line["name"] for line in aside(r)] == ["d"] and at_leader(r) == {}
+    assert r.mount.names_figures()["names_diverged"] == 0
+
+
 def test_a_commit_that_waited_for_records_goes_under_its_own_session_or_not_at_all(r: Rig) -> None:
     """Its data is saved as a conflict where others have the volume since; what they have done to the file stays."""
     shipping = Shipping(r)
