@@ -44,6 +44,14 @@ def read_all(path: str) -> bytes:
         return file.read()
 
 
+def read_fully(fd: int, length: int, offset: int) -> bytes:
+    """Up to `length` bytes, fewer only at the end of the file: a read that meets an error behind its first pages is short."""
+    data = b""
+    while len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+        data += more
+    return data
+
+
 def write_fully(fd: int, data: bytes, offset: int | None = None) -> None:
     """All of `data`; a short write of a regular file is an error here (no signal of ours interrupts it)."""
     count = os.write(fd, data) if offset is None else os.pwrite(fd, data, offset)
@@ -135,7 +143,7 @@ class Client:
             if offset > len(content):
                 content += bytes(offset - len(content))
             content[offset : offset + len(data)] = data
-            got = os.pread(fd, len(data), offset)
+            got = read_fully(fd, len(data), offset)
             if got != data:
                 raise Wrong(f"{name}: what was just written at {offset} reads otherwise")
             if self.random.random() < 0.2:
@@ -164,7 +172,7 @@ class Client:
         data = self.random.randbytes(self.random.randint(1, 400))
         write_fully(self.journal, data)
         content += data
-        tail = os.pread(self.journal, 600, max(0, len(content) - 600))
+        tail = read_fully(self.journal, 600, max(0, len(content) - 600))
         if tail != content[-600:]:
             raise Wrong("the end of the journal is not what was appended")
 
@@ -230,8 +238,10 @@ class Client:
         write_fully(self.orphan, data, len(self.orphan_model))
         self.orphan_model += data
         start = self.random.randrange(len(self.orphan_model))
-        if os.pread(self.orphan, 50_000, start) != self.orphan_model[start : start + 50_000]:
-            raise Wrong("an open file without a name reads otherwise than it was written")
+        wanted, got = self.orphan_model[start : start + 50_000], read_fully(self.orphan, 50_000, start)
+        if got != wanted:
+            at = next((i for i, (a, b) in enumerate(zip(got, wanted, strict=False)) if a != b), min(len(got), len(wanted)))
+            raise Wrong(f"an open file without a name reads otherwise than it was written: {len(got)} of {len(wanted)} bytes, from {at} on")
 
     def _count(self, kind: str, lock: Callable[[int, int], object]) -> None:
         fd = os.open(os.path.join(self.shared, f"counter-{kind}"), os.O_CREAT | os.O_RDWR, 0o600)
