@@ -12,8 +12,10 @@ import errno
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import INODE_RANGES_MAX, INODES_GRANTED_MAX, INODES_PER_GRANT_MAX
+from awsomefsd.base.types import NAMES_DELEGATED
 from awsomefsd.meta.api.commands import Entry, GrantInodes
 from awsomefsd.meta.api.messages import InodesGranted, Reply
+from awsomefsd.meta.machine import write_leases
 from awsomefsd.meta.machine.quota import GRANT_SHARE
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.lookups import NotKept, session_of, volume_of
@@ -41,8 +43,8 @@ def grant(state: State, entry: Entry, command: GrantInodes) -> Reply:
     """Grants inode numbers to the mount of the session, or takes unused ones back.  Answered by InodesGranted."""
     session = session_of(state, entry, command.volume)
     volume = volume_of(state, entry, command.volume, host=False)
-    if session.shared or not session.mount:
-        raise FsError(errno.EINVAL, "inode numbers are granted to mounts that hold their volume whole")
+    if not session.mount or (session.shared and not _may_use(session, volume)):
+        raise FsError(errno.EINVAL, "inode numbers are granted to mounts that hold their volume, or decide names under leases")
     if not 0 <= command.count <= INODES_PER_GRANT_MAX:
         raise FsError(errno.EINVAL, f"{command.count} inode numbers at once")
     row = log_of(state, session.mount, command.volume) or rows.OpLogRow(command.volume)
@@ -64,6 +66,11 @@ def grant(state: State, entry: Entry, command: GrantInodes) -> Reply:
     _keep(state, volume, row, numbers, reserved + count)
     save_log(state, session.mount, row)
     return InodesGranted(first, count)
+
+
+def _may_use(session: rows.SessionRow, volume: rows.VolumeRow) -> bool:
+    """Returns False for one who shares the volume and decides nothing: its numbers would fill the quota of the others."""
+    return write_leases.may_lease(session) and volume.names == NAMES_DELEGATED
 
 
 def above(numbers: Numbers, lowest: int) -> Numbers:

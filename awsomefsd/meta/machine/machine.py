@@ -18,7 +18,7 @@ from typing import Any
 
 from awsomefsd.base.errors import FormatTooNew, FsError
 from awsomefsd.base.limits import NAME_BYTES_MAX
-from awsomefsd.base.types import HOST_UNIQUE, Lock
+from awsomefsd.base.types import HOST_UNIQUE, NAMES_DELEGATED, Lock
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Done, Failed, Reply
 from awsomefsd.meta.machine import (
@@ -33,6 +33,7 @@ from awsomefsd.meta.machine import (
     locks,
     members,
     mounts,
+    names_elsewhere,
     nodes,
     quota,
     reaping,
@@ -191,6 +192,7 @@ class Machine:
         keep = True
         try:
             mounts.refuse_unknown(state, entry)
+            names_elsewhere.check(state, entry)
             reply = _RULES[type(entry.command)](state, entry, entry.command)
         except FsError as err:
             keep = not isinstance(err, (EpochEnded, RetryLater, NotKept))
@@ -263,10 +265,18 @@ class Machine:
         """Returns LeaseRow.changes of an inode, and True if another mount than `mount` made it more than `known`."""
         return leases.changes_since(self.state, volume, ino, mount, known)
 
+    def delegates_names(self, volume: int) -> bool:
+        """Returns True if mounts of the volume may decide names by themselves."""
+        row = self.state.volume(volume)
+        return row is not None and row.names == NAMES_DELEGATED
+
     def child(self, volume: int, parent: int, name: bytes) -> int:
-        """Returns the inode of a name; 0 if there is none."""
+        """Returns the inode of a name; 0 if there is none.  A directory's own parent has the name b".."."""
         if len(name) > NAME_BYTES_MAX:
             return 0
+        if name == b"..":
+            directory = self.state.inode(volume, parent)
+            return 0 if directory is None else directory.parent
         row: rows.DentryRow | None = self.state.read(keys.dentry(volume, parent, name), rows.DENTRY)
         return 0 if row is None else row.ino
 

@@ -2,6 +2,7 @@
 
 The holder of an operation's inodes runs the rules over its own rows and puts the checksum into the record; the leader runs the same rules
 and compares.  It covers the governed fields (meta/state/governed.py) that no commit of data changes: those come in an order of their own.
+Sessions that share a volume keep an inode without names for each other, at the leader only; so one that can get none again counts as gone.
 """
 
 from __future__ import annotations
@@ -56,4 +57,4 @@ def _name(state: State, volume: int, parent: int, name: bytes) -> tuple[int, int
 
 
 def _of_inode(row: rows.InodeRow | None) -> tuple[Any, ...] | None:
-    return None if row is None else governed.beside_data(row)
+    return None if row is None or not (row.nlink or row.linkable) else governed.beside_data(row)

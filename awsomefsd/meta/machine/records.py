@@ -14,6 +14,11 @@ follows from it, and a late copy of the batch that held it must not bring it in 
 Commits are done by the batch that applies the last of its records, and by no other: so a late copy, which finds that record applied, does
 none.  Its reply is kept as a result, as that of a Commit is, for a sender who did not get it.
 
+A mount that shares its volume sends records, too, of what its session holds under write leases: each inode that a record touches and does
+not make.  What it makes is leased by the same entry.  So no record meets what another session has changed, whatever its sender believes.
+Left to entries of their own, in the order of the leader, are there: what changes the bytes of a file, locks, and a directory that goes to
+another parent, whose rule reads ancestors that others may move.
+
 A batch ends before the first record that its rule refuses, whose names lead elsewhere than its holder saw, or whose number is none of the
 mount's.  What comes behind it was decided on rows that the leader does not have.  A `check` that differs is reported only.  Attributes of
 an inode that is gone are passed: it ended with an earlier session of the mount, which had it open without names.
@@ -22,12 +27,13 @@ an inode that is gone are passed: it ended with an earlier session of the mount,
 from __future__ import annotations
 
 import errno
+import stat
 
 from awsomefsd.base.errors import FsError
 from awsomefsd.base.limits import APPLY_RECORDS_MAX
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api.messages import Applied, Reply
-from awsomefsd.meta.machine import allocation, commits, inode_grants, locks, namespace, quota, record_checks
+from awsomefsd.meta.machine import allocation, commits, inode_grants, locks, namespace, quota, record_checks, write_leases
 from awsomefsd.meta.machine.name_rules import NAME_RULES, Rules
 from awsomefsd.meta.state import keys, rows
 from awsomefsd.meta.state.lookups import RetryLater, check_name, session_of, volume_of
@@ -37,15 +43,17 @@ RULES: Rules = {**NAME_RULES, c.Fallocate: allocation.fallocate, c.SetLock: lock
 
 
 def apply(state: State, entry: c.Entry, command: c.Apply) -> Reply:
-    """Applies records and commits of a mount that holds its volume whole.  Answered by Applied, also where a record is refused.
+    """Applies records and commits of a mount that holds what they touch.  Answered by Applied, also where a record is refused.
 
     A refusal of the whole (an ended session, a batch that no sender makes, a segment that is not the session's) changes nothing.
     """
     session = session_of(state, entry, command.volume)
     volume = volume_of(state, entry, command.volume, host=False)
-    if session.shared or not session.mount:
-        raise FsError(errno.EINVAL, f"session {session.session} does not hold its volume whole")
+    if not session.mount or (session.shared and not write_leases.may_lease(session)):
+        raise FsError(errno.EINVAL, f"session {session.session} holds neither its volume nor parts of it")
     _check_batch(command)
+    if session.shared and not all(step.lease for step in command.inodes):
+        raise FsError(errno.EINVAL, "commits without a lease go by themselves: others may have to let go first")
     row = inode_grants.log_of(state, session.mount, command.volume) or rows.OpLogRow(command.volume)
     _follow(row, session, command.log)
     if command.round != row.round:
@@ -143,6 +151,10 @@ def entry_of(entry: c.Entry, record: c.DecidedRecord, stamp: int) -> c.Entry:
 def run(state: State, entry: c.Entry, record: c.DecidedRecord, volume: rows.VolumeRow, row: rows.OpLogRow) -> Reply:
     """Runs the rule of one record, and returns its reply.  Raises FsError if it is refused; then nothing is changed."""
     _check_names(state, record)
+    session = state.session(entry.session)
+    shares = session is not None and session.shared
+    if shares:
+        _check_held(state, entry, record)
     _check_once_an_entry(state, entry, record)
     if not inode_grants.holds(row, record.ino) if record.ino else _makes(record):
         raise FsError(errno.EINVAL, f"inode number {record.ino} was not granted, or is not above those used")
@@ -154,6 +166,8 @@ def run(state: State, entry: c.Entry, record: c.DecidedRecord, volume: rows.Volu
         state.given = None
     if given is not None and given.taken:
         inode_grants.use(state, volume, row, given.ino)
+        if shares and not write_leases.holder_of(state, volume.volume, given.ino):
+            write_leases.grant_with_inode(state, entry, volume.volume, given.ino)
     return reply
 
 
@@ -168,6 +182,31 @@ def _check_names(state: State, record: c.DecidedRecord) -> None:
         there = 0 if dentry is None else dentry.ino
         if there != ino:
             raise FsError(errno.ESTALE, f"a name in directory {parent} leads to inode {there}, not {ino}")
+
+
+def _check_held(state: State, entry: c.Entry, record: c.DecidedRecord) -> None:
+    """Raises FsError for a record of a sharing session that touches what it does not hold, or that no lease covers."""
+    command = record.command
+    number = command.volume
+    if _is_the_leaders(state, command, record.leads_to):
+        raise FsError(errno.EINVAL, f"{type(command).__name__} is no record where others share the volume")
+    for ino in record_checks.inodes_of(record):
+        if ino == record.ino or state.inode(number, ino) is None:
+            continue
+        holder = write_leases.holder_of(state, number, ino)
+        if holder != entry.session:
+            raise FsError(errno.ENOLCK, f"session {entry.session} does not hold inode {ino}, session {holder} does (0: none)")
+
+
+def _is_the_leaders(state: State, command: c.DelegatedCommand, leads_to: list[int]) -> bool:
+    if isinstance(command, c.SetAttr):
+        return bool(command.mask & c.SET_SIZE)
+    if isinstance(command, c.Rename):
+        if command.parent == command.new_parent:
+            return False
+        moved = (state.inode(command.volume, ino) for ino in leads_to if ino)
+        return any(row is not None and stat.S_ISDIR(row.mode) for row in moved)
+    return isinstance(command, (c.Fallocate, c.SetLock))
 
 
 def _check_once_an_entry(state: State, entry: c.Entry, record: c.DecidedRecord) -> None:

@@ -4,6 +4,9 @@ A session that shares its volume buffers data, size and times of an inode only u
 It is an entry: it survives a change of leader, and ends with its session.  Read leases are the leader's memory
 (meta/server/leases/lease_table.py).
 
+Where names are delegated an inode of any kind may be leased, a directory above all: the holder decides what happens to its names and
+attributes, and sends records of that (records.py), which touch nothing that it does not hold.  What a record makes, its session holds.
+
 Each grant has an *epoch*, new for every holder; a commit that names another one is refused, so what was buffered under an ended lease can
 never land (the fence at the resource).  A commit or a truncation without a lease is refused while another session holds one: the leader
 recalls first, and this refusal stands if it did not.
@@ -19,7 +22,7 @@ import errno
 import stat
 
 from awsomefsd.base.errors import FsError
-from awsomefsd.base.types import LEASE_WRITE
+from awsomefsd.base.types import LEASE_WRITE, NAMES_DELEGATED
 from awsomefsd.meta.api.commands import AcquireLease, Entry, ReleaseLease
 from awsomefsd.meta.api.messages import Done, Leased, Reply
 from awsomefsd.meta.state import keys, rows
@@ -43,10 +46,10 @@ def of_inode(state: State, volume: int, ino: int) -> rows.LeaseRow:
 def acquire(state: State, entry: Entry, command: AcquireLease) -> Reply:
     """Grants the write lease of an inode to the session.  Answered by Leased; RetryLater while another session has it."""
     session = session_of(state, entry, command.volume)
-    volume_of(state, entry, command.volume, host=False)
+    volume = volume_of(state, entry, command.volume, host=False)
     if not session.shared:
         raise FsError(errno.EINVAL, f"session {session.session} holds its volume whole")
-    if not stat.S_ISREG(inode_of(state, command.volume, command.ino).mode):
+    if not stat.S_ISREG(inode_of(state, command.volume, command.ino).mode) and volume.names != NAMES_DELEGATED:
         raise FsError(errno.EINVAL, "write leases are for regular files")
     row = of_inode(state, command.volume, command.ino)
     if row.session not in (0, session.session):
@@ -62,11 +65,21 @@ def acquire(state: State, entry: Entry, command: AcquireLease) -> Reply:
 def grant_with_inode(state: State, entry: Entry, volume: int, ino: int) -> Leased | None:
     """Grants the write lease of an inode that this entry makes; None for a session that holds its volume whole or caches nothing."""
     session = state.session(entry.session) if entry.session else None
-    if session is None or not session.shared or (session.uncached and not session.caches):
+    if session is None or not may_lease(session):
         return None
     row = rows.LeaseRow(session.session, 1)
     state.ledger.grant(state, session.session, volume, ino, row)
     return Leased(0, 0, LEASE_WRITE, row.epoch, row.changes, False)
+
+
+def may_lease(session: rows.SessionRow) -> bool:
+    """Returns True for a session that shares its volume and caches under leases."""
+    return session.shared and (session.caches or not session.uncached)
+
+
+def holder_of(state: State, volume: int, ino: int) -> int:
+    """Returns the session that has the write lease of an inode; 0: none."""
+    return of_inode(state, volume, ino).session
 
 
 def changed_by_others(row: rows.LeaseRow, mount: int, known: int) -> bool:

@@ -89,7 +89,10 @@ class AppliedLeases(Protocol):
         """(LeaseRow.changes of the inode, True if somebody else than `mount` made it more than `known`)."""
 
     def child(self, volume: int, parent: int, name: bytes) -> int:
-        """The inode of a name; 0 if there is none."""
+        """The inode of a name; 0 if there is none.  A directory's own parent has the name b".."."""
+
+    def delegates_names(self, volume: int) -> bool:
+        """True if mounts of the volume may decide names by themselves."""
 
 
 class AppliedFiles(Protocol):

@@ -28,6 +28,7 @@ from awsomefsd.meta.api.commands import (
     UNPROPOSED_COMMANDS,
     AcquireLease,
     AnyCommand,
+    Apply,
     CopyRange,
     Create,
     DeleteVolume,
@@ -85,7 +86,7 @@ REAP_PAUSE_MS = 20  # between two Reap entries, or three times what one took if 
 _RETRY = Failed(errno.EAGAIN, "not committed; send it again", True)
 _UNKNOWN = Failed(errno.EAGAIN, "this node stopped leading before it was known whether that was committed", True)
 _WATCHED = frozenset({OpenSession, OpenShared, OpenCollector, EndSession, ReleaseOrphan, DeleteVolume})
-_LEASING = frozenset({AcquireLease, ReleaseLease, Create, Tmpfile})
+_LEASING = frozenset({AcquireLease, ReleaseLease, Create, Tmpfile, Apply})
 
 
 class Leader:

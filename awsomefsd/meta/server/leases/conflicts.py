@@ -1,18 +1,21 @@
 """Says which inodes each command changes, and which it and each question read, of all that leases cover.  Pure.
 
 A lease covers an inode: its attributes, its data and where that lies, and the names in it if it is a directory.  What a command changes
-nobody else may hold; what it or a question reads nobody else may *write* under a lease, because data may be buffered there.  The leader
-asks them to let go, and lets the command or the question wait (lease_requests.py).
+nobody else may hold; what it or a question reads nobody else may *write* under a lease, because data may be buffered there, or changes of
+names and attributes that the holder has decided.  The leader asks them to let go, and lets the command or the question wait
+(lease_requests.py).
 
 Every command has its decision here, and a test says so of those to come.  Not covered, and so changed without anybody being asked:
 
 * times of access, which every reader reports: recalls between readers would cost more than they are worth;
 * where bytes lie, as collection moves them: readers compare identities and ask again;
-* locks, pins, sessions, segments, volumes, nodes: no lease speaks of them.
+* locks, pins, sessions, segments, volumes, nodes: no lease speaks of them;
+* what a session releases of its own (ReleaseOrphan), and records (Apply), which the machine takes of their holder only (records.py).
 
-Of questions only those are here whose answer depends on data, size or times of a file.  Extended attributes are never buffered.  A page
-of a directory with attributes is no reason to recall one lease for each of its files: the attributes of those that another mount writes
-are left out, and who wants them asks for them (`GetAttr`).
+What a name leads to is known only when its directory is clear, so a question for a name reads the directory as well as what is there.
+Extended attributes are held back only where names are delegated: elsewhere a question for them recalls nobody (NAMES_ONLY).  A page of a
+directory with attributes is no reason to recall one lease for each of its files: the attributes of those that another mount writes are left
+out, and who wants them asks for them (`GetAttr`).
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from typing import Any, NamedTuple
 from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.server.waiters import Key
+from awsomefsd.meta.state import governed, keys
 
-Child = Callable[[int, int, bytes], int]
+Child = Callable[[int, int, bytes], int]  # of a directory and a name, b".." too: the inode there, 0 for none
 
 
 class Touched(NamedTuple):
@@ -45,7 +49,14 @@ def _create(command: c.Create, child: Child) -> Touched:
     """A Create that opens what is there changes nothing, and tells its attributes."""
     parent = (command.volume, command.parent)
     ino = child(command.volume, command.parent, command.name) if command.open_existing else 0
-    return Touched([], [(command.volume, ino)], [parent]) if ino else Touched([parent], [], [parent] if command.open_existing else [])
+    if ino:
+        return Touched([], [parent, (command.volume, ino)], [parent])
+    return Touched([parent], [], [parent] if command.open_existing else [])
+
+
+def _tmpfile(command: c.Tmpfile, child: Child) -> Touched:
+    """The directory gives its group and ACL."""
+    return Touched([], [(command.volume, command.parent)])
 
 
 def _link(command: c.Link, child: Child) -> Touched:
@@ -80,6 +91,7 @@ def _copy(command: c.CopyRange, child: Child) -> Touched:
 
 _COMMANDS: dict[type, Callable[[Any, Child], Touched]] = {
     c.Create: _create,
+    c.Tmpfile: _tmpfile,
     c.Link: _link,
     c.Unlink: _remove,
     c.Rmdir: _remove,
@@ -91,25 +103,49 @@ _COMMANDS: dict[type, Callable[[Any, Child], Touched]] = {
 UNTOUCHED = frozenset(
     {
         c.Init, c.AddDevice, c.CreateVolume, c.SetVolume, c.DeleteVolume, c.OpenSession, c.OpenShared, c.EndSession, c.ClearQuarantine,
-        c.LeaseSegments, c.Reserve, c.Tmpfile, c.SetAtimes, c.ReleaseOrphan, c.Reap, c.OpenCollector, c.Relocate, c.SetLock,
+        c.LeaseSegments, c.Reserve, c.SetAtimes, c.ReleaseOrphan, c.Reap, c.OpenCollector, c.Relocate, c.SetLock,
         c.AcquireLease, c.ReleaseLease, c.RegisterReader, c.AdvanceReader, c.RemoveReader, c.NoOp, c.ChangeMembership, c.RepairRows,
         c.KeepSegments, c.DropSegments, c.Recover, c.KeepForCheckpoint, c.AdoptSegments, c.CheckpointDone, c.ReturnSegments,
         c.AddNode, c.DescribeNode, c.DropCa, c.PutCa, c.PutToken, c.RaiseLevel, c.RevokeToken,
         c.SetCarries, c.SetNodeState, c.MakeCsiVolume, c.SetCsiVolume, c.DropCsiVolume, c.ClaimVolume, c.EndClaims,
         c.GrowDevice, c.DrainDevice, c.RemoveDevice, c.SetAbsent, c.SetDeviceEra,
-        c.SetNames, c.Apply, c.GrantInodes,  # of a mount that holds its volume whole: nobody else has a lease there
+        c.SetNames, c.Apply, c.GrantInodes,
     }
 )  # fmt: skip
 DECIDED = frozenset(_COMMANDS) | UNTOUCHED
-
-QUESTIONS = frozenset({m.GetAttr, m.GetLayout, m.Lookup})
 
 
 def touched(command: Any, child: Child) -> Touched:
     return _COMMANDS.get(type(command), _nothing)(command, child)
 
 
-def asked(body: Any, child: Child) -> Key | None:
-    """Returns the inode of which a question asks what a write lease may buffer; None if it asks for nothing of that kind."""
-    ino = child(body.volume, body.parent, body.name) if isinstance(body, m.Lookup) else body.ino
-    return (body.volume, ino) if ino else None
+def _looks_up(body: m.Lookup, child: Child) -> list[Key]:
+    return _known(body.volume, body.parent, child(body.volume, body.parent, body.name))
+
+
+def _asks_parent(body: m.GetParent, child: Child) -> list[Key]:
+    return _known(body.volume, body.ino, child(body.volume, body.ino, b".."))
+
+
+def _asks_rows(body: m.GetRows, child: Child) -> list[Key]:
+    """Who asks for them believes to hold them."""
+    return _known(body.volume, *(keys.first_u64(key) for key in (*body.keys, body.group) if len(key) >= governed.GROUP_BYTES))
+
+
+def _asks(body: Any, child: Child) -> list[Key]:
+    return [(body.volume, body.ino)]
+
+
+_QUESTIONS: dict[type, Callable[[Any, Child], list[Key]]] = {
+    m.Lookup: _looks_up,
+    m.GetParent: _asks_parent,
+    m.GetRows: _asks_rows,
+    **dict.fromkeys((m.GetAttr, m.GetLayout, m.ReadDir, m.ReadLink, m.GetXattr, m.ListXattr), _asks),
+}
+QUESTIONS = frozenset(_QUESTIONS)
+NAMES_ONLY = frozenset({m.GetXattr, m.ListXattr})  # of these a lease holds nothing back but what its holder decides
+
+
+def asked(body: Any, child: Child) -> list[Key]:
+    """Returns the inodes of which a question asks what a write lease may hold back, the one that it is about at last."""
+    return _QUESTIONS[type(body)](body, child)

@@ -4,8 +4,9 @@ lease_table.py knows who holds what; here that meets the log.  A proposal that c
 they have let go, and then handled again from the beginning.  While one is on its way, nothing is granted under its keys, so a grant is
 ordered with the proposals on the same key: what is read after it is what it covers.
 
-So is a question, of a mount or a tool, whose answer another mount may buffer under a write lease: it is parked until that is recalled
-to a read lease.  That is looked at when the answer would be given, not when the question comes, so the answer has all there is then.
+So is a question, of a mount or a tool, whose answer another mount may hold back under a write lease, as buffered data or as decided changes
+of names: it is parked until that is recalled to a read lease.  That is looked at when the answer would be given, not when the question
+comes, so the answer has all there is then.
 A question that was parked has been confirmed (read_index.py) before: when it is woken it is answered at once, or a writer that comes
 back quickly could starve it.
 
@@ -31,10 +32,10 @@ from msgspec.structs import replace
 from awsomefsd.base.limits import FILE_BYTES_MAX, LEASES_HELD_MAX, LEASES_LOADED_A_TURN, LEASES_SWEPT_A_CHECK
 from awsomefsd.base.types import HOST_UNIQUE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api import messages as m
-from awsomefsd.meta.api.commands import AcquireLease, AnyCommand, Create, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
+from awsomefsd.meta.api.commands import AcquireLease, AnyCommand, Apply, Create, Entry, OpenSession, OpenShared, ReleaseLease, Tmpfile
 from awsomefsd.meta.replica.applied_machine import AppliedLeases
 from awsomefsd.meta.replica.replica import Replica
-from awsomefsd.meta.server.leases.conflicts import QUESTIONS, asked, touched
+from awsomefsd.meta.server.leases.conflicts import NAMES_ONLY, QUESTIONS, asked, touched
 from awsomefsd.meta.server.leases.lease_grants import Recall
 from awsomefsd.meta.server.leases.lease_table import LeaseTable
 from awsomefsd.meta.server.proposals import BatchProposer
@@ -68,6 +69,11 @@ class _Acquiring(_Deciding):
     def __init__(self, origin: Origin, table: LeaseTable, key: Key, session: int) -> None:
         super().__init__(origin, table, [key])
         self._session = session
+        table.granting[key] = session
+
+    def answer(self, call: int, reply: m.Reply) -> None:
+        self._table.granting.pop(self._keys[0], None)
+        super().answer(call, reply)
 
     def _seen(self, reply: m.Reply) -> m.Reply:
         if not isinstance(reply, m.Leased):
@@ -192,6 +198,16 @@ class LeaseRequests:
             self._table.grants.set_writer(entry.session, (command.volume, reply.attr.ino), reply.leased.epoch)
         elif isinstance(command, Create) and command.lease and isinstance(reply, m.Found) and _makes_directory(reply):
             self._table.grants.add_reader(entry.session, (command.volume, reply.attr.ino))
+        elif isinstance(command, Apply) and isinstance(reply, m.Applied):
+            self._note_made(entry, command, reply)
+
+    def _note_made(self, entry: Entry, command: Apply, reply: m.Applied) -> None:
+        """What records have made, their session holds; those that an earlier batch applied are looked up like the others."""
+        for record in command.records:
+            if record.ino and record.sequence <= reply.applied:
+                session, epoch = self._machine().write_lease(command.volume, record.ino)
+                if session == entry.session:
+                    self._table.grants.set_writer(session, (command.volume, record.ino), epoch)
 
     def take_waiting(self) -> list[AnyRequest]:
         """Returns all requests that wait here, to be told to ask the next leader; nothing is remembered of the leases."""
@@ -261,6 +277,7 @@ class LeaseRequests:
         now, blocked = self._boot_ns(), next((key for key in looked_up if table.queues.is_busy(key)), None)
         for key, mode in [*((key, LEASE_WRITE) for key in changes), *((key, LEASE_READ) for key in reads)]:
             free = table.recalls.recall_conflicting(body.session, key, mode, now)  # asks all who are in the way, of all keys
+            free = free and table.granting.get(key, body.session) == body.session  # else it is recalled once it is granted
             table.contention.note_use(key, origin.mount, mode, now)
             if blocked is None and not (free and (not table.queues.has_waiters(key) or table.recalls.is_recalled(body.session, key))):
                 blocked = key
@@ -286,23 +303,28 @@ class LeaseRequests:
     # --- questions --------------------------------------------------------------------------------------------------------------
     def recall_early(self, request: AnyRequest) -> None:
         """Recalls the write lease that is in the way of a question while that waits for its confirmation."""
-        if type(request.body) in QUESTIONS and not _is_look(request.body) and (self._table.grants.writers or self.is_loading):
-            key = asked(request.body, self._machine().child)
-            if key is not None:
+        if not _is_look(request.body) and (self._table.grants.writers or self.is_loading):
+            for key in self._asked(request.body):
                 self._table.recalls.recall_writer(request.origin.mount, key, self._boot_ns())
+
+    def _asked(self, body: Any) -> list[Key]:
+        """Returns the inodes of which a question asks what others may hold back, the one that it is about at last."""
+        machine = self._machine()
+        if type(body) not in QUESTIONS or (type(body) in NAMES_ONLY and not machine.delegates_names(body.volume)):
+            return []
+        return asked(body, machine.child)
 
     def park_if_buffered(self, request: AnyRequest) -> bool:
         """Parks a question whose answer another mount buffers under a write lease, and recalls that lease.  False: answer it now."""
-        if type(request.body) not in QUESTIONS:
-            return False
-        key = asked(request.body, self._machine().child)
-        if key is None:
-            return False
+        keys = self._asked(request.body)
         mount, now = request.origin.mount, self._boot_ns()
-        self._table.contention.note_use(key, mount, LEASE_READ, now)
-        if not self._table.recalls.is_buffered(mount, key):
+        for key in keys:
+            self._table.contention.note_use(key, mount, LEASE_READ, now)
+        held = [key for key in keys if self._table.recalls.is_buffered(mount, key)]
+        if not held:
             return False
-        if _is_look(request.body) and (open_one := self._table.recalls.begin_look(key, now)) is not None:
+        key = held[0]
+        if key == self._looked_at(request.body, keys) and (open_one := self._table.recalls.begin_look(key, now)) is not None:
             if not self._table.queues.park_looking(key, request, since=open_one):
                 request.answer(_LATER)
             return True
@@ -321,11 +343,18 @@ class LeaseRequests:
         if more:
             recalls.begin_look(key, now)
         for request in looked:
-            if asked(request.body, self._machine().child) == key:
+            keys = self._asked(request.body)
+            if key == self._looked_at(request.body, keys) and not any(recalls.is_buffered(request.origin.mount, one) for one in keys[:-1]):
                 request.answer(_with_shown(self._query(request.body), shown))
-            else:  # the name leads elsewhere now
+            else:  # the name leads elsewhere now, or may soon
                 self._park(key, request)
                 queues.wake(key)
+
+    def _looked_at(self, body: m.Body, keys: list[Key]) -> Key | None:
+        """Returns the inode of which a question is for what is shown, by a name that leads there; None if it is no such question."""
+        if not _is_look(body) or (isinstance(body, m.Lookup) and len(keys) == 1):
+            return None
+        return keys[-1]
 
     def hide_buffered(self, request: AnyRequest, reply: m.Reply) -> m.Reply:
         """Returns the reply; a page of a directory comes without the attributes of files that another mount writes."""

@@ -40,6 +40,7 @@ class LeaseTable:
         self.grants = Grants(term, self.queues)
         self.recalls = LeaseRecalls(term, self.grants, self.queues, self.contention)
         self.holders = self.grants.holders  # session → what is known of it
+        self.granting: dict[Key, int] = {}  # write leases whose entry is on its way → session
 
     # --- sessions ---------------------------------------------------------------------------------------------------------------
     def begin(self, sessions: dict[int, tuple[int, int]], stored: Callable[[Key], tuple[int, int]], now_ns: int) -> None:

@@ -361,14 +361,6 @@ def test_a_batch_that_no_sender_makes_is_refused_whole(holder: Holder) -> None:
     assert holder.drive.errno(holder.batch(one), epoch=holder.drive.epoch + 1) == errno.ESTALE
 
 
-def test_a_session_that_shares_its_volume_sends_no_records() -> None:
-    drive = Drive()
-    drive.make_volume()
-    drive.open(shared=True)
-    assert drive.errno(c.Apply(drive.volume, LOG, 0, 0, [], [], [], 0)) == errno.EINVAL
-    assert drive.errno(c.GrantInodes(drive.volume, 1)) == errno.EINVAL, "numbers that it cannot use would fill the quota of the others"
-
-
 def test_a_check_that_differs_is_reported_and_applied(holder: Holder) -> None:
     right, wrong, last = holder.create(b"a"), holder.create(b"b"), holder.create(b"c")
     holder.done(right)

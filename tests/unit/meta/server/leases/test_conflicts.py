@@ -10,14 +10,15 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.machine.queries import _QUERIES
 from awsomefsd.meta.server.leases import conflicts
+from awsomefsd.meta.state import keys
 
-VOLUME, DIRECTORY, OTHER = 3, 10, 11
+VOLUME, DIRECTORY, OTHER, PARENT = 3, 10, 11, 9
 NAMES = {(DIRECTORY, b"a"): 20, (OTHER, b"b"): 21}
 
 
 def child(volume: int, parent: int, name: bytes) -> int:
     assert volume == VOLUME
-    return NAMES.get((parent, name), 0)
+    return PARENT if name == b".." else NAMES.get((parent, name), 0)
 
 
 def members(union: object) -> set[type]:
@@ -39,9 +40,9 @@ MODE = 0o100644
 TABLE = [  # command, inodes it changes, inodes it reads, directories whose names decide that
     (c.Create(VOLUME, DIRECTORY, b"new", MODE, 0, 0), [DIRECTORY], [], []),
     (c.Create(VOLUME, DIRECTORY, b"a", MODE, 0, 0), [DIRECTORY], [], []),
-    (c.Create(VOLUME, DIRECTORY, b"a", MODE, 0, 0, open_existing=True), [], [20], [DIRECTORY]),
+    (c.Create(VOLUME, DIRECTORY, b"a", MODE, 0, 0, open_existing=True), [], [DIRECTORY, 20], [DIRECTORY]),
     (c.Create(VOLUME, DIRECTORY, b"new", MODE, 0, 0, open_existing=True), [DIRECTORY], [], [DIRECTORY]),
-    (c.Tmpfile(VOLUME, DIRECTORY, MODE, 0, 0), [], [], []),
+    (c.Tmpfile(VOLUME, DIRECTORY, MODE, 0, 0), [], [DIRECTORY], []),
     (c.Link(VOLUME, 20, OTHER, b"c"), [OTHER, 20], [], []),
     (c.Unlink(VOLUME, DIRECTORY, b"a"), [DIRECTORY, 20], [], [DIRECTORY]),
     (c.Unlink(VOLUME, DIRECTORY, b"gone"), [DIRECTORY], [], [DIRECTORY]),
@@ -58,6 +59,9 @@ TABLE = [  # command, inodes it changes, inodes it reads, directories whose name
     (c.CopyRange(VOLUME, 20, 0, 20, 9, 1), [20], [], []),
     (c.Commit(VOLUME, [c.InodeCommit(20, 1, 1, 0, 0), c.InodeCommit(21, 1, 1, 0, 0, [], [], 7)], 0, []), [20], [], []),
     (c.SetAtimes(VOLUME, [(20, 1)]), [], [], []),
+    (c.ReleaseOrphan(VOLUME, [20]), [], [], []),
+    (c.SetLock(VOLUME, 20, 1, 1, 1, 0, 0, 0), [], [], []),
+    (c.Apply(VOLUME, 1, 0, 0, [], [], [], 0, 0), [], [], []),
     (c.LeaseSegments(1, 0), [], [], []),
 ]
 
@@ -72,13 +76,11 @@ def test_each_command_that_touches_something_is_in_the_table():
 
 
 COMMITTED_IS_ALL = {  # a write lease holds nothing back that these tell
-    "GetParent", "ReadLink", "GetXattr", "ListXattr", "GetStatFs", "GetSegments", "GetOwnSegments", "GetCheckpoints",
+    "GetStatFs", "GetSegments", "GetOwnSegments", "GetCheckpoints",
     "GetDevices", "ReportDevices",
     "GetQuarantine", "GetSessions", "GetVolumes", "GetLocks", "GetOrphans", "TestLock", "GetSparse", "GetPieces", "GetLiveSegments",
     "GetNames", "GetFilePieces", "ListNodes", "NodeReport", "GetNode", "ListTokens", "ListCas", "GetSigner", "GetVerifier",
     "GetCsiVolumes", "GetClaims",
-    "GetRows",  # refused for what another session writes
-    "ReadDir",  # attributes of what others write are left out of it
 }  # fmt: skip
 
 
@@ -87,8 +89,24 @@ def test_every_question_is_decided():
     assert names == COMMITTED_IS_ALL | {one.__name__ for one in conflicts.QUESTIONS}
 
 
-def test_what_a_question_asks_for():
-    assert conflicts.asked(m.GetAttr(VOLUME, 20), child) == (VOLUME, 20)
-    assert conflicts.asked(m.GetLayout(VOLUME, 20, 0, 1), child) == (VOLUME, 20)
-    assert conflicts.asked(m.Lookup(VOLUME, DIRECTORY, b"a"), child) == (VOLUME, 20)
-    assert conflicts.asked(m.Lookup(VOLUME, DIRECTORY, b"gone"), child) is None
+QUESTIONS = [  # question, inodes of which it asks, the one that it is about at last
+    (m.GetAttr(VOLUME, 20), [20]),
+    (m.GetLayout(VOLUME, 20, 0, 1), [20]),
+    (m.ReadLink(VOLUME, 20), [20]),
+    (m.GetXattr(VOLUME, 20, b"user.a"), [20]),
+    (m.ListXattr(VOLUME, 20), [20]),
+    (m.ReadDir(VOLUME, DIRECTORY, 0, 1, True), [DIRECTORY]),
+    (m.GetParent(VOLUME, DIRECTORY), [DIRECTORY, PARENT]),
+    (m.Lookup(VOLUME, DIRECTORY, b"a"), [DIRECTORY, 20]),
+    (m.Lookup(VOLUME, DIRECTORY, b"gone"), [DIRECTORY]),
+    (m.GetRows(1, 1, VOLUME, [keys.inode(VOLUME, 20), keys.inode(VOLUME, 22)], keys.xattr(VOLUME, 21, b"")), [20, 22, 21]),
+]
+
+
+@pytest.mark.parametrize(("body", "inos"), QUESTIONS, ids=[f"{row[0]}"[:60] for row in QUESTIONS])
+def test_what_a_question_asks_for(body, inos):
+    assert conflicts.asked(body, child) == [(VOLUME, ino) for ino in inos]
+
+
+def test_each_question_that_asks_for_something_is_in_the_table():
+    assert {type(row[0]) for row in QUESTIONS} == conflicts.QUESTIONS > conflicts.NAMES_ONLY

@@ -525,6 +525,25 @@ def test_a_directory_is_made_with_the_lease_to_read_it():
     assert wire.answers[call].created and one.holder.mode(ino) == LEASE_NONE
 
 
+@pytest.mark.parametrize("command", [c.SetAttr(1, INO, c.SET_MODE, 0o600), c.Unlink(1, 1, b"f"), c.Link(1, INO, 1, b"g")], ids=str)
+def test_a_change_that_comes_while_a_lease_is_being_granted_recalls_it_first(command):
+    """Else its holder would go on with what it was told between the grant and the change."""
+    cluster, one, other = two()
+    one.slow = True
+    wire = cluster.wire("n1", other.mount, 1)
+    one.get(LEASE_WRITE)
+    call = wire.send(m.Propose(90, other.session, other.epoch, [], command))
+    cluster.turn()
+    granted = next(key for key in one.arrivals() if isinstance(one.asked[key], m.GetLease))
+    one.take(*granted)  # it is the first of the leader's answers
+    settle(one, other)
+    assert one.recalled and call not in wire.answers
+    one.recalled.pop()()
+    one.flush()
+    settle(one, other)
+    assert isinstance(wire.answers[call], (m.Found, m.Removed)) and one.holder.mode(INO) == LEASE_NONE
+
+
 def lower(one: Mount) -> m.ReturnLeases:
     one.holder.pause([INO])
     assert not one.holder.may_buffer(INO)
