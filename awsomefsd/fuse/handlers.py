@@ -104,6 +104,14 @@ def table(flags: int) -> list[Row]:
     return result
 
 
+# ENOENT of one of these says that its inode is gone.  The kernel may have looked it up by a name that leads to another file by now, after a
+# rename over it, here or on another node: on ESTALE it looks again, and its caller sees the old file or the new one.
+OF_ITS_INODE = frozenset((
+    Opcode.OPEN, Opcode.OPENDIR, Opcode.GETATTR, Opcode.SETATTR, Opcode.READLINK, Opcode.ACCESS,
+    Opcode.GETXATTR, Opcode.LISTXATTR, Opcode.SETXATTR, Opcode.REMOVEXATTR,
+))  # fmt: skip
+
+
 class Failures:
     """Turns the exception of a request into its reply.  Thread-safe.
 
@@ -129,7 +137,8 @@ class Failures:
             ttl_ns = left_ns(ctx, fs.name_ttl_ns(ctx.parent, ctx.name, 0))
             if ttl_ns > 0:
                 return abi.pack_negative_entry(ctx.wire_unique, ttl_ns)
-        return abi.pack_error(ctx.wire_unique, err.errno)
+        stale = err.errno == errno.ENOENT and opcode in OF_ITS_INODE
+        return abi.pack_error(ctx.wire_unique, errno.ESTALE if stale else err.errno)
 
     def _report(self, opcode: int, ctx: Context, err: BaseException) -> None:
         kind = (opcode, type(err).__name__, _place(err))

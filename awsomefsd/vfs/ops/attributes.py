@@ -55,7 +55,7 @@ class AttributeOps:
 
     def _getattr(self, ino: int) -> Steps:
         kernel = self._mount.caches.kernel
-        shown = yield from self._mount.or_gone(self._mount.shown_op(ino))
+        shown = yield from self._mount.shown_op(ino)
         if kernel is not None and kernel.stale(shown):
             yield kernel.dropped(ino)
         return shown

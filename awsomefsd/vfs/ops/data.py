@@ -90,9 +90,9 @@ class DataOps:
         removing = mount.session.removing.get(ino)
         if removing is not None:
             yield removing
-        attr: Attr = yield from mount.or_gone(mount.attr_op(ino))
+        attr: Attr = yield from mount.attr_op(ino)
         if attr.nlink == 0 and not mount.session.opens.count(ino):
-            raise FsError(mount.caches.modes.gone_errno())
+            raise FsError(errno.ENOENT)
         if flags & os.O_TRUNC and stat.S_ISREG(attr.mode):
             attr = yield from self.truncate_to_zero(ctx, attr, ctx.unique)
         fh = mount.session.opens.open(ino, flags, ctx.unique)

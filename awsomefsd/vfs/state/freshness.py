@@ -7,7 +7,6 @@ not know is strict.
 
 from __future__ import annotations
 
-import errno
 import stat
 import time
 
@@ -53,10 +52,6 @@ class Modes:
         if len(self._directories) > DIRECTORY_MODES_MAX:
             for ino in list(self._directories)[: DIRECTORY_MODES_MAX // 16]:
                 self._directories.pop(ino, None)
-
-    def gone_errno(self) -> int:
-        """The errno for an inode that is gone: where a name may be old, the kernel asks for it again on ESTALE."""
-        return errno.ENOENT if self.asks_leases and not self._directories else errno.ESTALE
 
     def unknown(self, directory: int) -> bool:
         """Says whether its attributes have to be asked for before its names are told."""

@@ -422,15 +422,6 @@ class MountState:
             self.caches.names.put(attr)  # kept under a lease, and then nobody else has buffered anything
         return self.shown(attr)
 
-    def or_gone(self, steps: Steps) -> Steps:
-        """Returns what `steps` do, for what the kernel knows by a name that may be old."""
-        try:
-            return (yield from steps)
-        except FsError as err:
-            if err.errno != errno.ENOENT:
-                raise
-            raise FsError(self.caches.modes.gone_errno()) from err
-
     def shown_from_memory(self, ino: int) -> Attr | None:
         """Returns the attributes as stat(2) shall see them now, None where they have to be asked for.
 

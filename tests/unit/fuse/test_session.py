@@ -178,6 +178,22 @@ def test_values_errors_and_unknown_opcodes(kernel: Kernel, fs: DictFs) -> None:
     assert first == [True] and fs.replied_to == [4, 6]
 
 
+def test_the_kernel_looks_again_for_what_is_gone(kernel: Kernel, fs: DictFs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it knows by a name may be another file by now; a name that is missing is missing."""
+
+    def gone(*_: Any) -> None:
+        raise FsError(errno.ENOENT)
+
+    serve(kernel, fs)
+    fs.ttl = 0  # else a missing name is one that the kernel remembers
+    for name in ("open", "opendir", "getattr", "lookup"):
+        monkeypatch.setattr(fs, name, gone)
+    assert kernel.ask(request(Opcode.OPEN, 4, 2, bytes(8)))[:2] == (4, errno.ESTALE)
+    assert kernel.ask(request(Opcode.OPENDIR, 6, 2, bytes(8)))[:2] == (6, errno.ESTALE)
+    assert kernel.ask(request(Opcode.GETATTR, 8, 2, bytes(16)))[:2] == (8, errno.ESTALE)
+    assert kernel.ask(request(Opcode.LOOKUP, 10, 1, b"missing\0"))[:2] == (10, errno.ENOENT)
+
+
 def test_a_device_that_is_not_there_is_eio(kernel: Kernel, fs: DictFs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not EAGAIN, which says of a descriptor in blocking mode what cannot be."""
 

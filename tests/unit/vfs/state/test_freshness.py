@@ -214,11 +214,3 @@ def test_what_an_inode_says_wins_and_is_inherited(nodes: list[Caching]) -> None:
 def test_nonsense_is_einval_and_said(nodes: list[Caching], caplog: pytest.LogCaptureFixture) -> None:
     assert error_of(nodes[0].call, "setxattr", ROOT_INO, NAME, b"bounded=0", 0) == errno.EINVAL
     assert "give 0.1 to 3600 seconds" in caplog.text
-
-
-def test_a_name_that_is_old_leads_to_another_look(nodes: list[Caching]) -> None:
-    strict, _, bounded = nodes
-    ino = strict.file(b"f")
-    assert bounded.lookup(b"f").ino == ino
-    strict.call("unlink", ROOT_INO, b"f")
-    assert error_of(bounded.call, "open", ino, os.O_RDONLY) == errno.ESTALE, "the kernel asks for the name again"
