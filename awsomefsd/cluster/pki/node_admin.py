@@ -183,7 +183,7 @@ class NodeAdmin:
         until = self._monotonic() + SESSIONS_WAIT_S
         while True:
             for session in (live := self._live_sessions(node)):
-                with suppress(FsError):  # its lease runs out first; or it ended in between
+                with suppress(FsError, Unavailable):  # its lease runs out first, perhaps later than an answer is waited for; or it ended
                     self._propose(EndSession(session.session, session.epoch, False))
             if not live or self._monotonic() >= until:
                 return

@@ -140,6 +140,25 @@ def test_a_removal_waits_for_the_vote_of_the_one_before() -> None:
         rig.admin.remove("n1", force=False)
 
 
+def test_a_removal_waits_for_a_lease_that_lasts_longer_than_an_answer_is_waited_for() -> None:
+    """The leader lets nobody end the session before; the lease of a mount that was just renewed lasts as long as the question."""
+    rig = Rig()
+    rig.drive.make_volume("data")
+    opened = rig.drive.open(node="node-3")
+    asked: list[int] = []
+
+    def call(body: Any) -> Any:
+        if isinstance(body, m.Propose) and isinstance(body.command, c.EndSession):
+            asked.append(body.command.session)
+            rig.drive.ok(c.EndSession(opened.session, opened.epoch, False, expired=True))
+            raise Unavailable("the metadata gave no answer within 10 s")
+        return rig.call(body)
+
+    clock = iter(range(10_000))
+    admin = NodeAdmin(CLUSTER, call, lambda: NOW_MS, lambda: float(next(clock)), lambda _seconds: None)
+    assert admin.remove("n3", force=True).state == "removed" and asked == [opened.session]
+
+
 def test_tokens_name_the_nodes_that_can_be_joined_at() -> None:
     rig = Rig()
     info, text = rig.admin.create_token("client", 3_600, 2, ())
