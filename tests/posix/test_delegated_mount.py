@@ -56,10 +56,13 @@ def test_a_remount_that_adds_sync_counts_at_once(make_node):
 
 
 def said(node: Node) -> str:
-    """What `status -v` says of the mount; the other commands say the same."""
-    (words,) = (row.partition(": ")[2] for row in node.cli("status", "-v").splitlines() if row.startswith(f"{node.mountpoint}: "))
-    assert f"{node.mountpoint}: {words}" in node.cli("mount").splitlines()
-    return words
+    """What `status -v` says of the mount; `mount` says the same, unless the worker has reported in between."""
+    while True:
+        before, listed, after = (node.cli(*words).splitlines() for words in (("status", "-v"), ("mount",), ("status", "-v")))
+        (words,) = (row for row in before if row.startswith(f"{node.mountpoint}: "))
+        if words in after:
+            assert words in listed
+            return words.partition(": ")[2]
 
 
 def test_a_power_cut_may_take_what_the_mount_says(make_node):
