@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 
+from awsomefsd.base.consistency import STRICT
 from awsomefsd.base.errors import FsError, Unavailable
 from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.power_cut import Why
@@ -22,10 +23,12 @@ from awsomefsd.meta.machine.record_checks import inodes_of
 from awsomefsd.vfs.session.mount_session import SessionLease
 from awsomefsd.vfs.session.names_aside import NamesAside
 from awsomefsd.vfs.state.delegated_names import DelegatedNames
+from awsomefsd.vfs.state.shared_names import SharedNames
 from awsomefsd.worker.config import WorkerConfig
 from awsomefsd.worker.memory import MountMemory
 from awsomefsd.worker.session_events import MountEvents
 
+LEASES_ENDED = "the session had ended, and with it the leases under which this was decided"
 OVERTAKEN = "the session had ended, and another mount had the volume since"
 ROLLED_BACK = "the cluster's metadata is older than what it had applied: it was recovered from a copy, or has forgotten the mount"
 ENDED_EARLY = "the session ended before the cluster had what the predecessor decided; the next worker begins again"
@@ -34,10 +37,11 @@ log = logging.getLogger("awsomefsd.names")
 
 
 def build_delegated_names(config: WorkerConfig, memory: MountMemory, client: Metadata, lease: SessionLease) -> DelegatedNames | None:
-    """Returns what may decide names of a mount that has its volume for itself; None for others, and without an op log."""
-    if config.shared or memory.ops is None:
+    """Returns what may decide names of a mount that has its volume for itself, or shares it under strict leases; None for others."""
+    if memory.ops is None or (config.shared and not (config.caches and config.consistency == STRICT)):
         return None
-    return DelegatedNames(config.volume, client, memory.ops, memory.dirty.log_id, lease, memory.control)
+    kind = SharedNames if config.shared else DelegatedNames
+    return kind(config.volume, client, memory.ops, memory.dirty.log_id, lease, memory.control)
 
 
 def log_position(opened: SessionOpened, log_id: int) -> tuple[int, int]:
@@ -79,7 +83,10 @@ class NamesStart:
         shipper = self._names.shipper
         left = self._log.recover(self._memory.unanswered())
         applied, round_ = log_position(opened, self._memory.dirty.log_id)
-        why = OVERTAKEN if changed_by_others else ROLLED_BACK if applied < self._applied.value else ""
+        self._log.applied(applied)
+        left = [record for record in left if not record.applied]
+        overtaken = LEASES_ENDED if self._config.shared else OVERTAKEN
+        why = overtaken if changed_by_others else ROLLED_BACK if applied < self._applied.value else ""
         if why and (lost := [record for record in left if not record.aside]):
             self._names.put_aside(lost, why)
             self._log.put_aside(lost)

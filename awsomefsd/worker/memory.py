@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from awsomefsd.base import shm
 from awsomefsd.base.errors import Corrupt
-from awsomefsd.base.limits import DIRTY_BYTES_MAX, OP_LOG_BYTES
+from awsomefsd.base.limits import DIRTY_BYTES_MAX, OP_LOG_BYTES, OP_RECORDS_MAX, OP_RECORDS_SHARED_MAX
 from awsomefsd.base.types import TRUNCATE_BIT
 from awsomefsd.fuse import abi, control_area, parked_requests, slots
 from awsomefsd.fuse.control_area import ControlArea
@@ -43,7 +43,7 @@ class MountMemory:
     """Areas of a mount.  `fresh` is the keeper's word that no worker has had them; a worker that died while it formatted is dealt with by
     each area on its own (no header, so nothing was in it)."""
 
-    def __init__(self, fds: Mapping[str, int], mount: int, volume: int, *, fresh: bool) -> None:
+    def __init__(self, fds: Mapping[str, int], mount: int, volume: int, *, fresh: bool, shared: bool = False) -> None:
         maps = {name: shm.map_memfd(fd, lock=name == "slots") for name, fd in fds.items() if name not in ("fuse", RECORD)}
         self.control = ControlArea(maps["control"], fresh)
         if self.control.state.dirty_log == 0:
@@ -53,7 +53,8 @@ class MountMemory:
         self.park = ParkArea(maps["park"], fresh)
         self.opens = OpenTable(maps["opens"], fresh)
         self.dirty = DirtyLog(maps["dirty"], self.control.state.dirty_log, fresh, with_ops="ops" in maps)
-        self.ops = OpLog(maps["ops"], self.dirty, fresh) if "ops" in maps else None  # a mount of an older build has none
+        records_max = OP_RECORDS_SHARED_MAX if shared else OP_RECORDS_MAX
+        self.ops = OpLog(maps["ops"], self.dirty, fresh, records_max=records_max) if "ops" in maps else None  # older builds have none
 
     def kernel_minor(self) -> int:
         """The minor version of FUSE that was agreed on with the kernel; 0 before that."""

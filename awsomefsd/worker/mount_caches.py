@@ -24,6 +24,7 @@ from awsomefsd.vfs.state.mount_state import Caches
 from awsomefsd.vfs.state.names import NameCache, UncachedNames
 from awsomefsd.vfs.state.open_files import KIND_FILE
 from awsomefsd.vfs.state.page_cache import WholePages
+from awsomefsd.vfs.state.shared_names import SharedNames
 from awsomefsd.worker.config import WorkerConfig
 from awsomefsd.worker.data_path import DataPath
 from awsomefsd.worker.memory import MountMemory
@@ -54,7 +55,11 @@ def build_mount_caches(
         kernel = KernelCache(leases, names, notifier, pages, lease.left_ns, memory.kernel_minor, modes, memory.opens)
         flush = RecallFlush(data.files, data.flusher, leases.progress)
         # In this order: what is buffered is committed, then what the kernel was told is taken back.
-        recalls = RecallThread(recall_queue, [flush.handle, kernel.forget_for_recall], ShownToOthers(data.files, names).of)
+        handlers, told = [flush.handle, kernel.forget_for_recall], None
+        if isinstance(metadata, SharedNames):  # before its bytes are committed, the record of a file is
+            metadata.leases, told = leases, metadata.is_told
+            handlers.insert(0, metadata.let_go)
+        recalls = RecallThread(recall_queue, handlers, ShownToOthers(data.files, names, told).of)
     atimes = Atimes(config.volume, metadata, memory.control, memory.opens, names.put, Policy(NOATIME))
     if not config.shared:
         atimes.policy = flags.atime

@@ -18,7 +18,8 @@ from awsomefsd.vfs.session.lease_recovery import LeaseRecovery, adopted
 from awsomefsd.vfs.session.mount_session import SessionClient
 from awsomefsd.vfs.state.delegated_names import DelegatedNames
 from awsomefsd.vfs.state.mount_state import MountState
-from awsomefsd.worker.delegation import OVERTAKEN, log_position
+from awsomefsd.vfs.state.shared_names import SharedNames
+from awsomefsd.worker.delegation import LEASES_ENDED, OVERTAKEN, log_position
 from awsomefsd.worker.quarantine_proof import QuarantineProof
 from awsomefsd.worker.service_calls import ServiceCalls
 
@@ -61,6 +62,10 @@ class SessionChange:
         In this order: a successor of a worker that dies in between finds the older session, and decides as we did.
         """
         overtaken = not opened.resumed and opened.changed_by_others
+        if isinstance(self._names, SharedNames):
+            self._names.session_lost(*log_position(opened, self._control.state.dirty_log), LEASES_ENDED)
+            self.begin(opened)
+            return
         if self._names is not None and overtaken:
             self._names.give_up(OVERTAKEN)
         self.begin(opened)

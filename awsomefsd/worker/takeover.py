@@ -63,7 +63,7 @@ class WorkerTakeover:
         undecided = opened.resumed and mount.caches.leases is None
         by_others = ended and (opened.changed_by_others or undecided)
         if self._names is not None:
-            self._names.ship_inherited(opened, records, changed_by_others=by_others)
+            self._names.ship_inherited(opened, records, changed_by_others=by_others or (ended and mount.shared))
             records = [record for record in records if record.is_dirty]
         records = [record for record in records if self._adopt(record)]
         if ended:  # nobody kept the session alive: what the predecessor's callers had locked is unknown

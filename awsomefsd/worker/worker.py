@@ -61,7 +61,7 @@ class Worker:
         self.mount_id = int(start["mount"], 16)
         self._ended = threading.Event()
         fresh = bool(start["fresh"])
-        memory = self.memory = MountMemory(link.fds, self.mount_id, config.volume, fresh=fresh)
+        memory = self.memory = MountMemory(link.fds, self.mount_id, config.volume, fresh=fresh, shared=config.shared)
         self.client = make_client(endpoints_of(config), self.mount_id)
         self.calls = ServiceCalls(self.client, memory.control)
         self.lease = SessionLease(self.client.lease_left_ns, fails=config.on_lease_loss == "error")

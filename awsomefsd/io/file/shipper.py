@@ -151,6 +151,10 @@ class Shipper:
         """The node was removed: what is in flight ends with an error, and so will all that comes."""
         self._removed = True
 
+    def goes_no_further(self, applied: int, round_: int, why: str) -> None:
+        """As `goes_on`, and what the cluster does not have was decided under leases that have ended: it is never shipped."""
+        self._post(self._goes_no_further, applied, round_, why, self._metadata.session_token())
+
     def give_up(self, why: str) -> None:
         """Others have changed the volume: nothing that is in the log is shipped any more."""
         self._post(self._refuse_all, why, False)
@@ -319,6 +323,10 @@ class Shipper:
             self._core.resumed(applied, round_)
         except Corrupt as err:  # its metadata was recovered from an older copy, or has forgotten the mount
             self._refuse_all(str(err), diverged=False)
+
+    def _goes_no_further(self, applied: int, round_: int, why: str, token: tuple[int, int]) -> None:
+        self._goes_on(applied, round_, token)
+        self._refuse_all(why, False)
 
     # --- refusals ----------------------------------------------------------------------------------------------------------
     def _note_refusal(self, why: str, diverged: bool = True) -> None:

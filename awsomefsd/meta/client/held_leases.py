@@ -23,6 +23,8 @@ from awsomefsd.base.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 from awsomefsd.meta.api.messages import AnswerRecall, AwaitRecalls, ExtendRecall, Leased, Recalls, ReleaseLeases, ReportLeases, ReturnLeases
 from awsomefsd.meta.client.leases import EVERY_INODE, AdoptedLease, Shown
 
+FIRST_EPOCH = FIRST_CHANGES = 1  # of the lease of what a record makes (meta/machine/write_leases.py)
+
 RecallHandler = Callable[[int, int, Callable[[], None]], None]
 LookHandler = Callable[[int, Callable[["Shown | None"], None]], None]
 
@@ -180,6 +182,17 @@ class LeaseHolder:
         if held is None or held.mode != LEASE_WRITE or not held.changes or ino in self._recalling or ino in self._pausing:
             return 0
         return held.epoch if self._left_ns() > 0 else 0
+
+    def may_decide(self, ino: int) -> bool:
+        """Says whether this mount may decide what happens to the inode: it holds the write lease, and nobody asks for it."""
+        held = self._held.get(ino)
+        if held is None or held.mode != LEASE_WRITE or ino in self._recalling or ino in self._pausing:
+            return False
+        return self._left_ns() > 0
+
+    def made_here(self, ino: int) -> None:
+        """A record that makes the inode is stored and not sent: the leader grants its first write lease with it, nobody asks before."""
+        self._hold(ino, LEASE_WRITE, FIRST_EPOCH, FIRST_CHANGES)
 
     def writes(self) -> dict[int, tuple[int, int]]:
         """Write leases that nobody recalls: ino → (grant, stamp), others after each use."""

@@ -26,7 +26,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from awsomefsd.base.limits import LEASES_PER_SESSION_MAX
-from awsomefsd.base.types import LEASE_NONE, LEASE_READ
+from awsomefsd.base.types import LEASE_NONE, LEASE_READ, LEASE_WRITE
 from awsomefsd.base.wait import Resume, Wait
 from awsomefsd.meta.api.messages import Body, Contested, Found, Leased
 from awsomefsd.meta.client.lease_protocol import LeaseClient
@@ -75,6 +75,7 @@ class MountLeases:
         self._talk = LeaseClient(self._submit, self._handle_recall, client.lease_left_ns, client.doubt_session, self._handle_look)
         self._holder = self._talk.holder
         self.may_buffer, self.stamp = self._holder.may_buffer, self._holder.stamp
+        self.may_decide = self._holder.may_decide
         self.changing, self.leaving = self._holder.changing, self._holder.leaving
         self.changes_known, self.writes = self._holder.known, self._holder.writes
         self._asking: set[int] = set()  # of `cover`
@@ -165,6 +166,18 @@ class MountLeases:
             held = self._talk.made(session, found)
         self._bound()
         return held
+
+    def made_here(self, ino: int) -> None:
+        with self._lock:
+            self._holder.made_here(ino)
+
+    @property
+    def may_make(self) -> bool:
+        return self._holder.count <= LEASES_KEPT_MAX
+
+    def want_to_decide(self, ino: int) -> None:
+        if ino not in self._asked and self._paused.get(ino, 0) <= time.monotonic() and self._holder.session and self.may_make:
+            self.ask(ino, LEASE_WRITE, _nobody)
 
     def _pause(self, ino: int, pause_ms: int) -> None:
         self._paused[ino] = time.monotonic() + pause_ms / 1_000

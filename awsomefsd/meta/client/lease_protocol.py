@@ -134,7 +134,11 @@ class LeaseClient:
     def made(self, session: int, found: Found) -> bool:
         """The answer of a Create or Tmpfile with `lease`, proposed under that session: whether a lease came with it, in time."""
         leased = found.leased
-        return leased is not None and self.holder.session == session and self.holder.granted(found.attr.ino, leased)
+        if leased is None or self.holder.session != session:
+            return False
+        if not leased.term:  # made by a record of this mount's, and held since (LeaseHolder.made_here)
+            return self.holder.held(found.attr.ino)
+        return self.holder.granted(found.attr.ino, leased)
 
     def release(self, inos: list[int]) -> None:
         """Give up leases of which nothing is buffered."""

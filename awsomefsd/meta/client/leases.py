@@ -100,6 +100,23 @@ class OwnChanges(Protocol):
         """A scope for taking up, on this thread, the answer of a repeated request that changed these: nothing of it is kept."""
 
 
+class DecidingLeases(Protocol):
+    """Under which leases names are decided.  Any thread may call; nothing blocks but for the lock of the leases."""
+
+    @property
+    def may_make(self) -> bool:
+        """False: so many leases are held that what is made now should come without one."""
+
+    def may_decide(self, ino: int) -> bool:
+        """Says whether the write lease is held and nobody asks for it; takes no lock."""
+
+    def made_here(self, ino: int) -> None:
+        """A record that makes the inode is stored and not sent yet: its first write lease is held from now on."""
+
+    def want_to_decide(self, ino: int) -> None:
+        """Asks for the write lease, if it may be asked for; nobody waits for it."""
+
+
 class SessionLeases(Protocol):
     """What the session of a mount does with all of its leases.  Nothing blocks but for the lock of the leases."""
 
@@ -125,5 +142,5 @@ class SessionLeases(Protocol):
         """Write leases that are not needed become read leases.  `clean`: nothing is buffered of a file, nor will be from this call on."""
 
 
-class Leases(LeaseView, WriteLeases, OwnChanges, SessionLeases, Protocol):
+class Leases(LeaseView, WriteLeases, OwnChanges, DecidingLeases, SessionLeases, Protocol):
     """The leases of one mount, as the vfs knows them."""

@@ -7,6 +7,8 @@ then recalls the lease.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from awsomefsd.io.file.file_data import FileTable
 from awsomefsd.meta.client.leases import Shown
 from awsomefsd.vfs.state.mount_state import with_buffered
@@ -16,12 +18,16 @@ from awsomefsd.vfs.state.names import NameCache
 class ShownToOthers:
     """Thread-safe as its parts are; does not block."""
 
-    def __init__(self, files: FileTable, names: NameCache) -> None:
+    def __init__(self, files: FileTable, names: NameCache, told: Callable[[int], bool] | None = None) -> None:
+        """`told`: whether the leader knows all else of an inode, of a mount that decides names."""
         self._files = files
         self._names = names
+        self._told = told
 
     def of(self, ino: int) -> Shown | None:
         """Returns what is shown of a file; None: that is not known just now.  Who asks looks afterwards whether the lease is still held."""
+        if self._told is not None and not self._told(ino):
+            return None
         before = self._names.attr(ino)
         if before is None:
             return None

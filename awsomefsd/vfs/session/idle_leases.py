@@ -43,6 +43,8 @@ class IdleLeases:
         return self._mount.session.opens.count(ino) > 0 or (state is not None and bool(state.dirty))
 
     def _clean(self, ino: int) -> bool:
+        if not self._mount.names_let_go(ino):
+            return False
         state = self._mount.buffered.files.get(ino)
         if state is None:
             return True

@@ -47,6 +47,7 @@ from awsomefsd.meta.state import rows
 from awsomefsd.vfs.state.decided_change import ANSWERED, NOT_HERE, Change, Durable, Leaders, NotHere, Outcome, Until
 from awsomefsd.vfs.state.held_names import HeldNames
 from awsomefsd.vfs.state.overlay_state import Missing, Question
+from awsomefsd.vfs.state.started import Sending, Started
 
 NUMBERS_LOW = INODES_PER_GRANT_MAX // 4  # inode numbers left when more are asked for
 ALL_NUMBERS = 1 << 62
@@ -59,18 +60,6 @@ class Lease(Protocol):
 
     def left_ns(self) -> int: ...
     def renewed(self) -> Wait: ...
-
-
-class _Started:
-    """A Wait that `begin(resume)` starts."""
-
-    __slots__ = ("_begin",)
-
-    def __init__(self, begin: Callable[[Resume], None]) -> None:
-        self._begin = begin
-
-    def start(self, resume: Resume) -> None:
-        self._begin(resume)
 
 
 class DelegatedNames:
@@ -175,21 +164,22 @@ class DelegatedNames:
     # --- Metadata ----------------------------------------------------------------------------------------------------------
     def propose(self, command: Any, unique: int, token: tuple[int, int] | None = None) -> Wait:
         kind = type(command)
+        send = Sending(partial(self._metadata.propose, command, unique, token))
         if kind is c.Commit:  # it may wait for records, and not go under a later session then: its data may be a conflict by that time
             token = token or self._metadata.session_token()
             if self._names is not None or self._log.newest_unapplied():
-                return _Started(partial(self._commit, command, token, partial(self._metadata.propose, command, unique, token)))
+                send = Sending(partial(self._metadata.propose, command, unique, token))
+                return Started(partial(self._commit, command, token, send), send)
         if self._names is None:
             return self._of_log(unique) or self._metadata.propose(command, unique, token)
         if kind in COMMANDS and not (kind is c.SetAttr and command.mask & c.SET_SIZE):
-            return Change(self, command, unique, token)
-        send = partial(self._metadata.propose, command, unique, token)
+            return Change(self, command, unique, send)
         if kind in _CHANGING:
-            return _Started(partial(self._change, _CHANGING[kind](command), send))
+            return Started(partial(self._change, _CHANGING[kind](command), send), send)
         if kind is c.SetLock:
-            return _Started(partial(self._ordered, (command.ino,), send))
+            return Started(partial(self._ordered, (command.ino,), send), send)
         if kind is c.SetAtimes:
-            return _Started(partial(self._atimes, command, send))
+            return Started(partial(self._atimes, command, send), send)
         return send()
 
     def ask(self, body: Any) -> Wait:
@@ -197,16 +187,16 @@ class DelegatedNames:
             return self._metadata.ask(body)
         kind = type(body)
         if kind is m.ReadDir:
-            return _Started(partial(self._list, body))
+            return Started(partial(self._list, body))
         if kind in QUESTIONS:
-            return _Started(partial(self._answer, body))
+            return Started(partial(self._answer, body))
         if kind in (m.GetLayout, m.TestLock):
-            return _Started(partial(self._ordered, (body.ino,), partial(self._metadata.ask, body)))
+            return Started(partial(self._ordered, (body.ino,), partial(self._metadata.ask, body)))
         return self._metadata.ask(body)
 
     def wait_lock(self, command: c.SetLock, unique: int, no_deadlock: bool = False) -> Wait:
         send = partial(self._metadata.wait_lock, command, unique, no_deadlock)
-        return send() if self._names is None else _Started(partial(self._ordered, (command.ino,), send))
+        return send() if self._names is None else Started(partial(self._ordered, (command.ino,), send))
 
     def session_token(self) -> tuple[int, int]:
         return self._metadata.session_token()
@@ -239,20 +229,19 @@ class DelegatedNames:
             outcome = self._decided(names, command, unique)
             if isinstance(outcome, (Until, Leaders, Durable)):
                 return outcome
-            _give(resume, outcome)
+            give(resume, outcome)
         return ANSWERED
 
-    def decide(self, command: Any, unique: int, token: tuple[int, int] | None, resume: Resume, outcome: Outcome | None = None) -> None:
+    def decide(self, command: Any, unique: int, send: Callable[[], Wait], resume: Resume, outcome: Outcome | None = None) -> None:
         """Decides a change, or lets the leader do it, after whatever is to be waited for.  `outcome`: of an attempt just now."""
         if outcome is None:
             outcome = self.try_to_decide(command, unique, resume)
-        send = partial(self._metadata.propose, command, unique, token)
         if isinstance(outcome, Until):
-            self._after(outcome.wait, resume, lambda: self.decide(command, unique, token, resume))
+            self._after(outcome.wait, resume, lambda: self.decide(command, unique, send, resume))
         elif isinstance(outcome, Leaders):
             self._change(outcome.inodes, send, resume)
         elif isinstance(outcome, Durable):
-            self._synchronous(send, resume)
+            self._synchronous(command, send, resume)
         elif isinstance(outcome, NotHere):
             send().start(resume)
 
@@ -260,6 +249,8 @@ class DelegatedNames:
         """Returns the answer of a change whose record is stored, or why there is none (with the lock)."""
         if self._alone is not None:
             return Until(self._alone)
+        if not self._holds(named(command)):
+            return Durable()
         if self.synchronous():  # since a remount: a mount that begins with it decides nothing
             return Durable()
         if self._reading and type(command) is c.SetAttr and command.mask & c.SET_ATIME:
@@ -281,9 +272,12 @@ class DelegatedNames:
             record.check = names.check_of(record, touched)
         except Missing as missing:
             names.abandon()
-            return Until(_Started(partial(self._fetch, names, missing)))
+            return Until(Started(partial(self._fetch, names, missing))) if self._holds(missing.inodes()) else Durable()
         except NoNumber:
             return Durable() if self._refused_numbers else Until(self._ask_numbers())
+        if not self._is_ours(record, touched):
+            names.abandon()
+            return Durable()
         busy = next((self._busy[ino] for ino in touched if ino in self._busy), None) if self._busy else None
         stored = self._stored(names, record) if busy is None else None
         if stored is None:
@@ -292,12 +286,24 @@ class DelegatedNames:
         names.keep(stored.sequence)
         self._newest = stored.sequence
         self.decided += 1
+        self._note_made(record, reply)
         self.shipper.stored(stored, touched)
         if record.ino:
             self._numbers.popleft()
             if len(self._numbers) < NUMBERS_LOW and self._granting is None and not self._refused_numbers:
                 self._ask_numbers()
         return reply
+
+    def _holds(self, inos: Iterable[int]) -> bool:
+        """Returns whether what touches only these may be decided here (with the lock)."""
+        return True
+
+    def _is_ours(self, record: c.DecidedRecord, touched: list[int]) -> bool:
+        """Returns whether this record may be stored (with the lock)."""
+        return True
+
+    def _note_made(self, record: c.DecidedRecord, reply: Any) -> None:
+        """The record is stored, and on its way with the next batch (with the lock)."""
 
     def _stored(self, names: HeldNames, record: c.DecidedRecord) -> OpRecord | None:
         """Returns None if the log has no room, and lets `_room` be fired when it may have some.
@@ -341,11 +347,11 @@ class DelegatedNames:
                 busy = self._busy.get(getattr(body, "ino", 0))
                 try:
                     if busy is None:
-                        _give(resume, names.ask(body))
+                        give(resume, names.ask(body))
                         return
                     until: Wait = busy
                 except Missing as missing:
-                    until = _Started(partial(self._fetch, names, missing))
+                    until = Started(partial(self._fetch, names, missing))
             else:
                 until = self._alone or self._metadata.ask(body)
         if names is None:
@@ -376,7 +382,7 @@ class DelegatedNames:
                 if reply is None:
                     names.rows.give_up(question)
                 else:
-                    names.rows.learn(question, found, missing.group)
+                    names.rows.learn(question, self._believed(missing, found), missing.group)
             if isinstance(error, FsError) and error.errno == errno.ESTALE:
                 self._after(self._session_after((session, epoch)), resume, lambda: resume(None, None))  # another one will ask
             else:
@@ -384,6 +390,10 @@ class DelegatedNames:
 
         session, epoch = self._metadata.session_token()
         self._metadata.ask(m.GetRows(session, epoch, self.volume, wanted, missing.group, after)).start(answered)
+
+    def _believed(self, missing: Missing, found: list[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes | None]]:
+        """Returns the rows, of those that the leader gave, that nobody else changes."""
+        return found
 
     def _list(self, body: m.ReadDir, resume: Resume) -> None:
         """A page of a directory; of one that is not known whole the leader's, once it has all records of it.
@@ -397,7 +407,7 @@ class DelegatedNames:
                 with suppress(Missing):
                     known = names.ask_rows(body)
             if known is not None:
-                _give(resume, known)
+                give(resume, known)
                 return
             question = names.rows.ask() if names is not None else None
             if names is not None:
@@ -407,7 +417,7 @@ class DelegatedNames:
             with self.lock:
                 if names is not None and question is not None:
                     if reply is not None:
-                        reply.entries = [_as_held(names, question, entry) for entry in reply.entries]
+                        reply.entries = [as_held(names, question, entry) for entry in reply.entries]
                     names.rows.give_up(question)
                 resume(reply, error)
 
@@ -534,7 +544,7 @@ class DelegatedNames:
         self._ordered(read, send, answered)
 
     # --- synchronous -------------------------------------------------------------------------------------------------------
-    def _synchronous(self, send: Callable[[], Wait], resume: Resume) -> None:
+    def _synchronous(self, command: Any, send: Callable[[], Wait], resume: Resume) -> None:
         """The leader does it, when it has all records; nothing is decided until it has answered, and no row is known then."""
         with self.lock:
             other = self._alone
@@ -542,7 +552,7 @@ class DelegatedNames:
                 self._alone = signal = Signal()
                 newest = self._newest
         if other is not None:
-            self._after(other, resume, lambda: self._synchronous(send, resume))
+            self._after(other, resume, lambda: self._synchronous(command, send, resume))
             return
 
         def answered(reply: Any, error: BaseException | None) -> None:
@@ -599,11 +609,17 @@ class DelegatedNames:
         stored = self._log.find_unique(unique)
         if stored is None or stored.aside:
             return None
-        return _Started(lambda resume: resume(answer_again(record_of(stored)), None))
+        return Started(lambda resume: resume(answer_again(record_of(stored)), None))
+
+
+def named(command: Any) -> list[int]:
+    """Returns the inodes that a command names by their numbers."""
+    found = [getattr(command, field, 0) for field in ("parent", "new_parent", "ino")]
+    return [ino for ino in dict.fromkeys([*found, *getattr(command, "inos", ())]) if ino]
 
 
 # --- answers ------------------------------------------------------------------------------------------------------------------
-def _give(resume: Resume, reply: m.Reply) -> None:
+def give(resume: Resume, reply: m.Reply) -> None:
     if isinstance(reply, m.Failed):
         resume(None, FsError(reply.errno, reply.detail))
     else:
@@ -619,7 +635,7 @@ def _leads_to(command: Any, reply: Any) -> list[int]:
     return [0] if isinstance(command, (c.Create, c.Link)) else []
 
 
-def _as_held(names: HeldNames, question: Question, entry: Dirent) -> Dirent:
+def as_held(names: HeldNames, question: Question, entry: Dirent) -> Dirent:
     """Returns an entry of the leader's with the attributes that are known here; with none, where those of the leader may be old."""
     if entry.attr is None:
         return entry

@@ -32,6 +32,7 @@ from awsomefsd.vfs.state.open_files import OpenTable
 from awsomefsd.vfs.state.page_cache import WholePages
 from awsomefsd.vfs.state.replayed_answers import as_now
 from awsomefsd.vfs.state.rewrites import Rewrites
+from awsomefsd.vfs.state.shared_names import SharedNames
 
 
 class SessionView(Protocol):
@@ -358,6 +359,10 @@ class MountState:
 
     def names_figures(self) -> dict[str, int]:
         return {} if self._delegated is None else self._delegated.figures()
+
+    def names_let_go(self, ino: int) -> bool:
+        """Returns whether nothing that was decided of an inode is left here; nothing is decided of it now."""
+        return not isinstance(self._delegated, SharedNames) or self._delegated.is_clean(ino)
 
     def names_synced(self) -> Wait | None:
         """Returns a Wait for all changes of names up to now to be in the cluster's log; None if they are."""

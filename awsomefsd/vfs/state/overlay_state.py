@@ -40,6 +40,10 @@ class Missing(Exception):
         self.group = group
         super().__init__(f"{[key.hex() for key in self.keys]} {group.hex()}")
 
+    def inodes(self) -> set[int]:
+        """Returns the inodes whose rows these are."""
+        return {int.from_bytes(_inode_of(key), "big") for key in (*self.keys, self.group) if key}
+
 
 class Question:
     """A question for rows that is under way: what was changed or forgotten since it was asked, and so may be newer than its answer."""
@@ -244,6 +248,11 @@ class OverlayState:
         return self._newest.get(ino.to_bytes(8, "big"), 0)
 
     @property
+    def newest(self) -> int:
+        """The sequence of the newest record that is not applied yet; 0 if there is none."""
+        return self._records[-1][0] if self._records else 0
+
+    @property
     def unapplied(self) -> int:
         """The number of records that are not applied yet."""
         return len(self._records)
@@ -283,6 +292,11 @@ class OverlayState:
     def give_up(self, question: Question) -> None:
         """The question has no answer."""
         self._questions.remove(question)
+
+    def was_touched(self, question: Question, ino: int) -> bool:
+        """Returns True if a record, or the leader beside all records, has changed a row of the inode since the question was asked."""
+        raw = ino.to_bytes(8, "big")
+        return question.void or raw in self._newest or any(_inode_of(key) == raw for key in question.applied)
 
     def learn(self, question: Question, found: Iterable[tuple[bytes, bytes | None]], whole: bytes = b"") -> None:
         """Takes up rows, None for an absent one, as the leader tells them.  `whole`: these are all rows of that group."""

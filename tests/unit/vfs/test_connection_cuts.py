@@ -333,13 +333,19 @@ def listed(node: Leased, folder: int, folders: Sequence[int]) -> set[tuple[bytes
 class Run:
     """The clients of all mounts, round after round.  A worker dies between two: its successor has what it held back."""
 
+    client: type[Client] = Client
+    more_folders = 1
+
     def __init__(self, nodes: list[Leased], seed: int, clients: int, steps: int, deaths: float) -> None:
         self.nodes, self.steps, self.deaths = nodes, steps, deaths
         self.dice = random.Random(seed)
         self.names_of: dict[int, threading.Lock] = defaultdict(threading.Lock)
         self.inodes_of: dict[int, Any] = defaultdict(lambda: defaultdict(threading.Lock))
         self.known: dict[int, dict[int, None]] = defaultdict(dict)
-        self.folders = [ROOT_INO, nodes[0].mkdir(b"folder")]
+        made = [b"folder%d" % number for number in range(self.more_folders)]
+        self.folders = [ROOT_INO, *(nodes[0].mkdir(name) for name in made)]
+        for node in nodes:  # no mount speaks of an inode that it was not told of
+            assert [node.lookup(name).ino for name in made] == self.folders[1:]
         self.history: list[linearizability.Operation] = []
         self.tree = Tree(frozenset(), frozenset())
         self.handles: dict[int, list[tuple[int, int]]] = {}
@@ -348,7 +354,7 @@ class Run:
 
     def round(self) -> None:
         numbers = itertools.count()
-        made = [Client(self, next(numbers), node, self.dice.getrandbits(32)) for node in self.nodes for _ in range(self.clients)]
+        made = [self.client(self, next(numbers), node, self.dice.getrandbits(32)) for node in self.nodes for _ in range(self.clients)]
         for client in made:
             client.handles = self.handles.get(client.number, [])
         for client in made:
@@ -421,13 +427,13 @@ class Numbered(Leased):
 
 
 @contextlib.contextmanager
-def cut_nodes(directory: Path, seed: int, count: int) -> Iterator[tuple[list[Leased], Cuts]]:
-    nodes: list[Leased] = [Numbered(directory)]
+def cut_nodes(directory: Path, seed: int, count: int, kind: type[Numbered] = Numbered) -> Iterator[tuple[list[Leased], Cuts]]:
+    nodes: list[Leased] = [kind(directory)]
     cuts = Cuts(connect, seed)
     nodes[0].client_options = {"connect": cuts.connect}
     nodes[0].hold_lease_clock()
     try:
-        nodes += [Numbered(directory, nodes[0], FIRST + number) for number in range(1, count)]
+        nodes += [kind(directory, nodes[0], FIRST + number) for number in range(1, count)]
         for node in nodes:
             node.start()
         yield nodes, cuts
