@@ -271,11 +271,11 @@ class SharedNames(DelegatedNames):
             newest = self._newest_of_all()
             self._numbers.clear()
             self._missed.clear()
-            if newest:
+            if newest > applied:
                 self.end()
-            elif self._names is not None:
+            elif self._names is not None:  # the answer to the last batch may not be taken up yet
                 self._names.rows.clear()
-        if not newest:
+        if newest <= applied:
             self.shipper.goes_on(applied, round_)
             return
         self.shipper.goes_no_further(applied, round_, why)
