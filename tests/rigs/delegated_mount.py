@@ -59,9 +59,12 @@ def aside(r: Rig) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "records").read_text().splitlines()]
 
 
-def replace_session(r: Rig) -> None:
-    """Returns when the mount goes on under another session; its own was ended by the leader."""
-    before = r.worker.memory.control.state.session
+def replace_session(r: Rig, before: int = 0) -> None:
+    """Returns when the mount goes on under another session; its own was ended by the leader.
+
+    `before`: the session that was ended, of a shared mount, which may hear of it by itself and have another one by now.
+    """
+    before = before or r.worker.memory.control.state.session
     r.worker.client._keeper.doubt()
     until(lambda: r.worker.memory.control.state.session != before and not r.worker.sessions._busy.locked())
 

@@ -289,9 +289,10 @@ def test_what_was_not_shipped_when_the_session_ended_is_put_aside_and_told(nodes
     Shipping(one).hold()
     lost, lost_fh = one.create(b"f", d)
     one.write(lost, lost_fh, 0, b"bytes")
+    before = one.worker.memory.control.state.session
     one.end_session()
     two.file(b"theirs", parent=d)
-    replace_session(one)
+    replace_session(one, before)
     assert [line["operation"] for line in aside(one)] == ["Create"]
     assert set(one.listdir(d)) == set(two.listdir(d)) == {b"before", b"theirs"}
     assert error_of(one.fsync, lost, lost_fh) == errno.EIO
@@ -321,8 +322,9 @@ def test_a_batch_that_was_applied_before_the_session_ended_is_not_put_aside(node
     shipping._gate.on_propose = on_propose
     ino = one.file(b"f", parent=d)
     until(lambda: lost and lost[0].answered.is_set())
+    before = one.worker.memory.control.state.session
     one.end_session()
-    replace_session(one)
+    replace_session(one, before)
     assert not list((one.directory / "conflicts").glob("*-names")) and one.lookup(b"f", d).ino == ino
     shipping._gate.on_propose = None
     hold(one, d)
@@ -336,9 +338,10 @@ def test_a_session_that_ends_with_nothing_decided_changes_nothing(nodes: list[De
     d = own(one)
     one.file(b"f", parent=d)
     shipped(one)
+    before = one.worker.memory.control.state.session
     one.end_session()
     two.file(b"g", parent=d)
-    replace_session(one)
+    replace_session(one, before)
     assert not decides(one, d) and set(one.listdir(d)) == {b"f", b"g"}
     hold(one, d)
     decided = one.worker.names.decided

@@ -99,8 +99,9 @@ class Run:
             if node is not self.node:
                 node.flush()
         self.remember()
+        before = self.node.worker.memory.control.state.session
         self.node.end_session()
-        replace_session(self.node)
+        replace_session(self.node, before)
         self.lost += bool(self.node.worker.names.shipper.has_refused)
         other = next(node for node in self.nodes if node is not self.node)
         shown = self.shown(other)
