@@ -43,7 +43,7 @@ _REASONS: dict[int, str] = {
     Why.DIRTY: "data was dirty in its memory when its worker began; the next worker looks again",
     Why.REFUSED: "changes were refused or put aside (`awsomefsd status`); mount it again",
 }
-_SHARED = "it is shared"
+_SHARED = "it is shared, without the option names=leases"
 _OLDER = "its program or its memory is of an older build; mount it again"
 
 
@@ -73,7 +73,8 @@ def of_mount(names: str, options: Sequence[str], figures: Mapping[str, int]) -> 
 def _why(options: Sequence[str], figures: Mapping[str, int]) -> str:
     if WHY in figures:
         return _REASONS.get(figures[WHY], "of a reason that this daemon does not know")
-    if "shared" in options:
+    under_leases = [word for word in options if word.startswith("names=")][-1:] == ["names=leases"]
+    if "shared" in options and not under_leases:
         return _SHARED
     if figures:
         return _OLDER

@@ -8,7 +8,7 @@ mount that only its owner may enter.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from awsomefsd.base import consistency, id_map
@@ -30,7 +30,7 @@ BOOKKEEPING = frozenset((
 BOOKKEEPING_VALUES = ("comment", "user", "helper", "uhelper")
 VALUES = ("readahead", "uid", "gid", "user_id", "group_id")
 MAPS = ("map_uid", "map_gid")
-CHOICES = {"on-lease-loss": ("block", "error"), "cache": ("leases", "none")}  # the first one is the default
+CHOICES = {"on-lease-loss": ("block", "error"), "cache": ("leases", "none"), "names": ("leader", "leases")}  # the first one is the default
 # Of opposites the later one wins.
 OURS = (
     "allow_other", "noallow_other", "default_permissions", "nodefault_permissions", "root_squash", "no_root_squash", "shared",
@@ -50,8 +50,8 @@ _OPPOSITES = (
     ("root_squash", "no_root_squash"),
 )  # fmt: skip
 _SHARED_FIELDS = (
-    "allow_other", "user_id", "group_id", "default_permissions", "root_squash", "shared", "on_lease_loss", "caches", "consistency",
-    "map_uid", "map_gid",
+    "allow_other", "user_id", "group_id", "default_permissions", "root_squash", "shared", "on_lease_loss", "caches", "leased_names",
+    "consistency", "map_uid", "map_gid",
 )  # fmt: skip
 
 
@@ -70,6 +70,7 @@ class MountOptions:
     shared: bool = False  # with mounts of the volume on other nodes
     on_lease_loss: str = "block"  # what operations do when no quorum renews the lease
     caches: bool = True  # of a shared mount: under leases
+    leased_names: bool = False  # a shared mount decides names under leases, where the volume has delegated ones
     consistency: int = consistency.STRICT
     map_uid: IdMap = EVERYBODY
     map_gid: IdMap = EVERYBODY
@@ -141,24 +142,21 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
             ours.append(option)
         elif equals and name in MAPS:
             maps[name] = id_map.parse(name, value)
+        elif name == "names" and value not in CHOICES[name]:
+            raise ConfigError(f"mount option {option!r}: {_NAMES_SAY}")
         elif equals and name in CHOICES:
             choices[name] = _choice(name, value)
         elif equals and name == "consistency":
             fresh = _consistency(value)
         elif name == "bounded":
             raise ConfigError(f"mount option {option!r}: write consistency={option if equals else 'bounded=5'}")
-        elif name == "names":
-            raise ConfigError(f"mount option {option!r}: {_NAMES_SAY}")
         elif option in BOOKKEEPING or name.startswith(("x-", "X-")) or (equals and name in BOOKKEEPING_VALUES):
             continue
         elif equals and name in VALUES:
             values[name] = _number(name, value)
         else:
             raise ConfigError(f"unknown mount option {option!r}{_nearest(name)}; correct or remove it")
-    if choices["cache"] == "none" and "shared" not in ours:
-        raise ConfigError("mount option cache=none needs mount option shared; add shared, or leave cache=none out")
-    if fresh != consistency.STRICT:
-        _check_loose("shared" in ours, choices["cache"])
+    _check_caches("shared" in ours, choices, fresh)
     return MountOptions(
         flags=tuple(flags),
         read_only=_last(flags, "ro", "rw") == "ro",
@@ -168,6 +166,7 @@ def parse(options: list[str], readahead_kib: int = READ_AHEAD_BYTES_MAX // KIB, 
         shared="shared" in ours,
         on_lease_loss=choices["on-lease-loss"],
         caches=choices["cache"] != "none",
+        leased_names=choices["names"] == "leases",
         consistency=fresh,
         **maps,
         readahead_kib=values.get("readahead", readahead_kib * KIB) // KIB,
@@ -188,7 +187,7 @@ def differing(served: MountOptions, asked: MountOptions) -> list[str]:
 
 def _written(field: str) -> str:
     """Returns the name of an option as it is written in -O."""
-    return "on-lease-loss" if field == "on_lease_loss" else field
+    return {"on_lease_loss": "on-lease-loss", "leased_names": "names"}.get(field, field)
 
 
 def remounted(given: Sequence[str], words: Sequence[str], *, owner: tuple[int, int] = (0, 0)) -> list[str]:
@@ -254,11 +253,27 @@ def _consistency(value: str) -> int:
         raise ConfigError(f"mount option consistency={value}: {err}") from None
 
 
+def _check_caches(shared: bool, choices: Mapping[str, str], fresh: int) -> None:
+    if choices["cache"] == "none" and not shared:
+        raise ConfigError("mount option cache=none needs mount option shared; add shared, or leave cache=none out")
+    if fresh != consistency.STRICT:
+        _check_loose(shared, choices["cache"])
+    if choices["names"] == "leases":
+        _check_names(shared, choices["cache"], fresh)
+
+
 def _check_loose(shared: bool, cache: str) -> None:
     if not shared:
         raise ConfigError("mount option consistency= needs mount option shared; add shared, or leave consistency= out")
     if cache == "none":
         raise ConfigError("mount options cache=none and consistency= exclude each other; leave one of them out")
+
+
+def _check_names(shared: bool, cache: str, fresh: int) -> None:
+    if not shared:
+        raise ConfigError("mount option names=leases needs mount option shared; add shared, or leave names=leases out")
+    if cache == "none" or fresh != consistency.STRICT:
+        raise ConfigError("mount option names=leases excludes cache=none and consistency=; leave one of them out")
 
 
 def _last(flags: Sequence[str], *names: str) -> str | None:
@@ -267,7 +282,7 @@ def _last(flags: Sequence[str], *names: str) -> str | None:
 
 _NAMES_SAY = (
     "changes of names are durable or delegated for a volume, not for one mount: `awsomefsd volume set VOLUME --names durable`, or "
-    "delegated; of one mount, sync or dirsync makes each change durable"
+    "delegated; of one mount, sync or dirsync makes each change durable, and names=leases lets a shared one decide names of what it holds"
 )
 
 

@@ -27,7 +27,7 @@ from awsomefsd.vfs.ops.id_mapping import MappedIds
 if TYPE_CHECKING:
     from awsomefsd.base.tls import TlsNow
 
-VERSION = 1
+VERSION = 2  # 2 only where `leased_names` is set: a worker that does not know it must not take such a mount over
 
 IdRange = tuple[int, int, int]  # outside, inside, count
 
@@ -51,6 +51,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False  # with mounts of the volume on other nodes
     on_lease_loss: str = "block"  # or "error"
     caches: bool = False  # of a shared mount: under leases
+    leased_names: bool = False  # it decides names under leases, where the volume has delegated ones
     consistency: int = STRICT  # as base/consistency.py numbers it
     containers: bool = False  # other mount namespaces may mount on directories of this mount
     map_uid: tuple[IdRange, ...] = ()

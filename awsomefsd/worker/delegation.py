@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 
-from awsomefsd.base.consistency import STRICT
 from awsomefsd.base.errors import FsError, Unavailable
 from awsomefsd.base.levels import LEVEL
 from awsomefsd.base.power_cut import Why
@@ -37,8 +36,8 @@ log = logging.getLogger("awsomefsd.names")
 
 
 def build_delegated_names(config: WorkerConfig, memory: MountMemory, client: Metadata, lease: SessionLease) -> DelegatedNames | None:
-    """Returns what may decide names of a mount that has its volume for itself, or shares it under strict leases; None for others."""
-    if memory.ops is None or (config.shared and not (config.caches and config.consistency == STRICT)):
+    """Returns what may decide names of a mount that has its volume for itself, or was told to do so under leases; None for others."""
+    if memory.ops is None or (config.shared and not config.leased_names):
         return None
     kind = SharedNames if config.shared else DelegatedNames
     return kind(config.volume, client, memory.ops, memory.dirty.log_id, lease, memory.control)

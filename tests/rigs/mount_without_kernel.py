@@ -354,7 +354,7 @@ class Rig:
         config = WorkerConfig(
             volume=VOLUME, meta_sock=str(self.host.socket_path), node=self.node, boot_id=self.boot_id, state_dir=str(self.directory),
             shared=self.shared, caches=self.caches, atime=self.atime, consistency=self.consistency, on_lease_loss=self.on_lease_loss,
-            read_only=False, options=list(self.options),
+            read_only=False, options=list(self.options), leased_names=self.shared and self.caches and self.consistency == STRICT,
         )  # fmt: skip
         start = {"mount": f"{self.mount_id:x}", "fresh": self.workers == 1, "worker": self.workers, "dir": "/mnt"}
         if self.workers > 1:

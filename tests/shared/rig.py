@@ -24,6 +24,8 @@ MODES = {"cached": ("shared",) * 3, "uncached": (UNCACHED,) * 3, "mixed": ("shar
 # Not for all tests, which expect to see at once what others did.
 BOUND_S = 2
 LOOSE = {"loose": ("shared", "shared,consistency=close-to-open", f"shared,consistency=bounded={BOUND_S}")}
+# On a volume with delegated names: each node decides names of what it holds, or the first one only.
+LEASED = {"leased": ("shared,names=leases",) * 3, "leased-mixed": ("shared,names=leases", "shared", UNCACHED)}
 MAIN = os.environ.get("AWSOMEFSD_TEST_SHARED") or "cached"
 PINS = os.environ.get("AWSOMEFSD_TEST_SHARED_PINS") or ""  # what is switched off of this kernel (AWSOMEFSD_FUSE_PINS)
 _MINOR = int(dict(pin.partition("=")[::2] for pin in PINS.split(",")).get("minor", "999"))
@@ -34,7 +36,7 @@ needs_kept_names = pytest.mark.skipif(not KEPT_NAMES, reason="before FUSE 7.44 t
 
 
 def options(mode: str) -> tuple[str, ...]:
-    return (MODES | LOOSE)[mode]
+    return (MODES | LOOSE | LEASED)[mode]
 
 
 def known(option: str) -> bool:
@@ -60,7 +62,8 @@ class SharedVolume:
         self._made = 0
 
     def mount(self) -> None:
-        self.machines.nodes[0].cli("volume", "create", self.mode)
+        names = "delegated" if self.mode in LEASED else "durable"
+        self.machines.nodes[0].cli("volume", "create", self.mode, "--names", names)
         for number, root in enumerate(self.roots):
             root.mkdir()
             self.machines.nodes[number].cli("mount", self.mode, str(root), "-O", options(self.mode)[number])

@@ -145,6 +145,18 @@ def do_create_many(place: str, own: str, common: int, count: int) -> list[int]:
     return won
 
 
+def do_create_until(place: str, over: str, most: int) -> int:
+    """How many files were made, one after the other, until there was a file `over`, or one more was refused."""
+    for number in range(most):
+        if os.path.exists(over):
+            return number
+        try:
+            os.close(os.open(os.path.join(place, f"n-{number}"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        except OSError:
+            return number
+    return most
+
+
 # --- bytes ------------------------------------------------------------------------------------------------------------------------
 HEAD = struct.Struct("<4sHIII")  # magic, writer, number, length of the rest, its checksum
 MAGIC = b"REC!"

@@ -78,6 +78,16 @@ def test_a_shared_mount_caches_unless_it_is_told_not_to() -> None:
         parse(["cache=none"])
 
 
+def test_a_shared_mount_decides_names_only_where_it_is_told_to() -> None:
+    assert parse(["shared", "names=leases"]).leased_names and not parse(["shared"]).leased_names
+    assert not parse(["shared", "names=leases", "names=leader"]).leased_names
+    with pytest.raises(ConfigError, match="names=leases needs mount option shared"):
+        parse(["names=leases"])
+    for without in ("cache=none", "consistency=close-to-open"):
+        with pytest.raises(ConfigError, match="names=leases excludes cache=none and consistency="):
+            parse(["shared", "names=leases", without])
+
+
 # --- remount --------------------------------------------------------------------------------------------------------------------
 def test_a_remount_replaces_words_of_one_subject() -> None:
     given = ["shared", "noatime", "ro", "x-a", "readahead=1M"]
@@ -96,7 +106,7 @@ def test_a_remount_replaces_words_of_one_subject() -> None:
     [
         (["root_squash"], "root_squash"), (["shared"], "shared"), (["noallow_other"], "allow_other"), (["uid=5"], "user_id"),
         (["nodefault_permissions"], "default_permissions"), (["map_uid=0:1:2"], "map_uid"), (["on-lease-loss=error"], "on-lease-loss"),
-        (["nosiud"], "did you mean nosuid"), (["dirsync"], "dirsync"),
+        (["nosiud"], "did you mean nosuid"), (["dirsync"], "dirsync"), (["shared", "names=leases"], "names"),
     ],
 )  # fmt: skip
 def test_a_remount_names_what_it_cannot_change(words: list[str], named: str) -> None:

@@ -165,6 +165,9 @@ def test_workers_are_told_everything(settings: Settings, monkeypatch: pytest.Mon
     told = made(DesiredMount(9, 3, "demo", "/mnt", ("ro",)), parse(["ro"]))
     assert (told.volume, told.mount, told.read_only, told.meta_sock) == (3, 9, True, str(settings.meta_socket))
     assert told.overrides == {"minor": 34, "resend": False, "without": 0x40} and told.boot_id == identity.boot_id()
+    assert told.version == 1 and not told.leased_names
+    sharing = made(DesiredMount(9, 3, "demo", "/mnt", ("shared", "names=leases")), parse(["shared", "names=leases"]))
+    assert sharing.leased_names and sharing.version == 2, "a worker that does not know it takes no such mount over"
     for bad in ("minor", "minor=x", "resend=maybe", "what=1"):
         with pytest.raises(ConfigError, match=bad):
             worker_config.overrides_of(bad)

@@ -24,9 +24,10 @@ FULL = WorkerConfig(
     meta_sock="/run/awsomefs/meta.sock", state_dir="/var/lib/awsomefs", cluster="0b5b4e0e-0000-4000-8000-00000000000c",
     tls=("/s/ca.pem", "/s/node.pem", "/s/node.key"), endpoints="/s/endpoints.json",
     places={"0b5b4e0e-0000-4000-8000-000000000002": "[::1]:7000"}, options=("ro", "shared"), read_only=True,
-    shared=True, on_lease_loss="error", caches=True, consistency=CLOSE_TO_OPEN, containers=True, map_uid=((0, 100_000, 65_536),),
-    map_gid=((0, 200_000, 65_536), (70_000, 1, 1)), root_squash=True, check_all=True, atime=("noatime", False), log_level="debug",
-    log_format="json", memory_bytes=1 << 28, overrides={"minor": 34, "resend": False, "without": 64},
+    shared=True, on_lease_loss="error", caches=True, leased_names=True, consistency=CLOSE_TO_OPEN, containers=True,
+    map_uid=((0, 100_000, 65_536),), map_gid=((0, 200_000, 65_536), (70_000, 1, 1)), root_squash=True, check_all=True,
+    atime=("noatime", False), log_level="debug", log_format="json", memory_bytes=1 << 28,
+    overrides={"minor": 34, "resend": False, "without": 64},
 )  # fmt: skip
 
 
