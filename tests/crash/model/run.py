@@ -18,8 +18,8 @@ from awsomefsd.meta.api import commands as c
 from awsomefsd.meta.api import messages as m
 from awsomefsd.meta.check.check import check
 from awsomefsd.meta.state import keys, rows
-from awsomefsd.vfs.state.delegated_names import _Started
 from awsomefsd.vfs.state.overlay_state import Missing
+from awsomefsd.vfs.state.started import Started
 from tests.crash.model.calls import Calls, filling
 from tests.crash.model.oracle import Oracle, Tree, contents_of, describe, tree_of
 from tests.crash.model.recording import Cutter, Image, RecordedDevice, RecordedDisk, RecordedStore, Recording
@@ -99,7 +99,7 @@ class DelegatedCrashRig(CrashRig):
                         found[bytes(row.name)] = row.ino
                 return found
             except Missing as missing:
-                block_on(_Started(partial(names._fetch, names._names, missing)))  # type: ignore[arg-type]
+                block_on(Started(partial(names._fetch, names._names, missing)))  # type: ignore[arg-type]
 
 
 class ThroughCrashRig(CrashRig):
