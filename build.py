@@ -64,7 +64,7 @@ def parser():
     down = commands.add_parser("down", help="unmount, stop and remove all of it")
     down.add_argument("--dir", default=default, help="the directory that was given to up")
     _add_tests(commands, "test", "all tests; --seed N replays those of a run, other words go to pytest")
-    commands.add_parser("lint", help="ruff, mypy, import contracts, lengths, dead code")
+    commands.add_parser("lint", help="ruff, mypy, import contracts, lengths, dead code, imports of tests")
     bench = commands.add_parser("bench", help="figures beside ext4 and a null FUSE server, as ratios")
     bench.add_argument("--voters", action="store_true", help="instead: metadata on several voters beside etcd, many inodes, catching up")
     bench.add_argument("--shared", action="store_true", help="instead: three nodes, one disk, beside MooseFS and GlusterFS")

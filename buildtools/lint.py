@@ -1,4 +1,7 @@
-"""build.py lint: ruff, mypy, import contracts, lengths, dead code.  All are run, whatever fails; one line each, and what they said."""
+"""build.py lint: ruff, mypy, import contracts, lengths, dead code, imports of tests.
+
+All are run, whatever fails; one line each, and what they said.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +77,12 @@ def dead_code(vulture: str) -> list[str]:
     return [row for row in rows if not (row.startswith(PROTOCOL_TABLES) and "unused variable" in row)]
 
 
+def not_collected(python: str) -> list[str]:
+    """Says which tests cannot be imported: mypy does not look at them, and one of them ends the half of the tests that it is in."""
+    rows = _tool(python, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", "tests")
+    return [row for row in rows if "Error" in row or row.startswith("ERROR")]
+
+
 def main() -> int:
     folder = str(prepare.VENV / "bin")
     files = _files()
@@ -85,6 +94,7 @@ def main() -> int:
         "docstrings": lambda: [row for path in files for row in without_docstring(path)],
         "build.py on 3.9": lambda: old_python(CHECKOUT / "build.py"),
         "dead code": lambda: dead_code(f"{folder}/vulture"),
+        "imports of tests": lambda: not_collected(f"{folder}/python"),
     }
     failed = []
     for name, check in checks.items():

@@ -200,6 +200,16 @@ def test_lengths_are_found(tmp_path, monkeypatch):
     assert lint.without_docstring(path) == ["long.py: no docstring at its top"]
 
 
+def test_a_test_that_cannot_be_imported_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(lint, "CHECKOUT", tmp_path)
+    path = tmp_path / "tests" / "test_something.py"
+    path.parent.mkdir()
+    path.write_text("def test_it():\n    assert True\n")
+    assert lint.not_collected(sys.executable) == []
+    path.write_text("from awsomefsd.base.limits import NOTHING_OF_THE_KIND\n")
+    assert any("NOTHING_OF_THE_KIND" in row for row in lint.not_collected(sys.executable))
+
+
 def test_new_syntax_in_the_entry_point_is_found(tmp_path):
     path = tmp_path / "build.py"
     path.write_text("match 1:\n    case _:\n        pass\n")
